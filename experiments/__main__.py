@@ -1,64 +1,39 @@
-"""The command line: `python -m experiments` lists, `... NAME` runs one.
+"""The command line: `python -m experiments` lists commands, `... NAME` runs one.
 
-`python -m experiments redraw NAME` measures nothing: it makes the tables and figures of
-the numbers that lie in its `--out`. `python -m experiments only SECTION,SECTION NAME`
-measures some sections, and leaves the others there as they are.
+`python -m experiments redraw NAME` makes tables and figures again from the numbers in
+the folder `--out`, without measurements. `python -m experiments only SECTION,SECTION
+NAME` measures some sections, and keeps the others.
 """
 
 import signal
 import sys
 
-# Ctrl-C ends the program at once, though it imports or runs what is compiled. Where
-# there are processes to end first it is an exception.
+# Ctrl-C ends the program at once, also during imports and compiled code. It raises an
+# exception if there are processes to end first.
 if __name__ == "__main__" and not {"cluster", "chaos"} & {*sys.argv}:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from collections.abc import Callable
+import importlib
 
 import tyro
 
-from experiments.benchmark import benchmark
-from experiments.codes import codes
-from experiments.delays.against_the_clock import time
-from experiments.delays.models import delays
-from experiments.delays.planning import plan
-from experiments.delays.slow_workers import slow_workers
-from experiments.delays.straggler_reports import report
-from experiments.errors.wrong_answers import wrong_answers
-from experiments.paper.figure2 import figure2
-from experiments.paper.linear_regression import linear_regression
-from experiments.paper.mnist import mnist
-from experiments.ray.chaos import chaos
-from experiments.ray.cluster import cluster
-from experiments.ray.wrong_workers import wrong_workers
 from experiments.runner.results import ExperimentError
-from experiments.runner.study import sections_to_measure
+from experiments.runner.study import COMMANDS, sections_to_measure
 from experiments.runner.tables import console
 from experiments.sketching import sketching
-from experiments.weights import weights
 
-EXPERIMENTS: dict[str, Callable[..., None]] = {
-    "mnist": mnist,
-    "linear-regression": linear_regression,
-    "figure2": figure2,
-    "codes": codes,
-    "sketching": sketching,
-    "report": report,
-    "plan": plan,
-    "delays": delays,
-    "time": time,
-    "slow-workers": slow_workers,
-    "wrong-answers": wrong_answers,
-    "weights": weights,
-    "cluster": cluster,
-    "chaos": chaos,
-    "wrong-workers": wrong_workers,
-    "benchmark": benchmark,
-}
+COMMANDS["sketching"] = sketching
+for module in (
+    *("paper.mnist", "paper.linear_regression", "codes", "weights", "benchmark"),
+    *("delays.straggler_reports", "delays.planning", "delays.models"),
+    *("delays.against_the_clock", "delays.slow_workers", "errors.wrong_answers"),
+    *("ray.cluster", "ray.chaos", "ray.wrong_workers"),
+):
+    importlib.import_module(f"experiments.{module}")
 
 
 def main() -> int:
-    """Runs what the command line asks for; gives the exit status."""
+    """Runs the command line, and returns the exit status."""
     arguments, chosen = sys.argv[1:], None
     if arguments[:1] == ["redraw"]:
         arguments, chosen = arguments[1:], frozenset()
@@ -67,7 +42,7 @@ def main() -> int:
     before = sections_to_measure.set(chosen)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            EXPERIMENTS,
+            COMMANDS,
             args=arguments or ["--help"],
             prog="python -m experiments",
             description="The paper's tables and figures, comparisons and benchmarks.",

@@ -1,33 +1,29 @@
-"""Speed and accuracy: `python -m experiments benchmark`, a module a section."""
+"""Speed and accuracy: `python -m experiments benchmark`."""
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from experiments.benchmark import (
-    accuracy,
     compilation,
     coordinator,
     decoding,
     first_calls,
     graphs,
     leverage_scores,
-    mesh,
     projections,
     rank_k_scores,
     scale,
     sparse_least_squares,
     step,
-    table2,
     trials,
-    worst_patterns,
 )
-from experiments.runner.study import Study, run
+from experiments.runner.study import Study, command
 
-# By the names of their files, of repeats, seed and quick.
+# Studies by the names of their files, functions of repeats, seed and quick.
 SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
-    "accuracy": accuracy.study,
-    "worst_patterns": worst_patterns.study,
+    "accuracy": decoding.accuracy,
+    "worst_patterns": decoding.worst_patterns,
     "decoding": decoding.exact,
     "least_squares": decoding.least_squares,
     "graphs": graphs.study,
@@ -39,31 +35,26 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "sparse_least_squares": sparse_least_squares.study,
     "memory_map": sparse_least_squares.memory_map,
     "step": step.study,
-    "mesh": mesh.study,
+    "mesh": step.mesh,
     "scale": scale.study,
     "trials": trials.study,
     "coordinator": coordinator.study,
     "coordinator_peers": coordinator.peers,
     "compilation": compilation.study,
     "first_calls": first_calls.study,
-    "table2": table2.study,
+    "table2": trials.table2,
 }
 
 
-def benchmark(
-    repeats: int = 7, seed: int = 0, out: Path = Path("results"), quick: bool = False
-) -> None:
-    """Speed and accuracy: decoding, leverage scores, training steps, table 2.
+@command("benchmark", "Benchmark, each entry", count="repeats")
+def benchmark(repeats: int = 7, seed: int = 0, quick: bool = False) -> dict[str, Any]:
+    """Measures speed and accuracy: decoding, leverage scores, training steps.
 
     Args:
-        repeats: Timings of each entry; the median counts.
-        seed: Of the random numbers.
-        out: Folder for the tables (JSON and Markdown).
-        quick: Small sizes, to see that everything runs.
+        repeats: Timings of each entry, of which the median is shown.
+        quick: Use small sizes, as a quick check.
     """
-    sections = {
+    return {
         name: functools.partial(study, repeats, seed, quick)
         for name, study in SECTIONS.items()
     }
-    title = "Benchmark, each entry"
-    run("benchmark", title, sections, repeats, seed, out, option="repeats")

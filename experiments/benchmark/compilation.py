@@ -1,4 +1,4 @@
-"""How large what is compiled is, and how long compiling it takes."""
+"""Size and compilation time of programs."""
 
 import functools
 import time
@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.runner.study import Once, Study
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Once, Study, timed
 from jaxwgc import codes, sketching, stragglers
 
 SHOWN = 10
@@ -20,29 +19,23 @@ PARAMS = {"weights": np.zeros(5, np.float32), "bias": np.zeros((), np.float32)}
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
-    """The largest programs of the library, of those that a user compiles first."""
-    del repeats
-
-    def tabulate(numbers):
-        return ResultTable(
-            f"The {SHOWN} largest programs, of a first training step, a round decoded, "
-            "and functions of `sketching`; one compilation each, float32",
-            ["program", "operations", "seconds to compile"],
-            [
-                [name, f"{operations:,}", f"{seconds:.2f}"]
-                for name, operations, seconds in numbers
-            ],
-        )
-
-    return Study(Once(measure, seed, quick), tables={"": tabulate})
+    """Returns the largest of the programs that a user compiles first."""
+    return timed(
+        Once(measure, seed, quick),
+        f"The {SHOWN} largest programs: a first training step, decoding of a round, "
+        "and functions of `sketching`; one compilation each, float32",
+        {
+            "program": lambda row: row[0],
+            "operations": lambda row: f"{row[1]:,}",
+            "seconds to compile": lambda row: f"{row[2]:.2f}",
+        },
+    )
 
 
 def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
-    """Names, operations that are left after optimisation, and seconds."""
-    measured = []
-    for name, (function, *arguments) in [*programs(seed).items()][
-        : 2 if quick else None
-    ]:
+    """Returns names, operations after optimization, and seconds."""
+    measured, every = [], [*programs(seed).items()]
+    for name, (function, *arguments) in every[: 2 if quick else None]:
         lowered = jax.jit(function).lower(*arguments)
         start = time.perf_counter()
         compiled = lowered.compile()
@@ -52,13 +45,11 @@ def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
 
 
 def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]]:
-    """Functions and their arguments."""
-    key = jax.random.key(seed)
+    """Returns functions and their arguments by name."""
+    key, paper = jax.random.key(seed), codes.reed_solomon(50, 20, 30)
     some = {
-        "reed_solomon": codes.reed_solomon(50, 20, 30),
-        "reed_solomon, weighted": jaxwgc.weighted(
-            codes.reed_solomon(50, 20, 30), np.arange(1.0, 21)
-        ),
+        "reed_solomon": paper,
+        "reed_solomon, weighted": jaxwgc.weighted(paper, np.arange(1.0, 21)),
         "cyclic_mds": codes.cyclic_mds(8, 2),
         "communication_efficient": codes.communication_efficient(8, 2, 2),
         "fractional_repetition": codes.fractional_repetition(6, 2),
@@ -94,7 +85,7 @@ def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]
 
 
 def step(code, model, key):
-    """The update of an optax chain, and its arguments."""
+    """Returns the update of an optax chain and its arguments."""
     optimizer = optax.chain(jaxwgc.coded_aggregate(code, model, key), optax.adam(1e-3))
     gradients = jax.tree.map(lambda leaf: np.stack([leaf] * code.num_parts), PARAMS)
     return optimizer.update, gradients, optimizer.init(PARAMS), PARAMS

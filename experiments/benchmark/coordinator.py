@@ -1,8 +1,14 @@
-"""The cost of a step on a Ray cluster beside the work of its workers."""
+"""Overhead of a step on a Ray cluster, and coordinators without it."""
 
 import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing import shared_memory
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +16,166 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.benchmark import _coordinators
-from experiments.runner.study import Once, Study
+from experiments.runner.study import Once, Study, timed
 from experiments.runner.tables import ResultTable
 
+# Workers have one thread, as in `RayCluster`.
+ONE_THREAD = {
+    "JAX_PLATFORMS": "cpu",
+    "NPROC": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+
+Compute = Callable[[jax.Array], tuple[np.ndarray, np.ndarray]]
+
+
+def empty_loss(params: jax.Array, part: jax.Array) -> jax.Array:
+    """Returns a loss without work; its gradient has the size of params."""
+    return part[0] * params[0]
+
+
+def make_worker(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function that forms a message part by part, as in `RayCluster`."""
+    coefficients, parts = rows[rows != 0], jnp.ones(((rows != 0).sum(), 1))
+
+    @jax.jit
+    def form(params):
+        def add(message, task):
+            part, coefficient = task
+            return message + coefficient * jax.grad(empty_loss)(params, part), None
+
+        tasks = parts, jnp.asarray(coefficients, jnp.float32)
+        return jax.lax.scan(add, jnp.zeros_like(params), tasks)[0]
+
+    return lambda params: np.asarray(form(params))
+
+
+class PlainWorker:
+    """An actor that forms messages."""
+
+    def __init__(self, rows: np.ndarray):
+        self._form = make_worker(rows)
+
+    def compute(self, params: np.ndarray) -> np.ndarray:
+        """Returns the message for these params."""
+        return self._form(params)
+
+
+@contextlib.contextmanager
+def plain_ray(
+    code: jaxwgc.GradientCode, num_params: int, num_awaited: int
+) -> Iterator[Compute]:
+    """Yields rounds of the first responses; late workers get no new task."""
+    import ray
+
+    actor: Any = ray.remote(num_cpus=0)(PlainWorker)
+    options = {"runtime_env": {"env_vars": ONE_THREAD}}
+    rows = np.asarray(code.encoding_matrix)
+    workers = [actor.options(**options).remote(row) for row in rows]
+    pending: dict[Any, int] = {}
+
+    def compute(params):
+        order = np.asarray(params)
+        # Smaller arrays travel faster within a task.
+        if order.nbytes > 2**16:
+            order = ray.put(order)
+        for index in set(range(len(workers))) - set(pending.values()):
+            pending[workers[index].compute.remote(order)] = index
+        fresh = set(pending) - late
+        late.clear()
+        messages = np.zeros((len(workers), num_params), np.float32)
+        received = np.zeros(len(workers), bool)
+        while received.sum() < num_awaited:
+            [task], _ = ray.wait(list(pending))
+            index = pending.pop(task)
+            if task in fresh:
+                messages[index], received[index] = ray.get(task), True
+            else:
+                task = workers[index].compute.remote(order)
+                pending[task] = index
+                fresh.add(task)
+        late.update(pending)
+        return messages, received
+
+    late: set[Any] = set()
+    try:
+        yield compute
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+@contextlib.contextmanager
+def shared(
+    code: jaxwgc.GradientCode, num_params: int, num_awaited: int
+) -> Iterator[Compute]:
+    """Yields rounds without Ray: workers write messages into shared memory."""
+    context = multiprocessing.get_context("spawn")
+    rows = np.asarray(code.encoding_matrix)
+    size = 4 * num_params
+    memory = shared_memory.SharedMemory(create=True, size=(1 + len(rows)) * size)
+    arrays = np.ndarray((1 + len(rows), num_params), np.float32, memory.buf)
+    ours, processes = [], []
+    with mock.patch.dict(os.environ, ONE_THREAD):
+        for worker in range(len(rows)):
+            connection, other = context.Pipe()
+            given = other, memory.name, worker, rows
+            processes.append(context.Process(target=_serve, args=given, daemon=True))
+            processes[-1].start()
+            ours.append(connection)
+    busy: set[Any] = set()
+
+    def compute(params):
+        arrays[0] = params
+        for connection in set(ours) - busy:
+            connection.send(True)
+        late, received = set(busy), np.zeros(len(rows), bool)
+        busy.update(ours)
+        while received.sum() < num_awaited:
+            ready: list[Any] = multiprocessing.connection.wait(list(busy))
+            for connection in ready:
+                connection.recv()
+                if connection in late:
+                    late.remove(connection)
+                    connection.send(True)
+                else:
+                    busy.remove(connection)
+                    received[ours.index(connection)] = True
+        return arrays[1:], received
+
+    try:
+        yield compute
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+        memory.unlink()
+
+
+def _serve(pipe: Any, name: str, worker: int, rows: np.ndarray) -> None:
+    memory: Any = shared_memory.SharedMemory(name)
+    num_params = len(memory.buf) // 4 // (1 + len(rows))
+    arrays = np.ndarray((1 + len(rows), num_params), np.float32, memory.buf)
+    form = make_worker(rows[worker])
+    while pipe.recv():
+        # The coordinator may change params while a late worker reads them.
+        arrays[1 + worker] = form(arrays[0].copy())
+        pipe.send(True)
+
+
 NUM_WORKERS, NUM_AWAITED = 8, 6
-# The first steps find memory and compile.
+# Steps before the measurement: they allocate memory and compile.
 NUM_WARM = 5
 SHARES = {
-    "broadcast": "parameters into the object store, a task to each worker",
-    "waiting": "until the answers are there, the empty work included",
-    "transfer": "answers read, checked and copied",
+    "broadcast": "parameters to the object store, a task to each worker",
+    "waiting": "until the responses have arrived, with the empty work",
+    "transfer": "responses read, checked and copied",
     "decoding": "decoding and an SGD step, compiled as one",
 }
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
-    """Steps with empty work, messages in float32 and in bfloat16."""
-    del seed
+    """Returns shares of a step with empty work, in float32 and in bfloat16."""
     num_params = 1_000 if quick else 1_000_000
     num_steps = 3 if quick else 5 * repeats
     cells = {
@@ -36,23 +184,22 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     }
 
     def tabulate(numbers):
-        rows = [["all", *(f"{times['all']:.1f}" for times in numbers.values())]]
-        for share, text in SHARES.items():
-            cells = (f"{times[share]:.1f}" for times in numbers.values())
-            rows.append([f"{share}: {text}", *cells])
+        shares = {"all": "all"} | {name: f"{name}: {SHARES[name]}" for name in SHARES}
         return ResultTable(
             f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited, "
             f"{num_params:,} parameters: milliseconds",
             ["share", *(f"messages in {name}" for name in numbers)],
-            rows,
+            [
+                [text, *(f"{times[share]:.1f}" for times in numbers.values())]
+                for share, text in shares.items()
+            ],
         )
 
     return Study(cells, tables={"": tabulate})
 
 
 def peers(repeats: int, seed: int, quick: bool) -> Study:
-    """The same step with a plain Ray loop, and with memory that processes share."""
-    del seed
+    """Returns the time of a step with plain Ray, and with shared memory."""
     sizes = [1_000] if quick else [1_000, 1_000_000]
     num_blocks, num_steps = (2, 3) if quick else (repeats + 1, 20)
     cells = {
@@ -60,50 +207,38 @@ def peers(repeats: int, seed: int, quick: bool) -> Study:
         for num_params in sizes
     }
 
-    def tabulate(numbers):
-        heads = list(next(iter(numbers.values())))
-        rows = [
-            [
-                size,
-                *(f"{times[name]:.1f}" for name in heads),
-                f"{times['RayCluster'] / times['plain Ray']:.2f}",
-            ]
-            for size, times in numbers.items()
-        ]
-        return ResultTable(
-            f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited: "
-            "milliseconds",
-            ["parameters", *heads, "RayCluster over plain Ray"],
-            rows,
-        )
-
-    return Study(cells, tables={"": tabulate})
+    heads = "RayCluster", "plain Ray", "shared memory"
+    return timed(
+        cells,
+        f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited: "
+        "milliseconds",
+        {"parameters": "{name}"}
+        | {name: f"{{{name}:.1f}}" for name in heads}
+        | {
+            "RayCluster / plain Ray": lambda row: (
+                f"{row['RayCluster'] / row['plain Ray']:.2f}"
+            )
+        },
+    )
 
 
 def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float]:
-    """Median milliseconds a step of each, in blocks of steps that take turns."""
+    """Returns median milliseconds per step, from alternating blocks of steps."""
     code, optimizer, update = _step()
     seconds: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(
-            jaxwgc.distributed.RayCluster(
-                _coordinators.empty_loss,
-                code,
-                np.ones((code.num_parts, 1), np.float32),
-                wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
-            )
-        )
+        cluster = stack.enter_context(_cluster(code))
 
         def ours(params):
-            round = cluster.compute(params)
-            return round.messages, round.received
+            done = cluster.compute(params)
+            return done.messages, done.received
 
         ours(jnp.zeros(num_params))
         given = code, num_params, NUM_AWAITED
         coordinators = {
             "RayCluster": ours,
-            "plain Ray": stack.enter_context(_coordinators.plain_ray(*given)),
-            "shared memory": stack.enter_context(_coordinators.shared(*given)),
+            "plain Ray": stack.enter_context(plain_ray(*given)),
+            "shared memory": stack.enter_context(shared(*given)),
         }
         for block in range(num_blocks):
             for name, compute in coordinators.items():
@@ -121,8 +256,18 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
     return {name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()}
 
 
+def _cluster(code: jaxwgc.GradientCode, dtype: str | None = None):
+    return jaxwgc.distributed.RayCluster(
+        empty_loss,
+        code,
+        np.ones((code.num_parts, 1), np.float32),
+        wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
+        decoding=jaxwgc.aggregate.DecodingOptions(message_dtype=dtype),
+    )
+
+
 def _step():
-    """A code, and decoding with a step of SGD, compiled as one."""
+    """Returns a code, an optimizer, and a compiled update that decodes."""
     code = jaxwgc.codes.cyclic_repetition(
         jax.random.key(0), NUM_WORKERS, num_stragglers=NUM_WORKERS - NUM_AWAITED
     )
@@ -137,27 +282,21 @@ def _step():
 
 
 def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any]:
-    """Median milliseconds a step, and of its shares."""
+    """Returns median milliseconds per step and of its shares."""
     code, optimizer, update = _step()
     params = jnp.zeros(num_params)
     state = optimizer.init(params)
     records = []
-    with jaxwgc.distributed.RayCluster(
-        _coordinators.empty_loss,
-        code,
-        np.ones((code.num_parts, 1), np.float32),
-        wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
-        decoding=jaxwgc.aggregate.DecodingOptions(message_dtype=dtype),
-    ) as cluster:
+    with _cluster(code, dtype) as cluster:
         for _ in range(NUM_WARM + num_steps):
             start = time.perf_counter()
-            round = cluster.compute(params)
+            done = cluster.compute(params)
             computed = time.perf_counter()
             params, state = jax.block_until_ready(
-                update(round.messages, state, params, round.received)
+                update(done.messages, state, params, done.received)
             )
             end = time.perf_counter()
-            times = {"all": end - start, "decoding": end - computed, **round.timings}
+            times = {"all": end - start, "decoding": end - computed, **done.timings}
             times["waiting"] = computed - start - times["broadcast"] - times["transfer"]
             records.append(times)
     return {

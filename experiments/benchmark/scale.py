@@ -1,4 +1,4 @@
-"""From ten workers to ten thousand: decoding, and what the coordinator reads."""
+"""Ten to ten thousand workers: decoding, and bytes read by the coordinator."""
 
 import functools
 import time
@@ -15,14 +15,14 @@ from jaxwgc import GradientCode, codes
 
 NUM_PARAMETERS = 1_000_000
 BYTES_A_NUMBER = 4
-# Every tenth worker straggles; codes survive somewhat more, so that clusters do, too.
+# Fraction of stragglers; codes tolerate more, so that clusters do, too.
 STRAGGLERS = 0.1
-# Workers of a cluster, whose head decodes their messages and sends one on.
+# Workers per cluster; its head decodes their messages and forwards one.
 CLUSTER = 100
 
 
 class Layout(NamedTuple):
-    """Workers in clusters with a code each; one cluster of all workers is flat."""
+    """Workers in clusters with a code each; a flat layout has one cluster."""
 
     name: str
     build: Callable[[int], GradientCode]
@@ -31,12 +31,12 @@ class Layout(NamedTuple):
 
 
 def repetition(num_workers: int) -> GradientCode:
-    """Every part on a fifth of the workers, though at least on two."""
+    """Returns a code with each part on a fifth of the workers, at least on two."""
     return codes.fractional_repetition(num_workers, max(num_workers // 5, 2) - 1)
 
 
 def reed_solomon(num_workers: int) -> GradientCode:
-    """Any four fifths of the workers are enough."""
+    """Returns a code that any four fifths of the workers decode."""
     return codes.reed_solomon(num_workers, num_workers, max(num_workers // 5, 2))
 
 
@@ -52,7 +52,7 @@ QUICK = 100
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
-    """Milliseconds a round, and bytes a round for a model of a million parameters."""
+    """Returns milliseconds and bytes per round for a million parameters."""
 
     def measure(layout):
         size = layout.num_workers // layout.num_clusters
@@ -67,7 +67,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         weights = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
         (decoding,) = median_seconds(repeats, lambda: weights(received))
         error = jax.jit(functools.partial(jaxwgc.decoding_error, code))(received)
-        # Complex messages have half as many numbers of twice the size.
+        # Complex messages have half as many numbers, of twice the size.
         message = BYTES_A_NUMBER * NUM_PARAMETERS
         read = message * (size - code.num_stragglers)
         is_flat = layout.num_clusters == 1
@@ -86,15 +86,15 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     return timed(
         [Once(measure, layout) for layout in chosen],
         f"A round of {NUM_PARAMETERS:,} parameters, {100 * STRAGGLERS:g}% stragglers: "
-        "the share of the data at each worker, and what the coordinator reads",
-        lambda row: {
-            "code": f"`{row['layout']}`",
-            "workers": f"{row['num_workers']:,}",
-            "data each": f"{row['load']:.2g}",
-            "built in s": f"{row['construction']:.2g}",
-            "decoded in ms": f"{1e3 * row['decoding']:.3g}",
-            "error": f"{row['error']:.0e}",
-            "MB read": f"{row['coordinator'] / 1e6:,.0f}",
-            "MB by a head": f"{row['head'] / 1e6:,.0f}",
+        "share of the data per worker, and bytes that the coordinator reads",
+        {
+            "code": "`{layout}`",
+            "workers": "{num_workers:,}",
+            "data per worker": "{load:.2g}",
+            "built in s": "{construction:.2g}",
+            "decoded in ms": "{decoding:1e3 .3g}",
+            "error": "{error:.0e}",
+            "MB read": "{coordinator:1e-6 ,.0f}",
+            "MB read by a head": "{head:1e-6 ,.0f}",
         },
     )

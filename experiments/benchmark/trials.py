@@ -1,4 +1,4 @@
-"""Monte Carlo at ten thousand workers: how time and memory grow."""
+"""Time and memory of Monte Carlo with ten thousand workers, and time of table 2."""
 
 import resource
 import time
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 import jaxwgc
-from experiments.runner.study import Once, Study, timed
-from experiments.runner.tables import interval_power_of_ten
+from experiments.paper import linear_regression
+from experiments.runner.study import Once, Study, Trial, timed
+from experiments.runner.tables import ResultTable
 from experiments.runner.timing import in_own_process
 from jaxwgc import codes, stragglers
 
-# Workers in clusters of that many, with a code each: the code of all of them is block
-# diagonal, so that nothing has the size of their number squared.
+# Workers per cluster. Each cluster has its own code, so that the whole code is block
+# diagonal, and no array grows with the square of the number of workers.
 CLUSTER = 100
 PROBABILITY = 0.1
 REPLICATION = 4
@@ -22,7 +23,7 @@ TRIALS_AT_ONCE = 50
 
 
 class Setting(NamedTuple):
-    """Workers, parts of one row, columns, trials and steps of each."""
+    """Numbers of workers, parts of one row, columns, trials and steps per trial."""
 
     code: str = "stochastic"
     n: int = 10_000
@@ -47,30 +48,29 @@ QUICK = Setting(n=200, k=200, p=5, trials=20, steps=5)
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
-    """A row a setting, each in a process of its own, for the peak of its memory."""
-    del repeats
+    """Returns a row per setting; processes of their own show the peak of memory."""
     settings = [QUICK] if quick else SETTINGS
     return timed(
         [Once(in_own_process, run, setting, seed) for setting in settings],
-        "Monte Carlo of coded descent, every worker lost in each step at a chance of "
-        f"{PROBABILITY:g}, clusters of {CLUSTER} workers: all trials, compilation "
-        "included",
-        lambda row: {
-            "code": f"`{row['code']}`",
-            "workers n": f"{row['n']:,}",
-            "parts k": f"{row['k']:,}",
-            "columns p": f"{row['p']:,}",
-            "trials": f"{row['trials']:,}",
-            "steps": f"{row['steps']:,}",
-            "seconds": f"{row['seconds']:.3g}",
-            "peak, GiB": f"{row['peak'] / 2**30:.2f}",
-            "‖θ − θ_ols‖² / ‖θ_ols‖²": interval_power_of_ten(row["error"]),
+        f"Monte Carlo of coded descent; each worker straggles with probability "
+        f"{PROBABILITY:g} in each step, clusters of {CLUSTER} workers: all trials, "
+        "with compilation",
+        {
+            "code": "`{code}`",
+            "workers n": "{n:,}",
+            "parts k": "{k:,}",
+            "columns p": "{p:,}",
+            "trials": "{trials:,}",
+            "steps": "{steps:,}",
+            "seconds": "{seconds:.3g}",
+            "peak, GiB": lambda row: f"{row['peak'] / 2**30:.2f}",
+            "‖θ − θ_ols‖² / ‖θ_ols‖²": "{error:e}",
         },
     )
 
 
 def run(setting: Setting, seed: int) -> dict[str, Any]:
-    """Seconds, compilation included; the peak of resident memory in bytes."""
+    """Returns seconds with compilation, and peak resident memory in bytes."""
     start = time.perf_counter()
     keys = jax.random.split(jax.random.key(seed), 4)
     code = cluster_code(keys[0], setting)
@@ -93,7 +93,7 @@ def run(setting: Setting, seed: int) -> dict[str, Any]:
 
 
 def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
-    """Returns the code of one cluster; all have the same."""
+    """Returns the code of each cluster."""
     num_parts = setting.k * CLUSTER // setting.n
     if setting.code == "stochastic":
         return codes.stochastic(key, CLUSTER, num_parts, REPLICATION, PROBABILITY)
@@ -105,10 +105,10 @@ def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
 
 
 def trial(key, code, setting, features, responses, solution) -> jax.Array:
-    """‖θ - θ_ols‖² / ‖θ_ols‖² after the steps.
+    """Returns ‖θ - θ_ols‖² / ‖θ_ols‖² after the steps.
 
-    A part is a row, so that a step is two products with all the data, whatever the
-    number of trials; decoding is in the weights of the rows.
+    Parts are rows, and decoding weights are weights of rows. So a step is two products
+    with all the data for any number of trials.
     """
     model = stragglers.bernoulli(PROBABILITY)
     loads = jnp.ones(setting.n)
@@ -124,3 +124,28 @@ def trial(key, code, setting, features, responses, solution) -> jax.Array:
     keys = jax.random.split(key, setting.steps)
     params, _ = jax.lax.scan(step, jnp.zeros_like(solution), keys)
     return jnp.sum((params - solution) ** 2) / jnp.sum(solution**2)
+
+
+TABLE2_RUNS = 2_000
+
+
+def table2(repeats: int, seed: int, quick: bool) -> Study:
+    """Returns the wall time of the four cells of table 2, with compilation."""
+    runs = 20 if quick else TABLE2_RUNS
+
+    def measure():
+        start = time.perf_counter()
+        for compression in linear_regression.COMPRESSIONS:
+            trial = Trial(linear_regression.one_run, compression, ["doubled"]).run
+            key, size = jax.random.key(seed), linear_regression.BATCH_SIZE
+            jaxwgc.monte_carlo(trial, key, runs, size)
+        return {"seconds": time.perf_counter() - start}
+
+    def tabulate(numbers):
+        return ResultTable(
+            "Table 2, four cells, float64, with compilation",
+            ["runs per cell", "seconds"],
+            [[f"{runs:,}", f"{numbers['seconds']:.1f}"]],
+        )
+
+    return Study(Once(measure), x64=True, tables={"": tabulate})

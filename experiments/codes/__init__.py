@@ -1,7 +1,7 @@
-"""All codes compared: `python -m experiments codes`, a module a section."""
+"""Comparison of codes: `python -m experiments codes`, a module per section."""
 
 import functools
-from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -11,11 +11,10 @@ from experiments.codes import (
     matrices,
     noise,
     partial_work,
-    placement,
     recovery,
     unequal,
 )
-from experiments.runner.study import Effort, run
+from experiments.runner.study import Effort, command
 
 SECTIONS = {
     "equal_load": equal_load.study,
@@ -25,23 +24,20 @@ SECTIONS = {
     "learned": learned.study,
     "partial_work": partial_work.study,
     "unequal": unequal.study,
-    "placement": placement.study,
+    "placement": noise.any_placement,
 }
 
 
-def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None:
-    """Every code compared: error, noise, recovery, unequal workers, any placement.
+@command("codes", "Which code? Patterns of stragglers")
+def codes(runs: int = 2_000, seed: int = 0) -> dict[str, Any]:
+    """Compares all codes: error, noise, recovery, unequal workers, any placement.
 
     Args:
-        runs: Random patterns of stragglers for each mean; below 100, also fewer
-            workers, sizes and steps, to see that everything runs.
-        seed: Of the random numbers.
-        out: Folder for the tables (JSON and Markdown) and figures (PNG).
+        runs: Random patterns of stragglers for each mean. Below 100 also fewer workers,
+            sizes and steps, as a quick check.
     """
     effort = Effort(runs, is_full=runs >= 100)
     key = jax.random.key(seed)
-    sections = {
+    return {
         name: functools.partial(study, effort, key) for name, study in SECTIONS.items()
     }
-    title = "Which code? Patterns of stragglers"
-    run("codes", title, sections, runs, seed, out)

@@ -1,31 +1,128 @@
-"""Decoding error at equal load, against random stragglers and against an adversary."""
+"""Decoding error at equal load, with random and with adversarial stragglers."""
 
-import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.codes import orderings
-from experiments.codes.equal_codes import Entry, entries
 from experiments.runner.figures import Figure, new_figure, style
 from experiments.runner.study import Effort, Numbers, Once, Study, Trial
-from experiments.runner.tables import ROUNDING, ResultTable, percent, percents
+from experiments.runner.tables import (
+    ROUNDING,
+    ResultTable,
+    half_width,
+    percent,
+    percents,
+)
+from jaxwgc import codes as constructors
+from jaxwgc import stragglers
 
 STRAGGLERS, FEW_STRAGGLERS = (2, 4, 6, 8, 10, 12, 15), (1, 3, 5)
-# Codes that the adversary is set on, of each random construction.
+# The order of a projective plane sets the size: 31 workers with 6 parts, or 13 with 4.
+ORDER, SMALL_ORDER = 5, 3
+FEW_CODES = (
+    "uncoded fractional_repetition reed_solomon any_placement edge_graph "
+    "projective_plane bernoulli regularized_bernoulli regular_graph stochastic_block"
+).split()
+# Straggling probability of each worker that stochastic and learned codes expect.
+PROBABILITY = 0.2
+# Probability in the stochastic block model that a worker has a part of its cluster.
+PROBABILITY_INSIDE = 0.8
+# Draws of each random construction for the adversary.
 NUM_DRAWS = 5
 MAX_PATTERNS = 50_000
-# In the figure.
+# Lower end of the axis of the figure.
 LOWEST_SHOWN = 1e-5
+
+DESIGN, REPETITION = ("projective_plane",), ("fractional_repetition",)
+BERNOULLI = ("bernoulli", "regularized_bernoulli")
+RANDOM = (*BERNOULLI, "regular_graph", "stochastic_block")
+# Published orderings: each code of the first group has a smaller error than each code
+# of the second group.
+CLAIMS = (
+    ("worst: block design < Bernoulli codes", "adversarial", DESIGN, BERNOULLI),
+    ("worst: block design < every random code", "adversarial", DESIGN, RANDOM),
+    ("worst: block design < repetition", "adversarial", DESIGN, REPETITION),
+    ("worst: every random code < repetition", "adversarial", RANDOM, REPETITION),
+    ("mean: repetition < block design", "random", REPETITION, DESIGN),
+    ("mean: repetition < every random code", "random", REPETITION, RANDOM),
+    ("mean: block design < Bernoulli codes", "random", DESIGN, BERNOULLI),
+    ("mean: block design < every random code", "random", DESIGN, RANDOM),
+)
+
+
+class Entry(NamedTuple):
+    """A code, or a construction that draws one: `make(key)`."""
+
+    name: str
+    make: Callable[[jax.Array], jaxwgc.GradientCode]
+    is_exact: bool
+    is_random: bool = False
+
+
+def entries(effort: Effort, key: jax.Array) -> list[Entry]:
+    """Returns every construction of that load, with n workers or n - 1."""
+    order = ORDER if effort.is_full else SMALL_ORDER
+    num_workers, load = order**2 + order + 1, order + 1
+    # A number of workers that `load` divides.
+    divisible = num_workers - 1
+
+    def name_of(construct, arguments):
+        return f"{construct.__name__}({', '.join(f'{value:g}' for value in arguments)})"
+
+    def given(name, code, is_exact=True):
+        return Entry(name, lambda key: code, is_exact)
+
+    def fixed(construct, *arguments, is_exact=True):
+        return given(name_of(construct, arguments), construct(*arguments), is_exact)
+
+    def drawn(construct, *arguments, is_exact=False):
+        name = name_of(construct, arguments)
+        return Entry(name, lambda key: construct(key, *arguments), is_exact, True)
+
+    cluster = constructors.reed_solomon(2 * order, 2 * order, load)
+    clustered = constructors.clustered(cluster, load // 2)
+    draws = jax.random.uniform(key, (num_workers, num_workers))
+    held = np.asarray(draws.argsort(0).argsort(0) < load)
+    anywhere = constructors.any_placement(key, held, order)
+    # With this probability of a part of another cluster, the mean load is order + 1.
+    block = divisible, divisible, order, PROBABILITY_INSIDE
+    across = (1 - PROBABILITY_INSIDE) / (order - 1)
+    square = num_workers, num_workers
+    nested = f"reed_solomon({2 * order}, {2 * order}, {load})"
+    every = [
+        fixed(constructors.uncoded, num_workers),
+        fixed(constructors.fractional_repetition, divisible, order),
+        fixed(constructors.binary, num_workers, order),
+        drawn(constructors.cyclic_repetition, num_workers, order, is_exact=True),
+        fixed(constructors.cyclic_mds, num_workers, order),
+        fixed(constructors.reed_solomon, *square, load),
+        fixed(constructors.communication_efficient, num_workers, order - 1, 2),
+        given(f"clustered({nested}, {load // 2})", clustered),
+        given(f"any_placement(random, {order})", anywhere),
+        fixed(constructors.projective_plane, order, is_exact=False),
+        drawn(constructors.bernoulli, *square, load),
+        drawn(constructors.regularized_bernoulli, *square, load),
+        drawn(constructors.regular_graph, num_workers, load),
+        # Workers hold two parts that are three times as large.
+        drawn(constructors.edge_graph, 2 * order, load),
+        drawn(constructors.stochastic_block, *block, across),
+        drawn(constructors.stochastic, *square, load, PROBABILITY),
+    ]
+    if not effort.is_full:
+        return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]
+    graph = constructors.regular_graph(key, num_workers, load)
+    model = stragglers.bernoulli(PROBABILITY)
+    learned = jaxwgc.studies.learn_entries(graph, model, key)
+    return [*every, given("learn_entries(regular_graph)", learned, is_exact=False)]
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """In float64, so that exact codes show as exact."""
+    """Returns errors of all codes, in float64 so that exact codes are exact."""
     every = entries(effort, jax.random.fold_in(key, 1))
     numbers = STRAGGLERS if effort.is_full else FEW_STRAGGLERS
     num_draws = NUM_DRAWS if effort.is_full else 1
@@ -60,14 +157,14 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "equal_load_codes": tabulate_codes,
             "equal_load_random": tabulate_random,
             "equal_load_adversarial": tabulate_adversarial,
-            "orderings": orderings.tabulate,
+            "orderings": tabulate_orderings,
         },
         figures={"equal_load": draw},
     )
 
 
 def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
-    """Errors over the number of parts, of a code that loses its workers in turn."""
+    """Returns errors per part of a random code, with nested sets of stragglers."""
     code_key, order_key = jax.random.split(key)
     code = entry.make(code_key)
     rank = jax.random.permutation(order_key, code.num_workers)
@@ -87,28 +184,28 @@ def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]
             jaxwgc.studies.worst_pattern(code, number, max_patterns=MAX_PATTERNS)
             for code in codes
         ]
-        # Not jitted: codes of one size share what is jitted inside.
+        # Not jitted: codes of the same size share the jitted functions inside.
         errors = map(jaxwgc.decoding_error, codes, patterns)
         yield float(np.mean(list(errors)) / codes[0].num_parts)
 
 
 def tabulate_codes(numbers: Numbers) -> ResultTable:
-    """A row a code: its arguments, parts, copies, and how far it is exact."""
-
-    def row(name, record):
-        code, _, values = name.partition("(")
-        means = [f"{record[name].mean:.2f}" for name in ("parts", "copies")]
-        return f"`{code}`", values.removesuffix(")"), *means, str(record["exact_up_to"])
-
-    return ResultTable(
+    """Returns the arguments, parts, copies and tolerance of each code."""
+    return ResultTable.of_records(
         "Equal load: the codes",
-        ["code", "arguments", "parts", "copies", "exact up to s"],
-        itertools.starmap(row, numbers["errors"].items()),
+        {
+            "code": lambda row: f"`{row['name'].partition('(')[0]}`",
+            "arguments": lambda row: row["name"].partition("(")[2].removesuffix(")"),
+            "parts": lambda row: f"{row['parts'].mean:.2f}",
+            "copies": lambda row: f"{row['copies'].mean:.2f}",
+            "exact up to s": "{exact_up_to}",
+        },
+        numbers["errors"],
     )
 
 
 def tabulate_random(numbers: Numbers) -> ResultTable:
-    """Means; zero is proven only for as many stragglers as a code tolerates."""
+    """Returns means; 0 only for numbers of stragglers that a code tolerates."""
 
     def cells(row):
         is_proven = np.array(numbers["stragglers"]) <= row["exact_up_to"]
@@ -120,57 +217,87 @@ def tabulate_random(numbers: Numbers) -> ResultTable:
 
 
 def tabulate_adversarial(numbers: Numbers) -> ResultTable:
-    """Which numbers of stragglers were searched exhaustively is in the head."""
-    exhaustive = numbers["worst_pattern_is_exhaustive"]
-    heads = [
-        f"s = {number} (all)" if is_exhaustive else f"s = {number}"
-        for number, is_exhaustive in zip(numbers["stragglers"], exhaustive)
-    ]
+    """Returns worst errors; heads show which searches were exhaustive."""
+    pairs = zip(numbers["stragglers"], numbers["worst_pattern_is_exhaustive"])
+    heads = [f"s = {number}{' (all)' if is_all else ''}" for number, is_all in pairs]
     return _tabulate(
         numbers, "worst", "error", heads, lambda row: map(percent, row["adversarial"])
     )
 
 
 def _tabulate(numbers, kind, what, heads, cells) -> ResultTable:
+    every = numbers["errors"].items()
     return ResultTable(
         f"Equal load, {kind} stragglers of about {numbers['num_workers']}: {what}, "
         "percent",
         ["code", *heads],
-        [
-            [f"`{name.split('(')[0]}`", *cells(row)]
-            for name, row in numbers["errors"].items()
-        ],
+        [[f"`{name.split('(')[0]}`", *cells(row)] for name, row in every],
     )
 
 
+def tabulate_orderings(numbers: Numbers) -> ResultTable:
+    """Returns a row per ordering, and a column per number of stragglers."""
+    every = {name.split("(")[0]: errors for name, errors in numbers["errors"].items()}
+
+    def cell(kind, smaller, larger, column):
+        is_mean = kind == "random"
+        error = {
+            name: (errors["random"].mean if is_mean else errors[kind])[column]
+            for name, errors in every.items()
+        }
+        # The hardest pair of codes for the claim.
+        left = max(smaller, key=error.__getitem__)
+        right = min(larger, key=error.__getitem__)
+        halves = [half_width(every[name]["random"])[column] for name in (left, right)]
+        margin = np.hypot(halves[0], halves[1]) if is_mean else 0.0
+        holds = compare(error[left], error[right], margin)
+        shown = [
+            percent(0.0 if error[name] < ROUNDING else float(f"{error[name]:.2g}"))
+            for name in (left, right)
+        ]
+        return f"{holds}: " + {"yes": " < ", "no": " > ", "tie": " ≈ "}[holds].join(
+            shown
+        )
+
+    columns = range(len(numbers["stragglers"]))
+    return ResultTable(
+        "Published orderings at equal load: does it hold, errors in percent",
+        ["ordering", *(f"s = {number}" for number in numbers["stragglers"])],
+        [[claim, *(cell(a, b, c, at) for at in columns)] for claim, a, b, c in CLAIMS],
+    )
+
+
+def compare(left: float, right: float, margin: float) -> str:
+    """Returns whether `left` is smaller, or "tie" within a margin; NaN is a tie."""
+    if not abs(right - left) > np.maximum(margin, ROUNDING):
+        return "tie"
+    return "yes" if left < right else "no"
+
+
 def draw(numbers: Numbers) -> Figure:
-    """Random stragglers on the left, the adversary on the right."""
+    """Draws random stragglers on the left, and the adversary on the right."""
     figure, panels = new_figure(11, 8, columns=2, rows=2)
-    # Zero, and whatever is as good, has a place of its own below the axis.
+    # Zero and smaller errors have a place of their own below the axis.
     floor = LOWEST_SHOWN / 2.5
     labels = {
         "uncoded": "uncoded (load 1)",
         "learn_entries": "learn_entries (of a regular graph)",
     }
-    every = numbers["errors"].items()
     titles = {True: "exact for few stragglers", False: "approximate"}
-    for (is_exact, title), (left, right) in zip(
-        titles.items(), (panels[:2], panels[2:])
-    ):
-        shown = [(name, row) for name, row in every if row["is_exact"] == is_exact]
-        for index, (name, row) in enumerate(shown):
+    for (is_exact, title), row in zip(titles.items(), panels.reshape(2, 2)):
+        every = numbers["errors"].items()
+        shown = [(name, each) for name, each in every if each["is_exact"] == is_exact]
+        for index, (name, record) in enumerate(shown):
             name = name.split("(")[0]
             look = style(index) | {"label": labels.get(name, name)}
-            for axes, errors in (
-                (left, row["random"].mean),
-                (right, row["adversarial"]),
+            for axes, errors in zip(
+                row, (record["random"].mean, record["adversarial"])
             ):
                 raised = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
                 axes.plot(numbers["stragglers"], raised, **look)
-        right.legend(
-            title=title, alignment="left", loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-        left.set_ylabel("decoding error / number of parts")
+        look = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "alignment": "left"}
+        row[1].legend(title=title, **look)
+        row[0].set_ylabel("decoding error / number of parts")
     panels[0].set_title("random stragglers, mean")
     panels[1].set_title("adversary: the worst pattern found")
     exponents = range(round(np.log10(LOWEST_SHOWN)), 1)

@@ -1,4 +1,4 @@
-"""Learned entries against zeros and ones on the same assignment."""
+"""Learned entries compared with zeros and ones on the same assignment."""
 
 import dataclasses
 import itertools
@@ -9,20 +9,19 @@ import numpy as np
 
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Once, Study
-from experiments.runner.tables import ResultTable, half_width, percent
-from experiments.weights.ratios import ratio_of_means
+from experiments.runner.tables import ResultTable, half_width, percent, ratio_of_means
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
 NUM_WORKERS, REPLICATION, PROBABILITY = 20, 4, 0.3
 FEW_ASSIGNMENTS = ("regular graph",)
 Code = jaxwgc.GradientCode
-# Fresh masks for each of the runs: 20,000 by default.
+# Fresh masks per run: 20,000 masks by default.
 MASKS_PER_RUN = 10
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell an assignment."""
+    """Returns a cell per assignment."""
     num_masks = MASKS_PER_RUN * effort.runs
     code_key, learn_key, mask_key = jax.random.split(jax.random.fold_in(key, 7), 3)
     model = stragglers.bernoulli(PROBABILITY)
@@ -39,21 +38,17 @@ def study(effort: Effort, key: jax.Array) -> Study:
         )
         return compare(code, better, masks)
 
-    return Study(
-        {
-            "num_masks": num_masks,
-            "assignments": {
-                name: Once(measure, code)
-                for name, code in zeros_and_ones(code_key).items()
-                if effort.is_full or name in FEW_ASSIGNMENTS
-            },
-        },
-        tables={"learned": tabulate},
-    )
+    cells = {
+        name: Once(measure, code)
+        for name, code in zeros_and_ones(code_key).items()
+        if effort.is_full or name in FEW_ASSIGNMENTS
+    }
+    numbers = {"num_masks": num_masks, "assignments": cells}
+    return Study(numbers, tables={"learned": tabulate})
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """Both errors, and what learning saves."""
+    """Returns both errors, and the reduction by learning."""
 
     def row(name, record):
         both = record.zeros_and_ones, record.learned
@@ -67,13 +62,13 @@ def tabulate(numbers: Numbers) -> ResultTable:
         f"Learned entries, n = k = {NUM_WORKERS}, d = {REPLICATION}, each worker "
         f"straggles with probability {PROBABILITY:g}: mean error in percent over "
         f"{numbers['num_masks']:,} fresh masks",
-        ["assignment", "zeros and ones", "learned", "less, paired"],
+        ["assignment", "zeros and ones", "learned", "reduction, paired"],
         itertools.starmap(row, numbers["assignments"].items()),
     )
 
 
 def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
-    """Codes of zeros and ones, by what they are called in the table."""
+    """Returns codes of zeros and ones by name."""
     cyclic = constructors.cyclic_repetition(key, NUM_WORKERS, REPLICATION - 1)
     ones = np.asarray(cyclic.assignment, np.float64)
     repetition = constructors.fractional_repetition(NUM_WORKERS, REPLICATION - 1)
@@ -85,8 +80,8 @@ def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
 
 
 def compare(code: Code, better: Code, masks: np.ndarray) -> Numbers:
-    """Both decoded by least squares, on the same masks."""
-    # With nothing else in them that is static: one program serves all.
+    """Compares both codes, decoded by least squares on the same masks."""
+    # The other static fields are equal, so that one program serves all.
     only = {"decoders": (jaxwgc.decoders.LeastSquares(),), "num_stragglers": 0}
     with jax.enable_x64(True):
         error = jax.jit(jaxwgc.decoding_error)

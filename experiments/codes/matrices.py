@@ -1,4 +1,4 @@
-"""A picture of every encoding matrix."""
+"""Figure of the encoding matrices of all constructors."""
 
 import jax
 import numpy as np
@@ -10,12 +10,12 @@ from experiments.runner.study import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
-# Neither end is dark: turned over for a dark page they stay apart from the middle.
+# Neither end is dark, so that the ends differ from the middle on a dark page.
 ENTRIES = LinearSegmentedColormap.from_list("entries", [COLORS[0], "white", COLORS[3]])
 
 
 def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode]:
-    """One of each constructor, at about twelve workers."""
+    """Returns one code of each constructor for about twelve workers."""
     repetition = constructors.fractional_repetition(6, 1)
     graph = constructors.regular_graph(key, 12, 4)
     held = constructors.proportional_placement(np.linspace(1, 4, 12), 12, copies=3)
@@ -51,20 +51,20 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """The figure alone."""
+    """Returns a study without numbers."""
     num_steps = 1500 if effort.is_full else 10
     codes = small_codes(jax.random.fold_in(key, 5), num_steps)
     return Study({}, figures={"matrices": lambda numbers: draw(codes)})
 
 
 def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
-    """A panel a code: messages down, parts across, each on a scale of its own."""
+    """Draws a panel per code: rows are messages, columns are parts."""
     rows = -(-len(codes) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.6 * rows))
     panels = figure.subplots(rows, columns).ravel()
     for axes in panels[len(codes) :]:
         axes.set_axis_off()
-    # Square roots, so that small entries beside large ones are seen.
+    # Square roots, so that small entries are visible beside large ones.
     scale = FuncNorm((_signed_root, lambda y: y * np.abs(y)), vmin=-1, vmax=1)
     for axes, (name, code) in zip(panels, codes.items(), strict=False):
         matrix = np.real(np.asarray(code.encoding_matrix))

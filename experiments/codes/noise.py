@@ -1,7 +1,7 @@
-"""How much exact codes amplify rounding, against the number of workers."""
+"""Amplification of rounding by exact codes, and by codes for any placement."""
 
-import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,22 +9,24 @@ import numpy as np
 import jaxwgc
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Once, Study
-from experiments.runner.tables import ResultTable
+from experiments.runner.tables import ResultTable, table_of
 from jaxwgc import codes as constructors
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
 MAX_PATTERNS = 100
-# Relative misses in float64 above that: the code cannot be decoded, and its noise
-# says nothing.
+# Relative residual in float64 above which a code counts as not decodable.
 DECODABLE = 1e-6
+# Workers, parts and stragglers of codes for any placement.
+SIZES = ((12, 12, 2), (20, 20, 4), (50, 50, 9), (50, 20, 29), (100, 100, 9))
+FEW_SIZES = ((6, 6, 1),)
+PLACEMENT_PATTERNS = 300
+METHODS = {"polynomials": "polynomials", "random_rows": "random rows"}
+# Speed of the fastest worker relative to the slowest.
+SPREAD = 4
 
 
-# Of n and s.
-Construct = Callable[[int, int], jaxwgc.GradientCode]
-
-
-def exact_codes(key: jax.Array) -> dict[str, Construct]:
-    """By name."""
+def exact_codes(key: jax.Array) -> dict[str, Callable[[int, int], Any]]:
+    """Returns exact codes by name, as functions of n and s."""
     return {
         "fractional_repetition": repetition,
         "binary": constructors.binary,
@@ -41,14 +43,14 @@ def exact_codes(key: jax.Array) -> dict[str, Construct]:
 
 
 def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
-    """Returns the code of the least tolerance that is enough, where s + 1 divides n."""
+    """Returns the code with the least tolerance t ≥ s such that t + 1 divides n."""
     while num_workers % (num_stragglers + 1):
         num_stragglers += 1
     return constructors.fractional_repetition(num_workers, num_stragglers)
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a code and a size."""
+    """Returns a cell per code and size."""
     sizes = NUM_WORKERS if effort.is_full else FEW_WORKERS
     num_patterns = min(effort.runs, MAX_PATTERNS)
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
@@ -67,70 +69,66 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def measure(make: Construct, masks: np.ndarray) -> Numbers:
-    """With the library's decoder in both precisions; the rest in float64."""
+def measure(make: Callable[[int, int], Any], masks: np.ndarray) -> Numbers:
+    """Decodes in both precisions; computes noise and residuals in float64."""
     num_workers = masks.shape[1]
     code = make(num_workers, num_workers // 10)
     decode = jax.jit(jaxwgc.decoding_weights)
     with jax.enable_x64(True):
         weights = np.asarray(decode(code, masks))
     rounded = np.asarray(decode(code, masks))
+    # Noise of the decoded gradient relative to the sum: see `studies.Diagnosis`.
+    sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
+    square = (np.abs(weights) ** 2 @ sizes).reshape(len(weights), -1).sum(axis=1)
+    noise = np.sqrt(square / (code.num_parts * code.num_segments))
     return {
         "num_workers": num_workers,
-        "noise": np.median(noise_of(code, weights)),
-        "miss_float64": relative_misses(code, weights).max(),
-        "miss_float32": relative_misses(code, rounded).max(),
+        "noise": np.median(noise),
+        "miss_float64": residuals(code, weights).max(),
+        "miss_float32": residuals(code, rounded).max(),
     }
 
 
-def noise_of(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
-    """Noise of the decoded gradient over that of the sum: see `studies.Diagnosis`."""
-    sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
-    square = (np.abs(weights) ** 2 @ sizes).reshape(len(weights), -1).sum(axis=1)
-    return np.sqrt(square / (code.num_parts * code.num_segments))
-
-
-def relative_misses(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
-    """The norm of a^T B - target over that of the target."""
+def residuals(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
+    """Returns norms of aᵀB - target relative to the target."""
     shape = len(weights), code.num_segments, code.num_messages
     exactly = weights.astype(np.complex128).reshape(shape)
     target = np.kron(np.ones(code.num_parts), np.eye(code.num_segments))
-    misses = exactly @ np.asarray(code.encoding_matrix) - target
-    return np.linalg.norm(misses, axis=(1, 2)) / np.linalg.norm(target)
+    off = exactly @ np.asarray(code.encoding_matrix) - target
+    return np.linalg.norm(off, axis=(1, 2)) / np.linalg.norm(target)
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """A row a code, a column a size."""
+    """Returns a row per code, and a column per size."""
 
-    def row(name, cells):
-        shown = (f"{_noise(c)} / {_scientific(c.miss_float32)}" for c in cells)
-        return name if " " in name else f"`{name}`", *shown
+    def scientific(value):
+        return "0" if value == 0 else f"{value:.0e}"
+
+    def cell(own):
+        if own.miss_float64 > DECODABLE:
+            noise = "lost"
+        else:
+            noise = f"{own.noise:.3g}" if own.noise < 1000 else scientific(own.noise)
+        return f"{noise} / {scientific(own.miss_float32)}"
 
     return ResultTable(
         f"Noise amplification, s = n / 10, median of {numbers['patterns']} patterns: "
-        "float64 / worst miss in float32",
+        "float64 / worst residual in float32",
         ["code", *(f"n = {cell.num_workers}" for cell in numbers["codes"]["binary"])],
-        itertools.starmap(row, numbers["codes"].items()),
+        [
+            [name if " " in name else f"`{name}`", *map(cell, row)]
+            for name, row in numbers["codes"].items()
+        ],
     )
 
 
-def _noise(cell: Numbers) -> str:
-    if cell.miss_float64 > DECODABLE:
-        return "lost"
-    return f"{cell.noise:.3g}" if cell.noise < 1000 else _scientific(cell.noise)
-
-
-def _scientific(value: float) -> str:
-    return "0" if value == 0 else f"{value:.0e}"
-
-
 def draw(numbers: Numbers) -> Figure:
-    """Log-log; codes that float64 cannot decode are left out."""
+    """Draws the noise of codes by number of workers if float64 decodes them."""
     figure, (axes,) = new_figure(8, 4.8)
     for index, (name, row) in enumerate(numbers["codes"].items()):
         shown = [cell for cell in row if cell.miss_float64 <= DECODABLE]
         points = [c.num_workers for c in shown], [c.noise for c in shown]
-        # Two codes that amplify nothing lie on each other.
+        # Dashed, since another code has the same noise.
         dashes = "--" if name == "binary" else "-"
         line(axes, index, *points, linestyle=dashes, label=name)
     sizes = [cell.num_workers for cell in numbers["codes"]["binary"]]
@@ -140,3 +138,62 @@ def draw(numbers: Numbers) -> Figure:
     axes.set_xlabel("workers n, of which n / 10 straggle")
     figure.legend(loc="outside right upper")
     return figure
+
+
+def any_placement(effort: Effort, key: jax.Array) -> Study:
+    """Returns residuals of codes for any placement in float32, by construction."""
+    num_patterns = min(effort.runs, PLACEMENT_PATTERNS)
+    key = jax.random.fold_in(key, 6)
+    cells = [
+        {
+            "size": ", ".join(map(str, size)),
+            "placement": kind,
+            "": Once(measure_placement, key, size, kind, num_patterns),
+        }
+        for size in (SIZES if effort.is_full else FEW_SIZES)
+        for kind in ("random", "by speed")
+    ]
+    table = table_of(
+        "Any placement in float32: median / worst residual of {patterns} patterns, and "
+        "the chosen construction with its `worst_rounding`",
+        {"workers, parts, stragglers": "{size}", "placement": "{placement}"}
+        | {
+            label: f"{{{name}[median]:.0e}} / {{{name}[worst]:.0e}}"
+            for name, label in METHODS.items()
+        }
+        | {
+            "chosen": lambda row: (
+                f"{METHODS[row['taken']]}, {row['worst_rounding']:.0e}"
+            )
+        },
+        "codes",
+    )
+    numbers = {"patterns": num_patterns, "codes": cells}
+    return Study(numbers, tables={"placement": table})
+
+
+def measure_placement(key, size, kind: str, num_patterns: int) -> Numbers:
+    """Returns relative residuals of weights in float32 by construction."""
+    num_workers, num_parts, num_stragglers = size
+    copies = num_stragglers + 1
+    if kind == "by speed":
+        speeds = np.linspace(1, SPREAD, num_workers)
+        held = constructors.proportional_placement(speeds, num_parts, copies)
+    else:
+        held = (_ranks(0, num_parts, num_workers) < copies).T
+    masks = _ranks(1, num_patterns, num_workers) >= num_stragglers
+    decode = jax.jit(jaxwgc.decoding_weights)
+    record = {}
+    for method in METHODS:
+        code = constructors.any_placement(key, held, num_stragglers, method)
+        off = residuals(code, np.asarray(decode(code, masks)))
+        record[method] = {"median": np.median(off), "worst": off.max()}
+    chosen = constructors.any_placement(key, held, num_stragglers)
+    record["taken"] = "polynomials" if chosen.is_complex else "random_rows"
+    record["worst_rounding"] = constructors.worst_rounding(chosen)[0]
+    return record
+
+
+def _ranks(seed: int, number: int, num_workers: int) -> np.ndarray:
+    order = np.random.default_rng(seed).random((number, num_workers)).argsort(1)
+    return order.argsort(1)

@@ -1,4 +1,4 @@
-"""The worth of the unfinished work of stragglers, by the deadline of the round."""
+"""Decoding error with the finished parts of stragglers, by deadline of the round."""
 
 import itertools
 from typing import NamedTuple
@@ -20,7 +20,7 @@ MAX_RUNS = 1_000
 
 
 class Entry(NamedTuple):
-    """A code with all messages or none, and one that uses finished parts."""
+    """A code with all messages of a worker or none, and one with finished parts."""
 
     name: str
     single: jaxwgc.GradientCode
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """All with 20 workers."""
+    """Returns codes for 20 workers."""
     uncoded = constructors.uncoded(NUM_WORKERS, 4 * NUM_WORKERS)
     cluster = constructors.cyclic_mds(5, 2)
     clustered = constructors.clustered(cluster, NUM_WORKERS // 5)
@@ -40,31 +40,24 @@ def entries() -> list[Entry]:
     }
     split = constructors.multi_message
     several = [Entry(name, code, split(code)) for name, code in codes.items()]
-    # Both messages or none, against the first without the second.
+    # Both messages or none, compared with the first without the second.
     partial = constructors.partially_coded(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
     name = f"partially_coded(cyclic_mds({NUM_WORKERS}, 1), 2)"
     return [*several, Entry(name, partial, partial)]
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a code."""
+    """Returns a cell per code."""
     deadlines = DEADLINES if effort.is_full else FEW_DEADLINES
     runs = min(effort.runs, MAX_RUNS)
     chosen = entries() if effort.is_full else entries()[:2]
+    work = {
+        entry.name: (entry.several.messages_per_worker, entry.single.loads.mean())
+        for entry in chosen
+    }
+    errors = {entry.name: Trial(one_run, entry, deadlines) for entry in chosen}
     return Study(
-        {
-            "deadlines": deadlines,
-            "messages_and_work": {
-                entry.name: (
-                    entry.several.messages_per_worker,
-                    entry.single.loads.mean(),
-                )
-                for entry in chosen
-            },
-            "errors": {
-                entry.name: Trial(one_run, entry, deadlines) for entry in chosen
-            },
-        },
+        {"deadlines": deadlines, "messages_and_work": work, "errors": errors},
         key=jax.random.fold_in(key, 8),
         runs=runs,
         batch_size=100,
@@ -73,7 +66,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """Two rows a code, a column a deadline."""
+    """Returns two rows per code, and a column per deadline."""
     shown = {"whole": "whole workers", "finished": "finished parts"}
 
     def row(name, kind):
@@ -93,7 +86,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 
 def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbers:
-    """Errors (deadlines,) over the number of parts, of the same finish times."""
+    """Returns errors per part, (deadlines,), of the same finish times."""
     code = entry.single
     delay = stragglers.shifted_exponential(SHIFT, RATE)
     loads = jnp.asarray(code.loads, jnp.float32)
@@ -102,7 +95,7 @@ def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbe
         model = stragglers.delayed(delay, stragglers.deadline(deadline))
         return model.sample(key, (), loads)[0]
 
-    # Side by side, which compiles faster.
+    # Vectorized, which compiles faster.
     arrivals = jax.vmap(at)(jnp.array(deadlines, jnp.float32))
     whole = jaxwgc.decoding_error(code, arrivals.received)
     finished = jaxwgc.decoding_error(entry.several, arrivals)

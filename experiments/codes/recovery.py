@@ -1,8 +1,8 @@
-"""Parts that peeling recovers against the workers that answer, and what it misses."""
+"""Parts recovered by peeling and by elimination, by number of responses."""
 
 import functools
 import itertools
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,39 +20,28 @@ FEW_WORKERS, FEW_PARTS = 20, 10
 SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
 FEW_SETTINGS = "ldgm, parity degree 5", "batch_raptor, batch size 1"
 SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
-# Eliminating is dearer than peeling, and more of the same says little.
+# Elimination takes longer than peeling.
 MAX_RUNS = 500
 
 
-# Makes a code of a key, workers and parts.
-Make = Callable[[jax.Array, int, int], jaxwgc.GradientCode]
-
-
-def ldgm(degree: int) -> tuple[str, Make]:
-    """Low-density generator matrices, by name."""
-    name = f"ldgm, parity degree {degree}"
-    return name, lambda key, n, k: constructors.ldgm(key, n, k, degree)
-
-
-def raptor(size: int, limit: int | None) -> tuple[str, Make]:
-    """Raptor codes of batches, by name."""
-    make = functools.partial(
-        constructors.batch_raptor, batch_size=size, max_degree=limit
-    )
-    limited = f", max. degree {limit}" if limit else ""
-    return f"batch_raptor, batch size {size}{limited}", make
-
-
-SETTINGS = dict(
-    [
-        *map(ldgm, (2, 3, 5)),
-        *itertools.starmap(raptor, ((1, None), (1, 5), (5, None), (5, 2))),
-    ]
-)
+def settings() -> dict[str, Any]:
+    """Returns constructors by name, functions of key, workers and parts."""
+    made: dict[str, Any] = {
+        f"ldgm, parity degree {degree}": functools.partial(
+            constructors.ldgm, parity_degree=degree
+        )
+        for degree in (2, 3, 5)
+    }
+    for size, limit in ((1, None), (1, 5), (5, None), (5, 2)):
+        limited = f", max. degree {limit}" if limit else ""
+        made[f"batch_raptor, batch size {size}{limited}"] = functools.partial(
+            constructors.batch_raptor, batch_size=size, max_degree=limit
+        )
+    return made
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a setting."""
+    """Returns a cell per setting."""
     sizes = (NUM_WORKERS, NUM_PARTS) if effort.is_full else (FEW_WORKERS, FEW_PARTS)
     return Study(
         {
@@ -60,7 +49,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "num_parts": sizes[1],
             "recovered": {
                 name: Trial(one_run, make, *sizes)
-                for name, make in SETTINGS.items()
+                for name, make in settings().items()
                 if effort.is_full or name in FEW_SETTINGS
             },
         },
@@ -73,17 +62,17 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(key: jax.Array, make: Make, num_workers: int, num_parts: int):
-    """Shares of parts (shares,) that are recovered as more workers of a code answer."""
+def one_run(key: jax.Array, make: Any, num_workers: int, num_parts: int):
+    """Returns fractions of recovered parts by fraction of responses, (shares,)."""
     code_key, order_key = jax.random.split(key)
     code = make(code_key, num_workers, num_parts)
     rank = jax.random.permutation(order_key, num_workers)
     numbers = np.round(np.array(SHARES) * num_workers)
     received = rank < numbers[:, None]
     [peeling] = code.decoders_of(Peeling)
-    # Each recovered part has the weight k / k' of at least one, the others none.
+    # A recovered part has the weight k / k' of at least 1, the others 0.
     peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
-    # The parts of a batch come together, and are determined together.
+    # Elimination on the batches, since all parts of a batch are determined together.
     solved = jax.vmap(determined, in_axes=(None, 0))(peeling.assignment, received)
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
@@ -93,19 +82,19 @@ def one_run(key: jax.Array, make: Make, num_workers: int, num_parts: int):
 
 
 def determined(matrix: jax.Array, received: jax.Array) -> jax.Array:
-    """Which parts the received messages determine, bool (num_parts,).
+    """Returns which parts the received messages determine, bool (num_parts,).
 
-    Those whose unit vectors are orthogonal to the null space of the received rows.
+    Their unit vectors are orthogonal to the null space of the received rows.
     """
     rows = jnp.where(received[:, None], jnp.asarray(matrix, float), 0)
     values, vectors = jnp.linalg.eigh(rows.T @ rows)
-    # Of sums of parts: the largest is at least one, unless there are none.
+    # Rows are sums of parts: the largest value is at least 1 unless there are none.
     null_space = jnp.where(values < 1e-9 * jnp.maximum(values[-1], 1), vectors, 0)
     return jnp.sum(null_space**2, axis=1) < 1e-9
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """Peeling beside elimination."""
+    """Returns peeling beside elimination."""
 
     def row(name, record):
         family, label = name.split(", ", 1)
@@ -121,13 +110,13 @@ def tabulate(numbers: Numbers) -> ResultTable:
         f"Parts recovered in percent, n = {numbers['num_workers']} and k = "
         f"{numbers['num_parts']}, mean of {numbers['runs']} codes and patterns: "
         "peeling / elimination",
-        ["code", "parts", *(f"{100 * share:.0f}% answer" for share in SHOWN_SHARES)],
+        ["code", "parts", *(f"{100 * share:.0f}% respond" for share in SHOWN_SHARES)],
         itertools.starmap(row, numbers["recovered"].items()),
     )
 
 
 def draw(numbers: Numbers) -> Figure:
-    """A panel a family."""
+    """Draws a panel per family."""
     names = [name.split(", ", 1) for name in numbers["recovered"]]
     families = list(dict.fromkeys(family for family, _ in names))
     figure, panels = new_figure(10, 5.4, len(families))
@@ -142,6 +131,6 @@ def draw(numbers: Numbers) -> Figure:
         axes.set_title(family, family="monospace")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
         axes.set(xlim=(0.08, 1.02), ylim=(-0.02, 1.02), yticks=np.arange(0, 1.01, 0.2))
-        axes.set_xlabel("share of the workers that answer")
-    panels[0].set_ylabel("share of the parts that are recovered")
+        axes.set_xlabel("fraction of workers that respond")
+    panels[0].set_ylabel("fraction of parts recovered")
     return figure

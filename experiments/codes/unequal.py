@@ -1,6 +1,7 @@
-"""Unbiased codes for workers that are not alike, against what knows one probability."""
+"""Unbiased codes for unequal workers, compared with codes for one probability."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -13,15 +14,15 @@ from jaxwgc import codes as constructors
 from jaxwgc import decoders
 
 NUM_WORKERS = 10
-# Worker i answers until a time τ with a probability of 1 - exp(-ψᵢ (τ - 1)).
+# Worker i responds before a time τ with probability 1 - exp(-ψᵢ (τ - 1)).
 RATES = np.random.default_rng(0).uniform(0.1, 2, NUM_WORKERS)
 TIMES = (1.1, 1.5, 3.0)
-# 100,000 by default.
+# Masks per run: 100,000 masks by default.
 MASKS_PER_RUN = 50
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a code and a time; all codes get the same masks."""
+    """Returns a cell per code and time; all codes have the same masks."""
     bits = np.asarray(jax.random.bits(jax.random.fold_in(key, 9), (4,)))
     num_masks = MASKS_PER_RUN * effort.runs
     draws = np.random.default_rng(bits).random((num_masks, NUM_WORKERS))
@@ -47,13 +48,14 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
-    """By name; but for the first ones two parts a worker, around a ring."""
+    """Returns codes by name; most have two parts per worker around a ring."""
     fill = constructors.unequal(probabilities, NUM_WORKERS)
     ring = np.eye(NUM_WORKERS, dtype=bool)
     ring |= np.roll(ring, 1, axis=1)
+    on_ring = functools.partial(constructors.unequal, assignment=ring)
 
     def summed(shares):
-        """The code of these α, whatever they were chosen for."""
+        """Returns the code of shares α."""
         matrix = shares / (1 - probabilities)[:, None]
         return dataclasses.replace(fill, encoding_matrix=matrix, assignment=shares != 0)
 
@@ -65,22 +67,18 @@ def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
     )
     return {
         "`unequal`": fill,
-        "the same sums, neighbours in a chain": summed(chain(probabilities)),
-        "`unequal`, a ring given": constructors.unequal(
-            probabilities, NUM_WORKERS, assignment=ring
-        ),
+        "sums of `unequal`, neighbours in a chain": summed(chain(probabilities)),
+        "`unequal`, a ring given": on_ring(probabilities, NUM_WORKERS),
         "stochastic, ring, own p": halves,
-        # Where all p are the same, so are the coefficients.
-        "stochastic, ring, mean p": constructors.unequal(
-            mean, NUM_WORKERS, assignment=ring
-        ),
+        # With equal p, all coefficients are equal.
+        "stochastic, ring, mean p": on_ring(mean, NUM_WORKERS),
         "one step, ring": one_step,
         "optimal decoding, ring": nearest,
     }
 
 
 def chain(probabilities: np.ndarray) -> np.ndarray:
-    """α with the best row sums, of which neighbours share a part, below zero or not."""
+    """Returns α of either sign with the best row sums; neighbours share a part."""
     trust = (1 - probabilities) / probabilities
     sums = NUM_WORKERS * trust / trust.sum()
     first = 1 + np.arange(NUM_WORKERS) - (sums.cumsum() - sums)
@@ -88,20 +86,20 @@ def chain(probabilities: np.ndarray) -> np.ndarray:
 
 
 def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Numbers:
-    """Squared errors of the sum where parts are all alike, and where uncorrelated."""
-    misses = np.asarray(jaxwgc.effective_weights(code, masks)) - 1
-    errors = np.stack([misses.sum(1) ** 2, np.sum(misses**2, 1)], 1)
-    means = jaxwgc.summarize(misses)
+    """Returns squared errors of the sum for equal and for uncorrelated parts."""
+    off = np.asarray(jaxwgc.effective_weights(code, masks)) - 1
+    errors = np.stack([off.sum(1) ** 2, np.sum(off**2, 1)], 1)
+    means = jaxwgc.summarize(off)
     biases = np.abs(means.mean)
     return {
-        # What may be chance is none.
+        # Biases within chance count as 0.
         "bias": np.where(biases > 4 * means.standard_error, biases, 0).max(),
         "errors": jaxwgc.summarize(errors),
     }
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """A row a code, a column a time; in front what the formula says."""
+    """Returns a row per code and a column per time, below the formula."""
 
     def row(name, cells):
         errors = (
@@ -119,17 +117,15 @@ def tabulate(numbers: Numbers) -> ResultTable:
     ]
     return ResultTable(
         f"Ten workers and parts, mean of {numbers['num_masks']:,} rounds: squared "
-        "error, parts all alike / uncorrelated",
+        "error for equal parts / uncorrelated parts",
         ["code", "copies", *heads, "largest bias"],
         [
-            ["least of all, by the formula", "", *formula, ""],
+            ["minimum by the formula", "", *formula, ""],
             *itertools.starmap(row, numbers["codes"].items()),
         ],
     )
 
 
 def _interval(summary: jaxwgc.Summary) -> str:
-    half = float(half_width(summary))
-    if summary.mean < ROUNDING:
-        return "0"
-    return with_half(summary.mean, half, max(-int(np.floor(np.log10(half / 2))), 0))
+    is_zero = summary.mean < ROUNDING
+    return "0" if is_zero else with_half(summary.mean, float(half_width(summary)))

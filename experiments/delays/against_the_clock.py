@@ -1,4 +1,4 @@
-"""Training against the clock: codes and waiting rules with measured delays."""
+"""Time to a target loss: codes and waiting rules with measured delays."""
 
 import functools
 from pathlib import Path
@@ -15,75 +15,58 @@ import jaxwgc
 from experiments.delays.traces import halves, label, read_traces
 from experiments.paper.mnist import load_digits
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable, interval
 from jaxwgc import stragglers
 from jaxwgc.studies import Choice
 
-# Loss above its minimum to be reached, over that of the start.
+# Target: loss above its minimum, relative to the start.
 TARGET = 0.01
-# Largest curvature over the ridge, so that the minimum is reached.
+# Condition number, small enough to reach the minimum.
 CONDITION = 100.0
 SHOWN = 12
 # Decoding errors below this are those of exact gradients in float32.
 ROUNDING = 1e-6
 NUM_TIMES = 60
-# Trace that is trained on parts sorted by digit, too.
+# Trace that also trains on parts sorted by digit.
 SORTED = "one_slow_seconds"
 
 
 class Effort(NamedTuple):
-    """Amount of computation: trainings per choice, rows of data and steps."""
+    """Amount of computation: trainings per choice and rows of data."""
 
     runs: int
     num_rows: int
-    num_steps: int
 
 
-FULL, QUICK = Effort(20, 9_984, 100), Effort(8, 1_920, 100)
+NUM_STEPS = 100
 
 
+@command("time", "Training by time")
 def time(
-    trace: Path | None = None,
-    runs: int | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
-    """Training against the clock, with measured delays: which code, and whether any.
+    trace: Path | None = None, runs: int = 20, quick: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Simulates the time to a target loss, by code and waiting rule.
 
     Args:
-        trace: File with measured times, as for `python -m jaxwgc report`. By default
+        trace: File with measured times, see `python -m jaxwgc report`. By default
             two trainings of language models and four jobs on Alibaba's PAI.
-        runs: Simulated trainings per choice; 20 by default, 8 with --quick.
-        quick: Train on the first trace alone, on fewer rows.
-        seed: Seed of the random numbers.
-        out: Folder for tables, figures and numbers.
+        runs: Simulated trainings per choice.
+        quick: Train on the first trace alone, on fewer rows, at most 8 times.
     """
-    effort = QUICK if quick else FULL
-    effort = effort._replace(runs=effort.runs if runs is None else runs)
+    effort = Effort(min(runs, 8), 1_920) if quick else Effort(runs, 9_984)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
-    settings = [(name, times, False) for name, times in traces]
-    settings += [
-        (*pair, True) for pair in traces if trace is None and pair[0] == SORTED
-    ]
     key = jax.random.key(seed)
-    sections = {
-        f"{name}_sorted" if is_sorted else name: functools.partial(
-            study, name, times, is_sorted, effort, key
-        )
-        for name, times, is_sorted in settings
-    }
-    run("time", "Training against the clock", sections, effort.runs, seed, out)
+    sections = {}
+    for name, times in traces:
+        own = functools.partial(study, name, times, effort=effort, key=key)
+        sections[name] = functools.partial(own, is_sorted=False)
+        if trace is None and name == SORTED:
+            sections[f"{name}_sorted"] = functools.partial(own, is_sorted=True)
+    return sections
 
 
-def study(
-    name: str,
-    times: np.ndarray,
-    is_sorted: bool,
-    effort: Effort,
-    key: jax.Array,
-) -> Study:
+def study(name, times, is_sorted: bool, effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per choice, planned by the first half of the rounds."""
     num_workers = times.shape[1]
     # Codes on request have up to eight parts per worker.
@@ -130,8 +113,8 @@ def study(
 def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
     """Returns waiting for all, and the best choices of each code.
 
-    These are the best with exact gradients and the best with others. Deadlines, which
-    insure against stalls, are left out.
+    Exact and inexact gradients are separate. Deadlines, which insure against stalls,
+    are left out.
     """
     best: dict[Any, Choice] = {}
     for choice in plan.choices:
@@ -176,8 +159,7 @@ class Problem(NamedTuple):
         def loss_and_slope(params):
             margins = rows @ params
             loss = np.logaddexp(0, -margins).mean() + ridge / 2 * params @ params
-            slope = -rows.T @ scipy.special.expit(-margins) / len(rows)
-            return loss, slope + ridge * params
+            return loss, part_slopes(params).mean(0)
 
         def part_slopes(params):
             weights = -scipy.special.expit(-rows @ params).reshape(num_parts, -1, 1)
@@ -198,13 +180,7 @@ class Problem(NamedTuple):
         )
 
 
-def train(
-    problem: Problem,
-    delay: stragglers.DelayModel,
-    effort: Effort,
-    key: jax.Array,
-    choice: Choice,
-) -> Numbers:
+def train(problem: Problem, delay, effort: Effort, key, choice: Choice) -> Numbers:
     """Returns time and loss before each step of each run, (runs, steps)."""
     code, model = choice.code, choice.model(delay)
     step_size = choice.step_size / problem.curvature
@@ -234,13 +210,13 @@ def train(
 
         start = jnp.zeros(num_features)
         carry = start, aggregate.init(start)
-        return jax.lax.scan(step, carry, length=effort.num_steps)[1]
+        return jax.lax.scan(step, carry, length=NUM_STEPS)[1]
 
     keys = jax.random.split(key, effort.runs)
     clock, loss = map(np.asarray, descend(problem, keys))
     loss = (loss - problem.least) / (np.log(2) - problem.least)
     return {
-        "step": jaxwgc.summarize(clock[:, -1] / (effort.num_steps - 1)),
+        "step": jaxwgc.summarize(clock[:, -1] / (NUM_STEPS - 1)),
         "curves": {"time": clock, "loss": loss},
     }
 
@@ -276,22 +252,25 @@ def time_to(clock: np.ndarray, loss: np.ndarray) -> float:
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per choice."""
 
-    def show(choice):
-        is_reached = np.isfinite(choice["time"].mean)
-        planned = choice["planned_time"]
-        return {
-            "code, waiting": label(choice),
-            "step": interval(choice["step"]),
-            "planned": f"{choice['planned_step']:.2f}",
-            "time to target": interval(choice["time"], 0) if is_reached else "never",
-            "planned time": f"{planned:.0f}" if np.isfinite(planned) else "never",
-        }
+    def reached(choice):
+        time = choice["time"]
+        return interval(time, 0) if np.isfinite(time.mean) else "never"
+
+    def planned(choice):
+        time = choice["planned_time"]
+        return f"{time:.0f}" if np.isfinite(time) else "never"
 
     return ResultTable.of_records(
-        f"{numbers['trace']}, {numbers['num_workers']} workers: time of a step, and to "
-        f"{TARGET:.0%} of the loss above its minimum at the start, in the unit of the "
-        "trace",
-        show,
+        f"{numbers['trace']}, {numbers['num_workers']} workers: time of a step, and "
+        f"time until the loss above its minimum falls to {TARGET:.0%} of the start, in "
+        "the unit of the trace",
+        {
+            "code, waiting rule": label,
+            "step": "{step}",
+            "planned": "{planned_step:.2f}",
+            "time to target": reached,
+            "planned time": planned,
+        },
         numbers["choices"],
     )
 

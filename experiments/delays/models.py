@@ -1,4 +1,4 @@
-"""Delay models judged by times that they have not seen, and by known laws."""
+"""Delay models judged by held-out times, and by known laws."""
 
 import functools
 import math
@@ -11,23 +11,24 @@ import numpy as np
 
 from experiments.delays.traces import LANGUAGE_MODELS, halves, read_traces, simulated
 from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable
 from jaxwgc import stragglers
 
-# The f-th fastest of the workers, as shares: 24, 28 and 30 of 32.
+# Ranks of the f-th fastest worker as fractions: 24, 28 and 30 of 32.
 SHARES = (3 / 4, 7 / 8, 15 / 16)
 SHOWN_FITS = 8
-# Simulated data sets of known laws.
+# Simulated data sets of known laws, and their shape.
+DATA_SETS = 100
 SHAPE = NUM_ROUNDS, NUM_WORKERS = 40, 10
-# Deviation of the logarithms of the speeds of unequal workers.
+# Standard deviation of the logarithms of speeds of unequal workers.
 SPREAD = 0.3
-# Standard errors in half of an interval of 95%.
+# Half of a 95% interval in standard errors.
 _HALF_WIDTH = 1.96
 
 
 class Known(NamedTuple):
-    """The parameters of a family, and `draw(generator)` of its times."""
+    """Parameters of a family, and `draw(generator)` of its times."""
 
     parameters: dict[str, float]
     draw: Callable[[np.random.Generator], np.ndarray]
@@ -51,37 +52,30 @@ KNOWN = {
 }
 
 
+@command("delays", "Delay models, fitted to half of the rounds")
 def delays(
-    trace: Path = LANGUAGE_MODELS,
-    runs: int = 400,
-    data_sets: int = 100,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
-    """Delay models fitted to measured times, and judged by the rounds after them.
+    trace: Path = LANGUAGE_MODELS, runs: int = 400, seed: int = 0
+) -> dict[str, Any]:
+    """Fits delay models to measured times, and judges them by later rounds.
 
     Args:
-        trace: File with measured times, as for `python -m jaxwgc report`. By default
+        trace: File with measured times, see `python -m jaxwgc report`. By default
             those of two trainings of language models.
         runs: Simulated histories as long as the measured ones, and samples for the
             intervals of what was measured.
-        data_sets: Simulated and fitted data sets of each family; only without a trace.
-        seed: Seed of the random numbers.
-        out: Folder for tables, figures and numbers.
     """
-    if data_sets < 1:
-        raise ExperimentError(f"--data-sets must be at least 1; got {data_sets}")
     sections: dict[str, Callable[[], Study]] = {
         name: functools.partial(study, name, times, runs, seed)
         for name, times in read_traces(trace).items()
     }
     if trace == LANGUAGE_MODELS:
+        cells = {
+            name: Once(fits_of_known, name, seed, num_rows=DATA_SETS) for name in KNOWN
+        }
         sections["known"] = lambda: Study(
-            {"known": known_cells(data_sets, seed)},
-            tables={"known": tabulate_known},
+            {"known": cells}, tables={"known": tabulate_known}
         )
-    title = "Delay models: fitted to the first half of the rounds, judged by the second"
-    run("delays", title, sections, runs, seed, out)
+    return sections
 
 
 def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:
@@ -96,7 +90,7 @@ def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:
 
 
 def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
-    """Returns what the second half measured, and what fits of the first say of it."""
+    """Returns times of the second half, measured and predicted by the first half."""
     first, second = halves(times)
     try:
         fits = stragglers.fit_delays(first)
@@ -104,7 +98,7 @@ def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
         raise ExperimentError(f"{name}: {error}") from error
     counts = sorted({math.ceil(share * times.shape[1]) for share in SHARES})
     generator = np.random.default_rng(seed)
-    # Rounds of all workers, as many as are measured, drawn again with replacement.
+    # Bootstrap samples of whole rounds.
     again = second[generator.integers(0, len(second), (runs, len(second)))]
     spread = [of_fastest(rounds, counts) for rounds in again]
     models = {"best fit": fits[0].delay} | {
@@ -140,78 +134,70 @@ def of_fastest(times: np.ndarray, counts: list[int]) -> np.ndarray:
 
 def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
     """Returns a row per fit, the best first."""
-
-    def show(fit):
-        return {
-            "delay model": fit["name"],
-            "log-likelihood": f"{fit['held_out']:.3f}",
-            "distance": f"{fit['distance']:.3f}",
-        }
-
     return ResultTable.of_records(
-        f"Fitted to the first half of {name}: mean logarithm of the likelihood of its "
-        "last third, and Kolmogorov-Smirnov distance, for models of the rest",
-        show,
+        f"Models fitted to the first half of {name}: mean log-likelihood of the last "
+        "third of this half, and Kolmogorov-Smirnov distance of models of the rest",
+        {
+            "delay model": "{name}",
+            "log-likelihood": "{held_out:.3f}",
+            "distance": "{distance:.3f}",
+        },
         numbers["fits"],
     )
 
 
 def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
     """Returns two rows per f: median and 90% quantile."""
-    rows = []
-    for column, count in enumerate(numbers["counts"]):
-        for row, what in enumerate(("median", "90%")):
-            true = numbers["measured"][row][column]
-            low, high = (end[row][column] for end in numbers["interval"])
-            errors = [
-                f"{100 * (said[row][column] / true - 1):+.1f}"
-                for said in numbers["said"].values()
-            ]
-            shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
-            rows.append([f"{count}", what, shown, *errors])
+
+    def row(column, count, row, what):
+        true = numbers["measured"][row][column]
+        low, high = (end[row][column] for end in numbers["interval"])
+        said = [own[row][column] for own in numbers["said"].values()]
+        shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
+        return [
+            str(count),
+            what,
+            shown,
+            *(f"{100 * (s / true - 1):+.1f}" for s in said),
+        ]
+
     return ResultTable(
         f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
-        "second half of the rounds, in seconds with the 95% interval of what was "
-        "measured; error in percent of what the first half says: "
-        f"{numbers['fits'][0]['name']}, and resampling of",
+        "second half of the rounds, in seconds with 95% interval; error in percent of "
+        f"predictions by the first half: {numbers['fits'][0]['name']}, and resampling "
+        "of",
         ["f", "quantile", "measured", *numbers["said"]],
-        rows,
+        [
+            row(*counted, *quantile)
+            for counted in enumerate(numbers["counts"])
+            for quantile in enumerate(("median", "90%"))
+        ],
     )
 
 
-def known_cells(data_sets: int, seed: int) -> dict[str, Once]:
-    """Returns a cell per family, a row per data set."""
-    return {
-        name: Once(fits_of_known, name, data_sets, seed, num_rows=data_sets)
-        for name in KNOWN
-    }
-
-
-def fits_of_known(name: str, data_sets: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Fits delays drawn of equal workers, and of others with unequal speeds."""
+def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Fits simulated delays of equal workers, and of workers with unequal speeds."""
     known = KNOWN[name]
-    for number in range(data_sets):
+
+    def is_covered(fit):
+        off = {key: fit.parameters[key] - at for key, at in known.parameters.items()}
+        widths = {key: _HALF_WIDTH * fit.standard_errors[key] for key in off}
+        return {key: abs(off[key]) < widths[key] for key in off}
+
+    for number in range(DATA_SETS):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
         equal = stragglers.fit_delays(known.draw(generator))
         logs = generator.normal(0.0, SPREAD, NUM_WORKERS)
         speeds = np.exp(logs - logs.mean())
         unequal = stragglers.fit_delays(known.draw(generator) / speeds)
-        # Times may be affine in the load though they were not made so.
+        # Fits may also be affine in the load, which the data are not.
         whole = f"{name}, proportional to the load"
-        fitted = next((fit for fit in unequal if fit.name == f"{whole}, speeds"), None)
+        fitted = [fit for fit in unequal if fit.name == f"{whole}, speeds"]
         yield {
             "first": equal[0].name,
             "first_unequal": unequal[0].name,
-            "is_covered": None if fitted is None else _is_covered(fitted, known),
+            "is_covered": is_covered(fitted[0]) if fitted else None,
         }
-
-
-def _is_covered(fitted, known):
-    return {
-        name: abs(fitted.parameters[name] - value)
-        < _HALF_WIDTH * fitted.standard_errors[name]
-        for name, value in known.parameters.items()
-    }
 
 
 def tabulate_known(numbers: Numbers) -> ResultTable:
@@ -226,22 +212,19 @@ def tabulate_known(numbers: Numbers) -> ResultTable:
         inside = [fit["is_covered"] for fit in sets if fit["is_covered"] is not None]
         parameters = KNOWN[name].parameters
         values = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
-        columns = zip(("location or scale", "shape or rate"), parameters, strict=True)
+        covered = [f"{np.mean([x[name] for x in inside]):.0%}" for name in parameters]
         return {
             "family": f"`{name}({values})`",
             "first": share("first"),
             "first, unequal speeds": share("first_unequal"),
-            **{
-                f"{column} in its interval": f"{np.mean([x[name] for x in inside]):.0%}"
-                for column, name in columns
-            },
+            "location or scale in its interval": covered[0],
+            "shape or rate in its interval": covered[1],
         }
 
-    families = numbers["known"]
     return ResultTable.of_records(
-        f"{len(next(iter(families.values())))} data sets of each family, {NUM_ROUNDS} "
-        f"rounds of {NUM_WORKERS} workers: how often it comes first; with unequal "
-        "speeds, how often it does, and how often 95% intervals have its parameters",
+        f"{DATA_SETS} data sets of each family, {NUM_ROUNDS} rounds of {NUM_WORKERS} "
+        "workers: how often it is the best fit; for unequal speeds also how often 95% "
+        "intervals contain its parameters",
         show,
-        families.items(),
+        numbers["known"].items(),
     )

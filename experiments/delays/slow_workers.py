@@ -1,8 +1,8 @@
 """Slow workers that still count: parts on request, and stale gradients."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,52 +13,46 @@ from matplotlib.patches import Patch
 import jaxwgc
 from experiments.delays.traces import read_traces, simulated
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, run, timed
-from experiments.runner.tables import ResultTable, interval
+from experiments.runner.study import Numbers, Once, Study, command, timed
 from jaxwgc import codes, stragglers
 
 COPIES = (2, 3)
-# Workers of a simulated round, and parts of a worker without copies.
+# Workers of a simulated round, and parts per worker without copies.
 NUM_WORKERS, NUM_PARTS = 20, 8
 LAWS: dict[str, stragglers.DelayModel] = {
     "1 + Exp(1)": stragglers.shifted_exponential(shift=1.0, rate=1.0),
     "Pareto, shape 2": stragglers.pareto(scale=1.0, shape=2.0),
     "10% ten times slower": stragglers.bernoulli_slowdown(0.1, slowdown=10.0),
 }
-# Optimization-based block coordinate gradient coding: 20,000 units of work, each of
-# 50 + Exp(mean 1000) on its worker; published times, in millions, by workers.
+# Optimization-based block coordinate gradient coding: 20,000 units of work that each
+# take 50 + Exp(mean 1000); published times in millions by number of workers.
 PUBLISHED = {10: 2.41, 30: 1.100, 50: 0.806}
 WORK, BLOCK_COPIES, BLOCK_PARTS = 20_000, 6, 20
 BLOCK_LAW = stragglers.shifted_exponential(shift=50.0, rate=1e-3)
 
 COVERED = (0.97, 0.9)
-# Rounds that are simulated at once, as many as fit into memory.
+# Rounds that are simulated at once, to bound memory.
 BATCH = 256
-# Speeds of the workers in the picture, the last one slow.
+# Speeds of the workers in the figure; the last one is slow.
 SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 
-def slow_workers(
-    rounds: int = 10_000, seed: int = 0, out: Path = Path("results")
-) -> None:
-    """Slow workers that still count: on request, by coverage, and by stale gradients.
+@command("slow-workers", "Slow workers that still count", count="rounds")
+def slow_workers(rounds: int = 10_000, seed: int = 0) -> dict[str, Any]:
+    """Simulates slow workers that contribute: on request, by coverage, stale gradients.
 
     Args:
-        rounds: Simulated rounds of random delays; traces have those measured.
-        seed: Seed of the random numbers.
-        out: Folder for tables and numbers.
+        rounds: Simulated rounds of random delays; traces have the measured rounds.
     """
     key, traces = jax.random.key(seed), read_traces()
-    sections = {
+    return {
         "on_request": functools.partial(on_request, traces, rounds, key),
         "blocks": functools.partial(blocks, rounds, key),
     }
-    title = "Slow workers that still count"
-    run("slow_workers", title, sections, rounds, seed, out, option="rounds")
 
 
 def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarray:
-    """Returns when rounds end, (rounds,), of times (rounds, workers) of a load of 1."""
+    """Returns ends of rounds, (rounds,), from times (rounds, workers) at load 1."""
     loads, key = np.asarray(code.loads), jax.random.key(0)
 
     def end(row):
@@ -69,13 +63,13 @@ def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarr
 
 
 def exact_codes(times: np.ndarray) -> np.ndarray:
-    """Returns the time of any n - s workers with s + 1 times the work, by s."""
+    """Returns the times of the fastest n - s workers with s + 1 times the work."""
     in_order = np.sort(times, axis=1)[:, ::-1]
     return in_order * np.arange(1, times.shape[1] + 1)
 
 
 def rounds_of(draw: Callable[[], np.ndarray]) -> Numbers:
-    """Returns times of rounds by what is waited for."""
+    """Returns times of rounds by waiting rule."""
     times = draw()
     times = times.reshape(-1, times.shape[-1])
     num_workers = times.shape[1]
@@ -101,39 +95,31 @@ def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -
     keys = jax.random.split(key, (len(LAWS), 1))
     for own, (name, law) in zip(keys, LAWS.items()):
         draws[name] = functools.partial(simulated, law, NUM_WORKERS, num_rounds, own)
-    return Study(
+
+    def best(row):
+        return f"{row['seconds']['best_code'].mean:.2f} (s = {row['stragglers']})"
+
+    def ratio(row):
+        return f"{row['seconds']['request_2'].mean / row['seconds']['all'].mean:.2f}"
+
+    study = timed(
         [{"delays": name, "": Once(rounds_of, draw)} for name, draw in draws.items()],
-        tables={"": tabulate_rounds},
-        figures={"meeting": lambda numbers: draw_meeting()},
-    )
-
-
-def tabulate_rounds(numbers: Numbers) -> ResultTable:
-    """Returns a row per distribution of delays."""
-
-    def show(row):
-        seconds = row["seconds"]
-        best = f"{seconds['best_code'].mean:.2f} (s = {row['stragglers']})"
-        over = seconds["request_2"].mean / seconds["all"].mean
-        return {
-            "delays": row["delays"],
-            "wait for all": interval(seconds["all"]),
-            "best exact code": best,
-            "request ×2": interval(seconds["request_2"]),
-            "over all": f"{over:.2f}",
-            "×3": interval(seconds["request_3"]),
-            **{f"{share:.0%}": interval(seconds[f"{share}"]) for share in COVERED},
-            "perfect division": interval(seconds["bound"]),
-        }
-
-    return ResultTable.of_records(
         "Time of a step: waiting for all without a code; any n - s of the workers, "
         "each with s + 1 times the work; finished parts on request with 2 copies and "
         "with 3, and with 2 until that share of the parts is covered; perfect "
         "division, all workers busy to the end and no part computed twice",
-        show,
-        numbers,
+        {
+            "delays": "{delays}",
+            "wait for all": "{seconds[all]}",
+            "best exact code": best,
+            "request ×2": "{seconds[request_2]}",
+            "relative to all": ratio,
+            "×3": "{seconds[request_3]}",
+            **{f"{share:.0%}": f"{{seconds[{share}]}}" for share in COVERED},
+            "perfect division": "{seconds[bound]}",
+        },
     )
+    return dataclasses.replace(study, figures={"meeting": lambda _: draw_meeting()})
 
 
 def blocks(num_rounds: int, key: jax.Array) -> Study:
@@ -149,28 +135,25 @@ def blocks(num_rounds: int, key: jax.Array) -> Study:
             "request": jaxwgc.summarize(taken),
         }
 
-    def show(row):
-        return {
-            "workers": str(row["num_workers"]),
-            "best exact code": f"{row['best_code']:.2f}",
-            "published optimum": f"{row['published']:.3g}",
-            f"on request ×{BLOCK_COPIES}": interval(row["request"], 3),
-        }
-
-    title = (
+    return timed(
+        [
+            {"num_workers": number, "published": value, "": Once(measure, number)}
+            for number, value in PUBLISHED.items()
+        ],
         f"Time of a step, in millions, of {WORK:,} units of work that each take 50 + "
         "Exp(mean 1000): block coordinate gradient coding as published, and finished "
-        "parts on request. Computing alone is counted, as there"
+        "parts on request. Both count computation alone",
+        {
+            "workers": "{num_workers}",
+            "best exact code": "{best_code:.2f}",
+            "published optimum": "{published:.3g}",
+            f"on request ×{BLOCK_COPIES}": "{request:3}",
+        },
     )
-    cells = [
-        {"num_workers": number, "published": value, "": Once(measure, number)}
-        for number, value in PUBLISHED.items()
-    ]
-    return timed(cells, title, show)
 
 
 def draw_meeting() -> figures.Figure:
-    """Draws which worker computes which part when, in a round of four workers."""
+    """Draws the parts that four workers compute in a round, by time."""
     num_workers = len(SPEEDS)
     code = codes.replicated(num_workers, num_workers * NUM_PARTS, copies=2)
     times = jnp.asarray(code.loads / np.array(SPEEDS), jnp.float32)
@@ -180,10 +163,10 @@ def draw_meeting() -> figures.Figure:
     # The part of each message: (workers, messages per worker).
     parts = np.reshape(code.encoding_matrix, (*requests.shape, -1)).argmax(-1)
     figure, (axes,) = figures.new_figure(8.6, 2.6)
-    looks: dict[str, dict[str, Any]] = {
-        "own part, sent": {"color": figures.COLORS[0]},
-        "part of the next worker, sent": {"color": figures.COLORS[1]},
-        "computed in vain": {"color": "0.8"},
+    colors = {
+        "own part, sent": figures.COLORS[0],
+        "part of the next worker, sent": figures.COLORS[1],
+        "not needed": "0.8",
     }
     for (worker, turn), is_sent in np.ndenumerate(requests):
         seconds = 1 / SPEEDS[worker] / NUM_PARTS
@@ -191,19 +174,17 @@ def draw_meeting() -> figures.Figure:
         if start > elapsed - 1e-6:
             continue
         kind = int(turn >= NUM_PARTS) if is_sent else 2
-        look = {"edgecolor": "white", "linewidth": 1, **[*looks.values()][kind]}
+        look = {"edgecolor": "white", "linewidth": 1, "color": [*colors.values()][kind]}
         axes.barh(worker, end - start, 0.8, start, **look)
         if end - start > 0.06:
-            text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
-            color = "black" if kind else "white"
-            axes.text(
-                (start + end) / 2, worker, parts[worker, turn], color=color, **text
-            )
-    axes.set(xlabel="time of the round, in times of an even share of the work")
+            look = {"ha": "center", "va": "center", "fontsize": 8}
+            look["color"] = "black" if kind else "white"
+            axes.text((start + end) / 2, worker, parts[worker, turn], **look)
+    axes.set(xlabel="time, in units of an even share of the work")
     axes.set_yticks(range(num_workers), [f"worker {n}" for n in range(num_workers)])
     axes.invert_yaxis()
     axes.grid(False)
     axes.axvline(elapsed, color="0.3", linewidth=1, linestyle="--")
-    handles = [Patch(**look) for look in looks.values()]
-    figure.legend(handles, list(looks), loc="outside lower center", ncols=3)
+    handles = [Patch(color=color) for color in colors.values()]
+    figure.legend(handles, list(colors), loc="outside lower center", ncols=3)
     return figure

@@ -1,4 +1,4 @@
-"""Times of workers: traces of the repository, of a file, and simulated ones."""
+"""Times of workers: traces of the repository, of a file, and simulated traces."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jaxwgc._trace_files import read_trace
 # the files has their sources.
 DATA = Path(__file__).parents[1] / "data"
 LANGUAGE_MODELS, PAI = DATA / "llm_training_delays.npz", DATA / "pai_delays.npz"
-# Rounds that both halves of a trace need to be fitted and judged.
+# Minimum number of rounds, so that both halves can be fitted and judged.
 _FEWEST_ROUNDS = 8
 
 
@@ -23,8 +23,8 @@ def read_traces(path: Path | None = None) -> dict[str, np.ndarray]:
     """Returns times (rounds, workers) by name, infinity if there was no response.
 
     Args:
-        path: File of a table of times, as for `python -m jaxwgc report`, or of several
-            arrays. None for the six traces of the repository.
+        path: File with a table of times, in a format of `python -m jaxwgc report`, or
+            with several arrays. None for the six traces of the repository.
     """
     if path is None:
         return read_traces(LANGUAGE_MODELS) | read_traces(PAI)

@@ -1,4 +1,4 @@
-"""Plans by one half of the rounds, judged by the other: what a short trace hides."""
+"""Plans by one half of the rounds, judged by the other half."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -18,19 +18,20 @@ from jaxwgc.studies import Choice
 NUM_ROUNDS, NUM_WORKERS = 15, 32
 OPTIONS: dict[str, Any] = {"replications": (1, 2), "num_rounds": 600}
 GOALS: dict[str, dict[str, float]] = {
-    "as by default": {},
+    "default goal": {},
     "target 0.001": {"target": 1e-3},
     "heterogeneity 1": {"heterogeneity": 1.0},
     "both": {"target": 1e-3, "heterogeneity": 1.0},
 }
-# The choice by the times of a trace alone, without deadlines that nearly all of them
-# meet; and the choice of a plan.
-CHOICES = "by times alone", "of least regret"
+# The fastest choice in a trace without deadlines that nearly all workers meet, and the
+# choice of a plan.
+CHOICES = "fastest in the trace", "least regret"
 # The choice of a plan by the other rounds.
-BEST = "by the second half"
-_ANSWERS_BY_DEADLINE = 0.98
+BEST = "second half"
+# Fraction of workers that respond before a late deadline.
+_LATE_DEADLINE = 0.98
 EVERYONE, STALE = "waiting for all", "first f, stale gradients"
-# Parts of a worker where loads are unequal or parts are sent on request.
+# Parts per worker if loads are unequal or parts are sent on request.
 _NUM_PARTS = 8
 
 
@@ -58,17 +59,11 @@ def simulated_pairs(name: str, number: int, seed: int) -> Iterator[dict[str, Any
         yield regrets(first, second, NUM_WORKERS, jax.random.key(seed), OPTIONS)[0]
 
 
-def regrets(
-    first: np.ndarray,
-    second: np.ndarray,
-    num_workers: int,
-    key: jax.Array,
-    options: dict[str, Any],
-) -> tuple[dict[str, Any], jaxwgc.Plan]:
+def regrets(first, second, num_workers, key, options):
     """Returns the regrets by goal, and the plan by the first rounds.
 
-    The regret is by how much longer it takes in the second rounds than what is best
-    there, as a share.
+    The regret is the additional time in the second rounds relative to the best choice
+    there.
     """
     by_first, by_second = (
         functools.partial(
@@ -78,7 +73,7 @@ def regrets(
     )
     keys = [jax.random.fold_in(key, number) for number in range(3)]
     before, after = by_first(keys[0], **options), by_second(keys[1], tail=0, **options)
-    # Choices of both plans by the same draws, in the same programs.
+    # Judges choices of both plans by the same draws, in the same programs.
     rules = options | {"replications": None, "tail": 0}
     judged = [
         by_second(keys[2], choices=each.choices, **rules) for each in (before, after)
@@ -109,7 +104,7 @@ def regrets(
 
 
 def _is_late_deadline(choice):
-    most = _ANSWERS_BY_DEADLINE * choice.code.num_workers
+    most = _LATE_DEADLINE * choice.code.num_workers
     return isinstance(choice.wait, stragglers.deadline) and choice.num_answers > most
 
 
@@ -117,15 +112,12 @@ def _identity(choice):
     return id(choice.code), choice.wait, choice.memory
 
 
-def by_halves(
-    times: np.ndarray, number: int, key: jax.Array, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns regrets of plans by the first half, and ways to act side by side."""
+def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
+    """Returns regrets of plans by the first half, and step times of other choices."""
     first, second = halves(times)
     goals, plan = regrets(first, second, number, key, options)
     num_parts = _NUM_PARTS * number
-    # More workers than were measured share the histories of these.
-    speeds = np.resize(1 / np.median(first, axis=0), number)
+    speeds = 1 / np.median(first, axis=0)
     placement = codes.proportional_placement(speeds, num_parts, 2)
     shared = codes.any_placement(key, placement, 1)
     request, by_speed = (
@@ -133,19 +125,19 @@ def by_halves(
     )
     everyone, done = stragglers.fastest(number), stragglers.until_decodable
     stored = next(choice for choice in plan.choices if choice.memory)
-    acts: dict[str, tuple[Any, ...]] = {
-        EVERYONE: (codes.uncoded(number), everyone, "busy"),
-        "work in proportion to speed": (
-            codes.uncoded(number, num_parts, speeds),
-            everyone,
-            "busy",
+    uncoded = codes.uncoded(number)
+    by_load = codes.uncoded(number, num_parts, speeds)
+    ways = {
+        EVERYONE: Choice("", uncoded, everyone, "busy"),
+        "work in proportion to speed": Choice("", by_load, everyone, "busy"),
+        "proportional placement × 2": Choice(
+            "", shared, stragglers.fastest(number - 1), "busy"
         ),
-        "proportional placement × 2": (shared, stragglers.fastest(number - 1), "busy"),
-        "on request × 2": (request, done(request)),
-        "on request × 2, by speed": (by_speed, done(by_speed)),
+        "on request × 2": Choice("", request, done(request)),
+        "on request × 2, by speed": Choice("", by_speed, done(by_speed)),
+        STALE: stored,
+        "choice of the plan": plan.best,
     }
-    ways = {name: Choice("", *act) for name, act in acts.items()}
-    ways |= {STALE: stored, "choice of the plan": plan.best}
     delay = stragglers.empirical(second, replace=True)
     rules = options | {"replications": None, "tail": 0}
     judged = jaxwgc.plan(delay, number, key, choices=[*ways.values()], **rules)
@@ -160,59 +152,49 @@ def by_halves(
 
 def tabulate_simulated(numbers: Numbers) -> ResultTable:
     """Returns a row per law, and one for all."""
-
-    def row(name, pairs):
-        cells = [name]
-        for what in CHOICES:
+    every = [pair for pairs in numbers.values() for pair in pairs]
+    heads = ["law"]
+    rows = [[name] for name in (*numbers, "all")]
+    for what in CHOICES:
+        heads += [f"{what}: median", f"{what}: worst"]
+        for row, pairs in zip(rows, (*numbers.values(), every)):
             shares = [each[what]["regret"] for pair in pairs for each in pair.values()]
-            cells += [f"{100 * np.median(shares):.1f}", f"{100 * np.max(shares):.0f}"]
-        return cells
-
-    laws = numbers.items()
-    every = [pair for _, pairs in laws for pair in pairs]
+            row += [f"{100 * np.median(shares):.1f}", f"{100 * np.max(shares):.0f}"]
     return ResultTable(
-        f"Planned by a trace of {NUM_ROUNDS} rounds of {NUM_WORKERS} workers: how much "
-        "longer it takes in another such trace than what is best there, in percent; "
-        f"{len(every)} pairs of traces, {len(GOALS)} goals each",
-        [
-            "law",
-            *(f"{what}: {kind}" for what in CHOICES for kind in ("median", "worst")),
-        ],
-        [*(row(name, pairs) for name, pairs in laws), row("all", every)],
+        f"Planned by a trace of {NUM_ROUNDS} rounds of {NUM_WORKERS} workers: "
+        "additional time in another such trace relative to the best choice there, in "
+        f"percent; {len(every)} pairs of traces, {len(GOALS)} goals each",
+        heads,
+        rows,
     )
 
 
 def tabulate_ways(numbers: Numbers) -> ResultTable:
     """Returns a row per way to act, and a column per trace."""
-    traces = numbers["traces"]
-    found = [trace["halves"] for trace in traces.values()]
-    rows = [
-        [way, *(f"{each['ways'][way]:.4g}" for each in found)]
-        for way in found[0]["ways"]
-    ]
-    stale = next(row for row in rows if row[0] == STALE)
-    stale[1:] = [
-        f"{seconds} (f = {each['waits_for'].split()[1]})"
-        for seconds, each in zip(stale[1:], found)
-    ]
-    rows.append(["perfect division", *(f"{each['bound']:.4g}" for each in found)])
-    for what in (CHOICES[1], BEST):
-        choices = (each["goals"]["as by default"][what]["choice"] for each in found)
-        rows.append([f"choice {what}", *choices])
-    for goal in GOALS:
-        shares = [each["goals"][goal][CHOICES[1]]["regret"] for each in found]
-        rows.append([f"regret, %: {goal}", *(f"{100 * each:.1f}" for each in shares)])
+
+    def column(found):
+        cells = {way: f"{time:.4g}" for way, time in found["ways"].items()}
+        cells[STALE] += f" (f = {found['waits_for'].split()[1]})"
+        cells["perfect division"] = f"{found['bound']:.4g}"
+        for what in (CHOICES[1], BEST):
+            cells[f"choice: {what}"] = found["goals"]["default goal"][what]["choice"]
+        for goal in GOALS:
+            regret = found["goals"][goal][CHOICES[1]]["regret"]
+            cells[f"regret, %: {goal}"] = f"{100 * regret:.1f}"
+        return cells
+
+    columns = [column(trace["halves"]) for trace in numbers["traces"].values()]
     return ResultTable(
-        "Time of a step in the second half of the rounds, in the unit of each trace: "
-        "speeds, f and the plan are those of the first half. Regret: how much longer "
-        "its choice takes to a goal than that of a plan by the second half",
-        ["", *(f"`{name}`" for name in traces)],
-        rows,
+        "Time of a step in the second half of the rounds, in the unit of each trace. "
+        "Speeds, f and the plan are those of the first half. Regret: additional time "
+        "of its choice to a goal, relative to a plan by the second half",
+        ["", *(f"`{name}`" for name in numbers["traces"])],
+        [[way, *(cells[way] for cells in columns)] for way in columns[0]],
     )
 
 
 def draw_ways(numbers: Numbers) -> figures.Figure:
-    """Draws the time of a step over that of waiting for all, a column per trace."""
+    """Draws the time of a step relative to waiting for all by trace."""
     figure, (axes,) = figures.new_figure(9, 3.4)
     names = [name.replace("_", "\n") for name in numbers["traces"]]
     found = [trace["halves"] for trace in numbers["traces"].values()]
@@ -223,7 +205,6 @@ def draw_ways(numbers: Numbers) -> figures.Figure:
     bounds = [each["bound"] / each["ways"][EVERYONE] for each in found]
     axes.plot(names, bounds, "k_", markersize=30, label="perfect division")
     axes.axhline(1, color="0.3", linewidth=1)
-    axes.set_ylim(0)
-    axes.set_ylabel("time of a step\nover waiting for all")
+    axes.set(ylim=(0, None), ylabel="time of a step\nrelative to waiting for all")
     figure.legend(loc="outside right upper")
     return figure

@@ -1,1 +1,1 @@
-"""Wrong answers: found, named and left out."""
+"""Corrupted messages: detection, location and correction."""

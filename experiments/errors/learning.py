@@ -1,4 +1,4 @@
-"""Training with wrong answers, and what others would make of the same messages."""
+"""Training with corrupted messages, and robust aggregation of the same messages."""
 
 import functools
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import optax
 import jaxwgc
 from experiments.errors.rounds import Corrupt, one_of_kinds
 from experiments.paper.mnist import load_digits, test_error
-from experiments.runner.study import Numbers, Once, Study
-from experiments.runner.tables import ResultTable, interval
+from experiments.runner.study import Numbers, Once, Study, timed
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes, corruptions, stragglers
 
 NUM_WORKERS, NUM_LOST, NUM_WRONG = 20, 2, 2
@@ -43,18 +43,29 @@ def _parts(is_sorted=False):
 
 
 def study(quick: bool, key: jax.Array) -> Study:
-    """Logistic regression, two workers lost and two wrong in every round."""
-    num_seeds = 2 if quick else NUM_SEEDS
-    trained = {way: trainer(way, num_seeds, key) for way in WAYS}
-    cells = {
-        kind: {way: Once(train, trained[way], index) for way in WAYS}
-        for index, kind in enumerate(KINDS)
-    }
-    return Study(cells, tables={"training": tabulate_training})
+    """Returns logistic regression with two workers lost and two corrupted per round."""
+    trained = {way: trainer(way, 2 if quick else NUM_SEEDS, key) for way in WAYS}
+    return timed(
+        {
+            kind: {way: Once(train, trained[way], index) for way in WAYS}
+            for index, kind in enumerate(KINDS)
+        },
+        f"MNIST 4 vs 9, {NUM_STEPS} steps of gradient descent, RS(20, 20, 9), "
+        f"{NUM_LOST} of {NUM_WORKERS} workers lost and {NUM_WRONG} corrupted in each "
+        "round: test error in percent, loss on all data, and with correction the "
+        "rounds in which a worker was blamed, or which were rejected",
+        {"error": "{name}"}
+        | {f"{way}: test error": f"{{{way}[error]}}" for way in WAYS}
+        | {f"{way}: loss": f"{{{way}[loss]:.4g}}" for way in WAYS}
+        | {
+            "rounds corrected": "{corrected[corrected]:.0f}",
+            "rounds rejected": "{corrected[refused]:.0f}",
+        },
+    )
 
 
 def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
-    """Returns what trains under the kind of errors of that number."""
+    """Returns a function that trains with the kind of errors of an index."""
     parts, test = _parts()
     partials = jaxwgc.partial_value_and_grad(_loss)
     who = stragglers.uniform(NUM_WRONG)
@@ -87,53 +98,19 @@ def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
         return test_error(jnp.asarray(params), test), losses[-1], *counts
 
     keys = jax.random.split(key, num_seeds)
-    play = jax.jit(lambda kind: jax.lax.map(lambda key: one_run(key, kind), keys))
-    return play
+    return jax.jit(lambda kind: jax.lax.map(lambda key: one_run(key, kind), keys))
 
 
 def train(trained: Callable[[int], Any], kind: int) -> Numbers:
-    """Test error at the end, and how often something was corrected."""
+    """Returns the final test error and loss, and rounds corrected and rejected."""
     error, loss, corrected, refused = trained(kind)
     return {
-        # Of two kinds, guessed.
+        # A guess between two digits, if training diverges.
         "error": jaxwgc.summarize(jnp.where(jnp.isfinite(loss), error, 50.0)),
         "loss": float(jnp.mean(loss)),
         "corrected": float(jnp.mean(corrected)),
         "refused": float(jnp.mean(refused)),
     }
-
-
-def tabulate_training(numbers: Numbers) -> ResultTable:
-    """A row a kind of error."""
-    rows = [
-        [
-            kind,
-            *(interval(ways[way].error) for way in WAYS),
-            *(f"{ways[way].loss:.4g}" for way in WAYS),
-            f"{ways['corrected'].corrected:.0f}",
-            f"{ways['corrected'].refused:.0f}",
-        ]
-        for kind, ways in numbers.items()
-    ]
-    return ResultTable(
-        f"MNIST 4 vs 9, {NUM_STEPS} steps of gradient descent, RS(20, 20, 9), "
-        f"{NUM_LOST} of {NUM_WORKERS} workers lost and {NUM_WRONG} wrong in every "
-        "round: test error in percent, loss on all the data, and of the corrected the "
-        "rounds in which somebody was named, or nothing was decoded",
-        [
-            "error",
-            *(f"{way}: test error" for way in WAYS),
-            *(f"{way}: loss" for way in WAYS),
-            "rounds corrected",
-            "rounds refused",
-        ],
-        rows,
-    )
-
-
-def coordinate_median(messages: jax.Array) -> jax.Array:
-    """Returns the median of each coordinate."""
-    return jnp.median(messages, axis=0)
 
 
 def trimmed_mean(messages: jax.Array) -> jax.Array:
@@ -143,7 +120,7 @@ def trimmed_mean(messages: jax.Array) -> jax.Array:
 
 
 def krum(messages: jax.Array) -> jax.Array:
-    """Returns the message that is nearest to its n - f - 2 nearest ones."""
+    """Returns the message with the least distance to its n - f - 2 nearest ones."""
     differences = messages[:, None] - messages
     squares = jnp.sort(jnp.sum(differences**2, axis=2), axis=1)
     scores = squares[:, 1 : len(messages) - NUM_WRONG - 1].sum(1)
@@ -152,14 +129,14 @@ def krum(messages: jax.Array) -> jax.Array:
 
 OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": lambda messages: messages.mean(0),
-    "coordinate median": coordinate_median,
+    "coordinate median": lambda messages: jnp.median(messages, axis=0),
     "trimmed mean": trimmed_mean,
     "Krum": krum,
 }
 
 
 def compared(runs: int, key: jax.Array) -> Study:
-    """The error of the gradient, of uncoded messages and of coded ones."""
+    """Returns errors of the gradient, from uncoded and from coded messages."""
     cells = {
         data: {
             kind: Once(compare, kind, data == "sorted by digit", runs, key)
@@ -171,7 +148,7 @@ def compared(runs: int, key: jax.Array) -> Study:
 
 
 def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
-    """Medians over rounds of the error over the norm of the gradient."""
+    """Returns medians over rounds of the relative error of the gradient."""
     parts, _ = _parts(is_sorted)
     params = 0.01 * jax.random.normal(key, parts[0].shape[-1:])
     gradients = jaxwgc.partial_value_and_grad(_loss)(params, parts)[1]
@@ -202,12 +179,12 @@ def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
 
 
 def tabulate_compared(numbers: Numbers) -> ResultTable:
-    """A row a kind of error and of data."""
+    """Returns a row per kind of error and of data."""
     names = [*OTHERS, "coded, corrected"]
     return ResultTable(
-        f"Error of the gradient over its norm, median, {NUM_WRONG} of {NUM_WORKERS} "
-        "workers wrong: what is made of a message a part, and of coded ones, which "
-        "cost nine times the work",
+        f"Relative error of the gradient, median, {NUM_WRONG} of {NUM_WORKERS} workers "
+        "corrupted: aggregations of one message per part, and of coded messages, which "
+        "need nine times the work",
         ["data", "error", *names],
         [
             [data, kind, *(f"{cell[name]:.1e}" for name in names)]

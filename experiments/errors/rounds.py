@@ -1,4 +1,4 @@
-"""Rounds with wrong messages: what is found, and what is decoded."""
+"""Rounds with corrupted messages: which are located, and what is decoded."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,16 +11,16 @@ import numpy as np
 import jaxwgc
 from jaxwgc import codes, corruptions, stragglers
 
-# Of the gradient.
+# Parameters of the gradient.
 NUM_PARAMETERS = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
 class two_directions(corruptions.CorruptionModel):
-    """Errors that span a plane, however many there are."""
+    """Errors of all corrupted workers in the same plane."""
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns all messages as if all were corrupted."""
         keys = jax.random.split(key)
         shape, dtype = messages.shape, messages.dtype
         mix = jax.random.normal(keys[0], (shape[0], 2), dtype)
@@ -31,21 +31,21 @@ class two_directions(corruptions.CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class lightest_codeword(corruptions.CorruptionModel):
-    """Errors that would be right, if but a few of the others were wrong in their place.
+    """Errors that are consistent if as few other workers as possible are corrupted.
 
-    As few as can be; `who` is `stragglers.fixed`, and has a message each.
+    `who` is `stragglers.fixed`, and workers have one message each.
     """
 
     code: jaxwgc.GradientCode
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns all messages as if all were corrupted."""
         order_key, vector_key = jax.random.split(key)
         left, singular, _ = np.linalg.svd(self.code.encoding_matrix)
         rank = int(np.sum(singular > 1e-9 * singular[0]))
         basis = jnp.asarray(left[:, :rank], messages.dtype)
         assert isinstance(self.who, stragglers.fixed)
-        # Zero at as many of those who are right as codewords can be.
+        # The codeword is zero at as many of the uncorrupted workers as possible.
         draws = jax.random.uniform(order_key, (len(basis),)) + ~self.who.received
         place = jnp.argsort(jnp.argsort(draws))
         zeros = (place < rank - 1) & self.who.received
@@ -59,13 +59,13 @@ class lightest_codeword(corruptions.CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class one_of(corruptions.CorruptionModel):
-    """One of several models, by a number that may be traced: compiled once for all."""
+    """One of several models by a traced index, so that one program serves all."""
 
     models: tuple[corruptions.CorruptionModel, ...]
     index: Any
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns all messages as if all were corrupted."""
         branches = [
             lambda key, messages, model=model: model.corrupted(key, messages)
             for model in self.models
@@ -73,7 +73,7 @@ class one_of(corruptions.CorruptionModel):
         return jax.lax.switch(self.index, branches, key, messages)
 
 
-# Of whom is wrong, and the code.
+# Makes a model of the corrupted workers and the code.
 Corrupt = Callable[[Any, jaxwgc.GradientCode], corruptions.CorruptionModel]
 INDEPENDENT: dict[str, Corrupt] = {
     "noise": lambda who, code: corruptions.additive_noise(who),
@@ -90,7 +90,7 @@ WORST: dict[str, Corrupt] = {"part of the lightest codeword": lightest_codeword}
 
 
 def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
-    """By name."""
+    """Returns the codes by name."""
     return {
         "RS(20, 20, 9)": codes.reed_solomon(20, 20, 9),
         "RS(50, 20, 30)": codes.reed_solomon(50, 20, 30),
@@ -104,13 +104,13 @@ def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
 
 
 class Outcomes(NamedTuple):
-    """How rounds ended; arrays (rounds,).
+    """Outcomes of rounds; arrays (rounds,).
 
     Attributes:
-      is_right: whether exactly those are named who were wrong.
-      is_refused: whether nobody is.
-      blames: whether somebody is who was right.
-      error: of the decoded gradient, over the norm of the true one.
+      is_right: Whether exactly the corrupted workers are located.
+      is_refused: Whether the round is rejected.
+      blames: Whether an honest worker is blamed.
+      error: Relative error of the decoded gradient.
     """
 
     is_right: Any
@@ -122,43 +122,47 @@ class Outcomes(NamedTuple):
 def one_of_kinds(
     kinds: dict[str, Corrupt], index: Any, who: Any, code: jaxwgc.GradientCode
 ) -> one_of:
-    """Returns the model of that number among them."""
+    """Returns the model of that index among kinds of errors."""
     return one_of(who, tuple(make(who, code) for make in kinds.values()), index)
 
 
-class Rounds:
-    """Rounds of a code, one after the other, as in real life: each stops when done.
+def corrupt_and_decode(code: jaxwgc.GradientCode, model: Any, keys: Any, mask: Any):
+    """Returns located errors, and the relative error of the decoded gradient."""
+    gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
+    sent = jaxwgc.encode(code, gradients)
+    messages, *_ = model.sample(keys[2], (), sent, code.num_workers)
+    located = jaxwgc.coding.ErrorLocator.of(code).locate(messages, mask, keys[3])
+    params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
+    exact = gradients.sum(0)
+    off = jaxwgc.decode(code, messages, located, params) - exact
+    return located, jnp.linalg.norm(off) / jnp.linalg.norm(exact)
 
-    Compiled once for all kinds and numbers of errors.
+
+class Rounds:
+    """Rounds of a code in one program for all kinds and numbers of errors.
+
+    Rounds run one after the other, since each stops when it has converged.
     """
 
     kinds = INDEPENDENT | TOGETHER | WORST
 
     def __init__(self, code: jaxwgc.GradientCode, num_rounds: int, key: jax.Array):
         self.code, self.keys = code, jax.random.split(key, num_rounds)
-        locator = jaxwgc.coding.ErrorLocator.of(code)
         num_workers = code.num_workers
 
         def one_round(key, kind, num_wrong, num_missing):
             keys = jax.random.split(key, 4)
-            gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
             place = jax.random.permutation(keys[1], num_workers)
             is_wrong = place < num_wrong
             received = is_wrong | (place >= num_wrong + num_missing)
             model = one_of_kinds(self.kinds, kind, stragglers.fixed(~is_wrong), code)
-            messages, *_ = model.sample(
-                keys[2], (), jaxwgc.encode(code, gradients), num_workers
-            )
             mask = jnp.repeat(received, code.messages_per_worker)
-            located = locator.locate(messages, mask, keys[3])
-            params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
-            decoded = jaxwgc.decode(code, messages, located, params)
-            exact = gradients.sum(0)
+            located, error = corrupt_and_decode(code, model, keys, mask)
             return Outcomes(
                 jnp.all(located.wrong == is_wrong) & ~located.refused,
                 located.refused,
                 jnp.any(located.wrong & ~is_wrong),
-                jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact),
+                error,
             )
 
         self._play = jax.jit(
@@ -170,7 +174,7 @@ class Rounds:
     def play(
         self, kind: str, num_wrong: int, num_missing: int = 0, batch: int = 0
     ) -> Outcomes:
-        """Returns what becomes of them; of another batch of random numbers if asked."""
+        """Returns the outcomes of rounds; `batch` chooses other random numbers."""
         keys = self.keys
         if batch:
             keys = jax.vmap(lambda key: jax.random.fold_in(key, batch))(keys)

@@ -1,19 +1,153 @@
-"""Wrong answers: what is found, how often, and what training makes of it."""
+"""Corrupted messages: detection rates, false alarms and training."""
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.errors import bits, learning
-from experiments.errors.bits import HARMLESS
+import jaxwgc
+from experiments.errors import learning
+from experiments.errors import rounds as rounds_of
 from experiments.errors.rounds import INDEPENDENT, TOGETHER, WORST, Rounds, known_codes
-from experiments.runner.study import Numbers, Once, Study, run
-from experiments.runner.tables import ResultTable
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Numbers, Once, Study, command
+from experiments.runner.tables import ResultTable, table_of
+from jaxwgc import corruptions, stragglers
 
-# By code and number of missing answers, the numbers of wrong ones.
+SHOWN = (
+    "RS(20, 20, 9)",
+    "cyclic repetition, n = 12, s = 5",
+    "fractional repetition, n = 12, s = 2",
+)
+NUM_BITS = 32
+# Relative change of the gradient below which an error does not matter.
+HARMLESS = 1e-5
+SIZES = 10.0 ** np.arange(-8, 3.1, 0.5)
+
+
+def bits(runs: int, key: jax.Array) -> Study:
+    """Returns detections by bit and by size of the error."""
+    every = known_codes(key)
+    numbers = {
+        "rounds": 5 * runs,
+        "sizes": SIZES.tolist(),
+        "codes": {
+            name: {
+                "bits": Once(flipped, every[name], 5 * runs, key),
+                "whole": Once(sized, every[name], 1.0, runs, key),
+                "entry": Once(sized, every[name], 1e-9, runs, key),
+            }
+            for name in SHOWN
+        },
+    }
+    return Study(numbers, tables={"bits": tabulate}, figures={"sizes": draw}, note=note)
+
+
+def _play(code, model_of, settings, runs, key):
+    """Returns per setting what is detected, and errors of decoded gradients."""
+    num_workers = code.num_workers
+
+    def one_round(key, setting):
+        keys = jax.random.split(key, 4)
+        is_right = jnp.arange(num_workers) != jax.random.randint(
+            keys[1], (), 0, num_workers
+        )
+        model = model_of(stragglers.fixed(is_right), setting)
+        everyone = jnp.ones(num_workers, bool)
+        located, error = rounds_of.corrupt_and_decode(code, model, keys, everyone)
+        is_detected = located.wrong.any() | located.refused | ~located.mask.all()
+        return is_detected, jnp.where(located.refused, 0, error)
+
+    keys = jax.random.split(key, runs)
+
+    @jax.jit
+    def every(setting):
+        return jax.lax.map(lambda key: one_round(key, setting), keys)
+
+    return [jax.tree.map(np.asarray, every(setting)) for setting in settings]
+
+
+def flipped(code: jaxwgc.GradientCode, runs: int, key: jax.Array) -> list[Numbers]:
+    """Returns per bit the detections, and the worst error of decoded gradients."""
+    played = _play(code, corruptions.bit_flip, jnp.arange(NUM_BITS), runs, key)
+    return [
+        {
+            "detected": int(detected.sum()),
+            "harm": float(error.max()),
+            "harmful": int(np.sum(error > HARMLESS)),
+        }
+        for detected, error in played
+    ]
+
+
+def sized(
+    code: jaxwgc.GradientCode, share: float, runs: int, key: jax.Array
+) -> list[Numbers]:
+    """Returns detections by relative size of an error in a share of the entries."""
+
+    def model_of(who, size):
+        return corruptions.additive_noise(who, size, share)
+
+    # Errors in one entry are relative to the norm of the message.
+    scale = np.sqrt(rounds_of.NUM_PARAMETERS) if share < 1 else 1.0
+    played = _play(code, model_of, jnp.asarray(SIZES * scale, jnp.float32), runs, key)
+    return [
+        {"detected": float(detected.mean()), "harm": float(error.max())}
+        for detected, error in played
+    ]
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """Returns a row per bit."""
+
+    def row(bit):
+        kind = "sign" if bit == 31 else "exponent" if bit >= 23 else "mantissa"
+        outcomes = [code.bits[bit] for code in numbers["codes"].values()]
+        return f"{bit}, {kind}", *(f"{o.detected} ({o.harm:.0e})" for o in outcomes)
+
+    return ResultTable(
+        f"One bit of one entry of one message is flipped, {numbers['rounds']:,} rounds "
+        f"per bit, {rounds_of.NUM_PARAMETERS:,} parameters: rounds in which it is "
+        "detected, and in brackets the largest relative error of the decoded gradient",
+        ["bit", *numbers["codes"]],
+        map(row, reversed(range(NUM_BITS))),
+    )
+
+
+def note(numbers: Numbers) -> str:
+    """Returns how many flips were neither detected nor harmless."""
+    every = (bit for code in numbers["codes"].values() for bit in code.bits)
+    harmful = sum(bit.harmful for bit in every)
+    return f"{harmful} flips were neither detected nor below {HARMLESS:g}"
+
+
+def draw(numbers: Numbers) -> Figure:
+    """Draws detections and the largest error of decoded gradients by size."""
+    figure, (left, right) = new_figure(9, 4, columns=2, share_y=False)
+    for index, (name, code) in enumerate(numbers["codes"].items()):
+        for style, kind in (("-", "whole"), ("--", "entry")):
+            look = {"linestyle": style, "label": name if kind == "whole" else None}
+            shares = [100 * cell.detected for cell in code[kind]]
+            harms = [max(cell.harm, 1e-9) for cell in code[kind]]
+            for axes, values in ((left, shares), (right, harms)):
+                line(axes, index, numbers["sizes"], values, **look)
+    left.set(ylabel="detected, percent")
+    right.set(yscale="log", ylabel="relative error of the decoded gradient")
+    right.axhline(HARMLESS, color="0.6", linewidth=0.8)
+    for axes in (left, right):
+        axes.set(
+            xscale="log", xlabel="relative error of the message (dashed: one entry)"
+        )
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=3
+    )
+    return figure
+
+
+# Numbers of corrupted messages by code and number of missing messages.
 CELLS: dict[tuple[str, int], tuple[int, ...]] = {
     ("RS(20, 20, 9)", 0): (1, 2, 4, 5, 6, 7),
     ("RS(20, 20, 9)", 2): (1, 3, 4, 5),
@@ -22,67 +156,83 @@ CELLS: dict[tuple[str, int], tuple[int, ...]] = {
     ("cyclic repetition, n = 12, s = 5", 0): (1, 2, 3, 4),
     ("cyclic repetition, n = 12, s = 5", 2): (1, 2),
 }
-# Rounds without errors, over those of a cell.
+# Batches of rounds without errors.
 BATCHES = 50
-# Where colluding workers are one more than the code can tell.
+# Numbers of colluding workers: one more than the code can locate.
 BEYOND = {"RS(20, 20, 9)": 5, "RS(50, 20, 30)": 15, "cyclic MDS, n = 12, s = 5": 3}
 
 
+@command("wrong-answers", "Corrupted messages")
 def wrong_answers(
-    runs: int | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
-    """Wrong answers: which are found, at what size, and what they do to training.
+    runs: int = 200, quick: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Detects and corrects corrupted messages, and trains with them.
 
     Args:
-        runs: Rounds a cell; 200 by default, 5 with --quick. Rounds without errors, and
-            those of each bit, are fifty and five times as many.
-        quick: Fewer of both.
-        seed: Of the random numbers.
-        out: Folder for tables, figures and numbers.
+        runs: Rounds per cell. There are 50 times as many rounds without errors, and 5
+            times as many for each bit.
+        quick: Run at most 5 rounds per cell, and train with fewer seeds.
     """
-    if runs is None:
-        runs = 5 if quick else 200
+    runs = min(runs, 5) if quick else runs
     key = jax.random.key(seed)
     rounds = functools.cache(lambda name: Rounds(known_codes(key)[name], runs, key))
-    sections = {
+    return {
         "located": functools.partial(located, runs, rounds),
         "clean": functools.partial(clean, runs, rounds, list(known_codes(key))),
         "beyond": functools.partial(beyond, runs, rounds),
-        "bits": functools.partial(bits.study, runs, key),
+        "bits": functools.partial(bits, runs, key),
         "training": functools.partial(learning.study, quick, key),
         "gradients": functools.partial(learning.compared, runs, key),
     }
-    run("wrong_answers", "Wrong answers", sections, runs, seed, out)
 
 
-# By the name of a code.
+# Rounds by the name of a code.
 Known = Callable[[str], Rounds]
 
 
 def located(runs: int, rounds: Known) -> Study:
-    """The share of rounds in which exactly the wrong workers are named."""
-    numbers = {
-        "rounds": runs,
-        "cells": [
-            {"code": name, "missing": missing, "wrong": wrong}
-            | {"": Once(_located, rounds, name, missing, wrong)}
-            for (name, missing), numbers in CELLS.items()
-            for wrong in numbers
-        ],
-    }
-    return Study(numbers, tables={"": tabulate_located})
+    """Returns the rounds in which exactly the corrupted workers are located."""
+    cells = [
+        {"code": name, "missing": missing, "wrong": wrong}
+        | {"": Once(_located, rounds, name, missing, wrong)}
+        for (name, missing), numbers in CELLS.items()
+        for wrong in numbers
+    ]
+
+    def least(kinds):
+        def cell(row):
+            shown = [row["right"][name] for name in kinds if name in row["right"]]
+            return f"{min(shown)}" if shown else "beyond"
+
+        return cell
+
+    table = table_of(
+        "Of {rounds} rounds in float32, those in which exactly the corrupted workers "
+        "are located: minimum over four kinds of independent errors, and over three "
+        "kinds of errors that agree. If half of the workers are corrupted, noise alone",
+        {
+            "code": "{code}",
+            "missing": "{missing}",
+            "checks": "{checks}",
+            "corrupted": "{wrong}",
+            "independent": least(INDEPENDENT),
+            "that agree": least(TOGETHER),
+            "rejected, of all": "{refused}",
+            "honest workers blamed": "{blamed}",
+            "largest error of the gradient": "{error:.0e}",
+        },
+        "cells",
+    )
+    return Study({"rounds": runs, "cells": cells}, tables={"": table})
 
 
 def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     code = rounds(name).code
     checks = code.num_stragglers - missing
-    # Half as many colluders can be told.
+    # Half as many colluders can be located.
     kinds = INDEPENDENT | (TOGETHER if wrong <= checks // 2 else {})
     if 2 * wrong >= code.num_workers:
-        # The others are wrong as well, if all signs are turned.
+        # If half of all signs are flipped, the other half may be the corrupted one.
         kinds = {"noise": INDEPENDENT["noise"]}
     played = {kind: rounds(name).play(kind, wrong, missing) for kind in kinds}
     errors = [each.error[each.is_right] for each in played.values()]
@@ -95,53 +245,20 @@ def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     }
 
 
-def tabulate_located(numbers: Numbers) -> ResultTable:
-    """A row a cell; the least success of the kinds of errors."""
-
-    def least(cell, kinds):
-        shown = [cell.right[name] for name in kinds if name in cell.right]
-        return f"{min(shown)}" if shown else "beyond"
-
-    rows = [
-        [
-            cell.code,
-            str(cell.missing),
-            str(cell.checks),
-            str(cell.wrong),
-            least(cell, INDEPENDENT),
-            least(cell, TOGETHER),
-            str(cell.refused),
-            str(cell.blamed),
-            f"{cell.error:.0e}",
-        ]
-        for cell in numbers["cells"]
-    ]
-    return ResultTable(
-        f"Of {numbers['rounds']} rounds in float32, those in which exactly the wrong "
-        "workers are named: the least over four kinds of independent errors, and over "
-        "three of errors that agree. Where half of all are wrong, noise alone",
-        [
-            "code",
-            "missing",
-            "checks",
-            "wrong",
-            "independent",
-            "that agree",
-            "refused, of all",
-            "others blamed",
-            "largest error of the gradient",
-        ],
-        rows,
-    )
-
-
 def clean(runs: int, rounds: Known, names: list[str]) -> Study:
-    """Rounds in which nobody is wrong."""
-    numbers = {
-        "rounds": BATCHES * runs,
-        "codes": {name: Once(_clean, rounds, name) for name in names},
-    }
-    return Study(numbers, tables={"clean": tabulate_clean})
+    """Returns the outcomes of rounds without corrupted messages."""
+    table = table_of(
+        "{rounds:,} rounds with one missing and no corrupted message",
+        {
+            "code": "{name}",
+            "honest workers blamed": "{blamed}",
+            "rejected": "{refused}",
+            "largest error of the gradient": "{error:.0e}",
+        },
+        "codes",
+    )
+    cells = {name: Once(_clean, rounds, name) for name in names}
+    return Study({"rounds": BATCHES * runs, "codes": cells}, tables={"clean": table})
 
 
 def _clean(rounds: Known, name: str) -> Numbers:
@@ -153,31 +270,28 @@ def _clean(rounds: Known, name: str) -> Numbers:
     }
 
 
-def tabulate_clean(numbers: Numbers) -> ResultTable:
-    """A row a code."""
-    return ResultTable(
-        f"{numbers['rounds']:,} rounds in which one worker is missing and nobody is "
-        "wrong",
-        ["code", "somebody blamed", "refused", "largest error of the gradient"],
-        [
-            [name, str(cell.blamed), str(cell.refused), f"{cell.error:.0e}"]
-            for name, cell in numbers["codes"].items()
-        ],
-    )
-
-
 def beyond(runs: int, rounds: Known) -> Study:
-    """More colluders than can be told from the others."""
-    numbers = {
-        "rounds": runs,
-        "cells": [
-            {"code": name, "wrong": wrong, "kind": kind}
-            | {"": Once(_beyond, rounds, name, kind, wrong)}
-            for name, wrong in BEYOND.items()
-            for kind in TOGETHER | WORST
-        ],
-    }
-    return Study(numbers, tables={"beyond": tabulate_beyond})
+    """Returns the outcomes with more colluders than the code can locate."""
+    cells = [
+        {"code": name, "wrong": wrong, "kind": kind}
+        | {"": Once(_beyond, rounds, name, kind, wrong)}
+        for name, wrong in BEYOND.items()
+        for kind in TOGETHER | WORST
+    ]
+    table = table_of(
+        "More workers with errors that agree than the code can locate, {rounds} rounds",
+        {
+            "code": "{code}",
+            "corrupted": "{wrong}",
+            "error": "{kind}",
+            "located": "{right}",
+            "rejected": "{refused}",
+            "honest workers blamed": "{blamed}",
+            "error above 1e-5": "{unnoticed}",
+        },
+        "cells",
+    )
+    return Study({"rounds": runs, "cells": cells}, tables={"beyond": table})
 
 
 def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
@@ -188,31 +302,3 @@ def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
         "blamed": int(played.blames.sum()),
         "unnoticed": int(np.sum((played.error > HARMLESS) & ~played.is_refused)),
     }
-
-
-def tabulate_beyond(numbers: Numbers) -> ResultTable:
-    """A row a code and kind."""
-    return ResultTable(
-        f"More workers that agree than the code can tell, {numbers['rounds']} rounds",
-        [
-            "code",
-            "wrong",
-            "error",
-            "found",
-            "refused",
-            "others blamed",
-            "error above 1e-5",
-        ],
-        [
-            [
-                cell.code,
-                str(cell.wrong),
-                cell.kind,
-                str(cell.right),
-                str(cell.refused),
-                str(cell.blamed),
-                str(cell.unnoticed),
-            ]
-            for cell in numbers["cells"]
-        ],
-    )

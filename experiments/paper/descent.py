@@ -1,7 +1,7 @@
-"""Gradient descent on a simulated cluster, which every experiment here runs on.
+"""Gradient descent on the paper's simulated cluster.
 
-Every iteration loses as many random workers as the code tolerates and decodes the
-gradient from the messages of the others.
+In every iteration, as many random workers straggle as the code tolerates, and the
+gradient is decoded from the messages of the others.
 """
 
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ import optax
 
 import jaxwgc
 
-# The paper's cluster: n = 50 workers, k = 20 parts, d = 30 copies of each, so w = 12
-# parts a worker and s = 29 stragglers.
+# The paper's cluster: n = 50 workers, k = 20 parts and d = 30 copies, so w = 12 parts
+# per worker and s = 29 stragglers.
 CODE = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, replication=30)
 STRAGGLERS = jaxwgc.stragglers.uniform(CODE.num_stragglers)
 
 
 class Descent(NamedTuple):
-    """Where gradient descent ended: parameters, iterations, norm of the gradient."""
+    """End of gradient descent: parameters, iterations, norm of the gradient."""
 
     params: Any
     iterations: jax.Array
@@ -29,8 +29,8 @@ class Descent(NamedTuple):
 def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterations):
     """Descends until the decoded gradient is shorter than `stop_norm`.
 
-    An iteration is a step that was taken. `loss(params, part)` is the sum over a part,
-    and `weights` is what the gradients of the parts are multiplied by.
+    Iterations count the steps taken. `loss(params, part)` is the sum over a part, and
+    `weights` multiply the gradients of the parts.
     """
     initial, step = _stepper(key, loss, parts, weights, step_size)
 
@@ -55,7 +55,7 @@ def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterati
 
 
 def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations):
-    """The norm of the decoded gradient at every iteration, with no stop."""
+    """Returns the norm of the decoded gradient at every iteration, without a stop."""
     initial, step = _stepper(key, loss, parts, weights, step_size)
 
     def one_iteration(carry, _):
@@ -69,7 +69,7 @@ def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations)
 
 
 def _stepper(key, loss, parts, weights, step_size):
-    """The optax chain of a coded step: its initial state, and the step itself."""
+    """Returns `init` and `step` of a coded optimizer step."""
     code = jaxwgc.weighted(CODE, weights)
     aggregate = jaxwgc.coded_aggregate(code, STRAGGLERS, key)
     partial_gradients = jaxwgc.partial_value_and_grad(loss)

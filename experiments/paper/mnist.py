@@ -1,7 +1,6 @@
 """Table 1: logistic regression on MNIST, 4 against 9, on sampled parts."""
 
 import functools
-import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 import jaxwgc
 from experiments.paper import descent
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, Trial, run
+from experiments.runner.study import Numbers, Once, Study, Trial, command
 from experiments.runner.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
@@ -33,18 +32,18 @@ PUBLISHED = {
     "rho=20 unweighted": {"error": 8.5, "iterations": 12.67},
 }
 PUBLISHED_UNCOMPRESSED_ERROR = 4.37
-# Neither step nor threshold is published. For the paper's protocol both are fitted to
-# the twelve numbers above, over these steps and thresholds; errors count in half
-# points, what a mean of six runs may be off by, iterations in tenths of the published.
+# Neither step nor threshold is published. For the paper's protocol, both are fitted to
+# the twelve numbers above over these grids. The units of the misfit are half a point,
+# which is the accuracy of a mean of six runs, and a tenth of the published iterations.
 FIT_STEPS = np.geomspace(2e-4, 2e-3, 13)
 FIT_NORMS = np.geomspace(30.0, 600.0, 80)
 FIT_RUNS, FIT_ITERATIONS = 24, 100
 ERROR_UNIT, ITERATIONS_UNIT = 0.5, 0.1
-# For the others the step is the longest of these, times the mean loss, with which the
-# uncompressed loss falls at every iteration.
+# For the other protocols, the step on the mean loss is the longest of these with which
+# the uncompressed loss falls at every iteration.
 STEP_SIZES = (1.0, 0.5, 0.2, 0.1)
-# Rows rescaled by 1/√(rΠ), as in section 3.2; losses rescaled by 1/(qΠ), so that they
-# stand for all the data; no rescaling.
+# Rows rescaled by 1/√(rΠ) as in section 3.2; losses rescaled by 1/(qΠ), which is
+# unbiased; no rescaling.
 PROTOCOLS = "paper", "unbiased", "plain"
 
 
@@ -56,14 +55,14 @@ class Digits(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """When a protocol steps how far, and the gradient norm that ends it."""
+    """Step size of a protocol, and the gradient norm that ends it."""
 
     step_size: float
     stop_norm: float
 
 
 def load_digits() -> tuple[Digits, Digits]:
-    """10,000 images to train and 1,791 to test, in an order that is always the same."""
+    """Returns 10,000 images to train and 1,791 to test, in a fixed order."""
     with np.load(DATA) as file:
         images = file["images"].reshape(-1, 784).astype(np.float32) / 255
         labels = (file["labels"] == 9).astype(np.float32)
@@ -76,19 +75,19 @@ def load_digits() -> tuple[Digits, Digits]:
 
 
 def logistic_loss(params: jax.Array, part: Any) -> jax.Array:
-    """Sum of the logistic losses of the rows, each with its weight and scale."""
+    """Returns the sum of logistic losses of rows with weights and scales."""
     images, labels, row_weights, row_scales = part
     logits = row_scales * (images @ params)
     return jnp.sum(row_weights * (jax.nn.softplus(logits) - labels * logits))
 
 
 def test_error(params: jax.Array, test: Digits) -> jax.Array:
-    """Share of the test images on the wrong side, in percent."""
+    """Returns the percentage of misclassified test images."""
     return 100 * jnp.mean((test.images @ params > 0) != (test.labels > 0.5))
 
 
 class Sampled(NamedTuple):
-    """The parts that a run descends on, and what their rows are rescaled by."""
+    """Sampled parts of a run, and the scales of their rows."""
 
     images: jax.Array
     labels: jax.Array
@@ -98,7 +97,7 @@ class Sampled(NamedTuple):
 
 
 def draw_parts(key: jax.Array, data: Any, compression: int) -> Sampled:
-    """A random partition and a sample of it; `data` are as for `one_run`."""
+    """Draws a random partition and a sample of it; `one_run` explains `data`."""
     training, _, scores = data
     order_key, sample_key = jax.random.split(key)
     order = jax.random.permutation(order_key, NUM_TRAINING)
@@ -116,9 +115,10 @@ def draw_parts(key: jax.Array, data: Any, compression: int) -> Sampled:
 
 
 def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.Array]:
-    """Gradient norms and test errors (steps, 2, iterations) of the paper's protocol.
+    """Returns gradient norms and test errors (steps, 2, iterations) of the protocol.
 
-    With weights and without; decoded gradients are exact, so that no code is needed.
+    The second axis is with and without weights. No code is needed, since decoded
+    gradients are exact.
     """
     parts, test = draw_parts(key, data, compression), data[1]
     rows = (parts.images * parts.paper[:, None, None]).reshape(-1, 784)
@@ -141,7 +141,7 @@ def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.A
 
 
 def fit(key: jax.Array, data: Any, runs: int) -> Rule:
-    """Step and threshold of the paper's protocol that come nearest to its numbers."""
+    """Fits step and threshold of the paper's protocol to its numbers."""
     misfit = np.zeros((len(FIT_NORMS), len(FIT_STEPS)))
     for compression in COMPRESSIONS:
         trial = functools.partial(trajectories, data=data, compression=compression)
@@ -161,11 +161,10 @@ def fit(key: jax.Array, data: Any, runs: int) -> Rule:
 
 
 def calibrate(training: Digits, test: Digits) -> Rule:
-    """Step and stopping norm on the sum of the losses from the uncompressed run alone.
+    """Returns step and stopping norm on the sum of losses from the uncompressed run.
 
-    The step is the longest in the grid with which the loss falls at every iteration;
-    descent stops at the gradient norm where the test error first reaches the published
-    4.37%.
+    The step is the longest in the grid with which the loss falls at every iteration.
+    The norm is that at which the test error first reaches the published 4.37%.
     """
 
     @jax.jit
@@ -192,10 +191,10 @@ def calibrate(training: Digits, test: Digits) -> Rule:
 
 
 def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int) -> Any:
-    """One random partition and sample, descended in every protocol, with and without.
+    """Descends on one random partition and sample in every protocol.
 
-    All six descents read the same images, side by side. `data` are both sets of images
-    and the leverage scores of the first.
+    All six descents, with and without weights, read the same images. `data` has both
+    sets of images and the leverage scores of the training images.
     """
     test = data[1]
     sample_key, descent_key = jax.random.split(key)
@@ -219,33 +218,24 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
     lanes = [(*rules[p], *scales[p], w) for p in PROTOCOLS for w in (counts, ones)]
     keys = jax.random.split(descent_key, len(lanes))
     ends = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
-    run: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
+    found: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
     for lane, protocol in enumerate(PROTOCOLS):
-        run[protocol] = {
-            weighting: {name: leaf[2 * lane + second] for name, leaf in ends.items()}
+        both = jax.tree.map(lambda leaf, at=2 * lane: leaf[at : at + 2], ends)
+        found[protocol] = {
+            weighting: {name: leaf[second] for name, leaf in both.items()}
             for second, weighting in enumerate(WEIGHTINGS)
-        }
-        error = ends["error"][2 * lane : 2 * lane + 2]
-        run[protocol]["error_saved"] = error[1] - error[0]
-    return run
+        } | {"error_saved": both["error"][1] - both["error"][0]}
+    return found
 
 
-def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
-    """Table 1: test error and iterations on MNIST, with and without weights.
+@command("mnist", "Table 1, MNIST 4 against 9", prefix="table1")
+def mnist(runs: int = 200, seed: int = 0) -> Study:
+    """Measures table 1: test error and iterations on MNIST, by weights.
 
     Args:
         runs: Random partitions and samples for each compression factor.
-        seed: Of the random numbers.
-        out: Folder for the tables (JSON and Markdown) and the figure (PNG).
     """
-    sections = {"": functools.partial(study, runs, seed)}
-    title = "Table 1, MNIST 4 against 9"
-    run("mnist", title, sections, runs, seed, out, prefix="table1")
-
-
-def study(runs: int, seed: int) -> Study:
-    """A cell a compression, with step and stopping norm of the uncompressed run."""
-    # Other runs than those that are shown.
+    # The fit has other runs than the tables.
     fit_key, key = jax.random.split(jax.random.key(seed))
 
     @functools.cache
@@ -272,104 +262,100 @@ def study(runs: int, seed: int) -> Study:
     )
 
 
+def cells(numbers: Numbers) -> list[dict[str, Any]]:
+    """Returns the rows of the paper's table, with the runs of each protocol."""
+    return [
+        {"ρ": compression.removeprefix("rho="), "weights": YES_NO[w == "weighted"]}
+        | {"published": PUBLISHED[f"{compression} {w}"]}
+        | {protocol: record[protocol][w] for protocol in PROTOCOLS}
+        for compression, record in numbers["reproduced"].items()
+        for w in WEIGHTINGS
+    ]
+
+
 def main_table(numbers: Numbers) -> ResultTable:
-    """Published and reproduced, error and iterations in one cell."""
-
-    def show(cell):
-        compression, weighting = cell
-        published = PUBLISHED[f"{compression} {weighting}"]
-        runs = numbers["reproduced"][compression]
-        runs = {protocol: runs[protocol][weighting] for protocol in PROTOCOLS}
-        return {
-            "ρ": compression.removeprefix("rho="),
-            "weights": YES_NO[weighting == "weighted"],
-            "published (6 runs)": "{error:g} / {iterations:g}".format(**published),
-        } | {
-            protocol: f"{interval(run['error'])} / {interval(run['iterations'], 1)}"
-            for protocol, run in runs.items()
-        }
-
+    """Returns published and reproduced errors and iterations."""
+    shown = "{%s[error]} / {%s[iterations]:1}"
     return ResultTable.of_records(
         "Table 1: test error in percent / iterations, mean of "
         f"{numbers['runs']} runs with 95% confidence interval",
-        show,
-        itertools.product(numbers["reproduced"], WEIGHTINGS),
+        {
+            "ρ": "{ρ}",
+            "weights": "{weights}",
+            "published (6 runs)": "{published[error]:g} / {published[iterations]:g}",
+        }
+        | {name: shown.replace("%s", name) for name in PROTOCOLS},
+        cells(numbers),
     )
 
 
 def fit_table(numbers: Numbers) -> ResultTable:
-    """The paper's protocol with the fitted step and threshold, number by number."""
+    """Returns the paper's protocol with fitted step and threshold, by number."""
 
-    def show(cell):
-        compression, weighting, quantity = cell
-        published = PUBLISHED[f"{compression} {weighting}"][quantity]
-        summary = numbers["reproduced"][compression]["paper"][weighting][quantity]
-        # Of a mean of six runs.
+    def row(cell, quantity, name, digits):
+        published, summary = cell["published"][quantity], cell["paper"][quantity]
+        # The standard error of a mean of six runs.
         spread = summary.standard_error * np.sqrt(numbers["runs"] / 6)
-        return {
-            "ρ": compression.removeprefix("rho="),
-            "weights": YES_NO[weighting == "weighted"],
-            "": "error, %" if quantity == "error" else quantity,
-            "published": f"{published:g}",
-            "fitted": interval(summary, 2 if quantity == "error" else 1),
-            "spread of six": f"{spread:.2f}",
-            "off, in spreads": f"{(published - summary.mean) / spread:+.1f}",
-        }
+        return (
+            *(cell["ρ"], cell["weights"], name),
+            *(f"{published:g}", interval(summary, digits), f"{spread:.2f}"),
+            f"{(published - summary.mean) / spread:+.1f}",
+        )
 
     rule = numbers["rules"]["paper"]
-    return ResultTable.of_records(
+    quantities = ("error", "error, %", 2), ("iterations", "iterations", 1)
+    return ResultTable(
         f"Table 1 fitted: step {rule.step_size:.2g}, threshold {rule.stop_norm:.0f}, "
-        "two numbers to twelve",
-        show,
-        itertools.product(numbers["reproduced"], WEIGHTINGS, ("error", "iterations")),
+        "two parameters to twelve numbers. Deviations are in standard errors of a mean "
+        "of six runs",
+        ["ρ", "weights", "", "published", "fitted", "standard error", "deviation"],
+        [row(cell, *quantity) for cell in cells(numbers) for quantity in quantities],
     )
 
 
 def weights_table(numbers: Numbers) -> ResultTable:
-    """Shows what the weights save, paired by run."""
+    """Returns the test error that weights save, paired by run."""
 
-    def row(compression, record):
-        weighted, unweighted = (PUBLISHED[f"{compression} {w}"] for w in WEIGHTINGS)
-        return [
-            compression.removeprefix("rho="),
-            f"{unweighted['error'] - weighted['error']:.2f}",
-            *(interval(record[protocol]["error_saved"], 3) for protocol in PROTOCOLS),
-            interval(record["draws_per_part"], 3),
-        ]
+    def published(row):
+        errors = [PUBLISHED[f"{row['name']} {w}"]["error"] for w in WEIGHTINGS]
+        return f"{errors[1] - errors[0]:.2f}"
 
-    return ResultTable(
+    return ResultTable.of_records(
         "Test error that the weights save, percentage points, "
         f"{numbers['runs']} paired runs",
-        ["ρ", "published", *PROTOCOLS, "q/k"],
-        itertools.starmap(row, numbers["reproduced"].items()),
+        {"ρ": lambda row: row["name"].removeprefix("rho="), "published": published}
+        | {name: f"{{{name}[error_saved]:3}}" for name in PROTOCOLS}
+        | {"q/k": "{draws_per_part:3}"},
+        numbers["reproduced"],
     )
 
 
 def draw(numbers: Numbers) -> figures.Figure:
-    """Test errors of the paper's protocol and the published ones."""
+    """Draws test errors of the paper's protocol and the published ones."""
     figure, (axes,) = figures.new_figure(7, 4.2)
     positions = np.arange(len(COMPRESSIONS))
     for weighting, color, marker, offset in (
         ("weighted", "tab:blue", "o", -0.06),
         ("unweighted", "tab:red", "s", 0.06),
     ):
-        published = [PUBLISHED[f"rho={c} {weighting}"]["error"] for c in COMPRESSIONS]
-        runs = [numbers["reproduced"][f"rho={c}"]["paper"] for c in COMPRESSIONS]
+        at, names = positions + offset, [f"rho={c}" for c in COMPRESSIONS]
+        published = [PUBLISHED[f"{name} {weighting}"]["error"] for name in names]
+        runs = [numbers["reproduced"][name]["paper"] for name in names]
         errors = [run[weighting]["error"] for run in runs]
         look = {"marker": marker, "color": color}
-        label = f"published, {weighting} (6 runs)"
         hollow = look | {"markerfacecolor": "white", "linestyle": ":"}
-        axes.plot(positions + offset, published, label=label, **hollow)
-        label = f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)"
+        hollow["label"] = f"published, {weighting} (6 runs)"
+        axes.plot(at, published, **hollow)
+        look["label"] = f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)"
         means, halves = [error.mean for error in errors], [*map(half_width, errors)]
-        at = positions + offset
-        axes.errorbar(at, means, yerr=halves, capsize=3, label=label, **look)
+        axes.errorbar(at, means, yerr=halves, capsize=3, **look)
     look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}
     text, at = "uncompressed, published", positions[-1] + 0.25
     figures.threshold(axes, PUBLISHED_UNCOMPRESSED_ERROR, text, at, **look)
     axes.set_xticks(positions, [str(compression) for compression in COMPRESSIONS])
-    axes.set_xlim(-0.3, positions[-1] + 0.3)
-    axes.set_ylim(bottom=min(3.8, axes.get_ylim()[0]))
+    axes.set(
+        xlim=(-0.3, positions[-1] + 0.3), ylim=(min(3.8, axes.get_ylim()[0]), None)
+    )
     axes.set(xlabel="compression factor ρ = N/r", ylabel="test error (%)")
     axes.set_title("Table 1: MNIST 4 vs 9, 29 of 50 workers lost in every iteration")
     axes.legend(loc="center right", bbox_to_anchor=(1, 0.46))

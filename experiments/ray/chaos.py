@@ -1,4 +1,4 @@
-"""Real workers that are killed and frozen all the time while they train."""
+"""Training on real workers that are killed and frozen all the time."""
 
 import contextlib
 import functools
@@ -20,21 +20,23 @@ import optax
 
 import jaxwgc
 from experiments.runner import figures
-from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.results import check_positive
+from experiments.runner.study import COMMANDS, Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
 
 NUM_WORKERS = 8
-# On request, of a worker in a step without stragglers, and of the data.
+# Seconds until a silent worker counts as lost, beyond its work.
+RESPONSE_SECONDS = 3.0
+# On request: parts per worker in a step without stragglers, and copies of the data.
 PARTS_EACH, COPIES = 4, 3
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
-# Relative errors above are no rounding of float32.
+# Relative errors above this are larger than rounding in float32.
 WRONG = 1e-3
-# In the figure.
+# Curves of the figure.
 CURVES = {
-    "resident_mib": "coordinator in memory, MiB",
+    "resident_mib": "memory of the coordinator, MiB",
     "store_mib": "object store, MiB",
-    "seconds": "seconds a step",
+    "seconds": "seconds per step",
 }
 
 
@@ -50,73 +52,58 @@ def chaos(
     """Kills and freezes real workers while they train: no step lost, none wrong.
 
     Args:
-        on_request: Finished parts of `codes.replicated` are asked for, in the place of
-            messages of `codes.reed_solomon`.
-        steps: Of training, on 8 processes of this machine.
-        kill_every: Steps from one SIGKILL to the next, of a worker at random.
+        on_request: Request finished parts of `codes.replicated` instead of messages of
+            `codes.reed_solomon`.
+        steps: Training steps, on 8 processes of this machine.
+        kill_every: Steps from one SIGKILL of a random worker to the next.
         freeze_every: Steps from one SIGSTOP to the next.
-        work: Seconds that a worker takes for a step.
-        seed: Of the random numbers.
+        work: Seconds that a worker needs for a step.
+        seed: Seed of the random numbers.
         out: Folder for table, figure and numbers.
     """
-    for name, value in {"kill-every": kill_every, "freeze-every": freeze_every}.items():
-        if value < 1:
-            raise ExperimentError(f"--{name} must be at least 1; got {value}")
-
-    # Each loss would be a line between those of the progress.
+    check_positive(kill_every=kill_every, freeze_every=freeze_every)
+    # Each lost worker would be a line between those of the progress.
     logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
-
-    def study():
-        cell = Once(
-            functools.partial(measure, on_request=on_request),
-            steps,
-            kill_every,
-            freeze_every,
-            work,
-            seed,
-            num_rows=max(steps, 1),
-        )
-        numbers = {"num_workers": NUM_WORKERS, "work": work, "steps": cell}
-        title = (
-            f"{steps} steps, SIGKILL every {kill_every}, SIGSTOP every {freeze_every}"
-        )
-        return Study(
-            numbers,
-            derive=summarize,
-            tables={"": functools.partial(tabulate, title)},
-            figures={"": draw},
-        )
-
-    title, sections = "Steps among failures", {"": study}
-    command = "chaos --on-request" if on_request else "chaos"
-    prefix = "chaos_on_request" if on_request else "chaos"
+    records = functools.partial(measure, on_request=on_request)
+    given = steps, kill_every, freeze_every, work, seed
+    study = Study(
+        {"steps": Once(records, *given, num_rows=max(steps, 1))},
+        derive=summarize,
+        tables={
+            "": functools.partial(
+                tabulate,
+                f"{steps} steps, SIGKILL every {kill_every}, SIGSTOP every "
+                f"{freeze_every}",
+            )
+        },
+        figures={"": draw},
+    )
+    command, prefix = "chaos", "chaos"
+    if on_request:
+        command, prefix = "chaos --on-request", "chaos_on_request"
+    title, sections = "Steps among failures", {"": lambda: study}
     run(command, title, sections, steps, seed, out, prefix, option="steps")
 
 
+COMMANDS["chaos"] = chaos
+
+
 def measure(
-    steps: int,
-    kill_every: int,
-    freeze_every: int,
-    work: float,
-    seed: int,
-    num_workers: int = NUM_WORKERS,
-    answer_within: float = 3.0,
-    on_request: bool = False,
+    steps: int, kill_every: int, freeze_every: int, work, seed: int, on_request=False
 ) -> Iterator[dict[str, Any]]:
-    """A record a step: its seconds, its error, who was hit, and memory in use.
+    """Yields a record per step: seconds, error, signals sent, and memory in use.
 
     On request, signals come at any time of a step.
     """
     random = np.random.default_rng(seed)
     if on_request:
-        code = jaxwgc.codes.replicated(num_workers, PARTS_EACH * num_workers, COPIES)
+        code = jaxwgc.codes.replicated(NUM_WORKERS, PARTS_EACH * NUM_WORKERS, COPIES)
         wait = jaxwgc.stragglers.until_decodable(code)
         work = work / PARTS_EACH
     else:
-        code = jaxwgc.codes.reed_solomon(
-            num_workers, num_parts=num_workers, replication=num_workers // 2 + 1
-        )
-        wait = jaxwgc.stragglers.fastest(num_workers - code.num_stragglers)
+        copies = NUM_WORKERS // 2 + 1
+        code = jaxwgc.codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, copies)
+        wait = jaxwgc.stragglers.fastest(NUM_WORKERS - code.num_stragglers)
     x = random.normal(size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
     y = x @ random.normal(size=NUM_COLUMNS).astype(np.float32)
     parts, row_weights = jaxwgc.partition((x, y), code.num_parts)
@@ -140,7 +127,7 @@ def measure(
     optimizer = optax.adam(1e-2)
     params = jnp.zeros(NUM_COLUMNS)
     state = decoder.init(params), optimizer.init(params)
-    # Processes that are killed or frozen, and since when workers have been away.
+    # Processes killed or frozen, and the times since which workers have been away.
     hit: set[int] = set()
     since: dict[int, float] = {}
     with jaxwgc.distributed.RayCluster(
@@ -149,19 +136,18 @@ def measure(
         (parts, row_weights),
         wait=wait,
         decoding=jaxwgc.aggregate.DecodingOptions(undecodable="raise"),
-        timeouts=jaxwgc.distributed.Timeouts(answer=answer_within + work),
+        timeouts=jaxwgc.distributed.Timeouts(answer=RESPONSE_SECONDS + work),
         faults=jaxwgc.distributed.Faults(delay=lambda worker, step: work),
     ) as cluster:
         cluster.compute(params)
         for number in range(1, steps + 1):
-            signals = []
-            if number % kill_every == 0:
-                signals.append(signal.SIGKILL)
-            if number % freeze_every == 0:
-                signals.append(signal.SIGSTOP)
-            up = working(cluster, hit)
-            timers = []
-            for kind in signals:
+            up, timers = working(cluster, hit), []
+            for every, kind in (
+                (kill_every, signal.SIGKILL),
+                (freeze_every, signal.SIGSTOP),
+            ):
+                if number % every:
+                    continue
                 worker = int(random.choice(sorted(up)))
                 pid = up.pop(worker)
                 hit.add(pid)
@@ -171,18 +157,18 @@ def measure(
                 timers[-1].start()
                 if not moment:
                     timers[-1].join()
-            away = num_workers - len(up)
-            round = cluster.compute(params)
-            received = round.received if round.decoding is None else round.decoding
-            params, state, error = step(params, state, round.messages, received)
+            away = NUM_WORKERS - len(up)
+            done = cluster.compute(params)
+            received = done.received if done.decoding is None else done.decoding
+            params, state, error = step(params, state, done.messages, received)
             for timer in timers:
                 timer.join()
             now, up = time.monotonic(), working(cluster, hit)
             back = [worker for worker in since if worker in up]
             yield {
-                "seconds": round.elapsed,
+                "seconds": done.elapsed,
                 "error": float(error),
-                "signals": len(signals),
+                "signals": len(timers),
                 "away": away,
                 "seconds_away": [now - since.pop(worker) for worker in back],
                 "too_many_away": away > code.num_stragglers,
@@ -192,13 +178,13 @@ def measure(
 
 
 def send(pid: int, number: int) -> None:
-    """A signal to a process, if it is still there."""
+    """Sends a signal to a process if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def working(cluster: Any, hit: set[int]) -> dict[int, int]:
-    """Processes that work, by worker."""
+    """Returns the processes that work, by worker."""
     return {
         slot.index: slot.pid
         for slot in cluster.workers
@@ -207,7 +193,7 @@ def working(cluster: Any, hit: set[int]) -> dict[int, int]:
 
 
 def resident_mib() -> float:
-    """Memory of the coordinator that is in use; its maximum where Linux is not."""
+    """Returns the coordinator's memory in use; outside Linux its maximum."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -215,7 +201,7 @@ def resident_mib() -> float:
 
 
 def store_mib() -> float:
-    """Returns what Ray's object store holds, in MiB."""
+    """Returns the memory in use of Ray's object store."""
     import ray
 
     name = "object_store_memory"
@@ -224,7 +210,7 @@ def store_mib() -> float:
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
-    """Returns curves over the steps, and a summary of all."""
+    """Returns curves over the steps, and a summary."""
     steps = numbers["steps"]
     seconds = np.array([step["seconds"] for step in steps])
     away = [absence for step in steps for absence in step["seconds_away"]]
@@ -247,37 +233,28 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
 
 
 def tabulate(title: str, numbers: Numbers) -> ResultTable:
-    """A line a number."""
-    summary = numbers["summary"]
-    shortest = summary["shortest_away"]
-    return ResultTable(
-        title,
-        ["what", "number"],
-        [
-            ["steps", f"{summary['steps']:,}"],
-            ["wrong gradients", str(summary["wrong"])],
-            ["largest relative error", f"{summary['worst_error']:.1e}"],
-            [
-                "steps begun with more away than the code survives",
-                str(summary["too_many_away"]),
-            ],
-            ["seconds a step, median", f"{summary['median_seconds']:.3f}"],
-            ["seconds a step, longest", f"{summary['longest_seconds']:.3f}"],
-            ["signals", str(summary["hits"])],
-            ["workers replaced", str(summary["replaced"])],
-            ["seconds away, shortest", f"{shortest:.1f}" if shortest else ""],
-            ["workers away at once, most", str(summary["most_away"])],
-        ],
-    )
+    """Returns a row per number."""
+    formats = {
+        "steps": "{steps:,}",
+        "wrong gradients": "{wrong}",
+        "largest relative error": "{worst_error:.1e}",
+        "steps begun with more workers away than the code tolerates": "{too_many_away}",
+        "seconds per step, median": "{median_seconds:.3f}",
+        "seconds per step, longest": "{longest_seconds:.3f}",
+        "signals": "{hits}",
+        "workers replaced": "{replaced}",
+        "seconds away, shortest": "{shortest_away:.1f}",
+        "workers away at once, most": "{most_away}",
+    }
+    rows = [(name, cell.format(**numbers["summary"])) for name, cell in formats.items()]
+    return ResultTable(title, ["quantity", "value"], rows)
 
 
 def draw(numbers: Numbers) -> figures.Figure:
-    """Memory, the object store and seconds, by step."""
-    figure = figures.Figure(figsize=(9, 3))
-    panels = figure.subplots(ncols=3)
+    """Draws memory, object store and seconds by step."""
+    figure, panels = figures.new_figure(9, 3, columns=3, share_y=False)
     for axes, (name, title) in zip(panels, CURVES.items()):
         curve = numbers["curves"][name]
         axes.plot(curve, color=figures.COLORS[0], linewidth=1)
-        axes.set(title=title, xlabel="step")
-        axes.set_ylim(0, 1.2 * max(curve))
+        axes.set(title=title, xlabel="step", ylim=(0, 1.2 * max(curve)))
     return figure

@@ -1,4 +1,4 @@
-"""Training on real processes, some slow or killed: codes, requests and neither."""
+"""Training on real processes of which some are slow or killed, by code."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,45 +15,41 @@ import optax
 
 import jaxwgc
 from experiments.paper.mnist import load_digits, logistic_loss, test_error
-from experiments.ray import busy, placement, price
+from experiments.ray import steps as step_times
 from experiments.runner import figures
-from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.results import check_positive
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
-# Of a worker on request in a step without stragglers, whose data are one part else.
+# On request: parts per worker in a step without stragglers.
 PARTS_EACH = 8
-# A worker sleeps so long for its share of the data, so that a copy more costs time as
-# it would; on request part by part.
+# Seconds that a worker sleeps for its share of the data, so that copies take time; on
+# request, it sleeps for each part.
 SECONDS_A_SHARE = 0.2
 SLOW_WORKERS, SLOWDOWN = (0, 3), 10.0
 OPTIMIZER = optax.sgd(5e-6, momentum=0.9)
-# The steps of a run are counted from here, for each scenario.
+# Offset between the numbers of the steps of two scenarios.
 STEPS_A_SCENARIO = 1_000_000
 
 
 class Entry(NamedTuple):
-    """A code and how long the coordinator waits."""
+    """A code and a waiting rule."""
 
     code: jaxwgc.GradientCode
     wait: stragglers.WaitingRule
 
     @property
     def on_request(self) -> bool:
-        """Says whether workers send sums of finished parts."""
+        """Returns whether workers send sums of finished parts."""
         return self.code.messages_per_worker > 1
-
-    def aggregate(self) -> optax.GradientTransformationExtraArgs:
-        """Returns the transformation that decodes it."""
-        return jaxwgc.decode_aggregate(self.code, on_request=self.on_request)
 
 
 def entries() -> dict[str, Entry]:
-    """With 8 workers, and 8 parts or on request 64.
+    """Returns codes for 8 workers with 8 parts, or with 64 on request.
 
-    Those with a code of one message survive two workers or more.
+    All coded ones with one message per worker tolerate some pairs of stragglers.
     """
     key = jax.random.key(0)
     halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
@@ -75,23 +70,19 @@ def entries() -> dict[str, Entry]:
     return named
 
 
-def cluster(
-    runs: int = 3, steps: int = 50, seed: int = 0, out: Path = Path("results")
-) -> None:
-    """Real workers on MNIST 4 vs 9, slow and killed: test error against time.
+@command("cluster", "Eight processes on MNIST")
+def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> dict[str, Any]:
+    """Trains on real workers that are slow or killed: test error by time.
 
-    And what a step on request costs, whether simulations say how long steps take, and
-    what loads by speed gain.
+    Also the overhead of a step on request, the accuracy of simulated step times, and
+    the gain of loads by speed.
 
     Args:
-        runs: Of each code in each scenario.
-        steps: Of each run.
-        seed: Of who is killed.
-        out: Folder for table, figure and numbers.
+        runs: Runs of each code in each scenario.
+        steps: Steps of each run.
     """
-    if steps < 1:
-        raise ExperimentError(f"--steps must be at least 1; got {steps}")
-    # Each loss would be a line between those of the progress.
+    check_positive(steps=steps)
+    # Each lost worker would be a line between those of the progress.
     logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
 
     def study():
@@ -99,30 +90,24 @@ def cluster(
             name: Once(measure, entry, runs, steps, seed)
             for name, entry in entries().items()
         }
-        return Study(
-            {"codes": cells},
-            derive=summarize,
-            tables={"": tabulate},
-            figures={"": draw},
-        )
+        show = {"tables": {"": tabulate}, "figures": {"": draw}}
+        return Study({"codes": cells}, derive=summarize, **show)
 
-    sections = {
+    return {
         "": study,
-        "price": lambda: price.study(steps),
-        "busy": lambda: busy.study(4 * steps),
-        "placement": lambda: placement.study(steps),
+        "price": lambda: step_times.overhead(steps),
+        "busy": lambda: step_times.waiting(4 * steps),
+        "placement": lambda: step_times.loads_by_speed(steps),
     }
-    run("cluster", "Eight processes on MNIST", sections, runs, seed, out)
 
 
 def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
-    """Seconds that a worker sleeps, by the scenario that the step belongs to.
+    """Returns the seconds that a worker sleeps, by the scenario of the step.
 
-    For all of its parts, or on request for one of them.
+    The seconds are for all of its parts, or for one part on request.
     """
-    on_request = code.messages_per_worker > 1
     seconds = SECONDS_A_SHARE * np.asarray(code.loads)
-    if on_request:
+    if code.messages_per_worker > 1:
         seconds = seconds / code.parts_per_worker
 
     def delay(worker: int, step: int) -> float:
@@ -136,14 +121,16 @@ SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
 
 
 def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
-    """Returns by scenario seconds since the start and test errors, (runs, steps).
+    """Returns seconds since the start and test errors (runs, steps) by scenario.
 
-    And how far params are in the end from those of a single process, relative (runs,).
+    Also returns the relative distance of the final parameters from those of a single
+    process, (runs,).
     """
     training, test = load_digits()
     parts, row_weights = jaxwgc.partition(tuple(training), entry.code.num_parts)
     data = (*parts, row_weights, jnp.ones_like(row_weights))
-    chain = optax.chain(entry.aggregate(), OPTIMIZER)
+    decoder = jaxwgc.decode_aggregate(entry.code, on_request=entry.on_request)
+    chain = optax.chain(decoder, OPTIMIZER)
 
     @jax.jit
     def update(messages, state, params: Any, received):
@@ -165,14 +152,10 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
         for scenario, offset in SCENARIOS.items():
             records = {"seconds": [], "errors": [], "distances": []}
             for run in range(runs):
-                round = settle(workers, start_params)
-                # Compiles it, which is no part of a step.
-                update(
-                    round.messages,
-                    chain.init(start_params),
-                    start_params,
-                    arrived(round),
-                )
+                done = settle(workers, start_params)
+                # Compiles the update, which is not part of a step.
+                state = chain.init(start_params)
+                update(done.messages, state, start_params, arrived(done))
                 workers.resume(offset * STEPS_A_SCENARIO + run * steps)
                 params, state = start_params, chain.init(start_params)
                 seconds, errors = [], []
@@ -181,9 +164,9 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
                     if scenario == "two killed" and step in (steps // 3, steps // 2):
                         moment = random.uniform(0, SECONDS_A_SHARE)
                         threading.Timer(moment, kill_one, (workers, random)).start()
-                    round = workers.compute(params)
+                    done = workers.compute(params)
                     params, state, error = update(
-                        round.messages, state, params, arrived(round)
+                        done.messages, state, params, arrived(done)
                     )
                     errors.append(float(error))
                     seconds.append(time.monotonic() - begin)
@@ -196,13 +179,13 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
     return numbers
 
 
-def arrived(round: jaxwgc.distributed.Round) -> Any:
-    """Returns what decodes its messages."""
-    return round.received if round.decoding is None else round.decoding
+def arrived(done: jaxwgc.distributed.Round) -> Any:
+    """Returns `received` for the decoder of a round."""
+    return done.received if done.decoding is None else done.decoding
 
 
 def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
-    """Params after as many steps without any worker."""
+    """Returns the parameters after that many steps in a single process."""
 
     @jax.jit
     def step(params, state):
@@ -219,74 +202,72 @@ def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
 
 
 def settle(workers: Any, params: jax.Array) -> jaxwgc.distributed.Round:
-    """Rounds until everyone has come back and is up to date; gives the last."""
+    """Runs rounds until all workers are up to date, and returns the last round."""
     workers.resume(0)
     end = time.monotonic() + 60
     while True:
-        round = workers.compute(params)
+        done = workers.compute(params)
         time.sleep(SLOWDOWN * SECONDS_A_SHARE)
         is_well = all(slot.pid and not slot.trouble for slot in workers.workers)
         if is_well or time.monotonic() > end:
-            return round
+            return done
 
 
 def kill_one(workers: Any, random: Any) -> None:
-    """A worker at random."""
+    """Kills a random worker."""
     up = [slot.pid for slot in workers.workers if slot.pid]
     if up:
         os.kill(up[random.integers(len(up))], signal.SIGKILL)
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
-    """Milliseconds a step, and the last errors: medians over runs, and their range."""
-    summary = {}
-    for name, scenarios in numbers["codes"].items():
-        summary[name] = {
-            scenario: {
-                "milliseconds": _range(
-                    1e3 * np.array(runs["seconds"])[:, -1] / len(runs["seconds"][0])
-                ),
-                "error": float(np.median(np.array(runs["errors"])[:, -1])),
-                "distance": max(runs["distances"]),
-            }
-            for scenario, runs in scenarios.items()
+    """Returns milliseconds per step and final errors: medians over runs, and range."""
+
+    def of_runs(runs):
+        taken = 1e3 * np.array(runs["seconds"])[:, -1] / len(runs["seconds"][0])
+        return {
+            "milliseconds": {
+                "median": np.median(taken),
+                "low": taken.min(),
+                "high": taken.max(),
+            },
+            "error": np.median(np.array(runs["errors"])[:, -1]),
+            "distance": max(runs["distances"]),
         }
+
+    summary = {
+        name: {scenario: of_runs(runs) for scenario, runs in scenarios.items()}
+        for name, scenarios in numbers["codes"].items()
+    }
     return {"summary": summary}
 
 
-def _range(values: np.ndarray) -> dict[str, float]:
-    low, middle, high = np.quantile(values, [0, 0.5, 1])
-    return {"median": float(middle), "low": float(low), "high": float(high)}
-
-
 def tabulate(numbers: Numbers) -> ResultTable:
-    """A row a code; what a step takes, and where training ends."""
-    summary = numbers["summary"]
-    scenarios = list(next(iter(summary.values())))
-    heads = [f"{scenario}: ms a step" for scenario in scenarios]
-    heads += [f"{scenario}: test error, %" for scenario in scenarios]
-    rows = []
-    for name, record in summary.items():
-        cells = []
-        for each in scenarios:
-            taken = record[each]["milliseconds"]
-            cells.append(
-                f"{taken['median']:.0f} ({taken['low']:.0f}–{taken['high']:.0f})"
+    """Returns a row per code."""
+
+    def taken(name):
+        shown = "{median:.0f} ({low:.0f}–{high:.0f})"
+        return lambda row: shown.format(**row[name]["milliseconds"])
+
+    return ResultTable.of_records(
+        "Eight processes on MNIST 4 vs 9, medians (and range) over runs",
+        {"code and waiting rule": "{name}"}
+        | {f"{name}: ms per step": taken(name) for name in SCENARIOS}
+        | {f"{name}: test error, %": f"{{{name}[error]:.2f}}" for name in SCENARIOS}
+        | {
+            "largest distance of the parameters": lambda row: (
+                f"{max(row[name]['distance'] for name in SCENARIOS):.0e}"
             )
-        cells += [f"{record[each]['error']:.2f}" for each in scenarios]
-        distance = max(record[each]["distance"] for each in scenarios)
-        rows.append([name, *cells, f"{distance:.0e}"])
-    title = "Eight processes on MNIST 4 vs 9, medians (and range) over runs"
-    heads = ["code and whom it waits for", *heads, "params off by at most"]
-    return ResultTable(title, heads, rows)
+        },
+        numbers["summary"],
+    )
 
 
 def draw(numbers: Numbers) -> figures.Figure:
-    """Test error against seconds, a panel a scenario, with bands over the runs."""
-    scenarios = list(next(iter(numbers["codes"].values())))
-    figure, panels = figures.new_figure(3.6 * len(scenarios), 3.8, len(scenarios))
+    """Draws test error against seconds by scenario, with bands over the runs."""
+    figure, panels = figures.new_figure(10.8, 3.8, len(SCENARIOS))
     number = len(numbers["codes"])
-    for axes, scenario in zip(panels, scenarios):
+    for axes, scenario in zip(panels, SCENARIOS):
         for index, (name, by_scenario) in enumerate(numbers["codes"].items()):
             records = by_scenario[scenario]
             seconds = np.array(records["seconds"])

@@ -1,4 +1,4 @@
-"""Real workers that send something wrong: when they are named, and what is applied."""
+"""Real workers that send corrupted messages: detection, and gradients applied."""
 
 import functools
 import logging
@@ -15,82 +15,85 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, run
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Once, Study, command, timed
 from jaxwgc import codes
 from jaxwgc.distributed import Faults, Verification
 from jaxwgc.distributed.ray import _fleet
 
 NUM_WORKERS, WRONG_WORKER = 8, 3
 NUM_ROWS, NUM_PARAMS = 800, 2_000
-# The share of its answers in which one bit of one entry is another.
+# Fraction of its messages in which one bit of one entry is flipped.
 SHARE = 0.1
 RATE = 1e-4
-# Relative errors of the gradient below are harmless.
+# Relative errors of the gradient below this are harmless.
 HARMLESS = 1e-5
-# Of codes that are audited.
+ALL_BUT_ONE = jaxwgc.stragglers.fastest(NUM_WORKERS - 1)
+DROP = Verification(on_wrong="drop")
+# Parts per worker of audited codes, and audit probabilities.
 PARTS_EACH, AUDITS = 4, (0.1, 0.5)
-# For the time of a step.
+# Parameters when the time of a step is measured.
 NUM_LARGE = 1_000_000
-# The first steps find memory and compile.
+# Steps before the measurement: they allocate memory and compile.
 NUM_WARM = 5
 
 
+def solomon(**options: Any) -> dict[str, Any]:
+    """Returns a Reed–Solomon code with 4 copies and options for the cluster."""
+    code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
+    return {"code": code} | options
+
+
 def handlings() -> dict[str, dict[str, Any]]:
-    """Codes, and what is done with wrong answers."""
-    solomon = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
+    """Returns codes and what the coordinator does with corrupted messages."""
     halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
+    arbitrated = {"code": halves, "verification": Verification(on_wrong="arbitrate")}
     return {
-        "Reed–Solomon, 4 copies: believed": {
-            "code": solomon,
-            "wait": jaxwgc.stragglers.fastest(NUM_WORKERS - 1),
-        },
-        "Reed–Solomon, 4 copies: dropped": {
-            "code": solomon,
-            "verification": Verification(on_wrong="drop"),
-        },
-        "fractional repetition, 2 copies: arbitrated": {
-            "code": halves,
-            "verification": Verification(on_wrong="arbitrate"),
-        },
+        "Reed–Solomon, 4 copies: believed": solomon(wait=ALL_BUT_ONE),
+        "Reed–Solomon, 4 copies: dropped": solomon(verification=DROP),
+        "fractional repetition, 2 copies: arbitrated": arbitrated,
     }
 
 
-def wrong_workers(
-    steps: int = 500,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
-    """A real worker that flips bits: named, left out and replaced; audits; the price.
+@command("wrong-workers", "Workers that send corrupted messages", "steps")
+def wrong_workers(steps: int = 500, seed: int = 0) -> dict[str, Any]:
+    """Trains on real workers that flip bits: detection, audits and overhead.
 
     Args:
-        steps: Of training, on 8 processes of this machine; twice as many rounds
+        steps: Training steps on 8 processes of this machine; twice as many rounds
             are audited.
-        seed: Of the random numbers.
-        out: Folder for tables and numbers.
     """
-    if steps < 1:
-        raise ExperimentError(f"--steps must be at least 1; got {steps}")
-    # Each wrong answer would be a line between those of the progress.
+    # Each corrupted message would be a line between those of the progress.
     logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
-    sections = {
+    return {
         "bits": functools.partial(bits, steps, seed),
         "audits": functools.partial(audits, 2 * steps, seed),
         "price": functools.partial(price, max(1, steps // 10)),
     }
-    title = "Workers that send something wrong"
-    run("wrong-workers", title, sections, steps, seed, out, "wrong_workers", "steps")
 
 
 def bits(steps: int, seed: int) -> Study:
-    """Steps of training while one worker flips bits."""
-    cells = {name: Once(train, how, steps, seed) for name, how in handlings().items()}
-    return Study(cells, tables={"": functools.partial(tabulate_bits, steps)})
+    """Returns the steps of training while one worker flips bits."""
+    return timed(
+        {name: Once(train, how, steps, seed) for name, how in handlings().items()},
+        f"{steps} steps, one of {NUM_WORKERS} workers flips a bit of one entry in "
+        f"{SHARE:.0%} of its messages until it is replaced",
+        {
+            "code and handling": "{name}",
+            "messages with a flipped bit": "{flipped}",
+            "detected": "{named}",
+            "first flip at step": "{first_flip}",
+            "first detected at step": "{first_named}",
+            "replaced at step": "{replaced}",
+            "honest workers blamed": "{blamed}",
+            "rounds rejected": "{refused}",
+            "wrong gradients": "{applied}",
+            "largest error": "{worst:.0e}",
+        },
+    )
 
 
 def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
-    """Steps with flipped bits: how many, and which were seen; errors of gradients."""
+    """Returns counts of flipped and detected bits, and errors of gradients."""
     code = handling["code"]
     random = np.random.default_rng(seed)
     x = random.normal(size=(code.num_parts, NUM_ROWS // code.num_parts, NUM_PARAMS))
@@ -108,73 +111,60 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         whole = tuple(leaf.reshape(NUM_ROWS, *leaf.shape[2:]) for leaf in parts)
         true = jax.grad(loss)(params, whole)
         error = jnp.linalg.norm(decoded - true) / jnp.linalg.norm(true)
-        # Training goes on with the true one, so that all handlings see the same, and
-        # slowly: relative to a gradient that vanishes, rounding is no small error.
+        # All handlings train with the true gradient, to see the same rounds. The step
+        # is small: relative to a vanishing gradient, rounding would be a large error.
         return params - RATE * true, error
 
-    blamed = named = applied = refused = flipped = 0
-    first_named = replaced = first_flip = None
-    worst = 0.0
+    others, pid, rows = np.arange(NUM_WORKERS) != WRONG_WORKER, None, []
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
         jaxwgc.distributed.RayCluster(
-            loss,
-            parts=parts,
-            faults=Faults(corrupt=flips(folder, seed)),
-            **handling,
+            loss, parts=parts, faults=Faults(corrupt=flips(folder, seed)), **handling
         ) as cluster,
     ):
         warnings.simplefilter("ignore")
         params = jnp.zeros(NUM_PARAMS)
-        pid = None
         for step in range(steps):
-            round = cluster.compute(params)
-            # Who is replaced does not flip bits.
+            done = cluster.compute(params)
+            # A replacement does not flip bits.
             pid = pid or cluster.workers[WRONG_WORKER].pid
             is_first = cluster.workers[WRONG_WORKER].pid == pid
-            params, error = compare(params, round.messages, round.received)
-            has_flipped = is_first and has_answered(round) and is_flipped(step, seed)
-            is_named = round.wrong is not None and bool(round.wrong[WRONG_WORKER])
-            if has_flipped or is_named:
-                flipped += 1
-                first_flip = step if first_flip is None else first_flip
-            named += is_named
-            if is_named and first_named is None:
-                first_named = step
-            if not is_first and replaced is None:
-                replaced = step
-            others = np.arange(NUM_WORKERS) != WRONG_WORKER
-            blamed += round.wrong is not None and int(round.wrong[others].sum())
-            refused += round.refused
-            if not round.refused:
-                applied += bool(error > HARMLESS)
-                worst = max(worst, float(error))
-    return {
-        "flipped": flipped,
-        "named": named,
-        "first_flip": first_flip,
-        "first_named": first_named,
-        "replaced": replaced,
-        "blamed": blamed,
-        "refused": refused,
-        "applied": applied,
-        "worst": worst,
+            params, error = compare(params, done.messages, done.received)
+            wrong = np.zeros(NUM_WORKERS, bool) if done.wrong is None else done.wrong
+            has_responded = np.isfinite(done.times[WRONG_WORKER])
+            has_flipped = is_first and has_responded and is_flipped(step, seed)
+            rows.append(
+                {
+                    "flipped": has_flipped or bool(wrong[WRONG_WORKER]),
+                    "named": bool(wrong[WRONG_WORKER]),
+                    "replaced": not is_first,
+                    "blamed": int(wrong[others].sum()),
+                    "refused": done.refused,
+                    "applied": not done.refused and bool(error > HARMLESS),
+                    "error": 0.0 if done.refused else float(error),
+                }
+            )
+
+    def first(name):
+        return next((step for step, row in enumerate(rows) if row[name]), None)
+
+    counted = "flipped", "named", "blamed", "refused", "applied"
+    return {name: sum(row[name] for row in rows) for name in counted} | {
+        "first_flip": first("flipped"),
+        "first_named": first("named"),
+        "replaced": first("replaced"),
+        "worst": max(0.0, *(row["error"] for row in rows)),
     }
 
 
-def has_answered(round: jaxwgc.distributed.Round) -> bool:
-    """Says whether the wrong worker has, in time."""
-    return bool(np.isfinite(round.times[WRONG_WORKER]))
-
-
 def is_flipped(step: int, seed: int) -> bool:
-    """Says whether a bit is, in that step."""
+    """Returns whether a bit is flipped in that step."""
     return np.random.default_rng((seed, step)).random() < SHARE
 
 
 def flips(folder: str, seed: int) -> Any:
-    """Returns `corrupt`: the first process of one worker flips bits."""
+    """Returns `corrupt`, with which the first process of one worker flips bits."""
     file = Path(folder) / "first"
 
     def corrupt(worker: int, step: int, message: np.ndarray) -> np.ndarray:
@@ -186,7 +176,7 @@ def flips(folder: str, seed: int) -> Any:
             return message
         random = np.random.default_rng((seed, step))
         if random.random() < SHARE:
-            # Of the upper half of the number: sign, exponent, first of the mantissa.
+            # A bit of the sign, of the exponent or of the upper mantissa.
             bit = np.uint32(1) << np.uint32(random.integers(16, 32))
             message.view(np.uint32)[random.integers(len(message))] ^= bit
         return message
@@ -194,54 +184,26 @@ def flips(folder: str, seed: int) -> Any:
     return corrupt
 
 
-def tabulate_bits(steps: int, numbers: Numbers) -> ResultTable:
-    """A row a handling."""
-
-    def shown(step):
-        return "never" if step is None else str(step)
-
-    rows = [
-        [
-            name,
-            str(row["flipped"]),
-            str(row["named"]),
-            shown(row["first_flip"]),
-            shown(row["first_named"]),
-            shown(row["replaced"]),
-            str(row["blamed"]),
-            str(row["refused"]),
-            str(row["applied"]),
-            f"{row['worst']:.0e}",
-        ]
-        for name, row in numbers.items()
-    ]
-    heads = [
-        "code and what is done",
-        "answers with a flipped bit",
-        "named",
-        "first flip at step",
-        "first named at",
-        "replaced at",
-        "others blamed",
-        "rounds refused",
-        "wrong gradients",
-        "largest error",
-    ]
-    title = (
-        f"{steps} steps, one of {NUM_WORKERS} workers flips a bit of one entry in "
-        f"{SHARE:.0%} of its answers, until it is replaced"
-    )
-    return ResultTable(title, heads, rows)
-
-
 def audits(rounds: int, seed: int) -> Study:
-    """Rounds until a worker is found that is wrong in each of them."""
-    cells = {f"{audit:g}": Once(audited, audit, rounds, seed) for audit in AUDITS}
-    return Study(cells, tables={"": tabulate_audits})
+    """Returns the rounds until a worker is detected that is wrong in all of them."""
+    return timed(
+        {f"{audit:g}": Once(audited, audit, rounds, seed) for audit in AUDITS},
+        f"On request with 2 copies, {NUM_WORKERS} workers of which one is always "
+        "wrong; expected: 1 / (audit · fraction of the parts that it holds)",
+        {
+            "audit": "{name}",
+            "times detected": "{found}",
+            "rounds until detection": lambda row: (
+                f"{row['mean']:.1f} ± {row['half']:.1f}" if row["found"] else "never"
+            ),
+            "expected": "{expected:.1f}",
+            "honest workers blamed": "{blamed}",
+        },
+    )
 
 
 def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
-    """Mean rounds from one finding to the next, half of its interval, and the law."""
+    """Returns the mean rounds between detections, and their expected value."""
     num_parts = NUM_WORKERS * PARTS_EACH
     code = codes.replicated(NUM_WORKERS, num_parts, copies=2)
 
@@ -253,7 +215,7 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
     gaps, blamed, since = [], 0, 0
     with (
         warnings.catch_warnings(),
-        # It stays, so that it can be found again.
+        # The worker is not replaced, so that it can be detected again.
         mock.patch.object(_fleet, "MAX_CORRUPTED_ROUNDS", rounds + 1),
         jaxwgc.distributed.RayCluster(
             lambda params, part: jnp.sum(params * part),
@@ -268,14 +230,13 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         params = np.zeros(NUM_PARAMS, np.float32)
         for _ in range(rounds):
-            round = cluster.compute(params)
-            since += 1
-            assert round.wrong is not None
-            if round.wrong[WRONG_WORKER]:
+            wrong, since = cluster.compute(params).wrong, since + 1
+            assert wrong is not None
+            if wrong[WRONG_WORKER]:
                 gaps.append(since)
                 since = 0
-            blamed += int(round.wrong.sum() - round.wrong[WRONG_WORKER])
-    # Each part is asked for from its sender and from the other who holds it.
+            blamed += int(wrong.sum() - wrong[WRONG_WORKER])
+    # An audited part is requested from its sender and from its other holder.
     share = np.asarray(code.assignment)[WRONG_WORKER].sum() / num_parts
     return {
         "found": len(gaps),
@@ -286,54 +247,31 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
     }
 
 
-def tabulate_audits(numbers: Numbers) -> ResultTable:
-    """A row a probability."""
-    rows = [
-        [
-            audit,
-            str(row["found"]),
-            f"{row['mean']:.1f} ± {row['half']:.1f}" if row["found"] else "never",
-            f"{row['expected']:.1f}",
-            str(row["blamed"]),
-        ]
-        for audit, row in numbers.items()
-    ]
-    heads = ["audit", "times found", "rounds until found", "law", "others blamed"]
-    title = (
-        f"On request with 2 copies, {NUM_WORKERS} workers: one that is always wrong, "
-        "against 1 / (audit · share of the parts that it holds)"
-    )
-    return ResultTable(title, heads, rows)
-
-
 def price(steps: int) -> Study:
-    """Measures what looking costs the coordinator."""
-    code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
-    wait = jaxwgc.stragglers.fastest(NUM_WORKERS - 1)
-    replicated = codes.replicated(NUM_WORKERS, copies=2)
-    cells = {
-        "Reed–Solomon": Once(seconds, {"code": code, "wait": wait}, steps),
-        "Reed–Solomon, on_wrong": Once(
-            seconds,
-            {
-                "code": code,
-                "wait": wait,
-                "verification": Verification(on_wrong="drop"),
-            },
-            steps,
-        ),
-        "on request": Once(seconds, {"code": replicated}, steps),
-        "on request, audit=0.1": Once(
-            seconds,
-            {"code": replicated, "verification": Verification(audit=0.1)},
-            steps,
-        ),
+    """Returns the overhead of verification at the coordinator."""
+    request = {"code": codes.replicated(NUM_WORKERS, copies=2)}
+    given = {
+        "Reed–Solomon": solomon(wait=ALL_BUT_ONE),
+        "Reed–Solomon, on_wrong": solomon(wait=ALL_BUT_ONE, verification=DROP),
+        "on request": request,
+        "on request, audit=0.1": request | {"verification": Verification(audit=0.1)},
     }
-    return Study(cells, tables={"": tabulate_price})
+    return timed(
+        {name: Once(seconds, options, steps) for name, options in given.items()},
+        f"Steps without work, {NUM_WORKERS} workers, {NUM_LARGE:,} parameters in "
+        "float32",
+        {
+            "code": "{name}",
+            "ms per step, median": "{median:.1f}",
+            "ms per step, mean": "{mean:.1f}",
+            "ms of verification, median": "{examination:.1f}",
+            "ms of verification, mean": "{examination_mean:.1f}",
+        },
+    )
 
 
 def seconds(given: dict[str, Any], steps: int) -> dict[str, float]:
-    """Median and mean milliseconds of a step without work, and of looking."""
+    """Returns median and mean milliseconds of a step and of its verification."""
     code = given["code"]
     parts = np.ones((code.num_parts, 1), np.float32)
     params = np.zeros(NUM_LARGE, np.float32)
@@ -343,27 +281,13 @@ def seconds(given: dict[str, Any], steps: int) -> dict[str, float]:
     ) as cluster:
         for step in range(NUM_WARM + steps):
             begin = time.perf_counter()
-            round = cluster.compute(params)
+            done = cluster.compute(params)
             if step >= NUM_WARM:
                 taken.append(time.perf_counter() - begin)
-                looked.append(round.timings.get("examination", 0.0))
+                looked.append(done.timings.get("examination", 0.0))
     return {
         "median": 1e3 * float(np.median(taken)),
         "mean": 1e3 * float(np.mean(taken)),
         "examination": 1e3 * float(np.median(looked)),
         "examination_mean": 1e3 * float(np.mean(looked)),
     }
-
-
-def tabulate_price(numbers: Numbers) -> ResultTable:
-    """A row a cluster."""
-    keys = ["median", "mean", "examination", "examination_mean"]
-    rows = [
-        [name, *(f"{row[each]:.1f}" for each in keys)] for name, row in numbers.items()
-    ]
-    heads = ["code", "ms a step, median", "mean", "ms of looking, median", "mean"]
-    title = (
-        f"Steps without work, {NUM_WORKERS} workers, {NUM_LARGE:,} parameters in "
-        "float32"
-    )
-    return ResultTable(title, heads, rows)

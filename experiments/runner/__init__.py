@@ -1,1 +1,1 @@
-"""Runs what the experiments declare; makes, shows and saves tables and figures."""
+"""Runs the studies of experiments; makes, shows and saves tables and figures."""

@@ -1,14 +1,14 @@
-"""The look of all figures, and what they have in common."""
+"""Style of all figures, and shared plotting functions."""
 
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow.
+# Okabe and Ito's colours for colour-blind readers, without yellow.
 COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #000000 #8C6D31".split()
 MARKERS = "osD^vPX*"
-# While a figure is made: quiet grid lines behind what is drawn.
+# Matplotlib settings while a figure is made.
 LOOK: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -32,7 +32,7 @@ def new_figure(
     share_x: bool = True,
     share_y: bool = True,
 ) -> tuple[Figure, Any]:
-    """Panels, row by row, that need no display."""
+    """Returns a figure that needs no display, and its panels row by row."""
     figure = Figure(figsize=(width, height))
     panels = figure.subplots(
         rows, columns, sharex=share_x, sharey=share_y, squeeze=False
@@ -41,7 +41,7 @@ def new_figure(
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour and marker of a line; with gaps from the second time round on."""
+    """Returns colour and marker of a line; dashed if colours repeat."""
     turn, index = divmod(index, len(COLORS))
     look = {"color": COLORS[index], "marker": MARKERS[index]}
     return look | ({"linestyle": "--", "markerfacecolor": "white"} if turn else {})
@@ -50,11 +50,10 @@ def style(index: int) -> dict[str, Any]:
 def line(
     axes: Any, index: int, x: Any, y: Any, band: Any = None, of: int = 0, **look: Any
 ) -> None:
-    """A line with markers, and a band from its low to its high end.
+    """Draws a line with markers, and a band from its low to its high end.
 
-    With `of`, the number of lines, all are seen where they lie on each other: each is
-    narrower than those below it, every second one has gaps, and markers stand between
-    those of the others.
+    `of` is the number of lines, which makes overlapping lines visible: each is narrower
+    than the lines below it, every second one is dashed, and markers alternate.
     """
     if of:
         look = {
@@ -68,23 +67,23 @@ def line(
 
 
 def log_interval(summary: Any) -> tuple[Any, Any]:
-    """The interval of a positive mean that a logarithmic axis shows: of its logarithm.
+    """Returns the interval of a positive mean for a logarithmic axis.
 
-    By the delta method: as wide as that of the mean, over the mean.
+    By the delta method, it is the relative interval of the mean in logarithms.
     """
     ratio = np.exp((np.asarray(summary.high) - summary.mean) / summary.mean)
     return summary.mean / ratio, summary.mean * ratio
 
 
 def threshold(axes: Any, level: float, text: str, at: float, **look: Any) -> None:
-    """A line from side to side, with its meaning written at it."""
+    """Draws a horizontal line with a label."""
     axes.axhline(level, color="0.3", linewidth=1, linestyle=look.pop("linestyle"))
     look = {"textcoords": "offset points", "fontsize": 9, "color": "0.3"} | look
     axes.annotate(text, (at, level), **look)
 
 
 def sketch_sizes(axes: Any, sizes: Any, num_columns: int, every: int = 1) -> None:
-    """Ticks at sizes that double, as multiples of p and as numbers."""
+    """Sets ticks at doubling sizes, as multiples of p and as numbers."""
     ticks = np.array(sizes[::every])
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{size // num_columns}p\n{size:,}" for size in ticks])

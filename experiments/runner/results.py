@@ -1,4 +1,4 @@
-"""Files of experiments: what is shown of the numbers, written whole or not at all."""
+"""Files of experiments: numbers that are shown, written atomically."""
 
 import json
 import math
@@ -16,18 +16,18 @@ import numpy as np
 import jaxwgc
 from experiments.runner.timing import Timing
 
-# What JSON has no numbers for, by the names of Protocol Buffers.
+# Names of Protocol Buffers for numbers that JSON does not have.
 NOT_FINITE = {json.dumps(value): value for value in (math.inf, -math.inf, math.nan)}
-# In files; tables show fewer, and figures fewer still.
+# Significant digits in files; tables show fewer.
 SIGNIFICANT_DIGITS = 8
 
 
 class ExperimentError(Exception):
-    """Something that the person at the command line can mend."""
+    """An error that the user of the command line can correct."""
 
 
 class Record(dict):
-    """Numbers by name, also as attributes; knows which of them were read."""
+    """Numbers by name, also as attributes; records which numbers were read."""
 
     def __init__(self, numbers: dict[str, Any]):
         super().__init__(numbers)
@@ -43,7 +43,7 @@ class Record(dict):
         return self[name]
 
     def __iter__(self):
-        # Its own, so that `{**record}` reads by `__getitem__`.
+        # Overridden, so that `{**record}` reads by `__getitem__`.
         return super().__iter__()
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -57,7 +57,7 @@ class Record(dict):
 
 
 def was_read(numbers: Any) -> Any:
-    """Returns the same nested records and lists, without what nobody has read."""
+    """Returns nested records and lists without the numbers that were not read."""
     if isinstance(numbers, Record):
         return {
             name: was_read(value)
@@ -67,8 +67,16 @@ def was_read(numbers: Any) -> Any:
     return [*map(was_read, numbers)] if isinstance(numbers, list) else numbers
 
 
+def check_positive(**options: int | None) -> None:
+    """Rejects options of the command line that are below 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ExperimentError(f"--{option} must be at least 1; got {value}")
+
+
 def check_folder(out: Path) -> None:
-    """Refuses a folder that nothing can be written to."""
+    """Rejects a folder that cannot be written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
@@ -81,7 +89,7 @@ def check_folder(out: Path) -> None:
 
 
 def save_whole(path: Path, content: bytes) -> None:
-    """Writes under another name first, so that no file is ever half there."""
+    """Writes under another name first, so that no file is incomplete."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content)
@@ -92,13 +100,13 @@ def save_whole(path: Path, content: bytes) -> None:
 
 
 def to_json(content: dict[str, Any]) -> bytes:
-    """Returns a line a number or innermost list."""
+    """Returns JSON with a line per number or innermost list."""
     text = json.dumps(to_builtin(content, json.dumps), indent=1, allow_nan=False)
     return re.sub(r"\[[^][{}]*\]", lambda hit: " ".join(hit[0].split()), text).encode()
 
 
 def read_json(path: Path) -> Any:
-    """Returns what a file holds."""
+    """Returns the content of a file."""
     try:
         return json.loads(path.read_text())
     except OSError as error:
@@ -106,7 +114,7 @@ def read_json(path: Path) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """Returns what the numbers were measured with."""
+    """Returns versions and hardware of the measurement."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         **{lib.__name__: lib.__version__ for lib in (jaxwgc, jax, np, matplotlib)},
@@ -118,9 +126,9 @@ def environment() -> dict[str, Any]:
 
 
 def to_records(value: Any) -> Any:
-    """Returns what JSON has as studies show it: the inverse of `to_builtin`.
+    """Returns records of the content of JSON: the inverse of `to_builtin`.
 
-    Lists of floats, of whatever rank, become arrays, and those of ints tuples.
+    Nested lists of floats become arrays, and lists of ints become tuples.
     """
     if isinstance(value, dict):
         record = Record({name: to_records(child) for name, child in value.items()})
@@ -132,7 +140,7 @@ def to_records(value: Any) -> Any:
         return record
     if isinstance(value, list):
         values = [to_records(child) for child in value]
-        # Of one kind: a count and a share beside each other are no array.
+        # A list of counts and fractions is not an array.
         kinds = {(type(child), np.shape(child)) for child in values}
         if len(kinds) == 1 and isinstance(values[0], float | np.ndarray):
             return np.array(values)
@@ -145,10 +153,10 @@ def to_builtin(value: Any, name_of: Any = float) -> Any:
 
     Args:
         value: Nested numbers.
-        name_of: Makes something of infinity and NaN, which JSON has not.
+        name_of: Converts infinity and NaN, which JSON does not have.
 
     Returns:
-        What `json` writes. Of summaries of arrays without the standard errors.
+        Content for `json`. Summaries of arrays lose their standard errors.
     """
     if isinstance(value, jaxwgc.Summary) and np.ndim(value.mean):
         value = dict(zip(value._fields[:3], value))

@@ -1,8 +1,9 @@
-"""A study says what is tried and what is shown; the runner does it, for all of them."""
+"""Studies declare cells, tables and figures; the runner measures and shows them."""
 
 import contextvars
 import dataclasses
 import functools
+import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from experiments.runner.figures import LOOK, Figure
 from experiments.runner.results import (
     ExperimentError,
     check_folder,
+    check_positive,
     environment,
     read_json,
     save_whole,
@@ -25,28 +27,30 @@ from experiments.runner.results import (
     to_records,
     was_read,
 )
-from experiments.runner.tables import ResultTable, console
+from experiments.runner.tables import Columns, ResultTable, console
 
-# What is measured: nested dicts and lists.
+# Measured numbers: nested dicts and lists.
 Numbers = Any
 Made = TypeVar("Made")
 Watch = Callable[[str, float], Any]
 Shown = Mapping[str, Callable[[Numbers], Made]]
-# The sections to measure, all by default; with none, what was measured before is shown.
+# Functions of commands by name, in the order of their import.
+COMMANDS: dict[str, Callable[..., None]] = {}
+# Sections to measure: all by default. With none, stored numbers are shown.
 sections_to_measure: contextvars.ContextVar[frozenset[str] | None] = (
     contextvars.ContextVar("sections_to_measure", default=None)
 )
 
 
 class Effort(NamedTuple):
-    """How much is computed: random patterns a mean, and full or small sizes."""
+    """Amount of computation: random patterns per mean, and full or small sizes."""
 
     runs: int
     is_full: bool
 
 
 class Trial:
-    """A cell of pure trials: `function(key, *parameters)`."""
+    """A cell of random trials: `function(key, *parameters)`."""
 
     num_rows = 1
 
@@ -55,7 +59,7 @@ class Trial:
 
 
 class Once:
-    """A cell measured once: `function(*parameters)` gives numbers, or yields rows."""
+    """A cell measured once: `function(*parameters)` returns numbers or yields rows."""
 
     def __init__(self, function: Callable, *parameters: Any, num_rows: int = 1):
         self.run = lambda: function(*parameters)
@@ -64,21 +68,20 @@ class Once:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Numbers to measure and show: tables and figures are drawn from them.
+    """Numbers to measure, and tables and figures that show them.
 
     Attributes:
-        numbers: Nested dicts and lists, as they get into JSON. What is known before
-            stands there: sizes, published numbers. The others are cells, each a `Trial`
-            or `Once`, in whose places their numbers come; those of a cell called "" are
-            put beside its neighbours.
-        key: Of the trials; all cells get the same.
-        runs: Trials a cell; in a study of trials also among the numbers.
-        batch_size: Trials side by side.
+        numbers: Nested dicts and lists, as in JSON: constants, and cells. A cell is a
+            `Trial` or `Once`, which its numbers replace. The numbers of a cell with the
+            key "" are added to its dict.
+        key: Key of the trials, the same for all cells.
+        runs: Trials per cell; added to the numbers of a study of trials.
+        batch_size: Number of trials that are vectorized.
         x64: Whether cells compute in float64.
-        reduce: Makes numbers of a cell's trials, means with intervals by default.
-        derive: `derive(numbers)` gives further ones.
-        tables: `table(numbers)`, by the ends of the names of their files.
-        figures: `figure(numbers)`, likewise.
+        reduce: Function of a cell's trials, by default means with intervals.
+        derive: `derive(numbers)` returns further numbers.
+        tables: Functions of the numbers by the ends of the names of files.
+        figures: Functions of the numbers by the ends of the names of files.
         note: `note(numbers)` is printed.
     """
 
@@ -94,8 +97,10 @@ class Study:
     note: Callable[[Numbers], str] = lambda numbers: ""
 
 
-def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Study:
-    """Records, and a table that shows them."""
+def timed(
+    cells: Any, title: str, show: Columns | Callable[[Any], dict[str, str]]
+) -> Study:
+    """Returns a study of records, with a table of them."""
     table = functools.partial(ResultTable.of_records, title, show)
     return Study(cells, tables={"": table})
 
@@ -105,7 +110,7 @@ def sections_of(
     effort: Effort,
     seed: int,
 ) -> dict[str, Callable[[], Study]]:
-    """Returns the studies for `run`, each with a key of its own."""
+    """Returns functions that build the studies, each with a key of its own."""
     key = jax.random.key(seed)
     return {
         name: functools.partial(study, effort, jax.random.fold_in(key, index))
@@ -114,7 +119,7 @@ def sections_of(
 
 
 class Section(NamedTuple):
-    """Results of a study: all numbers, and those shown; tables and figures by name."""
+    """Results of a study: all numbers, numbers shown, tables and figures by name."""
 
     numbers: Numbers
     shown: Numbers
@@ -124,7 +129,7 @@ class Section(NamedTuple):
 
 
 def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
-    """Runs the cells in turn; `watch` hears the name of the cell and what is done."""
+    """Runs the cells in turn; calls `watch` with the cell and the share done."""
     cells: list[Trial | Once] = []
     _filled(study.numbers, lambda cell, name: cells.append(cell))
     total = sum(cell.num_rows for cell in cells)
@@ -163,7 +168,7 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
 
 
 def show(study: Study, numbers: Numbers) -> Section:
-    """Tables and figures of numbers that were measured, now or before."""
+    """Makes tables and figures from measured or stored numbers."""
     records = to_records(numbers)
     with matplotlib.rc_context(LOOK):
         tables = {name: table(records) for name, table in study.tables.items()}
@@ -173,7 +178,7 @@ def show(study: Study, numbers: Numbers) -> Section:
 
 
 def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") -> Any:
-    """The same nested dicts and lists, with what `run(cell, name)` gives."""
+    """Replaces each cell in nested dicts and lists by `run(cell, name)`."""
     if isinstance(node, dict):
         filled = {key: _filled(child, run, key or name) for key, child in node.items()}
         return filled | (filled.pop("", None) or {})
@@ -192,16 +197,14 @@ def run(
     prefix: str = "",
     option: str = "runs",
 ) -> None:
-    """Runs the studies of a command, and writes what each gives as soon as it is done.
+    """Runs the studies of a command, and writes the results of each when it is done.
 
-    Files are called after the section and the table or figure; a section without a name
-    is alone, and its numbers are those of the whole file. Of the numbers those are kept
-    that tables and figures read. Where `sections_to_measure` names some, the others
-    stay as they are in the folder; where it is empty, tables and figures are made of
-    the numbers that the folder has.
+    Names of files have those of the section and of the table or figure. A single
+    section may have the name "". JSON files have the numbers that tables and figures
+    read. Sections that are not in `sections_to_measure` keep their stored numbers. If
+    it is empty, tables and figures show stored numbers.
     """
-    if runs < 1:
-        raise ExperimentError(f"--{option} must be at least 1; got {runs}")
+    check_positive(**{option: runs})
     check_folder(out)
     console.print(f"{title}, {runs} times", highlight=False)
     origin = f"python -m experiments {command} --{option} {runs} --seed {seed}"
@@ -227,7 +230,7 @@ def run(
     columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
     is_seen = console.is_terminal
     with Progress(*columns, console=console, disable=not is_seen) as progress:
-        # Ctrl-C ends the program at once, and would leave it hidden.
+        # Ctrl-C ends the program at once, and would leave the cursor hidden.
         console.show_cursor()
         for name in tuple(waiting):
             build = sections[name]
@@ -257,6 +260,49 @@ def run(
                 names = "environment", "command", *sections
                 in_order = {key: content[key] for key in names if key in content}
                 save(path("", "json"), to_json(in_order | content | unfinished))
+
+
+def command(
+    name: str, title: str, count: str = "runs", prefix: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Makes a command of a function that returns a study, or studies by section.
+
+    Args:
+        name: Name on the command line.
+        title: What is run `count` times.
+        count: Option with the number of runs; another option is `seed`.
+        prefix: Beginning of the names of files, the name of the command by default.
+
+    Returns:
+        A decorator. It adds the option `out`, and runs the studies.
+    """
+
+    def decorate(function: Any) -> Callable[..., None]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def execute(*arguments, out: Path = Path("results"), **options):
+            given = signature.bind(*arguments, **options)
+            given.apply_defaults()
+            runs, seed = given.arguments[count], given.arguments["seed"]
+            found = function(**given.arguments)
+            sections = {"": lambda: found} if isinstance(found, Study) else found
+            files = prefix or name.replace("-", "_")
+            run(name, title, sections, runs, seed, out, files, count)
+
+        added = inspect.signature(execute, follow_wrapped=False).parameters["out"]
+        every = [*signature.parameters.values(), added]
+        execute.__dict__["__signature__"] = signature.replace(parameters=every)
+        execute.__annotations__ = {**function.__annotations__, "out": Path}
+        execute.__doc__ = f"{inspect.getdoc(function)}\n{_COMMON_HELP}"
+        COMMANDS[name] = execute
+        return execute
+
+    return decorate
+
+
+_COMMON_HELP = """    seed: Seed of the random numbers.
+    out: Folder for tables (Markdown), figures (PNG) and numbers (JSON)."""
 
 
 def _watcher(progress: Progress, section: str) -> Watch:

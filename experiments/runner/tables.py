@@ -1,6 +1,8 @@
-"""Tables to read side by side, and how numbers look in them."""
+"""Tables of results, and the format of their numbers."""
 
-from collections.abc import Callable, Iterable
+import string
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,37 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxwgc
+from experiments.runner.timing import Timing
 
 console = Console()
-# Of the squared norm of the target: errors below are rounding.
+# Decoding errors below this are rounding, relative to the squared norm of the target.
 ROUNDING = 1e-12
 YES_NO = {None: "", True: "yes", False: "no"}
+
+
+# Templates or functions of a record, by the heads of their columns.
+Columns = Mapping[str, str | Callable[[Any], str]]
+
+
+class _Cells(string.Formatter):
+    """Formats the templates of cells, such as `{seconds[numpy]:1e6 .3g}`.
+
+    A number in front of a space multiplies the value. Summaries are shown with their
+    interval; their format is the number of digits, or "e" for a power of ten. Timings
+    are shown with their range.
+    """
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Timing):
+            return value.cell()
+        if value is None:
+            return "never"
+        factor, _, spec = format_spec.rpartition(" ")
+        if isinstance(value, jaxwgc.Summary) and spec == "e":
+            return interval_power_of_ten(value)
+        if isinstance(value, jaxwgc.Summary):
+            return interval(value, int(spec or 2), float(factor or 1))
+        return format(value * float(factor) if factor else value, spec)
 
 
 class ResultTable:
@@ -24,14 +52,38 @@ class ResultTable:
 
     @classmethod
     def of_records(
-        cls, title: str, show: Callable[[Any], dict[str, str]], records: Iterable[Any]
+        cls,
+        title: str,
+        show: Columns | Callable[[Any], dict[str, str]],
+        records: Iterable[Any],
     ) -> "ResultTable":
-        """A row a record; `show` gives its cells by their columns."""
-        rows = [show(record) for record in records]
-        return cls(title, rows[0], [row.values() for row in rows])
+        """Makes a row per record.
+
+        Args:
+            title: Caption.
+            show: Columns, or a function that returns the cells of a record by their
+                heads.
+            records: Records, or a dict of records. The columns of a dict find the key
+                of a record as "name", and a record that is no dict as "value".
+        """
+        if callable(show):
+            rows = [show(record) for record in records]
+            return cls(title, rows[0], [row.values() for row in rows])
+        if isinstance(records, Mapping):
+            records = [_named(*pair) for pair in records.items()]
+        rows = [
+            [
+                column(record)
+                if callable(column)
+                else _Cells().vformat(column, (), record)
+                for column in show.values()
+            ]
+            for record in records
+        ]
+        return cls(title, show, rows)
 
     def print(self) -> None:
-        """To the terminal."""
+        """Prints the table to the terminal."""
         table = Table(title=self.title, title_justify="left", title_style="bold")
         for index, column in enumerate(self.columns):
             justify = "right" if index else "left"
@@ -42,12 +94,36 @@ class ResultTable:
         console.print(table)
 
     def to_markdown(self) -> str:
-        """Caption, and pipe table whose columns but the first go to the right."""
+        """Returns caption and table; all columns but the first are right-aligned."""
         caption = self.title.replace("*", r"\*")
         rule = [":--"] + ["--:"] * (len(self.columns) - 1)
         lines = ["| " + " | ".join(row) + " |\n" for row in (self.columns, *self.rows)]
         table = "".join([lines[0], "|" + "|".join(rule) + "|\n", *lines[1:]])
         return f"*{caption}*\n\n{table}"
+
+
+def _named(name: str, record: Any) -> Any:
+    own: Any = record if isinstance(record, Mapping) else {}
+    return ChainMap({"name": name, "value": record}, own)
+
+
+def table_of(
+    title: str, columns: Columns, rows: str = ""
+) -> Callable[[Any], ResultTable]:
+    """Returns a function that makes the table of a study from its numbers.
+
+    Args:
+        title: Caption, a template of the numbers.
+        columns: Columns of `ResultTable.of_records`.
+        rows: Name of the records among the numbers, which are the records by default.
+    """
+
+    def table(numbers: Any) -> ResultTable:
+        records = numbers[rows] if rows else numbers
+        caption = title.format_map(numbers) if "{" in title else title
+        return ResultTable.of_records(caption, columns, records)
+
+    return table
 
 
 def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
@@ -61,31 +137,30 @@ def half_width(summary: jaxwgc.Summary) -> Any:
     return np.asarray(summary.high) - np.asarray(summary.mean)
 
 
-def interval(summary: jaxwgc.Summary, digits: int = 2) -> str:
-    """A mean with its 95% confidence interval, where there is one."""
-    return with_half(summary.mean, float(half_width(summary)), digits)
+def interval(summary: jaxwgc.Summary, digits: int = 2, factor: float = 1) -> str:
+    """Returns a mean with its 95% confidence interval if it has one."""
+    half = float(half_width(summary))
+    return with_half(factor * summary.mean, factor * half, digits)
 
 
 def interval_power_of_ten(summary: jaxwgc.Summary) -> str:
-    """The same for small numbers: 2.70 ± 0.10 × 10⁻⁶."""
+    """Returns a small mean with its interval, such as (2.70 ± 0.10) × 10⁻⁶."""
     exponent = int(np.floor(np.log10(summary.mean)))
-    scale = 10.0**exponent
     power = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    half = float(half_width(summary))
-    return f"({with_half(summary.mean / scale, half / scale, 2)}) × 10{power}"
+    return f"({interval(summary, 2, 1 / 10.0**exponent)}) × 10{power}"
 
 
 def percent(mean: float, half: float = 0.0) -> str:
-    """A share in percent, with half of its interval where there is one.
+    """Returns a fraction in percent, with half of its interval if it has one.
 
-    To the first digit of the interval, or the second where the first is a one.
+    Digits end at the first of the interval, or at the second if the first is a one.
     """
     mean, half = 100 * float(mean), 100 * float(half)
     if 100 * ROUNDING < mean < 1e-3:
         return "< 0.001"
     if not np.isfinite(half) or half < 100 * ROUNDING:
         return "0" if abs(mean) < 100 * ROUNDING else f"{mean:.3g}"
-    return with_half(mean, half, max(-int(np.floor(np.log10(half / 2))), 0))
+    return with_half(mean, half)
 
 
 def percents(summary: jaxwgc.Summary) -> list[str]:
@@ -95,7 +170,48 @@ def percents(summary: jaxwgc.Summary) -> list[str]:
     ]
 
 
-def with_half(mean: float, half: float, digits: int) -> str:
-    """With half of the interval, where there is one: NaN from a single run."""
+def with_half(mean: float, half: float, digits: int | None = None) -> str:
+    """Returns a mean and half of its interval, which is NaN for a single run.
+
+    By default digits end at the first of `half`, or at the second if that is a one.
+    """
+    if digits is None:
+        digits = max(-int(np.floor(np.log10(half / 2))), 0)
     shown = f"{mean:z.{digits}f}"
     return f"{shown} ± {half:.{digits}f}" if np.isfinite(half) else shown
+
+
+def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
+    """Returns ratios of means of paired runs (runs, ...); delta-method intervals."""
+    ratio = above.mean(axis=0) / below.mean(axis=0)
+    spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
+    return jaxwgc.Summary(
+        ratio, *(ratio + end for end in spread[1:3]), standard_error=np.nan
+    )
+
+
+def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
+    """Returns geometric means of positive numbers (runs, ...), with intervals.
+
+    If errors differ by orders of magnitude between runs, a few of the worst runs
+    determine the arithmetic mean, but not the geometric mean.
+    """
+    return jaxwgc.Summary(
+        *map(np.exp, jaxwgc.summarize(np.log(values))[:3]), standard_error=np.nan
+    )
+
+
+def verdict(ratio: jaxwgc.Summary) -> str:
+    """Returns a ratio of errors with its interval, and an arrow if it excludes 1."""
+    low, high = float(ratio.low), float(ratio.high)
+    if max(abs(low - 1), abs(high - 1)) < 5e-4:
+        return "1"
+    sign = " ↓" if high < 1 else " ↑" if low > 1 else ""
+    half = (high - low) / 2
+    if not ratio.mean < 1e4:
+        # Some runs have diverged.
+        return f"{ratio.mean:.0e}{sign}"
+    digits = 2
+    if np.isfinite(half) and half > 0:
+        digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4))
+    return with_half(float(ratio.mean), half, digits) + sign

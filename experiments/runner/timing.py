@@ -1,4 +1,4 @@
-"""Seconds that a function takes, with their spread."""
+"""Seconds of functions, with their range."""
 
 import concurrent.futures
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Timing(NamedTuple):
-    """Seconds: the median of some runs, the shortest and the longest of them."""
+    """Seconds: median, minimum and maximum of several runs."""
 
     median: float
     shortest: float
@@ -20,7 +20,7 @@ class Timing(NamedTuple):
     runs: int
 
     def cell(self) -> str:
-        """For a table: the median, and the range where there is one."""
+        """Returns the median, and the range of several runs, for a table."""
         if self.runs == 1:
             return f"{self.median:.3g}"
         return f"{self.median:.3g} ({self.shortest:.3g}–{self.longest:.3g})"
@@ -32,9 +32,9 @@ def measure(
     budget: float = math.inf,
     warm: Callable[[], Any] | None = None,
 ) -> tuple[Any, Timing]:
-    """Returns the result and its times, until their sum is above the budget.
+    """Returns the result and its times; stops if their sum exceeds the budget.
 
-    `warm` is called first and not timed: the function itself where it is compiled.
+    `warm` is called first and not timed, for example to compile the function.
     """
     if warm is not None:
         jax.block_until_ready(warm())
@@ -44,9 +44,9 @@ def measure(
 def measure_in_turn(
     functions: Sequence[Callable[[], Any]], repeats: int, budget: float = math.inf
 ) -> list[tuple[Any, Timing]]:
-    """The same for several, one run of each after the other.
+    """Returns results and times of several functions, which run in turn.
 
-    A machine that is busy for a while then slows all of them down alike.
+    So a machine that is busy for a while slows down all functions.
     """
     results: list[Any] = [None] * len(functions)
     times: list[list[float]] = [[] for _ in functions]
@@ -64,7 +64,7 @@ def measure_in_turn(
 
 
 def median_seconds(repeats: int, *functions: Callable[[], Any]) -> list[float]:
-    """Median times of functions that are called in turn, after one call each."""
+    """Returns median times of functions, which run in turn after one call each."""
     for function in functions:
         jax.block_until_ready(function())
     timed = measure_in_turn(functions, repeats)

@@ -1,4 +1,4 @@
-"""How fast coded descent gets where, and how far that is from the whole solution."""
+"""Convergence of coded descent, and its distance from the whole solution."""
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,19 @@ from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ResultTable, at, interval, interval_power_of_ten
 from jaxwgc import sketching
 
-# Of the norm of the gradient, over six decades.
+# Thresholds on the norm of the gradient, over six decades.
 THRESHOLDS = tuple(10.0 ** (4 - decade) for decade in range(7))
 COMPRESSIONS = (2, 4)
 STEP_SIZE = linear_regression.PROTOCOLS["doubled"]
 MAX_ITERATIONS = 2_000
 WEIGHTINGS = linear_regression.WEIGHTINGS
-# The second part: parts of ten rows, drawn ever more often.
+# Sketches: parts of ten rows, and numbers of draws.
 NUM_PARTS = 100
 DRAWS = tuple(40 * 2**doubling for doubling in range(9))
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a compression, and one for sketches of growing size."""
+    """Returns a cell per compression, and one for sketches of growing size."""
     compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
     return Study(
         {
@@ -41,28 +41,20 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def descend(key: jax.Array, compression: int) -> Numbers:
-    """Iterations to each threshold, and the distance from the whole solution there."""
+    """Returns iterations to each threshold, and distances from the whole solution."""
     sample_key, *keys = jax.random.split(key, 3)
     data, (small,), _ = linear_regression.draw_sample(sample_key, compression)
     solution = linear_regression.least_squares_solution(*data)
     residual = jnp.sum((data[1] - data[0] @ solution) ** 2)
 
     def solve(key, weights):
-        rows = small.parts[0] * jnp.sqrt(weights)[:, None, None]
-        rows = rows.reshape(-1, linear_regression.NUM_FEATURES)
-        curvatures = jnp.linalg.eigvalsh(2 * rows.T @ rows)
-        ends = curvatures[jnp.array([0, -1])]
+        ends = linear_regression.extreme_curvatures(small.parts[0], weights)
         rate = jnp.max(jnp.abs(1 - STEP_SIZE * ends))
 
         def until(threshold):
-            end = descent.descend(
-                key,
-                *linear_regression.problem(small.parts),
-                weights,
-                STEP_SIZE,
-                threshold,
-                MAX_ITERATIONS,
-            )
+            problem = linear_regression.problem(small.parts)
+            rule = weights, STEP_SIZE, threshold, MAX_ITERATIONS
+            end = descent.descend(key, *problem, *rule)
             off = data[0] @ (end.params - solution)
             return end.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
 
@@ -77,16 +69,15 @@ def descend(key: jax.Array, compression: int) -> Numbers:
     both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
     solved = jax.vmap(solve)(jnp.stack(keys), both)
     return {
-        name: jax.tree.map(lambda leaf, lane=lane: leaf[lane], solved)
+        name: {quantity: leaf[lane] for quantity, leaf in solved.items()}
         for lane, name in enumerate(WEIGHTINGS)
     }
 
 
 def sketch(key: jax.Array) -> Numbers:
-    """Distortion of weighted samples of growing size, and where they lead.
+    """Returns distortion and distance of the solution of samples of growing size.
 
-    The distortion is that of the columns of X with the residual of the whole solution
-    beside them.
+    The distortion is that of X with the residual of the whole solution as a column.
     """
     data_key, sample_key = jax.random.split(key)
     features, responses = linear_regression.draw_data(data_key)
@@ -104,7 +95,7 @@ def sketch(key: jax.Array) -> Numbers:
         sample = sketching.sample_partitions(key, probabilities, num_draws=DRAWS[0])
         return jnp.zeros(NUM_PARTS).at[sample.indices].add(sample.counts)
 
-    # Each number of draws is twice the last, and goes on from it.
+    # Each sample extends the last one to twice the number of draws.
     keys = jax.random.split(sample_key, DRAWS[-1] // DRAWS[0])
     counts = jnp.cumsum(jax.vmap(count)(keys), axis=0)[np.array(DRAWS) // DRAWS[0] - 1]
 
@@ -119,7 +110,7 @@ def sketch(key: jax.Array) -> Numbers:
 
 
 def reduce(trials: Numbers) -> Numbers:
-    """Means, and for sketches what the bound says."""
+    """Returns means, and for sketches the bound."""
     if "distortion" not in trials:
         return jaxwgc.summarize(trials)
     distortion, distance = trials["distortion"], trials["distance"]
@@ -138,72 +129,70 @@ def reduce(trials: Numbers) -> Numbers:
 
 
 def tabulate_iterations(numbers: Numbers) -> ResultTable:
-    """Against what O(1/ε) allows from the first threshold on."""
-
-    def show(cell):
-        index, threshold = cell
-        row = {"‖g‖ ≤": f"{threshold:g}"}
-        for label, record in curves(numbers):
-            row[label] = interval(at(record["iterations"], index), 1)
-        first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
-        row["C/ε from the first row"] = f"{first * THRESHOLDS[0] / threshold:,.0f}"
-        row["distance, weighted, ρ = 2"] = interval_power_of_ten(
-            at(numbers["descent"]["rho=2"]["weighted"]["distance"], index)
-        )
-        return row
-
-    table = ResultTable.of_records(
-        f"Iterations to a norm of the gradient, step {STEP_SIZE:g}, and there the "
-        f"distance from θ_ols, mean of {numbers['runs']:,} runs",
-        show,
-        enumerate(THRESHOLDS),
-    )
+    """Returns iterations by threshold, and those that O(1/ε) allows."""
+    every, weighted = curves(numbers), numbers["descent"]["rho=2"]["weighted"]
+    first = weighted["iterations"].mean[0]
+    rows = [
+        [
+            f"{threshold:g}",
+            *(
+                interval(at(record["iterations"], index), 1)
+                for record in every.values()
+            ),
+            f"{first * THRESHOLDS[0] / threshold:,.0f}",
+            interval_power_of_ten(at(weighted["distance"], index)),
+        ]
+        for index, threshold in enumerate(THRESHOLDS)
+    ]
     for quantity, name in (
-        ("per_decade", "a decade, measured"),
-        ("asymptotic", "a decade, of the slowest direction"),
+        ("per_decade", "per decade, measured"),
+        ("asymptotic", "per decade, slowest direction"),
     ):
-        cells = [interval(record[quantity], 1) for _, record in curves(numbers)]
-        table.rows.append([name, *cells, "", ""])
-    return table
+        cells = [interval(record[quantity], 1) for record in every.values()]
+        rows.append([name, *cells, "", ""])
+    return ResultTable(
+        f"Iterations to a norm of the gradient with step {STEP_SIZE:g}, and distance "
+        f"from θ_ols there, mean of {numbers['runs']:,} runs",
+        ["‖g‖ ≤", *every, "C/ε from the first row", "distance, weighted, ρ = 2"],
+        rows,
+    )
 
 
-def curves(numbers: Numbers) -> list[tuple[str, Numbers]]:
-    """Returns what was measured of descent, with its label."""
-    return [
-        (f"{name}, {compression.replace('rho=', 'ρ = ')}", by_name[name])
+def curves(numbers: Numbers) -> dict[str, Numbers]:
+    """Returns the measurements of descent by label."""
+    return {
+        f"{name}, {compression.replace('rho=', 'ρ = ')}": by_name[name]
         for compression, by_name in numbers["descent"].items()
         for name in WEIGHTINGS
-    ]
+    }
 
 
 def tabulate_distance(numbers: Numbers) -> ResultTable:
-    """Distance against distortion."""
+    """Returns distances and their bound by distortion."""
     record = numbers["sketches"]
-
-    def show(index):
-        return {
-            "draws q": f"{DRAWS[index]:,}",
-            "distortion ε": interval(at(record["distortion"], index), 3),
-            "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": interval(at(record["distance"], index), 4),
-            "runs with ε < 1": f"{100 * record['speaks'][index]:.0f}%",
-            "ε / (1 − ε) over the distance, median": (
-                f"{record['bound_over_distance'][index]:.1f}"
-            ),
-            "runs beyond the bound": str(record["violations"][index]),
-        }
-
     return ResultTable.of_records(
         f"The sampled solution, weighted parts of {NUM_PARTS}, {numbers['runs']:,} "
         "runs",
-        show,
+        {
+            "draws q": lambda i: f"{DRAWS[i]:,}",
+            "distortion ε": lambda i: interval(at(record["distortion"], i), 3),
+            "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": lambda i: interval(
+                at(record["distance"], i), 4
+            ),
+            "runs with ε < 1": lambda i: f"{100 * record['speaks'][i]:.0f}%",
+            "ε / (1 − ε) / distance, median": lambda i: (
+                f"{record['bound_over_distance'][i]:.1f}"
+            ),
+            "runs beyond the bound": lambda i: str(record["violations"][i]),
+        },
         range(len(DRAWS)),
     )
 
 
 def draw_iterations(numbers: Numbers) -> Figure:
-    """Iterations and the bound; and the distance that stays."""
+    """Draws iterations with their bound, and distances."""
     figure, panels = new_figure(10, 4.4, columns=2, share_y=False)
-    for index, (label, record) in enumerate(curves(numbers)):
+    for index, (label, record) in enumerate(curves(numbers).items()):
         for axes, quantity in zip(panels, ("iterations", "distance"), strict=True):
             curve = record[quantity]
             look = {"label": label, "markersize": 4}
@@ -211,7 +200,7 @@ def draw_iterations(numbers: Numbers) -> Figure:
     first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
     bound = first * THRESHOLDS[0] / np.array(THRESHOLDS)
     panels[0].plot(THRESHOLDS, bound, ":", color="0.3", label="O(1/ε) from there")
-    panels[0].set(ylim=(0, 300), ylabel="iterations until then")
+    panels[0].set(ylim=(0, 300), ylabel="iterations")
     panels[1].set(yscale="log", ylabel="distance ‖X(θ − θ_ols)‖ / ‖Xθ_ols − y‖")
     for axes in panels:
         axes.set(xscale="log", xlabel="norm of the gradient ε")
@@ -221,20 +210,12 @@ def draw_iterations(numbers: Numbers) -> Figure:
 
 
 def draw_distance(numbers: Numbers) -> Figure:
-    """Distance against distortion, with deciles both ways."""
+    """Draws distance by distortion, with deciles of both."""
     figure, (axes,) = new_figure(7, 4.6)
-    record = numbers["sketches"]
-    (left, x, right), (low, y, high) = record["deciles"].values()
-    axes.errorbar(
-        x,
-        y,
-        xerr=(x - left, right - x),
-        yerr=(y - low, high - y),
-        fmt="o",
-        color=COLORS[0],
-        capsize=2,
-        label="median, 10–90% of the runs",
-    )
+    (left, x, right), (low, y, high) = numbers["sketches"]["deciles"].values()
+    look = {"color": COLORS[0], "label": "median, 10–90% of the runs", "capsize": 2}
+    bars = (y - low, high - y), (x - left, right - x)
+    axes.errorbar(x, y, *bars, fmt="o", **look)
     shown = np.geomspace(left.min(), 0.98, 200)
     axes.plot(shown, shown / (1 - shown), ":", color="0.3", label="bound ε / (1 − ε)")
     for here, there, draws in zip(x, y, DRAWS, strict=True):

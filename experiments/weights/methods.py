@@ -1,13 +1,10 @@
-"""Ways to descend on sampled parts, each over a grid of steps, through the code.
+"""Coded descent on sampled parts, by method and over a grid of step sizes.
 
-All are vectors of weights of the k parts that the code holds: the library's rescaling
-multiplies losses, so that it may go into the weights of the code. Constants that a
-step size takes up are left out: the paper's 1 / (rΠ) is 1 / (kΠ) here, which differs by
-the rows of a part.
+Each method is a vector of weights of the k parts of the code. Constants that a step
+size absorbs are omitted: the paper's 1 / (rΠ) is 1 / (kΠ) here.
 """
 
 import operator
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,63 +14,55 @@ import numpy as np
 import jaxwgc
 from experiments.paper.descent import CODE
 from experiments.runner.study import Numbers
-from experiments.weights.ratios import geometric_mean
+from experiments.runner.tables import geometric_mean
 from jaxwgc import sketching
 
 ONE_SHOT = "weighted", "weighted, unbiased", "unweighted", "uniform"
-# With a new sample at every step.
+# Methods with a new sample at every step.
 ITERATIVE = "block leverage", "block uniform"
 METHODS = (*ONE_SHOT, *ITERATIVE)
 BASELINE = "unweighted"
-# Step sizes in units of one over the largest curvature of all the data, and over how
-# many steps they halve: never, or soon.
+# Step sizes in units of 1 / (largest curvature of all the data), and numbers of steps
+# after which they halve.
 SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-9, 13))
 DELAYS = (np.inf, 10.0)
-# The fixed step is that share of the best one of the baseline for the first checkpoint;
-# the paper's is about that in its section 6.2.
+# The fixed step is 1 / FIXED_SHARE of the best step of the baseline at the first
+# checkpoint, approximately as in section 6.2 of the paper.
 FIXED_SHARE = 8
-# In the place of errors that are no numbers any more.
+# Replaces errors that are NaN.
 DIVERGED = 1e30
-# Runs that choose the steps, one of so many; the others are shown.
+# One of so many runs chooses the step sizes; the others are shown.
 TUNING_SHARE = 4
 
 
 def squared_error(params: jax.Array, part: Any) -> jax.Array:
-    """Sum of squared residuals but for a constant, of XᵀX and Xᵀy."""
+    """Returns the sum of squared residuals up to a constant, from XᵀX and Xᵀy."""
     gram, product = part
     return params @ gram @ params - 2 * params @ product
 
 
 def schedules(method: str, num_steps: int) -> np.ndarray:
-    """Sizes of all steps, (lanes, num_steps). One sample needs no smaller steps."""
+    """Returns step sizes (lanes, num_steps), which fall for new samples only."""
     steps = np.arange(num_steps)
     delays = DELAYS if method in ITERATIVE else DELAYS[:1]
     return np.array([s / (1 + steps / delay) for delay in delays for s in SIZES])
 
 
 def run_all(
-    key: jax.Array,
-    parts: Any,
-    probabilities: jax.Array,
-    curvature: jax.Array,
-    loss: Callable[[Any, Any], jax.Array],
-    start: jax.Array,
-    measure: Callable[[jax.Array], Numbers],
-    checkpoints: tuple[int, ...],
-    load: Callable[[Any], Any] = lambda part: part,
+    key, parts, probabilities, curvature, loss, start, measure, checkpoints, load=None
 ) -> Numbers:
     """Returns `measure(params)` by method, (lanes, checkpoints).
 
     Args:
-        key: Of samples and stragglers.
+        key: Key of samples and stragglers.
         parts: All K parts of the data.
-        probabilities: Of each to be drawn, (K,).
-        curvature: The largest of the loss of all the data.
+        probabilities: Probabilities of the parts to be drawn, (K,).
+        curvature: Largest curvature of the loss of all the data.
         loss: `loss(params, part)`, summed over a part.
         start: Parameters.
         measure: A function of parameters.
         checkpoints: Numbers of steps after which to measure.
-        load: Makes of a part what the loss reads.
+        load: Function that makes the argument of the loss from a part, or None.
     """
     sample_key, step_key, straggler_key = jax.random.split(key, 3)
     num_parts, k = len(probabilities), CODE.num_parts
@@ -100,17 +89,18 @@ def run_all(
     }
     indices = [evenly if name == "uniform" else by_scores for name in ONE_SHOT]
     num_steps = checkpoints[-1]
-    # As many stragglers at random as the code survives, the same for all methods.
+    # Random stragglers, as many as the code tolerates, the same for all methods.
     ranks = jax.vmap(lambda key: jax.random.permutation(key, CODE.num_workers))(
         jax.random.split(straggler_key, num_steps)
     )
     decoded = jaxwgc.effective_weights(CODE, ranks >= CODE.num_stragglers)
 
     def chosen(indices):
-        return jax.vmap(load)(jax.tree.map(lambda leaf: leaf[indices], parts))
+        few = jax.tree.map(lambda leaf: leaf[indices], parts)
+        return few if load is None else jax.vmap(load)(few)
 
     def one_shot(indices, weights):
-        """The same parts at every step."""
+        """Descends on the same parts at every step."""
         small = chosen(indices)
         return descend(
             lambda params, effective: loss_of(params, small, weights * effective),
@@ -119,7 +109,7 @@ def run_all(
         )
 
     def iterative(probabilities):
-        """A new sample at every step."""
+        """Descends on a new sample at every step."""
         samples = jax.vmap(draw_unbiased, in_axes=(0, None))(
             jax.random.split(step_key, num_steps), probabilities
         )
@@ -132,11 +122,11 @@ def run_all(
         return descend(loss_at, sizes, (samples, decoded))
 
     def loss_of(params, small, weights):
-        """Decoded: theorem 4.1 multiplies what decoding gives by the weights."""
+        """Returns the loss of theorem 4.1: effective weights times sample weights."""
         return weights.astype(start.dtype) @ jax.vmap(loss, (None, 0))(params, small)
 
     def descend(loss_at, sizes, steps):
-        """All schedules side by side, through the same steps."""
+        """Runs all schedules on the same samples and stragglers."""
 
         def step(lanes, carry):
             size, at_step = carry
@@ -149,7 +139,7 @@ def run_all(
         measured = jax.vmap(jax.vmap(measure))(path[np.array(checkpoints) - 1])
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), measured)
 
-    # Side by side, which compiles once.
+    # Vectorized, which compiles once.
     kept = jax.vmap(one_shot)(jnp.stack(indices), jnp.stack(list(weights.values())))
     fresh = jax.vmap(iterative)(both)
     by_method = {
@@ -170,7 +160,7 @@ def choose(errors: np.ndarray) -> np.ndarray:
 
 
 class Chosen(NamedTuple):
-    """Runs that are shown, and the lanes that the others have chosen (checkpoints,)."""
+    """Runs that are shown, and the lanes that other runs have chosen (checkpoints,)."""
 
     shown: slice
     best: dict[str, np.ndarray]
@@ -183,7 +173,7 @@ class Chosen(NamedTuple):
 
 
 def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
-    """Each method's best step, and one for all: errors (runs, lanes, checkpoints)."""
+    """Chooses a step per method, and one for all; errors (runs, lanes, checkpoints)."""
     runs = len(errors[BASELINE])
     tuning = max(runs // TUNING_SHARE, 1)
     shown = slice(tuning, None) if runs > tuning else slice(None)
@@ -196,8 +186,8 @@ def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
 def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     """Errors and paired ratios of the runs that are shown.
 
-    Of (runs, lanes, checkpoints) by method; ratios to the baseline at its best step,
-    and at the fixed step to the baseline there.
+    Errors are (runs, lanes, checkpoints) by method. Ratios are to the baseline at its
+    best step, and to the baseline at the fixed step.
     """
     errors = {name: np.fmin(error, DIVERGED) for name, error in errors.items()}
     best = {name: chosen.take(errors[name], chosen.best[name]) for name in errors}
@@ -217,11 +207,9 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
 
 
 def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
-    """Errors of the runs that are shown, (lanes of constant steps, checkpoints)."""
-    return {
-        name: geometric_mean(np.fmin(error[chosen.shown, : len(SIZES)], DIVERGED))
-        for name, error in errors.items()
-    }
+    """Returns mean errors of the runs that are shown, (constant steps, checkpoints)."""
+    lanes = chosen.shown, slice(len(SIZES))
+    return {n: geometric_mean(np.fmin(e[lanes], DIVERGED)) for n, e in errors.items()}
 
 
 def step_of(method: str, lane: int) -> str:

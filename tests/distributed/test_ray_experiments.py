@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import coordinator as coordinator_benchmark
-from experiments.ray import chaos, placement, wrong_workers
+from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 
@@ -16,19 +16,11 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
-def test_chaos_in_short():
+def test_chaos_in_short(monkeypatch):
     """What `python -m experiments chaos` does, with four workers."""
-    records = list(
-        chaos.measure(
-            steps=8,
-            kill_every=5,
-            freeze_every=7,
-            work=0.3,
-            seed=0,
-            num_workers=4,
-            answer_within=2.0,
-        )
-    )
+    monkeypatch.setattr(chaos, "NUM_WORKERS", 4)
+    monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 2.0)
+    records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.3, seed=0))
     assert len(records) == 8
     assert sum(record["signals"] for record in records) == 2
     assert max(record["error"] for record in records) < 1e-5
@@ -40,7 +32,8 @@ def test_wrong_workers_in_short():
     own = wrong_workers.train(handling, steps=10, seed=0)
     assert own["flipped"] == own["named"] > 0
     assert own["applied"] == own["blamed"] == own["refused"] == 0
-    assert len(wrong_workers.tabulate_bits(10, {"dropped": own}).rows) == 1
+    (table,) = wrong_workers.bits(10, seed=0).tables.values()
+    assert len(table({"dropped": own}).rows) == 1
 
 
 def test_overhead_is_split(monkeypatch):
@@ -89,16 +82,16 @@ def test_experiment_in_short(monkeypatch):
 
 def test_loads_by_speed_in_short(monkeypatch):
     """All end together: no step is shorter than the bound, none in the plan longer."""
-    monkeypatch.setattr(placement, "SPEEDS", np.array([40.0, 20.0]))
-    monkeypatch.setattr(placement, "NUM_PARTS", 6)
-    entries = placement.entries()
+    monkeypatch.setattr(steps, "SPEEDS", np.array([40.0, 20.0]))
+    monkeypatch.setattr(steps, "SPEED_PARTS", 6)
+    entries = steps.entries()
     code = entries["2 copies, by speed"]
     np.testing.assert_array_equal(code.parts_per_worker, [6, 6])
     code = entries["1 copy, by speed"]
     np.testing.assert_array_equal(code.parts_per_worker, [4, 2])
-    assert placement.planned(code) == pytest.approx(0.1, rel=1e-5)
-    assert placement.measure(code, 3)["mean"] > 0.1
-    monkeypatch.setattr(placement, "entries", lambda: {"by speed": code})
-    (table,) = placement.study(3).tables.values()
+    assert steps.planned(code) == pytest.approx(0.1, rel=1e-5)
+    assert steps.measure_loads(code, 3)["mean"] > 0.1
+    monkeypatch.setattr(steps, "entries", lambda: {"by speed": code})
+    (table,) = steps.loads_by_speed(3).tables.values()
     own = {"bound": 0.1, "planned": 0.1, "measured": {"mean": 0.11, "half": 0.0}}
     assert table({"by speed": own}).rows[0][-2:] == ["1.000", "1.100"]

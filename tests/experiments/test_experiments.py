@@ -2,11 +2,8 @@
 
 import json
 
-import jax
-
 from experiments.benchmark import (
     SECTIONS,
-    _reed_solomon,
     benchmark,
     coordinator,
     decoding,
@@ -16,7 +13,7 @@ from experiments.benchmark import (
     sparse_least_squares,
     trials,
 )
-from experiments.paper import figure2, linear_regression, mnist
+from experiments.paper import linear_regression, mnist
 from experiments.runner.study import Study
 from experiments.runner.tables import ResultTable
 
@@ -32,14 +29,12 @@ def test_linear_regression(tmp_path, monkeypatch, decoded_by_groups):
         assert abs(iterations["mean"] / published - 1) < 0.15
     literal = written["reproduced"]["rho=4"]["literal"]["weighted"]["iterations"]
     assert 1.9 < literal["mean"] / cell["weighted"]["iterations"]["mean"] < 2.3
-    assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
     assert "75.3" in (tmp_path / "table2.md").read_text()
-    assert not jax.config.jax_enable_x64
 
 
 def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
-    monkeypatch.setattr(figure2, "NUM_ITERATIONS", 60)
-    figure2.figure2(runs=10, out=tmp_path)
+    monkeypatch.setattr(linear_regression, "NUM_ITERATIONS", 60)
+    linear_regression.figure2(runs=10, out=tmp_path)
     written = json.loads((tmp_path / "figure2.json").read_text())
     weighted = written["gradient_norm"]["weighted"]["norm"]["mean"]
     unweighted = written["gradient_norm"]["unweighted"]["norm"]["mean"]
@@ -47,7 +42,6 @@ def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
     # much faster."
     assert weighted[0] > unweighted[0]
     assert weighted[50] < unweighted[50] < unweighted[0] / 100
-    assert (tmp_path / "figure2.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
@@ -61,12 +55,11 @@ def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
             cell = written["reproduced"]["rho=20"][protocol][weighting]
             assert 3 < cell["error"]["mean"] < 11
             assert 5 < cell["iterations"]["mean"] < 150
-    assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_benchmark(tmp_path, monkeypatch, decoded_by_groups):
     # One of each kind, of few workers.
-    monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
+    monkeypatch.setattr(decoding, "CODES", ((10, 5, 6),))
     monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
     monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
     monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})

@@ -19,7 +19,7 @@ from experiments.runner import study as runner
 from experiments.runner.figures import new_figure
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Once, Study, Trial
-from experiments.runner.tables import ResultTable, interval
+from experiments.runner.tables import ResultTable, interval, table_of
 from experiments.runner.timing import Timing
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,28 @@ def test_numbers_come_back_as_they_are_shown(tmp_path):
     again = results.to_records({"one": {"a": 1, "b": 2}, "two": [{"c": 3}, {"c": 4}]})
     assert {**again}["one"].a == 1 and again.get("two")[1]["c"] == 4
     assert results.was_read(again) == {"one": {"a": 1}, "two": [{}, {"c": 4}]}
+
+
+def test_tables_are_templates_of_records():
+    mean = jaxwgc.Summary(0.0027, 0.0026, 0.0028, 0.0)
+    record = {"seconds": {"all": 2e-3}, "mean": mean, "time": Timing(1, 1, 1, runs=1)}
+    columns = {
+        "code": "`{name}`",
+        "ms": "{seconds[all]:1e3 .1f}",
+        "mean": "{mean:4}",
+        "small": "{mean:e}",
+        "percent": "{mean:100 1}",
+        "time": "{time}",
+        "first": "{first}",
+        "both": lambda row: f"{len(row['seconds'])}, {row['time'].runs}",
+    }
+    records = results.to_records(results.to_builtin({"a": record | {"first": None}}))
+    table = table_of("{a.first}", columns)(records)
+    assert table.title == "None" and table.columns == [*columns]
+    means = ["0.0027 ± 0.0001", "(2.70 ± 0.10) × 10⁻³", "0.3 ± 0.0"]
+    assert table.rows == [["`a`", "2.0", *means, "1", "never", "1, 1"]]
+    # Templates mark what they read.
+    assert set(results.was_read(records)["a"]) == {"seconds", "mean", "time", "first"}
 
 
 def shifted(key, shift):

