@@ -28,7 +28,7 @@ class TestExtraArguments:
         """From a chain, where other transformations ignore it."""
         optimizer = optax.chain(aggregate(CODE), optax.sgd(1.0))
         state = optimizer.init(GRADIENTS[0])
-        match = "does not know recieved, .*misspelt"
+        match = "unknown extra arguments recieved: .*spelling"
         with pytest.warns(UserWarning, match=match) as caught:
             optimizer.update(GRADIENTS, state, recieved=np.ones(6, bool))
         assert caught[0].filename == __file__
@@ -48,7 +48,7 @@ class TestModelsThatNeverDecode:
         code = codes.cyclic_mds(6, num_stragglers=2)
         match = (
             "for the 3 fastest of 6 workers; code then decodes in [0-6] of 64 .* Any 4 "
-            r"answers are enough: take stragglers.fastest\(4\)"
+            r"responses are enough: use stragglers.fastest\(4\)"
         )
         with pytest.warns(UserWarning, match=match) as caught:
             self.make(code, stragglers.fastest(3))

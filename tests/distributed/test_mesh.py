@@ -219,7 +219,7 @@ PAIR = {"loss": lambda params, part: (0.0, part), "received": MASK}
         (compute, INTS, "params.* must be real or complex floats"),
         (compute, VECTOR, "loss must return a scalar; got an array"),
         (compute, PAIR, "a scalar; got PyTreeDef"),
-        (study, {"devices": [0]}, "devices must be those of jax.devices"),
+        (study, {"devices": [0]}, "devices must be from jax.devices"),
     ],
 )
 def test_types(call, options, rule):
@@ -239,8 +239,8 @@ def test_types(call, options, rule):
         (compute, {"received": MASK[None]}, "received must have shape"),
         (compute, {"received": MASK[1:]}, "received must have shape"),
         (compute, {}, "received or finished must be given"),
-        (study, {"devices": []}, "devices must be different ones"),
-        (study, {"devices": [DEVICE] * 2}, "must be different ones"),
+        (study, {"devices": []}, "devices must be distinct devices"),
+        (study, {"devices": [DEVICE] * 2}, "must be distinct devices"),
     ],
 )
 def test_values(call, options, rule):

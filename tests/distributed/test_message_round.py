@@ -211,7 +211,7 @@ def test_corrupted_messages_are_left_out_and_their_worker_is_replaced(caplog):
     [replace] = [action for action in world.log if isinstance(action, Replace)]
     assert replace.worker == 1
     assert "worker 1 on host1 (node elsewher) is replaced" in replace.warning
-    assert "its answer is left out, as 3 so far" in caplog.text
+    assert "its messages are excluded (3 rounds so far)" in caplog.text
 
 
 def test_rows_of_the_trace():

@@ -165,5 +165,5 @@ def test_first_query_compiles_nothing(kind):
 
 def test_codes_that_cannot_be_asked():
     code = codes.multi_message(codes.cyclic_mds(3, num_stragglers=1))
-    with pytest.raises(ValueError, match="requests need a real code"):
+    with pytest.raises(ValueError, match="be real with one segment for requests"):
         RayCluster(loss, code, PARTS[:3])
