@@ -92,5 +92,5 @@ def test_nearest_names_the_neighbours(working, value, bounded):
     bounds = (1, 30) if bounded else (1,)
     if value in working:
         return check_works("size", value, working.__contains__, "work", *bounds)
-    with pytest.raises(ValueError, match=f"to it {' and '.join(expected)}$"):
+    with pytest.raises(ValueError, match=f"nearest: {' and '.join(expected)}$"):
         check_works("size", value, working.__contains__, "work", *bounds)
