@@ -22,17 +22,17 @@ from jaxwgc.sketching._linalg.orthonormalise import factors_of_small
 from jaxwgc.sketching._linalg.rows import Rows
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 
-# Rows of the sketch that every row of X is added to. With 4, rows of leverage 1 that
-# meet in one of them do no harm; with 1 or 2 they do.
+# Rows of the sketch to which each row of X is added. With 4, rows of leverage 1 may
+# collide in one row of the sketch without harm; with 1 or 2 they may not.
 _NUM_NONZEROS = 4
 
-# The probability of a row to miss epsilon by the Gaussian matrix. It is half of what is
-# asked for, so that 99% of rows are near in nearly every draw if they are of many
+# Probability that the Gaussian matrix misses epsilon for a row. It is half of the
+# target, so that in nearly every draw 99% of rows are within epsilon if they span many
 # directions.
 _MISSES = 0.005
 
-# The same by the sketch alone, where there are few columns. All rows then miss together
-# if one does, and a larger sketch costs next to nothing.
+# Probability that the sketch alone misses epsilon, for few columns. All rows then miss
+# together, and a larger sketch costs next to nothing.
 _SKETCH_MISSES = 1e-4
 
 
@@ -42,41 +42,42 @@ def approximate_leverage_scores(
     """Returns leverage scores, each within 1 ± epsilon with a probability of 99%.
 
     X is multiplied from the left by a sparse random matrix of signs with a few times p
-    rows; the R factor of this sketch, in place of that of X, gives the scores as row
-    norms of X R⁻¹. Where p is large, R⁻¹ is first multiplied by a Gaussian matrix with
-    few columns, which keeps these norms approximately.
+    rows. The R factor of this sketch replaces the R factor of X: the scores are the
+    squared row norms of X R⁻¹. If p is large, R⁻¹ is first multiplied by a Gaussian
+    matrix with few columns, which keeps these norms approximately.
 
-    The accuracy sets both sizes. The square of a row norm is distributed as χ² with k
-    degrees of freedom over k under k Gaussian columns, and nearly as the inverse of
-    that for a sketch of k + p rows. Both bring a bias as well; that the scores sum to
-    the rank takes it away.
+    The accuracy sets both sizes. Under k Gaussian columns, the square of a row norm is
+    distributed as χ² with k degrees of freedom over k. Under a sketch of k + p rows, it
+    is nearly the inverse of such a variable. Both are biased. The bias is removed by
+    scaling, since the scores sum to the rank.
 
     The default accuracy, within a factor of 2, is what sampling by leverage scores
-    needs, and is where this pays off most: two products of the size of X with p×p
-    matrices become one with a p×64 matrix.
+    needs. It also saves most: one product with a p×64 matrix replaces two products with
+    p×p matrices.
 
     Args:
-      key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
+      key: One PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
       matrix: X, (N, p), of any kind that `leverage_scores` takes.
-      epsilon: a Python number in (0, 1), since it sets sizes. For small ones (below
-        about 4 / √p) there is no Gaussian matrix and one product with a p×p matrix;
-        where the sketch would have N/2 rows or more, the scores are exact.
-      rcond: as in `leverage_scores`, applied to the sketch. Rows that are rounding
-        beside others, of which it is a sum, are lost.
+      epsilon: A Python number in (0, 1), since it sets sizes. Below about 4 / √p, no
+        Gaussian matrix is used, but one product with a p×p matrix. If the sketch would
+        have at least N/2 rows, the scores are exact.
+      rcond: See `leverage_scores`; applied to the sketch. Rows that are below the
+        rounding of larger rows are lost, since the sketch is a sum of rows.
 
     Returns:
-      (N,), each in [0, 1]. Each that is not 0 is within 1 ± epsilon of the exact one
-      with a probability of 99%. Rows of many directions miss independently, so that
-      about 99% of them are within it; rows of one direction miss together. Beside this
-      there are the rounding errors of `leverage_scores`, and singular values near the
-      cut-off of the rank, which the sketch may see on the other side of it.
-      With a NaN or infinity in a traced matrix, all are NaN.
+      (N,), each in [0, 1]. Each nonzero score is within 1 ± epsilon of the exact one
+      with a probability of 99%. If rows span many directions, they miss independently,
+      and about 99% of them are within the bounds. Rows of one direction miss together.
+      Further errors are the rounding errors of `leverage_scores`, and singular values
+      near the cutoff of the rank, for which the sketch may decide differently. If a
+      traced matrix has a NaN or infinity, all are NaN.
 
     Raises:
-      ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for an epsilon or rcond out of range.
-      TypeError: for a complex matrix or anything but numbers, anything but a
-        key, or an epsilon that is traced.
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if epsilon or rcond is out of
+        range.
+      TypeError: If the matrix is complex or not numeric, the key is no PRNG key, or
+        epsilon is traced.
 
     Example:
       >>> import jax
@@ -117,7 +118,7 @@ def approximate_leverage_scores(
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
-    """Returns rows of the sketch and columns of the projection, None for none."""
+    """Returns the numbers of sketch rows and of projection columns (None for none)."""
     needed = _degrees_of_freedom(epsilon)
     # Below 3p the sketch is not always a subspace embedding.
     extra = max(3 * num_columns, 4 * needed)
@@ -130,9 +131,9 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
-    """Returns k, to 3%, for which χ²_k / k is within 1 ± epsilon but in few cases.
+    """Returns k, to 3%, for which χ²_k / k is in 1 ± epsilon with high probability.
 
-    Or its inverse, but for still fewer.
+    With `of_inverse`, the condition is on k / χ²_k, with a higher probability.
     """
     low, high, misses = 1 - epsilon, 1 + epsilon, _MISSES
     if of_inverse:

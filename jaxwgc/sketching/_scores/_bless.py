@@ -1,4 +1,4 @@
-"""BLESS: approximate ridge leverage scores of a kernel matrix never formed."""
+"""BLESS: approximate ridge leverage scores without forming the kernel matrix."""
 
 import functools
 import math
@@ -22,12 +22,12 @@ _BLOCK = 4096
 
 
 class BlessSample(NamedTuple):
-    """Landmarks drawn by ridge leverage scores, and the scores of all points.
+    """Landmarks sampled by ridge leverage scores, and the scores of all points.
 
     Attributes:
-      indices: int32 (M,), the landmarks, all different and in order.
-      weights: (M,), one over the probability with which each was kept, so at least 1.
-        Σ weightⱼ f(xⱼ) over the landmarks stands for Σ f(xᵢ) over all points.
+      indices: int32 (M,), the landmarks, distinct and in ascending order.
+      weights: (M,), the inverse of the probability with which each was kept, at least
+        1. Σ weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
     """
 
@@ -47,42 +47,43 @@ def bless(
 ) -> BlessSample:
     """Returns approximate ridge leverage scores without forming the kernel matrix.
 
-    The scores are the diagonal of K (K + ridge I)⁻¹ with Kᵢⱼ = k(xᵢ, xⱼ): those of
-    `ridge_leverage_scores` for the features of the kernel. They are found along a path
-    of falling ridges: at a large ridge all are alike and few points stand for all; the
-    points kept at one ridge give the scores at the next, by which more are kept. The
-    scores that are returned are the exact ones of the kernel projected to the span of
-    the last landmarks, plus what is left of each point over the ridge.
+    The scores are the diagonal of K (K + ridge I)⁻¹ with Kᵢⱼ = k(xᵢ, xⱼ): the
+    `ridge_leverage_scores` of the features of the kernel. They are computed along a
+    path of falling ridges. At a large ridge, all scores are similar and few points
+    represent the others. The points kept at one ridge give the scores at the next
+    ridge, by which more points are kept. The returned scores are the exact scores of
+    the kernel projected to the span of the last landmarks, plus the rest of each point
+    over the ridge.
 
     Args:
       key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
-      kernel: a positive semi-definite kernel that takes two arrays of points, (a, ...)
-        and (b, ...), to the matrix (a, b); made of JAX functions, and the same object
-        in every call, so that it is compiled once.
+      kernel: A positive semi-definite kernel that maps two arrays of points, (a, ...)
+        and (b, ...), to the matrix (a, b). It must consist of JAX functions. Pass the
+        same object in every call, so that it is compiled once.
       data: the points, real, of shape (n, ...).
-      ridge: a positive number, added to K as it is. Rudi et al. write λn for it. It
-        must be at least 8 rounding units of the dtype times the trace of K: below that
-        K itself is not known well enough.
-      oversampling: how many landmarks are kept for each unit of effective dimension; a
-        positive number. With the default, scores are within a factor of 2 in practice.
-      step: the ratio of successive ridges, above 1.
+      ridge: A positive number, added to K unscaled (λn in Rudi et al.). It must be at
+        least 8 machine epsilons of the dtype times the trace of K: below that, rounding
+        of K dominates.
+      oversampling: The number of landmarks per unit of effective dimension, a positive
+        number. With the default, scores are within a factor of 2 in practice.
+      step: The ratio of successive ridges, above 1.
 
     Returns:
-      A `BlessSample`. Scores are too large, not too small, where there are too few
-      landmarks. Rounding adds an error of the order of the rounding unit times the
-      trace of K over the ridge.
+      A `BlessSample`. If there are too few landmarks, scores are too large, not too
+      small. Rounding adds an error of the order of machine epsilon times the trace of K
+      over the ridge.
 
     Raises:
-      ValueError: for data without points or (NaN or infinite) values, a kernel that
-        gives another shape, or values that are not finite or negative on the diagonal;
-        for numbers out of range.
-      TypeError: for a traced key, data or ridge: how many points are kept depends on
-        them. For anything but numbers.
+      ValueError: If the data are empty or not finite; if the kernel returns another
+        shape, or values that are not finite or negative on the diagonal; if a number is
+        out of range.
+      TypeError: If the key, data or ridge is traced, since the number of landmarks
+        depends on them; if the data are not numeric.
 
     Note:
-      The path runs on the host; each of its steps is compiled, with sizes that are
-      powers of two. With M landmarks, about `oversampling` times the effective
-      dimension, this takes time of the order of n M² and memory of 4096 M.
+      The path runs on the host. Each of its steps is compiled, with sizes that are
+      powers of two. M, the number of landmarks, is about `oversampling` times the
+      effective dimension. Time is of the order of n M², and memory of 4096 M.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -130,7 +131,7 @@ def bless(
         )
 
     def scores_of(weights: np.ndarray, shift: float, ridge: float, **kind: bool) -> Any:
-        # Padding has the weight 0, and so counts for nothing.
+        # Padding has the weight 0 and does not count.
         size = next_power_of_two(max(8, indices.size))
         padded = np.pad(indices.astype(np.int32), (0, size - indices.size))
         roots = np.pad(np.sqrt(weights), (0, size - indices.size)).astype(dtype)
@@ -158,7 +159,7 @@ def bless(
         uniform = np.asarray(_uniform(key, i, num_steps, num_points))
         indices = np.flatnonzero(uniform < probabilities)
         weights = 1 / probabilities[indices]
-    # Landmarks may be as good as dependent. The ridge is larger than this.
+    # Landmarks may be numerically dependent. The ridge is larger than this shift.
     shift = 4 * eps * diagonal[indices].sum() if indices.size else 1.0
     scores = scores_of(np.ones(indices.size), shift, ridge, is_projected=True)
     return BlessSample(

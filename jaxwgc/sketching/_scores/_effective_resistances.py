@@ -23,37 +23,37 @@ def effective_resistances(
     """Returns the effective resistance (e_u - e_v)ᵀ L⁺ (e_u - e_v) of every edge.
 
     With the weights as conductances, this is the voltage between the ends of the edge
-    when a unit of current is sent from one to the other. Times its weight it is the
-    leverage score of the edge: that of the row √w (e_u - e_v)ᵀ of the weighted
-    incidence matrix. These sum to the number of vertices minus that of components.
+    when a unit of current flows from one end to the other. The resistance times the
+    weight is the leverage score of the row √w (e_u - e_v)ᵀ of the weighted incidence
+    matrix. These scores sum to the number of vertices minus the number of components.
 
     Args:
-      edges: int (m, 2), the two ends of each edge, from 0. Several edges may have the
-        same ends; an edge from a vertex to itself has the resistance 0. The graph need
-        not be connected: current flows inside a component.
+      edges: int (m, 2), the two ends of each edge, from 0. Parallel edges are allowed.
+        An edge from a vertex to itself has the resistance 0. The graph may be
+        disconnected: current flows inside a component.
       weights: w, (m,), positive and finite; 1 by default.
-      num_vertices: an int. By default the largest end plus one, for which edges must
-        not be traced.
+      num_vertices: An int. By default the largest end plus one, if edges are not
+        traced.
 
     Returns:
-      (m,), not negative, in the dtype of the weights. The relative error is of
-      the order of a rounding unit over λ, the second smallest eigenvalue of the
-      normalised Laplacian, where λ is above the root of a rounding unit. Else, in
-      graphs that hardly hang together, the error of the leverage scores is of the order
-      of n rounding units. All NaN where traced edges or weights are out of range.
+      (m,), not negative, in the dtype of the weights. Let λ be the second smallest
+      eigenvalue of the normalised Laplacian. If λ is above the root of machine epsilon,
+      the relative error is of the order of machine epsilon over λ. Otherwise the graph
+      is weakly connected, and the error of the leverage scores is of the order of n
+      machine epsilons. If traced edges or weights are out of range, all are NaN.
 
     Raises:
-      ValueError: for edges of another shape, none at all, ends that are negative or not
-        less than num_vertices, or weights of another length; for weights that are not
-        positive or not finite.
-      TypeError: for edges that are not integers, weights that are not real, or
-        num_vertices missing with traced edges.
+      ValueError: If edges have another shape, are empty, or have ends that are negative
+        or not less than num_vertices; if weights have another length, or are not
+        positive and finite.
+      TypeError: If edges are not integers, weights are not real, or num_vertices is
+        missing with traced edges.
 
     Note:
-      The Laplacian, normalised by degrees, is dense and is factorised by Cholesky: time
-      of the order of n³ + m n and memory of n² for n vertices. Graphs that hardly hang
-      together take an elimination that subtracts nothing, one vertex at a time: of the
-      same order, but slower; under `jax.vmap` both are done.
+      The Laplacian, normalised by degrees, is dense and is factorised by Cholesky. For
+      n vertices, this takes time of the order of n³ + m n and memory of n². For weakly
+      connected graphs, a subtraction-free elimination of one vertex at a time replaces
+      it, which is of the same order but slower. Under `jax.vmap` both are computed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,7 +115,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     # In units of the largest weight, so that sums do not overflow.
     unit = jnp.max(weights, initial=0)
     unit = jnp.where(unit > 0, unit, 1)
-    # One that underflows would be taken for an edge that is not there.
+    # A weight that underflows would count as a missing edge.
     valid &= ~jnp.any(_is_too_small(weights, unit))
     conductances = jnp.where(first != second, weights / unit, 0)
 
@@ -123,7 +123,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     adjacency = adjacency.at[first, second].add(conductances)
     adjacency = adjacency + adjacency.T
     degrees = jnp.sum(adjacency, axis=1)
-    # A vertex without edges has neither, nor derivatives of them.
+    # A vertex without edges has neither scale nor derivative.
     roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
     inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
     roots = jnp.where(degrees > 0, roots, 0)
@@ -138,7 +138,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     identity = jnp.eye(num_vertices, dtype=dtype)
     matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + null
 
-    # Succeeds where all eigenvalues are above the shift.
+    # Succeeds if all eigenvalues are above the shift.
     shift = jnp.finfo(dtype).eps ** 0.5
     is_plain = jnp.isfinite(jnp.linalg.cholesky(matrix - shift * identity)).all()
 
@@ -153,9 +153,9 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     def resistance(edge: tuple[Array, ...]) -> Array:
         first, second, conductance = edge
         flow = flows[first] - flows[second]
-        # A flow is a pivot times a voltage, and no voltage is above the one between
-        # the ends, which is at most that of the edge alone. So rounding errors of the
-        # flow into a part that hardly hangs together with the rest do not count.
+        # A flow is a pivot times a voltage. No voltage is above the one between the
+        # ends, which is at most that of the edge alone. So rounding errors of the flow
+        # into a weakly connected part do not count.
         bound = pivots / jnp.where(conductance > 0, conductance, 1)
         bound = jnp.where(is_plain, jnp.inf, bound)
         return jnp.sum(jnp.clip(flow, -bound, bound) ** 2 * inverse_pivots)
@@ -166,18 +166,17 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
 
 
 def _is_too_small(weights: Any, largest: Any) -> Any:
-    """Returns whether a weight is lost in units of the largest one."""
+    """Returns whether a weight underflows in units of the largest one."""
     return weights / largest < 4 * np.finfo(weights.dtype).tiny
 
 
 def _eliminated(adjacency: Array) -> tuple[Array, Array]:
     """Returns flows H and pivots s: the resistance of uv is Σ_k (H_uk - H_vk)² / s_k.
 
-    Gaussian elimination of one vertex after the other, each replaced by edges between
-    its neighbours: L = Σ_k s_k (e_k - u_k)(e_k - u_k)ᵀ, where u_k are the shares in
-    which the current from k goes on. Diagonals are taken as sums of what is off them.
-    So nothing is subtracted, and all entries have a small relative error, whatever the
-    condition number.
+    Gaussian elimination replaces one vertex after the other by edges between its
+    neighbours: L = Σ_k s_k (e_k - u_k)(e_k - u_k)ᵀ, with u_k the shares of the current
+    from k to its neighbours. Diagonals are sums of off-diagonal entries. So nothing is
+    subtracted, and all entries have a small relative error at any condition number.
     """
     num_vertices = adjacency.shape[0]
     order = jnp.arange(num_vertices)
@@ -205,7 +204,7 @@ def _components(first: Array, second: Array, num_vertices: int) -> Array:
     def step(state):
         old, _ = state
         smaller = jnp.minimum(old[first], old[second])
-        # The labels of the ends learn of each other, then everyone asks its label.
+        # Labels of the two ends are merged, then each vertex follows its label.
         new = old.at[old[first]].min(smaller).at[old[second]].min(smaller)
         new = new.at[first].min(smaller).at[second].min(smaller)
         new = new[new]

@@ -1,7 +1,7 @@
-"""The leading singular directions of a matrix that is seen a few times only.
+"""The leading singular directions of a matrix, in a few passes over its rows.
 
-Block Krylov on XᵀX, which needs nothing but Xᵀ(X Q) for some columns Q, and then one
-pass with what that gave. See `rank_k_leverage_scores`.
+A block Krylov method on XᵀX needs only Xᵀ(X Q) for columns Q. One further pass refines
+its directions. See `rank_k_leverage_scores`.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxwgc.sketching._linalg.rows import Rows
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
 Pass = Callable[[Array], Array]
 
-# Of the systems for derivatives. With a gap of 1e-3, 300 are enough in float64.
+# Iterations for derivatives. With a gap of 1e-3, 300 are enough in float64.
 _MAX_STEPS = 1000
 
 
@@ -32,26 +32,26 @@ class Directions(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """How far leading directions may be trusted; see `RankKScores`."""
+    """Accuracy of leading directions; see `RankKScores`."""
 
     rank: Array
     gap: Array
     error_bound: Array
     is_ambiguous: Array
-    # (k,), where a direction counts.
+    # (k,), whether a direction counts.
     is_kept: Array
 
 
 def leading_directions(
     run: Pass, key: Array, num_columns: int, width: int, num_passes: int, dtype
 ) -> Directions:
-    """Returns as many directions as there are columns in a block.
+    """Returns leading directions, one per column of a block.
 
-    One pass less than so many, of which the last is for what is done with them. All
-    others but the last grow a Krylov basis, of which each block is what the one before
-    gave, and orthogonal to all. The last goes over the leading directions in it once
-    more, each by itself: in the basis, one that is 1e-3 of the largest is as small as
-    rounding of the square of that in float32.
+    The first passes grow a Krylov basis. Each of its blocks is the image of the last
+    block, made orthogonal to all earlier ones. One further pass computes the images of
+    the leading directions one by one. In the basis, a direction of 1e-3 of the largest
+    is as small as the rounding of its square in float32. The last of `num_passes` is
+    left to the caller.
     """
     shape = num_columns, width
     basis = block = jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]
@@ -60,7 +60,7 @@ def leading_directions(
         if step:
             block = _next_block(basis, images[:, -block.shape[1] :])
             if not block.shape[1]:
-                # The basis is one of everything.
+                # The basis spans the whole space.
                 break
             basis = jnp.concatenate([basis, block], axis=1)
         new = run(block)[:num_columns]
@@ -71,7 +71,7 @@ def leading_directions(
 
 @jax.jit
 def _next_block(basis: Array, new: Array) -> Array:
-    """Returns orthonormal columns, of what is new, beside those of the basis."""
+    """Returns an orthonormal block, orthogonal to the basis, from new columns."""
     num_columns, width = basis.shape
     new = new[:, : max(num_columns - width, 0)]
     for _ in range(3):
@@ -83,23 +83,23 @@ def _next_block(basis: Array, new: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="width")
 def _in_basis(basis: Array, images: Array, width: int) -> Array:
-    """Returns the leading directions in a basis of which XᵀX times it is known.
+    """Returns the leading directions in a basis Q, given its images XᵀX Q.
 
-    Half a power iteration further than Rayleigh and Ritz, as the images are there.
+    This is half a power iteration more than Rayleigh-Ritz, since the images are known.
     """
     small = product(basis.T, images)
     squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
     squares, vectors = squares[: -width - 1 : -1], vectors[:, : -width - 1 : -1]
     noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
     is_kept = squares > noise * squares[0]
-    # What is not, orthogonal to the rest, keeps its place: the last pass will tell.
+    # Null directions, orthogonal to the rest, keep their place for the last pass.
     further = product(images, vectors / jnp.where(is_kept, squares, 1))
     return jnp.linalg.qr(jnp.where(is_kept, further, product(basis, vectors)))[0]
 
 
 @functools.partial(jax.jit, static_argnames="num_columns")
 def _extracted(passed: Array, num_columns: int) -> Directions:
-    """Returns what the leading directions are in Xᵀ U, with U a basis of X Q."""
+    """Returns the leading directions of Xᵀ U, with U an orthonormal basis of X Q."""
     images, squares = passed[:num_columns], passed[num_columns:]
     sizes = jnp.sqrt(jnp.diagonal(squares))
     sizes = jnp.where(sizes > 0, sizes, 1)
@@ -114,7 +114,7 @@ def _extracted(passed: Array, num_columns: int) -> Directions:
 
 
 def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
-    """Returns 1 / σ of the first `rank`, and 0 for those that are none."""
+    """Returns 1 / σ of the first `rank` values, and 0 for truncated ones."""
     values = leading.values[:rank]
     is_kept = values > rcond * leading.values[0]
     return jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
@@ -122,7 +122,7 @@ def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="rank")
 def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
-    """Returns how far the first `rank` may be trusted, from a pass over them."""
+    """Returns the accuracy of the first `rank` directions, from a pass over them."""
     num_columns = leading.vectors.shape[0]
     vectors = leading.vectors[:, :rank]
     inverse = inverses(leading, rank, rcond)
@@ -135,12 +135,12 @@ def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
     last = jnp.sum(is_kept, dtype=jnp.int32)
     largest = leading.values[0]
     smallest = jnp.where(last > 0, leading.values[jnp.maximum(last - 1, 0)], 0)
-    # What is cut off as rounding counts as that, and not as a value of its own.
+    # Truncated values count as rounding, not as singular values.
     beyond = jnp.where(last < rank, 0, following[last])
     gap = smallest - beyond
     eps = float(jnp.finfo(leading.values.dtype).eps)
     rounding = 10 * leading.values.shape[0] ** 0.5 * eps * largest
-    # A zero has become up to 33 units, of 63 that are the cut-off with 40 columns.
+    # A zero became up to 33 machine epsilons; with 40 columns, the cutoff is 63.
     is_near = jnp.abs(leading.values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
@@ -161,8 +161,9 @@ def projection_on(
 ) -> Array:
     """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
 
-    They are those of `image_of_leading`, XᵀX V for a constant V. All else is constant.
-    First derivatives are NaN if the directions are ambiguous, and second ones always.
+    The derivatives are those of `image_of_leading`, XᵀX V for a constant V. All other
+    arguments are constants. First derivatives are NaN if the directions are ambiguous,
+    and second derivatives always.
     """
     del rows, scale
     vectors, values = _kept(leading, known, image_of_leading)
@@ -185,7 +186,7 @@ def _projection_on_jvp(primals, tangents):
         return columns * values**2 - beside(images)
 
     def solve(function: Callable[..., Array], right: Array) -> Array:
-        """Returns the solutions; NaN if they are not found."""
+        """Returns the solutions, or NaN if the iteration did not converge."""
         eps = float(jnp.finfo(right.dtype).eps)
         found, _ = cg(function, right, tol=4 * eps, maxiter=_MAX_STEPS)
         error = jnp.linalg.norm(function(found) - right)

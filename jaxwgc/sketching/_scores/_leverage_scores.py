@@ -31,67 +31,68 @@ def leverage_scores(
     zero.
 
     The numerical rank counts singular values above `rcond` times the largest, after
-    every column has been multiplied by the power of two that brings its norm next to
-    1. So the units of the columns do not matter: a column of size 1e-8 counts as much
-    as one of size 1e8. The other side of this is that a column of nothing but rounding
-    noise (a constant column, centred) counts as a column too; drop it, or make it zero.
-    `numerical_rank` gives the rank by itself, and says where rounding decides it.
+    every column has been multiplied by the power of two that brings its norm next to 1.
+    So the units of the columns do not matter: a column of size 1e-8 counts as much as
+    one of size 1e8. A column of rounding noise alone, such as a centred constant
+    column, also counts: drop it, or set it to zero. `numerical_rank` returns the rank,
+    and whether rounding decides it.
 
-    Rows of very different norm do matter: beside a row of 1e8, all that others have is
-    rounding in float32, and directions that only they see are cut off. A warning says
-    so if the matrix is not traced; scale the rows, or use float64.
+    Rows of very different norm do matter. Beside a row of 1e8, the other rows are below
+    rounding in float32, and directions that only they span are truncated. If the matrix
+    is not traced, a warning says so. Scale the rows, or use float64.
 
     Args:
-      matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
-        the default float dtype, float16 and bfloat16 in float32.
-        - An array. If its rows are spread over devices (a `NamedSharding` of the first
-          axis; in a traced function on a mesh of explicit axes), each device reads its
-          own rows only; what travels are p×p matrices. N must be at least p.
+      matrix: X, real, of shape (N, p), in any units. Integers and bools are converted
+        to the default float dtype, float16 and bfloat16 to float32.
+        - An array. Its rows may be sharded over devices, by a `NamedSharding` of the
+          first axis (in a traced function, on a mesh of explicit axes). Each device
+          then reads its own rows only, and sends p×p matrices. N must be at least p.
         - A sparse matrix: a `jax.experimental.sparse.BCOO` without batch or dense axes,
           or one of `scipy.sparse`.
         - `Blocks`, which are read twice.
-      method: how the scores are found; all four agree up to rounding.
-        - `"gram"`: from the Gram matrix XᵀX, in two products of the size of X if X is
-          well-conditioned (condition number below 100), and in four otherwise: the
+      method: The algorithm. All four agree up to rounding.
+        - `"gram"`: from the Gram matrix XᵀX. It takes two products of the size of X if
+          X is well-conditioned (condition number below 100), and four otherwise. The
           second pass works on X times an inverse square root of a shifted Gram matrix,
-          which makes it as good as QR. No array of the size of X is made.
+          which makes it as accurate as QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
         - `"svd"`: from the singular value decomposition of X: the slowest, the
           reference.
         - `"auto"`: `"gram"` for N >= 4p, a sparse or a sharded matrix, else `"qr"`.
 
-        Of a sparse matrix, for which `"gram"` is the only way, a few thousand rows (or
-        columns, of a wide one) are dense at a time. That takes the memory of the
-        entries, and products as long as those of a dense matrix. `Blocks` are
-        factorised by `"qr"`, chunk by chunk.
-      rcond: the cut-off of the numerical rank, a real scalar in [0, 1), may be traced.
-        By default 10 √min(N, p) times the rounding unit of the dtype: a few times the
-        noise that rounding makes of a zero singular value, in every method and for
-        every N. NumPy's `matrix_rank` takes max(N, p) rounding units instead; in
-        float32 and with 100,000 rows that would call everything beyond a condition
-        number of 84 rank-deficient. Below the default, `"gram"` (and to a lesser degree
-        the others) cannot tell a singular value from noise.
+        A sparse matrix requires `"gram"`. A few thousand of its rows (or columns, if it
+        is wide) are densified at a time. Memory is that of the entries, and products
+        take the time of a dense matrix. `Blocks` are factorised by `"qr"`, chunk by
+        chunk.
+      rcond: The cutoff of the numerical rank, a real scalar in [0, 1), may be traced.
+        By default 10 √min(N, p) times machine epsilon of the dtype. That is a few times
+        the rounding noise of a zero singular value, for every method and every N.
+        NumPy's `matrix_rank` takes max(N, p) machine epsilons instead. In float32 with
+        100,000 rows, a condition number of 84 would then count as rank-deficient. Below
+        the default, `"gram"` (and to a lesser degree the others) cannot tell a singular
+        value from noise.
 
     Returns:
-      (N,), each in [0, 1]; of `Blocks` a NumPy array. The error is of the order of the
-      rounding unit times the condition number of the kept part of X. With a NaN or
-      infinity in a traced matrix, all scores are NaN.
+      (N,), each in [0, 1]; a NumPy array for `Blocks`. The error is of the order of
+      machine epsilon times the condition number of X without its truncated directions.
+      If a traced matrix has a NaN or infinity, all scores are NaN.
 
     Raises:
-      ValueError: If the matrix has not two axes, no rows or columns, or (if not traced)
-        NaN or infinite entries; if rows are sharded and fewer than columns; if `Blocks`
-        change between passes; if the method is unknown, or one that the kind of matrix
-        does not have; if rcond is outside [0, 1).
-      TypeError: If the matrix is complex, a sparse one of another kind, a
-        `LinearOperator`, or anything but numbers.
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if sharded rows are fewer than
+        columns; if `Blocks` change between passes; if the method is unknown, or does
+        not support the kind of matrix; if rcond is outside [0, 1).
+      TypeError: If the matrix is complex, a sparse matrix of another kind, a
+        `LinearOperator`, or not numeric.
 
     Note:
-      `"gram"` decides by `jax.lax.cond` what is needed beyond the first pass. Under
-      `jax.vmap` over matrices the condition becomes a selection and all is computed.
+      `"gram"` decides by `jax.lax.cond` whether a second pass is needed. Under
+      `jax.vmap` over matrices, the condition becomes a selection and both passes are
+      computed.
 
-      Derivatives are those along matrices of the same rank: a column of zeros stays
-      zero, since the scores jump if it does not. Those of a sparse or sharded matrix
-      are forward-mode only, and `Blocks` have none.
+      Derivatives are along matrices of the same rank. A column of zeros stays zero,
+      since the scores jump if it does not. Sparse and sharded matrices have
+      forward-mode derivatives only, and `Blocks` have none.
 
     Example:
       >>> import jax.numpy as jnp

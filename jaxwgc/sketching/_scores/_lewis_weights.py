@@ -1,4 +1,4 @@
-"""Lewis weights: the leverage scores of other norms."""
+"""Lewis weights: leverage scores for ℓ_p norms."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,14 +22,14 @@ from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
 class LewisWeights(NamedTuple):
-    """Lewis weights, and how well they satisfy their equation.
+    """Lewis weights, and the residual of their equation.
 
     Attributes:
-      weights: (N,), each in [0, 1], that sum to the rank.
-      num_iterations: int32 scalar, how many steps were taken.
+      weights: (N,), each in [0, 1]. They sum to the rank.
+      num_iterations: int32 scalar, the number of steps.
       converged: bool scalar, whether `residual` is at most the tolerance.
-      residual: scalar, the largest |log(τᵢ / wᵢ)| with the leverage scores τ that the
-        weights w should be equal to: their relative error.
+      residual: scalar, the largest |log(τᵢ / wᵢ)|, the relative error. At the solution,
+        the weights w equal the leverage scores τ.
     """
 
     weights: Array
@@ -48,42 +48,41 @@ def lewis_weights(
 ) -> LewisWeights:
     """Returns the ℓ_p Lewis weights: wᵢ = leverage score i of W^(1/2 - 1/p) X.
 
-    They are to the ℓ_p norm what leverage scores are to the Euclidean one: rows sampled
-    in proportion to them keep ‖X z‖_p for all z. At p = 2 they are the leverage scores.
+    Rows sampled in proportion to Lewis weights keep ‖X z‖_p for all z, as leverage
+    scores do for the Euclidean norm. At p = 2 they are the leverage scores.
 
-    With τ the leverage scores of W^(1/2 - 1/p) X, a step multiplies each wᵢ by
-    (τᵢ / wᵢ) to the power 2p / (p + 2), for p below 1 to the power p / 2. The power
-    p / 2 throughout is the fixed-point iteration of Cohen and Peng, which contracts by
-    |1 - p/2| and so for p < 4 only. The powers here contract by |p - 2| / (p + 2) near
-    the solution for every p >= 1. A step that fails to lower the residual makes the
-    later ones shorter.
+    Let τ be the leverage scores of W^(1/2 - 1/p) X. A step multiplies each wᵢ by a
+    power of τᵢ / wᵢ: 2p / (p + 2), or p / 2 for p below 1. The power p / 2 for all p is
+    the fixed-point iteration of Cohen and Peng. It contracts by |1 - p/2|, and so for p
+    < 4 only. The powers here contract by |p - 2| / (p + 2) near the solution for every
+    p >= 1. If a step does not lower the residual, later steps are shorter.
 
     Args:
       matrix: X, real, of shape (N, d), in any units; may be rank-deficient. Integers
-        and bools are computed in the default float dtype, float16 and bfloat16 in
+        and bools are converted to the default float dtype, float16 and bfloat16 to
         float32.
-      p: a positive number, may be traced.
-      tolerance: for the residual; by default 100 √d max(1, p) rounding units of the
-        dtype.
-      max_iterations: an int of at least 1.
-      rcond: as in `leverage_scores`, applied to X once. Directions that only rows see
-        that are rounding beside others are cut off.
+      p: A positive number, may be traced.
+      tolerance: Largest accepted residual; by default 100 √d max(1, p) machine epsilons
+        of the dtype.
+      max_iterations: An int of at least 1.
+      rcond: See `leverage_scores`; applied to X once. Directions that only rows below
+        the rounding of larger rows span are truncated.
 
     Returns:
-      A `LewisWeights`. A row of zeros has the weight 0. With a NaN or infinity in a
-      traced matrix, or a traced p that is not positive, all weights are NaN.
+      A `LewisWeights`. A row of zeros has the weight 0. If a traced matrix has a NaN or
+      infinity, or a traced p is not positive, all weights are NaN.
 
     Raises:
-      ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for numbers out of range.
-      TypeError: for a complex or sparse matrix or anything but numbers.
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if a number is out of range.
+      TypeError: If the matrix is complex, sparse or not numeric.
 
     Note:
-      Every step takes the scores of a matrix of the size of X, two to four products
-      with a d×d matrix.
+      Every step computes the leverage scores of a matrix of the size of X, in two to
+      four products with a d×d matrix.
 
-      Derivatives are those of the solution of the equation, which a weight that has
-      not converged is not; they take as many steps again.
+      Derivatives are those of the exact solution of the equation, and so wrong for
+      weights that have not converged. They take as many steps again.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,8 +123,8 @@ def _lewis_weights(
     finite, basis = _orthonormal_basis(matrix, rcond)
     valid = finite & (p > 0) & jnp.isfinite(p)
     p = jnp.where(valid, p, 2)
-    # Directions of rows and the logarithms of their lengths, so that powers of weights
-    # do not leave the range of the dtype.
+    # Normalised rows and the logarithms of their norms, so that powers of weights do
+    # not leave the range of the dtype.
     squares = jnp.sum(basis**2, axis=1)
     is_row = squares > 0
     safe_lengths = jnp.sqrt(jnp.where(is_row, squares, 1))
@@ -190,7 +189,7 @@ class _Iteration(NamedTuple):
 
         def is_open(state):
             _, _, residual, shortening, iteration = state
-            # Where steps have been halved this often, rounding is all that is left.
+            # If steps have been halved this often, the rest is rounding.
             is_moving = (residual > self.tolerance) & (shortening > 1e-4)
             return is_moving & (iteration < self.max_iterations)
 
@@ -225,7 +224,7 @@ def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
     if matrix.shape[0] < matrix.shape[1]:
         tall, factors, _ = factors_of_wide(rows, rcond)
         gram = tall.sum(scaled_gram, factors.scale)
-        # Not orthonormal once X changes, which matters to no score.
+        # Not orthonormal once X changes, which changes no score.
         inverse = product(gram, _inverse(tall, factors))
         values = factors.singular_values
         basis = inverse / jnp.where(values > 0, values, 1)

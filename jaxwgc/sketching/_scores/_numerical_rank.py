@@ -1,4 +1,4 @@
-"""The numerical rank of a matrix, as leverage scores see it."""
+"""The numerical rank of a matrix, as used by leverage scores."""
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -12,23 +12,24 @@ from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
 def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:
-    """Returns the rank to which leverage scores sum, and whether rounding decides it.
+    """Computes the numerical rank of a matrix, and whether rounding decides it.
 
-    It is asked for beside the scores where data may be at the limits of the precision:
-    columns of a large mean beside a constant one, or that nearly depend on each other.
-    If it is ambiguous, centre the columns, use float64, or choose an `rcond`.
+    Leverage scores sum to this rank. Check it if the data may be at the limits of the
+    precision: a constant column beside columns of large mean, or columns that are
+    nearly dependent. If the rank is ambiguous, centre the columns, use float64, or
+    choose an `rcond`.
 
     Args:
       matrix: X, (N, p), of any kind that `leverage_scores` takes.
-      rcond: as in `leverage_scores`.
+      rcond: See `leverage_scores`.
 
     Returns:
-      `NumericalRank`. With a NaN or infinity in a traced matrix, 0 and True.
+      A `NumericalRank`: 0 and True if a traced matrix has a NaN or infinity.
 
     Raises:
-      ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for an rcond outside [0, 1).
-      TypeError: for a complex matrix or anything but numbers.
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if rcond is outside [0, 1).
+      TypeError: If the matrix is complex or not numeric.
 
     Example:
       >>> import jax.numpy as jnp
@@ -42,7 +43,7 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
 
     References:
       Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
-      the numerical rank; `leverage_scores` for how it is found.
+      the numerical rank. See `leverage_scores` for the algorithm.
     """
     checked = matrix_of("matrix", matrix)
     checked, rcond = _checks.with_cutoff(checked, rcond)

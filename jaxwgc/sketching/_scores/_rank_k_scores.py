@@ -1,4 +1,4 @@
-"""Leverage scores of the rows in the leading singular directions of a matrix."""
+"""Rank-k leverage scores: row norms in the leading singular directions."""
 
 from typing import Any, NamedTuple
 
@@ -23,29 +23,26 @@ from jaxwgc.sketching._scores._leading_directions import (
 
 
 class RankKScores(NamedTuple):
-    """Scores of rows in the leading directions, and how far they may be trusted.
+    """Rank-k leverage scores, and a bound on their error.
 
     Attributes:
       scores: (N,), squared row norms of U_k. They sum to `rank`, up to what
         `error_bound` allows.
       singular_values: (k,), the largest first; at most those of X.
-      rank: int32 scalar, the number of directions that count: k, or fewer where the
-        numerical rank of X is less. The scores are then those of the directions that
-        are there.
-      gap: scalar in [0, 1], (σ_k - σ_{k+1}) / σ_k of the values that were found, each
-        of which grows towards its own as passes are added. 1 below k directions, and 0
-        where there is none.
+      rank: int32 scalar, the number of directions: k, or the numerical rank of X if
+        that is less. The scores are those of these directions.
+      gap: scalar in [0, 1], (σ_k - σ_{k+1}) / σ_k of the computed values. With more
+        passes, each value grows towards the exact one. The gap is 1 for fewer than k
+        directions, and 0 for none.
       error_bound: scalar in [0, 1], the largest error of the square root of a score. It
-        is the sine of the angle between the subspace that was found and that of the
-        leading directions, which is at most the residual ‖XᵀU - V Σ‖ over σ_k - σ_{k+1}
-        (Wedin's theorem), with the gap that was found. Far above most errors. No bound
-        where the random start has missed one of the leading directions, of which
-        nothing is then seen: with an `oversampling` of 0 to 2 that happens (in 1% of
-        hard cases), with 5 or more it was not seen to.
-      is_ambiguous: bool scalar, whether the scores say nothing of X: k is inside of a
-        cluster of singular values that are equal, up to rounding or to the residual
-        (then the scores are those of k directions out of more), or rounding decides
-        the rank.
+        bounds the sine of the angle between the computed subspace and the leading one:
+        the residual ‖XᵀU - V Σ‖ over the computed σ_k - σ_{k+1} (Wedin's theorem). Most
+        errors are far below. It is no bound if the random start misses a leading
+        direction. That happened in 1% of hard cases with an `oversampling` of 0 to 2,
+        and was not observed with 5 or more.
+      is_ambiguous: bool scalar, whether X does not determine the scores. Either k is
+        inside a cluster of singular values that are equal up to rounding or the
+        residual, so that the k directions are arbitrary, or rounding decides the rank.
     """
 
     scores: Any
@@ -65,52 +62,53 @@ def rank_k_leverage_scores(
     oversampling: int | None = None,
     rcond: ArrayLike | None = None,
 ) -> RankKScores:
-    """Returns the squared row norms of U_k, the leading k left singular vectors of X.
+    """Computes rank-k leverage scores: squared row norms of U_k.
 
-    Rows that matter to the best approximation of X of rank k have large scores; what
-    is noise below these directions does not count, as it does in `leverage_scores`. The
-    scores are found in a few passes over the rows, which are never decomposed: all but
-    two of the passes build a block Krylov space of XᵀX from a random start, the next
-    one goes over the leading directions in it once more, and the last gives the scores
-    and the residual, which tells how good they are.
+    The columns of U_k are the leading k left singular vectors of X. Rows that matter to
+    the best rank-k approximation of X have large scores. Unlike in `leverage_scores`,
+    noise below these directions does not count. The scores take a few passes over the
+    rows, and X is never decomposed. All but two of the passes build a block Krylov
+    space of XᵀX from a random start. The next pass refines the leading directions in
+    this space. The last pass computes the scores, and the residual that bounds their
+    error.
 
-    Other than for `leverage_scores`, the units of columns matter, as they do to
-    singular vectors: centre and scale the columns first where that is what is meant.
+    Unlike in `leverage_scores`, the units of columns matter, as they do to singular
+    vectors. Centre and scale the columns first if needed.
 
     Args:
-      key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
+      key: One PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
       matrix: X, (N, p), of any kind that `leverage_scores` takes. `Blocks` of sparse
-        matrices of SciPy take time of their entries.
-      rank: k, a Python int from 1 to min(N, p).
-      num_passes: how often the rows are seen, a Python int of at least 3, and once more
-        for the scores. The error falls by a factor with each, the more the faster
-        singular values fall beyond k.
-      oversampling: how many directions more than k are found; the k-th converges the
-        faster, the further σ at k + `oversampling` is below it. By default k + 10.
-      rcond: singular values of at most `rcond` times the largest are none; as in
-        `leverage_scores`, without the units of columns.
+        SciPy matrices take time proportional to their entries.
+      rank: k, an int from 1 to min(N, p).
+      num_passes: The number of passes over the rows, an int of at least 3; the scores
+        take one more. Each pass lowers the error by a factor. The factor is larger if
+        singular values fall faster beyond k.
+      oversampling: The number of directions beyond k, by default k + 10. The k-th
+        direction converges faster if σ at k + `oversampling` is further below σ_k.
+      rcond: Singular values of at most `rcond` times the largest are truncated. See
+        `leverage_scores`; here columns are not scaled.
 
     Returns:
-      `RankKScores`. Scores of `Blocks` are a NumPy array. With a NaN or infinity in a
-      traced matrix, scores and bound are NaN.
+      A `RankKScores`. Scores of `Blocks` are a NumPy array. If a traced matrix has a
+      NaN or infinity, scores and bound are NaN.
 
     Raises:
-      ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for a rank below 1 or above min(N, p), too
-        few passes, a negative oversampling, or an rcond outside [0, 1); for `Blocks`
-        that change between passes (as weighted sums tell, in which a change of one row
-        of many, or in its last digits, is lost).
-      TypeError: for a complex matrix, a sparse one of another kind, or anything but
-        numbers; for anything but a key.
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if rank is below 1 or above min(N,
+        p); if there are too few passes, oversampling is negative, or rcond is outside
+        [0, 1); if `Blocks` change between passes. Weighted sums detect changes, but not
+        a change of one row of many or of last digits.
+      TypeError: If the matrix is complex, a sparse matrix of another kind, or not
+        numeric; if the key is no PRNG key.
 
     Note:
-      In float32, directions below 3e-4 of the largest are lost, or converge slowly. The
-      bound tells.
+      In float32, directions below 3e-4 of the largest are lost, or converge slowly.
+      `error_bound` is then large.
 
-      First derivatives, of arrays in both modes and of BCOO in forward mode, are those
-      of the exact scores, from linear systems that take further passes, the more the
-      smaller the gap. They are NaN where `is_ambiguous`, and second ones always. Those
-      of the other fields are zero.
+      First derivatives are those of the exact scores, for arrays in both modes and for
+      BCOO in forward mode. They solve linear systems in further passes; a smaller gap
+      takes more. They are NaN if `is_ambiguous`. Second derivatives are always NaN.
+      Derivatives of the other fields are zero.
 
     Example:
       >>> import jax
@@ -141,7 +139,7 @@ def rank_k_leverage_scores(
     if oversampling is None:
         oversampling = rank + 10
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
-    # One direction beyond the last, so that there is a gap to see.
+    # One direction beyond the last, to measure the gap.
     sizes = _Sizes(rank, rank + max(oversampling, 1), num_passes)
     checked = matrix_of("matrix", matrix)
     if rank > min(checked.shape):
@@ -153,7 +151,7 @@ def rank_k_leverage_scores(
 
 
 class _Sizes(NamedTuple):
-    """The numbers that set shapes: k, the directions that are found, and passes."""
+    """The numbers that set shapes: k, the number of directions, and passes."""
 
     rank: int
     width: int
@@ -169,13 +167,13 @@ def _scores(rows: Rows, key: Array, rcond: Array, sizes: _Sizes) -> RankKScores:
     num_columns = rows.shape[1]
     largest = rows.largest().max()
     finite = jnp.isfinite(largest)
-    # One for all columns, to which units matter.
+    # One scale for all columns, since their units matter.
     scale = inverse_power_of_two(jnp.where(finite, largest, 1))
     fixed = constant(rows)
 
     def run(basis: Array) -> Array:
         passed = fixed.products(basis, scale)
-        # Decompositions of NaN may do anything, and differ by backend.
+        # Decompositions of NaN are undefined, and differ by backend.
         return jnp.where(jnp.isfinite(passed).all(), passed, 0)
 
     width = min(sizes.width, num_columns)
@@ -184,7 +182,7 @@ def _scores(rows: Rows, key: Array, rcond: Array, sizes: _Sizes) -> RankKScores:
     )
     # Constants, so that this has the derivative of XᵀX alone.
     passed = rows.products(leading.vectors[:, : sizes.rank], scale)
-    # A maximum need not show a NaN; sums do.
+    # A maximum may lose a NaN; sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
     known = trust(leading, lax.stop_gradient(passed), sizes.rank, rcond)

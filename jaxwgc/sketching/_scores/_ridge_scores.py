@@ -16,7 +16,7 @@ from jaxwgc.sketching._linalg.wide import wide_scores
 def ridge_leverage_scores(
     matrix: MatrixLike, ridge: ArrayLike, rcond: ArrayLike | None = None
 ) -> Any:
-    """Returns the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ: a score of every row.
+    """Computes ridge leverage scores: the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ.
 
     The scores sum to the effective dimension Σ σ² / (σ² + ridge) over the singular
     values σ of X. They fall as the ridge grows, and at ridge 0 they are the leverage
@@ -24,27 +24,27 @@ def ridge_leverage_scores(
 
     Args:
       matrix: X, (N, p), of any kind that `leverage_scores` takes.
-      ridge: a real scalar of at least 0, may be traced. It is added to XᵀX as it is,
+      ridge: A real scalar of at least 0, may be traced. It is added to XᵀX unscaled,
         not times N, and must be in the range of the dtype of X.
-      rcond: as in `leverage_scores`, of which these are the scores of X on top of
-        √ridge I, a matrix of full rank. Where √ridge is below the cut-off, directions
-        that X does not have, or has as noise only, count 0 as they do without a ridge.
+      rcond: See `leverage_scores`; applied to X stacked on √ridge I. If √ridge is below
+        the cutoff, the null space of X and directions of noise alone count 0, as they
+        do without a ridge.
 
     Returns:
-      (N,), each in [0, 1]. The error is of the order of the rounding unit times the
-      condition number of X on top of √ridge I; XᵀX + ridge I itself, whose condition
-      number is the square, is not solved with. All NaN where a traced matrix is not
-      finite or a traced ridge is negative or not finite.
+      (N,), each in [0, 1]. The error is of the order of machine epsilon times the
+      condition number of X stacked on √ridge I. No system with XᵀX + ridge I is solved,
+      since its condition number is the square. If a traced matrix is not finite, or a
+      traced ridge is negative or not finite, all are NaN.
 
     Raises:
-      ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for a ridge that is negative, not finite
-        or lost in the dtype; for an rcond outside [0, 1).
-      TypeError: for a complex matrix or anything but numbers.
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if ridge is negative, not finite or
+        lost in the dtype; if rcond is outside [0, 1).
+      TypeError: If the matrix is complex or not numeric.
 
     Note:
-      A matrix with N >= p takes the two to four products of `leverage_scores`. Of a
-      wide one, XXᵀ is decomposed: this is the dual way, which does not form XᵀX.
+      A matrix with N >= p takes the two to four products of `leverage_scores`. For a
+      wide matrix, XXᵀ is decomposed instead, and XᵀX is not formed.
 
     Example:
       >>> import jax.numpy as jnp
