@@ -1,1 +1,1 @@
-"""Parts and rows sampled by probabilities."""
+"""Samplers of parts and rows by given probabilities."""

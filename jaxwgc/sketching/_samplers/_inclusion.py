@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# Chances are held as multiples of 2**-32, so that sums of them are exact.
+# Probabilities are multiples of 2**-32, so that their sums are exact.
 _UNIT = 2.0**32
 _LARGEST = np.uint32(2**32 - 1)
 
 
 def _in_units(chances: Array) -> tuple[Array, Array]:
-    """Returns which chances are 1, and the others as uint32 multiples of 2**-32.
+    """Returns which probabilities are 1, and the others in units of 2**-32 (uint32).
 
-    A positive one stays positive.
+    A positive probability stays positive.
     """
     is_certain = chances >= 1
     largest = jnp.asarray(np.nextafter(1, 0, dtype=chances.dtype), chances.dtype)
     units = jnp.round(jnp.clip(chances, 0, largest) * _UNIT)
-    # The conversion of 2**32, which float64 may round to, is not defined.
+    # Float64 may round to 2**32, and its conversion to uint32 is undefined.
     units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
     units = jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
     return is_certain, jnp.where(is_certain, 0, units)
@@ -33,7 +33,7 @@ def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
 def poisson_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Returns which rows are in the sample, and their inclusion probabilities."""
+    """Draws a Poisson sample: which rows it has, and their inclusion probabilities."""
     is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
     inclusion = _from_units(units, is_certain, probabilities.dtype)
@@ -43,10 +43,10 @@ def poisson_rows(
 def systematic_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Returns the same for systematic sampling in random order.
+    """Draws a systematic sample in random order, with inclusion probabilities.
 
-    All sums are modulo 2**32 in integers: a row contains a tooth of the comb where
-    adding its length overflows. So chances are exact, where sums of 1e5 floats are not.
+    All sums are modulo 2**32 in integers: a row contains a tooth of the comb if adding
+    its length overflows. So probabilities are exact, unlike sums of 1e5 floats.
     """
     order_key, start_key = jax.random.split(key)
     num_rows = probabilities.shape[0]
@@ -65,13 +65,12 @@ def systematic_rows(
 
 
 def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
-    """Returns min(1, c p) that sum to sample_size, and how many of them are 1."""
+    """Returns min(1, c p) with the sum sample_size, and how many of them are 1."""
     descending = -jnp.sort(-probabilities)
     num_rows = descending.shape[0]
     tails = jnp.cumsum(descending[::-1])[::-1]
     remaining = sample_size - jnp.arange(num_rows)
-    # Without the tolerance, rounding would leave equal probabilities at the limit just
-    # below 1.
+    # Without the tolerance, rounding would leave equal probabilities just below 1.
     tolerance = 1 - 8 * jnp.finfo(descending.dtype).eps
     is_certain = (descending > 0) & (remaining > 0)
     is_certain &= remaining * descending >= tolerance * tails
@@ -79,7 +78,7 @@ def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, A
     smallest_certain = jnp.where(
         num_certain > 0, descending[jnp.maximum(num_certain - 1, 0)], jnp.inf
     )
-    # Again, since rounding may part rows of the same probability.
+    # Again, since rounding may separate rows of equal probability.
     num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
     last = jnp.minimum(num_certain, num_rows - 1)
     tail = jnp.where(num_certain < num_rows, tails[last], 0)
@@ -90,7 +89,7 @@ def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, A
 
 
 def _fit_total(units: Array, total: Array) -> Array:
-    """Adjusts rounded chances so that they sum to `total`, which is an integer."""
+    """Adjusts rounded probabilities so that they sum to the integer `total`."""
 
     def excess(units: Array) -> tuple[Array, Array]:
         """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
@@ -105,8 +104,8 @@ def _fit_total(units: Array, total: Array) -> Array:
         by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
         return units + lax.bitcast_convert_type(by, jnp.uint32)
 
-    # In proportion, down to what rounding to integers leaves; then one unit for each of
-    # as many rows as are needed.
+    # In proportion, up to rounding to integers; then one unit for each of the first
+    # rows.
     for _ in range(2):
         whole, fraction = excess(units)
         share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)

@@ -1,4 +1,4 @@
-"""Splitting a data set into parts, and the sampling probability of each part."""
+"""Partitions of a data set, and the sampling probability of each part."""
 
 import functools
 from typing import Any
@@ -17,26 +17,25 @@ from jaxwgc.sketching import _checks
 def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
     """Splits a data set into contiguous parts of equal shape.
 
-    Part sizes differ by at most one: the first N mod K parts have a row more than the
-    others, which are filled up with a row of zeros. Where K divides N nothing is filled
-    up, and the parts are a mere reshape of the data. Rows keep their order: shuffle
-    them first where neighbours are alike.
+    Part sizes differ by at most one. The first N mod K parts have one row more than the
+    others, which are padded with a row of zeros. If K divides N, there is no padding,
+    and the parts are a reshape of the data. Rows keep their order: shuffle them first
+    if neighbours are similar.
 
     Args:
-      data: a pytree of arrays of any dtype that share a leading axis of N rows.
+      data: A pytree of arrays of any dtype that share a leading axis of N rows.
       num_parts: K, an int from 1 to N.
 
     Returns:
-      A pair `(parts, row_weights)`. The leaves of `parts` have shape
-      (K, ceil(N / K), ...) and the dtypes of `data`. `row_weights` has shape
-      (K, ceil(N / K)): 1 for a row of the data, 0 for a filled-up one. It has the
-      widest float dtype of the leaves (at least float32), or the default float dtype if
-      no leaf is a float.
+      A pair `(parts, row_weights)`. The leaves of `parts` have shape (K, ceil(N / K),
+      ...) and the dtypes of `data`. `row_weights` has shape (K, ceil(N / K)): 1 for a
+      row of the data, 0 for padding. It has the widest float dtype of the leaves (at
+      least float32), or the default float dtype if no leaf is a float.
 
     Raises:
-      ValueError: where there is no leaf, a leaf has no leading axis, leaves disagree on
-        N, or num_parts is not from 1 to N.
-      TypeError: where num_parts is not an int.
+      ValueError: If there is no leaf, a leaf has no leading axis, leaves disagree on N,
+        or num_parts is not from 1 to N.
+      TypeError: If num_parts is not an int.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -49,7 +48,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
        [1. 1. 0.]]
 
     References:
-      The paper's section 3.2, where K divides N.
+      The paper's section 3.2, for K that divides N.
     """
     _checks.check_all_dense("data", data)
     data = jax.tree.map(jnp.asarray, data)
@@ -87,24 +86,24 @@ def _split(rows: Array, num_parts: int) -> Array:
 
 
 def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
-    """Returns the sampling probability of every part: its share of all scores.
+    """Computes the sampling probability of every part: its share of all scores.
 
     Πⱼ is the sum of the scores of the rows in part j over the sum of all scores, with
-    the parts of `partition`. Any scores that are not negative will do; ones give each
-    part a probability in proportion to its size.
+    the parts of `partition`. Any non-negative scores are allowed. With scores of 1,
+    probabilities are in proportion to the sizes of the parts.
 
     Args:
-      scores: (N,), one number a row, such as `leverage_scores`. Integers are computed
-        in the default float dtype.
+      scores: (N,), one number per row, such as `leverage_scores`. Integers are
+        converted to the default float dtype.
       num_parts: K, an int from 1 to N.
 
     Returns:
-      (K,), sums to 1. All NaN where traced scores break the rules below.
+      (K,), sums to 1. If traced scores are invalid, all are NaN.
 
     Raises:
-      ValueError: where scores have not one axis, num_parts is not from 1 to N, or
-        (where not traced) a score is negative, NaN or infinite, or all are zero.
-      TypeError: where num_parts is not an int, or scores are not real.
+      ValueError: If scores do not have one axis, num_parts is not from 1 to N, or
+        (unless traced) a score is negative, NaN or infinite, or all are zero.
+      TypeError: If num_parts is not an int, or scores are not real.
 
     Example:
       >>> import jax.numpy as jnp

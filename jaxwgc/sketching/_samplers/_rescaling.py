@@ -1,4 +1,4 @@
-"""From a sample of parts to a small weighted data set."""
+"""Rescaling of sampled parts to a small weighted data set."""
 
 import functools
 from typing import Any, NamedTuple
@@ -24,11 +24,10 @@ class WeightedParts(NamedTuple):
     """A small data set of k parts, with weights for its rows and its parts.
 
     Attributes:
-      parts: the sampled parts; leaves (k, m, ...).
-      row_weights: (k, m), to be multiplied with the loss of each row; 0 for filled-up
-        rows.
-      weights: (k,), the counts as floats, to be multiplied with the gradient of each
-        part: `jaxwgc.weighted(code, weights)`.
+      parts: The sampled parts; leaves (k, m, ...).
+      row_weights: (k, m), factors for the loss of each row; 0 for padding.
+      weights: (k,), the counts as floats, factors for the gradient of each part:
+        `jaxwgc.weighted(code, weights)`.
     """
 
     parts: Any
@@ -41,27 +40,26 @@ def rescaling_factors(
     rescaling: str = "unbiased",
     num_rows: ArrayLike | None = None,
 ) -> Array:
-    """Returns the factor that the rows of every sampled part are multiplied by.
+    """Computes the rescaling factor of the rows of every sampled part.
 
-    - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Then for the sketch Ŝ, which picks rows,
-      multiplies them by the factor and by √count, E[ŜᵀŜ] = I where q was fixed
-      (`num_draws`).
+    - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Let the sketch Ŝ pick rows and multiply
+      them by the factor and by √count. If q was fixed (`num_draws`), E[ŜᵀŜ] = I.
     - `"paper"`: 1 / √(r Πⱼ) for r sampled rows. This differs by the constant √(q/r),
-      which a fixed step size feels.
+      which changes the effect of a fixed step size.
 
     Args:
-      sample: from `sample_partitions`.
-      rescaling: `"unbiased"` or `"paper"`.
-      num_rows: r, a positive number, may be traced; for `"paper"` only.
+      sample: A `PartitionSample` from `sample_partitions`.
+     rescaling: `"unbiased"` or `"paper"`.
+     num_rows: r, a positive number, may be traced; for `"paper"` only.
 
     Returns:
-      (k,), the factors; 0 for a slot of count 0, so that nothing becomes infinite for a
-      part of probability 0.
+      (k,), the factors. A slot of count 0 has the factor 0, so that a part of
+      probability 0 does not become infinite.
 
     Raises:
-      ValueError: for another rescaling, or where num_rows is missing with `"paper"`,
-        given with `"unbiased"` or not positive.
-      TypeError: where num_rows is not a real scalar.
+      ValueError: If rescaling is unknown, or num_rows is missing with `"paper"`, given
+        with `"unbiased"` or not positive.
+      TypeError: If num_rows is not a real scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -97,14 +95,14 @@ def rescaling_factors(
 
 
 def scale_rows(rows: Any, factors: ArrayLike) -> Any:
-    """Returns every leaf with all rows of part j multiplied by factor j.
+    """Multiplies all rows of part j in every leaf by factor j.
 
-    This is the paper's way to rescale: for least squares the rows of X and the entries
-    of y are both multiplied. For other losses, multiply row weights by the square of
-    the factor instead, as `weighted_parts` does by default; and do not pass labels.
+    This is the paper's rescaling: for least squares, the rows of X and the entries of y
+    are both multiplied. For other losses, multiply row weights by the square of the
+    factor instead, as `weighted_parts` does by default, and do not pass labels.
 
     Args:
-      rows: a pytree, leaves (k, m, ...). Integers and bools become the default float
+      rows: A pytree, leaves (k, m, ...). Integers and bools become the default float
         dtype, other leaves keep their dtype.
       factors: (k,), such as `rescaling_factors`.
 
@@ -112,7 +110,7 @@ def scale_rows(rows: Any, factors: ArrayLike) -> Any:
       A pytree like `rows`.
 
     Raises:
-      ValueError: where factors have not one axis, or a leaf's leading axis is not k.
+      ValueError: If factors do not have one axis, or a leaf's leading axis is not k.
 
     Example:
       >>> import jax.numpy as jnp
@@ -147,34 +145,34 @@ def weighted_parts(
     rescaling: str = "unbiased",
     scale: str = "row_weights",
 ) -> WeightedParts:
-    """Returns the sampled parts, weighted so that they stand for the whole data set.
+    """Returns the sampled parts, weighted to represent the whole data set.
 
-    With the defaults and a fixed number of draws, the sum over the sampled parts j and
-    their rows i of weights_j * row_weights_ji * loss(row_ji) is an unbiased estimate of
-    the sum of row_weights * loss over all rows of all K parts, for any loss. So are its
-    gradients.
+    Let L̂ be the sum of weights_j * row_weights_ji * loss(row_ji) over the sampled
+    parts j and their rows i. With the defaults and a fixed number of draws, L̂ is an
+    unbiased estimate of the sum of row_weights * loss over all rows of all K parts, for
+    any loss. Its gradients are unbiased, too.
 
     Args:
-      sample: from `sample_partitions`.
-      parts: a pytree, leaves (K, m, ...), from `partition`.
+      sample: A `PartitionSample` from `sample_partitions`.
+     parts: A pytree, leaves (K, m, ...), from `partition`.
       row_weights: (K, m), from `partition`.
-      rescaling: `"unbiased"` or `"paper"`, see `rescaling_factors`. The paper's number
-        of rows r is taken to be the sum of the row weights of the drawn parts.
-      scale: what the rescaling is applied to.
+      rescaling: `"unbiased"` or `"paper"`. See `rescaling_factors`. The paper's number
+        of rows r is the sum of the row weights of the drawn parts.
+      scale: The target of the rescaling.
         - `"row_weights"`: row weights are multiplied by the square of the factor, and
           the data are left as they are.
         - `"rows"`: all leaves of the parts are multiplied by the factor, as in the
-          paper (see `scale_rows`), and row weights are left as they are. The same for
-          least squares; for other losses not a rescaling of the loss.
+          paper (see `scale_rows`), and row weights are left as they are. For least
+          squares this is equivalent; other losses are not rescaled by it.
 
     Returns:
-      `WeightedParts`. Slots of count 0 have row weights of 0 (or rows of 0) and weight
-      0.
+      A `WeightedParts`. Slots of count 0 have row weights of 0 (or rows of 0) and
+      weight 0.
 
     Raises:
-      ValueError: for another rescaling or scale, row_weights without two axes, a leaf
-        that does not start with the axes (K, m), or (where not traced) a sample of more
-        parts than there are.
+      ValueError: If rescaling or scale is unknown, row_weights does not have two axes,
+        a leaf does not start with the axes (K, m), or (unless traced) the sample has an
+        index beyond K.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

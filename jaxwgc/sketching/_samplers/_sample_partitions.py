@@ -1,4 +1,4 @@
-"""Drawing parts with replacement, each kept once with the number of its draws."""
+"""Sampling of parts with replacement, kept as distinct parts with counts."""
 
 import functools
 from typing import NamedTuple
@@ -14,25 +14,25 @@ from jaxwgc.sketching import _checks
 
 _MAX_COUNT = 2**31 - 1
 
-# `jax.random.poisson` computes in float32 whatever the dtype of its argument. Its
-# acceptance test is a difference of numbers of size mean * log(mean), so that from a
-# mean of 1e5 on the law is visibly wrong. From this mean on we use a Cornish-Fisher
-# expansion instead, whose distance in total variation from the Poisson law is 5e-6 here
-# and falls with the mean.
+# `jax.random.poisson` computes in float32 for any dtype of its argument. Its acceptance
+# test is a difference of numbers of size mean * log(mean), so that its law is visibly
+# wrong from a mean of 1e5 on. Above this mean a Cornish-Fisher expansion replaces it.
+# Its distance in total variation from the Poisson law is 5e-6 here, and falls with the
+# mean.
 _LARGE_MEAN = 4096.0
 
-# Chances of one side of two, in draws one by one.
+# Probability of one side of a tree node, for `num_draws`.
 _UNITS = np.uint32(2**31)
 
 
 class PartitionSample(NamedTuple):
-    """Distinct parts that were drawn, and how often.
+    """Distinct parts of a sample, and their numbers of draws.
 
     Attributes:
       indices: int32 (k,), the distinct parts.
       counts: int32 (k,), how many times each was drawn; 0 marks an unused slot.
-      probabilities: (k,), the probability of each of these parts in one draw, out of
-        all K parts. So they do not sum to 1.
+     probabilities: (k,), the probability of each of these parts in one draw from all K
+       parts. They do not sum to 1.
       num_draws: int32 scalar q, the sum of the counts.
     """
 
@@ -43,11 +43,10 @@ class PartitionSample(NamedTuple):
 
     @property
     def scale(self) -> Array:
-        """Returns the factor of the rows of each part, √(count / (q Π)); 0 if unused.
+        """Computes the factor of the rows of each part, √(count / (q Π)); 0 if unused.
 
-        As in `RowSample`: with it the sketch is unbiased where q was fixed, see the
-        note of `sample_partitions`. It is the root of the count times the default of
-        `rescaling_factors`.
+        The factor is √count times the default of `rescaling_factors`. If q was fixed,
+        the sketch is unbiased, as for `RowSample`. See the note of `sample_partitions`.
         """
         roots = jnp.sqrt(self.counts).astype(self.probabilities.dtype)
         return roots * unbiased_factors(self, self.num_draws)
@@ -62,48 +61,47 @@ def sample_partitions(
 ) -> PartitionSample:
     """Draws parts with replacement; keeps each distinct part once, with its count.
 
-    Exactly one of two rules says when drawing stops:
+    Drawing stops by exactly one of two rules:
 
-    - `num_distinct=k`: when k distinct parts have been seen. They come in the order of
-      their first draws, so the last one has count 1. Nothing is drawn one by one: the
-      draws are seen as a Poisson process in which part j arrives at rate Πⱼ, so that
-      first arrivals are independent exponential times, the k-th of them is where
-      drawing stops, and the further arrivals before it are Poisson counts. This has
-      exactly the law of sequential draws. Work and memory are of the order of K,
-      however many draws there are.
+    - `num_distinct=k`: when k distinct parts have been drawn. They come in the order of
+      their first draws, so that the last one has count 1. The draws are simulated as a
+      Poisson process in which part j arrives at rate Πⱼ. First arrivals are then
+      independent exponential times, and drawing stops at the k-th of them. Further
+      arrivals before it are Poisson counts. This is exactly the law of sequential
+      draws. Work and memory are of the order of K, for any number of draws.
     - `num_draws=q`: after q draws. Drawn parts come first, by falling count; the slots
-      after them have count 0. Memory is of the order of K + q. In float32, too, parts
-      that are much rarer than the rounding unit (of probabilities down to 1e-16) come
-      as often as they should on average, wherever they stand.
+      after them have count 0. Memory is of the order of K + q. Expected counts are
+      exact also in float32, at any position, for probabilities down to 1e-16, far below
+      machine epsilon.
 
     Args:
-      key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
+      key: One PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
       probabilities: Π, (K,), not negative; normalised to sum to 1.
       num_distinct: k, an int from 1 to the number of positive probabilities.
       num_draws: q, an int of at least 1.
 
     Returns:
-      A `PartitionSample` with k, or min(q, K), slots. Where traced probabilities have
-      fewer than k positive ones, drawing stops when all of those have been seen and the
-      remaining slots have count 0; where they are negative, NaN, infinite or all zero,
-      all counts are 0. With `num_distinct` the count of a part stops at 2³¹ / k, which
-      takes probabilities that differ by as much.
+      A `PartitionSample` with k, or min(q, K), slots. If fewer than k traced
+      probabilities are positive, drawing stops when these parts have been drawn, and
+      the remaining slots have count 0. If traced probabilities are negative, NaN,
+      infinite or all zero, all counts are 0. With `num_distinct`, counts saturate at
+      2³¹ / k, for probabilities that differ by as large a factor.
 
     Raises:
-      ValueError: where not exactly one of num_distinct and num_draws is given, one is
-        out of range, probabilities have not one axis or (where not traced) one is
-        negative, NaN or infinite, or all are zero.
-      TypeError: for anything but a key, or counts that are not ints.
+      ValueError: If not exactly one of num_distinct and num_draws is given, one is out
+        of range, probabilities do not have one axis or (unless traced) are negative,
+        NaN, infinite or all zero.
+      TypeError: If the key is no PRNG key, or num_distinct or num_draws is not an int.
 
     Note:
       With `num_draws`, count / (q Πⱼ) has the expectation 1 for every part: the
       rescaling of `weighted_parts` is unbiased. With `num_distinct`, q is random and
-      the last draw is bound to be a new part, most likely a rare one, so that rare
-      parts count for too much and likely ones for too little; the mean over all parts,
-      weighted by Π, stays 1. Measured, this bias is within 3% in the paper's
-      experiments, from -2% to +14% for 20 out of 40 parts with probabilities spread
-      over a factor of 100, and from -10% to +35% for 3 out of 4 parts with
-      probabilities 0.5, 0.3, 0.15 and 0.05. `drop_last_distinct` removes it.
+      the last draw is always a new part, most likely a rare one. So rare parts count
+      too much and likely parts too little. The mean over all parts, weighted by Π,
+      stays 1. In the paper's experiments, the measured bias is within 3%. For 20 out of
+      40 parts with probabilities spread over a factor of 100, it is from -2% to +14%.
+      For 3 out of 4 parts with probabilities 0.5, 0.3, 0.15 and 0.05, it is from -10%
+      to +35%. `drop_last_distinct` removes the bias.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -121,8 +119,8 @@ def sample_partitions(
       3 1
 
     References:
-      The paper's section 3.2: its text draws until k distinct parts are found
-      (`num_distinct`), its first step, read literally, is k draws (`num_draws`).
+      The paper's section 3.2. Its text draws until k distinct parts are found
+      (`num_distinct`). Its first step, read literally, is k draws (`num_draws`).
     """
     key = _validation.check_key(key)
     value = probabilities
@@ -164,7 +162,7 @@ def _sample(
 
 
 def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
-    """Returns 1 / √(size Πⱼ), and 0 where the count is."""
+    """Returns 1 / √(size Πⱼ), or 0 if the count is 0."""
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
     # In two roots, since the product may leave the range of float32.
@@ -174,23 +172,23 @@ def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
 
 
 def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
-    """Returns a sample without its last draw: unbiased, where num_distinct was given.
+    """Returns a sample without its last draw, which is unbiased with `num_distinct`.
 
-    Drawing until k distinct parts are seen stops at a draw that is bound to be a new
-    part. Without that draw, and its part, the other q - 1 draws are exchangeable: given
-    their counts, each count / (q - 1) is the chance that the very first draw was that
-    part. So count / ((q - 1) Πⱼ) has the expectation 1 for every part, which
-    count / (q Πⱼ) has not. Sample one part more than is wanted, and drop it.
+    Drawing until k distinct parts are found stops at a draw that is always a new part.
+    Without this draw and its part, the other q - 1 draws are exchangeable. Given their
+    counts, count / (q - 1) is the probability that the first draw was that part. So
+    count / ((q - 1) Πⱼ) has the expectation 1 for every part, unlike count / (q Πⱼ).
+    Sample one part more than needed, and drop it.
 
     Args:
-      sample: from `sample_partitions` with `num_distinct` (not with `num_draws`, where
-        no draw is special), of k >= 2 slots.
+      sample: A `PartitionSample` of k >= 2 slots, from `sample_partitions` with
+        `num_distinct`. With `num_draws`, no draw is special.
 
     Returns:
       A `PartitionSample` with k - 1 slots and num_draws = q - 1.
 
     Raises:
-      ValueError: for a sample of one slot.
+      ValueError: If the sample has one slot.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -220,7 +218,7 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
 def _until_distinct(
     key: Array, probabilities: Array, num_distinct: int
 ) -> tuple[Array, Array]:
-    """Draws until num_distinct parts have been seen: their indices and counts."""
+    """Draws until num_distinct parts are found, and returns indices and counts."""
     arrival_key, count_key = jax.random.split(key)
     units = _exponential(arrival_key, probabilities.shape, probabilities.dtype)
     # Logarithms keep their precision over all ratios of probabilities.
@@ -228,9 +226,9 @@ def _until_distinct(
     negated, indices = lax.top_k(-log_arrivals, num_distinct)
     log_arrivals = -negated
     is_drawn = jnp.isfinite(log_arrivals)
-    # The last part to arrive; unused slots, which never arrive, come after it.
+    # The last part to arrive. Unused slots never arrive, and come after it.
     last = jnp.sum(is_drawn) - 1
-    # Πⱼ (stop - arrival_j), with no difference of large numbers.
+    # Πⱼ (stop - arrival_j), without a difference of large numbers.
     means = units[indices] * jnp.expm1(log_arrivals[last] - log_arrivals)
     later = _poisson(count_key, jnp.where(is_drawn, jnp.maximum(means, 0), 0))
     # The sum of all counts has to fit as well.
@@ -257,9 +255,9 @@ def _poisson(key: Array, mean: Array) -> Array:
 def _exponential(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """Draws positive exponential variables that are precise near zero.
 
-    Only the earliest of many arrivals count. Those come from uniform variables near
-    zero, which `jax.random.uniform` draws from a grid with steps of one rounding unit;
-    a second one fills the gaps of the grid, so that they do not tie or vanish.
+    Only the earliest of many arrivals count. They come from uniform variables near
+    zero, which `jax.random.uniform` draws from a grid with steps of machine epsilon. A
+    second variable fills the gaps of the grid, so that arrivals do not tie or vanish.
     """
     info = jnp.finfo(dtype)
     coarse, fine = jax.random.uniform(key, (2, *shape), dtype)
@@ -270,15 +268,15 @@ def _exponential(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
 
 
 def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
-    """Draws how often each part comes in num_draws draws, int32 (K,).
+    """Draws the counts of all parts in num_draws draws, int32 (K,).
 
     Every draw walks down a binary tree of sums of probabilities, with fresh bits at
-    each level. One search in one cumulative sum would be shorter, but in float32 its
-    rounding errors are of the size of the probabilities of 1e5 parts.
+    each level. A search in one cumulative sum would be shorter. But in float32 its
+    rounding errors are as large as the probabilities of 1e5 parts.
 
-    The chance of the rarer side of a node is rounded to a multiple of 2⁻³¹, up or down
-    at random once a call, so that its expectation stays what it is. On the grid of
-    `jax.random.uniform`, what is rarer than 1e-7 would come too often or never.
+    The probability of the rarer side of a node is rounded to a multiple of 2⁻³¹, up or
+    down at random once per call, so that its expectation is exact. On the grid of
+    `jax.random.uniform`, parts rarer than 1e-7 would come too often or never.
     """
     num_parts = probabilities.shape[0]
     depth = (num_parts - 1).bit_length()
@@ -300,7 +298,7 @@ def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
         bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
         return 2 * nodes + (bits >= units[nodes]), None
 
-    # Made of both, so that under shard_map it varies with the device as they do.
+    # Computed from both, so that under shard_map it varies with the device as they do.
     root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
     nodes, _ = lax.scan(descend, nodes, keys[:depth])

@@ -1,4 +1,4 @@
-"""Sampling rows by probabilities, with the scale that makes it unbiased."""
+"""Sampling of rows by probabilities, with the scale that makes it unbiased."""
 
 import functools
 import math
@@ -22,21 +22,21 @@ from jaxwgc.sketching._samplers._sample_partitions import sample_partitions
 RULES = ("lev", "unif", "slev")
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
-# The chance that Poisson sampling selects more rows than there are slots, in logarithm.
+# Log-probability that Poisson sampling selects more rows than there are slots.
 _LOG_OVERFLOW = math.log(1e9)
 
 
 class RowSample(NamedTuple):
-    """Rows that were sampled, each once, and what to multiply them with.
+    """Distinct rows of a sample, and the factors to multiply them with.
 
     Attributes:
-      indices: int32 (num_slots,), distinct rows in the slots that are used.
+      indices: int32 (num_slots,), distinct rows in the used slots.
       counts: int32 (num_slots,), how many times each was drawn; 0 marks an unused slot.
-      probabilities: (num_slots,); with replacement the probability of the row in one
-        draw, otherwise the probability that the row is in the sample.
-      scale: (num_slots,), the factor of each row, with its count accounted for. The sum
-        over the slots of scale² x xᵀ has the expectation XᵀX. 0 in unused slots.
-      num_lost: int32 scalar, rows that were selected and found no slot.
+      probabilities: (num_slots,). With replacement, the probability of the row in one
+        draw; otherwise the probability that the row is in the sample.
+      scale: (num_slots,), the factor of each row, which includes its count; 0 in unused
+        slots. The sum of scale² x xᵀ over the slots has the expectation XᵀX.
+      num_lost: int32 scalar, the number of selected rows without a slot.
     """
 
     indices: Array
@@ -48,21 +48,22 @@ class RowSample(NamedTuple):
     def apply(self, tree: Any) -> Any:
         """Returns the sampled rows of every array of a pytree, times their scale.
 
-        The Gram matrix of the result has the expectation XᵀX. Of a sparse matrix the
-        rows are found in time and memory of its entries and of the result.
+        The Gram matrix of the result has the expectation XᵀX. For a sparse matrix, time
+        and memory are those of its entries and of the result.
 
         Args:
-          tree: a pytree; leaves (N, ...), arrays of numbers or sparse matrices as in
-            `Embedding.apply`. For least squares, both X and y; for other losses, scale
-            the loss of each row by scale² instead, and take `y[sample.indices]`.
+          tree: A pytree; leaves (N, ...), arrays of numbers or sparse matrices as in
+            `Embedding.apply`. For least squares, pass both X and y. For other losses,
+            multiply the loss of each row by scale² instead, and take
+            `y[sample.indices]`.
 
         Returns:
           A pytree of the same structure, leaves (num_slots, ...), all dense.
 
         Raises:
-          ValueError: if leaves differ in their leading axis, or (where not traced) a
+          ValueError: If leaves differ in their leading axis, or (unless traced) a
             sampled row is beyond it.
-          TypeError: for anything but arrays of numbers and sparse matrices.
+          TypeError: If a leaf is neither an array of numbers nor a sparse matrix.
 
         Example:
           >>> import jax, jax.numpy as jnp
@@ -85,7 +86,7 @@ class RowSample(NamedTuple):
 
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         num_slots = self.indices.shape[0]
-        # Slots that were left over are of no row, and rows not drawn go nowhere.
+        # Unused slots belong to no row, and rows that were not drawn are dropped.
         indices = jnp.where(self.scale != 0, self.indices, shape[0])
         slots = jnp.arange(num_slots, dtype=jnp.int32)
         bucket = jnp.full((1, shape[0]), num_slots, jnp.int32)
@@ -101,29 +102,29 @@ class RowSample(NamedTuple):
 def row_probabilities(
     scores: ArrayLike, rule: str = "lev", alpha: ArrayLike = 0.9
 ) -> Array:
-    """Returns sampling probabilities of rows by the rules LEV, UNIF and SLEV.
+    """Computes sampling probabilities of rows by the rules LEV, UNIF and SLEV.
 
     Args:
-      scores: (N,), one number a row that is not negative, such as `leverage_scores`.
-      rule: how scores become probabilities.
+      scores: (N,), one non-negative number per row, such as `leverage_scores`.
+     rule: The map from scores to probabilities.
         - `"lev"`: in proportion to the scores.
         - `"unif"`: the same for all rows.
         - `"slev"`: alpha times the first plus 1 - alpha times the second. Rows of small
-          scores, which blow up the variance by their scale, are not so rare then.
-      alpha: the share of the scores in `"slev"`, from 0 to 1, may be traced.
+          scores, which have a large scale and so a large variance, become less rare.
+      alpha: The share of the scores in `"slev"`, from 0 to 1, may be traced.
 
     Returns:
-      (N,), sums to 1. All NaN where traced scores are negative, NaN, infinite or all
-      zero, or a traced alpha is out of range.
+      (N,), sums to 1. If traced scores are negative, NaN, infinite or all zero, or a
+      traced alpha is out of range, all are NaN.
 
     Raises:
-      ValueError: for another rule, an alpha outside [0, 1], or scores that have not one
-        axis or (where not traced) are negative, NaN, infinite or all zero.
-      TypeError: where alpha is not a real scalar, or scores are not real.
+      ValueError: If rule is unknown, alpha is outside [0, 1], or scores do not have one
+        axis or (unless traced) are negative, NaN, infinite or all zero.
+      TypeError: If alpha is not a real scalar, or scores are not real.
 
     Note:
-      LEVUNW, the leverage rule with an unweighted solve, is `"lev"` here and
-      `sample_rows` with `weighted=False`.
+      For LEVUNW, the leverage rule with an unweighted solve, combine `"lev"` with
+      `sample_rows(..., weighted=False)`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,47 +166,47 @@ def sample_rows(
 ) -> RowSample:
     """Samples rows, each once with its count and the scale that makes it unbiased.
 
-    - `"with_replacement"`: sample_size independent draws; a row that is drawn c times
+    - `"with_replacement"`: sample_size independent draws. A row that is drawn c times
       has the scale √(c / (sample_size p)).
     - `"without_replacement"`: sample_size distinct rows, by systematic sampling in
-      random order: rows lie side by side in random order on a line, each as long as its
-      inclusion probability, and a comb with teeth at distance 1 and a random start
-      falls on them. The inclusion probability π is min(1, c p), with c such that they
-      sum to sample_size. It is known exactly, unlike that of successive or Gumbel
-      top-k draws, so that the scale 1 / √π is exactly unbiased (Horvitz-Thompson).
-    - `"poisson"`: every row on its own, with the probability π = min(1, sample_size p).
-      The number of rows is random, and sample_size at most on average. The scale is
+      random order. Rows lie side by side on a line in random order, each as long as its
+      inclusion probability. A comb with teeth at distance 1 and a random start selects
+      rows. The inclusion probability π is min(1, c p), with c such that the sum is
+      sample_size. It is known exactly, unlike for successive or Gumbel top-k draws, so
+      that the scale 1 / √π is exactly unbiased (Horvitz-Thompson).
+    - `"poisson"`: each row independently, with the probability π = min(1, sample_size
+      p). The number of rows is random, with a mean of at most sample_size. The scale is
       1 / √π.
-    - `"top_k"`: the sample_size rows with the largest probabilities, the scale 1. This
-      draws nothing and is not unbiased: it leaves out what the other rows add.
+    - `"top_k"`: the sample_size rows with the largest probabilities, with the scale 1.
+      This is deterministic and biased, since the other rows are left out.
 
     Args:
       key: PRNG key of either kind; not used by `"top_k"`.
-      probabilities: p, (N,), not negative; normalised to sum to 1. Scores will do.
-      sample_size: how many rows, an int of at least 1; at most the number of positive
-        probabilities for methods that draw distinct rows.
-      method: one of the four above.
-      weighted: False for an unweighted sample, as LEVUNW needs: the scale is the square
-        root of the count, so that a row is counted as often as it was drawn.
-      num_slots: for `"poisson"`, the length of the result, an int of at least 1. The
-        default exceeds sample_size by what makes an overflow less likely than 1e-9.
+      probabilities: p, (N,), not negative; normalised to sum to 1. Scores are allowed.
+     sample_size: The number of rows, an int of at least 1; for methods that draw
+       distinct rows, at most the number of positive probabilities.
+     method: One of the four above.
+     weighted: False for an unweighted sample, as LEVUNW needs. The scale is the square
+       root of the count, so that a row counts as often as it was drawn.
+     num_slots: The length of the result for `"poisson"`, an int of at least 1. By
+       default large enough for an overflow probability below 1e-9.
 
     Returns:
       A `RowSample`. It has min(sample_size, N) slots with replacement, num_slots with
-      Poisson sampling and sample_size otherwise. Where traced probabilities are
-      negative, NaN, infinite or all zero, all counts are 0 and the scale is NaN. Where
-      fewer than sample_size of them are positive, the remaining slots of the methods
-      that draw distinct rows have count 0.
+      Poisson sampling and sample_size otherwise. If traced probabilities are negative,
+      NaN, infinite or all zero, all counts are 0 and the scale is NaN. If fewer than
+      sample_size traced probabilities are positive, methods that draw distinct rows
+      leave the remaining slots at count 0.
 
     Raises:
-      ValueError: for another method, a sample_size that is out of range, num_slots with
-        a method other than `"poisson"`, or probabilities that have not one axis or
-        (where not traced) are negative, NaN, infinite or all zero.
-      TypeError: for anything but a key, or sizes that are not ints.
+      ValueError: If method is unknown, sample_size is out of range, num_slots is given
+        with a method other than `"poisson"`, or probabilities do not have one axis or
+        (unless traced) are negative, NaN, infinite or all zero.
+      TypeError: If the key is no PRNG key, or a size is not an int.
 
     Note:
-      Inclusion probabilities are multiples of 2⁻³² (a positive one is not rounded to
-      0); the rounded ones are what rows are drawn with, and what is returned.
+      Inclusion probabilities are rounded to multiples of 2⁻³²; positive ones stay
+      positive. Rows are drawn with the rounded probabilities, which are returned.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -296,8 +297,7 @@ def _sample(
 
 def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> int:
     if num_slots is None:
-        # Bernstein's inequality, for a sum whose mean and variance are at most
-        # sample_size.
+        # Bernstein's inequality, for a sum of mean and variance at most sample_size.
         third = _LOG_OVERFLOW / 3
         excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)
         num_slots = math.ceil(sample_size + excess)
@@ -305,7 +305,7 @@ def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> 
 
 
 def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array]:
-    """Returns indices, counts and the number of rows that did not fit in a slot."""
+    """Returns indices, counts and the number of selected rows without a slot."""
     (indices,) = jnp.nonzero(is_selected, size=num_slots, fill_value=0)
     num_selected = jnp.sum(is_selected, dtype=jnp.int32)
     counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
