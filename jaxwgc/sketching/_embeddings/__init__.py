@@ -1,1 +1,1 @@
-"""Random matrices that keep subspaces."""
+"""Random embeddings: matrices that nearly preserve subspaces."""

@@ -1,4 +1,4 @@
-"""Embeddings with independent entries, generated block by block."""
+"""Embeddings with independent entries, generated in blocks."""
 
 import abc
 from typing import Any
@@ -11,30 +11,30 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._linalg.rows import fold_blocks
 
-# Entries of S that exist at one time: large enough for products to run at full speed.
+# Entries of S in memory at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
 
 
 def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns an embedding with independent normal entries, variance 1 / sketch_size.
 
-    The embedding that theory knows best, and the smallest for a given accuracy.
-    Applying it to d columns costs sketch_size * num_rows normal variables and d times
-    as many multiplications. S is generated in blocks of columns; memory does not grow
+    It has the sharpest theory, and the smallest size for a given accuracy. Applying it
+    to d columns takes sketch_size * num_rows normal variables and d times as many
+    multiplications. S is generated in blocks of columns, so that memory does not grow
     with num_rows.
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: the number of rows of S, at least 1.
-      num_rows: N, the number of rows of what it is applied to, at least 1.
+      sketch_size: The number of rows of S, at least 1.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
 
     Returns:
-      An `Embedding`. Its entries have the precision of float32: between two compiled
-      programs they may differ in the last digit.
+      An `Embedding`. Its entries have the precision of float32, and may differ in the
+      last digit between two compiled programs.
 
     Raises:
-      ValueError: where a size is less than 1.
-      TypeError: where a size is no int or the key is no key.
+      ValueError: If a size is less than 1.
+      TypeError: If a size is not an int or the key is no PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,20 +57,20 @@ def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns an embedding with independent entries ±1 / √sketch_size.
 
-    As good as `gaussian` in practice, and faster to generate: one word of random bits
-    gives 32 entries. Memory does not grow with num_rows.
+    It is as accurate as `gaussian` in practice, and faster to generate: one word of
+    random bits gives 32 entries. Memory does not grow with num_rows.
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: the number of rows of S, at least 1.
-      num_rows: N, the number of rows of what it is applied to, at least 1.
+      sketch_size: The number of rows of S, at least 1.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
 
     Returns:
       An `Embedding`.
 
     Raises:
-      ValueError: where a size is less than 1.
-      TypeError: where a size is no int or the key is no key.
+      ValueError: If a size is less than 1.
+      TypeError: If a size is not an int or the key is no PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -87,7 +87,7 @@ def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 class _DenseEmbedding(Embedding):
-    """S = [S_0 S_1 ...], every block from a key of its own."""
+    """An embedding S = [S_0 S_1 ...], with a separate key for every block."""
 
     @abc.abstractmethod
     def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
@@ -95,7 +95,8 @@ class _DenseEmbedding(Embedding):
 
     @property
     def _block_size(self) -> int:
-        # By the sizes alone, so that S does not depend on what it is applied to.
+        # Depends on the sizes alone, so that S does not depend on the argument of
+        # `apply`.
         fitting = _BLOCK_ENTRIES // self.sketch_size // 32 * 32
         return min(max(fitting, 32), self.num_rows)
 

@@ -1,4 +1,4 @@
-"""The distortion of a subspace by an embedding, and the sketch size that it needs."""
+"""Distortion of a subspace by an embedding, and recommended sketch sizes."""
 
 import functools
 import math
@@ -26,10 +26,10 @@ _SPARSE_CONSTANT = 4
 
 
 def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
-    """Returns the distortion of an embedding on a subspace: ‖UᵀSᵀSU - I‖₂.
+    """Computes the distortion of an embedding on a subspace: ‖UᵀSᵀSU - I‖₂.
 
-    The largest |σ² - 1| over the singular values σ of SU. With a distortion ε < 1, the
-    squared norm of every vector of the subspace is kept up to the factor 1 ± ε.
+    This is the largest |σ² - 1| over the singular values σ of SU. A distortion ε < 1
+    preserves the squared norm of every vector of the subspace up to the factor 1 ± ε.
 
     Args:
       basis: U, real of shape (N, p), with orthonormal columns, such as Q of a QR
@@ -40,9 +40,9 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
       A scalar.
 
     Raises:
-      ValueError: where basis has not two axes and num_rows rows, or (where not traced)
+      ValueError: If basis does not have two axes and num_rows rows, or (unless traced)
         its columns are not orthonormal.
-      TypeError: for anything but an `Embedding`, or a basis that is not real.
+      TypeError: If embedding is not an `Embedding`, or basis is not real.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -89,45 +89,46 @@ def recommended_sketch_size(
     num_nonzeros: int = 8,
     coherence: float | None = None,
 ) -> int:
-    """Returns the sketch size for which theory promises a distortion of at most ε.
+    """Computes the sketch size for which theory bounds the distortion by ε.
 
     For any fixed subspace of dimension p, `embedding_distortion` is at most epsilon
-    with a probability of at least 1 - delta. All these are upper
-    bounds; less may do.
+    with a probability of at least 1 - delta. All sizes are upper bounds; a smaller
+    sketch may be enough.
 
     - `gaussian`: ((√p + √(2 log(2 / δ))) / (√(1 + ε) - 1))².
-    - `rademacher`: 2 (p log(1 + 2 / θ) + log(2 / δ)) / (τ² / 2 - τ³ / 3) with
-      τ = (1 - 2θ) ε, the tail of a single vector over a net of fineness θ, for the best
-      θ.
-    - `srht`: M log(4p / δ) / h(ε) with h(ε) = (1 + ε) log(1 + ε) - ε and
-      M = (√p + √(8 log(2N / δ)))², N the next power of two; at most N, where the
-      distortion is 0.
+    - `rademacher`: 2 (p log(1 + 2 / θ) + log(2 / δ)) / (τ² / 2 - τ³ / 3) with τ = (1 -
+      2θ) ε. This bounds the tail of a single vector over a net of fineness θ, for the
+      best θ.
+    - `srht`: M log(4p / δ) / h(ε) with h(ε) = (1 + ε) log(1 + ε) - ε and M = (√p + √(8
+      log(2N / δ)))². N is rounded up to a power of two. The size is at most N, which
+      has the distortion 0.
     - `count_sketch`: p (p + 1) / (ε² δ).
-    - `sparse_sign`: the same, or where num_nonzeros is at least log(p / δ) / ε, the
-      smaller 4 p log(p / δ) / ε² (at least num_nonzeros). The theorem gives the order
-      only; the constant 4 is ours, not proved, and holds in our measurements for p from
-      1 to 50 and ε from 0.3 to 0.9.
+    - `sparse_sign`: the size for `count_sketch`. If num_nonzeros is at least log(p / δ)
+      / ε, the smaller 4 p log(p / δ) / ε² (at least num_nonzeros). The theorem gives
+      the order only. The constant 4 is not proved; it holds in our measurements for p
+      from 1 to 50 and ε from 0.3 to 0.9.
     - `row_sampling`: μ log(2p / δ) / h(ε) with the coherence μ.
 
     Args:
-      embedding: the constructor of the embedding, one of these six.
+      embedding: The constructor of the embedding, one of these six.
       num_columns: p, the dimension of the subspace, at least 1.
       epsilon: ε, between 0 and 1.
       delta: δ, between 0 and 1.
-      num_rows: N; needed for `srht`, not used by the others.
-      num_nonzeros: that of `sparse_sign`.
+      num_rows: N; required for `srht`, otherwise unused.
+      num_nonzeros: The argument of `sparse_sign`.
       coherence: μ, the largest ratio of a row's leverage score to its sampling
-        probability: p (the default) for sampling by exact scores, N times the largest
-        score for uniform sampling.
+        probability. It is p (the default) for sampling by exact scores, and N times the
+        largest score for uniform sampling.
 
     Returns:
-      The size, an int. It may exceed num_rows: then nothing is to be gained.
+      The size, an int. If it exceeds num_rows, a sketch saves nothing.
 
     Raises:
-      ValueError: for another embedding, epsilon or delta not between 0 and 1, a size
-        below 1, a coherence below num_columns, or `srht` without num_rows.
-      TypeError: where embedding is no constructor, a size no int or a number no real
-        scalar.
+      ValueError: If the embedding is unknown, epsilon or delta is not between 0 and 1,
+        a size is below 1, coherence is below num_columns, or `srht` is given without
+        num_rows.
+      TypeError: If embedding is not a constructor, a size is not an int, or another
+        number is not a real scalar.
 
     Example:
       >>> from jaxwgc import sketching
@@ -163,8 +164,8 @@ def recommended_sketch_size(
     if num_rows is not None:
         num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
     epsilon, delta = float(epsilon), float(delta)
-    # The exponent of matrix Chernoff bounds; the one for the smallest singular value is
-    # larger.
+    # Exponent of the matrix Chernoff bound for the largest singular value; that for the
+    # smallest is larger.
     chernoff = (1 + epsilon) * math.log1p(epsilon) - epsilon
     if embedding is gaussian:
         deviation = math.sqrt(p) + math.sqrt(2 * math.log(2 / delta))
@@ -175,7 +176,7 @@ def recommended_sketch_size(
         if num_rows is None:
             raise ValueError("num_rows must be given for 'srht'; got None")
         padded = next_power_of_two(num_rows)
-        # Half of δ is for rows that stay large in spite of the transform.
+        # Half of δ covers rows that stay large after the transform.
         spread = math.sqrt(p) + math.sqrt(8 * math.log(2 * padded / delta))
         size = min(spread**2 * math.log(4 * p / delta) / chernoff, padded)
     elif embedding is row_sampling:
@@ -190,7 +191,7 @@ def recommended_sketch_size(
             if num_nonzeros * epsilon >= log:
                 size = min(size, _SPARSE_CONSTANT * p * log / epsilon**2)
             size = max(size, num_nonzeros)
-    # Against rounding up what is an integer but for its last bits.
+    # Avoids rounding up integers with an error in their last bits.
     return max(1, math.ceil(size * (1 - 1e-12)))
 
 

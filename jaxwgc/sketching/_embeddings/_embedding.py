@@ -1,4 +1,4 @@
-"""The base of embeddings: random matrices S that are applied without forming them."""
+"""The base class of embeddings: random matrices S that are never formed."""
 
 import abc
 import dataclasses
@@ -21,16 +21,16 @@ from jaxwgc.sketching import _checks
 class Embedding(abc.ABC):
     """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
 
-    Made by `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` and
-    `row_sampling`. It holds a key, not S: every use draws the same S again. The key
-    alone decides S, whatever the dtype of what it is applied to and whether 64-bit mode
-    is on. It is a pytree, and passes through `jax.jit` and `jax.vmap`. `embedding @ X`
-    is SX.
+    The constructors are `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign`
+    and `row_sampling`. An embedding holds a key, not S: every use draws an identical S.
+    The key alone determines S, for any dtype of the argument and in 32-bit and 64-bit
+    mode. An embedding is a pytree, and passes through `jax.jit` and `jax.vmap`.
+    `embedding @ X` is SX.
 
     Attributes:
-      key: the PRNG key that S is drawn with.
-      sketch_size: the number of rows of S, an int.
-      num_rows: N, the number of columns of S and of rows of what it is applied to.
+      key: The PRNG key of S.
+      sketch_size: The number of rows of S, an int.
+      num_rows: N, the number of columns of S, and of rows of its operands.
     """
 
     key: Array
@@ -42,25 +42,25 @@ class Embedding(abc.ABC):
         register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     def apply(self, tree: Any) -> Any:
-        """Returns S times every array of a pytree, from the left.
+        """Multiplies every array of a pytree by S from the left.
 
-        Linear and differentiable. S is the same for all leaves, so that a matrix and a
-        right-hand side can be embedded together or one after the other.
+        The map is linear and differentiable. All leaves share one S, so that a matrix
+        and a right-hand side can be embedded together or one after the other.
 
         Args:
-          tree: a pytree; leaves (num_rows, ...), real or complex. Integers and bools
+          tree: A pytree; leaves (num_rows, ...), real or complex. Integers and bools
             become the default float dtype, float16 and bfloat16 become float32. A leaf
-            may be a real sparse matrix (num_rows, p), a BCOO or one of SciPy, to which
-            `count_sketch`, `sparse_sign` and `row_sampling` are applied in time of its
-            entries.
+            may be a real sparse matrix (num_rows, p), a BCOO or one of SciPy, for
+            `count_sketch`, `sparse_sign` and `row_sampling`. They take time
+            proportional to its entries.
 
         Returns:
           A pytree of the same structure, leaves (sketch_size, ...), all dense.
 
         Raises:
-          ValueError: where a leaf has another leading axis.
-          TypeError: for anything but arrays of numbers; for a sparse matrix of another
-            kind, or with an embedding whose entries are dense.
+          ValueError: If a leaf has another leading axis.
+          TypeError: If a leaf is not numeric, is a sparse matrix of another kind, or is
+            sparse and the embedding is dense.
         """
         _validation.check_key(self.key, "embedding.key")
         arrays, shapes = number_arrays(tree)
@@ -75,7 +75,7 @@ class Embedding(abc.ABC):
         """Returns S, (sketch_size, num_rows), in the default float dtype or `dtype`.
 
         Raises:
-          ValueError: for a dtype of integers or bools, which would cut entries off.
+          ValueError: If dtype is of integers or bools, which would truncate entries.
         """
         _validation.check_key(self.key, "embedding.key")
         dtype = jnp.result_type(float if dtype is None else dtype)
@@ -85,7 +85,7 @@ class Embedding(abc.ABC):
 
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        """Returns S times each of several real matrices (num_rows, any)."""
+        """Returns the products of S with several real matrices (num_rows, any)."""
 
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         """Returns S times a sparse matrix: rows, columns and values of its entries."""
@@ -96,7 +96,7 @@ class Embedding(abc.ABC):
         )
 
     def _draw(self) -> Any:
-        """Draws what `_apply_to_part` takes."""
+        """Draws the random arguments of `_apply_to_part`."""
         raise TypeError(
             "embedding must be count_sketch or sparse_sign for Blocks and sharded "
             "rows, since others cannot be applied to some of the rows; got "
@@ -106,22 +106,22 @@ class Embedding(abc.ABC):
     def _apply_to_part(
         self, arrays: list[Array], drawn: Any, start: Any
     ) -> list[Array]:
-        """Returns the columns of S from `start` on times the same rows of arrays."""
+        """Returns columns of S from `start` on times the matching rows of arrays."""
         raise NotImplementedError
 
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> Array:
-        """Returns S in that dtype."""
+        """Returns S in `dtype`."""
 
 
-# A constructor, called with a key, sketch_size and num_rows; or what it makes.
+# A constructor, called with a key, sketch_size and num_rows; or an embedding.
 EmbeddingLike = Callable[[Array, int, int], Embedding] | Embedding
 
 
 def embed(
     embedding: EmbeddingLike, key: Array, sketch_size: int, num_rows: int
 ) -> Embedding:
-    """Returns an embedding made by a constructor, or the given one of these sizes."""
+    """Constructs an embedding, or checks the sizes of a given one."""
     made = embedding
     if callable(embedding):
         made = embedding(key, sketch_size, num_rows)
@@ -149,7 +149,7 @@ def check_sizes(key: Any, sketch_size: Any, num_rows: Any) -> tuple[Array, int, 
 
 
 def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
-    """Draws independent signs, float32; 32 of them from every word of random bits."""
+    """Draws independent signs, float32: 32 from every word of random bits."""
     *leading, size = shape
     words = jax.random.bits(key, (*leading, -(-size // 32)), jnp.uint32)
     bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & jnp.uint32(1)
@@ -159,7 +159,7 @@ def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
 
 @jax.jit
 def apply_to_leaves(embedding: Any, tree: Any) -> Any:
-    """Returns an embedding, or a sample of rows, applied to what was checked."""
+    """Applies an embedding or a sample of rows to checked leaves."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
     columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
     sketches = iter(embedding._apply_to_columns(columns) if columns else ())
@@ -186,8 +186,8 @@ def bucket_entries(
 ) -> Array:
     """Adds entries, times the factors of their rows, to the buckets of their rows.
 
-    Once for each row of `buckets` and `factors`, which are (k, N). What is out of
-    bounds, in the entries and in buckets, is dropped.
+    Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries out of
+    bounds, and those of buckets out of bounds, are dropped.
     """
     row, column, data = entries
     total = jnp.zeros(shape, data.dtype)
@@ -224,7 +224,7 @@ def _number_array(leaf: Any) -> Any:
 
 
 def _to_columns(leaf: Array) -> Array:
-    """Returns a real matrix, in which imaginary parts are further columns."""
+    """Returns a real matrix, with imaginary parts as further columns."""
     columns = leaf.reshape(leaf.shape[0], -1)
     if not jnp.iscomplexobj(leaf):
         return columns

@@ -1,4 +1,4 @@
-"""The embedding that keeps sampled rows."""
+"""The embedding by sampled rows."""
 
 from typing import Any
 
@@ -17,27 +17,28 @@ def row_sampling(
 ) -> Embedding:
     """Returns an embedding that keeps sampled rows, drawn with replacement.
 
-    Every row of S has a single entry. It works for a matrix whose leverage scores are
-    next to proportional to the probabilities; for others it may miss what matters.
+    Every row of S has a single entry. It is accurate if the leverage scores of the
+    matrix are nearly proportional to the probabilities. Otherwise it may miss important
+    rows.
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: the number of draws, at least 1. Rows that are drawn more than once
-        take one row of the sketch; what is left of it is zero.
-      num_rows: N, the number of rows of what it is applied to, at least 1.
+      sketch_size: The number of draws, at least 1. A row that is drawn several times
+        takes one row of the sketch; unused rows are zero.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
       probabilities: (num_rows,), not negative; normalised to sum to 1. Leverage scores
-        will do. Uniform by default. Rounded to float32, so that S does not depend on
-        the precision they come in.
+        are allowed. Uniform by default. Rounded to float32, so that S does not depend
+        on their precision.
 
     Returns:
-      An `Embedding`. Where traced probabilities are negative, NaN, infinite or all
-      zero, what it returns is NaN.
+      An `Embedding`. If traced probabilities are negative, NaN, infinite or all zero,
+      its products are NaN.
 
     Raises:
-      ValueError: where a size is less than 1, or probabilities have another shape or
-        (where not traced) are negative, NaN, infinite or all zero.
-      TypeError: where a size is no int, the key is no key, or probabilities are not
-        real.
+      ValueError: If a size is less than 1, or probabilities have another shape or
+        (unless traced) are negative, NaN, infinite or all zero.
+      TypeError: If a size is not an int, the key is no PRNG key, or probabilities are
+        not real.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,7 +58,7 @@ def row_sampling(
     else:
         values, valid = _checks.distribution("probabilities", probabilities)
         _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
-        # NaN where it is no distribution, and then so is all that it is applied to.
+        # NaN if it is no distribution, and then all products are NaN.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
 

@@ -1,4 +1,4 @@
-"""Embeddings with few non-zeros in every column: each row goes into few buckets."""
+"""Embeddings with few nonzeros per column: each row is added to few buckets."""
 
 import functools
 from typing import Any
@@ -17,28 +17,28 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 from jaxwgc.sketching._linalg.rows import fold_blocks
 
-# Rows that are summed up one after the other.
+# Number of rows that are summed sequentially.
 _BLOCK_ROWS = 4096
 
 
 def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns an embedding with one entry ±1 a column: rows are added to buckets.
+    """Returns an embedding with one entry ±1 per column: rows are added to buckets.
 
-    The cheapest to apply, in one pass over the non-zeros of a matrix. It needs a sketch
-    size that grows with the square of the number of columns, see
+    It is the fastest embedding to apply, in one pass over the nonzeros of a matrix. It
+    needs a sketch size that grows with the square of the number of columns. See
     `recommended_sketch_size`.
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: the number of buckets, which are the rows of S, at least 1.
-      num_rows: N, the number of rows of what it is applied to, at least 1.
+      sketch_size: The number of buckets, which are the rows of S, at least 1.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
 
     Returns:
       An `Embedding`.
 
     Raises:
-      ValueError: where a size is less than 1.
-      TypeError: where a size is no int or the key is no key.
+      ValueError: If a size is less than 1.
+      TypeError: If a size is not an int or the key is no PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -60,22 +60,22 @@ def sparse_sign(
 ) -> Embedding:
     """Returns an embedding with a few entries ±1 / √num_nonzeros in every column.
 
-    With the default of 8, about as accurate as `gaussian` at the same sketch size on
-    most matrices, at the price of 8 passes over the matrix. Also called OSNAP.
+    Also called OSNAP. With the default of 8, it is about as accurate as `gaussian` at
+    an equal sketch size on most matrices. It takes 8 passes over the matrix.
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: the number of rows of S, at least 1.
-      num_rows: N, the number of rows of what it is applied to, at least 1.
-      num_nonzeros: entries in every column, from 1 to sketch_size; by default 8, or
-        sketch_size where that is less. With 1 it is `count_sketch`.
+      sketch_size: The number of rows of S, at least 1.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
+      num_nonzeros: The number of entries per column, from 1 to sketch_size; by default
+        min(8, sketch_size). 1 gives `count_sketch`.
 
     Returns:
       An `Embedding`.
 
     Raises:
-      ValueError: where a size is less than 1, or num_nonzeros above sketch_size.
-      TypeError: where a size is no int or the key is no key.
+      ValueError: If a size is less than 1, or num_nonzeros is above sketch_size.
+      TypeError: If a size is not an int or the key is no PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -106,7 +106,7 @@ class _SparseEmbedding(Embedding):
 
     def _draw(self) -> tuple[Array, Array]:
         """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
-        # All bits in one draw, whose program is most of what there is to compile.
+        # All bits in one draw, since its program takes most of the compilation.
         num_signs = -(-self.num_nonzeros // 32)
         shape = self.num_nonzeros + num_signs, self.num_rows
         bits = jax.random.bits(self.key, shape, jnp.uint32)
@@ -122,7 +122,7 @@ class _SparseEmbedding(Embedding):
         def sums(array: Array) -> Array:
             buckets, signs = drawn
             if start is not None:
-                # Rows beyond the last are padding, of zeros.
+                # Rows beyond the last are zero padding.
                 padded = (
                     jnp.pad(part, [(0, 0), (0, len(array))])
                     for part in (buckets, signs)
@@ -156,8 +156,8 @@ class _SparseEmbedding(Embedding):
 def _distinct(bits: Array, size: int) -> Array:
     """Returns `count` distinct numbers below `size` for every column of bits, int32.
 
-    Floyd's algorithm: every subset is as likely (up to 2**-32 times the size), in
-    `count` steps however large the size.
+    Floyd's algorithm draws all subsets with equal probability (up to 2**-32 times the
+    size), in `count` steps for any size.
     """
     count = len(bits)
     last = np.arange(size - count, size, dtype=np.int32)[:, None]
@@ -171,13 +171,13 @@ def _distinct(bits: Array, size: int) -> Array:
             jnp.where(is_taken, size - count + step, drawn[step])
         )
 
-    # -1 stands for not chosen yet: no number drawn is equal to it.
+    # -1 means not chosen yet: no drawn number is equal to it.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _bucket_sums(array: Array, buckets: Array, signs: Array, num_buckets: int) -> Array:
-    """Adds every row, times its sign, to its bucket; once for each row of `buckets`."""
+    """Adds every row, times its sign, to its buckets: one per row of `buckets`."""
     row_by_row, all_at_once = (
         functools.partial(function, num_buckets=num_buckets)
         for function in (_row_by_row, _all_at_once)
@@ -191,16 +191,15 @@ def _bucket_sums(array: Array, buckets: Array, signs: Array, num_buckets: int) -
 def _bucket_sums_jvp(
     num_buckets: int, primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]
 ) -> tuple[Array, Array]:
-    # Linear in the array, and of the two forms the one that transposes to a gather.
+    # Linear in the array. Of the two forms, this one transposes to a gather.
     change = _all_at_once(tangents[0], *primals[1:], num_buckets)
     return _bucket_sums(*primals, num_buckets), change
 
 
 def _row_by_row(array: Array, buckets: Array, signs: Array, num_buckets: int) -> Array:
-    """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays.
+    """Adds rows in place: on CPUs 3 to 10 times as fast as a scatter for wide arrays.
 
-    Sums are taken in two levels, which keeps their rounding small however many rows
-    there are.
+    Sums are taken in two levels, which keeps rounding small for any number of rows.
     """
     size = max(_BLOCK_ROWS, num_buckets)
     total = zeros = jnp.zeros((num_buckets, array.shape[1]), array.dtype)

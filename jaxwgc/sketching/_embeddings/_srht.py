@@ -10,34 +10,34 @@ from jaxwgc._arrays import next_power_of_two
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._linalg.rows import fold_blocks
 
-# Rows that are transformed while they stay in a processor's cache: memory traffic, not
-# arithmetic, is what the transform costs. Additions in radix 4 are then as fast as
-# products with small Hadamard matrices.
+# Number of rows transformed at a time, small enough for a processor's cache: the
+# transform is bound by memory traffic, not arithmetic. Additions in radix 4 are then as
+# fast as products with small Hadamard matrices.
 _BLOCK_ROWS = 1024
 
 
 def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns the subsampled randomised Hadamard transform S = R H D / √sketch_size.
 
-    D flips the signs of rows at random, H is the Hadamard matrix of the next power of
-    two M ≥ N, which spreads every row over all, and R picks rows of H uniformly without
-    replacement. Beyond M rows, R takes every row once (or twice, ...) and picks the
-    rest.
+    D flips the signs of rows at random. H is the Hadamard matrix of the next power of
+    two M ≥ N, which spreads every row over all rows. R picks rows of H uniformly
+    without replacement. If sketch_size exceeds M, R takes every row once (or twice,
+    ...) and picks the rest.
 
-    It is applied in one pass over N rows in O(N log sketch_size) per column: rows of H
-    that are not picked are never computed, and no padded copy is made.
+    It is applied in one pass over N rows, in time O(N log sketch_size) per column. Rows
+    of H that are not picked are never computed, and no padded copy is made.
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: the number of rows of S, at least 1.
-      num_rows: N, the number of rows of what it is applied to, at least 1.
+      sketch_size: The number of rows of S, at least 1.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
 
     Returns:
       An `Embedding`.
 
     Raises:
-      ValueError: where a size is less than 1.
-      TypeError: where a size is no int or the key is no key.
+      ValueError: If a size is less than 1.
+      TypeError: If a size is not an int or the key is no PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -72,8 +72,8 @@ class _HadamardEmbedding(Embedding):
 
     def _transformed(self, array: Array, picked: Array, signs: Array) -> Array:
         # H is the Kronecker product of a Hadamard matrix over the blocks and one over
-        # the rows of a block. The second is applied block by block; of the first, whose
-        # result may have as many rows as there are, only the picked rows are summed up.
+        # the rows of a block. The second is applied block by block. The result of the
+        # first may have up to M rows, of which only the picked ones are computed.
         size = next_power_of_two(max(self.sketch_size, _BLOCK_ROWS))
         size = min(size, next_power_of_two(self.num_rows))
         signs = signs.astype(array.dtype)
@@ -98,7 +98,7 @@ class _HadamardEmbedding(Embedding):
 
 
 def _hadamard_transform(rows: Array) -> Array:
-    """Returns H times a matrix of few rows, a power of two of them."""
+    """Returns H times a matrix with few rows, a power of two."""
     size = rows.shape[0]
     done = 1
     while done < size:
@@ -118,7 +118,7 @@ def _parity_sign(left: Array, right: Array) -> Array:
 
 
 def _butterflies(parts: list[Array], half: int) -> list[Array]:
-    """Returns sums and differences of entries whose positions differ by `half`."""
+    """Returns sums and differences of entries at positions with the distance `half`."""
     return [
         parts[i - half] - part if i & half else part + parts[i + half]
         for i, part in enumerate(parts)

@@ -49,8 +49,8 @@ def rescaling_factors(
 
     Args:
       sample: A `PartitionSample` from `sample_partitions`.
-     rescaling: `"unbiased"` or `"paper"`.
-     num_rows: r, a positive number, may be traced; for `"paper"` only.
+      rescaling: `"unbiased"` or `"paper"`.
+      num_rows: r, a positive number, may be traced; for `"paper"` only.
 
     Returns:
       (k,), the factors. A slot of count 0 has the factor 0, so that a part of
@@ -154,7 +154,7 @@ def weighted_parts(
 
     Args:
       sample: A `PartitionSample` from `sample_partitions`.
-     parts: A pytree, leaves (K, m, ...), from `partition`.
+      parts: A pytree, leaves (K, m, ...), from `partition`.
       row_weights: (K, m), from `partition`.
       rescaling: `"unbiased"` or `"paper"`. See `rescaling_factors`. The paper's number
         of rows r is the sum of the row weights of the drawn parts.

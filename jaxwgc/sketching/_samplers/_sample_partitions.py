@@ -31,8 +31,8 @@ class PartitionSample(NamedTuple):
     Attributes:
       indices: int32 (k,), the distinct parts.
       counts: int32 (k,), how many times each was drawn; 0 marks an unused slot.
-     probabilities: (k,), the probability of each of these parts in one draw from all K
-       parts. They do not sum to 1.
+      probabilities: (k,), the probability of each of these parts in one draw from all K
+        parts. They do not sum to 1.
       num_draws: int32 scalar q, the sum of the counts.
     """
 

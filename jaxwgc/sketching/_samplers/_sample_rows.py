@@ -106,7 +106,7 @@ def row_probabilities(
 
     Args:
       scores: (N,), one non-negative number per row, such as `leverage_scores`.
-     rule: The map from scores to probabilities.
+      rule: The map from scores to probabilities.
         - `"lev"`: in proportion to the scores.
         - `"unif"`: the same for all rows.
         - `"slev"`: alpha times the first plus 1 - alpha times the second. Rows of small
@@ -183,13 +183,13 @@ def sample_rows(
     Args:
       key: PRNG key of either kind; not used by `"top_k"`.
       probabilities: p, (N,), not negative; normalised to sum to 1. Scores are allowed.
-     sample_size: The number of rows, an int of at least 1; for methods that draw
-       distinct rows, at most the number of positive probabilities.
-     method: One of the four above.
-     weighted: False for an unweighted sample, as LEVUNW needs. The scale is the square
-       root of the count, so that a row counts as often as it was drawn.
-     num_slots: The length of the result for `"poisson"`, an int of at least 1. By
-       default large enough for an overflow probability below 1e-9.
+      sample_size: The number of rows, an int of at least 1; for methods that draw
+        distinct rows, at most the number of positive probabilities.
+      method: One of the four above.
+      weighted: False for an unweighted sample, as LEVUNW needs. The scale is the square
+        root of the count, so that a row counts as often as it was drawn.
+      num_slots: The length of the result for `"poisson"`, an int of at least 1. By
+        default large enough for an overflow probability below 1e-9.
 
     Returns:
       A `RowSample`. It has min(sample_size, N) slots with replacement, num_slots with
