@@ -1,11 +1,12 @@
 """Randomised linear algebra: scores, samples, embeddings and solvers.
 
-- **Scores** say how much each row of a matrix matters: `leverage_scores` and its kin
-  for large, sparse, sharded and kernel matrices.
-- **Samplers** draw rows (`sample_rows`) or parts of a data set (`sample_partitions`)
-  by their scores, with the scale that makes the small data set stand for the large one.
-- **Embeddings** are random matrices S with E[SᵀS] = I, which keep a subspace up to a
-  distortion that `embedding_distortion` measures and `recommended_sketch_size` bounds.
+- **Scores** measure the importance of each row of a matrix: `leverage_scores` and its
+  variants for large, sparse, sharded and kernel matrices.
+- **Samplers** draw rows (`sample_rows`) or parts of a data set (`sample_partitions`) by
+  their scores, with the scale that makes the small data set represent the large one.
+- **Embeddings** are random matrices S with E[SᵀS] = I, which preserve a subspace up to
+  a distortion. `embedding_distortion` measures it, and `recommended_sketch_size` bounds
+  it.
 - **Solvers** use them for least squares and for convex losses.
 """
 

@@ -1,4 +1,4 @@
-"""Checks and conversions of arguments, with one wording for all of sketching."""
+"""Checks and conversions of arguments for all of sketching."""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxwgc.sketching._linalg.rank import rank_cutoff
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
 
-# Part of the message where a function does not take a sparse matrix.
+# Part of the message if a function does not support sparse matrices.
 _TAKERS = (
     ", or use another score, sketch_and_solve, preconditioned or choose_ridge, which "
     "take sparse matrices"
@@ -24,7 +24,7 @@ _TAKERS = (
 
 
 def float_array(name: str, value: Any) -> Array:
-    """Returns `value` as a real array in the dtype that it is computed in.
+    """Converts `value` to a real array in the dtype of the computation.
 
     Integers and bools become the default float, half precision becomes float32.
     """
@@ -55,21 +55,21 @@ def float_array(name: str, value: Any) -> Array:
 
 
 def scalar(value: Any, dtype: Any) -> Array:
-    """Returns a number in a dtype, without a program to convert it if not traced."""
+    """Converts a number to a dtype, without a compiled program unless traced."""
     if isinstance(value, Array):
         return value.astype(dtype)
     return jax.device_put(np.asarray(value, dtype))
 
 
 def concrete(value: Any, dtype: Any) -> np.ndarray | None:
-    """Returns `value` as a NumPy array of that dtype, or None where it is traced.
+    """Converts `value` to a NumPy array of `dtype`, or returns None if it is traced.
 
-    To be asked of the argument itself: under `jax.jit` all that is computed from an
-    array is traced, even where the array is a constant.
+    Call it with the argument itself: under `jax.jit` all values computed from an array
+    are traced, even if the array is a constant.
     """
     if _validation.is_traced(value):
         return None
-    # A value that overflows in the dtype that is computed in is to be found, too.
+    # Also detects values that overflow in the dtype of the computation.
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(dtype)
 
@@ -78,14 +78,14 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
 
 
 def finite_array(name: str, value: Any) -> Array:
-    """Returns a float array, whose entries are finite where they are known."""
+    """Converts `value` to a float array, with finite entries unless traced."""
     array = float_array(name, value)
     check_finite(name, value, array.dtype)
     return array
 
 
 def finite_matrix(name: str, value: Any) -> Array:
-    """Returns `value` as a real, non-empty matrix; where not traced, a finite one."""
+    """Converts `value` to a real, non-empty matrix, which is finite unless traced."""
     _validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
     _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
@@ -94,7 +94,7 @@ def finite_matrix(name: str, value: Any) -> Array:
 
 
 def any_matrix(name: str, value: Any) -> Any:
-    """Returns what `finite_matrix` does; a sparse matrix as a BCOO."""
+    """Converts `value` as `finite_matrix` does, and a sparse matrix to a BCOO."""
     if not is_sparse(value):
         return finite_matrix(name, value)
     matrix = sparse_matrix(name, value)
@@ -103,16 +103,16 @@ def any_matrix(name: str, value: Any) -> Any:
 
 
 def sparse_matrix(name: str, value: Any) -> "BCOO":
-    """Returns a sparse matrix, of JAX or SciPy, as a BCOO of real, finite entries."""
+    """Converts a sparse matrix of JAX or SciPy to a BCOO of real, finite entries."""
     matrix = from_scipy(name, value)
     _check_axes(name, matrix)
     return with_values(lambda values: finite_array(name, values), matrix)
 
 
 def from_scipy(name: str, value: Any) -> Any:
-    """Returns a sparse matrix of SciPy as a BCOO, and anything else as it is.
+    """Converts a sparse matrix of SciPy to a BCOO, and returns other values unchanged.
 
-    Other than `BCOO.from_scipy_sparse`, this compiles nothing and adds up duplicates.
+    Unlike `BCOO.from_scipy_sparse`, this compiles nothing and sums duplicates.
     """
     if not is_sparse_of_scipy(value):
         return value
@@ -127,7 +127,7 @@ def from_scipy(name: str, value: Any) -> Any:
 
 
 def _compressed_rows(name: str, matrix: Any) -> Any:
-    """Returns a real sparse matrix of SciPy by rows, each entry once and in order."""
+    """Converts a real SciPy matrix to sorted compressed rows without duplicates."""
     is_real = jnp.issubdtype(matrix.dtype, jnp.floating)
     if not (is_real or matrix.dtype.kind in "iub"):
         raise TypeError(
@@ -161,7 +161,7 @@ def _check_axes(name: str, matrix: Any) -> None:
 
 
 def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
-    """Returns `function` of an array, or a BCOO with `function` of its entries."""
+    """Applies `function` to an array, or to the entries of a BCOO."""
     if not is_sparse(matrix):
         return function(matrix)
     return type(matrix)(
@@ -173,7 +173,7 @@ def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
 
 
 def host_rows(name: str, value: Any, keep_sparse: bool = False) -> Any:
-    """Returns rows of any kind in NumPy, or with `keep_sparse` sparse ones in SciPy."""
+    """Converts rows to NumPy, or with `keep_sparse` sparse rows to SciPy."""
     if not is_sparse(value):
         return np.asarray(value)
     if not is_sparse_of_scipy(value):
@@ -191,17 +191,17 @@ def host_rows(name: str, value: Any, keep_sparse: bool = False) -> Any:
 
 
 def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
-    """Checks that there are no NaN or infinite entries, where they are known.
+    """Checks that there are no NaN or infinite entries, unless traced.
 
-    In the dtype that is computed in, where a value may overflow.
+    The check is in the dtype of the computation, in which a value may overflow.
     """
     if _validation.is_traced(value):
         return
     if isinstance(value, np.ndarray):
         num_wrong = np.count_nonzero(~np.isfinite(concrete(value, dtype)))
     else:
-        # On the device, where the array is; also inside a traced function, where all
-        # that is computed in any other way is traced.
+        # On the device of the array. This also works inside a traced function, in which
+        # other computations would be traced.
         with jax.ensure_compile_time_eval():
             array = jnp.asarray(value, dtype)
             if array.size == 0 or bool(_is_finite(array)):
@@ -232,7 +232,7 @@ def check_all_dense(name: str, tree: Any) -> None:
 
 
 def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
-    """Checks that there are all rows or parts of a sample, where they are known."""
+    """Checks that all sampled rows or parts exist, unless traced."""
     largest = -1 if _validation.is_traced(indices) else int(np.max(indices))
     if largest >= number:
         raise ValueError(
@@ -247,9 +247,9 @@ def with_cutoff(
     default: Callable[..., float] = rank_cutoff,
     shape: tuple[int, ...] | None = None,
 ) -> tuple[Any, Array]:
-    """Returns a matrix and `rcond`, or its default, in the dtype of the matrix.
+    """Converts a matrix and `rcond`, or its default, to the dtype of the matrix.
 
-    NaN, and so is what follows, where a traced `rcond` is not in [0, 1).
+    If a traced `rcond` is not in [0, 1), it becomes NaN, and so does the result.
     """
     dtype = array.dtype
     if rcond is None:
@@ -267,18 +267,18 @@ def with_cutoff(
 
 
 def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
-    """Warns if a matrix has lost rank to the precision it is computed in.
+    """Warns if a matrix has lost rank to the precision of the computation.
 
     Args:
-      given: The matrix as it came from the caller.
-      matrix: The matrix that is computed with.
-      rank: The numerical rank that was found, or numbers that sum to it.
+      given: The matrix passed by the caller.
+      matrix: The converted matrix.
+      rank: The computed numerical rank, or numbers that sum to it.
     """
     is_traced = _validation.is_traced(given, matrix, rank)
     if is_traced or not isinstance(matrix, Array):
         return
     shape, dtype = matrix.shape, matrix.dtype
-    # One for each target, or one in total of scores.
+    # One rank per target of a solver, or one sum of scores.
     is_rank = jnp.issubdtype(rank.dtype, jnp.integer)
     rank = np.max(rank) if is_rank else np.round(np.sum(np.asarray(rank, float)))
     if not rank < min(shape):
@@ -309,9 +309,9 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
 
 
 def nonnegative_vector(name: str, value: Any) -> Array:
-    """Returns a float array (size,) that is proportional to probabilities.
+    """Converts `value` to a float array (size,), proportional to probabilities.
 
-    The values of a traced array are not checked here: see `is_distribution`.
+    Values of a traced array are not checked here. See `is_distribution`.
     """
     array = float_array(name, value)
     _validation.check_shape(name, array, "(size,)", ("any",))
@@ -320,7 +320,7 @@ def nonnegative_vector(name: str, value: Any) -> Array:
         return array
     is_right = np.isfinite(values) & (values >= 0)
     _validation.check_entries(name, values, is_right, "finite and not negative")
-    # Subnormal numbers count as zero in much of JAX.
+    # Many JAX operations flush subnormal numbers to zero.
     if not (values >= np.finfo(values.dtype).tiny).any():
         raise ValueError(
             f"{name} must not all be zero (as {values.dtype}); got {values.size} zeros"
@@ -336,7 +336,7 @@ def is_distribution(values: Array) -> Array:
 
 
 def distribution(name: str, value: Any) -> tuple[Array, Array]:
-    """Returns a non-negative vector over its sum, and whether a traced one is valid."""
+    """Normalises a non-negative vector, and returns whether a traced one is valid."""
     return _normalised(nonnegative_vector(name, value))
 
 
@@ -348,12 +348,12 @@ def _normalised(values: Array) -> tuple[Array, Array]:
 
 
 def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> None:
-    """Checks that so many different rows can be drawn."""
+    """Checks that at least `count` probabilities are positive."""
     values = concrete(value, dtype)
     if values is None:
         return
     shares = values.astype(float) / values.max()
-    # Subnormal numbers count as zero once they are normalised, too.
+    # Numbers that are subnormal after normalisation also count as zero.
     num_positive = np.sum(shares / shares.sum() >= np.finfo(values.dtype).tiny)
     if count > num_positive:
         raise ValueError(
@@ -366,7 +366,7 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 
 
 def system(matrix: Any, target: Any) -> tuple[Array, Array]:
-    """Returns X (N, p) and y (N,) or (N, c), in one dtype."""
+    """Converts X (N, p) and y (N,) or (N, c) to one dtype."""
     matrix = finite_matrix("matrix", matrix)
     target = right_hand_side(target, matrix.shape)
     dtype = jnp.promote_types(matrix.dtype, target.dtype)
@@ -374,7 +374,7 @@ def system(matrix: Any, target: Any) -> tuple[Array, Array]:
 
 
 def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
-    """Returns y (N,) or (N, c) of a matrix of that shape."""
+    """Converts y, (N,) or (N, c), for a matrix of the given shape."""
     target = finite_array("target", target)
     if target.ndim not in (1, 2):
         raise ValueError(f"target must have shape (N,) or (N, c); got {target.shape}")
@@ -389,7 +389,7 @@ def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
 
 
 def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
-    """Returns a number of sketched rows that is `more` than the rank may be."""
+    """Checks that a sketch size is at least min(N, p) + `more`."""
     value = _validation.check_int("sketch_size", value, minimum=1)
     least = min(shape) + more
     if value < least:
@@ -399,9 +399,9 @@ def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
 
 
 def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
-    """Returns a non-negative, finite number; None where it is known to be zero.
+    """Converts a ridge to a non-negative, finite number, or None if it is zero.
 
-    A traced one that is negative is NaN.
+    A negative traced ridge becomes NaN.
     """
     _validation.check_number("ridge", ridge, minimum=0)
     value = concrete(ridge, dtype)
@@ -418,7 +418,7 @@ def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
 
 
 def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> Array:
-    """Returns a non-negative number, or the default where it is None."""
+    """Converts a tolerance to a non-negative number, or returns the default."""
     if value is None:
         return scalar(default, dtype)
     _validation.check_number("tolerance", value, minimum=0)

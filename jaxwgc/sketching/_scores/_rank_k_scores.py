@@ -66,11 +66,12 @@ def rank_k_leverage_scores(
 
     The columns of U_k are the leading k left singular vectors of X. Rows that matter to
     the best rank-k approximation of X have large scores. Unlike in `leverage_scores`,
-    noise below these directions does not count. The scores take a few passes over the
-    rows, and X is never decomposed. All but two of the passes build a block Krylov
-    space of XᵀX from a random start. The next pass refines the leading directions in
-    this space. The last pass computes the scores, and the residual that bounds their
-    error.
+    noise below these directions does not count.
+
+    The scores take a few passes over the rows, and X is never decomposed. All but two
+    of the passes build a block Krylov space of XᵀX from a random start. The next pass
+    refines the leading directions in this space. The last pass computes the scores, and
+    the residual that bounds their error.
 
     Unlike in `leverage_scores`, the units of columns matter, as they do to singular
     vectors. Centre and scale the columns first if needed.

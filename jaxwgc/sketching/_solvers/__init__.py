@@ -1,1 +1,1 @@
-"""Least squares and Newton's method by sketches."""
+"""Solvers for least squares and convex losses by sketches."""

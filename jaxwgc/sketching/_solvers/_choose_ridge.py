@@ -1,4 +1,4 @@
-"""The ridge of the least error in predicting what was left out."""
+"""Choice of the ridge by cross-validation."""
 
 from typing import NamedTuple
 
@@ -25,14 +25,14 @@ CRITERIA = ("leave_one_out", "generalized")
 
 
 class RidgeChoice(NamedTuple):
-    """The error of each ridge, and the best of them.
+    """Cross-validation errors of ridges, and the best ridge.
 
     Attributes:
-      ridge: the one of the smallest error, a scalar.
-      errors: (num_ridges,), the mean squared errors, over rows and systems. Infinite
-        where a row is predicted from itself alone; with a ridge of 0 and more columns
-        than rows they are those of the solutions of least norm. Errors beyond the range
-        of the dtype are 0 or infinite, but are compared all the same.
+      ridge: The ridge of the smallest error, a scalar.
+      errors: (num_ridges,), the mean squared errors over rows and systems. An error is
+        infinite if a row is predicted from itself alone. With a ridge of 0 and more
+        columns than rows, errors are those of minimum-norm solutions. Errors beyond the
+        range of the dtype become 0 or infinite, but the choice still compares them.
       solution: θ of that ridge, (p,) or (p, c). Entries beyond the range of the dtype
         are 0 or infinite.
     """
@@ -48,34 +48,35 @@ def choose_ridge(
     ridges: ArrayLike,
     criterion: str = "leave_one_out",
 ) -> RidgeChoice:
-    """Returns the ridge of the least cross-validation error, from one factorisation.
+    """Computes the ridge of the least cross-validation error, by one factorisation.
 
-    Of θ that minimises ‖Xθ - y‖² + ridge ‖θ‖², with H = X (XᵀX + ridge I)⁻¹ Xᵀ:
+    The errors are those of the minimiser θ of ‖Xθ - y‖² + ridge ‖θ‖². With H = X (XᵀX +
+    ridge I)⁻¹ Xᵀ, they are:
 
-    - `"leave_one_out"`: the mean of ((y - Hy)ᵢ / (1 - Hᵢᵢ))², which is the squared
-      error in predicting yᵢ from all other rows, exactly;
-    - `"generalized"`: the mean of (y - Hy)ᵢ² over (1 - tr H / N)², which does not
-      change where X and y are rotated.
+    - `"leave_one_out"`: the mean of ((y - Hy)ᵢ / (1 - Hᵢᵢ))², which is exactly the
+      squared error of predicting yᵢ from all other rows;
+    - `"generalized"`: the mean of (y - Hy)ᵢ² over (1 - tr H / N)², which is invariant
+      under rotations of X and y.
 
-    X is factored once, and all ridges are tried in one product of its left singular
-    vectors.
+    X is factored once, and all ridges are compared in one product with its left
+    singular vectors.
 
     Args:
-      matrix: X, (N, p), of any rank and of any kind that `leverage_scores` takes. Other
-        than an array on one device, it must have N >= 4p.
+      matrix: X, (N, p), of any rank and of any kind that `leverage_scores` takes.
+        Unless it is an array on one device, N must be at least 4p.
       target: y, of shape (N,), or (N, c) for c systems that share the ridge.
-      ridges: those to choose from, (num_ridges,), not negative, such as
-        `jnp.logspace(-3, 3, 20)`.
+      ridges: The candidates, (num_ridges,), not negative, such as `jnp.logspace(-3, 3,
+        20)`.
       criterion: `"leave_one_out"` or `"generalized"`.
 
     Returns:
-      `RidgeChoice`. With a NaN in a traced matrix, target or ridge, or a negative
-      traced ridge, NaN. It is a constant: there are no derivatives.
+      A `RidgeChoice`. If a traced matrix, target or ridge has a NaN, or a traced ridge
+      is negative, it is NaN. It is a constant to `jax.grad`.
 
     Raises:
-      ValueError: for shapes that do not match, entries that are not finite (where not
-        traced), negative ridges, or another criterion.
-      TypeError: for complex arrays or anything but numbers.
+      ValueError: If shapes do not match, entries are not finite (unless traced), a
+        ridge is negative, or the criterion is unknown.
+      TypeError: If an array is complex or not numeric.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -134,13 +135,13 @@ def _choose(
     is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)
     targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
-    # Against overflow of squares; exact.
+    # Avoids overflow of squares. Powers of two are exact.
     scale = inverse_power_of_two(values[0])
     unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(targets))))
     targets = targets * unit
-    # Finite ones, of which the largest leaves nothing of any direction.
+    # Finite ridges; the largest one removes all directions.
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
-    # Shares of each direction that ridges leave, (num_ridges, k).
+    # Share of each direction that remains with each ridge, (num_ridges, k).
     squares = (values * scale) ** 2
     is_kept = squares > 0
     weights = squares + scaled_ridges[:, None]
@@ -161,7 +162,7 @@ def _choose(
         total = _errors_in_basis(basis, targets, squares, scaled_ridges, criterion)
     best = jnp.argmin(total)
     values, root = jnp.where(is_kept, values, 1), jnp.sqrt(ridges[best])
-    # (v + ridge / v) in units of the larger one of v and the root, against overflow.
+    # (v + ridge / v) in units of the larger of v and √ridge, to avoid overflow.
     larger = jnp.maximum(values, root)
     weights = values / larger + root / larger * (root / values)
     coordinates = parts / unit / larger[:, None] / weights[:, None]
@@ -186,9 +187,9 @@ def _errors(
     parts: Array,
     is_left_out: Array,
 ) -> Array:
-    """Returns what a block of rows adds to the squared errors of each ridge.
+    """Computes the sum of squared errors over a block of rows, for each ridge.
 
-    They are those of rows that were left out, or the residuals.
+    Errors are leave-one-out errors or residuals.
     """
     basis = product(rows, left)
     # One product for all ridges and systems.
@@ -202,10 +203,10 @@ def _errors(
 def _errors_in_basis(
     basis: Array, targets: Array, squares: Array, ridges: Array, criterion: str
 ) -> Array:
-    """Returns the error of each ridge, with U filled up to a basis of all N directions.
+    """Computes the error of each ridge, with U completed to a basis of all of ℝᴺ.
 
-    There 1 - H is a sum of positive parts, and not the little that is left of 1. A
-    factor of 1 - H cancels, so that ridges may be small beside all singular values.
+    In this basis 1 - H is a sum of positive terms, without cancellation. A factor of 1
+    - H cancels, so that ridges may be small beside all singular values.
     """
     basis = jnp.linalg.qr(basis, mode="complete")[0]
     squares = jnp.pad(squares, (0, len(basis) - len(squares)))
@@ -215,7 +216,7 @@ def _errors_in_basis(
     scaled = rest.T[:, :, None] * product(basis.T, targets)[:, None]
     residuals = product(basis, scaled.reshape(len(basis), -1)).reshape(scaled.shape)
     if criterion == "leave_one_out":
-        # Where all parts are positive, so is their sum.
+        # If all terms are positive, so is their sum.
         rounding = (100 * float(jnp.finfo(basis.dtype).eps)) ** 2
         rounding = jnp.where(least[:, 0] > 0, 0, rounding)
         residuals = _divided(residuals, product(basis**2, rest.T), rounding)
@@ -225,9 +226,9 @@ def _errors_in_basis(
 
 
 def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -> Array:
-    """Returns residuals (..., c) over `rest`, infinite if that is but rounding.
+    """Returns residuals (..., c) over `rest`, infinite if `rest` is rounding.
 
-    As of a row that is alone in a direction.
+    `rest` is rounding for a row that is alone in a direction.
     """
     if rounding is None:
         rounding = 100 * float(jnp.finfo(rest.dtype).eps)
@@ -241,13 +242,13 @@ def _decomposed(
 ) -> tuple[Array, Array, Array, Array]:
     """Returns L, s and V with X = U diag(s) Vᵀ and U = X L; whether X is finite.
 
-    Columns are left in their units, in which the ridge is.
+    Columns keep their units, which are those of the ridge.
     """
     rcond = solver_cutoff(shape, rows.dtype)
     threshold = 1e4 * jnp.finfo(rows.dtype).eps
     method = "gram" if is_tall else "qr"
     factors = factors_of(rows, None, rcond, method, threshold)
-    # X diag(scale) = U₀ diag(s₀) V₀ᵀ, and the rest is small.
+    # X diag(scale) = U₀ diag(s₀) V₀ᵀ. All further factors are small.
     small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
     rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
     is_kept = jnp.arange(values.size) < factors.rank.rank

@@ -1,4 +1,4 @@
-"""Least squares, also constrained, by Newton steps with sketched Hessians."""
+"""Constrained least squares by Newton steps with sketched Hessians."""
 
 import dataclasses
 import functools
@@ -40,70 +40,70 @@ def iterative_hessian_sketch(
     num_inner_steps: int = 200,
     tolerance: ArrayLike | None = None,
 ) -> Solution:
-    """Solves least squares over a convex set, by exact gradients, sketched Hessians.
+    """Solves constrained least squares by exact gradients and sketched Hessians.
 
-    With a ridge, that of ‖Xθ - y‖² + ridge ‖θ‖², whose Hessian has ridge I unsketched.
-    Every iteration draws a sketch S of X and moves to the θ of the set that minimises
-    ‖SX(θ - θₜ)‖² / (2 step_size) - ⟨Xᵀ(y - Xθₜ), θ - θₜ⟩. Other than with
-    `sketch_and_solve`, the exact solution is a fixed point of this, whatever the sketch
-    size, and the error ‖X(θₜ - θ*)‖ falls by a constant factor with every iteration.
+    It minimises ‖Xθ - y‖² + ridge ‖θ‖² over a convex set. In the sketched Hessian,
+    ridge I is exact. Every iteration draws a sketch S of X and moves to the θ of the
+    set that minimises ‖SX(θ - θₜ)‖² / (2 step_size) - ⟨Xᵀ(y - Xθₜ), θ - θₜ⟩. Unlike in
+    `sketch_and_solve`, the exact solution is a fixed point for any sketch size. The
+    error ‖X(θₜ - θ*)‖ falls by a constant factor per iteration.
 
-    For Gaussian sketches of m rows, and without constraints, its square falls in
-    expectation by the factor 1 - (m - p)(m - p - 3) / ((m - p - 1)(m - 1)), close to
-    p / m. That is with the default step, which is the best one. The step of 1 of the
-    original paper gives a larger factor, and diverges for m < 3.4 p.
+    For Gaussian sketches of m rows, and without constraints, the default step is
+    optimal. The squared error then falls in expectation by the factor 1 - (m - p)(m - p
+    - 3) / ((m - p - 1)(m - 1)), which is close to p / m. The step of 1 of the original
+    paper gives a larger factor, and diverges for m < 3.4 p.
 
     Args:
-      key: a PRNG key.
+      key: A PRNG key.
       matrix: X, real, of shape (N, p). Without a projection, of any rank.
       target: y, of shape (N,), or (N, c) for c systems, which share the sketches.
       sketch_size: m, at least min(N, p) + 4.
-      num_iterations: T, how many iterations are made, a Python int.
-      projection: the Euclidean projection of a vector (p,) on the convex set, such as
+      num_iterations: T, the number of iterations, an int.
+      projection: The Euclidean projection of a vector (p,) on the convex set, such as
         `optax.projections.projection_non_negative`, or a `functools.partial` of
-        `projection_box` or `projection_l1_ball`. It should be one object, not a new
-        lambda in every call, which would compile again. By default there are no
-        constraints.
-      embedding: how every S is drawn: a constructor, such as `gaussian`, `rademacher`,
-        `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an `Embedding` of
-        the shape (m, N), from whose own key those of every S are split.
-      ridge: a non-negative number, may be traced. The default step size takes no
-        account of it: with a large one, 1 is better.
-      refresh: whether there is a new sketch in every iteration. With one sketch for
-        all, which is cheaper, and heavy-ball momentum, the factor is p / m as well, but
-        only after some iterations, not with a projection, and in the limit of many
-        columns: with tens of them, one sketch in many has singular values outside of
-        the limiting range, and is slower or, for m of a few times p, diverges. Take
-        m of 16 p or more then, or a smaller step_size; `converged` tells.
-      step_size: by default, the best one for Gaussian sketches,
-        (m - p)(m - p - 3) / (m (m - 1)); for `refresh=False` it is (1 - p / m)². For
-        N < p read N for p.
-      num_inner_steps: with a projection, the number of accelerated projected gradient
-        steps that minimise over the set; they read a matrix of p × p only. The more
-        ill-conditioned X is, the more are needed.
-      tolerance: for the flag, by default the square root of the rounding unit.
+        `projection_box` or `projection_l1_ball`. Pass the same object in every call: a
+        new lambda compiles again. By default there are no constraints.
+      embedding: The distribution of S. Either a constructor, such as `gaussian`,
+        `rademacher`, `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an
+        `Embedding` of shape (m, N). The keys of all S are then split from its key.
+      ridge: A non-negative number, may be traced. The default step size ignores it:
+        with a large ridge, a step size of 1 is better.
+      refresh: Whether every iteration draws a new sketch. False uses one sketch for all
+        iterations, with heavy-ball momentum, and saves time. It does not support a
+        projection. The factor is again p / m, but only after some iterations and in the
+        limit of many columns. With tens of columns, a few sketches have singular values
+        outside of the limiting range. They are slower or, for m of a few times p,
+        diverge. Take m of at least 16 p then, or a smaller step_size, and check
+        `converged`.
+      step_size: By default, the optimum for Gaussian sketches, (m - p)(m - p - 3) / (m
+        (m - 1)); for `refresh=False` it is (1 - p / m)². If N < p, N replaces p.
+      num_inner_steps: With a projection, the number of accelerated projected gradient
+        steps that minimise over the set. They use a p × p matrix only. An
+        ill-conditioned X needs more steps.
+      tolerance: Tolerance of `converged`, by default the square root of machine
+        epsilon.
 
     Returns:
-      `Solution`, with norms of the residual y - Xθₜ, (T + 1,); with a ridge the root of
-      what is minimised. `converged` says that
-      a whole last step would move Xθ by less than `tolerance` times the norm of y, as
-      far as the sketch can see, and without a projection that the gradient is as small.
-      With a projection, and where X is ill-conditioned, θ may still be far from the
-      solution. Where X is rank-deficient, and without a projection, the solution
-      of the least norm. A NaN in a traced matrix or target gives NaN and False.
+      A `Solution`. Its history holds the norms of the residual y - Xθₜ, (T + 1,); with
+      a ridge, the roots of the objective.
 
+      `converged` says that a full last step would move Xθ by less than `tolerance`
+      times the norm of y, measured by the sketch. Without a projection, the gradient
+      must be as small, too. With a projection and an ill-conditioned X, θ may still be
+      far from the solution. If X is rank-deficient and there is no projection, θ is the
+      minimum-norm solution. A NaN in a traced matrix or target gives NaN and False.
       Derivatives of `solution` are as in `preconditioned`, and the history is constant.
-      With a projection they are of the iterations, with constant sketches: as exact as
-      the solution is where it does not sit on an edge of the set by chance.
+      With a projection, the iterations are differentiated with constant sketches. These
+      derivatives are as exact as the solution, unless it happens to lie on an edge of
+      the set.
 
     Raises:
-      ValueError: for a sketch that is too small, shapes that do not match, entries that
-        are not finite (where not traced), an embedding of the wrong shape, a projection
-        that does not return (p,) or is given with refresh=False, or a step size that is
-        not positive, or a negative ridge.
-      TypeError: for complex or sparse arrays or anything but numbers, a projection
-        that is not a function, or an embedding that is neither a constructor nor an
-        `Embedding`, such as a name.
+      ValueError: If sketch_size is too small, shapes do not match, entries are not
+        finite (unless traced), or the embedding has the wrong shape; if the projection
+        does not return (p,) or is given with refresh=False; if step_size is not
+        positive or ridge is negative.
+      TypeError: If an array is complex, sparse or not numeric, the projection is not a
+        function, or the embedding is neither a constructor nor an `Embedding`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -203,27 +203,27 @@ def _solve(
     num_inner_steps: int,
     refresh: bool,
 ) -> Solution:
-    # A maximum need not show a NaN.
+    # A maximum may lose a NaN.
     finite = jnp.isfinite(matrix).all()
     matrix = jnp.where(finite, matrix, 0)
     target = jnp.where(finite, target, jnp.nan)
-    # Against overflow of squares; exact.
+    # Avoids overflow of squares. Powers of two are exact.
     largest = jnp.max(jnp.abs(lax.stop_gradient(matrix)), axis=0)
     root = 0 if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
     size = inverse_power_of_two(jnp.maximum(jnp.max(largest), root))
     matrix = matrix * size
     ridge = None if ridge is None else ridge * size * size
     system = matrix, ridge
-    # Where it can be, the derivative is that of the solution, not of the way to it.
+    # Without a projection, the solution is differentiated, not the iterations.
     constant = lax.stop_gradient if projection is None else lambda x: x
     matrix, ridge = constant(system)
 
     def sketch(key: Array) -> tuple[Array, Any]:
-        # Only the way to the solution depends on it, and so no derivative does.
+        # It changes only the iterations, and so no derivative.
         small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
         return small, _prepared(small, lax.stop_gradient(ridge), projection)
 
-    # The same for all targets, and outside of the loop where it stays the same.
+    # Shared by all targets, and outside of the loop if it is constant.
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
@@ -264,7 +264,7 @@ def _solve(
             start = projected(start)
         gradient, squared = downhill_of(start)
         keys = jax.random.split(embedding.key, num_iterations)
-        # Those of the last sketch are kept, so that there is one copy of the program.
+        # Factors of the last sketch are kept, so that the program has one copy.
         prepared = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sketch, keys[0])[1]
         )
@@ -272,12 +272,12 @@ def _solve(
             step, (start, start, gradient, prepared), keys
         )
         history = jnp.concatenate([jnp.sqrt(squared)[None], norms])
-        # A small step size is no sign that the end is near.
+        # A small step size does not mean convergence.
         rank = None
         length = moved[-1] / jnp.minimum(step_size, 1)
         converged = length <= tolerance * jnp.linalg.norm(target)
         if projection is None:
-            # The gradient itself shows directions that the sketch missed.
+            # The exact gradient includes directions that the sketch missed.
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
             converged &= jnp.linalg.norm(gradient) <= bound
             factors, _ = prepared
@@ -292,7 +292,7 @@ def _solve(
 
 
 def _prepared(small: Array, ridge: Array | None, projection: Projection | None) -> Any:
-    """Returns the factor of a sketch of X that a change of θ needs."""
+    """Computes the factor of a sketch of X for changes of θ."""
     if projection is None:
         rcond = solver_cutoff(small.shape, small.dtype)
         root = None if ridge is None else jnp.sqrt(ridge)
@@ -323,7 +323,7 @@ def _constrained_change(
     projection: Projection,
     num_steps: int,
 ) -> Array:
-    """Takes accelerated projected gradient steps, restarted where they overshoot."""
+    """Takes accelerated projected gradient steps, with restarts after overshoots."""
     hessian, largest = prepared
     inverse = 1 / jnp.where(largest > 0, largest, 1)
 

@@ -31,35 +31,35 @@ def logistic_newton_sketch(
     """Fits logistic regression by `newton_sketch`.
 
     The objective is the mean over the N rows of log(1 + exp(xᵢᵀθ)) - yᵢ xᵢᵀθ, plus
-    ridge / 2 ‖θ‖². There is no intercept; add a column of ones for one, which the ridge
-    then counts, too. Scikit-learn's `LogisticRegression(C=1 / (N * ridge),
+    ridge / 2 ‖θ‖². There is no intercept. Add a column of ones for one; the ridge then
+    includes it. Scikit-learn's `LogisticRegression(C=1 / (N * ridge),
     fit_intercept=False)` has the same solution.
 
     Args:
-      key: a PRNG key.
+      key: A PRNG key.
       features: X, real, of shape (N, p).
       labels: y, of shape (N,): 0 or 1, bools, or probabilities between them.
-      sketch_size: m. At least min(N, p), but with a ridge, where any size works; a few
-        times the effective dimension is a good choice.
-      embedding: see `newton_sketch`.
-      ridge: a non-negative number, may be traced. Without it there is no solution where
-        a plane separates the labels: then the result is not marked as converged.
-      initial: the starting point, (p,), zero by default.
-      num_refinements: see `newton_sketch`.
-      tolerance: see `newton_sketch`.
-      max_iterations: the largest number of steps.
+      sketch_size: m, at least min(N, p). With a ridge, any size works; a few times the
+        effective dimension is a good choice.
+      embedding: See `newton_sketch`.
+      ridge: A non-negative number, may be traced. Without a ridge, there is no solution
+        if a plane separates the labels; `converged` is then False.
+      initial: The starting point, (p,), zero by default.
+      num_refinements: See `newton_sketch`.
+      tolerance: See `newton_sketch`.
+      max_iterations: The largest number of steps.
 
     Returns:
-      `Solution`, with values of the objective as its history. `converged` as in
-      `newton_sketch`, and False where θ separates the labels and there is no ridge.
-      A plane that separates some of the labels and has the others on it is not
-      noticed: θ is then where the loss stopped to change, and grows with precision.
-      Traced labels outside [0, 1] are NaN, and give False.
+      A `Solution`, with values of the objective as its history. `converged` is as in
+      `newton_sketch`, and False if θ separates the labels and there is no ridge. A
+      plane that separates some of the labels and contains the other points is not
+      detected. θ is then the point at which the loss stopped changing, and grows with
+      precision. Traced labels outside [0, 1] give NaN and False.
 
     Raises:
-      ValueError: as `newton_sketch`, and for labels outside [0, 1], features that are
-        not finite (where not traced), or shapes that do not match.
-      TypeError: for complex or sparse arrays or anything but numbers.
+      ValueError: If labels are outside [0, 1], features are not finite (unless traced),
+        or shapes do not match. See also `newton_sketch`.
+      TypeError: If an array is complex, sparse or not numeric.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Newton's method with sketched Hessians, for any twice-differentiable loss."""
+"""Newton's method with sketched Hessians for twice-differentiable losses."""
 
 import functools
 from collections.abc import Callable
@@ -34,58 +34,58 @@ def newton_sketch(
 ) -> Solution:
     """Minimises loss(θ) + ridge / 2 ‖θ‖² by Newton steps with sketched Hessians.
 
-    Where the Hessian of the loss is BᵀB with B of shape (N, p), every step draws a
-    sketch S and solves with (SB)ᵀSB + ridge I, so with m rows in place of N and the
-    ridge exact. A backtracking line search makes it converge from any starting point
-    where the loss is convex.
+    The Hessian of the loss is BᵀB with B of shape (N, p). Every step draws a sketch S
+    of m rows and solves a system with (SB)ᵀSB + ridge I. The ridge is not sketched. A
+    backtracking line search makes the method converge from any starting point if the
+    loss is convex.
 
-    Near the solution the error falls by a factor of about √(d / m) a step, where d is
-    the effective dimension of the Hessian H, the trace of H (H + ridge I)⁻¹, at most p.
-    With `num_refinements` the direction is improved towards the exact Newton direction
-    by that many preconditioned conjugate-gradient steps, each of which reads B twice.
-    The first only scales the sketched direction, which the line search does as well;
-    from the second on, each gains about one more such factor.
+    Near the solution, each step lowers the error by a factor of about √(d / m). Here d
+    is the effective dimension of the Hessian H, the trace of H (H + ridge I)⁻¹, at most
+    p. `num_refinements` preconditioned conjugate-gradient steps improve the direction
+    towards the exact Newton direction. Each of them reads B twice. The first only
+    scales the sketched direction, as the line search does. Each further step gains
+    about one more factor of √(d / m).
 
     Args:
-      key: a PRNG key.
+      key: A PRNG key.
       loss: `loss(params, *args) -> scalar`, twice differentiable and convex.
       square_root_hessian: `square_root_hessian(params, *args)`, B with BᵀB the Hessian
-        of the loss: (N, p) where params is a vector, else a pytree like params whose
-        leaves have the axis N in front. For a loss Σᵢ fᵢ(xᵢᵀθ), the rows of B are
-        √f_i'' xᵢᵀ.
-      params: the starting point, a pytree of real arrays.
-      sketch_size: m. At least min(N, p), but with a ridge, where any size works.
-      embedding: how every S is drawn: a constructor, such as `gaussian`, `rademacher`,
-        `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an `Embedding` of
-        the shape (m, N), with whose own key those of every S are made.
-      args: what the two functions take besides the parameters. Data that are passed
-        here are not compiled into the program; the functions should be the same objects
-        in every call, or they are compiled again.
-      ridge: a non-negative number, may be traced. Not to be part of the loss as well.
-      num_refinements: conjugate-gradient steps on the exact Hessian; 0 is the plain
-        method.
-      tolerance: the method ends after a step that was expected to lower the objective
-        (by half the squared Newton decrement) by no more than this share of its
-        absolute value at the end, or by no more than rounding of the parameters makes
-        of it. By default 1e-10 in float32, of whose rounding unit a million rows make a
-        standard error, and 4 rounding units in float64.
-      max_iterations: the largest number of steps.
+        of the loss. B is (N, p) if params is a vector, and otherwise a pytree like
+        params with a leading axis N in all leaves. For a loss Σᵢ fᵢ(xᵢᵀθ), the rows of
+        B are √f_i'' xᵢᵀ.
+      params: The starting point, a pytree of real arrays.
+      sketch_size: m, at least min(N, p). With a ridge, any size works.
+      embedding: The distribution of S. Either a constructor, such as `gaussian`,
+        `rademacher`, `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an
+        `Embedding` of shape (m, N). The keys of all S are then derived from its key.
+      args: Further arguments of the two functions. Data in args are not compiled into
+        the program. Pass the same function objects in every call: new ones compile
+        again.
+      ridge: A non-negative number, may be traced. The loss must not include it.
+      num_refinements: The number of conjugate-gradient steps on the exact Hessian; 0 is
+        the plain method.
+      tolerance: The method stops after a step with a small predicted decrease of the
+        objective (half the squared Newton decrement). The limit is this share of the
+        absolute value of the objective after the step, or the effect of rounding of the
+        parameters. By default 1e-10 in float32, which is the standard error of rounding
+        over a million rows, and 4 machine epsilons in float64.
+      max_iterations: The largest number of steps.
 
     Returns:
-      `Solution`. `solution` is a pytree like params. The history holds values of the
+      A `Solution`. `solution` is a pytree like params. The history holds values of the
       objective (with the ridge), not residuals. `converged` says that the last step
-      passed the test of `tolerance`, that its sketch saw all of the gradient, and that
-      the result is finite. What directions of B below rounding (4 + √p units of it)
-      could gain is not looked at. A traced ridge that is negative gives False.
+      passed the test of `tolerance`, that the gradient is in the range of its sketch,
+      and that the result is finite. Directions of B below 4 + √p machine epsilons are
+      ignored. A negative traced ridge gives False.
 
-      Derivatives of `solution`, with respect to args and ridge, are those of the exact
-      minimum, from one factorisation of B; the history is constant.
+      Derivatives of `solution` with respect to args and ridge are those of the exact
+      minimum, from one factorisation of B. The history is constant.
 
     Raises:
-      ValueError: for a sketch that is too small, params that are not finite (where not
-        traced), a B, a loss or an embedding of the wrong shape, or a negative ridge.
-      TypeError: for anything but functions, numbers and arrays where they are due, or
-        an embedding that is neither a constructor nor an `Embedding`, such as a name.
+      ValueError: If sketch_size is too small, params are not finite (unless traced), B,
+        the loss or the embedding has the wrong shape, or ridge is negative.
+      TypeError: If an argument is not the function, number or array required, or the
+        embedding is neither a constructor nor an `Embedding`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -126,7 +126,7 @@ def newton_sketch(
     root = jax.eval_shape(square_root_hessian, params, *args)
     num_rows = _num_rows(root, params)
     regulariser = _checks.regulariser(ridge, flat.dtype)
-    # With a ridge, any size will do.
+    # With a ridge, any size is allowed.
     shape = (num_rows, flat.size if regulariser is None else 1)
     sketch_size = _checks.sketch_size(sketch_size, shape)
     embedding = embed(embedding, key, sketch_size, num_rows)

@@ -1,4 +1,4 @@
-"""The steps of the Newton sketch: direction, line search, and when to end."""
+"""The steps of the Newton sketch: direction, line search and stopping test."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from jaxwgc.sketching._linalg.refinement import record
 from jaxwgc.sketching._linalg.rows import DenseRows
 from jaxwgc.sketching._solvers._solution import Solution
 
-# Armijo's constant, and how often a step may be halved.
+# Armijo's constant, and the largest number of halvings of a step.
 _SUFFICIENT = 0.1
 _MAX_HALVINGS = 40
 
@@ -40,7 +40,7 @@ class _State(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """A loss with a ridge, of flat parameters, and a root of its Hessian."""
+    """A loss with a ridge for flat parameters, and a root of its Hessian."""
 
     loss: Callable[..., Array]
     square_root_hessian: Callable[..., Any]
@@ -61,16 +61,16 @@ class _Problem(NamedTuple):
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
     def hessian(self, root: Array, vector: Array) -> Array:
-        """Returns the Hessian with this B times a vector."""
+        """Returns BᵀB + ridge I times a vector."""
         image = product(product(root, vector), root)
         return image if self.ridge is None else image + self.ridge * vector
 
     def direction(
         self, root: Array, small: Array, gradient: Array, num_steps: int
     ) -> tuple[Array, Array]:
-        """Returns a descent direction by a sketch of B, improved by B itself.
+        """Computes a descent direction by a sketch of B, refined by B.
 
-        And the length of what of the gradient the sketch did not see.
+        Also returns the norm of the gradient's part outside of the sketch's range.
         """
         inverse = _inverse_root(small, self.ridge)
 
@@ -85,7 +85,7 @@ class _Problem(NamedTuple):
             refined, _ = cg(
                 hessian, -gradient, tol=eps, maxiter=num_steps, M=precondition
             )
-            # It divides by zero where the sketch sees nothing of the gradient.
+            # It divides by zero if the gradient is in the null space of the sketch.
             change = jnp.where(jnp.isfinite(refined).all(), refined, change)
         return change, unseen
 
@@ -94,9 +94,10 @@ class _Problem(NamedTuple):
     ) -> tuple[Array, Array, Array, Array]:
         """Returns the next point, value and gradient, and whether the search failed.
 
-        Where values cannot be told apart, slopes can: Hager and Zhang, "A new conjugate
-        gradient method with guaranteed descent and an efficient line search", SIAM J.
-        Optim. 16 (2005), equation 4.1, which is Armijo's rule for a quadratic function.
+        If values differ by rounding alone, slopes decide: Hager and Zhang, "A new
+        conjugate gradient method with guaranteed descent and an efficient line search",
+        SIAM J. Optim. 16 (2005), equation 4.1, which is Armijo's rule for a quadratic
+        function.
         """
         evaluate = jax.value_and_grad(self.objective)
         magnitude = jnp.abs(state.value)
@@ -109,7 +110,7 @@ class _Problem(NamedTuple):
             is_lower = value <= state.value + _SUFFICIENT * size * slope
             is_flat = product(change, gradient) <= steepest
             is_lower |= (value <= state.value + noise) & is_flat
-            # A NaN is too long as well.
+            # A NaN counts as too long.
             return ~is_lower & (count < _MAX_HALVINGS)
 
         def halve(search):
@@ -146,7 +147,7 @@ def newton_steps(
     num_refinements: int,
     max_iterations: int,
 ) -> Solution:
-    """Descends from `params` to the minimum of the ridge loss: see `newton_sketch`."""
+    """Minimises the ridge loss from `params` on; see `newton_sketch`."""
     given = args, ridge
     params, args, ridge = lax.stop_gradient((params, args, ridge))
     flat, unravel = ravel_pytree(params)
@@ -155,10 +156,10 @@ def newton_steps(
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
     def is_done(state: _State) -> Array:
-        # At the start the value may be larger by any factor.
+        # The value at the start may be larger by any factor.
         least = jnp.maximum(tolerance * jnp.abs(state.value), state.rounding)
-        # Half the digits are more than any step needs, and less than what is lost to
-        # rounding; of a gradient that no sketch sees, all of it is left.
+        # √eps is more accurate than a step needs, and above rounding. A gradient in
+        # the null space of a sketch remains entirely.
         return (state.decrease <= least) & (state.unseen <= eps**0.5)
 
     def is_open(state: _State) -> Array:
@@ -169,10 +170,10 @@ def newton_steps(
         key = jax.random.fold_in(embedding.key, state.iteration)
         small = dataclasses.replace(embedding, key=key) @ root
         change, unseen = problem.direction(root, small, state.gradient, num_refinements)
-        # The parameters are rounded, and so is B θ: no objective is known better.
+        # Rounding of the parameters and of B θ limits the accuracy of the objective.
         terms = product(jnp.abs(root), jnp.abs(state.flat))
         rounding = 2 * eps * jnp.linalg.norm(terms)
-        # Relative to what can be told from rounding.
+        # Relative to the smallest value above rounding.
         length = jnp.sqrt(jnp.abs(state.value)) + rounding / eps**0.5
         unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
         slope = product(change, state.gradient)
@@ -220,7 +221,7 @@ def _minimiser(
     args: tuple[Any, ...],
     ridge: Array | None,
 ) -> Array:
-    """Returns `flat`, where the gradient vanishes, with the derivative of that."""
+    """Returns `flat`, with the derivative of the point at which the gradient is 0."""
     del loss, square_root_hessian, unravel, args, ridge
     return flat
 
@@ -237,7 +238,7 @@ def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
 
     given = primals[1:]
     _, change = jax.jvp(gradient, given, tangents[1:])
-    # H is BᵀB, and so it is a system of least squares, with all that makes it accurate.
+    # H is BᵀB, and so this is a least-squares system, solved as accurately.
     root, ridge = problem(*given).root(flat), given[1]
     factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
@@ -245,7 +246,7 @@ def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
 
 
 def _factors(root: Array, ridge: Array | None) -> Factors:
-    """Returns the factors of B, or of a sketch, with those of the ridge."""
+    """Returns the factors of B or a sketch, stacked on the ridge."""
     rcond = solver_cutoff(root.shape, root.dtype)
     weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
     return factors_of_small(root, rcond, root=weight)
@@ -259,8 +260,8 @@ def _inverse_root(small: Array, ridge: Array | None) -> Array:
         return factors.scale[:, None] * factors.matrix
 
     identity = jnp.eye(small.shape[1], dtype=small.dtype)
-    # A Cholesky factor is several times cheaper, and good enough for a direction unless
-    # the matrix is nearly singular.
+    # A Cholesky factor is several times faster, and accurate enough for a direction
+    # unless the matrix is nearly singular.
     hessian = gram(small) + (0 if ridge is None else ridge) * identity
     unit = inverse_power_of_two(jnp.sqrt(jnp.diagonal(hessian)))
     lower = jnp.linalg.cholesky(hessian * unit * unit[:, None])
@@ -271,5 +272,5 @@ def _inverse_root(small: Array, ridge: Array | None) -> Array:
         inverse = solve_triangular(lower, identity, lower=True)
         return unit[:, None] * inverse.T
 
-    # A NaN, where there is no Cholesky factor, counts as not regular.
+    # A NaN, if there is no Cholesky factor, counts as singular.
     return lax.cond(is_regular, cheap, robust, None)

@@ -1,4 +1,4 @@
-"""Least squares by conjugate gradients with a preconditioner that nearly solves it."""
+"""Least squares by preconditioned conjugate gradients."""
 
 from typing import Any
 
@@ -31,16 +31,17 @@ from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
-# For ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sketch
-# and its iterations at 200 columns, whatever the number of rows. For more columns, the
-# factorisation of the sketch dominates: at 1,000 columns and 20 rows a column it takes
-# three times as long as the Gram matrices; by counting operations (not timed) they are
-# even at some 64 rows a column. For well-conditioned X, one Gram matrix is cheaper.
+# For ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch
+# and its iterations at 200 columns, for any number of rows. For more columns, the
+# factorisation of the sketch dominates. At 1,000 columns and 20 rows per column, it
+# takes three times as long as the Gram matrices. By counting operations (not timed),
+# the two break even at about 64 rows per column. For well-conditioned X, one Gram
+# matrix is faster.
 _MAX_GRAM_COLUMNS = 256
 _MAX_GRAM_RATIO = 64
 _SKETCH_ROWS_PER_COLUMN = 8
-# A sparse matrix has few entries a column, and the sketch of more columns than this
-# takes longer than thousands of iterations, and gigabytes.
+# Largest number of columns of a sparse matrix to sketch. A sketch of more columns takes
+# longer than thousands of iterations, since columns have few entries, and gigabytes.
 _MAX_SKETCHED_COLUMNS = 2048
 _MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
 
@@ -60,110 +61,112 @@ def preconditioned(
 ) -> Solution:
     """Solves least squares to full accuracy, by preconditioned conjugate gradients.
 
-    Minimises ‖Xθ - y‖² + ridge ‖θ‖². A matrix P is found for which XP has nearly
-    orthonormal columns; with it, conjugate gradients need few iterations, whatever the
-    condition number of X, and each reads X once. How P is found is the method, chosen
-    by size with `"auto"`:
+    It minimises ‖Xθ - y‖² + ridge ‖θ‖². The preconditioner is a matrix P for which XP
+    has nearly orthonormal columns. With P, conjugate gradients take few iterations at
+    any condition number of X, and each iteration reads X once. The method computes P;
+    `"auto"` chooses it by size:
 
-    - `"gram"`, for N >= 4p, with p <= 256 or N <= 64p: from the Gram matrix XᵀX, and,
-      where the condition number is beyond a million (in float64; about 30 in float32),
-      from one more Gram matrix of X times the inverse square root of the first,
-      shifted. No randomness. The iterations are then refinements of a direct solution,
-      and two to five are enough. Iterations are bound by memory, and products by
-      arithmetic: at these shapes the products are as cheap as what they save. Where X
-      is known to be well-conditioned, it is the fastest method at any width.
+    - `"gram"`, for N >= 4p, with p <= 256 or N <= 64p: from the Gram matrix XᵀX. If the
+      condition number is above a million (in float64; about 30 in float32), a second
+      Gram matrix follows: that of X times the inverse square root of the first,
+      shifted. It is deterministic. The iterations refine a direct solution, and two to
+      five are enough. Iterations are bound by memory, and products by arithmetic. At
+      these shapes, the products take no longer than the iterations they save. If X is
+      known to be well-conditioned, it is the fastest method at any width.
     - `"sketch"`, for p > 256 with N > 64p and N > 2 sketch_size: from the singular
-      value decomposition of the sketch SX, as in Blendenpik and LSRN. With m rows the
-      error falls by about √(p / m) in every iteration.
-    - `"factor"`, for N < 4p, so for wide and nearly square matrices: from the QR
-      factorisation of X. For `Blocks` with p <= 256 as well, chunk by chunk.
+      value decomposition of the sketch SX, as in Blendenpik and LSRN. With m rows, each
+      iteration lowers the error by about √(p / m).
+    - `"factor"`, for N < 4p (wide and nearly square matrices): from the QR
+      factorisation of X. Also for `Blocks` with p <= 256, chunk by chunk.
 
-    If rows are spread over devices, the method is `"gram"` or `"sketch"`. `Blocks` are
-    read once for P, and once per iteration (by a sketch, three times more).
+    If rows are sharded over devices, the method is `"gram"` or `"sketch"`. `Blocks` are
+    read once for P, and once per iteration (three times more with a sketch).
 
-    Sparse matrices and operators are never densified: nothing is made of size N × p.
-    For them there are two methods:
+    Sparse matrices and operators are never densified to size N × p. They have two
+    methods:
 
-    - `"sketch"`, for a sparse matrix with p <= 2048 and N > 2 sketch_size, in time of
-      its entries; and for an operator that has a `sketch`.
-    - `"columns"`, for all others: plain conjugate gradients in columns that were scaled
-      to norms next to 1 (those of an operator by one number for all). The number of
-      iterations grows with the condition number, as in LSQR.
+    - `"sketch"`, for a sparse matrix with p <= 2048 and N > 2 sketch_size, in time
+      proportional to its entries; and for an operator that has a `sketch`.
+    - `"columns"`, otherwise: plain conjugate gradients, with columns scaled to norms
+      near 1 (for an operator, by one common factor). The number of iterations grows
+      with the condition number, as in LSQR.
 
-    Every iteration computes the residual itself, anew. That makes the result as
-    backward stable as that of a QR factorisation, at any condition number and size of
-    the residual.
+    Every iteration computes the residual from X instead of updating it. So the result
+    is as backward stable as that of a QR factorisation, at any condition number and
+    size of the residual.
 
     Args:
-      key: a PRNG key, for `"sketch"`.
-      matrix: X, real, of shape (N, p), of any rank and with columns in any units: an
-        array, also with rows that are spread over devices as in `leverage_scores`, a
-        sparse matrix (a BCOO or one of SciPy), `Blocks`, or a `LinearOperator`.
-      target: y, of shape (N,), or (N, c) for c systems with the same P.
+      key: A PRNG key, for `"sketch"`.
+      matrix: X, real, of shape (N, p), of any rank and with columns in any units. It is
+        an array (rows may be sharded as in `leverage_scores`), a sparse matrix (a BCOO
+        or one of SciPy), `Blocks`, or a `LinearOperator`.
+      target: y, of shape (N,), or (N, c) for c systems, which share P.
       sketch_size: m, at least min(N, p); 8p by default.
-      embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
-        `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
-        called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used. Of a sparse matrix the last three only, which are sparse themselves; of
-        `Blocks` and sharded rows `count_sketch` and `sparse_sign`.
-      method: `"auto"`, `"gram"`, `"sketch"`, `"factor"` or `"columns"`, see above;
-        `"gram"` of a wide matrix is `"factor"`. `"columns"` is for sparse matrices and
+      embedding: The distribution of S. Either a constructor, which is called with key,
+        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` or
+        `row_sampling` (uniform). Or an `Embedding` of shape (m, N), which has its own
+        key. Sparse matrices support the last three constructors only, which are sparse
+        themselves; `Blocks` and sharded rows support `count_sketch` and `sparse_sign`.
+      method: `"auto"`, `"gram"`, `"sketch"`, `"factor"` or `"columns"`, see above. For
+        a wide matrix, `"gram"` means `"factor"`. `"columns"` is for sparse matrices and
         operators only, `"gram"` for arrays, `"factor"` for arrays on one device and
         `Blocks`.
-      ridge: a non-negative number, may be traced.
-      tolerance: of the backward error: iterations end when the solution is the exact
-        one of a system whose matrix differs from X, with columns scaled to norms next
-        to 1, by no more than this share of the Frobenius norm. By default 4 times the
-        rounding unit of the dtype. At least two iterations are made in any case.
-      max_iterations: the largest number of iterations; by default 49, and 999 for
+      ridge: A non-negative number, may be traced.
+      tolerance: Tolerance of the backward error. Iterations stop when the solution is
+        the exact one for a matrix that differs from X by at most this share of the
+        Frobenius norm. Columns are scaled to norms near 1 for this comparison. By
+        default 4 machine epsilons of the dtype. At least two iterations are made.
+      max_iterations: The largest number of iterations; by default 49, and 999 for
         `"columns"`.
-      rcond: singular values below `rcond` times the largest, after the columns have
-        been scaled to norms next to 1, count as zero. By default 4 + √min(N, p) times
-        the rounding unit of the dtype.
+      rcond: Singular values below `rcond` times the largest are truncated, after the
+        columns have been scaled to norms near 1. By default 4 + √min(N, p) machine
+        epsilons of the dtype.
 
     Returns:
-      `Solution`, with norms of the residual: of y - Xθ, and with a ridge the root of
-      what is minimised. Where X is rank-deficient, the θ of the least norm.
-      `converged` says that the backward error has passed `tolerance`, that the sketch
-      saw every direction of X, and that the residual is longer than the least by about
-      1e-4 of the norm of y in float32 and 1e-8 in float64 at most, also if what
-      rounding of Xθ may hide is counted: so it is False where θ is huge. (Sketches of
-      about p rows distort lengths so much that it may be some thirty times that.)
-      Directions with singular values up to a few times `rcond` are no part of that,
-      since rounding of X makes such: the least residual is then that of X without
-      them. It is False if θ overflows or underflows in its dtype, or if X is so small
-      or large (in float32 below 1e-31 or above 1e35) that products lose digits. A NaN
-      in a traced matrix or target gives NaN and False.
+      A `Solution`. Its history holds the norms of the residual y - Xθ; with a ridge,
+      the roots of the objective. If X is rank-deficient, θ is the minimum-norm
+      solution.
 
-      With `"columns"` no rank is found and `rank` is None: `converged` says that the
-      backward error has passed `tolerance`, and that no step along the gradient makes
-      the residual shorter by more than was said. θ has the least norm in the units of
-      the scaled columns, which are powers of two: if X is rank-deficient, another θ is
-      found for 10 X.
+      `converged` says that the backward error is within `tolerance`, that the sketch
+      has the rank of X, and that the norm of the residual is close to its minimum. The
+      excess is at most about 1e-4 of the norm of y in float32 and 1e-8 in float64.
+      (Sketches of about p rows distort lengths strongly, and the excess may be thirty
+      times larger.) The rounding error of Xθ counts towards the excess, so that
+      `converged` is False for a huge θ. Directions with singular values up to a few
+      times `rcond` are ignored, since rounding of X produces them: the minimum is that
+      of X without them. `converged` is also False if θ overflows or underflows in its
+      dtype, or if X is so small or large (in float32 below 1e-31 or above 1e35) that
+      products lose digits. A NaN in a traced matrix or target gives NaN and False.
+
+      With `"columns"`, no rank is computed and `rank` is None. `converged` says that
+      the backward error is within `tolerance`, and that no step along the gradient
+      shortens the residual by more than the above excess. θ has the minimum norm in the
+      units of the scaled columns, which are powers of two. If X is rank-deficient, 10 X
+      may give another θ.
 
     Raises:
-      ValueError: for an operator whose two functions return other shapes or dtypes, or
-        (where not traced; NaN and False otherwise) are not adjoint, as four pairs of
-        random vectors tell where they differ by more than about 1e-3 of their norm in
-        float32 and 1e-7 in float64; for a method that is not for a matrix of this kind;
-        for a sketch smaller than min(N, p), shapes that do not match, entries
-        that are not finite (where not traced), an unknown method, an embedding of the
-        wrong shape, a negative ridge or tolerance, or an rcond outside [0, 1).
-      TypeError: for complex arrays or anything but numbers, or an embedding that is
-        neither a constructor nor an `Embedding`, such as a name.
+      ValueError: If shapes do not match, entries are not finite (unless traced), or
+        sketch_size is smaller than min(N, p); if method is unknown or does not support
+        the kind of matrix; if the embedding has the wrong shape, ridge or tolerance is
+        negative, or rcond is outside [0, 1); if the two functions of an operator return
+        other shapes or dtypes, or (unless traced; NaN and False otherwise) are not
+        adjoint. Four pairs of random vectors detect differences of about 1e-3 of their
+        norm in float32 and 1e-7 in float64.
+      TypeError: If an array is complex or not numeric, or the embedding is neither a
+        constructor nor an `Embedding`.
 
     Note:
-      A warning says so if X was given in float64 and has lost rank in float32, or has
-      lost rank to rows of very different norm (of arrays that are not traced).
+      Unless traced, arrays are checked for lost rank: a warning reports rank lost in
+      the conversion from float64 to float32, or to rows of very different norm.
 
-      Derivatives of `solution`, in both modes and of any order, are those of the exact
-      solution, with respect to matrix (entries of a sparse one, arrays that an operator
-      holds), target and ridge; they cost another solution
-      with the same P, and four to seven with `"columns"`. Where X has a null space,
-      they are those along matrices of the same rank, and second ones are NaN; along
-      others there is none, nor where it is open which singular values count as zero,
-      as `rank.is_ambiguous` says (of a sketch, as it has distorted them). The history
-      is constant. `Blocks` have no derivatives.
+      Derivatives of `solution` are those of the exact solution, in both modes and of
+      any order. They are with respect to matrix (entries of a sparse matrix, arrays of
+      an operator), target and ridge. They take one further solution with P, or four to
+      seven with `"columns"`. If X has a null space, derivatives are along matrices of
+      the same rank, and second derivatives are NaN. There are no derivatives along
+      other matrices. Neither are there if `rank.is_ambiguous`, which with a sketch
+      refers to its distorted singular values. The history is constant. `Blocks` have no
+      derivatives.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -182,8 +185,8 @@ def preconditioned(
       factorization of ill-conditioned matrices", SIAM J. Sci. Comput. 42 (2020), for
       the second Gram matrix. Epperly, Meier and Nakatsukasa, "Fast randomized
       least-squares solvers can be just as accurate and stable as classical direct
-      solvers", 2024, for computing residuals anew, and for the estimate of the backward
-      error, which is that of Karlson and Waldén.
+      solvers", 2024, for recomputed residuals and for the estimate of the backward
+      error by Karlson and Waldén.
     """
     _validation.check_key(key)
     checked, target = system_of(key, matrix, target)
@@ -264,10 +267,10 @@ def _solve(
     method: str,
     max_iterations: int,
 ) -> Solution:
-    # The derivative is that of the solution, not of the way to it.
+    # The solution is differentiated, not the iterations.
     fixed, weight, right = constant(rows), *lax.stop_gradient((ridge, target))
     root = None if weight is None else jnp.sqrt(weight)
-    # Brought to size 1 by powers of two, against overflow of squares.
+    # Scaled to size 1 by powers of two, to avoid overflow of squares.
     unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(right), axis=0)))
     right = right * unit
     if method == "columns":
@@ -279,7 +282,7 @@ def _solve(
     else:
         converged, at_zero = jnp.bool_(True), None
         if embedding is None and rows.is_on_host:
-            # R of [X y] has Xᵀy as well, which saves a pass.
+            # R of [X y] also contains Xᵀy, which saves a pass.
             num_columns = rows.shape[1]
             joined = rows.triangle(jnp.ones(num_columns, rows.dtype), right)
             small, rest = joined[:, :num_columns], joined[:, num_columns:]

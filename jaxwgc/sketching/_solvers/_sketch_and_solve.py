@@ -1,4 +1,4 @@
-"""Least squares by solving a smaller system."""
+"""Least squares by solving a sketched system."""
 
 from typing import Any
 
@@ -31,46 +31,47 @@ def sketch_and_solve(
     ridge: ArrayLike = 0.0,
     rcond: ArrayLike | None = None,
 ) -> Solution:
-    """Solves least squares on a sketch: θ that minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
+    """Solves sketched least squares: minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
 
-    One sketch, one factorisation, no iterations. With an embedding of distortion ε, the
-    residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of the smallest one; more
-    accuracy needs a larger sketch, of a size that grows with 1 / ε. See
-    `preconditioned` for an exact solution at a similar price.
+    It takes one sketch and one factorisation, without iterations. With an embedding of
+    distortion ε, the residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of its
+    minimum. The required sketch size grows with 1 / ε. See `preconditioned` for an
+    exact solution in similar time.
 
     Args:
-      key: a PRNG key.
-      matrix: X, real, of shape (N, p), of any rank: an array, a sparse matrix (a BCOO
-        or one of SciPy), which is sketched in time of its entries, `Blocks`, which are
-        read twice, or a `LinearOperator` that has a `sketch`.
-      target: y, of shape (N,), or (N, c) for c systems with the same matrix.
-      sketch_size: m, the number of rows of S: at least min(N, p), and some multiples of
-        p for a useful answer.
-      embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
-        `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
-        called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used. Of a sparse matrix the last three only, which are sparse themselves; of
-        `Blocks` and sharded rows `count_sketch` and `sparse_sign`.
-      ridge: a non-negative number, may be traced.
-      rcond: singular values of SX below `rcond` times the largest, after its columns
-        have been scaled to norms next to 1, count as zero. By default
-        4 + √min(N, p) times the rounding unit of the dtype.
+      key: A PRNG key.
+      matrix: X, real, of shape (N, p), of any rank. It is an array, a sparse matrix (a
+        BCOO or one of SciPy), `Blocks`, or a `LinearOperator` that has a `sketch`.
+        Sketching a sparse matrix takes time proportional to its entries. `Blocks` are
+        read twice.
+      target: y, of shape (N,), or (N, c) for c systems, which share the matrix.
+      sketch_size: m, the number of rows of S, at least min(N, p). A useful solution
+        needs several times p.
+      embedding: The distribution of S. Either a constructor, which is called with key,
+        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` or
+        `row_sampling` (uniform). Or an `Embedding` of shape (m, N), which has its own
+        key. Sparse matrices support the last three constructors only, which are sparse
+        themselves; `Blocks` and sharded rows support `count_sketch` and `sparse_sign`.
+      ridge: A non-negative number, may be traced.
+      rcond: Singular values of SX below `rcond` times the largest are truncated, after
+        its columns have been scaled to norms near 1. By default 4 + √min(N, p) machine
+        epsilons of the dtype.
 
     Returns:
-      `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
-      history holds the norms of y and of y - Xθ, with a ridge the root of what would be
-      minimised without the sketch. `num_iterations` is 1. `converged` says that the
-      sketch kept the rank of X, and that the result is finite: a NaN in a traced matrix
-      or target gives NaN and False. It does not say how good θ is.
-      Derivatives of `solution` are as in `preconditioned`, of the sketched system.
+      A `Solution`. If SX is rank-deficient, θ is the minimum-norm solution. The history
+      holds the norms of y and of y - Xθ; with a ridge, the roots of the unsketched
+      objective. `num_iterations` is 1. `converged` says that the sketch has the rank of
+      X, and that the result is finite: a NaN in a traced matrix or target gives NaN and
+      False. It does not bound the error of θ. Derivatives of `solution` are as in
+      `preconditioned`, of the sketched system.
 
     Raises:
-      ValueError: for an operator without a sketch, or as in `preconditioned`; a
-        negative ridge; a sketch smaller than min(N, p), shapes that do not match,
-        entries that are not finite (where not traced), an embedding of the wrong shape,
-        or an rcond outside [0, 1).
-      TypeError: for complex arrays or anything but numbers, or an embedding that is
-        neither a constructor nor an `Embedding`, such as a name.
+      ValueError: If shapes do not match, entries are not finite (unless traced), or
+        sketch_size is smaller than min(N, p); if the embedding has the wrong shape,
+        ridge is negative, or rcond is outside [0, 1); if an operator has no `sketch`,
+        or is invalid as in `preconditioned`.
+      TypeError: If an array is complex or not numeric, or the embedding is neither a
+        constructor nor an `Embedding`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -107,12 +108,12 @@ def _solve(
     unit = rows.maximum(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
     unit = inverse_power_of_two(unit)
     small, small_target = sketched(rows, embedding, target * unit)
-    # The derivative is that of the solution, not of the way to it.
+    # The solution is differentiated, not its computation.
     constants = lax.stop_gradient((small, small_target, ridge, target))
     fixed, right, weight, full_right = constants
     root = None if weight is None else jnp.sqrt(weight)
     factors = factors_of_small(fixed, rcond, root=root)
-    # S X diag(scale) P = U, an orthonormal basis (with a ridge, but for its rows).
+    # S X diag(scale) P = U, an orthonormal basis (without the rows of a ridge).
     left = product(fixed * factors.scale, factors.matrix)
     step = factors.direction(product(left.T, right), factors.row_space())
     solution = implicit_solution(

@@ -13,23 +13,23 @@ from jaxwgc.sketching._linalg.rank import NumericalRank
 
 
 class Solution(NamedTuple):
-    """The result of an iterative solver, of fixed shapes, so that it passes `jax.jit`.
+    """The result of a solver, with fixed shapes under `jax.jit`.
 
-    For least squares with a target (N, c), the c columns are solved as c systems:
-    every field has them as its last axis.
+    For least squares with a target (N, c), the c columns are c systems, and every field
+    has c as its last axis.
 
     Attributes:
       solution: θ, of shape (p,), or a pytree like the parameters.
-      num_iterations: how many iterations were made: int32.
-      converged: whether the solver's own test was passed; the docstring of the solver
-        says which. False if the result is not finite, and for least squares also if θ
-        underflows in its dtype.
+      num_iterations: int32, the number of iterations.
+      converged: Whether the solver's test was passed. See the docstring of the solver.
+        False if the result is not finite, and for least squares also if θ underflows in
+        its dtype.
       residual_history: (max_iterations + 1,), from the starting point on: the norm of
-        the residual, or the value of the objective where the docstring says so. After
-        the last iteration its value is repeated.
-      rank: the `NumericalRank` of X as the solver has seen it. If it is ambiguous,
-        rounding or small changes of X decide which singular values are cut off, and
-        with it solution and derivatives. None from solvers that do not say.
+        the residual, or the value of the objective if the docstring of the solver says
+        so. After the last iteration, its value is repeated.
+      rank: The `NumericalRank` of X as computed by the solver. If it is ambiguous,
+        rounding or small changes of X decide which singular values are truncated, and
+        so solution and derivatives. None if the solver computes no rank.
     """
 
     solution: Array
@@ -44,12 +44,12 @@ def every_target(
 ) -> Solution:
     """Solves for y, or for every column of y, with the columns as the last axis.
 
-    Each is brought to size 1 by a power of two, against overflow of squares.
+    Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
 
     Args:
-      solve: solves for one y of size 1, and takes the power of two as well.
+      solve: Solver for one y of size 1, which also takes the power of two.
       target: y, (N,) or (N, c).
-      scale: as in `in_units`.
+      scale: See `in_units`.
     """
 
     def solve_scaled(target: Array) -> Solution:
@@ -64,9 +64,9 @@ def every_target(
 def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
     """Returns the solution for y from the one for y * `unit`, (N,) or (N, c).
 
-    `converged` becomes False if θ overflows, or if what underflows is more than
-    rounding of θ / `scale`, where scales bring the columns of X to one size. Also if X
-    is so small or large that products with it lose digits.
+    `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
+    more than rounding; scales bring the columns of X to one size. It also becomes False
+    if X is so small or large that products with it lose digits.
     """
     solution = result.solution / unit
     least, bound = jnp.min(scale), jnp.finfo(solution.dtype).maxexp
