@@ -1,4 +1,4 @@
-"""Matrices that are there in blocks of rows only, read again for each pass."""
+"""Matrices in blocks of rows, read once per pass."""
 
 import functools
 import os
@@ -17,32 +17,32 @@ from jaxwgc.sketching._linalg.orthonormalise import factors_of
 from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
 
 _CHUNK_BYTES = 2**25
-# Fingerprints of a chunk in two passes differ by no more than this share.
+# Largest relative difference of a chunk's fingerprints in two passes.
 _SAME = 1e-5
-# Rows of a sparse product: sums of more would lose digits in float32.
+# Rows per sparse product: longer sums would lose digits in float32.
 _SPARSE_ROWS = 8192
-# SciPy's sparse products are of one thread each.
+# Threads for sparse products, since each SciPy product uses one thread.
 _NUM_THREADS = min(os.cpu_count() or 1, 8)
 
 
 class Blocks:
-    """A matrix in blocks of rows, which are never all in memory.
+    """A matrix in blocks of rows, which need not fit in memory.
 
-    Scores and least squares take it in the place of a matrix, read the blocks once per
-    pass and compute on the host: not under `jax.jit`, and without derivatives.
+    Scores and least squares accept it as a matrix. They read the blocks once per pass
+    and compute on the host, without `jax.jit` and derivatives.
 
     Args:
-      blocks: The blocks, arrays (b, p) of NumPy or JAX or sparse matrices, where b may
-        vary and may be 0; all are computed in the dtype of the first. Either a function
-        without arguments that returns an iterable of them, anew in each pass, or an
-        iterable that can be read again, such as a list; or one array (N, p), such as a
-        NumPy memory map, of which slices are read. Integers, also of sparse matrices,
-        become the default float.
-      num_rows: N. If `blocks` is a function and N is not given, one more pass counts.
+      blocks: The blocks: arrays (b, p) of NumPy or JAX, or sparse matrices. b may vary
+        and may be 0. All are converted to the dtype of the first block, and integers to
+        the default float. Pass a function without arguments that returns a new iterable
+        of blocks in each pass, or an iterable that can be read again, such as a list.
+        One array (N, p), such as a NumPy memory map, is read in slices.
+      num_rows: N. If `blocks` is a function and N is not given, a further pass counts
+        rows.
 
     Raises:
-      TypeError: If `blocks` is a generator or another iterator, which cannot be read
-        twice, or no iterable at all.
+      TypeError: If `blocks` is not iterable, or is a generator or another iterator,
+        which cannot be read twice.
 
     Example:
       >>> import numpy as np
@@ -98,7 +98,7 @@ class Blocks:
 
 
 class BlockRows(Rows):
-    """The rows of `Blocks`, in chunks of one size that are the same in every pass.
+    """The rows of `Blocks`, in chunks of equal size and equal content in every pass.
 
     Sums over chunks are in float64, in any mode.
     """
@@ -125,7 +125,7 @@ class BlockRows(Rows):
         return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
 
     def map(self, function, *args):
-        # Of JAX's asynchronous calls, only one at a time holds a chunk.
+        # Only one asynchronous JAX call at a time holds a chunk.
         return np.concatenate(
             [
                 np.asarray(_chunk_map(_dense(chunk), args, function))[:size]
@@ -134,7 +134,7 @@ class BlockRows(Rows):
         )
 
     def products(self, basis: Array, scale: Array) -> Array:
-        """Returns X'ᵀX'Q on top of (X'Q)ᵀX'Q of X' = X `scale`; SciPy's in its way."""
+        """Computes `Rows.products`, by SciPy for sparse blocks."""
         sums: Any = None
         for start, chunk, _ in self._chunks():
             multiply = _sparse_image if is_sparse(chunk) else _dense_image
@@ -194,21 +194,22 @@ class BlockRows(Rows):
         return state
 
     def _dense_chunks(self, along: Any) -> Iterator[tuple[int, Any, list[np.ndarray]]]:
-        """Yields where a chunk starts, the chunk, and the same rows of other arrays."""
+        """Yields the start of each chunk, the chunk, and its rows of other arrays."""
         for start, chunk, size in self._chunks():
             slices = [_padded(array[start : start + size], chunk) for array in along]
             yield start, _dense(chunk), slices
 
     def _chunks(self) -> Iterator[tuple[int, Any, int]]:
-        """Yields where a chunk starts, the chunk, and its size without padding.
+        """Yields the start of each chunk, the chunk, and its size without padding.
 
         Raises:
-          ValueError: If the rows are not finite, or others than in the first pass.
+          ValueError: If the rows are not finite, or differ from those of the first
+            pass.
         """
         is_first = not self._num_rows
         start = 0
         for index, (chunk, size) in enumerate(self._read()):
-            # Rows beyond those of the first pass are counted only.
+            # Rows beyond those of the first pass are only counted.
             if is_first or start + size <= self._num_rows:
                 seen = _fingerprint(chunk)
                 if not np.isfinite(seen).all():
@@ -230,10 +231,10 @@ class BlockRows(Rows):
             )
 
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """Yields chunks, all of one size but for the last, and their unpadded sizes.
+        """Yields chunks of one size, except for the last, and their unpadded sizes.
 
-        One size, so that one function is compiled. An array may be overwritten when the
-        next one is asked for. Sparse blocks are chunks as they are.
+        Chunks of one size need one compiled function. An array may be overwritten when
+        the next one is read. Sparse blocks are chunks without a copy.
         """
         buffer, filled = np.empty((0, 0)), 0
         columns = None
@@ -262,7 +263,7 @@ class BlockRows(Rows):
                     yield part, part.shape[0]
                 continue
             if not buffer.size:
-                # At least 16p rows, so that p x p matrices are cheap beside a chunk.
+                # At least 16p rows, so that p x p matrices are small beside a chunk.
                 size = _CHUNK_BYTES // (columns * dtype.itemsize)
                 buffer = np.empty((max(size, 16 * columns), columns), dtype)
             with np.errstate(over="ignore"):
@@ -278,14 +279,14 @@ class BlockRows(Rows):
                     yield buffer, filled
                     filled = 0
         if filled:
-            # Few different sizes, and little to do for small matrices.
+            # Few different sizes, and little padding for small matrices.
             padded = min(len(buffer), max(256, next_power_of_two(filled)))
             buffer[filled:padded] = 0
             yield buffer[:padded], filled
 
 
 def _some_rows(matrix: Any, start: int, stop: int) -> Any:
-    """Returns rows of a matrix in compressed rows, other than SciPy without a copy."""
+    """Returns rows of a matrix in compressed rows, without copying as SciPy does."""
     starts = matrix.indptr[start : stop + 1]
     of_entries = slice(starts[0], starts[-1])
     parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
@@ -321,10 +322,10 @@ def _check_finite(chunk: Any, start: int) -> None:
 
 
 def _fingerprint(rows: Any) -> np.ndarray:
-    """Returns a sum in which every entry has a weight of its own, and a scale for it.
+    """Returns a sum of rows with a distinct weight per entry, and its scale.
 
-    Rows count by the tenth roots of their sums: a difference in size shows, but not
-    even a row of 1e8 hides the others.
+    Rows enter by the tenth roots of their sums. So a difference in size shows, and even
+    a row of 1e8 does not hide the others.
     """
     weights = [np.cos(np.arange(size)).astype(rows.dtype) for size in rows.shape]
     if not is_sparse(rows):
@@ -357,13 +358,13 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 def _chunk_factor(chunk: Array, slices: Any) -> Array:
     """Returns an R with RᵀR the Gram matrix of a chunk, square but not triangular.
 
-    By Gram matrices, which are far faster than QR and as accurate.
+    It is computed by Gram matrices, which are far faster than QR and as accurate.
     """
     joined = jnp.column_stack([chunk, *slices])
     factors = factors_of(DenseRows(joined), None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T
-    # A column of zeros has nothing but rounding there, and no unit to measure that by.
+    # A column of zeros contains rounding alone, and has no unit to measure it by.
     return jnp.where(jnp.any(joined != 0, axis=0), factor, 0)
 
 
@@ -383,7 +384,7 @@ def _dense_image(chunk: Array, scale: Array, basis: Array) -> Array:
 
 
 def _sparse_image(chunk: Any, scale: Any, basis: Array) -> np.ndarray:
-    """Applies SciPy's sparse blocks on the host, in time of the entries."""
+    """Multiplies by SciPy's sparse blocks on the host, in time of their entries."""
     scaled = np.asarray(basis) * scale
 
     def of_some(start: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Least squares by conjugate gradients in scaled columns, for matrices of any width."""
+"""Least squares by conjugate gradients in scaled columns, for any width."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from jaxwgc.sketching._linalg.rows import Products, SparseRows
 
 
 class ColumnScaling(NamedTuple):
-    """The scales of columns, in the place of `Factors`, which X is too wide to have.
+    """The scales of columns, which replace `Factors` if X is too wide for them.
 
     Attributes:
-      scale: (p,), powers of two that bring the norms of columns next to 1.
+      scale: (p,), powers of two that scale the norms of columns to about 1.
       norm: The Frobenius norm of X diag(scale), with the rows of a ridge.
     """
 
@@ -30,7 +30,7 @@ class Iterate(NamedTuple):
     """θ / scale of each system, and the residual with the rows of a ridge.
 
     Attributes:
-      is_check: Whether the next iteration computes the residual anew.
+      is_check: Whether the next iteration recomputes the residual.
       is_done: Whether such a residual has passed the test.
     """
 
@@ -50,7 +50,7 @@ class Iterate(NamedTuple):
 
 
 class ScaledSystem(NamedTuple):
-    """Least squares with A = X diag(scale) on top of `root` diag(scale)."""
+    """Least squares with A = X diag(scale) stacked on `root` diag(scale)."""
 
     rows: Products
     scaling: ColumnScaling
@@ -74,7 +74,7 @@ class ScaledSystem(NamedTuple):
         return scaled(self.scaling.scale, image)
 
     def padded(self, target: Array) -> Array:
-        """Returns the right-hand side, with zeros for the rows of a ridge."""
+        """Pads the right-hand side with zeros for the rows of a ridge."""
         if self.root is None:
             return target
         padding = [(0, self.rows.shape[1])] + [(0, 0)] * (target.ndim - 1)
@@ -83,10 +83,11 @@ class ScaledSystem(NamedTuple):
     def solve(
         self, target: Array, max_iterations: int, is_transposed: bool = False
     ) -> Iterate:
-        """Minimises ‖Av - target‖, or ‖Aᵀu - target‖, from zero on, so of least norm.
+        """Computes the minimum-norm minimiser of ‖Av - target‖ or ‖Aᵀu - target‖.
 
-        The updated residual is as accurate as that of LSQR. If it says that the end is
-        reached, the next iteration computes the residual itself, and goes on if not.
+        Iterations start at zero. The updated residual is as accurate as that of LSQR.
+        If it passes the test, the next iteration recomputes the residual, and continues
+        if the recomputed one does not pass.
         """
         times, transposed_times = self.times, self.transposed_times
         if is_transposed:
@@ -131,7 +132,7 @@ class ScaledSystem(NamedTuple):
                 residual=residual,
                 gradient=gradient,
                 search=gradient + turn * state.search,
-                # The updated residual is an estimate, and so there is a margin.
+                # A margin, since the updated residual is an estimate.
                 is_check=~state.is_check & (error <= self.tolerance / 4),
                 is_done=state.is_done | (state.is_check & (error <= self.tolerance)),
                 iteration=iteration,
@@ -143,7 +144,7 @@ class ScaledSystem(NamedTuple):
     def _backward_error(
         self, solution: Array, gradient: Array, residual: Array
     ) -> Array:
-        """Returns the smaller one of two bounds on it, as a share of the norm of X.
+        """Computes the smaller of two bounds on the backward error, relative to ‖X‖.
 
         Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
         """
@@ -154,7 +155,7 @@ class ScaledSystem(NamedTuple):
         return jnp.minimum(by_gradient, by_residual) / _safe(self.scaling.norm)
 
     def is_lowest(self, state: Iterate, target: Array) -> Array:
-        """Returns whether a step along the gradient hardly shortens the residual."""
+        """Tests whether a step along the gradient hardly shortens the residual."""
         norm = jnp.linalg.norm(target, axis=0)
         eps = jnp.finfo(norm.dtype).eps
         rounding = 4 * eps * self.scaling.norm * jnp.linalg.norm(state.solution, axis=0)
@@ -166,9 +167,9 @@ class ScaledSystem(NamedTuple):
 
 
 def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
-    """Returns powers of two that bring columns near to 1, and the norm of X then.
+    """Computes powers of two that scale columns to about 1, and the scaled norm of X.
 
-    Rows `root` I count as rows of X. Columns of an operator get one power for all, and
+    Rows `root` I count as rows of X. All columns of an operator share one power, and
     its norm is an estimate.
     """
     num_columns = rows.shape[1]
@@ -179,7 +180,7 @@ def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
         scale = inverse_power_of_two(norm)
         return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
     assert isinstance(rows, SparseRows)
-    # Twice, against overflow of squares.
+    # Twice, to avoid overflow of squares.
     scale = inverse_power_of_two(jnp.maximum(rows.largest(), root))
     norms = jnp.sqrt(rows.column_squares(scale) + (root * scale) ** 2)
     unit = inverse_power_of_two(norms)
@@ -187,5 +188,5 @@ def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
 
 
 def _safe(value: Array) -> Array:
-    """Returns what may be divided by."""
+    """Replaces values that are not positive by 1, for divisions."""
     return jnp.where(value > 0, value, 1)

@@ -1,11 +1,11 @@
-"""Orthonormal bases whose derivatives need no derivative of a decomposition.
+"""Derivatives of orthonormal bases without derivatives of decompositions.
 
-Scores are the diagonal of a projector, which is smooth as long as the rank is kept,
-also where singular values coincide; singular vectors are not. So the values come from
-decompositions of constants, and the derivatives from the equations that they solve.
+Scores are the diagonal of a projector. It is smooth at constant rank, also if singular
+values coincide, unlike singular vectors. So the values come from decompositions of
+constants, and the derivatives from the equations that they solve.
 
-Directions beyond the rank are taken to stay so: this is the derivative along matrices
-of the same rank. Along others there is none, since the rank jumps.
+Derivatives are along matrices of the same rank. Along other matrices there are none,
+since the rank jumps.
 """
 
 import jax
@@ -17,10 +17,10 @@ from jaxwgc._arrays import product
 
 @jax.custom_jvp
 def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
-    """Returns L = `inverse`, with X L orthonormal, as a function of XᵀX = `gram`.
+    """Differentiates L = `inverse`, with X L orthonormal, by XᵀX = `gram`.
 
     The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
-    the rows of X, of which L is in the span. Columns that are cut off are zero.
+    the rows of X, and its span contains L. Truncated columns are zero.
     """
     del row_basis, gram
     return inverse
@@ -38,10 +38,11 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
 
 
 def _off_rows(row_basis: Array, row_projector: Array) -> Array:
-    """Returns the projector on what the rows of X do not span.
+    """Computes the projector on the null space of X.
 
-    Its value is that of the orthonormal `row_basis`, since X times it has to vanish;
-    X⁺X from other factors, `row_projector`, may be less exact and gives derivatives.
+    Its value comes from the orthonormal `row_basis`, since X times it has to vanish.
+    Its derivative comes from `row_projector`, X⁺X of other factors, which may be less
+    exact.
     """
     rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
     projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
@@ -52,7 +53,7 @@ def _off_rows(row_basis: Array, row_projector: Array) -> Array:
 
 @jax.custom_jvp
 def without_derivative(value: Array) -> Array:
-    """Returns `value`, whose derivative is NaN."""
+    """Returns `value` with a derivative of NaN."""
     return value
 
 
@@ -62,5 +63,5 @@ def _without_derivative_jvp(primals, tangents):
 
 
 def at_most_one(scores: Array) -> Array:
-    """Returns scores without what rounding adds, whose derivatives stay."""
+    """Clips rounding of scores above 1, and keeps their derivatives."""
     return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

@@ -1,4 +1,4 @@
-"""Gram matrices, and scales that bring columns to one size."""
+"""Gram matrices, and scales that equalise columns."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -8,7 +8,7 @@ from jaxwgc.sketching._linalg.rows import Rows
 
 
 def gram(rows: Array) -> Array:
-    """Returns the Gram matrix of the columns; symmetry saves a quarter of the work."""
+    """Computes the Gram matrix of the columns; symmetry saves a quarter of the work."""
     half = rows.shape[1] // 2
     if half < 32:
         return product(rows.T, rows)
@@ -26,17 +26,17 @@ def scaled_gram(block: Array, scale: Array) -> Array:
 def column_scale(rows: Rows, root: Array | None = None) -> tuple[Array, Array]:
     """Returns whether X seems to be finite, and a power of two for every column.
 
-    Against overflow of squares; exact, since a power of two. A maximum need not show a
-    NaN (on CPUs it does not); sums over columns of scaled entries do.
+    Scales avoid overflow of squares. Powers of two are exact. A maximum may lose a NaN
+    (on CPUs it does); sums over columns of scaled entries do not.
     """
     if rows.is_on_host:
-        # QR factorisations, the only ones taken there, need no scales.
+        # Only QR factorisations are computed here, and they need no scales.
         return jnp.bool_(True), jnp.ones(rows.shape[1], rows.dtype)
     largest = rows.largest()
     if root is not None:
         largest = jnp.maximum(largest, root)
     finite = jnp.isfinite(largest).all()
-    # A column of zeros counts as small: a large one would have rounding that counts.
+    # A column of zeros counts as small: for a large one, rounding would count.
     is_there = largest > 0
     least = jnp.min(largest, initial=jnp.max(largest), where=is_there)
     largest = jnp.where(is_there, largest, least)

@@ -15,7 +15,7 @@ from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import Products
 
 _MAX_ITERATIONS = 99
-# With the scales of columns for all preconditioning.
+# For preconditioning by the scales of columns alone.
 _MAX_SLOW_ITERATIONS = 999
 
 
@@ -27,18 +27,16 @@ def implicit_solution(
     ridge: Array | None,
     factors: Factors | ColumnScaling,
 ) -> Array:
-    """Returns `solution`, the shortest θ of Xᵀ(y - Xθ) = ridge θ, with its derivative.
+    """Differentiates `solution`, the minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
 
-    With r = y - Xθ it is [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ - dXᵀ r].
-    `factors` are those of X or of a sketch of it, which precondition this, and are
-    constants, as is `solution`. With the scales of columns alone, it is θ / scale that
-    is the shortest.
+    With r = y - Xθ, the derivative solves [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ;
+    dridge θ - dXᵀ r]. `factors` of X or of a sketch precondition this system. They are
+    constants, as is the value of `solution`. With the scales of columns alone, θ /
+    scale has the minimum norm.
 
-    If X is rank-deficient, this is the derivative along matrices of the same rank,
-    to which the null space of X adds its part of dXᵀ (Xᵀ)⁺ θ: Golub and Pereyra, "The
-    differentiation of pseudo-inverses and nonlinear least squares problems whose
-    variables separate", SIAM J. Numer. Anal. 10 (1973), equation 4.12. Second
-    derivatives are NaN there.
+    If X is rank-deficient, this is the derivative along matrices of the same rank. The
+    null space of X adds its part of dXᵀ (Xᵀ)⁺ θ; see Golub and Pereyra, SIAM J. Numer.
+    Anal. 10 (1973), equation 4.12. Second derivatives are then NaN.
     """
     del rows, target, ridge, factors
     return solution
@@ -65,7 +63,7 @@ def _implicit_solution_jvp(primals, tangents):
         offset = 0 * vector if ridge is None else -ridge * vector
         return vector - solve_augmented(*system, rows.times(vector), offset)[1]
 
-    # The solution is the shortest in these units.
+    # The solution has the minimum norm in these units.
     if isinstance(factors, Factors):
         unit = 1 / inverse_power_of_two(jnp.max(jnp.abs(solution)))
         unit = jnp.full(factors.scale.shape, unit)
@@ -73,7 +71,7 @@ def _implicit_solution_jvp(primals, tangents):
     else:
         unit = factors.scale
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
-        # What is left of it is in the null space, or rounding, of which less is left.
+        # The rest is in the null space, or rounding, which a second step reduces.
         once = null_part(scaled(unit, draw))
         lengths = [
             jnp.linalg.norm(scaled(1 / unit, part)) for part in (once, null_part(once))
@@ -98,10 +96,10 @@ def solve_augmented(
     target: Array,
     offset: Array,
 ) -> tuple[Array, Array]:
-    """Returns r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both.
+    """Solves r + Xθ = target and Xᵀr - ridge θ = offset, linearly in both.
 
-    If X is rank-deficient, by the pseudo-inverse: what there is of offset in the
-    null space of X counts as zero.
+    If X is rank-deficient, it applies the pseudo-inverse, which ignores the part of
+    offset in the null space of X.
     """
     num_rows = rows.shape[0]
 
@@ -129,13 +127,13 @@ def solve_augmented(
             found = problem.solve(_MAX_ITERATIONS)
         else:
             system = ScaledSystem(rows, factors, tolerance, root)
-            # Of any offset, least squares with Xᵀ take the part in the range of that.
+            # Least squares with Xᵀ use the part of any offset in its range.
             pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).solution
             found = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS)
         solution = scaled(scale, found.solution) / unit
         return jnp.concatenate([target - rows.times(solution), solution])
 
-    # One vector, since JAX transposes where all of the right-hand side is linear.
+    # One vector, since JAX transposes only if all of the right-hand side is linear.
     right_hand_side = jnp.concatenate([target, offset])
     unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
     residual, solution = jnp.split(unknowns, [num_rows])

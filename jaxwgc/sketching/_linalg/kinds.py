@@ -1,4 +1,4 @@
-"""The kinds of matrices that functions take, and how to compute with each."""
+"""The kinds of matrices that functions accept, and computation with each."""
 
 import functools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jax.experimental.sparse import JAXSparse
     from scipy.sparse import sparray, spmatrix
 
-# What has rows, with sparse matrices, whose modules take long to import.
+# Matrices with rows. Sparse ones are not named, since their modules import slowly.
 MatrixLike: TypeAlias = "ArrayLike | Blocks | JAXSparse | sparray | spmatrix"
 
 
@@ -34,7 +34,7 @@ def matrix_of(name: str, value: Any) -> Any:
     """Returns a checked matrix with rows: an array, a BCOO or `BlockRows`.
 
     Raises:
-      TypeError: For a `LinearOperator`, and for anything else that is no matrix.
+      TypeError: If `value` is a `LinearOperator` or no matrix.
     """
     if isinstance(value, LinearOperator):
         raise TypeError(
@@ -57,7 +57,7 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
     if isinstance(matrix, LinearOperator):
         matrix, is_right = checked_operator(key, matrix)
         target = _checks.right_hand_side(target, matrix.shape).astype(matrix.dtype)
-        # What cannot be raised under jax.jit is a NaN in the result.
+        # An error that cannot be raised under jax.jit becomes a NaN in the result.
         return matrix, jnp.where(is_right, target, jnp.nan)
     if not isinstance(matrix, BlockRows):
         matrix = matrix_of("matrix", matrix)
@@ -71,7 +71,7 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
 
 
 def sketched(rows: Products, embedding: Any, *along: Array) -> list[Array]:
-    """Returns S X, and S times arrays with N rows."""
+    """Computes S X, and S times arrays with N rows."""
     if isinstance(rows, Rows):
         return rows.sketch(embedding, *along)
     assert isinstance(rows, LinearOperator) and rows.sketch is not None
@@ -87,9 +87,9 @@ def is_dense(matrix: Any) -> bool:
 
 
 def axes_of(matrix: Any) -> Any:
-    """Returns the axes of a mesh over which the rows of an array are spread, or None.
+    """Returns the mesh axes over which the rows of an array are sharded, or None.
 
-    Of a traced array they are known on a mesh of explicit axes only.
+    For a traced array, they are known on a mesh of explicit axes only.
     """
     sharding = None
     if isinstance(matrix, Array):
@@ -100,7 +100,7 @@ def axes_of(matrix: Any) -> Any:
 
 
 def rows_of(matrix: Any) -> Any:
-    """Returns the rows of an array or a BCOO; an operator as it is."""
+    """Returns the rows of an array or a BCOO, or an operator unchanged."""
     if isinstance(matrix, LinearOperator):
         return matrix
     return SparseRows.of(matrix) if _checks.is_sparse(matrix) else DenseRows(matrix)
@@ -114,13 +114,13 @@ def compute(
     specs: Callable[[Any], Any] = lambda by_rows: PartitionSpec(),
     **static: Any,
 ) -> Any:
-    """Returns `core(rows, *along, *args, **static)`, compiled but for `BlockRows`.
+    """Runs `core(rows, *along, *args, **static)`, compiled except for `BlockRows`.
 
     Args:
-      core: A function at the top of a module.
+      core: A function at the top level of a module.
       matrix: A checked matrix.
       args: Pytrees of arrays.
-      along: Arrays with N rows, which go with those of the matrix.
+      along: Arrays with N rows, sharded like those of the matrix.
       specs: Partition specs of the result, given that of rows.
       static: Hashable options.
     """
@@ -154,7 +154,7 @@ def _sharded(
     axes: Any,
     specs: Any,
 ) -> Any:
-    """Runs `core` on each device, with the rows that are there."""
+    """Runs `core` on each device, with the rows of the device."""
     by_rows, everywhere = PartitionSpec(axes), PartitionSpec()
 
     def on_each(matrix: Array, along: Any, args: Any) -> Any:
@@ -166,8 +166,8 @@ def _sharded(
         mesh=mesh,
         in_specs=(by_rows, by_rows, everywhere),
         out_specs=specs(by_rows),
-        # Loops start from zeros, which are the same everywhere, and end with values
-        # that are not.
+        # Loops start from zeros, which are equal on all devices, and end with values
+        # that differ.
         check_vma=False,
     )(matrix, along, args)
 

@@ -1,4 +1,4 @@
-"""Matrices that are given by functions."""
+"""Matrices given by functions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,34 +15,34 @@ from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching._linalg.rows import Products
 
-# Pairs of random vectors that test whether two functions are adjoint.
+# Pairs of random vectors of the test that two functions are adjoint.
 _NUM_PROBES = 4
 
 
 @dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearOperator(Products):
-    """A matrix X that is given by a function v ↦ Xv.
+    """A matrix X given by a function v ↦ Xv.
 
-    `preconditioned` takes one in the place of a matrix, and never forms X.
+    `preconditioned` accepts it as a matrix, and never forms X.
 
     Attributes:
-      matvec: The function of v (p,) that returns Xv (N,), linear, in JAX.
-      rmatvec: The function of u (N,) that returns Xᵀu (p,). By default it is the
-        `jax.linear_transpose` of `matvec`; give one if JAX cannot transpose `matvec`,
-        or a faster function is at hand. Random vectors test whether the two are
-        adjoint.
+      matvec: A linear JAX function of v (p,) that returns Xv (N,).
+      rmatvec: A function of u (N,) that returns Xᵀu (p,). By default the
+        `jax.linear_transpose` of `matvec`. Pass one if JAX cannot transpose `matvec`,
+        or if a faster function exists. Random vectors test whether the two are adjoint.
       shape: (N, p), ints.
-      dtype: Of v, u and the products, real; by default the default float dtype.
-      sketch: Optional function of an `Embedding` S (m, N) that returns SX,
-        (m, p). With it, solvers by sketches work as they do for arrays. S of m rows
-        costs m products Xᵀu if there is nothing better:
-        `lambda embedding: jax.lax.map(rmatvec, embedding.matrix())`.
+      dtype: The dtype of v, u and the products, real; by default the default float
+        dtype.
+      sketch: Optional function of an `Embedding` S (m, N) that returns SX, (m, p). With
+        it, sketching solvers work as they do for arrays. The generic function takes m
+        products Xᵀu for m rows: `lambda embedding: jax.lax.map(rmatvec,
+        embedding.matrix())`.
 
-    It is a pytree, in which functions are `jax.tree_util.Partial`, and passes through
-    `jax.jit`. Solvers compile once for each function object: a lambda written at the
-    call compiles anew, `Partial(function, arrays)` does not. Derivatives are also those
-    by the arrays that the functions hold or close over.
+    An operator is a pytree, in which functions are `jax.tree_util.Partial`, and passes
+    through `jax.jit`. Solvers compile once per function object: a lambda in the call
+    compiles again, `Partial(function, arrays)` does not. Solutions can be
+    differentiated by the arrays that the functions hold or close over.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -65,16 +65,16 @@ class LinearOperator(Products):
     def __post_init__(self):
         for name in ("matvec", "rmatvec", "sketch"):
             function = getattr(self, name)
-            # JAX builds pytrees of other things than functions, too.
+            # JAX also builds pytrees with leaves other than functions.
             if callable(function) and not isinstance(function, Partial):
                 object.__setattr__(self, name, Partial(function))
 
     def times(self, vector: Array) -> Array:
-        """Returns Xv for v (p,) or (p, c)."""
+        """Computes Xv for v (p,) or (p, c)."""
         return _of_columns(self.matvec, vector)
 
     def transposed_times(self, vector: Array) -> Array:
-        """Returns Xᵀu for u (N,) or (N, c)."""
+        """Computes Xᵀu for u (N,) or (N, c)."""
         if self.rmatvec is not None:
             return _of_columns(self.rmatvec, vector)
         like = jax.ShapeDtypeStruct(self.shape[1:], self.dtype)
@@ -94,7 +94,7 @@ def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
 def checked_operator(
     key: Array, operator: LinearOperator
 ) -> tuple[LinearOperator, Array]:
-    """Returns an operator whose functions are right in shape, and if in value, too."""
+    """Checks the functions of an operator: shapes, and whether they are adjoint."""
     shape = operator.shape
     if not (isinstance(shape, tuple) and len(shape) == 2):
         raise ValueError(f"operator.shape must be (N, p); got {shape!r}")
@@ -142,7 +142,7 @@ def checked_operator(
 
 
 def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
-    """Returns a function that holds the traced arrays it closes over, for `jax.jit`."""
+    """Converts closed-over traced arrays of a function to its leaves, for `jax.jit`."""
     closed, structure = jax.make_jaxpr(function, return_shape=True)(vector)
     if not _validation.is_traced(closed.consts):
         return function
@@ -158,7 +158,7 @@ def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
 
 @jax.jit
 def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
-    """Returns an estimate of the Frobenius norm, and whether the two are adjoint."""
+    """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
     num_rows, num_columns = operator.shape
 
     def probe(key: Array) -> tuple[Array, Array]:
@@ -167,7 +167,7 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
         left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
         images = [operator.times(right), operator.transposed_times(left)]
         images = jnp.concatenate(images)
-        # Against overflow of squares; exact.
+        # Avoids overflow of squares. Powers of two are exact.
         unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
         images = images * unit
         difference = jnp.abs(jnp.sum(images * jnp.concatenate([left, -right])))
@@ -175,6 +175,6 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
 
     norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
     norm = jnp.mean(norms)
-    # Rounding is far less; two matrices that differ by that share of their norm show.
+    # Far above rounding. Matrices that differ by this share of their norm are detected.
     bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)

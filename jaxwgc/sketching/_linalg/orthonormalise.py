@@ -32,11 +32,11 @@ class Factors(NamedTuple):
     """V and s of X diag(scale) = U diag(s) Vᵀ; constants to `jax.grad`.
 
     Attributes:
-      scale: (p,), powers of two that bring the norms of columns next to 1.
-      vectors: V, (p, k), zero in the columns of the singular values that are cut off.
-      singular_values: s, (k,), in descending order, zero where they are cut off.
-      rank: How many are not, and whether rounding decides it.
-      finite: Whether X is.
+      scale: (p,), powers of two that scale the norms of columns to about 1.
+      vectors: V, (p, k), zero in the columns of truncated singular values.
+      singular_values: s, (k,), in descending order, zero if truncated.
+      rank: The number of nonzero singular values, and whether rounding decides it.
+      finite: Whether X is finite.
     """
 
     scale: Array
@@ -52,7 +52,7 @@ class Factors(NamedTuple):
 
     @property
     def has_null_space(self) -> Array:
-        """Returns whether values were cut off, or there are fewer than columns."""
+        """Returns whether values were truncated, or there are fewer than columns."""
         return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
 
     @property
@@ -65,27 +65,27 @@ class Factors(NamedTuple):
         return product(self.matrix.T, gradient)
 
     def null_vector(self, key: Array) -> Array:
-        """Draws a vector of the null space of what was factored, zero if none."""
+        """Draws a vector in the null space of the factored matrix, zero if trivial."""
         draw = jax.random.normal(key, self.scale.shape, self.scale.dtype)
         return jnp.where(self.has_null_space, self.cut_off(draw), 0)
 
     def cut_off(self, vectors: Array) -> Array:
-        """Returns the parts of vectors (p,) or (p, c) that were cut off."""
-        # Twice, so that rounding in the first leaves nothing of V behind.
+        """Returns the parts of vectors (p,) or (p, c) in the truncated directions."""
+        # Twice, to remove the rounding of the first projection.
         for _ in range(2):
             vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
         return vectors
 
     def sees_all(self, probe: Array, image: Array, rcond: Array):
-        """Returns whether all directions of X, but those below the cut-off, were seen.
+        """Tests whether the sketch has all directions of X above the cutoff.
 
-        A direction of X that a sketch misses is in the null space of SX, as is one that
-        X does not have. A random vector of that space tells which.
+        The null space of SX contains the null space of X, and all directions of X that
+        the sketch misses. A random vector of this space detects missed directions.
 
         Args:
           probe: Drawn by `null_vector`.
           image: The norm of X diag(scale) `probe`.
-          rcond: The cut-off.
+          rcond: The cutoff of singular values.
         """
         bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
         return (image <= bound) | ~self.has_null_space
@@ -95,10 +95,10 @@ class Factors(NamedTuple):
 
         def basis() -> Array:
             rows = self.vectors / self.scale[:, None]
-            # Pivoting keeps rows of all sizes as accurate as they are.
+            # Pivoting keeps the accuracy of rows of all sizes.
             lower, _, order = lax.linalg.lu(rows)
             lower = jnp.tril(lower, -1) + jnp.eye(*rows.shape, dtype=rows.dtype)
-            # Cut-off columns are zero and last.
+            # Truncated columns are zero and last.
             is_kept = self.singular_values > 0
             found = jnp.linalg.qr(jnp.where(is_kept, lower, 0))[0] * is_kept
             return found.at[order].set(found)
@@ -106,28 +106,28 @@ class Factors(NamedTuple):
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
     def in_row_space(self, vector: Array, row_space: Array) -> Array:
-        """Returns a vector in the units of X without its part in the null space of X.
+        """Removes the part of a vector in the null space of X, in the units of X.
 
-        V spans the row space of X diag(scale), in which the shortest solution is not
-        the shortest one in the units of X.
+        V spans the row space of X diag(scale). The minimum-norm solution in this space
+        is not the one in the units of X.
         """
         part = vector
-        # Twice, so that rounding in the first leaves no null space behind.
+        # Twice, to remove the rounding of the first projection.
         for _ in range(2):
             part = product(row_space, product(row_space.T, part))
         return jnp.where(self.has_null_space, part, vector)
 
     def direction(self, in_range: Array, row_space: Array) -> Array:
-        """Returns the shortest step that takes a part off, in scaled columns."""
+        """Computes the minimum-norm step that removes a residual, in scaled columns."""
         step = scaled(self.scale, product(self.matrix, in_range))
         return scaled(1 / self.scale, self.in_row_space(step, row_space))
 
     def row_norms(self, rows: Rows, ridge: Array | None = None) -> Any:
-        """Returns squared row norms of X P: leverage scores, with a ridge of X only."""
+        """Computes squared row norms of X P: the (ridge) leverage scores of X."""
         inverse = self.matrix
         if rows.is_on_host:
             return np.clip(rows.norms_of(inverse, self.scale), 0, 1)
-        # The derivatives are those of the Gram matrix, which is computed for them.
+        # Derivatives need the Gram matrix, which is computed for them only.
         matrix = rows.sum(scaled_gram, self.scale)
         if ridge is not None:
             matrix += jnp.diag(self.scale * ridge * self.scale)
@@ -149,15 +149,15 @@ def factors_of(
     threshold: ArrayLike = WELL_CONDITIONED,
     has_units: bool = True,
 ) -> Factors:
-    """Returns the factors of X on top of `root` I.
+    """Computes the factors of X stacked on `root` I.
 
     Args:
       rows: X.
       root: √ridge, or None.
-      rcond: The cut-off of singular values, as a share of the largest.
+      rcond: The cutoff of singular values, as a share of the largest.
       method: "gram" for a tall X, "qr", or "svd" for an array; for `Blocks` it is "qr".
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
-      has_units: Whether columns are brought to norms next to 1.
+      has_units: Whether columns are scaled to norms near 1.
     """
     finite, scale = column_scale(rows, root)
     if not has_units:
@@ -181,7 +181,7 @@ def factors_of_small(
     *,
     has_units: bool = True,
 ) -> Factors:
-    """Returns the factors of an R or a sketch of X diag(scale), on top of `root` I."""
+    """Computes factors from R or a sketch of X diag(scale), stacked on `root` I."""
     small = lax.stop_gradient(small)
     if root is not None:
         pulled = ridge_rows(small.shape[1], root) * scale
@@ -192,7 +192,7 @@ def factors_of_small(
     unit, scale = jnp.ones_like(squares), scale * jnp.ones_like(squares)
     if has_units:
         unit = first * _unit(first, squares)
-    # Decompositions of NaN may do anything, and differ by backend.
+    # Decompositions of NaN are undefined, and differ by backend.
     small = jnp.where(finite, small * unit, 0)
     if small.shape[0] < small.shape[1]:
         basis, upper = jnp.linalg.qr(small.T)
@@ -213,12 +213,13 @@ def _of_gram(
     scale: Array,
     has_units: bool,
 ) -> Factors:
-    """Uses the Gram matrix of a tall X, and that of X times an inverse root if needed.
+    """Computes factors of a tall X from one Gram matrix, or from two if needed.
 
-    The eigenvalues of XᵀX are known to eps times the largest only, so that singular
-    values below √eps are lost. Y = X V (Λ + shift)^(-1/2) has the columns' span of
-    X, its singular values are at least those of X over √eps, and its Gram matrix
-    shows them down to eps times the largest singular value of X.
+    The eigenvalues of XᵀX are accurate to eps times the largest only, so that singular
+    values below √eps are lost. The second Gram matrix is that of Y = X V (Λ +
+    shift)^(-1/2), which has the column space of X. The singular values of Y are at
+    least those of X over √eps. So its Gram matrix resolves them down to eps times the
+    largest singular value of X.
     """
     rows = constant(rows)
     matrix = sum_with_ridge(rows, root, scaled_gram, scale)
@@ -234,8 +235,8 @@ def _of_gram(
         return basis[:, ::-1], jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
 
     def refined() -> tuple[Array, Array]:
-        # Just enough to keep rounding noise from being divided by zero: a larger shift
-        # would cost resolution. For a zero matrix, any positive number will do.
+        # Just enough to avoid dividing rounding noise by zero: a larger shift would
+        # lose resolution. For a zero matrix, any positive number works.
         shift = 4 * eps * eigenvalues[-1]
         shift = jnp.where(shift > 0, shift, 1)
         roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
@@ -260,7 +261,7 @@ def _whitened_gram(block: Array, scale: Array, whitening: Array) -> Array:
 
 
 def _unit(scale: Array, squares: Array) -> Array:
-    """Returns powers of two that bring scaled columns to norms next to 1.
+    """Computes powers of two that scale columns to norms near 1.
 
     Their products with `scale` stay normal numbers.
     """
@@ -288,5 +289,5 @@ def _cut_off(
 
 
 def _safe(value: Array) -> Array:
-    """Returns what may be divided by."""
+    """Replaces values that are not positive by 1, for divisions."""
     return jnp.where(value > 0, value, 1)

@@ -1,4 +1,4 @@
-"""Numerical ranks: cut-offs, and where rounding decides them."""
+"""Numerical ranks, cutoffs of singular values, and ambiguous ranks."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-# Singular values within this factor of the cut-off make a rank ambiguous.
+# Singular values within this factor of the cutoff make a rank ambiguous.
 _CLEAR_FACTOR = 10
 
 
 class NumericalRank(NamedTuple):
-    """The number of directions of a matrix that are more than rounding.
+    """The numerical rank of a matrix, and whether it is ambiguous.
 
     Attributes:
       rank: int32 scalar.
       is_ambiguous: bool scalar, whether a singular value is within a factor of ten of
-        the cut-off, so that rounding or small changes of the data may decide the rank.
+        the cutoff. Rounding or small changes of the data may then decide the rank.
         Values below 2 + √min(N, p) / 2 machine epsilons (of the largest) do not count:
-        rounding makes as much of a zero.
+        rounding turns zeros into such values.
     """
 
     rank: Array
@@ -26,12 +26,13 @@ class NumericalRank(NamedTuple):
 
 
 def rank_of(singular_values: Array, rcond: ArrayLike) -> NumericalRank:
-    """Returns the rank of a matrix with these singular values, the largest first."""
+    """Computes the rank of a matrix from its singular values in descending order."""
     eps = jnp.finfo(singular_values.dtype).eps
     root = singular_values.shape[0] ** 0.5
     shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
-    # In matrices of up to 100,000 rows and of rank 1 to p - 1, a zero became up to
-    # 2.4 units with 5 columns and 5 with 50, by a second Gram matrix, or 2 by QR.
+    # In matrices of up to 100,000 rows and of rank 1 to p - 1, zero singular values
+    # became up to 2.4 machine epsilons with 5 columns and 5 with 50, by a second Gram
+    # matrix, or 2 by QR.
     is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
     return NumericalRank(
         rank=jnp.sum(shares > rcond, dtype=jnp.int32),
@@ -40,15 +41,15 @@ def rank_of(singular_values: Array, rcond: ArrayLike) -> NumericalRank:
 
 
 def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cut-off of scores."""
+    """Returns the default cutoff of scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
 
 
 def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cut-off of solvers, which keeps all but rounding.
+    """Returns the default cutoff of solvers, which truncates rounding alone.
 
-    In rank-deficient matrices of up to half a million rows, the factorisations of
-    X and of its sketches gave singular values of up to 5 units in the place of 0. A
-    larger cut-off would cost residual where X is not deficient.
+    In rank-deficient matrices of up to half a million rows, the factorisations of X and
+    of its sketches gave singular values of up to 5 machine epsilons instead of 0. A
+    larger cutoff would increase the residual if X has full rank.
     """
     return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)

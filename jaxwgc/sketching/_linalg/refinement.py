@@ -1,4 +1,4 @@
-"""Least squares by conjugate gradients with factors that nearly solve them."""
+"""Least squares by conjugate gradients, preconditioned by factors."""
 
 import functools
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from jaxwgc.sketching._linalg.rows import Products
 
 
 class State(NamedTuple):
-    """θ / scale of each system, the residual there, and where to go next.
+    """θ / scale of each system, its residual, and the next search direction.
 
     Attributes:
       solution, gradient: (p,) or (p, c), in the units of scaled columns.
-      squared: () or (c,), the squared norm of the residual, with the ridge.
+      squared: () or (c,), the squared norm of the residual, including the ridge.
       exact: The part of the residual in the range of X, in the basis X P.
-      in_range: That part as conjugate gradients have updated it.
+      in_range: The part in the range of X, as updated by conjugate gradients.
       search: The direction of the next step in that basis.
       start: The squared norm of the part that updates started from.
-      is_fresh: Whether they start anew.
-      gain: By how much the last step shortened the squared norm.
-      length: That of the last step, 1 if the factors are exact.
+      is_fresh: Whether updates restart.
+      gain: The decrease of the squared norm in the last step.
+      length: The length of the last step, 1 if the factors are exact.
       iteration: int32, () or (c,).
       history: (max_iterations + 1,) or (max_iterations + 1, c), norms of the residual.
     """
@@ -44,19 +44,19 @@ class State(NamedTuple):
 
 
 class Refinement(NamedTuple):
-    """Least squares with X diag(scale) on top of `root` diag(scale).
+    """Least squares with X diag(scale) stacked on `root` diag(scale).
 
-    Each iteration is one pass over X, which takes a step and computes the residual
-    there anew: so rounding of earlier steps does no harm.
+    Each iteration is one pass over X. It takes a step and recomputes the residual, so
+    that rounding of earlier steps does not accumulate.
 
     Attributes:
       rows: X.
-      factors: Of X or a sketch.
-      tolerance: Of the backward error.
+      factors: The factors of X or a sketch.
+      tolerance: Tolerance of the backward error.
       target: y, (N,) or (N, c).
       root: √ridge, or None.
-      offset: What Xᵀ(y - Xθ), in scaled columns, is to be in the place of zero.
-      at_zero: Xᵀy and yᵀy, if they are known before the first pass.
+      offset: The required value of Xᵀ(y - Xθ) in scaled columns, instead of zero.
+      at_zero: Xᵀy and yᵀy, if known before the first pass.
     """
 
     rows: Products
@@ -68,13 +68,13 @@ class Refinement(NamedTuple):
     at_zero: tuple[Array, Array] | None = None
 
     def solve(self, max_iterations: int) -> State:
-        """Improves θ = 0 until it is stable."""
+        """Refines θ = 0 until it is backward stable."""
         factors, row_space = self.factors, self.factors.row_space()
         shape = factors.scale.shape + self.target.shape[1:]
         systems, dtype = shape[1:], self.target.dtype
         zeros = jnp.zeros(shape, dtype)
         coordinates = jnp.zeros((factors.vectors.shape[1], *systems), dtype)
-        # The first pass stays at zero, so that the loop has the only copy of a pass.
+        # The first pass stays at zero, so that the program has one copy of a pass.
         start = State(
             solution=zeros,
             gradient=zeros,
@@ -107,7 +107,7 @@ class Refinement(NamedTuple):
 
         def is_open(state: State) -> Array:
             is_early = (state.iteration < 2) & jnp.any(state.exact != 0, axis=0)
-            # The second step makes a direct solution as good as a refined one.
+            # The second step makes a direct solution as accurate as a refined one.
             is_open = is_early | ~self.is_solved(state) | ~state.is_fresh
             is_open &= jnp.isfinite(state.squared) & (state.iteration < max_iterations)
             return is_open | (state.iteration < 0)
@@ -115,8 +115,8 @@ class Refinement(NamedTuple):
         def step(state: State) -> State:
             is_moving = is_open(state)
             direction = factors.direction(state.search, row_space) * is_moving
-            # The pass looks near to where the step ends, so that the residual there is
-            # no update of another one.
+            # The pass is near the end of the step, so that the residual is recomputed,
+            # not updated.
             trial = state.solution + state.length * direction
             gradient, squared, image, curvature = self._look(trial, direction)
             energy = jnp.sum(state.in_range**2, axis=0)
@@ -125,16 +125,17 @@ class Refinement(NamedTuple):
             ahead = jnp.sum(direction * gradient, axis=0)
             longer, change = squared, more * (2 * ahead - more * curvature)
             squared = jnp.maximum(squared - change, 0)
-            # A small difference of large numbers is no length: the next pass will tell.
+            # A small difference of large numbers is no valid length: the next pass
+            # decides.
             is_lost = longer > 100 * squared
             gain = jnp.where(is_lost, jnp.inf, size * energy)
             gradient = gradient - more * image
             exact = factors.in_range(gradient)
             updated = state.in_range - size * factors.in_range(image)
             new_energy = jnp.sum(updated**2, axis=0)
-            # Rounding of updates is relative to the residual that they start from, and
-            # rounding of a gradient spoils directions that are to be conjugate. So
-            # updates go on for half of the digits, and then start anew.
+            # Rounding of updates is relative to the residual at their start. Rounding
+            # of a gradient reduces the conjugacy of directions. So updates restart
+            # after half of the digits.
             is_fresh = new_energy <= jnp.finfo(energy.dtype).eps * state.start
             is_fresh |= self._backward_error(
                 state._replace(exact=updated, squared=squared)
@@ -162,7 +163,7 @@ class Refinement(NamedTuple):
         return self.rows.while_loop(lambda state: jnp.any(is_open(state)), step, start)
 
     def _look(self, solution: Array, direction: Array) -> tuple[Array, ...]:
-        """Returns gradient and value at θ, and what a direction changes of both."""
+        """Computes gradient and value at θ, and their changes along a direction."""
         scale = self.factors.scale
         pair = scaled(scale, solution), scaled(scale, direction)
         gradient, squared, image, curvature = self.rows.residual_products(
@@ -180,7 +181,7 @@ class Refinement(NamedTuple):
         return gradient, squared, image, curvature
 
     def _backward_error(self, state: State) -> Array:
-        """Returns Karlson and Waldén's estimate of it, as a share of the norm of X."""
+        """Computes Karlson and Waldén's estimate of the backward error over ‖X‖."""
         values = self.factors.singular_values
         weight = jnp.sum(state.solution**2, axis=0)
         weight = jnp.multiply.outer(values**2, weight) + state.squared
@@ -189,12 +190,12 @@ class Refinement(NamedTuple):
         return jnp.linalg.norm(shares, axis=0) / self.factors.norm
 
     def is_solved(self, state: State) -> Array:
-        """Returns whether the solution is exact, as far as the factors can see."""
+        """Tests whether the solution is exact, measured by the factors."""
         is_stable = self._backward_error(state) <= self.tolerance
         is_stable &= jnp.isfinite(state.gain)
         if self.offset is not None:
             return is_stable
-        # Of conjugate gradients, the last step may be the longest one.
+        # The last step of conjugate gradients may be the longest one.
         part = jnp.maximum(jnp.sum(state.exact**2, axis=0), state.gain)
         return is_stable & self._is_shortest(jnp.sqrt(part), state)
 
@@ -203,10 +204,10 @@ class Refinement(NamedTuple):
         return is_shortest(part, state.squared, jnp.sqrt(squares), self.tolerance)
 
     def is_lowest(self, state: State, is_sketched: bool) -> Array:
-        """Returns whether the residual can hardly be shorter, by X itself.
+        """Tests whether the residual is near its minimum, measured by X.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
-        direction that matters, that of the gradient.
+        direction of the gradient.
         """
         gain = state.gain
         if is_sketched:
@@ -215,14 +216,14 @@ class Refinement(NamedTuple):
             size = self.rows.length(scaled(self.factors.scale, direction))
             gain = jnp.maximum(gain, (energy / jnp.where(size > 0, size, 1)) ** 2)
         eps = jnp.finfo(state.squared.dtype).eps
-        # Below the rounding of Xθ, nothing is known of the residual.
+        # The residual is unknown below the rounding of Xθ.
         size = self.factors.norm * jnp.linalg.norm(state.solution, axis=0)
-        # The shortest θ has a part in what was cut off: it may lengthen the residual.
+        # The part of θ in truncated directions may lengthen the residual.
         hidden = self.factors.cut_off(state.solution)
         longer = -2 * jnp.sum(hidden * state.gradient, axis=0)
         part = gain + (4 * eps * size) ** 2 + jnp.maximum(longer, 0)
         is_low = self._is_shortest(jnp.sqrt(part), state)
-        # If the gradient is all rounding, nothing may be left to see but this.
+        # If the gradient is rounding alone, only this part remains.
         growth = 1 + 2 * eps**0.5
         squares = self.rows.total(jnp.sum(self.target**2, axis=0))
         return is_low & (state.squared <= growth * squares)
@@ -231,16 +232,16 @@ class Refinement(NamedTuple):
 def is_shortest(
     part: Array, squared: Array, norm: Array, tolerance: Array | float
 ) -> Array:
-    """Returns whether a residual without this part of it would be hardly shorter.
+    """Tests whether removing a part of the residual would hardly shorten it.
 
-    If X is at the limits of the precision, this asks for more than a small backward
+    If X is at the limits of the precision, this is stricter than a small backward
     error.
 
     Args:
       part: The length of the part.
       squared: The squared length of the residual.
-      norm: That of y.
-      tolerance: Of the backward error.
+      norm: The norm of y.
+      tolerance: Tolerance of the backward error.
     """
     unit = float(jnp.finfo(part.dtype).eps)
     squared = jnp.maximum(squared, part**2)
@@ -250,6 +251,6 @@ def is_shortest(
 
 
 def record(history: Array, iteration: Array, value: Array) -> Array:
-    """Returns a history with this value from that iteration on."""
+    """Sets a history to `value` from `iteration` on."""
     places = jnp.arange(len(history)).reshape(-1, *[1] * value.ndim)
     return jnp.where(places >= iteration, value, history)

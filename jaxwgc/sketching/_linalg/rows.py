@@ -1,4 +1,4 @@
-"""What algorithms may ask of the rows of a matrix, wherever the rows are."""
+"""Access to the rows of a matrix: dense, sparse, sharded or in blocks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from jax.typing import ArrayLike
 from jaxwgc._arrays import product
 from jaxwgc._pytrees import Static, register
 
-# Rows per block: about 4 MiB in float64. A block and its product stay in a cache, and
-# sums over rows are taken in two levels, which keeps their rounding small.
+# Entries per block, about 4 MiB in float64, so that a block and its product stay in a
+# cache. Sums over rows are taken in two levels, which keeps their rounding small.
 _BLOCK_ENTRIES, _MIN_ROWS, _MAX_ROWS = 2**19, 256, 8192
-# Rows per block of a QR factorisation, at least.
+# Least number of rows per block of a QR factorisation.
 _MIN_QR_ROWS = 256
 
 
 class Products:
-    """A matrix X (N, p) of which products are computed.
+    """A matrix X (N, p) that supports products with vectors.
 
     Subclasses define `times(v)`, Xv for v (p,) or (p, c), and `transposed_times(u)`,
     Xᵀu for u (N,) or (N, c).
@@ -32,13 +32,13 @@ class Products:
 
     shape: Any
     dtype: Any
-    # Whether all computations run op by op, with control flow in Python.
+    # Whether computations run op by op, with control flow in Python.
     is_on_host = False
 
     def residual_products(
         self, target: Array, solution: Array, direction: Array
     ) -> tuple[Array, ...]:
-        """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass over X."""
+        """Computes Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd for r = y - Xθ, in one pass over X."""
         residual, moved = target - self.times(solution), self.times(direction)
         return (
             self.transposed_times(residual),
@@ -62,13 +62,13 @@ class Products:
     def cond(
         self, is_true: Array, yes: Callable[[], Any], no: Callable[[], Any]
     ) -> Any:
-        """Returns `yes()` or `no()`, which may read rows."""
+        """Runs `yes()` or `no()`, which may read rows."""
         return lax.cond(is_true, yes, no)
 
     def while_loop(
         self, is_open: Callable[[Any], Any], step: Callable[[Any], Any], state: Any
     ) -> Any:
-        """Runs a loop whose steps may read rows."""
+        """Runs a loop in which steps may read rows."""
         return lax.while_loop(is_open, step, state)
 
 
@@ -77,18 +77,18 @@ class Rows(Products):
 
     Subclasses define
 
-    - `sum(function, *args, along=())`, the sum of a pytree of arrays,
-      `function(block, *slices, *args)`, over blocks, to which zero rows may be added;
-      `slices` are the same rows of the arrays `along`;
-    - `map(function, *args)`, the numbers (N,) that `function(block, *args)` gives to
-      each row;
+    - `sum(function, *args, along=())`, the sum of a pytree of arrays, `function(block,
+      *slices, *args)`, over blocks, which may be padded with zero rows; `slices` are
+      the matching rows of the arrays `along`;
+    - `map(function, *args)`, the numbers (N,) that `function(block, *args)` returns,
+      one per row;
     - `sketch(embedding, *along)`, a list of S X and of S times arrays with N rows;
     - `largest()`, the largest absolute value in each column, (p,);
     - `triangle(scale, *along)`, R of the QR factorisation of [X diag(scale), *along],
-      but for sparse matrices.
+      except for sparse matrices.
 
-    Functions should be defined at the top of a module, so that blocks on the host share
-    what is compiled.
+    Define functions at the top level of a module, so that blocks on the host share
+    compiled programs.
     """
 
     sum: Callable[..., Any]
@@ -99,18 +99,18 @@ class Rows(Products):
 
     @property
     def is_wide(self) -> bool:
-        """Returns whether XXᵀ is to be decomposed in the place of XᵀX."""
+        """Returns whether to decompose XXᵀ instead of XᵀX."""
         return self.shape[0] < self.shape[1] and not self.is_on_host
 
     def residual_products(self, target, solution, direction):
         return self.sum(_residual_products, solution, direction, along=(target,))
 
     def norms_of(self, basis: Array, scale: Array) -> Any:
-        """Returns the squared row norms of X diag(scale) Q."""
+        """Computes the squared row norms of X diag(scale) Q."""
         return self.map(row_squares, scale, basis)
 
     def products(self, basis: Array, scale: Array) -> Array:
-        """Returns X'ᵀX'Q on top of (X'Q)ᵀX'Q of X' = X `scale`, (p + l, l)."""
+        """Computes X'ᵀX'Q stacked on (X'Q)ᵀX'Q for X' = X `scale`, (p + l, l)."""
         return self.sum(image_of, scale, basis)
 
 
@@ -127,7 +127,7 @@ def row_squares(block: Array, scale: Array, basis: Array) -> Array:
 
 
 def image_of(block: Array, scale: Array, basis: Array) -> Array:
-    """Returns what a block adds to `Rows.products`."""
+    """Computes the term of one block in `Rows.products`."""
     block = block * scale
     rows = product(block, basis)
     return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
@@ -182,7 +182,7 @@ class DenseRows(Rows):
             return function(self.matrix, *args)
 
         def fill(i: Array, values: Array) -> Array:
-            # The last block starts early enough to be whole, and repeats some rows.
+            # The last block starts early enough to be full, and repeats some rows.
             start = jnp.minimum(i * size, num_rows - size)
             block = lax.dynamic_slice_in_dim(self.matrix, start, size)
             block = function(block, *args)
@@ -206,7 +206,7 @@ class DenseRows(Rows):
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardedRows(DenseRows):
-    """The rows of one device, inside of `jax.shard_map`; sums are over all devices."""
+    """The rows of one device, inside `jax.shard_map`; sums are over all devices."""
 
     axes: Static[Any]
 
@@ -242,14 +242,16 @@ class ShardedRows(DenseRows):
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class SparseRows(Rows):
-    """The entries of a sparse matrix, sorted by rows; entries in one place add up.
+    """The entries of a sparse matrix, sorted by rows; duplicates are summed.
 
-    Products with vectors take time of the entries: segment sums are three times as fast
-    as products with BCOO on CPUs. Blocks of rows are dense, one at a time.
+    Products with vectors take time proportional to the entries. On CPUs, segment sums
+    are three times as fast as products with BCOO. Blocks of rows are densified one at a
+    time.
 
     Attributes:
       row, column, data: The entries, padded with zeros beyond the last row.
-      starts: The first entry of each block of rows, and the number of entries.
+      starts: The index of the first entry of each block of rows, and the number of
+        entries.
     """
 
     row: Array
@@ -286,7 +288,7 @@ class SparseRows(Rows):
         num_blocks = -(-num_rows // size)
         firsts = size * jnp.arange(num_blocks + 1, dtype=jnp.uint32)
         starts = jnp.searchsorted(row, firsts)
-        # Entries are taken in windows of one size, about as many as a block has.
+        # Entries are read in windows of one size, about that of a block.
         window = max(256, -(-data.shape[0] // num_blocks))
         row = jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1))
         column, data = (jnp.pad(part, (0, window)) for part in (column, data))
@@ -362,7 +364,7 @@ class SparseRows(Rows):
         return block_size(*self.shape), self.starts.shape[0] - 1
 
     def _block(self, i: ArrayLike) -> Array:
-        """Returns rows i * size, ..., dense; zero rows at the end."""
+        """Returns block i of rows, densified, with zero rows at the end."""
         size, _ = self._sizes()
         first = jnp.asarray(i * size, jnp.uint32)
         end = self.starts[i + 1]
@@ -387,7 +389,7 @@ class SparseRows(Rows):
 def sum_with_ridge(
     rows: Rows, root: Array | None, function: Callable[..., Any], *args: Any
 ) -> Any:
-    """Returns the sum of `function` over the rows of X and those of `root` I."""
+    """Sums `function` over the rows of X and the rows of `root` I."""
     total = rows.sum(function, *args)
     if root is None:
         return total
@@ -396,12 +398,12 @@ def sum_with_ridge(
 
 
 def ridge_rows(num_columns: int, root: Array) -> Array:
-    """Returns `root` I, (p, p), to go below a matrix (N, p)."""
+    """Returns `root` I, (p, p), to stack below a matrix (N, p)."""
     return root * jnp.eye(num_columns, dtype=root.dtype)
 
 
 def triangle(matrix: Array) -> Array:
-    """Returns R of QR, block by block if there are many rows.
+    """Computes R of QR, block by block if there are many rows.
 
     The rounding of one long sum over all rows would hide small singular values.
     """
@@ -418,7 +420,7 @@ def triangle(matrix: Array) -> Array:
 def fold_blocks(
     add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
 ) -> Any:
-    """Runs `add(index, total, number of rows)` for one block after the other."""
+    """Runs `add(index, total, number of rows)` for all blocks in turn."""
     num_blocks, num_left = divmod(num_rows, size)
     if num_blocks == 1:
         total = add(jnp.int32(0), total, size)
@@ -430,7 +432,7 @@ def fold_blocks(
 
 
 def block_size(num_rows: int, num_columns: int) -> int:
-    """Returns the number of rows to take at a time."""
+    """Returns the number of rows per block."""
     size = max(_MIN_ROWS, min(_MAX_ROWS, _BLOCK_ENTRIES // num_columns))
     return min(num_rows, size)
 

@@ -1,4 +1,4 @@
-"""Wide matrices, by the Gram matrix of their rows."""
+"""Factors and scores of wide matrices from the Gram matrix of their rows."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -14,7 +14,7 @@ from jaxwgc.sketching._linalg.rows import DenseRows, Rows, constant
 def factors_of_wide(
     rows: Rows, rcond: ArrayLike, method: str = "qr", has_units: bool = True
 ) -> tuple[Rows, Factors, Array]:
-    """Returns Xᵀ, its factors, and the scales of the columns of X in both."""
+    """Returns Xᵀ, its factors, and the scales of the columns of X."""
     finite, scale = column_scale(rows)
     squares = constant(rows).sum(_squares, scale)
     if has_units:
@@ -34,8 +34,8 @@ def factors_of_wide(
 def wide_scores(
     rows: Rows, ridge: Array | None, rcond: Array, method: str = "qr"
 ) -> Array:
-    """Returns the diagonal of K (K + ridge I)⁺ with K = X Xᵀ = V s² Vᵀ."""
-    # A ridge ties columns together, in their units, and needs all directions.
+    """Computes the diagonal of K (K + ridge I)⁺ with K = X Xᵀ = V s² Vᵀ."""
+    # A ridge fixes the units of columns, and needs all directions.
     tall, factors, scale = factors_of_wide(
         rows, rcond if ridge is None else 0.0, method, has_units=ridge is None
     )
@@ -49,7 +49,7 @@ def wide_scores(
         shifted = matrix + unit * ridge * unit * jnp.eye(len(matrix))
     inverse = vectors / jnp.where(total > 0, total, 1)
     scores = jnp.sum((inverse * values) ** 2, axis=1)
-    # The values are those of the decomposition, the derivatives those of the equation.
+    # Values come from the decomposition, derivatives from the equation.
     inverse = orthonormaliser_of_gram(inverse, vectors, shifted)
     same = jnp.sum(inverse * product(matrix, inverse), axis=1)
     scores += same - lax.stop_gradient(same)
