@@ -236,7 +236,7 @@ WRONG_VALUES = {
     "bless": [
         ({"ridge": 0.0}, "ridge must be positive"),
         ({"ridge": np.inf}, "ridge must be finite"),
-        ({"ridge": 1e-30}, "ridge must be .* 8 rounding units"),
+        ({"ridge": 1e-30}, "ridge must be .* 8 machine epsilons"),
         ({"step": 1.0}, "step must be more than 1"),
         ({"oversampling": 0}, "oversampling must be positive"),
         ({"data": np.zeros((0, 2))}, "data must have at least one point"),

@@ -92,7 +92,7 @@ class Embedding(abc.ABC):
         del entries, shape
         raise TypeError(
             "embedding must be count_sketch, sparse_sign or row_sampling for a sparse "
-            f"matrix, others would fill it up; got {type(self).__name__}"
+            f"matrix, since others would densify it; got {type(self).__name__}"
         )
 
     def _draw(self) -> Any:

@@ -148,9 +148,9 @@ def weighted_parts(
     """Returns the sampled parts, weighted to represent the whole data set.
 
     Let L̂ be the sum of weights_j * row_weights_ji * loss(row_ji) over the sampled
-    parts j and their rows i. With the defaults and a fixed number of draws, L̂ is an
-    unbiased estimate of the sum of row_weights * loss over all rows of all K parts, for
-    any loss. Its gradients are unbiased, too.
+    parts j and their rows i. With the defaults and a fixed number of draws, L̂ is
+    unbiased for any loss. Its expectation is the sum of row_weights * loss over all
+    rows of all K parts. Its gradients are unbiased, too.
 
     Args:
       sample: A `PartitionSample` from `sample_partitions`.
@@ -170,9 +170,9 @@ def weighted_parts(
       weight 0.
 
     Raises:
-      ValueError: If rescaling or scale is unknown, row_weights does not have two axes,
-        a leaf does not start with the axes (K, m), or (unless traced) the sample has an
-        index beyond K.
+      ValueError: If rescaling or scale is unknown; if row_weights does not have two
+        axes, or a leaf does not start with the axes (K, m); if (unless traced) the
+        sample has an index beyond K.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

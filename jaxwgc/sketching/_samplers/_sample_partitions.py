@@ -46,7 +46,8 @@ class PartitionSample(NamedTuple):
         """Computes the factor of the rows of each part, √(count / (q Π)); 0 if unused.
 
         The factor is √count times the default of `rescaling_factors`. If q was fixed,
-        the sketch is unbiased, as for `RowSample`. See the note of `sample_partitions`.
+        the sketch is unbiased, like that of a `RowSample`. See the note of
+        `sample_partitions`.
         """
         roots = jnp.sqrt(self.counts).astype(self.probabilities.dtype)
         return roots * unbiased_factors(self, self.num_draws)
@@ -88,9 +89,9 @@ def sample_partitions(
       2³¹ / k, for probabilities that differ by as large a factor.
 
     Raises:
-      ValueError: If not exactly one of num_distinct and num_draws is given, one is out
-        of range, probabilities do not have one axis or (unless traced) are negative,
-        NaN, infinite or all zero.
+      ValueError: If not exactly one of num_distinct and num_draws is given, or it is
+        out of range; if probabilities do not have one axis, or (unless traced) are
+        negative, NaN, infinite or all zero.
       TypeError: If the key is no PRNG key, or num_distinct or num_draws is not an int.
 
     Note:
@@ -274,9 +275,9 @@ def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
     each level. A search in one cumulative sum would be shorter. But in float32 its
     rounding errors are as large as the probabilities of 1e5 parts.
 
-    The probability of the rarer side of a node is rounded to a multiple of 2⁻³¹, up or
-    down at random once per call, so that its expectation is exact. On the grid of
-    `jax.random.uniform`, parts rarer than 1e-7 would come too often or never.
+    The probability of the rarer side of a node is rounded to a multiple of 2⁻³¹. It is
+    rounded up or down at random once per call, so that its expectation is exact. On the
+    grid of `jax.random.uniform`, parts rarer than 1e-7 would come too often or never.
     """
     num_parts = probabilities.shape[0]
     depth = (num_parts - 1).bit_length()

@@ -49,7 +49,7 @@ class RowSample(NamedTuple):
         """Returns the sampled rows of every array of a pytree, times their scale.
 
         The Gram matrix of the result has the expectation XᵀX. For a sparse matrix, time
-        and memory are those of its entries and of the result.
+        and memory are proportional to its entries and the result.
 
         Args:
           tree: A pytree; leaves (N, ...), arrays of numbers or sparse matrices as in
@@ -199,9 +199,9 @@ def sample_rows(
       leave the remaining slots at count 0.
 
     Raises:
-      ValueError: If method is unknown, sample_size is out of range, num_slots is given
-        with a method other than `"poisson"`, or probabilities do not have one axis or
-        (unless traced) are negative, NaN, infinite or all zero.
+      ValueError: If method is unknown, sample_size is out of range, or num_slots is
+        given with a method other than `"poisson"`; if probabilities do not have one
+        axis, or (unless traced) are negative, NaN, infinite or all zero.
       TypeError: If the key is no PRNG key, or a size is not an int.
 
     Note:

@@ -126,7 +126,7 @@ def bless(
     smallest_ridge = 8 * eps * trace
     if not (math.isfinite(ridge) and ridge >= smallest_ridge):
         raise ValueError(
-            "ridge must be finite and at least 8 rounding units times the trace of the "
+            "ridge must be finite and at least 8 machine epsilons times the trace of the "
             f"kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
         )
 
@@ -214,8 +214,8 @@ def _scores(
 ) -> Array:
     """Returns scores of all points, by sums over weighted landmarks.
 
-    With z the coordinates of a point in the span of the landmarks, these are
-    (k(x, x) - zᵀz) / ridge, and projected ones zᵀ (Σ z zᵀ + ridge I)⁻¹ z more.
+    Let z be the coordinates of a point in the span of the landmarks. The score is (k(x,
+    x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.
     """
     shift, ridge = numbers
     chosen, identity = points[indices], jnp.eye(len(indices), dtype=diagonal.dtype)

@@ -76,7 +76,7 @@ def effective_resistances(
     _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
     if num_vertices is None:
         if ends is None:
-            raise TypeError("num_vertices must be given where edges are traced")
+            raise TypeError("num_vertices must be given if edges are traced")
         num_vertices = int(ends.max(initial=0)) + 1
     num_vertices = _validation.check_int("num_vertices", num_vertices, minimum=1)
     if ends is not None and (ends.min() < 0 or ends.max() >= num_vertices):

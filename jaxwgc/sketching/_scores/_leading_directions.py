@@ -17,7 +17,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching._linalg.derivatives import without_derivative
 from jaxwgc.sketching._linalg.rows import Rows
 
-# From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
+# Maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass over rows.
 Pass = Callable[[Array], Array]
 
 # Iterations for derivatives. With a gap of 1e-3, 300 are enough in float64.
@@ -159,7 +159,7 @@ def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
 def projection_on(
     rows: Rows, scale: Array, leading: Directions, known: Trust, image_of_leading: Array
 ) -> Array:
-    """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
+    """Returns B with X B = U_k, (p, k), with derivatives by XᵀX up to a rotation.
 
     The derivatives are those of `image_of_leading`, XᵀX V for a constant V. All other
     arguments are constants. First derivatives are NaN if the directions are ambiguous,

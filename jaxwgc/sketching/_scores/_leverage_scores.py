@@ -30,12 +30,12 @@ def leverage_scores(
     from the right by an invertible matrix. The matrix may be rank-deficient, wide or
     zero.
 
-    The numerical rank counts singular values above `rcond` times the largest, after
-    every column has been multiplied by the power of two that brings its norm next to 1.
-    So the units of the columns do not matter: a column of size 1e-8 counts as much as
-    one of size 1e8. A column of rounding noise alone, such as a centred constant
-    column, also counts: drop it, or set it to zero. `numerical_rank` returns the rank,
-    and whether rounding decides it.
+    The numerical rank counts singular values above `rcond` times the largest. Every
+    column is first multiplied by a power of two that scales its norm to about 1. So the
+    units of the columns do not matter: a column of size 1e-8 counts as much as one of
+    size 1e8. A column of rounding noise alone, such as a centred constant column, also
+    counts: drop it, or set it to zero. `numerical_rank` returns the rank, and whether
+    rounding decides it.
 
     Rows of very different norm do matter. Beside a row of 1e8, the other rows are below
     rounding in float32, and directions that only they span are truncated. If the matrix
@@ -61,9 +61,9 @@ def leverage_scores(
         - `"auto"`: `"gram"` for N >= 4p, a sparse or a sharded matrix, else `"qr"`.
 
         A sparse matrix requires `"gram"`. A few thousand of its rows (or columns, if it
-        is wide) are densified at a time. Memory is that of the entries, and products
-        take the time of a dense matrix. `Blocks` are factorised by `"qr"`, chunk by
-        chunk.
+        is wide) are densified at a time. Memory is proportional to the entries, and
+        products take the time of a dense matrix. `Blocks` are factorised by `"qr"`,
+        chunk by chunk.
       rcond: The cutoff of the numerical rank, a real scalar in [0, 1), may be traced.
         By default 10 √min(N, p) times machine epsilon of the dtype. That is a few times
         the rounding noise of a zero singular value, for every method and every N.

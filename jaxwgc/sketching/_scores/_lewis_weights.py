@@ -193,7 +193,7 @@ class _Iteration(NamedTuple):
             is_moving = (residual > self.tolerance) & (shortening > 1e-4)
             return is_moving & (iteration < self.max_iterations)
 
-        # The first step stays where it starts, so that ratios are compiled once.
+        # The first step does not move, so that ratios are compiled once.
         one = jnp.ones((), start.dtype)
         state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
         state = lax.while_loop(is_open, step, state)
@@ -218,7 +218,7 @@ class _Iteration(NamedTuple):
 def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
     """Returns whether X is finite, and an orthonormal basis of its columns.
 
-    Lewis weights of one are those of the other.
+    X and the basis have equal Lewis weights.
     """
     rows = DenseRows(matrix)
     if matrix.shape[0] < matrix.shape[1]:

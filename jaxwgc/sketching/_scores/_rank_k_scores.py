@@ -40,9 +40,9 @@ class RankKScores(NamedTuple):
         errors are far below. It is no bound if the random start misses a leading
         direction. That happened in 1% of hard cases with an `oversampling` of 0 to 2,
         and was not observed with 5 or more.
-      is_ambiguous: bool scalar, whether X does not determine the scores. Either k is
-        inside a cluster of singular values that are equal up to rounding or the
-        residual, so that the k directions are arbitrary, or rounding decides the rank.
+      is_ambiguous: bool scalar, whether X does not determine the scores. Either
+        rounding decides the rank, or k is inside a cluster of singular values that are
+        equal up to rounding or the residual. The k directions are then arbitrary.
     """
 
     scores: Any

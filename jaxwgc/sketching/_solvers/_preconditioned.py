@@ -130,13 +130,13 @@ def preconditioned(
       `converged` says that the backward error is within `tolerance`, that the sketch
       has the rank of X, and that the norm of the residual is close to its minimum. The
       excess is at most about 1e-4 of the norm of y in float32 and 1e-8 in float64.
-      (Sketches of about p rows distort lengths strongly, and the excess may be thirty
-      times larger.) The rounding error of Xθ counts towards the excess, so that
+      Sketches of about p rows distort lengths strongly, and the excess may be thirty
+      times larger. The rounding error of Xθ counts towards the excess, so that
       `converged` is False for a huge θ. Directions with singular values up to a few
       times `rcond` are ignored, since rounding of X produces them: the minimum is that
       of X without them. `converged` is also False if θ overflows or underflows in its
-      dtype, or if X is so small or large (in float32 below 1e-31 or above 1e35) that
-      products lose digits. A NaN in a traced matrix or target gives NaN and False.
+      dtype, or if products with a very small or large X lose digits (in float32 below
+      1e-31 or above 1e35). A NaN in a traced matrix or target gives NaN and False.
 
       With `"columns"`, no rank is computed and `rank` is None. `converged` says that
       the backward error is within `tolerance`, and that no step along the gradient
