@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Sentences that break a rule, all in jaxwgc/sketching. These numbers may only shrink.
-ALLOWED = {
-    "opening": 8,
-    "verb": 0,
-    "persons": 45,
-    "terms": 44,
-    "where": 18,
-    "long": 24,
-    "summary": 0,
-}
+# Sentences that may break a rule. These numbers may only shrink.
+ALLOWED = dict.fromkeys(
+    ("opening", "verb", "persons", "terms", "where", "long", "summary"), 0
+)
 OPENINGS = re.compile(
     r"(of|what|who|whose|that|whether|for|from|by|where|how|with|as|to|in|on|if|the"
     r" same|like|likewise)\b",
