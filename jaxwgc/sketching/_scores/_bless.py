@@ -126,8 +126,8 @@ def bless(
     smallest_ridge = 8 * eps * trace
     if not (math.isfinite(ridge) and ridge >= smallest_ridge):
         raise ValueError(
-            "ridge must be finite and at least 8 machine epsilons times the trace of the "
-            f"kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
+            "ridge must be finite and at least 8 machine epsilons times the trace of "
+            f"the kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
         )
 
     def scores_of(weights: np.ndarray, shift: float, ridge: float, **kind: bool) -> Any:
