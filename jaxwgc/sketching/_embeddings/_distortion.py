@@ -96,10 +96,10 @@ def recommended_sketch_size(
     sketch may be enough.
 
     - `gaussian`: ((√p + √(2 log(2 / δ))) / (√(1 + ε) - 1))².
-    - `rademacher`: 2 (p log(1 + 2 / θ) + log(2 / δ)) / (τ² / 2 - τ³ / 3) with τ = (1 -
-      2θ) ε. This bounds the tail of a single vector over a net of fineness θ, for the
+    - `rademacher`: with τ = (1 - 2θ) ε, 2 (p log(1 + 2 / θ) + log(2 / δ)) / (τ² / 2 -
+      τ³ / 3). This bounds the tail of a single vector over a net of fineness θ, for the
       best θ.
-    - `srht`: M log(4p / δ) / h(ε) with h(ε) = (1 + ε) log(1 + ε) - ε and M = (√p + √(8
+    - `srht`: M log(4p / δ) / h(ε). Here h(ε) = (1 + ε) log(1 + ε) - ε and M = (√p + √(8
       log(2N / δ)))². N is rounded up to a power of two. The size is at most N, which
       has the distortion 0.
     - `count_sketch`: p (p + 1) / (ε² δ).

@@ -26,8 +26,8 @@ class BlessSample(NamedTuple):
 
     Attributes:
       indices: int32 (M,), the landmarks, distinct and in ascending order.
-      weights: (M,), the inverse of the probability with which each was kept, at least
-        1. Σ weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
+      weights: (M,), inverse inclusion probabilities of the landmarks, at least 1. Σ
+        weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
     """
 

@@ -205,8 +205,8 @@ def _errors_in_basis(
 ) -> Array:
     """Computes the error of each ridge, with U completed to a basis of all of ℝᴺ.
 
-    In this basis 1 - H is a sum of positive terms, without cancellation. A factor of 1
-    - H cancels, so that ridges may be small beside all singular values.
+    In this basis 1 - H is a sum of positive terms, without cancellation. This factor
+    cancels, so that ridges may be small beside all singular values.
     """
     basis = jnp.linalg.qr(basis, mode="complete")[0]
     squares = jnp.pad(squares, (0, len(basis) - len(squares)))

@@ -48,8 +48,8 @@ def iterative_hessian_sketch(
     `sketch_and_solve`, the exact solution is a fixed point for any sketch size. The
     error ‖X(θₜ - θ*)‖ falls by a constant factor per iteration.
 
-    For Gaussian sketches of m rows, and without constraints, the default step is
-    optimal. The squared error then falls in expectation by the factor 1 - (m - p)(m - p
+    For Gaussian sketches of m rows, without constraints, the default step is optimal.
+    In expectation, the squared error then falls by the factor 1 - (m - p)(m - p
     - 3) / ((m - p - 1)(m - 1)), which is close to p / m. The step of 1 of the original
     paper gives a larger factor, and diverges for m < 3.4 p.
 
