@@ -49,9 +49,9 @@ def iterative_hessian_sketch(
     error ‖X(θₜ - θ*)‖ falls by a constant factor per iteration.
 
     For Gaussian sketches of m rows, without constraints, the default step is optimal.
-    The expected squared error then falls by 1 - (m - p)(m - p - 3) / ((m - p - 1)(m -
-    1)) per iteration, a factor close to p / m. The step of 1 of the original paper
-    gives a larger factor, and diverges for m < 3.4 p.
+    Each iteration then multiplies the expected squared error by 1 - (m - p)(m - p - 3)
+    / ((m - p - 1)(m - 1)), close to p / m. The step of 1 of the original paper gives a
+    larger factor, and diverges for m < 3.4 p.
 
     Args:
       key: A PRNG key.
