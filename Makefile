@@ -176,7 +176,7 @@ package: $(STAMPS)/dev
 	$(BIN)/python -m build --outdir "$(DIST)"
 	$(BIN)/twine check --strict "$(DIST)"/*
 	@set -e; try=$$(mktemp -d); trap 'rm -rf "$$try"' EXIT; \
-	awk "/end:example/ {exit} on && !/^```/ {print} /start:example/ {on = 1}" README.md > "$$try/example.py"; \
+	awk '/end:example/ {exit} on && !/^```/; /start:example/ {on = 1}' README.md > "$$try/example.py"; \
 	$(BIN)/python -m venv "$$try/venv"; \
 	"$$try/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$(DIST)"/*.whl; \
 	(cd "$$try" && venv/bin/python example.py); \
