@@ -27,6 +27,12 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
         raise ValueError(f"{name} must {rule}; got {given}")
 
 
+def in_short(value: Any) -> str:
+    """Returns the representation of a value, or its type if that is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"a {type(value).__name__}"
+
+
 def check_concrete(name: str, value: Any, reason: str) -> None:
     """Raises TypeError if `value` is traced, and says why it must not be."""
     if is_traced(value):
@@ -38,7 +44,7 @@ def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         rule = f"be {article} {kind.__name__}{hint}"
-        raise TypeError(f"{name} must {rule}; got {value!r}")
+        raise TypeError(f"{name} must {rule}; got {in_short(value)}")
 
 
 def check_shape(
@@ -142,7 +148,7 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
     is_typed = _arrays.is_kind(key, "keys")
     if not is_typed and getattr(key, "dtype", None) != np.uint32:
         rule = "a PRNG key from jax.random.key or jax.random.PRNGKey"
-        raise TypeError(f"{name} must be {rule}; got {key!r}")
+        raise TypeError(f"{name} must be {rule}; got {in_short(key)}")
     # A raw key has two or four words, depending on the default implementation.
     one = () if is_typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
     require(key.shape == one, name, f"be one key, of shape {one}", key.shape)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, is_sparse, is_sparse_of_scipy
@@ -72,6 +73,14 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
     # Also detects values that overflow in the dtype of the computation.
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(dtype)
+
+
+def gathered(array: Array) -> Array:
+    """Returns an array with whole axes, if a mesh of explicit axes shards it."""
+    mesh = jax.typeof(array).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return array
+    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec()))
 
 
 # Matrices.
@@ -313,7 +322,7 @@ def nonnegative_vector(name: str, value: Any) -> Array:
 
     Values of a traced array are not checked here. See `is_distribution`.
     """
-    array = float_array(name, value)
+    array = gathered(float_array(name, value))
     _validation.check_shape(name, array, "(size,)", ("any",))
     values = concrete(value, array.dtype)
     if values is None:
@@ -367,8 +376,8 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 
 def system(matrix: Any, target: Any) -> tuple[Array, Array]:
     """Converts X (N, p) and y (N,) or (N, c) to one dtype."""
-    matrix = finite_matrix("matrix", matrix)
-    target = right_hand_side(target, matrix.shape)
+    matrix = gathered(finite_matrix("matrix", matrix))
+    target = gathered(right_hand_side(target, matrix.shape))
     dtype = jnp.promote_types(matrix.dtype, target.dtype)
     return matrix.astype(dtype), target.astype(dtype)
 

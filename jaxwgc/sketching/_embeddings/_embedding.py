@@ -220,7 +220,7 @@ def _number_array(leaf: Any) -> Any:
         return _checks.sparse_matrix("tree", leaf)
     if np.iscomplexobj(leaf):
         return jnp.asarray(leaf)
-    return _checks.float_array("tree", leaf)
+    return _checks.gathered(_checks.float_array("tree", leaf))
 
 
 def _to_columns(leaf: Array) -> Array:

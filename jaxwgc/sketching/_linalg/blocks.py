@@ -76,7 +76,13 @@ class Blocks:
         if num_rows is None and is_matrix:
             blocks = [blocks]
         if num_rows is None and isinstance(blocks, list | tuple):
-            self.num_rows = sum(np.shape(block)[0] for block in blocks)
+            for block in blocks:
+                if len(getattr(block, "shape", ())) != 2:
+                    raise TypeError(
+                        "every block must be a matrix (b, p), without its target; got "
+                        f"{type(block).__name__}"
+                    )
+            self.num_rows = sum(block.shape[0] for block in blocks)
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the blocks of one pass: arrays of NumPy, or compressed sparse rows."""
@@ -151,7 +157,15 @@ class BlockRows(Rows):
         """Returns the largest absolute value of the first chunk, (1,)."""
         chunk, _ = next(self._read())
         values = chunk.data if is_sparse(chunk) else chunk
-        return jnp.asarray([np.abs(values).max(initial=0)])
+        largest = np.abs(values).max(initial=0)
+        # Squares and their sums stay normal numbers.
+        bound = 2.0 ** (jnp.finfo(self.dtype).maxexp - 16)
+        if largest and not 1 / bound < largest < bound:
+            raise ValueError(
+                f"blocks must have sizes from {1 / bound:.0e} to {bound:.0e} in "
+                f"{self.dtype}; got a first chunk of {largest:.2g}; scale them"
+            )
+        return jnp.asarray([largest])
 
     def norms_of(self, basis, scale):
         norms = []
@@ -174,13 +188,11 @@ class BlockRows(Rows):
     def triangle(self, scale, *along):
         folded = np.zeros((0, 0))
         for _, chunk, slices in self._dense_chunks(along):
-            own = np.asarray(_chunk_factor(chunk, slices), float)
+            own = np.asarray(_chunk_factor(chunk, scale, slices), float)
             folded = np.concatenate([folded.reshape(-1, own.shape[1]), own])
             if len(folded) > 2 * own.shape[1]:
                 folded = np.linalg.qr(folded, mode="r")
-        factor = np.linalg.qr(folded, mode="r")
-        factor[:, : len(scale)] *= np.asarray(scale)
-        return jnp.asarray(factor, self.dtype)
+        return jnp.asarray(np.linalg.qr(folded, mode="r"), self.dtype)
 
     def times(self, vector):
         return jnp.asarray(self.map(product, vector))
@@ -355,12 +367,13 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 
 
 @jax.jit
-def _chunk_factor(chunk: Array, slices: Any) -> Array:
-    """Returns an R with RᵀR the Gram matrix of a chunk, square but not triangular.
+def _chunk_factor(chunk: Array, scale: Array, slices: Any) -> Array:
+    """Returns an R with RᵀR the Gram matrix of a chunk with scaled columns.
 
-    It is computed by Gram matrices, which are far faster than QR and as accurate.
+    R is square but not triangular. It is computed by Gram matrices, which are far
+    faster than QR and as accurate.
     """
-    joined = jnp.column_stack([chunk, *slices])
+    joined = jnp.column_stack([chunk * scale, *slices])
     factors = factors_of(DenseRows(joined), None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T

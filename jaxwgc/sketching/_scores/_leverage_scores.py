@@ -38,8 +38,8 @@ def leverage_scores(
     rounding decides it.
 
     Rows of very different norm do matter. Beside a row of 1e8, the other rows are below
-    rounding in float32, and directions that only they span are truncated. If the matrix
-    is not traced, a warning says so. Scale the rows, or use float64.
+    rounding in float32, and directions that only they span are truncated. For an
+    array that is not traced, a warning reports it. Scale the rows, or use float64.
 
     Args:
       matrix: X, real, of shape (N, p), in any units. Integers and bools are converted

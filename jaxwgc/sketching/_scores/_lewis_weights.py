@@ -97,7 +97,7 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = _checks.finite_matrix("matrix", matrix)
+    matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
     _validation.check_number("p", p, positive=True, finite=True)
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype

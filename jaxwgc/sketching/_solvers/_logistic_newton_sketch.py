@@ -76,9 +76,9 @@ def logistic_newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
     """
-    features = _checks.finite_matrix("features", features)
+    features = _checks.gathered(_checks.finite_matrix("features", features))
     num_rows, num_columns = features.shape
-    targets = _checks.float_array("labels", labels)
+    targets = _checks.gathered(_checks.float_array("labels", labels))
     _validation.check_shape("labels", targets, "(N,)", (num_rows,))
     values = _checks.concrete(labels, targets.dtype)
     if values is not None:
