@@ -373,6 +373,13 @@ def test_what_blocks_may_not_be():
         ([], ValueError, "blocks must have at least one row"),
         (lambda: [square[:0]], ValueError, "blocks must have at least one row"),
         ([square[0]], ValueError, r"every block must have shape \(b, p\)"),
+        (["rows.npy"], ValueError, r"every block must have shape \(b, p\).*; got str"),
+        ([(square, square)], ValueError, "without its target; got tuple"),
+        (
+            [np.float32(2e37) * square.astype("f")],
+            ValueError,
+            "must have sizes from",
+        ),
         ([square[:, :0]], ValueError, "at least one column"),
         ([square, np.eye(2)], ValueError, "the same columns; got 3 and 2"),
         ([square, bcoo(square)], TypeError, "all sparse or none"),

@@ -82,6 +82,15 @@ on_explicit = jax.device_put(matrix, layouts[2])
 text = traced.lower(on_explicit).compile().as_text()
 assert "all-reduce" in text and "all-gather" not in text
 np.testing.assert_allclose(traced(on_explicit), leverage_scores(matrix, 12), atol=1e-12)
+# Functions of one device gather rows and scores.
+np.testing.assert_array_equal(
+    sketching.sample_rows(key, traced(on_explicit), 20).indices,
+    sketching.sample_rows(key, np.asarray(traced(on_explicit)), 20).indices,
+)
+np.testing.assert_allclose(
+    sketching.lewis_weights(on_explicit, 1.0).weights,
+    sketching.lewis_weights(matrix, 1.0).weights,
+)
 matrix[399, 3] = np.nan
 assert np.isnan(traced(jax.device_put(matrix, layouts[2]))).all()
 print("all good")

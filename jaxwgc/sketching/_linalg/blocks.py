@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxwgc import _validation
 from jaxwgc._arrays import is_sparse, next_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._linalg.orthonormalise import factors_of
@@ -77,11 +78,10 @@ class Blocks:
             blocks = [blocks]
         if num_rows is None and isinstance(blocks, list | tuple):
             for block in blocks:
-                if len(getattr(block, "shape", ())) != 2:
-                    raise TypeError(
-                        "every block must be a matrix (b, p), without its target; got "
-                        f"{type(block).__name__}"
-                    )
+                shape = getattr(block, "shape", type(block).__name__)
+                rule = "have shape (b, p), without its target"
+                is_right = isinstance(shape, tuple) and len(shape) == 2
+                _validation.require(is_right, "every block", rule, shape)
             self.num_rows = sum(block.shape[0] for block in blocks)
 
     def __iter__(self) -> Iterator[Any]:
@@ -119,6 +119,13 @@ class BlockRows(Rows):
         if chunk is None:
             raise ValueError("blocks must have at least one row; got none")
         self.dtype, num_columns = jnp.dtype(chunk.dtype), chunk.shape[1]
+        largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
+        # Beyond, sums of squares overflow, or products lose digits.
+        limit = jnp.finfo(self.dtype).maxexp
+        least, most = 2.0 ** (16 - limit), 2.0 ** (limit - 5)
+        rule = f"have sizes from {least:.0e} to {most:.0e} in {self.dtype} (scale them)"
+        is_right = not largest or least < largest < most or not np.isfinite(largest)
+        _validation.require(is_right, "blocks", rule, f"{largest:.2g}")
         num_rows = blocks.num_rows
         if num_rows is None:
             num_rows = sum(size for _, _, size in self._chunks())
@@ -157,15 +164,7 @@ class BlockRows(Rows):
         """Returns the largest absolute value of the first chunk, (1,)."""
         chunk, _ = next(self._read())
         values = chunk.data if is_sparse(chunk) else chunk
-        largest = np.abs(values).max(initial=0)
-        # Squares and their sums stay normal numbers.
-        bound = 2.0 ** (jnp.finfo(self.dtype).maxexp - 16)
-        if largest and not 1 / bound < largest < bound:
-            raise ValueError(
-                f"blocks must have sizes from {1 / bound:.0e} to {bound:.0e} in "
-                f"{self.dtype}; got a first chunk of {largest:.2g}; scale them"
-            )
-        return jnp.asarray([largest])
+        return jnp.asarray([np.abs(values).max(initial=0)])
 
     def norms_of(self, basis, scale):
         norms = []
@@ -188,11 +187,13 @@ class BlockRows(Rows):
     def triangle(self, scale, *along):
         folded = np.zeros((0, 0))
         for _, chunk, slices in self._dense_chunks(along):
-            own = np.asarray(_chunk_factor(chunk, scale, slices), float)
+            own = np.asarray(_chunk_factor(chunk, slices), float)
             folded = np.concatenate([folded.reshape(-1, own.shape[1]), own])
             if len(folded) > 2 * own.shape[1]:
                 folded = np.linalg.qr(folded, mode="r")
-        return jnp.asarray(np.linalg.qr(folded, mode="r"), self.dtype)
+        factor = np.linalg.qr(folded, mode="r")
+        factor[:, : len(scale)] *= np.asarray(scale)
+        return jnp.asarray(factor, self.dtype)
 
     def times(self, vector):
         return jnp.asarray(self.map(product, vector))
@@ -367,13 +368,12 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 
 
 @jax.jit
-def _chunk_factor(chunk: Array, scale: Array, slices: Any) -> Array:
-    """Returns an R with RᵀR the Gram matrix of a chunk with scaled columns.
+def _chunk_factor(chunk: Array, slices: Any) -> Array:
+    """Returns an R with RᵀR the Gram matrix of a chunk, square but not triangular.
 
-    R is square but not triangular. It is computed by Gram matrices, which are far
-    faster than QR and as accurate.
+    It is computed by Gram matrices, which are far faster than QR and as accurate.
     """
-    joined = jnp.column_stack([chunk * scale, *slices])
+    joined = jnp.column_stack([chunk, *slices])
     factors = factors_of(DenseRows(joined), None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T

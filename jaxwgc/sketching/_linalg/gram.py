@@ -29,8 +29,10 @@ def column_scale(rows: Rows, root: Array | None = None) -> tuple[Array, Array]:
     Scales avoid overflow of squares. Powers of two are exact. A maximum may lose a NaN
     (on CPUs it does); sums over columns of scaled entries do not.
     """
-    # Blocks have one scale for all columns, by the first chunk.
-    largest = jnp.broadcast_to(rows.largest(), rows.shape[1:])
+    if rows.is_on_host:
+        # Only QR factorisations are computed here, and they need no scales.
+        return jnp.bool_(True), jnp.ones(rows.shape[1], rows.dtype)
+    largest = rows.largest()
     if root is not None:
         largest = jnp.maximum(largest, root)
     finite = jnp.isfinite(largest).all()
