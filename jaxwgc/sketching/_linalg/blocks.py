@@ -122,7 +122,7 @@ class BlockRows(Rows):
         largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
         # Beyond, sums of squares overflow, or products lose digits.
         limit = jnp.finfo(self.dtype).maxexp
-        least, most = 2.0 ** (16 - limit), 2.0 ** (limit - 5)
+        least, most = 2.0 ** (8 - limit), 2.0 ** (limit - 5)
         rule = f"have sizes from {least:.0e} to {most:.0e} in {self.dtype} (scale them)"
         is_right = not largest or least < largest < most or not np.isfinite(largest)
         _validation.require(is_right, "blocks", rule, f"{largest:.2g}")
