@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, _updates, _validation
-from jaxwgc._targets import DECODES
+from jaxwgc import _arrays, _updates, _validation, coding
 from jaxwgc.checks._mistakes import TOLERANCE
 from jaxwgc.codes import GradientCode
 from jaxwgc.sketching import partition
@@ -126,19 +126,18 @@ def measure_loss(
     }
 
 
-def _effective_weights(code: GradientCode, received: np.ndarray):
-    """Computes effective weights (num_parts,) and the residual, by least squares.
+def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
+    """Returns the decoding of rounds (rounds, num_workers) by least squares.
 
-    Computed on the host: a decoder takes longer to compile than all other measurements.
+    Weights are computed on the host: a decoder takes longer to compile than all other
+    measurements.
     """
-    rows = np.repeat(received, code.messages_per_worker)
+    masks = np.repeat(received, code.messages_per_worker, axis=-1)
     matrix, target = np.asarray(code.encoding_matrix), np.asarray(code.segment_targets)
-    weights = np.linalg.lstsq(matrix[rows].T, target.T)[0]
-    mixing = weights.T @ matrix[rows]
-    segments = mixing.reshape(len(mixing), code.num_parts, len(mixing))
-    return np.einsum("iki->k", segments).real / len(mixing), np.linalg.norm(
-        mixing - target
-    ) / np.sqrt(len(mixing))
+    weights = np.zeros((len(masks), *target.shape[:1], len(matrix)), matrix.dtype)
+    for own, mask in zip(weights, masks, strict=True):
+        own[:, mask] = np.linalg.lstsq(matrix[mask].T, target.T)[0].T
+    return coding.Decoding(code, jnp.asarray(masks), jnp.asarray(weights))
 
 
 def _weighted_sum(weights: np.ndarray, gradients: Any) -> np.ndarray:
@@ -166,9 +165,10 @@ def measure_decoded(
     scale, length = norm(gradients), max(np.linalg.norm(whole), 1e-150)
     # All workers respond; then all but as many as the code tolerates.
     masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
-    (first, residual), (second, _) = (_effective_weights(code, mask) for mask in masks)
-    failed = residual > DECODES * np.linalg.norm(target)
-    vectors = _weighted_sum(first, gradients), _weighted_sum(second, gradients)
+    decoding = _least_squares(code, masks)
+    failed = decoding.failed()[0]
+    weights_of_parts = np.asarray(decoding.effective_weights)
+    vectors = [_weighted_sum(own, gradients) for own in weights_of_parts]
     along = np.vdot(whole, vectors[0]).real / length**2
     # Estimate of the number of rows from each part, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
