@@ -1,15 +1,13 @@
-"""Small faults are put into the core, one at a time: do tests fail? Too long for CI.
+"""Puts small faults into the core, one at a time: do tests fail? Too long for CI.
 
-    python -m tests.mutations                             120 of them, an hour or two
-    python -m tests.mutations --seed 1 --count 20         others
-    python -m tests.mutations --skip 40                   without the first 40
-    python -m tests.mutations jaxwgc/decoders             in one folder or file
-    python -m tests.mutations jaxwgc/codes/_binary.py:60  in one line
+    python -m tests.mutations                       120 faults, an hour or two
+    python -m tests.mutations --seed 1 --count 20   others
+    python -m tests.mutations jaxwgc/decoders       in some folders or files
 
-Works in a copy of the tree. Prints a line a fault: what was, what it became, and the
-first test that failed or SURVIVED; then how many were caught. A test that takes longer
-than two minutes counts as failed. Module-level constants stay as they are (sizes of
-batches, limits of searches), and so do annotations, decorators and messages of errors.
+Works in a copy of the tree. Prints a line per fault: the line of code, what it became,
+and the first test that failed or SURVIVED. A test that takes longer than two minutes
+counts as failed. Module-level constants (sizes of batches, limits of searches),
+annotations, decorators and messages of errors have no faults.
 """
 
 import argparse
@@ -21,264 +19,173 @@ import pathlib
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What is mutated, and its tests after those of the same name, most likely ones first.
-DECODERS = (
-    "decoders/test_least_squares decoders/test_decoder test_coding test_every_path "
-    "decoders/test_devices test_refusals"
-)
-LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
+# Files with faults, and their tests after those of the same name, likely ones first.
 TESTS = {
-    "jaxwgc/_arrays.py": "decoders/test_least_squares test_dtypes",
-    "jaxwgc/aggregate/": "aggregate/test_methods aggregate/test_state "
-    "aggregate/test_training test_refusals test_aggregate_checks "
-    "aggregate/test_memory aggregate/test_warnings aggregate/test_correct_errors",
-    "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
-    "test_every_path decoders/test_devices",
-    "jaxwgc/studies/_diagnosis.py": "",
-    "jaxwgc/studies/_many_masks.py": "studies/test_diagnosis "
-    "studies/test_worst_pattern",
-    "jaxwgc/studies/_ridge_errors.py": "studies/test_worst_pattern",
-    "jaxwgc/coding/_requests.py": "codes/test_replicated test_precision",
-    "jaxwgc/coding/_weighting.py": "test_every_path test_dtypes",
-    "jaxwgc/studies/_worst_pattern.py": "",
-    "jaxwgc/coding/": "test_coding test_dtypes test_every_path "
-    "test_gradients codes/test_communication_efficient decoders/test_devices",
-    "jaxwgc/decoders/_decoder.py": "",
-    "jaxwgc/codes/_proportional_placement.py": "codes/test_any_placement test_refusals",
-    "jaxwgc/codes/_worst_rounding.py": "codes/test_any_placement",
-    "jaxwgc/decoders/_dual.py": LAGRANGE,
-    "jaxwgc/decoders/_dual_code.py": f"codes/test_any_placement {DECODERS}",
-    "jaxwgc/decoders/_interpolation.py": LAGRANGE,
-    "jaxwgc/decoders/_lagrange.py": LAGRANGE,
-    "jaxwgc/decoders/_one_copy.py": f"codes/test_replicated {DECODERS}",
-    "jaxwgc/decoders/": DECODERS,
-    "jaxwgc/stragglers/_types.py": "test_aggregate_checks test_refusals",
-    "jaxwgc/stragglers/": "stragglers/test_distributions test_refusals "
-    "stragglers/test_inputs "
-    "stragglers/test_late stragglers/test_fit stragglers/test_waiting "
-    "stragglers/test_unit_rounds stragglers/test_combined_delays "
-    "stragglers/test_delayed test_aggregate_checks "
-    "stragglers/test_devices",
-    "jaxwgc/sketching/_samplers/_sample_partitions.py": "sketching/test_sampling "
+    "_arrays.py": "decoders/test_least_squares test_dtypes",
+    "aggregate/*.py": "aggregate/test_* test_refusals test_aggregate_checks",
+    "coding/*.py": "test_coding test_dtypes test_every_path test_gradients "
+    "codes/test_communication_efficient codes/test_replicated codes/test_multi_message "
+    "decoders/test_devices test_precision",
+    "decoders/*.py": "decoders/test_lagrange decoders/test_least_squares "
+    "decoders/test_decoder test_coding test_every_path decoders/test_devices "
+    "codes/test_reed_solomon codes/test_any_placement codes/test_replicated "
+    "test_refusals",
+    "codes/_proportional_placement.py": "codes/test_any_placement test_refusals",
+    "codes/_worst_rounding.py": "codes/test_any_placement",
+    "studies/_[dmrw]*.py": "studies/test_diagnosis studies/test_worst_pattern "
+    "test_studies",
+    "stragglers/*.py": "stragglers/test_* test_aggregate_checks test_refusals",
+    "sketching/_samplers/*.py": "sketching/test_row_sampling sketching/test_sampling "
     "sketching/test_rescaling",
-    "jaxwgc/sketching/_samplers/": "sketching/test_row_sampling",
 }
-PAIRS = (
-    "Add Sub, Mult Div, BitAnd BitOr, LShift RShift, And Or, Eq NotEq, Is IsNot, "
-    "In NotIn, Lt LtE, Gt GtE"
-)
-SWAPS = {ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
-for pair in PAIRS.split(", "):
-    one, other = (getattr(ast, name) for name in pair.split())
-    SWAPS |= {one: other, other: one}
-OPPOSITES = {ast.Lt: ast.Gt, ast.LtE: ast.Gt, ast.Gt: ast.Lt, ast.GtE: ast.Lt}
-NAMES = {"max": "min", "maximum": "minimum", "any": "all", "ceil": "floor"}
-NAMES |= {new: old for old, new in NAMES.items()}
-DROPPED = ("stop_gradient", "abs", "sqrt", "ceil", "expm1", "log1p")
+# What stands between spaces, by kind of fault, and what it becomes.
+SWAPS = {
+    "operator": "+ → -, - → +, * → /, / → *, // → *, % → //, & → |, | → &, << → >>",
+    "condition": "and → or, or → and, is not → is, is → is not, not in → in, "
+    "in → not in, == → !=, != → ==, < → >, <= → >, > → <, >= → <",
+    "boundary": "< → <=, <= → <, > → >=, >= → >",
+}
+# Regular expressions, by kind of fault, and what a match becomes.
+PATTERNS = {
+    "operator": {r"(?<=[\w)\]]) ?\*\* ?": " * "},
+    "sign": {r"\bnot (?!in)": "", "~": "", r"(?<=[(\[, ])-(?=\w)": ""},
+    "constant": {
+        r"\bTrue\b": "False",
+        r"\bFalse\b": "True",
+        r"(?<![\w.])\d+(\.\d+)?(e-?\d+)?(?![\w.])": lambda hit: f"{eval(hit[0]) + 1}",
+    },
+    "precision": {r"\bproduct\(": "jnp.matmul(", r"\bHIGHEST\b": "DEFAULT"},
+    "mask": {r"\w+\.where\(": "(lambda mask, kept, other: kept)("},
+    "call": {
+        r"[\w.]*\b(stop_gradient|abs|sqrt|ceil|expm1|log1p)\(": "(",
+        r"\.conj\(\)": "",
+    },
+    "name": {
+        rf"\b{old}\b(?!=)": new
+        for pair in ("max min", "maximum minimum", "any all", "ceil floor")
+        for old, new in (pair.split(), pair.split()[::-1])
+    },
+}
+for kind, swaps in SWAPS.items():
+    for old, new in (swap.split(" → ") for swap in swaps.split(", ")):
+        pattern = rf" {re.escape(old)} (?!not )"
+        PATTERNS.setdefault(kind, {})[pattern] = f" {new} "
+# As `make test`; what a fault leaves as it was is not compiled again.
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(sys.prefix) / "mutations-cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+}
+Fault = collections.namedtuple("Fault", "path kind name changed")
 
 
-class Mutation(NamedTuple):
-    """One fault: the bytes from start to stop of a file become `after`."""
-
-    path: str
-    line: int
-    kind: str
-    start: int
-    stop: int
-    before: str
-    after: str
-
-    def __str__(self):
-        return f"{self.path}:{self.line} ({self.kind}): {self.before}  ->  {self.after}"
-
-
-def alternatives(node):
-    """Kinds of faults in an expression, and what it becomes."""
-    text = ast.unparse
-    match node:
-        case ast.BinOp(left, op, right) if type(op) in SWAPS:
-            yield "operator", text(ast.BinOp(left, SWAPS[type(op)](), right))
-        case ast.BoolOp(op, values):
-            yield "condition", text(ast.BoolOp(SWAPS[type(op)](), values))
-        case ast.Compare(left, [op], right) if type(op) in OPPOSITES:
-            yield "boundary", text(ast.Compare(left, [SWAPS[type(op)]()], right))
-            yield "condition", text(ast.Compare(left, [OPPOSITES[type(op)]()], right))
-        case ast.Compare(left, [op], right) if type(op) in SWAPS:
-            yield "condition", text(ast.Compare(left, [SWAPS[type(op)]()], right))
-        case ast.UnaryOp(ast.Not() | ast.Invert() | ast.USub(), operand):
-            yield "sign", text(operand)
-        case ast.Constant(bool(value)):
-            yield "constant", str(not value)
-        case ast.Constant(int(value) | float(value)):
-            yield "constant", str(value + 1)
-        case ast.Call(ast.Name("product"), [left, right]):
-            yield "precision", f"jnp.matmul({text(left)}, {text(right)})"
-        case ast.Attribute(value, "HIGHEST"):
-            yield "precision", text(ast.Attribute(value, "DEFAULT"))
-        case ast.Call(ast.Attribute(_, "where"), [_, kept, _]):
-            yield "mask", text(kept)
-        case ast.Call(ast.Attribute(_, name) | ast.Name(name), [value], []) if (
-            name in DROPPED
-        ):
-            yield "call", text(value)
-        case ast.Call(ast.Attribute(value, "conj"), [], []):
-            yield "call", text(value)
-        case ast.Attribute(value, name) if name in NAMES:
-            yield "name", text(ast.Attribute(value, NAMES[name]))
-
-
-def expressions(node):
-    """Every node below one, without those that say something to people only."""
-    for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns", "decorator_list"):
-            continue
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not isinstance(
-                child, ast.Raise | ast.JoinedStr | ast.MatchValue
-            ):
-                yield child
-                yield from expressions(child)
-
-
-def mutations_of(path):
-    """Every fault of a file."""
-    source = (ROOT / path).read_bytes()
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+def reduced(source):
+    """Returns what a program does without the places that have no faults."""
     tree = ast.parse(source)
-    tree.body = [own for own in tree.body if not isinstance(own, ast.Assign)]
-    for node in expressions(tree):
-        for kind, after in alternatives(node):
-            start = starts[node.lineno - 1] + node.col_offset
-            stop = starts[node.end_lineno - 1] + node.end_col_offset
-            before = ast.unparse(node)
-            yield Mutation(path, node.lineno, kind, start, stop, before, f"({after})")
+    tree.body = [each for each in tree.body if not isinstance(each, ast.Assign)]
+    for node in ast.walk(tree):
+        for name in ("annotation", "returns", "decorator_list", "exc"):
+            if hasattr(node, name):
+                setattr(node, name, None)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.dump(tree)
 
 
-def sampled(paths, places, count, seed):
-    """Faults spread over the files, and in each over the kinds."""
-    generator = random.Random(seed)
-    by_file = []
-    for path in paths:
-        own = [
-            mutation
-            for mutation in mutations_of(path)
-            if not places
-            or any(
-                path.startswith(place) or f"{path}:{mutation.line}" == place
-                for place in places
-            )
-        ]
-        generator.shuffle(own)
-        by_file.append(own)
-    chosen, used = [], collections.Counter()
-    while len(chosen) < count and any(by_file):
-        for own in filter(None, by_file):
-            mutation = min(own, key=lambda mutation: used[mutation.kind])
-            own.remove(mutation)
-            used[mutation.kind] += 1
-            chosen.append(mutation)
+def faults_of(path, generator):
+    """Yields the faults of a file, in random order."""
+    source = (ROOT / path).read_text()
+    expected = reduced(source)
+    places = [
+        (hit, kind, after)
+        for kind, table in PATTERNS.items()
+        for before, after in table.items()
+        for hit in re.finditer(before, source)
+    ]
+    generator.shuffle(places)
+    for hit, kind, after in places:
+        after = after if isinstance(after, str) else after(hit)
+        changed = source[: hit.start()] + after + source[hit.end() :]
+        with contextlib.suppress(SyntaxError):
+            if reduced(changed) != expected:
+                line = source.count("\n", 0, hit.start() + 1)
+                texts = (own.splitlines()[line].strip() for own in (source, changed))
+                name = f"{path}:{line + 1} ({kind}): {'  ->  '.join(texts)}"
+                yield Fault(path, kind, name, changed)
+
+
+def sampled(places, count, seed):
+    """Returns faults spread over the files, and in each over the kinds."""
+    generator, used, chosen = random.Random(seed), collections.Counter(), []
+    files = {path for pattern in TESTS for path in ROOT.glob(f"jaxwgc/{pattern}")}
+    paths = sorted(str(path.relative_to(ROOT)) for path in files)
+    left = [[*faults_of(path, generator)] for path in paths if path.startswith(places)]
+    while len(chosen) < count and (left := [faults for faults in left if faults]):
+        for faults in left:
+            chosen.append(min(faults, key=lambda fault: used[fault.kind]))
+            faults.remove(chosen[-1])
+            used[chosen[-1].kind] += 1
     return chosen[:count]
 
 
-def tests_of(mutation):
-    """Test files; on CPUs no others see how precise a product is asked to be."""
-    if mutation.kind == "precision":
+def tests_of(fault):
+    """Returns test files; on CPUs no others see the precision of a product."""
+    if fault.kind == "precision":
         return ["tests/test_precision.py"]
-    name = pathlib.Path(mutation.path).stem.lstrip("_")
-    own = [
-        str(path.relative_to(ROOT)) for path in ROOT.glob(f"tests/**/test_{name}.py")
-    ]
-    names = next(own for start, own in TESTS.items() if mutation.path.startswith(start))
-    return list(dict.fromkeys(own + [f"tests/{name}.py" for name in names.split()]))
+    path = pathlib.PurePath(fault.path)
+    names = next(TESTS[own] for own in TESTS if path.match(f"jaxwgc/{own}"))
+    names = f"**/test{path.stem}", *names.split()
+    found = [own for name in names for own in sorted(ROOT.glob(f"tests/{name}.py"))]
+    return [str(own.relative_to(ROOT)) for own in dict.fromkeys(found)]
 
 
 def failure(tree, tests):
-    """The first of these tests that fails in a tree, or None where all pass."""
-    cache = pathlib.Path(sys.prefix) / "mutations-cache"
-    settings = {
-        "OPENBLAS_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        # What a fault leaves as it was is not compiled again.
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        + ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
-        + tests,
+    """Returns the first of these tests that fails in a tree, or None."""
+    options = "faulthandler_timeout=120", "faulthandler_exit_on_timeout=true"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-qx", *tests]
+        + [f"--override-ini={option}" for option in options],
         cwd=tree,
-        env={**settings, **os.environ, "PYTHONPATH": str(tree)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        env={**SETTINGS, **os.environ, "PYTHONPATH": str(tree)},
+        capture_output=True,
         text=True,
-        start_new_session=True,
     )
-    try:
-        output, _ = process.communicate()
-    finally:
-        # Processes that a test has started, if it was cut short.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode > 2:
-        raise SystemExit(f"pytest ended with {process.returncode}:\n{output[-3000:]}")
-    if process.returncode == 0:
-        return None
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    return failed[1] if failed else "the time limit, or a crash"
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    outcome = failed[1] if failed else "the time limit, or a crash"
+    return outcome if done.returncode else None
 
 
 def main():
+    """Prints the outcome of each fault, and how many were caught."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("places", nargs="*")
+    parser.add_argument("places", nargs="*", default=["jaxwgc"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=120)
-    parser.add_argument("--skip", type=int, default=0)
-    arguments = parser.parse_args()
-    paths = sorted(
-        {
-            str(path.relative_to(ROOT))
-            for start in TESTS
-            for path in [ROOT / start, *(ROOT / start).glob("*.py")]
-            if path.is_file() and path.name != "__init__.py"
-        }
-    )
-    chosen = sampled(paths, arguments.places, arguments.count, arguments.seed)
-    chosen = chosen[arguments.skip :]
-    survivors = []
+    given = parser.parse_args()
+    chosen, caught = sampled(tuple(given.places), given.count, given.seed), 0
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder)
         for name in ("jaxwgc", "tests"):
-            shutil.copytree(
-                ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(ROOT / name, tree / name)
         shutil.copy2(ROOT / "pyproject.toml", tree)
-        every_test = dict.fromkeys(
-            test for mutation in chosen for test in tests_of(mutation)
-        )
-        if failed := failure(tree, list(every_test)):
+        tests = dict.fromkeys(test for fault in chosen for test in tests_of(fault))
+        if failed := failure(tree, tests):
             raise SystemExit(f"{failed} fails without any fault")
-        for number, mutation in enumerate(chosen, 1):
-            # From the copy: the tree may be edited in the meantime.
-            source = (tree / mutation.path).read_bytes()
-            changed = source[: mutation.start] + mutation.after.encode()
-            (tree / mutation.path).write_bytes(changed + source[mutation.stop :])
-            failed = failure(tree, tests_of(mutation))
-            (tree / mutation.path).write_bytes(source)
+        for number, fault in enumerate(chosen, 1):
+            source = (tree / fault.path).read_text()
+            (tree / fault.path).write_text(fault.changed)
+            failed = failure(tree, tests_of(fault))
+            (tree / fault.path).write_text(source)
+            caught += failed is not None
             outcome = f"by {failed}" if failed else "SURVIVED"
-            print(f"{number}/{len(chosen)} {mutation}  {outcome}", flush=True)
-            survivors += [] if failed else [mutation]
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
-    for mutation in survivors:
-        print(mutation)
+            print(f"{number}/{len(chosen)} {fault.name}  {outcome}", flush=True)
+    print(f"{caught} of {len(chosen)} caught")
 
 
 if __name__ == "__main__":
