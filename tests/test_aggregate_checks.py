@@ -1,4 +1,4 @@
-"""What an aggregator refuses: updates unlike params, orders that do not work."""
+"""What an aggregator rejects, and mistakes that would stay silent but for a warning."""
 
 import pickle
 
@@ -204,31 +204,6 @@ class TestShapesInTheState:
         np.testing.assert_allclose(params["w"][1] - params["w"][0], 1, rtol=1e-5)
 
 
-class TestModels:
-    def test_a_state_without_arrays(self):
-        """It is traced when the aggregator is made, and in every update."""
-
-        class InTurn(stragglers.StragglerModel):
-            def init(self, num_workers):
-                return 0
-
-            def sample(self, key, state, loads):
-                received = np.arange(6) != state
-                return stragglers.Arrivals(received, loads, jnp.ones(())), state + 1
-
-        class AsksForItsState(InTurn):
-            def sample(self, key, state, loads):
-                return super().sample(key, state if state < 6 else 0, loads)
-
-        aggregate = jaxwgc.coded_aggregate(CODE, InTurn(), KEY)
-        state = aggregate.init(None)
-        for lost in range(2):
-            _, state = aggregate.update(GRADIENTS, state)
-            np.testing.assert_array_equal(state.received, np.arange(6) != lost)
-        with pytest.raises(TypeError, match="boolean conversion of traced"):
-            jaxwgc.coded_aggregate(CODE, AsksForItsState(), KEY)
-
-
 class TestElapsed:
     mask = np.ones(6, bool)
 
@@ -241,3 +216,63 @@ class TestElapsed:
             )
         )(aggregate.init(PARAMS), elapsed)
         np.testing.assert_array_equal(state.elapsed, total)
+
+
+@pytest.mark.filterwarnings("error")
+class TestExtraArguments:
+    def test_misspelt(self):
+        """From a chain, where other transformations ignore it."""
+        optimizer = optax.chain(coded(), optax.sgd(1.0))
+        state = optimizer.init(PARAMS)
+        match = "unknown extra arguments recieved: .*spelling"
+        with pytest.warns(UserWarning, match=match) as caught:
+            optimizer.update(GRADIENTS, state, recieved=np.ones(6, bool))
+        assert caught[0].filename == __file__
+
+    def test_those_of_optax_itself(self):
+        optimizer = optax.chain(coded(), optax.polyak_sgd())
+        state = optimizer.init(PARAMS)
+        optimizer.update(GRADIENTS, state, PARAMS, value=1.0)
+
+
+@pytest.mark.filterwarnings("error")
+class TestModelsThatNeverDecode:
+    def make(self, code, wait):
+        model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
+        return jaxwgc.coded_aggregate(code, model, KEY)
+
+    def test_fewer_than_needed(self):
+        code = codes.cyclic_mds(6, num_stragglers=2)
+        match = (
+            "for the 3 fastest of 6 workers; code then decodes in [0-6] of 64 .* Any 4 "
+            r"responses are enough: use stragglers.fastest\(4\)"
+        )
+        with pytest.warns(UserWarning, match=match) as caught:
+            self.make(code, stragglers.fastest(3))
+        assert caught[0].filename == __file__
+
+    def test_a_rule_of_another_code(self):
+        """Also where the aggregator is made inside of what is traced."""
+        code = codes.reed_solomon(6, num_parts=6, replication=2)
+        rule = stragglers.until_decodable(CODE)
+        for wrap in (lambda own: own, jax.jit):
+            with pytest.warns(UserWarning, match="until another code decodes, Gradie"):
+                wrap(lambda: self.make(code, rule).init(None))()
+
+    @pytest.mark.parametrize(
+        ("code", "wait"),
+        [
+            (CODE, stragglers.fastest(4)),
+            # Two answers are enough where they hold both halves.
+            (CODE, stragglers.fastest(2)),
+            (codes.projective_plane(2), stragglers.fastest(3)),
+            (CODE, stragglers.until_decodable(CODE)),
+            (jaxwgc.weighted(CODE, np.arange(6.0)), stragglers.until_decodable(CODE)),
+            # It waits for more than is needed.
+            (CODE, stragglers.until_decodable(codes.cyclic_mds(6, num_stragglers=1))),
+            (codes.multi_message(CODE), stragglers.fastest(1)),
+            (CODE, stragglers.deadline(1e-3)),
+        ],
+    )
+    def test_models_that_may_decode(self, code, wait):
+        self.make(code, wait)

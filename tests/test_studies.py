@@ -115,15 +115,6 @@ class TestMonteCarlo:
         )
         assert calls == [(4, 10), (8, 10), (10, 10)]
 
-    def test_progress_that_stops_a_study(self):
-        """An interruption passes through."""
-
-        def stop(done, total):
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            jaxwgc.monte_carlo(jax.random.bits, jax.random.key(0), 3, progress=stop)
-
     def test_inside_jit_and_vmap(self):
         """A study in a study: JAX arrays, the same numbers."""
 

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxwgc
@@ -112,16 +111,3 @@ class TestMessages:
             assert int(state.errors.num_corrected) == wrong
         _, state = self.update(noisy.at[2, 0].add(1.0), message_dtype="bfloat16")
         np.testing.assert_array_equal(state.errors.wrong, np.arange(6) == 2)
-
-    def test_in_a_chain(self):
-        chain = optax.chain(
-            jaxwgc.decode_aggregate(CODE, correct_errors=True), optax.adam(0.1)
-        )
-        update = jax.jit(chain.update)
-        updates, _ = update(
-            self.messages.at[1].add(5.0),
-            chain.init(PARAMS),
-            PARAMS,
-            received=EVERYBODY,
-        )
-        assert_close(updates["b"], -0.1 * np.sign(EXACT["b"]))

@@ -225,13 +225,6 @@ def test_rows_of_the_trace():
     np.testing.assert_array_equal(rows, [[[nan, nan]], [[1, nan]], [[inf, inf]]])
 
 
-def test_slots_are_shown():
-    slot = World(message_fleet()).fleet.slots[0]
-    assert repr(slot) == (
-        "WorkerSlot(index=0, pid=None, node='elsewher', state='idle')"
-    )
-
-
 def test_workers_frozen_at_once_are_replaced_at_once():
     """Any number of them, since each has a limit of its own."""
     world = World(message_fleet())

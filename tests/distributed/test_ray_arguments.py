@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,18 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Verification
-from jaxwgc.distributed.ray import _cluster
+from jaxwgc.distributed.ray import _cluster, _worker
 from jaxwgc.distributed.ray._messages import Memory, pack, unpack
+from jaxwgc.distributed.ray._part_worker import PartWorker
+from jaxwgc.distributed.ray._worker import Task, Worker, sent
 
 pytest.importorskip("ray")
 
 CODE = codes.reed_solomon(4, num_parts=4, replication=3)
+SEVERAL = codes.multi_message(codes.cyclic_mds(4, num_stragglers=1))
 PARTS = np.ones((4, 12, 5), np.float32)
-PARAMS = {"w": jnp.arange(5.0)}
+PARAMS, KEY = {"w": jnp.arange(5.0)}, jax.random.key(5)
+LIKE = jax.eval_shape(lambda: PARAMS)
 
 
 def loss(params, part):
@@ -56,6 +61,7 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
         ({"loss": None}, TypeError, "loss must be a function"),
         ({"code": 3}, TypeError, "code must be a GradientCode"),
         ({"code": codes.uncoded(3)}, ValueError, "parts must have a leading axis"),
+        ({"code": SEVERAL, "wait": None}, ValueError, "be real with one segment for"),
         ({"parts": None}, ValueError, "parts must have at least one array"),
         ({"batch": len}, ValueError, "key and batch go together"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
@@ -170,6 +176,7 @@ def test_messages_travel(code, dtype, error):
 def test_without_ray_the_extra_is_named():
     program = """
 import sys
+import time
 sys.modules["ray"] = None
 import jaxwgc
 try:
@@ -183,3 +190,35 @@ else:
         [sys.executable, "-c", program], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_parts_finished_between_rounds_are_reported():
+    """In the next round, with the seconds that they took."""
+
+    def delay(worker, step):
+        return 0.1
+
+    task = Task(loss, False, None, None, delay, None, None, LIKE, sent(KEY))
+    worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
+    worker.prepare([*PARTS[:2]])
+    order, taken = (jax.tree.leaves(PARAMS), sent(KEY), 0), np.zeros(2, np.int8)
+    worker.compute(order, 0, taken, 0)
+    time.sleep(0.5)
+    report = worker.compute(order, 1, taken, 1)[0]
+    assert (report.number, report.turn) == (0, 1)
+    assert 0.1 <= report.seconds < 0.4
+
+
+@pytest.mark.parametrize("kind", [Worker, PartWorker])
+def test_first_query_compiles_nothing(kind):
+    """A worker that compiled in it would seem to be silent."""
+    task = Task(loss, False, None, None, None, None, None, LIKE, sent(KEY))
+    task = task._replace(has_queries=True)
+    worker = kind(0, np.arange(2), np.eye(2)[: 1 + (kind is PartWorker)], None, task)
+    worker.prepare([*PARTS[:2]])
+    number = _worker._project._cache_size()
+    order = jax.tree.leaves(PARAMS), sent(KEY), 0
+    others = [-1] if kind is PartWorker else []
+    key = sent(jax.random.key(3))
+    assert worker.project(order, np.array([1]), key, *others).shape == (64,)
+    assert _worker._project._cache_size() == number

@@ -19,7 +19,7 @@ from jaxwgc.distributed.ray._fleet import WorkerSlot
 from jaxwgc.distributed.ray._timeouts import ResponseLimit
 from jaxwgc.studies import straggler_report
 
-CODE = codes.uncoded(2)
+CODE, PARAMS = codes.uncoded(2), jnp.zeros(2)
 CHAIN = optax.chain(jaxwgc.decode_aggregate(CODE), optax.sgd(0.1))
 
 
@@ -40,8 +40,7 @@ def compute(params, step, key):
 
 
 def train(num_steps, *callbacks, checkpoint=None, limit=None):
-    params = jnp.zeros(2)
-    start = TrainingState(params, CHAIN.init(params), jax.random.key(0), 0)
+    start = TrainingState(PARAMS, CHAIN.init(PARAMS), jax.random.key(0), 0)
     given = compute, CODE, CHAIN, start, num_steps, callbacks, checkpoint
     return _training.train(*given, limit=limit)
 
@@ -180,3 +179,35 @@ def test_timeouts_are_part_of_the_checkpoint(tmp_path):
     assert second.seconds == 60.0
     train(2, checkpoint=tmp_path, limit=second)
     assert second.seconds == 2.5
+
+
+def test_memory_is_checkpointed(tmp_path):
+    """The third worker responds in the first step, and late in the third."""
+
+    def messages(step):
+        return np.random.default_rng(step).normal(size=(3, 2)).astype(np.float32)
+
+    def compute(params, step, key):
+        received = np.array([True, True, step == 0])
+        late = np.array([False, False, step == 2])
+        losses = np.zeros(3)
+        return Round(messages(step), received, losses, 1.0, losses, None, {}, late=late)
+
+    def train(code, *arguments):
+        aggregate = jaxwgc.decode_aggregate(code, memory=True)
+        chain = optax.chain(aggregate, optax.sgd(0.1))
+        start = TrainingState(PARAMS, chain.init(PARAMS), jax.random.key(0), 0)
+        state = _training.train(compute, code, chain, start, *arguments)
+        return state.params, state.optimizer_state[0].memory
+
+    code = codes.uncoded(3)
+    whole, memory = train(code, 6)
+    np.testing.assert_array_equal(memory.messages[2], messages(2)[2])
+    train(code, 3, (), tmp_path)
+    resumed, again = train(code, 6, (), tmp_path)
+    np.testing.assert_array_equal(resumed, whole)
+    np.testing.assert_array_equal(again.messages, memory.messages)
+    assert again.known.all()
+    # What is remembered of another code is forgotten.
+    other = jaxwgc.GradientCode.from_matrix(2 * np.eye(3))
+    assert not train(other, 6, (), tmp_path)[1].known.any()

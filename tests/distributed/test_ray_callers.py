@@ -1,6 +1,6 @@
 """Whoever asks a cluster: several threads, callbacks, several clusters, who closes."""
 
-import threading
+import concurrent.futures
 import time
 
 import jax
@@ -55,23 +55,10 @@ def cluster():
 
 
 def in_threads(*functions):
-    """What each gives or raises, all at the same time."""
-    outcomes = [None] * len(functions)
-
-    def call(index):
-        try:
-            outcomes[index] = functions[index]()
-        except Exception as error:
-            outcomes[index] = error
-
-    threads = [
-        threading.Thread(target=call, args=(index,)) for index in range(len(functions))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcomes
+    """Returns what each gives or raises, all at the same time."""
+    with concurrent.futures.ThreadPoolExecutor(len(functions)) as pool:
+        futures = [*map(pool.submit, functions)]
+    return [future.exception() or future.result() for future in futures]
 
 
 def test_two_threads_get_gradients_of_their_own_params(cluster):
@@ -86,7 +73,7 @@ def test_two_threads_get_gradients_of_their_own_params(cluster):
             gradients.append(np.asarray(weights) @ round.messages)
         return np.array(gradients)
 
-    [low, high] = in_threads(lambda: rounds_at(0.0), lambda: rounds_at(100.0))
+    low, high = in_threads(lambda: rounds_at(0.0), lambda: rounds_at(100.0))
     # Eight rows are drawn, none of which has entries of a hundredth of that.
     np.testing.assert_allclose(low / 8, 0.0, atol=5)
     np.testing.assert_allclose(high / 8, 100.0, atol=5)
@@ -174,7 +161,7 @@ def test_tasks_leave_no_record(cluster):
     for _ in range(20):
         cluster.compute(jnp.zeros(5))
     # Twice what Ray waits before it sends what it has.
-    threading.Event().wait(2)
+    time.sleep(2)
     assert not [event for event in ray.timeline() if "compute" in event["name"]]
 
 

@@ -1,5 +1,6 @@
 """Ray itself, found, joined and left, as far as no worker is needed for it."""
 
+import concurrent.futures
 import signal
 import socket
 import threading
@@ -19,15 +20,6 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def in_thread(function):
-    """What a function gives in another thread than the main one."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(function()))
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 def test_ray_that_would_listen_elsewhere_is_not_started(monkeypatch):
@@ -52,7 +44,8 @@ def test_interrupts_wait_for_the_end(interruptible):
     with pytest.raises(KeyboardInterrupt):
         block()
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    assert in_thread(block) == ["whole"]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(block).result() == ["whole"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training on real workers: that of one process, and checkpoints of stopped ones."""
 
+import functools
 import itertools
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,68 +18,110 @@ import psutil
 import pytest
 
 from jaxwgc import codes, stragglers, studies
-from jaxwgc.distributed import RayCluster
+from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.distributed import Faults, RayCluster, Timeouts
 from tests.distributed import ray_coordinator, ray_processes
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
 
-PARTS = np.random.default_rng(0).normal(size=(3, 12, 5)).astype(np.float32)
+NUM_STEPS = 50
+# The first feature is dead, and any step from zero is seen.
+PARTS = np.random.default_rng(0).normal(size=(8, 12, 5)).astype(np.float32)
+PARTS[..., 0] = 0
 PARAMS = {"w": jnp.arange(5.0), "b": jnp.ones(())}
+KEY = jax.random.key(5)
+OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
+CODES = {
+    "complex": codes.cyclic_mds(4, num_stragglers=1),
+    "on request": codes.replicated(4, num_parts=8, copies=2),
+}
 
 
 def loss(params, part):
-    return jnp.sum((part @ params["w"] + params["b"]) ** 2)
+    residuals = part @ params["w"] + params["b"]
+    return jnp.sum(residuals**2), {"most": jnp.abs(residuals).max()}
 
 
-def test_training_is_that_of_one_process(tmp_path):
-    """Complex messages, parts that are sent, 50 steps; and then from a checkpoint."""
-    code = codes.cyclic_mds(3, num_stragglers=1)
-    # The first feature is dead, and any step from zero is seen.
-    parts, seen = PARTS * np.float32([0, 1, 1, 1, 1]), []
-    optimizer = optax.sgd(1e-3, momentum=0.9)
-    with RayCluster(loss, code, parts, wait=stragglers.fastest(2)) as cluster:
-        final = cluster.train(
-            optimizer,
-            PARAMS,
-            50,
-            callbacks=[seen.append],
-            checkpoint=tmp_path,
-            checkpoint_every=20,
-            live=True,
+def draw(key, part):
+    return jax.random.choice(key, part, (4,), replace=False)
+
+
+def trained_in_one_process(num_parts):
+    """Returns losses and aux of the parts in the first step, and trained params."""
+
+    def value(params, step):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            jax.random.fold_in(KEY, step), jnp.arange(num_parts)
         )
+        drawn = jax.vmap(draw)(keys, PARTS[:num_parts])
+        values, aux = jax.vmap(loss, (None, 0))(params, drawn)
+        return values.sum(), (values, aux)
+
+    def step(carry, number):
+        params, state = carry
+        gradient, found = jax.grad(value, has_aux=True)(params, number)
+        updates, state = OPTIMIZER.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), found
+
+    start = PARAMS, OPTIMIZER.init(PARAMS)
+    (params, _), found = jax.lax.scan(step, start, jnp.arange(NUM_STEPS))
+    return jax.tree.map(lambda leaf: leaf[0], found), params
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_training_is_that_of_one_process(name, tmp_path):
+    """Minibatches, parts that are loaded, a worker killed and one frozen on the way."""
+    code, parts, seen = CODES[name], PARTS, []
+
+    def callback(progress):
+        seen.append(progress)
+        number = {10: signal.SIGKILL, 25: signal.SIGSTOP}.get(progress.state.step)
+        worker = cluster.workers[progress.state.step % 4]
+        if number and worker.pid:
+            os.kill(worker.pid, number)
+
+    options = {
+        "has_aux": True,
+        "key": KEY,
+        "batch": draw,
+        "wait": stragglers.until_decodable(code),
+        "decoding": DecodingOptions(undecodable="raise"),
+        "timeouts": Timeouts(answer=3.0),
+        "faults": Faults(delay=lambda worker, step: 0.005),
+    }
+    make_cluster = functools.partial(
+        RayCluster, loss, code, parts.__getitem__, **options
+    )
+    saved = {"checkpoint": tmp_path, "checkpoint_every": 20, "live": True}
+    with make_cluster() as cluster:
+        first = cluster.compute(PARAMS)
+        given = OPTIMIZER, PARAMS, NUM_STEPS
+        final = cluster.train(*given, callbacks=[callback], **saved)
         trace, report = cluster.trace(), cluster.report()
         # Another call begins anew.
-        twice = cluster.train(optimizer, PARAMS, 2)
-    assert twice.step == 2
-    for own, before in zip(
-        jax.tree.leaves(twice.params), jax.tree.leaves(seen[1].state.params)
-    ):
-        np.testing.assert_allclose(own, before, rtol=1e-4, atol=1e-6)
-    params, state = PARAMS, optimizer.init(PARAMS)
-
-    @jax.jit
-    def step(params, state):
-        gradient = jax.grad(lambda own: sum(loss(own, part) for part in parts))(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    for _ in range(50):
-        params, state = step(params, state)
-    for own, true in zip(jax.tree.leaves(final.params), jax.tree.leaves(params)):
-        error = jnp.linalg.norm(own - true) / jnp.linalg.norm(true)
-        assert error < 1e-5
+        twice = cluster.train(OPTIMIZER, PARAMS, 2)
+    (values, aux), params = jax.jit(trained_in_one_process, static_argnums=0)(
+        code.num_parts
+    )
+    np.testing.assert_allclose(first.losses, values, rtol=1e-5)
+    np.testing.assert_allclose(first.aux["most"], aux["most"], rtol=1e-5)
+    difference = optax.tree.norm(optax.tree.sub(final.params, params))
+    assert difference < 1e-5 * optax.tree.norm(params)
     assert final.params["w"][0] == 0
-    assert [progress.state.step for progress in seen] == list(range(1, 51))
-    assert seen[-1].loss < seen[0].loss
-    assert trace.shape == (50, 3)
-    assert str(report) == str(studies.straggler_report(trace))
-    assert (np.isfinite(trace).sum(1) >= 2).all()
     assert int(final.optimizer_state[0].num_undecodable) == 0
-
+    assert [progress.state.step for progress in seen] == list(range(1, NUM_STEPS + 1))
+    assert seen[-1].loss < seen[0].loss
+    chex.assert_trees_all_close(
+        twice.params, seen[1].state.params, rtol=1e-4, atol=1e-6
+    )
+    shape = (4, 4) if name == "on request" else (4,)
+    assert trace.shape == (NUM_STEPS + 1, *shape)
+    assert np.isfinite(trace).reshape(NUM_STEPS + 1, -1).any(1).all()
+    assert str(report) == str(studies.straggler_report(trace))
     # What was saved at the end is what was returned; no worker is needed to see it.
-    with RayCluster(loss, code, parts, wait=stragglers.fastest(2)) as cluster:
-        again = cluster.train(optimizer, PARAMS, 50, checkpoint=tmp_path)
+    with make_cluster() as cluster:
+        again = cluster.train(*given, **saved)
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
 
 
@@ -145,7 +189,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
 def test_checkpoints_that_do_not_fit(tmp_path):
     """No worker is needed to see it."""
     (tmp_path / "file").write_text("")
-    with RayCluster(loss, codes.uncoded(3), PARTS) as cluster:
+    with RayCluster(loss, codes.uncoded(8), PARTS, has_aux=True) as cluster:
 
         def train(folder, optimizer, params):
             return cluster.train(optimizer, params, 0, checkpoint=tmp_path / folder)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray._events import Listen, PartsDone, Request, Send, Sum
+from jaxwgc.distributed.ray._events import Listen, PartsDone, Request, Send
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._message_round import Verdict
 from jaxwgc.distributed.ray._messages import Layout, Report
@@ -118,25 +118,6 @@ def test_lost_between_report_and_sum(dies, seconds):
     # A worker is asked again only if its request has changed.
     asked = [action.worker for action in world.log if isinstance(action, Request)]
     assert asked.count(2) == 1
-
-
-def test_foreign_reports_and_stale_sums_are_dropped(caplog):
-    """A part that the worker does not hold, a round that never was, an old request."""
-    world = World(request_fleet(), on_request=True)
-    world.begin()
-    world.workers[0].reports = [
-        Report(*place, 7.0, None, True, 1.0) for place in [(0, 9), (5, 0)]
-    ]
-    for _ in range(2):
-        for worker in range(4):
-            world.respond(worker)
-    assert "worker 0 reports turn 9 of trace row 0: dropped" in caplog.text
-    assert "worker 0 reports turn 0 of trace row 5: dropped" in caplog.text
-    request = world.calls[2]
-    assert isinstance(request, Request)
-    wrong = np.full((1, 2), 1e6, np.float32)
-    assert world.engine.handle(Sum(2, request.call - 1, wrong, 0.1), 0.1) == []
-    check(world.finish())
 
 
 def test_reports_of_earlier_rounds_leave_their_seconds():

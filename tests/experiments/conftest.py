@@ -1,24 +1,25 @@
-"""What the tests of experiments replace."""
+"""The command line, and where its results for the documentation are."""
+
+import pathlib
+import sys
 
 import pytest
 
-from experiments.paper import descent
-from experiments.weights import methods
-from jaxwgc import codes, stragglers
+from experiments import __main__
 
-
-def decode_by_groups(patch):
-    """The paper's code gives way to one of as many parts that compiles in no time.
-
-    It is as exact: descent takes the same steps.
-    """
-    code = codes.fractional_repetition(descent.CODE.num_parts, num_stragglers=4)
-    patch.setattr(descent, "CODE", code)
-    patch.setattr(descent, "STRAGGLERS", stragglers.uniform(code.num_stragglers))
-    patch.setattr(methods, "CODE", code)
+RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.fixture
-def decoded_by_groups(monkeypatch):
-    """`decode_by_groups` for one test."""
-    decode_by_groups(monkeypatch)
+def command(monkeypatch, capsys):
+    """Runs the command line in this process; returns its status, and what it says."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
+        try:
+            status = __main__.main()
+        except SystemExit as ended:
+            status = ended.code
+        return status, "".join(capsys.readouterr())
+
+    return run

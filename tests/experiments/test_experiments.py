@@ -1,88 +1,221 @@
-"""The paper's experiments and the benchmark, end to end on few runs."""
+"""Each experiment in short: it runs, and writes the files of the documentation."""
 
 import json
+import pathlib
+import shutil
 
-from experiments.benchmark import (
-    SECTIONS,
-    benchmark,
-    coordinator,
-    decoding,
-    first_calls,
-    leverage_scores,
-    scale,
-    sparse_least_squares,
-    trials,
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmark import sparse_least_squares
+from experiments.codes import equal_load, noise
+from experiments.delays import models, slow_workers, unseen_rounds
+from experiments.errors import learning
+from experiments.errors.rounds import Rounds
+from experiments.sketching import samplers
+from experiments.weights import fair
+from jaxwgc import codes, stragglers
+from tests.experiments.conftest import RESULTS
+
+
+def only(table, *names):
+    """Returns some entries of a table."""
+    return {name: table[name] for name in names}
+
+
+# In place of the paper's code: as exact, of as many parts, and compiled in no time.
+GROUPS = codes.fractional_repetition(20, num_stragglers=4)
+PAPER = {
+    "paper.descent.CODE": GROUPS,
+    "paper.descent.STRAGGLERS": stragglers.uniform(4),
+    "paper.mnist.COMPRESSIONS": (20,),
+    "paper.mnist.FIT_STEPS": np.geomspace(2e-4, 2e-3, 4),
+    "paper.mnist.NUM_TRAINING": 2_000,
+    "paper.linear_regression.COMPRESSIONS": (4,),
+    "weights.methods.CODE": GROUPS,
+    "weights.fair.KINDS": fair.SHOWN,
+}
+# Codes of each kind, and the orderings of these.
+FEW = ["uncoded", "fractional_repetition", "projective_plane", "bernoulli"]
+CODES = {
+    "codes.equal_load.FEW_CODES": FEW,
+    "codes.equal_load.CLAIMS": [
+        own for own in equal_load.CLAIMS if {*own[2], *own[3]} <= {*FEW}
+    ],
+    "codes.noise.exact_codes": lambda key, every=noise.exact_codes: only(
+        every(key), "binary", "cyclic_repetition"
+    ),
+    "codes.learned.NUM_WORKERS": 12,
+}
+SKETCHING = {
+    "sketching.promise.NAMES": ("count_sketch",),
+    "sketching.promise.SMALL_SHAPES": {"one column": (256, 1)},
+    "sketching.active.FEW_FACTORS": (16,),
+    "sketching.samplers.FEW_FACTORS": (16,),
+    "sketching.samplers.SAMPLERS": only(samplers.SAMPLERS, "LEV", "UNIF", "LEV, top k"),
+    "sketching.logistic.SETTINGS": ((2, 0), (4, 2)),
+    "sketching.stability.NUM_DIFFICULTIES": 2,
+    "sketching.rank_k.RARE_SHARE": 0.02,
+}
+BENCHMARK = {
+    "benchmark.decoding.CODES": ((10, 5, 6),),
+    "benchmark.decoding.WORST_CODES": ((10, 10, 2),),
+    "benchmark.scale.QUICK": 10,
+    "benchmark.sparse_least_squares.MATRICES": only(
+        sparse_least_squares.MATRICES, "banded"
+    ),
+    **{
+        f"benchmark.{name}.in_own_process": lambda run, *arguments: run(*arguments)
+        for name in ("trials", "first_calls")
+    },
+}
+TIMES = np.random.default_rng(0).lognormal(0, 0.1, (40, 4)) * [1, 5, 1, 1]
+DELAYS = {
+    "delays.straggler_reports.SIZES": ((100, 4),),
+    "delays.straggler_reports.NUM_ROUNDS": (300,),
+    "delays.planning.REPLICATIONS": (1,),
+    "delays.planning.TARGETS": (0.01,),
+    "delays.planning.HETEROGENEITIES": (1.0,),
+    "delays.planning.NUM_PAIRS": 1,
+    "delays.unseen_rounds.GOALS": {"default goal": {}},
+    "delays.unseen_rounds.OPTIONS": {"replications": (1,), "num_rounds": 40},
+    "delays.unseen_rounds.LAWS": {
+        "one in 500 stalls": unseen_rounds.LAWS["one in 500 stalls"]
+    },
+    "delays.models.DATA_SETS": 2,
+    "delays.models.KNOWN": only(models.KNOWN, "pareto"),
+    "delays.against_the_clock.SHOWN": 4,
+    "delays.slow_workers.LAWS": only(slow_workers.LAWS, "1 + Exp(1)"),
+    "delays.slow_workers.NUM_WORKERS": 4,
+    "delays.slow_workers.PUBLISHED": {10: 2.41},
+    "delays.slow_workers.read_traces": lambda: {"one_slow_seconds": TIMES},
+}
+ERRORS = {
+    "errors.wrong_answers.known_codes": lambda key: {
+        "repetition": codes.fractional_repetition(6, num_stragglers=2)
+    },
+    "errors.wrong_answers.SHOWN": ("repetition",),
+    "errors.wrong_answers.CELLS": {("repetition", 0): (1, 3)},
+    "errors.wrong_answers.BEYOND": {"repetition": 2},
+    "errors.learning.CODE": codes.fractional_repetition(20, num_stragglers=9),
+    "errors.learning.KINDS": only(learning.KINDS, "sign"),
+    "errors.learning.NUM_STEPS": 20,
+}
+SECTIONS = (
+    "accuracy,worst_patterns,decoding,least_squares,graphs,leverage_scores,"
+    "approximate_scores,streaming_scores,rank_k_scores,projections,"
+    "sparse_least_squares,memory_map,step,mesh,scale,trials,compilation,first_calls"
 )
-from experiments.paper import linear_regression, mnist
-from experiments.runner.study import Study
-from experiments.runner.tables import ResultTable
+# Real workers are in tests/distributed.
+COMMANDS = [
+    "mnist --runs 2",
+    "linear-regression --runs 2",
+    "figure2 --runs 2",
+    "codes --runs 4",
+    "weights --runs 4",
+    "sketching --runs 2",
+    f"only {SECTIONS} benchmark --repeats 1 --quick",
+    "report --traces 2",
+    "plan --rounds 40 --trace one_slow_seconds.npy",
+    "only simulated plan",
+    "delays --runs 4 --trace one_slow_seconds.npy",
+    "only known delays",
+    "time --quick --runs 2 --trace one_slow_seconds.npy",
+    "slow-workers --rounds 100",
+    "wrong-answers --quick --runs 2",
+]
+PREFIXES = {"mnist": "table1", "linear-regression": "table2"}
 
 
-def test_linear_regression(tmp_path, monkeypatch, decoded_by_groups):
-    monkeypatch.setattr(linear_regression, "COMPRESSIONS", (4,))
-    linear_regression.linear_regression(runs=60, out=tmp_path)
-    written = json.loads((tmp_path / "table2.json").read_text())
-    cell = written["reproduced"]["rho=4"]["doubled"]
-    for weighting, published in (("weighted", 75.3), ("unweighted", 84.4)):
-        iterations = cell[weighting]["iterations"]
-        assert iterations["low"] < iterations["mean"] < iterations["high"]
-        assert abs(iterations["mean"] / published - 1) < 0.15
-    literal = written["reproduced"]["rho=4"]["literal"]["weighted"]["iterations"]
-    assert 1.9 < literal["mean"] / cell["weighted"]["iterations"]["mean"] < 2.3
-    assert "75.3" in (tmp_path / "table2.md").read_text()
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+    """Few rows of each table."""
+    every = PAPER | CODES | SKETCHING | BENCHMARK | DELAYS | ERRORS
+    for name, value in every.items():
+        monkeypatch.setattr(f"experiments.{name}", value)
+    monkeypatch.chdir(tmp_path)
+    np.save("one_slow_seconds.npy", TIMES)
 
 
-def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
-    monkeypatch.setattr(linear_regression, "NUM_ITERATIONS", 60)
-    linear_regression.figure2(runs=10, out=tmp_path)
-    written = json.loads((tmp_path / "figure2.json").read_text())
-    weighted = written["gradient_norm"]["weighted"]["norm"]["mean"]
-    unweighted = written["gradient_norm"]["unweighted"]["norm"]["mean"]
-    # "Even though the weights introduce a much higher gradient norm at first, it drops
-    # much faster."
-    assert weighted[0] > unweighted[0]
-    assert weighted[50] < unweighted[50] < unweighted[0] / 100
+@pytest.mark.parametrize("line", COMMANDS)
+def test_files_are_those_of_the_documentation(line, command):
+    """Their numbers have names of the documentation too, which `redraw` reads."""
+    words, out = line.split(), pathlib.Path("out")
+    name = words[2] if words[0] == "only" else words[0]
+    prefix = PREFIXES.get(name, name.replace("-", "_"))
+    kept = json.loads((RESULTS / f"{prefix}.json").read_text())
+    if words[0] == "only":
+        out.mkdir()
+        shutil.copy(RESULTS / f"{prefix}.json", out)
+    status, said = command(*words, "--out", out)
+    assert status == 0, said
+    written = {path.name for path in out.iterdir()}
+    expected = {path.name for path in RESULTS.glob(f"{prefix}[._]*")}
+    assert written <= expected
+    assert written == expected or "only" in line or "--trace" in line
+    numbers = json.loads((out / f"{prefix}.json").read_text())
+    for section, own in numbers.items():
+        if isinstance(own, dict) and section != "environment":
+            assert {*own} <= {*kept[section]}
+    CLAIMS.get(name, lambda numbers: None)(numbers)
 
 
-def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
-    monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
-    monkeypatch.setattr(mnist, "FIT_STEPS", mnist.FIT_STEPS[::4])
-    mnist.mnist(runs=4, out=tmp_path)
-    written = json.loads((tmp_path / "table1.json").read_text())
-    assert 1e-4 < written["rules"]["paper"]["step_size"] < 3e-3
-    for protocol in ("paper", "unbiased"):
-        for weighting in ("weighted", "unweighted"):
-            cell = written["reproduced"]["rho=20"][protocol][weighting]
-            assert 3 < cell["error"]["mean"] < 11
-            assert 5 < cell["iterations"]["mean"] < 150
+def check_codes(numbers):
+    """Errors of 13 workers of whom 1, 3 and 5 straggle, by formulas."""
+    errors = numbers["equal_load"]["errors"]
+    mean = errors["uncoded(13)"]["random"]["mean"]
+    np.testing.assert_allclose(mean, [1 / 13, 3 / 13, 5 / 13], 1e-5)
+    # Every pattern of a block design has the same error, the worst one too.
+    received = 13 - np.array([1, 3, 5])
+    expected = (13 - 16 * received / (3 + received)) / 13
+    plane = errors["projective_plane(3)"]
+    for own in (plane["random"]["mean"], plane["adversarial"]):
+        np.testing.assert_allclose(own, expected, 1e-5, 1e-12)
+    # Four of five stragglers are the copies of a block of 4 of 12 parts.
+    repetition = errors["fractional_repetition(12, 3)"]["adversarial"]
+    np.testing.assert_allclose(repetition, [0, 0, 1 / 3], 1e-5, 1e-12)
+    # Elimination recovers what peeling does.
+    for own in numbers["recovery"]["recovered"].values():
+        least = np.array(own["peeling"]["mean"])
+        assert np.all(own["elimination"]["mean"] >= least)
 
 
-def test_benchmark(tmp_path, monkeypatch, decoded_by_groups):
-    # One of each kind, of few workers.
-    monkeypatch.setattr(decoding, "CODES", ((10, 5, 6),))
-    monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
-    monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
-    monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
-    monkeypatch.setattr(scale, "QUICK", 10)
-    matrices = {"banded": sparse_least_squares.banded}
-    monkeypatch.setattr(sparse_least_squares, "MATRICES", matrices)
-    # Run by test_linear_regression.
-    stub = Study({}, tables={"": lambda numbers: ResultTable("table 2", ["runs"])})
-    monkeypatch.setitem(SECTIONS, "table2", lambda *_: stub)
-    # Their processes are started in tests/distributed.
-    shares = dict.fromkeys(("all", *coordinator.SHARES), 1.0)
-    monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
-    peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
-    monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
-    # Run in this process.
-    for section in (trials, first_calls):
-        monkeypatch.setattr(
-            section, "in_own_process", lambda run, *arguments: run(*arguments)
-        )
-    benchmark(repeats=2, quick=True, out=tmp_path)
-    written = json.loads((tmp_path / "benchmark.json").read_text())
-    assert written["decoding"][0]["ratio"] > 0
-    assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
-    files = {"benchmark.json", *(f"benchmark_{name}.md" for name in SECTIONS)}
-    files.add("benchmark_graphs.png")
-    assert {path.name for path in tmp_path.iterdir()} == files
+def check_weights(numbers):
+    """Coded descent ends at the estimate of Gauss and Markov, within its bounds."""
+    over_oracle = numbers["sources"]["over_oracle"]
+    np.testing.assert_allclose(over_oracle["known"]["mean"], 1, rtol=1e-4)
+    # The first setting has equal variances.
+    assert over_oracle["unweighted"]["mean"][0] == pytest.approx(1, rel=1e-4)
+    assert not any(numbers["convergence"]["sketches"]["violations"])
+
+
+def check_slow_workers(numbers):
+    """Every part of the trace is ready when the first of its two holders has it."""
+    owners, place = np.divmod(np.arange(32), 8)
+    own = TIMES[:, owners] * (place + 1) / 8
+    by_helper = TIMES[:, owners - 1] * (1 + (8 - place) / 8)
+    ready = np.minimum(own, by_helper).max(axis=1)
+    for found in numbers["on_request"][:2]:
+        seconds = {name: own["mean"] for name, own in found["seconds"].items()}
+        assert seconds["bound"] < seconds["request_3"] < seconds["all"]
+    mean = numbers["on_request"][0]["seconds"]["request_2"]["mean"]
+    assert mean == pytest.approx(ready.mean(), rel=1e-5)
+
+
+CLAIMS = {
+    "codes": check_codes,
+    "weights": check_weights,
+    "slow-workers": check_slow_workers,
+}
+
+
+def test_errors_that_a_code_can_tell_are_told():
+    """Of every kind; one more, and none is."""
+    rounds = Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
+    for kind in rounds.kinds:
+        played = rounds.play(kind, 2, 0)
+        assert played.is_right.all() and played.error.max() < 1e-5, kind
+    assert not rounds.play("part of the lightest codeword", 3, 0).is_right.any()
+    different = rounds.play("noise", 1, 1, batch=1)
+    assert not np.array_equal(different.error, rounds.play("noise", 1, 1).error)

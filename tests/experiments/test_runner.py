@@ -1,11 +1,8 @@
 """The runner: what a study declares is measured, shown and kept, in whole files."""
 
-import contextvars
-import dataclasses
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -13,48 +10,36 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import __main__
 from experiments.runner import results
 from experiments.runner import study as runner
 from experiments.runner.figures import new_figure
-from experiments.runner.results import ExperimentError
 from experiments.runner.study import Once, Study, Trial
-from experiments.runner.tables import ResultTable, interval, table_of
+from experiments.runner.tables import ResultTable, table_of
 from experiments.runner.timing import Timing
+from tests.experiments.conftest import RESULTS
 
-ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(0)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line in this process: its status, and what it says."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
-        try:
-            status = __main__.main()
-        except SystemExit as ended:
-            status = ended.code
-        return status, "".join(capsys.readouterr())
-
-    return run
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("line", "message"),
     [
-        (["--runs", "0"], "--runs must be at least 1; got 0"),
-        (["--no-such-option"], "--no-such-option"),
-        (["--out", "occupied/below"], "--out must be a folder that can be written to"),
+        ("figure2 --runs 0", "--runs must be at least 1; got 0"),
+        ("figure2 --no-such-option", "--no-such-option"),
+        ("figure2 --out file/below", "--out must be a folder that can be written to"),
+        ("only third report", "report has no section third; it has measured, simula"),
+        ("delays --trace short.npy", "at least 8 rounds; got (3, 4)"),
+        ("delays --trace zeros.npy", "must be positive"),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(
-    tmp_path, monkeypatch, command, arguments, message
+    tmp_path, monkeypatch, command, line, message
 ):
     monkeypatch.chdir(tmp_path)
-    Path("occupied").touch()
-    status, said = command("figure2", *arguments)
+    Path("file").touch()
+    np.save("short.npy", np.ones((3, 4)))
+    np.save("zeros.npy", np.zeros((9, 4)))
+    status, said = command(*line.split())
     assert status != 0 and message in said
     assert not list(tmp_path.rglob("*.json"))
 
@@ -181,59 +166,12 @@ def test_every_section_is_saved_when_it_is_done(tmp_path):
     assert written["second"] == {"one": 1}
 
 
-def test_some_sections_are_measured_and_the_others_stay(tmp_path):
-    def counting(number):
-        show = {"": lambda numbers: ResultTable("t", ["one"], [[str(numbers.one)]])}
-        return lambda: Study({"one": number}, tables=show)
-
-    def run(*numbers):
-        sections = dict(zip(["first", "second"], map(counting, numbers)))
-        runner.run("tried", "", sections, 4, 0, tmp_path)
-
-    run(1, 2)
-    context = contextvars.copy_context()
-    context.run(runner.sections_to_measure.set, frozenset({"first"}))
-    context.run(run, 3, 4)
-    written = json.loads((tmp_path / "tried.json").read_text())
-    assert list(written) == ["environment", "command", "first", "second"]
-    assert (written["first"]["one"], written["second"]["one"]) == (3, 2)
-    assert "| 2 |" in (tmp_path / "tried_second.md").read_text()
-    context.run(runner.sections_to_measure.set, frozenset({"third"}))
-    with pytest.raises(ExperimentError, match="third; it has first, second"):
-        context.run(run, 5, 6)
-
-
-def test_redrawing_shows_what_was_kept_and_measures_nothing(tmp_path, monkeypatch):
-    """Of a section without a name, which is the whole file."""
-
-    def table(numbers):
-        return ResultTable("t", ["mean"], [[interval(numbers["normal"]["zero"])]])
-
-    def run():
-        study = dataclasses.replace(small(), tables={"": table})
-        runner.run("tried", "", {"": lambda: study}, 4, 7, tmp_path, prefix="table9")
-
-    run()
-    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    names = {"table9.json", "table9.md", "table9_rows.png"}
-    assert {path.name for path in written} == names
-    for path in written:
-        if path.suffix != ".json":
-            path.unlink()
-    monkeypatch.delattr(runner, "measure")
-    context = contextvars.copy_context()
-    context.run(runner.sections_to_measure.set, frozenset())
-    context.run(run)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
-
-
 @pytest.mark.parametrize("name", ["figure2", "benchmark", "delays", "chaos"])
 def test_tables_of_the_documentation_are_those_of_the_numbers(tmp_path, command, name):
-    """Of the experiments whose declaration takes no time."""
-    kept = ROOT / "docs" / "results"
-    shutil.copy(kept / f"{name}.json", tmp_path)
+    """Of the experiments whose declaration takes no time; nothing is measured."""
+    shutil.copy(RESULTS / f"{name}.json", tmp_path)
     assert command("redraw", name, "--out", tmp_path)[0] == 0
-    found = sorted(tmp_path.glob("*.md"))
-    assert found
-    for path in found:
-        assert path.read_text() == (kept / path.name).read_text()
+    assert [*tmp_path.glob("*.md")]
+    for path in tmp_path.iterdir():
+        if path.suffix != ".png":
+            assert path.read_bytes() == (RESULTS / path.name).read_bytes()

@@ -124,51 +124,34 @@ class TestNeverWorse:
         assert mean_error(learned) <= mean_error(REGULAR) * (1 + 1e-6)
 
 
-class TestModels:
-    def test_a_model_with_a_state(self):
-        """Five neighbours on a ring are lost, one place further each round."""
+def test_a_model_with_a_state_that_sees_loads():
+    """Five neighbours on a ring are lost, one place further each round.
 
-        class Ring(stragglers.StragglerModel):
-            def init(self, num_workers):
-                return jnp.array(0)
+    So are the workers with more parts, in all rounds.
+    """
 
-            def sample(self, key, state, loads):
-                num_workers = len(loads)
-                place = (jnp.arange(num_workers) - state) % num_workers
-                arrivals = stragglers.Arrivals(
-                    place >= 5, jnp.ones(num_workers), jnp.asarray(1.0)
-                )
-                return arrivals, state + 1
+    class Ring(stragglers.StragglerModel):
+        def init(self, num_workers):
+            return jnp.array(0)
 
-        learned = learn(REGULAR, Ring())
-        ring = np.array([np.roll(np.arange(10) >= 5, turn) for turn in range(10)])
-        # Every place on the ring counts, so all of them have been seen.
-        assert errors(learned, ring).mean() < 0.8 * errors(REGULAR, ring).mean()
+        def sample(self, key, state, loads):
+            num_workers = len(loads)
+            place = (jnp.arange(num_workers) - state) % num_workers
+            received = (place >= 5) & (loads == loads.min())
+            times, elapsed = jnp.ones(num_workers), jnp.asarray(1.0)
+            return stragglers.Arrivals(received, times, elapsed), state + 1
 
-    def test_delayed_workers(self):
-        """Loads reach the model: who has more parts is later, and missed."""
-        assignment = np.asarray(REGULAR.assignment).copy()
-        assignment[:2] = True
-        code = dataclasses.replace(
-            REGULAR,
-            num_stragglers=0,
-            assignment=assignment,
-            encoding_matrix=assignment.astype(float),
-        )
-        model = stragglers.delayed(
-            stragglers.shifted_exponential(shift=1.0, rate=1.5),
-            stragglers.deadline(6.0),
-        )
-        loads = jnp.asarray(code.loads, float)
-        keys = jax.random.split(jax.random.key(5), 4000)
-        draw = jax.jit(jax.vmap(lambda key: model.sample(key, (), loads)[0].received))
-        masks = np.asarray(draw(keys))
-        assert not masks[:, :2].any()
-        masks = masks[: len(EVERY_MASK)]
-        learned = learn(code, model)
-        assert errors(learned, masks).mean() < 0.9 * errors(code, masks).mean()
-        # Nobody has seen the two that are always late: nothing but jitter on them.
-        np.testing.assert_allclose(learned.encoding_matrix[:2], 1, atol=0.15)
+    assignment = np.asarray(REGULAR.assignment).copy()
+    assignment[:2] = True
+    entries = {"assignment": assignment, "encoding_matrix": assignment.astype(float)}
+    code = dataclasses.replace(REGULAR, num_stragglers=0, **entries)
+    learned = learn(code, Ring())
+    ring = np.array([np.roll(np.arange(10) >= 5, turn) for turn in range(10)])
+    ring &= np.arange(10) >= 2
+    # Every place on the ring counts, so all of them have been seen.
+    assert errors(learned, ring).mean() < 0.9 * errors(code, ring).mean()
+    # Nobody has seen the two that are always late: nothing but jitter on them.
+    np.testing.assert_allclose(learned.encoding_matrix[:2], 1, atol=0.15)
 
 
 def test_exact_codes_where_none_is_lost_that_matters(with_x64):
@@ -176,11 +159,11 @@ def test_exact_codes_where_none_is_lost_that_matters(with_x64):
 
     And models that are equal leave one program: each had its own, for good.
     """
-    exact = codes.cyclic_mds(10, 3)
+    exact = codes.cyclic_repetition(jax.random.key(0), 10, 3)
     client = jax.devices()[0].client
 
     def run():
-        assert learn(exact, stragglers.uniform(3)) is exact
+        assert learn(exact, stragglers.uniform(3), num_steps=20) is exact
         gc.collect()
         return len(client.live_executables())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, decoders
-from jaxwgc.studies import _worst_pattern, worst_pattern
+from jaxwgc.studies import _worst_pattern, adversarial, worst_pattern
 
 
 def code_of(matrix, **fields):
@@ -232,16 +232,6 @@ class TestAnyCode:
         matrix = jnp.array([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
         assert lost_in(worst_pattern(code_of(matrix), 1)) == (0,)
 
-    def test_a_concrete_code_under_jit(self):
-        code = codes.fractional_repetition(6, 1)
-
-        @jax.jit
-        def lost_parts(values):
-            received = worst_pattern(code, 2)
-            return values @ (1 - jaxwgc.effective_weights(code, received))
-
-        assert lost_parts(jnp.ones(6)) == 2
-
 
 def test_the_scale_of_weights_does_not_matter(with_x64):
     """Errors that differ stay apart however small they are."""
@@ -276,3 +266,44 @@ def test_no_number_is_the_worst_error(max_patterns):
     code = small_code("binary")
     found = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
     assert lost_in(found) == (1, 4)
+
+
+def test_every_round_loses_the_worst_pattern(make_key, with_x64):
+    """Workers 0 and 4 are the copies of the first block."""
+    model = adversarial(small_code("fractional"), 2)
+    state = model.init(8)
+    sample = jax.jit(jax.vmap(lambda key: model.sample(key, state, jnp.ones(8))[0]))
+    arrivals = sample(jax.random.split(make_key(0), 3))
+    received = np.ones((3, 8), bool)
+    received[:, [0, 4]] = False
+    np.testing.assert_array_equal(arrivals.received, received)
+    np.testing.assert_array_equal(arrivals.times, np.where(received, 1.0, np.inf))
+    np.testing.assert_array_equal(arrivals.elapsed, 1.0)
+
+
+def test_pattern_of_the_adversary_is_that_of_the_decoder():
+    """Least squares needs the last worker; the plain sum needs the first one more."""
+    plain_sum = decoders.OneStep(1.0, shared=False)
+    matrix = np.array([[1.0, 0.0], [-5.0, 0.0], [0.0, 1.0]])
+    code = code_of(matrix, decoders=(decoders.LeastSquares(), plain_sum))
+    for decoder, lost in ((None, 2), (decoders.LeastSquares, 2), (decoders.OneStep, 0)):
+        model = adversarial(code, 1, decoder)
+        received = model.sample(jax.random.key(0), (), jnp.ones(3))[0].received
+        assert lost_in(np.asarray(received)) == (lost,)
+
+
+def test_search_can_be_asked_for():
+    model = adversarial(small_code("fractional"), 4, max_patterns=0)
+    arrivals, _ = model.sample(jax.random.key(0), model.init(8), jnp.ones(8))
+    assert jaxwgc.decoding_error(small_code("fractional"), arrivals.received) == 4
+
+
+def test_made_inside_of_jit():
+    """The code is concrete there, though nothing that is computed is."""
+
+    @jax.jit
+    def received(key):
+        model = adversarial(small_code("fractional"), 2)
+        return model.sample(key, model.init(8), jnp.ones(8))[0].received
+
+    np.testing.assert_array_equal(np.flatnonzero(~received(jax.random.key(0))), [0, 4])

@@ -1,0 +1,381 @@
+"""`coded_aggregate` in every kind of round: its gradients, its state, its training."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+from optax.experimental import aggregating
+
+import jaxwgc
+from jaxwgc import stragglers
+from tests.conftest import random_patterns
+from tests.zoo import CODES, gradients_of
+
+# Decoded by whole groups: any other decoder is most of a program's compilation.
+GROUPS, KEY = jaxwgc.codes.binary(6, num_stragglers=2), jax.random.key(0)
+METHODS = ("partials", "messages")
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def squared_loss(params, part):
+    x, y = part
+    return jnp.sum((x @ params["w"] + params["b"] - y) ** 2) / 2
+
+
+def regression(num_parts, dtype=np.float64):
+    """Parameters in two leaves, 5 in all, and parts of 4 rows."""
+    draw = np.random.default_rng(0).normal
+    params = {"w": np.ones((4), dtype), "b": np.zeros((), dtype)}
+    parts = draw(size=(num_parts, 4, 4)), draw(size=(num_parts, 4))
+    return params, jax.tree.map(lambda leaf: leaf.astype(dtype), parts)
+
+
+def aggregate(code, key=KEY, **options):
+    """A coded_aggregate with uniform stragglers."""
+    model = stragglers.uniform(code.num_stragglers)
+    return jaxwgc.coded_aggregate(code, model, key, **options)
+
+
+def data_of_key(key):
+    return (
+        jax.random.key_data(key)
+        if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        else key
+    )
+
+
+def comparable(state):
+    """A state whose typed key is its bits, as array comparisons need."""
+    return jax.tree.map(data_of_key, state)
+
+
+class TestMethods:
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("reed_solomon", "c64[6,4]"), ("cyclic_repetition", "f32[6,7]")],
+    )
+    def test_only_messages_forms_them(self, name, message):
+        """An array (num_workers, length) for 7 parameters, complex ones in halves."""
+        gradients = gradients_of(6)
+        formed = []
+        for method in METHODS:
+            transform = aggregate(CODES[name], method=method)
+            jaxpr = jax.make_jaxpr(transform.update)(gradients, transform.init(None))
+            formed.append(message in str(jaxpr))
+        assert formed == [method == "messages" for method in METHODS]
+
+    @every_method
+    def test_one_program_outside_of_jit(self, method, caplog):
+        transform = aggregate(GROUPS, method=method)
+        gradients, state = gradients_of(6), transform.init(None)
+        with jax.log_compiles():
+            transform.update(gradients, state)
+        said = [record.getMessage() for record in caplog.records]
+        assert len([line for line in said if line.startswith("Compiling ")]) == 1
+
+    @every_method
+    def test_skipped_rounds(self, method):
+        transform = aggregate(CODES["uncoded"], undecodable="skip", method=method)
+        gradients, state = gradients_of(6), transform.init(None)
+        update = jax.jit(
+            lambda state, mask: transform.update(gradients, state, received=mask)
+        )
+        for num_lost, expected_count in ((3, 1), (0, 1), (1, 2)):
+            updates, state = update(state, random_patterns(6, num_lost, 1)[0])
+            assert state.num_undecodable == expected_count
+            for name, leaf in gradients.items():
+                full = np.zeros(leaf.shape[1:]) if num_lost else leaf.sum(0)
+                np.testing.assert_allclose(updates[name], full, rtol=1e-5)
+
+    def test_skipped_rounds_hide_what_is_not_finite(self):
+        transform = aggregate(CODES["uncoded"], undecodable="skip")
+        gradients = np.ones((6, 2), np.float32)
+        gradients[2] = np.inf
+        updates, _ = jax.jit(transform.update)(
+            gradients, transform.init(None), received=np.arange(6) > 0
+        )
+        np.testing.assert_array_equal(updates, 0)
+
+    def test_tolerance(self):
+        """Uncoded, one of 6 missing: a residual of sqrt(1 / 6) of the target."""
+        for factor, count in ((0.99, 1), (1.01, 0)):
+            transform = aggregate(CODES["uncoded"], tolerance=factor * np.sqrt(1 / 6))
+            mask = random_patterns(6, 1, 1)[0]
+            updates, state = jax.jit(transform.update)(
+                np.ones(6, np.float32), transform.init(None), received=mask
+            )
+            assert state.num_undecodable == count
+            np.testing.assert_allclose(updates, 5, rtol=1e-6)
+
+
+class TestSeveralMessages:
+    """Slow workers count for what they have finished."""
+
+    delay = stragglers.shifted_exponential(shift=0.5, rate=1.0)
+    model = stragglers.delayed(delay, stragglers.deadline(2.0))
+
+    def test_parts_finished_by_a_deadline(self, with_x64):
+        code = CODES["partial"]
+        transform = jaxwgc.coded_aggregate(code, self.model, jax.random.key(4))
+        gradients = gradients_of(code.num_parts, np.float64)
+        update, sample = jax.jit(transform.update), jax.jit(self.model.sample)
+        state = transform.init(None)
+        some = 0
+        for _ in range(8):
+            arrivals, _ = sample(jax.random.split(state.key)[1], (), code.loads)
+            updates, state = update(gradients, state)
+            # Each worker's messages that it could send by then, decoded by NumPy.
+            finished = arrivals.finished(code.parts_per_worker)
+            sent = (finished[:, None] >= code.required_parts).ravel()
+            rows = np.where(sent[:, None], code.encoding_matrix, 0)
+            mixing = code.target @ np.linalg.pinv(rows, rcond=1e-10) @ rows
+            for name, leaf in gradients.items():
+                expected = np.tensordot(mixing, leaf, axes=1)
+                np.testing.assert_allclose(updates[name], expected, atol=1e-10)
+            np.testing.assert_array_equal(state.received, arrivals.received)
+            some += np.sum((finished > 0) & (finished < code.parts_per_worker))
+        # Masks alone would have lost these.
+        assert some > 3
+        assert 0 < state.elapsed <= 8 * 2.0
+
+    def test_of_one_message_only_whole_workers_count(self):
+        """Others have finished parts, which this code cannot use."""
+        transform = jaxwgc.coded_aggregate(GROUPS, self.model, jax.random.key(4))
+        state = transform.init(None)
+        draw = jax.random.split(state.key)[1]
+        arrivals, _ = jax.jit(self.model.sample)(draw, (), GROUPS.loads)
+        finished = arrivals.finished(GROUPS.parts_per_worker)
+        assert np.any((finished > 0) & ~np.asarray(arrivals.received))
+        _, state = jax.jit(transform.update)(gradients_of(6), state)
+        np.testing.assert_array_equal(state.received, arrivals.received)
+
+
+class TestState:
+    def test_simulated_rounds(self, make_key, with_x64):
+        """Each round is what the model gives; the times add up."""
+        delay = stragglers.shifted_exponential(shift=1.0, rate=0.5)
+        model = stragglers.delayed(delay, stragglers.fastest(3))
+        transform = jaxwgc.coded_aggregate(GROUPS, model, make_key(1))
+        gradients = gradients_of(6, np.float64)
+        update = jax.jit(lambda state: transform.update(gradients, state))
+        sample = jax.jit(model.sample)
+        state = transform.init(None)
+        assert state.elapsed == state.residual == state.num_undecodable == 0
+        assert np.all(state.received)
+        masks, total = [], 0.0
+        for _ in range(4):
+            key, draw = jax.random.split(state.key)
+            arrivals, _ = sample(draw, (), np.full(6, 3.0))
+            total += float(np.sort(arrivals.times)[2])
+            _, state = update(state)
+            np.testing.assert_array_equal(data_of_key(state.key), data_of_key(key))
+            np.testing.assert_array_equal(state.received, arrivals.received)
+            np.testing.assert_allclose(state.elapsed, total, rtol=1e-12)
+            masks.append(np.asarray(state.received))
+        assert np.all(np.sum(masks, 1) == 3)
+        assert len(np.unique(masks, axis=0)) > 1
+
+    def test_loads_reach_the_model(self):
+        """The time of a worker grows with the number of parts that it holds."""
+        code = GROUPS
+        delay = stragglers.bernoulli_slowdown(0.0, 1.0, time=2.0)
+        model = stragglers.delayed(delay, stragglers.fastest(4))
+        transform = jaxwgc.coded_aggregate(code, model, KEY)
+        _, state = jax.jit(transform.update)(
+            np.ones(6, np.float32), transform.init(None)
+        )
+        assert state.elapsed == 2.0 * 3
+
+    def test_state_of_a_model_is_carried(self):
+        """A model of the user's own, whose state is no array: round r loses worker r.
+
+        It is traced when the aggregator is made, and in every update.
+        """
+
+        class InTurn(stragglers.StragglerModel):
+            def init(self, num_workers):
+                return 0
+
+            def sample(self, key, state, loads):
+                received = jnp.arange(len(loads)) != state
+                arrivals = stragglers.Arrivals(received, loads, jnp.asarray(1.5))
+                return arrivals, state + 1
+
+        class AsksForItsState(InTurn):
+            def sample(self, key, state, loads):
+                return super().sample(key, state if state < 6 else 0, loads)
+
+        transform = jaxwgc.coded_aggregate(GROUPS, InTurn(), KEY)
+        state = transform.init(None)
+        update = jax.jit(lambda state: transform.update(np.ones(6, np.float32), state))
+        for lost in range(3):
+            _, state = update(state)
+            np.testing.assert_array_equal(state.received, np.arange(6) != lost)
+            assert state.stragglers == lost + 1
+            assert state.elapsed == 1.5 * (lost + 1)
+        with pytest.raises(TypeError, match="boolean conversion of traced"):
+            jaxwgc.coded_aggregate(GROUPS, AsksForItsState(), KEY)
+
+    def test_observed_rounds(self):
+        """No randomness is used up, and time only counts where it is given."""
+        transform = optax.chain(aggregate(GROUPS, jax.random.key(3)), optax.sgd(1.0))
+        gradients = np.ones((6, 2), np.float32)
+        mask = np.array([True, False, True, True, False, True])
+        state = transform.init(np.zeros(2, np.float32))
+        update = jax.jit(
+            lambda state, mask, **extra: transform.update(
+                gradients, state, None, received=mask, **extra
+            )
+        )
+        updates, once = update(state, mask)
+        np.testing.assert_allclose(updates, -6, rtol=1e-4)
+        np.testing.assert_array_equal(once[0].received, mask)
+        assert once[0].elapsed == 0
+        _, twice = update(once, mask, elapsed=2.5)
+        _, thrice = update(twice, np.arange(6) < 1, elapsed=0.25)
+        assert thrice[0].elapsed == 2.75
+        assert thrice[0].num_undecodable == 1
+        assert thrice[0].key == jax.random.key(3)
+        _, simulated = jax.jit(transform.update)(gradients, state)
+        assert simulated[0].key != jax.random.key(3)
+
+    def test_checkpoints(self, make_key, tmp_path):
+        """Saved and restored bit for bit; training goes on as if nothing happened."""
+        params, parts = regression(6, np.float32)
+        optimizer = optax.chain(aggregate(GROUPS, make_key(5)), optax.adam(0.1))
+
+        @jax.jit
+        def step(params, state):
+            gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)[1]
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
+        saved = params, optimizer.init(params)
+        for _ in range(3):
+            saved = step(*saved)
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "checkpoint", saved)
+            checkpointer.wait_until_finished()
+            like = params, optimizer.init(params)
+            restored = checkpointer.restore(tmp_path / "checkpoint", like)
+        assert isinstance(restored[1][0], jaxwgc.CodedAggregateState)
+        assert restored[1][0].key.dtype == saved[1][0].key.dtype
+        chex.assert_trees_all_equal(comparable(restored), comparable(saved))
+        chex.assert_trees_all_equal(
+            comparable(step(*step(*restored))), comparable(step(*step(*saved)))
+        )
+
+
+def test_donating_the_state_leaves_the_key_alone(make_key):
+    key = make_key(0)
+    transform = aggregate(GROUPS, key)
+    step = jax.jit(
+        lambda state: transform.update(jnp.ones((6, 2)), state)[1], donate_argnums=0
+    )
+    first, again = step(transform.init(None)), step(transform.init(None))
+    np.testing.assert_array_equal(first.received, again.received)
+    jax.random.uniform(key)
+
+
+def train(optimizer, params, parts, num_steps, gradient_of=None):
+    """A whole training as one lax.scan: parameters after every step, last state."""
+
+    def step(carry, _):
+        params, state = carry
+        if gradient_of is None:
+            gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)[1]
+        else:
+            gradients = gradient_of(params, parts)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    start = params, optimizer.init(params)
+    (_, state), trajectory = jax.lax.scan(step, start, None, num_steps)
+    return trajectory, state
+
+
+def full_gradient(params, parts, weights=None):
+    """jax.grad of the plain loss over all rows, no parts and no code."""
+
+    def loss(params):
+        x, y = parts
+        miss = (x @ params["w"] + params["b"] - y) ** 2 / 2
+        return jnp.sum(miss if weights is None else miss * weights[:, None])
+
+    return jax.grad(loss)(params)
+
+
+@jax.jit
+def plain_adam(params, parts, weights):
+    """Twelve steps on the whole gradient, compiled once for problems of one size."""
+    return train(
+        optax.adam(0.1), params, parts, 12, lambda *own: full_gradient(*own, weights)
+    )[0]
+
+
+class TestTraining:
+    """Coded training follows plain training, whoever answers."""
+
+    def test_adam_on_the_full_gradient(self, with_x64):
+        """Of a complex code, with weights."""
+        code = CODES["weighted"]
+        params, parts = regression(code.num_parts)
+        optimizer = optax.chain(aggregate(code), optax.adam(0.1))
+        found, state = jax.jit(lambda: train(optimizer, params, parts, 12))()
+        expected = plain_adam(params, parts, code.target)
+        chex.assert_trees_all_close(found, expected, rtol=1e-9)
+        assert np.abs(expected["w"][-1] - params["w"]).min() > 0.1
+        assert state[0].received.sum() == 6 - code.num_stragglers
+        assert state[0].num_undecodable == 0
+        assert state[0].elapsed == 12
+
+    def test_map_over_keys(self, make_key, with_x64):
+        """Every lane loses other workers, none loses the gradient."""
+        code = GROUPS
+        params, parts = regression(6)
+
+        def run(key):
+            optimizer = optax.chain(aggregate(code, key), optax.sgd(0.01))
+            trajectory, state = train(optimizer, params, parts, 5)
+            return trajectory, state[0].received
+
+        keys = jnp.stack([make_key(seed) for seed in range(5)])
+        found, received = jax.jit(jax.vmap(run))(keys)
+        expected, _ = train(optax.sgd(0.01), params, parts, 5, full_gradient)
+        for lane in range(5):
+            own = jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
+            chex.assert_trees_all_close(own, expected, rtol=1e-10)
+        assert np.all(received.sum(1) == 4)
+        assert len(np.unique(received, axis=0)) > 1
+
+    def test_in_process_between_clipping_and_adam(self, with_x64):
+        """Partial gradients are clipped one by one, their sum goes to Adam."""
+        code = GROUPS
+        params, parts = regression(6)
+        radius = 1.5
+        clip = optax.stateless(
+            lambda updates, _: jax.vmap(
+                lambda own: optax.projections.projection_l2_ball(own, radius)
+            )(updates)
+        )
+        optimizer = aggregating.process(clip, aggregate(code), optax.adam(0.1))
+        assert isinstance(optimizer, aggregating.Aggregator)
+        found, state = jax.jit(lambda: train(optimizer, params, parts, 6))()
+
+        def clipped(params, parts):
+            each = jax.vmap(jax.grad(squared_loss), (None, 0))(params, parts)
+            norms = jnp.sqrt(jnp.sum(each["w"] ** 2, axis=1) + each["b"] ** 2)
+            factors = jnp.minimum(1, radius / norms)
+            return jax.tree.map(lambda leaf: factors @ leaf, each), norms
+
+        norms = jax.jit(clipped)(params, parts)[1]
+        assert norms.min() < radius < norms.max()
+        expected, _ = train(
+            optax.adam(0.1), params, parts, 6, lambda *own: clipped(*own)[0]
+        )
+        chex.assert_trees_all_close(found, expected, rtol=1e-9)
+        assert state[1].elapsed == 6

@@ -1,0 +1,148 @@
+"""Steps of a plan, against gradient descent on quadratics in rounds drawn anew."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, decoders, stragglers
+from jaxwgc.studies import Choice
+
+KEY = jax.random.key(0)
+NUM_WORKERS, NUM_DIMENSIONS = 6, 24
+GOAL = {"target": 0.02, "condition": 20.0, "heterogeneity": 1.0}
+CURVATURE = np.geomspace(1 / GOAL["condition"], 1, 8)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "memory", "num_steps", "runs"))
+def descend(code, model, memory, step_size, size, num_steps, runs):
+    """Loss over that of the start, and time, after each step: (runs, steps)."""
+
+    def run(key):
+        own_key, key = jax.random.split(key)
+        shape = code.num_parts, NUM_DIMENSIONS, len(CURVATURE)
+        parts = jax.random.normal(own_key, shape)
+        parts -= parts.mean(0)
+        parts *= jnp.sqrt(size * code.num_parts / (code.num_parts - 1))
+        aggregate = jaxwgc.coded_aggregate(code, model, key, memory=memory)
+        start = jnp.ones(shape[1:]) / np.sqrt(CURVATURE)
+
+        def step(carry, _):
+            params, state = carry
+            gradients = (CURVATURE * params + parts) / code.num_parts
+            gradient, state = aggregate.update(gradients, state, params)
+            params = params - step_size * gradient
+            return (params, state), (jnp.mean(CURVATURE * params**2), state.elapsed)
+
+        carry = start, aggregate.init(start)
+        return jax.lax.scan(step, carry, length=num_steps)[1]
+
+    return jax.vmap(run)(jax.random.split(KEY, runs))
+
+
+def slow_one(slowdown=3.4, num_workers=NUM_WORKERS):
+    """Times of 40 rounds in which the last worker takes longer."""
+    times = 1 + 0.3 * np.random.default_rng(0).random((40, num_workers))
+    times[:, -1] *= slowdown
+    return stragglers.empirical(times)
+
+
+EXPONENTIAL = stragglers.shifted_exponential(shift=1.0, rate=1.0)
+FAST = stragglers.bernoulli_slowdown(0.0, 1.0)
+SPELLS = stragglers.markov(FAST, stragglers.affine(FAST, 9.0), 0.1, 0.3)
+UNCODED = codes.uncoded(NUM_WORKERS)
+REPETITION = codes.fractional_repetition(NUM_WORKERS, 1)
+# Decoded without interpolation, which compiles faster.
+COMPLEX = dataclasses.replace(
+    codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, 2),
+    decoders=(decoders.LeastSquares(num_missing=1),),
+)
+# Delays, code, rule, heterogeneity, share of the gradient that is recovered without
+# memory or 1 with it, and how far the loss may be off.
+CASES = {
+    "a number is late": (EXPONENTIAL, UNCODED, stragglers.fastest(4), 0.5, 4 / 6, 0.05),
+    "some are late": (
+        *(EXPONENTIAL, UNCODED, stragglers.deadline(1 + math.log(4))),
+        *(0.5, 0.75, 0.05),
+    ),
+    # What lasts is followed to second order, and as if it had gone on for long.
+    "spells": (SPELLS, UNCODED, stragglers.deadline(2.0), 0.1, 0.75, 0.1),
+    "one is lost": (slow_one(), UNCODED, stragglers.fastest(5), 0.1, 5 / 6, 0.05),
+    "one is stored": (slow_one(), UNCODED, stragglers.fastest(5), 1.0, 1, 0.05),
+    "half are stored": (slow_one(), UNCODED, stragglers.fastest(3), 1.0, 1, 0.05),
+    "repetition": (slow_one(), REPETITION, stragglers.fastest(3), 1.0, 1, 0.05),
+    "complex": (slow_one(), COMPLEX, stragglers.fastest(3), 1.0, 1, 0.1),
+    # It responds every twenty rounds.
+    "long stalls": (
+        *(slow_one(22.0, 4), codes.uncoded(4), stragglers.fastest(3)),
+        *(0.1, 1, 0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_descent_takes_as_many_steps(case):
+    """To two targets, with the best step of each."""
+    delay, code, wait, heterogeneity, share, tolerance = CASES[case]
+    memory = share == 1
+    late = "busy" if memory else "cancelled"
+    choice = Choice("own", code, wait, late, memory)
+    goal = {**GOAL, "heterogeneity": heterogeneity}
+    plan = jaxwgc.plan(delay, code.num_workers, KEY, choices=[choice], tail=0, **goal)
+    length = math.ceil(plan.best.num_steps)
+    assert 5 < length < 200
+    for target in (GOAL["target"], 0.2):
+        own = plan.replan(target=target).best
+        number, size = math.ceil(own.num_steps), heterogeneity * CURVATURE.mean()
+        losses, clock = descend(
+            *(code, own.model(delay), memory, own.step_size / share, size),
+            num_steps=length,
+            runs=60 if code.is_complex else 300,
+        )
+        before, after = np.asarray(losses).mean(0)[[number - 2, number - 1]]
+        assert (1 - tolerance) * after < target < (1 + tolerance) * before
+    seconds = np.mean(clock[:, -1]) / length
+    assert seconds == pytest.approx(plan.best.step_time.value, rel=0.03)
+
+
+def test_exact_gradients_need_the_steps_of_gradient_descent():
+    [own] = jaxwgc.plan(
+        FAST, 4, KEY, choices=[Choice("own", codes.uncoded(4), stragglers.fastest(4))]
+    ).choices
+    curvature = np.geomspace(1 / 100, 1, 8)
+    loss = np.mean(np.abs(1 - own.step_size * curvature) ** (2 * own.num_steps))
+    assert loss == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("is_biased", [False, True])
+def test_what_few_rounds_have_by_chance_is_no_bias(is_biased):
+    """Nobody is late more often than others, though in 20 rounds some were."""
+    is_late = np.random.default_rng(0).random((20, 12)) < 0.1
+    is_late[:, 0] |= is_biased
+    delay = stragglers.empirical(np.where(is_late, 3.0, 1.0))
+    choice = Choice("own", codes.uncoded(12), stragglers.deadline(2.0))
+    found = jaxwgc.plan(delay, 12, KEY, choices=[choice], tail=0, target=1e-5)
+    assert math.isinf(found.best.num_steps) == is_biased
+
+
+def test_who_is_slow_is_remembered():
+    """In little more time than the first take, and without a code the whole target."""
+    found = jaxwgc.plan(
+        slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL
+    )
+    by_kind = {(own.waits_for, own.memory): own for own in found.choices}
+    remembering, waiting = by_kind["first 5 + late", True], by_kind["all", False]
+    assert found.best.memory and found.best.late == "busy"
+    assert math.isinf(by_kind["first 5", False].time.value)
+    assert remembering.time.value < 0.5 * waiting.time.value
+    answer = " ".join(found.answer.split())
+    assert "late messages stored" in answer and "+ late" in str(found)
+    # Late answers are sent, too: one in three rounds or so.
+    assert 5.2 < remembering.num_answers < 5.5
+    harder = found.replan(target=1e-4)
+    assert harder.best.memory and harder.best.num_steps > found.best.num_steps
