@@ -5,6 +5,7 @@ the folder `--out`, without measurements. `python -m experiments only SECTION,SE
 NAME` measures some sections, and keeps the others.
 """
 
+import logging
 import signal
 import sys
 
@@ -58,4 +59,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Each lost worker would be a line between those of the progress. The level is not
+    # set in `main`, which tests call: it would stay for the tests of this log.
+    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
     sys.exit(main())

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import os
 import resource
 import signal
@@ -62,8 +61,6 @@ def chaos(
         out: Folder for table, figure and numbers.
     """
     check_positive(kill_every=kill_every, freeze_every=freeze_every)
-    # Each lost worker would be a line between those of the progress.
-    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
     records = functools.partial(measure, on_request=on_request)
     given = steps, kill_every, freeze_every, work, seed
     study = Study(

@@ -1,6 +1,5 @@
 """Training on real processes of which some are slow or killed, by code."""
 
-import logging
 import os
 import signal
 import threading
@@ -82,8 +81,6 @@ def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> dict[str, Any]:
         steps: Steps of each run.
     """
     check_positive(steps=steps)
-    # Each lost worker would be a line between those of the progress.
-    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
 
     def study():
         cells = {

@@ -1,7 +1,6 @@
 """Real workers that send corrupted messages: detection, and gradients applied."""
 
 import functools
-import logging
 import os
 import tempfile
 import time
@@ -62,8 +61,6 @@ def wrong_workers(steps: int = 500, seed: int = 0) -> dict[str, Any]:
         steps: Training steps on 8 processes of this machine; twice as many rounds
             are audited.
     """
-    # Each corrupted message would be a line between those of the progress.
-    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
     return {
         "bits": functools.partial(bits, steps, seed),
         "audits": functools.partial(audits, 2 * steps, seed),

@@ -11,8 +11,7 @@ from jaxwgc.distributed._placement import PlacedParts, place_parts
 from jaxwgc.distributed.ray._callbacks import JsonLines, Progress
 from jaxwgc.distributed.ray._cluster import RayCluster
 from jaxwgc.distributed.ray._messages import Round
-from jaxwgc.distributed.ray._options import Faults, Verification
-from jaxwgc.distributed.ray._timeouts import Timeouts
+from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
 from jaxwgc.distributed.ray._training import TrainingState
 
 __all__ = [

@@ -19,11 +19,9 @@ from jaxwgc.distributed.ray._events import (
     Sum,
 )
 from jaxwgc.distributed.ray._fleet import Fleet, Rules
-from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
-from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._request_round import RequestRound
-from jaxwgc.distributed.ray._start_up import StartUp
+from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._rounds import MessageRound, StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2
@@ -34,12 +32,6 @@ _decodes = jax.jit(CODE.decodes)
 _known = {}
 
 
-@jax.jit
-def find_weights(mask):
-    decoder = CODE.choose_decoder()
-    return decoder.checked_weights(CODE.encoding_matrix, CODE.segment_targets, mask)
-
-
 def decodes(mask):
     """Compiled once, and remembered, since the same masks come again."""
     if (key := mask.tobytes()) not in _known:
@@ -47,7 +39,7 @@ def decodes(mask):
     return _known[key]
 
 
-PLAN = RequestPlan.of(CODE, LAYOUT, find_weights)
+PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
 NUM_WORKERS, NUM_STRAGGLERS = 5, 3
 MESSAGES = Layout(
     held=[np.array([worker]) for worker in range(NUM_WORKERS)],
@@ -114,7 +106,7 @@ class World:
         num_workers = len(self.workers)
         memory = np.full((num_workers, LENGTH), np.nan, np.float32)
         if self.on_request:
-            given = LAYOUT, PLAN, step, self.now, memory, verifier
+            given = PLAN, step, self.now, memory, verifier
             self.engine = RequestRound(self.fleet, *given)
         else:
             given = MESSAGES, step, self.now, memory, owner, verifier

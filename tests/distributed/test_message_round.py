@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from jaxwgc.distributed.ray._events import Lost, Message, Replace, Send
-from jaxwgc.distributed.ray._message_round import Verdict
+from jaxwgc.distributed.ray._fleet import filled, mark_lost
 from jaxwgc.distributed.ray._messages import Answer
-from jaxwgc.distributed.ray._start_up import StartUp
-from jaxwgc.distributed.ray._trace import filled, mark_lost
+from jaxwgc.distributed.ray._rounds import StartUp, Verdict
 from tests.distributed.simulated import NUM_WORKERS, World, message_fleet
 
 

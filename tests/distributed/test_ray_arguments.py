@@ -16,9 +16,8 @@ from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Verification
 from jaxwgc.distributed.ray import _cluster, _worker
-from jaxwgc.distributed.ray._messages import Memory, pack, unpack
-from jaxwgc.distributed.ray._part_worker import PartWorker
-from jaxwgc.distributed.ray._worker import Task, Worker, sent
+from jaxwgc.distributed.ray._messages import Memory, pack, sent, unpack
+from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker
 
 pytest.importorskip("ray")
 
@@ -216,9 +215,9 @@ def test_first_query_compiles_nothing(kind):
     task = task._replace(has_queries=True)
     worker = kind(0, np.arange(2), np.eye(2)[: 1 + (kind is PartWorker)], None, task)
     worker.prepare([*PARTS[:2]])
-    number = _worker._project._cache_size()
+    number = _worker.project._cache_size()
     order = jax.tree.leaves(PARAMS), sent(KEY), 0
     others = [-1] if kind is PartWorker else []
     key = sent(jax.random.key(3))
     assert worker.project(order, np.array([1]), key, *others).shape == (64,)
-    assert _worker._project._cache_size() == number
+    assert _worker.project._cache_size() == number

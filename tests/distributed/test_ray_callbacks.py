@@ -15,8 +15,7 @@ import jaxwgc
 from jaxwgc import codes
 from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._fleet import WorkerSlot
-from jaxwgc.distributed.ray._timeouts import ResponseLimit
+from jaxwgc.distributed.ray._fleet import ResponseLimit, WorkerSlot
 from jaxwgc.studies import straggler_report
 
 CODE, PARAMS = codes.uncoded(2), jnp.zeros(2)

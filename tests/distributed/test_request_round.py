@@ -8,12 +8,10 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray._events import Listen, PartsDone, Request, Send
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._message_round import Verdict
 from jaxwgc.distributed.ray._messages import Layout, Report
-from jaxwgc.distributed.ray._part_worker import turns_left
-from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._request_round import RequestRound
-from tests.distributed import simulated
+from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._rounds import Verdict
+from jaxwgc.distributed.ray._worker import turns_left
 from tests.distributed.simulated import GRADIENTS, World, request_fleet
 
 
@@ -62,14 +60,14 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     """With three copies, of four parts a worker; the first has finished none of its."""
     code = codes.replicated(4, num_parts=16, copies=3)
     layout = Layout.of(code, jax.ShapeDtypeStruct((2,), np.float32), None)
-    plan = RequestPlan.of(code, layout, simulated.find_weights)
+    plan = RequestPlan.of(code, layout, code.choose_decoder())
     rules = request_fleet().rules._replace(
         ends=lambda times: np.inf, decodes=lambda mask: False
     )
     fleet = Fleet(4, Timeouts(), rules)
     for slot in fleet.slots:
         slot.state = "idle"
-    engine = RequestRound(fleet, layout, plan, 0, 0.0, np.zeros((4, 2), np.float32))
+    engine = RequestRound(fleet, plan, 0, 0.0, np.zeros((4, 2), np.float32))
     newest = {send.worker: send.call for send in fleet.actions()}
 
     def report(worker, turns):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray._timeouts import ResponseLimit
+from jaxwgc.distributed.ray._fleet import ResponseLimit
 
 
 def test_limit_follows_the_slowest_recent_response(caplog):

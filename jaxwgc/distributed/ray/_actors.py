@@ -1,11 +1,14 @@
-"""Ray actors of the workers: actions of an engine become calls, responses events."""
+"""Ray actors of the workers, and the loop of a round: between Ray and the engines."""
 
 import collections
 import contextlib
 import operator
 import os
+import pickle
 import signal
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,15 +17,27 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._messages import Answer, Layout
-from jaxwgc.distributed.ray._part_worker import PartWorker
-from jaxwgc.distributed.ray._session import find_ray
-from jaxwgc.distributed.ray._worker import Started, Task, Worker, environment
+from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
+from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
+from jaxwgc.distributed.ray._session import check_connected, find_ray
+from jaxwgc.distributed.ray._worker import (
+    PartWorker,
+    Started,
+    Task,
+    Worker,
+    environment,
+)
 
 # Seconds to read a response that is on this machine already.
 _SECONDS_TO_READ = 10
 # Calls without a response, after which a worker gets no more of them.
 _MAX_CALLS = 4
+# Seconds between two looks for silent workers.
+_POLL_SECONDS = 0.1
+# Bytes of params that travel within a task, which is faster than Ray's object store.
+_LARGEST_IN_TASK = 2**16
 # Methods of the actors; arguments are the fields of the action.
 _METHODS = {
     events.Send: "compute",
@@ -182,22 +197,20 @@ class Actors:
             case Started():
                 return self._started(worker, result)
             case Answer():
-                seconds = self._seconds(now - since, result.seconds, was_waiting, since)
+                seconds = now - since
+                if was_waiting:
+                    travel = min(self._transport, seconds - result.seconds)
+                    self._transport = travel
+                else:
+                    # Without the time in which the driver was busy.
+                    travel = self._transport if np.isfinite(self._transport) else 0.0
+                    own = result.seconds + travel
+                    seconds = float(np.clip(own, self._empty - since, seconds))
                 return events.Message(worker, call, result, seconds)
             case list():
                 return events.PartsDone(worker, call, result)
             case _:
                 return events.Sum(worker, call, result, now - since)
-
-    def _seconds(
-        self, seen: float, computed: float, was_waiting: bool, since: float
-    ) -> float:
-        """Returns the response time, without the time in which the driver was busy."""
-        if was_waiting:
-            self._transport = min(self._transport, seen - computed)
-            return seen
-        travel = self._transport if np.isfinite(self._transport) else 0.0
-        return float(np.clip(computed + travel, self._empty - since, seen))
 
     def _started(self, worker: int, started: Started) -> events.Event:
         self._signature = self._signature or started.signature
@@ -216,17 +229,128 @@ class Actors:
         exceptions = find_ray().exceptions
         has_died = isinstance(error, exceptions.RayError)
         has_died &= not isinstance(error, exceptions.RayTaskError)
-        return events.Lost(worker, reason(error), error, has_died)
+        cause = getattr(error, "cause", None) or error
+        name, lines = type(cause).__name__, str(cause).strip().splitlines()
+        trouble = f"{name}: {lines[0] if lines else ''}"
+        if name.startswith("Actor"):
+            trouble = f"its process died ({name})"
+        return events.Lost(worker, trouble, error, has_died)
 
 
-def reason(error: Exception) -> str:
-    """Returns an error of a worker in one line."""
-    cause = getattr(error, "cause", None) or error
-    first = (str(cause).strip().splitlines() or [""])[0]
-    name = type(cause).__name__
-    if name.startswith("Actor"):
-        return f"its process died ({name})"
-    return f"{name}: {first}"
+class Driver:
+    """Runs round engines on the workers. It works in one thread, and only in a round.
+
+    Args:
+      fleet: States of the workers.
+      layout: Shapes of their messages.
+      launch: Makes the actor of a worker.
+      plan: `RequestPlan` of a code with several messages per worker, or None.
+
+    Attributes:
+      actors: `Actors` of the workers.
+      verifier: `Verifier` of the rounds, or None.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        layout: Layout,
+        launch: Callable[[int], Any],
+        plan: RequestPlan | None,
+    ):
+        self.fleet, self._layout, self._plan = fleet, layout, plan
+        # Ends the round that is under way, if it is set by another thread.
+        self.is_closed = threading.Event()
+        self.actors = Actors(launch, len(fleet.slots), self._check_open)
+        self.verifier: Any = None
+        self._memory = Memory(layout.shape, layout.dtype)
+        # End of the last round, and seconds between rounds so far.
+        self._ended, self._away = time.monotonic(), 0.0
+
+    def start(self) -> None:
+        """Starts all workers, and waits until each has loaded its parts and compiled.
+
+        Raises:
+          ValueError: If the parts of two workers are not alike.
+          RuntimeError: If a worker fails or dies repeatedly, or the start takes longer
+            than `timeouts.start`.
+        """
+        now = self._now()
+        self._run(StartUp(self.fleet, now, lambda: find_ray().available_resources()))
+
+    def run(
+        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
+    ) -> Round:
+        """Returns one round: see `RayCluster.compute` and `MessageRound`."""
+        begin = time.monotonic()
+        self._away += begin - self._ended
+        order = leaves, key, step
+        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
+        order = find_ray().put(order) if is_large else pickle.dumps(order)
+        self.actors.order, self.actors.read_seconds = order, 0.0
+        given, examined = (step, self._now(), self._memory.borrow()), self._examined
+        if self._plan is None:
+            common = self.fleet, self._layout
+            engine = MessageRound(*common, *given, owner, self.verifier)
+        else:
+            engine = RequestRound(self.fleet, self._plan, *given, self.verifier)
+        self.actors.perform(self.fleet.actions())
+        broadcast = time.monotonic() - begin
+        this_round, transfer = self._run(engine)
+        timings = {"broadcast": broadcast, "transfer": transfer}
+        if self.verifier is not None:
+            timings["examination"] = self._examined - examined
+        elapsed = self._ended - begin
+        return this_round._replace(timings=timings, elapsed=elapsed)
+
+    def end(self) -> None:
+        """Ends all workers."""
+        for worker in range(len(self.fleet.slots)):
+            self.actors.end(worker)
+
+    @property
+    def _examined(self) -> float:
+        """Seconds that verification has taken so far."""
+        return getattr(self.verifier, "seconds", 0.0)
+
+    def _now(self) -> float:
+        """Returns the time of the engines.
+
+        It stands still between rounds and in verification: there, no response is read,
+        and no worker is silent.
+        """
+        return time.monotonic() - self._away - self._examined
+
+    def _run(self, engine: RoundEngine) -> tuple[Any, float]:
+        """Returns the result of an engine, and the seconds in which it was read."""
+        transfer, examined = 0.0, self._examined
+        try:
+            while (result := engine.result()) is None:
+                self._check_open()
+                wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
+                event = self.actors.next_event(float(wait))
+                if event is not None:
+                    start = time.monotonic()
+                    self._perform(engine.handle(event, self._now()))
+                    transfer += time.monotonic() - start
+                if not self.actors.has_events and engine.result() is None:
+                    self._perform(engine.poll(self._now()))
+        finally:
+            self._ended = time.monotonic()
+        transfer += self.actors.read_seconds + examined - self._examined
+        return result, transfer
+
+    def _perform(self, actions: Any) -> None:
+        self.actors.perform(actions)
+        for action in actions:
+            if isinstance(action, events.Replace) and action.warning:
+                # Shown at the call of `compute`.
+                warnings.warn(action.warning, stacklevel=6)
+
+    def _check_open(self) -> None:
+        if self.is_closed.is_set():
+            raise RuntimeError("the RayCluster was closed during a round")
+        check_connected()
 
 
 def launcher(

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation
+from jaxwgc import _validation, coding
 from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray import _setup, _training
-from jaxwgc.distributed.ray._actors import launcher
-from jaxwgc.distributed.ray._driver import Driver
-from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
-from jaxwgc.distributed.ray._messages import Layout, Round
+from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._actors import Driver, launcher
+from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
+from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
 from jaxwgc.distributed.ray._options import (
     Faults,
+    Timeouts,
     Verification,
     reject_unknown,
 )
-from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
-from jaxwgc.distributed.ray._timeouts import Timeouts
-from jaxwgc.distributed.ray._trace import filled
-from jaxwgc.distributed.ray._verification import Recomputation, Tools, verifier_of
-from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, read, sent, try_loss
-from jaxwgc.stragglers import WaitingRule
+from jaxwgc.distributed.ray._verification import Audits, ParityChecks
+from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, try_loss
+from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
 from jaxwgc.studies import StragglerReport, straggler_report
 
 
@@ -167,11 +165,19 @@ class RayCluster:
             _validation.check_instance(name, value, kind)
         self.code, self._address, self._verification = code, address, verification
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._parts = None if callable(parts) else _setup.parts_of(parts, code)
-        load = parts if callable(parts) else None
-        self._task = _setup.task_of(loss, has_aux, load, batch, faults, decoding)
-        self._options = _setup.actor_options_of(address, actor_options or {})
-        self._raises = decoding.undecodable == "raise"
+        self._parts, load = None, parts
+        if not callable(parts):
+            _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+            _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+            self._parts, load = sent(parts), None
+        self._task = _task_of(loss, has_aux, load, batch, faults, decoding)
+        # A Ray of our own has no other users.
+        claims: dict[str, Any] = {"num_cpus": 0}
+        if address is not None:
+            claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        # Ray's record of every task would grow without bounds.
+        claims |= {"enable_task_events": False, **(actor_options or {})}
+        self._options, self._raises = claims, decoding.undecodable == "raise"
         self._aggregate = functools.partial(
             decode_aggregate,
             code,
@@ -184,9 +190,9 @@ class RayCluster:
         )
         self._aggregate()
         self._locator = verification.locator(code)
-        self._decodes = _setup.decodes_of(code, decoding)
-        self._find_weights = _setup.weights_of(code, decoding)
-        rules = _setup.rules_of(code, wait, self._decodes, self._locator)
+        self._decoder = code.choose_decoder(decoding.decoder)
+        self._decodes = _decodes_of(code, self._decoder, decoding.tolerance)
+        rules = _rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
         # Held for a round; `_is_computing` is for another round in the same thread.
         self._lock = threading.RLock()
@@ -380,9 +386,10 @@ class RayCluster:
         """
         return self._fleet.slots if self._driver else []
 
-    @contextlib.contextmanager
-    def _one_round(self) -> Iterator[None]:
-        """Admits one round at a time: other threads wait for its end."""
+    def _compute(
+        self, params: Any, step: int, key: jax.Array, owner: Any = None
+    ) -> Round:
+        """Returns a round for a step that the caller counts; threads take turns."""
         with self._lock:
             if self._is_computing:
                 raise RuntimeError(
@@ -391,25 +398,18 @@ class RayCluster:
                 )
             self._is_computing = True
             try:
-                yield
+                driver = self._started(params)
+                leaves = _finite_leaves(params, self._params_like)
+                if key is not self._sent_key[0]:
+                    self._sent_key = key, sent(key)
+                before = self._fleet.num_losses().sum()
+                this_round = driver.run(step, leaves, self._sent_key[1], owner)
+                num_replaced = int(self._fleet.num_losses().sum() - before)
+                this_round = this_round._replace(replaced=num_replaced)
+                self._check_decodes(this_round, step)
+                return this_round
             finally:
                 self._is_computing = False
-
-    def _compute(
-        self, params: Any, step: int, key: jax.Array, owner: Any = None
-    ) -> Round:
-        """Returns a round for a step that the caller counts."""
-        with self._one_round():
-            driver = self._started(params)
-            leaves = _setup.leaves_of(params, self._params_like)
-            if key is not self._sent_key[0]:
-                self._sent_key = key, sent(key)
-            before = self._fleet.num_losses().sum()
-            this_round = driver.run(step, leaves, self._sent_key[1], owner)
-            num_replaced = int(self._fleet.num_losses().sum() - before)
-            this_round = this_round._replace(replaced=num_replaced)
-            self._check_decodes(this_round, step)
-            return this_round
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
         """Warns once about an undecodable round, or raises an error."""
@@ -448,7 +448,12 @@ class RayCluster:
                 self._driver.end()
                 self._driver = None
                 raise
-        _setup.check_like(self._params_like, like)
+        if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
+            differs = _training.difference(self._params_like, like)
+            raise ValueError(
+                "params must keep their structure, shapes and dtypes; got "
+                f"{differs or jax.tree.structure(like)}"
+            )
         return self._driver
 
     def _make_driver(self, like: Any) -> Driver:
@@ -459,17 +464,96 @@ class RayCluster:
         task = task._replace(has_queries=bool(options.on_wrong or options.audit))
         layout, plan = Layout.of(code, like, task.message_dtype), None
         if code.messages_per_worker > 1:
-            plan = RequestPlan.of(code, layout, self._find_weights)
+            plan = RequestPlan.of(code, layout, self._decoder)
             task = task._replace(report_size=plan.report_size)
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
-        common = driver.actors, self._fleet, options.noise, task.message_dtype
-        tools = Tools(*common, Recomputation(task, self._parts))
-        driver.verifier = verifier_of(tools, options, code, self._locator, self.key)
+        given = driver.actors, self._fleet, code, task, self._parts, options.noise
+        if self._locator is not None and options.on_wrong is not None:
+            checks = {"locator": self._locator, "on_wrong": options.on_wrong}
+            driver.verifier = ParityChecks(*given, **checks)
+        elif options.audit:
+            seed = int(jax.random.bits(self.key))
+            driver.verifier = Audits(*given, audit=options.audit, seed=seed)
         return driver
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
         """Joins a cluster, or starts one once the loss has been tried."""
         stack.enter_context(session(self._address))
         check_resources(self.code.num_workers, self._options)
+
+
+def _task_of(
+    loss: Any, has_aux: Any, load: Any, batch: Any, faults: Faults, options: Any
+) -> Task:
+    """Returns the task of the workers, without what the first params tell."""
+    _validation.check_bool("has_aux", has_aux)
+    _validation.check_callable("loss", loss)
+    if batch is not None:
+        _validation.check_callable("batch", batch)
+    given = loss, has_aux, load, batch, faults.delay, faults.corrupt
+    return Task(*given, options.message_dtype)
+
+
+def _decodes_of(
+    code: GradientCode, decoder: Any, tolerance: float | None
+) -> Callable[[np.ndarray], bool]:
+    """Returns a function that tells whether a mask of messages can be decoded."""
+    # The code is a constant, so that NumPy's keeps its precision.
+    decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
+    # The rule and the end of the round ask for the same masks, which come again.
+    known = functools.lru_cache(maxsize=10_000)(
+        lambda mask: bool(decodes(np.frombuffer(mask, bool)))
+    )
+    return lambda mask: known(mask.tobytes())
+
+
+def _rules_of(
+    code: GradientCode,
+    wait: WaitingRule | None,
+    decodes: Callable[[np.ndarray], bool],
+    locator: coding.ErrorLocator | None,
+) -> Rules:
+    """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
+    if isinstance(wait, StragglerModel):
+        raise TypeError(
+            "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
+            "real workers straggle by themselves; got a StragglerModel, which simulates"
+        )
+    if wait is None and locator is not None:
+        num_required = code.num_workers - code.num_stragglers + 2
+        wait = fastest(min(code.num_workers, num_required))
+    if wait is not None:
+        _validation.check_instance("wait", wait, WaitingRule)
+        # The rule checks the number of workers itself.
+        if np.shape(wait.ends(np.full(code.num_workers, np.inf))) != ():
+            rule = "wait must give one time at which a round ends"
+            raise TypeError(f"{rule}; got {wait!r}")
+
+    def ends(times: np.ndarray) -> float:
+        if wait is None:
+            return 0.0 if decodes(np.isfinite(times)) else np.inf
+        return float(wait.ends(times))
+
+    def can_be_used(mask: np.ndarray) -> bool:
+        # Without messages that are compared with nothing.
+        return decodes(mask if locator is None else locator.checked_by_others(mask))
+
+    sees_workers = wait is not None and (
+        wait.code is None or wait.code.messages_per_worker != code.messages_per_worker
+    )
+    numbers = code.messages_per_worker, code.num_stragglers
+    return Rules(ends, can_be_used, sees_workers, *numbers)
+
+
+def _finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
+    """Returns the leaves of params, finite, in NumPy and in the dtypes of `like`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = []
+    for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
+        found.append(np.asarray(leaf, shape.dtype))
+        if not is_finite(found[-1]):
+            name = f"params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"params must be finite; got NaN or infinity in {name}")
+    return found

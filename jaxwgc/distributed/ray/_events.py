@@ -5,7 +5,7 @@ and returns with its response.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -108,28 +108,3 @@ class Stop(NamedTuple):
 Event = Ready | Message | PartsDone | Sum | Lost
 Call = Send | Listen | Request | Stop
 Action = Launch | Replace | Call
-
-
-class RoundEngine(Protocol):
-    """State machine of a round, or of the start. Times are from the caller's clock.
-
-    All events that are there are handled before `poll`: to it, a worker is silent if
-    its response has not been handled.
-
-    Attributes:
-      poll_at: Time at which `poll` should be called at the latest.
-    """
-
-    poll_at: float
-
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
-        """Returns the actions that an event causes."""
-        ...
-
-    def poll(self, now: float) -> Sequence[Action]:
-        """Returns the actions that the passing of time causes."""
-        ...
-
-    def result(self) -> Any:
-        """Returns the `Round` once it is over, None before."""
-        ...

@@ -1,23 +1,24 @@
-"""The workers as the coordinator sees them: lost, starting, idle or computing."""
+"""The workers as the coordinator sees them: their states, response times and trace."""
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._messages import Round
-from jaxwgc.distributed.ray._timeouts import ResponseLimit, Timeouts
-from jaxwgc.distributed.ray._trace import mark_lost
+from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS, Timeouts
 
+# The longest limit for a silent worker, and the limit for one that has not responded.
+_CEILING_SECONDS = 60.0
+# Silence over the slowest recent response, and the number of recent ones per worker.
+_MULTIPLE, _NUM_RECENT = 10.0, 20
 # Seconds before the next process is tried if several in a row have failed.
 _LONGEST_PAUSE_SECONDS = 60.0
 # Rounds with corrupted messages after which a worker is replaced.
 MAX_CORRUPTED_ROUNDS = 3
-
-_Response = events.Message | events.PartsDone | events.Sum
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -100,6 +101,71 @@ class WorkerSlot:
         return f"{self.host} (node {self.node[:8]})"
 
 
+class ResponseLimit:
+    """The time after which a silent worker is replaced, from recent responses.
+
+    Attributes:
+      seconds: The limit for a worker that has responded before.
+    """
+
+    def __init__(self, answer: float | None, num_workers: int):
+        self._answer = answer
+        # Seconds of recent responses, oldest first. In `_own`, silence is a response.
+        self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
+        self._own = self._recent.copy()
+        self.seconds = self._logged = _CEILING_SECONDS if answer is None else answer
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest recent response; 0 if there is none."""
+        return float(np.nanmax(self._recent, initial=0.0))
+
+    def median(self, worker: int) -> float:
+        """Returns the median of a worker's recent response times; infinity if none."""
+        recent = self._recent[worker]
+        recent = recent[~np.isnan(recent)]
+        return float(np.median(recent)) if len(recent) else np.inf
+
+    def of(self, worker: int) -> float:
+        """Returns the limit of a worker."""
+        if self._answer is not None:
+            return self._answer
+        if np.isnan(self._own[worker]).all():
+            return _CEILING_SECONDS
+        slowest = float(np.nanmax(self._own[worker]))
+        return min(max(self.seconds, _MULTIPLE * slowest), _CEILING_SECONDS)
+
+    def note(self, worker: int, seconds: float) -> None:
+        """Adds a response of a worker; logs the limit if it has changed twofold."""
+        for times in (self._recent, self._own):
+            times[worker] = np.append(times[worker, 1:], seconds)
+        self._adapt()
+
+    def note_silence(self, worker: int) -> None:
+        """Doubles the limit of a worker until it has responded often again.
+
+        A step that has become longer is not interrupted for ever.
+        """
+        seconds = 2 * self.of(worker) / _MULTIPLE
+        self._own[worker] = np.append(self._own[worker, 1:], seconds)
+
+    def resume(self, slowest: float) -> None:
+        """Continues from the slowest recent response of an earlier run."""
+        if slowest:
+            self._recent[:] = self._own[:] = slowest
+            self._adapt()
+
+    def _adapt(self) -> None:
+        if self._answer is not None:
+            return
+        limit = _MULTIPLE * self.slowest
+        self.seconds = float(np.clip(limit, SHORTEST_ANSWER_SECONDS, _CEILING_SECONDS))
+        if not 0.5 <= self.seconds / self._logged <= 2:
+            self._logged = self.seconds
+            text = "timeouts.answer is now %.3g s; slowest recent response: %.3g s"
+            log.info(text, self.seconds, self.slowest)
+
+
 class Fleet:
     """States of all workers, and the actions that are due: shared by all rounds.
 
@@ -107,7 +173,9 @@ class Fleet:
       slots: One `WorkerSlot` per worker.
       timeouts: `Timeouts` of the cluster.
       limit: `ResponseLimit` of the workers.
-      rows: Trace, one row per round: see `_trace`.
+      rows: Trace, one row per round: seconds by worker, or by part. NaN stands for what
+        a worker has not finished: it was busy with an earlier round, left the part to
+        others, or is still at it.
       rules: `Rules` of the rounds.
       when: Round that is under way, in words.
     """
@@ -157,7 +225,7 @@ class Fleet:
         self._actions.append(call._replace(call=slot.call))
 
     def receive(
-        self, event: _Response, now: float, take: Callable[[Any, float], None]
+        self, event: Any, now: float, take: Callable[[Any, float], None]
     ) -> None:
         """Passes the response of the newest call of a worker to `take`.
 
@@ -233,21 +301,18 @@ class Fleet:
     def poll(self, now: float) -> None:
         """Suspects and replaces silent workers; launches processes that are due."""
         for slot in self.slots:
-            silent = now - slot.since
-            if slot.state == "starting" and silent > self.timeouts.start:
-                trouble = f"silent for {silent:.1f} s; timeouts.start is "
-                trouble += f"{self.timeouts.start:g}"
-                self.lose(events.Lost(slot.index, trouble), now)
-            elif slot.state == "computing":
-                seconds = self.limit.of(slot.index)
-                trouble = f"silent for {silent:.1f} s; timeouts.answer is {seconds:g}"
-                if silent > seconds:
+            silent, is_computing = now - slot.since, slot.state == "computing"
+            name, limit = "start", self.timeouts.start
+            if is_computing:
+                name, limit = "answer", self.limit.of(slot.index)
+            trouble = f"silent for {silent:.1f} s; timeouts.{name} is {limit:g}"
+            if (is_computing or slot.state == "starting") and silent > limit:
+                if is_computing:
                     self.limit.note_silence(slot.index)
-                    self.lose(events.Lost(slot.index, trouble), now)
-                elif silent > seconds / 2 and not slot.is_suspected:
-                    slot.is_suspected = True
-                    slot.trouble = trouble
-                    self._log_loss(slot, "suspected")
+                self.lose(events.Lost(slot.index, trouble), now)
+            elif is_computing and silent > limit / 2 and not slot.is_suspected:
+                slot.is_suspected, slot.trouble = True, trouble
+                self._log_loss(slot, "suspected")
             if slot.state == "lost" and slot.relaunch_at <= now:
                 slot.state, slot.since = "starting", now
                 self._actions.append(events.Launch(slot.index))
@@ -303,3 +368,33 @@ class Fleet:
         log.warning("%s: %s; %s", name, slot.trouble, spares)
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)
+
+
+def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
+    """Writes infinity for what a lost worker has not finished since it last did."""
+    for row in reversed(rows):
+        is_gap = np.isnan(row[worker])
+        if row is rows[-1] or is_gap.all():
+            row[worker] = np.where(is_gap, np.inf, row[worker])
+        if not is_gap.all():
+            break
+
+
+def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the trace: the worker's next seconds replace each run of NaNs.
+
+    As many of the next ones as there are NaNs, and the first ones after the last. The
+    length of a run depends on the seconds before it. Repeated in its place, these would
+    make slow responses more frequent than they are.
+    """
+    table = np.array(rows)
+    for worker in range(table.shape[1]):
+        seconds = table[:, worker].ravel()
+        is_gap, is_finite = np.isnan(seconds), np.isfinite(seconds)
+        found, num_gaps = seconds[is_finite], is_gap.cumsum()
+        in_run = num_gaps - np.maximum.accumulate(np.where(is_gap, 0, num_gaps))
+        if len(found):
+            behind = (is_finite.cumsum() + in_run - 1)[is_gap]
+            seconds[is_gap] = found[behind % len(found)]
+        table[:, worker] = seconds.reshape(table[:, worker].shape)
+    return table

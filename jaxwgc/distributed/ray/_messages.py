@@ -1,14 +1,15 @@
 """Messages between workers and coordinator, and the memory where they are read."""
 
+import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import coding
+from jaxwgc import _arrays, coding
 from jaxwgc.codes import GradientCode
 
 
@@ -122,13 +123,11 @@ class Layout(NamedTuple):
             return messages, pack(messages[:1], dtype)
 
         messages, wire = jax.eval_shape(encoded, params)
-        read = messages.dtype
+        dtype_read = messages.dtype
         if dtype is not None:
-            read = np.dtype(np.complex64 if code.is_complex else np.float32)
+            dtype_read = np.dtype(np.complex64 if code.is_complex else np.float32)
         held = [_in_order(code, worker) for worker in range(code.num_workers)]
-        # A worker that holds nothing sends zero times the first part.
-        held = [parts if len(parts) else np.zeros(1, int) for parts in held]
-        return cls(held, code.num_parts, messages.shape, read, wire)
+        return cls(held, code.num_parts, messages.shape, dtype_read, wire)
 
     def check(self, wire: np.ndarray) -> None:
         """Raises ValueError where the message of a worker is of another kind."""
@@ -138,25 +137,37 @@ class Layout(NamedTuple):
                 f"{self.wire.shape} and {self.wire.dtype}"
             )
 
-    def by_part(self, aux: Sequence[tuple[np.ndarray, Any]]) -> Any:
-        """Returns leaves (num_parts, ...) from leaves of some parts (num_some, ...)."""
-        if not aux:
-            return None
-        places, trees = zip(*aux)
+    def by_part(self, values: Iterable[tuple[Any, Any, Any]]) -> tuple[np.ndarray, Any]:
+        """Returns losses (num_parts,) and aux, leaves (num_parts, ...), of all parts.
 
-        def gathered(*leaves):
-            shape = (self.num_parts, *np.shape(leaves[0])[1:])
-            by_part = np.zeros(shape, leaves[0].dtype)
-            for parts, leaf in zip(places, leaves):
-                by_part[parts] = leaf
-            return by_part
+        Losses are NaN and aux is zero for a part without values.
 
-        return jax.tree.map(gathered, *trees)
+        Args:
+          values: Triples of part, loss and aux, or of several parts, losses (num_some,)
+            and aux, leaves (num_some, ...).
+        """
+        losses, all_aux = np.full(self.num_parts, np.nan), None
+        for parts, own, aux in values:
+            losses[parts] = own
+            if all_aux is None:
+                # Without the axis of the parts.
+                some = jax.tree.map(lambda own: own[0], aux) if np.ndim(parts) else aux
+                all_aux = jax.tree.map(
+                    lambda own: np.zeros((self.num_parts, *own.shape), own.dtype), some
+                )
+            for found, leaf in zip(jax.tree.leaves(all_aux), jax.tree.leaves(aux)):
+                found[parts] = leaf
+        return losses, all_aux
 
 
 def _in_order(code: GradientCode, worker: int) -> np.ndarray:
-    """Returns its parts, those first that its first messages are made of."""
+    """Returns the worker's parts; those that its first messages consist of come first.
+
+    A worker that holds nothing sends zero times the first part.
+    """
     parts = np.flatnonzero(np.asarray(code.assignment)[worker])
+    if not len(parts):
+        return np.zeros(1, int)
     if code.required_parts is None:
         return parts
     start = worker * code.messages_per_worker
@@ -189,13 +200,10 @@ def unpack(wire: np.ndarray, message: np.ndarray) -> None:
 
 def unpacked(wire: np.ndarray, is_complex: bool) -> np.ndarray:
     """Returns the message, or messages, that `pack` has made ready to travel."""
-    dtype = np.promote_types(
-        np.float32 if wire.dtype == np.uint16 else wire.dtype, np.float32
-    )
+    shape, dtype = wire.shape, np.promote_types(wire.dtype, np.float32)
     if is_complex:
-        message = np.empty(wire.shape[:-1], np.result_type(dtype, np.complex64))
-    else:
-        message = np.empty(wire.shape, dtype)
+        shape, dtype = shape[:-1], np.promote_types(dtype, np.complex64)
+    message = np.empty(shape, dtype)
     unpack(wire, message)
     return message
 
@@ -229,14 +237,44 @@ class Memory:
         """Returns an array with arbitrary entries that is not referenced elsewhere."""
         returned = [block for block, loan in self._loans if loan() is None]
         lent = [(block, loan) for block, loan in self._loans if loan() is not None]
-        loan = _Loan(returned[0] if returned else self._fresh())
+        if not returned:
+            # From a multiple of 64 bytes on, which JAX takes without a copy.
+            size = int(np.prod(self._shape)) * self._dtype.itemsize
+            memory = np.empty(size + 64, np.uint8)
+            memory = memory[-memory.ctypes.data % 64 :][:size]
+            returned = [memory.view(self._dtype).reshape(self._shape)]
+        loan = _Loan(returned[0])
         # While one is looked at, another is filled.
         self._loans = [*lent[-1:], (loan.block, weakref.ref(loan))]
         return np.asarray(loan)
 
-    def _fresh(self) -> np.ndarray:
-        """Returns memory from a multiple of 64 bytes on, which JAX takes as it is."""
-        size = int(np.prod(self._shape)) * self._dtype.itemsize
-        memory = np.empty(size + 64, np.uint8)
-        start = -memory.ctypes.data % 64
-        return memory[start : start + size].view(self._dtype).reshape(self._shape)
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Typed keys as they travel, which can be pickled: by their words."""
+
+    words: Any
+    kind: str = dataclasses.field(metadata={"static": True})
+
+
+def sent(tree: Any) -> Any:
+    """Returns a pytree as it travels: in NumPy, and typed keys as `Keys`."""
+
+    def of_leaf(leaf):
+        if not jnp.issubdtype(_arrays.dtype_of(leaf), jax.dtypes.prng_key):
+            return np.asarray(leaf)
+        words = np.asarray(jax.random.key_data(leaf))
+        return Keys(words, str(jax.random.key_impl(leaf)))
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def read(tree: Any) -> Any:
+    """Returns what was sent, with typed keys in the place of `Keys`."""
+
+    def of_node(node):
+        is_keys = isinstance(node, Keys)
+        return jax.random.wrap_key_data(node.words, impl=node.kind) if is_keys else node
+
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Keys))

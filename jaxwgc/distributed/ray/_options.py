@@ -10,6 +10,10 @@ from jaxwgc import _validation, coding
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
+# The shortest limit for a silent worker: a machine that starts processes pauses others
+# for up to a second.
+SHORTEST_ANSWER_SECONDS = 2.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
@@ -49,10 +53,8 @@ class Verification:
             _validation.check_choice("on_wrong", self.on_wrong, choices)
         if self.audit is not None:
             _validation.check_number("audit", self.audit, minimum=0, traceable=False)
-            if self.audit >= 1:
-                raise ValueError(
-                    f"audit must be a probability below 1; got {self.audit}"
-                )
+            is_right = self.audit < 1
+            _validation.require(is_right, "audit", "be below 1", self.audit)
         _validation.check_number("noise", self.noise, minimum=0, traceable=False)
 
     def locator(self, code: GradientCode) -> coding.ErrorLocator | None:
@@ -61,26 +63,61 @@ class Verification:
         Raises:
           ValueError: If an option does not fit the code.
         """
-        if self.audit and code.messages_per_worker == 1:
-            raise ValueError(
-                "audit must be None for codes of one message per worker, for which "
-                f"on_wrong is; got {self.audit}"
-            )
+        is_on_request = code.messages_per_worker > 1
+        rule = "be None for codes of one message per worker, for which on_wrong is"
+        _validation.require(is_on_request or not self.audit, "audit", rule, self.audit)
         if self.on_wrong is None:
             return None
-        if code.messages_per_worker > 1:
-            raise ValueError(
-                "on_wrong must be None for codes of several messages per worker, which "
-                f"send no part twice (use audit); got {self.on_wrong!r}"
-            )
+        rule = "be None for codes of several messages per worker, which send no part"
+        rule += " twice (use audit)"
+        _validation.require(not is_on_request, "on_wrong", rule, repr(self.on_wrong))
         locator = coding.ErrorLocator.of(code)
-        if self.on_wrong == "arbitrate" and locator.copies is None:
-            raise ValueError(
-                "on_wrong must be 'drop' or 'raise' unless all checks of the code are "
-                "copies, as those of fractional_repetition; got 'arbitrate' for "
-                f"{code}"
-            )
+        is_right = self.on_wrong != "arbitrate" or locator.copies is not None
+        rule = "be 'drop' or 'raise' unless all checks of the code are copies, as those"
+        rule += " of fractional_repetition"
+        _validation.require(is_right, "on_wrong", rule, f"'arbitrate' for {code}")
         return locator
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeouts:
+    """Seconds that a `RayCluster` waits for a worker.
+
+    Args:
+      answer: Seconds without a response to a step, or on request without a finished
+        part, after which a worker is replaced; at least 2. None adapts it: 10 times the
+        slowest of the last 20 responses of each worker, at least 2 and at most 60
+        seconds, and 60 seconds for a worker that has not responded yet. A worker that
+        is silent for half of this time is suspected: the round does not wait for it if
+        the others decode. Once it responds, it is no longer suspected.
+      start: Seconds for a worker to load its parts and to compile.
+      replacement: Seconds that a round that cannot be decoded waits for a worker that
+        is being replaced, from its loss on. A worker that does not come back in that
+        time is not waited for in later rounds either. A rule that ends by the clock,
+        such as `deadline`, ends an undecodable round at its own time.
+
+    Raises:
+      ValueError: If `answer` is below 2, or another number is not positive.
+      TypeError: If one is not a number.
+
+    Example:
+      >>> import jaxwgc
+      >>> jaxwgc.distributed.Timeouts(answer=5)
+      Timeouts(answer=5, start=300.0, replacement=60.0)
+    """
+
+    answer: float | None = None
+    start: float = 300.0
+    replacement: float = 60.0
+
+    def __post_init__(self):
+        for name, seconds in vars(self).items():
+            if name != "answer" or seconds is not None:
+                _validation.check_number(name, seconds, positive=True, traceable=False)
+        is_long = self.answer is None or self.answer >= SHORTEST_ANSWER_SECONDS
+        rule = f"be at least {SHORTEST_ANSWER_SECONDS:g} seconds, since a busy machine"
+        rule += " pauses healthy workers"
+        _validation.require(is_long, "answer", rule, self.answer)
 
 
 @dataclasses.dataclass(frozen=True)

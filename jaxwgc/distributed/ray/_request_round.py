@@ -1,20 +1,21 @@
 """Engine of a round on request: workers report parts, and are asked for sums."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
+from jaxwgc.decoders import Decoder
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
-from jaxwgc.distributed.ray._message_round import Verifier
+from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Report, Round, is_finite, unpack
-from jaxwgc.distributed.ray._part_worker import HOLD_SECONDS, turns_left
-from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._rounds import RoundEngine
+from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 
 # A sum that has not come after these seconds, plus so many times the seconds of the
 # others, is not waited for if the others have finished its parts by then.
@@ -25,17 +26,78 @@ _POLL_SECONDS = 0.1
 log = logging.getLogger("jaxwgc.distributed")
 
 
-class RequestRound:
-    """Round engine for codes with several messages per worker: see `RoundEngine`.
+class RequestPlan(NamedTuple):
+    """Turns, messages and sums of a code with several messages per worker.
+
+    A turn is the place of a part among those of a worker.
+
+    Attributes:
+      code: Real code of one segment.
+      layout: Shapes of the sums.
+      find_weights: Maps a mask of messages to decoding weights (1, num_messages).
+      parts: int (num_workers, num_turns), part of each turn; num_parts if none.
+      is_held: bool (num_workers, num_turns), turns that there are.
+      support: bool (num_workers, messages_per_worker, num_turns), turns that a message
+        is made of.
+      may_skip: Whether workers need not compute parts that others have finished.
+    """
+
+    code: GradientCode
+    layout: Layout
+    find_weights: Callable[[np.ndarray], Any]
+    parts: np.ndarray
+    is_held: np.ndarray
+    support: np.ndarray
+    may_skip: bool
+
+    @property
+    def report_size(self) -> int:
+        """Number of parts that a worker reports at once, if all are equally fast."""
+        return -(-self.code.num_parts // self.code.num_workers)
+
+    @classmethod
+    def of(cls, code: GradientCode, layout: Layout, decoder: Decoder) -> "RequestPlan":
+        """Returns the plan of a code."""
+        given = code.encoding_matrix, code.segment_targets
+        find_weights = jax.jit(lambda mask: decoder.checked_weights(*given, mask))
+        loads = np.asarray(code.parts_per_worker)
+        parts = np.full((code.num_workers, max(1, loads.max())), code.num_parts)
+        rows = np.asarray(code.encoding_matrix) != 0
+        rows = rows.reshape(code.num_workers, code.messages_per_worker, -1)
+        support = np.zeros((*rows.shape[:2], parts.shape[1]), bool)
+        for worker, load in enumerate(loads):
+            held = layout.held[worker][:load]
+            parts[worker, :load] = held
+            support[worker, :, :load] = rows[worker][:, held]
+        is_held, may_skip = parts < code.num_parts, support.sum(2).max() <= 1
+        return cls(code, layout, find_weights, parts, is_held, support, may_skip)
+
+    def mask(self, done: np.ndarray) -> np.ndarray:
+        """Returns the finished messages, bool (num_workers, messages_per_worker)."""
+        return ~(self.support & ~done[:, None]).any(2)
+
+    def requests(self, mask: np.ndarray) -> np.ndarray:
+        """Returns weights of the sums, (num_workers, messages_per_worker)."""
+        weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
+        return np.where(self.support.any(2), weights, 0)
+
+    def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
+        """Returns the times that the waiting rule sees, from times of parts."""
+        if sees_workers:
+            return np.where(self.is_held, times, 0.0).max(1)
+        return np.where(self.support, times[:, None], 0.0).max(2).ravel()
+
+
+class RequestRound(RoundEngine):
+    """Round engine for codes with several messages per worker.
 
     Args:
       fleet: Workers.
-      layout: Shapes of the messages.
       plan: `RequestPlan` of the code.
       step: Step, for the log.
       now: Time at which the round begins.
       sums: Memory for the sums, (num_workers, length).
-      verifier: Verifier of the sums, or None.
+      verifier: `Verifier` of the sums, or None.
 
     Attributes:
       requests: (num_workers, messages_per_worker), weights of the sums that workers are
@@ -45,18 +107,16 @@ class RequestRound:
     def __init__(
         self,
         fleet: Fleet,
-        layout: Layout,
         plan: RequestPlan,
         step: int,
         now: float,
         sums: np.ndarray,
-        verifier: Verifier | None = None,
+        verifier: Any = None,
     ):
-        self._fleet, self._layout, self._plan = fleet, layout, plan
-        self._begin, self._verifier = now, verifier
+        super().__init__(fleet, now)
+        self._plan, self._verifier, self.messages = plan, verifier, sums
         is_held = plan.is_held
         self.number = fleet.begin(step, is_held.shape)
-        self.messages = sums
         self.times = np.full(is_held.shape, np.inf)
         # Newest request to each worker, and that of the sum which is here.
         self._asked = np.full(plan.support.shape[:2], np.nan)
@@ -75,11 +135,8 @@ class RequestRound:
         self._values: dict[tuple[int, int], tuple[float, Any]] = {}
         self._ends: float | None = None
         self.requests: np.ndarray | None = None
-        self._mask = np.zeros(plan.support.shape[:2], bool)
         self._asked_at = self._answered_at = now
         self._wrong: np.ndarray | None = None
-        self._result: Round | None = None
-        self.poll_at = now
         workers = np.flatnonzero(fleet.are("idle", "computing")).tolist()
         for worker in workers:
             # All are told of the claims of all.
@@ -87,57 +144,27 @@ class RequestRound:
         for worker in workers:
             self._send(worker, now)
 
-    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Returns the actions that an event causes."""
-        match event:
-            case events.Ready():
-                self._fleet.ready(event)
-                self._send(event.worker, now)
-            case events.Lost():
-                self._fleet.lose(event, now)
-            case events.PartsDone():
-                self._fleet.receive(event, now, self._take_reports)
-            case events.Sum():
-                self._fleet.receive(event, now, self._take_sum)
-        # A worker that was asked for a sum is listened to if one is missing.
-        if self.requests is None and self._fleet.slots[event.worker].state == "idle":
-            self._listen(event.worker, now)
-        return self._advance(now)
-
-    def poll(self, now: float) -> Sequence[events.Action]:
-        """Returns the actions that the passing of time causes."""
-        self._fleet.poll(now)
-        return self._advance(now)
-
-    def result(self) -> Round | None:
-        """Returns the round once it is over, None before."""
-        return self._result
-
-    def _advance(self, now: float) -> Sequence[events.Action]:
-        """Asks for sums, or ends the round, if it is time; returns all actions."""
-        self._forget_lost(now)
-        if self.requests is None and self._is_over(now):
-            self._mask = self._plan.mask(self._done)
-            self.requests = self._plan.requests(self._mask)
-            self._asked_at = self._answered_at = now
+    def _advance(self, now: float) -> None:
+        """Asks for sums, or ends the round, if it is time."""
+        self._forget_lost()
+        if self.requests is None:
+            self._listen(now)
+            if self._ends is None:
+                self._ends = self._end(self._done)
+            self.poll_at = self._ends
+            self._mask, given_up = self._plan.mask(self._done), self._replaced
+            given_up |= self._is_out
+            is_over = self._ends <= now
+            if is_over or self._fleet.is_hopeless(self._mask.ravel(), given_up, now):
+                self.requests = self._plan.requests(self._mask)
+                self._asked_at = self._answered_at = now
         if self.requests is not None:
-            missing = self._missing
-            for worker in np.flatnonzero(missing):
-                request = self.requests[worker]
-                state = self._fleet.slots[worker].state
-                is_new = np.any(self._asked[worker] != request)
-                if state == "idle" or (is_new and state == "computing"):
-                    self._fleet.call(
-                        events.Request(int(worker), self.number, request), now
-                    )
-                    self._asked[worker] = request
-            if missing.any():
-                self._decode_without(missing, now)
+            if (missing := self._missing).any():
+                self._request(missing, now)
             elif self._is_right(now):
                 self._finish(now)
-        is_asked = self.requests is not None
-        self.poll_at = now + _POLL_SECONDS if is_asked else self._end(self._done)
-        return self._fleet.actions()
+            # At once if parts have been reopened.
+            self.poll_at = now if self.requests is None else now + _POLL_SECONDS
 
     @property
     def _missing(self) -> np.ndarray:
@@ -155,22 +182,16 @@ class RequestRound:
         if self._plan.is_held[worker].any():
             slot = self._fleet.slots[worker]
             seen, slot.num_seen = slot.num_seen, 0
-            taken = self._claim_parts(worker)
-            arguments = self.number, taken, seen
+            arguments = self.number, self._claim_parts(worker), seen
             self._fleet.call(events.Send(worker, self.number, arguments), now)
 
-    def _listen(self, worker: int, now: float) -> None:
-        """Requests the worker's next reports, unless all of its parts are done."""
-        if not self._reported[worker].all():
-            seen = self._fleet.slots[worker].num_seen
-            taken = self._claim_parts(worker)
-            call = events.Listen(worker, self.number, seen, taken)
-            self._fleet.call(call, now)
-
-    def _listen_to_idle(self, now: float) -> None:
+    def _listen(self, now: float) -> None:
+        """Requests the next reports of idle workers that have parts left."""
         for slot in self._fleet.slots:
-            if slot.state == "idle" and slot.number == self.number:
-                self._listen(slot.index, now)
+            if slot.state == "idle" and not self._reported[slot.index].all():
+                given = slot.num_seen, self._claim_parts(slot.index)
+                call = events.Listen(slot.index, self.number, *given)
+                self._fleet.call(call, now)
 
     def _claim_parts(self, worker: int) -> np.ndarray:
         """Returns which parts of a worker others have finished, or are at.
@@ -179,54 +200,48 @@ class RequestRound:
         that it has begun by what it was told before, and at least another. Workers that
         are less than half as fast, or suspected, keep no part from it.
         """
-        done, taken = self._reported[worker], self._taken[worker]
+        plan, done, taken = self._plan, self._reported[worker], self._taken[worker]
         begun = turns_left(taken, done)[:1]
         begun = begun[taken[begun] == 0]
-        if self._plan.may_skip:
-            numbers = (self._reported & self._plan.is_held).sum(1)
+        if plan.may_skip:
+            numbers = (self._reported & plan.is_held).sum(1)
             is_heard = 2 * numbers >= numbers[worker]
             is_heard &= [not slot.is_suspected for slot in self._fleet.slots]
             is_heard[worker] = False
-            status = np.zeros(self._plan.code.num_parts + 1, np.int8)
+            status = np.zeros(plan.code.num_parts + 1, np.int8)
             status[self._claims[is_heard].any(0)] = 1
-            status[self._plan.parts[self._done]] = 2
-            taken[:] = status[self._plan.parts[worker]]
+            status[plan.parts[self._done]] = 2
+            taken[:] = status[plan.parts[worker]]
         free = turns_left(taken, done)
         free = free[taken[free] == 0]
         turns = np.concatenate([begun, np.setdiff1d(free, begun, True)])
         seconds = max(self._fleet.limit.median(worker), 1e-6)
-        num_parts = int(np.clip(HOLD_SECONDS / seconds, 2, self._plan.report_size))
-        turns = turns[:num_parts]
+        num_parts = int(np.clip(HOLD_SECONDS / seconds, 2, plan.report_size))
         self._claims[worker] = False
-        self._claims[worker, self._plan.parts[worker, turns]] = True
-        return taken[: int(self._plan.is_held[worker].sum())].copy()
-
-    def _is_over(self, now: float) -> bool:
-        """Returns whether no more parts are waited for."""
-        if self._end(self._done) <= now:
-            return True
-        mask = self._plan.mask(self._done).ravel()
-        return self._fleet.is_hopeless(mask, self._replaced | self._is_out, now)
+        self._claims[worker, plan.parts[worker, turns[:num_parts]]] = True
+        return taken[: int(plan.is_held[worker].sum())].copy()
 
     def _end(self, done: np.ndarray) -> float:
         """Returns the time at which the waiting rule ends the round."""
-        if done is not self._done or self._ends is None:
-            rules, times = self._fleet.rules, np.where(done, self.times, np.inf)
-            seen = self._plan.seen_times(times, rules.sees_workers)
-            ends = self._begin + rules.ends(seen)
-            if done is not self._done:
-                return ends
-            self._ends = ends
-        return self._ends
+        rules, times = self._fleet.rules, np.where(done, self.times, np.inf)
+        times = self._plan.seen_times(times, rules.sees_workers)
+        return self._begin + rules.ends(times)
 
-    def _decode_without(self, missing: np.ndarray, now: float) -> None:
-        """Asks anew if sums are overdue and the others have finished their parts."""
+    def _request(self, missing: np.ndarray, now: float) -> None:
+        """Asks for missing sums; does without those that are overdue if it can."""
+        assert self.requests is not None
+        for worker in np.flatnonzero(missing).tolist():
+            request, state = self.requests[worker], self._fleet.slots[worker].state
+            is_new = np.any(self._asked[worker] != request)
+            if state == "idle" or (is_new and state == "computing"):
+                self._fleet.call(events.Request(worker, self.number, request), now)
+                self._asked[worker] = request
         seconds_of_others = self._answered_at - self._asked_at
         patience = _PATIENCE_SECONDS + _TIMES_OTHERS * seconds_of_others
         if now - self._asked_at < patience:
             return
         # The workers that have sent their sums go on.
-        self._listen_to_idle(now)
+        self._listen(now)
         done = self._done & ~missing[:, None]
         is_over = done.any() and self._end(done) <= now
         if is_over or self._fleet.rules.decodes(self._plan.mask(done).ravel()):
@@ -235,18 +250,19 @@ class RequestRound:
             self._is_out |= missing
             self._done, self.requests, self._ends = done, None, None
 
-    def _take_reports(self, event: events.PartsDone, now: float) -> None:
-        slot = self._fleet.slots[event.worker]
-        slot.num_seen += len(event.reports)
-        for report in event.reports:
-            self._note(slot, report, now)
+    def _take(self, event: events.PartsDone | events.Sum, now: float) -> None:
+        if isinstance(event, events.Sum):
+            self._take_sum(event, now)
+        else:
+            self._fleet.slots[event.worker].num_seen += len(event.reports)
+            for report in event.reports:
+                self._take_report(event.worker, report, now)
 
-    def _note(self, slot: WorkerSlot, report: Report, now: float) -> None:
+    def _take_report(self, worker: int, report: Report, now: float) -> None:
         """Notes a finished part; one of an earlier round leaves its seconds only."""
-        worker, turn = slot.index, report.turn
-        is_known = 0 <= report.number <= self.number
-        is_known &= 0 <= turn < self._plan.is_held.shape[1]
-        if not (is_known and self._plan.is_held[worker, turn]):
+        slot, turn = self._fleet.slots[worker], report.turn
+        num_turns = self._plan.is_held[worker].sum()
+        if not (0 <= report.number <= self.number and 0 <= turn < num_turns):
             place = worker, turn, report.number
             log.warning("worker %d reports turn %d of trace row %d: dropped", *place)
             return
@@ -261,81 +277,67 @@ class RequestRound:
             return
         if slot.away_since is not None and not self._replaced[worker]:
             self._fleet.recover(slot)
-        if self._is_out[worker]:
-            return
-        self._values[worker, turn] = report.loss, report.aux
-        self._done[worker, turn] = True
-        self._ends = None
+        if not self._is_out[worker]:
+            self._values[worker, turn] = report.loss, report.aux
+            self._done[worker, turn], self._ends = True, None
 
     def _take_sum(self, event: events.Sum, now: float) -> None:
         """Copies a sum, so that nothing refers to Ray's memory."""
-        worker = event.worker
-        slot = self._fleet.slots[worker]
+        worker, slot = event.worker, self._fleet.slots[event.worker]
         if event.vector is None:
             raise ValueError("it does not know the round of the request")
-        self._layout.check(event.vector)
+        self._plan.layout.check(event.vector)
         self._fleet.limit.note(worker, event.seconds)
         message = self.messages[worker : worker + 1]
         unpack(event.vector, message)
         if is_finite(message):
-            self._answered[worker] = self._asked[worker]
-            self._answered_at = now
+            self._answered[worker], self._answered_at = self._asked[worker], now
             self._fleet.recover(slot)
         else:
             self._fleet.blame(slot, "its sum is not finite")
             self._is_out[worker] = True
-            self._reopen(worker, now)
+            self._reopen(worker)
 
-    def _forget_lost(self, now: float) -> None:
+    def _forget_lost(self) -> None:
         """Reopens the parts of workers that were lost since the last call."""
         num_losses = self._fleet.num_losses()
         for worker in np.flatnonzero(num_losses > self._losses_known):
             self._reported[worker] = ~self._plan.is_held[worker]
-            self._reopen(int(worker), now)
+            self._reopen(worker)
         self._losses_known = num_losses
 
-    def _reopen(self, worker: int, now: float) -> None:
+    def _reopen(self, worker: int) -> None:
         """Reopens the finished parts of a worker, unless its sum has arrived."""
-        was_missing = self.requests is not None and self._missing[worker]
-        self._done[worker], self._asked[worker] = False, np.nan
-        if was_missing:
+        if self.requests is not None and self._missing[worker]:
             self.requests = None
-        if self.requests is None:
-            self._ends = None
-            self._listen_to_idle(now)
+        self._done[worker], self._asked[worker], self._ends = False, np.nan, None
 
     def _is_right(self, now: float) -> bool:
         """Has the sums verified once; returns whether they can be used."""
         if self._verifier is None or self._wrong is not None:
             return True
-        assert self.requests is not None
-        self._wrong = self._verifier.check(self).wrong
-        self._is_out |= self._wrong
-        self._done[self._wrong] = False
-        if self._wrong.any():
+        self._wrong = wrong = self._verifier.check(self).wrong
+        self._fleet.blame_corrupted(wrong, now)
+        self._is_out |= wrong
+        self._done[wrong] = False
+        if wrong.any():
             # The others finish the parts of these workers, if the rule lets them.
             self.requests = self._ends = None
-            self._listen_to_idle(now)
-        self._fleet.blame_corrupted(self._wrong, now)
-        self._forget_lost(now)
-        return not self._wrong.any()
+        return not wrong.any()
 
     def _finish(self, now: float) -> None:
         """Stops the workers, and makes the result."""
+        assert self.requests is not None
         for slot in self._fleet.slots:
             if slot.state == "computing" and slot.number == self.number:
                 self._fleet.call(events.Stop(slot.index, self.number), now)
-        assert self.requests is not None
-        received = self.requests.any(1)
+        received, wrong = self.requests.any(1), self._wrong
         self.messages[~received] = 0
-        losses, by_part = np.full(self._plan.code.num_parts, np.nan), []
-        for (worker, turn), (loss, aux) in self._values.items():
-            part = self._plan.parts[worker, turn]
-            is_wrong = self._wrong is not None and self._wrong[worker]
-            if np.isnan(losses[part]) and not is_wrong:
-                losses[part] = loss
-                aux = jax.tree.map(lambda leaf: leaf[None], aux)
-                by_part.append((np.array([part]), aux))
+        losses, aux = self._plan.layout.by_part(
+            (self._plan.parts[worker, turn], *values)
+            for (worker, turn), values in self._values.items()
+            if wrong is None or not wrong[worker]
+        )
         mask = jnp.asarray(self._mask.ravel())
         weights = jnp.asarray(self.requests.reshape(1, -1))
         self._result = Round(
@@ -344,8 +346,8 @@ class RequestRound:
             self.times,
             now - self._begin,
             losses,
-            self._layout.by_part(by_part),
+            aux,
             timings={},
             decoding=Decoding(self._plan.code, mask, weights),
-            wrong=self._wrong,
+            wrong=wrong,
         )

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._callbacks import Progress, called
+from jaxwgc.distributed.ray._fleet import ResponseLimit
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
-from jaxwgc.distributed.ray._timeouts import ResponseLimit
 
 
 class TrainingState(NamedTuple):
@@ -58,7 +59,6 @@ def train(
     `limit` is saved in checkpoints.
     """
     limit = limit or ResponseLimit(None, 1)
-
     update = _update_of(optimizer, code)
     with (
         _checkpoints(checkpoint, state, code, limit) as (state, run, save),
@@ -72,27 +72,17 @@ def train(
                 received = round.received
                 if round.decoding is not None:
                     received = round.decoding.mask, round.decoding.weights
-                params, optimizer_state, is_finite = update(
-                    round.messages,
-                    state.optimizer_state,
-                    state.params,
-                    received,
-                    round.late,
-                    np.float32(round.elapsed),
-                )
+                given = round.messages, received, round.late, np.float32(round.elapsed)
+                params, after, is_finite, failed = update(*state[:2], *given)
                 loss = float(round.losses.sum())
                 if not is_finite:
                     raise FloatingPointError(
                         f"step {state.step} gives params that are not finite, from "
                         f"those of a loss of {loss:.6g}; training ends before it"
                     )
-                before, after = state.optimizer_state[0], optimizer_state[0]
-                failed = int(after.num_undecodable) > int(before.num_undecodable)
                 # In one piece, since Ctrl-C may come at any time.
-                state = TrainingState(
-                    params, optimizer_state, state.key, state.step + 1
-                )
-                if call(Progress(state, round, loss, failed)):
+                state = TrainingState(params, after, state.key, state.step + 1)
+                if call(Progress(state, round, loss, bool(failed))):
                     break
                 if state.step % checkpoint_every == 0:
                     save(state)
@@ -101,27 +91,24 @@ def train(
     return state
 
 
-def _update_of(
-    optimizer: optax.GradientTransformationExtraArgs, code: GradientCode
-) -> Callable[..., Any]:
-    """Returns one step of the optimizer, and whether its params are finite."""
+def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
+    """Returns a function for one step of the optimizer.
+
+    It returns params, optimizer state, whether params are finite, and whether the round
+    could not be decoded.
+    """
 
     @jax.jit
-    def update(messages, optimizer_state, params, received, late, elapsed):
+    def update(params, before, messages, received, late, elapsed):
         if isinstance(received, tuple):
             # The code is a constant, so that NumPy's keeps its precision.
             received = Decoding(code, *received)
-        updates, optimizer_state = optimizer.update(
-            messages,
-            optimizer_state,
-            params,
-            received=received,
-            late=late,
-            elapsed=elapsed,
-        )
+        given = {"received": received, "late": late, "elapsed": elapsed}
+        updates, after = optimizer.update(messages, before, params, **given)
         params = optax.apply_updates(params, updates)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
-        return params, optimizer_state, jnp.stack(finite).all()
+        failed = after[0].num_undecodable > before[0].num_undecodable
+        return params, after, jnp.stack(finite).all(), failed
 
     return update
 
@@ -144,31 +131,30 @@ def _checkpoints(
         return
     ocp = find_extra("orbax.checkpoint", "checkpoint needs Orbax")
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"checkpoint must be a folder; got the file {folder}")
+    is_right = folder.is_dir() or not folder.exists()
+    _validation.require(is_right, "checkpoint", "be a folder", f"the file {folder}")
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False
+    )
+    handler = {"item_handlers": ocp.StandardCheckpointHandler()}
     with ocp.CheckpointManager(
-        folder.absolute(),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False
-        ),
-        item_handlers=ocp.StandardCheckpointHandler(),
+        folder.absolute(), options=options, **handler
     ) as manager:
         state, newest = start, manager.latest_step()
         if newest is not None:
             stored = manager.item_metadata(newest)
-            if differs := difference(stored, _saved(start, code), _OF_CODE):
-                raise ValueError(
-                    "checkpoint must be of the same params, optimizer and key; got "
-                    f"step {newest} in {folder}, with {differs}"
-                )
+            differs = difference(stored, _saved(start, code), _OF_CODE)
+            rule = "be of the same params, optimizer and key"
+            given = f"step {newest} in {folder}, with {differs}"
+            _validation.require(not differs, "checkpoint", rule, given)
             # In the stored shapes, since the number of workers may have changed.
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
             )
             args = ocp.args.StandardRestore(like)
-            stored = manager.restore(newest, args=args)
-            limit.resume(float(stored[_SLOWEST]) if _SLOWEST in stored else 0.0)
-            state = _restored(stored, start, code)
+            leaves = _by_name(manager.restore(newest, args=args))
+            limit.resume(float(leaves.pop(_SLOWEST, 0.0)))
+            state = _restored(leaves, start, code)
 
         if not (name := folder / "run.txt").exists():
             name.write_text(run)
@@ -224,22 +210,24 @@ def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
     return ""
 
 
-def _restored(stored: Any, start: TrainingState, code: GradientCode) -> TrainingState:
-    """Returns the stored state with the structure of `start`, for any code."""
-    leaves, like = _by_name(stored), _by_name(_saved(start, code))
-    if leaves[_RECEIVED].shape != like[_RECEIVED].shape:
-        leaves[_RECEIVED] = like[_RECEIVED]
-    if leaves[_CODE] != like[_CODE] or _KNOWN not in leaves:
+def _restored(
+    leaves: dict[str, Any], start: TrainingState, code: GradientCode
+) -> TrainingState:
+    """Returns the state of stored leaves, with the structure of `start`."""
+    saved = _saved(start, code)
+    like = _by_name(saved)
+    for name in (_RECEIVED, _MESSAGES, _KNOWN):
         # Messages of another code are of no use.
-        leaves |= {name: like[name] for name in (_MESSAGES, _KNOWN) if name in like}
-    structure = jax.tree.structure(_saved(start, code))
-    saved = structure.unflatten([jnp.asarray(leaves[name]) for name in like])
-    del saved[_CODE]
-    state = TrainingState(**saved)
+        is_new = name not in leaves or leaves[_CODE] != like[_CODE]
+        if is_new and name in like:
+            leaves[name] = like[name]
+    arrays = [jnp.asarray(leaves[name]) for name in like]
+    fields = jax.tree.structure(saved).unflatten(arrays)
+    del fields[_CODE]
     if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
         kind = jax.random.key_impl(start.key)
-        state = state._replace(key=jax.random.wrap_key_data(state.key, impl=kind))
-    return state._replace(step=int(state.step))
+        fields["key"] = jax.random.wrap_key_data(fields["key"], impl=kind)
+    return TrainingState(**fields)._replace(step=int(fields["step"]))
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

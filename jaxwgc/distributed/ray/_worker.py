@@ -1,4 +1,4 @@
-"""The actor on a worker, which holds its parts and forms its message."""
+"""Actors on the workers: one forms its message, one is asked for sums of its parts."""
 
 import ctypes
 import dataclasses
@@ -7,6 +7,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,13 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, coding
-from jaxwgc.distributed.ray._messages import Answer, pack, unpacked
+from jaxwgc import _flat_vectors, _validation, coding
+from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpacked
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
+# Gradients that are added up in one pass through memory.
+_AT_ONCE = 8
+# Seconds that reports wait for others, to travel with them: long against a call of Ray
+# for each (1 to 2 milliseconds), short against rounds in which workers are replaced.
+HOLD_SECONDS = 0.05
+# Times of a part that a worker waits before it computes parts that others are at.
+_PARTS_HELD = 2
 # Number of random projections of a message that are compared in a dispute.
 PROJECTION_DIM = 64
+# Variables that set the number of threads.
+_THREAD_VARIABLES = "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 # What the workers' JAX must have in common with that of the coordinator.
 SHARED_SETTINGS = (
     "jax_enable_x64",
@@ -95,7 +105,10 @@ class Worker:
 
     def start(self) -> Started:
         """Loads the parts and compiles; errors here come from data or loss."""
-        _end_with_parent()
+        if sys.platform == "linux":
+            # Linux ends this process when Ray's own ends, even if this one is frozen.
+            set_parent_death_signal = 1
+            ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
@@ -103,7 +116,7 @@ class Worker:
         node = find_ray().get_runtime_context().get_node_id()
         return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
-    def compute(self, order: tuple[list, Any, int] | bytes) -> Answer:
+    def compute(self, order: Any) -> Answer:
         """Returns the response to leaves of params, key and step, maybe pickled."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
@@ -137,7 +150,7 @@ class Worker:
 
     def _projection(self, wire, key):
         message = unpacked(wire, np.iscomplexobj(self.rows))
-        return np.asarray(_project(read(key), message, PROJECTION_DIM)[0])
+        return np.asarray(project(read(key), message, PROJECTION_DIM)[0])
 
     def _corrupted(self, step, wire):
         if self.task.corrupt is None:
@@ -192,28 +205,242 @@ class Worker:
     def _load(self):
         """Returns the parts, one by one, all alike."""
         if self.task.load is None:
-            parts = find_ray().get(self._given)
-        else:
-            parts = [self._load_one(self.task.load, int(part)) for part in self.held]
-        first = _signature(parts[0])
-        for index, part in zip(self.held, parts):
-            if _signature(part) != first:
-                raise ValueError(
-                    f"parts must be alike; got {_signature(part)} for part {index} and "
-                    f"{first} for part {self.held[0]}"
-                )
+            return find_ray().get(self._given)
+        parts = []
+        for index in self.held.tolist():
+            try:
+                parts.append(sent(self.task.load(index)))
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"loading part {index} failed: {why}") from error
+            own, first = _signature(parts[-1]), _signature(parts[0])
+            given = f"{own} for part {index} and {first} for part {self.held[0]}"
+            _validation.require(own == first, "parts", "be alike", given)
         return parts
 
-    def _load_one(self, load, part):
+
+@dataclasses.dataclass(eq=False)
+class _Step:
+    """The state of one round on a worker; see `PartWorker.compute`."""
+
+    number: int
+    order: tuple[list, Any, int]
+    taken: np.ndarray
+    gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
+    reports: list[Report] = dataclasses.field(default_factory=list)
+    # Number of these reports that can wait for the next one.
+    num_quiet: int = 0
+    is_stopped: bool = False
+
+    @property
+    def turns(self) -> np.ndarray:
+        """The turns that are left: see `turns_left`."""
+        is_done = np.full(len(self.taken), self.is_stopped)
+        is_done[list(self.gradients)] = True
+        return turns_left(self.taken, is_done)
+
+    @property
+    def is_free(self) -> bool:
+        """Returns whether there is a part that no other worker has or computes."""
+        return bool((self.taken[self.turns] == 0).any())
+
+
+def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
+    """Returns the turns that a worker has not done, in the order that helps most.
+
+    Args:
+      taken: int (num_turns,), of each part 0, where another is at it 1, and where
+        another has finished it 2.
+      is_done: bool (num_turns,), by the worker.
+    """
+    left = np.flatnonzero(~is_done)
+    return left[np.argsort(taken[left], kind="stable")]
+
+
+class PartWorker(Worker):
+    """Goes through its parts, and keeps the gradient of each until it is asked.
+
+    One thread computes. The calls of the coordinator come in others, and hardly wait
+    for it: only for the next report.
+    """
+
+    def compute(
+        self, order: Any, number: int, taken: np.ndarray, seen: int
+    ) -> list[Report]:
+        """Goes on to another round, between two parts; returns the first reports.
+
+        The first are those of the last round that the coordinator has not seen. They
+        wait for one of this round, to save a call, unless it has seen none of the last.
+
+        Args:
+          order: leaves of params, key and step, maybe pickled.
+          number: of the round. They grow, and of two the later one counts.
+          taken: int (num_held,), of its parts: see `turns_left`.
+          seen: number of reports of the last round that the coordinator has seen.
+        """
+        leaves, key, step = read_order(order)
+        with self._changed:
+            if number > self._step.number:
+                order = jax.device_put(leaves), key, step
+                unseen = self._step.reports[seen:]
+                num_quiet = len(unseen) if seen else 0
+                self._step = _Step(number, order, taken, {}, unseen, num_quiet)
+        return self.report(number, 0, taken)
+
+    def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
+        """Returns the reports since the first few, as soon as there are any.
+
+        Maybe those of an earlier round, too, in which it was late. None at all if
+        another call takes over.
+        """
+        with self._changed:
+            step = self._step
+            if step.number != number:
+                return []
+            step.taken, step.is_stopped = taken, False
+            self._num_calls += 1
+            calls = self._num_calls
+            self._changed.notify_all()
+
+            def is_waiting_for(number):
+                is_newest = calls == self._num_calls and not step.is_stopped
+                return is_newest and not self._error and len(step.reports) < number
+
+            first = max(seen, step.num_quiet) + 1
+            self._changed.wait_for(lambda: not is_waiting_for(first))
+            if len(step.reports) >= first:
+                # More reports travel in the same call, until its own parts are done.
+                full = step.num_quiet + self.task.report_size
+                self._changed.wait_for(
+                    lambda: not (is_waiting_for(full) and step.is_free), HOLD_SECONDS
+                )
+            if self._error:
+                raise self._error
+            return step.reports[seen:]
+
+    def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
+        """Returns the sum of its messages, times the numbers of a request.
+
+        None where it has gone on to another round. It stops until it is to report.
+        """
+        self.stop(number)
+        with self._changed:
+            self._num_calls += 1
+            step = self._step
+        if step.number != number:
+            return None
+        weights = request @ self.rows
+        asked = np.flatnonzero(weights)
+        total = jnp.zeros_like(self._zeros)
+        for start in range(0, len(asked), _AT_ONCE):
+            turns = asked[start : start + _AT_ONCE]
+            gradients = [step.gradients[turn] for turn in turns]
+            gradients += [self._zeros] * (_AT_ONCE - len(turns))
+            factors = np.zeros(_AT_ONCE, total.dtype)
+            factors[: len(turns)] = weights[turns]
+            total = self._add(total, factors, gradients)
+        return self._corrupted(step.order[2], np.asarray(self._pack(total)))
+
+    def project(
+        self, order: Any, parts: np.ndarray, key: Any, number: int
+    ) -> np.ndarray:
+        """Returns a projection of the gradient of one part of a round.
+
+        Of the one that is here, or else it is computed, besides all else.
+        """
+        turn = self.held.tolist().index(parts[0])
+        with self._changed:
+            step = self._step
+            gradient = step.gradients.get(turn) if step.number == number else None
+        leaves, step_key, number_of_step = read_order(order)
+        if gradient is None:
+            arguments = self._arguments_of(turn, step_key, number_of_step)
+            gradient, _, _ = self._compiled(leaves, *arguments)
+        wire = self._corrupted(number_of_step, np.asarray(self._pack(gradient)))
+        return self._projection(wire, key)
+
+    def stop(self, number: int) -> list[Report]:
+        """Ends a round, between two parts."""
+        with self._changed:
+            if self._step.number == number:
+                self._step.is_stopped = True
+            self._changed.notify_all()
+        return []
+
+    def _compile(self, parts):
+        self.parts = [jax.tree.map(jnp.asarray, part) for part in parts]
+        leaves = jax.tree.leaves(self.task.params)
+        arguments = self._arguments_of(0, self.task.key, 0)
+        lowered = jax.jit(self._one_part).lower(leaves, *arguments)
+        self._compiled = lowered.compile()
+        like = lowered.out_info[0]
+        self._zeros = jnp.zeros(like.shape, like.dtype)
+        self._add = jax.jit(_add, donate_argnums=0)
+        self._pack = jax.jit(
+            lambda total: pack(total[None], dtype=self.task.message_dtype)
+        )
+        factors, gradients = np.zeros(_AT_ONCE, like.dtype), [self._zeros] * _AT_ONCE
+        total = self._add(jnp.zeros_like(self._zeros), factors, gradients)
+        wire = self._pack(total).block_until_ready()
+        self._changed = threading.Condition()
+        self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
+        self._num_calls = 0
+        self._error: Exception | None = None
+        threading.Thread(target=self._work, daemon=True).start()
+        return wire
+
+    def _work(self):
+        """Computes the parts of the newest round, one after the other."""
+        took = 0.0
         try:
-            return sent(load(part))
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._step.turns))
+                    # What others have, or are at, is for them to send, or to finish:
+                    # it is done again only after a while.
+                    hold = max(_PARTS_HELD * took, HOLD_SECONDS)
+                    self._changed.wait_for(lambda: self._step.is_free, hold)
+                    step, turns = self._step, self._step.turns
+                    if not len(turns):
+                        continue
+                    turn = int(turns[0])
+                gradient, report = self._finish(step, turn)
+                with self._changed:
+                    took = report.seconds
+                    step.gradients[turn] = gradient
+                    self._step.reports.append(report)
+                    self._changed.notify_all()
         except Exception as error:
-            raise RuntimeError(
-                f"loading part {part} failed: {type(error).__name__}: {error}"
-            ) from error
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _finish(self, step, turn):
+        begin = time.monotonic()
+        leaves, key, number = step.order
+        if self.task.delay is not None:
+            time.sleep(self.task.delay(self.worker, number))
+        arguments = self._arguments_of(turn, key, number)
+        gradient, (loss, aux), is_finite = self._compiled(leaves, *arguments)
+        values = float(loss), jax.tree.map(np.asarray, aux), bool(is_finite)
+        return gradient, Report(step.number, turn, *values, time.monotonic() - begin)
+
+    def _arguments_of(self, turn, key, step):
+        return self.parts[turn], np.uint32(self.held[turn]), key, np.uint32(step)
+
+    def _one_part(self, leaves, part, index, key, step):
+        values, gradient = self._value_and_grad(leaves, part, index, key, step)
+        message = _flat_vectors.ravel(gradient)
+        return message, values, jnp.isfinite(message).all()
 
 
-_project = jax.jit(coding.project, static_argnums=2)
+def _add(total, factors, gradients):
+    for factor, gradient in zip(factors, gradients):
+        total = total + factor * gradient
+    return total
+
+
+project = jax.jit(coding.project, static_argnums=2)
 
 
 def read_order(order: tuple[list, Any, int] | bytes) -> tuple[list, Any, int]:
@@ -232,37 +459,6 @@ def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
     jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """Typed keys as they travel, which can be pickled: by their words."""
-
-    words: Any
-    kind: str = dataclasses.field(metadata={"static": True})
-
-
-def sent(tree: Any) -> Any:
-    """Returns a pytree as it travels: in NumPy, and typed keys as `Keys`."""
-
-    def of_leaf(leaf):
-        if not jnp.issubdtype(_arrays.dtype_of(leaf), jax.dtypes.prng_key):
-            return np.asarray(leaf)
-        words = np.asarray(jax.random.key_data(leaf))
-        return Keys(words, str(jax.random.key_impl(leaf)))
-
-    return jax.tree.map(of_leaf, tree)
-
-
-def read(tree: Any) -> Any:
-    """Returns what was sent, with typed keys in the place of `Keys`."""
-
-    def of_node(node):
-        is_keys = isinstance(node, Keys)
-        return jax.random.wrap_key_data(node.words, impl=node.kind) if is_keys else node
-
-    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Keys))
-
-
 def environment(options: Mapping[str, Any]) -> dict[str, str]:
     """Returns variables that set threads and platform of a worker, by its claims.
 
@@ -273,10 +469,8 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     num_gpus = options.get("num_gpus") or 0
     has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
     variables = {
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
         "JAX_PLATFORMS": "" if has_accelerator else "cpu",
-        "NPROC": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
         # Freed memory is kept: the system takes four times as long to give fresh memory
         # for a gradient as the worker to write it.
         "MALLOC_MMAP_MAX_": "0",
@@ -284,9 +478,8 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         "MALLOC_ARENA_MAX": "1",
     }
     if threads == 1:
-        flags = os.environ.get("XLA_FLAGS", "")
-        flags = f"{flags} --xla_cpu_multi_thread_eigen=false"
-        variables["XLA_FLAGS"] = flags.strip()
+        flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false"
+        variables["XLA_FLAGS"] = " ".join(flags).strip()
     if 0 < num_gpus < 1:
         # JAX takes three quarters of the memory of a GPU at once.
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
@@ -299,10 +492,3 @@ def _signature(part: Any) -> str:
         f"{jax.tree_util.keystr(path) or 'array'}: {leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(part)
     )
-
-
-def _end_with_parent():
-    """Lets Linux end this process when Ray's own ends, even where it is frozen."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

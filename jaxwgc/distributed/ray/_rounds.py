@@ -1,0 +1,235 @@
+"""Round engines: the part that all share, the start, and rounds of one message."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, unpack
+
+# Deaths of one worker before it has ever started, after which the start fails.
+_MAX_DEATHS_AT_START = 3
+
+log = logging.getLogger("jaxwgc.distributed")
+
+
+class Verdict(NamedTuple):
+    """Result of the verification of a round.
+
+    Attributes:
+      right: bool (num_workers,), workers with messages to decode.
+      wrong: bool (num_workers,), workers with corrupted messages.
+      rejected: Whether messages are corrupted and the workers cannot be told, or no
+        message can be checked.
+    """
+
+    right: np.ndarray
+    wrong: np.ndarray
+    rejected: bool
+
+
+class RoundEngine:
+    """State machine of a round, or of the start. Times are from the caller's clock.
+
+    All events that are there are handled before `poll`: to it, a worker is silent if
+    its response has not been handled.
+
+    Args:
+      fleet: Workers.
+      now: Time at which the engine begins.
+
+    Attributes:
+      poll_at: Time at which `poll` should be called at the latest.
+    """
+
+    # Subclasses give work to a worker, take the response of its newest call, and take
+    # the steps that are due, up to the result.
+    _send: Callable[[int, float], None]
+    _take: Callable[[Any, float], None]
+    _advance: Callable[[float], None]
+
+    def __init__(self, fleet: Fleet, now: float):
+        self._fleet, self._begin, self.poll_at = fleet, now, now
+        self._result: Any = None
+
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
+        """Returns the actions that an event causes."""
+        match event:
+            case events.Ready():
+                self._fleet.ready(event)
+                self._send(event.worker, now)
+            case events.Lost():
+                self._fleet.lose(event, now)
+            case _:
+                self._fleet.receive(event, now, self._take)
+        self._advance(now)
+        return self._fleet.actions()
+
+    def poll(self, now: float) -> Sequence[events.Action]:
+        """Returns the actions that the passing of time causes."""
+        self._fleet.poll(now)
+        self._advance(now)
+        return self._fleet.actions()
+
+    def result(self) -> Any:
+        """Returns the `Round` once it is over, None before."""
+        return self._result
+
+
+class StartUp(RoundEngine):
+    """Engine that starts all workers, and waits until each is ready."""
+
+    def __init__(self, fleet: Fleet, now: float, resources: Callable[[], Any]):
+        super().__init__(fleet, now)
+        self._resources = resources
+        log.info("starting %d workers", len(fleet.slots))
+
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
+        """Raises the error of a worker that cannot start; others are started again."""
+        slot = self._fleet.slots[event.worker]
+        if isinstance(event, events.Lost):
+            self._fleet.lose(event, now)
+            if not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START:
+                cause = getattr(event.error, "cause", None) or event.error
+                kind = ValueError if isinstance(cause, ValueError) else RuntimeError
+                why = f"worker {slot.index} failed to start: {event.trouble}"
+                raise kind(why) from event.error
+        elif isinstance(event, events.Ready):
+            self._fleet.ready(event)
+            num_ready = int(self._fleet.are("idle").sum())
+            log.info("%d of %d workers are ready", num_ready, len(self._fleet.slots))
+        return self._fleet.actions()
+
+    def poll(self, now: float) -> Sequence[events.Action]:
+        """Launches processes; raises RuntimeError if the start takes too long."""
+        waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
+        limit, self.poll_at = self._fleet.timeouts.start, np.inf
+        if waiting and now - self._begin > limit:
+            raise RuntimeError(
+                f"workers {waiting} have not started within {limit} seconds; Ray has "
+                f"{self._resources()} left"
+            )
+        self._fleet.poll(now)
+        if not waiting:
+            self._result, places = True, {}
+            for slot in self._fleet.slots:
+                self._fleet.recover(slot)
+                places.setdefault(slot.where, []).append(slot.index)
+            for where, workers in places.items():
+                log.info("workers %s are on %s", workers, where)
+        return self._fleet.actions()
+
+
+class MessageRound(RoundEngine):
+    """Round engine for codes with one message per worker.
+
+    Args:
+      fleet: Workers.
+      layout: Shapes of the messages.
+      step: Step, for the log.
+      now: Time at which the round begins.
+      messages: Memory for the messages, (num_workers, length).
+      owner: Late messages of earlier rounds of this owner are kept. None keeps none.
+      verifier: `Verifier` of the messages, or None.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        layout: Layout,
+        step: int,
+        now: float,
+        messages: np.ndarray,
+        owner: Any = None,
+        verifier: Any = None,
+    ):
+        super().__init__(fleet, now)
+        num_workers = len(fleet.slots)
+        self._layout, self._owner, self._verifier = layout, owner, verifier
+        self.number = fleet.begin(step, (num_workers,))
+        self.messages = messages
+        self.times = np.full(num_workers, np.inf)
+        self.late = np.zeros(num_workers, bool)
+        self._losses_before = fleet.num_losses()
+        # Losses and aux of the workers that have responded.
+        self._values: dict[int, tuple[np.ndarray, Any]] = {}
+        self._ends: float | None = None
+        for worker in np.flatnonzero(fleet.are("idle")):
+            self._send(int(worker), now)
+
+    @property
+    def received(self) -> np.ndarray:
+        """Workers that have responded in this round, bool (num_workers,)."""
+        return np.isfinite(self.times)
+
+    def _send(self, worker: int, now: float) -> None:
+        # The message of a worker that was lost after its response is here.
+        if not self.received[worker]:
+            self._fleet.call(events.Send(worker, self.number), now, self._owner)
+
+    def _advance(self, now: float) -> None:
+        if self._ends is None:
+            self._ends = self._begin + self._fleet.rules.ends(self.times)
+        self.poll_at = self._ends
+        # A worker is waited for once in a round, and its replacement for a while.
+        replaced = self._fleet.num_losses() > self._losses_before
+        is_over = self._ends <= now
+        if is_over or self._fleet.is_hopeless(self.received, replaced, now):
+            self._finish(now)
+
+    def _take(self, event: events.Message, now: float) -> None:
+        """Copies a message, so that nothing refers to Ray's memory.
+
+        The message of an earlier round leaves its response time, and is kept for its
+        owner. The worker goes on with this round.
+        """
+        worker, answer = event.worker, event.answer
+        slot = self._fleet.slots[worker]
+        is_mine = slot.number == self.number
+        self._layout.check(answer.message)
+        self._fleet.limit.note(worker, event.seconds)
+        message = self.messages[worker : worker + 1]
+        if is_mine or slot.owner is self._owner is not None:
+            unpack(answer.message, message)
+            self.late[worker] = not is_mine and is_finite(message)
+        if is_mine and not is_finite(message):
+            self._fleet.blame(slot, "its message is not finite")
+            return
+        if is_mine or slot.away_since is not None:
+            # A late message is not decoded, but the process that sent it is well.
+            self._fleet.recover(slot)
+        self._fleet.rows[slot.number][worker] = event.seconds
+        if is_mine:
+            self._values[worker] = answer.losses, answer.aux
+            self.times[worker], self._ends = now - self._begin, None
+        else:
+            self._send(worker, now)
+
+    def _finish(self, now: float) -> None:
+        """Has the messages verified, and makes the result."""
+        received, wrong, rejected = self.received, None, False
+        self.messages[~(received | self.late)] = 0
+        if self._verifier is not None:
+            received, wrong, rejected = self._verifier.check(self)
+            self._fleet.blame_corrupted(wrong, now)
+            self.messages[~(received | self.late)] = 0
+        losses, aux = self._layout.by_part(
+            (self._layout.held[worker], *values)
+            for worker, values in self._values.items()
+            if wrong is None or not wrong[worker]
+        )
+        self._result = Round(
+            self.messages,
+            received,
+            self.times,
+            now - self._begin,
+            losses,
+            aux,
+            timings={},
+            late=None if self._owner is None else self.late,
+            wrong=wrong,
+            refused=rejected,
+        )
