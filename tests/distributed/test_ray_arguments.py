@@ -22,7 +22,7 @@ from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker
 pytest.importorskip("ray")
 
 CODE = codes.reed_solomon(4, num_parts=4, replication=3)
-SEVERAL = codes.multi_message(codes.cyclic_mds(4, num_stragglers=1))
+SEVERAL = codes.multi_message(codes.cyclic_mds(4, num_stragglers=2))
 PARTS = np.ones((4, 12, 5), np.float32)
 PARAMS, KEY = {"w": jnp.arange(5.0)}, jax.random.key(5)
 LIKE = jax.eval_shape(lambda: PARAMS)
