@@ -35,7 +35,7 @@ TESTS = {
     "decoders/test_decoder test_coding test_every_path decoders/test_devices "
     "codes/test_reed_solomon codes/test_any_placement codes/test_replicated "
     "test_refusals",
-    "codes/_proportional_placement.py": "codes/test_any_placement test_refusals",
+    "codes/_placements.py": "codes/test_any_placement test_refusals",
     "codes/_worst_rounding.py": "codes/test_any_placement",
     "studies/_[dmrw]*.py": "studies/test_diagnosis studies/test_worst_pattern "
     "test_studies",

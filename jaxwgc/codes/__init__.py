@@ -4,28 +4,22 @@ Each constructor returns a `GradientCode` for `jaxwgc.encode`, `jaxwgc.decode` a
 other functions of `jaxwgc.coding`. Some constructors take a code and build on it.
 """
 
-from jaxwgc.codes._any_placement import any_placement
-from jaxwgc.codes._batch_raptor import batch_raptor
-from jaxwgc.codes._bernoulli import bernoulli, regularized_bernoulli
-from jaxwgc.codes._binary import binary
 from jaxwgc.codes._block_designs import paley, projective_plane
-from jaxwgc.codes._clustered import clustered
 from jaxwgc.codes._communication_efficient import communication_efficient
-from jaxwgc.codes._cyclic_mds import cyclic_mds
-from jaxwgc.codes._cyclic_repetition import cyclic_repetition
-from jaxwgc.codes._edge_graph import edge_graph, ramanujan_graph
-from jaxwgc.codes._fractional_repetition import fractional_repetition
+from jaxwgc.codes._composed import clustered, multi_message, partially_coded
+from jaxwgc.codes._cyclic import cyclic_mds, cyclic_repetition
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._ldgm import ldgm
-from jaxwgc.codes._multi_message import multi_message
-from jaxwgc.codes._partially_coded import partially_coded
-from jaxwgc.codes._proportional_placement import proportional_placement
+from jaxwgc.codes._graphs import edge_graph, ramanujan_graph, regular_graph
+from jaxwgc.codes._peeling_codes import batch_raptor, ldgm
+from jaxwgc.codes._placements import any_placement, proportional_placement
+from jaxwgc.codes._random_codes import (
+    bernoulli,
+    regularized_bernoulli,
+    stochastic,
+    stochastic_block,
+)
 from jaxwgc.codes._reed_solomon import reed_solomon
-from jaxwgc.codes._regular_graph import regular_graph
-from jaxwgc.codes._replicated import replicated
-from jaxwgc.codes._stochastic import stochastic
-from jaxwgc.codes._stochastic_block import stochastic_block
-from jaxwgc.codes._uncoded import uncoded
+from jaxwgc.codes._repetition import binary, fractional_repetition, replicated, uncoded
 from jaxwgc.codes._unequal import correlations_of as correlations_of
 from jaxwgc.codes._unequal import unequal
 from jaxwgc.codes._unequal import variances_of as variances_of

@@ -90,7 +90,7 @@ def paley(num_workers: int) -> GradientCode:
     numbers = np.arange(num_workers)
     is_square = np.zeros(num_workers, bool)
     is_square[numbers[1:] ** 2 % num_workers] = True
-    return _code_of_design(is_square[(numbers - numbers[:, None]) % num_workers])
+    return _code_of_design(is_square[numbers - numbers[:, None]])
 
 
 def _code_of_design(incidence: np.ndarray) -> GradientCode:

@@ -1,13 +1,14 @@
 """Communication-efficient codes: messages m times shorter, for m times more work."""
 
+import dataclasses
 import functools
 
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import exact_code, ring_distances
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._roots_of_unity import best_step, positions, vanishing_products
-from jaxwgc.decoders import LeastSquares
+from jaxwgc.codes._reed_solomon import best_step, positions, vanishing_products
 
 
 def communication_efficient(
@@ -63,18 +64,11 @@ def communication_efficient(
     replication = num_stragglers + num_segments
     rule = f"be at most num_workers - num_stragglers = {num_workers - num_stragglers}"
     _validation.require(replication <= num_workers, "num_segments", rule, num_segments)
-    first = np.arange(num_workers)[:, None]
-    assignment = np.zeros((num_workers, num_workers), bool)
-    assignment[first, (first + np.arange(replication)) % num_workers] = True
+    assignment = ring_distances(num_workers) < replication
     step = _best_step(num_workers, num_stragglers, num_segments)
-    return GradientCode(
-        encoding_matrix=_encoding_matrix(assignment, num_segments, step),
-        assignment=assignment,
-        target=np.ones(num_workers),
-        num_stragglers=num_stragglers,
-        decoders=(LeastSquares(num_stragglers),),
-        num_segments=num_segments,
-    )
+    matrix = _encoding_matrix(assignment, num_segments, step)
+    code = exact_code(matrix, assignment, num_stragglers)
+    return dataclasses.replace(code, num_segments=num_segments)
 
 
 def _encoding_matrix(

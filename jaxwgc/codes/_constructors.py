@@ -4,25 +4,56 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.codes._random_matrices import zeros_and_ones
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import Decoder, LeastSquares
 
 
-def code_of_sums(
-    assignment: Array, *decoders: Decoder, num_stragglers: int = 0
+def known(values: jax.Array) -> Array:
+    """Returns a NumPy array if the values are known, otherwise the tracer."""
+    return values if _validation.is_traced(values) else np.asarray(values)
+
+
+def zeros_and_ones(assignment: Array) -> Array:
+    """Returns an assignment as a matrix, float64 on the host or in JAX's precision."""
+    if _validation.is_traced(assignment):
+        return assignment.astype(jnp.result_type(float))
+    return np.asarray(assignment, np.float64)
+
+
+def unweighted(
+    matrix: Array, assignment: Array, *decoders: Decoder, num_stragglers: int = 0
 ) -> GradientCode:
-    """Returns the code of workers that send sums of their partial gradients."""
+    """Returns the code of an encoding matrix, with all parts of weight one."""
     return GradientCode(
-        encoding_matrix=zeros_and_ones(assignment),
+        encoding_matrix=matrix,
         assignment=assignment,
         target=np.ones(assignment.shape[1]),
         num_stragglers=num_stragglers,
         decoders=decoders,
     )
+
+
+def code_of_sums(assignment: Array, *decoders: Decoder, **options: int) -> GradientCode:
+    """Returns the code of workers that send sums of their partial gradients."""
+    return unweighted(zeros_and_ones(assignment), assignment, *decoders, **options)
+
+
+def exact_code(
+    matrix: Array, assignment: np.ndarray, num_stragglers: int, *decoders: Decoder
+) -> GradientCode:
+    """Returns a code that tolerates any `num_stragglers`, also by least squares."""
+    decoders = *decoders, LeastSquares(num_stragglers)
+    return unweighted(matrix, assignment, *decoders, num_stragglers=num_stragglers)
+
+
+def ring_distances(size: int) -> np.ndarray:
+    """Returns (j - i) mod n: distances around a ring from row i to column j, (n, n)."""
+    return (np.arange(size) - np.arange(size)[:, None]) % size
 
 
 def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray:

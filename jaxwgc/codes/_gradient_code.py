@@ -158,7 +158,7 @@ decoders=[LeastSquares])
     @property
     def num_workers(self) -> int:
         """Number of workers, n."""
-        return self.num_messages // self.messages_per_worker
+        return self.encoding_matrix.shape[-2] // self.messages_per_worker
 
     @property
     def num_parts(self) -> int:

@@ -1,4 +1,4 @@
-"""Regular graphs: random ones, and Ramanujan graphs."""
+"""Codes from regular graphs: workers are vertices or edges."""
 
 import functools
 
@@ -8,9 +8,18 @@ import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.codes import _random_matrices
-from jaxwgc.codes._constructors import check_works
-from jaxwgc.codes._gradient_code import Array
+from jaxwgc._arrays import array_module
+from jaxwgc.codes._constructors import (
+    check_works,
+    code_of_sums,
+    is_prime,
+    known,
+    ring_distances,
+    unweighted,
+    zeros_and_ones,
+)
+from jaxwgc.codes._gradient_code import Array, GradientCode
+from jaxwgc.decoders import Components, LeastSquares, OneStep, Peeling
 
 # Number of attempted swaps, in rounds of one per edge; at least 200 in total. For up to
 # 12 edges, the distribution is then within 1e-8 of the uniform one (total variation, by
@@ -50,7 +59,7 @@ def random_regular_graph(
     most, step = num_vertices - 1, 1 + num_vertices % 2
     rule = f"be from 1 to {most}, and even if {vertices} = {num_vertices} is odd"
     check_works(ends, degree, range(step, most + 1, step).__contains__, rule, 1, most)
-    return _random_matrices.known(_swapped(key, num_vertices, degree))
+    return known(_swapped(key, num_vertices, degree))
 
 
 def lps_graph(prime: int, modulus: int) -> np.ndarray:
@@ -122,8 +131,8 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
 
 def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
     """Returns a ring with edges of up to degree // 2 steps, plus opposites if odd."""
-    difference = np.arange(num_vertices) - np.arange(num_vertices)[:, None]
-    distance = np.minimum(difference % num_vertices, -difference % num_vertices)
+    forward = ring_distances(num_vertices)
+    distance = np.minimum(forward, forward.T)
     adjacency = (distance > 0) & (distance <= degree // 2)
     if degree % 2:
         adjacency |= distance == num_vertices // 2
@@ -176,3 +185,147 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         return lax.fori_loop(0, num_edges, attempt, (*state, draws))[:2]
 
     return lax.fori_loop(0, num_rounds, run_round, (neighbours, edges))[1]
+
+
+def regular_graph(key: jax.Array, num_workers: int, replication: int) -> GradientCode:
+    """Returns the code B = A / d of a random d-regular graph.
+
+    Worker i holds the parts of its d neighbours; A is the adjacency matrix. One-step
+    decoding uses weights a = n / (n - s) for the responses. Its squared decoding error
+    is at most (λ / d)² n s / (n - s) for any s stragglers. Here λ is the second-largest
+    absolute eigenvalue of A; the largest is d, for the vector of ones. Random graphs
+    are nearly optimal expanders: λ is about 2 √(d - 1) for large n.
+
+    All simple d-regular graphs with labelled vertices are about equally likely: the
+    graph is the result of ten random swaps per edge.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 2; also the number of parts.
+      replication: d, from 1 to n - 1, with n * d even.
+
+    Returns:
+      A real code, decoded by least squares by default.
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.regular_graph(jax.random.key(0), 10, replication=4)
+      >>> code.assignment.sum(0).tolist(), code.parts_per_worker.tolist()
+      ([4, 4, 4, 4, 4, 4, 4, 4, 4, 4], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4])
+
+    References:
+      Raviv, Tamo, Tandon, Dimakis, "Gradient coding from cyclic MDS codes and expander
+      graphs", ICML 2018 (the bound); Charles, Papailiopoulos, Ellenberg, "Approximate
+      gradient coding via sparse random graphs", 2017.
+    """
+    adjacency = random_regular_graph(
+        key, num_workers, replication, ("num_workers", "replication")
+    )
+    matrix = zeros_and_ones(adjacency) / replication
+    return unweighted(matrix, adjacency, LeastSquares(), OneStep(float(num_workers)))
+
+
+def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
+    """Returns the code of a random regular graph: parts are vertices, workers edges.
+
+    Every worker holds two parts and sends their sum; d workers hold each part. Random
+    stragglers leave almost all parts in one component with odd cycles, which is decoded
+    exactly. An adversary has to isolate parts one by one. With two parts per worker for
+    every d, the error is about that of fractional repetition with d copies for random
+    stragglers, and half as large for adversarial ones.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_parts: k, at least 2.
+      degree: Replication factor d, from 1 to k - 1, with k * d even.
+
+    Returns:
+      A real code of zeros and ones with k d / 2 workers, by default decoded by
+      connected components (`jaxwgc.decoders.Components`).
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.edge_graph(jax.random.key(0), 10, degree=6)
+      >>> (
+      ...     code.num_workers,
+      ...     set(code.parts_per_worker.tolist()),
+      ...     code.assignment.sum(0).tolist(),
+      ... )
+      (30, {2}, [6, 6, 6, 6, 6, 6, 6, 6, 6, 6])
+
+    References:
+      Glasgow, Wootters, "Approximate gradient coding with optimal decoding", IEEE
+      Journal on Selected Areas in Information Theory, 2021.
+    """
+    names = "num_parts", "degree"
+    return _code_of_edges(random_regular_graph(key, num_parts, degree, names), degree)
+
+
+def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
+    """Returns the edge code of a Ramanujan graph of Lubotzky, Phillips and Sarnak.
+
+    Workers are edges, as in `edge_graph`, with degree p + 1. The graph is an optimal
+    expander: all eigenvalues of its adjacency matrix except the largest are at most
+    2 √p in absolute value. If p is not a square modulo q, the graph is bipartite, and
+    -(p + 1) is an eigenvalue, too. The smallest graph, p = 5 and q = 13, has 2,184
+    parts and 6,552 workers.
+
+    Args:
+      prime: p, a prime with remainder 1 modulo 4: 5, 13, 17, 29, ...
+      modulus: q, another such prime, larger than 2 √p.
+
+    Returns:
+      A real code of zeros and ones with q (q² - 1) parts, or half as many if p is a
+      square modulo q, and (p + 1) / 2 times as many workers.
+
+    Raises:
+      ValueError: If a parameter is not such a prime.
+      TypeError: If a parameter is not an int.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.ramanujan_graph(17, 13)
+      >>> code.num_workers, code.num_parts
+      (9828, 1092)
+
+    References:
+      Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; code as in
+      `edge_graph`.
+    """
+    rule = "be a prime with remainder 1 modulo 4"
+    for name, number in (("prime", prime), ("modulus", modulus)):
+        _validation.check_int(name, number)
+        check_works(name, number, _is_prime_of_two_squares, rule, 5)
+    is_right = prime != modulus and modulus**2 > 4 * prime
+    rule = "differ from prime and be larger than 2 * sqrt(prime)"
+    given = f"modulus = {modulus} and prime = {prime}"
+    _validation.require(is_right, "modulus", rule, given)
+    return _code_of_edges(lps_graph(prime, modulus), prime + 1)
+
+
+def _is_prime_of_two_squares(number: int) -> bool:
+    return number % 4 == 1 and is_prime(number)
+
+
+def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
+    xp = array_module(adjacency)
+    num_parts = len(adjacency)
+    num_workers = num_parts * degree // 2
+    upper = xp.triu(adjacency)
+    size = {"size": num_workers} if xp is jnp else {}
+    edges = xp.argwhere(upper, **size)
+    # Edges of each part, from a stable sort of all ends; every part has equally many.
+    incident = xp.argsort(edges.ravel(), stable=True).reshape(num_parts, degree) // 2
+    assignment = (edges[:, :, None] == xp.arange(num_parts)).any(1)
+    decoders = Components(incident), LeastSquares(), OneStep(num_workers / degree)
+    return code_of_sums(assignment, *decoders, Peeling(assignment))

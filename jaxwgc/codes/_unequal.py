@@ -8,6 +8,7 @@ import scipy
 
 from jaxwgc import _validation
 from jaxwgc._validation import require
+from jaxwgc.codes._constructors import unweighted
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
 
@@ -95,19 +96,18 @@ def unequal(
         shares = _fill(trust, num_parts)
         held = shares > 0
     else:
-        held = _checked_assignment(assignment, len(probabilities), num_parts)
+        sizes = {"num_workers": len(probabilities), "num_parts": num_parts}
+        held = _validation.host_array("assignment", assignment, "bools", **sizes)
+        copies, rule = held.sum(0), "assign every part to a worker"
+        given = f"none for part {copies.argmin()}"
+        require(copies.all(), "assignment", rule, given)
     if correlation is not None:
         gram = _positive_definite(correlation, num_parts)
         shares = _least_error(trust, held, gram)
     elif shares is None:
         shares = trust[:, None] * held / (trust @ held)
-    return GradientCode(
-        encoding_matrix=shares / (1 - probabilities)[:, None],
-        assignment=held,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(OneStep(1.0, shared=False), LeastSquares()),
-    )
+    matrix = shares / (1 - probabilities)[:, None]
+    return unweighted(matrix, held, OneStep(1.0, shared=False), LeastSquares())
 
 
 def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
@@ -141,14 +141,6 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
     for share, (parts, inverse) in zip(shares, workers, strict=True):
         share[parts] = inverse @ multipliers[parts]
     return shares
-
-
-def _checked_assignment(assignment, num_workers, num_parts):
-    name, sizes = "assignment", {"num_workers": num_workers, "num_parts": num_parts}
-    held = _validation.host_array(name, assignment, "bools", **sizes)
-    copies, rule = held.sum(0), "assign every part to a worker"
-    require(copies.all(), name, rule, f"none for part {copies.argmin()}")
-    return held
 
 
 def _positive_definite(correlation, num_parts):

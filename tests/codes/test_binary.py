@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import decoders
-from jaxwgc.codes._binary import binary
+from jaxwgc.codes._repetition import binary
 from tests.conftest import own_decoder
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxwgc.codes._cyclic_mds import cyclic_mds
+from jaxwgc.codes._cyclic import cyclic_mds
 
 
 @pytest.mark.parametrize(

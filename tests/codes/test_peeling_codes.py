@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxwgc import decoders
 from jaxwgc.codes import batch_raptor, ldgm
-from jaxwgc.codes._batch_raptor import robust_soliton
+from jaxwgc.codes._peeling_codes import robust_soliton
 from tests.conftest import own_decoder
 from tests.zoo import KEY, patterns_within, worst_miss
 

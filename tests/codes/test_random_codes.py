@@ -12,7 +12,7 @@ import scipy.stats
 import jaxwgc
 from jaxwgc import decoders
 from jaxwgc.codes import (
-    _random_matrices,
+    _random_codes,
     batch_raptor,
     bernoulli,
     ldgm,
@@ -86,7 +86,7 @@ def test_traced_codes_are_in_the_working_precision(with_x64):
 class TestRandomSubsets:
     def sample(self, *arguments, **others):
         return np.asarray(
-            _random_matrices.random_subsets(jax.random.key(3), *arguments, **others)
+            _random_codes.random_subsets(jax.random.key(3), *arguments, **others)
         )
 
     def test_all_subsets_are_equally_likely(self):
@@ -113,7 +113,7 @@ class TestRandomSubsets:
         monkeypatch.setattr(
             jax.random, "bits", lambda key, shape, dtype: jnp.zeros(shape, dtype)
         )
-        subsets = _random_matrices.random_subsets.__wrapped__(KEY, 2, (2, 4))
+        subsets = _random_codes.random_subsets.__wrapped__(KEY, 2, (2, 4))
         np.testing.assert_array_equal(subsets, [[True, True, False, False]] * 2)
 
 

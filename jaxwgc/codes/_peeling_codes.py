@@ -1,16 +1,69 @@
-"""Batch raptor codes: sums of random batches of parts, with robust soliton degrees."""
+"""Random codes of sums for peeling: LDGM and batch raptor codes."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes import _random_matrices
-from jaxwgc.codes._constructors import check_works, code_of_sums, divides
+from jaxwgc.codes._constructors import check_works, code_of_sums, divides, known
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._random_codes import random_subsets
 from jaxwgc.decoders import LeastSquares, Peeling
+
+
+def ldgm(
+    key: jax.Array, num_workers: int, num_parts: int, parity_degree: int
+) -> GradientCode:
+    """Returns an LDGM code: one worker per part, and parities of random parts.
+
+    Worker i < k is systematic: it holds only part i. Each of the n - k others sends the
+    sum of `parity_degree` parts, drawn uniformly without replacement. Peeling decodes:
+    a parity with one unknown part gives that part. The recovered parts are exact, and
+    are scaled up for the lost ones. This is unbiased, but the error is not small:
+    `decoders.LeastSquares` has the smallest error.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, greater than k.
+      num_parts: k, at least 1.
+      parity_degree: Number of parts per parity, from 1 to k.
+
+    Returns:
+      A real code with entries 0 and 1, decoded by peeling. One straggler is tolerated
+      with certainty if each parity holds all parts, otherwise none.
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.ldgm(jax.random.key(0), 6, num_parts=4, parity_degree=2)
+      >>> code.encoding_matrix[:4]
+      array([[1., 0., 0., 0.],
+             [0., 1., 0., 0.],
+             [0., 0., 1., 0.],
+             [0., 0., 0., 1.]])
+      >>> code.parts_per_worker.tolist()
+      [1, 1, 1, 1, 2, 2]
+
+    References:
+      Horii, Yoshida, Kobayashi, Matsushima, "Distributed stochastic gradient descent
+      using LDGM codes", ISIT 2019.
+    """
+    num_workers = _validation.check_int("num_workers", num_workers)
+    _validation.check_up_to("parity_degree", parity_degree, num_parts=num_parts)
+    rule = f"be greater than num_parts = {num_parts}"
+    _validation.require(num_workers > num_parts, "num_workers", rule, num_workers)
+    parities = random_subsets(key, parity_degree, (num_workers - num_parts, num_parts))
+    assignment = known(jnp.concatenate([jnp.eye(num_parts, dtype=bool), parities]))
+    num_stragglers = 1 if parity_degree == num_parts else 0
+    decoders = Peeling(assignment), LeastSquares(num_stragglers)
+    return code_of_sums(assignment, *decoders, num_stragglers=num_stragglers)
 
 
 def batch_raptor(
@@ -80,17 +133,15 @@ def batch_raptor(
     max_degree = num_batches if max_degree is None else max_degree
     _validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
     # The degree distribution is computed on the host.
-    known = {"finite": True, "traceable": False}
-    _validation.check_number("c", c, minimum=0, **known)
-    _validation.check_number("delta", delta, positive=True, maximum=1, **known)
+    rules: Any = {"finite": True, "traceable": False}
+    _validation.check_number("c", c, minimum=0, **rules)
+    _validation.check_number("delta", delta, positive=True, maximum=1, **rules)
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
     degree_key, batch_key = jax.random.split(key)
     degrees = _sample_degrees(degree_key, probabilities, num_workers)
-    batches = _random_matrices.random_subsets(
-        batch_key, degrees, (num_workers, num_batches)
-    )
-    assignment = _random_matrices.known(jnp.repeat(batches, batch_size, axis=1))
-    peeling = Peeling(_random_matrices.known(batches))
+    batches = random_subsets(batch_key, degrees, (num_workers, num_batches))
+    assignment = known(jnp.repeat(batches, batch_size, axis=1))
+    peeling = Peeling(known(batches))
     return code_of_sums(assignment, peeling, LeastSquares())
 
 

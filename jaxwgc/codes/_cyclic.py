@@ -1,10 +1,72 @@
-"""Cyclic MDS codes: every row of B is the previous one, rotated."""
+"""Exact codes in which each worker holds the next s + 1 parts of a ring."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import exact_code, ring_distances
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.decoders import LeastSquares
+
+
+def cyclic_repetition(
+    key: jax.Array, num_workers: int, num_stragglers: int
+) -> GradientCode:
+    """Returns the cyclic repetition code: worker i holds parts i, ..., i + s.
+
+    H is a random s x n Gaussian matrix with rows that sum to zero. Row i of B has
+    B_ii = 1, and its other entries put it into the null space of H. With probability
+    one, any n - s rows span that null space, which contains the vector of ones. The
+    code is ill-conditioned: float32 suffices only for few stragglers (about 2). For
+    more, use `reed_solomon`.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. If the key is traced (under `jit`, or `vmap` over keys),
+        linear systems are solved in JAX's working precision, otherwise in float64.
+      num_workers: n, at least 1; also the number of parts.
+      num_stragglers: s, from 0 to n - 1.
+
+    Returns:
+      A real code.
+
+    Raises:
+      ValueError: If s is negative or not less than n.
+      TypeError: If an integer is not an int or key is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 5, num_stragglers=2)
+      >>> code.assignment.astype(int)
+      array([[1, 1, 1, 0, 0],
+             [0, 1, 1, 1, 0],
+             [0, 0, 1, 1, 1],
+             [1, 0, 0, 1, 1],
+             [1, 1, 0, 0, 1]])
+
+    References:
+      Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
+      distributed learning", ICML 2017, section 4, algorithm 2.
+    """
+    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    workers = np.arange(num_workers)[:, None]
+    others = (workers + np.arange(1, num_stragglers + 1)) % num_workers
+    assignment = ring_distances(num_workers) <= num_stragglers
+    return exact_code(_null_space_rows(key, others), assignment, num_stragglers)
+
+
+def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
+    """Computes rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
+    num_workers, num_stragglers = others.shape
+    # Drawn in float32, so that the code does not depend on the precision setting.
+    draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
+    xp = jnp if _validation.is_traced(draws) else np
+    draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)
+    parity = xp.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
+    systems = parity[:, others].transpose(1, 0, 2)
+    tails = xp.linalg.solve(systems, -parity.T[..., None])
+    identity = np.eye(num_workers, dtype=draws.dtype)
+    return identity + (tails * identity[others]).sum(1)
 
 
 def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -49,19 +111,9 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
     """
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     coefficients = _coefficients(num_workers, num_stragglers)
-    workers = np.arange(num_workers)[:, None]
-    parts = (workers + np.arange(num_stragglers + 1)) % num_workers
-    matrix = np.zeros((num_workers, num_workers), coefficients.dtype)
-    matrix[workers, parts] = coefficients
-    assignment = np.zeros((num_workers, num_workers), bool)
-    assignment[workers, parts] = True
-    return GradientCode(
-        encoding_matrix=matrix,
-        assignment=assignment,
-        target=np.ones(num_workers),
-        num_stragglers=num_stragglers,
-        decoders=(LeastSquares(num_stragglers),),
-    )
+    first_row = np.pad(coefficients, (0, num_workers - len(coefficients)))
+    distances = ring_distances(num_workers)
+    return exact_code(first_row[distances], distances <= num_stragglers, num_stragglers)
 
 
 def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:

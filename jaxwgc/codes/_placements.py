@@ -1,20 +1,22 @@
-"""Exact codes for a given assignment of parts to workers."""
+"""Placements of parts on workers, and exact codes for a given placement."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import exact_code, shares
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._roots_of_unity import (
+from jaxwgc.codes._reed_solomon import (
     norm_of_products,
     positions,
     steps_between_points,
     vanishing_products,
 )
 from jaxwgc.codes._worst_rounding import worst_rounding
-from jaxwgc.decoders import Dual, Lagrange, LeastSquares
+from jaxwgc.decoders import Dual, Lagrange
 
 # Number of random orders of the workers on the circle, and of exchanges of two workers
 # by which the best order is improved.
@@ -27,6 +29,55 @@ _MOST_WORK = 4_000_000
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 # Singular values below this fraction of the largest are rounding errors.
 _RANK = 1e-10
+
+
+def proportional_placement(
+    speeds: Sequence[float] | np.ndarray, num_parts: int, copies: int
+) -> np.ndarray:
+    """Returns an assignment with loads proportional to speeds, for `any_placement`.
+
+    The parts lie on a ring. Each worker takes its share of all copies, from where the
+    previous worker ended: so all workers need about equal time, and no worker has a
+    part twice. Shares are rounded by less than one part: use several times as many
+    parts as workers.
+
+    Args:
+      speeds: Speed of each worker, e.g. in parts per second, (num_workers,).
+      num_parts: k, at least 1.
+      copies: Replication factor d, from 1 to n; s + 1 for a code that tolerates s
+        stragglers.
+
+    Returns:
+      Bool (num_workers, num_parts) in NumPy. If the share of a fast worker exceeds all
+      parts, it holds all of them, and the others share the rest.
+
+    Raises:
+      ValueError: If speeds are not positive and finite, num_parts is below 1, or copies
+        are below 1 or above the number of workers.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      >>> import jaxwgc
+      >>> jaxwgc.codes.proportional_placement([2, 2, 1, 1], 6, copies=1).astype(int)
+      array([[1, 1, 0, 0, 0, 0],
+             [0, 0, 1, 1, 0, 0],
+             [0, 0, 0, 0, 1, 0],
+             [0, 0, 0, 0, 0, 1]])
+
+    References:
+      Wang, Guo, Tang, Li, Li, "Heterogeneity-aware gradient coding for straggler
+      tolerance", ICDCS 2019.
+    """
+    speeds = _validation.host_array("speeds", speeds, "real numbers", num_workers="any")
+    _validation.check_entries("speeds", speeds, speeds > 0, "positive")
+    num_workers = len(speeds)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
+    loads = shares(speeds.astype(np.float64), num_parts * copies, num_parts)
+    worker = np.arange(num_workers).repeat(loads)
+    assignment = np.zeros((num_workers, num_parts), bool)
+    assignment[worker, np.arange(num_parts * copies) % num_parts] = True
+    return assignment
 
 
 def any_placement(
@@ -107,10 +158,8 @@ def any_placement(
         names = (_validation.check_choice("method", method, names),)
     _validation.check_concrete("key", key, "a code is chosen by its values")
     bits = np.asarray(jax.random.key_data(key))
-    made = [
-        _METHODS[name](np.random.default_rng(bits), assignment, num_stragglers)
-        for name in names
-    ]
+    given = assignment, num_stragglers
+    made = [_METHODS[name](np.random.default_rng(bits), *given) for name in names]
     if len(made) == 1:
         return made[0]
     # Residuals at rounding level do not matter, but real messages are simpler.
@@ -124,9 +173,8 @@ def _miss(code):
 
 def _polynomials(generator, assignment, num_stragglers):
     num_workers = len(assignment)
-    orders = [
-        positions(num_workers, step) for step in steps_between_points(num_workers)
-    ]
+    steps = steps_between_points(num_workers)
+    orders = [positions(num_workers, step) for step in steps]
     orders += [generator.permutation(num_workers) for _ in range(_NUM_ORDERS)]
     norms = [norm_of_products(assignment, order) for order in orders]
     points, least = orders[np.argmin(norms)], min(norms)
@@ -142,7 +190,7 @@ def _polynomials(generator, assignment, num_stragglers):
     # If parts share their holders, smaller weights than Lagrange's exist.
     if len(dual.rows) > num_stragglers + 1:
         decoders.reverse()
-    return _code_of(matrix, assignment, num_stragglers, *decoders)
+    return exact_code(matrix, assignment, num_stragglers, *decoders)
 
 
 def _random_rows(generator, assignment, num_stragglers):
@@ -152,7 +200,7 @@ def _random_rows(generator, assignment, num_stragglers):
     matrices = [_columns(rows, assignment) for rows in drawn]
     matrix = matrices[np.argmin([np.linalg.norm(matrix) for matrix in matrices])]
     dual = _dual(matrix, num_stragglers)
-    return _code_of(matrix, assignment, num_stragglers, dual)
+    return exact_code(matrix, assignment, num_stragglers, dual)
 
 
 # The first one wins ties, since its messages are real.
@@ -175,13 +223,3 @@ def _dual(matrix, num_stragglers):
     of_all = np.linalg.lstsq(matrix.T, np.ones(matrix.shape[1]), rcond=_RANK)[0]
     null = vectors[:, rank:].conj().T
     return Dual(np.concatenate([of_all[None], null]), num_stragglers)
-
-
-def _code_of(matrix, assignment, num_stragglers, *decoders):
-    return GradientCode(
-        encoding_matrix=matrix,
-        assignment=assignment,
-        target=np.ones(assignment.shape[1]),
-        num_stragglers=num_stragglers,
-        decoders=(*decoders, LeastSquares(num_stragglers)),
-    )

@@ -1,0 +1,299 @@
+"""Codes with random entries: Bernoulli, block and stochastic gradient codes."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes._constructors import (
+    check_works,
+    code_of_sums,
+    divides,
+    known,
+    unweighted,
+    zeros_and_ones,
+)
+from jaxwgc.codes._gradient_code import Array, GradientCode
+from jaxwgc.decoders import LeastSquares, OneStep, Peeling
+
+_LARGEST = np.uint32(2**32 - 1)
+
+
+# Jitted so that calls outside of jit compile once per shape, not once per operation.
+@functools.partial(jax.jit, static_argnames="shape")
+def bernoulli_matrix(
+    key: jax.Array, shape: tuple[int, ...], probability: jax.typing.ArrayLike
+) -> jax.Array:
+    """Draws independent bools, True with `probability`, broadcast to `shape`."""
+    # In float32, so that a key gives the same code in every precision.
+    draws = jax.random.uniform(key, shape, jnp.float32)
+    return draws < jnp.asarray(probability, jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def random_subsets(
+    key: jax.Array,
+    sizes: jax.typing.ArrayLike,
+    shape: tuple[int, ...],
+    eligible: jax.Array | None = None,
+) -> jax.Array:
+    """Draws a subset per row: `sizes[i]` items of all, or of those eligible in the row.
+
+    Subsets are drawn uniformly without replacement. `sizes` is broadcast to the rows,
+    and is at most the number of eligible items.
+    """
+    draws = jax.random.bits(key, shape, jnp.uint32)
+    if eligible is not None:
+        draws = jnp.where(eligible, draws // 2, _LARGEST)
+    sizes = jnp.broadcast_to(jnp.asarray(sizes, jnp.int32), shape[:1])[:, None]
+    # Sorting the values is several times faster than ranking by argsort.
+    last = jnp.take_along_axis(draws.sort(axis=-1), jnp.maximum(sizes - 1, 0), axis=-1)
+    smaller = draws < last
+    # The first of equal draws are taken, so that there are exactly `sizes` items.
+    tied = draws == last
+    missing = sizes - smaller.sum(axis=-1, keepdims=True)
+    return smaller | (tied & (tied.cumsum(axis=-1) <= missing))
+
+
+def bernoulli(
+    key: jax.Array, num_workers: int, num_parts: int, replication: int
+) -> GradientCode:
+    """Returns a code with independent entries, 1 with probability d / n, else 0.
+
+    A part has d copies on average, and none with probability (1 - d / n)ⁿ. No number of
+    stragglers is tolerated with certainty. One-step decoding with r random responses
+    uses the weights a = n / (r d). It is unbiased, and its mean squared decoding error
+    is k n / (r d) (1 - d / n).
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 1.
+      num_parts: k, at least 1.
+      replication: Expected replication factor d, from 1 to n.
+
+    Returns:
+      A real code with entries 0 and 1, decoded by least squares by default.
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 50, replication=10)
+      >>> code.encoding_matrix.shape, code.decoders[1].scale
+      ((100, 50), 10.0)
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
+      random graphs", 2017 (Bernoulli gradient codes, for k = n).
+    """
+    _validation.check_int("num_parts", num_parts, minimum=1)
+    _validation.check_up_to("replication", replication, num_workers=num_workers)
+    shape = num_workers, num_parts
+    probability = replication / num_workers
+    assignment = bernoulli_matrix(key, shape, probability)
+    return _code(assignment, replication)
+
+
+def regularized_bernoulli(
+    key: jax.Array, num_workers: int, num_parts: int, replication: int
+) -> GradientCode:
+    """Returns a Bernoulli code with at most 2 d copies of each part.
+
+    A part that `bernoulli` gives to more than 2 d workers keeps d of them, chosen
+    uniformly at random. This bounds the loads due to rare columns, and the error bounds
+    of Charles et al. then hold for sparse codes, too.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 1.
+      num_parts: k, at least 1.
+      replication: d, from 1 to n.
+
+    Returns:
+      A real code with entries 0 and 1, decoded by least squares by default.
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> key = jax.random.key(0)
+      >>> code = jaxwgc.codes.regularized_bernoulli(key, 100, 1000, replication=1)
+      >>> int(code.assignment.sum(0).max())
+      2
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
+      random graphs", 2017 (regularized Bernoulli gradient codes, for k = n).
+    """
+    _validation.check_int("num_parts", num_parts, minimum=1)
+    _validation.check_up_to("replication", replication, num_workers=num_workers)
+    shape = num_workers, num_parts
+    entries_key, thinning_key = jax.random.split(key)
+    probability = replication / num_workers
+    columns = bernoulli_matrix(entries_key, shape, probability).T
+    weights = columns.sum(axis=-1)
+    sizes = jnp.where(weights > 2 * replication, replication, weights)
+    thinned = random_subsets(thinning_key, sizes, columns.shape, eligible=columns)
+    return _code(thinned.T, replication)
+
+
+def _code(drawn: jax.Array, replication: int) -> GradientCode:
+    assignment, one_step = known(drawn), OneStep(len(drawn) / replication)
+    return code_of_sums(assignment, LeastSquares(), one_step, Peeling(assignment))
+
+
+def stochastic_block(
+    key: jax.Array,
+    num_workers: int,
+    num_parts: int,
+    num_clusters: int,
+    probability_inside: jax.typing.ArrayLike,
+    probability_across: jax.typing.ArrayLike,
+) -> GradientCode:
+    """Returns a code of independent entries that are likelier inside clusters.
+
+    Workers and parts form equal clusters of adjacent indices. A worker holds a part of
+    its own cluster with probability p, and a part of another cluster with probability
+    q. p = 1 and q = 0 give fractional repetition, p = q a Bernoulli code. Values in
+    between combine a small average error with robustness against adversaries.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 1.
+      num_parts: k, at least 1.
+      num_clusters: C, a divisor of n and k.
+      probability_inside: p, from 0 to 1. May be traced.
+      probability_across: q, from 0 to 1. May be traced.
+
+    Returns:
+      A real code with entries 0 and 1, decoded by least squares by default. One-step
+      decoding, with scale C / (p + (C - 1) q), is available if the probabilities are
+      known and not both zero.
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int, a probability is not a real scalar or key
+        is not a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> key = jax.random.key(0)
+      >>> code = jaxwgc.codes.stochastic_block(key, 4, 4, 2, 1.0, 0.0)
+      >>> code.encoding_matrix
+      array([[1., 1., 0., 0.],
+             [1., 1., 0., 0.],
+             [0., 0., 1., 1.],
+             [0., 0., 1., 1.]])
+
+    References:
+      Charles, Papailiopoulos, "Gradient coding via the stochastic block model", 2018.
+    """
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
+    common = math.gcd(num_workers, num_parts)
+    rule = f"divide num_workers = {num_workers} and num_parts = {num_parts}"
+    check_works("num_clusters", num_clusters, divides(common), rule, 1, common)
+    in_range: Any = {"minimum": 0, "maximum": 1}
+    _validation.check_number("probability_inside", probability_inside, **in_range)
+    _validation.check_number("probability_across", probability_across, **in_range)
+    cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)
+    cluster_of_part = np.arange(num_parts) // (num_parts // num_clusters)
+    is_inside = cluster_of_worker[:, None] == cluster_of_part
+    both = probability_inside, probability_across
+    probabilities = jnp.where(is_inside, *(jnp.asarray(p, jnp.float32) for p in both))
+    assignment = known(bernoulli_matrix(key, probabilities.shape, probabilities))
+    one_step = ()
+    if not _validation.is_traced(both):
+        inside, across = np.array(both, np.float64).tolist()
+        total = inside + (num_clusters - 1) * across
+        one_step = (OneStep(num_clusters / total),) if total else ()
+    return code_of_sums(assignment, LeastSquares(), *one_step, Peeling(assignment))
+
+
+def stochastic(
+    key: jax.Array,
+    num_workers: int,
+    num_parts: int,
+    replication: int | Sequence[int],
+    straggler_probability: jax.typing.ArrayLike,
+) -> GradientCode:
+    """Returns the stochastic gradient code with coefficients 1 / (d_j (1 - p)).
+
+    Part j has d_j copies, and responses are summed. If every worker straggles
+    independently with probability p, the sum is an unbiased gradient: the weight of
+    part j has mean 1 and variance p / ((1 - p) d_j). Decoding solves no system and
+    waits for no number of responses; training is stochastic gradient descent.
+
+    The published scheme requires pairwise balance: parts i and j share d_i d_j / n
+    workers. Few parameters allow this exactly (e.g. symmetric block designs). Here the
+    d_j workers of each part are drawn uniformly without replacement, which is balanced
+    on average.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 1.
+      num_parts: k, at least 1.
+      replication: Replication factor d from 1 to n, an int, or num_parts ints if
+        important parts have more copies.
+      straggler_probability: p, at least 0 and less than 1: a number, or (num_workers,)
+        if workers differ (`unequal` then has a smaller error). May be traced.
+
+    Returns:
+      A real code, decoded in one step with weight 1 for every response.
+
+    Raises:
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int, the probability is not real or key is not
+        a PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> key = jax.random.key(0)
+      >>> code = jaxwgc.codes.stochastic(key, 10, 4, 2, straggler_probability=0.2)
+      >>> code.assignment.sum(0), float(code.encoding_matrix.max())
+      (array([2, 2, 2, 2]), 0.625)
+
+    References:
+      Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
+      in distributed learning", IEEE Journal on Selected Areas in Information Theory,
+      2020.
+    """
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    kind, sizes = "integers", {"or_number": True, "num_parts": num_parts}
+    copies = _validation.concrete_array("replication", replication, kind, **sizes)
+    is_right = (copies >= 1) & (copies <= num_workers)
+    rule = f"from 1 to num_workers = {num_workers}"
+    _validation.check_entries("replication", copies, is_right, rule)
+    copies = np.broadcast_to(copies, num_parts)
+    response = _response_probability(straggler_probability, num_workers)
+    assignment = known(random_subsets(key, copies, (num_parts, num_workers)).T)
+    coefficients = 1 / (copies * response[..., None])
+    matrix = zeros_and_ones(assignment) * coefficients
+    return unweighted(matrix, assignment, OneStep(1.0, shared=False), LeastSquares())
+
+
+def _response_probability(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
+    """Returns 1 - p, in float64, or in JAX's working precision if it is traced."""
+    name = "straggler_probability"
+    sizes = {"or_number": True, "num_workers": num_workers}
+    given = _validation.as_array(name, probability, "real numbers", **sizes)
+    if _validation.is_traced(given):
+        return 1 - jnp.asarray(given, jnp.result_type(float))
+    values, rule = np.asarray(given, np.float64), "at least 0 and less than 1"
+    _validation.check_entries(name, values, (values >= 0) & (values < 1), rule)
+    return 1 - values

@@ -1,0 +1,260 @@
+"""Codes of sums in which groups of workers hold equal parts, and their baseline."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes._constructors import check_works, code_of_sums, owned_parts
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import Group, LeastSquares, OneCopy, OneStep, Peeling
+
+
+def uncoded(
+    num_workers: int,
+    num_parts: int | None = None,
+    loads: Sequence[float] | np.ndarray | None = None,
+) -> GradientCode:
+    """Returns the code without redundancy: every part is on one worker.
+
+    Worker i holds the i-th run of parts, k / n by default, and sends their sum. Parts
+    of stragglers are lost; the others are decoded exactly.
+
+    Args:
+      num_workers: n, at least 1.
+      num_parts: k, a multiple of n unless loads are given, or None for n.
+      loads: Relative number of parts that each worker holds, (n,), e.g. the speeds of
+        the workers. Rounded so that the sum is k; equal by default.
+
+    Returns:
+      A real code with entries 0 and 1: B = I if k = n.
+
+    Raises:
+      ValueError: If num_workers is below 1 or, without loads, does not divide
+        num_parts; or if loads are not n finite numbers of at least 0, or all 0.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      >>> import jaxwgc
+      >>> jaxwgc.codes.uncoded(3).encoding_matrix
+      array([[1., 0., 0.],
+             [0., 1., 0.],
+             [0., 0., 1.]])
+
+    References:
+      The paper's section 2.2, before coding.
+    """
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = num_workers if num_parts is None else num_parts
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    if loads is None:
+        loads = np.ones(num_workers)
+        rule = f"be a multiple of num_workers = {num_workers}"
+        check_works("num_parts", num_parts, lambda k: k % num_workers == 0, rule, 1)
+    sizes = owned_parts(num_workers, num_parts, loads)
+    assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
+    group, one_step = Group(np.arange(num_workers)[None]), OneStep(float(num_workers))
+    peeling = Peeling(np.eye(num_workers, dtype=bool))
+    return code_of_sums(assignment, group, LeastSquares(), one_step, peeling)
+
+
+def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode:
+    """Returns the fractional repetition code: s + 1 copies of blocks of s + 1 parts.
+
+    The workers form s + 1 groups. In each group, the n / (s + 1) workers hold one block
+    each, together all parts, and send the plain sum of their block. One response per
+    block suffices, so decoding is exact for any s stragglers. If all copies of a block
+    are lost, the other blocks are still decoded.
+
+    Args:
+      num_workers: n, at least 1; also the number of parts.
+      num_stragglers: s; s + 1 must divide n.
+
+    Returns:
+      A real code with entries 0 and 1.
+
+    Raises:
+      ValueError: If s is negative or not less than n, or s + 1 does not divide n.
+      TypeError: If a parameter is not an int.
+
+    Example:
+      >>> import jaxwgc
+      >>> jaxwgc.codes.fractional_repetition(4, num_stragglers=1).encoding_matrix
+      array([[1., 1., 0., 0.],
+             [0., 0., 1., 1.],
+             [1., 1., 0., 0.],
+             [0., 0., 1., 1.]])
+
+    References:
+      Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
+      distributed learning", ICML 2017, section 4.
+    """
+    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    replication = num_stragglers + 1
+    rule = f"be 1 less than a divisor of num_workers = {num_workers}"
+    works = lambda number: num_workers % (number + 1) == 0  # noqa: E731
+    check_works("num_stragglers", num_stragglers, works, rule, 0)
+    num_blocks = num_workers // replication
+    block_of_worker = np.arange(num_workers) % num_blocks
+    block_of_part = np.arange(num_workers) // replication
+    assignment = block_of_worker[:, None] == block_of_part
+    return _code_of_groups(assignment, block_of_worker[None], num_stragglers)
+
+
+def _code_of_groups(assignment, groups, num_stragglers):
+    """Returns a code of workers with equal messages within a group."""
+    least_squares = LeastSquares(num_stragglers)
+    one_step = OneStep(len(assignment) / (num_stragglers + 1))
+    decoders = Group(groups), least_squares, one_step, Peeling(assignment)
+    return code_of_sums(assignment, *decoders, num_stragglers=num_stragglers)
+
+
+def binary(num_workers: int, num_stragglers: int) -> GradientCode:
+    """Returns an exact code of plain sums, for any n and s.
+
+    Worker i belongs to class i mod (s + 1). The workers of each class split all parts
+    into runs of nearly equal length, and each sends the sum of its run. With at most s
+    stragglers, one of the s + 1 classes is complete, and the sum of its messages is
+    the exact gradient. Classes of equal size are split in the same way, so that their
+    workers can replace each other, and often more than s stragglers are tolerated.
+
+    If s + 1 divides n, this is `fractional_repetition` with another order of workers.
+    Otherwise there are classes of two sizes, and workers of smaller classes hold more
+    parts. Group decoding uses responses of classes of one size. Beyond s stragglers,
+    `decoders.LeastSquares` combines all responses.
+
+    Args:
+      num_workers: n, at least 1; also the number of parts.
+      num_stragglers: s, from 0 to n - 1.
+
+    Returns:
+      A real code with entries 0 and 1.
+
+    Raises:
+      ValueError: If s is negative or not less than n.
+      TypeError: If a parameter is not an int.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.binary(5, num_stragglers=1)
+      >>> code.encoding_matrix
+      array([[1., 1., 0., 0., 0.],
+             [1., 1., 1., 0., 0.],
+             [0., 0., 1., 1., 0.],
+             [0., 0., 0., 1., 1.],
+             [0., 0., 0., 0., 1.]])
+      >>> code.decoders[0].groups
+      array([[ 0, -1,  1, -1,  2],
+             [-1,  0, -1,  1, -1]])
+
+    References:
+      Charalambides, Mahdavifar, Hero, "Numerically stable binary gradient coding",
+      ISIT 2020, section III.
+    """
+    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    num_classes = num_stragglers + 1
+    workers = np.arange(num_workers)
+    class_sizes = np.bincount(workers % num_classes)
+    size_of_worker = class_sizes[workers % num_classes]
+    # Position of a worker in its class, and run of each part in a class of its size.
+    slot_of_worker = workers // num_classes
+    slot_of_part = _even_runs(num_workers, size_of_worker)
+    assignment = slot_of_worker[:, None] == slot_of_part
+    sizes = np.unique(class_sizes)[::-1]
+    groups = np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)
+    return _code_of_groups(assignment, groups, num_stragglers)
+
+
+def _even_runs(num_parts: int, num_runs: np.ndarray) -> np.ndarray:
+    """Returns the run that contains each part, (len(num_runs), num_parts).
+
+    Lengths of runs differ by at most one, longer ones first.
+    """
+    num_runs = num_runs[:, None]
+    length, num_longer = num_parts // num_runs, num_parts % num_runs
+    parts = np.arange(num_parts)
+    in_longer = parts // (length + 1)
+    in_shorter = (parts - num_longer) // length
+    return np.where(in_longer < num_longer, in_longer, in_shorter)
+
+
+def replicated(
+    num_workers: int,
+    num_parts: int | None = None,
+    copies: int = 2,
+    loads: Sequence[float] | np.ndarray | None = None,
+) -> GradientCode:
+    """Returns a code with `copies` workers per part and one message per part.
+
+    A worker first computes its own parts, then the parts of the next worker, and of the
+    one after it, each from the last part backwards. So owner and helper meet in the
+    middle. In rounds without stragglers, no second copy is computed. Parts that a slow
+    worker has not finished are computed by its helpers. Waiting `until_decodable`
+    therefore takes hardly longer than without copies, and any copies - 1 lost workers
+    are tolerated.
+
+    Workers keep a gradient for each finished part, until a weighted sum is requested:
+    see `Decoding.requests`.
+
+    Args:
+      num_workers: n, at least 1.
+      num_parts: k, or None for n.
+      copies: Replication factor d, from 1 to n.
+      loads: Relative number of parts that each worker owns, (n,), e.g. the speeds of
+        the workers. Rounded so that the sum is k; equal by default.
+
+    Returns:
+      A real code of zeros and ones, with as many messages per worker as the largest
+      number of parts that a worker holds. A worker with fewer parts has rows of zeros
+      for messages that it does not send.
+
+    Raises:
+      ValueError: If num_workers or num_parts is below 1, copies are below 1 or above n,
+        or loads are not n finite numbers of at least 0, or all 0.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.replicated(3, num_parts=6, copies=2)
+      >>> code.encoding_matrix[:4]
+      array([[1., 0., 0., 0., 0., 0.],
+             [0., 1., 0., 0., 0., 0.],
+             [0., 0., 0., 1., 0., 0.],
+             [0., 0., 1., 0., 0., 0.]])
+      >>> jaxwgc.effective_weights(code, finished=[2, 4, 0])
+      Array([1., 1., 1., 1., 1., 1.], dtype=float32)
+
+    References:
+      New in this library. With one copy and a deadline, Giladi et al., "DropCompute:
+      simple and more robust distributed synchronous training via compute variance
+      reduction", NeurIPS 2023.
+    """
+    num_parts = num_workers if num_parts is None else num_parts
+    copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    loads = np.ones(num_workers) if loads is None else loads
+    sizes = owned_parts(num_workers, num_parts, loads)
+    owners = np.arange(num_workers).repeat(sizes)[:, None]
+    steps = np.arange(copies)
+    holders = (owners - steps) % num_workers
+    # Number of parts that a worker computes before it reaches those of an owner, ...
+    sizes_met = sizes[(np.arange(num_workers)[:, None] + steps) % num_workers]
+    num_held = sizes_met.sum(1)
+    before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]
+    # ... and before the part among that owner's: from the first one, or from the last.
+    starts = (sizes.cumsum() - sizes)[owners]
+    place = np.arange(num_parts)[:, None] - starts
+    turns = before + np.where(steps == 0, place, sizes[owners] - 1 - place)
+    num_messages = int(num_held.max())
+    messages = holders * num_messages + turns
+    matrix = np.zeros((num_workers * num_messages, num_parts))
+    matrix[messages, np.arange(num_parts)[:, None]] = 1
+    return GradientCode(
+        encoding_matrix=matrix,
+        assignment=matrix.reshape(num_workers, num_messages, num_parts).any(1),
+        target=np.ones(num_parts),
+        num_stragglers=copies - 1,
+        decoders=(OneCopy(messages, num_workers), LeastSquares()),
+        messages_per_worker=num_messages,
+        required_parts=np.minimum(np.arange(num_messages) + 1, num_held[:, None]),
+    )
