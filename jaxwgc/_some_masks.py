@@ -1,5 +1,6 @@
 """Computations for a subset of many masks, at the cost of that subset."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,14 +35,6 @@ def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) 
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
-def is_nowhere(condition: jax.Array) -> bool:
-    """Returns whether a condition is known to be false for all masks.
-
-    Outside of `jax.jit` the exceptional branch is then not compiled.
-    """
-    return not _validation.is_traced(condition) and not np.asarray(condition).any()
-
-
 def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int) -> Any:
     """Applies `function` to rows in batches.
 
@@ -74,91 +67,78 @@ def masked_map(
     default: jax.Array,
     mapped: tuple[jax.Array, ...],
     shared: tuple[Any, ...],
-    chunk: int = 1,
 ) -> jax.Array:
     """Returns `function` for the masks with a true condition, and `default` elsewhere.
 
-    Under `jax.vmap`, too, only those masks are computed. Plain vmap would turn the
-    condition into a select that computes every mask.
+    Under `jax.vmap`, too, only those masks are computed, one after the other. Plain
+    vmap would turn the condition into a select that computes every mask.
 
     Args:
       condition: Per mask, bool (...).
-      function: `function(*mapped, *shared)` of one mask.
+      function: `function(*mapped, *shared)` of one mask, hashable.
       default: (..., *shape); shape is the output shape of the function.
       mapped: Arrays with leading axes (...).
       shared: Pytrees that all masks share. `jax.vmap` may add axes to their arrays.
-      chunk: Number of masks computed at once. Values above 1 are faster if `function`
-        consists of matrix products; up to chunk - 1 masks are computed in vain.
     """
+    # Outside of jit, the function is compiled only if it is needed.
+    if not _validation.is_traced(condition) and not np.asarray(condition).any():
+        return default
+    return _masked_map(condition, function, default, mapped, shared)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _masked_map(condition, function, default, mapped, shared):
     if condition.size == 0:
         return default
-    num_mapped = len(mapped)
-    shared_arrays, structure = jax.tree.flatten(shared)
-    base = [array.ndim for array in shared_arrays]
+    compute = custom_vmap(lambda *arrays: _compute_some(function, *arrays))
+    compute.def_vmap(functools.partial(_add_axis, compute))
+    return compute(condition, default, mapped, shared)
 
-    @custom_vmap
-    def compute(condition, default, *arrays):
-        batch = condition.shape
-        size = condition.size
 
-        def flatten(array):
-            return array.reshape(size, *array.shape[len(batch) :])
+def _compute_some(function, condition, default, mapped, shared):
+    """Computes `masked_map` without added axes, in a loop."""
+    values, *rows = (
+        array.reshape(-1, *array.shape[condition.ndim :])
+        for array in (default, *mapped)
+    )
 
-        condition = flatten(condition)
-        mapped = [flatten(array) for array in arrays[:num_mapped]]
-        # Shared arrays with their added axes flattened, and the entry of each mask.
-        lists, owners = [], []
-        for array, ndim in zip(arrays[num_mapped:], base, strict=True):
-            axes_of_its_own = array.shape[: array.ndim - ndim]
-            lists.append(array.reshape(-1, *array.shape[len(axes_of_its_own) :]))
-            entries = jnp.arange(len(lists[-1])).reshape(axes_of_its_own)
-            owners.append(jnp.broadcast_to(entries, batch).reshape(size))
+    def replace(place, values):
+        own = function(*[row[place] for row in rows], *shared)
+        return values.at[place].set(own)
 
-        def at(place):
-            own = [
-                entries[0 if len(entries) == 1 else owner[place]]
-                for entries, owner in zip(lists, owners, strict=True)
-            ]
-            rest = jax.tree.unflatten(structure, own)
-            return function(*[array[place] for array in mapped], *rest)
-
-        values = flatten(default)
-        if size == 1:
-            values = jax.lax.cond(condition[0], lambda: at(0)[None], lambda: values)
-            return values.reshape(default.shape)
-        at_once = min(chunk, size)
+    if condition.size == 1:
+        is_one = condition.reshape(())
+        values = jax.lax.cond(is_one, lambda: replace(0, values), lambda: values)
+    else:
         # Running number of masks to compute; sorting would take longer.
         count = jnp.cumsum(condition)
+        values = jax.lax.fori_loop(
+            0,
+            count[-1],
+            lambda step, values: replace(jnp.searchsorted(count, step + 1), values),
+            values,
+        )
+    return values.reshape(default.shape)
 
-        def compute_chunk(step, values):
-            numbers = step * at_once + jnp.arange(1, at_once + 1)
-            places = jnp.minimum(jnp.searchsorted(count, numbers), size - 1)
-            # Mask by mask, conditions in the function are not turned into selects.
-            computed = jax.vmap(at)(places) if at_once > 1 else at(places[0])[None]
-            chosen = jnp.where(numbers <= count[-1], places, size)
-            return values.at[chosen].set(computed, mode="drop")
 
-        num_chunks = jax.lax.div(count[-1] + (at_once - 1), at_once)
-        values = jax.lax.fori_loop(0, num_chunks, compute_chunk, values)
-        return values.reshape(default.shape)
+def _add_axis(compute, axis_size, in_batched, *arrays):
+    """Maps `compute` over an axis of some of its arrays."""
+    (*masks, shared), (*of_masks, of_shared) = arrays, in_batched
+    if not any(jax.tree.leaves(of_shared)):
+        # The new axis is one more axis of masks.
+        def with_axis(array, has_axis):
+            shape = array.shape if has_axis else (axis_size, *array.shape)
+            return jnp.broadcast_to(array, shape)
 
-    @compute.def_vmap
-    def _(axis_size, in_batched, *arrays):
-        num_axes = arrays[0].ndim + (0 if in_batched[0] else 1)
-        first = num_mapped + 2
-        batched = [
-            array if has_axis else jnp.broadcast_to(array, (axis_size, *array.shape))
-            for array, has_axis in zip(arrays[:first], in_batched[:first], strict=True)
-        ]
-        # Axes of length one, so that added axes precede the mask axes.
-        for array, has_axis, ndim in zip(
-            arrays[first:], in_batched[first:], base, strict=True
-        ):
-            if has_axis:
-                axis, *shape = array.shape
-                ones = [1] * (num_axes - (array.ndim - ndim))
-                array = array.reshape(axis, *ones, *shape)
-            batched.append(array)
-        return compute(*batched), True
+        return compute(*jax.tree.map(with_axis, masks, of_masks), shared), True
 
-    return compute(condition, default, *mapped, *shared_arrays)
+    # Code by code, since arrays that masks share are not repeated for each mask.
+    def compute_one(index):
+        own = jax.tree.map(
+            lambda array, has_axis: array[index] if has_axis else array,
+            arrays,
+            tuple(in_batched),
+        )
+        return compute(*own)
+
+    return jax.lax.map(compute_one, jnp.arange(axis_size)), True

@@ -9,13 +9,11 @@ from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._components import Components
 from jaxwgc.decoders._decoder import Decoder, DecoderLike
-from jaxwgc.decoders._dual_code import Dual
-from jaxwgc.decoders._group import Group
+from jaxwgc.decoders._dual import Dual
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
-from jaxwgc.decoders._one_copy import OneCopy
-from jaxwgc.decoders._one_step import OneStep
 from jaxwgc.decoders._peeling import Peeling
+from jaxwgc.decoders._selection import Group, OneCopy, OneStep
 
 __all__ = [
     "Clustered",

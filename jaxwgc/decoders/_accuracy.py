@@ -1,6 +1,7 @@
 """Accuracy of decoding weights, and the choice among candidates."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jaxwgc._arrays import power_below, product, squares
 from jaxwgc._targets import target_scale
 
-# A candidate replaces the first one only if its cost is below this fraction of the
+# A sequence replaces the first one only if its cost is below this fraction of the
 # first one's.
 ADVANTAGE = 0.9
 
@@ -79,30 +80,42 @@ def relative_residual(
     return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
 
-def best_weights(
-    candidates: jax.Array, matrix: jax.Array, target: jax.Array
+def best_iterate(
+    step: Callable[..., jax.Array], start: jax.Array, system: System, num_steps: int
 ) -> jax.Array:
-    """Selects the candidate with the smallest residual, including rounding errors.
+    """Returns the iterate with the smallest residual, including rounding errors.
 
     Weights, and the messages that they multiply, are rounded by half an epsilon. Large
-    weights may have smaller residuals, but larger rounding errors. The first candidate
+    weights may have smaller residuals, but larger rounding errors. The first sequence
     is kept unless another one is better by more than a tenth.
 
     Args:
-      candidates: (count, num_segments, num_messages).
-      matrix: (num_messages, c), with rows of norm about one.
-      target: (num_segments, c).
+      step: `step(iterates, residuals)` returns the next iterates.
+      start: First iterates of several sequences, multiplied by the norms of the rows of
+        B, (count, num_segments, num_messages).
+      system: Rows of B, and target.
+      num_steps: Number of steps.
 
     Returns:
-      (num_segments, num_messages).
+      Weights (num_segments, num_messages).
     """
-    rounding = jnp.finfo(candidates.dtype).eps / 2
-    costs = squared_norm(product(candidates, matrix) - target)
-    costs = (costs + rounding**2 * squared_norm(candidates)).sum(-1)
-    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
-    advantage = np.ones(len(candidates))
-    advantage[0] = ADVANTAGE
-    return candidates[jnp.argmin(costs * jnp.asarray(advantage, costs.dtype))]
+    matrix, norms, target = system
+    rounding = jnp.finfo(matrix.dtype).eps / 2
+
+    def advance(_, state):
+        iterates, best, least = state
+        residuals = target - product(iterates, matrix)
+        costs = squared_norm(residuals) + rounding**2 * squared_norm(iterates)
+        costs = costs.sum(-1)
+        is_better = costs < least
+        best = jnp.where(is_better[:, None, None], iterates, best)
+        return step(iterates, residuals), best, jnp.where(is_better, costs, least)
+
+    # Derived from the start, so that under shard_map it varies over the mesh axes, too.
+    least = jnp.where(squared_norm(start).sum(-1) >= 0, jnp.inf, jnp.inf)
+    state = start, start, least.astype(norms.dtype)
+    _, best, least = jax.lax.fori_loop(0, num_steps + 1, advance, state)
+    return best[jnp.argmin(least.at[0].multiply(ADVANTAGE))] / norms
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn, TypeAlias, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch, working, working_constants
@@ -88,7 +89,13 @@ class Decoder(abc.ABC):
 
         def find(mask: jax.Array) -> jax.Array:
             weights = constant.weights(matrix, target, mask)
-            return constant._checked(weights, matrix, target, mask)
+            kind = "numbers" if jnp.iscomplexobj(matrix) else "real numbers"
+            name, axes = f"weights of {self}", "(..., num_segments, num_messages)"
+            weights = _validation.as_array(name, weights, f"{kind} or bools")
+            expected = (*mask.shape[:-1], len(target), len(matrix))
+            _validation.check_shape(name, weights, axes, expected)
+            dtype = jnp.promote_types(matrix.dtype, jnp.float32)
+            return _at_received(weights, mask, dtype)
 
         by_batch = sharding_by_batch(mask, 2)
         if by_batch is not None:
@@ -97,21 +104,8 @@ class Decoder(abc.ABC):
             find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
         return find(mask)
 
-    def _checked(self, weights, matrix, target, mask):
-        kind = "numbers" if jnp.iscomplexobj(matrix) else "real numbers"
-        name, axes = f"weights of {self}", "(..., num_segments, num_messages)"
-        weights = _validation.as_array(name, weights, f"{kind} or bools")
-        expected = (*mask.shape[:-1], len(target), len(matrix))
-        _validation.check_shape(name, weights, axes, expected)
-        dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-        return _at_received(weights, mask, dtype)
-
     def decodes(
-        self,
-        matrix: Array,
-        target: Array,
-        mask: jax.Array,
-        tolerance: jax.typing.ArrayLike,
+        self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
         """Returns whether the messages suffice to decode, bool (...).
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import is_nowhere, masked_map
 from jaxwgc._targets import DECODES
-from jaxwgc.decoders._accuracy import System, best_weights
+from jaxwgc.decoders._accuracy import System, best_iterate
 
 # Singular values below this times sqrt(max(n, k)) eps of the largest are truncated.
 _CUTOFF = 2
@@ -18,26 +17,6 @@ _STEPS = 8
 # Precision in rounds that lose more than rounding. There, nearly dependent parts cannot
 # be told apart in double precision either.
 _LOST = 1e-11
-
-
-def decompose_some(
-    is_poor: jax.Array, weights: jax.Array, mask: jax.Array, systems: System
-) -> jax.Array:
-    """Replaces weights (..., num_segments, num_messages) of some of the masks.
-
-    Args:
-      is_poor: Masks to decompose, bool (...).
-      weights: Weights of all masks, kept if they are better.
-      mask: Which messages arrived, bool (..., num_messages).
-      systems: From `systems_of`.
-    """
-    if is_nowhere(is_poor):
-        return weights
-    mapped = weights, mask
-    return _masked_map(is_poor, decompose, weights, mapped, (systems,))
-
-
-_masked_map = jax.jit(masked_map, static_argnums=1)
 
 
 def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.Array:
@@ -53,11 +32,9 @@ def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.A
 
     def fit(state):
         index, weights = state
-        matrix, norms, target = systems.at(index)
         precision = jnp.where(index == 0, eps, max(eps, _LOST))
-        weights = jnp.where(index == 0, weights * norms, 0)
-        weights = solve_by_svd(weights, received, matrix, target, precision) / norms
-        return index + 1, weights
+        weights = jnp.where(index == 0, weights, 0)
+        return index + 1, _solve(weights, received, systems.at(index), precision)
 
     def goes_on(state):
         index, weights = state
@@ -69,13 +46,7 @@ def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.A
     return jax.lax.while_loop(goes_on, fit, (0, weights))[1]
 
 
-def solve_by_svd(
-    weights: jax.Array,
-    received: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-    precision: jax.typing.ArrayLike,
-) -> jax.Array:
+def _solve(weights, received, system, precision):
     """Computes weights of one mask by singular value decomposition.
 
     Singular values below 2 sqrt(max(n, k)) eps of the largest are truncated. (NumPy
@@ -87,13 +58,13 @@ def solve_by_svd(
     Args:
       weights: (num_segments, num_messages), kept if they are better.
       received: bool (num_messages,).
-      matrix: (num_messages, c), with rows of norm about one.
-      target: (num_segments, c).
+      system: Rows of B, and target.
       precision: Used as eps in these bounds.
 
     Returns:
       (num_segments, num_messages), zero at messages that were not received.
     """
+    matrix, norms, _ = system
     rows = jnp.where(received[:, None], matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
     cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * precision * singular[0]
@@ -105,17 +76,14 @@ def solve_by_svd(
     inverses = product(right.conj().T * inverses, left.conj().T)
     inverses = jnp.where(received, inverses, 0)
 
+    # The given weights are the last sequence, without refinement.
+    inverses = jnp.pad(inverses, [(0, 1), (0, 0), (0, 0)])
+    start = jnp.zeros((len(_RIDGES), *weights.shape), weights.dtype)
+    start = jnp.concatenate([start, (weights * norms)[None]])
+
     # Refinement removes rounding errors of the decomposition. The remaining residual is
     # rounding, which differs from step to step.
-    def refine(solutions, _):
-        residuals = target - product(solutions, matrix)
-        solutions = solutions + product(residuals, inverses)
-        return solutions, solutions
+    def refine(solutions, residuals):
+        return solutions + product(residuals, inverses)
 
-    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
-    zeros = jnp.zeros((len(_RIDGES), len(weights), 1), weights.dtype)
-    start = jnp.where(received, zeros, 0)
-    _, steps = jax.lax.scan(refine, start, None, length=_STEPS)
-    candidates = steps[::-1].reshape(-1, *weights.shape)
-    candidates = jnp.concatenate([candidates, weights[None]])
-    return best_weights(candidates, matrix, target)
+    return best_iterate(refine, start, system, _STEPS)

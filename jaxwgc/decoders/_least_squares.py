@@ -1,14 +1,208 @@
-"""Least squares: weights of minimum residual ("optimal decoding")."""
+"""Least-squares decoding by conjugate gradients."""
 
-from typing import ClassVar
+import functools
+from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc.decoders._accuracy import is_uniform
+from jaxwgc._arrays import product
+from jaxwgc._some_masks import any_under_vmap, in_batches, masked_map
+from jaxwgc._targets import DECODES, rounding
+from jaxwgc.decoders._accuracy import System, is_uniform, squared_norm, systems_of
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._decomposition import decompose_some
-from jaxwgc.decoders._nearest_weights import least_squares_weights
+from jaxwgc.decoders._decomposition import decompose
+
+# Number of masks that iterate together: their vectors fit into cache.
+_BATCH = 128
+# Convergence: bound of the gradient of the squared residual, relative to the norms of
+# matrix and residual. The excess of the squared residual is of second order in it.
+_GRADIENT = {32: 3e-6, 64: 1e-10}
+# Bound of the relative excess of the squared residual over its minimum. It is estimated
+# from the longest step of conjugate gradients, at most one over the least eigenvalue.
+_EXCESS = {32: 5e-7, 64: 1e-12}
+# Weights are also done if the residual is below this many eps of the target.
+_DONE_EPS = 64
+
+
+@functools.partial(jax.jit, static_argnames="is_uniform")
+def least_squares_weights(
+    mask: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    num_missing: int | jax.Array,
+    is_uniform: bool,
+) -> tuple[jax.Array, jax.Array, System]:
+    """Computes minimum-norm least-squares weights.
+
+    Weights are multiplied by the norms of the rows of B, rounded to powers of two, in
+    this norm, so that the scale of a message does not matter. The norm bounds the noise
+    of the decoded sum if noise, such as rounding, is proportional to the size of
+    messages.
+
+    Masks without convergence of conjugate gradients are left to a decomposition. So are
+    masks that decode exactly, but not with these weights, e.g. nearly singular masks.
+
+    Args:
+      mask: bool (..., num_messages).
+      matrix: (num_messages, c).
+      target: (num_segments, c).
+      num_missing: See `LeastSquares`.
+      is_uniform: Whether all parts are known to have equal weights.
+
+    Returns:
+      Weights (..., num_segments, num_messages), zero at messages that were not
+      received; the masks to decompose, bool (...); and `systems_of` the code.
+    """
+    systems = systems_of(matrix, target, is_uniform)
+    count = (~mask).sum(-1)
+    is_decodable = (count <= num_missing) & (num_missing > 0)
+    if is_uniform:
+        weights, is_poor = nearest_weights(mask, systems.at(0), is_decodable)
+        return weights, is_poor, systems
+    sizes = jnp.abs(systems.target[1]).sum(0)
+
+    def fit(state):
+        index, is_lost, _, weights, was_poor = state
+        promised = is_decodable & (index == 0)
+        fitted, is_poor = nearest_weights(mask, systems.at(index), promised)
+        weights = jnp.where(is_lost[..., None, None], fitted, weights)
+        is_poor = jnp.where(is_lost, is_poor, was_poor)
+        is_lost = ~is_poor & ~(systems.at(0).residual(weights) <= DECODES)
+        is_lost &= (index == 0) & (sizes.max() > sizes.min())
+        return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
+
+    # A loop of one or two steps, since two copies of the body would double the program.
+    # The initial value is derived from the mask, so that under shard_map it varies over
+    # the mesh axes, too.
+    every = mask[..., 0] | True
+    zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
+    weights = jnp.where(mask[..., None, :], zeros, 0)
+    start = 0, every, any_under_vmap(every.any()), weights, every
+    *_, weights, is_poor = jax.lax.while_loop(lambda state: state[2], fit, start)
+    return weights, is_poor, systems
+
+
+def nearest_weights(
+    mask: jax.Array, system: System, is_decodable: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Computes weights by conjugate gradients, and which masks need another method.
+
+    Args:
+      mask: bool (..., num_messages).
+      system: Matrix and target.
+      is_decodable: Masks that are known to decode exactly, bool (...).
+    """
+    matrix, norms, target = system
+    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
+    weights, converged = in_batches(iterate, mask, _BATCH)
+    weights = weights / norms
+    is_off = system.residual(weights) > rounding(matrix.dtype)
+    return weights, ~converged | (is_decodable & is_off)
+
+
+class _Problem(NamedTuple):
+    """Least-squares problems of some masks, with their convergence criteria.
+
+    Attributes:
+      mask: bool (masks, 1, num_messages).
+      matrix: (num_messages, c).
+      gram: Products of the rows of matrix, (num_messages, num_messages).
+      target: (num_segments, c).
+      matrix_norm: Squared norm of the rows that have arrived, (masks, 1).
+      tolerance: Squared gradient at convergence, relative to the squared residual,
+        (masks, 1).
+      floor: Squared residual at convergence, (num_segments,).
+      noise: Rounding of the squared gradient, (masks, num_segments); further iterations
+        would accumulate noise.
+    """
+
+    mask: jax.Array
+    matrix: jax.Array
+    gram: jax.Array
+    target: jax.Array
+    matrix_norm: jax.Array
+    tolerance: jax.Array
+    floor: jax.Array
+    noise: jax.Array
+
+    def residual_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the squared residual, and half its gradient at the responses."""
+        residual = self.target - product(weights, self.matrix)
+        gradient = jnp.where(self.mask, product(residual, self.matrix.conj().T), 0)
+        return squared_norm(residual), gradient
+
+    def is_minimum(self, gradient: jax.Array, residual: jax.Array) -> jax.Array:
+        """Returns whether weights of that squared gradient and residual are done."""
+        return (gradient <= self.tolerance * residual) | (residual <= self.floor)
+
+
+def _conjugate_gradients(masks, matrix, target):
+    """Returns weights (T, num_segments, num_messages), and which masks converged."""
+    mask, precision = masks[:, None, :], jnp.finfo(matrix.dtype)
+    matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
+    target_norm = squared_norm(target)
+    problem = _Problem(
+        mask,
+        matrix,
+        product(matrix, matrix.conj().T),
+        target,
+        matrix_norm,
+        tolerance=_GRADIENT[precision.bits] ** 2 * matrix_norm,
+        floor=(_DONE_EPS * precision.eps) ** 2 * target_norm,
+        noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
+    )
+    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
+    weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
+    longest = squared_norm(weights)
+    # The second run starts from a newly computed residual, without accumulated
+    # rounding, and stops at once if the first was enough.
+    weights, longest = jax.lax.fori_loop(
+        0, 2, lambda _, last: _descend(problem, *last), (weights, longest)
+    )
+    residual, gradient = problem.residual_and_gradient(weights)
+    norm = squared_norm(gradient)
+    is_accurate = norm * longest <= _EXCESS[precision.bits] * residual
+    is_accurate |= residual <= problem.floor
+    is_minimum = problem.is_minimum(norm / 4, residual)
+    return weights, (is_minimum & is_accurate).all(axis=-1)
+
+
+def _descend(problem, weights, longest):
+    """Runs conjugate gradients; returns the weights and the longest step."""
+    max_steps = 4 * min(problem.matrix.shape) + 10
+    residual, gradient = problem.residual_and_gradient(weights)
+    norm = squared_norm(gradient)
+    is_done = problem.is_minimum(norm, residual) | (norm == 0)
+
+    def is_unfinished(state):
+        *_, is_done, step = state
+        return (step < max_steps) & ~is_done.all()
+
+    def advance(state):
+        weights, longest, gradient, direction, norm, residual, is_done, step = state
+        image = jnp.where(problem.mask, product(direction, problem.gram), 0)
+        curvature = jnp.sum((direction.conj() * image).real, axis=-1)
+        # Below this bound the direction is rounding in the null space.
+        least = jnp.finfo(image.dtype).eps * problem.matrix_norm
+        is_usable = ~is_done & (curvature > least * squared_norm(direction))
+        length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
+        gradient = gradient - length[..., None] * image
+        # In exact arithmetic the squared residual falls by this amount.
+        residual = residual - length * norm
+        last, norm = norm, squared_norm(gradient)
+        ratio = jnp.where(is_usable, norm / jnp.where(is_usable, last, 1), 0)
+        enough = jnp.maximum(problem.tolerance * residual, problem.noise)
+        weights = weights + length[..., None] * direction
+        longest = jnp.maximum(longest, length)
+        direction = gradient + ratio[..., None] * direction
+        is_done = is_done | (norm <= enough) | ~is_usable
+        step = step + 1
+        return weights, longest, gradient, direction, norm, residual, is_done, step
+
+    start = weights, longest, gradient, gradient, norm, residual, is_done, 0
+    return jax.lax.while_loop(is_unfinished, advance, start)[:2]
 
 
 class LeastSquares(Decoder):
@@ -53,4 +247,4 @@ class LeastSquares(Decoder):
         weights, is_poor, systems = least_squares_weights(
             mask, matrix, target, self.num_missing, is_uniform(target)
         )
-        return decompose_some(is_poor, weights, mask, systems)
+        return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))

@@ -79,33 +79,22 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
     matrix = assignment.astype(dtype)
     num_parts = matrix.shape[1]
 
-    def unfinished(state):
-        return state[0]
-
     def peel(state):
         _, round_number, unknown, part_round, message_round = state
         degree = product(unknown.astype(dtype), matrix.T)
         single = received & (degree == 1)
         recovered_now = unknown & (product(single.astype(dtype), matrix) > 0)
-        return (
-            recovered_now.any(),
-            round_number + 1,
-            unknown & ~recovered_now,
-            jnp.where(recovered_now, round_number, part_round),
-            jnp.where(single, round_number, message_round),
-        )
+        part_round = jnp.where(recovered_now, round_number, part_round)
+        message_round = jnp.where(single, round_number, message_round)
+        unknown, is_new = unknown & ~recovered_now, recovered_now.any()
+        return is_new, round_number + 1, unknown, part_round, message_round
 
     # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
     unknown = jnp.where(received[..., :1], jnp.ones(num_parts, bool), True)
-    start = (
-        unknown.any(),
-        jnp.zeros((), jnp.int32),
-        unknown,
-        jnp.where(unknown, -1, 0),
-        jnp.where(received, -1, -1),
-    )
+    never = jnp.where(unknown, -1, 0), jnp.where(received, -1, -1)
+    start = unknown.any(), jnp.int32(0), unknown, *never
     _, num_rounds, unknown, part_round, message_round = jax.lax.while_loop(
-        unfinished, peel, start
+        lambda state: state[0], peel, start
     )
 
     def unpeel(step, carry):
@@ -120,12 +109,8 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         return weights + given, owed
 
     recovered = ~unknown
-    weights, _ = jax.lax.fori_loop(
-        0,
-        num_rounds,
-        unpeel,
-        (jnp.where(received, jnp.zeros((), dtype), 0), recovered.astype(dtype)),
-    )
+    start = jnp.where(received, jnp.zeros((), dtype), 0), recovered.astype(dtype)
+    weights, _ = jax.lax.fori_loop(0, num_rounds, unpeel, start)
     num_recovered = recovered.sum(-1, keepdims=True)
     weights = weights * (num_parts / jnp.maximum(num_recovered, 1))
     return weights.astype(dtype)[..., None, :]

@@ -8,7 +8,7 @@ import pytest
 import jaxwgc
 from jaxwgc.decoders._accuracy import System, scaled_rows
 from jaxwgc.decoders._dual import dual_weights
-from jaxwgc.decoders._interpolation import dual_of_polynomials, interpolate
+from jaxwgc.decoders._lagrange import dual_of_polynomials, interpolate
 from tests.conftest import every_pattern, random_patterns
 from tests.zoo import least_miss
 

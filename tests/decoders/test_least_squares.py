@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc.decoders import _nearest_weights
+from jaxwgc._some_masks import masked_map
+from jaxwgc.decoders import _least_squares
 from jaxwgc.decoders._accuracy import System, scaled_rows
-from jaxwgc.decoders._decomposition import decompose_some
+from jaxwgc.decoders._decomposition import decompose
 from tests.conftest import every_pattern, random_patterns, row_scales
 
 
@@ -21,9 +22,9 @@ from tests.conftest import every_pattern, random_patterns, row_scales
 def nearest_weights(mask, matrix, target):
     """Whatever the target, without the steps for weighted codes around it."""
     system = System(*scaled_rows(matrix), target)
-    weights, is_poor = _nearest_weights.nearest_weights(mask, system, False)
+    weights, is_poor = _least_squares.nearest_weights(mask, system, False)
     systems = System(*(array[None] for array in system))
-    return decompose_some(is_poor, weights, mask, systems)
+    return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))
 
 
 # Every mask, so two batches of those that iterate side by side.
@@ -253,7 +254,7 @@ class TestLargeBernoulliCode:
 
     def test_falls_back_for_no_mask(self):
         matrix = jnp.asarray(self.code.encoding_matrix, jnp.float32)
-        _, converged = jax.jit(_nearest_weights._conjugate_gradients)(
+        _, converged = jax.jit(_least_squares._conjugate_gradients)(
             self.masks, scaled_rows(matrix)[0], jnp.ones((1, 100), jnp.float32)
         )
         assert converged.all()
@@ -283,7 +284,7 @@ class TestFallback:
         matrix = np.float32(MATRICES["frame"])
         matrix[6] = matrix[0] + 3e-4 * matrix[6]
         matrix[7] = matrix[1] + 3e-4 * matrix[7]
-        iterate = jax.jit(_nearest_weights._conjugate_gradients)
+        iterate = jax.jit(_least_squares._conjugate_gradients)
         _, converged = iterate(self.MASKS, matrix, np.ones((1, 6), np.float32))
         assert np.delete(converged, [3, 11]).all()
         target = np.ones((1, 6), np.float32)
@@ -354,7 +355,7 @@ def test_masks_that_are_known_to_be_decodable(promised):
     # Phases, since a product without its conjugate would end conjugate gradients.
     matrix = np.diag(np.exp(1j * np.arange(4))).astype(np.complex64)
     mask = np.arange(4) >= np.arange(4)[:, None]
-    _, is_poor, _ = _nearest_weights.least_squares_weights(
+    _, is_poor, _ = _least_squares.least_squares_weights(
         mask, matrix, np.ones((1, 4), np.float32), promised, True
     )
     # All but the first miss, and those beyond are as near as can be.

@@ -22,14 +22,13 @@ def expected(condition, mapped, shared):
     return np.where(condition[..., None], everywhere, -1)
 
 
-def compute(condition, mapped, shared, chunk=1):
+def compute(condition, mapped, shared):
     default = jnp.full((*condition.shape, 2), -1, jnp.float32)
-    return masked_map(condition, function, default, (mapped,), (shared,), chunk)
+    return masked_map(condition, function, default, (mapped,), (shared,))
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_equals_a_select(chunk):
-    found = compute(CONDITION, MAPPED, SHARED, chunk)
+def test_equals_a_select():
+    found = compute(CONDITION, MAPPED, SHARED)
     np.testing.assert_allclose(found, expected(CONDITION, MAPPED, SHARED), rtol=1e-5)
 
 
@@ -47,13 +46,12 @@ def test_map_over_masks(axis):
     np.testing.assert_allclose(found, expected(condition, MAPPED, SHARED), rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
-def test_map_over_what_is_shared(chunk):
+def test_map_over_what_is_shared():
     """Codes by the outer axis, and each with masks of its own or the same ones."""
     shared = draw(size=(6, 2, 4)).astype(np.float32)
 
     def own(shared):
-        return compute(CONDITION, MAPPED, shared, chunk)
+        return compute(CONDITION, MAPPED, shared)
 
     found = jax.jit(jax.vmap(own))(shared)
     np.testing.assert_allclose(

@@ -1,0 +1,215 @@
+"""Decoders with equal weights for all responses, or for a selection of them."""
+
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxwgc import _validation
+from jaxwgc._arrays import product
+from jaxwgc._pytrees import Static
+from jaxwgc._targets import target_scale
+from jaxwgc.decoders._decoder import Array, Decoder
+
+
+class OneStep(Decoder):
+    """Equal weights for all responses, scaled to be unbiased.
+
+    For codes with about equally many copies of each part.
+
+    Attributes:
+      scale: Sum of the weights, or each weight.
+      shared: Whether `scale` is the sum, divided among the responses.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> received = jnp.array([True, False, False, True])
+      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.OneStep)
+      Array([1., 0., 0., 1.], dtype=float32)
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
+      graphs", 2017.
+    """
+
+    scale: ArrayLike
+    shared: Static[bool] = True
+
+    needs: ClassVar[str] = "with equal column sums, such as codes.bernoulli"
+
+    def check(self, matrix: Array, target: Array) -> None:
+        self.check_one_segment(target)
+        _validation.check_number("scale", self.scale)
+        _validation.check_bool("shared", self.shared)
+
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        weight = jnp.asarray(self.scale, jnp.result_type(float))
+        if self.shared:
+            weight = weight / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+        return jnp.where(mask, weight, 0)[..., None, :]
+
+
+class Group(Decoder):
+    """Sums the first response of each group: weights are 0 or 1.
+
+    Uses the family of groups that loses least. Decoding is exact if every group of one
+    family has a response. Otherwise exactly the parts of groups without one are lost.
+
+    Attributes:
+      groups: Group of each worker, int (num_families, num_workers). Workers of a group
+        hold the same parts and send equal messages; the groups of a family hold every
+        part once. A worker belongs to one family, and is -1 in the others.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> code.decoders[0].groups
+      array([[0, 1, 0, 1]])
+      >>> received = jnp.array([True, True, False, True])
+      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.Group)
+      Array([1., 1., 0., 0.], dtype=float32)
+
+    References:
+      Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
+      distributed learning", ICML 2017, section 4 (fractional repetition).
+    """
+
+    groups: Array
+
+    needs: ClassVar[str] = (
+        "of groups of workers with equal messages, such as codes.fractional_repetition"
+    )
+
+    def check(self, matrix: Array, target: Array) -> None:
+        self.check_one_segment(target)
+        sizes = {"num_families": "any", "num_workers": len(matrix)}
+        groups = _validation.as_array("groups", self.groups, "integers", **sizes)
+        if any(isinstance(array, jax.Array) for array in (groups, matrix, target)):
+            return
+        for family in np.asarray(groups):
+            names, first, which = np.unique(
+                family, return_index=True, return_inverse=True
+            )
+            rows = matrix[first][which]
+            is_member = family >= 0
+            # Parts of weight zero may belong to any group.
+            covered = (matrix[first[names >= 0]] != 0).sum(0)[target[0] != 0]
+            is_right = np.all((matrix == rows)[is_member]) and np.all(covered == 1)
+            self.check_matrix(is_right, matrix)
+
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        return _first_responses(mask, self.groups, matrix, target)
+
+
+@jax.jit
+def _first_responses(mask, groups, matrix, target):
+    num_workers = mask.shape[-1]
+    dtype = jnp.result_type(float)
+    member = groups >= 0
+    same = (groups[:, :, None] == groups[:, None, :]) & member[:, :, None]
+    same = same.any(axis=0)
+    order = jnp.arange(num_workers)
+    earlier = same & (order[:, None] < order)
+    responses = mask.astype(dtype)
+    first = mask & (product(responses, earlier.astype(dtype)) == 0)
+    # Chosen by the lost part of the target, which is exactly zero for a complete
+    # family; the covered part is a rounded sum.
+    silent = product(responses, same.astype(dtype)) == 0
+    leader = ~earlier.any(axis=0)
+    sizes = jnp.abs(target[0]) / target_scale(target)
+    worth = product((matrix != 0).astype(dtype), sizes**2)
+    lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
+    chosen = member[jnp.argmin(lost, axis=-1)]
+    return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]
+
+
+class OneCopy(Decoder):
+    """Sums one copy of each part: weights are 0 or 1.
+
+    Parts are assigned one after the other. Each is taken from the worker with the
+    fewest parts so far among those that have finished it. Parts with a single copy
+    count from the start. Only parts that no worker has finished are lost.
+
+    Attributes:
+      copies: Messages that are copies of each part, int (num_parts, num_copies); the
+        first wins in a tie.
+      num_workers: n; each worker has equally many adjacent messages.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.replicated(2, copies=2)
+      >>> code.decoders[0].copies
+      array([[0, 3],
+             [2, 1]])
+      >>> jaxwgc.decoding_weights(code, finished=jnp.array([1, 2]))
+      Array([1., 0., 1., 0.], dtype=float32)
+
+    References:
+      New in this library.
+    """
+
+    copies: Array
+    num_workers: Static[int]
+
+    needs: ClassVar[str] = "with one part per message, such as codes.replicated"
+    is_optimal: ClassVar[bool] = True
+
+    def check(self, matrix: Array, target: Array) -> None:
+        self.check_one_segment(target)
+        num_messages, num_parts = matrix.shape
+        sizes = {"num_parts": num_parts, "num_copies": "any"}
+        copies = _validation.as_array("copies", self.copies, "integers", **sizes)
+        number = _validation.check_int("num_workers", self.num_workers, 1)
+        self.check_matrix(num_messages % number == 0, matrix)
+        if any(isinstance(array, jax.Array) for array in (copies, matrix, target)):
+            return
+        expected = np.zeros_like(matrix)
+        if np.all((copies >= 0) & (copies < num_messages)):
+            expected[copies, np.arange(num_parts)[:, None]] = target[0][:, None]
+        self.check_matrix(np.all(expected == matrix), matrix)
+
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        return _lightest(mask, jnp.asarray(self.copies), self.num_workers)
+
+    def decodes(
+        self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
+    ) -> jax.Array:
+        lost = ~mask[..., self.copies].any(-1)
+        sizes = (jnp.asarray(target[0]) / target_scale(target)) ** 2
+        return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
+
+
+@functools.partial(jax.jit, static_argnames="num_workers")
+def _lightest(mask, copies, num_workers):
+    dtype = jnp.result_type(float)
+    num_parts, num_copies = copies.shape
+    num_messages = mask.shape[-1]
+    # Copy and part of each message, for the inverse map; nothing for empty messages.
+    places = jnp.full(num_messages, copies.size)
+    places = places.at[copies].set(jnp.arange(copies.size).reshape(copies.shape))
+
+    def by_message(by_copy):
+        flat = by_copy.reshape(*mask.shape[:-1], copies.size)
+        return jnp.take(flat, places, axis=-1, mode="fill", fill_value=0)
+
+    is_there = mask[..., copies]
+    is_alone = is_there & (is_there.sum(-1, keepdims=True) == 1)
+    per_worker = num_messages // num_workers
+    burdens = by_message(is_alone.astype(jnp.int32))
+    burdens = burdens.reshape(*mask.shape[:-1], num_workers, per_worker).sum(-1)
+
+    def choose(burdens, part):
+        workers, is_there, is_alone = part
+        candidates = jnp.where(is_there, burdens[..., workers], num_messages)
+        lightest = jnp.argmin(candidates, axis=-1, keepdims=True)
+        chosen = is_there & (jnp.arange(num_copies) == lightest)
+        return burdens.at[..., workers].add(chosen & ~is_alone), chosen
+
+    masks = (jnp.moveaxis(by_copy, -2, 0) for by_copy in (is_there, is_alone))
+    by_part = copies // per_worker, *masks
+    chosen = jnp.moveaxis(jax.lax.scan(choose, burdens, by_part)[1], 0, -2)
+    return by_message(chosen.astype(dtype))[..., None, :]
