@@ -1,5 +1,6 @@
 """Helpers for arrays: dtypes, products, powers of two, shardings."""
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any
@@ -42,8 +43,8 @@ def is_sparse_of_scipy(value: Any) -> bool:
 
 def is_kind(value: Any, kind: str) -> bool:
     """Returns whether the entries of `value` are of a kind in `KINDS`."""
-    dtype = dtype_of(value)
-    return any(jnp.issubdtype(dtype, allowed) for allowed in KINDS[kind])
+    is_subtype = functools.partial(jnp.issubdtype, dtype_of(value))
+    return any(map(is_subtype, KINDS[kind]))
 
 
 def dtype_of(value: Any) -> np.dtype:
@@ -83,12 +84,12 @@ def working_constants(tree: Any) -> Any:
 
     NumPy arrays stay in NumPy, so that their values can be inspected.
     """
-    return jax.tree.map(
-        lambda leaf: working(
-            stop_gradient(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        ),
-        tree,
-    )
+
+    def constant(leaf):
+        is_jax = isinstance(leaf, jax.Array)
+        return working(stop_gradient(leaf) if is_jax else np.asarray(leaf))
+
+    return jax.tree.map(constant, tree)
 
 
 def array_module(array: Any) -> ModuleType:

@@ -76,7 +76,7 @@ def _long_form(
     """Returns an array with a row per step and a column per worker, NaN in gaps."""
     found: dict[tuple[float, str], tuple[float, int]] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
-        key = _number(step, line, "step"), str(worker).strip()
+        key = _checked(step, line, "step"), str(worker).strip()
         rule = f"differ from row {found.get(key, [0, 0])[1]} in step or worker"
         given = f"step {step} and worker {worker}"
         require(key not in found, f"row {line}", rule, given)
@@ -103,25 +103,22 @@ def _is_header(row: Sequence[str]) -> bool:
     for start in (0, 1):
         if workers == [*map(str, range(start, max(len(workers), 2) + start))]:
             return True
-    return not any(map(_is_number, cells))
+    return all(_number(cell) is None for cell in cells)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: Any, line: int, column: str) -> float:
+def _number(cell: Any) -> float | None:
     try:
         return float(cell)
     except (TypeError, ValueError):
-        where = f"row {line}, column {column}"
-        raise ValueError(f"{where} must be a number; got {cell!r}") from None
+        return None
+
+
+def _checked(cell: Any, line: int, column: str) -> Any:
+    number, name = _number(cell), f"row {line}, column {column}"
+    require(number is not None, name, "be a number", repr(cell))
+    return number
 
 
 def _time(cell: Any, line: int, column: str) -> float:
     """Returns a time; NaN for an empty cell, which means no response."""
-    return np.nan if cell in (None, "") else _number(cell, line, column)
+    return np.nan if cell in (None, "") else _checked(cell, line, column)

@@ -13,7 +13,7 @@ from jaxwgc import _updates, _validation, sketching
 from jaxwgc.aggregate import coded_aggregate, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.gradients import decoded_value_and_grad
+from jaxwgc.gradients import checked_loss, decoded_value_and_grad
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = ["BlockLeverageState", "block_leverage_aggregate", "sampled_value_and_grad"]
@@ -206,14 +206,13 @@ def sampled_value_and_grad(
     """
     GradientCode.check(code)
     num_parts, draw = _sampler(code, probabilities, num_draws)
+    checked = checked_loss(loss, has_aux)
 
     def weighted_loss(params, weighted_part):
         part, weight = weighted_part
-        outputs = loss(params, part)
-        if has_aux:
-            value, aux = outputs
-            return value * weight.astype(value.dtype), aux
-        return jax.tree.map(lambda value: value * weight.astype(value.dtype), outputs)
+        value, aux = checked(params, part)
+        value = value * weight.astype(value.dtype)
+        return (value, aux) if has_aux else value
 
     decoded = decoded_value_and_grad(weighted_loss, code, has_aux, decoder)
 
@@ -231,10 +230,10 @@ def _sampler(
 ) -> tuple[int, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
     """Returns K, and a function of a key that draws parts and their weights."""
     # The draw is traced abstractly, to check the probabilities.
-    like = jax.eval_shape(
-        lambda key: sketching.sample_partitions(key, probabilities, num_draws=1),
-        jax.random.key(0),
+    sample_parts = functools.partial(
+        sketching.sample_partitions, probabilities=probabilities
     )
+    like = jax.eval_shape(lambda key: sample_parts(key, num_draws=1), jax.random.key(0))
     num_parts, num_slots = np.shape(probabilities)[0], code.num_parts
     if num_draws is None:
         num_positive = num_parts
@@ -251,16 +250,12 @@ def _sampler(
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         if num_draws is None:
-            sample = sketching.sample_partitions(
-                key, probabilities, num_distinct=num_slots + 1
-            )
+            sample = sample_parts(key, num_distinct=num_slots + 1)
             # Fewer parts if traced probabilities are invalid, or too few are positive.
             valid = jnp.all(sample.counts > 0)
             sample = sketching.drop_last_distinct(sample)
         else:
-            sample = sketching.sample_partitions(
-                key, probabilities, num_draws=num_draws
-            )
+            sample = sample_parts(key, num_draws=num_draws)
             valid = sample.num_draws > 0
         weights = sample.counts * sketching.rescaling_factors(sample) ** 2
         # A zero gradient would look like convergence.

@@ -219,14 +219,10 @@ class bit_flip(CorruptionModel):
         place = jax.random.randint(place_key, shape, 0, entries.shape[1])
         unsigned = jnp.dtype(f"uint{num_bits}")
         bits = jax.lax.bitcast_convert_type(entries, unsigned)
-        flips = jnp.where(
-            jnp.arange(entries.shape[1]) == place[:, None],
-            jnp.ones((), unsigned) << bit[:, None].astype(unsigned),
-            jnp.zeros((), unsigned),
-        )
-        return _like(
-            jax.lax.bitcast_convert_type(bits ^ flips, entries.dtype), messages
-        )
+        is_flipped = jnp.arange(entries.shape[1]) == place[:, None]
+        flips = is_flipped.astype(unsigned) << bit[:, None].astype(unsigned)
+        entries = jax.lax.bitcast_convert_type(bits ^ flips, entries.dtype)
+        return _like(entries, messages)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.coding._errors._checks import parity_checks
+from jaxwgc.coding._errors._evidence import parity_checks
 from jaxwgc.coding._errors._majority import find_copies
 from jaxwgc.coding._errors._projection import key_from, project
 

@@ -2,7 +2,7 @@
 
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate
-from jaxwgc.aggregate._decoding_options import DecodingOptions
+from jaxwgc.aggregate._policy import DecodingOptions
 from jaxwgc.aggregate._policy import make_aggregator as make_aggregator
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 

@@ -127,13 +127,12 @@ class OptimizerProbe:
         if len(largest) == 2 and weights[largest].all():
             near, apart = weights / (weights @ weights), np.zeros_like(weights)
             apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
-            measured["unequal"] = _difference(
-                self._followed(_shared(near, total), everyone),
-                self._followed(_shared(apart, total), everyone),
-            )
-            measured["added"] = _difference(
-                self._followed(zeros, everyone), self._followed(zeros, ~everyone)
-            )
+            both = (_shared(own, total) for own in (near, apart))
+            even, uneven = (self._followed(each, everyone) for each in both)
+            all_respond = self._followed(zeros, everyone)
+            none_responds = self._followed(zeros, ~everyone)
+            measured["unequal"] = _difference(even, uneven)
+            measured["added"] = _difference(all_respond, none_responds)
         lost = [mask for one in rounds for mask in one.received[one.failed]]
         if lost and is_still.any() and not is_still.all():
             moved, unmoved = (

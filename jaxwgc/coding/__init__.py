@@ -7,6 +7,7 @@ derivatives with respect to those ignore this. First derivatives of the least-sq
 `decoding_error` are correct nevertheless, its second derivatives are not.
 """
 
+from jaxwgc.coding._arrivals import ErrorLocation
 from jaxwgc.coding._arrivals import arrived_messages as arrived_messages
 from jaxwgc.coding._decoding import (
     Decoding,
@@ -17,24 +18,27 @@ from jaxwgc.coding._decoding import (
     effective_weights,
 )
 from jaxwgc.coding._decoding import check_messages_of as check_messages_of
+from jaxwgc.coding._decoding import decode_mask as decode_mask
 from jaxwgc.coding._errors._arbitration import Arbitration, arbitrate
-from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.coding._errors._projection import key_from as key_from
 from jaxwgc.coding._errors._projection import project as project
 from jaxwgc.coding._locate_errors import ErrorLocator as ErrorLocator
 from jaxwgc.coding._locate_errors import locate_errors
 from jaxwgc.coding._locate_errors import rounding_noise as rounding_noise
 from jaxwgc.coding._memory import Memory
-from jaxwgc.coding._messages import encode, form_messages
-from jaxwgc.coding._noise import inverse_variance_weights, source_variances
-from jaxwgc.coding._quantization import (
-    allocate_bits,
-    quantization_variance,
-    quantize,
+from jaxwgc.coding._messages import (
+    answer_request,
+    decode_answers,
+    encode,
+    form_messages,
 )
+from jaxwgc.coding._quantization import allocate_bits, quantization_variance, quantize
 from jaxwgc.coding._quantization import check_bits as check_bits
-from jaxwgc.coding._requests import answer_request, decode_answers
-from jaxwgc.coding._weighting import weighted
+from jaxwgc.coding._weighting import (
+    inverse_variance_weights,
+    source_variances,
+    weighted,
+)
 
 __all__ = [
     "Arbitration",

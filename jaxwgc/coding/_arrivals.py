@@ -1,5 +1,6 @@
-"""Masks of the messages that arrived."""
+"""Masks of the messages that arrived, and are not corrupted."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,9 +9,40 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch
+from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.stragglers import Arrivals
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ErrorLocation:
+    """Workers that sent corrupted messages in a round, as far as the code can tell.
+
+    Returned by `jaxwgc.locate_errors`. `jaxwgc.decoding`, `jaxwgc.decode` and similar
+    functions accept it as `received`. A pytree.
+
+    Attributes:
+      wrong: Workers with corrupted messages, bool (num_workers,); all False if
+        `refused`.
+      mask: Messages to decode from, bool (num_messages,): finite messages that arrived
+        from workers that are not corrupted. All False if
+        `refused`.
+      disputed: If `refused`, the workers in failed checks, bool (num_workers,).
+      unique: Whether no other set of as few workers explains the errors, bool scalar.
+      checks: Number of independent checks of the messages that arrived, int scalar.
+        Errors in general position are found in up to checks - 1 messages, others in
+        up to half of checks.
+      refused: Whether the round is rejected, bool scalar: failed checks cannot be
+        explained, or a message takes part in no check because too few others arrived.
+    """
+
+    wrong: jax.Array
+    mask: jax.Array
+    disputed: jax.Array
+    unique: jax.Array
+    checks: jax.Array
+    refused: jax.Array
 
 
 def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Array:

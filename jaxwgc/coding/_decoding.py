@@ -1,7 +1,6 @@
 """Decoding weights of a round, and quantities derived from them."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -9,14 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._arrays import product, working
+from jaxwgc._arrays import product, promoted, working
 from jaxwgc._pytrees import register
 from jaxwgc._targets import effective, mixing, residual, squared_error, target_scale
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
-from jaxwgc.coding._combining import combine, floor_weights
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.coding._weighted_sums import (
+    collapse,
+    collapse_leaves,
+    combine,
+    floor_weights,
+)
+from jaxwgc.decoders import Decoder, DecoderLike
 
 
 @register
@@ -76,7 +79,7 @@ class Decoding:
 
         1 if decoding is exact. If whole parts are lost, their fraction is missing.
         """
-        return share_of(self.effective_weights, self._target)
+        return _share(self.effective_weights, self._target)
 
     @property
     def requests(self) -> jax.Array:
@@ -124,8 +127,11 @@ class Decoding:
         _validation.check_message_dtype(message_dtype)
         messages, params = check_messages(self.code, messages, params)
         dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
-        floors = _floors(self._matrix, self._target, self.weights, self.mask, dtype)
-        flat = combine(self.weights, floors, messages, self.mask)
+        floors = floor_weights(
+            self._matrix, self._target, self.weights, self.mask, dtype
+        )
+        # Before jit, which would truncate integers of 64 bits.
+        flat = combine(self.weights, floors, promoted(messages), self.mask)
         return _flat_vectors.unravel(flat, params)
 
     def collapse(self, partial_gradients: Any) -> Any:
@@ -150,10 +156,10 @@ class Decoding:
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])
         ):
-            return _collapsed.collapse(mixed, self._target, partial_gradients)
+            return collapse(mixed, self._target, partial_gradients)
         name, num_parts = "partial_gradients", self.code.num_parts
         _validation.check_leading_axis(name, partial_gradients, num_parts, "num_parts")
-        return _collapsed.collapse_leaves(mixed, self._target, partial_gradients)
+        return collapse_leaves(mixed, self._target, partial_gradients)
 
     @property
     def _matrix(self):
@@ -179,11 +185,10 @@ def _effective(matrix, weights):
 
 
 @jax.jit
-def share_of(effective_weights: jax.Array, target: Any) -> jax.Array:
+def _share(effective_weights, target):
     """Returns cᵀ target / ‖target‖² for effective weights c, real (..., num_parts)."""
-    target = working(jnp.asarray(target))
     scale = target_scale(target)
-    target = jnp.asarray(target / scale)
+    target = target / scale
     norm = product(target, target)
     return product(effective_weights / scale, target) / jnp.where(norm > 0, norm, 1)
 
@@ -196,11 +201,6 @@ def _error(matrix, target, weights):
 @jax.jit
 def _residual(matrix, target, weights, tolerance):
     return residual(mixing(matrix, weights), target, tolerance)
-
-
-@functools.partial(jax.jit, static_argnames="message_dtype")
-def _floors(matrix, target, weights, mask, message_dtype):
-    return floor_weights(matrix, target, weights, mask, message_dtype)
 
 
 def decoding(
@@ -260,9 +260,12 @@ def decoding(
         _check_same_code(code, received.code)
         return received
     mask = arrived_messages(code, received, finished)
-    weights = code.choose_decoder(decoder).checked_weights(
-        code.encoding_matrix, code.segment_targets, mask
-    )
+    return decode_mask(code, mask, code.choose_decoder(decoder))
+
+
+def decode_mask(code: GradientCode, mask: jax.Array, decoder: Decoder) -> Decoding:
+    """Returns the decoding of the messages in a mask, bool (..., num_messages)."""
+    weights = decoder.checked_weights(code.encoding_matrix, code.segment_targets, mask)
     return Decoding(code, mask, weights)
 
 

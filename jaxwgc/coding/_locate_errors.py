@@ -10,12 +10,10 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import working_constants
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrivals import arrived_messages
+from jaxwgc.coding._arrivals import ErrorLocation, arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
-from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
-from jaxwgc.coding._errors._evidence import Sample
+from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
 from jaxwgc.coding._errors._in_turn import find_in_turn
-from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
 
@@ -91,7 +89,7 @@ class ErrorLocator(NamedTuple):
 @jax.jit
 def _locate(locator, messages, mask, key, noise, rounding):
     code, copies = locator.code, locator.copies
-    sample = screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
+    sample = _screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
     if copies is None:
         findings = find_in_turn(locator.checks, sample, code.decoders)
     else:
@@ -113,13 +111,7 @@ def _locate(locator, messages, mask, key, noise, rounding):
     )
 
 
-def screen(
-    locator: ErrorLocator,
-    messages: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    noise: jax.Array,
-) -> Sample:
+def _screen(locator, messages, mask, key, noise):
     """Projects messages, drops those that are not finite, and scales the others."""
     num_columns = PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows = project(key, messages, num_columns)

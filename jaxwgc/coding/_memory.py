@@ -1,16 +1,16 @@
 """Stored messages, used in place of messages that are missing."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors
-from jaxwgc._targets import effective, mixing
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._combining import combine
-from jaxwgc.coding._decoding import Decoding, share_of
+from jaxwgc.coding._decoding import Decoding, decode_mask
 from jaxwgc.coding._messages import encode
+from jaxwgc.coding._weighted_sums import combine
 from jaxwgc.decoders import Decoder
 
 
@@ -31,13 +31,12 @@ class Memory(NamedTuple):
     @classmethod
     def empty(cls, code: GradientCode, params: Any, is_simulated: bool) -> "Memory":
         """Returns the memory before the first round, for gradients like params."""
-        partial_gradients = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (code.num_parts, *leaf.shape), leaf.dtype
-            ),
-            params,
-        )
-        sent = jax.eval_shape(lambda tree: encode(code, tree), partial_gradients)
+
+        def with_parts(leaf):
+            return jax.ShapeDtypeStruct((code.num_parts, *leaf.shape), leaf.dtype)
+
+        gradients = jax.tree.map(with_parts, params)
+        sent = jax.eval_shape(functools.partial(encode, code), gradients)
         messages = jnp.zeros(sent.shape, sent.dtype)
         known = jnp.zeros(code.num_messages, bool)
         return cls(messages, known, messages.copy() if is_simulated else ())
@@ -66,10 +65,8 @@ class Memory(NamedTuple):
           params: Pytree like the gradient.
         """
         code, latest = decoding.code, self.after(messages, decoding.mask & ~self.known)
-        weights = decoder.checked_weights(
-            code.encoding_matrix, code.segment_targets, latest.known
-        )
-        share = share_of(effective(mixing(code.encoding_matrix, weights)), code.target)
-        weights = weights / jnp.where(share > 0, share, 1) - decoding.weights
+        of_known = decode_mask(code, latest.known, decoder)
+        share = of_known.share
+        weights = of_known.weights / jnp.where(share > 0, share, 1) - decoding.weights
         flat = combine(weights, None, latest.messages, latest.known)
         return _flat_vectors.unravel(flat, params)

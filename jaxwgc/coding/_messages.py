@@ -1,4 +1,4 @@
-"""Messages of workers."""
+"""Messages of workers, and weighted sums of them on request."""
 
 from typing import Any
 
@@ -114,3 +114,86 @@ def _form(matrix, leaves):
     mixed = product(mixer.reshape(2 * len(matrix), len(rows)), rows)
     mixed = mixed.reshape(len(matrix), 2, rows.shape[-1])
     return jax.lax.complex(mixed[:, 0], mixed[:, 1])
+
+
+def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
+    """Computes the sum of messages that was requested from a worker.
+
+    It is one vector for any number of finished messages. `decode_answers` adds the
+    vectors of all workers.
+
+    Args:
+      request: The worker's row of `Decoding.requests`, real (..., messages_per_worker).
+      messages: Rows of `jaxwgc.coding.form_messages`, real (..., messages_per_worker,
+        length). Messages with factor 0 may hold anything.
+
+    Returns:
+      (..., length), in at least float32.
+
+    Raises:
+      ValueError: If the numbers of messages and factors differ.
+      TypeError: If an argument is not real.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.replicated(2, num_parts=4)
+      >>> gradients = jnp.array([[1.0], [2.0], [4.0], [8.0]])
+      >>> messages = jaxwgc.encode(code, gradients).reshape(2, 4, 1)
+      >>> requests = jaxwgc.decoding(code, finished=jnp.array([1, 3])).requests
+      >>> requests
+      Array([[1., 0., 0., 0.],
+             [1., 1., 1., 0.]], dtype=float32)
+      >>> answers = jaxwgc.coding.answer_request(requests, messages)
+      >>> jaxwgc.coding.decode_answers(answers, params=jnp.zeros(1))
+      Array([15.], dtype=float32)
+
+    References:
+      New in this library.
+    """
+    request = _validation.as_array("request", request, "real numbers or bools")
+    messages = _validation.as_array("messages", messages, "real numbers or bools")
+    is_right = messages.ndim > 1 and request.shape[-1:] == messages.shape[-2:-1]
+    rule = "have shape (..., messages_per_worker, length) for request without length"
+    given = f"{messages.shape} and {request.shape}"
+    _validation.require(is_right, "messages", rule, given)
+    return _weighted_sum(request, messages)
+
+
+def decode_answers(answers: jax.Array, params: Any) -> Any:
+    """Decodes the gradient from the sums that were requested from workers.
+
+    Args:
+      answers: (..., num_workers, length), from `answer_request`; zero for workers
+        without a request.
+      params: Pytree like the gradient, see `jaxwgc.decode`.
+
+    Returns:
+      A pytree like params, with the batch axes in front.
+
+    Raises:
+      ValueError: If the length of `answers` does not match params.
+      TypeError: If `answers` are not real, or params are not floats.
+
+    Example:
+      Sums of messages are requested from two workers:
+
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> answers = jnp.array([[1.0, 0.0], [14.0, 2.0]])
+      >>> jaxwgc.coding.decode_answers(answers, params={"w": jnp.zeros(2)})
+      {'w': Array([15.,  2.], dtype=float32)}
+
+    References:
+      New in this library.
+    """
+    _validation.check_dtypes("params", params, "real or complex floats", True)
+    kind, length = "real numbers or bools", _flat_vectors.raveled_size(params)
+    sizes = {"num_workers": "any", "length": length}
+    answers = _validation.as_array("answers", answers, kind, "...", **sizes)
+    return _flat_vectors.unravel(promoted(answers).sum(-2), params)
+
+
+@jax.jit
+def _weighted_sum(request, messages):
+    messages = promoted(messages)
+    messages = jnp.where(request[..., None] != 0, messages, 0)
+    return product(request.astype(messages.dtype)[..., None, :], messages)[..., 0, :]

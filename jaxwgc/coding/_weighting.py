@@ -1,12 +1,16 @@
-"""Weights of parts."""
+"""Weights of parts, by their number or by the noise of their sources."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _arrays, _validation
 from jaxwgc.codes import GradientCode
+
+# A source has degrees of freedom if they exceed this many machine epsilons per row.
+_ROUNDING = 10
 
 
 def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
@@ -56,3 +60,151 @@ def _floats(array):
     if not isinstance(array, np.ndarray):
         return _arrays.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
+    """Computes weights proportional to 1 / σ² for parts with noise variance σ².
+
+    With `jaxwgc.weighted`, the decoded gradient is the one of weighted least squares,
+    the linear unbiased estimator of least variance. The weights have mean 1: equal
+    variances give ones, and for similar parts the mean curvature of the loss, and
+    therefore the step size, need not change.
+
+    Args:
+      variances: σ², real (num_parts,), positive and finite; only their ratios matter.
+        For sources with several parts each, repeat them: `jnp.repeat(variances, 4)`.
+
+    Returns:
+      (num_parts,), floats of at least 32 bits. All NaN if traced variances are not
+      positive and finite.
+
+    Raises:
+      ValueError: If variances does not have exactly one axis, is empty, or (if not
+        traced) has an entry that is zero, negative, NaN or infinite. A source without
+        noise would receive the whole weight. An estimate of zero usually means that the
+        fit interpolates the data of the source.
+      TypeError: If variances are not real numbers.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> variances = jnp.array([1.0, 2.0, 4.0, 4.0])
+      >>> weights = jaxwgc.coding.inverse_variance_weights(variances)
+      >>> weights
+      Array([2. , 1. , 0.5, 0.5], dtype=float32)
+      >>> code = jaxwgc.weighted(jaxwgc.codes.cyclic_mds(4, num_stragglers=1), weights)
+
+    References:
+      The end of the paper's section 4; Aitken, "On least squares and linear combination
+      of observations", 1936.
+    """
+    name, kind = "variances", "real numbers"
+    given = _validation.as_array(name, variances, kind, num_parts="any")
+    values = _arrays.promoted(given)
+    if not _validation.is_traced(given):
+        # The check includes overflow in the dtype of the computation.
+        with np.errstate(over="ignore"):
+            array = np.asarray(given).astype(values.dtype)
+        is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
+        _validation.check_entries("variances", array, is_right, "positive and finite")
+    return _weights(values)
+
+
+@jax.jit
+def _weights(variances: jax.Array) -> jax.Array:
+    """Computes the weights from checked variances, as one compiled function."""
+    tiny = jnp.finfo(variances.dtype).tiny
+    is_right = jnp.isfinite(variances) & (variances >= tiny)
+    # Relative to the smallest, so that nothing overflows.
+    ratios = jax.lax.stop_gradient(jnp.min(variances)) / variances
+    return jnp.where(jnp.all(is_right), ratios / jnp.mean(ratios), jnp.nan)
+
+
+def source_variances(
+    residuals: jax.typing.ArrayLike,
+    leverage: jax.typing.ArrayLike = 0.0,
+    row_weights: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Estimates the noise variance of each source from the residuals of a joint fit.
+
+    A fit follows its own data too closely: the degrees of freedom of a source are its
+    number of rows minus the sum of their leverage scores. The sum of squared residuals
+    is therefore divided by the sum of 1 - leverage.
+
+    The estimate is unbiased if the fit was weighted by the true variances, or if all
+    variances are equal and the fit is unweighted. Otherwise it is nearly unbiased:
+    residuals of the least noisy sources contain the error of the fit. To reduce this
+    bias, weight by the estimates, fit and estimate again.
+
+    Args:
+      residuals: y - Xθ without weights, real (num_sources, m).
+      leverage: Leverage score of each row in that fit, (num_sources, m) or one number
+        for all. For least squares `jaxwgc.sketching.leverage_scores` of X, for a
+        weighted fit of √w X; for similar rows p / N is close. 0 if the residuals are
+        on data that the fit has not used.
+      row_weights: 1 for a row, 0 for a padded one, (num_sources, m), as from
+        `jaxwgc.partition`. All ones by default.
+
+    Returns:
+      (num_sources,), floats of at least 32 bits. If an argument is traced, NaN for a
+      source with invalid residuals or without degrees of freedom.
+
+    Raises:
+      ValueError: If shapes do not match, or (if not traced) a residual is NaN or
+        infinite, or a source has no degrees of freedom.
+      TypeError: If an argument is not real.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> residuals = jnp.array([[1.0, -1.0, 1.0, -1.0], [3.0, 3.0, -3.0, -3.0]])
+      >>> jaxwgc.coding.source_variances(residuals, leverage=0.5)
+      Array([ 2., 18.], dtype=float32)
+
+    References:
+      Horn, Horn, Duncan, "Estimating heteroscedastic variances in linear models",
+      Journal of the American Statistical Association 70 (1975): the almost unbiased
+      estimator.
+    """
+    if row_weights is None:
+        row_weights = np.ones(np.shape(residuals), np.float32)
+    given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
+    shape = "any", "any"
+    for name, array in given.items():
+        sizes = {"or_number": name == "leverage"}
+        sizes |= dict(zip(("num_sources", "m"), shape))
+        array = _validation.as_array(name, array, "real numbers or bools", **sizes)
+        given[name], shape = array, np.shape(residuals)
+    if not _validation.is_traced(*given.values()):
+        _check_degrees(**given)
+    residuals, leverage, row_weights = map(_arrays.promoted, given.values())
+    if jnp.ndim(leverage) == 0:
+        leverage = jnp.asarray(leverage, jnp.result_type(residuals))
+    return _variances(residuals, leverage, row_weights)
+
+
+def _check_degrees(**given):
+    """Checks that entries are finite and every source has degrees of freedom."""
+    exact = {name: np.asarray(array, np.float64) for name, array in given.items()}
+    for name, array in exact.items():
+        _validation.require(np.isfinite(array).all(), name, "be finite", array)
+    residuals, leverage, row_weights = exact.values()
+    slack = 1e-3  # Rounding of leverage scores in half precision.
+    is_right = np.all(np.abs(leverage - 0.5) <= 0.5 + slack)
+    shown = f"{leverage.min()} to {leverage.max()}"
+    _validation.require(is_right, "leverage", "be from 0 to 1", shown)
+    least = row_weights.min()
+    _validation.require(least >= 0, "row_weights", "be at least 0", least)
+    degrees = np.sum(row_weights * (1 - leverage), axis=1)
+    eps = jnp.finfo(_arrays.promoted(given["leverage"]).dtype).eps
+    is_right = (degrees > _ROUNDING * eps * residuals.shape[1]).all()
+    rule = "leave each source degrees of freedom, the sum of 1 - leverage over its rows"
+    shown = f"{degrees.min():.3g} for source {degrees.argmin()}"
+    _validation.require(is_right, "leverage", rule, shown)
+
+
+@jax.jit
+def _variances(residuals, leverage, row_weights):
+    """Computes the variances from checked arguments, as one compiled function."""
+    squares = jnp.sum(row_weights * residuals**2, axis=1)
+    degrees = jnp.sum(row_weights * (1 - leverage), axis=1)
+    rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps * residuals.shape[1]
+    return squares / jnp.where(degrees > rounding, degrees, jnp.nan)

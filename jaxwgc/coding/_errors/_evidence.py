@@ -1,14 +1,16 @@
-"""Evidence: values of the parity checks of a round without some of its messages."""
+"""Parity checks, and evidence: their values in a round without some of its messages."""
 
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc._arrays import product, squares
-from jaxwgc.coding._errors._checks import UNCHECKED
 
+# Norm of a message's column of the checks below which it counts as unchecked.
+UNCHECKED = 1e-3
 # Largest singular value of checks that counts as noise, relative to its expectation:
 # twice the maximum over 10,000 rounds of exact codes.
 ROUNDINGS = 2.0
@@ -18,6 +20,28 @@ _AMBIGUOUS = 2e-6
 _REACH = 10.0
 # Error bound of computed singular values, in roundings of the largest one.
 _SVD_ROUNDINGS = 16.0
+# Minimum ratio of the distance of the next message to that of the last accepted one.
+_CONTRAST = 2.0
+
+
+def parity_checks(matrix: Any) -> tuple[Any, Any]:
+    """Returns parity checks (num_checks, num_messages), and norms of rows of B.
+
+    The checks are orthonormal rows H with H D⁻¹ B = 0, where D holds the norms of the
+    rows of B: messages divided by these norms are equally noisy. A NumPy matrix gives
+    NumPy arrays. A traced matrix gives as many rows as messages, padded with zeros.
+    """
+    # A NumPy matrix keeps its precision.
+    xp = jnp if isinstance(matrix, jax.Array) else np
+    norms = xp.linalg.norm(matrix, axis=1)
+    norms = xp.where(norms > 0, norms, 1)
+    left, singular, _ = xp.linalg.svd(matrix / norms[:, None], full_matrices=True)
+    limit = max(matrix.shape) * xp.finfo(singular.dtype).eps * singular[0]
+    is_check = xp.arange(len(matrix)) >= (singular > limit).sum()
+    checks = left.T.conj()
+    if xp is np:
+        return checks[is_check], norms
+    return jnp.where(is_check[:, None], checks, 0), norms
 
 
 class Sample(NamedTuple):
@@ -195,3 +219,29 @@ def deviates(checks: Any, sample: Sample, evidence: Evidence) -> jax.Array:
     largest = jnp.maximum(jnp.linalg.norm(rows, axis=1), reach * evidence.size)
     allowed = ROUNDINGS * sample.noise * math.sqrt(len(rows)) * largest
     return jnp.linalg.norm(rows - expected, axis=1) > allowed
+
+
+def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
+    """Returns unit columns of the checks, and which messages take part in a check."""
+    norms = evidence.check_norms
+    has_check = is_checked(norms)
+    columns = evidence.checks / jnp.where(has_check, norms, 1)
+    return jnp.where(has_check, columns, 0), has_check
+
+
+def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns distances of unit columns from a subspace."""
+    return jnp.linalg.norm(outside(basis, columns), axis=0)
+
+
+def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns a mask of the `number` nearest columns, and whether the gap is clear."""
+    # Counted, since sorting compiles to a larger program. Ties go to the first.
+    places = jnp.arange(len(distances))
+    is_nearer = distances < distances[:, None]
+    is_nearer |= (distances == distances[:, None]) & (places < places[:, None])
+    ranks = is_nearer.sum(1)
+    chosen = ranks < number
+    last = jnp.max(jnp.where(chosen, distances, 0))
+    following = jnp.min(jnp.where(chosen, jnp.inf, distances))
+    return chosen, _CONTRAST * last < following

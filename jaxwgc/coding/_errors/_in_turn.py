@@ -1,5 +1,6 @@
 """Location of corrupted messages, the largest errors first."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,14 +14,15 @@ from jaxwgc.coding._errors._evidence import (
     Sample,
     Signal,
     deviates,
+    distances_from,
     estimate,
     explains,
     find_signal,
     is_checked,
+    nearest,
+    normalized_columns,
 )
-from jaxwgc.coding._errors._general_position import find_in_general_position
-from jaxwgc.coding._errors._smoothing import find_by_smoothing
-from jaxwgc.coding._errors._subset_search import find_by_guessing
+from jaxwgc.coding._errors._searches import find_by_guessing, find_by_smoothing
 from jaxwgc.decoders import Decoder
 
 
@@ -66,10 +68,6 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
       sample: Projected messages.
       decoders: Decoders of the code. One of them may interpolate polynomials.
     """
-
-    def step(search):
-        return _next(checks, sample, decoders, search)
-
     no_suspects = jnp.zeros_like(sample.mask)
     # Initially without evidence, so that the program that computes it occurs once.
     shapes = jax.eval_shape(estimate, checks, sample, no_suspects)
@@ -78,6 +76,7 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
     start = _Search(
         evidence, jnp.zeros_like(sample.norms), evidence.num_left, zero, jnp.array(-1)
     )
+    step = functools.partial(_next, checks, sample, decoders)
     last = jax.lax.while_loop(lambda search: search.goes_on, step, start)
     is_explained = last.floor == 0
     has_check = is_checked(last.check_norms)
@@ -123,7 +122,12 @@ def _propose(sample, decoders, search, signal):
     evidence, attempt = search.evidence, search.attempt
 
     def in_general_position():
-        return *find_in_general_position(evidence, signal), jnp.array(True)
+        # Each corrupted message adds its column of the checks to the space that the
+        # errors span. If the ranks agree, these are exactly the columns in that space.
+        columns, has_check = normalized_columns(evidence)
+        distances = distances_from(signal.basis, columns)
+        distances = jnp.where(has_check, distances, jnp.inf)
+        return *nearest(distances, signal.rank), jnp.array(True)
 
     def agreeing():
         for decoder in decoders:
