@@ -8,9 +8,9 @@ ROOT = pathlib.Path(__file__).parents[1] / "jaxwgc"
 # underscore at the top are for all.
 ROOMS = {
     "decoders": "",
-    "stragglers": "",
     "sketching": "",
     "codes": "decoders",
+    "stragglers": "decoders codes",
     "coding": "decoders stragglers codes",
     "corruptions": "stragglers codes coding",
     "gradients": "decoders stragglers codes coding",

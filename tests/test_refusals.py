@@ -913,7 +913,7 @@ TYPES = [
     (lambda: stragglers.unequal_speeds(PARETO, ["fast"]), "speeds must be real"),
     (lambda: stragglers.empirical("fast"), "times must be real numbers"),
     (lambda: stragglers.relative_deadline(2.0, 1.5), "quorum must be a Python int"),
-    (lambda: stragglers.until_decodable(None), "code must be a Decodable, such"),
+    (lambda: stragglers.until_decodable(None), "code must be a GradientCode"),
     (lambda: stragglers.until_decodable(CODE, 0, "guess"), "decoder must be a Decoder"),
     (lambda: stragglers.delayed(UNIFORM, 1), "delay must be a DelayModel"),
     (lambda: stragglers.delayed(PARETO, PARETO), "wait must be a WaitingRule; got p"),

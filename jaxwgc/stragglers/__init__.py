@@ -7,21 +7,27 @@ returns finish times. A waiting rule decides when a round ends. All are frozen
 dataclasses: equal ones, passed as static arguments, share compiled programs.
 """
 
-from jaxwgc.stragglers._bernoulli_slowdown import bernoulli_slowdown
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._deadline import deadline
-from jaxwgc.stragglers._delayed import delayed
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._empirical import empirical
-from jaxwgc.stragglers._exponential_delays import pareto, shifted_exponential
-from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._fitting._fit import DelayFit, fit_delays
-from jaxwgc.stragglers._relative_deadline import relative_deadline
-from jaxwgc.stragglers._smooth_delays import log_normal, weibull
-from jaxwgc.stragglers._types import Arrivals, DelayModel, Stalls, StragglerModel
-from jaxwgc.stragglers._unit_rounds import bernoulli, fixed, uniform
-from jaxwgc.stragglers._until_decodable import coverage, until_decodable
-from jaxwgc.stragglers._waiting_rule import WaitingRule
+from jaxwgc.stragglers._independent_delays import (
+    bernoulli_slowdown,
+    log_normal,
+    pareto,
+    shifted_exponential,
+    weibull,
+)
+from jaxwgc.stragglers._models import Arrivals, DelayModel, Stalls, StragglerModel
+from jaxwgc.stragglers._straggler_models import bernoulli, delayed, fixed, uniform
+from jaxwgc.stragglers._waiting_rules import (
+    WaitingRule,
+    coverage,
+    deadline,
+    fastest,
+    relative_deadline,
+    until_decodable,
+)
 
 __all__ = [
     "Arrivals",

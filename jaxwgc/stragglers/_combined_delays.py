@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
-from jaxwgc.stragglers._inputs import loads_of
-from jaxwgc.stragglers._types import DelayModel
+from jaxwgc.stragglers._models import DelayModel, loads_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ class unequal_speeds(DelayModel):
 
     def init(self, num_workers):
         """Returns the speeds' indices (not chosen yet), and the state of the delay."""
-        workers = no_workers(num_workers)
+        workers = jnp.full(num_workers, -1)
         return {"workers": workers, "delay": self.delay.init(num_workers)}
 
     def sample(self, key, state, loads):
@@ -214,16 +213,12 @@ class markov(DelayModel):
         return Mixture(fast, slow, self.slow_share)
 
 
-def no_workers(num_workers: int) -> jax.Array:
-    """Returns the state before the first round, with workers not yet chosen."""
-    return jnp.full(num_workers, -1)
-
-
 def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.Array:
     """Returns the measured worker that each simulated worker stands for.
 
     If there are equally many, all are used in order. Otherwise workers are drawn at
-    random, without replacement if there are enough. A `state` with choices is kept.
+    random, without replacement if there are enough. A `state` with choices is kept;
+    -1 stands for none.
     """
     chosen = jnp.arange(num_measured)
     if len(state) != num_measured:

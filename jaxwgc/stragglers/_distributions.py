@@ -133,11 +133,8 @@ class Distribution(abc.ABC):
                 jumps = np.flatnonzero(times[:-1] > _JUMP * times[1:])
             if not 0 < len(jumps) <= _MAX_JUMPS:
                 break
-            cuts = [
-                np.linspace(edges[jump], edges[jump + 1], _PIECES + 1)[1:-1]
-                for jump in jumps
-            ]
-            edges = np.sort(np.concatenate([edges, *cuts]))
+            cuts = np.linspace(edges[jumps], edges[jumps + 1], _PIECES + 1)[1:-1]
+            edges = np.sort(np.append(edges, cuts))
         middles = scipy.special.expit((edges[:-1] + edges[1:]) / 2)
         return scipy.special.expit(edges), np.asarray(self.isf(middles), np.float64)
 
@@ -194,16 +191,13 @@ class Mixture(Distribution):
 
     def sf(self, x: Any) -> np.ndarray:
         """Returns the probability of a time above x."""
-        return (1 - self.probability) * self.first.sf(x) + (
-            self.probability * self.second.sf(x)
-        )
+        first, second = self.first.sf(x), self.second.sf(x)
+        return (1 - self.probability) * first + self.probability * second
 
     def logpdf(self, x: Any) -> np.ndarray:
         """Returns the log-density at x."""
-        return np.logaddexp(
-            np.log1p(-self.probability) + self.first.logpdf(x),
-            np.log(self.probability) + self.second.logpdf(x),
-        )
+        first = np.log1p(-self.probability) + self.first.logpdf(x)
+        return np.logaddexp(first, np.log(self.probability) + self.second.logpdf(x))
 
     def isf(self, q: Any) -> np.ndarray:
         """Computes the inverse by bisection between both distributions' inverses."""

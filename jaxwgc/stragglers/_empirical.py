@@ -10,9 +10,8 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc._validation import require
-from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
-from jaxwgc.stragglers._inputs import loads_of
-from jaxwgc.stragglers._types import DelayModel, Stalls
+from jaxwgc.stragglers._combined_delays import chosen_workers
+from jaxwgc.stragglers._models import DelayModel, Stalls, loads_of
 
 RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: an event not seen in m draws has probability below 3 / m (95%).
@@ -148,7 +147,7 @@ class _Empirical(DelayModel):
 
     def init(self, num_workers):
         """Returns the measured worker and round of each worker; initially none."""
-        unchosen = no_workers(num_workers)
+        unchosen = jnp.full(num_workers, -1)
         num_measured = self.table.shape[1]
         is_shared = self.replace or self.resample == "cells"
         is_right = num_workers <= num_measured or is_shared

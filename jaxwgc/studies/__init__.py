@@ -1,16 +1,19 @@
 """Studies of codes under stragglers: Monte Carlo trials, diagnosis, plans, learning."""
 
-from jaxwgc.studies._adversary import adversarial
 from jaxwgc.studies._diagnosis import Diagnosis, diagnose
 from jaxwgc.studies._expected_error import ExpectedError, expected_error
 from jaxwgc.studies._learned_entries import learn_entries
-from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
+from jaxwgc.studies._monte_carlo import (
+    Summary,
+    monte_carlo,
+    straggler_probabilities,
+    summarize,
+)
 from jaxwgc.studies._planning._choice import Choice, Estimate
 from jaxwgc.studies._planning._plan import plan
-from jaxwgc.studies._planning._plan_results import Plan
-from jaxwgc.studies._straggler_probabilities import straggler_probabilities
+from jaxwgc.studies._planning._results import Plan
 from jaxwgc.studies._straggler_report import StragglerReport, straggler_report
-from jaxwgc.studies._worst_pattern import worst_pattern
+from jaxwgc.studies._worst_pattern import adversarial, worst_pattern
 
 __all__ = [
     "Choice",

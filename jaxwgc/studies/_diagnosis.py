@@ -1,7 +1,6 @@
 """Costs of a code and its decoding errors under stragglers."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +11,12 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.studies._many_masks import decode_masks
-from jaxwgc.studies._worst_pattern import worst_pattern
+from jaxwgc.studies._worst_pattern import (
+    decode_masks,
+    every_set,
+    masks_without,
+    worst_pattern,
+)
 
 # Default number of rows, one per number of stragglers.
 _NUM_ROWS = 8
@@ -75,24 +78,17 @@ class Diagnosis(NamedTuple):
         if self.min_replication == 0:
             lines.insert(1, "some parts are on no worker: they are lost in every round")
         levels = [f"{100 * level:g}%" for level in self.quantile_levels]
-        header = ["stragglers", "mean", "±", *levels, "worst", "noise"]
-        rows = [header]
+        rows = [["stragglers", "mean", "±", *levels, "worst", "noise"]]
         for row, number in enumerate(self.num_stragglers):
             every = " (all)" if self.is_exhaustive[row] else ""
-            values = [
-                self.mean_error[row],
-                self.standard_error[row],
-                *self.error_quantiles[row],
-                self.worst_error[row],
-            ]
-            cells = [_number(value) for value in values]
+            errors = self.mean_error, self.standard_error, self.worst_error
+            mean, error, worst = (_number(values[row]) for values in errors)
+            quantiles = map(_number, self.error_quantiles[row])
             noise = f"{self.noise_amplification[row]:.2f}"
-            rows.append([f"{number}{every}", *cells, noise])
+            rows.append([f"{number}{every}", mean, error, *quantiles, worst, noise])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = zip(row, widths, strict=True)
-            lines.append("  ".join(cell.rjust(width) for cell, width in cells))
-        return "\n".join(lines)
+        table = ["  ".join(map(str.rjust, row, widths)) for row in rows]
+        return "\n".join(lines + table)
 
 
 def _number(value: float) -> str:
@@ -166,16 +162,13 @@ def diagnose(
     rows = []
     for number in numbers:
         is_exhaustive = math.comb(code.num_workers, number) <= num_patterns
-        patterns = (
-            _every_pattern(code.num_workers, number)
-            if is_exhaustive
-            else rank >= number
-        )
+        patterns = rank >= number
+        if is_exhaustive:
+            sets = every_set(code.num_workers, number)
+            patterns = masks_without(sets, code.num_workers)
         worst = worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        by_message = masks.repeat(code.messages_per_worker, axis=1)
-        decoded = decode_masks(code, by_message)
-        errors, noise = decoded.errors / scale, decoded.noise / scale
+        errors, noise = (each / scale for each in decode_masks(code, masks))
         # If the search was not exhaustive, a random pattern may be worse.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
@@ -203,21 +196,11 @@ def diagnose(
     )
 
 
-def _every_pattern(num_workers, num_stragglers):
-    sets = list(itertools.combinations(range(num_workers), num_stragglers))
-    masks = np.ones((len(sets), num_workers), bool)
-    np.put_along_axis(
-        masks, np.array(sets, int).reshape(len(sets), num_stragglers), False, axis=1
-    )
-    return masks
-
-
 def _numbers_of_stragglers(numbers, num_workers):
     if numbers is None:
         last = num_workers // 2
-        return sorted(
-            {round(x) for x in np.linspace(0, last, min(last + 1, _NUM_ROWS))}
-        )
+        evenly = np.linspace(0, last, min(last + 1, _NUM_ROWS))
+        return np.unique(evenly.round().astype(int)).tolist()
     numbers = [numbers] if np.ndim(numbers) == 0 else list(numbers)
     _validation.require(numbers, "num_stragglers", "be at least one number", numbers)
     return [_validation.check_stragglers(number, num_workers) for number in numbers]

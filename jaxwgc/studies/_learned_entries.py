@@ -90,20 +90,16 @@ def learn_entries(
     scale = np.sqrt(np.mean(matrix[assignment] ** 2)) if assignment.any() else 0.0
     if scale == 0:
         return code
+    decoders = code.decoders_of(LeastSquares) or (LeastSquares(),)
     learned = dataclasses.replace(
-        code,
-        encoding_matrix=matrix,
-        num_stragglers=0,
-        decoders=code.decoders_of(LeastSquares) or (LeastSquares(),),
+        code, encoding_matrix=matrix, num_stragglers=0, decoders=decoders
     )
     learn = _learner(model, num_steps, batch_size)
     entries, difference, standard_error = learn(learned, key, scale, learning_rate)
     if not difference < -_STANDARD_ERRORS * standard_error:
         return code
-    entries = np.asarray(entries, np.float64)
-    return dataclasses.replace(
-        learned, encoding_matrix=np.where(assignment, entries, 0)
-    )
+    matrix = np.where(assignment, np.asarray(entries, np.float64), 0)
+    return dataclasses.replace(learned, encoding_matrix=matrix)
 
 
 @functools.lru_cache(maxsize=1)
@@ -122,23 +118,21 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def draw(key, states):
         """Draws the next rounds of `batch_size` clusters."""
-        keys = jax.random.split(key, batch_size)
-        arrivals, states = jax.vmap(model.sample, in_axes=(0, 0, None))(
-            keys, states, loads
-        )
+        sample = jax.vmap(model.sample, in_axes=(0, 0, None))
+        arrivals, states = sample(jax.random.split(key, batch_size), states, loads)
         return arrivals.received, states
 
     def errors(entries, masks):
         matrix = jnp.where(assignment, entries, 0)
-        entries_now = dataclasses.replace(code, encoding_matrix=matrix)
-        return decoding_error(entries_now, masks)
+        return decoding_error(dataclasses.replace(code, encoding_matrix=matrix), masks)
+
+    def mean_error(relative, masks):
+        return errors(relative * scale, masks).mean()
 
     def step(carry, key):
         relative, optimizer_state, states = carry
         masks, states = draw(key, states)
-        gradient = jax.grad(
-            lambda entries_now: errors(entries_now * scale, masks).mean()
-        )(relative)
+        gradient = jax.grad(mean_error)(relative, masks)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state)
         relative = optax.apply_updates(relative, updates)
         return (relative, optimizer_state, states), None
@@ -146,25 +140,17 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     def compare(states, key):
         masks, states = draw(key, states)
         # Sequentially, so that one program serves both.
-        both = jax.lax.map(
-            lambda entries_now: errors(entries_now, masks), jnp.stack([entries, before])
-        )
-        return states, both[0] - both[1]
+        compared = functools.partial(errors, masks=masks)
+        new, old = jax.lax.map(compared, jnp.stack([relative * scale, before]))
+        return states, new - old
 
-    states = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (batch_size, *jnp.shape(leaf))),
-        model.init(code.num_workers),
-    )
+    states = jax.vmap(lambda _: model.init(code.num_workers))(jnp.arange(batch_size))
     jitter = _JITTER * jax.random.normal(jitter_key, before.shape, before.dtype)
     relative = jnp.where(assignment, before / scale + jitter, 0)
     carry = relative, optimizer.init(relative), states
-    (relative, _, states), _ = jax.lax.scan(
-        step, carry, jax.random.split(train_key, num_steps)
-    )
-    entries = relative * scale
-    num_tests = -(-_NUM_TEST_ROUNDS // batch_size)
-    _, differences = jax.lax.scan(
-        compare, states, jax.random.split(test_key, num_tests)
-    )
+    train_keys = jax.random.split(train_key, num_steps)
+    (relative, _, states), _ = jax.lax.scan(step, carry, train_keys)
+    test_keys = jax.random.split(test_key, -(-_NUM_TEST_ROUNDS // batch_size))
+    _, differences = jax.lax.scan(compare, states, test_keys)
     deviation = differences.std() / np.sqrt(differences.size)
-    return entries, differences.mean(), deviation
+    return relative * scale, differences.mean(), deviation

@@ -122,13 +122,11 @@ class StragglerReport(NamedTuple):
         broken |= chronic & (chronic.sum() == 1)
         replaced = self.replaced_time
         less_work = self.proportional_time() if chronic.any() else self.round_time
+        less_text = f"Give work in proportion to speed, less to {named(chronic)}"
         time, text = min(
             (replaced(broken), f"Check or replace {named(broken)}"),
             (replaced(stalling), f"Wait for fewer, since {named(stalling)} may stall"),
-            (
-                less_work,
-                f"Give work in proportion to speed, less to {named(chronic)}",
-            ),
+            (less_work, less_text),
         )
         less, ratio = 1 - time / self.round_time, self.round_time / self.median_time
         if less > _WORTH:

@@ -3,18 +3,19 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import working
+from jaxwgc._arrays import squares, working
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import decoding
 from jaxwgc.decoders import Decoder, DecoderLike
-from jaxwgc.studies._many_masks import BATCH, decode_masks
-from jaxwgc.studies._ridge_errors import RidgeErrors, all_swaps, swapped
+from jaxwgc.stragglers import StragglerModel, fixed
 
 # Errors count as equal below this many eps of the target's squared norm.
 _NOISE = 100
@@ -23,6 +24,11 @@ _NOISE = 100
 _NUM_RANDOM = 2
 _NUM_CLIMBED = 30
 _NUM_WORST = 4
+# Ridge in mean squared norms of the rows of B. Small, so that ridge errors follow those
+# of least squares; large enough that remaining copies do not hide a lost one.
+_RIDGE = 0.01
+# Number of masks decoded per call.
+BATCH = 128
 
 
 def worst_pattern(
@@ -84,12 +90,60 @@ def worst_pattern(
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
     adversary = _Adversary(code, decoder)
     if math.comb(code.num_workers, num_stragglers) <= max(max_patterns, 1):
-        lost = _try_all(adversary, num_stragglers)
+        sets = every_set(code.num_workers, num_stragglers)
+        errors = adversary.errors(sets)
+        lost = sets[np.argmax(errors >= errors.max() - adversary.tolerance)]
     else:
         lost = _search(adversary, num_stragglers)
-    received = np.ones(code.num_workers, bool)
-    received[list(lost)] = False
-    return received
+    return masks_without(np.array([lost], int), code.num_workers)[0]
+
+
+def adversarial(
+    code: GradientCode,
+    num_stragglers: int,
+    decoder: DecoderLike = None,
+    *,
+    max_patterns: int = 50_000,
+) -> StragglerModel:
+    """Returns a straggler model of the s workers with the largest decoding error.
+
+    The pattern is found once by `jaxwgc.studies.worst_pattern`: exactly if there are
+    few patterns of s stragglers, otherwise by a search. These workers are lost in every
+    round. A round takes one unit.
+
+    Args:
+      code: Gradient code to attack. Not traced.
+      num_stragglers: s, at least 0 and less than the number of workers.
+      decoder: See `jaxwgc.decoding_weights`.
+      max_patterns: See `jaxwgc.studies.worst_pattern`.
+
+    Returns:
+      A straggler model. Times are 1 for workers that respond and infinity for the
+      others, which have finished no parts. Keys are not used.
+
+    Raises:
+      ValueError: If s is negative or not less than the number of workers, the decoder
+        does not fit the code, or (in `init` or `sample`) the number of workers differs
+        from the code's.
+      TypeError: If code is not a GradientCode or is traced, or an integer is not an
+        int.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=1)
+      >>> model = jaxwgc.studies.adversarial(code, 2)
+      >>> arrivals, _ = model.sample(jax.random.key(0), model.init(6), code.loads)
+      >>> arrivals.received
+      Array([False,  True,  True, False,  True,  True], dtype=bool)
+
+    References:
+      Kadhe, Koyluoglu, Ramchandran, "Gradient coding based on block designs for
+      mitigating adversarial stragglers", 2019; Charles, Papailiopoulos, Ellenberg,
+      "Approximate gradient coding via sparse random graphs", 2017.
+    """
+    return fixed(
+        worst_pattern(code, num_stragglers, decoder, max_patterns=max_patterns)
+    )
 
 
 class _Found(NamedTuple):
@@ -115,27 +169,8 @@ class _Adversary:
 
     def errors(self, lost: np.ndarray) -> np.ndarray:
         """Computes errors (number,) of the sets (number, s); NaN counts as infinite."""
-        masks = np.ones((len(lost), self.num_workers), bool)
-        np.put_along_axis(masks, lost, False, axis=1)
-        by_message = masks.repeat(self._code.messages_per_worker, axis=1)
-        errors = decode_masks(self._code, by_message).errors
+        errors, _ = decode_masks(self._code, masks_without(lost, self.num_workers))
         return np.where(np.isnan(errors), np.inf, errors)
-
-
-def _try_all(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
-    workers = range(adversary.num_workers)
-    sets = itertools.combinations(workers, num_stragglers)
-    errors = [adversary.errors(batch) for batch in _arrays(sets, num_stragglers)]
-    errors = np.concatenate(errors)
-    first = int(np.argmax(errors >= errors.max() - adversary.tolerance))
-    sets = itertools.combinations(workers, num_stragglers)
-    return next(itertools.islice(sets, first, None))
-
-
-def _arrays(sets: Iterator[tuple[int, ...]], size: int) -> Iterator[np.ndarray]:
-    """Yields the sets in arrays (BATCH, size), the last one shorter."""
-    while batch := list(itertools.islice(sets, BATCH)):
-        yield np.array(batch, int).reshape(len(batch), size)
 
 
 def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
@@ -157,10 +192,8 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
         if start not in best:
             candidate = _improve(adversary, start, best)
             best[candidate.lost] = candidate
-    worst = max(candidate.error for candidate in best.values()) - adversary.tolerance
-    return min(
-        candidate.lost for candidate in best.values() if candidate.error >= worst
-    )
+    worst = max(found.error for found in best.values()) - adversary.tolerance
+    return min(found.lost for found in best.values() if found.error >= worst)
 
 
 def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
@@ -216,11 +249,148 @@ def _better_swap(adversary: _Adversary, best: _Found, record: float) -> _Found |
         errors = adversary.errors(np.array(sets))
         candidate = int(np.argmax(errors >= errors.max() - adversary.tolerance))
         ridge_error = ridge_errors[batch[candidate]]
-        more_error = errors.max() > record + adversary.tolerance
-        as_much = errors[candidate] >= record - adversary.tolerance
-        more_ridge_error = (
-            ridge_error > best.ridge_error + adversary.ridge_errors.tolerance
-        )
-        if more_error or (as_much and more_ridge_error):
+        is_better = errors.max() > record + adversary.tolerance
+        if errors[candidate] >= record - adversary.tolerance:
+            least = best.ridge_error + adversary.ridge_errors.tolerance
+            is_better |= ridge_error > least
+        if is_better:
             return _Found(float(errors[candidate]), float(ridge_error), sets[candidate])
     return None
+
+
+class RidgeErrors:
+    """Decoding errors of ridge regression, on the host in float64.
+
+    The error of a set of stragglers is the minimum of ‖aᵀB - target‖² + ridge ‖a‖² over
+    weights a that are zero at the stragglers. It is an upper bound of the least-squares
+    error, and grows with every straggler, even if the latter does not (a block of
+    copies is lost only with its last copy). A swap changes it by an update of rank two,
+    so that all swaps together need one inverse.
+
+    Attributes:
+      num_workers: n.
+      tolerance: Errors that differ by less count as equal.
+    """
+
+    def __init__(self, code: GradientCode):
+        dtype = np.complex128 if code.is_complex else np.float64
+        matrix = np.asarray(code.encoding_matrix, dtype)
+        ridge = _RIDGE * np.mean(np.sum(np.abs(matrix) ** 2, axis=1))
+        self.num_workers = code.num_workers
+        self._rows = matrix / np.sqrt(ridge if ridge > 0 else 1)
+        # The segments of a part have separate targets; their errors are averaged.
+        target = np.asarray(code.target, np.float64)[:, None]
+        segments = np.eye(code.num_segments) / np.sqrt(code.num_segments)
+        self._targets = np.kron(target, segments)
+        self.tolerance = 1e-9 * np.sum(self._targets**2)
+
+    def of(self, lost: tuple[int, ...]) -> float:
+        """Computes the ridge error of a set of stragglers."""
+        return float(np.sum(self._targets * (self._inverse(lost) @ self._targets)).real)
+
+    def after_losing(self, lost: tuple[int, ...], others: np.ndarray) -> np.ndarray:
+        """Computes errors (number,) with one more straggler from `others` (number,)."""
+        return self._after(lost, others[:, None], np.array([-1.0]))
+
+    def after_swaps(self, lost: tuple[int, ...], swaps: np.ndarray) -> np.ndarray:
+        """Computes errors (number,) after each swap (number, 2): lost, restored."""
+        return self._after(lost, swaps, np.array([-1.0, 1.0]))
+
+    def climb(self, lost: tuple[int, ...]) -> tuple[int, ...]:
+        """Applies the swap with the largest error until no swap increases the error."""
+        error = self.of(lost)
+        while True:
+            swaps = all_swaps(lost, self.num_workers)
+            errors = self.after_swaps(lost, swaps)
+            best = int(np.argmax(errors))
+            if not errors[best] > error + self.tolerance:
+                return lost
+            lost, error = swapped(lost, swaps[best]), errors[best]
+
+    def _inverse(self, lost: tuple[int, ...]) -> np.ndarray:
+        """Returns the inverse of the identity plus B^H B, over the remaining rows."""
+        kept = np.delete(self._rows, self._messages_of(np.array(lost, int)), axis=0)
+        return np.linalg.inv(np.eye(kept.shape[1]) + kept.conj().T @ kept)
+
+    def _messages_of(self, workers: np.ndarray) -> np.ndarray:
+        """Returns the rows (..., size) of all messages of workers (..., number)."""
+        rows = np.arange(len(self._rows)).reshape(self.num_workers, -1)[workers]
+        return rows.reshape(*workers.shape[:-1], workers.shape[-1] * rows.shape[-1])
+
+    def _after(
+        self, lost: tuple[int, ...], workers: np.ndarray, signs: np.ndarray
+    ) -> np.ndarray:
+        """Computes errors with workers (number, size) removed (-1) or restored (1).
+
+        Uses the Woodbury identity. Entry p of `workers` changes B^H B by U_p S U_p^H,
+        with U_p the rows of its workers.
+        """
+        rows, messages = self._rows, self._messages_of(workers)
+        sides = np.concatenate([self._targets, rows.conj().T], axis=1)
+        solved = self._inverse(lost) @ sides
+        products, num_targets = rows @ solved, self._targets.shape[1]
+        error = np.sum(self._targets * solved[:, :num_targets]).real
+        systems = products[messages[:, :, None], num_targets + messages[:, None, :]]
+        num_each = len(rows) // self.num_workers
+        systems = systems + np.diag(np.repeat(signs, num_each))
+        reached = products[messages, :num_targets]
+        changes = reached.conj() * np.linalg.solve(systems, reached)
+        return error - changes.sum((1, 2)).real
+
+
+def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:
+    """Returns every swap (number, 2) of a responder for a straggler.
+
+    Swaps are ordered by straggler, then by responder.
+    """
+    others = np.setdiff1d(np.arange(num_workers), lost)
+    back, gone = np.meshgrid(lost, others, indexing="ij")
+    return np.stack([gone.ravel(), back.ravel()], axis=1).astype(int)
+
+
+def swapped(lost: tuple[int, ...], swap: np.ndarray) -> tuple[int, ...]:
+    """Returns the sorted set after a swap."""
+    gone, back = swap.tolist()
+    return tuple(sorted({*lost, gone} - {back}))
+
+
+def every_set(num_workers: int, num_stragglers: int) -> np.ndarray:
+    """Returns all sets of stragglers in lexicographic order, (number, s)."""
+    sets = list(itertools.combinations(range(num_workers), num_stragglers))
+    return np.array(sets, int).reshape(len(sets), num_stragglers)
+
+
+def masks_without(lost: np.ndarray, num_workers: int) -> np.ndarray:
+    """Returns which workers respond, (number, num_workers), for sets (number, s)."""
+    masks = np.ones((len(lost), num_workers), bool)
+    np.put_along_axis(masks, lost, False, axis=1)
+    return masks
+
+
+def decode_masks(code: GradientCode, masks: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Decodes masks in batches; codes of equal shapes share compiled programs.
+
+    Args:
+      code: Gradient code, decoded by its first decoder.
+      masks: Which workers respond, bool (number, num_workers).
+
+    Returns:
+      Decoding errors, and squared noise if the noise of a message is proportional to
+      its size, float64 (number,) each.
+    """
+    padding = [(0, -len(masks) % BATCH), (0, 0)]
+    batches = np.pad(masks, padding, constant_values=True)
+    batches = batches.reshape(-1, BATCH, code.num_workers)
+    # Concrete codes give concrete errors, even in a function that is being traced.
+    with jax.ensure_compile_time_eval():
+        decoded = jax.device_get([_decode(code, batch) for batch in batches])
+    both = np.concatenate(decoded, axis=1, dtype=np.float64)
+    return tuple(both[:, : len(masks)])
+
+
+@jax.jit
+def _decode(code, masks):
+    decoded = decoding(code, masks)
+    sizes = jnp.sum(squares(jnp.asarray(code.encoding_matrix)), axis=1)
+    noise = jnp.sum(squares(decoded.weights) * sizes, axis=(-2, -1))
+    return decoded.error, noise / code.num_segments

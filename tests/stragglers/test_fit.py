@@ -10,8 +10,14 @@ import scipy.stats
 
 from jaxwgc import stragglers
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._fitting import _chains, _fit
-from jaxwgc.stragglers._fitting._likelihood import Component, Measured, forms
+from jaxwgc.stragglers._fitting import _fit
+from jaxwgc.stragglers._fitting._likelihood import (
+    Component,
+    Measured,
+    forms,
+    predictions,
+    responsibilities,
+)
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from tests.stragglers.laws import consecutive_times
 
@@ -92,7 +98,7 @@ class TestFamilies:
     def test_end_that_is_not_known_for_sure(self, name):
         """A tenth of the times comes before it, and so do the density and the rest."""
         law, parameters = LAWS[name]
-        component = Component(BY_NAME[name], 0.0, 2.0, 1.0, parameters, (0.1, 0.05))
+        component = Component(BY_NAME[name], (0.0, 2.0, 1.0), parameters, (0.1, 0.05))
         times = np.linspace(-3, 60, 200_001)[None]
         measured = Measured(times, np.ones_like(times), np.ones_like(times, bool))
         density = np.exp(component.log_likelihoods(measured))
@@ -336,9 +342,9 @@ def test_chain_against_all_paths():
                 chance *= step[path[number - 1], path[number]]
                 chance *= np.exp(logs[path[number], number, 0])
             likelihoods[length - 1] += chance
-    _, found = _chains.predictions(logs, become_slow, become_fast)
+    _, found = predictions(logs, become_slow, become_fast)
     np.testing.assert_allclose(np.cumsum(found[:, 0]), np.log(likelihoods))
-    known, first, second = _chains.responsibilities(logs, become_slow, become_fast)
+    known, first, second = responsibilities(logs, become_slow, become_fast)
     np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
     expected = joint_moves / joint_moves.sum(1, keepdims=True)
     np.testing.assert_allclose([first, second], [expected[0, 1], expected[1, 0]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.studies._ridge_errors import RidgeErrors, all_swaps, swapped
+from jaxwgc.studies._worst_pattern import RidgeErrors, all_swaps, swapped
 
 
 def random_code(kind):

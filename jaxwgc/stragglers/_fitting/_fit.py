@@ -8,13 +8,21 @@ import scipy
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._exponential_delays import pareto, shifted_exponential
-from jaxwgc.stragglers._fitting._ends import predictive, unbiased
 from jaxwgc.stragglers._fitting._likelihood import Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
-from jaxwgc.stragglers._fitting._standard_errors import parameters_of, standard_errors
-from jaxwgc.stragglers._smooth_delays import log_normal, weibull
-from jaxwgc.stragglers._types import DelayModel
+from jaxwgc.stragglers._fitting._uncertainty import (
+    parameters_of,
+    predictive,
+    standard_errors,
+    unbiased,
+)
+from jaxwgc.stragglers._independent_delays import (
+    log_normal,
+    pareto,
+    shifted_exponential,
+    weibull,
+)
+from jaxwgc.stragglers._models import DelayModel
 
 FAMILIES = shifted_exponential, pareto, weibull, log_normal
 # Difference of log-likelihoods that is decisive: evidence of 100 to 1.
@@ -233,10 +241,7 @@ def _delay(kind, model):
     """Builds the delay model with the public constructors."""
     states = [component.law for component in model.components]
     if kind.form.bounds:
-        states = [
-            affine(component.law, component.overhead, component.slope, component.time)
-            for component in model.components
-        ]
+        states = [affine(each.law, *each.load) for each in model.components]
     delay, slow = states[0], states[-1]
     if kind.has_slow_state:
         delay = markov(delay, slow, model.become_slow, model.become_fast)

@@ -4,11 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc.stragglers._fitting import _chains
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delays import IndependentDelay
 
 # Relative distance kept between the minimum time and the bound of a fixed time.
 _ROOM = 1e-3
+# Bound of probabilities: at 0 or 1 the iteration would not move.
+_SMALLEST = 1e-6
+# Bound of log-likelihood ratios, so that their exponentials are finite.
+_MOST_EVIDENCE = 700.0
 
 
 class Measured(NamedTuple):
@@ -29,15 +32,14 @@ class Measured(NamedTuple):
 class Component(NamedTuple):
     """Times load * time + (overhead + slope * load) * X, with X of a family.
 
-    `before` is for an uncertain end of X: the probability of an X below it, and the
-    mean distance of such X from it.
+    `load` is (overhead, slope, time), the constants of `affine`. `before` is for an
+    uncertain end of X: the probability of an X below it, and the mean distance of such
+    X from it.
     """
 
     family: type[IndependentDelay]
-    overhead: float
-    slope: float
-    time: float
-    parameters: tuple[float, float]
+    load: tuple[float, float, float]
+    parameters: tuple[float, float] = (np.nan, np.nan)
     before: tuple[float, float] = (0.0, 1.0)
 
     @property
@@ -47,28 +49,31 @@ class Component(NamedTuple):
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns the log-likelihood of each time, (rounds, workers)."""
-        units, scale = units_of(measured, self.overhead, self.slope, self.time)
-        possible = np.where(units > 0, units, 1)
-        density = self.law.logpdf(possible)
+        units, scale = self.units(measured)
         probability, distance = self.before
         is_before, early = self._before(units)
         with np.errstate(divide="ignore"):
             before = np.log(probability / distance) - early
-        density = np.where(is_before, before, np.log1p(-probability) + density)
-        density = density - np.log(scale)
+        density = np.log1p(-probability) + self.law.logpdf(units)
+        density = np.where(is_before, before, density) - np.log(scale)
         if measured.is_whole.all():
             return density
         return np.where(measured.is_whole, density, self.log_survivals(measured))
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
         """Returns the log-probability of a longer time, for each time."""
-        units, _ = units_of(measured, self.overhead, self.slope, self.time)
-        possible = np.where(units > 0, units, 1)
-        survival = self.law.logsf(possible)
+        units, _ = self.units(measured)
         probability, _ = self.before
         is_before, early = self._before(units)
         before = np.log1p(-probability * np.exp(-early))
-        return np.where(is_before, before, np.log1p(-probability) + survival)
+        survival = np.log1p(-probability) + self.law.logsf(units)
+        return np.where(is_before, before, survival)
+
+    def units(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the X of each time, and its factor."""
+        overhead, slope, time = self.load
+        scale = overhead + slope * measured.loads
+        return (measured.times - time * measured.loads) / scale, scale
 
     def _before(self, units):
         """Returns whether times are before the end, and their relative distance."""
@@ -82,15 +87,14 @@ class Form(NamedTuple):
 
     Attributes:
       name: Name of the form.
-      bounds: Bounds of its free numbers.
-      start: Initial values of its free numbers.
-      mean_load: Mean load of the times, or zero for proportional times.
+      bounds: Bounds of its free numbers: the share of the random time that is
+        proportional to the load, and the deterministic time; or only the latter.
+      mean_load: Mean load of the times if the share is free, otherwise 1.
     """
 
     name: str
     bounds: tuple[tuple[float, float], ...]
-    start: tuple[float, ...]
-    mean_load: float
+    mean_load: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,19 +103,13 @@ class Form(NamedTuple):
 
     def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
         """Returns overhead, slope and time."""
-        match free:
-            case ():
-                return 0.0, 1.0, 0.0
-            case (time,):
-                return 0.0, 1.0, time
-            case (share, time):
-                return 1 - share, share / self.mean_load, time
-        raise AssertionError(free)
+        share, time = (1.0, 0.0)[: 2 - len(free)] + free
+        return 1 - share, share / self.mean_load, time
 
     def free(self, component: Component) -> tuple[float, ...]:
         """Returns the free numbers of a component."""
-        both = component.slope * self.mean_load, component.time
-        return both[2 - len(self.bounds) :]
+        _, slope, time = component.load
+        return (slope * self.mean_load, time)[2 - len(self.bounds) :]
 
 
 def forms(measured: Measured) -> tuple[Form, ...]:
@@ -119,13 +117,12 @@ def forms(measured: Measured) -> tuple[Form, ...]:
     is_loaded = measured.loads > 0
     rates = measured.times[is_loaded] / measured.loads[is_loaded]
     time = (0.0, float(rates.min()) * (1 - _ROOM))
-    proportional = Form("proportional to the load", (), (), 0.0)
-    mean = float(measured.loads.mean())
+    proportional = Form("proportional to the load", ())
     if np.all(measured.loads == measured.loads.flat[0]):
-        return proportional, Form("after a fixed time", (time,), (time[1] / 2,), mean)
+        return proportional, Form("after a fixed time", (time,))
     # Times of zero load are zero if they are proportional.
     share = (0.0, 1.0 if is_loaded.all() else 1 - _ROOM)
-    affine = Form("affine in the load", (share, time), (0.5, time[1] / 2), mean)
+    affine = Form("affine in the load", (share, time), float(measured.loads.mean()))
     return (proportional, affine) if is_loaded.all() else (affine,)
 
 
@@ -167,13 +164,78 @@ class Model(NamedTuple):
         if len(logs) == 1:
             return np.zeros_like(logs[0]), logs[0] + jacobian
         chain = self.become_slow, self.become_fast
-        slow, total = _chains.predictions(np.stack(logs), *chain)
+        slow, total = predictions(np.stack(logs), *chain)
         return slow, total + jacobian
 
 
-def units_of(
-    measured: Measured, overhead: float, slope: float, time: float
+def predictions(
+    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the family's part of each time, and its scale."""
-    scale = overhead + slope * measured.loads
-    return (measured.times - time * measured.loads) / scale, scale
+    """Computes state probabilities of each round, given earlier rounds (filter).
+
+    Args:
+      log_likelihoods: Log-likelihood of each time for fast and slow workers,
+        (2, rounds, workers).
+      become_slow: Probability that a fast worker is slow in the next round.
+      become_fast: Probability that a slow worker is fast in the next round.
+
+    Returns:
+      The probability of the slow state before the time of the round is known, and the
+      log-likelihood of that time, (rounds, workers) each.
+    """
+    fast_log, slow_log = log_likelihoods
+    with np.errstate(invalid="ignore"):
+        evidence = np.clip(slow_log - fast_log, -_MOST_EVIDENCE, _MOST_EVIDENCE)
+    # A time that is impossible in both states gives no information.
+    odds = np.exp(np.where(np.isnan(evidence), 0.0, evidence))
+    before = np.empty_like(odds)
+    slow = become_slow / (become_slow + become_fast)
+    for number, odd in enumerate(odds):
+        before[number] = slow
+        known = slow * odd / (1 - slow + slow * odd)
+        slow = known * (1 - become_fast) + (1 - known) * become_slow
+    with np.errstate(divide="ignore"):
+        joint = np.log1p(-before) + fast_log, np.log(before) + slow_log
+    return before, np.logaddexp(*joint)
+
+
+def responsibilities(
+    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
+) -> tuple[np.ndarray, float, float]:
+    """Computes state probabilities of each round, given all rounds (smoother).
+
+    Args:
+      log_likelihoods: See `predictions`.
+      become_slow: See `predictions`.
+      become_fast: See `predictions`.
+
+    Returns:
+      The probability of the slow state (rounds, workers), and the next estimates of
+      `become_slow` and `become_fast`: frequencies of transitions.
+
+    References:
+      Baum, Petrie, Soules, Weiss, "A maximization technique occurring in the
+      statistical analysis of probabilistic functions of Markov chains", 1970.
+    """
+    before, total = predictions(log_likelihoods, become_slow, become_fast)
+    prior = np.stack([1 - before, before])
+    is_finite = np.isfinite(total)
+    given = np.exp(log_likelihoods - np.where(is_finite, total, 0)) * prior
+    given = np.where(is_finite, given, prior)
+    transition = np.array(
+        [[1 - become_slow, become_slow], [become_fast, 1 - become_fast]]
+    )
+    smoothed = [given[:, -1]]
+    moves = np.zeros((2, 2))
+    for later in range(len(before) - 1, 0, -1):
+        ratio = smoothed[-1] / np.maximum(prior[:, later], 1e-300)
+        joint = given[:, later - 1, None] * transition[:, :, None] * ratio
+        moves += joint.sum(-1)
+        smoothed.append(joint.sum(1))
+    slow = np.stack(smoothed[::-1])[:, 1]
+    counts = np.maximum(moves.sum(1), 1e-300)
+    # A chain without transitions gets the observed shares as stationary distribution.
+    share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
+    least = _SMALLEST * np.array([share, 1 - share])
+    chances = np.clip([moves[0, 1], moves[1, 0]] / counts, least, 1 - least)
+    return slow, float(chances[0]), float(chances[1])

@@ -6,15 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxwgc.stragglers._distributions import NO_WEIGHT, Sample
-from jaxwgc.stragglers._fitting import _chains
 from jaxwgc.stragglers._fitting._likelihood import (
     Component,
     Form,
     Measured,
     Model,
-    units_of,
+    responsibilities,
 )
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delays import IndependentDelay
 
 # Number of EM iterations from scratch and from a nearby model, and the gain in
 # log-likelihood at which they stop.
@@ -105,19 +104,14 @@ def _at_one_speed(measured, kind, start):
     models = []
     for share in _SLOW_SHARES:
         is_slow = tails < np.quantile(tails, share)
-        parted = _parted(measured, kind, single, is_slow)
+        parts = [
+            _component(measured, part.astype(float), kind, single)
+            for part in (~is_slow, is_slow)
+        ]
+        share = float(is_slow.mean())
+        parted = Model(tuple(parts), share, 1 - share)
         models.append(_two_states(measured, kind, parted, _ITERATIONS))
     return max(models, key=lambda model: model.log_likelihoods(measured).sum())
-
-
-def _parted(measured, kind, single, is_slow):
-    """Fits two states to times that are known to be fast or slow."""
-    parts = [
-        _component(measured, part.astype(float), kind, single)
-        for part in (~is_slow, is_slow)
-    ]
-    share = float(is_slow.mean())
-    return Model(tuple(parts), share, 1 - share)
 
 
 def _two_states(measured, kind, model, num_iterations):
@@ -129,18 +123,17 @@ def _two_states(measured, kind, model, num_iterations):
         if mean < last + _GAIN:
             break
         last = mean
-        slow, become_slow, become_fast = _chains.responsibilities(
+        slow, become_slow, become_fast = responsibilities(
             np.stack(logs), model.become_slow, model.become_fast
         )
         if not kind.in_order:
             become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
             become_fast = 1 - become_slow
-        fast_part, slow_part = model.components
         components = (
-            _component(measured, 1 - slow, kind, fast_part),
-            _component(measured, slow, kind, slow_part),
+            _component(measured, weights, kind, component)
+            for weights, component in zip((1 - slow, slow), model.components)
         )
-        model = Model(components, become_slow, become_fast)
+        model = Model(tuple(components), become_slow, become_fast)
     return model
 
 
@@ -149,7 +142,7 @@ def _component(measured, weights, kind, start):
     from scipy import optimize
 
     family, form = kind.family, kind.form
-    flat = [array.ravel() for array in measured]
+    flat = Measured(*(array.ravel() for array in measured))
     whole_weight = float(np.sum(weights * measured.is_whole))
     least_weight = kind.least_weight(measured.times.shape[1])
     if start is not None and whole_weight < least_weight:
@@ -159,24 +152,24 @@ def _component(measured, weights, kind, start):
     kept = 1 - 1 / num_rounds if kind.has_speeds and num_rounds > 1 else 1.0
 
     def made(free):
-        overhead, slope, time = form.coefficients(tuple(map(float, free)))
-        units, _ = units_of(Measured(*flat), overhead, slope, time)
-        sample = Sample(np.maximum(units, 1e-300), weights, flat[2], kept)
-        return Component(family, overhead, slope, time, family.estimate(sample))
+        component = Component(family, form.coefficients(tuple(map(float, free))))
+        units = np.maximum(component.units(flat)[0], 1e-300)
+        sample = Sample(units, weights, flat.is_whole, kept)
+        return component._replace(parameters=family.estimate(sample))
 
     def cost(free):
         component = made(free)
         if not all(np.isfinite(component.parameters)):
             return 1e10
-        logs = component.log_likelihoods(Measured(*flat))
+        logs = component.log_likelihoods(flat)
         mean = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0)) / whole_weight
         return -mean if np.isfinite(mean) else 1e10
 
     if not form.bounds:
         return made(())
-    first = form.start if start is None else form.free(start)
     spread = 0.3 if start is None else 0.05
     low, high = np.array(form.bounds).T
+    first = (low + high) / 2 if start is None else form.free(start)
     first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
     # Steps towards the middle, so that the simplex stays within the bounds.
     ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
@@ -202,12 +195,8 @@ def _better_speeds(measured, model, speeds):
     for grid in _SPEED_GRIDS:
         tried = speeds * np.exp(grid)[:, None, None]
         # The leading axis is for the candidates.
-        shape = (len(grid), *measured.times.shape)
-        moved = Measured(
-            measured.times * tried,
-            np.broadcast_to(measured.loads, shape),
-            np.broadcast_to(measured.is_whole, shape),
-        )
+        moved = measured._replace(times=measured.times * tried)
+        moved = Measured(*np.broadcast_arrays(*moved))
         logs = [component.log_likelihoods(moved) for component in model.components]
         with np.errstate(divide="ignore"):
             mixed = np.logaddexp(np.log1p(-slow) + logs[0], np.log(slow) + logs[-1])

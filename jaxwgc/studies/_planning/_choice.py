@@ -5,16 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxwgc import stragglers
 from jaxwgc._targets import DECODES
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import (
-    DelayModel,
-    StragglerModel,
-    WaitingRule,
-    delayed,
-    fastest,
-)
+from jaxwgc.studies._planning._convergence import StaleDescent, Weights
 
 # Names of the choices without a code: equal work, and work proportional to speeds.
 UNCODED, BY_SPEED = "uncoded", "uncoded by speed"
@@ -40,29 +35,20 @@ class RoundStatistics(NamedTuple):
       seconds: Duration of a step.
       quantile: Its 90% quantile.
       is_closed_form: Whether both have a closed form.
-      answers: Number of awaited messages; on request, the maximum number of sums.
+      num_answers: Number of awaited messages; on request, the maximum number of sums.
+        A mean over all groups.
       error: Squared decoding error, over the squared norm of the target.
-      scale: Projection of the effective weights on the target.
-      scale_square: Square of `scale`.
-      deviation: Mean square of the effective weights around their scale.
-      bias: Mean square, over the parts, of the mean deviation of each. A scalar.
-      lasting: Share of the other deviations that persists between rounds. A scalar.
-      correlation: Correlation of this share in successive rounds. A scalar.
-      remembered: Descent with stored messages, a row per group; None without memory.
+      weights: Moments of the effective weights, with entries of `leave_one_out`.
+      descent: Descent with stored messages, a row per group; None without memory.
     """
 
     seconds: np.ndarray
     quantile: Estimate
     is_closed_form: bool
-    answers: np.ndarray
+    num_answers: float
     error: np.ndarray
-    scale: np.ndarray
-    scale_square: np.ndarray
-    deviation: np.ndarray
-    bias: float = 0.0
-    lasting: float = 0.0
-    correlation: float = 0.0
-    remembered: Any = None
+    weights: Weights
+    descent: StaleDescent | None = None
 
 
 _UNKNOWN = Estimate(math.nan, math.nan)
@@ -109,7 +95,7 @@ class Choice(NamedTuple):
 
     name: str
     code: GradientCode
-    wait: WaitingRule
+    wait: stragglers.WaitingRule
     late: str = CANCELLED
     memory: bool = False
     step_time: Estimate = _UNKNOWN
@@ -128,7 +114,7 @@ class Choice(NamedTuple):
     regret: float = math.nan
     rounds: tuple[RoundStatistics, ...] = ()
 
-    def model(self, delay: DelayModel) -> StragglerModel:
+    def model(self, delay: stragglers.DelayModel) -> stragglers.StragglerModel:
         """Returns the straggler model of this choice, for `jaxwgc.coded_aggregate`.
 
         Args:
@@ -138,8 +124,8 @@ class Choice(NamedTuple):
           ValueError: If the delay model is not for `code.num_workers` workers.
           TypeError: If `delay` is not a delay model.
         """
-        model = delayed(delay, self.wait, self.late)
-        StragglerModel.check("delay", model, self.code.loads)
+        model = stragglers.delayed(delay, self.wait, self.late)
+        stragglers.StragglerModel.check("delay", model, self.code.loads)
         return model
 
     @property
@@ -178,10 +164,10 @@ class Choice(NamedTuple):
     @property
     def is_exact(self) -> bool:
         """True if the code guarantees that every round that ends decodes."""
-        stragglers = int(np.asarray(self.code.num_stragglers))
-        is_exact = stragglers > 0 or self.name in (UNCODED, BY_SPEED)
-        if isinstance(self.wait, fastest):
-            is_exact &= self.wait.num_required >= self.code.num_workers - stragglers
+        tolerated = int(np.asarray(self.code.num_stragglers))
+        is_exact = tolerated > 0 or self.name in (UNCODED, BY_SPEED)
+        if isinstance(self.wait, stragglers.fastest):
+            is_exact &= self.wait.num_required >= self.code.num_workers - tolerated
         else:
             tolerance = self.wait.tolerance
             is_exact &= tolerance is not None and tolerance <= DECODES
@@ -202,15 +188,3 @@ class Choice(NamedTuple):
         _, waiting = self.wait.describe(self.code.num_workers)
         remembering = ", late messages stored" if self.memory else ""
         return f"{self.name}{copies}, waiting {waiting}{remembering}"
-
-
-def short(value, digits=4):
-    """Formats a number with a given number of significant digits."""
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else "never"
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)))
-    if -3 <= exponent < 6:
-        return f"{value:.{max(digits - 1 - exponent, 0)}f}"
-    return f"{value:.{digits - 2}g}"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy
@@ -14,7 +13,7 @@ from jaxwgc.studies._planning._choice import (
     Estimate,
     RoundStatistics,
 )
-from jaxwgc.studies._planning._remembered import follow
+from jaxwgc.studies._planning._convergence import Weights, leave_one_out
 from jaxwgc.studies._planning._simulated_rounds import Drawn, simulate
 
 LEVEL = 0.9
@@ -33,89 +32,78 @@ _ROUNDING = 1e-12
 
 def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
     """Judges choices: times in closed form if there is one, the rest by simulation."""
-    closed = [_closed_form(choice, drawn.delay) for choice in choices]
-    simulated = [
-        choice
-        for choice, times in zip(choices, closed)
-        if times is None or not choice.is_exact
+    times = [_closed_form(choice, drawn.delay) for choice in choices]
+    is_known = [
+        own is not None and choice.is_exact for choice, own in zip(choices, times)
     ]
-    rounds = iter(simulate(simulated, drawn))
-    remembered = iter(follow([each for each in choices if each.memory], drawn))
+    unknown = [choice for choice, known in zip(choices, is_known) if not known]
+    storing = [choice for choice in choices if choice.memory]
+    rounds, descents = map(iter, simulate(unknown, storing, drawn))
     return [
-        _closed_statistics(choice, times, drawn)
-        if times is not None and choice.is_exact
-        else _statistics(
-            choice,
-            times,
-            next(rounds),
-            next(remembered) if choice.memory else None,
-            drawn,
+        _statistics(choice, own, None if known else next(rounds), drawn)._replace(
+            descent=next(descents) if choice.memory else None
         )
-        for choice, times in zip(choices, closed)
+        for choice, own, known in zip(choices, times, is_known)
     ]
 
 
-def _closed_statistics(choice, times, drawn):
-    """Computes statistics of exact rounds with times in closed form."""
-    ones = np.ones(drawn.num_runs)
-    answers = choice.wait.num_required * ones
-    if not choice.code.allows_requests:
-        answers *= choice.code.messages_per_worker
-    seconds, quantile = times[0] * ones, times[1]
-    return RoundStatistics(
-        seconds, quantile, True, answers, 0 * ones, ones, ones, 0 * ones
-    )
-
-
-def _statistics(choice, times, rounds, remembered, drawn):
-    """Computes statistics of simulated rounds."""
+def _statistics(choice, times, rounds, drawn):
+    """Computes statistics; rounds are None if times and weights are known."""
 
     def by_group(values):
         return values.reshape(drawn.num_runs, -1).mean(1, dtype=np.float64)
 
+    is_closed_form, ones = times is not None, np.ones(drawn.num_runs)
     if times is None:
         elapsed = rounds.elapsed.astype(np.float64)
-        seconds, quantile = by_group(elapsed), _quantile(elapsed, by_group)
+        times = by_group(elapsed), _quantile(elapsed, by_group)
+    if rounds is None:
+        answers = choice.wait.num_required
+        if not choice.code.allows_requests:
+            answers *= choice.code.messages_per_worker
     else:
-        seconds, quantile = times[0] * np.ones(drawn.num_runs), times[1]
-    ones = np.ones(drawn.num_runs)
-    weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones
+        answers = np.mean(rounds.num_answers + choice.memory * rounds.num_late)
+    error, weights = 0 * ones, Weights(*np.zeros((5, 1 + drawn.num_runs)))
     if not choice.is_exact:
-        weights = _decoded(choice, rounds, drawn, by_group)
-    answers = by_group(rounds.num_answers)
-    if choice.memory:
-        answers += by_group(rounds.num_late)
-    is_closed_form = times is not None
-    judged = RoundStatistics(seconds, quantile, is_closed_form, answers, *weights)
-    return judged._replace(remembered=remembered)
+        error, weights = by_group(rounds.error), _weights(choice, rounds, drawn)
+    seconds, quantile = times[0] * ones, times[1]
+    return RoundStatistics(
+        seconds, quantile, is_closed_form, float(answers), error, weights
+    )
 
 
-def _decoded(choice, rounds, drawn, by_group):
-    """Computes the last fields of the statistics: decoding of the received messages."""
+def _weights(choice, rounds, drawn):
+    """Computes moments of the effective weights, for all groups and without each."""
     target = np.asarray(choice.code.target, np.float64)
-    weights = rounds.effective_weights.reshape(-1, len(target)).astype(np.float64)
+    weights = rounds.effective_weights.astype(np.float64)
     scale = weights @ target / (target @ target)
-    deviations = weights - scale[:, None] * target
+    deviations = weights - scale[..., None] * target
     deviations /= math.sqrt(np.mean(target**2))
     num_runs = drawn.num_runs if drawn.has_state else 1
     bias, lasting, correlation = _persistent(
-        deviations, num_runs, drawn.num_measured, choice.code.num_workers
+        deviations.reshape(num_runs, -1, len(target)),
+        drawn.num_measured,
+        choice.code.num_workers,
     )
-    deviation = by_group(np.mean(deviations**2, axis=1))
+    # A worker that is late often remains late in the next round, unless cancelled.
+    if not drawn.has_state and choice.late != BUSY:
+        lasting = 0.0
+    scale, square, deviation = (
+        leave_one_out(values.mean(1))
+        for values in (scale, scale**2, np.mean(deviations**2, axis=2))
+    )
     if drawn.has_stalls:
         # A trace does not rule out a bias that its rounds may hide by chance.
-        num_parts = deviations.shape[1]
-        hidden = scipy.special.chdtri(num_parts, _UNSEEN) / num_parts
-        bias += float(deviation.mean()) * hidden / drawn.num_measured
-    return (
-        by_group(rounds.error),
-        by_group(scale),
-        by_group(scale**2),
-        deviation,
-        bias,
-        # A worker that is late often remains late in the next round, unless cancelled.
-        lasting if drawn.has_state or choice.late == BUSY else 0.0,
-        correlation,
+        hidden = scipy.special.chdtri(len(target), _UNSEEN) / len(target)
+        bias += float(deviation[0]) * hidden / drawn.num_measured
+    # Without any decoded gradient the target is not reached.
+    size = np.where(scale > 0, scale, np.nan) ** 2
+    return Weights(
+        noise=np.maximum(deviation - bias, 0) / size,
+        bias=np.minimum(bias, deviation) / size,
+        scale_variance=np.maximum(square - scale**2, 0) / size,
+        lasting=np.full_like(scale, lasting),
+        correlation=np.full_like(scale, correlation),
     )
 
 
@@ -144,8 +132,8 @@ def _quantile(values, by_group):
     return Estimate(quantile, (high - low) / 2 if math.isfinite(high) else math.nan)
 
 
-def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
-    """Returns the persistent part of deviations (rounds, parts).
+def _persistent(runs, num_measured=math.inf, num_workers=1):
+    """Returns the persistent part of deviations (runs, rounds, parts).
 
     Its bias is the product of the means over the first and second half of each run,
     which is unbiased for noise that is forgotten in between. If few measured rounds
@@ -156,7 +144,6 @@ def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
     Returns:
       The bias, and the share and the lag-1 correlation of the persistent noise.
     """
-    runs = deviations.reshape(num_runs, -1, deviations.shape[-1])
     around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):

@@ -1,29 +1,22 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc import _validation, codes, stragglers
 from jaxwgc._targets import DECODES
-from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, WaitingRule, fastest
-from jaxwgc.studies._planning._candidates import (
-    Named,
-    rules_of,
-    speeds_of,
-    standard_codes,
-    standard_rules,
-)
-from jaxwgc.studies._planning._choice import BUSY, CANCELLED, UNCODED, Choice
+from jaxwgc.codes import GradientCode, uncoded
+from jaxwgc.decoders import Lagrange, OneCopy, OneStep
+from jaxwgc.stragglers import WaitingRule
+from jaxwgc.studies._planning._choice import BUSY, BY_SPEED, CANCELLED, UNCODED, Choice
+from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judgement import judge
-from jaxwgc.studies._planning._plan_results import Plan
-from jaxwgc.studies._planning._ranking import ranked_choices
+from jaxwgc.studies._planning._results import Plan, ranked_choices
 from jaxwgc.studies._planning._simulated_rounds import Drawn
-from jaxwgc.studies._planning._steps_to_target import Goal
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
@@ -33,10 +26,30 @@ _NUM_GROUPS = 20
 _FEWEST_ROUNDS = 50
 # Default maximum of the replication factor.
 _MOST_COPIES = 4
+# A code and its name.
+Named: TypeAlias = tuple[str, GradientCode]
+# Rules wait for all workers, for one fewer, for the number that an exact code needs,
+# and for these shares of the workers.
+_SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
+# Deadlines: these quantiles of the times of single workers. The last one bounds the
+# cost of waiting for all if a worker takes longer than ever before.
+_SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
+# Accepted squared errors.
+_SQUARED_ERRORS = (0.05, 0.1, 0.2)
+_ROUNDING = 1e-5
+# Shares of the parts that at least one worker has finished.
+_SHARES_COVERED = (0.99, 0.97, 0.9)
+# Ratio of the medians of workers above which speeds count as permanently different, and
+# their spread in standard deviations of chance. For 8 to 128 equal workers, 15 to 300
+# rounds and any delay law it is up to 19; in measured traces with such a ratio it is at
+# least 290.
+_CHRONIC, _DEVIATIONS = 1.25, 20.0
+# Numbers of parts per worker on request, and maximum number of all parts.
+_PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
 
 
 def plan(
-    delay: DelayModel,
+    delay: stragglers.DelayModel,
     num_workers: int,
     key: jax.Array,
     *,
@@ -162,7 +175,7 @@ def plan(
       2018, section 4 (noise at constant steps); Savage, "The theory of statistical
       decision", 1951 (least regret).
     """
-    _validation.check_instance("delay", delay, DelayModel)
+    _validation.check_instance("delay", delay, stragglers.DelayModel)
     _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     waiting = _listed("waiting", waiting)
@@ -180,20 +193,22 @@ def plan(
     length = max(-(-num_rounds // _NUM_GROUPS), _FEWEST_ROUNDS)
     shape = _NUM_GROUPS, length
     stalls = delay.stalls(float(tail))
-    num_measured = stalls.num_rounds if stalls else math.inf
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
 
     def draw(each, named):
-        own = [code for _, code in named]
-        return Drawn.of(each, own, key, shape, num_measured, each is not delay)
+        return Drawn.of(each, [code for _, code in named], key, shape, stalls)
 
     chosen = _listed("choices", choices)
-    if chosen is None:
-        equal = draw(delay, standard_codes(num_workers, (), None))
-        replications = _listed("replications", replications)
-        named = _named_codes(num_workers, replications, codes, speeds_of(equal))
-    else:
+    named = [(UNCODED, uncoded(num_workers))]
+    if chosen is not None:
         named = _checked_choices(chosen, num_workers)
+    elif codes is not None:
+        rule = "be None with codes"
+        _validation.require(replications is None, "replications", rule, replications)
+        named += _checked_codes(codes, num_workers)
+    else:
+        copies = _checked_copies(_listed("replications", replications), num_workers)
+        named += standard_codes(num_workers, copies, speeds_of(draw(delay, named)))
     drawn = [draw(each, named) for each in delays]
     if chosen is None:
         chosen = []
@@ -203,20 +218,16 @@ def plan(
             else:
                 rules = rules_of(name, drawn[0], code, waiting)
             # Workers with several messages stop between messages.
-            stop = code.messages_per_worker > 1
-            own = [
-                Choice(name, code, rule, CANCELLED if stop else late) for rule in rules
+            stop = CANCELLED if code.messages_per_worker > 1 else late
+            chosen += [Choice(name, code, rule, stop) for rule in rules]
+        if memory and not exact:
+            fewer = {stragglers.fastest(count) for count in range(1, num_workers)}
+            plain = [each for each in chosen if each.name == UNCODED]
+            chosen += [
+                each._replace(memory=True) for each in plain if each.wait in fewer
             ]
-            chosen += own
-            if name == UNCODED and memory and not exact:
-                everyone = fastest(num_workers)
-                counts = [each for each in own if isinstance(each.wait, fastest)]
-                late_too = [each for each in counts if each.wait != everyone]
-                chosen += [each._replace(memory=True) for each in late_too]
     rounds = zip(*(judge(chosen, each) for each in drawn))
-    judged = [
-        choice._replace(rounds=own) for choice, own in zip(chosen, rounds, strict=True)
-    ]
+    judged = [choice._replace(rounds=own) for choice, own in zip(chosen, rounds)]
     if exact:
         judged = [each for each in judged if each.rounds[0].error.mean() <= DECODES**2]
     return Plan(
@@ -238,26 +249,21 @@ def _listed(name, values):
     return values
 
 
-def _named_codes(num_workers, replications, codes, speeds) -> list[Named]:
-    """Returns the codes that are judged, uncoded workers first."""
-    if codes is None:
-        if replications is None:
-            replications = range(1, min(num_workers, _MOST_COPIES) + 1)
-        copies = [
-            _validation.check_up_to("replications", copies, num_workers=num_workers)
-            for copies in replications
-        ]
-        return list(standard_codes(num_workers, copies, speeds))
-    rule = "be None with codes"
-    _validation.require(replications is None, "replications", rule, replications)
-    named = list(standard_codes(num_workers, (), None))
+def _checked_copies(replications, num_workers):
+    if replications is None:
+        return range(1, min(num_workers, _MOST_COPIES) + 1)
+    limit = {"num_workers": num_workers}
+    return [_validation.check_up_to("replications", d, **limit) for d in replications]
+
+
+def _checked_codes(codes, num_workers) -> Iterator[Named]:
+    """Yields own codes and their names."""
     for name, code in codes.items():
         GradientCode.check(code)
         name = str(name)
         _validation.check_concrete(f"codes[{name!r}]", code, "rounds are simulated")
         _check_workers(f"codes[{name!r}]", code, num_workers)
-        named.append((name, code))
-    return named
+        yield name, code
 
 
 def _checked_choices(choices, num_workers) -> list[Named]:
@@ -272,9 +278,7 @@ def _checked_choices(choices, num_workers) -> list[Named]:
         if _validation.check_bool(f"{name}.memory", choice.memory):
             decodes = code.decodes(np.ones(code.num_messages, bool), DECODES)
             is_right = not several and code.num_segments == 1 and bool(decodes)
-            rule = (
-                "be False unless code has one message per worker and decodes from all"
-            )
+            rule = "be False unless each worker sends one message, and all decode"
             _validation.require(is_right, f"{name}.memory", rule, code)
     return [(choice.name, choice.code) for choice in choices]
 
@@ -282,3 +286,109 @@ def _checked_choices(choices, num_workers) -> list[Named]:
 def _check_workers(name, code, num_workers):
     rule, given = f"have num_workers = {num_workers}", code.num_workers
     _validation.require(given == num_workers, name, rule, given)
+
+
+def standard_codes(
+    num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
+) -> Iterator[Named]:
+    """Yields coded and unequal placements by the names of their constructors.
+
+    They have as many parts as workers, except for codes with requests and codes for
+    workers of unequal speeds.
+    """
+    few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
+    num_parts = num_workers * max(few, default=1)
+    if speeds is not None:
+        yield BY_SPEED, codes.uncoded(num_workers, num_parts, speeds)
+        if max(replications) > 1:
+            code = codes.replicated(num_workers, num_parts, 2, speeds)
+            yield "replicated by speed", code
+            placement = codes.proportional_placement(speeds, num_parts, 2)
+            code = codes.any_placement(jax.random.key(0), placement, 1)
+            yield "any_placement by speed", code
+    for copies in replications:
+        if copies == 1:
+            continue
+        yield "replicated", codes.replicated(num_workers, num_parts, copies)
+        if num_workers % copies == 0:
+            code = codes.fractional_repetition(num_workers, copies - 1)
+            yield "fractional_repetition", code
+        else:
+            yield "binary", codes.binary(num_workers, copies - 1)
+            # Exact codes that need any n - s responses are equivalent; one is enough.
+            code = codes.reed_solomon(num_workers, num_workers, copies)
+            yield "reed_solomon", code
+
+
+def speeds_of(drawn: Drawn) -> np.ndarray | None:
+    """Returns speeds (num_workers,) if workers always differ, otherwise None.
+
+    Differences of medians of few rounds may be due to chance.
+    """
+    times = drawn.times[0].reshape(-1, drawn.times.shape[-1])
+    medians = np.median(times, axis=0)
+    if not np.all((medians > 0) & np.isfinite(medians)):
+        return None
+    with np.errstate(divide="ignore"):
+        deviations = np.abs(np.log(times / medians))
+    by_chance = np.median(deviations) * math.sqrt(1 / drawn.num_measured)
+    spread = np.ptp(np.log(medians))
+    is_chronic = spread > max(math.log(_CHRONIC), _DEVIATIONS * by_chance)
+    return 1 / medians if is_chronic else None
+
+
+def standard_rules(
+    name: str, drawn: Drawn, code: GradientCode, exact: bool
+) -> Iterator[WaitingRule]:
+    """Yields waiting rules for a code."""
+    decoder, num_workers = code.choose_decoder(), code.num_workers
+    enough = num_workers - int(np.asarray(code.num_stragglers))
+    # Many codes lose all parts if one response is missing, not some.
+    only_exact = decoder.is_a(Lagrange) or name in (BY_SPEED, "any_placement by speed")
+    exact = exact or only_exact
+    if decoder.is_a(OneCopy):
+        yield stragglers.until_decodable(code)
+        for share in [] if exact else _SHARES_COVERED:
+            # Less than one part cannot be lost.
+            if (1 - share) * code.num_parts > 1 - _ROUNDING:
+                yield stragglers.coverage(code, share)
+        return
+    is_coded = np.asarray(code.assignment).sum() > code.num_parts
+    fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
+    fewer = {number for number in {num_workers - 1, *fewer} if 0 < number < enough}
+    if code.num_stragglers or not is_coded:
+        yield stragglers.fastest(enough)
+    for number in [] if exact else sorted(fewer, reverse=True):
+        yield stragglers.fastest(number)
+    if code.num_stragglers and not only_exact:
+        yield stragglers.until_decodable(code)
+    if exact:
+        return
+    if is_coded and not decoder.is_a(OneStep):
+        for squared in _SQUARED_ERRORS:
+            # Errors are accepted up to rounding.
+            yield stragglers.until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
+    times = drawn.times[drawn.place(code)]
+    quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
+    for seconds in np.unique(quantiles):
+        if 0 < seconds < math.inf:
+            yield stragglers.deadline(float(seconds))
+
+
+def rules_of(
+    name: str, drawn: Drawn, code: GradientCode, waiting: Sequence[Any]
+) -> Iterator[WaitingRule]:
+    """Yields the requested rules, checked.
+
+    Uncoded workers are always also judged with waiting for all.
+    """
+    rules: list[Any] = [rule(code) if callable(rule) else rule for rule in waiting]
+    if name == UNCODED:
+        rules.insert(0, stragglers.fastest(code.num_workers))
+    for rule in rules:
+        hint = ", or a function that returns one for a code"
+        _validation.check_instance("waiting", rule, WaitingRule, hint)
+    for rule in dict.fromkeys(rules):
+        model = stragglers.delayed(drawn.delay, rule)
+        stragglers.StragglerModel.check("waiting", model, code.loads)
+        yield rule

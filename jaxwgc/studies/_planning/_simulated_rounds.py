@@ -1,7 +1,8 @@
-"""Simulated rounds of the choices of a plan, with few programs for many choices."""
+"""Simulations of the choices of a plan, with few programs for many choices."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -10,30 +11,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc import _validation, stragglers
 from jaxwgc._bisection import first_time
 from jaxwgc._pytrees import register
 from jaxwgc._targets import rounding
+from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.coding import decoding
 from jaxwgc.decoders import Group, OneCopy
-from jaxwgc.stragglers import (
-    Arrivals,
-    DelayModel,
-    StragglerModel,
-    WaitingRule,
-    deadline,
-    delayed,
-    fastest,
-    until_decodable,
-)
 from jaxwgc.studies._planning._choice import BUSY, Choice
+from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
 
 # Relative rounding of message times: the order of equal times is random.
 _TIME_ROUNDING = 1e-6
 # Numbers of families of groups (one for uncoded and repetition codes, two for binary
 # codes) and of copies of a part. Codes with more have their own program.
 _NUM_FAMILIES, _NUM_COPIES = 2, 4
+# Number of simulated steps with memory. Later, the residual shrinks at the rate of the
+# last half of them, and a worker that has not responded yet never does.
+_NUM_STEPS = 200
+# Maximum number of draws of orthogonal gradients of the parts at the optimum.
+_MOST_DRAWS = 8
+# Distance at which descent counts as diverged.
+_DIVERGED = 1e3
 # Compiler options for programs that run for milliseconds and compile for seconds.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
@@ -53,7 +53,7 @@ class Drawn(NamedTuple):
       times: float32 (loads, runs, rounds, num_workers).
     """
 
-    delay: DelayModel
+    delay: stragglers.DelayModel
     num_measured: float
     has_stalls: bool
     has_state: bool
@@ -64,18 +64,19 @@ class Drawn(NamedTuple):
     @classmethod
     def of(
         cls,
-        delay: DelayModel,
+        delay: stragglers.DelayModel,
         codes: Sequence[GradientCode],
         key: jax.Array,
         shape: tuple[int, int],
-        num_measured: float,
-        has_stalls: bool,
+        stalls: stragglers.Stalls | None = None,
     ) -> "Drawn":
         """Draws times of `shape` (runs, rounds) for the loads of all codes."""
+        num_measured = stalls.num_rounds if stalls else math.inf
+        has_stalls = stalls is not None and delay is stalls.delay
         loads = np.unique([np.asarray(code.loads) for code in codes], axis=0)
         num_workers = loads.shape[1]
-        model = delayed(delay, fastest(num_workers))
-        StragglerModel.check("delay", model, loads[0])
+        model = stragglers.delayed(delay, stragglers.fastest(num_workers))
+        stragglers.StragglerModel.check("delay", model, loads[0])
         arrays, kind = _opened(delay)
         each = loads.astype(np.float32)
         times = [_draw(kind, shape, arrays, key, own) for own in each]
@@ -113,34 +114,51 @@ class Rounds(NamedTuple):
     error: np.ndarray
 
 
-def simulate(choices: Sequence[Choice], drawn: Drawn) -> list[Rounds]:
-    """Simulates rounds of choices.
+def simulate(
+    choices: Sequence[Choice], storing: Sequence[Choice], drawn: Drawn
+) -> tuple[list[Rounds], list[StaleDescent]]:
+    """Simulates rounds of choices, and descents of those that store messages.
 
     Args:
-      choices: Choices to simulate; only code, rule, late and memory are used.
+      choices: Choices with simulated rounds; only code, rule, late and memory are used.
+      storing: Choices with memory.
       drawn: Finish times for the loads of their codes.
+
+    Returns:
+      Rounds of each choice, and descents of those with memory, with a row per run.
     """
     random = np.random.default_rng(0).random(drawn.times.shape[1:], np.float32)
     times = drawn.times * (1 - np.float32(_TIME_ROUNDING) * random)
     times = np.moveaxis(times, 2, 0)
-    programs = list(by_program(choices))
-    given: list[Any] = [
-        (kind, arrays, np.array([drawn.place(choices[i].code) for i in members]), times)
-        for kind, arrays, members in programs
-    ]
+    rounds, descents = [()] * len(choices), [()] * len(storing)
+    calls: list[Any] = []
+    for kind, arrays, members in _by_program(choices):
+        places = np.array([drawn.place(choices[index].code) for index in members])
+        calls.append((_simulate, (kind, arrays, places, times), rounds, members))
+    delay, delay_kind = _opened(drawn.delay)
+    for kind, arrays, members in _by_program(storing, are_whole=False):
+        num_parts = storing[members[0]].code.num_parts
+        shape = num_parts, min(num_parts, _MOST_DRAWS)
+        draws = np.linalg.qr(np.random.default_rng(0).standard_normal(shape))[0]
+        draws *= math.sqrt(num_parts)
+        kind = delay_kind, *kind, drawn.num_runs
+        given = kind, delay, arrays, draws, drawn.key
+        calls.append((_descend, given, descents, members))
     # Lowered first, so that they compile in parallel and calls find the programs.
-    lowered = [_simulate.lower(*each) for each in given]
+    lowered = [program.lower(*given) for program, given, *_ in calls]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda each: each.compile(), lowered))
-    rounds: list[Any] = [None] * len(choices)
-    for (_, _, members), each in zip(programs, given):
-        found = jax.device_get(_simulate(*each))
-        for number, index in enumerate(members):
-            rounds[index] = Rounds(*(leaf[:, number].swapaxes(0, 1) for leaf in found))
-    return rounds
+    for program, given, results, members in calls:
+        found = jax.device_get(program(*given))
+        if program is _simulate:
+            found = [np.moveaxis(leaf, 0, 2) for leaf in found]
+        for index, *own in zip(members, *found, strict=True):
+            results[index] = own
+    squares = [[leaf.astype(np.float64) for leaf in own] for own in descents]
+    return [Rounds(*own) for own in rounds], [StaleDescent(*own) for own in squares]
 
 
-def by_program(
+def _by_program(
     choices: Sequence[Choice], are_whole: bool = True
 ) -> Iterator[tuple[tuple[Any, Any, str], Any, list[int]]]:
     """Yields groups of choices that share a program.
@@ -172,7 +190,7 @@ def by_program(
         yield kind, arrays, [index for _, index in members]
 
 
-class _Given(DelayModel):
+class _Given(stragglers.DelayModel):
     """Delay model that returns its state as times."""
 
     def sample(self, key, state, loads):
@@ -230,7 +248,7 @@ class _WholeParts:
         sizes = (target / jnp.linalg.norm(target)) ** 2
         return jnp.sum(jnp.where(is_there, 0, sizes), axis=1)
 
-    def decoded(self, arrivals: Arrivals) -> tuple[jax.Array, ...]:
+    def decoded(self, arrivals: stragglers.Arrivals) -> tuple[jax.Array, ...]:
         """Returns number of responses, weights and error of the best family."""
         first, ends = arrivals.times * self.least, self.ends(arrivals.times)
         is_first, is_there = (
@@ -244,7 +262,7 @@ class _WholeParts:
 
 @register
 @dataclasses.dataclass(frozen=True)
-class _First(WaitingRule):
+class _First(stragglers.WaitingRule):
     """Waits for a number of workers, a deadline, or until parts decode.
 
     The first event ends the round: this is `fastest`, `deadline` and `until_decodable`
@@ -270,13 +288,13 @@ class _First(WaitingRule):
 
 def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -> Any:
     """Returns a rule that shares its program with others."""
-    if isinstance(wait, (fastest, deadline)):
+    if isinstance(wait, (stragglers.fastest, stragglers.deadline)):
         # A NaN tolerance accepts no error.
         rule = _First(no_code.num_workers, np.inf, np.nan, shared(no_code))
-        if isinstance(wait, fastest):
+        if isinstance(wait, stragglers.fastest):
             return dataclasses.replace(rule, number=wait.num_required)
         return dataclasses.replace(rule, seconds=wait.seconds)
-    until: Any = until_decodable
+    until: Any = stragglers.until_decodable
     if type(wait) is not type(until(no_code)) or wait.decoder is not None:
         return wait
     code = shared(wait.code)
@@ -300,7 +318,7 @@ def _opened(given: Any) -> tuple[Sequence[Any], Hashable]:
     return jax.tree.flatten(given)
 
 
-def closed(kind: Any, arrays: Sequence[Any]) -> Any:
+def _closed(kind: Any, arrays: Sequence[Any]) -> Any:
     """Inverts `_opened`."""
     is_tree = isinstance(kind, jax.tree_util.PyTreeDef)
     return kind.unflatten(arrays) if is_tree else kind
@@ -309,7 +327,7 @@ def closed(kind: Any, arrays: Sequence[Any]) -> Any:
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=_UNOPTIMISED)
 def _draw(kind, shape, arrays, key, loads):
     """Draws times (*shape, num_workers)."""
-    delay = closed(kind, arrays)
+    delay = _closed(kind, arrays)
 
     def run(keys):
         def step(state, key):
@@ -328,8 +346,8 @@ def _simulate(kind, arrays, places, times):
     key = jax.random.key(0)
 
     def round_of(choice, remaining, times):
-        wait, code = closed(wait_kind, choice[0]), closed(code_kind, choice[1])
-        model = delayed(_Given(), wait, late)
+        wait, code = _closed(wait_kind, choice[0]), _closed(code_kind, choice[1])
+        model = stragglers.delayed(_Given(), wait, late)
         state = (times, remaining) if late == BUSY else times
         arrivals, state = model.sample(key, state, jnp.ones_like(times))
         remaining = state[1] if late == BUSY else remaining
@@ -352,3 +370,44 @@ def _simulate(kind, arrays, places, times):
         return jax.vmap(of_runs)(arrays, remaining, times[places])
 
     return jax.lax.scan(step, jnp.zeros_like(times[0][places]), times)[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(kind, delay, arrays, draws, key):
+    """Simulates descents with memory: `StaleDescent` of (choices, runs)."""
+    delay_kind, wait_kind, code_kind, late, num_runs = kind
+    moves = jnp.asarray(MOVES, jnp.result_type(float))[:, None]
+
+    def of_choice(choice):
+        wait, code = _closed(wait_kind, choice[0]), _closed(code_kind, choice[1])
+        model = stragglers.delayed(_closed(delay_kind, delay), wait, late)
+        target = jnp.asarray(code.target, moves.dtype)
+        parts = draws - target[:, None] * (target @ draws) / (target @ target)
+        parts = jnp.pad(parts / jnp.linalg.norm(target), [(0, 0), (1, 0)])
+
+        def run(key):
+            aggregate = coded_aggregate(code, model, key, memory=True)
+            # A complex message packs two numbers, which leak.
+            shape = 1 + code.is_complex, len(moves), 1 + draws.shape[1]
+            # The first column starts at one; only gradients at the optimum move others.
+            start = jnp.zeros(shape).at[..., 0].set(1)
+
+            def step(carry: Any, _: Any):
+                place, state = carry
+                change: Any
+                gradients = moves * place / target.sum() + parts[:, None, None]
+                change, state = aggregate.update(gradients, state, place)
+                place = jnp.clip(place - change, -_DIVERGED, _DIVERGED)
+                squares = jnp.mean(place**2, axis=0)
+                unknown = jnp.mean(change[:, 0, 1:] ** 2)
+                own = squares[:, 0], squares[:, 1:].mean(1), unknown
+                return (place, state), own
+
+            carry = start, aggregate.init(start)
+            left, displaced, unknown = jax.lax.scan(step, carry, length=_NUM_STEPS)[1]
+            left = jnp.pad(left.T, [(0, 0), (1, 0)], constant_values=1)
+            return left, jnp.pad(displaced.T, [(0, 0), (1, 0)]), unknown[-1]
+
+        return jax.vmap(run)(jax.random.split(key, num_runs))
+
+    return jax.lax.map(of_choice, arrays)

@@ -1,15 +1,27 @@
-"""Result of a plan: choices with their times, as numbers and as a table."""
+"""Result of a plan: ranked choices with their times, as numbers and as a table."""
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc.stragglers import Stalls, fastest
-from jaxwgc.studies._planning._choice import BY_SPEED, UNCODED, Choice, short
-from jaxwgc.studies._planning._ranking import ranked_choices
-from jaxwgc.studies._planning._steps_to_target import Goal
+from jaxwgc.studies._planning import _convergence
+from jaxwgc.studies._planning._choice import (
+    BY_SPEED,
+    UNCODED,
+    Choice,
+    Estimate,
+    RoundStatistics,
+)
+from jaxwgc.studies._planning._convergence import (
+    Goal,
+    StaleDescent,
+    Weights,
+    leave_one_out,
+)
 
 # Maximum number of rows in the table: the best choice per code and replication.
 _NUM_ROWS = 12
@@ -117,14 +129,11 @@ class Plan(NamedTuple):
     def answer(self) -> str:
         """The recommended choice, and how much longer alternatives take."""
         lines = *_answer(self), *_unseen(self)
-        return "\n".join(_filled(line) for line in lines)
+        return "\n".join(textwrap.fill(line, _WIDTH) for line in lines)
 
     def __str__(self) -> str:
-        return "\n".join([self.answer, "", *_table(self), "", _filled(_notes(self))])
-
-
-def _filled(text):
-    return textwrap.fill(text, _WIDTH)
+        notes = textwrap.fill(_notes(self), _WIDTH)
+        return "\n".join([self.answer, "", *_table(self), "", notes])
 
 
 def _answer(plan):
@@ -143,26 +152,21 @@ def _answer(plan):
     if not best.is_coded:
         coded = (choice for choice in plan.choices if choice.is_coded)
         others = {"The best code": next(coded, None)}
-    others["Waiting for all"] = _waiting_for_all(plan)
-    by_speed = _first(plan, lambda choice: choice.name == BY_SPEED)
+    others["Waiting for all"] = everyone = _waiting_for_all(plan)
+    by_speed = next((each for each in plan.choices if each.name == BY_SPEED), None)
     if by_speed is not None and math.isfinite(by_speed.step_time.value):
-        yield _moved(by_speed, _waiting_for_all(plan))
+        faster = everyone.step_time.value / by_speed.step_time.value
+        loads = " ".join(f"{load:.2g}" for load in np.asarray(by_speed.code.loads))
+        yield (
+            f"Work in proportion to speed makes steps {faster:.2g} times as fast "
+            f"without a code: loads {loads}."
+        )
     told = [best]
     yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
     for name, choice in others.items():
         if choice is not None and not any(choice is each for each in told):
             yield f"{name}: {choice}, {_behind(choice, best, plan)}."
             told.append(choice)
-
-
-def _moved(by_speed, everyone):
-    """Returns a sentence on the speedup by work in proportion to speed."""
-    faster = everyone.step_time.value / by_speed.step_time.value
-    loads = " ".join(f"{load:.2g}" for load in np.asarray(by_speed.code.loads))
-    return (
-        f"Work in proportion to speed makes steps {faster:.2g} times as fast without a "
-        f"code: loads {loads}."
-    )
 
 
 def _behind(choice, best, plan):
@@ -206,14 +210,9 @@ def _unseen(plan):
 
 def _waiting_for_all(plan):
     """Returns the baseline: uncoded workers, waiting for all."""
+    named = (choice for choice in plan.choices if choice.name == UNCODED)
     everyone = fastest(plan.num_workers)
-    return _first(
-        plan, lambda choice: choice.name == UNCODED and choice.wait == everyone
-    )
-
-
-def _first(plan, is_meant):
-    return next(filter(is_meant, plan.choices), None)
+    return next((choice for choice in named if choice.wait == everyone), None)
 
 
 def _table(plan):
@@ -225,29 +224,19 @@ def _table(plan):
     if all_awaited is not None and not any(all_awaited is each for each in shown):
         shown.append(all_awaited)
     for choice in shown:
-        stalled, quantile = choice.stalled_step_time, choice.step_quantile
-        cells = [
-            choice.name,
-            f"{choice.replication:.2g}",
-            choice.waits_for,
-            short(choice.step_time.value),
-            short((stalled if plan.has_stalls else quantile).value),
-            f"{choice.decoding_error.value:.1%}",
-            short(choice.num_bytes / 1e6, 3),
-            short(choice.num_steps),
-            short(choice.time.value),
-            f"{choice.regret:.0%}"
-            if plan.has_stalls
-            else short(choice.time.standard_error, 2),
-        ]
-        rows.append(cells)
+        second, last = choice.step_quantile, short(choice.time.standard_error, 2)
+        if plan.has_stalls:
+            second, last = choice.stalled_step_time, f"{choice.regret:.0%}"
+        name = choice.name, f"{choice.replication:.2g}", choice.waits_for
+        numbers = choice.step_time.value, second.value, choice.num_steps
+        step, second, steps = map(short, numbers)
+        error = f"{choice.decoding_error.value:.1%}"
+        megabytes, time = short(choice.num_bytes / 1e6, 3), short(choice.time.value)
+        rows.append([*name, step, second, error, megabytes, steps, time, last])
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        cells = [
-            cell.ljust(width) if index < 3 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths))
-        ]
-        yield "  ".join([" ".join(cells[:3]), *cells[3:]]).rstrip()
+        names = " ".join(map(str.ljust, row[:3], widths))
+        yield "  ".join([names, *map(str.rjust, row[3:], widths[3:])]).rstrip()
 
 
 def _notes(plan):
@@ -267,3 +256,114 @@ def _notes(plan):
         f"{goal}. For each code, the best waiting rule is shown, of "
         f"{len(plan.choices)} choices in total."
     )
+
+
+def ranked_choices(
+    judged: Sequence[Choice], goal: Goal, gradient_bytes: float
+) -> list[Choice]:
+    """Sorts choices by regret; without stalls this is the order of their times.
+
+    Choices have statistics of their rounds without stalls and, if stalls are not ruled
+    out, with them.
+    """
+    cases = zip(*(choice.rounds for choice in judged), strict=True)
+    each = [_to_target(statistics, goal) for statistics in cases]
+    calm, stalled = each[0], each[-1]
+    regret = np.max([needed.regret for needed in each], axis=0)
+    is_endless = np.isinf(calm.seconds[:, 0])
+    order = np.lexsort(
+        (calm.seconds[:, 0], calm.lowest, is_endless, calm.times[:, 0], regret)
+    )
+    best = calm.times[order[0]]
+
+    def filled(index):
+        choice, rounds = judged[index], judged[index].rounds
+        answers = rounds[0].num_answers
+        length = 1 / choice.code.num_segments
+        return choice._replace(
+            step_time=_jackknife(calm.seconds[index]),
+            step_quantile=rounds[0].quantile,
+            stalled_step_time=_jackknife(stalled.seconds[index]),
+            is_closed_form=rounds[0].is_closed_form,
+            decoding_error=_jackknife(leave_one_out(rounds[0].error)),
+            num_answers=answers,
+            num_bytes=(choice.code.num_workers + answers * length) * gradient_bytes,
+            num_steps=float(calm.steps[index, 0]),
+            step_size=float(calm.step[index]),
+            lowest_loss=float(calm.lowest[index]),
+            time=_jackknife(calm.times[index]),
+            stalled_time=_jackknife(stalled.times[index]),
+            behind=_jackknife(calm.times[index] - best),
+            regret=float(regret[index]),
+        )
+
+    # Differences of infinite times are NaN.
+    with np.errstate(invalid="ignore"):
+        return [filled(index) for index in order]
+
+
+class _ToTarget(NamedTuple):
+    """Costs of the candidates, (rows, columns), with columns of `leave_one_out`.
+
+    These are the step size (one column), number of steps, time of one step and of all,
+    and the final loss (one column).
+    """
+
+    step: np.ndarray
+    steps: np.ndarray
+    seconds: np.ndarray
+    times: np.ndarray
+    lowest: np.ndarray
+
+    @property
+    def regret(self) -> np.ndarray:
+        """Returns the relative excess over the fastest; 0 if none is finite."""
+        least = self.times[:, 0].min()
+        if np.isinf(least):
+            return np.zeros(len(self.times))
+        return self.times[:, 0] / least - 1
+
+
+def _to_target(judged: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
+    """Computes costs with all groups of rounds (column 0), and without each group.
+
+    Standard errors follow by the jackknife.
+    """
+    seconds = np.stack([leave_one_out(each.seconds) for each in judged])
+    weights = Weights(*map(np.stack, zip(*(each.weights for each in judged))))
+    whole = Weights(*(column[:, 0] for column in weights))
+    step = _convergence.best_step(whole, goal)
+    steps = _convergence.num_steps(weights, step[:, None], goal)
+    lowest = whole.loss(step, goal)(np.inf)
+    for index, statistics in enumerate(judged):
+        if statistics.descent is not None:
+            groups = StaleDescent(*map(leave_one_out, statistics.descent))
+            all_groups = StaleDescent(*(column[0] for column in groups))
+            step[index] = _convergence.best_step(all_groups, goal)
+            steps[index] = _convergence.num_steps(groups, step[index], goal)
+            lowest[index] = all_groups.loss(step[index], goal)(np.inf)
+    times = np.where(np.isfinite(steps), steps * seconds, np.inf)
+    return _ToTarget(step, steps, seconds, times, lowest)
+
+
+def _jackknife(values: np.ndarray) -> Estimate:
+    """Returns an estimate from all groups, with its jackknife error."""
+    if not np.isfinite(values).all():
+        return Estimate(float(values[0]), math.nan)
+    number = len(values) - 1
+    spread = math.sqrt((number - 1) * np.var(values[1:]))
+    # A value that is constant over groups varies only by rounding.
+    is_noise = spread > 1e-12 * abs(values[0])
+    return Estimate(float(values[0]), spread if is_noise else 0.0)
+
+
+def short(value, digits=4):
+    """Formats a number with a given number of significant digits."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "never"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -3 <= exponent < 6:
+        return f"{value:.{max(digits - 1 - exponent, 0)}f}"
+    return f"{value:.{digits - 2}g}"

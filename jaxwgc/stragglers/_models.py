@@ -1,4 +1,4 @@
-"""Types of straggler models and delay models, and of their results."""
+"""Straggler models and delay models: base classes, inputs and results."""
 
 import abc
 from typing import Any, NamedTuple
@@ -184,3 +184,26 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
         if np.shape(given) != shape or not is_kind(given, kind):
             rule = f"return (arrivals, state), with {field} {kind} {shape}"
             raise TypeError(f"{name} must {rule}; got {arrivals!r}")
+
+
+def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
+    """Converts loads to at least float32, checked; NaN if traced and invalid."""
+    loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
+    if state is not None:
+        _validation.check_shape("loads", loads, "(num_workers,)", state.shape)
+    return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
+
+
+def times_of(times: Any, name: str = "times") -> jax.Array:
+    """Converts times to at least float32, checked; NaN if traced and negative."""
+    times = _vector(name, times, "at least 0, and infinity without a response")
+    return jnp.where(times >= 0, times, jnp.nan)
+
+
+def _vector(name, value, rule, largest=None):
+    array = _validation.as_array(name, value, "real numbers", num_workers="any")
+    if not _validation.is_traced(array):
+        values = np.asarray(array, np.float64)
+        is_right = (values >= 0) & (values != largest)
+        _validation.check_entries(name, values, is_right, rule)
+    return _arrays.promoted(array)

@@ -1,8 +1,7 @@
-"""Parameters of a fitted model by name, and their standard errors."""
+"""Parameters of a fitted model by name, their standard errors, and ends of its laws."""
 
 import numpy as np
 
-from jaxwgc.stragglers._fitting._ends import end_errors
 from jaxwgc.stragglers._fitting._likelihood import Measured, Model
 from jaxwgc.stragglers._fitting._most_likely import Kind
 
@@ -17,15 +16,8 @@ _STEP = 1e-4
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
     """Returns the parameters of the constructors of a model, without speeds."""
-    load = LOAD[(3, 2, 0)[len(kind.form.bounds)] :]
-    parameters = {}
-    for state, component in _states(model):
-        values = *component.parameters, *(getattr(component, name) for name in load)
-        names = (state + name for name in (*kind.parameters, *load))
-        parameters |= zip(names, map(float, values), strict=True)
-    if kind.has_slow_state:
-        parameters |= zip(CHAIN, model[1:3], strict=True)
-    return parameters
+    first = (3, 2, 0)[len(kind.form.bounds)]
+    return _by_name(kind, model, LOAD[first:], lambda each: each.load[first:])
 
 
 def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, float]:
@@ -35,7 +27,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     likelihood is not smooth. Its error is that of their distance, which has a nearly
     exponential distribution.
     """
-    numbers = _numbers(kind, model)
+    numbers = _by_name(kind, model, kind.form.names, kind.form.free)
     scales = _scales(kind, numbers)
 
     def likelihood(changed):
@@ -49,10 +41,12 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
         values = [numbers[name] for name in scales]
         deviations = _deviations(likelihood, values, [*scales.values()])
         errors |= zip(scales, map(float, deviations), strict=True)
-    ends = end_errors(kind, measured, model)
-    for (state, _), end in zip(_states(model), ends, strict=True):
+    minima = _minima(kind, measured, model)
+    # With speeds, ends are means over the minima of all workers.
+    number = measured.times.shape[1] if kind.has_speeds else 1
+    for (state, _), (*_, distance) in zip(_states(model), minima, strict=True):
         if kind.ends_at_least_time:
-            errors[state + kind.parameters[0]] = end
+            errors[state + kind.parameters[0]] = distance / float(np.sqrt(number))
         if "share" in kind.form.names:
             errors[state + "overhead"] = errors[state + "share"]
             errors[state + "slope"] = errors[state + "share"] / kind.form.mean_load
@@ -66,34 +60,30 @@ def _states(model):
     return zip(STATES[len(model.components)], model.components, strict=True)
 
 
-def _numbers(kind, model):
-    """Returns the numbers of a model by name: of its family, form and chain."""
+def _by_name(kind, model, names, values_of):
+    """Returns the numbers of each component, and of the chain, by name."""
     numbers = {}
     for state, component in _states(model):
-        values = *component.parameters, *kind.form.free(component)
-        names = (state + name for name in (*kind.parameters, *kind.form.names))
-        numbers |= zip(names, values, strict=True)
+        values = *component.parameters, *values_of(component)
+        keys = (state + name for name in (*kind.parameters, *names))
+        numbers |= zip(keys, map(float, values), strict=True)
     return numbers | dict(zip(CHAIN, model[1:3])) if kind.has_slow_state else numbers
 
 
 def _scales(kind, numbers):
     """Returns scales of the numbers in which the likelihood is smooth."""
     has_end = kind.family.has_least_time
+    smooth = {*kind.parameters[has_end:], *CHAIN[: 1 + kind.in_order]}
+    smooth |= set() if has_end else {*kind.form.names}
     bounds = dict(zip(kind.form.names, kind.form.bounds, strict=True))
+    limits = bounds | dict.fromkeys(CHAIN, (0.0, 1.0))
     scales = {}
     for name, value in numbers.items():
         last = name.split()[-1]
-        if last in bounds:
-            low, high = bounds[last]
-            room = _AT_END * (high - low)
-            if not has_end and low + room < value < high - room:
-                scales[name] = high - low
-        elif last in CHAIN:
-            is_free = kind.in_order or last == CHAIN[0]
-            if is_free and _AT_END < value < 1 - _AT_END:
-                scales[name] = value
-        elif last in kind.parameters[has_end:]:
-            scales[name] = value
+        low, high = limits.get(last, (value - 1, value + 1))
+        room = _AT_END * (high - low)
+        if last in smooth and low + room < value < high - room:
+            scales[name] = high - low if last in bounds else value
     return scales
 
 
@@ -105,8 +95,8 @@ def _moved(kind, model, numbers):
             tuple(numbers[state + name] for name in names)
             for names in (kind.parameters, kind.form.names)
         )
-        load = dict(zip(LOAD, kind.form.coefficients(free), strict=True))
-        components.append(component._replace(parameters=parameters, **load))
+        load = kind.form.coefficients(free)
+        components.append(component._replace(parameters=parameters, load=load))
     become_slow, become_fast = (
         numbers.get(name, value) for name, value in zip(CHAIN, model[1:3], strict=True)
     )
@@ -134,3 +124,44 @@ def _deviations(likelihood, values, scales):
     except np.linalg.LinAlgError:
         return np.full(len(values), np.nan)
     return np.sqrt(np.where(inverse > 0, inverse, np.nan))
+
+
+def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
+    """Returns the model with uncertain ends, for predictions."""
+    return model._replace(
+        components=tuple(
+            component._replace(before=(1 / (count + 1), distance))
+            if kind.family.has_least_time or component.load[-1] > 0
+            else component
+            for component, count, distance in _minima(kind, measured, model)
+        )
+    )
+
+
+def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
+    """Returns the model with ends corrected for the mean distance from the minimum."""
+    if not kind.ends_at_least_time:
+        return model
+    components = []
+    for component, _, distance in _minima(kind, measured, model):
+        end, other = component.parameters
+        # At most halved, so that it stays positive.
+        moved = max(end - distance, end / 2), other
+        components.append(component._replace(parameters=moved))
+    return model._replace(components=tuple(components))
+
+
+def _minima(kind, measured, model):
+    """Yields each component, the number of its times, and their least distance.
+
+    For independent times of any distribution, the next of m + 1 is the minimum with
+    probability 1 / (m + 1). The minimum of m times is about as far from the end as the
+    quantile of 1 / (m + 1). Workers with speeds have a minimum each.
+    """
+    number = measured.is_whole.sum()
+    if kind.has_speeds:
+        number = number / measured.times.shape[1]
+    for component, share in zip(model.components, model.shares, strict=True):
+        count = max(share * number, 1.0)
+        end, least = component.law.isf(np.array([1.0, count / (count + 1)]))
+        yield component, count, float(max(least - end, 1e-9 * least))

@@ -1,0 +1,281 @@
+"""Straggler models: rounds of a delay model and a waiting rule, or of unit duration."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc._targets import DECODES
+from jaxwgc.stragglers._models import (
+    Arrivals,
+    DelayModel,
+    StragglerModel,
+    check_round,
+    loads_of,
+)
+from jaxwgc.stragglers._selection import random_workers
+from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
+
+# Number of random orders of arrival on which a suspicious waiting rule is tested.
+_NUM_ORDERS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class delayed(StragglerModel):
+    """Rounds with finish times from a delay model and an end from a waiting rule.
+
+    Args:
+      delay: Delay model, e.g. `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
+      wait: Waiting rule, e.g. `fastest`, `deadline` or `until_decodable`.
+      late: What workers do that have not responded when a round ends. `"cancelled"`
+        workers stop, and all begin each round together: for clusters that tell workers
+        to stop, or that request finished parts. `"busy"` workers continue, respond
+        late, and join the round in which they respond: for clusters that cannot
+        interrupt workers, e.g. `jaxwgc.distributed.RayCluster` with one message per
+        worker. A worker that would never finish is replaced, and joins the next round.
+
+    Raises:
+      ValueError: If late is neither of the two, or `"busy"` with a rule for a code with
+        several messages per worker.
+      TypeError: If delay is not a delay model or wait not a waiting rule, or (in
+        `sample`) one of them returns invalid results.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import stragglers
+      >>> model = stragglers.delayed(
+      ...     stragglers.shifted_exponential(shift=1.0, rate=2.0), stragglers.fastest(3)
+      ... )
+      >>> loads = jax.numpy.ones(5)
+      >>> arrivals, _ = model.sample(jax.random.key(0), model.init(5), loads)
+      >>> int(arrivals.received.sum()), bool(arrivals.elapsed > 1.0)
+      (3, True)
+
+    References:
+      Lee, Lam, Pedarsani, Papailiopoulos, Ramchandran, "Speeding up distributed
+      machine learning using codes", 2018.
+    """
+
+    delay: DelayModel
+    wait: WaitingRule
+    late: str = "cancelled"
+
+    def __post_init__(self):
+        _validation.check_choice("late", self.late, ("cancelled", "busy"))
+        _validation.check_instance("delay", self.delay, DelayModel)
+        _validation.check_instance("wait", self.wait, WaitingRule)
+        per_worker = getattr(self.wait.code, "messages_per_worker", 1)
+        is_right = self.late == "cancelled" or per_worker == 1
+        rule = 'be "cancelled" for a code of several messages per worker'
+        _validation.require(is_right, "late", rule, self.late)
+
+    def init(self, num_workers):
+        """Returns the state of the delay model, and how long workers are busy."""
+        state = self.delay.init(num_workers)
+        if self.late == "cancelled":
+            return state
+        return state, jnp.zeros(num_workers, jnp.result_type(float))
+
+    def sample(self, key, state, loads):
+        """Draws finish times, and ends the round by the waiting rule."""
+        delay_key, wait_key = jax.random.split(key)
+        loads = loads_of(loads)
+        is_busy = self.late == "busy"
+        state, remaining = state if is_busy else (state, 0)
+        times, state = self.delay.sample(delay_key, state, loads)
+        name = f"times of {type(self.delay).__name__}"
+        _validation.check_shape(name, times, "(num_workers,)", loads.shape)
+        arrivals = self.wait.arrivals(wait_key, remaining + times)
+        check_round(f"{type(self.wait).__name__}.arrivals", arrivals, len(loads))
+        if not is_busy:
+            return arrivals, state
+        joined = remaining <= arrivals.elapsed
+        arrivals = arrivals._replace(joined=joined, late=joined & (remaining > 0))
+        after = jnp.where(joined, remaining + times, remaining) - arrivals.elapsed
+        # Workers that would never finish are replaced.
+        is_free = arrivals.received | ~jnp.isfinite(after)
+        after = jnp.where(is_free, 0, after).astype(jnp.result_type(float))
+        return arrivals, (state, after)
+
+    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+        """Warns if the waiting rule ends rounds before the code decodes.
+
+        Rules that wait for too few workers, or for another code, are tested on random
+        orders of arrival.
+        """
+        wait, num_workers = self.wait, code.num_workers
+        is_early, rule = False, ""
+        if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
+            return
+        enough = num_workers - int(np.asarray(code.num_stragglers))
+        if wait.code is not None:
+            # Codes with equal assignments differ only in the weights of their parts.
+            is_early = not np.array_equal(wait.code.assignment, code.assignment)
+            rule = f"until another code decodes, {wait.code}"
+        elif isinstance(wait, fastest):
+            # Approximate codes do not say how many responses are enough.
+            is_early = wait.num_required < enough and code.num_stragglers > 0
+            rule = f"for the {wait.num_required} fastest of {num_workers} workers"
+        if not is_early:
+            return
+        times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
+        times = np.random.default_rng(0).permuted(times, axis=1)
+        # The model may be created while something else is traced.
+        with jax.ensure_compile_time_eval():
+            keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
+            received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
+            num_decoded = int(code.decodes(received, DECODES, decoder).sum())
+        if num_decoded > _NUM_ORDERS / 10:
+            return
+        warnings.warn(
+            f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
+            "random orders of arrival. Other rounds give an approximate gradient and "
+            f"count in num_undecodable. Any {enough} responses are enough: use "
+            f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
+            stacklevel=3,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class uniform(StragglerModel):
+    """Exactly s stragglers per round, uniformly at random; a round takes one unit.
+
+    Times are 1 for workers that respond and infinity for the others, which have
+    finished no parts.
+
+    Args:
+      num_stragglers: s, at least 0 and less than the number of workers.
+
+    Raises:
+      ValueError: If s is negative, or (in `sample`) not less than the number of
+        workers.
+      TypeError: If s is not an int.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> model = jaxwgc.stragglers.uniform(2)
+      >>> state = model.init(5)
+      >>> arrivals, state = model.sample(jax.random.key(0), state, jax.numpy.ones(5))
+      >>> int(arrivals.received.sum()), float(arrivals.elapsed)
+      (3, 1.0)
+
+    References:
+      The paper's section 2.1: any s workers may fail.
+    """
+
+    num_stragglers: int
+
+    def __post_init__(self):
+        _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
+
+    def sample(self, key, state, loads):
+        """Draws a round."""
+        loads = loads_of(loads)
+        _validation.check_stragglers(self.num_stragglers, len(loads))
+        everyone = jnp.ones(len(loads), bool)
+        lost = random_workers(key, everyone, self.num_stragglers)
+        return _unit_round(~lost), state
+
+
+@dataclasses.dataclass(frozen=True)
+class bernoulli(StragglerModel):
+    """Independent stragglers with given probabilities; a round takes one unit.
+
+    Times are 1 for workers that respond and infinity for the others, which have
+    finished no parts. The same key gives the same round whatever JAX's precision
+    setting.
+
+    Args:
+      probability: Probability of straggling, from 0 to 1: one number, which may be
+        traced, or (num_workers,).
+
+    Raises:
+      ValueError: If a probability is not from 0 to 1, or (in `init` or `sample`) its
+        length is not the number of workers.
+      TypeError: If probability is not real.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> model = jaxwgc.stragglers.bernoulli(0.25)
+      >>> state = model.init(1000)
+      >>> loads = jax.numpy.ones(1000)
+      >>> arrivals, state = model.sample(jax.random.key(0), state, loads)
+      >>> bool(abs(arrivals.received.mean() - 0.75) < 0.05)
+      True
+
+    References:
+      Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
+      in distributed learning", 2020, section II (independent stragglers).
+    """
+
+    probability: Any
+
+    def __post_init__(self):
+        if np.ndim(self.probability) == 0:
+            _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
+            return
+        name = "probability"
+        given = self.probability
+        values = _validation.host_array(name, given, "real numbers", num_workers="any")
+        is_right = (values >= 0) & (values <= 1)
+        _validation.check_entries(name, values, is_right, "from 0 to 1")
+        # Tuples are comparable, so that equal models are equal.
+        object.__setattr__(self, name, tuple(values.astype(float).tolist()))
+
+    def sample(self, key, state, loads):
+        """Draws a round."""
+        loads = loads_of(loads)
+        if isinstance(self.probability, tuple):
+            _check_as_many(len(loads), "probability", len(self.probability))
+        draws = jax.random.uniform(key, loads.shape, jnp.float32)
+        probability = jnp.asarray(self.probability, jnp.float32)
+        return _unit_round(draws >= probability), state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class fixed(StragglerModel):
+    """Fixed workers respond in every round; a round takes one unit.
+
+    Times are 1 for workers that respond and infinity for the others, which have
+    finished no parts. Keys are not used.
+
+    Args:
+      received: Workers that respond, bool (num_workers,). May be traced.
+
+    Raises:
+      ValueError: If received does not have exactly one axis, or (in `init` or `sample`)
+        its length is not the number of workers.
+      TypeError: If received is not bool.
+
+    Example:
+      >>> import jax, jaxwgc, numpy as np
+      >>> model = jaxwgc.stragglers.fixed(np.array([True, False, True]))
+      >>> arrivals, _ = model.sample(jax.random.key(0), model.init(3), np.ones(3))
+      >>> arrivals.received
+      Array([ True, False,  True], dtype=bool)
+    """
+
+    received: Any
+
+    def __post_init__(self):
+        _validation.as_array("received", self.received, "bools", num_workers="any")
+
+    def sample(self, key, state, loads):
+        """Returns the round."""
+        _check_as_many(len(loads_of(loads)), "received", len(self.received))
+        return _unit_round(jnp.asarray(self.received)), state
+
+
+def _check_as_many(num_workers: int, name: str, expected: int) -> None:
+    rule = f"be {expected}, the length of {name}"
+    _validation.require(num_workers == expected, "num_workers", rule, num_workers)
+
+
+def _unit_round(received: jax.Array) -> Arrivals:
+    """Returns a round of one unit, in which the other workers never respond."""
+    times = jnp.where(received, 1.0, jnp.inf)
+    return Arrivals(received, times, jnp.ones(()))

@@ -1,0 +1,218 @@
+"""Number of gradient descent steps to a target, with noisy or stale gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from jaxwgc import _validation
+
+# Number of curvatures of the quadratic, and of constant step sizes to try, as fractions
+# of the largest stable one.
+_NUM_CURVATURES = 8
+_STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
+# Products of step size and curvature for which stale descent is simulated. Between
+# them, log-losses are interpolated; they are proportional to small products.
+MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
+# Range of the number of steps, and number of bisections of its logarithm.
+_FEWEST, _MOST, _BISECTIONS = 1e-3, 1e15, 40
+# Number of bisections in the comparison of step sizes.
+_COARSE_BISECTIONS = 18
+_LEAST = 1e-300
+
+# Convergence of descent, in some settings.
+Descent: TypeAlias = "Weights | StaleDescent"
+# Expected loss after a number of steps, relative to the initial loss.
+LossAfter: TypeAlias = Callable[[Any], np.ndarray]
+
+
+class Goal(NamedTuple):
+    """Problem to solve and target, see `jaxwgc.plan`."""
+
+    target: float
+    condition: float
+    heterogeneity: float
+    num_workers: int
+
+    @classmethod
+    def checked(
+        cls, target: Any, condition: Any, heterogeneity: Any, num_workers: int
+    ) -> "Goal":
+        """Returns a goal with checked numbers."""
+        _validation.check_number("target", target, positive=True, traceable=False)
+        rule = "be below 1, since the loss starts at 1"
+        _validation.require(target < 1, "target", rule, target)
+        rule = {"finite": True, "traceable": False}
+        _validation.check_number("condition", condition, minimum=1, **rule)
+        _validation.check_number("heterogeneity", heterogeneity, minimum=0, **rule)
+        return cls(float(target), float(condition), float(heterogeneity), num_workers)
+
+    def quadratic(self) -> tuple[np.ndarray, float]:
+        """Returns the curvatures, and the size of the parts' gradients at the optimum.
+
+        Curvatures range from 1 / condition to 1, and each direction has an equal share
+        of the loss. The size is the squared gradient of a mean of independent parts,
+        per direction, for weights with mean square one.
+        """
+        curvature = np.geomspace(1 / self.condition, 1, _NUM_CURVATURES)
+        # For an initial loss of one half, the squared gradient is the mean curvature. A
+        # mean of n independent parts has n - 1 degrees of freedom.
+        freedom = max(self.num_workers - 1, 1)
+        return curvature, self.heterogeneity * curvature.mean() / freedom
+
+
+class Weights(NamedTuple):
+    """Moments of the weights of the parts in decoded gradients.
+
+    Each is an array of floats with an entry per setting. The weight of part j in round
+    t, relative to its target and to the mean of all, is 1 + u_t + a_tj. Here u_t is
+    common to all parts, and the a_tj add up to zero.
+
+    Attributes:
+      noise: Mean square of a_tj around its mean over rounds.
+      bias: Mean square of that mean: parts that are always too light or lost.
+      scale_variance: Variance of u_t.
+      lasting: Share of the noise that persists between rounds.
+      correlation: Correlation of this share in successive rounds; from 0 to 1.
+    """
+
+    noise: Any
+    bias: Any
+    scale_variance: Any
+    lasting: Any
+    correlation: Any
+
+    def loss(self, step: Any, goal: Goal) -> LossAfter:
+        """Returns the expected loss of a step size as a function of the steps.
+
+        The loss is the quadratic of `Goal`. A step multiplies the distance x in a
+        direction of curvature c by 1 - s c (1 + u). It adds s times the mean over parts
+        of a_tj times the gradients r_j of the parts at the optimum. These have equal
+        size in all directions and parts, and add up to zero.
+        """
+        curvature, parts = goal.quadratic()
+        noise, bias, variance, lasting, correlation = (
+            np.asarray(number)[..., None] for number in self
+        )
+        step = np.asarray(step)[..., None]
+        moved = step * curvature
+        kept = 1 - moved
+        # Correlations with earlier rounds add up: of u_t in the product of factors, to
+        # second order, and of a_tj in the sum of its decayed contributions.
+        like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
+        square = kept**2 + moved**2 * variance * (1 + 4 * like)
+        again = correlation * kept
+        growth = 1 + 2 * lasting * again / (1 - again)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            noisy = step**2 * noise * growth / (1 - square)
+            # Exponentials of logarithms are faster than powers.
+            paces = np.log(square), np.log(np.abs(kept))
+        is_stable = (square < 1).all(-1)
+
+        def after(num_steps):
+            num_steps = np.asarray(num_steps)[..., None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                left, alone = (np.exp(num_steps * pace) for pace in paces)
+                biased = bias / curvature**2 * (1 - alone) ** 2
+                loss = left + parts * curvature * (noisy * (1 - left) + biased)
+            return np.where(is_stable, loss.mean(-1), np.inf)
+
+        return after
+
+
+class StaleDescent(NamedTuple):
+    """Descent of `coded_aggregate(memory=True)` on quadratics, step by step.
+
+    It is linear in the initial distance and in the gradients of the parts at the
+    optimum. The latter cancel once all workers are known, and matter until then.
+
+    Attributes:
+      left: Mean square of the remainder of an initial distance of one,
+        (..., moves, 1 + steps).
+      displaced: Mean square of the distance caused by a step of size one, of the shape
+        of `left`. The mean over parts of the gradients at the optimum has mean square
+        one.
+      unknown: Mean square of these gradients in the last simulated step, from workers
+        that have not responded by then, (...,).
+    """
+
+    left: np.ndarray
+    displaced: np.ndarray
+    unknown: np.ndarray
+
+    def loss(self, step: Any, goal: Goal) -> LossAfter:
+        """Returns the expected loss of a step size as a function of the steps."""
+        curvature, parts = goal.quadratic()
+        step = np.asarray(step)[..., None]
+        # Linear interpolation between simulated products, as weights of each of them.
+        nearby = [np.interp(step * curvature, MOVES, one) for one in np.eye(len(MOVES))]
+        left, displaced = (
+            np.stack(nearby, -1) @ np.log(np.maximum(squares, _LEAST))
+            for squares in self[:2]
+        )
+        last = left.shape[-1] - 1
+        end, middle = left[..., last], left[..., last // 2]
+        is_gone = end < 0.99 * np.log(_LEAST)
+        pace = np.where(is_gone, end / last, (end - middle) / (last - last // 2))
+        is_stable = (pace < 0).all(-1)
+
+        def after(num_steps):
+            steps = np.asarray(num_steps)[..., None]
+            more = np.maximum(steps - last, 0)
+            away = np.abs(np.minimum(steps, last) - np.arange(last + 1))
+            nearby = np.maximum(1 - away, 0)[..., None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                later = np.where(more > 0, more * pace, 0)
+                initial = np.exp((left @ nearby)[..., 0] + later)
+                moved = np.exp((displaced @ nearby)[..., 0] + later)
+                lost = self.unknown[..., None] * (1 - np.exp(later / 2)) ** 2
+                lost = step**2 * moved + lost / curvature**2
+                loss = initial + parts * curvature * lost
+            return np.where(is_stable, loss.mean(-1), np.inf)
+
+        return after
+
+
+def best_step(descent: Descent, goal: Goal) -> np.ndarray:
+    """Returns the constant step size with the fewest steps to the target, per setting.
+
+    If none reaches the target, it is the one that comes closest.
+    """
+    tried = _STEPS.reshape(-1, *[1] * np.ndim(descent[-1]))
+    steps = num_steps(descent, tried, goal, _COARSE_BISECTIONS)
+    lowest = descent.loss(tried, goal)(np.inf)
+    best = np.where(np.isfinite(steps).any(0), steps.argmin(0), lowest.argmin(0))
+    return _STEPS[best]
+
+
+def num_steps(
+    descent: Descent,
+    step: Any,
+    goal: Goal,
+    bisections: int = _BISECTIONS,
+) -> np.ndarray:
+    """Computes the number of steps to the target; infinite if it is not reached.
+
+    It is a real number, from bisection: the loss is above the target before, and at
+    most the target after.
+    """
+    loss_after = descent.loss(step, goal)
+    reached = loss_after(np.inf) < goal.target
+    low = np.full(reached.shape, np.log(_FEWEST))
+    high = np.full(reached.shape, np.log(_MOST))
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        is_later = loss_after(np.exp(middle)) > goal.target
+        low, high = np.where(is_later, middle, low), np.where(is_later, high, middle)
+    # At least one whole step is taken.
+    return np.where(reached, np.maximum(np.exp(high), 1), np.inf)
+
+
+def leave_one_out(groups: np.ndarray) -> np.ndarray:
+    """Returns the mean of all groups, and means without each: (1 + groups, ...)."""
+    total, number = groups.sum(0), len(groups)
+    with np.errstate(invalid="ignore"):
+        without = (total - groups) / (number - 1)
+    # Without an infinite group, the mean of the others may be finite.
+    without = np.where(np.isinf(total), np.inf, without)
+    return np.concatenate([total[None] / number, without])
