@@ -10,50 +10,59 @@
 - **Solvers** use them for least squares and for convex losses.
 """
 
-from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
 from jaxwgc.sketching._embeddings._distortion import (
     embedding_distortion,
     recommended_sketch_size,
 )
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._embeddings._row_sampling import row_sampling
-from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
-from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._embeddings._random_matrices import (
+    count_sketch,
+    gaussian,
+    rademacher,
+    sparse_sign,
+    srht,
+)
 from jaxwgc.sketching._linalg.blocks import Blocks
-from jaxwgc.sketching._linalg.operator import LinearOperator
-from jaxwgc.sketching._linalg.rank import NumericalRank
-from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
-from jaxwgc.sketching._samplers._rescaling import (
+from jaxwgc.sketching._linalg.factors import NumericalRank
+from jaxwgc.sketching._linalg.kinds import LinearOperator
+from jaxwgc.sketching._samplers._partitions import (
+    PartitionSample,
     WeightedParts,
+    drop_last_distinct,
+    partition,
+    partition_probabilities,
     rescaling_factors,
+    sample_partitions,
     scale_rows,
     weighted_parts,
-)
-from jaxwgc.sketching._samplers._sample_partitions import (
-    PartitionSample,
-    drop_last_distinct,
-    sample_partitions,
 )
 from jaxwgc.sketching._samplers._sample_rows import (
     RowSample,
     row_probabilities,
+    row_sampling,
     sample_rows,
 )
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
 from jaxwgc.sketching._scores._bless import BlessSample, bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances
-from jaxwgc.sketching._scores._leverage_scores import leverage_scores
+from jaxwgc.sketching._scores._exact_scores import (
+    leverage_scores,
+    numerical_rank,
+    ridge_leverage_scores,
+)
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
-from jaxwgc.sketching._scores._numerical_rank import numerical_rank
 from jaxwgc.sketching._scores._rank_k_scores import RankKScores, rank_k_leverage_scores
-from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
-from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
-from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
-from jaxwgc.sketching._solvers._preconditioned import preconditioned
-from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._least_squares import (
+    Solution,
+    preconditioned,
+    sketch_and_solve,
+)
+from jaxwgc.sketching._solvers._newton_sketch import (
+    logistic_newton_sketch,
+    newton_sketch,
+)
 
 # In the order of the documentation.
 __all__ = [

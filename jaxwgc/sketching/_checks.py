@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,15 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, is_sparse, is_sparse_of_scipy
-from jaxwgc.sketching._linalg.rank import rank_cutoff
-
-if TYPE_CHECKING:
-    from jax.experimental.sparse import BCOO
+from jaxwgc._arrays import (
+    inverse_power_of_two,
+    is_kind,
+    is_sparse,
+    is_sparse_of_scipy,
+    promoted,
+)
+from jaxwgc._validation import require
+from jaxwgc.sketching._linalg.factors import rank_cutoff
 
 # Part of the message if a function does not support sparse matrices.
 _TAKERS = (
@@ -32,26 +36,17 @@ def float_array(name: str, value: Any) -> Array:
     _validation.check_dense(name, value)
     # JAX compiles a program for each shape and dtype that it converts; NumPy does not.
     is_host = not isinstance(value, Array) and not _validation.is_traced(value)
+    message = f"{name} must be an array of real numbers; got {type(value).__name__}"
     try:
         array: Any = np.asarray(value) if is_host else jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be an array of real numbers; got {type(value).__name__}"
-        ) from error
-    dtype = array.dtype
-    if jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.promote_types(dtype, jnp.float32)
-    elif jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b":
-        dtype = float
-    elif dtype.kind in "OUS":
-        raise TypeError(
-            f"{name} must be an array of real numbers; got {type(value).__name__}"
-        )
-    else:
-        raise TypeError(f"{name} must be real; got an array of {dtype}")
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
+        raise TypeError(message) from error
+    if array.dtype.kind in "OUS":
+        raise TypeError(message)
+    if not is_kind(array, "real numbers or bools"):
+        raise TypeError(f"{name} must be real; got an array of {array.dtype}")
     with np.errstate(over="ignore"):
-        array = array.astype(dtype)
+        array = promoted(array)
     return jax.device_put(array) if is_host else array
 
 
@@ -102,16 +97,7 @@ def finite_matrix(name: str, value: Any) -> Array:
     return matrix
 
 
-def any_matrix(name: str, value: Any) -> Any:
-    """Converts `value` as `finite_matrix` does, and a sparse matrix to a BCOO."""
-    if not is_sparse(value):
-        return finite_matrix(name, value)
-    matrix = sparse_matrix(name, value)
-    _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
-    return matrix
-
-
-def sparse_matrix(name: str, value: Any) -> "BCOO":
+def sparse_matrix(name: str, value: Any) -> Any:
     """Converts a sparse matrix of JAX or SciPy to a BCOO of real, finite entries."""
     matrix = from_scipy(name, value)
     _check_axes(name, matrix)
@@ -137,13 +123,10 @@ def from_scipy(name: str, value: Any) -> Any:
 
 def _compressed_rows(name: str, matrix: Any) -> Any:
     """Converts a real SciPy matrix to sorted compressed rows without duplicates."""
-    is_real = jnp.issubdtype(matrix.dtype, jnp.floating)
-    if not (is_real or matrix.dtype.kind in "iub"):
-        raise TypeError(
-            f"{name} must be real; got {type(matrix).__name__} of {matrix.dtype}"
-        )
-    if matrix.ndim != 2:
-        raise ValueError(f"{name} must have shape (N, p); got {matrix.shape}")
+    if not is_kind(matrix, "real numbers or bools"):
+        given = f"{type(matrix).__name__} of {matrix.dtype}"
+        raise TypeError(f"{name} must be real; got {given}")
+    require(matrix.ndim == 2, name, "have shape (N, p)", matrix.shape)
     rows = matrix.tocsr()
     if not rows.has_canonical_format:
         rows = rows.copy()
@@ -156,33 +139,26 @@ def _check_axes(name: str, matrix: Any) -> None:
     from jax.experimental import sparse
 
     if not isinstance(matrix, sparse.BCOO):
-        raise TypeError(
-            f"{name} must be an array, a sparse matrix of SciPy, or a "
-            "jax.experimental.sparse.BCOO, which BCOO.from_scipy_sparse makes; got "
-            f"{type(matrix).__name__}"
+        kinds = (
+            "an array, a sparse matrix of SciPy, or a jax.experimental.sparse.BCOO, "
         )
-    if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
-        raise ValueError(
-            f"{name} must have two axes, both sparse; got BCOO of shape "
-            f"{matrix.shape} with n_batch = {matrix.n_batch} and "
-            f"n_dense = {matrix.n_dense}"
-        )
+        kinds += "which BCOO.from_scipy_sparse makes"
+        raise TypeError(f"{name} must be {kinds}; got {type(matrix).__name__}")
+    axes = matrix.n_batch, matrix.n_sparse, matrix.n_dense
+    given = f"n_batch = {axes[0]}, n_dense = {axes[2]} and shape {matrix.shape}"
+    require(axes == (0, 2, 0), name, "have two axes, both sparse", given)
 
 
 def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
     """Applies `function` to an array, or to the entries of a BCOO."""
     if not is_sparse(matrix):
         return function(matrix)
-    return type(matrix)(
-        (function(matrix.data), matrix.indices),
-        shape=matrix.shape,
-        indices_sorted=matrix.indices_sorted,
-        unique_indices=matrix.unique_indices,
-    )
+    (data, indices), structure = jax.tree.flatten(matrix)
+    return jax.tree.unflatten(structure, [function(data), indices])
 
 
-def host_rows(name: str, value: Any, keep_sparse: bool = False) -> Any:
-    """Converts rows to NumPy, or with `keep_sparse` sparse rows to SciPy."""
+def host_rows(name: str, value: Any) -> Any:
+    """Converts rows to NumPy, and sparse rows to SciPy."""
     if not is_sparse(value):
         return np.asarray(value)
     if not is_sparse_of_scipy(value):
@@ -195,8 +171,7 @@ def host_rows(name: str, value: Any, keep_sparse: bool = False) -> Any:
         values = np.asarray(float_array(name, value.data))[is_inside]
         entries = values, tuple(indices[is_inside].T)
         value = scipy.sparse.coo_array(entries, shape=value.shape)
-    rows = _compressed_rows(name, value)
-    return rows if keep_sparse else rows.toarray()
+    return _compressed_rows(name, value)
 
 
 def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
@@ -207,30 +182,23 @@ def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
     if _validation.is_traced(value):
         return
     if isinstance(value, np.ndarray):
-        num_wrong = np.count_nonzero(~np.isfinite(concrete(value, dtype)))
+        is_finite = np.isfinite(concrete(value, dtype)).all()
     else:
         # On the device of the array. This also works inside a traced function, in which
         # other computations would be traced.
         with jax.ensure_compile_time_eval():
             array = jnp.asarray(value, dtype)
-            if array.size == 0 or bool(_is_finite(array)):
-                return
-            num_wrong = int(_count_non_finite(array))
-    if num_wrong:
-        raise ValueError(
-            f"{name} must be finite; got {num_wrong} NaN or infinite entries"
-        )
+            is_finite = array.size == 0 or bool(_is_finite(array))
+    if not is_finite:
+        num_wrong = np.sum(~np.isfinite(np.asarray(value).astype(dtype)))
+        given = f"{num_wrong} NaN or infinite entries"
+        raise ValueError(f"{name} must be finite; got {given}")
 
 
 @jax.jit
 def _is_finite(array: Array) -> Array:
     # Several times faster than a count. A maximum would lose a NaN on CPUs.
     return jnp.isfinite(jnp.sum(0 * array))
-
-
-@jax.jit
-def _count_non_finite(array: Array) -> Array:
-    return jnp.sum(~jnp.isfinite(array))
 
 
 def check_all_dense(name: str, tree: Any) -> None:
@@ -243,18 +211,12 @@ def check_all_dense(name: str, tree: Any) -> None:
 def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
     """Checks that all sampled rows or parts exist, unless traced."""
     largest = -1 if _validation.is_traced(indices) else int(np.max(indices))
-    if largest >= number:
-        raise ValueError(
-            f"{name} must be what the sample was drawn from; got {number} {kind} and a "
-            f"sample with index {largest}"
-        )
+    given = f"{number} {kind} and a sample with index {largest}"
+    require(largest < number, name, "be what the sample was drawn from", given)
 
 
 def with_cutoff(
-    array: Any,
-    rcond: Any,
-    default: Callable[..., float] = rank_cutoff,
-    shape: tuple[int, ...] | None = None,
+    array: Any, rcond: Any, default: Any = rank_cutoff, shape: Any = None
 ) -> tuple[Any, Array]:
     """Converts a matrix and `rcond`, or its default, to the dtype of the matrix.
 
@@ -270,8 +232,8 @@ def with_cutoff(
             _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
         is_right = (rcond >= 0) & (rcond < 1)
         array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
-    elif not rcond < 1:
-        raise ValueError(f"rcond must be less than 1; got {rcond}")
+    else:
+        require(rcond < 1, "rcond", "be less than 1", rcond)
     return array, scalar(rcond, dtype)
 
 
@@ -287,9 +249,10 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
     if is_traced or not isinstance(matrix, Array):
         return
     shape, dtype = matrix.shape, matrix.dtype
-    # One rank per target of a solver, or one sum of scores.
-    is_rank = jnp.issubdtype(rank.dtype, jnp.integer)
-    rank = np.max(rank) if is_rank else np.round(np.sum(np.asarray(rank, float)))
+    # One rank per target of a solver, or one sum of scores. JAX would compile programs.
+    ranks = np.asarray(rank)
+    is_rank = ranks.dtype.kind == "i"
+    rank = ranks.max() if is_rank else np.round(ranks.sum(dtype=float))
     if not rank < min(shape):
         return
     message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
@@ -330,27 +293,26 @@ def nonnegative_vector(name: str, value: Any) -> Array:
     is_right = np.isfinite(values) & (values >= 0)
     _validation.check_entries(name, values, is_right, "finite and not negative")
     # Many JAX operations flush subnormal numbers to zero.
-    if not (values >= np.finfo(values.dtype).tiny).any():
-        raise ValueError(
-            f"{name} must not all be zero (as {values.dtype}); got {values.size} zeros"
-        )
+    has_positive = (values >= np.finfo(values.dtype).tiny).any()
+    rule, given = f"not all be zero (as {values.dtype})", f"{values.size} zeros"
+    require(has_positive, name, rule, given)
     return array
 
 
 def is_distribution(values: Array) -> Array:
     """Returns whether all are finite, none is negative and not all are zero."""
-    return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(
-        values >= jnp.finfo(values.dtype).tiny
-    )
+    is_positive = values >= jnp.finfo(values.dtype).tiny
+    return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(is_positive)
 
 
 def distribution(name: str, value: Any) -> tuple[Array, Array]:
     """Normalises a non-negative vector, and returns whether a traced one is valid."""
-    return _normalised(nonnegative_vector(name, value))
+    return normalised(nonnegative_vector(name, value))
 
 
 @jax.jit
-def _normalised(values: Array) -> tuple[Array, Array]:
+def normalised(values: Array) -> tuple[Array, Array]:
+    """Returns the values over their sum, and whether they are a distribution."""
     # Scaled first, so that the sum of huge values does not overflow.
     scaled = values * inverse_power_of_two(jnp.max(values))
     return scaled / jnp.sum(scaled), is_distribution(values)
@@ -364,36 +326,22 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
     shares = values.astype(float) / values.max()
     # Numbers that are subnormal after normalisation also count as zero.
     num_positive = np.sum(shares / shares.sum() >= np.finfo(values.dtype).tiny)
-    if count > num_positive:
-        raise ValueError(
-            f"{name} must be at most the number of positive probabilities; got "
-            f"{name} = {count} and {num_positive} positive probabilities"
-        )
+    rule = "be at most the number of positive probabilities"
+    given = f"{name} = {count} and {num_positive} positive probabilities"
+    require(count <= num_positive, name, rule, given)
 
 
 # Arguments of solvers.
 
 
-def system(matrix: Any, target: Any) -> tuple[Array, Array]:
-    """Converts X (N, p) and y (N,) or (N, c) to one dtype."""
-    matrix = gathered(finite_matrix("matrix", matrix))
-    target = gathered(right_hand_side(target, matrix.shape))
-    dtype = jnp.promote_types(matrix.dtype, target.dtype)
-    return matrix.astype(dtype), target.astype(dtype)
-
-
 def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
     """Converts y, (N,) or (N, c), for a matrix of the given shape."""
     target = finite_array("target", target)
-    if target.ndim not in (1, 2):
-        raise ValueError(f"target must have shape (N,) or (N, c); got {target.shape}")
-    if target.shape[0] != shape[0]:
-        raise ValueError(
-            "target must have as many rows as matrix; got target of shape "
-            f"{target.shape} and matrix of shape {shape}"
-        )
-    if target.size == 0:
-        raise ValueError(f"target must not be empty; got shape {target.shape}")
+    rule, given = "have shape (N,) or (N, c)", f"target of shape {target.shape}"
+    require(target.ndim in (1, 2), "target", rule, given)
+    given += f" and matrix of shape {shape}"
+    require(len(target) == shape[0], "target", "have as many rows as matrix", given)
+    require(target.size, "target", "not be empty", given)
     return target
 
 
@@ -401,9 +349,8 @@ def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
     """Checks that a sketch size is at least min(N, p) + `more`."""
     value = _validation.check_int("sketch_size", value, minimum=1)
     least = min(shape) + more
-    if value < least:
-        rule = f"min(N, p) + {more}" if more else "min(N, p)"
-        raise ValueError(f"sketch_size must be at least {rule} = {least}; got {value}")
+    rule = f"min(N, p) + {more}" if more else "min(N, p)"
+    require(value >= least, "sketch_size", f"be at least {rule} = {least}", value)
     return value
 
 
@@ -417,10 +364,9 @@ def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
     if value is not None:
         if ridge == 0:
             return None
-        if not np.isfinite(value):
-            raise ValueError(f"ridge must be finite in {dtype}; got {ridge}")
-        if value < jnp.finfo(dtype).tiny:
-            raise ValueError(f"ridge must not vanish in {dtype}; got {ridge}")
+        require(np.isfinite(value), "ridge", f"be finite in {dtype}", ridge)
+        is_there = value >= jnp.finfo(dtype).tiny
+        require(is_there, "ridge", f"not vanish in {dtype}", ridge)
         return scalar(value, dtype)
     ridge = scalar(ridge, dtype)
     return jnp.where(ridge >= 0, ridge, jnp.nan)
@@ -428,7 +374,6 @@ def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
 
 def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> Array:
     """Converts a tolerance to a non-negative number, or returns the default."""
-    if value is None:
-        return scalar(default, dtype)
+    value = default if value is None else value
     _validation.check_number("tolerance", value, minimum=0)
     return scalar(value, dtype)

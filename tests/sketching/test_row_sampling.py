@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc.sketching import row_probabilities, sample_rows
-from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
+from jaxwgc.sketching._samplers._sample_rows import poisson_rows, systematic_rows
 
 # Row 1 is in every sample of 3 distinct rows, and in every Poisson sample.
 PROBABILITIES = np.array([0.1, 0.5, 0.15, 0.05, 0.2])

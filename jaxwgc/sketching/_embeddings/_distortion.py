@@ -13,11 +13,15 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._embeddings._row_sampling import row_sampling
-from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
-from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._embeddings._random_matrices import (
+    count_sketch,
+    gaussian,
+    rademacher,
+    sparse_sign,
+    srht,
+)
+from jaxwgc.sketching._samplers._sample_rows import row_sampling
 
 _CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_sampling)
 
@@ -66,11 +70,9 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
         with jax.ensure_compile_time_eval():
             error = float(_distance_from_identity(basis))
         tolerance = 1e-3 if basis.dtype == jnp.float32 else 1e-8
-        if not error <= tolerance:
-            raise ValueError(
-                "basis must have orthonormal columns; got columns with "
-                f"‖UᵀU - I‖₂ = {error:.2g}"
-            )
+        given = f"columns with ‖UᵀU - I‖₂ = {error:.2g}"
+        is_right = error <= tolerance
+        _validation.require(is_right, "basis", "have orthonormal columns", given)
     return _distance_from_identity(embedding.apply(basis))
 
 

@@ -79,8 +79,8 @@ class Embedding(abc.ABC):
         """
         _validation.check_key(self.key, "embedding.key")
         dtype = jnp.result_type(float if dtype is None else dtype)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise ValueError(f"dtype must be real or complex; got {dtype}")
+        is_right = jnp.issubdtype(dtype, jnp.inexact)
+        _validation.require(is_right, "dtype", "be real or complex", dtype)
         return _matrix(self, dtype)
 
     @abc.abstractmethod
@@ -90,18 +90,19 @@ class Embedding(abc.ABC):
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         """Returns S times a sparse matrix: rows, columns and values of its entries."""
         del entries, shape
-        raise TypeError(
-            "embedding must be count_sketch, sparse_sign or row_sampling for a sparse "
-            f"matrix, since others would densify it; got {type(self).__name__}"
+        rule = (
+            "be count_sketch, sparse_sign or row_sampling for a sparse matrix, since "
         )
+        rule += "others would densify it"
+        raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
 
     def _draw(self) -> Any:
         """Draws the random arguments of `_apply_to_part`."""
-        raise TypeError(
-            "embedding must be count_sketch or sparse_sign for Blocks and sharded "
-            "rows, since others cannot be applied to some of the rows; got "
-            f"{type(self).__name__}"
+        rule = (
+            "be count_sketch or sparse_sign for Blocks and sharded rows, since others "
         )
+        rule += "cannot be applied to some of the rows"
+        raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
 
     def _apply_to_part(
         self, arrays: list[Array], drawn: Any, start: Any
@@ -126,26 +127,19 @@ def embed(
     if callable(embedding):
         made = embedding(key, sketch_size, num_rows)
     if not isinstance(made, Embedding):
-        raise TypeError(
-            "embedding must be a constructor, such as sketching.srht (not its name), "
-            f"or an Embedding; got {embedding!r}"
-        )
-    sizes = (made.sketch_size, made.num_rows)
-    if sizes != (sketch_size, num_rows):
-        raise ValueError(
-            "embedding must have (sketch_size, num_rows) = "
-            f"{(sketch_size, num_rows)}; got {sizes}"
-        )
+        rule = "a constructor, such as sketching.srht (not its name), or an Embedding"
+        raise TypeError(f"embedding must be {rule}; got {embedding!r}")
+    sizes, expected = (made.sketch_size, made.num_rows), (sketch_size, num_rows)
+    rule = f"have (sketch_size, num_rows) = {expected}"
+    _validation.require(sizes == expected, "embedding", rule, sizes)
     return made
 
 
 def check_sizes(key: Any, sketch_size: Any, num_rows: Any) -> tuple[Array, int, int]:
     """Checks the arguments that all embeddings share."""
-    return (
-        _validation.check_key(key),
-        _validation.check_int("sketch_size", sketch_size, minimum=1),
-        _validation.check_int("num_rows", num_rows, minimum=1),
-    )
+    key = _validation.check_key(key)
+    sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
+    return key, sketch_size, _validation.check_int("num_rows", num_rows, minimum=1)
 
 
 def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
@@ -163,22 +157,15 @@ def apply_to_leaves(embedding: Any, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
     columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
     sketches = iter(embedding._apply_to_columns(columns) if columns else ())
-    return jax.tree.unflatten(
-        structure,
-        [
-            _of_sparse(embedding, leaf)
-            if _checks.is_sparse(leaf)
-            else _from_columns(next(sketches), leaf)
-            for leaf in leaves
-        ],
-    )
 
+    def applied(leaf: Any) -> Array:
+        if not _checks.is_sparse(leaf):
+            return _from_columns(next(sketches), leaf)
+        # As unsigned, so that negative indices are out of bounds as well.
+        row, column = leaf.indices.T.astype(jnp.uint32)
+        return embedding._apply_to_entries((row, column, leaf.data), leaf.shape)
 
-def _of_sparse(embedding: Any, matrix: Any) -> Array:
-    # As unsigned, so that negative indices are out of bounds as well.
-    row, column = matrix.indices.T.astype(jnp.uint32)
-    entries = row, column, matrix.data
-    return embedding._apply_to_entries(entries, matrix.shape)
+    return jax.tree.unflatten(structure, [applied(leaf) for leaf in leaves])
 
 
 def bucket_entries(
@@ -205,14 +192,11 @@ def _matrix(embedding: Embedding, dtype: Any) -> Array:
 
 def number_arrays(tree: Any) -> tuple[Any, Any]:
     """Returns a pytree of arrays of floats and of BCOO, and its shapes and dtypes."""
-    arrays = jax.tree.map(_number_array, tree, is_leaf=_checks.is_sparse)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-        arrays,
-        # The entries of a sparse matrix count as one array.
-        is_leaf=_checks.is_sparse,
-    )
-    return arrays, shapes
+    # The entries of a sparse matrix count as one array.
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
+    arrays = [_number_array(leaf) for leaf in leaves]
+    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    return structure.unflatten(arrays), structure.unflatten(shapes)
 
 
 def _number_array(leaf: Any) -> Any:

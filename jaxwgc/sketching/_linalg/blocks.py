@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxwgc import _validation
 from jaxwgc._arrays import is_sparse, next_power_of_two, product
+from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.orthonormalise import factors_of
+from jaxwgc.sketching._linalg.factors import factors_of
 from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
 
 _CHUNK_BYTES = 2**25
@@ -63,16 +63,13 @@ class Blocks:
     ):
         is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
         if not (callable(blocks) or is_matrix):
+            given = type(blocks).__name__
             if not isinstance(blocks, Iterable):
-                raise TypeError(
-                    "blocks must be an iterable of arrays, or a function that returns "
-                    f"one; got {type(blocks).__name__}"
-                )
+                rule = "an iterable of arrays, or a function that returns one"
+                raise TypeError(f"blocks must be {rule}; got {given}")
             if iter(blocks) is blocks:
-                raise TypeError(
-                    "blocks must be readable more than once; got the iterator "
-                    f"{type(blocks).__name__}; pass the function that makes it"
-                )
+                given = f"the iterator {given}; pass the function that makes it"
+                raise TypeError(f"blocks must be readable more than once; got {given}")
         self._blocks, self.num_rows = blocks, num_rows
         if num_rows is None and is_matrix:
             blocks = [blocks]
@@ -81,7 +78,7 @@ class Blocks:
                 shape = getattr(block, "shape", type(block).__name__)
                 rule = "have shape (b, p), without its target"
                 is_right = isinstance(shape, tuple) and len(shape) == 2
-                _validation.require(is_right, "every block", rule, shape)
+                require(is_right, "every block", rule, shape)
             self.num_rows = sum(block.shape[0] for block in blocks)
 
     def __iter__(self) -> Iterator[Any]:
@@ -89,9 +86,8 @@ class Blocks:
         blocks: Any = self._blocks() if callable(self._blocks) else self._blocks
         is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
         if callable(self._blocks) and (is_matrix or not isinstance(blocks, Iterable)):
-            raise TypeError(
-                "blocks() must be an iterable of arrays; got " + type(blocks).__name__
-            )
+            given = type(blocks).__name__
+            raise TypeError(f"blocks() must be an iterable of arrays; got {given}")
         if is_sparse(blocks):
             blocks = [blocks]
         elif is_matrix:
@@ -100,7 +96,7 @@ class Blocks:
             starts = range(0, len(rows), size)
             blocks = (rows[start : start + size] for start in starts)
         for block in blocks:
-            yield _checks.host_rows("every block", block, keep_sparse=True)
+            yield _checks.host_rows("every block", block)
 
 
 class BlockRows(Rows):
@@ -115,17 +111,18 @@ class BlockRows(Rows):
         self._blocks = blocks
         self._prints: list[np.ndarray] = []
         self._num_rows = 0
-        chunk, _ = next(self._read(), (None, 0))
-        if chunk is None:
-            raise ValueError("blocks must have at least one row; got none")
+        first: Any = next(self._read(), [None])
+        chunk = first[0]
+        require(chunk is not None, "blocks", "have at least one row", "none")
         self.dtype, num_columns = jnp.dtype(chunk.dtype), chunk.shape[1]
         largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
+        self._largest = largest
         # Beyond, sums of squares overflow, or products lose digits.
         limit = jnp.finfo(self.dtype).maxexp
         least, most = 2.0 ** (8 - limit), 2.0 ** (limit - 5)
         rule = f"have sizes from {least:.0e} to {most:.0e} in {self.dtype} (scale them)"
         is_right = not largest or least < largest < most or not np.isfinite(largest)
-        _validation.require(is_right, "blocks", rule, f"{largest:.2g}")
+        require(is_right, "blocks", rule, f"{largest:.2g}")
         num_rows = blocks.num_rows
         if num_rows is None:
             num_rows = sum(size for _, _, size in self._chunks())
@@ -138,33 +135,28 @@ class BlockRows(Rows):
         return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
 
     def map(self, function, *args):
-        # Only one asynchronous JAX call at a time holds a chunk.
-        return np.concatenate(
-            [
-                np.asarray(_chunk_map(_dense(chunk), args, function))[:size]
-                for _, chunk, size in self._chunks()
-            ]
-        )
+        values = []
+        for _, chunk, size in self._chunks():
+            # Only one asynchronous JAX call at a time holds a chunk.
+            values.append(np.asarray(_chunk_map(_dense(chunk), args, function))[:size])
+        return np.concatenate(values)
 
     def products(self, basis: Array, scale: Array) -> Array:
         """Computes `Rows.products`, by SciPy for sparse blocks."""
         sums: Any = None
         for start, chunk, _ in self._chunks():
-            multiply = _sparse_image if is_sparse(chunk) else _dense_image
-            image = np.asarray(multiply(chunk, np.asarray(scale), basis), float)
-            if not np.isfinite(image).all():
-                raise ValueError(
-                    "blocks must not overflow; got rows from "
-                    f"{start} on that are far larger than the first ones"
-                )
+            if is_sparse(chunk):
+                image = _sparse_image(chunk, np.asarray(scale), basis)
+            else:
+                image = np.asarray(_chunk_sum(chunk, (), (scale, basis), image_of))
+            given = f"rows from {start} on that are far larger than the first ones"
+            require(np.isfinite(image).all(), "blocks", "not overflow", given)
             sums = _added(sums, image)
         return jnp.asarray(sums, self.dtype)
 
     def largest(self):
         """Returns the largest absolute value of the first chunk, (1,)."""
-        chunk, _ = next(self._read())
-        values = chunk.data if is_sparse(chunk) else chunk
-        return jnp.asarray([np.abs(values).max(initial=0)])
+        return jnp.asarray([self._largest])
 
     def norms_of(self, basis, scale):
         norms = []
@@ -198,6 +190,9 @@ class BlockRows(Rows):
     def times(self, vector):
         return jnp.asarray(self.map(product, vector))
 
+    def transposed_times(self, vector):
+        return self.sum(_transposed_times, along=(vector,))
+
     def cond(self, is_true, yes, no):
         return yes() if is_true else no()
 
@@ -229,19 +224,16 @@ class BlockRows(Rows):
                     _check_finite(chunk, start)
                 if is_first:
                     self._prints.append(seen)
-                elif abs(seen[0] - self._prints[index][0]) > _SAME * seen[1]:
-                    raise ValueError(
-                        "blocks must be the same in all passes; got others"
-                    )
+                else:
+                    change = abs(seen[0] - self._prints[index][0])
+                    is_same = not change > _SAME * seen[1]
+                    require(is_same, "blocks", "be the same in all passes", "others")
                 yield start, chunk, size
             start += size
         self._num_rows = self._num_rows or start
         expected = self.shape[0] if hasattr(self, "shape") else self._num_rows
-        if start != expected:
-            raise ValueError(
-                f"blocks must be the same in all passes; got {expected} rows in the "
-                f"first and {start} in a later one"
-            )
+        given = f"{expected} rows in the first and {start} in a later one"
+        require(start == expected, "blocks", "be the same in all passes", given)
 
     def _read(self) -> Iterator[tuple[Any, int]]:
         """Yields chunks of one size, except for the last, and their unpadded sizes.
@@ -256,17 +248,13 @@ class BlockRows(Rows):
             kinds.add(is_sparse(block))
             if len(kinds) > 1:
                 raise TypeError("blocks must be all sparse or none; got some of each")
-            if block.ndim != 2 or not block.shape[1]:
-                raise ValueError(
-                    "every block must have shape (b, p) with at least one column; got "
-                    f"{block.shape}"
-                )
+            rule = "have shape (b, p) with at least one column"
+            is_right = block.ndim == 2 and block.shape[1]
+            require(is_right, "every block", rule, block.shape)
             columns = columns or block.shape[1]
-            if block.shape[1] != columns:
-                raise ValueError(
-                    "all blocks must have the same columns; got "
-                    f"{columns} and {block.shape[1]}"
-                )
+            given = f"{columns} and {block.shape[1]}"
+            is_right = block.shape[1] == columns
+            require(is_right, "all blocks", "have the same columns", given)
             dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
             if is_sparse(block):
                 block = block.astype(dtype, copy=False)
@@ -306,6 +294,10 @@ def _some_rows(matrix: Any, start: int, stop: int) -> Any:
     return type(matrix)(parts, shape=(len(starts) - 1, matrix.shape[1]))
 
 
+def _transposed_times(block: Array, vector: Array) -> Array:
+    return product(block.T, vector)
+
+
 def _dense(chunk: Any) -> Any:
     return chunk.toarray() if is_sparse(chunk) else chunk
 
@@ -328,10 +320,8 @@ def _check_finite(chunk: Any, start: int) -> None:
         wrong = entries.row[~np.isfinite(entries.data)]
     else:
         wrong = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-    if wrong.size:
-        raise ValueError(
-            f"blocks must be finite; got NaN or infinity in row {start + wrong.min()}"
-        )
+    row = start + wrong.min(initial=chunk.shape[0])
+    require(not wrong.size, "blocks", "be finite", f"NaN or infinity in row {row}")
 
 
 def _fingerprint(rows: Any) -> np.ndarray:
@@ -389,11 +379,6 @@ def _drawn(embedding: Any) -> Any:
 @jax.jit
 def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: Array) -> Any:
     return embedding._apply_to_part(arrays, drawn, start)
-
-
-@jax.jit
-def _dense_image(chunk: Array, scale: Array, basis: Array) -> Array:
-    return DenseRows(chunk).sum(image_of, scale, basis)
 
 
 def _sparse_image(chunk: Any, scale: Any, basis: Array) -> np.ndarray:

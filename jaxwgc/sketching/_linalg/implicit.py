@@ -8,11 +8,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
-from jaxwgc.sketching._linalg.columns import ColumnScaling, ScaledSystem
-from jaxwgc.sketching._linalg.derivatives import without_derivative
-from jaxwgc.sketching._linalg.orthonormalise import Factors, scaled
-from jaxwgc.sketching._linalg.refinement import Refinement
-from jaxwgc.sketching._linalg.rows import Products
+from jaxwgc.sketching._linalg.factors import Factors, without_derivative
+from jaxwgc.sketching._linalg.refinement import Refinement, ScaledSystem
+from jaxwgc.sketching._linalg.rows import Products, scaled
 
 _MAX_ITERATIONS = 99
 # For preconditioning by the scales of columns alone.
@@ -21,18 +19,14 @@ _MAX_SLOW_ITERATIONS = 999
 
 @jax.custom_jvp
 def implicit_solution(
-    solution: Array,
-    rows: Products,
-    target: Array,
-    ridge: Array | None,
-    factors: Factors | ColumnScaling,
+    solution: Array, rows: Products, target: Array, ridge: Array | None, factors: Any
 ) -> Array:
     """Differentiates `solution`, the minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
 
     With r = y - Xθ, the derivative solves [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ;
-    dridge θ - dXᵀ r]. `factors` of X or of a sketch precondition this system. They are
-    constants, as is the value of `solution`. With the scales of columns alone, θ /
-    scale has the minimum norm.
+    dridge θ - dXᵀ r]. `Factors` of X or of a sketch precondition this system. They are
+    constants, as is the value of `solution`. With a `ColumnScaling`, θ / scale has
+    the minimum norm.
 
     If X is rank-deficient, this is the derivative along matrices of the same rank. The
     null space of X adds its part of dXᵀ (Xᵀ)⁺ θ; see Golub and Pereyra, SIAM J. Numer.
@@ -73,10 +67,8 @@ def _implicit_solution_jvp(primals, tangents):
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
         # The rest is in the null space, or rounding, which a second step reduces.
         once = null_part(scaled(unit, draw))
-        lengths = [
-            jnp.linalg.norm(scaled(1 / unit, part)) for part in (once, null_part(once))
-        ]
-        has_null_space = lengths[1] > lengths[0] / 2
+        parts = scaled(1 / unit, once), scaled(1 / unit, null_part(once))
+        has_null_space = jnp.linalg.norm(parts[1]) > jnp.linalg.norm(parts[0]) / 2
 
     def of_null_space() -> Array:
         offset = -scaled(1 / unit, scaled(1 / unit, solution))
@@ -90,11 +82,7 @@ def _implicit_solution_jvp(primals, tangents):
 
 
 def solve_augmented(
-    rows: Products,
-    ridge: Array | None,
-    factors: Factors | ColumnScaling,
-    target: Array,
-    offset: Array,
+    rows: Products, ridge: Array | None, factors: Any, target: Array, offset: Array
 ) -> tuple[Array, Array]:
     """Solves r + Xθ = target and Xᵀr - ridge θ = offset, linearly in both.
 

@@ -1,19 +1,24 @@
 """The kinds of matrices that functions accept, and computation with each."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, dataclass_transform
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
+from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._pytrees import Static, register
+from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._linalg.blocks import BlockRows, Blocks
-from jaxwgc.sketching._linalg.operator import LinearOperator, checked_operator
 from jaxwgc.sketching._linalg.rows import (
     DenseRows,
     Products,
@@ -21,6 +26,161 @@ from jaxwgc.sketching._linalg.rows import (
     ShardedRows,
     SparseRows,
 )
+
+# Pairs of random vectors of the test that two functions are adjoint.
+_NUM_PROBES = 4
+
+
+@dataclass_transform(frozen_default=True)
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearOperator(Products):
+    """A matrix X given by a function v ↦ Xv.
+
+    `preconditioned` accepts it as a matrix, and never forms X.
+
+    Attributes:
+      matvec: A linear JAX function of v (p,) that returns Xv (N,).
+      rmatvec: A function of u (N,) that returns Xᵀu (p,). By default the
+        `jax.linear_transpose` of `matvec`. Pass one if JAX cannot transpose `matvec`,
+        or if a faster function exists. Random vectors test whether the two are adjoint.
+      shape: (N, p), ints.
+      dtype: The dtype of v, u and the products, real; by default the default float
+        dtype.
+      sketch: Optional function of an `Embedding` S (m, N) that returns SX, (m, p). With
+        it, sketching solvers work as they do for arrays. The generic function takes m
+        products Xᵀu for m rows: `lambda embedding: jax.lax.map(rmatvec,
+        embedding.matrix())`.
+
+    An operator is a pytree, in which functions are `jax.tree_util.Partial`, and passes
+    through `jax.jit`. Solvers compile once per function object: a lambda in the call
+    compiles again, `Partial(function, arrays)` does not. Solutions can be
+    differentiated by the arrays that the functions hold or close over.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> # Differences of neighbours, and the first value.
+      >>> operator = sketching.LinearOperator(
+      ...     lambda v: jnp.diff(v, prepend=0), shape=(5, 5)
+      ... )
+      >>> result = sketching.preconditioned(jax.random.key(0), operator, jnp.ones(5))
+      >>> print(jnp.allclose(result.solution, jnp.arange(1, 6)), result.converged)
+      True True
+    """
+
+    matvec: Callable[[Array], Array]
+    rmatvec: Callable[[Array], Array] | None = None
+    shape: Static[tuple[int, int]] = (0, 0)
+    dtype: Static[Any] = None
+    sketch: Callable[[Any], Array] | None = None
+
+    def __post_init__(self):
+        for name in ("matvec", "rmatvec", "sketch"):
+            function = getattr(self, name)
+            # JAX also builds pytrees with leaves other than functions.
+            if callable(function) and not isinstance(function, Partial):
+                object.__setattr__(self, name, Partial(function))
+
+    def times(self, vector: Array) -> Array:
+        """Computes Xv for v (p,) or (p, c)."""
+        return _of_columns(self.matvec, vector)
+
+    def transposed_times(self, vector: Array) -> Array:
+        """Computes Xᵀu for u (N,) or (N, c)."""
+        if self.rmatvec is not None:
+            return _of_columns(self.rmatvec, vector)
+        like = jax.ShapeDtypeStruct(self.shape[1:], self.dtype)
+        transposed = jax.linear_transpose(self.matvec, like)
+        return _of_columns(lambda u: transposed(u)[0], vector)
+
+
+register(LinearOperator)
+
+
+def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
+    if vector.ndim == 1:
+        return function(vector)
+    return jax.vmap(function, -1, -1)(vector)
+
+
+def checked_operator(
+    key: Array, operator: LinearOperator
+) -> tuple[LinearOperator, Array]:
+    """Checks the functions of an operator: shapes, and whether they are adjoint."""
+    shape = operator.shape
+    is_right = isinstance(shape, tuple) and len(shape) == 2
+    require(is_right, "operator.shape", "be (N, p)", repr(shape))
+    for axis in (0, 1):
+        _validation.check_int(f"operator.shape[{axis}]", shape[axis], minimum=1)
+    dtype = jnp.result_type(float if operator.dtype is None else operator.dtype)
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
+        raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
+    functions = {}
+    sizes = {"matvec": shape[::-1]}
+    if operator.rmatvec is not None:
+        sizes["rmatvec"] = shape
+    for name, (length, result) in sizes.items():
+        function = getattr(operator, name)
+        _validation.check_callable(f"operator.{name}", function)
+        vector = jax.ShapeDtypeStruct((length,), dtype)
+        try:
+            functions[name] = _hoisted(function, vector)
+        except (TypeError, ValueError) as error:
+            rule = f"take a traced {dtype} of shape ({length},)"
+            given = f"operator.shape = {shape}; it raised {type(error).__name__}"
+            raise ValueError(f"operator.{name} must {rule}, as {given}") from error
+        image = jax.eval_shape(functions[name], vector)
+        given = getattr(image, "shape", None), getattr(image, "dtype", None)
+        rule = f"return {dtype} of shape ({result},) for one of ({length},)"
+        require(given == ((result,), dtype), f"operator.{name}", rule, image)
+    operator = dataclasses.replace(operator, dtype=dtype, **functions)
+    norm, is_adjoint = probed(jax.random.fold_in(key, 2), operator)
+    if not _validation.is_traced(is_adjoint):
+        given = "NaN or infinite products with random vectors"
+        require(jnp.isfinite(norm), "operator", "be finite", given)
+        name, given = "operator.matvec and operator.rmatvec", "uᵀ(Xv) and (Xᵀu)ᵀv"
+        require(is_adjoint, name, "be adjoint", f"different {given} of random vectors")
+    return operator, is_adjoint
+
+
+def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
+    """Converts closed-over traced arrays of a function to its leaves, for `jax.jit`."""
+    closed, structure = jax.make_jaxpr(function, return_shape=True)(vector)
+    if not _validation.is_traced(closed.consts):
+        return function
+    structure = jax.tree.structure(structure)
+
+    def evaluate(constants: Any, vector: Array) -> Any:
+        again = type(closed)(closed.jaxpr, constants)
+        flat = jax.extend.core.jaxpr_as_fun(again)(vector)
+        return jax.tree.unflatten(structure, flat)
+
+    return Partial(evaluate, closed.consts)
+
+
+@jax.jit
+def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
+    """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
+    num_rows, num_columns = operator.shape
+
+    def probe(key: Array) -> tuple[Array, Array]:
+        keys = jax.random.split(key)
+        right = jax.random.normal(keys[0], (num_columns,), operator.dtype)
+        left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
+        images = [operator.times(right), operator.transposed_times(left)]
+        images = jnp.concatenate(images)
+        # Avoids overflow of squares. Powers of two are exact.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
+        images = images * unit
+        difference = jnp.abs(jnp.sum(images * jnp.concatenate([left, -right])))
+        return jnp.linalg.norm(images) / 2**0.5 / unit, difference / unit
+
+    norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
+    norm = jnp.mean(norms)
+    # Far above rounding. Matrices that differ by this share of their norm are detected.
+    bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
+    return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
+
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import JAXSparse
@@ -37,18 +197,20 @@ def matrix_of(name: str, value: Any) -> Any:
       TypeError: If `value` is a `LinearOperator` or no matrix.
     """
     if isinstance(value, LinearOperator):
-        raise TypeError(
-            f"{name} must be an array, a sparse matrix or Blocks, since rows are read "
-            "one by one; got a LinearOperator, which gives products only"
-        )
+        rule = "be an array, a sparse matrix or Blocks, since rows are read one by one"
+        given = "a LinearOperator, which gives products only"
+        raise TypeError(f"{name} must {rule}; got {given}")
     if isinstance(value, Blocks):
         return BlockRows(value)
-    matrix = _checks.any_matrix(name, value)
-    if axes_of(matrix) and matrix.shape[0] < matrix.shape[1]:
-        raise ValueError(
-            f"{name} must have at least as many rows as columns if rows are sharded; "
-            f"got {matrix.shape}; replicate it with jax.device_put"
-        )
+    if _checks.is_sparse(value):
+        matrix = _checks.sparse_matrix(name, value)
+        _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
+        return matrix
+    matrix = _checks.finite_matrix(name, value)
+    is_tall = matrix.shape[0] >= matrix.shape[1] or not axes_of(matrix)
+    rule = "have at least as many rows as columns if rows are sharded"
+    given = f"{matrix.shape}; replicate it with jax.device_put"
+    require(is_tall, name, rule, given)
     return matrix
 
 
@@ -99,19 +261,12 @@ def axes_of(matrix: Any) -> Any:
     return spec[0] if len(spec) and not any(spec[1:]) else None
 
 
-def rows_of(matrix: Any) -> Any:
-    """Returns the rows of an array or a BCOO, or an operator unchanged."""
-    if isinstance(matrix, LinearOperator):
-        return matrix
-    return SparseRows.of(matrix) if _checks.is_sparse(matrix) else DenseRows(matrix)
-
-
 def compute(
     core: Callable[..., Any],
     matrix: Any,
     *args: Any,
     along: tuple[Any, ...] = (),
-    specs: Callable[[Any], Any] = lambda by_rows: PartitionSpec(),
+    by_rows: Any = False,
     **static: Any,
 ) -> Any:
     """Runs `core(rows, *along, *args, **static)`, compiled except for `BlockRows`.
@@ -121,57 +276,46 @@ def compute(
       matrix: A checked matrix.
       args: Pytrees of arrays.
       along: Arrays with N rows, sharded like those of the matrix.
-      specs: Partition specs of the result, given that of rows.
+      by_rows: Whether the result has one number per row, or a tuple of bools.
       static: Hashable options.
     """
-    options = tuple(static.items())
     if isinstance(matrix, BlockRows):
         return core(matrix, *along, *args, **static)
-    axes = axes_of(matrix)
-    if axes:
-        mesh = (
-            jax.typeof(matrix) if _validation.is_traced(matrix) else matrix
-        ).sharding.mesh
-        return _sharded(matrix, along, args, core, options, mesh, axes, specs)
-    return _compiled(matrix, along, args, core, options)
+    options, axes = tuple(static.items()), axes_of(matrix)
+    if not axes:
+        return _compiled(matrix, along, args, core, options)
+    typed = jax.typeof(matrix) if _validation.is_traced(matrix) else matrix
+    layout = typed.sharding.mesh, axes, by_rows
+    return _sharded(matrix, along, args, core, options, layout)
 
 
 @functools.partial(jax.jit, static_argnames=("core", "options"))
 def _compiled(matrix: Any, along: Any, args: Any, core: Any, options: Any) -> Any:
-    return core(rows_of(matrix), *along, *args, **dict(options))
+    rows = matrix
+    if not isinstance(matrix, LinearOperator):
+        is_sparse = _checks.is_sparse(matrix)
+        rows = SparseRows.of(matrix) if is_sparse else DenseRows(matrix)
+    return core(rows, *along, *args, **dict(options))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("core", "options", "mesh", "axes", "specs")
-)
+@functools.partial(jax.jit, static_argnames=("core", "options", "layout"))
 def _sharded(
-    matrix: Array,
-    along: Any,
-    args: Any,
-    core: Any,
-    options: Any,
-    mesh: Any,
-    axes: Any,
-    specs: Any,
+    matrix: Array, along: Any, args: Any, core: Any, options: Any, layout: Any
 ) -> Any:
     """Runs `core` on each device, with the rows of the device."""
-    by_rows, everywhere = PartitionSpec(axes), PartitionSpec()
+    mesh, axes, by_rows = layout
+    split, everywhere = PartitionSpec(axes), PartitionSpec()
 
     def on_each(matrix: Array, along: Any, args: Any) -> Any:
         return core(ShardedRows(matrix, axes), *along, *args, **dict(options))
 
-    along = jax.device_put(along, NamedSharding(mesh, by_rows))
+    along = jax.device_put(along, NamedSharding(mesh, split))
     return jax.shard_map(
         on_each,
         mesh=mesh,
-        in_specs=(by_rows, by_rows, everywhere),
-        out_specs=specs(by_rows),
+        in_specs=(split, split, everywhere),
+        out_specs=jax.tree.map(lambda each: split if each else everywhere, by_rows),
         # Loops start from zeros, which are equal on all devices, and end with values
         # that differ.
         check_vma=False,
     )(matrix, along, args)
-
-
-def by_rows_spec(by_rows: Any) -> Any:
-    """Returns the spec of a result with one number per row."""
-    return by_rows

@@ -1,15 +1,16 @@
-"""Least squares by conjugate gradients, preconditioned by factors."""
+"""Least squares by conjugate gradients, preconditioned by factors or column scales."""
 
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from jaxwgc._arrays import product
-from jaxwgc.sketching._linalg.orthonormalise import Factors, scaled
-from jaxwgc.sketching._linalg.rows import Products
+from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc.sketching._linalg.factors import Factors
+from jaxwgc.sketching._linalg.kinds import LinearOperator, probed
+from jaxwgc.sketching._linalg.rows import Products, SparseRows, safe, scaled
 
 
 class State(NamedTuple):
@@ -24,6 +25,8 @@ class State(NamedTuple):
       start: The squared norm of the part that updates started from.
       is_fresh: Whether updates restart.
       gain: The decrease of the squared norm in the last step.
+      error: The backward error over ‖X‖, infinite if the last pass lost its digits.
+      best, least: The solution of the least error so far, and this error.
       length: The length of the last step, 1 if the factors are exact.
       iteration: int32, () or (c,).
       history: (max_iterations + 1,) or (max_iterations + 1, c), norms of the residual.
@@ -38,6 +41,9 @@ class State(NamedTuple):
     start: Array
     is_fresh: Array
     gain: Array
+    error: Array
+    best: Array
+    least: Array
     length: Array
     iteration: Array
     history: Array
@@ -70,47 +76,41 @@ class Refinement(NamedTuple):
     def solve(self, max_iterations: int) -> State:
         """Refines θ = 0 until it is backward stable."""
         factors, row_space = self.factors, self.factors.row_space()
-        shape = factors.scale.shape + self.target.shape[1:]
-        systems, dtype = shape[1:], self.target.dtype
-        zeros = jnp.zeros(shape, dtype)
-        coordinates = jnp.zeros((factors.vectors.shape[1], *systems), dtype)
-        # The first pass stays at zero, so that the program has one copy of a pass.
+        if self.at_zero is None:
+            gradient = self.rows.transposed_times(self.target)
+            squared = self._squares_of_target
+        else:
+            gradient, squared = self.at_zero
+        gradient = scaled(factors.scale, gradient)
+        if self.offset is not None:
+            gradient -= self.offset
+        exact, none = factors.in_range(gradient), jnp.zeros_like(squared)
+        zeros = jnp.zeros_like(gradient)
+        error = jnp.where(jnp.any(exact != 0, axis=0), jnp.inf, none)
         start = State(
             solution=zeros,
-            gradient=zeros,
-            squared=jnp.zeros(systems, dtype),
-            exact=coordinates,
-            in_range=coordinates,
-            search=coordinates,
-            start=jnp.zeros(systems, dtype),
-            is_fresh=jnp.ones(systems, bool),
-            gain=jnp.zeros(systems, dtype),
-            length=jnp.ones(systems, dtype),
-            iteration=jnp.full(systems, -1),
-            history=jnp.zeros((max_iterations + 1, *systems), dtype),
+            gradient=gradient,
+            squared=squared,
+            exact=exact,
+            in_range=exact,
+            search=exact,
+            start=jnp.sum(exact**2, axis=0),
+            is_fresh=jnp.ones(squared.shape, bool),
+            gain=none,
+            error=error,
+            best=zeros,
+            least=error,
+            length=jnp.ones_like(squared),
+            iteration=none.astype(jnp.int32),
+            history=jnp.full((max_iterations + 1, *squared.shape), jnp.sqrt(squared)),
         )
-
-        if self.at_zero is not None:
-            gradient, squared = self.at_zero
-            gradient = scaled(factors.scale, gradient)
-            in_range = factors.in_range(gradient)
-            start = start._replace(
-                gradient=gradient,
-                squared=squared,
-                exact=in_range,
-                in_range=in_range,
-                search=in_range,
-                start=jnp.sum(in_range**2, axis=0),
-                iteration=start.iteration + 1,
-                history=start.history + jnp.sqrt(squared),
-            )
 
         def is_open(state: State) -> Array:
             is_early = (state.iteration < 2) & jnp.any(state.exact != 0, axis=0)
             # The second step makes a direct solution as accurate as a refined one.
             is_open = is_early | ~self.is_solved(state) | ~state.is_fresh
-            is_open &= jnp.isfinite(state.squared) & (state.iteration < max_iterations)
-            return is_open | (state.iteration < 0)
+            is_open &= jnp.isfinite(state.squared)
+            return is_open & (state.iteration < max_iterations)
 
         def step(state: State) -> State:
             is_moving = is_open(state)
@@ -128,8 +128,7 @@ class Refinement(NamedTuple):
             # A small difference of large numbers is no valid length: the next pass
             # decides.
             is_lost = longer > 100 * squared
-            gain = jnp.where(is_lost, jnp.inf, size * energy)
-            gradient = gradient - more * image
+            solution, gradient = trial + more * direction, gradient - more * image
             exact = factors.in_range(gradient)
             updated = state.in_range - size * factors.in_range(image)
             new_energy = jnp.sum(updated**2, axis=0)
@@ -137,15 +136,15 @@ class Refinement(NamedTuple):
             # of a gradient reduces the conjugacy of directions. So updates restart
             # after half of the digits.
             is_fresh = new_energy <= jnp.finfo(energy.dtype).eps * state.start
-            is_fresh |= self._backward_error(
-                state._replace(exact=updated, squared=squared)
-            ) <= (self.tolerance / 4)
+            is_fresh |= self._error(solution, updated, squared) <= self.tolerance / 4
+            error = self._error(solution, exact, squared)
+            error = jnp.where(is_lost, jnp.inf, error)
             in_range = jnp.where(is_fresh, exact, updated)
             turn = new_energy / jnp.where(energy > 0, energy, jnp.inf)
             turn = jnp.where(is_fresh, 0, turn)
             iteration = state.iteration + is_moving
             new = State(
-                solution=trial + more * direction,
+                solution=solution,
                 gradient=gradient,
                 squared=squared,
                 exact=exact,
@@ -153,22 +152,30 @@ class Refinement(NamedTuple):
                 search=in_range + turn * state.search,
                 start=jnp.where(is_fresh, jnp.sum(exact**2, axis=0), state.start),
                 is_fresh=is_fresh,
-                gain=gain,
+                gain=size * energy,
+                error=error,
+                best=jnp.where(error < state.least, solution, state.best),
+                least=jnp.minimum(error, state.least),
                 length=jnp.where(size > 0, size, state.length),
                 iteration=iteration,
                 history=record(state.history, iteration, jnp.sqrt(squared)),
             )
             return jax.tree.map(functools.partial(jnp.where, is_moving), new, state)
 
-        return self.rows.while_loop(lambda state: jnp.any(is_open(state)), step, start)
+        state = self.rows.while_loop(lambda state: jnp.any(is_open(state)), step, start)
+        solution = jnp.where(self.is_solved(state), state.solution, state.best)
+        return state._replace(solution=solution)
+
+    @property
+    def _squares_of_target(self) -> Array:
+        return self.rows.total(jnp.sum(self.target**2, axis=0))
 
     def _look(self, solution: Array, direction: Array) -> tuple[Array, ...]:
         """Computes gradient and value at θ, and their changes along a direction."""
         scale = self.factors.scale
         pair = scaled(scale, solution), scaled(scale, direction)
-        gradient, squared, image, curvature = self.rows.residual_products(
-            self.target, *pair
-        )
+        products = self.rows.residual_products(self.target, *pair)
+        gradient, squared, image, curvature = products
         if self.root is not None:
             pulled, moved = (self.root * part for part in pair)
             gradient -= self.root * pulled
@@ -180,19 +187,16 @@ class Refinement(NamedTuple):
             gradient -= self.offset
         return gradient, squared, image, curvature
 
-    def _backward_error(self, state: State) -> Array:
+    def _error(self, solution: Array, exact: Array, squared: Array) -> Array:
         """Computes Karlson and Waldén's estimate of the backward error over ‖X‖."""
         values = self.factors.singular_values
-        weight = jnp.sum(state.solution**2, axis=0)
-        weight = jnp.multiply.outer(values**2, weight) + state.squared
-        shares = scaled(values, state.exact)
-        shares = shares / jnp.sqrt(jnp.where(weight > 0, weight, 1))
+        weight = jnp.multiply.outer(values**2, jnp.sum(solution**2, axis=0)) + squared
+        shares = scaled(values, exact) / jnp.sqrt(safe(weight))
         return jnp.linalg.norm(shares, axis=0) / self.factors.norm
 
     def is_solved(self, state: State) -> Array:
         """Tests whether the solution is exact, measured by the factors."""
-        is_stable = self._backward_error(state) <= self.tolerance
-        is_stable &= jnp.isfinite(state.gain)
+        is_stable = state.error <= self.tolerance
         if self.offset is not None:
             return is_stable
         # The last step of conjugate gradients may be the longest one.
@@ -200,8 +204,8 @@ class Refinement(NamedTuple):
         return is_stable & self._is_shortest(jnp.sqrt(part), state)
 
     def _is_shortest(self, part: Array, state: State) -> Array:
-        squares = self.rows.total(jnp.sum(self.target**2, axis=0))
-        return is_shortest(part, state.squared, jnp.sqrt(squares), self.tolerance)
+        norm = jnp.sqrt(self._squares_of_target)
+        return is_shortest(part, state.squared, norm, self.tolerance)
 
     def is_lowest(self, state: State, is_sketched: bool) -> Array:
         """Tests whether the residual is near its minimum, measured by X.
@@ -225,8 +229,7 @@ class Refinement(NamedTuple):
         is_low = self._is_shortest(jnp.sqrt(part), state)
         # If the gradient is rounding alone, only this part remains.
         growth = 1 + 2 * eps**0.5
-        squares = self.rows.total(jnp.sum(self.target**2, axis=0))
-        return is_low & (state.squared <= growth * squares)
+        return is_low & (state.squared <= growth * self._squares_of_target)
 
 
 def is_shortest(
@@ -254,3 +257,177 @@ def record(history: Array, iteration: Array, value: Array) -> Array:
     """Sets a history to `value` from `iteration` on."""
     places = jnp.arange(len(history)).reshape(-1, *[1] * value.ndim)
     return jnp.where(places >= iteration, value, history)
+
+
+class ColumnScaling(NamedTuple):
+    """The scales of columns, which replace `Factors` if X is too wide for them.
+
+    Attributes:
+      scale: (p,), powers of two that scale the norms of columns to about 1.
+      norm: The Frobenius norm of X diag(scale), with the rows of a ridge.
+    """
+
+    scale: Array
+    norm: Array
+    rank = None
+
+
+class Iterate(NamedTuple):
+    """θ / scale of each system, and the residual with the rows of a ridge.
+
+    Attributes:
+      is_check: Whether the next iteration recomputes the residual.
+      is_done: Whether such a residual has passed the test.
+    """
+
+    solution: Array
+    residual: Array
+    gradient: Array
+    search: Array
+    is_check: Array
+    is_done: Array
+    iteration: Array
+    history: Array
+
+    @property
+    def squared(self) -> Array:
+        """Returns the squared norm of the residual."""
+        return jnp.sum(self.residual**2, axis=0)
+
+
+class ScaledSystem(NamedTuple):
+    """Least squares with A = X diag(scale) stacked on `root` diag(scale)."""
+
+    rows: Products
+    scaling: ColumnScaling
+    tolerance: Array
+    root: Array | None = None
+
+    def times(self, vector: Array) -> Array:
+        """Returns Av."""
+        vector = scaled(self.scaling.scale, vector)
+        image = self.rows.times(vector)
+        if self.root is None:
+            return image
+        return jnp.concatenate([image, self.root * vector])
+
+    def transposed_times(self, vector: Array) -> Array:
+        """Returns Aᵀu."""
+        num_rows = self.rows.shape[0]
+        image = self.rows.transposed_times(vector[:num_rows])
+        if self.root is not None:
+            image += self.root * vector[num_rows:]
+        return scaled(self.scaling.scale, image)
+
+    def padded(self, target: Array) -> Array:
+        """Pads the right-hand side with zeros for the rows of a ridge."""
+        if self.root is None:
+            return target
+        padding = [(0, self.rows.shape[1])] + [(0, 0)] * (target.ndim - 1)
+        return jnp.pad(target, padding)
+
+    def solve(
+        self, target: Array, max_iterations: int, is_transposed: bool = False
+    ) -> Iterate:
+        """Computes the minimum-norm minimiser of ‖Av - target‖ or ‖Aᵀu - target‖.
+
+        Iterations start at zero. The updated residual is as accurate as that of LSQR.
+        If it passes the test, the next iteration recomputes the residual, and continues
+        if the recomputed one does not pass.
+        """
+        times, transposed_times = self.times, self.transposed_times
+        if is_transposed:
+            times, transposed_times = transposed_times, times
+        gradient = transposed_times(target)
+        zeros = jnp.zeros_like(gradient)
+        systems = target.shape[1:]
+        start = Iterate(
+            solution=zeros,
+            residual=target,
+            gradient=gradient,
+            search=gradient,
+            is_check=self._backward_error(zeros, gradient, target) <= self.tolerance,
+            is_done=jnp.zeros(systems, bool),
+            iteration=jnp.zeros(systems, jnp.int32),
+            history=jnp.full(
+                (max_iterations + 1, *systems), jnp.linalg.norm(target, axis=0)
+            ),
+        )
+
+        def is_open(state: Iterate) -> Array:
+            is_open = ~state.is_done & jnp.isfinite(state.squared)
+            return is_open & (state.is_check | (state.iteration < max_iterations))
+
+        def step(state: Iterate) -> Iterate:
+            is_moving = is_open(state) & ~state.is_check
+            image = times(jnp.where(state.is_check, state.solution, state.search))
+            energy = jnp.sum(state.gradient**2, axis=0)
+            curvature = jnp.sum(image**2, axis=0)
+            size = energy / jnp.where(curvature > 0, curvature, jnp.inf) * is_moving
+            residual = state.residual - size * image
+            residual = jnp.where(state.is_check, target - image, residual)
+            solution = state.solution + size * state.search
+            gradient = transposed_times(residual)
+            turn = jnp.sum(gradient**2, axis=0) / jnp.where(energy > 0, energy, jnp.inf)
+            turn = jnp.where(state.is_check, 0, turn)
+            error = self._backward_error(solution, gradient, residual)
+            iteration = state.iteration + is_moving
+            length = jnp.linalg.norm(residual, axis=0)
+            return Iterate(
+                solution=solution,
+                residual=residual,
+                gradient=gradient,
+                search=gradient + turn * state.search,
+                # A margin, since the updated residual is an estimate.
+                is_check=~state.is_check & (error <= self.tolerance / 4),
+                is_done=state.is_done | (state.is_check & (error <= self.tolerance)),
+                iteration=iteration,
+                history=record(state.history, iteration, length),
+            )
+
+        return lax.while_loop(lambda state: jnp.any(is_open(state)), step, start)
+
+    def _backward_error(
+        self, solution: Array, gradient: Array, residual: Array
+    ) -> Array:
+        """Computes the smaller of two bounds on the backward error, relative to ‖X‖.
+
+        Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
+        """
+        length, size = (jnp.linalg.norm(part, axis=0) for part in (residual, solution))
+        by_gradient = jnp.linalg.norm(gradient, axis=0) / safe(length)
+        by_residual = length / safe(size)
+        by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)
+        return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
+
+    def is_lowest(self, state: Iterate, target: Array) -> Array:
+        """Tests whether a step along the gradient hardly shortens the residual."""
+        norm = jnp.linalg.norm(target, axis=0)
+        eps = jnp.finfo(norm.dtype).eps
+        rounding = 4 * eps * self.scaling.norm * jnp.linalg.norm(state.solution, axis=0)
+        length = jnp.linalg.norm(self.times(state.gradient), axis=0)
+        gain = jnp.sum(state.gradient**2, axis=0) / safe(length)
+        part = jnp.hypot(gain, rounding)
+        is_low = is_shortest(part, state.squared, norm, self.tolerance)
+        return is_low & (state.squared <= (1 + 2 * eps**0.5) * norm**2)
+
+
+def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
+    """Computes powers of two that scale columns to about 1, and the scaled norm of X.
+
+    Rows `root` I count as rows of X. All columns of an operator share one power, and
+    its norm is an estimate.
+    """
+    num_columns = rows.shape[1]
+    root = jnp.zeros((), rows.dtype) if root is None else root
+    if isinstance(rows, LinearOperator):
+        norm, _ = probed(jax.random.key(0), rows)
+        norm = jnp.hypot(norm, root * num_columns**0.5)
+        scale = inverse_power_of_two(norm)
+        return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
+    assert isinstance(rows, SparseRows)
+    # Twice, to avoid overflow of squares.
+    scale = inverse_power_of_two(jnp.maximum(rows.largest(), root))
+    norms = jnp.sqrt(rows.column_squares(scale) + (root * scale) ** 2)
+    unit = inverse_power_of_two(norms)
+    return ColumnScaling(scale * unit, jnp.linalg.norm(norms * unit))

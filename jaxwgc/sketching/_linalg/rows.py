@@ -40,12 +40,9 @@ class Products:
     ) -> tuple[Array, ...]:
         """Computes Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd for r = y - Xθ, in one pass over X."""
         residual, moved = target - self.times(solution), self.times(direction)
-        return (
-            self.transposed_times(residual),
-            jnp.sum(residual**2, axis=0),
-            self.transposed_times(moved),
-            jnp.sum(moved**2, axis=0),
-        )
+        squares = jnp.sum(residual**2, axis=0), jnp.sum(moved**2, axis=0)
+        gradient, image = map(self.transposed_times, (residual, moved))
+        return gradient, squares[0], image, squares[1]
 
     def length(self, vector: Array) -> Array:
         """Returns ‖Xv‖."""
@@ -191,7 +188,7 @@ class DenseRows(Rows):
         return lax.fori_loop(0, num_blocks, fill, jnp.zeros(num_rows, self.dtype))
 
     def sketch(self, embedding, *along):
-        return [embedding @ array for array in (self.matrix, *along)]
+        return embedding @ [self.matrix, *along]
 
     def triangle(self, scale, *along):
         return triangle(jnp.column_stack([self.matrix * scale, *along]))
@@ -265,20 +262,12 @@ class SparseRows(Rows):
     def of(cls, matrix: Any) -> Self:
         """Returns the rows of a BCOO, without entries out of bounds (padding)."""
         # As unsigned, so that negative indices are out of bounds as well.
-        row, column = matrix.indices.T.astype(jnp.uint32)
-        entries = row, column, matrix.data
-        return cls._of_entries(*entries, matrix.shape, matrix.indices_sorted)
+        entries = *matrix.indices.T.astype(jnp.uint32), matrix.data
+        return cls._of_entries(entries, matrix.shape, matrix.indices_sorted)
 
     @classmethod
-    def _of_entries(
-        cls,
-        row: Array,
-        column: Array,
-        data: Array,
-        shape: tuple[int, int],
-        is_sorted: bool = False,
-    ) -> Self:
-        num_rows, num_columns = shape
+    def _of_entries(cls, entries: Any, shape: Any, is_sorted: bool = False) -> Self:
+        (row, column, data), (num_rows, num_columns) = entries, shape
         is_inside = (row < num_rows) & (column < num_columns)
         data = jnp.where(is_inside, data, 0)
         column = jnp.where(is_inside, column, 0)
@@ -297,8 +286,8 @@ class SparseRows(Rows):
     @property
     def T(self) -> Self:
         """Returns the rows of the transposed matrix."""
-        shape = self.shape[1], self.shape[0]
-        return self._of_entries(self.column, self.row, self.data, shape)
+        entries = self.column, self.row, self.data
+        return self._of_entries(entries, self.shape[::-1])
 
     def scaled(self, scale: Array) -> Self:
         """Returns X diag(scale)."""
@@ -313,12 +302,9 @@ class SparseRows(Rows):
         return jnp.zeros(self.shape[1], self.dtype).at[self.column].max(values)
 
     def sum(self, function, *args, along=()):
-        size, num_blocks = self._sizes()
+        size, num_blocks = block_size(*self.shape), len(self.starts) - 1
         padding = num_blocks * size - self.shape[0]
-        along = [
-            jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
-            for array in along
-        ]
+        along = [jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1)) for a in along]
 
         def part(i: Any) -> Any:
             slices = [lax.dynamic_slice_in_dim(a, i * size, size) for a in along]
@@ -327,16 +313,12 @@ class SparseRows(Rows):
         def add(i: Array, total: Any) -> Any:
             return jax.tree.map(jnp.add, total, part(i))
 
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, 0)
-        )
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, 0))
         return lax.fori_loop(0, num_blocks, add, zeros)
 
     def map(self, function, *args):
-        _, num_blocks = self._sizes()
-        values = lax.map(
-            lambda i: function(self._block(i), *args), jnp.arange(num_blocks)
-        )
+        indices = jnp.arange(len(self.starts) - 1)
+        values = lax.map(lambda i: function(self._block(i), *args), indices)
         return values.reshape(-1)[: self.shape[0]]
 
     def sketch(self, embedding, *along):
@@ -345,12 +327,12 @@ class SparseRows(Rows):
         return [small, *(embedding @ array for array in along)]
 
     def times(self, vector):
-        moved = _scaled(vector[self.column], self.data)
+        moved = scaled(self.data, vector[self.column])
         return jax.ops.segment_sum(moved, self.row, self.shape[0])
 
     def transposed_times(self, vector):
         moved = vector.at[self.row].get(mode="fill", fill_value=0)
-        moved = _scaled(moved, self.data)
+        moved = scaled(self.data, moved)
         return jax.ops.segment_sum(moved, self.column, self.shape[1])
 
     def column_squares(self, scale: Array) -> Array:
@@ -360,20 +342,17 @@ class SparseRows(Rows):
 
     residual_products = Products.residual_products
 
-    def _sizes(self) -> tuple[int, int]:
-        return block_size(*self.shape), self.starts.shape[0] - 1
-
     def _block(self, i: ArrayLike) -> Array:
         """Returns block i of rows, densified, with zero rows at the end."""
-        size, _ = self._sizes()
+        size = block_size(*self.shape)
         first = jnp.asarray(i * size, jnp.uint32)
         end = self.starts[i + 1]
 
         def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             start, block = carry
+            entries = self.row, self.column, self.data
             row, column, data = (
-                lax.dynamic_slice_in_dim(entries, start, self.window)
-                for entries in (self.row, self.column, self.data)
+                lax.dynamic_slice_in_dim(part, start, self.window) for part in entries
             )
             # Entries of later blocks are dropped.
             row = jnp.where(row < first + size, row - first, size)
@@ -381,9 +360,8 @@ class SparseRows(Rows):
             return start + self.window, block
 
         block = jnp.zeros((size, self.shape[1]), self.dtype)
-        return lax.while_loop(
-            lambda carry: carry[0] < end, add, (self.starts[i], block)
-        )[1]
+        start = self.starts[i], block
+        return lax.while_loop(lambda carry: carry[0] < end, add, start)[1]
 
 
 def sum_with_ridge(
@@ -425,9 +403,11 @@ def fold_blocks(
     if num_blocks == 1:
         total = add(jnp.int32(0), total, size)
     elif num_blocks:
-        total = lax.fori_loop(
-            0, num_blocks, lambda i, total: add(jnp.int32(i), total, size), total
-        )
+
+        def step(i: Any, total: Any) -> Any:
+            return add(jnp.int32(i), total, size)
+
+        total = lax.fori_loop(0, num_blocks, step, total)
     return add(jnp.int32(num_blocks), total, num_left) if num_left else total
 
 
@@ -437,9 +417,14 @@ def block_size(num_rows: int, num_columns: int) -> int:
     return min(num_rows, size)
 
 
-def _scaled(values: Array, factors: Array) -> Array:
-    """Returns `values` (n,) or (n, c) with each row times a factor."""
-    return (values.T * factors).T
+def scaled(factors: Array, vectors: Array) -> Array:
+    """Returns vectors (n,) or (n, c) times factors (n,)."""
+    return (factors * vectors.T).T
+
+
+def safe(value: Array) -> Array:
+    """Replaces values that are not positive by 1, for divisions."""
+    return jnp.where(value > 0, value, 1)
 
 
 def constant(rows: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Sampling of rows by probabilities, with the scale that makes it unbiased."""
+"""Samples of rows with the scale that makes them unbiased, and their embedding."""
 
 import functools
 import math
@@ -6,24 +6,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
     apply_to_leaves,
     bucket_entries,
+    check_sizes,
     number_arrays,
 )
-from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._sample_partitions import sample_partitions
+from jaxwgc.sketching._samplers._partitions import draw_parts
 
 RULES = ("lev", "unif", "slev")
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
 # Log-probability that Poisson sampling selects more rows than there are slots.
 _LOG_OVERFLOW = math.log(1e9)
+
+
+# Probabilities are multiples of 2**-32, so that their sums are exact.
+_UNIT = 2.0**32
+_LARGEST = np.uint32(2**32 - 1)
 
 
 class RowSample(NamedTuple):
@@ -234,12 +241,10 @@ def sample_rows(
     used_key = None if method == "top_k" else _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
     value = probabilities
-    probabilities, valid = _checks.distribution("probabilities", value)
+    probabilities = _checks.nonnegative_vector("probabilities", value)
     if num_slots is not None and method != "poisson":
-        raise ValueError(
-            "num_slots is for method = 'poisson' only; got "
-            f"num_slots = {num_slots} with method = {method!r}"
-        )
+        given = f"num_slots = {num_slots} with method = {method!r}"
+        raise ValueError(f"num_slots is for method = 'poisson' only; got {given}")
     if method in ("without_replacement", "top_k"):
         dtype = probabilities.dtype
         _checks.check_at_most_positive("sample_size", sample_size, value, dtype)
@@ -247,28 +252,21 @@ def sample_rows(
         num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
     else:
         num_slots = sample_size
-    return _sample(
-        used_key, probabilities, valid, sample_size, method, weighted, num_slots
-    )
+    sizes = sample_size, num_slots
+    return _sample(used_key, probabilities, sizes, method, weighted)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("sample_size", "method", "weighted", "num_slots")
-)
+@functools.partial(jax.jit, static_argnames=("sizes", "method", "weighted"))
 def _sample(
-    key: Any,
-    probabilities: Array,
-    valid: Array,
-    sample_size: int,
-    method: str,
-    weighted: bool,
-    num_slots: int,
+    key: Any, probabilities: Array, sizes: tuple[int, int], method: str, weighted: bool
 ) -> RowSample:
     """Computes from checked arguments, in one compiled function."""
+    sample_size, num_slots = sizes
+    probabilities, valid = _checks.normalised(probabilities)
     probabilities = jnp.where(valid, probabilities, 0)
     num_lost = jnp.zeros((), jnp.int32)
     if method == "with_replacement":
-        drawn = sample_partitions(key, probabilities, num_draws=sample_size)
+        drawn = draw_parts(key, probabilities, valid, sample_size, False)
         indices, counts, chances = drawn.indices, drawn.counts, drawn.probabilities
         scale = drawn.scale
     elif method == "top_k":
@@ -310,3 +308,181 @@ def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array
     num_selected = jnp.sum(is_selected, dtype=jnp.int32)
     counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
     return indices, counts, jnp.maximum(num_selected - num_slots, 0)
+
+
+def _in_units(chances: Array) -> tuple[Array, Array]:
+    """Returns which probabilities are 1, and the others in units of 2**-32 (uint32).
+
+    A positive probability stays positive.
+    """
+    is_certain = chances >= 1
+    largest = jnp.asarray(np.nextafter(1, 0, dtype=chances.dtype), chances.dtype)
+    units = jnp.round(jnp.clip(chances, 0, largest) * _UNIT)
+    # Float64 may round to 2**32, and its conversion to uint32 is undefined.
+    units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
+    units = jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
+    return is_certain, jnp.where(is_certain, 0, units)
+
+
+def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
+    return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
+
+
+def poisson_rows(
+    key: Array, probabilities: Array, sample_size: int
+) -> tuple[Array, Array]:
+    """Draws a Poisson sample: which rows it has, and their inclusion probabilities."""
+    is_certain, units = _in_units(sample_size * probabilities)
+    bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    return is_certain | (bits < units), inclusion
+
+
+def systematic_rows(
+    key: Array, probabilities: Array, sample_size: int
+) -> tuple[Array, Array]:
+    """Draws a systematic sample in random order, with inclusion probabilities.
+
+    All sums are modulo 2**32 in integers: a row contains a tooth of the comb if adding
+    its length overflows. So probabilities are exact, unlike sums of 1e5 floats.
+    """
+    order_key, start_key = jax.random.split(key)
+    num_rows = probabilities.shape[0]
+    order = jnp.arange(num_rows, dtype=jnp.int32)
+    order = jax.random.permutation(order_key, order)
+    shuffled = probabilities[order]
+    chances, num_certain = _inclusion_chances(shuffled, sample_size)
+    is_certain, units = _in_units(chances)
+    units = _fit_total(units, sample_size - num_certain)
+    start = jax.random.bits(start_key, (), jnp.uint32)
+    ends = start + jnp.cumsum(units, dtype=jnp.uint32)
+    is_selected = is_certain | (ends < units)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    unshuffled = jnp.zeros(num_rows, bool).at[order].set(is_selected)
+    return unshuffled, jnp.zeros_like(probabilities).at[order].set(inclusion)
+
+
+def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
+    """Returns min(1, c p) with the sum sample_size, and how many of them are 1."""
+    descending = -jnp.sort(-probabilities)
+    num_rows = descending.shape[0]
+    tails = jnp.cumsum(descending[::-1])[::-1]
+    remaining = sample_size - jnp.arange(num_rows)
+    # Without the tolerance, rounding would leave equal probabilities just below 1.
+    tolerance = 1 - 8 * jnp.finfo(descending.dtype).eps
+    is_certain = (descending > 0) & (remaining > 0)
+    is_certain &= remaining * descending >= tolerance * tails
+    num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
+    last = jnp.maximum(num_certain - 1, 0)
+    smallest_certain = jnp.where(num_certain > 0, descending[last], jnp.inf)
+    # Again, since rounding may separate rows of equal probability.
+    num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
+    last = jnp.minimum(num_certain, num_rows - 1)
+    tail = jnp.where(num_certain < num_rows, tails[last], 0)
+    factor = (sample_size - num_certain) / jnp.where(tail > 0, tail, 1)
+    below_one = 1 - jnp.finfo(descending.dtype).epsneg
+    chances = jnp.minimum(factor.astype(descending.dtype) * probabilities, below_one)
+    return jnp.where(probabilities >= smallest_certain, 1, chances), num_certain
+
+
+def _fit_total(units: Array, total: Array) -> Array:
+    """Adjusts rounded probabilities so that they sum to the integer `total`."""
+
+    def excess(units: Array) -> tuple[Array, Array]:
+        """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
+        ends = jnp.cumsum(units, dtype=jnp.uint32)
+        num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
+        fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
+        return num_overflows + (fraction < 0) - total, fraction
+
+    def shift(units: Array, by: Array) -> Array:
+        room_below = jnp.minimum(units, 2**31 - 1).astype(jnp.int32) - 1
+        room_above = jnp.minimum(_LARGEST - units, 2**31 - 1).astype(jnp.int32)
+        by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
+        return units + lax.bitcast_convert_type(by, jnp.uint32)
+
+    # In proportion, up to rounding to integers; then one unit for each of the first
+    # rows.
+    for _ in range(2):
+        whole, fraction = excess(units)
+        share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
+        by = -units.astype(jnp.float32) * share.astype(jnp.float32)
+        bound = 2.0**31 - 128
+        units = shift(units, jnp.round(jnp.clip(by, -bound, bound)).astype(jnp.int32))
+    _, fraction = excess(units)
+    is_free = (units > 1) & (units < _LARGEST)
+    is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(fraction))
+    return shift(units, jnp.where(is_moved, -jnp.sign(fraction), 0))
+
+
+def row_sampling(
+    key: Array, sketch_size: int, num_rows: int, probabilities: ArrayLike | None = None
+) -> Embedding:
+    """Returns an embedding that keeps sampled rows, drawn with replacement.
+
+    Every row of S has a single entry. It is accurate if the leverage scores of the
+    matrix are nearly proportional to the probabilities. Otherwise it may miss important
+    rows.
+
+    Args:
+      key: PRNG key of either kind.
+      sketch_size: The number of draws, at least 1. A row that is drawn several times
+        takes one row of the sketch; unused rows are zero.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
+      probabilities: (num_rows,), not negative; normalised to sum to 1. Leverage scores
+        are allowed. Uniform by default. Rounded to float32, so that S does not depend
+        on their precision.
+
+    Returns:
+      An `Embedding`. If traced probabilities are negative, NaN, infinite or all zero,
+      its products are NaN.
+
+    Raises:
+      ValueError: If a size is less than 1, or probabilities have another shape or
+        (unless traced) are negative, NaN, infinite or all zero.
+      TypeError: If a size is not an int, the key is no PRNG key, or probabilities are
+        not real.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([1.0, 0.0, 1.0, 0.0])
+      >>> embedding = sketching.row_sampling(jax.random.key(0), 1, 4, scores)
+      >>> print(embedding.matrix().sum())
+      1.4142135
+
+    References:
+      Drineas, Mahoney and Muthukrishnan, "Sampling algorithms for l2 regression and
+      applications", SODA 2006.
+    """
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    if probabilities is None:
+        chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
+    else:
+        values, valid = _checks.distribution("probabilities", probabilities)
+        _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
+        # NaN if it is no distribution, and then all products are NaN.
+        chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
+    return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
+
+
+class _RowEmbedding(Embedding):
+    probabilities: Array
+
+    def _drawn(self) -> RowSample:
+        return sample_rows(self.key, self.probabilities, self.sketch_size)
+
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        return list(map(self._padded, self._drawn()._apply_to_columns(arrays)))
+
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
+        return self._padded(self._drawn()._apply_to_entries(entries, shape))
+
+    def _padded(self, rows: Array) -> Array:
+        return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
+
+    def _matrix(self, dtype: Any) -> Array:
+        sample = self._drawn()
+        zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
+        slots = jnp.arange(sample.indices.shape[0])
+        return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))

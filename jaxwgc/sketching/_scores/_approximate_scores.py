@@ -14,13 +14,15 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
-from jaxwgc.sketching._linalg.derivatives import orthonormaliser_of_gram
-from jaxwgc.sketching._linalg.gram import scaled_gram
-from jaxwgc.sketching._linalg.kinds import MatrixLike, by_rows_spec, compute, matrix_of
-from jaxwgc.sketching._linalg.orthonormalise import factors_of_small
+from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
+from jaxwgc.sketching._linalg.factors import (
+    factors_of_small,
+    orthonormaliser_of_gram,
+    scaled_gram,
+)
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
 from jaxwgc.sketching._linalg.rows import Rows
-from jaxwgc.sketching._scores._leverage_scores import leverage_scores
+from jaxwgc.sketching._scores._exact_scores import leverage_scores
 
 # Rows of the sketch to which each row of X is added. With 4, rows of leverage 1 may
 # collide in one row of the sketch without harm; with 1 or 2 they may not.
@@ -105,16 +107,8 @@ def approximate_leverage_scores(
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
     checked, rcond = _checks.with_cutoff(checked, rcond)
-    return compute(
-        _scores,
-        checked,
-        key,
-        rcond,
-        specs=by_rows_spec,
-        num_rows=num_rows,
-        sketch_size=sketch_size,
-        num_projections=num_projections,
-    )
+    sizes = num_rows, sketch_size, num_projections
+    return compute(_scores, checked, key, rcond, by_rows=True, sizes=sizes)
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
@@ -145,21 +139,16 @@ def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
 
 
 def _scores(
-    rows: Rows,
-    key: Array,
-    rcond: Array,
-    num_rows: int,
-    sketch_size: int,
-    num_projections: int | None,
+    rows: Rows, key: Array, rcond: Array, sizes: tuple[int, int, int | None]
 ) -> Any:
+    num_rows, sketch_size, num_projections = sizes
     keys = jax.random.split(key)
     num_nonzeros = min(_NUM_NONZEROS, sketch_size)
     embedding = sparse_sign(keys[0], sketch_size, num_rows, num_nonzeros)
     (small,) = rows.sketch(embedding)
     factors = factors_of_small(small, rcond)
-    inverse = orthonormaliser_of_gram(
-        factors.matrix, factors.vectors, scaled_gram(small, factors.scale)
-    )
+    gram = scaled_gram(small, factors.scale)
+    inverse = orthonormaliser_of_gram(factors.matrix, factors.vectors, gram)
     if num_projections is not None:
         shape = rows.shape[1], num_projections
         inverse = product(inverse, jax.random.normal(keys[1], shape, rows.dtype))

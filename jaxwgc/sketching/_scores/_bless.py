@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
+from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 
 Kernel = Callable[[Array, Array], Array]
@@ -110,40 +111,31 @@ def bless(
     _validation.check_number("oversampling", oversampling, positive=True)
     _validation.check_number("step", step, minimum=1)
     if _validation.is_traced(key, data, ridge, oversampling, step):
-        raise TypeError(
-            "bless must not be traced: how many points it keeps depends on their values"
-        )
-    if not step > 1:
-        raise ValueError(f"step must be more than 1; got {step}")
-    points = _checks.float_array("data", data)
-    if points.ndim < 1 or points.shape[0] < 1:
-        raise ValueError(f"data must have at least one point; got shape {points.shape}")
-    _checks.check_finite("data", data, points.dtype)
+        reason = "how many points it keeps depends on their values"
+        raise TypeError(f"bless must not be traced: {reason}")
+    require(step > 1, "step", "be more than 1", step)
+    points = _checks.finite_array("data", data)
+    has_points = points.ndim and len(points)
+    require(has_points, "data", "have at least one point", f"shape {points.shape}")
     diagonal = _diagonal(kernel, points)
     dtype, num_points = diagonal.dtype, diagonal.size
     trace = float(diagonal.sum())
     eps = float(jnp.finfo(dtype).eps)
     smallest_ridge = 8 * eps * trace
-    if not (math.isfinite(ridge) and ridge >= smallest_ridge):
-        raise ValueError(
-            "ridge must be finite and at least 8 machine epsilons times the trace of "
-            f"the kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
-        )
+    rule = "be finite and at least 8 machine epsilons times the trace of the kernel "
+    rule += f"matrix, {smallest_ridge:.3g} in {dtype}"
+    require(math.isfinite(ridge) and ridge >= smallest_ridge, "ridge", rule, ridge)
 
-    def scores_of(weights: np.ndarray, shift: float, ridge: float, **kind: bool) -> Any:
+    def scores_of(weights: Any, shift: float, ridge: float, is_projected: bool) -> Any:
         # Padding has the weight 0 and does not count.
         size = next_power_of_two(max(8, indices.size))
         padded = np.pad(indices.astype(np.int32), (0, size - indices.size))
         roots = np.pad(np.sqrt(weights), (0, size - indices.size)).astype(dtype)
         numbers = np.asarray([shift, ridge], dtype)
-        scores = _scores(
-            points, diagonal, padded, roots, numbers, kernel=kernel, **kind
-        )
-        scores = np.asarray(scores)
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                "kernel must be finite and positive semi-definite; it is not"
-            )
+        landmarks = padded, roots, numbers
+        scores = np.asarray(_scores(points, diagonal, landmarks, kernel, is_projected))
+        rule = "be finite and positive semi-definite"
+        require(np.isfinite(scores).all(), "kernel", rule, "NaN or infinite scores")
         return scores
 
     indices, weights = np.zeros(0, np.int32), np.zeros(0)
@@ -174,19 +166,16 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     """Returns k(x, x) of all points, after a check of the kernel."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
-    if getattr(shape, "shape", None) != expected:
-        raise ValueError(
-            "kernel must take (a, ...) and (b, ...) to an array of shape (a, b); for "
-            f"a, b = {expected} it gave {shape}"
-        )
+    is_right = getattr(shape, "shape", None) == expected
+    rule = "take (a, ...) and (b, ...) to an array of shape (a, b)"
+    require(is_right, "kernel", rule, f"{shape} for a, b = {expected}")
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"kernel must give real numbers; got {shape.dtype}")
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
     is_right = np.isfinite(diagonal) & (diagonal >= 0)
     rule = "finite and not negative for a point and itself"
     _validation.check_entries("kernel", diagonal, is_right, rule)
-    if not diagonal.any():
-        raise ValueError("kernel must not be zero for all points and themselves")
+    require(diagonal.any(), "kernel", "not be zero for all points and themselves", 0)
     return diagonal
 
 
@@ -204,20 +193,14 @@ def _compiled_diagonal(points: Array, kernel: Kernel) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("kernel", "is_projected"))
 def _scores(
-    points: Array,
-    diagonal: Array,
-    indices: Array,
-    roots: Array,
-    numbers: Array,
-    kernel: Kernel,
-    is_projected: bool,
+    points: Array, diagonal: Array, landmarks: Any, kernel: Kernel, is_projected: bool
 ) -> Array:
     """Returns scores of all points, by sums over weighted landmarks.
 
     Let z be the coordinates of a point in the span of the landmarks. The score is (k(x,
     x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.
     """
-    shift, ridge = numbers
+    indices, roots, (shift, ridge) = landmarks
     chosen, identity = points[indices], jnp.eye(len(indices), dtype=diagonal.dtype)
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
     factor = jnp.linalg.cholesky(matrix + shift * identity)

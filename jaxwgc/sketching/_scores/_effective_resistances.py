@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if
+from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 
 _BLOCK = 2**20
@@ -79,11 +80,10 @@ def effective_resistances(
             raise TypeError("num_vertices must be given if edges are traced")
         num_vertices = int(ends.max(initial=0)) + 1
     num_vertices = _validation.check_int("num_vertices", num_vertices, minimum=1)
-    if ends is not None and (ends.min() < 0 or ends.max() >= num_vertices):
-        raise ValueError(
-            "edges must have ends from 0 to num_vertices - 1; got "
-            f"{ends.min()} to {ends.max()} with num_vertices = {num_vertices}"
-        )
+    if ends is not None:
+        is_right = ends.min() >= 0 and ends.max() < num_vertices
+        given = f"{ends.min()} to {ends.max()} with num_vertices = {num_vertices}"
+        require(is_right, "edges", "have ends from 0 to num_vertices - 1", given)
     if weights is None:
         conductances = jnp.ones(edges.shape[0])
     else:
@@ -92,15 +92,12 @@ def effective_resistances(
         concrete = _checks.concrete(weights, conductances.dtype)
         if concrete is not None:
             is_right = np.isfinite(concrete) & (concrete > 0)
-            _validation.check_entries(
-                "weights", concrete, is_right, "positive and finite"
-            )
-            if _is_too_small(concrete, np.max(concrete)).any():
-                raise ValueError(
-                    "weights must not differ by more than the range of "
-                    f"{concrete.dtype}; got weights from {concrete.min()} to "
-                    f"{concrete.max()}"
-                )
+            rule = "positive and finite"
+            _validation.check_entries("weights", concrete, is_right, rule)
+            least, most = concrete.min(), concrete.max()
+            rule = f"not differ by more than the range of {concrete.dtype}"
+            is_right = not _is_too_small(concrete, most).any()
+            require(is_right, "weights", rule, f"weights from {least} to {most}")
     return _resistances(edges, conductances, num_vertices)
 
 
@@ -132,9 +129,8 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     labels = _components(first, second, num_vertices)
     volumes = jnp.zeros(num_vertices, dtype).at[labels].add(degrees)[labels]
     is_same = labels[:, None] == labels
-    null = jnp.where(
-        is_same, roots * roots[:, None] / jnp.where(volumes > 0, volumes, 1), 0
-    )
+    shares = roots / jnp.where(volumes > 0, volumes, 1)
+    null = jnp.where(is_same, shares * roots[:, None], 0)
     identity = jnp.eye(num_vertices, dtype=dtype)
     matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + null
 

@@ -13,12 +13,16 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.derivatives import at_most_one, orthonormaliser_of_gram
-from jaxwgc.sketching._linalg.gram import scaled_gram
-from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of
-from jaxwgc.sketching._linalg.rank import rank_cutoff
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    at_most_one,
+    factors_of,
+    factors_of_wide,
+    orthonormaliser_of_gram,
+    rank_cutoff,
+    scaled_gram,
+)
 from jaxwgc.sketching._linalg.rows import DenseRows, Rows
-from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
 class LewisWeights(NamedTuple):
@@ -99,7 +103,7 @@ def lewis_weights(
     """
     matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
     _validation.check_number("p", p, positive=True, finite=True)
-    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
+    most = _validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
@@ -107,13 +111,9 @@ def lewis_weights(
         tolerance = rounding * maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    return _lewis_weights(
-        matrix,
-        _checks.scalar(p, dtype),
-        _checks.scalar(tolerance, dtype),
-        _checks.scalar(max_iterations, jnp.int32),
-        rcond,
-    )
+    p, tolerance = _checks.scalar(p, dtype), _checks.scalar(tolerance, dtype)
+    most = _checks.scalar(most, jnp.int32)
+    return _lewis_weights(matrix, p, tolerance, most, rcond)
 
 
 @jax.jit
@@ -147,13 +147,9 @@ def _lewis_weights(
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
     iteration = _Iteration(*lax.stop_gradient((p, tolerance)), max_iterations)
-    log_weights, (num_iterations, residual) = lax.custom_root(
-        log_ratios,
-        lax.stop_gradient(start),
-        iteration.solve,
-        iteration.tangent_solve,
-        has_aux=True,
-    )
+    start, functions = lax.stop_gradient(start), (iteration.solve, iteration.tangent)
+    found = lax.custom_root(log_ratios, start, *functions, has_aux=True)
+    log_weights, (num_iterations, residual) = found
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
@@ -200,9 +196,7 @@ class _Iteration(NamedTuple):
         log_weights, _, residual, _, num_iterations = state
         return log_weights, (num_iterations.astype(start.dtype), residual)
 
-    def tangent_solve(
-        self, derivative: Callable[[Array], Array], target: Array
-    ) -> Array:
+    def tangent(self, derivative: Callable[[Array], Array], target: Array) -> Array:
         """Solves a linear equation with the derivative of the log ratios.
 
         Its eigenvalues are from -1 to -2 / p.

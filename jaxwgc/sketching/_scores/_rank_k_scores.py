@@ -1,25 +1,28 @@
 """Rank-k leverage scores: row norms in the leading singular directions."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import PartitionSpec
+from jax.scipy.sparse.linalg import cg
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.derivatives import at_most_one
+from jaxwgc.sketching._linalg.factors import at_most_one, diagonal, without_derivative
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
-from jaxwgc.sketching._linalg.rows import Rows, constant
-from jaxwgc.sketching._scores._leading_directions import (
-    inverses,
-    leading_directions,
-    projection_on,
-    trust,
-)
+from jaxwgc.sketching._linalg.rows import Rows, constant, safe
+
+# Maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass over rows.
+Pass = Callable[[Array], Array]
+
+# Iterations for derivatives. With a gap of 1e-3, 300 are enough in float64.
+_MAX_STEPS = 1000
 
 
 class RankKScores(NamedTuple):
@@ -141,30 +144,20 @@ def rank_k_leverage_scores(
         oversampling = rank + 10
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
     # One direction beyond the last, to measure the gap.
-    sizes = _Sizes(rank, rank + max(oversampling, 1), num_passes)
+    sizes = rank, rank + max(oversampling, 1), num_passes
     checked = matrix_of("matrix", matrix)
-    if rank > min(checked.shape):
-        raise ValueError(
-            f"rank must be at most min(N, p); got rank = {rank} and {checked.shape}"
-        )
+    given = f"rank = {rank} and {checked.shape}"
+    is_right = rank <= min(checked.shape)
+    _validation.require(is_right, "rank", "be at most min(N, p)", given)
     checked, rcond = _checks.with_cutoff(checked, rcond)
-    return compute(_scores, checked, key, rcond, specs=_specs, sizes=sizes)
+    by_rows: Any = RankKScores(True, *[False] * 5)
+    return compute(_scores, checked, key, rcond, by_rows=by_rows, sizes=sizes)
 
 
-class _Sizes(NamedTuple):
-    """The numbers that set shapes: k, the number of directions, and passes."""
-
-    rank: int
-    width: int
-    num_passes: int
-
-
-def _specs(by_rows: Any) -> Any:
-    everywhere: Any = PartitionSpec()
-    return RankKScores(by_rows, *[everywhere] * 5)
-
-
-def _scores(rows: Rows, key: Array, rcond: Array, sizes: _Sizes) -> RankKScores:
+def _scores(
+    rows: Rows, key: Array, rcond: Array, sizes: tuple[int, int, int]
+) -> RankKScores:
+    rank, width, num_passes = sizes
     num_columns = rows.shape[1]
     largest = rows.largest().max()
     finite = jnp.isfinite(largest)
@@ -177,31 +170,203 @@ def _scores(rows: Rows, key: Array, rcond: Array, sizes: _Sizes) -> RankKScores:
         # Decompositions of NaN are undefined, and differ by backend.
         return jnp.where(jnp.isfinite(passed).all(), passed, 0)
 
-    width = min(sizes.width, num_columns)
-    leading = leading_directions(
-        run, key, num_columns, width, sizes.num_passes, rows.dtype
-    )
+    start = jax.random.normal(key, (num_columns, min(width, num_columns)), rows.dtype)
+    leading = leading_directions(run, start, num_passes)
     # Constants, so that this has the derivative of XᵀX alone.
-    passed = rows.products(leading.vectors[:, : sizes.rank], scale)
+    passed = rows.products(leading.vectors[:, :rank], scale)
     # A maximum may lose a NaN; sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
-    known = trust(leading, lax.stop_gradient(passed), sizes.rank, rcond)
+    known = trust(leading, lax.stop_gradient(passed), rank, rcond)
     if rows.is_on_host:
-        inverse = inverses(leading, sizes.rank, rcond)
-        projection = leading.vectors[:, : sizes.rank] * inverse
+        projection = leading.vectors[:, :rank] * inverses(leading, rank, rcond)
         scores = np.clip(rows.norms_of(projection, scale), 0, 1)
     else:
         projection = projection_on(fixed, scale, leading, known, passed[:num_columns])
         scores = at_most_one(rows.norms_of(projection, scale))
         scores = jnp.where(finite, scores, jnp.nan)
+    nan = jnp.where(finite, 0, jnp.nan)
     return RankKScores(
         scores=scores,
-        singular_values=jnp.where(
-            finite, leading.values[: sizes.rank] / scale, jnp.nan
-        ),
+        singular_values=leading.values[:rank] / scale + nan,
         rank=jnp.where(finite, known.rank, 0),
-        gap=jnp.where(finite, known.gap, jnp.nan),
-        error_bound=jnp.where(finite, known.error_bound, jnp.nan),
+        gap=known.gap + nan,
+        error_bound=known.error_bound + nan,
         is_ambiguous=known.is_ambiguous | ~finite,
     )
+
+
+class Directions(NamedTuple):
+    """Right singular vectors (p, l), orthonormal, and singular values (l,)."""
+
+    vectors: Array
+    values: Array
+
+
+class Trust(NamedTuple):
+    """Accuracy of leading directions; see `RankKScores`."""
+
+    rank: Array
+    gap: Array
+    error_bound: Array
+    is_ambiguous: Array
+    # (k,), whether a direction counts.
+    is_kept: Array
+
+
+def leading_directions(run: Pass, start: Array, num_passes: int) -> Directions:
+    """Returns leading directions, one per column of a random block.
+
+    The first passes grow a Krylov basis. Each of its blocks is the image of the last
+    block, made orthogonal to all earlier ones. One further pass computes the images of
+    the leading directions one by one. In the basis, a direction of 1e-3 of the largest
+    is as small as the rounding of its square in float32. The last of `num_passes` is
+    left to the caller.
+    """
+    num_columns, width = start.shape
+    basis = block = jnp.linalg.qr(start)[0]
+    images = jnp.zeros((num_columns, 0), start.dtype)
+    for step in range(num_passes - 2):
+        if step:
+            block = _next_block(basis, images[:, -block.shape[1] :])
+            if not block.shape[1]:
+                # The basis spans the whole space.
+                break
+            basis = jnp.concatenate([basis, block], axis=1)
+        new = run(block)[:num_columns]
+        images = jnp.concatenate([images, new], axis=1)
+    block = _in_basis(basis, images, width)
+    return _extracted(run(block), num_columns)
+
+
+@jax.jit
+def _next_block(basis: Array, new: Array) -> Array:
+    """Returns an orthonormal block, orthogonal to the basis, from new columns."""
+    num_columns, width = basis.shape
+    new = new[:, : max(num_columns - width, 0)]
+    for _ in range(3):
+        new = new - product(basis, product(basis.T, new))
+        norms = jnp.linalg.norm(new, axis=0)
+        new = jnp.linalg.qr(new / jnp.where(norms > 0, norms, 1))[0]
+    return new
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _in_basis(basis: Array, images: Array, width: int) -> Array:
+    """Returns the leading directions in a basis Q, given its images XᵀX Q.
+
+    This is half a power iteration more than Rayleigh-Ritz, since the images are known.
+    """
+    small = product(basis.T, images)
+    squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
+    squares, vectors = squares[: -width - 1 : -1], vectors[:, : -width - 1 : -1]
+    noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
+    is_kept = squares > noise * squares[0]
+    # Null directions, orthogonal to the rest, keep their place for the last pass.
+    further = product(images, vectors / jnp.where(is_kept, squares, 1))
+    return jnp.linalg.qr(jnp.where(is_kept, further, product(basis, vectors)))[0]
+
+
+@functools.partial(jax.jit, static_argnames="num_columns")
+def _extracted(passed: Array, num_columns: int) -> Directions:
+    """Returns the leading directions of Xᵀ U, with U an orthonormal basis of X Q."""
+    images, squares = passed[:num_columns], passed[num_columns:]
+    sizes = jnp.sqrt(diagonal(squares))
+    sizes = jnp.where(sizes > 0, sizes, 1)
+    eigenvalues, vectors = jnp.linalg.eigh(squares / sizes / sizes[:, None])
+    noise = 10 * squares.shape[0] * float(jnp.finfo(squares.dtype).eps)
+    is_kept = eigenvalues > noise * jnp.maximum(eigenvalues[-1], 0)
+    roots = jnp.sqrt(jnp.where(is_kept, eigenvalues, 1))
+    whitening = jnp.where(is_kept, vectors / roots, 0)
+    projected = product(images, whitening / sizes[:, None])
+    return Directions(*jnp.linalg.svd(projected, full_matrices=False)[:2])
+
+
+def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
+    """Returns 1 / σ of the first `rank` values, and 0 for truncated ones."""
+    values = leading.values[:rank]
+    is_kept = values > rcond * leading.values[0]
+    return jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
+    """Returns the accuracy of the first `rank` directions, from a pass over them."""
+    num_columns = leading.vectors.shape[0]
+    vectors = leading.vectors[:, :rank]
+    inverse = inverses(leading, rank, rcond)
+    is_kept = inverse > 0
+    images, squares = passed[:num_columns] * inverse, passed[num_columns:]
+    residual = images - product(vectors, product(vectors.T, images))
+    squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
+    skewness = jnp.linalg.norm(squares)
+    following = jnp.append(leading.values, 0)
+    last = jnp.sum(is_kept, dtype=jnp.int32)
+    largest = leading.values[0]
+    smallest = jnp.where(last > 0, leading.values[jnp.maximum(last - 1, 0)], 0)
+    # Truncated values count as rounding, not as singular values.
+    beyond = jnp.where(last < rank, 0, following[last])
+    gap = smallest - beyond
+    eps = float(jnp.finfo(leading.values.dtype).eps)
+    rounding = 10 * leading.values.shape[0] ** 0.5 * eps * largest
+    # A zero became up to 33 machine epsilons; with 40 columns, the cutoff is 63.
+    is_near = jnp.abs(leading.values[:rank] - rcond * largest) <= rounding / 2
+    size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
+    angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
+    bound = jnp.where(last > 0, jnp.minimum(angle + skewness, 1), 0)
+    is_split = (last > 0) & ((gap <= rounding) | (bound >= 1))
+    is_ambiguous = is_split | ((largest > 0) & jnp.any(is_near))
+    gap = jnp.where(last > 0, gap / safe(smallest), 0)
+    return Trust(last, gap, bound, is_ambiguous, is_kept)
+
+
+@jax.custom_jvp
+def projection_on(
+    rows: Rows, scale: Array, leading: Directions, known: Trust, image_of_leading: Array
+) -> Array:
+    """Returns B with X B = U_k, (p, k), with derivatives by XᵀX up to a rotation.
+
+    The derivatives are those of `image_of_leading`, XᵀX V for a constant V. All other
+    arguments are constants. First derivatives are NaN if the directions are ambiguous,
+    and second derivatives always.
+    """
+    del rows, scale
+    vectors, values = _kept(leading, known, image_of_leading)
+    return vectors / values
+
+
+@projection_on.defjvp
+def _projection_on_jvp(primals, tangents):
+    """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a beside the leading directions for each a."""
+    rows, scale, leading, known, image_of_leading = primals
+    vectors, values = _kept(leading, known, image_of_leading)
+    change = jnp.where(known.is_kept, tangents[-1], 0)
+    inner = product(vectors.T, change)
+
+    def beside(columns: Array) -> Array:
+        return columns - product(vectors, product(vectors.T, columns))
+
+    def shifted(columns: Array) -> Array:
+        images = rows.products(columns, scale)[: columns.shape[0]]
+        return columns * values**2 - beside(images)
+
+    def solve(function: Callable[..., Array], right: Array) -> Array:
+        """Returns the solutions, or NaN if the iteration did not converge."""
+        eps = float(jnp.finfo(right.dtype).eps)
+        found, _ = cg(function, right, tol=4 * eps, maxiter=_MAX_STEPS)
+        error = jnp.linalg.norm(function(found) - right)
+        is_found = error <= eps**0.5 * jnp.linalg.norm(right)
+        return jnp.where(is_found, found, jnp.nan)
+
+    moved = lax.custom_linear_solve(shifted, beside(change), solve, symmetric=True)
+    inner = inner / values[:, None] ** 2
+    change = (moved - product(vectors, inner) / 2) / values
+    factor = 1 + 0 * without_derivative(jnp.sum(image_of_leading))
+    factor = jnp.where(known.is_ambiguous, jnp.nan, factor)
+    return vectors / values, change * factor
+
+
+def _kept(leading: Directions, known: Trust, image: Array) -> tuple[Array, Array]:
+    rank = image.shape[1]
+    vectors = jnp.where(known.is_kept, leading.vectors[:, :rank], 0)
+    return vectors, jnp.where(known.is_kept, leading.values[:rank], 1)

@@ -1,6 +1,6 @@
 """Choice of the ridge by cross-validation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     compute,
@@ -17,8 +18,6 @@ from jaxwgc.sketching._linalg.kinds import (
     matrix_of,
     system_of,
 )
-from jaxwgc.sketching._linalg.orthonormalise import factors_of
-from jaxwgc.sketching._linalg.rank import solver_cutoff
 from jaxwgc.sketching._linalg.rows import Rows, constant
 
 CRITERIA = ("leave_one_out", "generalized")
@@ -95,11 +94,9 @@ def choose_ridge(
     checked, target = system_of(None, matrix_of("matrix", matrix), target)
     num_rows, num_columns = checked.shape
     is_tall = num_rows >= 4 * num_columns
-    if not (is_tall or is_dense(checked)):
-        raise ValueError(
-            "matrix must have at least four rows per column, or be an array on one "
-            f"device; got {type(checked).__name__} of shape {checked.shape}"
-        )
+    rule = "have at least four rows per column, or be an array on one device"
+    given = f"{type(checked).__name__} of shape {checked.shape}"
+    _validation.require(is_tall or is_dense(checked), "matrix", rule, given)
     ridges_given = ridges
     ridges = _checks.finite_array("ridges", ridges)
     _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
@@ -111,27 +108,16 @@ def choose_ridge(
         is_right = (values >= least) | (np.asarray(ridges_given) == 0)
         _validation.check_entries("ridges", values, is_right, f"0 or at least {least}")
     _validation.check_choice("criterion", criterion, CRITERIA)
-    return compute(
-        _choose,
-        checked,
-        ridges,
-        along=(target,),
-        criterion=criterion,
-        is_tall=is_tall,
-        shape=tuple(checked.shape),
-    )
+    options = {"criterion": criterion, "shape": tuple(checked.shape)}
+    return compute(_choose, checked, ridges, along=(target,), **options)
 
 
 def _choose(
-    rows: Rows,
-    target: Array,
-    ridges: Array,
-    criterion: str,
-    is_tall: bool,
-    shape: tuple[int, int],
+    rows: Rows, target: Array, ridges: Array, criterion: str, shape: tuple[int, int]
 ) -> RidgeChoice:
     rows, target, ridges = constant(rows), *lax.stop_gradient((target, ridges))
-    left, values, right, finite = _decomposed(rows, is_tall, shape)
+    is_tall = shape[0] >= 4 * shape[1]
+    left, values, right, finite = _decomposed(rows, shape)
     is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)
     targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
@@ -150,8 +136,8 @@ def _choose(
     size = shape[0] * targets.shape[1]
     if is_tall:
         is_left_out = jnp.asarray(criterion == "leave_one_out", rows.dtype)
-        args = left, shares, parts, is_left_out
-        total = rows.sum(_errors, *args, along=(targets,))
+        fit = left, shares, parts
+        total = rows.sum(_errors, fit, is_left_out, along=(targets,))
         total = total / size
         if criterion == "generalized":
             rest = 1 - jnp.sum(shares, axis=1) / shape[0]
@@ -179,18 +165,12 @@ def _parts(rows: Array, target: Array, left: Array) -> Array:
     return product(product(rows, left).T, target)
 
 
-def _errors(
-    rows: Array,
-    target: Array,
-    left: Array,
-    shares: Array,
-    parts: Array,
-    is_left_out: Array,
-) -> Array:
+def _errors(rows: Array, target: Array, fit: Any, is_left_out: Array) -> Array:
     """Computes the sum of squared errors over a block of rows, for each ridge.
 
     Errors are leave-one-out errors or residuals.
     """
+    left, shares, parts = fit
     basis = product(rows, left)
     # One product for all ridges and systems.
     scaled = shares.T[:, :, None] * parts[:, None]
@@ -237,16 +217,14 @@ def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -
     return jnp.where(is_left, residuals / jnp.where(is_left, rest, 1), jnp.inf)
 
 
-def _decomposed(
-    rows: Rows, is_tall: bool, shape: tuple[int, int]
-) -> tuple[Array, Array, Array, Array]:
+def _decomposed(rows: Rows, shape: tuple[int, int]) -> tuple[Array, ...]:
     """Returns L, s and V with X = U diag(s) Vᵀ and U = X L; whether X is finite.
 
     Columns keep their units, which are those of the ridge.
     """
     rcond = solver_cutoff(shape, rows.dtype)
     threshold = 1e4 * jnp.finfo(rows.dtype).eps
-    method = "gram" if is_tall else "qr"
+    method = "gram" if shape[0] >= 4 * shape[1] else "qr"
     factors = factors_of(rows, None, rcond, method, threshold)
     # X diag(scale) = U₀ diag(s₀) V₀ᵀ. All further factors are small.
     small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T

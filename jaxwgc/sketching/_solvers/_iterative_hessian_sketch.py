@@ -13,14 +13,17 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._linalg.gram import gram
+from jaxwgc.sketching._embeddings._random_matrices import gaussian
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    factors_of_small,
+    gram,
+    solver_cutoff,
+)
 from jaxwgc.sketching._linalg.implicit import implicit_solution
-from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of_small, scaled
-from jaxwgc.sketching._linalg.rank import solver_cutoff
-from jaxwgc.sketching._linalg.rows import DenseRows
-from jaxwgc.sketching._solvers._solution import Solution, every_target
+from jaxwgc.sketching._linalg.rows import DenseRows, scaled
+from jaxwgc.sketching._solvers._least_squares import Solution, in_units
 
 Projection = Callable[[Array], Array]
 
@@ -137,30 +140,27 @@ def iterative_hessian_sketch(
     """
     _validation.check_key(key)
     given = matrix
-    matrix, target = _checks.system(matrix, target)
+    matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
+    target = _checks.gathered(_checks.right_hand_side(target, matrix.shape))
+    dtype = jnp.promote_types(matrix.dtype, target.dtype)
+    matrix, target = matrix.astype(dtype), target.astype(dtype)
     rank = min(matrix.shape)
     # With fewer rows, the expected error is not finite.
     sketch_size = _checks.sketch_size(sketch_size, matrix.shape, more=4)
-    num_iterations = _validation.check_int("num_iterations", num_iterations, minimum=1)
+    check_int = _validation.check_int
+    num_iterations = check_int("num_iterations", num_iterations, minimum=1)
     _validation.check_bool("refresh", refresh)
-    num_inner_steps = _validation.check_int(
-        "num_inner_steps", num_inner_steps, minimum=1
-    )
+    num_inner_steps = check_int("num_inner_steps", num_inner_steps, minimum=1)
     embedding = embed(embedding, key, sketch_size, matrix.shape[0])
-    if not refresh and projection is not None:
-        raise ValueError(
-            "refresh must be True with a projection, with which momentum is not known "
-            f"to converge; got {refresh}"
-        )
     if projection is not None:
+        rule = "be True with a projection: momentum is not known to converge with one"
+        _validation.require(refresh, "refresh", rule, refresh)
         _validation.check_callable("projection", projection)
         point = jax.ShapeDtypeStruct(matrix.shape[1:], matrix.dtype)
         image = jax.eval_shape(projection, point)
-        if getattr(image, "shape", None) != point.shape:
-            raise ValueError(
-                f"projection must return an array of shape (p,) = {point.shape}; got "
-                f"{image}"
-            )
+        rule = f"return an array of shape (p,) = {point.shape}"
+        is_right = getattr(image, "shape", None) == point.shape
+        _validation.require(is_right, "projection", rule, image)
     ratio = rank / sketch_size
     if step_size is None:
         free = sketch_size - rank
@@ -168,41 +168,23 @@ def iterative_hessian_sketch(
         if not refresh:
             step_size = (1 - ratio) ** 2
     _validation.check_number("step_size", step_size, positive=True)
-    eps = float(jnp.finfo(matrix.dtype).eps)
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
-    solution = _solve(
-        matrix,
-        target,
-        embedding,
-        regulariser,
-        jnp.asarray(step_size, matrix.dtype),
-        _checks.stopping_tolerance(tolerance, eps**0.5, matrix.dtype),
-        num_iterations,
-        projection,
-        num_inner_steps,
-        refresh,
-    )
+    root_eps = float(jnp.finfo(dtype).eps) ** 0.5
+    regulariser = _checks.regulariser(ridge, dtype)
+    tolerance = _checks.stopping_tolerance(tolerance, root_eps, dtype)
+    numbers = regulariser, _checks.scalar(step_size, dtype), tolerance
+    options = num_iterations, projection, num_inner_steps, refresh
+    solution = _solve(matrix, target, embedding, numbers, options)
     if solution.rank is not None and regulariser is None:
         _checks.warn_of_precision(given, matrix, solution.rank.rank)
     return solution
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("num_iterations", "projection", "num_inner_steps", "refresh"),
-)
+@functools.partial(jax.jit, static_argnames="options")
 def _solve(
-    matrix: Array,
-    target: Array,
-    embedding: Embedding,
-    ridge: Array | None,
-    step_size: Array,
-    tolerance: Array,
-    num_iterations: int,
-    projection: Projection | None,
-    num_inner_steps: int,
-    refresh: bool,
+    matrix: Array, target: Array, embedding: Embedding, numbers: Any, options: Any
 ) -> Solution:
+    ridge, step_size, tolerance = numbers
+    num_iterations, projection, num_inner_steps, refresh = options
     # A maximum may lose a NaN.
     finite = jnp.isfinite(matrix).all()
     matrix = jnp.where(finite, matrix, 0)
@@ -235,13 +217,14 @@ def _solve(
             return projection(solution * size / unit).astype(matrix.dtype) * unit / size
 
         def downhill_of(solution: Array) -> tuple[Array, Array]:
-            gradient, squared = DenseRows(matrix).sum(
-                _downhill, solution, along=(target,)
-            )
+            rows = DenseRows(matrix)
+            gradient, squared = rows.sum(_downhill, solution, along=(target,))
             if ridge is None:
                 return gradient, squared
             pulled = ridge * solution
             return gradient - pulled, squared + jnp.sum(pulled * solution)
+
+        constrained_change = functools.partial(_constrained_change, num_inner_steps)
 
         def step(state, key):
             solution, last, gradient, _ = state
@@ -250,9 +233,7 @@ def _solve(
             if projection is None:
                 change = _free_change(prepared, downhill)
             else:
-                change = _constrained_change(
-                    prepared, solution, downhill, projected, num_inner_steps
-                )
+                change = constrained_change(prepared, solution, downhill, projected)
             change = change + momentum * (solution - last)
             moved = jnp.linalg.norm(product(small, change))
             new = solution + change
@@ -265,12 +246,10 @@ def _solve(
         gradient, squared = downhill_of(start)
         keys = jax.random.split(embedding.key, num_iterations)
         # Factors of the last sketch are kept, so that the program has one copy.
-        prepared = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sketch, keys[0])[1]
-        )
-        (solution, _, gradient, prepared), (norms, moved) = lax.scan(
-            step, (start, start, gradient, prepared), keys
-        )
+        shapes = jax.eval_shape(sketch, keys[0])[1]
+        state = start, start, gradient, jax.tree.map(jnp.zeros_like, shapes)
+        state, (norms, moved) = lax.scan(step, state, keys)
+        solution, _, gradient, prepared = state
         history = jnp.concatenate([jnp.sqrt(squared)[None], norms])
         # A small step size does not mean convergence.
         rank = None
@@ -282,13 +261,20 @@ def _solve(
             converged &= jnp.linalg.norm(gradient) <= bound
             factors, _ = prepared
             rank = factors.rank
-            solution = implicit_solution(
-                solution, DenseRows(system[0]), system_target, system[1], factors
-            )
+            given = DenseRows(system[0]), system_target, system[1]
+            solution = implicit_solution(solution, *given, factors)
         iteration = jnp.int32(num_iterations)
         return Solution(solution * size, iteration, converged, history, rank)
 
-    return every_target(solve, target, inverse_power_of_two(largest))
+    def solve_scaled(target: Array) -> Solution:
+        # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
+        scale = inverse_power_of_two(largest)
+        return in_units(solve(target * unit, unit), unit, scale)
+
+    if target.ndim == 1:
+        return solve_scaled(target)
+    return jax.vmap(solve_scaled, in_axes=-1, out_axes=-1)(target)
 
 
 def _prepared(small: Array, ridge: Array | None, projection: Projection | None) -> Any:
@@ -317,11 +303,7 @@ def _downhill(block: Array, target: Array, solution: Array) -> tuple[Array, Arra
 
 
 def _constrained_change(
-    prepared: tuple[Array, Array],
-    solution: Array,
-    gradient: Array,
-    projection: Projection,
-    num_steps: int,
+    num_steps: int, prepared: Any, solution: Array, gradient: Array, projection: Any
 ) -> Array:
     """Takes accelerated projected gradient steps, with restarts after overshoots."""
     hessian, largest = prepared

@@ -1,21 +1,39 @@
-"""Newton's method with sketched Hessians for twice-differentiable losses."""
+"""Newton's method with sketched Hessians, for smooth losses and logistic ones."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.sparse.linalg import cg
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
-from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
-from jaxwgc.sketching._solvers._newton_steps import newton_steps
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
+from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    diagonal,
+    factors_of_small,
+    gram,
+    solver_cutoff,
+)
+from jaxwgc.sketching._linalg.implicit import solve_augmented
+from jaxwgc.sketching._linalg.refinement import record
+from jaxwgc.sketching._linalg.rows import DenseRows
+from jaxwgc.sketching._solvers._least_squares import Solution
+
+# Armijo's constant, and the largest number of halvings of a step.
+_SUFFICIENT = 0.1
+_MAX_HALVINGS = 40
 
 
 def newton_sketch(
@@ -121,8 +139,8 @@ def newton_sketch(
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     value = jax.eval_shape(loss, params, *args)
-    if getattr(value, "shape", None) != ():
-        raise ValueError(f"loss must return a scalar; got {value}")
+    is_scalar = getattr(value, "shape", None) == ()
+    _validation.require(is_scalar, "loss", "return a scalar", value)
     root = jax.eval_shape(square_root_hessian, params, *args)
     num_rows = _num_rows(root, params)
     regulariser = _checks.regulariser(ridge, flat.dtype)
@@ -130,51 +148,367 @@ def newton_sketch(
     shape = (num_rows, flat.size if regulariser is None else 1)
     sketch_size = _checks.sketch_size(sketch_size, shape)
     embedding = embed(embedding, key, sketch_size, num_rows)
-    num_refinements = _validation.check_int(
-        "num_refinements", num_refinements, minimum=0
-    )
-    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
+    check_int = _validation.check_int
+    num_refinements = check_int("num_refinements", num_refinements, minimum=0)
+    max_iterations = check_int("max_iterations", max_iterations, minimum=1)
     default_tolerance = min(1e-10, 4 * float(jnp.finfo(flat.dtype).eps))
-    return newton_steps(
-        params,
-        args,
-        embedding,
-        regulariser,
-        _checks.stopping_tolerance(tolerance, default_tolerance, flat.dtype),
-        loss,
-        square_root_hessian,
-        num_refinements,
-        max_iterations,
-    )
+    tolerance = _checks.stopping_tolerance(tolerance, default_tolerance, flat.dtype)
+    functions, limits = (loss, square_root_hessian), (num_refinements, max_iterations)
+    given = args, regulariser
+    return _newton_steps(params, given, embedding, tolerance, functions, limits)
 
 
 def _float_params(params: Any) -> Any:
     _checks.check_all_dense("params", params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not sum(jnp.size(leaf) for _, leaf in leaves):
-        raise ValueError(f"params must have at least one number; got {params!r}")
+    size = sum(jnp.size(leaf) for _, leaf in leaves)
+    _validation.require(size, "params", "have at least one number", repr(params))
 
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _checks.finite_array(
-            f"params{jax.tree_util.keystr(path)}", leaf
-        ),
-        params,
-    )
+    def checked(path: Any, leaf: Any) -> Array:
+        return _checks.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+
+    return jax.tree_util.tree_map_with_path(checked, params)
 
 
 def _num_rows(root: Any, params: Any) -> int:
     """Returns N, after a check that B fits the parameters."""
     leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
-    num_rows = {leaf.shape[:1] for leaf in leaves}
-    if (
-        jax.tree.structure(root) != jax.tree.structure(params)
-        or len(num_rows) != 1
-        or any(leaf.shape[1:] != like.shape for leaf, like in zip(leaves, likes))
-        or leaves[0].ndim == 0
-    ):
-        raise ValueError(
-            "square_root_hessian must return a pytree like params, with an axis of N "
-            f"in front of every leaf; got {jax.tree.map(jnp.shape, root)} with params "
-            f"of {jax.tree.map(jnp.shape, params)}"
-        )
-    return leaves[0].shape[0]
+    axis = leaves[0].shape[:1] if leaves else ()
+    is_right = axis and jax.tree.structure(root) == jax.tree.structure(params)
+    for leaf, like in zip(leaves, likes):
+        is_right = is_right and leaf.shape == axis + like.shape
+    rule = "return a pytree like params, with an axis of N in front of every leaf"
+    shapes = jax.tree.map(jnp.shape, (root, params))
+    given = f"{shapes[0]} with params of {shapes[1]}"
+    _validation.require(is_right, "square_root_hessian", rule, given)
+    return axis[0]
+
+
+class _State(NamedTuple):
+    flat: Array
+    value: Array
+    gradient: Array
+    decrease: Array
+    rounding: Array
+    unseen: Array
+    stalled: Array
+    iteration: Array
+    history: Array
+
+
+class _Problem(NamedTuple):
+    """A loss with a ridge for flat parameters, and a root of its Hessian."""
+
+    loss: Callable[..., Array]
+    square_root_hessian: Callable[..., Any]
+    args: tuple[Any, ...]
+    ridge: Array | None
+    unravel: Callable[[Array], Any]
+
+    def objective(self, flat: Array) -> Array:
+        """Returns the objective that is minimised."""
+        value = jnp.asarray(self.loss(self.unravel(flat), *self.args), flat.dtype)
+        weight = 0 if self.ridge is None else self.ridge
+        return value + weight / 2 * jnp.sum(flat**2)
+
+    def root(self, flat: Array) -> Array:
+        """Returns B (N, p) with BᵀB the Hessian without the ridge."""
+        tree = self.square_root_hessian(self.unravel(flat), *self.args)
+        columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
+        return jnp.concatenate(columns, axis=1).astype(flat.dtype)
+
+    def hessian(self, root: Array, vector: Array) -> Array:
+        """Returns BᵀB + ridge I times a vector."""
+        image = product(product(root, vector), root)
+        return image if self.ridge is None else image + self.ridge * vector
+
+    def direction(
+        self, root: Array, small: Array, gradient: Array, num_steps: int
+    ) -> tuple[Array, Array]:
+        """Computes a descent direction by a sketch of B, refined by B.
+
+        Also returns the norm of the gradient's part outside of the sketch's range.
+        """
+        inverse = _inverse_root(small, self.ridge)
+
+        def precondition(vector: Array) -> Array:
+            return product(inverse, product(vector, inverse))
+
+        change = -precondition(gradient)
+        unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
+        if num_steps:
+            options = {"tol": float(jnp.finfo(gradient.dtype).eps), "M": precondition}
+            hessian = functools.partial(self.hessian, root)
+            refined, _ = cg(hessian, -gradient, maxiter=num_steps, **options)
+            # It divides by zero if the gradient is in the null space of the sketch.
+            change = jnp.where(jnp.isfinite(refined).all(), refined, change)
+        return change, unseen
+
+    def line_search(
+        self, state: _State, change: Array, slope: Array, rounding: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Returns the next point, value and gradient, and whether the search failed.
+
+        If values differ by rounding alone, slopes decide: Hager and Zhang, "A new
+        conjugate gradient method with guaranteed descent and an efficient line search",
+        SIAM J. Optim. 16 (2005), equation 4.1, which is Armijo's rule for a quadratic
+        function.
+        """
+        evaluate = jax.value_and_grad(self.objective)
+        magnitude = jnp.abs(state.value)
+        noise = 4 * jnp.finfo(change.dtype).eps * magnitude
+        noise += jnp.sqrt(2 * magnitude) * rounding
+        steepest = (2 * _SUFFICIENT - 1) * slope
+
+        def is_too_long(search):
+            size, value, gradient, count = search
+            is_lower = value <= state.value + _SUFFICIENT * size * slope
+            is_flat = product(change, gradient) <= steepest
+            is_lower |= (value <= state.value + noise) & is_flat
+            # A NaN counts as too long.
+            return ~is_lower & (count < _MAX_HALVINGS)
+
+        def halve(search):
+            size, _, _, count = search
+            size = size / 2
+            return size, *evaluate(state.flat + size * change), count + 1
+
+        one = jnp.ones((), change.dtype)
+        start = one, *evaluate(state.flat + change), jnp.int32(0)
+        size, value, gradient, count = lax.while_loop(is_too_long, halve, start)
+        stalled = (count == _MAX_HALVINGS) | ~jnp.isfinite(value)
+        old = state.flat, state.value, state.gradient
+        new = state.flat + size * change, value, gradient
+        return *jax.tree.map(functools.partial(jnp.where, stalled), old, new), stalled
+
+
+@functools.partial(jax.jit, static_argnames=("functions", "limits"))
+def _newton_steps(
+    params: Any,
+    given: tuple[Any, Array | None],
+    embedding: Embedding,
+    tolerance: Array,
+    functions: tuple[Callable[..., Array], Callable[..., Any]],
+    limits: tuple[int, int],
+) -> Solution:
+    """Minimises the ridge loss from `params` on; see `newton_sketch`.
+
+    Args:
+      params: The starting point.
+      given: Arguments of the functions, and the ridge.
+      embedding: Embedding of the first step.
+      tolerance: See `newton_sketch`.
+      functions: The loss, and the root of its Hessian.
+      limits: The number of refinements, and the largest number of iterations.
+    """
+    num_refinements, max_iterations = limits
+    params, (args, ridge) = lax.stop_gradient((params, given))
+    flat, unravel = ravel_pytree(params)
+    problem = _Problem(*functions, args, ridge, unravel)
+    value, gradient = jax.value_and_grad(problem.objective)(flat)
+    eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
+
+    def is_done(state: _State) -> Array:
+        # The value at the start may be larger by any factor.
+        least = jnp.maximum(tolerance * jnp.abs(state.value), state.rounding)
+        # √eps is more accurate than a step needs, and above rounding. A gradient in
+        # the null space of a sketch remains entirely.
+        return (state.decrease <= least) & (state.unseen <= eps**0.5)
+
+    def is_open(state: _State) -> Array:
+        return (state.iteration < max_iterations) & ~is_done(state) & ~state.stalled
+
+    def step(state: _State) -> _State:
+        root = problem.root(state.flat)
+        key = jax.random.fold_in(embedding.key, state.iteration)
+        small = dataclasses.replace(embedding, key=key) @ root
+        change, unseen = problem.direction(root, small, state.gradient, num_refinements)
+        # Rounding of the parameters and of B θ limits the accuracy of the objective.
+        terms = product(jnp.abs(root), jnp.abs(state.flat))
+        rounding = 2 * eps * jnp.linalg.norm(terms)
+        # Relative to the smallest value above rounding.
+        length = jnp.sqrt(jnp.abs(state.value)) + rounding / eps**0.5
+        unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
+        slope = product(change, state.gradient)
+        search = problem.line_search(state, change, slope, rounding)
+        new, value, gradient, stalled = search
+        tests = jnp.maximum(-slope / 2, 0), rounding**2 / 2, unseen, stalled
+        iteration = state.iteration + 1
+        history = record(state.history, iteration, value)
+        return _State(new, value, gradient, *tests, iteration, history)
+
+    decrease, zero = jnp.full_like(value, jnp.inf), jnp.zeros_like(value)
+    tests = decrease, zero, zero, ~jnp.isfinite(value)
+    history = jnp.full(max_iterations + 1, value)
+    start = _State(flat, value, gradient, *tests, jnp.int32(0), history)
+    state = lax.while_loop(is_open, step, start)
+    converged = is_done(state) & ~state.stalled & jnp.isfinite(state.value)
+    solution = _minimiser(functions, unravel, state.flat, given)
+    return Solution(unravel(solution), state.iteration, converged, state.history)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _minimiser(functions: Any, unravel: Any, flat: Array, given: Any) -> Array:
+    """Returns `flat`, with the derivative of the point at which the gradient is 0."""
+    del functions, unravel, given
+    return flat
+
+
+@_minimiser.defjvp
+def _minimiser_jvp(functions, unravel, primals, tangents):
+    flat, given = primals
+
+    def gradient(given):
+        return jax.grad(_Problem(*functions, *given, unravel).objective)(flat)
+
+    _, change = jax.jvp(gradient, (given,), tangents[1:])
+    # H is BᵀB, and so this is a least-squares system, solved as accurately.
+    root, ridge = _Problem(*functions, *given, unravel).root(flat), given[1]
+    factors = _factors(root, ridge)
+    zeros = jnp.zeros(root.shape[0], root.dtype)
+    flat = _minimiser(functions, unravel, *primals)
+    return flat, solve_augmented(DenseRows(root), ridge, factors, zeros, change)[1]
+
+
+def _factors(root: Array, ridge: Array | None) -> Factors:
+    """Returns the factors of B or a sketch, stacked on the ridge."""
+    weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
+    return factors_of_small(root, solver_cutoff(root.shape, root.dtype), root=weight)
+
+
+def _inverse_root(small: Array, ridge: Array | None) -> Array:
+    """Returns W with W Wᵀ = (BᵀB + ridge I)⁻¹, or the pseudo-inverse, of a sketch B."""
+
+    def robust(_: None) -> Array:
+        factors = _factors(small, ridge)
+        return factors.scale[:, None] * factors.matrix
+
+    identity = jnp.eye(small.shape[1], dtype=small.dtype)
+    # A Cholesky factor is several times faster, and accurate enough for a direction
+    # unless the matrix is nearly singular.
+    hessian = gram(small) + (0 if ridge is None else ridge) * identity
+    unit = inverse_power_of_two(jnp.sqrt(diagonal(hessian)))
+    lower = jnp.linalg.cholesky(hessian * unit * unit[:, None])
+    smallest = jnp.min(diagonal(lower)) ** 2
+    is_regular = smallest > 1e4 * jnp.finfo(small.dtype).eps
+
+    def cheap(_: None) -> Array:
+        inverse = solve_triangular(lower, identity, lower=True)
+        return unit[:, None] * inverse.T
+
+    # A NaN, if there is no Cholesky factor, counts as singular.
+    return lax.cond(is_regular, cheap, robust, None)
+
+
+def logistic_newton_sketch(
+    key: Array,
+    features: ArrayLike,
+    labels: ArrayLike,
+    sketch_size: int,
+    embedding: EmbeddingLike = sparse_sign,
+    *,
+    ridge: ArrayLike = 0.0,
+    initial: ArrayLike | None = None,
+    num_refinements: int = 0,
+    tolerance: ArrayLike | None = None,
+    max_iterations: int = 50,
+) -> Solution:
+    """Fits logistic regression by `newton_sketch`.
+
+    The objective is the mean over the N rows of log(1 + exp(xᵢᵀθ)) - yᵢ xᵢᵀθ, plus
+    ridge / 2 ‖θ‖². There is no intercept. Add a column of ones for one; the ridge then
+    includes it. Scikit-learn's `LogisticRegression(C=1 / (N * ridge),
+    fit_intercept=False)` has the same solution.
+
+    Args:
+      key: A PRNG key.
+      features: X, real, of shape (N, p).
+      labels: y, of shape (N,): 0 or 1, bools, or probabilities between them.
+      sketch_size: m, at least min(N, p). With a ridge, any size works; a few times the
+        effective dimension is a good choice.
+      embedding: See `newton_sketch`.
+      ridge: A non-negative number, may be traced. Without a ridge, there is no solution
+        if a plane separates the labels; `converged` is then False.
+      initial: The starting point, (p,), zero by default.
+      num_refinements: See `newton_sketch`.
+      tolerance: See `newton_sketch`.
+      max_iterations: The largest number of steps.
+
+    Returns:
+      A `Solution`, with values of the objective as its history. `converged` is as in
+      `newton_sketch`, and False if θ separates the labels and there is no ridge. A
+      plane that separates some of the labels and contains the other points is not
+      detected. θ is then the point at which the loss stopped changing, and grows with
+      precision. Traced labels outside [0, 1] give NaN and False.
+
+    Raises:
+      ValueError: If labels are outside [0, 1], features are not finite (unless traced),
+        or shapes do not match. See also `newton_sketch`.
+      TypeError: If an array is complex, sparse or not numeric.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> features = jax.random.normal(jax.random.key(0), (500, 3))
+      >>> labels = features[:, 0] > 0
+      >>> result = sketching.logistic_newton_sketch(
+      ...     jax.random.key(1), features, labels, sketch_size=60, ridge=0.1
+      ... )
+      >>> print(result.converged, result.solution[0] > 1)
+      True True
+
+    References:
+      Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
+      with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
+    """
+    features = _checks.gathered(_checks.finite_matrix("features", features))
+    num_rows, num_columns = features.shape
+    targets = _checks.gathered(_checks.float_array("labels", labels))
+    _validation.check_shape("labels", targets, "(N,)", (num_rows,))
+    values = _checks.concrete(labels, targets.dtype)
+    if values is not None:
+        is_right = (values >= 0) & (values <= 1)
+        _validation.check_entries("labels", values, is_right, "between 0 and 1")
+    else:
+        targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
+    targets = targets.astype(features.dtype)
+    if initial is None:
+        initial = np.zeros(num_columns, features.dtype)
+    initial = _checks.finite_array("initial", initial).astype(features.dtype)
+    _validation.check_shape("initial", initial, "(p,)", (num_columns,))
+    newton = newton_sketch(
+        key,
+        _logistic_loss,
+        _logistic_root,
+        initial,
+        sketch_size,
+        embedding,
+        args=(features, targets),
+        ridge=ridge,
+        num_refinements=num_refinements,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    has_converged = _has_converged(newton, features, targets, ridge)
+    return newton._replace(converged=has_converged)
+
+
+@jax.jit
+def _has_converged(
+    newton: Solution, features: Array, labels: Array, ridge: ArrayLike
+) -> Array:
+    """Returns False if θ separates the labels: with no ridge, 2θ is then better."""
+    margins = product(features, newton.solution) * (2 * labels - 1)
+    is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
+    return newton.converged & (~is_separated | (jnp.asarray(ridge) > 0))
+
+
+def _logistic_loss(params: Array, features: Array, labels: Array) -> Array:
+    logits = product(features, params)
+    return jnp.mean(jax.nn.softplus(logits) - labels * logits)
+
+
+def _logistic_root(params: Array, features: Array, labels: Array) -> Array:
+    logits = product(features, params)
+    variance = jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
+    return features * jnp.sqrt(variance / labels.shape[0])[:, None]

@@ -1,22 +1,26 @@
-"""Exact leverage scores of the rows of a matrix."""
+"""Leverage scores, ridge leverage scores and the numerical rank of a matrix."""
 
 from typing import Any
 
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._linalg.factors import (
+    NumericalRank,
+    factors_of,
+    factors_of_wide,
+    wide_scores,
+)
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
-    by_rows_spec,
     compute,
     is_dense,
     matrix_of,
 )
-from jaxwgc.sketching._linalg.orthonormalise import factors_of
 from jaxwgc.sketching._linalg.rows import Rows
-from jaxwgc.sketching._linalg.wide import wide_scores
 
 METHODS = ("auto", "gram", "qr", "svd")
 
@@ -113,22 +117,125 @@ def leverage_scores(
     """
     _validation.check_choice("method", method, METHODS)
     checked = matrix_of("matrix", matrix)
-    if not is_dense(checked) and method not in ("auto", "gram"):
-        raise ValueError(
-            "method must be 'auto' or 'gram' for sparse, sharded or streamed rows; got "
-            f"{method!r}"
-        )
+    is_right = is_dense(checked) or method in ("auto", "gram")
+    rule = "be 'auto' or 'gram' for sparse, sharded or streamed rows"
+    _validation.require(is_right, "method", rule, repr(method))
     num_rows, num_columns = checked.shape
     if method == "auto":
         is_tall = num_rows >= 4 * num_columns
         method = "gram" if is_tall or not is_dense(checked) else "qr"
     checked, rcond = _checks.with_cutoff(checked, rcond)
-    scores = compute(_scores, checked, rcond, specs=by_rows_spec, method=method)
+    scores = compute(_leverage_scores, checked, rcond, by_rows=True, method=method)
     _checks.warn_of_precision(matrix, checked, scores)
     return scores
 
 
-def _scores(rows: Rows, rcond: Array, method: str) -> Any:
+def _leverage_scores(rows: Rows, rcond: Array, method: str) -> Any:
     if rows.is_wide:
         return wide_scores(rows, None, rcond, method)
     return factors_of(rows, None, rcond, method).row_norms(rows)
+
+
+def ridge_leverage_scores(
+    matrix: MatrixLike, ridge: ArrayLike, rcond: ArrayLike | None = None
+) -> Any:
+    """Computes ridge leverage scores: the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ.
+
+    The scores sum to the effective dimension Σ σ² / (σ² + ridge) over the singular
+    values σ of X. They fall as the ridge grows, and at ridge 0 they are the leverage
+    scores.
+
+    Args:
+      matrix: X, (N, p), of any kind that `leverage_scores` takes.
+      ridge: A real scalar of at least 0, may be traced. It is added to XᵀX unscaled,
+        not times N, and must be in the range of the dtype of X.
+      rcond: See `leverage_scores`; applied to X stacked on √ridge I. If √ridge is below
+        the cutoff, the null space of X and directions of noise alone count 0, as they
+        do without a ridge.
+
+    Returns:
+      (N,), each in [0, 1]. The error is of the order of machine epsilon times the
+      condition number of X stacked on √ridge I. No system with XᵀX + ridge I is solved,
+      since its condition number is the square. If a traced matrix is not finite, or a
+      traced ridge is negative or not finite, all are NaN.
+
+    Raises:
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if ridge is negative, not finite or
+        lost in the dtype; if rcond is outside [0, 1).
+      TypeError: If the matrix is complex or not numeric.
+
+    Note:
+      A matrix with N >= p takes the two to four products of `leverage_scores`. For a
+      wide matrix, XXᵀ is decomposed instead, and XᵀX is not formed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+      >>> print(sketching.ridge_leverage_scores(matrix, 2.0).round(2))
+      [0.25 0.25 0.82]
+
+    References:
+      Alaoui and Mahoney, "Fast randomized kernel ridge regression with statistical
+      guarantees", NeurIPS 2015, definition 1.
+    """
+    checked = matrix_of("matrix", matrix)
+    regulariser = _checks.regulariser(ridge, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    return compute(_ridge_scores, checked, regulariser, rcond, by_rows=True)
+
+
+def _ridge_scores(rows: Rows, ridge: Array | None, rcond: Array) -> Any:
+    if rows.is_wide:
+        return wide_scores(rows, ridge, rcond)
+    root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
+    return factors_of(rows, root, rcond).row_norms(rows, ridge)
+
+
+def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:
+    """Computes the numerical rank of a matrix, and whether rounding decides it.
+
+    Leverage scores sum to this rank. Check it if the data may be at the limits of the
+    precision: a constant column beside columns of large mean, or columns that are
+    nearly dependent. If the rank is ambiguous, centre the columns, use float64, or
+    choose an `rcond`.
+
+    Args:
+      matrix: X, (N, p), of any kind that `leverage_scores` takes.
+      rcond: See `leverage_scores`.
+
+    Returns:
+      A `NumericalRank`: 0 and True if a traced matrix has a NaN or infinity.
+
+    Raises:
+      ValueError: If the matrix does not have two axes, has no rows or columns, or
+        (unless traced) has NaN or infinite entries; if rcond is outside [0, 1).
+      TypeError: If the matrix is complex or not numeric.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> steps = jnp.arange(100.0)
+      >>> line = jnp.stack([jnp.ones(100), steps, 2 * steps + 1], axis=1)
+      >>> print(*sketching.numerical_rank(line))
+      2 False
+      >>> print(*sketching.numerical_rank(line[:, :2] + jnp.array([0, 1e7])))
+      1 True
+
+    References:
+      Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
+      the numerical rank. See `leverage_scores` for the algorithm.
+    """
+    checked = matrix_of("matrix", matrix)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    rank = compute(_rank, checked, rcond)
+    _checks.warn_of_precision(matrix, checked, rank.rank)
+    return rank
+
+
+def _rank(rows: Rows, rcond: Array) -> NumericalRank:
+    if rows.is_wide:
+        return factors_of_wide(rows, rcond)[1].rank
+    # Always by two Gram matrices, since one does not show small singular values.
+    return factors_of(rows, None, rcond, threshold=1.0).rank

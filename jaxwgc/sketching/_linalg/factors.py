@@ -1,4 +1,4 @@
-"""Factors V and s of X diag(scale) = U diag(s) Vᵀ: from X, XᵀX or sketches."""
+"""Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,22 +10,110 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching._linalg.derivatives import at_most_one, orthonormaliser_of_gram
-from jaxwgc.sketching._linalg.gram import column_scale, gram, scaled_gram
-from jaxwgc.sketching._linalg.rank import NumericalRank, rank_of
 from jaxwgc.sketching._linalg.rows import (
     DenseRows,
     Rows,
     constant,
     ridge_rows,
+    safe,
+    scaled,
     sum_with_ridge,
     triangle,
 )
+
+# Singular values within this factor of the cutoff make a rank ambiguous.
+_CLEAR_FACTOR = 10
 
 # One pass over the Gram matrix loses the square of the condition number. Below this
 # ratio of its eigenvalues (a condition number of 100) the loss is at most 1e4 roundings
 # and the second pass is skipped.
 WELL_CONDITIONED = 1e-4
+
+
+class NumericalRank(NamedTuple):
+    """The numerical rank of a matrix, and whether it is ambiguous.
+
+    Attributes:
+      rank: int32 scalar.
+      is_ambiguous: bool scalar, whether a singular value is within a factor of ten of
+        the cutoff. Rounding or small changes of the data may then decide the rank.
+        Values below 2 + √min(N, p) / 2 machine epsilons (of the largest) do not count:
+        rounding turns zeros into such values.
+    """
+
+    rank: Array
+    is_ambiguous: Array
+
+
+def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> NumericalRank:
+    """Computes the rank of a matrix from its singular values in descending order.
+
+    If the matrix is not finite, the rank is 0 and ambiguous.
+    """
+    eps = jnp.finfo(singular_values.dtype).eps
+    root = singular_values.shape[0] ** 0.5
+    shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
+    # In matrices of up to 100,000 rows and of rank 1 to p - 1, zero singular values
+    # became up to 2.4 machine epsilons with 5 columns and 5 with 50, by a second Gram
+    # matrix, or 2 by QR.
+    is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
+    is_near &= shares < _CLEAR_FACTOR * rcond
+    rank = jnp.sum((shares > rcond) & finite, dtype=jnp.int32)
+    return NumericalRank(rank, jnp.any(is_near) | ~finite)
+
+
+def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
+    """Returns the default cutoff of scores."""
+    return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
+
+
+def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
+    """Returns the default cutoff of solvers, which truncates rounding alone.
+
+    In rank-deficient matrices of up to half a million rows, the factorisations of X and
+    of its sketches gave singular values of up to 5 machine epsilons instead of 0. A
+    larger cutoff would increase the residual if X has full rank.
+    """
+    return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
+
+
+def gram(rows: Array) -> Array:
+    """Computes the Gram matrix of the columns; symmetry saves a quarter of the work."""
+    half = rows.shape[1] // 2
+    if half < 32:
+        return product(rows.T, rows)
+    upper = product(rows[:, :half].T, rows)
+    corner = product(rows[:, half:].T, rows[:, half:])
+    lower = jnp.concatenate([upper[:, half:].T, corner], axis=1)
+    return jnp.concatenate([upper, lower], axis=0)
+
+
+def scaled_gram(block: Array, scale: Array) -> Array:
+    """Returns the Gram matrix of a block with scaled columns."""
+    return gram(block * scale)
+
+
+def diagonal(matrix: Array) -> Array:
+    """Returns the diagonal as a sum, which compiles faster than `jnp.diagonal`."""
+    return jnp.sum(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0), axis=0)
+
+
+def column_scale(rows: Rows, root: Array | None = None) -> Array:
+    """Returns a power of two for every column.
+
+    Scales avoid overflow of squares of finite columns. Powers of two are exact. If X is
+    not finite, neither are the sums of squares of scaled columns.
+    """
+    if rows.is_on_host:
+        # Only QR factorisations are computed here, and they need no scales.
+        return jnp.ones(rows.shape[1], rows.dtype)
+    largest = rows.largest()
+    if root is not None:
+        largest = jnp.maximum(largest, root)
+    # A column of zeros counts as small: for a large one, rounding would count.
+    is_there = largest > 0
+    least = jnp.min(largest, initial=jnp.max(largest), where=is_there)
+    return inverse_power_of_two(jnp.where(is_there, largest, least))
 
 
 class Factors(NamedTuple):
@@ -48,7 +136,7 @@ class Factors(NamedTuple):
     @property
     def matrix(self) -> Array:
         """Returns P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
-        return self.vectors / _safe(self.singular_values)
+        return self.vectors / safe(self.singular_values)
 
     @property
     def has_null_space(self) -> Array:
@@ -58,15 +146,19 @@ class Factors(NamedTuple):
     @property
     def norm(self) -> Array:
         """Returns the Frobenius norm of X diag(scale)."""
-        return _safe(jnp.linalg.norm(self.singular_values))
+        return safe(jnp.linalg.norm(self.singular_values))
 
     def in_range(self, gradient: Array) -> Array:
         """Returns the part of the residual in the range of X, in the basis X P."""
         return product(self.matrix.T, gradient)
 
-    def null_vector(self, key: Array) -> Array:
-        """Draws a vector in the null space of the factored matrix, zero if trivial."""
-        draw = jax.random.normal(key, self.scale.shape, self.scale.dtype)
+    def null_vector(self) -> Array:
+        """Returns a vector in the null space of the factored matrix, zero if trivial.
+
+        It is the projection of a fixed normal vector, which is independent of a sketch.
+        """
+        draw = np.random.default_rng(0).standard_normal(self.scale.shape)
+        draw = jnp.asarray(draw, self.scale.dtype)
         return jnp.where(self.has_null_space, self.cut_off(draw), 0)
 
     def cut_off(self, vectors: Array) -> Array:
@@ -80,10 +172,10 @@ class Factors(NamedTuple):
         """Tests whether the sketch has all directions of X above the cutoff.
 
         The null space of SX contains the null space of X, and all directions of X that
-        the sketch misses. A random vector of this space detects missed directions.
+        the sketch misses. A generic vector of this space detects missed directions.
 
         Args:
-          probe: Drawn by `null_vector`.
+          probe: The `null_vector`.
           image: The norm of X diag(scale) `probe`.
           rcond: The cutoff of singular values.
         """
@@ -136,11 +228,6 @@ class Factors(NamedTuple):
         return jnp.where(self.finite, scores, jnp.nan)
 
 
-def scaled(factors: Array, vectors: Array) -> Array:
-    """Returns vectors (p,) or (p, c) times factors (p,)."""
-    return (factors * vectors.T).T
-
-
 def factors_of(
     rows: Rows,
     root: Array | None,
@@ -159,16 +246,16 @@ def factors_of(
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
       has_units: Whether columns are scaled to norms near 1.
     """
-    finite, scale = column_scale(rows, root)
+    scale = column_scale(rows, root)
     if not has_units:
         scale = jnp.full(scale.shape, jnp.min(scale))
     if method == "gram" and not rows.is_on_host:
-        return _of_gram(rows, root, rcond, threshold, finite, scale, has_units)
+        return _of_gram(rows, root, rcond, threshold, (scale, has_units))
     if method == "svd":
         small = rows.scaled(scale).matrix  # pyright: ignore
     else:
         small = rows.triangle(scale)
-    return factors_of_small(small, rcond, scale, finite, root, has_units=has_units)
+    return factors_of_small(small, rcond, scale, root, has_units=has_units)
 
 
 @functools.partial(jax.jit, static_argnames="has_units")
@@ -176,7 +263,6 @@ def factors_of_small(
     small: Array,
     rcond: ArrayLike,
     scale: ArrayLike = 1.0,
-    finite: ArrayLike = True,
     root: Array | None = None,
     *,
     has_units: bool = True,
@@ -186,9 +272,9 @@ def factors_of_small(
     if root is not None:
         pulled = ridge_rows(small.shape[1], root) * scale
         small = jnp.concatenate([small, pulled])
-    is_finite, first = column_scale(DenseRows(small))
+    first = column_scale(DenseRows(small))
     squares = jnp.sum((small * first) ** 2, axis=0)
-    finite = finite & is_finite & jnp.isfinite(squares).all()
+    finite = jnp.isfinite(squares).all()
     unit, scale = jnp.ones_like(squares), scale * jnp.ones_like(squares)
     if has_units:
         unit = first * _unit(first, squares)
@@ -205,13 +291,7 @@ def factors_of_small(
 
 
 def _of_gram(
-    rows: Rows,
-    root: Array | None,
-    rcond: ArrayLike,
-    threshold: ArrayLike,
-    finite: Array,
-    scale: Array,
-    has_units: bool,
+    rows: Rows, root: Array | None, rcond: Any, threshold: Any, columns: Any
 ) -> Factors:
     """Computes factors of a tall X from one Gram matrix, or from two if needed.
 
@@ -221,11 +301,11 @@ def _of_gram(
     least those of X over √eps. So its Gram matrix resolves them down to eps times the
     largest singular value of X.
     """
-    rows = constant(rows)
+    rows, (scale, has_units) = constant(rows), columns
     matrix = sum_with_ridge(rows, root, scaled_gram, scale)
-    squares = jnp.diagonal(matrix)
+    squares = diagonal(matrix)
     unit = _unit(scale, squares) if has_units else jnp.ones_like(squares)
-    finite &= jnp.isfinite(squares).all()
+    finite = jnp.isfinite(squares).all()
     # Some BLAS kernels carry a NaN from one matrix of a batch to the next.
     matrix = jnp.where(finite, matrix * unit * unit[:, None], 0)
     eigenvalues, basis = jnp.linalg.eigh(matrix)
@@ -271,23 +351,115 @@ def _unit(scale: Array, squares: Array) -> Array:
 
 
 def _cut_off(
-    scale: Any, vectors: Array, values: Array, rcond: Any, finite: Any
+    scale: Array, vectors: Array, values: Array, rcond: Any, finite: Array
 ) -> Factors:
     is_kept = values > rcond * values[0]
-    rank = rank_of(values, rcond)
-    finite = jnp.asarray(finite)
-    factors = Factors(
-        scale=scale,
-        vectors=jnp.where(is_kept, vectors, 0),
-        singular_values=jnp.where(is_kept, values, 0),
-        rank=NumericalRank(
-            jnp.where(finite, rank.rank, 0), rank.is_ambiguous | ~finite
-        ),
-        finite=finite,
-    )
+    vectors, kept = jnp.where(is_kept, vectors, 0), jnp.where(is_kept, values, 0)
+    factors = Factors(scale, vectors, kept, rank_of(values, rcond, finite), finite)
     return jax.tree.map(lax.stop_gradient, factors)
 
 
-def _safe(value: Array) -> Array:
-    """Replaces values that are not positive by 1, for divisions."""
-    return jnp.where(value > 0, value, 1)
+def factors_of_wide(
+    rows: Rows, rcond: ArrayLike, method: str = "qr", has_units: bool = True
+) -> tuple[Rows, Factors, Array]:
+    """Returns Xᵀ, its factors, and the scales of the columns of X."""
+    scale = column_scale(rows)
+    squares = constant(rows).sum(_squares, scale)
+    if has_units:
+        scale = scale * inverse_power_of_two(jnp.sqrt(squares))
+    else:
+        scale = jnp.full(scale.shape, jnp.min(scale))
+    tall = rows.scaled(scale).T  # pyright: ignore
+    if not isinstance(tall, DenseRows):
+        method = "gram"
+    elif method == "gram":
+        method = "qr"
+    factors = factors_of(tall, None, rcond, method, 1.0, has_units=False)
+    finite = jnp.isfinite(squares).all() & factors.finite
+    return tall, factors._replace(finite=finite), scale
+
+
+def wide_scores(
+    rows: Rows, ridge: Array | None, rcond: Array, method: str = "qr"
+) -> Array:
+    """Computes the diagonal of K (K + ridge I)⁺ with K = X Xᵀ = V s² Vᵀ."""
+    # A ridge fixes the units of columns, and needs all directions.
+    least = rcond if ridge is None else 0.0
+    tall, factors, scale = factors_of_wide(rows, least, method, ridge is None)
+    vectors, values = factors.vectors, factors.singular_values
+    matrix = shifted = tall.sum(scaled_gram, factors.scale)
+    total = values
+    if ridge is not None:
+        unit = scale[0] * factors.scale[0]
+        total = jnp.hypot(values, unit * jnp.sqrt(lax.stop_gradient(ridge)))
+        vectors = jnp.where(total > rcond * total[0], vectors, 0)
+        shifted = matrix + unit * ridge * unit * jnp.eye(len(matrix))
+    inverse = vectors / jnp.where(total > 0, total, 1)
+    scores = jnp.sum((inverse * values) ** 2, axis=1)
+    # Values come from the decomposition, derivatives from the equation.
+    inverse = orthonormaliser_of_gram(inverse, vectors, shifted)
+    same = jnp.sum(inverse * product(matrix, inverse), axis=1)
+    scores += same - lax.stop_gradient(same)
+    return jnp.where(factors.finite, at_most_one(scores), jnp.nan)
+
+
+def _squares(block: Array, scale: Array) -> Array:
+    return jnp.sum((block * scale) ** 2, axis=0)
+
+
+# Scores are the diagonal of a projector. It is smooth at constant rank, also
+# if singular values coincide, unlike singular vectors. So the values come from
+# decompositions of constants, and the derivatives from the equations that they solve.
+# Derivatives are along matrices of the same rank. Along others, the rank jumps.
+
+
+@jax.custom_jvp
+def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
+    """Differentiates L = `inverse`, with X L orthonormal, by XᵀX = `gram`.
+
+    The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
+    the rows of X, and its span contains L. Truncated columns are zero.
+    """
+    del row_basis, gram
+    return inverse
+
+
+@orthonormaliser_of_gram.defjvp
+def _orthonormaliser_of_gram_jvp(primals, tangents):
+    _, row_basis, gram = primals
+    inverse = orthonormaliser_of_gram(*primals)
+    moved = product(tangents[2], inverse)
+    inner = product(inverse.T, moved)
+    off_rows = _off_rows(row_basis, product(inverse, product(inverse.T, gram)))
+    turned = product(product(off_rows, moved), product(inverse.T, inverse))
+    return inverse, turned - product(inverse, inner / 2)
+
+
+def _off_rows(row_basis: Array, row_projector: Array) -> Array:
+    """Computes the projector on the null space of X.
+
+    Its value comes from the orthonormal `row_basis`, since X times it has to vanish.
+    Its derivative comes from `row_projector`, X⁺X of other factors, which may be less
+    exact.
+    """
+    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
+    projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
+    projector -= product(row_basis, row_basis.T)
+    projector -= row_projector - lax.stop_gradient(row_projector)
+    return jnp.where(rank < row_basis.shape[0], projector, 0)
+
+
+@jax.custom_jvp
+def without_derivative(value: Array) -> Array:
+    """Returns `value` with a derivative of NaN."""
+    return value
+
+
+@without_derivative.defjvp
+def _without_derivative_jvp(primals, tangents):
+    return without_derivative(*primals), jnp.nan * tangents[0]
+
+
+def at_most_one(scores: Array) -> Array:
+    """Clips rounding of scores above 1, and keeps their derivatives."""
+    return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

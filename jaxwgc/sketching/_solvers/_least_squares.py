@@ -1,6 +1,6 @@
-"""Least squares by preconditioned conjugate gradients."""
+"""Least squares by one sketch, or to full accuracy."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,25 @@ from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
 from jaxwgc.sketching._linalg.blocks import BlockRows
-from jaxwgc.sketching._linalg.columns import ScaledSystem, column_scaling
+from jaxwgc.sketching._linalg.factors import (
+    NumericalRank,
+    factors_of,
+    factors_of_small,
+    solver_cutoff,
+)
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
+    LinearOperator,
     MatrixLike,
     compute,
     is_dense,
     sketched,
     system_of,
 )
-from jaxwgc.sketching._linalg.operator import LinearOperator
-from jaxwgc.sketching._linalg.orthonormalise import factors_of, factors_of_small, scaled
-from jaxwgc.sketching._linalg.rank import solver_cutoff
-from jaxwgc.sketching._linalg.refinement import Refinement
-from jaxwgc.sketching._linalg.rows import constant
-from jaxwgc.sketching._solvers._solution import Solution, in_units
+from jaxwgc.sketching._linalg.refinement import Refinement, ScaledSystem, column_scaling
+from jaxwgc.sketching._linalg.rows import DenseRows, constant, scaled
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
@@ -44,6 +46,169 @@ _SKETCH_ROWS_PER_COLUMN = 8
 # longer than thousands of iterations, since columns have few entries, and gigabytes.
 _MAX_SKETCHED_COLUMNS = 2048
 _MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
+
+
+class Solution(NamedTuple):
+    """The result of a solver, with fixed shapes under `jax.jit`.
+
+    For least squares with a target (N, c), the c columns are c systems, and every field
+    has c as its last axis.
+
+    Attributes:
+      solution: θ, of shape (p,), or a pytree like the parameters.
+      num_iterations: int32, the number of iterations.
+      converged: Whether the solver's test was passed. See the docstring of the solver.
+        False if the result is not finite, and for least squares also if θ underflows in
+        its dtype.
+      residual_history: (max_iterations + 1,), from the starting point on: the norm of
+        the residual, or the value of the objective if the docstring of the solver says
+        so. After the last iteration, its value is repeated.
+      rank: The `NumericalRank` of X as computed by the solver. If it is ambiguous,
+        rounding or small changes of X decide which singular values are truncated, and
+        so solution and derivatives. None if the solver computes no rank.
+    """
+
+    solution: Array
+    num_iterations: Array
+    converged: Array
+    residual_history: Array
+    rank: NumericalRank | None = None
+
+
+def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
+    """Returns the solution for y from the one for y * `unit`, (N,) or (N, c).
+
+    `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
+    more than rounding; scales bring the columns of X to one size. It also becomes False
+    if X is so small or large that products with it lose digits.
+    """
+    solution = result.solution / unit
+    least, bound = jnp.min(scale), jnp.finfo(solution.dtype).maxexp
+    is_in_range = (least <= 2.0 ** (bound - 24)) & (least >= 2.0 ** (8 - bound))
+    size = jnp.max(jnp.abs(scaled(1 / scale, result.solution)), axis=0)
+    lost = jnp.abs(scaled(1 / scale, solution * unit - result.solution))
+    is_carried = jnp.all(lost <= jnp.finfo(solution.dtype).eps * size, axis=0)
+    rank = jax.tree.map(lambda x: jnp.broadcast_to(x, unit.shape), result.rank)
+    converged = result.converged & is_in_range & is_carried
+    history = result.residual_history / unit
+    return Solution(solution, result.num_iterations, converged, history, rank)
+
+
+def sketch_and_solve(
+    key: Array,
+    matrix: "MatrixLike | LinearOperator",
+    target: ArrayLike,
+    sketch_size: int,
+    embedding: EmbeddingLike = sparse_sign,
+    *,
+    ridge: ArrayLike = 0.0,
+    rcond: ArrayLike | None = None,
+) -> Solution:
+    """Solves sketched least squares: minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
+
+    It takes one sketch and one factorisation, without iterations. With an embedding of
+    distortion ε, the residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of its
+    minimum. The required sketch size grows with 1 / ε. See `preconditioned` for an
+    exact solution in similar time.
+
+    Args:
+      key: A PRNG key.
+      matrix: X, real, of shape (N, p), of any rank. It is an array, a sparse matrix (a
+        BCOO or one of SciPy), `Blocks`, or a `LinearOperator` that has a `sketch`.
+        Sketching a sparse matrix takes time proportional to its entries. `Blocks` are
+        read twice.
+      target: y, of shape (N,), or (N, c) for c systems, which share the matrix.
+      sketch_size: m, the number of rows of S, at least min(N, p). A useful solution
+        needs several times p.
+      embedding: The distribution of S. Either a constructor, which is called with key,
+        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` or
+        `row_sampling` (uniform). Or an `Embedding` of shape (m, N), which has its own
+        key. Sparse matrices support the last three constructors only, which are sparse
+        themselves; `Blocks` and sharded rows support `count_sketch` and `sparse_sign`.
+      ridge: A non-negative number, may be traced.
+      rcond: Singular values of SX below `rcond` times the largest are truncated, after
+        its columns have been scaled to norms near 1. By default 4 + √min(N, p) machine
+        epsilons of the dtype.
+
+    Returns:
+      A `Solution`. If SX is rank-deficient, θ is the minimum-norm solution. The history
+      holds the norms of y and of y - Xθ; with a ridge, the roots of the unsketched
+      objective. `num_iterations` is 1. `converged` says that the sketch has the rank of
+      X, and that the result is finite: a NaN in a traced matrix or target gives NaN and
+      False. It does not bound the error of θ. Derivatives of `solution` are as in
+      `preconditioned`, of the sketched system.
+
+    Raises:
+      ValueError: If shapes do not match, entries are not finite (unless traced), or
+        sketch_size is smaller than min(N, p); if the embedding has the wrong shape,
+        ridge is negative, or rcond is outside [0, 1); if an operator has no `sketch`,
+        or is invalid as in `preconditioned`.
+      TypeError: If an array is complex or not numeric, or the embedding is neither a
+        constructor nor an `Embedding`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
+      >>> target = matrix @ jnp.array([1.0, -2.0])
+      >>> result = sketching.sketch_and_solve(jax.random.key(1), matrix, target, 20)
+      >>> print(result.solution.round(3))
+      [ 1. -2.]
+
+    References:
+      Sarlós, "Improved approximation algorithms for large matrices via random
+      projections", FOCS 2006; Woodruff, "Sketching as a tool for numerical linear
+      algebra", Foundations and Trends in Theoretical Computer Science 10 (2014),
+      section 2.
+    """
+    _validation.check_key(key)
+    checked, target = system_of(key, matrix, target)
+    if isinstance(checked, LinearOperator) and checked.sketch is None:
+        raise ValueError("operator.sketch must be given here; got None")
+    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
+    regulariser = _checks.regulariser(ridge, checked.dtype)
+    embedding = embed(embedding, key, sketch_size, checked.shape[0])
+    arguments = embedding, regulariser, rcond
+    solution = compute(_solve_once, checked, *arguments, along=(target,))
+    if regulariser is None:
+        _checks.warn_of_precision(matrix, checked, solution.rank.rank)
+    return solution
+
+
+def _solve_once(
+    rows: Any, target: Array, embedding: Embedding, ridge: Array | None, rcond: Array
+) -> Solution:
+    unit = rows.maximum(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
+    unit = inverse_power_of_two(unit)
+    small, small_target = sketched(rows, embedding, target * unit)
+    # The solution is differentiated, not its computation.
+    constants = lax.stop_gradient((small, small_target, ridge, target))
+    fixed, right, weight, full_right = constants
+    root = None if weight is None else jnp.sqrt(weight)
+    factors = factors_of_small(fixed, rcond, root=root)
+    # S X diag(scale) P = U, an orthonormal basis (without the rows of a ridge).
+    left = product(fixed * factors.scale, factors.matrix)
+    step = factors.direction(product(left.T, right), factors.row_space())
+    system = DenseRows(small), small_target, ridge, factors
+    solution = implicit_solution(scaled(factors.scale, step), *system)
+    probe = factors.null_vector()
+    found = lax.stop_gradient(solution)
+    directions = found, factors.scale * probe
+    products = constant(rows).residual_products(full_right * unit, *directions)
+    _, squared, _, image = products
+    if weight is not None:
+        squared += weight * jnp.sum(found**2, axis=0)
+    squares = rows.total(jnp.sum((full_right * unit) ** 2, axis=0))
+    sees_all = factors.sees_all(probe, jnp.sqrt(image), rcond)
+    result = Solution(
+        solution=solution,
+        num_iterations=jnp.full(unit.shape, 1, jnp.int32),
+        converged=sees_all & jnp.isfinite(squared),
+        residual_history=jnp.sqrt(jnp.stack([squares, squared])),
+        rank=factors.rank,
+    )
+    return in_units(result, unit, factors.scale)
 
 
 def preconditioned(
@@ -205,17 +370,9 @@ def preconditioned(
         max_iterations = _MAX_SLOW_ITERATIONS if is_slow else _MAX_ITERATIONS
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     embedding = embed(embedding, key, sketch_size, num_rows)
-    solution = compute(
-        _solve,
-        checked,
-        embedding if method == "sketch" else None,
-        regulariser,
-        tolerance,
-        rcond,
-        along=(target,),
-        method=method,
-        max_iterations=max_iterations,
-    )
+    arguments = embedding if method == "sketch" else None, regulariser, tolerance, rcond
+    options = {"method": method, "max_iterations": max_iterations}
+    solution = compute(_solve, checked, arguments, along=(target,), **options)
     if regulariser is None and solution.rank is not None:
         _checks.warn_of_precision(matrix, checked, solution.rank.rank)
     return solution
@@ -249,24 +406,15 @@ def _method(method: str, matrix: Any, sketch_size: int) -> str:
             method = "factor" if method == "gram" else method
     if method == "auto":
         return choices[0]
-    if method not in choices:
-        raise ValueError(
-            f"method must be {' or '.join(map(repr, choices))} for {kind}; got "
-            f"{method!r}"
-        )
+    rule = f"be {' or '.join(map(repr, choices))} for {kind}"
+    _validation.require(method in choices, "method", rule, repr(method))
     return method
 
 
 def _solve(
-    rows: Any,
-    target: Array,
-    embedding: Embedding | None,
-    ridge: Array | None,
-    tolerance: Array,
-    rcond: Array,
-    method: str,
-    max_iterations: int,
+    rows: Any, target: Array, arguments: Any, method: str, max_iterations: int
 ) -> Solution:
+    embedding, ridge, tolerance, rcond = arguments
     # The solution is differentiated, not the iterations.
     fixed, weight, right = constant(rows), *lax.stop_gradient((ridge, target))
     root = None if weight is None else jnp.sqrt(weight)
@@ -296,7 +444,7 @@ def _solve(
         else:
             (small,) = sketched(fixed, embedding)
             factors = factors_of_small(small, rcond, root=root)
-            probe = factors.null_vector(jax.random.fold_in(embedding.key, 1))
+            probe = factors.null_vector()
             image = fixed.length(factors.scale * probe)
             converged = factors.sees_all(probe, image, rcond)
         problem = Refinement(fixed, factors, tolerance, right, root, at_zero=at_zero)
