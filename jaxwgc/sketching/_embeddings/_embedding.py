@@ -123,9 +123,7 @@ def embed(
     embedding: EmbeddingLike, key: Array, sketch_size: int, num_rows: int
 ) -> Embedding:
     """Constructs an embedding, or checks the sizes of a given one."""
-    made = embedding
-    if callable(embedding):
-        made = embedding(key, sketch_size, num_rows)
+    made = embedding(key, sketch_size, num_rows) if callable(embedding) else embedding
     if not isinstance(made, Embedding):
         rule = "a constructor, such as sketching.srht (not its name), or an Embedding"
         raise TypeError(f"embedding must be {rule}; got {embedding!r}")

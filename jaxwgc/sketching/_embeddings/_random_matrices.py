@@ -418,8 +418,9 @@ def _bucket_sums(
 @_bucket_sums.defjvp
 def _bucket_sums_jvp(num_buckets: int, primals: Any, tangents: Any) -> Any:
     # Linear in the arrays. Of the two forms, this one transposes to a gather.
-    change = _all_at_once(tangents[0], *primals[1:], num_buckets)
-    return _bucket_sums(*primals, num_buckets), change
+    arrays, buckets, signs = primals
+    change = _all_at_once(tangents[0], buckets, signs, num_buckets)
+    return _bucket_sums(arrays, buckets, signs, num_buckets), change
 
 
 def _row_by_row(

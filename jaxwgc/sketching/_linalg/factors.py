@@ -193,7 +193,7 @@ class Factors(NamedTuple):
             # Truncated columns are zero and last.
             is_kept = self.singular_values > 0
             found = jnp.linalg.qr(jnp.where(is_kept, lower, 0))[0] * is_kept
-            return found.at[order].set(found)
+            return found[jnp.argsort(order)]
 
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
@@ -351,7 +351,7 @@ def _unit(scale: Array, squares: Array) -> Array:
 
 
 def _cut_off(
-    scale: Array, vectors: Array, values: Array, rcond: Any, finite: Array
+    scale: Any, vectors: Array, values: Array, rcond: Any, finite: Array
 ) -> Factors:
     is_kept = values > rcond * values[0]
     vectors, kept = jnp.where(is_kept, vectors, 0), jnp.where(is_kept, values, 0)

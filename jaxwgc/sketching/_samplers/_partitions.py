@@ -257,8 +257,8 @@ def _sample(
     key: Array, probabilities: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
     """Computes from checked arguments, in one compiled function."""
-    distribution = _checks.normalised(probabilities)
-    return draw_parts(key, *distribution, number, until_distinct)
+    probabilities, valid = _checks.normalised(probabilities)
+    return draw_parts(key, probabilities, valid, number, until_distinct)
 
 
 def draw_parts(
@@ -481,8 +481,8 @@ def rescaling_factors(
             rule = 'num_rows is for rescaling = "paper" only'
             raise ValueError(f"{rule}; got num_rows = {num_rows}")
         return unbiased_factors(sample, sample.num_draws)
-    is_given = num_rows is not None
-    require(is_given, "num_rows", 'be given with rescaling = "paper"', None)
+    if num_rows is None:
+        raise ValueError('num_rows must be given with rescaling = "paper"; got None')
     _validation.check_number("num_rows", num_rows, positive=True)
     return unbiased_factors(sample, num_rows)
 

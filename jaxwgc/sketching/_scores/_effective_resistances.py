@@ -84,20 +84,18 @@ def effective_resistances(
         is_right = ends.min() >= 0 and ends.max() < num_vertices
         given = f"{ends.min()} to {ends.max()} with num_vertices = {num_vertices}"
         require(is_right, "edges", "have ends from 0 to num_vertices - 1", given)
-    if weights is None:
-        conductances = jnp.ones(edges.shape[0])
-    else:
-        conductances = _checks.float_array("weights", weights)
-        _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
-        concrete = _checks.concrete(weights, conductances.dtype)
-        if concrete is not None:
-            is_right = np.isfinite(concrete) & (concrete > 0)
-            rule = "positive and finite"
-            _validation.check_entries("weights", concrete, is_right, rule)
-            least, most = concrete.min(), concrete.max()
-            rule = f"not differ by more than the range of {concrete.dtype}"
-            is_right = not _is_too_small(concrete, most).any()
-            require(is_right, "weights", rule, f"weights from {least} to {most}")
+    weights = np.ones(edges.shape[0]) if weights is None else weights
+    conductances = _checks.float_array("weights", weights)
+    _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
+    concrete = _checks.concrete(weights, conductances.dtype)
+    if concrete is not None:
+        is_right = np.isfinite(concrete) & (concrete > 0)
+        rule = "positive and finite"
+        _validation.check_entries("weights", concrete, is_right, rule)
+        least, most = concrete.min(), concrete.max()
+        rule = f"not differ by more than the range of {concrete.dtype}"
+        is_right = not _is_too_small(concrete, most).any()
+        require(is_right, "weights", rule, f"weights from {least} to {most}")
     return _resistances(edges, conductances, num_vertices)
 
 

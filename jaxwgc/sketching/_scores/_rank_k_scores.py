@@ -150,7 +150,8 @@ def rank_k_leverage_scores(
     is_right = rank <= min(checked.shape)
     _validation.require(is_right, "rank", "be at most min(N, p)", given)
     checked, rcond = _checks.with_cutoff(checked, rcond)
-    by_rows: Any = RankKScores(True, *[False] * 5)
+    whole: Any = False
+    by_rows = RankKScores(True, whole, whole, whole, whole, whole)
     return compute(_scores, checked, key, rcond, by_rows=by_rows, sizes=sizes)
 
 

@@ -161,12 +161,11 @@ def iterative_hessian_sketch(
         rule = f"return an array of shape (p,) = {point.shape}"
         is_right = getattr(image, "shape", None) == point.shape
         _validation.require(is_right, "projection", rule, image)
-    ratio = rank / sketch_size
     if step_size is None:
         free = sketch_size - rank
         step_size = free * (free - 3) / (sketch_size * (sketch_size - 1))
         if not refresh:
-            step_size = (1 - ratio) ** 2
+            step_size = (free / sketch_size) ** 2
     _validation.check_number("step_size", step_size, positive=True)
     root_eps = float(jnp.finfo(dtype).eps) ** 0.5
     regulariser = _checks.regulariser(ridge, dtype)

@@ -173,7 +173,7 @@ def _float_params(params: Any) -> Any:
 def _num_rows(root: Any, params: Any) -> int:
     """Returns N, after a check that B fits the parameters."""
     leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
-    axis = leaves[0].shape[:1] if leaves else ()
+    axis: Any = leaves[0].shape[:1] if leaves else ()
     is_right = axis and jax.tree.structure(root) == jax.tree.structure(params)
     for leaf, like in zip(leaves, likes):
         is_right = is_right and leaf.shape == axis + like.shape
@@ -357,13 +357,17 @@ def _minimiser(functions: Any, unravel: Any, flat: Array, given: Any) -> Array:
 @_minimiser.defjvp
 def _minimiser_jvp(functions, unravel, primals, tangents):
     flat, given = primals
+    loss, square_root_hessian = functions
+
+    def problem(args, ridge):
+        return _Problem(loss, square_root_hessian, args, ridge, unravel)
 
     def gradient(given):
-        return jax.grad(_Problem(*functions, *given, unravel).objective)(flat)
+        return jax.grad(problem(*given).objective)(flat)
 
     _, change = jax.jvp(gradient, (given,), tangents[1:])
     # H is BᵀB, and so this is a least-squares system, solved as accurately.
-    root, ridge = _Problem(*functions, *given, unravel).root(flat), given[1]
+    root, ridge = problem(*given).root(flat), given[1]
     factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
     flat = _minimiser(functions, unravel, *primals)
