@@ -290,7 +290,8 @@ def preconditioned(
     Returns:
       A `Solution`. Its history holds the norms of the residual y - Xθ; with a ridge,
       the roots of the objective. If X is rank-deficient, θ is the minimum-norm
-      solution.
+      solution. If `converged` is False, θ is the iterate of the least backward error,
+      except with `"columns"`.
 
       `converged` says that the backward error is within `tolerance`, that the sketch
       has the rank of X, and that the norm of the residual is close to its minimum. The
