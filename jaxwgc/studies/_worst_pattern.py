@@ -222,12 +222,8 @@ def _improve(
     # Never below the largest error so far: a ridge error cannot regain what rounding
     # lost, so that the climb ends.
     record = error
-    while best.lost not in known:
-        better = _better_swap(adversary, best, record)
-        if better is None:
-            break
-        best = better
-        record = max(record, best.error)
+    while best.lost not in known and (better := _better_swap(adversary, best, record)):
+        best, record = better, max(record, better.error)
     return best
 
 

@@ -137,7 +137,7 @@ def one_kind(name, times, loads=1.0, **kind):
     form = forms(measured)[kind.pop("form", 0)]
     kind = Kind(BY_NAME[name], form, **kind)
     held_out = np.arange(len(times)) >= len(times) * 2 // 3
-    return _fit._fitted(measured, _fit._tried(measured, held_out, kind))
+    return _fit._tried(measured, held_out, kind).fit
 
 
 def within_errors(found, truth, times=4.0):

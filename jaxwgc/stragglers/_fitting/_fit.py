@@ -8,7 +8,7 @@ import scipy
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._fitting._likelihood import Measured, Model, forms
+from jaxwgc.stragglers._fitting._likelihood import Measured, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._uncertainty import (
     parameters_of,
@@ -145,27 +145,25 @@ def fit_delays(
         if measured.times.shape[1] > 1:
             further += [kind._replace(has_speeds=True) for kind in (best, slow)]
         models += [*simple, *map(tried, further)]
-    return tuple(_fitted(measured, model) for model in _ranked(models))
+    return tuple(model.fit for model in _ranked(models))
 
 
 class _Tried(NamedTuple):
-    """A model of all rounds, and the held-out score of the first rounds' model.
+    """A model of all rounds, with the numbers that rank it.
 
     Attributes:
       kind: Kind of the model.
-      model: Maximum-likelihood model of all rounds.
       num_parameters: Number of its parameters.
       likelihood: Its log-likelihood.
       gain: Log-likelihood of all held-out times, for the model of the other rounds.
-      held_out: The mean of `gain` per time, the distance and the p-value.
+      fit: The result.
     """
 
     kind: Kind
-    model: Model
     num_parameters: int
     likelihood: float
     gain: float
-    held_out: tuple[float, float, float]
+    fit: DelayFit
 
 
 def _ranked(models):
@@ -195,46 +193,36 @@ def _last_rounds(measured, share):
 
 
 def _tried(measured, is_held_out, kind):
+    """Fits a model to all rounds, and scores the model of the first rounds."""
     first = Measured(*(array[~is_held_out] for array in measured))
     start = kind.most_likely(first)
-    model = predictive(kind, first, start)
+    gain, scores = _scores(predictive(kind, first, start), measured, is_held_out)
+    model = kind.most_likely(measured, start)
+    likelihood = model.log_likelihoods(measured).sum()
+    model = unbiased(kind, measured, model)
+    name = f"{kind.family.__name__}, {kind.form.name}"
+    name += ", two states" * kind.has_slow_state + ", speeds" * kind.has_speeds
+    errors = standard_errors(measured, kind, model)
+    values = parameters_of(kind, model)
+    fit = DelayFit(name, _delay(kind, model), values, errors, *scores)
+    number = kind.num_parameters(measured.times.shape[1])
+    return _Tried(kind, number, likelihood, gain, fit)
+
+
+def _scores(model, measured, is_held_out):
+    """Returns the log-likelihood of held-out times, and the scores of a `DelayFit`."""
     # Earlier rounds determine the states of the workers.
     is_whole = measured.is_whole[is_held_out]
     gain = model.log_likelihoods(measured)[is_held_out].sum()
-    survivals = np.exp(model.log_survivals(measured)[is_held_out])
+    below = 1 - np.exp(model.log_survivals(measured)[is_held_out])
     # If the model fits, the Kaplan-Meier estimate of survival is the probability.
-    levels = scipy.stats.CensoredData.right_censored(
-        1 - survivals.ravel(), ~is_whole.ravel()
-    )
+    levels = scipy.stats.CensoredData.right_censored(below.ravel(), ~is_whole.ravel())
     curve = scipy.stats.ecdf(levels).cdf
     before = np.concatenate([[0.0], curve.probabilities[:-1]])
     distance = np.abs([curve.probabilities - curve.quantiles, before - curve.quantiles])
-    largest = float(distance.max())
-    p_value = float(scipy.special.kolmogorov(largest * np.sqrt(is_whole.sum())))
-    whole = kind.most_likely(measured, start)
-    return _Tried(
-        kind,
-        whole,
-        kind.num_parameters(measured.times.shape[1]),
-        whole.log_likelihoods(measured).sum(),
-        gain,
-        (float(gain / is_whole.sum()), largest, p_value),
-    )
-
-
-def _fitted(measured, tried):
-    """Returns the fit of all rounds with its scores."""
-    kind = tried.kind
-    model = unbiased(kind, measured, tried.model)
-    name = f"{kind.family.__name__}, {kind.form.name}"
-    name += ", two states" * kind.has_slow_state + ", speeds" * kind.has_speeds
-    return DelayFit(
-        name,
-        _delay(kind, model),
-        parameters_of(kind, model),
-        standard_errors(measured, kind, model),
-        *tried.held_out,
-    )
+    largest, count = float(distance.max()), is_whole.sum()
+    p_value = float(scipy.special.kolmogorov(largest * np.sqrt(count)))
+    return gain, (float(gain / count), largest, p_value)
 
 
 def _delay(kind, model):

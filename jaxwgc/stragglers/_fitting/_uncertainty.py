@@ -62,12 +62,14 @@ def _states(model):
 
 def _by_name(kind, model, names, values_of):
     """Returns the numbers of each component, and of the chain, by name."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for state, component in _states(model):
         values = *component.parameters, *values_of(component)
         keys = (state + name for name in (*kind.parameters, *names))
         numbers |= zip(keys, map(float, values), strict=True)
-    return numbers | dict(zip(CHAIN, model[1:3])) if kind.has_slow_state else numbers
+    if kind.has_slow_state:
+        numbers |= zip(CHAIN, model[1:3], strict=True)
+    return numbers
 
 
 def _scales(kind, numbers):

@@ -76,11 +76,11 @@ class Weights(NamedTuple):
       correlation: Correlation of this share in successive rounds; from 0 to 1.
     """
 
-    noise: Any
-    bias: Any
-    scale_variance: Any
-    lasting: Any
-    correlation: Any
+    noise: np.ndarray
+    bias: np.ndarray
+    scale_variance: np.ndarray
+    lasting: np.ndarray
+    correlation: np.ndarray
 
     def loss(self, step: Any, goal: Goal) -> LossAfter:
         """Returns the expected loss of a step size as a function of the steps.
@@ -186,10 +186,7 @@ def best_step(descent: Descent, goal: Goal) -> np.ndarray:
 
 
 def num_steps(
-    descent: Descent,
-    step: Any,
-    goal: Goal,
-    bisections: int = _BISECTIONS,
+    descent: Descent, step: Any, goal: Goal, bisections: int = _BISECTIONS
 ) -> np.ndarray:
     """Computes the number of steps to the target; infinite if it is not reached.
 

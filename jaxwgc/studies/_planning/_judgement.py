@@ -7,12 +7,7 @@ import numpy as np
 import scipy
 
 from jaxwgc.stragglers import fastest
-from jaxwgc.studies._planning._choice import (
-    BUSY,
-    Choice,
-    Estimate,
-    RoundStatistics,
-)
+from jaxwgc.studies._planning._choice import BUSY, Choice, Estimate, RoundStatistics
 from jaxwgc.studies._planning._convergence import Weights, leave_one_out
 from jaxwgc.studies._planning._simulated_rounds import Drawn, simulate
 
@@ -57,15 +52,15 @@ def _statistics(choice, times, rounds, drawn):
     if times is None:
         elapsed = rounds.elapsed.astype(np.float64)
         times = by_group(elapsed), _quantile(elapsed, by_group)
+    error, weights = 0 * ones, Weights(*np.zeros((5, 1 + drawn.num_runs)))
     if rounds is None:
         answers = choice.wait.num_required
         if not choice.code.allows_requests:
             answers *= choice.code.messages_per_worker
     else:
+        if not choice.is_exact:
+            error, weights = by_group(rounds.error), _weights(choice, rounds, drawn)
         answers = np.mean(rounds.num_answers + choice.memory * rounds.num_late)
-    error, weights = 0 * ones, Weights(*np.zeros((5, 1 + drawn.num_runs)))
-    if not choice.is_exact:
-        error, weights = by_group(rounds.error), _weights(choice, rounds, drawn)
     seconds, quantile = times[0] * ones, times[1]
     return RoundStatistics(
         seconds, quantile, is_closed_form, float(answers), error, weights

@@ -154,7 +154,7 @@ def _answer(plan):
         others = {"The best code": next(coded, None)}
     others["Waiting for all"] = everyone = _waiting_for_all(plan)
     by_speed = next((each for each in plan.choices if each.name == BY_SPEED), None)
-    if by_speed is not None and math.isfinite(by_speed.step_time.value):
+    if by_speed and everyone and math.isfinite(by_speed.step_time.value):
         faster = everyone.step_time.value / by_speed.step_time.value
         loads = " ".join(f"{load:.2g}" for load in np.asarray(by_speed.code.loads))
         yield (

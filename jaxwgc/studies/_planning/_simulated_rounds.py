@@ -130,7 +130,8 @@ def simulate(
     random = np.random.default_rng(0).random(drawn.times.shape[1:], np.float32)
     times = drawn.times * (1 - np.float32(_TIME_ROUNDING) * random)
     times = np.moveaxis(times, 2, 0)
-    rounds, descents = [()] * len(choices), [()] * len(storing)
+    rounds: list[Any] = [None] * len(choices)
+    descents: list[Any] = [None] * len(storing)
     calls: list[Any] = []
     for kind, arrays, members in _by_program(choices):
         places = np.array([drawn.place(choices[index].code) for index in members])
