@@ -100,7 +100,7 @@ endef
 
 # A first answer, and what the lowest versions that pyproject.toml declares have to pass.
 CORE_TESTS := $(addprefix tests/,test_coding.py test_gradients.py test_modules.py \
-  test_aggregate_checks.py decoders/test_decoder.py stragglers/test_equal_models.py \
+  test_aggregate_checks.py decoders/test_decoder.py stragglers/test_models.py \
   sketching/test_sparse_scores.py)
 
 # One thread a process: two processes with two threads each spin more than they work.

@@ -124,6 +124,13 @@ def make_key(request):
     return getattr(jax.random, request.param)
 
 
+@pytest.fixture(params=["key", "PRNGKey"])
+def key_in_mode(request):
+    """Either kind of PRNG key, one with JAX's 64-bit mode off and one with it on."""
+    with jax.enable_x64(request.param == "PRNGKey"):
+        yield getattr(jax.random, request.param)
+
+
 def every_pattern(num_workers, num_stragglers):
     """All masks with at most that many stragglers, filled up to 2**n rows.
 
@@ -149,12 +156,6 @@ def arrivals(observed):
 def own_decoder(code, kind):
     """A code's own decoder of a class, or None."""
     return next(iter(code.decoders_of(kind)), None)
-
-
-def row_scales(matrix):
-    """Norms of the rows as powers of two: weights of least norm are so times these."""
-    norms = np.linalg.norm(matrix, axis=1)
-    return 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))
 
 
 def run_on_four_devices(program):

@@ -29,17 +29,17 @@ TESTS = {
     "_arrays.py": "decoders/test_least_squares test_dtypes",
     "aggregate/*.py": "aggregate/test_* test_refusals test_aggregate_checks",
     "coding/*.py": "test_coding test_dtypes test_every_path test_gradients "
-    "codes/test_communication_efficient codes/test_replicated codes/test_multi_message "
-    "decoders/test_devices test_precision",
-    "decoders/*.py": "decoders/test_lagrange decoders/test_least_squares "
-    "decoders/test_decoder test_coding test_every_path decoders/test_devices "
-    "codes/test_reed_solomon codes/test_any_placement codes/test_replicated "
+    "codes/test_polynomial_codes codes/test_repetition codes/test_combined_codes "
+    "test_devices test_precision",
+    "decoders/*.py": "decoders/test_* test_coding test_every_path test_devices "
+    "codes/test_polynomial_codes codes/test_any_placement codes/test_repetition "
     "test_refusals",
     "codes/_placements.py": "codes/test_any_placement test_refusals",
     "codes/_worst_rounding.py": "codes/test_any_placement",
     "studies/_[dmrw]*.py": "studies/test_diagnosis studies/test_worst_pattern "
     "test_studies",
-    "stragglers/*.py": "stragglers/test_* test_aggregate_checks test_refusals",
+    "stragglers/*.py": "stragglers/test_* test_aggregate_checks test_devices "
+    "test_refusals",
     "sketching/_samplers/*.py": "sketching/test_row_sampling sketching/test_sampling "
     "sketching/test_rescaling",
 }

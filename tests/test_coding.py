@@ -1,6 +1,6 @@
 """Messages and decodings: what does not depend on how the weights are found."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,12 @@ from hypothesis.extra import numpy as hnp
 import jaxwgc
 from jaxwgc import _flat_vectors, codes
 from jaxwgc.coding import form_messages
-from tests.conftest import arrivals, random_patterns
-from tests.zoo import CODES, every_code, gradients_of, like, messages_sent
+from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
+from tests.conftest import arrivals, every_pattern, random_patterns
+from tests.zoo import CODES, KEY, every_code, gradients_of, like, messages_sent
 
-COMPLEX = CODES["reed_solomon"]
+COMPLEX, UNCODED = CODES["reed_solomon"], CODES["multi_message, uncoded"]
 ALL = np.ones(6, bool)
-
-
-@functools.cache
-def all_answer(name):
-    """The decoding of a round in which nobody is missing."""
-    return jaxwgc.decoding(CODES[name], np.ones(CODES[name].num_workers, bool))
 
 
 @every_code(
@@ -97,29 +92,7 @@ def test_batch_axes_of_messages_and_masks_are_broadcast():
     assert jaxwgc.decoding(code, received[:0]).weights.shape == (0, 2, 6)
 
 
-def test_masks_and_weights_that_are_mapped_over():
-    """One round that cannot be decoded leaves the others alone."""
-    code = CODES["reed_solomon"]
-    targets = np.random.default_rng(2).integers(0, 4, (5, 6)).astype(np.float32)
-    received = random_patterns(6, 2, 6)
-    received[4, :5] = False
-
-    def reach(mask, target):
-        return jaxwgc.effective_weights(jaxwgc.weighted(code, target), mask)
-
-    grid = jax.jit(jax.vmap(jax.vmap(reach, (None, 0)), (0, None)))(received, targets)
-    exact = np.arange(6) != 4
-    np.testing.assert_allclose(
-        grid[exact], np.broadcast_to(targets, (5, 5, 6)), atol=1e-3
-    )
-    assert np.all(np.abs(grid[4] - targets).max(1) > 0.5)
-
-
-def test_code_passes_through_jit_and_tree_map():
-    weights = jax.jit(jaxwgc.decoding_weights)(COMPLEX, ALL)
-    np.testing.assert_allclose(
-        weights, all_answer("reed_solomon").weights[0], atol=1e-6
-    )
+def test_code_passes_through_tree_map():
     copy = jax.tree.map(jnp.asarray, COMPLEX)
     assert copy.num_stragglers == COMPLEX.num_stragglers
     assert list(map(str, copy.decoders)) == list(map(str, COMPLEX.decoders))
@@ -208,7 +181,7 @@ def test_complex_parameters(name):
     draw = np.random.default_rng(0).normal(size=(2, code.num_parts, 3))
     gradients = {"z": (draw[0] + 1j * draw[1]).astype(np.complex64)}
     messages = jaxwgc.encode(code, gradients)
-    decoded = all_answer(name).combine(messages, like(gradients))
+    decoded = jaxwgc.decode(code, messages, ALL, like(gradients))
     assert decoded["z"].dtype == np.complex64
     np.testing.assert_allclose(decoded["z"], gradients["z"].sum(0), atol=1e-3)
 
@@ -258,3 +231,87 @@ def test_python_numbers_are_taken_as_parameters_and_weights():
     np.testing.assert_allclose(decoded["b"], 21, rtol=1e-6)
     formed = form_messages([[1.0, 2.0]], np.ones((2, 3), np.float32))
     np.testing.assert_array_equal(formed, [[3, 3, 3]])
+
+
+def test_a_weighted_code_from_double_precision_works_without_it():
+    with jax.enable_x64(True):
+        weighted = [
+            jaxwgc.weighted(CODES[name], jnp.arange(1.0, 7))
+            for name in ("cyclic_mds, complex", "cyclic_repetition", "bernoulli")
+        ]
+    for code in weighted[:2]:
+        found = jaxwgc.effective_weights(code, ALL)
+        np.testing.assert_allclose(found, np.arange(1.0, 7), rtol=1e-4)
+        assert jaxwgc.encode(code, jnp.ones((6, 2))).dtype in (np.float32, np.complex64)
+    assert jnp.isfinite(jaxwgc.decoding_error(weighted[2], ALL))
+
+
+def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
+    code = codes.uncoded(3)
+    weights = np.array([1, 2, 1 / 3])
+    on_host = jaxwgc.weighted(code, weights)
+    np.testing.assert_array_equal(on_host.encoding_matrix, np.diag(weights))
+    half = dataclasses.replace(code, target=jnp.ones(3, jnp.bfloat16))
+    assert jaxwgc.weighted(half, weights).target.dtype == np.float32
+
+
+@every_code("multi_message", "partial, complex")
+class TestSeveralMessages:
+    def test_all_parts_or_none_are_what_a_mask_says(self, name):
+        code = CODES[name]
+        masks = every_pattern(code.num_workers, code.num_workers)
+        arrived = arrived_messages(code, jnp.asarray(masks), None)
+        np.testing.assert_array_equal(arrived, messages_sent(code, masks))
+        for dtype in (np.int32, np.uint8):
+            finished = jnp.asarray(
+                np.where(masks, code.parts_per_worker, 0).astype(dtype)
+            )
+            found = arrived_messages(code, None, finished)
+            np.testing.assert_array_equal(found, arrived)
+            np.testing.assert_array_equal(arrived_workers(code, found), masks)
+
+    def test_a_mask_of_messages_is_not_one_of_workers(self, name):
+        code = CODES[name]
+        with pytest.raises(ValueError, match=f"{code.num_workers}\\); got"):
+            jaxwgc.decoding_weights(code, np.ones(code.num_messages, bool))
+
+
+def test_required_parts_one_by_one():
+    """Two parts for the first message of this worker, five for the second."""
+    code = codes.partially_coded(codes.cyclic_repetition(KEY, 4, 2), 2)
+    finished = np.arange(6)[:, None] * [1, 0, 0, 0]
+    found = arrived_messages(code, None, jnp.asarray(finished))
+    np.testing.assert_array_equal(found[:, 0], finished[:, 0] >= 2)
+    np.testing.assert_array_equal(found[:, 1], finished[:, 0] >= 5)
+    assert not found[:, 2:].any()
+
+
+def test_map_over_finished_parts():
+    finished = np.random.default_rng(0).integers(0, 4, (2, 3, 3))
+    each = jax.vmap(lambda own: jaxwgc.effective_weights(UNCODED, finished=own))
+    weights = jax.jit(each)(finished)
+    assert weights.shape == (2, 3, 9)
+    np.testing.assert_allclose(weights.sum(-1), finished.sum(-1), rtol=1e-5)
+
+
+def test_arrivals_of_a_model():
+    """Finished parts count where a worker sends several messages."""
+    delay = jaxwgc.stragglers.shifted_exponential(1.0, 1.0)
+    model = jaxwgc.stragglers.delayed(delay, jaxwgc.stragglers.fastest(3))
+    for code in (CODES["fractional_repetition"], CODES["multi_message"]):
+        arrivals, _ = model.sample(KEY, model.init(code.num_workers), code.loads)
+        observed = arrivals.received
+        if code.messages_per_worker > 1:
+            observed = arrivals.finished(code.parts_per_worker)
+        decoding = jaxwgc.decoding(code, arrivals)
+        expected = messages_sent(code, np.asarray(observed))
+        np.testing.assert_array_equal(decoding.mask, expected)
+
+
+def test_traced_counts_out_of_range_are_no_answer():
+    """Those that wrap around, too: the round shows as one that cannot be decoded."""
+    arrived = jax.jit(lambda own: arrived_messages(UNCODED, None, own))
+    for count in (np.uint8(255), np.int32(99), np.int32(-3)):
+        finished = np.array([3, count, 1], count.dtype)
+        expected = [True] * 3 + [False] * 3 + [True, False, False]
+        np.testing.assert_array_equal(arrived(finished), expected)

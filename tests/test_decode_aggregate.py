@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, stragglers
+from jaxwgc import codes, stragglers
 
 CODES = {
     "real": codes.fractional_repetition(6, 2),
@@ -29,18 +29,6 @@ def lost(code, *workers):
     return ~np.isin(np.arange(code.num_workers), workers)
 
 
-def messages_of_workers(code, gradients):
-    """Each formed on its worker, which knows its own parts and rows only."""
-    rows = np.asarray(code.encoding_matrix)
-    each, segments = code.messages_per_worker, code.num_segments
-    formed = []
-    for worker, held in enumerate(code.assignment):
-        own = rows[worker * each : (worker + 1) * each, held.repeat(segments)]
-        part_gradients = jax.tree.map(lambda leaf, held=held: leaf[held], gradients)
-        formed.append(coding.form_messages(own, part_gradients))
-    return np.concatenate(formed)
-
-
 @pytest.mark.parametrize("name", ["complex", "several messages"])
 def test_is_what_the_simulation_decodes(name):
     """Updates and states are those of `coded_aggregate` for the same round."""
@@ -53,7 +41,7 @@ def test_is_what_the_simulation_decodes(name):
     optimizer = optax.chain(aggregate, optax.sgd(0.5))
     update = jax.jit(optimizer.update)
     coded = jax.jit(simulated.update)
-    messages = messages_of_workers(code, gradients)
+    messages = np.asarray(jaxwgc.encode(code, gradients))
     state, other = optimizer.init(PARAMS), simulated.init(PARAMS)
     for count, (mask, elapsed) in enumerate(
         [(lost(code, 0), 1.5), (lost(code, 0, 2, 3, 4), 0.25)]

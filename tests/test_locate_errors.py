@@ -1,5 +1,6 @@
 """Wrong messages are found by what a code has to spare, and nobody else is blamed."""
 
+import functools
 import itertools
 
 import jax
@@ -48,33 +49,34 @@ def of_rounds(locator, keys, is_wrong, received, sizes, heavy, agree, flipped):
     return jax.vmap(of_round)(keys, is_wrong, received, sizes)
 
 
-def locate(
-    code,
-    is_wrong,
-    received=None,
-    sizes=None,
-    heavy=1.0,
-    agree=False,
-    flipped=False,
-):
+def locate(code, is_wrong, received=True, sizes=3.0, **options):
     """What is found of rounds, in NumPy."""
     number = len(is_wrong)
-    received = np.ones_like(is_wrong) if received is None else received
-    sizes = np.full(is_wrong.shape, 3.0) if sizes is None else sizes
+    received = np.broadcast_to(received, is_wrong.shape)
+    sizes = np.broadcast_to(sizes, is_wrong.shape).astype(np.float32)
+    options = {"heavy": 1.0, "agree": False, "flipped": False, **options}
     # Always as many side by side: codes of one shape are compiled once.
     padded = np.arange(-(-number // BATCH) * BATCH) % number
     keys = jax.random.split(KEY, len(padded))
     locator = jaxwgc.coding.ErrorLocator.of(code)
-
-    def of_batch(own, keys):
-        drawn = is_wrong[own], received[own], sizes[own].astype(np.float32)
-        return of_rounds(locator, keys, *drawn, heavy, agree, flipped)
-
-    batches = [
-        of_batch(padded[i : i + BATCH], keys[i : i + BATCH])
-        for i in range(0, len(padded), BATCH)
-    ]
+    batches = []
+    for start in range(0, len(padded), BATCH):
+        own = padded[start : start + BATCH]
+        drawn = keys[start : start + BATCH], is_wrong[own], received[own], sizes[own]
+        batches.append(of_rounds(locator, *drawn, **options))
     return jax.tree.map(lambda *own: np.concatenate(own)[:number], *batches)
+
+
+@functools.cache
+def finder(code):
+    """Compiled once for each code, whose checks are computed on the host."""
+    return jax.jit(functools.partial(jaxwgc.locate_errors, code))
+
+
+def find(code, messages, received=True, noise=0.0):
+    """What is found of one round."""
+    received = np.broadcast_to(received, code.num_workers)
+    return finder(code)(messages, received, KEY, noise=noise)
 
 
 def masks(num_workers, numbers):
@@ -209,27 +211,21 @@ class TestCopies:
 
         assert jax.jit(jax.vmap(is_found))(jax.random.split(KEY, 1000)).all()
 
-    def test_two_of_two_is_a_dispute(self):
-        code = codes.fractional_repetition(4, num_stragglers=1)
-        messages = jaxwgc.encode(code, jnp.eye(4)).at[1].add(1.0)
-        found = jaxwgc.locate_errors(code, messages, np.ones(4, bool), KEY)
-        assert bool(found.refused)
-        np.testing.assert_array_equal(found.disputed, [False, True, False, True])
-
-    def test_a_copy_alone_is_not_believed(self):
+    def test_two_of_two_is_a_dispute_and_one_alone_is_not_believed(self):
         code = codes.fractional_repetition(4, num_stragglers=1)
         messages = jaxwgc.encode(code, jnp.eye(4))
-        received = np.array([True, True, True, False])
-        found = jaxwgc.locate_errors(code, messages, received, KEY)
+        found = find(code, messages.at[1].add(1.0))
+        assert bool(found.refused)
+        np.testing.assert_array_equal(found.disputed, [False, True, False, True])
+        found = find(code, messages, np.arange(4) < 3)
         assert bool(found.refused)
         assert not found.disputed.any()
 
     def test_several_messages_a_worker(self):
         """A worker with one wrong message is out with all of them."""
         code = codes.replicated(3, num_parts=6, copies=3)
-        messages = jaxwgc.encode(code, jnp.eye(6))
-        messages = messages.at[7].add(1.0)
-        found = jaxwgc.locate_errors(code, messages, np.ones(3, bool), KEY)
+        messages = jaxwgc.encode(code, jnp.eye(6)).at[7].add(1.0)
+        found = find(code, messages)
         np.testing.assert_array_equal(found.wrong, [False, True, False])
         np.testing.assert_array_equal(found.mask, np.repeat([True, False, True], 6))
         decoded = jaxwgc.decode(code, messages, found, jnp.zeros(6))
@@ -309,76 +305,71 @@ def _unequal(spread, seed):
     return found, sizes[:, 0]
 
 
+CLUSTERS = codes.clustered(codes.cyclic_mds(4, 2), 2)
+
+
 @pytest.mark.parametrize("zeroed", range(4))
 def test_a_large_part_hides_nobody(zeroed):
     """The large messages of one cluster are all of its checks."""
-    code = codes.clustered(codes.cyclic_mds(4, 2), 2)
     gradients = jax.random.normal(KEY, (8, 3)).at[0].multiply(100.0)
-    right = jaxwgc.encode(code, gradients)
-    found = jaxwgc.locate_errors(code, right.at[zeroed].set(0), np.ones(8, bool), KEY)
+    right = jaxwgc.encode(CLUSTERS, gradients)
+    found = find(CLUSTERS, right.at[zeroed].set(0))
     others = np.asarray(found.wrong) & (np.arange(8) != zeroed)
     assert not others.any()
     assert bool(found.refused) or bool(found.wrong[zeroed])
 
 
-@pytest.mark.parametrize("size", [1e-35, 1e-20, 1e20, 1e30])
-def test_gradients_of_all_sizes(size):
-    for code in (codes.fractional_repetition(4, 3), CODES["cyclic_mds"]):
+@pytest.mark.parametrize(
+    "code", [codes.fractional_repetition(4, 3), CODES["cyclic_mds"]], ids=str
+)
+def test_gradients_of_all_sizes(code):
+    for size in (1e-35, 1e-20, 1e20, 1e30):
         gradients = size * jax.random.normal(KEY, (code.num_parts, 3))
-        messages = jaxwgc.encode(code, gradients).at[1].multiply(-1)
-        received = np.ones(code.num_workers, bool)
-        found = jaxwgc.locate_errors(code, messages, received, KEY)
+        found = find(code, jaxwgc.encode(code, gradients).at[1].multiply(-1))
         np.testing.assert_array_equal(found.wrong, np.arange(code.num_workers) == 1)
 
 
 def test_huge_copies_never_agree():
     code = codes.fractional_repetition(3, 2)
     messages = np.array([[1e24, 0, 0], [0, 2e25, 0], [1, 2, 3]], np.float32)
-    found = jaxwgc.locate_errors(code, messages, np.ones(3, bool), KEY)
-    assert bool(found.refused)
+    assert bool(find(code, messages).refused)
 
 
 class TestKindsOfNumbers:
     code = CODES["reed_solomon"]
+    second = np.arange(8) == 2
+    ones = jaxwgc.encode(code, np.ones((8, LENGTH), np.float32))
+    gradients = np.random.default_rng(0).normal(size=(8, LENGTH))
 
-    def find(self, messages, **options):
-        received = np.ones(8, bool)
-        return jaxwgc.locate_errors(self.code, messages, received, KEY, **options)
+    def test_what_is_not_finite_is_missing(self):
+        for value in (np.nan, np.inf, 3e38):
+            found = find(self.code, self.ones.at[2, 5].set(value))
+            assert not found.mask[2]
+            assert not bool(found.refused)
+            assert np.isnan(value) <= (not np.any(found.wrong))
+            assert int(found.mask.sum()) == 7
 
-    @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-    def test_what_is_not_finite_is_missing(self, value):
-        messages = jaxwgc.encode(self.code, jnp.ones((8, LENGTH)))
-        found = self.find(messages.at[2, 5].set(value))
-        assert not found.mask[2]
-        assert not bool(found.refused)
-        assert np.isnan(value) <= (not np.any(found.wrong))
-        assert int(found.mask.sum()) == 7
+    def test_errors_of_all_sizes(self):
+        for size in (1e-3, 1.0, 1e6, 1e18, 1e30):
+            found = find(self.code, self.ones.at[2, 5].add(size))
+            np.testing.assert_array_equal(found.wrong, self.second)
 
-    @pytest.mark.parametrize("size", [1e-3, 1.0, 1e6, 1e18, 1e30])
-    def test_errors_of_all_sizes(self, size):
-        messages = jaxwgc.encode(self.code, jnp.ones((8, LENGTH)))
-        found = self.find(messages.at[2, 5].add(size))
-        np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
-
-    @pytest.mark.parametrize("dtype, size", [(np.float64, 1e-10), (np.float32, 1e-3)])
-    def test_double_precision_finds_less(self, dtype, size):
-        with jax.enable_x64(dtype == np.float64):
-            gradients = np.random.default_rng(0).normal(size=(8, LENGTH)).astype(dtype)
-            messages = jaxwgc.encode(self.code, gradients)
-            assert not np.any(self.find(messages).wrong)
-            found = self.find(messages.at[2, 5].add(size))
-            np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+    def test_double_precision_finds_less(self, x64):
+        messages = jaxwgc.encode(self.code, self.gradients.astype(float))
+        assert not np.any(find(self.code, messages).wrong)
+        found = find(self.code, messages.at[2, 5].add(1e-10 if x64 else 1e-3))
+        np.testing.assert_array_equal(found.wrong, self.second)
 
     def test_noise_between_honest_copies(self):
-        gradients = jax.random.normal(KEY, (8, LENGTH))
-        messages = jaxwgc.encode(self.code, gradients)
+        messages = jaxwgc.encode(self.code, self.gradients)
         noisy = messages * (1 + 1e-4 * jax.random.normal(KEY, messages.shape))
-        assert bool(self.find(noisy).refused)
-        found = self.find(noisy.at[2].add(1.0), noise=3e-4)
-        np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+        assert bool(find(self.code, noisy).refused)
+        found = find(self.code, noisy.at[2].add(1.0), noise=3e-4)
+        np.testing.assert_array_equal(found.wrong, self.second)
 
     def test_a_code_that_is_traced(self):
-        messages = jaxwgc.encode(self.code, jnp.eye(8)).at[2].add(1.0)
-        locate = jax.jit(jaxwgc.locate_errors)
-        found = locate(self.code, messages, np.ones(8, bool), KEY)
-        np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+        messages = jaxwgc.encode(self.code, self.gradients).at[2].add(1.0)
+        code = jax.tree.map(jnp.asarray, self.code)
+        for locate in (jax.jit(jaxwgc.locate_errors), jaxwgc.locate_errors):
+            found = locate(code, messages, np.ones(8, bool), KEY)
+            np.testing.assert_array_equal(found.wrong, self.second)

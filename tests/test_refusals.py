@@ -1,10 +1,13 @@
-"""What functions refuse: one table of calls, errors and words of their messages.
+"""What functions refuse: the class of the error, and the argument and rule it names.
+
+Good arguments are spoiled one at a time; two tables have what is left.
 
 The tests of sketching and of distributed have tables of their own.
 """
 
 import dataclasses
 import functools
+import inspect
 import math
 
 import jax
@@ -40,12 +43,14 @@ PLAIN = codes.uncoded(3, 9)
 SIX = zoo.CODES["uncoded"]
 COMPLEX = zoo.CODES["reed_solomon"]
 GRAPH = zoo.CODES["regular_graph"]
+BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
 HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
 ALL, MANY = np.ones(6, bool), np.ones((6, 2), np.float32)
 ZEROS, PARAMS = np.zeros((6, 3), np.complex64), np.zeros(4, np.float32)
 NINE = np.ones((9, 2), np.float32)
 NEARLY_ONE = np.array([[0.5] * 6, [1 - 1e-7] * 6], np.float32)
+THREE, HALVES, EYE = np.ones(3), np.full(3, 0.5), np.eye(3)
 ONE, ROUNDS = np.array([0, 1, 0]), np.arange(1.0, 19).reshape(6, 3)
 TABLE = np.ones((2, 3))
 PARETO = stragglers.pareto(1.0, 2.0)
@@ -218,17 +223,6 @@ STOCHASTIC = codes.stochastic(KEY, 4, 4, 2, 0.2)
 EXACT = (codes.binary, codes.cyclic_mds, codes.fractional_repetition)
 EXACT += (partial(codes.cyclic_repetition, KEY),)
 RANDOM = partial(codes.bernoulli, KEY), partial(codes.regularized_bernoulli, KEY)
-OF_N_AND_S = [
-    ((5, 5), "num_stragglers must be less than num_workers; got .* = 5 and .* = 5"),
-    ((5, -1), "num_stragglers must be at least 0; got -1"),
-    ((0, 0), "num_workers must be at least 1; got 0"),
-]
-OF_REPLICATION = [
-    ((10, 8, 0), "replication must be at least 1; got 0"),
-    ((10, 80, 11), "replication must be at most num_workers; .* = 11"),
-    ((0, 8, 1), "num_workers must be at least 1; got 0"),
-    ((10, 0, 1), "num_parts must be at least 1; got 0"),
-]
 OF_LOADS = [
     (([1.0, -1.0, 1.0],), r"at least 0.*; got \w+\[1\] = -1"),
     (([1.0, NAN, 1.0],), r"at least 0.*; got \w+\[1\] = nan"),
@@ -236,15 +230,6 @@ OF_LOADS = [
     (([],), r"have shape \(num_workers,\)"),
 ]
 ARRIVALS = stragglers.Arrivals(ALL, MANY[:, 0], np.float32(1), joined=ALL)
-OF_SHARES = [((own,), "share must be") for own in (0, -0.1, 1.1, NAN)]
-OF_MODELS = [
-    ((model,), r"loads must have shape .* \(5,\); got \(3,\)")
-    for model in (
-        stragglers.empirical(np.ones((3, 5))),
-        stragglers.unequal_speeds(PARETO, np.ones(5)),
-        stragglers.markov(PARETO, PARETO, 0.1, 0.2),
-    )
-]
 DRAWN = [partial(sample, own) for own in (UNIFORM, PARETO, stragglers.bernoulli(0.5))]
 DRAWN += [partial(stragglers.fastest(2).arrivals, KEY)]
 TRACED = [
@@ -256,36 +241,113 @@ TRACED = [
 ]
 
 
+def refused(function, words, *values):
+    return [(partial(function, own), words) for own in values]
+
+
 def each_of(functions, rows):
     return [(partial(own, *some), words) for own in functions for some, words in rows]
 
 
+# Decoders that do not fit, by class and as they are.
+PLACES = np.arange(6)[:, None]
+UNFIT = [
+    *[(name, Lagrange) for name in ("cyclic_mds", "bernoulli", "multi_message")],
+    *[("communication_efficient", Lagrange), ("uncoded", Components)],
+    *[(name, OneStep) for name in ("reed_solomon", "cyclic_repetition", "ldgm")],
+    *[("partial", OneStep), ("partial", Group), ("cyclic_mds", Dual)],
+    *[(name, Peeling) for name in ("regular_graph", "stochastic", "multi_message")],
+    *[(name, Group) for name in ("bernoulli", "cyclic_mds", "multi_message")],
+    ("reed_solomon", Lagrange(np.arange(6) * 5 % 6, 1)),
+    ("regular_graph", Lagrange(np.arange(6), 2)),
+    ("cyclic_mds, complex", peeling(6, 6)),
+    ("uncoded", peeling(6, 2)),
+    ("uncoded", Group(np.zeros((1, 6), int))),
+    ("uncoded", Dual(np.eye(6), 1)),
+    ("uncoded", Dual(np.ones((1, 6), complex), 0)),
+    *[("uncoded", Components(own)) for own in (PLACES, PLACES.repeat(2, 1))],
+    *[("uncoded", Components(np.full((6, 1), 6)))],
+    ("regular_graph", Components(np.zeros((6, 2), int))),
+    ("cyclic_mds", Clustered(LeastSquares(), 2)),
+    *[("uncoded", OneCopy(np.zeros((6, 2), int), 3))],
+    ("uncoded", OneCopy(np.eye(6, 1, dtype=int), 4)),
+]
+
+# Arguments of a wrong shape.
+SHAPES = [
+    ("assignment", lambda own: codes.any_placement(KEY, own, 0), (HELD[0], HELD[:0])),
+    ("assignment", lambda own: codes.any_placement(KEY, own, 0), (HELD[:, :0],)),
+    ("assignment", lambda own: from_matrix(assignment=own), ([[True]],)),
+    ("bits", partial(coding.quantize, KEY, EYE[:1]), ([4, 4],)),
+    ("correlation", lambda own: unequal(correlation=own), (EYE[:2, :2],)),
+    ("encoding_matrix", codes.GradientCode.from_matrix, (THREE, TABLE[:0])),
+    ("loads", partial(codes.replicated, 3, 3, 2), ([1, 1],)),
+    ("loads", partial(codes.uncoded, 3, 8), ([1, 2],)),
+    ("matrix_rows", lambda own: coding.form_messages(own, TABLE), (THREE, EYE, [EYE])),
+    ("messages", lambda own: combine(own * 1j, PARAMS), (MANY[:5],)),
+    ("messages", lambda own: coding.quantize(KEY, own, 4), (THREE, TABLE[:0])),
+    ("messages", lambda own: located(messages=own), (MANY[:5],)),
+    ("messages", lambda own: receive(messages=own), (ZEROS, ZEROS[:5, :2], ZEROS[0])),
+    ("parts", partial_gradients, (None, {}, 3.0, [np.float32(1)])),
+    ("probabilities", lambda p: expected_error(straggler_probabilities=p), ([0.1],)),
+    ("probabilities", lambda own: codes.unequal(own, 2), ([], 0.5)),
+    ("probabilities", lambda own: coding.allocate_bits(own, 8, 4), ([],)),
+    ("quantization_variance", lambda v: unequal(quantization_variance=v), ([0.1],)),
+    ("received", decoded, (ALL[:3, None], np.bool_(True), ALL[:4])),
+    ("received", lambda own: gradient(MANY, received=own), (ALL[None],)),
+    ("received", lambda own: located(received=own), (ALL[:5],)),
+    ("received", lambda own: receive(received=own), (ALL[:5],)),
+    ("received", lambda own: sampled(held=own), (ALL[:5],)),
+    ("received", stragglers.fixed, (TABLE > 0,)),
+    ("received", studies.straggler_probabilities, (ALL, ALL[:0, None])),
+    ("replication", lambda d: codes.stochastic(KEY, 10, 4, d, 0.1), ((1, 2, 3),)),
+    ("residuals", coding.source_variances, (THREE, TABLE[:, :0])),
+    ("results", jaxwgc.summarize, ({}, 1.0, TABLE[:0])),
+    ("speeds", lambda own: codes.proportional_placement(own, 3, 1), ([[1, 2]], [])),
+    ("speeds", partial(stragglers.unequal_speeds, PARETO), ([], 1.0)),
+    ("target", lambda own: from_matrix(target=own), ([1, 2],)),
+    ("times", report, ([[1.0, 2.0]], [[1.0], [2.0]], THREE)),
+    ("times", stragglers.empirical, (THREE, TABLE[:0])),
+    ("times", stragglers.fit_delays, (ROUNDS[0], ROUNDS[:3])),
+    ("variances", coding.inverse_variance_weights, (1.0, [], [[1.0, 2.0]])),
+    ("weights", partial(jaxwgc.weighted, SIX), (2.0, [1] * 4, [[1] * 6])),
+]
+
 # Calls, and words of the ValueError.
 VALUES = [
+    *[
+        (partial(function, own), f"{name} must have ")
+        for name, function, wrong in SHAPES
+        for own in wrong
+    ],
     # Codes.
-    *each_of(EXACT, OF_N_AND_S),
-    *each_of((codes.reed_solomon, *RANDOM), OF_REPLICATION),
+    *[
+        (partial(own, 5, 5), "num_stragglers must be less than num_workers; got .* = 5")
+        for own in EXACT
+    ],
+    *[
+        (partial(own, 10, 80, 11), "replication must be at most num_workers; .* = 11")
+        for own in (codes.reed_solomon, *RANDOM)
+    ],
     *each_of(DRAWN, OF_LOADS),
-    *each_of([partial(stragglers.coverage, PLAIN)], OF_SHARES),
-    *each_of([lambda model: model.sample(KEY, model.init(5), TABLE[0])], OF_MODELS),
+    *refused(partial(stragglers.coverage, PLAIN), "share must be", 0, -0.1, 1.1, NAN),
+    *refused(
+        lambda model: model.sample(KEY, model.init(5), TABLE[0]),
+        r"loads must have shape .* \(5,\); got \(3,\)",
+        stragglers.empirical(np.ones((3, 5))),
+        stragglers.unequal_speeds(PARETO, np.ones(5)),
+        stragglers.markov(PARETO, PARETO, 0.1, 0.2),
+    ),
     (lambda: codes.fractional_repetition(10, 2), "num_stragglers .* = 10.* 1 and 4$"),
     (lambda: codes.reed_solomon(50, 20, 11), "replication.* nearest: 10 and 15$"),
     (lambda: codes.reed_solomon(6, 4, 2), "nearest: 3$"),
     (lambda: codes.reed_solomon(6, 9, 1), "nearest: 2$"),
-    (lambda: codes.uncoded(0), "num_workers must be at least 1"),
-    (lambda: codes.uncoded(3, 0), "num_parts must be at least 1; got 0"),
     (lambda: codes.uncoded(3, 8), "num_parts.* = 3; got 8; .* 6 and 9$"),
-    (lambda: codes.uncoded(3, 8, [1, 2]), r"loads must have shape \(num_workers,\)"),
-    (lambda: codes.replicated(0), "num_workers must be at least 1"),
-    (lambda: codes.replicated(3, 0), "num_parts must be at least 1"),
-    (lambda: codes.replicated(3, 3, 0), "copies must be at least 1"),
     (lambda: codes.replicated(3, 3, 4), "copies.* = 4 and"),
-    (lambda: codes.replicated(3, 3, 2, [1, 1]), "loads must have shape"),
     (lambda: codes.replicated(3, 3, 2, [1, -1, 1]), "loads must be at least 0"),
     (lambda: codes.edge_graph(KEY, 1, 1), "num_parts must be at least 2; got 1"),
     (lambda: codes.edge_graph(KEY, 7, 3), "degree.*= 7 .* 2 and 4$"),
     (lambda: codes.edge_graph(KEY, 6, 6), "degree.* got 6; nearest: 5$"),
-    (lambda: codes.edge_graph(KEY, 6, 0), "degree must be from 1"),
     (lambda: codes.regular_graph(KEY, 1, 1), "num_workers must be at least 2; got 1"),
     (lambda: codes.regular_graph(KEY, 5, 1), "replication.* nearest: 2$"),
     (lambda: codes.regular_graph(KEY, 9, 7), "nearest: 6 and 8$"),
@@ -303,80 +365,47 @@ VALUES = [
     (lambda: codes.paley(-1), "nearest: 3$"),
     (lambda: codes.communication_efficient(10, 6, 5), "num_segments.* = 4; got 5"),
     (lambda: codes.communication_efficient(10, 10, 1), "num_stragglers must be less"),
-    (lambda: codes.clustered(CODE, 0), "num_clusters must be at least 1; got 0"),
     (lambda: codes.multi_message(SEGMENTS), "code.num_segments.*got 2"),
     (lambda: codes.multi_message(MESSAGES), "code.messages_per_worker.*got 2"),
-    (lambda: codes.partially_coded(CODE, -1), "num_uncoded must be at least 0; got -1"),
     (lambda: codes.partially_coded(SEGMENTS, 1), "code.num_segments must be 1 for"),
     (lambda: codes.partially_coded(MESSAGES, 1), "code.messages_per_worker must be 1"),
     (lambda: codes.partially_coded(codes.clustered(CODE, 2), 1), "apply clustered to"),
     (lambda: codes.any_placement(KEY, HELD, 2), "assignment.*got 2 .* of part 1$"),
     (lambda: codes.any_placement(KEY, HELD & False, 0), "got 0 holders of part 0$"),
     (lambda: codes.any_placement(KEY, HELD, 3), "num_stragglers must be less than"),
-    (lambda: codes.any_placement(KEY, HELD, 1, "lagrange"), "method must be one of"),
-    (lambda: codes.any_placement(KEY, HELD[0], 1), r"assignment.*got \(2,\)"),
-    (lambda: codes.any_placement(KEY, HELD[:0], 0), "assignment must have shape"),
-    (lambda: codes.any_placement(KEY, HELD[:, :0], 0), "assignment must have shape"),
     (lambda: codes.proportional_placement([1, 0, 1], 3, 1), r"speeds.*speeds\[1\] = 0"),
     (lambda: codes.proportional_placement([1, NAN], 3, 1), "speeds must be finite"),
-    (lambda: codes.proportional_placement([[1, 2]], 3, 1), "speeds must have shape"),
-    (lambda: codes.proportional_placement(np.ones(0), 3, 1), "speeds must have shape"),
-    (lambda: codes.proportional_placement([1, 2], 0, 1), "num_parts.*got 0"),
-    (lambda: codes.proportional_placement([1, 2], 3, 0), "copies.*got 0"),
     (lambda: codes.proportional_placement([1, 2], 3, 3), "copies.* = 3 and"),
-    (lambda: codes.worst_rounding(CODE, 0), "num_patterns must be at least 1; got 0"),
     (lambda: codes.stochastic_block(KEY, 12, 18, 4, 0.5, 0.5), "num_clusters.*3 and 6"),
-    (lambda: codes.stochastic_block(KEY, 12, 18, 0, 0.5, 0.5), "num_clusters.*got 0"),
     (lambda: codes.stochastic_block(KEY, 4, 4, 2, 1.5, 0.5), "probability_inside.*1.5"),
-    (lambda: codes.stochastic_block(KEY, 4, 4, 2, 0.5, -0.5), "probability_across"),
-    (lambda: codes.stochastic(KEY, 10, 4, 0, 0.1), "replication.* = 10; got .* = 0"),
     (lambda: codes.stochastic(KEY, 10, 4, (1, 2, 11, 3), 0.1), "got.*= 11"),
-    (lambda: codes.stochastic(KEY, 10, 4, (1, 2, 3), 0.1), "replication must have"),
     (lambda: codes.stochastic(KEY, 10, 4, 2, 1.0), "straggler_probability.*got .* 1.0"),
-    (lambda: codes.stochastic(KEY, 10, 4, 2, -0.1), "straggler_probability must be at"),
     (lambda: codes.stochastic(KEY, 2, 4, 2, [0, 1.0]), "less.*= 1.0"),
     (lambda: codes.stochastic(KEY, 2, 4, 2, [0, 0.1, 0.2]), "straggler_probability"),
     (lambda: codes.unequal([0.5, 0.0], 2), "between.*= 0"),
     (lambda: codes.unequal([1.0, 0.5], 2), "between.*= 1"),
     (lambda: codes.unequal([0.5, NAN], 2), "straggler_probabilities must be finite"),
-    (lambda: codes.unequal([], 2), "straggler_probabilities must have shape"),
-    (lambda: codes.unequal(0.5, 2), "straggler_probabilities must have shape"),
-    (lambda: codes.unequal([0.5], 0), "num_parts must be at least 1; got 0"),
     (lambda: unequal(assignment=np.ones((2, 2), bool)), r"assignment.*= \(2, 3\); got"),
     (lambda: unequal(assignment=np.eye(2, 3) > 0), "every.*got none for part 2"),
     (lambda: unequal(correlation=1.0), "correlation must make G .* eigenvalues from"),
     (lambda: unequal(correlation=-0.6), "correlation.* to 1; got -0.6"),
     (lambda: unequal(correlation=NAN), "correlation must be from"),
-    (lambda: unequal(correlation=np.eye(2)), "correlation must have shape"),
     (lambda: unequal(correlation=np.ones((3, 3))), "correlation must make G positive"),
     (lambda: unequal(correlation=-np.eye(3)), "correlation must be positive"),
     (lambda: unequal(correlation=np.tri(3)), "correlation must be finite and"),
-    (lambda: unequal(quantization_variance=[0.1]), "quantization_variance must have"),
     (lambda: unequal(quantization_variance=[0, -1.0]), r"quantization_variance\[1\]"),
     (lambda: unequal(quantization_variance=INF), "quantization_variance must be"),
     (lambda: codes.ldgm(KEY, 4, 4, 2), "num_workers.*= 4; got 4"),
-    (lambda: codes.ldgm(KEY, 6, 4, 0), "parity_degree must be at least 1; got 0"),
     (lambda: codes.ldgm(KEY, 6, 4, 5), "parity_degree.* = 5 and"),
-    (lambda: codes.ldgm(KEY, 6, 0, 1), "num_parts must be at least 1; got 0"),
     (lambda: codes.batch_raptor(KEY, 20, 12, 5), "batch_size.*= 12; .* 4 and 6$"),
-    (lambda: codes.batch_raptor(KEY, 20, 12, 0), "batch_size.*got 0"),
-    (lambda: codes.batch_raptor(KEY, 20, 12, 1, 0), "max_degree.*got 0"),
     (lambda: codes.batch_raptor(KEY, 20, 12, 2, 7), "max_degree.* = 7 and .* 6"),
-    (lambda: codes.batch_raptor(KEY, 20, 12, 1, 1, -0.1), "c.*got -0.1"),
     (lambda: codes.batch_raptor(KEY, 20, 12, 1, 1, INF), "c must be finite; got inf"),
     (lambda: codes.batch_raptor(KEY, 20, 12, 1, 1, 1, 0), "delta.*got 0"),
     (lambda: codes.batch_raptor(KEY, 20, 12, 1, 1, 1, 1.5), "delta.*got 1.5"),
-    (lambda: codes.batch_raptor(KEY, 0, 12), "num_workers must be at least 1; got 0"),
-    (lambda: codes.GradientCode.from_matrix(np.ones(3)), "encoding_matrix must have"),
-    (lambda: codes.GradientCode.from_matrix(np.ones((0, 3))), "encoding_matrix must"),
     (lambda: codes.GradientCode.from_matrix([[NAN]]), "encoding_matrix must be finite"),
-    (lambda: from_matrix(assignment=[[True]]), r"code.assignment must .* \(3, 3\)"),
     (lambda: from_matrix(assignment=np.eye(3) > 0), "assignment.*got 1.0 for worker"),
-    (lambda: from_matrix(target=[1, 2]), r"code.target must have shape \(3,\)"),
     (lambda: from_matrix(target=[1, 2, INF]), "target must be finite; got"),
     (lambda: from_matrix(num_stragglers=3), "num_stragglers must be less than num"),
-    (lambda: from_matrix(num_stragglers=-1), "num_stragglers must be at least 0"),
-    (lambda: from_matrix(check_patterns=-1), "check_patterns must be at least 0"),
     (lambda: check(target=np.ones(4)), r"code.target must have shape \(3,\)"),
     (lambda: check(assignment=np.ones((3, 4), bool)), r"code.assignment.*got \(3, 4\)"),
     (lambda: check(assignment=None), "code.assignment must have shape .* got None"),
@@ -390,36 +419,22 @@ VALUES = [
         "required",
     ),
     (lambda: CODE.decodes(np.ones(5, bool)), r"mask must have shape .*, 4\); got"),
-    (lambda: codes.batch_raptor(KEY, 20, 0), "num_parts must be at least 1"),
-    (lambda: codes.stochastic(KEY, 0, 4, 1, 0.1), "num_workers must be at least 1"),
-    (lambda: codes.stochastic(KEY, 4, 0, 1, 0.1), "num_parts must be at least 1"),
-    (lambda: codes.stochastic_block(KEY, 0, 4, 1, 1, 1), "num_workers must be at"),
-    (lambda: codes.stochastic_block(KEY, 4, 0, 1, 1, 1), "num_parts must be at least"),
     # Coding.
     (lambda: decoded(), "received or finished must be given, and not both"),
     (lambda: decoded(received=ALL[:3], finished=np.ones(3, int)), "and not both"),
     (lambda: decoded(received=ALL[:4]), r"received must have shape .* 3\); got \(4,\)"),
-    (lambda: decoded(received=ALL[:3, None]), "received must have shape"),
-    (lambda: decoded(received=np.bool_(True)), "received must have shape .* 3"),
     (lambda: decoded(received=[[True], [True, False]]), "inhomogeneous"),
     (lambda: decoded(finished=np.array([3, 0, -1])), "finished must be from 0 to"),
     (lambda: decoded(finished=np.array([3, 0, 2**32 + 1])), "finished must be from"),
-    (lambda: jaxwgc.weighted(SIX, 2.0), r"weights must have shape \(num_parts,\)"),
-    (lambda: jaxwgc.weighted(SIX, [1] * 4), "weights must have shape"),
-    (lambda: jaxwgc.weighted(SIX, [[1] * 6]), "weights must have shape"),
     (lambda: jaxwgc.weighted(PLAIN, [NAN] * 9), "weights must be finite"),
     (lambda: jaxwgc.encode(SIX, {"w": np.ones((4, 2))}), r"partial_gradients\['w'\]"),
     (lambda: jaxwgc.encode(SIX, {}), "partial_gradients must have at least one array"),
     (lambda: combine(np.ones((6, 4), complex), np.zeros(4)), "messages.* 6, 2"),
-    (lambda: combine(np.ones((5, 2), complex), np.zeros(4)), "messages must have"),
     (lambda: combine(np.ones((6, 2), complex), None), "params must be given with"),
     (lambda: collapse(np.ones((3, 2))), "partial_gradients.* = 6"),
     (lambda: collapse(np.ones(6), ALL[None]), "mask must be of one round"),
     (lambda: given_as("paley"), "received must be a decoding of the same code"),
     (lambda: given_as("weighted"), "received must be a decoding of the same code"),
-    (lambda: coding.form_messages(np.ones(2), np.ones(2)), "matrix_rows must have"),
-    (lambda: coding.form_messages(np.ones((1, 3)), np.ones(2)), "matrix_rows must"),
-    (lambda: coding.form_messages(np.ones((1, 1, 2)), np.ones(2)), "matrix_rows must"),
     (lambda: coding.form_messages(np.ones((1, 2)), np.float32(1)), "partial_gradients"),
     (
         lambda: coding.form_messages(np.ones((1, 2)), [np.ones(2), np.ones(3)]),
@@ -427,9 +442,6 @@ VALUES = [
     ),
     (lambda: coding.answer_request(np.ones(3), np.ones((2, 5))), "messages must have"),
     (lambda: coding.decode_answers(np.ones((2, 5)), np.ones(4)), "answers.* 4"),
-    (lambda: coding.inverse_variance_weights(1.0), "variances must have shape"),
-    (lambda: coding.inverse_variance_weights([]), "variances must have shape"),
-    (lambda: coding.inverse_variance_weights([[1.0, 2.0]]), "variances must have"),
     (lambda: coding.source_variances(MANY.T, leverage=np.ones(6)), "leverage must"),
     (lambda: coding.source_variances(MANY.T, row_weights=1.0), "row_weights must have"),
     (lambda: coding.source_variances(MANY.T, row_weights=-MANY.T), "row_weights.*-1"),
@@ -440,64 +452,19 @@ VALUES = [
         "leverage must leave.* for source 1",
     ),
     (lambda: coding.source_variances(MANY.T, leverage=NEARLY_ONE), "leverage.*1"),
-    (lambda: coding.source_variances(np.ones(4)), "residuals must have shape"),
-    (lambda: coding.source_variances(np.ones((2, 0))), "residuals must have shape"),
     (lambda: coding.source_variances(np.array([[1.0], [NAN]])), "residuals must be"),
-    (lambda: coding.quantize(KEY, np.ones(2), 4), "messages must have shape"),
-    (lambda: coding.quantize(KEY, np.ones((0, 2)), 4), "messages must have shape"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 0), r"bits.*got bits\[0\] = 0"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 25), r"bits.*got bits\[0\] = 25"),
-    (lambda: coding.quantize(KEY, np.ones((1, 2)), [4, 4]), "bits must have shape"),
-    (lambda: coding.quantization_variance(0, 4), "length must be at least 1"),
     (lambda: coding.quantization_variance(8, [4, 1]), r"bits.*got bits\[1\] = 1"),
     (lambda: coding.allocate_bits([0.5, 1.0], 8, 4), r"straggler_probabilities\[1\]"),
-    (lambda: coding.allocate_bits([], 8, 4), "straggler_probabilities must have shape"),
     (lambda: coding.allocate_bits([0.5], 8, 1), "total_bits must be at least 2"),
-    (lambda: located(messages=np.zeros((5, 4))), "messages must have shape"),
     (lambda: located(messages=np.zeros((1, 6, 4))), "messages must be of one"),
-    (lambda: located(received=ALL[:5]), "received must have shape"),
     (lambda: located(received=ALL[None]), "received must be of one round"),
     (lambda: located(received=None), "received or finished must be given"),
-    (lambda: located(noise=-1.0), "noise must be at least 0"),
     (lambda: located(code=SIX, messages=MANY), "code must have parity checks for all"),
     # Decoders.
-    (lambda: decode_with("cyclic_mds", Lagrange), "Lagrange needs"),
-    (lambda: decode_with("communication_efficient", Lagrange), "Lagrange needs"),
-    (lambda: decode_with("bernoulli", Lagrange), "Lagrange needs"),
-    (lambda: decode_with("multi_message", Lagrange), "Lagrange needs"),
-    (lambda: decode_with("reed_solomon", Lagrange(np.arange(6) * 5 % 6, 1)), "needs"),
-    (lambda: decode_with("regular_graph", Lagrange(np.arange(6), 2)), "Lagrange needs"),
-    (lambda: decode_with("reed_solomon", OneStep), "OneStep needs"),
-    (lambda: decode_with("cyclic_repetition", OneStep), "OneStep needs"),
-    (lambda: decode_with("ldgm", OneStep), "OneStep needs"),
-    (lambda: decode_with("partial", OneStep), "OneStep needs"),
-    (lambda: decode_with("regular_graph", Peeling), "Peeling needs"),
-    (lambda: decode_with("stochastic", Peeling), "Peeling needs"),
-    (lambda: decode_with("multi_message", Peeling), "Peeling needs"),
-    (lambda: decode_with("cyclic_mds, complex", peeling(6, 6)), "Peeling needs"),
-    (lambda: decode_with("uncoded", peeling(6, 2)), "Peeling needs"),
-    (lambda: decode_with("bernoulli", Group), "Group needs"),
-    (lambda: decode_with("cyclic_mds", Group), "Group needs"),
-    (lambda: decode_with("multi_message", Group), "Group needs"),
-    (lambda: decode_with("partial", Group), "Group needs"),
-    (lambda: decode_with("uncoded", Group(np.zeros((1, 6), int))), "Group needs"),
-    (lambda: decode_with("cyclic_mds", Dual), "Dual needs"),
-    (lambda: decode_with("uncoded", Dual(np.eye(6), 1)), "Dual needs"),
-    (lambda: decode_with("uncoded", Dual(np.ones((1, 6), complex), 0)), "Dual needs"),
-    (lambda: decode_with("uncoded", Components), "Components needs"),
-    (lambda: decode_with("uncoded", Components(np.arange(6)[:, None])), "Components"),
-    (
-        lambda: decode_with("regular_graph", Components(np.zeros((6, 2), int))),
-        "Components needs",
-    ),
-    (lambda: decode_with("uncoded", Components(np.full((6, 1), 6))), "Components"),
-    (
-        lambda: decode_with("uncoded", Components(np.arange(6)[:, None].repeat(2, 1))),
-        "Components needs",
-    ),
-    (lambda: decode_with("cyclic_mds", Clustered(LeastSquares(), 2)), "Clustered"),
+    *[(partial(decode_with, *own), "[A-Z][A-Za-z]+ needs") for own in UNFIT],
     (lambda: decode_with("uncoded", OneCopy(np.zeros((5, 2), int), 3)), "copies must"),
-    (lambda: decode_with("uncoded", OneCopy(np.zeros((6, 2), int), 3)), "OneCopy"),
     (lambda: graph_with(Group(np.zeros((1, 5), int))), r"groups must .* = \(any, 6\)"),
     (lambda: graph_with(peeling(6, 4)), r"assignment.* got \(6, 4\)"),
     (lambda: graph_with(peeling(5, 6)), r"assignment must have shape .* = \(6, any\)"),
@@ -526,14 +493,10 @@ VALUES = [
     ),
     (lambda: decode_with("communication_efficient", peeling(6, 6)), "num_segments"),
     (lambda: graph_with(Clustered(LeastSquares(), 0)), "num_clusters must be at least"),
-    (lambda: decode_with("uncoded", OneCopy(np.eye(6, 1, dtype=int), 4)), "OneCopy"),
     # Aggregators, gradients and corruptions.
-    (lambda: aggregate(COMPLEX, method="message"), "method must be one of 'partials'"),
     (lambda: aggregate(COMPLEX, undecodable=None), "undecodable must be .least_sq"),
     (lambda: aggregate(COMPLEX, undecodable="raise"), "got .raise. .read num"),
     (lambda: aggregate(COMPLEX, undecodable="warn"), "got .warn. .read num_undec"),
-    (lambda: aggregate(COMPLEX, tolerance=-0.001), "tolerance must be .*-0.001"),
-    (lambda: aggregate(COMPLEX, tolerance=NAN), "tolerance must be .*nan"),
     (lambda: aggregate(COMPLEX, model=stragglers.uniform(6)), "num_stragglers must be"),
     (lambda: waited(COMPLEX, stragglers.fastest(7)), "num_required.*num_workers = 6"),
     (lambda: aggregate(COMPLEX, correct_errors=True), 'method must be "messages" with'),
@@ -548,14 +511,11 @@ VALUES = [
     (lambda: update(elapsed=2.0), "elapsed must be None without received; got 2.0"),
     (lambda: update(received=ALL, elapsed=-1.0), "elapsed must be at least 0; got -1"),
     (lambda: update(received=ALL[None]), r"received must have shape \(num_workers,\)"),
-    (lambda: received_by(undecodable="stop"), "undecodable must be .least_sq"),
-    (lambda: received_by(tolerance=-1), "tolerance must be at least 0; got -1"),
     (lambda: received_by(memory=True, undecodable="skip"), "undecodable must not be"),
     (lambda: received_by(memory=True, debias="share"), "debias must be None with"),
     (lambda: received_by(debias="all"), "debias must be one of 'share'"),
     (lambda: received_by(debias=0), "debias must be positive"),
     (lambda: received_by(noise=0.1), "noise must be 0 unless correct_errors is True"),
-    (lambda: received_by(correct_errors=True, noise=-1), "noise must be at least 0"),
     (lambda: received_by(correct_errors=True, memory=True), "correct_errors must be"),
     (lambda: received_by(key=KEY), "correct_errors must be True with key"),
     (lambda: received_by(message_dtype="float64"), "message_dtype must be bfloat16"),
@@ -575,79 +535,48 @@ VALUES = [
         ),
         "code must decode when all have responded, with memory",
     ),
-    (lambda: receive(messages=np.zeros((6, 3), complex)), "messages must have shape"),
-    (lambda: receive(messages=np.zeros((5, 2), complex)), "messages must have shape"),
-    (lambda: receive(messages=np.zeros(12, complex)), "messages must have shape"),
     (lambda: receive(received=None), "received or finished must be given"),
     (lambda: receive(received=None, elapsed=1.0), "elapsed must be None without rec"),
-    (lambda: receive(received=ALL[:5]), "received must have shape"),
     (lambda: receive(elapsed=-1.0), "elapsed must be at least 0; got -1"),
     (lambda: receive(params=None), "params must be given with messages"),
     (lambda: receive(messages={"w": MANY}), "updates must be one array, the messages"),
     (lambda: gradient(parts={"x": MANY[:5]}), r"parts\['x'\].*num_parts = 6; got .*5"),
     (lambda: gradient(parts={}), "parts must have at least one array"),
     (lambda: gradient(parts=MANY, params={}), "params must have at least one array"),
-    (lambda: gradient(parts=MANY, received=ALL[None]), "received must have shape"),
     (lambda: partial_gradients({"x": MANY, "y": MANY[1:]}), r"parts\['y'\] must have"),
-    (lambda: partial_gradients(None), "parts must have a leading axis of num_parts"),
-    (lambda: partial_gradients({}), "parts must have a leading axis"),
-    (lambda: partial_gradients(3.0), "parts must have a leading axis"),
-    (lambda: partial_gradients([np.float32(1)]), "parts must have a leading axis"),
     (lambda: block_leverage(np.ones(4)), "code.num_parts must be less than 4, the"),
     (lambda: block_leverage(np.array([1, 1, 1, 1, 0])), "code.num_parts must be less"),
     (lambda: block_leverage(probabilities=np.ones(6), num_draws=5), "code.num_parts"),
-    (lambda: block_leverage(probabilities=np.ones(6), num_draws=0), "num_draws must"),
     (lambda: sampled(parts=MANY), "parts must have a leading axis of K = 9"),
-    (lambda: sampled(held=ALL[:5]), "received must have shape"),
     (lambda: sampled(probabilities=np.ones(6)), "code.num_parts must be less than 6"),
     (lambda: block_leverage(np.zeros(6)), "probabilities must not all be zero"),
     (lambda: block_leverage(np.array([1, NAN])), r"probabilities\[1\] = nan"),
     (lambda: block_leverage(probabilities=np.ones(6), method="a"), "method must be"),
-    (lambda: corruptions.additive_noise(UNIFORM, -1.0), "scale must be at least 0"),
     (lambda: corruptions.additive_noise(UNIFORM, 1.0, 0), "share must be positive"),
     (lambda: corrupted(corruptions.bit_flip(UNIFORM, 32)), "bit.*got 32"),
     (lambda: corrupted(corruptions.sign_flip(UNIFORM), MANY[1:]), "num_workers must"),
     # Stragglers.
-    (lambda: stragglers.uniform(-1), "num_stragglers must be at least 0; got -1"),
-    (lambda: stragglers.bernoulli(-0.1), "probability must be at least 0; got -0.1"),
     (lambda: stragglers.bernoulli(1.5), "probability must be at most 1; got 1.5"),
     (lambda: stragglers.bernoulli([0.5, 1.5]), r"from 0 to 1; got probability\[1\]"),
-    (lambda: stragglers.fixed(TABLE > 0), r"received must have shape \(num_workers"),
-    (lambda: stragglers.shifted_exponential(-0.1, 1), "shift must be at least 0"),
     (lambda: stragglers.shifted_exponential(1, 0), "rate must be positive; got 0"),
     (lambda: stragglers.pareto(0.0, 1.0), "scale must be positive; got 0"),
-    (lambda: stragglers.pareto(1.0, NAN), "shape must be a number; got nan"),
     (lambda: stragglers.weibull(0.0, 1.0), "scale must be positive"),
-    (lambda: stragglers.weibull(1.0, -1.0), "shape must be positive"),
-    (lambda: stragglers.log_normal(-1.0, 1.0), "median must be positive"),
     (lambda: stragglers.log_normal(1.0, 0.0), "deviation must be positive"),
     (lambda: stragglers.bernoulli_slowdown(1.1, 2), "probability must be at most 1"),
     (lambda: stragglers.bernoulli_slowdown(0.5, 0.9), "slowdown must be at least 1"),
     (lambda: stragglers.bernoulli_slowdown(0.5, 2, 0), "time must be positive; got 0"),
-    (lambda: stragglers.affine(PARETO, -1.0), "overhead must be at least 0"),
-    (lambda: stragglers.affine(PARETO, 0, -1), "slope must be at least 0"),
-    (lambda: stragglers.affine(PARETO, 0, 1, -1), "time must be at least 0"),
     (lambda: stragglers.markov(PARETO, PARETO, 1.1, 0), "become_slow must be at most"),
     (lambda: stragglers.markov(PARETO, PARETO, 0, 0), "become_slow.*got 0"),
     (lambda: stragglers.unequal_speeds(PARETO, [1, 0.0]), r"speeds.*speeds\[1\] = 0"),
-    (lambda: stragglers.unequal_speeds(PARETO, []), "speeds must have shape .* not be"),
-    (lambda: stragglers.unequal_speeds(PARETO, 1.0), "speeds must have shape"),
-    (lambda: stragglers.empirical(np.ones(3)), "times must have shape"),
     (lambda: stragglers.empirical([[1.0, 0.0]]), "times must be positive"),
-    (lambda: stragglers.empirical(np.ones((0, 3))), "times must have shape .*1 rounds"),
     (lambda: stragglers.empirical(TABLE * 1e39), "times of a part must fit in"),
-    (lambda: stragglers.empirical(TABLE, resample="days"), "resample must be one of"),
     (lambda: stragglers.empirical(TABLE, loads=0.0), "loads must be positive"),
     (lambda: stragglers.empirical(TABLE, measured_at=1.0), "measured_at must have"),
     (lambda: measured(measured_at=[1.0, 2.0]), "measured_at must be increasing"),
     (lambda: measured(measured_at=-ONE), "measured_at must be increasing"),
     (lambda: measured(measured_at=[1.0, 2.0, 3.0], loads=2.0), "loads must be 1 with"),
-    (lambda: stragglers.fastest(0), "num_required must be at least 1; got 0"),
-    (lambda: stragglers.deadline(-1.0), "seconds must be positive; got -1"),
     (lambda: stragglers.relative_deadline(0.5, 1), "factor must be at least 1"),
-    (lambda: stragglers.until_decodable(CODE, -1), "tolerance must be at least 0"),
     (lambda: stragglers.until_decodable(CODE, 0, Lagrange), "Lagrange needs"),
-    (lambda: stragglers.delayed(PARETO, stragglers.fastest(2), "gone"), "late must be"),
     (
         lambda: stragglers.delayed(
             PARETO, stragglers.until_decodable(codes.replicated(3)), "busy"
@@ -658,8 +587,6 @@ VALUES = [
         lambda: jaxwgc.decoding(codes.multi_message(codes.uncoded(6, 12)), ARRIVALS),
         'late must be "cancelled" for a code of several messages',
     ),
-    (lambda: stragglers.fit_delays(ROUNDS[0]), r"times must have shape \(rounds"),
-    (lambda: stragglers.fit_delays(ROUNDS[:3]), "times must have .* at least 4 rounds"),
     (lambda: stragglers.fit_delays(ROUNDS - 1), "times must be positive.*got 0"),
     (lambda: stragglers.fit_delays(ROUNDS * NAN), "times.*least half of all; got 0%"),
     (lambda: stragglers.fit_delays(ROUNDS * np.where(ONE, NAN, 1)), "times.*worker 1"),
@@ -684,10 +611,8 @@ VALUES = [
     (lambda: aggregate(SIX, model=stragglers.delayed(Short(), WAIT)), "times of Short"),
     # Studies.
     (lambda: expected_error(straggler_probabilities=[0.1, 1.1, 0]), r"\[1\] = 1.1"),
-    (lambda: expected_error(straggler_probabilities=[0.1]), "must have shape"),
     (lambda: expected_error(correlation=1.5), "correlation must be from -1 / "),
     (lambda: expected_error(correlation=-np.eye(2)), "correlation must be positive"),
-    (lambda: expected_error(quantization_variance=-1.0), "quantization_variance must"),
     (lambda: studies.expected_error(codes.uncoded(3), 0.1), "code must be real, with"),
     (lambda: studies.expected_error(CODE, 0.1), "code must be real, with OneStep"),
     (lambda: studies.expected_error(codes.replicated(3), 0.1), "messages_per_worker"),
@@ -695,23 +620,22 @@ VALUES = [
     (lambda: diagnose(num_stragglers=6), "num_stragglers must be less than"),
     (lambda: diagnose(num_stragglers=[]), "num_stragglers must be at least one num"),
     (lambda: diagnose(num_patterns=1), "num_patterns must be at least 2; got 1"),
-    (lambda: diagnose(quantile_levels=[1.1]), r"quantile_levels must be .*\[1.1\]"),
-    (lambda: diagnose(quantile_levels=[NAN]), "quantile_levels must be numbers from 0"),
-    (lambda: diagnose(quantile_levels=0.5), "quantile_levels must be numbers from 0"),
+    *refused(
+        lambda levels: diagnose(quantile_levels=levels),
+        "quantile_levels must be numbers from 0",
+        [1.1],
+        [NAN],
+        0.5,
+    ),
     (lambda: diagnose(decoder=Lagrange), "Lagrange needs"),
     (lambda: learn(code=COMPLEX, model=UNIFORM), "code must be real"),
     (lambda: learn(code=SEGMENTS, model=UNIFORM), "code.num_segments must be 1"),
     (lambda: learn(code=MESSAGES, model=UNIFORM), "code.messages_per_worker must be 1"),
     (lambda: learn(model=stragglers.uniform(4)), "num_stragglers must be less"),
-    (lambda: learn(model=UNIFORM, key=KEYS), "key must be one key"),
-    (lambda: learn(model=UNIFORM, num_steps=0), "num_steps must be at least 1; got 0"),
-    (lambda: learn(model=UNIFORM, batch_size=0), "batch_size.*got 0"),
     (lambda: learn(model=UNIFORM, learning_rate=0.0), "learning_rate.*got 0.0"),
-    (lambda: learn(model=UNIFORM, learning_rate=NAN), "learning_rate must be a number"),
     (lambda: plan(target=0), "target must be positive; got 0"),
     (lambda: plan(target=1.0), "target must be below 1"),
     (lambda: plan(condition=0.5), "condition must be at least 1"),
-    (lambda: plan(heterogeneity=-1), "heterogeneity must be at least 0"),
     (lambda: plan(heterogeneity=INF), "heterogeneity must be finite"),
     (lambda: plan(replications=[5]), "replications must be at most num_workers"),
     (lambda: plan(codes={"own": SIX}), r"codes\['own'\].*= 4; got 6"),
@@ -719,15 +643,12 @@ VALUES = [
     (lambda: plan(choices=[]), "choices must be at least one"),
     (lambda: plan(waiting=[]), "waiting must be at least one"),
     (lambda: plan(memory=True, late="cancelled"), "memory must be False with late"),
-    (lambda: plan(late="never"), "late must be .*busy.*never"),
     (lambda: plan(choices=[BUSY]), r"choices\[0\].late must be one of 'cancelled'"),
     (lambda: plan(choices=[CHOICE._replace(code=STOCHASTIC, memory=True)]), "choices"),
     (lambda: plan(num_rounds=10), "num_rounds must be at least 40"),
     (lambda: plan(num_parameters=0), "num_parameters must be positive"),
     (lambda: plan(bytes_per_number=0), "bytes_per_number must be positive"),
-    (lambda: plan(tail=-1), "tail must be at least 0; got -1"),
     (lambda: plan(tail=INF), "tail must be finite"),
-    (lambda: plan(num_workers=0), "num_workers must be at least 1"),
     (
         lambda: jaxwgc.plan(
             num_workers=4, key=KEY, delay=stragglers.empirical(np.ones((30, 3)))
@@ -740,68 +661,30 @@ VALUES = [
     ),
     (lambda: studies.worst_pattern(SIX, 6), "num_stragglers.* = 6 and .* = 6"),
     (lambda: studies.worst_pattern(SIX, 1, Lagrange), "Lagrange needs"),
-    (lambda: monte_carlo(num_trials=0), "num_trials must be at least 1; got 0"),
-    (lambda: monte_carlo(batch_size=-3), "batch_size must be at least 1; got -3"),
-    (lambda: monte_carlo(key=KEYS), r"key must be one key.* \(2"),
-    (lambda: jaxwgc.summarize(np.ones(3), 0.0), "confidence.*0 and 1; got 0"),
-    (lambda: jaxwgc.summarize(np.ones(3), 1.0), "confidence.*0 and 1; got 1"),
-    (lambda: jaxwgc.summarize(np.ones(3), 95), "confidence.*0 and 1; got 95"),
-    (lambda: jaxwgc.summarize(np.ones(3), NAN), "confidence must be a number; got nan"),
-    (lambda: jaxwgc.summarize({}), "results must have a leading axis of num_trials"),
-    (lambda: jaxwgc.summarize(1.0), "results must have a leading axis of num_trials"),
-    (lambda: jaxwgc.summarize(np.ones((0, 3))), "results must have a leading axis of"),
+    *refused(partial(jaxwgc.summarize, THREE), "confidence.*0 and 1", 0.0, 1.0, 95),
     (lambda: jaxwgc.summarize({"a": ALL, "b": MANY[1:]}), r"results\['b'\].*= 6; got"),
-    (lambda: report([[1.0, 2.0]]), r"times.* at least 2 rounds; got \(1, 2\)"),
-    (lambda: report([[1.0], [2.0]]), r"times.*got \(2, 1\)"),
-    (lambda: report(np.ones(4)), r"times must have shape \(rounds, workers\)"),
     (lambda: report([[1, 2], [3, -1]]), r"times.*got -1.0 at \[1, 1\]"),
     (lambda: report(np.full((3, 2), NAN)), "times.*got none"),
     (lambda: report(times=ROUNDS, names=["a"]), r"names must have shape .* = \(3,\)"),
-    (lambda: studies.straggler_probabilities(ALL), "received must have shape"),
-    (lambda: studies.straggler_probabilities(ALL[:0, None]), "received must have"),
     (lambda: studies.straggler_probabilities(ALL[:, None], 1.0), "confidence.*0 and 1"),
 ]
 # The same of the TypeError.
 TYPES = [
-    (lambda: codes.ramanujan_graph(5.0, 13), "prime must be a Python int"),
-    (lambda: codes.edge_graph(KEY, 6, 3.0), "degree must be a Python int"),
-    (lambda: codes.ldgm(KEY, 6.0, 4, 2), "num_workers must be a Python int"),
     (lambda: coding.answer_request(["a"] * 6, MANY), "request must be real numbers"),
     (lambda: coding.answer_request(ALL, MANY * 1j), "messages must be real numbers"),
     (lambda: coding.decode_answers(MANY, ALL), "params must be real or complex"),
     (lambda: decode_with("uncoded", Components(np.ones((6, 2)))), "incident must be"),
     (lambda: graph_with(OneStep(1.0, shared="no")), "shared must be True or False"),
-    (lambda: received_by(on_request="no"), "on_request must be True or False"),
-    (lambda: received_by(memory=1), "memory must be True or False"),
     (lambda: received_by(message_dtype="float3"), "message_dtype must be a dtype"),
-    (lambda: stragglers.unequal_speeds(3.0, [1.0]), "delay must be a DelayModel"),
-    (lambda: stragglers.markov(5.0, PARETO, 0.1, 0.1), "fast must be a DelayModel"),
     (lambda: stragglers.bernoulli(["0.5"]), "probability must be real numbers"),
-    (lambda: stragglers.empirical(TABLE, replace=1), "replace must be True or False"),
     (lambda: stragglers.fit_delays(ROUNDS, "a"), "loads must be real numbers"),
-    (lambda: plan(key=0), "key must be a PRNG key"),
-    *each_of(
-        [partial(traced, own) for own in TRACED], [((REAL,), "code must be conc")]
-    ),
-    (lambda: codes.binary(5, True), "num_stragglers must be an int; got True"),
-    (lambda: codes.cyclic_mds(5.0, 1), "num_workers must be a Python int"),
-    (lambda: codes.reed_solomon("2", 2, 1), "num_workers.*got '2'"),
-    (lambda: codes.reed_solomon(6, 6, 3, "no"), "interleave must be True or False"),
-    (lambda: codes.communication_efficient(5, 1, 2.0), "num_segments must be a Python"),
+    *[(partial(traced, own, REAL), "code must be concrete") for own in TRACED],
     (lambda: traced(codes.multi_message, CODE), "code.assignment must be concrete"),
-    (lambda: codes.projective_plane(3.0), "order must be a Python int"),
-    (lambda: codes.paley(None), "num_workers must be a Python int"),
-    (lambda: codes.regular_graph(KEY, 4.0, 2), "num_workers must be a Python"),
-    (lambda: codes.bernoulli(KEY, 9, 9, 2.5), "replication must be a Python"),
-    (lambda: codes.stochastic_block(KEY, 4, 4, 2, "p", 1), "probability_inside must"),
     (lambda: codes.stochastic_block(KEY, 4, 4, 2, 1, np.array([1])), "probability"),
     (lambda: codes.stochastic(KEY, 4, 2, (1, 2.0), 0.5), "replication must be"),
     (lambda: codes.stochastic(KEY, 4, 2, "12", 0.5), "replication must be integers"),
     (lambda: codes.stochastic(KEY, 4, 2, None, 0.5), "replication must be integers"),
     (lambda: codes.stochastic(KEY, 4, 2, 2, ["a", "b"]), "straggler_probability must"),
-    (lambda: codes.unequal(["often"], 2), "straggler_probabilities must be real"),
-    (lambda: unequal(assignment=[[1, 1, 1]] * 2), "assignment must be bools"),
-    (lambda: unequal(correlation="high"), "correlation must be real numbers"),
     (lambda: unequal(quantization_variance=None), "quantization_variance must be real"),
     (lambda: traced(lambda p: codes.unequal(p, 2), [0.5]), "_probabilities must be"),
     (lambda: traced(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2), "replication"),
@@ -816,13 +699,7 @@ TYPES = [
     (lambda: traced(lambda c: jaxwgc.summarize(np.ones(3), c), 0.9), "confidence must"),
     (lambda: traced(lambda key: diagnose(key=key), KEY), "key must be concrete"),
     (lambda: traced(lambda key: plan(key=key), KEY), "key must be concrete"),
-    (lambda: codes.any_placement(KEY, HELD.astype(int), 1), "assignment must be bools"),
-    (lambda: codes.proportional_placement(["1"], 2, 1), "speeds must be real numbers"),
-    (lambda: codes.worst_rounding(HELD), "code must be a GradientCode"),
-    (lambda: codes.batch_raptor(KEY, 20, 12, c="0.1"), "c must be a real scalar"),
-    (lambda: codes.GradientCode.from_matrix([["a"]]), "encoding_matrix.*got <"),
     (lambda: codes.GradientCode.from_matrix(None), "encoding_matrix.*got obj"),
-    (lambda: from_matrix(assignment=np.ones((3, 3))), "assignment must be bools; got"),
     (lambda: from_matrix(target=[1j, 2, 3]), "target must be real numbers or bools"),
     (lambda: check(target=np.array(["a"] * 3)), "code.target must be real numbers"),
     (lambda: check(num_stragglers="1"), "code.num_stragglers must be a Python int"),
@@ -835,16 +712,13 @@ TYPES = [
     (lambda: decoded(received=ALL[:3], decoder="guess"), "decoder must be a Decoder"),
     (lambda: decoded(received=ALL[:3], decoder=dict), "decoder must be a Decoder"),
     (lambda: jaxwgc.weighted(SIX, np.ones(6, complex)), "weights must be real numbers"),
-    (lambda: jaxwgc.weighted(SIX, ["a"] * 6), "weights must be real numbers or bools"),
     (lambda: jaxwgc.weighted(SIX, [None] * 6), "weights must be real numbers or bools"),
-    (lambda: jaxwgc.encode(SIX, {"w": np.array(["a"] * 6)}), r"gradients\['w'\] must"),
     (lambda: jaxwgc.encode(SIX, {"w": np.array([{}] * 6)}), r"gradients\['w'\] must"),
     (lambda: combine(np.ones((6, 2)), np.zeros(4)), "messages must be complex"),
     (lambda: combine(np.full((6, 2), "a"), np.zeros(4)), "messages must be numbers or"),
     (lambda: combine(np.ones((6, 2), complex), np.zeros(4, int)), "params must be"),
     (lambda: combine(np.ones((6, 2), complex), 12), "params must be real or complex"),
     (lambda: jaxwgc.decoding(SIX, ALL).failed("x"), "tolerance must be a real scalar"),
-    (lambda: coding.form_messages([["a", "b"]], np.ones((2, 1))), "matrix_rows must"),
     (
         lambda: coding.inverse_variance_weights(np.array([True, False])),
         "variances must",
@@ -853,9 +727,7 @@ TYPES = [
     (lambda: coding.source_variances(MANY * 1j), "residuals must be real numbers"),
     (lambda: coding.quantize(KEY, [[1, 2]], 4), "messages must be real or complex"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 4.0), "bits must be integers"),
-    (lambda: coding.allocate_bits([0.5], 8.0, 4), "length must be a Python int"),
     (lambda: located(messages=np.zeros((6, 4), complex)), "messages must be real"),
-    (lambda: located(key=3), "key must be a PRNG key"),
     (lambda: graph_with(Peeling(np.ones((6, 6)))), "assignment must be bools"),
     (lambda: graph_with(OneStep("1")), "scale must be a real scalar"),
     (lambda: graph_with(Dual("rows", 1)), "rows must be numbers or bools"),
@@ -865,7 +737,6 @@ TYPES = [
     (lambda: graph_with(Returning("complex")), "weights of Returning must be real"),
     (lambda: graph_with(Returning("nothing")), "weights.*got object"),
     (lambda: jaxwgc.decoding_weights(COMPLEX, ALL, Lagrange(np.ones(6), 2)), "integer"),
-    (lambda: aggregate(COMPLEX, model=2), "model must be a StragglerModel; got 2"),
     (lambda: aggregate(COMPLEX, model=PARETO), "model must be a StragglerModel; got p"),
     (
         lambda: aggregate(COMPLEX, model=NoArrays()),
@@ -876,16 +747,10 @@ TYPES = [
         "NoArrivals.arrivals must return .arrivals",
     ),
     (lambda: waited(COMPLEX, ManyBools()), "is_over of .*ManyBools.* must return one"),
-    (lambda: aggregate(COMPLEX, key=0), "key must be a PRNG key from jax"),
-    (lambda: aggregate(COMPLEX, tolerance="small"), "tolerance must be a real scalar"),
     (lambda: aggregate(COMPLEX, corrupt=0.1, method="messages"), "corrupt must be a"),
-    (lambda: aggregate(COMPLEX, decoder="group"), "decoder must be a Decoder from"),
     (lambda: update(received=ALL, elapsed=np.ones(6)), "elapsed must be a real scalar"),
     (lambda: update(received=ALL, elapsed=True), "elapsed must be a real scalar"),
     (lambda: update(updates={"w": MANY.astype(int)}), r"updates\['w'\] must be real"),
-    (lambda: received_by(decoder="guess"), "decoder must be a Decoder from"),
-    (lambda: received_by(correct_errors=1), "correct_errors must be True or False"),
-    (lambda: received_by(correct_errors=True, key=3), "key must be a PRNG key"),
     (lambda: receive(messages=MANY), "messages must be complex for"),
     (lambda: receive(messages=np.full((6, 2), "a")), "messages must be numbers or"),
     (lambda: receive(received=np.ones(6)), "received must be a bool mask"),
@@ -895,62 +760,179 @@ TYPES = [
     (lambda: gradient(MANY, np.ones(2, int)), "params must be real or complex floats"),
     (lambda: gradient(MANY, np.ones(2, bool)), "params must be real or complex floats"),
     (lambda: jaxwgc.partial_value_and_grad(3.0), "loss must be a function"),
-    (lambda: jaxwgc.partial_value_and_grad(jnp.sum, "no"), "has_aux must be True or"),
     (lambda: jaxwgc.decoded_value_and_grad("loss", SIX), "loss must be a function"),
-    (lambda: jaxwgc.decoded_value_and_grad(jnp.sum, SIX, 1), "has_aux must be True or"),
-    (lambda: jaxwgc.decoded_value_and_grad(jnp.sum, SIX, False, 3), "decoder must be"),
     (lambda: sampled(key=0), "key must be a PRNG key"),
-    (lambda: jaxwgc.block_leverage_aggregate(SIX, UNIFORM, 0, np.ones(9)), "key must"),
-    (lambda: corruptions.sign_flip(0.5), "who must be a StragglerModel"),
+    (lambda: unequal(correlation="high"), "correlation must be real numbers"),
     (lambda: corruptions.bit_flip(UNIFORM, 1.5), "bit must be integers"),
-    (lambda: corruptions.scaling(UNIFORM, "x"), "factor must be a real scalar"),
-    (lambda: corruptions.codeword_part(UNIFORM, 3), "code must be a GradientCode"),
-    (lambda: stragglers.bernoulli("0.5"), "probability must be a real scalar"),
-    (lambda: stragglers.fixed(np.ones(3, int)), "received must be bools; got int"),
-    (lambda: stragglers.shifted_exponential(1, True), "rate must be a real scalar"),
-    (lambda: stragglers.affine(3.0), "delay must be a DelayModel; got 3.0"),
-    (lambda: stragglers.markov(PARETO, 5.0, 0.1, 0.1), "slow must be a DelayModel"),
-    (lambda: stragglers.unequal_speeds(PARETO, ["fast"]), "speeds must be real"),
-    (lambda: stragglers.empirical("fast"), "times must be real numbers"),
-    (lambda: stragglers.relative_deadline(2.0, 1.5), "quorum must be a Python int"),
     (lambda: stragglers.until_decodable(None), "code must be a GradientCode"),
-    (lambda: stragglers.until_decodable(CODE, 0, "guess"), "decoder must be a Decoder"),
-    (lambda: stragglers.delayed(UNIFORM, 1), "delay must be a DelayModel"),
-    (lambda: stragglers.delayed(PARETO, PARETO), "wait must be a WaitingRule; got p"),
-    (lambda: stragglers.fit_delays(ROUNDS, held_out="half"), "held_out must be a real"),
-    (lambda: stragglers.fit_delays(ROUNDS, in_order=1), "in_order must be True or"),
-    (lambda: stragglers.fit_delays(ROUNDS.astype(str)), "times must be real numbers"),
     (lambda: sample(PARETO, ["a"] * 4), "loads must be real numbers; got <U1"),
     (lambda: stragglers.fastest(2).arrivals(KEY, ["a"] * 4), "times.*got <U1"),
-    (lambda: studies.adversarial(np.eye(4), 2), "code must be a GradientCode"),
-    (lambda: studies.diagnose(3, KEY), "code must be a GradientCode; got 3"),
-    (lambda: studies.expected_error(3, 0.1), "code must be a GradientCode; got 3"),
-    (lambda: diagnose(decoder="guess"), "decoder must be a Decoder .*; got 'guess'"),
     (lambda: diagnose(quantile_levels=[True]), "quantile_levels must be real numbers"),
-    (lambda: diagnose(quantile_levels=["0.5"]), "quantile_levels must be real numbers"),
-    (lambda: learn(model=0.3), "model must be a StragglerModel"),
     (lambda: learn(model=NoArrays()), "model.sample must return .arrivals, state."),
-    (lambda: learn(model=UNIFORM, key=0), "key must be a PRNG key"),
-    (lambda: learn(model=UNIFORM, learning_rate="fast"), "learning_rate must be a"),
     (lambda: plan(codes={"own": "mds"}), "code must be a GradientCode"),
     (lambda: plan(choices=["all"]), r"choices\[0\] must be a Choice"),
     (lambda: plan(waiting=["patience"]), "waiting must be a WaitingRule, or a"),
     (lambda: plan(waiting=[repr]), "waiting must be a WaitingRule, or a function"),
     (lambda: plan(waiting=[NoArrivals()]), "NoArrivals.arrivals must return .arrivals"),
-    (lambda: plan(exact=1), "exact must be True or False"),
-    (lambda: plan(memory=1), "memory must be True or False"),
-    (lambda: jaxwgc.plan(UNIFORM, 4, KEY), "delay must be a DelayModel"),
-    (lambda: studies.worst_pattern(np.eye(3), 1), "code must be a GradientCode; got"),
-    (lambda: studies.worst_pattern(SIX, 1, "best"), "decoder.*got 'best'"),
-    (lambda: monte_carlo(key=None), "key must be a PRNG key from jax"),
-    (lambda: jaxwgc.summarize(np.ones(3), "95%"), "confidence must be a real scalar"),
-    (lambda: jaxwgc.summarize({"x": np.array(["a", "b"])}), r"results\['x'\] must be"),
     (lambda: jaxwgc.summarize(np.array([None, 1])), "results must be real numbers or"),
     (lambda: jaxwgc.summarize(KEYS), "results must be real numbers or bools"),
     (lambda: jaxwgc.summarize(np.ones(3) + 0j), "results must be real numbers or"),
-    (lambda: report([["a", "b"]] * 2), "times must be real numbers"),
-    (lambda: studies.straggler_probabilities(MANY), "received must be bools"),
 ]
+
+
+# Functions with good arguments.
+LEAST = LeastSquares()
+GOOD = [
+    *(partial(own, 6, 2) for own in EXACT),
+    *(partial(own, 6, 6, 2) for own in RANDOM),
+    partial(
+        codes.GradientCode.from_matrix,
+        EYE,
+        **{
+            "num_stragglers": 0,
+            "assignment": EYE > 0,
+            "target": THREE,
+            "check_patterns": 1,
+        },
+    ),
+    partial(codes.any_placement, KEY, HELD, 1, "polynomials"),
+    partial(codes.batch_raptor, KEY, 20, 12, 2, 3, 0.1, 0.5),
+    partial(codes.clustered, CODE, 2),
+    partial(codes.communication_efficient, 6, 1, 2),
+    partial(codes.edge_graph, KEY, 6, 3),
+    partial(codes.ldgm, KEY, 6, 4, 2),
+    partial(codes.multi_message, CODE),
+    partial(codes.paley, 7),
+    partial(codes.partially_coded, CODE, 1),
+    partial(codes.projective_plane, 2),
+    partial(codes.proportional_placement, THREE, 4, 2),
+    partial(codes.ramanujan_graph, 5, 13),
+    partial(codes.reed_solomon, 6, 6, 3, True),
+    partial(codes.regular_graph, KEY, 6, 2),
+    partial(codes.replicated, 3, 6, 2, THREE),
+    partial(codes.stochastic, KEY, 6, 4, 2, 0.1),
+    partial(codes.stochastic_block, KEY, 6, 6, 2, 0.5, 0.5),
+    partial(codes.uncoded, 3, 9, THREE),
+    partial(codes.unequal, HALVES, 2, assignment=HELD, quantization_variance=HALVES),
+    partial(codes.worst_rounding, CODE, 10),
+    partial(coding.allocate_bits, HALVES, 8, 9),
+    partial(coding.form_messages, MANY.T, MANY),
+    partial(coding.inverse_variance_weights, THREE),
+    partial(coding.quantization_variance, 8, np.array([4])),
+    partial(coding.source_variances, MANY.T, row_weights=MANY.T),
+    partial(corruptions.additive_noise, UNIFORM, 1.0, 0.5),
+    partial(corruptions.codeword_part, UNIFORM, CODE, 1.0),
+    partial(corruptions.same_vector, UNIFORM, 1.0),
+    partial(corruptions.sign_flip, UNIFORM),
+    partial(
+        jaxwgc.block_leverage_aggregate, SIX, UNIFORM, KEY, NINE[:, 0], num_draws=6
+    ),
+    partial(
+        jaxwgc.coded_aggregate,
+        *(SIX, UNIFORM, KEY),
+        **{"method": "messages", "undecodable": "skip", "tolerance": 0.1},
+        **{"decoder": LEAST, "memory": False, "correct_errors": False, "noise": 0.0},
+    ),
+    partial(jaxwgc.decode, SIX, MANY, ALL, MANY[0], LEAST),
+    partial(
+        jaxwgc.decode_aggregate,
+        CODE,
+        **{"tolerance": 0.1, "decoder": LEAST, "on_request": False, "memory": False},
+        **{"correct_errors": True, "noise": 0.1, "key": KEY},
+    ),
+    partial(jaxwgc.decoded_value_and_grad, jnp.dot, SIX, True, LEAST),
+    partial(jaxwgc.decoding_error, SIX, ALL, LEAST),
+    partial(jaxwgc.encode, SIX, MANY),
+    partial(jaxwgc.locate_errors, CODE, MANY[:4], ALL[:4], KEY, noise=0.1),
+    partial(jaxwgc.monte_carlo, monte_carlo.args[0], KEY, 3, 2),
+    partial(jaxwgc.partial_value_and_grad, jnp.dot, True),
+    partial(
+        jaxwgc.plan,
+        *(PARETO, 4, KEY),
+        **{"late": "busy", "memory": False, "exact": False, "num_rounds": 40},
+        **{"target": 0.1, "condition": 10.0, "heterogeneity": 0.1, "tail": 1.0},
+        **{"num_parameters": 1.0, "bytes_per_number": 4.0},
+    ),
+    partial(jaxwgc.sampled_value_and_grad, jnp.dot, SIX, NINE[:, 0], num_draws=6),
+    partial(jaxwgc.straggler_report, ROUNDS),
+    partial(jaxwgc.summarize, THREE, 0.9),
+    partial(jaxwgc.weighted, SIX, np.ones(6)),
+    partial(stragglers.affine, PARETO, 1.0, 1.0, 1.0),
+    partial(stragglers.bernoulli, 0.5),
+    partial(stragglers.bernoulli_slowdown, 0.5, 2.0, 1.0),
+    partial(stragglers.coverage, PLAIN, 0.5),
+    partial(stragglers.deadline, 1.0),
+    partial(stragglers.delayed, PARETO, WAIT, "cancelled"),
+    partial(stragglers.empirical, ROUNDS, "rounds", replace=False),
+    partial(stragglers.fastest, 2),
+    partial(stragglers.fit_delays, ROUNDS, 1.0, in_order=True, held_out=0.5),
+    partial(stragglers.fixed, ALL),
+    partial(stragglers.log_normal, 1.0, 1.0),
+    partial(stragglers.markov, PARETO, PARETO, 0.1, 0.2),
+    partial(stragglers.pareto, 1.0, 1.0),
+    partial(stragglers.relative_deadline, 2.0, 2),
+    partial(stragglers.shifted_exponential, 1.0, 1.0),
+    partial(stragglers.unequal_speeds, PARETO, THREE),
+    partial(stragglers.uniform, 1),
+    partial(stragglers.until_decodable, CODE, 0.1, LEAST),
+    partial(stragglers.weibull, 1.0, 1.0),
+    partial(studies.adversarial, SIX, 1, LEAST),
+    partial(studies.diagnose, SIX, KEY, 1, quantile_levels=HALVES, decoder=LEAST),
+    partial(studies.expected_error, expected_error.args[0], HALVES),
+    partial(
+        studies.learn_entries,
+        *(REAL, UNIFORM, KEY),
+        **{"num_steps": 1, "batch_size": 1, "learning_rate": 0.1},
+    ),
+    partial(studies.straggler_probabilities, ALL[:, None], 0.9),
+    partial(studies.worst_pattern, SIX, 1, LEAST),
+]
+MAY_BE_ZERO = "num_stragglers", "num_uncoded", "check_patterns"
+
+
+def spoiled(name, value, module):
+    """Values of a wrong type, of a wrong value, and the rules that are named."""
+    match value:
+        case bool():
+            return [(1, "True or False"), ("no", "True or False")], []
+        case int():
+            wrong = -1 if name in MAY_BE_ZERO else 0
+            return [(own, "int") for own in (True, 2.5, "2")], [(wrong, "")]
+        case float():
+            return [("a", "real"), (True, "real")], [(NAN, ""), (-1.0, "")]
+        case str():
+            return [], [("other", "")]
+        case codes.GradientCode() if name == "code":
+            rule = r"one code .use jax.vmap for more.; got .* \(2, 4, 4\)"
+            return [("code", "a GradientCode; got 'code'")], [(BATCH, rule)]
+        case decoders.Decoder():
+            return [(own, "a Decoder") for own in ("guess", dict)], []
+        case stragglers.DelayModel() | stragglers.WaitingRule():
+            return [(3.0, "a (DelayModel|WaitingRule); got 3.0")], []
+        case stragglers.StragglerModel():
+            return [(3.0, "a StragglerModel; got 3.0")], []
+        case jax.Array():
+            # Codes and some studies leave it to JAX.
+            if "codes" in module or "diagnosis" in module:
+                return [], []
+            return [(0, "a PRNG key from jax")], [(KEYS, "one key")]
+        case np.ndarray():
+            other = [(np.ones(value.shape), "bool")] * (value.dtype == bool)
+            return [(np.full(value.shape, "a"), ""), *other], []
+    return [], []
+
+
+@pytest.mark.parametrize("call", GOOD, ids=lambda call: call.func.__name__)
+def test_kinds_of_arguments(call):
+    """Whatever the kind of an argument says for itself, for every function."""
+    signature = inspect.signature(call.func)
+    arguments = signature.bind(*call.args, **call.keywords).arguments
+    for name, value in arguments.items():
+        kinds = spoiled(name, value, call.func.__module__)
+        for error, wrongs in zip((TypeError, ValueError), kinds):
+            for wrong, rule in wrongs:
+                with pytest.raises(error, match=f"{name}.* must be.*{rule}"):
+                    call.func(**{**arguments, name: wrong})
 
 
 def rows(error, table):

@@ -10,57 +10,61 @@ import pytest
 from jaxwgc import _arrays, _validation
 
 
-class TestInt:
-    @pytest.mark.parametrize(
-        "value", [3, np.int8(3), np.uint64(3), np.array(3), jnp.int32(3)]
-    )
-    def test_ints_of_every_kind(self, value):
-        found = _validation.check_int("size", value, minimum=3)
-        assert found == 3
-        assert type(found) is int
+@pytest.mark.parametrize(
+    ("check", "rule", "right", "wrong"),
+    [
+        (
+            _validation.check_int,
+            "a.* int.*",
+            [3, np.int8(3), np.uint64(3), np.array(3), jnp.int32(3)],
+            [True, np.True_, 3.0, np.float32(3), "3", None, np.ones(1, int)[:0]],
+        ),
+        (
+            _validation.check_number,
+            "a real scalar",
+            [0, 0.5, np.float32(1), np.array(1), jnp.ones(())],
+            [
+                *("1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)),
+                *(True, np.True_, np.array(False), jnp.array(True), np.array("1")),
+            ],
+        ),
+        (
+            _validation.check_bool,
+            "True or False",
+            [True, np.False_],
+            ["no", 0, 1, None, np.ones(1, bool), 1.0],
+        ),
+    ],
+)
+def test_scalars(check, rule, right, wrong):
+    for value in right:
+        assert check("value", value) in (None, value)
+    for value in wrong:
+        with pytest.raises(TypeError, match=f"value must be {rule}; got "):
+            check("value", value)
 
-    @pytest.mark.parametrize(
-        "value", [True, np.True_, 3.0, np.float32(3), "3", None, np.ones(1, int)[:0]]
-    )
-    def test_other_types(self, value):
-        with pytest.raises(TypeError, match=r"size must be a.* int.*; got "):
-            _validation.check_int("size", value)
 
-    def test_traced(self):
-        with pytest.raises(TypeError, match="size must be a Python int, since it sets"):
-            jax.jit(lambda value: _validation.check_int("size", value))(3)
+def test_ints_are_those_of_python():
+    assert type(_validation.check_int("size", np.int8(3), minimum=3)) is int
+    with pytest.raises(TypeError, match="size must be a Python int, since it sets"):
+        jax.jit(lambda value: _validation.check_int("size", value))(3)
 
 
 class TestNumber:
     @pytest.mark.parametrize(
-        "value", [0, 0.5, np.float32(1), np.array(1), jnp.ones(())]
-    )
-    def test_real_scalars(self, value):
-        assert _validation.check_number("rate", value, minimum=0, maximum=1) is None
-
-    @pytest.mark.parametrize(
-        "value",
+        ("value", "bounds", "rule"),
         [
-            *("1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)),
-            *(True, np.True_, np.array(False), jnp.array(True), np.array("1")),
+            (2.5, {"minimum": 3}, "at least 3; got 2.5"),
+            (2.5, {"maximum": 2}, "at most 2; got 2.5"),
+            (0, {"positive": True}, "positive; got 0"),
+            (np.nan, {}, "a number; got nan"),
+            (np.float32("nan"), {}, "a number; got nan"),
+            (jnp.array(jnp.nan), {}, "a number; got nan"),
         ],
     )
-    def test_other_types(self, value):
-        with pytest.raises(TypeError, match="rate must be a real scalar; got "):
-            _validation.check_number("rate", value)
-
-    def test_bounds(self):
-        for bounds, rule in (
-            ({"minimum": 3}, "at least 3; got 2.5"),
-            ({"maximum": 2}, "at most 2; got 2.5"),
-        ):
-            with pytest.raises(ValueError, match=f"rate must be {rule}"):
-                _validation.check_number("rate", 2.5, **bounds)
-        with pytest.raises(ValueError, match="rate must be positive; got 0"):
-            _validation.check_number("rate", 0, positive=True)
-        for value in (np.nan, np.float32("nan"), jnp.array(jnp.nan)):
-            with pytest.raises(ValueError, match="rate must be a number; got nan"):
-                _validation.check_number("rate", value)
+    def test_bounds(self, value, bounds, rule):
+        with pytest.raises(ValueError, match=f"rate must be {rule}"):
+            _validation.check_number("rate", value, **bounds)
 
     def test_values_that_are_traced_pass(self):
         """Their type is known, their value is not."""
@@ -70,9 +74,8 @@ class TestNumber:
             return value
 
         assert jax.jit(check)(-1.0) == -1
-        np.testing.assert_array_equal(
-            jax.vmap(check)(np.arange(-2.0, 2)), [-2, -1, 0, 1]
-        )
+        values = np.arange(-2.0, 2)
+        np.testing.assert_array_equal(jax.vmap(check)(values), values)
         with pytest.raises(TypeError, match="rate must be a real scalar"):
             jax.jit(check)(np.ones(2))
 
@@ -84,17 +87,6 @@ class TestNumber:
         assert check(0.5) == 0.5
         with pytest.raises(TypeError, match="rate must be concrete, not traced; got"):
             jax.jit(check)(0.5)
-
-
-class TestBool:
-    def test_bools(self):
-        assert _validation.check_bool("flag", True) is True
-        assert _validation.check_bool("flag", np.False_) is False
-
-    @pytest.mark.parametrize("value", ["no", 0, 1, None, np.ones(1, bool), 1.0])
-    def test_other_types(self, value):
-        with pytest.raises(TypeError, match="flag must be True or False; got "):
-            _validation.check_bool("flag", value)
 
 
 class TestDtypes:

@@ -7,7 +7,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from tests.zoo import CODES, gradients_of, like, raveled
+from tests.oracles import raveled
+from tests.zoo import CODES, gradients_of, like
 
 NEVER = stragglers.uniform(0)
 

@@ -1,4 +1,4 @@
-"""Random codes: what they draw, and the laws of their decoding errors."""
+"""Random codes: what they draw, the laws of their errors, and what they survive."""
 
 import functools
 import math
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import decoders
@@ -15,16 +17,18 @@ from jaxwgc.codes import (
     _random_codes,
     batch_raptor,
     bernoulli,
+    cyclic_repetition,
     ldgm,
     regular_graph,
     regularized_bernoulli,
     stochastic,
     stochastic_block,
 )
+from jaxwgc.codes._peeling_codes import robust_soliton
 from tests.conftest import every_pattern, own_decoder
-from tests.zoo import KEY
+from tests.oracles import worst_miss
+from tests.zoo import KEY, patterns_within
 
-# All of one size, so that the decoders have one shape.
 CODES = {
     "bernoulli": lambda key: bernoulli(key, 12, 8, 3),
     "regularized_bernoulli": lambda key: regularized_bernoulli(key, 12, 8, 1),
@@ -33,6 +37,7 @@ CODES = {
     "stochastic": lambda key: stochastic(key, 12, 8, 3, 0.2),
     "ldgm": lambda key: ldgm(key, 12, 8, 3),
     "batch_raptor": lambda key: batch_raptor(key, 12, 8, batch_size=2),
+    "cyclic_repetition": lambda key: cyclic_repetition(key, 7, 2),
 }
 
 
@@ -48,32 +53,42 @@ def assert_mean(samples, expected):
     assert np.all(miss <= 4 * error), (samples.mean(axis=0), expected, error)
 
 
-@pytest.mark.parametrize("make_code", CODES.values(), ids=CODES)
-class TestEveryRandomCode:
-    def test_is_the_same_whatever_the_precision_and_the_kind_of_key(self, make_code):
-        here = make_code(jax.random.key(5))
-        with jax.enable_x64(True):
-            there = make_code(jax.random.PRNGKey(5))
-        for code in (here, there):
-            assert isinstance(code.encoding_matrix, np.ndarray)
-            assert code.encoding_matrix.dtype == np.float64
-            assert isinstance(code.assignment, np.ndarray)
-            assert code.assignment.dtype == np.bool_
-        np.testing.assert_array_equal(here.encoding_matrix, there.encoding_matrix)
-        np.testing.assert_array_equal(here.assignment, here.encoding_matrix != 0)
-        np.testing.assert_array_equal(here.target, 1)
+def follows(counts, expected=None):
+    """Whether counts are those of a law, by default of equal ones."""
+    return scipy.stats.chisquare(counts, expected).pvalue > 1e-3
 
-    def test_traced_codes_are_those_of_the_same_keys(self, make_code):
-        codes = jax.jit(jax.vmap(make_code))(keys(100))
-        assert codes.encoding_matrix.dtype == jnp.float32
-        assert np.any(codes.assignment[0] != codes.assignment[1])
-        for index, key in enumerate(keys(100)[:3]):
-            alone = make_code(key)
-            assert np.ravel(codes.num_stragglers)[0] == alone.num_stragglers
-            np.testing.assert_array_equal(codes.assignment[index], alone.assignment)
-            np.testing.assert_allclose(
-                codes.encoding_matrix[index], alone.encoding_matrix, rtol=1e-6
-            )
+
+def is_uniform_over_subsets(subsets, number):
+    counts = np.unique(subsets, axis=0, return_counts=True)[1]
+    return len(counts) == number and follows(counts)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_one_key_draws_one_code(name):
+    """Whatever the precision and the kind of the key; traced, and in lanes."""
+    make_code = CODES[name]
+    here = make_code(jax.random.key(5))
+    with jax.enable_x64(True):
+        there = make_code(jax.random.PRNGKey(5))
+    for code in (here, there):
+        assert isinstance(code.encoding_matrix, np.ndarray)
+        assert code.encoding_matrix.dtype == np.float64
+        assert isinstance(code.assignment, np.ndarray)
+        assert code.assignment.dtype == np.bool_
+    np.testing.assert_array_equal(here.encoding_matrix, there.encoding_matrix)
+    np.testing.assert_array_equal(here.assignment, here.encoding_matrix != 0)
+    np.testing.assert_array_equal(here.target, 1)
+    codes = jax.jit(jax.vmap(make_code))(keys(4))
+    assert codes.encoding_matrix.dtype == jnp.float32
+    if name == "cyclic_repetition":
+        return  # Its parts are those of no key; its entries solve equations.
+    assert np.any(codes.assignment[0] != codes.assignment[1])
+    for index, key in enumerate(keys(4)[:3]):
+        alone = make_code(key)
+        assert np.ravel(codes.num_stragglers)[0] == alone.num_stragglers
+        np.testing.assert_array_equal(codes.assignment[index], alone.assignment)
+        matrix = codes.encoding_matrix[index]
+        np.testing.assert_allclose(matrix, alone.encoding_matrix, rtol=1e-6)
 
 
 def test_traced_codes_are_in_the_working_precision(with_x64):
@@ -92,9 +107,7 @@ class TestRandomSubsets:
     def test_all_subsets_are_equally_likely(self):
         subsets = self.sample(2, (20_000, 5))
         assert np.all(subsets.sum(axis=1) == 2)
-        counts = np.unique(subsets, axis=0, return_counts=True)[1]
-        assert len(counts) == 10
-        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+        assert is_uniform_over_subsets(subsets, 10)
 
     def test_subsets_of_eligible_items(self):
         eligible = np.random.default_rng(0).random((20_000, 6)) < 0.7
@@ -102,8 +115,7 @@ class TestRandomSubsets:
         subsets = self.sample(sizes, eligible.shape, eligible=eligible)
         np.testing.assert_array_equal(subsets.sum(axis=1), sizes)
         assert not np.any(subsets & ~eligible)
-        counts = subsets[eligible.all(axis=1)].sum(axis=0)
-        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+        assert follows(subsets[eligible.all(axis=1)].sum(axis=0))
 
     def test_no_items_and_all_items(self):
         subsets = self.sample(np.array([0, 1, 4]), (3, 4))
@@ -140,7 +152,7 @@ class TestBernoulli:
         # The rare ones together, for the approximation.
         observed = np.append(counts[:7], counts[7:].sum())
         expected = np.append(probabilities[:7], probabilities[7:].sum()) * 20_000
-        assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+        assert follows(observed, expected)
 
 
 class TestRegularizedBernoulli:
@@ -159,8 +171,8 @@ class TestRegularizedBernoulli:
         # Which of the ones stays is chance: by its place among them, and by worker.
         three = weights == 3
         place = (drawn.cumsum(axis=0) * thinned)[:, three].sum(axis=0)
-        assert scipy.stats.chisquare(np.bincount(place)[1:]).pvalue > 1e-3
-        assert scipy.stats.chisquare(thinned[:, heavy].sum(axis=1)).pvalue > 1e-3
+        assert follows(np.bincount(place)[1:])
+        assert follows(thinned[:, heavy].sum(axis=1))
 
     def test_no_column_is_heavier_than_twice_the_replication(self):
         sample = jax.vmap(lambda key: regularized_bernoulli(key, 12, 8, 2).assignment)
@@ -172,52 +184,39 @@ class TestRegularizedBernoulli:
 class TestStochasticBlock:
     def test_degrees_match_the_probabilities(self):
         """Each entry has its own probability, and entries are independent."""
-        sample = jax.jit(
-            jax.vmap(
-                lambda key: stochastic_block(key, 6, 9, 3, 0.7, 0.2).encoding_matrix
-            )
-        )
-        matrices = np.asarray(sample(keys(4000)), np.float64)
-        inside = np.kron(np.eye(3), np.ones((2, 3)))
-        expected = np.where(inside, 0.7, 0.2)
-        score = (matrices.mean(axis=0) - expected) / np.sqrt(
-            expected * (1 - expected) / 4000
-        )
+        sample = jax.vmap(lambda key: stochastic_block(key, 6, 9, 3, 0.7, 0.2))
+        matrices = jax.jit(sample)(keys(4000)).encoding_matrix
+        matrices = np.asarray(matrices, np.float64)
+        expected = np.where(np.kron(np.eye(3), np.ones((2, 3))), 0.7, 0.2)
+        error = np.sqrt(expected * (1 - expected) / 4000)
+        score = (matrices.mean(axis=0) - expected) / error
         assert scipy.stats.chi2.sf(np.sum(score**2), 54) > 1e-3
         variance = np.var(matrices.sum(axis=2), axis=0)
         np.testing.assert_allclose(variance, 3 * 0.21 + 6 * 0.16, rtol=0.1)
 
     def test_traced_probabilities(self):
-        key = jax.random.key(3)
+        make = functools.partial(stochastic_block, KEY, 4, 6, 2)
         probabilities = jnp.array([0.0, 0.3, 1.0])
-        codes = jax.jit(
-            jax.vmap(lambda inside: stochastic_block(key, 4, 6, 2, inside, 0.25))
-        )(probabilities)
-        assert own_decoder(codes, decoders.OneStep) is None
-        for index, inside in enumerate(probabilities):
-            alone = stochastic_block(key, 4, 6, 2, inside, 0.25)
-            np.testing.assert_array_equal(codes.assignment[index], alone.assignment)
-            expected = 2 / (float(inside) + 0.25)
-            assert own_decoder(alone, decoders.OneStep).scale == pytest.approx(
-                expected, rel=1e-6
-            )
+        traced = jax.jit(jax.vmap(lambda inside: make(inside, 0.25)))(probabilities)
+        assert own_decoder(traced, decoders.OneStep) is None
+        for assignment, inside in zip(traced.assignment, probabilities, strict=True):
+            alone = make(inside, 0.25)
+            np.testing.assert_array_equal(assignment, alone.assignment)
+            expected = pytest.approx(2 / (float(inside) + 0.25), rel=1e-6)
+            assert own_decoder(alone, decoders.OneStep).scale == expected
 
     def test_between_fractional_repetition_and_bernoulli(self):
-        key = jax.random.key(0)
-        repetition = stochastic_block(key, 6, 6, 2, 1, 0)
-        np.testing.assert_array_equal(
-            repetition.encoding_matrix, np.kron(np.eye(2), np.ones((3, 3)))
-        )
-        assert own_decoder(repetition, decoders.OneStep).scale == 2
-        even = stochastic_block(key, 6, 4, 2, 0.5, 0.5)
-        np.testing.assert_array_equal(
-            even.assignment, bernoulli(key, 6, 4, 3).assignment
-        )
-        assert own_decoder(even, decoders.OneStep).scale == 2
-        assert (
-            own_decoder(stochastic_block(key, 6, 6, 2, 0, 0), decoders.OneStep) is None
-        )
-        assert stochastic_block(key, 6, 6, 2, 0, 0).assignment.sum() == 0
+        repetition = stochastic_block(KEY, 6, 6, 2, 1, 0)
+        expected = np.kron(np.eye(2), np.ones((3, 3)))
+        np.testing.assert_array_equal(repetition.encoding_matrix, expected)
+        even = stochastic_block(KEY, 6, 4, 2, 0.5, 0.5)
+        expected = bernoulli(KEY, 6, 4, 3).assignment
+        np.testing.assert_array_equal(even.assignment, expected)
+        for code in (repetition, even):
+            assert own_decoder(code, decoders.OneStep).scale == 2
+        nothing = stochastic_block(KEY, 6, 6, 2, 0, 0)
+        assert own_decoder(nothing, decoders.OneStep) is None
+        assert nothing.assignment.sum() == 0
 
 
 class TestStochastic:
@@ -262,3 +261,93 @@ class TestStochastic:
     def test_no_stragglers_are_expected(self):
         code = stochastic(jax.random.key(1), 6, 4, 2, 0)
         np.testing.assert_allclose(code.encoding_matrix.sum(axis=0), 1)
+
+
+class TestLdgm:
+    def test_systematic_workers_and_parities(self):
+        code = ldgm(KEY, 10, 6, 2)
+        np.testing.assert_array_equal(code.encoding_matrix[:6], np.eye(6))
+        np.testing.assert_array_equal(code.parts_per_worker, [1] * 6 + [2] * 4)
+        assert code.decoders[0].is_a(decoders.Peeling)
+        np.testing.assert_array_equal(code.decoders[0].assignment, code.assignment)
+        assert own_decoder(code, decoders.OneStep) is None
+
+    def test_parities_are_uniform(self):
+        assert is_uniform_over_subsets(ldgm(KEY, 20_005, 5, 3).assignment[5:], 10)
+
+    @pytest.mark.parametrize(
+        ("num_workers", "num_parts", "parity_degree", "survived"),
+        [(5, 4, 4, 1), (7, 4, 4, 1), (4, 1, 1, 1), (5, 4, 3, 0), (7, 4, 1, 0)],
+    )
+    def test_the_stragglers_it_claims_to_survive(
+        self, num_workers, num_parts, parity_degree, survived
+    ):
+        code = ldgm(KEY, num_workers, num_parts, parity_degree)
+        assert code.num_stragglers == survived
+        received = patterns_within(num_workers, survived)
+        assert worst_miss(code, received).max() < 1e-12
+
+
+class TestRobustSoliton:
+    @pytest.mark.parametrize(
+        ("num_batches", "c", "delta"), [(100, 0.1, 0.5), (1000, 0.03, 0.5), (50, 1, 1)]
+    )
+    def test_is_the_published_one(self, num_batches, c, delta):
+        """Luby's rho and tau, as he writes them, for a spike within the support."""
+        ripple = c * math.log(num_batches / delta) * math.sqrt(num_batches)
+        spike = round(num_batches / ripple)
+        degrees = np.arange(1, num_batches + 1)
+        rho = np.append(1 / num_batches, 1 / (degrees[1:] * degrees[:-1]))
+        tau = np.where(degrees < spike, ripple / (degrees * num_batches), 0)
+        tau[spike - 1] = ripple * math.log(ripple / delta) / num_batches
+        expected = (rho + tau) / np.sum(rho + tau)
+        found = robust_soliton(num_batches, c, delta, num_batches)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        # The spike stands out.
+        assert found[spike - 1] > 2 * found[spike]
+
+    def test_is_the_ideal_one_without_robustness(self):
+        found = robust_soliton(5, 0.0, 0.5, 5)
+        np.testing.assert_allclose(found, [1 / 5, 1 / 2, 1 / 6, 1 / 12, 1 / 20])
+
+    @given(
+        num_batches=st.integers(1, 200),
+        c=st.floats(0, 10),
+        delta=st.floats(0, 1, exclude_min=True),
+        data=st.data(),
+    )
+    def test_is_a_distribution_cut_off_at_the_maximal_degree(
+        self, num_batches, c, delta, data
+    ):
+        max_degree = data.draw(st.integers(1, num_batches))
+        found = robust_soliton(num_batches, c, delta, max_degree)
+        assert found.shape == (max_degree,)
+        assert np.all(found > 0)
+        assert found.sum() == pytest.approx(1)
+        whole = robust_soliton(num_batches, c, delta, num_batches)[:max_degree]
+        np.testing.assert_allclose(found, whole / whole.sum(), rtol=1e-9)
+
+
+class TestBatchRaptor:
+    @pytest.mark.parametrize("max_degree", [None, 3])
+    def test_degrees_are_of_the_distribution(self, max_degree):
+        code = batch_raptor(KEY, 20_000, 10, max_degree=max_degree, c=0.2)
+        highest = max_degree or 10
+        counts = np.bincount(code.parts_per_worker, minlength=highest + 1)
+        assert counts[0] == 0
+        assert len(counts) == highest + 1
+        expected = robust_soliton(10, 0.2, 0.5, highest) * 20_000
+        assert follows(counts[1:], expected)
+
+    def test_batches_of_a_degree_are_uniform(self):
+        code = batch_raptor(KEY, 20_000, 5)
+        pairs = code.assignment[code.parts_per_worker == 2]
+        assert is_uniform_over_subsets(pairs, 10)
+
+    def test_workers_hold_whole_batches(self):
+        code = batch_raptor(KEY, 40, 12, batch_size=3)
+        batches = code.assignment.reshape(40, 4, 3)
+        np.testing.assert_array_equal(batches.all(axis=2), batches.any(axis=2))
+        np.testing.assert_array_equal(code.decoders[0].assignment, batches.all(axis=2))
+        assert code.decoders[0].is_a(decoders.Peeling)
+        assert own_decoder(code, decoders.OneStep) is None

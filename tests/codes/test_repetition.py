@@ -1,40 +1,69 @@
-"""Uncoded, fractional and cyclic repetition."""
+"""Uncoded, repetition, binary and replicated codes, and who sends what."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import decoders
+from jaxwgc.codes import (
+    binary,
+    cyclic_repetition,
+    fractional_repetition,
+    replicated,
+    uncoded,
+)
 from tests.conftest import own_decoder, random_patterns
-from tests.zoo import least_miss
+from tests.oracles import least_miss
+from tests.zoo import CODES, KEY, gradients_of, like
 
 
-def test_float32_whatever_the_norms_of_the_rows():
-    """Tandon's matrices: their rows differ by orders of magnitude."""
-    code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 40, 5)
-    received = random_patterns(40, 5, 200)
-    weights = np.asarray(jaxwgc.decoding_weights(code, received), float)
-    matrix = np.asarray(code.encoding_matrix, np.float32)
-    found = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
-    least = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]
-    assert np.mean(found > 1e-3 * np.sqrt(40)) < 0.05
-    assert np.mean((found <= 1e-5 * np.sqrt(40)) | (found <= 3 * np.array(least))) > 0.9
+def test_uncoded_shares_parts_out_in_runs():
+    code = uncoded(2, 6)
+    expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+    np.testing.assert_array_equal(code.encoding_matrix, expected)
+    np.testing.assert_array_equal(code.assignment, expected)
+    assert own_decoder(code, decoders.OneStep).scale == 2
+    peeling = own_decoder(code, decoders.Peeling)
+    np.testing.assert_array_equal(peeling.assignment, np.eye(2, dtype=bool))
+    np.testing.assert_array_equal(uncoded(3).encoding_matrix, np.eye(3))
 
 
-class TestFractionalRepetition:
-    def test_groups_are_the_workers_of_a_block(self):
-        code = jaxwgc.codes.fractional_repetition(12, 2)
-        [groups] = code.decoders[0].groups
-        same_rows = (code.encoding_matrix[:, None] == code.encoding_matrix).all(-1)
-        np.testing.assert_array_equal(groups[:, None] == groups, same_rows)
-        assert code.decoders[0].is_a(decoders.Group)
-        assert own_decoder(code, decoders.OneStep).scale == 4
+def test_uncoded_in_proportion():
+    code = uncoded(3, 8, loads=[2, 1, 1])
+    np.testing.assert_array_equal(code.parts_per_worker, [4, 2, 2])
+    np.testing.assert_array_equal(code.encoding_matrix.sum(0), np.ones(8))
+    weights = jaxwgc.effective_weights(code, np.array([True, False, True]))
+    np.testing.assert_array_equal(weights, np.arange(8) // 2 != 2)
+
+
+def test_fractional_repetition_has_groups_of_equal_rows():
+    code = fractional_repetition(12, 2)
+    [groups] = code.decoders[0].groups
+    same_rows = (code.encoding_matrix[:, None] == code.encoding_matrix).all(-1)
+    np.testing.assert_array_equal(groups[:, None] == groups, same_rows)
+    assert code.decoders[0].is_a(decoders.Group)
+    assert own_decoder(code, decoders.OneStep).scale == 4
 
 
 class TestCyclicRepetition:
+    def test_float32_whatever_the_norms_of_the_rows(self):
+        """Tandon's matrices: their rows differ by orders of magnitude."""
+        code = cyclic_repetition(KEY, 40, 5)
+        received = random_patterns(40, 5, 200)
+        weights = np.asarray(jaxwgc.decoding_weights(code, received), float)
+        matrix = np.asarray(code.encoding_matrix, np.float32)
+        found = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
+        least = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]
+        found, least = found / np.sqrt(40), np.array(least) / np.sqrt(40)
+        assert np.mean(found > 1e-3) < 0.05
+        assert np.mean((found <= 1e-5) | (found <= 3 * least)) > 0.9
+
     def test_rows_are_in_the_null_space_of_the_random_matrix(self):
-        code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 12, 4)
+        code = cyclic_repetition(KEY, 12, 4)
         matrix = code.encoding_matrix
         assert np.all(np.diag(matrix) == 1)
         assert np.all((matrix != 0) == code.assignment)
@@ -43,35 +72,143 @@ class TestCyclicRepetition:
         ones = np.linalg.lstsq(matrix.T, np.ones(12), rcond=None)[0] @ matrix
         np.testing.assert_allclose(ones, 1, atol=1e-10)
 
-    def test_is_the_same_whatever_the_precision_and_the_kind_of_key(self, make_key):
-        here = jaxwgc.codes.cyclic_repetition(make_key(5), 9, 3).encoding_matrix
-        with jax.enable_x64(True):
-            there = jaxwgc.codes.cyclic_repetition(jax.random.key(5), 9, 3)
-        assert here.dtype == np.float64
-        np.testing.assert_array_equal(here, there.encoding_matrix)
-
     def test_vmap_over_codes(self):
-        keys = jax.random.split(jax.random.key(0), 5)
+        keys = jax.random.split(KEY, 5)
         received = jnp.array([True, False, True, True, False, True, True])
 
         def error(key):
-            code = jaxwgc.codes.cyclic_repetition(key, 7, 2)
+            code = cyclic_repetition(key, 7, 2)
             return jaxwgc.decoding_error(code, received), code.encoding_matrix
 
         errors, matrices = jax.jit(jax.vmap(error))(keys)
         assert np.all(errors < 1e-4)
         for key, matrix in zip(keys, matrices, strict=True):
-            alone = jaxwgc.codes.cyclic_repetition(key, 7, 2).encoding_matrix
+            alone = cyclic_repetition(key, 7, 2).encoding_matrix
             np.testing.assert_allclose(matrix, alone, rtol=2e-2)
 
 
-def test_uncoded_shares_parts_out_in_runs():
-    code = jaxwgc.codes.uncoded(2, 6)
-    expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
-    np.testing.assert_array_equal(code.encoding_matrix, expected)
-    np.testing.assert_array_equal(code.assignment, expected)
-    assert own_decoder(code, decoders.OneStep).scale == 2
-    np.testing.assert_array_equal(
-        own_decoder(code, decoders.Peeling).assignment, np.eye(2, dtype=bool)
-    )
-    np.testing.assert_array_equal(jaxwgc.codes.uncoded(3).encoding_matrix, np.eye(3))
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_groups_and_classes_of_binary_codes(data):
+    num_workers = data.draw(st.integers(1, 40))
+    num_stragglers = data.draw(st.integers(0, num_workers - 1))
+    code = binary(num_workers, num_stragglers)
+    np.testing.assert_array_equal(code.encoding_matrix, code.assignment)
+    classes = np.arange(num_workers) % (num_stragglers + 1)
+    for one in range(num_stragglers + 1):
+        rows = code.assignment[classes == one]
+        # The workers of a class hold every part once, in runs as even as can be.
+        np.testing.assert_array_equal(rows.sum(0), 1)
+        assert np.ptp(rows.sum(1)) <= 1
+        assert np.all(np.diff(rows.argmax(0)) >= 0)
+    # As when it is given by hand: equal rows in a group, every part once in a family.
+    groups = code.decoders[0].groups
+    code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+    # Every worker is in the family of its class, and in no other.
+    np.testing.assert_array_equal((groups >= 0).sum(0), 1)
+    assert len(groups) == 1 + (num_workers % (num_stragglers + 1) > 0)
+    scale = own_decoder(code, decoders.OneStep).scale
+    assert scale == num_workers / (num_stragglers + 1)
+    peeling = own_decoder(code, decoders.Peeling)
+    np.testing.assert_array_equal(peeling.assignment, code.assignment)
+
+
+def orders(code):
+    """The parts of each worker, in the order of its messages."""
+    rows = code.encoding_matrix.reshape(code.num_workers, -1, code.num_parts)
+    return [np.nonzero(own)[1].tolist() for own in rows]
+
+
+class TestReplicated:
+    @settings(max_examples=50, deadline=None)
+    @given(st.data())
+    def test_owner_forwards_and_helpers_backwards(self, data):
+        """Against lists; and every part has so many holders, whatever the loads."""
+        num_workers = data.draw(st.integers(1, 6))
+        num_parts = data.draw(st.integers(1, 12))
+        copies = data.draw(st.integers(1, num_workers))
+        load = st.lists(st.integers(0, 5), min_size=num_workers, max_size=num_workers)
+        loads = data.draw(load.filter(any))
+        code = replicated(num_workers, num_parts, copies, loads)
+        shares = np.array(loads) / sum(loads) * num_parts
+        owned = orders(replicated(num_workers, num_parts, 1, loads))
+        assert sum(owned, []) == list(range(num_parts))
+        assert np.all(np.abs([len(own) for own in owned] - shares) < 1)
+        for worker, order in enumerate(orders(code)):
+            helped = [owned[(worker + step) % num_workers] for step in range(1, copies)]
+            assert order == owned[worker] + sum((own[::-1] for own in helped), [])
+        assert np.all(code.assignment.sum(0) == copies)
+        # `check` knows what a decoder's copies have to be.
+        code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+
+    @pytest.mark.parametrize("copies", [1, 2, 3])
+    def test_each_part_once_from_the_lightest(self, copies):
+        """Against a loop over the parts, for numbers of finished parts at random."""
+        code = replicated(4, 10, copies, loads=[1, 2, 1, 1])
+        parts = code.parts_per_worker
+        finished = np.random.default_rng(0).integers(0, parts + 1, (200, 4))
+        finished[0] = parts
+        requests = jax.jit(lambda own: jaxwgc.decoding(code, finished=own).requests)
+        requests = np.asarray(requests(finished))
+        assert requests.shape == (200, 4, code.messages_per_worker)
+        assert set(np.unique(requests)) <= {0, 1}
+        for counts, request in zip(finished, requests, strict=True):
+            done = [set(own[:count]) for own, count in zip(orders(code), counts)]
+            having = [[w for w in range(4) if part in done[w]] for part in range(10)]
+            alone = [own[0] for own in having if len(own) == 1]
+            burdens = np.bincount(alone, minlength=4)
+            for part, workers in enumerate(having):
+                asked = [
+                    worker
+                    for worker, own in enumerate(orders(code))
+                    if part in own and request[worker, own.index(part)]
+                ]
+                assert len(asked) == min(len(workers), 1)
+                assert set(asked) <= set(workers)
+                if len(workers) > 1:
+                    assert burdens[asked[0]] == burdens[workers].min()
+                    burdens[asked[0]] += 1
+
+    def test_decodes_as_its_weights_do(self):
+        """Whether a part is missing is known without weights: the same answer."""
+        code = jaxwgc.weighted(replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
+        finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
+        finished = np.minimum(finished, code.parts_per_worker)
+        decoded = jaxwgc.decoding(code, finished=finished)
+        for tolerance in (1e-5, 1e-3, 0.5):
+            found = code.decodes(decoded.mask, tolerance)
+            np.testing.assert_array_equal(found, ~decoded.failed(tolerance))
+        arrived = decoded.mask.astype(int) @ (code.encoding_matrix != 0) > 0
+        np.testing.assert_allclose(decoded.effective_weights, arrived * code.target)
+
+    def test_one_message_on_request(self):
+        requests = jaxwgc.decoding(replicated(4, 1, copies=4), np.arange(4) == 2)
+        np.testing.assert_array_equal(requests.requests[:, 0], np.arange(4) == 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [("replicated", False), ("multi_message", True), ("partial", False)],
+    indirect=["x64"],
+)
+def test_sums_on_request_are_the_gradient(name, x64):
+    """What has not been asked for may hold anything, and nobody sends more than one."""
+    code = CODES[name]
+    gradients = gradients_of(code.num_parts)
+    params = like(gradients)
+    messages = jaxwgc.encode(code, gradients)
+    finished = np.asarray(code.parts_per_worker) - (np.arange(code.num_workers) == 1)
+    decoded = jaxwgc.decoding(code, finished=finished)
+    messages = jnp.where(decoded.mask[:, None], messages, jnp.nan)
+    by_worker = messages.reshape(code.num_workers, code.messages_per_worker, -1)
+    answers = jaxwgc.coding.answer_request(decoded.requests, by_worker)
+    assert answers.shape == (code.num_workers, 7)
+    found = jaxwgc.coding.decode_answers(answers, params)
+    expected = jaxwgc.decode(code, messages, decoded, params)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, 1e-4, 1e-5)
+    aggregate = jaxwgc.decode_aggregate(code, on_request=True)
+    state = aggregate.init(params)
+    updates, state = aggregate.update(answers, state, params, finished=finished)
+    jax.tree.map(np.testing.assert_array_equal, updates, found)
+    assert state.num_undecodable == 0

@@ -6,7 +6,8 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from tests.conftest import random_patterns
-from tests.zoo import CODES, KEY, messages_sent, patterns_within, worst_miss
+from tests.oracles import worst_miss
+from tests.zoo import CODES, KEY, messages_sent, patterns_within
 
 
 def exact_codes(n):

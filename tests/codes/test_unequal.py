@@ -11,12 +11,17 @@ from jaxwgc.studies import expected_error
 
 # Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
 RATES = np.linspace(0.1, 2, 10)
-RING = np.eye(10, dtype=bool) | np.eye(10, k=1, dtype=bool) | (np.eye(10, k=-9) > 0)
 NUM_DRAWS = 100_000
 
 
 def probabilities_at(tau):
     return np.exp(-RATES * (tau - 1))
+
+
+def assert_mean(samples, expected, name=None):
+    """Of the first axis, to four standard errors."""
+    error = samples.std(0, ddof=1) / np.sqrt(len(samples))
+    assert np.all(np.abs(samples.mean(0) - expected) <= 4 * error), name
 
 
 def shares_of(code, probabilities):
@@ -56,17 +61,13 @@ class TestFill:
         draws = np.random.default_rng(1).random((NUM_DRAWS, 10))
         weights = np.asarray(jaxwgc.effective_weights(code, draws >= probabilities))
         misses = weights - 1
-        found = {"bias": misses, 1.0: misses.sum(1) ** 2, 0.0: np.sum(misses**2, 1)}
-        expected = {"bias": np.zeros(10)}
-        for correlation in (0.0, 1.0):
-            of_code = expected_error(code, probabilities, correlation=correlation)
-            np.testing.assert_allclose(of_code.bias, 0, atol=1e-12)
-            expected[correlation] = of_code.squared_error
-        for name, samples in found.items():
-            error = samples.std(0, ddof=1) / np.sqrt(NUM_DRAWS)
-            assert np.all(np.abs(samples.mean(0) - expected[name]) <= 4 * error), name
+        assert_mean(misses, 0)
+        for rho, errors in ((0.0, np.sum(misses**2, 1)), (1.0, misses.sum(1) ** 2)):
+            expected = expected_error(code, probabilities, correlation=rho)
+            np.testing.assert_allclose(expected.bias, 0, atol=1e-12)
+            assert_mean(errors, expected.squared_error, rho)
         least = 100 / np.sum((1 - probabilities) / probabilities)
-        np.testing.assert_allclose(expected[1.0], least)
+        np.testing.assert_allclose(expected.squared_error, least)
 
     @pytest.mark.parametrize(("num_workers", "num_parts"), [(1, 1), (10, 3), (7, 40)])
     def test_few_copies_none_negative(self, num_workers, num_parts):
@@ -176,23 +177,6 @@ def test_noisy_messages_count_as_stragglers_do():
     assert found.squared_error == pytest.approx(16 / trust.sum())
 
 
-def test_against_the_mean_probability():
-    """Two parts a worker around a ring: with the mean p in the place of its own."""
-    for tau in (1.1, 1.5, 3.0):
-        probabilities = probabilities_at(tau)
-        own = codes.unequal(probabilities, 10, assignment=RING)
-        mean = codes.unequal(np.full(10, probabilities.mean()), 10, assignment=RING)
-        found = expected_error(mean, probabilities).bias
-        expected = [
-            np.mean((1 - probabilities[RING[:, part]]) / (1 - probabilities.mean())) - 1
-            for part in range(10)
-        ]
-        np.testing.assert_allclose(found, expected)
-        # The slowest two hold a part alone.
-        assert -0.8 < found.min() < -0.5
-        np.testing.assert_allclose(expected_error(own, probabilities).bias, 0, 0, 1e-12)
-
-
 def test_estimates_cost_a_bias(with_x64):
     """The formula for p̂ in the place of p, against all patterns of answers."""
     probabilities, estimates = np.array([0.2, 0.5, 0.7]), np.array([0.3, 0.4, 0.7])
@@ -248,9 +232,5 @@ def test_steps_of_few_bits_with_stragglers():
         correlation=gradients @ gradients.T,
         quantization_variance=variance,
     )
-    for samples, mean in (
-        (misses, 0.0),
-        (np.sum(misses**2, 1), expected.squared_error),
-    ):
-        error = samples.std(0, ddof=1) / np.sqrt(number)
-        assert np.all(np.abs(samples.mean(0) - mean) <= 4 * error)
+    assert_mean(misses, 0)
+    assert_mean(np.sum(misses**2, 1), expected.squared_error)

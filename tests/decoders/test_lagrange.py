@@ -10,36 +10,24 @@ from jaxwgc.decoders._accuracy import System, scaled_rows
 from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._lagrange import dual_of_polynomials, interpolate
 from tests.conftest import every_pattern, random_patterns
-from tests.zoo import least_miss
+from tests.oracles import least_miss
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
 lagrange = jax.jit(interpolate)
 
 
-def strides(code):
-    """Stragglers at equal distances, for every distance that has enough of them."""
+def patterns(code):
+    """Stragglers at equal distances, and side by side in one run and in two."""
     number, lost = code.num_workers, np.arange(code.num_stragglers)
-    sets = [step * lost % number for step in range(1, number)]
-    return losing(number, [own for own in sets if len(set(own)) == len(own)])
-
-
-def neighbours(code):
-    """Stragglers side by side on the circle of points, in one run and in two."""
-    number, lost = code.num_workers, np.arange(code.num_stragglers)
+    strides = [step * lost % number for step in range(1, number)]
     around = np.argsort(code.decoders[0].positions)
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     starts = range(0, number, 10)
-    return losing(
-        number,
-        [around[(own + start) % number] for start in starts for own in (lost, halves)],
-    )
-
-
-def losing(number, sets):
-    masks = np.ones((len(sets), number), bool)
-    for mask, lost in zip(masks, sets, strict=True):
-        mask[lost] = False
-    return masks
+    runs = [
+        around[(own + start) % number] for start in starts for own in (lost, halves)
+    ]
+    masks = [~np.isin(np.arange(number), own) for own in strides + runs]
+    return np.array([mask for mask in masks if np.sum(~mask) == len(lost)])
 
 
 def missed(code, weights):
@@ -58,10 +46,6 @@ def missed(code, weights):
         for mask, miss in zip(masks, found, strict=True)
     ]
     return found / norm, np.array(least) / norm
-
-
-def patterns(code):
-    return np.concatenate([strides(code), neighbours(code)])
 
 
 SIZES = (50, 20, 30), (200, 200, 20)
@@ -142,7 +126,8 @@ def test_parts_that_do_not_count(number_without):
     code = jaxwgc.codes.reed_solomon(40, 40, 10)
     weights = np.arange(40) >= number_without
     own = jaxwgc.weighted(code, weights)
-    masks = np.concatenate([neighbours(code), random_patterns(40, 9, 100)])
+    # Side by side, and at random.
+    masks = np.concatenate([patterns(code)[-8:], random_patterns(40, 9, 100)])
     # One program for both, since weights are arrays.
     found = np.asarray(decoding_weights(own, masks), np.complex128)
     missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
@@ -185,7 +170,9 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     code = jaxwgc.codes.reed_solomon(60, 60, 15)
     number, lost = code.num_workers, code.num_stragglers
     around = np.argsort(code.decoders[0].positions)
-    masks = losing(number, [np.roll(around, 2 * turn)[:lost] for turn in range(30)])
+    masks = [
+        ~np.isin(np.arange(60), np.roll(around, 2 * turn)[:lost]) for turn in range(30)
+    ]
     matrix, norms = scaled_rows(jnp.asarray(code.encoding_matrix, jnp.complex64))
     positions = jnp.asarray(code.decoders[0].positions)
     dual = dual_of_polynomials(positions, lost, matrix.dtype)
@@ -199,7 +186,7 @@ def test_steps_of_the_dual_code_converge_to_rounding():
         weights = dual_weights(none, mask, system, dual, lost)
         return weights * norms
 
-    weights = np.asarray(solve(masks)[:, 0], np.complex128)
+    weights = np.asarray(solve(np.array(masks))[:, 0], np.complex128)
     missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
     eps = np.finfo(np.float32).eps
     assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))

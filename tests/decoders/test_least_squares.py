@@ -15,7 +15,8 @@ from jaxwgc._some_masks import masked_map
 from jaxwgc.decoders import _least_squares
 from jaxwgc.decoders._accuracy import System, scaled_rows
 from jaxwgc.decoders._decomposition import decompose
-from tests.conftest import every_pattern, random_patterns, row_scales
+from tests.conftest import every_pattern, random_patterns
+from tests.oracles import row_scales
 
 
 @jax.jit
@@ -50,6 +51,10 @@ def frame(seed):
     return np.hstack([np.cos(angles), np.sin(angles)]) @ turn
 
 
+gaussian = np.random.default_rng(0).normal(size=(2, *SHAPE))
+gaussian = gaussian[0] + 1j * gaussian[1]
+
+
 def zero_at(matrix, rows, columns):
     matrix = matrix.copy()
     matrix[rows] = 0
@@ -71,7 +76,22 @@ MATRICES = {
     "huge": 1e9 * zeros_and_ones(6),
     "rows of all sizes": np.geomspace(0.01, 100, 8)[:, None] * zeros_and_ones(7),
     "condition 1e3": with_condition(1e3),
+    "complex": gaussian,
+    "complex, deficient": np.vstack([gaussian[:5], 1j * gaussian[:3]]),
 }
+# Decoded to other targets than ones.
+SPARSE, PART_WEIGHTS = MATRICES["sparse"], np.array([2, 0, 1, 5, 0.25, 1])
+TARGETS = {
+    # Columns and target scaled together, one of the weights being zero.
+    **{
+        f"{name}, weighted": (MATRICES[name] * PART_WEIGHTS, PART_WEIGHTS[None])
+        for name in ("sparse", "equal rows", "zero rows and columns")
+    },
+    # Each row on its own, one of them in reach and one not.
+    "segments": (SPARSE, np.stack([SPARSE[0], SPARSE[1] - SPARSE[2], np.arange(6.0)])),
+    "zero": (SPARSE, np.zeros((1, 6))),
+}
+SYSTEMS = {name: (own, np.ones((1, 6))) for name, own in MATRICES.items()} | TARGETS
 HARD = "rows of all sizes", "condition 1e3"
 
 
@@ -120,46 +140,13 @@ def check(matrix, target, found, masks, dtype, hard=False):
 
 
 class TestAgainstNumpy:
-    @pytest.mark.parametrize("name", MATRICES)
+    @pytest.mark.parametrize("name", SYSTEMS)
     def test_every_mask(self, name, x64):
-        dtype = np.float64 if x64 else np.float32
-        matrix = MATRICES[name].astype(dtype)
-        target = np.ones((1, 6))
-        found = nearest_weights(MASKS, matrix, target.astype(dtype))
-        check(matrix, target, found, MASKS, dtype, hard=name in HARD)
-
-    @pytest.mark.parametrize("name", ["sparse", "equal rows", "zero rows and columns"])
-    def test_weighted(self, name, x64):
-        """Columns and target scaled together, one of the weights being zero."""
-        dtype = np.float64 if x64 else np.float32
-        weights = np.array([2, 0, 1, 5, 0.25, 1])
-        matrix = (MATRICES[name] * weights).astype(dtype)
-        target = weights[None]
-        found = nearest_weights(MASKS, matrix, target.astype(dtype))
-        check(matrix, target, found, MASKS, dtype)
-
-    @pytest.mark.parametrize("deficient", [False, True])
-    def test_complex(self, deficient, x64):
-        dtype = np.complex128 if x64 else np.complex64
-        draw = np.random.default_rng(0).normal(size=(2, *SHAPE))
-        matrix = (draw[0] + 1j * draw[1]).astype(dtype)
-        if deficient:
-            matrix[5:] = 1j * matrix[:3]
-        target = np.ones((1, 6), dtype)
+        matrix, target = SYSTEMS[name]
+        dtype = matrix.dtype if x64 else {"f": "f4", "c": "c8"}[matrix.dtype.kind]
+        matrix, target = matrix.astype(dtype), target.astype(dtype)
         found = nearest_weights(MASKS, matrix, target)
-        check(matrix, target, found, MASKS, dtype)
-
-    def test_several_segments(self, x64):
-        """Each row of the target on its own, one of them in reach and one not."""
-        dtype = np.float64 if x64 else np.float32
-        matrix = MATRICES["sparse"].astype(dtype)
-        target = np.stack([matrix[0], matrix[1] - matrix[2], np.arange(6)])
-        found = nearest_weights(MASKS, matrix, target.astype(dtype))
-        check(matrix, target, found, MASKS, dtype)
-
-    def test_zero_target(self, x64):
-        found = nearest_weights(MASKS, MATRICES["sparse"], np.zeros((1, 6)))
-        np.testing.assert_array_equal(found, 0)
+        check(matrix, target, found, MASKS, np.dtype(dtype), hard=name in HARD)
 
     @settings(max_examples=40, deadline=None)
     @given(
@@ -187,77 +174,51 @@ class TestAgainstNumpy:
         check(matrix, target, nearest_weights(masks, matrix, target), masks, np.float64)
 
 
-class TestBatches:
-    matrix = zeros_and_ones(9).astype(np.float32)
-    target = np.ones((1, 6), np.float32)
+def test_map_over_masks_codes_and_targets():
+    """Rank-deficient codes among them, so that lanes fall back on their own."""
+    masks = MASKS[40:240:40]
+    matrices = np.stack(
+        [MATRICES[name] for name in ("sparse", "rank one", "condition 1e3")]
+    ).astype(np.float32)
+    targets = np.stack([np.ones((1, 6)), np.arange(6.0)[None]]).astype(np.float32)
 
-    def test_batch_axes(self):
-        """Of any number of masks: what fills the last batch up does not show."""
-        whole = nearest_weights(MASKS, self.matrix, self.target)
-        for shape in ((128,), (200,), (2, 2, 5), (4, 0), ()):
-            masks = MASKS[50 : 50 + int(np.prod(shape))].reshape(*shape, 8)
-            found = nearest_weights(masks, self.matrix, self.target)
-            assert found.shape == (*shape, 1, 8)
+    @jax.jit
+    def grid(masks, matrices, targets):
+        over_masks = jax.vmap(nearest_weights, (0, None, None))
+        over_targets = jax.vmap(over_masks, (None, None, 0))
+        return jax.vmap(over_targets, (None, 0, None))(masks, matrices, targets)
+
+    found = grid(masks, matrices, targets)
+    assert found.shape == (3, 2, 5, 1, 8)
+    for code, matrix in enumerate(matrices.astype(float)):
+        for own, target in enumerate(targets.astype(float)):
+            least = miss(by_numpy(matrix, target, masks), matrix, target)
             np.testing.assert_allclose(
-                found.reshape(-1, 1, 8), whole[50 : 50 + found.size // 8], atol=2e-5
+                miss(found[code, own], matrix, target),
+                least,
+                rtol=1e-5,
+                atol=1e-7 * np.sum(target**2),
             )
 
-    def test_map_over_masks_codes_and_targets(self):
-        """Rank-deficient codes among them, so that lanes fall back on their own."""
-        masks = MASKS[40:240:40]
-        matrices = np.stack(
-            [MATRICES[name] for name in ("sparse", "rank one", "condition 1e3")]
-        ).astype(np.float32)
-        targets = np.stack([np.ones((1, 6)), np.arange(6.0)[None]]).astype(np.float32)
 
-        @jax.jit
-        def grid(masks, matrices, targets):
-            over_masks = jax.vmap(nearest_weights, (0, None, None))
-            over_targets = jax.vmap(over_masks, (None, None, 0))
-            return jax.vmap(over_targets, (None, 0, None))(masks, matrices, targets)
+def test_large_bernoulli_code():
+    """n = 100, the code that Monte Carlo studies decode by the thousands.
 
-        found = grid(masks, matrices, targets)
-        assert found.shape == (3, 2, 5, 1, 8)
-        for code, matrix in enumerate(matrices.astype(float)):
-            for own, target in enumerate(targets.astype(float)):
-                least = miss(by_numpy(matrix, target, masks), matrix, target)
-                np.testing.assert_allclose(
-                    miss(found[code, own], matrix, target),
-                    least,
-                    rtol=1e-5,
-                    atol=1e-7 * np.sum(target**2),
-                )
-
-
-class TestLargeBernoulliCode:
-    """n = 100: the code that Monte Carlo studies decode by the thousands."""
-
+    Six digits of the mean error in float32, and no mask is decomposed.
+    """
     code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 100, replication=10)
-    masks = random_patterns(100, 30, 128)
-
-    @staticmethod
-    def means(code, masks):
-        error = jax.jit(
-            lambda masks: jaxwgc.decoding_error(
-                code, masks, jaxwgc.decoders.LeastSquares
-            )
-        )
-        target = np.ones((1, 100))
-        least = by_numpy(code.encoding_matrix, target, masks)
-        expected = miss(least, code.encoding_matrix, target)
-        return np.mean(error(masks), dtype=float), expected.mean()
-
-    def test_mean_error_has_six_digits_in_float32(self):
-        found, expected = self.means(self.code, self.masks)
-        assert 0.1 < expected < 20
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-    def test_falls_back_for_no_mask(self):
-        matrix = jnp.asarray(self.code.encoding_matrix, jnp.float32)
-        _, converged = jax.jit(_least_squares._conjugate_gradients)(
-            self.masks, scaled_rows(matrix)[0], jnp.ones((1, 100), jnp.float32)
-        )
-        assert converged.all()
+    masks, target = random_patterns(100, 30, 128), np.ones((1, 100))
+    matrix = jnp.asarray(code.encoding_matrix, jnp.float32)
+    _, converged = jax.jit(_least_squares._conjugate_gradients)(
+        masks, scaled_rows(matrix)[0], target.astype(np.float32)
+    )
+    assert converged.all()
+    least = by_numpy(code.encoding_matrix, target, masks)
+    expected = miss(least, code.encoding_matrix, target).mean()
+    assert 0.1 < expected < 20
+    decoder = jaxwgc.decoders.LeastSquares
+    error = jax.jit(lambda own: jaxwgc.decoding_error(code, own, decoder))(masks)
+    np.testing.assert_allclose(np.mean(error, dtype=float), expected, rtol=1e-6)
 
 
 def primitives(jaxpr, skip=None):

@@ -1,4 +1,4 @@
-"""Delay models and waiting rules together, and the parts that they finish."""
+"""Delay models with waiting rules: finished parts, and workers that are busy."""
 
 import fractions
 import math
@@ -94,19 +94,12 @@ class TestFinished:
         """Against exact fractions: where a part ends at the deadline, it counts."""
         with jax.enable_x64(x64):
             dtype = np.float64 if x64 else np.float32
-            seconds = np.array(tenths, dtype) / 10
-            rounds = by_deadline(
-                np.asarray(limit / 10, dtype), seconds, np.array(parts)
-            )
-        for number, tenth, received, finished in zip(
-            parts, tenths, *rounds, strict=True
-        ):
-            if received:
-                assert finished == number
-            else:
-                # A last part that ends at the deadline may come a rounding too late.
-                done = math.floor(fractions.Fraction(limit, tenth))
-                assert finished == min(done, number - 1)
+            seconds, end = np.array(tenths, dtype) / 10, np.asarray(limit / 10, dtype)
+            received, finished = by_deadline(end, seconds, np.array(parts))
+        done = [math.floor(fractions.Fraction(limit, tenth)) for tenth in tenths]
+        # A last part that ends at the deadline may come a rounding too late.
+        expected = np.where(received, parts, np.minimum(done, np.array(parts) - 1))
+        np.testing.assert_array_equal(finished, expected)
 
     @pytest.mark.parametrize("name", MODELS)
     def test_all_parts_are_those_of_the_received(self, name, x64):
@@ -114,14 +107,10 @@ class TestFinished:
         finished = np.asarray(arrivals.finished(PARTS))
         received = np.asarray(arrivals.received)
         assert finished.dtype == np.int32
-        assert np.all(finished >= 0)
-        working = PARTS > 0
-        np.testing.assert_array_equal(
-            (finished == PARTS)[:, working], received[:, working]
-        )
-        assert np.all(finished <= PARTS)
-        never = np.isinf(arrivals.times)
-        assert np.all(finished[never] == 0)
+        assert np.all((finished >= 0) & (finished <= PARTS))
+        is_done = (finished == PARTS) == received
+        assert np.all(is_done[:, PARTS > 0])
+        assert np.all(finished[np.isinf(arrivals.times)] == 0)
 
     def test_no_work_and_no_time(self, x64):
         """No work is finished by nobody who was left out; work may take no time."""
@@ -145,3 +134,56 @@ class TestFinished:
             np.array([1.0, np.inf, 2.0, 0.0]), Nobody(), np.array([3, 4, 0, 2])
         )
         np.testing.assert_array_equal(finished, [2, 0, 0, 1])
+
+
+class Given(stragglers.DelayModel):
+    """Times that are known: a row a round."""
+
+    def __init__(self, rows):
+        self.rows = jnp.asarray(rows)
+
+    def init(self, num_workers):
+        return jnp.zeros((), int)
+
+    def sample(self, key, state, loads):
+        return self.rows[state], state + 1
+
+
+def by_hand(rows, awaited):
+    """One event after the other, in Python."""
+    free_at, now = np.zeros(rows.shape[1]), 0.0
+    for times in rows:
+        begins = np.maximum(free_at, now)
+        was_busy = free_at > now
+        end = np.sort(begins + times)[awaited - 1]
+        joined = begins <= end
+        received = begins + times <= end
+        yield end - now, joined, was_busy & joined, received
+        free_at = np.where(joined, begins + times, free_at)
+        # Who would never be done is replaced.
+        free_at, now = np.where(np.isfinite(free_at), free_at, end), end
+
+
+def test_busy_workers_join_when_they_are_free():
+    rows = np.random.default_rng(1).exponential(size=(40, 5)).astype(np.float32)
+    rows[3, 1] = rows[17, 4] = np.inf
+    model = stragglers.delayed(Given(rows), stragglers.fastest(3), late="busy")
+
+    def step(state, key):
+        arrivals, state = model.sample(key, state, jnp.ones(5))
+        return state, arrivals
+
+    keys = jax.random.split(jax.random.key(0), len(rows))
+    _, rounds = jax.jit(lambda: jax.lax.scan(step, model.init(5), keys))()
+    elapsed, *masks = map(np.array, zip(*by_hand(rows, 3)))
+    np.testing.assert_allclose(rounds.elapsed, elapsed, rtol=1e-4)
+    for found, expected in zip((rounds.joined, rounds.late, rounds.received), masks):
+        np.testing.assert_array_equal(found, expected)
+    assert rounds.late.sum() > 20 and (~rounds.joined).sum() > 10
+
+
+def test_cancelled_is_what_it_was():
+    model = stragglers.delayed(Given(np.ones((1, 3))), stragglers.fastest(2))
+    assert model == stragglers.delayed(model.delay, model.wait, late="cancelled")
+    arrivals, _ = model.sample(jax.random.key(0), model.init(3), jnp.ones(3))
+    assert arrivals.joined is None and arrivals.late is None

@@ -26,10 +26,8 @@ def history(resample, num_workers, replace=False):
 
 
 def test_the_repr_is_short():
-    shown = repr(stragglers.empirical(TIMES, loads=2.0))
-    assert (
-        shown == "empirical(times=(7, 5), 0.5 to 17.5 s at load 1, resample='rounds')"
-    )
+    expected = "empirical(times=(7, 5), 0.5 to 17.5 s at load 1, resample='rounds')"
+    assert repr(stragglers.empirical(TIMES, loads=2.0)) == expected
 
 
 def test_whole_rounds():
@@ -67,25 +65,18 @@ def test_fewer_and_more_workers_than_measured(resample):
 def test_parts_are_gone_through_in_their_order(x64):
     parts = np.array([[[1.0, 2.0, 4.0], [3.0, np.inf, 1.0]]])
     delay = stragglers.empirical(parts, loads=[3.0, 2.0])
-    sample = jax.jit(lambda loads: delay.sample(jax.random.key(0), state, loads)[0])
-    state = delay.init(2)
+    state, key = delay.init(2), jax.random.key(0)
+    sample = jax.jit(jax.vmap(lambda loads: delay.sample(key, state, loads)[0]))
     # One after the other, then from the first again; half a part takes half as long.
-    for load, expected in {
-        0: 0,
-        0.5: 0.5,
-        1: 1,
-        2: 3,
-        3: 7,
-        4: 8,
-        6: 14,
-        7.5: 16,
-    }.items():
-        found = sample(np.array([load, min(load, 1)]))
-        assert found.dtype == (np.float64 if x64 else np.float32)
-        np.testing.assert_allclose(found, [expected, 3 * min(load, 1)], rtol=1e-6)
-    np.testing.assert_array_equal(sample(np.array([0.0, 2.0])), [0, np.inf])
+    loads = np.array([0, 0.5, 1, 2, 3, 4, 6, 7.5])
+    half = np.minimum(loads, 1)
+    found = sample(np.stack([loads, half], axis=1))
+    assert found.dtype == (np.float64 if x64 else np.float32)
+    expected = [0, 0.5, 1, 3, 7, 8, 14, 16]
+    np.testing.assert_allclose(found, np.stack([expected, 3 * half], 1), rtol=1e-6)
+    np.testing.assert_array_equal(sample(np.array([[0.0, 2.0]])), [[0, np.inf]])
     # Without a code all three of them are a load of 1.
-    times, _ = stragglers.empirical(parts).sample(jax.random.key(0), state, np.ones(2))
+    times, _ = stragglers.empirical(parts).sample(key, state, np.ones(2))
     np.testing.assert_allclose(times, [7, np.inf], rtol=1e-6)
 
 

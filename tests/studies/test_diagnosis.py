@@ -12,8 +12,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, decoders, studies
 from jaxwgc.studies import _diagnosis
-from tests.conftest import row_scales
-from tests.zoo import best_mixtures, targets
+from tests.oracles import best_mixtures, row_scales, targets
 
 KEY = jax.random.key(0)
 BERNOULLI = codes.bernoulli(KEY, 7, 5, replication=3)

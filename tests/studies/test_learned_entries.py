@@ -12,7 +12,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers, studies
 from tests.conftest import every_pattern
-from tests.zoo import best_mixtures, squared_errors
+from tests.oracles import best_mixtures, squared_errors
 
 KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
 REGULAR = codes.regular_graph(jax.random.key(1), 10, replication=3)

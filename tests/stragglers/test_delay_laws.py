@@ -1,9 +1,10 @@
-"""Delay models made of others, and the laws that they report."""
+"""Delay models made of others, and the laws of one time and of the f-th fastest."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from jaxwgc import stragglers
@@ -33,9 +34,8 @@ WITH_LAWS = {
 
 def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
     """Times (rounds, workers) of consecutive rounds."""
-    return consecutive_times(
-        delay, np.broadcast_to(loads, num_workers), num_rounds, seed
-    )
+    loads = np.broadcast_to(loads, num_workers)
+    return consecutive_times(delay, loads, num_rounds, seed)
 
 
 @jax.jit
@@ -133,9 +133,8 @@ def test_parameters_may_be_mapped_over():
         exponential = stragglers.shifted_exponential(1.0, rate)
         slowed = stragglers.bernoulli_slowdown(probability, 3.0)
         key, loads = jax.random.key(0), jnp.ones(4000)
-        return [
-            delay.sample(key, (), loads)[0].mean() for delay in (exponential, slowed)
-        ]
+        delays = exponential, slowed
+        return [delay.sample(key, (), loads)[0].mean() for delay in delays]
 
     rates, probabilities = np.array([0.5, 2.0, 8.0]), np.array([0.1, 0.5, 0.9])
     first, second = jax.jit(jax.vmap(means))(rates, probabilities)
@@ -143,3 +142,57 @@ def test_parameters_may_be_mapped_over():
     assert np.all(np.abs(first - (1 + 1 / rates)) < error / rates)
     spread = 2 * np.sqrt(probabilities * (1 - probabilities))
     assert np.all(np.abs(second - (1 + 2 * probabilities)) < error * spread)
+
+
+@pytest.mark.parametrize("shape", [0.4, 1.0, 1.01, 3.0])
+def test_pareto(shape):
+    law = stragglers.pareto(2.0, shape).law(1.0)
+    for num_required in (1, 6, 11, 12):
+        later = 12 - num_required + 1
+        ends = np.array([13, later - 1 / shape, later, 13 - 1 / shape])
+        logarithm = [1, 1, -1, -1] @ scipy.special.gammaln(ends)
+        expected = 2 * np.exp(logarithm) if later * shape > 1 else np.inf
+        found = law.fastest_mean(num_required, 12)
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("num_workers", [10, 1000])
+def test_law_that_jumps(num_workers):
+    law = stragglers.bernoulli_slowdown(0.1, slowdown=5.0).law(2.0)
+    np.testing.assert_array_equal(law.isf([0.09, 0.1]), [10, 2])
+    for num_required in (int(0.85 * num_workers), int(0.9 * num_workers)):
+        slow = scipy.stats.binom.sf(num_workers - num_required, num_workers, 0.1)
+        found = law.fastest_mean(num_required, num_workers)
+        assert found == pytest.approx(2 + 8 * slow, rel=1e-5)
+
+
+def test_workers_that_never_answer():
+    law = stragglers.bernoulli_slowdown(0.01, slowdown=np.inf).law(1.0)
+    assert law.fastest_mean(30, 32) == np.inf
+    # More than 22 of 32 dead: 1e-38.
+    assert law.fastest_mean(10, 32) == pytest.approx(1, rel=1e-9)
+    # To a deadline of three all times are finite.
+    some_dead = 1 - 0.99**32
+    found = stragglers.deadline(3.0).expected_time(law, 32)
+    assert found == pytest.approx(1 + 2 * some_dead, rel=1e-4)
+    assert law.fastest_quantile(32, 32, 0.5) == 1
+    assert law.fastest_quantile(32, 32, 0.9) == np.inf
+
+
+def test_quantiles_and_deadlines_against_simulation():
+    deviation, at_most = 0.7, 1.8
+    law = stragglers.log_normal(1.0, deviation).law(1.0)
+    draws = np.random.default_rng(0).normal(size=(40_000, 12))
+    times = np.sort(np.exp(deviation * draws), axis=1)
+    for num_required in (3, 9, 12):
+        own = times[:, num_required - 1]
+        error = 4 * own.std() / np.sqrt(len(own))
+        wait = stragglers.fastest(num_required)
+        mean = wait.expected_time(law, 12)
+        assert mean == pytest.approx(own.mean(), abs=error)
+        level = np.mean(own <= wait.time_quantile(law, 12, 0.9))
+        assert level == pytest.approx(0.9, abs=4 * 0.3 / np.sqrt(len(own)))
+        cut = np.minimum(own, at_most)
+        error = 4 * cut.std() / np.sqrt(len(own)) + 1e-9
+        found = law.fastest_mean(num_required, 12, at_most)
+        assert found == pytest.approx(cut.mean(), abs=error)

@@ -1,0 +1,170 @@
+"""Codes made of others, or of a matrix of one's own: checked when made or used."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import jaxwgc
+from jaxwgc.codes import (
+    clustered,
+    cyclic_mds,
+    cyclic_repetition,
+    fractional_repetition,
+    multi_message,
+    partially_coded,
+    reed_solomon,
+)
+
+# The example of Tandon et al.: any two of three workers are enough.
+ROWS = np.array([[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]])
+FIELDS = {"encoding_matrix": ROWS, "assignment": ROWS != 0, "target": np.ones(3)}
+from_matrix = jaxwgc.GradientCode.from_matrix
+
+
+class TestClustered:
+    def test_clusters_of_clusters(self):
+        code = clustered(clustered(cyclic_mds(3, 1), 2), 2)
+        flat = clustered(cyclic_mds(3, 1), 4)
+        assert code.decoders == flat.decoders
+        assert code.decoders[0].num_clusters == 4
+        np.testing.assert_array_equal(code.encoding_matrix, flat.encoding_matrix)
+
+    def test_several_messages_are_carried_over(self):
+        inner = partially_coded(cyclic_mds(3, 1), 2)
+        code = clustered(inner, 2)
+        assert code.num_workers == 6
+        assert code.messages_per_worker == 2
+        expected = np.concatenate([inner.required_parts] * 2)
+        np.testing.assert_array_equal(code.required_parts, expected)
+        # Clusters first or messages first, it is the same code.
+        one = multi_message(clustered(cyclic_mds(4, 1), 3))
+        other = clustered(multi_message(cyclic_mds(4, 1)), 3)
+        np.testing.assert_array_equal(one.encoding_matrix, other.encoding_matrix)
+        np.testing.assert_array_equal(one.required_parts, other.required_parts)
+        assert one.decoders == other.decoders
+        assert one.decoders[0].num_clusters == 3
+
+    def test_clusters_of_some_equal_weights(self):
+        weights = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 5.0])
+        code = jaxwgc.weighted(clustered(cyclic_mds(3, 1), 2), weights)
+        received = np.array([True, True, False, False, True, True])
+        found = jaxwgc.effective_weights(code, received)
+        np.testing.assert_allclose(found, weights, rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 7))))
+def test_takes_the_part_that_was_taken_least_often(assignment):
+    """Against the rule as the docstring has it, for any assignment."""
+    num_workers, num_parts = assignment.shape
+    matrix = assignment * np.arange(1.0, assignment.size + 1).reshape(assignment.shape)
+    inner = jaxwgc.GradientCode(
+        encoding_matrix=matrix,
+        assignment=assignment,
+        target=np.ones(num_parts),
+        num_stragglers=0,
+    )
+    code = multi_message(inner)
+    num_messages = max(1, assignment.sum(1).max())
+    assert code.messages_per_worker == num_messages
+    turns = np.arange(1, num_messages + 1)
+    required = np.minimum(turns, assignment.sum(1)[:, None])
+    np.testing.assert_array_equal(code.required_parts, required)
+    rows = code.encoding_matrix.reshape(num_workers, num_messages, num_parts)
+    taken = [[] for _ in range(num_workers)]
+    for turn, worker in itertools.product(range(num_messages), range(num_workers)):
+        everything = list(itertools.chain(*taken))
+        start = worker * num_parts // num_workers
+        ring = np.roll(np.arange(num_parts), -start)
+        remaining = [
+            own for own in ring[assignment[worker, ring]] if own not in taken[worker]
+        ]
+        expected = np.zeros(num_parts)
+        if remaining:
+            taken[worker].append(min(remaining, key=everything.count))
+            expected[taken[worker]] = matrix[worker, taken[worker]]
+        np.testing.assert_array_equal(rows[worker, turn], expected)
+
+
+def test_multi_message_of_traced_entries():
+    """The order depends on the assignment alone, so the entries may be traced."""
+    weights = np.array([1.0, 2.0, 5.0, 3.0])
+
+    def rows(weights):
+        code = jaxwgc.weighted(cyclic_mds(4, 1), weights)
+        return multi_message(code).encoding_matrix
+
+    np.testing.assert_allclose(jax.jit(rows)(weights), rows(weights), rtol=1e-6)
+
+
+def test_partial_of_traced_codes():
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def of_key(key):
+        return partially_coded(cyclic_repetition(key, 4, 1), 1).encoding_matrix
+
+    matrices = jax.jit(jax.vmap(of_key))(keys)
+    assert matrices.shape == (2, 8, 8)
+    np.testing.assert_allclose(matrices[1], of_key(keys[1]), rtol=1e-3)
+    weighted = jax.jit(lambda code: partially_coded(code, 2))(cyclic_mds(4, 2))
+    assert weighted.encoding_matrix.shape == (8, 12)
+    np.testing.assert_array_equal(weighted.required_parts, [[2, 5]] * 4)
+
+
+class TestFromMatrix:
+    @pytest.mark.parametrize("kind", [list, np.array, jnp.array, np.float16])
+    def test_any_array(self, kind):
+        code = from_matrix(kind(ROWS.tolist()), num_stragglers=1, check_patterns=3)
+        for field, expected in FIELDS.items():
+            np.testing.assert_array_equal(getattr(code, field), expected)
+        assert code.encoding_matrix.dtype == code.target.dtype == np.float64
+        assert code.num_stragglers == 1
+        assert isinstance(code.encoding_matrix, np.ndarray)
+
+    def test_complex_matrix_with_an_assignment_and_a_target(self):
+        inner = jaxwgc.weighted(reed_solomon(6, 3, 4), [1.0, 2.0, 0.5])
+        code = from_matrix(
+            inner.encoding_matrix,
+            num_stragglers=3,
+            assignment=inner.assignment,
+            target=inner.target,
+            check_patterns=20,
+        )
+        assert code.is_complex
+        np.testing.assert_array_equal(code.target, [1, 2, 0.5])
+        np.testing.assert_array_equal(code.assignment, inner.assignment)
+
+    @pytest.mark.parametrize("scale", [1.0, 1e6])
+    def test_every_pattern_is_checked(self, scale):
+        """Two copies do not survive two stragglers of a kind, and only those."""
+        matrix = fractional_repetition(6, 1).encoding_matrix
+        matrix = matrix * np.geomspace(1, scale, 6)[:, None]
+        from_matrix(matrix, num_stragglers=1, check_patterns=6)
+        from_matrix(matrix, num_stragglers=2)
+        rule = r"num_stragglers must be tolerated; got 2: .* without workers \[0, 3\]"
+        with pytest.raises(ValueError, match=rule):
+            from_matrix(matrix, num_stragglers=2, check_patterns=15)
+        # At random where there are more patterns than are asked for.
+        with pytest.raises(ValueError, match="num_stragglers must be tolerated"):
+            from_matrix(matrix, num_stragglers=3, check_patterns=19)
+
+    def test_made_inside_transformations(self):
+        """Traced arrays, and whatever else JAX puts in their place."""
+        code = jaxwgc.GradientCode(**FIELDS, num_stragglers=1)
+
+        def error(scale):
+            own = dataclasses.replace(code, encoding_matrix=scale * ROWS)
+            return jaxwgc.decoding_error(own, np.arange(3) > 0)
+
+        found = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
+        np.testing.assert_allclose(found, 0, atol=1e-6)
+        leaves, structure = jax.tree.flatten(code)
+        again = jax.tree.unflatten(structure, [object() for _ in leaves])
+        assert isinstance(again, jaxwgc.GradientCode)

@@ -1,0 +1,208 @@
+"""Codes of graphs and of block designs: uniform, expanding, or all pairs alike."""
+
+import functools
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc import decoders, stragglers
+from jaxwgc.codes import _graphs, edge_graph, paley, projective_plane, regular_graph
+from jaxwgc.codes._constructors import check_works, is_prime
+from tests.conftest import own_decoder
+from tests.zoo import KEY
+
+
+@functools.cache
+def random_graphs(num_workers, replication, num_graphs):
+    """Adjacency matrices by one vmapped call, bool (num_graphs, n, n)."""
+    keys = jax.random.split(KEY, num_graphs)
+    sample = jax.vmap(lambda key: regular_graph(key, num_workers, replication))
+    return np.asarray(jax.jit(sample)(keys).assignment)
+
+
+def every_graph(num_vertices, degree):
+    """All simple regular graphs with labelled vertices, as tuples of edges."""
+    pairs = list(itertools.combinations(range(num_vertices), 2))
+    for edges in itertools.combinations(pairs, num_vertices * degree // 2):
+        if np.all(np.bincount(np.ravel(edges), minlength=num_vertices) == degree):
+            yield edges
+
+
+def absolute_eigenvalues(graphs):
+    """Of every graph, falling."""
+    values = np.abs(np.linalg.eigvalsh(graphs.astype(np.float64)))
+    return np.sort(values, axis=-1)[..., ::-1]
+
+
+def assert_simple_and_regular(adjacency, degree):
+    assert np.all(adjacency.sum(axis=-1) == degree)
+    assert np.all(adjacency == np.swapaxes(adjacency, -1, -2))
+    assert not np.diagonal(adjacency, axis1=-2, axis2=-1).any()
+
+
+class TestRegularGraph:
+    @pytest.mark.parametrize(
+        ("num_workers", "replication"), [(2, 1), (4, 3), (5, 2), (6, 3)]
+    )
+    def test_graphs_are_simple_and_regular(self, num_workers, replication):
+        code = regular_graph(KEY, num_workers, replication)
+        assert code.assignment.dtype == np.bool_
+        assert_simple_and_regular(code.assignment, replication)
+        expected = code.assignment / replication
+        np.testing.assert_array_equal(code.encoding_matrix, expected)
+        assert own_decoder(code, decoders.OneStep).scale == num_workers
+        assert code.decoders[0].is_a(decoders.LeastSquares)
+        assert own_decoder(code, decoders.Peeling) is None
+
+    @pytest.mark.parametrize("num_vertices", range(1, 12))
+    def test_the_chain_starts_from_a_regular_graph(self, num_vertices):
+        for degree in range(num_vertices):
+            if num_vertices * degree % 2 == 0:
+                start = _graphs._circulant_graph(num_vertices, degree)
+                assert_simple_and_regular(start, degree)
+
+    @pytest.mark.parametrize(
+        ("num_vertices", "degree", "number"), [(5, 2, 12), (6, 3, 70)]
+    )
+    def test_every_labelled_graph_is_equally_likely(self, num_vertices, degree, number):
+        counts = dict.fromkeys(every_graph(num_vertices, degree), 0)
+        assert len(counts) == number
+        for adjacency in random_graphs(num_vertices, degree, 7000):
+            edges = np.argwhere(np.triu(adjacency)).tolist()
+            counts[tuple(map(tuple, edges))] += 1
+        assert len(counts) == number
+        assert scipy.stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+    def test_large_graphs_expand(self):
+        """Many at once; the second eigenvalue is near that of the infinite tree."""
+        graphs = random_graphs(100, 6, 300)
+        assert_simple_and_regular(graphs, 6)
+        second = absolute_eigenvalues(graphs)[:, 1]
+        assert abs(second.mean() / (2 * np.sqrt(5)) - 1) < 0.05
+        assert second.max() < 5.3
+        start = _graphs._circulant_graph(100, 6)
+        assert absolute_eigenvalues(start)[1] > 5.9
+        # In the limit Poisson with mean (d - 1)^3 / 6.
+        cube = np.linalg.matrix_power(graphs.astype(np.float64), 3)
+        triangles = np.trace(cube, axis1=1, axis2=2) / 6
+        assert abs(triangles.mean() - 125 / 6) < 1.5
+        # No edge of the start is remembered.
+        kept = (graphs & start).sum(axis=(1, 2)) / 2
+        error = kept.std() / np.sqrt(len(kept))
+        assert abs(kept.mean() - 300 * 6 / 99) < 4 * error
+
+    def test_calls_outside_of_jit_compile_once(self):
+        regular_graph(KEY, 6, 2)
+        compiled = _graphs._swapped._cache_size()
+        regular_graph(jax.random.key(1), 6, 2)
+        assert _graphs._swapped._cache_size() == compiled
+
+
+class TestEdgeGraph:
+    @pytest.mark.parametrize(
+        ("num_parts", "degree"), [(2, 1), (5, 4), (8, 3), (10, 6), (9, 2)]
+    )
+    def test_every_worker_is_an_edge(self, num_parts, degree):
+        """Of the regular graph of the key."""
+        code = edge_graph(KEY, num_parts, degree)
+        assert code.num_workers == num_parts * degree // 2
+        assert np.all(code.parts_per_worker == 2)
+        np.testing.assert_array_equal(code.encoding_matrix, code.assignment)
+        adjacency = code.encoding_matrix.T @ code.encoding_matrix
+        expected = regular_graph(KEY, num_parts, degree).assignment
+        np.testing.assert_array_equal(adjacency, expected + degree * np.eye(num_parts))
+        code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+
+    def test_traced_keys(self):
+        traced = jax.jit(lambda key: edge_graph(key, 8, 3).assignment)(KEY)
+        np.testing.assert_array_equal(traced, edge_graph(KEY, 8, 3).assignment)
+
+    def test_divided_by_the_expected_weights_it_is_unbiased(self):
+        """Every part has the same expected weight, over graphs and answers."""
+        model = stragglers.bernoulli(0.4)
+
+        def effective_weights(key):
+            graph_key, answers_key = jax.random.split(key)
+            code = edge_graph(graph_key, 6, 3)
+            arrivals, _ = model.sample(answers_key, model.init(9), code.loads)
+            return jaxwgc.effective_weights(code, arrivals.received)
+
+        weights = jaxwgc.monte_carlo(effective_weights, KEY, 4000)
+        means, spreads = np.mean(weights, axis=0), np.std(weights, axis=0) / 4000**0.5
+        share = means.mean()
+        assert 0.5 < share < 1
+        assert np.all(np.abs(means - share) < 4 * spreads)
+
+
+@pytest.mark.parametrize(
+    ("prime", "modulus", "num_vertices"), [(5, 13, 2184), (17, 13, 1092)]
+)
+def test_ramanujan_graphs(prime, modulus, num_vertices):
+    """Simple, regular, of two sides where they should be, and of small eigenvalues."""
+    adjacency = _graphs.lps_graph(prime, modulus)
+    degree = prime + 1
+    assert adjacency.shape == (num_vertices, num_vertices)
+    assert_simple_and_regular(adjacency, degree)
+    values = np.linalg.eigvalsh(adjacency.astype(np.float64))
+    has_two_sides = num_vertices == modulus * (modulus**2 - 1)
+    assert (abs(values[0] + degree) < 1e-9) == has_two_sides
+    inner = np.abs(values)[np.abs(values) < degree - 1e-9]
+    # Connected, so that the largest eigenvalue is there once.
+    assert len(inner) == num_vertices - 1 - has_two_sides
+    assert inner.max() <= 2 * prime**0.5
+
+
+@pytest.mark.parametrize(
+    ("code", "v", "kappa", "lambda_"),
+    [(projective_plane(q), q * q + q + 1, q + 1, 1) for q in (2, 3, 5, 7)]
+    + [(paley(v), v, v // 2, v // 4) for v in (3, 7, 11, 19, 23)],
+    ids=str,
+)
+def test_two_workers_share_lambda_parts_and_two_parts_lambda_workers(
+    code, v, kappa, lambda_
+):
+    matrix = code.encoding_matrix
+    expected = (kappa - lambda_) * np.eye(v) + lambda_
+    assert matrix.shape == (v, v)
+    assert set(np.unique(matrix)) == {0, 1}
+    np.testing.assert_array_equal(matrix @ matrix.T, expected)
+    np.testing.assert_array_equal(matrix.T @ matrix, expected)
+    np.testing.assert_array_equal(matrix, code.assignment)
+
+
+def test_primes_are_those_of_the_sieve():
+    sieve = np.ones(2000, bool)
+    sieve[:2] = False
+    for number in range(2, math.isqrt(2000) + 1):
+        sieve[number * number :: number] = False
+    found = [is_prime(number) for number in range(2000)]
+    np.testing.assert_array_equal(found, sieve)
+
+
+@given(
+    working=st.sets(st.integers(1, 30), min_size=1),
+    value=st.integers(-5, 40),
+    bounded=st.booleans(),
+)
+def test_nearest_names_the_neighbours(working, value, bounded):
+    """Of those that work, the largest below and the smallest above the value."""
+    if not bounded:
+        working = working | {41}
+    below = [other for other in working if other < value]
+    above = [other for other in working if other > value]
+    neighbours = [max(below, default=None), min(above, default=None)]
+    expected = [str(other) for other in neighbours if other is not None]
+    if not expected:
+        return
+    bounds = (1, 30) if bounded else (1,)
+    if value in working:
+        return check_works("size", value, working.__contains__, "work", *bounds)
+    with pytest.raises(ValueError, match=f"nearest: {' and '.join(expected)}$"):
+        check_works("size", value, working.__contains__, "work", *bounds)

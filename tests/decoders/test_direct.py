@@ -1,0 +1,331 @@
+"""Decoders that solve no system of equations, against loops over workers and parts."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.decoders import Components, Group, OneStep
+from jaxwgc.decoders._peeling import _peel as peeling
+from tests import oracles
+from tests.conftest import every_pattern
+from tests.zoo import KEY
+
+MASKS = every_pattern(7, 7)
+
+
+@jax.jit
+def weights_and_errors(code, masks):
+    decoding = jaxwgc.decoding(code, masks)
+    return decoding.weights[..., 0, :], decoding.error
+
+
+@jax.jit
+def components_of(mask, incident, target):
+    matrix = jnp.zeros((mask.shape[-1], len(incident)))
+    return Components(incident).weights(matrix, target[None], mask)[..., 0, :]
+
+
+class TestGroup:
+    """Exact to the last bit, and what it loses beyond."""
+
+    @pytest.mark.parametrize("num_workers", [1, 5, 10])
+    def test_one_of_each_part_up_to_s(self, num_workers):
+        """Every pattern and every s of both constructions."""
+
+        @jax.jit
+        def decode(masks, groups, assignment, target):
+            return Group(groups).weights(assignment, target[None], masks)[:, 0]
+
+        for s in range(num_workers):
+            kinds = [codes.binary(num_workers, s)]
+            if num_workers % (s + 1) == 0:
+                kinds.append(codes.fractional_repetition(num_workers, s))
+            masks = every_pattern(num_workers, s)
+            for code in kinds:
+                # As it is when it is given by hand.
+                code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+                # An empty family more, so that all codes share a compiled function.
+                families = np.full((2, num_workers), -1)
+                families[: len(code.decoders[0].groups)] = code.decoders[0].groups
+                weights = decode(masks, families, code.assignment, code.target)
+                weights = np.asarray(weights)
+                assert set(np.unique(weights)) <= {0, 1}
+                assert not np.any(weights[~masks])
+                np.testing.assert_array_equal(weights @ code.encoding_matrix, 1)
+
+    @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e15])
+    def test_the_size_of_the_weights_does_not_matter(self, size):
+        """Squares of these are zero or infinite in float32."""
+        code, masks = codes.binary(5, 2), every_pattern(5, 5)
+        found = [
+            weights_and_errors(jaxwgc.weighted(code, np.full(5, own)), masks)[0]
+            for own in (size, 1.0)
+        ]
+        np.testing.assert_array_equal(*found)
+
+    @pytest.mark.parametrize(
+        "code",
+        [codes.fractional_repetition(8, 1), codes.binary(8, 2), codes.uncoded(4, 8)],
+    )
+    def test_weighted_codes_have_no_error_either(self, code):
+        """Weights that no float holds exactly, zero among them."""
+        weights = np.random.default_rng(0).uniform(0.1, 3, 8)
+        weights[3] = 0
+        masks = every_pattern(code.num_workers, code.num_stragglers)
+        _, errors = weights_and_errors(jaxwgc.weighted(code, weights), masks)
+        np.testing.assert_array_equal(errors, 0)
+
+    @pytest.mark.parametrize("is_weighted", [False, True])
+    @pytest.mark.parametrize(("num_workers", "s"), [(7, 2), (9, 6)])
+    def test_the_family_that_loses_least(self, num_workers, s, is_weighted):
+        """Binary codes have two families where s + 1 does not divide n."""
+        weights = np.random.default_rng(1).integers(0, 4, num_workers)
+        weights = weights.astype(float) if is_weighted else np.ones(num_workers)
+        code = jaxwgc.weighted(codes.binary(num_workers, s), weights)
+        families = np.asarray(code.decoders[0].groups)
+        assert len(families) == 2
+        masks = every_pattern(num_workers, num_workers)
+        expected = np.array([self.by_hand(code, mask) for mask in masks])
+        found, errors = weights_and_errors(code, masks)
+        np.testing.assert_array_equal(found, expected)
+        misses = expected @ code.encoding_matrix - code.target
+        np.testing.assert_array_equal(errors, np.sum(misses**2, 1))
+        # Both families are chosen, each where the other would lose more.
+        for family in families >= 0:
+            assert {bool((own[family] > 0).any()) for own in expected} == {False, True}
+
+    def by_hand(self, code, mask):
+        """The first answers of the family whose silent groups weigh least."""
+        choices = []
+        for family in np.asarray(code.decoders[0].groups):
+            weights, silent = np.zeros(code.num_workers), 0.0
+            for own in np.unique(family[family >= 0]):
+                workers = np.flatnonzero(family == own)
+                weights[workers[mask[workers]][:1]] = 1
+                if not mask[workers].any():
+                    silent += np.sum(code.target[code.assignment[workers[0]]] ** 2)
+            choices.append((silent, weights))
+        return min(choices, key=lambda own: own[0])[1]
+
+
+# Each with the weight of an answer among r.
+ONE_STEP = {
+    "bernoulli": (codes.bernoulli(KEY, 7, 10, replication=3), lambda r: 7 / (r * 3)),
+    "stochastic": (codes.stochastic(KEY, 7, 5, 3, 0.2), lambda r: 1.0),
+    "projective_plane": (codes.projective_plane(2), lambda r: 7 / (r * 3)),
+}
+
+
+class TestOneStep:
+    """The formulas of the literature, r the number of answers."""
+
+    @pytest.mark.parametrize("name", ONE_STEP)
+    def test_weights(self, name):
+        """Zero where nobody answers, not 0 / 0: all of the target is missed."""
+        code, formula = ONE_STEP[name]
+        decoding = jaxwgc.decoding(code, MASKS, OneStep)
+        assert decoding.weights.shape == (128, 1, 7)
+        assert decoding.weights.dtype == np.float32
+        expected = [mask * formula(max(mask.sum(), 1)) for mask in MASKS]
+        np.testing.assert_allclose(decoding.weights[:, 0], expected, rtol=1e-6)
+        reached = expected @ code.encoding_matrix
+        errors = np.sum((reached - 1) ** 2, 1)
+        np.testing.assert_allclose(decoding.error, errors, rtol=1e-4, atol=1e-4)
+        assert not MASKS[0].any() and errors[0] == code.num_parts
+
+    def test_each_cluster_shares_among_its_own_answers(self):
+        code = codes.clustered(codes.uncoded(3), 2)
+        masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
+        found = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
+        np.testing.assert_allclose(found, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]])
+
+
+# Messages as rows, parts as columns.
+ASSIGNMENTS = {
+    "chain": np.array(
+        [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [0, 1, 1, 0, 0],
+            [0, 0, 1, 1, 1],
+            [0, 0, 0, 1, 0],
+            [1, 1, 1, 1, 1],
+            [0, 0, 0, 0, 0],
+        ],
+        bool,
+    ),
+    "several give the same part": np.eye(5, dtype=bool)[[0, 0, 0, 1, 1, 2, 2]],
+    "nothing alone": np.ones((7, 5), bool),
+    "nothing": np.zeros((7, 5), bool),
+    "sparse": np.random.default_rng(0).random((7, 5)) < 0.3,
+    "denser": np.random.default_rng(1).random((7, 5)) < 0.5,
+}
+
+
+def one_at_a_time(rows):
+    """The parts that are recovered: a queue of messages with one unknown part."""
+    neighbours = [set(np.flatnonzero(row)) for row in rows]
+    known = set()
+    while alone := [own for own in neighbours if len(own) == 1]:
+        [part] = alone[-1]
+        known.add(part)
+        for own in neighbours:
+            own.discard(part)
+    return sorted(known)
+
+
+def expected_sums(assignment):
+    """k / k' at the k' recovered parts, 0 at the others, for each of MASKS."""
+    num_parts = assignment.shape[1]
+    sums = np.zeros((len(MASKS), num_parts))
+    for mask, own in zip(MASKS, sums, strict=True):
+        known = one_at_a_time(assignment[mask])
+        own[known] = num_parts / max(1, len(known))
+    return sums
+
+
+class TestPeeling:
+    """Against one that goes through the messages one at a time."""
+
+    def check(self, assignment):
+        weights = peeling(MASKS, assignment)
+        assert weights.shape == (128, 1, 7)
+        assert weights.dtype == np.float32
+        weights = np.float64(weights[:, 0])
+        np.testing.assert_array_equal(weights[~MASKS], 0)
+        sums = expected_sums(assignment)
+        np.testing.assert_allclose(weights @ assignment, sums, atol=1e-5)
+
+    @pytest.mark.parametrize("name", ASSIGNMENTS)
+    def test_every_mask(self, name):
+        self.check(ASSIGNMENTS[name])
+
+    @settings(max_examples=60, deadline=None)
+    @given(hnp.arrays(bool, (7, 5), elements=st.booleans()))
+    def test_any_assignment(self, assignment):
+        self.check(assignment)
+
+    def test_shares_a_part_between_the_messages_that_give_it(self):
+        """Their mean: the least noise of all that sum to the same."""
+        weights = peeling(np.ones(7, bool), ASSIGNMENTS["several give the same part"])
+        expected = np.repeat([1 / 3, 1 / 2, 1 / 2], [3, 2, 2]) * 5 / 3
+        np.testing.assert_allclose(weights[0], expected, rtol=1e-6)
+
+    def test_goes_through_chains_of_any_length(self):
+        """Forty rounds, each of which needs the one before, exact in float32."""
+        assignment = np.eye(40, dtype=bool) | np.eye(40, k=-1, dtype=bool)
+        masks = np.ones((3, 40), bool)
+        masks[[1, 2], [20, 0]] = False
+        sums = peeling(masks, assignment)[:, 0] @ assignment.astype(float)
+        expected = np.zeros((3, 40))
+        expected[0], expected[1, :20] = 1, 2
+        np.testing.assert_array_equal(sums, expected)
+
+    def test_map_over_masks_and_codes(self):
+        """Codes that take from none to five rounds, side by side."""
+        assignments = np.stack(list(ASSIGNMENTS.values()))
+        over_masks = jax.vmap(peeling, (0, None))
+        found = jax.jit(jax.vmap(over_masks, (None, 0)))(MASKS, assignments)
+        for own, assignment in zip(found, assignments, strict=True):
+            np.testing.assert_allclose(own, peeling(MASKS, assignment), atol=1e-6)
+
+    def test_parts_of_a_batch_have_one_fate(self, x64):
+        """Parts that workers hold by the batch are peeled by the batch."""
+        code = codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=1.0)
+        found = jax.jit(jaxwgc.effective_weights)(code, MASKS)
+        batches = expected_sums(code.assignment[:, ::3])
+        assert 10 < np.sum(np.any(batches == 0, 1) & np.any(batches > 0, 1))
+        expected = batches.repeat(3, axis=1)
+        np.testing.assert_allclose(found, expected, atol=1e-13 if x64 else 1e-5)
+
+
+GRAPHS = {
+    "complete": list(itertools.combinations(range(4), 2)),
+    # A path, so with an even cycle nowhere; a square with a tail; two triangles that
+    # share a vertex; parts that nobody holds.
+    "path": [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)],
+    "square": [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4)],
+    "triangles": [(0, 1), (1, 2), (0, 2), (2, 3), (3, 4), (2, 4)],
+    "lonely": [(1, 3), (3, 5)],
+    "two sides": [(i, 3 + j) for i in range(3) for j in range(3)],
+}
+
+
+def incidence(edges, num_parts):
+    """B of some edges, and the messages at each part, of any number."""
+    matrix = np.zeros((len(edges), num_parts))
+    matrix[np.arange(len(edges))[:, None], edges] = 1
+    incident = np.full((num_parts, int(matrix.sum(0).max())), -1)
+    for part, own in enumerate(incident):
+        messages = np.flatnonzero(matrix[:, part])
+        own[: len(messages)] = messages
+    return matrix, incident
+
+
+class TestComponents:
+    """Least squares on any graph, any answers, any weights."""
+
+    @pytest.mark.parametrize("is_weighted", [False, True])
+    @pytest.mark.parametrize("name", GRAPHS)
+    def test_least_squares_for_every_pattern(self, name, is_weighted, with_x64):
+        """And with weights, of which one is zero and one hardly counts."""
+        edges = GRAPHS[name]
+        num_parts = 1 + max(itertools.chain(*edges))
+        matrix, incident = incidence(edges, num_parts)
+        target = [3.0, 0, 1, 2, 1e-9, 5] if is_weighted else np.ones(6)
+        code = jaxwgc.GradientCode.from_matrix(matrix)
+        code = jaxwgc.weighted(code, target[:num_parts])
+        masks = every_pattern(len(edges), len(edges))
+        weights = np.asarray(components_of(masks, incident, code.target))
+        assert not weights[~masks].any()
+        reached = weights[:, None] @ code.encoding_matrix
+        least = oracles.squared_errors(oracles.best_mixtures(code, masks), code)
+        found = oracles.squared_errors(reached, code)
+        np.testing.assert_allclose(found, least, rtol=1e-12, atol=1e-12)
+
+    def test_ten_thousand_masks(self, x64):
+        """The same weight of each part as by `numpy.linalg.pinv`."""
+        code = codes.edge_graph(KEY, 10, degree=6)
+        share = np.random.default_rng(0).uniform(0.1, 0.9, (10_000, 1))
+        masks = np.random.default_rng(1).random((10_000, 30)) < share
+        weights = components_of(masks, code.decoders[0].incident, code.target)
+        reached = np.asarray(weights, np.float64) @ code.encoding_matrix
+        # What is nearest to ones in the span of the rows that arrived.
+        rows = code.encoding_matrix * masks[..., None]
+        expected = (np.linalg.pinv(rows, rcond=1e-10) @ rows).sum(1)
+        error = 1e-12 if x64 else 1e-5
+        np.testing.assert_allclose(reached, expected, atol=error, rtol=0)
+
+    def test_graphs_that_are_drawn_inside(self):
+        """In more masks than are worked on at once."""
+        masks = np.random.default_rng(0).random((300, 9)) < 0.5
+
+        def decode(key):
+            code = codes.edge_graph(key, 6, degree=3)
+            return jaxwgc.decoding_weights(code, masks)
+
+        np.testing.assert_allclose(jax.jit(decode)(KEY), decode(KEY), atol=1e-6)
+
+    def test_long_paths_are_exact(self):
+        """Weights alternate all the way along an even path of 2,000 parts."""
+        matrix, incident = incidence(np.arange(2000)[:, None] + [0, 1], 2001)
+        mask = np.arange(2000)[None] < 1999
+        weights = np.asarray(components_of(mask, incident, np.ones(2001)))[0]
+        np.testing.assert_array_equal(weights @ matrix, np.append(np.ones(2000), 0))
+
+    def test_edges_twice(self):
+        """Two workers with the same two parts: one of them is enough."""
+        code = jaxwgc.GradientCode.from_matrix([[1, 1], [1, 1]])
+        components = Components(np.array([[0, 1], [0, 1]]))
+        code = dataclasses.replace(code, decoders=(components,))
+        masks = np.array([[True, True], [True, False], [False, False]])
+        np.testing.assert_array_equal(jaxwgc.decoding_error(code, masks), [0, 0, 2])

@@ -1,0 +1,101 @@
+"""References in NumPy, in float64 or more, that tests of several files compare with."""
+
+import jax
+import numpy as np
+
+# Codes, messages and gradients.
+
+
+def targets(code):
+    """(num_segments, columns), the target of each segment in its own columns."""
+    segments = np.eye(code.num_segments)[:, None]
+    return (np.asarray(code.target)[:, None] * segments).reshape(code.num_segments, -1)
+
+
+def best_mixtures(code, sent):
+    """What the messages that were sent can make of the segments of the target.
+
+    `sent` is bool (patterns, num_messages). Gives (patterns, num_segments, columns):
+    for each segment the a^T B nearest to the target on that segment's columns, zero on
+    the other segments', by least squares in float64.
+    """
+    matrix = np.asarray(code.encoding_matrix)
+    reached = []
+    for one in sent:
+        rows = matrix[one]
+        weights = np.linalg.lstsq(rows.T, targets(code).T, rcond=1e-13)[0]
+        reached.append(weights.T @ rows)
+    return np.array(reached)
+
+
+def squared_errors(mixtures, code):
+    """Their squared distance from the target, the mean over the segments."""
+    return np.sum(np.abs(mixtures - targets(code)) ** 2, (1, 2)) / code.num_segments
+
+
+def worst_miss(code, sent):
+    """The largest entry of a^T B - target of each pattern: (patterns,)."""
+    return np.abs(best_mixtures(code, np.asarray(sent)) - targets(code)).max((1, 2))
+
+
+def packed(code, gradients):
+    """Partial gradients (k, size) as they are encoded, (k * num_segments, length).
+
+    In segments, of which halves are one complex number where the code is complex.
+    """
+    halves = 2 if code.is_complex else 1
+    count = code.num_segments * halves
+    length = -(-gradients.shape[1] // count)
+    padded = np.zeros((code.num_parts, count * length))
+    padded[:, : gradients.shape[1]] = gradients
+    blocks = padded.reshape(code.num_parts * code.num_segments, halves, length)
+    return blocks[:, 0] + 1j * blocks[:, 1] if code.is_complex else blocks[:, 0]
+
+
+def unpacked(code, segments, size):
+    """The inverse for sums (..., num_segments, length): (..., size)."""
+    if code.is_complex:
+        segments = np.stack([segments.real, segments.imag], axis=-2)
+    flat = segments.reshape(*segments.shape[: -3 if code.is_complex else -2], -1)
+    return flat[..., :size]
+
+
+def effective(code, mixtures):
+    """The weight of each partial gradient, (rounds, num_parts), of a^T B."""
+    shape = len(mixtures), code.num_segments, code.num_parts, code.num_segments
+    own_share = np.einsum("tuku->tk", mixtures.reshape(shape).real)
+    return own_share / code.num_segments
+
+
+def least_miss(matrix, target, mask):
+    """The least norm of a^T B - target over weights that are rounded as `matrix` is.
+
+    The best of NumPy's least squares, its rows of norm one, with cut-offs that fit the
+    rounding of `matrix`; as in `numpy.linalg.lstsq`, in double precision inside.
+    """
+    rows = np.asarray(matrix)[mask]
+    wide = rows.astype(np.result_type(rows, np.float64))
+    norms = np.linalg.norm(wide, axis=1)
+    norms[norms == 0] = 1
+    missed = [np.linalg.norm(target)]
+    eps = np.finfo(rows.dtype).eps
+    for cutoff in (max(rows.shape) * eps, 100 * eps) if len(rows) else ():
+        solved = np.linalg.lstsq(
+            (wide / norms[:, None]).T, target.T.astype(wide.dtype), rcond=cutoff
+        )[0].T
+        rounded = (solved / norms).astype(rows.dtype)
+        missed.append(np.linalg.norm(rounded.astype(wide.dtype) @ wide - target))
+    return min(missed)
+
+
+def raveled(tree, batch_axes=1):
+    """The leaves side by side in float64, in the order of jax.tree."""
+    leaves = [np.float64(leaf) for leaf in jax.tree.leaves(tree)]
+    shape = leaves[0].shape[:batch_axes]
+    return np.concatenate([leaf.reshape(*shape, -1) for leaf in leaves], axis=-1)
+
+
+def row_scales(matrix):
+    """Norms of the rows as powers of two: weights of least norm are so times these."""
+    norms = np.linalg.norm(matrix, axis=1)
+    return 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))

@@ -1,0 +1,183 @@
+"""Straggler models: rounds of one unit against their laws, inputs of every kind."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxwgc import codes, decoders, stragglers, studies
+from tests.stragglers.laws import SIGNIFICANCE, binary, rounds_of
+from tests.zoo import KEY
+
+PARETO = stragglers.pareto(1.0, 2.0)
+CODE = codes.reed_solomon(5, 5, 3)
+
+
+class TestUniform:
+    @pytest.mark.parametrize("num_stragglers", [1, 3, 4])
+    def test_every_subset_is_as_likely(self, num_stragglers, key_in_mode):
+        """Exactly s of 6 workers; chi-square over all C(6, s) subsets."""
+        model = stragglers.uniform(num_stragglers)
+        arrivals = rounds_of(model, np.ones(6), 6000, key_in_mode)
+        assert np.all(arrivals.received.sum(1) == 6 - num_stragglers)
+        _, counts = np.unique(binary(arrivals.received), return_counts=True)
+        assert len(counts) == math.comb(6, num_stragglers)
+        assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+    @pytest.mark.parametrize(
+        ("num_workers", "lost"), [(1, 0), (5, 0), (7, 6), (130, 65)]
+    )
+    def test_number_at_the_ends(self, num_workers, lost):
+        arrivals = rounds_of(stragglers.uniform(lost), np.ones(num_workers), 20)
+        assert np.all(arrivals.received.sum(1) == num_workers - lost)
+
+    def test_rounds_are_independent(self):
+        """Which of 3 workers is lost, against the round before."""
+        lost = rounds_of(stragglers.uniform(1), np.ones(3), 2000).received.argmin(1)
+        table = np.zeros((3, 3))
+        np.add.at(table, (lost[:-1], lost[1:]), 1)
+        assert scipy.stats.chi2_contingency(table).pvalue > SIGNIFICANCE
+
+
+class TestBernoulli:
+    @pytest.mark.parametrize("probability", [0.2, 0.7, (0.1, 0.5, 0.8, 0.6)])
+    def test_stragglers_are_independent(self, probability, key_in_mode):
+        """Chi-square over all 16 subsets of four workers."""
+        number = 4000
+        model = stragglers.bernoulli(probability)
+        arrivals = rounds_of(model, np.ones(4), number, key_in_mode)
+        subsets = (np.arange(16)[:, None] >> np.arange(4)) & 1
+        lost = np.broadcast_to(probability, 4)
+        expected = np.prod(np.where(subsets, 1 - lost, lost), 1)
+        counts = np.bincount(binary(arrivals.received), minlength=16)
+        assert scipy.stats.chisquare(counts, number * expected).pvalue > SIGNIFICANCE
+
+    def test_probability_may_be_mapped_over(self):
+        """At the ends, too, where the outcome is sure."""
+
+        def answers(probability):
+            model = stragglers.bernoulli(probability)
+            return model.sample(KEY, model.init(2000), jnp.ones(2000))[0].received
+
+        probabilities = np.array([0.0, 0.1, 0.5, 1.0], np.float32)
+        share = np.asarray(jax.jit(jax.vmap(answers))(probabilities)).mean(1)
+        error = 4 * np.sqrt(probabilities * (1 - probabilities) / 2000)
+        assert np.all(np.abs(share - (1 - probabilities)) <= error)
+
+    def test_same_key_same_round_in_both_precisions(self):
+        model = stragglers.bernoulli(0.4)
+        rounds = []
+        for mode in (False, True):
+            with jax.enable_x64(mode):
+                rounds.append(rounds_of(model, np.ones(300), 4))
+        np.testing.assert_array_equal(rounds[0].received, rounds[1].received)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        stragglers.uniform(2),
+        stragglers.bernoulli(0.5),
+        stragglers.fixed(np.array([True, False, True, True])),
+    ],
+)
+def test_rounds_of_one_unit(model, x64):
+    """All parts of a worker are finished at the time 1, or none ever."""
+    parts = np.array([3, 0, 1, 12])
+    arrivals = rounds_of(model, parts / 4, 40)
+    times = np.where(arrivals.received, 1.0, np.inf)
+    np.testing.assert_array_equal(arrivals.times, times)
+    np.testing.assert_array_equal(arrivals.elapsed, 1.0)
+    expected = np.where(arrivals.received, parts, 0)
+    np.testing.assert_array_equal(arrivals.finished(parts), expected)
+    if isinstance(model, stragglers.fixed):
+        assert np.all(arrivals.received == [True, False, True, True])
+
+
+MAKERS = {
+    "uniform": lambda: stragglers.uniform(num_stragglers=2),
+    "bernoulli": lambda: stragglers.bernoulli(np.array(0.25)),
+    "bernoulli, unequal": lambda: stragglers.bernoulli(np.array([0.25, 1])),
+    "combined": lambda: stragglers.markov(
+        stragglers.affine(stragglers.pareto(1, shape=2), 1.0),
+        stragglers.unequal_speeds(stragglers.weibull(1, 2), np.array([1.0, 2.0])),
+        0.1,
+        0.2,
+    ),
+    "until_decodable": lambda: stragglers.until_decodable(CODE, 0.1, decoders.Lagrange),
+    "delayed": lambda: stragglers.delayed(
+        stragglers.pareto(1.0, 2.0), stragglers.fastest(np.int32(3))
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_equal_arguments_give_equal_models(make):
+    assert make() == make() and hash(make()) == hash(make())
+    assert make() != stragglers.uniform(1)
+
+
+def test_rule_whose_decoder_holds_arrays():
+    times = np.array([3.0, 1.0, np.inf, 2.0, np.inf])
+    assert MAKERS["until_decodable"]().ends(times) == 3
+
+
+def test_one_program_serves_equal_models():
+    traced = []
+
+    def sample(model, key):
+        traced.append(model)
+        return model.sample(key, (), np.ones(5))[0].elapsed
+
+    compiled = jax.jit(sample, static_argnums=0)
+    for _ in range(2):
+        compiled(MAKERS["delayed"](), KEY)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        stragglers.uniform(1),
+        stragglers.bernoulli(0.5),
+        studies.adversarial(codes.fractional_repetition(4, 1), 1),
+        PARETO,
+        stragglers.delayed(PARETO, stragglers.fastest(2)),
+    ],
+    ids=repr,
+)
+def test_lists_and_ints_are_arrays(model):
+    expected = jax.tree.leaves(model.sample(KEY, (), jnp.array([2.0, 1, 0, 3])))
+    for loads in ([2, 1, 0, 3], np.array([2, 1, 0, 3], np.int8)):
+        drawn = jax.tree.leaves(model.sample(KEY, (), loads))
+        jax.tree.map(np.testing.assert_array_equal, drawn, expected)
+
+
+@pytest.mark.parametrize("wait", [stragglers.fastest(2), stragglers.deadline(1.0)])
+def test_infinite_times(wait):
+    arrivals = wait.arrivals(KEY, [0.5, np.inf, 2.0, 0.1])
+    np.testing.assert_array_equal(arrivals.received, [True, False, False, True])
+
+
+@pytest.mark.parametrize("load", [-1.0, np.nan, np.inf])
+def test_traced_loads_that_are_none_show(load):
+    """As a time that is no number; such a worker is not received."""
+
+    @jax.jit
+    def rounds(loads):
+        waits = stragglers.fastest(4), stragglers.deadline(1e6)
+        models = [stragglers.delayed(PARETO, wait) for wait in waits]
+        return [model.sample(KEY, (), loads)[0] for model in models]
+
+    for arrivals in rounds(np.array([1.0, load, 1.0, 1.0])):
+        assert np.isnan(arrivals.times[1]) and np.isnan(arrivals.elapsed)
+        assert not arrivals.received[1]
+
+
+def test_waiting_rules_without_an_end():
+    wait = type("Made", (stragglers.WaitingRule,), {})()
+    with pytest.raises(NotImplementedError, match="wait must define is_over"):
+        jax.jit(stragglers.delayed(PARETO, wait).sample)(KEY, (), np.ones(4))

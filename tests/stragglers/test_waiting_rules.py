@@ -1,0 +1,303 @@
+"""Waiting rules against sorting, and in real rounds against simulated ones."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc import codes, decoders, stragglers
+from tests.oracles import least_miss, targets
+from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of, rounds_of
+from tests.zoo import KEY
+
+NUM_ROUNDS = 60
+# Each with the end of a round of five workers, whose times are sorted.
+RULES = {
+    "fastest": (stragglers.fastest(3), lambda times: times[2]),
+    "deadline": (stragglers.deadline(0.7), lambda times: min(0.7, times[-1])),
+    **{
+        f"relative_deadline, {quorum}": (
+            stragglers.relative_deadline(factor, quorum),
+            lambda times, factor=factor, quorum=quorum: min(
+                factor * times[quorum - 1], times[-1]
+            ),
+        )
+        for factor, quorum in ((1.0, 1), (1.5, 2), (3.0, 4))
+    },
+}
+# Codes of five workers, with the tolerance.
+CODES = {
+    "binary": (codes.binary(5, 2), 1e-3),
+    "complex": (codes.cyclic_mds(5, 2), 1e-3),
+    "approximate": (codes.regular_graph(KEY, 5, 2), 0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OverAsBefore(stragglers.WaitingRule):
+    """Over when another rule is, of which it knows nothing else."""
+
+    rule: stragglers.WaitingRule
+
+    def is_over(self, times, now):
+        return self.rule.is_over(times, now)
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondMore(stragglers.WaitingRule):
+    """A second more than the fastest worker takes."""
+
+    def is_over(self, times, now):
+        return now >= times.min() + 1
+
+
+def some_times(dtype=np.float32, ties=True):
+    """Of five workers, some of which never answer."""
+    generator = np.random.default_rng(0)
+    times = generator.exponential(size=(NUM_ROUNDS, 5)) + 0.1
+    if ties:
+        times[::3] = generator.integers(0, 4, times[::3].shape)
+    times[generator.random(times.shape) < 0.15] = np.inf
+    times[::4, 1:] = np.inf
+    times[1] = np.inf
+    return times.astype(dtype)
+
+
+def simulated(rule, times):
+    keys = keys_of(jax.random.key, len(times))
+    return jax.device_get(jax.jit(jax.vmap(rule.arrivals))(keys, times))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_against_sorting(name, x64):
+    """To the last bit, by a formula and by bisection of `is_over` alone."""
+    rule, end = RULES[name]
+    times = some_times(np.float64 if x64 else np.float32, ties=name != "fastest")
+    ends = np.array([end(np.sort(own)) for own in times], times.dtype)
+    received = (times <= ends[:, None]) & np.isfinite(times)
+    for own in (rule, OverAsBefore(rule)):
+        arrivals = simulated(own, times)
+        for found, expected in zip(arrivals[:3], (received, times, ends)):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize(
+    "rule", [*(rule for rule, _ in RULES.values()), SecondMore()], ids=repr
+)
+def test_real_rounds_end_as_simulated_ones(rule):
+    """What is known so far tells when a round ends, if nobody answers before."""
+    for times in some_times()[:12]:
+        elapsed = rule.ends(times)
+        for now in [np.float32(0), *np.sort(times[np.isfinite(times)])]:
+            so_far = np.where(times <= now, times, np.inf)
+            following = np.min(times, where=times > now, initial=np.inf)
+            assert rule.is_over(so_far, now) == (elapsed <= now)
+            ends = rule.ends(so_far)
+            assert ends == elapsed if elapsed < following else ends >= following
+
+
+def test_fast_rules_stay_in_numpy():
+    """A real round asks after each answer, for which JAX takes a millisecond."""
+    times = np.array([0.5, np.inf, 1.0, 2.0, 3.0])
+    for rule, _ in RULES.values():
+        assert isinstance(rule.ends(times), np.floating)
+        assert isinstance(rule.is_over(times, 1.0), np.bool_)
+
+
+@pytest.mark.parametrize(
+    ("wait", "short", "long"),
+    [
+        (stragglers.fastest(7), "first 7", "for the first 7 of 8 workers"),
+        (stragglers.fastest(8), "all", "for all 8 workers"),
+        (stragglers.deadline(1.346), "1.35 s", "for 1.346 s"),
+        (stragglers.deadline(0.01346), "0.0135 s", "for 0.01346 s"),
+    ],
+)
+def test_words(wait, short, long):
+    assert wait.describe(8) == (short, long)
+
+
+@functools.cache
+def fastest(required):
+    """At one length and dtype a count, so that few functions are compiled."""
+    return jax.jit(stragglers.fastest(required).arrivals)
+
+
+class TestFastest:
+    @settings(max_examples=80, deadline=None)
+    @given(
+        times=st.lists(
+            st.one_of(
+                st.sampled_from([0.0, 1.0, 2.0, 1e-45, 3e38, math.inf]),
+                st.floats(0, 4, width=32),
+                st.floats(0, math.inf),
+            ),
+            min_size=5,
+            max_size=5,
+        ),
+        required=st.integers(1, 5),
+        seed=st.integers(0, 2**32 - 1),
+        x64=st.booleans(),
+    )
+    @example(times=[math.inf] * 5, required=3, seed=0, x64=False)
+    @example(times=[0.0] * 5, required=5, seed=0, x64=False)
+    @example([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 5e-324, math.inf], 2, 0, True)
+    def test_are_the_least_times(self, times, required, seed, x64):
+        """With ties, subnormal times and workers that never finish."""
+        with np.errstate(over="ignore"):
+            times = np.array(times, np.float64 if x64 else np.float32)
+        with jax.enable_x64(x64):
+            key = jax.random.PRNGKey(seed)
+            arrivals = jax.device_get(fastest(required)(key, times))
+        received, finite = arrivals.received, np.isfinite(times)
+        assert arrivals.elapsed.dtype == times.dtype
+        np.testing.assert_array_equal(arrivals.times, times)
+        assert received.sum() == min(required, finite.sum())
+        assert not np.any(received & ~finite)
+        # XLA takes subnormal numbers for zero.
+        tiny, expected = np.finfo(times.dtype).tiny, np.sort(times)[required - 1]
+        np.testing.assert_allclose(arrivals.elapsed, expected, rtol=0, atol=tiny)
+        if received.any() and np.any(finite & ~received):
+            assert times[received].max() <= times[finite & ~received].min()
+
+    def test_ties_are_decided_uniformly(self, make_key):
+        """One surely, two of the four that tie, never the slowest."""
+        times = jnp.array([2.0, 1.0, 2.0, 3.0, 2.0, 2.0])
+        rounds = jax.vmap(lambda key: stragglers.fastest(3).arrivals(key, times))
+        received = np.asarray(jax.jit(rounds)(keys_of(make_key, 3000)).received)
+        assert np.all(received[:, 1])
+        assert not np.any(received[:, 3])
+        masks, counts = np.unique(binary(received), return_counts=True)
+        assert len(masks) == math.comb(4, 2)
+        assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+    def test_zeros_of_both_signs_tie(self):
+        times = np.tile(np.array([0.0, -0.0, 1.0], np.float32), (64, 1))
+        received = simulated(stragglers.fastest(1), times).received
+        np.testing.assert_array_equal(received.any(0), [True, True, False])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "times", "received", "elapsed"),
+    [
+        (math.inf, [1.0, math.inf], [True, False], math.inf),
+        # A deadline between whole numbers is not rounded to one.
+        (1.5, [1, 2], [True, False], 1.5),
+    ],
+)
+def test_deadlines(seconds, times, received, elapsed):
+    arrivals = stragglers.deadline(seconds).arrivals(KEY, times)
+    np.testing.assert_array_equal(arrivals.received, received)
+    assert arrivals.elapsed == elapsed
+
+
+class TestUntilDecodable:
+    """Against NumPy's least squares on every prefix."""
+
+    def enough(self, code, tolerance):
+        """Whether a mask of messages misses the target by little enough."""
+        limit = tolerance * np.linalg.norm(targets(code))
+
+        @functools.cache
+        def check(mask):
+            return least_miss(code.encoding_matrix, targets(code), list(mask)) <= limit
+
+        return lambda mask: check(tuple(mask))
+
+    def first_time(self, times, check):
+        """The first at which messages are enough; infinity if they never are."""
+        finite = np.unique(times[np.isfinite(times)])
+        return next((time for time in finite if check(times <= time)), np.inf)
+
+    @pytest.mark.parametrize("name", CODES)
+    def test_goes_on_at_the_first_prefix_that_decodes(self, name):
+        """Simulated with all rounds side by side, and answer by answer."""
+        code, tolerance = CODES[name]
+        wait = stragglers.until_decodable(code, tolerance=tolerance)
+        times, check = some_times(), self.enough(code, tolerance)
+        arrivals = simulated(wait, times)
+        first = np.array([self.first_time(own, check) for own in times], np.float32)
+        # Without enough answers all are waited for.
+        expected = np.where(np.isinf(first), times.max(1), first)
+        np.testing.assert_array_equal(arrivals.elapsed, expected)
+        received = (times <= expected[:, None]) & np.isfinite(times)
+        np.testing.assert_array_equal(arrivals.received, received)
+        numbers = received.sum(1)[np.isfinite(first)]
+        is_early = min(numbers) < code.num_workers - code.num_stragglers
+        assert is_early == (name != "complex")
+        for own, elapsed in zip(times[:12], arrivals.elapsed):
+            for now in np.unique(own[np.isfinite(own)]):
+                so_far = np.where(own <= now, own, np.inf)
+                # Of a real round: when it ends by what is known so far.
+                assert (wait.ends(so_far) <= now) == (elapsed <= now)
+            assert wait.ends(np.full_like(own, np.inf)) == np.inf
+
+    def test_messages_of_a_single_part_come_when_it_is_finished(self):
+        """Of a worker that holds one part beside one that holds two."""
+        code = codes.GradientCode.from_matrix([[1.0, 0, 0], [0, 1, 1]])
+        wait = stragglers.until_decodable(codes.multi_message(code))
+        arrivals = wait.arrivals(KEY, np.array([2.0, 1.9], np.float32))
+        assert arrivals.elapsed == 2.0
+
+    def test_each_of_several_messages_counts_when_it_comes(self):
+        code = codes.multi_message(codes.regular_graph(KEY, 4, 2))
+        delay = stragglers.shifted_exponential(shift=0.1, rate=1.0)
+        wait = stragglers.until_decodable(code, tolerance=0.6)
+        rounds = rounds_of(stragglers.delayed(delay, wait), code.loads, NUM_ROUNDS)
+        check, parts = self.enough(code, 0.6), code.parts_per_worker
+        share = code.required_parts / parts[:, None]
+        finished = np.asarray(rounds.finished(parts))
+        for number, times in enumerate(rounds.times):
+            first = self.first_time((times[:, None] * share).ravel(), check)
+            np.testing.assert_allclose(rounds.elapsed[number], first, rtol=1e-6)
+            own = finished[number]
+            assert check((own[:, None] >= code.required_parts).ravel())
+            np.testing.assert_array_equal(rounds.received[number], own == parts)
+        assert np.any((finished > 0) & (finished < parts))
+
+    def test_with_another_decoder(self):
+        """One-step decoding."""
+        code = codes.bernoulli(jax.random.key(1), 5, 5, replication=3)
+        masks = np.tri(5, dtype=bool)
+        errors = jaxwgc.decoding_error(code, masks, decoders.OneStep)
+        misses = np.sqrt(errors / 5)
+        tolerance = float(np.sort(misses)[1] + misses.min()) / 2
+        wait = stragglers.until_decodable(code, tolerance, decoders.OneStep)
+        found = jax.jit(wait.arrivals)(KEY, np.arange(1.0, 6))
+        assert found.elapsed == 1 + np.argmax(misses <= tolerance)
+
+    def test_a_traced_code(self):
+        """As in a study over the entries of a code."""
+        code = CODES["binary"][0]
+
+        def rounds(matrix):
+            solver = (decoders.LeastSquares(),)
+            own = dataclasses.replace(code, encoding_matrix=matrix, decoders=solver)
+            wait = stragglers.until_decodable(own)
+            return wait.arrivals(KEY, jnp.array([3.0, 1.0, 2.0, 5.0, 4.0]))
+
+        with jax.check_tracer_leaks():
+            found = jax.eval_shape(rounds, np.float32(code.encoding_matrix))
+        assert found.received.shape == (5,)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 1.0])
+def test_coverage_against_the_times_of_parts(share):
+    """A round ends with the part that makes up the share, first copies alone."""
+    code = codes.replicated(4, 20, 2)
+    times = np.random.default_rng(0).exponential(size=(50, 4)) + 0.1
+    arrivals = simulated(stragglers.coverage(code, share), times.astype(np.float32))
+    copies = np.asarray(code.decoders[0].copies)
+    ready = times[:, copies // 10] * (copies % 10 + 1) / 10
+    ends = np.sort(ready.min(-1), axis=1)[:, int(np.ceil(20 * share)) - 1]
+    np.testing.assert_allclose(arrivals.elapsed, ends, rtol=1e-5)
+    assert np.all(jaxwgc.decoding(code, arrivals).share >= share - 1e-6)
