@@ -154,6 +154,12 @@ class TestDifferentiation:
         mixing = np.stack([mixing_by_hand(code, own) for own in masks])
         assert np.abs(mixing.imag).max() > 0.1
         step_size, row_weights = 0.1, np.ones((6, 1))
+        decodings = jaxwgc.decoding(code, masks)
+
+        def decoding(index):
+            """Found once: the solver is most of a program."""
+            mask = jnp.asarray(masks)[index]
+            return jaxwgc.Decoding(code, mask, decodings.weights[index])
 
         def loss(params, part):
             own, row_weight = part
@@ -173,13 +179,12 @@ class TestDifferentiation:
 
         def collapsed(w, parts, index):
             step = jaxwgc.decoded_value_and_grad(loss, code)
-            return step({"w": w}, parts, jnp.asarray(masks)[index])[1]["w"]
+            return step({"w": w}, parts, decoding(index))[1]["w"]
 
         def messages(w, parts, index):
             partial = jaxwgc.partial_value_and_grad(loss)({"w": w}, parts)[1]
-            mask = jnp.asarray(masks)[index]
             sent = jaxwgc.encode(code, partial)
-            return jaxwgc.decode(code, sent, mask, {"w": w})["w"]
+            return jaxwgc.decode(code, sent, decoding(index), {"w": w})["w"]
 
         def by_hand(w, parts, index):
             gradients = jnp.stack(
@@ -202,8 +207,8 @@ class TestDifferentiation:
         params, parts = logistic_problem(6)
         direction = {"w": np.array([1.0, -2, 0.5, 3])}
         step = jaxwgc.decoded_value_and_grad(logistic, code)
-        mask = random_patterns(6, 2, 1)[0]
-        gradient = jax.jit(lambda own: step(own, parts, mask)[1])
+        round_of = jaxwgc.decoding(code, random_patterns(6, 2, 1)[0])
+        gradient = jax.jit(lambda own: step(own, parts, round_of)[1])
         product = jax.jit(lambda own: jax.jvp(gradient, (own,), (direction,))[1])(
             params
         )

@@ -214,9 +214,14 @@ class TestCopies:
     def test_two_of_two_is_a_dispute_and_one_alone_is_not_believed(self):
         code = codes.fractional_repetition(4, num_stragglers=1)
         messages = jaxwgc.encode(code, jnp.eye(4))
-        found = find(code, messages.at[1].add(1.0))
-        assert bool(found.refused)
-        np.testing.assert_array_equal(found.disputed, [False, True, False, True])
+        wrong = messages.at[1].add(1.0)
+        # Compiled, and not.
+        for found in (
+            find(code, wrong),
+            jaxwgc.locate_errors(code, wrong, np.ones(4, bool), KEY),
+        ):
+            assert bool(found.refused)
+            np.testing.assert_array_equal(found.disputed, [False, True, False, True])
         found = find(code, messages, np.arange(4) < 3)
         assert bool(found.refused)
         assert not found.disputed.any()
@@ -369,7 +374,6 @@ class TestKindsOfNumbers:
 
     def test_a_code_that_is_traced(self):
         messages = jaxwgc.encode(self.code, self.gradients).at[2].add(1.0)
-        code = jax.tree.map(jnp.asarray, self.code)
-        for locate in (jax.jit(jaxwgc.locate_errors), jaxwgc.locate_errors):
-            found = locate(code, messages, np.ones(8, bool), KEY)
-            np.testing.assert_array_equal(found.wrong, self.second)
+        code, received = jax.tree.map(jnp.asarray, self.code), np.ones(8, bool)
+        found = jax.jit(jaxwgc.locate_errors)(code, messages, received, KEY)
+        np.testing.assert_array_equal(found.wrong, self.second)

@@ -64,20 +64,24 @@ def test_fewer_and_more_workers_than_measured(resample):
 
 def test_parts_are_gone_through_in_their_order(x64):
     parts = np.array([[[1.0, 2.0, 4.0], [3.0, np.inf, 1.0]]])
+    key = jax.random.key(0)
+
+    def sampled(delay, loads):
+        sample = jax.vmap(lambda own: delay.sample(key, delay.init(2), own)[0])
+        return jax.jit(sample)(loads)
+
     delay = stragglers.empirical(parts, loads=[3.0, 2.0])
-    state, key = delay.init(2), jax.random.key(0)
-    sample = jax.jit(jax.vmap(lambda loads: delay.sample(key, state, loads)[0]))
     # One after the other, then from the first again; half a part takes half as long.
     loads = np.array([0, 0.5, 1, 2, 3, 4, 6, 7.5])
     half = np.minimum(loads, 1)
-    found = sample(np.stack([loads, half], axis=1))
+    found = sampled(delay, np.stack([[*loads, 0], [*half, 2]], axis=1))
     assert found.dtype == (np.float64 if x64 else np.float32)
     expected = [0, 0.5, 1, 3, 7, 8, 14, 16]
-    np.testing.assert_allclose(found, np.stack([expected, 3 * half], 1), rtol=1e-6)
-    np.testing.assert_array_equal(sample(np.array([[0.0, 2.0]])), [[0, np.inf]])
+    expected = np.stack([[*expected, 0], [*(3 * half), np.inf]], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     # Without a code all three of them are a load of 1.
-    times, _ = stragglers.empirical(parts).sample(key, state, np.ones(2))
-    np.testing.assert_allclose(times, [7, np.inf], rtol=1e-6)
+    found = sampled(stragglers.empirical(parts), np.ones((1, 2)))
+    np.testing.assert_allclose(found, [[7, np.inf]], rtol=1e-6)
 
 
 def test_loads_of_the_measurement():
