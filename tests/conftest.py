@@ -52,8 +52,8 @@ def pytest_xdist_make_scheduler(config, log):
     """One process runs all tests of a file, which share fixtures and compiled programs.
 
     All of Ray are one file, since a process has one Ray. Tests of experiments take long
-    and share little, but for two files; they go where there is room. (Groups by marks
-    are names of tests, which pytest 9.2 lets no plugin change any more.)
+    and share little; they go where there is room. (Groups by marks are names of tests,
+    which pytest 9.2 lets no plugin change any more.)
     """
     if config.getvalue("dist") != "loadgroup":
         return None
@@ -64,8 +64,7 @@ def pytest_xdist_make_scheduler(config, log):
             path = nodeid.partition("::")[0]
             if "/test_ray" in path:
                 return "ray"
-            is_alone = "/experiments/" in path and "weights" not in path
-            return nodeid if is_alone and "test_time" not in path else path
+            return nodeid if "/experiments/" in path else path
 
     return ByFile(config, log)
 

@@ -2,7 +2,7 @@
 
     python -m tests.mutations                       120 faults, an hour or two
     python -m tests.mutations --seed 1 --count 20   others
-    python -m tests.mutations jaxwgc/decoders       in some folders or files
+    python -m tests.mutations jaxwgc/decoders       in some folders, files or lines
 
 Works in a copy of the tree. Prints a line per fault: the line of code, what it became,
 and the first test that failed or SURVIVED. A test that takes longer than two minutes
@@ -125,7 +125,8 @@ def sampled(places, count, seed):
     generator, used, chosen = random.Random(seed), collections.Counter(), []
     files = {path for pattern in TESTS for path in ROOT.glob(f"jaxwgc/{pattern}")}
     paths = sorted(str(path.relative_to(ROOT)) for path in files)
-    left = [[*faults_of(path, generator)] for path in paths if path.startswith(places)]
+    every = [[*faults_of(path, generator)] for path in paths]
+    left = [[own for own in each if own.name.startswith(places)] for each in every]
     while len(chosen) < count and (left := [faults for faults in left if faults]):
         for faults in left:
             chosen.append(min(faults, key=lambda fault: used[fault.kind]))

@@ -1,4 +1,4 @@
-"""Monte Carlo studies against a Python loop, summaries against SciPy."""
+"""Monte Carlo studies against a Python loop, summaries and estimates against SciPy."""
 
 import collections
 import warnings
@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import studies
+from jaxwgc import codes, stragglers, studies
 
 Result = collections.namedtuple("Result", ["draws", "more"])
 
@@ -276,3 +276,37 @@ def test_trial_that_reads_something_traced():
     np.testing.assert_allclose(jax.jit(study)(2.0), 2 * plain, rtol=1e-5)
     slope = jax.grad(lambda scale: study(scale).mean())(1.0)
     np.testing.assert_allclose(slope, plain.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_counts_and_wilsons_intervals(make):
+    """From a worker that was never late to one that always was."""
+    late = np.array([0, 1, 17, 49, 50])
+    received = np.arange(50)[:, None] >= late
+    found = studies.straggler_probabilities(make(received), 0.9)
+    np.testing.assert_allclose(found.mean, (late + 0.5) / 51)
+    for count, low, high in zip(late.tolist(), found.low, found.high, strict=True):
+        interval = scipy.stats.binomtest(count, 50).proportion_ci(0.9, "wilsoncc")
+        assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+def test_code_of_a_trace():
+    """Times, a deadline, estimates and a code: nearly unbiased, within the intervals.
+
+    The bias of a part lies between those at the ends of the intervals.
+    """
+    scales = np.array([0.3, 0.6, 0.9, 1.2])
+    times = np.random.default_rng(0).exponential(scales, (2000, 4))
+    wait = stragglers.deadline(1.5)
+    rounds = jax.vmap(lambda own: wait.arrivals(jax.random.key(0), own))(times)
+    estimates = studies.straggler_probabilities(rounds.received, 0.999)
+    true = np.exp(-1.5 / scales)
+    assert np.all((estimates.low < true) & (true < estimates.high))
+    code = codes.unequal(estimates.mean, 5)
+    bias = studies.expected_error(code, true).bias
+    ends = [
+        studies.expected_error(code, end).bias
+        for end in (estimates.high, estimates.low)
+    ]
+    assert np.all((ends[0] <= bias) & (bias <= ends[1]))
+    assert np.abs(bias).max() < 0.05

@@ -1,5 +1,8 @@
 """Wrong messages are left out by both aggregators, and counted."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +19,7 @@ PARTIALS = jax.tree.map(
 )
 EXACT = jax.tree.map(lambda leaf: leaf.sum(0), PARTIALS)
 EVERYBODY = np.ones(6, bool)
-
-
-def assert_close(actual, expected):
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
-        actual,
-        expected,
-    )
+assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-5)
 
 
 def test_simulated_rounds():

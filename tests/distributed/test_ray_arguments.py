@@ -72,16 +72,8 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
         ({"verification": "drop"}, TypeError, "verification must be a Verification"),
         ({"faults": len}, TypeError, "faults must be a Faults"),
         # Old names.
-        (
-            {"tolerance": 0.1},
-            TypeError,
-            r"decoding=DecodingOptions\(tolerance=.*0.1",
-        ),
-        (
-            {"on_wrong": None},
-            TypeError,
-            r"Verification\(on_wrong=...\); got None",
-        ),
+        ({"tolerance": 0.1}, TypeError, r"decoding=DecodingOptions\(tolerance=.*0.1"),
+        ({"on_wrong": None}, TypeError, r"Verification\(on_wrong=...\); got None"),
         ({"delay": len}, TypeError, r"delay is now faults=Faults\(delay=...\); got"),
         ({"hope": 1}, TypeError, "there is no option hope; got 1"),
     ],

@@ -1,5 +1,6 @@
 """The command line, and where its results for the documentation are."""
 
+import logging
 import pathlib
 import sys
 
@@ -12,7 +13,12 @@ RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results"
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command line in this process; returns its status, and what it says."""
+    """Runs the command line in this process; returns its status, and what it says.
+
+    Commands with real workers log errors alone, which other tests must not inherit.
+    """
+    logger = logging.getLogger("jaxwgc.distributed")
+    level = logger.level
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
@@ -22,4 +28,5 @@ def command(monkeypatch, capsys):
             status = ended.code
         return status, "".join(capsys.readouterr())
 
-    return run
+    yield run
+    logger.setLevel(level)

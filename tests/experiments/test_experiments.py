@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import benchmark
 from experiments.benchmark import sparse_least_squares
 from experiments.codes import equal_load, noise
 from experiments.delays import models, slow_workers, unseen_rounds
@@ -47,6 +48,7 @@ CODES = {
         every(key), "binary", "cyclic_repetition"
     ),
     "codes.learned.NUM_WORKERS": 12,
+    "codes.learned.PROBABILITY": 0.2,
 }
 SKETCHING = {
     "sketching.promise.NAMES": ("count_sketch",),
@@ -102,11 +104,9 @@ ERRORS = {
     "errors.learning.KINDS": only(learning.KINDS, "sign"),
     "errors.learning.NUM_STEPS": 20,
 }
-SECTIONS = (
-    "accuracy,worst_patterns,decoding,least_squares,graphs,leverage_scores,"
-    "approximate_scores,streaming_scores,rank_k_scores,projections,"
-    "sparse_least_squares,memory_map,step,mesh,scale,trials,compilation,first_calls"
-)
+# Others are measured in tests/distributed, and by linear-regression.
+ELSEWHERE = {"coordinator", "coordinator_peers", "table2"}
+SECTIONS = ",".join(name for name in benchmark.SECTIONS if name not in ELSEWHERE)
 # Real workers are in tests/distributed.
 COMMANDS = [
     "mnist --runs 2",

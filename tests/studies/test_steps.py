@@ -21,7 +21,7 @@ CURVATURE = np.geomspace(1 / GOAL["condition"], 1, 8)
 
 @functools.partial(jax.jit, static_argnames=("model", "memory", "num_steps", "runs"))
 def descend(code, model, memory, step_size, size, num_steps, runs):
-    """Loss over that of the start, and time, after each step: (runs, steps)."""
+    """Returns relative losses and times after each step, (runs, steps)."""
 
     def run(key):
         own_key, key = jax.random.split(key)
@@ -46,7 +46,7 @@ def descend(code, model, memory, step_size, size, num_steps, runs):
 
 
 def slow_one(slowdown=3.4, num_workers=NUM_WORKERS):
-    """Times of 40 rounds in which the last worker takes longer."""
+    """Returns times of 40 rounds in which the last worker takes longer."""
     times = 1 + 0.3 * np.random.default_rng(0).random((40, num_workers))
     times[:, -1] *= slowdown
     return stragglers.empirical(times)

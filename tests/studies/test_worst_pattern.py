@@ -106,7 +106,7 @@ class TestExact:
             received = worst_pattern(small_code("reed_solomon"), num_stragglers)
             assert lost_in(received) == tuple(range(num_stragglers))
 
-    def test_several_messages_segments_and_clusters(self, with_x64):
+    def test_several_messages_segments_clusters_and_complex_codes(self, with_x64):
         """Workers are lost with all that they send."""
         generator = np.random.default_rng(5)
         several = code_of(
@@ -127,7 +127,8 @@ class TestExact:
         )
         two = decoders.Clustered(decoders.LeastSquares(), 2)
         clusters = code_of(matrix, decoders=(two,))
-        for code in (several, segments, clusters):
+        complex_code = code_of(matrix[:, :6] @ (np.eye(6) + 1j * np.ones((6, 6))))
+        for code in (several, segments, clusters, complex_code):
             errors = all_errors(code, 2)
             worst = max(errors, key=errors.get)
             assert lost_in(worst_pattern(code, 2)) == worst
