@@ -71,7 +71,7 @@ CASES = {
         *(0.5, 0.75, 0.05),
     ),
     # What lasts is followed to second order, and as if it had gone on for long.
-    "spells": (SPELLS, UNCODED, stragglers.deadline(2.0), 0.1, 0.75, 0.1),
+    "spells": (SPELLS, UNCODED, stragglers.deadline(2.0), 0.3, 0.75, 0.1),
     "one is lost": (slow_one(), UNCODED, stragglers.fastest(5), 0.1, 5 / 6, 0.05),
     "one is stored": (slow_one(), UNCODED, stragglers.fastest(5), 1.0, 1, 0.05),
     "half are stored": (slow_one(), UNCODED, stragglers.fastest(3), 1.0, 1, 0.05),
