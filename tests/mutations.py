@@ -41,7 +41,7 @@ TESTS = {
     "stragglers/*.py": "stragglers/test_* test_aggregate_checks test_devices "
     "test_refusals",
     "sketching/_samplers/*.py": "sketching/test_row_sampling sketching/test_sampling "
-    "sketching/test_rescaling",
+    "sketching/test_partition",
 }
 # What stands between spaces, by kind of fault, and what it becomes.
 SWAPS = {

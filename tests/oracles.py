@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import scipy.stats
 
 # Codes, messages and gradients.
 
@@ -99,3 +100,79 @@ def row_scales(matrix):
     """Norms of the rows as powers of two: weights of least norm are so times these."""
     norms = np.linalg.norm(matrix, axis=1)
     return 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))
+
+
+# Sketching.
+
+
+def equilibrated(matrix):
+    """Divides columns by powers of two, to norms next to one."""
+    matrix = np.asarray(matrix, float)
+    norms = np.linalg.norm(matrix, axis=0)
+    return matrix / 2 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
+
+
+def leverage_scores(matrix, rcond=1e-10, ridge=0.0, rank=None):
+    """Computes scores of rows in the leading directions, by all singular vectors."""
+    left, values, _ = np.linalg.svd(np.asarray(matrix, float), full_matrices=False)
+    values = np.where(values > rcond * values[0], values, 0)[:rank] ** 2
+    shares = np.divide(values, values + ridge, where=values > 0, out=0 * values)
+    return left[:, :rank] ** 2 @ shares
+
+
+def change_of_scores(matrix, change, rank=None):
+    """Computes derivatives of scores from those of all left singular vectors."""
+    left, values, _ = np.linalg.svd(matrix)
+    if rank is None:
+        rank = np.count_nonzero(values > 1e-9 * values[0])
+    squares = np.append(values**2, np.zeros(len(left) - len(values)))
+    moved = left.T @ (change @ matrix.T + matrix @ change.T) @ left
+    ratios = moved[rank:, :rank] / (squares[:rank] - squares[rank:, None])
+    return 2 * np.sum((left[:, rank:] @ ratios) * left[:, :rank], axis=1)
+
+
+def ridge_solution(matrix, target, ridge):
+    """Solves (XᵀX + ridge I) θ = Xᵀy."""
+    normal = matrix.T @ matrix + ridge * np.eye(matrix.shape[1])
+    return np.linalg.solve(normal, matrix.T @ target)
+
+
+def residual(matrix, target, solution):
+    """Computes y - Xθ, in more digits than float64: the terms of a large θ cancel."""
+    arrays = (np.asarray(array, np.longdouble) for array in (matrix, target, solution))
+    matrix, target, solution = arrays
+    return target - matrix @ solution
+
+
+def residual_norm(matrix, target, solution):
+    """Computes ‖y - Xθ‖."""
+    return float(np.sqrt(np.sum(residual(matrix, target, solution) ** 2)))
+
+
+def backward_error(matrix, target, solution):
+    """Computes Karlson and Waldén's estimate for changes of X, relative to its norm."""
+    _, values, right = np.linalg.svd(matrix, full_matrices=False)
+    missed = residual(matrix, target, solution)
+    gradient = right @ np.asarray(missed @ np.asarray(matrix, np.longdouble), float)
+    solution = np.asarray(solution, np.longdouble)
+    weight = values**2 * float(solution @ solution) + float(missed @ missed)
+    return np.linalg.norm(gradient / np.sqrt(weight)) / np.linalg.norm(values)
+
+
+def check_counts(observed, expected=None):
+    """A chi-square test at the level of 0.1%; by default, all cells are as likely.
+
+    Cells that are expected fewer than ten times are taken together.
+    """
+    observed = np.asarray(observed, float)
+    if expected is None:
+        expected = np.full(len(observed), observed.mean())
+    is_rare = np.asarray(expected) < 10
+    pairs = np.stack([observed, expected])
+    pooled = pairs[:, is_rare].sum(1, keepdims=True)
+    if pooled[1, 0] < 1:
+        assert pooled[0, 0] < 10
+        pooled = pooled[:, :0]
+    observed, expected = np.hstack([pairs[:, ~is_rare], pooled])
+    expected = expected * observed.sum() / expected.sum()
+    assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3

@@ -1,23 +1,21 @@
-"""Splitting into parts, and the probabilities of parts."""
+"""Splitting into parts, their probabilities, and weighted parts that were drawn."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxwgc import sketching
+from tests.sketching.test_refusals import SAMPLE
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.sampled_from([(1, 1), (7, 1), (7, 2), (7, 3), (7, 6), (7, 7), (12, 5)]))
-def test_rows_keep_their_order_and_sizes_differ_by_one(sizes):
-    num_rows, num_parts = sizes
-    rows = {
-        "x": np.arange(1, 2 * num_rows + 1, dtype=np.float32).reshape(num_rows, 2),
-        "y": np.arange(1, num_rows + 1),
-    }
+@pytest.mark.parametrize(
+    ("num_rows", "num_parts"),
+    [(1, 1), (7, 1), (7, 2), (7, 3), (7, 6), (7, 7), (12, 4)],
+)
+def test_rows_keep_their_order_and_sizes_differ_by_one(num_rows, num_parts):
+    column = np.arange(1, num_rows + 1)
+    rows = {"x": np.stack([column, -column], axis=1), "y": column}
     parts, row_weights = sketching.partition(rows, num_parts)
     size = -(-num_rows // num_parts)
     assert parts["x"].shape == (num_parts, size, 2)
@@ -33,31 +31,25 @@ def test_rows_keep_their_order_and_sizes_differ_by_one(sizes):
 
 
 def test_whole_parts_are_a_reshape():
-    rows = jnp.arange(24.0).reshape(12, 2)
-    parts, row_weights = sketching.partition(rows, 4)
-    np.testing.assert_array_equal(parts, rows.reshape(4, 3, 2))
-    np.testing.assert_array_equal(row_weights, np.ones((4, 3)))
-    operations = str(jax.make_jaxpr(lambda x: sketching.partition(x, 4)[0])(rows))
+    partition = jax.make_jaxpr(lambda rows: sketching.partition(rows, 4)[0])
+    operations = str(partition(np.ones((12, 2))))
     assert "reshape" in operations
     assert not any(name in operations for name in ("gather", "pad", "concatenate"))
 
 
 def test_dtypes(x64):
-    rows = {
-        "half": np.ones(5, np.float16),
-        "label": np.ones(5, np.int8),
-        "flag": np.ones(5, bool),
-    }
-    parts, row_weights = sketching.partition(rows, 2)
-    assert {name: leaf.dtype for name, leaf in parts.items()} == {
-        "half": np.float16,
-        "label": np.int8,
-        "flag": np.bool_,
-    }
+    dtypes = np.float16, np.int8, np.bool_
+    parts, row_weights = sketching.partition([np.ones(6, own) for own in dtypes], 3)
+    assert [part.dtype for part in parts] == [*dtypes]
     assert row_weights.dtype == np.float32
     default = np.float64 if x64 else np.float32
-    assert sketching.partition(rows["label"], 2)[1].dtype == default
-    assert sketching.partition(np.ones(5), 2)[1].dtype == default
+    for rows in (np.ones(5, np.int8), np.ones(5)):
+        assert sketching.partition(rows, 2)[1].dtype == default
+    for scale, label in (("row_weights", np.int8), ("rows", default)):
+        small = sketching.weighted_parts(SAMPLE, parts, row_weights, scale=scale)
+        assert [part.dtype for part in small.parts[:2]] == [np.float16, label]
+        assert small.parts[1].shape == (2, 2)
+        assert small.row_weights.dtype == small.weights.dtype == np.float32
 
 
 @pytest.mark.parametrize("num_parts", [1, 3, 4, 11])
@@ -75,11 +67,125 @@ def test_probabilities_of_huge_scores():
     np.testing.assert_allclose(probabilities, [0.5, 0.5])
 
 
-def test_traced_scores():
-    scores = np.array(
-        [[1.0, 2, 3, 4], [1, -0.5, 1, 1], [0, 0, 0, 0], [1, np.inf, 1, 1]]
+NUM_PARTS = 6
+
+
+def make_data(num_rows=24, num_columns=3):
+    random = np.random.default_rng(0)
+    x = random.standard_normal((num_rows, num_columns))
+    x *= 1 + np.arange(num_rows)[:, None] % 7
+    return {"x": x, "y": random.standard_normal(num_rows)}
+
+
+def probabilities_of(data):
+    scores = np.sum(np.linalg.qr(data["x"])[0] ** 2, axis=1)
+    return sketching.partition_probabilities(scores, NUM_PARTS)
+
+
+def squared_loss(theta, rows, row_weights):
+    return jnp.sum(row_weights * (rows["x"] @ theta - rows["y"]) ** 2)
+
+
+@jax.jit
+@jax.value_and_grad
+def weighted_value_and_grad(theta, small):
+    losses_of = jax.vmap(squared_loss, in_axes=(None, 0, 0))
+    losses = losses_of(theta, small.parts, small.row_weights)
+    return jnp.sum(small.weights * losses)
+
+
+def sketch_matrix(indices, factors, num_rows):
+    """The paper's D S^T: for each slot its part's rows of the identity, rescaled."""
+    size = num_rows // NUM_PARTS
+    rows = np.eye(num_rows).reshape(NUM_PARTS, size, num_rows)[indices]
+    return (rows * factors[:, None, None]).reshape(-1, num_rows)
+
+
+@pytest.mark.parametrize(
+    ("rescaling", "scale"), [("unbiased", "row_weights"), ("paper", "rows")]
+)
+@pytest.mark.parametrize("num_rows", [NUM_PARTS, 4 * NUM_PARTS])
+@pytest.mark.parametrize("rule", [{"num_distinct": 4}, {"num_draws": 9}])
+def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, with_x64):
+    # One row a part is the theorem, more are the corollary.
+    data = make_data(num_rows)
+    probabilities = probabilities_of(data)
+    sample = sketching.sample_partitions(jax.random.key(1), probabilities, **rule)
+    indices, counts = np.asarray(sample.indices), np.asarray(sample.counts)
+    size = num_rows // NUM_PARTS
+    num = counts.sum() if rescaling == "unbiased" else (counts > 0).sum() * size
+
+    def factors(parts):
+        return 1 / np.sqrt(num * np.asarray(probabilities, np.float64)[parts])
+
+    # One slot a draw, in any order, against each part once with its count.
+    draws = np.random.default_rng(2).permutation(np.repeat(indices, counts))
+    repeated = sketch_matrix(draws, factors(draws), num_rows)
+    counted = sketch_matrix(indices, np.sqrt(counts) * factors(indices), num_rows)
+
+    theta = np.array([0.5, -1.0, 2.0])
+
+    def objective_and_gradient(sketch):
+        residual = sketch @ (data["x"] @ theta - data["y"])
+        return residual @ residual, 2 * (sketch @ data["x"]).T @ residual
+
+    parts, row_weights = sketching.partition(data, NUM_PARTS)
+    small = sketching.weighted_parts(sample, parts, row_weights, rescaling, scale)
+    value, gradient = objective_and_gradient(repeated)
+    for other, other_gradient in [
+        objective_and_gradient(counted),
+        weighted_value_and_grad(theta, small),
+    ]:
+        np.testing.assert_allclose(other, value, rtol=1e-12)
+        tolerance = 1e-12 * np.abs(gradient).max()
+        np.testing.assert_allclose(other_gradient, gradient, rtol=0, atol=tolerance)
+
+
+def test_sketch_is_the_identity_on_average(with_x64):
+    # Seven rows in three parts: sizes 3, 2, 2 and filled-up rows. Rows of the identity
+    # make the weighted sum of squares the diagonal of S^T S.
+    probabilities = np.array([0.6, 0.3, 0.1])
+    parts, row_weights = sketching.partition(np.eye(7), 3)
+
+    def gram(key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=5)
+        small = sketching.weighted_parts(sample, parts, row_weights)
+        weights = small.weights[:, None] * small.row_weights
+        return jnp.einsum("ji,jia,jib->ab", weights, small.parts, small.parts)
+
+    num = 20_000
+    keys = jax.random.split(jax.random.key(3), num)
+    grams = np.asarray(jax.jit(jax.vmap(gram))(keys))
+    diagonal = np.einsum("taa->ta", grams)
+    np.testing.assert_array_equal(grams.sum((1, 2)), grams.trace(axis1=1, axis2=2))
+    error = diagonal.std(0) / np.sqrt(num)
+    assert np.all(np.abs(diagonal.mean(0) - 1) < 4 * error)
+    assert np.all(error < 0.03)
+
+
+def test_uneven_parts_count_their_real_rows():
+    # Sizes 3, 2, 2.
+    parts, row_weights = sketching.partition(np.arange(1.0, 8.0), 3)
+    sample = sketching.PartitionSample(
+        indices=np.array([0, 2, 1]),
+        counts=np.array([4, 1, 0]),
+        probabilities=np.array([0.5, 0.25, 0.25], np.float32),
+        num_draws=np.array(5),
     )
-    shares = jax.vmap(lambda row: sketching.partition_probabilities(row, 2))
-    probabilities = jax.jit(shares)(scores)
-    np.testing.assert_allclose(probabilities[0], [0.3, 0.7], rtol=1e-6)
-    assert np.isnan(probabilities[1:]).all()
+    small = sketching.weighted_parts(sample, parts, row_weights, "paper", "rows")
+    factors = np.array([1 / np.sqrt(5 * 0.5), 1 / np.sqrt(5 * 0.25), 0])[:, None]
+    expected = np.array([[1, 2, 3], [6, 7, 0], [4, 5, 0]])
+    np.testing.assert_allclose(small.parts, expected * factors, rtol=1e-6)
+    np.testing.assert_array_equal(small.row_weights, [[1, 1, 1], [1, 1, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(small.weights, [4, 1, 0])
+    unscaled = sketching.weighted_parts(sample, parts, row_weights, "paper")
+    np.testing.assert_array_equal(unscaled.parts, expected)
+    weights = np.asarray(small.row_weights) * factors**2
+    np.testing.assert_allclose(unscaled.row_weights, weights, rtol=1e-6)
+
+
+def test_scale_rows():
+    rows = {"x": np.ones((2, 3, 4)), "y": np.array([[1, 2, 3], [4, 5, 6]])}
+    scaled = sketching.scale_rows(rows, np.array([2.0, 0.5]))
+    np.testing.assert_array_equal(scaled["y"], [[2, 4, 6], [2, 2.5, 3]])
+    np.testing.assert_array_equal(scaled["x"][:, 0, 0], [2, 0.5])
