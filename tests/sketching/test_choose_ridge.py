@@ -5,22 +5,20 @@ import numpy as np
 import pytest
 
 from jaxwgc.sketching import choose_ridge
+from tests.oracles import ridge_solution
 
 RIDGES = np.logspace(-2, 3, 6)
 
 
 def by_hand(matrix, target, ridge, criterion):
-    normal = matrix.T @ matrix + ridge * np.eye(matrix.shape[1])
     if criterion == "generalized":
-        hat = matrix @ np.linalg.solve(normal, matrix.T)
-        share = 1 - np.trace(hat) / len(matrix)
-        return np.mean((target - hat @ target) ** 2) / share**2
+        hat = ridge_solution(matrix, np.eye(len(matrix)), ridge)
+        share = 1 - np.trace(matrix @ hat) / len(matrix)
+        return np.mean((target - matrix @ hat @ target) ** 2) / share**2
     errors = []
-    for row, own in zip(matrix, target):
-        solution = np.linalg.solve(
-            normal - np.outer(row, row), matrix.T @ target - np.outer(row, own)
-        )
-        errors.append((own - row @ solution) ** 2)
+    for row in range(len(matrix)):
+        rest = (np.delete(part, row, axis=0) for part in (matrix, target))
+        errors.append((target[row] - matrix[row] @ ridge_solution(*rest, ridge)) ** 2)
     return np.mean(errors)
 
 
@@ -36,8 +34,7 @@ def test_against_the_definition(with_x64, num_rows, criterion):
     expected = [by_hand(matrix, target, ridge, criterion) for ridge in RIDGES]
     np.testing.assert_allclose(choice.errors, expected, rtol=1e-7)
     assert choice.ridge == RIDGES[np.argmin(expected)]
-    normal = matrix.T @ matrix + float(choice.ridge) * np.eye(8)
-    expected = np.linalg.solve(normal, matrix.T @ target)
+    expected = ridge_solution(matrix, target, float(choice.ridge))
     np.testing.assert_allclose(choice.solution, expected, rtol=1e-9)
 
 
@@ -67,12 +64,10 @@ def test_any_units_in_float32(num_rows):
         solution = choice.solution * np.float32(unit / size)
         np.testing.assert_allclose(solution, expected.solution, rtol=1e-4)
     # Beside ridges of 1, X of 1e-20 is nothing, and these nothing beside one of 1e20.
-    by_ridge = choose_ridge(matrix * 1e-20, target, RIDGES)
-    small = matrix.T @ target / float(by_ridge.ridge)
-    np.testing.assert_allclose(by_ridge.solution * 1e20, small, rtol=1e-4)
-    of_large = choose_ridge(matrix * 1e-28, target * 1e26, 1e15 * RIDGES)
-    small = matrix.T @ target / float(of_large.ridge)
-    np.testing.assert_allclose(of_large.solution, small * 1e-2, rtol=1e-4)
+    for unit, size, scale in ((1e-20, 1, 1), (1e-28, 1e26, 1e15)):
+        choice = choose_ridge(matrix * unit, target * size, RIDGES * scale)
+        solution = choice.solution * np.float32(float(choice.ridge) / unit / size)
+        np.testing.assert_allclose(solution, matrix.T @ target, rtol=1e-4)
     by_matrix = choose_ridge(matrix * 1e20, target, RIDGES)
     large = np.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(by_matrix.solution * 1e20, large, rtol=1e-4)

@@ -1,7 +1,8 @@
-"""Every embedding: the same S in every use, its law, and E[SᵀS] = I."""
+"""Every embedding: one S in every use, its law, E[SᵀS] = I, and its distortion."""
 
+import collections
 import functools
-import itertools
+import math
 import operator
 
 import jax
@@ -13,12 +14,15 @@ import scipy.stats
 
 from jaxwgc.sketching import (
     count_sketch,
+    embedding_distortion,
     gaussian,
     rademacher,
+    recommended_sketch_size,
     row_sampling,
     sparse_sign,
     srht,
 )
+from tests.oracles import check_counts
 
 # One size for most cases, so that they share compiled functions; no power of two.
 SKETCH_SIZE, NUM_ROWS = 9, 40
@@ -46,6 +50,10 @@ def normal(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+def matrix_of(make, *sizes):
+    return np.asarray(make(jax.random.key(0), *sizes).matrix())
+
+
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def many_matrices(make, key, sketch_size, num_rows, num):
     keys = jax.random.split(key, num)
@@ -71,24 +79,6 @@ def test_unbiased(name, sketch_size):
     assert np.all(np.abs(grams.mean(0) - np.eye(num_rows)) < 4 * error + 1e-6)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def every_use(make, sketch_size, num_rows, key, array, weights):
-    """S, SX, Sᵀ, and S again by forward differentiation."""
-    embedding = make(key, sketch_size, num_rows)
-    sketch, tangent = jax.jvp(embedding.apply, (array,), (array,))
-    _, adjoint = jax.vjp(embedding.apply, array)
-    # It is the same, and so only has to be there. JAX before 0.10 cannot transpose any
-    # loop that reads the argument.
-    if jax.__version_info__ >= (0, 10):
-        jax.eval_shape(jax.linear_transpose(embedding.apply, array), weights)
-    return {
-        "matrix": embedding.matrix(),
-        "sketch": sketch,
-        "adjoint": adjoint(weights)[0],
-        "tangent": tangent,
-    }
-
-
 @every_embedding
 def test_apply_is_the_product_with_the_matrix(make, with_x64):
     """And derivatives are the products with it and its transpose."""
@@ -97,14 +87,24 @@ def test_apply_is_the_product_with_the_matrix(make, with_x64):
     sketch_size, num_rows = 1000, 5000
     array = normal(num_rows, 2, dtype=np.float64)
     weights = normal(sketch_size, 2, seed=1, dtype=np.float64)
-    result = every_use(make, sketch_size, num_rows, jax.random.key(0), array, weights)
-    matrix = np.asarray(result.pop("matrix"))
+
+    @jax.jit
+    def every_use(key, array, weights):
+        embedding = make(key, sketch_size, num_rows)
+        sketch, tangent = jax.jvp(embedding.apply, (array,), (array,))
+        _, adjoint = jax.vjp(embedding.apply, array)
+        # It is the same, and so only has to be there. JAX before 0.10 cannot transpose
+        # any loop that reads the argument.
+        if jax.__version_info__ >= (0, 10):
+            jax.eval_shape(jax.linear_transpose(embedding.apply, array), weights)
+        return embedding.matrix(), sketch, tangent, *adjoint(weights)
+
+    matrix, *results = map(np.asarray, every_use(jax.random.key(0), array, weights))
     assert matrix.dtype == np.float64 and matrix.shape == (sketch_size, num_rows)
-    forward, backward = matrix @ array, matrix.T @ weights
-    for name, value in result.items():
-        expected = forward if name in ("sketch", "tangent") else backward
+    products = matrix @ array, matrix @ array, matrix.T @ weights
+    for result, expected in zip(results, products, strict=True):
         tolerance = 1e-12 * np.abs(expected).max()
-        np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(result, expected, atol=tolerance)
 
 
 # One tree for the tests below, so that they share compiled functions.
@@ -126,53 +126,36 @@ def test_of_one_row(make):
 
 
 def test_fewer_nonzeros_by_default_where_there_is_no_room():
-    key = jax.random.key(0)
-    matrix = sparse_sign(key, 5, 30).matrix()
-    np.testing.assert_array_equal(matrix, sparse_sign(key, 5, 30, 5).matrix())
-    matrix = sparse_sign(key, 20, 30).matrix()
-    np.testing.assert_array_equal(matrix, sparse_sign(key, 20, 30, 8).matrix())
+    for size, num_nonzeros in ((5, 5), (20, 8)):
+        expected = matrix_of(sparse_sign, size, 30, num_nonzeros)
+        np.testing.assert_array_equal(matrix_of(sparse_sign, size, 30), expected)
 
 
 @every_embedding
-def test_precision_does_not_change_the_draws(make):
-    """Neither the 64-bit mode nor the dtype of the arrays, nor how it is called."""
-    array = TREE["matrix"].astype(np.float64)
+def test_pytrees_and_precision(make):
+    """One S for all leaves, in both modes, for all dtypes, and in traced functions."""
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
-    single = np.asarray(embedding.matrix())
-    assert single.dtype == np.float32
-    sketch = embedding.apply(TREE)["matrix"]
-    assert sketch.dtype == np.float32
-
-    def uses(key, array):
-        embedding = make(key, SKETCH_SIZE, NUM_ROWS)
-        matrices = embedding.matrix(), embedding.matrix(np.float32)
-        sketches = embedding.apply([array, array.astype(np.float32)])
-        return matrices, sketches
-
-    with jax.enable_x64(True):
-        matrices, sketches = jax.jit(uses)(KEY, array)
-    dtypes = [np.float64, np.float32]
-    assert [matrix.dtype for matrix in matrices] == dtypes
-    assert [sketch.dtype for sketch in sketches] == dtypes
-    np.testing.assert_allclose(matrices[0], single, atol=3e-7)
-    np.testing.assert_allclose(sketches[0], sketch, atol=2e-5)
-    np.testing.assert_allclose(sketches[1], sketch, atol=2e-6)
-
-
-@every_embedding
-def test_pytrees(make):
-    """One S for all leaves: matrices, vectors, images, complex, integers, bfloat16."""
-    embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
-    matrix = np.asarray(embedding.matrix())
-    sketch = embedding @ TREE
-    assert sketch.keys() == TREE.keys()
+    matrix, sketch = np.asarray(embedding.matrix()), embedding @ TREE
+    assert matrix.dtype == np.float32 and sketch.keys() == TREE.keys()
     for name, leaf in TREE.items():
         assert sketch[name].shape == (SKETCH_SIZE, *leaf.shape[1:])
-        assert sketch[name].dtype == (
-            np.complex64 if name == "complex" else np.float32
-        ), name
+        is_complex = name == "complex"
+        assert sketch[name].dtype == (np.complex64 if is_complex else np.float32)
         expected = np.tensordot(matrix, np.asarray(leaf), axes=1)
         np.testing.assert_allclose(sketch[name], expected, atol=2e-5, rtol=1e-6)
+
+    @jax.jit
+    def both_precisions(key, array):
+        embedding = make(key, SKETCH_SIZE, NUM_ROWS)
+        matrices = embedding.matrix(), embedding.matrix(np.float32)
+        return [*matrices, *embedding.apply([array, array.astype(np.float32)])]
+
+    with jax.enable_x64(True):
+        results = both_precisions(KEY, TREE["matrix"].astype(np.float64))
+    assert [result.dtype for result in results] == 2 * [np.float64, np.float32]
+    np.testing.assert_allclose(results[0], matrix, atol=3e-7)
+    np.testing.assert_allclose(results[2], sketch["matrix"], atol=2e-5)
+    np.testing.assert_allclose(results[3], sketch["matrix"], atol=2e-6)
 
 
 def test_sums_of_many_rows_are_accurate():
@@ -208,89 +191,193 @@ def test_never_forms_the_matrix(make):
     assert memory is not None and memory.temp_size_in_bytes < 100e6
 
 
-class TestLaws:
-    """Beyond the second moment, what each embedding is made of."""
+# Laws beyond the second moment: what each embedding is made of.
 
-    def test_gaussian_entries(self):
-        entries = np.ravel(gaussian(jax.random.key(0), 100, 30).matrix()) * 10
-        assert scipy.stats.kstest(entries, "norm").pvalue > 1e-3
 
-    def test_blocks_differ(self):
-        """A key of its own for every block of rows."""
-        for make in (gaussian, rademacher):
-            matrix = np.asarray(make(jax.random.key(0), 2**16, 64).matrix())
-            # Blocks are 32 rows long for a sketch as large.
-            overlap = np.mean(matrix[:, :32] * matrix[:, 32:]) * 2**16
-            assert abs(overlap) < 5 / np.sqrt(2**21)
+def test_gaussian_entries():
+    entries = np.ravel(matrix_of(gaussian, 100, 30)) * 10
+    assert scipy.stats.kstest(entries, "norm").pvalue > 1e-3
 
-    def test_rademacher_entries(self):
-        matrix = np.asarray(rademacher(jax.random.key(0), 64, 300).matrix()) * 8
-        assert set(np.unique(matrix)) == {-1, 1}
-        # All 32 bits of a word are used, and none twice.
-        correlations = matrix.T @ matrix / 64 - np.eye(300)
-        assert np.abs(correlations).max() < 6.5 / 8
-        assert scipy.stats.binomtest(int(np.sum(matrix > 0)), matrix.size).pvalue > 1e-3
 
-    def test_srht_rows_are_distinct_hadamard_rows(self):
-        matrix = np.asarray(srht(jax.random.key(0), 5, 16).matrix()) * np.sqrt(5)
-        np.testing.assert_allclose(matrix @ matrix.T, 16 * np.eye(5), atol=1e-4)
-        # One sign pattern on all rows: products of rows are rows of H again.
-        hadamard = scipy.linalg.hadamard(16)
-        for row in matrix[1:]:
-            assert np.isclose(hadamard @ (matrix[0] * row), 16, atol=1e-3).sum() == 1
+@pytest.mark.parametrize("make", [gaussian, rademacher])
+def test_blocks_differ(make):
+    """A key of its own for every block of rows, here of 32."""
+    matrix = matrix_of(make, 2**16, 64)
+    overlap = np.mean(matrix[:, :32] * matrix[:, 32:]) * 2**16
+    assert abs(overlap) < 5 / np.sqrt(2**21)
 
-    def test_srht_picks_rows_uniformly(self):
-        keys = jax.random.split(jax.random.key(1), 4000)
-        picked = jax.jit(jax.vmap(lambda key: srht(key, 3, 7)._drawn()[0]))(keys)
-        counts = np.bincount(np.ravel(picked), minlength=8)
-        # Draws without replacement vary less than those with.
-        statistic = scipy.stats.chisquare(counts).statistic / (1 - 2 / 7)
-        assert 1e-3 < scipy.stats.chi2(7).cdf(statistic) < 1 - 1e-3
 
-    def test_count_sketch(self):
-        matrix = np.asarray(count_sketch(jax.random.key(0), 8, 4000).matrix())
-        assert np.all((matrix != 0).sum(0) == 1)
-        assert set(np.unique(matrix)) == {-1, 0, 1}
-        cells = np.array([(matrix == 1).sum(1), (matrix == -1).sum(1)])
-        assert scipy.stats.chisquare(np.ravel(cells)).pvalue > 1e-3
+def test_rademacher_entries():
+    matrix = matrix_of(rademacher, 64, 300) * 8
+    assert set(np.unique(matrix)) == {-1, 1}
+    # All 32 bits of a word are used, and none twice.
+    correlations = matrix.T @ matrix / 64 - np.eye(300)
+    assert np.abs(correlations).max() < 6.5 / 8
+    assert scipy.stats.binomtest(int(np.sum(matrix > 0)), matrix.size).pvalue > 1e-3
 
-    def test_sparse_sign(self):
-        """Every subset of rows is as likely, and signs are independent of it."""
-        matrix = np.asarray(sparse_sign(jax.random.key(0), 5, 8000, 3).matrix())
-        rows = np.nonzero(matrix.T)[1].reshape(8000, 3)
-        signs = np.sign(np.take_along_axis(matrix.T, rows, axis=1)) > 0
-        subsets = list(itertools.combinations(range(5), 3))
-        cells = [
-            subsets.index(tuple(row)) * 8 + sign @ [4, 2, 1]
-            for row, sign in zip(rows.tolist(), signs)
-        ]
-        assert scipy.stats.chisquare(np.bincount(cells, minlength=80)).pvalue > 1e-3
-        np.testing.assert_allclose(np.linalg.norm(matrix, axis=0), 1, atol=1e-6)
 
-    def test_row_sampling(self):
-        """One entry a row, by the probabilities, each as large as makes it unbiased."""
-        embedding = row_sampling(jax.random.key(0), 3000, 5, 10 * PROBABILITIES)
-        matrix = np.asarray(embedding.matrix())
+def test_srht_rows_are_distinct_hadamard_rows():
+    matrix = matrix_of(srht, 5, 16) * np.sqrt(5)
+    np.testing.assert_allclose(matrix @ matrix.T, 16 * np.eye(5), atol=1e-4)
+    # One sign pattern on all rows: products of rows are rows of H again.
+    products = matrix[1:] * matrix[0] @ scipy.linalg.hadamard(16)
+    assert np.all(np.sum(np.isclose(products, 16, atol=1e-3), axis=1) == 1)
+
+
+def test_srht_picks_rows_uniformly():
+    keys = jax.random.split(jax.random.key(1), 4000)
+    picked = jax.jit(jax.vmap(lambda key: srht(key, 3, 7)._drawn()[0]))(keys)
+    counts = np.bincount(np.ravel(picked), minlength=8)
+    # Draws without replacement vary less than those with.
+    statistic = scipy.stats.chisquare(counts).statistic / (1 - 2 / 7)
+    assert 1e-3 < scipy.stats.chi2(7).cdf(statistic) < 1 - 1e-3
+
+
+def test_count_sketch():
+    matrix = matrix_of(count_sketch, 8, 4000)
+    assert np.all((matrix != 0).sum(0) == 1)
+    assert set(np.unique(matrix)) == {-1, 0, 1}
+    check_counts([*(matrix == 1).sum(1), *(matrix == -1).sum(1)])
+
+
+def test_sparse_sign():
+    """Every subset of rows is as likely, and signs are independent of it."""
+    matrix = matrix_of(sparse_sign, 5, 8000, 3)
+    columns = collections.Counter(map(tuple, np.sign(matrix.T).tolist()))
+    # Ten subsets, with eight patterns of signs.
+    assert len(columns) == 80 and all(np.abs(one).sum() == 3 for one in columns)
+    check_counts(list(columns.values()))
+    np.testing.assert_allclose(np.linalg.norm(matrix, axis=0), 1, atol=1e-6)
+
+
+def test_row_sampling():
+    """One entry a row, by the probabilities, each as large as makes it unbiased."""
+    for given, shares in ((10 * PROBABILITIES, PROBABILITIES), (None, np.full(5, 0.2))):
+        matrix = matrix_of(row_sampling, 3000, 5, given)
         assert np.all((matrix != 0).sum(1) <= 1) and np.all((matrix != 0).sum(0) == 1)
-        counts = matrix.max(0) ** 2 * 3000 * PROBABILITIES
+        counts = matrix.max(0) ** 2 * 3000 * shares
         np.testing.assert_allclose(counts, counts.round(), atol=1e-2)
-        assert counts.sum().round() == 3000
-        pvalue = scipy.stats.chisquare(counts.round(), 3000 * PROBABILITIES).pvalue
-        assert pvalue > 1e-3
+        assert counts.sum().round() == 3000 and np.any(counts.round() != 600)
+        check_counts(counts.round(), 3000 * shares)
 
-    def test_row_sampling_is_uniform_by_default(self):
-        matrix = np.asarray(row_sampling(jax.random.key(0), 3000, 5).matrix())
-        counts = matrix.max(0) ** 2 * 600
-        assert scipy.stats.chisquare(counts.round()).pvalue > 1e-3
-        assert np.any(counts.round() != 600)
 
-    def test_row_sampling_by_traced_probabilities(self):
-        """Traced values cannot be refused; wrong ones give NaN."""
+# Distortion against NumPy, and sizes of theory against measured distortion.
 
-        @jax.jit
-        def sketch(probabilities):
-            return row_sampling(KEY, 3, 5, probabilities) @ jnp.ones(5)
+NUM_COLUMNS, EPSILON = 3, 0.5
 
-        assert np.isfinite(sketch(jnp.ones(5))).all()
-        for wrong in (jnp.zeros(5), jnp.array([1.0, -1, 1, 1, 1])):
-            assert np.isnan(sketch(wrong)).all()
+
+def basis_of(kind, num_rows, num_columns=NUM_COLUMNS, dtype=np.float32):
+    """Incoherent, or with rows of leverage 1 beside many of next to none."""
+    draw = np.random.default_rng(0)
+    matrix = draw.normal(size=(num_rows, num_columns))
+    if kind == "coherent":
+        matrix *= 1e-3
+        matrix[draw.permutation(num_rows)[:num_columns]] += np.eye(num_columns)
+    return np.linalg.qr(matrix)[0].astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def measure(make, bases, size):
+    """The distortion on each subspace in 100 seeds."""
+
+    def of_seed(key):
+        embedding = make(key, size, bases.shape[1])
+        return jax.vmap(lambda basis: embedding_distortion(basis, embedding))(bases)
+
+    return jax.lax.map(of_seed, jax.random.split(jax.random.key(1), 100))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def measure_sampling(basis, size, probabilities):
+    """The same of sampled rows; compiled once for all probabilities."""
+
+    def sampling(key, size, num_rows):
+        return row_sampling(key, size, num_rows, probabilities)
+
+    return measure(sampling, basis[None], size)
+
+
+@pytest.mark.parametrize(
+    ("make", "num_rows", "options"),
+    [
+        (gaussian, 600, {}),
+        # Below this many rows theory asks for all of them.
+        (srht, 9000, {"num_rows": 9000}),
+        (count_sketch, 2000, {}),
+        (sparse_sign, 600, {"num_nonzeros": 12}),
+    ],
+)
+def test_recommended_size_keeps_its_promise(make, num_rows, options):
+    size = recommended_sketch_size(make, NUM_COLUMNS, EPSILON, **options)
+    assert size < num_rows
+    bases = [basis_of(kind, num_rows) for kind in ("incoherent", "coherent")]
+    if make is sparse_sign:
+        make = functools.partial(make, **options)
+    distortions = np.asarray(measure(make, np.stack(bases), size))
+    assert np.all(np.sum(distortions <= EPSILON, axis=0) >= 95)
+
+
+def test_recommended_size_of_row_sampling():
+    """By exact scores, and uniformly with the coherence that this has."""
+    num_rows = 600
+    basis = basis_of("coherent", num_rows)
+    scores = np.sum(basis**2, axis=1)
+    ones = np.ones_like(scores)
+    problem = row_sampling, NUM_COLUMNS, EPSILON
+    size = recommended_sketch_size(*problem)
+    assert size < num_rows
+    assert np.sum(measure_sampling(basis, size, scores) <= EPSILON) >= 95
+    coherence = num_rows * float(scores.max())
+    uniform = recommended_sketch_size(*problem, coherence=coherence)
+    assert np.sum(measure_sampling(basis, uniform, ones) <= EPSILON) >= 95
+    # The size that scores need is not enough without them.
+    assert np.sum(measure_sampling(basis, size, ones) <= EPSILON) < 50
+
+
+@pytest.mark.parametrize(("sketch_size", "x64"), [(2, True), (40, False)])
+def test_against_numpy(sketch_size, x64):
+    """By singular values of the formed product; below the rank, at least 1."""
+    basis = basis_of("incoherent", 50, dtype=np.float64 if x64 else np.float32)
+    embedding = gaussian(jax.random.key(0), sketch_size, 50)
+    product = np.asarray(embedding.matrix(np.float32), np.float64) @ basis
+    gram = product.T @ product - np.eye(NUM_COLUMNS)
+    with jax.enable_x64(x64):
+        result = np.asarray(embedding_distortion(basis, embedding))
+    assert result.dtype == basis.dtype
+    np.testing.assert_allclose(result, np.linalg.norm(gram, 2), rtol=1e-5)
+    assert sketch_size > NUM_COLUMNS or result >= 1 - 1e-6
+
+
+def test_jit_and_an_isometry():
+    basis = basis_of("incoherent", 32)
+    result = jax.jit(embedding_distortion)(basis, srht(KEY, 32, 32))
+    assert result < 1e-5
+
+
+def test_recommended_sizes():
+    """The formulas, worked out by hand, and how sizes depend on the target."""
+    size = functools.partial(recommended_sketch_size, num_columns=4)
+    root = math.sqrt(1.21) - 1
+    by_hand = ((2 + math.sqrt(2 * math.log(2 / 0.1))) / root) ** 2
+    assert size(gaussian, epsilon=0.21, delta=0.1) == math.ceil(by_hand)
+    size = functools.partial(size, epsilon=0.5, delta=0.1)
+    assert size(count_sketch) == 800
+    chernoff = 1.5 * math.log(1.5) - 0.5
+    by_hand = 7 * math.log(80) / chernoff
+    assert size(row_sampling, coherence=7) == math.ceil(by_hand)
+    spread = (2 + math.sqrt(8 * math.log(2**21 / 0.1))) ** 2
+    by_hand = spread * math.log(160) / chernoff
+    assert size(srht, num_rows=2**20 - 5) == math.ceil(by_hand)
+    # A net of fineness 1/4, as in the textbook, asks for more.
+    textbook = 2 * (4 * math.log(9) + math.log(20)) / (0.25**2 / 2 - 0.25**3 / 3)
+    assert textbook / 2 < size(rademacher) < textbook
+    # It never needs more than all rows.
+    assert recommended_sketch_size(srht, 5, 0.01, num_rows=1000) == 1024
+
+
+def test_recommended_sizes_of_sparse_sign():
+    size = functools.partial(recommended_sketch_size, sparse_sign, 10, 0.5)
+    assert size(num_nonzeros=11) == math.ceil(160 * math.log(200))
+    # Too few entries for the theorem: that of count_sketch still holds.
+    assert size(num_nonzeros=10) == recommended_sketch_size(count_sketch, 10, 0.5)
+    assert size(num_nonzeros=5000) == 5000

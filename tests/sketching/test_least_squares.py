@@ -9,44 +9,32 @@ import pytest
 import scipy.linalg
 
 from jaxwgc import sketching
-from jaxwgc.sketching import (
-    count_sketch,
-    gaussian,
-    rademacher,
-    row_sampling,
-    sparse_sign,
-)
+from jaxwgc.sketching import count_sketch, gaussian, rademacher, row_sampling
 from jaxwgc.sketching._solvers import _iterative_hessian_sketch
+from tests import oracles
+from tests.sketching.zoo import KEY
 
 # One shape, so that all tests share compiled functions.
 NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 96
-KEY = jax.random.key(0)
 
 
-def loss(params, matrix, target):
+def squares(params, matrix, target):
     return jnp.sum((matrix @ params - target) ** 2) / 2
 
 
-def root(params, matrix, target):
+def root_of_squares(params, matrix, target):
     return matrix
 
 
 def by_newton_sketch(key, matrix, target, size, embedding):
-    return sketching.newton_sketch(
-        key,
-        loss,
-        root,
-        jnp.zeros(matrix.shape[1], matrix.dtype),
-        size,
-        embedding,
-        args=(matrix, target),
-    )
+    start = jnp.zeros(matrix.shape[1], matrix.dtype)
+    problem = squares, root_of_squares, start, size, embedding
+    return sketching.newton_sketch(key, *problem, args=(matrix, target))
 
 
 def by_iterations(key, matrix, target, size, embedding):
-    return sketching.iterative_hessian_sketch(
-        key, matrix, target, size, 24, embedding=embedding
-    )
+    problem = matrix, target, size, 24
+    return sketching.iterative_hessian_sketch(key, *problem, embedding=embedding)
 
 
 def preconditioned(method):
@@ -70,37 +58,36 @@ def solve(name, key, matrix, target, embedding=gaussian, **cutoff):
 
 
 @functools.cache
-def system():
+def system(dtype=np.float32):
     random = np.random.default_rng(0)
     units = np.logspace(0, -1, NUM_COLUMNS)
     matrix = random.standard_normal((NUM_ROWS, NUM_COLUMNS)) * units
-    return matrix, (matrix / units).sum(axis=1) + random.standard_normal(NUM_ROWS)
+    target = (matrix / units).sum(axis=1) + random.standard_normal(NUM_ROWS)
+    return matrix.astype(dtype), target.astype(dtype)
 
 
-def check_solution(name, key, dtype, embedding=gaussian):
-    matrix, target = (part.astype(dtype) for part in system())
-    result = jax.tree.map(np.asarray, solve(name, key, matrix, target, embedding))
-    assert result.solution.dtype == dtype and result.converged
-    matrix, target = system()
+@pytest.mark.parametrize(
+    ("name", "embedding", "make_key"),
+    [
+        *((name, gaussian, "key") for name in SOLVERS),
+        ("sketch and solve", count_sketch, "PRNGKey"),
+    ],
+    indirect=["make_key"],
+)
+def test_float32_in_both_modes(name, embedding, make_key):
+    matrix, target = system(np.float64)
     expected = scipy.linalg.lstsq(matrix, target)[0]
     optimum = np.linalg.norm(target - matrix @ expected)
+    with jax.enable_x64(embedding is count_sketch):
+        result = solve(name, make_key(3), *system(), embedding)
+    assert result.solution.dtype == np.float32 and result.converged
     if name == "sketch and solve":
         residual = np.linalg.norm(target - matrix @ result.solution)
         np.testing.assert_allclose(result.residual_history[-1], residual, rtol=1e-5)
         # The squared excess is about p / m in the mean.
         assert 1 < (residual / optimum) ** 2 < 1 + 3 * NUM_COLUMNS / SKETCH_SIZE
     else:
-        error = np.linalg.norm(matrix @ (result.solution - expected))
-        assert error < (1e-7 if dtype == np.float64 else 1e-4) * optimum
-
-
-@pytest.mark.parametrize("name", SOLVERS)
-def test_float32(name):
-    check_solution(name, jax.random.key(3), np.float32)
-
-
-def test_float32_in_64_bit_mode_with_a_raw_key(with_x64):
-    check_solution("sketch and solve", jax.random.PRNGKey(3), np.float32, count_sketch)
+        assert np.linalg.norm(matrix @ (result.solution - expected)) < 1e-4 * optimum
 
 
 @functools.cache
@@ -150,26 +137,21 @@ def test_least_norm_where_rank_deficient(with_x64, name, case):
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_no_overflow_in_float32(name):
-    matrix, target = (part.astype(np.float32) for part in system())
+    matrix, target = system()
     expected = solve(name, KEY, matrix, target)
+    length = expected.residual_history[-1]
     for scale in (np.float32(1e-30), np.float32(1e30)):
         result = solve(name, KEY, matrix * scale, target * scale)
-        np.testing.assert_allclose(
-            result.solution, expected.solution, rtol=1e-3, atol=1e-3
-        )
+        np.testing.assert_allclose(result.solution, expected.solution, 1e-3, 1e-3)
         assert result.converged
-        np.testing.assert_allclose(
-            result.residual_history[-1] / scale,
-            expected.residual_history[-1],
-            rtol=1e-3,
-        )
+        np.testing.assert_allclose(result.residual_history[-1] / scale, length, 1e-3)
         # No float32 is as large or as small as θ, and the residual is that of zero.
         assert not solve(name, KEY, matrix * scale, target / scale).converged
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_traced_nan_is_flagged(name):
-    matrix, target = (part.astype(np.float32) for part in system())
+    matrix, target = system()
     bad_matrix, bad_target = matrix.copy(), target.copy()
     bad_matrix[3, 4], bad_target[3] = np.nan, np.inf
     for case in ((bad_matrix, target), (matrix, bad_target)):
@@ -179,64 +161,53 @@ def test_traced_nan_is_flagged(name):
 
 
 def test_many_targets_are_as_one_after_the_other():
-    name = "sketch and solve"
-    matrix, target = (part.astype(np.float32) for part in system())
+    matrix, target = system()
     targets = np.stack([target, np.float32(1e6) * target[::-1], 0 * target], axis=1)
-    result = jax.tree.map(np.asarray, solve(name, KEY, matrix, targets))
+    result = solve("sketch and solve", KEY, matrix, targets)
     assert result.converged.shape == result.num_iterations.shape == (3,)
-    assert result.residual_history.shape[1:] == (3,)
-    assert result.converged.all()
-    for solution, own in zip(result.solution.T, targets.T, strict=True):
-        alone = np.asarray(solve(name, KEY, matrix, own).solution)
+    assert result.residual_history.shape[1:] == (3,) and np.all(result.converged)
+    for found, own in zip(np.asarray(result.solution).T, targets.T, strict=True):
+        alone = solve("sketch and solve", KEY, matrix, own).solution
         tolerance = 1e-4 * np.abs(alone).max()
-        np.testing.assert_allclose(solution, alone, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(found, alone, rtol=0, atol=tolerance)
 
 
 def test_traced_cutoff_out_of_range_is_flagged():
-    matrix, target = (part.astype(np.float32) for part in system())
-    solve_with = functools.partial(solve, "sketch and solve", KEY, matrix, target)
-    assert solve_with(rcond=1e-4).converged
-    for rcond in (np.nan, -1.0, 2.0):
-        result = solve_with(rcond=rcond)
-        assert not result.converged and np.isnan(result.solution).all()
+    for rcond in (1e-4, np.nan, -1.0, 2.0):
+        result = solve("sketch and solve", KEY, *system(), rcond=rcond)
+        assert result.converged == (rcond == 1e-4)
+        assert result.converged or np.isnan(result.solution).all()
 
 
 def test_an_embedding_is_what_its_constructor_makes():
     """Its own key is used, and not the solver's; also under jit and vmap."""
-    name = "iterative Hessian sketch"
-    matrix, target = (part.astype(np.float32) for part in system())
     keys = jax.random.split(KEY, 2)
     embeddings = jax.vmap(lambda key: gaussian(key, SKETCH_SIZE, NUM_ROWS))(keys)
-    by_object = functools.partial(
-        SOLVERS[name], jax.random.key(9), matrix, target, SKETCH_SIZE
-    )
-    mapped = np.asarray(jax.jit(jax.vmap(by_object))(embeddings).residual_history)
+    given = jax.random.key(9), *system(), SKETCH_SIZE
+    by_objects = jax.jit(jax.vmap(functools.partial(by_iterations, *given)))
+    mapped = np.asarray(by_objects(embeddings).residual_history)
     for key, history in zip(keys, mapped):
-        expected = solve(name, key, matrix, target).residual_history
+        expected = solve("iterative Hessian sketch", key, *system()).residual_history
         np.testing.assert_allclose(history[1], expected[1], rtol=1e-4)
     assert abs(mapped[0, 1] / mapped[1, 1] - 1) > 1e-3
 
 
 def test_new_constructors_of_equal_embeddings_do_not_compile_again():
-    matrix, target = (part.astype(np.float32) for part in system())
     sizes = []
     for _ in range(2):
-        embedding = functools.partial(sparse_sign, num_nonzeros=1)
-        key = jax.random.PRNGKey(3)
-        result = by_iterations(key, matrix, target, SKETCH_SIZE, embedding)
-        assert result.converged
+        embedding = functools.partial(sketching.sparse_sign, num_nonzeros=1)
+        assert by_iterations(KEY, *system(), SKETCH_SIZE, embedding).converged
         sizes.append(_iterative_hessian_sketch._solve._cache_size())
     assert sizes[0] == sizes[1]
 
 
 def test_expected_excess_of_sketch_and_solve(with_x64):
-    matrix, target = system()
-    lengths = [
-        solve("sketch and solve", key, matrix, target).residual_history[1]
-        for key in map(jax.random.key, range(200))
-    ]
+    matrix, target = system(np.float64)
+    keys = map(jax.random.key, range(200))
+    results = [solve("sketch and solve", key, matrix, target) for key in keys]
+    squared = [result.residual_history[1] ** 2 for result in results]
     optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
-    excess = np.mean(np.square(lengths)) / optimum**2 - 1
+    excess = np.mean(squared) / optimum**2 - 1
     # The mean of an inverse Wishart matrix; the standard error is about 3%.
     expected = NUM_COLUMNS / (SKETCH_SIZE - NUM_COLUMNS - 1)
     np.testing.assert_allclose(excess, expected, rtol=0.12)
@@ -256,63 +227,54 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
     target = np.arange(200.0)
     assert not np.any(of_many_samples(matrix, target).converged)
     assert not np.any(of_many_samples(1e-20 * matrix, target).converged)
-    # A direction that the matrix does not have is no loss.
-    deficient = np.random.default_rng(0).normal(size=(200, 4))[:, [0, 1, 0, 1]]
-    assert np.all(of_many_samples(deficient, target).converged)
-
-
-def test_says_yes_where_an_outlier_was_not_sampled(with_x64):
-    """Rounding in a row 1e8 times as long as the others is no missed direction."""
+    # A direction that the matrix does not have is no loss, nor is rounding in a row 1e8
+    # times as long as the others.
     matrix = np.random.default_rng(0).normal(size=(200, 4))
+    assert np.all(of_many_samples(matrix[:, [0, 1, 0, 1]], target).converged)
     matrix[3] *= 1e8
     assert np.all(of_many_samples(matrix, matrix[:, 0]).converged)
 
 
-def closed_form(matrix, target, ridge):
-    normal = matrix.T @ matrix + ridge * np.eye(NUM_COLUMNS)
-    return np.linalg.solve(normal, matrix.T @ target)
-
-
 def test_ridge_of_sketch_and_solve(with_x64):
     """On the sketched system exactly, by the key of the embedding."""
-    matrix, target = system()
-    ridge = 0.5
+    matrix, target = system(np.float64)
     embedding = rademacher(KEY, SKETCH_SIZE, NUM_ROWS)
-    result = sketching.sketch_and_solve(
-        jax.random.key(9), matrix, target, SKETCH_SIZE, embedding, ridge=ridge
-    )
+    problem = jax.random.key(9), matrix, target, SKETCH_SIZE, embedding
+    result = sketching.sketch_and_solve(*problem, ridge=0.5)
     sketch = np.asarray(embedding.matrix())
-    expected = closed_form(sketch @ matrix, sketch @ target, ridge)
+    expected = oracles.ridge_solution(sketch @ matrix, sketch @ target, 0.5)
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
-    residual = np.sum((target - matrix @ result.solution) ** 2)
-    minimised = residual + ridge * np.sum(np.square(result.solution))
+    minimised = np.sum((target - matrix @ expected) ** 2) + 0.5 * np.sum(expected**2)
     np.testing.assert_allclose(result.residual_history[-1] ** 2, minimised, rtol=1e-9)
 
 
-@pytest.mark.parametrize("case", ["refresh", "one sketch", "projection"])
-def test_ridge_of_iterations(with_x64, case):
-    """As on the whole."""
-    matrix, target = system()
-    ridge = 0.5
-    options = {
-        "one sketch": {"refresh": False},
-        # Over the whole space, a projection that does nothing.
-        "projection": {"projection": jnp.asarray, "num_inner_steps": 400},
-    }.get(case, {})
+ITERATIONS = {
+    "refresh": {},
+    "one sketch": {"refresh": False},
+    # Over the whole space, a projection that does nothing.
+    "projection": {"projection": jnp.asarray, "num_inner_steps": 400},
+}
 
-    def solve(ridge):
-        result = sketching.iterative_hessian_sketch(
-            KEY, matrix, target, 200, 60, ridge=ridge, **options
-        )
+
+@pytest.mark.parametrize("case", ITERATIONS)
+def test_ridge_of_iterations(with_x64, case):
+    """As on the whole, and the derivative by the ridge."""
+    matrix, target = system(np.float64)
+
+    def total(ridge):
+        options = {"ridge": ridge, **ITERATIONS[case]}
+        problem = KEY, matrix, target, 200, 60
+        result = sketching.iterative_hessian_sketch(*problem, **options)
         return jnp.sum(result.solution), result
 
+    ridges = 0.5, 0.4999, 0.5001
+    expected, *ends = (oracles.ridge_solution(matrix, target, own) for own in ridges)
     if case == "refresh":
-        (_, result), slope = jax.jit(jax.value_and_grad(solve, has_aux=True))(ridge)
-        ends = [closed_form(matrix, target, near).sum() for near in (0.4999, 0.5001)]
-        np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-4, rtol=1e-4)
+        (_, result), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(0.5)
+        slopes = (ends[1] - ends[0]).sum() / 2e-4
+        np.testing.assert_allclose(slope, slopes, rtol=1e-4)
     else:
-        result = jax.jit(solve)(ridge)[1]
+        result = jax.jit(total)(0.5)[1]
     tolerance = 1e-5 if case == "projection" else 1e-6
-    expected = closed_form(matrix, target, ridge)
     np.testing.assert_allclose(result.solution, expected, rtol=tolerance)
     assert result.converged or case == "projection"

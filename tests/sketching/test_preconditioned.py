@@ -11,25 +11,26 @@ import scipy.linalg
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, row_sampling
+from tests import oracles
+from tests.oracles import residual_norm
+from tests.sketching import zoo
 from tests.sketching.test_least_squares import (
-    KEY,
     NUM_COLUMNS,
     NUM_ROWS,
     deficient_cases,
     solve,
 )
+from tests.sketching.zoo import KEY, bcoo_of
 
 METHODS = ["gram", "sketch", "factor"]
 
-# A Gaussian sketch compiles faster than the default.
-preconditioned = functools.partial(sketching.preconditioned, embedding=gaussian)
-
 
 def conditioned(condition, shape=(NUM_ROWS, NUM_COLUMNS), seed=0):
-    random = np.random.default_rng(seed)
-    basis = np.linalg.qr(random.standard_normal(shape))[0]
-    rotation = np.linalg.qr(random.standard_normal((shape[1],) * 2))[0]
-    return (basis * np.logspace(0, -np.log10(condition), shape[1])) @ rotation
+    return zoo.conditioned(condition, shape, seed)
+
+
+# A Gaussian sketch compiles faster than the default.
+preconditioned = functools.partial(sketching.preconditioned, embedding=gaussian)
 
 
 def make_target(matrix, noise, seed=1):
@@ -38,36 +39,24 @@ def make_target(matrix, noise, seed=1):
     return exact + noise * random.standard_normal(matrix.shape[0])
 
 
-def residual(matrix, target, solution):
-    """Large solutions cancel, so that products in float64 would add what they lose."""
-    arrays = (np.asarray(array, np.longdouble) for array in (matrix, target, solution))
-    matrix, target, solution = arrays
-    return float(np.sqrt(np.sum((target - matrix @ solution) ** 2)))
+@jax.jit
+def by_entries(key, matrix, target):
+    return sketching.preconditioned(key, bcoo_of(matrix), target, method="sketch")
 
 
-def backward_error(matrix, target, solution):
-    """Karlson and Waldén's estimate for changes of X, as a share of its norm."""
-    _, values, right = np.linalg.svd(matrix, full_matrices=False)
-    arrays = (np.asarray(array, np.longdouble) for array in (matrix, target, solution))
-    matrix, target, solution = arrays
-    residual = target - matrix @ solution
-    gradient = right @ np.asarray(residual @ matrix, float)
-    weight = values**2 * float(solution @ solution) + float(residual @ residual)
-    return np.linalg.norm(gradient / np.sqrt(weight)) / np.linalg.norm(values)
-
-
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "entries"])
 def test_is_as_backward_stable_as_qr(with_x64, method):
     """At every condition and size of the residual."""
+    solve_by = by_entries if method == "entries" else functools.partial(solve, method)
     conditions = (1e0, 1e3, 1e6, 1e9, 1e12)
     sizes = (1e-12, 1e-6, 1e-3, 1.0)
+    noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
     for condition, size in itertools.product(conditions, sizes):
         matrix = conditioned(condition)
-        noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
         target = make_target(matrix, 0)
         target += size * np.linalg.norm(target) / np.linalg.norm(noise) * noise
-        result = solve(method, KEY, matrix, target)
-        error = backward_error(matrix, target, result.solution)
+        result = solve_by(KEY, matrix, target)
+        error = oracles.backward_error(matrix, target, result.solution)
         assert result.converged, (condition, size)
         assert error < 10 * np.finfo(float).eps, (condition, size)
 
@@ -89,7 +78,7 @@ def truncated_residual(matrix, target, rcond):
     left, values, right = np.linalg.svd(matrix / units, full_matrices=False)
     is_kept = values > rcond * values[0]
     parts = (left.T @ target)[is_kept] / values[is_kept]
-    return residual(matrix, target, parts @ right[is_kept] / units)
+    return residual_norm(matrix, target, parts @ right[is_kept] / units)
 
 
 @functools.cache
@@ -149,21 +138,18 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
         elif "method" in options:
             solve_case = functools.partial(solve, options["method"])
         else:
-            solve_case = jax.jit(
-                functools.partial(preconditioned, method="sketch", **options)
-            )
+            by_sketch = functools.partial(preconditioned, method="sketch", **options)
+            solve_case = jax.jit(by_sketch)
         result = stacked([solve_case(*case) for case in cases])
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
     # Lengths in so small a sketch are off by a factor.
     most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
     # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
-    excess = np.array(
-        [
-            residual(*case) - truncated_residual(*case[:2], 4 * rcond)
-            for case in zip(matrices, targets, result.solution)
-        ]
-    )
-    is_right = excess <= most * np.linalg.norm(targets.astype(float), axis=1)
+    cases = zip(matrices, targets, result.solution)
+    found = np.array([residual_norm(*case) for case in cases])
+    cases = zip(matrices, targets)
+    best = np.array([truncated_residual(*case, 4 * rcond) for case in cases])
+    is_right = found - best <= most * np.linalg.norm(targets.astype(float), axis=1)
     assert is_right[result.converged].all(), np.flatnonzero(~is_right)
     assert np.mean(result.converged[is_right]) >= least
 
@@ -177,8 +163,8 @@ def test_float32_at_the_limit_of_its_precision(method):
         target = make_target(matrix, noise).astype(np.float32)
         expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
         result = solve(method, KEY, matrix, target)
-        least = residual(matrix, target, expected)
-        error = residual(matrix, target, result.solution) - least
+        least = residual_norm(matrix, target, expected)
+        error = residual_norm(matrix, target, result.solution) - least
         assert result.converged
         assert error < 5e-4 * least + 5e-6 * np.linalg.norm(target)
 
@@ -221,25 +207,19 @@ def test_least_norm_of_columns_in_all_units(with_x64, method):
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    # For the wide matrix it does the same as "factor".
-    "shape",
-    [(NUM_ROWS, NUM_COLUMNS), (7, 20)],
-)
+# For the wide matrix, "gram" does the same as "factor".
+@pytest.mark.parametrize("shape", [(NUM_ROWS, NUM_COLUMNS), (7, 20)])
 def test_ridge_is_the_closed_form(with_x64, shape):
-    matrix = conditioned(1e3, (300, 20))[: shape[0], : shape[1]]
+    matrix = conditioned(1e3, shape)
     target = make_target(matrix, 0.1)
     ridge = 1e-3
-    result = jax.jit(
-        lambda ridge: preconditioned(
-            KEY, matrix, target, 8 * shape[1], method="gram", ridge=ridge
-        )
-    )(ridge)
-    normal = matrix.T @ matrix + ridge * np.eye(shape[1])
-    expected = np.linalg.solve(normal, matrix.T @ target)
+    given = KEY, matrix, target, 8 * shape[1], gaussian
+    by_gram = functools.partial(sketching.preconditioned, *given, method="gram")
+    result = jax.jit(lambda ridge: by_gram(ridge=ridge))(ridge)
+    expected = oracles.ridge_solution(matrix, target, ridge)
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9, atol=1e-12)
     assert result.converged
-    minimum = residual(matrix, target, expected) ** 2 + ridge * np.sum(expected**2)
+    minimum = residual_norm(matrix, target, expected) ** 2 + ridge * np.sum(expected**2)
     np.testing.assert_allclose(result.residual_history[-1] ** 2, minimum, rtol=1e-10)
 
 
@@ -256,9 +236,8 @@ def test_history_falls_to_the_residual_and_stays(with_x64, method):
     assert np.diff(history).max() <= 10 * rounding * np.linalg.norm(result.solution)
     last = int(result.num_iterations)
     assert np.all(history[last:] == history[last])
-    np.testing.assert_allclose(
-        history[-1], residual(matrix, target, result.solution), rtol=1e-12
-    )
+    residual = residual_norm(matrix, target, result.solution)
+    np.testing.assert_allclose(history[-1], residual, rtol=1e-12)
 
 
 def test_converges_at_the_rate_of_the_sketch(with_x64):
@@ -302,8 +281,8 @@ SOLVERS = {
 def test_warns_if_precision_costs_rank(name):
     """Of what float32 loses of float64, and of rows that hide others."""
     solve = SOLVERS[name]
-    left, _, right = np.linalg.svd(conditioned(1e3), full_matrices=False)
-    matrix = left * np.append(np.logspace(0, -3, NUM_COLUMNS - 2), [1e-9] * 2) @ right
+    values = np.append(np.logspace(0, -3, NUM_COLUMNS - 2), [1e-9] * 2)
+    matrix = zoo.of_singular_values(values, (NUM_ROWS, NUM_COLUMNS))
     target = make_target(matrix, 0.1)
     with pytest.warns(UserWarning, match="rank of 10 in .*, but of 12 in float64, in"):
         solve(KEY, matrix, target)
@@ -322,3 +301,13 @@ def test_warns_if_precision_costs_rank(name):
             sketching.leverage_scores(hidden)
         with pytest.warns(UserWarning, match="but of 12 in float64"):
             sketching.numerical_rank(matrix)
+
+
+def test_an_ambiguous_rank_is_said():
+    """Columns of a large mean beside a constant one, whose slopes are lost."""
+    draw = np.random.default_rng(0).normal
+    rows = np.stack([np.ones(200), 1e6 + draw(size=200)], 1).astype(np.float32)
+    target = (rows[:, 1] - 1e6).astype(np.float32)
+    clear = rows - np.float32([0, 1e6])
+    assert tuple(preconditioned(KEY, rows, target).rank) == (1, True)
+    assert tuple(preconditioned(KEY, clear, target).rank) == (2, False)

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.sparse
 import sklearn.datasets
 
 from jaxwgc import sketching
-from tests.sketching.scores import bcoo_of
-from tests.sketching.test_solver_derivatives import forward_and_backward
+from tests.oracles import change_of_scores, leverage_scores
+from tests.sketching import zoo
+from tests.sketching.test_kinds_of_matrix import KINDS
+from tests.sketching.zoo import KEY
 
-KEY = jax.random.key(0)
 NUM_ROWS, NUM_COLUMNS, RANK = 300, 40, 5
 INDEX = np.arange(1, NUM_COLUMNS + 1.0)
 SPECTRA = {
@@ -31,33 +31,12 @@ SPECTRA = {
 @functools.cache
 def of_spectrum(name):
     """A matrix with these singular values, and its scores in the directions there."""
-    random = np.random.default_rng(0)
-    left = np.linalg.qr(random.standard_normal((NUM_ROWS, NUM_COLUMNS)))[0]
-    right = np.linalg.qr(random.standard_normal((NUM_COLUMNS, NUM_COLUMNS)))[0]
-    values = SPECTRA[name]
-    rank = min(RANK, np.count_nonzero(values))
-    return left * values @ right, np.sum(left[:, :rank] ** 2, axis=1)
-
-
-def exact(matrix, rank):
-    left = np.linalg.svd(matrix.astype(float), full_matrices=False)[0]
-    return np.sum(left[:, :rank] ** 2, axis=1)
+    matrix = zoo.of_singular_values(SPECTRA[name], (NUM_ROWS, NUM_COLUMNS))
+    return matrix, leverage_scores(matrix, rank=RANK)
 
 
 def of_array(matrix, rank, **options):
     return sketching.rank_k_leverage_scores(KEY, matrix, rank, **options)
-
-
-def of_blocks(matrix, rank, **options):
-    return of_array(sketching.Blocks(np.split(matrix, [1, 1, 100])), rank, **options)
-
-
-def of_sparse_blocks(matrix, rank, **options):
-    blocks = [scipy.sparse.coo_array(block) for block in np.split(matrix, [7, 90])]
-    return of_array(sketching.Blocks(blocks), rank, **options)
-
-
-WAYS = {"array": of_array, "blocks": of_blocks, "sparse blocks": of_sparse_blocks}
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -72,9 +51,8 @@ def test_bound_holds_and_says_enough(name, x64):
         scores = np.asarray(found.scores, float)
         assert found.scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
         assert found.rank == rank
-        assert bool(found.is_ambiguous) == (
-            name == "cluster across k" or (name == "slow" and num_passes == 3)
-        )
+        is_slow = name == "slow" and num_passes == 3
+        assert bool(found.is_ambiguous) == (name == "cluster across k" or is_slow)
         errors = np.abs(np.sqrt(scores) - np.sqrt(expected))
         assert errors.max() <= found.error_bound + rounding
     if name == "cluster across k":
@@ -89,21 +67,20 @@ def test_bound_holds_and_says_enough(name, x64):
     np.testing.assert_allclose(found.gap, gap, atol=2e-2)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["list", "sparse blocks"])
 def test_wherever_the_rows_are(way):
     """The same, and near to the exact ones in five passes."""
     for name, scale in (("gap", 1), ("rank 3", 1e30), ("falling", 1e-30), ("zero", 1)):
         matrix, expected = of_spectrum(name)
         matrix = (matrix * scale).astype(np.float32)
-        found = WAYS[way](matrix, RANK, num_passes=5)
+        found = of_array(KINDS[way](matrix), RANK, num_passes=5)
         first = of_array(matrix, RANK, num_passes=5)
-        assert isinstance(found.scores, np.ndarray) == ("blocks" in way)
+        assert isinstance(found.scores, np.ndarray)
         np.testing.assert_allclose(found.scores, first.scores, atol=1e-6)
         np.testing.assert_allclose(found.scores, expected, atol=1e-4)
         assert found.rank == first.rank and found.is_ambiguous == first.is_ambiguous
-        np.testing.assert_allclose(
-            found.singular_values / scale, SPECTRA[name][:RANK], atol=1e-4
-        )
+        values = found.singular_values / scale
+        np.testing.assert_allclose(values, SPECTRA[name][:RANK], atol=1e-4)
 
 
 def counts():
@@ -122,13 +99,11 @@ def counts():
 def test_real_data_in_six_passes(make, rank, with_x64):
     matrix = make()
     found = of_array(matrix, rank, num_passes=6)
-    expected = exact(matrix, rank)
+    expected = leverage_scores(matrix, rank=rank)
     np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-5)
     is_large = expected > np.median(expected)
-    np.testing.assert_allclose(
-        found.scores[is_large], expected[is_large], rtol=1e-5, atol=0
-    )
-    streamed = of_blocks(matrix, rank, num_passes=6)
+    np.testing.assert_allclose(found.scores[is_large], expected[is_large], rtol=1e-5)
+    streamed = of_array(KINDS["list"](matrix), rank, num_passes=6)
     np.testing.assert_allclose(streamed.scores, found.scores, rtol=0, atol=1e-12)
 
 
@@ -136,7 +111,9 @@ def test_real_data_in_six_passes(make, rank, with_x64):
 def test_all_directions_are_leverage_scores(shape, with_x64):
     matrix, rank = np.random.default_rng(0).standard_normal(shape), min(shape)
     found = of_array(matrix, rank)
-    np.testing.assert_allclose(found.scores, exact(matrix, rank), atol=1e-9)
+    np.testing.assert_allclose(
+        found.scores, leverage_scores(matrix, rank=rank), atol=1e-9
+    )
     assert found.rank == rank and not found.is_ambiguous
 
 
@@ -144,16 +121,7 @@ def test_cutoff_is_of_singular_values(with_x64):
     matrix, _ = of_spectrum("falling")
     found = of_array(matrix, RANK, rcond=0.3, num_passes=5)
     assert found.rank == 3 and not found.is_ambiguous
-    np.testing.assert_allclose(found.scores, exact(matrix, 3), atol=1e-8)
-
-
-def change_of_scores(matrix, change, rank):
-    """By the derivative of every singular vector, of which there are all."""
-    left, values, _ = np.linalg.svd(matrix)
-    squares = np.append(values**2, np.zeros(len(left) - len(values)))
-    moved = left.T @ (change @ matrix.T + matrix @ change.T) @ left
-    ratios = moved[rank:, :rank] / (squares[:rank] - squares[rank:, None])
-    return 2 * np.sum((left[:, rank:] @ ratios) * left[:, :rank], axis=1)
+    np.testing.assert_allclose(found.scores, leverage_scores(matrix, rank=3), atol=1e-8)
 
 
 def six_pass_scores(matrix):
@@ -166,47 +134,28 @@ def test_derivatives(name, with_x64):
     random = np.random.default_rng(1)
     change, weights = random.standard_normal(matrix.shape), random.random(len(matrix))
     expected = change_of_scores(matrix, change, RANK)
-    tolerance = 1e-8 * np.abs(expected).max()
-    forward, (gradient,) = forward_and_backward(
-        six_pass_scores, (matrix,), (change,), weights
-    )
-    np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(
-        np.sum(gradient * change), expected @ weights, rtol=1e-7, atol=tolerance
-    )
+    zoo.check_both_modes(six_pass_scores, (matrix,), (change,), weights, expected, 1e-8)
 
 
 def test_derivatives_of_sparse_matrices_of_a_low_rank(with_x64):
-    random = np.random.default_rng(2)
-    left, left_change = random.standard_normal((2, 30, 2))
-    right, right_change = random.standard_normal((2, 2, 7))
-    # Along matrices of the same rank.
-    matrix = left @ right
-    change = left_change @ right + left @ right_change
+    matrix, change = zoo.start_of(zoo.path_of_rank((30, 7), 2))
     expected = change_of_scores(matrix, change, 2)
-
-    def of_three(matrix):
-        return of_array(bcoo_of(matrix), 3)
-
-    _, forward = jax.jvp(of_three, (matrix,), (change,))
-    np.testing.assert_allclose(forward[0], expected, atol=1e-9)
+    of_entries = jax.jit(lambda matrix: of_array(zoo.bcoo_of(matrix), 3).scores)
+    _, forward = jax.jvp(of_entries, (matrix,), (change,))
+    np.testing.assert_allclose(forward, expected, atol=1e-9)
 
 
 def test_no_derivatives_inside_of_a_cluster(with_x64):
     matrix, _ = of_spectrum("cluster across k")
-    change, _ = forward_and_backward(
-        six_pass_scores, (matrix,), (matrix,), matrix[:, 0]
-    )
+    _, change = jax.jvp(six_pass_scores, (matrix,), (matrix,))
     assert np.isnan(change).all()
 
 
 def test_second_derivatives_are_nan(with_x64):
     matrix, _ = of_spectrum("falling")
 
-    def score(matrix):
-        return of_array(matrix, RANK, num_passes=6).scores[0]
-
-    _, second = jax.jvp(jax.grad(score), (matrix,), (matrix[::-1],))
+    gradient = jax.grad(lambda matrix: six_pass_scores(matrix)[0])
+    _, second = jax.jvp(gradient, (matrix,), (matrix[::-1],))
     assert np.isnan(second).all()
 
 

@@ -7,29 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental import sparse
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, srht
+from tests import oracles
+from tests.sketching import zoo
 from tests.sketching.test_newton_sketch import poisson, root_of_poisson
+from tests.sketching.zoo import KEY, check_both_modes
 
 pytestmark = pytest.mark.usefixtures("with_x64")
 
 NUM_ROWS, NUM_COLUMNS = 60, 5
-KEY = jax.random.key(0)
 
 
 def preconditioned(matrix, target, ridge, method="sketch"):
-    return sketching.preconditioned(
-        KEY, matrix, target, 40, gaussian, method=method, ridge=ridge
-    ).solution
-
-
-def iterative_hessian_sketch(matrix, target, ridge, projection=None):
-    del ridge
-    return sketching.iterative_hessian_sketch(
-        KEY, matrix, target, 50, 24, projection
-    ).solution
+    problem = KEY, matrix, target, 40, gaussian
+    return sketching.preconditioned(*problem, method=method, ridge=ridge).solution
 
 
 def sketch_and_solve(matrix, target, ridge):
@@ -41,33 +34,15 @@ def sketch_and_solve(matrix, target, ridge):
 SOLVERS = {"sketch": preconditioned, "sketch and solve": sketch_and_solve}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def forward_and_backward(function, primals, tangents, weights):
-    """The change of what it gives, and the gradient of its weighted sum."""
-    _, linear = jax.linearize(function, *primals)
-    return linear(*tangents), jax.linear_transpose(linear, *primals)(weights)
-
-
 def closed_form(primals, tangents):
     """The derivative of (XᵀX + ridge I)⁻¹ Xᵀy."""
     matrix, target, ridge = primals
     change, target_change, ridge_change = tangents
     hessian = matrix.T @ matrix + ridge * np.eye(matrix.shape[1])
-    solution = np.linalg.solve(hessian, matrix.T @ target)
+    solution = oracles.ridge_solution(matrix, target, ridge)
     residual = target - matrix @ solution
     moved = matrix.T @ (target_change - change @ solution) + change.T @ residual
     return np.linalg.solve(hessian, moved - ridge_change * solution)
-
-
-def check_both_modes(result, expected, tangents, weights, tolerance):
-    change, gradients = result
-    tolerance = tolerance * (1 + np.abs(expected).max())
-    np.testing.assert_allclose(change, expected, rtol=0, atol=tolerance)
-    pairs = zip(gradients, tangents, strict=True)
-    total = sum(np.sum(gradient * tangent) for gradient, tangent in pairs)
-    np.testing.assert_allclose(
-        total, np.sum(weights * expected), rtol=0, atol=50 * tolerance
-    )
 
 
 def along_rank(shape, rank, target, sketch, of_scaled=False):
@@ -75,24 +50,20 @@ def along_rank(shape, rank, target, sketch, of_scaled=False):
 
     The shortest one, or that in the units of columns `of_scaled` to norms next to 1.
     """
-    random = np.random.default_rng(1)
-    left, left_change = random.standard_normal((2, shape[0], rank))
-    right, right_change = random.standard_normal((2, rank, shape[1]))
+    path = zoo.path_of_rank(shape, rank)
     # Other units than the least norm is measured in.
     units = np.array([*[1] * (shape[1] - 1), 10])
-    right, right_change = right * units, right_change * units
-
-    norms = np.linalg.norm(left @ right, axis=0)
+    norms = np.linalg.norm(path(0) * units, axis=0)
     scale = 2.0 ** -np.round(np.log2(norms)) if of_scaled else 1.0
 
     def reference(step):
-        matrix = (left + step * left_change) @ (right + step * right_change)
-        matrix = sketch @ matrix * scale
+        matrix = sketch @ path(step) * units * scale
         return np.linalg.pinv(matrix, rcond=1e-10) @ (sketch @ target) * scale
 
     step = 3e-7
+    matrix, change = zoo.start_of(path)
     expected = (reference(step) - reference(-step)) / (2 * step)
-    return left @ right, left_change @ right + left @ right_change, expected
+    return matrix * units, change * units, expected
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -120,18 +91,15 @@ def test_both_modes(name):
     for design in designs:
         for ridge in (0.0, 1.0) if has_ridge else (0.0,):
             tangents = change, target_change, float(has_ridge)
-            expected = closed_form(
-                (sketch @ design, sketch @ target, ridge),
-                (sketch @ change, sketch @ target_change, tangents[2]),
-            )
+            primals = sketch @ design, sketch @ target, ridge
+            moved = sketch @ change, sketch @ target_change, tangents[2]
+            expected = closed_form(primals, moved)
             cases.append((design, ridge, tangents, expected, 1e-9))
     low_rank, along, expected = along_rank(matrix.shape, 2, target, sketch)
     cases.append((low_rank, 0.0, (along, 0 * target, 0.0), expected, 1e-7))
     for design, ridge, tangents, expected, tolerance in cases:
-        result = forward_and_backward(
-            SOLVERS[name], (design, target, ridge), tangents, weights
-        )
-        check_both_modes(result, expected, tangents, weights, tolerance)
+        primals = design, target, ridge
+        check_both_modes(SOLVERS[name], primals, tangents, weights, expected, tolerance)
 
 
 def test_of_a_wide_matrix():
@@ -140,21 +108,18 @@ def test_of_a_wide_matrix():
     matrix, change, expected = along_rank((4, 9), 4, target, np.eye(4))
     primals, tangents = (matrix, target, 0.0), (change, 0 * target, 0.0)
     factor = functools.partial(preconditioned, method="factor")
-    result = forward_and_backward(factor, primals, tangents, weights)
-    check_both_modes(result, expected, tangents, weights, 1e-7)
+    check_both_modes(factor, primals, tangents, weights, expected, 1e-7)
 
 
 def by_operator(matrix, target):
-    operator = sketching.LinearOperator(
-        lambda v: matrix @ v, lambda u: u @ matrix, matrix.shape
-    )
+    products = (lambda v: matrix @ v), (lambda u: u @ matrix)
+    operator = sketching.LinearOperator(*products, matrix.shape)
     return sketching.preconditioned(KEY, operator, target).solution
 
 
 def by_entries(matrix, target):
-    places = np.argwhere(np.ones(matrix.shape))
-    entries = sparse.BCOO((matrix.ravel(), places), shape=matrix.shape)
-    return sketching.preconditioned(KEY, entries, target, method="columns").solution
+    matrix = zoo.bcoo_of(matrix)
+    return sketching.preconditioned(KEY, matrix, target, method="columns").solution
 
 
 @pytest.mark.parametrize("solve", [by_operator, by_entries])
@@ -165,13 +130,11 @@ def test_without_factors(solve, rank):
     for shape in ((4, 9), (9, 4)):
         target, target_change = random.standard_normal((2, shape[0]))
         weights = random.standard_normal(shape[1])
-        matrix, change, expected = along_rank(
-            shape, rank, target, np.eye(shape[0]), of_scaled=solve is by_entries
-        )
+        case = shape, rank, target, np.eye(shape[0]), solve is by_entries
+        matrix, change, expected = along_rank(*case)
         expected = expected + np.asarray(solve(matrix, target_change))
         primals, tangents = (matrix, target), (change, target_change)
-        result = forward_and_backward(solve, primals, tangents, weights)
-        check_both_modes(result, expected, tangents, weights, 1e-7)
+        check_both_modes(solve, primals, tangents, weights, expected, 1e-7)
 
 
 def second_derivative(solve, matrix, change, target, weights):
@@ -210,23 +173,22 @@ def test_over_a_convex_set():
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
     target = matrix @ [1, -1, 0.5, 2, -0.3] + 0.1 * random.standard_normal(NUM_ROWS)
     target_change = random.standard_normal(NUM_ROWS)
-    solve = functools.partial(
-        iterative_hessian_sketch,
-        ridge=None,
-        projection=optax.projections.projection_non_negative,
-    )
+
+    def solve(matrix, target):
+        problem = KEY, matrix, target, 50, 24
+        projection = optax.projections.projection_non_negative
+        return sketching.iterative_hessian_sketch(*problem, projection).solution
+
     is_free = np.asarray(solve(matrix, target)) > 0
     assert 0 < is_free.sum() < NUM_COLUMNS
-    on_face = closed_form(
-        (matrix[:, is_free], target[:, None], 0),
-        (change[:, is_free], target_change[:, None], 0),
-    )
+    primals = matrix[:, is_free], target[:, None], 0
+    tangents = change[:, is_free], target_change[:, None], 0
+    on_face = closed_form(primals, tangents)
     expected = np.zeros(NUM_COLUMNS)
     expected[is_free] = on_face[:, 0]
     weights = np.arange(1.0, NUM_COLUMNS + 1)
-    tangents = change, target_change
-    result = forward_and_backward(solve, (matrix, target), tangents, weights)
-    check_both_modes(result, expected, tangents, weights, 1e-8)
+    primals, tangents = (matrix, target), (change, target_change)
+    check_both_modes(solve, primals, tangents, weights, expected, 1e-8)
 
 
 def test_logistic_regression():
@@ -235,9 +197,9 @@ def test_logistic_regression():
     labels, labels_change = random.uniform(0.1, 0.9, (2, NUM_ROWS))
 
     def solve(features, labels, ridge):
-        return sketching.logistic_newton_sketch(
-            KEY, features, labels, 40, ridge=ridge, tolerance=1e-20
-        ).solution
+        options = {"ridge": ridge, "tolerance": 1e-20}
+        problem = KEY, features, labels, 40
+        return sketching.logistic_newton_sketch(*problem, **options).solution
 
     primals, tangents = (features, labels, 0.1), (change, labels_change, 1.0)
     theta = np.asarray(solve(*primals))
@@ -245,13 +207,11 @@ def test_logistic_regression():
     shares = 1 / (1 + np.exp(-features @ theta))
     curvature = (shares * (1 - shares))[:, None]
     hessian = features.T @ (curvature * features) / NUM_ROWS + 0.1 * np.eye(NUM_COLUMNS)
-    moved = change.T @ (shares - labels) + features.T @ (
-        curvature[:, 0] * (change @ theta) - labels_change
-    )
+    moved = features.T @ (curvature[:, 0] * (change @ theta) - labels_change)
+    moved += change.T @ (shares - labels)
     expected = -np.linalg.solve(hessian, moved / NUM_ROWS + theta)
     weights = random.standard_normal(NUM_COLUMNS)
-    result = forward_and_backward(solve, primals, tangents, weights)
-    check_both_modes(result, expected, tangents, weights, 1e-8)
+    check_both_modes(solve, primals, tangents, weights, expected, 1e-8)
 
 
 def test_a_loss_of_integers_and_a_tree_of_parameters():
@@ -263,25 +223,11 @@ def test_a_loss_of_integers_and_a_tree_of_parameters():
     def fitted(features):
         params = {"slope": jnp.zeros(2), "constant": 0.0}
         args = features, counts
-        result = sketching.newton_sketch(
-            KEY, poisson, root_of_poisson, params, 40, args=args, tolerance=1e-20
-        )
+        problem = KEY, poisson, root_of_poisson, params, 40
+        result = sketching.newton_sketch(*problem, args=args, tolerance=1e-20)
         solution = result.solution
         return jnp.sum(jnp.exp(features @ solution["slope"] + solution["constant"]))
 
     total, gradient = jax.jit(jax.value_and_grad(fitted))(features)
     np.testing.assert_allclose(total, counts.sum(), rtol=1e-9)
     np.testing.assert_allclose(gradient, 0 * features, atol=1e-8)
-
-
-def test_an_ambiguous_rank_is_said():
-    """Columns of a large mean beside a constant one, whose slopes are lost."""
-    draw = np.random.default_rng(0).normal
-    rows = np.stack([np.ones(200), 1e6 + draw(size=200)], 1).astype(np.float32)
-    target = (rows[:, 1] - 1e6).astype(np.float32)
-    key = jax.random.key(0)
-    rank = sketching.preconditioned(key, rows, target).rank
-    assert rank.rank == 1 and rank.is_ambiguous
-    clear = rows - np.float32([0, 1e6])
-    rank = sketching.preconditioned(key, clear, target).rank
-    assert rank.rank == 2 and not rank.is_ambiguous

@@ -1,21 +1,13 @@
 """What others have reported of other libraries, run as it was reported."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
 from jaxwgc import sketching
-
-KEY = jax.random.key(0)
-
-
-def residual(matrix, target, solution):
-    matrix, target, solution = (
-        np.asarray(a, float) for a in (matrix, target, solution)
-    )
-    return np.linalg.norm(target - matrix @ solution)
+from tests import oracles
+from tests.sketching.zoo import KEY
 
 
 def test_corners_of_an_image_in_perspective():
@@ -54,13 +46,13 @@ def test_the_cutoff_does_not_grow_with_rows():
     matrix = np.stack([first, 0.3 * first + 0.1 * random.rand(num_rows)], axis=1)
     target = matrix @ [0.5, 2.0] + 0.1 * random.rand(num_rows)
     matrix, target = matrix.astype(np.float32), target.astype(np.float32)
-    least = residual(
-        matrix, target, scipy.linalg.lstsq(matrix.astype(float), target)[0]
-    )
+    expected = scipy.linalg.lstsq(matrix.astype(float), target)[0]
+    least = oracles.residual_norm(matrix, target, expected)
     result = sketching.preconditioned(KEY, matrix, target)
     assert result.converged and result.rank.rank == 2
     # As in scikit-learn's own test.
-    assert residual(matrix, target, result.solution) == pytest.approx(least, rel=1e-6)
+    found = oracles.residual_norm(matrix, target, result.solution)
+    assert found == pytest.approx(least, rel=1e-6)
 
 
 def counts(num_cells, num_genes):
@@ -71,43 +63,29 @@ def counts(num_cells, num_genes):
     return np.log1p(random.poisson(means)).astype(np.float32)
 
 
-def cells(kind):
-    # One shape for most kinds, so that they share a compiled function.
-    matrix = counts(400, 40)
-    if kind == "duplicate genes":
-        matrix[:, 34:] = matrix[:, :6]
-    elif kind == "cells and genes without counts":
-        matrix[::7] = matrix[:, ::5] = 0
-    elif kind == "rank-deficient":
-        matrix = matrix[:, :9] @ np.random.default_rng(4).random((9, 40))
-    elif kind == "more genes than cells":
-        matrix = matrix[:20]
-    elif kind == "more than 8,000 cells":
-        matrix = counts(9_000, 40)
-    return matrix.astype(np.float32)
+CELLS = counts(400, 40)
+# One shape for most kinds, so that they share a compiled function.
+KINDS = {
+    # Seurat 7650: fewer than 50 of them were refused.
+    "few genes": CELLS,
+    # Seurat 7690 and 9927: "singular matrix in backsolve".
+    "duplicate genes": CELLS[:, np.arange(40) % 34],
+    "rank-deficient": CELLS[:, :9] @ np.random.default_rng(4).random((9, 40)),
+    # Seurat 9690: "NA/NaN/Inf in qr".
+    "cells and genes without counts": np.where(
+        np.arange(400)[:, None] % 7 * (np.arange(40) % 5), CELLS, 0
+    ),
+    "more genes than cells": CELLS[:20],
+    # Seurat 9164.
+    "more than 8,000 cells": counts(9_000, 40),
+}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        # Seurat 7650: fewer than 50 of them were refused.
-        "few genes",
-        # Seurat 7690 and 9927: "singular matrix in backsolve".
-        "duplicate genes",
-        "rank-deficient",
-        # Seurat 9690: "NA/NaN/Inf in qr".
-        "cells and genes without counts",
-        "more genes than cells",
-        # Seurat 9164.
-        "more than 8,000 cells",
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_of_cells(kind):
     """Those of the singular value decomposition."""
-    matrix = cells(kind)
-    left, values, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
-    is_there = values > 1e-5 * values[0]
-    expected = np.sum(left[:, is_there] ** 2, axis=1)
+    matrix = KINDS[kind].astype(np.float32)
+    expected = oracles.leverage_scores(matrix, 1e-5)
     scores = sketching.leverage_scores(matrix)
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
     if kind == "cells and genes without counts":
@@ -118,7 +96,7 @@ def test_scores_of_cells(kind):
 
 def test_a_missing_value_is_named():
     """Seurat 9690, the other cause: "NA/NaN/Inf in foreign function call (arg 1)"."""
-    matrix = counts(400, 40)
+    matrix = CELLS.copy()
     matrix[3, 5] = np.nan
     with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
         sketching.leverage_scores(matrix)

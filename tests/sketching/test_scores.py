@@ -1,0 +1,230 @@
+"""Exact leverage scores by every way, and ridge scores, against NumPy in float64."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+import sklearn.datasets
+from jax.experimental import sparse
+
+from jaxwgc.sketching import leverage_scores, ridge_leverage_scores
+from jaxwgc.sketching._linalg.rows import block_size
+from tests import oracles
+from tests.sketching.zoo import NUM_COLUMNS, NUM_ROWS, SCORES, conditioned
+
+every_way = pytest.mark.parametrize("way", SCORES)
+
+
+def check_scores(way, matrix, rcond=None, rank=None):
+    """Scores are as accurate as the condition of the kept directions allows.
+
+    Gives False where rounding decides the rank, so that there is nothing to compare.
+    """
+    dtype = np.result_type(matrix, np.float32)
+    eps = float(np.finfo(dtype).eps)
+    if rcond is None:
+        options, rcond = {}, 10 * min(matrix.shape) ** 0.5 * eps
+    else:
+        options = {"rcond": rcond}
+    scaled = oracles.equilibrated(matrix)
+    values = np.linalg.svd(scaled, compute_uv=False)
+    cut = rcond * values[0]
+    if np.any((values > cut / 3) & (values < 3 * cut)):
+        return False
+    kept = values[values > cut]
+    assert rank is None or len(kept) == rank
+    condition = kept[0] / kept[-1] if len(kept) else 1
+    scores = np.asarray(SCORES[way](matrix, **options))
+    assert scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
+    expected = oracles.leverage_scores(scaled, rcond)
+    tolerance = 100 * eps * max(condition, 10)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance, err_msg=way)
+    return True
+
+
+SETS = ("digits", "breast_cancer", "diabetes", "wine", "iris")
+
+
+@functools.cache
+def data(name):
+    """Features, followed by products of features where there are too few."""
+    features = getattr(sklearn.datasets, f"load_{name}")().data
+    products = [features * np.roll(features, i, axis=1) for i in range(2)]
+    return np.hstack([features, *products])[:NUM_ROWS, :NUM_COLUMNS]
+
+
+def spoilt(matrix, how, precision):
+    random = np.random.default_rng(0)
+    matrix = matrix.copy()
+    if how == "zero columns":
+        matrix[:, ::3] = 0
+    elif how == "repeated columns":
+        matrix[:, 1] = matrix[:, 0]
+        matrix[:, -1] = -3 * matrix[:, 0]
+    elif how == "outlier":
+        matrix[5] *= 1e-4 / precision**0.75
+    elif how == "equal rows":
+        matrix[:] = matrix[0]
+    elif how == "few rows":
+        matrix[random.random(NUM_ROWS) > 0.05] = 0
+    elif how == "rank 5":
+        matrix = matrix[:, :5] @ random.standard_normal((5, NUM_COLUMNS))
+    elif how == "ill-conditioned":
+        left = np.linalg.qr(random.standard_normal(matrix.shape))[0]
+        values = np.geomspace(1, 200 * precision, NUM_COLUMNS)
+        matrix = left * values @ np.linalg.qr(matrix[:NUM_COLUMNS])[0]
+    elif how in ("1e30", "1e-30"):
+        matrix *= float(how) / np.abs(matrix).max()
+    elif how == "units from 1e-30 to 1e30":
+        largest = np.abs(matrix).max(axis=0)
+        units = np.geomspace(1e-30, 1e30, NUM_COLUMNS)
+        matrix *= units / np.where(largest > 0, largest, 1)
+    elif how == "zero":
+        matrix[:] = 0
+    elif how == "wide":
+        matrix = matrix.T
+    elif how == "wide of rank 5":
+        matrix = (matrix[:, :5] @ random.standard_normal((5, NUM_COLUMNS))).T
+    return matrix
+
+
+WAYS_TO_SPOIL = (
+    "as it is, zero columns, repeated columns, outlier, equal rows, few rows, rank 5, "
+    "ill-conditioned, 1e30, 1e-30, units from 1e-30 to 1e30, zero, wide, wide of rank 5"
+)
+
+
+@pytest.mark.parametrize("how", WAYS_TO_SPOIL.split(", "))
+def test_real_and_spoilt_data(how):
+    eps = float(np.finfo(np.float32).eps)
+    matrices = [spoilt(data(name), how, eps).astype(np.float32) for name in SETS]
+    # A wide matrix's columns are tied together by their ridge.
+    ways = [way for way in SCORES if way != "no ridge" or not how.startswith("wide")]
+    for way in ways:
+        assert sum(check_scores(way, matrix) for matrix in matrices) >= 3
+
+
+@every_way
+def test_no_condition_number_loses_accuracy(way, x64):
+    """Where the algorithm changes, too."""
+    for power in range(0, 11 if x64 else 5):
+        matrix = conditioned(10.0**power).astype(np.float64 if x64 else np.float32)
+        assert check_scores(way, matrix, rank=NUM_COLUMNS)
+
+
+@pytest.mark.parametrize("way", ["gram", "sparse"])
+def test_many_blocks_of_rows(way):
+    random = np.random.default_rng(1)
+    size = block_size(20_001, 40)
+    # Rows of very different sizes, so that one missed or counted twice shows.
+    matrix = random.standard_normal((20_001, 40)) ** 3
+    matrix *= random.random(matrix.shape) < 0.1
+    matrix[size : 2 * size] = 0
+    matrix[5] = 1
+    deficient = matrix.copy()
+    deficient[:, 4] = deficient[:, 0]
+    assert len(matrix) > 2 * size
+    assert check_scores(way, matrix.astype(np.float32), rank=40)
+    assert check_scores(way, deficient.astype(np.float32), rank=39)
+
+
+@pytest.mark.parametrize(
+    ("way", "shape"), [("gram", (7, 1)), ("qr", (1, 3)), ("svd", (1, 1))]
+)
+def test_one_row_or_one_column(way, shape):
+    matrix = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    assert check_scores(way, matrix, rank=1)
+
+
+@every_way
+def test_rcond_cuts_the_same_directions(way):
+    random = np.random.default_rng(5)
+    values = np.full(NUM_COLUMNS, 1.0)
+    values[-3:] = 3e3**-0.3, 3e3**-0.7, 1 / 3e3
+    left = np.linalg.qr(random.standard_normal((NUM_ROWS, NUM_COLUMNS)))[0]
+    # Columns of equal norm, so that equilibration leaves the singular values alone.
+    rotation = np.linalg.qr(random.standard_normal((3, 3)))[0]
+    right = np.kron(scipy.linalg.hadamard(4) / 2, rotation)
+    matrix = ((left * values) @ right).astype(np.float32)
+    for rcond, rank in [(0.3, 9), (1.8e-2, 10), (1.1e-3, 11), (1e-6, 12)]:
+        assert check_scores(way, matrix, rcond, rank)
+
+
+def test_pixels_that_are_always_zero(with_x64):
+    digits = sklearn.datasets.load_digits().data
+    assert check_scores("gram", digits, rank=61)
+
+
+@pytest.mark.parametrize("power", [-36, -30, 0, 30, 36])
+def test_units_do_not_matter_in_float32(power):
+    # Many rows, so that norms are near the largest float32.
+    matrix = np.random.default_rng(5).standard_normal((20001, 5)).astype(np.float32)
+    matrix = np.sign(matrix) * (1 + np.abs(matrix))
+    units = np.array([10.0**power, 1, 1, 10.0**-power, 1])
+    assert check_scores("gram", (matrix * units).astype(np.float32), rank=5)
+
+
+SHAPES = [(NUM_ROWS, NUM_COLUMNS), (NUM_COLUMNS, 60)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ridge_scores(shape, x64):
+    """Also where the normal equations, with ridge, have a condition number of 1e20."""
+    dtype = np.float64 if x64 else np.float32
+    for condition in (10.0, 1e3, 1e10) if x64 else (10.0, 1e3):
+        matrix = conditioned(condition, shape).astype(dtype)
+        for ridge in (1e-24, 1e-20, 1e-16, 1e-12, 1e-6, 1e-3, 1.0, 100.0):
+            scores = ridge_leverage_scores(matrix, ridge)
+            expected = oracles.leverage_scores(matrix, 0, ridge)
+            tolerance = 100 * np.finfo(dtype).eps * min(condition, ridge**-0.5 + 1)
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tiny_ridges_of_deficient_matrices(shape, x64):
+    matrix = np.random.default_rng(2).standard_normal(shape)
+    matrix[:, 5:] = matrix[:, :1]
+    matrix[5:] = matrix[:1] if shape[0] < shape[1] else matrix[5:]
+    expected = oracles.leverage_scores(matrix)
+    for ridge in (0.0, 1e-30):
+        scores = ridge_leverage_scores(matrix, ridge)
+        np.testing.assert_allclose(scores, expected, atol=1e-9 if x64 else 1e-5)
+
+
+def test_units_of_columns_with_a_ridge(with_x64):
+    units = np.array([1e-6, *[1] * (NUM_COLUMNS - 2), 1e6])
+    matrix = np.random.default_rng(3).standard_normal((NUM_ROWS, NUM_COLUMNS)) * units
+    ridge = 1e-10
+    # Columns are nearly orthogonal only after scaling.
+    scaled = matrix / units
+    inner = scaled.T @ scaled + ridge * np.diag(units**-2)
+    expected = np.einsum("ij,ij->i", scaled @ np.linalg.inv(inner), scaled)
+    scores = ridge_leverage_scores(matrix, ridge)
+    np.testing.assert_allclose(scores, expected, rtol=1e-10)
+
+
+traced_scores = jax.jit(leverage_scores)
+
+
+@pytest.mark.parametrize(("shape", "num_entries"), [((30, 3), 90), ((3, 30), 0)])
+def test_sparse_zeros(shape, num_entries):
+    # Padded as JAX does it, out of bounds.
+    parts = np.zeros(num_entries, np.float32), np.full((num_entries, 2), shape)
+    zeros = sparse.BCOO(jax.device_put(parts), shape=shape, indices_sorted=True)
+    np.testing.assert_array_equal(traced_scores(zeros), np.zeros(shape[0]))
+
+
+def test_memory_is_that_of_the_entries():
+    """Far less than the dense matrix takes."""
+    shape = (200_000, 100)
+    random = np.random.default_rng(0)
+    indices = np.stack([np.arange(shape[0]), random.integers(0, 100, shape[0])], 1)
+    entries = (np.ones(shape[0], np.float32), indices)
+    entries = sparse.BCOO(jax.device_put(entries), shape=shape)
+    compiled = traced_scores.lower(entries).compile()
+    used = compiled.memory_analysis().temp_size_in_bytes
+    assert used < 0.5 * 4 * shape[0] * shape[1]
+    counts = np.bincount(indices[:, 1], minlength=100)
+    np.testing.assert_allclose(compiled(entries), 1 / counts[indices[:, 1]], rtol=1e-4)

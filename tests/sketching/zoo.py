@@ -1,0 +1,81 @@
+"""Matrices, ways to leverage scores and derivatives that tests of sketching share."""
+
+import functools
+
+import jax
+import numpy as np
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+
+KEY = jax.random.key(0)
+# One shape for most tests of scores, so that they share compiled functions.
+NUM_ROWS, NUM_COLUMNS = 150, 12
+
+
+def of_singular_values(values, shape, seed=0):
+    """A random matrix with these singular values."""
+    draw = np.random.default_rng(seed).standard_normal
+    left = np.linalg.qr(draw((shape[0], min(shape))))[0]
+    right = np.linalg.qr(draw((shape[1], shape[1])))[0][: min(shape)]
+    return left * values @ right
+
+
+def conditioned(condition, shape=(NUM_ROWS, NUM_COLUMNS), seed=0):
+    return of_singular_values(np.geomspace(1, 1 / condition, min(shape)), shape, seed)
+
+
+def path_of_rank(shape, rank, seed=1):
+    """A path of matrices of one rank: a function of the step."""
+    random = np.random.default_rng(seed)
+    left, left_change = random.standard_normal((2, shape[0], rank))
+    right, right_change = random.standard_normal((2, rank, shape[1]))
+    return lambda step: (left + step * left_change) @ (right + step * right_change)
+
+
+def start_of(path):
+    """Where a path that is quadratic in the step starts, and its change there."""
+    return path(0), (path(1) - path(-1)) / 2
+
+
+def bcoo_of(matrix):
+    """All entries, zeros too; the matrix may be traced."""
+    indices = np.indices(matrix.shape).reshape(2, -1).T
+    return sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
+
+
+def of_sparse(matrix, **options):
+    return sketching.leverage_scores(bcoo_of(matrix), **options)
+
+
+def of_blocks(matrix, **options):
+    blocks = sketching.Blocks(np.array_split(matrix, 4))
+    return sketching.leverage_scores(blocks, **options)
+
+
+SCORES = {
+    "gram": functools.partial(sketching.leverage_scores, method="gram"),
+    "qr": functools.partial(sketching.leverage_scores, method="qr"),
+    "svd": functools.partial(sketching.leverage_scores, method="svd"),
+    "sparse": of_sparse,
+    "blocks": of_blocks,
+    "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),
+}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward_and_backward(function, primals, tangents, weights):
+    """The change of what it gives, and the gradient of its weighted sum."""
+    _, linear = jax.linearize(function, *primals)
+    return linear(*tangents), jax.linear_transpose(linear, *primals)(weights)
+
+
+def check_both_modes(function, primals, tangents, weights, expected, tolerance):
+    """Derivatives of a function along tangents are as expected, forward and back."""
+    change, gradients = forward_and_backward(function, primals, tangents, weights)
+    tolerance = tolerance * (1 + np.abs(expected).max())
+    np.testing.assert_allclose(change, expected, rtol=0, atol=tolerance)
+    pairs = zip(gradients, tangents, strict=True)
+    total = sum(np.sum(gradient * tangent) for gradient, tangent in pairs)
+    expected = np.sum(weights * expected)
+    np.testing.assert_allclose(total, expected, rtol=0, atol=50 * tolerance)
