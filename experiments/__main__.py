@@ -21,12 +21,10 @@ import tyro
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import COMMANDS, sections_to_measure
 from experiments.runner.tables import console
-from experiments.sketching import sketching
 
-COMMANDS["sketching"] = sketching
 for module in (
-    *("paper.mnist", "paper.linear_regression", "codes", "weights", "benchmark"),
-    *("delays.straggler_reports", "delays.planning", "delays.models"),
+    *("sketching", "paper.mnist", "paper.linear_regression", "codes", "weights"),
+    *("benchmark", "delays.straggler_reports", "delays.planning", "delays.models"),
     *("delays.against_the_clock", "delays.slow_workers", "errors.wrong_answers"),
     *("ray.cluster", "ray.chaos", "ray.wrong_workers"),
 ):
@@ -40,6 +38,8 @@ def main() -> int:
         arguments, chosen = arguments[1:], frozenset()
     elif arguments[:1] == ["only"]:
         arguments, chosen = arguments[2:], frozenset("".join(arguments[1:2]).split(","))
+    # Each lost worker would be a line between those of the progress.
+    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
     before = sections_to_measure.set(chosen)
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -48,7 +48,7 @@ def main() -> int:
             prog="python -m experiments",
             description="The paper's tables and figures, comparisons and benchmarks.",
         )
-    except ExperimentError as error:
+    except (ExperimentError, OSError) as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

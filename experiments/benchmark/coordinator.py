@@ -62,9 +62,7 @@ class PlainWorker:
 
 
 @contextlib.contextmanager
-def plain_ray(
-    code: jaxwgc.GradientCode, num_params: int, num_awaited: int
-) -> Iterator[Compute]:
+def plain_ray(code, num_params: int, num_awaited: int) -> Iterator[Compute]:
     """Yields rounds of the first responses; late workers get no new task."""
     import ray
 
@@ -106,9 +104,7 @@ def plain_ray(
 
 
 @contextlib.contextmanager
-def shared(
-    code: jaxwgc.GradientCode, num_params: int, num_awaited: int
-) -> Iterator[Compute]:
+def shared(code, num_params: int, num_awaited: int) -> Iterator[Compute]:
     """Yields rounds without Ray: workers write messages into shared memory."""
     context = multiprocessing.get_context("spawn")
     rows = np.asarray(code.encoding_matrix)
@@ -180,7 +176,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     num_steps = 3 if quick else 5 * repeats
     cells = {
         name: Once(measure, num_params, num_steps, dtype)
-        for name, dtype in {"float32": None, "bfloat16": "bfloat16"}.items()
+        for name, dtype in (("float32", None), ("bfloat16", "bfloat16"))
     }
 
     def tabulate(numbers):
@@ -202,29 +198,29 @@ def peers(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the time of a step with plain Ray, and with shared memory."""
     sizes = [1_000] if quick else [1_000, 1_000_000]
     num_blocks, num_steps = (2, 3) if quick else (repeats + 1, 20)
-    cells = {
-        f"{num_params:,}": Once(compare, num_params, num_blocks, num_steps)
-        for num_params in sizes
-    }
+    given = num_blocks, num_steps
+    cells = {f"{size:,}": Once(compare, size, *given) for size in sizes}
 
-    heads = "RayCluster", "plain Ray", "shared memory"
+    def ratio(row):
+        return f"{row['RayCluster'] / row['plain Ray']:.2f}"
+
     return timed(
         cells,
         f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited: "
         "milliseconds",
-        {"parameters": "{name}"}
-        | {name: f"{{{name}:.1f}}" for name in heads}
-        | {
-            "RayCluster / plain Ray": lambda row: (
-                f"{row['RayCluster'] / row['plain Ray']:.2f}"
-            )
+        {
+            "parameters": "{name}",
+            "RayCluster": "{RayCluster:.1f}",
+            "plain Ray": "{plain Ray:.1f}",
+            "shared memory": "{shared memory:.1f}",
+            "RayCluster / plain Ray": ratio,
         },
     )
 
 
 def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float]:
     """Returns median milliseconds per step, from alternating blocks of steps."""
-    code, optimizer, update = _step()
+    code, *step = _step()
     seconds: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(_cluster(code))
@@ -242,18 +238,27 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
         }
         for block in range(num_blocks):
             for name, compute in coordinators.items():
-                params = jnp.zeros(num_params)
-                state = optimizer.init(params)
-                for step in range(NUM_WARM + num_steps):
-                    start = time.perf_counter()
-                    messages, received = compute(params)
-                    params, state = jax.block_until_ready(
-                        update(messages, state, params, received)
-                    )
-                    if block and step >= NUM_WARM:
-                        taken = time.perf_counter() - start
-                        seconds.setdefault(name, []).append(taken)
+                taken = [*timed_steps(compute, num_params, num_steps, *step)]
+                # The first block is warm-up.
+                if block:
+                    seconds.setdefault(name, []).extend(map(sum, taken))
     return {name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()}
+
+
+def timed_steps(
+    compute: Compute, num_params: int, num_steps: int, optimizer, update
+) -> Iterator[tuple[float, float]]:
+    """Yields seconds of computing and of updating, after steps that compile."""
+    params = jnp.zeros(num_params)
+    state = optimizer.init(params)
+    for step in range(NUM_WARM + num_steps):
+        start = time.perf_counter()
+        messages, received = compute(params)
+        computed = time.perf_counter()
+        updated = update(messages, state, params, received)
+        params, state = jax.block_until_ready(updated)
+        if step >= NUM_WARM:
+            yield computed - start, time.perf_counter() - computed
 
 
 def _cluster(code: jaxwgc.GradientCode, dtype: str | None = None):
@@ -268,9 +273,8 @@ def _cluster(code: jaxwgc.GradientCode, dtype: str | None = None):
 
 def _step():
     """Returns a code, an optimizer, and a compiled update that decodes."""
-    code = jaxwgc.codes.cyclic_repetition(
-        jax.random.key(0), NUM_WORKERS, num_stragglers=NUM_WORKERS - NUM_AWAITED
-    )
+    key, num_stragglers = jax.random.key(0), NUM_WORKERS - NUM_AWAITED
+    code = jaxwgc.codes.cyclic_repetition(key, NUM_WORKERS, num_stragglers)
     optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(1e-3))
 
     @jax.jit
@@ -283,23 +287,18 @@ def _step():
 
 def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any]:
     """Returns median milliseconds per step and of its shares."""
-    code, optimizer, update = _step()
-    params = jnp.zeros(num_params)
-    state = optimizer.init(params)
-    records = []
+    code, *step = _step()
+    timings, records = [], []
     with _cluster(code, dtype) as cluster:
-        for _ in range(NUM_WARM + num_steps):
-            start = time.perf_counter()
+
+        def compute(params):
             done = cluster.compute(params)
-            computed = time.perf_counter()
-            params, state = jax.block_until_ready(
-                update(done.messages, state, params, done.received)
-            )
-            end = time.perf_counter()
-            times = {"all": end - start, "decoding": end - computed, **done.timings}
-            times["waiting"] = computed - start - times["broadcast"] - times["transfer"]
+            timings.append(done.timings)
+            return done.messages, done.received
+
+        for computing, decoding in timed_steps(compute, num_params, num_steps, *step):
+            times = {"all": computing + decoding, "decoding": decoding, **timings[-1]}
+            times["waiting"] = computing - times["broadcast"] - times["transfer"]
             records.append(times)
-    return {
-        name: 1e3 * float(np.median([times[name] for times in records[NUM_WARM:]]))
-        for name in records[0]
-    }
+    medians = {name: np.median([own[name] for own in records]) for name in records[0]}
+    return {name: 1e3 * float(median) for name, median in medians.items()}

@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 
 import jaxwgc
 from experiments.runner.study import Once, Study, timed
-from experiments.runner.timing import median_seconds
+from experiments.runner.timing import measure_in_turn, median_seconds
 from jaxwgc.decoders import Lagrange, LeastSquares
 
 
@@ -31,8 +32,7 @@ def numpy_lagrange(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
 
 
 # Climbs, which start from the worst masks of all kinds.
-NUM_CLIMBS = 3
-NUM_STEPS = 20
+NUM_CLIMBS, NUM_STEPS = 3, 20
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 
 
@@ -48,11 +48,15 @@ def random_masks(seed: int, code: jaxwgc.GradientCode, number: int, lost=None):
     return order >= (code.num_stragglers if lost is None else lost)
 
 
-def batches(masks: np.ndarray, size: int = 256) -> np.ndarray:
-    """Pads masks to batches of one size, so that one program serves any number."""
+def in_batches(function: Callable[..., Any], masks: np.ndarray, size: int = 256) -> Any:
+    """Returns arrays of a function of masks, which runs on padded batches of one size.
+
+    So one program serves any number of masks.
+    """
     padded = np.ones((-(-len(masks) // size) * size, masks.shape[1]), bool)
     padded[: len(masks)] = masks
-    return padded.reshape(-1, size, masks.shape[1])
+    pieces = [function(batch) for batch in np.split(padded, len(padded) // size)]
+    return jax.tree.map(lambda *own: np.concatenate(own)[: len(masks)], *pieces)
 
 
 def strides(code: jaxwgc.GradientCode) -> np.ndarray:
@@ -104,9 +108,7 @@ def search(seed, code, masks, error, quick) -> dict[str, np.ndarray]:
 
 
 def _losing(number: int, sets: list[np.ndarray]) -> np.ndarray:
-    masks = np.ones((len(sets), number), bool)
-    masks[np.arange(len(sets))[:, None], np.array(sets)] = False
-    return masks
+    return np.array([~np.isin(np.arange(number), lost) for lost in sets])
 
 
 NUM_PATTERNS = 1_000
@@ -124,7 +126,12 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
     def measure(parameters, interleave):
         code = jaxwgc.codes.reed_solomon(*parameters, interleave=interleave)
         masks = random_masks(seed, code, number)
+
+        def worst_error(masks):
+            return errors(code, masks, seed)[0]
+
         weights, gradient = errors(code, masks, seed)
+        found = search(seed, code, masks, worst_error, quick)["search"]
         with jax.enable_x64(True):
             weights_float64, _ = errors(code, masks, seed)
         return {
@@ -133,7 +140,7 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
             "largest_entry": float(np.abs(code.encoding_matrix).max()),
             "gradient_float32": spread(gradient),
             "weights_float32": spread(weights),
-            "worst_found_float32": worst_found(code, masks, seed, quick),
+            "worst_found_float32": worst_error(found).max(),
             "weights_float64": spread(weights_float64),
         }
 
@@ -154,16 +161,6 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def worst_found(code: jaxwgc.GradientCode, masks, seed: int, quick: bool) -> float:
-    """Returns the largest error of weights in float32 that a search finds."""
-
-    def error(masks):
-        return errors(code, masks, seed)[0]
-
-    kinds = search(seed, code, masks, error, quick)
-    return float(error(kinds["search"]).max())
-
-
 class Interpolation(Lagrange):
     """Lagrange's weights of any size."""
 
@@ -180,15 +177,12 @@ def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
         interpolation = Interpolation(points, code.num_stragglers)
     gradients = np.random.default_rng(seed).normal(size=(code.num_parts, 100))
     gradients = gradients.astype(jnp.result_type(float))
-    pairs = [decode(code, each, gradients, interpolation) for each in batches(masks)]
+    given = gradients, interpolation
+    weights, decoded = in_batches(lambda own: decode(code, own, *given), masks)
     # In float64 from here on, so that only the library's rounding counts.
-    weights, decoded = (
-        np.concatenate(pieces)[: len(masks)].astype(dtype)
-        for pieces, dtype in zip(zip(*pairs), (np.complex128, np.float64))
-    )
-    reached = weights @ code.encoding_matrix
+    reached = weights.astype(np.complex128) @ code.encoding_matrix
     truth = gradients.astype(np.float64).sum(axis=0)
-    off = np.linalg.norm(decoded - truth, axis=1)
+    off = np.linalg.norm(decoded.astype(np.float64) - truth, axis=1)
     return np.abs(reached - 1).max(axis=1), off / np.linalg.norm(truth)
 
 
@@ -203,11 +197,8 @@ def decode(code, masks, gradients, decoder):
 
 def spread(errors: np.ndarray) -> dict[str, float]:
     """Returns median, 99th percentile and maximum."""
-    return {
-        "median": float(np.median(errors)),
-        "percentile_99": float(np.quantile(errors, 0.99)),
-        "worst": float(errors.max()),
-    }
+    names = "median", "percentile_99", "worst"
+    return dict(zip(names, np.quantile(errors, (0.5, 0.99, 1.0))))
 
 
 WORST_CODES = tuple(
@@ -256,8 +247,7 @@ def relative_residual(code: jaxwgc.GradientCode):
     matrix = code.encoding_matrix.astype(np.complex64).astype(np.complex128)
 
     def error(masks: np.ndarray) -> np.ndarray:
-        weights = [decode(batch) for batch in batches(masks)]
-        weights = np.concatenate(weights)[: len(masks)].astype(np.complex128)
+        weights = in_batches(decode, masks).astype(np.complex128)
         return np.linalg.norm(weights @ matrix - 1, axis=1) / np.sqrt(code.num_parts)
 
     return error
@@ -289,12 +279,12 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
         decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
         # NumPy decodes one mask at a time, so that a few masks are enough.
         few = masks[: 10 if quick else 2_000 // code.num_workers]
-        peers = {"numpy_lstsq": numpy_lstsq, "numpy_lagrange": numpy_lagrange}
-        calls = [
-            lambda peer=peer: [peer(code, m) for m in few] for peer in peers.values()
-        ]
-        taken = zip(peers, median_seconds(repeats, *calls), strict=True)
-        times = {name: seconds / len(few) for name, seconds in taken}
+        lstsq, lagrange = median_seconds(
+            repeats,
+            lambda: [numpy_lstsq(code, mask) for mask in few],
+            lambda: [numpy_lagrange(code, mask) for mask in few],
+        )
+        times = {"numpy_lstsq": lstsq / len(few), "numpy_lagrange": lagrange / len(few)}
         for name, is_double in (("complex64", False), ("complex128", True)):
             with jax.enable_x64(is_double):
                 (seconds,) = median_seconds(repeats, lambda: decode(masks))
@@ -327,8 +317,9 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
         code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, replication)
         masks = random_masks(seed, code, number, num_stragglers)
         error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
-        seconds, means = {}, {}
-        seconds["numpy"], means["numpy"] = numpy_mean_error(code, masks)
+        run = functools.partial(numpy_mean_error, code, masks)
+        [(mean, timing)] = measure_in_turn([run], repeats=1)
+        seconds, means = {"numpy": timing.median / number}, {"numpy": mean}
         for name in PRECISIONS:
             with jax.enable_x64(name == "float64"):
                 errors = functools.partial(error, code, masks, decoder=LeastSquares)
@@ -341,9 +332,7 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
             "seconds": seconds,
             "mean_error": means,
             "ratios": [seconds["numpy"] / seconds[name] for name in PRECISIONS],
-            "relative_differences": [
-                abs(means[n] / means["numpy"] - 1) for n in PRECISIONS
-            ],
+            "differences": [abs(means[name] / mean - 1) for name in PRECISIONS],
         }
 
     return timed(
@@ -358,17 +347,16 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
             "lstsq / float32": "{ratios[0]:.1f}",
             "lstsq / float64": "{ratios[1]:.1f}",
             "mean error": "{mean_error[numpy]:.4f}",
-            "difference, float32": "{relative_differences[0]:.0e}",
-            "difference, float64": "{relative_differences[1]:.0e}",
+            "difference, float32": "{differences[0]:.0e}",
+            "difference, float64": "{differences[1]:.0e}",
         },
     )
 
 
-def numpy_mean_error(code: jaxwgc.GradientCode, masks: np.ndarray):
-    """Returns seconds per mask and mean error of a loop in NumPy."""
-    start = time.perf_counter()
+def numpy_mean_error(code: jaxwgc.GradientCode, masks: np.ndarray) -> float:
+    """Returns the mean decoding error of a loop in NumPy."""
     total = 0.0
     for mask in masks:
         reached = numpy_lstsq(code, mask) @ code.encoding_matrix[mask]
         total += np.sum((reached - 1) ** 2)
-    return (time.perf_counter() - start) / len(masks), total / len(masks)
+    return total / len(masks)

@@ -1,19 +1,18 @@
-"""Time and error of leverage scores: exact, approximate, and of a stream of blocks."""
+"""Time and error of leverage scores: exact, approximate, streamed, and of rank k."""
 
 import functools
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 
 from experiments.runner.study import Once, Study, timed
-from experiments.runner.timing import median_seconds
+from experiments.runner.timing import in_own_process, median_seconds, run_program
 from jaxwgc import sketching
 
 SHAPE, APPROXIMATED_SHAPE = (100_000, 200), (100_000, 1_000)
@@ -21,19 +20,11 @@ EPSILONS = (0.5, 0.3)
 NUM_ROWS, NUM_COLUMNS, BLOCK_ROWS = 5_000_000, 100, 50_000
 RANKS = {"full rank": NUM_COLUMNS, "rank 3/5": NUM_COLUMNS * 3 // 5}
 
-# In a process of its own, whose largest resident set is then that of the scores.
-PROGRAM = r"""
-import json, pathlib, re, sys, time
-import jax, numpy as np
+PROGRAM = """
 from jaxwgc import sketching
 
 num_rows, num_columns, block_rows, rank, seed = map(int, sys.argv[1:])
 mixing = np.random.default_rng(seed).standard_normal((rank, num_columns), np.float32)
-
-def peak():
-    # Other than ru_maxrss, this does not remember the process that forked.
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 def blocks():
     for start in range(0, num_rows, block_rows):
@@ -62,28 +53,37 @@ print(json.dumps({
 
 
 def exact(repeats: int, seed: int, quick: bool) -> Study:
-    """Exact scores against NumPy's SVD and the floor of two matrix products."""
+    """Returns exact scores against NumPy's SVD and the time of two matrix products."""
     shape = (2_000, 50) if quick else SHAPE
+    return timed(
+        Once(exact_rows, *shape, repeats, seed),
+        f"Leverage scores of {shape[0]:,} × {shape[1]}: milliseconds",
+        {
+            "matrix": "{matrix}",
+            "dtype": "{dtype}",
+            "two products": "{seconds[two_products]:1e3 .0f}",
+            "jaxwgc": "{seconds[jaxwgc]:1e3 .0f}",
+            "NumPy SVD": "{seconds[numpy_svd]:1e3 .0f}",
+            "jaxwgc / products": ratio("jaxwgc", "two_products", 2),
+            "SVD / jaxwgc": ratio("numpy_svd", "jaxwgc", 1),
+            "worst error": "{worst_error:.1e}",
+        },
+    )
 
-    def show(row):
-        floor, ours, peer = row["seconds"].values()
-        return {
-            "matrix": row["matrix"],
-            "dtype": row["dtype"],
-            "two products": f"{1e3 * floor:.0f}",
-            "jaxwgc": f"{1e3 * ours:.0f}",
-            "NumPy SVD": f"{1e3 * peer:.0f}",
-            "jaxwgc / products": f"{ours / floor:.2f}",
-            "SVD / jaxwgc": f"{peer / ours:.1f}",
-            "worst error": f"{row['worst_error']:.1e}",
-        }
 
-    title = f"Leverage scores of {shape[0]:,} × {shape[1]}: milliseconds"
-    return timed(Once(exact_rows, *shape, repeats, seed, num_rows=4), title, show)
+def ratio(above: str, below: str, digits: int) -> Callable[[Any], str]:
+    """Returns the column of a ratio of two times."""
+    return lambda row: f"{row['seconds'][above] / row['seconds'][below]:.{digits}f}"
+
+
+@jax.jit
+def two_products(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns XᵀX, and X times a square matrix."""
+    return matrix.T @ matrix, matrix @ matrix[: matrix.shape[1]]
 
 
 def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iterator:
-    """A matrix after the other."""
+    """Yields a row per matrix and precision."""
     rng = np.random.default_rng(seed)
     gaussian = rng.normal(size=(num_rows, num_columns))
     low_rank = rng.normal(size=(num_rows, num_columns * 3 // 4))
@@ -100,10 +100,9 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
         with jax.enable_x64(dtype == np.float64):
             on_device = jnp.asarray(matrix)
             score = jax.jit(sketching.leverage_scores)
-            two_products = jax.jit(lambda x, y: (x.T @ x, x @ y))
-            floor, ours, peer = median_seconds(
+            times = median_seconds(
                 repeats,
-                functools.partial(two_products, on_device, on_device[:num_columns]),
+                functools.partial(two_products, on_device),
                 functools.partial(score, on_device),
                 functools.partial(np.linalg.svd, matrix, full_matrices=False),
             )
@@ -114,39 +113,34 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
         yield {
             "matrix": name,
             "dtype": np.dtype(dtype).name,
-            "seconds": {"two_products": floor, "jaxwgc": ours, "numpy_svd": peer},
+            "seconds": dict(zip(("two_products", "jaxwgc", "numpy_svd"), times)),
             "worst_error": np.abs(scores - np.sum(left[:, :rank] ** 2, axis=1)).max(),
         }
 
 
 def approximate(repeats: int, seed: int, quick: bool) -> Study:
-    """Approximate scores beside the exact ones of the library, in float32."""
+    """Returns approximate scores against the exact scores of the library."""
     shape = (6_000, 100) if quick else APPROXIMATED_SHAPE
-
-    def show(row):
-        floor, reference, ours = row["seconds"].values()
-        return {
-            "matrix": row["matrix"],
-            "epsilon": str(row["epsilon"]),
-            "two products": f"{1e3 * floor:.0f}",
-            "exact": f"{1e3 * reference:.0f}",
-            "approximate": f"{1e3 * ours:.0f}",
-            "exact / approximate": f"{reference / ours:.1f}",
-            "within 1 ± epsilon": f"{100 * row['within_epsilon']:.2f}",
-            "within a factor 2": f"{100 * row['within_factor_2']:.2f}",
-        }
-
-    title = (
+    return timed(
+        Once(approximate_rows, *shape, repeats, seed),
         f"Approximate leverage scores of {shape[0]:,} × {shape[1]:,}, float32: "
-        "milliseconds, and percent of rows"
+        "milliseconds, and percent of rows",
+        {
+            "matrix": "{matrix}",
+            "epsilon": "{epsilon}",
+            "two products": "{seconds[two_products]:1e3 .0f}",
+            "exact": "{seconds[exact]:1e3 .0f}",
+            "approximate": "{seconds[approximate]:1e3 .0f}",
+            "exact / approximate": ratio("exact", "approximate", 1),
+            "within 1 ± epsilon": "{within_epsilon:100 .2f}",
+            "within a factor 2": "{within_factor_2:100 .2f}",
+        },
     )
-    return timed(Once(approximate_rows, *shape, repeats, seed, num_rows=6), title, show)
 
 
 def approximate_rows(rows: int, columns: int, repeats: int, seed: int) -> Iterator:
-    """For each matrix both accuracies."""
+    """Yields a row per matrix and accuracy."""
     rng = np.random.default_rng(seed)
-    two_products = jax.jit(lambda x, y: (x.T @ x, x @ y))
     scores = jax.jit(sketching.leverage_scores)
     estimate = sketching.approximate_leverage_scores
     estimate = jax.jit(estimate, static_argnames="epsilon")
@@ -154,7 +148,7 @@ def approximate_rows(rows: int, columns: int, repeats: int, seed: int) -> Iterat
     for name in ("Gaussian", "heavy tails", "rank 3/5"):
         matrix = draw(rng, name, rows, columns)
         functions = [
-            functools.partial(two_products, matrix, matrix[:columns]),
+            functools.partial(two_products, matrix),
             functools.partial(scores, matrix),
             *(functools.partial(estimate, key, matrix, eps) for eps in EPSILONS),
         ]
@@ -173,7 +167,7 @@ def approximate_rows(rows: int, columns: int, repeats: int, seed: int) -> Iterat
 
 
 def draw(rng: Any, name: str, num_rows: int, num_columns: int) -> jax.Array:
-    """A matrix whose scores are alike, of all sizes, or of lower rank."""
+    """Returns a matrix with even scores, with uneven scores, or of lower rank."""
     width = num_columns * 3 // 5 if name == "rank 3/5" else num_columns
     matrix = rng.standard_normal((num_rows, width), np.float32)
     if name == "heavy tails":
@@ -186,28 +180,155 @@ def draw(rng: Any, name: str, num_rows: int, num_columns: int) -> jax.Array:
 
 
 def streaming(repeats: int, seed: int, quick: bool) -> Study:
-    """The largest resident set of a process that scores blocks drawn on the fly."""
-    # One run: memory hardly varies.
-    del repeats
+    """Returns peak memory and time of scores of blocks that are drawn on the fly.
+
+    One run, since memory hardly varies.
+    """
     num_rows, block_rows = (20_000, 5_000) if quick else (NUM_ROWS, BLOCK_ROWS)
-
-    def measure(name):
-        arguments = num_rows, NUM_COLUMNS, block_rows, RANKS[name], seed
-        command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-        return {"matrix": name, **json.loads(subprocess.check_output(command))}
-
     whole = num_rows * NUM_COLUMNS * 4 / 2**20
+    given = num_rows, NUM_COLUMNS, block_rows
     return timed(
-        [Once(measure, name) for name in RANKS],
+        [
+            {"matrix": name, "": Once(run_program, PROGRAM, *given, rank, seed)}
+            for name, rank in RANKS.items()
+        ],
         f"Streaming leverage scores of {num_rows:,} × {NUM_COLUMNS}, float32, in "
         f"blocks of {block_rows:,} rows",
-        lambda row: {
-            "matrix": row["matrix"],
+        {
+            "matrix": "{matrix}",
             "matrix, MiB": f"{whole:,.0f}",
-            "peak of the process, MiB": f"{row['mebibytes']:.0f}",
-            "JAX alone, MiB": f"{row['mebibytes_before']:.0f}",
-            "seconds": f"{row['seconds']:.1f}",
-            "of them drawing": f"{2 * row['seconds_of_drawing_once']:.1f}",
-            "sum of scores": f"{row['sum_of_scores']:.3f}",
+            "peak of the process, MiB": "{mebibytes:.0f}",
+            "JAX alone, MiB": "{mebibytes_before:.0f}",
+            "seconds": "{seconds:.1f}",
+            "of them drawing": "{seconds_of_drawing_once:2 .1f}",
+            "sum of scores": "{sum_of_scores:.3f}",
         },
     )
+
+
+# Rows, columns, topics and words per row: 5% non-zeros, less repeated words.
+SIZES, QUICK_SIZES = (1_000_000, 2_000, 50, 132), (5_000, 200, 5, 20)
+WAYS = {
+    "svds, float64": "SciPy svds, float64",
+    "svds, float32": "SciPy svds, float32",
+    "stream": "SciPy's matrix as a block, float32",
+    "bcoo": "BCOO, float32",
+}
+FEW = 10
+
+# Prints time, memory and scores of one way.
+RANK_K_PROGRAM = """
+import scipy.sparse, scipy.sparse.linalg
+
+way, path, rank, oversampling, seed = sys.argv[1:]
+rank, oversampling, seed = int(rank), int(oversampling), int(seed)
+parts = [np.load(f"{path}/{name}.npy") for name in ("data", "indices", "indptr")]
+matrix = scipy.sparse.csr_array(tuple(parts))
+dtype = np.float64 if way.endswith("float64") else np.float32
+matrix = matrix.astype(dtype, copy=False)
+more = {}
+if way.startswith("svds"):
+    def score():
+        left, *_ = scipy.sparse.linalg.svds(matrix, rank, random_state=seed)
+        return np.sum(left**2, axis=1)
+else:
+    import jax
+    from jax.experimental import sparse
+    from jaxwgc import sketching
+    options = {"rank": rank, "oversampling": oversampling}
+    key = jax.random.key(seed)
+    if way == "stream":
+        # Compiled programs do not depend on the number of rows.
+        small = matrix[:5 * matrix.shape[1]]
+        sketching.rank_k_leverage_scores(key, sketching.Blocks([small]), **options)
+        argument = sketching.Blocks([matrix])
+    else:
+        coo = matrix.tocoo()
+        del matrix
+        indices = np.stack([coo.row, coo.col], axis=1).astype(np.int32)
+        entries = jax.device_put(coo.data), jax.device_put(indices)
+        argument = sparse.BCOO(entries, shape=coo.shape, indices_sorted=True)
+        del coo, indices, entries
+    def score():
+        ranked = sketching.rank_k_leverage_scores(key, argument, **options)
+        more.update(gap=float(ranked.gap), error_bound=float(ranked.error_bound))
+        return np.asarray(ranked.scores)
+before = peak()
+start = time.perf_counter()
+scores = score()
+seconds = time.perf_counter() - start
+mebibytes = peak()
+np.save(f"{path}/{way}.npy", scores)
+print(json.dumps({
+    "seconds": seconds,
+    "mebibytes": mebibytes,
+    "mebibytes_before": before,
+    "sum_of_scores": float(scores.sum(dtype=np.float64)),
+    **more,
+}))
+"""
+
+
+def rank_k(repeats: int, seed: int, quick: bool) -> Study:
+    """Returns time, peak memory, and errors of rows above the median score.
+
+    One run each: the largest takes a minute.
+    """
+    sizes = QUICK_SIZES if quick else SIZES
+    num_rows, num_columns, rank, _ = sizes
+
+    def number(name, digits):
+        return lambda row: f"{row[name]:.{digits}f}" if name in row else "–"
+
+    return timed(
+        Once(rank_k_rows, sizes, seed),
+        f"Scores in {rank} directions of a sparse matrix of {num_rows:,} × "
+        f"{num_columns:,}, in three passes; errors relative to float64's svds, of rows "
+        "above the median score",
+        {
+            "way": lambda row: WAYS[row["way"]],
+            "seconds": "{seconds:.1f}",
+            "share of svds, float64": "{share:.2f}",
+            "peak of the process, MiB": "{mebibytes:,.0f}",
+            "with the matrix alone, MiB": "{mebibytes_before:,.0f}",
+            "worst error, percent": "{worst:100 .2f}",
+            "sum of scores": "{sum_of_scores:.3f}",
+            "gap": number("gap", 2),
+            "bound": number("error_bound", 3),
+        },
+    )
+
+
+def draw_counts(path: str, sizes: tuple[int, int, int, int], seed: int) -> None:
+    """Saves counts of words, drawn from one topic per row."""
+    num_rows, num_columns, num_topics, num_words = sizes
+    rng = np.random.default_rng(seed)
+    topics = rng.dirichlet(np.full(num_columns, 0.1), num_topics).cumsum(axis=1)
+    columns = np.empty((num_rows, num_words), np.int32)
+    topic_of_row = np.sort(rng.integers(0, num_topics, num_rows))
+    for topic in range(num_topics):
+        rows = np.flatnonzero(topic_of_row == topic)
+        draws = rng.random((len(rows), num_words)) * topics[topic, -1]
+        columns[rows] = np.searchsorted(topics[topic], draws, side="right")
+    starts = np.arange(0, num_rows * num_words + 1, num_words, dtype=np.int32)
+    data = np.ones(num_rows * num_words, np.float32)
+    shape = num_rows, num_columns
+    matrix = scipy.sparse.csr_array((data, columns.reshape(-1), starts), shape)
+    matrix.sum_duplicates()
+    for name in ("data", "indices", "indptr"):
+        np.save(f"{path}/{name}.npy", getattr(matrix, name))
+
+
+def rank_k_rows(sizes: tuple[int, int, int, int], seed: int) -> Iterator:
+    """Yields a row per way, each from a process of its own."""
+    with tempfile.TemporaryDirectory() as path:
+        in_own_process(draw_counts, path, sizes, seed)
+        first, truth = None, np.zeros(0)
+        for way in WAYS:
+            measured = run_program(RANK_K_PROGRAM, way, path, sizes[2], FEW, seed)
+            scores = np.load(f"{path}/{way}.npy").astype(float)
+            if first is None:
+                first, truth = measured["seconds"], scores
+            errors = np.abs(scores / truth - 1)[truth > np.median(truth)]
+            share, worst = measured["seconds"] / first, float(errors.max())
+            yield {"way": way, "share": share, "worst": worst, **measured}

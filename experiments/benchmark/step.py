@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +16,10 @@ from jax.sharding import PartitionSpec
 
 import jaxwgc
 from experiments.paper import descent
-from experiments.runner.study import Numbers, Once, Study
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import median_seconds
 from jaxwgc import codes, distributed
 
-DESCRIPTIONS = (
-    "plain full batch",
-    "coded, one backward pass",
-    "coded, effective weights on partial gradients",
-    "coded, every message formed and decoded",
-    "coded, corrupted messages corrected",
-)
 NUM_DEVICES, NUM_WORKERS = 8, 40
 CODES = {
     "fractional repetition": codes.fractional_repetition(NUM_WORKERS, 1),
@@ -33,36 +27,36 @@ CODES = {
 }
 
 
-def tabulate(title: str, names, numbers: Numbers) -> ResultTable:
-    """Returns milliseconds, and ratios to the plain step."""
-    seconds = numbers.values()
-    return ResultTable(
-        title,
-        ["step", "milliseconds", "relative to the plain step"],
-        [
-            [name, f"{1e3 * each:.1f}", f"{each / numbers['plain']:.2f}"]
-            for name, each in zip(names or numbers, seconds)
-        ],
-    )
+COLUMNS = {
+    "step": "{name}",
+    "milliseconds": "{seconds:1e3 .1f}",
+    "relative to the plain step": "{ratio:.2f}",
+}
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the time of a coded step of an MLP on the paper's cluster."""
     num_rows = 400 if quick else 10_000
     title = f"A step on an MLP 784-128-10, {num_rows:,} rows, float32"
-    table = functools.partial(tabulate, title, DESCRIPTIONS)
-    return Study(Once(measure, repeats, seed, num_rows), tables={"": table})
+    return timed(Once(measure, repeats, seed, num_rows), title, COLUMNS)
 
 
 def mesh(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the time of coded and of plain data parallelism on eight devices."""
     num_rows = 400 if quick else 10_000
-    title = (
+    return timed(
+        Once(in_another_process, repeats, seed, num_rows, 1 if quick else 2),
         f"A step on {NUM_DEVICES} CPU devices, {NUM_WORKERS} workers with two parts "
-        f"each: an MLP 784-128-10, {num_rows:,} rows, float32"
+        f"each: an MLP 784-128-10, {num_rows:,} rows, float32",
+        COLUMNS,
     )
-    cell = Once(in_another_process, repeats, seed, num_rows, 1 if quick else 2)
-    return Study(cell, tables={"": functools.partial(tabulate, title, None)})
+
+
+def relative_times(repeats: int, calls: dict[str, Callable[[], Any]]) -> Numbers:
+    """Returns seconds of calls timed in turn, and ratios to the first one."""
+    seconds = median_seconds(3 * repeats, *calls.values())
+    times = [{"seconds": own, "ratio": own / seconds[0]} for own in seconds]
+    return dict(zip(calls, times, strict=True))
 
 
 def problem(seed: int, num_rows: int):
@@ -88,8 +82,8 @@ def loss(params, batch, weights=1.0):
     return jnp.sum(weights * losses)
 
 
-def measure(repeats: int, seed: int, num_rows: int) -> dict[str, float]:
-    """Returns seconds of all steps, timed in turn."""
+def measure(repeats: int, seed: int, num_rows: int) -> Numbers:
+    """Returns times of all steps."""
     params, whole, key = problem(seed, num_rows)
     parts, _ = jaxwgc.partition(whole, descent.CODE.num_parts)
     loads = jnp.asarray(descent.CODE.loads, jnp.float32)
@@ -113,28 +107,27 @@ def measure(repeats: int, seed: int, num_rows: int) -> dict[str, float]:
         return optax.apply_updates(params, updates), (key, state)
 
     def coded(method, **options):
-        aggregate = jaxwgc.coded_aggregate(
-            descent.CODE, descent.STRAGGLERS, key, method=method, **options
-        )
+        given = descent.CODE, descent.STRAGGLERS, key
+        aggregate = jaxwgc.coded_aggregate(*given, method=method, **options)
         partials = jaxwgc.partial_value_and_grad(loss)
         optimizer = optax.chain(aggregate, sgd)
         return stepper(lambda params: partials(params, parts)[1], optimizer)
 
     steps = {
-        "plain": stepper(lambda params: jax.grad(loss)(params, whole), sgd),
-        "collapsed": (collapsed, (key, sgd.init(params))),
-        "partials": coded("partials"),
-        "messages": coded("messages"),
-        "corrected": coded("messages", correct_errors=True),
+        "plain full batch": stepper(lambda params: jax.grad(loss)(params, whole), sgd),
+        "coded, one backward pass": (collapsed, (key, sgd.init(params))),
+        "coded, effective weights on partial gradients": coded("partials"),
+        "coded, every message formed and decoded": coded("messages"),
+        "coded, corrupted messages corrected": coded("messages", correct_errors=True),
     }
-    calls = [
-        functools.partial(jax.jit(step), params, state)
-        for step, state in steps.values()
-    ]
-    return dict(zip(steps, median_seconds(3 * repeats, *calls), strict=True))
+    calls = {
+        name: functools.partial(jax.jit(step), params, state)
+        for name, (step, state) in steps.items()
+    }
+    return relative_times(repeats, calls)
 
 
-def in_another_process(*parameters: int) -> dict[str, float]:
+def in_another_process(*parameters: int) -> Numbers:
     """Runs `measure_mesh` after it sets the number of devices, before JAX starts."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += f" --xla_force_host_platform_device_count={NUM_DEVICES}"
@@ -142,18 +135,14 @@ def in_another_process(*parameters: int) -> dict[str, float]:
         "import json; from experiments.benchmark import step; "
         f"print(json.dumps(step.measure_mesh(*{parameters})))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.check_output(command, text=True, env=environment)
+    return json.loads(printed.splitlines()[-1])
 
 
 def measure_mesh(repeats: int, seed: int, num_rows: int, num_codes: int):
-    """Returns seconds of all steps on the devices, timed in turn."""
+    """Returns times of all steps on the devices."""
     mesh = jax.make_mesh((NUM_DEVICES,), ("workers",))
     params, data, _ = problem(seed, num_rows)
     parts = jax.device_get(jaxwgc.partition(data, NUM_WORKERS))
@@ -180,12 +169,14 @@ def measure_mesh(repeats: int, seed: int, num_rows: int, num_codes: int):
         compute = distributed.mesh_value_and_grad(part_loss, code, mesh)
         step = functools.partial(compute, received=received)
         steps[name] = step, distributed.place_parts(parts, code, mesh)
-    calls = []
-    for step, placed in steps.values():
 
-        def update(params, placed, step=step):
-            _, gradient = step(params, placed)
-            return jax.tree.map(lambda old, slope: old - 1e-5 * slope, params, gradient)
+    @functools.partial(jax.jit, static_argnums=0)
+    def update(step, params, placed):
+        _, gradient = step(params, placed)
+        return jax.tree.map(lambda old, slope: old - 1e-5 * slope, params, gradient)
 
-        calls.append(functools.partial(jax.jit(update), params, placed))
-    return dict(zip(steps, median_seconds(3 * repeats, *calls), strict=True))
+    calls = {
+        name: functools.partial(update, step, params, placed)
+        for name, (step, placed) in steps.items()
+    }
+    return relative_times(repeats, calls)

@@ -1,7 +1,6 @@
 """Comparison of codes: `python -m experiments codes`, a module per section."""
 
 import functools
-from typing import Any
 
 import jax
 
@@ -14,7 +13,7 @@ from experiments.codes import (
     recovery,
     unequal,
 )
-from experiments.runner.study import Effort, command
+from experiments.runner.study import Effort, Sections, command
 
 SECTIONS = {
     "equal_load": equal_load.study,
@@ -29,7 +28,7 @@ SECTIONS = {
 
 
 @command("codes", "Which code? Patterns of stragglers")
-def codes(runs: int = 2_000, seed: int = 0) -> dict[str, Any]:
+def codes(runs: int = 2_000, seed: int = 0) -> Sections:
     """Compares all codes: error, noise, recovery, unequal workers, any placement.
 
     Args:
@@ -38,6 +37,4 @@ def codes(runs: int = 2_000, seed: int = 0) -> dict[str, Any]:
     """
     effort = Effort(runs, is_full=runs >= 100)
     key = jax.random.key(seed)
-    return {
-        name: functools.partial(study, effort, key) for name, study in SECTIONS.items()
-    }
+    return {name: functools.partial(own, effort, key) for name, own in SECTIONS.items()}

@@ -9,17 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
+from experiments.runner import tables
 from experiments.runner.figures import Figure, new_figure, style
 from experiments.runner.study import Effort, Numbers, Once, Study, Trial
-from experiments.runner.tables import (
-    ROUNDING,
-    ResultTable,
-    half_width,
-    percent,
-    percents,
-)
-from jaxwgc import codes as constructors
-from jaxwgc import stragglers
+from experiments.runner.tables import ROUNDING, ResultTable, half_width, percent
+from jaxwgc import codes, stragglers
 
 STRAGGLERS, FEW_STRAGGLERS = (2, 4, 6, 8, 10, 12, 15), (1, 3, 5)
 # The order of a projective plane sets the size: 31 workers with 6 parts, or 13 with 4.
@@ -84,38 +78,38 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         name = name_of(construct, arguments)
         return Entry(name, lambda key: construct(key, *arguments), is_exact, True)
 
-    cluster = constructors.reed_solomon(2 * order, 2 * order, load)
-    clustered = constructors.clustered(cluster, load // 2)
+    cluster = codes.reed_solomon(2 * order, 2 * order, load)
+    clustered = codes.clustered(cluster, load // 2)
     draws = jax.random.uniform(key, (num_workers, num_workers))
     held = np.asarray(draws.argsort(0).argsort(0) < load)
-    anywhere = constructors.any_placement(key, held, order)
+    anywhere = codes.any_placement(key, held, order)
     # With this probability of a part of another cluster, the mean load is order + 1.
     block = divisible, divisible, order, PROBABILITY_INSIDE
     across = (1 - PROBABILITY_INSIDE) / (order - 1)
     square = num_workers, num_workers
     nested = f"reed_solomon({2 * order}, {2 * order}, {load})"
     every = [
-        fixed(constructors.uncoded, num_workers),
-        fixed(constructors.fractional_repetition, divisible, order),
-        fixed(constructors.binary, num_workers, order),
-        drawn(constructors.cyclic_repetition, num_workers, order, is_exact=True),
-        fixed(constructors.cyclic_mds, num_workers, order),
-        fixed(constructors.reed_solomon, *square, load),
-        fixed(constructors.communication_efficient, num_workers, order - 1, 2),
+        fixed(codes.uncoded, num_workers),
+        fixed(codes.fractional_repetition, divisible, order),
+        fixed(codes.binary, num_workers, order),
+        drawn(codes.cyclic_repetition, num_workers, order, is_exact=True),
+        fixed(codes.cyclic_mds, num_workers, order),
+        fixed(codes.reed_solomon, *square, load),
+        fixed(codes.communication_efficient, num_workers, order - 1, 2),
         given(f"clustered({nested}, {load // 2})", clustered),
         given(f"any_placement(random, {order})", anywhere),
-        fixed(constructors.projective_plane, order, is_exact=False),
-        drawn(constructors.bernoulli, *square, load),
-        drawn(constructors.regularized_bernoulli, *square, load),
-        drawn(constructors.regular_graph, num_workers, load),
+        fixed(codes.projective_plane, order, is_exact=False),
+        drawn(codes.bernoulli, *square, load),
+        drawn(codes.regularized_bernoulli, *square, load),
+        drawn(codes.regular_graph, num_workers, load),
         # Workers hold two parts that are three times as large.
-        drawn(constructors.edge_graph, 2 * order, load),
-        drawn(constructors.stochastic_block, *block, across),
-        drawn(constructors.stochastic, *square, load, PROBABILITY),
+        drawn(codes.edge_graph, 2 * order, load),
+        drawn(codes.stochastic_block, *block, across),
+        drawn(codes.stochastic, *square, load, PROBABILITY),
     ]
     if not effort.is_full:
         return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]
-    graph = constructors.regular_graph(key, num_workers, load)
+    graph = codes.regular_graph(key, num_workers, load)
     model = stragglers.bernoulli(PROBABILITY)
     learned = jaxwgc.studies.learn_entries(graph, model, key)
     return [*every, given("learn_entries(regular_graph)", learned, is_exact=False)]
@@ -129,24 +123,21 @@ def study(effort: Effort, key: jax.Array) -> Study:
     draw_keys = jax.random.split(jax.random.fold_in(key, 2), num_draws)
 
     def cells(entry):
-        keys = draw_keys if entry.is_random else draw_keys[:1]
+        given = entry, draw_keys if entry.is_random else draw_keys[:1], numbers
         return {
             "exact_up_to": entry.make(draw_keys[0]).num_stragglers,
             "is_exact": entry.is_exact,
             "": Trial(one_run, entry, numbers),
-            "adversarial": Once(
-                worst_errors, entry, keys, numbers, num_rows=len(numbers)
-            ),
+            "adversarial": Once(worst_errors, *given),
         }
 
     num_workers = max(entry.make(draw_keys[0]).num_workers for entry in every)
+    is_all = [math.comb(num_workers, number) <= MAX_PATTERNS for number in numbers]
     return Study(
         {
             "num_workers": num_workers,
             "stragglers": numbers,
-            "worst_pattern_is_exhaustive": [
-                math.comb(num_workers, number) <= MAX_PATTERNS for number in numbers
-            ],
+            "worst_pattern_is_exhaustive": is_all,
             "errors": {entry.name: cells(entry) for entry in every},
         },
         key=jax.random.fold_in(key, 3),
@@ -178,30 +169,26 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
 
 def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
     """Yields errors at patterns of `worst_pattern`, means over the codes drawn."""
-    codes = [entry.make(key) for key in keys]
+    drawn = [entry.make(key) for key in keys]
+    search, most = jaxwgc.studies.worst_pattern, MAX_PATTERNS
     for number in numbers:
-        patterns = [
-            jaxwgc.studies.worst_pattern(code, number, max_patterns=MAX_PATTERNS)
-            for code in codes
-        ]
+        worst = [search(code, number, max_patterns=most) for code in drawn]
         # Not jitted: codes of the same size share the jitted functions inside.
-        errors = map(jaxwgc.decoding_error, codes, patterns)
-        yield float(np.mean(list(errors)) / codes[0].num_parts)
+        errors = map(jaxwgc.decoding_error, drawn, worst)
+        yield float(np.mean(list(errors)) / drawn[0].num_parts)
 
 
-def tabulate_codes(numbers: Numbers) -> ResultTable:
-    """Returns the arguments, parts, copies and tolerance of each code."""
-    return ResultTable.of_records(
-        "Equal load: the codes",
-        {
-            "code": lambda row: f"`{row['name'].partition('(')[0]}`",
-            "arguments": lambda row: row["name"].partition("(")[2].removesuffix(")"),
-            "parts": lambda row: f"{row['parts'].mean:.2f}",
-            "copies": lambda row: f"{row['copies'].mean:.2f}",
-            "exact up to s": "{exact_up_to}",
-        },
-        numbers["errors"],
-    )
+tabulate_codes = tables.table_of(
+    "Equal load: the codes",
+    {
+        "code": lambda row: f"`{row['name'].partition('(')[0]}`",
+        "arguments": lambda row: row["name"].partition("(")[2].removesuffix(")"),
+        "parts": "{parts.mean:.2f}",
+        "copies": "{copies.mean:.2f}",
+        "exact up to s": "{exact_up_to}",
+    },
+    "errors",
+)
 
 
 def tabulate_random(numbers: Numbers) -> ResultTable:
@@ -210,7 +197,7 @@ def tabulate_random(numbers: Numbers) -> ResultTable:
     def cells(row):
         is_proven = np.array(numbers["stragglers"]) <= row["exact_up_to"]
         seen = (row["random"].mean > ROUNDING) | is_proven
-        return map(str, np.where(seen, percents(row["random"]), "none seen"))
+        return np.where(seen, tables.percents(row["random"]), "none seen")
 
     heads = [f"s = {number}" for number in numbers["stragglers"]]
     return _tabulate(numbers, "random", "mean error", heads, cells)
@@ -220,9 +207,11 @@ def tabulate_adversarial(numbers: Numbers) -> ResultTable:
     """Returns worst errors; heads show which searches were exhaustive."""
     pairs = zip(numbers["stragglers"], numbers["worst_pattern_is_exhaustive"])
     heads = [f"s = {number}{' (all)' if is_all else ''}" for number, is_all in pairs]
-    return _tabulate(
-        numbers, "worst", "error", heads, lambda row: map(percent, row["adversarial"])
-    )
+
+    def cells(row):
+        return map(percent, row["adversarial"])
+
+    return _tabulate(numbers, "worst", "error", heads, cells)
 
 
 def _tabulate(numbers, kind, what, heads, cells) -> ResultTable:
@@ -239,31 +228,29 @@ def tabulate_orderings(numbers: Numbers) -> ResultTable:
     """Returns a row per ordering, and a column per number of stragglers."""
     every = {name.split("(")[0]: errors for name, errors in numbers["errors"].items()}
 
-    def cell(kind, smaller, larger, column):
+    def cell(column, kind, smaller, larger):
         is_mean = kind == "random"
         error = {
             name: (errors["random"].mean if is_mean else errors[kind])[column]
             for name, errors in every.items()
         }
         # The hardest pair of codes for the claim.
-        left = max(smaller, key=error.__getitem__)
-        right = min(larger, key=error.__getitem__)
-        halves = [half_width(every[name]["random"])[column] for name in (left, right)]
-        margin = np.hypot(halves[0], halves[1]) if is_mean else 0.0
-        holds = compare(error[left], error[right], margin)
-        shown = [
-            percent(0.0 if error[name] < ROUNDING else float(f"{error[name]:.2g}"))
-            for name in (left, right)
-        ]
-        return f"{holds}: " + {"yes": " < ", "no": " > ", "tie": " ≈ "}[holds].join(
-            shown
-        )
+        of = error.__getitem__
+        pair = max(smaller, key=of), min(larger, key=of)
+        halves = [half_width(every[name]["random"])[column] for name in pair]
+        margin = np.hypot(*halves) if is_mean else 0.0
+        holds = compare(error[pair[0]], error[pair[1]], margin)
+        sign = {"yes": " < ", "no": " > ", "tie": " ≈ "}[holds]
+        rounded = [float(f"{error[name]:.2g}") for name in pair]
+        shown = [percent(0.0 if each < ROUNDING else each) for each in rounded]
+        return f"{holds}: {sign.join(shown)}"
 
-    columns = range(len(numbers["stragglers"]))
+    heads = [f"s = {number}" for number in numbers["stragglers"]]
+    columns = range(len(heads))
     return ResultTable(
         "Published orderings at equal load: does it hold, errors in percent",
-        ["ordering", *(f"s = {number}" for number in numbers["stragglers"])],
-        [[claim, *(cell(a, b, c, at) for at in columns)] for claim, a, b, c in CLAIMS],
+        ["ordering", *heads],
+        [[claim, *(cell(at, *own) for at in columns)] for claim, *own in CLAIMS],
     )
 
 
@@ -279,20 +266,16 @@ def draw(numbers: Numbers) -> Figure:
     figure, panels = new_figure(11, 8, columns=2, rows=2)
     # Zero and smaller errors have a place of their own below the axis.
     floor = LOWEST_SHOWN / 2.5
-    labels = {
-        "uncoded": "uncoded (load 1)",
-        "learn_entries": "learn_entries (of a regular graph)",
-    }
+    more = {"uncoded": " (load 1)", "learn_entries": " (of a regular graph)"}
     titles = {True: "exact for few stragglers", False: "approximate"}
     for (is_exact, title), row in zip(titles.items(), panels.reshape(2, 2)):
         every = numbers["errors"].items()
         shown = [(name, each) for name, each in every if each["is_exact"] == is_exact]
         for index, (name, record) in enumerate(shown):
             name = name.split("(")[0]
-            look = style(index) | {"label": labels.get(name, name)}
-            for axes, errors in zip(
-                row, (record["random"].mean, record["adversarial"])
-            ):
+            look = style(index) | {"label": name + more.get(name, "")}
+            curves = record["random"].mean, record["adversarial"]
+            for axes, errors in zip(row, curves):
                 raised = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
                 axes.plot(numbers["stragglers"], raised, **look)
         look = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "alignment": "left"}
@@ -300,12 +283,10 @@ def draw(numbers: Numbers) -> Figure:
         row[0].set_ylabel("decoding error / number of parts")
     panels[0].set_title("random stragglers, mean")
     panels[1].set_title("adversary: the worst pattern found")
-    exponents = range(round(np.log10(LOWEST_SHOWN)), 1)
     panels[0].set(yscale="log", ylim=(floor / 1.5, 1.2), xticks=numbers["stragglers"])
-    panels[0].set_yticks(
-        [floor, *(10.0**exponent for exponent in exponents)],
-        ["less or 0", *(f"$10^{{{exponent}}}$" for exponent in exponents)],
-    )
+    ticks = {floor: "less or 0"}
+    ticks |= {10.0**power: f"$10^{{{power}}}$" for power in range(-5, 1)}
+    panels[0].set_yticks([*ticks], [*ticks.values()])
     for axes in panels:
         axes.minorticks_off()
     for axes in panels[2:]:

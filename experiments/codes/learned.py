@@ -10,8 +10,7 @@ import numpy as np
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable, half_width, percent, ratio_of_means
-from jaxwgc import codes as constructors
-from jaxwgc import stragglers
+from jaxwgc import codes, stragglers
 
 NUM_WORKERS, REPLICATION, PROBABILITY = 20, 4, 0.3
 FEW_ASSIGNMENTS = ("regular graph",)
@@ -33,9 +32,8 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_steps = 1500 if effort.is_full else 10
 
     def measure(code):
-        better = jaxwgc.studies.learn_entries(
-            code, model, learn_key, num_steps=num_steps
-        )
+        given = code, model, learn_key
+        better = jaxwgc.studies.learn_entries(*given, num_steps=num_steps)
         return compare(code, better, masks)
 
     cells = {
@@ -69,11 +67,11 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
     """Returns codes of zeros and ones by name."""
-    cyclic = constructors.cyclic_repetition(key, NUM_WORKERS, REPLICATION - 1)
+    cyclic = codes.cyclic_repetition(key, NUM_WORKERS, REPLICATION - 1)
     ones = np.asarray(cyclic.assignment, np.float64)
-    repetition = constructors.fractional_repetition(NUM_WORKERS, REPLICATION - 1)
+    repetition = codes.fractional_repetition(NUM_WORKERS, REPLICATION - 1)
     return {
-        "regular graph": constructors.regular_graph(key, NUM_WORKERS, REPLICATION),
+        "regular graph": codes.regular_graph(key, NUM_WORKERS, REPLICATION),
         "cyclic": dataclasses.replace(cyclic, encoding_matrix=ones, num_stragglers=0),
         "fractional repetition": repetition,
     }

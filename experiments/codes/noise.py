@@ -10,7 +10,7 @@ import jaxwgc
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable, table_of
-from jaxwgc import codes as constructors
+from jaxwgc import codes
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
 MAX_PATTERNS = 100
@@ -29,16 +29,16 @@ def exact_codes(key: jax.Array) -> dict[str, Callable[[int, int], Any]]:
     """Returns exact codes by name, as functions of n and s."""
     return {
         "fractional_repetition": repetition,
-        "binary": constructors.binary,
-        "reed_solomon": lambda n, s: constructors.reed_solomon(n, n, s + 1),
-        "reed_solomon, published order": lambda n, s: constructors.reed_solomon(
+        "binary": codes.binary,
+        "reed_solomon": lambda n, s: codes.reed_solomon(n, n, s + 1),
+        "reed_solomon, published order": lambda n, s: codes.reed_solomon(
             n, n, s + 1, interleave=False
         ),
-        "communication_efficient, m = 2": lambda n, s: (
-            constructors.communication_efficient(n, s, 2)
+        "communication_efficient, m = 2": lambda n, s: codes.communication_efficient(
+            n, s, 2
         ),
-        "cyclic_mds": constructors.cyclic_mds,
-        "cyclic_repetition": lambda n, s: constructors.cyclic_repetition(key, n, s),
+        "cyclic_mds": codes.cyclic_mds,
+        "cyclic_repetition": lambda n, s: codes.cyclic_repetition(key, n, s),
     }
 
 
@@ -46,7 +46,7 @@ def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
     """Returns the code with the least tolerance t ≥ s such that t + 1 divides n."""
     while num_workers % (num_stragglers + 1):
         num_stragglers += 1
-    return constructors.fractional_repetition(num_workers, num_stragglers)
+    return codes.fractional_repetition(num_workers, num_stragglers)
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -101,15 +101,11 @@ def residuals(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per code, and a column per size."""
 
-    def scientific(value):
-        return "0" if value == 0 else f"{value:.0e}"
-
     def cell(own):
-        if own.miss_float64 > DECODABLE:
-            noise = "lost"
-        else:
-            noise = f"{own.noise:.3g}" if own.noise < 1000 else scientific(own.noise)
-        return f"{noise} / {scientific(own.miss_float32)}"
+        noise = "lost"
+        if own.miss_float64 <= DECODABLE:
+            noise = f"{own.noise:.3g}" if own.noise < 1000 else f"{own.noise:.0e}"
+        return f"{noise} / {own.miss_float32:.0e}".replace(" 0e+00", " 0")
 
     return ResultTable(
         f"Noise amplification, s = n / 10, median of {numbers['patterns']} patterns: "
@@ -161,11 +157,7 @@ def any_placement(effort: Effort, key: jax.Array) -> Study:
             label: f"{{{name}[median]:.0e}} / {{{name}[worst]:.0e}}"
             for name, label in METHODS.items()
         }
-        | {
-            "chosen": lambda row: (
-                f"{METHODS[row['taken']]}, {row['worst_rounding']:.0e}"
-            )
-        },
+        | {"chosen": "{taken}, {worst_rounding:.0e}"},
         "codes",
     )
     numbers = {"patterns": num_patterns, "codes": cells}
@@ -176,21 +168,20 @@ def measure_placement(key, size, kind: str, num_patterns: int) -> Numbers:
     """Returns relative residuals of weights in float32 by construction."""
     num_workers, num_parts, num_stragglers = size
     copies = num_stragglers + 1
-    if kind == "by speed":
-        speeds = np.linspace(1, SPREAD, num_workers)
-        held = constructors.proportional_placement(speeds, num_parts, copies)
-    else:
+    speeds = np.linspace(1, SPREAD, num_workers)
+    held = codes.proportional_placement(speeds, num_parts, copies)
+    if kind == "random":
         held = (_ranks(0, num_parts, num_workers) < copies).T
     masks = _ranks(1, num_patterns, num_workers) >= num_stragglers
     decode = jax.jit(jaxwgc.decoding_weights)
     record = {}
     for method in METHODS:
-        code = constructors.any_placement(key, held, num_stragglers, method)
+        code = codes.any_placement(key, held, num_stragglers, method)
         off = residuals(code, np.asarray(decode(code, masks)))
         record[method] = {"median": np.median(off), "worst": off.max()}
-    chosen = constructors.any_placement(key, held, num_stragglers)
-    record["taken"] = "polynomials" if chosen.is_complex else "random_rows"
-    record["worst_rounding"] = constructors.worst_rounding(chosen)[0]
+    chosen = codes.any_placement(key, held, num_stragglers)
+    record["taken"] = METHODS["polynomials" if chosen.is_complex else "random_rows"]
+    record["worst_rounding"] = codes.worst_rounding(chosen)[0]
     return record
 
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ResultTable, percents
-from jaxwgc import codes as constructors
-from jaxwgc import stragglers
+from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 20
 # At load 1: mean time is one.
@@ -29,19 +28,19 @@ class Entry(NamedTuple):
 
 def entries() -> list[Entry]:
     """Returns codes for 20 workers."""
-    uncoded = constructors.uncoded(NUM_WORKERS, 4 * NUM_WORKERS)
-    cluster = constructors.cyclic_mds(5, 2)
-    clustered = constructors.clustered(cluster, NUM_WORKERS // 5)
-    repetition = constructors.fractional_repetition(NUM_WORKERS, 3)
-    codes = {
+    uncoded = codes.uncoded(NUM_WORKERS, 4 * NUM_WORKERS)
+    cluster = codes.cyclic_mds(5, 2)
+    clustered = codes.clustered(cluster, NUM_WORKERS // 5)
+    repetition = codes.fractional_repetition(NUM_WORKERS, 3)
+    single = {
         f"uncoded({NUM_WORKERS}, {4 * NUM_WORKERS})": uncoded,
         f"clustered(cyclic_mds(5, 2), {NUM_WORKERS // 5})": clustered,
         f"fractional_repetition({NUM_WORKERS}, 3)": repetition,
     }
-    split = constructors.multi_message
-    several = [Entry(name, code, split(code)) for name, code in codes.items()]
+    split = codes.multi_message
+    several = [Entry(name, code, split(code)) for name, code in single.items()]
     # Both messages or none, compared with the first without the second.
-    partial = constructors.partially_coded(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
+    partial = codes.partially_coded(codes.cyclic_mds(NUM_WORKERS, 1), 2)
     name = f"partially_coded(cyclic_mds({NUM_WORKERS}, 1), 2)"
     return [*several, Entry(name, partial, partial)]
 
@@ -51,13 +50,16 @@ def study(effort: Effort, key: jax.Array) -> Study:
     deadlines = DEADLINES if effort.is_full else FEW_DEADLINES
     runs = min(effort.runs, MAX_RUNS)
     chosen = entries() if effort.is_full else entries()[:2]
-    work = {
-        entry.name: (entry.several.messages_per_worker, entry.single.loads.mean())
+    cells = {
+        entry.name: {
+            "messages": entry.several.messages_per_worker,
+            "work": entry.single.loads.mean(),
+            "": Trial(one_run, entry, deadlines),
+        }
         for entry in chosen
     }
-    errors = {entry.name: Trial(one_run, entry, deadlines) for entry in chosen}
     return Study(
-        {"deadlines": deadlines, "messages_and_work": work, "errors": errors},
+        {"deadlines": deadlines, "codes": cells},
         key=jax.random.fold_in(key, 8),
         runs=runs,
         batch_size=100,
@@ -70,9 +72,9 @@ def tabulate(numbers: Numbers) -> ResultTable:
     shown = {"whole": "whole workers", "finished": "finished parts"}
 
     def row(name, kind):
-        messages, work = numbers["messages_and_work"][name]
-        errors = percents(numbers["errors"][name][kind])
-        return f"`{name}`", str(messages), f"{work:.3g}", shown[kind], *errors
+        own = numbers["codes"][name]
+        known = f"`{name}`", str(own.messages), f"{own.work:.3g}", shown[kind]
+        return *known, *percents(own[kind])
 
     return ResultTable(
         f"Unfinished work, {NUM_WORKERS} workers, deadline t: mean error in percent of "
@@ -81,7 +83,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
             *("code", "messages", "work", "counted"),
             *(f"t = {deadline:g}" for deadline in numbers["deadlines"]),
         ],
-        itertools.starmap(row, itertools.product(numbers["errors"], shown)),
+        itertools.starmap(row, itertools.product(numbers["codes"], shown)),
     )
 
 
@@ -99,7 +101,5 @@ def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbe
     arrivals = jax.vmap(at)(jnp.array(deadlines, jnp.float32))
     whole = jaxwgc.decoding_error(code, arrivals.received)
     finished = jaxwgc.decoding_error(entry.several, arrivals)
-    return {
-        "whole": whole / code.num_parts,
-        "finished": finished / entry.several.num_parts,
-    }
+    finished /= entry.several.num_parts
+    return {"whole": whole / code.num_parts, "finished": finished}

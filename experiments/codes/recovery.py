@@ -12,7 +12,7 @@ import jaxwgc
 from experiments.runner.figures import Figure, new_figure, style
 from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ResultTable, percents
-from jaxwgc import codes as constructors
+from jaxwgc import codes
 from jaxwgc.decoders import Peeling
 
 NUM_WORKERS, NUM_PARTS = 100, 50
@@ -26,17 +26,15 @@ MAX_RUNS = 500
 
 def settings() -> dict[str, Any]:
     """Returns constructors by name, functions of key, workers and parts."""
-    made: dict[str, Any] = {
-        f"ldgm, parity degree {degree}": functools.partial(
-            constructors.ldgm, parity_degree=degree
-        )
-        for degree in (2, 3, 5)
-    }
+    made: dict[str, Any] = {}
+    for degree in (2, 3, 5):
+        make = functools.partial(codes.ldgm, parity_degree=degree)
+        made[f"ldgm, parity degree {degree}"] = make
     for size, limit in ((1, None), (1, 5), (5, None), (5, 2)):
         limited = f", max. degree {limit}" if limit else ""
-        made[f"batch_raptor, batch size {size}{limited}"] = functools.partial(
-            constructors.batch_raptor, batch_size=size, max_degree=limit
-        )
+        options = {"batch_size": size, "max_degree": limit}
+        make = functools.partial(codes.batch_raptor, **options)
+        made[f"batch_raptor, batch size {size}{limited}"] = make
     return made
 
 
@@ -100,11 +98,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
         family, label = name.split(", ", 1)
         peeling, elimination = percents(record["peeling"]), record["elimination"].mean
         shown = [SHARES.index(share) for share in SHOWN_SHARES]
-        return [
-            f"`{family}`, {label}",
-            f"{record['parts'].mean:.2f}",
-            *(f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown),
-        ]
+        cells = (f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown)
+        return f"`{family}`, {label}", f"{record['parts'].mean:.2f}", *cells
 
     return ResultTable(
         f"Parts recovered in percent, n = {numbers['num_workers']} and k = "

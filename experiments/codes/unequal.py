@@ -10,8 +10,7 @@ import numpy as np
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ROUNDING, ResultTable, at, half_width, with_half
-from jaxwgc import codes as constructors
-from jaxwgc import decoders
+from jaxwgc import codes, decoders
 
 NUM_WORKERS = 10
 # Worker i responds before a time τ with probability 1 - exp(-ψᵢ (τ - 1)).
@@ -27,19 +26,19 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_masks = MASKS_PER_RUN * effort.runs
     draws = np.random.default_rng(bits).random((num_masks, NUM_WORKERS))
     probabilities = [np.exp(-RATES * (time - 1)) for time in TIMES]
-    codes = [codes_for(p) for p in probabilities]
+    every = [codes_for(p) for p in probabilities]
     return Study(
         {
             "num_masks": num_masks,
             "mean_probabilities": [p.mean() for p in probabilities],
             "least": [NUM_WORKERS**2 / np.sum((1 - p) / p) for p in probabilities],
-            "copies": {name: code.assignment.sum() for name, code in codes[0].items()},
+            "copies": {name: code.assignment.sum() for name, code in every[0].items()},
             "codes": {
                 name: [
                     Once(measure, by_name[name], draws >= p)
-                    for by_name, p in zip(codes, probabilities, strict=True)
+                    for by_name, p in zip(every, probabilities, strict=True)
                 ]
-                for name in codes[0]
+                for name in every[0]
             },
         },
         x64=True,
@@ -49,10 +48,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
     """Returns codes by name; most have two parts per worker around a ring."""
-    fill = constructors.unequal(probabilities, NUM_WORKERS)
+    fill = codes.unequal(probabilities, NUM_WORKERS)
     ring = np.eye(NUM_WORKERS, dtype=bool)
     ring |= np.roll(ring, 1, axis=1)
-    on_ring = functools.partial(constructors.unequal, assignment=ring)
+    on_ring = functools.partial(codes.unequal, assignment=ring)
 
     def summed(shares):
         """Returns the code of shares α."""
@@ -102,19 +101,15 @@ def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per code and a column per time, below the formula."""
 
     def row(name, cells):
-        errors = (
-            " / ".join(_interval(at(cell.errors, kind)) for kind in (0, 1))
-            for cell in cells
-        )
+        both = [[_interval(at(own.errors, kind)) for kind in (0, 1)] for own in cells]
+        errors = map(" / ".join, both)
         biases = [cell.bias for cell in cells]
         bias = f"{min(biases):.2f}–{max(biases):.2f}" if any(biases) else "none seen"
         return name, str(numbers["copies"][name]), *errors, bias
 
     formula = [f"{least:.2f}" for least in numbers["least"]]
-    heads = [
-        f"τ = {time:g}, mean p = {mean:.2f}"
-        for time, mean in zip(TIMES, numbers["mean_probabilities"], strict=True)
-    ]
+    means = zip(TIMES, numbers["mean_probabilities"], strict=True)
+    heads = [f"τ = {time:g}, mean p = {mean:.2f}" for time, mean in means]
     return ResultTable(
         f"Ten workers and parts, mean of {numbers['num_masks']:,} rounds: squared "
         "error for equal parts / uncorrelated parts",

@@ -15,8 +15,8 @@ import jaxwgc
 from experiments.delays.traces import halves, label, read_traces
 from experiments.paper.mnist import load_digits
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, command
-from experiments.runner.tables import ResultTable, interval
+from experiments.runner.study import Numbers, Once, Sections, Study, command
+from experiments.runner.tables import interval, table_of
 from jaxwgc import stragglers
 from jaxwgc.studies import Choice
 
@@ -32,20 +32,13 @@ NUM_TIMES = 60
 SORTED = "one_slow_seconds"
 
 
-class Effort(NamedTuple):
-    """Amount of computation: trainings per choice and rows of data."""
-
-    runs: int
-    num_rows: int
-
-
 NUM_STEPS = 100
 
 
 @command("time", "Training by time")
 def time(
     trace: Path | None = None, runs: int = 20, quick: bool = False, seed: int = 0
-) -> dict[str, Any]:
+) -> Sections:
     """Simulates the time to a target loss, by code and waiting rule.
 
     Args:
@@ -54,27 +47,25 @@ def time(
         runs: Simulated trainings per choice.
         quick: Train on the first trace alone, on fewer rows, at most 8 times.
     """
-    effort = Effort(min(runs, 8), 1_920) if quick else Effort(runs, 9_984)
+    runs, num_rows = (min(runs, 8), 1_920) if quick else (runs, 9_984)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
-    key = jax.random.key(seed)
+    given = runs, num_rows, jax.random.key(seed)
     sections = {}
     for name, times in traces:
-        own = functools.partial(study, name, times, effort=effort, key=key)
-        sections[name] = functools.partial(own, is_sorted=False)
+        sections[name] = functools.partial(study, name, times, False, *given)
         if trace is None and name == SORTED:
-            sections[f"{name}_sorted"] = functools.partial(own, is_sorted=True)
+            own = functools.partial(study, name, times, True, *given)
+            sections[f"{name}_sorted"] = own
     return sections
 
 
-def study(name, times, is_sorted: bool, effort: Effort, key: jax.Array) -> Study:
+def study(name, times, is_sorted: bool, runs: int, num_rows: int, key) -> Study:
     """Returns a cell per choice, planned by the first half of the rounds."""
     num_workers = times.shape[1]
     # Codes on request have up to eight parts per worker.
-    rows = effort.num_rows - effort.num_rows % (8 * num_workers)
+    rows = num_rows - num_rows % (8 * num_workers)
     problem = Problem.of_digits(rows, num_workers, is_sorted)
-    planned, judged = (
-        stragglers.empirical(half, replace=True) for half in halves(times)
-    )
+    planned, judged = (stragglers.empirical(own, replace=True) for own in halves(times))
     keys = jax.random.split(key)
     plan = jaxwgc.plan(
         planned,
@@ -96,18 +87,13 @@ def study(name, times, is_sorted: bool, effort: Effort, key: jax.Array) -> Study
                 "waits_for": choice.waits_for,
                 "planned_step": choice.step_time.value,
                 "planned_time": choice.time.value,
-                "": Once(train, problem, judged, effort, keys[1], choice),
+                "": Once(train, problem, judged, runs, keys[1], choice),
             }
             for choice in shown_choices(plan)
         ],
     }
-    return Study(
-        numbers,
-        runs=effort.runs,
-        derive=curves,
-        tables={"": tabulate},
-        figures={} if is_sorted else {"": draw},
-    )
+    show: Any = {"tables": {"": tabulate}, "figures": {} if is_sorted else {"": draw}}
+    return Study(numbers, runs=runs, derive=curves, **show)
 
 
 def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
@@ -167,9 +153,8 @@ class Problem(NamedTuple):
             return slopes.mean(1) + ridge * params
 
         start = np.zeros(rows.shape[1])
-        optimum = scipy.optimize.minimize(
-            loss_and_slope, start, jac=True, method="L-BFGS-B", tol=1e-12
-        )
+        options = {"jac": True, "method": "L-BFGS-B", "tol": 1e-12}
+        optimum = scipy.optimize.minimize(loss_and_slope, start, **options)
         spread = np.sum(part_slopes(optimum.x) ** 2, 1).mean()
         return cls(
             jnp.asarray(rows, jnp.float32),
@@ -180,7 +165,7 @@ class Problem(NamedTuple):
         )
 
 
-def train(problem: Problem, delay, effort: Effort, key, choice: Choice) -> Numbers:
+def train(problem: Problem, delay, runs: int, key, choice: Choice) -> Numbers:
     """Returns time and loss before each step of each run, (runs, steps)."""
     code, model = choice.code, choice.model(delay)
     step_size = choice.step_size / problem.curvature
@@ -188,13 +173,9 @@ def train(problem: Problem, delay, effort: Effort, key, choice: Choice) -> Numbe
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def descend(problem, key):
-        aggregate: Any = jaxwgc.coded_aggregate(
-            code,
-            model,
-            key,
-            memory=choice.memory,
-            debias=None if choice.memory else "share",
-        )
+        debias = None if choice.memory else "share"
+        options = {"memory": choice.memory, "debias": debias}
+        aggregate: Any = jaxwgc.coded_aggregate(code, model, key, **options)
         num_rows, num_features = problem.rows.shape
         parts = problem.rows.reshape(code.num_parts, -1, num_features)
 
@@ -212,13 +193,11 @@ def train(problem: Problem, delay, effort: Effort, key, choice: Choice) -> Numbe
         carry = start, aggregate.init(start)
         return jax.lax.scan(step, carry, length=NUM_STEPS)[1]
 
-    keys = jax.random.split(key, effort.runs)
+    keys = jax.random.split(key, runs)
     clock, loss = map(np.asarray, descend(problem, keys))
     loss = (loss - problem.least) / (np.log(2) - problem.least)
-    return {
-        "step": jaxwgc.summarize(clock[:, -1] / (NUM_STEPS - 1)),
-        "curves": {"time": clock, "loss": loss},
-    }
+    step = jaxwgc.summarize(clock[:, -1] / (NUM_STEPS - 1))
+    return {"step": step, "curves": {"time": clock, "loss": loss}}
 
 
 def curves(numbers: Numbers) -> Numbers:
@@ -231,8 +210,7 @@ def curves(numbers: Numbers) -> Numbers:
     longest = min(choice["curves"]["time"][:, -1].min() for choice in choices)
     times = np.linspace(0, min(longest, 1.3 * float(last)), NUM_TIMES)
     for choice in choices:
-        runs = choice.pop("curves")
-        pairs = zip(runs["time"], runs["loss"], strict=True)
+        pairs = zip(*choice.pop("curves").values(), strict=True)
         on_grid = np.array([np.interp(times, *pair) for pair in pairs])
         choice["loss"] = jaxwgc.summarize(on_grid)
         choice["time"] = jaxwgc.summarize(choice.pop("reached"))
@@ -249,30 +227,20 @@ def time_to(clock: np.ndarray, loss: np.ndarray) -> float:
     return float(clock[last] + share * (clock[last + 1] - clock[last]))
 
 
-def tabulate(numbers: Numbers) -> ResultTable:
-    """Returns a row per choice."""
-
-    def reached(choice):
-        time = choice["time"]
-        return interval(time, 0) if np.isfinite(time.mean) else "never"
-
-    def planned(choice):
-        time = choice["planned_time"]
-        return f"{time:.0f}" if np.isfinite(time) else "never"
-
-    return ResultTable.of_records(
-        f"{numbers['trace']}, {numbers['num_workers']} workers: time of a step, and "
-        f"time until the loss above its minimum falls to {TARGET:.0%} of the start, in "
-        "the unit of the trace",
-        {
-            "code, waiting rule": label,
-            "step": "{step}",
-            "planned": "{planned_step:.2f}",
-            "time to target": reached,
-            "planned time": planned,
-        },
-        numbers["choices"],
-    )
+tabulate = table_of(
+    "{trace}, {num_workers} workers: time of a step, and time until the loss above its "
+    f"minimum falls to {TARGET:.0%} of the start, in the unit of the trace",
+    {
+        "code, waiting rule": label,
+        "step": "{step}",
+        "planned": "{planned_step:.2f}",
+        "time to target": lambda choice: (
+            interval(choice["time"], 0) if np.isfinite(choice["time"].mean) else "never"
+        ),
+        "planned time": lambda own: f"{own.planned_time:.0f}".replace("inf", "never"),
+    },
+    "choices",
+)
 
 
 def draw(numbers: Numbers) -> Figure:

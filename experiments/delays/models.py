@@ -1,6 +1,7 @@
 """Delay models judged by held-out times, and by known laws."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 
 from experiments.delays.traces import LANGUAGE_MODELS, halves, read_traces, simulated
 from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, command
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Numbers, Once, Sections, Study, command
+from experiments.runner.tables import ResultTable, table_of
 from jaxwgc import stragglers
 
 # Ranks of the f-th fastest worker as fractions: 24, 28 and 30 of 32.
@@ -36,26 +37,18 @@ class Known(NamedTuple):
 
 KNOWN = {
     "shifted_exponential": Known(
-        {"shift": 1.0, "rate": 1.0},
-        lambda generator: 1 + generator.exponential(1.0, SHAPE),
+        {"shift": 1.0, "rate": 1.0}, lambda g: 1 + g.exponential(1.0, SHAPE)
     ),
-    "pareto": Known(
-        {"scale": 1.0, "shape": 2.0}, lambda generator: 1 + generator.pareto(2.0, SHAPE)
-    ),
-    "weibull": Known(
-        {"scale": 1.0, "shape": 1.7}, lambda generator: generator.weibull(1.7, SHAPE)
-    ),
+    "pareto": Known({"scale": 1.0, "shape": 2.0}, lambda g: 1 + g.pareto(2.0, SHAPE)),
+    "weibull": Known({"scale": 1.0, "shape": 1.7}, lambda g: g.weibull(1.7, SHAPE)),
     "log_normal": Known(
-        {"median": 1.0, "deviation": 0.5},
-        lambda generator: generator.lognormal(0.0, 0.5, SHAPE),
+        {"median": 1.0, "deviation": 0.5}, lambda g: g.lognormal(0.0, 0.5, SHAPE)
     ),
 }
 
 
 @command("delays", "Delay models, fitted to half of the rounds")
-def delays(
-    trace: Path = LANGUAGE_MODELS, runs: int = 400, seed: int = 0
-) -> dict[str, Any]:
+def delays(trace: Path = LANGUAGE_MODELS, runs: int = 400, seed: int = 0) -> Sections:
     """Fits delay models to measured times, and judges them by later rounds.
 
     Args:
@@ -69,12 +62,9 @@ def delays(
         for name, times in read_traces(trace).items()
     }
     if trace == LANGUAGE_MODELS:
-        cells = {
-            name: Once(fits_of_known, name, seed, num_rows=DATA_SETS) for name in KNOWN
-        }
-        sections["known"] = lambda: Study(
-            {"known": cells}, tables={"known": tabulate_known}
-        )
+        cells = {name: Once(fits_of_known, name, seed) for name in KNOWN}
+        show = {"known": tabulate_known}
+        sections["known"] = lambda: Study({"known": cells}, tables=show)
     return sections
 
 
@@ -83,7 +73,17 @@ def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:
     return Study(
         {"": Once(measure, name, times, runs, seed)},
         tables={
-            f"{name}_fits": functools.partial(tabulate_fits, name),
+            f"{name}_fits": table_of(
+                f"Models fitted to the first half of {name}: mean log-likelihood of "
+                "the last third of this half, and Kolmogorov-Smirnov distance of "
+                "models of the rest",
+                {
+                    "delay model": "{name}",
+                    "log-likelihood": "{held_out:.3f}",
+                    "distance": "{distance:.3f}",
+                },
+                "fits",
+            ),
             f"{name}_fastest": functools.partial(tabulate_fastest, name),
         },
     )
@@ -106,13 +106,11 @@ def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
         for what in ("rounds", "workers", "cells")
     }
     keys = jax.random.split(jax.random.key(seed), runs)
-    drawn = {
-        name: simulated(delay, times.shape[1], len(second), keys)
-        for name, delay in models.items()
-    }
+    shape = times.shape[1], len(second)
+    drawn = {name: simulated(own, *shape, keys) for name, own in models.items()}
     return {
         "fits": [
-            {"name": fit.name, "held_out": fit.held_out, "distance": fit.distance}
+            {name: getattr(fit, name) for name in ("name", "held_out", "distance")}
             for fit in fits[:SHOWN_FITS]
         ],
         "num_workers": times.shape[1],
@@ -132,34 +130,15 @@ def of_fastest(times: np.ndarray, counts: list[int]) -> np.ndarray:
     return np.quantile(fastest, [0.5, 0.9], axis=0, method="inverted_cdf")
 
 
-def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
-    """Returns a row per fit, the best first."""
-    return ResultTable.of_records(
-        f"Models fitted to the first half of {name}: mean log-likelihood of the last "
-        "third of this half, and Kolmogorov-Smirnov distance of models of the rest",
-        {
-            "delay model": "{name}",
-            "log-likelihood": "{held_out:.3f}",
-            "distance": "{distance:.3f}",
-        },
-        numbers["fits"],
-    )
-
-
 def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
     """Returns two rows per f: median and 90% quantile."""
 
     def row(column, count, row, what):
         true = numbers["measured"][row][column]
         low, high = (end[row][column] for end in numbers["interval"])
-        said = [own[row][column] for own in numbers["said"].values()]
         shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
-        return [
-            str(count),
-            what,
-            shown,
-            *(f"{100 * (s / true - 1):+.1f}" for s in said),
-        ]
+        said = [own[row][column] / true - 1 for own in numbers["said"].values()]
+        return str(count), what, shown, *(f"{100 * error:+.1f}" for error in said)
 
     return ResultTable(
         f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
@@ -203,28 +182,24 @@ def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
 def tabulate_known(numbers: Numbers) -> ResultTable:
     """Returns a row per family."""
 
-    def show(pair):
-        name, sets = pair
-
-        def share(what):
-            return f"{np.mean([fit[what].startswith(name) for fit in sets]):.0%}"
-
+    def row(name, sets):
         inside = [fit["is_covered"] for fit in sets if fit["is_covered"] is not None]
         parameters = KNOWN[name].parameters
         values = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
-        covered = [f"{np.mean([x[name] for x in inside]):.0%}" for name in parameters]
-        return {
-            "family": f"`{name}({values})`",
-            "first": share("first"),
-            "first, unequal speeds": share("first_unequal"),
-            "location or scale in its interval": covered[0],
-            "shape or rate in its interval": covered[1],
-        }
+        shares = [
+            *([fit[kind].startswith(name) for fit in sets] for kind in heads),
+            *([covered[parameter] for covered in inside] for parameter in parameters),
+        ]
+        return f"`{name}({values})`", *(f"{np.mean(share):.0%}" for share in shares)
 
-    return ResultTable.of_records(
+    heads = {"first": "first", "first_unequal": "first, unequal speeds"}
+    return ResultTable(
         f"{DATA_SETS} data sets of each family, {NUM_ROUNDS} rounds of {NUM_WORKERS} "
         "workers: how often it is the best fit; for unequal speeds also how often 95% "
         "intervals contain its parameters",
-        show,
-        numbers["known"].items(),
+        [
+            *("family", *heads.values(), "location or scale in its interval"),
+            "shape or rate in its interval",
+        ],
+        itertools.starmap(row, numbers["known"].items()),
     )

@@ -1,6 +1,5 @@
 """Slow workers that still count: parts on request, and stale gradients."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.patches import Patch
 import jaxwgc
 from experiments.delays.traces import read_traces, simulated
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, command, timed
+from experiments.runner.study import Numbers, Once, Sections, Study, command, timed
 from jaxwgc import codes, stragglers
 
 COPIES = (2, 3)
@@ -38,7 +37,7 @@ SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 
 @command("slow-workers", "Slow workers that still count", count="rounds")
-def slow_workers(rounds: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
     """Simulates slow workers that contribute: on request, by coverage, stale gradients.
 
     Args:
@@ -71,7 +70,6 @@ def exact_codes(times: np.ndarray) -> np.ndarray:
 def rounds_of(draw: Callable[[], np.ndarray]) -> Numbers:
     """Returns times of rounds by waiting rule."""
     times = draw()
-    times = times.reshape(-1, times.shape[-1])
     num_workers = times.shape[1]
     exact = exact_codes(times)
     best = int(exact.mean(0).argmin())
@@ -94,15 +92,13 @@ def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -
     }
     keys = jax.random.split(key, (len(LAWS), 1))
     for own, (name, law) in zip(keys, LAWS.items()):
-        draws[name] = functools.partial(simulated, law, NUM_WORKERS, num_rounds, own)
-
-    def best(row):
-        return f"{row['seconds']['best_code'].mean:.2f} (s = {row['stragglers']})"
+        given = law, NUM_WORKERS, num_rounds, own
+        draws[name] = lambda given=given: simulated(*given)[0]
 
     def ratio(row):
         return f"{row['seconds']['request_2'].mean / row['seconds']['all'].mean:.2f}"
 
-    study = timed(
+    return timed(
         [{"delays": name, "": Once(rounds_of, draw)} for name, draw in draws.items()],
         "Time of a step: waiting for all without a code; any n - s of the workers, "
         "each with s + 1 times the work; finished parts on request with 2 copies and "
@@ -111,15 +107,15 @@ def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -
         {
             "delays": "{delays}",
             "wait for all": "{seconds[all]}",
-            "best exact code": best,
+            "best exact code": "{seconds[best_code].mean:.2f} (s = {stragglers})",
             "request ×2": "{seconds[request_2]}",
             "relative to all": ratio,
             "×3": "{seconds[request_3]}",
             **{f"{share:.0%}": f"{{seconds[{share}]}}" for share in COVERED},
             "perfect division": "{seconds[bound]}",
         },
+        figures={"meeting": lambda numbers: draw_meeting()},
     )
-    return dataclasses.replace(study, figures={"meeting": lambda _: draw_meeting()})
 
 
 def blocks(num_rounds: int, key: jax.Array) -> Study:
@@ -130,10 +126,8 @@ def blocks(num_rounds: int, key: jax.Array) -> Study:
         times = times * (WORK / num_workers / 1e6)
         code = codes.replicated(num_workers, num_workers * BLOCK_PARTS, BLOCK_COPIES)
         taken = ends(times, code, stragglers.until_decodable(code))
-        return {
-            "best_code": exact_codes(times).mean(0).min(),
-            "request": jaxwgc.summarize(taken),
-        }
+        best = exact_codes(times).mean(0).min()
+        return {"best_code": best, "request": jaxwgc.summarize(taken)}
 
     return timed(
         [
@@ -163,18 +157,15 @@ def draw_meeting() -> figures.Figure:
     # The part of each message: (workers, messages per worker).
     parts = np.reshape(code.encoding_matrix, (*requests.shape, -1)).argmax(-1)
     figure, (axes,) = figures.new_figure(8.6, 2.6)
-    colors = {
-        "own part, sent": figures.COLORS[0],
-        "part of the next worker, sent": figures.COLORS[1],
-        "not needed": "0.8",
-    }
+    kinds = "own part, sent", "part of the next worker, sent", "not needed"
+    colors = *figures.COLORS[:2], "0.8"
     for (worker, turn), is_sent in np.ndenumerate(requests):
         seconds = 1 / SPEEDS[worker] / NUM_PARTS
         start, end = turn * seconds, min((turn + 1) * seconds, elapsed)
         if start > elapsed - 1e-6:
             continue
         kind = int(turn >= NUM_PARTS) if is_sent else 2
-        look = {"edgecolor": "white", "linewidth": 1, "color": [*colors.values()][kind]}
+        look = {"edgecolor": "white", "linewidth": 1, "color": colors[kind]}
         axes.barh(worker, end - start, 0.8, start, **look)
         if end - start > 0.06:
             look = {"ha": "center", "va": "center", "fontsize": 8}
@@ -185,6 +176,6 @@ def draw_meeting() -> figures.Figure:
     axes.invert_yaxis()
     axes.grid(False)
     axes.axvline(elapsed, color="0.3", linewidth=1, linestyle="--")
-    handles = [Patch(color=color) for color in colors.values()]
-    figure.legend(handles, list(colors), loc="outside lower center", ncols=3)
+    handles = [Patch(color=color) for color in colors]
+    figure.legend(handles, kinds, loc="outside lower center", ncols=3)
     return figure

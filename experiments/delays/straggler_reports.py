@@ -2,15 +2,14 @@
 
 import functools
 import itertools
-from typing import Any
 
 import numpy as np
 
 import jaxwgc
 from experiments.delays.traces import read_traces
-from experiments.runner.study import Once, Study, command
+from experiments.runner.study import Once, Sections, Study, command, timed
 from experiments.runner.tables import ResultTable, console, table_of
-from experiments.runner.timing import measure
+from experiments.runner.timing import measure_in_turn
 
 # Kind and slowdown of the straggler.
 STRAGGLERS = [
@@ -30,7 +29,7 @@ SIZES = (2_000, 10), (100_000, 256), (1_000_000, 64)
 
 
 @command("report", "Straggler reports", count="traces")
-def report(traces: int = 1000, seed: int = 0) -> dict[str, Any]:
+def report(traces: int = 1000, seed: int = 0) -> Sections:
     """Reports slow workers of measured traces, and of simulated stragglers.
 
     Args:
@@ -58,20 +57,13 @@ class Printed(ResultTable):
 
 def measured() -> Study:
     """Returns a printed report and a figure of each trace."""
-    reports = {
-        name: jaxwgc.straggler_report(times) for name, times in read_traces().items()
-    }
-    return Study(
-        {name: {"text": str(report)} for name, report in reports.items()},
-        tables={
-            name: lambda numbers, name=name: Printed(numbers[name]["text"])
-            for name in reports
-        },
-        figures={
-            name: lambda _, report=report: report.plot()
-            for name, report in reports.items()
-        },
-    )
+    numbers, tables, figures = {}, {}, {}
+    for name, times in read_traces().items():
+        report = jaxwgc.straggler_report(times)
+        numbers[name] = {"text": str(report)}
+        tables[name] = lambda numbers, name=name: Printed(numbers[name]["text"])
+        figures[name] = lambda numbers, report=report: report.plot()
+    return Study(numbers, tables=tables, figures=figures)
 
 
 def draw(generator, kind, slowdown, num_rounds, correlation):
@@ -82,9 +74,8 @@ def draw(generator, kind, slowdown, num_rounds, correlation):
         noise[number] += correlation * noise[number - 1]
     common = COMMON_NOISE * generator.standard_normal((num_rounds, 1))
     times = np.exp(NOISE * noise + common)
-    is_slow = np.full(num_rounds, True)
-    if kind == "since":
-        is_slow = np.arange(num_rounds) >= num_rounds // 2
+    first = num_rounds // 2 if kind == "since" else 0
+    is_slow = np.arange(num_rounds) >= first
     if kind == "intermittent":
         is_slow = generator.random(num_rounds) < STALLED
     slowed = times.copy()
@@ -113,30 +104,22 @@ def judge(kind, slowdown, num_rounds, correlation, traces, seed) -> dict[str, fl
         )
     each = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     each["covered"] = abs(each["reported"] - each["true"].mean()) <= each.pop("error")
-    return {name: float(np.mean(values)) for name, values in each.items()}
+    return {name: np.mean(values) for name, values in each.items()}
 
 
 def simulated(traces: int, seed: int) -> Study:
     """Returns a row per kind, slowdown and number of rounds."""
-    rows = [
-        {
-            "kind": kind,
-            "slowdown": slowdown,
-            "rounds": num_rounds,
-            "cells": [
-                Once(judge, kind, slowdown, num_rounds, correlation, traces, seed)
-                for correlation in CORRELATIONS
-            ],
-        }
-        for kind, slowdown in STRAGGLERS
-        for num_rounds in NUM_ROUNDS
-    ]
+
+    def row(rounds, kind, slowdown):
+        given = kind, slowdown, rounds
+        cells = [Once(judge, *given, own, traces, seed) for own in CORRELATIONS]
+        return {"kind": kind, "slowdown": slowdown, "rounds": rounds, "cells": cells}
 
     def of_stragglers(template):
-        return lambda row: (
-            "" if row["kind"] == "steady" else template.format(**row["cells"][0])
-        )
+        shown = {"steady": ""}
+        return lambda row: shown.get(row.kind, template.format(**row.cells[0]))
 
+    rows = [row(number, *own) for own in STRAGGLERS for number in NUM_ROUNDS]
     table = table_of(
         f"One straggler of {NUM_WORKERS} workers with times that vary by {NOISE:.0%}: "
         "traces in which its kind is named correctly and in which another worker is "
@@ -165,13 +148,12 @@ def speed() -> Study:
     def time(num_rounds, num_workers):
         generator = np.random.default_rng(0)
         times = 1 + generator.exponential(0.1, (num_rounds, num_workers))
-        _, timing = measure(lambda: jaxwgc.straggler_report(times), repeats=3)
+        report = functools.partial(jaxwgc.straggler_report, times)
+        [(_, timing)] = measure_in_turn([report], repeats=3)
         return {"rounds": num_rounds, "workers": num_workers, "timing": timing}
 
-    table = table_of(
+    return timed(
+        [Once(time, *size) for size in SIZES],
         "Seconds of a report: median of three runs, shortest and longest",
         {"rounds": "{rounds:,}", "workers": "{workers}", "seconds": "{timing}"},
-        "sizes",
     )
-    cells = [Once(time, *size) for size in SIZES]
-    return Study({"sizes": cells}, tables={"speed": table})

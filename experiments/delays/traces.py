@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner.results import ExperimentError
-from jaxwgc import _validation, stragglers
 from jaxwgc._trace_files import read_trace
+from jaxwgc._validation import measured_times
 
 # Two trainings of language models, and four jobs on Alibaba's PAI. The README beside
 # the files has their sources.
@@ -30,18 +30,13 @@ def read_traces(path: Path | None = None) -> dict[str, np.ndarray]:
         return read_traces(LANGUAGE_MODELS) | read_traces(PAI)
     try:
         names = np.load(path).files if path.suffix == ".npz" else [path.stem]
-        traces = {
-            name: _validation.measured_times(read_trace(path, name)[0], _FEWEST_ROUNDS)
-            for name in names
-        }
+        read = {name: read_trace(path, name)[0] for name in names}
+        traces = {n: measured_times(own, _FEWEST_ROUNDS) for n, own in read.items()}
         if any(times.shape[1] < 2 for times in traces.values()):
             raise ValueError("times must be of at least 2 workers")
     except (OSError, EOFError, TypeError, ValueError) as error:
         raise ExperimentError(f"--trace {path}: {error}") from error
-    return {
-        name: times if times.ndim == 2 else times.sum(-1)
-        for name, times in traces.items()
-    }
+    return {name: own if own.ndim == 2 else own.sum(-1) for name, own in traces.items()}
 
 
 def halves(times: np.ndarray) -> list[np.ndarray]:
@@ -49,9 +44,7 @@ def halves(times: np.ndarray) -> list[np.ndarray]:
     return np.split(times, [len(times) // 2])
 
 
-def simulated(
-    delay: stragglers.DelayModel, num_workers: int, num_rounds: int, keys: jax.Array
-) -> np.ndarray:
+def simulated(delay, num_workers: int, num_rounds: int, keys) -> np.ndarray:
     """Draws histories of rounds, (runs, rounds, workers)."""
 
     @jax.jit

@@ -13,7 +13,6 @@ import jaxwgc
 from experiments.errors.rounds import Corrupt, one_of_kinds
 from experiments.paper.mnist import load_digits, test_error
 from experiments.runner.study import Numbers, Once, Study, timed
-from experiments.runner.tables import ResultTable
 from jaxwgc import codes, corruptions, stragglers
 
 NUM_WORKERS, NUM_LOST, NUM_WRONG = 20, 2, 2
@@ -35,7 +34,7 @@ def _loss(params, part):
     return jnp.sum(jax.nn.softplus(logits) - labels * logits)
 
 
-def _parts(is_sorted=False):
+def _parts(is_sorted: int = False):
     training, test = load_digits()
     order = jnp.argsort(training.labels) if is_sorted else slice(None)
     parts, _ = jaxwgc.partition((training.images[order], training.labels[order]), 20)
@@ -89,11 +88,10 @@ def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
             return (optax.apply_updates(params, updates), state), losses.sum()
 
         start = jnp.zeros(parts[0].shape[-1])
-        (params, state), losses = jax.lax.scan(
-            step, (start, chain.init(start)), None, NUM_STEPS
-        )
-        aggregated: Any = state
-        errors = aggregated[0].errors
+        carry: Any = start, chain.init(start)
+        end: Any = jax.lax.scan(step, carry, length=NUM_STEPS)
+        (params, state), losses = end
+        errors = state[0].errors
         counts = (errors.num_corrected, errors.num_refused) if errors else (0, 0)
         return test_error(jnp.asarray(params), test), losses[-1], *counts
 
@@ -137,17 +135,22 @@ OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def compared(runs: int, key: jax.Array) -> Study:
     """Returns errors of the gradient, from uncoded and from coded messages."""
-    cells = {
-        data: {
-            kind: Once(compare, kind, data == "sorted by digit", runs, key)
+    names = [*OTHERS, "coded, corrected"]
+    return timed(
+        [
+            {"data": data, "kind": kind, "": Once(compare, kind, is_sorted, runs, key)}
+            for is_sorted, data in enumerate(("shuffled", "sorted by digit"))
             for kind in KINDS
-        }
-        for data in ("shuffled", "sorted by digit")
-    }
-    return Study(cells, tables={"gradients": tabulate_compared})
+        ],
+        f"Relative error of the gradient, median, {NUM_WRONG} of {NUM_WORKERS} workers "
+        "corrupted: aggregations of one message per part, and of coded messages, which "
+        "need nine times the work",
+        {"data": "{data}", "error": "{kind}"}
+        | {name: f"{{{name}:.1e}}" for name in names},
+    )
 
 
-def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
+def compare(kind: str, is_sorted: int, runs: int, key: jax.Array) -> Numbers:
     """Returns medians over rounds of the relative error of the gradient."""
     parts, _ = _parts(is_sorted)
     params = 0.01 * jax.random.normal(key, parts[0].shape[-1:])
@@ -162,10 +165,7 @@ def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
 
     def one_round(key) -> dict[str, Any]:
         messages, *_ = model(uncoded).sample(key, (), gradients, NUM_WORKERS)
-        misses = {
-            name: off(NUM_WORKERS * combine(messages))
-            for name, combine in OTHERS.items()
-        }
+        misses = {n: off(NUM_WORKERS * mean(messages)) for n, mean in OTHERS.items()}
         sent = jaxwgc.encode(CODE, gradients)
         sent, *_ = model(CODE).sample(key, (), sent, NUM_WORKERS)
         received = jnp.ones(NUM_WORKERS, bool)
@@ -176,19 +176,3 @@ def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
     keys = jax.random.split(key, runs)
     errors = jax.jit(lambda keys: jax.lax.map(one_round, keys))(keys)
     return {name: float(np.nanmedian(values)) for name, values in errors.items()}
-
-
-def tabulate_compared(numbers: Numbers) -> ResultTable:
-    """Returns a row per kind of error and of data."""
-    names = [*OTHERS, "coded, corrected"]
-    return ResultTable(
-        f"Relative error of the gradient, median, {NUM_WRONG} of {NUM_WORKERS} workers "
-        "corrupted: aggregations of one message per part, and of coded messages, which "
-        "need nine times the work",
-        ["data", "error", *names],
-        [
-            [data, kind, *(f"{cell[name]:.1e}" for name in names)]
-            for data, kinds in numbers.items()
-            for kind, cell in kinds.items()
-        ],
-    )

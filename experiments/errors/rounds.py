@@ -91,15 +91,14 @@ WORST: dict[str, Corrupt] = {"part of the lightest codeword": lightest_codeword}
 
 def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
     """Returns the codes by name."""
+    efficient = codes.communication_efficient(12, 4, 2)
     return {
         "RS(20, 20, 9)": codes.reed_solomon(20, 20, 9),
         "RS(50, 20, 30)": codes.reed_solomon(50, 20, 30),
         "cyclic repetition, n = 12, s = 5": codes.cyclic_repetition(key, 12, 5),
         "cyclic MDS, n = 12, s = 5": codes.cyclic_mds(12, 5),
         "fractional repetition, n = 12, s = 2": codes.fractional_repetition(12, 2),
-        "communication-efficient, n = 12, s = 4": codes.communication_efficient(
-            12, 4, 2
-        ),
+        "communication-efficient, n = 12, s = 4": efficient,
     }
 
 
@@ -119,9 +118,7 @@ class Outcomes(NamedTuple):
     error: Any
 
 
-def one_of_kinds(
-    kinds: dict[str, Corrupt], index: Any, who: Any, code: jaxwgc.GradientCode
-) -> one_of:
+def one_of_kinds(kinds: dict[str, Corrupt], index, who, code) -> one_of:
     """Returns the model of that index among kinds of errors."""
     return one_of(who, tuple(make(who, code) for make in kinds.values()), index)
 
@@ -165,11 +162,11 @@ class Rounds:
                 error,
             )
 
-        self._play = jax.jit(
-            lambda keys, *numbers: jax.lax.map(
-                lambda key: one_round(key, *numbers), keys
-            )
-        )
+        @jax.jit
+        def play(keys, *numbers):
+            return jax.lax.map(lambda key: one_round(key, *numbers), keys)
+
+        self._play = play
 
     def play(
         self, kind: str, num_wrong: int, num_missing: int = 0, batch: int = 0

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,9 @@ import numpy as np
 import jaxwgc
 from experiments.errors import learning
 from experiments.errors import rounds as rounds_of
-from experiments.errors.rounds import INDEPENDENT, TOGETHER, WORST, Rounds, known_codes
+from experiments.errors.rounds import INDEPENDENT, TOGETHER, WORST, Outcomes, Rounds
 from experiments.runner.figures import Figure, line, new_figure
-from experiments.runner.study import Numbers, Once, Study, command
+from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import ResultTable, table_of
 from jaxwgc import corruptions, stragglers
 
@@ -30,33 +29,28 @@ SIZES = 10.0 ** np.arange(-8, 3.1, 0.5)
 
 def bits(runs: int, key: jax.Array) -> Study:
     """Returns detections by bit and by size of the error."""
-    every = known_codes(key)
-    numbers = {
-        "rounds": 5 * runs,
-        "sizes": SIZES.tolist(),
-        "codes": {
-            name: {
-                "bits": Once(flipped, every[name], 5 * runs, key),
-                "whole": Once(sized, every[name], 1.0, runs, key),
-                "entry": Once(sized, every[name], 1e-9, runs, key),
-            }
-            for name in SHOWN
-        },
+    every = rounds_of.known_codes(key)
+    cells = {
+        name: {
+            "bits": Once(flipped, every[name], 5 * runs, key),
+            "whole": Once(sized, every[name], 1.0, runs, key),
+            "entry": Once(sized, every[name], 1e-9, runs, key),
+        }
+        for name in SHOWN
     }
-    return Study(numbers, tables={"bits": tabulate}, figures={"sizes": draw}, note=note)
+    numbers = {"rounds": 5 * runs, "sizes": SIZES.tolist(), "codes": cells}
+    return Study(numbers, tables={"bits": tabulate}, figures={"sizes": draw})
 
 
 def _play(code, model_of, settings, runs, key):
     """Returns per setting what is detected, and errors of decoded gradients."""
-    num_workers = code.num_workers
+    number = code.num_workers
 
     def one_round(key, setting):
         keys = jax.random.split(key, 4)
-        is_right = jnp.arange(num_workers) != jax.random.randint(
-            keys[1], (), 0, num_workers
-        )
-        model = model_of(stragglers.fixed(is_right), setting)
-        everyone = jnp.ones(num_workers, bool)
+        wrong = jax.random.randint(keys[1], (), 0, number)
+        model = model_of(stragglers.fixed(jnp.arange(number) != wrong), setting)
+        everyone = jnp.ones(number, bool)
         located, error = rounds_of.corrupt_and_decode(code, model, keys, everyone)
         is_detected = located.wrong.any() | located.refused | ~located.mask.all()
         return is_detected, jnp.where(located.refused, 0, error)
@@ -83,9 +77,7 @@ def flipped(code: jaxwgc.GradientCode, runs: int, key: jax.Array) -> list[Number
     ]
 
 
-def sized(
-    code: jaxwgc.GradientCode, share: float, runs: int, key: jax.Array
-) -> list[Numbers]:
+def sized(code, share: float, runs: int, key: jax.Array) -> list[Numbers]:
     """Returns detections by relative size of an error in a share of the entries."""
 
     def model_of(who, size):
@@ -94,10 +86,7 @@ def sized(
     # Errors in one entry are relative to the norm of the message.
     scale = np.sqrt(rounds_of.NUM_PARAMETERS) if share < 1 else 1.0
     played = _play(code, model_of, jnp.asarray(SIZES * scale, jnp.float32), runs, key)
-    return [
-        {"detected": float(detected.mean()), "harm": float(error.max())}
-        for detected, error in played
-    ]
+    return [{"detected": seen.mean(), "harm": error.max()} for seen, error in played]
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
@@ -117,16 +106,9 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
 
 
-def note(numbers: Numbers) -> str:
-    """Returns how many flips were neither detected nor harmless."""
-    every = (bit for code in numbers["codes"].values() for bit in code.bits)
-    harmful = sum(bit.harmful for bit in every)
-    return f"{harmful} flips were neither detected nor below {HARMLESS:g}"
-
-
 def draw(numbers: Numbers) -> Figure:
     """Draws detections and the largest error of decoded gradients by size."""
-    figure, (left, right) = new_figure(9, 4, columns=2, share_y=False)
+    figure, (left, right) = new_figure(9, 4, columns=2, sharey=False)
     for index, (name, code) in enumerate(numbers["codes"].items()):
         for style, kind in (("-", "whole"), ("--", "entry")):
             look = {"linestyle": style, "label": name if kind == "whole" else None}
@@ -137,13 +119,11 @@ def draw(numbers: Numbers) -> Figure:
     left.set(ylabel="detected, percent")
     right.set(yscale="log", ylabel="relative error of the decoded gradient")
     right.axhline(HARMLESS, color="0.6", linewidth=0.8)
+    label = "relative error of the message (dashed: one entry)"
     for axes in (left, right):
-        axes.set(
-            xscale="log", xlabel="relative error of the message (dashed: one entry)"
-        )
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside upper center", ncols=3
-    )
+        axes.set(xscale="log", xlabel=label)
+    handles = left.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -163,9 +143,7 @@ BEYOND = {"RS(20, 20, 9)": 5, "RS(50, 20, 30)": 15, "cyclic MDS, n = 12, s = 5":
 
 
 @command("wrong-answers", "Corrupted messages")
-def wrong_answers(
-    runs: int = 200, quick: bool = False, seed: int = 0
-) -> dict[str, Any]:
+def wrong_answers(runs: int = 200, quick: bool = False, seed: int = 0) -> Sections:
     """Detects and corrects corrupted messages, and trains with them.
 
     Args:
@@ -175,10 +153,11 @@ def wrong_answers(
     """
     runs = min(runs, 5) if quick else runs
     key = jax.random.key(seed)
-    rounds = functools.cache(lambda name: Rounds(known_codes(key)[name], runs, key))
+    known = rounds_of.known_codes(key)
+    rounds = functools.cache(lambda name: Rounds(known[name], runs, key))
     return {
         "located": functools.partial(located, runs, rounds),
-        "clean": functools.partial(clean, runs, rounds, list(known_codes(key))),
+        "clean": functools.partial(clean, runs, rounds, list(known)),
         "beyond": functools.partial(beyond, runs, rounds),
         "bits": functools.partial(bits, runs, key),
         "training": functools.partial(learning.study, quick, key),
@@ -202,7 +181,7 @@ def located(runs: int, rounds: Known) -> Study:
     def least(kinds):
         def cell(row):
             shown = [row["right"][name] for name in kinds if name in row["right"]]
-            return f"{min(shown)}" if shown else "beyond"
+            return str(min(shown, default="beyond"))
 
         return cell
 
@@ -235,13 +214,13 @@ def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
         # If half of all signs are flipped, the other half may be the corrupted one.
         kinds = {"noise": INDEPENDENT["noise"]}
     played = {kind: rounds(name).play(kind, wrong, missing) for kind in kinds}
-    errors = [each.error[each.is_right] for each in played.values()]
+    every = Outcomes(*map(np.concatenate, zip(*played.values())))
     return {
         "checks": checks,
-        "right": {name: int(each.is_right.sum()) for name, each in played.items()},
-        "refused": int(sum(each.is_refused.sum() for each in played.values())),
-        "blamed": int(sum(each.blames.sum() for each in played.values())),
-        "error": float(max(each.max(initial=0) for each in errors)),
+        "right": {name: each.is_right.sum() for name, each in played.items()},
+        "refused": every.is_refused.sum(),
+        "blamed": every.blames.sum(),
+        "error": every.error[every.is_right].max(initial=0),
     }
 
 
@@ -263,11 +242,9 @@ def clean(runs: int, rounds: Known, names: list[str]) -> Study:
 
 def _clean(rounds: Known, name: str) -> Numbers:
     played = [rounds(name).play("noise", 0, 1, batch) for batch in range(BATCHES)]
-    return {
-        "blamed": int(sum(each.blames.sum() for each in played)),
-        "refused": int(sum(each.is_refused.sum() for each in played)),
-        "error": float(max(each.error.max() for each in played)),
-    }
+    every = Outcomes(*map(np.concatenate, zip(*played)))
+    counts = {"blamed": every.blames.sum(), "refused": every.is_refused.sum()}
+    return counts | {"error": every.error.max()}
 
 
 def beyond(runs: int, rounds: Known) -> Study:
@@ -297,8 +274,8 @@ def beyond(runs: int, rounds: Known) -> Study:
 def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
     played = rounds(name).play(kind, wrong)
     return {
-        "right": int(played.is_right.sum()),
-        "refused": int(played.is_refused.sum()),
-        "blamed": int(played.blames.sum()),
-        "unnoticed": int(np.sum((played.error > HARMLESS) & ~played.is_refused)),
+        "right": played.is_right.sum(),
+        "refused": played.is_refused.sum(),
+        "blamed": played.blames.sum(),
+        "unnoticed": np.sum((played.error > HARMLESS) & ~played.is_refused),
     }

@@ -4,6 +4,7 @@ In every iteration, as many random workers straggle as the code tolerates, and t
 gradient is decoded from the messages of the others.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -43,9 +44,8 @@ def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterati
         new_params, state, norm = step(params, state)
         # The step that finds a short gradient is not taken.
         done = norm < stop_norm
-        params = jax.tree.map(
-            lambda new, old: jnp.where(done, old, new), new_params, params
-        )
+        choose = functools.partial(jnp.where, done)
+        params = jax.tree.map(choose, params, new_params)
         return params, state, norm, iterations + jnp.where(done, 0, 1)
 
     infinite = jnp.full((), jnp.inf, jax.tree.leaves(params)[0].dtype)
@@ -62,9 +62,8 @@ def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations)
         params, state, norm = step(*carry)
         return (params, state), norm
 
-    _, norms = jax.lax.scan(
-        one_iteration, (params, initial(params)), length=num_iterations
-    )
+    carry = params, initial(params)
+    _, norms = jax.lax.scan(one_iteration, carry, length=num_iterations)
     return norms
 
 

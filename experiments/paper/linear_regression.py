@@ -1,6 +1,7 @@
 """Linear regression on uneven leverage scores: table 2 and figure 2."""
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -9,38 +10,25 @@ import numpy as np
 
 import jaxwgc
 from experiments.paper import descent
-from experiments.runner import figures
+from experiments.runner import figures, tables
 from experiments.runner.study import Numbers, Study, Trial, command
-from experiments.runner.tables import (
-    YES_NO,
-    ResultTable,
-    at,
-    half_width,
-    interval,
-    interval_power_of_ten,
-)
+from experiments.runner.tables import YES_NO, ResultTable, interval, table_of
 from jaxwgc import sketching
 
-NUM_FEATURES = 20
-ROWS_PER_BLOCK = 50
-NUM_BLOCKS = 20
-STEP_SIZE = 1e-7
-STOP_NORM = 0.1
-MAX_ITERATIONS = 5_000
+NUM_FEATURES, NUM_BLOCKS, ROWS_PER_BLOCK = 20, 20, 50
+STOP_NORM, MAX_ITERATIONS = 0.1, 5_000
 COMPRESSIONS = (2, 4)
 WEIGHTINGS = ("weighted", "unweighted")
 BATCH_SIZE = 250
 
 # The paper's table 2.
 PUBLISHED_ITERATIONS = {
-    "rho=2 weighted": 107.55,
-    "rho=2 unweighted": 145.6,
-    "rho=4 weighted": 75.3,
-    "rho=4 unweighted": 84.4,
+    2: {"weighted": 107.55, "unweighted": 145.6},
+    4: {"weighted": 75.3, "unweighted": 84.4},
 }
 PUBLISHED_ERROR = {"rho=2": "O(10⁻⁵)", "rho=4": "O(10⁻⁴)"}
 # Step sizes of the protocols, which multiply the gradient of the paper's objective.
-PROTOCOLS = {"literal": STEP_SIZE, "doubled": 2 * STEP_SIZE}
+PROTOCOLS = {"literal": 1e-7, "doubled": 2e-7}
 # Another protocol: unbiased rescaling, each method at step 2 / (μ + L) of its Hessian.
 OWN_BEST = "own_best_step"
 
@@ -77,12 +65,10 @@ def draw_sample(key, compression, rescalings=("paper",)):
     parts, row_weights = jaxwgc.partition(data, num_parts)
     scores = sketching.leverage_scores(data[0], method="gram")
     probabilities = sketching.partition_probabilities(scores, num_parts)
-    sample = sketching.sample_partitions(
-        sample_key, probabilities, num_distinct=descent.CODE.num_parts
-    )
-    draw = functools.partial(
-        sketching.weighted_parts, sample, parts, row_weights, scale="rows"
-    )
+    number = descent.CODE.num_parts
+    sample = sketching.sample_partitions(sample_key, probabilities, num_distinct=number)
+    given = sample, parts, row_weights
+    draw = functools.partial(sketching.weighted_parts, *given, scale="rows")
     small = [draw(rescaling=rescaling) for rescaling in rescalings]
     return data, small, sample.num_draws
 
@@ -90,15 +76,13 @@ def draw_sample(key, compression, rescalings=("paper",)):
 def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
     """Solves one data set and sample in each protocol, with and without weights."""
     sample_key, *descent_keys = jax.random.split(key, 3)
-    rescalings = ["unbiased" if name == OWN_BEST else "paper" for name in protocols]
+    is_best = [name == OWN_BEST for name in protocols]
+    rescalings = ["unbiased" if best else "paper" for best in is_best]
     data, small, num_draws = draw_sample(sample_key, compression, rescalings)
     solution = least_squares_solution(*data)
     # At its own best step, the unweighted method has the mean weight, so that both
     # objectives have the same size.
-    means = [
-        sample.weights.mean() if protocol == OWN_BEST else 1.0
-        for protocol, sample in zip(protocols, small, strict=True)
-    ]
+    means = [s.weights.mean() if best else 1.0 for s, best in zip(small, is_best)]
     step_sizes = jnp.array([PROTOCOLS.get(protocol, jnp.nan) for protocol in protocols])
 
     def solve(lane):
@@ -115,26 +99,26 @@ def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
                 "error": jnp.sum((end.params - solution) ** 2),
             }
 
-        # Vectorized, which compiles in half the time.
-        both = jnp.stack([small.weights, jnp.full_like(small.weights, mean)])
-        return jax.vmap(descend)(jnp.stack(descent_keys), both)
+        return by_weighting(descend, descent_keys, small.weights, mean)
 
     # Sequential, so that one program serves all protocols.
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *small)
     solved = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
 
-    def of(lane):
-        return {"draws_per_part": num_draws / descent.CODE.num_parts} | {
-            weighting: {name: leaf[lane, second] for name, leaf in solved.items()}
-            for second, weighting in enumerate(WEIGHTINGS)
-        }
-
-    return {protocol: of(lane) for lane, protocol in enumerate(protocols)}
+    return {
+        protocol: {"draws_per_part": num_draws / descent.CODE.num_parts}
+        | jax.tree.map(operator.itemgetter(lane), solved)
+        for lane, protocol in enumerate(protocols)
+    }
 
 
-def all_runs(key: jax.Array) -> Numbers:
-    """Solves one data set at each compression."""
-    return {f"rho={c}": one_run(key, c) for c in COMPRESSIONS}
+def by_weighting(run, keys, weights: jax.Array, unweighted: Any = 1.0) -> Numbers:
+    """Returns `run(key, weights)` with the weights, and with one weight for all."""
+    # Vectorized, which compiles in half the time.
+    both = jnp.stack([weights, jnp.full_like(weights, unweighted)])
+    solved = jax.vmap(run)(jnp.stack(keys), both)
+    lanes = [jax.tree.map(operator.itemgetter(lane), solved) for lane in range(2)]
+    return dict(zip(WEIGHTINGS, lanes))
 
 
 def extreme_curvatures(features: jax.Array, weights: jax.Array) -> jax.Array:
@@ -148,30 +132,10 @@ def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Arr
     return jnp.linalg.solve(features.T @ features, features.T @ responses)
 
 
-@command("linear-regression", "Table 2, linear regression", prefix="table2")
-def linear_regression(runs: int = 2_000, seed: int = 0) -> Study:
-    """Measures table 2: iterations of coded descent, with and without weights.
-
-    In float64, since in float32 the gradient norm does not reach 0.1.
-
-    Args:
-        runs: Data sets, each solved in all cells.
-    """
-    return Study(
-        {"reproduced": Trial(all_runs)},
-        key=jax.random.key(seed),
-        runs=runs,
-        batch_size=BATCH_SIZE,
-        x64=True,
-        tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
-        figures={"": iterations_figure},
-    )
-
-
 def cells(numbers: Numbers) -> list[dict[str, Any]]:
     """Returns the rows of the paper's table, with the runs of each protocol."""
     return [
-        {"ρ": c, "weighting": w, "published": PUBLISHED_ITERATIONS[f"rho={c} {w}"]}
+        {"ρ": c, "weighting": w, "published": PUBLISHED_ITERATIONS[c][w]}
         | {"run": found["doubled"]}
         | {name: found[name][w] for name in found}
         for c, found in zip(COMPRESSIONS, numbers["reproduced"].values(), strict=True)
@@ -182,59 +146,52 @@ def cells(numbers: Numbers) -> list[dict[str, Any]]:
 CELL = {"ρ": "{ρ}", "weights": lambda row: YES_NO[row["weighting"] == "weighted"]}
 
 
-def iterations_table(numbers: Numbers) -> ResultTable:
-    """Returns published and reproduced counts."""
+def difference(row: Numbers) -> str:
+    """Returns the deviation from the published iterations."""
+    ratio = row["doubled"]["iterations"].mean / row["published"]
+    return f"{100 * (ratio - 1):+z.1f}%"
 
-    def difference(row):
-        ratio = row["doubled"]["iterations"].mean / row["published"]
-        return f"{100 * (ratio - 1):+z.1f}%"
 
-    def draws(row):
-        is_weighted = row["weighting"] == "weighted"
-        return interval(row["run"]["draws_per_part"], 3) if is_weighted else ""
+def draws(row: Numbers) -> str:
+    """Returns q/k, once for both weightings."""
+    is_weighted = row["weighting"] == "weighted"
+    return interval(row["run"]["draws_per_part"], 3) if is_weighted else ""
 
-    return ResultTable.of_records(
-        f"Table 2: iterations, mean of {numbers['runs']:,} runs with 95% confidence "
-        "interval",
-        CELL
-        | {
+
+TABLES = {
+    "": table_of(
+        "Table 2: iterations, mean of {runs:,} runs with 95% confidence interval",
+        {
+            **CELL,
             "published (20 runs)": "{published:g}",
             "step 2e-7": "{doubled[iterations]:1}",
             "difference": difference,
             "step 1e-7 (literal)": "{literal[iterations]:1}",
             "q/k": draws,
         },
-        cells(numbers),
-    )
-
-
-def errors_table(numbers: Numbers) -> ResultTable:
-    """Returns squared distances from the least-squares solution of all the data."""
-    return ResultTable.of_records(
+        cells,
+    ),
+    "errors": table_of(
         "Table 2: squared error against the least-squares solution of all data, mean "
-        f"of {numbers['runs']:,} runs, step 2e-7",
+        "of {runs:,} runs, step 2e-7",
         {
             "ρ": lambda row: row["name"].removeprefix("rho="),
             "published": lambda row: PUBLISHED_ERROR[row["name"]],
             **{name: f"{{doubled[{name}][error]:e}}" for name in WEIGHTINGS},
         },
-        numbers["reproduced"],
-    )
-
-
-def best_table(numbers: Numbers) -> ResultTable:
-    """Returns the comparison at the best step of each method."""
-    return ResultTable.of_records(
-        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; "
-        f"{numbers['runs']:,} runs",
-        CELL
-        | {
+        "reproduced",
+    ),
+    "best_step": table_of(
+        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs:,} runs",
+        {
+            **CELL,
             "iterations": f"{{{OWN_BEST}[iterations]:2}}",
             "squared error": f"{{{OWN_BEST}[error]:e}}",
             "condition L/μ": f"{{{OWN_BEST}[condition]:3}}",
         },
-        cells(numbers),
-    )
+        cells,
+    ),
+}
 
 
 def iterations_figure(numbers: Numbers) -> figures.Figure:
@@ -244,13 +201,11 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
     positions = np.arange(len(rows))
     published = [row["published"] for row in rows]
     axes.bar(positions - 0.27, published, 0.25, color="0.6", label="published")
-    for offset, protocol, color, label in (
-        (0.0, "doubled", "tab:blue", "step 2e-7"),
-        (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
-    ):
+    bars = (0, "doubled", "step 2e-7"), (0.27, "literal", "step 1e-7 (literal)")
+    for color, (offset, protocol, label) in zip(("tab:blue", "tab:orange"), bars):
         look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
         counts = [row[protocol]["iterations"] for row in rows]
-        means, halves = [each.mean for each in counts], [*map(half_width, counts)]
+        means, halves = zip(*((own.mean, tables.half_width(own)) for own in counts))
         axes.bar(positions + offset, means, 0.25, yerr=halves, label=label, **look)
     axes.set_xticks(positions, [f"ρ = {row['ρ']}\n{row['weighting']}" for row in rows])
     axes.grid(axis="x", visible=False)
@@ -258,6 +213,26 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
     axes.set_title("Table 2: linear regression (bars: mean, whiskers: 95% CI)")
     axes.legend()
     return figure
+
+
+@command("linear-regression", "Table 2, linear regression", prefix="table2")
+def linear_regression(runs: int = 2_000, seed: int = 0) -> Study:
+    """Measures table 2: iterations of coded descent, with and without weights.
+
+    In float64, since in float32 the gradient norm does not reach 0.1.
+
+    Args:
+        runs: Data sets, each solved in all cells.
+    """
+    return Study(
+        {"reproduced": {f"rho={c}": Trial(one_run, c) for c in COMPRESSIONS}},
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=BATCH_SIZE,
+        x64=True,
+        tables=TABLES,
+        figures={"": iterations_figure},
+    )
 
 
 FIGURE_COMPRESSION = 2
@@ -278,7 +253,7 @@ def figure2(runs: int = 1_000, seed: int = 0) -> Study:
         runs=runs,
         batch_size=250,
         x64=True,
-        reduce=lambda norms: {name: reduce_norms(norms[name]) for name in COLORS},
+        reduce=lambda norms: {name: reduce_norms(norms[name]) for name in WEIGHTINGS},
         tables={"": figure_table},
         figures={"": draw_norms},
     )
@@ -294,9 +269,7 @@ def norms_of_run(key: jax.Array) -> Numbers:
     def norms(key, weights):
         return descent.gradient_norms(key, *given, weights, step_size, NUM_ITERATIONS)
 
-    both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
-    curves = jax.vmap(norms)(jnp.stack(descent_keys), both)
-    return dict(zip(WEIGHTINGS, curves, strict=True))
+    return by_weighting(norms, descent_keys, small.weights)
 
 
 def reduce_norms(norms: np.ndarray) -> Numbers:
@@ -308,11 +281,9 @@ def reduce_norms(norms: np.ndarray) -> Numbers:
 def figure_table(numbers: Numbers) -> ResultTable:
     """Returns a row for every fifty iterations."""
     norms = [record["norm"] for record in numbers["gradient_norm"].values()]
-    level = STOP_NORM
-    rows = [
-        [str(step), *(interval_power_of_ten(at(norm, step)) for norm in norms)]
-        for step in range(0, NUM_ITERATIONS, 50)
-    ]
+    level, at, show = STOP_NORM, tables.at, tables.interval_power_of_ten
+    steps = range(0, NUM_ITERATIONS, 50)
+    rows = [[str(step), *(show(at(own, step)) for own in norms)] for step in steps]
     below = [str(np.argmax(norm.mean < level)) for norm in norms]
     return ResultTable(
         f"Figure 2: mean gradient norm of {numbers['runs']:,} runs with 95% confidence "
@@ -333,9 +304,8 @@ def draw_norms(numbers: Numbers) -> figures.Figure:
         axes.fill_between(iterations, *interval, alpha=0.35, **band)
         look = {"color": COLORS[weighting], "label": f"{weighting}, mean"}
         axes.plot(iterations, record["norm"].mean, **look)
-    text = "termination, ‖∇‖ < 0.1"
-    level = STOP_NORM
-    figures.threshold(axes, level, text, 2, xytext=(0, 4), linestyle=":")
+    look = {"xytext": (0, 4), "linestyle": ":"}
+    figures.threshold(axes, STOP_NORM, "termination, ‖∇‖ < 0.1", 2, **look)
     axes.set_title(
         f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
         "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"

@@ -3,9 +3,7 @@
 import contextlib
 import functools
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -63,21 +61,15 @@ def chaos(
     check_positive(kill_every=kill_every, freeze_every=freeze_every)
     records = functools.partial(measure, on_request=on_request)
     given = steps, kill_every, freeze_every, work, seed
+    title = f"{steps} steps, SIGKILL every {kill_every}, SIGSTOP every {freeze_every}"
     study = Study(
-        {"steps": Once(records, *given, num_rows=max(steps, 1))},
+        {"steps": Once(records, *given)},
         derive=summarize,
-        tables={
-            "": functools.partial(
-                tabulate,
-                f"{steps} steps, SIGKILL every {kill_every}, SIGSTOP every "
-                f"{freeze_every}",
-            )
-        },
+        tables={"": functools.partial(tabulate, title)},
         figures={"": draw},
     )
-    command, prefix = "chaos", "chaos"
-    if on_request:
-        command, prefix = "chaos --on-request", "chaos_on_request"
+    command = "chaos --on-request" if on_request else "chaos"
+    prefix = command.replace(" --", "_").replace("-", "_")
     title, sections = "Steps among failures", {"": lambda: study}
     run(command, title, sections, steps, seed, out, prefix, option="steps")
 
@@ -98,8 +90,7 @@ def measure(
         wait = jaxwgc.stragglers.until_decodable(code)
         work = work / PARTS_EACH
     else:
-        copies = NUM_WORKERS // 2 + 1
-        code = jaxwgc.codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, copies)
+        code = jaxwgc.codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, NUM_WORKERS // 2 + 1)
         wait = jaxwgc.stragglers.fastest(NUM_WORKERS - code.num_stragglers)
     x = random.normal(size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
     y = x @ random.normal(size=NUM_COLUMNS).astype(np.float32)
@@ -111,11 +102,9 @@ def measure(
 
     @jax.jit
     def step(params, state, messages, received):
-        gradient, aggregate = decoder.update(
-            messages, state[0], params, received=received
-        )
-        residuals = x @ params - y
-        true = 2 * residuals @ x
+        decoded = decoder.update(messages, state[0], params, received=received)
+        gradient, aggregate = decoded
+        true = 2 * (x @ params - y) @ x
         error = jnp.linalg.norm(gradient - true) / jnp.linalg.norm(true)
         updates, moments = optimizer.update(gradient, state[1], params)
         return optax.apply_updates(params, updates), (aggregate, moments), error
@@ -139,10 +128,8 @@ def measure(
         cluster.compute(params)
         for number in range(1, steps + 1):
             up, timers = working(cluster, hit), []
-            for every, kind in (
-                (kill_every, signal.SIGKILL),
-                (freeze_every, signal.SIGSTOP),
-            ):
+            kinds = (kill_every, signal.SIGKILL), (freeze_every, signal.SIGSTOP)
+            for every, kind in kinds:
                 if number % every:
                     continue
                 worker = int(random.choice(sorted(up)))
@@ -190,11 +177,9 @@ def working(cluster: Any, hit: set[int]) -> dict[int, int]:
 
 
 def resident_mib() -> float:
-    """Returns the coordinator's memory in use; outside Linux its maximum."""
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Returns the coordinator's memory in use."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def store_mib() -> float:
@@ -207,11 +192,11 @@ def store_mib() -> float:
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
-    """Returns curves over the steps, and a summary."""
-    steps = numbers["steps"]
+    """Replaces the records of the steps by curves and a summary."""
+    steps = numbers.pop("steps")
     seconds = np.array([step["seconds"] for step in steps])
-    away = [absence for step in steps for absence in step["seconds_away"]]
     errors = np.array([step["error"] for step in steps])
+    away = [absence for step in steps for absence in step["seconds_away"]]
     return {
         "curves": {name: [step[name] for step in steps] for name in CURVES},
         "summary": {
@@ -249,7 +234,7 @@ def tabulate(title: str, numbers: Numbers) -> ResultTable:
 
 def draw(numbers: Numbers) -> figures.Figure:
     """Draws memory, object store and seconds by step."""
-    figure, panels = figures.new_figure(9, 3, columns=3, share_y=False)
+    figure, panels = figures.new_figure(9, 3, columns=3, sharey=False)
     for axes, (name, title) in zip(panels, CURVES.items()):
         curve = numbers["curves"][name]
         axes.plot(curve, color=figures.COLORS[0], linewidth=1)

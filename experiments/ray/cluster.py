@@ -17,8 +17,8 @@ from experiments.paper.mnist import load_digits, logistic_loss, test_error
 from experiments.ray import steps as step_times
 from experiments.runner import figures
 from experiments.runner.results import check_positive
-from experiments.runner.study import Numbers, Once, Study, command
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Numbers, Once, Sections, Study, command
+from experiments.runner.tables import table_of
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
@@ -50,17 +50,15 @@ def entries() -> dict[str, Entry]:
 
     All coded ones with one message per worker tolerate some pairs of stragglers.
     """
-    key = jax.random.key(0)
     halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
-    cyclic = codes.cyclic_repetition(key, NUM_WORKERS, num_stragglers=2)
-    mds = codes.cyclic_mds(NUM_WORKERS, num_stragglers=2)
-    uncoded = codes.uncoded(NUM_WORKERS)
+    cyclic = codes.cyclic_repetition(jax.random.key(0), NUM_WORKERS, num_stragglers=2)
+    uncoded, six = codes.uncoded(NUM_WORKERS), stragglers.fastest(6)
     named = {
         "uncoded, all": Entry(uncoded, stragglers.fastest(8)),
-        "uncoded, first 6": Entry(uncoded, stragglers.fastest(6)),
+        "uncoded, first 6": Entry(uncoded, six),
         "fractional repetition": Entry(halves, stragglers.until_decodable(halves)),
-        "cyclic repetition": Entry(cyclic, stragglers.fastest(6)),
-        "cyclic MDS": Entry(mds, stragglers.fastest(6)),
+        "cyclic repetition": Entry(cyclic, six),
+        "cyclic MDS": Entry(codes.cyclic_mds(NUM_WORKERS, num_stragglers=2), six),
     }
     for copies in (2, 3, 5):
         code = codes.replicated(NUM_WORKERS, PARTS_EACH * NUM_WORKERS, copies)
@@ -70,7 +68,7 @@ def entries() -> dict[str, Entry]:
 
 
 @command("cluster", "Eight processes on MNIST")
-def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> dict[str, Any]:
+def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> Sections:
     """Trains on real workers that are slow or killed: test error by time.
 
     Also the overhead of a step on request, the accuracy of simulated step times, and
@@ -83,10 +81,8 @@ def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> dict[str, Any]:
     check_positive(steps=steps)
 
     def study():
-        cells = {
-            name: Once(measure, entry, runs, steps, seed)
-            for name, entry in entries().items()
-        }
+        given = runs, steps, seed
+        cells = {name: Once(measure, own, *given) for name, own in entries().items()}
         show = {"tables": {"": tabulate}, "figures": {"": draw}}
         return Study({"codes": cells}, derive=summarize, **show)
 
@@ -162,16 +158,15 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
                         moment = random.uniform(0, SECONDS_A_SHARE)
                         threading.Timer(moment, kill_one, (workers, random)).start()
                     done = workers.compute(params)
-                    params, state, error = update(
-                        done.messages, state, params, arrived(done)
-                    )
+                    given = done.messages, state, params, arrived(done)
+                    params, state, error = update(*given)
                     errors.append(float(error))
                     seconds.append(time.monotonic() - begin)
                 records["seconds"].append(seconds)
                 records["errors"].append(errors)
-                distance = jnp.linalg.norm(params - true_params)
-                distance /= jnp.linalg.norm(true_params)
-                records["distances"].append(float(distance))
+                off = jnp.linalg.norm(params - true_params)
+                distance = float(off / jnp.linalg.norm(true_params))
+                records["distances"].append(distance)
             numbers[scenario] = records
     return numbers
 
@@ -186,9 +181,8 @@ def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
 
     @jax.jit
     def step(params, state):
-        gradient = jax.grad(
-            lambda params: jax.vmap(logistic_loss, (None, 0))(params, data).sum()
-        )(params)
+        losses = jax.vmap(logistic_loss, (None, 0))
+        gradient = jax.grad(lambda params: losses(params, data).sum())(params)
         updates, state = OPTIMIZER.update(gradient, state)
         return optax.apply_updates(params, updates), state
 
@@ -222,15 +216,10 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
 
     def of_runs(runs):
         taken = 1e3 * np.array(runs["seconds"])[:, -1] / len(runs["seconds"][0])
-        return {
-            "milliseconds": {
-                "median": np.median(taken),
-                "low": taken.min(),
-                "high": taken.max(),
-            },
-            "error": np.median(np.array(runs["errors"])[:, -1]),
-            "distance": max(runs["distances"]),
-        }
+        ends = {"median": np.median(taken), "low": taken.min(), "high": taken.max()}
+        error = np.median(np.array(runs["errors"])[:, -1])
+        distance = max(runs["distances"])
+        return {"milliseconds": ends, "error": error, "distance": distance}
 
     summary = {
         name: {scenario: of_runs(runs) for scenario, runs in scenarios.items()}
@@ -239,25 +228,24 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
     return {"summary": summary}
 
 
-def tabulate(numbers: Numbers) -> ResultTable:
-    """Returns a row per code."""
+def milliseconds(scenario: str) -> str:
+    """Returns the template of the times of a scenario."""
+    own = f"{scenario}[milliseconds]"
+    return f"{{{own}[median]:.0f}} ({{{own}[low]:.0f}}–{{{own}[high]:.0f}})"
 
-    def taken(name):
-        shown = "{median:.0f} ({low:.0f}–{high:.0f})"
-        return lambda row: shown.format(**row[name]["milliseconds"])
 
-    return ResultTable.of_records(
-        "Eight processes on MNIST 4 vs 9, medians (and range) over runs",
-        {"code and waiting rule": "{name}"}
-        | {f"{name}: ms per step": taken(name) for name in SCENARIOS}
-        | {f"{name}: test error, %": f"{{{name}[error]:.2f}}" for name in SCENARIOS}
-        | {
-            "largest distance of the parameters": lambda row: (
-                f"{max(row[name]['distance'] for name in SCENARIOS):.0e}"
-            )
-        },
-        numbers["summary"],
-    )
+tabulate = table_of(
+    "Eight processes on MNIST 4 vs 9, medians (and range) over runs",
+    {"code and waiting rule": "{name}"}
+    | {f"{name}: ms per step": milliseconds(name) for name in SCENARIOS}
+    | {f"{name}: test error, %": f"{{{name}[error]:.2f}}" for name in SCENARIOS}
+    | {
+        "largest distance of the parameters": lambda row: (
+            f"{max(row[name]['distance'] for name in SCENARIOS):.0e}"
+        )
+    },
+    "summary",
+)
 
 
 def draw(numbers: Numbers) -> figures.Figure:
@@ -269,13 +257,10 @@ def draw(numbers: Numbers) -> figures.Figure:
             records = by_scenario[scenario]
             seconds = np.array(records["seconds"])
             grid = np.geomspace(seconds[:, 0].max(), seconds[:, -1].max(), 60)
-            errors = np.array(
-                [np.interp(grid, *run) for run in zip(seconds, records["errors"])]
-            )
-            band = errors.min(0), errors.max(0)
-            figures.line(
-                axes, index, grid, np.median(errors, 0), band, label=name, of=number
-            )
+            runs = zip(seconds, records["errors"])
+            errors = np.array([np.interp(grid, *run) for run in runs])
+            middle, band = np.median(errors, 0), (errors.min(0), errors.max(0))
+            figures.line(axes, index, grid, middle, band, label=name, of=number)
         axes.set(title=scenario, xlabel="seconds", xscale="log", yscale="log")
     panels[0].set_yticks([4, 6, 10, 20], ["4", "6", "10", "20"])
     panels[0].minorticks_off()

@@ -1,7 +1,6 @@
 """Time of steps on real processes: by waiting rule, by loads, and on request."""
 
 import collections
-import functools
 import os
 import pickle
 import time
@@ -22,9 +21,21 @@ from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._events import PartsDone
 
 NUM_WORKERS = 8
+# Steps before a measurement: they allocate memory and compile.
+NUM_WARM = 5
 # Seconds at load 1: the minimum, and the mean of what is added to it.
 SHIFT, MEAN = 0.1, 0.1
 NUM_SIMULATED = 20_000
+
+
+def timed_rounds(cluster, params, steps: int, num_warm: int = NUM_WARM) -> list[Any]:
+    """Returns seconds and results of rounds, after others that are not measured."""
+    rounds = []
+    for _ in range(num_warm + steps):
+        start = time.perf_counter()
+        done = cluster.compute(params)
+        rounds.append((time.perf_counter() - start, done))
+    return rounds[num_warm:]
 
 
 def waiting(steps: int) -> Study:
@@ -50,12 +61,15 @@ def waiting(steps: int) -> Study:
         {
             "code and waiting rule": "{name}",
             "ms": milliseconds,
-            'late="busy"': lambda row: f"{row['busy'] / row['measured']['mean']:.2f}",
-            'late="cancelled"': lambda row: (
-                f"{row['cancelled'] / row['measured']['mean']:.2f}"
-            ),
+            'late="busy"': ratio("busy", 2),
+            'late="cancelled"': ratio("cancelled", 2),
         },
     )
+
+
+def ratio(name: str, digits: int) -> Callable[[Numbers], str]:
+    """Returns the column of a time relative to the measured one."""
+    return lambda row: f"{row[name] / row['measured']['mean']:.{digits}f}"
 
 
 def milliseconds(row: Numbers) -> str:
@@ -64,9 +78,7 @@ def milliseconds(row: Numbers) -> str:
     return with_half(1e3 * own["mean"], 1e3 * own["half"], 0)
 
 
-def simulate(
-    code: jaxwgc.GradientCode, wait: stragglers.WaitingRule, late: str
-) -> float:
+def simulate(code, wait: stragglers.WaitingRule, late: str) -> float:
     """Returns the mean seconds of a simulated step."""
     delay = stragglers.shifted_exponential(shift=SHIFT, rate=1 / MEAN)
     model = stragglers.delayed(delay, wait, late=late)
@@ -92,12 +104,7 @@ def drawn_delay(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
     return delay
 
 
-def measure(
-    code: jaxwgc.GradientCode,
-    wait: stragglers.WaitingRule,
-    delay: Callable[[int, int], float],
-    steps: int,
-) -> dict[str, float]:
+def measure(code, wait: stragglers.WaitingRule, delay, steps: int) -> dict[str, float]:
     """Returns the mean seconds of a step, and half of its 95% interval."""
     with jaxwgc.distributed.RayCluster(
         lambda params, part: jnp.sum(params * part),
@@ -183,27 +190,19 @@ def planned(code: jaxwgc.GradientCode) -> float:
 def measure_loads(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
     """Returns the mean seconds of a step of workers that sleep, and its interval."""
     seconds = np.asarray(code.parts_per_worker) / SPEEDS
-    delay = functools.partial(_delay, seconds.tolist())
-    return measure(code, awaited(code), delay, steps)
-
-
-def _delay(seconds, worker, step):
-    return seconds[worker]
+    return measure(code, awaited(code), lambda worker, step: seconds[worker], steps)
 
 
 PARTS_EACH, NUM_PARAMS = 8, 1_000_000
-# Steps before the measurement: they allocate memory and compile.
-NUM_WARM = 5
 
 
 def overhead(steps: int) -> Study:
     """Returns the overhead of steps with empty work, without a code and on request."""
     num_parts = NUM_WORKERS * PARTS_EACH
+    uncoded = np.eye(NUM_WORKERS).repeat(PARTS_EACH, 1)
     given = {
         # As many parts as on request, added up as they are computed.
-        "uncoded": jaxwgc.GradientCode.from_matrix(
-            np.eye(NUM_WORKERS).repeat(PARTS_EACH, 1)
-        ),
+        "uncoded": jaxwgc.GradientCode.from_matrix(uncoded),
         "on request, 1 copy": codes.replicated(NUM_WORKERS, num_parts, copies=1),
         "on request, 2 copies": codes.replicated(NUM_WORKERS, num_parts, copies=2),
     }
@@ -242,27 +241,19 @@ def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
         return event
 
     patches = {"perform": counted_perform, "next_event": counted_event}
-    seconds = []
     parts = np.ones((code.num_parts, 1), np.float32)
     params = np.zeros(NUM_PARAMS, np.float32)
-    with (
-        jaxwgc.distributed.RayCluster(
-            lambda params, part: jnp.sum(part) * params[0], code, parts
-        ) as cluster,
-        mock.patch.multiple(Actors, **patches),
-    ):
-        for step in range(NUM_WARM + steps):
-            if step == NUM_WARM:
-                calls.clear()
-            begin = time.perf_counter()
-            cluster.compute(params)
-            if step >= NUM_WARM:
-                seconds.append(time.perf_counter() - begin)
+    with jaxwgc.distributed.RayCluster(
+        lambda params, part: jnp.sum(part) * params[0], code, parts
+    ) as cluster:
+        timed_rounds(cluster, params, 0)
+        with mock.patch.multiple(Actors, **patches):
+            rounds = timed_rounds(cluster, params, steps, num_warm=0)
         paths = [Path(f"/proc/{slot.pid}/statm") for slot in cluster.workers]
         pages = [[int(size) for size in path.read_text().split()] for path in paths]
     page = os.sysconf("SC_PAGE_SIZE") / 1e6
     return {
-        "milliseconds": 1e3 * float(np.median(seconds)),
+        "milliseconds": 1e3 * float(np.median([seconds for seconds, _ in rounds])),
         "megabytes": page * float(np.mean([own[1] - own[2] for own in pages])),
         **{name: calls[name] / steps for name in ("calls", "control_bytes", "vectors")},
     }

@@ -3,7 +3,6 @@
 import functools
 import os
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.study import Once, Study, command, timed
+from experiments.ray.steps import timed_rounds
+from experiments.runner.study import Once, Sections, Study, command, timed
 from jaxwgc import codes
 from jaxwgc.distributed import Faults, Verification
 from jaxwgc.distributed.ray import _fleet
@@ -32,8 +32,14 @@ DROP = Verification(on_wrong="drop")
 PARTS_EACH, AUDITS = 4, (0.1, 0.5)
 # Parameters when the time of a step is measured.
 NUM_LARGE = 1_000_000
-# Steps before the measurement: they allocate memory and compile.
-NUM_WARM = 5
+
+
+# Times of a step and of its verification.
+MILLISECONDS = tuple(
+    f"{what}, {mean}"
+    for what in ("ms per step", "ms of verification")
+    for mean in ("median", "mean")
+)
 
 
 def solomon(**options: Any) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def handlings() -> dict[str, dict[str, Any]]:
 
 
 @command("wrong-workers", "Workers that send corrupted messages", "steps")
-def wrong_workers(steps: int = 500, seed: int = 0) -> dict[str, Any]:
+def wrong_workers(steps: int = 500, seed: int = 0) -> Sections:
     """Trains on real workers that flip bits: detection, audits and overhead.
 
     Args:
@@ -78,9 +84,9 @@ def bits(steps: int, seed: int) -> Study:
             "code and handling": "{name}",
             "messages with a flipped bit": "{flipped}",
             "detected": "{named}",
-            "first flip at step": "{first_flip}",
+            "first flip at step": "{first_flipped}",
             "first detected at step": "{first_named}",
-            "replaced at step": "{replaced}",
+            "replaced at step": "{first_replaced}",
             "honest workers blamed": "{blamed}",
             "rounds rejected": "{refused}",
             "wrong gradients": "{applied}",
@@ -112,7 +118,7 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         # is small: relative to a vanishing gradient, rounding would be a large error.
         return params - RATE * true, error
 
-    others, pid, rows = np.arange(NUM_WORKERS) != WRONG_WORKER, None, []
+    pid, rows = None, []
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
@@ -129,30 +135,28 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
             is_first = cluster.workers[WRONG_WORKER].pid == pid
             params, error = compare(params, done.messages, done.received)
             wrong = np.zeros(NUM_WORKERS, bool) if done.wrong is None else done.wrong
+            is_named = bool(wrong[WRONG_WORKER])
             has_responded = np.isfinite(done.times[WRONG_WORKER])
             has_flipped = is_first and has_responded and is_flipped(step, seed)
+            error = 0.0 if done.refused else float(error)
             rows.append(
                 {
-                    "flipped": has_flipped or bool(wrong[WRONG_WORKER]),
-                    "named": bool(wrong[WRONG_WORKER]),
+                    "flipped": has_flipped or is_named,
+                    "named": is_named,
                     "replaced": not is_first,
-                    "blamed": int(wrong[others].sum()),
+                    "blamed": int(wrong.sum() - is_named),
                     "refused": done.refused,
-                    "applied": not done.refused and bool(error > HARMLESS),
-                    "error": 0.0 if done.refused else float(error),
+                    "applied": error > HARMLESS,
+                    "error": error,
                 }
             )
 
-    def first(name):
-        return next((step for step, row in enumerate(rows) if row[name]), None)
-
     counted = "flipped", "named", "blamed", "refused", "applied"
-    return {name: sum(row[name] for row in rows) for name in counted} | {
-        "first_flip": first("flipped"),
-        "first_named": first("named"),
-        "replaced": first("replaced"),
-        "worst": max(0.0, *(row["error"] for row in rows)),
-    }
+    found: dict[str, Any] = {name: sum(row[name] for row in rows) for name in counted}
+    for name in ("flipped", "named", "replaced"):
+        steps_with = (step for step, row in enumerate(rows) if row[name])
+        found[f"first_{name}"] = next(steps_with, None)
+    return found | {"worst": max(0.0, *(row["error"] for row in rows))}
 
 
 def is_flipped(step: int, seed: int) -> bool:
@@ -257,34 +261,18 @@ def price(steps: int) -> Study:
         {name: Once(seconds, options, steps) for name, options in given.items()},
         f"Steps without work, {NUM_WORKERS} workers, {NUM_LARGE:,} parameters in "
         "float32",
-        {
-            "code": "{name}",
-            "ms per step, median": "{median:.1f}",
-            "ms per step, mean": "{mean:.1f}",
-            "ms of verification, median": "{examination:.1f}",
-            "ms of verification, mean": "{examination_mean:.1f}",
-        },
+        {"code": "{name}", **{name: f"{{{name}:.1f}}" for name in MILLISECONDS}},
     )
 
 
 def seconds(given: dict[str, Any], steps: int) -> dict[str, float]:
     """Returns median and mean milliseconds of a step and of its verification."""
-    code = given["code"]
-    parts = np.ones((code.num_parts, 1), np.float32)
-    params = np.zeros(NUM_LARGE, np.float32)
-    taken, looked = [], []
+    parts = np.ones((given["code"].num_parts, 1), np.float32)
     with jaxwgc.distributed.RayCluster(
         lambda params, part: jnp.sum(part) * params[0], parts=parts, **given
     ) as cluster:
-        for step in range(NUM_WARM + steps):
-            begin = time.perf_counter()
-            done = cluster.compute(params)
-            if step >= NUM_WARM:
-                taken.append(time.perf_counter() - begin)
-                looked.append(done.timings.get("examination", 0.0))
-    return {
-        "median": 1e3 * float(np.median(taken)),
-        "mean": 1e3 * float(np.mean(taken)),
-        "examination": 1e3 * float(np.median(looked)),
-        "examination_mean": 1e3 * float(np.mean(looked)),
-    }
+        rounds = timed_rounds(cluster, np.zeros(NUM_LARGE, np.float32), steps)
+    taken = [1e3 * seconds for seconds, _ in rounds]
+    looked = [1e3 * done.timings.get("examination", 0.0) for _, done in rounds]
+    times = (mean(own) for own in (taken, looked) for mean in (np.median, np.mean))
+    return dict(zip(MILLISECONDS, times))

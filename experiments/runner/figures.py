@@ -24,19 +24,15 @@ LOOK: dict[Any, Any] = {
 
 
 def new_figure(
-    width: float,
-    height: float,
-    columns: int = 1,
-    rows: int = 1,
-    *,
-    share_x: bool = True,
-    share_y: bool = True,
+    width: float, height: float, columns: int = 1, rows: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
-    """Returns a figure that needs no display, and its panels row by row."""
+    """Returns a figure that needs no display, and its panels row by row.
+
+    Panels share both axes unless `options` of `Figure.subplots` say otherwise.
+    """
     figure = Figure(figsize=(width, height))
-    panels = figure.subplots(
-        rows, columns, sharex=share_x, sharey=share_y, squeeze=False
-    )
+    options = {"sharex": True, "sharey": True, "squeeze": False} | options
+    panels = figure.subplots(rows, columns, **options)
     return figure, panels.ravel()
 
 
@@ -80,10 +76,3 @@ def threshold(axes: Any, level: float, text: str, at: float, **look: Any) -> Non
     axes.axhline(level, color="0.3", linewidth=1, linestyle=look.pop("linestyle"))
     look = {"textcoords": "offset points", "fontsize": 9, "color": "0.3"} | look
     axes.annotate(text, (at, level), **look)
-
-
-def sketch_sizes(axes: Any, sizes: Any, num_columns: int, every: int = 1) -> None:
-    """Sets ticks at doubling sizes, as multiples of p and as numbers."""
-    ticks = np.array(sizes[::every])
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{size // num_columns}p\n{size:,}" for size in ticks])

@@ -27,50 +27,18 @@ class ExperimentError(Exception):
 
 
 class Record(dict):
-    """Numbers by name, also as attributes; records which numbers were read."""
-
-    def __init__(self, numbers: dict[str, Any]):
-        super().__init__(numbers)
-        self.names_read: set[str] = set()
-
-    def __getitem__(self, name: str) -> Any:
-        self.names_read.add(name)
-        return super().__getitem__(name)
+    """Numbers by name, also as attributes."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
             raise AttributeError(name)
         return self[name]
 
-    def __iter__(self):
-        # Overridden, so that `{**record}` reads by `__getitem__`.
-        return super().__iter__()
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
-
-    def items(self):
-        return [(name, self[name]) for name in self]
-
-    def values(self):
-        return [self[name] for name in self]
-
-
-def was_read(numbers: Any) -> Any:
-    """Returns nested records and lists without the numbers that were not read."""
-    if isinstance(numbers, Record):
-        return {
-            name: was_read(value)
-            for name, value in dict.items(numbers)
-            if name in numbers.names_read
-        }
-    return [*map(was_read, numbers)] if isinstance(numbers, list) else numbers
-
-
-def check_positive(**options: int | None) -> None:
+def check_positive(**options: int) -> None:
     """Rejects options of the command line that are below 1."""
     for name, value in options.items():
-        if value is not None and value < 1:
+        if value < 1:
             option = name.replace("_", "-")
             raise ExperimentError(f"--{option} must be at least 1; got {value}")
 
@@ -82,35 +50,21 @@ def check_folder(out: Path) -> None:
         (out / ".writable").touch()
         (out / ".writable").unlink()
     except OSError as error:
-        raise ExperimentError(
-            f"--out must be a folder that can be written to; got {out} "
-            f"({error.strerror})"
-        ) from error
+        rule = f"--out must be a folder that can be written to; got {out}"
+        raise ExperimentError(f"{rule} ({error.strerror})") from error
 
 
 def save_whole(path: Path, content: bytes) -> None:
     """Writes under another name first, so that no file is incomplete."""
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ExperimentError(f"cannot write {path} ({error.strerror})") from error
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def to_json(content: dict[str, Any]) -> bytes:
     """Returns JSON with a line per number or innermost list."""
     text = json.dumps(to_builtin(content, json.dumps), indent=1, allow_nan=False)
     return re.sub(r"\[[^][{}]*\]", lambda hit: " ".join(hit[0].split()), text).encode()
-
-
-def read_json(path: Path) -> Any:
-    """Returns the content of a file."""
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise ExperimentError(f"cannot read {path} ({error.strerror})") from error
 
 
 def environment() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,20 +15,9 @@ import matplotlib
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 import jaxwgc
+from experiments.runner import results
 from experiments.runner.figures import LOOK, Figure
-from experiments.runner.results import (
-    ExperimentError,
-    check_folder,
-    check_positive,
-    environment,
-    read_json,
-    save_whole,
-    to_builtin,
-    to_json,
-    to_records,
-    was_read,
-)
-from experiments.runner.tables import Columns, ResultTable, console
+from experiments.runner.tables import Columns, ResultTable, console, table_of
 
 # Measured numbers: nested dicts and lists.
 Numbers = Any
@@ -52,8 +42,6 @@ class Effort(NamedTuple):
 class Trial:
     """A cell of random trials: `function(key, *parameters)`."""
 
-    num_rows = 1
-
     def __init__(self, function: Callable[..., Any], *parameters: Any):
         self.run = lambda key: function(key, *parameters)
 
@@ -61,9 +49,8 @@ class Trial:
 class Once:
     """A cell measured once: `function(*parameters)` returns numbers or yields rows."""
 
-    def __init__(self, function: Callable, *parameters: Any, num_rows: int = 1):
+    def __init__(self, function: Callable[..., Any], *parameters: Any):
         self.run = lambda: function(*parameters)
-        self.num_rows = num_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +69,6 @@ class Study:
         derive: `derive(numbers)` returns further numbers.
         tables: Functions of the numbers by the ends of the names of files.
         figures: Functions of the numbers by the ends of the names of files.
-        note: `note(numbers)` is printed.
     """
 
     numbers: Numbers
@@ -94,22 +80,18 @@ class Study:
     derive: Callable[[Numbers], dict[str, Any]] = lambda numbers: {}
     tables: Shown[ResultTable] = dataclasses.field(default_factory=dict)
     figures: Shown[Figure] = dataclasses.field(default_factory=dict)
-    note: Callable[[Numbers], str] = lambda numbers: ""
 
 
-def timed(
-    cells: Any, title: str, show: Columns | Callable[[Any], dict[str, str]]
-) -> Study:
-    """Returns a study of records, with a table of them."""
-    table = functools.partial(ResultTable.of_records, title, show)
-    return Study(cells, tables={"": table})
+def timed(cells: Any, title: str, columns: Columns, **options: Any) -> Study:
+    """Returns a study of records with a table of them; options are those of `Study`."""
+    return Study(cells, tables={"": table_of(title, columns)}, **options)
 
 
-def sections_of(
-    studies: Mapping[str, Callable[[Effort, jax.Array], Study]],
-    effort: Effort,
-    seed: int,
-) -> dict[str, Callable[[], Study]]:
+# Functions that build studies, by the names of their sections.
+Sections = Mapping[str, Callable[[], Study]]
+
+
+def sections_of(studies: Mapping[str, Any], effort: Effort, seed: int) -> Sections:
     """Returns functions that build the studies, each with a key of its own."""
     key = jax.random.key(seed)
     return {
@@ -119,21 +101,18 @@ def sections_of(
 
 
 class Section(NamedTuple):
-    """Results of a study: all numbers, numbers shown, tables and figures by name."""
+    """Results of a study: numbers, tables and figures by name."""
 
     numbers: Numbers
-    shown: Numbers
     tables: dict[str, ResultTable]
     figures: dict[str, Figure]
-    note: str
 
 
 def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
     """Runs the cells in turn; calls `watch` with the cell and the share done."""
     cells: list[Trial | Once] = []
     _filled(study.numbers, lambda cell, name: cells.append(cell))
-    total = sum(cell.num_rows for cell in cells)
-    done = 0
+    total, done = len(cells), 0
 
     def run(cell: Trial | Once, name: str) -> Any:
         nonlocal done
@@ -146,16 +125,15 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
                 study.batch_size,
                 lambda runs, of: watch(name, (done + runs / of) / total),
             )
-            done += 1
-            return study.reduce(trials)
-        measured = cell.run()
-        if isinstance(measured, Iterator):
-            rows = []
-            for row in measured:
-                rows.append(row)
-                watch(name, (done + min(len(rows), cell.num_rows)) / total)
-            measured = rows
-        done += cell.num_rows
+            measured = study.reduce(trials)
+        else:
+            measured = cell.run()
+            if isinstance(measured, Iterator):
+                rows, measured = measured, []
+                for row in rows:
+                    measured.append(row)
+                    watch(f"{name} {len(measured)}", done / total)
+        done += 1
         return measured
 
     with jax.enable_x64(study.x64):
@@ -164,17 +142,16 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         numbers |= {"runs": study.runs}
     if derived := study.derive(numbers):
         numbers |= derived
-    return show(study, to_builtin(numbers))
+    return show(study, results.to_builtin(numbers))
 
 
 def show(study: Study, numbers: Numbers) -> Section:
     """Makes tables and figures from measured or stored numbers."""
-    records = to_records(numbers)
+    records = results.to_records(numbers)
     with matplotlib.rc_context(LOOK):
         tables = {name: table(records) for name, table in study.tables.items()}
         figures = {name: draw(records) for name, draw in study.figures.items()}
-    note = study.note(records)
-    return Section(numbers, to_builtin(was_read(records)), tables, figures, note)
+    return Section(numbers, tables, figures)
 
 
 def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") -> Any:
@@ -190,7 +167,7 @@ def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") 
 def run(
     command: str,
     title: str,
-    sections: dict[str, Callable[[], Study]],
+    sections: Sections,
     runs: int,
     seed: int,
     out: Path,
@@ -200,18 +177,16 @@ def run(
     """Runs the studies of a command, and writes the results of each when it is done.
 
     Names of files have those of the section and of the table or figure. A single
-    section may have the name "". JSON files have the numbers that tables and figures
-    read. Sections that are not in `sections_to_measure` keep their stored numbers. If
-    it is empty, tables and figures show stored numbers.
+    section may have the name "". Sections that are not in `sections_to_measure` keep
+    their stored numbers. If it is empty, tables and figures show stored numbers.
     """
-    check_positive(**{option: runs})
-    check_folder(out)
+    results.check_positive(**{option: runs})
+    results.check_folder(out)
     console.print(f"{title}, {runs} times", highlight=False)
     origin = f"python -m experiments {command} --{option} {runs} --seed {seed}"
-    content: dict[str, Any] = {"environment": environment(), "command": origin}
     chosen = sections_to_measure.get()
     if unknown := (chosen or set()) - set(sections):
-        raise ExperimentError(
+        raise results.ExperimentError(
             f"{command} has no section {', '.join(sorted(unknown))}; it has "
             f"{', '.join(filter(None, sections)) or 'one without a name'}"
         )
@@ -220,13 +195,14 @@ def run(
         return out / f"{'_'.join(filter(None, (prefix or command, name)))}.{kind}"
 
     def save(path: Path, data: bytes) -> None:
-        save_whole(path, data)
+        results.save_whole(path, data)
         console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
 
-    kept = {} if chosen is None else read_json(path("", "json"))
+    kept = {} if chosen is None else json.loads(path("", "json").read_text())
     is_measured = chosen is None or bool(chosen)
     waiting = [name for name in sections if not chosen or name in chosen]
-    content |= {name: kept[name] for name in sections if chosen and name in kept}
+    content = {"environment": results.environment(), "command": origin}
+    content |= {name: kept.get(name) for name in sections if name}
     columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
     is_seen = console.is_terminal
     with Progress(*columns, console=console, disable=not is_seen) as progress:
@@ -235,14 +211,19 @@ def run(
         for name in tuple(waiting):
             build = sections[name]
             label = name.replace("_", " ") or command
-            watch = _watcher(progress, label)
+            task = progress.add_task(label, total=1.0)
+
+            def watch(cell, share, task=task, label=label):
+                shown = f"{label} {cell}"[:38].strip()
+                progress.update(task, completed=share, description=shown)
+
             if not is_seen:
                 console.print(f"{label} …", highlight=False)
             watch("preparing", 0.0)
             if is_measured:
                 section = measure(build(), watch)
             else:
-                section = show(build(), to_records(kept[name] if name else kept))
+                section = show(build(), kept[name] if name else kept)
             watch("", 1.0)
             for table_name, table in section.tables.items():
                 table.print()
@@ -251,15 +232,12 @@ def run(
                 image = io.BytesIO()
                 figure.savefig(image, format="png", dpi=160)
                 save(path(figure_name or name, "png"), image.getvalue())
-            if section.note:
-                console.print(section.note, highlight=False)
-            content |= {name: section.shown} if name else section.shown
+            content |= {name: section.numbers} if name else section.numbers
             waiting.remove(name)
             unfinished = {"unfinished": waiting} if waiting else {}
             if is_measured:
-                names = "environment", "command", *sections
-                in_order = {key: content[key] for key in names if key in content}
-                save(path("", "json"), to_json(in_order | content | unfinished))
+                done = {key: own for key, own in content.items() if own is not None}
+                save(path("", "json"), results.to_json(done | unfinished))
 
 
 def command(
@@ -303,10 +281,3 @@ def command(
 
 _COMMON_HELP = """    seed: Seed of the random numbers.
     out: Folder for tables (Markdown), figures (PNG) and numbers (JSON)."""
-
-
-def _watcher(progress: Progress, section: str) -> Watch:
-    task = progress.add_task(section, total=1.0)
-    return lambda cell, share: progress.update(
-        task, completed=share, description=f"{section} {cell}"[:38].strip()
-    )

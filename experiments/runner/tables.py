@@ -1,5 +1,6 @@
 """Tables of results, and the format of their numbers."""
 
+import itertools
 import string
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
@@ -50,38 +51,6 @@ class ResultTable:
         self.title, self.columns = title, list(columns)
         self.rows: list[list[str]] = [list(row) for row in rows]
 
-    @classmethod
-    def of_records(
-        cls,
-        title: str,
-        show: Columns | Callable[[Any], dict[str, str]],
-        records: Iterable[Any],
-    ) -> "ResultTable":
-        """Makes a row per record.
-
-        Args:
-            title: Caption.
-            show: Columns, or a function that returns the cells of a record by their
-                heads.
-            records: Records, or a dict of records. The columns of a dict find the key
-                of a record as "name", and a record that is no dict as "value".
-        """
-        if callable(show):
-            rows = [show(record) for record in records]
-            return cls(title, rows[0], [row.values() for row in rows])
-        if isinstance(records, Mapping):
-            records = [_named(*pair) for pair in records.items()]
-        rows = [
-            [
-                column(record)
-                if callable(column)
-                else _Cells().vformat(column, (), record)
-                for column in show.values()
-            ]
-            for record in records
-        ]
-        return cls(title, show, rows)
-
     def print(self) -> None:
         """Prints the table to the terminal."""
         table = Table(title=self.title, title_justify="left", title_style="bold")
@@ -102,34 +71,55 @@ class ResultTable:
         return f"*{caption}*\n\n{table}"
 
 
+def table_of(
+    title: str, columns: Columns, rows: str | Callable[[Any], Iterable[Any]] = ""
+) -> Callable[[Any], ResultTable]:
+    """Returns a function that makes a table of numbers, with a row per record.
+
+    Args:
+        title: Caption, a template of the numbers.
+        columns: Templates or functions of a record by the heads of the columns.
+        rows: Records: a function of the numbers, or their name among the numbers, which
+            are the records by default. The columns of a dict of records find the key of
+            a record as "name", and a record that is no dict as "value".
+    """
+
+    def table(numbers: Any) -> ResultTable:
+        named = rows if callable(rows) else lambda numbers: numbers[rows]
+        records = named(numbers) if rows else numbers
+        if isinstance(records, Mapping):
+            records = itertools.starmap(_named, records.items())
+        caption = title.format_map(numbers) if "{" in title else title
+        cells = [[_cell(each, row) for each in columns.values()] for row in records]
+        return ResultTable(caption, columns, cells)
+
+    return table
+
+
 def _named(name: str, record: Any) -> Any:
     own: Any = record if isinstance(record, Mapping) else {}
     return ChainMap({"name": name, "value": record}, own)
 
 
-def table_of(
-    title: str, columns: Columns, rows: str = ""
-) -> Callable[[Any], ResultTable]:
-    """Returns a function that makes the table of a study from its numbers.
-
-    Args:
-        title: Caption, a template of the numbers.
-        columns: Columns of `ResultTable.of_records`.
-        rows: Name of the records among the numbers, which are the records by default.
-    """
-
-    def table(numbers: Any) -> ResultTable:
-        records = numbers[rows] if rows else numbers
-        caption = title.format_map(numbers) if "{" in title else title
-        return ResultTable.of_records(caption, columns, records)
-
-    return table
+def _cell(column: str | Callable[[Any], str], record: Any) -> str:
+    return column(record) if callable(column) else _Cells().vformat(column, (), record)
 
 
 def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
     """Returns the summary of one entry, or some, of a summary of arrays."""
     ends = (np.asarray(field)[index] for field in summary[:3])
     return jaxwgc.Summary(*ends, standard_error=np.nan)
+
+
+def entries(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a record per index of a record of arrays and summaries of arrays."""
+    return [
+        {
+            name: at(each, index) if isinstance(each, jaxwgc.Summary) else each[index]
+            for name, each in record.items()
+        }
+        for index in range(len(next(iter(record.values()))))
+    ]
 
 
 def half_width(summary: jaxwgc.Summary) -> Any:
@@ -165,9 +155,8 @@ def percent(mean: float, half: float = 0.0) -> str:
 
 def percents(summary: jaxwgc.Summary) -> list[str]:
     """Returns each entry in percent, with its interval."""
-    return [
-        *map(percent, np.atleast_1d(summary.mean), np.atleast_1d(half_width(summary)))
-    ]
+    pair = summary.mean, half_width(summary)
+    return [*map(percent, *map(np.atleast_1d, pair))]
 
 
 def with_half(mean: float, half: float, digits: int | None = None) -> str:
@@ -185,9 +174,8 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
     """Returns ratios of means of paired runs (runs, ...); delta-method intervals."""
     ratio = above.mean(axis=0) / below.mean(axis=0)
     spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
-    return jaxwgc.Summary(
-        ratio, *(ratio + end for end in spread[1:3]), standard_error=np.nan
-    )
+    ends = ratio + spread.low, ratio + spread.high
+    return jaxwgc.Summary(ratio, *ends, standard_error=np.nan)
 
 
 def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
@@ -196,9 +184,8 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
     If errors differ by orders of magnitude between runs, a few of the worst runs
     determine the arithmetic mean, but not the geometric mean.
     """
-    return jaxwgc.Summary(
-        *map(np.exp, jaxwgc.summarize(np.log(values))[:3]), standard_error=np.nan
-    )
+    ends = map(np.exp, jaxwgc.summarize(np.log(values))[:3])
+    return jaxwgc.Summary(*ends, standard_error=np.nan)
 
 
 def verdict(ratio: jaxwgc.Summary) -> str:

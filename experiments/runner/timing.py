@@ -1,8 +1,11 @@
 """Seconds of functions, with their range."""
 
 import concurrent.futures
+import json
 import math
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,28 +29,18 @@ class Timing(NamedTuple):
         return f"{self.median:.3g} ({self.shortest:.3g}–{self.longest:.3g})"
 
 
-def measure(
-    function: Callable[[], Any],
-    repeats: int,
-    budget: float = math.inf,
-    warm: Callable[[], Any] | None = None,
-) -> tuple[Any, Timing]:
-    """Returns the result and its times; stops if their sum exceeds the budget.
-
-    `warm` is called first and not timed, for example to compile the function.
-    """
-    if warm is not None:
-        jax.block_until_ready(warm())
-    return measure_in_turn([function], repeats, budget)[0]
-
-
 def measure_in_turn(
-    functions: Sequence[Callable[[], Any]], repeats: int, budget: float = math.inf
+    functions: Sequence[Callable[[], Any]], repeats: int, budget=math.inf, warm=False
 ) -> list[tuple[Any, Timing]]:
     """Returns results and times of several functions, which run in turn.
 
-    So a machine that is busy for a while slows down all functions.
+    So a machine that is busy for a while slows down all functions. A function does not
+    run again if the sum of its times exceeds the budget. `warm` calls each function
+    once before, for example to compile it.
     """
+    if warm:
+        for function in functions:
+            jax.block_until_ready(function())
     results: list[Any] = [None] * len(functions)
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
@@ -65,9 +58,7 @@ def measure_in_turn(
 
 def median_seconds(repeats: int, *functions: Callable[[], Any]) -> list[float]:
     """Returns median times of functions, which run in turn after one call each."""
-    for function in functions:
-        jax.block_until_ready(function())
-    timed = measure_in_turn(functions, repeats)
+    timed = measure_in_turn(functions, repeats, warm=True)
     return [timing.median for _, timing in timed]
 
 
@@ -80,3 +71,24 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _disable_cache():
     jax.config.update("jax_enable_compilation_cache", False)
+
+
+# The beginning of programs of `run_program`.
+_PRELUDE = r"""
+import json, pathlib, re, sys, time
+import numpy as np
+
+def peak():
+    # Unlike ru_maxrss, this does not include the process that forked.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+"""
+
+
+def run_program(program: str, *arguments: Any) -> dict[str, Any]:
+    """Returns the JSON that a program prints in a process with its own peak memory.
+
+    The program finds `peak()`, its largest resident set in MiB, and common imports.
+    """
+    command = [sys.executable, "-c", _PRELUDE + program, *map(str, arguments)]
+    return json.loads(subprocess.check_output(command))

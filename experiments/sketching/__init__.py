@@ -1,17 +1,10 @@
-"""Sketching measured: `python -m experiments sketching`, a module a section."""
+"""Sketching: `python -m experiments sketching`, a module per section."""
 
-from pathlib import Path
-
-from experiments.runner.study import Effort, run, sections_of
+from experiments.runner.study import Effort, Sections, command, sections_of
 from experiments.sketching import (
-    active,
-    contraction,
     distortion,
-    logistic,
-    new_samples,
-    promise,
+    iterations,
     rank_k,
-    recommended,
     samplers,
     solvers,
     stability,
@@ -20,30 +13,25 @@ from experiments.sketching import (
 # Timings first, while nothing else has filled memory.
 SECTIONS = {
     "solvers": solvers.study,
-    "logistic": logistic.study,
-    "contraction": contraction.study,
+    "logistic": solvers.logistic,
+    "contraction": iterations.contraction,
     "distortion": distortion.study,
-    "recommended": recommended.study,
+    "recommended": distortion.recommended,
     "samplers": samplers.study,
-    "block_leverage": new_samples.study,
+    "block_leverage": iterations.block_leverage,
     "stability": stability.study,
-    "rank_k": rank_k.passes,
-    "cells": rank_k.cells,
-    "active": active.study,
-    "promise": promise.study,
+    "rank_k": rank_k.study,
+    "promise": distortion.promise,
+    "active": samplers.active,
 }
 
 
-def sketching(runs: int = 100, seed: int = 0, out: Path = Path("results")) -> None:
+@command("sketching", "Sketching. Random embeddings")
+def sketching(runs: int = 100, seed: int = 0) -> Sections:
     """Embeddings, samplers and solvers: error against size, and against time.
 
     Args:
         runs: Random embeddings and samples for each mean; below 20, also smaller
             matrices, to see that everything runs.
-        seed: Of the random numbers.
-        out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
-    effort = Effort(runs, is_full=runs >= 20)
-    sections = sections_of(SECTIONS, effort, seed)
-    title = "Sketching. Random embeddings"
-    run("sketching", title, sections, runs, seed, out)
+    return sections_of(SECTIONS, Effort(runs, is_full=runs >= 20), seed)

@@ -1,5 +1,6 @@
-"""Distortion of every embedding against its size, on incoherent and coherent data."""
+"""Distortion of embeddings by size, and whether recommended sizes keep their bound."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.figures import Figure, new_figure, sketch_sizes, style
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import ResultTable, half_width, interval
+from experiments.runner.tables import ResultTable, interval
 from experiments.sketching import data
 from jaxwgc import sketching
 
-FACTORS, FEW_FACTORS = (2, 4, 8, 16, 32, 64), (4, 16)
-SHOWN_FACTORS = (4, 16, 64)
+# Rows of the sketch per column.
+FACTORS, FEW_FACTORS = (4, 16, 64), (4, 16)
 # Half of the rows of other sections: normal variables for 64 p rows of S take time.
 MAX_ROWS = 4096
 KINDS = ("GA", "T1")
@@ -25,7 +25,7 @@ Make = Callable[[jax.Array, int, Any], sketching.Embedding]
 
 
 def oblivious(construct: Callable[..., sketching.Embedding], **options: Any) -> Make:
-    """An embedding that does not look at the scores."""
+    """Returns the constructor of an embedding that does not use the scores."""
     return lambda key, size, scores: construct(key, size, len(scores), **options)
 
 
@@ -43,93 +43,195 @@ EMBEDDINGS: dict[str, Make] = {
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell an embedding and a size."""
+    """Returns a cell per embedding and size."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     num_rows = min(num_rows, MAX_ROWS)
     every = data.regressions(data_key, num_rows, num_columns)
     chosen = {kind: every[kind] for kind in KINDS}
     factors = FACTORS if effort.is_full else FEW_FACTORS
-    sizes = [factor * num_columns for factor in factors]
     return Study(
         {
             "num_rows": num_rows,
             "num_columns": num_columns,
-            "sketch_sizes": sizes,
-            "coherence": {kind: problem.coherence for kind, problem in chosen.items()},
+            "factors": factors,
             "distortion": {
-                name: [Trial(one_run, make, size, chosen) for size in sizes]
+                name: [Trial(one_run, make, f * num_columns, chosen) for f in factors]
                 for name, make in EMBEDDINGS.items()
             },
         },
         key=run_key,
         runs=effort.runs,
-        # One after the other: compiled faster, and as fast on a CPU.
+        # Sequential: compiled faster, and as fast on a CPU.
         batch_size=1,
         tables={"distortion": tabulate},
-        figures={"distortion": draw},
     )
 
 
 def one_run(key: jax.Array, make: Make, size: int, every: dict[str, Any]) -> Numbers:
-    """Distortions by the kind of the data, in float32."""
+    """Returns distortions by kind of data, in float32."""
 
-    def of(problem: data.Regression) -> jax.Array:
-        basis, scores = (
-            jnp.asarray(a, jnp.float32) for a in (problem.basis, problem.scores)
-        )
+    def distortion(problem: data.Regression) -> jax.Array:
+        basis = jnp.asarray(problem.basis, jnp.float32)
+        scores = jnp.asarray(problem.scores, jnp.float32)
         return sketching.embedding_distortion(basis, make(key, size, scores))
 
-    return {kind: of(problem) for kind, problem in every.items()}
+    return {kind: distortion(problem) for kind, problem in every.items()}
 
 
 def label(name: str) -> str:
-    """For a table."""
-    family, *options = name.split(", ")
-    return ", ".join([f"`{family}`", *options])
+    """Returns the name of an embedding with its function as code."""
+    family, comma, options = name.partition(",")
+    return f"`{family}`{comma}{options}"
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """A row an embedding, columns for sizes on both kinds of data."""
-    factors = [size // numbers["num_columns"] for size in numbers["sketch_sizes"]]
-    shown = [factor for factor in SHOWN_FACTORS if factor in factors]
+    """Returns a row per embedding, and a column per size and kind of data."""
 
-    def cell(summary: jaxwgc.Summary) -> str:
-        return interval(
-            summary, 3 if summary.mean < 1 else 2 if summary.mean < 10 else 1
-        )
+    def cell(mean: jaxwgc.Summary) -> str:
+        return interval(mean, 3 if mean.mean < 1 else 2 if mean.mean < 10 else 1)
 
     return ResultTable(
         f"Distortion, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}, "
         f"mean of {numbers['runs']} embeddings",
-        ["embedding", *(f"{kind}, m = {f}p" for kind in KINDS for f in shown)],
+        ["embedding", *(f"{k}, m = {f}p" for k in KINDS for f in numbers["factors"])],
         [
-            [
-                label(name),
-                *(cell(row[factors.index(f)][k]) for k in KINDS for f in shown),
-            ]
+            [label(name), *(cell(size[kind]) for kind in KINDS for size in row)]
             for name, row in numbers["distortion"].items()
         ],
     )
 
 
-def draw(numbers: Numbers) -> Figure:
-    """Log-log, a panel a kind of data."""
-    figure, panels = new_figure(10, 5.2, len(KINDS))
-    sizes, num_columns = np.array(numbers["sketch_sizes"]), numbers["num_columns"]
-    for axes, kind in zip(panels, KINDS, strict=True):
-        for index, (name, row) in enumerate(numbers["distortion"].items()):
-            means = [summary[kind].mean for summary in row]
-            look = style(index) | {"linewidth": 1.4, "label": name}
-            # Lines that lie on each other.
-            look["linestyle"] = "--" if name == "rademacher" else "-"
-            halves = [half_width(summary[kind]) for summary in row]
-            axes.errorbar(sizes, means, yerr=halves, **look)
-        guide = np.sqrt(num_columns / sizes)
-        axes.plot(sizes, guide, ":", color="0.3", label="√(p / m)")
-        sketch_sizes(axes, sizes, num_columns)
-        axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sketch size m")
-    panels[0].set_ylabel("distortion ‖UᵀSᵀSU − I‖, mean")
-    handles, _ = panels[0].get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside right upper")
-    return figure
+EPSILON, DELTA = 0.5, 0.05
+# Mean distortions: the size for `count_sketch` grows with the square of p.
+NUM_COLUMNS, NUM_ROWS, FEW_ROWS = 5, 16_384, 2048
+# The smaller size of `sparse_sign` needs log(p / δ) / ε non-zeros in each column of S.
+FEW_NONZEROS = "sparse_sign, 10 non-zeros"
+# Failures are rare, and need more runs than other sections.
+MORE_RUNS = 10
+# Rows and columns: one column, some, and nearly as many as rows.
+SHAPES = {"one column": (16_384, 1), "p = 5": (16_384, 5), "p near N": (16, 15)}
+SMALL_SHAPES = {"one column": (256, 1), "p near N": (16, 15)}
+# Rows of dense embeddings: more would take time, and show nothing else.
+DENSE_ROWS = 1024
+# Uniform rows of coherent data may take a hundred times as many draws as rows.
+MAX_DRAWS = 20_000
+NONZEROS = {"one column": 8, "p = 5": 10, "p near N": 12}
+NAMES = tuple(EMBEDDINGS)
+
+
+def cell(
+    name: str, problem: data.Regression, limit: int, nonzeros: int = 10
+) -> Numbers:
+    """Returns the recommended size, and its distortions if it is within the limit."""
+    num_rows, num_columns = problem.basis.shape
+    options: dict[str, Any] = {}
+    make = EMBEDDINGS.get(name)
+    if name == "srht":
+        options = {"num_rows": num_rows}
+    elif name == "row_sampling, uniform":
+        options = {"coherence": max(num_columns, num_rows * problem.scores.max())}
+    elif name == FEW_NONZEROS:
+        options = {"num_nonzeros": nonzeros}
+        make = oblivious(sketching.sparse_sign, **options)
+    family = getattr(sketching, name.split(",")[0])
+    given = family, num_columns, EPSILON, DELTA
+    size = sketching.recommended_sketch_size(*given, **options)
+    trial = Trial(one_run, make, size, {"": problem})
+    return {"size": size} | ({"": trial} if size <= limit else {})
+
+
+def recommended(effort: Effort, key: jax.Array) -> Study:
+    """Returns a cell per embedding and kind of data, with its mean distortion."""
+    num_rows = NUM_ROWS if effort.is_full else FEW_ROWS
+    data_key, run_key = jax.random.split(key)
+    every = data.regressions(data_key, num_rows, NUM_COLUMNS)
+    # Both sizes of `sparse_sign` in turn; row sampling by scores before uniform rows.
+    names = [*NAMES[:5], FEW_NONZEROS, *reversed(NAMES[5:])]
+    chosen = {kind: every[kind] for kind in KINDS}
+    cells = {n: {k: cell(n, own, num_rows) for k, own in chosen.items()} for n in names}
+    return Study(
+        {"num_rows": num_rows, "embeddings": cells},
+        key=run_key,
+        runs=effort.runs,
+        batch_size=1,
+        reduce=reduce,
+        tables={"recommended": tabulate_recommended},
+    )
+
+
+def promise(effort: Effort, key: jax.Array) -> Study:
+    """Returns a cell per embedding, shape and kind of data, with its failures."""
+    shapes = SHAPES if effort.is_full else SMALL_SHAPES
+    data_key, run_key = jax.random.split(key)
+
+    def of_kind(name: str, shape: str, kind: str) -> Numbers:
+        num_rows, num_columns = shapes[shape]
+        if name in ("gaussian", "rademacher"):
+            num_rows = min(num_rows, DENSE_ROWS)
+        problem = data.regressions(data_key, num_rows, num_columns)[kind]
+        name = FEW_NONZEROS if name == "sparse_sign" else name
+        return cell(name, problem, MAX_DRAWS, NONZEROS[shape])
+
+    pairs = [*itertools.product(shapes, KINDS)]
+    cells = {n: {", ".join(own): of_kind(n, *own) for own in pairs} for n in NAMES}
+    return Study(
+        {"families": cells},
+        key=run_key,
+        runs=MORE_RUNS * effort.runs,
+        batch_size=1,
+        reduce=reduce,
+        tables={"promise": tabulate_promise},
+    )
+
+
+def reduce(trials: Numbers) -> Numbers:
+    """Returns the number of distortions above ε, the largest one, and their mean."""
+    distortions = np.asarray(trials[""])
+    return {
+        "failures": int(np.sum(~(distortions <= EPSILON))),
+        "largest": float(distortions.max()),
+        "distortion": jaxwgc.summarize(distortions),
+    }
+
+
+def tabulate_recommended(numbers: Numbers) -> ResultTable:
+    """Returns a row per setting."""
+    runs = numbers["runs"]
+
+    def cells(record):
+        size = f"{record['size']:,}"
+        if "failures" not in record:
+            return size, "> N", "–"
+        within = f"{runs - record['failures']} of {runs}"
+        return size, within, interval(record["distortion"], 3)
+
+    columns = "size", f"at most {EPSILON}", "mean distortion"
+    return ResultTable(
+        f"Recommended sizes for p = {NUM_COLUMNS}, ε = {EPSILON} and δ = {DELTA}, "
+        f"N = {numbers['num_rows']:,}: of {runs} embeddings those with a distortion "
+        "of at most ε",
+        ["embedding", *(f"{kind}: {column}" for kind in KINDS for column in columns)],
+        [
+            [label(name), *itertools.chain(*map(cells, by_kind.values()))]
+            for name, by_kind in numbers["embeddings"].items()
+        ],
+    )
+
+
+def tabulate_promise(numbers: Numbers) -> ResultTable:
+    """Returns a row per family."""
+    families, runs = numbers["families"], numbers["runs"]
+
+    def show(record: Any) -> str:
+        if "failures" not in record:
+            return f"{record['size']:,}: –"
+        return f"{record['size']:,}: {record['failures']:,} ({record['largest']:.2g})"
+
+    return ResultTable(
+        f"Recommended sizes for ε = {EPSILON} and δ = {DELTA}: how many of {runs:,} "
+        f"distortions are above ε, where the promise is at most {DELTA * runs:.0f} "
+        "(and the largest of all)",
+        ["embedding", *next(iter(families.values()))],
+        [[label(name), *map(show, cells.values())] for name, cells in families.items()],
+    )

@@ -1,6 +1,5 @@
-"""Least squares on sampled rows: what each sampler loses, against the rows it takes."""
+"""Least squares on sampled rows, and labels of rows that scores choose."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,24 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runner.figures import Figure, line, new_figure, sketch_sizes
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import ROUNDING, ResultTable
-from experiments.sketching import data
+from experiments.runner.tables import ROUNDING, ResultTable, table_of
+from experiments.sketching import data, solvers
 from jaxwgc import sketching
 
-FACTORS, FEW_FACTORS = (4, 8, 16, 32, 64), (4, 16)
-SHOWN_FACTOR = 16
-# Data by their kind.
-Every = dict[str, data.Regression]
+# Sampled rows per column.
+FACTOR = 16
 # Rows of a block that are drawn together.
 BLOCK_SIZE = 4
-# Of singular values of the sampled basis, squared.
+# Problems by the kind of their data.
+Every = dict[str, data.Regression]
+# Relative cutoff of squared singular values of the sampled basis.
 CUTOFF = 1e-13
 
 
 class Sampler(NamedTuple):
-    """How rows are drawn: arguments of the library's functions."""
+    """Arguments of `sketching.row_probabilities` and `sketching.sample_rows`."""
 
     rule: str = "lev"
     method: str = "with_replacement"
@@ -44,210 +42,211 @@ SAMPLERS = {
 }
 
 
-def draw_rows(key, probabilities, size, method, weighted):
-    """Indices of rows and the factor of each, which is 0 for those that are no rows."""
-    if method != "blocks":
-        sample = sketching.sample_rows(
-            key, probabilities, size, method, weighted=weighted
-        )
+def draw_rows(key, probabilities, size, sampler: Sampler):
+    """Returns indices of rows, and their factors, which are 0 for padding."""
+    if sampler.method != "blocks":
+        given = key, probabilities, size, sampler.method
+        sample = sketching.sample_rows(*given, weighted=sampler.weighted)
         return sample.indices, sample.scale
     # Neighbouring rows together, by their share of the scores, as in the paper.
-    shares = sketching.partition_probabilities(
-        probabilities, len(probabilities) // BLOCK_SIZE
-    )
+    num_blocks = len(probabilities) // BLOCK_SIZE
+    shares = sketching.partition_probabilities(probabilities, num_blocks)
     blocks = sketching.sample_partitions(key, shares, num_draws=size // BLOCK_SIZE)
     indices = BLOCK_SIZE * blocks.indices[:, None] + jnp.arange(BLOCK_SIZE)
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
 
-def one_run(
-    key: jax.Array,
-    every: Every,
-    sizes: Any,
-    chosen: dict[str, Sampler] | None = None,
-) -> Numbers:
-    """Least squares in sampled rows, by the sampler and the kind of data.
+def one_run(key, every: Every, size: int, samplers: dict[str, Sampler]) -> Numbers:
+    """Returns minimum-norm coordinates (p,) from sampled rows, by sampler and data.
 
-    Shortest coordinates (sizes, p); all samplers have the same key.
+    All samplers have the same key.
     """
-    chosen = SAMPLERS if chosen is None else chosen
-    names = "scores", "basis", "target"
-    stacked = [jnp.stack([getattr(o, n) for o in every.values()]) for n in names]
-
-    def solve(sampler, size, lane):
-        scores, basis, target = lane
-        probabilities = sketching.row_probabilities(scores, sampler.rule)
-        drawn = draw_rows(key, probabilities, size, sampler.method, sampler.weighted)
-        indices, scale = drawn
-        rows, values = sketching.scale_rows((basis[indices], target[indices]), scale)
-        inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
-        return inverse @ (rows.T @ values)
+    fields = "scores", "basis", "target"
+    stacked = [jnp.stack([getattr(o, n) for o in every.values()]) for n in fields]
 
     def solutions(sampler):
-        # One after the other: one program, compiled faster, serves all kinds.
-        by_size = [
-            jax.lax.map(functools.partial(solve, sampler, size), stacked)
-            for size in sizes
-        ]
-        return dict(zip(every, jnp.stack(by_size, axis=1), strict=True))
+        def solve(problem):
+            scores, basis, target = problem
+            probabilities = sketching.row_probabilities(scores, sampler.rule)
+            indices, scale = draw_rows(key, probabilities, size, sampler)
+            sampled = basis[indices], target[indices]
+            rows, values = sketching.scale_rows(sampled, scale)
+            inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
+            return inverse @ (rows.T @ values)
 
-    return {name: solutions(sampler) for name, sampler in chosen.items()}
+        # Sequential, so that one program serves all kinds of data.
+        return dict(zip(every, jax.lax.map(solve, stacked), strict=True))
 
-
-def compare(solutions: np.ndarray, problem: data.Regression) -> Numbers:
-    """Over the smallest squared residual: of all runs, and of their mean.
-
-    Of coordinates (runs, sizes, p) in an orthonormal basis, so that bias and variance
-    are those of the fitted values Xθ, and add up to the mean of the excess: excess
-    (sizes, runs), the others (sizes,).
-    """
-    errors = solutions - problem.coordinates
-    excess = np.sum(errors**2, axis=2) / problem.squared_residual
-    mean = errors.mean(axis=0)
-    runs = len(errors)
-    spread = np.sum((errors - mean) ** 2, axis=(0, 2))
-    spread /= max(runs - 1, 1) * problem.squared_residual
-    # The mean of so many runs has a share of the variance in its square.
-    bias = np.sum(mean**2, axis=1) / problem.squared_residual - spread / runs
-    bias = np.maximum(bias, 0.0)
-    return {"excess": excess.T, "squared_bias": bias, "variance": spread}
+    return {name: solutions(sampler) for name, sampler in samplers.items()}
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """One cell for all samplers."""
+    """Returns one cell for all samplers."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     every = data.regressions(data_key, num_rows, num_columns)
-    factors = FACTORS if effort.is_full else FEW_FACTORS
-    sizes = [factor * num_columns for factor in factors]
+    size = FACTOR * num_columns
+    shape = {"num_rows": num_rows, "num_columns": num_columns}
     return Study(
         {
-            "num_rows": num_rows,
-            "num_columns": num_columns,
-            "sizes": sizes,
-            "coherence": {kind: problem.coherence for kind, problem in every.items()},
-            "largest_score": {
-                kind: problem.scores.max() for kind, problem in every.items()
+            **shape,
+            "size": size,
+            "data": {
+                kind: shape | {"largest": own.scores.max(), "coherence": own.coherence}
+                for kind, own in every.items()
             },
-            "excess": {"": Trial(one_run, every, sizes)},
+            "excess": {"": Trial(one_run, every, size, SAMPLERS)},
         },
         key=run_key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
         reduce=lambda trials: {
-            name: {kind: reduce(trials[name][kind], every[kind]) for kind in every}
-            for name in SAMPLERS
+            name: {kind: reduce(each, every[kind]) for kind, each in by_kind.items()}
+            for name, by_kind in trials.items()
         },
         tables={
             "data": tabulate_data,
-            "samplers": tabulate_excess,
-            "samplers_bias": tabulate_bias,
+            "samplers": tabulate(
+                "Excess of the squared residual in percent of the smallest one, {size} "
+                "of {num_rows:,} rows, p = {num_columns}, median of {runs} samples and "
+                "its 95% interval",
+                median_cell,
+            ),
+            "samplers_bias": tabulate(
+                "Squared bias / variance of the fitted values in percent of the "
+                "smallest squared residual, {size} rows",
+                lambda own: f"{_percent(own.squared_bias)} / {_percent(own.variance)}",
+            ),
         },
-        figures={"samplers": draw},
     )
 
 
-def reduce(solutions: np.ndarray, problem: data.Regression) -> dict[str, np.ndarray]:
-    """Returns medians of the excess with intervals, bias and variance, by size."""
-    errors = compare(solutions, problem)
-    interval = median_interval(errors.pop("excess"))
-    return dict(zip(("median", "low", "high"), interval, strict=True)) | errors
+def reduce(solutions: np.ndarray, problem: data.Regression) -> Numbers:
+    """Returns median, bias and variance of coordinates (runs, p) in the basis.
 
-
-def median_interval(values: np.ndarray) -> np.ndarray:
-    """Median, and order statistics around it: (3, ...) for (..., runs).
-
-    Their ranks are n / 2 ± 0.98 √n, outwards: 95% for any distribution without atoms.
+    All are relative to the smallest squared residual. In an orthonormal basis, bias and
+    variance are those of the fitted values Xθ, and their sum is the mean excess. The
+    interval of the median is given by order statistics of ranks n / 2 ± 0.98 √n,
+    rounded outwards: 95% for any distribution without atoms.
     """
-    ordered = np.sort(values, axis=-1)
-    runs = ordered.shape[-1]
+    errors, runs = solutions - problem.coordinates, len(solutions)
+    ordered = np.sort(np.sum(errors**2, axis=1)) / problem.squared_residual
     half = 0.98 * np.sqrt(runs)
-    low = max(int(np.floor(runs / 2 - half)), 1) - 1
-    high = min(int(np.ceil(runs / 2 + half)) + 1, runs) - 1
-    return np.stack([np.median(ordered, -1), ordered[..., low], ordered[..., high]])
+    mean = errors.mean(axis=0)
+    variance = np.sum((errors - mean) ** 2) / max(runs - 1, 1)
+    # The square of the mean has a share of the variance in expectation.
+    bias = max(np.sum(mean**2) - variance / runs, 0.0)
+    return {
+        "median": np.median(ordered),
+        "low": ordered[max(int(np.floor(runs / 2 - half)), 1) - 1],
+        "high": ordered[min(int(np.ceil(runs / 2 + half)) + 1, runs) - 1],
+        "squared_bias": bias / problem.squared_residual,
+        "variance": variance / problem.squared_residual,
+    }
 
 
-def tabulate_data(numbers: Numbers) -> ResultTable:
-    """A row a kind of data: its largest leverage score and coherence."""
-    shape = f"{numbers['num_rows']:,}", str(numbers["num_columns"])
-    return ResultTable(
-        f"The data, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}",
-        ["data", "rows", "columns", "largest leverage score", "coherence"],
-        [
-            [data.KINDS[kind].label, *shape, f"{score:.2g}", f"{coherence:.3g}"]
-            for (kind, score), coherence in zip(
-                numbers["largest_score"].items(), numbers["coherence"].values()
-            )
-        ],
+tabulate_data = table_of(
+    "The data, N = {num_rows:,} and p = {num_columns}",
+    {
+        "data": lambda own: data.KINDS[own["name"]].label,
+        "rows": "{num_rows:,}",
+        "columns": "{num_columns}",
+        "largest leverage score": "{largest:.2g}",
+        "coherence": "{coherence:.3g}",
+    },
+    "data",
+)
+
+
+def tabulate(title: str, cell: Callable[[Any], str]) -> Callable[..., ResultTable]:
+    """Returns a table with a row per sampler, and a column per kind of data."""
+    return lambda numbers: ResultTable(
+        title.format_map(numbers),
+        ["sampler", *(data.KINDS[kind].label for kind in numbers["data"])],
+        [[name, *map(cell, own.values())] for name, own in numbers["excess"].items()],
     )
 
 
-def tabulate_excess(numbers: Numbers) -> ResultTable:
-    """Medians."""
-    size = SHOWN_FACTOR * numbers["num_columns"]
-    title = (
-        "Excess of the squared residual in percent of the smallest one, "
-        f"{size} of {numbers['num_rows']:,} rows, p = {numbers['num_columns']}, median "
-        f"of {numbers['runs']} samples and its 95% interval"
-    )
-    return _tabulate(numbers, title, size, median_cell)
-
-
-def median_cell(record: Numbers, at: int) -> str:
-    """With its interval, in percent."""
-    median, low, high = (record[name][at] for name in ("median", "low", "high"))
-    if high - low <= 1e-9 * median:
-        return _percent(median)
-    return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
-
-
-def tabulate_bias(numbers: Numbers) -> ResultTable:
-    """Squared bias and variance, of which the excess is made."""
-    size = SHOWN_FACTOR * numbers["num_columns"]
-    title = (
-        "Squared bias / variance of the fitted values in percent of the smallest "
-        f"squared residual, {size} rows"
-    )
-
-    def cell(row, at):
-        return f"{_percent(row['squared_bias'][at])} / {_percent(row['variance'][at])}"
-
-    return _tabulate(numbers, title, size, cell)
-
-
-def _tabulate(numbers: Numbers, title: str, size: int, cell: Callable) -> ResultTable:
-    """A row a sampler, a column a kind of data."""
-    at, excess = numbers["sizes"].index(size), numbers["excess"].items()
-    return ResultTable(
-        title,
-        ["sampler", *(data.KINDS[kind].label for kind in numbers["coherence"])],
-        [[name, *(cell(entry, at) for entry in row.values())] for name, row in excess],
-    )
+def median_cell(own: Numbers) -> str:
+    """Returns the median with its interval, in percent."""
+    if own.high - own.low <= 1e-9 * own.median:
+        return _percent(own.median)
+    return f"{_percent(own.median)} ({_percent(own.low)} to {_percent(own.high)})"
 
 
 def _percent(share: float) -> str:
-    value = 100 * share
     if share < ROUNDING:
         return "0"
-    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+    return f"{100 * share:.0f}" if share >= 1 else f"{100 * share:.2g}"
 
 
-def draw(numbers: Numbers) -> Figure:
-    """Log-log, a panel a kind of data."""
-    sizes, num_columns = np.array(numbers["sizes"]), numbers["num_columns"]
-    figure, panels = new_figure(11, 5.6, len(numbers["coherence"]))
-    for axes, kind in zip(panels, numbers["coherence"], strict=True):
-        for index, (name, row) in enumerate(numbers["excess"].items()):
-            record = row[kind]
-            band = record["low"], record["high"]
-            line(axes, index, sizes, record["median"], band, linewidth=1.4, label=name)
-        label = "Gaussian embedding, mean p / (r − p − 1)"
-        gaussian = num_columns / (sizes - num_columns - 1)
-        axes.plot(sizes, gaussian, ":", color="0.3", label=label)
-        sketch_sizes(axes, sizes, num_columns, every=2)
-        axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sampled rows r")
-    panels[0].set_ylabel("excess of ‖Xθ − y‖², median, over the smallest")
-    handles, _ = panels[0].get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+# Without replacement, so that there are as many labels as rows.
+CHOICES = {
+    "leverage": Sampler(method="without_replacement"),
+    "uniform": Sampler("unif", "without_replacement"),
+}
+# Labels per column.
+FACTORS = (4, 16)
+ACTIVE_KINDS = ("T3", "T1")
+
+
+def digits(effort: Effort) -> data.Regression:
+    """Returns the target 1 for a nine, -1 for a four, and means of 4 × 4 pixels."""
+    pixels, is_nine = solvers.load(effort)
+    if pixels.shape[1] == 784:
+        pixels = solvers.coarse(pixels)
+    # Without the corners, where no image has ink.
+    inked = pixels[:, pixels.any(axis=0)]
+    matrix = np.column_stack([np.ones(len(inked)), inked])
+    target = np.where(is_nine, 1.0, -1.0)
+    return data.Regression.of("MNIST, 4 against 9", matrix, target)
+
+
+def active(effort: Effort, key: jax.Array) -> Study:
+    """Returns a cell per kind of data and number of labels."""
+    data_key, run_key = jax.random.split(key)
+    drawn = data.regressions(data_key, *data.sizes(effort))
+    every = {kind: drawn[kind] for kind in ACTIVE_KINDS} | {"digits": digits(effort)}
+
+    def cell(kind: str, factor: int) -> Numbers:
+        problem = every[kind]
+        num_rows, num_columns = problem.basis.shape
+        labels = factor * num_columns
+        return {
+            "data": problem.label,
+            "size": f"{num_rows:,} × {num_columns}",
+            "coherence": problem.coherence,
+            "labels": f"{factor}p = {labels:,}",
+            "": Trial(one_run, {kind: problem}, labels, CHOICES),
+        }
+
+    def ratio(row: Numbers) -> str:
+        ratio = row["uniform"].median / row["leverage"].median
+        return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
+
+    columns = {
+        "data": "{data}",
+        "size": "{size}",
+        "coherence": "{coherence:.3g}",
+        "labels": "{labels}",
+        **{name: lambda row, name=name: median_cell(row[name]) for name in CHOICES},
+        "uniform / leverage": ratio,
+    }
+    title = (
+        "Excess of the squared residual over all rows in percent of the smallest one, "
+        "median of {runs} choices of rows and its 95% interval"
+    )
+    return Study(
+        {"cells": [cell(kind, factor) for kind in every for factor in FACTORS]},
+        key=run_key,
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=lambda trials: {
+            choice: reduce(solutions, every[kind])
+            for choice, by_kind in trials.items()
+            for kind, solutions in by_kind.items()
+        },
+        tables={"active": table_of(title, columns, "cells")},
+    )

@@ -1,5 +1,6 @@
-"""Least squares from easy to hopeless: forward, residual and backward errors."""
+"""Forward, residual and backward errors of least squares by difficulty."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (4_000, 50), (400, 10)
 NUM_DIFFICULTIES = 21
-# Up to the inverse of the rounding unit.
+# Largest difficulty: about the inverse of machine epsilon.
 PRECISIONS = {"float64": 1e16, "float32": 1e8}
 ROWS_PER_COLUMN = 12
 ITERATIONS = 100
@@ -25,7 +26,6 @@ PLAIN, SKETCH, GRAM, QR = METHODS = (
     '`preconditioned`, "gram"',
     "Householder QR",
 )
-NUM_ROWS = NUM_DIFFICULTIES * len(METHODS)
 ERRORS = {
     "forward": "forward error ‖θ − θ*‖ / ‖θ*‖",
     "residual": "residual error ‖X(θ − θ*)‖ / ‖y‖",
@@ -34,13 +34,13 @@ ERRORS = {
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a precision, of as many problems as difficulties."""
+    """Returns a cell per precision, with a problem per difficulty."""
     shape = SHAPE if effort.is_full else SMALL_SHAPE
     return Study(
         {
             "shape": shape,
             "measured": {
-                precision: Once(measure, key, shape, precision, num_rows=NUM_ROWS)
+                precision: Once(measure, key, shape, precision)
                 for precision in PRECISIONS
             },
         },
@@ -51,7 +51,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def measure(key, shape, precision) -> Iterator[Numbers]:
-    """Every method, at every difficulty."""
+    """Yields errors of every method at every difficulty."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     for difficulty in np.geomspace(1, PRECISIONS[precision], NUM_DIFFICULTIES):
         matrix, target = problem(rng, shape, difficulty, precision)
@@ -63,12 +63,12 @@ def measure(key, shape, precision) -> Iterator[Numbers]:
 
 
 def problem(rng, shape, difficulty, precision) -> tuple[np.ndarray, np.ndarray]:
-    """Both condition number and residual grow with the difficulty.
+    """Returns a problem whose condition number and residual grow with the difficulty.
 
     As in Epperly, Meier and Nakatsukasa, "Fast randomized least-squares solvers can be
     just as accurate and stable as classical direct solvers", 2024, section 1: singular
     vectors are uniform, singular values evenly spaced in their logarithm, and the norm
-    of the residual is the difficulty times the rounding unit.
+    of the residual is the difficulty times half of machine epsilon.
     """
     num_rows, num_columns = shape
     left = np.linalg.qr(rng.standard_normal((num_rows, num_columns + 1)))[0]
@@ -83,11 +83,11 @@ def problem(rng, shape, difficulty, precision) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reference(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """θ* of these very numbers, refined by residuals in extended precision."""
+    """Returns θ* of the rounded numbers, refined in extended precision."""
     wide, wide_target = matrix.astype(np.longdouble), target.astype(np.longdouble)
     basis, upper = np.linalg.qr(matrix.astype(float))
     solution = np.zeros(matrix.shape[1], np.longdouble)
-    # Of the augmented system, as by Björck: r as well as θ is refined.
+    # Björck refines the augmented system: the residual as well as θ.
     residual = wide_target.copy()
     for _ in range(10):
         first = wide_target - residual - wide @ solution
@@ -100,7 +100,7 @@ def reference(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def solve(method, key, matrix, target) -> tuple[np.ndarray, bool | None]:
-    """θ, and whether the solver says that it has converged."""
+    """Returns θ, and whether the solver reports convergence."""
     if method == QR:
         # NumPy's is in double precision, whatever it is given.
         factors: Any = scipy.linalg.qr(matrix, mode="economic")
@@ -116,7 +116,7 @@ def solve(method, key, matrix, target) -> tuple[np.ndarray, bool | None]:
 
 
 def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndarray:
-    """LSQR from zero, with R of the sketch as its preconditioner."""
+    """Returns θ by LSQR from zero, with R of the sketch as its preconditioner."""
     factors: Any = scipy.linalg.qr(sketch, mode="economic")
     upper = factors[1]
     make_operator: Any = scipy.sparse.linalg.LinearOperator
@@ -126,14 +126,13 @@ def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndar
         rmatvec=lambda y: scipy.linalg.solve_triangular(upper, matrix.T @ y, trans=1),
         dtype=matrix.dtype,
     )
-    solved = scipy.sparse.linalg.lsqr(
-        operator, target, atol=0, btol=0, conlim=0, iter_lim=ITERATIONS
-    )
+    limits: dict[str, Any] = {"atol": 0, "btol": 0, "conlim": 0, "iter_lim": ITERATIONS}
+    solved = scipy.sparse.linalg.lsqr(operator, target, **limits)
     return scipy.linalg.solve_triangular(upper, solved[0].astype(matrix.dtype))
 
 
 def errors_of(matrix, target, exact, solution) -> dict[str, float]:
-    """Forward, residual and backward error, with products in extended precision."""
+    """Returns forward, residual and backward error from extended precision."""
     wide, wide_solution = matrix.astype(np.longdouble), solution.astype(np.longdouble)
     change = wide_solution - exact
     residual = target - wide @ wide_solution
@@ -150,47 +149,39 @@ def errors_of(matrix, target, exact, solution) -> dict[str, float]:
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """Worst backward errors, in rounding units of the precision."""
+    """Returns backward errors in units of machine epsilon of the precision."""
     rows, columns = numbers["shape"]
 
-    def show(cell):
-        precision, method = cell
+    def row(precision, method):
         runs = [row for row in numbers["measured"][precision] if row.method == method]
         flags = [row.converged for row in runs if row.converged is not None]
-        unit = np.finfo(precision).eps
-        errors = [row.backward / unit for row in runs]
-        return {
-            "precision": precision,
-            "method": method,
-            "backward error: median": f"{np.median(errors):.2g} eps",
-            "worst": f"{max(errors):.2g} eps",
-            "converged": f"{sum(flags)} of {len(flags)}" if flags else "",
-        }
+        errors = [row.backward / np.finfo(precision).eps for row in runs]
+        ends = f"{np.median(errors):.2g} eps", f"{max(errors):.2g} eps"
+        converged = f"{sum(flags)} of {len(flags)}" if flags else ""
+        return precision, method, *ends, converged
 
-    return ResultTable.of_records(
+    return ResultTable(
         f"{rows:,} × {columns}, {NUM_DIFFICULTIES} difficulties",
-        show,
-        [(precision, method) for precision in PRECISIONS for method in METHODS],
+        ["precision", "method", "backward error: median", "worst", "converged"],
+        itertools.starmap(row, itertools.product(PRECISIONS, METHODS)),
     )
 
 
 def draw(numbers: Numbers) -> Figure:
-    """A row a precision, a panel an error; hollow: not said to have converged."""
-    figure, panels = new_figure(
-        11, 6.5, len(ERRORS), len(PRECISIONS), share_x=False, share_y=False
-    )
-    cells = [(precision, error) for precision in PRECISIONS for error in ERRORS]
+    """Draws a panel per precision and error; hollow: no convergence reported."""
+    shape = len(ERRORS), len(PRECISIONS)
+    figure, panels = new_figure(11, 6.5, *shape, sharex=False, sharey=False)
+    cells = itertools.product(PRECISIONS, ERRORS)
     for axes, (precision, error) in zip(panels, cells, strict=True):
         for index, method in enumerate(METHODS):
             runs = [r for r in numbers["measured"][precision] if r.method == method]
             x = np.array([row.difficulty for row in runs])
             y = np.maximum([row[error] for row in runs], np.finfo(precision).eps * 1e-3)
-            look: dict[str, Any] = {"linewidth": 1, "markersize": 4}
-            line(axes, index, x, y, label=method.replace("`", ""), **look)
+            name = method.replace("`", "")
+            line(axes, index, x, y, label=name, linewidth=1, markersize=4)
             is_open = np.array([row.converged is False for row in runs])
-            axes.plot(
-                x[is_open], y[is_open], "o", color="white", markersize=2, zorder=3
-            )
+            look: dict[str, Any] = {"color": "white", "markersize": 2, "zorder": 3}
+            axes.plot(x[is_open], y[is_open], "o", **look)
         axes.set(title=f"{ERRORS[error]}, {precision}", xscale="log", yscale="log")
     for axes in panels[-len(ERRORS) :]:
         axes.set_xlabel("difficulty")

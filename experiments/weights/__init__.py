@@ -1,8 +1,6 @@
 """When weights help: `python -m experiments weights`, a module per section."""
 
-from typing import Any
-
-from experiments.runner.study import Effort, command, sections_of
+from experiments.runner.study import Effort, Sections, command, sections_of
 from experiments.weights import convergence, fair, sources
 
 SECTIONS = {
@@ -14,7 +12,7 @@ SECTIONS = {
 
 
 @command("weights", "When weights help. Data sets and samples")
-def weights(runs: int = 200, seed: int = 0) -> dict[str, Any]:
+def weights(runs: int = 200, seed: int = 0) -> Sections:
     """Compares weights with none: noisy sources, best steps, convergence.
 
     Args:

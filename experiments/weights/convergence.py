@@ -1,14 +1,18 @@
 """Convergence of coded descent, and its distance from the whole solution."""
 
+import itertools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
 from experiments.paper import descent, linear_regression
+from experiments.runner import tables
 from experiments.runner.figures import COLORS, Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import ResultTable, at, interval, interval_power_of_ten
+from experiments.runner.tables import ResultTable, at, interval
 from jaxwgc import sketching
 
 # Thresholds on the norm of the gradient, over six decades.
@@ -66,12 +70,7 @@ def descend(key: jax.Array, compression: int) -> Numbers:
             "asymptotic": -jnp.log(10.0) / jnp.log(rate),
         }
 
-    both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
-    solved = jax.vmap(solve)(jnp.stack(keys), both)
-    return {
-        name: {quantity: leaf[lane] for quantity, leaf in solved.items()}
-        for lane, name in enumerate(WEIGHTINGS)
-    }
+    return linear_regression.by_weighting(solve, keys, small.weights)
 
 
 def sketch(key: jax.Array) -> Numbers:
@@ -87,9 +86,8 @@ def sketch(key: jax.Array) -> Numbers:
     columns = jnp.concatenate([basis, residual[:, None] / norm], axis=1)
     (rows,), _ = jaxwgc.partition((columns,), NUM_PARTS)
     grams = jnp.einsum("jmp,jmq->jpq", rows, rows)
-    probabilities = sketching.partition_probabilities(
-        jnp.sum(basis**2, axis=1), NUM_PARTS
-    )
+    scores = jnp.sum(basis**2, axis=1)
+    probabilities = sketching.partition_probabilities(scores, NUM_PARTS)
 
     def count(key):
         sample = sketching.sample_partitions(key, probabilities, num_draws=DRAWS[0])
@@ -116,12 +114,11 @@ def reduce(trials: Numbers) -> Numbers:
     distortion, distance = trials["distortion"], trials["distance"]
     speaks = distortion < 1
     bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.nan)
+    shares = (0.1, 0.5, 0.9)
+    deciles = {name: np.quantile(own, shares, axis=0) for name, own in trials.items()}
     return {
         **jaxwgc.summarize(trials),
-        "deciles": {
-            name: np.quantile(values, (0.1, 0.5, 0.9), axis=0)
-            for name, values in trials.items()
-        },
+        "deciles": deciles,
         "speaks": speaks.mean(axis=0),
         "violations": (distance > bound * (1 + 1e-9)).sum(axis=0),
         "bound_over_distance": np.nanmedian(bound / distance, axis=0),
@@ -132,18 +129,17 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
     """Returns iterations by threshold, and those that O(1/ε) allows."""
     every, weighted = curves(numbers), numbers["descent"]["rho=2"]["weighted"]
     first = weighted["iterations"].mean[0]
-    rows = [
-        [
+
+    def row(index, threshold):
+        counts = [at(record["iterations"], index) for record in every.values()]
+        return [
             f"{threshold:g}",
-            *(
-                interval(at(record["iterations"], index), 1)
-                for record in every.values()
-            ),
+            *(interval(count, 1) for count in counts),
             f"{first * THRESHOLDS[0] / threshold:,.0f}",
-            interval_power_of_ten(at(weighted["distance"], index)),
+            tables.interval_power_of_ten(at(weighted["distance"], index)),
         ]
-        for index, threshold in enumerate(THRESHOLDS)
-    ]
+
+    rows = [*itertools.starmap(row, enumerate(THRESHOLDS))]
     for quantity, name in (
         ("per_decade", "per decade, measured"),
         ("asymptotic", "per decade, slowest direction"),
@@ -167,31 +163,30 @@ def curves(numbers: Numbers) -> dict[str, Numbers]:
     }
 
 
-def tabulate_distance(numbers: Numbers) -> ResultTable:
-    """Returns distances and their bound by distortion."""
-    record = numbers["sketches"]
-    return ResultTable.of_records(
-        f"The sampled solution, weighted parts of {NUM_PARTS}, {numbers['runs']:,} "
-        "runs",
-        {
-            "draws q": lambda i: f"{DRAWS[i]:,}",
-            "distortion ε": lambda i: interval(at(record["distortion"], i), 3),
-            "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": lambda i: interval(
-                at(record["distance"], i), 4
-            ),
-            "runs with ε < 1": lambda i: f"{100 * record['speaks'][i]:.0f}%",
-            "ε / (1 − ε) / distance, median": lambda i: (
-                f"{record['bound_over_distance'][i]:.1f}"
-            ),
-            "runs beyond the bound": lambda i: str(record["violations"][i]),
-        },
-        range(len(DRAWS)),
-    )
+def draws(numbers: Numbers) -> list[dict[str, Any]]:
+    """Returns a record per number of draws."""
+    record = {"draws": DRAWS, **numbers["sketches"]}
+    del record["deciles"]
+    return tables.entries(record)
+
+
+tabulate_distance = tables.table_of(
+    f"The sampled solution, weighted parts of {NUM_PARTS}, {{runs:,}} runs",
+    {
+        "draws q": "{draws:,}",
+        "distortion ε": "{distortion:3}",
+        "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": "{distance:4}",
+        "runs with ε < 1": "{speaks:.0%}",
+        "ε / (1 − ε) / distance, median": "{bound_over_distance:.1f}",
+        "runs beyond the bound": "{violations}",
+    },
+    draws,
+)
 
 
 def draw_iterations(numbers: Numbers) -> Figure:
     """Draws iterations with their bound, and distances."""
-    figure, panels = new_figure(10, 4.4, columns=2, share_y=False)
+    figure, panels = new_figure(10, 4.4, columns=2, sharey=False)
     for index, (label, record) in enumerate(curves(numbers).items()):
         for axes, quantity in zip(panels, ("iterations", "distance"), strict=True):
             curve = record[quantity]

@@ -11,13 +11,7 @@ import jaxwgc
 from experiments.paper import linear_regression, mnist
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import (
-    ResultTable,
-    at,
-    interval,
-    verdict,
-    with_half,
-)
+from experiments.runner.tables import ResultTable, at, interval, verdict, with_half
 from experiments.weights import methods
 from jaxwgc import sketching
 
@@ -63,16 +57,14 @@ def draw_all(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     degrees = jnp.minimum(jnp.array(DEGREES), 1e6)[:, None, None]
     shape = len(DEGREES), NUM_ROWS, 1
     squares = 2 * jax.random.gamma(width_key, degrees / 2, shape) / degrees
-    basis = jnp.linalg.qr(
-        jax.random.normal(rows_key, features.shape) / jnp.sqrt(squares)
-    )[0]
+    rows = jax.random.normal(rows_key, features.shape) / jnp.sqrt(squares)
+    basis, _ = jnp.linalg.qr(rows)
     images = basis @ params
     lengths = jnp.linalg.norm(images, axis=1, keepdims=True)
     targets = SIGNAL * jnp.linalg.norm(noise) / lengths * images + noise
-    return (
-        jnp.concatenate([features[None], basis]),
-        jnp.concatenate([responses[None], targets]),
-    )
+    pairs = (features, basis), (responses, targets)
+    first, second = (jnp.concatenate([own[None], others]) for own, others in pairs)
+    return first, second
 
 
 def one_run(key: jax.Array, compression: int) -> Numbers:
@@ -150,11 +142,8 @@ def tabulate_best(numbers: Numbers) -> ResultTable:
 
 def tabulate_fixed(numbers: Numbers) -> ResultTable:
     """Returns errors with one step size for all methods."""
-    pairs = [
-        (index, name)
-        for index in range(len(CHECKPOINTS))
-        for name in ("weighted", "weighted, unbiased")
-    ]
+    few = "weighted", "weighted, unbiased"
+    pairs = [*itertools.product(range(len(CHECKPOINTS)), few)]
 
     def row(compression, kind, record):
         ratios = [verdict(at(record["fixed_step"][name], i)) for i, name in pairs]
@@ -182,16 +171,15 @@ def draw_steps(numbers: Numbers) -> Figure:
     """Draws the excess by step size, early and late."""
     every = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
     figure, panels = new_figure(10, 7, columns=2, rows=2)
-    for row, kind in enumerate(SHOWN):
-        for column, steps in enumerate(CHECKPOINTS):
-            axes = panels[2 * row + column]
-            for index, name in enumerate(methods.METHODS):
-                curves = every[kind]["by_step"][name]
-                mean, *band, _ = at(curves, slice(None), column)
-                look = {"markersize": 4, "linewidth": 1.2, "label": name}
-                line(axes, index, methods.SIZES, mean, band, **look)
-            axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))
-            axes.set_title(f"{kind}: after {steps} steps")
+    cells = itertools.product(SHOWN, enumerate(CHECKPOINTS))
+    for axes, (kind, (column, steps)) in zip(panels, cells):
+        for index, name in enumerate(methods.METHODS):
+            curves = every[kind]["by_step"][name]
+            mean, *band, _ = at(curves, slice(None), column)
+            look = {"markersize": 4, "linewidth": 1.2, "label": name}
+            line(axes, index, methods.SIZES, mean, band, **look)
+        axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))
+        axes.set_title(f"{kind}: after {steps} steps")
     for axes in panels[2:]:
         axes.set_xlabel("step · largest curvature of all the data")
     for axes in panels[::2]:
@@ -207,17 +195,13 @@ def draw_spread(numbers: Numbers) -> Figure:
     spreads = [every[kind]["spread"].mean for kind in order]
     figure, panels = new_figure(10, 4.6, columns=2)
     few = "weighted", "weighted, unbiased", "uniform"
+    every_method = methods.METHODS
     columns = (
         ("fixed_step", 0, few, f"one step for all, after {CHECKPOINTS[0]} steps"),
-        (
-            "best_step",
-            -1,
-            methods.METHODS,
-            f"best steps, after {CHECKPOINTS[-1]} steps",
-        ),
+        ("best_step", -1, every_method, f"best steps, after {CHECKPOINTS[-1]} steps"),
     )
     for axes, (quantity, at_step, shown, title) in zip(panels, columns, strict=True):
-        for index, name in enumerate(methods.METHODS):
+        for index, name in enumerate(every_method):
             if name in shown and name != methods.BASELINE:
                 ratios = [at(every[kind][quantity][name], at_step) for kind in order]
                 mean, *band, _ = zip(*ratios)
@@ -280,23 +264,22 @@ def digits_run(key: jax.Array, data: Any, compression: int) -> Numbers:
 
 def reduce_digits(trials: Numbers) -> Numbers:
     """Compares methods; steps are chosen by the training loss."""
-    losses, errors = (
-        {name: found[what] for name, found in trials["found"].items()}
-        for what in ("loss", "error")
-    )
+    found = trials["found"].items()
+    losses = {name: own["loss"] for name, own in found}
+    errors = {name: own["error"] for name, own in found}
     chosen = methods.choose_all(losses)
     best = {n: chosen.take(errors[n], chosen.best[n]) for n in methods.METHODS}
     fixed = {n: chosen.take(errors[n], chosen.fixed) for n in methods.ONE_SHOT}
 
     def differences(every):
         base = every[methods.BASELINE]
-        return {name: jaxwgc.summarize(error - base) for name, error in every.items()}
+        return jaxwgc.summarize({name: error - base for name, error in every.items()})
 
     return {
         "spread": jaxwgc.summarize(trials["spread"]),
         "draws_per_part": jaxwgc.summarize(trials["draws_per_part"]),
         **methods.compare(losses, chosen),
-        "test_error": {name: jaxwgc.summarize(error) for name, error in best.items()},
+        "test_error": jaxwgc.summarize(best),
         "test_error_difference": differences(best),
         "test_error_difference_fixed": differences(fixed),
     }
@@ -304,50 +287,42 @@ def reduce_digits(trials: Numbers) -> Numbers:
 
 def tabulate_digits(numbers: Numbers) -> ResultTable:
     """Returns loss and test error relative to unweighted."""
-    last = len(DIGIT_CHECKPOINTS) - 1
 
     def difference(summary):
         low, high = summary.low, summary.high
         sign = " ↓" if high < 0 else " ↑" if low > 0 else ""
         return with_half(summary.mean, (high - low) / 2, 2) + sign
 
-    def show(cell):
-        compression, name, record = cell
-        is_base = name == methods.BASELINE
-        same, same_error = "", ""
+    def row(compression, name, record):
+        is_base, same, same_error = name == methods.BASELINE, "", ""
         if name in methods.ONE_SHOT and not is_base:
             same = verdict(at(record["fixed_step"][name], 0))
             same_error = difference(at(record["test_error_difference_fixed"][name], 0))
         if is_base:
-            loss = f"{at(record['error'][name], last).mean:.4f}"
-            error = interval(at(record["test_error"][name], last)) + "%"
+            loss = f"{at(record['error'][name], -1).mean:.4f}"
+            error = interval(at(record["test_error"][name], -1)) + "%"
         else:
-            loss = verdict(at(record["best_step"][name], last))
-            error = difference(at(record["test_error_difference"][name], last))
-        return {
-            "ρ": compression.removeprefix("rho="),
-            "method": name,
-            f"same step, loss after {DIGIT_CHECKPOINTS[0]}": same,
-            "same step, test error, points": same_error,
-            "best step": methods.step_of(name, record["lanes"][name][last]),
-            f"own best step, loss after {DIGIT_CHECKPOINTS[last]}": loss,
-            "test error": error,
-        }
+            loss = verdict(at(record["best_step"][name], -1))
+            error = difference(at(record["test_error_difference"][name], -1))
+        step = methods.step_of(name, record["lanes"][name][-1])
+        ratio = compression.removeprefix("rho=")
+        return ratio, name, same, same_error, step, loss, error
 
-    every = [
-        (compression, name, record)
-        for compression, record in numbers["compared"].items()
-        for name in methods.METHODS
-    ]
+    every = numbers["compared"].items()
     scores = ", ".join(
         f"{record['spread'].mean:.2f} and {record['draws_per_part'].mean:.2f} at "
         + compression.replace("rho=", "ρ = ")
-        for compression, record in numbers["compared"].items()
+        for compression, record in every
     )
-    return ResultTable.of_records(
+    first, last = DIGIT_CHECKPOINTS
+    return ResultTable(
         "MNIST, 4 against 9: ratio of mean training losses to unweighted, and "
         f"difference of test errors, {shown_runs(numbers)} paired runs; spread of Π "
         f"and q/k are {scores}",
-        show,
-        every,
+        [
+            *("ρ", "method", f"same step, loss after {first}"),
+            *("same step, test error, points", "best step"),
+            *(f"own best step, loss after {last}", "test error"),
+        ],
+        [row(c, name, record) for c, record in every for name in methods.METHODS],
     )

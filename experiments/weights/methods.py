@@ -4,6 +4,7 @@ Each method is a vector of weights of the k parts of the code. Constants that a 
 size absorbs are omitted: the paper's 1 / (rΠ) is 1 / (kΠ) here.
 """
 
+import functools
 import operator
 from typing import Any, NamedTuple
 
@@ -41,10 +42,9 @@ def squared_error(params: jax.Array, part: Any) -> jax.Array:
     return params @ gram @ params - 2 * params @ product
 
 
-def schedules(method: str, num_steps: int) -> np.ndarray:
-    """Returns step sizes (lanes, num_steps), which fall for new samples only."""
+def schedules(delays: tuple[float, ...], num_steps: int) -> np.ndarray:
+    """Returns step sizes (lanes, num_steps), constant if the delay is infinite."""
     steps = np.arange(num_steps)
-    delays = DELAYS if method in ITERATIVE else DELAYS[:1]
     return np.array([s / (1 + steps / delay) for delay in delays for s in SIZES])
 
 
@@ -90,9 +90,8 @@ def run_all(
     indices = [evenly if name == "uniform" else by_scores for name in ONE_SHOT]
     num_steps = checkpoints[-1]
     # Random stragglers, as many as the code tolerates, the same for all methods.
-    ranks = jax.vmap(lambda key: jax.random.permutation(key, CODE.num_workers))(
-        jax.random.split(straggler_key, num_steps)
-    )
+    order = functools.partial(jax.random.permutation, x=CODE.num_workers)
+    ranks = jax.vmap(order)(jax.random.split(straggler_key, num_steps))
     decoded = jaxwgc.effective_weights(CODE, ranks >= CODE.num_stragglers)
 
     def chosen(indices):
@@ -102,23 +101,22 @@ def run_all(
     def one_shot(indices, weights):
         """Descends on the same parts at every step."""
         small = chosen(indices)
-        return descend(
-            lambda params, effective: loss_of(params, small, weights * effective),
-            schedules("weighted", num_steps) / curvature,
-            decoded,
-        )
+
+        def loss_at(params, effective):
+            return loss_of(params, small, weights * effective)
+
+        return descend(loss_at, schedules(DELAYS[:1], num_steps) / curvature, decoded)
 
     def iterative(probabilities):
         """Descends on a new sample at every step."""
-        samples = jax.vmap(draw_unbiased, in_axes=(0, None))(
-            jax.random.split(step_key, num_steps), probabilities
-        )
+        keys = jax.random.split(step_key, num_steps)
+        samples = jax.vmap(draw_unbiased, in_axes=(0, None))(keys, probabilities)
 
         def loss_at(params, step):
             (indices, weights), effective = step
             return loss_of(params, chosen(indices), weights * effective)
 
-        sizes = schedules("block leverage", num_steps) / curvature
+        sizes = schedules(DELAYS, num_steps) / curvature
         return descend(loss_at, sizes, (samples, decoded))
 
     def loss_of(params, small, weights):
@@ -192,17 +190,16 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     errors = {name: np.fmin(error, DIVERGED) for name, error in errors.items()}
     best = {name: chosen.take(errors[name], chosen.best[name]) for name in errors}
     fixed = {name: chosen.take(errors[name], chosen.fixed) for name in ONE_SHOT}
+
+    def ratios(every):
+        base = every[BASELINE]
+        return {name: geometric_mean(error / base) for name, error in every.items()}
+
     return {
         "lanes": chosen.best,
-        "fixed_lane": chosen.fixed,
         "error": {name: geometric_mean(error) for name, error in best.items()},
-        "best_step": {
-            name: geometric_mean(error / best[BASELINE]) for name, error in best.items()
-        },
-        "fixed_step": {
-            name: geometric_mean(error / fixed[BASELINE])
-            for name, error in fixed.items()
-        },
+        "best_step": ratios(best),
+        "fixed_step": ratios(fixed),
     }
 
 

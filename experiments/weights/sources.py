@@ -9,14 +9,7 @@ import jaxwgc
 from experiments.paper import descent
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import (
-    ResultTable,
-    at,
-    interval,
-    interval_power_of_ten,
-    ratio_of_means,
-    verdict,
-)
+from experiments.runner.tables import at, entries, ratio_of_means, table_of, verdict
 from experiments.weights import methods
 from jaxwgc import coding, sketching
 
@@ -79,12 +72,11 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
     def estimate(params, weights):
         """Estimates weights from the residuals of a fit."""
         rows = features * jnp.sqrt(weights)[:, None, None]
-        scores = sketching.leverage_scores(
-            rows.reshape(-1, NUM_FEATURES), method="gram"
-        )
-        variances = coding.source_variances(
-            responses - features @ params, scores.reshape(shape), row_weights
-        )
+        rows = rows.reshape(-1, NUM_FEATURES)
+        scores = sketching.leverage_scores(rows, method="gram")
+        residuals = responses - features @ params
+        given = residuals, scores.reshape(shape), row_weights
+        variances = coding.source_variances(*given)
         return coding.inverse_variance_weights(variances)
 
     def fit(estimated, turn):
@@ -128,31 +120,33 @@ def reduce(trials: Numbers) -> Numbers:
     }
 
 
-def tabulate(numbers: Numbers) -> ResultTable:
-    """Returns errors relative to the oracle, and the reduction by weights."""
-    over = numbers["over_oracle"]
-    return ResultTable.of_records(
-        "Noisy sources: squared error of the oracle, and of coded descent relative to "
-        f"the oracle, {numbers['runs']:,} runs",
-        {
-            "σ max / min": lambda i: str(SETTINGS[i][0]),
-            "rows": lambda i: str(SETTINGS[i][1]),
-            "oracle": lambda i: interval_power_of_ten(at(numbers["oracle"], i)),
-            "expected": lambda i: f"{numbers['law'][i]:.2e}",
-        }
-        | {name: lambda i, name=name: verdict(at(over[name], i)) for name in METHODS}
-        | {
-            "unweighted / estimated twice": lambda i: interval(
-                at(numbers["unweighted_over_last"], i), 2
-            )
-        },
-        range(len(SETTINGS)),
-    )
+def settings(numbers: Numbers) -> list[dict[str, Any]]:
+    """Returns a record per setting."""
+    spreads, counts = zip(*SETTINGS)
+    over_last = numbers["unweighted_over_last"]
+    known = {"spread": spreads, "count": counts, "over_last": over_last}
+    known |= {name: numbers[name] for name in ("oracle", "law")}
+    return entries(known | numbers["over_oracle"])
+
+
+tabulate = table_of(
+    "Noisy sources: squared error of the oracle, and of coded descent relative to the "
+    "oracle, {runs:,} runs",
+    {
+        "σ max / min": "{spread}",
+        "rows": "{count}",
+        "oracle": "{oracle:e}",
+        "expected": "{law:.2e}",
+        **{name: lambda row, name=name: verdict(row[name]) for name in METHODS},
+        "unweighted / estimated twice": "{over_last:2}",
+    },
+    settings,
+)
 
 
 def draw(numbers: Numbers) -> Figure:
     """Draws errors relative to the oracle by spread and by rows."""
-    figure, panels = new_figure(10, 4.4, columns=2, share_x=False)
+    figure, panels = new_figure(10, 4.4, columns=2, sharex=False)
     for varied, (axes, ticks) in enumerate(zip(panels, (SPREADS, ROW_COUNTS))):
         fixed = (SPREAD, ROW_COUNT)[1 - varied]
         every = [i for i, cell in enumerate(SETTINGS) if cell[1 - varied] == fixed]

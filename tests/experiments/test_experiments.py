@@ -11,7 +11,7 @@ import pytest
 from experiments import benchmark
 from experiments.benchmark import sparse_least_squares
 from experiments.codes import equal_load, noise
-from experiments.delays import models, slow_workers, unseen_rounds
+from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning
 from experiments.errors.rounds import Rounds
 from experiments.sketching import samplers
@@ -51,25 +51,23 @@ CODES = {
     "codes.learned.PROBABILITY": 0.2,
 }
 SKETCHING = {
-    "sketching.promise.NAMES": ("count_sketch",),
-    "sketching.promise.SMALL_SHAPES": {"one column": (256, 1)},
-    "sketching.active.FEW_FACTORS": (16,),
-    "sketching.samplers.FEW_FACTORS": (16,),
+    "sketching.distortion.NAMES": ("count_sketch",),
+    "sketching.distortion.SMALL_SHAPES": {"one column": (256, 1)},
+    "sketching.samplers.FACTORS": (16,),
     "sketching.samplers.SAMPLERS": only(samplers.SAMPLERS, "LEV", "UNIF", "LEV, top k"),
-    "sketching.logistic.SETTINGS": ((2, 0), (4, 2)),
+    "sketching.solvers.SETTINGS": ((2, 0), (4, 2)),
     "sketching.stability.NUM_DIFFICULTIES": 2,
-    "sketching.rank_k.RARE_SHARE": 0.02,
 }
 BENCHMARK = {
     "benchmark.decoding.CODES": ((10, 5, 6),),
     "benchmark.decoding.WORST_CODES": ((10, 10, 2),),
-    "benchmark.scale.QUICK": 10,
+    "benchmark.many_workers.QUICK": 10,
     "benchmark.sparse_least_squares.MATRICES": only(
         sparse_least_squares.MATRICES, "banded"
     ),
     **{
         f"benchmark.{name}.in_own_process": lambda run, *arguments: run(*arguments)
-        for name in ("trials", "first_calls")
+        for name in ("many_workers", "compilation", "leverage_scores")
     },
 }
 TIMES = np.random.default_rng(0).lognormal(0, 0.1, (40, 4)) * [1, 5, 1, 1]
@@ -80,11 +78,9 @@ DELAYS = {
     "delays.planning.TARGETS": (0.01,),
     "delays.planning.HETEROGENEITIES": (1.0,),
     "delays.planning.NUM_PAIRS": 1,
-    "delays.unseen_rounds.GOALS": {"default goal": {}},
-    "delays.unseen_rounds.OPTIONS": {"replications": (1,), "num_rounds": 40},
-    "delays.unseen_rounds.LAWS": {
-        "one in 500 stalls": unseen_rounds.LAWS["one in 500 stalls"]
-    },
+    "delays.planning.GOALS": {"default goal": {}},
+    "delays.planning.OPTIONS": {"replications": (1,), "num_rounds": 40},
+    "delays.planning.LAWS": only(planning.LAWS, "one in 500 stalls"),
     "delays.models.DATA_SETS": 2,
     "delays.models.KNOWN": only(models.KNOWN, "pareto"),
     "delays.against_the_clock.SHOWN": 4,
@@ -94,7 +90,7 @@ DELAYS = {
     "delays.slow_workers.read_traces": lambda: {"one_slow_seconds": TIMES},
 }
 ERRORS = {
-    "errors.wrong_answers.known_codes": lambda key: {
+    "errors.rounds.known_codes": lambda key: {
         "repetition": codes.fractional_repetition(6, num_stragglers=2)
     },
     "errors.wrong_answers.SHOWN": ("repetition",),

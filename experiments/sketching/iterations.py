@@ -1,0 +1,278 @@
+"""Iterations on sketches: the iterative Hessian sketch, and block leverage."""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+
+import jaxwgc
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, at, interval, table_of
+from jaxwgc import sketching
+
+SHAPE, SMALL_SHAPE = (1_000, 20), (200, 8)
+RATIOS = (4, 8, 16)
+NUM_ITERATIONS = 12
+# Iteration from which theory holds with momentum.
+LATE = 4
+
+NEW, MOMENTUM = "new sketches", "one sketch, momentum"
+CONSTRAINED = "new sketches, θ ≥ 0"
+METHODS: dict[str, dict[str, Any]] = {
+    NEW: {},
+    MOMENTUM: {"refresh": False},
+    CONSTRAINED: {"projection": optax.projections.projection_non_negative},
+}
+
+
+def contraction(effort: Effort, key: jax.Array) -> Study:
+    """Returns a cell per method and size."""
+    shape, ratios = (SHAPE, RATIOS) if effort.is_full else (SMALL_SHAPE, RATIOS[:2])
+    with jax.enable_x64(True):
+        matrix, target = system(jax.random.fold_in(key, 0), shape)
+
+    def cell(method: str, ratio: int) -> Numbers:
+        problem = matrix, target, optimum(matrix, target, method)
+        size = ratio * shape[1]
+        trial = Trial(errors_of_sketch, *problem, method, size)
+        expected = theory(method, size, shape[1])
+        return {"method": method, "ratio": ratio, "theory": expected, "": trial}
+
+    table = table_of(
+        "Iterative Hessian sketch of {shape[0]:,} × {shape[1]}, Gaussian sketches, "
+        "{iterations} iterations, mean of {runs} runs",
+        {
+            "method": "{method}",
+            "m / p": "{ratio}",
+            "factor, measured": lambda own: (
+                interval(own.factor, 4) if own.theory else ""
+            ),
+            "factor, theory": lambda own: f"{own.theory:.4f}" if own.theory else "",
+            "last error: median": "{median_last:.0e}",
+            "worst": "{worst_last:.0e}",
+        },
+        "measured",
+    )
+    cells = [cell(method, ratio) for method in METHODS for ratio in ratios]
+    return Study(
+        {"shape": shape, "iterations": NUM_ITERATIONS, "measured": cells},
+        key=jax.random.fold_in(key, 1),
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=with_median,
+        tables={"contraction": table},
+    )
+
+
+def system(key: jax.Array, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a Gaussian matrix, and y = Xθ + noise with a θ of both signs."""
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    matrix = rng.standard_normal(shape)
+    target = matrix @ rng.standard_normal(shape[1])
+    return matrix, target + 0.1 * rng.standard_normal(shape[0])
+
+
+def optimum(matrix: np.ndarray, target: np.ndarray, method: str) -> np.ndarray:
+    """Returns θ*, by SciPy and NumPy."""
+    if method == CONSTRAINED:
+        return scipy.optimize.nnls(matrix, target)[0]
+    return np.linalg.lstsq(matrix, target)[0]
+
+
+def theory(method: str, sketch_size: int, num_columns: int) -> float | None:
+    """Returns the factor of ‖X(θ_t - θ*)‖² per iteration, if theory has one.
+
+    The docstring of `iterative_hessian_sketch` has its source.
+    """
+    if method == CONSTRAINED:
+        return None
+    if method == MOMENTUM:
+        return num_columns / sketch_size
+    free = sketch_size - num_columns
+    return 1 - free * (free - 3) / ((free - 1) * (sketch_size - 1))
+
+
+def errors_of_sketch(key, matrix, target, optimum, method, size) -> Numbers:
+    """Returns ‖X(θ_t - θ*)‖² / ‖Xθ*‖² at the end, and its mean factor per iteration."""
+    given = key, matrix, target, size, NUM_ITERATIONS
+    solved = sketching.iterative_hessian_sketch(*given, **METHODS[method])
+    scale = np.sum((matrix @ optimum) ** 2)
+    last = jnp.sum((matrix @ (solved.solution - optimum)) ** 2) / scale
+    if method == CONSTRAINED:
+        return {"last": last}
+    # The residual of θ* is orthogonal to X.
+    errors = solved.residual_history**2 - np.sum((target - matrix @ optimum) ** 2)
+    if method == MOMENTUM:
+        # Iterates oscillate, so that the factor is averaged over many of them.
+        factor = (errors[-1] / errors[LATE]) ** (1 / (NUM_ITERATIONS - LATE))
+    else:
+        factor = jnp.mean(errors[1:] / errors[:-1])
+    return {"last": last, "factor": factor}
+
+
+def with_median(trials: dict[str, np.ndarray]) -> Numbers:
+    """Returns means, and the median, which few diverging runs do not change."""
+    last = trials["last"]
+    ends = {"median_last": np.median(last), "worst_last": last.max()}
+    return jaxwgc.summarize(trials) | ends
+
+
+# Steps in the table; the last is the number of steps.
+STEPS, FEW_STEPS = (24, 218, 2_000), (2, 20, 200)
+# n workers hold k sampled parts of K, each on d of them.
+CODE = jaxwgc.codes.reed_solomon(num_workers=20, num_parts=10, replication=8)
+NUM_PARTS, ROWS_PER_PART, NUM_COLUMNS = 80, 10, 10
+# The step at iteration t is 1 / (t + delay); each method gets its best of these.
+DELAYS = (2, 8, 32, 128)
+SAMPLINGS = ("leverage", "uniform")
+
+
+def block_leverage(effort: Effort, key: jax.Array) -> Study:
+    """Returns one cell, in which all methods run on the same data."""
+    steps = STEPS if effort.is_full else FEW_STEPS
+    return Study(
+        {"steps": steps, "": Trial(one_run, steps[-1])},
+        key=key,
+        runs=effort.runs,
+        batch_size=10,
+        x64=True,
+        reduce=functools.partial(reduce, steps),
+        tables={"block_leverage": tabulate},
+    )
+
+
+def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns X with orthonormal columns and few large parts, and y = Xθ + noise.
+
+    Only the sampling then slows down gradient descent.
+    """
+    size_key, matrix_key, params_key, noise_key = jax.random.split(key, 4)
+    shape = (NUM_PARTS, ROWS_PER_PART, NUM_COLUMNS)
+    sizes = jnp.exp(1.5 * jax.random.normal(size_key, (NUM_PARTS, 1, 1)))
+    matrix = sizes * jax.random.normal(matrix_key, shape)
+    matrix = jnp.linalg.qr(matrix.reshape(-1, NUM_COLUMNS))[0]
+    image = matrix @ jax.random.normal(params_key, (NUM_COLUMNS,))
+    noise = jax.random.normal(noise_key, image.shape)
+    return matrix, image + noise * jnp.linalg.norm(image) / jnp.linalg.norm(noise)
+
+
+def loss(params: jax.Array, part: Any) -> jax.Array:
+    """Returns half the sum of squares."""
+    rows, targets, weights = part
+    return jnp.sum(weights * (rows @ params - targets) ** 2) / 2
+
+
+def one_run(key: jax.Array, num_steps: int) -> Numbers:
+    """Returns errors on one data set, with one sample per one-shot method."""
+    data_key, *keys = jax.random.split(key, 1 + len(SAMPLINGS))
+    matrix, target = draw_data(data_key)
+    parts, row_weights = jaxwgc.partition((matrix, target), NUM_PARTS)
+    # Columns are orthonormal.
+    optimum = target @ matrix
+    scores = jnp.sum(matrix**2, axis=1)
+    leverage = sketching.partition_probabilities(scores, NUM_PARTS)
+    probabilities = jnp.stack([leverage, jnp.full(NUM_PARTS, 1 / NUM_PARTS)])
+    whole = (*parts, row_weights)
+    compare = functools.partial(one_sampling, whole, optimum, num_steps)
+    measured = jax.vmap(compare)(jnp.stack(keys), probabilities)
+    return {
+        quantity: {
+            f"{kind}, {sampling}": values[index]
+            for kind, values in by_kind.items()
+            for index, sampling in enumerate(SAMPLINGS)
+        }
+        for quantity, by_kind in measured.items()
+    }
+
+
+def one_sampling(whole, optimum, num_steps, key, probabilities) -> Numbers:
+    """Returns errors of both kinds at every step, and the one-shot limit."""
+    sample_key, steps_key = jax.random.split(key)
+    number = CODE.num_parts
+    sample = sketching.sample_partitions(sample_key, probabilities, num_draws=number)
+    *parts, row_weights = whole
+    small = sketching.weighted_parts(sample, tuple(parts), row_weights)
+    weights = small.row_weights * small.weights[:, None]
+    rows = (small.parts[0] * jnp.sqrt(weights)[..., None]).reshape(-1, NUM_COLUMNS)
+    responses = (small.parts[1] * jnp.sqrt(weights)).reshape(-1)
+    one_shot = jaxwgc.decoded_value_and_grad(loss, CODE)
+    given = loss, CODE, probabilities
+    iterative = jaxwgc.sampled_value_and_grad(*given, num_draws=number)
+
+    def fixed(params, key, received):
+        return one_shot(params, (*small.parts, weights), received)[1]
+
+    def fresh(params, key, received):
+        return iterative(params, whole, key, received)[1]
+
+    def error(params):
+        return jnp.sum((params - optimum) ** 2, axis=-1) / jnp.sum(optimum**2)
+
+    # The best fixed step of a problem that stays the same.
+    curvatures = jnp.linalg.eigvalsh(rows.T @ rows)
+    fixed_sizes = jnp.full(num_steps, 2 / (curvatures[0] + curvatures[-1]))
+    fresh_sizes = 1 / (jnp.arange(num_steps) + jnp.array(DELAYS, float)[:, None])
+    fresh_paths = jax.vmap(lambda sizes: descend(steps_key, fresh, sizes))(fresh_sizes)
+    one_shot_path = descend(steps_key, fixed, fixed_sizes)
+    return {
+        "errors": {"one-shot": error(one_shot_path), "iterative": error(fresh_paths)},
+        "limits": {"one-shot": error(jnp.linalg.lstsq(rows, responses)[0])},
+    }
+
+
+def descend(key: jax.Array, gradient, sizes: jax.Array) -> jax.Array:
+    """Returns every θ from 0 on, (steps + 1, p), with random stragglers per step."""
+
+    def step(params, carry):
+        key, size = carry
+        sample_key, straggler_key = jax.random.split(key)
+        order = jax.random.permutation(straggler_key, CODE.num_workers)
+        received = order >= CODE.num_stragglers
+        params = params - size * gradient(params, sample_key, received)
+        return params, params
+
+    start = jnp.zeros(NUM_COLUMNS, sizes.dtype)
+    keys = jax.random.split(key, len(sizes))
+    _, path = jax.lax.scan(step, start, (keys, sizes))
+    return jnp.concatenate([start[None], path])
+
+
+def reduce(steps: tuple[int, ...], trials: Numbers) -> Numbers:
+    """Returns means, with the delay that has the least mean error at the end."""
+    delays, errors = {}, {}
+    for name, curves in trials["errors"].items():
+        delays[name] = None
+        if "iterative" in name:
+            final = curves[:, :, -1].mean(axis=0)
+            index = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
+            delays[name], curves = DELAYS[index], curves[:, index]
+        errors[name] = jaxwgc.summarize(curves[:, np.array(steps)])
+    limits = jaxwgc.summarize(trials["limits"])
+    return {"delays": delays, "errors": errors, "limits": limits}
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """Returns errors at a few steps, and their limits."""
+
+    def cell(summary):
+        """Returns percent, to three digits of the mean."""
+        digits = max(2 - int(np.floor(np.log10(100 * summary.mean))), 0)
+        return interval(summary, digits, 100)
+
+    def row(name, summary):
+        limit = numbers["limits"].get(name)
+        cells = [cell(at(summary, index)) for index in range(len(numbers["steps"]))]
+        delay = str(numbers["delays"][name] or "")
+        return name, delay, *cells, cell(limit) if limit else "0"
+
+    return ResultTable(
+        f"‖X(θ − θ*)‖² / ‖Xθ*‖² in percent, mean of {numbers['runs']} runs",
+        ["parts", "delay", *(f"step {step:,}" for step in numbers["steps"]), "limit"],
+        itertools.starmap(row, numbers["errors"].items()),
+    )
