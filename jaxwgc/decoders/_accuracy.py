@@ -112,7 +112,7 @@ def best_iterate(
         return step(iterates, residuals), best, jnp.where(is_better, costs, least)
 
     # Derived from the start, so that under shard_map it varies over the mesh axes, too.
-    least = jnp.where(squared_norm(start).sum(-1) >= 0, jnp.inf, jnp.inf)
+    least = jnp.where(start[:, 0, 0].real < 0, jnp.inf, jnp.inf)
     state = start, start, least.astype(norms.dtype)
     _, best, least = jax.lax.fori_loop(0, num_steps + 1, advance, state)
     return best[jnp.argmin(least.at[0].multiply(ADVANTAGE))] / norms
