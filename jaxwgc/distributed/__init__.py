@@ -8,11 +8,10 @@ extra `ray`.
 
 from jaxwgc.distributed._mesh import mesh_value_and_grad
 from jaxwgc.distributed._placement import PlacedParts, place_parts
-from jaxwgc.distributed.ray._callbacks import JsonLines, Progress
+from jaxwgc.distributed.ray._callbacks import JsonLines, Progress, TrainingState
 from jaxwgc.distributed.ray._cluster import RayCluster
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
-from jaxwgc.distributed.ray._training import TrainingState
 
 __all__ = [
     "Faults",

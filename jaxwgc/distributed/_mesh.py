@@ -77,8 +77,7 @@ def mesh_value_and_grad(
     axis = check_mesh(code, mesh, axis)
     held = held_parts(code, mesh.shape[axis])
     decoder = code.choose_decoder(decoder)
-    compute = _on_shards(loss, code, mesh, axis, decoder, held)
-    compute = jax.jit(compute)
+    compute = jax.jit(_on_shards(loss, code, mesh, axis, decoder, held))
     expected = tuple(map(tuple, held.tolist()))
 
     def step(params, parts, received=None, *, finished=None):
@@ -105,12 +104,10 @@ def _decoding_and_params(code, decoder, axis, params, received, finished):
         round_decoding = decoding(code, received, decoder, finished=finished)
         return round_decoding.mask.astype(jnp.int32), round_decoding.weights
 
-    def nothing():
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-
     like = jax.eval_shape(find)
     is_first = jax.lax.axis_index(axis) == 0
-    sums = jax.lax.psum(jax.lax.cond(is_first, find, nothing), axis)
+    found = jax.lax.cond(is_first, find, lambda: jax.tree.map(jnp.zeros_like, like))
+    sums = jax.lax.psum(found, axis)
     (mask, weights), params = jax.lax.optimization_barrier((sums, params))
     return Decoding(code, mask > 0, weights), params
 
@@ -124,41 +121,37 @@ def _own_entries(array, axis, num_shards):
     return jax.lax.dynamic_slice_in_dim(array, start, each)
 
 
+def _weighted_sum(value_and_grad, axis, params, parts, weights):
+    """Returns the weighted sum of value and gradient over the parts of all shards."""
+
+    def add(total, task):
+        part, weight = task
+        own = jax.tree.map(_arrays.promoted, value_and_grad(params, part))
+        more = jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf, own)
+        # A part without a response may hold anything, such as NaN.
+        more = jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), more)
+        return jax.tree.map(jnp.add, total, more), None
+
+    part = jax.tree.map(lambda leaf: leaf[0], parts)
+    like = jax.eval_shape(value_and_grad, params, part)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    start = jax.tree.map(_arrays.promoted, zeros)
+    total, _ = jax.lax.scan(add, start, (parts, weights))
+    total = jax.lax.psum(total, axis)
+    return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), total, like)
+
+
 def _on_shards(loss, code, mesh, axis, decoder, held):
     value_and_grad = jax.value_and_grad(scalar_loss(loss))
 
-    def of_part(params, part):
-        return jax.tree.map(_arrays.promoted, value_and_grad(params, part))
-
     def of_shard(params, received, finished, parts):
-        round_decoding, params = _decoding_and_params(
-            code, decoder, axis, params, received, finished
-        )
-        part = jax.tree.map(lambda leaf: leaf[0], parts)
-        wide = jax.eval_shape(of_part, params, part)
-        narrow = jax.eval_shape(value_and_grad, params, part)
+        given = params, received, finished
+        round_decoding, params = _decoding_and_params(code, decoder, axis, *given)
         values = []
 
         def weighted_sum(weights):
-            def add(total, task):
-                part, weight = task
-                # A part without a response may hold anything, such as NaN.
-                return jax.tree.map(
-                    lambda sums, leaf: jnp.where(
-                        weight == 0, sums, sums + weight.astype(sums.dtype) * leaf
-                    ),
-                    total,
-                    of_part(params, part),
-                ), None
-
-            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), wide)
-            tasks = parts, _own_entries(weights, axis, len(held))
-            total, _ = jax.lax.scan(add, start, tasks)
-            value, gradient = jax.tree.map(
-                lambda leaf, like: leaf.astype(like.dtype),
-                jax.lax.psum(total, axis),
-                narrow,
-            )
+            own = _own_entries(weights, axis, len(held))
+            value, gradient = _weighted_sum(value_and_grad, axis, params, parts, own)
             values.append(value)
             return gradient
 

@@ -118,24 +118,20 @@ def _stacked(load, indices):
     """Returns the parts of one shard on the host, stacked."""
     loaded = {int(index): load(int(index)) for index in np.unique(indices)}
     _check_alike(loaded.values())
-    return jax.tree.map(
-        lambda *leaves: _stack(leaves), *(loaded[int(index)] for index in indices)
-    )
 
+    def stack(*leaves):
+        # NumPy knows no keys.
+        is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
+        return (jnp if is_key else np).stack(leaves)
 
-def _stack(leaves):
-    # NumPy knows no keys.
-    is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
-    return (jnp if is_key else np).stack(leaves)
+    return jax.tree.map(stack, *(loaded[int(index)] for index in indices))
 
 
 def _check_alike(trees):
-    described = [
-        jax.tree.map(
-            lambda leaf: f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}", tree
-        )
-        for tree in trees
-    ]
+    def describe(leaf):
+        return f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}"
+
+    described = [jax.tree.map(describe, tree) for tree in trees]
     for other in described[1:]:
         given = f"one of {described[0]} and one of {other}"
         _validation.require(other == described[0], "parts", "be alike", given)

@@ -103,13 +103,14 @@ class World:
 
     def begin(self, step=0, owner=None, verifier=None):
         """Starts a round."""
+        self.fleet.verifier = verifier
         num_workers = len(self.workers)
         memory = np.full((num_workers, LENGTH), np.nan, np.float32)
         if self.on_request:
-            given = PLAN, step, self.now, memory, verifier
+            given = PLAN, step, self.now, memory
             self.engine = RequestRound(self.fleet, *given)
         else:
-            given = MESSAGES, step, self.now, memory, owner, verifier
+            given = MESSAGES, step, self.now, memory, owner
             self.engine = MessageRound(self.fleet, *given)
         self.perform(self.fleet.actions())
 

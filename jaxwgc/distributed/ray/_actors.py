@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +22,7 @@ from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
-from jaxwgc.distributed.ray._worker import (
-    PartWorker,
-    Started,
-    Task,
-    Worker,
-    environment,
-)
+from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, environment
 
 # Seconds to read a response that is on this machine already.
 _SECONDS_TO_READ = 10
@@ -62,6 +56,7 @@ class Actors:
     Attributes:
       order: What `compute` is given in this round, such as parameters.
       read_seconds: Seconds spent on reading responses.
+      pending: Events that have been read, and not returned.
     """
 
     def __init__(
@@ -71,22 +66,15 @@ class Actors:
         self._actors: list[Any] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
         # Calls without a response, oldest first: task, identifier, time.
-        self._calls: list[list[tuple[Any, int, float]]] = [
-            [] for _ in range(num_workers)
-        ]
+        self._calls: list[list[tuple]] = [[] for _ in range(num_workers)]
         # The newest call of a worker that has too many without a response.
         self._deferred: dict[int, events.Call] = {}
-        self._events: collections.deque[events.Event] = collections.deque()
+        self.pending: collections.deque[events.Event] = collections.deque()
         self._signature: str | None = None
         # When no response was there for the last time, and the shortest travel time.
         self._empty, self._transport = 0.0, np.inf
         self.order: Any = None
         self.read_seconds = 0.0
-
-    @property
-    def has_events(self) -> bool:
-        """True if there are events that have been read, and not returned."""
-        return bool(self._events)
 
     def perform(self, actions: Sequence[events.Action]) -> None:
         """Launches and ends actors, and calls their methods."""
@@ -105,7 +93,7 @@ class Actors:
         """Returns the next event; None if there is none within some seconds."""
         for call in list(self._deferred.values()):
             self._call(call)
-        if not self._events:
+        if not self.pending:
             newest = {
                 calls[-1][0]: worker
                 for worker, calls in enumerate(self._calls)
@@ -121,9 +109,9 @@ class Actors:
                 ready, _ = ray.wait(tasks, timeout=seconds)
             now = time.monotonic()
             for task in ready:
-                self._events.append(self._event(newest[task], task, now, was_waiting))
+                self.pending.append(self._event(newest[task], task, now, was_waiting))
             self.read_seconds += time.monotonic() - now
-        return self._events.popleft() if self._events else None
+        return self.pending.popleft() if self.pending else None
 
     def query(self, workers: np.ndarray, seconds: float, *arguments: Any) -> np.ndarray:
         """Returns projections (num_asked, num_columns): see `Worker.project`.
@@ -144,7 +132,7 @@ class Actors:
                     raise TimeoutError(f"no response to a query for {seconds:.1f} s")
                 claims.append(ray.get(task, timeout=_SECONDS_TO_READ))
             except Exception as error:
-                self._events.append(self._lost(worker, error))
+                self.pending.append(self._lost(worker, error))
         if len(claims) < len(tasks):
             raise NoResponse
         return np.stack(claims)
@@ -155,8 +143,8 @@ class Actors:
         self._actors[worker] = self._pids[worker] = None
         self._calls[worker] = []
         self._deferred.pop(worker, None)
-        kept = [event for event in self._events if event.worker != worker]
-        self._events = collections.deque(kept)
+        kept = [event for event in self.pending if event.worker != worker]
+        self.pending = collections.deque(kept)
         # If Ray is gone already, its own calls would start it anew.
         if actor is not None and find_ray().is_initialized():
             with contextlib.suppress(Exception):
@@ -194,8 +182,8 @@ class Actors:
         except Exception as error:
             return self._lost(worker, error)
         match result:
-            case Started():
-                return self._started(worker, result)
+            case events.Ready():
+                return self._started(result)
             case Answer():
                 seconds = now - since
                 if was_waiting:
@@ -212,17 +200,17 @@ class Actors:
             case _:
                 return events.Sum(worker, call, result, now - since)
 
-    def _started(self, worker: int, started: Started) -> events.Event:
-        self._signature = self._signature or started.signature
-        if started.signature != self._signature:
-            error = ValueError(
-                f"parts must be alike; got {started.signature}, and {self._signature} "
-                "on another worker"
-            )
-            return events.Lost(worker, f"ValueError: {error}", error, has_died=False)
-        is_here = started.node == find_ray().get_runtime_context().get_node_id()
-        self._pids[worker] = pid = started.pid if is_here else None
-        return events.Ready(worker, pid, started.node, started.host)
+    def _started(self, ready: events.Ready) -> events.Event:
+        own = ready.signature
+        self._signature = self._signature or own
+        if own != self._signature:
+            why = f"parts must be alike; got {own}, and {self._signature} on another"
+            error = ValueError(f"{why} worker")
+            lost = ready.worker, f"ValueError: {error}", error
+            return events.Lost(*lost, has_died=False)
+        is_here = ready.node == find_ray().get_runtime_context().get_node_id()
+        self._pids[ready.worker] = pid = ready.pid if is_here else None
+        return ready._replace(pid=pid)
 
     def _lost(self, worker: int, error: Exception) -> events.Lost:
         self._check_open()
@@ -248,21 +236,15 @@ class Driver:
 
     Attributes:
       actors: `Actors` of the workers.
-      verifier: `Verifier` of the rounds, or None.
     """
 
     def __init__(
-        self,
-        fleet: Fleet,
-        layout: Layout,
-        launch: Callable[[int], Any],
-        plan: RequestPlan | None,
+        self, fleet: Fleet, layout: Layout, launch: Callable, plan: RequestPlan | None
     ):
         self.fleet, self._layout, self._plan = fleet, layout, plan
         # Ends the round that is under way, if it is set by another thread.
         self.is_closed = threading.Event()
         self.actors = Actors(launch, len(fleet.slots), self._check_open)
-        self.verifier: Any = None
         self._memory = Memory(layout.shape, layout.dtype)
         # End of the last round, and seconds between rounds so far.
         self._ended, self._away = time.monotonic(), 0.0
@@ -291,14 +273,14 @@ class Driver:
         given, examined = (step, self._now(), self._memory.borrow()), self._examined
         if self._plan is None:
             common = self.fleet, self._layout
-            engine = MessageRound(*common, *given, owner, self.verifier)
+            engine = MessageRound(*common, *given, owner)
         else:
-            engine = RequestRound(self.fleet, self._plan, *given, self.verifier)
+            engine = RequestRound(self.fleet, self._plan, *given)
         self.actors.perform(self.fleet.actions())
         broadcast = time.monotonic() - begin
         this_round, transfer = self._run(engine)
         timings = {"broadcast": broadcast, "transfer": transfer}
-        if self.verifier is not None:
+        if self.fleet.verifier is not None:
             timings["examination"] = self._examined - examined
         elapsed = self._ended - begin
         return this_round._replace(timings=timings, elapsed=elapsed)
@@ -311,7 +293,7 @@ class Driver:
     @property
     def _examined(self) -> float:
         """Seconds that verification has taken so far."""
-        return getattr(self.verifier, "seconds", 0.0)
+        return getattr(self.fleet.verifier, "seconds", 0.0)
 
     def _now(self) -> float:
         """Returns the time of the engines.
@@ -333,7 +315,7 @@ class Driver:
                     start = time.monotonic()
                     self._perform(engine.handle(event, self._now()))
                     transfer += time.monotonic() - start
-                if not self.actors.has_events and engine.result() is None:
+                if not self.actors.pending and engine.result() is None:
                     self._perform(engine.poll(self._now()))
         finally:
             self._ended = time.monotonic()
@@ -354,11 +336,7 @@ class Driver:
 
 
 def launcher(
-    code: GradientCode,
-    layout: Layout,
-    task: Task,
-    parts: Any,
-    options: Mapping[str, Any],
+    code: GradientCode, layout: Layout, task: Task, parts: Any, options: dict[str, Any]
 ) -> Callable[[int], Any]:
     """Returns a function that makes an actor of a worker."""
     ray = find_ray()

@@ -1,4 +1,4 @@
-"""Callbacks of training: what each step tells them, and adapters for metric writers."""
+"""Callbacks of training: state and progress that they get, and metric writers."""
 
 import collections
 import contextlib
@@ -7,17 +7,32 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxwgc.distributed.ray._messages import Round
 
-if TYPE_CHECKING:
-    from jaxwgc.distributed.ray._training import TrainingState
-
 # Seconds that metric writers have left if an error ends training.
 _SECONDS_TO_FINISH = 5
+
+
+class TrainingState(NamedTuple):
+    """State of a training, with all that is needed to continue it.
+
+    Attributes:
+      params: a pytree.
+      optimizer_state: that of `optax.chain(decode_aggregate(...), optimizer)`; its
+        first entry counts the rounds that could not be decoded.
+      key: of batches.
+      step: how many have been taken.
+    """
+
+    params: Any
+    optimizer_state: Any
+    key: jax.Array
+    step: int
 
 
 class Progress(NamedTuple):
@@ -31,7 +46,7 @@ class Progress(NamedTuple):
       undecodable: Whether the round could not be decoded.
     """
 
-    state: "TrainingState"
+    state: TrainingState
     round: Round
     loss: float
     undecodable: bool

@@ -13,19 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray import _options, _training
 from jaxwgc.distributed.ray._actors import Driver, launcher
+from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
-from jaxwgc.distributed.ray._options import (
-    Faults,
-    Timeouts,
-    Verification,
-    reject_unknown,
-)
+from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
 from jaxwgc.distributed.ray._request_round import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
 from jaxwgc.distributed.ray._verification import Audits, ParityChecks
@@ -148,7 +144,7 @@ class RayCluster:
         **others: Any,
     ):
         check_installed()
-        reject_unknown(others)
+        _options.reject_unknown(others)
         GradientCode.check(code)
         if code.messages_per_worker > 1:
             code.check_requests()
@@ -156,13 +152,10 @@ class RayCluster:
             raise ValueError(
                 f"key and batch go together; got key = {key!r} and batch = {batch!r}"
             )
-        for name, value, kind in (
-            ("decoding", decoding, DecodingOptions),
-            ("verification", verification, Verification),
-            ("timeouts", timeouts, Timeouts),
-            ("faults", faults, Faults),
-        ):
-            _validation.check_instance(name, value, kind)
+        _validation.check_instance("decoding", decoding, DecodingOptions)
+        _validation.check_instance("verification", verification, Verification)
+        _validation.check_instance("timeouts", timeouts, Timeouts)
+        _validation.check_instance("faults", faults, Faults)
         self.code, self._address, self._verification = code, address, verification
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
         self._parts, load = None, parts
@@ -178,16 +171,11 @@ class RayCluster:
         # Ray's record of every task would grow without bounds.
         claims |= {"enable_task_events": False, **(actor_options or {})}
         self._options, self._raises = claims, decoding.undecodable == "raise"
-        self._aggregate = functools.partial(
-            decode_aggregate,
-            code,
+        options = {**vars(decoding), "on_request": code.messages_per_worker > 1}
+        if self._raises:
             # A round that must not be used never gets there.
-            undecodable="least_squares" if self._raises else decoding.undecodable,
-            tolerance=decoding.tolerance,
-            decoder=decoding.decoder,
-            message_dtype=decoding.message_dtype,
-            on_request=code.messages_per_worker > 1,
-        )
+            options["undecodable"] = "least_squares"
+        self._aggregate = functools.partial(decode_aggregate, code, **options)
         self._aggregate()
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
@@ -267,7 +255,7 @@ class RayCluster:
         memory: bool = False,
         debias: str | float | None = None,
         **others: Any,
-    ) -> "_training.TrainingState":
+    ) -> TrainingState:
         """Returns the state after steps of an optax optimizer on decoded gradients.
 
         Args:
@@ -316,7 +304,7 @@ class RayCluster:
         _validation.check_int("num_steps", num_steps, minimum=0)
         _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
         _validation.check_bool("live", live)
-        reject_unknown(others)
+        _options.reject_unknown(others)
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(
@@ -327,7 +315,7 @@ class RayCluster:
         chain = optax.chain(aggregate, optimizer)
         compute = functools.partial(self._compute, owner=object() if memory else None)
         params = jax.tree.map(jnp.asarray, params)
-        state = _training.TrainingState(params, chain.init(params), self.key, 0)
+        state = TrainingState(params, chain.init(params), self.key, 0)
         given = compute, self.code, chain, state, num_steps
         no_table = contextlib.nullcontext([])
         with _training.live_table(num_steps, self) if live else no_table as table:
@@ -469,13 +457,14 @@ class RayCluster:
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
-        given = driver.actors, self._fleet, code, task, self._parts, options.noise
-        if self._locator is not None and options.on_wrong is not None:
-            checks = {"locator": self._locator, "on_wrong": options.on_wrong}
-            driver.verifier = ParityChecks(*given, **checks)
+        given = driver, code, task, self._parts, options.noise
+        if self._locator is not None:
+            self._fleet.verifier = ParityChecks(
+                *given, locator=self._locator, on_wrong=str(options.on_wrong)
+            )
         elif options.audit:
             seed = int(jax.random.bits(self.key))
-            driver.verifier = Audits(*given, audit=options.audit, seed=seed)
+            self._fleet.verifier = Audits(*given, audit=options.audit, seed=seed)
         return driver
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
@@ -497,7 +486,7 @@ def _task_of(
 
 
 def _decodes_of(
-    code: GradientCode, decoder: Any, tolerance: float | None
+    code: GradientCode, decoder: Any, tolerance: Any
 ) -> Callable[[np.ndarray], bool]:
     """Returns a function that tells whether a mask of messages can be decoded."""
     # The code is a constant, so that NumPy's keeps its precision.
@@ -510,10 +499,7 @@ def _decodes_of(
 
 
 def _rules_of(
-    code: GradientCode,
-    wait: WaitingRule | None,
-    decodes: Callable[[np.ndarray], bool],
-    locator: coding.ErrorLocator | None,
+    code: GradientCode, wait: WaitingRule | None, decodes: Callable, locator: Any
 ) -> Rules:
     """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
     if isinstance(wait, StragglerModel):

@@ -13,12 +13,21 @@ from jaxwgc.distributed.ray._messages import Answer, Report
 
 
 class Ready(NamedTuple):
-    """The process of a worker has started; see `Started` for the other fields."""
+    """The process of a worker has started.
+
+    Attributes:
+      worker: Index of the worker.
+      pid: Its process; None on another machine.
+      node: Ray's name of the machine.
+      host: Name of the machine.
+      signature: Structure, shapes and dtypes of a part.
+    """
 
     worker: int
     pid: int | None
     node: str
     host: str
+    signature: str = ""
 
 
 class Message(NamedTuple):

@@ -115,10 +115,7 @@ class Layout(NamedTuple):
         """Returns the layout of gradients like params, sent in a dtype."""
 
         def encoded(params):
-            partial_gradients = jax.tree.map(
-                lambda leaf: jnp.zeros((code.num_parts, *leaf.shape), leaf.dtype),
-                params,
-            )
+            partial_gradients = jax.vmap(lambda _: params)(jnp.zeros(code.num_parts))
             messages = coding.encode(code, partial_gradients)[: code.num_workers]
             return messages, pack(messages[:1], dtype)
 
@@ -131,11 +128,9 @@ class Layout(NamedTuple):
 
     def check(self, wire: np.ndarray) -> None:
         """Raises ValueError where the message of a worker is of another kind."""
-        if (np.shape(wire), wire.dtype) != (self.wire.shape, self.wire.dtype):
-            raise ValueError(
-                f"its message has shape {np.shape(wire)} and dtype {wire.dtype}, not "
-                f"{self.wire.shape} and {self.wire.dtype}"
-            )
+        kinds = [f"{own.shape} and dtype {own.dtype}" for own in (wire, self.wire)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"its message has shape {kinds[0]}, not {kinds[1]}")
 
     def by_part(self, values: Iterable[tuple[Any, Any, Any]]) -> tuple[np.ndarray, Any]:
         """Returns losses (num_parts,) and aux, leaves (num_parts, ...), of all parts.

@@ -144,18 +144,12 @@ class Faults:
                 _validation.check_callable(name, function)
 
 
+_GROUPS = {"decoding": DecodingOptions, "verification": Verification, "faults": Faults}
 # Former options, and their places.
-_MOVED = {
-    "callback": "callbacks=[...]",
-    **{
-        field.name: f"{option}={group.__name__}({field.name}=...)"
-        for option, group in (
-            ("decoding", DecodingOptions),
-            ("verification", Verification),
-            ("faults", Faults),
-        )
-        for field in dataclasses.fields(group)
-    },
+_MOVED = {"callback": "callbacks=[...]"} | {
+    field.name: f"{option}={group.__name__}({field.name}=...)"
+    for option, group in _GROUPS.items()
+    for field in dataclasses.fields(group)
 }
 
 

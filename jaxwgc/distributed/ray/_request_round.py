@@ -1,6 +1,5 @@
 """Engine of a round on request: workers report parts, and are asked for sums."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,8 +11,8 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.decoders import Decoder
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Layout, Report, Round, is_finite, unpack
+from jaxwgc.distributed.ray._fleet import Fleet, log
+from jaxwgc.distributed.ray._messages import Layout, Report, is_finite, unpack
 from jaxwgc.distributed.ray._rounds import RoundEngine
 from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 
@@ -22,8 +21,6 @@ from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 _PATIENCE_SECONDS, _TIMES_OTHERS = 0.5, 2.0
 # Seconds between two looks at a round that waits for sums.
 _POLL_SECONDS = 0.1
-
-log = logging.getLogger("jaxwgc.distributed")
 
 
 class RequestPlan(NamedTuple):
@@ -97,7 +94,6 @@ class RequestRound(RoundEngine):
       step: Step, for the log.
       now: Time at which the round begins.
       sums: Memory for the sums, (num_workers, length).
-      verifier: `Verifier` of the sums, or None.
 
     Attributes:
       requests: (num_workers, messages_per_worker), weights of the sums that workers are
@@ -105,19 +101,11 @@ class RequestRound(RoundEngine):
     """
 
     def __init__(
-        self,
-        fleet: Fleet,
-        plan: RequestPlan,
-        step: int,
-        now: float,
-        sums: np.ndarray,
-        verifier: Any = None,
+        self, fleet: Fleet, plan: RequestPlan, step: int, now: float, sums: np.ndarray
     ):
         super().__init__(fleet, now)
-        self._plan, self._verifier, self.messages = plan, verifier, sums
-        is_held = plan.is_held
-        self.number = fleet.begin(step, is_held.shape)
-        self.times = np.full(is_held.shape, np.inf)
+        self._plan, is_held = plan, plan.is_held
+        self._open(plan.layout, step, sums, is_held.shape)
         # Newest request to each worker, and that of the sum which is here.
         self._asked = np.full(plan.support.shape[:2], np.nan)
         self._answered = self._asked.copy()
@@ -130,10 +118,7 @@ class RequestRound(RoundEngine):
         self._claims = np.zeros((len(is_held), plan.code.num_parts + 1), bool)
         # Workers without parts that count in this round.
         self._is_out = np.zeros(len(is_held), bool)
-        self._losses_before = self._losses_known = fleet.num_losses()
-        # Loss and aux of the finished turns of each worker.
-        self._values: dict[tuple[int, int], tuple[float, Any]] = {}
-        self._ends: float | None = None
+        self._losses_known = self._losses_before
         self.requests: np.ndarray | None = None
         self._asked_at = self._answered_at = now
         self._wrong: np.ndarray | None = None
@@ -152,9 +137,8 @@ class RequestRound(RoundEngine):
             if self._ends is None:
                 self._ends = self._end(self._done)
             self.poll_at = self._ends
-            self._mask, given_up = self._plan.mask(self._done), self._replaced
-            given_up |= self._is_out
-            is_over = self._ends <= now
+            self._mask = self._plan.mask(self._done)
+            is_over, given_up = self._ends <= now, self._replaced | self._is_out
             if is_over or self._fleet.is_hopeless(self._mask.ravel(), given_up, now):
                 self.requests = self._plan.requests(self._mask)
                 self._asked_at = self._answered_at = now
@@ -171,11 +155,6 @@ class RequestRound(RoundEngine):
         """Workers that were asked and have not sent their sum, bool (num_workers,)."""
         assert self.requests is not None
         return self.requests.any(1) & (self._answered != self.requests).any(1)
-
-    @property
-    def _replaced(self) -> np.ndarray:
-        """Workers that were lost in this round, bool (num_workers,)."""
-        return self._fleet.num_losses() > self._losses_before
 
     def _send(self, worker: int, now: float) -> None:
         """Sends the parameters to a worker that has anything to do."""
@@ -278,7 +257,8 @@ class RequestRound(RoundEngine):
         if slot.away_since is not None and not self._replaced[worker]:
             self._fleet.recover(slot)
         if not self._is_out[worker]:
-            self._values[worker, turn] = report.loss, report.aux
+            part = self._plan.parts[worker, turn]
+            self._values[worker, turn] = part, report.loss, report.aux
             self._done[worker, turn], self._ends = True, None
 
     def _take_sum(self, event: events.Sum, now: float) -> None:
@@ -286,7 +266,7 @@ class RequestRound(RoundEngine):
         worker, slot = event.worker, self._fleet.slots[event.worker]
         if event.vector is None:
             raise ValueError("it does not know the round of the request")
-        self._plan.layout.check(event.vector)
+        self._layout.check(event.vector)
         self._fleet.limit.note(worker, event.seconds)
         message = self.messages[worker : worker + 1]
         unpack(event.vector, message)
@@ -303,7 +283,7 @@ class RequestRound(RoundEngine):
         num_losses = self._fleet.num_losses()
         for worker in np.flatnonzero(num_losses > self._losses_known):
             self._reported[worker] = ~self._plan.is_held[worker]
-            self._reopen(worker)
+            self._reopen(int(worker))
         self._losses_known = num_losses
 
     def _reopen(self, worker: int) -> None:
@@ -314,9 +294,9 @@ class RequestRound(RoundEngine):
 
     def _is_right(self, now: float) -> bool:
         """Has the sums verified once; returns whether they can be used."""
-        if self._verifier is None or self._wrong is not None:
+        if self._fleet.verifier is None or self._wrong is not None:
             return True
-        self._wrong = wrong = self._verifier.check(self).wrong
+        self._wrong = wrong = self._fleet.verifier.check(self).wrong
         self._fleet.blame_corrupted(wrong, now)
         self._is_out |= wrong
         self._done[wrong] = False
@@ -331,23 +311,9 @@ class RequestRound(RoundEngine):
         for slot in self._fleet.slots:
             if slot.state == "computing" and slot.number == self.number:
                 self._fleet.call(events.Stop(slot.index, self.number), now)
-        received, wrong = self.requests.any(1), self._wrong
+        received = self.requests.any(1)
         self.messages[~received] = 0
-        losses, aux = self._plan.layout.by_part(
-            (self._plan.parts[worker, turn], *values)
-            for (worker, turn), values in self._values.items()
-            if wrong is None or not wrong[worker]
-        )
         mask = jnp.asarray(self._mask.ravel())
         weights = jnp.asarray(self.requests.reshape(1, -1))
-        self._result = Round(
-            self.messages,
-            received,
-            self.times,
-            now - self._begin,
-            losses,
-            aux,
-            timings={},
-            decoding=Decoding(self._plan.code, mask, weights),
-            wrong=wrong,
-        )
+        decoding = Decoding(self._plan.code, mask, weights)
+        self._conclude(received, self._wrong, now, decoding=decoding)

@@ -1,19 +1,16 @@
 """Round engines: the part that all share, the start, and rounds of one message."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, unpack
 
 # Deaths of one worker before it has ever started, after which the start fails.
 _MAX_DEATHS_AT_START = 3
-
-log = logging.getLogger("jaxwgc.distributed")
 
 
 class Verdict(NamedTuple):
@@ -55,6 +52,19 @@ class RoundEngine:
         self._fleet, self._begin, self.poll_at = fleet, now, now
         self._result: Any = None
 
+    def _open(
+        self, layout: Layout, step: int, messages: np.ndarray, shape: tuple[int, ...]
+    ) -> None:
+        """Begins a round, with times of a shape (num_workers, ...)."""
+        self._layout, self.messages = layout, messages
+        self.number = self._fleet.begin(step, shape)
+        self.times = np.full(shape, np.inf)
+        self._losses_before = self._fleet.num_losses()
+        # Parts, losses and aux of the responses, by worker and turn.
+        self._values: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+        # Time at which the waiting rule ends the round, None until it is asked again.
+        self._ends: float | None = None
+
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Returns the actions that an event causes."""
         match event:
@@ -77,6 +87,23 @@ class RoundEngine:
     def result(self) -> Any:
         """Returns the `Round` once it is over, None before."""
         return self._result
+
+    @property
+    def _replaced(self) -> np.ndarray:
+        """Workers that were lost in this round, bool (num_workers,)."""
+        return self._fleet.num_losses() > self._losses_before
+
+    def _conclude(
+        self, received: np.ndarray, wrong: np.ndarray | None, now: float, **others: Any
+    ) -> None:
+        """Makes the result, without losses of corrupted workers."""
+        losses, aux = self._layout.by_part(
+            values
+            for (worker, _), values in self._values.items()
+            if wrong is None or not wrong[worker]
+        )
+        given = self.messages, received, self.times, now - self._begin, losses, aux
+        self._result = Round(*given, timings={}, wrong=wrong, **others)
 
 
 class StartUp(RoundEngine):
@@ -133,7 +160,6 @@ class MessageRound(RoundEngine):
       now: Time at which the round begins.
       messages: Memory for the messages, (num_workers, length).
       owner: Late messages of earlier rounds of this owner are kept. None keeps none.
-      verifier: `Verifier` of the messages, or None.
     """
 
     def __init__(
@@ -144,19 +170,10 @@ class MessageRound(RoundEngine):
         now: float,
         messages: np.ndarray,
         owner: Any = None,
-        verifier: Any = None,
     ):
         super().__init__(fleet, now)
-        num_workers = len(fleet.slots)
-        self._layout, self._owner, self._verifier = layout, owner, verifier
-        self.number = fleet.begin(step, (num_workers,))
-        self.messages = messages
-        self.times = np.full(num_workers, np.inf)
-        self.late = np.zeros(num_workers, bool)
-        self._losses_before = fleet.num_losses()
-        # Losses and aux of the workers that have responded.
-        self._values: dict[int, tuple[np.ndarray, Any]] = {}
-        self._ends: float | None = None
+        self._open(layout, step, messages, (len(fleet.slots),))
+        self._owner, self.late = owner, np.zeros(len(fleet.slots), bool)
         for worker in np.flatnonzero(fleet.are("idle")):
             self._send(int(worker), now)
 
@@ -174,10 +191,9 @@ class MessageRound(RoundEngine):
         if self._ends is None:
             self._ends = self._begin + self._fleet.rules.ends(self.times)
         self.poll_at = self._ends
-        # A worker is waited for once in a round, and its replacement for a while.
-        replaced = self._fleet.num_losses() > self._losses_before
         is_over = self._ends <= now
-        if is_over or self._fleet.is_hopeless(self.received, replaced, now):
+        # A worker is waited for once in a round, and its replacement for a while.
+        if is_over or self._fleet.is_hopeless(self.received, self._replaced, now):
             self._finish(now)
 
     def _take(self, event: events.Message, now: float) -> None:
@@ -203,7 +219,8 @@ class MessageRound(RoundEngine):
             self._fleet.recover(slot)
         self._fleet.rows[slot.number][worker] = event.seconds
         if is_mine:
-            self._values[worker] = answer.losses, answer.aux
+            parts = self._layout.held[worker]
+            self._values[worker, 0] = parts, answer.losses, answer.aux
             self.times[worker], self._ends = now - self._begin, None
         else:
             self._send(worker, now)
@@ -212,24 +229,9 @@ class MessageRound(RoundEngine):
         """Has the messages verified, and makes the result."""
         received, wrong, rejected = self.received, None, False
         self.messages[~(received | self.late)] = 0
-        if self._verifier is not None:
-            received, wrong, rejected = self._verifier.check(self)
+        if self._fleet.verifier is not None:
+            received, wrong, rejected = self._fleet.verifier.check(self)
             self._fleet.blame_corrupted(wrong, now)
             self.messages[~(received | self.late)] = 0
-        losses, aux = self._layout.by_part(
-            (self._layout.held[worker], *values)
-            for worker, values in self._values.items()
-            if wrong is None or not wrong[worker]
-        )
-        self._result = Round(
-            self.messages,
-            received,
-            self.times,
-            now - self._begin,
-            losses,
-            aux,
-            timings={},
-            late=None if self._owner is None else self.late,
-            wrong=wrong,
-            refused=rejected,
-        )
+        late = None if self._owner is None else self.late
+        self._conclude(received, wrong, now, late=late, refused=rejected)

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxwgc import _validation
+
 # Starting the process that asks takes most of it.
 _SECONDS_TO_CONNECT = 10
 _LOOPBACK = "127.0.0.1"
@@ -78,12 +80,11 @@ class _Connection:
                     with contextlib.ExitStack() as stack:
                         _connect(ray, address, stack)
                         self._stack = stack.pop_all()
-            elif address not in (None, "auto", self._address):
-                raise ValueError(
-                    "address must be that of the other open clusters of this process, "
-                    f"since Ray connects a process to one; got {address!r} and "
-                    f"{self._address!r}"
-                )
+            is_same = address in (None, "auto", self._address)
+            rule = "be that of the other open clusters of this process, since Ray"
+            rule += " connects a process to one"
+            given = f"{address!r} and {self._address!r}"
+            _validation.require(is_same, "address", rule, given)
             self._num_users += 1
         try:
             yield
@@ -99,22 +100,17 @@ session = _Connection().session
 
 def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
     # Workers print where the coordinator does.
-    settings: dict[str, Any] = {"log_to_driver": True, "configure_logging": False}
+    settings = {"address": address, "log_to_driver": True, "configure_logging": False}
     if address is None:
         # A Ray in a folder of its own is not found by `ray.init(address="auto")`. The
         # folder of a killed process stays, since its owner cannot be determined.
         folder = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
-        settings |= {
-            "address": "local",
-            "include_dashboard": False,
-            "_node_ip_address": _LOOPBACK,
-            "_temp_dir": stack.enter_context(folder),
-        }
+        settings |= {"address": "local", "_temp_dir": stack.enter_context(folder)}
+        settings |= {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
     else:
         check_address(address)
-        settings["address"] = address
     stack.callback(ray.shutdown)
     handler = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
@@ -123,10 +119,10 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
         ray.init(**settings)
     if signal.getsignal(signal.SIGTERM) != handler:
         signal.signal(signal.SIGTERM, handler)
-    if address is None and ray.util.get_node_ip_address() != _LOOPBACK:
+    if address is None and (host := ray.util.get_node_ip_address()) != _LOOPBACK:
         raise RuntimeError(
-            f"Ray {ray.__version__} listens on {ray.util.get_node_ip_address()}, "
-            f"although it was told to listen on {_LOOPBACK} only"
+            f"Ray {ray.__version__} listens on {host}, although it was told to listen "
+            f"on {_LOOPBACK} only"
         )
 
 
@@ -144,9 +140,8 @@ def _imported_for_loopback() -> Any:
     try:
         ray = find_ray()
     finally:
-        if before is None:
-            del os.environ[_CLUSTER_VARIABLE]
-        else:
+        del os.environ[_CLUSTER_VARIABLE]
+        if before is not None:
             os.environ[_CLUSTER_VARIABLE] = before
     if ray.is_initialized() or (host := ray.util.get_node_ip_address()) == _LOOPBACK:
         return ray
@@ -159,48 +154,37 @@ def _imported_for_loopback() -> Any:
 
 def check_address(address: str) -> None:
     """Raises ConnectionError, within seconds, if no Ray responds there."""
-    if address.startswith("ray://"):
-        raise ValueError(
-            "address must be that of Ray itself (host:6379 or 'auto'), since the "
-            f"coordinator shares memory with it; got Ray Client's {address!r}"
-        )
+    rule = "be that of Ray itself (host:6379 or 'auto'), since the coordinator shares"
+    rule += " memory with it"
+    is_client = address.startswith("ray://")
+    _validation.require(not is_client, "address", rule, f"Ray Client's {address!r}")
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        raise ValueError(f"address must be host:port or 'auto'; got {address!r}")
+    is_right = host and port.isdigit()
+    _validation.require(is_right, "address", "be host:port or 'auto'", repr(address))
     # In another process, which can be ended: Ray itself would try for minutes.
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
-    seconds = _SECONDS_TO_CONNECT
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    ask, seconds = [*ask, "--address", address], _SECONDS_TO_CONNECT
     try:
-        subprocess.run(
-            [*ask, address], capture_output=True, check=True, timeout=seconds
-        )
+        subprocess.run(ask, capture_output=True, check=True, timeout=seconds)
     except subprocess.SubprocessError as error:
-        raise ConnectionError(
-            f"no Ray cluster responds at address {address!r} within {seconds} seconds"
-        ) from error
+        why = f"no Ray cluster responds at address {address!r} within {seconds} seconds"
+        raise ConnectionError(why) from error
 
 
 def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
     """Raises ValueError if there is no room: Ray's workers would wait for ever."""
-    claims = {
-        "CPU": options["num_cpus"],
-        "GPU": options.get("num_gpus"),
-        "memory": options.get("memory"),
-        **(options.get("resources") or {}),
-    }
+    claims = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus")}
+    claims |= {"memory": options.get("memory"), **(options.get("resources") or {})}
     claims = {name: amount for name, amount in claims.items() if amount}
     if not claims:
         return
     nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
-    room = sum(
-        # Up to rounding, of three times a third.
-        int(min(node.get(name, 0) / amount for name, amount in claims.items()) + 1e-6)
-        for node in nodes
-    )
-    if room < num_workers:
-        has = [{name: node.get(name, 0) for name in claims} for node in nodes]
+    has = [{name: node.get(name, 0) for name in claims} for node in nodes]
+    # Up to rounding, of three times a third.
+    rooms = [min(own[name] / claims[name] for name in claims) + 1e-6 for own in has]
+    if (room := sum(map(int, rooms))) < num_workers:
         raise ValueError(
             f"the cluster must have room for num_workers = {num_workers} actors that "
             f"claim {claims} each; got room for {room}, on nodes that have {has} "

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +18,10 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
-from jaxwgc.distributed.ray._callbacks import Progress, called
+from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, called
 from jaxwgc.distributed.ray._fleet import ResponseLimit
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
-
-
-class TrainingState(NamedTuple):
-    """State of a training, with all that is needed to continue it.
-
-    Attributes:
-      params: a pytree.
-      optimizer_state: that of `optax.chain(decode_aggregate(...), optimizer)`; its
-        first entry counts the rounds that could not be decoded.
-      key: of batches.
-      step: how many have been taken.
-    """
-
-    params: Any
-    optimizer_state: Any
-    key: jax.Array
-    step: int
 
 
 def train(
@@ -115,10 +98,7 @@ def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _checkpoints(
-    folder: str | Path | None,
-    start: TrainingState,
-    code: GradientCode,
-    limit: ResponseLimit,
+    folder: Any, start: TrainingState, code: GradientCode, limit: ResponseLimit
 ) -> Iterator[tuple[TrainingState, str, Callable[[TrainingState], None]]]:
     """Opens the checkpoints of a folder; a checkpoint appears whole or not at all.
 
@@ -133,13 +113,9 @@ def _checkpoints(
     folder = Path(folder)
     is_right = folder.is_dir() or not folder.exists()
     _validation.require(is_right, "checkpoint", "be a folder", f"the file {folder}")
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False
-    )
-    handler = {"item_handlers": ocp.StandardCheckpointHandler()}
-    with ocp.CheckpointManager(
-        folder.absolute(), options=options, **handler
-    ) as manager:
+    keep = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    options = {"options": keep, "item_handlers": ocp.StandardCheckpointHandler()}
+    with ocp.CheckpointManager(folder.absolute(), **options) as manager:
         state, newest = start, manager.latest_step()
         if newest is not None:
             stored = manager.item_metadata(newest)
@@ -174,12 +150,9 @@ def _checkpoints(
 
 # Leaves that depend on the code: workers that responded in the last round, stored
 # messages, and the code itself.
-_RECEIVED, _MESSAGES, _KNOWN, _CODE = (
-    "optimizer_state.0.received",
-    "optimizer_state.0.memory.messages",
-    "optimizer_state.0.memory.known",
-    "code",
-)
+_RECEIVED, _CODE = "optimizer_state.0.received", "code"
+_MESSAGES = "optimizer_state.0.memory.messages"
+_KNOWN = "optimizer_state.0.memory.known"
 # Seconds of the slowest recent response, from which timeouts continue.
 _SLOWEST = "slowest_response"
 _OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, _SLOWEST, "step"
@@ -187,13 +160,10 @@ _OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, _SLOWEST, "step"
 
 def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
     """Returns a state as a checkpoint holds it: a key by its words."""
-    if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
-        state = state._replace(key=jax.random.key_data(state.key))
     matrix = np.ascontiguousarray(code.encoding_matrix)
-    return {
-        **state._replace(step=np.asarray(state.step))._asdict(),
-        _CODE: np.asarray(zlib.crc32(matrix.tobytes()), np.uint32),
-    }
+    saved = {"key": jax.random.key_data(state.key), "step": np.asarray(state.step)}
+    saved[_CODE] = np.asarray(zlib.crc32(matrix.tobytes()), np.uint32)
+    return state._asdict() | saved
 
 
 def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:

@@ -1,7 +1,6 @@
 """Verification: corrupted messages are found before they are decoded."""
 
 import contextlib
-import logging
 import operator
 import time
 from typing import Any
@@ -11,22 +10,19 @@ import numpy as np
 
 from jaxwgc import coding
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray._actors import Actors, NoResponse
-from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._actors import Driver, NoResponse
+from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._messages import sent
 from jaxwgc.distributed.ray._rounds import Verdict
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Task, Worker, project
-
-log = logging.getLogger("jaxwgc.distributed")
 
 
 class Verifier:
     """Finds corrupted messages of rounds: the part that all verifiers share.
 
     Args:
-      actors: `Actors` of the workers.
-      fleet: States of the workers.
+      driver: `Driver` of the rounds.
       code: Gradient code.
       task: Task of the workers.
       parts: Parts as they travel, or None if the task loads them.
@@ -37,15 +33,10 @@ class Verifier:
     """
 
     def __init__(
-        self,
-        actors: Actors,
-        fleet: Fleet,
-        code: GradientCode,
-        task: Task,
-        parts: Any,
-        noise: float,
+        self, driver: Driver, code: GradientCode, task: Task, parts: Any, noise: float
     ):
-        self._actors, self._fleet, self._code, self._noise = actors, fleet, code, noise
+        self._actors, self._fleet = driver.actors, driver.fleet
+        self._code, self._noise = code, noise
         self._task, self._parts = task._replace(delay=None, corrupt=None), parts
         self._worker: Worker | None = None
         self.seconds = 0.0

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _flat_vectors, _validation, coding
+from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpacked
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
@@ -33,11 +34,7 @@ PROJECTION_DIM = 64
 # Variables that set the number of threads.
 _THREAD_VARIABLES = "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 # What the workers' JAX must have in common with that of the coordinator.
-SHARED_SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_prng_impl",
-    "jax_compilation_cache_dir",
-)
+SHARED_SETTINGS = "jax_enable_x64", "jax_default_prng_impl", "jax_compilation_cache_dir"
 
 
 class Task(NamedTuple):
@@ -74,22 +71,6 @@ class Task(NamedTuple):
     has_queries: bool = False
 
 
-class Started(NamedTuple):
-    """A worker's report when it is ready.
-
-    Attributes:
-      pid: of its process.
-      node: where it runs, Ray's name.
-      host: the name of that machine.
-      signature: structure, shapes and dtypes of a part.
-    """
-
-    pid: int
-    node: str
-    host: str
-    signature: str
-
-
 class Worker:
     """Holds the parts of one worker, and nothing else of the data."""
 
@@ -103,7 +84,7 @@ class Worker:
         """Returns the prefix of the worker's output, for Ray."""
         return f"worker {self.worker}"
 
-    def start(self) -> Started:
+    def start(self) -> Ready:
         """Loads the parts and compiles; errors here come from data or loss."""
         if sys.platform == "linux":
             # Linux ends this process when Ray's own ends, even if this one is frozen.
@@ -114,7 +95,8 @@ class Worker:
         parts = self._load()
         self.prepare(parts)
         node = find_ray().get_runtime_context().get_node_id()
-        return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
+        place = os.getpid(), node, socket.gethostname()
+        return Ready(self.worker, *place, _signature(parts[0]))
 
     def compute(self, order: Any) -> Answer:
         """Returns the response to leaves of params, key and step, maybe pickled."""
@@ -329,17 +311,8 @@ class PartWorker(Worker):
             step = self._step
         if step.number != number:
             return None
-        weights = request @ self.rows
-        asked = np.flatnonzero(weights)
-        total = jnp.zeros_like(self._zeros)
-        for start in range(0, len(asked), _AT_ONCE):
-            turns = asked[start : start + _AT_ONCE]
-            gradients = [step.gradients[turn] for turn in turns]
-            gradients += [self._zeros] * (_AT_ONCE - len(turns))
-            factors = np.zeros(_AT_ONCE, total.dtype)
-            factors[: len(turns)] = weights[turns]
-            total = self._add(total, factors, gradients)
-        return self._corrupted(step.order[2], np.asarray(self._pack(total)))
+        wire = self._sum(step.gradients, request @ self.rows)
+        return self._corrupted(step.order[2], np.asarray(wire))
 
     def project(
         self, order: Any, parts: np.ndarray, key: Any, number: int
@@ -350,13 +323,13 @@ class PartWorker(Worker):
         """
         turn = self.held.tolist().index(parts[0])
         with self._changed:
-            step = self._step
-            gradient = step.gradients.get(turn) if step.number == number else None
-        leaves, step_key, number_of_step = read_order(order)
+            is_here = self._step.number == number
+            gradient = self._step.gradients.get(turn) if is_here else None
+        leaves, step_key, step = read_order(order)
         if gradient is None:
-            arguments = self._arguments_of(turn, step_key, number_of_step)
+            arguments = self._arguments_of(turn, step_key, step)
             gradient, _, _ = self._compiled(leaves, *arguments)
-        wire = self._corrupted(number_of_step, np.asarray(self._pack(gradient)))
+        wire = self._corrupted(step, np.asarray(self._pack(gradient)))
         return self._projection(wire, key)
 
     def stop(self, number: int) -> list[Report]:
@@ -367,21 +340,28 @@ class PartWorker(Worker):
             self._changed.notify_all()
         return []
 
+    def _sum(self, gradients, weights):
+        """Returns the sum of gradients by turn, times weights, as it travels."""
+        asked, total = np.flatnonzero(weights), jnp.zeros_like(self._zeros)
+        for start in range(0, len(asked), _AT_ONCE):
+            turns = asked[start : start + _AT_ONCE]
+            added = [gradients[turn] for turn in turns]
+            added += [self._zeros] * (_AT_ONCE - len(turns))
+            factors = np.zeros(_AT_ONCE, total.dtype)
+            factors[: len(turns)] = weights[turns]
+            total = self._add(total, factors, added)
+        return self._pack(total)
+
     def _compile(self, parts):
         self.parts = [jax.tree.map(jnp.asarray, part) for part in parts]
         leaves = jax.tree.leaves(self.task.params)
         arguments = self._arguments_of(0, self.task.key, 0)
         lowered = jax.jit(self._one_part).lower(leaves, *arguments)
         self._compiled = lowered.compile()
-        like = lowered.out_info[0]
-        self._zeros = jnp.zeros(like.shape, like.dtype)
+        self._zeros = jnp.zeros_like(lowered.out_info[0])
         self._add = jax.jit(_add, donate_argnums=0)
-        self._pack = jax.jit(
-            lambda total: pack(total[None], dtype=self.task.message_dtype)
-        )
-        factors, gradients = np.zeros(_AT_ONCE, like.dtype), [self._zeros] * _AT_ONCE
-        total = self._add(jnp.zeros_like(self._zeros), factors, gradients)
-        wire = self._pack(total).block_until_ready()
+        self._pack = jax.jit(lambda total: pack(total[None], self.task.message_dtype))
+        wire = self._sum({0: self._zeros}, np.ones(1)).block_until_ready()
         self._changed = threading.Condition()
         self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
         self._num_calls = 0
