@@ -115,9 +115,8 @@ def simulated(traces: int, seed: int) -> Study:
         cells = [Once(judge, *given, own, traces, seed) for own in CORRELATIONS]
         return {"kind": kind, "slowdown": slowdown, "rounds": rounds, "cells": cells}
 
-    def of_stragglers(template):
-        shown = {"steady": ""}
-        return lambda row: shown.get(row.kind, template.format(**row.cells[0]))
+    def of_stragglers(text):
+        return lambda row: "" if row.kind == "steady" else text.format(**row.cells[0])
 
     rows = [row(number, *own) for own in STRAGGLERS for number in NUM_ROUNDS]
     table = table_of(

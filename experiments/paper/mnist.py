@@ -236,7 +236,7 @@ def mnist(runs: int = 200, seed: int = 0) -> Study:
 
     return Study(
         {
-            "rules": Once(lambda: prepared()[1]),
+            "rules": {"paper": Once(lambda: prepared()[1]["paper"])},
             "reproduced": {f"rho={c}": Trial(trial, c) for c in COMPRESSIONS},
         },
         key=key,

@@ -53,7 +53,7 @@ def test_numbers_come_back_as_they_are_shown(tmp_path):
         "mixed": [1, 0.5],
     }
     (tmp_path / "a.json").write_bytes(results.to_json(numbers))
-    found = results.to_records(results.read_json(tmp_path / "a.json"))
+    found = results.to_records(json.loads((tmp_path / "a.json").read_text()))
     assert found.code == (50, 20) and found["mixed"] == [1, 0.5]
     assert found.time == numbers["time"]
     np.testing.assert_array_equal(found.curve.mean, [2, 2])
