@@ -176,16 +176,22 @@ class BlockRows(Rows):
             sums = _added(sums or None, parts)
         return [jnp.asarray(total, self.dtype) for total in sums]
 
-    def triangle(self, scale, *along):
-        folded = np.zeros((0, 0))
-        for _, chunk, slices in self._dense_chunks(along):
-            own = np.asarray(_chunk_factor(chunk, slices), float)
-            folded = np.concatenate([folded.reshape(-1, own.shape[1]), own])
-            if len(folded) > 2 * own.shape[1]:
+    def triangle(self, scale):
+        nothing = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
+        return self.triangle_and_products(nothing)[0] * scale
+
+    def triangle_and_products(self, target: Any) -> list[Array]:
+        """Computes R, Xᵀy and yᵀy in one pass."""
+        num_columns, sums = self.shape[1], None
+        folded = np.zeros((0, num_columns))
+        for _, chunk, (some,) in self._dense_chunks((target,)):
+            own, *products = _chunk_factor(chunk, some)
+            sums = _added(sums, products)
+            folded = np.concatenate([folded, np.asarray(own, float)])
+            if len(folded) > 2 * num_columns:
                 folded = np.linalg.qr(folded, mode="r")
-        factor = np.linalg.qr(folded, mode="r")
-        factor[:, : len(scale)] *= np.asarray(scale)
-        return jnp.asarray(factor, self.dtype)
+        parts: Any = np.linalg.qr(folded, mode="r"), *(sums or ())
+        return [jnp.asarray(part, self.dtype) for part in parts]
 
     def times(self, vector):
         return jnp.asarray(self.map(product, vector))
@@ -358,17 +364,20 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 
 
 @jax.jit
-def _chunk_factor(chunk: Array, slices: Any) -> Array:
-    """Returns an R with RᵀR the Gram matrix of a chunk, square but not triangular.
+def _chunk_factor(chunk: Array, target: Array) -> tuple[Array, ...]:
+    """Returns an R with RᵀR the Gram matrix of a chunk, and its Xᵀy and yᵀy.
 
-    It is computed by Gram matrices, which are far faster than QR and as accurate.
+    R is square but not triangular. It is computed by Gram matrices, which are far
+    faster than QR and as accurate.
     """
-    joined = jnp.column_stack([chunk, *slices])
-    factors = factors_of(DenseRows(joined), None, 0.0)
+    rows = DenseRows(chunk)
+    factors = factors_of(rows, None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T
     # A column of zeros contains rounding alone, and has no unit to measure it by.
-    return jnp.where(jnp.any(joined != 0, axis=0), factor, 0)
+    factor = jnp.where(jnp.any(chunk != 0, axis=0), factor, 0)
+    pulled = rows.sum(_transposed_times, along=(target,))
+    return factor, pulled, jnp.sum(target**2, axis=0)
 
 
 @jax.jit

@@ -81,8 +81,8 @@ class Rows(Products):
       one per row;
     - `sketch(embedding, *along)`, a list of S X and of S times arrays with N rows;
     - `largest()`, the largest absolute value in each column, (p,);
-    - `triangle(scale, *along)`, R of the QR factorisation of [X diag(scale), *along],
-      except for sparse matrices.
+    - `triangle(scale)`, R of the QR factorisation of X diag(scale), except for sparse
+      matrices.
 
     Define functions at the top level of a module, so that blocks on the host share
     compiled programs.
@@ -190,8 +190,8 @@ class DenseRows(Rows):
     def sketch(self, embedding, *along):
         return embedding @ [self.matrix, *along]
 
-    def triangle(self, scale, *along):
-        return triangle(jnp.column_stack([self.matrix * scale, *along]))
+    def triangle(self, scale):
+        return triangle(self.matrix * scale)
 
     def times(self, vector):
         return product(self.matrix, vector)
@@ -222,8 +222,8 @@ class ShardedRows(DenseRows):
         arrays = [self.matrix, *along]
         return self.total(embedding._apply_to_part(arrays, embedding._draw(), start))
 
-    def triangle(self, scale, *along):
-        own = super().triangle(scale, *along)
+    def triangle(self, scale):
+        own = super().triangle(scale)
         return triangle(lax.all_gather(own, self.axes, tiled=True))
 
     def transposed_times(self, vector):

@@ -431,13 +431,9 @@ def _solve(
     else:
         converged, at_zero = jnp.bool_(True), None
         if embedding is None and rows.is_on_host:
-            # R of [X y] also contains Xᵀy, which saves a pass.
-            num_columns = rows.shape[1]
-            joined = rows.triangle(jnp.ones(num_columns, rows.dtype), right)
-            small, rest = joined[:, :num_columns], joined[:, num_columns:]
+            # The pass for R also gives Xᵀy.
+            small, *at_zero = rows.triangle_and_products(right)
             factors = factors_of_small(small, rcond, root=root)
-            rest = rest.reshape(len(rest), *right.shape[1:])
-            at_zero = product(small.T, rest), jnp.sum(rest**2, axis=0)
         elif embedding is None:
             threshold = 1e4 * jnp.finfo(rows.dtype).eps
             way = "gram" if method == "gram" else "qr"
