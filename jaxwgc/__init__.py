@@ -93,8 +93,8 @@ __all__ = [
     "weighted",
 ]
 
-# Modules that are imported at the first use of a name, to keep the import short.
-# `jaxwgc.studies` has the names that are not listed.
+# Modules of the names that are imported at their first use, to keep `import jaxwgc`
+# fast. Names that are not listed are in `jaxwgc.studies`.
 _LATER = {
     "BlockLeverageState": "block_leverage",
     "block_leverage_aggregate": "block_leverage",

@@ -11,7 +11,7 @@ import numpy as np
 from jax.lax import stop_gradient
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# Dtypes that entries of an array may have, by the words of the error message.
+# Dtypes that an array may have, by the kind that error messages name.
 KINDS = {
     "numbers or bools": (jnp.number, jnp.bool_),
     "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
@@ -28,8 +28,8 @@ KINDS = {
 
 def is_sparse(value: Any) -> bool:
     """Returns whether `value` is a sparse matrix of JAX or SciPy."""
-    # Importing the module takes as long as importing the rest of the library. If it has
-    # not been imported, no such matrix exists.
+    # Importing the module takes as long as importing the rest of the library. If a
+    # process has not imported the module, it has no sparse matrix of JAX.
     sparse = sys.modules.get("jax.experimental.sparse")
     of_jax = sparse is not None and isinstance(value, sparse.JAXSparse)
     return of_jax or is_sparse_of_scipy(value)
@@ -42,7 +42,7 @@ def is_sparse_of_scipy(value: Any) -> bool:
 
 
 def is_kind(value: Any, kind: str) -> bool:
-    """Returns whether the entries of `value` are of a kind in `KINDS`."""
+    """Returns whether the dtype of `value` belongs to `kind`, a key of `KINDS`."""
     is_subtype = functools.partial(jnp.issubdtype, dtype_of(value))
     return any(map(is_subtype, KINDS[kind]))
 
@@ -162,7 +162,7 @@ def next_power_of_two(size: int) -> int:
 
 
 def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """Returns the sharding of the batch axes of `masks` and `num_axes` unsharded axes.
+    """Returns a sharding with the batch axes of `masks` and `num_axes` unsharded axes.
 
     None if the type of masks has no sharding.
     """

@@ -9,12 +9,13 @@ import numpy as np
 
 
 def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
-    """Returns the smallest of 0 ... count - 1 for which it is true, or count if none.
+    """Returns the smallest i from 0 to count - 1 with `is_true(i)`, or count if none.
 
     The predicate must be monotone: false, then true. The largest is tried first, since
     unfinished rounds are the usual case.
     """
-    # A zero that varies over the mesh axes over which the numbers vary.
+    # The zero is derived from `count`, so that under shard_map it varies over the mesh
+    # axes of `count`.
     none = 0 * count
 
     def halve(carry):
@@ -28,7 +29,7 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
 
 
 def first_time(is_true: Callable[[jax.Array], Any], last: jax.Array) -> jax.Array:
-    """Returns the smallest time of at least 0 for which it is true, or infinity.
+    """Returns the smallest time t of at least 0 with `is_true(t)`, or infinity if none.
 
     Args:
       is_true: Monotone predicate of a time.

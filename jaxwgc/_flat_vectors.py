@@ -11,7 +11,7 @@ from jaxwgc import _arrays
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
-    """Concatenates the leaves of `tree`: a real array (*batch, size).
+    """Concatenates the leaves of `tree` to a real array (*batch, size).
 
     The dtype is the widest of the leaves, at least float32, so that gradients in
     bfloat16 or float16 are coded in float32. A complex leaf gives its real parts, then
@@ -69,7 +69,7 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
 
 
 def real_form(matrix: jax.Array) -> jax.Array:
-    """Returns the real matrix (..., n, 2, k, 2) of a complex one, acting on pairs.
+    """Returns the real form (..., n, 2, k, 2) of a complex matrix, acting on pairs.
 
     On the CPU real products are several times faster than complex ones.
     """

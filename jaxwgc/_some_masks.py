@@ -31,7 +31,7 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) -> Any:
     """Returns `function()` if `condition` holds in any vmap lane, else `default`."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
-    # A second condition compiles to a smaller program than selects.
+    # A second condition compiles to a smaller program than one select per array.
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
@@ -96,7 +96,7 @@ def _masked_map(condition, function, default, mapped, shared):
 
 
 def _compute_some(function, condition, default, mapped, shared):
-    """Computes `masked_map` without added axes, in a loop."""
+    """Computes `masked_map` in a loop over the masks with a true condition."""
     values, *rows = (
         array.reshape(-1, *array.shape[condition.ndim :])
         for array in (default, *mapped)
@@ -110,7 +110,8 @@ def _compute_some(function, condition, default, mapped, shared):
         is_one = condition.reshape(())
         values = jax.lax.cond(is_one, lambda: replace(0, values), lambda: values)
     else:
-        # Running number of masks to compute; sorting would take longer.
+        # The cumulative count of these masks finds each mask. Sorting would take
+        # longer.
         count = jnp.cumsum(condition)
         values = jax.lax.fori_loop(
             0,
@@ -122,17 +123,18 @@ def _compute_some(function, condition, default, mapped, shared):
 
 
 def _add_axis(compute, axis_size, in_batched, *arrays):
-    """Maps `compute` over an axis of some of its arrays."""
+    """Applies `compute` over an axis that `jax.vmap` adds to some of its arrays."""
     (*masks, shared), (*of_masks, of_shared) = arrays, in_batched
     if not any(jax.tree.leaves(of_shared)):
-        # The new axis is one more axis of masks.
+        # The new axis becomes another axis of masks.
         def with_axis(array, has_axis):
             shape = array.shape if has_axis else (axis_size, *array.shape)
             return jnp.broadcast_to(array, shape)
 
         return compute(*jax.tree.map(with_axis, masks, of_masks), shared), True
 
-    # Code by code, since arrays that masks share are not repeated for each mask.
+    # Codes are processed one by one, because arrays that masks share must not be
+    # repeated for each mask.
     def compute_one(index):
         own = jax.tree.map(
             lambda array, has_axis: array[index] if has_axis else array,

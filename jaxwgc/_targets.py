@@ -1,4 +1,4 @@
-"""Target of decoding: segments, scale, residual."""
+"""Segments and scale of the decoding target, and residuals of decoding."""
 
 from typing import Any, TypeAlias
 
@@ -11,7 +11,8 @@ from jaxwgc._arrays import array_module, product, squares, working
 
 Array: TypeAlias = jax.Array | np.ndarray
 
-# Largest residual, relative to the norm of the target, of a round that decodes.
+# Largest residual, relative to the norm of the target, with which a round counts as
+# decoded.
 DECODES = 1e-3
 
 
@@ -25,7 +26,11 @@ def segment_target(target: Any, num_segments: int) -> Any:
 
 
 def target_scale(target: Array) -> jax.Array:
-    """Returns the largest entry, or 1 if all are zero: tiny squares would underflow."""
+    """Returns the largest absolute entry, or 1 if all entries are zero.
+
+    The target is divided by this scale, because squares of tiny entries would
+    underflow.
+    """
     largest = jnp.max(jnp.abs(target))
     return jnp.where(largest > 0, largest, 1)
 

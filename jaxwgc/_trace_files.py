@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc._validation import require
 
-# Columns of the long form, and names of a first column of row numbers.
+# Column names of the long form, and possible names of a first column of row numbers.
 _LONG_FORM = ("step", "worker", "seconds")
 _INDEX = ("", "step", "round")
 
@@ -44,7 +44,7 @@ def read_trace(
         if rows and _is_header(rows[0]):
             first_line, names = 2, [name.strip() for name in rows.pop(0)]
     else:
-        # Parsed as one list, so that errors name the line.
+        # All lines are parsed as one list, so that errors name the line.
         rows = json.loads("[" + ",\n".join(lines) + "]")
         objects = [row for row in rows if isinstance(row, dict)]
         names = [*dict.fromkeys(key for row in objects for key in row)]
@@ -73,7 +73,7 @@ def read_trace(
 def _long_form(
     rows: Sequence[Sequence[Any]], first_line: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns an array with a row per step and a column per worker, NaN in gaps."""
+    """Converts rows to an array (steps, workers) and worker names; gaps are NaN."""
     found: dict[tuple[float, str], tuple[float, int]] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _checked(step, line, "step"), str(worker).strip()
@@ -96,9 +96,9 @@ def _cells(row: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Returns whether cells are names: not numbers, or the numbers of the workers."""
+    """Returns whether a row is a header: names, or consecutive worker numbers."""
     cells = [cell.strip() for cell in row]
-    # The first column may be row numbers without a name.
+    # The first column may hold row numbers, and then has an empty name.
     workers = cells[cells[:1] == [""] :]
     for start in (0, 1):
         if workers == [*map(str, range(start, max(len(workers), 2) + start))]:
@@ -120,5 +120,5 @@ def _checked(cell: Any, line: int, column: str) -> Any:
 
 
 def _time(cell: Any, line: int, column: str) -> float:
-    """Returns a time; NaN for an empty cell, which means no response."""
+    """Parses a time; an empty cell means no response and gives NaN."""
     return np.nan if cell in (None, "") else _checked(cell, line, column)

@@ -46,7 +46,7 @@ def check_updates(
     first, second = _by_path(given_shapes), _by_path(expected)
     differ = (path for path in first | second if first.get(path) != second.get(path))
     path, kinds = next(differ, ""), structures
-    # Equal paths but different structures: for example a tuple for a list.
+    # If the paths are equal, the structures differ, for example a tuple and a list.
     if path in first | second:
         kinds = first.get(path, "nothing"), second.get(path, "nothing")
     raise ValueError(
@@ -63,7 +63,7 @@ def check_one_array(name: str, value: Any, meaning: str) -> None:
 
 
 def _by_path(shapes):
-    """Returns the shapes in a result of `shapes_of`, by the paths of the leaves."""
+    """Converts a result of `shapes_of` to a dict from paths of leaves to shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(
         shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
     )

@@ -28,13 +28,13 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
 
 
 def in_short(value: Any) -> str:
-    """Returns the representation of a value, or its type if that is long."""
+    """Returns the `repr` of a value, or the type if the `repr` is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"a {type(value).__name__}"
 
 
 def check_concrete(name: str, value: Any, reason: str) -> None:
-    """Raises TypeError if `value` is traced, and says why it must not be."""
+    """Raises TypeError, with a reason, if `value` is traced."""
     if is_traced(value):
         raise TypeError(f"{name} must be concrete, since {reason}; got a traced value")
 
@@ -110,7 +110,7 @@ def check_number(
     finite: bool = False,
     traceable: bool = True,
 ) -> None:
-    """Checks a real scalar and its bounds; for a traced value only the type."""
+    """Checks a real scalar and its bounds; if the value is traced, only its type."""
     if np.ndim(value) or not _arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
@@ -164,7 +164,8 @@ def check_leading_axis(
     rule = f"have a leading axis of {axis_name} = {size}"
     for path, leaf in leaves:
         shown = name + jax.tree_util.keystr(path)
-        # JAX maps functions over the batch axis of a BCOO.
+        # BCOO matrices with a batch axis pass, because JAX can map functions over that
+        # axis.
         if not getattr(leaf, "n_batch", 0):
             check_dense(shown, leaf)
         shape = np.shape(leaf)
@@ -206,14 +207,15 @@ def as_array(
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Checks that entries of every leaf are of a kind in `_arrays.KINDS`.
+    """Checks that the dtype of every leaf belongs to `kind`, a key of `_arrays.KINDS`.
 
     With `abstract`, leaves may be `jax.ShapeDtypeStruct`.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
         if not (has_entries and _arrays.is_kind(leaf, kind)):
-            # For functions, strings and the like, NumPy's dtype would be useless.
+            # NumPy's dtype of a function or a string says nothing, so the error shows
+            # the leaf.
             is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
             shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
             shown = f"{shown}{_ADVICE.get(kind, '')}"
@@ -221,7 +223,8 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
             raise TypeError(f"{name}{path} must be {kind}; got {shown}")
 
 
-# Advice by kind in `_arrays.KINDS`; this one is for parameters and their gradients.
+# Advice that errors add, by kind in `_arrays.KINDS`. This kind is for parameters and
+# their gradients.
 _ADVICE = {
     "real or complex floats": " (split off integers, keys and static fields by "
     "eqx.partition(params, eqx.is_inexact_array) or nnx.split(module, nnx.Param, ...); "
@@ -247,7 +250,7 @@ def probabilities(name: str, value: Any) -> np.ndarray:
 
 
 def check_message_dtype(dtype: Any) -> str | None:
-    """Returns the name of a float dtype for messages, or None."""
+    """Checks the dtype of messages, and returns its name, or None if there is none."""
     if dtype is None:
         return None
     try:
@@ -271,7 +274,7 @@ def check_stragglers(
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
-    """Checks that `value` is an int from 1 to the limit, which is a keyword."""
+    """Checks that `value` is an int from 1 to a limit, given as a keyword argument."""
     [(limit_name, most)] = limit.items()
     most = check_int(limit_name, most, minimum=1)
     value = check_int(name, value, minimum=1)

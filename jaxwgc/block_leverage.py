@@ -113,7 +113,8 @@ def block_leverage_aggregate(
 
     def init(params):
         return BlockLeverageState(
-            # A copy, so that `init` can be called again after the state was donated.
+            # The key is copied, so that `init` can be called again after the state was
+            # donated.
             key=jnp.array(sample_key, copy=True),
             indices=jnp.zeros(code.num_parts, jnp.int32),
             weights=jnp.zeros_like(jax.eval_shape(draw, key)[1]),
@@ -131,7 +132,7 @@ def block_leverage_aggregate(
         )
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
-    # One program even outside of jit.
+    # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
     def sample(updates, key):
         next_key, step_key = jax.random.split(key)
@@ -228,8 +229,8 @@ def sampled_value_and_grad(
 def _sampler(
     code: GradientCode, probabilities: Any, num_draws: int | None
 ) -> tuple[int, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
-    """Returns K, and a function of a key that draws parts and their weights."""
-    # The draw is traced abstractly, to check the probabilities.
+    """Returns the number of parts, and a function that draws parts and weights."""
+    # Tracing one draw checks the probabilities without computing it.
     sample_parts = functools.partial(
         sketching.sample_partitions, probabilities=probabilities
     )
@@ -251,14 +252,15 @@ def _sampler(
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         if num_draws is None:
             sample = sample_parts(key, num_distinct=num_slots + 1)
-            # Fewer parts if traced probabilities are invalid, or too few are positive.
+            # Fewer parts are drawn if traced probabilities are invalid, or if too few
+            # of them are positive.
             valid = jnp.all(sample.counts > 0)
             sample = sketching.drop_last_distinct(sample)
         else:
             sample = sample_parts(key, num_draws=num_draws)
             valid = sample.num_draws > 0
         weights = sample.counts * sketching.rescaling_factors(sample) ** 2
-        # A zero gradient would look like convergence.
+        # Invalid draws give NaN, because a zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
 
     return num_parts, draw

@@ -44,7 +44,7 @@ class CorruptionModel(abc.ABC):
     """
 
     who: StragglerModel
-    # Bounds of the number fields: keyword arguments of `_validation.check_number`.
+    # Bounds of the number fields, as keyword arguments of `_validation.check_number`.
     _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
@@ -318,7 +318,7 @@ class codeword_part(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class quantization(CorruptionModel):
-    """Messages stochastically rounded to few bits, without bias: `coding.quantize`.
+    """Unbiased stochastic rounding of messages to few bits, as by `coding.quantize`.
 
     `stragglers.bernoulli(1.0)` as `who` selects all workers. With
     `correct_errors=True`, these messages count as corrupted unless `noise` covers the
@@ -349,7 +349,7 @@ def _root_mean_square(messages, axis):
 
 
 def _real(messages):
-    """Returns real entries (num_messages, any), two per complex entry."""
+    """Converts messages to real rows (num_messages, any), complex entries to pairs."""
     if not jnp.iscomplexobj(messages):
         return messages
     pairs = jnp.stack([messages.real, messages.imag], axis=-1)
@@ -357,7 +357,7 @@ def _real(messages):
 
 
 def _like(entries, messages):
-    """Inverts `_real`."""
+    """Converts real rows back to the shape and dtype of `messages`."""
     if not jnp.iscomplexobj(messages):
         return entries
     pairs = entries.reshape(*messages.shape, 2)

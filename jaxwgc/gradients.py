@@ -160,7 +160,7 @@ def decoded_value_and_grad(
     return decode
 
 
-# What the result of a loss may also be.
+# Hint of an error message: the other form that the result of a loss may have.
 _HINT = ", or (scalar, aux) with has_aux"
 
 

@@ -1,4 +1,4 @@
-"""Masks of the messages that arrived, and are not corrupted."""
+"""Masks of the messages that arrived and are not corrupted."""
 
 import dataclasses
 from typing import Any

@@ -130,7 +130,7 @@ class Decoding:
         floors = floor_weights(
             self._matrix, self._target, self.weights, self.mask, dtype
         )
-        # Before jit, which would truncate integers of 64 bits.
+        # Messages are promoted before jit, which would truncate integers of 64 bits.
         flat = combine(self.weights, floors, promoted(messages), self.mask)
         return _flat_vectors.unravel(flat, params)
 
@@ -151,7 +151,8 @@ class Decoding:
         rule, shape = "be of one round (use jax.vmap for more)", self.mask.shape
         _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
         mixed = _mixing(self._matrix, self.weights)
-        # Gradients such as Equinox modules are callable, but are not leaves.
+        # A function is recognised as a callable leaf, because gradients such as Equinox
+        # modules are callable, too, but are not leaves.
         if isinstance(partial_gradients, jax.tree_util.Partial) or (
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])
@@ -163,7 +164,7 @@ class Decoding:
 
     @property
     def _matrix(self):
-        # Checked here, since a pytree can be built from anything.
+        # Shapes are checked here, because a pytree can be built from arbitrary leaves.
         sizes = self.code.num_segments, self.code.num_messages
         axes = "(..., num_segments, num_messages)"
         _validation.check_shape("weights", self.weights, axes, ("...", *sizes))
@@ -270,7 +271,7 @@ def decode_mask(code: GradientCode, mask: jax.Array, decoder: Decoder) -> Decodi
 
 
 def _check_same_code(code: GradientCode, other: GradientCode) -> None:
-    """Rejects a decoding of another code, if entries are known."""
+    """Rejects a decoding of another code, as far as encoding matrices are known."""
     matrices = code.encoding_matrix, other.encoding_matrix
     are_known = all(isinstance(matrix, np.ndarray) for matrix in matrices)
     is_same = np.shape(matrices[0]) == np.shape(matrices[1])

@@ -53,7 +53,7 @@ class ErrorLocator(NamedTuple):
         return cls(code, checks, norms, copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
-        """Returns which messages take part in checks with the others, in NumPy.
+        """Returns which messages of a mask share a check with others, in NumPy.
 
         Args:
           mask: Which messages arrived, bool (num_messages,). The code is not traced.
@@ -81,7 +81,8 @@ class ErrorLocator(NamedTuple):
           noise: See `locate_errors`.
           message_dtype: Dtype that messages were rounded to.
         """
-        # One program: outside of jit, conditions are compiled at every call.
+        # The computation is one program, because `lax.cond` outside of jit compiles its
+        # branches at every call.
         rounding = rounding_noise(messages, message_dtype)
         return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
@@ -95,7 +96,8 @@ def _locate(locator, messages, mask, key, noise, rounding):
     else:
         findings = find_minorities(sample, copies, _LARGEST)
     is_there = sample.mask
-    # Without parity checks, messages cannot be verified.
+    # A round is rejected if messages take part in no parity check, because these
+    # messages cannot be verified.
     refused = ~findings.is_explained | (findings.num_checks == 0)
     refused |= jnp.any(is_there & ~findings.is_checked)
     shape = code.num_workers, code.messages_per_worker
@@ -118,12 +120,13 @@ def _screen(locator, messages, mask, key, noise):
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
     rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
-    # Scaled by a typical size, so that squares neither overflow nor underflow.
+    # Rows are scaled by the median norm, so that squares neither overflow nor
+    # underflow.
     sizes = _norms(rows)
     median = _median(sizes, mask & (sizes > 0))
     clipped = jnp.minimum(sizes / median, _LARGEST)
     rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
-    # Products of tiny entries underflow.
+    # The noise has a lower bound, because products of tiny entries underflow.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * tiny / median)
     return Sample(rows, mask, noise.astype(norms.dtype), norms, key)
@@ -148,7 +151,7 @@ def _median(values, mask):
 
 
 def _norms(rows):
-    """Computes norms of rows with squares that may overflow."""
+    """Computes norms of rows, scaled so that squares do not overflow."""
     largest = jnp.max(jnp.abs(rows), axis=1)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.linalg.norm(rows / scale[:, None], axis=1)

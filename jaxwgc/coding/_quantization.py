@@ -9,7 +9,8 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, promoted
 
-# At least a sign and a level; at most the precision of float32.
+# Bounds of the number of bits: at least a sign and a level, at most the precision of
+# float32.
 _LEAST_BITS, _MOST_BITS = 2, 24
 
 
@@ -67,7 +68,8 @@ def _quantize(key, messages, bits):
     levels = (1 << (bits - 1)) - 1
     levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
     levels = jnp.broadcast_to(levels, len(entries))[:, None, None]
-    # Scaled by a power of two near the largest, so that squares stay in range.
+    # Entries are scaled by a power of two near 1 / largest, so that squares stay in
+    # range.
     largest = jnp.abs(entries).max(axes, keepdims=True)
     shrink = inverse_power_of_two(largest)
     scaled = entries * shrink
@@ -163,7 +165,7 @@ def allocate_bits(
     choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
     variance = quantization_variance(length, choices)
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
-    # Largest sum over the workers so far, for each number of bits.
+    # Largest sum of gains over the workers so far, for each total number of bits.
     most, chosen = np.zeros(total + 1), []
     for row in gains:
         options = np.full((len(choices) + 1, total + 1), -np.inf)

@@ -15,16 +15,18 @@ from jaxwgc._targets import DECODES, effective, mixing, residual
 
 # Number of messages summed in a block, before the sum is added to the total.
 _BLOCK = 8
-# Bounds of leaks, relative to their root mean square. Over all patterns of the exact
-# codes of up to 7 workers, residuals reach 3; rounding reaches 8 for two messages and 4
-# for six. The rounding error of many messages is normal: 6 is nine standard deviations.
+# Bounds of leaks, as multiples of their root mean square: _LEAKS for residuals, and
+# _LEAKS + _LEAKS_OF_FEW / number of messages for rounding. Over all patterns of the
+# exact codes of up to 7 workers, residuals reach 3. Rounding reaches 8 for two messages
+# and 4 for six. The rounding error of many messages is normally distributed, and 6 is
+# nine standard deviations.
 _LEAKS, _LEAKS_OF_FEW = 6, 24
 # Bound of the rounding of sent messages in machine epsilons: seven standard deviations.
 _ROUNDED_MESSAGES = 2
 
 
 def leakage(mixing: jax.Array) -> jax.Array:
-    """Returns `mixing` without the effective weights in every segment."""
+    """Returns `mixing` minus the effective weights, which are equal in all segments."""
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
     diagonal = effective(mixing)[..., None, :, None] * identity
     return mixing - diagonal.astype(mixing.dtype)
@@ -65,7 +67,8 @@ def collapse_leaves(mixing: jax.Array, target: jax.Array, partial_gradients: Any
         )
 
     def masked_sums(weights):
-        # Selecting in every case would copy all rows, which takes longer than the sum.
+        # Rows are selected only here, because selecting copies all rows, which takes
+        # longer than the sum.
         is_used = jnp.any(weights != 0, axis=0)[:, None]
         return sums(weights, [jnp.where(is_used, row, 0) for row in rows])
 
@@ -113,13 +116,14 @@ def collapse(
 
     is_rare = any_under_vmap(is_rare)
     if not _validation.is_traced(is_rare):
-        # Outside of jit, lax.cond would compile its new functions at every call.
+        # Outside of jit, lax.cond would compile its branches, which are new functions,
+        # at every call.
         return compute_exactly() if is_rare else collapsed
     return jax.lax.cond(is_rare, compute_exactly, lambda: collapsed)
 
 
 def _leaked_rows(mixing, target):
-    """Returns real weights (rows, num_parts) of the leaks of segments and halves.
+    """Returns the weights, real (rows, num_parts), with which segments and halves leak.
 
     Leaks at the level of rounding are set to zero, since they would move parameters
     without a gradient. No rows if nothing is packed.
@@ -136,7 +140,7 @@ def _leaked_rows(mixing, target):
 
 
 def _add_leaks(gradient, leaked, mixing):
-    """Adds the sums with the weights of `_leaked_rows` to segments and halves."""
+    """Adds the leaks, sums with the weights of `_leaked_rows`, to a gradient."""
     num_segments, is_complex = mixing.shape[-1], jnp.iscomplexobj(mixing)
     pairs = 2 if is_complex else 1
     sums = _flat_vectors.ravel(leaked, num_batch_axes=1)
@@ -191,7 +195,7 @@ def floor_weights(
     columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
     mixed = mixing(matrix, weights)
     ratio = squares(leakage(mixed)) / jnp.where(columns > 0, columns, jnp.inf)
-    # In a round that does not decode, the leak is no rounding error, and stays.
+    # In a round that does not decode, the leak is no rounding error, and is kept.
     ratio = jnp.where(leaks(mixed, target)[..., None], 0, jnp.max(ratio, (-2, -1)))
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))

@@ -1,4 +1,4 @@
-"""Weights of parts, by their number or by the noise of their sources."""
+"""Weighted codes, and weights of parts from the noise variances of their sources."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     kind, sizes = "real numbers or bools", {"num_parts": code.num_parts}
     factors = _validation.as_array("weights", weights, kind, **sizes)
     if not _validation.is_traced(factors):
-        # On the host, so that codes made there keep their precision.
+        # Known weights stay in NumPy, so that codes in NumPy keep their precision.
         factors = np.asarray(factors)
         _validation.require(np.isfinite(factors).all(), "weights", "be finite", factors)
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
@@ -101,7 +101,8 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
     given = _validation.as_array(name, variances, kind, num_parts="any")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
-        # The check includes overflow in the dtype of the computation.
+        # Variances are checked after conversion, because they may overflow in the dtype
+        # of the computation.
         with np.errstate(over="ignore"):
             array = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
@@ -114,7 +115,7 @@ def _weights(variances: jax.Array) -> jax.Array:
     """Computes the weights from checked variances, as one compiled function."""
     tiny = jnp.finfo(variances.dtype).tiny
     is_right = jnp.isfinite(variances) & (variances >= tiny)
-    # Relative to the smallest, so that nothing overflows.
+    # Ratios to the smallest variance cannot overflow.
     ratios = jax.lax.stop_gradient(jnp.min(variances)) / variances
     return jnp.where(jnp.all(is_right), ratios / jnp.mean(ratios), jnp.nan)
 

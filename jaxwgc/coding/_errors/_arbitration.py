@@ -81,7 +81,7 @@ def arbitrate(
     totals = totals.astype(np.promote_types(totals.dtype, np.float64))
     wrong = ~np.isfinite(totals).all(1)
     num_exchanges = 0
-    # Sums and differences are rounded in proportion to their largest terms.
+    # The rounding error of sums and differences is proportional to their largest terms.
     largest = np.linalg.norm(totals[~wrong], axis=1).max(initial=0)
     while True:
         left = np.flatnonzero(~wrong)

@@ -1,4 +1,4 @@
-"""Parity checks, and evidence: their values in a round without some of its messages."""
+"""Parity checks of a code, and their values in a round without suspected messages."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,18 +9,21 @@ import numpy as np
 
 from jaxwgc._arrays import product, squares
 
-# Norm of a message's column of the checks below which it counts as unchecked.
+# A message counts as unchecked if its column of the parity checks has a norm below this
+# bound.
 UNCHECKED = 1e-3
-# Largest singular value of checks that counts as noise, relative to its expectation:
-# twice the maximum over 10,000 rounds of exact codes.
+# Largest singular value of check values that counts as noise, relative to its
+# expectation: twice the maximum over 10,000 rounds of exact codes.
 ROUNDINGS = 2.0
-# Fraction of a message's check norm below which it has no check left.
+# A message has no check left if the norm of its checks falls below this fraction of the
+# initial norm.
 _AMBIGUOUS = 2e-6
 # Amplification of noise above which a suspect is not exonerated.
 _REACH = 10.0
-# Error bound of computed singular values, in roundings of the largest one.
+# Error bound of computed singular values, in machine epsilons times the largest one.
 _SVD_ROUNDINGS = 16.0
-# Minimum ratio of the distance of the next message to that of the last accepted one.
+# The gap after the nearest columns is clear if the next distance exceeds the last
+# accepted distance by this factor.
 _CONTRAST = 2.0
 
 
@@ -31,7 +34,7 @@ def parity_checks(matrix: Any) -> tuple[Any, Any]:
     rows of B: messages divided by these norms are equally noisy. A NumPy matrix gives
     NumPy arrays. A traced matrix gives as many rows as messages, padded with zeros.
     """
-    # A NumPy matrix keeps its precision.
+    # A NumPy matrix is processed by NumPy, so that it keeps its precision.
     xp = jnp if isinstance(matrix, jax.Array) else np
     norms = xp.linalg.norm(matrix, axis=1)
     norms = xp.where(norms > 0, norms, 1)
@@ -113,7 +116,7 @@ def find_signal(left: jax.Array, singular: jax.Array, threshold: jax.Array) -> S
 
 
 class Evidence(NamedTuple):
-    """Check values of a round without its suspects.
+    """Check values of a round without its suspected messages.
 
     Attributes:
       suspects: Messages that are left out, bool (num_messages,).
@@ -156,7 +159,7 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
     checks = jnp.asarray(checks, rows.dtype)
     columns = jnp.where(is_used, 0, checks)
     left, singular, right = jnp.linalg.svd(columns, full_matrices=False)
-    # Columns have norm at most one.
+    # The bound needs no scale, because columns have norm at most one.
     is_lost = singular > max(checks.shape) * jnp.finfo(singular.dtype).eps
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
     solve = -product(right.T.conj() * inverse, left.T.conj())
@@ -181,7 +184,7 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
 
 def outside(basis: jax.Array, columns: jax.Array) -> jax.Array:
     """Projects columns onto the orthogonal complement of a subspace."""
-    # Twice, so that the rounding error is relative to the result.
+    # Projecting twice makes the rounding error relative to the result.
     for _ in range(2):
         columns = columns - product(basis, product(basis.T.conj(), columns))
     return columns
@@ -210,7 +213,7 @@ def is_checked(check_norms: jax.Array) -> jax.Array:
 
 
 def deviates(checks: Any, sample: Sample, evidence: Evidence) -> jax.Array:
-    """Returns which messages differ from the values implied by used ones."""
+    """Returns which messages differ from the values that the used messages imply."""
     rows = sample.rows
     kept = jnp.where(evidence.is_used[:, None], rows, 0)
     solve = evidence.solve
@@ -236,7 +239,8 @@ def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns a mask of the `number` nearest columns, and whether the gap is clear."""
-    # Counted, since sorting compiles to a larger program. Ties go to the first.
+    # Ranks are counted, because sorting compiles to a larger program. Ties go to the
+    # first column.
     places = jnp.arange(len(distances))
     is_nearer = distances < distances[:, None]
     is_nearer |= (distances == distances[:, None]) & (places < places[:, None])

@@ -69,7 +69,8 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
       decoders: Decoders of the code. One of them may interpolate polynomials.
     """
     no_suspects = jnp.zeros_like(sample.mask)
-    # Initially without evidence, so that the program that computes it occurs once.
+    # The loop starts with zeros in place of evidence, so that the program of `estimate`
+    # occurs only in the loop.
     shapes = jax.eval_shape(estimate, checks, sample, no_suspects)
     evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(evidence.threshold)
@@ -91,7 +92,7 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
 
 
 def _next(checks, sample, decoders, search):
-    """Tries one explanation of the errors, and leaves out the messages in it."""
+    """Tries one explanation of the errors, and excludes the messages that it names."""
     evidence, check_norms, num_checks, floor, attempt = search
     signal = search.signal
     wrong, fits, is_more = _propose(sample, decoders, search, signal)
@@ -115,7 +116,10 @@ def _next(checks, sample, decoders, search):
 
 
 def _propose(sample, decoders, search, signal):
-    """Returns candidate messages, whether they explain, and whether others remain.
+    """Proposes a set of corrupted messages.
+
+    Returns a mask of the set, whether it explains the errors, and whether more attempts
+    remain.
 
     Errors in general position are tried first, then errors that agree.
     """

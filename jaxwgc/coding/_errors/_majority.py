@@ -16,7 +16,7 @@ _NOISE = 4.0
 
 
 def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns labels of groups of copies, (num_messages,), and signs.
+    """Returns group and sign of each message among its copies, each (num_messages,).
 
     None unless the only relation between messages is that some are multiples of others.
     """
@@ -53,14 +53,16 @@ def find_minorities(
         lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
     )
     smaller = jnp.minimum(norms[:, None], norms)
-    # Messages have norm about one. Smaller ones, from cancellation, are as noisy.
+    # Messages have norm about one. Smaller messages result from cancellation, and have
+    # equal noise.
     agrees = differences <= _NOISE * noise * jnp.maximum(smaller, 1)
     agrees &= can_be_right[:, None] & can_be_right
     pairs = is_there[:, None] & is_there & (labels[:, None] == labels)
     votes = jnp.sum(agrees & pairs, axis=1)
     most = jnp.max(jnp.where(pairs, votes, 0), axis=1)
     is_winner = (votes == most) & (votes >= 2) & is_there
-    # Two majorities of equal size, or no agreement at all.
+    # A group has a tie if two majorities are of equal size, or if no two messages
+    # agree.
     is_tied = jnp.any(pairs & is_winner[:, None] & is_winner & ~agrees, axis=1)
     number = jnp.sum(pairs, axis=1)
     disputed = jnp.any(pairs & is_tied, axis=1) | ((most < 2) & (number > 1))

@@ -9,8 +9,8 @@ from jaxwgc._arrays import promoted
 
 # Number of sums to which entries are added with random signs.
 _NUM_BUCKETS = 1024
-# Number of entries summed at a time, since rounding grows with the length of a sum. At
-# most the bits of a word, from which signs are taken.
+# Number of entries summed at a time, because the rounding error grows with the length
+# of a sum. At most the number of bits of a word, from which the signs are taken.
 _AT_ONCE = 32
 
 

@@ -1,4 +1,4 @@
-"""Searches for corrupted messages beyond general position: smoothing and guessing."""
+"""Smoothing and guessing: searches for corrupted messages with dependent errors."""
 
 import itertools
 import math
@@ -21,11 +21,12 @@ from jaxwgc.coding._errors._evidence import (
     outside,
 )
 
-# Number of error directions that may be weaker than the noise: 0, 1 or 2.
+# Number of assumptions tried for each number of windows: 0, 1 or 2 error directions are
+# weaker than the noise.
 _HIDDEN = 3
 # Maximum number of guesses per round, and number tried at a time.
 _MOST_GUESSES, _AT_ONCE = 20_000, 256
-# Bound of the distance of a column in a space, as a multiple of the rounding error.
+# A column lies in a space if its distance is below this multiple of the rounding error.
 _ROUNDING = 10.0
 
 
@@ -36,7 +37,10 @@ def find_by_smoothing(
     interpolation: tuple[jax.Array, Any, int],
     attempt: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns candidate messages, whether they explain, and whether others remain.
+    """Proposes a set of corrupted messages by spatial smoothing.
+
+    Returns a mask of the set, whether it explains the errors, and whether more attempts
+    remain.
 
     Messages are values of polynomials at points αᵢ. With weights aᵢ that interpolate at
     0, the sums of aᵢ αᵢˡ⁺¹ times message i are zero for l below the number of checks.
@@ -65,7 +69,7 @@ def find_by_smoothing(
     places = jnp.arange(num_sums)
     sums = jnp.where((places < num_checks)[:, None], sums, 0)
     threshold = signal.threshold * jnp.linalg.norm(weights * norms)
-    # Reduced to as many columns as there are dimensions.
+    # The sums are reduced to as many columns as they have dimensions above the noise.
     left, singular, _ = jnp.linalg.svd(sums, full_matrices=False)
     directions = find_signal(left, singular, threshold)
     sums = (directions.basis * directions.singular)[:, : num_sums // 2]
@@ -78,7 +82,7 @@ def find_by_smoothing(
     is_in = (places[:, None] < size) & (places[:most] < number)
     windows = sums[jnp.clip(shifted, 0, num_sums - 1)]
     windows = jnp.where(is_in[:, :, None], windows, 0).reshape(num_sums, -1)
-    # Random mixtures, so that few columns span the space.
+    # The windows are mixed at random, so that few columns span their space.
     key = jax.random.fold_in(sample.key, 2)
     mix = jax.random.normal(key, (windows.shape[1], 2 * num_sums), norms.dtype)
     windows = product(windows, (mix / math.sqrt(2 * num_sums)).astype(sums.dtype))
@@ -98,7 +102,7 @@ def find_by_smoothing(
 
 
 def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
-    """Returns, for 1, 2, … guessed messages, all sets of them, up to the maximum."""
+    """Returns all sets of 1, 2, … messages, in an array per size, up to a maximum."""
     by_size: list[np.ndarray] = []
     total = 0
     for size in range(1, num_checks // 2):
@@ -127,7 +131,7 @@ def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax
         for index in range(len(guess)):
             column = outside(basis, columns[:, guess[index]])
             norm = jnp.linalg.norm(column)
-            # Columns that are already in the space need not be guessed.
+            # A column that already lies in the space adds nothing to the basis.
             column = jnp.where(norm > limit, column / jnp.where(norm > 0, norm, 1), 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
         distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
