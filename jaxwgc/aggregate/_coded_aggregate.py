@@ -143,7 +143,8 @@ def coded_aggregate(
         drawn = model.init(code.num_workers)
         if corrupt is not None:
             drawn = drawn, corrupt.init(code.num_workers)
-        # A copy, so that the caller's key remains after the state was donated.
+        # The key is copied, so that the caller's key remains after the state was
+        # donated.
         return policy.init(params, jnp.array(key, copy=True), drawn)
 
     def update(updates, state, params=None, **extra):
@@ -151,7 +152,7 @@ def coded_aggregate(
         _updates.check_updates(updates, code.num_parts, "num_parts", params, shapes)
         return aggregate(updates, state, this_round)
 
-    # One program even outside of jit.
+    # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, this_round):
         if this_round is None:
@@ -174,7 +175,7 @@ def coded_aggregate(
 
 
 def _draw(model, loads, corrupt, state):
-    """Draws a round from the straggler model; returns it and the next state."""
+    """Returns a round drawn from the straggler model, and the next state."""
     next_key, round_key = jax.random.split(state.key)
     drawn = state.stragglers if corrupt is None else state.stragglers[0]
     arrivals, drawn = model.sample(round_key, drawn, loads)
@@ -183,7 +184,7 @@ def _draw(model, loads, corrupt, state):
 
 
 def _corrupt(code, corrupt, messages, state):
-    """Corrupts messages by the corruption model; returns them and the next state."""
+    """Returns messages corrupted by the corruption model, and the next state."""
     next_key, key = jax.random.split(state.key)
     drawn, faults = state.stragglers
     messages, _, faults = corrupt.sample(key, faults, messages, code.num_workers)

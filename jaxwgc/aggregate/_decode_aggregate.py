@@ -107,13 +107,13 @@ def decode_aggregate(
 
     def update(updates, state, params=None, **extra):
         this_round = policy.observed(state, **extra)
-        # Rejects params with masked leaves.
+        # The call rejects params with masked leaves.
         _updates.shapes_of(params)
         _updates.check_one_array("updates", updates, "the messages of all workers")
         _validation.check_dtypes("messages", updates, "numbers or bools")
         return aggregate(updates, state, params, this_round)
 
-    # One program even outside of jit.
+    # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, this_round):
         location_key = _location_key(key, messages, state.errors)
@@ -130,7 +130,7 @@ def decode_aggregate(
 
 
 def _location_key(key, messages, errors):
-    """Returns the key of the projections that locate errors; None without errors."""
+    """Returns the key of the projections that locate errors, or None if unused."""
     if errors == ():
         return None
     drawn = coding.key_from(messages)

@@ -18,7 +18,8 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals
 
-# Extra arguments of optax's own transformations, which optax.chain passes to all.
+# Extra arguments of optax's own transformations. They cause no warning, because
+# optax.chain passes extra arguments to all transformations.
 _OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
 
@@ -86,7 +87,7 @@ class DecodingPolicy:
             _validation.check_choice("debias", self.debias, ("share",))
         elif self.debias is not None:
             _validation.check_number("debias", self.debias, positive=True)
-        # A frozen dataclass can set its own fields only in this way.
+        # Fields of a frozen dataclass can be set only in this way.
         decoder = self.code.choose_decoder(self.decoder)
         object.__setattr__(self, "decoder", decoder)
         _validation.check_number("noise", self.noise, minimum=0, finite=True)
@@ -103,8 +104,8 @@ class DecodingPolicy:
         self, params: Any, key: Any = (), stragglers: Any = ()
     ) -> CodedAggregateState:
         """Returns the state before the first round."""
-        # Checked here, before the init of another transformation fails. Trees without
-        # leaves pass: optax maps over states with such placeholders.
+        # Params are checked before the init of another transformation fails. Trees
+        # without leaves pass, because optax maps over states with such placeholders.
         _validation.check_dtypes("params", params, "real or complex floats", True)
         memory = ()
         if self.memory and jax.tree.leaves(params):
@@ -272,7 +273,8 @@ def make_aggregator(
     init: Callable[..., Any], update: Callable[..., Any]
 ) -> optax.GradientTransformationExtraArgs:
     """Returns an optax aggregator."""
-    # Imported here: an experimental module may move, which must not break `jaxwgc`.
+    # The import is here, because an experimental module may move, which must not break
+    # `import jaxwgc`.
     from optax.experimental import aggregating
 
     return aggregating.Aggregator(init, update)

@@ -76,7 +76,7 @@ def check_step(
     step: Callable[..., Any] | None = None,
     has_aux: bool = False,
 ) -> StepReport:
-    """Checks a coded step against the gradient on the whole data, and explains.
+    """Compares a coded step with the gradient on the whole data, and names mistakes.
 
     Most mistakes in a coded step raise no error: training is slower, or converges to
     another minimum. Call this once, outside of `jax.jit`, with parameters from the
@@ -173,7 +173,7 @@ def check_step(
 
 
 def _perturbed(params):
-    """Returns shifted parameters: at zero, decay and regularisers may not show."""
+    """Returns randomly shifted parameters, so that weight decay has an effect."""
     draw = np.random.default_rng(0).normal
 
     def move(leaf):

@@ -96,12 +96,14 @@ def measure_loss(
     def gradient(part):
         return flat(gradient_of(part)) - constant
 
-    # Repeated rows keep mean and variance; other rows do not.
+    # `more` has other rows than `few` if there are enough. Repeated rows would keep
+    # mean and variance, so that interactions of rows would not show.
     few = numbers[:size]
     more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
     once, other = gradient(rows(few)), gradient(rows(more))
     both = gradient(rows(np.concatenate([few, more])))
-    # The two gradients may nearly cancel.
+    # The error is relative to the sum of both norms, because the gradients may nearly
+    # cancel.
     length = max(np.linalg.norm(once) + np.linalg.norm(other), 1e-300)
     missed = np.linalg.norm(both - (once + other)) / length
     above_mean = np.linalg.norm(both - (once + other) / 2) / length
@@ -158,12 +160,13 @@ def measure_decoded(
     num_held = (~layout.is_padding).sum()
     is_sample = num_held < layout.num_rows
     if weights is not None and not is_sample:
-        # The user's own weights apply to the whole data, too.
+        # The user's own row weights apply to the whole data, too.
         own = (weights * target[:, None])[~layout.is_padding]
         rows = rows[0], own.astype(rows[1].dtype)
     whole = flat(gradient_of(rows))
     scale, length = norm(gradients), max(np.linalg.norm(whole), 1e-150)
-    # All workers respond; then all but as many as the code tolerates.
+    # In the first round all workers respond, in the second all but the tolerated
+    # stragglers.
     masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
     decoding = _least_squares(code, masks)
     failed = decoding.failed()[0]
@@ -176,15 +179,16 @@ def measure_decoded(
     total, spread = shares.sum(), np.std(shares)
     error = spread * np.sqrt(len(shares))
     if np.isin(row_weights, (0, 1)).all():
-        # No weights at all. In the paper's form the rows themselves are scaled.
+        # There are no row weights. In the paper's form, the rows themselves are scaled.
         is_right = abs(total - 1) <= TOLERANCE or abs(along - 1) <= abs(along - total)
     else:
-        # If weights differ much, the largest may not have been drawn.
+        # If weights differ much, parts with the largest weights may not have been
+        # drawn.
         unseen = spread / (2 * abs(shares.mean()))
         is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * error + unseen
     error = max(np.linalg.norm(vector - whole) for vector in vectors)
-    # Approximate codes guarantee nothing. Weights of parts that are not row weights
-    # have no loss on the data.
+    # Approximate codes do not guarantee the exact gradient. Weights of parts that are
+    # not row weights correspond to no loss on the data.
     promises = code.num_stragglers or not failed
     has_loss = weights is not None or (target == 1).all()
     is_comparable = promises and has_loss and not is_sample

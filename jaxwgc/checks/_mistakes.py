@@ -7,7 +7,7 @@ import numpy as np
 
 # Relative rounding error of a gradient, also in bfloat16.
 TOLERANCE = 0.02
-# Measurements that need an optimizer, or rounds that cannot be decoded.
+# Measurements that exist only with an optimizer, or if rounds cannot be decoded.
 _OPTIONAL = ("unequal", "added", "leaked", "is_dropped", "is_constant", "is_early")
 # Fraction of an update that a forbidden dependence must exceed to be reported.
 _SHARE = 0.1
@@ -22,8 +22,8 @@ def problems(measured: dict[str, Any]) -> tuple[str, ...]:
     return tuple(numbers.found)
 
 
-# Symptom, with names of measurements in braces; test of the measurements and of the
-# problems found before; advice.
+# Columns: symptom, with names of measurements in braces; test, a function of the
+# measurements and of the problems found before; advice.
 _MISTAKES = (
     (
         "the gradient of every part is zero: does loss use its params?",

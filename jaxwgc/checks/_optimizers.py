@@ -15,13 +15,13 @@ from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
 from jaxwgc.codes import GradientCode
 
-# Number of updates: enough for a schedule that starts at zero. Gradients grow tenfold
-# per update, so that a clipping threshold is exceeded.
+# Number of updates, enough for a schedule that starts at zero. Gradients grow tenfold
+# per update, so that they exceed a clipping threshold.
 _NUM_UPDATES = 4
 # Number of rounds to simulate, or of steps to run.
 _NUM_ROUNDS = 8
-# Size of partial gradients relative to their sum: with less, clipping may not show;
-# with more, sums in bfloat16 are inaccurate.
+# Size of partial gradients relative to their sum. With smaller ones clipping may not
+# show; with larger ones sums in bfloat16 are inaccurate.
 _APART = 15.0
 
 
@@ -40,7 +40,7 @@ class Rounds(NamedTuple):
 
     @classmethod
     def observed(cls, code: GradientCode, received: Any) -> "Rounds":
-        """Returns rounds of the masks (num_workers,) or (rounds, num_workers)."""
+        """Returns observed rounds, given masks, bool ([rounds,] num_workers)."""
         received = np.atleast_2d(received)
         return cls(received, np.asarray(coding.decoding(code, received).failed()))
 
@@ -68,7 +68,7 @@ class Rounds(NamedTuple):
 
 
 def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
-    """Returns the state of an optimizer's one aggregator, and the leaves after it."""
+    """Returns the only aggregator's state in `state`, and the leaves after it."""
     is_one = lambda node: isinstance(node, CodedAggregateState)  # noqa: E731
     nodes = jax.tree.leaves(state, is_leaf=is_one)
     places = [place for place, node in enumerate(nodes) if is_one(node)]
@@ -90,7 +90,7 @@ class OptimizerProbe:
         number, rule = len(coded_state.received), "have an aggregator for code"
         given = f"one for {number} workers"
         require(number == code.num_workers, "optimizer", rule, given)
-        # `decode_aggregate` has no key, and takes messages.
+        # State of `decode_aggregate` has no key, and its updates are messages.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
         def update(params, partial_gradients, state, **extra):
@@ -99,7 +99,7 @@ class OptimizerProbe:
                 updates = coding.encode(code, partial_gradients)
             return optimizer.update(updates, state, params, **extra)
 
-        # Compiled, so that rounds without responses raise nothing.
+        # The update is compiled, so that rounds without responses raise no error.
         self.update = functools.partial(jax.jit(update), params)
 
     def measure(self, gradients: Any, rounds: list[Rounds]) -> dict[str, float]:
@@ -120,7 +120,7 @@ class OptimizerProbe:
             numbers = draw(-size, size, leaf.shape[1:])
             return (numbers + np.sign(numbers) * size).astype(leaf.dtype)
 
-        # Random, without zeros.
+        # The gradient is random, without zeros.
         total = jax.tree.map(drawn, gradients)
         measured = {"unequal": 0.0, "added": 0.0, "leaked": 0.0}
         largest = np.argsort(np.abs(weights))[:-3:-1]
@@ -144,13 +144,14 @@ class OptimizerProbe:
         return measured
 
     def _followed(self, partial_gradients, received):
-        """Returns the updates of a few steps, and the state after the aggregator."""
+        """Returns updates of a few steps, and the final state behind the aggregator."""
         seen, state = [], self.state
         for _ in range(_NUM_UPDATES):
             updates, state = self.update(partial_gradients, state, received=received)
             partial_gradients = jax.tree.map(lambda leaf: 10 * leaf, partial_gradients)
             seen.append(flat(updates))
-        # State before the aggregator may depend on each partial gradient.
+        # Only state behind the aggregator is returned, because state before it may
+        # depend on each partial gradient.
         behind = (
             leaf for leaf in _split(state)[1] if jnp.issubdtype(leaf.dtype, jnp.inexact)
         )
@@ -178,20 +179,20 @@ def _difference(first, second):
 def is_dropped(
     probe: OptimizerProbe, partial_gradients: Any, before: Any, after: Any
 ) -> bool:
-    """Returns whether a step returns its state unchanged."""
+    """Returns whether a step kept the old state instead of the updated one."""
     if probe.simulates:
         # Every simulated round changes the key.
         return _are_equal(_split(before)[0], _split(after)[0])
     received = _split(after)[0].received
     expected = probe.update(partial_gradients, before, received=received)[1]
-    # Some optimizers have no state that changes.
+    # Equal states are no mistake if the optimizer has no state that changes.
     return _are_equal(before, after) and not _are_equal(before, expected)
 
 
 def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]:
-    """Returns the state, and the states after each of some steps of `advance`."""
+    """Returns the initial state, and the state after each of several steps."""
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
-    # Copies, since a step may donate its arguments.
+    # The arguments are copied, because a step may donate them.
     params, states = copy(params), [state]
     for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))
@@ -204,7 +205,7 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
 
 
 def rounds_of(states: list[Any]) -> Rounds:
-    """Returns the rounds between states."""
+    """Returns the rounds between consecutive states."""
     coded_states = [_split(state)[0] for state in states]
     return Rounds(
         np.array([state.received for state in coded_states[1:]]),

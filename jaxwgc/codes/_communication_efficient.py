@@ -102,7 +102,7 @@ def _encoding_matrix(
 
 
 def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
-    """Returns values of polynomials P with coefficient 1 of x^u, u < count.
+    """Returns values of a polynomial P for each u < count, with coefficient 1 of x^u.
 
     They are (num_workers, num_parts, count). P vanishes at the workers without the
     part. Its other coefficients below x^count are zero, and so are all of them in the
@@ -119,7 +119,7 @@ def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
 def _low_columns_of_first_part(
     assignment: np.ndarray, count: int, step: int
 ) -> np.ndarray:
-    """Returns P = q x^u times the first count - u terms of the power series 1 / q.
+    """Returns values of P = q x^u times the first count - u terms of the series 1 / q.
 
     q is ∏ₗ (1 - x / αₗ) over the workers l without the part, and h this product over
     the workers with it. Since q h = 1 - x^n, the series 1 / q starts like h.
@@ -139,7 +139,7 @@ def _low_columns_of_first_part(
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_stragglers: int, num_segments: int) -> int:
-    """Returns the step that minimises the Frobenius norm of B, from one part."""
+    """Returns the step that minimises the norm of B, computed from one part."""
     held_by = -np.arange(num_stragglers + num_segments) % num_workers
     assignment = np.zeros((num_workers, 1), bool)
     assignment[held_by] = True

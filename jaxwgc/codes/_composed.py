@@ -145,7 +145,7 @@ def multi_message(code: GradientCode) -> GradientCode:
 
 
 def _turns(assignment: np.ndarray) -> np.ndarray:
-    """Returns the turn at which a worker computes each part; k for other parts.
+    """Returns the turn at which each worker computes each part; k for parts not held.
 
     The shape is (num_workers, num_parts).
     """

@@ -46,7 +46,7 @@ def code_of_sums(assignment: Array, *decoders: Decoder, **options: int) -> Gradi
 def exact_code(
     matrix: Array, assignment: np.ndarray, num_stragglers: int, *decoders: Decoder
 ) -> GradientCode:
-    """Returns a code that tolerates any `num_stragglers`, also by least squares."""
+    """Returns a code for s stragglers, with `LeastSquares` as last decoder."""
     decoders = *decoders, LeastSquares(num_stragglers)
     return unweighted(matrix, assignment, *decoders, num_stragglers=num_stragglers)
 
@@ -67,7 +67,7 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
       total: Sum of the integers.
       most: Upper bound of each integer, or None.
     """
-    # Scaled so that their sum does not overflow.
+    # Loads are scaled so that their sum does not overflow.
     loads = loads / loads.max()
     exact = loads / loads.sum() * total
     if most is not None:
@@ -77,7 +77,7 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
             others = np.where(is_full, 0, loads)
             rest = total - most * is_full.sum()
             exact = np.where(is_full, most, others / (others.sum() or 1) * rest)
-    # Integers that rounding has decreased slightly are restored.
+    # The small addend restores integers that rounding has decreased slightly.
     whole = np.floor(exact + 1e-9).astype(int)
     remaining = total - whole.sum()
     whole[np.argsort(whole - exact, kind="stable")[:remaining]] += 1

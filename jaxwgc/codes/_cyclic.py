@@ -58,7 +58,8 @@ def cyclic_repetition(
 def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
     """Computes rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
     num_workers, num_stragglers = others.shape
-    # Drawn in float32, so that the code does not depend on the precision setting.
+    # Numbers are drawn in float32, so that the code does not depend on the precision
+    # setting.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
     xp = jnp if _validation.is_traced(draws) else np
     draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)
@@ -127,7 +128,8 @@ def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:
     ratios = np.sin(np.pi * order[::-1] / num_workers) / np.sin(
         np.pi * order / num_workers
     )
-    # Symmetric in t and s - t, so that reversing the powers does not change them.
+    # Coefficients are symmetric in t and s - t, so reversing the powers does not change
+    # them.
     coefficients = np.concatenate([[1.0], np.cumprod(ratios)])
     if (num_workers + num_stragglers) % 2 == 0:
         # c is (n - 1) / 2 here. For n + s odd it is n / 2, and -omega^c is one.

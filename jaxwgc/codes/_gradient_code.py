@@ -226,7 +226,7 @@ decoders=[LeastSquares])
         else:
             hint = " from jaxwgc.decoders, or a class among the code's decoders"
             _validation.check_instance("decoder", decoder, Decoder, hint)
-        # Entries of the code's own decoders are not checked at each use.
+        # The code's own decoders are assumed to fit, and are not checked at each use.
         is_own = any(chosen is known for known in self.decoders)
         if not is_own:
             chosen.check(self.encoding_matrix, self.segment_targets)

@@ -83,14 +83,14 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     is_chosen &= (quaternions[:, 0] > 0) & (quaternions[:, 0] % 2 == 1)
     a, b, c, d = quaternions[is_chosen].T
     numbers = np.arange(modulus)
-    # A square root of -1.
+    # The root is a square root of -1 modulo `modulus`.
     root = numbers[numbers**2 % modulus == modulus - 1][0]
     generators = np.array([[a + root * b, c + root * d], [root * d - c, a - root * b]])
     generators = generators.transpose(2, 0, 1) % modulus
     inverses = np.array([pow(int(x), -1, modulus) if x else 0 for x in numbers])
 
     def number_of(matrices):
-        """Returns one number for all multiples, scaled to first nonzero entry one."""
+        """Returns a number per matrix, equal for a matrix and its multiples."""
         flat = matrices.reshape(-1, 4) % modulus
         first = flat[np.arange(len(flat)), (flat != 0).argmax(-1)]
         flat = flat * inverses[first][:, None] % modulus
@@ -130,7 +130,7 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
 
 
 def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
-    """Returns a ring with edges of up to degree // 2 steps, plus opposites if odd."""
+    """Returns a ring with edges of up to degree // 2 steps, and diameters if odd."""
     forward = ring_distances(num_vertices)
     distance = np.minimum(forward, forward.T)
     adjacency = (distance > 0) & (distance <= degree // 2)
@@ -177,7 +177,8 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         return neighbours, edges, draws
 
     def run_round(index, state):
-        # Drawn per round: all at once would take memory, one by one time.
+        # Random numbers are drawn for one round of swaps: drawing all at once would
+        # take memory, and one by one would take time.
         ends = np.array([num_edges, 2 * num_edges], np.int32)
         draws = jax.random.randint(
             jax.random.fold_in(key, index), (num_edges, 2), 0, ends, jnp.int32

@@ -154,7 +154,7 @@ def robust_soliton(
     # Differences of logarithms, since quotients by tiny delta overflow.
     log_delta = math.log(delta)
     ripple = c * (math.log(num_batches) - log_delta) * math.sqrt(num_batches)
-    # Beyond all degrees; also used if the quotient is too large to round.
+    # The spike is beyond all degrees, unless the quotient is small enough to round.
     spike = num_batches + 1
     if ripple * spike > num_batches:
         spike = max(1, round(num_batches / ripple))
@@ -170,8 +170,8 @@ def _sample_degrees(
     key: jax.Array, probabilities: np.ndarray, num_draws: int
 ) -> jax.Array:
     """Draws degrees by inverting their distribution function, (num_draws,)."""
-    # In 32-bit integers, so that a key gives the same code in every precision; they are
-    # finer than float32.
+    # Random numbers are 32-bit integers, so that a key gives the same code in every
+    # precision. Integers are also finer than float32.
     thresholds = np.minimum(np.cumsum(probabilities)[:-1] * 2**32, 2**32 - 1)
     draws = jax.random.bits(key, (num_draws,), jnp.uint32)
     return 1 + jnp.searchsorted(

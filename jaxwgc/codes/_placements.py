@@ -21,9 +21,10 @@ from jaxwgc.decoders import Dual, Lagrange
 # Number of random orders of the workers on the circle, and of exchanges of two workers
 # by which the best order is improved.
 _NUM_ORDERS, _NUM_EXCHANGES = 64, 400
-# Number of draws of random rows.
+# Number of draws of random rows, of which the draw with the smallest norm of B is kept.
 _NUM_DRAWS = 32
-# Number of straggler patterns in comparisons, times the squared number of workers.
+# Bound of the number of straggler patterns in a comparison of codes, times the squared
+# number of workers.
 _MOST_WORK = 4_000_000
 # Residuals below this count as rounding in float32.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
@@ -162,7 +163,8 @@ def any_placement(
     made = [_METHODS[name](np.random.default_rng(bits), *given) for name in names]
     if len(made) == 1:
         return made[0]
-    # Residuals at rounding level do not matter, but real messages are simpler.
+    # Residuals at rounding level count as equal, so that the simpler code with real
+    # messages is chosen.
     return min(made, key=_miss)
 
 
@@ -203,21 +205,21 @@ def _random_rows(generator, assignment, num_stragglers):
     return exact_code(matrix, assignment, num_stragglers, dual)
 
 
-# The first one wins ties, since its messages are real.
+# The first method wins ties, because its messages are real.
 _METHODS = {"random_rows": _random_rows, "polynomials": _polynomials}
 
 
 def _columns(rows, assignment):
-    """Returns the minimum-norm solutions of C b = 1 on the holders of each part."""
+    """Returns columns of B: minimum-norm b with C b = 1 on the holders of a part."""
     turn, triangle = np.linalg.qr(np.where(assignment.T[:, :, None], rows.T, 0))
     ones = np.ones((len(rows), 1))
     columns = turn @ np.linalg.solve(triangle.transpose(0, 2, 1), ones)
-    # Rounding errors at workers without the part are removed.
+    # Entries at workers without the part are rounding errors, and are set to zero.
     return np.where(assignment, columns[..., 0].T, 0)
 
 
 def _dual(matrix, num_stragglers):
-    """Returns the dual code, which can be larger than the code was built from."""
+    """Returns the decoder by the dual code, which may have more than s dimensions."""
     vectors, singular, _ = np.linalg.svd(matrix)
     rank = int(np.sum(singular > _RANK * singular[0]))
     of_all = np.linalg.lstsq(matrix.T, np.ones(matrix.shape[1]), rcond=_RANK)[0]

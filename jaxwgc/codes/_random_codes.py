@@ -30,7 +30,8 @@ def bernoulli_matrix(
     key: jax.Array, shape: tuple[int, ...], probability: jax.typing.ArrayLike
 ) -> jax.Array:
     """Draws independent bools, True with `probability`, broadcast to `shape`."""
-    # In float32, so that a key gives the same code in every precision.
+    # Numbers are drawn in float32, so that a key gives the same code in every
+    # precision.
     draws = jax.random.uniform(key, shape, jnp.float32)
     return draws < jnp.asarray(probability, jnp.float32)
 

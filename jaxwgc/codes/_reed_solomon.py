@@ -11,7 +11,7 @@ from jaxwgc.codes._constructors import check_works, exact_code
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Lagrange
 
-# Up to this many workers every step is tried; above, this many evenly spread ones.
+# Maximum number of steps that are tried; of more steps, this many evenly spread ones.
 _MAX_CANDIDATES = 64
 
 
@@ -48,7 +48,8 @@ def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
     difference = (points[:, None] - points) % num_workers
     modulus = 2 * np.sin(np.pi * difference / num_workers)
     log_modulus = np.log(modulus, where=difference != 0, out=np.zeros_like(modulus))
-    # The product of the factors of all other workers is n.
+    # The factors of all other workers have the product n, so n is divided by the
+    # factors of the holders.
     log_held = log_modulus @ assignment.astype(np.float64)
     return num_workers * np.exp(
         -log_held, where=assignment, out=np.zeros_like(log_held)
@@ -71,7 +72,7 @@ def steps_between_points(num_workers: int) -> list[int]:
 
 
 def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
-    """Returns the step between points of neighbours with the smallest norm.
+    """Returns the step between points of neighbours with the smallest norm of B.
 
     Args:
       num_workers: n; steps have no common factor with it.

@@ -1,4 +1,4 @@
-"""Codes of sums in which groups of workers hold equal parts, and their baseline."""
+"""Codes of sums with replicated parts, and the uncoded baseline."""
 
 from collections.abc import Sequence
 
@@ -237,11 +237,12 @@ def replicated(
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
-    # Number of parts that a worker computes before it reaches those of an owner, ...
+    # Number of parts that a worker computes before it reaches the parts of an owner.
     sizes_met = sizes[(np.arange(num_workers)[:, None] + steps) % num_workers]
     num_held = sizes_met.sum(1)
     before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]
-    # ... and before the part among that owner's: from the first one, or from the last.
+    # Number of the owner's parts that are computed before each part: a worker goes
+    # through its own parts from the first one on, through others from the last one on.
     starts = (sizes.cumsum() - sizes)[owners]
     place = np.arange(num_parts)[:, None] - starts
     turns = before + np.where(steps == 0, place, sizes[owners] - 1 - place)

@@ -15,7 +15,7 @@ _EXACT = 1e-6
 def patterns_lost(
     num_workers: int, num_stragglers: int, num_patterns: int
 ) -> Iterable[Sequence[int]]:
-    """Yields every set of s stragglers, or `num_patterns` random ones if fewer."""
+    """Yields all sets of s stragglers, or `num_patterns` random ones if too many."""
     if math.comb(num_workers, num_stragglers) <= num_patterns:
         return itertools.combinations(range(num_workers), num_stragglers)
     draw = np.random.default_rng(0)
@@ -28,8 +28,8 @@ def patterns_lost(
 def check_tolerance(
     matrix: np.ndarray, target: np.ndarray, num_stragglers: int, num_patterns: int
 ) -> None:
-    """Checks that every pattern of s stragglers, or random ones if fewer, decodes."""
-    # Without scaling, small rows would be lost in the rounding of the largest.
+    """Checks that a code decodes for all sets of s stragglers, or for random sets."""
+    # Rows are scaled, because small rows would be lost in the rounding of large ones.
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     rows = matrix / np.where(largest > 0, largest, 1)
     for lost in patterns_lost(len(matrix), num_stragglers, num_patterns):

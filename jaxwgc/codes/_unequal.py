@@ -89,7 +89,7 @@ def unequal(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     variance = variances_of(quantization_variance, len(probabilities))
     floored = np.maximum(probabilities, _LEAST_PROBABILITY)
-    # 1 / δ for each worker.
+    # The trust in a worker is 1 / δ.
     trust = (1 - floored) / (floored + variance)
     shares = None
     if assignment is None:
@@ -111,7 +111,7 @@ def unequal(
 
 
 def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
-    """Returns α by the north-west corner rule: overlap of [j, j + 1] with each turn."""
+    """Returns shares α, proportional to trust, by the north-west corner rule."""
     ends = num_parts * trust.cumsum() / trust.sum()
     ends[-1] = num_parts
     whole = ends.round()
@@ -135,7 +135,8 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
         inverse = factor * np.linalg.inv(gram[block])
         system[block] += inverse
         workers.append((parts, inverse))
-    # By Cholesky, since its rounding does not grow with the ratios of trust.
+    # The system is solved by Cholesky, because its rounding does not grow with the
+    # ratios of trust.
     multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
     shares = np.zeros(held.shape)
     for share, (parts, inverse) in zip(shares, workers, strict=True):
@@ -160,7 +161,7 @@ def _positive_definite(correlation, num_parts):
 def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
-    """Returns ω of each worker, checked, float64 (num_workers,)."""
+    """Checks and returns the quantization variance ω of each worker, (num_workers,)."""
     name = "quantization_variance"
     given = quantization_variance
     sizes = {"or_number": True, "num_workers": num_workers}
@@ -172,7 +173,7 @@ def variances_of(
 
 
 def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
-    """Returns ρ, or G (num_parts, num_parts), checked, float64."""
+    """Checks and returns a correlation ρ, or a matrix G (num_parts, num_parts)."""
     name = "correlation"
     given = _validation.concrete_array(name, correlation, "real numbers")
     given = given.astype(np.float64)

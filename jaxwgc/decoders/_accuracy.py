@@ -11,8 +11,8 @@ import numpy as np
 from jaxwgc._arrays import power_below, product, squares
 from jaxwgc._targets import target_scale
 
-# A sequence replaces the first one only if its cost is below this fraction of the
-# first one's.
+# Another sequence of iterates replaces the first one only if its cost is below this
+# fraction of the first one's cost.
 ADVANTAGE = 0.9
 
 
@@ -54,14 +54,15 @@ def systems_of(matrix: jax.Array, target: jax.Array, is_uniform: bool) -> System
     """
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     target = target.astype(jnp.finfo(dtype).dtype)
-    # Each column belongs to one segment. Dividing it in matrix and target does not
-    # change the decoding weights.
+    # Each column belongs to one segment. Dividing a column in matrix and target does
+    # not change the decoding weights.
     scale, columns = target_scale(target), target.sum(0)
     columns = jnp.where(columns == 0, scale, columns)[None]
     if not is_uniform:
         columns = jnp.concatenate([columns, jnp.full_like(columns, scale)])
     columns = columns[:, None]
-    # Division of complex numbers compiles to a large program.
+    # The matrix is multiplied by inverses, because division of complex numbers compiles
+    # to a large program.
     matrix = matrix.astype(dtype) * (1 / columns)
     return System(*scaled_rows(matrix), target / columns)
 
@@ -111,7 +112,8 @@ def best_iterate(
         best = jnp.where(is_better[:, None, None], iterates, best)
         return step(iterates, residuals), best, jnp.where(is_better, costs, least)
 
-    # Derived from the start, so that under shard_map it varies over the mesh axes, too.
+    # Infinity is derived from the start, so that under shard_map it varies over the
+    # mesh axes of the start.
     least = jnp.where(start[:, 0, 0].real < 0, jnp.inf, jnp.inf)
     state = start, start, least.astype(norms.dtype)
     _, best, least = jax.lax.fori_loop(0, num_steps + 1, advance, state)
@@ -126,7 +128,7 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
     largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
-    # Scaled by the largest entry first, so that squares stay in range.
+    # Rows are scaled by their largest entries first, so that squares stay in range.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
     norm = jnp.sqrt(squared_norm(matrix * (1 / coarse)[..., None]))
     # Codes of small integers have integer squared norms, which are never 1.44 times a

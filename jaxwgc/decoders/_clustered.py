@@ -1,4 +1,4 @@
-"""Decoding of clusters."""
+"""Decoding of clustered codes, one cluster at a time."""
 
 import math
 from typing import Any, ClassVar

@@ -11,9 +11,10 @@ from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
 
-# Number of entries, over all masks, that are looked up at a time: they fit into cache.
+# Number of entries, over all masks, that are looked up at a time, so that they fit into
+# cache.
 _ENTRIES = 2**18
-# Second largest integer, so that 1 can be added.
+# Second largest integer, so that adding 1 does not overflow.
 _LAST = np.uint32(2**32 - 2)
 
 
@@ -81,7 +82,7 @@ class Components(Decoder):
 
 
 class _Graph(NamedTuple):
-    """A graph in terms of its vertices and of its edges.
+    """A graph, described by its vertices and by its edges.
 
     Attributes:
       incident: Edges at each vertex, int (k, d), padded with n.
@@ -136,7 +137,7 @@ def _weights(mask, graph, slack):
     parent_edge = jnp.where(is_parent, incident[..., None], -1).max(1)
     is_child = is_there & (parent_edge[neighbours] == incident[..., None])
 
-    # Sums over each vertex and its descendants.
+    # Each sum extends over a vertex and its descendants.
     num_odd = is_odd.sum(1).astype(slack.dtype)
     slack = jnp.broadcast_to(slack[:, None], sign.shape)
     at_vertex = jnp.stack([sign, slack, num_odd])
@@ -146,8 +147,8 @@ def _weights(mask, graph, slack):
 
     below = jax.lax.fori_loop(0, depth.max(), gather, at_vertex)
     excess, all_slack, all_odd = jnp.take_along_axis(below, root[None], axis=1)
-    # Share by which each unit of slack, or each end of an odd edge, compensates for the
-    # difference in size of the two sides.
+    # Amount by which each unit of slack, or each end of an odd edge, compensates for
+    # the difference in size of the two sides.
     has_odd = all_odd > 0
     ratio = excess / jnp.where(has_odd, all_odd, all_slack)
     flow = below[0] - ratio * jnp.where(has_odd, below[2], below[1])
@@ -160,7 +161,7 @@ def _weights(mask, graph, slack):
 
 
 def _shortest_paths(is_there, neighbours):
-    """Returns the first vertex of each component, and distances from it, (k, masks).
+    """Returns the first vertex of each component and distances from it, (k, masks).
 
     Propagates minima along edges until nothing changes. Each number encodes a vertex
     and, in the low digits, a distance.
@@ -174,7 +175,8 @@ def _shortest_paths(is_there, neighbours):
         return nearer, (nearer != number).any()
 
     vertex = jnp.arange(num_vertices, dtype=jnp.uint32)[:, None]
-    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
+    # The start is derived from the mask, so that under shard_map it varies over the
+    # mesh axes of the mask.
     start = jnp.where(is_there[:, 0], vertex, vertex) * num_vertices
     changes = is_there.any()
     number, _ = jax.lax.while_loop(lambda state: state[1], advance, (start, changes))

@@ -21,7 +21,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 @dataclass_transform(frozen_default=True)
 class Decoder(abc.ABC):
-    """Computes decoding weights from arrays.
+    """Base class of decoders, which compute decoding weights from arrays.
 
     A decoder contains all that it needs besides the matrix and the target, so that you
     can write your own. Every subclass becomes a frozen dataclass and a pytree, without
@@ -81,7 +81,7 @@ class Decoder(abc.ABC):
     def checked_weights(
         self, matrix: Array, target: Array, mask: jax.Array
     ) -> jax.Array:
-        """Returns `weights`, checked, and zero for messages that have not arrived.
+        """Returns checked weights, which are zero for messages that have not arrived.
 
         They are in at least float32, and constants for `jax.grad`.
         """
@@ -99,8 +99,8 @@ class Decoder(abc.ABC):
 
         by_batch = sharding_by_batch(mask, 2)
         if by_batch is not None:
-            # In the function, masks are batched and sorted: the compiler may choose
-            # the sharding.
+            # The function batches and sorts masks, so the compiler chooses the sharding
+            # inside.
             find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
         return find(mask)
 
@@ -121,14 +121,14 @@ class Decoder(abc.ABC):
         return _is_near(weights, working(matrix), working(target), tolerance)
 
     def check(self, matrix: Array, target: Array) -> None:
-        """Raises ValueError, naming the rule, if it cannot decode these arrays.
+        """Raises ValueError, with the rule, if the decoder does not fit the code.
 
         Shapes are always known; entries may be traced.
         """
         del matrix, target
 
     def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int] | None:
-        """Returns how to interpolate polynomials, if messages are values of them.
+        """Returns how to interpolate, if messages are values of polynomials.
 
         Args:
           mask: Which messages arrived, bool (num_messages,).
@@ -142,17 +142,17 @@ class Decoder(abc.ABC):
         return None
 
     def is_a(self, kind: type["Decoder"]) -> bool:
-        """Returns whether it is a decoder of that class, or contains one."""
+        """Returns whether the decoder is of a class, or contains such a decoder."""
         return isinstance(self, kind)
 
     @classmethod
     def refuse(cls, given: Any) -> NoReturn:
-        """Raises ValueError that names the codes that it decodes."""
+        """Raises ValueError, and names the codes that this class decodes."""
         name = cls.__name__
         raise ValueError(f"decoder {name} needs a code {cls.needs}; got {given}")
 
     def check_matrix(self, is_right: Any, matrix: Array) -> None:
-        """Raises ValueError for an encoding matrix that it cannot decode."""
+        """Raises ValueError unless the encoding matrix is right for the decoder."""
         if not is_right:
             self.refuse(f"an encoding matrix {matrix.shape} for {self}")
 
@@ -178,5 +178,6 @@ def _is_near(weights, matrix, target, tolerance):
     return residual <= tolerance
 
 
-# A decoder, a class (the code's own decoder of that class), or None (its first one).
+# A decoder, a class (the code's own decoder of that class), or None (the code's first
+# decoder).
 DecoderLike: TypeAlias = Decoder | type[Decoder] | None

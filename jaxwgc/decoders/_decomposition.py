@@ -9,13 +9,13 @@ from jaxwgc._arrays import product
 from jaxwgc._targets import DECODES
 from jaxwgc.decoders._accuracy import System, best_iterate
 
-# Singular values below this times sqrt(max(n, k)) eps of the largest are truncated.
+# Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
 # Ridges to try, in eps of the largest singular value; 0 only truncates.
 _RIDGES = (0, 0.5, 2, 8)
 _STEPS = 8
-# Precision in rounds that lose more than rounding. There, nearly dependent parts cannot
-# be told apart in double precision either.
+# Precision, in place of eps, in rounds that do not decode. In these rounds, nearly
+# dependent parts cannot be told apart in double precision either.
 _LOST = 1e-11
 
 
@@ -76,13 +76,14 @@ def _solve(weights, received, system, precision):
     inverses = product(right.conj().T * inverses, left.conj().T)
     inverses = jnp.where(received, inverses, 0)
 
-    # The given weights are the last sequence, without refinement.
+    # The given weights are the last sequence. Its inverse is zero, so it is not
+    # refined.
     inverses = jnp.pad(inverses, [(0, 1), (0, 0), (0, 0)])
     start = jnp.zeros((len(_RIDGES), *weights.shape), weights.dtype)
     start = jnp.concatenate([start, (weights * norms)[None]])
 
-    # Refinement removes rounding errors of the decomposition. The remaining residual is
-    # rounding, which differs from step to step.
+    # Refinement removes rounding errors of the decomposition. What remains are rounding
+    # errors that differ from step to step, so the best step is kept.
     def refine(solutions, residuals):
         return solutions + product(residuals, inverses)
 

@@ -21,7 +21,7 @@ _RIDGE = 0.5
 # Number of refinement steps, which remove rounding errors of the singular value
 # decomposition.
 _STEPS = 5
-# Tolerance of the rows, relative to the largest entry of the target.
+# Tolerance in the check of `rows`, relative to the largest entry of the target.
 _EXACT = 1e-6
 # Number of masks decoded at a time.
 _CHUNK = 32
@@ -74,13 +74,14 @@ def dual_weights(
     )
     # With fewer stragglers than s, the singular vectors of the padding become zero.
     vectors = jnp.where(unused, 0, vectors)
-    # The dual code removes the stragglers' share in each of these directions, as far as
-    # the ridge allows. The rest is removed at the cost of a residual.
+    # The dual code removes the stragglers' weights along each of these vectors, as far
+    # as the ridge allows. What the ridge leaves becomes a residual.
     remove = product(null, turn.conj().T * singular) * (1 - ridge)
     remove = remove / (singular**2 + ridge * (1 - singular**2))
     remove = product(remove, vectors.conj().T)
 
-    # The final residual is rounding, which differs from step to step.
+    # Rounding errors of the iterates differ from step to step, so the best step is
+    # kept.
     def refine(iterates, _):
         solution = iterates[0, 0] / norms
         # Error of the solution outside of the dual code.

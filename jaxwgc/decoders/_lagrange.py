@@ -17,11 +17,12 @@ from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._decomposition import decompose
 from jaxwgc.decoders._dual import DualCode, dual_weights
 
-# Log-moduli are split into a multiple of 1 / 2**10 (in log2), with sums that are exact
-# in float32, and a small remainder, so that the rounding of its sum is negligible.
+# Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
+# Sums of multiples are exact in float32, and sums of remainders have negligible
+# rounding errors.
 _FRACTION_BITS = 10
-# Number of leading bits into which table entries are split, with products that are
-# exact in float32; the rest is added.
+# Number of leading bits of table entries. Products of leading bits are exact in
+# float32, and products with the remaining bits are added.
 _TABLE_BITS = 11
 # Residual due to rounding of weights and of B, in eps of the norm of the weights:
 # measured 0.2 to 0.5 over random masks of n from 50 to 200.
@@ -62,8 +63,8 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     sums = product(in_order.astype(dtype), tables)
     coarse_sum, phase_sum, remainder_sum = jnp.split(sums, 3, axis=-1)
 
-    # Exact integers from here on. Sines, cosines and powers come from tables, since
-    # arguments in radians would be rounded.
+    # From here on, exponents and angles are exact integers. Sines, cosines and powers
+    # come from tables, because arguments in radians would be rounded.
     coarse_sum = coarse_sum.astype(jnp.int32)
     exponent = coarse_sum >> _FRACTION_BITS
     fraction = coarse_sum & (2**_FRACTION_BITS - 1)
@@ -135,7 +136,8 @@ class Lagrange(Decoder):
     """
 
     positions: Array
-    # Size of the system for masks with an inaccurate closed form.
+    # Number of tolerated stragglers, and size of the system that replaces an inaccurate
+    # closed form.
     num_stragglers: Static[int]
 
     needs: ClassVar[str] = "evaluated at roots of unity, such as codes.reed_solomon"
@@ -182,7 +184,7 @@ class Lagrange(Decoder):
 
 @functools.partial(jax.jit, static_argnames="is_uniform")
 def _weights(decoder, mask, matrix, target, is_uniform):
-    """Returns weights, masks that may be inaccurate, systems, and a small dual code.
+    """Returns weights, which of them may be inaccurate, systems, and a small dual code.
 
     Interpolation does not apply to masks with too few messages. On other masks it may
     amplify rounding: if their stragglers are neighbours on the circle, weights are so
@@ -193,7 +195,7 @@ def _weights(decoder, mask, matrix, target, is_uniform):
     is_short = (~mask).sum(-1) > decoder.num_stragglers
     weights = interpolate(mask, decoder.positions)
     weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
-    # Estimate of the residual: its computation would take as long as the weights.
+    # The residual is estimated, because computing it would take as long as the weights.
     norm = squared_norm(weights[..., 0, :] * plain.norms)
     size = jnp.sqrt(norm / squared_norm(plain.target[0]))
     is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
@@ -218,6 +220,6 @@ def _improve(weights, mask, systems, dual):
 
 
 def _unless_good(weights, system, solve, *arguments):
-    """Returns weights, or `solve` of them if their residual is above rounding."""
+    """Returns weights, or the result of `solve` if their residual is above rounding."""
     is_good = system.residual(weights) <= rounding(weights.dtype)
     return jax.lax.cond(is_good, lambda: weights, lambda: solve(weights, *arguments))

@@ -17,10 +17,12 @@ from jaxwgc.decoders._decomposition import decompose
 # Number of masks that iterate together: their vectors fit into cache.
 _BATCH = 128
 # Convergence: bound of the gradient of the squared residual, relative to the norms of
-# matrix and residual. The excess of the squared residual is of second order in it.
+# matrix and residual. The excess of the squared residual is of second order in this
+# bound.
 _GRADIENT = {32: 3e-6, 64: 1e-10}
-# Bound of the relative excess of the squared residual over its minimum. It is estimated
-# from the longest step of conjugate gradients, at most one over the least eigenvalue.
+# Bound of the relative excess of the squared residual over its minimum. The excess is
+# estimated from the longest step of conjugate gradients, which is at most 1 / smallest
+# eigenvalue.
 _EXCESS = {32: 5e-7, 64: 1e-12}
 # Weights are also done if the residual is below this many eps of the target.
 _DONE_EPS = 64
@@ -73,9 +75,9 @@ def least_squares_weights(
         is_lost &= (index == 0) & (sizes.max() > sizes.min())
         return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
 
-    # A loop of one or two steps, since two copies of the body would double the program.
-    # The initial value is derived from the mask, so that under shard_map it varies over
-    # the mesh axes, too.
+    # The loop has one or two steps, because two copies of its body would double the
+    # program. Its start is derived from the mask, so that under shard_map it varies
+    # over the mesh axes of the mask.
     every = mask[..., 0] | True
     zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
     weights = jnp.where(mask[..., None, :], zeros, 0)
@@ -87,7 +89,7 @@ def least_squares_weights(
 def nearest_weights(
     mask: jax.Array, system: System, is_decodable: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes weights by conjugate gradients, and which masks need another method.
+    """Computes weights by conjugate gradients, and which of them are inaccurate.
 
     Args:
       mask: bool (..., num_messages).
@@ -134,12 +136,12 @@ class _Problem(NamedTuple):
         return squared_norm(residual), gradient
 
     def is_minimum(self, gradient: jax.Array, residual: jax.Array) -> jax.Array:
-        """Returns whether weights of that squared gradient and residual are done."""
+        """Returns whether squared norms of gradient and residual are small enough."""
         return (gradient <= self.tolerance * residual) | (residual <= self.floor)
 
 
 def _conjugate_gradients(masks, matrix, target):
-    """Returns weights (T, num_segments, num_messages), and which masks converged."""
+    """Returns weights (masks, num_segments, num_messages), and which converged."""
     mask, precision = masks[:, None, :], jnp.finfo(matrix.dtype)
     matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
     target_norm = squared_norm(target)
@@ -153,7 +155,8 @@ def _conjugate_gradients(masks, matrix, target):
         floor=(_DONE_EPS * precision.eps) ** 2 * target_norm,
         noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
     )
-    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
+    # Weights are derived from the mask, so that under shard_map they vary over the mesh
+    # axes of the mask.
     weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
     longest = squared_norm(weights)
     # The second run starts from a newly computed residual, without accumulated
@@ -184,12 +187,12 @@ def _descend(problem, weights, longest):
         weights, longest, gradient, direction, norm, residual, is_done, step = state
         image = jnp.where(problem.mask, product(direction, problem.gram), 0)
         curvature = jnp.sum((direction.conj() * image).real, axis=-1)
-        # Below this bound the direction is rounding in the null space.
+        # A direction of curvature below this bound is rounding error in the null space.
         least = jnp.finfo(image.dtype).eps * problem.matrix_norm
         is_usable = ~is_done & (curvature > least * squared_norm(direction))
         length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
         gradient = gradient - length[..., None] * image
-        # In exact arithmetic the squared residual falls by this amount.
+        # In exact arithmetic, the squared residual falls by `length * norm`.
         residual = residual - length * norm
         last, norm = norm, squared_norm(gradient)
         ratio = jnp.where(is_usable, norm / jnp.where(is_usable, last, 1), 0)

@@ -58,7 +58,7 @@ class Peeling(Decoder):
 
 @jax.jit
 def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
-    """Computes weights of the sum of recovered parts, scaled for the lost ones.
+    """Computes weights of the sum of recovered parts, scaled up for the lost parts.
 
     In each round, a message with one unknown part gives that part; if several messages
     give it, their mean is taken. The k' recovered parts are summed and scaled by
@@ -89,7 +89,8 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         unknown, is_new = unknown & ~recovered_now, recovered_now.any()
         return is_new, round_number + 1, unknown, part_round, message_round
 
-    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
+    # The start is derived from the mask, so that under shard_map it varies over the
+    # mesh axes of the mask.
     unknown = jnp.where(received[..., :1], jnp.ones(num_parts, bool), True)
     never = jnp.where(unknown, -1, 0), jnp.where(received, -1, -1)
     start = unknown.any(), jnp.int32(0), unknown, *never

@@ -116,8 +116,8 @@ def _first_responses(mask, groups, matrix, target):
     earlier = same & (order[:, None] < order)
     responses = mask.astype(dtype)
     first = mask & (product(responses, earlier.astype(dtype)) == 0)
-    # Chosen by the lost part of the target, which is exactly zero for a complete
-    # family; the covered part is a rounded sum.
+    # Families are compared by the lost part of the target, which is exactly zero for a
+    # complete family. The covered part would be a rounded sum.
     silent = product(responses, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
     sizes = jnp.abs(target[0]) / target_scale(target)
@@ -188,7 +188,8 @@ def _lightest(mask, copies, num_workers):
     dtype = jnp.result_type(float)
     num_parts, num_copies = copies.shape
     num_messages = mask.shape[-1]
-    # Copy and part of each message, for the inverse map; nothing for empty messages.
+    # For each message, its index in the flattened `copies`. Empty messages have an
+    # index out of range, for which `jnp.take` fills in zero.
     places = jnp.full(num_messages, copies.size)
     places = places.at[copies].set(jnp.arange(copies.size).reshape(copies.shape))
 
