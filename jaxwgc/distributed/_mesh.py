@@ -92,7 +92,7 @@ def mesh_value_and_grad(
 
 
 def _decoding_and_params(code, decoder, axis, params, received, finished):
-    """Returns the decoding of the round, and params that depend on it.
+    """Returns the decoding of the round, and params that are available only after it.
 
     One device finds them for all along the axis: each would find the same, and devices
     that share cores would do so one after the other. Before anything else, since
@@ -128,7 +128,7 @@ def _weighted_sum(value_and_grad, axis, params, parts, weights):
         part, weight = task
         own = jax.tree.map(_arrays.promoted, value_and_grad(params, part))
         more = jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf, own)
-        # A part without a response may hold anything, such as NaN.
+        # Gradients of weight zero are left out, because they may hold NaN.
         more = jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), more)
         return jax.tree.map(jnp.add, total, more), None
 
@@ -156,11 +156,12 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
             return gradient
 
         gradient = round_decoding.collapse(weighted_sum)
-        # The first are those of the effective weights, others of what leaks.
+        # Only the first value is used: its weights are the effective weights. Further
+        # values belong to the leakage.
         return values[0], gradient
 
-    # Other axes of the mesh are left to the compiler. Axes that values vary over are
-    # not checked: gradients are those of a shard alone, whatever the loss is made of.
+    # The compiler partitions the other axes of the mesh. `check_vma` is off, so that
+    # gradients are those of a shard alone, for any loss.
     on_shards = jax.shard_map(
         of_shard,
         mesh=mesh,
@@ -171,7 +172,8 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
     )
 
     def compute(params, parts, received, finished):
-        # Where types say how arrays are sharded; elsewhere the compiler sees to it.
+        # If array types state the sharding, arguments must be replicated explicitly.
+        # Otherwise the compiler replicates them.
         if AxisType.Explicit in mesh.axis_types:
             received, finished = jax.sharding.reshard(
                 jax.tree.map(jnp.asarray, (received, finished)),

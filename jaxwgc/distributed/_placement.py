@@ -1,4 +1,4 @@
-"""Parts on the devices of a mesh, each with those that it works on."""
+"""Placement of parts on the devices of a mesh."""
 
 import dataclasses
 from typing import Any
@@ -115,12 +115,12 @@ def held_parts(code: GradientCode, num_shards: int) -> np.ndarray:
 
 
 def _stacked(load, indices):
-    """Returns the parts of one shard on the host, stacked."""
+    """Loads and stacks the parts of one shard on the host."""
     loaded = {int(index): load(int(index)) for index in np.unique(indices)}
     _check_alike(loaded.values())
 
     def stack(*leaves):
-        # NumPy knows no keys.
+        # JAX stacks keys, because NumPy has no dtype for them.
         is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
         return (jnp if is_key else np).stack(leaves)
 

@@ -1,4 +1,4 @@
-"""Ray actors of the workers, and the loop of a round: between Ray and the engines."""
+"""Ray actors of the workers, and the driver that runs round engines on them."""
 
 import collections
 import contextlib
@@ -24,15 +24,16 @@ from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, environment
 
-# Seconds to read a response that is on this machine already.
+# Timeout in seconds for reading a response that is already on this machine.
 _SECONDS_TO_READ = 10
-# Calls without a response, after which a worker gets no more of them.
+# Maximum number of calls of a worker without a response. Further calls are deferred.
 _MAX_CALLS = 4
-# Seconds between two looks for silent workers.
+# Polling interval in seconds for silent workers.
 _POLL_SECONDS = 0.1
-# Bytes of params that travel within a task, which is faster than Ray's object store.
+# Largest size of params, in bytes, that are sent as an argument of the task, which is
+# faster than Ray's object store.
 _LARGEST_IN_TASK = 2**16
-# Methods of the actors; arguments are the fields of the action.
+# Method of an actor by action. Its arguments are the fields of the action.
 _METHODS = {
     events.Send: "compute",
     events.Listen: "report",
@@ -67,17 +68,18 @@ class Actors:
         self._pids: list[int | None] = [None] * num_workers
         # Calls without a response, oldest first: task, identifier, time.
         self._calls: list[list[tuple]] = [[] for _ in range(num_workers)]
-        # The newest call of a worker that has too many without a response.
+        # Newest call of each worker that has the maximum number of calls without a
+        # response.
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.Event] = collections.deque()
         self._signature: str | None = None
-        # When no response was there for the last time, and the shortest travel time.
+        # Time at which the last poll found no response, and shortest transport time.
         self._empty, self._transport = 0.0, np.inf
         self.order: Any = None
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
-        """Launches and ends actors, and calls their methods."""
+        """Launches and ends actors, and calls methods of actors."""
         for action in actions:
             worker = action.worker
             match action:
@@ -90,7 +92,7 @@ class Actors:
                     self._call(action)
 
     def next_event(self, seconds: float) -> events.Event | None:
-        """Returns the next event; None if there is none within some seconds."""
+        """Waits some seconds for the next event; returns the event or None."""
         for call in list(self._deferred.values()):
             self._call(call)
         if not self.pending:
@@ -114,7 +116,9 @@ class Actors:
         return self.pending.popleft() if self.pending else None
 
     def query(self, workers: np.ndarray, seconds: float, *arguments: Any) -> np.ndarray:
-        """Returns projections (num_asked, num_columns): see `Worker.project`.
+        """Returns projections of several workers, (num_asked, num_columns).
+
+        See `Worker.project`.
 
         Raises:
           NoResponse: If a worker is lost, which is an event, too.
@@ -138,14 +142,14 @@ class Actors:
         return np.stack(claims)
 
     def end(self, worker: int) -> None:
-        """Ends an actor; Ray alone would not end a frozen process at once."""
+        """Ends an actor, and kills its process, which may be frozen."""
         actor, pid = self._actors[worker], self._pids[worker]
         self._actors[worker] = self._pids[worker] = None
         self._calls[worker] = []
         self._deferred.pop(worker, None)
         kept = [event for event in self.pending if event.worker != worker]
         self.pending = collections.deque(kept)
-        # If Ray is gone already, its own calls would start it anew.
+        # If Ray has already ended, a call of Ray would start a new instance.
         if actor is not None and find_ray().is_initialized():
             with contextlib.suppress(Exception):
                 find_ray().kill(actor, no_restart=True)
@@ -154,7 +158,7 @@ class Actors:
                 os.kill(pid, signal.SIGKILL)
 
     def _call(self, action: events.Call) -> None:
-        """Calls a method, in the place of a call without a response."""
+        """Calls a method of an actor; defers the call if too many have no response."""
         worker, calls = action.worker, self._calls[action.worker]
         if calls:
             tasks = [task for task, _, _ in calls]
@@ -174,7 +178,7 @@ class Actors:
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
     ) -> events.Event:
-        """Returns the event of a task that is done."""
+        """Converts the result of a finished task to an event."""
         _, call, _ = self._calls[worker][-1]
         since, self._calls[worker] = self._calls[worker][0][2], []
         try:
@@ -190,7 +194,7 @@ class Actors:
                     travel = min(self._transport, seconds - result.seconds)
                     self._transport = travel
                 else:
-                    # Without the time in which the driver was busy.
+                    # The response time excludes the time in which the driver was busy.
                     travel = self._transport if np.isfinite(self._transport) else 0.0
                     own = result.seconds + travel
                     seconds = float(np.clip(own, self._empty - since, seconds))
@@ -226,7 +230,7 @@ class Actors:
 
 
 class Driver:
-    """Runs round engines on the workers. It works in one thread, and only in a round.
+    """Runs round engines on the workers, in one thread and only during a round.
 
     Args:
       fleet: States of the workers.
@@ -242,11 +246,11 @@ class Driver:
         self, fleet: Fleet, layout: Layout, launch: Callable, plan: RequestPlan | None
     ):
         self.fleet, self._layout, self._plan = fleet, layout, plan
-        # Ends the round that is under way, if it is set by another thread.
+        # `close` sets this event in another thread, to end the current round.
         self.is_closed = threading.Event()
         self.actors = Actors(launch, len(fleet.slots), self._check_open)
         self._memory = Memory(layout.shape, layout.dtype)
-        # End of the last round, and seconds between rounds so far.
+        # End of the last round, and total seconds between rounds.
         self._ended, self._away = time.monotonic(), 0.0
 
     def start(self) -> None:
@@ -263,7 +267,10 @@ class Driver:
     def run(
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
     ) -> Round:
-        """Returns one round: see `RayCluster.compute` and `MessageRound`."""
+        """Runs one round, and returns it.
+
+        See `RayCluster.compute` and `MessageRound`.
+        """
         begin = time.monotonic()
         self._away += begin - self._ended
         order = leaves, key, step
@@ -292,11 +299,11 @@ class Driver:
 
     @property
     def _examined(self) -> float:
-        """Seconds that verification has taken so far."""
+        """Total seconds of verification."""
         return getattr(self.fleet.verifier, "seconds", 0.0)
 
     def _now(self) -> float:
-        """Returns the time of the engines.
+        """Returns the time in seconds by the clock of the engines.
 
         It stands still between rounds and in verification: there, no response is read,
         and no worker is silent.
@@ -304,7 +311,7 @@ class Driver:
         return time.monotonic() - self._away - self._examined
 
     def _run(self, engine: RoundEngine) -> tuple[Any, float]:
-        """Returns the result of an engine, and the seconds in which it was read."""
+        """Runs an engine; returns its result and the seconds of reading responses."""
         transfer, examined = 0.0, self._examined
         try:
             while (result := engine.result()) is None:
@@ -326,7 +333,8 @@ class Driver:
         self.actors.perform(actions)
         for action in actions:
             if isinstance(action, events.Replace) and action.warning:
-                # Shown at the call of `compute`.
+                # The stack level makes the warning appear at the user's call of
+                # `compute`.
                 warnings.warn(action.warning, stacklevel=6)
 
     def _check_open(self) -> None:
@@ -338,7 +346,7 @@ class Driver:
 def launcher(
     code: GradientCode, layout: Layout, task: Task, parts: Any, options: dict[str, Any]
 ) -> Callable[[int], Any]:
-    """Returns a function that makes an actor of a worker."""
+    """Returns a function that starts the actor of a worker."""
     ray = find_ray()
     shared = ray.put(task)
     if parts is not None:

@@ -1,4 +1,4 @@
-"""Callbacks of training: state and progress that they get, and metric writers."""
+"""Callbacks of training: their arguments, and adapters for metric writers."""
 
 import collections
 import contextlib
@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxwgc.distributed.ray._messages import Round
 
-# Seconds that metric writers have left if an error ends training.
+# Seconds that metric writers get to finish if an error ends training.
 _SECONDS_TO_FINISH = 5
 
 
@@ -101,13 +101,14 @@ class JsonLines:
         self._run = ""
 
     def begin(self, run: str, step: int) -> None:
-        """Removes the lines after a step of the run; `train` calls it."""
+        """Removes lines of steps after `step`; `train` calls this method first."""
         self._run, size = run, 0
         start = json.dumps({"run": run, "step": 0}).removesuffix("0}").encode()
         self.path.touch()
         lines = self.path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
-            # A process that is killed may leave the start of a line.
+            # Only the start of a line is compared, because a killed process may leave
+            # an incomplete line.
             if line[: len(start)] != start[: len(line)]:
                 raise ValueError(
                     f"JsonLines needs a file of this run; line {number} of {self.path} "
@@ -128,13 +129,14 @@ class JsonLines:
 
 
 def _write(writer: Any, metrics: dict[str, float], step: int) -> None:
-    """Passes the metrics of a step to the method that a metric writer has."""
+    """Passes the metrics of a step to a metric writer, by the method that it has."""
     if hasattr(writer, "log"):
         writer.log(metrics, step=step)
     elif hasattr(writer, "write_scalars"):
         writer.write_scalars(step, metrics)
     else:
-        # TensorBoard warns of each NaN, such as the seconds of each straggler.
+        # NaNs are left out, because TensorBoard warns of each. Seconds of stragglers
+        # are NaN.
         for name, value in metrics.items():
             if not np.isnan(value):
                 writer.add_scalar(name, value, step)
@@ -160,7 +162,8 @@ def called(
                 f"{callback!r}"
             )
     functions = [each for each in callbacks if callable(each)]
-    # A file has the line of a step even if another callback raises in that step.
+    # JSON lines are written first, so that a file has the line of a step even if
+    # another callback raises in that step.
     functions.sort(key=lambda each: not isinstance(each, JsonLines))
     writers = [each for each in callbacks if not callable(each)]
     thread, pending = ThreadPoolExecutor(1), collections.deque()

@@ -1,4 +1,4 @@
-"""Workers that are processes, on this machine or on many: Ray starts and finds them."""
+"""Training on worker processes, on one machine or many, which Ray starts."""
 
 import contextlib
 import functools
@@ -164,16 +164,18 @@ class RayCluster:
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
             self._parts, load = sent(parts), None
         self._task = _task_of(loss, has_aux, load, batch, faults, decoding)
-        # A Ray of our own has no other users.
+        # Workers claim no CPU from a Ray of our own, because it has no other users.
         claims: dict[str, Any] = {"num_cpus": 0}
         if address is not None:
             claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-        # Ray's record of every task would grow without bounds.
+        # Task events are disabled, because Ray's record of all tasks would grow without
+        # bounds.
         claims |= {"enable_task_events": False, **(actor_options or {})}
         self._options, self._raises = claims, decoding.undecodable == "raise"
         options = {**vars(decoding), "on_request": code.messages_per_worker > 1}
         if self._raises:
-            # A round that must not be used never gets there.
+            # The aggregator never receives an undecodable round, because `compute`
+            # raises first.
             options["undecodable"] = "least_squares"
         self._aggregate = functools.partial(decode_aggregate, code, **options)
         self._aggregate()
@@ -182,11 +184,12 @@ class RayCluster:
         self._decodes = _decodes_of(code, self._decoder, decoding.tolerance)
         rules = _rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
-        # Held for a round; `_is_computing` is for another round in the same thread.
+        # The lock is held during a round. `_is_computing` detects a second round in the
+        # same thread, which the lock would admit.
         self._lock = threading.RLock()
 
     def __enter__(self) -> "RayCluster":
-        """Connects to Ray if it is running; no worker starts yet."""
+        """Connects to Ray if an address was given; workers start in the first round."""
         if self._stack is not None:
             raise RuntimeError("this RayCluster is open already")
         with contextlib.ExitStack() as stack:
@@ -368,7 +371,7 @@ class RayCluster:
 
     @property
     def workers(self) -> list[WorkerSlot]:
-        """The `WorkerSlot` of each worker; none before the first round.
+        """The `WorkerSlot` of each worker; an empty list before the first round.
 
         A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """
@@ -377,7 +380,7 @@ class RayCluster:
     def _compute(
         self, params: Any, step: int, key: jax.Array, owner: Any = None
     ) -> Round:
-        """Returns a round for a step that the caller counts; threads take turns."""
+        """Runs the round of a step that the caller counts, in one thread at a time."""
         with self._lock:
             if self._is_computing:
                 raise RuntimeError(
@@ -416,7 +419,7 @@ class RayCluster:
         self._has_warned = True
 
     def _started(self, params: Any) -> Driver:
-        """Returns the driver; the first params start the workers."""
+        """Returns the driver; the first call starts the workers."""
         if self._stack is None:
             raise RuntimeError("a RayCluster computes inside of its `with` block")
         like = jax.tree.map(
@@ -445,7 +448,7 @@ class RayCluster:
         return self._driver
 
     def _make_driver(self, like: Any) -> Driver:
-        """Returns the driver of workers for params like these."""
+        """Creates the driver, for params with shapes and dtypes as in `like`."""
         code, options = self.code, self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
         task = self._task._replace(params=like, key=sent(self.key), settings=settings)
@@ -468,7 +471,7 @@ class RayCluster:
         return driver
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
-        """Joins a cluster, or starts one once the loss has been tried."""
+        """Connects to Ray, and checks that it has the resources for all workers."""
         stack.enter_context(session(self._address))
         check_resources(self.code.num_workers, self._options)
 
@@ -476,7 +479,7 @@ class RayCluster:
 def _task_of(
     loss: Any, has_aux: Any, load: Any, batch: Any, faults: Faults, options: Any
 ) -> Task:
-    """Returns the task of the workers, without what the first params tell."""
+    """Returns the task of the workers, without the fields that depend on params."""
     _validation.check_bool("has_aux", has_aux)
     _validation.check_callable("loss", loss)
     if batch is not None:
@@ -488,10 +491,11 @@ def _task_of(
 def _decodes_of(
     code: GradientCode, decoder: Any, tolerance: Any
 ) -> Callable[[np.ndarray], bool]:
-    """Returns a function that tells whether a mask of messages can be decoded."""
-    # The code is a constant, so that NumPy's keeps its precision.
+    """Returns a function that computes whether a mask of messages can be decoded."""
+    # The code is a constant of the program, so that a NumPy code keeps its precision.
     decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
-    # The rule and the end of the round ask for the same masks, which come again.
+    # Results are cached, because the waiting rule and the end of the round use equal
+    # masks, which recur in later rounds.
     known = functools.lru_cache(maxsize=10_000)(
         lambda mask: bool(decodes(np.frombuffer(mask, bool)))
     )
@@ -512,7 +516,7 @@ def _rules_of(
         wait = fastest(min(code.num_workers, num_required))
     if wait is not None:
         _validation.check_instance("wait", wait, WaitingRule)
-        # The rule checks the number of workers itself.
+        # This call raises an error if the rule is for another number of workers.
         if np.shape(wait.ends(np.full(code.num_workers, np.inf))) != ():
             rule = "wait must give one time at which a round ends"
             raise TypeError(f"{rule}; got {wait!r}")
@@ -523,7 +527,7 @@ def _rules_of(
         return float(wait.ends(times))
 
     def can_be_used(mask: np.ndarray) -> bool:
-        # Without messages that are compared with nothing.
+        # Messages that no check compares with others do not count.
         return decodes(mask if locator is None else locator.checked_by_others(mask))
 
     sees_workers = wait is not None and (
@@ -534,7 +538,7 @@ def _rules_of(
 
 
 def _finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
-    """Returns the leaves of params, finite, in NumPy and in the dtypes of `like`."""
+    """Converts params to finite NumPy leaves with the dtypes of `like`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     found = []
     for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):

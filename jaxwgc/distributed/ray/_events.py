@@ -48,7 +48,7 @@ class PartsDone(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """A worker sent the weighted sum of a `Request`; `vector` is None if it cannot."""
+    """A worker sent the sum of a `Request`; `vector` is None if it has none."""
 
     worker: int
     call: int
@@ -57,7 +57,7 @@ class Sum(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker raised, or its process ended."""
+    """A worker raised an error, or its process ended."""
 
     worker: int
     trouble: str
@@ -88,7 +88,7 @@ class Send(NamedTuple):
 
 
 class Listen(NamedTuple):
-    """Ask for the reports after the first `seen`: see `PartWorker.report`."""
+    """Ask for the reports after the first `seen` ones: see `PartWorker.report`."""
 
     worker: int
     number: int
@@ -98,7 +98,7 @@ class Listen(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Ask for the sum of a worker's messages, times `weights`."""
+    """Ask for the sum of a worker's messages, weighted by `weights`."""
 
     worker: int
     number: int

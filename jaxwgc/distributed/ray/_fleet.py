@@ -1,4 +1,4 @@
-"""The workers as the coordinator sees them: their states, response times and trace."""
+"""States, response times and trace of the workers, as the coordinator sees them."""
 
 import dataclasses
 import logging
@@ -11,13 +11,14 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS, Timeouts
 
-# The longest limit for a silent worker, and the limit for one that has not responded.
+# Longest time limit for a silent worker, and the limit before its first response.
 _CEILING_SECONDS = 60.0
-# Silence over the slowest recent response, and the number of recent ones per worker.
+# Time limit as a multiple of the slowest recent response, and number of recent
+# responses per worker.
 _MULTIPLE, _NUM_RECENT = 10.0, 20
-# Seconds before the next process is tried if several in a row have failed.
+# Longest pause, in seconds, before a process is launched again after several failures.
 _LONGEST_PAUSE_SECONDS = 60.0
-# Rounds with corrupted messages after which a worker is replaced.
+# Number of rounds with corrupted messages after which a worker is replaced.
 MAX_CORRUPTED_ROUNDS = 3
 
 log = logging.getLogger("jaxwgc.distributed")
@@ -97,12 +98,12 @@ class WorkerSlot:
 
     @property
     def where(self) -> str:
-        """Host and node in words."""
+        """Host name and short identifier of the node, as text."""
         return f"{self.host} (node {self.node[:8]})"
 
 
 class ResponseLimit:
-    """The time after which a silent worker is replaced, from recent responses.
+    """Time limit after which a silent worker is replaced, from recent responses.
 
     Attributes:
       seconds: The limit for a worker that has responded before.
@@ -110,7 +111,8 @@ class ResponseLimit:
 
     def __init__(self, answer: float | None, num_workers: int):
         self._answer = answer
-        # Seconds of recent responses, oldest first. In `_own`, silence is a response.
+        # Seconds of recent responses, oldest first. In `_own`, a silence counts as a
+        # response.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
         self._own = self._recent.copy()
         self.seconds = self._logged = _CEILING_SECONDS if answer is None else answer
@@ -127,7 +129,7 @@ class ResponseLimit:
         return float(np.median(recent)) if len(recent) else np.inf
 
     def of(self, worker: int) -> float:
-        """Returns the limit of a worker."""
+        """Returns the time limit of a worker, in seconds."""
         if self._answer is not None:
             return self._answer
         if np.isnan(self._own[worker]).all():
@@ -136,13 +138,13 @@ class ResponseLimit:
         return min(max(self.seconds, _MULTIPLE * slowest), _CEILING_SECONDS)
 
     def note(self, worker: int, seconds: float) -> None:
-        """Adds a response of a worker; logs the limit if it has changed twofold."""
+        """Records a response time; logs the limit if it has doubled or halved."""
         for times in (self._recent, self._own):
             times[worker] = np.append(times[worker, 1:], seconds)
         self._adapt()
 
     def note_silence(self, worker: int) -> None:
-        """Doubles the limit of a worker until it has responded often again.
+        """Doubles the limit of a worker, until the worker has responded often again.
 
         A step that has become longer is not interrupted for ever.
         """
@@ -167,7 +169,7 @@ class ResponseLimit:
 
 
 class Fleet:
-    """States of all workers, and the actions that are due: shared by all rounds.
+    """States of all workers, and actions to be performed, shared by all rounds.
 
     Attributes:
       slots: One `WorkerSlot` per worker.
@@ -193,7 +195,7 @@ class Fleet:
         self._num_calls = 0
 
     def restart(self, num_workers: int) -> None:
-        """Forgets all workers; the trace and the limit stay."""
+        """Resets the states of all workers, and keeps the trace and the limit."""
         self.slots = [WorkerSlot(index) for index in range(num_workers)]
 
     def begin(self, step: int, shape: tuple[int, ...]) -> int:
@@ -205,7 +207,7 @@ class Fleet:
         return len(self.rows) - 1
 
     def actions(self) -> list[events.Action]:
-        """Returns the actions since the last call."""
+        """Returns the actions that were added since the last call of this method."""
         actions, self._actions = self._actions, []
         return actions
 
@@ -218,7 +220,7 @@ class Fleet:
         return np.array([slot.num_replaced for slot in self.slots])
 
     def call(self, call: events.Call, now: float, owner: Any = None) -> None:
-        """Adds a call of a worker, in the place of one without a response."""
+        """Adds a call of a worker, which replaces a call without a response."""
         slot = self.slots[call.worker]
         if slot.state != "computing":
             slot.since = now
@@ -230,7 +232,7 @@ class Fleet:
     def receive(
         self, event: Any, now: float, take: Callable[[Any, float], None]
     ) -> None:
-        """Passes the response of the newest call of a worker to `take`.
+        """Passes a response to `take` if it belongs to the newest call of its worker.
 
         If `take` raises a ValueError, the worker is lost.
         """
@@ -247,13 +249,13 @@ class Fleet:
             self.lose(events.Lost(slot.index, f"ValueError: {error}", error), now)
 
     def ready(self, event: events.Ready) -> None:
-        """Notes that the process of a worker has started."""
+        """Records that the process of a worker has started."""
         slot = self.slots[event.worker]
         slot.state, slot.pid = "idle", event.pid
         slot.node, slot.host = event.node, event.host
 
     def lose(self, event: events.Lost, now: float, warning: str = "") -> None:
-        """Ends a process; the next is due at once, or later after several losses."""
+        """Ends the process of a worker, and sets the time of its next start."""
         slot = self.slots[event.worker]
         if slot.state == "lost":
             return
@@ -261,7 +263,7 @@ class Fleet:
         slot.num_failures += 1
         slot.num_replaced += 1
         slot.num_corrupted = 0
-        # 0, 1, 3, 7, ... seconds.
+        # The pause is 0, 1, 3, 7, ... seconds after 1, 2, 3, 4, ... failures.
         pause = 2.0 ** min(slot.num_failures - 1, 10) - 1
         slot.relaunch_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
         slot.away_since = now if slot.away_since is None else slot.away_since
@@ -293,7 +295,7 @@ class Fleet:
                 self.lose(events.Lost(slot.index, why), now, warning)
 
     def recover(self, slot: WorkerSlot) -> None:
-        """Forgets the trouble of a worker that has responded well."""
+        """Clears the failures and the trouble of a worker after a valid response."""
         if slot.trouble:
             back = f"worker {slot.index} is back {self.when} on {slot.where}"
             what = "suspected" if slot.is_suspected else "lost"
@@ -321,7 +323,7 @@ class Fleet:
                 self._actions.append(events.Launch(slot.index))
 
     def is_hopeless(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> bool:
-        """Returns whether a round can only get messages that it need not wait for.
+        """Returns whether a round need not wait for further messages.
 
         That is so if all workers have responded, are suspected, or are in `given_up`,
         and either the messages in `mask` decode, or no suspect and no replacement is
@@ -358,7 +360,7 @@ class Fleet:
         return f"{why}; missing: {missing}" if missing else why
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
-        """Logs a loss in one line, and at level DEBUG the traceback of the worker."""
+        """Logs a loss in one line, and the traceback of the worker at level DEBUG."""
         others = np.array([not each.trouble for each in self.slots])
         left = self.rules.num_stragglers - int((~others).sum())
         if left > 0:
@@ -374,7 +376,7 @@ class Fleet:
 
 
 def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
-    """Writes infinity for what a lost worker has not finished since it last did."""
+    """Writes infinity for a lost worker in all rows since its last response."""
     for row in reversed(rows):
         is_gap = np.isnan(row[worker])
         if row is rows[-1] or is_gap.all():
@@ -384,7 +386,7 @@ def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
 
 
 def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the trace: the worker's next seconds replace each run of NaNs.
+    """Returns the trace, with runs of NaNs replaced by the worker's next seconds.
 
     As many of the next ones as there are NaNs, and the first ones after the last. The
     length of a run depends on the seconds before it. Repeated in its place, these would

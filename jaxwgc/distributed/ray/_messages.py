@@ -1,4 +1,4 @@
-"""Messages between workers and coordinator, and the memory where they are read."""
+"""Messages between workers and coordinator, and memory into which they are read."""
 
 import dataclasses
 import weakref
@@ -51,7 +51,7 @@ class Report(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The result of a round: what a cluster gave for one set of parameters.
+    """The result of a round: the responses of a cluster for one set of parameters.
 
     Attributes:
       messages: (num_workers, length), zero where there is none. On request, the sum
@@ -112,7 +112,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":
-        """Returns the layout of gradients like params, sent in a dtype."""
+        """Returns the layout of messages for gradients like `params`, in a dtype."""
 
         def encoded(params):
             partial_gradients = jax.vmap(lambda _: params)(jnp.zeros(code.num_parts))
@@ -127,7 +127,7 @@ class Layout(NamedTuple):
         return cls(held, code.num_parts, messages.shape, dtype_read, wire)
 
     def check(self, wire: np.ndarray) -> None:
-        """Raises ValueError where the message of a worker is of another kind."""
+        """Raises ValueError if the message of a worker has another shape or dtype."""
         kinds = [f"{own.shape} and dtype {own.dtype}" for own in (wire, self.wire)]
         if kinds[0] != kinds[1]:
             raise ValueError(f"its message has shape {kinds[0]}, not {kinds[1]}")
@@ -145,7 +145,7 @@ class Layout(NamedTuple):
         for parts, own, aux in values:
             losses[parts] = own
             if all_aux is None:
-                # Without the axis of the parts.
+                # Leaves of `some` have no axis of parts.
                 some = jax.tree.map(lambda own: own[0], aux) if np.ndim(parts) else aux
                 all_aux = jax.tree.map(
                     lambda own: np.zeros((self.num_parts, *own.shape), own.dtype), some
@@ -156,7 +156,7 @@ class Layout(NamedTuple):
 
 
 def _in_order(code: GradientCode, worker: int) -> np.ndarray:
-    """Returns the worker's parts; those that its first messages consist of come first.
+    """Returns the worker's parts, ordered by the first message that needs each part.
 
     A worker that holds nothing sends zero times the first part.
     """
@@ -173,19 +173,19 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
 
 
 def pack(message: jax.Array, dtype: str | None) -> jax.Array:
-    """Returns a message as it travels: see `Answer`."""
+    """Converts a message to the form in which it is sent: see `Answer`."""
     if jnp.iscomplexobj(message):
         message = jnp.stack([message.real, message.imag], axis=-1)
     if dtype is not None:
         message = message.astype(dtype)
     if message.dtype == jnp.bfloat16:
-        # NumPy itself does not know it, and would pickle it number by number.
+        # NumPy has no bfloat16, and would pickle such an array number by number.
         message = jax.lax.bitcast_convert_type(message, jnp.uint16)
     return message
 
 
 def unpack(wire: np.ndarray, message: np.ndarray) -> None:
-    """Inverts `pack`, into `message`: in float32 or wider, or complex."""
+    """Inverts `pack`, and writes the result into `message`."""
     if wire.dtype == np.uint16:
         wire = wire.view(jnp.bfloat16)
     if np.iscomplexobj(message):
@@ -194,7 +194,7 @@ def unpack(wire: np.ndarray, message: np.ndarray) -> None:
 
 
 def unpacked(wire: np.ndarray, is_complex: bool) -> np.ndarray:
-    """Returns the message, or messages, that `pack` has made ready to travel."""
+    """Returns the message, or messages, from the form that `pack` returns."""
     shape, dtype = wire.shape, np.promote_types(wire.dtype, np.float32)
     if is_complex:
         shape, dtype = shape[:-1], np.promote_types(dtype, np.complex64)
@@ -204,13 +204,13 @@ def unpacked(wire: np.ndarray, is_complex: bool) -> np.ndarray:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Returns whether all entries are; their sum nearly always says so, for less."""
+    """Returns whether all entries are finite; tests the sum first, for speed."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 class _Loan:
-    """A loan of a block of `Memory`, which its array and all views of it hold on to."""
+    """Loan of a block of `Memory`, which ends when no array or view refers to it."""
 
     def __init__(self, block: np.ndarray):
         self.block = block
@@ -218,7 +218,7 @@ class _Loan:
 
 
 class Memory:
-    """Arrays of one shape. Memory is lent again once it is not referenced.
+    """Pool of arrays of one shape; an array is reused once nothing refers to it.
 
     Fresh memory would cost more than what is copied into it: the system gives it page
     by page.
@@ -233,13 +233,14 @@ class Memory:
         returned = [block for block, loan in self._loans if loan() is None]
         lent = [(block, loan) for block, loan in self._loans if loan() is not None]
         if not returned:
-            # From a multiple of 64 bytes on, which JAX takes without a copy.
+            # Blocks start at a multiple of 64 bytes, because JAX uses such arrays
+            # without a copy.
             size = int(np.prod(self._shape)) * self._dtype.itemsize
             memory = np.empty(size + 64, np.uint8)
             memory = memory[-memory.ctypes.data % 64 :][:size]
             returned = [memory.view(self._dtype).reshape(self._shape)]
         loan = _Loan(returned[0])
-        # While one is looked at, another is filled.
+        # Two blocks are kept, so that one can be filled while the other is in use.
         self._loans = [*lent[-1:], (loan.block, weakref.ref(loan))]
         return np.asarray(loan)
 
@@ -247,14 +248,14 @@ class Memory:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Typed keys as they travel, which can be pickled: by their words."""
+    """Typed keys in a form that can be pickled: their words and their kind."""
 
     words: Any
     kind: str = dataclasses.field(metadata={"static": True})
 
 
 def sent(tree: Any) -> Any:
-    """Returns a pytree as it travels: in NumPy, and typed keys as `Keys`."""
+    """Converts a pytree to the form in which it is sent: NumPy leaves and `Keys`."""
 
     def of_leaf(leaf):
         if not jnp.issubdtype(_arrays.dtype_of(leaf), jax.dtypes.prng_key):
@@ -266,7 +267,7 @@ def sent(tree: Any) -> Any:
 
 
 def read(tree: Any) -> Any:
-    """Returns what was sent, with typed keys in the place of `Keys`."""
+    """Inverts `sent`: converts `Keys` back to typed keys."""
 
     def of_node(node):
         is_keys = isinstance(node, Keys)

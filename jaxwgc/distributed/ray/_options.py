@@ -1,4 +1,4 @@
-"""Options of a `RayCluster` that belong together."""
+"""Groups of options of a `RayCluster`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from jaxwgc import _validation, coding
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
-# The shortest limit for a silent worker: a machine that starts processes pauses others
-# for up to a second.
+# Shortest time limit for a silent worker, because a machine that starts processes may
+# pause other processes for up to a second.
 SHORTEST_ANSWER_SECONDS = 2.0
 
 
@@ -58,7 +58,7 @@ class Verification:
         _validation.check_number("noise", self.noise, minimum=0, traceable=False)
 
     def locator(self, code: GradientCode) -> coding.ErrorLocator | None:
-        """Returns the error locator of a code, None without `on_wrong`.
+        """Returns the error locator of a code, or None if `on_wrong` is None.
 
         Raises:
           ValueError: If an option does not fit the code.
@@ -145,7 +145,7 @@ class Faults:
 
 
 _GROUPS = {"decoding": DecodingOptions, "verification": Verification, "faults": Faults}
-# Former options, and their places.
+# Former options, and the options that replace them.
 _MOVED = {"callback": "callbacks=[...]"} | {
     field.name: f"{option}={group.__name__}({field.name}=...)"
     for option, group in _GROUPS.items()
@@ -154,7 +154,7 @@ _MOVED = {"callback": "callbacks=[...]"} | {
 
 
 def reject_unknown(options: dict[str, Any]) -> None:
-    """Raises TypeError for unknown options, and names the new place of old ones.
+    """Raises TypeError for unknown options, and names the replacements of former ones.
 
     Args:
       options: Options by name.

@@ -1,4 +1,4 @@
-"""Engine of a round on request: workers report parts, and are asked for sums."""
+"""Engine of a round in which workers report parts and send sums on request."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ from jaxwgc.distributed.ray._messages import Layout, Report, is_finite, unpack
 from jaxwgc.distributed.ray._rounds import RoundEngine
 from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 
-# A sum that has not come after these seconds, plus so many times the seconds of the
-# others, is not waited for if the others have finished its parts by then.
+# The wait for a sum ends after these seconds, plus this multiple of the time that other
+# sums took, if other workers have then finished its parts.
 _PATIENCE_SECONDS, _TIMES_OTHERS = 0.5, 2.0
-# Seconds between two looks at a round that waits for sums.
+# Polling interval in seconds while a round waits for sums.
 _POLL_SECONDS = 0.1
 
 
@@ -70,16 +70,16 @@ class RequestPlan(NamedTuple):
         return cls(code, layout, find_weights, parts, is_held, support, may_skip)
 
     def mask(self, done: np.ndarray) -> np.ndarray:
-        """Returns the finished messages, bool (num_workers, messages_per_worker)."""
+        """Returns a mask of finished messages, (num_workers, messages_per_worker)."""
         return ~(self.support & ~done[:, None]).any(2)
 
     def requests(self, mask: np.ndarray) -> np.ndarray:
-        """Returns weights of the sums, (num_workers, messages_per_worker)."""
+        """Returns weights of each worker's sum, (num_workers, messages_per_worker)."""
         weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
         return np.where(self.support.any(2), weights, 0)
 
     def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
-        """Returns the times that the waiting rule sees, from times of parts."""
+        """Converts times of parts to the times that the waiting rule takes."""
         if sees_workers:
             return np.where(self.is_held, times, 0.0).max(1)
         return np.where(self.support, times[:, None], 0.0).max(2).ravel()
@@ -106,17 +106,19 @@ class RequestRound(RoundEngine):
         super().__init__(fleet, now)
         self._plan, is_held = plan, plan.is_held
         self._open(plan.layout, step, sums, is_held.shape)
-        # Newest request to each worker, and that of the sum which is here.
+        # Newest request to each worker, and the request to which its received sum
+        # responds.
         self._asked = np.full(plan.support.shape[:2], np.nan)
         self._answered = self._asked.copy()
         # Turns with available gradients, and turns that a worker has reported.
         self._done = np.zeros(is_held.shape, bool)
         self._reported = ~is_held
-        # What each worker was told of its parts: see `turns_left`.
+        # State of the parts of each worker, as the worker was last told: see
+        # `turns_left`.
         self._taken = np.zeros(is_held.shape, np.int8)
-        # Parts that each worker computes before its next report, by what it was told.
+        # Parts that each worker is expected to compute before its next report.
         self._claims = np.zeros((len(is_held), plan.code.num_parts + 1), bool)
-        # Workers without parts that count in this round.
+        # Workers that are excluded from this round.
         self._is_out = np.zeros(len(is_held), bool)
         self._losses_known = self._losses_before
         self.requests: np.ndarray | None = None
@@ -124,13 +126,14 @@ class RequestRound(RoundEngine):
         self._wrong: np.ndarray | None = None
         workers = np.flatnonzero(fleet.are("idle", "computing")).tolist()
         for worker in workers:
-            # All are told of the claims of all.
+            # All claims are recorded before the first call, so that each worker is told
+            # all of them.
             self._claim_parts(worker)
         for worker in workers:
             self._send(worker, now)
 
     def _advance(self, now: float) -> None:
-        """Asks for sums, or ends the round, if it is time."""
+        """Requests sums, or ends the round, if the time has come."""
         self._forget_lost()
         if self.requests is None:
             self._listen(now)
@@ -147,17 +150,17 @@ class RequestRound(RoundEngine):
                 self._request(missing, now)
             elif self._is_right(now):
                 self._finish(now)
-            # At once if parts have been reopened.
+            # If parts have been reopened, the next poll is due at once.
             self.poll_at = now if self.requests is None else now + _POLL_SECONDS
 
     @property
     def _missing(self) -> np.ndarray:
-        """Workers that were asked and have not sent their sum, bool (num_workers,)."""
+        """Workers that have not sent their requested sum, bool (num_workers,)."""
         assert self.requests is not None
         return self.requests.any(1) & (self._answered != self.requests).any(1)
 
     def _send(self, worker: int, now: float) -> None:
-        """Sends the parameters to a worker that has anything to do."""
+        """Sends the parameters to a worker, if it holds any parts."""
         if self._plan.is_held[worker].any():
             slot = self._fleet.slots[worker]
             seen, slot.num_seen = slot.num_seen, 0
@@ -173,7 +176,7 @@ class RequestRound(RoundEngine):
                 self._fleet.call(call, now)
 
     def _claim_parts(self, worker: int) -> np.ndarray:
-        """Returns which parts of a worker others have finished, or are at.
+        """Returns which parts of a worker others have finished or are computing.
 
         Also records the parts that the worker claims until its next report: the part
         that it has begun by what it was told before, and at least another. Workers that
@@ -207,7 +210,7 @@ class RequestRound(RoundEngine):
         return self._begin + rules.ends(times)
 
     def _request(self, missing: np.ndarray, now: float) -> None:
-        """Asks for missing sums; does without those that are overdue if it can."""
+        """Requests missing sums, and skips overdue ones if the others suffice."""
         assert self.requests is not None
         for worker in np.flatnonzero(missing).tolist():
             request, state = self.requests[worker], self._fleet.slots[worker].state
@@ -219,7 +222,7 @@ class RequestRound(RoundEngine):
         patience = _PATIENCE_SECONDS + _TIMES_OTHERS * seconds_of_others
         if now - self._asked_at < patience:
             return
-        # The workers that have sent their sums go on.
+        # Workers that have sent their sums continue with their other parts.
         self._listen(now)
         done = self._done & ~missing[:, None]
         is_over = done.any() and self._end(done) <= now
@@ -238,7 +241,7 @@ class RequestRound(RoundEngine):
                 self._take_report(event.worker, report, now)
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
-        """Notes a finished part; one of an earlier round leaves its seconds only."""
+        """Records a finished part; of a part of an earlier round only the seconds."""
         slot, turn = self._fleet.slots[worker], report.turn
         num_turns = self._plan.is_held[worker].sum()
         if not (0 <= report.number <= self.number and 0 <= turn < num_turns):
@@ -293,7 +296,7 @@ class RequestRound(RoundEngine):
         self._done[worker], self._asked[worker], self._ends = False, np.nan, None
 
     def _is_right(self, now: float) -> bool:
-        """Has the sums verified once; returns whether they can be used."""
+        """Verifies the sums once, and returns whether they can be used."""
         if self._fleet.verifier is None or self._wrong is not None:
             return True
         self._wrong = wrong = self._fleet.verifier.check(self).wrong
@@ -301,12 +304,13 @@ class RequestRound(RoundEngine):
         self._is_out |= wrong
         self._done[wrong] = False
         if wrong.any():
-            # The others finish the parts of these workers, if the rule lets them.
+            # Other workers finish the parts of these workers, if the waiting rule
+            # permits.
             self.requests = self._ends = None
         return not wrong.any()
 
     def _finish(self, now: float) -> None:
-        """Stops the workers, and makes the result."""
+        """Stops the workers, and sets the result."""
         assert self.requests is not None
         for slot in self._fleet.slots:
             if slot.state == "computing" and slot.number == self.number:

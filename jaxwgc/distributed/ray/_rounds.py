@@ -1,4 +1,4 @@
-"""Round engines: the part that all share, the start, and rounds of one message."""
+"""Round engines: base class, start of the workers, and rounds of one message."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, unpack
 
-# Deaths of one worker before it has ever started, after which the start fails.
+# Number of deaths of a worker, before its first start, after which the start fails.
 _MAX_DEATHS_AT_START = 3
 
 
@@ -29,7 +29,9 @@ class Verdict(NamedTuple):
 
 
 class RoundEngine:
-    """State machine of a round, or of the start. Times are from the caller's clock.
+    """State machine of a round, or of the start of the workers.
+
+    All times are from the clock of the caller.
 
     All events that are there are handled before `poll`: to it, a worker is silent if
     its response has not been handled.
@@ -42,8 +44,8 @@ class RoundEngine:
       poll_at: Time at which `poll` should be called at the latest.
     """
 
-    # Subclasses give work to a worker, take the response of its newest call, and take
-    # the steps that are due, up to the result.
+    # Methods of subclasses: `_send` gives work to a worker, `_take` handles the
+    # response of its newest call, and `_advance` takes the steps that are due.
     _send: Callable[[int, float], None]
     _take: Callable[[Any, float], None]
     _advance: Callable[[float], None]
@@ -55,14 +57,15 @@ class RoundEngine:
     def _open(
         self, layout: Layout, step: int, messages: np.ndarray, shape: tuple[int, ...]
     ) -> None:
-        """Begins a round, with times of a shape (num_workers, ...)."""
+        """Begins a round, with times of shape `shape`, (num_workers, ...)."""
         self._layout, self.messages = layout, messages
         self.number = self._fleet.begin(step, shape)
         self.times = np.full(shape, np.inf)
         self._losses_before = self._fleet.num_losses()
         # Parts, losses and aux of the responses, by worker and turn.
         self._values: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
-        # Time at which the waiting rule ends the round, None until it is asked again.
+        # Time at which the waiting rule ends the round; None if it must be computed
+        # again.
         self._ends: float | None = None
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
@@ -96,7 +99,7 @@ class RoundEngine:
     def _conclude(
         self, received: np.ndarray, wrong: np.ndarray | None, now: float, **others: Any
     ) -> None:
-        """Makes the result, without losses of corrupted workers."""
+        """Sets the result, without losses of corrupted workers."""
         losses, aux = self._layout.by_part(
             values
             for (worker, _), values in self._values.items()
@@ -115,7 +118,7 @@ class StartUp(RoundEngine):
         log.info("starting %d workers", len(fleet.slots))
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Raises the error of a worker that cannot start; others are started again."""
+        """Raises an error if a worker cannot start; restarts dead processes."""
         slot = self._fleet.slots[event.worker]
         if isinstance(event, events.Lost):
             self._fleet.lose(event, now)
@@ -183,7 +186,8 @@ class MessageRound(RoundEngine):
         return np.isfinite(self.times)
 
     def _send(self, worker: int, now: float) -> None:
-        # The message of a worker that was lost after its response is here.
+        # A worker that was lost after its response is not called again, because its
+        # message is here.
         if not self.received[worker]:
             self._fleet.call(events.Send(worker, self.number), now, self._owner)
 
@@ -192,7 +196,8 @@ class MessageRound(RoundEngine):
             self._ends = self._begin + self._fleet.rules.ends(self.times)
         self.poll_at = self._ends
         is_over = self._ends <= now
-        # A worker is waited for once in a round, and its replacement for a while.
+        # A worker that was lost in this round is not waited for again. Its replacement
+        # is waited for during `timeouts.replacement`.
         if is_over or self._fleet.is_hopeless(self.received, self._replaced, now):
             self._finish(now)
 
@@ -215,7 +220,7 @@ class MessageRound(RoundEngine):
             self._fleet.blame(slot, "its message is not finite")
             return
         if is_mine or slot.away_since is not None:
-            # A late message is not decoded, but the process that sent it is well.
+            # A late message is not decoded, but shows that the process is well.
             self._fleet.recover(slot)
         self._fleet.rows[slot.number][worker] = event.seconds
         if is_mine:
@@ -226,7 +231,7 @@ class MessageRound(RoundEngine):
             self._send(worker, now)
 
     def _finish(self, now: float) -> None:
-        """Has the messages verified, and makes the result."""
+        """Verifies the messages, and sets the result."""
         received, wrong, rejected = self.received, None, False
         self.messages[~(received | self.late)] = 0
         if self._fleet.verifier is not None:

@@ -1,4 +1,4 @@
-"""The connection to Ray: one started here or joined, and ended without traces."""
+"""Connection to Ray: an instance that is started here, or a running cluster."""
 
 import contextlib
 import importlib
@@ -15,12 +15,13 @@ from typing import Any
 
 from jaxwgc import _validation
 
-# Starting the process that asks takes most of it.
+# Seconds for the health check, most of which the start of its process takes.
 _SECONDS_TO_CONNECT = 10
 _LOOPBACK = "127.0.0.1"
 # Ray's documented switch between one machine and clusters.
 _CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Paths of sockets must be short, so like Ray's folder ours is there.
+# Parent of the temporary folder: /tmp, like Ray's own, because paths of sockets must be
+# short.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
@@ -49,13 +50,13 @@ def check_installed(name: str = "ray", need: str = "RayCluster needs Ray") -> No
 
 
 def check_connected() -> None:
-    """Raises RuntimeError if Ray has ended: its calls would start an open one."""
+    """Raises RuntimeError if Ray has ended, since a call would start another Ray."""
     if not find_ray().is_initialized():
         raise RuntimeError("Ray was shut down while the RayCluster was open")
 
 
 class _Connection:
-    """The one connection that Ray gives a process, and how many use it."""
+    """The connection of this process to Ray, and the number of its users."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -99,11 +100,11 @@ session = _Connection().session
 
 
 def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
-    # Workers print where the coordinator does.
+    # `log_to_driver` shows the output of workers in the coordinator's process.
     settings = {"address": address, "log_to_driver": True, "configure_logging": False}
     if address is None:
         # A Ray in a folder of its own is not found by `ray.init(address="auto")`. The
-        # folder of a killed process stays, since its owner cannot be determined.
+        # folder of a killed process stays, because its owner cannot be determined.
         folder = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
@@ -114,7 +115,8 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
     stack.callback(ray.shutdown)
     handler = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
-        # A fork that is followed by an exec at once, as all of these are, is safe.
+        # The warning is suppressed, because a fork is safe if an exec follows at once,
+        # as in all forks here.
         warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         ray.init(**settings)
     if signal.getsignal(signal.SIGTERM) != handler:
@@ -127,7 +129,7 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
 
 
 def _imported_for_loopback() -> Any:
-    """Returns Ray, imported so that it takes 127.0.0.1 for an address of this machine.
+    """Imports Ray so that it takes 127.0.0.1 for an address of this machine.
 
     On Linux it listens on the address in the network instead, unless an environment
     variable says otherwise when it is imported.
@@ -163,7 +165,8 @@ def check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     is_right = host and port.isdigit()
     _validation.require(is_right, "address", "be host:port or 'auto'", repr(address))
-    # In another process, which can be ended: Ray itself would try for minutes.
+    # The check runs in another process, which can be ended. Ray itself would try to
+    # connect for minutes.
     ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
     ask, seconds = [*ask, "--address", address], _SECONDS_TO_CONNECT
     try:
@@ -174,7 +177,7 @@ def check_address(address: str) -> None:
 
 
 def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if there is no room: Ray's workers would wait for ever."""
+    """Raises ValueError if Ray lacks resources: its workers would wait forever."""
     claims = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus")}
     claims |= {"memory": options.get("memory"), **(options.get("resources") or {})}
     claims = {name: amount for name, amount in claims.items() if amount}
@@ -182,7 +185,7 @@ def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
         return
     nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
     has = [{name: node.get(name, 0) for name in claims} for node in nodes]
-    # Up to rounding, of three times a third.
+    # The small addend allows for rounding, for example of three times a third.
     rooms = [min(own[name] / claims[name] for name in claims) + 1e-6 for own in has]
     if (room := sum(map(int, rooms))) < num_workers:
         raise ValueError(

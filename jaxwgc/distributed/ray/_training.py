@@ -1,4 +1,4 @@
-"""Training around rounds: optimizer steps, checkpoints, and what is seen of them."""
+"""Training around rounds: optimizer steps, checkpoints, interrupts and live table."""
 
 import contextlib
 import secrets
@@ -35,7 +35,7 @@ def train(
     checkpoint_every: int = 100,
     limit: ResponseLimit | None = None,
 ) -> TrainingState:
-    """Returns the state after steps: see `RayCluster.train`.
+    """Runs steps of training, and returns the state: see `RayCluster.train`.
 
     `compute(params, step, key)` gives a `Round`, and the optimizer begins with
     `jaxwgc.decode_aggregate`. Training starts at `state`, unless there is a checkpoint.
@@ -63,7 +63,8 @@ def train(
                         f"step {state.step} gives params that are not finite, from "
                         f"those of a loss of {loss:.6g}; training ends before it"
                     )
-                # In one piece, since Ctrl-C may come at any time.
+                # The state is replaced in one assignment, because Ctrl-C may come at
+                # any time.
                 state = TrainingState(params, after, state.key, state.step + 1)
                 if call(Progress(state, round, loss, bool(failed))):
                     break
@@ -84,7 +85,8 @@ def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
     @jax.jit
     def update(params, before, messages, received, late, elapsed):
         if isinstance(received, tuple):
-            # The code is a constant, so that NumPy's keeps its precision.
+            # The code is a constant of the program, so that a NumPy code keeps its
+            # precision.
             received = Decoding(code, *received)
         given = {"received": received, "late": late, "elapsed": elapsed}
         updates, after = optimizer.update(messages, before, params, **given)
@@ -100,7 +102,7 @@ def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
 def _checkpoints(
     folder: Any, start: TrainingState, code: GradientCode, limit: ResponseLimit
 ) -> Iterator[tuple[TrainingState, str, Callable[[TrainingState], None]]]:
-    """Opens the checkpoints of a folder; a checkpoint appears whole or not at all.
+    """Opens a folder of checkpoints, each of which is written completely or not at all.
 
     Yields the newest state (`start` if there is none), an identifier of the run, which
     the folder keeps, and a function that saves a state.
@@ -123,7 +125,8 @@ def _checkpoints(
             rule = "be of the same params, optimizer and key"
             given = f"step {newest} in {folder}, with {differs}"
             _validation.require(not differs, "checkpoint", rule, given)
-            # In the stored shapes, since the number of workers may have changed.
+            # Arrays are restored in their stored shapes, because the number of workers
+            # may have changed.
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
             )
@@ -139,7 +142,8 @@ def _checkpoints(
         def save(state: TrainingState) -> None:
             if state.step == manager.latest_step():
                 return
-            # Orbax does not bear to be interrupted.
+            # Interrupts are delayed, because Orbax must not be interrupted while it
+            # saves.
             with uninterrupted():
                 slowest = np.asarray(limit.slowest, np.float32)
                 args = ocp.args.StandardSave({**_saved(state, code), _SLOWEST: slowest})
@@ -159,7 +163,7 @@ _OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, _SLOWEST, "step"
 
 
 def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
-    """Returns a state as a checkpoint holds it: a key by its words."""
+    """Returns the arrays that a checkpoint stores, including words of the key."""
     matrix = np.ascontiguousarray(code.encoding_matrix)
     saved = {"key": jax.random.key_data(state.key), "step": np.asarray(state.step)}
     saved[_CODE] = np.asarray(zlib.crc32(matrix.tobytes()), np.uint32)
@@ -167,7 +171,7 @@ def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
 
 
 def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
-    """Returns the first leaf that is not the same, by its name, in words."""
+    """Describes the first leaf that differs, or returns an empty string."""
 
     def shown(leaf):
         return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
@@ -183,11 +187,12 @@ def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
 def _restored(
     leaves: dict[str, Any], start: TrainingState, code: GradientCode
 ) -> TrainingState:
-    """Returns the state of stored leaves, with the structure of `start`."""
+    """Returns the state from stored leaves, with the structure of `start`."""
     saved = _saved(start, code)
     like = _by_name(saved)
     for name in (_RECEIVED, _MESSAGES, _KNOWN):
-        # Messages of another code are of no use.
+        # If the code has changed, received workers and stored messages are those of
+        # `start`.
         is_new = name not in leaves or leaves[_CODE] != like[_CODE]
         if is_new and name in like:
             leaves[name] = like[name]
@@ -201,20 +206,20 @@ def _restored(
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    """Leaves by their path, in which a checkpoint knows names, and no types."""
+    """Returns leaves by path; a checkpoint keeps names but not types of nodes."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-# What Ctrl-C and a scheduler send, and how Python handles it by itself.
+# Signals that Ctrl-C and schedulers send, and Python's default handlers.
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, Any], None], numbers: Any) -> Iterator[None]:
-    """Signals go to `handler` while the block runs, in the main thread."""
+    """Passes signals to `handler` while the block runs, if in the main thread."""
     is_main = threading.current_thread() is threading.main_thread()
     before = {each: signal.signal(each, handler) for each in numbers if is_main}
     try:
@@ -290,7 +295,8 @@ def live_table(
             )
             if steps >= next_report:
                 next_report = 1.1 * steps
-                # Training goes on if there is nothing to report, such as no times.
+                # Training continues without a report if `report` raises an error, for
+                # example because there are no times.
                 with contextlib.suppress(ValueError):
                     report = cluster.report()
             columns = "straggled", "last response", "slowdown", "kind", "trouble"

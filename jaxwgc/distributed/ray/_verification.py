@@ -19,7 +19,7 @@ from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Task, Worker, project
 
 
 class Verifier:
-    """Finds corrupted messages of rounds: the part that all verifiers share.
+    """Base class of verifiers, which find corrupted messages of rounds.
 
     Args:
       driver: `Driver` of the rounds.
@@ -52,12 +52,12 @@ class Verifier:
         raise NotImplementedError
 
     def _query(self, workers: np.ndarray, parts: Any, *given: Any) -> np.ndarray:
-        """Returns the workers' projections of their sums over some parts."""
+        """Returns projections by several workers of their sums over some parts."""
         seconds = self._fleet.limit.seconds
         return self._actors.query(workers, seconds, np.asarray(parts), *given)
 
     def _recompute(self, key: Any, part: int, row: np.ndarray) -> np.ndarray:
-        """Returns the projection of the message of one part, computed here.
+        """Computes the projection of the message of one part on the coordinator.
 
         Args:
           key: Key of the projection, as it travels.
@@ -74,7 +74,7 @@ class Verifier:
             self._worker.prepare([given])
         self._worker.held, self._worker.rows = held, row
         self._worker.parts = jax.tree.map(lambda leaf: leaf[None], given)
-        # Large parameters are in Ray's object store.
+        # Large parameters are in Ray's object store, and small ones are pickled.
         order = self._actors.order
         order = order if isinstance(order, bytes) else find_ray().get(order)
         return self._worker.project(order, held, key)
@@ -86,7 +86,7 @@ class Verifier:
 
 
 class ParityChecks(Verifier):
-    """Verifier of codes with one message per worker: compares messages.
+    """Verifier of codes with one message per worker, by parity checks.
 
     Args:
       *given: Arguments of `Verifier`.
@@ -127,7 +127,7 @@ class ParityChecks(Verifier):
         return verdict
 
     def _arbitrate(self, this_round: Any, disputed: np.ndarray, key: Any) -> Verdict:
-        """Asks workers in dispute for sums over fewer and fewer parts.
+        """Settles disputes of workers by sums over fewer and fewer parts.
 
         The messages of a group are multiples of one message.
         """
@@ -172,7 +172,7 @@ class ParityChecks(Verifier):
 
 
 class Audits(Verifier):
-    """Verifier of rounds on request: has one part of some rounds computed twice.
+    """Verifier of rounds on request: compares two copies of one part in some rounds.
 
     Args:
       *given: Arguments of `Verifier`.
@@ -187,13 +187,13 @@ class Audits(Verifier):
     def _verdict(self, this_round: Any) -> Verdict:
         wrong = np.zeros(self._code.num_workers, bool)
         if self._random.random() < self._audit:
-            # Without a response, the audit is left to a later round.
+            # If a worker does not respond, the audit is left to a later round.
             with contextlib.suppress(NoResponse):
                 self._compare(this_round, wrong)
         return Verdict(~wrong, wrong, False)
 
     def _compare(self, this_round: Any, wrong: np.ndarray) -> None:
-        """Asks the sender of a part and another worker that holds it."""
+        """Compares the sender's gradient of a random part with another holder's."""
         code = self._code
         shape = code.num_workers, code.messages_per_worker, code.num_parts
         rows = np.asarray(code.encoding_matrix).reshape(shape)

@@ -1,4 +1,4 @@
-"""Actors on the workers: one forms its message, one is asked for sums of its parts."""
+"""Actors on the workers: `Worker` sends one message, `PartWorker` sums on request."""
 
 import ctypes
 import dataclasses
@@ -22,23 +22,25 @@ from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, u
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
-# Gradients that are added up in one pass through memory.
+# Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# Seconds that reports wait for others, to travel with them: long against a call of Ray
-# for each (1 to 2 milliseconds), short against rounds in which workers are replaced.
+# Seconds for which a report waits for further reports, to send all in one call. Long
+# against a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
+# replaced.
 HOLD_SECONDS = 0.05
-# Times of a part that a worker waits before it computes parts that others are at.
+# A worker waits this multiple of the time of a part before it computes parts that other
+# workers are computing.
 _PARTS_HELD = 2
 # Number of random projections of a message that are compared in a dispute.
 PROJECTION_DIM = 64
 # Variables that set the number of threads.
 _THREAD_VARIABLES = "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"
-# What the workers' JAX must have in common with that of the coordinator.
+# Settings of JAX that workers take over from the coordinator.
 SHARED_SETTINGS = "jax_enable_x64", "jax_default_prng_impl", "jax_compilation_cache_dir"
 
 
 class Task(NamedTuple):
-    """The task that all workers are told once.
+    """The task of all workers, sent once.
 
     Attributes:
       loss: `loss(params, part)`.
@@ -87,7 +89,8 @@ class Worker:
     def start(self) -> Ready:
         """Loads the parts and compiles; errors here come from data or loss."""
         if sys.platform == "linux":
-            # Linux ends this process when Ray's own ends, even if this one is frozen.
+            # Linux ends this process when Ray's own process ends, even if this process
+            # is frozen.
             set_parent_death_signal = 1
             ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         for name, value in self.task.settings.items():
@@ -99,7 +102,7 @@ class Worker:
         return Ready(self.worker, *place, _signature(parts[0]))
 
     def compute(self, order: Any) -> Answer:
-        """Returns the response to leaves of params, key and step, maybe pickled."""
+        """Returns the message for leaves of params, key and step, maybe pickled."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
@@ -110,7 +113,7 @@ class Worker:
         return Answer(message, losses, aux, time.monotonic() - begin)
 
     def project(self, order: Any, parts: np.ndarray, key: Any) -> np.ndarray:
-        """Returns a projection (PROJECTION_DIM,) of its message of some of its parts.
+        """Returns the projection (PROJECTION_DIM,) of a message formed from some parts.
 
         Args:
           order: see `compute`.
@@ -122,11 +125,12 @@ class Worker:
         return self._projection(self._corrupted(step, np.asarray(wire)), key)
 
     def prepare(self, parts: list) -> None:
-        """Compiles what is done with parts like these."""
+        """Compiles the functions of parts like these."""
         self._structure = jax.tree.structure(self.task.params)
         wire = self._compile(parts)
         if self.task.has_queries:
-            # The first query must not take longer than the next ones.
+            # The projection is compiled here, so that the first query takes no longer
+            # than others.
             message = np.zeros(wire.shape, wire.dtype)
             self._projection(message, sent(jax.random.key(0)))
 
@@ -148,7 +152,7 @@ class Worker:
         return lowered.out_info[0]
 
     def _arguments(self, key, step, parts=None):
-        """Returns the arguments of `_answer`, with zeros for all but some parts."""
+        """Returns the arguments of `_answer`; if given, only `parts` contribute."""
         held, rows = self.held.astype(np.uint32), self.rows
         if parts is not None:
             is_asked = np.isin(self.held, parts)
@@ -164,7 +168,8 @@ class Worker:
             one_part, values = of_part(*part_index_and_columns)
             return message + one_part, values
 
-        # One after the other, so that there is never more than one gradient.
+        # Parts are computed one after the other, so that memory holds one gradient at a
+        # time.
         columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
         each = parts, held, columns
         like, _ = jax.eval_shape(of_part, *jax.tree.map(lambda leaf: leaf[0], each))
@@ -177,7 +182,8 @@ class Worker:
         params = jax.tree.unflatten(self._structure, leaves)
         part, key = read((part, key))
         if self.task.batch is not None:
-            # By step and part, so that all holders of a part draw the same rows.
+            # The key depends on step and part, so that all holders of a part draw the
+            # same rows.
             step_key = jax.random.fold_in(key, step)
             part = self.task.batch(jax.random.fold_in(step_key, index), part)
         loss = checked_loss(self.task.loss, self.task.has_aux)
@@ -185,7 +191,7 @@ class Worker:
         return values, jax.tree.map(lambda leaf: leaf[None], gradient)
 
     def _load(self):
-        """Returns the parts, one by one, all alike."""
+        """Returns the given parts, or loads parts and checks that they are alike."""
         if self.task.load is None:
             return find_ray().get(self._given)
         parts = []
@@ -203,32 +209,32 @@ class Worker:
 
 @dataclasses.dataclass(eq=False)
 class _Step:
-    """The state of one round on a worker; see `PartWorker.compute`."""
+    """State of one round on a worker: see `PartWorker.compute`."""
 
     number: int
     order: tuple[list, Any, int]
     taken: np.ndarray
     gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     reports: list[Report] = dataclasses.field(default_factory=list)
-    # Number of these reports that can wait for the next one.
+    # Number of the first reports that are sent only together with a further one.
     num_quiet: int = 0
     is_stopped: bool = False
 
     @property
     def turns(self) -> np.ndarray:
-        """The turns that are left: see `turns_left`."""
+        """Turns that the worker has not computed: see `turns_left`."""
         is_done = np.full(len(self.taken), self.is_stopped)
         is_done[list(self.gradients)] = True
         return turns_left(self.taken, is_done)
 
     @property
     def is_free(self) -> bool:
-        """Returns whether there is a part that no other worker has or computes."""
+        """True if a part is left that no other worker has finished or is computing."""
         return bool((self.taken[self.turns] == 0).any())
 
 
 def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
-    """Returns the turns that a worker has not done, in the order that helps most.
+    """Returns the turns that a worker has not done, untaken parts first.
 
     Args:
       taken: int (num_turns,), of each part 0, where another is at it 1, and where
@@ -240,7 +246,7 @@ def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
 
 
 class PartWorker(Worker):
-    """Goes through its parts, and keeps the gradient of each until it is asked.
+    """Computes parts one by one, and keeps their gradients until a sum is requested.
 
     One thread computes. The calls of the coordinator come in others, and hardly wait
     for it: only for the next report.
@@ -249,7 +255,7 @@ class PartWorker(Worker):
     def compute(
         self, order: Any, number: int, taken: np.ndarray, seen: int
     ) -> list[Report]:
-        """Goes on to another round, between two parts; returns the first reports.
+        """Starts another round after the current part, and returns the first reports.
 
         The first are those of the last round that the coordinator has not seen. They
         wait for one of this round, to save a call, unless it has seen none of the last.
@@ -270,10 +276,10 @@ class PartWorker(Worker):
         return self.report(number, 0, taken)
 
     def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
-        """Returns the reports since the first few, as soon as there are any.
+        """Waits for a report after the first `seen` ones, and returns the new reports.
 
-        Maybe those of an earlier round, too, in which it was late. None at all if
-        another call takes over.
+        They may include reports of an earlier round, in which the worker was late. The
+        list is empty if another call takes over.
         """
         with self._changed:
             step = self._step
@@ -291,7 +297,8 @@ class PartWorker(Worker):
             first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(first))
             if len(step.reports) >= first:
-                # More reports travel in the same call, until its own parts are done.
+                # The call waits for more reports to return together, while untaken
+                # parts are left.
                 full = step.num_quiet + self.task.report_size
                 self._changed.wait_for(
                     lambda: not (is_waiting_for(full) and step.is_free), HOLD_SECONDS
@@ -301,9 +308,10 @@ class PartWorker(Worker):
             return step.reports[seen:]
 
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
-        """Returns the sum of its messages, times the numbers of a request.
+        """Returns the sum of the worker's messages, weighted by a request.
 
-        None where it has gone on to another round. It stops until it is to report.
+        None if the worker has gone on to another round. The worker then stops until the
+        next call for reports.
         """
         self.stop(number)
         with self._changed:
@@ -317,9 +325,10 @@ class PartWorker(Worker):
     def project(
         self, order: Any, parts: np.ndarray, key: Any, number: int
     ) -> np.ndarray:
-        """Returns a projection of the gradient of one part of a round.
+        """Returns the projection of the gradient of one part of a round.
 
-        Of the one that is here, or else it is computed, besides all else.
+        The stored gradient is used if there is one. Otherwise the gradient is computed,
+        while other work goes on.
         """
         turn = self.held.tolist().index(parts[0])
         with self._changed:
@@ -333,7 +342,7 @@ class PartWorker(Worker):
         return self._projection(wire, key)
 
     def stop(self, number: int) -> list[Report]:
-        """Ends a round, between two parts."""
+        """Ends a round after the current part."""
         with self._changed:
             if self._step.number == number:
                 self._step.is_stopped = True
@@ -341,7 +350,7 @@ class PartWorker(Worker):
         return []
 
     def _sum(self, gradients, weights):
-        """Returns the sum of gradients by turn, times weights, as it travels."""
+        """Returns the weighted sum of gradients, in the form in which it is sent."""
         asked, total = np.flatnonzero(weights), jnp.zeros_like(self._zeros)
         for start in range(0, len(asked), _AT_ONCE):
             turns = asked[start : start + _AT_ONCE]
@@ -376,8 +385,9 @@ class PartWorker(Worker):
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: len(self._step.turns))
-                    # What others have, or are at, is for them to send, or to finish:
-                    # it is done again only after a while.
+                    # Other workers are expected to finish and send the parts that they
+                    # have or compute. This worker computes these parts only after a
+                    # while.
                     hold = max(_PARTS_HELD * took, HOLD_SECONDS)
                     self._changed.wait_for(lambda: self._step.is_free, hold)
                     step, turns = self._step, self._step.turns
@@ -424,12 +434,12 @@ project = jax.jit(coding.project, static_argnums=2)
 
 
 def read_order(order: tuple[list, Any, int] | bytes) -> tuple[list, Any, int]:
-    """Returns leaves of params, key and step, which may have come pickled."""
+    """Returns leaves of params, key and step of an order, which may be pickled."""
     return pickle.loads(order) if isinstance(order, bytes) else order
 
 
 def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
-    """Raises what the loss would raise on the workers, for shapes alone.
+    """Evaluates the loss for shapes alone, to raise the errors of the workers.
 
     The part has a leading axis of one.
     """
@@ -440,7 +450,7 @@ def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
 
 
 def environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """Returns variables that set threads and platform of a worker, by its claims.
+    """Returns environment variables for threads and platform of a worker.
 
     As many threads as CPUs, since cores are shared by workers, not within one; what
     accelerators it claims, JAX finds by itself.
@@ -451,8 +461,8 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     variables = {
         **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
         "JAX_PLATFORMS": "" if has_accelerator else "cpu",
-        # Freed memory is kept: the system takes four times as long to give fresh memory
-        # for a gradient as the worker to write it.
+        # Freed memory is kept, because the system takes four times as long to provide
+        # fresh memory for a gradient as the worker takes to write the gradient.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(2**62),
         "MALLOC_ARENA_MAX": "1",
@@ -461,13 +471,13 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false"
         variables["XLA_FLAGS"] = " ".join(flags).strip()
     if 0 < num_gpus < 1:
-        # JAX takes three quarters of the memory of a GPU at once.
+        # JAX allocates three quarters of a GPU's memory at the start.
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
     return variables
 
 
 def _signature(part: Any) -> str:
-    """Returns structure, shapes and dtypes in words that can be compared and shown."""
+    """Describes structure, shapes and dtypes of a part, to compare and to show them."""
     return ", ".join(
         f"{jax.tree_util.keystr(path) or 'array'}: {leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(part)
