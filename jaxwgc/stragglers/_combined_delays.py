@@ -1,4 +1,4 @@
-"""Delay models built from other delay models: loads, speeds and slow spells."""
+"""Delay models that add overheads, speeds or slow spells to other delay models."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from jaxwgc.stragglers._models import DelayModel, loads_of
 
 @dataclasses.dataclass(frozen=True)
 class affine(DelayModel):
-    """Times affine in the load: time * load + D(overhead + slope * load).
+    """Finish times load * time + D, with D from `delay` at overhead + slope * load.
 
     With slope zero, the random term D does not depend on the load, e.g. if connections
     rather than computations are slow. A worker without load takes the overhead.
@@ -54,7 +54,7 @@ class affine(DelayModel):
         _validation.check_fields(self, overhead=rule, slope=rule, time=rule)
 
     def init(self, num_workers):
-        """Returns the state of the random term."""
+        """Returns the initial state of `delay`."""
         return self.delay.init(num_workers)
 
     def sample(self, key, state, loads):
@@ -65,14 +65,14 @@ class affine(DelayModel):
         return self.time * loads + times, state
 
     def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of the time at a load, if `delay` has one."""
+        """Returns the distribution of times at a load, or None if `delay` has none."""
         law = self.delay.law(self.overhead + self.slope * load)
         return None if law is None else Moved(law, self.time * load, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class unequal_speeds(DelayModel):
-    """Workers of unequal speed: the times of a delay model, divided by speeds.
+    """Workers of unequal speed: times of a delay model, divided by each worker's speed.
 
     Args:
       delay: Delay model of a worker of speed 1.
@@ -111,7 +111,7 @@ class unequal_speeds(DelayModel):
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
     def init(self, num_workers):
-        """Returns the speeds' indices (not chosen yet), and the state of the delay."""
+        """Returns index -1 (no speed chosen yet) per worker, and the delay's state."""
         workers = jnp.full(num_workers, -1)
         return {"workers": workers, "delay": self.delay.init(num_workers)}
 
@@ -181,7 +181,7 @@ class markov(DelayModel):
         return self.become_slow / (self.become_slow + self.become_fast)
 
     def init(self, num_workers):
-        """Returns the slow workers, whether it is the first round, and both states."""
+        """Returns the slow workers, a first-round flag, and both delay states."""
         return {
             "is_slow": jnp.zeros(num_workers, bool),
             "is_first": jnp.ones((), bool),
@@ -206,7 +206,7 @@ class markov(DelayModel):
         }
 
     def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of the time at a load, if both models have one."""
+        """Returns the distribution of times at a load, or None if a state has none."""
         fast, slow = self.fast.law(load), self.slow.law(load)
         if fast is None or slow is None:
             return None
@@ -214,7 +214,7 @@ class markov(DelayModel):
 
 
 def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.Array:
-    """Returns the measured worker that each simulated worker stands for.
+    """Returns the index of the measured worker that each simulated worker imitates.
 
     If there are equally many, all are used in order. Otherwise workers are drawn at
     random, without replacement if there are enough. A `state` with choices is kept;

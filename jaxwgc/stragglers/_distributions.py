@@ -16,12 +16,13 @@ _BISECTIONS = 60
 # Grid of log(q / (1 - q)), with q the probability of a longer time: from q = 1e-18 to
 # q = 1 - 1e-16.
 _EDGES = np.linspace(-41.5, 36.75, 8001)
-# If times in neighbouring cells differ by more than this factor (a jump), the cell is
-# split into pieces, in several levels; skipped if there are too many jumps.
+# A cell is split into _PIECES cells, at most _LEVELS times, if the times at its edges
+# differ by more than the factor _JUMP. Nothing is split if more than _MAX_JUMPS cells
+# would be.
 _JUMP, _PIECES, _LEVELS, _MAX_JUMPS = 1.05, 16, 4, 50
 # Probability per round below which an event is ignored.
 _NEVER = 1e-9
-# Weights below which times are ignored.
+# Weight below which a time is ignored in fits.
 NO_WEIGHT = 1e-9
 # Relative tolerance in checks that times and probabilities are sorted.
 _ROUNDING = 1e-9
@@ -45,7 +46,7 @@ class Sample(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """Returns whether the weight of each component is above zero."""
+        """Mask of the times with a weight above `NO_WEIGHT`."""
         return self.weights > NO_WEIGHT
 
 
@@ -78,7 +79,7 @@ class Distribution(abc.ABC):
     def fastest_mean(
         self, num_required: int, num_workers: int, at_most: float = math.inf
     ) -> float:
-        """Returns the mean of the f-th fastest of n independent times.
+        """Returns the mean of the f-th smallest of n independent finish times.
 
         Let q be the probability of a longer time. For the f-th fastest of n, q has the
         distribution Beta(n - f + 1, f). The mean is a sum of times over cells of q,
@@ -98,7 +99,7 @@ class Distribution(abc.ABC):
         edges, times = self._cells
         below = scipy.special.betainc(later, num_required, edges)
         shares = np.diff(below, prepend=0.0, append=1.0)
-        # Outside of the cells, their first and last times are used.
+        # Outside of all cells, the times of the first and the last cell are used.
         times = np.concatenate([times[:1], times, times[-1:]])
         if at_most < math.inf:
             return float(shares @ np.minimum(times, at_most))
@@ -112,7 +113,7 @@ class Distribution(abc.ABC):
     def fastest_quantile(
         self, num_required: int, num_workers: int, level: float
     ) -> float:
-        """Returns the quantile of the f-th fastest of n independent times.
+        """Returns a quantile of the f-th smallest of n independent finish times.
 
         Args:
           num_required: f.
@@ -125,7 +126,7 @@ class Distribution(abc.ABC):
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of longer times (cells + 1,), and times in the cells."""
+        """Edges of cells, in probabilities of a longer time, and a time per cell."""
         edges = _EDGES
         for _ in range(_LEVELS):
             times = self._checked_times(scipy.special.expit(edges))
@@ -151,7 +152,7 @@ class Distribution(abc.ABC):
         return times
 
     def _tail(self, lowest: float, later: int, share: float) -> float:
-        """Returns the integral before the first cell, extrapolated by a power of q."""
+        """Integrates over the probabilities below the first cell, by a power law."""
         first, second = self.isf(np.array([lowest, 10 * lowest]))
         exponent = math.log10(first / second) if second > 0 else 0.0
         if exponent >= later * (1 - 1e-9):
@@ -161,7 +162,7 @@ class Distribution(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Moved(Distribution):
-    """Distribution of shift + scale * X."""
+    """Distribution of shift + scale * X, with X distributed by `law`."""
 
     law: Distribution
     shift: float
@@ -183,7 +184,7 @@ class Moved(Distribution):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(Distribution):
-    """Mixture of two distributions."""
+    """Mixture of two distributions, with the probability of the second."""
 
     first: Distribution
     second: Distribution
@@ -200,18 +201,19 @@ class Mixture(Distribution):
         return np.logaddexp(first, np.log(self.probability) + self.second.logpdf(x))
 
     def isf(self, q: Any) -> np.ndarray:
-        """Computes the inverse by bisection between both distributions' inverses."""
+        """Inverts the survival function by bisection between both parts' inverses."""
         q = np.asarray(q, np.float64)
         ends = np.stack([self.first.isf(q), self.second.isf(q)])
         low, high = ends.min(0), ends.max(0)
-        # If times of the second are infinite, the first accounts for the others.
+        # If times of the second distribution are infinite, all finite times are from
+        # the first one.
         others = (q - self.probability) / max(1 - self.probability, 1e-300)
         last = self.first.isf(np.clip(others, 0, 1))
         bound = np.where(q < self.probability, np.inf, last)
         high = np.where(np.isinf(high), bound, high)
         low = np.minimum(low, high)
         for _ in range(_BISECTIONS):
-            # At a jump of the distribution, the larger time is correct.
+            # At a jump of the distribution, the upper end of the interval is correct.
             middle = np.where(low < high, low / 2 + high / 2, high)
             is_later = self.sf(middle) > q
             low = np.where(is_later, middle, low)

@@ -14,7 +14,8 @@ from jaxwgc.stragglers._combined_delays import chosen_workers
 from jaxwgc.stragglers._models import DelayModel, Stalls, loads_of
 
 RESAMPLE = ("rounds", "workers", "cells")
-# Rule of three: an event not seen in m draws has probability below 3 / m (95%).
+# Rule of three: with 95% confidence, an event not seen in m draws has a probability
+# below 3 / m.
 _RULE_OF_THREE = 3.0
 
 
@@ -88,7 +89,7 @@ def empirical(
         )
         rule = "be increasing, of shape (loads,), for times (loads, rounds, workers)"
         require(is_right, name, rule, f"{measured_at} and times {table.shape}")
-        # Loads are stored like parts.
+        # Loads are stored on the last axis, like parts.
         table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
@@ -122,7 +123,7 @@ def empirical(
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Empirical(DelayModel):
-    """Times (rounds, workers, n) at loads `known` (n,), with linear interpolation.
+    """Delay model that resamples times (rounds, workers, n) measured at loads (n,).
 
     Beyond the largest load a worker begins anew, or times are proportional. With
     probability `probability`, a time is raised to at least `least` (n,).
@@ -146,7 +147,7 @@ class _Empirical(DelayModel):
         )
 
     def init(self, num_workers):
-        """Returns the measured worker and round of each worker; initially none."""
+        """Returns -1 for each worker: no worker or round of the trace is chosen yet."""
         unchosen = jnp.full(num_workers, -1)
         num_measured = self.table.shape[1]
         is_shared = self.replace or self.resample == "cells"
@@ -188,7 +189,7 @@ class _Empirical(DelayModel):
         return Stalls(stalled, probability, float(time), num_rounds)
 
     def _drawn(self, key, state):
-        """Draws rounds and workers of the trace; returns them and the next state."""
+        """Draws a round and worker of the trace per worker; also returns the state."""
         num_rounds, num_measured, _ = self.table.shape
         worker_key, round_key = jax.random.split(key)
         shape = state["workers"].shape
@@ -208,17 +209,17 @@ class _Empirical(DelayModel):
 
 
 def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Multiplies counts by times; zero times infinity is zero."""
+    """Multiplies counts by seconds; a count of 0 gives 0, even for infinite seconds."""
     return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
 
 
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Interpolates times (num_workers,) linearly between known loads."""
+    """Interpolates times linearly between the measured loads, (num_workers,)."""
     place = jnp.searchsorted(known, loads, side="right") - 1
     place = jnp.clip(place, 0, len(known) - 2)
     workers = jnp.arange(len(loads))
     low, high = seconds[workers, place], seconds[workers, place + 1]
     share = (loads - known[place]) / (known[place + 1] - known[place])
-    # If one end is infinite, so are the times in between.
+    # Between a finite and an infinite time, times are infinite.
     is_finite = jnp.isfinite(low) & jnp.isfinite(high)
     return low + _share(share, jnp.where(is_finite, high - low, jnp.inf))

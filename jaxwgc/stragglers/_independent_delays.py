@@ -1,4 +1,4 @@
-"""Independent times proportional to the load, drawn and fitted."""
+"""Delay models with independent times, proportional to the load."""
 
 import abc
 import dataclasses
@@ -20,7 +20,7 @@ _CONVERGED = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class IndependentDelay(DelayModel, Distribution):
-    """Family of delay models that are also the distribution of the time at load 1.
+    """Base class of independent delays; also the distribution of the time at load 1.
 
     To add one, write a frozen dataclass with `draw` and `isf`. For use in `fit_delays`,
     also define `logsf`, `logpdf` and `estimate`, otherwise `sf`.
@@ -45,7 +45,7 @@ class IndependentDelay(DelayModel, Distribution):
         """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads)
         times = self.draw(key, loads.shape)
-        # Zero load takes no time, for lost workers, too.
+        # Zero load takes no time, even if the worker is lost (infinite time at load 1).
         return jnp.where(loads == 0, 0, loads * times), state
 
     def law(self, load: float) -> Distribution:
@@ -62,7 +62,7 @@ class IndependentDelay(DelayModel, Distribution):
 
 
 def _log_times(times: Any) -> np.ndarray:
-    """Returns logarithms, finite for times that are zero or negative."""
+    """Returns logarithms of times, with a finite bound for times of at most zero."""
     return np.log(np.maximum(times, 1e-300))
 
 
@@ -74,7 +74,7 @@ def _exponential_time(q: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class shifted_exponential(IndependentDelay):
-    """Times load * (shift + E / rate), E standard exponential.
+    """Finish times load * (shift + X / rate), with X standard exponential.
 
     Args:
       shift: Minimum time at load 1, in seconds; at least 0.
@@ -124,7 +124,7 @@ class shifted_exponential(IndependentDelay):
 
 @dataclasses.dataclass(frozen=True)
 class pareto(IndependentDelay):
-    """Times load * scale * P, P Pareto: P(P > t) = t ** -shape for t at least 1.
+    """Finish times load * scale * X, X Pareto: P(X > t) = t ** -shape for t at least 1.
 
     Args:
       scale: Minimum time at load 1, in seconds; positive.
@@ -156,7 +156,7 @@ class pareto(IndependentDelay):
 
     def logpdf(self, x):
         """Returns the log-density at x."""
-        # The logarithm of the time has an exponential distribution.
+        # The logarithm of a Pareto time has a shifted exponential distribution.
         logs = _log_times(x)
         return _log_density(logs - np.log(self.scale), self.shape) - logs
 
@@ -185,7 +185,7 @@ def _least_time(sample):
 
 
 def _rate(sample, excess):
-    """Returns the rate of exponential times beyond the minimum."""
+    """Estimates the rate of exponential times from their excess over the minimum."""
     total = np.sum(sample.weights * np.maximum(excess, 0))
     count = sample.kept * np.sum(sample.weights * sample.is_whole)
     return count / max(total, 1e-300)
@@ -193,7 +193,7 @@ def _rate(sample, excess):
 
 @dataclasses.dataclass(frozen=True)
 class weibull(IndependentDelay):
-    """Times load * scale * W, W Weibull: P(W > t) = exp(-(t ** shape)).
+    """Finish times load * scale * X, with X Weibull: P(X > t) = exp(-(t ** shape)).
 
     Args:
       scale: Scale of the time at load 1, in seconds; positive. 63% of times are below.
@@ -257,7 +257,7 @@ class weibull(IndependentDelay):
             value = first / total - sample.kept / shape - mean
             slope = second / total - (first / total) ** 2 + sample.kept / shape**2
             step = value / slope
-            # At most halved, so that it stays positive.
+            # The shape is at most halved, so that it stays positive.
             shape -= min(step, shape / 2)
             if abs(step) < _CONVERGED * shape:
                 break
@@ -267,7 +267,7 @@ class weibull(IndependentDelay):
 
 @dataclasses.dataclass(frozen=True)
 class log_normal(IndependentDelay):
-    """Times load * median * exp(deviation * Z), Z standard normal.
+    """Finish times load * median * exp(deviation * X), with X standard normal.
 
     Args:
       median: Median of the time at load 1, in seconds; positive.
@@ -326,7 +326,7 @@ class log_normal(IndependentDelay):
         if is_censored.any():
             after, censored = logs[is_censored], weights[is_censored]
             for _ in range(_ITERATIONS):
-                # Moments of a normal number above a bound.
+                # Moments of a normal variable, given that it is above the bound.
                 bound = (after - mean) / deviation
                 log_tail = scipy.special.log_ndtr(-bound)
                 ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)
@@ -347,7 +347,7 @@ class log_normal(IndependentDelay):
 
 @dataclasses.dataclass(frozen=True)
 class bernoulli_slowdown(IndependentDelay):
-    """Times load * time, multiplied by `slowdown` with a given probability.
+    """Finish times load * time, multiplied by `slowdown` with a given probability.
 
     Args:
       probability: Probability that a worker is slow, independently; from 0 to 1.

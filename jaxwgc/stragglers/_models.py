@@ -11,8 +11,8 @@ from jaxwgc import _arrays, _validation
 from jaxwgc._arrays import is_kind
 from jaxwgc.stragglers._distributions import Distribution
 
-# Number of roundings, by half an eps each, of finish times, the elapsed time, their
-# ratio and its product with the number of parts.
+# Number of rounded quantities, each off by at most half a machine epsilon: the finish
+# time, the elapsed time, their ratio, and its product with the number of parts.
 _ROUNDINGS = 4
 
 
@@ -57,7 +57,7 @@ class Arrivals(NamedTuple):
         _validation.require(self.joined is None, "late", rule, "busy")
         times, elapsed = map(_arrays.promoted, (self.times, self.elapsed))
         elapsed = jnp.asarray(elapsed)[..., None]
-        # Fraction of the work that is done; zero after no time if it takes forever.
+        # Fraction of the work that is done: 1 if the time is zero, 0 if it is infinite.
         share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
         share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
         # Rounding may make a finished part appear slightly unfinished.
@@ -69,7 +69,7 @@ class Arrivals(NamedTuple):
 
 
 class Model(abc.ABC):
-    """A model that is sampled round by round, possibly with a state."""
+    """Base class of models that are sampled round by round, possibly with a state."""
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, a pytree."""
@@ -77,7 +77,7 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, key: jax.Array, state: Any, loads: jax.Array) -> tuple[Any, Any]:
-        """Draws a round; returns it and the next state."""
+        """Draws one round, and returns the round and the next state."""
 
 
 class StragglerModel(Model):
@@ -91,7 +91,7 @@ class StragglerModel(Model):
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[Arrivals, Any]:
-        """Draws a round.
+        """Draws the arrivals of one round.
 
         Args:
           key: PRNG key of either kind.
@@ -103,7 +103,7 @@ class StragglerModel(Model):
         """
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
-        """Warns if rounds end before the code decodes, if this is known."""
+        """Warns if rounds are known to end before the code decodes."""
 
     @staticmethod
     def check(name: str, model: Any, loads: Any) -> None:
@@ -141,7 +141,7 @@ class DelayModel(Model):
         """
 
     def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of a worker's time, if it is known.
+        """Returns the distribution of a worker's time at a load, or None if unknown.
 
         It is known only if workers are independent and identically distributed. It then
         gives the distribution of the f-th fastest worker.
@@ -187,7 +187,7 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
 
 
 def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
-    """Converts loads to at least float32, checked; NaN if traced and invalid."""
+    """Checks loads and converts them to floats; invalid traced loads become NaN."""
     loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
     if state is not None:
         _validation.check_shape("loads", loads, "(num_workers,)", state.shape)
@@ -195,7 +195,7 @@ def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
 
 
 def times_of(times: Any, name: str = "times") -> jax.Array:
-    """Converts times to at least float32, checked; NaN if traced and negative."""
+    """Checks times and converts them to floats; negative traced times become NaN."""
     times = _vector(name, times, "at least 0, and infinity without a response")
     return jnp.where(times >= 0, times, jnp.nan)
 

@@ -1,4 +1,4 @@
-"""Masks of a number of workers: the fastest ones, or random ones."""
+"""Masks that select a given number of workers: the fastest ones, or random ones."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def fastest_workers(key: jax.Array, times: jax.Array, count: int) -> jax.Array:
     Uses bisection on the bits of the times: under vmap on the CPU this is several times
     faster than sorting.
     """
-    # Nonnegative floats are ordered like their bit patterns.
+    # Nonnegative floats have the order of their bit patterns as integers.
     bits = jnp.int32 if times.dtype == jnp.float32 else jnp.int64
     order = jax.lax.bitcast_convert_type(jnp.abs(times), bits)
     bound = _largest_bound(order, count)
@@ -36,7 +36,7 @@ def random_workers(key: jax.Array, among: jax.Array, count: Any) -> jax.Array:
 
 @jax.jit
 def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
-    """Returns the largest t with at most `count` of the integers `values` below it.
+    """Returns the largest t such that at most `count` of the integers are below t.
 
     If values are distinct, exactly `count` are below; ties have the value t.
     """
@@ -46,6 +46,7 @@ def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
         raised = bound | (jnp.ones((), values.dtype) << (num_bits - 1 - step))
         return jnp.where((values < raised).sum() <= count, raised, bound)
 
-    # A zero that varies over the mesh axes over which the values vary.
+    # Inside `shard_map`, the loop must start from a zero that varies over the mesh axes
+    # over which the values vary.
     zero = (0 * (values.min() + count)).astype(values.dtype)
     return jax.lax.fori_loop(0, num_bits, set_bit, zero)

@@ -74,7 +74,7 @@ class delayed(StragglerModel):
         _validation.require(is_right, "late", rule, self.late)
 
     def init(self, num_workers):
-        """Returns the state of the delay model, and how long workers are busy."""
+        """Returns the state of `delay`, and the remaining busy time of each worker."""
         state = self.delay.init(num_workers)
         if self.late == "cancelled":
             return state
@@ -113,7 +113,8 @@ class delayed(StragglerModel):
             return
         enough = num_workers - int(np.asarray(code.num_stragglers))
         if wait.code is not None:
-            # Codes with equal assignments differ only in the weights of their parts.
+            # A code with an equal assignment differs only in the weights of parts, and
+            # decodes at equal times.
             is_early = not np.array_equal(wait.code.assignment, code.assignment)
             rule = f"until another code decodes, {wait.code}"
         elif isinstance(wait, fastest):
@@ -124,7 +125,7 @@ class delayed(StragglerModel):
             return
         times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
         times = np.random.default_rng(0).permuted(times, axis=1)
-        # The model may be created while something else is traced.
+        # This may run while a function is traced, but the test needs concrete values.
         with jax.ensure_compile_time_eval():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
             received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
@@ -173,7 +174,7 @@ class uniform(StragglerModel):
         _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
 
     def sample(self, key, state, loads):
-        """Draws a round."""
+        """Draws the arrivals of one round."""
         loads = loads_of(loads)
         _validation.check_stragglers(self.num_stragglers, len(loads))
         everyone = jnp.ones(len(loads), bool)
@@ -227,7 +228,7 @@ class bernoulli(StragglerModel):
         object.__setattr__(self, name, tuple(values.astype(float).tolist()))
 
     def sample(self, key, state, loads):
-        """Draws a round."""
+        """Draws the arrivals of one round."""
         loads = loads_of(loads)
         if isinstance(self.probability, tuple):
             _check_as_many(len(loads), "probability", len(self.probability))
@@ -265,7 +266,7 @@ class fixed(StragglerModel):
         _validation.as_array("received", self.received, "bools", num_workers="any")
 
     def sample(self, key, state, loads):
-        """Returns the round."""
+        """Returns the arrivals of one round."""
         _check_as_many(len(loads_of(loads)), "received", len(self.received))
         return _unit_round(jnp.asarray(self.received)), state
 
@@ -276,6 +277,6 @@ def _check_as_many(num_workers: int, name: str, expected: int) -> None:
 
 
 def _unit_round(received: jax.Array) -> Arrivals:
-    """Returns a round of one unit, in which the other workers never respond."""
+    """Returns arrivals after one unit; workers not in `received` never respond."""
     times = jnp.where(received, 1.0, jnp.inf)
     return Arrivals(received, times, jnp.ones(()))

@@ -106,7 +106,7 @@ class WaitingRule:
     def time_quantile(
         self, law: Distribution, num_workers: int, level: float
     ) -> float | None:
-        """Returns a quantile of the duration of rounds, or None.
+        """Returns a quantile of the duration of rounds, or None without a closed form.
 
         Args:
           law: See `expected_time`.
@@ -129,7 +129,7 @@ class WaitingRule:
         return jnp.minimum(first_time(is_over, last), last)
 
 
-# Rules are static arguments: their NumPy arrays keep their precision.
+# The rule is a static argument, so that its NumPy arrays keep their precision.
 _compiled_end = jax.jit(lambda rule, times: rule._end(times), static_argnums=0)
 
 
@@ -374,14 +374,14 @@ def coverage(code: GradientCode, share: float) -> WaitingRule:
       training via compute variance reduction", NeurIPS 2023.
     """
     _validation.check_number("share", share, positive=True, maximum=1)
-    # Fractions that are missing by rounding are accepted.
+    # The tolerance also accepts shares that are too small by rounding.
     return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class UntilDecodable(WaitingRule):
-    """Waiting rule as a pytree, so that codes of equal shapes share programs."""
+    """Rule of `until_decodable`; a pytree, so that equal shapes share programs."""
 
     code: Any = None
     tolerance: Any = DECODES
@@ -399,7 +399,7 @@ class UntilDecodable(WaitingRule):
         return id(self.code), self.tolerance, id(self.decoder)
 
     def is_over(self, times, now):
-        """Returns whether responses until now suffice, or are all there are.
+        """Returns whether the responses until now decode, or all have arrived.
 
         Times are per worker or per message, (num_messages,).
         """
@@ -408,14 +408,14 @@ class UntilDecodable(WaitingRule):
         return mask.all() | self.code.decodes(mask, self.tolerance, self.decoder)
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
-        """Returns the arrivals, by messages until each arrival."""
+        """Returns the arrivals of a round that ends once its messages decode."""
         times = times_of(times)
         elapsed = self.ends(self._message_times(times))
         received = (times <= elapsed) & jnp.isfinite(times)
         return Arrivals(received, times, elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns e.g. "decodable", "until the responses decode"."""
+        """Returns a label and phrase: "decodable", "until the responses decode"."""
         if self.tolerance <= DECODES:
             return "decodable", "until the responses decode"
         error = f"{self.tolerance**2:.0%}"
@@ -434,12 +434,12 @@ class UntilDecodable(WaitingRule):
     def _end(self, times):
         times = self._by_message(times_of(times))
         ends, count = jnp.sort(times), jnp.isfinite(times).sum()
-        # More messages never increase the residual.
+        # Bisection is valid, because more messages never increase the residual.
         first = first_true(lambda number: self.is_over(times, ends[number]), count)
         return jnp.where(first < count, ends[first], times.max())
 
     def _by_message(self, times):
-        """Converts times of workers or messages to times of messages."""
+        """Converts times per worker to times per message; keeps times per message."""
         num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
         is_right = len(times) in (num_workers, num_workers * per_worker)
         rule = f"have shape (num_workers,) = ({num_workers},) to match the code"

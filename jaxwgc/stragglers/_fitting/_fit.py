@@ -25,7 +25,7 @@ from jaxwgc.stragglers._independent_delays import (
 from jaxwgc.stragglers._models import DelayModel
 
 FAMILIES = shifted_exponential, pareto, weibull, log_normal
-# Difference of log-likelihoods that is decisive: evidence of 100 to 1.
+# Difference of log-likelihoods that decides between models: evidence of 100 to 1.
 _DECISIVE = np.log(100)
 
 
@@ -134,7 +134,8 @@ def fit_delays(
     tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
     models: list[_Tried] = []
     for family in FAMILIES:
-        # The exponential already has a fixed time proportional to the load.
+        # The shift of the exponential is already a fixed time, proportional to the
+        # load.
         ways = forms(measured)
         if family is shifted_exponential and len(ways[-1].bounds) == 1:
             ways = ways[:1]
@@ -149,7 +150,7 @@ def fit_delays(
 
 
 class _Tried(NamedTuple):
-    """A model of all rounds, with the numbers that rank it.
+    """Fitted model, with the numbers by which it is ranked.
 
     Attributes:
       kind: Kind of the model.
@@ -167,7 +168,7 @@ class _Tried(NamedTuple):
 
 
 def _ranked(models):
-    """Sorts models: those as good as the best first, by simplicity, then the others."""
+    """Sorts models by likelihood; nearly equal ones by number of parameters."""
     best = max(model.gain for model in models)
 
     def place(model):
@@ -179,7 +180,7 @@ def _ranked(models):
 
 
 def _last_rounds(measured, share):
-    """Returns a mask (rounds,) of the last rounds of each load, at least one."""
+    """Returns a mask (rounds,) of held-out rounds: the last ones of each load."""
     _, load = np.unique(measured.loads, axis=0, return_inverse=True)
     is_last = np.zeros(len(load), bool)
     for number in range(load.max() + 1):
@@ -187,13 +188,13 @@ def _last_rounds(measured, share):
         count = min(max(int(round(len(rounds) * share)), 1), len(rounds) - 1)
         is_last[rounds[len(rounds) - count :]] = True
     if not is_last.any():
-        # Loads that were all measured once.
+        # If every load was measured only once, the last rounds are held out.
         is_last[-max(int(len(load) * share), 1) :] = True
     return is_last
 
 
 def _tried(measured, is_held_out, kind):
-    """Fits a model to all rounds, and scores the model of the first rounds."""
+    """Fits a model to all rounds; scores a fit to the first rounds on the last ones."""
     first = Measured(*(array[~is_held_out] for array in measured))
     start = kind.most_likely(first)
     gain, scores = _scores(predictive(kind, first, start), measured, is_held_out)
@@ -211,11 +212,13 @@ def _tried(measured, is_held_out, kind):
 
 def _scores(model, measured, is_held_out):
     """Returns the log-likelihood of held-out times, and the scores of a `DelayFit`."""
-    # Earlier rounds determine the states of the workers.
+    # The model is applied to all rounds, since earlier rounds tell the states of
+    # workers.
     is_whole = measured.is_whole[is_held_out]
     gain = model.log_likelihoods(measured)[is_held_out].sum()
     below = 1 - np.exp(model.log_survivals(measured)[is_held_out])
-    # If the model fits, the Kaplan-Meier estimate of survival is the probability.
+    # If the model is true, `below` is uniform, and the Kaplan-Meier estimate of its
+    # distribution function is near the identity.
     levels = scipy.stats.CensoredData.right_censored(below.ravel(), ~is_whole.ravel())
     curve = scipy.stats.ecdf(levels).cdf
     before = np.concatenate([[0.0], curve.probabilities[:-1]])
@@ -226,7 +229,7 @@ def _scores(model, measured, is_held_out):
 
 
 def _delay(kind, model):
-    """Builds the delay model with the public constructors."""
+    """Builds the delay model of a fit with the public constructors."""
     states = [component.law for component in model.components]
     if kind.form.bounds:
         states = [affine(each.law, *each.load) for each in model.components]
@@ -239,7 +242,7 @@ def _delay(kind, model):
 
 
 def _measured(times, loads):
-    """Checks times in float64; missing times become lower bounds, last in the round."""
+    """Checks times; a missing time becomes a lower bound, the longest of its round."""
     table = _validation.measured_times(times, least_rounds=4)
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
@@ -262,7 +265,7 @@ def _measured(times, loads):
 
 
 def _not_rounded(table, is_whole):
-    """Spreads equal times over the interval that was rounded to them."""
+    """Spreads times that rounding made equal over the width of a rounding step."""
     values, place = np.unique(table[is_whole], return_inverse=True)
     _validation.require(len(values) > 1, "times", "differ", values)
     if len(values) > len(place) / 2:

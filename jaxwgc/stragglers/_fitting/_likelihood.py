@@ -6,16 +6,16 @@ import numpy as np
 
 from jaxwgc.stragglers._independent_delays import IndependentDelay
 
-# Relative distance kept between the minimum time and the bound of a fixed time.
+# Relative distance between the minimum time and the upper bound of the fixed time.
 _ROOM = 1e-3
-# Bound of probabilities: at 0 or 1 the iteration would not move.
+# Smallest distance of a probability from 0 and 1, where EM would get stuck.
 _SMALLEST = 1e-6
 # Bound of log-likelihood ratios, so that their exponentials are finite.
 _MOST_EVIDENCE = 700.0
 
 
 class Measured(NamedTuple):
-    """Times (rounds, workers), loads of that shape, and which times are complete.
+    """Measured times (rounds, workers), their loads, and which times are complete.
 
     The others are lower bounds (censored).
     """
@@ -25,12 +25,12 @@ class Measured(NamedTuple):
     is_whole: np.ndarray
 
     def at_speed(self, speeds: np.ndarray) -> "Measured":
-        """Returns the times scaled to workers of speed one."""
+        """Returns the times that workers of speed one would have taken."""
         return self._replace(times=self.times * speeds)
 
 
 class Component(NamedTuple):
-    """Times load * time + (overhead + slope * load) * X, with X of a family.
+    """Distribution of load * time + (overhead + slope * load) * X, with X of a family.
 
     `load` is (overhead, slope, time), the constants of `affine`. `before` is for an
     uncertain end of X: the probability of an X below it, and the mean distance of such
@@ -70,20 +70,20 @@ class Component(NamedTuple):
         return np.where(is_before, before, survival)
 
     def units(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the X of each time, and its factor."""
+        """Returns X for each time, and the factor overhead + slope * load of X."""
         overhead, slope, time = self.load
         scale = overhead + slope * measured.loads
         return (measured.times - time * measured.loads) / scale, scale
 
     def _before(self, units):
-        """Returns whether times are before the end, and their relative distance."""
+        """Returns which X are below the lower end, and by how many mean distances."""
         end = self.parameters[0] if self.family.has_least_time else 0.0
         is_before = (units < end) | (units <= 0)
         return is_before, np.maximum(end - units, 0) / self.before[1]
 
 
 class Form(NamedTuple):
-    """Dependence of times on the load.
+    """Form of the dependence of times on the load.
 
     Attributes:
       name: Name of the form.
@@ -98,36 +98,37 @@ class Form(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the free numbers."""
+        """Names of the free parameters of the form."""
         return ("share", "time")[2 - len(self.bounds) :]
 
     def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
-        """Returns overhead, slope and time."""
+        """Converts free parameters of the form to overhead, slope and time."""
         share, time = (1.0, 0.0)[: 2 - len(free)] + free
         return 1 - share, share / self.mean_load, time
 
     def free(self, component: Component) -> tuple[float, ...]:
-        """Returns the free numbers of a component."""
+        """Returns the free parameters of the form in a component."""
         _, slope, time = component.load
         return (slope * self.mean_load, time)[2 - len(self.bounds) :]
 
 
 def forms(measured: Measured) -> tuple[Form, ...]:
-    """Returns the forms: proportional to the load if it is not zero, and affine."""
+    """Returns the forms to fit: proportional if no load is zero, and affine."""
     is_loaded = measured.loads > 0
     rates = measured.times[is_loaded] / measured.loads[is_loaded]
     time = (0.0, float(rates.min()) * (1 - _ROOM))
     proportional = Form("proportional to the load", ())
     if np.all(measured.loads == measured.loads.flat[0]):
         return proportional, Form("after a fixed time", (time,))
-    # Times of zero load are zero if they are proportional.
+    # If a load is zero, a share of 1 is excluded, since it would predict a time of
+    # zero.
     share = (0.0, 1.0 if is_loaded.all() else 1 - _ROOM)
     affine = Form("affine in the load", (share, time), float(measured.loads.mean()))
     return (proportional, affine) if is_loaded.all() else (affine,)
 
 
 class Model(NamedTuple):
-    """One component, or two components of a two-state chain; possibly with speeds."""
+    """Model of times: one component, or two in a Markov chain, and optional speeds."""
 
     components: tuple[Component, ...]
     become_slow: float = 0.0
@@ -234,7 +235,8 @@ def responsibilities(
         smoothed.append(joint.sum(1))
     slow = np.stack(smoothed[::-1])[:, 1]
     counts = np.maximum(moves.sum(1), 1e-300)
-    # A chain without transitions gets the observed shares as stationary distribution.
+    # If no transitions were observed, the chain gets the observed shares of states as
+    # stationary distribution.
     share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
     least = _SMALLEST * np.array([share, 1 - share])
     chances = np.clip([moves[0, 1], moves[1, 0]] / counts, least, 1 - least)

@@ -15,17 +15,17 @@ from jaxwgc.stragglers._fitting._likelihood import (
 )
 from jaxwgc.stragglers._independent_delays import IndependentDelay
 
-# Number of EM iterations from scratch and from a nearby model, and the gain in
-# log-likelihood at which they stop.
+# Number of EM iterations from scratch and from a nearby model, and the gain in mean
+# log-likelihood below which they stop.
 _ITERATIONS = 40
 _MORE_ITERATIONS = 15
 _GAIN = 1e-4
-# Maximum number of times with which a search begins.
+# Maximum number of measured times in the first, coarse search.
 _ENOUGH = 4000
-# Initial fractions of slow times.
+# Fractions of slow times from which the search starts.
 _SLOW_SHARES = (0.05, 0.2)
 _SPEED_ITERATIONS = 4
-# Log-factors tried on the speed of each worker, first coarse, then fine.
+# Logarithms of factors tried on each worker's speed, first coarse, then fine.
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
 
 
@@ -53,18 +53,18 @@ class Kind(NamedTuple):
 
     @property
     def ends_at_least_time(self) -> bool:
-        """Returns whether the lower end is free, and fitted by the minimum time."""
+        """Returns whether the minimum time estimates the distribution's lower end."""
         return self.family.has_least_time and not self.form.bounds
 
     def num_parameters(self, num_workers: int) -> int:
-        """Returns the number of free parameters, including speeds up to a factor."""
+        """Returns the number of free parameters, including all speeds but one."""
         number = len(self.parameters) + len(self.form.bounds)
         if self.has_slow_state:
             number = 2 * number + 1 + self.in_order
         return number + (num_workers - 1) * self.has_speeds
 
     def least_weight(self, num_workers: int) -> int:
-        """Returns the minimum number of times to which a state is fitted.
+        """Returns the minimum number of times that are needed to fit a state.
 
         The likelihood is unbounded if a state shrinks to one time, or if speeds make
         one time of each worker equal.
@@ -73,7 +73,7 @@ class Kind(NamedTuple):
         return self.has_slow_state * (2 * number + num_workers * self.has_speeds)
 
     def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
-        """Returns the maximum-likelihood model, or one near it, starting at `start`."""
+        """Searches for the maximum-likelihood model, from `start` if it is given."""
         step = -(-measured.times.size // _ENOUGH)
         if start is None and step > 1:
             some = Measured(*(array[:, ::step] for array in measured))
@@ -115,7 +115,7 @@ def _at_one_speed(measured, kind, start):
 
 
 def _two_states(measured, kind, model, num_iterations):
-    """Runs expectation maximisation for two states."""
+    """Fits a model with two states by expectation maximisation."""
     last = -np.inf
     for _ in range(num_iterations):
         logs = [component.log_likelihoods(measured) for component in model.components]
@@ -138,7 +138,7 @@ def _two_states(measured, kind, model, num_iterations):
 
 
 def _component(measured, weights, kind, start):
-    """Fits weighted times: searches the load's numbers, estimates the family's."""
+    """Fits a component to weighted times, by a search over its load parameters."""
     from scipy import optimize
 
     family, form = kind.family, kind.form
@@ -171,7 +171,7 @@ def _component(measured, weights, kind, start):
     low, high = np.array(form.bounds).T
     first = (low + high) / 2 if start is None else form.free(start)
     first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
-    # Steps towards the middle, so that the simplex stays within the bounds.
+    # Steps point to the middle of the bounds, so that the simplex stays within them.
     ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
     simplex = np.vstack([first, first + np.diag(ways)])
     options = {"maxfev": 150 if start is None else 20, "xatol": 1e-4, "fatol": 1e-7}
@@ -183,18 +183,18 @@ def _component(measured, weights, kind, start):
 
 
 def _first_speeds(measured):
-    """Returns the typical speed of each worker, relative to all workers."""
+    """Estimates each worker's speed relative to the median worker of each round."""
     logs = np.log(measured.times)
     logs = logs - np.median(logs, axis=1, keepdims=True)
     return np.exp(-np.median(logs, axis=0))
 
 
 def _better_speeds(measured, model, speeds):
-    """Maximises the likelihood over each speed; scaled to geometric mean one."""
+    """Maximises the likelihood over each speed; normalises the geometric mean to 1."""
     slow = model.shares[-1]
     for grid in _SPEED_GRIDS:
         tried = speeds * np.exp(grid)[:, None, None]
-        # The leading axis is for the candidates.
+        # The leading axis holds the candidate speeds.
         moved = measured._replace(times=measured.times * tried)
         moved = Measured(*np.broadcast_arrays(*moved))
         logs = [component.log_likelihoods(moved) for component in model.components]

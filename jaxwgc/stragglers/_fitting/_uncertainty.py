@@ -1,4 +1,4 @@
-"""Parameters of a fitted model by name, their standard errors, and ends of its laws."""
+"""Named parameters of a fitted model, their standard errors, and bias correction."""
 
 import numpy as np
 
@@ -8,14 +8,15 @@ from jaxwgc.stragglers._fitting._most_likely import Kind
 STATES = {1: ("",), 2: ("fast ", "slow ")}
 CHAIN = ("become_slow", "become_fast")
 LOAD = ("overhead", "slope", "time")
-# Distance from 0 or 1 below which a probability counts as being at its bound.
+# Distance from a bound, as a share of the allowed interval, below which a parameter
+# counts as being at the bound.
 _AT_END = 1e-3
-# Step of finite differences, relative to the scale of a number.
+# Step of finite differences, relative to the scale of a parameter.
 _STEP = 1e-4
 
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
-    """Returns the parameters of the constructors of a model, without speeds."""
+    """Returns the constructor arguments of a fitted model by name, without speeds."""
     first = (3, 2, 0)[len(kind.form.bounds)]
     return _by_name(kind, model, LOAD[first:], lambda each: each.load[first:])
 
@@ -42,7 +43,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
         deviations = _deviations(likelihood, values, [*scales.values()])
         errors |= zip(scales, map(float, deviations), strict=True)
     minima = _minima(kind, measured, model)
-    # With speeds, ends are means over the minima of all workers.
+    # With speeds, each lower end is estimated by the mean of the minima of all workers.
     number = measured.times.shape[1] if kind.has_speeds else 1
     for (state, _), (*_, distance) in zip(_states(model), minima, strict=True):
         if kind.ends_at_least_time:
@@ -56,12 +57,12 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
 
 
 def _states(model):
-    """Returns each component and the prefix of its parameters' names."""
+    """Pairs each component with the prefix of its parameter names."""
     return zip(STATES[len(model.components)], model.components, strict=True)
 
 
 def _by_name(kind, model, names, values_of):
-    """Returns the numbers of each component, and of the chain, by name."""
+    """Returns the parameters of all components and of the Markov chain by name."""
     numbers: dict[str, float] = {}
     for state, component in _states(model):
         values = *component.parameters, *values_of(component)
@@ -73,7 +74,7 @@ def _by_name(kind, model, names, values_of):
 
 
 def _scales(kind, numbers):
-    """Returns scales of the numbers in which the likelihood is smooth."""
+    """Returns the scale of each parameter in which the likelihood is smooth."""
     has_end = kind.family.has_least_time
     smooth = {*kind.parameters[has_end:], *CHAIN[: 1 + kind.in_order]}
     smooth |= set() if has_end else {*kind.form.names}
@@ -90,7 +91,7 @@ def _scales(kind, numbers):
 
 
 def _moved(kind, model, numbers):
-    """Returns the model with other numbers."""
+    """Returns a copy of the model with new parameter values."""
     components = []
     for state, component in _states(model):
         parameters, free = (
@@ -108,7 +109,7 @@ def _moved(kind, model, numbers):
 
 
 def _deviations(likelihood, values, scales):
-    """Returns roots of the diagonal of the inverse observed information."""
+    """Returns standard deviations from the inverse observed information matrix."""
     from scipy import optimize
 
     steps = _STEP * np.abs(np.array(scales, float))
@@ -129,7 +130,7 @@ def _deviations(likelihood, values, scales):
 
 
 def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
-    """Returns the model with uncertain ends, for predictions."""
+    """Returns the model with uncertain lower ends of distributions, for predictions."""
     return model._replace(
         components=tuple(
             component._replace(before=(1 / (count + 1), distance))
@@ -141,20 +142,20 @@ def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
-    """Returns the model with ends corrected for the mean distance from the minimum."""
+    """Returns the model with lower ends corrected for the bias of the minimum time."""
     if not kind.ends_at_least_time:
         return model
     components = []
     for component, _, distance in _minima(kind, measured, model):
         end, other = component.parameters
-        # At most halved, so that it stays positive.
+        # The end is at most halved, so that it stays positive.
         moved = max(end - distance, end / 2), other
         components.append(component._replace(parameters=moved))
     return model._replace(components=tuple(components))
 
 
 def _minima(kind, measured, model):
-    """Yields each component, the number of its times, and their least distance.
+    """Yields each component, its number of times, and the bias of their minimum.
 
     For independent times of any distribution, the next of m + 1 is the minimum with
     probability 1 / (m + 1). The minimum of m times is about as far from the end as the
