@@ -169,7 +169,8 @@ def diagnose(
         worst = worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
         errors, noise = (each / scale for each in decode_masks(code, masks))
-        # If the search was not exhaustive, a random pattern may be worse.
+        # If the search was not exhaustive, a random pattern may be worse than the found
+        # one.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
         rows.append(

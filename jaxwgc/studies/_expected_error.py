@@ -86,7 +86,7 @@ def expected_error(
     inner = correlations_of(correlation, code.num_parts)
 
     def squared_norms(rows):
-        """Computes squared norms of sums of partial gradients with these weights."""
+        """Computes squared norms of sums of partial gradients with weights `rows`."""
         if inner.ndim:
             return np.einsum("ij,jl,il->i", rows, inner, rows, optimize=True)
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2

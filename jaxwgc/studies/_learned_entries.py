@@ -18,7 +18,8 @@ from jaxwgc.stragglers import StragglerModel
 # new code must be better.
 _NUM_TEST_ROUNDS = 16_384
 _STANDARD_ERRORS = 3.0
-# Random change of the entries, relative to their root mean square, to leave saddles.
+# Random change of the entries, relative to their root mean square. It moves the start
+# off saddle points.
 _JITTER = 0.02
 
 
@@ -104,12 +105,12 @@ def learn_entries(
 
 @functools.lru_cache(maxsize=1)
 def _learner(model, num_steps, batch_size):
-    """Compiles `_learn`, without a permanent cache entry for every model."""
+    """Compiles `_learn`, and keeps the program of the last model only."""
     return jax.jit(functools.partial(_learn, model, num_steps, batch_size))
 
 
 def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
-    """Returns new entries, and the reduction of the error with its standard error."""
+    """Returns learned entries, the change of the error, and its standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     assignment = jnp.asarray(code.assignment)
     before = jnp.asarray(code.encoding_matrix)
@@ -117,7 +118,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def draw(key, states):
-        """Draws the next rounds of `batch_size` clusters."""
+        """Draws the next round of each of the `batch_size` simulated clusters."""
         sample = jax.vmap(model.sample, in_axes=(0, 0, None))
         arrivals, states = sample(jax.random.split(key, batch_size), states, loads)
         return arrivals.received, states
@@ -139,7 +140,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def compare(states, key):
         masks, states = draw(key, states)
-        # Sequentially, so that one program serves both.
+        # Both codes are decoded one after the other, so that they share one program.
         compared = functools.partial(errors, masks=masks)
         new, old = jax.lax.map(compared, jnp.stack([relative * scale, before]))
         return states, new - old

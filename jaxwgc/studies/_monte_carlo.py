@@ -14,7 +14,7 @@ from jaxwgc import _arrays, _validation
 from jaxwgc._some_masks import in_batches
 
 _DEFAULT_BATCH_SIZE = 256
-# Minimum number of results, all nonnegative, for which the interval is, too.
+# Number of results from which on intervals of nonnegative results are clipped at 0.
 _NUM_OF_ONE_SIGN = 10
 _trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
@@ -75,7 +75,8 @@ def monte_carlo(
     batch_size = -(-num_trials // (num_batches * len(devices)))
     at_once = batch_size * len(devices)
 
-    # JAX caches the program of a jitted function, also under vmap, during its lifetime.
+    # JAX keeps the compiled program as long as the function `trial` exists, also under
+    # vmap.
     run = jax.vmap(jax.jit(trial))
 
     def batch_of(numbers, run=run):
@@ -90,7 +91,8 @@ def monte_carlo(
     if _validation.is_traced(key):
         return run_traced()
     if devices != [None]:
-        # Separately, so that trials with loops do not wait for other devices.
+        # Each device runs its own loop, so that trials with loops do not wait for other
+        # devices.
         mesh, each = Mesh(devices, "trials"), PartitionSpec("trials")
         specs: dict[str, Any] = {"mesh": mesh, "in_specs": each, "out_specs": each}
         run = jax.jit(jax.shard_map(run, check_vma=False, **specs))
@@ -107,7 +109,7 @@ def monte_carlo(
 
 
 def _checked_devices(devices):
-    """Checks devices; [None] stands for the default."""
+    """Checks devices; None becomes [None], for the default device."""
     if devices is None:
         return [None]
     devices = list(devices)
@@ -252,11 +254,11 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
 
 def _wilson_interval(xp, hits, num_trials, confidence):
     """Computes Wilson's interval of a proportion, with continuity correction."""
-    # (1 + confidence) / 2 could round to one.
+    # The lower quantile is used, because (1 + confidence) / 2 could round to one.
     z = -scipy.special.ndtri((1 - confidence) / 2)
 
     def low_end(count):
-        # Without hits the end is 0, and the root may not exist.
+        # Without hits the lower end is 0, and the argument of the root may be negative.
         spread = 4 * count * (num_trials - count + 1) / num_trials - 2 - 1 / num_trials
         root = xp.sqrt(xp.maximum(z**2 + spread, 0))
         low = (2 * count + z**2 - 1 - z * root) / (2 * (num_trials + z**2))

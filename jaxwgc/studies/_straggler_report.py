@@ -16,12 +16,14 @@ _FALSE_ALARMS = 0.05
 _MARGIN = np.log(1.05)
 # Log-slowdown of a stall, relative to the worker's usual time.
 _STALL = np.log(1.5)
-# Largest fraction of its log-slowdown that a worker may have had before a change.
+# A worker is slow since a change only if its log-slowdown before the change was below
+# this fraction of its log-slowdown afterwards.
 _SHARE_BEFORE = 1 / 3
-# Shares of the time of a round from which on advice is given: for named workers, and
-# for different stragglers in each round (waiting for fewer workers saves part of it).
+# Smallest shares of the round time for which advice is given: saved by acting on named
+# workers, and lost to different stragglers in each round (waiting for fewer workers
+# saves a part of it).
 _WORTH, _WORTH_WAITING = 0.02, 0.2
-# Share of missing responses from which on a worker should be checked first.
+# Share of missing responses above which the advice is to check the worker first.
 _MISSING = 0.05
 # Number of batches of consecutive rounds, for the intervals of lost time.
 _NUM_BATCHES = 10
@@ -85,7 +87,7 @@ class StragglerReport(NamedTuple):
     sampled_medians: np.ndarray
 
     def replaced_time(self, is_replaced: np.ndarray) -> float:
-        """Returns the mean time of a round if some workers took the median's time.
+        """Returns the mean time of a round if some workers were as fast as the median.
 
         Args:
           is_replaced: Which workers, bool (workers,).
@@ -102,7 +104,7 @@ class StragglerReport(NamedTuple):
         return self._round_time(self.sampled_times * speeds / speeds.mean())
 
     def _round_time(self, times):
-        # Relative to the sample, so that it is `round_time` if nothing is changed.
+        # The unit makes the result `round_time` if the sampled times are unchanged.
         unit = self.round_time / np.nanmax(self.sampled_times, 1).mean()
         return float(np.nanmax(times, 1).mean() * unit)
 
@@ -168,7 +170,7 @@ class StragglerReport(NamedTuple):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns lists, numbers and None for JSON, without the sampled times."""
+        """Returns fields as lists, numbers and None for JSON, without sampled times."""
         fields = {
             name: np.asarray(value).tolist()
             for name, value in self._asdict().items()
@@ -213,7 +215,7 @@ class StragglerReport(NamedTuple):
 def straggler_report(
     times: Any, *, names: Sequence[str] | None = None
 ) -> StragglerReport:
-    """Finds the slow workers of a trace, the kind of each, and the time that it costs.
+    """Finds the slow workers of a trace, their kinds, and the time lost to each.
 
     The slowdown of a worker is its time divided by that of the median worker of the
     round: of an even number of workers, the faster of the two in the middle, so that
@@ -308,7 +310,8 @@ def _means(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for batch in np.array_split(table, min(len(table), _NUM_BATCHES)):
         ordered, is_finite = np.sort(batch, 1), np.isfinite(batch)
         count = is_finite.sum(1, keepdims=True)
-        # The median worker, or a slower one if it is the second to last.
+        # Ranks of the last, the second to last and the median worker. Of two workers in
+        # the middle, the faster one is the median worker.
         places = np.hstack([count - 1, np.maximum(count - 2, 0), (count - 1) // 2])
         longest, second, median = np.take_along_axis(ordered, places, 1).T
         mean = np.sum(batch, 1, where=is_finite) / count[:, 0]
@@ -326,7 +329,7 @@ def _means(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
-    """Classifies workers by their log-slowdowns (rounds, workers), as report fields."""
+    """Classifies workers by log-slowdowns (rounds, workers); returns report fields."""
     count = np.isfinite(logs).sum(0)
     ordered, median = np.sort(logs, 0), _median(logs)
     place = np.ceil(scipy.special.bdtrik(0.025, np.maximum(count, 1), 0.5)).astype(int)
@@ -338,16 +341,16 @@ def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     low, high = median - scale * (median - low), median + scale * (high - median)
     error = np.maximum(median - low, 1e-12) / scipy.special.ndtri(0.975)
     is_stalled = logs - median > _STALL
-    # Consecutive rounds count once.
+    # Consecutive stalled rounds count as one stall.
     num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(0)
     p_values = [
-        # Maximum of a Brownian bridge.
+        # Without a change, the jump is distributed as the maximum of a Brownian bridge.
         scipy.special.kolmogorov(jump / scale),
         scipy.special.stdtr(np.maximum(count - 1, 1), (_MARGIN - median) / error),
-        # Every response is equally likely to have a stall.
+        # If all workers are alike, every response is equally likely to have a stall.
         scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
     ]
-    # Bonferroni's correction.
+    # Bonferroni's correction for the number of tests.
     p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
     p_change, p_chronic, p_stalls = np.minimum(p_values, 1)
     kinds = np.where(count > 0, "steady", "missing").astype(object)
@@ -372,18 +375,18 @@ def _at(ordered: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Returns the median of each column without NaNs, NaN if nothing is left."""
+    """Returns the median of each column, ignoring NaNs; NaN if all are NaN."""
     ordered, count = np.sort(values, 0), np.isfinite(values).sum(0)
     return (_at(ordered, (count - 1) // 2) + _at(ordered, count // 2)) / 2
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Returns the mean of each column without NaNs, 0 if nothing is left."""
+    """Returns the mean of each column, ignoring NaNs; 0 if all are NaN."""
     return np.nansum(values, 0) / np.maximum(np.isfinite(values).sum(0), 1)
 
 
 def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Finds the likeliest change of level of each column.
+    """Finds the row at which the level of each column most likely changes.
 
     Returns:
       The first row after it; the cumulative sum there of values minus their mean, in
@@ -391,12 +394,14 @@ def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
       residuals.
     """
     median = _median(logs)
-    # Bounded at 3 standard deviations, so that outliers do not look like a change.
+    # Values are clipped at 3 standard deviations, so that outliers do not look like a
+    # change.
     bound = 3 * 1.4826 * _median(np.abs(logs - median))
     ends = median - bound, median + bound
     clipped = np.clip(logs, *ends)
     sums = np.nancumsum(clipped - _mean(clipped), 0)
-    # Least squares, at least a twentieth of the rows away from both ends.
+    # Least squares place the change, at least a twentieth of the rows away from both
+    # ends.
     length, edge = len(logs), len(logs) // 20 + 1
     places = np.arange(edge, length - edge + 1)[:, None]
     squares = sums[places[:, 0] - 1] ** 2 / (places * (length - places))
@@ -412,7 +417,7 @@ def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _scale(autocorrelation: np.ndarray, num_rounds: int) -> float:
-    """Returns the ratio of standard errors to standard errors of independent rounds.
+    """Returns the factor by which correlation of rounds increases standard errors.
 
     It uses the median autocorrelation r of workers. A fitted change lowers r by about
     (4 + 9 r) / rounds, from simulations of 15 to 1,000 rounds.

@@ -17,15 +17,18 @@ from jaxwgc.coding import decoding
 from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.stragglers import StragglerModel, fixed
 
-# Errors count as equal below this many eps of the target's squared norm.
+# Errors count as equal if they differ by less than this number of machine epsilons
+# times the squared norm of the target.
 _NOISE = 100
-# Number of starting points of the search besides the greedy pattern: random patterns,
-# for decoders far from least squares, and the worst of cheap climbs by ridge errors.
+# Numbers of starting points of the search besides the greedy pattern: random patterns,
+# for decoders far from least squares; cheap climbs by ridge errors; and the worst
+# patterns of these climbs, from which the search starts.
 _NUM_RANDOM = 2
 _NUM_CLIMBED = 30
 _NUM_WORST = 4
-# Ridge in mean squared norms of the rows of B. Small, so that ridge errors follow those
-# of least squares; large enough that remaining copies do not hide a lost one.
+# Ridge, relative to the mean squared norm of the rows of B. It is small, so that ridge
+# errors follow least-squares errors. It is large enough that remaining copies of a part
+# do not hide a lost copy.
 _RIDGE = 0.01
 # Number of masks decoded per call.
 BATCH = 128
@@ -160,7 +163,8 @@ class _Adversary:
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
         self._code = dataclasses.replace(code, decoders=(decoder,))
-        # The minimum error over all weights never exceeds the ridge error.
+        # The error of an optimal decoder never exceeds the ridge error, since it is the
+        # minimum over all weights.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
         dtype = working(code.encoding_matrix).dtype
@@ -188,7 +192,7 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
     starts += [climbed[place] for place in order[:_NUM_WORST]]
     best = {}
     for start in starts:
-        # A climb that starts where one has ended would end there again.
+        # A climb from the end of an earlier climb would end there again.
         if start not in best:
             candidate = _improve(adversary, start, best)
             best[candidate.lost] = candidate
@@ -219,8 +223,8 @@ def _improve(
     """
     [error] = adversary.errors(np.array([lost]))
     best = _Found(error, adversary.ridge_errors.of(lost), lost)
-    # Never below the largest error so far: a ridge error cannot regain what rounding
-    # lost, so that the climb ends.
+    # The record never falls. A gain in ridge error cannot make up for an error that was
+    # lost to rounding, so that the climb ends.
     record = error
     while best.lost not in known and (better := _better_swap(adversary, best, record)):
         best, record = better, max(record, better.error)
@@ -228,7 +232,7 @@ def _improve(
 
 
 def _better_swap(adversary: _Adversary, best: _Found, record: float) -> _Found | None:
-    """Returns the best swap of the first batch with a better one than `best`.
+    """Returns the best swap of the first batch that improves on `best`, or None.
 
     Swaps are tried in descending order of ridge errors, since these mostly have the
     largest errors: usually one batch suffices. To show that no swap is better, all are
@@ -304,12 +308,12 @@ class RidgeErrors:
             lost, error = swapped(lost, swaps[best]), errors[best]
 
     def _inverse(self, lost: tuple[int, ...]) -> np.ndarray:
-        """Returns the inverse of the identity plus B^H B, over the remaining rows."""
+        """Returns the inverse of I + B^H B, with the rows of workers that respond."""
         kept = np.delete(self._rows, self._messages_of(np.array(lost, int)), axis=0)
         return np.linalg.inv(np.eye(kept.shape[1]) + kept.conj().T @ kept)
 
     def _messages_of(self, workers: np.ndarray) -> np.ndarray:
-        """Returns the rows (..., size) of all messages of workers (..., number)."""
+        """Returns row indices (..., size) of all messages of workers (..., number)."""
         rows = np.arange(len(self._rows)).reshape(self.num_workers, -1)[workers]
         return rows.reshape(*workers.shape[:-1], workers.shape[-1] * rows.shape[-1])
 
@@ -345,7 +349,7 @@ def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:
 
 
 def swapped(lost: tuple[int, ...], swap: np.ndarray) -> tuple[int, ...]:
-    """Returns the sorted set after a swap."""
+    """Returns the set of stragglers after a swap, sorted."""
     gone, back = swap.tolist()
     return tuple(sorted({*lost, gone} - {back}))
 
@@ -377,7 +381,7 @@ def decode_masks(code: GradientCode, masks: np.ndarray) -> tuple[np.ndarray, ...
     padding = [(0, -len(masks) % BATCH), (0, 0)]
     batches = np.pad(masks, padding, constant_values=True)
     batches = batches.reshape(-1, BATCH, code.num_workers)
-    # Concrete codes give concrete errors, even in a function that is being traced.
+    # This also gives concrete errors if it runs while a function is traced.
     with jax.ensure_compile_time_eval():
         decoded = jax.device_get([_decode(code, batch) for batch in batches])
     both = np.concatenate(decoded, axis=1, dtype=np.float64)

@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
 
 class RoundStatistics(NamedTuple):
-    """Statistics of the rounds of a choice; arrays are means of groups, (groups,).
+    """Statistics of the rounds of a choice; arrays hold a mean per group, (groups,).
 
     Attributes:
       seconds: Duration of a step.
@@ -130,7 +130,7 @@ class Choice(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """Largest decoding error of a round that is as planned.
+        """Largest decoding error that the plan expects of a round.
 
         Pass it as `tolerance` to `jaxwgc.coded_aggregate` or `RayCluster`, so that
         rounds with larger errors count as undecodable. If `memory`, stored messages
@@ -175,7 +175,7 @@ class Choice(NamedTuple):
 
     @property
     def waits_for(self) -> str:
-        """Short label: "all", "first 29", "1.35 s", "decodable", "error 10%".
+        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s", "error 10%".
 
         "+ late" is added if late messages are stored.
         """
@@ -183,7 +183,7 @@ class Choice(NamedTuple):
         return f"{waiting} + late" if self.memory else waiting
 
     def __str__(self) -> str:
-        """Returns e.g. "binary with 2 copies, waiting until the responses decode"."""
+        """Returns a phrase, e.g. "binary with 2 copies, waiting for all 8 workers"."""
         copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
         _, waiting = self.wait.describe(self.code.num_workers)
         remembering = ", late messages stored" if self.memory else ""

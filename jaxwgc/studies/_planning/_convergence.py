@@ -7,27 +7,28 @@ import numpy as np
 
 from jaxwgc import _validation
 
-# Number of curvatures of the quadratic, and of constant step sizes to try, as fractions
-# of the largest stable one.
+# Number of curvatures of the quadratic, and constant step sizes to try. The largest
+# curvature is 1, so that steps below 2 are stable.
 _NUM_CURVATURES = 8
 _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 # Products of step size and curvature for which stale descent is simulated. Between
-# them, log-losses are interpolated; they are proportional to small products.
+# them, log-losses are interpolated linearly, since small products change them in
+# proportion.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
-# Range of the number of steps, and number of bisections of its logarithm.
+# Smallest and largest number of steps, and number of bisections of its logarithm.
 _FEWEST, _MOST, _BISECTIONS = 1e-3, 1e15, 40
 # Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
 _LEAST = 1e-300
 
-# Convergence of descent, in some settings.
+# Model of gradient descent, with fresh gradients or with stale ones.
 Descent: TypeAlias = "Weights | StaleDescent"
-# Expected loss after a number of steps, relative to the initial loss.
+# Function from the number of steps to the expected loss, relative to the initial loss.
 LossAfter: TypeAlias = Callable[[Any], np.ndarray]
 
 
 class Goal(NamedTuple):
-    """Problem to solve and target, see `jaxwgc.plan`."""
+    """Target loss and parameters of the problem to solve; see `jaxwgc.plan`."""
 
     target: float
     condition: float
@@ -38,7 +39,7 @@ class Goal(NamedTuple):
     def checked(
         cls, target: Any, condition: Any, heterogeneity: Any, num_workers: int
     ) -> "Goal":
-        """Returns a goal with checked numbers."""
+        """Checks the numbers, and returns the goal."""
         _validation.check_number("target", target, positive=True, traceable=False)
         rule = "be below 1, since the loss starts at 1"
         _validation.require(target < 1, "target", rule, target)
@@ -48,7 +49,7 @@ class Goal(NamedTuple):
         return cls(float(target), float(condition), float(heterogeneity), num_workers)
 
     def quadratic(self) -> tuple[np.ndarray, float]:
-        """Returns the curvatures, and the size of the parts' gradients at the optimum.
+        """Returns the curvatures, and the squared size of gradients at the optimum.
 
         Curvatures range from 1 / condition to 1, and each direction has an equal share
         of the loss. The size is the squared gradient of a mean of independent parts,
@@ -83,7 +84,7 @@ class Weights(NamedTuple):
     correlation: np.ndarray
 
     def loss(self, step: Any, goal: Goal) -> LossAfter:
-        """Returns the expected loss of a step size as a function of the steps.
+        """Returns the expected loss as a function of the number of steps.
 
         The loss is the quadratic of `Goal`. A step multiplies the distance x in a
         direction of curvature c by 1 - s c (1 + u). It adds s times the mean over parts
@@ -97,8 +98,8 @@ class Weights(NamedTuple):
         step = np.asarray(step)[..., None]
         moved = step * curvature
         kept = 1 - moved
-        # Correlations with earlier rounds add up: of u_t in the product of factors, to
-        # second order, and of a_tj in the sum of its decayed contributions.
+        # Correlations of u_t with earlier rounds enter the product of factors, to
+        # second order. Correlations of a_tj enter the sum of its decayed contributions.
         like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
         square = kept**2 + moved**2 * variance * (1 + 4 * like)
         again = correlation * kept
@@ -141,10 +142,10 @@ class StaleDescent(NamedTuple):
     unknown: np.ndarray
 
     def loss(self, step: Any, goal: Goal) -> LossAfter:
-        """Returns the expected loss of a step size as a function of the steps."""
+        """Returns the expected loss as a function of the number of steps."""
         curvature, parts = goal.quadratic()
         step = np.asarray(step)[..., None]
-        # Linear interpolation between simulated products, as weights of each of them.
+        # Weights of the simulated products that interpolate linearly between them.
         nearby = [np.interp(step * curvature, MOVES, one) for one in np.eye(len(MOVES))]
         left, displaced = (
             np.stack(nearby, -1) @ np.log(np.maximum(squares, _LEAST))
@@ -206,10 +207,11 @@ def num_steps(
 
 
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
-    """Returns the mean of all groups, and means without each: (1 + groups, ...)."""
+    """Returns the mean of all groups, and means without one, (1 + groups, ...)."""
     total, number = groups.sum(0), len(groups)
     with np.errstate(invalid="ignore"):
         without = (total - groups) / (number - 1)
-    # Without an infinite group, the mean of the others may be finite.
+    # If the mean of all groups is infinite, means without one group also count as
+    # infinite.
     without = np.where(np.isinf(total), np.inf, without)
     return np.concatenate([total[None] / number, without])

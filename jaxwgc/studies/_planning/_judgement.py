@@ -1,4 +1,4 @@
-"""Evaluation of the choices of a plan: step times, decoding errors, persistence."""
+"""Statistics of the choices of a plan: step times, decoding errors and bias."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from jaxwgc.studies._planning._simulated_rounds import Drawn, simulate
 LEVEL = 0.9
 # z-score above which a persistent deviation counts as bias, not as noise.
 _DEVIATIONS = 3.0
-# Probability that chance makes a bias from the few rounds of a trace: small, since many
-# choices of many plans are tested.
+# Accepted probability that chance, in the few rounds of a trace, counts as bias. It is
+# small, since many choices of many plans are tested.
 _CHANCE = 1e-6
-# Probability that a trace hides a larger bias than assumed with stalls.
+# Accepted probability that a trace hides a larger bias than is assumed with stalls.
 _UNSEEN = 0.05
 # Lag-1 autocorrelation above which a deviation is treated as bias.
 _MOST_CORRELATED = 0.98
-# Squares of deviations that count as rounding, relative to the squares of weights.
+# Mean squared deviation that counts as rounding, relative to mean squared weights.
 _ROUNDING = 1e-12
 
 
 def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
-    """Judges choices: times in closed form if there is one, the rest by simulation."""
+    """Computes statistics of choices in closed form, otherwise by simulation."""
     times = [_closed_form(choice, drawn.delay) for choice in choices]
     is_known = [
         own is not None and choice.is_exact for choice, own in zip(choices, times)
@@ -43,7 +43,7 @@ def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
 
 
 def _statistics(choice, times, rounds, drawn):
-    """Computes statistics; rounds are None if times and weights are known."""
+    """Computes statistics of a choice; `rounds` is None if a closed form exists."""
 
     def by_group(values):
         return values.reshape(drawn.num_runs, -1).mean(1, dtype=np.float64)
@@ -68,7 +68,7 @@ def _statistics(choice, times, rounds, drawn):
 
 
 def _weights(choice, rounds, drawn):
-    """Computes moments of the effective weights, for all groups and without each."""
+    """Computes moments of effective weights, from all groups and without one group."""
     target = np.asarray(choice.code.target, np.float64)
     weights = rounds.effective_weights.astype(np.float64)
     scale = weights @ target / (target @ target)
@@ -80,7 +80,8 @@ def _weights(choice, rounds, drawn):
         drawn.num_measured,
         choice.code.num_workers,
     )
-    # A worker that is late often remains late in the next round, unless cancelled.
+    # Lateness persists between rounds only if the delay has a state or late workers
+    # stay busy.
     if not drawn.has_state and choice.late != BUSY:
         lasting = 0.0
     scale, square, deviation = (
@@ -88,10 +89,10 @@ def _weights(choice, rounds, drawn):
         for values in (scale, scale**2, np.mean(deviations**2, axis=2))
     )
     if drawn.has_stalls:
-        # A trace does not rule out a bias that its rounds may hide by chance.
+        # The bias that the rounds of a trace may hide by chance is added.
         hidden = scipy.special.chdtri(len(target), _UNSEEN) / len(target)
         bias += float(deviation[0]) * hidden / drawn.num_measured
-    # Without any decoded gradient the target is not reached.
+    # A scale of 0 gives NaN: without decoded gradients, the target is never reached.
     size = np.where(scale > 0, scale, np.nan) ** 2
     return Weights(
         noise=np.maximum(deviation - bias, 0) / size,
@@ -103,7 +104,7 @@ def _weights(choice, rounds, drawn):
 
 
 def _closed_form(choice, delay):
-    """Returns the mean time and its quantile if they have formulas, otherwise None."""
+    """Returns the mean and the quantile of the time in closed form, or None."""
     wait, loads = choice.wait, np.asarray(choice.code.loads, np.float64)
     is_busy = choice.late == BUSY and wait != fastest(len(loads))
     law = None if is_busy or np.ptp(loads) else delay.law(float(loads[0]))
@@ -128,7 +129,7 @@ def _quantile(values, by_group):
 
 
 def _persistent(runs, num_measured=math.inf, num_workers=1):
-    """Returns the persistent part of deviations (runs, rounds, parts).
+    """Estimates the bias and the persistent noise in deviations (runs, rounds, parts).
 
     Its bias is the product of the means over the first and second half of each run,
     which is unbiased for noise that is forgotten in between. If few measured rounds
@@ -146,7 +147,7 @@ def _persistent(runs, num_measured=math.inf, num_workers=1):
     first, second = (
         np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)
     )
-    # For noise without memory, the estimate is below this bound.
+    # An estimate below this bound is consistent with noise without memory.
     if first < _DEVIATIONS / math.sqrt(runs.size):
         share, correlation = 0.0, 0.0
     else:
@@ -164,13 +165,14 @@ def _persistent(runs, num_measured=math.inf, num_workers=1):
 
 
 def _bias(runs, growth, num_measured):
-    """Returns the mean square bias of (runs, rounds, parts); 0 if due to chance."""
+    """Returns the mean square bias of deviations; 0 if chance explains the bias."""
     num_rounds, num_parts = runs.shape[1:]
     square = np.mean((runs - runs.mean(1, keepdims=True)) ** 2)
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
-    # Squared means over rounds: chi-square with one degree of freedom per part.
+    # By chance, the sum of squared means over rounds is chi-square distributed, with
+    # one degree of freedom per part.
     chance = square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
     return bias if bias > _DEVIATIONS * deviation + chance else 0.0

@@ -22,29 +22,31 @@ from jaxwgc.studies._planning._simulated_rounds import Drawn
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
 # Number of groups of rounds; their scatter gives the standard errors.
 _NUM_GROUPS = 20
-# Minimum number of rounds per group, so that the idle start hardly matters.
+# Minimum number of rounds per group, so that the start with idle workers hardly
+# matters.
 _FEWEST_ROUNDS = 50
 # Default maximum of the replication factor.
 _MOST_COPIES = 4
-# A code and its name.
+# Name of a code, and the code.
 Named: TypeAlias = tuple[str, GradientCode]
-# Rules wait for all workers, for one fewer, for the number that an exact code needs,
-# and for these shares of the workers.
+# Shares of the workers to wait for. Rules also wait for all workers, for all but one,
+# and for the number that an exact code needs.
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
-# Deadlines: these quantiles of the times of single workers. The last one bounds the
-# cost of waiting for all if a worker takes longer than ever before.
+# Levels of the quantiles of worker times that serve as deadlines. The maximum bounds
+# the round time if a worker takes longer than ever before.
 _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-# Accepted squared errors.
+# Squared decoding errors at which an approximate rule ends the round.
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
-# Shares of the parts that at least one worker has finished.
+# Shares of finished parts at which a rule of coverage ends the round.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
-# Ratio of the medians of workers above which speeds count as permanently different, and
-# their spread in standard deviations of chance. For 8 to 128 equal workers, 15 to 300
-# rounds and any delay law it is up to 19; in measured traces with such a ratio it is at
-# least 290.
+# Speeds count as permanently different if the medians of workers differ by more than
+# the factor _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. For 8
+# to 128 equal workers, 15 to 300 rounds and any delay law, chance gives up to 19
+# standard deviations. Measured traces with permanent differences give at least 290.
 _CHRONIC, _DEVIATIONS = 1.25, 20.0
-# Numbers of parts per worker on request, and maximum number of all parts.
+# Numbers of parts per worker to try for codes with requests, and maximum number of
+# parts of all workers.
 _PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
 
 
@@ -217,7 +219,8 @@ def plan(
                 rules = standard_rules(name, drawn[0], code, exact)
             else:
                 rules = rules_of(name, drawn[0], code, waiting)
-            # Workers with several messages stop between messages.
+            # Workers with several messages stop between messages, so that they are
+            # cancelled.
             stop = CANCELLED if code.messages_per_worker > 1 else late
             chosen += [Choice(name, code, rule, stop) for rule in rules]
         if memory and not exact:
@@ -241,7 +244,7 @@ def plan(
 
 
 def _listed(name, values):
-    """Returns a single value, or several values, as a list."""
+    """Converts an iterable to a list with at least one value; None stays None."""
     if values is None:
         return None
     values = list(values)
@@ -257,7 +260,7 @@ def _checked_copies(replications, num_workers):
 
 
 def _checked_codes(codes, num_workers) -> Iterator[Named]:
-    """Yields own codes and their names."""
+    """Checks the codes passed by the caller, and yields their names and codes."""
     for name, code in codes.items():
         GradientCode.check(code)
         name = str(name)
@@ -267,7 +270,7 @@ def _checked_codes(codes, num_workers) -> Iterator[Named]:
 
 
 def _checked_choices(choices, num_workers) -> list[Named]:
-    """Returns the codes of the choices of another plan."""
+    """Checks the choices of another plan, and returns their names and codes."""
     for number, choice in enumerate(choices):
         name = f"choices[{number}]"
         _validation.check_instance(name, choice, Choice)
@@ -291,7 +294,7 @@ def _check_workers(name, code, num_workers):
 def standard_codes(
     num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
 ) -> Iterator[Named]:
-    """Yields coded and unequal placements by the names of their constructors.
+    """Yields the names and codes that a plan compares by default.
 
     They have as many parts as workers, except for codes with requests and codes for
     workers of unequal speeds.
@@ -321,7 +324,7 @@ def standard_codes(
 
 
 def speeds_of(drawn: Drawn) -> np.ndarray | None:
-    """Returns speeds (num_workers,) if workers always differ, otherwise None.
+    """Returns speeds (num_workers,) if they differ permanently, otherwise None.
 
     Differences of medians of few rounds may be due to chance.
     """
@@ -340,16 +343,16 @@ def speeds_of(drawn: Drawn) -> np.ndarray | None:
 def standard_rules(
     name: str, drawn: Drawn, code: GradientCode, exact: bool
 ) -> Iterator[WaitingRule]:
-    """Yields waiting rules for a code."""
+    """Yields the waiting rules that a plan compares by default for a code."""
     decoder, num_workers = code.choose_decoder(), code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
-    # Many codes lose all parts if one response is missing, not some.
+    # Approximate rules are left out, since one missing response may lose all parts.
     only_exact = decoder.is_a(Lagrange) or name in (BY_SPEED, "any_placement by speed")
     exact = exact or only_exact
     if decoder.is_a(OneCopy):
         yield stragglers.until_decodable(code)
         for share in [] if exact else _SHARES_COVERED:
-            # Less than one part cannot be lost.
+            # A rule that may lose less than one part is equal to `until_decodable`.
             if (1 - share) * code.num_parts > 1 - _ROUNDING:
                 yield stragglers.coverage(code, share)
         return
@@ -366,7 +369,7 @@ def standard_rules(
         return
     if is_coded and not decoder.is_a(OneStep):
         for squared in _SQUARED_ERRORS:
-            # Errors are accepted up to rounding.
+            # The tolerance allows for rounding of errors that are equal to it.
             yield stragglers.until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
     times = drawn.times[drawn.place(code)]
     quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
@@ -378,7 +381,7 @@ def standard_rules(
 def rules_of(
     name: str, drawn: Drawn, code: GradientCode, waiting: Sequence[Any]
 ) -> Iterator[WaitingRule]:
-    """Yields the requested rules, checked.
+    """Checks the waiting rules passed by the caller, and yields the rules for a code.
 
     Uncoded workers are always also judged with waiting for all.
     """

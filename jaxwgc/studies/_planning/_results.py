@@ -60,12 +60,12 @@ class Plan(NamedTuple):
 
     @property
     def best(self) -> Choice:
-        """First choice; if none reaches the target, the closest one."""
+        """Best choice; if none reaches the target, the one that comes closest."""
         return self.choices[0]
 
     @property
     def has_stalls(self) -> bool:
-        """True if choices are also judged with stalls."""
+        """True if choices are also compared with hypothetical stalls of workers."""
         return self.stalls is not None and self.stalls.time > 0
 
     @property
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
 
     @property
     def uncoded(self) -> Choice | None:
-        """Best choice with each part on one worker; None if none was judged."""
+        """Best choice with each part on one worker; None if there is none."""
         return next((each for each in self.choices if not each.is_coded), None)
 
     @property
@@ -127,7 +127,7 @@ class Plan(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """The recommended choice, and how much longer alternatives take."""
+        """Text on the recommended choice, and how much longer alternatives take."""
         lines = *_answer(self), *_unseen(self)
         return "\n".join(textwrap.fill(line, _WIDTH) for line in lines)
 
@@ -137,7 +137,7 @@ class Plan(NamedTuple):
 
 
 def _answer(plan):
-    """Yields sentences: the best choice and its advantage over alternatives."""
+    """Yields sentences on the best choice and its advantage over alternatives."""
     best = plan.best
     if math.isinf(best.step_time.value):
         yield "No choice has steps that end: too few workers ever respond, or the mean"
@@ -209,7 +209,7 @@ def _unseen(plan):
 
 
 def _waiting_for_all(plan):
-    """Returns the baseline: uncoded workers, waiting for all."""
+    """Returns the baseline choice: uncoded, waiting for all workers."""
     named = (choice for choice in plan.choices if choice.name == UNCODED)
     everyone = fastest(plan.num_workers)
     return next((choice for choice in named if choice.wait == everyone), None)
@@ -240,7 +240,7 @@ def _table(plan):
 
 
 def _notes(plan):
-    """Returns the meaning of the columns and the goal."""
+    """Returns the notes below the table, on its order, its columns and the goal."""
     goal = (
         f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
         f"heterogeneity {plan.heterogeneity:g}"
@@ -297,13 +297,13 @@ def ranked_choices(
             regret=float(regret[index]),
         )
 
-    # Differences of infinite times are NaN.
+    # Differences of infinite times are NaN, which is no reason to warn.
     with np.errstate(invalid="ignore"):
         return [filled(index) for index in order]
 
 
 class _ToTarget(NamedTuple):
-    """Costs of the candidates, (rows, columns), with columns of `leave_one_out`.
+    """Costs of reaching the target: a row per choice, and columns of `leave_one_out`.
 
     These are the step size (one column), number of steps, time of one step and of all,
     and the final loss (one column).
@@ -317,7 +317,7 @@ class _ToTarget(NamedTuple):
 
     @property
     def regret(self) -> np.ndarray:
-        """Returns the relative excess over the fastest; 0 if none is finite."""
+        """Returns the relative excess over the shortest time; 0 if all are infinite."""
         least = self.times[:, 0].min()
         if np.isinf(least):
             return np.zeros(len(self.times))
@@ -325,7 +325,7 @@ class _ToTarget(NamedTuple):
 
 
 def _to_target(judged: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
-    """Computes costs with all groups of rounds (column 0), and without each group.
+    """Computes costs from all groups of rounds (column 0), and without one group.
 
     Standard errors follow by the jackknife.
     """
@@ -352,7 +352,7 @@ def _jackknife(values: np.ndarray) -> Estimate:
         return Estimate(float(values[0]), math.nan)
     number = len(values) - 1
     spread = math.sqrt((number - 1) * np.var(values[1:]))
-    # A value that is constant over groups varies only by rounding.
+    # A spread at the level of rounding counts as 0.
     is_noise = spread > 1e-12 * abs(values[0])
     return Estimate(float(values[0]), spread if is_noise else 0.0)
 

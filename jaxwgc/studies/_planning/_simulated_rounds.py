@@ -1,4 +1,4 @@
-"""Simulations of the choices of a plan, with few programs for many choices."""
+"""Simulations of the choices of a plan, with few compiled programs."""
 
 import dataclasses
 import functools
@@ -22,15 +22,18 @@ from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.studies._planning._choice import BUSY, Choice
 from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
 
-# Relative rounding of message times: the order of equal times is random.
+# Relative random change of times, so that the order of equal times is random.
 _TIME_ROUNDING = 1e-6
 # Numbers of families of groups (one for uncoded and repetition codes, two for binary
-# codes) and of copies of a part. Codes with more have their own program.
+# codes) and of copies of a part in the shared program. Codes with larger numbers have
+# their own program.
 _NUM_FAMILIES, _NUM_COPIES = 2, 4
-# Number of simulated steps with memory. Later, the residual shrinks at the rate of the
-# last half of them, and a worker that has not responded yet never does.
+# Number of simulated steps with memory. Later steps shrink the residual at the rate of
+# the last half of the simulated steps. Workers that have not responded by then are
+# assumed never to respond.
 _NUM_STEPS = 200
-# Maximum number of draws of orthogonal gradients of the parts at the optimum.
+# Maximum number of random draws of the parts' gradients at the optimum, which are
+# orthogonal to each other.
 _MOST_DRAWS = 8
 # Distance at which descent counts as diverged.
 _DIVERGED = 1e3
@@ -39,7 +42,7 @@ _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 class Drawn(NamedTuple):
-    """Finish times of independent clusters, for consecutive rounds.
+    """Simulated finish times of independent clusters, for consecutive rounds.
 
     All loads share random draws, so that choices are compared in pairs.
 
@@ -88,7 +91,7 @@ class Drawn(NamedTuple):
 
     @property
     def num_runs(self) -> int:
-        """Number of clusters."""
+        """Number of simulated clusters."""
         return self.times.shape[1]
 
     def place(self, code: GradientCode) -> int:
@@ -97,7 +100,7 @@ class Drawn(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Simulated rounds of a choice, (runs, rounds), some with one more axis.
+    """Simulated rounds of a choice; arrays (runs, rounds), some with one more axis.
 
     Attributes:
       elapsed: Duration of the round.
@@ -117,7 +120,7 @@ class Rounds(NamedTuple):
 def simulate(
     choices: Sequence[Choice], storing: Sequence[Choice], drawn: Drawn
 ) -> tuple[list[Rounds], list[StaleDescent]]:
-    """Simulates rounds of choices, and descents of those that store messages.
+    """Simulates rounds of choices, and gradient descent of choices with memory.
 
     Args:
       choices: Choices with simulated rounds; only code, rule, late and memory are used.
@@ -145,7 +148,8 @@ def simulate(
         kind = delay_kind, *kind, drawn.num_runs
         given = kind, delay, arrays, draws, drawn.key
         calls.append((_descend, given, descents, members))
-    # Lowered first, so that they compile in parallel and calls find the programs.
+    # All programs are lowered first. They then compile in parallel, and the calls below
+    # find them in JAX's cache.
     lowered = [program.lower(*given) for program, given, *_ in calls]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda each: each.compile(), lowered))
@@ -162,7 +166,7 @@ def simulate(
 def _by_program(
     choices: Sequence[Choice], are_whole: bool = True
 ) -> Iterator[tuple[tuple[Any, Any, str], Any, list[int]]]:
-    """Yields groups of choices that share a program.
+    """Yields groups of choices that share a compiled program.
 
     Args:
       choices: Choices to group.
@@ -177,7 +181,8 @@ def _by_program(
     for index, choice in enumerate(choices):
         code, no_code = choice.code, plain(choice.code.num_workers)
         if choice.is_exact and code.messages_per_worker == 1 and are_whole:
-            # The weights of this code are not used.
+            # Weights of an exact code are not used, so that an uncoded placement
+            # replaces it.
             code = no_code
         wait, wait_kind = _opened(_shared_rule(choice.wait, no_code, shared))
         code, code_kind = _opened(shared(code) if are_whole else code)
@@ -201,7 +206,7 @@ class _Given(stragglers.DelayModel):
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _WholeParts:
-    """Copies of each part in a code that decodes the parts that have arrived.
+    """Copies of each part, for codes that decode every part of which a copy arrived.
 
     Attributes:
       workers: Worker of each copy, int (families, parts, copies).
@@ -218,7 +223,7 @@ class _WholeParts:
 
     @classmethod
     def of(cls, code: GradientCode, decoder: Group | OneCopy) -> "_WholeParts":
-        """Returns the copies of a code, padded to common numbers of copies."""
+        """Returns the copies of a code's parts, padded to equal numbers of copies."""
         per_worker = code.messages_per_worker
         held = np.asarray(code.encoding_matrix) != 0
         if isinstance(decoder, OneCopy):
@@ -229,7 +234,7 @@ class _WholeParts:
             families = [held & (family >= 0)[:, None] for family in groups]
             shares = np.ones((code.num_workers, 1))
         most = max(_NUM_COPIES, *(int(family.sum(0).max()) for family in families))
-        # Repeated families or copies have no effect.
+        # Families and copies are repeated as padding, which has no effect.
         copies = [
             [np.resize(np.flatnonzero(part), most) for part in family.T]
             for family in families
@@ -244,13 +249,13 @@ class _WholeParts:
         return (times[self.workers] * self.shares).min(-1)
 
     def errors(self, is_there: jax.Array) -> jax.Array:
-        """Returns the relative errors (families,) if some of the parts are missing."""
+        """Returns relative decoding errors (families,) from the parts that arrived."""
         target = jnp.asarray(self.target, jnp.float32)
         sizes = (target / jnp.linalg.norm(target)) ** 2
         return jnp.sum(jnp.where(is_there, 0, sizes), axis=1)
 
     def decoded(self, arrivals: stragglers.Arrivals) -> tuple[jax.Array, ...]:
-        """Returns number of responses, weights and error of the best family."""
+        """Returns the number of responses, and the best family's weights and error."""
         first, ends = arrivals.times * self.least, self.ends(arrivals.times)
         is_first, is_there = (
             (each <= arrivals.elapsed) & jnp.isfinite(each) for each in (first, ends)
@@ -264,7 +269,7 @@ class _WholeParts:
 @register
 @dataclasses.dataclass(frozen=True)
 class _First(stragglers.WaitingRule):
-    """Waits for a number of workers, a deadline, or until parts decode.
+    """Waits for a number of workers, a deadline or decoded parts, whichever is first.
 
     The first event ends the round: this is `fastest`, `deadline` and `until_decodable`
     in one program.
@@ -288,7 +293,7 @@ class _First(stragglers.WaitingRule):
 
 
 def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -> Any:
-    """Returns a rule that shares its program with others."""
+    """Converts a waiting rule to one that shares its program with other rules."""
     if isinstance(wait, (stragglers.fastest, stragglers.deadline)):
         # A NaN tolerance accepts no error.
         rule = _First(no_code.num_workers, np.inf, np.nan, shared(no_code))
@@ -305,7 +310,7 @@ def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -
 
 
 def _shared_code(code: GradientCode) -> Any:
-    """Represents a code by copies of whole parts, otherwise keeps its own decoder."""
+    """Converts a code to `_WholeParts` if its decoder allows this."""
     decoder = code.choose_decoder()
     if isinstance(decoder, Group | OneCopy):
         return _WholeParts.of(code, decoder)
@@ -327,7 +332,7 @@ def _closed(kind: Any, arrays: Sequence[Any]) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=_UNOPTIMISED)
 def _draw(kind, shape, arrays, key, loads):
-    """Draws times (*shape, num_workers)."""
+    """Draws finish times of consecutive rounds, (*shape, num_workers)."""
     delay = _closed(kind, arrays)
 
     def run(keys):
@@ -342,7 +347,7 @@ def _draw(kind, shape, arrays, key, loads):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _simulate(kind, arrays, places, times):
-    """Simulates rounds (rounds, choices, runs) from times per round, load and run."""
+    """Simulates rounds from finish times; results are (rounds, choices, runs)."""
     wait_kind, code_kind, late = kind
     key = jax.random.key(0)
 
@@ -375,7 +380,7 @@ def _simulate(kind, arrays, places, times):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _descend(kind, delay, arrays, draws, key):
-    """Simulates descents with memory: `StaleDescent` of (choices, runs)."""
+    """Simulates descent with memory; results are `StaleDescent` of (choices, runs)."""
     delay_kind, wait_kind, code_kind, late, num_runs = kind
     moves = jnp.asarray(MOVES, jnp.result_type(float))[:, None]
 
@@ -388,9 +393,11 @@ def _descend(kind, delay, arrays, draws, key):
 
         def run(key):
             aggregate = coded_aggregate(code, model, key, memory=True)
-            # A complex message packs two numbers, which leak.
+            # A complex message packs two numbers. With stored messages, errors of one
+            # number affect the other, so that both are simulated.
             shape = 1 + code.is_complex, len(moves), 1 + draws.shape[1]
-            # The first column starts at one; only gradients at the optimum move others.
+            # Column 0 is a distance that starts at one. The other columns start at
+            # zero, and are moved by gradients at the optimum.
             start = jnp.zeros(shape).at[..., 0].set(1)
 
             def step(carry: Any, _: Any):
