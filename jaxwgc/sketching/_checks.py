@@ -21,7 +21,7 @@ from jaxwgc._arrays import (
 from jaxwgc._validation import require
 from jaxwgc.sketching._linalg.factors import rank_cutoff
 
-# Part of the message if a function does not support sparse matrices.
+# End of the error message of functions that do not support sparse matrices.
 _TAKERS = (
     ", or use another score, sketch_and_solve, preconditioned or choose_ridge, which "
     "take sparse matrices"
@@ -51,7 +51,7 @@ def float_array(name: str, value: Any) -> Array:
 
 
 def scalar(value: Any, dtype: Any) -> Array:
-    """Converts a number to a dtype, without a compiled program unless traced."""
+    """Converts a number to a scalar array, without compilation unless traced."""
     if isinstance(value, Array):
         return value.astype(dtype)
     return jax.device_put(np.asarray(value, dtype))
@@ -65,13 +65,13 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
     """
     if _validation.is_traced(value):
         return None
-    # Also detects values that overflow in the dtype of the computation.
+    # Values that overflow in this dtype become infinite, which checks then find.
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(dtype)
 
 
 def gathered(array: Array) -> Array:
-    """Returns an array with whole axes, if a mesh of explicit axes shards it."""
+    """Replicates an array if it is sharded over a mesh with explicit axes."""
     mesh = jax.typeof(array).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return array
@@ -82,14 +82,14 @@ def gathered(array: Array) -> Array:
 
 
 def finite_array(name: str, value: Any) -> Array:
-    """Converts `value` to a float array, with finite entries unless traced."""
+    """Converts `value` to a float array, and checks that a concrete one is finite."""
     array = float_array(name, value)
     check_finite(name, value, array.dtype)
     return array
 
 
 def finite_matrix(name: str, value: Any) -> Array:
-    """Converts `value` to a real, non-empty matrix, which is finite unless traced."""
+    """Converts `value` to a real matrix, and checks that a concrete one is finite."""
     _validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
     _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
@@ -122,7 +122,7 @@ def from_scipy(name: str, value: Any) -> Any:
 
 
 def _compressed_rows(name: str, matrix: Any) -> Any:
-    """Converts a real SciPy matrix to sorted compressed rows without duplicates."""
+    """Converts a real SciPy matrix to CSR format, sorted and without duplicates."""
     if not is_kind(matrix, "real numbers or bools"):
         given = f"{type(matrix).__name__} of {matrix.dtype}"
         raise TypeError(f"{name} must be real; got {given}")
@@ -158,7 +158,7 @@ def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
 
 
 def host_rows(name: str, value: Any) -> Any:
-    """Converts rows to NumPy, and sparse rows to SciPy."""
+    """Converts rows to a NumPy array, or sparse rows to a CSR matrix of SciPy."""
     if not is_sparse(value):
         return np.asarray(value)
     if not is_sparse_of_scipy(value):
@@ -184,8 +184,8 @@ def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
     if isinstance(value, np.ndarray):
         is_finite = np.isfinite(concrete(value, dtype)).all()
     else:
-        # On the device of the array. This also works inside a traced function, in which
-        # other computations would be traced.
+        # The check runs on the device of the array. It runs at once even inside a
+        # traced function, in which other computations would be traced.
         with jax.ensure_compile_time_eval():
             array = jnp.asarray(value, dtype)
             is_finite = array.size == 0 or bool(_is_finite(array))
@@ -197,7 +197,8 @@ def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
 
 @jax.jit
 def _is_finite(array: Array) -> Array:
-    # Several times faster than a count. A maximum would lose a NaN on CPUs.
+    # This sum is several times faster than a count. Unlike a maximum on CPUs, it never
+    # loses a NaN.
     return jnp.isfinite(jnp.sum(0 * array))
 
 
@@ -209,7 +210,7 @@ def check_all_dense(name: str, tree: Any) -> None:
 
 
 def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
-    """Checks that all sampled rows or parts exist, unless traced."""
+    """Checks that all sampled rows or parts exist, unless indices are traced."""
     largest = -1 if _validation.is_traced(indices) else int(np.max(indices))
     given = f"{number} {kind} and a sample with index {largest}"
     require(largest < number, name, "be what the sample was drawn from", given)
@@ -218,7 +219,7 @@ def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
 def with_cutoff(
     array: Any, rcond: Any, default: Any = rank_cutoff, shape: Any = None
 ) -> tuple[Any, Array]:
-    """Converts a matrix and `rcond`, or its default, to the dtype of the matrix.
+    """Returns the matrix, and the cutoff `rcond` or its default in the matrix's dtype.
 
     If a traced `rcond` is not in [0, 1), it becomes NaN, and so does the result.
     """
@@ -238,7 +239,7 @@ def with_cutoff(
 
 
 def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
-    """Warns if a matrix has lost rank to the precision of the computation.
+    """Warns if the precision of the computation has reduced the rank of a matrix.
 
     Args:
       given: The matrix passed by the caller.
@@ -249,7 +250,8 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
     if is_traced or not isinstance(matrix, Array):
         return
     shape, dtype = matrix.shape, matrix.dtype
-    # One rank per target of a solver, or one sum of scores. JAX would compile programs.
+    # `rank` has an entry per target of a solver, or scores that sum to the rank. NumPy
+    # is used, since JAX would compile programs.
     ranks = np.asarray(rank)
     is_rank = ranks.dtype.kind == "i"
     rank = ranks.max() if is_rank else np.round(ranks.sum(dtype=float))
@@ -281,7 +283,7 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
 
 
 def nonnegative_vector(name: str, value: Any) -> Array:
-    """Converts `value` to a float array (size,), proportional to probabilities.
+    """Converts numbers proportional to probabilities to a float array (size,).
 
     Values of a traced array are not checked here. See `is_distribution`.
     """
@@ -292,7 +294,7 @@ def nonnegative_vector(name: str, value: Any) -> Array:
         return array
     is_right = np.isfinite(values) & (values >= 0)
     _validation.check_entries(name, values, is_right, "finite and not negative")
-    # Many JAX operations flush subnormal numbers to zero.
+    # Subnormal numbers count as zero, since many JAX operations flush them to zero.
     has_positive = (values >= np.finfo(values.dtype).tiny).any()
     rule, given = f"not all be zero (as {values.dtype})", f"{values.size} zeros"
     require(has_positive, name, rule, given)
@@ -300,20 +302,20 @@ def nonnegative_vector(name: str, value: Any) -> Array:
 
 
 def is_distribution(values: Array) -> Array:
-    """Returns whether all are finite, none is negative and not all are zero."""
+    """Returns whether values are finite, not negative and not all zero."""
     is_positive = values >= jnp.finfo(values.dtype).tiny
     return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(is_positive)
 
 
 def distribution(name: str, value: Any) -> tuple[Array, Array]:
-    """Normalises a non-negative vector, and returns whether a traced one is valid."""
+    """Normalises a non-negative vector, and tests whether a traced one is valid."""
     return normalised(nonnegative_vector(name, value))
 
 
 @jax.jit
 def normalised(values: Array) -> tuple[Array, Array]:
-    """Returns the values over their sum, and whether they are a distribution."""
-    # Scaled first, so that the sum of huge values does not overflow.
+    """Divides values by their sum, and tests whether they can be probabilities."""
+    # Values are scaled first, so that the sum of huge values does not overflow.
     scaled = values * inverse_power_of_two(jnp.max(values))
     return scaled / jnp.sum(scaled), is_distribution(values)
 
@@ -335,7 +337,7 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 
 
 def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
-    """Converts y, (N,) or (N, c), for a matrix of the given shape."""
+    """Checks and converts the right-hand side y for a matrix of the given shape."""
     target = finite_array("target", target)
     rule, given = "have shape (N,) or (N, c)", f"target of shape {target.shape}"
     require(target.ndim in (1, 2), "target", rule, given)

@@ -26,7 +26,7 @@ _NUM_ORDERS = 64
 
 @dataclasses.dataclass(frozen=True)
 class delayed(StragglerModel):
-    """Rounds with finish times from a delay model and an end from a waiting rule.
+    """Straggler model with times from a delay model; a waiting rule ends rounds.
 
     Args:
       delay: Delay model, e.g. `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
@@ -143,7 +143,7 @@ class delayed(StragglerModel):
 
 @dataclasses.dataclass(frozen=True)
 class uniform(StragglerModel):
-    """Exactly s stragglers per round, uniformly at random; a round takes one unit.
+    """Exactly s stragglers per round, uniformly at random; rounds take one time unit.
 
     Times are 1 for workers that respond and infinity for the others, which have
     finished no parts.
@@ -184,7 +184,7 @@ class uniform(StragglerModel):
 
 @dataclasses.dataclass(frozen=True)
 class bernoulli(StragglerModel):
-    """Independent stragglers with given probabilities; a round takes one unit.
+    """Independent stragglers with given probabilities; rounds take one time unit.
 
     Times are 1 for workers that respond and infinity for the others, which have
     finished no parts. The same key gives the same round whatever JAX's precision
@@ -239,7 +239,7 @@ class bernoulli(StragglerModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class fixed(StragglerModel):
-    """Fixed workers respond in every round; a round takes one unit.
+    """Fixed workers respond in every round; rounds take one time unit.
 
     Times are 1 for workers that respond and infinity for the others, which have
     finished no parts. Keys are not used.
@@ -277,6 +277,6 @@ def _check_as_many(num_workers: int, name: str, expected: int) -> None:
 
 
 def _unit_round(received: jax.Array) -> Arrivals:
-    """Returns arrivals after one unit; workers not in `received` never respond."""
+    """Returns arrivals after one time unit; other workers never respond."""
     times = jnp.where(received, 1.0, jnp.inf)
     return Arrivals(received, times, jnp.ones(()))

@@ -166,8 +166,8 @@ def recommended_sketch_size(
     if num_rows is not None:
         num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
     epsilon, delta = float(epsilon), float(delta)
-    # Exponent of the matrix Chernoff bound for the largest singular value; that for the
-    # smallest is larger.
+    # Exponent of the matrix Chernoff bound for the largest singular value. The exponent
+    # for the smallest singular value is larger.
     chernoff = (1 + epsilon) * math.log1p(epsilon) - epsilon
     if embedding is gaussian:
         deviation = math.sqrt(p) + math.sqrt(2 * math.log(2 / delta))
@@ -178,7 +178,7 @@ def recommended_sketch_size(
         if num_rows is None:
             raise ValueError("num_rows must be given for 'srht'; got None")
         padded = next_power_of_two(num_rows)
-        # Half of δ covers rows that stay large after the transform.
+        # Half of δ is the probability that a row stays large after the transform.
         spread = math.sqrt(p) + math.sqrt(8 * math.log(2 * padded / delta))
         size = min(spread**2 * math.log(4 * p / delta) / chernoff, padded)
     elif embedding is row_sampling:
@@ -193,7 +193,7 @@ def recommended_sketch_size(
             if num_nonzeros * epsilon >= log:
                 size = min(size, _SPARSE_CONSTANT * p * log / epsilon**2)
             size = max(size, num_nonzeros)
-    # Avoids rounding up integers with an error in their last bits.
+    # The factor prevents rounding up an integer that has an error in its last bits.
     return max(1, math.ceil(size * (1 - 1e-12)))
 
 

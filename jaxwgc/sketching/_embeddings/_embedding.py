@@ -88,7 +88,7 @@ class Embedding(abc.ABC):
         """Returns the products of S with several real matrices (num_rows, any)."""
 
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
-        """Returns S times a sparse matrix: rows, columns and values of its entries."""
+        """Returns S times a sparse matrix, given as rows, columns and values."""
         del entries, shape
         rule = (
             "be count_sketch, sparse_sign or row_sampling for a sparse matrix, since "
@@ -107,7 +107,7 @@ class Embedding(abc.ABC):
     def _apply_to_part(
         self, arrays: list[Array], drawn: Any, start: Any
     ) -> list[Array]:
-        """Returns columns of S from `start` on times the matching rows of arrays."""
+        """Multiplies the columns of S from `start` on by matching rows of arrays."""
         raise NotImplementedError
 
     @abc.abstractmethod
@@ -141,7 +141,7 @@ def check_sizes(key: Any, sketch_size: Any, num_rows: Any) -> tuple[Array, int, 
 
 
 def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
-    """Draws independent signs, float32: 32 from every word of random bits."""
+    """Draws independent signs ±1, float32, 32 from each word of random bits."""
     *leading, size = shape
     words = jax.random.bits(key, (*leading, -(-size // 32)), jnp.uint32)
     bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & jnp.uint32(1)
@@ -151,7 +151,7 @@ def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
 
 @jax.jit
 def apply_to_leaves(embedding: Any, tree: Any) -> Any:
-    """Applies an embedding or a sample of rows to checked leaves."""
+    """Applies an embedding, or a sample of rows, to all leaves of a pytree."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
     columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
     sketches = iter(embedding._apply_to_columns(columns) if columns else ())
@@ -159,7 +159,7 @@ def apply_to_leaves(embedding: Any, tree: Any) -> Any:
     def applied(leaf: Any) -> Array:
         if not _checks.is_sparse(leaf):
             return _from_columns(next(sketches), leaf)
-        # As unsigned, so that negative indices are out of bounds as well.
+        # Indices become unsigned, so that negative ones are out of bounds, too.
         row, column = leaf.indices.T.astype(jnp.uint32)
         return embedding._apply_to_entries((row, column, leaf.data), leaf.shape)
 
@@ -169,7 +169,7 @@ def apply_to_leaves(embedding: Any, tree: Any) -> Any:
 def bucket_entries(
     entries: Any, buckets: Array, factors: Array, shape: tuple[int, int]
 ) -> Array:
-    """Adds entries, times the factors of their rows, to the buckets of their rows.
+    """Multiplies entries by the factors of their rows, and adds them to buckets.
 
     Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries out of
     bounds, and those of buckets out of bounds, are dropped.
@@ -189,8 +189,8 @@ def _matrix(embedding: Embedding, dtype: Any) -> Array:
 
 
 def number_arrays(tree: Any) -> tuple[Any, Any]:
-    """Returns a pytree of arrays of floats and of BCOO, and its shapes and dtypes."""
-    # The entries of a sparse matrix count as one array.
+    """Converts leaves to arrays or BCOO of floats; also returns shapes and dtypes."""
+    # A sparse matrix is one leaf, although it is a pytree of values and indices.
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
     arrays = [_number_array(leaf) for leaf in leaves]
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
@@ -206,7 +206,7 @@ def _number_array(leaf: Any) -> Any:
 
 
 def _to_columns(leaf: Array) -> Array:
-    """Returns a real matrix, with imaginary parts as further columns."""
+    """Reshapes an array to a real matrix; imaginary parts become further columns."""
     columns = leaf.reshape(leaf.shape[0], -1)
     if not jnp.iscomplexobj(leaf):
         return columns

@@ -28,7 +28,7 @@ _BLOCK_ENTRIES = 2**21
 # fast as products with small Hadamard matrices.
 _HADAMARD_ROWS = 1024
 
-# Number of rows that are summed sequentially.
+# Number of rows in one sequential sum. Longer sums are split, to keep rounding small.
 _SUM_ROWS = 4096
 
 
@@ -104,7 +104,7 @@ def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 class _DenseEmbedding(Embedding):
-    """An embedding S = [S_0 S_1 ...], with a separate key for every block."""
+    """Dense embedding S = [S_0 S_1 ...], with a separate key for every block S_i."""
 
     @abc.abstractmethod
     def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
@@ -112,8 +112,8 @@ class _DenseEmbedding(Embedding):
 
     @property
     def _block_size(self) -> int:
-        # Depends on the sizes alone, so that S does not depend on the argument of
-        # `apply`.
+        # The block size depends on the shape of S alone, so that S does not depend on
+        # the argument of `apply`.
         fitting = _BLOCK_ENTRIES // self.sketch_size // 32 * 32
         return min(max(fitting, 32), self.num_rows)
 
@@ -199,7 +199,7 @@ def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 class _HadamardEmbedding(Embedding):
     def _drawn(self) -> tuple[Array, Array]:
-        """Draws rows of H, int32 (sketch_size,), and signs, float32 (num_rows,)."""
+        """Draws indices of rows of H, (sketch_size,), and random signs, (num_rows,)."""
         row_key, sign_key = jax.random.split(self.key)
         order = jnp.arange(next_power_of_two(self.num_rows), dtype=jnp.int32)
         order = jax.random.permutation(row_key, order)
@@ -211,9 +211,9 @@ class _HadamardEmbedding(Embedding):
         return [self._transformed(array, picked, signs) for array in arrays]
 
     def _transformed(self, array: Array, picked: Array, signs: Array) -> Array:
-        # H is the Kronecker product of a Hadamard matrix over the blocks and one over
-        # the rows of a block. The second is applied block by block. The result of the
-        # first may have up to M rows, of which only the picked ones are computed.
+        # H is the Kronecker product of a Hadamard matrix over the blocks and a Hadamard
+        # matrix over the rows of a block. The latter is applied block by block. Of the
+        # product, only the picked rows are computed.
         size = next_power_of_two(max(self.sketch_size, _HADAMARD_ROWS))
         size = min(size, next_power_of_two(self.num_rows))
         signs = signs.astype(array.dtype)
@@ -238,7 +238,7 @@ class _HadamardEmbedding(Embedding):
 
 
 def _hadamard_transform(rows: Array) -> Array:
-    """Returns H times a matrix with few rows, a power of two."""
+    """Multiplies a matrix by H; its number of rows is a small power of two."""
     size = rows.shape[0]
     done = 1
     while done < size:
@@ -258,7 +258,7 @@ def _parity_sign(left: Array, right: Array) -> Array:
 
 
 def _butterflies(parts: list[Array], half: int) -> list[Array]:
-    """Returns sums and differences of entries at positions with the distance `half`."""
+    """Returns sums and differences of parts that are `half` positions apart."""
     return [
         parts[i - half] - part if i & half else part + parts[i + half]
         for i, part in enumerate(parts)
@@ -348,7 +348,8 @@ class _SparseEmbedding(Embedding):
 
     def _draw(self) -> tuple[Array, Array]:
         """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
-        # All bits in one draw, since its program takes most of the compilation.
+        # All bits come from one draw, since compiling a draw takes most of the compile
+        # time.
         num_signs = -(-self.num_nonzeros // 32)
         shape = self.num_nonzeros + num_signs, self.num_rows
         bits = jax.random.bits(self.key, shape, jnp.uint32)
@@ -363,7 +364,8 @@ class _SparseEmbedding(Embedding):
     def _apply_to_part(self, arrays, drawn, start):
         size = len(arrays[0])
         if start is not None:
-            # Rows beyond the last are zero padding.
+            # The last rows of the arrays may be zero padding, so that buckets and signs
+            # are padded, too.
             padded = (jnp.pad(part, [(0, 0), (0, size)]) for part in drawn)
             drawn = (lax.dynamic_slice_in_dim(part, start, size, 1) for part in padded)
         columns = [array.reshape(size, -1) for array in arrays]
@@ -385,7 +387,7 @@ class _SparseEmbedding(Embedding):
 
 
 def _distinct(bits: Array, size: int) -> Array:
-    """Returns `count` distinct numbers below `size` for every column of bits, int32.
+    """Draws distinct numbers below `size` in every column, one per row of bits, int32.
 
     Floyd's algorithm draws all subsets with equal probability (up to 2**-32 times the
     size), in `count` steps for any size.
@@ -409,7 +411,7 @@ def _distinct(bits: Array, size: int) -> Array:
 def _bucket_sums(
     arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
 ) -> list[Array]:
-    """Adds every row, times its sign, to its buckets: one per row of `buckets`."""
+    """Adds every row, times its signs, to one bucket per row of `buckets`."""
     by_rows = functools.partial(_row_by_row, num_buckets=num_buckets)
     at_once = functools.partial(_all_at_once, num_buckets=num_buckets)
     return lax.platform_dependent(arrays, buckets, signs, cpu=by_rows, default=at_once)
@@ -417,7 +419,8 @@ def _bucket_sums(
 
 @_bucket_sums.defjvp
 def _bucket_sums_jvp(num_buckets: int, primals: Any, tangents: Any) -> Any:
-    # Linear in the arrays. Of the two forms, this one transposes to a gather.
+    # The sums are linear in the arrays. Derivatives use `_all_at_once`, which
+    # transposes to a gather.
     arrays, buckets, signs = primals
     change = _all_at_once(tangents[0], buckets, signs, num_buckets)
     return _bucket_sums(arrays, buckets, signs, num_buckets), change
@@ -426,7 +429,7 @@ def _bucket_sums_jvp(num_buckets: int, primals: Any, tangents: Any) -> Any:
 def _row_by_row(
     arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
 ) -> list[Array]:
-    """Adds rows in place: on CPUs 3 to 10 times as fast as a scatter for wide arrays.
+    """Adds wide rows to buckets in place, on CPUs 3 to 10 times as fast as a scatter.
 
     Sums are taken in two levels, which keeps rounding small for any number of rows.
     """

@@ -18,7 +18,7 @@ from jaxwgc.sketching._linalg.factors import factors_of
 from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
 
 _CHUNK_BYTES = 2**25
-# Largest relative difference of a chunk's fingerprints in two passes.
+# Largest relative difference between fingerprints of equal chunks in two passes.
 _SAME = 1e-5
 # Rows per sparse product: longer sums would lose digits in float32.
 _SPARSE_ROWS = 8192
@@ -82,7 +82,7 @@ class Blocks:
             self.num_rows = sum(block.shape[0] for block in blocks)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields the blocks of one pass: arrays of NumPy, or compressed sparse rows."""
+        """Yields the blocks of one pass, as NumPy arrays or SciPy CSR matrices."""
         blocks: Any = self._blocks() if callable(self._blocks) else self._blocks
         is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
         if callable(self._blocks) and (is_matrix or not isinstance(blocks, Iterable)):
@@ -117,7 +117,7 @@ class BlockRows(Rows):
         self.dtype, num_columns = jnp.dtype(chunk.dtype), chunk.shape[1]
         largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
         self._largest = largest
-        # Beyond, sums of squares overflow, or products lose digits.
+        # Outside of this range, sums of squares overflow or products lose digits.
         limit = jnp.finfo(self.dtype).maxexp
         least, most = 2.0 ** (8 - limit), 2.0 ** (limit - 5)
         rule = f"have sizes from {least:.0e} to {most:.0e} in {self.dtype} (scale them)"
@@ -137,7 +137,8 @@ class BlockRows(Rows):
     def map(self, function, *args):
         values = []
         for _, chunk, size in self._chunks():
-            # Only one asynchronous JAX call at a time holds a chunk.
+            # `np.asarray` waits for the result, so that JAX never holds more than one
+            # chunk.
             values.append(np.asarray(_chunk_map(_dense(chunk), args, function))[:size])
         return np.concatenate(values)
 
@@ -181,7 +182,7 @@ class BlockRows(Rows):
         return self.triangle_and_products(nothing)[0] * scale
 
     def triangle_and_products(self, target: Any) -> list[Array]:
-        """Computes R, Xᵀy and yᵀy in one pass."""
+        """Computes R of X = QR, Xᵀy and yᵀy in one pass over the rows."""
         num_columns, sums = self.shape[1], None
         folded = np.zeros((0, num_columns))
         for _, chunk, (some,) in self._dense_chunks((target,)):
@@ -208,7 +209,7 @@ class BlockRows(Rows):
         return state
 
     def _dense_chunks(self, along: Any) -> Iterator[tuple[int, Any, list[np.ndarray]]]:
-        """Yields the start of each chunk, the chunk, and its rows of other arrays."""
+        """Yields the start of each chunk, the dense chunk, and rows of other arrays."""
         for start, chunk, size in self._chunks():
             slices = [_padded(array[start : start + size], chunk) for array in along]
             yield start, _dense(chunk), slices
@@ -223,7 +224,8 @@ class BlockRows(Rows):
         is_first = not self._num_rows
         start = 0
         for index, (chunk, size) in enumerate(self._read()):
-            # Rows beyond those of the first pass are only counted.
+            # Rows that the first pass did not have are only counted, for the error
+            # message.
             if is_first or start + size <= self._num_rows:
                 seen = _fingerprint(chunk)
                 if not np.isfinite(seen).all():
@@ -242,7 +244,7 @@ class BlockRows(Rows):
         require(start == expected, "blocks", "be the same in all passes", given)
 
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """Yields chunks of one size, except for the last, and their unpadded sizes.
+        """Yields chunks of one size, except for the last, with their unpadded sizes.
 
         Chunks of one size need one compiled function. An array may be overwritten when
         the next one is read. Sparse blocks are chunks without a copy.
@@ -270,7 +272,8 @@ class BlockRows(Rows):
                     yield part, part.shape[0]
                 continue
             if not buffer.size:
-                # At least 16p rows, so that p x p matrices are small beside a chunk.
+                # A chunk has at least 16p rows, so that p x p matrices are small beside
+                # it.
                 size = _CHUNK_BYTES // (columns * dtype.itemsize)
                 buffer = np.empty((max(size, 16 * columns), columns), dtype)
             with np.errstate(over="ignore"):
@@ -286,14 +289,15 @@ class BlockRows(Rows):
                     yield buffer, filled
                     filled = 0
         if filled:
-            # Few different sizes, and little padding for small matrices.
+            # Powers of two give few different sizes, and little padding for small
+            # matrices.
             padded = min(len(buffer), max(256, next_power_of_two(filled)))
             buffer[filled:padded] = 0
             yield buffer[:padded], filled
 
 
 def _some_rows(matrix: Any, start: int, stop: int) -> Any:
-    """Returns rows of a matrix in compressed rows, without copying as SciPy does."""
+    """Slices rows of a CSR matrix without a copy, unlike the slices of SciPy."""
     starts = matrix.indptr[start : stop + 1]
     of_entries = slice(starts[0], starts[-1])
     parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
@@ -309,7 +313,7 @@ def _dense(chunk: Any) -> Any:
 
 
 def _padded(array: Any, chunk: Any) -> np.ndarray:
-    """Returns rows of another array with the padding of a chunk."""
+    """Pads rows of an array with zeros to the number of rows of a chunk."""
     array = np.asarray(array)
     missing = chunk.shape[0] - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
@@ -331,7 +335,7 @@ def _check_finite(chunk: Any, start: int) -> None:
 
 
 def _fingerprint(rows: Any) -> np.ndarray:
-    """Returns a sum of rows with a distinct weight per entry, and its scale.
+    """Returns a number that identifies a chunk (a weighted sum), and its scale.
 
     Rows enter by the tenth roots of their sums. So a difference in size shows, and even
     a row of 1e8 does not hide the others.
@@ -365,7 +369,7 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 
 @jax.jit
 def _chunk_factor(chunk: Array, target: Array) -> tuple[Array, ...]:
-    """Returns an R with RᵀR the Gram matrix of a chunk, and its Xᵀy and yᵀy.
+    """Returns R such that RᵀR is the Gram matrix of a chunk, and the chunk's Xᵀy and yᵀy.
 
     R is square but not triangular. It is computed by Gram matrices, which are far
     faster than QR and as accurate.
@@ -374,7 +378,7 @@ def _chunk_factor(chunk: Array, target: Array) -> tuple[Array, ...]:
     factors = factors_of(rows, None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T
-    # A column of zeros contains rounding alone, and has no unit to measure it by.
+    # In a column of zeros, the computed factor is rounding alone, and is removed.
     factor = jnp.where(jnp.any(chunk != 0, axis=0), factor, 0)
     pulled = rows.sum(_transposed_times, along=(target,))
     return factor, pulled, jnp.sum(target**2, axis=0)
@@ -391,7 +395,7 @@ def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: Array) -> Any:
 
 
 def _sparse_image(chunk: Any, scale: Any, basis: Array) -> np.ndarray:
-    """Multiplies by SciPy's sparse blocks on the host, in time of their entries."""
+    """Computes `image_of` a sparse chunk by SciPy, in time linear in its entries."""
     scaled = np.asarray(basis) * scale
 
     def of_some(start: int) -> np.ndarray:

@@ -24,9 +24,9 @@ from jaxwgc.sketching._linalg.rows import (
 # Singular values within this factor of the cutoff make a rank ambiguous.
 _CLEAR_FACTOR = 10
 
-# One pass over the Gram matrix loses the square of the condition number. Below this
-# ratio of its eigenvalues (a condition number of 100) the loss is at most 1e4 roundings
-# and the second pass is skipped.
+# One Gram matrix loses accuracy by the square of the condition number. If the ratio of
+# its smallest to its largest eigenvalue is above this number (a condition number below
+# 100), the loss is at most 1e4 machine epsilons, and the second Gram matrix is skipped.
 WELL_CONDITIONED = 1e-4
 
 
@@ -53,9 +53,9 @@ def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> Numerica
     eps = jnp.finfo(singular_values.dtype).eps
     root = singular_values.shape[0] ** 0.5
     shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
-    # In matrices of up to 100,000 rows and of rank 1 to p - 1, zero singular values
-    # became up to 2.4 machine epsilons with 5 columns and 5 with 50, by a second Gram
-    # matrix, or 2 by QR.
+    # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
+    # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
+    # columns, and 5 with 50 columns. With QR, they became up to 2.
     is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
     is_near &= shares < _CLEAR_FACTOR * rcond
     rank = jnp.sum((shares > rcond) & finite, dtype=jnp.int32)
@@ -63,12 +63,12 @@ def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> Numerica
 
 
 def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cutoff of scores."""
+    """Returns the default cutoff of singular values for scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
 
 
 def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cutoff of solvers, which truncates rounding alone.
+    """Returns the default cutoff of singular values for solvers, just above rounding.
 
     In rank-deficient matrices of up to half a million rows, the factorisations of X and
     of its sketches gave singular values of up to 5 machine epsilons instead of 0. A
@@ -99,25 +99,26 @@ def diagonal(matrix: Array) -> Array:
 
 
 def column_scale(rows: Rows, root: Array | None = None) -> Array:
-    """Returns a power of two for every column.
+    """Returns a power of two per column that scales its largest entry to about 1.
 
     Scales avoid overflow of squares of finite columns. Powers of two are exact. If X is
     not finite, neither are the sums of squares of scaled columns.
     """
     if rows.is_on_host:
-        # Only QR factorisations are computed here, and they need no scales.
+        # Rows on the host are only factorised by QR, which needs no scales.
         return jnp.ones(rows.shape[1], rows.dtype)
     largest = rows.largest()
     if root is not None:
         largest = jnp.maximum(largest, root)
-    # A column of zeros counts as small: for a large one, rounding would count.
+    # A column of zeros is treated like the smallest column. Treated like a large one,
+    # its rounding would count.
     is_there = largest > 0
     least = jnp.min(largest, initial=jnp.max(largest), where=is_there)
     return inverse_power_of_two(jnp.where(is_there, largest, least))
 
 
 class Factors(NamedTuple):
-    """V and s of X diag(scale) = U diag(s) Vᵀ; constants to `jax.grad`.
+    """Factors V and s of X diag(scale) = U diag(s) Vᵀ, as constants for `jax.grad`.
 
     Attributes:
       scale: (p,), powers of two that scale the norms of columns to about 1.
@@ -140,7 +141,7 @@ class Factors(NamedTuple):
 
     @property
     def has_null_space(self) -> Array:
-        """Returns whether values were truncated, or there are fewer than columns."""
+        """Returns whether the rank is less than the number of columns."""
         return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
 
     @property
@@ -149,11 +150,11 @@ class Factors(NamedTuple):
         return safe(jnp.linalg.norm(self.singular_values))
 
     def in_range(self, gradient: Array) -> Array:
-        """Returns the part of the residual in the range of X, in the basis X P."""
+        """Converts a gradient to coordinates of the residual in the basis X P."""
         return product(self.matrix.T, gradient)
 
     def null_vector(self) -> Array:
-        """Returns a vector in the null space of the factored matrix, zero if trivial.
+        """Returns a vector in the null space of the factored matrix, or zero.
 
         It is the projection of a fixed normal vector, which is independent of a sketch.
         """
@@ -163,13 +164,13 @@ class Factors(NamedTuple):
 
     def cut_off(self, vectors: Array) -> Array:
         """Returns the parts of vectors (p,) or (p, c) in the truncated directions."""
-        # Twice, to remove the rounding of the first projection.
+        # A second projection removes the rounding of the first one.
         for _ in range(2):
             vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
         return vectors
 
     def sees_all(self, probe: Array, image: Array, rcond: Array):
-        """Tests whether the sketch has all directions of X above the cutoff.
+        """Tests whether the sketch contains all directions of X above the cutoff.
 
         The null space of SX contains the null space of X, and all directions of X that
         the sketch misses. A generic vector of this space detects missed directions.
@@ -204,7 +205,7 @@ class Factors(NamedTuple):
         is not the one in the units of X.
         """
         part = vector
-        # Twice, to remove the rounding of the first projection.
+        # A second projection removes the rounding of the first one.
         for _ in range(2):
             part = product(row_space, product(row_space.T, part))
         return jnp.where(self.has_null_space, part, vector)
@@ -315,8 +316,9 @@ def _of_gram(
         return basis[:, ::-1], jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
 
     def refined() -> tuple[Array, Array]:
-        # Just enough to avoid dividing rounding noise by zero: a larger shift would
-        # lose resolution. For a zero matrix, any positive number works.
+        # The shift is just large enough that rounding noise is not divided by zero. A
+        # larger shift would lose resolution. For a zero matrix, any positive shift
+        # works.
         shift = 4 * eps * eigenvalues[-1]
         shift = jnp.where(shift > 0, shift, 1)
         roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
@@ -326,7 +328,7 @@ def _of_gram(
         inner_values, inner_vectors = jnp.linalg.eigh(inner)
         least = eps * inner_values[-1]
         inner_roots = jnp.sqrt(jnp.maximum(inner_values, least))
-        # X V = U K, with K as R in X = QR.
+        # `small` is K in X V = U K. It takes the place of R in X = QR.
         small = inner_roots[:, None] * inner_vectors.T * roots
         _, values, rotation = jnp.linalg.svd(small)
         return product(basis, rotation.T), values
@@ -362,7 +364,7 @@ def _cut_off(
 def factors_of_wide(
     rows: Rows, rcond: ArrayLike, method: str = "qr", has_units: bool = True
 ) -> tuple[Rows, Factors, Array]:
-    """Returns Xᵀ, its factors, and the scales of the columns of X."""
+    """Returns the transpose of a wide X, its factors, and the column scales of X."""
     scale = column_scale(rows)
     squares = constant(rows).sum(_squares, scale)
     if has_units:
@@ -382,8 +384,8 @@ def factors_of_wide(
 def wide_scores(
     rows: Rows, ridge: Array | None, rcond: Array, method: str = "qr"
 ) -> Array:
-    """Computes the diagonal of K (K + ridge I)⁺ with K = X Xᵀ = V s² Vᵀ."""
-    # A ridge fixes the units of columns, and needs all directions.
+    """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
+    # With a ridge, columns keep their units, and no direction is truncated.
     least = rcond if ridge is None else 0.0
     tall, factors, scale = factors_of_wide(rows, least, method, ridge is None)
     vectors, values = factors.vectors, factors.singular_values
@@ -407,15 +409,15 @@ def _squares(block: Array, scale: Array) -> Array:
     return jnp.sum((block * scale) ** 2, axis=0)
 
 
-# Scores are the diagonal of a projector. It is smooth at constant rank, also
-# if singular values coincide, unlike singular vectors. So the values come from
-# decompositions of constants, and the derivatives from the equations that they solve.
-# Derivatives are along matrices of the same rank. Along others, the rank jumps.
+# Scores are the diagonal of a projector. At constant rank, the projector is smooth,
+# even if singular values coincide; singular vectors are not. So values come from
+# decompositions of constants, and derivatives from the equations that the values solve.
+# Derivatives are along matrices of equal rank, since the rank jumps along others.
 
 
 @jax.custom_jvp
 def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
-    """Differentiates L = `inverse`, with X L orthonormal, by XᵀX = `gram`.
+    """Returns L = `inverse` with X L orthonormal, and its derivative by XᵀX = `gram`.
 
     The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
     the rows of X, and its span contains L. Truncated columns are zero.
@@ -461,5 +463,5 @@ def _without_derivative_jvp(primals, tangents):
 
 
 def at_most_one(scores: Array) -> Array:
-    """Clips rounding of scores above 1, and keeps their derivatives."""
+    """Clips scores that rounding raised above 1, and keeps their derivatives."""
     return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

@@ -13,7 +13,7 @@ from jaxwgc.sketching._linalg.refinement import Refinement, ScaledSystem
 from jaxwgc.sketching._linalg.rows import Products, scaled
 
 _MAX_ITERATIONS = 99
-# For preconditioning by the scales of columns alone.
+# Maximum number of iterations with column scales as the only preconditioner.
 _MAX_SLOW_ITERATIONS = 999
 
 
@@ -21,7 +21,7 @@ _MAX_SLOW_ITERATIONS = 999
 def implicit_solution(
     solution: Array, rows: Products, target: Array, ridge: Array | None, factors: Any
 ) -> Array:
-    """Differentiates `solution`, the minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
+    """Returns `solution` with its derivative as minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
 
     With r = y - Xθ, the derivative solves [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ;
     dridge θ - dXᵀ r]. `Factors` of X or of a sketch precondition this system. They are
@@ -65,7 +65,7 @@ def _implicit_solution_jvp(primals, tangents):
     else:
         unit = factors.scale
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
-        # The rest is in the null space, or rounding, which a second step reduces.
+        # `once` is in the null space or is rounding, which a second projection reduces.
         once = null_part(scaled(unit, draw))
         parts = scaled(1 / unit, once), scaled(1 / unit, null_part(once))
         has_null_space = jnp.linalg.norm(parts[1]) > jnp.linalg.norm(parts[0]) / 2
@@ -84,7 +84,7 @@ def _implicit_solution_jvp(primals, tangents):
 def solve_augmented(
     rows: Products, ridge: Array | None, factors: Any, target: Array, offset: Array
 ) -> tuple[Array, Array]:
-    """Solves r + Xθ = target and Xᵀr - ridge θ = offset, linearly in both.
+    """Solves r + Xθ = target and Xᵀr - ridge θ = offset for r and θ.
 
     If X is rank-deficient, it applies the pseudo-inverse, which ignores the part of
     offset in the null space of X.
@@ -104,7 +104,7 @@ def solve_augmented(
         root = None if ridge is None else jnp.sqrt(ridge)
         tolerance = jnp.asarray(4 * jnp.finfo(rows.dtype).eps, rows.dtype)
         if isinstance(factors, Factors):
-            # The pseudo-inverse ignores the part in the null space.
+            # The pseudo-inverse ignores the part of the offset in the null space.
             offset = factors.in_row_space(offset, factors.row_space())
         scaled_offset = scaled(scale, offset)
         largest = [jnp.max(jnp.abs(part)) for part in (target, scaled_offset)]
@@ -115,13 +115,15 @@ def solve_augmented(
             found = problem.solve(_MAX_ITERATIONS)
         else:
             system = ScaledSystem(rows, factors, tolerance, root)
-            # Least squares with Xᵀ use the part of any offset in its range.
+            # Least squares with Xᵀ ignore the part of the offset outside of the range
+            # of Xᵀ.
             pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).solution
             found = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS)
         solution = scaled(scale, found.solution) / unit
         return jnp.concatenate([target - rows.times(solution), solution])
 
-    # One vector, since JAX transposes only if all of the right-hand side is linear.
+    # Both are joined to one vector, since JAX can only transpose a solve that is linear
+    # in all of its right-hand side.
     right_hand_side = jnp.concatenate([target, offset])
     unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
     residual, solution = jnp.split(unknowns, [num_rows])

@@ -1,4 +1,4 @@
-"""The kinds of matrices that functions accept, and computation with each."""
+"""Kinds of matrices that scores and solvers accept, and how they compute with each."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from jaxwgc.sketching._linalg.rows import (
     SparseRows,
 )
 
-# Pairs of random vectors of the test that two functions are adjoint.
+# Number of pairs of random vectors that test whether two functions are adjoint.
 _NUM_PROBES = 4
 
 
@@ -77,7 +77,7 @@ class LinearOperator(Products):
     def __post_init__(self):
         for name in ("matvec", "rmatvec", "sketch"):
             function = getattr(self, name)
-            # JAX also builds pytrees with leaves other than functions.
+            # JAX also rebuilds pytrees with leaves that are not functions.
             if callable(function) and not isinstance(function, Partial):
                 object.__setattr__(self, name, Partial(function))
 
@@ -144,7 +144,7 @@ def checked_operator(
 
 
 def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
-    """Converts closed-over traced arrays of a function to its leaves, for `jax.jit`."""
+    """Turns traced arrays in the closure of a function into leaves, for `jax.jit`."""
     closed, structure = jax.make_jaxpr(function, return_shape=True)(vector)
     if not _validation.is_traced(closed.consts):
         return function
@@ -169,7 +169,7 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
         left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
         images = [operator.times(right), operator.transposed_times(left)]
         images = jnp.concatenate(images)
-        # Avoids overflow of squares. Powers of two are exact.
+        # Scaling by an exact power of two avoids overflow of squares.
         unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
         images = images * unit
         difference = jnp.abs(jnp.sum(images * jnp.concatenate([left, -right])))
@@ -177,7 +177,8 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
 
     norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
     norm = jnp.mean(norms)
-    # Far above rounding. Matrices that differ by this share of their norm are detected.
+    # The bound is far above rounding. Adjoints that differ by this share of their norm
+    # are still detected.
     bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
 
@@ -186,12 +187,13 @@ if TYPE_CHECKING:
     from jax.experimental.sparse import JAXSparse
     from scipy.sparse import sparray, spmatrix
 
-# Matrices with rows. Sparse ones are not named, since their modules import slowly.
+# Matrices with access to rows. The types of sparse matrices are only imported for type
+# checks, since their modules import slowly.
 MatrixLike: TypeAlias = "ArrayLike | Blocks | JAXSparse | sparray | spmatrix"
 
 
 def matrix_of(name: str, value: Any) -> Any:
-    """Returns a checked matrix with rows: an array, a BCOO or `BlockRows`.
+    """Checks a matrix with access to rows, and returns an array, a BCOO or `BlockRows`.
 
     Raises:
       TypeError: If `value` is a `LinearOperator` or no matrix.
@@ -215,7 +217,7 @@ def matrix_of(name: str, value: Any) -> Any:
 
 
 def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
-    """Returns X (N, p), of any kind, and y (N,) or (N, c), in one dtype."""
+    """Checks X of any kind and the right-hand side y; returns both in one dtype."""
     if isinstance(matrix, LinearOperator):
         matrix, is_right = checked_operator(key, matrix)
         target = _checks.right_hand_side(target, matrix.shape).astype(matrix.dtype)
@@ -233,7 +235,7 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
 
 
 def sketched(rows: Products, embedding: Any, *along: Array) -> list[Array]:
-    """Computes S X, and S times arrays with N rows."""
+    """Computes S times X, and S times other arrays with N rows."""
     if isinstance(rows, Rows):
         return rows.sketch(embedding, *along)
     assert isinstance(rows, LinearOperator) and rows.sketch is not None
@@ -316,6 +318,6 @@ def _sharded(
         in_specs=(split, split, everywhere),
         out_specs=jax.tree.map(lambda each: split if each else everywhere, by_rows),
         # Loops start from zeros, which are equal on all devices, and end with values
-        # that differ.
+        # that differ, which the check would reject.
         check_vma=False,
     )(matrix, along, args)

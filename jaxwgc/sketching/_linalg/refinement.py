@@ -74,7 +74,7 @@ class Refinement(NamedTuple):
     at_zero: tuple[Array, Array] | None = None
 
     def solve(self, max_iterations: int) -> State:
-        """Refines θ = 0 until it is backward stable."""
+        """Runs conjugate gradients from θ = 0 until θ is backward stable."""
         factors, row_space = self.factors, self.factors.row_space()
         if self.at_zero is None:
             gradient = self.rows.transposed_times(self.target)
@@ -115,8 +115,8 @@ class Refinement(NamedTuple):
         def step(state: State) -> State:
             is_moving = is_open(state)
             direction = factors.direction(state.search, row_space) * is_moving
-            # The pass is near the end of the step, so that the residual is recomputed,
-            # not updated.
+            # The pass over X is at a point near the end of the step, so that the
+            # residual is recomputed, not updated.
             trial = state.solution + state.length * direction
             gradient, squared, image, curvature = self._look(trial, direction)
             energy = jnp.sum(state.in_range**2, axis=0)
@@ -125,16 +125,16 @@ class Refinement(NamedTuple):
             ahead = jnp.sum(direction * gradient, axis=0)
             longer, change = squared, more * (2 * ahead - more * curvature)
             squared = jnp.maximum(squared - change, 0)
-            # A small difference of large numbers is no valid length: the next pass
-            # decides.
+            # If `squared` is a small difference of large numbers, it is not valid, and
+            # the next pass decides.
             is_lost = longer > 100 * squared
             solution, gradient = trial + more * direction, gradient - more * image
             exact = factors.in_range(gradient)
             updated = state.in_range - size * factors.in_range(image)
             new_energy = jnp.sum(updated**2, axis=0)
-            # Rounding of updates is relative to the residual at their start. Rounding
-            # of a gradient reduces the conjugacy of directions. So updates restart
-            # after half of the digits.
+            # Rounding of updates is relative to the residual at the start of the
+            # updates. Rounding of gradients also makes directions less conjugate. So
+            # updates restart when the residual has fallen by half of its digits.
             is_fresh = new_energy <= jnp.finfo(energy.dtype).eps * state.start
             is_fresh |= self._error(solution, updated, squared) <= self.tolerance / 4
             error = self._error(solution, exact, squared)
@@ -195,11 +195,12 @@ class Refinement(NamedTuple):
         return jnp.linalg.norm(shares, axis=0) / self.factors.norm
 
     def is_solved(self, state: State) -> Array:
-        """Tests whether the solution is exact, measured by the factors."""
+        """Tests whether the solution is backward stable, estimated from the factors."""
         is_stable = state.error <= self.tolerance
         if self.offset is not None:
             return is_stable
-        # The last step of conjugate gradients may be the longest one.
+        # The gain of the last step also counts, since the last step may be the longest
+        # one.
         part = jnp.maximum(jnp.sum(state.exact**2, axis=0), state.gain)
         return is_stable & self._is_shortest(jnp.sqrt(part), state)
 
@@ -208,7 +209,7 @@ class Refinement(NamedTuple):
         return is_shortest(part, state.squared, norm, self.tolerance)
 
     def is_lowest(self, state: State, is_sketched: bool) -> Array:
-        """Tests whether the residual is near its minimum, measured by X.
+        """Tests whether the residual is near its minimum, by a product with X itself.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
         direction of the gradient.
@@ -227,7 +228,8 @@ class Refinement(NamedTuple):
         longer = -2 * jnp.sum(hidden * state.gradient, axis=0)
         part = gain + (4 * eps * size) ** 2 + jnp.maximum(longer, 0)
         is_low = self._is_shortest(jnp.sqrt(part), state)
-        # If the gradient is rounding alone, only this part remains.
+        # If the gradient is rounding alone, a residual longer than y still fails this
+        # test.
         growth = 1 + 2 * eps**0.5
         return is_low & (state.squared <= growth * self._squares_of_target)
 
@@ -378,7 +380,7 @@ class ScaledSystem(NamedTuple):
                 residual=residual,
                 gradient=gradient,
                 search=gradient + turn * state.search,
-                # A margin, since the updated residual is an estimate.
+                # The factor 1/4 is a margin, since the updated residual is an estimate.
                 is_check=~state.is_check & (error <= self.tolerance / 4),
                 is_done=state.is_done | (state.is_check & (error <= self.tolerance)),
                 iteration=iteration,
@@ -426,7 +428,7 @@ def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
         scale = inverse_power_of_two(norm)
         return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
     assert isinstance(rows, SparseRows)
-    # Twice, to avoid overflow of squares.
+    # Columns are scaled in two steps, to avoid overflow of squares.
     scale = inverse_power_of_two(jnp.maximum(rows.largest(), root))
     norms = jnp.sqrt(rows.column_squares(scale) + (root * scale) ** 2)
     unit = inverse_power_of_two(norms)

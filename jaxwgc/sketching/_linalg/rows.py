@@ -49,11 +49,11 @@ class Products:
         return jnp.sqrt(self.total(jnp.sum(self.times(vector) ** 2, axis=0)))
 
     def total(self, value: Array) -> Array:
-        """Returns the sum over devices."""
+        """Returns the sum of a value over all devices."""
         return value
 
     def maximum(self, value: Array) -> Array:
-        """Returns the maximum over devices."""
+        """Returns the maximum of a value over all devices."""
         return value
 
     def cond(
@@ -261,7 +261,7 @@ class SparseRows(Rows):
     @classmethod
     def of(cls, matrix: Any) -> Self:
         """Returns the rows of a BCOO, without entries out of bounds (padding)."""
-        # As unsigned, so that negative indices are out of bounds as well.
+        # Indices become unsigned, so that negative ones are out of bounds, too.
         entries = *matrix.indices.T.astype(jnp.uint32), matrix.data
         return cls._of_entries(entries, matrix.shape, matrix.indices_sorted)
 
@@ -277,7 +277,8 @@ class SparseRows(Rows):
         num_blocks = -(-num_rows // size)
         firsts = size * jnp.arange(num_blocks + 1, dtype=jnp.uint32)
         starts = jnp.searchsorted(row, firsts)
-        # Entries are read in windows of one size, about that of a block.
+        # Entries are read in windows of one size, about the entries of an average
+        # block.
         window = max(256, -(-data.shape[0] // num_blocks))
         row = jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1))
         column, data = (jnp.pad(part, (0, window)) for part in (column, data))
@@ -398,7 +399,7 @@ def triangle(matrix: Array) -> Array:
 def fold_blocks(
     add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
 ) -> Any:
-    """Runs `add(index, total, number of rows)` for all blocks in turn."""
+    """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
     num_blocks, num_left = divmod(num_rows, size)
     if num_blocks == 1:
         total = add(jnp.int32(0), total, size)

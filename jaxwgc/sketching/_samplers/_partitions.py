@@ -20,13 +20,13 @@ SCALES = ("row_weights", "rows")
 _MAX_COUNT = 2**31 - 1
 
 # `jax.random.poisson` computes in float32 for any dtype of its argument. Its acceptance
-# test is a difference of numbers of size mean * log(mean), so that its law is visibly
-# wrong from a mean of 1e5 on. Above this mean a Cornish-Fisher expansion replaces it.
-# Its distance in total variation from the Poisson law is 5e-6 here, and falls with the
-# mean.
+# test is a difference of numbers of size mean * log(mean), so that its samples are
+# visibly wrong for means above 1e5. Above _LARGE_MEAN, a Cornish-Fisher expansion
+# replaces it. The expansion is at a total variation distance of 5e-6 from the Poisson
+# law at _LARGE_MEAN, and closer for larger means.
 _LARGE_MEAN = 4096.0
 
-# Probability of one side of a tree node, for `num_draws`.
+# Branch probabilities at nodes of the tree are multiples of 1 / _UNITS.
 _UNITS = np.uint32(2**31)
 
 
@@ -84,7 +84,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
 
 @functools.partial(jax.jit, static_argnames="num_parts")
 def _split(rows: Array, num_parts: int) -> Array:
-    """Returns (num_parts, ceil(N / num_parts), ...), with short parts zero-padded."""
+    """Splits rows into parts (num_parts, ceil(N / num_parts), ...), zero-padded."""
     size, num_longer = divmod(rows.shape[0], num_parts)
     if num_longer == 0:
         return rows.reshape(num_parts, size, *rows.shape[1:])
@@ -132,7 +132,7 @@ def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
 
 @jax.jit
 def _shares(scores: Array, parts: Array) -> Array:
-    # Scaled first, so that sums of huge scores do not overflow.
+    # Scores are scaled first, so that sums of huge scores do not overflow.
     totals = jnp.sum(parts * inverse_power_of_two(jnp.max(scores)), axis=1)
     valid = _checks.is_distribution(scores)
     return jnp.where(valid, totals / jnp.sum(totals), jnp.nan)
@@ -156,7 +156,7 @@ class PartitionSample(NamedTuple):
 
     @property
     def scale(self) -> Array:
-        """Computes the factor of the rows of each part, √(count / (q Π)); 0 if unused.
+        """Computes the scale of each part's rows, √(count / (q Π)); 0 for unused slots.
 
         The factor is √count times the default of `rescaling_factors`. If q was fixed,
         the sketch is unbiased, like that of a `RowSample`. See the note of
@@ -256,7 +256,7 @@ def sample_partitions(
 def _sample(
     key: Array, probabilities: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
-    """Computes from checked arguments, in one compiled function."""
+    """Runs `sample_partitions` on checked arguments, in one compiled function."""
     probabilities, valid = _checks.normalised(probabilities)
     return draw_parts(key, probabilities, valid, number, until_distinct)
 
@@ -264,7 +264,7 @@ def _sample(
 def draw_parts(
     key: Array, probabilities: Array, valid: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
-    """Draws parts by normalised probabilities; none if these are invalid."""
+    """Draws parts by normalised probabilities; draws none if these are invalid."""
     probabilities = jnp.where(valid, probabilities, 0)
     if until_distinct:
         indices, counts = _until_distinct(key, probabilities, number)
@@ -284,14 +284,15 @@ def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
     """Returns 1 / √(size Πⱼ), or 0 if the count is 0."""
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
-    # In two roots, since the product may leave the range of float32.
+    # Two roots are multiplied, since the product below a single root may leave the
+    # range of float32.
     roots = jnp.sqrt(jnp.where(is_drawn, sample.probabilities, 1))
     roots *= jnp.sqrt(jnp.maximum(jnp.asarray(size, dtype), jnp.finfo(dtype).tiny))
     return jnp.where(is_drawn, 1 / roots, 0)
 
 
 def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
-    """Returns a sample without its last draw, which is unbiased with `num_distinct`.
+    """Returns a sample without its last draw, which removes the bias of `num_distinct`.
 
     Drawing until k distinct parts are found stops at a draw that is always a new part.
     Without this draw and its part, the other q - 1 draws are exchangeable. Given their
@@ -340,12 +341,13 @@ def _until_distinct(
     negated, indices = lax.top_k(-log_arrivals, num_distinct)
     log_arrivals = -negated
     is_drawn = jnp.isfinite(log_arrivals)
-    # The last part to arrive. Unused slots never arrive, and come after it.
+    # Slot of the last part to arrive. Unused slots never arrive, and come after it.
     last = jnp.sum(is_drawn) - 1
-    # Πⱼ (stop - arrival_j), without a difference of large numbers.
+    # Expected numbers of further arrivals, Πⱼ (stop - arrival_j), without a difference
+    # of large numbers.
     means = units[indices] * jnp.expm1(log_arrivals[last] - log_arrivals)
     later = _poisson(count_key, jnp.where(is_drawn, jnp.maximum(means, 0), 0))
-    # The sum of all counts has to fit as well.
+    # Counts are bounded such that their sum also fits in int32.
     counts = 1 + jnp.minimum(later, _MAX_COUNT // num_distinct - 1)
     return indices, jnp.where(is_drawn, counts, 0)
 
@@ -379,12 +381,12 @@ def _exponential(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
 
 
 def _with_sums(tree: Array) -> Array:
-    """Returns a binary tree with the sum of its children at every inner node."""
+    """Replaces every inner node of a binary tree by the sum of its children."""
     return jnp.concatenate([tree.reshape(-1, 2).sum(axis=1), tree[len(tree) // 2 :]])
 
 
 def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
-    """Draws the counts of all parts in num_draws draws, int32 (K,).
+    """Draws num_draws parts, and returns how often each part was drawn, int32 (K,).
 
     Every draw walks down a binary tree of sums of probabilities, with fresh bits at
     each level. A search in one cumulative sum would be shorter. But in float32 its
@@ -396,7 +398,8 @@ def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
     """
     num_parts = probabilities.shape[0]
     depth = (num_parts - 1).bit_length()
-    # The root at 1, the children of a node i at 2i and 2i + 1. Each step adds a level.
+    # The root is at index 1, and the children of node i are at 2i and 2i + 1. Each step
+    # adds a level.
     tree = jnp.pad(probabilities, (2**depth, 2**depth - num_parts))
     tree = lax.fori_loop(0, depth, lambda _, tree: _with_sums(tree), tree)
     sides = tree.reshape(-1, 2)
@@ -412,7 +415,8 @@ def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
         bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
         return 2 * nodes + (bits >= units[nodes]), None
 
-    # Computed from both, so that under shard_map it varies with the device as they do.
+    # Under `shard_map`, the root has to vary with the device as the tree and the key
+    # do. So it is computed from both.
     root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
     nodes, _ = lax.scan(descend, nodes, keys[:depth])
@@ -601,7 +605,7 @@ def weighted_parts(
 def _weighted(
     sample: PartitionSample, parts: Any, row_weights: Array, rescaling: str, scale: str
 ) -> WeightedParts:
-    """Computes from checked arguments, in one compiled function."""
+    """Runs `weighted_parts` on checked arguments, in one compiled function."""
     parts = jax.tree.map(lambda leaf: leaf[sample.indices], parts)
     row_weights = row_weights[sample.indices]
     num_rows = None

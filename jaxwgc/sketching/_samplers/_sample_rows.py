@@ -1,4 +1,4 @@
-"""Samples of rows with the scale that makes them unbiased, and their embedding."""
+"""Samples of rows with unbiased scales, and row sampling as an embedding."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ from jaxwgc.sketching._samplers._partitions import draw_parts
 RULES = ("lev", "unif", "slev")
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
-# Log-probability that Poisson sampling selects more rows than there are slots.
+# Minus the log-probability that Poisson sampling selects more rows than slots.
 _LOG_OVERFLOW = math.log(1e9)
 
 
@@ -171,7 +171,7 @@ def sample_rows(
     weighted: bool = True,
     num_slots: int | None = None,
 ) -> RowSample:
-    """Samples rows, each once with its count and the scale that makes it unbiased.
+    """Samples distinct rows, with counts and the scales that make the sample unbiased.
 
     - `"with_replacement"`: sample_size independent draws. A row that is drawn c times
       has the scale √(c / (sample_size p)).
@@ -260,7 +260,7 @@ def sample_rows(
 def _sample(
     key: Any, probabilities: Array, sizes: tuple[int, int], method: str, weighted: bool
 ) -> RowSample:
-    """Computes from checked arguments, in one compiled function."""
+    """Runs `sample_rows` on checked arguments, in one compiled function."""
     sample_size, num_slots = sizes
     probabilities, valid = _checks.normalised(probabilities)
     probabilities = jnp.where(valid, probabilities, 0)
@@ -331,7 +331,7 @@ def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
 def poisson_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Draws a Poisson sample: which rows it has, and their inclusion probabilities."""
+    """Draws a Poisson sample: a mask of its rows, and all inclusion probabilities."""
     is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
     inclusion = _from_units(units, is_certain, probabilities.dtype)
@@ -341,7 +341,7 @@ def poisson_rows(
 def systematic_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Draws a systematic sample in random order, with inclusion probabilities.
+    """Draws a systematic sample of shuffled rows: a mask, and inclusion probabilities.
 
     All sums are modulo 2**32 in integers: a row contains a tooth of the comb if adding
     its length overflows. So probabilities are exact, unlike sums of 1e5 floats.
@@ -363,7 +363,7 @@ def systematic_rows(
 
 
 def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
-    """Returns min(1, c p) with the sum sample_size, and how many of them are 1."""
+    """Returns inclusion probabilities min(1, c p), and how many of them are 1."""
     descending = -jnp.sort(-probabilities)
     num_rows = descending.shape[0]
     tails = jnp.cumsum(descending[::-1])[::-1]
@@ -375,7 +375,7 @@ def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, A
     num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
     last = jnp.maximum(num_certain - 1, 0)
     smallest_certain = jnp.where(num_certain > 0, descending[last], jnp.inf)
-    # Again, since rounding may separate rows of equal probability.
+    # Certain rows are counted again, since rounding may separate equal probabilities.
     num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
     last = jnp.minimum(num_certain, num_rows - 1)
     tail = jnp.where(num_certain < num_rows, tails[last], 0)
@@ -389,7 +389,7 @@ def _fit_total(units: Array, total: Array) -> Array:
     """Adjusts rounded probabilities so that they sum to the integer `total`."""
 
     def excess(units: Array) -> tuple[Array, Array]:
-        """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
+        """Returns the sum minus `total`: an integer, and a number of 2**-32 units."""
         ends = jnp.cumsum(units, dtype=jnp.uint32)
         num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
         fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
@@ -401,8 +401,8 @@ def _fit_total(units: Array, total: Array) -> Array:
         by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
         return units + lax.bitcast_convert_type(by, jnp.uint32)
 
-    # In proportion, up to rounding to integers; then one unit for each of the first
-    # rows.
+    # First, all numbers are changed in proportion, rounded to units. Then one unit is
+    # added to or taken from each of the first rows.
     for _ in range(2):
         whole, fraction = excess(units)
         share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
@@ -461,7 +461,7 @@ def row_sampling(
     else:
         values, valid = _checks.distribution("probabilities", probabilities)
         _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
-        # NaN if it is no distribution, and then all products are NaN.
+        # Invalid probabilities become NaN, and so do all products.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
 

@@ -1,4 +1,4 @@
-"""Approximate leverage scores: sketch, factorise, project."""
+"""Approximate leverage scores, from a sketch and a random projection."""
 
 import functools
 import math
@@ -24,24 +24,24 @@ from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
 from jaxwgc.sketching._linalg.rows import Rows
 from jaxwgc.sketching._scores._exact_scores import leverage_scores
 
-# Rows of the sketch to which each row of X is added. With 4, rows of leverage 1 may
-# collide in one row of the sketch without harm; with 1 or 2 they may not.
+# Number of sketch rows to which each row of X is added. With 4, a collision of two rows
+# of leverage 1 in one sketch row does no harm. With 1 or 2, it does.
 _NUM_NONZEROS = 4
 
-# Probability that the Gaussian matrix misses epsilon for a row. It is half of the
-# target, so that in nearly every draw 99% of rows are within epsilon if they span many
-# directions.
+# Probability that the Gaussian matrix exceeds the error epsilon for a row. It is half
+# of the target of 1%, so that in nearly every draw 99% of rows are within epsilon if
+# they span many directions.
 _MISSES = 0.005
 
-# Probability that the sketch alone misses epsilon, for few columns. All rows then miss
-# together, and a larger sketch costs next to nothing.
+# Probability that the sketch alone exceeds the error epsilon, for few columns. It is
+# small, since all rows then fail together, and a larger sketch costs next to nothing.
 _SKETCH_MISSES = 1e-4
 
 
 def approximate_leverage_scores(
     key: Array, matrix: MatrixLike, epsilon: float = 0.5, rcond: ArrayLike | None = None
 ) -> Any:
-    """Returns leverage scores, each within 1 ± epsilon with a probability of 99%.
+    """Returns leverage scores within a factor 1 ± epsilon, each with probability 99%.
 
     X is multiplied from the left by a sparse random matrix of signs with a few times p
     rows. The R factor of this sketch replaces the R factor of X: the scores are the
@@ -112,9 +112,9 @@ def approximate_leverage_scores(
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
-    """Returns the numbers of sketch rows and of projection columns (None for none)."""
+    """Returns the number of sketch rows, and of projection columns or None."""
     needed = _degrees_of_freedom(epsilon)
-    # Below 3p the sketch is not always a subspace embedding.
+    # With fewer than 3p additional rows, the sketch is not always a subspace embedding.
     extra = max(3 * num_columns, 4 * needed)
     num_projections = math.ceil(1 / (1 / needed - 1 / extra))
     if num_projections < num_columns:
@@ -125,7 +125,7 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
-    """Returns k, to 3%, for which χ²_k / k is in 1 ± epsilon with high probability.
+    """Returns the least k, to 3%, with χ²_k / k in 1 ± epsilon with high probability.
 
     With `of_inverse`, the condition is on k / χ²_k, with a higher probability.
     """

@@ -127,7 +127,7 @@ def bless(
     require(math.isfinite(ridge) and ridge >= smallest_ridge, "ridge", rule, ridge)
 
     def scores_of(weights: Any, shift: float, ridge: float, is_projected: bool) -> Any:
-        # Padding has the weight 0 and does not count.
+        # Landmarks are padded with points of weight 0, which do not count.
         size = next_power_of_two(max(8, indices.size))
         padded = np.pad(indices.astype(np.int32), (0, size - indices.size))
         roots = np.pad(np.sqrt(weights), (0, size - indices.size)).astype(dtype)
@@ -139,25 +139,27 @@ def bless(
         return scores
 
     indices, weights = np.zeros(0, np.int32), np.zeros(0)
-    # At a ridge of the trace, no score is above 1/2 of its bound k(x, x) / ridge.
+    # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
+    # ridge. So the path starts at most one step below the trace, without landmarks.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
         scores = scores_of(weights, current, current, is_projected=False)
-        # The bounds hold for the exact scores; rounding may leave them.
+        # Exact scores are within these bounds. Rounding may take computed ones outside.
         bounds = diagonal / (current + trace), np.minimum(diagonal / current, 1)
         scores = np.clip(scores, *bounds).astype(np.float64)
         probabilities = np.minimum(oversampling * scores, 1)
         uniform = np.asarray(_uniform(key, i, num_steps, num_points))
         indices = np.flatnonzero(uniform < probabilities)
         weights = 1 / probabilities[indices]
-    # Landmarks may be numerically dependent. The ridge is larger than this shift.
+    # The shift is for landmarks that are numerically dependent. It is less than the
+    # ridge.
     shift = 4 * eps * diagonal[indices].sum() if indices.size else 1.0
     scores = scores_of(np.ones(indices.size), shift, ridge, is_projected=True)
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
         weights=jnp.asarray(weights, dtype),
-        # The bound holds for the exact scores.
+        # Exact scores are at most this bound. Computed ones may exceed it.
         scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
     )
 
@@ -181,7 +183,7 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "num_points"))
 def _uniform(key: Array, step: int | Array, num_steps: int, num_points: int) -> Array:
-    """Returns the uniform variable of every point in one of the steps."""
+    """Draws a uniform random number per point for one of the steps."""
     key = jax.random.split(key, num_steps)[step]
     return jax.random.uniform(key, (num_points,), np.float32)
 
@@ -195,7 +197,7 @@ def _compiled_diagonal(points: Array, kernel: Kernel) -> Array:
 def _scores(
     points: Array, diagonal: Array, landmarks: Any, kernel: Kernel, is_projected: bool
 ) -> Array:
-    """Returns scores of all points, by sums over weighted landmarks.
+    """Computes scores of all points from weighted landmarks.
 
     Let z be the coordinates of a point in the span of the landmarks. The score is (k(x,
     x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.

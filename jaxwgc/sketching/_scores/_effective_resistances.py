@@ -107,7 +107,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     edges = jnp.where(valid, edges, 0)
     weights = jnp.where(valid, weights, 1)
     first, second = edges.T
-    # In units of the largest weight, so that sums do not overflow.
+    # Weights are in units of the largest one, so that sums do not overflow.
     unit = jnp.max(weights, initial=0)
     unit = jnp.where(unit > 0, unit, 1)
     # A weight that underflows would count as a missing edge.
@@ -122,8 +122,9 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
     inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
     roots = jnp.where(degrees > 0, roots, 0)
-    # D^(-1/2) L D^(-1/2), plus a projection on its null space, which is spanned by the
-    # √degree of the vertices of one component, for every component.
+    # The matrix is D^(-1/2) L D^(-1/2) plus the projector on its null space. One vector
+    # per component spans the null space: √degree at the vertices of the component, 0 at
+    # others.
     labels = _components(first, second, num_vertices)
     volumes = jnp.zeros(num_vertices, dtype).at[labels].add(degrees)[labels]
     is_same = labels[:, None] == labels
@@ -132,7 +133,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     identity = jnp.eye(num_vertices, dtype=dtype)
     matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + null
 
-    # Succeeds if all eigenvalues are above the shift.
+    # The Cholesky factorisation succeeds if all eigenvalues are above the shift.
     shift = jnp.finfo(dtype).eps ** 0.5
     is_plain = jnp.isfinite(jnp.linalg.cholesky(matrix - shift * identity)).all()
 
@@ -147,9 +148,9 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     def resistance(edge: tuple[Array, ...]) -> Array:
         first, second, conductance = edge
         flow = flows[first] - flows[second]
-        # A flow is a pivot times a voltage. No voltage is above the one between the
-        # ends, which is at most that of the edge alone. So rounding errors of the flow
-        # into a weakly connected part do not count.
+        # A flow is a pivot times a voltage. With a unit current, no voltage is above
+        # the voltage between the ends of the edge, which is at most 1 / conductance.
+        # This bound removes rounding errors of flows into weakly connected parts.
         bound = pivots / jnp.where(conductance > 0, conductance, 1)
         bound = jnp.where(is_plain, jnp.inf, bound)
         return jnp.sum(jnp.clip(flow, -bound, bound) ** 2 * inverse_pivots)
@@ -160,7 +161,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
 
 
 def _is_too_small(weights: Any, largest: Any) -> Any:
-    """Returns whether a weight underflows in units of the largest one."""
+    """Returns whether weights underflow if divided by the largest weight."""
     return weights / largest < 4 * np.finfo(weights.dtype).tiny
 
 
@@ -181,19 +182,19 @@ def _eliminated(adjacency: Array) -> tuple[Array, Array]:
         pivot = jnp.sum(row)
         share = row / jnp.where(pivot > 0, pivot, 1)
         left = left + row[:, None] * share
-        # No edges from a vertex to itself.
+        # An edge from a vertex to itself is removed.
         left = jnp.where(order[:, None] == order, 0, left)
         return left, shares.at[k].set(share), pivots.at[k].set(pivot)
 
     state = (adjacency, jnp.zeros_like(adjacency), jnp.zeros_like(adjacency[0]))
     _, shares, pivots = lax.fori_loop(0, num_vertices, eliminate, state)
     identity = jnp.eye(num_vertices, dtype=adjacency.dtype)
-    # (I - U)⁻¹: how much of a current into u passes k.
+    # Entry (u, k) of (I - U)⁻¹ is the share of a current into u that passes k.
     return solve_triangular(identity - shares, identity, lower=False), pivots
 
 
 def _components(first: Array, second: Array, num_vertices: int) -> Array:
-    """Returns the smallest vertex of the component of every vertex."""
+    """Labels every vertex with the smallest vertex of its connected component."""
 
     def step(state):
         old, _ = state

@@ -237,5 +237,6 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
 def _rank(rows: Rows, rcond: Array) -> NumericalRank:
     if rows.is_wide:
         return factors_of_wide(rows, rcond)[1].rank
-    # Always by two Gram matrices, since one does not show small singular values.
+    # The second Gram matrix is always computed, since the first one does not show small
+    # singular values.
     return factors_of(rows, None, rcond, threshold=1.0).rank

@@ -123,8 +123,8 @@ def _lewis_weights(
     finite, basis = _orthonormal_basis(matrix, rcond)
     valid = finite & (p > 0) & jnp.isfinite(p)
     p = jnp.where(valid, p, 2)
-    # Normalised rows and the logarithms of their norms, so that powers of weights do
-    # not leave the range of the dtype.
+    # Rows are stored as directions and logarithms of norms, so that powers of weights
+    # do not leave the range of the dtype.
     squares = jnp.sum(basis**2, axis=1)
     is_row = squares > 0
     safe_lengths = jnp.sqrt(jnp.where(is_row, squares, 1))
@@ -132,12 +132,13 @@ def _lewis_weights(
     log_lengths = jnp.log(safe_lengths)
 
     def log_ratios(log_weights: Array) -> Array:
-        """Returns log(τ / w), 0 for rows of zeros."""
+        """Returns log(τ / w), scores τ over weights w; 0 for rows of zeros."""
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         factors = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
         weighted = DenseRows(directions * factors[:, None])
-        # Row norms of the directions; times squared factors, these are the scores.
+        # Squared row norms of the directions. Multiplied by squared factors, they are
+        # the scores.
         norms = _row_norms(weighted, directions, cutoff)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
@@ -153,7 +154,8 @@ def _lewis_weights(
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
-        # JAX before 0.12 fails to differentiate custom_root with an integer output.
+        # The number is a float until here, since JAX before 0.12 fails to differentiate
+        # `custom_root` with an integer output.
         num_iterations=num_iterations.astype(jnp.int32),
         converged=valid & (residual <= tolerance),
         residual=jnp.where(valid, residual, jnp.nan),
@@ -170,7 +172,7 @@ class _Iteration(NamedTuple):
     def solve(
         self, log_ratios: Callable[[Array], Array], start: Array
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns logarithms of weights; the number of iterations, and the residual."""
+        """Returns logarithms of weights; also the number of iterations and residual."""
         p = self.p
         power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
@@ -185,11 +187,12 @@ class _Iteration(NamedTuple):
 
         def is_open(state):
             _, _, residual, shortening, iteration = state
-            # If steps have been halved this often, the rest is rounding.
+            # If steps have been halved this often, the remaining residual is rounding.
             is_moving = (residual > self.tolerance) & (shortening > 1e-4)
             return is_moving & (iteration < self.max_iterations)
 
-        # The first step does not move, so that ratios are compiled once.
+        # The first step does not change the weights. It computes the first ratios, so
+        # that the code for ratios is compiled once, in the loop.
         one = jnp.ones((), start.dtype)
         state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
         state = lax.while_loop(is_open, step, state)
@@ -218,7 +221,8 @@ def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
     if matrix.shape[0] < matrix.shape[1]:
         tall, factors, _ = factors_of_wide(rows, rcond)
         gram = tall.sum(scaled_gram, factors.scale)
-        # Not orthonormal once X changes, which changes no score.
+        # Derivatives ignore that this basis does not stay orthonormal, which changes no
+        # score.
         inverse = product(gram, _inverse(tall, factors))
         values = factors.singular_values
         basis = inverse / jnp.where(values > 0, values, 1)
@@ -234,7 +238,7 @@ def _inverse(rows: Rows, factors: Factors) -> Array:
 
 
 def _row_norms(weighted: DenseRows, directions: Array, rcond: Array) -> Array:
-    """Returns row norms of the directions in the basis of the weighted ones."""
+    """Computes squared row norms of `directions` L, with `weighted` L orthonormal."""
     factors = factors_of(weighted, None, rcond)
     inverse = _inverse(weighted, factors)
     return DenseRows(directions).norms_of(inverse, factors.scale)

@@ -21,7 +21,8 @@ from jaxwgc.sketching._linalg.rows import Rows, constant, safe
 # Maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass over rows.
 Pass = Callable[[Array], Array]
 
-# Iterations for derivatives. With a gap of 1e-3, 300 are enough in float64.
+# Maximum number of conjugate gradient steps for derivatives. With a gap of 1e-3, 300
+# are enough in float64.
 _MAX_STEPS = 1000
 
 
@@ -143,7 +144,7 @@ def rank_k_leverage_scores(
     if oversampling is None:
         oversampling = rank + 10
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
-    # One direction beyond the last, to measure the gap.
+    # At least one more direction is computed, to measure the gap after the last one.
     sizes = rank, rank + max(oversampling, 1), num_passes
     checked = matrix_of("matrix", matrix)
     given = f"rank = {rank} and {checked.shape}"
@@ -162,7 +163,7 @@ def _scores(
     num_columns = rows.shape[1]
     largest = rows.largest().max()
     finite = jnp.isfinite(largest)
-    # One scale for all columns, since their units matter.
+    # All columns share one scale, since their units matter.
     scale = inverse_power_of_two(jnp.where(finite, largest, 1))
     fixed = constant(rows)
 
@@ -173,9 +174,9 @@ def _scores(
 
     start = jax.random.normal(key, (num_columns, min(width, num_columns)), rows.dtype)
     leading = leading_directions(run, start, num_passes)
-    # Constants, so that this has the derivative of XᵀX alone.
+    # The directions are constants, so that the product has the derivative of XᵀX alone.
     passed = rows.products(leading.vectors[:, :rank], scale)
-    # A maximum may lose a NaN; sums do not.
+    # The maximum `largest` may lose a NaN; sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
     known = trust(leading, lax.stop_gradient(passed), rank, rcond)
@@ -211,12 +212,12 @@ class Trust(NamedTuple):
     gap: Array
     error_bound: Array
     is_ambiguous: Array
-    # (k,), whether a direction counts.
+    # Which directions are above the cutoff, bool (k,).
     is_kept: Array
 
 
 def leading_directions(run: Pass, start: Array, num_passes: int) -> Directions:
-    """Returns leading directions, one per column of a random block.
+    """Computes leading right singular directions, one per column of a random block.
 
     The first passes grow a Krylov basis. Each of its blocks is the image of the last
     block, made orthogonal to all earlier ones. One further pass computes the images of
@@ -254,7 +255,7 @@ def _next_block(basis: Array, new: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="width")
 def _in_basis(basis: Array, images: Array, width: int) -> Array:
-    """Returns the leading directions in a basis Q, given its images XᵀX Q.
+    """Returns the leading directions in the span of a basis Q, from images XᵀX Q.
 
     This is half a power iteration more than Rayleigh-Ritz, since the images are known.
     """
@@ -263,7 +264,8 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
     squares, vectors = squares[: -width - 1 : -1], vectors[:, : -width - 1 : -1]
     noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
     is_kept = squares > noise * squares[0]
-    # Null directions, orthogonal to the rest, keep their place for the last pass.
+    # Directions in the null space have no image. They stay as they are, so that the
+    # last pass has a full block of orthonormal directions.
     further = product(images, vectors / jnp.where(is_kept, squares, 1))
     return jnp.linalg.qr(jnp.where(is_kept, further, product(basis, vectors)))[0]
 
@@ -292,7 +294,7 @@ def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="rank")
 def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
-    """Returns the accuracy of the first `rank` directions, from a pass over them."""
+    """Estimates the accuracy of the first `rank` directions from their images."""
     num_columns = leading.vectors.shape[0]
     vectors = leading.vectors[:, :rank]
     inverse = inverses(leading, rank, rcond)
@@ -305,12 +307,14 @@ def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
     last = jnp.sum(is_kept, dtype=jnp.int32)
     largest = leading.values[0]
     smallest = jnp.where(last > 0, leading.values[jnp.maximum(last - 1, 0)], 0)
-    # Truncated values count as rounding, not as singular values.
+    # If values are truncated, the next value counts as 0, since truncated values are
+    # rounding.
     beyond = jnp.where(last < rank, 0, following[last])
     gap = smallest - beyond
     eps = float(jnp.finfo(leading.values.dtype).eps)
     rounding = 10 * leading.values.shape[0] ** 0.5 * eps * largest
-    # A zero became up to 33 machine epsilons; with 40 columns, the cutoff is 63.
+    # Zero singular values became up to 33 machine epsilons by rounding. The cutoff is
+    # 63 with 40 columns.
     is_near = jnp.abs(leading.values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
@@ -338,7 +342,7 @@ def projection_on(
 
 @projection_on.defjvp
 def _projection_on_jvp(primals, tangents):
-    """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a beside the leading directions for each a."""
+    """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a for y orthogonal to leading directions."""
     rows, scale, leading, known, image_of_leading = primals
     vectors, values = _kept(leading, known, image_of_leading)
     change = jnp.where(known.is_kept, tangents[-1], 0)

@@ -121,11 +121,11 @@ def _choose(
     is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)
     targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
-    # Avoids overflow of squares. Powers of two are exact.
+    # Scaling by an exact power of two avoids overflow of squares.
     scale = inverse_power_of_two(values[0])
     unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(targets))))
     targets = targets * unit
-    # Finite ridges; the largest one removes all directions.
+    # A ridge that overflows becomes the largest float, which removes all directions.
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
     # Share of each direction that remains with each ridge, (num_ridges, k).
     squares = (values * scale) ** 2
@@ -148,7 +148,8 @@ def _choose(
         total = _errors_in_basis(basis, targets, squares, scaled_ridges, criterion)
     best = jnp.argmin(total)
     values, root = jnp.where(is_kept, values, 1), jnp.sqrt(ridges[best])
-    # (v + ridge / v) in units of the larger of v and √ridge, to avoid overflow.
+    # v + ridge / v for singular values v, in units of the larger of v and √ridge, to
+    # avoid overflow.
     larger = jnp.maximum(values, root)
     weights = values / larger + root / larger * (root / values)
     coordinates = parts / unit / larger[:, None] / weights[:, None]
@@ -172,7 +173,7 @@ def _errors(rows: Array, target: Array, fit: Any, is_left_out: Array) -> Array:
     """
     left, shares, parts = fit
     basis = product(rows, left)
-    # One product for all ridges and systems.
+    # All ridges and systems share one matrix product.
     scaled = shares.T[:, :, None] * parts[:, None]
     fits = product(basis, scaled.reshape(len(parts), -1))
     residuals = target[:, None] - fits.reshape(len(basis), *scaled.shape[1:])
@@ -183,7 +184,7 @@ def _errors(rows: Array, target: Array, fit: Any, is_left_out: Array) -> Array:
 def _errors_in_basis(
     basis: Array, targets: Array, squares: Array, ridges: Array, criterion: str
 ) -> Array:
-    """Computes the error of each ridge, with U completed to a basis of all of ℝᴺ.
+    """Computes the error of each ridge, with U completed to a basis of ℝᴺ.
 
     In this basis 1 - H is a sum of positive terms, without cancellation. This factor
     cancels, so that ridges may be small beside all singular values.
@@ -196,7 +197,7 @@ def _errors_in_basis(
     scaled = rest.T[:, :, None] * product(basis.T, targets)[:, None]
     residuals = product(basis, scaled.reshape(len(basis), -1)).reshape(scaled.shape)
     if criterion == "leave_one_out":
-        # If all terms are positive, so is their sum.
+        # If all terms are positive, so is their sum, and no tolerance is needed.
         rounding = (100 * float(jnp.finfo(basis.dtype).eps)) ** 2
         rounding = jnp.where(least[:, 0] > 0, 0, rounding)
         residuals = _divided(residuals, product(basis**2, rest.T), rounding)
@@ -206,7 +207,7 @@ def _errors_in_basis(
 
 
 def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -> Array:
-    """Returns residuals (..., c) over `rest`, infinite if `rest` is rounding.
+    """Divides residuals (..., c) by `rest`; infinite if `rest` is only rounding.
 
     `rest` is rounding for a row that is alone in a direction.
     """
@@ -218,7 +219,7 @@ def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -
 
 
 def _decomposed(rows: Rows, shape: tuple[int, int]) -> tuple[Array, ...]:
-    """Returns L, s and V with X = U diag(s) Vᵀ and U = X L; whether X is finite.
+    """Returns L, s and V with X = U diag(s) Vᵀ, U = X L, and whether X is finite.
 
     Columns keep their units, which are those of the ridge.
     """
@@ -226,7 +227,7 @@ def _decomposed(rows: Rows, shape: tuple[int, int]) -> tuple[Array, ...]:
     threshold = 1e4 * jnp.finfo(rows.dtype).eps
     method = "gram" if shape[0] >= 4 * shape[1] else "qr"
     factors = factors_of(rows, None, rcond, method, threshold)
-    # X diag(scale) = U₀ diag(s₀) V₀ᵀ. All further factors are small.
+    # With X diag(scale) = U₀ diag(s₀) V₀ᵀ, X is U₀ times this small matrix.
     small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
     rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
     is_kept = jnp.arange(values.size) < factors.rank.rank

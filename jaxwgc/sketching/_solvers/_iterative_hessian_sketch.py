@@ -184,27 +184,28 @@ def _solve(
 ) -> Solution:
     ridge, step_size, tolerance = numbers
     num_iterations, projection, num_inner_steps, refresh = options
-    # A maximum may lose a NaN.
+    # All entries are tested, since the maximum below may lose a NaN.
     finite = jnp.isfinite(matrix).all()
     matrix = jnp.where(finite, matrix, 0)
     target = jnp.where(finite, target, jnp.nan)
-    # Avoids overflow of squares. Powers of two are exact.
+    # Scaling by an exact power of two avoids overflow of squares.
     largest = jnp.max(jnp.abs(lax.stop_gradient(matrix)), axis=0)
     root = 0 if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
     size = inverse_power_of_two(jnp.maximum(jnp.max(largest), root))
     matrix = matrix * size
     ridge = None if ridge is None else ridge * size * size
     system = matrix, ridge
-    # Without a projection, the solution is differentiated, not the iterations.
+    # Without a projection, derivatives come from `implicit_solution`, not from the
+    # iterations.
     constant = lax.stop_gradient if projection is None else lambda x: x
     matrix, ridge = constant(system)
 
     def sketch(key: Array) -> tuple[Array, Any]:
-        # It changes only the iterations, and so no derivative.
+        # The sketch changes the iterations, not their limit, and so has no derivative.
         small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
         return small, _prepared(small, lax.stop_gradient(ridge), projection)
 
-    # Shared by all targets, and outside of the loop if it is constant.
+    # A constant sketch is computed once for all targets, outside of the loop.
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
@@ -244,18 +245,21 @@ def _solve(
             start = projected(start)
         gradient, squared = downhill_of(start)
         keys = jax.random.split(embedding.key, num_iterations)
-        # Factors of the last sketch are kept, so that the program has one copy.
+        # The loop returns the factors of the last sketch, so that the program computes
+        # factors in one place.
         shapes = jax.eval_shape(sketch, keys[0])[1]
         state = start, start, gradient, jax.tree.map(jnp.zeros_like, shapes)
         state, (norms, moved) = lax.scan(step, state, keys)
         solution, _, gradient, prepared = state
         history = jnp.concatenate([jnp.sqrt(squared)[None], norms])
-        # A small step size does not mean convergence.
+        # The change is divided by the step size, since small steps do not mean
+        # convergence.
         rank = None
         length = moved[-1] / jnp.minimum(step_size, 1)
         converged = length <= tolerance * jnp.linalg.norm(target)
         if projection is None:
-            # The exact gradient includes directions that the sketch missed.
+            # The exact gradient is tested, too, since it includes directions that the
+            # sketch missed.
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
             converged &= jnp.linalg.norm(gradient) <= bound
             factors, _ = prepared
@@ -277,7 +281,7 @@ def _solve(
 
 
 def _prepared(small: Array, ridge: Array | None, projection: Projection | None) -> Any:
-    """Computes the factor of a sketch of X for changes of θ."""
+    """Factorises a sketch of X, once for all changes of θ by this sketch."""
     if projection is None:
         rcond = solver_cutoff(small.shape, small.dtype)
         root = None if ridge is None else jnp.sqrt(ridge)
@@ -290,7 +294,7 @@ def _prepared(small: Array, ridge: Array | None, projection: Projection | None) 
 
 
 def _free_change(prepared: tuple[Factors, Array], gradient: Array) -> Array:
-    """Returns the Newton step of a sketched Hessian."""
+    """Returns the unconstrained Newton step of a sketched Hessian."""
     factors, row_space = prepared
     coordinates = factors.in_range(factors.scale * gradient)
     return scaled(factors.scale, factors.direction(coordinates, row_space))

@@ -43,7 +43,8 @@ _MAX_GRAM_COLUMNS = 256
 _MAX_GRAM_RATIO = 64
 _SKETCH_ROWS_PER_COLUMN = 8
 # Largest number of columns of a sparse matrix to sketch. A sketch of more columns takes
-# longer than thousands of iterations, since columns have few entries, and gigabytes.
+# gigabytes. It also takes longer than thousands of iterations, since columns have few
+# entries.
 _MAX_SKETCHED_COLUMNS = 2048
 _MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
 
@@ -76,7 +77,7 @@ class Solution(NamedTuple):
 
 
 def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
-    """Returns the solution for y from the one for y * `unit`, (N,) or (N, c).
+    """Converts the solution for y * `unit` to the solution for y, (N,) or (N, c).
 
     `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
     more than rounding; scales bring the columns of X to one size. It also becomes False
@@ -182,12 +183,13 @@ def _solve_once(
     unit = rows.maximum(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
     unit = inverse_power_of_two(unit)
     small, small_target = sketched(rows, embedding, target * unit)
-    # The solution is differentiated, not its computation.
+    # Derivatives come from `implicit_solution`, not from the steps of the computation.
     constants = lax.stop_gradient((small, small_target, ridge, target))
     fixed, right, weight, full_right = constants
     root = None if weight is None else jnp.sqrt(weight)
     factors = factors_of_small(fixed, rcond, root=root)
-    # S X diag(scale) P = U, an orthonormal basis (without the rows of a ridge).
+    # U = S X diag(scale) P, which has orthonormal columns (without the rows of a
+    # ridge).
     left = product(fixed * factors.scale, factors.matrix)
     step = factors.direction(product(left.T, right), factors.row_space())
     system = DenseRows(small), small_target, ridge, factors
@@ -380,7 +382,7 @@ def preconditioned(
 
 
 def _method(method: str, matrix: Any, sketch_size: int) -> str:
-    """Returns the method for a matrix of this kind and size."""
+    """Chooses the method for the kind and size of a matrix, or checks a given one."""
     num_rows, num_columns = matrix.shape
     is_long = num_rows > 2 * sketch_size
     if isinstance(matrix, LinearOperator):
@@ -416,10 +418,10 @@ def _solve(
     rows: Any, target: Array, arguments: Any, method: str, max_iterations: int
 ) -> Solution:
     embedding, ridge, tolerance, rcond = arguments
-    # The solution is differentiated, not the iterations.
+    # Derivatives come from `implicit_solution`, not from the steps of the computation.
     fixed, weight, right = constant(rows), *lax.stop_gradient((ridge, target))
     root = None if weight is None else jnp.sqrt(weight)
-    # Scaled to size 1 by powers of two, to avoid overflow of squares.
+    # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
     unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(right), axis=0)))
     right = right * unit
     if method == "columns":
@@ -431,7 +433,7 @@ def _solve(
     else:
         converged, at_zero = jnp.bool_(True), None
         if embedding is None and rows.is_on_host:
-            # The pass for R also gives Xᵀy.
+            # The pass over X for R also gives Xᵀy and yᵀy.
             small, *at_zero = rows.triangle_and_products(right)
             factors = factors_of_small(small, rcond, root=root)
         elif embedding is None:

@@ -1,4 +1,4 @@
-"""Newton's method with sketched Hessians, for smooth losses and logistic ones."""
+"""Newton's method with sketched Hessians, and logistic regression by this method."""
 
 import dataclasses
 import functools
@@ -144,7 +144,7 @@ def newton_sketch(
     root = jax.eval_shape(square_root_hessian, params, *args)
     num_rows = _num_rows(root, params)
     regulariser = _checks.regulariser(ridge, flat.dtype)
-    # With a ridge, any size is allowed.
+    # With a ridge, any sketch size is allowed.
     shape = (num_rows, flat.size if regulariser is None else 1)
     sketch_size = _checks.sketch_size(sketch_size, shape)
     embedding = embed(embedding, key, sketch_size, num_rows)
@@ -171,7 +171,7 @@ def _float_params(params: Any) -> Any:
 
 
 def _num_rows(root: Any, params: Any) -> int:
-    """Returns N, after a check that B fits the parameters."""
+    """Checks that B fits the parameters, and returns its number of rows."""
     leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
     axis: Any = leaves[0].shape[:1] if leaves else ()
     is_right = axis and jax.tree.structure(root) == jax.tree.structure(params)
@@ -206,7 +206,7 @@ class _Problem(NamedTuple):
     unravel: Callable[[Array], Any]
 
     def objective(self, flat: Array) -> Array:
-        """Returns the objective that is minimised."""
+        """Returns the objective: the loss plus ridge / 2 ‖θ‖²."""
         value = jnp.asarray(self.loss(self.unravel(flat), *self.args), flat.dtype)
         weight = 0 if self.ridge is None else self.ridge
         return value + weight / 2 * jnp.sum(flat**2)
@@ -218,7 +218,7 @@ class _Problem(NamedTuple):
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
     def hessian(self, root: Array, vector: Array) -> Array:
-        """Returns BᵀB + ridge I times a vector."""
+        """Multiplies a vector by the Hessian BᵀB + ridge I."""
         image = product(product(root, vector), root)
         return image if self.ridge is None else image + self.ridge * vector
 
@@ -240,7 +240,8 @@ class _Problem(NamedTuple):
             options = {"tol": float(jnp.finfo(gradient.dtype).eps), "M": precondition}
             hessian = functools.partial(self.hessian, root)
             refined, _ = cg(hessian, -gradient, maxiter=num_steps, **options)
-            # It divides by zero if the gradient is in the null space of the sketch.
+            # Conjugate gradients divide by zero if the gradient is in the null space of
+            # the sketch.
             change = jnp.where(jnp.isfinite(refined).all(), refined, change)
         return change, unseen
 
@@ -265,7 +266,7 @@ class _Problem(NamedTuple):
             is_lower = value <= state.value + _SUFFICIENT * size * slope
             is_flat = product(change, gradient) <= steepest
             is_lower |= (value <= state.value + noise) & is_flat
-            # A NaN counts as too long.
+            # A step to a value of NaN counts as too long.
             return ~is_lower & (count < _MAX_HALVINGS)
 
         def halve(search):
@@ -291,7 +292,7 @@ def _newton_steps(
     functions: tuple[Callable[..., Array], Callable[..., Any]],
     limits: tuple[int, int],
 ) -> Solution:
-    """Minimises the ridge loss from `params` on; see `newton_sketch`.
+    """Minimises the loss with a ridge, starting at `params`; see `newton_sketch`.
 
     Args:
       params: The starting point.
@@ -309,10 +310,11 @@ def _newton_steps(
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
     def is_done(state: _State) -> Array:
-        # The value at the start may be larger by any factor.
+        # The tolerance is relative to the current value, since the value at the start
+        # may be larger by any factor.
         least = jnp.maximum(tolerance * jnp.abs(state.value), state.rounding)
-        # √eps is more accurate than a step needs, and above rounding. A gradient in
-        # the null space of a sketch remains entirely.
+        # The bound √eps is stricter than a step needs, and above rounding. If the
+        # gradient is in the null space of the sketch, `unseen` is far larger.
         return (state.decrease <= least) & (state.unseen <= eps**0.5)
 
     def is_open(state: _State) -> Array:
@@ -326,7 +328,8 @@ def _newton_steps(
         # Rounding of the parameters and of B θ limits the accuracy of the objective.
         terms = product(jnp.abs(root), jnp.abs(state.flat))
         rounding = 2 * eps * jnp.linalg.norm(terms)
-        # Relative to the smallest value above rounding.
+        # `unseen` is relative to the size of the objective, or to its rounding if
+        # larger.
         length = jnp.sqrt(jnp.abs(state.value)) + rounding / eps**0.5
         unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
         slope = product(change, state.gradient)
@@ -349,7 +352,7 @@ def _newton_steps(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _minimiser(functions: Any, unravel: Any, flat: Array, given: Any) -> Array:
-    """Returns `flat`, with the derivative of the point at which the gradient is 0."""
+    """Returns `flat` with the derivative of the point at which the gradient is zero."""
     del functions, unravel, given
     return flat
 
@@ -366,7 +369,8 @@ def _minimiser_jvp(functions, unravel, primals, tangents):
         return jax.grad(problem(*given).objective)(flat)
 
     _, change = jax.jvp(gradient, (given,), tangents[1:])
-    # H is BᵀB, and so this is a least-squares system, solved as accurately.
+    # The Hessian is BᵀB, so that this is a least-squares system. It is solved with the
+    # accuracy of least squares.
     root, ridge = problem(*given).root(flat), given[1]
     factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
@@ -375,13 +379,13 @@ def _minimiser_jvp(functions, unravel, primals, tangents):
 
 
 def _factors(root: Array, ridge: Array | None) -> Factors:
-    """Returns the factors of B or a sketch, stacked on the ridge."""
+    """Computes the factors of B, or of a sketch of B, stacked on √ridge I."""
     weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
     return factors_of_small(root, solver_cutoff(root.shape, root.dtype), root=weight)
 
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:
-    """Returns W with W Wᵀ = (BᵀB + ridge I)⁻¹, or the pseudo-inverse, of a sketch B."""
+    """Returns W such that W Wᵀ is the (pseudo-)inverse of BᵀB + ridge I, B a sketch."""
 
     def robust(_: None) -> Array:
         factors = _factors(small, ridge)
@@ -400,7 +404,7 @@ def _inverse_root(small: Array, ridge: Array | None) -> Array:
         inverse = solve_triangular(lower, identity, lower=True)
         return unit[:, None] * inverse.T
 
-    # A NaN, if there is no Cholesky factor, counts as singular.
+    # If there is no Cholesky factor, `smallest` is NaN, which counts as singular.
     return lax.cond(is_regular, cheap, robust, None)
 
 
@@ -501,7 +505,7 @@ def logistic_newton_sketch(
 def _has_converged(
     newton: Solution, features: Array, labels: Array, ridge: ArrayLike
 ) -> Array:
-    """Returns False if θ separates the labels: with no ridge, 2θ is then better."""
+    """Returns False if θ separates the labels without a ridge: 2θ is then better."""
     margins = product(features, newton.solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
     return newton.converged & (~is_separated | (jnp.asarray(ridge) > 0))

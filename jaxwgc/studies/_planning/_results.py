@@ -92,7 +92,7 @@ class Plan(NamedTuple):
 
     @property
     def next_best(self) -> Choice | None:
-        """Best choice that differs in code, replication factor or memory, or None."""
+        """Best choice unlike `best` in code, replication factor or memory, or None."""
         return next(iter(self.by_code[1:]), None)
 
     def replan(
