@@ -18,7 +18,7 @@ def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
     is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
     whole = not any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
     given = "optax.MaskedNode (masks go around transformations after the aggregator)"
-    require(whole, "updates and params", "be whole", given)
+    require(whole, "updates and params", "have no masked leaves", given)
     return jax.tree.map(lambda leaf: {str(np.shape(leaf)[num_batch_axes:]): ()}, tree)
 
 

@@ -155,7 +155,7 @@ class sign_flip(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True)
 class scaling(CorruptionModel):
-    """A multiple of each message.
+    """The product of each message and a constant factor.
 
     Args:
       who: See `CorruptionModel`.

@@ -375,7 +375,8 @@ def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, A
     num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
     last = jnp.maximum(num_certain - 1, 0)
     smallest_certain = jnp.where(num_certain > 0, descending[last], jnp.inf)
-    # Certain rows are counted again, since rounding may separate equal probabilities.
+    # Rows with inclusion probability 1 are counted again, since rounding may separate
+    # equal probabilities.
     num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
     last = jnp.minimum(num_certain, num_rows - 1)
     tail = jnp.where(num_certain < num_rows, tails[last], 0)

@@ -181,8 +181,8 @@ def _by_program(
     for index, choice in enumerate(choices):
         code, no_code = choice.code, plain(choice.code.num_workers)
         if choice.is_exact and code.messages_per_worker == 1 and are_whole:
-            # Weights of an exact code are not used, so that an uncoded placement
-            # replaces it.
+            # Exact rounds need no decoding weights, so all exact codes share the
+            # program of an uncoded placement.
             code = no_code
         wait, wait_kind = _opened(_shared_rule(choice.wait, no_code, shared))
         code, code_kind = _opened(shared(code) if are_whole else code)
