@@ -369,7 +369,7 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 
 @jax.jit
 def _chunk_factor(chunk: Array, target: Array) -> tuple[Array, ...]:
-    """Returns R such that RᵀR is the Gram matrix of a chunk, and the chunk's Xᵀy and yᵀy.
+    """Returns R with RᵀR = XᵀX of a chunk, and the Xᵀy and yᵀy of the chunk.
 
     R is square but not triangular. It is computed by Gram matrices, which are far
     faster than QR and as accurate.
