@@ -1,20 +1,25 @@
 """Each experiment in short: it runs, and writes the files of the documentation."""
 
+import contextlib
+import io
 import json
 import pathlib
 import shutil
+import sys
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmark import sparse_least_squares
-from experiments.codes import equal_load, noise
+from experiments.benchmark import leverage_scores, sparse_least_squares
+from experiments.codes import equal_load, noise, partial_work
 from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning
 from experiments.errors.rounds import Rounds
-from experiments.sketching import samplers
+from experiments.runner import timing
+from experiments.sketching import distortion, samplers, stability
 from experiments.weights import fair
 from jaxwgc import codes, stragglers
 from tests.experiments.conftest import RESULTS
@@ -23,6 +28,17 @@ from tests.experiments.conftest import RESULTS
 def only(table, *names):
     """Returns some entries of a table."""
     return {name: table[name] for name in names}
+
+
+def run_here(program, *arguments):
+    """Runs a program as `timing.run_program` does, in this process."""
+    printed = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["-c", *map(str, arguments)]),
+        contextlib.redirect_stdout(printed),
+    ):
+        exec(timing._PRELUDE + program, {})
+    return json.loads(printed.getvalue())
 
 
 # In place of the paper's code: as exact, of as many parts, and compiled in no time.
@@ -34,7 +50,9 @@ PAPER = {
     "paper.mnist.FIT_STEPS": np.geomspace(2e-4, 2e-3, 4),
     "paper.mnist.NUM_TRAINING": 2_000,
     "paper.linear_regression.COMPRESSIONS": (4,),
+    "weights.convergence.THRESHOLDS": (1e4, 1e3),
     "weights.methods.CODE": GROUPS,
+    "weights.methods.SIZES": (0.25, 0.5, 1.0),
     "weights.fair.KINDS": fair.SHOWN,
 }
 # Codes of each kind, and the orderings of these.
@@ -47,21 +65,43 @@ CODES = {
     "codes.noise.exact_codes": lambda key, every=noise.exact_codes: only(
         every(key), "binary", "cyclic_repetition"
     ),
+    "codes.recovery.FEW_SETTINGS": ("ldgm, parity degree 5",),
+    "codes.partial_work.entries": lambda every=partial_work.entries: every()[:1],
+    "codes.unequal.TIMES": (1.5,),
     "codes.learned.NUM_WORKERS": 12,
     "codes.learned.PROBABILITY": 0.2,
 }
 SKETCHING = {
+    "sketching.distortion.EMBEDDINGS": only(
+        distortion.EMBEDDINGS, "count_sketch", "row_sampling, leverage"
+    ),
+    "sketching.distortion.FEW_FACTORS": (4,),
     "sketching.distortion.NAMES": ("count_sketch",),
     "sketching.distortion.SMALL_SHAPES": {"one column": (256, 1)},
+    "sketching.iterations.FEW_STEPS": (2, 20),
+    "sketching.iterations.RATIOS": (4,),
+    "sketching.rank_k.NUM_PASSES": (3,),
+    "sketching.samplers.ACTIVE_KINDS": (),
     "sketching.samplers.FACTORS": (16,),
-    "sketching.samplers.SAMPLERS": only(samplers.SAMPLERS, "LEV", "UNIF", "LEV, top k"),
-    "sketching.solvers.SETTINGS": ((2, 0), (4, 2)),
-    "sketching.stability.NUM_DIFFICULTIES": 2,
+    "sketching.samplers.SAMPLERS": only(samplers.SAMPLERS, "LEV, top k", "LEV, blocks"),
+    "sketching.solvers.SETTINGS": ((2, 1),),
+    "sketching.solvers.SKETCHES": (("count_sketch", 4),),
+    "sketching.stability.NUM_DIFFICULTIES": 1,
+    "sketching.stability.PRECISIONS": only(stability.PRECISIONS, "float32"),
 }
 BENCHMARK = {
+    "benchmark.decoding.BERNOULLI": ((4, 20),),
     "benchmark.decoding.CODES": ((10, 5, 6),),
     "benchmark.decoding.WORST_CODES": ((10, 10, 2),),
+    "benchmark.leverage_scores.EPSILONS": (0.5,),
+    "benchmark.leverage_scores.RANKS": only(leverage_scores.RANKS, "rank 3/5"),
+    "benchmark.leverage_scores.WAYS": only(
+        leverage_scores.WAYS, "svds, float64", "stream", "bcoo"
+    ),
+    "benchmark.leverage_scores.run_program": run_here,
+    "benchmark.many_workers.NUM_PARTS": (34,),
     "benchmark.many_workers.QUICK": 10,
+    "benchmark.projections.OURS": ("count_sketch",),
     "benchmark.sparse_least_squares.MATRICES": only(
         sparse_least_squares.MATRICES, "banded"
     ),
@@ -81,9 +121,10 @@ DELAYS = {
     "delays.planning.GOALS": {"default goal": {}},
     "delays.planning.OPTIONS": {"replications": (1,), "num_rounds": 40},
     "delays.planning.LAWS": only(planning.LAWS, "one in 500 stalls"),
-    "delays.models.DATA_SETS": 2,
+    "delays.planning.NUM_WORKERS": 4,
+    "delays.models.DATA_SETS": 1,
     "delays.models.KNOWN": only(models.KNOWN, "pareto"),
-    "delays.against_the_clock.SHOWN": 4,
+    "delays.against_the_clock.SHOWN": 2,
     "delays.slow_workers.LAWS": only(slow_workers.LAWS, "1 + Exp(1)"),
     "delays.slow_workers.NUM_WORKERS": 4,
     "delays.slow_workers.PUBLISHED": {10: 2.41},
@@ -93,12 +134,14 @@ ERRORS = {
     "errors.rounds.known_codes": lambda key: {
         "repetition": codes.fractional_repetition(6, num_stragglers=2)
     },
+    "errors.wrong_answers.NUM_BITS": 2,
     "errors.wrong_answers.SHOWN": ("repetition",),
+    "errors.wrong_answers.SIZES": np.array([1e-8, 1.0]),
     "errors.wrong_answers.CELLS": {("repetition", 0): (1, 3)},
     "errors.wrong_answers.BEYOND": {"repetition": 2},
     "errors.learning.CODE": codes.fractional_repetition(20, num_stragglers=9),
     "errors.learning.KINDS": only(learning.KINDS, "sign"),
-    "errors.learning.NUM_STEPS": 20,
+    "errors.learning.NUM_STEPS": 2,
 }
 # Others are measured in tests/distributed, and by linear-regression.
 ELSEWHERE = {"coordinator", "coordinator_peers", "table2"}
