@@ -16,8 +16,7 @@ from experiments import benchmark
 from experiments.benchmark import leverage_scores, sparse_least_squares
 from experiments.codes import equal_load, noise, partial_work
 from experiments.delays import models, planning, slow_workers
-from experiments.errors import learning
-from experiments.errors.rounds import Rounds
+from experiments.errors import learning, rounds
 from experiments.runner import timing
 from experiments.sketching import distortion, samplers, stability
 from experiments.weights import fair
@@ -47,6 +46,7 @@ PAPER = {
     "paper.descent.CODE": GROUPS,
     "paper.descent.STRAGGLERS": stragglers.uniform(4),
     "paper.mnist.COMPRESSIONS": (20,),
+    "paper.mnist.FIT_ITERATIONS": 20,
     "paper.mnist.FIT_STEPS": np.geomspace(2e-4, 2e-3, 4),
     "paper.mnist.NUM_TRAINING": 2_000,
     "paper.linear_regression.COMPRESSIONS": (4,),
@@ -130,11 +130,17 @@ DELAYS = {
     "delays.slow_workers.PUBLISHED": {10: 2.41},
     "delays.slow_workers.read_traces": lambda: {"one_slow_seconds": TIMES},
 }
+# All kinds are in the test of what a code can tell.
+FEW_KINDS = only(rounds.Rounds.kinds, "noise", "part of a codeword") | rounds.WORST
 ERRORS = {
+    "errors.rounds.Rounds.kinds": FEW_KINDS,
+    "errors.wrong_answers.INDEPENDENT": only(rounds.INDEPENDENT, "noise"),
+    "errors.wrong_answers.TOGETHER": only(rounds.TOGETHER, "part of a codeword"),
     "errors.rounds.known_codes": lambda key: {
         "repetition": codes.fractional_repetition(6, num_stragglers=2)
     },
     "errors.wrong_answers.NUM_BITS": 2,
+    "errors.wrong_answers.BATCHES": 2,
     "errors.wrong_answers.SHOWN": ("repetition",),
     "errors.wrong_answers.SIZES": np.array([1e-8, 1.0]),
     "errors.wrong_answers.CELLS": {("repetition", 0): (1, 3)},
@@ -167,7 +173,7 @@ COMMANDS = [
 PREFIXES = {"mnist": "table1", "linear-regression": "table2"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def settings(monkeypatch, tmp_path):
     """Few rows of each table."""
     every = PAPER | CODES | SKETCHING | BENCHMARK | DELAYS | ERRORS
@@ -178,7 +184,7 @@ def settings(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_files_are_those_of_the_documentation(line, command):
+def test_files_are_those_of_the_documentation(line, command, settings):
     """Their numbers have names of the documentation too, which `redraw` reads."""
     words, out = line.split(), pathlib.Path("out")
     name = words[2] if words[0] == "only" else words[0]
@@ -251,10 +257,10 @@ CLAIMS = {
 
 def test_errors_that_a_code_can_tell_are_told():
     """Of every kind; one more, and none is."""
-    rounds = Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
-    for kind in rounds.kinds:
-        played = rounds.play(kind, 2, 0)
+    game = rounds.Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
+    for kind in game.kinds:
+        played = game.play(kind, 2, 0)
         assert played.is_right.all() and played.error.max() < 1e-5, kind
-    assert not rounds.play("part of the lightest codeword", 3, 0).is_right.any()
-    different = rounds.play("noise", 1, 1, batch=1)
-    assert not np.array_equal(different.error, rounds.play("noise", 1, 1).error)
+    assert not game.play("part of the lightest codeword", 3, 0).is_right.any()
+    different = game.play("noise", 1, 1, batch=1)
+    assert not np.array_equal(different.error, game.play("noise", 1, 1).error)
