@@ -1,12 +1,8 @@
 """Each experiment in short: it runs, and writes the files of the documentation."""
 
-import contextlib
-import io
 import json
 import pathlib
 import shutil
-import sys
-from unittest import mock
 
 import jax
 import numpy as np
@@ -17,7 +13,6 @@ from experiments.benchmark import leverage_scores, sparse_least_squares
 from experiments.codes import equal_load, noise, partial_work
 from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning, rounds
-from experiments.runner import timing
 from experiments.sketching import distortion, samplers, stability
 from experiments.weights import fair
 from jaxwgc import codes, stragglers
@@ -27,17 +22,6 @@ from tests.experiments.conftest import RESULTS
 def only(table, *names):
     """Returns some entries of a table."""
     return {name: table[name] for name in names}
-
-
-def run_here(program, *arguments):
-    """Runs a program as `timing.run_program` does, in this process."""
-    printed = io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["-c", *map(str, arguments)]),
-        contextlib.redirect_stdout(printed),
-    ):
-        exec(timing._PRELUDE + program, {})
-    return json.loads(printed.getvalue())
 
 
 # In place of the paper's code: as exact, of as many parts, and compiled in no time.
@@ -98,7 +82,6 @@ BENCHMARK = {
     "benchmark.leverage_scores.WAYS": only(
         leverage_scores.WAYS, "svds, float64", "stream", "bcoo"
     ),
-    "benchmark.leverage_scores.run_program": run_here,
     "benchmark.many_workers.NUM_PARTS": (34,),
     "benchmark.many_workers.QUICK": 10,
     "benchmark.projections.OURS": ("count_sketch",),
