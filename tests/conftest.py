@@ -157,19 +157,25 @@ def own_decoder(code, kind):
     return next(iter(code.decoders_of(kind)), None)
 
 
-def run_on_four_devices(program):
-    """What a program prints that runs on four devices, threads in another process."""
+def start_on_devices(number, program, *arguments):
+    """A process that runs a program on so many devices, which are threads."""
     flags = os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=pathlib.Path(__file__).parents[1],
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={number}",
         },
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+
+
+def printed_by(process, timeout=None):
+    """What a process has printed when it ends without an error."""
+    printed, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors[-3000:]
+    return printed

@@ -1,6 +1,6 @@
 """Decoders and straggler models on four devices, threads in another process."""
 
-from tests.conftest import run_on_four_devices
+from tests.conftest import printed_by, start_on_devices
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -84,4 +84,4 @@ check("models", jax.vmap(rounds), jax.random.split(key, 8), tolerance=1e-6)
 
 
 def test_every_decoder_and_model_on_every_kind_of_mesh():
-    assert run_on_four_devices(PROGRAM).count("done") == 7
+    assert printed_by(start_on_devices(4, PROGRAM)).count("done") == 7

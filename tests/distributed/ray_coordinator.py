@@ -29,14 +29,12 @@ def make_cluster(num_workers=2):
     def loss(params, part):
         return ((part @ params["w"] - 1.0) ** 2).sum()
 
-    return jaxwgc.distributed.RayCluster(
-        loss,
-        code,
-        rows.astype(np.float32),
-        wait=jaxwgc.stragglers.fastest(num_workers - 1),
-        key=jax.random.key(7),
-        batch=lambda key, part: jax.random.choice(key, part, (8,), replace=False),
-    )
+    def batch(key, part):
+        return jax.random.choice(key, part, (8,), replace=False)
+
+    wait, key = jaxwgc.stragglers.fastest(num_workers - 1), jax.random.key(7)
+    given = loss, code, rows.astype(np.float32)
+    return jaxwgc.distributed.RayCluster(*given, wait=wait, key=key, batch=batch)
 
 
 OPTIMIZER = optax.adam(0.01)
@@ -53,14 +51,8 @@ def main(folder, freeze, checkpoint_every):
                 os.kill(cluster.workers[1].pid, signal.SIGSTOP)
             print(step, digest(progress.state), flush=True)
 
-        cluster.train(
-            OPTIMIZER,
-            PARAMS,
-            10**9,
-            callbacks=[say],
-            checkpoint=folder,
-            checkpoint_every=checkpoint_every,
-        )
+        saved = {"checkpoint": folder, "checkpoint_every": checkpoint_every}
+        cluster.train(OPTIMIZER, PARAMS, 10**9, callbacks=[say], **saved)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,7 @@ import numpy as np
 
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray._events import (
-    Launch,
-    Listen,
-    Lost,
-    Message,
-    PartsDone,
-    Ready,
-    Replace,
-    Request,
-    Send,
-    Stop,
-    Sum,
-)
+from jaxwgc.distributed.ray import _events
 from jaxwgc.distributed.ray._fleet import Fleet, Rules
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
@@ -120,18 +108,18 @@ class World:
             worker = action.worker
             process = self.workers[worker]
             match action:
-                case Launch():
+                case _events.Launch():
                     assert process is None
                     self.workers[worker] = Worker()
-                case Replace():
+                case _events.Replace():
                     assert process is not None
                     self.workers[worker] = self.calls[worker] = None
                     continue
-                case Send() if self.on_request:
+                case _events.Send() if self.on_request:
                     process.begin(action)
-                case Request() | Listen() | Stop():
+                case _events.Request() | _events.Listen() | _events.Stop():
                     assert process.number == action.number
-            if isinstance(action, Request):
+            if isinstance(action, _events.Request):
                 asked = np.flatnonzero(action.weights)
                 assert {*asked.tolist()} <= {*process.done}
             self.calls[worker] = action
@@ -147,30 +135,30 @@ class World:
             self.perform(self.engine.poll(self.now))
 
     def ready(self, worker):
-        self.handle(Ready(worker, None, "elsewhere", f"host{worker}"))
+        self.handle(_events.Ready(worker, None, "elsewhere", f"host{worker}"))
 
     def lose(self, worker, trouble="its process died", error=None):
-        self.handle(Lost(worker, trouble, error))
+        self.handle(_events.Lost(worker, trouble, error))
 
     def respond(self, worker, seconds=0.0, num_parts=1, is_finite=True):
         """The newest call of a worker returns; on request with some finished parts."""
         action, self.calls[worker] = self.calls[worker], None
         if action is None:
             return
-        if isinstance(action, Launch):
+        if isinstance(action, _events.Launch):
             self.ready(worker)
         elif not self.on_request:
             value = worker + 1.0 + 10 * action.number
             message = np.full((1, LENGTH), value if is_finite else np.nan, np.float32)
             answer = Answer(message, np.ones(1), None, seconds)
-            self.handle(Message(worker, action.call, answer, seconds))
-        elif isinstance(action, Request):
+            self.handle(_events.Message(worker, action.call, answer, seconds))
+        elif isinstance(action, _events.Request):
             vector = action.weights @ GRADIENTS[LAYOUT.held[worker]]
             vector = vector if is_finite else np.full(LENGTH, np.nan)
             vector = vector[None].astype(np.float32)
-            self.handle(Sum(worker, action.call, vector, seconds))
-        elif isinstance(action, Stop):
-            self.handle(PartsDone(worker, action.call, []))
+            self.handle(_events.Sum(worker, action.call, vector, seconds))
+        elif isinstance(action, _events.Stop):
+            self.handle(_events.PartsDone(worker, action.call, []))
         else:
             process = self.workers[worker]
             left = [turn for turn in range(4) if turn not in process.done]
@@ -179,8 +167,8 @@ class World:
                 loss = 1.0 + LAYOUT.held[worker][turn]
                 given = action.number, turn, loss, None, is_finite, seconds
                 process.reports.append(Report(*given))
-            seen = action.seen if isinstance(action, Listen) else 0
-            self.handle(PartsDone(worker, action.call, process.reports[seen:]))
+            seen = action.seen if isinstance(action, _events.Listen) else 0
+            self.handle(_events.PartsDone(worker, action.call, process.reports[seen:]))
 
     def run(self, seconds, step=0, owner=None, verifier=None):
         """Returns a round whose calls take `seconds(worker, action)`, or never end."""

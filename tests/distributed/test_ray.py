@@ -155,14 +155,12 @@ def test_undecodable_round_names_the_missing():
             raise ArithmeticError("as told")
         return 0.0
 
-    with RayCluster(
-        loss,
-        codes.uncoded(2),
-        PARTS[:2],
-        timeouts=Timeouts(replacement=0.1),
-        faults=Faults(delay=delay),
-        decoding=DecodingOptions(undecodable="raise"),
-    ) as cluster:
+    options = {
+        "timeouts": Timeouts(replacement=0.1),
+        "faults": Faults(delay=delay),
+        "decoding": DecodingOptions(undecodable="raise"),
+    }
+    with RayCluster(loss, codes.uncoded(2), PARTS[:2], **options) as cluster:
         message = (
             r"cannot be decoded, since only workers \[0\] responded; missing: worker 1 "
             r"\(ArithmeticError: as told\)"
@@ -215,18 +213,18 @@ def no_file(part):
 
 
 @pytest.mark.parametrize(
-    ("load", "error", "message"),
+    ("number", "load", "error", "message"),
     [
-        (no_file, RuntimeError, r"worker \d .*loading part \d failed.*\d\.npz"),
+        (1, no_file, RuntimeError, r"worker \d .*loading part \d failed.*\d\.npz"),
         (
-            lambda part: np.zeros((3 + part, 5), np.float32),
+            *(2, lambda part: np.zeros((3 + part, 5), np.float32)),
             ValueError,
             r"^worker \d .*: parts must be alike; got array: float32\[[34], 5\]",
         ),
     ],
 )
-def test_parts_that_cannot_be_loaded(load, error, message):
-    with RayCluster(loss, codes.uncoded(2), load) as cluster:
+def test_parts_that_cannot_be_loaded(number, load, error, message):
+    with RayCluster(loss, codes.uncoded(number), load) as cluster:
         with pytest.raises(error, match=message) as raised:
             cluster.compute(PARAMS)
         assert raised.type is error

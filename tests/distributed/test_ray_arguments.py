@@ -14,7 +14,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.distributed import Faults, RayCluster, Verification
+from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray import _cluster, _worker
 from jaxwgc.distributed.ray._messages import Memory, pack, sent, unpack
 from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker
@@ -23,6 +23,7 @@ pytest.importorskip("ray")
 
 CODE = codes.reed_solomon(4, num_parts=4, replication=3)
 SEVERAL = codes.multi_message(codes.cyclic_mds(4, num_stragglers=2))
+DROP = {"verification": Verification("drop")}
 PARTS = np.ones((4, 12, 5), np.float32)
 PARAMS, KEY = {"w": jnp.arange(5.0)}, jax.random.key(5)
 LIKE = jax.eval_shape(lambda: PARAMS)
@@ -71,6 +72,18 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
         ({"timeouts": 60.0}, TypeError, "timeouts must be a Timeouts"),
         ({"verification": "drop"}, TypeError, "verification must be a Verification"),
         ({"faults": len}, TypeError, "faults must be a Faults"),
+        ({"code": codes.uncoded(4), **DROP}, ValueError, "got none for messages"),
+        ({"code": codes.replicated(4), **DROP}, ValueError, "on_wrong must be None"),
+        (
+            {"verification": Verification("arbitrate")},
+            ValueError,
+            "got 'arbitrate' for",
+        ),
+        (
+            {"verification": Verification(audit=0.5)},
+            ValueError,
+            "audit must be None for",
+        ),
         # Old names.
         ({"tolerance": 0.1}, TypeError, r"decoding=DecodingOptions\(tolerance=.*0.1"),
         ({"on_wrong": None}, TypeError, r"Verification\(on_wrong=...\); got None"),
@@ -93,6 +106,10 @@ def test_bad_arguments(others, error, message):
         (Verification, {"audit": 1.0}, ValueError),
         (Verification, {"audit": -0.1}, ValueError),
         (Verification, {"noise": -1.0}, ValueError),
+        (Timeouts, {"answer": 0}, ValueError),
+        (Timeouts, {"answer": 1.9}, ValueError),
+        (Timeouts, {"start": None}, TypeError),
+        (Timeouts, {"replacement": -1.0}, ValueError),
         (Faults, {"delay": 3}, TypeError),
         (Faults, {"corrupt": 3}, TypeError),
     ],
@@ -114,8 +131,7 @@ def test_bad_steps(steps):
 
 
 def test_memory_needs_messages_that_are_not_compared():
-    verification = Verification(on_wrong="drop")
-    with simple_cluster(verification=verification) as cluster:
+    with simple_cluster(**DROP) as cluster:
         with pytest.raises(ValueError, match="memory must be False with on_wrong"):
             cluster.train(optax.sgd(0.1), PARAMS, num_steps=1, memory=True)
 

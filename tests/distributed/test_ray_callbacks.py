@@ -24,18 +24,11 @@ CHAIN = optax.chain(jaxwgc.decode_aggregate(CODE), optax.sgd(0.1))
 
 def compute(params, step, key):
     """Worker 1 responds in odd steps, and its message is rejected in step 3."""
-    received = np.array([True, step == 1])
-    return Round(
-        np.ones((2, 2), np.float32),
-        received,
-        np.array([0.25, 0.5 if step % 2 else np.inf]),
-        0.75,
-        np.array([1.0, 2.0 if step == 1 else np.nan]),
-        None,
-        {},
-        wrong=np.array([False, step == 3]),
-        replaced=step,
-    )
+    messages, received = np.ones((2, 2), np.float32), np.array([True, step == 1])
+    times = np.array([0.25, 0.5 if step % 2 else np.inf])
+    losses = np.array([1.0, 2.0 if step == 1 else np.nan])
+    given = messages, received, times, 0.75, losses, None, {}
+    return Round(*given, wrong=np.array([False, step == 3]), replaced=step)
 
 
 def train(num_steps, *callbacks, checkpoint=None, limit=None):

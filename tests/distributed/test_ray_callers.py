@@ -33,17 +33,9 @@ def batch(key, part):
 
 
 def make_cluster(**others):
-    given = {
-        "code": CODE,
-        "parts": PARTS,
-        "has_aux": True,
-        "key": jax.random.key(1),
-        "batch": batch,
-        "faults": Faults(
-            delay=lambda worker, step: DELAYS.get(step, (0.0, 0.0))[worker]
-        ),
-    }
-    return RayCluster(loss, **{**given, **others})
+    faults = Faults(delay=lambda worker, step: DELAYS.get(step, (0.0, 0.0))[worker])
+    given = {"code": CODE, "parts": PARTS, "key": jax.random.key(1), "batch": batch}
+    return RayCluster(loss, has_aux=True, faults=faults, **given | others)
 
 
 @pytest.fixture(scope="module")

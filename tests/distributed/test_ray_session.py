@@ -72,7 +72,7 @@ def test_lost_interrupts_are_noticed(interruptible, number, error):
 
 @pytest.mark.parametrize("is_listening", [False, True])
 def test_addresses_that_do_not_answer(monkeypatch, is_listening):
-    monkeypatch.setattr(_session, "_SECONDS_TO_CONNECT", 3)
+    monkeypatch.setattr(_session, "_SECONDS_TO_CONNECT", 1)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         if is_listening:

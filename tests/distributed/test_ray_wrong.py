@@ -23,9 +23,8 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
 PARAMS = jnp.linspace(-1, 1, 50)
 # Counts of steps, and what happens from there on.
-CLEAN, OFTEN, NOT_FINITE, AGREED, ALWAYS = 0, 1000, 2000, 3000, 4000
+CLEAN, OFTEN, NOT_FINITE, AGREED, ALWAYS, ONCE = range(0, 6000, 1000)
 COPIES = codes.fractional_repetition(4, num_stragglers=1)
-REPLICATED = codes.replicated(2, num_parts=4, copies=2)
 SPARE = codes.reed_solomon(4, num_parts=4, replication=3)
 
 
@@ -53,7 +52,7 @@ def saboteur(folder):
             message[3] = np.nan
         elif kind == AGREED and worker in (0, 1):
             message *= -(1 + worker)
-        elif kind == ALWAYS and worker == 1 and is_first:
+        elif worker == 1 and (kind == ONCE or (kind == ALWAYS and is_first)):
             message *= -1
         return message
 
@@ -68,26 +67,23 @@ def check_gradient(code, round):
     np.testing.assert_allclose(round.losses, VALUES, rtol=1e-5)
 
 
+def make_cluster(folder, code, parts, **options):
+    faults = Faults(corrupt=saboteur(folder))
+    return RayCluster(loss, code, parts, faults=faults, **options)
+
+
 @pytest.fixture(scope="module")
 def dropping(tmp_path_factory, one_ray):
-    corrupt = saboteur(tmp_path_factory.mktemp("dropping"))
-    verification = Verification(on_wrong="drop")
-    with RayCluster(
-        loss, SPARE, PARTS, verification=verification, faults=Faults(corrupt=corrupt)
-    ) as cluster:
+    folder, verification = tmp_path_factory.mktemp("dropping"), Verification("drop")
+    with make_cluster(folder, SPARE, PARTS, verification=verification) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def arbitrating(tmp_path_factory, one_ray):
-    corrupt = saboteur(tmp_path_factory.mktemp("arbitrating"))
-    with RayCluster(
-        loss,
-        COPIES,
-        lambda part: PARTS[part],
-        verification=Verification(on_wrong="arbitrate"),
-        faults=Faults(corrupt=corrupt),
-    ) as cluster:
+    folder, verification = tmp_path_factory.mktemp("own"), Verification("arbitrate")
+    load = lambda part: PARTS[part]  # noqa: E731
+    with make_cluster(folder, COPIES, load, verification=verification) as cluster:
         yield cluster
 
 
@@ -162,36 +158,18 @@ def test_two_who_are_wrong_are_both_found_by_recomputing(arbitrating):
     check_gradient(COPIES, round)
 
 
-def test_raise_names_the_worker(tmp_path):
-    with RayCluster(
-        loss,
-        SPARE,
-        PARTS,
-        verification=Verification(on_wrong="raise"),
-        faults=Faults(corrupt=saboteur(tmp_path)),
-    ) as cluster:
-        cluster.resume(OFTEN)
-        for _ in range(3):
-            check_gradient(SPARE, cluster.compute(PARAMS))
-        with pytest.raises(RuntimeError, match=r"wrong answers .*: worker 1 on \S+ \("):
-            cluster.compute(PARAMS)
-        cluster.resume(AGREED)
-        with pytest.raises(RuntimeError, match="a wrong answer from one .*: worker 0"):
-            cluster.compute(PARAMS)
-
-
-@pytest.mark.parametrize(
-    ("code", "others", "message"),
-    [
-        (codes.uncoded(4), {"on_wrong": "drop"}, "got none for messages"),
-        (SPARE, {"on_wrong": "arbitrate"}, "got 'arbitrate' for"),
-        (REPLICATED, {"on_wrong": "drop"}, "on_wrong must be None"),
-        (SPARE, {"audit": 0.5}, "audit must be None for codes of one message"),
-    ],
-)
-def test_bad_arguments(code, others, message):
-    with pytest.raises(ValueError, match=message):
-        RayCluster(loss, code, PARTS, verification=Verification(**others))
+def test_raise_names_the_worker(dropping, monkeypatch):
+    """On the workers of another cluster: only the coordinator knows this option."""
+    dropping.resume(CLEAN)
+    check_gradient(SPARE, dropping.compute(PARAMS))
+    on_wrong = Verification(on_wrong="raise").on_wrong
+    monkeypatch.setattr(dropping._fleet.verifier, "_on_wrong", on_wrong)
+    dropping.resume(ONCE)
+    with pytest.raises(RuntimeError, match=r"wrong answers .*: worker 1 on \S+ \("):
+        dropping.compute(PARAMS)
+    dropping.resume(AGREED)
+    with pytest.raises(RuntimeError, match="a wrong answer from one .*: worker 0"):
+        dropping.compute(PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -242,15 +220,13 @@ def test_audits_find_who_is_wrong_on_request(tmp_path, caplog):
             np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)
         return round
 
-    with RayCluster(
-        loss,
-        code,
-        PARTS.reshape(8, 6, 50),
-        verification=Verification(audit=0.9),
-        wait=stragglers.until_decodable(code),
-        faults=Faults(corrupt=saboteur(tmp_path)),
-        decoding=DecodingOptions(undecodable="raise"),
-    ) as cluster:
+    options = {
+        "verification": Verification(audit=0.9),
+        "wait": stragglers.until_decodable(code),
+        "decoding": DecodingOptions(undecodable="raise"),
+    }
+    parts = PARTS.reshape(8, 6, 50)
+    with make_cluster(tmp_path, code, parts, **options) as cluster:
         cluster.resume(ALWAYS)
         cluster.compute(PARAMS)
         pid, is_replaced, end = cluster.workers[1].pid, False, time.monotonic() + 90

@@ -5,7 +5,6 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray._fleet import ResponseLimit
 
 
@@ -66,17 +65,3 @@ def test_no_worker_of_a_real_job_is_suspected(median):
         for worker in np.argsort(row):
             assert not row[worker] > limit.of(worker) / 2
             limit.note(worker, row[worker])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "error", "message"),
-    [
-        ({"answer": 0}, ValueError, "answer must be"),
-        ({"answer": 1.9}, ValueError, "answer must be at least 2 seconds.*got 1.9"),
-        ({"start": None}, TypeError, "start must be"),
-        ({"replacement": -1.0}, ValueError, "replacement must be"),
-    ],
-)
-def test_bad_timeouts(seconds, error, message):
-    with pytest.raises(error, match=message):
-        Timeouts(**seconds)

@@ -1,6 +1,6 @@
 """Rows on four devices, which are threads in another process."""
 
-from tests.conftest import run_on_four_devices
+from tests.conftest import printed_by, start_on_devices
 
 PROGRAM = """
 import sys
@@ -82,4 +82,4 @@ print("all good")
 
 
 def test_four_devices():
-    assert run_on_four_devices(PROGRAM).strip() == "all good"
+    assert printed_by(start_on_devices(4, PROGRAM)).strip() == "all good"
