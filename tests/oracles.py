@@ -159,6 +159,14 @@ def backward_error(matrix, target, solution):
     return np.linalg.norm(gradient / np.sqrt(weight)) / np.linalg.norm(values)
 
 
+def check_mean(samples, expected, atol=0.0, err_msg=""):
+    """Compares the mean along the first axis to four standard errors."""
+    samples = np.asarray(samples, np.float64)
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    miss = np.abs(samples.mean(axis=0) - expected)
+    assert np.all(miss <= 4 * error + atol), (err_msg, miss, error)
+
+
 def check_counts(observed, expected=None):
     """A chi-square test at the level of 0.1%; by default, all cells are as likely.
 

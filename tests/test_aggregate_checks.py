@@ -138,9 +138,10 @@ class TestOrder:
         with pytest.raises(ValueError, match="go around those after it"):
             optimizer.update(GRADIENTS, state, PARAMS)
 
-    def test_masks_around_an_aggregator(self):
+    @pytest.mark.parametrize("make", [coded, lambda: jaxwgc.decode_aggregate(CODE)])
+    def test_masks_around_an_aggregator(self, make):
         """It would sum what it sees, and the rest would pass unsummed."""
-        chain = optax.chain(coded(), optax.sgd(1.0))
+        chain = optax.chain(make(), optax.sgd(1.0))
         groups = {"learned": chain, "frozen": optax.set_to_zero()}
         for optimizer in (
             optax.masked(chain, {"w": True, "b": False}),
@@ -204,18 +205,11 @@ class TestShapesInTheState:
         np.testing.assert_allclose(params["w"][1] - params["w"][0], 1, rtol=1e-5)
 
 
-class TestElapsed:
-    mask = np.ones(6, bool)
-
-    @pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
-    def test_traced_times_that_are_none_show(self, elapsed, total):
-        aggregate = coded()
-        _, state = jax.jit(
-            lambda state, elapsed: aggregate.update(
-                GRADIENTS, state, received=self.mask, elapsed=elapsed
-            )
-        )(aggregate.init(PARAMS), elapsed)
-        np.testing.assert_array_equal(state.elapsed, total)
+@pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
+def test_traced_times_that_are_none_show(elapsed, total):
+    aggregate, extra = coded(), {"received": np.ones(6, bool), "elapsed": elapsed}
+    _, state = jax.jit(aggregate.update)(GRADIENTS, aggregate.init(PARAMS), **extra)
+    np.testing.assert_array_equal(state.elapsed, total)
 
 
 @pytest.mark.filterwarnings("error")

@@ -10,14 +10,10 @@ import pytest
 from optax.experimental import aggregating
 
 import jaxwgc
-from jaxwgc import (
-    BlockLeverageState,
-    block_leverage_aggregate,
-    sampled_value_and_grad,
-    sketching,
-    stragglers,
-)
+from jaxwgc import sketching, stragglers
 from tests.conftest import random_patterns
+from tests.oracles import check_mean
+from tests.zoo import regression, squared_loss
 
 NUM_PARTS = 6
 PROBABILITIES = np.array([0.3, 0.25, 0.05, 0.1, 0.2, 0.1])
@@ -29,16 +25,7 @@ DTYPES = jnp.bfloat16, np.float32, np.complex64
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
-def squared_loss(params, part):
-    x, y = part
-    return jnp.sum((x @ params["w"] + params["b"] - y) ** 2) / 2
-
-
-def regression(num_parts=NUM_PARTS, seed=0):
-    draw = np.random.default_rng(seed).normal
-    params = {"w": np.ones(3, np.float32), "b": np.float32(0)}
-    parts = draw(size=(num_parts, 4, 3)), draw(size=(num_parts, 4))
-    return params, jax.tree.map(lambda leaf: leaf.astype(np.float32), parts)
+PARAMS, PARTS = regression(NUM_PARTS, np.float32)
 
 
 @jax.jit
@@ -59,30 +46,27 @@ def full_value_and_grad(params, parts):
 @jax.jit
 def sampled_step(probabilities, params, parts, key, received):
     """One program for several tests."""
-    step = sampled_value_and_grad(squared_loss, CODE, probabilities)
+    step = jaxwgc.sampled_value_and_grad(squared_loss, CODE, probabilities)
     return step(params, parts, key, received)
 
 
 def aggregator(key=None, code=CODE, probabilities=PROBABILITIES, **options):
     key = jax.random.key(0) if key is None else key
     model = stragglers.uniform(code.num_stragglers)
-    return block_leverage_aggregate(code, model, key, probabilities, **options)
+    return jaxwgc.block_leverage_aggregate(code, model, key, probabilities, **options)
 
 
-def assert_mean(found, expected, num):
-    """The mean over trials is the expected one within four standard errors."""
-    found = np.asarray(found, np.float64)
-    error = found.std(0) / np.sqrt(num)
-    assert np.all(np.abs(found.mean(0) - expected) < 4 * error + 1e-6)
+def assert_mean(found, expected):
+    check_mean(found, expected, atol=1e-6)
     # It does vary: the samples are not all of the data.
-    assert np.all(error > 0)
+    assert np.all(np.std(found, axis=0) > 0)
 
 
 @every_rule
 def test_aggregate_is_unbiased(rule):
     """Over the steps of one chain, whoever is late."""
     num = 20_000
-    params, parts = regression()
+    params, parts = PARAMS, PARTS
     _, gradients = partial_value_and_grad(params, parts)
     optimizer = aggregator(**rule)
 
@@ -96,7 +80,7 @@ def test_aggregate_is_unbiased(rule):
 
     state, (updates, indices, weights) = run()
     _, expected = full_value_and_grad(params, parts)
-    jax.tree.map(lambda a, b: assert_mean(a, b, num), updates, expected)
+    jax.tree.map(assert_mean, updates, expected)
     assert state.coded.elapsed == num
     assert state.coded.num_undecodable == 0
     # The decoded sum is that of the parts and weights that the state shows.
@@ -104,7 +88,7 @@ def test_aggregate_is_unbiased(rule):
     np.testing.assert_allclose(updates["b"], by_hand, atol=1e-2, rtol=1e-3)
     per_part = np.zeros((num, NUM_PARTS))
     np.add.at(per_part, (np.arange(num)[:, None], indices), weights)
-    assert_mean(per_part, np.ones(NUM_PARTS), num)
+    assert_mean(per_part, np.ones(NUM_PARTS))
     # Steps are independent of each other.
     shares = per_part[:, 0] - per_part[:, 0].mean()
     correlation = np.mean(shares[1:] * shares[:-1]) / np.mean(shares**2)
@@ -114,21 +98,21 @@ def test_aggregate_is_unbiased(rule):
 @every_rule
 def test_sampled_value_and_grad_is_unbiased(rule):
     num = 20_000
-    params, parts = regression()
-    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES, **rule)
+    params, parts = PARAMS, PARTS
+    step = jaxwgc.sampled_value_and_grad(squared_loss, CODE, PROBABILITIES, **rule)
     received = random_patterns(3, CODE.num_stragglers, num)
     keys = jax.random.split(jax.random.key(1), num)
     values, gradients = jax.jit(jax.vmap(functools.partial(step, params, parts)))(
         keys, received
     )
     value, gradient = full_value_and_grad(params, parts)
-    assert_mean(values, value, num)
-    jax.tree.map(lambda a, b: assert_mean(a, b, num), gradients, gradient)
+    assert_mean(values, value)
+    jax.tree.map(assert_mean, gradients, gradient)
 
 
 def test_both_ways_agree():
     """The same sample and the same answers give the same gradient."""
-    params, parts = regression()
+    params, parts = PARAMS, PARTS
     _, gradients = partial_value_and_grad(params, parts)
     optimizer = aggregator(code=REED_SOLOMON)
     state = optimizer.init(params)
@@ -138,7 +122,7 @@ def test_both_ways_agree():
     update, state = jax.jit(optimizer.update)(
         gradients, state, params, received=decoding, elapsed=2.5
     )
-    step = sampled_value_and_grad(squared_loss, REED_SOLOMON, PROBABILITIES)
+    step = jaxwgc.sampled_value_and_grad(squared_loss, REED_SOLOMON, PROBABILITIES)
     _, gradient = jax.jit(step)(params, parts, step_key, decoding)
     for name in params:
         np.testing.assert_allclose(update[name], gradient[name], rtol=1e-4)
@@ -148,7 +132,7 @@ def test_both_ways_agree():
 
 def test_only_sampled_parts_are_touched():
     """NaN in the others does no harm; one that is sampled shows."""
-    params, (x, y) = regression()
+    params, (x, y) = PARAMS, PARTS
     key, received = jax.random.key(3), np.ones(3, bool)
     sample = sketching.sample_partitions(key, PROBABILITIES, num_distinct=4)
     kept = np.asarray(sketching.drop_last_distinct(sample).indices)
@@ -164,14 +148,14 @@ def test_only_sampled_parts_are_touched():
 
 
 def test_auxiliary_outputs():
-    params, parts = regression()
+    params, parts = PARAMS, PARTS
 
     def loss(params, part):
         return squared_loss(params, part), part[1].sum()
 
     received, key = np.ones(3, bool), jax.random.key(0)
-    step = jax.jit(sampled_value_and_grad(loss, CODE, PROBABILITIES, has_aux=True))
-    (value, aux), gradient = step(params, parts, key, received)
+    step = jaxwgc.sampled_value_and_grad(loss, CODE, PROBABILITIES, has_aux=True)
+    (value, aux), gradient = jax.jit(step)(params, parts, key, received)
     expected_value, expected = sampled_step(PROBABILITIES, params, parts, key, received)
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], expected["w"], rtol=1e-5)
@@ -182,12 +166,12 @@ def test_auxiliary_outputs():
 
 def test_in_optax():
     """jit, a state of arrays only, both kinds of keys, `aggregating.process`."""
-    params, parts = regression()
+    params, parts = PARAMS, PARTS
     _, gradients = partial_value_and_grad(params, parts)
     optimizer = aggregator(jax.random.PRNGKey(0))
     assert isinstance(optimizer, aggregating.Aggregator)
     state = optimizer.init(params)
-    assert isinstance(state, BlockLeverageState)
+    assert isinstance(state, jaxwgc.BlockLeverageState)
     assert isinstance(state.coded, jaxwgc.CodedAggregateState)
     update, new = jax.jit(optimizer.update)(gradients, state, params)
     assert jax.tree.structure(new) == jax.tree.structure(state)
@@ -246,7 +230,7 @@ def test_draws_that_leave_slots_empty():
 def test_options_are_those_of_coded_aggregate():
     code = jaxwgc.codes.uncoded(3)
     model = stragglers.uniform(1)
-    optimizer = block_leverage_aggregate(
+    optimizer = jaxwgc.block_leverage_aggregate(
         code, model, jax.random.key(0), PROBABILITIES, undecodable="skip"
     )
     params = {"w": np.zeros(2, np.float32)}
@@ -259,7 +243,7 @@ def test_options_are_those_of_coded_aggregate():
 
 def test_traced_probabilities_that_are_wrong_give_nan():
     """A zero gradient would look like the end of the descent."""
-    params, parts = regression()
+    params, parts = PARAMS, PARTS
     key, received = jax.random.key(0), np.ones(CODE.num_workers, bool)
     for wrong in (PROBABILITIES * np.nan, -PROBABILITIES, [0.5, 0.2, 0.3, 0, 0, 0]):
         wrong = np.asarray(wrong, float)

@@ -1,7 +1,6 @@
 """Wrong messages are found by what a code has to spare, and nobody else is blamed."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxwgc import codes
 from jaxwgc.coding._errors._evidence import parity_checks
 from jaxwgc.coding._errors._majority import find_copies
 from jaxwgc.coding._errors._projection import key_from, project
+from tests.zoo import patterns
 
 KEY = jax.random.key(3)
 LENGTH = 40
@@ -79,20 +79,10 @@ def find(code, messages, received=True, noise=0.0):
     return finder(code)(messages, received, KEY, noise=noise)
 
 
-def masks(num_workers, numbers):
-    """All masks with so many workers in them."""
-    chosen = [
-        np.isin(np.arange(num_workers), own)
-        for number in numbers
-        for own in itertools.combinations(range(num_workers), number)
-    ]
-    return np.array(chosen)
-
-
 @pytest.mark.parametrize("name", CODES)
 def test_independent_errors_up_to_one_less_than_checks(name):
     """Every set of up to three wrong workers; up to one beside every missing one."""
-    wrong = masks(8, range(NUM_CHECKS))
+    wrong = ~patterns(8, range(NUM_CHECKS))
     pairs = [(own, np.ones(8, bool)) for own in wrong]
     pairs += [
         (own, np.arange(8) != lost)
@@ -112,7 +102,7 @@ def test_independent_errors_up_to_one_less_than_checks(name):
 @pytest.mark.parametrize("name", CODES)
 def test_errors_that_agree_up_to_half_of_the_checks(name):
     """Every pair that adds one and the same vector; three are never mistaken."""
-    is_wrong = masks(8, [2, 3])
+    is_wrong = ~patterns(8, [2, 3])
     found = locate(CODES[name], is_wrong, agree=True)
     are_two = is_wrong.sum(1) == 2
     np.testing.assert_array_equal(found.wrong[are_two], is_wrong[are_two])
@@ -124,7 +114,7 @@ def test_errors_that_agree_up_to_half_of_the_checks(name):
 @pytest.mark.parametrize("name", CODES)
 def test_huge_errors_hide_no_moderate_ones(name, heavy):
     """Every pair and triple, errors of 1e3 to 1e30 of a typical entry."""
-    is_wrong = masks(8, [2, 3])
+    is_wrong = ~patterns(8, [2, 3])
     draw = np.random.default_rng(0)
     sizes = 10 ** draw.uniform(3, 30, is_wrong.shape)
     found = locate(CODES[name], is_wrong, sizes=sizes, heavy=heavy)
@@ -160,7 +150,7 @@ def test_errors_of_unequal_sizes(num_stragglers, sizes, num_missing, options):
 @pytest.mark.parametrize("name", CODES)
 def test_more_than_can_be_explained_is_refused(name):
     """Four independent errors leave no check: nobody is blamed, nothing believed."""
-    is_wrong = masks(8, [4])
+    is_wrong = ~patterns(8, [4])
     found = locate(CODES[name], is_wrong)
     assert np.all(found.refused)
     assert np.all(found.disputed)
@@ -181,7 +171,7 @@ class TestCopies:
     @pytest.mark.parametrize("agree", [False, True])
     def test_majority(self, agree):
         """Against counting: every pattern of up to three wrong workers."""
-        is_wrong = masks(9, range(4))
+        is_wrong = ~patterns(9, range(4))
         found = locate(self.code, is_wrong, agree=agree)
         groups = self.code.assignment @ 2 ** np.arange(9)
         _, labels = np.unique(groups, return_inverse=True)

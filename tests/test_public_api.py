@@ -11,46 +11,16 @@ import types
 import pytest
 
 import jaxwgc
-from jaxwgc import (
-    checks,
-    codes,
-    coding,
-    corruptions,
-    decoders,
-    distributed,
-    sketching,
-    stragglers,
-    studies,
-)
 
-MODULES = (
-    jaxwgc,
-    checks,
-    codes,
-    coding,
-    corruptions,
-    decoders,
-    distributed,
-    sketching,
-    stragglers,
-    studies,
-)
-
-
-def public_names():
-    """Every public object of the library by its dotted name, modules aside."""
-    names = {}
-    for module in MODULES:
-        for name in module.__all__:
-            names[f"{module.__name__}.{name}"] = getattr(module, name)
-    return {
-        name: value
-        for name, value in names.items()
-        if not isinstance(value, types.ModuleType)
-    }
-
-
-NAMES = public_names()
+ROOMS = "checks codes coding corruptions decoders distributed sketching stragglers"
+MODULES = [jaxwgc, *(getattr(jaxwgc, room) for room in f"{ROOMS} studies".split())]
+# Every public object of the library by its dotted name, modules aside.
+NAMES = {
+    f"{module.__name__}.{name}": own
+    for module in MODULES
+    for name in module.__all__
+    if not isinstance(own := getattr(module, name), types.ModuleType)
+}
 # Constructors of models are classes with the names of functions.
 FUNCTIONS = {
     name: own

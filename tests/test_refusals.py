@@ -48,7 +48,7 @@ HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
 ALL, MANY = np.ones(6, bool), np.ones((6, 2), np.float32)
 ZEROS, PARAMS = np.zeros((6, 3), np.complex64), np.zeros(4, np.float32)
-NINE = np.ones((9, 2), np.float32)
+NINE, EVEN = np.ones((9, 2), np.float32), np.ones(9, np.float32)
 NEARLY_ONE = np.array([[0.5] * 6, [1 - 1e-7] * 6], np.float32)
 THREE, HALVES, EYE = np.ones(3), np.full(3, 0.5), np.eye(3)
 ONE, ROUNDS = np.array([0, 1, 0]), np.arange(1.0, 19).reshape(6, 3)
@@ -58,14 +58,11 @@ UNIFORM, WAIT = stragglers.uniform(2), stragglers.fastest(2)
 
 from_matrix = partial(codes.GradientCode.from_matrix, ROWS)
 unequal = partial(codes.unequal, [0.5, 0.2], 3)
-expected_error = partial(
-    studies.expected_error,
-    codes.unequal([0.1, 0.2, 0.5], 2),
-    straggler_probabilities=0.1,
-)
+UNEQUAL = codes.unequal([0.1, 0.2, 0.5], 2)
+expected_error = partial(studies.expected_error, UNEQUAL, straggler_probabilities=0.1)
 decoded = partial(jaxwgc.decoding_weights, PLAIN)
 graph_with = partial(jaxwgc.decoding_weights, GRAPH, ALL)
-received_by = partial(jaxwgc.decode_aggregate, REAL)
+received_by = partial(jaxwgc.decode_aggregate, code=REAL)
 measured = partial(stragglers.empirical, TABLE[ONE, None])
 located = partial(
     jaxwgc.locate_errors,
@@ -78,9 +75,8 @@ aggregate = partial(jaxwgc.coded_aggregate, model=UNIFORM, key=KEY)
 diagnose = partial(studies.diagnose, SIX, key=KEY, num_stragglers=1)
 learn = partial(studies.learn_entries, code=REAL, key=KEY)
 monte_carlo = partial(jaxwgc.monte_carlo, lambda key: 1.0, key=KEY, num_trials=3)
-plan = partial(
-    jaxwgc.plan, stragglers.shifted_exponential(1.0, 0.5), num_workers=4, key=KEY
-)
+EXPONENTIAL = stragglers.shifted_exponential(1.0, 0.5)
+plan = partial(jaxwgc.plan, delay=EXPONENTIAL, num_workers=4, key=KEY)
 report = partial(jaxwgc.straggler_report, names=None)
 
 
@@ -92,8 +88,8 @@ def check(**fields):
     jaxwgc.encode(jaxwgc.GradientCode(**fields), np.ones((3, 2)))
 
 
-def decode_with(name, decoder):
-    code = zoo.CODES[name]
+def decode_with(code, decoder):
+    code = zoo.CODES[code] if isinstance(code, str) else code
     jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
 
 
@@ -154,7 +150,7 @@ def block_leverage(probabilities, **options):
     return jaxwgc.block_leverage_aggregate(code, UNIFORM, KEY, probabilities, **options)
 
 
-def sampled(probabilities=NINE[:, 0], parts=NINE, key=KEY, held=ALL):
+def sampled(probabilities=EVEN, parts=NINE, key=KEY, held=ALL):
     loss = lambda params, part: jnp.sum(params * part)  # noqa: E731
     step = jaxwgc.sampled_value_and_grad(loss, SIX, probabilities)
     return step(np.ones(2, np.float32), parts, key, held)
@@ -215,6 +211,9 @@ def peeling(num_messages, num_batches):
     return Peeling(np.ones((num_messages, num_batches), bool))
 
 
+SHORT, CLUSTERS = Returning("short"), codes.clustered(PLAIN, 2)
+UNTIL = stragglers.until_decodable(codes.replicated(3))
+SEVERAL = codes.multi_message(codes.uncoded(6, 12))
 CHOICE = plan(replications=[1], waiting=[stragglers.fastest(4)], num_rounds=40).best
 BUSY = CHOICE._replace(code=codes.replicated(4, 8, 2), late="busy")
 STOCHASTIC = codes.stochastic(KEY, 4, 4, 2, 0.2)
@@ -222,7 +221,7 @@ STOCHASTIC = codes.stochastic(KEY, 4, 4, 2, 0.2)
 # Arguments and words of the message, for several functions.
 EXACT = (codes.binary, codes.cyclic_mds, codes.fractional_repetition)
 EXACT += (partial(codes.cyclic_repetition, KEY),)
-RANDOM = partial(codes.bernoulli, KEY), partial(codes.regularized_bernoulli, KEY)
+DRAWN_CODES = partial(codes.bernoulli, KEY), partial(codes.regularized_bernoulli, KEY)
 OF_LOADS = [
     (([1.0, -1.0, 1.0],), r"at least 0.*; got \w+\[1\] = -1"),
     (([1.0, NAN, 1.0],), r"at least 0.*; got \w+\[1\] = nan"),
@@ -327,7 +326,7 @@ VALUES = [
     ],
     *[
         (partial(own, 10, 80, 11), "replication must be at most num_workers; .* = 11")
-        for own in (codes.reed_solomon, *RANDOM)
+        for own in (codes.reed_solomon, *DRAWN_CODES)
     ],
     *each_of(DRAWN, OF_LOADS),
     *refused(partial(stragglers.coverage, PLAIN), "share must be", 0, -0.1, 1.1, NAN),
@@ -340,8 +339,6 @@ VALUES = [
     ),
     (lambda: codes.fractional_repetition(10, 2), "num_stragglers .* = 10.* 1 and 4$"),
     (lambda: codes.reed_solomon(50, 20, 11), "replication.* nearest: 10 and 15$"),
-    (lambda: codes.reed_solomon(6, 4, 2), "nearest: 3$"),
-    (lambda: codes.reed_solomon(6, 9, 1), "nearest: 2$"),
     (lambda: codes.uncoded(3, 8), "num_parts.* = 3; got 8; .* 6 and 9$"),
     (lambda: codes.replicated(3, 3, 4), "copies.* = 4 and"),
     (lambda: codes.replicated(3, 3, 2, [1, -1, 1]), "loads must be at least 0"),
@@ -349,20 +346,15 @@ VALUES = [
     (lambda: codes.edge_graph(KEY, 7, 3), "degree.*= 7 .* 2 and 4$"),
     (lambda: codes.edge_graph(KEY, 6, 6), "degree.* got 6; nearest: 5$"),
     (lambda: codes.regular_graph(KEY, 1, 1), "num_workers must be at least 2; got 1"),
-    (lambda: codes.regular_graph(KEY, 5, 1), "replication.* nearest: 2$"),
     (lambda: codes.regular_graph(KEY, 9, 7), "nearest: 6 and 8$"),
-    (lambda: codes.regular_graph(KEY, 4, 0), "replication.*0; nearest: 1$"),
     (lambda: codes.regular_graph(KEY, 5, 8), "nearest: 4$"),
     (lambda: codes.ramanujan_graph(7, 13), "prime.* 5 and 13$"),
     (lambda: codes.ramanujan_graph(5, 21), "modulus.*got 21"),
     (lambda: codes.ramanujan_graph(13, 13), "modulus must differ from prime"),
     (lambda: codes.ramanujan_graph(13, 5), "larger.*got modulus = 5 and prime"),
-    (lambda: codes.projective_plane(6), "order.*got 6; nearest: 5 and 7$"),
     (lambda: codes.projective_plane(4), "nearest: 3 and 5$"),
-    (lambda: codes.projective_plane(-3), "nearest: 2$"),
-    (lambda: codes.paley(8), "num_workers.* got 8; nearest: 7 and 11$"),
+    (lambda: codes.paley(15), "num_workers.* got 15; nearest: 11 and 19$"),
     (lambda: codes.paley(13), "nearest: 11 and 19$"),
-    (lambda: codes.paley(-1), "nearest: 3$"),
     (lambda: codes.communication_efficient(10, 6, 5), "num_segments.* = 4; got 5"),
     (lambda: codes.communication_efficient(10, 10, 1), "num_stragglers must be less"),
     (lambda: codes.multi_message(SEGMENTS), "code.num_segments.*got 2"),
@@ -371,7 +363,6 @@ VALUES = [
     (lambda: codes.partially_coded(MESSAGES, 1), "code.messages_per_worker must be 1"),
     (lambda: codes.partially_coded(codes.clustered(CODE, 2), 1), "apply clustered to"),
     (lambda: codes.any_placement(KEY, HELD, 2), "assignment.*got 2 .* of part 1$"),
-    (lambda: codes.any_placement(KEY, HELD & False, 0), "got 0 holders of part 0$"),
     (lambda: codes.any_placement(KEY, HELD, 3), "num_stragglers must be less than"),
     (lambda: codes.proportional_placement([1, 0, 1], 3, 1), r"speeds.*speeds\[1\] = 0"),
     (lambda: codes.proportional_placement([1, NAN], 3, 1), "speeds must be finite"),
@@ -379,7 +370,6 @@ VALUES = [
     (lambda: codes.stochastic_block(KEY, 12, 18, 4, 0.5, 0.5), "num_clusters.*3 and 6"),
     (lambda: codes.stochastic_block(KEY, 4, 4, 2, 1.5, 0.5), "probability_inside.*1.5"),
     (lambda: codes.stochastic(KEY, 10, 4, (1, 2, 11, 3), 0.1), "got.*= 11"),
-    (lambda: codes.stochastic(KEY, 10, 4, 2, 1.0), "straggler_probability.*got .* 1.0"),
     (lambda: codes.stochastic(KEY, 2, 4, 2, [0, 1.0]), "less.*= 1.0"),
     (lambda: codes.stochastic(KEY, 2, 4, 2, [0, 0.1, 0.2]), "straggler_probability"),
     (lambda: codes.unequal([0.5, 0.0], 2), "between.*= 0"),
@@ -390,7 +380,6 @@ VALUES = [
     (lambda: unequal(correlation=1.0), "correlation must make G .* eigenvalues from"),
     (lambda: unequal(correlation=-0.6), "correlation.* to 1; got -0.6"),
     (lambda: unequal(correlation=NAN), "correlation must be from"),
-    (lambda: unequal(correlation=np.ones((3, 3))), "correlation must make G positive"),
     (lambda: unequal(correlation=-np.eye(3)), "correlation must be positive"),
     (lambda: unequal(correlation=np.tri(3)), "correlation must be finite and"),
     (lambda: unequal(quantization_variance=[0, -1.0]), r"quantization_variance\[1\]"),
@@ -408,21 +397,16 @@ VALUES = [
     (lambda: from_matrix(num_stragglers=3), "num_stragglers must be less than num"),
     (lambda: check(target=np.ones(4)), r"code.target must have shape \(3,\)"),
     (lambda: check(assignment=np.ones((3, 4), bool)), r"code.assignment.*got \(3, 4\)"),
-    (lambda: check(assignment=None), "code.assignment must have shape .* got None"),
     (lambda: check(encoding_matrix=ROWS), "code.encoding_matrix must have shape"),
     (lambda: check(num_stragglers=-1), "code.num_stragglers must be at least"),
     (lambda: check(num_segments=0), "code.num_segments must be at least 1"),
     (lambda: check(num_segments=2), "code.encoding_matrix must have shape"),
     (lambda: check(messages_per_worker=3), r"code.assignment must have shape \(1, 3\)"),
-    (
-        lambda: check(messages_per_worker=3, assignment=np.ones((1, 3), bool)),
-        "required",
-    ),
+    (lambda: check(messages_per_worker=3, assignment=ALL[None, :3]), "required"),
     (lambda: CODE.decodes(np.ones(5, bool)), r"mask must have shape .*, 4\); got"),
     # Coding.
     (lambda: decoded(), "received or finished must be given, and not both"),
     (lambda: decoded(received=ALL[:3], finished=np.ones(3, int)), "and not both"),
-    (lambda: decoded(received=ALL[:4]), r"received must have shape .* 3\); got \(4,\)"),
     (lambda: decoded(received=[[True], [True, False]]), "inhomogeneous"),
     (lambda: decoded(finished=np.array([3, 0, -1])), "finished must be from 0 to"),
     (lambda: decoded(finished=np.array([3, 0, 2**32 + 1])), "finished must be from"),
@@ -433,13 +417,9 @@ VALUES = [
     (lambda: combine(np.ones((6, 2), complex), None), "params must be given with"),
     (lambda: collapse(np.ones((3, 2))), "partial_gradients.* = 6"),
     (lambda: collapse(np.ones(6), ALL[None]), "mask must be of one round"),
-    (lambda: given_as("paley"), "received must be a decoding of the same code"),
     (lambda: given_as("weighted"), "received must be a decoding of the same code"),
     (lambda: coding.form_messages(np.ones((1, 2)), np.float32(1)), "partial_gradients"),
-    (
-        lambda: coding.form_messages(np.ones((1, 2)), [np.ones(2), np.ones(3)]),
-        "num_held = 2; got",
-    ),
+    (lambda: coding.form_messages(TABLE[:1, :2], [ONE[:2], ONE]), "num_held = 2; got"),
     (lambda: coding.answer_request(np.ones(3), np.ones((2, 5))), "messages must have"),
     (lambda: coding.decode_answers(np.ones((2, 5)), np.ones(4)), "answers.* 4"),
     (lambda: coding.source_variances(MANY.T, leverage=np.ones(6)), "leverage must"),
@@ -447,11 +427,10 @@ VALUES = [
     (lambda: coding.source_variances(MANY.T, row_weights=-MANY.T), "row_weights.*-1"),
     (lambda: coding.source_variances(MANY.T, leverage=-1.0), "leverage.*got -1"),
     (lambda: coding.source_variances(MANY.T, leverage=1.5), "leverage.*got 1.5"),
-    (
-        lambda: coding.source_variances(MANY.T, leverage=[[0.5] * 6, [1.0] * 6]),
-        "leverage must leave.* for source 1",
-    ),
-    (lambda: coding.source_variances(MANY.T, leverage=NEARLY_ONE), "leverage.*1"),
+    *[
+        (partial(coding.source_variances, MANY.T, own), "must leave.* for source 1")
+        for own in (NEARLY_ONE, NEARLY_ONE.round())
+    ],
     (lambda: coding.source_variances(np.array([[1.0], [NAN]])), "residuals must be"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 0), r"bits.*got bits\[0\] = 0"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 25), r"bits.*got bits\[0\] = 25"),
@@ -469,44 +448,30 @@ VALUES = [
     (lambda: graph_with(peeling(6, 4)), r"assignment.* got \(6, 4\)"),
     (lambda: graph_with(peeling(5, 6)), r"assignment must have shape .* = \(6, any\)"),
     (lambda: graph_with(Lagrange(np.arange(5), 2)), "positions must have shape"),
-    (lambda: graph_with(codes.reed_solomon(6, 6, 3).decoders[0]), "Lagrange needs"),
     (lambda: graph_with(Lagrange(np.arange(6), 6)), "num_stragglers must be less than"),
     (lambda: graph_with(Dual(np.ones((2, 5)), 1)), r"rows must have .* = \(any, 6\)"),
     (lambda: graph_with(Dual(np.ones((2, 6)), 2)), r"stragglers \+ 1 must be at most"),
     (lambda: graph_with(LeastSquares(-1)), "num_missing must be at least 0; got -1"),
     (lambda: graph_with(Clustered(LeastSquares(), 4)), "num_clusters.* got 4"),
-    (lambda: graph_with(Returning("short")), r"weights.* = \(1, 6\); got \(6,\)"),
+    (lambda: graph_with(SHORT), r"weights.* = \(1, 6\); got \(6,\)"),
+    (lambda: decode_with(COMPLEX, Lagrange(0 * PLACES[:, 0], 2)), "be a permutation"),
+    (lambda: decode_with(dataclasses.replace(GRAPH, decoders=()), None), "be given"),
     (
-        lambda: jaxwgc.decoding_weights(COMPLEX, ALL, Lagrange(np.zeros(6, int), 2)),
-        "positions must be a permutation",
-    ),
-    (
-        lambda: jaxwgc.decoding_weights(dataclasses.replace(GRAPH, decoders=()), ALL),
-        "decoder must be given",
-    ),
-    (lambda: jaxwgc.decoding_weights(SIX, ALL[None], Returning("short")), r".*6\)"),
-    (
-        lambda: jaxwgc.decoding_weights(
-            codes.clustered(PLAIN, 2), ALL, Clustered(Returning("short"), 2)
-        ),
-        r"weights of Returning .* = \(1, 3\); got \(3,\)",
+        lambda: decode_with(CLUSTERS, Clustered(SHORT, 2)),
+        r"Returning .*3\); got \(3,\)",
     ),
     (lambda: decode_with("communication_efficient", peeling(6, 6)), "num_segments"),
     (lambda: graph_with(Clustered(LeastSquares(), 0)), "num_clusters must be at least"),
     # Aggregators, gradients and corruptions.
-    (lambda: aggregate(COMPLEX, undecodable=None), "undecodable must be .least_sq"),
     (lambda: aggregate(COMPLEX, undecodable="raise"), "got .raise. .read num"),
-    (lambda: aggregate(COMPLEX, undecodable="warn"), "got .warn. .read num_undec"),
     (lambda: aggregate(COMPLEX, model=stragglers.uniform(6)), "num_stragglers must be"),
     (lambda: waited(COMPLEX, stragglers.fastest(7)), "num_required.*num_workers = 6"),
     (lambda: aggregate(COMPLEX, correct_errors=True), 'method must be "messages" with'),
     (lambda: aggregate(COMPLEX, decoder=Group), "Group needs"),
-    (lambda: waited(codes.uncoded(3), stragglers.fastest(4)), "num_required.* = 3"),
     (lambda: waited(codes.uncoded(3), stragglers.relative_deadline(2, 4)), "quorum.*3"),
     (lambda: waited(codes.uncoded(3), stragglers.until_decodable(CODE)), "times must"),
     (lambda: update(updates={"w": np.ones(())}), r"updates\['w'\].*num_parts = 6; got"),
     (lambda: update(updates={"w": MANY[1:]}), r"updates\['w'\].*= 6; got .*5"),
-    (lambda: update(updates={"w": MANY.T, "b": MANY}), r"updates\['w'\].*= 6"),
     (lambda: update(updates={}), "updates must have at least one array"),
     (lambda: update(elapsed=2.0), "elapsed must be None without received; got 2.0"),
     (lambda: update(received=ALL, elapsed=-1.0), "elapsed must be at least 0; got -1"),
@@ -521,19 +486,11 @@ VALUES = [
     (lambda: received_by(message_dtype="float64"), "message_dtype must be bfloat16"),
     (lambda: received_by(on_request=True, memory=True), "memory must be False on"),
     (lambda: received_by(on_request=True, correct_errors=True), "correct_errors must"),
-    (lambda: jaxwgc.decode_aggregate(code=COMPLEX, on_request=True), "code must be"),
-    (lambda: jaxwgc.decode_aggregate(code=SIX, correct_errors=True), "code must have"),
+    (lambda: received_by(code=COMPLEX, on_request=True), "code must be"),
+    (lambda: received_by(code=MESSAGES, correct_errors=True), "got none for messages"),
     (
-        lambda: jaxwgc.decode_aggregate(
-            code=codes.partially_coded(codes.cyclic_mds(6, 3), 2), correct_errors=True
-        ),
-        "code must have parity checks .* got none for messages",
-    ),
-    (
-        lambda: jaxwgc.decode_aggregate(
-            code=zoo.CODES["stochastic"], memory=True, decoder=OneStep
-        ),
-        "code must decode when all have responded, with memory",
+        lambda: received_by(code=STOCHASTIC, memory=True, decoder=OneStep),
+        "code must deco",
     ),
     (lambda: receive(received=None), "received or finished must be given"),
     (lambda: receive(received=None, elapsed=1.0), "elapsed must be None without rec"),
@@ -544,7 +501,6 @@ VALUES = [
     (lambda: gradient(parts={}), "parts must have at least one array"),
     (lambda: gradient(parts=MANY, params={}), "params must have at least one array"),
     (lambda: partial_gradients({"x": MANY, "y": MANY[1:]}), r"parts\['y'\] must have"),
-    (lambda: block_leverage(np.ones(4)), "code.num_parts must be less than 4, the"),
     (lambda: block_leverage(np.array([1, 1, 1, 1, 0])), "code.num_parts must be less"),
     (lambda: block_leverage(probabilities=np.ones(6), num_draws=5), "code.num_parts"),
     (lambda: sampled(parts=MANY), "parts must have a leading axis of K = 9"),
@@ -577,34 +533,21 @@ VALUES = [
     (lambda: measured(measured_at=[1.0, 2.0, 3.0], loads=2.0), "loads must be 1 with"),
     (lambda: stragglers.relative_deadline(0.5, 1), "factor must be at least 1"),
     (lambda: stragglers.until_decodable(CODE, 0, Lagrange), "Lagrange needs"),
-    (
-        lambda: stragglers.delayed(
-            PARETO, stragglers.until_decodable(codes.replicated(3)), "busy"
-        ),
-        'late must be "cancelled" for a code of several messages',
-    ),
-    (
-        lambda: jaxwgc.decoding(codes.multi_message(codes.uncoded(6, 12)), ARRIVALS),
-        'late must be "cancelled" for a code of several messages',
-    ),
+    (lambda: stragglers.delayed(PARETO, UNTIL, "busy"), 'late must be "cancelled" for'),
+    (lambda: jaxwgc.decoding(SEVERAL, ARRIVALS), 'late must be "cancelled" for a code'),
     (lambda: stragglers.fit_delays(ROUNDS - 1), "times must be positive.*got 0"),
     (lambda: stragglers.fit_delays(ROUNDS * NAN), "times.*least half of all; got 0%"),
     (lambda: stragglers.fit_delays(ROUNDS * np.where(ONE, NAN, 1)), "times.*worker 1"),
     (lambda: stragglers.fit_delays(np.ones((6, 3))), "times must differ"),
     (lambda: stragglers.fit_delays(np.where(ROUNDS > 15, NAN, ROUNDS)), "times must"),
-    (lambda: stragglers.fit_delays(ROUNDS, -1.0), "loads must be at least 0, finite"),
     (lambda: stragglers.fit_delays(ROUNDS, 0.0), "loads must be .* not all 0"),
-    (lambda: stragglers.fit_delays(ROUNDS, NAN), "loads.* finite and not all 0"),
     (lambda: stragglers.fit_delays(ROUNDS, held_out=1.0), "held_out.*0 and 1"),
     (lambda: stragglers.fastest(4).ends(np.ones(3)), "num_required must be at most"),
     (lambda: stragglers.fastest(2).expected_time(Law(), num_workers=3), "law must"),
     (lambda: stragglers.fastest(2).expected_time(Growing(), num_workers=3), "law must"),
     (lambda: sample(stragglers.uniform(4), ALL[:4] * 1.0), "num_stragglers must"),
     (lambda: sample(stragglers.bernoulli([0.5, 0.1]), TABLE[0]), "num_workers must be"),
-    (
-        lambda: sample(stragglers.fixed(ALL), TABLE[0]),
-        "num_workers must be 6, the length of",
-    ),
+    (lambda: sample(stragglers.fixed(ALL), TABLE[0]), "num_workers must be 6, the le"),
     (lambda: sample(PARETO, [1, INF, 1]), r"loads must be finite and .*loads\[1\] = i"),
     (lambda: stragglers.empirical(TABLE).init(4), "the trace must have at least 4"),
     (lambda: stragglers.deadline(1.0).arrivals(KEY, [1, -1.0]), r"times\[1\] = -1"),
@@ -620,13 +563,10 @@ VALUES = [
     (lambda: diagnose(num_stragglers=6), "num_stragglers must be less than"),
     (lambda: diagnose(num_stragglers=[]), "num_stragglers must be at least one num"),
     (lambda: diagnose(num_patterns=1), "num_patterns must be at least 2; got 1"),
-    *refused(
-        lambda levels: diagnose(quantile_levels=levels),
-        "quantile_levels must be numbers from 0",
-        [1.1],
-        [NAN],
-        0.5,
-    ),
+    *[
+        (partial(diagnose, quantile_levels=own), "quantile_levels must be numbers from")
+        for own in ([1.1], [NAN], 0.5)
+    ],
     (lambda: diagnose(decoder=Lagrange), "Lagrange needs"),
     (lambda: learn(code=COMPLEX, model=UNIFORM), "code must be real"),
     (lambda: learn(code=SEGMENTS, model=UNIFORM), "code.num_segments must be 1"),
@@ -649,16 +589,8 @@ VALUES = [
     (lambda: plan(num_parameters=0), "num_parameters must be positive"),
     (lambda: plan(bytes_per_number=0), "bytes_per_number must be positive"),
     (lambda: plan(tail=INF), "tail must be finite"),
-    (
-        lambda: jaxwgc.plan(
-            num_workers=4, key=KEY, delay=stragglers.empirical(np.ones((30, 3)))
-        ),
-        "the trace must have at least 4 workers",
-    ),
-    (
-        lambda: jaxwgc.plan(num_workers=4, key=KEY, delay=Negative(), replications=[1]),
-        "delay must return times of at",
-    ),
+    (lambda: plan(delay=stragglers.empirical(TABLE)), "the trace must have at least 4"),
+    (lambda: plan(delay=Negative(), replications=[1]), "delay must return times of at"),
     (lambda: studies.worst_pattern(SIX, 6), "num_stragglers.* = 6 and .* = 6"),
     (lambda: studies.worst_pattern(SIX, 1, Lagrange), "Lagrange needs"),
     *refused(partial(jaxwgc.summarize, THREE), "confidence.*0 and 1", 0.0, 1.0, 95),
@@ -677,15 +609,8 @@ TYPES = [
     (lambda: graph_with(OneStep(1.0, shared="no")), "shared must be True or False"),
     (lambda: received_by(message_dtype="float3"), "message_dtype must be a dtype"),
     (lambda: stragglers.bernoulli(["0.5"]), "probability must be real numbers"),
-    (lambda: stragglers.fit_delays(ROUNDS, "a"), "loads must be real numbers"),
     *[(partial(traced, own, REAL), "code must be concrete") for own in TRACED],
     (lambda: traced(codes.multi_message, CODE), "code.assignment must be concrete"),
-    (lambda: codes.stochastic_block(KEY, 4, 4, 2, 1, np.array([1])), "probability"),
-    (lambda: codes.stochastic(KEY, 4, 2, (1, 2.0), 0.5), "replication must be"),
-    (lambda: codes.stochastic(KEY, 4, 2, "12", 0.5), "replication must be integers"),
-    (lambda: codes.stochastic(KEY, 4, 2, None, 0.5), "replication must be integers"),
-    (lambda: codes.stochastic(KEY, 4, 2, 2, ["a", "b"]), "straggler_probability must"),
-    (lambda: unequal(quantization_variance=None), "quantization_variance must be real"),
     (lambda: traced(lambda p: codes.unequal(p, 2), [0.5]), "_probabilities must be"),
     (lambda: traced(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2), "replication"),
     (lambda: traced(lambda held: codes.any_placement(KEY, held, 1), HELD), "concrete"),
@@ -699,31 +624,19 @@ TYPES = [
     (lambda: traced(lambda c: jaxwgc.summarize(np.ones(3), c), 0.9), "confidence must"),
     (lambda: traced(lambda key: diagnose(key=key), KEY), "key must be concrete"),
     (lambda: traced(lambda key: plan(key=key), KEY), "key must be concrete"),
-    (lambda: codes.GradientCode.from_matrix(None), "encoding_matrix.*got obj"),
     (lambda: from_matrix(target=[1j, 2, 3]), "target must be real numbers or bools"),
     (lambda: check(target=np.array(["a"] * 3)), "code.target must be real numbers"),
     (lambda: check(num_stragglers="1"), "code.num_stragglers must be a Python int"),
     (lambda: check(decoders="lagrange"), "code.decoders must be a Decoder; got 'l'"),
-    (lambda: check(decoders=(LeastSquares,)), "code.decoders must be a Decoder"),
     (lambda: CODE.decodes(np.ones(4)), "mask must be bools; got float64"),
-    (lambda: decoded(received=np.ones(3, int)), "received.*got int"),
     (lambda: decoded(received=np.ones(3)), "received must be a bool mask; got float"),
     (lambda: decoded(finished=np.ones(3)), "finished must be integers; got float64"),
-    (lambda: decoded(received=ALL[:3], decoder="guess"), "decoder must be a Decoder"),
-    (lambda: decoded(received=ALL[:3], decoder=dict), "decoder must be a Decoder"),
     (lambda: jaxwgc.weighted(SIX, np.ones(6, complex)), "weights must be real numbers"),
-    (lambda: jaxwgc.weighted(SIX, [None] * 6), "weights must be real numbers or bools"),
-    (lambda: jaxwgc.encode(SIX, {"w": np.array([{}] * 6)}), r"gradients\['w'\] must"),
     (lambda: combine(np.ones((6, 2)), np.zeros(4)), "messages must be complex"),
     (lambda: combine(np.full((6, 2), "a"), np.zeros(4)), "messages must be numbers or"),
     (lambda: combine(np.ones((6, 2), complex), np.zeros(4, int)), "params must be"),
-    (lambda: combine(np.ones((6, 2), complex), 12), "params must be real or complex"),
     (lambda: jaxwgc.decoding(SIX, ALL).failed("x"), "tolerance must be a real scalar"),
-    (
-        lambda: coding.inverse_variance_weights(np.array([True, False])),
-        "variances must",
-    ),
-    (lambda: coding.inverse_variance_weights(np.array([1j, 1])), "variances must be"),
+    (lambda: coding.inverse_variance_weights(ALL), "variances must be real numbers"),
     (lambda: coding.source_variances(MANY * 1j), "residuals must be real numbers"),
     (lambda: coding.quantize(KEY, [[1, 2]], 4), "messages must be real or complex"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 4.0), "bits must be integers"),
@@ -733,38 +646,25 @@ TYPES = [
     (lambda: graph_with(Dual("rows", 1)), "rows must be numbers or bools"),
     (lambda: graph_with(LeastSquares(0.5)), "num_missing must be integers"),
     (lambda: graph_with(Clustered("x", 2)), "inner must be a Decoder; got 'x'"),
-    (lambda: graph_with(Clustered(LeastSquares, 2)), "inner must be a Decoder"),
     (lambda: graph_with(Returning("complex")), "weights of Returning must be real"),
-    (lambda: graph_with(Returning("nothing")), "weights.*got object"),
     (lambda: jaxwgc.decoding_weights(COMPLEX, ALL, Lagrange(np.ones(6), 2)), "integer"),
-    (lambda: aggregate(COMPLEX, model=PARETO), "model must be a StragglerModel; got p"),
-    (
-        lambda: aggregate(COMPLEX, model=NoArrays()),
-        "model.sample must return .arrivals",
-    ),
-    (
-        lambda: waited(COMPLEX, NoArrivals()),
-        "NoArrivals.arrivals must return .arrivals",
-    ),
+    (lambda: aggregate(COMPLEX, model=NoArrays()), "model.sample must return .arr"),
+    (lambda: waited(COMPLEX, NoArrivals()), "NoArrivals.arrivals must return .arr"),
     (lambda: waited(COMPLEX, ManyBools()), "is_over of .*ManyBools.* must return one"),
     (lambda: aggregate(COMPLEX, corrupt=0.1, method="messages"), "corrupt must be a"),
     (lambda: update(received=ALL, elapsed=np.ones(6)), "elapsed must be a real scalar"),
-    (lambda: update(received=ALL, elapsed=True), "elapsed must be a real scalar"),
     (lambda: update(updates={"w": MANY.astype(int)}), r"updates\['w'\] must be real"),
     (lambda: receive(messages=MANY), "messages must be complex for"),
     (lambda: receive(messages=np.full((6, 2), "a")), "messages must be numbers or"),
     (lambda: receive(received=np.ones(6)), "received must be a bool mask"),
     (lambda: receive(params=np.zeros(4, int)), "params must be real or complex floats"),
     (lambda: gradient({"x": np.array(["a"] * 6)}), r"parts\['x'\] must be numbers"),
-    (lambda: gradient({"x": np.array([None] * 6)}), r"parts\['x'\] must be numbers"),
     (lambda: gradient(MANY, np.ones(2, int)), "params must be real or complex floats"),
-    (lambda: gradient(MANY, np.ones(2, bool)), "params must be real or complex floats"),
     (lambda: jaxwgc.partial_value_and_grad(3.0), "loss must be a function"),
     (lambda: jaxwgc.decoded_value_and_grad("loss", SIX), "loss must be a function"),
     (lambda: sampled(key=0), "key must be a PRNG key"),
     (lambda: unequal(correlation="high"), "correlation must be real numbers"),
     (lambda: corruptions.bit_flip(UNIFORM, 1.5), "bit must be integers"),
-    (lambda: stragglers.until_decodable(None), "code must be a GradientCode"),
     (lambda: sample(PARETO, ["a"] * 4), "loads must be real numbers; got <U1"),
     (lambda: stragglers.fastest(2).arrivals(KEY, ["a"] * 4), "times.*got <U1"),
     (lambda: diagnose(quantile_levels=[True]), "quantile_levels must be real numbers"),
@@ -774,8 +674,6 @@ TYPES = [
     (lambda: plan(waiting=["patience"]), "waiting must be a WaitingRule, or a"),
     (lambda: plan(waiting=[repr]), "waiting must be a WaitingRule, or a function"),
     (lambda: plan(waiting=[NoArrivals()]), "NoArrivals.arrivals must return .arrivals"),
-    (lambda: jaxwgc.summarize(np.array([None, 1])), "results must be real numbers or"),
-    (lambda: jaxwgc.summarize(KEYS), "results must be real numbers or bools"),
     (lambda: jaxwgc.summarize(np.ones(3) + 0j), "results must be real numbers or"),
 ]
 
@@ -784,16 +682,11 @@ TYPES = [
 LEAST = LeastSquares()
 GOOD = [
     *(partial(own, 6, 2) for own in EXACT),
-    *(partial(own, 6, 6, 2) for own in RANDOM),
+    *(partial(own, 6, 6, 2) for own in DRAWN_CODES),
     partial(
-        codes.GradientCode.from_matrix,
-        EYE,
-        **{
-            "num_stragglers": 0,
-            "assignment": EYE > 0,
-            "target": THREE,
-            "check_patterns": 1,
-        },
+        *(codes.GradientCode.from_matrix, EYE),
+        **{"num_stragglers": 0, "assignment": EYE > 0, "target": THREE},
+        **{"check_patterns": 1},
     ),
     partial(codes.any_placement, KEY, HELD, 1, "polynomials"),
     partial(codes.batch_raptor, KEY, 20, 12, 2, 3, 0.1, 0.5),
@@ -824,9 +717,7 @@ GOOD = [
     partial(corruptions.codeword_part, UNIFORM, CODE, 1.0),
     partial(corruptions.same_vector, UNIFORM, 1.0),
     partial(corruptions.sign_flip, UNIFORM),
-    partial(
-        jaxwgc.block_leverage_aggregate, SIX, UNIFORM, KEY, NINE[:, 0], num_draws=6
-    ),
+    partial(jaxwgc.block_leverage_aggregate, SIX, UNIFORM, KEY, EVEN, num_draws=6),
     partial(
         jaxwgc.coded_aggregate,
         *(SIX, UNIFORM, KEY),
@@ -853,7 +744,7 @@ GOOD = [
         **{"target": 0.1, "condition": 10.0, "heterogeneity": 0.1, "tail": 1.0},
         **{"num_parameters": 1.0, "bytes_per_number": 4.0},
     ),
-    partial(jaxwgc.sampled_value_and_grad, jnp.dot, SIX, NINE[:, 0], num_draws=6),
+    partial(jaxwgc.sampled_value_and_grad, jnp.dot, SIX, EVEN, num_draws=6),
     partial(jaxwgc.straggler_report, ROUNDS),
     partial(jaxwgc.summarize, THREE, 0.9),
     partial(jaxwgc.weighted, SIX, np.ones(6)),
@@ -878,12 +769,8 @@ GOOD = [
     partial(stragglers.weibull, 1.0, 1.0),
     partial(studies.adversarial, SIX, 1, LEAST),
     partial(studies.diagnose, SIX, KEY, 1, quantile_levels=HALVES, decoder=LEAST),
-    partial(studies.expected_error, expected_error.args[0], HALVES),
-    partial(
-        studies.learn_entries,
-        *(REAL, UNIFORM, KEY),
-        **{"num_steps": 1, "batch_size": 1, "learning_rate": 0.1},
-    ),
+    partial(studies.expected_error, UNEQUAL, HALVES),
+    partial(learn, model=UNIFORM, num_steps=1, batch_size=1, learning_rate=0.1),
     partial(studies.straggler_probabilities, ALL[:, None], 0.9),
     partial(studies.worst_pattern, SIX, 1, LEAST),
 ]

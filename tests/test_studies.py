@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import codes, stragglers, studies
 
+KEY = jax.random.key(0)
 Result = collections.namedtuple("Result", ["draws", "more"])
 
 
@@ -106,13 +107,7 @@ class TestMonteCarlo:
 
     def test_progress(self):
         calls = []
-        jaxwgc.monte_carlo(
-            jax.random.bits,
-            jax.random.key(0),
-            10,
-            batch_size=4,
-            progress=lambda *own: calls.append(own),
-        )
+        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4, lambda *own: calls.append(own))
         assert calls == [(4, 10), (8, 10), (10, 10)]
 
     def test_inside_jit_and_vmap(self):
@@ -250,9 +245,6 @@ class TestProportions:
                 chex.assert_trees_all_equal(numbers, found)
             for leaf in traced:
                 assert leaf.dtype == np.float32
-
-
-KEY = jax.random.key(0)
 
 
 def test_trial_that_returns_keys():

@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -80,17 +81,19 @@ def every_code(*names):
     return pytest.mark.parametrize("name", names or CODES)
 
 
+def patterns(num_workers, numbers):
+    """Every mask with one of these numbers of stragglers, by their sets in order."""
+    masks = [
+        ~np.isin(np.arange(num_workers), lost)
+        for number in numbers
+        for lost in itertools.combinations(range(num_workers), number)
+    ]
+    return np.array(masks)
+
+
 def patterns_within(num_workers, num_stragglers):
     """Every mask with at most that many stragglers, each once."""
-    lost = [
-        list(workers)
-        for number in range(num_stragglers + 1)
-        for workers in itertools.combinations(range(num_workers), number)
-    ]
-    masks = np.ones((len(lost), num_workers), bool)
-    for mask, workers in zip(masks, lost, strict=True):
-        mask[workers] = False
-    return masks
+    return patterns(num_workers, range(num_stragglers + 1))
 
 
 def messages_sent(code, observed):
@@ -133,3 +136,16 @@ def gradients_of(num_parts, dtype=np.float32):
 def like(gradients):
     """Zeros like the gradient that is decoded."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), gradients)
+
+
+def squared_loss(params, part):
+    x, y = part
+    return jnp.sum((x @ params["w"] + params["b"] - y) ** 2) / 2
+
+
+def regression(num_parts, dtype=np.float64):
+    """Parameters in two leaves, 5 in all, and parts of 4 rows."""
+    draw = np.random.default_rng(0).normal
+    params = {"w": np.ones((4), dtype), "b": np.zeros((), dtype)}
+    parts = draw(size=(num_parts, 4, 4)), draw(size=(num_parts, 4))
+    return params, jax.tree.map(lambda leaf: leaf.astype(dtype), parts)

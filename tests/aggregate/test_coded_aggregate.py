@@ -12,25 +12,12 @@ from optax.experimental import aggregating
 import jaxwgc
 from jaxwgc import stragglers
 from tests.conftest import random_patterns
-from tests.zoo import CODES, gradients_of
+from tests.zoo import CODES, gradients_of, regression, squared_loss
 
 # Decoded by whole groups: any other decoder is most of a program's compilation.
 GROUPS, KEY = jaxwgc.codes.binary(6, num_stragglers=2), jax.random.key(0)
 METHODS = ("partials", "messages")
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-def squared_loss(params, part):
-    x, y = part
-    return jnp.sum((x @ params["w"] + params["b"] - y) ** 2) / 2
-
-
-def regression(num_parts, dtype=np.float64):
-    """Parameters in two leaves, 5 in all, and parts of 4 rows."""
-    draw = np.random.default_rng(0).normal
-    params = {"w": np.ones((4), dtype), "b": np.zeros((), dtype)}
-    parts = draw(size=(num_parts, 4, 4)), draw(size=(num_parts, 4))
-    return params, jax.tree.map(lambda leaf: leaf.astype(dtype), parts)
 
 
 def aggregate(code, key=KEY, **options):
@@ -40,11 +27,8 @@ def aggregate(code, key=KEY, **options):
 
 
 def data_of_key(key):
-    return (
-        jax.random.key_data(key)
-        if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-        else key
-    )
+    is_typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(key) if is_typed else key
 
 
 def comparable(state):

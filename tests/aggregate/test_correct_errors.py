@@ -22,19 +22,18 @@ EVERYBODY = np.ones(6, bool)
 assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-5)
 
 
+def coded(model, corrupt, correct_errors):
+    options = {"corrupt": corrupt, "correct_errors": correct_errors}
+    return jaxwgc.coded_aggregate(CODE, model, KEY, method="messages", **options)
+
+
 def test_simulated_rounds():
     """Two wrong in each, for good; with and without correction, under a scan."""
     who = stragglers.fixed(np.arange(6) > 1)
 
     def train(correct_errors):
-        aggregate = jaxwgc.coded_aggregate(
-            CODE,
-            stragglers.uniform(0),
-            KEY,
-            method="messages",
-            corrupt=corruptions.additive_noise(who),
-            correct_errors=correct_errors,
-        )
+        corrupt = corruptions.additive_noise(who)
+        aggregate = coded(stragglers.uniform(0), corrupt, correct_errors)
 
         def step(state, _):
             gradient, state = aggregate.update(PARTIALS, state, PARAMS)
@@ -61,14 +60,8 @@ def test_state_of_both_models():
     slow = stragglers.shifted_exponential(shift=1.0, rate=1.0)
     faults = stragglers.markov(slow, stragglers.affine(slow, 9.0), 0.1, 0.5)
     who = stragglers.delayed(faults, stragglers.deadline(8.0))
-    aggregate = jaxwgc.coded_aggregate(
-        CODE,
-        stragglers.delayed(slow, stragglers.fastest(5), late="busy"),
-        KEY,
-        method="messages",
-        corrupt=corruptions.sign_flip(who),
-        correct_errors=True,
-    )
+    model = stragglers.delayed(slow, stragglers.fastest(5), late="busy")
+    aggregate = coded(model, corruptions.sign_flip(who), correct_errors=True)
     state = aggregate.init(PARAMS)
     structure = jax.tree.structure(state)
     _, state = jax.jit(aggregate.update)(PARTIALS, state, PARAMS)

@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc.codes import (
-    clustered,
-    cyclic_mds,
-    cyclic_repetition,
-    fractional_repetition,
-    multi_message,
-    partially_coded,
-    reed_solomon,
-)
+from jaxwgc import codes
 
 # The example of Tandon et al.: any two of three workers are enough.
 ROWS = np.array([[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]])
@@ -30,22 +22,22 @@ from_matrix = jaxwgc.GradientCode.from_matrix
 
 class TestClustered:
     def test_clusters_of_clusters(self):
-        code = clustered(clustered(cyclic_mds(3, 1), 2), 2)
-        flat = clustered(cyclic_mds(3, 1), 4)
+        code = codes.clustered(codes.clustered(codes.cyclic_mds(3, 1), 2), 2)
+        flat = codes.clustered(codes.cyclic_mds(3, 1), 4)
         assert code.decoders == flat.decoders
         assert code.decoders[0].num_clusters == 4
         np.testing.assert_array_equal(code.encoding_matrix, flat.encoding_matrix)
 
     def test_several_messages_are_carried_over(self):
-        inner = partially_coded(cyclic_mds(3, 1), 2)
-        code = clustered(inner, 2)
+        inner = codes.partially_coded(codes.cyclic_mds(3, 1), 2)
+        code = codes.clustered(inner, 2)
         assert code.num_workers == 6
         assert code.messages_per_worker == 2
         expected = np.concatenate([inner.required_parts] * 2)
         np.testing.assert_array_equal(code.required_parts, expected)
         # Clusters first or messages first, it is the same code.
-        one = multi_message(clustered(cyclic_mds(4, 1), 3))
-        other = clustered(multi_message(cyclic_mds(4, 1)), 3)
+        one = codes.multi_message(codes.clustered(codes.cyclic_mds(4, 1), 3))
+        other = codes.clustered(codes.multi_message(codes.cyclic_mds(4, 1)), 3)
         np.testing.assert_array_equal(one.encoding_matrix, other.encoding_matrix)
         np.testing.assert_array_equal(one.required_parts, other.required_parts)
         assert one.decoders == other.decoders
@@ -53,7 +45,7 @@ class TestClustered:
 
     def test_clusters_of_some_equal_weights(self):
         weights = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 5.0])
-        code = jaxwgc.weighted(clustered(cyclic_mds(3, 1), 2), weights)
+        code = jaxwgc.weighted(codes.clustered(codes.cyclic_mds(3, 1), 2), weights)
         received = np.array([True, True, False, False, True, True])
         found = jaxwgc.effective_weights(code, received)
         np.testing.assert_allclose(found, weights, rtol=1e-5)
@@ -65,13 +57,7 @@ def test_takes_the_part_that_was_taken_least_often(assignment):
     """Against the rule as the docstring has it, for any assignment."""
     num_workers, num_parts = assignment.shape
     matrix = assignment * np.arange(1.0, assignment.size + 1).reshape(assignment.shape)
-    inner = jaxwgc.GradientCode(
-        encoding_matrix=matrix,
-        assignment=assignment,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-    )
-    code = multi_message(inner)
+    code = codes.multi_message(from_matrix(matrix))
     num_messages = max(1, assignment.sum(1).max())
     assert code.messages_per_worker == num_messages
     turns = np.arange(1, num_messages + 1)
@@ -98,8 +84,8 @@ def test_multi_message_of_traced_entries():
     weights = np.array([1.0, 2.0, 5.0, 3.0])
 
     def rows(weights):
-        code = jaxwgc.weighted(cyclic_mds(4, 1), weights)
-        return multi_message(code).encoding_matrix
+        code = jaxwgc.weighted(codes.cyclic_mds(4, 1), weights)
+        return codes.multi_message(code).encoding_matrix
 
     np.testing.assert_allclose(jax.jit(rows)(weights), rows(weights), rtol=1e-6)
 
@@ -108,12 +94,15 @@ def test_partial_of_traced_codes():
     keys = jax.random.split(jax.random.key(0), 2)
 
     def of_key(key):
-        return partially_coded(cyclic_repetition(key, 4, 1), 1).encoding_matrix
+        code = codes.cyclic_repetition(key, 4, 1)
+        return codes.partially_coded(code, 1).encoding_matrix
 
     matrices = jax.jit(jax.vmap(of_key))(keys)
     assert matrices.shape == (2, 8, 8)
     np.testing.assert_allclose(matrices[1], of_key(keys[1]), rtol=1e-3)
-    weighted = jax.jit(lambda code: partially_coded(code, 2))(cyclic_mds(4, 2))
+    weighted = jax.jit(codes.partially_coded, static_argnums=1)(
+        codes.cyclic_mds(4, 2), 2
+    )
     assert weighted.encoding_matrix.shape == (8, 12)
     np.testing.assert_array_equal(weighted.required_parts, [[2, 5]] * 4)
 
@@ -129,7 +118,7 @@ class TestFromMatrix:
         assert isinstance(code.encoding_matrix, np.ndarray)
 
     def test_complex_matrix_with_an_assignment_and_a_target(self):
-        inner = jaxwgc.weighted(reed_solomon(6, 3, 4), [1.0, 2.0, 0.5])
+        inner = jaxwgc.weighted(codes.reed_solomon(6, 3, 4), [1.0, 2.0, 0.5])
         code = from_matrix(
             inner.encoding_matrix,
             num_stragglers=3,
@@ -144,7 +133,7 @@ class TestFromMatrix:
     @pytest.mark.parametrize("scale", [1.0, 1e6])
     def test_every_pattern_is_checked(self, scale):
         """Two copies do not survive two stragglers of a kind, and only those."""
-        matrix = fractional_repetition(6, 1).encoding_matrix
+        matrix = codes.fractional_repetition(6, 1).encoding_matrix
         matrix = matrix * np.geomspace(1, scale, 6)[:, None]
         from_matrix(matrix, num_stragglers=1, check_patterns=6)
         from_matrix(matrix, num_stragglers=2)

@@ -12,32 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import decoders
-from jaxwgc.codes import (
-    _random_codes,
-    batch_raptor,
-    bernoulli,
-    cyclic_repetition,
-    ldgm,
-    regular_graph,
-    regularized_bernoulli,
-    stochastic,
-    stochastic_block,
-)
+from jaxwgc import codes, decoders
+from jaxwgc.codes import _random_codes
 from jaxwgc.codes._peeling_codes import robust_soliton
 from tests.conftest import every_pattern, own_decoder
-from tests.oracles import worst_miss
+from tests.oracles import check_counts, check_mean, worst_miss
 from tests.zoo import KEY, patterns_within
 
 CODES = {
-    "bernoulli": lambda key: bernoulli(key, 12, 8, 3),
-    "regularized_bernoulli": lambda key: regularized_bernoulli(key, 12, 8, 1),
-    "regular_graph": lambda key: regular_graph(key, 12, 4),
-    "stochastic_block": lambda key: stochastic_block(key, 12, 8, 4, 0.8, 0.1),
-    "stochastic": lambda key: stochastic(key, 12, 8, 3, 0.2),
-    "ldgm": lambda key: ldgm(key, 12, 8, 3),
-    "batch_raptor": lambda key: batch_raptor(key, 12, 8, batch_size=2),
-    "cyclic_repetition": lambda key: cyclic_repetition(key, 7, 2),
+    "bernoulli": lambda key: codes.bernoulli(key, 12, 8, 3),
+    "regularized_bernoulli": lambda key: codes.regularized_bernoulli(key, 12, 8, 1),
+    "regular_graph": lambda key: codes.regular_graph(key, 12, 4),
+    "edge_graph": lambda key: codes.edge_graph(key, 8, 3),
+    "stochastic_block": lambda key: codes.stochastic_block(key, 12, 8, 4, 0.8, 0.1),
+    "stochastic": lambda key: codes.stochastic(key, 12, 8, 3, 0.2),
+    "ldgm": lambda key: codes.ldgm(key, 12, 8, 3),
+    "batch_raptor": lambda key: codes.batch_raptor(key, 12, 8, batch_size=2),
+    "cyclic_repetition": lambda key: codes.cyclic_repetition(key, 7, 2),
 }
 
 
@@ -45,22 +36,11 @@ def keys(num_keys, seed=0):
     return jax.random.split(jax.random.key(seed), num_keys)
 
 
-def assert_mean(samples, expected):
-    """Within four standard errors, along the first axis."""
-    samples = np.asarray(samples, np.float64)
-    error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
-    miss = np.abs(samples.mean(axis=0) - expected)
-    assert np.all(miss <= 4 * error), (samples.mean(axis=0), expected, error)
-
-
-def follows(counts, expected=None):
-    """Whether counts are those of a law, by default of equal ones."""
-    return scipy.stats.chisquare(counts, expected).pvalue > 1e-3
-
-
-def is_uniform_over_subsets(subsets, number):
+def check_subsets(subsets, number):
+    """All subsets are there, and are equally likely."""
     counts = np.unique(subsets, axis=0, return_counts=True)[1]
-    return len(counts) == number and follows(counts)
+    assert len(counts) == number
+    check_counts(counts)
 
 
 @pytest.mark.parametrize("name", CODES)
@@ -78,17 +58,17 @@ def test_one_key_draws_one_code(name):
     np.testing.assert_array_equal(here.encoding_matrix, there.encoding_matrix)
     np.testing.assert_array_equal(here.assignment, here.encoding_matrix != 0)
     np.testing.assert_array_equal(here.target, 1)
-    codes = jax.jit(jax.vmap(make_code))(keys(4))
-    assert codes.encoding_matrix.dtype == jnp.float32
-    if name == "cyclic_repetition":
-        return  # Its parts are those of no key; its entries solve equations.
-    assert np.any(codes.assignment[0] != codes.assignment[1])
+    many = jax.jit(jax.vmap(make_code))(keys(4))
+    assert many.encoding_matrix.dtype == jnp.float32
+    assert np.any(many.encoding_matrix[0] != many.encoding_matrix[1])
+    # Its entries solve equations.
+    tolerance = 2e-2 if name == "cyclic_repetition" else 1e-6
     for index, key in enumerate(keys(4)[:3]):
         alone = make_code(key)
-        assert np.ravel(codes.num_stragglers)[0] == alone.num_stragglers
-        np.testing.assert_array_equal(codes.assignment[index], alone.assignment)
-        matrix = codes.encoding_matrix[index]
-        np.testing.assert_allclose(matrix, alone.encoding_matrix, rtol=1e-6)
+        assert np.ravel(many.num_stragglers)[0] == alone.num_stragglers
+        np.testing.assert_array_equal(many.assignment[index], alone.assignment)
+        matrix = many.encoding_matrix[index]
+        np.testing.assert_allclose(matrix, alone.encoding_matrix, rtol=tolerance)
 
 
 def test_traced_codes_are_in_the_working_precision(with_x64):
@@ -107,7 +87,7 @@ class TestRandomSubsets:
     def test_all_subsets_are_equally_likely(self):
         subsets = self.sample(2, (20_000, 5))
         assert np.all(subsets.sum(axis=1) == 2)
-        assert is_uniform_over_subsets(subsets, 10)
+        check_subsets(subsets, 10)
 
     def test_subsets_of_eligible_items(self):
         eligible = np.random.default_rng(0).random((20_000, 6)) < 0.7
@@ -115,7 +95,7 @@ class TestRandomSubsets:
         subsets = self.sample(sizes, eligible.shape, eligible=eligible)
         np.testing.assert_array_equal(subsets.sum(axis=1), sizes)
         assert not np.any(subsets & ~eligible)
-        assert follows(subsets[eligible.all(axis=1)].sum(axis=0))
+        check_counts(subsets[eligible.all(axis=1)].sum(axis=0))
 
     def test_no_items_and_all_items(self):
         subsets = self.sample(np.array([0, 1, 4]), (3, 4))
@@ -135,32 +115,29 @@ class TestBernoulli:
 
         def trial(key):
             code_key, mask_key = jax.random.split(key)
-            code = bernoulli(code_key, 20, 12, 4)
+            code = codes.bernoulli(code_key, 20, 12, 4)
             received = jax.random.permutation(mask_key, 20) < 8
             decoding = jaxwgc.decoding(code, received, decoders.OneStep)
             return decoding.error, decoding.effective_weights
 
         errors, mixing = jax.jit(jax.vmap(trial))(keys(4000))
-        assert_mean(mixing, 1)
-        assert_mean(errors, 12 / (8 * 0.2) * (1 - 0.2))
+        check_mean(mixing, 1)
+        check_mean(errors, 12 / (8 * 0.2) * (1 - 0.2))
 
     def test_entries_are_independent(self):
         """Column weights are binomial."""
-        code = bernoulli(jax.random.key(1), 10, 20_000, 3)
+        code = codes.bernoulli(jax.random.key(1), 10, 20_000, 3)
         counts = np.bincount(code.assignment.sum(axis=0), minlength=11)
         probabilities = scipy.stats.binom.pmf(np.arange(11), 10, 0.3)
-        # The rare ones together, for the approximation.
-        observed = np.append(counts[:7], counts[7:].sum())
-        expected = np.append(probabilities[:7], probabilities[7:].sum()) * 20_000
-        assert follows(observed, expected)
+        check_counts(counts, 20_000 * probabilities)
 
 
 class TestRegularizedBernoulli:
     def test_heavy_columns_are_thinned_and_the_others_stay(self):
         key = jax.random.key(2)
-        code = regularized_bernoulli(key, 8, 20_000, 1)
+        code = codes.regularized_bernoulli(key, 8, 20_000, 1)
         # What it thins: the same draws, from the first half of the key.
-        drawn = bernoulli(jax.random.split(key)[0], 8, 20_000, 1).assignment
+        drawn = codes.bernoulli(jax.random.split(key)[0], 8, 20_000, 1).assignment
         weights = drawn.sum(axis=0)
         heavy = weights > 2
         assert heavy.any()
@@ -171,12 +148,12 @@ class TestRegularizedBernoulli:
         # Which of the ones stays is chance: by its place among them, and by worker.
         three = weights == 3
         place = (drawn.cumsum(axis=0) * thinned)[:, three].sum(axis=0)
-        assert follows(np.bincount(place)[1:])
-        assert follows(thinned[:, heavy].sum(axis=1))
+        check_counts(np.bincount(place)[1:])
+        check_counts(thinned[:, heavy].sum(axis=1))
 
     def test_no_column_is_heavier_than_twice_the_replication(self):
-        sample = jax.vmap(lambda key: regularized_bernoulli(key, 12, 8, 2).assignment)
-        weights = jax.jit(sample)(keys(1000)).sum(axis=1)
+        sample = jax.vmap(lambda key: codes.regularized_bernoulli(key, 12, 8, 2))
+        weights = jax.jit(sample)(keys(1000)).assignment.sum(axis=1)
         assert weights.max() == 4
         assert weights.min() == 0
 
@@ -184,7 +161,7 @@ class TestRegularizedBernoulli:
 class TestStochasticBlock:
     def test_degrees_match_the_probabilities(self):
         """Each entry has its own probability, and entries are independent."""
-        sample = jax.vmap(lambda key: stochastic_block(key, 6, 9, 3, 0.7, 0.2))
+        sample = jax.vmap(lambda key: codes.stochastic_block(key, 6, 9, 3, 0.7, 0.2))
         matrices = jax.jit(sample)(keys(4000)).encoding_matrix
         matrices = np.asarray(matrices, np.float64)
         expected = np.where(np.kron(np.eye(3), np.ones((2, 3))), 0.7, 0.2)
@@ -195,7 +172,7 @@ class TestStochasticBlock:
         np.testing.assert_allclose(variance, 3 * 0.21 + 6 * 0.16, rtol=0.1)
 
     def test_traced_probabilities(self):
-        make = functools.partial(stochastic_block, KEY, 4, 6, 2)
+        make = functools.partial(codes.stochastic_block, KEY, 4, 6, 2)
         probabilities = jnp.array([0.0, 0.3, 1.0])
         traced = jax.jit(jax.vmap(lambda inside: make(inside, 0.25)))(probabilities)
         assert own_decoder(traced, decoders.OneStep) is None
@@ -206,15 +183,15 @@ class TestStochasticBlock:
             assert own_decoder(alone, decoders.OneStep).scale == expected
 
     def test_between_fractional_repetition_and_bernoulli(self):
-        repetition = stochastic_block(KEY, 6, 6, 2, 1, 0)
+        repetition = codes.stochastic_block(KEY, 6, 6, 2, 1, 0)
         expected = np.kron(np.eye(2), np.ones((3, 3)))
         np.testing.assert_array_equal(repetition.encoding_matrix, expected)
-        even = stochastic_block(KEY, 6, 4, 2, 0.5, 0.5)
-        expected = bernoulli(KEY, 6, 4, 3).assignment
+        even = codes.stochastic_block(KEY, 6, 4, 2, 0.5, 0.5)
+        expected = codes.bernoulli(KEY, 6, 4, 3).assignment
         np.testing.assert_array_equal(even.assignment, expected)
         for code in (repetition, even):
             assert own_decoder(code, decoders.OneStep).scale == 2
-        nothing = stochastic_block(KEY, 6, 6, 2, 0, 0)
+        nothing = codes.stochastic_block(KEY, 6, 6, 2, 0, 0)
         assert own_decoder(nothing, decoders.OneStep) is None
         assert nothing.assignment.sum() == 0
 
@@ -224,7 +201,7 @@ class TestStochastic:
     def test_laws_over_all_patterns(self, probability):
         """Mean 1 and variance Σ p / ((1 - p) d_j²), by enumeration."""
         replication = np.array([1, 2, 3, 8, 5])
-        code = stochastic(jax.random.key(0), 8, 5, replication, probability)
+        code = codes.stochastic(jax.random.key(0), 8, 5, replication, probability)
         np.testing.assert_array_equal(code.assignment.sum(axis=0), replication)
         assert code.decoders[0].is_a(decoders.OneStep)
         received = every_pattern(8, 8)
@@ -239,17 +216,18 @@ class TestStochastic:
         replication = np.array([1, 3, 4, 6])
 
         def shared(key):
-            holds = stochastic(key, 8, 4, replication, 0.1).assignment.astype(float)
+            code = codes.stochastic(key, 8, 4, replication, 0.1)
+            holds = code.assignment.astype(float)
             return holds.T @ holds
 
         counts = np.asarray(jax.jit(jax.vmap(shared))(keys(4000)))
         pairs = np.triu_indices(4, 1)
         expected = np.outer(replication, replication) / 8
-        assert_mean(counts[:, *pairs], expected[pairs])
+        check_mean(counts[:, *pairs], expected[pairs])
 
     def test_traced_probability(self):
         key = jax.random.key(1)
-        make = functools.partial(stochastic, key, 6, 4, (1, 2, 3, 4))
+        make = functools.partial(codes.stochastic, key, 6, 4, (1, 2, 3, 4))
         for probability in (0.4, np.full(6, 0.4)):
             traced = jax.jit(make)(probability)
             alone = make(probability)
@@ -259,13 +237,13 @@ class TestStochastic:
             assert alone.encoding_matrix.max() == pytest.approx(1 / 0.6)
 
     def test_no_stragglers_are_expected(self):
-        code = stochastic(jax.random.key(1), 6, 4, 2, 0)
+        code = codes.stochastic(jax.random.key(1), 6, 4, 2, 0)
         np.testing.assert_allclose(code.encoding_matrix.sum(axis=0), 1)
 
 
 class TestLdgm:
     def test_systematic_workers_and_parities(self):
-        code = ldgm(KEY, 10, 6, 2)
+        code = codes.ldgm(KEY, 10, 6, 2)
         np.testing.assert_array_equal(code.encoding_matrix[:6], np.eye(6))
         np.testing.assert_array_equal(code.parts_per_worker, [1] * 6 + [2] * 4)
         assert code.decoders[0].is_a(decoders.Peeling)
@@ -273,7 +251,7 @@ class TestLdgm:
         assert own_decoder(code, decoders.OneStep) is None
 
     def test_parities_are_uniform(self):
-        assert is_uniform_over_subsets(ldgm(KEY, 20_005, 5, 3).assignment[5:], 10)
+        check_subsets(codes.ldgm(KEY, 20_005, 5, 3).assignment[5:], 10)
 
     @pytest.mark.parametrize(
         ("num_workers", "num_parts", "parity_degree", "survived"),
@@ -282,7 +260,7 @@ class TestLdgm:
     def test_the_stragglers_it_claims_to_survive(
         self, num_workers, num_parts, parity_degree, survived
     ):
-        code = ldgm(KEY, num_workers, num_parts, parity_degree)
+        code = codes.ldgm(KEY, num_workers, num_parts, parity_degree)
         assert code.num_stragglers == survived
         received = patterns_within(num_workers, survived)
         assert worst_miss(code, received).max() < 1e-12
@@ -331,21 +309,21 @@ class TestRobustSoliton:
 class TestBatchRaptor:
     @pytest.mark.parametrize("max_degree", [None, 3])
     def test_degrees_are_of_the_distribution(self, max_degree):
-        code = batch_raptor(KEY, 20_000, 10, max_degree=max_degree, c=0.2)
+        code = codes.batch_raptor(KEY, 20_000, 10, max_degree=max_degree, c=0.2)
         highest = max_degree or 10
         counts = np.bincount(code.parts_per_worker, minlength=highest + 1)
         assert counts[0] == 0
         assert len(counts) == highest + 1
         expected = robust_soliton(10, 0.2, 0.5, highest) * 20_000
-        assert follows(counts[1:], expected)
+        check_counts(counts[1:], expected)
 
     def test_batches_of_a_degree_are_uniform(self):
-        code = batch_raptor(KEY, 20_000, 5)
+        code = codes.batch_raptor(KEY, 20_000, 5)
         pairs = code.assignment[code.parts_per_worker == 2]
-        assert is_uniform_over_subsets(pairs, 10)
+        check_subsets(pairs, 10)
 
     def test_workers_hold_whole_batches(self):
-        code = batch_raptor(KEY, 40, 12, batch_size=3)
+        code = codes.batch_raptor(KEY, 40, 12, batch_size=3)
         batches = code.assignment.reshape(40, 4, 3)
         np.testing.assert_array_equal(batches.all(axis=2), batches.any(axis=2))
         np.testing.assert_array_equal(code.decoders[0].assignment, batches.all(axis=2))

@@ -8,32 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import decoders
-from jaxwgc.codes import (
-    binary,
-    cyclic_repetition,
-    fractional_repetition,
-    replicated,
-    uncoded,
-)
+from jaxwgc import codes, decoders
 from tests.conftest import own_decoder, random_patterns
 from tests.oracles import least_miss
 from tests.zoo import CODES, KEY, gradients_of, like
 
 
 def test_uncoded_shares_parts_out_in_runs():
-    code = uncoded(2, 6)
+    code = codes.uncoded(2, 6)
     expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     np.testing.assert_array_equal(code.encoding_matrix, expected)
     np.testing.assert_array_equal(code.assignment, expected)
     assert own_decoder(code, decoders.OneStep).scale == 2
     peeling = own_decoder(code, decoders.Peeling)
     np.testing.assert_array_equal(peeling.assignment, np.eye(2, dtype=bool))
-    np.testing.assert_array_equal(uncoded(3).encoding_matrix, np.eye(3))
+    np.testing.assert_array_equal(codes.uncoded(3).encoding_matrix, np.eye(3))
 
 
 def test_uncoded_in_proportion():
-    code = uncoded(3, 8, loads=[2, 1, 1])
+    code = codes.uncoded(3, 8, loads=[2, 1, 1])
     np.testing.assert_array_equal(code.parts_per_worker, [4, 2, 2])
     np.testing.assert_array_equal(code.encoding_matrix.sum(0), np.ones(8))
     weights = jaxwgc.effective_weights(code, np.array([True, False, True]))
@@ -41,7 +34,7 @@ def test_uncoded_in_proportion():
 
 
 def test_fractional_repetition_has_groups_of_equal_rows():
-    code = fractional_repetition(12, 2)
+    code = codes.fractional_repetition(12, 2)
     [groups] = code.decoders[0].groups
     same_rows = (code.encoding_matrix[:, None] == code.encoding_matrix).all(-1)
     np.testing.assert_array_equal(groups[:, None] == groups, same_rows)
@@ -52,7 +45,7 @@ def test_fractional_repetition_has_groups_of_equal_rows():
 class TestCyclicRepetition:
     def test_float32_whatever_the_norms_of_the_rows(self):
         """Tandon's matrices: their rows differ by orders of magnitude."""
-        code = cyclic_repetition(KEY, 40, 5)
+        code = codes.cyclic_repetition(KEY, 40, 5)
         received = random_patterns(40, 5, 200)
         weights = np.asarray(jaxwgc.decoding_weights(code, received), float)
         matrix = np.asarray(code.encoding_matrix, np.float32)
@@ -63,7 +56,7 @@ class TestCyclicRepetition:
         assert np.mean((found <= 1e-5) | (found <= 3 * least)) > 0.9
 
     def test_rows_are_in_the_null_space_of_the_random_matrix(self):
-        code = cyclic_repetition(KEY, 12, 4)
+        code = codes.cyclic_repetition(KEY, 12, 4)
         matrix = code.encoding_matrix
         assert np.all(np.diag(matrix) == 1)
         assert np.all((matrix != 0) == code.assignment)
@@ -72,27 +65,13 @@ class TestCyclicRepetition:
         ones = np.linalg.lstsq(matrix.T, np.ones(12), rcond=None)[0] @ matrix
         np.testing.assert_allclose(ones, 1, atol=1e-10)
 
-    def test_vmap_over_codes(self):
-        keys = jax.random.split(KEY, 5)
-        received = jnp.array([True, False, True, True, False, True, True])
-
-        def error(key):
-            code = cyclic_repetition(key, 7, 2)
-            return jaxwgc.decoding_error(code, received), code.encoding_matrix
-
-        errors, matrices = jax.jit(jax.vmap(error))(keys)
-        assert np.all(errors < 1e-4)
-        for key, matrix in zip(keys, matrices, strict=True):
-            alone = cyclic_repetition(key, 7, 2).encoding_matrix
-            np.testing.assert_allclose(matrix, alone, rtol=2e-2)
-
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_groups_and_classes_of_binary_codes(data):
     num_workers = data.draw(st.integers(1, 40))
     num_stragglers = data.draw(st.integers(0, num_workers - 1))
-    code = binary(num_workers, num_stragglers)
+    code = codes.binary(num_workers, num_stragglers)
     np.testing.assert_array_equal(code.encoding_matrix, code.assignment)
     classes = np.arange(num_workers) % (num_stragglers + 1)
     for one in range(num_stragglers + 1):
@@ -129,9 +108,9 @@ class TestReplicated:
         copies = data.draw(st.integers(1, num_workers))
         load = st.lists(st.integers(0, 5), min_size=num_workers, max_size=num_workers)
         loads = data.draw(load.filter(any))
-        code = replicated(num_workers, num_parts, copies, loads)
+        code = codes.replicated(num_workers, num_parts, copies, loads)
         shares = np.array(loads) / sum(loads) * num_parts
-        owned = orders(replicated(num_workers, num_parts, 1, loads))
+        owned = orders(codes.replicated(num_workers, num_parts, 1, loads))
         assert sum(owned, []) == list(range(num_parts))
         assert np.all(np.abs([len(own) for own in owned] - shares) < 1)
         for worker, order in enumerate(orders(code)):
@@ -144,7 +123,7 @@ class TestReplicated:
     @pytest.mark.parametrize("copies", [1, 2, 3])
     def test_each_part_once_from_the_lightest(self, copies):
         """Against a loop over the parts, for numbers of finished parts at random."""
-        code = replicated(4, 10, copies, loads=[1, 2, 1, 1])
+        code = codes.replicated(4, 10, copies, loads=[1, 2, 1, 1])
         parts = code.parts_per_worker
         finished = np.random.default_rng(0).integers(0, parts + 1, (200, 4))
         finished[0] = parts
@@ -171,7 +150,7 @@ class TestReplicated:
 
     def test_decodes_as_its_weights_do(self):
         """Whether a part is missing is known without weights: the same answer."""
-        code = jaxwgc.weighted(replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
+        code = jaxwgc.weighted(codes.replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
         finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
         finished = np.minimum(finished, code.parts_per_worker)
         decoded = jaxwgc.decoding(code, finished=finished)
@@ -182,7 +161,7 @@ class TestReplicated:
         np.testing.assert_allclose(decoded.effective_weights, arrived * code.target)
 
     def test_one_message_on_request(self):
-        requests = jaxwgc.decoding(replicated(4, 1, copies=4), np.arange(4) == 2)
+        requests = jaxwgc.decoding(codes.replicated(4, 1, copies=4), np.arange(4) == 2)
         np.testing.assert_array_equal(requests.requests[:, 0], np.arange(4) == 2)
 
 

@@ -34,40 +34,34 @@ def test_every_pattern_of_all_parameters(n):
         assert code.encoding_matrix.shape == (n, code.num_parts * code.num_segments)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        *(codes.cyclic_mds(12, s) for s in (2, 5, 11)),
-        *(codes.binary(12, s) for s in (4, 6)),
-        *(codes.reed_solomon(12, *own) for own in ((8, 3), (12, 7), (9, 8))),
-        *(
-            codes.communication_efficient(12, *own)
-            for own in ((0, 12), (3, 3), (4, 4), (7, 5), (11, 1))
-        ),
-    ],
-    ids=str,
-)
-def test_every_pattern_of_twelve_workers(code):
-    received = patterns_within(12, code.num_stragglers)
-    assert worst_miss(code, received).max() < 1e-9
+# Workers, tolerances, constructors, and arguments beyond the number of workers.
+LARGER = [
+    (12, 1e-9, codes.cyclic_mds, [(2,), (5,), (11,)]),
+    (12, 1e-9, codes.binary, [(4,), (6,)]),
+    (12, 1e-9, codes.reed_solomon, [(8, 3), (12, 7), (9, 8)]),
+    (
+        12,
+        1e-9,
+        codes.communication_efficient,
+        [(0, 12), (3, 3), (4, 4), (7, 5), (11, 1)],
+    ),
+    (100, 1e-9, codes.binary, [(10,), (50,)]),
+    (100, 1e-9, codes.cyclic_mds, [(1,), (6,)]),
+    # Rare runs of neighbours that straggle together cost more digits.
+    (100, 1e-7, codes.cyclic_mds, [(10,), (11,)]),
+    (100, 1e-9, codes.communication_efficient, [(10, 5), (10, 4), (5, 2)]),
+]
 
 
 @pytest.mark.parametrize(
     ("code", "tolerance"),
-    [
-        *((codes.binary(100, s), 1e-9) for s in (10, 50)),
-        *((codes.cyclic_mds(100, s), 1e-9) for s in (1, 6)),
-        # Rare runs of neighbours that straggle together cost more digits.
-        *((codes.cyclic_mds(100, s), 1e-7) for s in (10, 11)),
-        *(
-            (codes.communication_efficient(100, *own), 1e-9)
-            for own in ((10, 5), (10, 4), (5, 2))
-        ),
-    ],
+    [(make(n, *own), most) for n, most, make, rows in LARGER for own in rows],
     ids=str,
 )
-def test_random_patterns_of_a_hundred_workers(code, tolerance):
-    received = random_patterns(100, code.num_stragglers, 60)
+def test_larger_codes(code, tolerance):
+    """Every pattern of twelve workers, some of a hundred."""
+    n, s = code.num_workers, code.num_stragglers
+    received = patterns_within(n, s) if n == 12 else random_patterns(n, s, 60)
     assert worst_miss(code, received).max() < tolerance
 
 

@@ -8,6 +8,7 @@ import scipy.optimize
 import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.studies import expected_error
+from tests.oracles import check_mean
 
 # Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
 RATES = np.linspace(0.1, 2, 10)
@@ -16,12 +17,6 @@ NUM_DRAWS = 100_000
 
 def probabilities_at(tau):
     return np.exp(-RATES * (tau - 1))
-
-
-def assert_mean(samples, expected, name=None):
-    """Of the first axis, to four standard errors."""
-    error = samples.std(0, ddof=1) / np.sqrt(len(samples))
-    assert np.all(np.abs(samples.mean(0) - expected) <= 4 * error), name
 
 
 def shares_of(code, probabilities):
@@ -42,14 +37,10 @@ def least_by_scipy(probabilities, held, gram):
         shares = unraveled(entries)
         return scale @ np.einsum("ij,jl,il->i", shares, gram, shares)
 
-    found = scipy.optimize.minimize(
-        error,
-        (held / held.sum(0))[held],
-        method="SLSQP",
-        constraints={"type": "eq", "fun": lambda own: unraveled(own).sum(0) - 1},
-        options={"maxiter": 1000, "ftol": 1e-15},
-    )
-    return found.fun
+    constraint = {"type": "eq", "fun": lambda own: unraveled(own).sum(0) - 1}
+    given = {"constraints": constraint, "options": {"maxiter": 1000, "ftol": 1e-15}}
+    start = (held / held.sum(0))[held]
+    return scipy.optimize.minimize(error, start, method="SLSQP", **given).fun
 
 
 class TestFill:
@@ -61,11 +52,11 @@ class TestFill:
         draws = np.random.default_rng(1).random((NUM_DRAWS, 10))
         weights = np.asarray(jaxwgc.effective_weights(code, draws >= probabilities))
         misses = weights - 1
-        assert_mean(misses, 0)
+        check_mean(misses, 0)
         for rho, errors in ((0.0, np.sum(misses**2, 1)), (1.0, misses.sum(1) ** 2)):
             expected = expected_error(code, probabilities, correlation=rho)
             np.testing.assert_allclose(expected.bias, 0, atol=1e-12)
-            assert_mean(errors, expected.squared_error, rho)
+            check_mean(errors, expected.squared_error, err_msg=rho)
         least = 100 / np.sum((1 - probabilities) / probabilities)
         np.testing.assert_allclose(expected.squared_error, least)
 
@@ -205,12 +196,10 @@ def test_steps_of_few_bits_with_stragglers():
     probabilities, bits = np.array([0.3, 0.6, 0.1]), np.array([3, 4, 3])
     code = codes.unequal(probabilities, 4)
     gradients = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    model, everyone = map(stragglers.bernoulli, (probabilities, 1.0))
+    corrupt = jaxwgc.corruptions.quantization(everyone, bits)
     transform = jaxwgc.coded_aggregate(
-        code,
-        stragglers.bernoulli(probabilities),
-        jax.random.key(0),
-        method="messages",
-        corrupt=jaxwgc.corruptions.quantization(stragglers.bernoulli(1.0), bits),
+        code, model, jax.random.key(0), method="messages", corrupt=corrupt
     )
 
     def step(state, _):
@@ -225,12 +214,8 @@ def test_steps_of_few_bits_with_stragglers():
     levels = 2.0 ** (bits[:, None] - 1) - 1
     fractions = np.abs(messages) / sizes * levels % 1
     rounding = fractions * (1 - fractions) * (sizes / levels) ** 2
-    variance = rounding.sum(1) / sizes[:, 0] ** 2
-    expected = expected_error(
-        code,
-        probabilities,
-        correlation=gradients @ gradients.T,
-        quantization_variance=variance,
-    )
-    assert_mean(misses, 0)
-    assert_mean(np.sum(misses**2, 1), expected.squared_error)
+    given = {"quantization_variance": rounding.sum(1) / sizes[:, 0] ** 2}
+    gram = gradients @ gradients.T
+    expected = expected_error(code, probabilities, correlation=gram, **given)
+    check_mean(misses, 0)
+    check_mean(np.sum(misses**2, 1), expected.squared_error)

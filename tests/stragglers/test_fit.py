@@ -10,14 +10,7 @@ import scipy.stats
 
 from jaxwgc import stragglers
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._fitting import _fit
-from jaxwgc.stragglers._fitting._likelihood import (
-    Component,
-    Measured,
-    forms,
-    predictions,
-    responsibilities,
-)
+from jaxwgc.stragglers._fitting import _fit, _likelihood
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from tests.stragglers.laws import consecutive_times
 
@@ -94,9 +87,11 @@ class TestFamilies:
     def test_end_that_is_not_known_for_sure(self, name):
         """A tenth of the times comes before it, and so do the density and the rest."""
         law, parameters = LAWS[name]
-        component = Component(BY_NAME[name], (0.0, 2.0, 1.0), parameters, (0.1, 0.05))
+        given = BY_NAME[name], (0.0, 2.0, 1.0), parameters, (0.1, 0.05)
+        component = _likelihood.Component(*given)
         times = np.linspace(-3, 60, 200_001)[None]
-        measured = Measured(times, np.ones_like(times), np.ones_like(times, bool))
+        loads, is_whole = np.ones_like(times), np.ones_like(times, bool)
+        measured = _likelihood.Measured(times, loads, is_whole)
         density = np.exp(component.log_likelihoods(measured))
         survival = np.exp(component.log_survivals(measured))
         end = 1 + 2 * law.ppf(0)
@@ -130,7 +125,7 @@ class TestFamilies:
 def one_kind(name, times, loads=1.0, **kind):
     """The fit of one kind alone."""
     measured = _fit._measured(times, loads)
-    form = forms(measured)[kind.pop("form", 0)]
+    form = _likelihood.forms(measured)[kind.pop("form", 0)]
     kind = Kind(BY_NAME[name], form, **kind)
     held_out = np.arange(len(times)) >= len(times) * 2 // 3
     return _fit._tried(measured, held_out, kind).fit
@@ -328,9 +323,9 @@ def test_chain_against_all_paths():
                 slow += chance * np.array(path)
                 for move in moves:
                     joint_moves[move] += chance
-    _, found = predictions(logs, become_slow, become_fast)
+    _, found = _likelihood.predictions(logs, become_slow, become_fast)
     np.testing.assert_allclose(np.cumsum(found[:, 0]), np.log(likelihoods))
-    known, first, second = responsibilities(logs, become_slow, become_fast)
+    known, first, second = _likelihood.responsibilities(logs, become_slow, become_fast)
     np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
     expected = joint_moves / joint_moves.sum(1, keepdims=True)
     np.testing.assert_allclose([first, second], [expected[0, 1], expected[1, 0]])

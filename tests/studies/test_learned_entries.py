@@ -67,10 +67,8 @@ class TestImproves:
     def test_does_not_depend_on_the_scale_of_the_entries(self):
         """Steps are relative to it, and the error does not know it."""
         plain = learned_regular()
-        large = dataclasses.replace(
-            REGULAR, encoding_matrix=1024.0 * np.asarray(REGULAR.encoding_matrix)
-        )
-        scaled = learn(large)
+        matrix = 1024.0 * np.asarray(REGULAR.encoding_matrix)
+        scaled = learn(dataclasses.replace(REGULAR, encoding_matrix=matrix))
         # A power of two: the same digits, but for a step of rounding here and there.
         np.testing.assert_allclose(
             scaled.encoding_matrix / 1024, plain.encoding_matrix, atol=0.02
@@ -110,11 +108,8 @@ class TestNeverWorse:
     def test_gives_back_codes_of_zeros(self):
         nothing = jaxwgc.weighted(REGULAR, np.zeros(10))
         assert learn(nothing, stragglers.uniform(2)) is nothing
-        empty = dataclasses.replace(
-            REGULAR,
-            assignment=np.zeros((10, 10), bool),
-            encoding_matrix=np.zeros((10, 10)),
-        )
+        fields = {"assignment": np.eye(10) > 1, "encoding_matrix": np.zeros((10, 10))}
+        empty = dataclasses.replace(REGULAR, **fields)
         assert learn(empty, stragglers.uniform(2)) is empty
 
     @pytest.mark.parametrize("learning_rate", [1e-9, 100.0])

@@ -1,4 +1,4 @@
-"""The worst stragglers against least squares on every pattern, in NumPy float64."""
+"""The worst stragglers and ridge errors, against NumPy's least squares in float64."""
 
 import functools
 import itertools
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import codes, decoders
 from jaxwgc.studies import _worst_pattern, adversarial, worst_pattern
+from jaxwgc.studies._worst_pattern import RidgeErrors, all_swaps, swapped
+from tests.oracles import targets
 
 
 def code_of(matrix, **fields):
@@ -32,20 +34,19 @@ def random_binary_code(num_workers, load, seed):
     return code_of((draws < load / num_workers).astype(float))
 
 
-def least_squares_error(code, lost):
+def least_squares_error(code, lost, ridge=0.0):
     """Of all messages but those of the workers that are lost; mean over the segments.
 
-    Singular values of rounding, which NumPy's own cutoff may let through, do not count.
+    The regularised problem is a larger one without: rows of the ridge below. Singular
+    values of rounding, which NumPy's own cutoff may let through, do not count.
     """
     kept = ~np.isin(np.arange(code.num_workers), lost)
     rows = np.asarray(code.encoding_matrix)[np.repeat(kept, code.messages_per_worker)]
-    error = 0
-    for segment in range(code.num_segments):
-        target = np.zeros((code.num_parts, code.num_segments), rows.dtype)
-        target[:, segment] = code.target
-        weights = np.linalg.lstsq(rows.T, target.ravel(), rcond=1e-10)[0]
-        error += np.sum(np.abs(rows.T @ weights - target.ravel()) ** 2)
-    return error / code.num_segments
+    system = np.concatenate([rows.T, np.sqrt(ridge) * np.eye(len(rows))])
+    goals = np.zeros((code.num_segments, len(system)), rows.dtype)
+    goals[:, : rows.shape[1]] = targets(code)
+    weights = np.linalg.lstsq(system, goals.T, rcond=1e-10)[0]
+    return np.sum(np.abs(system @ weights - goals.T) ** 2) / code.num_segments
 
 
 def all_errors(code, num_stragglers):
@@ -308,3 +309,57 @@ def test_made_inside_of_jit():
         return model.sample(key, model.init(8), jnp.ones(8))[0].received
 
     np.testing.assert_array_equal(np.flatnonzero(~received(jax.random.key(0))), [0, 4])
+
+
+def random_code(kind):
+    """Six workers, of codes with one and with several messages and segments."""
+    messages, segments = 1 + (kind == "messages"), 3 if kind == "segments" else 1
+    generator = np.random.default_rng(2)
+    matrix = generator.normal(size=(6 * messages, 4 * segments))
+    if kind == "complex":
+        matrix = matrix + 1j * generator.normal(size=matrix.shape)
+    return code_of(
+        matrix,
+        assignment=np.ones((6, 4), bool),
+        target=np.array([1.0, 2.0, 0.0, -1.0]),
+        num_segments=segments,
+        messages_per_worker=messages,
+        required_parts=None if messages == 1 else np.tile([2, 4], (6, 1)),
+    )
+
+
+class TestRidgeErrors:
+    @pytest.mark.parametrize("kind", ["plain", "complex", "messages", "segments"])
+    def test_of_sets_of_one_more_and_of_every_swap(self, kind):
+        code = random_code(kind)
+        ridge = 0.01 * np.mean(np.sum(np.abs(code.encoding_matrix) ** 2, axis=1))
+        expected = functools.partial(least_squares_error, code, ridge=ridge)
+        errors = RidgeErrors(code)
+        assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-9)
+        for lost in [(), (2,), (1, 4), (0, 2, 3, 5)]:
+            assert_close(errors.of(lost), expected(lost))
+            others = np.setdiff1d(np.arange(6), lost)
+            more = [expected((*lost, other)) for other in others]
+            assert_close(errors.after_losing(lost, others), more)
+            swaps = all_swaps(lost, 6)
+            assert len(swaps) == len(lost) * (6 - len(lost))
+            after = [expected(swapped(lost, swap)) for swap in swaps]
+            assert_close(errors.after_swaps(lost, swaps), after)
+        for lost in itertools.combinations(range(6), 3):
+            top = errors.climb(lost)
+            assert errors.of(top) >= errors.of(lost)
+            swaps = all_swaps(top, 6)
+            assert errors.after_swaps(top, swaps).max() <= errors.of(top) + 1e-6
+
+    def test_swaps_are_in_order(self):
+        assert all_swaps((1, 3), 4).tolist() == [[0, 1], [2, 1], [0, 3], [2, 3]]
+        assert swapped((1, 3), np.array([0, 3])) == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("matrix", "target"), [(np.zeros((3, 2)), np.ones(2)), (np.eye(3), np.zeros(3))]
+    )
+    def test_where_all_errors_are_equal(self, matrix, target):
+        errors = RidgeErrors(code_of(matrix, target=target))
+        after = errors.after_swaps((1,), all_swaps((1,), 3))
+        np.testing.assert_array_equal(after, target.sum())
+        assert errors.climb((1,)) == (1,)

@@ -1,0 +1,226 @@
+"""Noisy messages: weights of noisy sources; few bits, their error, who gets them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import jaxwgc
+from jaxwgc import codes, coding
+from jaxwgc.studies import expected_error
+
+VARIANCES = hnp.arrays(
+    np.float64, 5, elements=st.floats(1e-30, 1e30, allow_subnormal=False)
+)
+# One shape, so that few functions are compiled.
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(6, 8, 3))
+
+
+@settings(max_examples=50)
+@given(VARIANCES)
+def test_weights_are_those_of_numpy(variances):
+    with jax.enable_x64(True):
+        found = coding.inverse_variance_weights(variances)
+    inverse = variances.min() / variances
+    np.testing.assert_allclose(found, inverse / inverse.mean(), rtol=1e-12)
+    with jax.enable_x64(False):
+        # 1 / 1e-30² would overflow in float32.
+        rounded = coding.inverse_variance_weights(variances)
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, found, rtol=1e-5, atol=1e-37)
+
+
+def test_weights_under_jit_vmap_and_grad(x64):
+    variances = np.array([[1.0, 2, 4, 8, 16], [5.0, 5, 5, 5, 5], [1.0, 0, 1, 1, 1]])
+    found = jax.jit(jax.vmap(coding.inverse_variance_weights))(variances)
+    assert found.dtype == (np.float64 if x64 else np.float32)
+    inverse = 1 / variances[0]
+    np.testing.assert_allclose(found[0], inverse / inverse.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(found[1], 1)
+    assert np.isnan(found[2]).all()
+    jacobian = jax.jacrev(coding.inverse_variance_weights)(jnp.asarray(variances[0]))
+    # d log w_j / d log v_l = w_l / k - 1 where l = j.
+    scaled = jacobian * variances[0] / found[0][:, None]
+    np.testing.assert_allclose(scaled, found[0] / 5 - np.eye(5), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan, np.inf])
+def test_wrong_variances(wrong):
+    variances = np.array([1.0, 2.0, 3.0, wrong, 1.0])
+    with pytest.raises(ValueError, match=r"variances must be positive.*\[3\] = "):
+        coding.inverse_variance_weights(variances)
+    assert np.isnan(jax.jit(coding.inverse_variance_weights)(variances)).all()
+
+
+def test_traced_leverage_without_degrees_of_freedom():
+    residuals = np.ones((2, 4))
+    rounded = jnp.array([[0.5] * 4, [1 - 1e-7] * 4], jnp.float32)
+    found = jax.jit(coding.source_variances)(residuals, rounded)
+    np.testing.assert_array_equal(found, [2, np.nan])
+
+
+def test_variances_leave_filled_up_rows_out(x64):
+    rows = RNG.normal(size=(11, 2))
+    residuals, row_weights = jaxwgc.partition(rows[:, 0], 3)
+    leverage, _ = jaxwgc.partition(rows[:, 1] ** 2 / 20, 3)
+    found = jax.jit(coding.source_variances)(residuals, leverage, row_weights)
+    expected = [
+        np.sum(own[:, 0] ** 2) / np.sum(1 - own[:, 1] ** 2 / 20)
+        for own in np.split(rows, [4, 8])
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    single = coding.source_variances(np.zeros((3, 4), np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_array_equal(single, np.zeros(3))
+
+
+def projection(weights):
+    """Of ordinary or weighted least squares: fitted values are H y; by NumPy."""
+    matrix = ROWS.reshape(-1, 3)
+    scaled = matrix * np.repeat(weights, 8)[:, None]
+    return matrix @ np.linalg.solve(matrix.T @ scaled, scaled.T)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_variances_are_unbiased_where_the_docstring_says(is_weighted, with_x64):
+    """By the exact law of quadratic forms, E[r²] = diag (I - H) V (I - H)ᵀ."""
+    variances = np.array([1.0, 4, 9, 16, 25, 100]) if is_weighted else np.full(6, 3.0)
+    weights = np.asarray(coding.inverse_variance_weights(variances))
+    annihilator = np.eye(48) - projection(weights)
+    covariance = annihilator * np.repeat(variances, 8) @ annihilator.T
+    rows = ROWS.reshape(-1, 3) * np.sqrt(np.repeat(weights, 8))[:, None]
+    leverage = jaxwgc.sketching.leverage_scores(rows).reshape(6, 8)
+    # Root mean squares in the place of residuals give the mean of the estimate.
+    means = np.sqrt(np.diag(covariance)).reshape(6, 8)
+    np.testing.assert_allclose(coding.source_variances(means, leverage), variances)
+
+
+KEY = jax.random.key(0)
+NUM_DRAWS = 20_000
+ERROR = 4 / np.sqrt(NUM_DRAWS)
+
+
+@jax.jit
+def draws(messages, bits):
+    keys = jax.random.split(KEY, NUM_DRAWS)
+    return jax.vmap(lambda key: coding.quantize(key, messages, bits))(keys)
+
+
+def exact_variance(message, bits):
+    """E‖Q(m) - m‖² / ‖m‖², from where each number lies between two levels."""
+    levels = 2 ** (bits - 1) - 1
+    place = np.abs(message) / np.linalg.norm(message) * levels % 1
+    return np.sum(place * (1 - place)) / levels**2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_right_on_average_with_bits_a_message(dtype):
+    """To four standard errors, entry by entry; and so is the squared error."""
+    real = np.random.default_rng(0).normal(size=(3, 64))
+    messages = real[:, ::2] + 1j * real[:, 1::2] if dtype == np.complex64 else real
+    messages = messages.astype(dtype)
+    bits = np.array([2, 4, 9])
+    found = np.asarray(draws(messages, bits)).astype(np.complex128)
+    misses = found - messages
+    spread = np.sqrt(misses.real.var(0) + misses.imag.var(0))
+    assert np.all(np.abs(misses.mean(0)) <= ERROR * spread)
+    sizes = np.linalg.norm(real, axis=1)
+    squares = np.sum(np.abs(misses) ** 2, 2) / sizes**2
+    expected = [exact_variance(own, number) for own, number in zip(real, bits)]
+    assert np.all(np.abs(squares.mean(0) - expected) <= ERROR * squares.std(0))
+    assert np.all(expected < coding.quantization_variance(64, bits))
+    levels = 2.0 ** (bits[:, None] - 1) - 1
+    steps = np.stack([found.real, found.imag]) * levels / sizes[:, None]
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
+    assert np.all(np.abs(steps) <= levels + 1e-3)
+
+
+def test_no_smaller_bound_holds():
+    """Vectors that reach it: all alike, or all in the middle between two levels.
+
+    For the first ones, √P / (2 M) would be too small.
+    """
+    alike = np.ones(64)
+    bound = coding.quantization_variance(64, 2)
+    assert exact_variance(alike, 2) == pytest.approx(bound)
+    assert bound > np.sqrt(64) / 2
+    # Squares of odd numbers that add up to (2 · 7)².
+    middle = np.array([13.0, 5.0, 1.0, 1.0])
+    bound = coding.quantization_variance(4, 4)
+    assert exact_variance(middle, 4) == pytest.approx(bound)
+    generator = np.random.default_rng(0)
+    for _ in range(2000):
+        length, bits = generator.integers(1, 100), generator.integers(2, 8)
+        message = generator.normal(size=length) ** generator.integers(1, 6)
+        bound = coding.quantization_variance(length, bits)
+        assert exact_variance(message, bits) <= bound * (1 + 1e-9)
+        levels = 2.0 ** (bits - 1) - 1
+        assert bound <= min(length / levels**2, np.sqrt(length) / levels)
+
+
+def test_extremes(x64):
+    sizes = np.array([0.0, 1e-30, 1e30, np.inf, np.nan], np.float32)
+    messages = sizes[:, None] * np.ones((5, 3), np.float32)
+    found = np.asarray(coding.quantize(KEY, messages, 8))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[0], 0)
+    np.testing.assert_allclose(found[1:3], messages[1:3], rtol=0.02)
+    assert np.isnan(found[3:]).all()
+    assert coding.quantize(KEY, jnp.ones((1, 2), jnp.bfloat16), 8).dtype == np.float32
+
+
+def test_traced_bits_that_are_none():
+    found = jax.jit(coding.quantize)(KEY, np.ones((4, 2)), np.array([1, 2, 24, 25]))
+    np.testing.assert_array_equal(np.isnan(found).all(1), [True, False, False, True])
+
+
+def objective(probabilities, length, bits):
+    sent = np.array(bits) > 0
+    lost = probabilities[sent]
+    variance = coding.quantization_variance(length, np.array(bits)[sent])
+    return np.sum((1 - lost) / (lost + variance))
+
+
+class TestAllocateBits:
+    @pytest.mark.parametrize("total", [2, 3, 7, 12, 17])
+    def test_as_good_as_every_other(self, total):
+        """All allocations of four workers, one by one."""
+        generator = np.random.default_rng(total)
+        for length in (1, 30, 1000):
+            probabilities = generator.uniform(0.01, 0.9, 4)
+            bits = coding.allocate_bits(probabilities, length, total)
+            assert bits.sum() <= total
+            most = max(
+                objective(probabilities, length, other)
+                for other in itertools.product([0, *range(2, total + 1)], repeat=4)
+                if sum(other) <= total
+            )
+            found = objective(probabilities, length, bits)
+            assert found == pytest.approx(most, rel=1e-12)
+
+    def test_more_than_can_be_used(self):
+        np.testing.assert_array_equal(coding.allocate_bits([0.1, 0.5], 8, 10**6), 24)
+
+    def test_is_what_makes_the_error_least(self):
+        """That of the code with as many bits, against as many bits for all."""
+        probabilities = np.array([0.02, 0.1, 0.2, 0.4, 0.8])
+
+        def error(bits):
+            kept = bits > 0
+            variance = coding.quantization_variance(64, bits[kept])
+            own = probabilities[kept]
+            code = codes.unequal(own, 6, quantization_variance=variance)
+            return expected_error(
+                code, own, correlation=1.0, quantization_variance=variance
+            ).squared_error
+
+        bits = coding.allocate_bits(probabilities, 64, 20)
+        most = objective(probabilities, 64, bits)
+        assert error(bits) == pytest.approx(36 / most)
+        assert error(bits) < 0.8 * error(np.full(5, 4))
