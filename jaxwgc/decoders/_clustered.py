@@ -59,7 +59,7 @@ class Clustered(Decoder):
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         blocks, targets = self._blocks(matrix), self._targets(target)
-        by_cluster = mask.reshape(*mask.shape[:-1], self.num_clusters, -1)
+        by_cluster = mask.reshape(*mask.shape[:-1], *blocks.shape[:2])
         # If all targets are equal and known on the host, they stay on the host.
         is_same = isinstance(targets, np.ndarray) and (targets == targets[0]).all()
         weights = jax.vmap(

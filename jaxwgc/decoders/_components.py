@@ -145,7 +145,7 @@ def _weights(mask, graph, slack):
     def gather(_, below):
         return at_vertex + jnp.where(is_child, below[:, neighbours], 0).sum(2)
 
-    below = jax.lax.fori_loop(0, depth.max(), gather, at_vertex)
+    below = jax.lax.fori_loop(0, depth.max(initial=0), gather, at_vertex)
     excess, all_slack, all_odd = jnp.take_along_axis(below, root[None], axis=1)
     # Amount by which each unit of slack, or each end of an odd edge, compensates for
     # the difference in size of the two sides.
