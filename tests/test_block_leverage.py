@@ -157,7 +157,7 @@ def test_auxiliary_outputs():
 
     @jax.jit
     def step(probabilities, *arguments):
-        step = sampled_value_and_grad(loss, CODE, probabilities, has_aux=True)
+        step = jaxwgc.sampled_value_and_grad(loss, CODE, probabilities, has_aux=True)
         return step(*arguments)
 
     arguments = PROBABILITIES, params, parts, key, received
