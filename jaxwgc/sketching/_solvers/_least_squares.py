@@ -434,7 +434,8 @@ def _solve(
         converged, at_zero = jnp.bool_(True), None
         if embedding is None and rows.is_on_host:
             # The pass over X for R also gives Xᵀy and yᵀy.
-            small, *at_zero = rows.triangle_and_products(right)
+            small, pulled, squared = rows.triangle_and_products(right)
+            at_zero = pulled, squared
             factors = factors_of_small(small, rcond, root=root)
         elif embedding is None:
             threshold = 1e4 * jnp.finfo(rows.dtype).eps
