@@ -26,7 +26,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 # Files with faults, and their tests after those of the same name, likely ones first.
 TESTS = {
-    "_arrays.py": "decoders/test_least_squares test_dtypes",
+    "_arrays.py": "decoders/test_least_squares test_dtypes "
+    "sketching/test_least_squares",
     "aggregate/*.py": "aggregate/test_* test_refusals test_aggregate_checks",
     "coding/*.py": "test_coding test_dtypes test_every_path test_gradients "
     "codes/test_polynomial_codes codes/test_repetition codes/test_combined_codes "

@@ -127,9 +127,10 @@ class TestMeasuredAtLoads:
 
     def test_stalls(self):
         """Where nothing is measured a stall takes as long at every load."""
-        delay = stragglers.empirical(self.seconds, measured_at=self.loads)
+        unit = 2**-7  # so that all times are below one
+        delay = stragglers.empirical(self.seconds * unit, measured_at=self.loads)
         stalls = delay.stalls(3.0)
-        longest = 24 * (1 + self.loads)
+        longest = 24 * unit * (1 + self.loads)
         assert stalls[1:] == (3 / 24, 3 * longest[-1], 8)
         loads = np.array([0.0, 0.25, 2.0])
         keys = jax.random.split(jax.random.key(0), 400)
@@ -141,6 +142,6 @@ class TestMeasuredAtLoads:
         calm, stalled = sampled(delay), sampled(stalls.delay)
         is_stalled = calm != stalled
         assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
-        expected = 3 * 24 * np.array([1.0, 1.25, 4.0])
+        expected = 3 * 24 * unit * np.array([1.0, 1.25, 4.0])
         expected = np.broadcast_to(expected, calm.shape)[is_stalled]
         np.testing.assert_allclose(stalled[is_stalled], expected)
