@@ -117,8 +117,9 @@ class StragglerReport(NamedTuple):
 
         is_missing = self.missing > _MISSING * self.num_rounds
         if is_missing.any():
-            worst = f"{self.missing.max()} of {self.num_rounds} rounds"
-            return f"Check {named(is_missing)}: no response in up to {worst}."
+            most = "up to " if is_missing.sum() > 1 else ""
+            worst = f"{most}{self.missing.max()} of {self.num_rounds} rounds"
+            return f"Check {named(is_missing)}: no response in {worst}."
         chronic, stalling = self.kinds == "chronic", self.kinds == "intermittent"
         broken = np.char.startswith(self.kinds, "since")
         broken |= chronic & (chronic.sum() == 1)
@@ -165,7 +166,7 @@ class StragglerReport(NamedTuple):
         )
         advice = f"{self.advice} jaxwgc.plan compares waiting rules and codes."
         if missing := self.missing.sum():
-            advice += f" {missing} responses are missing: rounds end with the last."
+            advice += f" Missing responses: {missing}, which no round waits for."
         lines = textwrap.fill(totals, 80), "", *table, "", textwrap.fill(advice, 80)
         return "\n".join(lines)
 

@@ -199,7 +199,7 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
         (with_workers(STALLS, 7), "Wait for fewer, since worker 7 may stall: "),
         (WIDE, "Wait for fewer workers, since "),
         (with_workers(2, 7)[:3], "Measure more rounds to judge worker 7: "),
-        (gone(with_workers(2, 1)), "Check worker 7: no response in up to 100 of 300"),
+        (gone(with_workers(2, 1)), "Check worker 7: no response in 100 of 300"),
         (with_workers(1.5, 3)[:, [3, 4]], "Check or replace worker 0: "),
     ],
 )
@@ -227,7 +227,7 @@ def test_text_and_json():
     report = jaxwgc.straggler_report(times, names=[f"host-{i}" for i in range(10)])
     text = str(report)
     assert "300 rounds of 10 workers" in text
-    assert "300 responses are missing" in " ".join(text.split())
+    assert "Missing responses: 300, which" in " ".join(text.split())
     assert text.index("host-4") < text.index("host-0")
     assert "since round 150 (1.4" in text
     assert max(map(len, text.splitlines())) <= 88
