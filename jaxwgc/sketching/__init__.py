@@ -27,20 +27,22 @@ from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.kinds import LinearOperator
 from jaxwgc.sketching._samplers._partitions import (
     PartitionSample,
-    WeightedParts,
     drop_last_distinct,
     partition,
     partition_probabilities,
-    rescaling_factors,
     sample_partitions,
-    scale_rows,
-    weighted_parts,
 )
 from jaxwgc.sketching._samplers._sample_rows import (
     RowSample,
     row_probabilities,
     row_sampling,
     sample_rows,
+)
+from jaxwgc.sketching._samplers._weighted_parts import (
+    WeightedParts,
+    rescaling_factors,
+    scale_rows,
+    weighted_parts,
 )
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
 from jaxwgc.sketching._scores._bless import BlessSample, bless
