@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import check_works, code_of_sums, is_prime
+from jaxwgc.codes._constructors import code_of_sums, is_prime
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
@@ -42,7 +42,7 @@ def projective_plane(order: int) -> GradientCode:
       mitigating adversarial stragglers", ISIT 2019.
     """
     order = _validation.check_int("order", order)
-    check_works("order", order, is_prime, "be a prime", 2)
+    _validation.require(is_prime(order), "order", "be a prime", order)
     # A point of the plane is a line through the origin of the space. It is represented
     # by its vector with first non-zero coordinate one. The lines of the plane are the
     # planes through the origin, represented by their normals.
@@ -85,8 +85,9 @@ def paley(num_workers: int) -> GradientCode:
       1933.
     """
     num_workers = _validation.check_int("num_workers", num_workers)
+    is_right = num_workers % 4 == 3 and is_prime(num_workers)
     rule = "be a prime with remainder 3 modulo 4"
-    check_works("num_workers", num_workers, _is_paley_prime, rule, 3)
+    _validation.require(is_right, "num_workers", rule, num_workers)
     numbers = np.arange(num_workers)
     is_square = np.zeros(num_workers, bool)
     is_square[numbers[1:] ** 2 % num_workers] = True
@@ -96,7 +97,3 @@ def paley(num_workers: int) -> GradientCode:
 def _code_of_design(incidence: np.ndarray) -> GradientCode:
     one_step = OneStep(len(incidence) / int(incidence[0].sum()))
     return code_of_sums(incidence, LeastSquares(), one_step, Peeling(incidence))
-
-
-def _is_paley_prime(number: int) -> bool:
-    return number % 4 == 3 and is_prime(number)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import array_module
 from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.decoders import Clustered, Decoder, LeastSquares
+from jaxwgc.decoders import Clustered, LeastSquares
 
 
 def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
@@ -46,22 +46,16 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
     num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
     required_parts = code.required_parts
     if required_parts is not None:
-        required_parts = _repeated(required_parts, (num_clusters, 1))
+        xp = array_module(required_parts)
+        required_parts = xp.tile(required_parts, (num_clusters, 1))
     return dataclasses.replace(
         code,
         encoding_matrix=_block_diagonal(code.encoding_matrix, num_clusters),
         assignment=_block_diagonal(code.assignment, num_clusters),
-        target=_repeated(code.target, (num_clusters,)),
-        decoders=tuple(_clustered(block, num_clusters) for block in code.decoders),
+        target=array_module(code.target).tile(code.target, num_clusters),
+        decoders=tuple(Clustered(inner, num_clusters) for inner in code.decoders),
         required_parts=required_parts,
     )
-
-
-def _clustered(decoder: Decoder, num_clusters: int) -> Clustered:
-    """Returns one decoder for all clusters, also for clusters of clusters."""
-    if isinstance(decoder, Clustered):
-        return Clustered(decoder.inner, decoder.num_clusters * num_clusters)
-    return Clustered(decoder, num_clusters)
 
 
 def _block_diagonal(block: Array, num_blocks: int) -> Array:
@@ -73,10 +67,6 @@ def _block_diagonal(block: Array, num_blocks: int) -> Array:
         diagonal, block[:, None], np.zeros((), block.dtype)
     )
     return blocks.reshape(num_blocks * rows, num_blocks * columns)
-
-
-def _repeated(array: Array, repetitions: tuple[int, ...]) -> Array:
-    return array_module(array).tile(array, repetitions)
 
 
 def multi_message(code: GradientCode) -> GradientCode:

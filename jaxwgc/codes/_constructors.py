@@ -1,7 +1,6 @@
-"""Helpers of constructors: codes of plain sums, proportional loads, error messages."""
+"""Helpers of constructors: codes of plain sums, proportional loads, primes."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,11 +17,11 @@ def known(values: jax.Array) -> Array:
     return values if _validation.is_traced(values) else np.asarray(values)
 
 
-def zeros_and_ones(assignment: Array) -> Array:
-    """Returns an assignment as a matrix, float64 on the host or in JAX's precision."""
-    if _validation.is_traced(assignment):
-        return assignment.astype(jnp.result_type(float))
-    return np.asarray(assignment, np.float64)
+def as_floats(values: Array) -> Array:
+    """Converts to float64 on the host, or to JAX's precision if values are traced."""
+    if _validation.is_traced(values):
+        return values.astype(jnp.result_type(float))
+    return np.asarray(values, np.float64)
 
 
 def unweighted(
@@ -40,7 +39,7 @@ def unweighted(
 
 def code_of_sums(assignment: Array, *decoders: Decoder, **options: int) -> GradientCode:
     """Returns the code of workers that send sums of their partial gradients."""
-    return unweighted(zeros_and_ones(assignment), assignment, *decoders, **options)
+    return unweighted(as_floats(assignment), assignment, *decoders, **options)
 
 
 def exact_code(
@@ -93,26 +92,7 @@ def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
     return shares(loads.astype(np.float64), num_parts)
 
 
-def check_works(
-    name: str, value: int, works: Callable[[int], bool], rule: str, *bounds: int
-) -> None:
-    """Raises ValueError unless `works(value)`, and names the nearest valid numbers."""
-    if not works(value):
-        least, most = (*bounds, 10**9)[:2]
-        end, start = min(value, most + 1), max(value + 1, least)
-        below = filter(works, range(max(end - 999, least), end))
-        above = filter(works, range(start, min(start + 999, most + 1)))
-        near = " and ".join(map(str, [*[*below][-1:], *[*above][:1]]))
-        raise ValueError(f"{name} must {rule}; got {value}; nearest: {near}")
-
-
-def divides(number: int) -> Callable[[int], bool]:
-    """Returns a predicate: whether an int divides `number`."""
-    return lambda divisor: number % divisor == 0
-
-
 def is_prime(number: int) -> bool:
     """Returns whether a number is prime, by trial division."""
-    if number < 2:
-        return False
-    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+    roots = range(2, math.isqrt(max(number, 0)) + 1)
+    return number > 1 and all(number % divisor for divisor in roots)

@@ -227,8 +227,7 @@ decoders=[LeastSquares])
             hint = " from jaxwgc.decoders, or a class among the code's decoders"
             _validation.check_instance("decoder", decoder, Decoder, hint)
         # The code's own decoders are assumed to fit, and are not checked at each use.
-        is_own = any(chosen is known for known in self.decoders)
-        if not is_own:
+        if not any(chosen is known for known in self.decoders):
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
 

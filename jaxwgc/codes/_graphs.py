@@ -10,13 +10,12 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc._arrays import array_module
 from jaxwgc.codes._constructors import (
-    check_works,
+    as_floats,
     code_of_sums,
     is_prime,
     known,
     ring_distances,
     unweighted,
-    zeros_and_ones,
 )
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.decoders import Components, LeastSquares, OneStep, Peeling
@@ -57,8 +56,9 @@ def random_regular_graph(
     num_vertices = _validation.check_int(vertices, num_vertices, minimum=2)
     degree = _validation.check_int(ends, degree)
     most, step = num_vertices - 1, 1 + num_vertices % 2
+    is_right = degree in range(step, most + 1, step)
     rule = f"be from 1 to {most}, and even if {vertices} = {num_vertices} is odd"
-    check_works(ends, degree, range(step, most + 1, step).__contains__, rule, 1, most)
+    _validation.require(is_right, ends, rule, degree)
     return known(_swapped(key, num_vertices, degree))
 
 
@@ -227,7 +227,7 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
     adjacency = random_regular_graph(
         key, num_workers, replication, ("num_workers", "replication")
     )
-    matrix = zeros_and_ones(adjacency) / replication
+    matrix = as_floats(adjacency) / replication
     return unweighted(matrix, adjacency, LeastSquares(), OneStep(float(num_workers)))
 
 
@@ -306,16 +306,13 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
     rule = "be a prime with remainder 1 modulo 4"
     for name, number in (("prime", prime), ("modulus", modulus)):
         _validation.check_int(name, number)
-        check_works(name, number, _is_prime_of_two_squares, rule, 5)
+        is_right = number % 4 == 1 and is_prime(number)
+        _validation.require(is_right, name, rule, number)
     is_right = prime != modulus and modulus**2 > 4 * prime
     rule = "differ from prime and be larger than 2 * sqrt(prime)"
     given = f"modulus = {modulus} and prime = {prime}"
     _validation.require(is_right, "modulus", rule, given)
     return _code_of_edges(lps_graph(prime, modulus), prime + 1)
-
-
-def _is_prime_of_two_squares(number: int) -> bool:
-    return number % 4 == 1 and is_prime(number)
 
 
 def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:

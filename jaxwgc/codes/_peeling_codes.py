@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import check_works, code_of_sums, divides, known
+from jaxwgc.codes._constructors import code_of_sums, known
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._random_codes import random_subsets
 from jaxwgc.decoders import LeastSquares, Peeling
@@ -128,7 +128,7 @@ def batch_raptor(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
     rule = f"divide num_parts = {num_parts}"
-    check_works("batch_size", batch_size, divides(num_parts), rule, 1, num_parts)
+    _validation.require(num_parts % batch_size == 0, "batch_size", rule, batch_size)
     num_batches = num_parts // batch_size
     max_degree = num_batches if max_degree is None else max_degree
     _validation.check_up_to("max_degree", max_degree, num_batches=num_batches)

@@ -1,7 +1,6 @@
 """Codes with random entries: Bernoulli, block and stochastic gradient codes."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import (
-    check_works,
-    code_of_sums,
-    divides,
-    known,
-    unweighted,
-    zeros_and_ones,
-)
-from jaxwgc.codes._gradient_code import Array, GradientCode
+from jaxwgc.codes._constructors import as_floats, code_of_sums, known, unweighted
+from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 _LARGEST = np.uint32(2**32 - 1)
@@ -204,9 +196,9 @@ def stochastic_block(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
-    common = math.gcd(num_workers, num_parts)
+    is_right = num_workers % num_clusters == num_parts % num_clusters == 0
     rule = f"divide num_workers = {num_workers} and num_parts = {num_parts}"
-    check_works("num_clusters", num_clusters, divides(common), rule, 1, common)
+    _validation.require(is_right, "num_clusters", rule, num_clusters)
     in_range: Any = {"minimum": 0, "maximum": 1}
     _validation.check_number("probability_inside", probability_inside, **in_range)
     _validation.check_number("probability_across", probability_across, **in_range)
@@ -281,20 +273,14 @@ def stochastic(
     rule = f"from 1 to num_workers = {num_workers}"
     _validation.check_entries("replication", copies, is_right, rule)
     copies = np.broadcast_to(copies, num_parts)
-    response = _response_probability(straggler_probability, num_workers)
+    name, sizes = "straggler_probability", {"num_workers": num_workers}
+    given, kind = straggler_probability, "real numbers"
+    probability = _validation.as_array(name, given, kind, or_number=True, **sizes)
+    if not _validation.is_traced(probability):
+        is_right = (probability >= 0) & (probability < 1)
+        rule = "at least 0 and less than 1"
+        _validation.check_entries(name, probability, is_right, rule)
+    response = 1 - as_floats(probability)
     assignment = known(random_subsets(key, copies, (num_parts, num_workers)).T)
-    coefficients = 1 / (copies * response[..., None])
-    matrix = zeros_and_ones(assignment) * coefficients
+    matrix = as_floats(assignment) / (copies * response[..., None])
     return unweighted(matrix, assignment, OneStep(1.0, shared=False), LeastSquares())
-
-
-def _response_probability(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
-    """Returns 1 - p, in float64, or in JAX's working precision if it is traced."""
-    name = "straggler_probability"
-    sizes = {"or_number": True, "num_workers": num_workers}
-    given = _validation.as_array(name, probability, "real numbers", **sizes)
-    if _validation.is_traced(given):
-        return 1 - jnp.asarray(given, jnp.result_type(float))
-    values, rule = np.asarray(given, np.float64), "at least 0 and less than 1"
-    _validation.check_entries(name, values, (values >= 0) & (values < 1), rule)
-    return 1 - values

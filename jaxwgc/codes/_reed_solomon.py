@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import check_works, exact_code
+from jaxwgc.codes._constructors import exact_code
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Lagrange
 
-# Maximum number of steps that are tried; of more steps, this many evenly spread ones.
+# Maximum number of steps that are tried; of more, every second one, third one, etc.
 _MAX_CANDIDATES = 64
 
 
@@ -63,12 +63,9 @@ def norm_of_products(assignment: np.ndarray, points: np.ndarray) -> float:
 
 def steps_between_points(num_workers: int) -> list[int]:
     """Returns at most 64 steps m that reach all points; n - m is equivalent to m."""
-    numbers = range(1, num_workers // 2 + 1)
+    numbers = range(1, max(num_workers // 2, 1) + 1)
     steps = [number for number in numbers if math.gcd(number, num_workers) == 1]
-    if len(steps) > _MAX_CANDIDATES:
-        chosen = np.linspace(0, len(steps) - 1, _MAX_CANDIDATES).round().astype(int)
-        steps = [steps[index] for index in chosen]
-    return steps
+    return steps[:: -(-len(steps) // _MAX_CANDIDATES)]
 
 
 def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
@@ -80,8 +77,6 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
         which give conjugate matrices.
     """
     steps = steps_between_points(num_workers)
-    if len(steps) < 2:
-        return 1
     norms = [norm(step) for step in steps]
     # Ties go to the smallest step, despite rounding of the norms.
     most = min(norms) * (1 + 1e-9)
@@ -135,9 +130,9 @@ def reed_solomon(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     _validation.check_up_to("replication", replication, num_workers=num_workers)
     _validation.check_bool("interleave", interleave)
-    works = range(0, num_workers + 1, num_workers // math.gcd(num_workers, num_parts))
+    is_right = num_parts * replication % num_workers == 0
     rule = "make num_parts * replication a multiple of num_workers"
-    check_works("replication", replication, works.__contains__, rule, 1, num_workers)
+    _validation.require(is_right, "replication", rule, replication)
     assignment = _balanced_assignment(num_workers, num_parts, replication)
     step = _best_step(num_workers, num_parts, replication) if interleave else 1
     points = positions(num_workers, step)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import check_works, code_of_sums, owned_parts
+from jaxwgc.codes._constructors import code_of_sums, owned_parts
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneCopy, OneStep, Peeling
 
@@ -50,7 +50,7 @@ def uncoded(
     if loads is None:
         loads = np.ones(num_workers)
         rule = f"be a multiple of num_workers = {num_workers}"
-        check_works("num_parts", num_parts, lambda k: k % num_workers == 0, rule, 1)
+        _validation.require(num_parts % num_workers == 0, "num_parts", rule, num_parts)
     sizes = owned_parts(num_workers, num_parts, loads)
     assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
     group, one_step = Group(np.arange(num_workers)[None]), OneStep(float(num_workers))
@@ -92,8 +92,8 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
     rule = f"be 1 less than a divisor of num_workers = {num_workers}"
-    works = lambda number: num_workers % (number + 1) == 0  # noqa: E731
-    check_works("num_stragglers", num_stragglers, works, rule, 0)
+    is_right = num_workers % replication == 0
+    _validation.require(is_right, "num_stragglers", rule, num_stragglers)
     num_blocks = num_workers // replication
     block_of_worker = np.arange(num_workers) % num_blocks
     block_of_part = np.arange(num_workers) // replication
@@ -158,24 +158,20 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     size_of_worker = class_sizes[workers % num_classes]
     # Position of a worker in its class, and run of each part in a class of its size.
     slot_of_worker = workers // num_classes
-    slot_of_part = _even_runs(num_workers, size_of_worker)
+    slot_of_part = np.array([_even_runs(num_workers, own) for own in size_of_worker])
     assignment = slot_of_worker[:, None] == slot_of_part
     sizes = np.unique(class_sizes)[::-1]
     groups = np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)
     return _code_of_groups(assignment, groups, num_stragglers)
 
 
-def _even_runs(num_parts: int, num_runs: np.ndarray) -> np.ndarray:
-    """Returns the run that contains each part, (len(num_runs), num_parts).
+def _even_runs(num_parts: int, num_runs: int) -> np.ndarray:
+    """Returns the run that contains each part.
 
     Lengths of runs differ by at most one, longer ones first.
     """
-    num_runs = num_runs[:, None]
-    length, num_longer = num_parts // num_runs, num_parts % num_runs
-    parts = np.arange(num_parts)
-    in_longer = parts // (length + 1)
-    in_shorter = (parts - num_longer) // length
-    return np.where(in_longer < num_longer, in_longer, in_shorter)
+    runs = np.arange(num_runs)
+    return runs.repeat(num_parts // num_runs + (runs < num_parts % num_runs))
 
 
 def replicated(

@@ -7,13 +7,11 @@ import math
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import decoders, stragglers
 from jaxwgc.codes import _graphs, edge_graph, paley, projective_plane, regular_graph
-from jaxwgc.codes._constructors import check_works, is_prime
+from jaxwgc.codes._constructors import is_prime
 from tests.conftest import own_decoder
 from tests.oracles import check_counts
 from tests.zoo import KEY
@@ -180,25 +178,3 @@ def test_primes_are_those_of_the_sieve():
         sieve[number * number :: number] = False
     found = [is_prime(number) for number in range(2000)]
     np.testing.assert_array_equal(found, sieve)
-
-
-@given(
-    working=st.sets(st.integers(1, 30), min_size=1),
-    value=st.integers(-5, 40),
-    bounded=st.booleans(),
-)
-def test_nearest_names_the_neighbours(working, value, bounded):
-    """Of those that work, the largest below and the smallest above the value."""
-    if not bounded:
-        working = working | {41}
-    below = [other for other in working if other < value]
-    above = [other for other in working if other > value]
-    neighbours = [max(below, default=None), min(above, default=None)]
-    expected = [str(other) for other in neighbours if other is not None]
-    if not expected:
-        return
-    bounds = (1, 30) if bounded else (1,)
-    if value in working:
-        return check_works("size", value, working.__contains__, "work", *bounds)
-    with pytest.raises(ValueError, match=f"nearest: {' and '.join(expected)}$"):
-        check_works("size", value, working.__contains__, "work", *bounds)
