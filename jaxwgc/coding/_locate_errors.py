@@ -13,9 +13,9 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import ErrorLocation, arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
-from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
+from jaxwgc.coding._errors._searches import find_in_turn
 
 # Bound to which norms of messages are clipped, relative to the median.
 _LARGEST = 1e12
@@ -129,7 +129,7 @@ def _screen(locator, messages, mask, key, noise):
     # The noise has a lower bound, because products of tiny entries underflow.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * tiny / median)
-    return Sample(rows, mask, noise.astype(norms.dtype), norms, key)
+    return Sample(rows, mask, noise.astype(norms.dtype), norms)
 
 
 def rounding_noise(messages: Any, message_dtype: Any) -> float:

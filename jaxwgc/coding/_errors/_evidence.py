@@ -56,14 +56,12 @@ class Sample(NamedTuple):
       mask: Which messages arrived, bool (num_messages,).
       noise: Difference of honest copies of a message, relative to its norm.
       norms: Norms of the rows of the encoding matrix, (num_messages,).
-      key: PRNG key for further projections.
     """
 
     rows: jax.Array
     mask: jax.Array
     noise: jax.Array
     norms: jax.Array
-    key: jax.Array
 
 
 class Findings(NamedTuple):
@@ -202,14 +200,9 @@ def explains(
     """
     # A message could be corrupted if all of its checks contain a suspect.
     is_unique = evidence.check_norms > _AMBIGUOUS * check_norms
-    is_unique |= ~(evidence.is_used & is_checked(check_norms))
+    is_unique |= ~(evidence.is_used & (check_norms > UNCHECKED))
     is_noise = evidence.singular[0] <= 2 * threshold
     return is_noise & (evidence.num_left > 0) & jnp.all(is_unique)
-
-
-def is_checked(check_norms: jax.Array) -> jax.Array:
-    """Returns which messages take part in a check."""
-    return check_norms > UNCHECKED
 
 
 def deviates(checks: Any, sample: Sample, evidence: Evidence) -> jax.Array:
@@ -227,7 +220,7 @@ def deviates(checks: Any, sample: Sample, evidence: Evidence) -> jax.Array:
 def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """Returns unit columns of the checks, and which messages take part in a check."""
     norms = evidence.check_norms
-    has_check = is_checked(norms)
+    has_check = norms > UNCHECKED
     columns = evidence.checks / jnp.where(has_check, norms, 1)
     return jnp.where(has_check, columns, 0), has_check
 

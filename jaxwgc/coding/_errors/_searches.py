@@ -1,25 +1,33 @@
-"""Smoothing and guessing: searches for corrupted messages with dependent errors."""
+"""Location of corrupted messages, the largest errors first."""
 
+import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import in_batches
+from jaxwgc._some_masks import compute_if, in_batches
 from jaxwgc.coding._errors._evidence import (
+    UNCHECKED,
     Evidence,
+    Findings,
     Sample,
     Signal,
+    deviates,
     distances_from,
+    estimate,
+    explains,
     find_signal,
     nearest,
     normalized_columns,
     outside,
 )
+from jaxwgc.decoders import Decoder
 
 # Number of assumptions tried for each number of windows: 0, 1 or 2 error directions are
 # weaker than the noise.
@@ -30,13 +38,128 @@ _MOST_GUESSES, _AT_ONCE = 20_000, 256
 _ROUNDING = 10.0
 
 
-def find_by_smoothing(
-    sample: Sample,
-    evidence: Evidence,
-    signal: Signal,
-    interpolation: tuple[jax.Array, Any, int],
-    attempt: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+class _Search(NamedTuple):
+    """State of a search.
+
+    Attributes:
+      evidence: Evidence without the suspects so far.
+      check_norms: Norms of the checks of each message if none is left out.
+      num_checks: Number of checks if none is left out, int scalar.
+      floor: Singular value below which unexplained errors count as noise.
+      attempt: Number of explanations tried for the current errors; -1 before the first
+        evidence.
+    """
+
+    evidence: Evidence
+    check_norms: jax.Array
+    num_checks: jax.Array
+    floor: jax.Array
+    attempt: jax.Array
+
+    @property
+    def signal(self) -> Signal:
+        evidence = self.evidence
+        threshold = jnp.maximum(evidence.threshold, self.floor)
+        return find_signal(evidence.left, evidence.singular, threshold)
+
+    @property
+    def goes_on(self) -> jax.Array:
+        return (self.attempt < 0) | (self.signal.rank > 0)
+
+
+def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Findings:
+    """Finds corrupted messages, the largest errors first.
+
+    A message is noisy in proportion to its size, so large errors hide small ones. The
+    messages that explain the largest errors are left out, and the others are judged
+    again by their own size, until their checks are noise. If nothing explains the
+    errors, the weakest of them count as noise, until something explains the others.
+
+    Args:
+      checks: Parity checks, (num_checks, num_messages).
+      sample: Projected messages.
+      decoders: Decoders of the code. One of them may interpolate polynomials.
+    """
+    no_suspects = jnp.zeros_like(sample.mask)
+    # The loop starts with zeros in place of evidence, so that the program of `estimate`
+    # occurs only in the loop.
+    shapes = jax.eval_shape(estimate, checks, sample, no_suspects)
+    evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zero = jnp.zeros_like(evidence.threshold)
+    start = _Search(
+        evidence, jnp.zeros_like(sample.norms), evidence.num_left, zero, jnp.array(-1)
+    )
+    step = functools.partial(_next, checks, sample, decoders)
+    last = jax.lax.while_loop(lambda search: search.goes_on, step, start)
+    is_explained = last.floor == 0
+    has_check = last.check_norms > UNCHECKED
+    return Findings(
+        # Suspects with messages that agree with the others are exonerated.
+        wrong=last.evidence.suspects & deviates(checks, sample, last.evidence),
+        disputed=sample.mask & has_check & ~is_explained,
+        is_checked=has_check,
+        is_explained=is_explained,
+        num_checks=last.num_checks,
+    )
+
+
+def _next(checks, sample, decoders, search):
+    """Tries one explanation of the errors, and excludes the messages that it names."""
+    evidence, check_norms, num_checks, floor, attempt = search
+    signal = search.signal
+    wrong, fits, is_more = _propose(sample, decoders, search, signal)
+    is_first = attempt < 0
+    suspects = evidence.suspects | wrong
+    rest = compute_if(
+        fits | is_first, lambda: estimate(checks, sample, suspects), evidence
+    )
+    is_found = is_first | (fits & explains(rest, signal.threshold, check_norms))
+    goes_on = ~is_found & (signal.rank > 0)
+    is_next = goes_on & is_more & (floor == 0)
+    higher = jnp.where(floor < signal.rounding, signal.rounding, signal.weakest)
+    evidence = jax.lax.cond(is_found, lambda: rest, lambda: evidence)
+    return _Search(
+        evidence,
+        jnp.where(is_first, rest.check_norms, check_norms),
+        jnp.where(is_first, rest.num_left, num_checks),
+        jnp.where(is_found, 0, jnp.where(goes_on & ~is_next, higher, floor)),
+        jnp.where(is_next, attempt + 1, 0),
+    )
+
+
+def _propose(sample, decoders, search, signal):
+    """Proposes a set of corrupted messages.
+
+    Returns a mask of the set, whether it explains the errors, and whether more attempts
+    remain.
+
+    Errors in general position are tried first, then errors that agree.
+    """
+    evidence, attempt = search.evidence, search.attempt
+
+    def in_general_position():
+        # Each corrupted message adds its column of the checks to the space that the
+        # errors span. If the ranks agree, these are exactly the columns in that space.
+        columns, has_check = normalized_columns(evidence)
+        distances = distances_from(signal.basis, columns)
+        distances = jnp.where(has_check, distances, jnp.inf)
+        return *nearest(distances, signal.rank), jnp.array(True)
+
+    def agreeing():
+        for decoder in decoders:
+            interpolation = decoder.interpolation(evidence.is_used)
+            if interpolation is not None:
+                return _smoothed(sample, search, signal, interpolation)
+        return *_guessed(evidence, signal), jnp.array(False)
+
+    is_open = (signal.rank > 0) & (signal.rank < evidence.num_left)
+    never = jnp.array(False)
+    nothing = jnp.zeros_like(evidence.suspects), never, never
+    found = compute_if(is_open & (attempt == 0), in_general_position, nothing)
+    return compute_if(is_open & (attempt > 0), agreeing, found)
+
+
+def _smoothed(sample, search, signal, interpolation):
     """Proposes a set of corrupted messages by spatial smoothing.
 
     Returns a mask of the set, whether it explains the errors, and whether more attempts
@@ -50,14 +173,13 @@ def find_by_smoothing(
 
     Args:
       sample: Projected messages.
-      evidence: Evidence without the suspects.
+      search: State of the search. Each attempt, from 1, allows more windows and more
+        corrupted messages.
       signal: Signal of the evidence.
       interpolation: From `Decoder.interpolation`.
-      attempt: Number of the attempt, from 1; each allows more windows and more
-        corrupted messages.
     """
     weights, points, num_coefficients = interpolation
-    is_there, norms = evidence.is_used, sample.norms
+    is_there, norms = search.evidence.is_used, sample.norms
     rows = jnp.where(is_there[:, None], sample.rows, 0)
     num_sums = len(points) - num_coefficients
     num_checks = is_there.sum() - num_coefficients
@@ -74,7 +196,7 @@ def find_by_smoothing(
     directions = find_signal(left, singular, threshold)
     sums = (directions.basis * directions.singular)[:, : num_sums // 2]
 
-    number, hidden = jnp.divmod(attempt - 1, _HIDDEN)
+    number, hidden = jnp.divmod(search.attempt - 1, _HIDDEN)
     number += 2
     size = num_checks - number + 1
     most = (num_sums + 1) // 2
@@ -82,10 +204,6 @@ def find_by_smoothing(
     is_in = (places[:, None] < size) & (places[:most] < number)
     windows = sums[jnp.clip(shifted, 0, num_sums - 1)]
     windows = jnp.where(is_in[:, :, None], windows, 0).reshape(num_sums, -1)
-    # The windows are mixed at random, so that few columns span their space.
-    key = jax.random.fold_in(sample.key, 2)
-    mix = jax.random.normal(key, (windows.shape[1], 2 * num_sums), norms.dtype)
-    windows = product(windows, (mix / math.sqrt(2 * num_sums)).astype(sums.dtype))
     left, singular, _ = jnp.linalg.svd(windows, full_matrices=False)
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
     steering = jnp.where(places[:, None] < size, powers[:-1], 0)
@@ -101,20 +219,7 @@ def find_by_smoothing(
     return wrong, fits, ~is_last
 
 
-def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
-    """Returns all sets of 1, 2, … messages, in an array per size, up to a maximum."""
-    by_size: list[np.ndarray] = []
-    total = 0
-    for size in range(1, num_checks // 2):
-        total += math.comb(num_messages, size)
-        if total > _MOST_GUESSES:
-            break
-        sets = itertools.combinations(range(num_messages), size)
-        by_size.append(np.array(list(sets)).reshape(-1, size))
-    return by_size
-
-
-def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
+def _guessed(evidence, signal):
     """Finds the smallest set of messages that explains the errors, if it is unique.
 
     If b corrupted messages have errors of μ dimensions, b - μ of them are guessed.
@@ -143,8 +248,12 @@ def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax
 
     best = jnp.zeros(num_messages, bool)
     is_found = is_unique = jnp.zeros((), bool)
-    for sets in guesses(num_messages, num_checks):
-        size = sets.shape[1]
+    total = 0
+    for size in range(1, num_checks // 2):
+        total += math.comb(num_messages, size)
+        if total > _MOST_GUESSES:
+            break
+        sets = np.array([*itertools.combinations(range(num_messages), size)])
         wrong, fits = in_batches(jax.vmap(explained), jnp.asarray(sets), _AT_ONCE)
         in_bounds = 2 * (signal.rank + size) <= evidence.num_left + signal.rank - 1
         fits &= in_bounds & ~is_found
