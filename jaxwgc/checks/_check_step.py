@@ -160,7 +160,7 @@ def check_step(
             rounds.append(rounds_of(states))
         if step is not None:
             measured["is_dropped"] = is_dropped(probe, gradients, *states[:2])
-        measured |= probe.measure(gradients, rounds)
+        measured |= probe.measure(gradients)
     if rounds:
         measured |= max(rounds, key=lambda one: one.failed.mean()).measure(code)
     return StepReport(

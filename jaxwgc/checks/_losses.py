@@ -1,5 +1,6 @@
 """Measurements of a loss on the data: whether it is a sum over weighted rows."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -142,12 +143,6 @@ def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
     return coding.Decoding(code, jnp.asarray(masks), jnp.asarray(weights))
 
 
-def _weighted_sum(weights: np.ndarray, gradients: Any) -> np.ndarray:
-    """Returns the weighted sum of partial gradients, with leaves concatenated."""
-    wide = jax.tree.map(_arrays.promoted, gradients)
-    return flat(jax.tree.map(lambda leaf: np.tensordot(weights, leaf, 1), wide))
-
-
 def measure_decoded(
     code: GradientCode,
     gradients: Any,
@@ -169,15 +164,17 @@ def measure_decoded(
     # stragglers.
     masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
     decoding = _least_squares(code, masks)
-    failed = decoding.failed()[0]
-    weights_of_parts = np.asarray(decoding.effective_weights)
-    vectors = [_weighted_sum(own, gradients) for own in weights_of_parts]
+    wide = jax.tree.map(_arrays.promoted, gradients)
+    vectors = [
+        flat(jax.tree.map(functools.partial(np.tensordot, own, axes=1), wide))
+        for own in np.asarray(decoding.effective_weights)
+    ]
     along = np.vdot(whole, vectors[0]).real / length**2
     # Estimate of the number of rows from each part, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
     total, spread = shares.sum(), np.std(shares)
-    error = spread * np.sqrt(len(shares))
+    deviation = spread * np.sqrt(len(shares))
     if np.isin(row_weights, (0, 1)).all():
         # There are no row weights. In the paper's form, the rows themselves are scaled.
         is_right = abs(total - 1) <= TOLERANCE or abs(along - 1) <= abs(along - total)
@@ -185,11 +182,11 @@ def measure_decoded(
         # If weights differ much, parts with the largest weights may not have been
         # drawn.
         unseen = spread / (2 * abs(shares.mean()))
-        is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * error + unseen
+        is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * deviation + unseen
     error = max(np.linalg.norm(vector - whole) for vector in vectors)
     # Approximate codes do not guarantee the exact gradient. Weights of parts that are
     # not row weights correspond to no loss on the data.
-    promises = code.num_stragglers or not failed
+    promises = code.num_stragglers or not decoding.failed()[0]
     has_loss = weights is not None or (target == 1).all()
     is_comparable = promises and has_loss and not is_sample
     return {
@@ -204,5 +201,5 @@ def measure_decoded(
         "num_held": num_held,
         "num_rows": layout.num_rows,
         "represented": total,
-        "deviation": error,
+        "deviation": deviation,
     }

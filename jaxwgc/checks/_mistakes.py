@@ -8,7 +8,7 @@ import numpy as np
 # Relative rounding error of a gradient, also in bfloat16.
 TOLERANCE = 0.02
 # Measurements that exist only with an optimizer, or if rounds cannot be decoded.
-_OPTIONAL = ("unequal", "added", "leaked", "is_dropped", "is_constant", "is_early")
+_OPTIONAL = ("unequal", "added", "is_dropped", "is_constant", "is_early")
 # Fraction of an update that a forbidden dependence must exceed to be reported.
 _SHARE = 0.1
 
@@ -91,13 +91,6 @@ _MISTAKES = (
         "aggregator first in optax.chain",
     ),
     (
-        "parameters without a gradient move in a round that cannot be decoded, "
-        "{leaked:.2g} times as far as others: the code packs several entries of the "
-        "gradient into one",
-        lambda m: m.leaked > _SHARE,
-        "Take a code without packing, such as fractional_repetition or binary",
-    ),
-    (
         "the state is not passed on: step returns the aggregator's state unchanged, so "
         "that the same workers are lost in every step",
         lambda m: m.is_dropped,
@@ -105,14 +98,14 @@ _MISTAKES = (
     ),
     (
         "{num_failed} of {num_rounds} rounds cannot be decoded: the same {most} of "
-        "{num_workers} workers respond in each{took}, and the others never do",
+        "{num_workers} workers respond in each, and the others never do",
         lambda m: m.is_constant,
         "Is the mask inverted? received and stragglers.fixed are True for workers that "
         "respond. A deadline must be long enough for most workers",
     ),
     (
         "{num_failed} of {num_rounds} rounds cannot be decoded: {responses} of "
-        "{num_workers} workers respond{took}, and any {enough} are enough",
+        "{num_workers} workers respond, and any {enough} are enough",
         lambda m: m.is_early,
         "Does the waiting rule belong to another code? It ends rounds too early. Take "
         "stragglers.fastest({enough}), stragglers.until_decodable(code) or a longer "

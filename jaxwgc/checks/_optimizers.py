@@ -31,12 +31,10 @@ class Rounds(NamedTuple):
     Attributes:
       received: bool (rounds, num_workers).
       failed: bool (rounds,), which rounds could not be decoded.
-      elapsed: Duration of each round, (rounds,); None if it is not known.
     """
 
     received: np.ndarray
     failed: np.ndarray
-    elapsed: np.ndarray | None = None
 
     @classmethod
     def observed(cls, code: GradientCode, received: Any) -> "Rounds":
@@ -63,7 +61,6 @@ class Rounds(NamedTuple):
             "enough": code.num_workers - num_stragglers,
             "most": most,
             "responses": most if least == most else f"{least} to {most}",
-            "took": "" if self.elapsed is None else f", in {self.elapsed.mean():.3g}",
         }
 
 
@@ -102,46 +99,41 @@ class OptimizerProbe:
         # The update is compiled, so that rounds without responses raise no error.
         self.update = functools.partial(jax.jit(update), params)
 
-    def measure(self, gradients: Any, rounds: list[Rounds]) -> dict[str, float]:
+    def measure(self, gradients: Any) -> dict[str, float]:
         """Measures forbidden dependences of updates.
 
         `unequal`: On partial gradients other than by their sum. `added`: On the workers
-        that respond if all gradients are zero. `leaked`: Movement of parameters without
-        a gradient in a round that cannot be decoded, relative to others.
+        that respond if all gradients are zero.
         """
-        draw = np.random.default_rng(0).uniform
         everyone = np.ones(self._code.num_workers, bool)
         weights = np.asarray(coding.effective_weights(self._code, everyone))
-        zeros = jax.tree.map(np.zeros_like, gradients)
-        is_still = flat(jax.tree.map(lambda leaf: (leaf == 0).all(0), gradients)) != 0
-        size = norm(gradients) / np.sqrt(len(is_still))
-
-        def drawn(leaf):
-            numbers = draw(-size, size, leaf.shape[1:])
-            return (numbers + np.sign(numbers) * size).astype(leaf.dtype)
-
-        # The gradient is random, without zeros.
-        total = jax.tree.map(drawn, gradients)
-        measured = {"unequal": 0.0, "added": 0.0, "leaked": 0.0}
         largest = np.argsort(np.abs(weights))[:-3:-1]
-        if len(largest) == 2 and weights[largest].all():
-            near, apart = weights / (weights @ weights), np.zeros_like(weights)
-            apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
-            both = (_shared(own, total) for own in (near, apart))
-            even, uneven = (self._followed(each, everyone) for each in both)
-            all_respond = self._followed(zeros, everyone)
-            none_responds = self._followed(zeros, ~everyone)
-            measured["unequal"] = _difference(even, uneven)
-            measured["added"] = _difference(all_respond, none_responds)
-        lost = [mask for one in rounds for mask in one.received[one.failed]]
-        if lost and is_still.any() and not is_still.all():
-            moved, unmoved = (
-                sum(self._followed(each, lost[0])[:_NUM_UPDATES])
-                for each in (gradients, zeros)
+        if len(largest) < 2 or not weights[largest].all():
+            return {}
+        near, apart = weights / (weights @ weights), np.zeros_like(weights)
+        apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
+        # The gradient is random, without zeros.
+        draw, zeros = np.random.default_rng(0), jax.tree.map(np.zeros_like, gradients)
+        size = norm(gradients) / np.sqrt(len(flat(gradients)) / len(weights))
+        total = jax.tree.map(
+            lambda leaf: size * draw.uniform(1, 2, leaf.shape[1:]), gradients
+        )
+
+        def shared(weights):
+            """Returns the partial gradients `weights[j] * total`."""
+            return jax.tree.map(
+                lambda own, leaf: np.multiply.outer(weights, own).astype(leaf.dtype),
+                total,
+                gradients,
             )
-            far = np.abs(moved - unmoved)
-            measured["leaked"] = far[is_still].max() / max(far[~is_still].max(), 1e-300)
-        return measured
+
+        even, uneven = (self._followed(shared(own), everyone) for own in (near, apart))
+        all_respond = self._followed(zeros, everyone)
+        none_responds = self._followed(zeros, ~everyone)
+        return {
+            "unequal": _difference(even, uneven),
+            "added": _difference(all_respond, none_responds),
+        }
 
     def _followed(self, partial_gradients, received):
         """Returns updates of a few steps, and the final state behind the aggregator."""
@@ -156,13 +148,6 @@ class OptimizerProbe:
             leaf for leaf in _split(state)[1] if jnp.issubdtype(leaf.dtype, jnp.inexact)
         )
         return seen + [*map(flat, behind)]
-
-
-def _shared(weights, total):
-    """Returns the partial gradients `weights[j] * total`."""
-    return jax.tree.map(
-        lambda leaf: np.multiply.outer(weights, leaf).astype(leaf.dtype), total
-    )
 
 
 def _difference(first, second):
@@ -210,7 +195,6 @@ def rounds_of(states: list[Any]) -> Rounds:
     return Rounds(
         np.array([state.received for state in coded_states[1:]]),
         np.diff([int(state.num_undecodable) for state in coded_states]) > 0,
-        np.diff([float(state.elapsed) for state in coded_states]),
     )
 
 

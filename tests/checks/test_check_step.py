@@ -246,21 +246,8 @@ class TestOptimizers:
             (optax.add_decayed_weights(1e-3), {"added"}),
         ):
             probe = OptimizerProbe(chain(behind, before=[before]), CODE, ONES)
-            for name, share in probe.measure(gradients, []).items():
+            for name, share in probe.measure(gradients).items():
                 assert share > 0.2 if name in found else share < 1e-3
-
-    def test_parameters_without_a_gradient(self):
-        """A complex code packs them with others, and Adam takes a full step."""
-        code = codes.reed_solomon(6, 6, 3)
-        optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))
-        problem = problem_of(
-            loss=lambda params, part: loss(params, part) + 0 * params["dead"].sum(),
-            params=PARAMS | {"dead": jnp.ones(5)},
-            code=code,
-            optimizer=optimizer,
-            received=np.arange(6) < np.array([[4], [2], [6]]),
-        )
-        assert problem.startswith("parameters without a gradient move")
 
 
 class TestRounds:
@@ -274,8 +261,11 @@ class TestRounds:
     @pytest.mark.parametrize(
         ("wait", "words"),
         [
-            (stragglers.until_decodable(CODE), ": 2 to 3 of 6 workers respond, in"),
-            (stragglers.deadline(0.5), "0 of 6 workers respond in each, in 0.5, and"),
+            (
+                stragglers.until_decodable(CODE),
+                ": 2 to 3 of 6 workers respond, and any",
+            ),
+            (stragglers.deadline(0.5), "0 of 6 workers respond in each, and"),
         ],
     )
     def test_waiting(self, wait, words):
