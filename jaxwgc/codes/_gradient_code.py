@@ -141,11 +141,9 @@ decoders=[LeastSquares])
             decoders=(LeastSquares(num_stragglers),),
         )
         cls.check(code)
-        for worker, part in np.argwhere((matrix != 0) & ~assignment)[:1].tolist():
-            raise ValueError(
-                "encoding_matrix must be 0 where assignment is False; got "
-                f"{matrix[worker, part]} for worker {worker} and part {part}"
-            )
+        others = np.argwhere((matrix != 0) & ~assignment)
+        rule, given = "be 0 where assignment is False", f"others at {others.tolist()}"
+        require(not others.size, "encoding_matrix", rule, given)
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
             check_tolerance(matrix, target, num_stragglers, check_patterns)
         return code
@@ -221,7 +219,8 @@ decoders=[LeastSquares])
                 field.default is dataclasses.MISSING
                 for field in dataclasses.fields(cast(Any, decoder))
             ):
-                decoder.refuse(self)
+                name, needs = decoder.__name__, decoder.needs
+                raise ValueError(f"decoder {name} needs a code {needs}; got {self}")
             chosen = of_kind[0] if of_kind else decoder()
         else:
             hint = " from jaxwgc.decoders, or a class among the code's decoders"

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, NoReturn, TypeAlias, dataclass_transform
+from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch, working, working_constants
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
-from jaxwgc.decoders._accuracy import relative_residual
+from jaxwgc.decoders._systems import relative_residual
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -121,9 +121,9 @@ class Decoder(abc.ABC):
         return _is_near(weights, working(matrix), working(target), tolerance)
 
     def check(self, matrix: Array, target: Array) -> None:
-        """Raises ValueError, with the rule, if the decoder does not fit the code.
+        """Raises ValueError, with the rule, if shapes do not fit the code.
 
-        Shapes are always known; entries may be traced.
+        Entries are not checked: if they do not fit, weights have a residual.
         """
         del matrix, target
 
@@ -144,17 +144,6 @@ class Decoder(abc.ABC):
     def is_a(self, kind: type["Decoder"]) -> bool:
         """Returns whether the decoder is of a class, or contains such a decoder."""
         return isinstance(self, kind)
-
-    @classmethod
-    def refuse(cls, given: Any) -> NoReturn:
-        """Raises ValueError, and names the codes that this class decodes."""
-        name = cls.__name__
-        raise ValueError(f"decoder {name} needs a code {cls.needs}; got {given}")
-
-    def check_matrix(self, is_right: Any, matrix: Array) -> None:
-        """Raises ValueError unless the encoding matrix is right for the decoder."""
-        if not is_right:
-            self.refuse(f"an encoding matrix {matrix.shape} for {self}")
 
     def check_one_segment(self, target: Array) -> None:
         """Raises ValueError if messages are shorter than the gradient."""

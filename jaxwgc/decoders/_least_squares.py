@@ -10,9 +10,14 @@ from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import any_under_vmap, in_batches, masked_map
 from jaxwgc._targets import DECODES, rounding
-from jaxwgc.decoders._accuracy import System, is_uniform, squared_norm, systems_of
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._decomposition import decompose
+from jaxwgc.decoders._systems import (
+    System,
+    decompose,
+    is_uniform,
+    squared_norm,
+    systems_of,
+)
 
 # Number of masks that iterate together: their vectors fit into cache.
 _BATCH = 128

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
@@ -87,19 +86,7 @@ class Group(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
         sizes = {"num_families": "any", "num_workers": len(matrix)}
-        groups = _validation.as_array("groups", self.groups, "integers", **sizes)
-        if any(isinstance(array, jax.Array) for array in (groups, matrix, target)):
-            return
-        for family in np.asarray(groups):
-            names, first, which = np.unique(
-                family, return_index=True, return_inverse=True
-            )
-            rows = matrix[first][which]
-            is_member = family >= 0
-            # Parts of weight zero may belong to any group.
-            covered = (matrix[first[names >= 0]] != 0).sum(0)[target[0] != 0]
-            is_right = np.all((matrix == rows)[is_member]) and np.all(covered == 1)
-            self.check_matrix(is_right, matrix)
+        _validation.as_array("groups", self.groups, "integers", **sizes)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _first_responses(mask, self.groups, matrix, target)
@@ -160,17 +147,9 @@ class OneCopy(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        num_messages, num_parts = matrix.shape
-        sizes = {"num_parts": num_parts, "num_copies": "any"}
-        copies = _validation.as_array("copies", self.copies, "integers", **sizes)
-        number = _validation.check_int("num_workers", self.num_workers, 1)
-        self.check_matrix(num_messages % number == 0, matrix)
-        if any(isinstance(array, jax.Array) for array in (copies, matrix, target)):
-            return
-        expected = np.zeros_like(matrix)
-        if np.all((copies >= 0) & (copies < num_messages)):
-            expected[copies, np.arange(num_parts)[:, None]] = target[0][:, None]
-        self.check_matrix(np.all(expected == matrix), matrix)
+        sizes = {"num_parts": matrix.shape[1], "num_copies": "any"}
+        _validation.as_array("copies", self.copies, "integers", **sizes)
+        _validation.check_int("num_workers", self.num_workers, minimum=1)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _lightest(mask, jnp.asarray(self.copies), self.num_workers)

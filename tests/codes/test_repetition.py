@@ -80,9 +80,12 @@ def test_groups_and_classes_of_binary_codes(data):
         np.testing.assert_array_equal(rows.sum(0), 1)
         assert np.ptp(rows.sum(1)) <= 1
         assert np.all(np.diff(rows.argmax(0)) >= 0)
-    # As when it is given by hand: equal rows in a group, every part once in a family.
+    # Equal rows in a group, every part once in a family.
     groups = code.decoders[0].groups
-    code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+    for family in groups:
+        own = [code.assignment[family == group] for group in range(family.max() + 1)]
+        assert all(np.all(rows == rows[0]) for rows in own)
+        np.testing.assert_array_equal(sum(rows[0].astype(int) for rows in own), 1)
     # Every worker is in the family of its class, and in no other.
     np.testing.assert_array_equal((groups >= 0).sum(0), 1)
     assert len(groups) == 1 + (num_workers % (num_stragglers + 1) > 0)
@@ -117,8 +120,9 @@ class TestReplicated:
             helped = [owned[(worker + step) % num_workers] for step in range(1, copies)]
             assert order == owned[worker] + sum((own[::-1] for own in helped), [])
         assert np.all(code.assignment.sum(0) == copies)
-        # `check` knows what a decoder's copies have to be.
-        code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+        rows = code.encoding_matrix[code.decoders[0].copies]
+        expected = np.eye(num_parts)[:, None].repeat(copies, axis=1)
+        np.testing.assert_array_equal(rows, expected)
 
     @pytest.mark.parametrize("copies", [1, 2, 3])
     def test_each_part_once_from_the_lightest(self, copies):

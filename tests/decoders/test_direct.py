@@ -51,8 +51,6 @@ class TestGroup:
                 kinds.append(codes.fractional_repetition(num_workers, s))
             masks = every_pattern(num_workers, s)
             for code in kinds:
-                # As it is when it is given by hand.
-                code.decoders[0].check(code.encoding_matrix, code.segment_targets)
                 # An empty family more, so that all codes share a compiled function.
                 families = np.full((2, num_workers), -1)
                 families[: len(code.decoders[0].groups)] = code.decoders[0].groups

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc.decoders._accuracy import System, scaled_rows
 from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._lagrange import dual_of_polynomials, interpolate
+from jaxwgc.decoders._systems import System, scaled_rows
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import least_miss
 
@@ -190,12 +190,3 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
     eps = np.finfo(np.float32).eps
     assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))
-
-
-def test_one_wrong_entry():
-    """Of all columns of the transform, one shows it."""
-    code = jaxwgc.codes.reed_solomon(6, 6, 3)
-    matrix = np.array(code.encoding_matrix)
-    matrix[0, 0] += 1
-    with pytest.raises(ValueError, match="Lagrange needs a code evaluated"):
-        code.decoders[0].check(matrix, code.segment_targets)

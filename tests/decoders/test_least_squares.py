@@ -13,8 +13,7 @@ from hypothesis.extra import numpy as hnp
 import jaxwgc
 from jaxwgc._some_masks import masked_map
 from jaxwgc.decoders import _least_squares
-from jaxwgc.decoders._accuracy import System, scaled_rows
-from jaxwgc.decoders._decomposition import decompose
+from jaxwgc.decoders._systems import System, decompose, scaled_rows
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import row_scales
 
