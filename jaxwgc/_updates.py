@@ -39,21 +39,14 @@ def check_updates(
     check_leading_axis("updates", updates, size, axis_name, _ORDER)
     check_dtypes("updates", updates, "real or complex floats")
     expected = shapes if params is None else shapes_of(params)
-    given_shapes = shapes_of(updates, num_batch_axes=1)
-    structures = jax.tree.structure(given_shapes), jax.tree.structure(expected)
-    if expected is None or structures[0] == structures[1]:
+    if expected is None:
         return
-    first, second = _by_path(given_shapes), _by_path(expected)
-    differ = (path for path in first | second if first.get(path) != second.get(path))
-    path, kinds = next(differ, ""), structures
-    # If the paths are equal, the structures differ, for example a tuple and a list.
-    if path in first | second:
-        kinds = first.get(path, "nothing"), second.get(path, "nothing")
-    raise ValueError(
-        f"updates{path} must be like params with a leading axis of {axis_name} = "
-        f"{size} in front; got {kinds[0]} after that axis, params have {kinds[1]}"
-        f"{_ORDER}"
-    )
+    given, expected = _by_path(shapes_of(updates, num_batch_axes=1)), _by_path(expected)
+    for path in given | expected:
+        found, wanted = given.get(path, "nothing"), expected.get(path, "nothing")
+        rule = f"be like params with a leading axis of {axis_name} = {size} in front"
+        shown = f"{found} after that axis, params have {wanted}{_ORDER}"
+        require(found == wanted, f"updates{path}", rule, shown)
 
 
 def check_one_array(name: str, value: Any, meaning: str) -> None:

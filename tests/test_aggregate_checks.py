@@ -63,7 +63,6 @@ class TestUpdatesUnlikeParams:
         [
             {"w": GRADIENTS["w"]},
             {**GRADIENTS, "c": GRADIENTS["w"]},
-            {"w": GRADIENTS["w"], "b": (GRADIENTS["b"][0],)},
             {"w": GRADIENTS["w"], "b": GRADIENTS["b"][0]},
             {"w": GRADIENTS["w"][..., None], "b": GRADIENTS["b"]},
         ],

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxwgc import _updates, _validation, coding
-from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
-from jaxwgc.aggregate._state import Round
+from jaxwgc.aggregate._policy import DecodingPolicy, Round, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike

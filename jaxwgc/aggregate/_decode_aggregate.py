@@ -116,7 +116,7 @@ def decode_aggregate(
     # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, this_round):
-        location_key = _location_key(key, messages, state.errors)
+        location_key = _location_key(key, messages) if correct_errors else None
         decoding, state = policy.decode(this_round, messages, state, location_key)
         if on_request:
             shape = code.num_workers, _flat_vectors.raveled_size(params)
@@ -129,11 +129,7 @@ def decode_aggregate(
     return make_aggregator(policy.init, update)
 
 
-def _location_key(key, messages, errors):
-    """Returns the key of the projections that locate errors, or None if unused."""
-    if errors == ():
-        return None
+def _location_key(key, messages):
+    """Returns the key of the projections that locate errors."""
     drawn = coding.key_from(messages)
-    if key is not None:
-        drawn = jax.random.fold_in(key, jax.random.bits(drawn))
-    return jax.random.fold_in(drawn, errors.num_corrected + errors.num_refused)
+    return drawn if key is None else jax.random.fold_in(key, jax.random.bits(drawn))

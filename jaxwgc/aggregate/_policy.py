@@ -1,19 +1,17 @@
 """Update logic shared by `coded_aggregate` and `decode_aggregate`."""
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxwgc import _updates, _validation, coding
 from jaxwgc._validation import require
-from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts, Round
+from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals
@@ -56,7 +54,34 @@ class DecodingOptions:
         object.__setattr__(self, "message_dtype", dtype)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+class Round(NamedTuple):
+    """Round of an update, observed or simulated.
+
+    Attributes:
+      mask: bool (num_messages,), messages that arrived.
+      elapsed: Real scalar, duration of the round.
+      weights: Decoding weights if they are known, otherwise None.
+      late: bool (num_workers,), workers with a response to an earlier round that
+        arrived in this round; None if there are none.
+      joined: bool (num_workers,), workers that started with the parameters of this
+        round; None in observed rounds.
+    """
+
+    mask: jax.Array
+    elapsed: Any
+    weights: Any = None
+    late: Any = None
+    joined: Any = None
+
+    @classmethod
+    def simulated(cls, code: GradientCode, arrivals: Arrivals) -> "Round":
+        """Returns the round of simulated arrivals."""
+        mask, joined = coding.arrived_messages(code, arrivals, None), arrivals.joined
+        joined = jnp.ones(code.num_workers, bool) if joined is None else joined
+        return cls(mask, arrivals.elapsed, late=arrivals.late, joined=joined)
+
+
+@dataclasses.dataclass(eq=False)
 class DecodingPolicy:
     """Processing of a round: decode, correct, use stored messages, debias, skip.
 
@@ -79,26 +104,23 @@ class DecodingPolicy:
     locator: coding.ErrorLocator | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self):
-        rule, given = "be 'least_squares' or 'skip'", self.undecodable
-        advice = f"{given!r} (read num_undecodable in the state, or call check_step)"
-        require(given in ("least_squares", "skip"), "undecodable", rule, advice)
+        choices = ("least_squares", "skip")
+        _validation.check_choice("undecodable", self.undecodable, choices)
         _validation.check_number("tolerance", self.tolerance, minimum=0)
         if isinstance(self.debias, str):
             _validation.check_choice("debias", self.debias, ("share",))
         elif self.debias is not None:
             _validation.check_number("debias", self.debias, positive=True)
-        # Fields of a frozen dataclass can be set only in this way.
-        decoder = self.code.choose_decoder(self.decoder)
-        object.__setattr__(self, "decoder", decoder)
+        self.decoder = self.code.choose_decoder(self.decoder)
         _validation.check_number("noise", self.noise, minimum=0, finite=True)
         if _validation.check_bool("correct_errors", self.correct_errors):
-            locator = coding.ErrorLocator.of(self.code)
-            object.__setattr__(self, "locator", locator)
-        elif not _validation.is_traced(self.noise):
-            rule = "be 0 unless correct_errors is True"
-            require(self.noise == 0, "noise", rule, self.noise)
+            self.locator = coding.ErrorLocator.of(self.code)
         if _validation.check_bool("memory", self.memory):
-            self._check_memory()
+            rule = "be False with memory: a late message arrives alone, without checks"
+            require(not self.correct_errors, "correct_errors", rule, True)
+            rule, is_right = 'not be "skip" with memory', self.undecodable != "skip"
+            require(is_right, "undecodable", rule, self.undecodable)
+            require(self.debias is None, "debias", "be None with memory", self.debias)
 
     def init(
         self, params: Any, key: Any = (), stragglers: Any = ()
@@ -207,7 +229,9 @@ class DecodingPolicy:
             stale, memory = self._recall(
                 decoding, gradient, messages, this_round, memory
             )
-            gradient = _where(failed, jax.tree.map(jnp.add, gradient, stale), gradient)
+            gradient = jax.tree.map(
+                lambda own, other: jnp.where(failed, own + other, own), gradient, stale
+            )
         if self.debias is not None:
             divisor = self.debias
             if isinstance(divisor, str):
@@ -217,8 +241,7 @@ class DecodingPolicy:
                 lambda leaf: (leaf / divisor).astype(leaf.dtype), gradient
             )
         if self.undecodable == "skip":
-            zeros = jax.tree.map(jnp.zeros_like, gradient)
-            gradient = _where(failed, zeros, gradient)
+            gradient = jax.tree.map(lambda leaf: jnp.where(failed, 0, leaf), gradient)
         # A negative traced time makes the total NaN.
         elapsed = jnp.where(this_round.elapsed >= 0, this_round.elapsed, jnp.nan)
         return gradient, state._replace(
@@ -248,25 +271,6 @@ class DecodingPolicy:
 
     def _by_message(self, mask):
         return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
-
-    def _check_memory(self):
-        """Rejects options that are incompatible with `memory=True`."""
-        rule = "be False with memory: a late message arrives alone, without checks"
-        require(not self.correct_errors, "correct_errors", rule, True)
-        rule, is_right = 'not be "skip" with memory', self.undecodable != "skip"
-        require(is_right, "undecodable", rule, self.undecodable)
-        require(self.debias is None, "debias", "be None with memory", self.debias)
-        if _validation.is_traced(self.code, self.decoder, self.tolerance):
-            return
-        everything = np.ones(self.code.num_messages, bool)
-        with jax.ensure_compile_time_eval():
-            decodes = self.code.decodes(everything, self.tolerance, self.decoder)
-        rule = "decode when all have responded, with memory"
-        require(decodes, "code", rule, self.code)
-
-
-def _where(condition, first, second):
-    return jax.tree.map(functools.partial(jnp.where, condition), first, second)
 
 
 def make_aggregator(

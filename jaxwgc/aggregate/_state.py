@@ -1,13 +1,10 @@
-"""State of the aggregators, and the round of an update."""
+"""State of the aggregators."""
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxwgc import coding
-from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import Arrivals
 
 
 class ErrorCounts(NamedTuple):
@@ -74,30 +71,3 @@ class CodedAggregateState(NamedTuple):
     memory: Any
     errors: Any
     shapes: Any
-
-
-class Round(NamedTuple):
-    """Round of an update, observed or simulated.
-
-    Attributes:
-      mask: bool (num_messages,), messages that arrived.
-      elapsed: Real scalar, duration of the round.
-      weights: Decoding weights if they are known, otherwise None.
-      late: bool (num_workers,), workers with a response to an earlier round that
-        arrived in this round; None if there are none.
-      joined: bool (num_workers,), workers that started with the parameters of this
-        round; None in observed rounds.
-    """
-
-    mask: jax.Array
-    elapsed: Any
-    weights: Any = None
-    late: Any = None
-    joined: Any = None
-
-    @classmethod
-    def simulated(cls, code: GradientCode, arrivals: Arrivals) -> "Round":
-        """Returns the round of simulated arrivals."""
-        mask, joined = coding.arrived_messages(code, arrivals, None), arrivals.joined
-        joined = jnp.ones(code.num_workers, bool) if joined is None else joined
-        return cls(mask, arrivals.elapsed, late=arrivals.late, joined=joined)
