@@ -53,7 +53,7 @@ def _cut(flat, kinds):
 def raveled_size(like: Any) -> int:
     """Returns the length of `ravel(like)`; complex entries count twice."""
     return sum(
-        math.prod(leaf.shape) * (2 if _is_complex(leaf) else 1)
+        math.prod(leaf.shape) * (2 if jnp.iscomplexobj(leaf) else 1)
         for leaf in jax.tree.leaves(like)
     )
 
@@ -78,5 +78,17 @@ def real_form(matrix: jax.Array) -> jax.Array:
     return jnp.stack([first, second], axis=-3)
 
 
-def _is_complex(leaf):
-    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+def real_rows(messages: jax.Array) -> jax.Array:
+    """Converts messages to real rows (num_messages, any), complex entries to pairs."""
+    if not jnp.iscomplexobj(messages):
+        return messages
+    pairs = jnp.stack([messages.real, messages.imag], axis=-1)
+    return pairs.reshape(len(messages), -1)
+
+
+def rows_like(messages: jax.Array, rows: jax.Array) -> jax.Array:
+    """Inverts `real_rows` for rows of real numbers."""
+    if not jnp.iscomplexobj(messages):
+        return rows
+    pairs = rows.reshape(*messages.shape, 2)
+    return jax.lax.complex(pairs[..., 0], pairs[..., 1])

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 
 from jaxwgc import _validation
 
@@ -135,12 +135,5 @@ def _add_axis(compute, axis_size, in_batched, *arrays):
 
     # Codes are processed one by one, because arrays that masks share must not be
     # repeated for each mask.
-    def compute_one(index):
-        own = jax.tree.map(
-            lambda array, has_axis: array[index] if has_axis else array,
-            arrays,
-            tuple(in_batched),
-        )
-        return compute(*own)
-
-    return jax.lax.map(compute_one, jnp.arange(axis_size)), True
+    axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
+    return jax.vmap(sequential_vmap(compute), axes)(*arrays), True

@@ -43,6 +43,7 @@ def rounding(dtype: jax.typing.DTypeLike) -> float:
     return {32: 1e-4, 64: 1e-10}[jnp.finfo(dtype).bits]
 
 
+@jax.jit
 def mixing(matrix: Array, weights: jax.Array) -> jax.Array:
     """Returns aᵀB, (..., num_segments, num_parts, num_segments).
 
@@ -55,6 +56,7 @@ def mixing(matrix: Array, weights: jax.Array) -> jax.Array:
     return mixed.reshape(*batch, num_segments, num_parts, num_segments)
 
 
+@jax.jit
 def effective(mixed: jax.Array) -> jax.Array:
     """Returns the effective weight of each partial gradient, real (..., num_parts).
 
@@ -63,6 +65,7 @@ def effective(mixed: jax.Array) -> jax.Array:
     return jnp.diagonal(mixed.real, axis1=-3, axis2=-1).mean(-1)
 
 
+@jax.jit
 def squared_error(
     mixed: jax.Array, target: Array, scale: jax.typing.ArrayLike = 1
 ) -> jax.Array:
@@ -76,6 +79,7 @@ def squared_error(
     return jnp.sum(squares(residual), axis=(-3, -2, -1)) / num_segments
 
 
+@jax.jit
 def residual(
     mixed: jax.Array, target: Array, tolerance: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:

@@ -74,17 +74,15 @@ def _long_form(
     rows: Sequence[Sequence[Any]], first_line: int
 ) -> tuple[np.ndarray, list[str]]:
     """Converts rows to an array (steps, workers) and worker names; gaps are NaN."""
-    found: dict[tuple[float, str], tuple[float, int]] = {}
+    found: dict[tuple[float, str], float] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _checked(step, line, "step"), str(worker).strip()
-        rule = f"differ from row {found.get(key, [0, 0])[1]} in step or worker"
-        given = f"step {step} and worker {worker}"
-        require(key not in found, f"row {line}", rule, given)
-        found[key] = _time(seconds, line, "seconds"), line
+        rule, given = "differ in step or worker", f"step {step} and worker {worker}"
+        require(key not in found, f"row {line}", f"{rule} from the others", given)
+        found[key] = _time(seconds, line, "seconds")
     steps = sorted({step for step, _ in found})
     names = sorted({name for _, name in found}, key=lambda name: (len(name), name))
-    gap = (np.nan,)
-    table = [[found.get((step, name), gap)[0] for name in names] for step in steps]
+    table = [[found.get((step, name), np.nan) for name in names] for step in steps]
     return np.array(table), names
 
 
@@ -100,10 +98,9 @@ def _is_header(row: Sequence[str]) -> bool:
     cells = [cell.strip() for cell in row]
     # The first column may hold row numbers, and then has an empty name.
     workers = cells[cells[:1] == [""] :]
-    for start in (0, 1):
-        if workers == [*map(str, range(start, max(len(workers), 2) + start))]:
-            return True
-    return all(_number(cell) is None for cell in cells)
+    numbers = [*map(str, range(len(workers) + 1))]
+    is_numbered = len(workers) > 1 and workers in (numbers[:-1], numbers[1:])
+    return is_numbered or all(_number(cell) is None for cell in cells)
 
 
 def _number(cell: Any) -> float | None:

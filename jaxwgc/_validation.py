@@ -113,9 +113,9 @@ def check_number(
     """Checks a real scalar and its bounds; if the value is traced, only its type."""
     if np.ndim(value) or not _arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
+    if not traceable:
+        check_concrete(name, value, "it is used on the host")
     if is_traced(value):
-        if not traceable:
-            raise TypeError(f"{name} must be concrete, not traced; got {value!r}")
         return
     value = np.asarray(value)
     require(not np.isnan(value), name, "be a number", value)
@@ -253,10 +253,7 @@ def check_message_dtype(dtype: Any) -> str | None:
     """Checks the dtype of messages, and returns its name, or None if there is none."""
     if dtype is None:
         return None
-    try:
-        known = jnp.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
+    known = jnp.dtype(dtype)
     is_right = jnp.issubdtype(known, jnp.floating) and known.itemsize in (2, 4)
     require(is_right, "message_dtype", "be bfloat16, float16 or float32", repr(dtype))
     return known.name

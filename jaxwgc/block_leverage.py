@@ -124,12 +124,8 @@ def block_leverage_aggregate(
     def update(updates, state, params=None, **extra):
         shapes = state.coded.shapes
         _updates.check_updates(updates, num_parts, "K", params, shapes)
-        updates = jax.tree.map(jnp.asarray, updates)
         sampled, next_key, indices, weights = sample(updates, state.key)
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
-        decoded = jax.tree.map(
-            lambda leaf, like: leaf.astype(like.dtype), decoded, updates
-        )
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
     # The function is compiled as one program, also outside of jit.
@@ -144,9 +140,9 @@ def block_leverage_aggregate(
 
 
 def _weighted_rows(indices, weights, leaf):
-    # Codes compute in float32 or wider.
     rows = leaf[indices].astype(jnp.result_type(leaf.dtype, jnp.float32))
-    return rows * jnp.expand_dims(weights.astype(rows.dtype), range(1, rows.ndim))
+    weights = jnp.expand_dims(weights.astype(rows.dtype), range(1, rows.ndim))
+    return (rows * weights).astype(leaf.dtype)
 
 
 def sampled_value_and_grad(
@@ -226,21 +222,18 @@ def sampled_value_and_grad(
     return sampled
 
 
-def _sampler(
-    code: GradientCode, probabilities: Any, num_draws: int | None
-) -> tuple[int, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
+def _sampler(code, probabilities, num_draws):
     """Returns the number of parts, and a function that draws parts and weights."""
-    # Tracing one draw checks the probabilities without computing it.
     sample_parts = functools.partial(
         sketching.sample_partitions, probabilities=probabilities
     )
-    like = jax.eval_shape(lambda key: sample_parts(key, num_draws=1), jax.random.key(0))
+    # Tracing one draw checks the probabilities without computing it.
+    jax.eval_shape(lambda key: sample_parts(key, num_draws=1), jax.random.key(0))
     num_parts, num_slots = np.shape(probabilities)[0], code.num_parts
     if num_draws is None:
         num_positive = num_parts
         if not _validation.is_traced(probabilities):
-            values = np.asarray(probabilities, like.probabilities.dtype)
-            num_positive = int((values > 0).sum())
+            num_positive = int(np.sum(np.asarray(probabilities) > 0))
         rule = f"be less than {num_positive}, the number of positive probabilities"
         _validation.require(num_slots < num_positive, "code.num_parts", rule, num_slots)
     else:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc._flat_vectors import real_rows, rows_like
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
@@ -70,17 +71,12 @@ class CorruptionModel(abc.ABC):
           The messages as received, the corrupted workers as bool (num_workers,), and
           the next state.
         """
-        rule = f"be a divisor of num_messages = {len(messages)}"
-        is_right = len(messages) % num_workers == 0
-        _validation.require(is_right, "num_workers", rule, num_workers)
         who_key, what_key = jax.random.split(key)
         arrivals, state = self.who.sample(who_key, state, jnp.ones(num_workers))
         wrong = ~arrivals.received
         rows = jnp.repeat(wrong, len(messages) // num_workers)[:, None]
-        other = jnp.asarray(self.corrupted(what_key, messages), messages.dtype)
-        name, rule = f"{type(self).__name__}.corrupted", f"keep shape {messages.shape}"
-        _validation.require(other.shape == messages.shape, name, rule, other.shape)
-        return jnp.where(rows, other, messages), wrong, state
+        other = self.corrupted(what_key, messages)
+        return jnp.where(rows, other, messages).astype(messages.dtype), wrong, state
 
     @abc.abstractmethod
     def corrupted(self, key: jax.Array, messages: jax.Array) -> jax.Array:
@@ -207,7 +203,7 @@ class bit_flip(CorruptionModel):
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
         place_key, bit_key = jax.random.split(key)
-        entries = _real(messages)
+        entries = real_rows(messages)
         num_bits = jnp.finfo(entries.dtype).bits
         shape = entries.shape[:1]
         if self.bit is None:
@@ -222,7 +218,7 @@ class bit_flip(CorruptionModel):
         is_flipped = jnp.arange(entries.shape[1]) == place[:, None]
         flips = is_flipped.astype(unsigned) << bit[:, None].astype(unsigned)
         entries = jax.lax.bitcast_convert_type(bits ^ flips, entries.dtype)
-        return _like(entries, messages)
+        return rows_like(messages, entries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,19 +342,3 @@ class quantization(CorruptionModel):
 def _root_mean_square(messages, axis):
     square = jnp.mean(jnp.abs(messages) ** 2, axis=axis, keepdims=axis is not None)
     return jnp.sqrt(square).astype(messages.dtype)
-
-
-def _real(messages):
-    """Converts messages to real rows (num_messages, any), complex entries to pairs."""
-    if not jnp.iscomplexobj(messages):
-        return messages
-    pairs = jnp.stack([messages.real, messages.imag], axis=-1)
-    return pairs.reshape(len(messages), -1)
-
-
-def _like(entries, messages):
-    """Converts real rows back to the shape and dtype of `messages`."""
-    if not jnp.iscomplexobj(messages):
-        return entries
-    pairs = entries.reshape(*messages.shape, 2)
-    return jax.lax.complex(pairs[..., 0], pairs[..., 1])

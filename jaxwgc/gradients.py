@@ -53,7 +53,8 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     def partial(params, parts):
         _check_params(params)
-        _check_parts(parts, _validation.check_parts("parts", parts, "num_parts"))
+        _validation.check_parts("parts", parts, "num_parts")
+        _validation.check_dtypes("parts", parts, "numbers, bools or keys")
         (values, aux), gradients = _by_part(loss, has_aux, params, parts)
         return ((values, aux) if has_aux else values), gradients
 
@@ -97,7 +98,7 @@ def decoded_value_and_grad(
       between the packed halves. The gradient then differs slightly from the gradient
       of the value.
 
-      Inside a float16 loss, weights below 1e-4 of the largest are rounded coarsely.
+      The gradient of a loss in float16 overflows if its weight is above 65504.
 
       A NaN in a part reaches the gradient even if only lost workers hold that part,
       since the backward pass multiplies it by zero. `Decoding.collapse` and
@@ -128,62 +129,46 @@ def decoded_value_and_grad(
     losses = jax.vmap(checked_loss(loss, has_aux), in_axes=(None, 0))
 
     def decode(params, parts, received=None, *, finished=None):
-        _check_parts(parts, code.num_parts)
         _check_params(params)
+        _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+        _validation.check_dtypes("parts", parts, "numbers, bools or keys")
         values, backward, aux = jax.vjp(
             lambda params: losses(params, parts), params, has_aux=True
         )
-
-        def weighted_sum(weights):
-            # A large weight would overflow in the backward pass of a half-precision
-            # loss, so weights are scaled to at most one. A power of two in the range of
-            # float32 makes this exact.
-            largest = jnp.abs(weights).max(initial=jnp.finfo(weights.dtype).tiny)
-            scale = 2 * _arrays.power_below(largest)
-            [sums] = backward((weights / scale).astype(values.dtype))
-
-            def scaled(leaf):
-                wide = _arrays.promoted(leaf)
-                return (wide * scale.astype(wide.dtype)).astype(leaf.dtype)
-
-            return jax.tree.map(scaled, sums)
 
         _validation.check_one_round(code.num_workers, received, finished)
         round_decoding = decoding(code, received, decoder, finished=finished)
         wide = _arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)
-        return ((value, aux) if has_aux else value), round_decoding.collapse(
-            weighted_sum
+        gradient = round_decoding.collapse(
+            lambda weights: backward(weights.astype(values.dtype))[0]
         )
+        return ((value, aux) if has_aux else value), gradient
 
     return decode
 
 
-# Hint of an error message: the other form that the result of a loss may have.
-_HINT = ", or (scalar, aux) with has_aux"
-
-
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
     """Wraps a loss without aux, and checks that it returns a real float scalar."""
-    checked = checked_loss(loss, hint="")
+    checked = checked_loss(loss)
     return lambda params, part: checked(params, part)[0]
 
 
-def checked_loss(
-    loss: Callable[..., Any], has_aux: bool = False, hint: str = _HINT
-) -> Callable:
+def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
     """Wraps a loss to return (scalar, aux), and checks that the scalar is real."""
     _validation.check_callable("loss", loss)
     _validation.check_bool("has_aux", has_aux)
 
     def checked(params, part):
         outputs = loss(params, part)
-        is_pair = isinstance(outputs, tuple) and len(outputs) == 2
-        value, aux = outputs if has_aux and is_pair else (outputs, None)
-        if (has_aux and not is_pair) or not jax.tree_util.all_leaves([value]):
+        pair = outputs if has_aux else (outputs, None)
+        is_pair = isinstance(pair, tuple) and len(pair) == 2
+        if not is_pair or not jax.tree_util.all_leaves(pair[:1]):
+            rule = "(scalar, aux) with" if has_aux else "a scalar without"
             given = jax.tree.structure(outputs)
-            raise TypeError(f"loss must return a scalar{hint}; got {given}")
+            raise TypeError(f"loss must return {rule} has_aux; got {given}")
+        value, aux = pair
         if np.shape(value):
             given = f"an array of {np.shape(value)}"
             raise TypeError(f"loss must return a scalar; got {given}")
@@ -197,8 +182,3 @@ def _check_params(params):
     has_leaves = jax.tree.leaves(params)
     _validation.require(has_leaves, "params", "have at least one array", params)
     _validation.check_dtypes("params", params, "real or complex floats")
-
-
-def _check_parts(parts, num_parts):
-    _validation.check_leading_axis("parts", parts, num_parts, "num_parts")
-    _validation.check_dtypes("parts", parts, "numbers, bools or keys")

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 import jaxwgc
 from jaxwgc import _flat_vectors, codes
 from jaxwgc.coding import form_messages
-from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
+from jaxwgc.coding._arrivals import arrived_messages
 from tests.conftest import arrivals, every_pattern, random_patterns
 from tests.zoo import CODES, KEY, every_code, gradients_of, like, messages_sent
 
@@ -268,7 +268,9 @@ class TestSeveralMessages:
             )
             found = arrived_messages(code, None, finished)
             np.testing.assert_array_equal(found, arrived)
-            np.testing.assert_array_equal(arrived_workers(code, found), masks)
+            np.testing.assert_array_equal(
+                jaxwgc.Decoding(code, found, found).received, masks
+            )
 
     def test_a_mask_of_messages_is_not_one_of_workers(self, name):
         code = CODES[name]

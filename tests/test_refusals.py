@@ -411,8 +411,8 @@ VALUES = [
     (lambda: coding.source_variances(MANY.T, leverage=np.ones(6)), "leverage must"),
     (lambda: coding.source_variances(MANY.T, row_weights=1.0), "row_weights must have"),
     (lambda: coding.source_variances(MANY.T, row_weights=-MANY.T), "row_weights.*-1"),
-    (lambda: coding.source_variances(MANY.T, leverage=-1.0), "leverage.*got -1"),
-    (lambda: coding.source_variances(MANY.T, leverage=1.5), "leverage.*got 1.5"),
+    (lambda: coding.source_variances(MANY.T, leverage=-1.0), "leverage.* = -1"),
+    (lambda: coding.source_variances(MANY.T, leverage=1.5), "leverage.* = 1.5"),
     *[
         (partial(coding.source_variances, MANY.T, own), "must leave.* for source 1")
         for own in (NEARLY_ONE, NEARLY_ONE.round())
@@ -450,10 +450,7 @@ VALUES = [
     (lambda: decode_with("communication_efficient", peeling(6, 6)), "num_segments"),
     (lambda: graph_with(Clustered(LeastSquares(), 0)), "num_clusters must be at least"),
     # Aggregators, gradients and corruptions.
-    (
-        lambda: aggregate(COMPLEX, undecodable="raise"),
-        "be one of .*, .skip.; got",
-    ),
+    (lambda: aggregate(COMPLEX, undecodable="raise"), "be one of .*, .skip.; got"),
     (lambda: aggregate(COMPLEX, model=stragglers.uniform(6)), "num_stragglers must be"),
     (lambda: waited(COMPLEX, stragglers.fastest(7)), "num_required.*num_workers = 6"),
     (lambda: aggregate(COMPLEX, correct_errors=True), 'method must be "messages" with'),
@@ -494,7 +491,6 @@ VALUES = [
     (lambda: block_leverage(np.array([1, NAN])), r"probabilities\[1\] = nan"),
     (lambda: block_leverage(probabilities=np.ones(6), method="a"), "method must be"),
     (lambda: corrupted(corruptions.bit_flip(UNIFORM, 32)), "bit.*got 32"),
-    (lambda: corrupted(corruptions.sign_flip(UNIFORM), MANY[1:]), "num_workers must"),
     # Stragglers.
     (lambda: stragglers.bernoulli(1.5), "probability must be at most 1; got 1.5"),
     (lambda: stragglers.bernoulli([0.5, 1.5]), r"from 0 to 1; got probability\[1\]"),
@@ -587,7 +583,7 @@ TYPES = [
     (lambda: coding.decode_answers(MANY, ALL), "params must be real or complex"),
     (lambda: decode_with("uncoded", Components(np.ones((6, 2)))), "incident must be"),
     (lambda: graph_with(OneStep(1.0, shared="no")), "shared must be True or False"),
-    (lambda: received_by(message_dtype="float3"), "message_dtype must be a dtype"),
+    (lambda: received_by(message_dtype="float3"), "float3"),
     (lambda: stragglers.bernoulli(["0.5"]), "probability must be real numbers"),
     *[(partial(traced, own, REAL), "code must be concrete") for own in TRACED],
     (lambda: traced(codes.multi_message, CODE), "code.assignment must be concrete"),

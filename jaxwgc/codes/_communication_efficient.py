@@ -71,9 +71,7 @@ def communication_efficient(
     return dataclasses.replace(code, num_segments=num_segments)
 
 
-def _encoding_matrix(
-    assignment: np.ndarray, num_segments: int, step: int
-) -> np.ndarray:
+def _encoding_matrix(assignment, num_segments, step):
     """Returns the values of the code's polynomials in columns (part, segment).
 
     One half consists of polynomials P(x) of degree f - 1, f = n - s. The other half is
@@ -101,7 +99,7 @@ def _encoding_matrix(
     return columns.reshape(num_workers, num_workers * num_segments)
 
 
-def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
+def _low_columns(assignment, count, step):
     """Returns values of a polynomial P for each u < count, with coefficient 1 of x^u.
 
     They are (num_workers, num_parts, count). P vanishes at the workers without the
@@ -110,15 +108,13 @@ def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
     """
     num_workers = len(assignment)
     points = positions(num_workers, step)
-    of_first = _low_columns_of_first_part(assignment[:, :1], count, step)
+    of_first = _first_part_columns(assignment[:, :1], count, step)
     turned = (np.arange(num_workers)[:, None] - np.arange(num_workers)) % num_workers
     phases = np.outer(points, np.arange(count)) % num_workers
     return of_first[turned] * np.exp(2j * np.pi * phases / num_workers)
 
 
-def _low_columns_of_first_part(
-    assignment: np.ndarray, count: int, step: int
-) -> np.ndarray:
+def _first_part_columns(assignment, count, step):
     """Returns values of P = q x^u times the first count - u terms of the series 1 / q.
 
     q is ∏ₗ (1 - x / αₗ) over the workers l without the part, and h this product over
@@ -140,15 +136,11 @@ def _low_columns_of_first_part(
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_stragglers: int, num_segments: int) -> int:
     """Returns the step that minimises the norm of B, computed from one part."""
-    held_by = -np.arange(num_stragglers + num_segments) % num_workers
-    assignment = np.zeros((num_workers, 1), bool)
-    assignment[held_by] = True
+    assignment = ring_distances(num_workers)[:, :1] < num_stragglers + num_segments
     counts = {num_segments // 2, num_segments - num_segments // 2}
 
     def norm(step: int) -> float:
-        columns = [
-            _low_columns_of_first_part(assignment, count, step) for count in counts
-        ]
+        columns = [_first_part_columns(assignment, count, step) for count in counts]
         return float(np.linalg.norm(np.concatenate(columns, 1)))
 
     return best_step(num_workers, norm)

@@ -124,13 +124,10 @@ def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:
     of ratios of sines, with c the middle of the exponents. The product is accurate to
     the last bits; multiplying out the factors would lose all digits (s = 98, n = 100).
     """
-    order = np.arange(1, num_stragglers + 1)
-    ratios = np.sin(np.pi * order[::-1] / num_workers) / np.sin(
-        np.pi * order / num_workers
-    )
+    sines = np.sin(np.pi * np.arange(1, num_stragglers + 1) / num_workers)
     # Coefficients are symmetric in t and s - t, so reversing the powers does not change
     # them.
-    coefficients = np.concatenate([[1.0], np.cumprod(ratios)])
+    coefficients = np.concatenate([[1.0], np.cumprod(sines[::-1] / sines)])
     if (num_workers + num_stragglers) % 2 == 0:
         # c is (n - 1) / 2 here. For n + s odd it is n / 2, and -omega^c is one.
         powers = np.arange(num_stragglers, -1, -1)

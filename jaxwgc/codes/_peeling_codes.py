@@ -138,7 +138,12 @@ def batch_raptor(
     _validation.check_number("delta", delta, positive=True, maximum=1, **rules)
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
     degree_key, batch_key = jax.random.split(key)
-    degrees = _sample_degrees(degree_key, probabilities, num_workers)
+    # Degrees are drawn by inverting their distribution function. Random numbers are
+    # 32-bit integers, so that a key gives the same code in every precision.
+    thresholds = np.minimum(np.cumsum(probabilities)[:-1] * 2**32, 2**32 - 1)
+    draws = jax.random.bits(degree_key, (num_workers,), jnp.uint32)
+    thresholds = jnp.asarray(thresholds.astype(np.uint32))
+    degrees = 1 + jnp.searchsorted(thresholds, draws, side="right")
     batches = random_subsets(batch_key, degrees, (num_workers, num_batches))
     assignment = known(jnp.repeat(batches, batch_size, axis=1))
     peeling = Peeling(known(batches))
@@ -164,16 +169,3 @@ def robust_soliton(
         weights[spike - 1] += max(0, at_spike)
     kept = weights[:max_degree]
     return kept / kept.sum()
-
-
-def _sample_degrees(
-    key: jax.Array, probabilities: np.ndarray, num_draws: int
-) -> jax.Array:
-    """Draws degrees by inverting their distribution function, (num_draws,)."""
-    # Random numbers are 32-bit integers, so that a key gives the same code in every
-    # precision. Integers are also finer than float32.
-    thresholds = np.minimum(np.cumsum(probabilities)[:-1] * 2**32, 2**32 - 1)
-    draws = jax.random.bits(key, (num_draws,), jnp.uint32)
-    return 1 + jnp.searchsorted(
-        jnp.asarray(thresholds.astype(np.uint32)), draws, side="right"
-    )

@@ -141,9 +141,7 @@ def reed_solomon(
     return exact_code(matrix, assignment, replication - 1, decoder)
 
 
-def _balanced_assignment(
-    num_workers: int, num_parts: int, replication: int
-) -> np.ndarray:
+def _balanced_assignment(num_workers, num_parts, replication):
     """Assigns copy i of part j to worker (i + jd + t) mod n, t = floor((i + jd) / n).
 
     The shift t prevents repeated supports if n divides a multiple of d.

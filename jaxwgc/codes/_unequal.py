@@ -146,11 +146,7 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
 
 def _positive_definite(correlation, num_parts):
     given = correlations_of(correlation, num_parts)
-    if given.ndim == 0:
-        gram = np.full((num_parts, num_parts), given)
-        np.fill_diagonal(gram, 1.0)
-    else:
-        gram = given
+    gram = given if given.ndim else given + (1 - given) * np.eye(num_parts)
     eigenvalues = np.linalg.eigvalsh(gram)
     is_right = eigenvalues[0] > _ROUNDING * eigenvalues[-1]
     given = f"eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
@@ -162,10 +158,9 @@ def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
     """Checks and returns the quantization variance ω of each worker, (num_workers,)."""
-    name = "quantization_variance"
-    given = quantization_variance
+    name, kind = "quantization_variance", "real numbers"
     sizes = {"or_number": True, "num_workers": num_workers}
-    variance = _validation.concrete_array(name, given, "real numbers", **sizes)
+    variance = _validation.concrete_array(name, quantization_variance, kind, **sizes)
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
     is_right = (variance >= 0) & (variance < np.inf)
     _validation.check_entries(name, variance, is_right, "finite and at least 0")

@@ -89,12 +89,6 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
     return mask.reshape(*counts.shape[:-1], code.num_messages)
 
 
-def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
-    """Returns which workers have sent all messages, bool (..., num_workers)."""
-    shape = (code.num_workers, code.messages_per_worker)
-    return mask.reshape(*mask.shape[:-1], *shape).all(axis=-1)
-
-
 def _checked(name, given, kind, code):
     sizes = {"num_workers": code.num_workers}
     array = jnp.asarray(_validation.as_array(name, given, kind, "...", **sizes))

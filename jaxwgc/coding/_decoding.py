@@ -12,7 +12,7 @@ from jaxwgc._arrays import product, promoted, working
 from jaxwgc._pytrees import register
 from jaxwgc._targets import effective, mixing, residual, squared_error, target_scale
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
+from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.coding._weighted_sums import (
     collapse,
     collapse_leaves,
@@ -56,22 +56,23 @@ class Decoding:
     @property
     def received(self) -> jax.Array:
         """Which workers have sent all their messages, bool (..., num_workers)."""
-        return arrived_workers(self.code, self.mask)
+        shape = self.code.num_workers, self.code.messages_per_worker
+        return self.mask.reshape(*self.mask.shape[:-1], *shape).all(axis=-1)
 
     @property
     def effective_weights(self) -> jax.Array:
         """Effective weight of each partial gradient, real (..., num_parts)."""
-        return _effective(self._matrix, self.weights)
+        return effective(self._mixed)
 
     @property
     def error(self) -> jax.Array:
         """Squared norm of aᵀB - target, real (...), averaged over segments."""
-        return _error(self._matrix, self._target, self.weights)
+        return squared_error(self._mixed, self._target)
 
     @property
     def residual(self) -> jax.Array:
         """Norm of aᵀB - target, real (...)."""
-        return _residual(self._matrix, self._target, self.weights, 0.0)[0]
+        return residual(self._mixed, self._target, 0.0)[0]
 
     @property
     def share(self) -> jax.Array:
@@ -103,7 +104,7 @@ class Decoding:
         The result is bool (...), the fraction is `tolerance`.
         """
         _validation.check_number("tolerance", tolerance, minimum=0)
-        return _residual(self._matrix, self._target, self.weights, tolerance)[1]
+        return residual(self._mixed, self._target, tolerance)[1]
 
     def combine(
         self,
@@ -125,7 +126,15 @@ class Decoding:
           ValueError, TypeError: See `jaxwgc.decode`.
         """
         _validation.check_message_dtype(message_dtype)
-        messages, params = check_messages(self.code, messages, params)
+        code, name, kind = self.code, "params", "real or complex floats"
+        _validation.require(params is not None, name, "be given with messages", params)
+        _validation.check_dtypes(name, params, kind, abstract=True)
+        params = jax.tree.map(
+            lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params
+        )
+        num_blocks = code.num_segments * (2 if code.is_complex else 1)
+        length = -(-_flat_vectors.raveled_size(params) // num_blocks)
+        messages = check_messages_of(code, messages, length)
         dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
         floors = floor_weights(
             self._matrix, self._target, self.weights, self.mask, dtype
@@ -150,7 +159,7 @@ class Decoding:
         """
         rule, shape = "be of one round (use jax.vmap for more)", self.mask.shape
         _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
-        mixed = _mixing(self._matrix, self.weights)
+        mixed = self._mixed
         # A function is recognised as a callable leaf, because gradients such as Equinox
         # modules are callable, too, but are not leaves.
         if isinstance(partial_gradients, jax.tree_util.Partial) or (
@@ -173,16 +182,12 @@ class Decoding:
         return working(self.code.encoding_matrix)
 
     @property
+    def _mixed(self):
+        return mixing(self._matrix, self.weights)
+
+    @property
     def _target(self):
         return working(self.code.target)
-
-
-_mixing = jax.jit(mixing)
-
-
-@jax.jit
-def _effective(matrix, weights):
-    return effective(mixing(matrix, weights))
 
 
 @jax.jit
@@ -192,16 +197,6 @@ def _share(effective_weights, target):
     target = target / scale
     norm = product(target, target)
     return product(effective_weights / scale, target) / jnp.where(norm > 0, norm, 1)
-
-
-@jax.jit
-def _error(matrix, target, weights):
-    return squared_error(mixing(matrix, weights), target)
-
-
-@jax.jit
-def _residual(matrix, target, weights, tolerance):
-    return residual(mixing(matrix, weights), target, tolerance)
 
 
 def decoding(
@@ -420,20 +415,6 @@ def decode(
     """
     decoded = decoding(code, received, decoder, finished=finished)
     return decoded.combine(messages, params)
-
-
-def check_messages(
-    code: GradientCode, messages: Any, params: Any
-) -> tuple[jax.Array, Any]:
-    """Checks messages (..., num_messages, length) of a gradient like `params`."""
-    _validation.require(params is not None, "params", "be given with messages", params)
-    _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
-    params = jax.tree.map(
-        lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params
-    )
-    size = _flat_vectors.raveled_size(params)
-    length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    return check_messages_of(code, messages, length), params
 
 
 def check_messages_of(

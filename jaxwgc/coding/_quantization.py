@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, promoted
+from jaxwgc._flat_vectors import real_rows, rows_like
 
 # Bounds of the number of bits: at least a sign and a level, at most the precision of
 # float32.
@@ -60,28 +61,22 @@ def quantize(
 
 @jax.jit
 def _quantize(key, messages, bits):
-    is_complex = jnp.iscomplexobj(messages)
-    parts = [messages.real, messages.imag] if is_complex else [messages]
-    entries = jnp.stack(parts, -1)
-    axes = 1, 2
+    entries = real_rows(messages)
     is_known = (bits >= _LEAST_BITS) & (bits <= _MOST_BITS)
     levels = (1 << (bits - 1)) - 1
     levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
-    levels = jnp.broadcast_to(levels, len(entries))[:, None, None]
+    levels = jnp.broadcast_to(levels, len(entries))[:, None]
     # Entries are scaled by a power of two near 1 / largest, so that squares stay in
     # range.
-    largest = jnp.abs(entries).max(axes, keepdims=True)
+    largest = jnp.abs(entries).max(1, keepdims=True)
     shrink = inverse_power_of_two(largest)
     scaled = entries * shrink
-    norm = jnp.sqrt(jnp.sum(scaled**2, axes, keepdims=True))
+    norm = jnp.sqrt(jnp.sum(scaled**2, 1, keepdims=True))
     steps = jnp.abs(scaled) / jnp.where(norm == 0, 1, norm) * levels
     below = jnp.floor(steps)
     draws = jax.random.uniform(key, entries.shape, entries.dtype)
     taken = jnp.sign(scaled) * (below + (draws < steps - below)) / levels
-    rounded = taken * norm / shrink
-    if is_complex:
-        return jax.lax.complex(rounded[..., 0], rounded[..., 1])
-    return rounded[..., 0]
+    return rows_like(messages, taken * norm / shrink)
 
 
 def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray:
@@ -162,17 +157,16 @@ def allocate_bits(
     stragglers = _validation.probabilities(name, straggler_probabilities)
     total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
     total = min(total, _MOST_BITS * len(stragglers))
-    choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
-    variance = quantization_variance(length, choices)
+    choices = [0, *range(_LEAST_BITS, min(_MOST_BITS, total) + 1)]
+    variance = np.append(np.inf, quantization_variance(length, np.array(choices[1:])))
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
     # Largest sum of gains over the workers so far, for each total number of bits.
     most, chosen = np.zeros(total + 1), []
     for row in gains:
-        options = np.full((len(choices) + 1, total + 1), -np.inf)
-        options[0] = most
-        for option, bits, gain in zip(options[1:], choices, row, strict=True):
+        options = np.full((len(choices), total + 1), -np.inf)
+        for option, bits, gain in zip(options, choices, row, strict=True):
             option[bits:] = most[: total + 1 - bits] + gain
-        chosen.append(np.array([0, *choices])[options.argmax(0)])
+        chosen.append(np.take(choices, options.argmax(0)))
         most = options.max(0)
     bits = np.zeros(len(stragglers), int)
     for worker in reversed(range(len(stragglers))):

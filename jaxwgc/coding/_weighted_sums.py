@@ -232,21 +232,17 @@ def combine(
     eps = jnp.finfo(messages.dtype).eps
     floors = None if floors is None else floors / eps
 
-    def add(index, sums):
-        rows, bounds = sums
-        message = jnp.where(mask[..., index, None], messages[..., index, :], 0)
-        message = message[..., None, :]
-        rows = rows + weights[..., index, None] * message
-        if floors is not None:
-            size = jnp.abs(message.real) + jnp.abs(message.imag)
-            bounds = bounds + (floors[..., index, None] * size) ** 2
-        return rows, bounds
-
     def sum_block(start, size):
-        sums = zeros, None if floors is None else zeros.real
-        for index in range(size):
-            sums = add(start + index, sums)
-        return sums
+        rows, bounds = zeros, zeros.real
+        for place in range(size):
+            index = start + place
+            message = jnp.where(mask[..., index, None], messages[..., index, :], 0)
+            message = message[..., None, :]
+            rows = rows + weights[..., index, None] * message
+            if floors is not None:
+                length = jnp.abs(message.real) + jnp.abs(message.imag)
+                bounds = bounds + (floors[..., index, None] * length) ** 2
+        return rows, None if floors is None else bounds
 
     def add_block(block, sums):
         block_sums = sum_block(first_size + block * _BLOCK, _BLOCK)

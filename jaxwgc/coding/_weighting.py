@@ -1,6 +1,7 @@
 """Weighted codes, and weights of parts from the noise variances of their sources."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,14 +100,12 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
     """
     name, kind = "variances", "real numbers"
     given = _validation.as_array(name, variances, kind, num_parts="any")
+    # Variances are checked after conversion, because they may overflow in the dtype of
+    # the computation.
     values = _arrays.promoted(given)
-    if not _validation.is_traced(given):
-        # Variances are checked after conversion, because they may overflow in the dtype
-        # of the computation.
-        with np.errstate(over="ignore"):
-            array = np.asarray(given).astype(values.dtype)
-        is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
-        _validation.check_entries("variances", array, is_right, "positive and finite")
+    if not _validation.is_traced(values):
+        is_right = np.isfinite(values) & (values >= jnp.finfo(values.dtype).tiny)
+        _validation.check_entries(name, values, is_right, "positive and finite")
     return _weights(values)
 
 
@@ -165,41 +164,29 @@ def source_variances(
       Journal of the American Statistical Association 70 (1975): the almost unbiased
       estimator.
     """
+    kind, sizes = "real numbers or bools", {"num_sources": "any", "m": "any"}
+    rows: Any = _validation.as_array("residuals", residuals, kind, **sizes)
+    sizes = dict(zip(sizes, rows.shape, strict=True))
+    scores: Any = leverage
+    scores = _validation.as_array("leverage", scores, kind, or_number=True, **sizes)
     if row_weights is None:
-        row_weights = np.ones(np.shape(residuals), np.float32)
-    given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
-    shape = "any", "any"
-    for name, array in given.items():
-        sizes = {"or_number": name == "leverage"}
-        sizes |= dict(zip(("num_sources", "m"), shape))
-        array = _validation.as_array(name, array, "real numbers or bools", **sizes)
-        given[name], shape = array, np.shape(residuals)
-    if not _validation.is_traced(*given.values()):
-        _check_degrees(**given)
-    residuals, leverage, row_weights = map(_arrays.promoted, given.values())
-    if jnp.ndim(leverage) == 0:
-        leverage = jnp.asarray(leverage, jnp.result_type(residuals))
-    return _variances(residuals, leverage, row_weights)
-
-
-def _check_degrees(**given):
-    """Checks that entries are finite and every source has degrees of freedom."""
-    exact = {name: np.asarray(array, np.float64) for name, array in given.items()}
-    for name, array in exact.items():
-        _validation.require(np.isfinite(array).all(), name, "be finite", array)
-    residuals, leverage, row_weights = exact.values()
-    slack = 1e-3  # Rounding of leverage scores in half precision.
-    is_right = np.all(np.abs(leverage - 0.5) <= 0.5 + slack)
-    shown = f"{leverage.min()} to {leverage.max()}"
-    _validation.require(is_right, "leverage", "be from 0 to 1", shown)
-    least = row_weights.min()
-    _validation.require(least >= 0, "row_weights", "be at least 0", least)
-    degrees = np.sum(row_weights * (1 - leverage), axis=1)
-    eps = jnp.finfo(_arrays.promoted(given["leverage"]).dtype).eps
-    is_right = (degrees > _ROUNDING * eps * residuals.shape[1]).all()
-    rule = "leave each source degrees of freedom, the sum of 1 - leverage over its rows"
-    shown = f"{degrees.min():.3g} for source {degrees.argmin()}"
-    _validation.require(is_right, "leverage", rule, shown)
+        row_weights = np.ones(rows.shape, np.float32)
+    counts = _validation.as_array("row_weights", row_weights, kind, **sizes)
+    rows, scores, counts = map(_arrays.promoted, (rows, scores, counts))
+    if scores.ndim == 0:
+        scores = jnp.asarray(scores, rows.dtype)
+    variances = _variances(rows, scores, counts)
+    if not _validation.is_traced(variances):
+        slack = 1e-3  # Rounding of leverage scores in half precision.
+        is_share = np.abs(scores - 0.5) <= 0.5 + slack
+        _validation.check_entries("leverage", scores, is_share, "from 0 to 1")
+        _validation.check_entries("residuals", rows, np.isfinite(rows), "finite")
+        _validation.check_entries("row_weights", counts, counts >= 0, "at least 0")
+        unknown = np.isnan(variances)
+        rule = "leave each source a positive sum of 1 - leverage over its rows"
+        given = f"none for source {unknown.argmax()}"
+        _validation.require(not unknown.any(), "leverage", rule, given)
+    return variances
 
 
 @jax.jit
