@@ -76,19 +76,3 @@ def real_form(matrix: jax.Array) -> jax.Array:
     first = jnp.stack([matrix.real, -matrix.imag], axis=-1)
     second = jnp.stack([matrix.imag, matrix.real], axis=-1)
     return jnp.stack([first, second], axis=-3)
-
-
-def real_rows(messages: jax.Array) -> jax.Array:
-    """Converts messages to real rows (num_messages, any), complex entries to pairs."""
-    if not jnp.iscomplexobj(messages):
-        return messages
-    pairs = jnp.stack([messages.real, messages.imag], axis=-1)
-    return pairs.reshape(len(messages), -1)
-
-
-def rows_like(messages: jax.Array, rows: jax.Array) -> jax.Array:
-    """Inverts `real_rows` for rows of real numbers."""
-    if not jnp.iscomplexobj(messages):
-        return rows
-    pairs = rows.reshape(*messages.shape, 2)
-    return jax.lax.complex(pairs[..., 0], pairs[..., 1])

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc._flat_vectors import real_rows, rows_like
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
@@ -75,8 +74,8 @@ class CorruptionModel(abc.ABC):
         arrivals, state = self.who.sample(who_key, state, jnp.ones(num_workers))
         wrong = ~arrivals.received
         rows = jnp.repeat(wrong, len(messages) // num_workers)[:, None]
-        other = self.corrupted(what_key, messages)
-        return jnp.where(rows, other, messages).astype(messages.dtype), wrong, state
+        other = jnp.asarray(self.corrupted(what_key, messages), messages.dtype)
+        return jnp.where(rows, other, messages), wrong, state
 
     @abc.abstractmethod
     def corrupted(self, key: jax.Array, messages: jax.Array) -> jax.Array:
@@ -203,7 +202,8 @@ class bit_flip(CorruptionModel):
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
         place_key, bit_key = jax.random.split(key)
-        entries = real_rows(messages)
+        # A complex entry is a pair of floats.
+        entries = messages.view(messages.real.dtype)
         num_bits = jnp.finfo(entries.dtype).bits
         shape = entries.shape[:1]
         if self.bit is None:
@@ -214,11 +214,10 @@ class bit_flip(CorruptionModel):
             _validation.require(is_right, "bit", rule, self.bit)
         place = jax.random.randint(place_key, shape, 0, entries.shape[1])
         unsigned = jnp.dtype(f"uint{num_bits}")
-        bits = jax.lax.bitcast_convert_type(entries, unsigned)
         is_flipped = jnp.arange(entries.shape[1]) == place[:, None]
         flips = is_flipped.astype(unsigned) << bit[:, None].astype(unsigned)
-        entries = jax.lax.bitcast_convert_type(bits ^ flips, entries.dtype)
-        return rows_like(messages, entries)
+        flipped = entries.view(unsigned) ^ flips
+        return flipped.view(entries.dtype).view(messages.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, promoted
-from jaxwgc._flat_vectors import real_rows, rows_like
 
 # Bounds of the number of bits: at least a sign and a level, at most the precision of
 # float32.
@@ -61,7 +60,8 @@ def quantize(
 
 @jax.jit
 def _quantize(key, messages, bits):
-    entries = real_rows(messages)
+    # A complex entry is a pair of floats.
+    entries = messages.view(messages.real.dtype)
     is_known = (bits >= _LEAST_BITS) & (bits <= _MOST_BITS)
     levels = (1 << (bits - 1)) - 1
     levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
@@ -76,7 +76,7 @@ def _quantize(key, messages, bits):
     below = jnp.floor(steps)
     draws = jax.random.uniform(key, entries.shape, entries.dtype)
     taken = jnp.sign(scaled) * (below + (draws < steps - below)) / levels
-    return rows_like(messages, taken * norm / shrink)
+    return (taken * norm / shrink).view(messages.dtype)
 
 
 def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray:
