@@ -19,11 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     report.add_argument("file", help=FORMATS)
     report.add_argument("--array", help="name of the array in an .npz file")
     report.add_argument("--plot", metavar="PNG", help="draws the report (matplotlib)")
-    for name, text in (
-        ("--json", "prints JSON"),
-        ("--plan", "adds the advice of jaxwgc.plan"),
-    ):
-        report.add_argument(name, action="store_true", help=text)
+    report.add_argument("--json", action="store_true", help="prints JSON")
+    report.add_argument("--plan", action="store_true", help="adds jaxwgc.plan's advice")
     options = parser.parse_args(arguments)
     try:
         times, names = read_trace(options.file, options.array)

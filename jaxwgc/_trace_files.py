@@ -46,9 +46,9 @@ def read_trace(
     else:
         # All lines are parsed as one list, so that errors name the line.
         rows = json.loads("[" + ",\n".join(lines) + "]")
-        objects = [row for row in rows if isinstance(row, dict)]
-        names = [*dict.fromkeys(key for row in objects for key in row)]
-        rows = [_cells(row, names) for row in rows]
+        if rows and isinstance(rows[0], dict):
+            names = [*dict.fromkeys(key for row in rows for key in row)]
+            rows = [[*map(row.get, names)] for row in rows]
     columns = names or [*map(str, range(1, 1 + max(map(len, rows[:1]), default=0)))]
     for line, row in enumerate(rows, first_line):
         rule = f"have {len(columns)} columns"
@@ -57,9 +57,6 @@ def read_trace(
     if {*_LONG_FORM} <= {*lower}:
         places = [lower.index(name) for name in _LONG_FORM]
         return _long_form([[row[at] for at in places] for row in rows], first_line)
-    is_wide, rule = not {*_LONG_FORM[1:]} & {*lower}, ", ".join(_LONG_FORM)
-    name, given = "a file of one row per time", ", ".join(names)
-    require(is_wide, name, f"have the columns {rule}", given)
     first = int(bool(names) and lower[0] in _INDEX)
     is_right = all(names[first:]) and len({*names[first:]}) == len(names) - first
     require(is_right, "row 1", "name each worker exactly once", names[first:])
@@ -77,20 +74,13 @@ def _long_form(
     found: dict[tuple[float, str], float] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _checked(step, line, "step"), str(worker).strip()
-        rule, given = "differ in step or worker", f"step {step} and worker {worker}"
-        require(key not in found, f"row {line}", f"{rule} from the others", given)
+        given = f"step {step} and worker {worker} again"
+        require(key not in found, f"row {line}", "be of another step or worker", given)
         found[key] = _time(seconds, line, "seconds")
     steps = sorted({step for step, _ in found})
     names = sorted({name for _, name in found}, key=lambda name: (len(name), name))
     table = [[found.get((step, name), np.nan) for name in names] for step in steps]
     return np.array(table), names
-
-
-def _cells(row: Any, names: Sequence[str]) -> list[Any]:
-    """Returns the cells of a JSON row, which is a list, an object or a number."""
-    if isinstance(row, dict):
-        return [*map(row.get, names)]
-    return row if isinstance(row, list) else [row]
 
 
 def _is_header(row: Sequence[str]) -> bool:
