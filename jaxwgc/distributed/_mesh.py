@@ -1,5 +1,6 @@
 """The coded step on a mesh of devices, all of which run one program."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxwgc import _arrays, _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import Decoding, decoding
+from jaxwgc.coding import decoding
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed._placement import PlacedParts, check_mesh, held_parts
 from jaxwgc.gradients import scalar_loss
@@ -77,8 +78,38 @@ def mesh_value_and_grad(
     axis = check_mesh(code, mesh, axis)
     held = held_parts(code, mesh.shape[axis])
     decoder = code.choose_decoder(decoder)
-    compute = jax.jit(_on_shards(loss, code, mesh, axis, decoder, held))
+    value_and_grad = jax.value_and_grad(scalar_loss(loss))
+    # The compiler partitions the other axes of the mesh. `check_vma` is off, so that
+    # gradients are those of a shard alone, for any loss.
+    weighted_sum = jax.shard_map(
+        functools.partial(_weighted_sum, value_and_grad, axis),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(axis), PartitionSpec(axis)),
+        out_specs=PartitionSpec(),
+        axis_names={axis},
+        check_vma=False,
+    )
+    by_shard = NamedSharding(mesh, PartitionSpec(axis))
     expected = tuple(map(tuple, held.tolist()))
+
+    @jax.jit
+    def compute(params, parts, received, finished):
+        round_decoding = decoding(code, received, decoder, finished=finished)
+        values = []
+
+        def sum_over_parts(weights):
+            # Repeated parts at the end of a shard have weight zero.
+            weights = jnp.pad(weights, (0, held.size - code.num_parts))
+            if AxisType.Explicit in mesh.axis_types:
+                weights = jax.sharding.reshard(weights, by_shard)
+            value, gradient = weighted_sum(params, parts, weights)
+            values.append(value)
+            return gradient
+
+        gradient = round_decoding.collapse(sum_over_parts)
+        # Only the first value is used: its weights are the effective weights. Further
+        # values belong to the leakage.
+        return values[0], gradient
 
     def step(params, parts, received=None, *, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
@@ -89,36 +120,6 @@ def mesh_value_and_grad(
         return compute(params, parts.arrays, received, finished)
 
     return step
-
-
-def _decoding_and_params(code, decoder, axis, params, received, finished):
-    """Returns the decoding of the round, and params that are available only after it.
-
-    One device finds them for all along the axis: each would find the same, and devices
-    that share cores would do so one after the other. Before anything else, since
-    devices that wait for each other in the middle of their work would find their caches
-    empty after that.
-    """
-
-    def find():
-        round_decoding = decoding(code, received, decoder, finished=finished)
-        return round_decoding.mask.astype(jnp.int32), round_decoding.weights
-
-    like = jax.eval_shape(find)
-    is_first = jax.lax.axis_index(axis) == 0
-    found = jax.lax.cond(is_first, find, lambda: jax.tree.map(jnp.zeros_like, like))
-    sums = jax.lax.psum(found, axis)
-    (mask, weights), params = jax.lax.optimization_barrier((sums, params))
-    return Decoding(code, mask > 0, weights), params
-
-
-def _own_entries(array, axis, num_shards):
-    """Returns the entries of this shard, padded with zeros."""
-    each = -(-len(array) // num_shards)
-    missing = each * num_shards - len(array)
-    array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-    start = jax.lax.axis_index(axis) * each
-    return jax.lax.dynamic_slice_in_dim(array, start, each)
 
 
 def _weighted_sum(value_and_grad, axis, params, parts, weights):
@@ -139,46 +140,3 @@ def _weighted_sum(value_and_grad, axis, params, parts, weights):
     total, _ = jax.lax.scan(add, start, (parts, weights))
     total = jax.lax.psum(total, axis)
     return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), total, like)
-
-
-def _on_shards(loss, code, mesh, axis, decoder, held):
-    value_and_grad = jax.value_and_grad(scalar_loss(loss))
-
-    def of_shard(params, received, finished, parts):
-        given = params, received, finished
-        round_decoding, params = _decoding_and_params(code, decoder, axis, *given)
-        values = []
-
-        def weighted_sum(weights):
-            own = _own_entries(weights, axis, len(held))
-            value, gradient = _weighted_sum(value_and_grad, axis, params, parts, own)
-            values.append(value)
-            return gradient
-
-        gradient = round_decoding.collapse(weighted_sum)
-        # Only the first value is used: its weights are the effective weights. Further
-        # values belong to the leakage.
-        return values[0], gradient
-
-    # The compiler partitions the other axes of the mesh. `check_vma` is off, so that
-    # gradients are those of a shard alone, for any loss.
-    on_shards = jax.shard_map(
-        of_shard,
-        mesh=mesh,
-        in_specs=(*[PartitionSpec()] * 3, PartitionSpec(axis)),
-        out_specs=PartitionSpec(),
-        axis_names={axis},
-        check_vma=False,
-    )
-
-    def compute(params, parts, received, finished):
-        # If array types state the sharding, arguments must be replicated explicitly.
-        # Otherwise the compiler replicates them.
-        if AxisType.Explicit in mesh.axis_types:
-            received, finished = jax.sharding.reshard(
-                jax.tree.map(jnp.asarray, (received, finished)),
-                NamedSharding(mesh, PartitionSpec()),
-            )
-        return on_shards(params, received, finished, parts)
-
-    return compute
