@@ -18,7 +18,7 @@ from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.tables import with_half
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed.ray._actors import Actors
-from jaxwgc.distributed.ray._events import PartsDone
+from jaxwgc.distributed.ray._events import Response
 
 NUM_WORKERS = 8
 # Steps before a measurement: they allocate memory and compile.
@@ -234,8 +234,8 @@ def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
 
     def counted_event(actors, seconds):
         event = next_event(actors, seconds)
-        if isinstance(event, PartsDone):
-            calls["control_bytes"] += len(pickle.dumps(event.reports))
+        if isinstance(event, Response) and isinstance(event.result, list):
+            calls["control_bytes"] += len(pickle.dumps(event.result))
         elif event is not None:
             calls["vectors"] += 1
         return event

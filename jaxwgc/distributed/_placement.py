@@ -1,6 +1,7 @@
 """Placement of parts on the devices of a mesh."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,24 +74,26 @@ def place_parts(
         def load(index):
             return jax.tree.map(lambda leaf: leaf[index], parts)
 
-    num_held = held.shape[1]
     sharding = NamedSharding(mesh, PartitionSpec(axis))
-    places = sharding.addressable_devices_indices_map((held.size,))
-    pieces: dict[int, Any] = {}
-    on_devices = []
-    for device, rows in places.items():
-        assert rows is not None
-        shard = (rows[0].start or 0) // num_held
-        if shard not in pieces:
-            pieces[shard] = _stacked(load, held[shard])
-        on_devices.append(jax.device_put(pieces[shard], device))
-    _check_alike(on_devices)
+    order = held.ravel()
+    rows = sharding.addressable_devices_indices_map(order.shape).values()
+    indices = sorted({part for own in rows for part in order[own].tolist()})
+    loaded = [load(index) for index in indices]
+    check_alike(loaded)
 
-    def assemble(*leaves):
-        shape = (held.size, *leaves[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, sharding, [*leaves])
+    def place(*leaves):
+        by_part = dict(zip(indices, leaves, strict=True))
+        # JAX stacks keys, because NumPy has no dtype for them.
+        is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
+        stack = jnp.stack if is_key else np.stack
 
-    arrays = jax.tree.map(assemble, *on_devices)
+        def shard(index):
+            return stack([by_part[part] for part in order[index[0]].tolist()])
+
+        shape = (*order.shape, *np.shape(leaves[0]))
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+    arrays = jax.tree.map(place, *loaded)
     return PlacedParts(arrays, tuple(map(tuple, held.tolist())))
 
 
@@ -114,24 +117,17 @@ def held_parts(code: GradientCode, num_shards: int) -> np.ndarray:
     return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
 
 
-def _stacked(load, indices):
-    """Loads and stacks the parts of one shard on the host."""
-    loaded = {int(index): load(int(index)) for index in np.unique(indices)}
-    _check_alike(loaded.values())
-
-    def stack(*leaves):
-        # JAX stacks keys, because NumPy has no dtype for them.
-        is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
-        return (jnp if is_key else np).stack(leaves)
-
-    return jax.tree.map(stack, *(loaded[int(index)] for index in indices))
+def check_alike(parts: Sequence[Any]) -> None:
+    """Raises ValueError if parts differ in structure, shapes or dtypes."""
+    signatures = [signature(part) for part in parts]
+    for other in signatures[1:]:
+        given = f"one of {signatures[0]} and one of {other}"
+        _validation.require(other == signatures[0], "parts", "be alike", given)
 
 
-def _check_alike(trees):
-    def describe(leaf):
-        return f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}"
-
-    described = [jax.tree.map(describe, tree) for tree in trees]
-    for other in described[1:]:
-        given = f"one of {described[0]} and one of {other}"
-        _validation.require(other == described[0], "parts", "be alike", given)
+def signature(part: Any) -> str:
+    """Describes structure, shapes and dtypes of a part, to compare and to show them."""
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {_arrays.dtype_of(leaf)}{list(np.shape(leaf))}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    ).strip()

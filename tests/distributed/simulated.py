@@ -34,7 +34,6 @@ MESSAGES = Layout(
     num_parts=NUM_WORKERS,
     shape=(NUM_WORKERS, LENGTH),
     dtype=np.dtype(np.float32),
-    wire=jax.ShapeDtypeStruct((1, LENGTH), np.float32),
 )
 
 
@@ -48,14 +47,18 @@ def enough(mask):
 
 def message_fleet(ends=None, **timeouts):
     """Any two of five messages decode."""
-    rules = Rules(ends or until_decodable(enough), enough, False, 1, NUM_STRAGGLERS)
+    rules = Rules(ends or until_decodable(enough), enough, False, NUM_STRAGGLERS)
     return Fleet(NUM_WORKERS, Timeouts(**timeouts), rules)
 
 
 def request_fleet(**timeouts):
     """Two copies of eight parts on four workers."""
-    rules = Rules(until_decodable(decodes), decodes, False, 4, CODE.num_stragglers)
+    rules = Rules(until_decodable(decodes), decodes, False, CODE.num_stragglers)
     return Fleet(4, Timeouts(**timeouts), rules)
+
+
+def is_call(action, method):
+    return isinstance(action, _events.Call) and action.method == method
 
 
 class Worker:
@@ -82,7 +85,7 @@ class World:
         self.workers = [None] * len(fleet.slots)
         self.calls = [None] * len(fleet.slots)
         self.log, self.due = [], {}
-        self.engine = StartUp(fleet, self.now, lambda: "nothing")
+        self.engine = StartUp(fleet, self.now)
         self.poll()
         for worker in range(len(fleet.slots)):
             self.ready(worker)
@@ -115,12 +118,12 @@ class World:
                     assert process is not None
                     self.workers[worker] = self.calls[worker] = None
                     continue
-                case _events.Send() if self.on_request:
-                    process.begin(action)
-                case _events.Request() | _events.Listen() | _events.Stop():
+                case _events.Call() if self.on_request:
+                    if action.method == "compute":
+                        process.begin(action)
                     assert process.number == action.number
-            if isinstance(action, _events.Request):
-                asked = np.flatnonzero(action.weights)
+            if is_call(action, "answer"):
+                asked = np.flatnonzero(action.arguments[0])
                 assert {*asked.tolist()} <= {*process.done}
             self.calls[worker] = action
 
@@ -151,14 +154,14 @@ class World:
             value = worker + 1.0 + 10 * action.number
             message = np.full((1, LENGTH), value if is_finite else np.nan, np.float32)
             answer = Answer(message, np.ones(1), None, seconds)
-            self.handle(_events.Message(worker, action.call, answer, seconds))
-        elif isinstance(action, _events.Request):
-            vector = action.weights @ GRADIENTS[LAYOUT.held[worker]]
+            self.handle(_events.Response(worker, action.call, answer, seconds))
+        elif is_call(action, "answer"):
+            vector = action.arguments[0] @ GRADIENTS[LAYOUT.held[worker]]
             vector = vector if is_finite else np.full(LENGTH, np.nan)
             vector = vector[None].astype(np.float32)
-            self.handle(_events.Sum(worker, action.call, vector, seconds))
-        elif isinstance(action, _events.Stop):
-            self.handle(_events.PartsDone(worker, action.call, []))
+            self.handle(_events.Response(worker, action.call, vector, seconds))
+        elif is_call(action, "stop"):
+            self.handle(_events.Response(worker, action.call, [], seconds))
         else:
             process = self.workers[worker]
             left = [turn for turn in range(4) if turn not in process.done]
@@ -167,8 +170,9 @@ class World:
                 loss = 1.0 + LAYOUT.held[worker][turn]
                 given = action.number, turn, loss, None, is_finite, seconds
                 process.reports.append(Report(*given))
-            seen = action.seen if isinstance(action, _events.Listen) else 0
-            self.handle(_events.PartsDone(worker, action.call, process.reports[seen:]))
+            seen = action.arguments[0] if is_call(action, "report") else 0
+            new = process.reports[seen:]
+            self.handle(_events.Response(worker, action.call, new, seconds))
 
     def run(self, seconds, step=0, owner=None, verifier=None):
         """Returns a round whose calls take `seconds(worker, action)`, or never end."""

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from jaxwgc.distributed.ray._events import Message, PartsDone, Request, Sum
+from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._messages import Answer, Report
 from tests.distributed import simulated
 
@@ -55,22 +55,15 @@ class RoundMachine(RuleBasedStateMachine):
         call = self.world.fleet.slots[worker].call - age
         if not self.on_request:
             answer = Answer(WRONG, np.ones(1), None, 0.1)
-            self.world.handle(Message(worker, call, answer, 0.1))
+            self.world.handle(Response(worker, call, answer, 0.1))
         elif kind == 0:
-            self.world.handle(Sum(worker, call, WRONG, 0.1))
+            self.world.handle(Response(worker, call, WRONG, 0.1))
         else:
             reports = [
                 Report(self.world.engine.number, turn, np.nan, None, True, 0.1)
                 for turn in range(4)
             ]
-            self.world.handle(PartsDone(worker, call, reports))
-
-    @rule(worker=st.integers(0, 3), place=st.sampled_from([(-1, 0), (999, 1), (0, 9)]))
-    def report_foreign(self, worker, place):
-        """A part that the worker does not hold, or a round that there never was."""
-        if self.on_request and (process := self.world.workers[worker]):
-            process.reports.append(Report(*place, np.nan, None, True, 0.1))
-            self.world.respond(worker)
+            self.world.handle(Response(worker, call, reports, 0.1))
 
     @rule(seconds=SECONDS)
     def let_time_pass(self, seconds):
@@ -83,10 +76,11 @@ class RoundMachine(RuleBasedStateMachine):
             return
         for worker in np.flatnonzero(engine._missing):
             call = self.world.calls[worker]
-            is_out = isinstance(call, Request) and call.number == engine.number
-            assert is_out
+            assert simulated.is_call(call, "answer")
+            assert call.number == engine.number
             assert self.world.fleet.slots[worker].state == "computing"
-            np.testing.assert_array_equal(call.weights, engine.requests[worker])
+            [weights] = call.arguments
+            np.testing.assert_array_equal(weights, engine.requests[worker])
 
     @invariant()
     def rounds_are_right(self):

@@ -63,10 +63,10 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
         ({"code": codes.uncoded(3)}, ValueError, "parts must have a leading axis"),
         ({"code": SEVERAL, "wait": None}, ValueError, "be real with one segment for"),
         ({"parts": None}, ValueError, "parts must have at least one array"),
-        ({"batch": len}, ValueError, "key and batch go together"),
+        ({"batch": len}, ValueError, "key and batch must go together"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
-        ({"wait": 3}, TypeError, "wait must be a WaitingRule; got 3"),
-        ({"wait": stragglers.uniform(1)}, TypeError, "rule.*got a StragglerModel"),
+        ({"wait": 3}, TypeError, "a WaitingRule, such as fastest.6.; got 3"),
+        ({"wait": stragglers.uniform(1)}, TypeError, "wait must be a WaitingRule"),
         ({"decoding": DecodingOptions(tolerance=-1.0)}, ValueError, "tolerance"),
         ({"decoding": 3}, TypeError, "decoding must be a DecodingOptions; got 3"),
         ({"timeouts": 60.0}, TypeError, "timeouts must be a Timeouts"),
@@ -84,11 +84,6 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
             ValueError,
             "audit must be None for",
         ),
-        # Old names.
-        ({"tolerance": 0.1}, TypeError, r"decoding=DecodingOptions\(tolerance=.*0.1"),
-        ({"on_wrong": None}, TypeError, r"Verification\(on_wrong=...\); got None"),
-        ({"delay": len}, TypeError, r"delay is now faults=Faults\(delay=...\); got"),
-        ({"hope": 1}, TypeError, "there is no option hope; got 1"),
     ],
 )
 def test_bad_arguments(others, error, message):
@@ -139,16 +134,14 @@ def test_memory_needs_messages_that_are_not_compared():
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
-        ({"callback": print}, "callback is now callbacks="),
-        ({"callback": print, "callbacks": [print]}, "callback is now callbacks="),
-        ({"callbacks": print}, "callbacks must be a Sequence"),
-        ({"callbacks": [3]}, r"have log\(dict, step=\), write_sc.* or add_sc.*; got 3"),
+        (print, "callbacks must be a Sequence"),
+        ([3], r"have log\(dict, step=\), write_sc.* or add_sc.*; got 3"),
     ],
 )
 def test_bad_callbacks(callbacks, message):
     with simple_cluster() as cluster:
         with pytest.raises(TypeError, match=message):
-            cluster.train(optax.sgd(0.1), PARAMS, 1, **callbacks)
+            cluster.train(optax.sgd(0.1), PARAMS, 1, callbacks=callbacks)
         assert not cluster.workers
 
 
@@ -174,8 +167,8 @@ def test_messages_travel(code, dtype, error):
     """Without any process: what is packed is what is read, but for rounding."""
     message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
     wire = np.asarray(pack(message, dtype))
-    read = np.empty(message.shape, message.dtype)
-    unpack(wire, read)
+    read = unpack(wire, code.is_complex)
+    assert read.dtype == message.dtype
     assert wire.dtype.itemsize == (4 if dtype is None else 2)
     np.testing.assert_allclose(read, message, rtol=error)
 

@@ -94,16 +94,6 @@ def test_callbacks_may_compute_and_train(cluster):
     assert among.step == 6
 
 
-def test_round_within_a_round_is_refused(cluster, monkeypatch):
-    def ends(times):
-        cluster.compute(jnp.zeros(5))
-
-    fleet = cluster._fleet
-    monkeypatch.setattr(fleet, "rules", fleet.rules._replace(ends=ends))
-    with pytest.raises(RuntimeError, match="one round at a time"):
-        cluster.compute(jnp.zeros(5))
-
-
 def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="must be finite; got NaN or infinity in par"):
         cluster.compute(jnp.full(5, jnp.nan))
@@ -165,7 +155,8 @@ def test_clusters_closed_out_of_order_and_in_a_round(cluster):
         second.compute(jnp.zeros(5))
         processes = ray_processes.descendants()
         with pytest.raises(ValueError, match="address must be that of the other open"):
-            RayCluster(loss, CODE, PARTS, address="elsewhere:1").__enter__()
+            with make_cluster(address="elsewhere:1") as other:
+                other.compute(jnp.zeros(5))
 
         second.resume(SLOW)
 

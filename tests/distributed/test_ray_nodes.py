@@ -65,7 +65,8 @@ def test_claims_that_no_node_meets_are_said_at_once(nodes):
     ]:
         with pytest.raises(ValueError, match=message):
             given = {"address": nodes.address, "actor_options": options}
-            RayCluster(loss, CODE, PARTS, **given).__enter__()
+            with RayCluster(loss, CODE, PARTS, **given) as cluster:
+                cluster.compute(PARAMS)
 
 
 def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):

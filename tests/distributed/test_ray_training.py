@@ -183,14 +183,11 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
 
 def test_checkpoints_that_do_not_fit(tmp_path):
     """No worker is needed to see it."""
-    (tmp_path / "file").write_text("")
     with RayCluster(loss, codes.uncoded(1), PARTS[:1], has_aux=True) as cluster:
 
         def train(folder, optimizer, params):
             return cluster.train(optimizer, params, 0, checkpoint=tmp_path / folder)
 
-        with pytest.raises(ValueError, match="checkpoint must be a folder; got the"):
-            train("file", optax.sgd(0.1), PARAMS)
         train("good", optax.sgd(0.1), PARAMS)
         for optimizer, params, differs in (
             (optax.adam(0.1), PARAMS, "count = nothing, and now int32"),

@@ -6,20 +6,20 @@ import pytest
 
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray._events import Listen, PartsDone, Request, Send
+from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Report
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import Verdict
 from jaxwgc.distributed.ray._worker import turns_left
-from tests.distributed.simulated import GRADIENTS, World, request_fleet
+from tests.distributed.simulated import GRADIENTS, World, is_call, request_fleet
 
 
 def by_worker(*seconds):
     """Seconds of a part; a sum takes a hundredth."""
 
     def seconds_of(worker, action):
-        return 0.01 if isinstance(action, Request) else seconds[worker]
+        return 0.01 if is_call(action, "answer") else seconds[worker]
 
     return seconds_of
 
@@ -45,11 +45,11 @@ def test_events_and_actions():
     assert 3.0 <= found.elapsed < 3.1
     np.testing.assert_array_equal(found.losses, np.arange(1, 9))
     assert found.times[0].tolist() == [1, 2, 3, np.inf]
-    kinds = [type(action) for action in world.log]
-    assert [kinds.count(kind) for kind in (Send, Request)] == [4, 4]
+    methods = [getattr(action, "method", "") for action in world.log]
+    assert [methods.count(method) for method in ("compute", "answer")] == [4, 4]
     # Each report is followed by a call for the next, unless sums are asked for.
-    listens = [action for action in world.log if isinstance(action, Listen)]
-    assert [(each.worker, each.seen) for each in listens][:3] == [
+    listens = [action for action in world.log if is_call(action, "report")]
+    assert [(each.worker, each.arguments[0]) for each in listens][:3] == [
         (0, 1),
         (2, 1),
         (3, 1),
@@ -73,10 +73,10 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     def report(worker, turns):
         """Returns the part that the worker does next."""
         reports = [Report(0, turn, 1.0, None, True, 0.1) for turn in turns]
-        event = PartsDone(worker, newest[worker], reports)
+        event = Response(worker, newest[worker], reports, 0.1)
         [listen] = engine.handle(event, 1.0)
         done = np.isin(np.arange(12), turns)
-        return layout.held[worker][turns_left(listen.taken, done)[0]]
+        return layout.held[worker][turns_left(listen.arguments[1], done)[0]]
 
     # Both hold parts 3, 2, 1 and 0 of the first: one does two of them, the other two.
     report(1, range(4))
@@ -103,7 +103,7 @@ def test_lost_between_report_and_sum(dies, seconds):
     world = World(request_fleet(), on_request=True)
 
     def seconds_of(worker, action):
-        if isinstance(action, Request):
+        if is_call(action, "answer"):
             if worker == 1 and dies:
                 world.lose(1)
             return np.inf if worker == 1 else 0.01
@@ -114,7 +114,7 @@ def test_lost_between_report_and_sum(dies, seconds):
     assert not found.received[1]
     assert 4.0 <= found.elapsed < seconds
     # A worker is asked again only if its request has changed.
-    asked = [action.worker for action in world.log if isinstance(action, Request)]
+    asked = [action.worker for action in world.log if is_call(action, "answer")]
     assert asked.count(2) == 1
 
 

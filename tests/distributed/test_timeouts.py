@@ -8,8 +8,7 @@ import pytest
 from jaxwgc.distributed.ray._fleet import ResponseLimit
 
 
-def test_limit_follows_the_slowest_recent_response(caplog):
-    caplog.set_level("INFO", "jaxwgc.distributed")
+def test_limit_follows_the_slowest_recent_response():
     limit = ResponseLimit(None, 2)
     assert limit.seconds == limit.of(0) == 60.0
     limit.note(0, 0.01)
@@ -17,16 +16,13 @@ def test_limit_follows_the_slowest_recent_response(caplog):
     assert (limit.of(0), limit.of(1)) == (2.0, 60.0)
     limit.note(1, 0.5)
     assert limit.of(0) == limit.of(1) == 5.0
-    assert "timeouts.answer is now 5 s; slowest recent" in caplog.text
     # The responses of the fast worker do not make the slow one forgotten.
     for _ in range(100):
         limit.note(0, 0.01)
     assert limit.seconds == 5.0
-    num_lines = len(caplog.messages)
     for _ in range(20):
         limit.note(1, 0.6)
     assert limit.seconds == 6.0
-    assert len(caplog.messages) == num_lines
     limit.note(0, 9.0)
     assert limit.seconds == 60.0
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
@@ -33,13 +33,6 @@ _POLL_SECONDS = 0.1
 # Largest size of params, in bytes, that are sent as an argument of the task, which is
 # faster than Ray's object store.
 _LARGEST_IN_TASK = 2**16
-# Method of an actor by action. Its arguments are the fields of the action.
-_METHODS = {
-    events.Send: "compute",
-    events.Listen: "report",
-    events.Request: "answer",
-    events.Stop: "stop",
-}
 
 
 class NoResponse(Exception):
@@ -128,13 +121,11 @@ class Actors:
         if None in actors:
             raise NoResponse
         tasks = [actor.project.remote(self.order, *arguments) for actor in actors]
-        ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
+        ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
         claims = []
         for worker, task in zip(workers.tolist(), tasks):
             try:
-                if task not in ready:
-                    raise TimeoutError(f"no response to a query for {seconds:.1f} s")
-                claims.append(ray.get(task, timeout=_SECONDS_TO_READ))
+                claims.append(ray.get(task, timeout=0))
             except Exception as error:
                 self.pending.append(self._lost(worker, error))
         if len(claims) < len(tasks):
@@ -168,12 +159,10 @@ class Actors:
             self._deferred[worker] = action
             return
         self._deferred.pop(worker, None)
-        if isinstance(action, events.Send):
-            arguments = self.order, *action.arguments
-        else:
-            arguments = action[1:-1]
-        method = getattr(self._actors[worker], _METHODS[type(action)])
-        calls.append((method.remote(*arguments), action.call, time.monotonic()))
+        first = self.order if action.method == "compute" else action.number
+        method = getattr(self._actors[worker], action.method)
+        task = method.remote(first, *action.arguments)
+        calls.append((task, action.call, time.monotonic()))
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
@@ -185,33 +174,23 @@ class Actors:
             result = find_ray().get(task, timeout=_SECONDS_TO_READ)
         except Exception as error:
             return self._lost(worker, error)
-        match result:
-            case events.Ready():
-                return self._started(result)
-            case Answer():
-                seconds = now - since
-                if was_waiting:
-                    travel = min(self._transport, seconds - result.seconds)
-                    self._transport = travel
-                else:
-                    # The response time excludes the time in which the driver was busy.
-                    travel = self._transport if np.isfinite(self._transport) else 0.0
-                    own = result.seconds + travel
-                    seconds = float(np.clip(own, self._empty - since, seconds))
-                return events.Message(worker, call, result, seconds)
-            case list():
-                return events.PartsDone(worker, call, result)
-            case _:
-                return events.Sum(worker, call, result, now - since)
+        if isinstance(result, events.Ready):
+            return self._started(result)
+        seconds = now - since
+        if isinstance(result, Answer) and was_waiting:
+            self._transport = min(self._transport, seconds - result.seconds)
+        elif isinstance(result, Answer):
+            # The response time excludes the time in which the driver was busy.
+            own = max(result.seconds + self._transport, self._empty - since)
+            seconds = min(seconds, own)
+        return events.Response(worker, call, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.Event:
         own = ready.signature
         self._signature = self._signature or own
         if own != self._signature:
-            why = f"parts must be alike; got {own}, and {self._signature} on another"
-            error = ValueError(f"{why} worker")
-            lost = ready.worker, f"ValueError: {error}", error
-            return events.Lost(*lost, has_died=False)
+            why = f"parts must be alike; got {own}, and {self._signature} elsewhere"
+            return events.Lost(ready.worker, why, ValueError(why), has_died=False)
         is_here = ready.node == find_ray().get_runtime_context().get_node_id()
         self._pids[ready.worker] = pid = ready.pid if is_here else None
         return ready._replace(pid=pid)
@@ -261,8 +240,8 @@ class Driver:
           RuntimeError: If a worker fails or dies repeatedly, or the start takes longer
             than `timeouts.start`.
         """
-        now = self._now()
-        self._run(StartUp(self.fleet, now, lambda: find_ray().available_resources()))
+        log.info("starting %d workers", len(self.fleet.slots))
+        self._run(StartUp(self.fleet, self._now()))
 
     def run(
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None

@@ -1,11 +1,8 @@
 """Callbacks of training: their arguments, and adapters for metric writers."""
 
-import collections
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +10,6 @@ import jax
 import numpy as np
 
 from jaxwgc.distributed.ray._messages import Round
-
-# Seconds that metric writers get to finish if an error ends training.
-_SECONDS_TO_FINISH = 5
 
 
 class TrainingState(NamedTuple):
@@ -128,28 +122,14 @@ class JsonLines:
             file.write(line + "\n")
 
 
-def _write(writer: Any, metrics: dict[str, float], step: int) -> None:
-    """Passes the metrics of a step to a metric writer, by the method that it has."""
-    if hasattr(writer, "log"):
-        writer.log(metrics, step=step)
-    elif hasattr(writer, "write_scalars"):
-        writer.write_scalars(step, metrics)
-    else:
-        # NaNs are left out, because TensorBoard warns of each. Seconds of stragglers
-        # are NaN.
-        for name, value in metrics.items():
-            if not np.isnan(value):
-                writer.add_scalar(name, value, step)
+def begin(callbacks: Sequence[Any], run: str, step: int) -> list[Any]:
+    """Prepares callbacks for a run that starts at `step`; returns them in order.
 
+    JSON lines come first, so that a file has the line of a step even if another
+    callback raises in that step.
 
-@contextlib.contextmanager
-def called(
-    callbacks: Sequence[Any], run: str, step: int
-) -> Iterator[Callable[[Progress], bool]]:
-    """Yields a function that calls all callbacks and returns whether one says "stop".
-
-    Metric writers work in a thread, so that no round waits for them. Their errors are
-    raised at the next step. At the end, training waits until all metrics are written.
+    Raises:
+      TypeError: If a callback is neither a function nor a metric writer.
     """
     methods = "__call__", "log", "write_scalars", "add_scalar"
     for callback in callbacks:
@@ -161,26 +141,22 @@ def called(
                 "write_scalars(step, dict) or add_scalar(name, value, step); got "
                 f"{callback!r}"
             )
-    functions = [each for each in callbacks if callable(each)]
-    # JSON lines are written first, so that a file has the line of a step even if
-    # another callback raises in that step.
-    functions.sort(key=lambda each: not isinstance(each, JsonLines))
-    writers = [each for each in callbacks if not callable(each)]
-    thread, pending = ThreadPoolExecutor(1), collections.deque()
+    return sorted(callbacks, key=lambda each: not isinstance(each, JsonLines))
 
-    def call(progress: Progress) -> bool:
-        for writer in writers:
-            work = writer, progress.metrics(), progress.state.step
-            pending.append(thread.submit(_write, *work))
-        results = [function(progress) for function in functions]
-        while pending and pending[0].done():
-            pending.popleft().result()
-        return "stop" in [each for each in results if isinstance(each, str)]
 
-    try:
-        yield call
-        for future in pending:
-            future.result()
-    finally:
-        wait(pending, timeout=_SECONDS_TO_FINISH)
-        thread.shutdown(wait=False, cancel_futures=True)
+def call(callback: Any, progress: Progress) -> Any:
+    """Calls a function with `progress`, or a metric writer with its metrics."""
+    if callable(callback):
+        return callback(progress)
+    metrics, step = progress.metrics(), progress.state.step
+    if hasattr(callback, "log"):
+        callback.log(metrics, step=step)
+    elif hasattr(callback, "write_scalars"):
+        callback.write_scalars(step, metrics)
+    else:
+        # NaNs are left out, because TensorBoard warns of each. Seconds of stragglers
+        # are NaN.
+        for name, value in metrics.items():
+            if not np.isnan(value):
+                callback.add_scalar(name, value, step)
+    return None

@@ -16,7 +16,7 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray import _options, _training
+from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._actors import Driver, launcher
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
@@ -26,7 +26,7 @@ from jaxwgc.distributed.ray._request_round import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
 from jaxwgc.distributed.ray._verification import Audits, ParityChecks
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, try_loss
-from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
+from jaxwgc.stragglers import WaitingRule, fastest
 from jaxwgc.studies import StragglerReport, straggler_report
 
 
@@ -58,8 +58,8 @@ class RayCluster:
     others. A worker needs memory for a gradient of each part that it holds.
 
     Processes start at the first `compute` or `train`, after the loss has been tried on
-    shapes. Without `address`, Ray starts then, too, and runs on this machine for as
-    long as the `with` block, without a dashboard and on 127.0.0.1 only.
+    shapes. Ray is joined or started then, too. Without `address`, it runs on this
+    machine for as long as the `with` block, without a dashboard and on 127.0.0.1 only.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the part. If `has_aux` is True,
@@ -92,7 +92,6 @@ class RayCluster:
         one CPU on a cluster of others, with workers spread over the machines, and no
         claim on our own.
       faults: `Faults` for experiments.
-      **others: None; old options are rejected with their new names.
 
     Raises:
       ImportError: If Ray is not installed.
@@ -122,8 +121,7 @@ class RayCluster:
     _stack: contextlib.ExitStack | None = None
     _driver: Driver | None = None
     _params_like: Any = None
-    _sent_key: tuple[Any, Any] = None, None
-    _has_warned = _is_computing = False
+    _has_warned = False
 
     def __init__(
         self,
@@ -141,17 +139,13 @@ class RayCluster:
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
         faults: Faults = Faults(),
-        **others: Any,
     ):
-        check_installed()
-        _options.reject_unknown(others)
+        check_installed("ray")
         GradientCode.check(code)
         if code.messages_per_worker > 1:
             code.check_requests()
-        if (key is None) != (batch is None):
-            raise ValueError(
-                f"key and batch go together; got key = {key!r} and batch = {batch!r}"
-            )
+        is_right = (key is None) == (batch is None)
+        _validation.require(is_right, "key and batch", "go together", [key, batch])
         _validation.check_instance("decoding", decoding, DecodingOptions)
         _validation.check_instance("verification", verification, Verification)
         _validation.check_instance("timeouts", timeouts, Timeouts)
@@ -184,18 +178,14 @@ class RayCluster:
         self._decodes = _decodes_of(code, self._decoder, decoding.tolerance)
         rules = _rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
-        # The lock is held during a round. `_is_computing` detects a second round in the
-        # same thread, which the lock would admit.
+        # The lock is held during a round.
         self._lock = threading.RLock()
 
     def __enter__(self) -> "RayCluster":
-        """Connects to Ray if an address was given; workers start in the first round."""
+        """Opens the cluster; Ray and workers start in the first round."""
         if self._stack is not None:
             raise RuntimeError("this RayCluster is open already")
-        with contextlib.ExitStack() as stack:
-            if self._address is not None:
-                self._connect(stack)
-            self._stack = stack.pop_all()
+        self._stack = contextlib.ExitStack()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -257,7 +247,6 @@ class RayCluster:
         live: bool = False,
         memory: bool = False,
         debias: str | float | None = None,
-        **others: Any,
     ) -> TrainingState:
         """Returns the state after steps of an optax optimizer on decoded gradients.
 
@@ -274,9 +263,8 @@ class RayCluster:
             metric writer if it has `log(dict, step=)`, such as a run of wandb,
             `write_scalars(step, dict)`, such as a writer of clu, or
             `add_scalar(name, value, step)`, such as a `SummaryWriter` of TensorBoard.
-            It gets `Progress.metrics()` in another thread, while workers compute the
-            next round. If a callback raises, training ends with a checkpoint and this
-            error.
+            It gets `Progress.metrics()`. If a callback raises, training ends with a
+            checkpoint and this error.
           checkpoint: Folder. If it has a checkpoint, training continues from its
             params, optimizer state, key and step, also under another code. Written
             every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
@@ -289,7 +277,6 @@ class RayCluster:
             stands for a missing one. Late messages of steps of this call are stored
             as they come. Kept in checkpoints; empty if the code has changed.
           debias: See `jaxwgc.decode_aggregate`.
-          **others: None; old options are rejected with their new names.
 
         Returns:
           A `TrainingState`.
@@ -307,13 +294,9 @@ class RayCluster:
         _validation.check_int("num_steps", num_steps, minimum=0)
         _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
         _validation.check_bool("live", live)
-        _options.reject_unknown(others)
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
-        if memory and self._locator is not None:
-            raise ValueError(
-                "memory must be False with on_wrong, since late responses take part in "
-                "no parity check; got True"
-            )
+        is_right = not memory or self._locator is None
+        _validation.require(is_right, "memory", "be False with on_wrong", memory)
         aggregate = self._aggregate(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
         compute = functools.partial(self._compute, owner=object() if memory else None)
@@ -382,25 +365,14 @@ class RayCluster:
     ) -> Round:
         """Runs the round of a step that the caller counts, in one thread at a time."""
         with self._lock:
-            if self._is_computing:
-                raise RuntimeError(
-                    "a RayCluster computes one round at a time; this thread has asked "
-                    "for another in the middle of one"
-                )
-            self._is_computing = True
-            try:
-                driver = self._started(params)
-                leaves = _finite_leaves(params, self._params_like)
-                if key is not self._sent_key[0]:
-                    self._sent_key = key, sent(key)
-                before = self._fleet.num_losses().sum()
-                this_round = driver.run(step, leaves, self._sent_key[1], owner)
-                num_replaced = int(self._fleet.num_losses().sum() - before)
-                this_round = this_round._replace(replaced=num_replaced)
-                self._check_decodes(this_round, step)
-                return this_round
-            finally:
-                self._is_computing = False
+            driver = self._started(params)
+            leaves = _finite_leaves(params, self._params_like)
+            before = self._fleet.num_losses().sum()
+            this_round = driver.run(step, leaves, sent(key), owner)
+            num_replaced = int(self._fleet.num_losses().sum() - before)
+            this_round = this_round._replace(replaced=num_replaced)
+            self._check_decodes(this_round, step)
+            return this_round
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
         """Warns once about an undecodable round, or raises an error."""
@@ -410,7 +382,7 @@ class RayCluster:
         raises = is_empty or self._raises
         if (self._has_warned and not raises) or self._decodes(mask):
             return
-        why = self._fleet.why_undecodable(this_round, self._locator is not None)
+        why = self._fleet.why_undecodable(this_round)
         message = f"the round of step {step} cannot be decoded, since {why}"
         if raises:
             errors = [slot.error for slot in self.workers if slot.error]
@@ -431,7 +403,8 @@ class RayCluster:
             if self._parts is not None:
                 first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
                 try_loss(self._task, like, first, self.key)
-            self._connect(self._stack)
+            self._stack.enter_context(session(self._address))
+            check_resources(self.code.num_workers, self._options)
             self._driver = self._make_driver(like)
             try:
                 self._driver.start()
@@ -470,11 +443,6 @@ class RayCluster:
             self._fleet.verifier = Audits(*given, audit=options.audit, seed=seed)
         return driver
 
-    def _connect(self, stack: contextlib.ExitStack) -> None:
-        """Connects to Ray, and checks that it has the resources for all workers."""
-        stack.enter_context(session(self._address))
-        check_resources(self.code.num_workers, self._options)
-
 
 def _task_of(
     loss: Any, has_aux: Any, load: Any, batch: Any, faults: Faults, options: Any
@@ -506,20 +474,13 @@ def _rules_of(
     code: GradientCode, wait: WaitingRule | None, decodes: Callable, locator: Any
 ) -> Rules:
     """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
-    if isinstance(wait, StragglerModel):
-        raise TypeError(
-            "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
-            "real workers straggle by themselves; got a StragglerModel, which simulates"
-        )
     if wait is None and locator is not None:
         num_required = code.num_workers - code.num_stragglers + 2
         wait = fastest(min(code.num_workers, num_required))
     if wait is not None:
-        _validation.check_instance("wait", wait, WaitingRule)
+        _validation.check_instance("wait", wait, WaitingRule, ", such as fastest(6)")
         # This call raises an error if the rule is for another number of workers.
-        if np.shape(wait.ends(np.full(code.num_workers, np.inf))) != ():
-            rule = "wait must give one time at which a round ends"
-            raise TypeError(f"{rule}; got {wait!r}")
+        wait.ends(np.full(code.num_workers, np.inf))
 
     def ends(times: np.ndarray) -> float:
         if wait is None:
@@ -533,8 +494,7 @@ def _rules_of(
     sees_workers = wait is not None and (
         wait.code is None or wait.code.messages_per_worker != code.messages_per_worker
     )
-    numbers = code.messages_per_worker, code.num_stragglers
-    return Rules(ends, can_be_used, sees_workers, *numbers)
+    return Rules(ends, can_be_used, sees_workers, code.num_stragglers)
 
 
 def _finite_leaves(params: Any, like: Any) -> list[np.ndarray]:

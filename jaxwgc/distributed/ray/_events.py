@@ -4,7 +4,6 @@
 and returns with its response.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,29 +29,20 @@ class Ready(NamedTuple):
     signature: str = ""
 
 
-class Message(NamedTuple):
-    """A worker sent its message; `seconds` is its response time."""
+class Response(NamedTuple):
+    """A call of a worker has returned.
+
+    Attributes:
+      worker: Index of the worker.
+      call: Identifier of the call.
+      result: What the method returned: an `Answer`, a list of `Report`, or a sum, which
+        is None if the worker has gone on to another round.
+      seconds: Response time.
+    """
 
     worker: int
     call: int
-    answer: Answer
-    seconds: float
-
-
-class PartsDone(NamedTuple):
-    """A worker sent reports of finished parts, maybe none."""
-
-    worker: int
-    call: int
-    reports: Sequence[Report]
-
-
-class Sum(NamedTuple):
-    """A worker sent the sum of a `Request`; `vector` is None if it has none."""
-
-    worker: int
-    call: int
-    vector: np.ndarray | None
+    result: Answer | list[Report] | np.ndarray | None
     seconds: float
 
 
@@ -78,42 +68,24 @@ class Replace(NamedTuple):
     warning: str = ""
 
 
-class Send(NamedTuple):
-    """Send the parameters of the round, and further arguments of `compute`."""
+class Call(NamedTuple):
+    """Call a method of a worker.
+
+    Attributes:
+      worker: Index of the worker.
+      method: `"compute"`, which is given the parameters of the round first, `"report"`,
+        `"answer"` or `"stop"`: see `PartWorker`.
+      number: Round.
+      arguments: Further arguments.
+      call: Identifier, which `Fleet.call` sets.
+    """
 
     worker: int
+    method: str
     number: int
     arguments: tuple = ()
     call: int = -1
 
 
-class Listen(NamedTuple):
-    """Ask for the reports after the first `seen` ones: see `PartWorker.report`."""
-
-    worker: int
-    number: int
-    seen: int
-    taken: np.ndarray
-    call: int = -1
-
-
-class Request(NamedTuple):
-    """Ask for the sum of a worker's messages, weighted by `weights`."""
-
-    worker: int
-    number: int
-    weights: np.ndarray
-    call: int = -1
-
-
-class Stop(NamedTuple):
-    """Tell a worker that the round is over."""
-
-    worker: int
-    number: int
-    call: int = -1
-
-
-Event = Ready | Message | PartsDone | Sum | Lost
-Call = Send | Listen | Request | Stop
+Event = Ready | Response | Lost
 Action = Launch | Replace | Call

@@ -33,14 +33,12 @@ class Rules(NamedTuple):
       decodes: Whether a mask of messages can be decoded.
       sees_workers: On request, whether `ends` maps the times of workers, in place of
         those of messages.
-      messages_per_worker: Number of messages of each worker.
       num_stragglers: Number of workers that the code tolerates.
     """
 
     ends: Callable[[np.ndarray], float]
     decodes: Callable[[np.ndarray], bool]
     sees_workers: bool
-    messages_per_worker: int
     num_stragglers: int
 
 
@@ -103,19 +101,20 @@ class WorkerSlot:
 
 
 class ResponseLimit:
-    """Time limit after which a silent worker is replaced, from recent responses.
+    """Time limits after which silent workers are replaced, from recent responses.
 
     Attributes:
       seconds: The limit for a worker that has responded before.
     """
 
     def __init__(self, answer: float | None, num_workers: int):
-        self._answer = answer
+        self._is_fixed = answer is not None
         # Seconds of recent responses, oldest first. In `_own`, a silence counts as a
         # response.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
         self._own = self._recent.copy()
-        self.seconds = self._logged = _CEILING_SECONDS if answer is None else answer
+        self.seconds = _CEILING_SECONDS if answer is None else answer
+        self._limits = np.full(num_workers, self.seconds)
 
     @property
     def slowest(self) -> float:
@@ -130,15 +129,10 @@ class ResponseLimit:
 
     def of(self, worker: int) -> float:
         """Returns the time limit of a worker, in seconds."""
-        if self._answer is not None:
-            return self._answer
-        if np.isnan(self._own[worker]).all():
-            return _CEILING_SECONDS
-        slowest = float(np.nanmax(self._own[worker]))
-        return min(max(self.seconds, _MULTIPLE * slowest), _CEILING_SECONDS)
+        return float(self._limits[worker])
 
     def note(self, worker: int, seconds: float) -> None:
-        """Records a response time; logs the limit if it has doubled or halved."""
+        """Records a response time."""
         for times in (self._recent, self._own):
             times[worker] = np.append(times[worker, 1:], seconds)
         self._adapt()
@@ -150,6 +144,7 @@ class ResponseLimit:
         """
         seconds = 2 * self.of(worker) / _MULTIPLE
         self._own[worker] = np.append(self._own[worker, 1:], seconds)
+        self._adapt()
 
     def resume(self, slowest: float) -> None:
         """Continues from the slowest recent response of an earlier run."""
@@ -158,14 +153,14 @@ class ResponseLimit:
             self._adapt()
 
     def _adapt(self) -> None:
-        if self._answer is not None:
+        if self._is_fixed:
             return
         limit = _MULTIPLE * self.slowest
         self.seconds = float(np.clip(limit, SHORTEST_ANSWER_SECONDS, _CEILING_SECONDS))
-        if not 0.5 <= self.seconds / self._logged <= 2:
-            self._logged = self.seconds
-            text = "timeouts.answer is now %.3g s; slowest recent response: %.3g s"
-            log.info(text, self.seconds, self.slowest)
+        limits = _MULTIPLE * np.fmax.reduce(self._own, axis=1)
+        limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
+        # The limit is NaN for a worker that has not responded yet.
+        self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
 
 
 class Fleet:
@@ -230,7 +225,7 @@ class Fleet:
         self._actions.append(call._replace(call=slot.call))
 
     def receive(
-        self, event: Any, now: float, take: Callable[[Any, float], None]
+        self, event: events.Response, now: float, take: Callable[..., None]
     ) -> None:
         """Passes a response to `take` if it belongs to the newest call of its worker.
 
@@ -341,35 +336,25 @@ class Fleet:
                 is_worth_waiting |= away < self.timeouts.replacement
         return not is_worth_waiting or self.rules.decodes(mask)
 
-    def why_undecodable(self, this_round: Round, is_verified: bool) -> str:
+    def why_undecodable(self, this_round: Round) -> str:
         """Returns why a round cannot be decoded, with the missing workers."""
-        responded = this_round.received
         if this_round.refused:
-            why = "its messages contradict each other, or are too few to compare"
-            responded = np.isfinite(this_round.times)
-        elif not responded.any():
-            why = "no worker responded"
-        else:
-            why = f"only workers {np.flatnonzero(responded).tolist()} responded"
-            why += " and could be compared" if is_verified else ""
+            return "its messages contradict each other, or are too few to compare"
+        received = np.flatnonzero(this_round.received).tolist()
         missing = "; ".join(
             f"worker {slot.index}" + (f" ({slot.trouble})" if slot.trouble else "")
             for slot in self.slots
-            if not responded[slot.index]
+            if slot.index not in received
         )
-        return f"{why}; missing: {missing}" if missing else why
+        senders = f"only workers {received}" if received else "no worker"
+        return f"{senders} responded; missing: {missing}"
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
         """Logs a loss in one line, and the traceback of the worker at level DEBUG."""
-        others = np.array([not each.trouble for each in self.slots])
-        left = self.rules.num_stragglers - int((~others).sum())
-        if left > 0:
-            spares = f"{left} of {self.rules.num_stragglers} spare workers left"
-        elif self.rules.decodes(others.repeat(self.rules.messages_per_worker)):
-            spares = "no spare worker is left"
-        else:
-            spares = "the others do not decode"
+        spares = self.rules.num_stragglers
+        left = max(0, spares - sum(bool(each.trouble) for each in self.slots))
         name = f"worker {slot.index} is {what} {self.when}"
+        spares = f"{left} of {spares} spare workers left"
         log.warning("%s: %s; %s", name, slot.trouble, spares)
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)

@@ -1,5 +1,6 @@
 """Messages between workers and coordinator, and memory into which they are read."""
 
+import collections
 import dataclasses
 import weakref
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ class Report(NamedTuple):
       number: of the round.
       turn: the place of the part among those of the worker.
       loss: that of the part.
-      aux: a pytree, what the loss gave besides.
+      aux: a pytree, leaves (1, ...), what the loss gave besides.
       is_finite: whether all entries of its gradient are.
       seconds: that the worker took for the part.
     """
@@ -101,14 +102,12 @@ class Layout(NamedTuple):
       num_parts: of all workers.
       shape: of the messages of all workers, one each, as they are decoded.
       dtype: of these.
-      wire: shape and dtype of the message of a worker on its way.
     """
 
     held: Sequence[np.ndarray]
     num_parts: int
     shape: tuple[int, ...]
     dtype: np.dtype
-    wire: jax.ShapeDtypeStruct
 
     @classmethod
     def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":
@@ -116,21 +115,14 @@ class Layout(NamedTuple):
 
         def encoded(params):
             partial_gradients = jax.vmap(lambda _: params)(jnp.zeros(code.num_parts))
-            messages = coding.encode(code, partial_gradients)[: code.num_workers]
-            return messages, pack(messages[:1], dtype)
+            return coding.encode(code, partial_gradients)[: code.num_workers]
 
-        messages, wire = jax.eval_shape(encoded, params)
+        messages = jax.eval_shape(encoded, params)
         dtype_read = messages.dtype
         if dtype is not None:
             dtype_read = np.dtype(np.complex64 if code.is_complex else np.float32)
         held = [_in_order(code, worker) for worker in range(code.num_workers)]
-        return cls(held, code.num_parts, messages.shape, dtype_read, wire)
-
-    def check(self, wire: np.ndarray) -> None:
-        """Raises ValueError if the message of a worker has another shape or dtype."""
-        kinds = [f"{own.shape} and dtype {own.dtype}" for own in (wire, self.wire)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(f"its message has shape {kinds[0]}, not {kinds[1]}")
+        return cls(held, code.num_parts, messages.shape, dtype_read)
 
     def by_part(self, values: Iterable[tuple[Any, Any, Any]]) -> tuple[np.ndarray, Any]:
         """Returns losses (num_parts,) and aux, leaves (num_parts, ...), of all parts.
@@ -138,18 +130,17 @@ class Layout(NamedTuple):
         Losses are NaN and aux is zero for a part without values.
 
         Args:
-          values: Triples of part, loss and aux, or of several parts, losses (num_some,)
-            and aux, leaves (num_some, ...).
+          values: Triples of parts, losses (num_some,) and aux, leaves (num_some, ...).
         """
+
+        def zeros(leaf):
+            return np.zeros((self.num_parts, *leaf.shape[1:]), leaf.dtype)
+
         losses, all_aux = np.full(self.num_parts, np.nan), None
         for parts, own, aux in values:
             losses[parts] = own
             if all_aux is None:
-                # Leaves of `some` have no axis of parts.
-                some = jax.tree.map(lambda own: own[0], aux) if np.ndim(parts) else aux
-                all_aux = jax.tree.map(
-                    lambda own: np.zeros((self.num_parts, *own.shape), own.dtype), some
-                )
+                all_aux = jax.tree.map(zeros, aux)
             for found, leaf in zip(jax.tree.leaves(all_aux), jax.tree.leaves(aux)):
                 found[parts] = leaf
         return losses, all_aux
@@ -184,23 +175,12 @@ def pack(message: jax.Array, dtype: str | None) -> jax.Array:
     return message
 
 
-def unpack(wire: np.ndarray, message: np.ndarray) -> None:
-    """Inverts `pack`, and writes the result into `message`."""
+def unpack(wire: np.ndarray, is_complex: bool) -> np.ndarray:
+    """Inverts `pack`; the result may be a view."""
     if wire.dtype == np.uint16:
         wire = wire.view(jnp.bfloat16)
-    if np.iscomplexobj(message):
-        message = message.view(np.real(message).dtype).reshape(wire.shape)
-    message[...] = wire
-
-
-def unpacked(wire: np.ndarray, is_complex: bool) -> np.ndarray:
-    """Returns the message, or messages, from the form that `pack` returns."""
-    shape, dtype = wire.shape, np.promote_types(wire.dtype, np.float32)
-    if is_complex:
-        shape, dtype = shape[:-1], np.promote_types(dtype, np.complex64)
-    message = np.empty(shape, dtype)
-    unpack(wire, message)
-    return message
+    wire = wire.astype(np.promote_types(wire.dtype, np.float32), copy=False)
+    return wire.view(np.result_type(wire, np.complex64))[..., 0] if is_complex else wire
 
 
 def is_finite(values: np.ndarray) -> bool:
@@ -213,7 +193,6 @@ class _Loan:
     """Loan of a block of `Memory`, which ends when no array or view refers to it."""
 
     def __init__(self, block: np.ndarray):
-        self.block = block
         self.__array_interface__ = block.__array_interface__
 
 
@@ -221,27 +200,26 @@ class Memory:
     """Pool of arrays of one shape; an array is reused once nothing refers to it.
 
     Fresh memory would cost more than what is copied into it: the system gives it page
-    by page.
+    by page. One returned array is kept.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
         self._shape, self._dtype = shape, dtype
-        self._loans: list[tuple[np.ndarray, weakref.ref]] = []
+        self._returned: collections.deque[np.ndarray] = collections.deque(maxlen=1)
 
     def borrow(self) -> np.ndarray:
         """Returns an array with arbitrary entries that is not referenced elsewhere."""
-        returned = [block for block, loan in self._loans if loan() is None]
-        lent = [(block, loan) for block, loan in self._loans if loan() is not None]
-        if not returned:
+        if self._returned:
+            block = self._returned.pop()
+        else:
             # Blocks start at a multiple of 64 bytes, because JAX uses such arrays
             # without a copy.
             size = int(np.prod(self._shape)) * self._dtype.itemsize
             memory = np.empty(size + 64, np.uint8)
             memory = memory[-memory.ctypes.data % 64 :][:size]
-            returned = [memory.view(self._dtype).reshape(self._shape)]
-        loan = _Loan(returned[0])
-        # Two blocks are kept, so that one can be filled while the other is in use.
-        self._loans = [*lent[-1:], (loan.block, weakref.ref(loan))]
+            block = memory.view(self._dtype).reshape(self._shape)
+        loan = _Loan(block)
+        weakref.finalize(loan, self._returned.append, block)
         return np.asarray(loan)
 
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from jaxwgc import _validation, coding
-from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
 # Shortest time limit for a silent worker, because a machine that starts processes may
@@ -64,17 +62,15 @@ class Verification:
           ValueError: If an option does not fit the code.
         """
         is_on_request = code.messages_per_worker > 1
-        rule = "be None for codes of one message per worker, for which on_wrong is"
+        rule = "be None for codes of one message per worker (use on_wrong)"
         _validation.require(is_on_request or not self.audit, "audit", rule, self.audit)
         if self.on_wrong is None:
             return None
-        rule = "be None for codes of several messages per worker, which send no part"
-        rule += " twice (use audit)"
+        rule = "be None for codes of several messages per worker (use audit)"
         _validation.require(not is_on_request, "on_wrong", rule, repr(self.on_wrong))
         locator = coding.ErrorLocator.of(code)
         is_right = self.on_wrong != "arbitrate" or locator.copies is not None
-        rule = "be 'drop' or 'raise' unless all checks of the code are copies, as those"
-        rule += " of fractional_repetition"
+        rule = "be 'drop' or 'raise' unless all checks of the code compare copies"
         _validation.require(is_right, "on_wrong", rule, f"'arbitrate' for {code}")
         return locator
 
@@ -115,8 +111,7 @@ class Timeouts:
             if name != "answer" or seconds is not None:
                 _validation.check_number(name, seconds, positive=True, traceable=False)
         is_long = self.answer is None or self.answer >= SHORTEST_ANSWER_SECONDS
-        rule = f"be at least {SHORTEST_ANSWER_SECONDS:g} seconds, since a busy machine"
-        rule += " pauses healthy workers"
+        rule = f"be at least {SHORTEST_ANSWER_SECONDS:g} seconds"
         _validation.require(is_long, "answer", rule, self.answer)
 
 
@@ -142,24 +137,3 @@ class Faults:
         for name, function in vars(self).items():
             if function is not None:
                 _validation.check_callable(name, function)
-
-
-_GROUPS = {"decoding": DecodingOptions, "verification": Verification, "faults": Faults}
-# Former options, and the options that replace them.
-_MOVED = {"callback": "callbacks=[...]"} | {
-    field.name: f"{option}={group.__name__}({field.name}=...)"
-    for option, group in _GROUPS.items()
-    for field in dataclasses.fields(group)
-}
-
-
-def reject_unknown(options: dict[str, Any]) -> None:
-    """Raises TypeError for unknown options, and names the replacements of former ones.
-
-    Args:
-      options: Options by name.
-    """
-    for name, value in options.items():
-        if name not in _MOVED:
-            raise TypeError(f"there is no option {name}; got {value!r}")
-        raise TypeError(f"{name} is now {_MOVED[name]}; got {value!r}")

@@ -12,7 +12,7 @@ from jaxwgc.coding import Decoding
 from jaxwgc.decoders import Decoder
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import Layout, Report, is_finite, unpack
+from jaxwgc.distributed.ray._messages import Layout, Report, is_finite
 from jaxwgc.distributed.ray._rounds import RoundEngine
 from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 
@@ -165,14 +165,15 @@ class RequestRound(RoundEngine):
             slot = self._fleet.slots[worker]
             seen, slot.num_seen = slot.num_seen, 0
             arguments = self.number, self._claim_parts(worker), seen
-            self._fleet.call(events.Send(worker, self.number, arguments), now)
+            call = events.Call(worker, "compute", self.number, arguments)
+            self._fleet.call(call, now)
 
     def _listen(self, now: float) -> None:
         """Requests the next reports of idle workers that have parts left."""
         for slot in self._fleet.slots:
             if slot.state == "idle" and not self._reported[slot.index].all():
-                given = slot.num_seen, self._claim_parts(slot.index)
-                call = events.Listen(slot.index, self.number, *given)
+                arguments = slot.num_seen, self._claim_parts(slot.index)
+                call = events.Call(slot.index, "report", self.number, arguments)
                 self._fleet.call(call, now)
 
     def _claim_parts(self, worker: int) -> np.ndarray:
@@ -216,7 +217,8 @@ class RequestRound(RoundEngine):
             request, state = self.requests[worker], self._fleet.slots[worker].state
             is_new = np.any(self._asked[worker] != request)
             if state == "idle" or (is_new and state == "computing"):
-                self._fleet.call(events.Request(worker, self.number, request), now)
+                call = events.Call(worker, "answer", self.number, (request,))
+                self._fleet.call(call, now)
                 self._asked[worker] = request
         seconds_of_others = self._answered_at - self._asked_at
         patience = _PATIENCE_SECONDS + _TIMES_OTHERS * seconds_of_others
@@ -232,22 +234,17 @@ class RequestRound(RoundEngine):
             self._is_out |= missing
             self._done, self.requests, self._ends = done, None, None
 
-    def _take(self, event: events.PartsDone | events.Sum, now: float) -> None:
-        if isinstance(event, events.Sum):
-            self._take_sum(event, now)
-        else:
-            self._fleet.slots[event.worker].num_seen += len(event.reports)
-            for report in event.reports:
+    def _take(self, event: events.Response, now: float) -> None:
+        if isinstance(event.result, list):
+            self._fleet.slots[event.worker].num_seen += len(event.result)
+            for report in event.result:
                 self._take_report(event.worker, report, now)
+        else:
+            self._take_sum(event, now)
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
         """Records a finished part; of a part of an earlier round only the seconds."""
         slot, turn = self._fleet.slots[worker], report.turn
-        num_turns = self._plan.is_held[worker].sum()
-        if not (0 <= report.number <= self.number and 0 <= turn < num_turns):
-            place = worker, turn, report.number
-            log.warning("worker %d reports turn %d of trace row %d: dropped", *place)
-            return
         self._fleet.rows[report.number][worker, turn] = report.seconds
         self._fleet.limit.note(worker, report.seconds)
         if report.number != self.number or self._reported[worker, turn]:
@@ -260,20 +257,17 @@ class RequestRound(RoundEngine):
         if slot.away_since is not None and not self._replaced[worker]:
             self._fleet.recover(slot)
         if not self._is_out[worker]:
-            part = self._plan.parts[worker, turn]
+            part = self._plan.parts[worker, [turn]]
             self._values[worker, turn] = part, report.loss, report.aux
             self._done[worker, turn], self._ends = True, None
 
-    def _take_sum(self, event: events.Sum, now: float) -> None:
+    def _take_sum(self, event: events.Response, now: float) -> None:
         """Copies a sum, so that nothing refers to Ray's memory."""
         worker, slot = event.worker, self._fleet.slots[event.worker]
-        if event.vector is None:
-            raise ValueError("it does not know the round of the request")
-        self._layout.check(event.vector)
+        assert isinstance(event.result, np.ndarray)
+        self.messages[worker] = self._read(event.result)
         self._fleet.limit.note(worker, event.seconds)
-        message = self.messages[worker : worker + 1]
-        unpack(event.vector, message)
-        if is_finite(message):
+        if is_finite(self.messages[worker]):
             self._answered[worker], self._answered_at = self._asked[worker], now
             self._fleet.recover(slot)
         else:
@@ -314,7 +308,8 @@ class RequestRound(RoundEngine):
         assert self.requests is not None
         for slot in self._fleet.slots:
             if slot.state == "computing" and slot.number == self.number:
-                self._fleet.call(events.Stop(slot.index, self.number), now)
+                call = events.Call(slot.index, "stop", self.number)
+                self._fleet.call(call, now)
         received = self.requests.any(1)
         self.messages[~received] = 0
         mask = jnp.asarray(self._mask.ravel())

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, unpack
+from jaxwgc.distributed.ray._messages import Answer, Layout, Round, is_finite, unpack
 
 # Number of deaths of a worker, before its first start, after which the start fails.
 _MAX_DEATHS_AT_START = 3
@@ -47,7 +47,7 @@ class RoundEngine:
     # Methods of subclasses: `_send` gives work to a worker, `_take` handles the
     # response of its newest call, and `_advance` takes the steps that are due.
     _send: Callable[[int, float], None]
-    _take: Callable[[Any, float], None]
+    _take: Callable[[events.Response, float], None]
     _advance: Callable[[float], None]
 
     def __init__(self, fleet: Fleet, now: float):
@@ -76,7 +76,7 @@ class RoundEngine:
                 self._send(event.worker, now)
             case events.Lost():
                 self._fleet.lose(event, now)
-            case _:
+            case events.Response():
                 self._fleet.receive(event, now, self._take)
         self._advance(now)
         return self._fleet.actions()
@@ -96,6 +96,14 @@ class RoundEngine:
         """Workers that were lost in this round, bool (num_workers,)."""
         return self._fleet.num_losses() > self._losses_before
 
+    def _read(self, wire: np.ndarray) -> np.ndarray:
+        """Returns a message; raises ValueError if it has another shape."""
+        message = unpack(wire, np.iscomplexobj(self.messages))[0]
+        shape, expected = message.shape, self.messages.shape[1:]
+        if shape != expected:
+            raise ValueError(f"its message has shape {shape}, not {expected}")
+        return message
+
     def _conclude(
         self, received: np.ndarray, wrong: np.ndarray | None, now: float, **others: Any
     ) -> None:
@@ -112,45 +120,35 @@ class RoundEngine:
 class StartUp(RoundEngine):
     """Engine that starts all workers, and waits until each is ready."""
 
-    def __init__(self, fleet: Fleet, now: float, resources: Callable[[], Any]):
-        super().__init__(fleet, now)
-        self._resources = resources
-        log.info("starting %d workers", len(fleet.slots))
-
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Raises an error if a worker cannot start; restarts dead processes."""
+        actions = super().handle(event, now)
         slot = self._fleet.slots[event.worker]
-        if isinstance(event, events.Lost):
-            self._fleet.lose(event, now)
-            if not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START:
-                cause = getattr(event.error, "cause", None) or event.error
-                kind = ValueError if isinstance(cause, ValueError) else RuntimeError
-                why = f"worker {slot.index} failed to start: {event.trouble}"
-                raise kind(why) from event.error
-        elif isinstance(event, events.Ready):
-            self._fleet.ready(event)
-            num_ready = int(self._fleet.are("idle").sum())
-            log.info("%d of %d workers are ready", num_ready, len(self._fleet.slots))
-        return self._fleet.actions()
+        if isinstance(event, events.Lost) and (
+            not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START
+        ):
+            cause = getattr(event.error, "cause", None) or event.error
+            kind = ValueError if isinstance(cause, ValueError) else RuntimeError
+            why = f"worker {slot.index} failed to start: {event.trouble}"
+            raise kind(why) from event.error
+        return actions
 
-    def poll(self, now: float) -> Sequence[events.Action]:
-        """Launches processes; raises RuntimeError if the start takes too long."""
+    def _send(self, worker: int, now: float) -> None:
+        slots, num_ready = self._fleet.slots, self._fleet.are("idle").sum()
+        text = "%d of %d workers are ready: worker %d on %s"
+        log.info(text, num_ready, len(slots), worker, slots[worker].where)
+
+    def _advance(self, now: float) -> None:
+        """Raises RuntimeError if the start takes too long."""
         waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
         limit, self.poll_at = self._fleet.timeouts.start, np.inf
         if waiting and now - self._begin > limit:
-            raise RuntimeError(
-                f"workers {waiting} have not started within {limit} seconds; Ray has "
-                f"{self._resources()} left"
-            )
-        self._fleet.poll(now)
+            why = f"workers {waiting} have not started within {limit} seconds"
+            raise RuntimeError(f"{why}: `ray status` shows free resources")
         if not waiting:
-            self._result, places = True, {}
+            self._result = True
             for slot in self._fleet.slots:
                 self._fleet.recover(slot)
-                places.setdefault(slot.where, []).append(slot.index)
-            for where, workers in places.items():
-                log.info("workers %s are on %s", workers, where)
-        return self._fleet.actions()
 
 
 class MessageRound(RoundEngine):
@@ -189,7 +187,8 @@ class MessageRound(RoundEngine):
         # A worker that was lost after its response is not called again, because its
         # message is here.
         if not self.received[worker]:
-            self._fleet.call(events.Send(worker, self.number), now, self._owner)
+            call = events.Call(worker, "compute", self.number)
+            self._fleet.call(call, now, self._owner)
 
     def _advance(self, now: float) -> None:
         if self._ends is None:
@@ -201,20 +200,20 @@ class MessageRound(RoundEngine):
         if is_over or self._fleet.is_hopeless(self.received, self._replaced, now):
             self._finish(now)
 
-    def _take(self, event: events.Message, now: float) -> None:
+    def _take(self, event: events.Response, now: float) -> None:
         """Copies a message, so that nothing refers to Ray's memory.
 
         The message of an earlier round leaves its response time, and is kept for its
         owner. The worker goes on with this round.
         """
-        worker, answer = event.worker, event.answer
+        worker, answer = event.worker, event.result
+        assert isinstance(answer, Answer)
         slot = self._fleet.slots[worker]
         is_mine = slot.number == self.number
-        self._layout.check(answer.message)
+        message = self._read(answer.message)
         self._fleet.limit.note(worker, event.seconds)
-        message = self.messages[worker : worker + 1]
         if is_mine or slot.owner is self._owner is not None:
-            unpack(answer.message, message)
+            self.messages[worker] = message
             self.late[worker] = not is_mine and is_finite(message)
         if is_mine and not is_finite(message):
             self._fleet.blame(slot, "its message is not finite")

@@ -18,7 +18,7 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
-from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, called
+from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, begin, call
 from jaxwgc.distributed.ray._fleet import ResponseLimit
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
@@ -46,8 +46,8 @@ def train(
     with (
         _checkpoints(checkpoint, state, code, limit) as (state, run, save),
         noticed_interrupts() as check_interrupt,
-        called(callbacks, run, state.step) as call,
     ):
+        callbacks = begin(callbacks, run, state.step)
         try:
             while state.step < num_steps:
                 check_interrupt()
@@ -66,7 +66,9 @@ def train(
                 # The state is replaced in one assignment, because Ctrl-C may come at
                 # any time.
                 state = TrainingState(params, after, state.key, state.step + 1)
-                if call(Progress(state, round, loss, bool(failed))):
+                progress = Progress(state, round, loss, bool(failed))
+                results = [call(callback, progress) for callback in callbacks]
+                if "stop" in filter(lambda own: isinstance(own, str), results):
                     break
                 if state.step % checkpoint_every == 0:
                     save(state)
@@ -111,17 +113,15 @@ def _checkpoints(
     if folder is None:
         yield start, run, lambda state: None
         return
-    ocp = find_extra("orbax.checkpoint", "checkpoint needs Orbax")
+    ocp = find_extra("orbax.checkpoint")
     folder = Path(folder)
-    is_right = folder.is_dir() or not folder.exists()
-    _validation.require(is_right, "checkpoint", "be a folder", f"the file {folder}")
     keep = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     options = {"options": keep, "item_handlers": ocp.StandardCheckpointHandler()}
     with ocp.CheckpointManager(folder.absolute(), **options) as manager:
         state, newest = start, manager.latest_step()
         if newest is not None:
             stored = manager.item_metadata(newest)
-            differs = difference(stored, _saved(start, code), _OF_CODE)
+            differs = difference(*map(_lasting, (stored, _saved(start, code))))
             rule = "be of the same params, optimizer and key"
             given = f"step {newest} in {folder}, with {differs}"
             _validation.require(not differs, "checkpoint", rule, given)
@@ -132,7 +132,7 @@ def _checkpoints(
             )
             args = ocp.args.StandardRestore(like)
             leaves = _by_name(manager.restore(newest, args=args))
-            limit.resume(float(leaves.pop(_SLOWEST, 0.0)))
+            limit.resume(float(leaves[_SLOWEST]))
             state = _restored(leaves, start, code)
 
         if not (name := folder / "run.txt").exists():
@@ -152,14 +152,11 @@ def _checkpoints(
         yield state, run, save
 
 
-# Leaves that depend on the code: workers that responded in the last round, stored
-# messages, and the code itself.
-_RECEIVED, _CODE = "optimizer_state.0.received", "code"
-_MESSAGES = "optimizer_state.0.memory.messages"
-_KNOWN = "optimizer_state.0.memory.known"
+# Checksum of the code, and start of the names of leaves that depend on the code: those
+# of `decode_aggregate`.
+_CODE, _OF_CODE = "code", "optimizer_state.0."
 # Seconds of the slowest recent response, from which timeouts continue.
 _SLOWEST = "slowest_response"
-_OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, _SLOWEST, "step"
 
 
 def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
@@ -170,7 +167,14 @@ def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
     return state._asdict() | saved
 
 
-def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
+def _lasting(tree: Any) -> dict[str, Any]:
+    """Returns the leaves that must keep their shapes from run to run, by path."""
+    changing = _CODE, _OF_CODE, _SLOWEST, "step"
+    leaves = _by_name(tree).items()
+    return {name: leaf for name, leaf in leaves if not name.startswith(changing)}
+
+
+def difference(before: Any, now: Any) -> str:
     """Describes the first leaf that differs, or returns an empty string."""
 
     def shown(leaf):
@@ -179,7 +183,7 @@ def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
     first, second = _by_name(before), _by_name(now)
     for name in second | first:
         leaves = shown(first.get(name)), shown(second.get(name))
-        if leaves[0] != leaves[1] and name not in ignored:
+        if leaves[0] != leaves[1]:
             return f"{name} = {leaves[0]}, and now {leaves[1]}"
     return ""
 
@@ -190,13 +194,9 @@ def _restored(
     """Returns the state from stored leaves, with the structure of `start`."""
     saved = _saved(start, code)
     like = _by_name(saved)
-    for name in (_RECEIVED, _MESSAGES, _KNOWN):
-        # If the code has changed, received workers and stored messages are those of
-        # `start`.
-        is_new = name not in leaves or leaves[_CODE] != like[_CODE]
-        if is_new and name in like:
-            leaves[name] = like[name]
-    arrays = [jnp.asarray(leaves[name]) for name in like]
+    if leaves[_CODE] != like[_CODE]:
+        leaves = _lasting(leaves) | {"step": leaves["step"]}
+    arrays = [jnp.asarray(leaves.get(name, leaf)) for name, leaf in like.items()]
     fields = jax.tree.structure(saved).unflatten(arrays)
     del fields[_CODE]
     if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
@@ -271,11 +271,11 @@ def live_table(
     """Shows a row for each worker in the terminal; yields the callbacks for training.
 
     Before the first step, it shows how many workers are ready. From step 8 on, it shows
-    a straggler report, and a new one as soon as there are a tenth more steps.
+    a straggler report, and a new one whenever the number of steps has doubled.
     """
-    display = find_extra("rich.live", "live needs rich").Live
-    new_table = find_extra("rich.table", "live needs rich").Table
-    start, steps, next_report = time.monotonic(), 0, 8.0
+    display = find_extra("rich.live").Live
+    new_table = find_extra("rich.table").Table
+    start, steps = time.monotonic(), 0
     num_workers = cluster.code.num_workers
     num_missed, table, report = np.zeros(num_workers), None, None
 
@@ -286,15 +286,14 @@ def live_table(
     with display(get_renderable=shown, refresh_per_second=4):
 
         def show(progress: Progress) -> None:
-            nonlocal num_missed, steps, table, report, next_report
+            nonlocal num_missed, steps, table, report
             metrics = progress.metrics()
             steps, num_missed = steps + 1, num_missed + ~progress.round.received
             title = (
                 f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
                 f"{(time.monotonic() - start) / steps:.3g} s a step"
             )
-            if steps >= next_report:
-                next_report = 1.1 * steps
+            if steps >= 8 and steps.bit_count() == 1:
                 # Training continues without a report if `report` raises an error, for
                 # example because there are no times.
                 with contextlib.suppress(ValueError):

@@ -115,9 +115,8 @@ class ParityChecks(Verifier):
         if verdict.rejected and disputed.any() and self._on_wrong == "arbitrate":
             verdict = self._arbitrate(this_round, disputed, key)
         if verdict.rejected and disputed.any():
-            answers = f"messages of workers {np.flatnonzero(disputed).tolist()}"
-            why = "and it cannot be said which are wrong: the round is rejected"
-            log.warning("%s contradict each other %s, %s", answers, when, why)
+            text = "messages of workers %s contradict each other %s: round rejected"
+            log.warning(text, np.flatnonzero(disputed).tolist(), when)
         named = verdict.wrong if verdict.wrong.any() else disputed
         if self._on_wrong == "raise" and named.any():
             slots = np.array(self._fleet.slots)[named]
@@ -159,10 +158,6 @@ class ParityChecks(Verifier):
                 continue
             wrong[group] = settlement.wrong
             is_settled &= settlement.settled
-            dispute = f"a dispute of workers {group.tolist()} {self._fleet.when}"
-            state = "settled" if settlement.settled else "open"
-            number = settlement.num_exchanges
-            log.info("%s is %s after %d exchanges", dispute, state, number)
         if not is_settled:
             return Verdict(np.zeros_like(received), wrong, True)
         number = this_round.number + 1

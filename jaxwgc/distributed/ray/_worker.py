@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _flat_vectors, _validation, coding
+from jaxwgc import _flat_vectors, coding
+from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpacked
+from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpack
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
@@ -99,7 +100,7 @@ class Worker:
         self.prepare(parts)
         node = find_ray().get_runtime_context().get_node_id()
         place = os.getpid(), node, socket.gethostname()
-        return Ready(self.worker, *place, _signature(parts[0]))
+        return Ready(self.worker, *place, signature(parts[0]))
 
     def compute(self, order: Any) -> Answer:
         """Returns the message for leaves of params, key and step, maybe pickled."""
@@ -135,7 +136,7 @@ class Worker:
             self._projection(message, sent(jax.random.key(0)))
 
     def _projection(self, wire, key):
-        message = unpacked(wire, np.iscomplexobj(self.rows))
+        message = unpack(wire, np.iscomplexobj(self.rows))
         return np.asarray(project(read(key), message, PROJECTION_DIM)[0])
 
     def _corrupted(self, step, wire):
@@ -194,16 +195,8 @@ class Worker:
         """Returns the given parts, or loads parts and checks that they are alike."""
         if self.task.load is None:
             return find_ray().get(self._given)
-        parts = []
-        for index in self.held.tolist():
-            try:
-                parts.append(sent(self.task.load(index)))
-            except Exception as error:
-                why = f"{type(error).__name__}: {error}"
-                raise RuntimeError(f"loading part {index} failed: {why}") from error
-            own, first = _signature(parts[-1]), _signature(parts[0])
-            given = f"{own} for part {index} and {first} for part {self.held[0]}"
-            _validation.require(own == first, "parts", "be alike", given)
+        parts = [sent(self.task.load(index)) for index in self.held.tolist()]
+        check_alike(parts)
         return parts
 
 
@@ -412,7 +405,8 @@ class PartWorker(Worker):
             time.sleep(self.task.delay(self.worker, number))
         arguments = self._arguments_of(turn, key, number)
         gradient, (loss, aux), is_finite = self._compiled(leaves, *arguments)
-        values = float(loss), jax.tree.map(np.asarray, aux), bool(is_finite)
+        aux = jax.tree.map(lambda leaf: np.asarray(leaf)[None], aux)
+        values = float(loss), aux, bool(is_finite)
         return gradient, Report(step.number, turn, *values, time.monotonic() - begin)
 
     def _arguments_of(self, turn, key, step):
@@ -474,11 +468,3 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         # JAX allocates three quarters of a GPU's memory at the start.
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
     return variables
-
-
-def _signature(part: Any) -> str:
-    """Describes structure, shapes and dtypes of a part, to compare and to show them."""
-    return ", ".join(
-        f"{jax.tree_util.keystr(path) or 'array'}: {leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
-    )
