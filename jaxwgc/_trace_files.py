@@ -54,7 +54,10 @@ def read_trace(
         rule = f"have {len(columns)} columns"
         require(len(row) == len(columns), f"row {line}", rule, len(row))
     lower = [name.lower() for name in names]
-    if {*_LONG_FORM} <= {*lower}:
+    if {"worker", "seconds"} & {*lower}:
+        rule = f"have the columns {', '.join(_LONG_FORM)}"
+        is_right = {*_LONG_FORM} <= {*lower}
+        require(is_right, "a file of one row per time", rule, names)
         places = [lower.index(name) for name in _LONG_FORM]
         return _long_form([[row[at] for at in places] for row in rows], first_line)
     first = int(bool(names) and lower[0] in _INDEX)

@@ -100,6 +100,7 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
             "row 4 must be of another step or worker; got step 1 and worker a again",
         ),
         ("a.csv", "worker,step,seconds\na,one,2\n", "column step must be a number; go"),
+        ("a.csv", "step,rank,seconds\n1,0,2\n", "columns step, worker, seconds; got ["),
         ("a.csv", "a,b,\n1,2,\n", "name each worker exactly once; got ['a', 'b', '']"),
         ("a.csv", "a,a\n1,2\n", "name each worker exactly once; got ['a', 'a']"),
         ("a.jsonl", "[1, 2]\n[1, x]\n[1, 2]\n", "line 2 column 5"),
