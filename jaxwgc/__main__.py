@@ -8,15 +8,13 @@ import jax
 import jaxwgc
 from jaxwgc._trace_files import read_trace
 
-FORMATS = "times: .csv or .jsonl, a row per round or step, worker, seconds; .npy; .npz"
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; exits with status 2 if its arguments are invalid."""
     parser = argparse.ArgumentParser("python -m jaxwgc")
     commands = parser.add_subparsers(required=True)
     report = commands.add_parser("report", help="shows which workers are slow")
-    report.add_argument("file", help=FORMATS)
+    report.add_argument("file", help="times: .csv, .jsonl, .npy or .npz")
     report.add_argument("--array", help="name of the array in an .npz file")
     report.add_argument("--plot", metavar="PNG", help="draws the report (matplotlib)")
     report.add_argument("--json", action="store_true", help="prints JSON")

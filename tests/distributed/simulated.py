@@ -90,7 +90,7 @@ class World:
         for worker in range(len(fleet.slots)):
             self.ready(worker)
         self.poll()
-        assert self.engine.result()
+        assert self.engine.result
 
     def begin(self, step=0, owner=None, verifier=None):
         """Starts a round."""
@@ -128,13 +128,13 @@ class World:
             self.calls[worker] = action
 
     def handle(self, event):
-        if self.engine.result() is None:
+        if self.engine.result is None:
             self.perform(self.engine.handle(event, self.now))
 
     def poll(self, seconds=0.0):
         """Lets time pass."""
         self.now += seconds
-        if self.engine.result() is None:
+        if self.engine.result is None:
             self.perform(self.engine.poll(self.now))
 
     def ready(self, worker):
@@ -177,7 +177,7 @@ class World:
     def run(self, seconds, step=0, owner=None, verifier=None):
         """Returns a round whose calls take `seconds(worker, action)`, or never end."""
         self.begin(step, owner, verifier)
-        while self.engine.result() is None:
+        while self.engine.result is None:
             for worker, action in enumerate(self.calls):
                 if action is not None and self.due.get(worker, [None])[0] is not action:
                     own = seconds(worker, action)
@@ -195,15 +195,15 @@ class World:
             else:
                 self.now = float(end)
             self.poll()
-        return self.engine.result()
+        return self.engine.result
 
     def finish(self):
         """All workers respond at once until the round ends."""
         for _ in range(300):
             for worker, action in enumerate(self.calls):
-                if action is not None and self.engine.result() is None:
+                if action is not None and self.engine.result is None:
                     self.respond(worker)
             self.poll(0.5)
-            if self.engine.result() is not None:
-                return self.engine.result()
+            if self.engine.result is not None:
+                return self.engine.result
         raise AssertionError("the round does not end")

@@ -72,7 +72,7 @@ class RoundMachine(RuleBasedStateMachine):
     @invariant()
     def requests_are_out_or_answered(self):
         engine = self.world.engine
-        if not self.on_request or engine.requests is None or engine.result():
+        if not self.on_request or engine.requests is None or engine.result:
             return
         for worker in np.flatnonzero(engine._missing):
             call = self.world.calls[worker]
@@ -84,7 +84,7 @@ class RoundMachine(RuleBasedStateMachine):
 
     @invariant()
     def rounds_are_right(self):
-        while (found := self.world.engine.result()) is not None:
+        while (found := self.world.engine.result) is not None:
             self.check(found)
             self.next_round()
 

@@ -24,7 +24,7 @@ def test_events_and_actions():
     assert [(send.worker, send.number) for send in sends] == [(w, 0) for w in range(5)]
     world.now = 0.2
     world.respond(3)
-    assert world.engine.result() is None
+    assert world.engine.result is None
     # A response to no call, and one to a call that has returned.
     late = Answer(np.zeros((1, 2), np.float32), np.ones(1), None, 0.1)
     for call in (sends[3].call, 999):
@@ -36,7 +36,7 @@ def test_events_and_actions():
     assert "its message has shape (3,), not (2,)" in world.fleet.slots[4].trouble
     world.now = 0.4
     world.respond(0)
-    found = world.engine.result()
+    found = world.engine.result
     assert found.received.tolist() == [True, False, False, True, False]
     assert found.times[[0, 3]].tolist() == [0.4, 0.2]
     assert found.messages[:, 0].tolist() == [1, 0, 0, 4, 0]

@@ -32,7 +32,7 @@ def compute(params, step, key):
 def train(num_steps, *callbacks, checkpoint=None, limit=None):
     start = TrainingState(PARAMS, CHAIN.init(PARAMS), jax.random.key(0), 0)
     given = compute, CODE, CHAIN, start, num_steps, callbacks, checkpoint
-    return _training.train(*given, limit=limit)
+    return _training.train(*given, limit=limit or ResponseLimit(None, 2))
 
 
 class Writer:
@@ -172,7 +172,8 @@ def test_memory_is_checkpointed(tmp_path):
         aggregate = jaxwgc.decode_aggregate(code, memory=True)
         chain = optax.chain(aggregate, optax.sgd(0.1))
         start = TrainingState(PARAMS, chain.init(PARAMS), jax.random.key(0), 0)
-        state = _training.train(compute, code, chain, start, *arguments)
+        limit = ResponseLimit(None, 3)
+        state = _training.train(compute, code, chain, start, *arguments, limit=limit)
         return state.params, state.optimizer_state[0].memory
 
     code = codes.uncoded(3)

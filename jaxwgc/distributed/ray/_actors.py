@@ -81,6 +81,9 @@ class Actors:
                     self._calls[worker] = [(actor.start.remote(), -1, time.monotonic())]
                 case events.Replace():
                     self.end(worker)
+                    if action.warning:
+                        # The stack level is that of the user's call of `compute`.
+                        warnings.warn(action.warning, stacklevel=6)
                 case _:
                     self._call(action)
 
@@ -293,28 +296,20 @@ class Driver:
         """Runs an engine; returns its result and the seconds of reading responses."""
         transfer, examined = 0.0, self._examined
         try:
-            while (result := engine.result()) is None:
+            while engine.result is None:
                 self._check_open()
                 wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
                 event = self.actors.next_event(float(wait))
                 if event is not None:
                     start = time.monotonic()
-                    self._perform(engine.handle(event, self._now()))
+                    self.actors.perform(engine.handle(event, self._now()))
                     transfer += time.monotonic() - start
-                if not self.actors.pending and engine.result() is None:
-                    self._perform(engine.poll(self._now()))
+                if not self.actors.pending and engine.result is None:
+                    self.actors.perform(engine.poll(self._now()))
         finally:
             self._ended = time.monotonic()
         transfer += self.actors.read_seconds + examined - self._examined
-        return result, transfer
-
-    def _perform(self, actions: Any) -> None:
-        self.actors.perform(actions)
-        for action in actions:
-            if isinstance(action, events.Replace) and action.warning:
-                # The stack level makes the warning appear at the user's call of
-                # `compute`.
-                warnings.warn(action.warning, stacklevel=6)
+        return engine.result, transfer
 
     def _check_open(self) -> None:
         if self.is_closed.is_set():

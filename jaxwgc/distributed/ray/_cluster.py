@@ -306,8 +306,8 @@ class RayCluster:
         no_table = contextlib.nullcontext([])
         with _training.live_table(num_steps, self) if live else no_table as table:
             callbacks = [*callbacks, *table]
-            options = callbacks, checkpoint, checkpoint_every, self._fleet.limit
-            return _training.train(*given, *options)
+            options = callbacks, checkpoint, checkpoint_every
+            return _training.train(*given, *options, limit=self._fleet.limit)
 
     def trace(self) -> np.ndarray:
         """Returns the seconds that workers took, (rounds, workers).

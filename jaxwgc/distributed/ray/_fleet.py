@@ -285,8 +285,7 @@ class Fleet:
             log.warning("%s is wrong %s: %s", name, self.when, left_out)
             if times == MAX_CORRUPTED_ROUNDS:
                 why = f"its messages were corrupted in {times} rounds"
-                so = "that machine may compute wrong"
-                warning = f"{name} is replaced, since {why}: {so}"
+                warning = f"{name} is replaced, since {why}"
                 self.lose(events.Lost(slot.index, why), now, warning)
 
     def recover(self, slot: WorkerSlot) -> None:
@@ -353,9 +352,8 @@ class Fleet:
         """Logs a loss in one line, and the traceback of the worker at level DEBUG."""
         spares = self.rules.num_stragglers
         left = max(0, spares - sum(bool(each.trouble) for each in self.slots))
-        name = f"worker {slot.index} is {what} {self.when}"
-        spares = f"{left} of {spares} spare workers left"
-        log.warning("%s: %s; %s", name, slot.trouble, spares)
+        text = "worker %d is %s %s: %s; %d of %d spare workers left"
+        log.warning(text, slot.index, what, self.when, slot.trouble, left, spares)
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)
 

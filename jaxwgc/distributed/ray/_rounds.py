@@ -42,6 +42,7 @@ class RoundEngine:
 
     Attributes:
       poll_at: Time at which `poll` should be called at the latest.
+      result: The `Round` once it is over, None before.
     """
 
     # Methods of subclasses: `_send` gives work to a worker, `_take` handles the
@@ -52,7 +53,7 @@ class RoundEngine:
 
     def __init__(self, fleet: Fleet, now: float):
         self._fleet, self._begin, self.poll_at = fleet, now, now
-        self._result: Any = None
+        self.result: Any = None
 
     def _open(
         self, layout: Layout, step: int, messages: np.ndarray, shape: tuple[int, ...]
@@ -87,10 +88,6 @@ class RoundEngine:
         self._advance(now)
         return self._fleet.actions()
 
-    def result(self) -> Any:
-        """Returns the `Round` once it is over, None before."""
-        return self._result
-
     @property
     def _replaced(self) -> np.ndarray:
         """Workers that were lost in this round, bool (num_workers,)."""
@@ -114,7 +111,7 @@ class RoundEngine:
             if wrong is None or not wrong[worker]
         )
         given = self.messages, received, self.times, now - self._begin, losses, aux
-        self._result = Round(*given, timings={}, wrong=wrong, **others)
+        self.result = Round(*given, timings={}, wrong=wrong, **others)
 
 
 class StartUp(RoundEngine):
@@ -146,7 +143,7 @@ class StartUp(RoundEngine):
             why = f"workers {waiting} have not started within {limit} seconds"
             raise RuntimeError(f"{why}: `ray status` shows free resources")
         if not waiting:
-            self._result = True
+            self.result = True
             for slot in self._fleet.slots:
                 self._fleet.recover(slot)
 

@@ -162,12 +162,11 @@ def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
     if not claims:
         return
     nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
-    has = [{name: node.get(name, 0) for name in claims} for node in nodes]
     # The small addend allows for rounding, for example of three times a third.
-    rooms = [min(own[name] / claims[name] for name in claims) + 1e-6 for own in has]
-    if (room := sum(map(int, rooms))) < num_workers:
-        raise ValueError(
-            f"the cluster must have room for num_workers = {num_workers} actors that "
-            f"claim {claims} each; got room for {room}, on nodes that have {has} "
-            "(actor_options={'num_cpus': 0.5} would claim half a CPU)"
-        )
+    room = sum(
+        int(min(own.get(name, 0) / claims[name] for name in claims) + 1e-6)
+        for own in nodes
+    )
+    rule = f"have room for {num_workers} actors that claim {claims} each"
+    given = f"room for {room}"
+    _validation.require(room >= num_workers, "the cluster", rule, given)

@@ -33,7 +33,8 @@ def train(
     callbacks: Sequence[Any] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
-    limit: ResponseLimit | None = None,
+    *,
+    limit: ResponseLimit,
 ) -> TrainingState:
     """Runs steps of training, and returns the state: see `RayCluster.train`.
 
@@ -41,7 +42,6 @@ def train(
     `jaxwgc.decode_aggregate`. Training starts at `state`, unless there is a checkpoint.
     `limit` is saved in checkpoints.
     """
-    limit = limit or ResponseLimit(None, 1)
     update = _update_of(optimizer, code)
     with (
         _checkpoints(checkpoint, state, code, limit) as (state, run, save),
@@ -68,7 +68,7 @@ def train(
                 state = TrainingState(params, after, state.key, state.step + 1)
                 progress = Progress(state, round, loss, bool(failed))
                 results = [call(callback, progress) for callback in callbacks]
-                if "stop" in filter(lambda own: isinstance(own, str), results):
+                if any(isinstance(own, str) and own == "stop" for own in results):
                     break
                 if state.step % checkpoint_every == 0:
                     save(state)
