@@ -33,7 +33,7 @@ def test_events_and_actions():
     bad = late._replace(message=np.zeros((1, 3), np.float32))
     event = Response(4, sends[4].call, bad, 0.1)
     assert world.engine.handle(event, 0.3) == [Replace(4)]
-    assert "its message has shape (3,), not (2,)" in world.fleet.slots[4].trouble
+    assert "its message has shape (1, 3), not (1, 2)" in world.fleet.slots[4].trouble
     world.now = 0.4
     world.respond(0)
     found = world.engine.result

@@ -167,8 +167,8 @@ def test_messages_travel(code, dtype, error):
     """Without any process: what is packed is what is read, but for rounding."""
     message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
     wire = np.asarray(pack(message, dtype))
-    read = unpack(wire, code.is_complex)
-    assert read.dtype == message.dtype
+    read = np.empty(message.shape, message.dtype)
+    unpack(wire, read)
     assert wire.dtype.itemsize == (4 if dtype is None else 2)
     np.testing.assert_allclose(read, message, rtol=error)
 

@@ -305,8 +305,7 @@ class RayCluster:
         given = compute, self.code, chain, state, num_steps
         no_table = contextlib.nullcontext([])
         with _training.live_table(num_steps, self) if live else no_table as table:
-            callbacks = [*callbacks, *table]
-            options = callbacks, checkpoint, checkpoint_every
+            options = [*callbacks, *table], checkpoint, checkpoint_every
             return _training.train(*given, *options, limit=self._fleet.limit)
 
     def trace(self) -> np.ndarray:

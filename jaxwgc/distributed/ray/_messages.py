@@ -175,12 +175,13 @@ def pack(message: jax.Array, dtype: str | None) -> jax.Array:
     return message
 
 
-def unpack(wire: np.ndarray, is_complex: bool) -> np.ndarray:
-    """Inverts `pack`; the result may be a view."""
+def unpack(wire: np.ndarray, message: np.ndarray) -> None:
+    """Inverts `pack`, and writes the result into `message`."""
     if wire.dtype == np.uint16:
         wire = wire.view(jnp.bfloat16)
-    wire = wire.astype(np.promote_types(wire.dtype, np.float32), copy=False)
-    return wire.view(np.result_type(wire, np.complex64))[..., 0] if is_complex else wire
+    if np.iscomplexobj(message):
+        message = message.view(np.real(message).dtype).reshape(wire.shape)
+    message[...] = wire
 
 
 def is_finite(values: np.ndarray) -> bool:

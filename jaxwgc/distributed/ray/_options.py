@@ -51,8 +51,7 @@ class Verification:
             _validation.check_choice("on_wrong", self.on_wrong, choices)
         if self.audit is not None:
             _validation.check_number("audit", self.audit, minimum=0, traceable=False)
-            is_right = self.audit < 1
-            _validation.require(is_right, "audit", "be below 1", self.audit)
+            _validation.require(self.audit < 1, "audit", "be below 1", self.audit)
         _validation.check_number("noise", self.noise, minimum=0, traceable=False)
 
     def locator(self, code: GradientCode) -> coding.ErrorLocator | None:

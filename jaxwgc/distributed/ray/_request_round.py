@@ -12,7 +12,7 @@ from jaxwgc.coding import Decoding
 from jaxwgc.decoders import Decoder
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import Layout, Report, is_finite
+from jaxwgc.distributed.ray._messages import Layout, Report, is_finite, unpack
 from jaxwgc.distributed.ray._rounds import RoundEngine
 from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 
@@ -265,9 +265,11 @@ class RequestRound(RoundEngine):
         """Copies a sum, so that nothing refers to Ray's memory."""
         worker, slot = event.worker, self._fleet.slots[event.worker]
         assert isinstance(event.result, np.ndarray)
-        self.messages[worker] = self._read(event.result)
+        self._check(event.result)
         self._fleet.limit.note(worker, event.seconds)
-        if is_finite(self.messages[worker]):
+        message = self.messages[worker : worker + 1]
+        unpack(event.result, message)
+        if is_finite(message):
             self._answered[worker], self._answered_at = self._asked[worker], now
             self._fleet.recover(slot)
         else:

@@ -93,13 +93,12 @@ class RoundEngine:
         """Workers that were lost in this round, bool (num_workers,)."""
         return self._fleet.num_losses() > self._losses_before
 
-    def _read(self, wire: np.ndarray) -> np.ndarray:
-        """Returns a message; raises ValueError if it has another shape."""
-        message = unpack(wire, np.iscomplexobj(self.messages))[0]
-        shape, expected = message.shape, self.messages.shape[1:]
-        if shape != expected:
-            raise ValueError(f"its message has shape {shape}, not {expected}")
-        return message
+    def _check(self, wire: np.ndarray) -> None:
+        """Raises ValueError if a message has another shape, as it is sent."""
+        pair = (2,) if np.iscomplexobj(self.messages) else ()
+        expected = (1, self.messages.shape[1], *pair)
+        if wire.shape != expected:
+            raise ValueError(f"its message has shape {wire.shape}, not {expected}")
 
     def _conclude(
         self, received: np.ndarray, wrong: np.ndarray | None, now: float, **others: Any
@@ -207,10 +206,11 @@ class MessageRound(RoundEngine):
         assert isinstance(answer, Answer)
         slot = self._fleet.slots[worker]
         is_mine = slot.number == self.number
-        message = self._read(answer.message)
+        self._check(answer.message)
         self._fleet.limit.note(worker, event.seconds)
+        message = self.messages[worker : worker + 1]
         if is_mine or slot.owner is self._owner is not None:
-            self.messages[worker] = message
+            unpack(answer.message, message)
             self.late[worker] = not is_mine and is_finite(message)
         if is_mine and not is_finite(message):
             self._fleet.blame(slot, "its message is not finite")

@@ -168,5 +168,4 @@ def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
         for own in nodes
     )
     rule = f"have room for {num_workers} actors that claim {claims} each"
-    given = f"room for {room}"
-    _validation.require(room >= num_workers, "the cluster", rule, given)
+    _validation.require(room >= num_workers, "the cluster", rule, f"room for {room}")

@@ -136,7 +136,9 @@ class Worker:
             self._projection(message, sent(jax.random.key(0)))
 
     def _projection(self, wire, key):
-        message = unpack(wire, np.iscomplexobj(self.rows))
+        kind = np.complex64 if np.iscomplexobj(self.rows) else np.float32
+        message = np.empty(wire.shape[:2], np.promote_types(wire.dtype, kind))
+        unpack(wire, message)
         return np.asarray(project(read(key), message, PROJECTION_DIM)[0])
 
     def _corrupted(self, step, wire):
