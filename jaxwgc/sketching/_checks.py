@@ -139,10 +139,7 @@ def _check_axes(name: str, matrix: Any) -> None:
     from jax.experimental import sparse
 
     if not isinstance(matrix, sparse.BCOO):
-        kinds = (
-            "an array, a sparse matrix of SciPy, or a jax.experimental.sparse.BCOO, "
-        )
-        kinds += "which BCOO.from_scipy_sparse makes"
+        kinds = "an array, a SciPy matrix or a BCOO, as BCOO.from_scipy_sparse makes"
         raise TypeError(f"{name} must be {kinds}; got {type(matrix).__name__}")
     axes = matrix.n_batch, matrix.n_sparse, matrix.n_dense
     given = f"n_batch = {axes[0]}, n_dense = {axes[2]} and shape {matrix.shape}"
@@ -244,25 +241,23 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
     Args:
       given: The matrix passed by the caller.
       matrix: The converted matrix.
-      rank: The computed numerical rank, or numbers that sum to it.
+      rank: The computed numerical rank, one per target of a solver, or scores that sum
+        to the rank.
     """
-    is_traced = _validation.is_traced(given, matrix, rank)
-    if is_traced or not isinstance(matrix, Array):
+    if not isinstance(matrix, Array) or _validation.is_traced(given, matrix, rank):
         return
     shape, dtype = matrix.shape, matrix.dtype
-    # `rank` has an entry per target of a solver, or scores that sum to the rank. NumPy
-    # is used, since JAX would compile programs.
+    # NumPy is used, since JAX would compile programs.
     ranks = np.asarray(rank)
-    is_rank = ranks.dtype.kind == "i"
-    rank = ranks.max() if is_rank else np.round(ranks.sum(dtype=float))
+    rank = ranks.max() if ranks.dtype.kind == "i" else np.round(ranks.sum(dtype=float))
     if not rank < min(shape):
         return
     message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
     if getattr(given, "dtype", dtype) == np.float64 != dtype:
         norms = np.linalg.norm(given, axis=0)
-        triangle = np.linalg.qr(given / np.where(norms > 0, norms, 1), mode="r")
-        values = np.linalg.svd(triangle, compute_uv=False)
-        exact = np.sum(values > rank_cutoff(shape, np.dtype(float)) * values[0])
+        rtol = rank_cutoff(shape, np.dtype(float))
+        scaled = given / np.where(norms > 0, norms, 1)
+        exact = np.linalg.matrix_rank(scaled, rtol=rtol)
         if exact > rank:
             warnings.warn(
                 f"{message}, but of {exact} in float64, in which it was given; enable "
@@ -359,19 +354,14 @@ def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
 def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
     """Converts a ridge to a non-negative, finite number, or None if it is zero.
 
-    A negative traced ridge becomes NaN.
+    Subnormal numbers count as zero. A negative traced ridge becomes NaN.
     """
     _validation.check_number("ridge", ridge, minimum=0)
     value = concrete(ridge, dtype)
-    if value is not None:
-        if ridge == 0:
-            return None
-        require(np.isfinite(value), "ridge", f"be finite in {dtype}", ridge)
-        is_there = value >= jnp.finfo(dtype).tiny
-        require(is_there, "ridge", f"not vanish in {dtype}", ridge)
-        return scalar(value, dtype)
-    ridge = scalar(ridge, dtype)
-    return jnp.where(ridge >= 0, ridge, jnp.nan)
+    if value is None:
+        return jnp.where(ridge >= 0, scalar(ridge, dtype), jnp.nan)
+    require(np.isfinite(value), "ridge", f"be finite in {dtype}", ridge)
+    return scalar(value, dtype) if value >= jnp.finfo(dtype).tiny else None
 
 
 def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> Array:

@@ -224,7 +224,7 @@ def test_embeddings(name):
             check_equal(embedding @ tree, embedding @ {**tree, "x": matrix}, kind, 1e-5)
     if name not in SPARSE_ONES:
         for kind in ("list", "sharded"):
-            with pytest.raises(TypeError, match="cannot be applied to some of the row"):
+            with pytest.raises(TypeError, match="for Blocks and sharded rows; got _"):
                 sketching.sketch_and_solve(KEY, KINDS[kind](MATRIX), TARGET, 8, make)
 
 
@@ -349,21 +349,20 @@ def test_a_missing_value_in_a_block_is_named(name, make):
 def test_what_blocks_may_not_be():
     square = np.eye(3)
     for blocks, error, rule in [
-        (iter([square]), TypeError, "readable more than once; got the iterator list_"),
-        ((x for x in [square]), TypeError, "got the iterator generator; pass the func"),
-        (3, TypeError, "must be an iterable of arrays, or a function"),
+        (iter([square]), TypeError, "can be read again, or a function .* got list_it"),
+        ((x for x in [square]), TypeError, "can be read again.*; got generator"),
+        (3, TypeError, "must be an iterable .*, or a function .*; got int"),
         (lambda: 3, TypeError, r"blocks\(\) must be an iterable of arrays; got int"),
         (lambda: square, TypeError, r"blocks\(\) must be .* got ndarray"),
         (lambda: bcoo(square), TypeError, r"blocks\(\) must be .* got BCOO"),
         ([], ValueError, "blocks must have at least one row"),
         (lambda: [square[:0]], ValueError, "blocks must have at least one row"),
         ([square[0]], ValueError, r"every block must have shape \(b, p\)"),
-        (["rows.npy"], ValueError, r"every block must have shape \(b, p\).*; got str"),
-        ([(square, square)], ValueError, "without its target; got tuple"),
-        ([np.float32(2e37) * np.eye(3, dtype="f")], ValueError, "must have sizes from"),
+        (["rows.npy"], ValueError, r"every block must have shape \(b, p\).*; got \("),
+        ([(square, square)], ValueError, r"every block must .*; got \(2, 3, 3\)"),
         ([square[:, :0]], ValueError, "at least one column"),
-        ([square, np.eye(2)], ValueError, "the same columns; got 3 and 2"),
-        ([square, bcoo(square)], TypeError, "all sparse or none"),
+        ([square, np.eye(2)], ValueError, "the same columns, .*; got 3, then 2 colu"),
+        ([square, bcoo(square)], ValueError, "or none be sparse; .* \\(csr_array"),
         ([square * 1j], TypeError, "every block must be real"),
         ([np.array([["a"]])], TypeError, "every block must be"),
     ]:

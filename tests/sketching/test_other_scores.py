@@ -274,12 +274,6 @@ def test_loops_and_parallel_edges():
     np.testing.assert_allclose(resistances, [0.5, 0.5, 0, 0, 1], rtol=1e-5)
 
 
-def test_weights_beyond_the_range(with_x64):
-    """The smaller one would underflow, and its edge would be taken for none."""
-    path = [[0, 1], [1, 2]]
-    result = resistances_of(path, [1e-150, 1e150])
+def test_weights_whose_squares_are_beyond_the_range(with_x64):
+    result = resistances_of([[0, 1], [1, 2]], [1e-150, 1e150])
     np.testing.assert_allclose(result, [1e150, 1e-150])
-    with pytest.raises(ValueError, match="weights must not differ by more than"):
-        effective_resistances(path, [1e-200, 1e200])
-    traced = jax.jit(lambda weights: effective_resistances(path, weights, 3))
-    assert np.isnan(traced(np.array([1e-200, 1e200]))).all()

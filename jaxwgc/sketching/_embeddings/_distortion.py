@@ -1,6 +1,5 @@
 """Distortion of a subspace by an embedding, and recommended sketch sizes."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -129,8 +128,7 @@ def recommended_sketch_size(
       ValueError: If the embedding is unknown, epsilon or delta is not between 0 and 1,
         a size is below 1, coherence is below num_columns, or `srht` is given without
         num_rows.
-      TypeError: If embedding is not a constructor, a size is not an int, or another
-        number is not a real scalar.
+      TypeError: If a size is not an int, or another number is not a real scalar.
 
     Example:
       >>> from jaxwgc import sketching
@@ -154,11 +152,9 @@ def recommended_sketch_size(
       introduction to matrix concentration inequalities", Found. Trends Mach. Learn. 8
       (2015), Theorem 5.1.1, for `row_sampling`.
     """
-    if not callable(embedding) or embedding not in _CONSTRUCTORS:
-        names = ", ".join(constructor.__name__ for constructor in _CONSTRUCTORS)
-        raise (ValueError if callable(embedding) else TypeError)(
-            f"embedding must be one of the constructors {names}; got {embedding!r}"
-        )
+    names = ", ".join(constructor.__name__ for constructor in _CONSTRUCTORS)
+    is_right = embedding in _CONSTRUCTORS
+    _validation.require(is_right, "embedding", f"be one of {names}", repr(embedding))
     p = _validation.check_int("num_columns", num_columns, minimum=1)
     _validation.check_share("epsilon", epsilon)
     _validation.check_share("delta", delta)
@@ -176,7 +172,7 @@ def recommended_sketch_size(
         size = _rademacher_size(p, epsilon, delta)
     elif embedding is srht:
         if num_rows is None:
-            raise ValueError("num_rows must be given for 'srht'; got None")
+            raise ValueError("num_rows must be given for srht; got None")
         padded = next_power_of_two(num_rows)
         # Half of δ is the probability that a row stays large after the transform.
         spread = math.sqrt(p) + math.sqrt(8 * math.log(2 * padded / delta))
@@ -197,7 +193,6 @@ def recommended_sketch_size(
     return max(1, math.ceil(size * (1 - 1e-12)))
 
 
-@functools.lru_cache
 def _rademacher_size(num_columns: int, epsilon: float, delta: float) -> float:
     fineness = np.linspace(0.001, 0.4, 400)
     target = (1 - 2 * fineness) * epsilon

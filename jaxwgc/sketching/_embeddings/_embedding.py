@@ -90,18 +90,12 @@ class Embedding(abc.ABC):
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         """Returns S times a sparse matrix, given as rows, columns and values."""
         del entries, shape
-        rule = (
-            "be count_sketch, sparse_sign or row_sampling for a sparse matrix, since "
-        )
-        rule += "others would densify it"
+        rule = "be count_sketch, sparse_sign or row_sampling for a sparse matrix"
         raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
 
     def _draw(self) -> Any:
         """Draws the random arguments of `_apply_to_part`."""
-        rule = (
-            "be count_sketch or sparse_sign for Blocks and sharded rows, since others "
-        )
-        rule += "cannot be applied to some of the rows"
+        rule = "be count_sketch or sparse_sign for Blocks and sharded rows"
         raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
 
     def _apply_to_part(

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,6 @@ from jaxwgc.sketching._embeddings._embedding import (
     check_sizes,
     random_signs,
 )
-from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Entries of S in memory at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
@@ -103,6 +103,18 @@ def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     return _RademacherEmbedding(*check_sizes(key, sketch_size, num_rows))
 
 
+def _fold_blocks(
+    add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
+) -> Any:
+    """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
+    num_blocks, num_left = divmod(num_rows, size)
+    end = np.int32(num_blocks)
+    if num_blocks:
+        add_whole = functools.partial(add, num_used=size)
+        total = lax.fori_loop(np.int32(0), end, add_whole, total)
+    return add(end, total, num_left) if num_left else total
+
+
 class _DenseEmbedding(Embedding):
     """Dense embedding S = [S_0 S_1 ...], with a separate key for every block S_i."""
 
@@ -137,7 +149,7 @@ class _DenseEmbedding(Embedding):
 
         shapes = [(self.sketch_size, array.shape[1]) for array in arrays]
         zeros = [jnp.zeros(s, a.dtype) for s, a in zip(shapes, arrays)]
-        return fold_blocks(add, zeros, self.num_rows, size)
+        return _fold_blocks(add, zeros, self.num_rows, size)
 
     def _matrix(self, dtype: Any) -> Array:
         num_blocks = -(-self.num_rows // self._block_size)
@@ -227,7 +239,7 @@ class _HadamardEmbedding(Embedding):
             return total + outer_sign[:, None] * _hadamard_transform(rows)[inner]
 
         total = jnp.zeros((self.sketch_size, array.shape[1]), array.dtype)
-        total = fold_blocks(add, total, self.num_rows, size)
+        total = _fold_blocks(add, total, self.num_rows, size)
         return total / self.sketch_size**0.5
 
     def _matrix(self, dtype: Any) -> Array:
@@ -450,7 +462,7 @@ def _row_by_row(
         sums = lax.fori_loop(0, num_used * len(buckets), add_row, zeros)
         return jax.tree.map(jnp.add, totals, sums)
 
-    return fold_blocks(add_block, zeros, len(arrays[0]), size)
+    return _fold_blocks(add_block, zeros, len(arrays[0]), size)
 
 
 def _all_at_once(

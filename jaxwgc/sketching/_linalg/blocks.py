@@ -61,42 +61,30 @@ class Blocks:
         blocks: Callable[[], Iterable[Any]] | Iterable[Any],
         num_rows: int | None = None,
     ):
-        is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
-        if not (callable(blocks) or is_matrix):
-            given = type(blocks).__name__
-            if not isinstance(blocks, Iterable):
-                rule = "an iterable of arrays, or a function that returns one"
-                raise TypeError(f"blocks must be {rule}; got {given}")
-            if iter(blocks) is blocks:
-                given = f"the iterator {given}; pass the function that makes it"
-                raise TypeError(f"blocks must be readable more than once; got {given}")
-        self._blocks, self.num_rows = blocks, num_rows
-        if num_rows is None and is_matrix:
+        if _is_matrix(blocks):
             blocks = [blocks]
-        if num_rows is None and isinstance(blocks, list | tuple):
-            for block in blocks:
-                shape = getattr(block, "shape", type(block).__name__)
-                rule = "have shape (b, p), without its target"
-                is_right = isinstance(shape, tuple) and len(shape) == 2
-                require(is_right, "every block", rule, shape)
-            self.num_rows = sum(block.shape[0] for block in blocks)
+        is_iterable = isinstance(blocks, Iterable) and iter(blocks) is not blocks
+        if not (callable(blocks) or is_iterable):
+            rule = "an iterable that can be read again, or a function that returns one"
+            raise TypeError(f"blocks must be {rule}; got {type(blocks).__name__}")
+        self._blocks, self.num_rows = blocks, num_rows
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the blocks of one pass, as NumPy arrays or SciPy CSR matrices."""
         blocks: Any = self._blocks() if callable(self._blocks) else self._blocks
-        is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
-        if callable(self._blocks) and (is_matrix or not isinstance(blocks, Iterable)):
+        if _is_matrix(blocks) or not isinstance(blocks, Iterable):
             given = type(blocks).__name__
             raise TypeError(f"blocks() must be an iterable of arrays; got {given}")
-        if is_sparse(blocks):
-            blocks = [blocks]
-        elif is_matrix:
-            rows: Any = blocks
-            size = max(1, _CHUNK_BYTES // (rows.shape[1] * rows.dtype.itemsize))
-            starts = range(0, len(rows), size)
-            blocks = (rows[start : start + size] for start in starts)
         for block in blocks:
-            yield _checks.host_rows("every block", block)
+            rows = _checks.host_rows("every block", block)
+            is_right = rows.ndim == 2 and rows.shape[1]
+            rule = "have shape (b, p) with at least one column"
+            require(is_right, "every block", rule, rows.shape)
+            yield rows
+
+
+def _is_matrix(value: Any) -> bool:
+    return is_sparse(value) or getattr(value, "ndim", None) == 2
 
 
 class BlockRows(Rows):
@@ -109,24 +97,17 @@ class BlockRows(Rows):
 
     def __init__(self, blocks: Blocks):
         self._blocks = blocks
+        # Fingerprints of the chunks in the first pass.
         self._prints: list[np.ndarray] = []
-        self._num_rows = 0
         first: Any = next(self._read(), [None])
         chunk = first[0]
         require(chunk is not None, "blocks", "have at least one row", "none")
-        self.dtype, num_columns = jnp.dtype(chunk.dtype), chunk.shape[1]
-        largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
-        self._largest = largest
-        # Outside of this range, sums of squares overflow or products lose digits.
-        limit = jnp.finfo(self.dtype).maxexp
-        least, most = 2.0 ** (8 - limit), 2.0 ** (limit - 5)
-        rule = f"have sizes from {least:.0e} to {most:.0e} in {self.dtype} (scale them)"
-        is_right = not largest or least < largest < most or not np.isfinite(largest)
-        require(is_right, "blocks", rule, f"{largest:.2g}")
+        self.dtype = jnp.dtype(chunk.dtype)
+        self._largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
         num_rows = blocks.num_rows
         if num_rows is None:
-            num_rows = sum(size for _, _, size in self._chunks())
-        self.shape = num_rows, num_columns
+            num_rows = sum(block.shape[0] for block in blocks)
+        self.shape = num_rows, chunk.shape[1]
 
     def sum(self, function, *args, along=()):
         sums: Any = None
@@ -200,9 +181,6 @@ class BlockRows(Rows):
     def transposed_times(self, vector):
         return self.sum(_transposed_times, along=(vector,))
 
-    def cond(self, is_true, yes, no):
-        return yes() if is_true else no()
-
     def while_loop(self, is_open, step, state):
         while is_open(state):
             state = step(state)
@@ -221,27 +199,21 @@ class BlockRows(Rows):
           ValueError: If the rows are not finite, or differ from those of the first
             pass.
         """
-        is_first = not self._num_rows
-        start = 0
-        for index, (chunk, size) in enumerate(self._read()):
-            # Rows that the first pass did not have are only counted, for the error
-            # message.
-            if is_first or start + size <= self._num_rows:
-                seen = _fingerprint(chunk)
-                if not np.isfinite(seen).all():
-                    _check_finite(chunk, start)
-                if is_first:
-                    self._prints.append(seen)
-                else:
-                    change = abs(seen[0] - self._prints[index][0])
-                    is_same = not change > _SAME * seen[1]
-                    require(is_same, "blocks", "be the same in all passes", "others")
-                yield start, chunk, size
+        rule, start, prints = "be the same in all passes", 0, []
+        for chunk, size in self._read():
+            seen = _fingerprint(chunk)
+            if not np.isfinite(seen).all():
+                _check_finite(chunk, start)
+            if self._prints:
+                known = self._prints[min(len(prints), len(self._prints) - 1)]
+                is_same = not abs(seen[0] - known[0]) > _SAME * seen[1]
+                require(is_same, "blocks", rule, f"others from row {start} on")
+            prints.append(seen)
+            yield start, chunk, size
             start += size
-        self._num_rows = self._num_rows or start
-        expected = self.shape[0] if hasattr(self, "shape") else self._num_rows
-        given = f"{expected} rows in the first and {start} in a later one"
-        require(start == expected, "blocks", "be the same in all passes", given)
+        given = f"{start} rows instead of {self.shape[0]}"
+        require(start == self.shape[0], "blocks", rule, given)
+        self._prints = prints
 
     def _read(self) -> Iterator[tuple[Any, int]]:
         """Yields chunks of one size, except for the last, with their unpadded sizes.
@@ -249,20 +221,14 @@ class BlockRows(Rows):
         Chunks of one size need one compiled function. An array may be overwritten when
         the next one is read. Sparse blocks are chunks without a copy.
         """
-        buffer, filled = np.empty((0, 0)), 0
-        columns = None
-        kinds = set()
+        kind, buffer, filled = None, np.empty((0, 0)), 0
         for block in self._blocks:
-            kinds.add(is_sparse(block))
-            if len(kinds) > 1:
-                raise TypeError("blocks must be all sparse or none; got some of each")
-            rule = "have shape (b, p) with at least one column"
-            is_right = block.ndim == 2 and block.shape[1]
-            require(is_right, "every block", rule, block.shape)
-            columns = columns or block.shape[1]
-            given = f"{columns} and {block.shape[1]}"
-            is_right = block.shape[1] == columns
-            require(is_right, "all blocks", "have the same columns", given)
+            columns = block.shape[1]
+            kind = kind or (is_sparse(block), columns)
+            is_right = kind == (is_sparse(block), columns)
+            rule = "have the same columns, and all or none be sparse"
+            given = f"{kind[1]}, then {columns} columns ({type(block).__name__})"
+            require(is_right, "blocks", rule, given)
             dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
             if is_sparse(block):
                 block = block.astype(dtype, copy=False)
@@ -276,10 +242,10 @@ class BlockRows(Rows):
                 # it.
                 size = _CHUNK_BYTES // (columns * dtype.itemsize)
                 buffer = np.empty((max(size, 16 * columns), columns), dtype)
-            with np.errstate(over="ignore"):
-                rows = block.astype(buffer.dtype, copy=False)
-            while len(rows):
-                taken, rows = np.split(rows, [len(buffer) - filled])
+            while len(block):
+                taken, block = np.split(block, [len(buffer) - filled])
+                with np.errstate(over="ignore"):
+                    taken = taken.astype(buffer.dtype, copy=False)
                 if len(taken) == len(buffer):
                     yield taken, len(taken)
                     continue
@@ -325,36 +291,23 @@ def _added(sums: Any, parts: Any) -> Any:
 
 
 def _check_finite(chunk: Any, start: int) -> None:
-    if is_sparse(chunk):
-        entries = chunk.tocoo()
-        wrong = entries.row[~np.isfinite(entries.data)]
-    else:
-        wrong = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-    row = start + wrong.min(initial=chunk.shape[0])
-    require(not wrong.size, "blocks", "be finite", f"NaN or infinity in row {row}")
+    with np.errstate(invalid="ignore"):
+        zeros = (0 * chunk) @ np.ones(chunk.shape[1])
+    row = start + np.argmax(zeros != 0)
+    require(not zeros.any(), "blocks", "be finite", f"NaN or infinity in row {row}")
 
 
 def _fingerprint(rows: Any) -> np.ndarray:
     """Returns a number that identifies a chunk (a weighted sum), and its scale.
 
-    Rows enter by the tenth roots of their sums. So a difference in size shows, and even
-    a row of 1e8 does not hide the others.
+    Rows enter by the eighth roots of their sums. So a difference in size shows, and
+    even a row of 1e8 does not hide the others.
     """
-    weights = [np.cos(np.arange(size)).astype(rows.dtype) for size in rows.shape]
-    if not is_sparse(rows):
-        return np.asarray(_dense_fingerprint(rows, *weights))
+    weights, columns = (np.cos(np.arange(n)).astype(rows.dtype) for n in rows.shape)
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = rows @ weights[1]
-    sums = np.sign(sums) * np.abs(sums).astype(np.float64) ** 0.1
-    return np.array([weights[0] @ sums, np.linalg.norm(sums)])
-
-
-@jax.jit
-def _dense_fingerprint(chunk: Array, weights: Array, columns: Array) -> Array:
-    values = product(chunk, columns)
-    roots = jnp.sign(values) * jnp.abs(values) ** 0.1
-    roots = jnp.where(jnp.isfinite(values), roots, jnp.nan)
-    return jnp.stack([jnp.sum(roots * weights), jnp.linalg.norm(roots)])
+        sums = rows @ columns
+        roots = np.sign(sums) * np.sqrt(np.sqrt(np.sqrt(np.abs(sums))))
+        return np.array([weights @ roots, np.linalg.norm(roots)])
 
 
 @functools.partial(jax.jit, static_argnames="function")

@@ -334,7 +334,7 @@ def _of_gram(
         return product(basis, rotation.T), values
 
     is_plain = eigenvalues[0] > jnp.maximum(threshold, rcond**2) * eigenvalues[-1]
-    vectors, values = rows.cond(is_plain, plain, refined)
+    vectors, values = lax.cond(is_plain, plain, refined)
     return _cut_off(scale * unit, vectors, values, rcond, finite)
 
 
@@ -381,9 +381,7 @@ def factors_of_wide(
     return tall, factors._replace(finite=finite), scale
 
 
-def wide_scores(
-    rows: Rows, ridge: Array | None, rcond: Array, method: str = "qr"
-) -> Array:
+def wide_scores(rows: Rows, ridge: Array | None, rcond: Array, method: str) -> Array:
     """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
     # With a ridge, columns keep their units, and no direction is truncated.
     least = rcond if ridge is None else 0.0

@@ -56,12 +56,6 @@ class Products:
         """Returns the maximum of a value over all devices."""
         return value
 
-    def cond(
-        self, is_true: Array, yes: Callable[[], Any], no: Callable[[], Any]
-    ) -> Any:
-        """Runs `yes()` or `no()`, which may read rows."""
-        return lax.cond(is_true, yes, no)
-
     def while_loop(
         self, is_open: Callable[[Any], Any], step: Callable[[Any], Any], state: Any
     ) -> Any:
@@ -394,22 +388,6 @@ def triangle(matrix: Array) -> Array:
     blocks = matrix[: num_blocks * size].reshape(num_blocks, size, num_columns)
     triangles = jnp.linalg.qr(blocks, mode="r").reshape(-1, num_columns)
     return triangle(jnp.concatenate([triangles, matrix[num_blocks * size :]]))
-
-
-def fold_blocks(
-    add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
-) -> Any:
-    """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
-    num_blocks, num_left = divmod(num_rows, size)
-    if num_blocks == 1:
-        total = add(jnp.int32(0), total, size)
-    elif num_blocks:
-
-        def step(i: Any, total: Any) -> Any:
-            return add(jnp.int32(i), total, size)
-
-        total = lax.fori_loop(0, num_blocks, step, total)
-    return add(jnp.int32(num_blocks), total, num_left) if num_left else total
 
 
 def block_size(num_rows: int, num_columns: int) -> int:

@@ -65,15 +65,10 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
     """
     _checks.check_all_dense("data", data)
     data = jax.tree.map(jnp.asarray, data)
-    leaves = jax.tree_util.tree_leaves_with_path(data)
-    require(leaves, "data", "have at least one array", repr(data))
-    path, first = leaves[0]
-    name = f"data{jax.tree_util.keystr(path)}"
-    require(first.ndim, name, "have a leading axis of rows", "a scalar")
-    num_rows = first.shape[0]
-    _validation.check_leading_axis("data", data, num_rows, "N")
+    num_rows = _validation.check_parts("data", data, "N")
     num_parts = _validation.check_up_to("num_parts", num_parts, num_rows=num_rows)
-    dtypes = [leaf.dtype for _, leaf in leaves if is_kind(leaf, "real floats")]
+    leaves = jax.tree.leaves(data)
+    dtypes = [leaf.dtype for leaf in leaves if is_kind(leaf, "real floats")]
     dtype = jnp.result_type(*([jnp.float32, *dtypes] if dtypes else [float]))
     parts = jax.tree.map(lambda leaf: _split(leaf, num_parts), data)
     return parts, _split(np.ones(num_rows, dtype), num_parts)

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
+from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
@@ -82,9 +83,7 @@ class RowSample(NamedTuple):
            [2. 3.]]
         """
         arrays, shapes = number_arrays(tree)
-        sizes = [size for leaf in jax.tree.leaves(shapes) for size in leaf.shape[:1]]
-        num_rows = next(iter(sizes), 0)
-        _validation.check_leading_axis("tree", shapes, num_rows, "N")
+        num_rows = _validation.check_parts("tree", shapes, "N")
         _checks.check_drawn_from("tree", self.indices, num_rows, "rows")
         return apply_to_leaves(self, arrays)
 
@@ -242,17 +241,21 @@ def sample_rows(
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
     value = probabilities
     probabilities = _checks.nonnegative_vector("probabilities", value)
-    if num_slots is not None and method != "poisson":
-        given = f"num_slots = {num_slots} with method = {method!r}"
-        raise ValueError(f"num_slots is for method = 'poisson' only; got {given}")
+    is_right = num_slots is None or method == "poisson"
+    require(is_right, "num_slots", "be for method 'poisson' only", repr(method))
     if method in ("without_replacement", "top_k"):
         dtype = probabilities.dtype
         _checks.check_at_most_positive("sample_size", sample_size, value, dtype)
-    if method == "poisson":
-        num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
-    else:
+    if num_slots is None:
         num_slots = sample_size
-    sizes = sample_size, num_slots
+        if method == "poisson":
+            # Bernstein's inequality, for a sum of mean and variance at most
+            # sample_size.
+            third = _LOG_OVERFLOW / 3
+            excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)
+            num_slots += math.ceil(excess)
+    num_slots = _validation.check_int("num_slots", num_slots, minimum=1)
+    sizes = sample_size, min(num_slots, len(probabilities))
     return _sample(used_key, probabilities, sizes, method, weighted)
 
 
@@ -291,15 +294,6 @@ def _sample(
         scale=jnp.where(valid, scale, jnp.nan),
         num_lost=num_lost,
     )
-
-
-def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> int:
-    if num_slots is None:
-        # Bernstein's inequality, for a sum of mean and variance at most sample_size.
-        third = _LOG_OVERFLOW / 3
-        excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)
-        num_slots = math.ceil(sample_size + excess)
-    return min(_validation.check_int("num_slots", num_slots, minimum=1), num_rows)
 
 
 def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array]:

@@ -75,13 +75,11 @@ def rescaling_factors(
       "Sampling algorithms for l2 regression and applications", SODA 2006, for q draws.
     """
     _validation.check_choice("rescaling", rescaling, RESCALINGS)
-    if rescaling == "unbiased":
-        if num_rows is not None:
-            rule = 'num_rows is for rescaling = "paper" only'
-            raise ValueError(f"{rule}; got num_rows = {num_rows}")
-        return unbiased_factors(sample, sample.num_draws)
+    is_right = (num_rows is not None) == (rescaling == "paper")
+    rule = f"be given if and only if rescaling is 'paper', not {rescaling!r}"
+    require(is_right, "num_rows", rule, num_rows)
     if num_rows is None:
-        raise ValueError('num_rows must be given with rescaling = "paper"; got None')
+        return unbiased_factors(sample, sample.num_draws)
     _validation.check_number("num_rows", num_rows, positive=True)
     return unbiased_factors(sample, num_rows)
 
@@ -181,7 +179,6 @@ def weighted_parts(
       The paper's section 3.2 and, for the equality with a sketch of repeated rows,
       Theorem 5.1 and Corollary 5.2.
     """
-    _validation.check_choice("rescaling", rescaling, RESCALINGS)
     _validation.check_choice("scale", scale, SCALES)
     row_weights = _checks.float_array("row_weights", row_weights)
     shape = row_weights.shape

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import next_power_of_two, product
+from jaxwgc._arrays import next_power_of_two
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._linalg.factors import gram
+from jaxwgc.sketching._linalg.rows import DenseRows
 
 Kernel = Callable[[Array, Array], Array]
-
-_BLOCK = 4096
 
 
 class BlessSample(NamedTuple):
@@ -84,7 +84,7 @@ def bless(
     Note:
       The path runs on the host. Each of its steps is compiled, with sizes that are
       powers of two. M, the number of landmarks, is about `oversampling` times the
-      effective dimension. Time is of the order of n M², and memory of 4096 M.
+      effective dimension. Time is of the order of n M², and memory of 8192 M.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -107,18 +107,16 @@ def bless(
       all points, does not.
     """
     key = _validation.check_key(key)
-    _validation.check_number("ridge", ridge, positive=True)
+    _validation.check_number("ridge", ridge, positive=True, traceable=False)
     _validation.check_number("oversampling", oversampling, positive=True)
     _validation.check_number("step", step, minimum=1)
-    if _validation.is_traced(key, data, ridge, oversampling, step):
-        reason = "how many points it keeps depends on their values"
-        raise TypeError(f"bless must not be traced: {reason}")
     require(step > 1, "step", "be more than 1", step)
     points = _checks.finite_array("data", data)
     has_points = points.ndim and len(points)
     require(has_points, "data", "have at least one point", f"shape {points.shape}")
     diagonal = _diagonal(kernel, points)
     dtype, num_points = diagonal.dtype, diagonal.size
+    points = points.astype(dtype)
     trace = float(diagonal.sum())
     eps = float(jnp.finfo(dtype).eps)
     smallest_ridge = 8 * eps * trace
@@ -149,7 +147,7 @@ def bless(
         bounds = diagonal / (current + trace), np.minimum(diagonal / current, 1)
         scores = np.clip(scores, *bounds).astype(np.float64)
         probabilities = np.minimum(oversampling * scores, 1)
-        uniform = np.asarray(_uniform(key, i, num_steps, num_points))
+        uniform = jax.random.uniform(jax.random.fold_in(key, i), (num_points,))
         indices = np.flatnonzero(uniform < probabilities)
         weights = 1 / probabilities[indices]
     # The shift is for landmarks that are numerically dependent. It is less than the
@@ -177,15 +175,7 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     is_right = np.isfinite(diagonal) & (diagonal >= 0)
     rule = "finite and not negative for a point and itself"
     _validation.check_entries("kernel", diagonal, is_right, rule)
-    require(diagonal.any(), "kernel", "not be zero for all points and themselves", 0)
     return diagonal
-
-
-@functools.partial(jax.jit, static_argnames=("num_steps", "num_points"))
-def _uniform(key: Array, step: int | Array, num_steps: int, num_points: int) -> Array:
-    """Draws a uniform random number per point for one of the steps."""
-    key = jax.random.split(key, num_steps)[step]
-    return jax.random.uniform(key, (num_points,), np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="kernel")
@@ -206,29 +196,20 @@ def _scores(
     chosen, identity = points[indices], jnp.eye(len(indices), dtype=diagonal.dtype)
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
     factor = jnp.linalg.cholesky(matrix + shift * identity)
-    num_points = len(points)
-    size = min(_BLOCK, num_points)
-    padding = [(0, -num_points % size)] + [(0, 0)] * (points.ndim - 1)
-    blocks = jnp.pad(points, padding, mode="edge").reshape(-1, size, *points.shape[1:])
+    rows = DenseRows(points.reshape(len(points), -1))
 
     def features(block: Array) -> Array:
+        block = block.reshape(-1, *points.shape[1:])
         cross = kernel(chosen, block) * roots[:, None]
         return solve_triangular(factor, cross, lower=True)
 
     def norms_of(function: Callable[[Array], Array]) -> Array:
-        norms = lax.map(lambda block: jnp.sum(function(block) ** 2, axis=0), blocks)
-        return norms.reshape(-1)[:num_points]
+        return rows.map(lambda block: jnp.sum(function(block) ** 2, axis=0))
 
     rest = diagonal - norms_of(features)
     if not is_projected:
         return rest / ridge
-
-    def add(i: Array, total: Array) -> Array:
-        is_real = i * size + jnp.arange(size) < num_points
-        columns = jnp.where(is_real, features(blocks[i]), 0)
-        return total + product(columns, columns.T)
-
-    gram = lax.fori_loop(0, len(blocks), add, 0 * identity)
-    inner = jnp.linalg.cholesky(gram + ridge * identity)
+    inner = rows.sum(lambda block: gram(features(block).T)) + ridge * identity
+    inner = jnp.linalg.cholesky(inner)
     solved = norms_of(lambda x: solve_triangular(inner, features(x), lower=True))
     return solved + jnp.maximum(rest, 0) / ridge

@@ -1,7 +1,6 @@
 """Effective resistances of the edges of a weighted graph."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,10 +91,6 @@ def effective_resistances(
         is_right = np.isfinite(concrete) & (concrete > 0)
         rule = "positive and finite"
         _validation.check_entries("weights", concrete, is_right, rule)
-        least, most = concrete.min(), concrete.max()
-        rule = f"not differ by more than the range of {concrete.dtype}"
-        is_right = not _is_too_small(concrete, most).any()
-        require(is_right, "weights", rule, f"weights from {least} to {most}")
     return _resistances(edges, conductances, num_vertices)
 
 
@@ -110,8 +105,6 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     # Weights are in units of the largest one, so that sums do not overflow.
     unit = jnp.max(weights, initial=0)
     unit = jnp.where(unit > 0, unit, 1)
-    # A weight that underflows would count as a missing edge.
-    valid &= ~jnp.any(_is_too_small(weights, unit))
     conductances = jnp.where(first != second, weights / unit, 0)
 
     adjacency = jnp.zeros((num_vertices, num_vertices), dtype)
@@ -158,11 +151,6 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     batch = max(1, _BLOCK // num_vertices)
     resistances = lax.map(resistance, (first, second, conductances), batch_size=batch)
     return jnp.where(valid, resistances / unit, jnp.nan)
-
-
-def _is_too_small(weights: Any, largest: Any) -> Any:
-    """Returns whether weights underflow if divided by the largest weight."""
-    return weights / largest < 4 * np.finfo(weights.dtype).tiny
 
 
 def _eliminated(adjacency: Array) -> tuple[Array, Array]:

@@ -125,15 +125,9 @@ def leverage_scores(
         is_tall = num_rows >= 4 * num_columns
         method = "gram" if is_tall or not is_dense(checked) else "qr"
     checked, rcond = _checks.with_cutoff(checked, rcond)
-    scores = compute(_leverage_scores, checked, rcond, by_rows=True, method=method)
+    scores = compute(_scores, checked, None, rcond, by_rows=True, method=method)
     _checks.warn_of_precision(matrix, checked, scores)
     return scores
-
-
-def _leverage_scores(rows: Rows, rcond: Array, method: str) -> Any:
-    if rows.is_wide:
-        return wide_scores(rows, None, rcond, method)
-    return factors_of(rows, None, rcond, method).row_norms(rows)
 
 
 def ridge_leverage_scores(
@@ -183,14 +177,14 @@ def ridge_leverage_scores(
     checked = matrix_of("matrix", matrix)
     regulariser = _checks.regulariser(ridge, checked.dtype)
     checked, rcond = _checks.with_cutoff(checked, rcond)
-    return compute(_ridge_scores, checked, regulariser, rcond, by_rows=True)
+    return compute(_scores, checked, regulariser, rcond, by_rows=True, method="gram")
 
 
-def _ridge_scores(rows: Rows, ridge: Array | None, rcond: Array) -> Any:
+def _scores(rows: Rows, ridge: Array | None, rcond: Array, method: str) -> Any:
     if rows.is_wide:
-        return wide_scores(rows, ridge, rcond)
+        return wide_scores(rows, ridge, rcond, method)
     root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return factors_of(rows, root, rcond).row_norms(rows, ridge)
+    return factors_of(rows, root, rcond, method).row_norms(rows, ridge)
 
 
 def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:

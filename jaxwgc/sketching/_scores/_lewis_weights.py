@@ -1,11 +1,11 @@
 """Lewis weights: leverage scores for ℓ_p norms."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.scipy.sparse.linalg import bicgstab
 from jax.typing import ArrayLike
@@ -107,8 +107,7 @@ def lewis_weights(
     dtype = matrix.dtype
     if tolerance is None:
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
-        maximum = jnp.maximum if isinstance(p, Array) else np.maximum
-        tolerance = rounding * maximum(1, p)
+        tolerance = rounding * jnp.maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
     p, tolerance = _checks.scalar(p, dtype), _checks.scalar(tolerance, dtype)
@@ -147,9 +146,9 @@ def _lewis_weights(
     cutoff = jnp.asarray(rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
-    iteration = _Iteration(*lax.stop_gradient((p, tolerance)), max_iterations)
-    start, functions = lax.stop_gradient(start), (iteration.solve, iteration.tangent)
-    found = lax.custom_root(log_ratios, start, *functions, has_aux=True)
+    constants = *lax.stop_gradient((p, tolerance)), max_iterations
+    solve, start = functools.partial(_iterate, *constants), lax.stop_gradient(start)
+    found = lax.custom_root(log_ratios, start, solve, _solve_tangent, has_aux=True)
     log_weights, (num_iterations, residual) = found
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
@@ -162,54 +161,50 @@ def _lewis_weights(
     )
 
 
-class _Iteration(NamedTuple):
-    """The iteration for logarithms of weights, and its derivatives."""
+def _iterate(
+    p: Array,
+    tolerance: Array,
+    max_iterations: Array,
+    log_ratios: Callable[[Array], Array],
+    start: Array,
+) -> tuple[Array, tuple[Array, Array]]:
+    """Returns logarithms of weights; also the number of iterations and residual."""
+    power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
-    p: Array
-    tolerance: Array
-    max_iterations: Array
+    def step(state):
+        log_weights, ratios, residual, shortening, iteration = state
+        log_weights = log_weights + shortening * power * ratios
+        ratios = log_ratios(log_weights)
+        new = jnp.max(jnp.abs(ratios))
+        longer = jnp.minimum(1, 1.2 * shortening)
+        shortening = jnp.where(new < residual, longer, shortening / 2)
+        return log_weights, ratios, new, shortening, iteration + 1
 
-    def solve(
-        self, log_ratios: Callable[[Array], Array], start: Array
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns logarithms of weights; also the number of iterations and residual."""
-        p = self.p
-        power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
+    def is_open(state):
+        _, _, residual, shortening, iteration = state
+        # If steps have been halved this often, the remaining residual is rounding.
+        is_moving = (residual > tolerance) & (shortening > 1e-4)
+        return is_moving & (iteration < max_iterations)
 
-        def step(state):
-            log_weights, ratios, residual, shortening, iteration = state
-            log_weights = log_weights + shortening * power * ratios
-            ratios = log_ratios(log_weights)
-            new = jnp.max(jnp.abs(ratios))
-            longer = jnp.minimum(1, 1.2 * shortening)
-            shortening = jnp.where(new < residual, longer, shortening / 2)
-            return log_weights, ratios, new, shortening, iteration + 1
+    # The first step does not change the weights. It computes the first ratios, so that
+    # the code for ratios is compiled once, in the loop.
+    one = jnp.ones((), start.dtype)
+    state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
+    log_weights, _, residual, _, num_iterations = lax.while_loop(is_open, step, state)
+    return log_weights, (num_iterations.astype(start.dtype), residual)
 
-        def is_open(state):
-            _, _, residual, shortening, iteration = state
-            # If steps have been halved this often, the remaining residual is rounding.
-            is_moving = (residual > self.tolerance) & (shortening > 1e-4)
-            return is_moving & (iteration < self.max_iterations)
 
-        # The first step does not change the weights. It computes the first ratios, so
-        # that the code for ratios is compiled once, in the loop.
-        one = jnp.ones((), start.dtype)
-        state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
-        state = lax.while_loop(is_open, step, state)
-        log_weights, _, residual, _, num_iterations = state
-        return log_weights, (num_iterations.astype(start.dtype), residual)
+def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array:
+    """Solves a linear equation with the derivative of the log ratios.
 
-    def tangent(self, derivative: Callable[[Array], Array], target: Array) -> Array:
-        """Solves a linear equation with the derivative of the log ratios.
+    Its eigenvalues are from -1 to -2 / p.
+    """
+    tol = 4 * float(jnp.finfo(target.dtype).eps)
 
-        Its eigenvalues are from -1 to -2 / p.
-        """
-        eps = float(jnp.finfo(target.dtype).eps)
+    def solve(derivative: Callable[[Array], Array], target: Array) -> Array:
+        return bicgstab(derivative, target, tol=tol, maxiter=1000)[0]
 
-        def solve(derivative: Callable[[Array], Array], target: Array) -> Array:
-            return bicgstab(derivative, target, tol=4 * eps, maxiter=1000)[0]
-
-        return lax.custom_linear_solve(derivative, target, solve, solve)
+    return lax.custom_linear_solve(derivative, target, solve, solve)
 
 
 def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:

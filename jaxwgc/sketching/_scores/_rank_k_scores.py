@@ -173,51 +173,37 @@ def _scores(
         return jnp.where(jnp.isfinite(passed).all(), passed, 0)
 
     start = jax.random.normal(key, (num_columns, min(width, num_columns)), rows.dtype)
-    leading = leading_directions(run, start, num_passes)
+    vectors, values = leading_directions(run, start, num_passes)
+    is_kept = values[:rank] > rcond * values[0]
+    vectors = jnp.where(is_kept, vectors[:, :rank], 0)
+    divisors = jnp.where(is_kept, values[:rank], 1)
     # The directions are constants, so that the product has the derivative of XᵀX alone.
-    passed = rows.products(leading.vectors[:, :rank], scale)
+    passed = rows.products(vectors, scale)
     # The maximum `largest` may lose a NaN; sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
-    known = trust(leading, lax.stop_gradient(passed), rank, rcond)
+    trust = _trust(vectors, values, lax.stop_gradient(passed), rcond)
+    last, gap, error_bound, is_ambiguous = trust
     if rows.is_on_host:
-        projection = leading.vectors[:, :rank] * inverses(leading, rank, rcond)
-        scores = np.clip(rows.norms_of(projection, scale), 0, 1)
+        scores = np.clip(rows.norms_of(vectors / divisors, scale), 0, 1)
     else:
-        projection = projection_on(fixed, scale, leading, known, passed[:num_columns])
+        image = passed[:num_columns]
+        projection = _projection(fixed, scale, vectors, divisors, is_ambiguous, image)
         scores = at_most_one(rows.norms_of(projection, scale))
         scores = jnp.where(finite, scores, jnp.nan)
     nan = jnp.where(finite, 0, jnp.nan)
     return RankKScores(
         scores=scores,
-        singular_values=leading.values[:rank] / scale + nan,
-        rank=jnp.where(finite, known.rank, 0),
-        gap=known.gap + nan,
-        error_bound=known.error_bound + nan,
-        is_ambiguous=known.is_ambiguous | ~finite,
+        singular_values=values[:rank] / scale + nan,
+        rank=jnp.where(finite, last, 0),
+        gap=gap + nan,
+        error_bound=error_bound + nan,
+        is_ambiguous=is_ambiguous | ~finite,
     )
 
 
-class Directions(NamedTuple):
-    """Right singular vectors (p, l), orthonormal, and singular values (l,)."""
-
-    vectors: Array
-    values: Array
-
-
-class Trust(NamedTuple):
-    """Accuracy of leading directions; see `RankKScores`."""
-
-    rank: Array
-    gap: Array
-    error_bound: Array
-    is_ambiguous: Array
-    # Which directions are above the cutoff, bool (k,).
-    is_kept: Array
-
-
-def leading_directions(run: Pass, start: Array, num_passes: int) -> Directions:
-    """Computes leading right singular directions, one per column of a random block.
+def leading_directions(run: Pass, start: Array, num_passes: int) -> tuple[Array, Array]:
+    """Computes leading right singular vectors and values, one per column of `start`.
 
     The first passes grow a Krylov basis. Each of its blocks is the image of the last
     block, made orthogonal to all earlier ones. One further pass computes the images of
@@ -271,8 +257,8 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="num_columns")
-def _extracted(passed: Array, num_columns: int) -> Directions:
-    """Returns the leading directions of Xᵀ U, with U an orthonormal basis of X Q."""
+def _extracted(passed: Array, num_columns: int) -> tuple[Array, Array]:
+    """Returns singular vectors and values of Xᵀ U, U an orthonormal basis of X Q."""
     images, squares = passed[:num_columns], passed[num_columns:]
     sizes = jnp.sqrt(diagonal(squares))
     sizes = jnp.where(sizes > 0, sizes, 1)
@@ -282,70 +268,62 @@ def _extracted(passed: Array, num_columns: int) -> Directions:
     roots = jnp.sqrt(jnp.where(is_kept, eigenvalues, 1))
     whitening = jnp.where(is_kept, vectors / roots, 0)
     projected = product(images, whitening / sizes[:, None])
-    return Directions(*jnp.linalg.svd(projected, full_matrices=False)[:2])
+    return jnp.linalg.svd(projected, full_matrices=False)[:2]
 
 
-def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
-    """Returns 1 / σ of the first `rank` values, and 0 for truncated ones."""
-    values = leading.values[:rank]
-    is_kept = values > rcond * leading.values[0]
-    return jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
+@jax.jit
+def _trust(vectors: Array, values: Array, passed: Array, rcond: Array) -> Any:
+    """Estimates the accuracy of directions from their images.
 
-
-@functools.partial(jax.jit, static_argnames="rank")
-def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
-    """Estimates the accuracy of the first `rank` directions from their images."""
-    num_columns = leading.vectors.shape[0]
-    vectors = leading.vectors[:, :rank]
-    inverse = inverses(leading, rank, rcond)
-    is_kept = inverse > 0
+    Returns the rank, gap, error bound and ambiguity of a `RankKScores`.
+    """
+    num_columns, rank = vectors.shape
+    largest = values[0]
+    is_kept = values[:rank] > rcond * largest
+    inverse = jnp.where(is_kept, 1 / safe(values[:rank]), 0)
     images, squares = passed[:num_columns] * inverse, passed[num_columns:]
     residual = images - product(vectors, product(vectors.T, images))
     squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
     skewness = jnp.linalg.norm(squares)
-    following = jnp.append(leading.values, 0)
     last = jnp.sum(is_kept, dtype=jnp.int32)
-    largest = leading.values[0]
-    smallest = jnp.where(last > 0, leading.values[jnp.maximum(last - 1, 0)], 0)
+    smallest = jnp.where(last > 0, values[jnp.maximum(last - 1, 0)], 0)
     # If values are truncated, the next value counts as 0, since truncated values are
     # rounding.
-    beyond = jnp.where(last < rank, 0, following[last])
+    beyond = jnp.where(last < rank, 0, jnp.append(values, 0)[last])
     gap = smallest - beyond
-    eps = float(jnp.finfo(leading.values.dtype).eps)
-    rounding = 10 * leading.values.shape[0] ** 0.5 * eps * largest
+    eps = float(jnp.finfo(values.dtype).eps)
+    rounding = 10 * len(values) ** 0.5 * eps * largest
     # Zero singular values became up to 33 machine epsilons by rounding. The cutoff is
     # 63 with 40 columns.
-    is_near = jnp.abs(leading.values[:rank] - rcond * largest) <= rounding / 2
+    is_near = jnp.abs(values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
     bound = jnp.where(last > 0, jnp.minimum(angle + skewness, 1), 0)
     is_split = (last > 0) & ((gap <= rounding) | (bound >= 1))
     is_ambiguous = is_split | ((largest > 0) & jnp.any(is_near))
     gap = jnp.where(last > 0, gap / safe(smallest), 0)
-    return Trust(last, gap, bound, is_ambiguous, is_kept)
+    return last, gap, bound, is_ambiguous
 
 
 @jax.custom_jvp
-def projection_on(
-    rows: Rows, scale: Array, leading: Directions, known: Trust, image_of_leading: Array
+def _projection(
+    rows: Rows, scale: Array, vectors: Array, values: Array, is_bad: Array, image: Array
 ) -> Array:
-    """Returns B with X B = U_k, (p, k), with derivatives by XᵀX up to a rotation.
+    """Returns V / σ, which is B with X B = U_k, with derivatives up to a rotation.
 
-    The derivatives are those of `image_of_leading`, XᵀX V for a constant V. All other
-    arguments are constants. First derivatives are NaN if the directions are ambiguous,
-    and second derivatives always.
+    The derivatives are those of `image`, XᵀX V for a constant V. All other arguments
+    are constants. Truncated vectors are 0, and their values 1. First derivatives are
+    NaN if `is_bad`, and second derivatives always.
     """
-    del rows, scale
-    vectors, values = _kept(leading, known, image_of_leading)
+    del rows, scale, is_bad, image
     return vectors / values
 
 
-@projection_on.defjvp
-def _projection_on_jvp(primals, tangents):
+@_projection.defjvp
+def _projection_jvp(primals, tangents):
     """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a for y orthogonal to leading directions."""
-    rows, scale, leading, known, image_of_leading = primals
-    vectors, values = _kept(leading, known, image_of_leading)
-    change = jnp.where(known.is_kept, tangents[-1], 0)
+    rows, scale, vectors, values, is_bad, image = primals
+    change = tangents[-1]
     inner = product(vectors.T, change)
 
     def beside(columns: Array) -> Array:
@@ -366,12 +344,6 @@ def _projection_on_jvp(primals, tangents):
     moved = lax.custom_linear_solve(shifted, beside(change), solve, symmetric=True)
     inner = inner / values[:, None] ** 2
     change = (moved - product(vectors, inner) / 2) / values
-    factor = 1 + 0 * without_derivative(jnp.sum(image_of_leading))
-    factor = jnp.where(known.is_ambiguous, jnp.nan, factor)
+    factor = 1 + 0 * without_derivative(jnp.sum(image))
+    factor = jnp.where(is_bad, jnp.nan, factor)
     return vectors / values, change * factor
-
-
-def _kept(leading: Directions, known: Trust, image: Array) -> tuple[Array, Array]:
-    rank = image.shape[1]
-    vectors = jnp.where(known.is_kept, leading.vectors[:, :rank], 0)
-    return vectors, jnp.where(known.is_kept, leading.values[:rank], 1)

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -15,10 +14,9 @@ from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     compute,
     is_dense,
-    matrix_of,
     system_of,
 )
-from jaxwgc.sketching._linalg.rows import Rows, constant
+from jaxwgc.sketching._linalg.rows import DenseRows, Rows, constant
 
 CRITERIA = ("leave_one_out", "generalized")
 
@@ -91,7 +89,7 @@ def choose_ridge(
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
       good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
     """
-    checked, target = system_of(None, matrix_of("matrix", matrix), target)
+    checked, target = system_of(None, matrix, target)
     num_rows, num_columns = checked.shape
     is_tall = num_rows >= 4 * num_columns
     rule = "have at least four rows per column, or be an array on one device"
@@ -103,10 +101,7 @@ def choose_ridge(
     ridges = ridges.astype(checked.dtype)
     values = _checks.concrete(ridges_given, ridges.dtype)
     if values is not None:
-        least = jnp.finfo(ridges.dtype).tiny
         _validation.check_entries("ridges", values, values >= 0, "not negative")
-        is_right = (values >= least) | (np.asarray(ridges_given) == 0)
-        _validation.check_entries("ridges", values, is_right, f"0 or at least {least}")
     _validation.check_choice("criterion", criterion, CRITERIA)
     options = {"criterion": criterion, "shape": tuple(checked.shape)}
     return compute(_choose, checked, ridges, along=(target,), **options)
@@ -116,7 +111,6 @@ def _choose(
     rows: Rows, target: Array, ridges: Array, criterion: str, shape: tuple[int, int]
 ) -> RidgeChoice:
     rows, target, ridges = constant(rows), *lax.stop_gradient((target, ridges))
-    is_tall = shape[0] >= 4 * shape[1]
     left, values, right, finite = _decomposed(rows, shape)
     is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)
@@ -127,25 +121,29 @@ def _choose(
     targets = targets * unit
     # A ridge that overflows becomes the largest float, which removes all directions.
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
-    # Share of each direction that remains with each ridge, (num_ridges, k).
     squares = (values * scale) ** 2
     is_kept = squares > 0
-    weights = squares + scaled_ridges[:, None]
-    shares = jnp.where(is_kept, squares / jnp.where(is_kept, weights, 1), 0)
+    if shape[0] < 4 * shape[1]:
+        # For small singular values, rounding has made U less orthogonal.
+        basis, triangle = jnp.linalg.qr(rows.times(left))
+        rows, left = DenseRows(basis), jnp.diag(jnp.sign(jnp.diagonal(triangle)))
     parts: Array = rows.sum(_parts, left, along=(targets,))
-    size = shape[0] * targets.shape[1]
-    if is_tall:
-        is_left_out = jnp.asarray(criterion == "leave_one_out", rows.dtype)
-        fit = left, shares, parts
-        total = rows.sum(_errors, fit, is_left_out, along=(targets,))
-        total = total / size
-        if criterion == "generalized":
-            rest = 1 - jnp.sum(shares, axis=1) / shape[0]
-            for _ in range(2):
-                total = _divided(total[:, None], rest)[:, 0]
-    else:
-        basis = rows.times(left)
-        total = _errors_in_basis(basis, targets, squares, scaled_ridges, criterion)
+    # In the directions U of X, 1 - H is ridge / (σ² + ridge), and 1 in all others. If
+    # there are no others, the common factor `least` cancels in all errors, and ridges
+    # may be small beside all singular values.
+    others = shape[0] - jnp.sum(is_kept)
+    eps = float(jnp.finfo(rows.dtype).eps)
+    rounding = jnp.where(others > 0, 100 * eps, 0)
+    least = scaled_ridges + jnp.where(others > 0, 0, jnp.min(squares))
+    sums = jnp.where(is_kept, squares + scaled_ridges[:, None], 1)
+    rest = jnp.where(is_kept, least[:, None] / sums, 0)
+    fit = left, rest, parts, jnp.minimum(others, 1), rounding
+    is_left_out = jnp.asarray(criterion == "leave_one_out")
+    total = rows.sum(_errors, fit, is_left_out, along=(targets,))
+    total = total / (shape[0] * targets.shape[1])
+    if criterion == "generalized":
+        mean = (jnp.sum(rest, axis=1) + others) / shape[0]
+        total = _divided(_divided(total, mean, rounding), mean, rounding)
     best = jnp.argmin(total)
     values, root = jnp.where(is_kept, values, 1), jnp.sqrt(ridges[best])
     # v + ridge / v for singular values v, in units of the larger of v and √ridge, to
@@ -171,50 +169,25 @@ def _errors(rows: Array, target: Array, fit: Any, is_left_out: Array) -> Array:
 
     Errors are leave-one-out errors or residuals.
     """
-    left, shares, parts = fit
+    left, rest, parts, has_others, rounding = fit
     basis = product(rows, left)
     # All ridges and systems share one matrix product.
-    scaled = shares.T[:, :, None] * parts[:, None]
-    fits = product(basis, scaled.reshape(len(parts), -1))
-    residuals = target[:, None] - fits.reshape(len(basis), *scaled.shape[1:])
-    residuals = _divided(residuals, 1 - is_left_out * product(basis**2, shares.T))
+    scaled = rest.T[:, :, None] * parts[:, None]
+    residuals = product(basis, scaled.reshape(len(parts), -1))
+    residuals = residuals.reshape(len(basis), *scaled.shape[1:])
+    residuals += has_others * (target - product(basis, parts))[:, None]
+    own = has_others * (1 - jnp.sum(basis**2, axis=1, keepdims=True))
+    own = jnp.where(is_left_out, own + product(basis**2, rest.T), 1)
+    residuals = _divided(residuals, own[:, :, None], rounding)
     return jnp.sum(residuals**2, axis=(0, 2))
 
 
-def _errors_in_basis(
-    basis: Array, targets: Array, squares: Array, ridges: Array, criterion: str
-) -> Array:
-    """Computes the error of each ridge, with U completed to a basis of ℝᴺ.
-
-    In this basis 1 - H is a sum of positive terms, without cancellation. This factor
-    cancels, so that ridges may be small beside all singular values.
-    """
-    basis = jnp.linalg.qr(basis, mode="complete")[0]
-    squares = jnp.pad(squares, (0, len(basis) - len(squares)))
-    sums = squares + ridges[:, None]
-    least = jnp.min(squares) + ridges[:, None]
-    rest = jnp.where(sums > 0, least / jnp.where(sums > 0, sums, 1), 1)
-    scaled = rest.T[:, :, None] * product(basis.T, targets)[:, None]
-    residuals = product(basis, scaled.reshape(len(basis), -1)).reshape(scaled.shape)
-    if criterion == "leave_one_out":
-        # If all terms are positive, so is their sum, and no tolerance is needed.
-        rounding = (100 * float(jnp.finfo(basis.dtype).eps)) ** 2
-        rounding = jnp.where(least[:, 0] > 0, 0, rounding)
-        residuals = _divided(residuals, product(basis**2, rest.T), rounding)
-    else:
-        residuals = residuals / jnp.mean(rest, axis=1)[:, None]
-    return jnp.sum(residuals**2, axis=(0, 2)) / targets.size
-
-
-def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -> Array:
-    """Divides residuals (..., c) by `rest`; infinite if `rest` is only rounding.
+def _divided(residuals: Array, rest: Array, rounding: Array) -> Array:
+    """Divides residuals by `rest`; infinite if `rest` is only rounding.
 
     `rest` is rounding for a row that is alone in a direction.
     """
-    if rounding is None:
-        rounding = 100 * float(jnp.finfo(rest.dtype).eps)
-    is_left = (rest > rounding)[..., None]
-    rest = rest[..., None]
+    is_left = rest > rounding
     return jnp.where(is_left, residuals / jnp.where(is_left, rest, 1), jnp.inf)
 
 

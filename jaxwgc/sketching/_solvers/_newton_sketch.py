@@ -138,11 +138,18 @@ def newton_sketch(
     args = jax.tree.map(functools.partial(_checks.from_scipy, "args"), args)
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
+    _validation.require(flat.size, "params", "have at least one number", repr(params))
     value = jax.eval_shape(loss, params, *args)
     is_scalar = getattr(value, "shape", None) == ()
     _validation.require(is_scalar, "loss", "return a scalar", value)
     root = jax.eval_shape(square_root_hessian, params, *args)
-    num_rows = _num_rows(root, params)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(root)]
+    num_rows = next((shape[0] for shape in shapes if shape), 0)
+    expected = [(num_rows, *leaf.shape) for leaf in jax.tree.leaves(params)]
+    is_like = jax.tree.structure(root) == jax.tree.structure(params)
+    is_right = is_like and shapes == expected
+    rule = "return a pytree like params, with an axis of N in front of every leaf"
+    _validation.require(is_right, "square_root_hessian", rule, root)
     regulariser = _checks.regulariser(ridge, flat.dtype)
     # With a ridge, any sketch size is allowed.
     shape = (num_rows, flat.size if regulariser is None else 1)
@@ -159,39 +166,19 @@ def newton_sketch(
 
 
 def _float_params(params: Any) -> Any:
-    _checks.check_all_dense("params", params)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    size = sum(jnp.size(leaf) for _, leaf in leaves)
-    _validation.require(size, "params", "have at least one number", repr(params))
-
     def checked(path: Any, leaf: Any) -> Array:
         return _checks.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
 
-    return jax.tree_util.tree_map_with_path(checked, params)
-
-
-def _num_rows(root: Any, params: Any) -> int:
-    """Checks that B fits the parameters, and returns its number of rows."""
-    leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
-    axis: Any = leaves[0].shape[:1] if leaves else ()
-    is_right = axis and jax.tree.structure(root) == jax.tree.structure(params)
-    for leaf, like in zip(leaves, likes):
-        is_right = is_right and leaf.shape == axis + like.shape
-    rule = "return a pytree like params, with an axis of N in front of every leaf"
-    shapes = jax.tree.map(jnp.shape, (root, params))
-    given = f"{shapes[0]} with params of {shapes[1]}"
-    _validation.require(is_right, "square_root_hessian", rule, given)
-    return axis[0]
+    is_leaf = _checks.is_sparse
+    return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_leaf)
 
 
 class _State(NamedTuple):
     flat: Array
     value: Array
     gradient: Array
-    decrease: Array
-    rounding: Array
-    unseen: Array
-    stalled: Array
+    is_done: Array
+    is_stalled: Array
     iteration: Array
     history: Array
 
@@ -309,16 +296,8 @@ def _newton_steps(
     value, gradient = jax.value_and_grad(problem.objective)(flat)
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
-    def is_done(state: _State) -> Array:
-        # The tolerance is relative to the current value, since the value at the start
-        # may be larger by any factor.
-        least = jnp.maximum(tolerance * jnp.abs(state.value), state.rounding)
-        # The bound √eps is stricter than a step needs, and above rounding. If the
-        # gradient is in the null space of the sketch, `unseen` is far larger.
-        return (state.decrease <= least) & (state.unseen <= eps**0.5)
-
     def is_open(state: _State) -> Array:
-        return (state.iteration < max_iterations) & ~is_done(state) & ~state.stalled
+        return (state.iteration < max_iterations) & ~(state.is_done | state.is_stalled)
 
     def step(state: _State) -> _State:
         root = problem.root(state.flat)
@@ -334,18 +313,22 @@ def _newton_steps(
         unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
         slope = product(change, state.gradient)
         search = problem.line_search(state, change, slope, rounding)
-        new, value, gradient, stalled = search
-        tests = jnp.maximum(-slope / 2, 0), rounding**2 / 2, unseen, stalled
+        new, value, gradient, is_stalled = search
+        # The tolerance is relative to the current value, since the value at the start
+        # may be larger by any factor.
+        least = jnp.maximum(tolerance * jnp.abs(value), rounding**2 / 2)
+        # The bound √eps is stricter than a step needs, and above rounding. If the
+        # gradient is in the null space of the sketch, `unseen` is far larger.
+        is_done = (-slope / 2 <= least) & (unseen <= eps**0.5)
         iteration = state.iteration + 1
         history = record(state.history, iteration, value)
-        return _State(new, value, gradient, *tests, iteration, history)
+        return _State(new, value, gradient, is_done, is_stalled, iteration, history)
 
-    decrease, zero = jnp.full_like(value, jnp.inf), jnp.zeros_like(value)
-    tests = decrease, zero, zero, ~jnp.isfinite(value)
+    is_done, is_stalled = jnp.zeros((), bool), ~jnp.isfinite(value)
     history = jnp.full(max_iterations + 1, value)
-    start = _State(flat, value, gradient, *tests, jnp.int32(0), history)
+    start = _State(flat, value, gradient, is_done, is_stalled, jnp.int32(0), history)
     state = lax.while_loop(is_open, step, start)
-    converged = is_done(state) & ~state.stalled & jnp.isfinite(state.value)
+    converged = state.is_done & ~state.is_stalled & jnp.isfinite(state.value)
     solution = _minimiser(functions, unravel, state.flat, given)
     return Solution(unravel(solution), state.iteration, converged, state.history)
 
