@@ -182,22 +182,6 @@ class NoArrays(stragglers.StragglerModel):
         return loads > 0, state
 
 
-class Law(stragglers.Distribution):
-    def sf(self, x):
-        return np.exp(-(x + 1))
-
-    def isf(self, q):
-        return -np.log(q) - 1
-
-
-class Growing(Law):
-    def sf(self, x):
-        return 1 - np.exp(-x)
-
-    def isf(self, q):
-        return -np.log1p(-q)
-
-
 class Returning(decoders.Decoder):
     """Gives whatever it is told to."""
 
@@ -520,8 +504,6 @@ VALUES = [
     (lambda: stragglers.fit_delays(ROUNDS, 0.0), "loads must be .* not all 0"),
     (lambda: stragglers.fit_delays(ROUNDS, held_out=1.0), "held_out.*0 and 1"),
     (lambda: stragglers.fastest(4).ends(np.ones(3)), "num_required must be at most"),
-    (lambda: stragglers.fastest(2).expected_time(Law(), num_workers=3), "law must"),
-    (lambda: stragglers.fastest(2).expected_time(Growing(), num_workers=3), "law must"),
     (lambda: sample(stragglers.uniform(4), ALL[:4] * 1.0), "num_stragglers must"),
     (lambda: sample(stragglers.bernoulli([0.5, 0.1]), TABLE[0]), "num_workers must be"),
     (lambda: sample(stragglers.fixed(ALL), TABLE[0]), "num_workers must be 6, the le"),

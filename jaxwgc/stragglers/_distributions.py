@@ -9,23 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
-from jaxwgc._validation import require
-
 # Number of bisections: enough for float64.
 _BISECTIONS = 60
-# Grid of log(q / (1 - q)), with q the probability of a longer time: from q = 1e-18 to
-# q = 1 - 1e-16.
-_EDGES = np.linspace(-41.5, 36.75, 8001)
-# A cell is split into _PIECES cells, at most _LEVELS times, if the times at its edges
-# differ by more than the factor _JUMP. Nothing is split if more than _MAX_JUMPS cells
-# would be.
-_JUMP, _PIECES, _LEVELS, _MAX_JUMPS = 1.05, 16, 4, 50
+# Probabilities of a longer time whose quantiles separate the cells of integrals: from
+# 1e-18 to 1 - 1e-16.
+_LEVELS = scipy.special.expit(np.linspace(36.75, -41.5, 8001))
+# Places of the nodes of Gauss-Legendre quadrature in a cell, from 0 to 1.
+_NODES = 0.5 + np.array([[-0.5], [0.5]]) / math.sqrt(3)
 # Probability per round below which an event is ignored.
 _NEVER = 1e-9
 # Weight below which a time is ignored in fits.
 NO_WEIGHT = 1e-9
-# Relative tolerance in checks that times and probabilities are sorted.
-_ROUNDING = 1e-9
 
 
 class Sample(NamedTuple):
@@ -81,10 +75,10 @@ class Distribution(abc.ABC):
     ) -> float:
         """Returns the mean of the f-th smallest of n independent finish times.
 
-        Let q be the probability of a longer time. For the f-th fastest of n, q has the
-        distribution Beta(n - f + 1, f). The mean is a sum of times over cells of q,
-        weighted by the probabilities of the cells. Times are computed once for all f
-        and n.
+        The mean is the integral over t of the probability that fewer than f workers
+        finish by t. It is computed by Gauss-Legendre quadrature between quantiles, so
+        that jumps of the distribution are exact. Survival functions are computed once
+        for all f and n.
 
         Args:
           num_required: f.
@@ -96,19 +90,23 @@ class Distribution(abc.ABC):
           probability above 1e-9.
         """
         later = num_workers - num_required + 1
-        edges, times = self._cells
-        below = scipy.special.betainc(later, num_required, edges)
-        shares = np.diff(below, prepend=0.0, append=1.0)
-        # Outside of all cells, the times of the first and the last cell are used.
-        times = np.concatenate([times[:1], times, times[-1:]])
-        if at_most < math.inf:
-            return float(shares @ np.minimum(times, at_most))
-        endless = np.isinf(times)
-        if shares[endless].sum() > _NEVER:
+        times, longer = self._cells
+        chances = scipy.special.betainc(later, num_required, longer).mean(0)
+        widths = np.diff(np.minimum(times, at_most))
+        is_endless = np.isinf(widths)
+        if np.any(chances[is_endless] > _NEVER):
             return math.inf
-        if endless.any():
-            return float(shares[~endless] @ times[~endless])
-        return float(shares[1:] @ times[1:]) + self._tail(edges[0], later, shares[0])
+        within = chances @ np.where(is_endless, 0, widths)
+        mean = float(min(times[0], at_most) + within)
+        if at_most < math.inf or np.isinf(times[-1]):
+            return mean
+        # Beyond all cells, the survival function is continued by a power law.
+        first, second = self.isf(_LEVELS[-1] * np.array([1, 10]))
+        exponent = math.log10(first / second) if second > 0 else 0.0
+        if exponent >= later * (1 - 1e-9):
+            return math.inf
+        chance = scipy.special.betainc(later, num_required, _LEVELS[-1])
+        return mean + float(chance * first * exponent / (later - exponent))
 
     def fastest_quantile(
         self, num_required: int, num_workers: int, level: float
@@ -126,38 +124,12 @@ class Distribution(abc.ABC):
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Edges of cells, in probabilities of a longer time, and a time per cell."""
-        edges = _EDGES
-        for _ in range(_LEVELS):
-            times = self._checked_times(scipy.special.expit(edges))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                jumps = np.flatnonzero(times[:-1] > _JUMP * times[1:])
-            if not 0 < len(jumps) <= _MAX_JUMPS:
-                break
-            cuts = np.linspace(edges[jumps], edges[jumps + 1], _PIECES + 1)[1:-1]
-            edges = np.sort(np.append(edges, cuts))
-        middles = scipy.special.expit((edges[:-1] + edges[1:]) / 2)
-        return scipy.special.expit(edges), np.asarray(self.isf(middles), np.float64)
-
-    def _checked_times(self, probabilities: np.ndarray) -> np.ndarray:
-        times = np.asarray(self.isf(probabilities), np.float64)
-        is_right = times.shape == probabilities.shape and np.all(times >= 0)
-        rule = "have times of at least 0, one for each probability"
-        require(is_right, "law", rule, self)
-        with np.errstate(invalid="ignore"):
-            grows = times[1:] > times[:-1] * (1 + _ROUNDING)
-            grows |= np.diff(self.sf(times)) < -_ROUNDING
-        rule = "have a nonincreasing survival function"
-        require(not grows.any(), "law", rule, self)
-        return times
-
-    def _tail(self, lowest: float, later: int, share: float) -> float:
-        """Integrates over the probabilities below the first cell, by a power law."""
-        first, second = self.isf(np.array([lowest, 10 * lowest]))
-        exponent = math.log10(first / second) if second > 0 else 0.0
-        if exponent >= later * (1 - 1e-9):
-            return math.inf
-        return float(share * first * later / (later - exponent))
+        """Edges of cells of time, and probabilities of longer times, (2, cells)."""
+        times = np.unique(self.isf(_LEVELS))
+        first, last = times[:-1], times[1:]
+        # No finite time is in a cell that ends at infinity.
+        widths = np.where(np.isinf(last), 0, last - first)
+        return times, self.sf(first + _NODES * widths)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -316,30 +316,28 @@ class log_normal(IndependentDelay):
 
         They have a closed form; censored times use expectation maximisation.
         """
-        logs = _log_times(sample.times)
-        weights = sample.weights
-        whole = weights * sample.is_whole
-        mean = np.sum(whole * logs) / whole.sum()
-        variance = np.sum(whole * (logs - mean) ** 2) / (sample.kept * whole.sum())
-        is_censored = ~sample.is_whole
+        logs, is_censored = _log_times(sample.times), ~sample.is_whole
+        after, censored = logs[is_censored], sample.weights[is_censored]
+        whole, total = sample.weights * sample.is_whole, sample.weights.sum()
+        mean = np.average(logs, weights=whole)
+        variance = np.average((logs - mean) ** 2, weights=whole)
         deviation = max(np.sqrt(variance), _SMALLEST_DEVIATION)
-        if is_censored.any():
-            after, censored = logs[is_censored], weights[is_censored]
-            for _ in range(_ITERATIONS):
-                # Moments of a normal variable, given that it is above the bound.
-                bound = (after - mean) / deviation
-                log_tail = scipy.special.log_ndtr(-bound)
-                ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)
-                first = mean + deviation * ratio
-                second = deviation**2 * (1 + bound * ratio - ratio**2)
-                new = (np.sum(whole * logs) + np.sum(censored * first)) / weights.sum()
-                squares = np.sum(whole * (logs - new) ** 2)
-                squares += np.sum(censored * (second + (first - new) ** 2))
-                change = abs(new - mean)
-                mean, deviation = new, np.sqrt(squares / (sample.kept * weights.sum()))
-                if change < _CONVERGED * deviation:
-                    break
-        return np.exp(mean), max(deviation, _SMALLEST_DEVIATION)
+        for _ in range(_ITERATIONS):
+            # Moments of a normal variable, given that it is above the bound.
+            bound = (after - mean) / deviation
+            log_tail = scipy.special.log_ndtr(-bound)
+            ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)
+            first = mean + deviation * ratio
+            second = deviation**2 * (1 + bound * ratio - ratio**2)
+            new = (whole @ logs + censored @ first) / total
+            squares = whole @ (logs - new) ** 2
+            squares += censored @ (second + (first - new) ** 2)
+            deviation = np.sqrt(squares / (sample.kept * total))
+            deviation = max(deviation, _SMALLEST_DEVIATION)
+            change, mean = abs(new - mean), new
+            if change < _CONVERGED * deviation:
+                break
+        return np.exp(mean), deviation
 
     def _standard(self, x):
         return (_log_times(x) - np.log(self.median)) / self.deviation
