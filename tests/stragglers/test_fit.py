@@ -11,7 +11,6 @@ import scipy.stats
 from jaxwgc import stragglers
 from jaxwgc.stragglers._distributions import Sample
 from jaxwgc.stragglers._fitting import _fit, _likelihood
-from jaxwgc.stragglers._fitting._most_likely import Kind
 from tests.stragglers.laws import consecutive_times
 
 LAWS = {
@@ -90,8 +89,8 @@ class TestFamilies:
         given = BY_NAME[name], (0.0, 2.0, 1.0), parameters, (0.1, 0.05)
         component = _likelihood.Component(*given)
         times = np.linspace(-3, 60, 200_001)[None]
-        loads, is_whole = np.ones_like(times), np.ones_like(times, bool)
-        measured = _likelihood.Measured(times, loads, is_whole)
+        ones = np.ones_like(times)
+        measured = _likelihood.Measured(times, ones, ones > 0, ones)
         density = np.exp(component.log_likelihoods(measured))
         survival = np.exp(component.log_survivals(measured))
         end = 1 + 2 * law.ppf(0)
@@ -126,7 +125,7 @@ def one_kind(name, times, loads=1.0, **kind):
     """The fit of one kind alone."""
     measured = _fit._measured(times, loads)
     form = _likelihood.forms(measured)[kind.pop("form", 0)]
-    kind = Kind(BY_NAME[name], form, **kind)
+    kind = _likelihood.Kind(BY_NAME[name], form, **kind)
     held_out = np.arange(len(times)) >= len(times) * 2 // 3
     return _fit._tried(measured, held_out, kind).fit
 

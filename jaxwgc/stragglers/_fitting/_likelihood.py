@@ -1,40 +1,58 @@
-"""Models of measured times, and their likelihood."""
+"""Models of measured times, their likelihood, and the search for its maximum."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxwgc.stragglers._distributions import NO_WEIGHT, Sample
 from jaxwgc.stragglers._independent_delays import IndependentDelay
 
+# Constants of `affine`.
+LOAD = ("overhead", "slope", "time")
 # Relative distance between the minimum time and the upper bound of the fixed time.
 _ROOM = 1e-3
 # Smallest distance of a probability from 0 and 1, where EM would get stuck.
 _SMALLEST = 1e-6
 # Bound of log-likelihood ratios, so that their exponentials are finite.
 _MOST_EVIDENCE = 700.0
+# Number of EM iterations from scratch and from a nearby model, and the gain in mean
+# log-likelihood below which they stop.
+_ITERATIONS = 40
+_MORE_ITERATIONS = 15
+_GAIN = 1e-4
+# Maximum number of measured times in the first, coarse search.
+_ENOUGH = 4000
+# Fractions of slow times from which the search starts.
+_SLOW_SHARES = (0.05, 0.2)
+_SPEED_ITERATIONS = 4
+# Logarithms of factors tried on each worker's speed, first coarse, then fine.
+_SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
 
 
 class Measured(NamedTuple):
     """Measured times (rounds, workers), their loads, and which times are complete.
 
-    The others are lower bounds (censored).
+    The others are lower bounds (censored). Times are those at the given speeds of the
+    workers.
     """
 
     times: np.ndarray
     loads: np.ndarray
     is_whole: np.ndarray
+    speeds: np.ndarray
 
-    def at_speed(self, speeds: np.ndarray) -> "Measured":
-        """Returns the times that workers of speed one would have taken."""
-        return self._replace(times=self.times * speeds)
+    def at_speed(self, speeds: Any) -> "Measured":
+        """Returns the times with speeds of the workers multiplied by `speeds`."""
+        return self._replace(speeds=self.speeds * speeds)
 
 
 class Component(NamedTuple):
     """Distribution of load * time + (overhead + slope * load) * X, with X of a family.
 
-    `load` is (overhead, slope, time), the constants of `affine`. `before` is for an
-    uncertain end of X: the probability of an X below it, and the mean distance of such
-    X from it.
+    Times are divided by the speeds of the workers. `load` is (overhead, slope, time),
+    the constants of `affine`. `before` is for an uncertain end of X: the probability of
+    an X below it, and the mean distance of such X from it.
     """
 
     family: type[IndependentDelay]
@@ -70,10 +88,11 @@ class Component(NamedTuple):
         return np.where(is_before, before, survival)
 
     def units(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-        """Returns X for each time, and the factor overhead + slope * load of X."""
+        """Returns X for each time, and the factor of X in the time."""
         overhead, slope, time = self.load
         scale = overhead + slope * measured.loads
-        return (measured.times - time * measured.loads) / scale, scale
+        units = (measured.times * measured.speeds - time * measured.loads) / scale
+        return units, scale / measured.speeds
 
     def _before(self, units):
         """Returns which X are below the lower end, and by how many mean distances."""
@@ -87,29 +106,25 @@ class Form(NamedTuple):
 
     Attributes:
       name: Name of the form.
-      bounds: Bounds of its free numbers: the share of the random time that is
-        proportional to the load, and the deterministic time; or only the latter.
-      mean_load: Mean load of the times if the share is free, otherwise 1.
+      names: Names of the constants of `affine` that it has.
+      bounds: Bounds of those that are free: slope and time, or only the time.
+      mean_load: Load at which overhead + slope * load is 1.
     """
 
     name: str
-    bounds: tuple[tuple[float, float], ...]
+    names: tuple[str, ...] = ()
+    bounds: tuple[tuple[float, float], ...] = ()
     mean_load: float = 1.0
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the free parameters of the form."""
-        return ("share", "time")[2 - len(self.bounds) :]
+    def free_names(self) -> tuple[str, ...]:
+        """Names of the free constants."""
+        return LOAD[3 - len(self.bounds) :]
 
-    def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
-        """Converts free parameters of the form to overhead, slope and time."""
-        share, time = (1.0, 0.0)[: 2 - len(free)] + free
-        return 1 - share, share / self.mean_load, time
-
-    def free(self, component: Component) -> tuple[float, ...]:
-        """Returns the free parameters of the form in a component."""
-        _, slope, time = component.load
-        return (slope * self.mean_load, time)[2 - len(self.bounds) :]
+    def load(self, free: tuple[float, ...]) -> tuple[float, float, float]:
+        """Returns overhead, slope and time, given the free ones."""
+        slope, time = (1.0, 0.0)[: 2 - len(free)] + free
+        return 1 - slope * self.mean_load, slope, time
 
 
 def forms(measured: Measured) -> tuple[Form, ...]:
@@ -117,13 +132,14 @@ def forms(measured: Measured) -> tuple[Form, ...]:
     is_loaded = measured.loads > 0
     rates = measured.times[is_loaded] / measured.loads[is_loaded]
     time = (0.0, float(rates.min()) * (1 - _ROOM))
-    proportional = Form("proportional to the load", ())
+    proportional = Form("proportional to the load")
     if np.all(measured.loads == measured.loads.flat[0]):
-        return proportional, Form("after a fixed time", (time,))
-    # If a load is zero, a share of 1 is excluded, since it would predict a time of
-    # zero.
-    share = (0.0, 1.0 if is_loaded.all() else 1 - _ROOM)
-    affine = Form("affine in the load", (share, time), float(measured.loads.mean()))
+        return proportional, Form("after a fixed time", ("time",), (time,))
+    # If a load is zero, an overhead of zero is excluded, since it would predict a time
+    # of zero.
+    mean_load = float(measured.loads.mean())
+    slope = (0.0, (1.0 if is_loaded.all() else 1 - _ROOM) / mean_load)
+    affine = Form("affine in the load", LOAD, (slope, time), mean_load)
     return (proportional, affine) if is_loaded.all() else (affine,)
 
 
@@ -133,15 +149,12 @@ class Model(NamedTuple):
     components: tuple[Component, ...]
     become_slow: float = 0.0
     become_fast: float = 1.0
-    speeds: np.ndarray | None = None
+    speeds: Any = 1.0
 
     @property
-    def shares(self) -> tuple[float, ...]:
-        """Returns the stationary probability of each component."""
-        if len(self.components) == 1:
-            return (1.0,)
-        slow = self.become_slow / (self.become_slow + self.become_fast)
-        return 1 - slow, slow
+    def slow_share(self) -> float:
+        """Returns the stationary probability of the slow state."""
+        return self.become_slow / (self.become_slow + self.become_fast)
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns log-likelihoods of times, given earlier rounds, (rounds, workers)."""
@@ -150,28 +163,24 @@ class Model(NamedTuple):
     def log_survivals(self, measured: Measured) -> np.ndarray:
         """Returns log-probabilities of longer times, given earlier rounds."""
         slow, _ = self._predicted(measured)
-        if self.speeds is not None:
-            measured = measured.at_speed(self.speeds)
+        measured = measured.at_speed(self.speeds)
         logs = [component.log_survivals(measured) for component in self.components]
-        with np.errstate(divide="ignore"):
-            return np.logaddexp(np.log1p(-slow) + logs[0], np.log(slow) + logs[-1])
+        return _mixed(slow, logs)
 
     def _predicted(self, measured):
-        jacobian = 0.0
-        if self.speeds is not None:
-            measured = measured.at_speed(self.speeds)
-            jacobian = np.where(measured.is_whole, np.log(self.speeds), 0)
+        measured = measured.at_speed(self.speeds)
         logs = [component.log_likelihoods(measured) for component in self.components]
-        if len(logs) == 1:
-            return np.zeros_like(logs[0]), logs[0] + jacobian
-        chain = self.become_slow, self.become_fast
-        slow, total = predictions(np.stack(logs), *chain)
-        return slow, total + jacobian
+        logs = np.stack([logs[0], logs[-1]])
+        return predictions(logs, self.become_slow, self.become_fast)
 
 
-def predictions(
-    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _mixed(slow, logs):
+    """Returns the logarithm of a mixture, with the probability of its last part."""
+    with np.errstate(divide="ignore"):
+        return np.logaddexp(np.log1p(-slow) + logs[0], np.log(slow) + logs[-1])
+
+
+def predictions(log_likelihoods, become_slow, become_fast):
     """Computes state probabilities of each round, given earlier rounds (filter).
 
     Args:
@@ -195,14 +204,10 @@ def predictions(
         before[number] = slow
         known = slow * odd / (1 - slow + slow * odd)
         slow = known * (1 - become_fast) + (1 - known) * become_slow
-    with np.errstate(divide="ignore"):
-        joint = np.log1p(-before) + fast_log, np.log(before) + slow_log
-    return before, np.logaddexp(*joint)
+    return before, _mixed(before, log_likelihoods)
 
 
-def responsibilities(
-    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
-) -> tuple[np.ndarray, float, float]:
+def responsibilities(log_likelihoods, become_slow, become_fast):
     """Computes state probabilities of each round, given all rounds (smoother).
 
     Args:
@@ -241,3 +246,159 @@ def responsibilities(
     least = _SMALLEST * np.array([share, 1 - share])
     chances = np.clip([moves[0, 1], moves[1, 0]] / counts, least, 1 - least)
     return slow, float(chances[0]), float(chances[1])
+
+
+class Kind(NamedTuple):
+    """Kind of model to fit.
+
+    Attributes:
+      family: Family of delay models.
+      form: Dependence of times on the load.
+      has_slow_state: Whether workers have two states.
+      has_speeds: Whether workers have different speeds.
+      in_order: Whether rounds are consecutive, so that states last.
+    """
+
+    family: type[IndependentDelay]
+    form: Form
+    has_slow_state: bool = False
+    has_speeds: bool = False
+    in_order: bool = True
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the family."""
+        return tuple(field.name for field in dataclasses.fields(self.family))
+
+    @property
+    def ends_at_least_time(self) -> bool:
+        """Returns whether the minimum time estimates the distribution's lower end."""
+        return self.family.has_least_time and not self.form.bounds
+
+    def num_parameters(self, num_workers: int) -> int:
+        """Returns the number of free parameters, including all speeds but one."""
+        number = len(self.parameters) + len(self.form.bounds)
+        if self.has_slow_state:
+            number = 2 * number + 1 + self.in_order
+        return number + (num_workers - 1) * self.has_speeds
+
+    def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
+        """Searches for the maximum-likelihood model, from `start` if it is given."""
+        step = -(-measured.times.size // _ENOUGH)
+        if start is None and step > 1:
+            some = Measured(*(array[:, ::step] for array in measured))
+            start = self._replace(has_speeds=False)._search(some, None)
+        return self._search(measured, start)
+
+    def _search(self, measured, start):
+        if not self.has_speeds:
+            return _at_one_speed(measured, self, start)
+        if start is None or np.ndim(start.speeds) == 0:
+            # Speeds relative to the median worker of each round.
+            logs = np.log(measured.times)
+            logs = logs - np.median(logs, axis=1, keepdims=True)
+            speeds = np.exp(-np.median(logs, axis=0))
+        else:
+            speeds = start.speeds
+        for _ in range(_SPEED_ITERATIONS):
+            start = _at_one_speed(measured.at_speed(speeds), self, start)
+            speeds = _better_speeds(measured, start, speeds)
+        assert start is not None
+        return start._replace(speeds=speeds)
+
+
+def _at_one_speed(measured, kind, start):
+    everything = np.ones(measured.times.shape)
+    if not kind.has_slow_state:
+        before = None if start is None else start.components[0]
+        return Model((_component(measured, everything, kind, before),))
+    if start is not None:
+        return _two_states(measured, kind, start, _MORE_ITERATIONS)
+    single = _component(measured, everything, kind, None)
+    tails = single.log_survivals(measured)
+    models = []
+    for share in _SLOW_SHARES:
+        is_slow = tails < np.quantile(tails, share)
+        groups = ~is_slow, is_slow
+        parts = (_component(measured, 1.0 * own, kind, single) for own in groups)
+        share = float(is_slow.mean())
+        parted = Model(tuple(parts), share, 1 - share)
+        models.append(_two_states(measured, kind, parted, _ITERATIONS))
+    return max(models, key=lambda model: model.log_likelihoods(measured).sum())
+
+
+def _two_states(measured, kind, model, num_iterations):
+    """Fits a model with two states by expectation maximisation."""
+    last = -np.inf
+    for _ in range(num_iterations):
+        logs = [component.log_likelihoods(measured) for component in model.components]
+        mean = model.log_likelihoods(measured).mean()
+        if mean < last + _GAIN:
+            break
+        last = mean
+        slow, become_slow, become_fast = responsibilities(np.stack(logs), *model[1:3])
+        if not kind.in_order:
+            become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
+            become_fast = 1 - become_slow
+        pairs = zip((1 - slow, slow), model.components)
+        components = (_component(measured, own, kind, each) for own, each in pairs)
+        model = Model(tuple(components), become_slow, become_fast)
+    return model
+
+
+def _component(measured, weights, kind, start):
+    """Fits a component to weighted times, by a search over its load parameters."""
+    from scipy import optimize
+
+    family, form = kind.family, kind.form
+    flat = Measured(*(array.ravel() for array in measured))
+    whole_weight = float(np.sum(weights * measured.is_whole))
+    num_parameters = kind.num_parameters(measured.times.shape[1])
+    if kind.has_slow_state and start is not None and whole_weight < num_parameters:
+        # The likelihood is unbounded if a state shrinks to one time, or if speeds make
+        # one time of each worker equal.
+        return start
+    weights = weights.ravel()
+    kept = 1 - kind.has_speeds / max(len(measured.times), 2)
+
+    def made(free):
+        component = Component(family, form.load(tuple(map(float, free))))
+        units = np.maximum(component.units(flat)[0], 1e-300)
+        sample = Sample(units, weights, flat.is_whole, kept)
+        return component._replace(parameters=family.estimate(sample))
+
+    def cost(free):
+        component = made(free)
+        if not all(np.isfinite(component.parameters)):
+            return 1e10
+        logs = component.log_likelihoods(flat)
+        mean = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0)) / whole_weight
+        return -mean if np.isfinite(mean) else 1e10
+
+    if not form.bounds:
+        return made(())
+    spread = 0.3 if start is None else 0.05
+    low, high = np.array(form.bounds).T
+    first = (low + high) / 2 if start is None else start.load[-len(form.bounds) :]
+    first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
+    # Steps point to the middle of the bounds, so that the simplex stays within them.
+    ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
+    simplex = np.vstack([first, first + np.diag(ways)])
+    options = {"maxfev": 150 if start is None else 20, "xatol": 1e-4, "fatol": 1e-7}
+    options["initial_simplex"] = simplex
+    search = {"method": "Nelder-Mead", "bounds": form.bounds, "options": options}
+    best = optimize.minimize(cost, first, **search)
+    return made(best.x)
+
+
+def _better_speeds(measured, model, speeds):
+    """Maximises the likelihood over each speed; normalises the geometric mean to 1."""
+    for grid in _SPEED_GRIDS:
+        tried = speeds * np.exp(grid)[:, None, None]
+        # The leading axis holds the candidate speeds.
+        moved = Measured(*np.broadcast_arrays(*measured._replace(speeds=tried)))
+        logs = [component.log_likelihoods(moved) for component in model.components]
+        mixed = _mixed(model.slow_share, logs)
+        best = np.maximum(mixed, -1e6).sum(1).argmax(0)
+        speeds = speeds * np.exp(grid)[best]
+    return speeds / np.exp(np.mean(np.log(speeds)))
