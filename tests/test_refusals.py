@@ -485,7 +485,6 @@ VALUES = [
     (lambda: stragglers.unequal_speeds(PARETO, [1, 0.0]), r"speeds.*speeds\[1\] = 0"),
     (lambda: stragglers.empirical([[1.0, 0.0]]), "times must be positive"),
     (lambda: stragglers.empirical(TABLE[:0]), "times must have shape .* 1 rounds"),
-    (lambda: stragglers.empirical(TABLE * 1e39), "times of a part must fit in"),
     (lambda: stragglers.empirical(TABLE, loads=0.0), "loads must be positive"),
     (lambda: stragglers.empirical(TABLE, measured_at=1.0), "measured_at must have"),
     (lambda: measured(measured_at=[1.0, 2.0]), "measured_at must be increasing"),

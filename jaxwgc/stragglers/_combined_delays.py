@@ -181,10 +181,9 @@ class markov(DelayModel):
         return self.become_slow / (self.become_slow + self.become_fast)
 
     def init(self, num_workers):
-        """Returns the slow workers, a first-round flag, and both delay states."""
+        """Returns -1 (no state drawn yet) per worker, and both delay states."""
         return {
-            "is_slow": jnp.zeros(num_workers, bool),
-            "is_first": jnp.ones((), bool),
+            "is_slow": jnp.full(num_workers, -1),
             "fast": self.fast.init(num_workers),
             "slow": self.slow.init(num_workers),
         }
@@ -192,15 +191,15 @@ class markov(DelayModel):
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
         key, fast_key, slow_key = jax.random.split(key, 3)
-        loads = loads_of(loads, state["is_slow"])
-        goes_on = jnp.where(state["is_slow"], 1 - self.become_fast, self.become_slow)
-        draws = jax.random.uniform(key, state["is_slow"].shape, jnp.float32)
-        is_slow = draws < jnp.where(state["is_first"], self.slow_share, goes_on)
+        before = state["is_slow"]
+        loads = loads_of(loads, before)
+        goes_on = jnp.where(before == 1, 1 - self.become_fast, self.become_slow)
+        draws = jax.random.uniform(key, before.shape, jnp.float32)
+        is_slow = draws < jnp.where(before < 0, self.slow_share, goes_on)
         fast_times, fast_state = self.fast.sample(fast_key, state["fast"], loads)
         slow_times, slow_state = self.slow.sample(slow_key, state["slow"], loads)
         return jnp.where(is_slow, slow_times, fast_times), {
-            "is_slow": is_slow,
-            "is_first": jnp.zeros((), bool),
+            "is_slow": is_slow.astype(before.dtype),
             "fast": fast_state,
             "slow": slow_state,
         }

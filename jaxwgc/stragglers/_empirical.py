@@ -47,7 +47,7 @@ def empirical(
         of parts, parts are equal and together have the largest load.
       measured_at: Loads of the first axis of times, (loads,), increasing and at least
         0. Times are linear between these loads, and proportional to the load below the
-        smallest and beyond the largest one.
+        smallest one. Beyond the largest one, the last line is continued.
       replace: Whether several simulated workers may use the history of one measured
         worker, if the trace has fewer workers than are simulated.
 
@@ -81,12 +81,8 @@ def empirical(
         name, kind = "measured_at", "real numbers"
         measured_at = _validation.host_array(name, measured_at, kind, loads="any")
         measured_at = measured_at.astype(np.float64)
-        is_right = (
-            table.ndim == 3
-            and measured_at.shape == table.shape[:1]
-            and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
-            and measured_at[-1] > 0
-        )
+        grows = np.all(np.diff(measured_at, prepend=-1e-300) > 0)
+        is_right = grows and table.ndim == 3 and len(table) == len(measured_at)
         rule = "be increasing, of shape (loads,), for times (loads, rounds, workers)"
         require(is_right, name, rule, f"{measured_at} and times {table.shape}")
         # Loads are stored on the last axis, like parts.
@@ -103,10 +99,6 @@ def empirical(
         table, worker_loads = (table / worker_loads)[:, :, None], 1.0
     elif measured_at is not None:
         require(np.all(worker_loads == 1), "loads", "be 1 with measured_at", loads)
-    limits = np.finfo(np.float32)
-    is_right = np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table)))
-    given = f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
-    require(is_right, "times of a part", "fit in float32", given)
     begins_anew = measured_at is None
     if measured_at is None:
         # Cumulative seconds after the first, second, ... part.
@@ -116,8 +108,9 @@ def empirical(
         # Zero load takes no time.
         table = np.concatenate([np.zeros_like(table[:, :, :1]), table], -1)
         measured_at = np.concatenate([[0.0], measured_at])
-    calm = 0.0, np.zeros_like(measured_at)
-    return _Empirical(table, measured_at, *calm, begins_anew, resample, replace)
+    calm = {"probability": 0.0, "stall": 0.0}
+    options = {"begins_anew": begins_anew, "resample": resample, "replace": replace}
+    return _Empirical(table, measured_at, **calm, **options)
 
 
 @register
@@ -125,33 +118,28 @@ def empirical(
 class _Empirical(DelayModel):
     """Delay model that resamples times (rounds, workers, n) measured at loads (n,).
 
-    Beyond the largest load a worker begins anew, or times are proportional. With
-    probability `probability`, a time is raised to at least `least` (n,).
+    Beyond the largest load a worker begins anew, or the last line is continued. With
+    probability `probability`, a time is raised to at least `stall` times the load.
     """
 
     table: np.ndarray
     known: np.ndarray
     probability: Any
-    least: np.ndarray
+    stall: Any
     begins_anew: Static[bool]
     resample: Static[str]
     replace: Static[bool]
 
     def __repr__(self):
-        times = self.table[..., -1]
-        times = times[np.isfinite(times)]
-        least, most = np.min(times, initial=np.inf), np.max(times, initial=0)
-        return (
-            f"empirical(times={self.table.shape[:2]}, {least:.3g} to {most:.3g} s at "
-            f"load {self.known[-1]:g}, resample={self.resample!r})"
-        )
+        num_rounds, num_workers, _ = self.table.shape
+        return f"empirical({num_rounds} rounds of {num_workers} workers)"
 
     def init(self, num_workers):
         """Returns -1 for each worker: no worker or round of the trace is chosen yet."""
         unchosen = jnp.full(num_workers, -1)
         num_measured = self.table.shape[1]
-        is_shared = self.replace or self.resample == "cells"
-        is_right = num_workers <= num_measured or is_shared
+        is_right = num_workers <= num_measured or self.replace
+        is_right |= self.resample == "cells"
         given = f"{num_measured}: replace=True lets several workers use one history"
         require(is_right, "the trace", f"have at least {num_workers} workers", given)
         return {"workers": unchosen, "rounds": unchosen}
@@ -165,28 +153,20 @@ class _Empirical(DelayModel):
         if _validation.is_traced(self.probability) or self.probability > 0:
             stall_key = jax.random.fold_in(key, 1)
             is_stalled = jax.random.bernoulli(stall_key, self.probability, loads.shape)
-            stalled = jnp.maximum(seconds, jnp.asarray(self.least, seconds.dtype))
+            stalled = jnp.maximum(seconds, self.stall * known)
             seconds = jnp.where(is_stalled[:, None], stalled, seconds)
-        last, end = seconds[:, -1], known[-1]
-        if self.begins_anew:
-            number = jnp.floor(loads / end)
-            more = _between(known, seconds, loads - number * end)
-            return _share(number, last) + more, state
-        beyond = _share(loads, last) / end
-        return jnp.where(loads > end, beyond, _between(known, seconds, loads)), state
+        number = jnp.floor(loads / known[-1]) if self.begins_anew else 0
+        times = _between(known, seconds, loads - number * known[-1])
+        return _share(number, seconds[:, -1]) + times, state
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""
-        is_finite = np.isfinite(self.table)
-        least = tail * np.max(self.table, (0, 1), where=is_finite, initial=0)
-        time = least[-1]
-        if self.begins_anew:
-            time = time / self.known[-1]
-            least = time * self.known
-        num_rounds, num_workers, _ = self.table.shape
-        probability = min(_RULE_OF_THREE / (num_rounds * num_workers), 1.0)
-        stalled = dataclasses.replace(self, probability=probability, least=least)
-        return Stalls(stalled, probability, float(time), num_rounds)
+        times = self.table[..., -1]
+        longest = np.max(times, where=np.isfinite(times), initial=0)
+        stall = float(tail * longest / self.known[-1])
+        probability = min(_RULE_OF_THREE / times.size, 1.0)
+        stalled = dataclasses.replace(self, probability=probability, stall=stall)
+        return Stalls(stalled, probability, stall, len(times))
 
     def _drawn(self, key, state):
         """Draws a round and worker of the trace per worker; also returns the state."""
@@ -208,7 +188,7 @@ class _Empirical(DelayModel):
         return rounds, workers, {"workers": workers, "rounds": rounds}
 
 
-def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
+def _share(count: Any, seconds: jax.Array) -> jax.Array:
     """Multiplies counts by seconds; a count of 0 gives 0, even for infinite seconds."""
     return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
 

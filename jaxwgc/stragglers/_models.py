@@ -194,9 +194,9 @@ def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
     return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
 
 
-def times_of(times: Any, name: str = "times") -> jax.Array:
+def times_of(times: Any) -> jax.Array:
     """Checks times and converts them to floats; negative traced times become NaN."""
-    times = _vector(name, times, "at least 0, and infinity without a response")
+    times = _vector("times", times, "at least 0, and infinity without a response")
     return jnp.where(times >= 0, times, jnp.nan)
 
 

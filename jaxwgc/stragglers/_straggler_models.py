@@ -10,15 +10,9 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._targets import DECODES
-from jaxwgc.stragglers._models import (
-    Arrivals,
-    DelayModel,
-    StragglerModel,
-    check_round,
-    loads_of,
-)
-from jaxwgc.stragglers._selection import random_workers
-from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
+from jaxwgc.stragglers import _models
+from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel, loads_of
+from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest, random_workers
 
 # Number of random orders of arrival on which a suspicious waiting rule is tested.
 _NUM_ORDERS = 64
@@ -90,7 +84,8 @@ class delayed(StragglerModel):
         name = f"times of {type(self.delay).__name__}"
         _validation.check_shape(name, times, "(num_workers,)", loads.shape)
         arrivals = self.wait.arrivals(wait_key, remaining + times)
-        check_round(f"{type(self.wait).__name__}.arrivals", arrivals, len(loads))
+        name = f"{type(self.wait).__name__}.arrivals"
+        _models.check_round(name, arrivals, len(loads))
         if not is_busy:
             return arrivals, state
         joined = remaining <= arrivals.elapsed
@@ -108,7 +103,6 @@ class delayed(StragglerModel):
         orders of arrival.
         """
         wait, num_workers = self.wait, code.num_workers
-        is_early, rule = False, ""
         if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
             return
         enough = num_workers - int(np.asarray(code.num_stragglers))
@@ -116,11 +110,10 @@ class delayed(StragglerModel):
             # A code with an equal assignment differs only in the weights of parts, and
             # decodes at equal times.
             is_early = not np.array_equal(wait.code.assignment, code.assignment)
-            rule = f"until another code decodes, {wait.code}"
-        elif isinstance(wait, fastest):
+        else:
             # Approximate codes do not say how many responses are enough.
-            is_early = wait.num_required < enough and code.num_stragglers > 0
-            rule = f"for the {wait.num_required} fastest of {num_workers} workers"
+            is_early = isinstance(wait, fastest) and wait.num_required < enough
+            is_early &= code.num_stragglers > 0
         if not is_early:
             return
         times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
@@ -130,15 +123,14 @@ class delayed(StragglerModel):
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
             received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
             num_decoded = int(code.decodes(received, DECODES, decoder).sum())
-        if num_decoded > _NUM_ORDERS / 10:
-            return
-        warnings.warn(
-            f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
-            "random orders of arrival. Other rounds give an approximate gradient and "
-            f"count in num_undecodable. Any {enough} responses are enough: use "
-            f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
-            stacklevel=3,
-        )
+        if num_decoded <= _NUM_ORDERS / 10:
+            warnings.warn(
+                f"with model.wait = {wait}, code decodes in {num_decoded} of "
+                f"{_NUM_ORDERS} random orders of arrival; other rounds count in "
+                f"num_undecodable. Any {enough} responses are enough: use "
+                f"stragglers.fastest({enough}), or until_decodable of this code",
+                stacklevel=3,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,8 +211,7 @@ class bernoulli(StragglerModel):
         if np.ndim(self.probability) == 0:
             _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
             return
-        name = "probability"
-        given = self.probability
+        name, given = "probability", self.probability
         values = _validation.host_array(name, given, "real numbers", num_workers="any")
         is_right = (values >= 0) & (values <= 1)
         _validation.check_entries(name, values, is_right, "from 0 to 1")

@@ -26,7 +26,7 @@ def history(resample, num_workers, replace=False):
 
 
 def test_the_repr_is_short():
-    expected = "empirical(times=(7, 5), 0.5 to 17.5 s at load 1, resample='rounds')"
+    expected = "empirical(7 rounds of 5 workers)"
     assert repr(stragglers.empirical(TIMES, loads=2.0)) == expected
 
 
@@ -102,14 +102,14 @@ class TestMeasuredAtLoads:
         return np.asarray(delay.sample(key, delay.init(3), np.array(loads))[0])
 
     def test_a_line_between_loads(self):
-        """And in proportion below the first and beyond the last."""
+        """Continued beyond the last; in proportion below the first."""
         base = self.sample([0.0, 0.0, 0.0])
         later = stragglers.empirical(self.seconds[1:], measured_at=self.loads[1:])
-        for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 6.0)):
+        for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 4.0)):
             times, _ = later.sample(jax.random.key(0), later.init(3), np.full(3, load))
             np.testing.assert_allclose(times, factor * base, rtol=1e-6)
         assert np.all(np.diff(base) == 1)
-        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 6.0)):
+        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 4.0)):
             np.testing.assert_allclose(self.sample([load] * 3), factor * base)
 
     def test_lost_answers(self):
@@ -126,13 +126,12 @@ class TestMeasuredAtLoads:
         np.testing.assert_array_equal(times, [0, np.inf, np.inf])
 
     def test_stalls(self):
-        """Where nothing is measured a stall takes as long at every load."""
+        """In proportion to the load."""
         unit = 2**-7  # so that all times are below one
         delay = stragglers.empirical(self.seconds * unit, measured_at=self.loads)
         stalls = delay.stalls(3.0)
-        longest = 24 * unit * (1 + self.loads)
-        assert stalls[1:] == (3 / 24, 3 * longest[-1], 8)
-        loads = np.array([0.0, 0.25, 2.0])
+        assert stalls[1:] == (3 / 24, 3 * 24 * unit * 2, 8)
+        loads = np.array([0.5, 0.75, 2.0])
         keys = jax.random.split(jax.random.key(0), 400)
 
         def sampled(model):
@@ -142,6 +141,5 @@ class TestMeasuredAtLoads:
         calm, stalled = sampled(delay), sampled(stalls.delay)
         is_stalled = calm != stalled
         assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
-        expected = 3 * 24 * unit * np.array([1.0, 1.25, 4.0])
-        expected = np.broadcast_to(expected, calm.shape)[is_stalled]
+        expected = np.broadcast_to(stalls.time * loads, calm.shape)[is_stalled]
         np.testing.assert_allclose(stalled[is_stalled], expected)
