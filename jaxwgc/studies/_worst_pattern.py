@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Container
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,10 @@ from jaxwgc.stragglers import StragglerModel, fixed
 # Errors count as equal if they differ by less than this number of machine epsilons
 # times the squared norm of the target.
 _NOISE = 100
-# Numbers of starting points of the search besides the greedy pattern: random patterns,
-# for decoders far from least squares; cheap climbs by ridge errors; and the worst
-# patterns of these climbs, from which the search starts.
-_NUM_RANDOM = 2
-_NUM_CLIMBED = 30
-_NUM_WORST = 4
+# Numbers of random patterns that climb by ridge errors, and of the worst patterns among
+# all that begin or end a climb, from which the search by decoding errors starts.
+_NUM_RANDOM = 30
+_NUM_STARTS = 5
 # Ridge, relative to the mean squared norm of the rows of B. It is small, so that ridge
 # errors follow least-squares errors. It is large enough that remaining copies of a part
 # do not hide a lost copy.
@@ -44,14 +41,14 @@ def worst_pattern(
     """Returns the pattern of exactly s stragglers with the largest decoding error.
 
     Tries all C(n, s) patterns if there are at most `max_patterns`. Otherwise a search
-    adds one straggler at a time, always the one that raises the error most. It then
-    swaps stragglers for responders as long as a swap raises the error. Random patterns
-    are improved in this way, too, and the worst of all patterns is returned. The true
-    worst pattern may be worse. For 100 workers a search takes seconds if conjugate
-    gradients converge, and minutes if every pattern is decomposed.
+    starts from random patterns. It swaps stragglers for responders, first as long as a
+    swap raises the error of ridge regression, and then, for the worst patterns, as long
+    as a swap raises the decoding error. The true worst pattern may be worse. For 100
+    workers a search takes seconds if conjugate gradients converge, and minutes if every
+    pattern is decomposed.
 
-    If the error does not change (a block of copies is lost only with its last copy),
-    the search uses the error of ridge regression, which grows with every straggler.
+    If no swap changes the decoding error (a block of copies is lost only with its last
+    copy), the error of ridge regression decides, which grows with every straggler.
 
     The same code gives the same pattern. Patterns with errors that differ only by
     rounding tie, and the lexicographically first set of stragglers wins. Errors are
@@ -144,17 +141,8 @@ def adversarial(
       mitigating adversarial stragglers", 2019; Charles, Papailiopoulos, Ellenberg,
       "Approximate gradient coding via sparse random graphs", 2017.
     """
-    return fixed(
-        worst_pattern(code, num_stragglers, decoder, max_patterns=max_patterns)
-    )
-
-
-class _Found(NamedTuple):
-    """A sorted set of stragglers and its error."""
-
-    error: float
-    ridge_error: float
-    lost: tuple[int, ...]
+    options = {"max_patterns": max_patterns}
+    return fixed(worst_pattern(code, num_stragglers, decoder, **options))
 
 
 class _Adversary:
@@ -178,83 +166,60 @@ class _Adversary:
 
 
 def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
-    generator = np.random.default_rng(0)
-
-    def draw():
+    """Returns the worst pattern that climbs from random patterns find."""
+    generator, candidates = np.random.default_rng(0), set()
+    for _ in range(_NUM_RANDOM):
         drawn = generator.permutation(adversary.num_workers)[:num_stragglers]
-        return tuple(sorted(drawn.tolist()))
-
-    climb = adversary.ridge_errors.climb
-    climbed = sorted({climb(draw()) for _ in range(_NUM_CLIMBED)})
-    order = np.argsort(-adversary.errors(np.array(climbed)), kind="stable")
-    starts = [_greedy(adversary, num_stragglers)]
-    starts += [draw() for _ in range(_NUM_RANDOM)]
-    starts += [climbed[place] for place in order[:_NUM_WORST]]
-    best = {}
-    for start in starts:
-        # A climb from the end of an earlier climb would end there again.
-        if start not in best:
-            candidate = _improve(adversary, start, best)
-            best[candidate.lost] = candidate
-    worst = max(found.error for found in best.values()) - adversary.tolerance
-    return min(found.lost for found in best.values() if found.error >= worst)
+        lost = tuple(sorted(drawn.tolist()))
+        candidates |= {lost, adversary.ridge_errors.climb(lost)}
+    starts = sorted(candidates)
+    order = np.argsort(-adversary.errors(np.array(starts)), kind="stable")
+    errors: dict[tuple[int, ...], float] = {}
+    for place in order[:_NUM_STARTS]:
+        _improve(adversary, starts[place], errors)
+    worst = max(errors.values()) - adversary.tolerance
+    return min(lost for lost, error in errors.items() if error >= worst)
 
 
-def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
-    """Adds one straggler at a time, always the one that raises the error most."""
-    lost = ()
-    for _ in range(num_stragglers):
-        others = np.setdiff1d(np.arange(adversary.num_workers), lost).astype(int)
-        errors = adversary.errors(np.array([(*lost, other) for other in others]))
-        tied = errors >= errors.max() - adversary.tolerance
-        ridge_errors = adversary.ridge_errors.after_losing(lost, others)
-        ridge_errors = np.where(tied, ridge_errors, -np.inf)
-        largest = ridge_errors >= ridge_errors.max() - adversary.ridge_errors.tolerance
-        lost = tuple(sorted((*lost, int(others[np.argmax(largest)]))))
-    return lost
-
-
-def _improve(
-    adversary: _Adversary, lost: tuple[int, ...], known: Container[tuple[int, ...]]
-) -> _Found:
+def _improve(adversary: _Adversary, lost: tuple[int, ...], errors: Any) -> None:
     """Swaps stragglers for responders as long as this increases the error.
 
-    Stops at a known set.
+    Adds the errors of all sets on the way to `errors`, and stops at a known set.
     """
     [error] = adversary.errors(np.array([lost]))
-    best = _Found(error, adversary.ridge_errors.of(lost), lost)
     # The record never falls. A gain in ridge error cannot make up for an error that was
     # lost to rounding, so that the climb ends.
-    record = error
-    while best.lost not in known and (better := _better_swap(adversary, best, record)):
-        best, record = better, max(record, better.error)
-    return best
+    record = float(error)
+    while lost not in errors:
+        errors[lost] = float(error)
+        if (better := _better_swap(adversary, lost, record)) is None:
+            return
+        lost, error = better
+        record = max(record, error)
 
 
-def _better_swap(adversary: _Adversary, best: _Found, record: float) -> _Found | None:
-    """Returns the best swap of the first batch that improves on `best`, or None.
+def _better_swap(adversary: _Adversary, lost: tuple[int, ...], record: float) -> Any:
+    """Returns the best set of the first batch of swaps with an improvement, or None.
 
     Swaps are tried in descending order of ridge errors, since these mostly have the
     largest errors: usually one batch suffices. To show that no swap is better, all are
     tried, or all with a sufficiently large ridge error.
     """
-    swaps = all_swaps(best.lost, adversary.num_workers)
-    ridge_errors = adversary.ridge_errors.after_swaps(best.lost, swaps)
+    ridge, noise = adversary.ridge_errors, adversary.tolerance
+    swaps = all_swaps(lost, adversary.num_workers)
+    ridge_errors = ridge.after_swaps(lost, swaps)
     order = np.argsort(-ridge_errors, kind="stable")
     if adversary.ridge_error_is_bound:
-        order = order[ridge_errors[order] > record - adversary.tolerance]
+        order = order[ridge_errors[order] > record - noise]
+    least = ridge.of(lost) + ridge.tolerance
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        sets = [swapped(best.lost, swap) for swap in swaps[batch]]
+        sets = [swapped(lost, swap) for swap in swaps[batch]]
         errors = adversary.errors(np.array(sets))
-        candidate = int(np.argmax(errors >= errors.max() - adversary.tolerance))
-        ridge_error = ridge_errors[batch[candidate]]
-        is_better = errors.max() > record + adversary.tolerance
-        if errors[candidate] >= record - adversary.tolerance:
-            least = best.ridge_error + adversary.ridge_errors.tolerance
-            is_better |= ridge_error > least
-        if is_better:
-            return _Found(float(errors[candidate]), float(ridge_error), sets[candidate])
+        best = int(np.argmax(errors >= errors.max() - noise))
+        is_better = errors[best] >= record - noise and ridge_errors[batch[best]] > least
+        if is_better or errors.max() > record + noise:
+            return sets[best], float(errors[best])
     return None
 
 
@@ -288,13 +253,22 @@ class RidgeErrors:
         """Computes the ridge error of a set of stragglers."""
         return float(np.sum(self._targets * (self._inverse(lost) @ self._targets)).real)
 
-    def after_losing(self, lost: tuple[int, ...], others: np.ndarray) -> np.ndarray:
-        """Computes errors (number,) with one more straggler from `others` (number,)."""
-        return self._after(lost, others[:, None], np.array([-1.0]))
-
     def after_swaps(self, lost: tuple[int, ...], swaps: np.ndarray) -> np.ndarray:
-        """Computes errors (number,) after each swap (number, 2): lost, restored."""
-        return self._after(lost, swaps, np.array([-1.0, 1.0]))
+        """Computes errors (number,) after each swap (number, 2): lost, restored.
+
+        Uses the Woodbury identity. A swap p changes B^H B by U_p S U_p^H, with U_p the
+        rows of its workers, and S = -1 for the rows of the lost one, otherwise 1.
+        """
+        rows, messages = self._rows, self._messages_of(swaps)
+        sides = np.concatenate([self._targets, rows.conj().T], axis=1)
+        solved = self._inverse(lost) @ sides
+        products, num_targets = rows @ solved, self._targets.shape[1]
+        error = np.sum(self._targets * solved[:, :num_targets]).real
+        systems = products[messages[:, :, None], num_targets + messages[:, None, :]]
+        signs = np.repeat([-1.0, 1.0], len(rows) // self.num_workers)
+        reached = products[messages, :num_targets]
+        solutions = np.linalg.solve(systems + np.diag(signs), reached)
+        return error - (reached.conj() * solutions).sum((1, 2)).real
 
     def climb(self, lost: tuple[int, ...]) -> tuple[int, ...]:
         """Applies the swap with the largest error until no swap increases the error."""
@@ -316,26 +290,6 @@ class RidgeErrors:
         """Returns row indices (..., size) of all messages of workers (..., number)."""
         rows = np.arange(len(self._rows)).reshape(self.num_workers, -1)[workers]
         return rows.reshape(*workers.shape[:-1], workers.shape[-1] * rows.shape[-1])
-
-    def _after(
-        self, lost: tuple[int, ...], workers: np.ndarray, signs: np.ndarray
-    ) -> np.ndarray:
-        """Computes errors with workers (number, size) removed (-1) or restored (1).
-
-        Uses the Woodbury identity. Entry p of `workers` changes B^H B by U_p S U_p^H,
-        with U_p the rows of its workers.
-        """
-        rows, messages = self._rows, self._messages_of(workers)
-        sides = np.concatenate([self._targets, rows.conj().T], axis=1)
-        solved = self._inverse(lost) @ sides
-        products, num_targets = rows @ solved, self._targets.shape[1]
-        error = np.sum(self._targets * solved[:, :num_targets]).real
-        systems = products[messages[:, :, None], num_targets + messages[:, None, :]]
-        num_each = len(rows) // self.num_workers
-        systems = systems + np.diag(np.repeat(signs, num_each))
-        reached = products[messages, :num_targets]
-        changes = reached.conj() * np.linalg.solve(systems, reached)
-        return error - changes.sum((1, 2)).real
 
 
 def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:
