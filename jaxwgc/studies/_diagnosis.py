@@ -11,12 +11,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.studies._worst_pattern import (
-    decode_masks,
-    every_set,
-    masks_without,
-    worst_pattern,
-)
+from jaxwgc.studies import _worst_pattern
 
 # Default number of rows, one per number of stragglers.
 _NUM_ROWS = 8
@@ -150,25 +145,23 @@ def diagnose(
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
     name = "quantile_levels"
     levels = _validation.concrete_array(name, quantile_levels, "real numbers")
-    is_right = levels.ndim == 1 and np.all((levels >= 0) & (levels <= 1))
-    _validation.require(is_right, name, "be numbers from 0 to 1", levels)
 
     bits = jax.random.bits(key, (4,))
     _validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
-    priority = generator.random((num_patterns, code.num_workers)).argsort(axis=1)
-    rank = priority.argsort(axis=1)
+    shape = num_patterns, code.num_workers
+    rank = generator.random(shape).argsort(axis=1).argsort(axis=1)
     scale = float(np.sum(np.asarray(code.target, np.float64) ** 2)) or 1.0
     rows = []
     for number in numbers:
         is_exhaustive = math.comb(code.num_workers, number) <= num_patterns
         patterns = rank >= number
         if is_exhaustive:
-            sets = every_set(code.num_workers, number)
-            patterns = masks_without(sets, code.num_workers)
-        worst = worst_pattern(code, number, max_patterns=max_patterns)
+            sets = _worst_pattern.every_set(code.num_workers, number)
+            patterns = _worst_pattern.masks_without(sets, code.num_workers)
+        worst = _worst_pattern.worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        errors, noise = (each / scale for each in decode_masks(code, masks))
+        errors, noise = np.array(_worst_pattern.decode_masks(code, masks)) / scale
         # If the search was not exhaustive, a random pattern may be worse than the found
         # one.
         hardest = errors.argmax()

@@ -95,20 +95,16 @@ def learn_entries(
     learned = dataclasses.replace(
         code, encoding_matrix=matrix, num_stragglers=0, decoders=decoders
     )
-    learn = _learner(model, num_steps, batch_size)
-    entries, difference, standard_error = learn(learned, key, scale, learning_rate)
+    size = num_steps, batch_size
+    found = _learn(model, *size, learned, key, scale, learning_rate)
+    entries, difference, standard_error = found
     if not difference < -_STANDARD_ERRORS * standard_error:
         return code
     matrix = np.where(assignment, np.asarray(entries, np.float64), 0)
     return dataclasses.replace(learned, encoding_matrix=matrix)
 
 
-@functools.lru_cache(maxsize=1)
-def _learner(model, num_steps, batch_size):
-    """Compiles `_learn`, and keeps the program of the last model only."""
-    return jax.jit(functools.partial(_learn, model, num_steps, batch_size))
-
-
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     """Returns learned entries, the change of the error, and its standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
@@ -127,13 +123,10 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
         matrix = jnp.where(assignment, entries, 0)
         return decoding_error(dataclasses.replace(code, encoding_matrix=matrix), masks)
 
-    def mean_error(relative, masks):
-        return errors(relative * scale, masks).mean()
-
     def step(carry, key):
         relative, optimizer_state, states = carry
         masks, states = draw(key, states)
-        gradient = jax.grad(mean_error)(relative, masks)
+        gradient = jax.grad(lambda own: errors(own * scale, masks).mean())(relative)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state)
         relative = optax.apply_updates(relative, updates)
         return (relative, optimizer_state, states), None

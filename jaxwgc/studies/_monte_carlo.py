@@ -185,10 +185,9 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         else:
             xp, values = np, np.asarray(leaf, np.float64)
         mean = xp.mean(values, axis=0)
-        variance = xp.sum((values - mean) ** 2, axis=0) / max(num_trials - 1, 1)
+        degrees = num_trials - 1 or math.nan
+        variance = xp.sum((values - mean) ** 2, axis=0) / degrees
         error = xp.sqrt(variance / num_trials)
-        if num_trials == 1:
-            error = xp.full_like(mean, math.nan)
         half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
         low, high = mean - half, mean + half
         if num_trials >= _NUM_OF_ONE_SIGN:

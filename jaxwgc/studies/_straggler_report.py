@@ -123,13 +123,12 @@ class StragglerReport(NamedTuple):
         chronic, stalling = self.kinds == "chronic", self.kinds == "intermittent"
         broken = np.char.startswith(self.kinds, "since")
         broken |= chronic & (chronic.sum() == 1)
-        replaced = self.replaced_time
+        less_stalls = self.replaced_time(stalling)
         less_work = self.proportional_time() if chronic.any() else self.round_time
-        less_text = f"Give work in proportion to speed, less to {named(chronic)}"
         time, text = min(
-            (replaced(broken), f"Check or replace {named(broken)}"),
-            (replaced(stalling), f"Wait for fewer, since {named(stalling)} may stall"),
-            (less_work, less_text),
+            (self.replaced_time(broken), f"Check or replace {named(broken)}"),
+            (less_stalls, f"Wait for fewer, since {named(stalling)} may stall"),
+            (less_work, f"Give work in proportion to speed, less to {named(chronic)}"),
         )
         less, ratio = 1 - time / self.round_time, self.round_time / self.median_time
         if less > _WORTH:
@@ -172,12 +171,9 @@ class StragglerReport(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns fields as lists, numbers and None for JSON, without sampled times."""
-        fields = {
-            name: np.asarray(value).tolist()
-            for name, value in self._asdict().items()
-            if not name.startswith("sampled")
-        }
-        text = json.dumps(fields | {"advice": self.advice})
+        fields = self._asdict() | {"advice": self.advice}
+        del fields["sampled_times"], fields["sampled_medians"]
+        text = json.dumps(fields, default=np.ndarray.tolist)
         # JSON has neither NaN nor infinity.
         return json.loads(text, parse_constant=lambda _: None)
 
@@ -190,7 +186,6 @@ class StragglerReport(NamedTuple):
         Raises:
           ImportError: If matplotlib (extra `plot`) is not installed.
         """
-        from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
 
         rows = np.arange(len(self.names))
@@ -199,10 +194,9 @@ class StragglerReport(NamedTuple):
         logs = np.log2(self.sampled_times / self.sampled_medians[:, None])
         limit = np.clip(np.nanquantile(np.abs(logs), 0.99), 0.3, 3)
         extent = (-0.5, self.num_rounds - 0.5, len(rows) - 0.5, -0.5)
-        look = {"cmap": "RdBu_r", "norm": Normalize(-limit, limit), "extent": extent}
-        look |= {"aspect": "auto", "interpolation": "nearest"}
+        look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        look |= {"aspect": "auto", "interpolation": "nearest", "extent": extent}
         bar = figure.colorbar(heat.imshow(logs.T, **look), ax=heat)
-        heat.grid(False)
         ticks = np.linspace(-limit, limit, 5)
         bar.set_ticks(ticks, labels=[f"{2**tick:.2g}" for tick in ticks])
         heat.set(xlabel="round", ylabel="worker", title="time over the round's median")
@@ -307,26 +301,24 @@ def _means(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     of the last worker (workers,), and of the time lost (workers,). Errors are half of
     the 95% interval, from batches of consecutive rounds.
     """
-    medians, sums = [], []
-    for batch in np.array_split(table, min(len(table), _NUM_BATCHES)):
-        ordered, is_finite = np.sort(batch, 1), np.isfinite(batch)
-        count = is_finite.sum(1, keepdims=True)
-        # Ranks of the last, the second to last and the median worker. Of two workers in
-        # the middle, the faster one is the median worker.
-        places = np.hstack([count - 1, np.maximum(count - 2, 0), (count - 1) // 2])
-        longest, second, median = np.take_along_axis(ordered, places, 1).T
-        mean = np.sum(batch, 1, where=is_finite) / count[:, 0]
-        is_last = batch == longest[:, None]
-        totals = [longest.sum(), mean.sum(), median.sum()]
-        lost = np.bincount(is_last.argmax(1), longest - second, batch.shape[1])
-        sums.append(np.concatenate([totals, is_last.sum(0), lost]))
-        medians.append(median)
-    means = np.sum(sums, 0) / len(table)
-    deviations = sums - np.array([[len(each)] for each in medians]) * means
-    degrees = len(sums) - 1 or 1
-    errors = np.sqrt(len(sums) / degrees * (deviations**2).sum(0)) / len(table)
-    errors *= scipy.special.stdtrit(degrees, 0.975)
-    return np.concatenate(medians), means, errors
+    is_finite = np.isfinite(table)
+    count = is_finite.sum(1, keepdims=True)
+    # Ranks of the last, the second to last and the median worker. Of two workers in the
+    # middle, the faster one is the median worker.
+    ranks = np.hstack([count - 1, np.maximum(count - 2, 0), (count - 1) // 2])
+    longest, second, medians = np.take_along_axis(np.sort(table, 1), ranks, 1).T
+    mean = np.sum(table, 1, where=is_finite) / count[:, 0]
+    is_last = table == longest[:, None]
+    # If several workers are last, no time is lost to any of them.
+    lost = is_last * (longest - second)[:, None]
+    values = np.column_stack([longest, mean, medians, is_last, lost])
+    means = values.mean(0)
+    batches = np.array_split(values, min(len(table), _NUM_BATCHES))
+    deviations = [np.sum(batch - means, 0) for batch in batches]
+    degrees = len(batches) - 1 or 1
+    variances = len(batches) / degrees * np.sum(np.square(deviations), 0)
+    errors = scipy.special.stdtrit(degrees, 0.975) * np.sqrt(variances) / len(table)
+    return medians, means, errors
 
 
 def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, studies
-from jaxwgc.studies import _diagnosis
+from jaxwgc.studies import _diagnosis, _worst_pattern
 from tests.oracles import best_mixtures, row_scales, targets
 from tests.zoo import patterns
 
@@ -144,7 +144,7 @@ class TestRandomPatterns:
         code = codes.fractional_repetition(8, 1)
         harmless = np.arange(8) >= 4
         assert jaxwgc.decoding_error(code, harmless) == 0
-        monkeypatch.setattr(_diagnosis, "worst_pattern", lambda *_, **__: harmless)
+        monkeypatch.setattr(_worst_pattern, "worst_pattern", lambda *_, **__: harmless)
         found = diagnose(code, 4, num_patterns=60)
         np.testing.assert_allclose(found.worst_error, [4 / 8])
         assert jaxwgc.decoding_error(code, found.worst_received[0]) == 4
