@@ -192,7 +192,7 @@ def test_another_goal_from_the_same_rounds(measured):
     assert [own.time for own in other.choices] == [own.time for own in fresh.choices]
     assert (other.target, other.num_rounds) == (1e-3, found.num_rounds)
     assert found.replan().choices == found.choices
-    with pytest.raises(ValueError, match="target must be below 1"):
+    with pytest.raises(ValueError, match="target must be between 0 and 1"):
         found.replan(target=2)
 
 
@@ -287,11 +287,6 @@ def test_stalls_that_a_trace_does_not_show():
     assert max(map(len, str(found).splitlines())) <= 80
 
 
-def test_trace_of_one_round():
-    found = plan(stragglers.empirical(table(6)[:1]), 6, replications=[1], tail=0)
-    assert "The trace has one round" in found.answer and "stall" not in found.answer
-
-
 def test_what_a_choice_is_for(measured):
     delay, found = measured
     by_wait = {own.waits_for: own for own in found.choices if own.name == "binary"}
@@ -304,8 +299,6 @@ def test_what_a_choice_is_for(measured):
     options = exact.cluster_options()
     assert options["decoding"].tolerance == 1e-3
     assert {*options} < {*inspect.signature(jaxwgc.distributed.RayCluster).parameters}
-    with pytest.raises(ValueError, match="must have at least 6 workers; got 4"):
-        exact.model(stragglers.empirical(table(4)))
     with pytest.raises(TypeError, match="delay must be a DelayModel"):
         exact.model(exact.model(delay))
 

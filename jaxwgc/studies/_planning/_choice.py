@@ -29,17 +29,17 @@ class Estimate(NamedTuple):
 
 
 class RoundStatistics(NamedTuple):
-    """Statistics of the rounds of a choice; arrays hold a mean per group, (groups,).
+    """Statistics of the rounds of a choice; arrays have entries of `leave_one_out`.
 
     Attributes:
-      seconds: Duration of a step.
-      quantile: Its 90% quantile.
+      seconds: Mean duration of a step.
+      quantile: 90% quantile of the duration.
       is_closed_form: Whether both have a closed form.
-      num_answers: Number of awaited messages; on request, the maximum number of sums.
-        A mean over all groups.
-      error: Squared decoding error, over the squared norm of the target.
-      weights: Moments of the effective weights, with entries of `leave_one_out`.
-      descent: Descent with stored messages, a row per group; None without memory.
+      num_answers: Mean number of awaited messages; on request, the maximum number of
+        sums.
+      error: Mean squared decoding error, over the squared norm of the target.
+      weights: Moments of the effective weights.
+      descent: Descent with stored messages; None without memory.
     """
 
     seconds: np.ndarray
@@ -121,12 +121,9 @@ class Choice(NamedTuple):
           delay: Delay model of the plan, or another one for the same workers.
 
         Raises:
-          ValueError: If the delay model is not for `code.num_workers` workers.
           TypeError: If `delay` is not a delay model.
         """
-        model = stragglers.delayed(delay, self.wait, self.late)
-        stragglers.StragglerModel.check("delay", model, self.code.loads)
-        return model
+        return stragglers.delayed(delay, self.wait, self.late)
 
     @property
     def tolerance(self) -> float:
@@ -165,13 +162,11 @@ class Choice(NamedTuple):
     def is_exact(self) -> bool:
         """True if the code guarantees that every round that ends decodes."""
         tolerated = int(np.asarray(self.code.num_stragglers))
-        is_exact = tolerated > 0 or self.name in (UNCODED, BY_SPEED)
+        if not tolerated and self.name not in (UNCODED, BY_SPEED):
+            return False
         if isinstance(self.wait, stragglers.fastest):
-            is_exact &= self.wait.num_required >= self.code.num_workers - tolerated
-        else:
-            tolerance = self.wait.tolerance
-            is_exact &= tolerance is not None and tolerance <= DECODES
-        return bool(is_exact)
+            return self.wait.num_required >= self.code.num_workers - tolerated
+        return self.wait.tolerance is not None and self.wait.tolerance <= DECODES
 
     @property
     def waits_for(self) -> str:

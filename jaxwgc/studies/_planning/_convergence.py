@@ -15,8 +15,8 @@ _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 # them, log-losses are interpolated linearly, since small products change them in
 # proportion.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
-# Smallest and largest number of steps, and number of bisections of its logarithm.
-_FEWEST, _MOST, _BISECTIONS = 1e-3, 1e15, 40
+# Smallest and largest number of steps.
+_FEWEST, _MOST = 1e-3, 1e15
 # Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
 _LEAST = 1e-300
@@ -36,13 +36,9 @@ class Goal(NamedTuple):
     num_workers: int
 
     @classmethod
-    def checked(
-        cls, target: Any, condition: Any, heterogeneity: Any, num_workers: int
-    ) -> "Goal":
+    def checked(cls, target, condition, heterogeneity, num_workers) -> "Goal":
         """Checks the numbers, and returns the goal."""
-        _validation.check_number("target", target, positive=True, traceable=False)
-        rule = "be below 1, since the loss starts at 1"
-        _validation.require(target < 1, "target", rule, target)
+        _validation.check_share("target", target)
         rule = {"finite": True, "traceable": False}
         _validation.check_number("condition", condition, minimum=1, **rule)
         _validation.check_number("heterogeneity", heterogeneity, minimum=0, **rule)
@@ -137,9 +133,9 @@ class StaleDescent(NamedTuple):
         that have not responded by then, (...,).
     """
 
-    left: np.ndarray
-    displaced: np.ndarray
-    unknown: np.ndarray
+    left: Any
+    displaced: Any
+    unknown: Any
 
     def loss(self, step: Any, goal: Goal) -> LossAfter:
         """Returns the expected loss as a function of the number of steps."""
@@ -186,9 +182,7 @@ def best_step(descent: Descent, goal: Goal) -> np.ndarray:
     return _STEPS[best]
 
 
-def num_steps(
-    descent: Descent, step: Any, goal: Goal, bisections: int = _BISECTIONS
-) -> np.ndarray:
+def num_steps(descent: Descent, step: Any, goal: Goal, bisections=40) -> np.ndarray:
     """Computes the number of steps to the target; infinite if it is not reached.
 
     It is a real number, from bisection: the loss is above the target before, and at
@@ -209,9 +203,7 @@ def num_steps(
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
     """Returns the mean of all groups, and means without one, (1 + groups, ...)."""
     total, number = groups.sum(0), len(groups)
+    # If a group is infinite, means without it are NaN.
     with np.errstate(invalid="ignore"):
         without = (total - groups) / (number - 1)
-    # If the mean of all groups is infinite, means without one group also count as
-    # infinite.
-    without = np.where(np.isinf(total), np.inf, without)
     return np.concatenate([total[None] / number, without])

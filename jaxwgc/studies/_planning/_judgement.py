@@ -8,7 +8,7 @@ import scipy
 
 from jaxwgc.stragglers import fastest
 from jaxwgc.studies._planning._choice import BUSY, Choice, Estimate, RoundStatistics
-from jaxwgc.studies._planning._convergence import Weights, leave_one_out
+from jaxwgc.studies._planning._convergence import StaleDescent, Weights, leave_one_out
 from jaxwgc.studies._planning._simulated_rounds import Drawn, simulate
 
 LEVEL = 0.9
@@ -28,58 +28,53 @@ _ROUNDING = 1e-12
 def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
     """Computes statistics of choices in closed form, otherwise by simulation."""
     times = [_closed_form(choice, drawn.delay) for choice in choices]
-    is_known = [
-        own is not None and choice.is_exact for choice, own in zip(choices, times)
-    ]
-    unknown = [choice for choice, known in zip(choices, is_known) if not known]
-    storing = [choice for choice in choices if choice.memory]
-    rounds, descents = map(iter, simulate(unknown, storing, drawn))
-    return [
-        _statistics(choice, own, None if known else next(rounds), drawn)._replace(
-            descent=next(descents) if choice.memory else None
-        )
-        for choice, own, known in zip(choices, times, is_known)
-    ]
+    is_known = [own and choice.is_exact for choice, own in zip(choices, times)]
+    unknown = np.flatnonzero(~np.array(is_known, bool))
+    rounds, descents = simulate(choices, unknown, drawn)
+    return [_statistics(*each, drawn) for each in zip(choices, times, rounds, descents)]
 
 
-def _statistics(choice, times, rounds, drawn):
+def _statistics(choice, times, rounds, descent, drawn):
     """Computes statistics of a choice; `rounds` is None if a closed form exists."""
-
-    def by_group(values):
-        return values.reshape(drawn.num_runs, -1).mean(1, dtype=np.float64)
-
-    is_closed_form, ones = times is not None, np.ones(drawn.num_runs)
+    num_means = 1 + drawn.num_runs
+    error, weights = np.zeros(num_means), Weights(*np.zeros((5, num_means)))
     if times is None:
-        elapsed = rounds.elapsed.astype(np.float64)
-        times = by_group(elapsed), _quantile(elapsed, by_group)
-    error, weights = 0 * ones, Weights(*np.zeros((5, 1 + drawn.num_runs)))
+        seconds = leave_one_out(rounds.elapsed.mean(1))
+        quantile = _quantile(rounds.elapsed)
+    else:
+        seconds, quantile = np.full(num_means, times[0]), Estimate(times[1], 0.0)
     if rounds is None:
         answers = choice.wait.num_required
         if not choice.code.allows_requests:
             answers *= choice.code.messages_per_worker
     else:
-        if not choice.is_exact:
-            error, weights = by_group(rounds.error), _weights(choice, rounds, drawn)
         answers = np.mean(rounds.num_answers + choice.memory * rounds.num_late)
-    seconds, quantile = times[0] * ones, times[1]
+        if not choice.is_exact:
+            error = leave_one_out(rounds.error.mean(1))
+            weights = _weights(choice, rounds, drawn)
+    if descent is not None:
+        descent = StaleDescent(*map(leave_one_out, descent))
     return RoundStatistics(
-        seconds, quantile, is_closed_form, float(answers), error, weights
+        seconds,
+        quantile,
+        is_closed_form=times is not None,
+        num_answers=float(answers),
+        error=error,
+        weights=weights,
+        descent=descent,
     )
 
 
 def _weights(choice, rounds, drawn):
     """Computes moments of effective weights, from all groups and without one group."""
     target = np.asarray(choice.code.target, np.float64)
-    weights = rounds.effective_weights.astype(np.float64)
+    weights = rounds.effective_weights
     scale = weights @ target / (target @ target)
     deviations = weights - scale[..., None] * target
     deviations /= math.sqrt(np.mean(target**2))
     num_runs = drawn.num_runs if drawn.has_state else 1
-    bias, lasting, correlation = _persistent(
-        deviations.reshape(num_runs, -1, len(target)),
-        drawn.num_measured,
-        choice.code.num_workers,
-    )
+    runs = deviations.reshape(num_runs, -1, len(target))
+    bias, lasting, correlation = _persistent(runs, drawn.num_measured)
     # Lateness persists between rounds only if the delay has a state or late workers
     # stay busy.
     if not drawn.has_state and choice.late != BUSY:
@@ -112,38 +107,35 @@ def _closed_form(choice, delay):
         return None
     mean = wait.expected_time(law, len(loads))
     quantile = wait.time_quantile(law, len(loads), LEVEL)
-    return None if mean is None or quantile is None else (mean, Estimate(quantile, 0.0))
+    return None if mean is None or quantile is None else (mean, quantile)
 
 
-def _quantile(values, by_group):
-    """Estimates a quantile; its error follows from the share of values below it."""
-
-    def at(level):
-        return float(np.quantile(values, np.clip(level, 0, 1), method="inverted_cdf"))
-
-    quantile = at(LEVEL)
-    shares = by_group((values <= quantile).astype(float))
-    spread = shares.std(ddof=1) / math.sqrt(len(shares))
-    low, high = at(LEVEL - spread), at(LEVEL + spread)
-    return Estimate(quantile, (high - low) / 2 if math.isfinite(high) else math.nan)
+def _quantile(elapsed):
+    """Estimates a quantile; its error follows from the quantiles of the groups."""
+    whole, groups = (
+        np.quantile(elapsed, LEVEL, axis, method="inverted_cdf") for axis in (None, 1)
+    )
+    is_finite = np.isfinite(groups).all()
+    error = groups.std(ddof=1) / math.sqrt(len(groups)) if is_finite else math.nan
+    return Estimate(float(whole), float(error))
 
 
-def _persistent(runs, num_measured=math.inf, num_workers=1):
+def _persistent(runs, num_measured):
     """Estimates the bias and the persistent noise in deviations (runs, rounds, parts).
 
-    Its bias is the product of the means over the first and second half of each run,
+    The bias is the product of the means over the first and second half of each run,
     which is unbiased for noise that is forgotten in between. If few measured rounds
-    were resampled, the bias that chance explains is subtracted. The common deviation of
-    the parts at one position of all workers is tested separately, since it shows in
-    fewer rounds: the last parts of workers are missed more often.
+    were resampled, a bias that chance explains counts as 0.
 
     Returns:
-      The bias, and the share and the lag-1 correlation of the persistent noise.
+      The mean square bias, and the share and the lag-1 correlation of the persistent
+      noise.
     """
-    around = runs - runs.mean(1, keepdims=True)
+    mean = runs.mean(1, keepdims=True)
+    around = runs - mean
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):
-        return float(np.mean(runs.mean(1) ** 2)), 0.0, 0.0
+        return float(np.mean(mean**2)), 0.0, 0.0
     first, second = (
         np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)
     )
@@ -154,20 +146,7 @@ def _persistent(runs, num_measured=math.inf, num_workers=1):
         correlation = float(np.clip(second / first, 0, _MOST_CORRELATED))
         share = float(min(first / max(correlation, first), 1))
     growth = 1 + 2 * share * correlation / (1 - correlation)
-    num_parts = runs.shape[-1]
-    if num_workers == 1 or num_parts == num_workers or num_parts % num_workers:
-        return _bias(runs, growth, num_measured), share, correlation
-    places = runs.reshape(*runs.shape[:2], num_workers, -1)
-    in_common = places.mean(2)
-    apart = (places - in_common[:, :, None]).reshape(runs.shape)
-    bias = sum(_bias(each, growth, num_measured) for each in (in_common, apart))
-    return bias, share, correlation
-
-
-def _bias(runs, growth, num_measured):
-    """Returns the mean square bias of deviations; 0 if chance explains the bias."""
     num_rounds, num_parts = runs.shape[1:]
-    square = np.mean((runs - runs.mean(1, keepdims=True)) ** 2)
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
@@ -175,4 +154,5 @@ def _bias(runs, growth, num_measured):
     # one degree of freedom per part.
     chance = square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
-    return bias if bias > _DEVIATIONS * deviation + chance else 0.0
+    is_shown = bias > _DEVIATIONS * deviation + chance
+    return bias if is_shown else 0.0, share, correlation

@@ -9,25 +9,12 @@ import numpy as np
 
 from jaxwgc.stragglers import Stalls, fastest
 from jaxwgc.studies._planning import _convergence
-from jaxwgc.studies._planning._choice import (
-    BY_SPEED,
-    UNCODED,
-    Choice,
-    Estimate,
-    RoundStatistics,
-)
-from jaxwgc.studies._planning._convergence import (
-    Goal,
-    StaleDescent,
-    Weights,
-    leave_one_out,
-)
+from jaxwgc.studies._planning._choice import BY_SPEED, UNCODED, Choice, Estimate
+from jaxwgc.studies._planning._convergence import Goal, StaleDescent, Weights
 
 # Maximum number of rows in the table: the best choice per code and replication.
 _NUM_ROWS = 12
 _WIDTH = 80
-# Number of standard errors above which a difference is clear.
-_STANDARD_ERRORS = 2.0
 
 
 class Plan(NamedTuple):
@@ -115,12 +102,10 @@ class Plan(NamedTuple):
         Raises:
           ValueError, TypeError: See `plan`.
         """
-        goal = Goal.checked(
-            self.target if target is None else target,
-            self.condition if condition is None else condition,
-            self.heterogeneity if heterogeneity is None else heterogeneity,
-            self.num_workers,
-        )
+        given = target, condition, heterogeneity
+        kept = self.target, self.condition, self.heterogeneity
+        numbers = (old if new is None else new for new, old in zip(given, kept))
+        goal = Goal.checked(*numbers, num_workers=self.num_workers)
         size = self.num_parameters * self.bytes_per_number
         choices = tuple(ranked_choices(self.choices, goal, size))
         return self._replace(choices=choices, **goal._asdict())
@@ -128,7 +113,7 @@ class Plan(NamedTuple):
     @property
     def answer(self) -> str:
         """Text on the recommended choice, and how much longer alternatives take."""
-        lines = *_answer(self), *_unseen(self)
+        lines = *_answer(self), *_hidden(self)
         return "\n".join(textwrap.fill(line, _WIDTH) for line in lines)
 
     def __str__(self) -> str:
@@ -139,20 +124,12 @@ class Plan(NamedTuple):
 def _answer(plan):
     """Yields sentences on the best choice and its advantage over alternatives."""
     best = plan.best
-    if math.isinf(best.step_time.value):
-        yield "No choice has steps that end: too few workers ever respond, or the mean"
-        yield "time of the awaited workers is infinite."
-        return
     if not plan.is_reached:
-        steps = short(best.step_time.value)
         yield f"No choice reaches a loss of {plan.target:g} of the start."
-        yield f"Closest comes {best}: {best.lowest_loss:.2g}, in steps of {steps} s."
+        steps = f"steps of {best.step_time.value:.4g} s"
+        yield f"Closest comes {best}: {best.lowest_loss:.2g}, in {steps}."
         return
-    others = {"Next best": plan.next_best, "Not coding": plan.uncoded}
-    if not best.is_coded:
-        coded = (choice for choice in plan.choices if choice.is_coded)
-        others = {"The best code": next(coded, None)}
-    others["Waiting for all"] = everyone = _waiting_for_all(plan)
+    everyone = _waiting_for_all(plan)
     by_speed = next((each for each in plan.choices if each.name == BY_SPEED), None)
     if by_speed and everyone and math.isfinite(by_speed.step_time.value):
         faster = everyone.step_time.value / by_speed.step_time.value
@@ -161,22 +138,25 @@ def _answer(plan):
             f"Work in proportion to speed makes steps {faster:.2g} times as fast "
             f"without a code: loads {loads}."
         )
-    told = [best]
     yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
-    for name, choice in others.items():
-        if choice is not None and not any(choice is each for each in told):
+    others = {"Next best": plan.next_best, "Not coding": plan.uncoded}
+    if not best.is_coded:
+        coded = (choice for choice in plan.choices if choice.is_coded)
+        others = {"The best code": next(coded, None)}
+    told = [None, best]
+    for name, choice in (others | {"Waiting for all": everyone}).items():
+        if not any(choice is each for each in told):
             yield f"{name}: {choice}, {_behind(choice, best, plan)}."
             told.append(choice)
 
 
 def _behind(choice, best, plan):
+    if math.isinf(choice.step_time.value):
+        return "has no finite mean time"
     if math.isinf(choice.time.value):
-        is_endless = math.isinf(choice.step_time.value)
-        return "has no finite mean time" if is_endless else "does not reach the target"
+        return "does not reach the target"
     longer, error = (100 * each / best.time.value for each in choice.behind)
-    is_clear = abs(longer) > _STANDARD_ERRORS * error
-    clear = "" if is_clear else ", no clear difference"
-    calm = f"takes {_more(longer)} (± {error:.1f}{clear})"
+    calm = f"takes {_more(longer)} (± {error:.1f})"
     if not plan.has_stalls:
         return calm
     stalled = 100 * (choice.stalled_time.value / best.stalled_time.value - 1)
@@ -185,23 +165,14 @@ def _behind(choice, best, plan):
 
 
 def _more(percents):
-    if not math.isfinite(percents):
-        return "forever"
-    return f"{abs(percents):.1f}% {'longer' if percents >= 0 else 'less'}"
+    return f"{abs(percents):.1f}% {'less' if percents < 0 else 'longer'}"
 
 
-def _unseen(plan):
-    """Yields sentences on events that the trace may hide."""
-    if plan.stalls is None:
-        return
-    if plan.stalls.num_rounds == 1:
+def _hidden(plan):
+    """Yields sentences on stalls that the trace may hide."""
+    if plan.stalls and plan.has_stalls and math.isfinite(plan.best.regret):
         yield (
-            "The trace has one round, in which permanently slow workers look like "
-            "temporarily slow ones: measure more rounds."
-        )
-    if plan.has_stalls and math.isfinite(plan.best.regret):
-        yield (
-            f"A stall of {short(plan.stalls.time, 3)} s in one time of "
+            f"A stall of {plan.stalls.time:.3g} s in one time of "
             f"{1 / plan.stalls.probability:.0f} is not in the trace, which does not "
             "rule it out, either. With and without stalls, the first choice is at most "
             f"{100 * plan.best.regret:.1f}% slower than the best: the least regret."
@@ -210,9 +181,9 @@ def _unseen(plan):
 
 def _waiting_for_all(plan):
     """Returns the baseline choice: uncoded, waiting for all workers."""
-    named = (choice for choice in plan.choices if choice.name == UNCODED)
-    everyone = fastest(plan.num_workers)
-    return next((choice for choice in named if choice.wait == everyone), None)
+    everyone = UNCODED, fastest(plan.num_workers)
+    found = (each for each in plan.choices if (each.name, each.wait) == everyone)
+    return next(found, None)
 
 
 def _table(plan):
@@ -220,19 +191,18 @@ def _table(plan):
     names = ["code", "d", "waits for", "step", second, "error", "MB"]
     rows = [[*names, "steps", "time", last]]
     shown = list(plan.by_code[:_NUM_ROWS])
-    all_awaited = _waiting_for_all(plan)
-    if all_awaited is not None and not any(all_awaited is each for each in shown):
-        shown.append(all_awaited)
+    everyone = _waiting_for_all(plan)
+    if not any(everyone is each for each in (None, *shown)):
+        shown.append(everyone)
     for choice in shown:
-        second, last = choice.step_quantile, short(choice.time.standard_error, 2)
+        second, last = choice.step_quantile, f"{choice.time.standard_error:.2g}"
         if plan.has_stalls:
             second, last = choice.stalled_step_time, f"{choice.regret:.0%}"
-        name = choice.name, f"{choice.replication:.2g}", choice.waits_for
-        numbers = choice.step_time.value, second.value, choice.num_steps
-        step, second, steps = map(short, numbers)
-        error = f"{choice.decoding_error.value:.1%}"
-        megabytes, time = short(choice.num_bytes / 1e6, 3), short(choice.time.value)
-        rows.append([*name, step, second, error, megabytes, steps, time, last])
+        row = [choice.name, f"{choice.replication:.2g}", choice.waits_for]
+        row += [f"{choice.step_time.value:.4g}", f"{second.value:.4g}"]
+        row += [f"{choice.decoding_error.value:.1%}", f"{choice.num_bytes / 1e6:.3g}"]
+        row += [f"{choice.num_steps:.4g}", f"{choice.time.value:.4g}", last]
+        rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         names = " ".join(map(str.ljust, row[:3], widths))
@@ -241,10 +211,6 @@ def _table(plan):
 
 def _notes(plan):
     """Returns the notes below the table, on its order, its columns and the goal."""
-    goal = (
-        f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
-        f"heterogeneity {plan.heterogeneity:g}"
-    )
     second = "stalls: seconds, mean without and with stalls"
     order = "regret, the share of time above the best, without stalls or with them"
     if not plan.has_stalls:
@@ -252,42 +218,38 @@ def _notes(plan):
         order = "time (± standard error)"
     return (
         f"Sorted by {order}. d: copies of a part; step, {second}; error: squared, "
-        "relative; MB: through the coordinator in a step; steps, time: to "
-        f"{goal}. For each code, the best waiting rule is shown, of "
-        f"{len(plan.choices)} choices in total."
+        "relative; MB: through the coordinator in a step; steps, time: to a loss of "
+        f"{plan.target:g} of the start with condition {plan.condition:g} and "
+        f"heterogeneity {plan.heterogeneity:g}. For each code, the best waiting rule "
+        f"is shown, of {len(plan.choices)} choices in total."
     )
 
 
-def ranked_choices(
-    judged: Sequence[Choice], goal: Goal, gradient_bytes: float
-) -> list[Choice]:
+def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Choice]:
     """Sorts choices by regret; without stalls this is the order of their times.
 
     Choices have statistics of their rounds without stalls and, if stalls are not ruled
-    out, with them.
+    out, with them. A gradient has `size` bytes.
     """
     cases = zip(*(choice.rounds for choice in judged), strict=True)
-    each = [_to_target(statistics, goal) for statistics in cases]
-    calm, stalled = each[0], each[-1]
-    regret = np.max([needed.regret for needed in each], axis=0)
-    is_endless = np.isinf(calm.seconds[:, 0])
-    order = np.lexsort(
-        (calm.seconds[:, 0], calm.lowest, is_endless, calm.times[:, 0], regret)
-    )
+    cases = [_to_target(statistics, goal) for statistics in cases]
+    calm, stalled = cases[0], cases[-1]
+    regret = np.max([case.regret for case in cases], axis=0)
+    seconds, times = calm.seconds[:, 0], calm.times[:, 0]
+    order = np.lexsort((seconds, calm.lowest, np.isinf(seconds), times, regret))
     best = calm.times[order[0]]
 
     def filled(index):
-        choice, rounds = judged[index], judged[index].rounds
-        answers = rounds[0].num_answers
-        length = 1 / choice.code.num_segments
+        choice, rounds = judged[index], judged[index].rounds[0]
+        sent = choice.code.num_workers + rounds.num_answers / choice.code.num_segments
         return choice._replace(
             step_time=_jackknife(calm.seconds[index]),
-            step_quantile=rounds[0].quantile,
+            step_quantile=rounds.quantile,
             stalled_step_time=_jackknife(stalled.seconds[index]),
-            is_closed_form=rounds[0].is_closed_form,
-            decoding_error=_jackknife(leave_one_out(rounds[0].error)),
-            num_answers=answers,
-            num_bytes=(choice.code.num_workers + answers * length) * gradient_bytes,
+            is_closed_form=rounds.is_closed_form,
+            decoding_error=_jackknife(rounds.error),
+            num_answers=rounds.num_answers,
+            num_bytes=sent * size,
             num_steps=float(calm.steps[index, 0]),
             step_size=float(calm.step[index]),
             lowest_loss=float(calm.lowest[index]),
@@ -306,7 +268,8 @@ class _ToTarget(NamedTuple):
     """Costs of reaching the target: a row per choice, and columns of `leave_one_out`.
 
     These are the step size (one column), number of steps, time of one step and of all,
-    and the final loss (one column).
+    the final loss (one column), and the relative excess over the shortest time (one
+    column), which is 0 if all times are infinite.
     """
 
     step: np.ndarray
@@ -314,56 +277,35 @@ class _ToTarget(NamedTuple):
     seconds: np.ndarray
     times: np.ndarray
     lowest: np.ndarray
-
-    @property
-    def regret(self) -> np.ndarray:
-        """Returns the relative excess over the shortest time; 0 if all are infinite."""
-        least = self.times[:, 0].min()
-        if np.isinf(least):
-            return np.zeros(len(self.times))
-        return self.times[:, 0] / least - 1
+    regret: np.ndarray
 
 
-def _to_target(judged: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
+def _to_target(judged, goal):
     """Computes costs from all groups of rounds (column 0), and without one group.
 
     Standard errors follow by the jackknife.
     """
-    seconds = np.stack([leave_one_out(each.seconds) for each in judged])
+    seconds = np.stack([each.seconds for each in judged])
     weights = Weights(*map(np.stack, zip(*(each.weights for each in judged))))
     whole = Weights(*(column[:, 0] for column in weights))
     step = _convergence.best_step(whole, goal)
     steps = _convergence.num_steps(weights, step[:, None], goal)
     lowest = whole.loss(step, goal)(np.inf)
     for index, statistics in enumerate(judged):
-        if statistics.descent is not None:
-            groups = StaleDescent(*map(leave_one_out, statistics.descent))
-            all_groups = StaleDescent(*(column[0] for column in groups))
-            step[index] = _convergence.best_step(all_groups, goal)
-            steps[index] = _convergence.num_steps(groups, step[index], goal)
-            lowest[index] = all_groups.loss(step[index], goal)(np.inf)
+        if (descent := statistics.descent) is not None:
+            whole = StaleDescent(*(column[0] for column in descent))
+            step[index] = _convergence.best_step(whole, goal)
+            steps[index] = _convergence.num_steps(descent, step[index], goal)
+            lowest[index] = whole.loss(step[index], goal)(np.inf)
     times = np.where(np.isfinite(steps), steps * seconds, np.inf)
-    return _ToTarget(step, steps, seconds, times, lowest)
+    with np.errstate(invalid="ignore"):
+        excess = times[:, 0] / times[:, 0].min() - 1
+    regret = np.nan_to_num(excess, posinf=np.inf)
+    return _ToTarget(step, steps, seconds, times, lowest, regret)
 
 
-def _jackknife(values: np.ndarray) -> Estimate:
-    """Returns an estimate from all groups, with its jackknife error."""
-    if not np.isfinite(values).all():
-        return Estimate(float(values[0]), math.nan)
-    number = len(values) - 1
-    spread = math.sqrt((number - 1) * np.var(values[1:]))
-    # A spread at the level of rounding counts as 0.
-    is_noise = spread > 1e-12 * abs(values[0])
-    return Estimate(float(values[0]), spread if is_noise else 0.0)
-
-
-def short(value, digits=4):
-    """Formats a number with a given number of significant digits."""
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else "never"
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)))
-    if -3 <= exponent < 6:
-        return f"{value:.{max(digits - 1 - exponent, 0)}f}"
-    return f"{value:.{digits - 2}g}"
+def _jackknife(values):
+    """Returns an estimate with its jackknife error, NaN if a value is infinite."""
+    variance = (len(values) - 2) * np.var(values[1:] - values[0])
+    error = math.sqrt(variance) if np.isfinite(variance) else math.nan
+    return Estimate(float(values[0]), error)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxwgc import _validation, stragglers
 from jaxwgc._bisection import first_time
-from jaxwgc._pytrees import register
+from jaxwgc._pytrees import Static, register
 from jaxwgc._targets import rounding
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode, uncoded
@@ -65,28 +65,16 @@ class Drawn(NamedTuple):
     times: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        delay: stragglers.DelayModel,
-        codes: Sequence[GradientCode],
-        key: jax.Array,
-        shape: tuple[int, int],
-        stalls: stragglers.Stalls | None = None,
-    ) -> "Drawn":
+    def of(cls, delay, codes, key, shape, stalls) -> "Drawn":
         """Draws times of `shape` (runs, rounds) for the loads of all codes."""
         num_measured = stalls.num_rounds if stalls else math.inf
         has_stalls = stalls is not None and delay is stalls.delay
         loads = np.unique([np.asarray(code.loads) for code in codes], axis=0)
-        num_workers = loads.shape[1]
-        model = stragglers.delayed(delay, stragglers.fastest(num_workers))
-        stragglers.StragglerModel.check("delay", model, loads[0])
-        arrays, kind = _opened(delay)
         each = loads.astype(np.float32)
-        times = [_draw(kind, shape, arrays, key, own) for own in each]
-        times = np.stack(jax.device_get(times))
+        times = np.stack([_draw(shape, _wrapped(delay), key, own) for own in each])
         is_right, rule = np.all(times >= 0), "return times of at least 0"
         _validation.require(is_right, "delay", rule, times.min())
-        has_state = bool(jax.tree.leaves(delay.init(num_workers)))
+        has_state = bool(jax.tree.leaves(delay.init(loads.shape[1])))
         return cls(delay, num_measured, has_stalls, has_state, key, loads, times)
 
     @property
@@ -110,43 +98,41 @@ class Rounds(NamedTuple):
       error: Decoding error over the squared norm of the target.
     """
 
-    elapsed: np.ndarray
-    num_answers: np.ndarray
-    num_late: np.ndarray
-    effective_weights: np.ndarray
-    error: np.ndarray
+    elapsed: Any
+    num_answers: Any
+    num_late: Any
+    effective_weights: Any
+    error: Any
 
 
-def simulate(
-    choices: Sequence[Choice], storing: Sequence[Choice], drawn: Drawn
-) -> tuple[list[Rounds], list[StaleDescent]]:
+def simulate(choices: Sequence[Choice], unknown: np.ndarray, drawn: Drawn) -> Any:
     """Simulates rounds of choices, and gradient descent of choices with memory.
 
     Args:
-      choices: Choices with simulated rounds; only code, rule, late and memory are used.
-      storing: Choices with memory.
+      choices: Choices; only code, rule, late and memory are used.
+      unknown: Indices of the choices with simulated rounds.
       drawn: Finish times for the loads of their codes.
 
     Returns:
-      Rounds of each choice, and descents of those with memory, with a row per run.
+      Rounds and descent of each choice, with a row per run; None if not simulated.
     """
     random = np.random.default_rng(0).random(drawn.times.shape[1:], np.float32)
     times = drawn.times * (1 - np.float32(_TIME_ROUNDING) * random)
     times = np.moveaxis(times, 2, 0)
     rounds: list[Any] = [None] * len(choices)
-    descents: list[Any] = [None] * len(storing)
+    descents: list[Any] = [None] * len(choices)
     calls: list[Any] = []
-    for kind, arrays, members in _by_program(choices):
+    for late, stacked, members in _by_program(choices, unknown):
         places = np.array([drawn.place(choices[index].code) for index in members])
-        calls.append((_simulate, (kind, arrays, places, times), rounds, members))
-    delay, delay_kind = _opened(drawn.delay)
-    for kind, arrays, members in _by_program(storing, are_whole=False):
-        num_parts = storing[members[0]].code.num_parts
+        calls.append((_simulate, (late, stacked, places, times), rounds, members))
+    storing = [index for index, choice in enumerate(choices) if choice.memory]
+    for late, stacked, members in _by_program(choices, storing, are_whole=False):
+        num_parts = choices[members[0]].code.num_parts
         shape = num_parts, min(num_parts, _MOST_DRAWS)
         draws = np.linalg.qr(np.random.default_rng(0).standard_normal(shape))[0]
         draws *= math.sqrt(num_parts)
-        kind = delay_kind, *kind, drawn.num_runs
-        given = kind, delay, arrays, draws, drawn.key
+        delay, keys = _wrapped(drawn.delay), jax.random.split(drawn.key, drawn.num_runs)
+        given = late, delay, stacked, draws, keys
         calls.append((_descend, given, descents, members))
     # All programs are lowered first. They then compile in parallel, and the calls below
     # find them in JAX's cache.
@@ -154,46 +140,42 @@ def simulate(
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda each: each.compile(), lowered))
     for program, given, results, members in calls:
-        found = jax.device_get(program(*given))
-        if program is _simulate:
-            found = [np.moveaxis(leaf, 0, 2) for leaf in found]
+        found = program(*given)
+        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
         for index, *own in zip(members, *found, strict=True):
-            results[index] = own
-    squares = [[leaf.astype(np.float64) for leaf in own] for own in descents]
-    return [Rounds(*own) for own in rounds], [StaleDescent(*own) for own in squares]
+            results[index] = type(found)(*own)
+    return rounds, descents
 
 
-def _by_program(
-    choices: Sequence[Choice], are_whole: bool = True
-) -> Iterator[tuple[tuple[Any, Any, str], Any, list[int]]]:
+def _by_program(choices, indices, are_whole=True) -> Iterator[Any]:
     """Yields groups of choices that share a compiled program.
 
     Args:
-      choices: Choices to group.
+      choices: All choices.
+      indices: Indices of the choices to group.
       are_whole: Whether `_WholeParts` may represent codes.
 
     Yields:
-      The static structure of rule, code and late workers; arrays of rules and codes,
-      stacked over choices; and the indices of the choices.
+      What late workers do; rule and code with arrays stacked over choices; and the
+      indices of the choices.
     """
     shared, plain = map(functools.cache, (_shared_code, uncoded))
     groups: dict[Any, list[tuple[Any, int]]] = {}
-    for index, choice in enumerate(choices):
-        code, no_code = choice.code, plain(choice.code.num_workers)
+    for index in indices:
+        choice, code = choices[index], choices[index].code
+        no_code = plain(code.num_workers)
         if choice.is_exact and code.messages_per_worker == 1 and are_whole:
             # Exact rounds need no decoding weights, so all exact codes share the
             # program of an uncoded placement.
             code = no_code
-        wait, wait_kind = _opened(_shared_rule(choice.wait, no_code, shared))
-        code, code_kind = _opened(shared(code) if are_whole else code)
-        arrays = jax.tree.map(np.asarray, (list(wait), list(code)))
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arrays))
-        kind = wait_kind, code_kind, choice.late
-        groups.setdefault((kind, shapes), []).append((arrays, index))
-    for (kind, _), members in groups.items():
-        each = [arrays for arrays, _ in members]
-        arrays = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-        yield kind, arrays, [index for _, index in members]
+        wait = _wrapped(_shared_rule(choice.wait, no_code, shared))
+        pair = jax.tree.map(np.asarray, (wait, shared(code) if are_whole else code))
+        leaves, structure = jax.tree.flatten(pair)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        groups.setdefault((choice.late, structure, shapes), []).append((pair, index))
+    for (late, *_), members in groups.items():
+        pairs, own = zip(*members)
+        yield late, jax.tree.map(lambda *leaves: np.stack(leaves), *pairs), own
 
 
 class _Given(stragglers.DelayModel):
@@ -294,18 +276,18 @@ class _First(stragglers.WaitingRule):
 
 def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -> Any:
     """Converts a waiting rule to one that shares its program with other rules."""
-    if isinstance(wait, (stragglers.fastest, stragglers.deadline)):
-        # A NaN tolerance accepts no error.
-        rule = _First(no_code.num_workers, np.inf, np.nan, shared(no_code))
-        if isinstance(wait, stragglers.fastest):
-            return dataclasses.replace(rule, number=wait.num_required)
-        return dataclasses.replace(rule, seconds=wait.seconds)
+    num_workers = no_code.num_workers
+    # A NaN tolerance accepts no error.
+    if isinstance(wait, stragglers.fastest):
+        return _First(wait.num_required, np.inf, np.nan, shared(no_code))
+    if isinstance(wait, stragglers.deadline):
+        return _First(num_workers, wait.seconds, np.nan, shared(no_code))
     until: Any = stragglers.until_decodable
     if type(wait) is not type(until(no_code)) or wait.decoder is not None:
         return wait
     code = shared(wait.code)
     if isinstance(code, _WholeParts):
-        return _First(no_code.num_workers, np.inf, wait.tolerance**2, code)
+        return _First(num_workers, np.inf, wait.tolerance**2, code)
     return dataclasses.replace(wait, code=code)
 
 
@@ -317,23 +299,26 @@ def _shared_code(code: GradientCode) -> Any:
     return dataclasses.replace(code, decoders=(decoder,))
 
 
-def _opened(given: Any) -> tuple[Sequence[Any], Hashable]:
-    """Splits a delay model, rule or code into arrays and static structure."""
-    if jax.tree_util.all_leaves([given]):
-        return (), given
-    return jax.tree.flatten(given)
+@register
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+    """Pytree without leaves, for delay models and rules that are no pytrees."""
+
+    value: Static[Any]
 
 
-def _closed(kind: Any, arrays: Sequence[Any]) -> Any:
-    """Inverts `_opened`."""
-    is_tree = isinstance(kind, jax.tree_util.PyTreeDef)
-    return kind.unflatten(arrays) if is_tree else kind
+def _wrapped(given: Any) -> Any:
+    return _Constant(given) if jax.tree_util.all_leaves([given]) else given
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=_UNOPTIMISED)
-def _draw(kind, shape, arrays, key, loads):
+def _unwrapped(given: Any) -> Any:
+    return given.value if isinstance(given, _Constant) else given
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=_UNOPTIMISED)
+def _draw(shape, delay, key, loads):
     """Draws finish times of consecutive rounds, (*shape, num_workers)."""
-    delay = _closed(kind, arrays)
+    delay = _unwrapped(delay)
 
     def run(keys):
         def step(state, key):
@@ -346,14 +331,13 @@ def _draw(kind, shape, arrays, key, loads):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _simulate(kind, arrays, places, times):
-    """Simulates rounds from finish times; results are (rounds, choices, runs)."""
-    wait_kind, code_kind, late = kind
+def _simulate(late, choices, places, times):
+    """Simulates `Rounds` from finish times (rounds, loads, runs, num_workers)."""
     key = jax.random.key(0)
 
     def round_of(choice, remaining, times):
-        wait, code = _closed(wait_kind, choice[0]), _closed(code_kind, choice[1])
-        model = stragglers.delayed(_Given(), wait, late)
+        wait, code = choice
+        model = stragglers.delayed(_Given(), _unwrapped(wait), late)
         state = (times, remaining) if late == BUSY else times
         arrivals, state = model.sample(key, state, jnp.ones_like(times))
         remaining = state[1] if late == BUSY else remaining
@@ -369,24 +353,25 @@ def _simulate(kind, arrays, places, times):
             target = jnp.asarray(code.target, times.dtype)
             error = decoded.error / jnp.sum(target**2)
         error = jnp.where(error < rounding(error.dtype) ** 2, 0, error)
-        return remaining, (arrivals.elapsed, answers, num_late, weights, error)
+        return remaining, Rounds(arrivals.elapsed, answers, num_late, weights, error)
 
     def step(remaining, times):
         of_runs = jax.vmap(round_of, (None, 0, 0))
-        return jax.vmap(of_runs)(arrays, remaining, times[places])
+        return jax.vmap(of_runs)(choices, remaining, times[places])
 
-    return jax.lax.scan(step, jnp.zeros_like(times[0][places]), times)[1]
+    rounds = jax.lax.scan(step, jnp.zeros_like(times[0][places]), times)[1]
+    # The axes become choices, runs and rounds.
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), rounds)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _descend(kind, delay, arrays, draws, key):
+def _descend(late, delay, choices, draws, keys):
     """Simulates descent with memory; results are `StaleDescent` of (choices, runs)."""
-    delay_kind, wait_kind, code_kind, late, num_runs = kind
     moves = jnp.asarray(MOVES, jnp.result_type(float))[:, None]
 
     def of_choice(choice):
-        wait, code = _closed(wait_kind, choice[0]), _closed(code_kind, choice[1])
-        model = stragglers.delayed(_closed(delay_kind, delay), wait, late)
+        wait, code = choice
+        model = stragglers.delayed(_unwrapped(delay), _unwrapped(wait), late)
         target = jnp.asarray(code.target, moves.dtype)
         parts = draws - target[:, None] * (target @ draws) / (target @ target)
         parts = jnp.pad(parts / jnp.linalg.norm(target), [(0, 0), (1, 0)])
@@ -414,8 +399,9 @@ def _descend(kind, delay, arrays, draws, key):
             carry = start, aggregate.init(start)
             left, displaced, unknown = jax.lax.scan(step, carry, length=_NUM_STEPS)[1]
             left = jnp.pad(left.T, [(0, 0), (1, 0)], constant_values=1)
-            return left, jnp.pad(displaced.T, [(0, 0), (1, 0)]), unknown[-1]
+            displaced = jnp.pad(displaced.T, [(0, 0), (1, 0)])
+            return StaleDescent(left, displaced, unknown[-1])
 
-        return jax.vmap(run)(jax.random.split(key, num_runs))
+        return jax.vmap(run)(keys)
 
-    return jax.lax.map(of_choice, arrays)
+    return jax.lax.map(of_choice, choices)
