@@ -95,8 +95,7 @@ def learn_entries(
     learned = dataclasses.replace(
         code, encoding_matrix=matrix, num_stragglers=0, decoders=decoders
     )
-    size = num_steps, batch_size
-    found = _learn(model, *size, learned, key, scale, learning_rate)
+    found = _learn(model, num_steps, batch_size, learned, key, scale, learning_rate)
     entries, difference, standard_error = found
     if not difference < -_STANDARD_ERRORS * standard_error:
         return code

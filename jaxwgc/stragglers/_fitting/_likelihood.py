@@ -170,8 +170,9 @@ class Model(NamedTuple):
     def _predicted(self, measured):
         measured = measured.at_speed(self.speeds)
         logs = [component.log_likelihoods(measured) for component in self.components]
-        logs = np.stack([logs[0], logs[-1]])
-        return predictions(logs, self.become_slow, self.become_fast)
+        if len(logs) == 1:
+            return np.zeros_like(logs[0]), logs[0]
+        return predictions(np.stack(logs), self.become_slow, self.become_fast)
 
 
 def _mixed(slow, logs):
@@ -331,12 +332,12 @@ def _two_states(measured, kind, model, num_iterations):
     """Fits a model with two states by expectation maximisation."""
     last = -np.inf
     for _ in range(num_iterations):
-        logs = [component.log_likelihoods(measured) for component in model.components]
-        mean = model.log_likelihoods(measured).mean()
+        logs = np.stack([each.log_likelihoods(measured) for each in model.components])
+        mean = predictions(logs, *model[1:3])[1].mean()
         if mean < last + _GAIN:
             break
         last = mean
-        slow, become_slow, become_fast = responsibilities(np.stack(logs), *model[1:3])
+        slow, become_slow, become_fast = responsibilities(logs, *model[1:3])
         if not kind.in_order:
             become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
             become_fast = 1 - become_slow

@@ -199,9 +199,9 @@ def _table(plan):
         if plan.has_stalls:
             second, last = choice.stalled_step_time, f"{choice.regret:.0%}"
         row = [choice.name, f"{choice.replication:.2g}", choice.waits_for]
-        row += [f"{choice.step_time.value:.4g}", f"{second.value:.4g}"]
-        row += [f"{choice.decoding_error.value:.1%}", f"{choice.num_bytes / 1e6:.3g}"]
-        row += [f"{choice.num_steps:.4g}", f"{choice.time.value:.4g}", last]
+        row += [f"{choice.step_time.value:#.4g}", f"{second.value:#.4g}"]
+        row += [f"{choice.decoding_error.value:.1%}", f"{choice.num_bytes / 1e6:#.3g}"]
+        row += [f"{choice.num_steps:#.4g}", f"{choice.time.value:#.4g}", last]
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
