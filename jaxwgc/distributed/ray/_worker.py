@@ -197,7 +197,13 @@ class Worker:
         """Returns the given parts, or loads parts and checks that they are alike."""
         if self.task.load is None:
             return find_ray().get(self._given)
-        parts = [sent(self.task.load(index)) for index in self.held.tolist()]
+        parts = []
+        for index in self.held.tolist():
+            try:
+                parts.append(sent(self.task.load(index)))
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"loading part {index} failed: {why}") from error
         check_alike(parts)
         return parts
 
