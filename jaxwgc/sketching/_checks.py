@@ -36,18 +36,17 @@ def float_array(name: str, value: Any) -> Array:
     _validation.check_dense(name, value)
     # JAX compiles a program for each shape and dtype that it converts; NumPy does not.
     is_host = not isinstance(value, Array) and not _validation.is_traced(value)
-    message = f"{name} must be an array of real numbers; got {type(value).__name__}"
-    try:
-        array: Any = np.asarray(value) if is_host else jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(message) from error
-    if array.dtype.kind in "OUS":
-        raise TypeError(message)
-    if not is_kind(array, "real numbers or bools"):
-        raise TypeError(f"{name} must be real; got an array of {array.dtype}")
+    array: Any = np.asarray(value) if is_host else jnp.asarray(value)
+    _check_real(name, value, array)
     with np.errstate(over="ignore"):
         array = promoted(array)
     return jax.device_put(array) if is_host else array
+
+
+def _check_real(name: str, value: Any, array: Any) -> None:
+    if not is_kind(array, "real numbers or bools"):
+        given = f"{type(value).__name__} of {array.dtype}"
+        raise TypeError(f"{name} must be real numbers; got {given}")
 
 
 def scalar(value: Any, dtype: Any) -> Array:
@@ -123,9 +122,7 @@ def from_scipy(name: str, value: Any) -> Any:
 
 def _compressed_rows(name: str, matrix: Any) -> Any:
     """Converts a real SciPy matrix to CSR format, sorted and without duplicates."""
-    if not is_kind(matrix, "real numbers or bools"):
-        given = f"{type(matrix).__name__} of {matrix.dtype}"
-        raise TypeError(f"{name} must be real; got {given}")
+    _check_real(name, matrix, matrix)
     require(matrix.ndim == 2, name, "have shape (N, p)", matrix.shape)
     rows = matrix.tocsr()
     if not rows.has_canonical_format:
@@ -156,19 +153,10 @@ def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
 
 def host_rows(name: str, value: Any) -> Any:
     """Converts rows to a NumPy array, or sparse rows to a CSR matrix of SciPy."""
-    if not is_sparse(value):
-        return np.asarray(value)
-    if not is_sparse_of_scipy(value):
-        import scipy.sparse
-
-        _check_axes(name, value)
-        indices = np.asarray(value.indices)
-        # Entries out of bounds are padding.
-        is_inside = np.all((indices >= 0) & (indices < value.shape), axis=1)
-        values = np.asarray(float_array(name, value.data))[is_inside]
-        entries = values, tuple(indices[is_inside].T)
-        value = scipy.sparse.coo_array(entries, shape=value.shape)
-    return _compressed_rows(name, value)
+    if is_sparse_of_scipy(value):
+        return _compressed_rows(name, value)
+    _validation.check_dense(name, value)
+    return np.asarray(value)
 
 
 def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
@@ -280,7 +268,7 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
 def nonnegative_vector(name: str, value: Any) -> Array:
     """Converts numbers proportional to probabilities to a float array (size,).
 
-    Values of a traced array are not checked here. See `is_distribution`.
+    Values of a traced array are not checked here. See `normalised`.
     """
     array = gathered(float_array(name, value))
     _validation.check_shape(name, array, "(size,)", ("any",))
@@ -296,12 +284,6 @@ def nonnegative_vector(name: str, value: Any) -> Array:
     return array
 
 
-def is_distribution(values: Array) -> Array:
-    """Returns whether values are finite, not negative and not all zero."""
-    is_positive = values >= jnp.finfo(values.dtype).tiny
-    return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(is_positive)
-
-
 def distribution(name: str, value: Any) -> tuple[Array, Array]:
     """Normalises a non-negative vector, and tests whether a traced one is valid."""
     return normalised(nonnegative_vector(name, value))
@@ -309,23 +291,15 @@ def distribution(name: str, value: Any) -> tuple[Array, Array]:
 
 @jax.jit
 def normalised(values: Array) -> tuple[Array, Array]:
-    """Divides values by their sum, and tests whether they can be probabilities."""
+    """Divides values by their sum, and tests whether they can be probabilities.
+
+    They are valid if they are finite, not negative and not all zero.
+    """
+    valid = jnp.all(jnp.isfinite(values) & (values >= 0))
+    valid &= jnp.any(values >= jnp.finfo(values.dtype).tiny)
     # Values are scaled first, so that the sum of huge values does not overflow.
     scaled = values * inverse_power_of_two(jnp.max(values))
-    return scaled / jnp.sum(scaled), is_distribution(values)
-
-
-def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> None:
-    """Checks that at least `count` probabilities are positive."""
-    values = concrete(value, dtype)
-    if values is None:
-        return
-    shares = values.astype(float) / values.max()
-    # Numbers that are subnormal after normalisation also count as zero.
-    num_positive = np.sum(shares / shares.sum() >= np.finfo(values.dtype).tiny)
-    rule = "be at most the number of positive probabilities"
-    given = f"{name} = {count} and {num_positive} positive probabilities"
-    require(count <= num_positive, name, rule, given)
+    return scaled / jnp.sum(scaled), valid
 
 
 # Arguments of solvers.
@@ -334,11 +308,9 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
     """Checks and converts the right-hand side y for a matrix of the given shape."""
     target = finite_array("target", target)
-    rule, given = "have shape (N,) or (N, c)", f"target of shape {target.shape}"
-    require(target.ndim in (1, 2), "target", rule, given)
-    given += f" and matrix of shape {shape}"
-    require(len(target) == shape[0], "target", "have as many rows as matrix", given)
-    require(target.size, "target", "not be empty", given)
+    is_right = target.ndim in (1, 2) and len(target) == shape[0] and target.size
+    given = f"{target.shape} with a matrix of shape {shape}"
+    require(is_right, "target", "have shape (N,) or (N, c)", given)
     return target
 
 

@@ -290,12 +290,15 @@ def test_what_cannot_be_taken():
         sketching.leverage_scores,
         lambda x: sketching.preconditioned(KEY, x, TARGET[:20]),
         lambda x: sketching.count_sketch(KEY, 8, 20) @ x,
-        lambda x: sketching.leverage_scores(Blocks(lambda: [x])),
     ]
     for given, error, message in [
-        (scipy.sparse.coo_array(matrix * 1j), TypeError, "must be real; .* of complex"),
-        (bcoo(matrix * 1j), TypeError, "must be real; got an array of complex64"),
-        (boxed(matrix), TypeError, "must be real; got csr_array of object"),
+        (
+            scipy.sparse.coo_array(matrix * 1j),
+            TypeError,
+            "must be real numbers; .* of complex",
+        ),
+        (bcoo(matrix * 1j), TypeError, "must be real numbers; got .* of complex64"),
+        (boxed(matrix), TypeError, "must be real numbers; got csr_array of object"),
         (scipy.sparse.coo_array(TARGET[:, 0]), ValueError, "must have shape .*300,"),
         (sparse.BCSR.fromdense(matrix), TypeError, "BCOO.from_scipy_sparse .* BCSR"),
         (sparse.BCOO.fromdense(matrix, n_batch=1), ValueError, "n_batch = 1"),
@@ -306,6 +309,10 @@ def test_what_cannot_be_taken():
         for call in calls:
             with pytest.raises(error, match=message):
                 call(given)
+        if isinstance(given, sparse.JAXSparse):
+            error, message = TypeError, "every block must be a dense array; got BC"
+        with pytest.raises(error, match=message):
+            sketching.leverage_scores(Blocks([given]))
 
 
 # Blocks.
@@ -362,7 +369,7 @@ def test_what_blocks_may_not_be():
         ([(square, square)], ValueError, r"every block must .*; got \(2, 3, 3\)"),
         ([square[:, :0]], ValueError, "at least one column"),
         ([square, np.eye(2)], ValueError, "the same columns, .*; got 3, then 2 colu"),
-        ([square, bcoo(square)], ValueError, "or none be sparse; .* \\(csr_array"),
+        ([square, COO[0](square)], ValueError, "or none be sparse; .* \\(csr_array"),
         ([square * 1j], TypeError, "every block must be real"),
         ([np.array([["a"]])], TypeError, "every block must be"),
     ]:

@@ -107,7 +107,7 @@ OF_MATRICES = [
     (np.ones((3, 0)), ValueError, r".* not be empty; got \(3, 0\)"),
     (np.full((20, 4), np.nan), ValueError, " must be finite; got 80 NaN"),
     (np.ones((20, 4), complex), TypeError, " must be real"),
-    ("no", TypeError, " must be an array"),
+    ("no", TypeError, " must be real numbers; got str of <U2"),
 ]
 OF_SCORES = [
     (np.array([1.0, -0.5]), ValueError, r".* not negative; got .*\[1\] = -0.5"),
@@ -120,10 +120,10 @@ OF_SCORES = [
 ]
 OF_TARGETS = [
     (np.full(20, np.inf), ValueError, " must be finite; got 20 NaN"),
-    (np.ones(19), ValueError, " must have as many rows as matrix"),
-    (np.ones((20, 0)), ValueError, " must not be empty"),
-    (np.ones((20, 1, 1)), ValueError, " must have shape"),
-    ("abc", TypeError, " must be an array"),
+    (np.ones(19), ValueError, r" must have shape .*; got \(19,\) with a matrix of"),
+    (np.ones((20, 0)), ValueError, r" must have shape .*; got \(20, 0\)"),
+    (np.ones((20, 1, 1)), ValueError, r" must have shape .*; got \(20, 1, 1\)"),
+    ("abc", TypeError, " must be real numbers; got str of <U3"),
 ]
 OF_KEYS = [
     (0, TypeError, " must be a PRNG key"),
@@ -180,10 +180,14 @@ def test_arguments_that_functions_share(name, argument, wrong):
 @pytest.mark.parametrize(("name", "argument"), taking("matrix", "features"))
 def test_kinds_without_rows(name, argument):
     if name not in ("sketch_and_solve", "preconditioned"):
-        reason = "since rows are read|must be an array of real numbers; got LinearOpera"
+        reason = (
+            "since rows are read|must be real numbers; got LinearOperator of object"
+        )
         check_refusal(name, {argument: OPERATOR}, TypeError, reason)
     if name in ("lewis_weights", "iterative_hessian_sketch", "logistic_newton_sketch"):
-        check_refusal(name, {argument: BLOCKS}, TypeError, "must be an .* got Blocks")
+        check_refusal(
+            name, {argument: BLOCKS}, TypeError, "must be real numbers; got Blocks of"
+        )
 
 
 def test_subnormal_scores_are_zero(with_x64):
@@ -191,8 +195,6 @@ def test_subnormal_scores_are_zero(with_x64):
     check_refusal("row_probabilities", changes, ValueError, "must not all be zero")
 
 
-TWO_OF_THREE = np.array([1.0, 0, 1])
-SUBNORMAL_SHARE = np.array([1, 1, 1.2e-38], np.float32)
 three_rows = partial(sample_rows, method="without_replacement", sample_size=3)
 three_parts = partial(sample_parts, num_draws=None, num_distinct=3)
 VALUES = [
@@ -202,7 +204,7 @@ VALUES = [
     (lambda: leverage(matrix=SPARSE, rcond=1.0), "rcond must be less than 1"),
     (lambda: approximate(epsilon=0.0), "epsilon must be between 0 and 1; got 0.0"),
     (lambda: approximate(epsilon=1.0), "epsilon must be between 0 and 1; got 1.0"),
-    (lambda: rank_k(rank=5), r"at most min\(N, p\); got rank = 5 and \(20, 4\)"),
+    (lambda: rank_k(rank=5), r"got rank = 5 and min\(N, p\) = 4"),
     (lambda: rank_k(num_passes=2), "num_passes must be at least 3; got 2"),
     (lambda: rank_k(oversampling=-1), "oversampling must be at least 0"),
     (lambda: ridge_scores(ridge=-1.0), "ridge must be at least 0"),
@@ -216,7 +218,7 @@ VALUES = [
     (lambda: bless(ridge=1e-30), "ridge must be .* 8 machine epsilons"),
     (lambda: bless(step=1.0), "step must be more than 1"),
     (lambda: bless(oversampling=0), "oversampling must be positive"),
-    (lambda: bless(data=np.zeros((0, 2))), "data must have at least one point"),
+    (lambda: bless(data=np.zeros((0, 2))), "data must have a leading axis of n"),
     (lambda: bless(data=np.full((3, 2), np.nan)), "data must be finite"),
     (lambda: bless(kernel=lambda x, y: x @ x.T), "kernel must take"),
     (lambda: bless(kernel=kernel_of(-1.0)), r"kernel must be .* kernel\[0\] = -1"),
@@ -237,22 +239,19 @@ VALUES = [
     (lambda: sample_rows(method="gumbel"), "method must be one of"),
     (lambda: sample_rows(num_slots=2), "num_slots must be for m"),
     (lambda: sample_rows(method="poisson", num_slots=0), "num_slots must be at least"),
-    (lambda: sample_rows(method="top_k", sample_size=4), "sample_size = 4 and 3 posit"),
-    (lambda: three_rows(probabilities=TWO_OF_THREE), "3 and 2 positive prob"),
-    (lambda: three_rows(probabilities=SUBNORMAL_SHARE), "3 and 2 positive prob"),
+    (lambda: sample_rows(method="top_k", sample_size=4), "sample_size = 4 and num_row"),
+    (lambda: three_rows(sample_size=4), "sample_size = 4 and num_rows = 3"),
     (lambda: sample_parts(num_draws=None), "exactly one of num_distinct and num_draws"),
     (lambda: sample_parts(num_distinct=1), "exactly one of num_distinct and num_draws"),
     (lambda: three_parts(num_distinct=0), "num_distinct must be at least 1"),
     (lambda: three_parts(num_distinct=4), "num_distinct = 4 and .* = 3"),
-    (lambda: three_parts(probabilities=TWO_OF_THREE), "3 and 2 positive prob"),
-    (lambda: three_parts(probabilities=SUBNORMAL_SHARE), "3 and 2 positive prob"),
     (lambda: drop_last(sample=SAMPLE._replace(counts=np.ones(1))), "at least 2 slots;"),
     (lambda: factors(rescaling="none"), "rescaling must be one of"),
     (lambda: factors(rescaling="paper"), "num_rows must be given if and only if"),
     (lambda: factors(rescaling="paper", num_rows=0), "num_rows must be positive"),
     (lambda: factors(num_rows=4), "num_rows must be given if and only if"),
     (lambda: scale_rows(factors=np.ones(3)), r"rows\['x'\].*len\(factors\) = 3"),
-    (lambda: scale_rows(factors=np.ones((2, 1))), "factors must have one axis"),
+    (lambda: scale_rows(factors=np.ones((2, 1))), "factors must have shape"),
     (lambda: weighted(rescaling="none"), "rescaling must be one of"),
     (lambda: weighted(scale="columns"), "scale must be one of"),
     (lambda: weighted(row_weights=np.ones(3)), r"row_weights must have shape \(K, m\)"),
@@ -274,16 +273,16 @@ VALUES = [
     (lambda: sketched(sketch_size=3), r"sketch_size must .* = 4; got 3"),
     (lambda: sketched(ridge=-1.0), "ridge must be at least 0"),
     (lambda: sketched(matrix=OPERATOR), "operator.sketch must be given"),
-    (lambda: precise(method="columns"), "must be 'gram' or 'sketch' or 'factor' for a"),
-    (lambda: precise(matrix=SPARSE, method="gram"), "'columns' or 'sketch' for a spar"),
-    (lambda: precise(matrix=BLOCKS, method="gram"), "'factor' or 'sketch' for Blocks"),
-    (lambda: precise(matrix=OPERATOR, method="sketch"), "must be 'columns' for an ope"),
+    (lambda: precise(method="columns"), "must be 'gram' or 'sketch' or 'factor' for t"),
+    (lambda: precise(matrix=SPARSE, method="gram"), "'columns' or 'sketch' for this k"),
+    (lambda: precise(matrix=BLOCKS, method="gram"), "'factor' or 'sketch' for this k"),
+    (lambda: precise(matrix=OPERATOR, method="sketch"), "must be 'columns' for this k"),
     (lambda: precise(matrix=operator(rmatvec=lambda u: 1.01 * u[:4])), "and adjoint"),
     (lambda: precise(matrix=operator(rmatvec=lambda u: u)), r"rmatvec must .* \(4,\)"),
     (lambda: precise(matrix=operator(matvec=lambda v: v / 0)), r"matvec must .* \(20,"),
     (lambda: precise(matrix=operator(matvec=lambda v: pad(v) / 0)), "be finite and"),
-    (lambda: precise(matrix=operator(shape=(20,))), r"operator.shape must be \(N, p\)"),
-    (lambda: precise(matrix=operator(shape=(20, 0))), r"shape\[1\] must be at least 1"),
+    (lambda: precise(matrix=operator(shape=(20,))), r"operator.shape must be \(N"),
+    (lambda: precise(matrix=operator(shape=(20, 0))), r"of positive ints; got \(20, 0"),
     (lambda: precise(matrix=operator(sketch=lambda S: jnp.ones((5, 5)))), r"= \(32, 4"),
     (lambda: precise(sketch_size=3), r"sketch_size must be at least .* = 4; got 3"),
     (lambda: precise(method="qr"), "method must be one of"),
@@ -302,7 +301,6 @@ VALUES = [
     (lambda: newton(ridge=-1.0), "ridge must be at least 0"),
     (lambda: newton(num_refinements=-1), "num_refinements must be at least 0"),
     (lambda: newton(tolerance=-1.0), "tolerance must be at least 0"),
-    (lambda: newton(loss=lambda params: params), "loss must return a scalar"),
     (lambda: newton(square_root_hessian=lambda params: jnp.ones((9, 3))), "must retur"),
     (lambda: newton(params={}), "params must have at least one number"),
     (lambda: newton(params=jnp.array([1.0, jnp.nan])), "params must be finite"),
@@ -318,7 +316,7 @@ TYPES = [
     (lambda: approximate(epsilon="0.5"), "epsilon must be a real sc"),
     (lambda: ridge_scores(ridge="1"), "ridge must be a real scalar"),
     (lambda: lewis(p="2"), "p must be a real scalar"),
-    (lambda: bless(data="no"), "data must be an array"),
+    (lambda: bless(data="no"), "data must be real numbers; got str"),
     (lambda: resistances(edges=np.ones((2, 2))), "edges must be integers"),
     (lambda: resistances(weights=[1j]), "weights must be real"),
     (lambda: resistances(num_vertices=2.0), "num_vertices must be a Python int"),
@@ -331,6 +329,7 @@ TYPES = [
     (lambda: hessian(projection="box"), "projection must be a func"),
     (lambda: hessian(projection=lambda x: x[:2]), "dot_general requires|incompatible"),
     (lambda: newton(loss=1.0), "loss must be a function"),
+    (lambda: newton(loss=lambda params: params), "scalar-output functions"),
     (lambda: newton(square_root_hessian=None), "square_root_hessian must be a functio"),
     (lambda: newton(params=jnp.ones(2, complex)), "params must be real"),
     (lambda: newton(args=np.ones(2)), "args must be a tuple"),

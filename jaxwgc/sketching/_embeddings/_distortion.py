@@ -61,16 +61,15 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
       Comput. Sci. 10 (2014), section 2.1, subspace embeddings.
     """
     _validation.check_instance("embedding", embedding, Embedding)
-    value = basis
-    basis = _checks.float_array("basis", value)
+    values = basis
+    basis = _checks.float_array("basis", basis)
     sizes = (embedding.num_rows, "any")
     _validation.check_shape("basis", basis, "(num_rows, p)", sizes)
-    if not _validation.is_traced(value):
-        with jax.ensure_compile_time_eval():
-            error = float(_distance_from_identity(basis))
-        tolerance = 1e-3 if basis.dtype == jnp.float32 else 1e-8
+    values = _checks.concrete(values, basis.dtype)
+    if values is not None:
+        error = np.linalg.norm(values.T @ values - np.eye(values.shape[1]), 2)
+        is_right = error <= (1e-3 if basis.dtype == jnp.float32 else 1e-8)
         given = f"columns with ‖UᵀU - I‖₂ = {error:.2g}"
-        is_right = error <= tolerance
         _validation.require(is_right, "basis", "have orthonormal columns", given)
     return _distance_from_identity(embedding.apply(basis))
 
@@ -169,7 +168,10 @@ def recommended_sketch_size(
         deviation = math.sqrt(p) + math.sqrt(2 * math.log(2 / delta))
         size = (deviation / (math.sqrt(1 + epsilon) - 1)) ** 2
     elif embedding is rademacher:
-        size = _rademacher_size(p, epsilon, delta)
+        fineness = np.linspace(0.001, 0.4, 400)
+        target = (1 - 2 * fineness) * epsilon
+        tail = p * np.log1p(2 / fineness) + math.log(2 / delta)
+        size = float(np.min(2 * tail / (target**2 / 2 - target**3 / 3)))
     elif embedding is srht:
         if num_rows is None:
             raise ValueError("num_rows must be given for srht; got None")
@@ -191,11 +193,3 @@ def recommended_sketch_size(
             size = max(size, num_nonzeros)
     # The factor prevents rounding up an integer that has an error in its last bits.
     return max(1, math.ceil(size * (1 - 1e-12)))
-
-
-def _rademacher_size(num_columns: int, epsilon: float, delta: float) -> float:
-    fineness = np.linspace(0.001, 0.4, 400)
-    target = (1 - 2 * fineness) * epsilon
-    log_net = num_columns * np.log1p(2 / fineness)
-    sizes = 2 * (log_net + math.log(2 / delta)) / (target**2 / 2 - target**3 / 3)
-    return float(sizes.min())

@@ -85,7 +85,7 @@ class Embedding(abc.ABC):
 
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        """Returns the products of S with several real matrices (num_rows, any)."""
+        """Returns the products of S with several matrices (num_rows, any)."""
 
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         """Returns S times a sparse matrix, given as rows, columns and values."""
@@ -94,15 +94,12 @@ class Embedding(abc.ABC):
         raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
 
     def _draw(self) -> Any:
-        """Draws the random arguments of `_apply_to_part`."""
+        """Draws the random arguments of `_apply_to_part(arrays, drawn, start)`.
+
+        The latter multiplies the columns of S from `start` on by rows of arrays.
+        """
         rule = "be count_sketch or sparse_sign for Blocks and sharded rows"
         raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
-
-    def _apply_to_part(
-        self, arrays: list[Array], drawn: Any, start: Any
-    ) -> list[Array]:
-        """Multiplies the columns of S from `start` on by matching rows of arrays."""
-        raise NotImplementedError
 
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> Array:
@@ -147,12 +144,14 @@ def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
 def apply_to_leaves(embedding: Any, tree: Any) -> Any:
     """Applies an embedding, or a sample of rows, to all leaves of a pytree."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
-    columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
+    dense = [leaf for leaf in leaves if not _checks.is_sparse(leaf)]
+    columns = [leaf.reshape(leaf.shape[0], -1) for leaf in dense]
     sketches = iter(embedding._apply_to_columns(columns) if columns else ())
 
     def applied(leaf: Any) -> Array:
         if not _checks.is_sparse(leaf):
-            return _from_columns(next(sketches), leaf)
+            sketch = next(sketches)
+            return sketch.reshape(sketch.shape[0], *leaf.shape[1:])
         # Indices become unsigned, so that negative ones are out of bounds, too.
         row, column = leaf.indices.T.astype(jnp.uint32)
         return embedding._apply_to_entries((row, column, leaf.data), leaf.shape)
@@ -197,17 +196,3 @@ def _number_array(leaf: Any) -> Any:
     if np.iscomplexobj(leaf):
         return jnp.asarray(leaf)
     return _checks.gathered(_checks.float_array("tree", leaf))
-
-
-def _to_columns(leaf: Array) -> Array:
-    """Reshapes an array to a real matrix; imaginary parts become further columns."""
-    columns = leaf.reshape(leaf.shape[0], -1)
-    if not jnp.iscomplexobj(leaf):
-        return columns
-    return jnp.concatenate([columns.real, columns.imag], axis=1)
-
-
-def _from_columns(columns: Array, like: Array) -> Array:
-    if jnp.iscomplexobj(like):
-        columns = jax.lax.complex(*jnp.split(columns, 2, axis=1))
-    return columns.reshape(columns.shape[0], *like.shape[1:])

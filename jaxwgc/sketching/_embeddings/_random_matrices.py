@@ -108,10 +108,11 @@ def _fold_blocks(
 ) -> Any:
     """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
     num_blocks, num_left = divmod(num_rows, size)
-    end = np.int32(num_blocks)
-    if num_blocks:
-        add_whole = functools.partial(add, num_used=size)
-        total = lax.fori_loop(np.int32(0), end, add_whole, total)
+    start, end = np.int32(0), np.int32(num_blocks)
+    if num_blocks == 1:
+        total = add(start, total, size)
+    elif num_blocks:
+        total = lax.fori_loop(start, end, lambda i, total: add(i, total, size), total)
     return add(end, total, num_left) if num_left else total
 
 
@@ -136,7 +137,8 @@ class _DenseEmbedding(Embedding):
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         size = self._block_size
-        dtype = jnp.result_type(*arrays)
+        # Real also for complex arrays.
+        dtype = jnp.finfo(jnp.result_type(*arrays)).dtype
 
         def add(index: Any, sums: list[Array], num_used: int) -> list[Array]:
             block = self._block(index, dtype)[:, :num_used]
@@ -407,8 +409,6 @@ def _distinct(bits: Array, size: int) -> Array:
     count = len(bits)
     last = np.arange(size - count, size, dtype=np.int32)[:, None]
     drawn = (bits % (last + 1).astype(np.uint32)).astype(jnp.int32)
-    if count == 1:
-        return drawn
 
     def choose(step: Any, chosen: Array) -> Array:
         is_taken = (chosen == drawn[step]).any(axis=0)

@@ -15,7 +15,7 @@ from jaxwgc._arrays import is_sparse, next_power_of_two, product
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._linalg.factors import factors_of
-from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
+from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of
 
 _CHUNK_BYTES = 2**25
 # Largest relative difference between fingerprints of equal chunks in two passes.
@@ -33,11 +33,11 @@ class Blocks:
     and compute on the host, without `jax.jit` and derivatives.
 
     Args:
-      blocks: The blocks: arrays (b, p) of NumPy or JAX, or sparse matrices. b may vary
-        and may be 0. All are converted to the dtype of the first block, and integers to
-        the default float. Pass a function without arguments that returns a new iterable
-        of blocks in each pass, or an iterable that can be read again, such as a list.
-        One array (N, p), such as a NumPy memory map, is read in slices.
+      blocks: The blocks: arrays (b, p) of NumPy or JAX, or sparse matrices of SciPy. b
+        may vary and may be 0. All are converted to the dtype of the first block, and
+        integers to the default float. Pass a function without arguments that returns a
+        new iterable of blocks in each pass, or an iterable that can be read again, such
+        as a list. One array (N, p), such as a NumPy memory map, is read in slices.
       num_rows: N. If `blocks` is a function and N is not given, a further pass counts
         rows.
 
@@ -115,14 +115,6 @@ class BlockRows(Rows):
             sums = _added(sums, _chunk_sum(chunk, slices, args, function))
         return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
 
-    def map(self, function, *args):
-        values = []
-        for _, chunk, size in self._chunks():
-            # `np.asarray` waits for the result, so that JAX never holds more than one
-            # chunk.
-            values.append(np.asarray(_chunk_map(_dense(chunk), args, function))[:size])
-        return np.concatenate(values)
-
     def products(self, basis: Array, scale: Array) -> Array:
         """Computes `Rows.products`, by SciPy for sparse blocks."""
         sums: Any = None
@@ -141,14 +133,13 @@ class BlockRows(Rows):
         return jnp.asarray([self._largest])
 
     def norms_of(self, basis, scale):
-        norms = []
+        basis, scale, norms = np.asarray(basis), np.asarray(scale), []
         for _, chunk, size in self._chunks():
             if is_sparse(chunk):
-                rows = chunk @ np.asarray((scale * basis.T).T)
-                norms.append(np.sum(rows**2, axis=1))
+                rows = chunk @ (scale * basis.T).T
             else:
-                found = _chunk_map(chunk, (scale, basis), row_squares)
-                norms.append(np.asarray(found)[:size])
+                rows = (chunk * scale) @ basis
+            norms.append(np.sum(rows**2, axis=1)[:size])
         return np.concatenate(norms)
 
     def sketch(self, embedding, *along):
@@ -176,7 +167,9 @@ class BlockRows(Rows):
         return [jnp.asarray(part, self.dtype) for part in parts]
 
     def times(self, vector):
-        return jnp.asarray(self.map(product, vector))
+        vector = np.asarray(vector)
+        images = [(chunk @ vector)[:size] for _, chunk, size in self._chunks()]
+        return jnp.asarray(np.concatenate(images))
 
     def transposed_times(self, vector):
         return self.sum(_transposed_times, along=(vector,))
@@ -313,11 +306,6 @@ def _fingerprint(rows: Any) -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="function")
 def _chunk_sum(chunk: Array, slices: Any, args: Any, function: Any) -> Any:
     return DenseRows(chunk).sum(function, *args, along=tuple(slices))
-
-
-@functools.partial(jax.jit, static_argnames="function")
-def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
-    return DenseRows(chunk).map(function, *args)
 
 
 @jax.jit

@@ -243,7 +243,7 @@ def factors_of(
       rows: X.
       root: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
-      method: "gram" for a tall X, "qr", or "svd" for an array; for `Blocks` it is "qr".
+      method: "gram" for a tall X, or "qr"; for `Blocks` it is "qr".
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
       has_units: Whether columns are scaled to norms near 1.
     """
@@ -252,10 +252,7 @@ def factors_of(
         scale = jnp.full(scale.shape, jnp.min(scale))
     if method == "gram" and not rows.is_on_host:
         return _of_gram(rows, root, rcond, threshold, (scale, has_units))
-    if method == "svd":
-        small = rows.scaled(scale).matrix  # pyright: ignore
-    else:
-        small = rows.triangle(scale)
+    small = rows.triangle(scale)
     return factors_of_small(small, rcond, scale, root, has_units=has_units)
 
 
@@ -281,14 +278,10 @@ def factors_of_small(
         unit = first * _unit(first, squares)
     # Decompositions of NaN are undefined, and differ by backend.
     small = jnp.where(finite, small * unit, 0)
-    if small.shape[0] < small.shape[1]:
-        basis, upper = jnp.linalg.qr(small.T)
-        rotation, values, _ = jnp.linalg.svd(upper)
-        vectors = product(basis, rotation)
-    else:
-        _, values, rotation = jnp.linalg.svd(triangle(small), full_matrices=False)
-        vectors = rotation.T
-    return _cut_off(scale * unit, vectors, values, rcond, finite)
+    if small.shape[0] > small.shape[1]:
+        small = triangle(small)
+    _, values, rotation = jnp.linalg.svd(small, full_matrices=False)
+    return _cut_off(scale * unit, rotation.T, values, rcond, finite)
 
 
 def _of_gram(

@@ -108,10 +108,8 @@ def checked_operator(
 ) -> tuple[LinearOperator, Array]:
     """Checks the functions of an operator: shapes, and whether they are adjoint."""
     shape = operator.shape
-    is_right = isinstance(shape, tuple) and len(shape) == 2
-    require(is_right, "operator.shape", "be (N, p)", repr(shape))
-    for axis in (0, 1):
-        _validation.check_int(f"operator.shape[{axis}]", shape[axis], minimum=1)
+    is_right = isinstance(shape, tuple) and len(shape) == 2 and min(shape) > 0
+    require(is_right, "operator.shape", "be (N, p), of positive ints", repr(shape))
     dtype = jnp.result_type(float if operator.dtype is None else operator.dtype)
     if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
         raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")

@@ -205,8 +205,17 @@ class Refinement(NamedTuple):
         return is_stable & self._is_shortest(jnp.sqrt(part), state)
 
     def _is_shortest(self, part: Array, state: State) -> Array:
+        """Tests whether removing a part of this length hardly shortens the residual.
+
+        If X is at the limits of the precision, this is stricter than a small backward
+        error.
+        """
+        root_eps = float(jnp.finfo(part.dtype).eps) ** 0.5
+        squared = jnp.maximum(state.squared, part**2)
+        both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
+        excess = part**2 / jnp.where(both > 0, both, 1)
         norm = jnp.sqrt(self._squares_of_target)
-        return is_shortest(part, state.squared, norm, self.tolerance)
+        return excess <= jnp.maximum(root_eps / 8, self.tolerance) * norm
 
     def is_lowest(self, state: State, is_sketched: bool) -> Array:
         """Tests whether the residual is near its minimum, by a product with X itself.
@@ -232,27 +241,6 @@ class Refinement(NamedTuple):
         # test.
         growth = 1 + 2 * eps**0.5
         return is_low & (state.squared <= growth * self._squares_of_target)
-
-
-def is_shortest(
-    part: Array, squared: Array, norm: Array, tolerance: Array | float
-) -> Array:
-    """Tests whether removing a part of the residual would hardly shorten it.
-
-    If X is at the limits of the precision, this is stricter than a small backward
-    error.
-
-    Args:
-      part: The length of the part.
-      squared: The squared length of the residual.
-      norm: The norm of y.
-      tolerance: Tolerance of the backward error.
-    """
-    unit = float(jnp.finfo(part.dtype).eps)
-    squared = jnp.maximum(squared, part**2)
-    both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
-    excess = part**2 / jnp.where(both > 0, both, 1)
-    return excess <= jnp.maximum(unit**0.5 / 8, tolerance) * norm
 
 
 def record(history: Array, iteration: Array, value: Array) -> Array:
@@ -401,17 +389,6 @@ class ScaledSystem(NamedTuple):
         by_residual = length / safe(size)
         by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)
         return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
-
-    def is_lowest(self, state: Iterate, target: Array) -> Array:
-        """Tests whether a step along the gradient hardly shortens the residual."""
-        norm = jnp.linalg.norm(target, axis=0)
-        eps = jnp.finfo(norm.dtype).eps
-        rounding = 4 * eps * self.scaling.norm * jnp.linalg.norm(state.solution, axis=0)
-        length = jnp.linalg.norm(self.times(state.gradient), axis=0)
-        gain = jnp.sum(state.gradient**2, axis=0) / safe(length)
-        part = jnp.hypot(gain, rounding)
-        is_low = is_shortest(part, state.squared, norm, self.tolerance)
-        return is_low & (state.squared <= (1 + 2 * eps**0.5) * norm**2)
 
 
 def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:

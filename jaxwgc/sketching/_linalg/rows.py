@@ -72,7 +72,7 @@ class Rows(Products):
       *slices, *args)`, over blocks, which may be padded with zero rows; `slices` are
       the matching rows of the arrays `along`;
     - `map(function, *args)`, the numbers (N,) that `function(block, *args)` returns,
-      one per row;
+      one per row, except for `Blocks`;
     - `sketch(embedding, *along)`, a list of S X and of S times arrays with N rows;
     - `largest()`, the largest absolute value in each column, (p,);
     - `triangle(scale)`, R of the QR factorisation of X diag(scale), except for sparse
@@ -213,8 +213,8 @@ class ShardedRows(DenseRows):
 
     def sketch(self, embedding, *along):
         start = lax.axis_index(self.axes) * self.shape[0]
-        arrays = [self.matrix, *along]
-        return self.total(embedding._apply_to_part(arrays, embedding._draw(), start))
+        arrays, drawn = [self.matrix, *along], embedding._draw()
+        return self.total(embedding._apply_to_part(arrays, drawn, start))
 
     def triangle(self, scale):
         own = super().triangle(scale)

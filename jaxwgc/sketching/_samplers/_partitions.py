@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, is_kind
+from jaxwgc._arrays import is_kind
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 
@@ -117,17 +117,9 @@ def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
     References:
       The paper's section 3.2, Πᵢ.
     """
-    scores = _checks.nonnegative_vector("scores", scores)
-    parts, _ = partition(scores, num_parts)
-    return _shares(scores, parts)
-
-
-@jax.jit
-def _shares(scores: Array, parts: Array) -> Array:
-    # Scores are scaled first, so that sums of huge scores do not overflow.
-    totals = jnp.sum(parts * inverse_power_of_two(jnp.max(scores)), axis=1)
-    valid = _checks.is_distribution(scores)
-    return jnp.where(valid, totals / jnp.sum(totals), jnp.nan)
+    shares, valid = _checks.distribution("scores", scores)
+    parts, _ = partition(shares, num_parts)
+    return jnp.where(valid, jnp.sum(parts, axis=1), jnp.nan)
 
 
 class PartitionSample(NamedTuple):
@@ -183,13 +175,13 @@ def sample_partitions(
     Args:
       key: One PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
       probabilities: Π, (K,), not negative; normalised to sum to 1.
-      num_distinct: k, an int from 1 to the number of positive probabilities.
+      num_distinct: k, an int from 1 to K.
       num_draws: q, an int of at least 1.
 
     Returns:
-      A `PartitionSample` with k, or min(q, K), slots. If fewer than k traced
-      probabilities are positive, drawing stops when these parts have been drawn, and
-      the remaining slots have count 0. If traced probabilities are negative, NaN,
+      A `PartitionSample` with k, or min(q, K), slots. If fewer than k probabilities are
+      positive, drawing stops when these parts have been drawn, and the remaining slots
+      have count 0. If traced probabilities are negative, NaN,
       infinite or all zero, all counts are 0. With `num_distinct`, counts saturate at
       2³¹ / k, for probabilities that differ by as large a factor.
 
@@ -229,34 +221,24 @@ def sample_partitions(
       (`num_distinct`). Its first step, read literally, is k draws (`num_draws`).
     """
     key = _validation.check_key(key)
-    value = probabilities
-    probabilities = _checks.nonnegative_vector("probabilities", value)
+    probabilities = _checks.nonnegative_vector("probabilities", probabilities)
     is_one = (num_distinct is None) != (num_draws is None)
     given = f"num_distinct = {num_distinct} and num_draws = {num_draws}"
     require(is_one, "exactly one of num_distinct and num_draws", "be given", given)
     if num_distinct is not None:
         limit = {"num_probabilities": len(probabilities)}
         num_distinct = _validation.check_up_to("num_distinct", num_distinct, **limit)
-        dtype = probabilities.dtype
-        _checks.check_at_most_positive("num_distinct", num_distinct, value, dtype)
-        return _sample(key, probabilities, num_distinct, until_distinct=True)
+        return draw_parts(key, probabilities, num_distinct, until_distinct=True)
     num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
-    return _sample(key, probabilities, num_draws, until_distinct=False)
+    return draw_parts(key, probabilities, num_draws, until_distinct=False)
 
 
 @functools.partial(jax.jit, static_argnames=("number", "until_distinct"))
-def _sample(
+def draw_parts(
     key: Array, probabilities: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
     """Runs `sample_partitions` on checked arguments, in one compiled function."""
     probabilities, valid = _checks.normalised(probabilities)
-    return draw_parts(key, probabilities, valid, number, until_distinct)
-
-
-def draw_parts(
-    key: Array, probabilities: Array, valid: Array, number: int, until_distinct: bool
-) -> PartitionSample:
-    """Draws parts by normalised probabilities; draws none if these are invalid."""
     probabilities = jnp.where(valid, probabilities, 0)
     if until_distinct:
         indices, counts = _until_distinct(key, probabilities, number)

@@ -190,7 +190,7 @@ def sample_rows(
       key: PRNG key of either kind; not used by `"top_k"`.
       probabilities: p, (N,), not negative; normalised to sum to 1. Scores are allowed.
       sample_size: The number of rows, an int of at least 1; for methods that draw
-        distinct rows, at most the number of positive probabilities.
+        distinct rows, at most N.
       method: One of the four above.
       weighted: False for an unweighted sample, as LEVUNW needs. The scale is the square
         root of the count, so that a row counts as often as it was drawn.
@@ -201,8 +201,8 @@ def sample_rows(
       A `RowSample`. It has min(sample_size, N) slots with replacement, num_slots with
       Poisson sampling and sample_size otherwise. If traced probabilities are negative,
       NaN, infinite or all zero, all counts are 0 and the scale is NaN. If fewer than
-      sample_size traced probabilities are positive, methods that draw distinct rows
-      leave the remaining slots at count 0.
+      sample_size probabilities are positive, methods that draw distinct rows leave the
+      remaining slots at count 0.
 
     Raises:
       ValueError: If method is unknown, sample_size is out of range, or num_slots is
@@ -239,13 +239,11 @@ def sample_rows(
     _validation.check_bool("weighted", weighted)
     used_key = None if method == "top_k" else _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
-    value = probabilities
-    probabilities = _checks.nonnegative_vector("probabilities", value)
+    probabilities = _checks.nonnegative_vector("probabilities", probabilities)
     is_right = num_slots is None or method == "poisson"
     require(is_right, "num_slots", "be for method 'poisson' only", repr(method))
     if method in ("without_replacement", "top_k"):
-        dtype = probabilities.dtype
-        _checks.check_at_most_positive("sample_size", sample_size, value, dtype)
+        _validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
     if num_slots is None:
         num_slots = sample_size
         if method == "poisson":
@@ -265,11 +263,11 @@ def _sample(
 ) -> RowSample:
     """Runs `sample_rows` on checked arguments, in one compiled function."""
     sample_size, num_slots = sizes
-    probabilities, valid = _checks.normalised(probabilities)
+    given, num_lost = probabilities, jnp.zeros((), jnp.int32)
+    probabilities, valid = _checks.normalised(given)
     probabilities = jnp.where(valid, probabilities, 0)
-    num_lost = jnp.zeros((), jnp.int32)
     if method == "with_replacement":
-        drawn = draw_parts(key, probabilities, valid, sample_size, False)
+        drawn = draw_parts(key, given, sample_size, until_distinct=False)
         indices, counts, chances = drawn.indices, drawn.counts, drawn.probabilities
         scale = drawn.scale
     elif method == "top_k":
@@ -310,9 +308,8 @@ def _in_units(chances: Array) -> tuple[Array, Array]:
     A positive probability stays positive.
     """
     is_certain = chances >= 1
-    largest = jnp.asarray(np.nextafter(1, 0, dtype=chances.dtype), chances.dtype)
-    units = jnp.round(jnp.clip(chances, 0, largest) * _UNIT)
-    # Float64 may round to 2**32, and its conversion to uint32 is undefined.
+    units = jnp.round(chances * _UNIT)
+    # The conversion of 2**32 to uint32 is undefined.
     units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
     units = jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
     return is_certain, jnp.where(is_certain, 0, units)

@@ -113,8 +113,7 @@ def scale_rows(rows: Any, factors: ArrayLike) -> Any:
       The paper's section 3.2, step 3.
     """
     factors = _checks.float_array("factors", factors)
-    shape = f"shape {factors.shape}"
-    require(factors.ndim == 1, "factors", "have one axis", shape)
+    _validation.check_shape("factors", factors, "(k,)", ("any",))
     _checks.check_all_dense("rows", rows)
     _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
 
@@ -182,9 +181,8 @@ def weighted_parts(
     _validation.check_choice("scale", scale, SCALES)
     row_weights = _checks.float_array("row_weights", row_weights)
     shape = row_weights.shape
-    require(len(shape) == 2, "row_weights", "have shape (K, m)", shape)
+    _validation.check_shape("row_weights", row_weights, "(K, m)", ("any", "any"))
     _checks.check_all_dense("parts", parts)
-    _validation.check_leading_axis("parts", parts, shape[0], "len(row_weights)")
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
         name, given = f"parts{jax.tree_util.keystr(path)}", np.shape(leaf)
         rule = f"start with the axes of row_weights, {shape}"

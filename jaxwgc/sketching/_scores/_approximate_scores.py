@@ -33,10 +33,6 @@ _NUM_NONZEROS = 4
 # they span many directions.
 _MISSES = 0.005
 
-# Probability that the sketch alone exceeds the error epsilon, for few columns. It is
-# small, since all rows then fail together, and a larger sketch costs next to nothing.
-_SKETCH_MISSES = 1e-4
-
 
 def approximate_leverage_scores(
     key: Array, matrix: MatrixLike, epsilon: float = 0.5, rcond: ArrayLike | None = None
@@ -115,27 +111,23 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
     """Returns the number of sketch rows, and of projection columns or None."""
     needed = _degrees_of_freedom(epsilon)
     # With fewer than 3p additional rows, the sketch is not always a subspace embedding.
+    # With 4 times as many as a projection needs, all rows of a few columns, which fail
+    # together, exceed epsilon with a probability below 1e-4.
     extra = max(3 * num_columns, 4 * needed)
     num_projections = math.ceil(1 / (1 / needed - 1 / extra))
-    if num_projections < num_columns:
-        return num_columns + extra, num_projections
-    needed = _degrees_of_freedom(epsilon, of_inverse=True)
-    return num_columns + max(3 * num_columns, needed), None
+    is_projected = num_projections < num_columns
+    return num_columns + extra, num_projections if is_projected else None
 
 
 @functools.cache
-def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
-    """Returns the least k, to 3%, with χ²_k / k in 1 ± epsilon with high probability.
-
-    With `of_inverse`, the condition is on k / χ²_k, with a higher probability.
-    """
-    low, high, misses = 1 - epsilon, 1 + epsilon, _MISSES
-    if of_inverse:
-        low, high, misses = 1 / high, 1 / low, _SKETCH_MISSES
-    k = 1
-    while scipy.special.chdtr(k, k * low) + scipy.special.chdtrc(k, k * high) > misses:
+def _degrees_of_freedom(epsilon: float) -> int:
+    """Returns the least k, to 3%, for which χ²_k / k is rarely beyond 1 ± epsilon."""
+    law, k = scipy.special, 1
+    while True:
+        misses = law.chdtr(k, k * (1 - epsilon)) + law.chdtrc(k, k * (1 + epsilon))
+        if misses <= _MISSES:
+            return k
         k += 1 + k // 32
-    return k
 
 
 def _scores(

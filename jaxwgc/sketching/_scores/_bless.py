@@ -13,7 +13,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import next_power_of_two
+from jaxwgc._arrays import is_kind, next_power_of_two
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._linalg.factors import gram
@@ -112,8 +112,7 @@ def bless(
     _validation.check_number("step", step, minimum=1)
     require(step > 1, "step", "be more than 1", step)
     points = _checks.finite_array("data", data)
-    has_points = points.ndim and len(points)
-    require(has_points, "data", "have at least one point", f"shape {points.shape}")
+    _validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype, num_points = diagonal.dtype, diagonal.size
     points = points.astype(dtype)
@@ -166,11 +165,9 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     """Returns k(x, x) of all points, after a check of the kernel."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
-    is_right = getattr(shape, "shape", None) == expected
-    rule = "take (a, ...) and (b, ...) to an array of shape (a, b)"
+    is_right = is_kind(shape, "real floats") and shape.shape == expected
+    rule = "take (a, ...) and (b, ...) to floats of shape (a, b)"
     require(is_right, "kernel", rule, f"{shape} for a, b = {expected}")
-    if not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise TypeError(f"kernel must give real numbers; got {shape.dtype}")
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
     is_right = np.isfinite(diagonal) & (diagonal >= 0)
     rule = "finite and not negative for a point and itself"

@@ -60,8 +60,7 @@ def leverage_scores(
           second pass works on X times an inverse square root of a shifted Gram matrix,
           which makes it as accurate as QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
-        - `"svd"`: from the singular value decomposition of X: the slowest, the
-          reference.
+        - `"svd"`: another name of `"qr"`, since R has the singular values of X.
         - `"auto"`: `"gram"` for N >= 4p, a sparse or a sharded matrix, else `"qr"`.
 
         A sparse matrix requires `"gram"`. A few thousand of its rows (or columns, if it

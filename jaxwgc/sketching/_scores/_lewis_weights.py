@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from jaxwgc.sketching._linalg.factors import (
     Factors,
     at_most_one,
     factors_of,
-    factors_of_wide,
     orthonormaliser_of_gram,
     rank_cutoff,
     scaled_gram,
@@ -134,11 +133,13 @@ def _lewis_weights(
         """Returns log(τ / w), scores τ over weights w; 0 for rows of zeros."""
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
-        factors = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
-        weighted = DenseRows(directions * factors[:, None])
-        # Squared row norms of the directions. Multiplied by squared factors, they are
-        # the scores.
-        norms = _row_norms(weighted, directions, cutoff)
+        roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
+        weighted = DenseRows(directions * roots[:, None])
+        # Squared row norms of the directions. Multiplied by squared roots, they are the
+        # scores.
+        factors = factors_of(weighted, None, cutoff)
+        inverse = _inverse(weighted, factors)
+        norms = DenseRows(directions).norms_of(inverse, factors.scale)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
         return jnp.where(is_seen, log_scores - log_weights, 0)
@@ -147,7 +148,7 @@ def _lewis_weights(
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
     constants = *lax.stop_gradient((p, tolerance)), max_iterations
-    solve, start = functools.partial(_iterate, *constants), lax.stop_gradient(start)
+    solve, start = functools.partial(_iterate, constants), lax.stop_gradient(start)
     found = lax.custom_root(log_ratios, start, solve, _solve_tangent, has_aux=True)
     log_weights, (num_iterations, residual) = found
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
@@ -162,13 +163,10 @@ def _lewis_weights(
 
 
 def _iterate(
-    p: Array,
-    tolerance: Array,
-    max_iterations: Array,
-    log_ratios: Callable[[Array], Array],
-    start: Array,
+    constants: Any, log_ratios: Callable[[Array], Array], start: Array
 ) -> tuple[Array, tuple[Array, Array]]:
     """Returns logarithms of weights; also the number of iterations and residual."""
+    p, tolerance, max_iterations = constants
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def step(state):
@@ -213,27 +211,12 @@ def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
     X and the basis have equal Lewis weights.
     """
     rows = DenseRows(matrix)
-    if matrix.shape[0] < matrix.shape[1]:
-        tall, factors, _ = factors_of_wide(rows, rcond)
-        gram = tall.sum(scaled_gram, factors.scale)
-        # Derivatives ignore that this basis does not stay orthonormal, which changes no
-        # score.
-        inverse = product(gram, _inverse(tall, factors))
-        values = factors.singular_values
-        basis = inverse / jnp.where(values > 0, values, 1)
-    else:
-        factors = factors_of(rows, None, rcond, threshold=1.0)
-        basis = product(matrix * factors.scale, _inverse(rows, factors))
+    method = "gram" if matrix.shape[0] >= matrix.shape[1] else "qr"
+    factors = factors_of(rows, None, rcond, method, threshold=1.0)
+    basis = product(matrix * factors.scale, _inverse(rows, factors))
     return factors.finite, jnp.where(factors.finite, basis, 0)
 
 
 def _inverse(rows: Rows, factors: Factors) -> Array:
     gram = rows.sum(scaled_gram, factors.scale)
     return orthonormaliser_of_gram(factors.matrix, factors.vectors, gram)
-
-
-def _row_norms(weighted: DenseRows, directions: Array, rcond: Array) -> Array:
-    """Computes squared row norms of `directions` L, with `weighted` L orthonormal."""
-    factors = factors_of(weighted, None, rcond)
-    inverse = _inverse(weighted, factors)
-    return DenseRows(directions).norms_of(inverse, factors.scale)

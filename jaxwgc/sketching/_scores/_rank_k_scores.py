@@ -18,9 +18,6 @@ from jaxwgc.sketching._linalg.factors import at_most_one, diagonal, without_deri
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
 from jaxwgc.sketching._linalg.rows import Rows, constant, safe
 
-# Maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass over rows.
-Pass = Callable[[Array], Array]
-
 # Maximum number of conjugate gradient steps for derivatives. With a gap of 1e-3, 300
 # are enough in float64.
 _MAX_STEPS = 1000
@@ -139,17 +136,15 @@ def rank_k_leverage_scores(
       singular value decomposition", BIT 12 (1972).
     """
     key = _validation.check_key(key)
-    rank = _validation.check_int("rank", rank, minimum=1)
+    checked = matrix_of("matrix", matrix)
+    limit = {"min(N, p)": min(checked.shape)}
+    rank = _validation.check_up_to("rank", rank, **limit)
     num_passes = _validation.check_int("num_passes", num_passes, minimum=3)
     if oversampling is None:
         oversampling = rank + 10
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
     # At least one more direction is computed, to measure the gap after the last one.
     sizes = rank, rank + max(oversampling, 1), num_passes
-    checked = matrix_of("matrix", matrix)
-    given = f"rank = {rank} and {checked.shape}"
-    is_right = rank <= min(checked.shape)
-    _validation.require(is_right, "rank", "be at most min(N, p)", given)
     checked, rcond = _checks.with_cutoff(checked, rcond)
     whole: Any = False
     by_rows = RankKScores(True, whole, whole, whole, whole, whole)
@@ -202,8 +197,12 @@ def _scores(
     )
 
 
-def leading_directions(run: Pass, start: Array, num_passes: int) -> tuple[Array, Array]:
+def leading_directions(
+    run: Callable[[Array], Array], start: Array, num_passes: int
+) -> tuple[Array, Array]:
     """Computes leading right singular vectors and values, one per column of `start`.
+
+    `run` maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass.
 
     The first passes grow a Krylov basis. Each of its blocks is the image of the last
     block, made orthogonal to all earlier ones. One further pass computes the images of
@@ -268,7 +267,8 @@ def _extracted(passed: Array, num_columns: int) -> tuple[Array, Array]:
     roots = jnp.sqrt(jnp.where(is_kept, eigenvalues, 1))
     whitening = jnp.where(is_kept, vectors / roots, 0)
     projected = product(images, whitening / sizes[:, None])
-    return jnp.linalg.svd(projected, full_matrices=False)[:2]
+    vectors, values, _ = jnp.linalg.svd(projected, full_matrices=False)
+    return vectors, values
 
 
 @jax.jit

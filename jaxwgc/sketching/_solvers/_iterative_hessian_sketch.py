@@ -144,7 +144,6 @@ def iterative_hessian_sketch(
     target = _checks.gathered(_checks.right_hand_side(target, matrix.shape))
     dtype = jnp.promote_types(matrix.dtype, target.dtype)
     matrix, target = matrix.astype(dtype), target.astype(dtype)
-    rank = min(matrix.shape)
     # With fewer rows, the expected error is not finite.
     sketch_size = _checks.sketch_size(sketch_size, matrix.shape, more=4)
     check_int = _validation.check_int
@@ -157,7 +156,7 @@ def iterative_hessian_sketch(
         _validation.require(refresh, "refresh", rule, refresh)
         _validation.check_callable("projection", projection)
     if step_size is None:
-        free = sketch_size - rank
+        free = sketch_size - min(matrix.shape)
         step_size = free * (free - 3) / (sketch_size * (sketch_size - 1))
         if not refresh:
             step_size = (free / sketch_size) ** 2
@@ -179,10 +178,6 @@ def _solve(
 ) -> Solution:
     ridge, step_size, tolerance = numbers
     num_iterations, projection, num_inner_steps, refresh = options
-    # All entries are tested, since the maximum below may lose a NaN.
-    finite = jnp.isfinite(matrix).all()
-    matrix = jnp.where(finite, matrix, 0)
-    target = jnp.where(finite, target, jnp.nan)
     # Scaling by an exact power of two avoids overflow of squares.
     largest = jnp.max(jnp.abs(lax.stop_gradient(matrix)), axis=0)
     root = 0 if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))

@@ -306,11 +306,10 @@ def preconditioned(
       dtype, or if products with a very small or large X lose digits (in float32 below
       1e-31 or above 1e35). A NaN in a traced matrix or target gives NaN and False.
 
-      With `"columns"`, no rank is computed and `rank` is None. `converged` says that
-      the backward error is within `tolerance`, and that no step along the gradient
-      shortens the residual by more than the above excess. θ has the minimum norm in the
-      units of the scaled columns, which are powers of two. If X is rank-deficient, 10 X
-      may give another θ.
+      With `"columns"`, no rank is computed and `rank` is None. `converged` says only
+      that the backward error is within `tolerance`, as in LSQR. θ has the minimum norm
+      in the units of the scaled columns, which are powers of two. If X is
+      rank-deficient, 10 X may give another θ.
 
     Raises:
       ValueError: If shapes do not match, entries are not finite (unless traced), or
@@ -386,30 +385,25 @@ def _method(method: str, matrix: Any, sketch_size: int) -> str:
     num_rows, num_columns = matrix.shape
     is_long = num_rows > 2 * sketch_size
     if isinstance(matrix, LinearOperator):
-        kind, choices = "an operator", ("columns",)
-        if matrix.sketch is not None:
-            kind, choices = "an operator with a sketch", ("sketch", "columns")
+        choices = ("columns",) if matrix.sketch is None else ("sketch", "columns")
     elif _checks.is_sparse(matrix):
-        kind, choices = "a sparse matrix", ("columns", "sketch")
-        if num_columns <= _MAX_SKETCHED_COLUMNS and is_long:
-            choices = "sketch", "columns"
+        is_sketched = is_long and num_columns <= _MAX_SKETCHED_COLUMNS
+        choices = ("sketch", "columns") if is_sketched else ("columns", "sketch")
     elif isinstance(matrix, BlockRows):
-        kind, choices = "Blocks", ("sketch", "factor")
-        if num_columns <= _MAX_GRAM_COLUMNS or not is_long:
-            choices = "factor", "sketch"
+        is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
+        choices = ("sketch", "factor") if is_sketched else ("factor", "sketch")
     else:
         is_long &= num_rows > _MAX_GRAM_RATIO * num_columns
-        kind, choices = "an array", ("gram", "sketch", "factor")
-        if is_long and num_columns > _MAX_GRAM_COLUMNS:
-            choices = "sketch", "gram", "factor"
-        if not is_dense(matrix):
-            kind, choices = "sharded rows", choices[:2]
-        elif num_rows < num_columns or method == "auto" and num_rows < 4 * num_columns:
-            choices = "factor", "sketch", "factor"
-            method = "factor" if method == "gram" else method
+        is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
+        choices = ("sketch", "gram") if is_sketched else ("gram", "sketch")
+        if is_dense(matrix):
+            choices = *choices, "factor"
+            is_tall = num_rows >= (4 if method == "auto" else 1) * num_columns
+            if not is_tall and method in ("auto", "gram"):
+                return "factor"
     if method == "auto":
         return choices[0]
-    rule = f"be {' or '.join(map(repr, choices))} for {kind}"
+    rule = f"be {' or '.join(map(repr, choices))} for this kind of matrix"
     _validation.require(method in choices, "method", rule, repr(method))
     return method
 
@@ -427,9 +421,8 @@ def _solve(
     if method == "columns":
         factors = column_scaling(fixed, root)
         system = ScaledSystem(fixed, factors, tolerance, root)
-        right = system.padded(right)
-        state = system.solve(right, max_iterations)
-        converged = state.is_done & system.is_lowest(state, right)
+        state = system.solve(system.padded(right), max_iterations)
+        converged = state.is_done
     else:
         converged, at_zero = jnp.bool_(True), None
         if embedding is None and rows.is_on_host:

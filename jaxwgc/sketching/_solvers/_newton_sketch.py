@@ -100,10 +100,10 @@ def newton_sketch(
       minimum, from one factorisation of B. The history is constant.
 
     Raises:
-      ValueError: If sketch_size is too small, params are not finite (unless traced), B,
-        the loss or the embedding has the wrong shape, or ridge is negative.
-      TypeError: If an argument is not the function, number or array required, or the
-        embedding is neither a constructor nor an `Embedding`.
+      ValueError: If sketch_size is too small, params are not finite (unless traced), B
+        or the embedding has the wrong shape, or ridge is negative.
+      TypeError: If an argument is not the function, number or array required, the loss
+        is not a scalar, or the embedding is neither a constructor nor an `Embedding`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -139,9 +139,6 @@ def newton_sketch(
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     _validation.require(flat.size, "params", "have at least one number", repr(params))
-    value = jax.eval_shape(loss, params, *args)
-    is_scalar = getattr(value, "shape", None) == ()
-    _validation.require(is_scalar, "loss", "return a scalar", value)
     root = jax.eval_shape(square_root_hessian, params, *args)
     shapes = [leaf.shape for leaf in jax.tree.leaves(root)]
     num_rows = next((shape[0] for shape in shapes if shape), 0)
@@ -186,11 +183,11 @@ class _State(NamedTuple):
 class _Problem(NamedTuple):
     """A loss with a ridge for flat parameters, and a root of its Hessian."""
 
+    unravel: Callable[[Array], Any]
     loss: Callable[..., Array]
     square_root_hessian: Callable[..., Any]
     args: tuple[Any, ...]
     ridge: Array | None
-    unravel: Callable[[Array], Any]
 
     def objective(self, flat: Array) -> Array:
         """Returns the objective: the loss plus ridge / 2 ‖θ‖²."""
@@ -292,7 +289,7 @@ def _newton_steps(
     num_refinements, max_iterations = limits
     params, (args, ridge) = lax.stop_gradient((params, given))
     flat, unravel = ravel_pytree(params)
-    problem = _Problem(*functions, args, ridge, unravel)
+    problem = _Problem(unravel, *functions, args, ridge)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
@@ -343,10 +340,7 @@ def _minimiser(functions: Any, unravel: Any, flat: Array, given: Any) -> Array:
 @_minimiser.defjvp
 def _minimiser_jvp(functions, unravel, primals, tangents):
     flat, given = primals
-    loss, square_root_hessian = functions
-
-    def problem(args, ridge):
-        return _Problem(loss, square_root_hessian, args, ridge, unravel)
+    problem = functools.partial(_Problem, unravel, *functions)
 
     def gradient(given):
         return jax.grad(problem(*given).objective)(flat)
