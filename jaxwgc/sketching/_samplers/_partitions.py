@@ -181,9 +181,9 @@ def sample_partitions(
     Returns:
       A `PartitionSample` with k, or min(q, K), slots. If fewer than k probabilities are
       positive, drawing stops when these parts have been drawn, and the remaining slots
-      have count 0. If traced probabilities are negative, NaN,
-      infinite or all zero, all counts are 0. With `num_distinct`, counts saturate at
-      2³¹ / k, for probabilities that differ by as large a factor.
+      have count 0. If traced probabilities are negative, NaN, infinite or all zero, all
+      counts are 0. With `num_distinct`, counts saturate at 2³¹ / k, for probabilities
+      that differ by as large a factor.
 
     Raises:
       ValueError: If not exactly one of num_distinct and num_draws is given, or it is
