@@ -103,8 +103,6 @@ def test_real_data_in_six_passes(make, rank, with_x64):
     np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-5)
     is_large = expected > np.median(expected)
     np.testing.assert_allclose(found.scores[is_large], expected[is_large], rtol=1e-5)
-    streamed = of_array(KINDS["list"](matrix), rank, num_passes=6)
-    np.testing.assert_allclose(streamed.scores, found.scores, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(30, 6), (6, 30), (1, 4), (4, 1)])
@@ -147,16 +145,20 @@ def test_derivatives_of_sparse_matrices_of_a_low_rank(with_x64):
 
 def test_no_derivatives_inside_of_a_cluster(with_x64):
     matrix, _ = of_spectrum("cluster across k")
-    _, change = jax.jvp(six_pass_scores, (matrix,), (matrix,))
-    assert np.isnan(change).all()
+    given = (matrix,), (matrix,), np.ones(len(matrix))
+    change, (gradient,) = zoo.forward_and_backward(six_pass_scores, *given)
+    assert np.isnan(change).all() and np.isnan(gradient).all()
 
 
 def test_second_derivatives_are_nan(with_x64):
     matrix, _ = of_spectrum("falling")
 
-    gradient = jax.grad(lambda matrix: six_pass_scores(matrix)[0])
-    _, second = jax.jvp(gradient, (matrix,), (matrix[::-1],))
-    assert np.isnan(second).all()
+    @jax.jit
+    def second(matrix, change):
+        gradient = jax.grad(lambda matrix: six_pass_scores(matrix)[0])
+        return jax.jvp(gradient, (matrix,), (change,))[1]
+
+    assert np.isnan(second(matrix, matrix[::-1])).all()
 
 
 def test_traced_matrices():
