@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxwgc import sketching
 
 assert "jax.experimental.sparse" not in sys.modules, "imports take a second more"
-from tests.oracles import leverage_scores
+from tests.oracles import leverage_scores, ridge_solution
 from tests.sketching.test_refusals import check_refusal
 
 assert jax.device_count() == 4
@@ -47,26 +47,28 @@ rank_k = lambda x: sketching.rank_k_leverage_scores(key, x, 3, num_passes=6).sco
 sketched = lambda x: sketching.sketch_and_solve(key, x, target, 60)
 for function in (
     rank_k,
-    lambda x: sketching.ridge_leverage_scores(x, 2.0),
     lambda x: sketching.approximate_leverage_scores(key, x, 0.9),
-    lambda x: sketching.preconditioned(key, x, target, ridge=0.1).solution,
-    lambda x: sketching.preconditioned(key, x, target, method="sketch").solution,
     lambda x: sketched(x)[::3],
     lambda x: sketching.choose_ridge(x, target, [0.1, 1.0]).errors,
-    lambda x: sketching.numerical_rank(x).rank,
 ):
     jax.tree.map(check_close, function(shards), jax.device_get(function(matrix)))
-for function in (sketching.leverage_scores, rank_k):
+scores = sketching.ridge_leverage_scores(shards, 2.0)
+check_close(scores, leverage_scores(matrix, 0, 2.0))
+for options, ridge in (({"ridge": 0.1}, 0.1), ({"method": "sketch"}, 0.0)):
+    found = sketching.preconditioned(key, shards, target, **options)
+    check_close(found.solution, ridge_solution(matrix, target, ridge))
+assert sketching.numerical_rank(shards).rank == 12
+for function, own in ((sketching.leverage_scores, leverage_scores), (rank_k, rank_k)):
     change = jax.jvp(function, (shards,), (shards**2,))[1]
-    ends = [function(matrix + step * matrix**2) for step in (1e-6, -1e-6)]
+    ends = [own(matrix + step * matrix**2) for step in (1e-6, -1e-6)]
     np.testing.assert_allclose(change, (ends[0] - ends[1]) / 2e-6, atol=1e-7)
 
 bad = {"matrix": shards.at[399, 3].set(jnp.nan)}
 check_refusal("leverage_scores", bad, ValueError, "must be finite; got 1 NaN")
 # In a traced function, on a mesh of explicit axes; nothing of the size of X travels.
-traced = jax.jit(sketching.leverage_scores)
 on_explicit = jax.device_put(matrix, layouts[2])
-text = traced.lower(on_explicit).compile().as_text()
+traced = jax.jit(sketching.leverage_scores).lower(on_explicit).compile()
+text = traced.as_text()
 assert "all-reduce" in text and "all-gather" not in text
 scores = traced(on_explicit)
 np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-12)
