@@ -45,8 +45,8 @@ SCORES = {**zoo.SCORES, "Lewis": precise_lewis_weights}
 
 @functools.partial(jax.jit, static_argnums=0)
 def jvp(function, primals, tangents):
-    """The change of what a function gives; compiled once for arguments of one shape."""
-    return jax.jvp(function, primals, tangents)[1]
+    """A value and its change; compiled once for arguments of one shape."""
+    return jax.jvp(function, primals, tangents)
 
 
 @pytest.mark.parametrize("way", ["gram", "qr", "sparse", "Lewis"])
@@ -59,7 +59,7 @@ def test_first_derivative(name, way):
     tolerance = 1e-10 * (1e5 if name == "condition 1e5" else 1)
     primals, tangents = (matrix,), (change,)
     if way == "sparse":
-        forward = jvp(SCORES[way], primals, tangents)
+        forward = jvp(SCORES[way], primals, tangents)[1]
         tolerance *= 1 + np.abs(expected).max()
         np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
         return
@@ -89,7 +89,7 @@ def check_by_differences(function, primals, tangents, reference):
 
     change = np.subtract(along(1e-5), along(-1e-5)) / 2e-5
     weights = np.eye(len(change))[0]
-    check_both_modes(function, primals, tangents, weights, change, 1e-5)
+    return check_both_modes(function, primals, tangents, weights, change, 1e-5)
 
 
 def ridge_scores_of_bcoo(matrix, ridge):
@@ -107,11 +107,10 @@ def test_ridge(name, ridge):
         return oracles.leverage_scores(matrix, 0, ridge)
 
     function, primals = sketching.ridge_leverage_scores, (matrix, np.float64(ridge))
+    expected = 0
     for tangents in ((change, np.float64(0)), (0 * change, np.float64(1))):
-        check_by_differences(function, primals, tangents, reference)
-    tangents = change, np.float64(1)
-    expected = jvp(function, primals, tangents)
-    found = jvp(ridge_scores_of_bcoo, primals, tangents)
+        expected += check_by_differences(function, primals, tangents, reference)
+    _, found = jvp(ridge_scores_of_bcoo, primals, (change, np.float64(1)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
@@ -124,7 +123,15 @@ def test_lewis_weights(name, p):
         check_by_differences(function, primals, tangents, function)
 
 
-@jax.jit
+def check_forward_mode(function, primal, change, rtol, step=1e-6):
+    """Compares with differences of values of the same program."""
+    _, found = jvp(function, (primal,), (change,))
+    ends = [primal + step * change, primal - step * change]
+    ends = [np.asarray(jvp(function, (end,), (change,))[0]) for end in ends]
+    expected = (ends[0] - ends[1]) / (2 * step)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-8)
+
+
 def approximate_scores(matrix):
     return sketching.approximate_leverage_scores(KEY, matrix)
 
@@ -139,20 +146,19 @@ def test_approximate_scores_for_one_key(kind):
         matrix[:, 1] = change[:, 1] = 0
     else:
         matrix[:, 1], change[:, 1] = matrix[:, 0], change[:, 0]
-    function, step = approximate_scores, 1e-6
-    expected = function(matrix + step * change) - function(matrix - step * change)
-    result = jvp(function, (matrix,), (change,))
-    np.testing.assert_allclose(result, expected / (2 * step), rtol=1e-4, atol=1e-8)
+    check_forward_mode(approximate_scores, matrix, change, rtol=1e-4)
+
+
+EDGES = np.array([[0, 1], [1, 2], [2, 0], [2, 3], [3, 4], [4, 5], [5, 3], [1, 1]])
+
+
+def resistances(weights):
+    # With a vertex without edges.
+    return sketching.effective_resistances(EDGES, weights, num_vertices=7)
 
 
 @pytest.mark.parametrize("bridge", [1.0, 1e-9])
 def test_effective_resistances(bridge):
-    edges = np.array([[0, 1], [1, 2], [2, 0], [2, 3], [3, 4], [4, 5], [5, 3], [1, 1]])
     weights = np.array([1.0, 2, 3, bridge, 1, 2, 1, 1])
     change = weights * np.linspace(-1, 1, 8)
-    # And a vertex without edges.
-    function = functools.partial(sketching.effective_resistances, edges, num_vertices=7)
-    step = 1e-6
-    expected = function(weights + step * change) - function(weights - step * change)
-    result = jvp(function, (weights,), (change,))
-    np.testing.assert_allclose(result, expected / (2 * step), rtol=1e-6, atol=1e-8)
+    check_forward_mode(resistances, weights, change, rtol=1e-6)
