@@ -160,10 +160,15 @@ def test_traced_nan_is_flagged(name):
         assert np.isnan(result.solution).all() or name == "Newton sketch"
 
 
-def test_many_targets_are_as_one_after_the_other():
+def of_three_targets(rcond):
     matrix, target = system()
     targets = np.stack([target, np.float32(1e6) * target[::-1], 0 * target], axis=1)
-    result = solve("sketch and solve", KEY, matrix, targets)
+    result = solve("sketch and solve", KEY, matrix, targets, rcond=rcond)
+    return matrix, targets, result
+
+
+def test_many_targets_are_as_one_after_the_other():
+    matrix, targets, result = of_three_targets(1e-6)
     assert result.converged.shape == result.num_iterations.shape == (3,)
     assert result.residual_history.shape[1:] == (3,) and np.all(result.converged)
     for found, own in zip(np.asarray(result.solution).T, targets.T, strict=True):
@@ -174,9 +179,9 @@ def test_many_targets_are_as_one_after_the_other():
 
 def test_traced_cutoff_out_of_range_is_flagged():
     for rcond in (1e-4, np.nan, -1.0, 2.0):
-        result = solve("sketch and solve", KEY, *system(), rcond=rcond)
-        assert result.converged == (rcond == 1e-4)
-        assert result.converged or np.isnan(result.solution).all()
+        *_, result = of_three_targets(rcond)
+        assert np.all(result.converged == (rcond == 1e-4))
+        assert np.all(result.converged) or np.isnan(result.solution).all()
 
 
 def test_an_embedding_is_what_its_constructor_makes():

@@ -20,7 +20,7 @@ from tests.sketching.test_least_squares import (
     deficient_cases,
     solve,
 )
-from tests.sketching.zoo import KEY, bcoo_of
+from tests.sketching.zoo import KEY
 
 METHODS = ["gram", "sketch", "factor"]
 
@@ -39,15 +39,9 @@ def make_target(matrix, noise, seed=1):
     return exact + noise * random.standard_normal(matrix.shape[0])
 
 
-@jax.jit
-def by_entries(key, matrix, target):
-    return sketching.preconditioned(key, bcoo_of(matrix), target, method="sketch")
-
-
-@pytest.mark.parametrize("method", [*METHODS, "entries"])
+@pytest.mark.parametrize("method", METHODS)
 def test_is_as_backward_stable_as_qr(with_x64, method):
     """At every condition and size of the residual."""
-    solve_by = by_entries if method == "entries" else functools.partial(solve, method)
     conditions = (1e0, 1e3, 1e6, 1e9, 1e12)
     sizes = (1e-12, 1e-6, 1e-3, 1.0)
     noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
@@ -55,7 +49,7 @@ def test_is_as_backward_stable_as_qr(with_x64, method):
         matrix = conditioned(condition)
         target = make_target(matrix, 0)
         target += size * np.linalg.norm(target) / np.linalg.norm(noise) * noise
-        result = solve_by(KEY, matrix, target)
+        result = solve(method, KEY, matrix, target)
         error = oracles.backward_error(matrix, target, result.solution)
         assert result.converged, (condition, size)
         assert error < 10 * np.finfo(float).eps, (condition, size)
@@ -130,7 +124,10 @@ def streamed(key, matrix, target):
 def test_never_converged_with_a_wrong_answer(x64, options, least):
     """The residual is what is promised, and what is right is mostly said to be so."""
     dtype = np.float64 if x64 else np.float32
-    matrices, targets = (array.astype(dtype) for array in hard_cases())
+    # Every third case of Blocks, which compile for every case: each matrix, and each
+    # kind of target with most of them.
+    stride = 1 if options else 3
+    matrices, targets = (array[::stride].astype(dtype) for array in hard_cases())
     cases = zip(map(jax.random.key, range(len(targets))), matrices, targets)
     with jax.enable_x64(x64):
         if not options:
