@@ -22,14 +22,10 @@ def by_hand(matrix, target, ridge, criterion):
     return np.mean(errors)
 
 
+# Tall, nearly square, and wide.
 @pytest.mark.parametrize(
     ("num_rows", "criterion"),
-    [
-        (60, "leave_one_out"),
-        (12, "generalized"),
-        (5, "leave_one_out"),
-        (5, "generalized"),
-    ],
+    [*zip((60, 60, 12, 5), ("leave_one_out", "generalized") * 2)],
 )
 def test_against_the_definition(with_x64, num_rows, criterion):
     random = np.random.default_rng(0)
