@@ -158,12 +158,7 @@ def test_default_slots_suffice():
 # methods draw from bits: the same rows in both modes.
 @pytest.mark.parametrize(
     ("method", "x64"),
-    [
-        ("with_replacement", False),
-        ("without_replacement", True),
-        ("poisson", True),
-        ("top_k", True),
-    ],
+    [("with_replacement", False), *((own, True) for own in (*INCLUSION, "top_k"))],
 )
 def test_precision_keys_and_jit(method, x64):
     """float64 in and out in 64-bit mode; a traced call gives the same sample."""

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+from scipy.special import expit
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, srht
@@ -204,15 +205,15 @@ def test_logistic_regression():
         return sketching.logistic_newton_sketch(*problem, **options).solution
 
     primals, tangents = (features, labels, 0.1), (change, labels_change, 1.0)
-    theta = np.zeros(NUM_COLUMNS)
-    for _ in range(20):
-        shares = 1 / (1 + np.exp(-features @ theta))
-        curvature = (shares * (1 - shares))[:, None]
-        hessian = features.T @ (curvature * features) / NUM_ROWS
-        hessian += 0.1 * np.eye(NUM_COLUMNS)
-        gradient = features.T @ (shares - labels) / NUM_ROWS + 0.1 * theta
-        theta -= np.linalg.solve(hessian, gradient)
+
+    def gradient(theta):
+        return features.T @ (expit(features @ theta) - labels) / NUM_ROWS + 0.1 * theta
+
+    theta = scipy.optimize.root(gradient, np.zeros(NUM_COLUMNS), tol=1e-13).x
     # The implicit function theorem on the gradient, by hand.
+    shares = expit(features @ theta)
+    curvature = (shares * (1 - shares))[:, None]
+    hessian = features.T @ (curvature * features) / NUM_ROWS + 0.1 * np.eye(NUM_COLUMNS)
     moved = features.T @ (curvature[:, 0] * (change @ theta) - labels_change)
     moved += change.T @ (shares - labels)
     expected = -np.linalg.solve(hessian, moved / NUM_ROWS + theta)
