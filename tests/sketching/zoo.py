@@ -39,9 +39,9 @@ def start_of(path):
 
 
 def bcoo_of(matrix):
-    """All entries, zeros too; the matrix may be traced."""
-    indices = np.indices(matrix.shape).reshape(2, -1).T
-    return sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
+    """All entries, zeros too, the last one first; the matrix may be traced."""
+    indices = np.indices(matrix.shape).reshape(2, -1).T[::-1]
+    return sparse.BCOO((matrix.reshape(-1)[::-1], indices), shape=matrix.shape)
 
 
 def of_sparse(matrix, **options):
