@@ -20,7 +20,7 @@ settings.load_profile("default")
 
 # A process may have 65,530 memory mappings on Linux, and JAX needs about 13 for every
 # compiled function that it keeps; beyond that, it can compile no more.
-MAX_MAPPINGS = 30_000
+MAX_MAPPINGS = 50_000
 NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 

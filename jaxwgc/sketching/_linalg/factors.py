@@ -183,6 +183,7 @@ class Factors(NamedTuple):
         bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
         return (image <= bound) | ~self.has_null_space
 
+    @jax.jit
     def row_space(self) -> Array:
         """Returns an orthonormal basis of the rows of X, in the units of X."""
 
