@@ -253,7 +253,10 @@ def check_message_dtype(dtype: Any) -> str | None:
     """Checks the dtype of messages, and returns its name, or None if there is none."""
     if dtype is None:
         return None
-    known = jnp.dtype(dtype)
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
     is_right = jnp.issubdtype(known, jnp.floating) and known.itemsize in (2, 4)
     require(is_right, "message_dtype", "be bfloat16, float16 or float32", repr(dtype))
     return known.name

@@ -165,9 +165,9 @@ def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
         pair = outputs if has_aux else (outputs, None)
         is_pair = isinstance(pair, tuple) and len(pair) == 2
         if not is_pair or not jax.tree_util.all_leaves(pair[:1]):
-            rule = "(scalar, aux) with" if has_aux else "a scalar without"
+            rule = "(scalar, aux) with has_aux" if has_aux else "a scalar"
             given = jax.tree.structure(outputs)
-            raise TypeError(f"loss must return {rule} has_aux; got {given}")
+            raise TypeError(f"loss must return {rule}; got {given}")
         value, aux = pair
         if np.shape(value):
             given = f"an array of {np.shape(value)}"

@@ -170,8 +170,8 @@ class TestLosses:
             (lambda total: total > 0, "loss's result must be real floats; got bool"),
             (lambda total: 3, "loss's result must be real floats; got int"),
             (lambda total: "3", "loss's result must be real floats; got '3'"),
-            (lambda total: None, "loss must return .* has_aux; got"),
-            (lambda total: [total], "loss must return .* has_aux; got"),
+            (lambda total: None, "loss must return .*; got PyTree"),
+            (lambda total: [total], "loss must return .*; got PyTree"),
             (lambda total: total[None], r"loss must return a scalar; .* \(1,\)"),
         ],
     )

@@ -563,7 +563,7 @@ TYPES = [
     (lambda: coding.decode_answers(MANY, ALL), "params must be real or complex"),
     (lambda: decode_with("uncoded", Components(np.ones((6, 2)))), "incident must be"),
     (lambda: graph_with(OneStep(1.0, shared="no")), "shared must be True or False"),
-    (lambda: received_by(message_dtype="float3"), "float3"),
+    (lambda: received_by(message_dtype="float3"), "message_dtype must be a dtype"),
     (lambda: stragglers.bernoulli(["0.5"]), "probability must be real numbers"),
     *[(partial(traced, own, REAL), "code must be concrete") for own in TRACED],
     (lambda: traced(codes.multi_message, CODE), "code.assignment must be concrete"),

@@ -44,7 +44,7 @@ def simple_cluster(**others):
         (lambda params, part: part @ params["w"], r"a scalar; got an array of \(12,\)"),
         (
             lambda params, part: (0.0, part),
-            r"a scalar, or \(scalar, aux\) with has_aux; got PyTreeDef\(\(\*, \*\)\)",
+            r"a scalar; got PyTreeDef\(\(\*, \*\)\)",
         ),
     ],
 )

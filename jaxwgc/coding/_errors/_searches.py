@@ -62,10 +62,6 @@ class _Search(NamedTuple):
         threshold = jnp.maximum(evidence.threshold, self.floor)
         return find_signal(evidence.left, evidence.singular, threshold)
 
-    @property
-    def goes_on(self) -> jax.Array:
-        return (self.attempt < 0) | (self.signal.rank > 0)
-
 
 def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Findings:
     """Finds corrupted messages, the largest errors first.
@@ -90,7 +86,9 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
         evidence, jnp.zeros_like(sample.norms), evidence.num_left, zero, jnp.array(-1)
     )
     step = functools.partial(_next, checks, sample, decoders)
-    last = jax.lax.while_loop(lambda search: search.goes_on, step, start)
+    last = jax.lax.while_loop(
+        lambda search: (search.attempt < 0) | (search.signal.rank > 0), step, start
+    )
     is_explained = last.floor == 0
     has_check = last.check_norms > UNCHECKED
     return Findings(
