@@ -11,8 +11,8 @@ import scipy
 
 # Number of bisections: enough for float64.
 _BISECTIONS = 60
-# Probabilities of a longer time whose quantiles separate the cells of integrals: from
-# 1e-18 to 1 - 1e-16.
+# Probabilities of a longer time, from 1e-18 to 1 - 1e-16. Their quantiles separate the
+# cells of integrals.
 _LEVELS = scipy.special.expit(np.linspace(36.75, -41.5, 8001))
 # Places of the nodes of Gauss-Legendre quadrature in a cell, from 0 to 1.
 _NODES = 0.5 + np.array([[-0.5], [0.5]]) / math.sqrt(3)

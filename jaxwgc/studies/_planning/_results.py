@@ -267,9 +267,9 @@ def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Ch
 class _ToTarget(NamedTuple):
     """Costs of reaching the target: a row per choice, and columns of `leave_one_out`.
 
-    These are the step size (one column), number of steps, time of one step and of all,
-    the final loss (one column), and the relative excess over the shortest time (one
-    column), which is 0 if all times are infinite.
+    These are the step size, number of steps, time of one step and of all, final loss,
+    and relative excess over the shortest time. Step size, loss and excess have one
+    column. The excess is 0 if all times are infinite.
     """
 
     step: np.ndarray
