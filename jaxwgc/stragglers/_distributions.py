@@ -11,9 +11,9 @@ import scipy
 
 # Number of bisections: enough for float64.
 _BISECTIONS = 60
-# Probabilities of a longer time, from 1e-18 to 1 - 1e-16. Their quantiles separate the
-# cells of integrals.
-_LEVELS = scipy.special.expit(np.linspace(36.75, -41.5, 8001))
+# Log-odds of a longer time, for probabilities from 1e-18 to 1 - 1e-16. Their quantiles
+# separate the cells of integrals.
+_LOG_ODDS = np.linspace(36.75, -41.5, 8001)
 # Places of the nodes of Gauss-Legendre quadrature in a cell, from 0 to 1.
 _NODES = 0.5 + np.array([[-0.5], [0.5]]) / math.sqrt(3)
 # Probability per round below which an event is ignored.
@@ -101,11 +101,12 @@ class Distribution(abc.ABC):
         if at_most < math.inf or np.isinf(times[-1]):
             return mean
         # Beyond all cells, the survival function is continued by a power law.
-        first, second = self.isf(_LEVELS[-1] * np.array([1, 10]))
+        lowest = scipy.special.expit(_LOG_ODDS[-1])
+        first, second = self.isf(lowest * np.array([1, 10]))
         exponent = math.log10(first / second) if second > 0 else 0.0
         if exponent >= later * (1 - 1e-9):
             return math.inf
-        chance = scipy.special.betainc(later, num_required, _LEVELS[-1])
+        chance = scipy.special.betainc(later, num_required, lowest)
         return mean + float(chance * first * exponent / (later - exponent))
 
     def fastest_quantile(
@@ -125,7 +126,7 @@ class Distribution(abc.ABC):
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
         """Edges of cells of time, and probabilities of longer times, (2, cells)."""
-        times = np.unique(self.isf(_LEVELS))
+        times = np.unique(self.isf(scipy.special.expit(_LOG_ODDS)))
         first, last = times[:-1], times[1:]
         # No finite time is in a cell that ends at infinity.
         widths = np.where(np.isinf(last), 0, last - first)
