@@ -22,7 +22,8 @@ from tests.zoo import KEY, patterns_within
 CODES = {
     "bernoulli": lambda key: codes.bernoulli(key, 12, 8, 3),
     "regularized_bernoulli": lambda key: codes.regularized_bernoulli(key, 12, 8, 1),
-    "regular_graph": lambda key: codes.regular_graph(key, 12, 4),
+    # Both draw one graph.
+    "regular_graph": lambda key: codes.regular_graph(key, 8, 3),
     "edge_graph": lambda key: codes.edge_graph(key, 8, 3),
     "stochastic_block": lambda key: codes.stochastic_block(key, 12, 8, 4, 0.8, 0.1),
     "stochastic": lambda key: codes.stochastic(key, 12, 8, 3, 0.2),
