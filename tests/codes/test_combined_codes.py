@@ -91,16 +91,17 @@ def test_multi_message_of_traced_entries():
     np.testing.assert_allclose(jax.jit(rows)(weights), rows(weights), rtol=1e-6)
 
 
-def test_partial_of_traced_codes():
+def test_codes_made_of_traced_codes():
     keys = jax.random.split(jax.random.key(0), 2)
 
     def of_key(key):
         code = codes.cyclic_repetition(key, 4, 1)
-        return codes.partially_coded(code, 1).encoding_matrix
+        both = codes.partially_coded(code, 1), codes.clustered(code, 2)
+        return [own.encoding_matrix for own in both]
 
-    matrices = jax.jit(jax.vmap(of_key))(keys)
-    assert matrices.shape == (2, 8, 8)
-    np.testing.assert_allclose(matrices[1], of_key(keys[1]), rtol=1e-3)
+    for matrices, alone in zip(jax.jit(jax.vmap(of_key))(keys), of_key(keys[1])):
+        assert matrices.shape == (2, 8, 8)
+        np.testing.assert_allclose(matrices[1], alone, rtol=1e-3)
     weighted = jax.jit(codes.partially_coded, static_argnums=1)(
         codes.cyclic_mds(4, 2), 2
     )
