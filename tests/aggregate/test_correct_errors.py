@@ -22,6 +22,11 @@ EVERYBODY = np.ones(6, bool)
 assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-5)
 
 
+decode_aggregate = functools.partial(jaxwgc.decode_aggregate, CODE, correct_errors=True)
+PLAIN, KEYED = decode_aggregate(), decode_aggregate(key=jax.random.PRNGKey(7))
+NARROW = decode_aggregate(message_dtype="bfloat16")
+
+
 def coded(model, corrupt, correct_errors):
     options = {"corrupt": corrupt, "correct_errors": correct_errors}
     return jaxwgc.coded_aggregate(CODE, model, KEY, method="messages", **options)
@@ -63,23 +68,21 @@ def test_state_of_both_models():
     model = stragglers.delayed(slow, stragglers.fastest(5), late="busy")
     aggregate = coded(model, corruptions.sign_flip(who), correct_errors=True)
     state = aggregate.init(PARAMS)
-    structure = jax.tree.structure(state)
-    _, state = jax.jit(aggregate.update)(PARTIALS, state, PARAMS)
-    assert jax.tree.structure(state) == structure
+    _, after = jax.eval_shape(aggregate.update, PARTIALS, state, PARAMS)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 class TestMessages:
     messages = jaxwgc.encode(CODE, PARTIALS)
 
-    def update(self, messages, **options):
-        aggregate = jaxwgc.decode_aggregate(CODE, correct_errors=True, **options)
+    def update(self, messages, aggregate=PLAIN):
         state = aggregate.init(PARAMS)
         return aggregate.update(messages, state, PARAMS, received=EVERYBODY)
 
-    @pytest.mark.parametrize("key", [None, jax.random.key(7), jax.random.PRNGKey(7)])
-    def test_wrong_and_missing(self, key):
+    @pytest.mark.parametrize("aggregate", [PLAIN, KEYED], ids=["no key", "key"])
+    def test_wrong_and_missing(self, aggregate):
         messages = self.messages.at[1].multiply(-1).at[4].set(jnp.nan)
-        gradient, state = self.update(messages, key=key)
+        gradient, state = self.update(messages, aggregate)
         assert_close(gradient, EXACT)
         np.testing.assert_array_equal(state.errors.num_wrong, [0, 1, 0, 0, 0, 0])
         expected = [True, False, True, True, False, True]
@@ -95,8 +98,8 @@ class TestMessages:
         """Rounding to bfloat16 on the way is no error."""
         rounded = self.messages.astype(jnp.bfloat16).astype(jnp.float32)
         noisy = rounded.at[0].multiply(1 + 2**-9)
-        for message_dtype, wrong in ((None, 1), ("bfloat16", 0)):
-            _, state = self.update(noisy, message_dtype=message_dtype)
+        for aggregate, wrong in ((PLAIN, 1), (NARROW, 0)):
+            _, state = self.update(noisy, aggregate)
             assert int(state.errors.num_corrected) == wrong
-        _, state = self.update(noisy.at[2, 0].add(1.0), message_dtype="bfloat16")
+        _, state = self.update(noisy.at[2, 0].add(1.0), NARROW)
         np.testing.assert_array_equal(state.errors.wrong, np.arange(6) == 2)
