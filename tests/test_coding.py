@@ -288,26 +288,22 @@ def test_required_parts_one_by_one():
     assert not found[:, 2:].any()
 
 
-def test_map_over_finished_parts():
-    finished = np.random.default_rng(0).integers(0, 4, (2, 3, 3))
-    each = jax.vmap(lambda own: jaxwgc.effective_weights(UNCODED, finished=own))
-    weights = jax.jit(each)(finished)
-    assert weights.shape == (2, 3, 9)
-    np.testing.assert_allclose(weights.sum(-1), finished.sum(-1), rtol=1e-5)
-
-
 def test_arrivals_of_a_model():
     """Finished parts count where a worker sends several messages."""
     delay = jaxwgc.stragglers.shifted_exponential(1.0, 1.0)
     model = jaxwgc.stragglers.delayed(delay, jaxwgc.stragglers.fastest(3))
     for code in (CODES["fractional_repetition"], CODES["multi_message"]):
-        arrivals, _ = model.sample(KEY, model.init(code.num_workers), code.loads)
-        observed = arrivals.received
-        if code.messages_per_worker > 1:
-            observed = arrivals.finished(code.parts_per_worker)
-        decoding = jaxwgc.decoding(code, arrivals)
-        expected = messages_sent(code, np.asarray(observed))
-        np.testing.assert_array_equal(decoding.mask, expected)
+
+        @jax.jit
+        def observe(key, code=code):
+            arrivals, _ = model.sample(key, model.init(code.num_workers), code.loads)
+            observed = arrivals.received
+            if code.messages_per_worker > 1:
+                observed = arrivals.finished(code.parts_per_worker)
+            return observed, jaxwgc.decoding(code, arrivals).mask
+
+        observed, mask = observe(KEY)
+        np.testing.assert_array_equal(mask, messages_sent(code, np.asarray(observed)))
 
 
 def test_traced_counts_out_of_range_are_no_answer():

@@ -39,10 +39,7 @@ def one_by_one(key, num_trials):
 class TestMonteCarlo:
     @pytest.mark.parametrize(
         ("make_key", "batch_size"),
-        [
-            *((jax.random.key, size) for size in (None, 1, 4, 100)),
-            (jax.random.PRNGKey, 3),
-        ],
+        [(jax.random.key, None), (jax.random.key, 4), (jax.random.PRNGKey, 1)],
     )
     def test_equals_a_loop_whatever_the_batch_size(self, make_key, batch_size):
         results = jaxwgc.monte_carlo(trial, make_key(3), 7, batch_size)
@@ -186,10 +183,10 @@ class TestSummarize:
             assert leaf.dtype == dtype
 
     def test_jax_arrays_of_other_dtypes(self):
-        hits = jnp.arange(10) < 3
-        half = jnp.arange(10, dtype=jnp.bfloat16)
-        for leaf, mean in ((hits, 0.3), (half, 4.5), (jnp.arange(10), 4.5)):
-            summary = jaxwgc.summarize(leaf)
+        counts = np.arange(10)
+        half = counts.astype(jnp.bfloat16)
+        for leaf, mean in ((counts < 3, 0.3), (half, 4.5), (counts, 4.5)):
+            summary = jax.jit(jaxwgc.summarize)(leaf)
             np.testing.assert_allclose(summary.mean, mean, rtol=1e-6)
             error = scipy.stats.sem(np.asarray(leaf, float))
             np.testing.assert_allclose(summary.standard_error, error, rtol=1e-5)
