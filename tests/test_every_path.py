@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import codes, decoders, stragglers
+from jaxwgc import decoders, stragglers
 from tests import oracles, zoo
 from tests.conftest import arrivals
 from tests.zoo import CODES, KEY, every_code
@@ -59,24 +59,28 @@ def gradients_of(code, generator):
 
 # The solver is most of a program's compilation: it stands in this one alone.
 @jax.jit
+def decode_by(code, observed):
+    decoding = jaxwgc.decoding(code, **arrivals(observed))
+    return decoding.mask, decoding.weights
+
+
 def decode(code, observed):
-    return jaxwgc.decoding(code, **arrivals(observed))
+    """Decodes by the first decoder: codes of one shape and decoder share a program."""
+    return decode_by(dataclasses.replace(code, decoders=code.decoders[:1]), observed)
 
 
-def all_paths(decodings, gradients):
+def all_paths(code, decoded, gradients):
     """Messages, and what every path makes of rounds and of gradients.
 
     Weights are known: codes of one shape share what comes after.
     """
     solver = (decoders.LeastSquares(),)
-    code = dataclasses.replace(decodings.code, decoders=solver)
-    return _all_paths(dataclasses.replace(decodings, code=code), gradients)
+    return _all_paths(dataclasses.replace(code, decoders=solver), decoded, gradients)
 
 
 @jax.jit
-def _all_paths(decodings, gradients):
+def _all_paths(code, decoded, gradients):
     """A linear loss, whose partial gradients are `gradients` wherever params are."""
-    code = decodings.code
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[1:], leaf.dtype), gradients)
     messages = jaxwgc.encode(code, gradients)
 
@@ -114,7 +118,7 @@ def _all_paths(decodings, gradients):
             },
         }
 
-    return messages, jax.vmap(of_round)(decodings.mask, decodings.weights)
+    return messages, jax.vmap(of_round)(*decoded)
 
 
 def wide(array):
@@ -145,7 +149,7 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
 
     Leaks between halves and segments below `slack` of the weights may be cut off.
     """
-    messages, found = all_paths(decode(code, observed), gradients)
+    messages, found = all_paths(code, decode(code, observed), gradients)
     for tree in found["paths"].values():
         assert kinds(tree) == kinds(gradients)
     found = jax.tree.map(lambda leaf: wide(leaf)[:number], found)
@@ -199,8 +203,15 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     return Checked(found, weights, decoded, effective, missed)
 
 
+# Those left out are shapes of their own for what decoders of others do.
+LEFT_OUT = {
+    *("multi_message, uncoded", "partial", "reed_solomon, slack"),
+    *("projective_plane", "paley"),
+}
+
+
 @pytest.mark.parametrize("is_weighted", [False, True])
-@every_code()
+@every_code(*sorted(CODES.keys() - LEFT_OUT))
 def test_every_path(name, is_weighted, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
     code, observed = CODES[name], zoo.observed_rounds(name)
@@ -230,7 +241,6 @@ def test_every_path(name, is_weighted, with_x64):
 # Of `test_any_round`: one of each decoder and each way to form messages.
 NAMES = (
     "reed_solomon",
-    "reed_solomon, slack",
     "cyclic_mds, complex",
     "cyclic_repetition",
     "fractional_repetition",
@@ -244,6 +254,8 @@ NAMES = (
     "ldgm",
     "from_matrix",
 )
+# Not again without the 64-bit mode: their shapes are their own, their solvers are not.
+ONLY_DOUBLE = "communication_efficient, odd", "multi_message", "clustered"
 NUM_ROUNDS = 4
 # Leaves in bfloat16 without the 64-bit mode, unless others are packed with them, to
 # which rounding leaks in rounds that do not decode.
@@ -251,9 +263,9 @@ SMALL = "matrix", "number", "other"
 
 
 @st.composite
-def rounds(draw):
+def rounds(draw, names):
     """Weights of every spread and scale; masks, or numbers of parts, of every kind."""
-    name = draw(st.sampled_from(NAMES))
+    name = draw(st.sampled_from(names))
     code = CODES[name]
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread = draw(st.sampled_from([1.0, 3.0, 1e3, 1e6]))
@@ -274,9 +286,10 @@ def rounds(draw):
 
 
 @pytest.mark.parametrize("x64", [False, True], ids=["float32-bfloat16", "float64"])
-@given(drawn=rounds())
-def test_any_round(x64, drawn):
-    name, weights, observed, gradients = drawn
+@given(data=st.data())
+def test_any_round(x64, data):
+    names = [name for name in NAMES if x64 or name not in ONLY_DOUBLE]
+    name, weights, observed, gradients = data.draw(rounds(names))
     code = CODES[name]
     # As many as in `test_every_path`, and so one compilation with that.
     repeated = observed[np.arange(len(zoo.observed_rounds(name))) % NUM_ROUNDS]
@@ -293,7 +306,7 @@ def test_any_round(x64, drawn):
         }
         checked = check_paths(own, repeated, gradients, NUM_ROUNDS, slack=1e-4)
         matrix = in_working_precision(own.encoding_matrix)
-        plain = wide(decode(code, repeated).weights)[:NUM_ROUNDS]
+        plain = wide(decode(code, repeated)[1])[:NUM_ROUNDS]
     check_misses(own, observed, matrix, checked.weights)
     if np.all(weights) and code.num_stragglers > 0:
         # Weights of an exact code do not depend on those of its parts.
@@ -327,39 +340,16 @@ def check_misses(code, observed, matrix, weights):
             assert missed <= 1.001 * least + 1e-5 * np.linalg.norm(target)
 
 
-@pytest.mark.parametrize("size", [0, 1, 11])
-@every_code("communication_efficient", "communication_efficient, odd")
-def test_gradients_that_blocks_do_not_divide(name, size):
+def test_gradients_that_blocks_do_not_divide(with_x64):
     """The last segments are filled up with zeros, and cut off again."""
+    name = "communication_efficient, odd"
     code = CODES[name]
-    num_blocks = code.num_segments * (2 if code.is_complex else 1)
-    gradients = np.random.default_rng(0).normal(size=(code.num_parts, size))
-    messages = jaxwgc.encode(code, gradients.astype(np.float32))
-    assert messages.shape == (code.num_workers, -(-size // num_blocks))
-    decoding = decode(code, zoo.observed_rounds(name))
-    everyone = jaxwgc.Decoding(code, decoding.mask[-1], decoding.weights[-1])
-    decoded = everyone.combine(messages, jnp.zeros(size))
-    np.testing.assert_allclose(decoded, gradients.sum(0), atol=1e-4)
-
-
-def test_map_over_codes_in_clusters():
-    """Random codes in the clusters, messages and all, under one jit."""
-    gradients = np.random.default_rng(0).normal(size=(8, 3))
-    masks = np.array([[1, 1, 0, 1, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 1, 1]], bool)
-
-    def decoded(key, mask):
-        code = codes.clustered(codes.cyclic_repetition(key, 4, 1), 2)
+    mask, weights = decode(code, zoo.observed_rounds(name))
+    everyone = jaxwgc.Decoding(code, mask[-1], weights[-1])
+    for size in (0, 1, 11):
+        gradients = np.random.default_rng(0).normal(size=(code.num_parts, size))
         messages = jaxwgc.encode(code, gradients)
-        decoding = jaxwgc.decoding(code, mask)
-        return decoding.combine(messages, jnp.zeros(3)), decoding.effective_weights
-
-    keys = jax.random.split(KEY, 3)
-    grid = jax.vmap(jax.vmap(decoded, (None, 0)), (0, None))
-    found, weights = jax.jit(grid)(keys, masks)
-    tolerance = 1e-3
-    full = np.broadcast_to(gradients.sum(0), (3, 3))
-    np.testing.assert_allclose(found[:, 0], full, atol=tolerance)
-    # The cluster that lost three loses alone.
-    np.testing.assert_allclose(weights[:, 1, 4:], 1, atol=tolerance)
-    np.testing.assert_allclose(found, weights @ gradients, atol=tolerance)
-    assert np.all(np.abs(weights[:, 1, :4] - 1).max(1) > 0.1)
+        # Three segments of complex numbers.
+        assert messages.shape == (code.num_workers, -(-size // 6))
+        decoded = everyone.combine(messages, jnp.zeros(size))
+        np.testing.assert_allclose(decoded, gradients.sum(0), atol=1e-10)
