@@ -266,7 +266,7 @@ SHAPES = [
     ("received", lambda own: gradient(MANY, received=own), (ALL[None],)),
     ("received", lambda own: located(received=own), (ALL[:5],)),
     ("received", lambda own: receive(received=own), (ALL[:5],)),
-    ("received", lambda own: sampled(held=own), (ALL[:5],)),
+    ("received", lambda m: jax.eval_shape(partial(sampled, held=m)), (ALL[:5],)),
     ("received", stragglers.fixed, (TABLE > 0,)),
     ("received", studies.straggler_probabilities, (ALL, ALL[:0, None])),
     ("replication", lambda d: codes.stochastic(KEY, 10, 4, d, 0.1), ((1, 2, 3),)),
