@@ -39,7 +39,7 @@ all_codes = {
     # Of other weights than ones, which least squares fit where parts are lost.
     "lagrange": jaxwgc.weighted(codes.reed_solomon(6, 6, 3), np.arange(1.0, 7)),
     "peeling": codes.ldgm(key, 8, 6, 2),
-    "group": codes.fractional_repetition(6, 2),
+    "group": codes.fractional_repetition(8, 3),
     "segments": codes.communication_efficient(6, 2, 2),
     "clusters": codes.clustered(codes.binary(4, 1), 2),
 }
@@ -55,9 +55,9 @@ for name, code in all_codes.items():
         # What else is made of weights is the same whatever the decoder.
         return sums, decoding.effective_weights, decoding.error
 
-    specs = [P("i"), P(None, "i")] if name == "peeling" else [P("i")]
+    specs = [P("i"), P(None, "i")] if name == "group" else [P("i")]
     check(name, decoded, masks, specs=specs)
-    if name == "lagrange":
+    if name == "group":
         check(name, decoded, masks, mesh=auto)
 
 pareto = stragglers.pareto(1.0, 2.0)

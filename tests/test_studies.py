@@ -219,7 +219,7 @@ class TestSummarize:
 class TestProportions:
     """The mean of bools, or of numbers 0 and 1, has an interval of its own."""
 
-    @pytest.mark.parametrize("num_trials", [1, 3, 50])
+    @pytest.mark.parametrize("num_trials", [1, 50])
     def test_intervals_are_those_of_scipy(self, num_trials):
         """All counts of hits side by side, in NumPy and under jit."""
         confidences = (0.01, 0.5, 0.95, 0.999)

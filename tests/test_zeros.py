@@ -36,7 +36,6 @@ SOME = [
     (codes.reed_solomon, (10, 10, 5)),
     # Of the same shape, with as many patterns.
     (codes.reed_solomon, (10, 10, 7, False)),
-    (codes.cyclic_mds, (11, 5)),
     (codes.communication_efficient, (9, 3, 3)),
     (lambda: codes.partially_coded(codes.cyclic_mds(6, 2), 1), ()),
 ]
