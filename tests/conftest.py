@@ -123,13 +123,6 @@ def make_key(request):
     return getattr(jax.random, request.param)
 
 
-@pytest.fixture(params=["key", "PRNGKey"])
-def key_in_mode(request):
-    """Either kind of PRNG key, one with JAX's 64-bit mode off and one with it on."""
-    with jax.enable_x64(request.param == "PRNGKey"):
-        yield getattr(jax.random, request.param)
-
-
 def every_pattern(num_workers, num_stragglers):
     """All masks with at most that many stragglers, filled up to 2**n rows.
 

@@ -10,16 +10,12 @@ import numpy as np
 SIGNIFICANCE = 1e-3
 
 
-def keys_of(make_key, number, seed=0):
-    return jax.random.split(make_key(seed), number)
-
-
 def rounds_of(model, loads, number, make_key=jax.random.key):
     """Arrivals of that many independent rounds, leaves (number, ...)."""
     loads = jnp.asarray(loads, float)
     state = model.init(len(loads))
     sample = jax.jit(jax.vmap(lambda key: model.sample(key, state, loads)[0]))
-    return jax.tree.map(np.asarray, sample(keys_of(make_key, number)))
+    return jax.tree.map(np.asarray, sample(jax.random.split(make_key(0), number)))
 
 
 def binary(masks):
@@ -29,13 +25,12 @@ def binary(masks):
 
 def consecutive_times(delay, loads, number, seed=0):
     """Times (number, workers) of rounds that follow each other."""
-    keys = keys_of(jax.random.key, number, seed)
-    return np.asarray(_simulated(delay, tuple(map(float, loads)), keys))
+    keys = jax.random.split(jax.random.key(seed), number)
+    return np.asarray(_simulated(delay, np.asarray(loads, float), keys))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _simulated(delay, loads, keys):
-    loads = jnp.array(loads)
 
     def step(state, key):
         times, state = delay.sample(key, state, loads)

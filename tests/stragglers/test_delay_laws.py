@@ -122,8 +122,7 @@ def test_states_of_what_is_inside():
 def test_affine_of_no_load():
     """A worker without parts takes the overhead."""
     delay = stragglers.affine(stragglers.bernoulli_slowdown(0.0, 1.0, 2.0), 1.0)
-    times, _ = delay.sample(jax.random.key(0), delay.init(2), jnp.array([0.0, 3.0]))
-    np.testing.assert_allclose(times, [2.0, 8.0])
+    np.testing.assert_allclose(consecutive_times(delay, [0, 3], 1), [[2.0, 8.0]])
 
 
 def test_parameters_may_be_mapped_over():

@@ -29,9 +29,9 @@ def test_state_and_keys_of_a_delay_of_the_user():
             return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
 
     model = stragglers.delayed(Delay(), Wait())
-    state = model.init(3)
+    state, sample = model.init(3), jax.jit(model.sample)
     for before in (0.0, 10.0, 20.0):
-        arrivals, state = model.sample(jax.random.key(7), state, jnp.arange(3.0))
+        arrivals, state = sample(jax.random.key(7), state, np.arange(3.0))
         draws = np.asarray(arrivals.times) - np.arange(3) - before
         assert np.all((draws > -1e-5) & (draws < 1 + 1e-5))
         assert state == before + 10
@@ -72,11 +72,12 @@ PARTS = np.array([2, 4, 6, 10, 5, 1, 0])
 @jax.jit
 @jax.vmap
 def rounds(key):
-    """Of all models, in one program."""
-    return {
+    """Of all models, with finished parts, in one program."""
+    drawn = {
         name: model.sample(key, model.init(7), PARTS / 2)[0]
         for name, model in MODELS.items()
     }
+    return {name: (own, own.finished(PARTS)) for name, own in drawn.items()}
 
 
 class TestFinished:
@@ -103,9 +104,9 @@ class TestFinished:
 
     @pytest.mark.parametrize("name", MODELS)
     def test_all_parts_are_those_of_the_received(self, name, x64):
-        arrivals = rounds(jax.random.split(jax.random.key(0), 300))[name]
-        finished = np.asarray(arrivals.finished(PARTS))
-        received = np.asarray(arrivals.received)
+        keys = jax.random.split(jax.random.key(0), 300)
+        arrivals, finished = jax.device_get(rounds(keys)[name])
+        received = arrivals.received
         assert finished.dtype == np.int32
         assert np.all((finished >= 0) & (finished <= PARTS))
         is_done = (finished == PARTS) == received
@@ -185,5 +186,6 @@ def test_busy_workers_join_when_they_are_free():
 def test_cancelled_is_what_it_was():
     model = stragglers.delayed(Given(np.ones((1, 3))), stragglers.fastest(2))
     assert model == stragglers.delayed(model.delay, model.wait, late="cancelled")
-    arrivals, _ = model.sample(jax.random.key(0), model.init(3), jnp.ones(3))
+    given = jax.random.key(0), model.init(3), np.ones(3)
+    arrivals, _ = jax.eval_shape(model.sample, *given)
     assert arrivals.joined is None and arrivals.late is None

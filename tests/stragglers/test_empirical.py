@@ -9,6 +9,19 @@ import pytest
 from jaxwgc import stragglers
 from tests.stragglers.laws import consecutive_times
 
+KEYS = jax.random.split(jax.random.key(0), 400)
+
+
+@jax.jit
+def first_rounds(delay, keys, loads):
+    """Times (keys, loads, workers) of first rounds, at each row of loads."""
+
+    def at(key, loads):
+        return delay.sample(key, delay.init(len(loads)), loads)[0]
+
+    return jax.vmap(lambda key: jax.vmap(lambda own: at(key, own))(loads))(keys)
+
+
 # No two are equal, so that a time tells where it is from.
 TIMES = 1 + np.arange(35.0).reshape(7, 5)
 TIMES[2, 3] = np.nan
@@ -53,92 +66,76 @@ def test_cells():
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
 
 
-@pytest.mark.parametrize("resample", ["rounds", "workers"])
-def test_fewer_and_more_workers_than_measured(resample):
+@pytest.mark.parametrize(("resample", "num_workers"), [("rounds", 3), ("workers", 8)])
+def test_fewer_and_more_workers_than_measured(resample, num_workers):
     """They stay who they are, no two the same unless there are too many."""
-    for num_workers in (3, 8):
-        _, workers = history(resample, num_workers, num_workers > 5)
-        assert np.all(workers == workers[0])
-        assert len(set(workers[0])) == 3 or num_workers == 8
+    _, workers = history(resample, num_workers, num_workers > 5)
+    assert np.all(workers == workers[0])
+    assert len(set(workers[0])) == 3 or num_workers == 8
 
 
 def test_parts_are_gone_through_in_their_order(x64):
     parts = np.array([[[1.0, 2.0, 4.0], [3.0, np.inf, 1.0]]])
-    key = jax.random.key(0)
-
-    def sampled(delay, loads):
-        sample = jax.vmap(lambda own: delay.sample(key, delay.init(2), own)[0])
-        return jax.jit(sample)(loads)
-
     delay = stragglers.empirical(parts, loads=[3.0, 2.0])
     # One after the other, then from the first again; half a part takes half as long.
     loads = np.array([0, 0.5, 1, 2, 3, 4, 6, 7.5])
     half = np.minimum(loads, 1)
-    found = sampled(delay, np.stack([[*loads, 0], [*half, 2]], axis=1))
+    loads = np.stack([[*loads, 0], [*half, 2]], axis=1)
+    [found] = np.asarray(first_rounds(delay, KEYS[:1], loads))
     assert found.dtype == (np.float64 if x64 else np.float32)
     expected = [0, 0.5, 1, 3, 7, 8, 14, 16]
     expected = np.stack([[*expected, 0], [*(3 * half), np.inf]], axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     # Without a code all three of them are a load of 1.
-    found = sampled(stragglers.empirical(parts), np.ones((1, 2)))
-    np.testing.assert_allclose(found, [[7, np.inf]], rtol=1e-6)
+    found = first_rounds(stragglers.empirical(parts), KEYS[:1], np.ones_like(loads))
+    np.testing.assert_allclose(found, np.tile([7, np.inf], (1, 9, 1)), rtol=1e-6)
 
 
 def test_loads_of_the_measurement():
     delay = stragglers.empirical([[2.0, 3.0]], loads=[2.0, 1.0])
-    found, _ = delay.sample(jax.random.key(0), delay.init(2), np.array([4.0, 4.0]))
-    np.testing.assert_allclose(found, [4, 12])
+    np.testing.assert_allclose(consecutive_times(delay, [4, 4], 1), [[4, 12]])
 
 
 class TestMeasuredAtLoads:
     loads = np.array([0.0, 0.5, 1.0])
-    # Seconds tell the round and the worker; NaN is a worker that never answers.
-    seconds = (1 + loads)[:, None, None] * (1 + np.arange(24.0).reshape(8, 3))
+    # Seconds tell the round and the worker, and are below one.
+    unit = 2**-7
+    seconds = (1 + loads)[:, None, None] * unit * (1 + np.arange(24.0).reshape(8, 3))
 
-    def sample(self, loads, seconds=None, seed=0):
-        seconds = self.seconds if seconds is None else seconds
-        delay = stragglers.empirical(seconds, measured_at=self.loads)
-        key = jax.random.key(seed)
-        return np.asarray(delay.sample(key, delay.init(3), np.array(loads))[0])
+    def rounds(self, loads, seconds=seconds, measured_at=loads):
+        delay = stragglers.empirical(seconds, measured_at=measured_at)
+        return np.asarray(first_rounds(delay, KEYS, np.array([loads])))[:, 0]
 
     def test_a_line_between_loads(self):
         """Continued beyond the last; in proportion below the first."""
-        base = self.sample([0.0, 0.0, 0.0])
-        later = stragglers.empirical(self.seconds[1:], measured_at=self.loads[1:])
+        base = self.rounds([0.0] * 3)
+        assert np.all(np.diff(base) == self.unit)
         for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 4.0)):
-            times, _ = later.sample(jax.random.key(0), later.init(3), np.full(3, load))
+            times = self.rounds([load] * 3, self.seconds[1:], self.loads[1:])
             np.testing.assert_allclose(times, factor * base, rtol=1e-6)
-        assert np.all(np.diff(base) == 1)
         for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 4.0)):
-            np.testing.assert_allclose(self.sample([load] * 3), factor * base)
+            np.testing.assert_allclose(self.rounds([load] * 3), factor * base)
 
     def test_lost_answers(self):
+        """NaN is a worker that never answers."""
         seconds = self.seconds.copy()
         seconds[1, :, 2] = np.nan
-        times = self.sample([0.0, 0.3, 0.3], seconds)
-        np.testing.assert_array_equal(np.isinf(times), [False, False, True])
+        lost = np.isinf(self.rounds([0.0, 0.3, 0.3], seconds))
+        np.testing.assert_array_equal(lost, np.tile([False, False, True], (400, 1)))
         seconds[2, :, 1] = np.nan
-        times = self.sample([2.0, 0.7, 0.0], seconds)
-        np.testing.assert_array_equal(np.isinf(times), [False, True, False])
-        alone = stragglers.empirical(np.full((1, 8, 3), np.nan), measured_at=[1.0])
-        loads = np.array([0.0, 1.0, 2.0])
-        times, _ = alone.sample(jax.random.key(0), alone.init(3), loads)
-        np.testing.assert_array_equal(times, [0, np.inf, np.inf])
+        lost = np.isinf(self.rounds([2.0, 0.7, 0.0], seconds))
+        np.testing.assert_array_equal(lost, np.tile([False, True, False], (400, 1)))
+        times = self.rounds([0.0, 1.0, 2.0], np.full((1, 8, 3), np.nan), [1.0])
+        np.testing.assert_array_equal(times, np.tile([0, np.inf, np.inf], (400, 1)))
 
     def test_stalls(self):
         """In proportion to the load."""
-        unit = 2**-7  # so that all times are below one
-        delay = stragglers.empirical(self.seconds * unit, measured_at=self.loads)
+        delay = stragglers.empirical(self.seconds, measured_at=self.loads)
         stalls = delay.stalls(3.0)
-        assert stalls[1:] == (3 / 24, 3 * 24 * unit * 2, 8)
+        assert stalls[1:] == (3 / 24, 3 * 24 * self.unit * 2, 8)
         loads = np.array([0.5, 0.75, 2.0])
-        keys = jax.random.split(jax.random.key(0), 400)
-
-        def sampled(model):
-            sample = jax.vmap(lambda key: model.sample(key, model.init(3), loads)[0])
-            return np.asarray(sample(keys))
-
-        calm, stalled = sampled(delay), sampled(stalls.delay)
+        calm = self.rounds(loads)
+        stalled = np.asarray(first_rounds(stalls.delay, KEYS, loads[None]))[:, 0]
         is_stalled = calm != stalled
         assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
         expected = np.broadcast_to(stalls.time * loads, calm.shape)[is_stalled]

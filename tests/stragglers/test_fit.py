@@ -246,7 +246,7 @@ def test_speeds():
 class TestRanking:
     """The kind that made the times comes first, or one that holds it."""
 
-    @pytest.mark.parametrize("name", LAWS)
+    @pytest.mark.parametrize("name", ["shifted_exponential", "pareto"])
     def test_families(self, name):
         fits = stragglers.fit_delays(simulated(LAWS[name][0], (40, 10)))
         assert fits[0].name == f"{name}, proportional to the load"
@@ -259,7 +259,7 @@ class TestRanking:
         assert np.all(np.diff(means[~is_close]) <= 0)
 
     def test_spells(self):
-        fits = stragglers.fit_delays(chain_times())
+        fits = stragglers.fit_delays(chain_times()[:100])
         assert fits[0].name.startswith("weibull") and "two states" in fits[0].name
         alone = named(fits, "weibull, proportional to the load")
         assert alone.p_value < 1e-6 < 1e-3 < fits[0].p_value
@@ -268,6 +268,7 @@ class TestRanking:
     def test_distance_is_that_of_kolmogorov_and_smirnov(self):
         times = simulated(LAWS["weibull"][0], (60, 12))
         fits = stragglers.fit_delays(times, held_out=0.5)
+        assert fits[0].name.startswith("weibull")
         shape, _, scale = scipy.stats.weibull_min.fit(times[:30].ravel(), floc=0)
         first = scipy.stats.weibull_min(shape, scale=scale)
         expected = scipy.stats.kstest(times[30:].ravel(), first.cdf, method="asymp")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from tests.oracles import check_counts, least_miss, targets
-from tests.stragglers.laws import binary, keys_of, rounds_of
+from tests.stragglers.laws import binary, rounds_of
 from tests.zoo import KEY
 
 NUM_ROUNDS = 60
@@ -29,14 +29,16 @@ RULES = {
                 factor * times[quorum - 1], times[-1]
             ),
         )
-        for factor, quorum in ((1.0, 1), (1.5, 2), (3.0, 4))
+        for factor, quorum in ((1.0, 1), (1.5, 2))
     },
 }
+# Each part on two workers.
+RING = np.eye(5) + np.eye(5)[[1, 2, 3, 4, 0]]
 # Codes of five workers, with the tolerance.
 CODES = {
     "binary": (codes.binary(5, 2), 1e-3),
     "complex": (codes.cyclic_mds(5, 2), 1e-3),
-    "approximate": (codes.regular_graph(KEY, 5, 2), 0.5),
+    "approximate": (codes.GradientCode.from_matrix(RING), 0.5),
 }
 
 
@@ -71,7 +73,7 @@ def some_times(dtype=np.float32, ties=True):
 
 
 def simulated(rule, times):
-    keys = keys_of(jax.random.key, len(times))
+    keys = jax.random.split(KEY, len(times))
     return jax.device_get(jax.jit(jax.vmap(rule.arrivals))(keys, times))
 
 
@@ -143,13 +145,13 @@ class TestFastest:
             min_size=5,
             max_size=5,
         ),
-        required=st.integers(1, 5),
+        required=st.sampled_from([1, 3, 5]),
         seed=st.integers(0, 2**32 - 1),
         x64=st.booleans(),
     )
     @example(times=[math.inf] * 5, required=3, seed=0, x64=False)
     @example(times=[0.0] * 5, required=5, seed=0, x64=False)
-    @example([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 5e-324, math.inf], 2, 0, True)
+    @example([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 5e-324, math.inf], 3, 0, True)
     def test_are_the_least_times(self, times, required, seed, x64):
         """With ties, subnormal times and workers that never finish."""
         with np.errstate(over="ignore"):
@@ -168,11 +170,11 @@ class TestFastest:
         if received.any() and np.any(finite & ~received):
             assert times[received].max() <= times[finite & ~received].min()
 
-    def test_ties_are_decided_uniformly(self, make_key):
+    def test_ties_are_decided_uniformly(self):
         """One surely, two of the four that tie, never the slowest."""
         times = jnp.array([2.0, 1.0, 2.0, 3.0, 2.0, 2.0])
         rounds = jax.vmap(lambda key: stragglers.fastest(3).arrivals(key, times))
-        received = np.asarray(jax.jit(rounds)(keys_of(make_key, 3000)).received)
+        received = np.asarray(jax.jit(rounds)(jax.random.split(KEY, 3000)).received)
         assert np.all(received[:, 1])
         assert not np.any(received[:, 3])
         masks, counts = np.unique(binary(received), return_counts=True)
@@ -245,17 +247,17 @@ class TestUntilDecodable:
         """Of a worker that holds one part beside one that holds two."""
         code = codes.GradientCode.from_matrix([[1.0, 0, 0], [0, 1, 1]])
         wait = stragglers.until_decodable(codes.multi_message(code))
-        arrivals = wait.arrivals(KEY, np.array([2.0, 1.9], np.float32))
+        arrivals = jax.jit(wait.arrivals)(KEY, np.array([2.0, 1.9], np.float32))
         assert arrivals.elapsed == 2.0
 
     def test_each_of_several_messages_counts_when_it_comes(self):
-        code = codes.multi_message(codes.regular_graph(KEY, 4, 2))
+        code = codes.multi_message(codes.GradientCode.from_matrix(RING))
         delay = stragglers.shifted_exponential(shift=0.1, rate=1.0)
         wait = stragglers.until_decodable(code, tolerance=0.6)
         rounds = rounds_of(stragglers.delayed(delay, wait), code.loads, NUM_ROUNDS)
         check, parts = self.enough(code, 0.6), code.parts_per_worker
         share = code.required_parts / parts[:, None]
-        finished = np.asarray(rounds.finished(parts))
+        finished = np.asarray(jax.jit(lambda own: own.finished(parts))(rounds))
         for number, times in enumerate(rounds.times):
             first = self.first_time((times[:, None] * share).ravel(), check)
             np.testing.assert_allclose(rounds.elapsed[number], first, rtol=1e-6)
@@ -290,7 +292,12 @@ class TestUntilDecodable:
         assert found.received.shape == (5,)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 1.0])
+@jax.jit
+def decoded_share(code, arrivals):
+    return jaxwgc.decoding(code, arrivals).share
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 1.0])
 def test_coverage_against_the_times_of_parts(share):
     """A round ends with the part that makes up the share, first copies alone."""
     code = codes.replicated(4, 20, 2)
@@ -300,4 +307,4 @@ def test_coverage_against_the_times_of_parts(share):
     ready = times[:, copies // 10] * (copies % 10 + 1) / 10
     ends = np.sort(ready.min(-1), axis=1)[:, int(np.ceil(20 * share)) - 1]
     np.testing.assert_allclose(arrivals.elapsed, ends, rtol=1e-5)
-    assert np.all(jaxwgc.decoding(code, arrivals).share >= share - 1e-6)
+    assert np.all(decoded_share(code, arrivals) >= share - 1e-6)
