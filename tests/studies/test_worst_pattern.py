@@ -62,7 +62,6 @@ def lost_in(received):
 SMALL_CODES = {
     "reed_solomon": lambda: codes.reed_solomon(8, 8, 3),
     "fractional": lambda: codes.fractional_repetition(8, 1),
-    "cyclic": lambda: codes.cyclic_repetition(jax.random.key(0), 8, 2),
     "binary": lambda: random_binary_code(8, 3, seed=0),
     "weighted": lambda: jaxwgc.weighted(
         random_binary_code(8, 3, seed=0), np.arange(1.0, 9.0)
@@ -75,9 +74,14 @@ def small_code(name):
     return SMALL_CODES[name]()
 
 
+# Tests share shapes, decoders and precisions, and so compiled programs.
 class TestExact:
     @pytest.mark.parametrize(
-        ("name", "x64"), [*((name, True) for name in SMALL_CODES), ("weighted", False)]
+        ("name", "x64"),
+        [
+            *(("reed_solomon", False), ("fractional", False)),
+            *(("weighted", False), ("weighted", True), ("binary", True)),
+        ],
     )
     def test_is_the_first_of_the_worst(self, name, x64):
         """One straggler more than the code survives, and two."""
@@ -107,11 +111,11 @@ class TestExact:
             received = worst_pattern(small_code("reed_solomon"), num_stragglers)
             assert lost_in(received) == tuple(range(num_stragglers))
 
-    def test_several_messages_segments_clusters_and_complex_codes(self, with_x64):
+    def test_several_messages_segments_and_complex_codes(self, with_x64):
         """Workers are lost with all that they send."""
         generator = np.random.default_rng(5)
         several = code_of(
-            generator.normal(size=(10, 8)),
+            generator.normal(size=(10, 8)) + 1j * generator.normal(size=(10, 8)),
             assignment=np.ones((5, 8), bool),
             messages_per_worker=2,
             required_parts=np.tile([4, 8], (5, 1)),
@@ -122,23 +126,13 @@ class TestExact:
             target=np.array([1.0, 2.0, 0.5, 1.0]),
             num_segments=2,
         )
-        blocks = generator.normal(size=(2, 3, 4))
-        matrix = np.block(
-            [[blocks[0], np.zeros((3, 4))], [np.zeros((3, 4)), blocks[1]]]
-        )
-        two = decoders.Clustered(decoders.LeastSquares(), 2)
-        clusters = code_of(matrix, decoders=(two,))
-        complex_code = code_of(matrix[:, :6] @ (np.eye(6) + 1j * np.ones((6, 6))))
-        for code in (several, segments, clusters, complex_code):
+        for code in (several, segments):
             errors = all_errors(code, 2)
             worst = max(errors, key=errors.get)
             assert lost_in(worst_pattern(code, 2)) == worst
             assert lost_in(worst_pattern(code, 2, max_patterns=0)) == worst
 
-    @pytest.mark.parametrize(
-        "decoder",
-        [decoders.LeastSquares, decoders.OneStep, decoders.Group, decoders.Peeling],
-    )
+    @pytest.mark.parametrize("decoder", [decoders.OneStep, decoders.Group])
     def test_decoders(self, decoder):
         """Against the library's own errors on all 70 patterns; searched, too."""
         code = codes.fractional_repetition(8, 1)
@@ -148,8 +142,8 @@ class TestExact:
         errors = jaxwgc.decoding_error(code, masks, decoder)
         worst = tuple(sets[np.argmax(errors >= errors.max() - 1e-4)].tolist())
         assert lost_in(worst_pattern(code, 4, decoder)) == worst
-        searched = worst_pattern(code, 4, decoder, max_patterns=0)
-        error = jaxwgc.decoding_error(code, searched, decoder)
+        searched = lost_in(worst_pattern(code, 4, decoder, max_patterns=0))
+        error = errors[sets.tolist().index([*searched])]
         np.testing.assert_allclose(error, errors.max(), rtol=1e-4)
 
 
@@ -186,17 +180,17 @@ class TestSearch:
         assert reached >= 11
 
     def test_no_swap_is_worse(self, with_x64):
-        code = random_binary_code(24, 4, seed=3)
-        lost = lost_in(worst_pattern(code, 6, max_patterns=1000))
+        code = random_binary_code(12, 4, seed=3)
+        lost = lost_in(worst_pattern(code, 5, max_patterns=0))
         error = least_squares_error(code, lost)
-        for out, back in itertools.product(range(24), lost):
+        for out, back in itertools.product(range(12), lost):
             if out not in lost:
                 swapped = {*lost, out} - {back}
                 assert least_squares_error(code, list(swapped)) <= error + 1e-7
 
     def test_one_shape_a_code(self):
         """However many stragglers and patterns, one function is compiled."""
-        code = random_binary_code(11, 3, seed=0)
+        code = small_code("binary")
         worst_pattern(code, 2)
         client = jax.devices()[0].client
         before = len(client.live_executables())
@@ -231,8 +225,8 @@ class TestAnyCode:
             np.testing.assert_array_equal(received, [True])
 
     def test_entries_may_be_arrays_of_jax(self):
-        matrix = jnp.array([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-        assert lost_in(worst_pattern(code_of(matrix), 1)) == (0,)
+        matrix = jnp.array(np.vstack([np.eye(4), [1, 0, 1, 1]]))
+        assert lost_in(worst_pattern(code_of(matrix), 1)) == (1,)
 
 
 def test_the_scale_of_weights_does_not_matter(with_x64):
@@ -269,12 +263,12 @@ def test_no_number_is_the_worst_error(max_patterns):
     assert lost_in(found) == (1, 4)
 
 
-def test_every_round_loses_the_worst_pattern(make_key, with_x64):
+def test_every_round_loses_the_worst_pattern():
     """Workers 0 and 4 are the copies of the first block."""
     model = adversarial(small_code("fractional"), 2)
     state = model.init(8)
     sample = jax.jit(jax.vmap(lambda key: model.sample(key, state, jnp.ones(8))[0]))
-    arrivals = sample(jax.random.split(make_key(0), 3))
+    arrivals = sample(jax.random.split(jax.random.key(0), 3))
     received = np.ones((3, 8), bool)
     received[:, [0, 4]] = False
     np.testing.assert_array_equal(arrivals.received, received)
@@ -283,13 +277,13 @@ def test_every_round_loses_the_worst_pattern(make_key, with_x64):
 
 
 def test_pattern_of_the_adversary_is_that_of_the_decoder():
-    """Least squares needs the last worker; the plain sum needs the first one more."""
+    """Least squares needs the third worker; the plain sum needs the first one more."""
     plain_sum = decoders.OneStep(1.0, shared=False)
-    matrix = np.array([[1.0, 0.0], [-5.0, 0.0], [0.0, 1.0]])
+    matrix = np.eye(4)[[0, 0, 1, 2, 3]] * [[1.0], [-5.0], [1.0], [1.0], [1.0]]
     code = code_of(matrix, decoders=(decoders.LeastSquares(), plain_sum))
     for decoder, lost in ((None, 2), (decoders.LeastSquares, 2), (decoders.OneStep, 0)):
         model = adversarial(code, 1, decoder)
-        received = model.sample(jax.random.key(0), (), jnp.ones(3))[0].received
+        received = model.sample(jax.random.key(0), (), jnp.ones(5))[0].received
         assert lost_in(np.asarray(received)) == (lost,)
 
 
