@@ -35,19 +35,24 @@ PAPER = {
     "paper.mnist.NUM_TRAINING": 2_000,
     "paper.linear_regression.COMPRESSIONS": (4,),
     "weights.convergence.THRESHOLDS": (1e4, 1e3),
+    "weights.sources.ROW_COUNTS": (20, 50),
+    "weights.sources.SETTINGS": [(1, 50), (10, 50), (10, 20)],
     "weights.methods.CODE": GROUPS,
     "weights.methods.SIZES": (0.25, 0.5, 1.0),
     "weights.fair.KINDS": fair.SHOWN,
+    "weights.fair.DEGREES": fair.DEGREES[-1:],
+    "weights.fair.CHECKPOINTS": (5, 20),
+    "weights.fair.DIGIT_CHECKPOINTS": (5, 15),
 }
 # Codes of each kind, and the orderings of these.
-FEW = ["uncoded", "fractional_repetition", "projective_plane", "bernoulli"]
+FEW = ["uncoded", "fractional_repetition", "projective_plane"]
 CODES = {
     "codes.equal_load.FEW_CODES": FEW,
     "codes.equal_load.CLAIMS": [
         own for own in equal_load.CLAIMS if {*own[2], *own[3]} <= {*FEW}
     ],
     "codes.noise.exact_codes": lambda key, every=noise.exact_codes: only(
-        every(key), "binary", "cyclic_repetition"
+        every(key), "binary", "fractional_repetition"
     ),
     "codes.recovery.FEW_SETTINGS": ("ldgm, parity degree 5",),
     "codes.partial_work.entries": lambda every=partial_work.entries: every()[:1],
@@ -71,6 +76,7 @@ SKETCHING = {
     "sketching.solvers.SETTINGS": ((2, 1),),
     "sketching.solvers.SKETCHES": (("count_sketch", 4),),
     "sketching.stability.NUM_DIFFICULTIES": 1,
+    "sketching.stability.METHODS": (stability.PLAIN, stability.GRAM, stability.QR),
     "sketching.stability.PRECISIONS": only(stability.PRECISIONS, "float32"),
 }
 BENCHMARK = {
@@ -80,7 +86,7 @@ BENCHMARK = {
     "benchmark.leverage_scores.EPSILONS": (0.5,),
     "benchmark.leverage_scores.RANKS": only(leverage_scores.RANKS, "rank 3/5"),
     "benchmark.leverage_scores.WAYS": only(
-        leverage_scores.WAYS, "svds, float64", "stream", "bcoo"
+        leverage_scores.WAYS, "svds, float64", "stream"
     ),
     "benchmark.many_workers.NUM_PARTS": (34,),
     "benchmark.many_workers.QUICK": 10,
@@ -131,6 +137,7 @@ ERRORS = {
     "errors.learning.CODE": codes.fractional_repetition(20, num_stragglers=9),
     "errors.learning.KINDS": only(learning.KINDS, "sign"),
     "errors.learning.NUM_STEPS": 2,
+    "errors.learning.WAYS": ("clean", "corrected"),
 }
 # Others are measured in tests/distributed, and by linear-regression.
 ELSEWHERE = {"coordinator", "coordinator_peers", "table2"}
