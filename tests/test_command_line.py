@@ -76,7 +76,7 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     assert shown(capsys, path, "--plan").endswith(f"\n\n{answer.answer}\n")
     assert picture.stat().st_size > 1000
     (delay, num_workers, _), _ = asked
-    drawn, _ = delay.sample(jax.random.key(0), delay.init(3), np.ones(3))
+    drawn, _ = jax.jit(delay.sample)(jax.random.key(0), delay.init(3), np.ones(3))
     assert drawn.tolist() in np.where(np.isnan(TIMES), np.inf, TIMES).tolist()
     assert num_workers == 3
 

@@ -164,12 +164,6 @@ def test_lists_and_ints_are_arrays(model):
         jax.tree.map(np.testing.assert_array_equal, drawn, expected)
 
 
-@pytest.mark.parametrize("wait", [stragglers.fastest(2), stragglers.deadline(1.0)])
-def test_infinite_times(wait):
-    arrivals = wait.arrivals(KEY, [0.5, np.inf, 2.0, 0.1])
-    np.testing.assert_array_equal(arrivals.received, [True, False, False, True])
-
-
 def test_traced_loads_that_are_none_show():
     """As a time that is no number; such a worker is not received."""
 
