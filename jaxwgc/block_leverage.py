@@ -190,7 +190,7 @@ def sampled_value_and_grad(
       >>> scores = jaxwgc.sketching.leverage_scores(parts.reshape(12, 2))
       >>> probabilities = jaxwgc.sketching.partition_probabilities(scores, num_parts=6)
       >>> code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 3, num_stragglers=1)
-      >>> step = jaxwgc.sampled_value_and_grad(loss, code, probabilities)
+      >>> step = jax.jit(jaxwgc.sampled_value_and_grad(loss, code, probabilities))
       >>> received = jnp.array([True, False, True])
       >>> value, gradient = step({"w": jnp.ones(2)}, parts, jax.random.key(1), received)
       >>> print(gradient["w"].shape)

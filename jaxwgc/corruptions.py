@@ -286,7 +286,7 @@ class codeword_part(CorruptionModel):
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> who = jaxwgc.stragglers.uniform(2)
       >>> model = jaxwgc.corruptions.codeword_part(who, code)
-      >>> other = model.corrupted(jax.random.key(0), jnp.ones((4, 3)))
+      >>> other = jax.jit(model.corrupted)(jax.random.key(0), jnp.ones((4, 3)))
       >>> bool((other[0] == other[2]).all())
       True
     """

@@ -114,7 +114,7 @@ def decoded_value_and_grad(
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> loss = lambda params, part: jnp.sum((part @ params["w"]) ** 2)
       >>> code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 3, num_stragglers=1)
-      >>> step = jaxwgc.decoded_value_and_grad(loss, code)
+      >>> step = jax.jit(jaxwgc.decoded_value_and_grad(loss, code))
       >>> parts = jnp.array([[[1.0, 0.0]], [[0.0, 2.0]], [[3.0, 0.0]]])
       >>> received = jnp.array([True, False, True])
       >>> value, gradient = step({"w": jnp.ones(2)}, parts, received)

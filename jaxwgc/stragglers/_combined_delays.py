@@ -152,7 +152,8 @@ class markov(DelayModel):
       ...     become_slow=0.02,
       ...     become_fast=0.2,
       ... )
-      >>> times, state = delay.sample(jax.random.key(0), delay.init(99), jnp.ones(99))
+      >>> sample, state = jax.jit(delay.sample), delay.init(99)
+      >>> times, state = sample(jax.random.key(0), state, jnp.ones(99))
       >>> int(state["is_slow"].sum()), int((times > 2).sum())
       (10, 10)
 

@@ -67,7 +67,7 @@ def empirical(
       >>> from jaxwgc import stragglers
       >>> times = np.array([[1.0, 2.0, 9.0], [1.5, np.nan, 3.0]])
       >>> delay = stragglers.empirical(times)
-      >>> drawn, _ = delay.sample(jax.random.key(0), delay.init(3), np.ones(3))
+      >>> drawn, _ = jax.jit(delay.sample)(jax.random.key(0), delay.init(3), np.ones(3))
       >>> drawn
       Array([1., 2., 9.], dtype=float32)
 

@@ -45,7 +45,7 @@ class delayed(StragglerModel):
       ...     stragglers.shifted_exponential(shift=1.0, rate=2.0), stragglers.fastest(3)
       ... )
       >>> loads = jax.numpy.ones(5)
-      >>> arrivals, _ = model.sample(jax.random.key(0), model.init(5), loads)
+      >>> arrivals, _ = jax.jit(model.sample)(jax.random.key(0), model.init(5), loads)
       >>> int(arrivals.received.sum()), bool(arrivals.elapsed > 1.0)
       (3, True)
 
@@ -196,7 +196,7 @@ class bernoulli(StragglerModel):
       >>> model = jaxwgc.stragglers.bernoulli(0.25)
       >>> state = model.init(1000)
       >>> loads = jax.numpy.ones(1000)
-      >>> arrivals, state = model.sample(jax.random.key(0), state, loads)
+      >>> arrivals, state = jax.jit(model.sample)(jax.random.key(0), state, loads)
       >>> bool(abs(arrivals.received.mean() - 0.75) < 0.05)
       True
 

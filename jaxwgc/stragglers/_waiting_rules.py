@@ -367,7 +367,7 @@ def coverage(code: GradientCode, share: float) -> WaitingRule:
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
       >>> wait = jaxwgc.stragglers.coverage(code, 0.75)
-      >>> arrivals = wait.arrivals(jax.random.key(0), jnp.array([2.0, 3.0]))
+      >>> arrivals = jax.jit(wait.arrivals)(jax.random.key(0), jnp.array([2.0, 3.0]))
       >>> arrivals.finished(code.parts_per_worker), float(arrivals.elapsed)
       (Array([2, 1], dtype=int32), 2.0)
 

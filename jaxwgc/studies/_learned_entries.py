@@ -63,7 +63,7 @@ def learn_entries(
     Example:
       >>> import jax
       >>> from jaxwgc import codes, stragglers, studies
-      >>> code = codes.regular_graph(jax.random.key(0), 8, replication=3)
+      >>> code = codes.regular_graph(jax.random.key(0), 10, replication=4)
       >>> learned = studies.learn_entries(
       ...     code, stragglers.uniform(2), jax.random.key(1), num_steps=100
       ... )

@@ -288,10 +288,10 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import sketching
       >>> sample = sketching.sample_partitions(
-      ...     jax.random.key(0), jnp.ones(6), num_distinct=4
+      ...     jax.random.key(0), jnp.ones(4), num_distinct=3
       ... )
       >>> print(sketching.drop_last_distinct(sample).indices.shape)
-      (3,)
+      (2,)
 
     References:
       Haldane, "On a method of estimating frequencies", Biometrika 33 (1945), for a

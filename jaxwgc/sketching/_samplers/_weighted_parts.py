@@ -168,11 +168,11 @@ def weighted_parts(
       >>> from jaxwgc import sketching
       >>> parts, row_weights = jaxwgc.partition(jnp.arange(8.0), num_parts=4)
       >>> sample = sketching.sample_partitions(
-      ...     jax.random.key(0), jnp.ones(4), num_draws=100
+      ...     jax.random.key(0), jnp.ones(4), num_draws=10
       ... )
       >>> small = sketching.weighted_parts(sample, parts, row_weights)
       >>> print(small.parts.shape, small.row_weights[0], small.weights.sum())
-      (4, 2) [0.04 0.04] 100.0
+      (4, 2) [0.4 0.4] 10.0
 
     References:
       The paper's section 3.2 and, for the equality with a sketch of repeated rows,
