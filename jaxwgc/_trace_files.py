@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from jaxwgc._validation import require
 
 # Column names of the long form, and possible names of a first column of row numbers.
 _LONG_FORM = ("step", "worker", "seconds")
-_INDEX = ("", "step", "round")
+_INDEX = ("", "step", "round", "iteration")
+# Names of a worker's seconds among the metrics that `JsonLines` writes.
+_METRIC = re.compile(r"worker/(\d+)/seconds")
 
 
 def read_trace(
@@ -47,8 +50,10 @@ def read_trace(
         # All lines are parsed as one list, so that errors name the line.
         rows = json.loads("[" + ",\n".join(lines) + "]")
         if rows and isinstance(rows[0], dict):
-            names = [*dict.fromkeys(key for row in rows for key in row)]
-            rows = [[*map(row.get, names)] for row in rows]
+            keys = [*dict.fromkeys(key for row in rows for key in row)]
+            keys = [*filter(_METRIC.fullmatch, keys)] or keys
+            rows = [[*map(row.get, keys)] for row in rows]
+            names = [_METRIC.sub(r"\1", key) for key in keys]
     columns = names or [*map(str, range(1, 1 + max(map(len, rows[:1]), default=0)))]
     for line, row in enumerate(rows, first_line):
         rule = f"have {len(columns)} columns"

@@ -33,6 +33,14 @@ FILES = {
         "a b c",
     ),
     "long.jsonl": (AS_JSON, "2 9 10"),
+    "metrics.jsonl": (
+        "".join(
+            f'{{"step": 1, "worker/0/seconds": {a}, "worker/1/seconds": {b}, '
+            f'"worker/2/seconds": {c}}}\n'
+            for a, b, c in ((1, 2, 8), (1.5, 2, 9), (1, "null", 7))
+        ),
+        "0 1 2",
+    ),
 }
 
 
