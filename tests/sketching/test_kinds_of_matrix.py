@@ -293,12 +293,8 @@ def test_other_dtypes(dtype, small_chunks):
 
 def test_what_cannot_be_taken():
     matrix = MATRIX[:20].astype(np.float32)
-
-    def boxed(dense):
-        matrix = scipy.sparse.csr_array(dense)
-        matrix.data = matrix.data.astype(object)
-        return matrix
-
+    boxed = scipy.sparse.csr_array(matrix)
+    boxed.data = boxed.data.astype(object)
     # Made by hand, which compiles nothing.
     places = np.tile(np.arange(6)[:, None], (20, 1, 1))
     compressed = sparse.BCSR.from_scipy_sparse(scipy.sparse.csr_array(matrix))
@@ -309,13 +305,9 @@ def test_what_cannot_be_taken():
         lambda x: sketching.count_sketch(KEY, 8, 20) @ x,
     ]
     for given, error, message in [
-        (
-            scipy.sparse.coo_array(matrix * 1j),
-            TypeError,
-            "must be real numbers; .* of complex",
-        ),
+        (COO[0](matrix * 1j), TypeError, "must be real numbers; .* of complex"),
         (bcoo(matrix * 1j), TypeError, "must be real numbers; got .* of complex64"),
-        (boxed(matrix), TypeError, "must be real numbers; got csr_array of object"),
+        (boxed, TypeError, "must be real numbers; got csr_array of object"),
         (scipy.sparse.coo_array(TARGET[:, 0]), ValueError, "must have shape .*300,"),
         (compressed, TypeError, "BCOO.from_scipy_sparse .* BCSR"),
         (sparse.BCOO((matrix, places), shape=(20, 6)), ValueError, "n_batch = 1"),
