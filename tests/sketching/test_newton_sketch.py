@@ -55,12 +55,9 @@ def test_logistic_regression_is_that_of_scikit_learn(with_x64, num_refinements):
     features, labels = data()
     # From the second start steps of full length overshoot.
     for ridge, start in ((1e-3, 0.0), (1e-2, 30.0)):
-        result = logistic_newton_sketch(
-            *(KEY, features, labels, 80),
-            ridge=ridge,
-            initial=np.full(NUM_COLUMNS, start),
-            num_refinements=num_refinements,
-        )
+        options = {"ridge": ridge, "num_refinements": num_refinements}
+        initial = np.full(NUM_COLUMNS, start)
+        result = logistic_newton_sketch(KEY, *data(), 80, initial=initial, **options)
         expected = logistic_reference(features, labels, ridge)
         np.testing.assert_allclose(result.solution, expected, rtol=1e-6, atol=1e-7)
         assert result.converged
