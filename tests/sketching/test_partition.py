@@ -121,7 +121,6 @@ def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, with_x6
     # One slot a draw, in any order, against each part once with its count.
     draws = np.random.default_rng(2).permutation(np.repeat(indices, counts))
     repeated = sketch_matrix(draws, factors(draws), num_rows)
-    counted = sketch_matrix(indices, np.sqrt(counts) * factors(indices), num_rows)
 
     theta = np.array([0.5, -1.0, 2.0])
 
@@ -132,13 +131,10 @@ def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, with_x6
     parts, row_weights = sketching.partition(data, NUM_PARTS)
     small = sketching.weighted_parts(sample, parts, row_weights, rescaling, scale)
     value, gradient = objective_and_gradient(repeated)
-    for other, other_gradient in [
-        objective_and_gradient(counted),
-        weighted_value_and_grad(theta, small),
-    ]:
-        np.testing.assert_allclose(other, value, rtol=1e-12)
-        tolerance = 1e-12 * np.abs(gradient).max()
-        np.testing.assert_allclose(other_gradient, gradient, rtol=0, atol=tolerance)
+    found, found_gradient = weighted_value_and_grad(theta, small)
+    np.testing.assert_allclose(found, value, rtol=1e-12)
+    tolerance = 1e-12 * np.abs(gradient).max()
+    np.testing.assert_allclose(found_gradient, gradient, rtol=0, atol=tolerance)
 
 
 def test_sketch_is_the_identity_on_average(with_x64):
@@ -182,10 +178,3 @@ def test_uneven_parts_count_their_real_rows():
     np.testing.assert_array_equal(unscaled.parts, expected)
     weights = np.asarray(small.row_weights) * factors**2
     np.testing.assert_allclose(unscaled.row_weights, weights, rtol=1e-6)
-
-
-def test_scale_rows():
-    rows = {"x": np.ones((2, 3, 4)), "y": np.array([[1, 2, 3], [4, 5, 6]])}
-    scaled = sketching.scale_rows(rows, np.array([2.0, 0.5]))
-    np.testing.assert_array_equal(scaled["y"], [[2, 4, 6], [2, 2.5, 3]])
-    np.testing.assert_array_equal(scaled["x"][:, 0, 0], [2, 0.5])
