@@ -25,10 +25,7 @@ from tests.sketching.zoo import KEY
 METHODS = ["gram", "sketch", "factor"]
 
 
-def conditioned(condition, shape=(NUM_ROWS, NUM_COLUMNS), seed=0):
-    return zoo.conditioned(condition, shape, seed)
-
-
+conditioned = functools.partial(zoo.conditioned, shape=(NUM_ROWS, NUM_COLUMNS))
 # A Gaussian sketch compiles faster than the default.
 preconditioned = functools.partial(sketching.preconditioned, embedding=gaussian)
 
@@ -175,7 +172,7 @@ def test_equal_columns_of_many_rows_in_float32():
 @pytest.mark.parametrize("method", METHODS)
 def test_least_norm_of_columns_in_all_units(with_x64, method):
     """Small ones first, which depend on large ones."""
-    half = conditioned(1e2, (NUM_ROWS, NUM_COLUMNS // 2))
+    half = conditioned(1e2, shape=(NUM_ROWS, NUM_COLUMNS // 2))
     target = make_target(half, 0.1)
     rank = half.shape[1]
     mixture = np.random.default_rng(5).standard_normal((rank, rank))
@@ -193,7 +190,7 @@ def test_least_norm_of_columns_in_all_units(with_x64, method):
 # For the wide matrix, "gram" does the same as "factor".
 @pytest.mark.parametrize("shape", [(NUM_ROWS, NUM_COLUMNS), (7, 20)])
 def test_ridge_is_the_closed_form(with_x64, shape):
-    matrix = conditioned(1e3, shape)
+    matrix = conditioned(1e3, shape=shape)
     target = make_target(matrix, 0.1)
     ridge = 1e-3
     given = KEY, matrix, target, 8 * shape[1], gaussian
