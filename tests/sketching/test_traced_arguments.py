@@ -29,10 +29,6 @@ def with_cutoff(function):
     return lambda matrix, rcond: function(matrix, rcond=rcond)
 
 
-def with_key(name, *arguments):
-    return lambda matrix: getattr(sketching, name)(KEY, matrix, *arguments)
-
-
 MATRICES = [(MATRIX,), (DEFICIENT,), (0 * MATRIX,)]
 NO_MATRICES = [(spoilt(MATRIX, value),) for value in (NAN, INF)]
 CUTOFFS = [(matrix, 1e-6) for (matrix,) in MATRICES]
@@ -54,7 +50,7 @@ FUNCTIONS = {
         [(MATRIX, -1.0), (MATRIX, NAN), (spoilt(MATRIX, NAN), 0.1)],
     ),
     "approximate": (
-        with_key("approximate_leverage_scores"),
+        functools.partial(sketching.approximate_leverage_scores, KEY),
         [(TALL,), (-2 * TALL,)],
         [(spoilt(TALL, NAN),)],
     ),
