@@ -40,38 +40,3 @@ def test_the_cutoff_does_not_grow_with_rows():
     # As in scikit-learn's own test.
     found = oracles.residual_norm(matrix, target, result.solution)
     assert found == pytest.approx(least, rel=1e-6)
-
-
-def counts(num_cells, num_genes):
-    """Logarithms of the counts of genes in cells of a few kinds."""
-    random = np.random.default_rng(3)
-    kinds = random.gamma(0.5, 2.0, (6, num_genes))
-    means = kinds[random.integers(6, size=num_cells)]
-    return np.log1p(random.poisson(means)).astype(np.float32)
-
-
-CELLS = counts(400, 40)
-# One shape for most kinds, so that they share a compiled function.
-KINDS = {
-    # Seurat 7650: fewer than 50 of them were refused.
-    "few genes": CELLS,
-    # Seurat 7690 and 9927: "singular matrix in backsolve".
-    "duplicate genes": CELLS[:, np.arange(40) % 34],
-    "rank-deficient": CELLS[:, :9] @ np.random.default_rng(4).random((9, 40)),
-    # Seurat 9690: "NA/NaN/Inf in qr".
-    "cells and genes without counts": np.where(
-        np.arange(400)[:, None] % 7 * (np.arange(40) % 5), CELLS, 0
-    ),
-    "more genes than cells": CELLS[:20],
-    # Seurat 9164.
-    "more than 8,000 cells": counts(9_000, 40),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_of_cells(kind):
-    """Those of the singular value decomposition."""
-    matrix = KINDS[kind].astype(np.float32)
-    expected = oracles.leverage_scores(matrix, 1e-5)
-    scores = sketching.leverage_scores(matrix)
-    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
