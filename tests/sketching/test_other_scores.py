@@ -38,13 +38,15 @@ def fixed_point(matrix, weights, p, rank):
     return oracles.leverage_scores(weighted / np.abs(weighted).max(), 0, rank=rank)
 
 
-@pytest.mark.parametrize("p", [0.5, 1.0, 1.5, 3.0, 3.9, 4.0, 6.0, 20.0])
+@pytest.mark.parametrize("p", [0.5, 1.0, 1.5, 2, 3.0, 3.9, 4.0, 6.0, 20.0])
 def test_fixed_point(p, x64):
     for matrix, rank in lewis_cases().values():
         result = jax.tree.map(np.asarray, lewis_weights(matrix, p))
         assert result.converged
         expected = fixed_point(matrix, result.weights, p, rank)
-        tolerance = 1e-11 if x64 else 2e-4
+        # Weights for p = 2 are leverage scores, without any iterations.
+        assert p != 2 or result.num_iterations <= 1
+        tolerance = (1e-12 if x64 else 1e-5) if p == 2 else (1e-11 if x64 else 2e-4)
         np.testing.assert_allclose(result.weights, expected, rtol=0, atol=tolerance)
         np.testing.assert_allclose(result.weights.sum(), rank, rtol=tolerance)
         zero = ~matrix.any(axis=1)
@@ -58,15 +60,6 @@ def test_relative_accuracy_of_small_weights(with_x64):
     assert np.min(result.weights) < 1e-9
     expected = fixed_point(matrix, result.weights, 3.0, rank)
     np.testing.assert_allclose(result.weights, expected, rtol=1e-9)
-
-
-def test_two_gives_leverage_scores(x64):
-    for matrix, rank in lewis_cases().values():
-        result = lewis_weights(matrix, 2)
-        expected = oracles.leverage_scores(matrix, rank=rank)
-        tolerance = 1e-12 if x64 else 1e-5
-        np.testing.assert_allclose(result.weights, expected, atol=tolerance)
-        assert result.converged and result.num_iterations <= 1
 
 
 def test_large_p_counts_the_ellipse_around_all_rows(with_x64):
