@@ -138,6 +138,12 @@ OF_CUTOFFS = [
     *((rcond, ValueError, " must be") for rcond in (-1.0, 1.0, np.nan)),
     (np.ones(2), TypeError, " must be a real scalar"),
 ]
+OF_RIDGES = [
+    (-1.0, ValueError, " must be at least 0"),
+    (np.nan, ValueError, " must be a number"),
+    (1e60, ValueError, " must be finite in float32"),
+    ("1", TypeError, " must be a real scalar"),
+]
 OF_EMBEDDINGS = [
     ("gaussian", TypeError, r".* such as sketching.srht \(not its name\)"),
     (lambda *sizes: np.eye(3), TypeError, " must be a constructor"),
@@ -165,6 +171,7 @@ ARGUMENTS = [
         if name not in ("iterative_hessian_sketch", "choose_ridge")
     ),
     *((name, "embedding", OF_EMBEDDINGS) for name in SOLVERS),
+    *((name, "ridge", OF_RIDGES) for name in ("ridge_leverage_scores", *SOLVERS)),
 ]
 
 
@@ -180,14 +187,10 @@ def test_arguments_that_functions_share(name, argument, wrong):
 @pytest.mark.parametrize(("name", "argument"), taking("matrix", "features"))
 def test_kinds_without_rows(name, argument):
     if name not in ("sketch_and_solve", "preconditioned"):
-        reason = (
-            "since rows are read|must be real numbers; got LinearOperator of object"
-        )
+        reason = "since rows are read|real numbers; got LinearOperator of object"
         check_refusal(name, {argument: OPERATOR}, TypeError, reason)
     if name in ("lewis_weights", "iterative_hessian_sketch", "logistic_newton_sketch"):
-        check_refusal(
-            name, {argument: BLOCKS}, TypeError, "must be real numbers; got Blocks of"
-        )
+        check_refusal(name, {argument: BLOCKS}, TypeError, "real numbers; got Blocks")
 
 
 def test_subnormal_scores_are_zero(with_x64):
@@ -203,13 +206,9 @@ VALUES = [
     (lambda: leverage(matrix=BLOCKS, method="qr"), "must be 'auto' or 'gram' .* got '"),
     (lambda: leverage(matrix=SPARSE, rcond=1.0), "rcond must be less than 1"),
     (lambda: approximate(epsilon=0.0), "epsilon must be between 0 and 1; got 0.0"),
-    (lambda: approximate(epsilon=1.0), "epsilon must be between 0 and 1; got 1.0"),
     (lambda: rank_k(rank=5), r"got rank = 5 and min\(N, p\) = 4"),
     (lambda: rank_k(num_passes=2), "num_passes must be at least 3; got 2"),
     (lambda: rank_k(oversampling=-1), "oversampling must be at least 0"),
-    (lambda: ridge_scores(ridge=-1.0), "ridge must be at least 0"),
-    (lambda: ridge_scores(ridge=np.nan), "ridge must be a number"),
-    (lambda: ridge_scores(ridge=1e60), "ridge must be finite in float32"),
     (lambda: lewis(p=0.0), "p must be positive"),
     (lambda: lewis(p=np.inf), "p must be finite"),
     (lambda: lewis(tolerance=-1.0), "tolerance must be at least 0"),
@@ -252,7 +251,6 @@ VALUES = [
     (lambda: factors(num_rows=4), "num_rows must be given if and only if"),
     (lambda: scale_rows(factors=np.ones(3)), r"rows\['x'\].*len\(factors\) = 3"),
     (lambda: scale_rows(factors=np.ones((2, 1))), "factors must have shape"),
-    (lambda: weighted(rescaling="none"), "rescaling must be one of"),
     (lambda: weighted(scale="columns"), "scale must be one of"),
     (lambda: weighted(row_weights=np.ones(3)), r"row_weights must have shape \(K, m\)"),
     (lambda: weighted(parts={"x": np.ones((2, 2))}), r"parts\['x'\]"),
@@ -262,7 +260,6 @@ VALUES = [
     (lambda: sampling(probabilities=np.ones(4)), r"\(num_rows,\) = \(5,\)"),
     (lambda: distortion(basis=np.ones((5, 1))), "basis must have orthonormal columns"),
     (lambda: distortion(basis=np.ones((4, 1))), r"= \(5, any\) .*; got \(4, 1\)"),
-    (lambda: distortion(basis=np.ones(5)), "basis must have shape"),
     (lambda: distortion(basis=np.ones((5, 0))), "basis must have shape"),
     (lambda: size_of(embedding=sketching.partition), "embedding must be one of"),
     (lambda: size_of(embedding="gaussian"), "embedding must be one of"),
@@ -271,7 +268,6 @@ VALUES = [
     (lambda: size_of(embedding=sketching.srht), "num_rows must be given for srht"),
     (lambda: size_of(embedding=sketching.row_sampling, coherence=2), "at least 3; got"),
     (lambda: sketched(sketch_size=3), r"sketch_size must .* = 4; got 3"),
-    (lambda: sketched(ridge=-1.0), "ridge must be at least 0"),
     (lambda: sketched(matrix=OPERATOR), "operator.sketch must be given"),
     (lambda: precise(method="columns"), "must be 'gram' or 'sketch' or 'factor' for t"),
     (lambda: precise(matrix=SPARSE, method="gram"), "'columns' or 'sketch' for this k"),
@@ -286,21 +282,17 @@ VALUES = [
     (lambda: precise(matrix=operator(sketch=lambda S: jnp.ones((5, 5)))), r"= \(32, 4"),
     (lambda: precise(sketch_size=3), r"sketch_size must be at least .* = 4; got 3"),
     (lambda: precise(method="qr"), "method must be one of"),
-    (lambda: precise(ridge=np.inf), "ridge must be finite"),
     (lambda: precise(tolerance=-1.0), "tolerance must be at least 0"),
     (lambda: precise(max_iterations=-1), "max_iterations must be at least 0"),
     (lambda: choose(matrix=FEW, target=TARGET[:8]), "at least four rows per column.*"),
     (lambda: choose(ridges=[1.0, -1.0]), r"not negative; got ridges\[1\] = -1"),
     (lambda: choose(ridges=1.0), r"ridges must have shape \(num_ridges,\)"),
     (lambda: choose(criterion="cv"), "criterion must be one of"),
-    (lambda: hessian(ridge=-1.0), "ridge must be at least 0"),
     (lambda: hessian(sketch_size=7), r"sketch_size must be at least .* = 8; got 7"),
     (lambda: hessian(step_size=0.0), "step_size must be positive"),
     (lambda: hessian(refresh=False, projection=jnp.abs), "refresh must be True"),
     (lambda: newton(sketch_size=1), r"sketch_size must be at least .* = 2; got 1"),
-    (lambda: newton(ridge=-1.0), "ridge must be at least 0"),
     (lambda: newton(num_refinements=-1), "num_refinements must be at least 0"),
-    (lambda: newton(tolerance=-1.0), "tolerance must be at least 0"),
     (lambda: newton(square_root_hessian=lambda params: jnp.ones((9, 3))), "must retur"),
     (lambda: newton(params={}), "params must have at least one number"),
     (lambda: newton(params=jnp.array([1.0, jnp.nan])), "params must be finite"),
@@ -310,11 +302,9 @@ VALUES = [
     (lambda: logistic(initial=np.full(4, np.inf)), "initial must be finite"),
 ]
 TYPES = [
-    (lambda: precise(ridge="1"), "ridge must be a real scalar"),
     (lambda: precise(matrix=operator(dtype=complex)), "operator.dtype must be float32"),
     (lambda: precise(matrix=operator(rmatvec=1)), "operator.rmatvec must be a functio"),
     (lambda: approximate(epsilon="0.5"), "epsilon must be a real sc"),
-    (lambda: ridge_scores(ridge="1"), "ridge must be a real scalar"),
     (lambda: lewis(p="2"), "p must be a real scalar"),
     (lambda: bless(data="no"), "data must be real numbers; got str"),
     (lambda: resistances(edges=np.ones((2, 2))), "edges must be integers"),
