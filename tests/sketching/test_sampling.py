@@ -90,29 +90,19 @@ def test_counts_saturate_and_do_not_overflow():
 
 
 @jax.jit
-def _poisson_variables(key, means):
-    return _poisson(key, jnp.resize(means, NUM_VARIABLES))
-
-
-def poisson_variables(key, means):
-    return jax.device_get(_poisson_variables(key, np.float32(means)))
+def poisson_variables(key, mean):
+    """Every second one has the mean 0."""
+    return _poisson(key, jnp.resize(jnp.array([mean, 0]), NUM_VARIABLES))
 
 
 @pytest.mark.parametrize("mean", [0.3, 12.0, 3e3, 5e3, 1e6])
 def test_poisson_law_in_float32(mean):
-    drawn = poisson_variables(jax.random.key(5), [mean, 0])
+    drawn = np.asarray(poisson_variables(jax.random.key(5), np.float32(mean)))
     assert not drawn[1::2].any()
     law = scipy.stats.poisson(mean)
     edges = np.unique(law.ppf(np.linspace(0, 1, 31)[1:-1]))
     observed = np.histogram(drawn[::2], [-1, *edges + 0.5, np.inf])[0]
     check_counts(observed, np.diff([0, *law.cdf(edges), 1]) * NUM_VARIABLES / 2)
-
-
-def test_poisson_saturates():
-    """At the largest float32 that an int32 holds, for an infinite mean as well."""
-    drawn = poisson_variables(jax.random.key(0), [1e30, np.inf])
-    assert drawn.max() == drawn[1::2].max() == 2**31 - 128
-    assert drawn.min() > 2**31 - 10 * 2**15.5
 
 
 def test_earliest_arrivals_of_many_do_not_tie():
@@ -135,6 +125,8 @@ def test_num_draws_has_the_multinomial_law(num_parts, x64):
         sample = many_samples(7, probabilities, num_draws=num_draws)
     assert sample.indices.shape == (NUM_SAMPLES, num_parts)
     assert sample.probabilities.dtype == (np.float64 if x64 else np.float32)
+    for field in (sample.indices, sample.counts, sample.num_draws):
+        assert field.dtype == np.int32
     counts = np.zeros((NUM_SAMPLES, num_parts), int)
     np.put_along_axis(counts, sample.indices, sample.counts, 1)
     law = {
@@ -173,14 +165,6 @@ def test_rare_parts_come_as_often_as_they_should(is_last, chance):
     law = scipy.stats.poisson(len(rare) * chance * 2**22)
     num_rare = 2**22 - sample.counts.max()
     assert law.cdf(num_rare) > 1e-3 and law.sf(num_rare - 1) > 1e-3
-
-
-def test_dtypes_and_raw_keys():
-    key = jax.random.PRNGKey(0)
-    draw = functools.partial(sketching.sample_partitions, num_distinct=2)
-    sample = jax.eval_shape(draw, key, np.ones(3))
-    assert sample.indices.dtype == sample.counts.dtype == jnp.int32
-    assert sample.num_draws.shape == () and sample.num_draws.dtype == jnp.int32
 
 
 SIZES = 3 * [0.0, 1e-6, 0.5, 1.0, 7.0] + [np.nan, np.inf, -0.5]
