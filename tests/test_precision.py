@@ -113,33 +113,26 @@ def newton(rows, **options):
     )
 
 
+GAUSSIAN = sketching.gaussian(KEY, 20, 80)
 SKETCHING = {
-    "leverage_scores": sketching.leverage_scores,
-    "leverage_scores, gram": lambda rows: sketching.leverage_scores(rows, "gram"),
-    "derivative": jax.grad(lambda rows: sketching.leverage_scores(rows)[0]),
-    "derivative, gram": jax.grad(
-        lambda rows: sketching.leverage_scores(rows, "gram")[0]
-    ),
-    "ridge_leverage_scores": lambda rows: sketching.ridge_leverage_scores(rows, 0.1),
-    "approximate_leverage_scores": lambda rows: sketching.approximate_leverage_scores(
-        KEY, rows
-    ),
-    "lewis_weights": lambda rows: sketching.lewis_weights(rows, 3.0),
-    "gaussian": lambda rows: sketching.gaussian(KEY, 20, 80) @ rows,
+    "leverage": sketching.leverage_scores,
+    "leverage, gram": lambda rows: sketching.leverage_scores(rows, "gram"),
+    "slope": jax.grad(lambda rows: sketching.leverage_scores(rows)[0]),
+    "slope, gram": jax.grad(lambda rows: sketching.leverage_scores(rows, "gram")[0]),
+    "ridge": lambda rows: sketching.ridge_leverage_scores(rows, 0.1),
+    "approximate": lambda rows: sketching.approximate_leverage_scores(KEY, rows),
+    "Lewis": lambda rows: sketching.lewis_weights(rows, 3.0),
+    "gaussian": lambda rows: GAUSSIAN @ rows,
     "rademacher": lambda rows: sketching.rademacher(KEY, 20, 80) @ rows,
-    "embedding_distortion": lambda rows: sketching.embedding_distortion(
-        rows, sketching.gaussian(KEY, 20, 80)
-    ),
-    "sketch_and_solve": lambda rows: sketching.sketch_and_solve(KEY, rows, TARGET, 80),
+    "distortion": lambda rows: sketching.embedding_distortion(rows, GAUSSIAN),
+    "sketch and solve": lambda rows: sketching.sketch_and_solve(KEY, rows, TARGET, 80),
     "preconditioned": lambda rows: sketching.preconditioned(KEY, rows, TARGET, 80),
-    "preconditioned, gram": lambda rows: sketching.preconditioned(
-        KEY, rows, TARGET, method="gram"
-    ),
-    "iterative_hessian_sketch": lambda rows: sketching.iterative_hessian_sketch(
+    "gram": lambda rows: sketching.preconditioned(KEY, rows, TARGET, method="gram"),
+    "Hessian": lambda rows: sketching.iterative_hessian_sketch(
         KEY, rows, TARGET, 80, num_iterations=2
     ),
-    "newton_sketch": newton,
-    "newton_sketch, refined": lambda rows: newton(rows, num_refinements=2),
+    "Newton": newton,
+    "Newton, refined": lambda rows: newton(rows, num_refinements=2),
 }
 
 
