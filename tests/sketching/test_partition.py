@@ -137,28 +137,6 @@ def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, with_x6
     np.testing.assert_allclose(found_gradient, gradient, rtol=0, atol=tolerance)
 
 
-def test_sketch_is_the_identity_on_average(with_x64):
-    # Seven rows in three parts: sizes 3, 2, 2 and filled-up rows. Rows of the identity
-    # make the weighted sum of squares the diagonal of S^T S.
-    probabilities = np.array([0.6, 0.3, 0.1])
-    parts, row_weights = sketching.partition(np.eye(7), 3)
-
-    def gram(key):
-        sample = sketching.sample_partitions(key, probabilities, num_draws=5)
-        small = sketching.weighted_parts(sample, parts, row_weights)
-        weights = small.weights[:, None] * small.row_weights
-        return jnp.einsum("ji,jia,jib->ab", weights, small.parts, small.parts)
-
-    num = 20_000
-    keys = jax.random.split(jax.random.key(3), num)
-    grams = np.asarray(jax.jit(jax.vmap(gram))(keys))
-    diagonal = np.einsum("taa->ta", grams)
-    np.testing.assert_array_equal(grams.sum((1, 2)), grams.trace(axis1=1, axis2=2))
-    error = diagonal.std(0) / np.sqrt(num)
-    assert np.all(np.abs(diagonal.mean(0) - 1) < 4 * error)
-    assert np.all(error < 0.03)
-
-
 def test_uneven_parts_count_their_real_rows():
     # Sizes 3, 2, 2.
     parts, row_weights = sketching.partition(np.arange(1.0, 8.0), 3)
