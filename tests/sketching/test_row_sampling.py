@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from jaxwgc.sketching import row_probabilities, sample_rows
 from jaxwgc.sketching._samplers._sample_rows import poisson_rows, systematic_rows
@@ -80,13 +79,10 @@ def test_unweighted():
 
 @pytest.mark.parametrize("method", INCLUSION)
 def test_inclusion_probabilities(method):
-    """Those that are returned, and how often rows are drawn."""
+    """Those that are returned; by them, sketches are unbiased."""
     sample = many_samples(3, PROBABILITIES, method=method)
-    inclusion, used = INCLUSION[method], sample.counts > 0
-    for chance, successes in zip(inclusion, spread(sample, sample.counts).sum(0)):
-        test = scipy.stats.binomtest(int(successes), NUM_SAMPLES, chance)
-        assert test.pvalue > 1e-3
-    expected = inclusion[sample.indices[used]]
+    used = sample.counts > 0
+    expected = INCLUSION[method][sample.indices[used]]
     np.testing.assert_allclose(sample.probabilities[used], expected, rtol=1e-6)
 
 
