@@ -17,17 +17,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, coding, corruptions, decoders, stragglers, studies
-from jaxwgc.decoders import (
-    Clustered,
-    Components,
-    Dual,
-    Group,
-    Lagrange,
-    LeastSquares,
-    OneCopy,
-    OneStep,
-    Peeling,
-)
+from jaxwgc.decoders import Clustered, Group, Lagrange, LeastSquares, OneCopy, OneStep
 from tests import zoo
 
 partial = functools.partial
@@ -43,6 +33,7 @@ PLAIN = codes.uncoded(3, 9)
 SIX = zoo.CODES["uncoded"]
 COMPLEX = zoo.CODES["reed_solomon"]
 GRAPH = zoo.CODES["regular_graph"]
+OTHER = jaxwgc.decoding(zoo.CODES["weighted"], np.ones(6, bool))
 BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
 HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
@@ -50,7 +41,7 @@ ALL, MANY = np.ones(6, bool), np.ones((6, 2), np.float32)
 SHAPE = jax.ShapeDtypeStruct((4,), np.int32)
 ZEROS, PARAMS = np.zeros((6, 3), np.complex64), np.zeros(4, np.float32)
 NINE, EVEN = np.ones((9, 2), np.float32), np.ones(9, np.float32)
-NEARLY_ONE = np.array([[0.5] * 6, [1 - 1e-7] * 6], np.float32)
+FULL = np.float32([[[0.5] * 6, [last] * 6] for last in (1 - 1e-7, 1)])
 THREE, HALVES, EYE = np.ones(3), np.full(3, 0.5), np.eye(3)
 ONE, ROUNDS = np.array([0, 1, 0]), np.arange(1.0, 19).reshape(6, 3)
 TABLE = np.ones((2, 3))
@@ -117,13 +108,6 @@ def collapse(gradients, mask=ALL):
     return jaxwgc.decoding(SIX, mask).collapse(gradients)
 
 
-def given_as(name):
-    other = zoo.CODES[name]
-    return jaxwgc.decoding(
-        SIX, jaxwgc.decoding(other, np.ones(other.num_workers, bool))
-    )
-
-
 def sample(model, loads, key=KEY):
     return model.sample(key, (), loads)
 
@@ -140,10 +124,6 @@ def partial_gradients(parts):
 def traced(function, *arguments):
     """The function inside of jit, of arguments that are all traced."""
     return jax.jit(lambda *own: function(*own) and 0)(*arguments)
-
-
-def corrupted(model, messages=MANY):
-    return model.sample(KEY, (), jnp.asarray(messages), 6)
 
 
 def block_leverage(probabilities, **options):
@@ -193,7 +173,7 @@ class Returning(decoders.Decoder):
 
 
 def peeling(num_messages, num_batches):
-    return Peeling(np.ones((num_messages, num_batches), bool))
+    return decoders.Peeling(np.ones((num_messages, num_batches), bool))
 
 
 SHORT, CLUSTERS = Returning("short"), codes.clustered(PLAIN, 2)
@@ -236,10 +216,10 @@ def each_of(functions, rows):
 # Classes of decoders that a code has not.
 UNFIT = [
     *[(name, Lagrange) for name in ("cyclic_mds", "bernoulli", "multi_message")],
-    *[("communication_efficient", Lagrange), ("uncoded", Components)],
+    *[("communication_efficient", Lagrange), ("uncoded", decoders.Components)],
     *[(name, OneStep) for name in ("reed_solomon", "cyclic_repetition", "ldgm")],
-    *[("partial", OneStep), ("partial", Group), ("cyclic_mds", Dual)],
-    *[(name, Peeling) for name in ("regular_graph", "stochastic", "multi_message")],
+    *[("partial", OneStep), ("partial", Group), ("cyclic_mds", decoders.Dual)],
+    *[(name, decoders.Peeling) for name in ("stochastic", "multi_message")],
     *[(name, Group) for name in ("bernoulli", "cyclic_mds", "multi_message")],
 ]
 
@@ -290,10 +270,7 @@ VALUES = [
         for own in wrong
     ],
     # Codes.
-    *[
-        (partial(own, 5, 5), "num_stragglers must be less than num_workers; got .* = 5")
-        for own in EXACT
-    ],
+    *each_of(EXACT, [((5, 5), "num_stragglers must be less than num_workers; .* = 5")]),
     *[
         (partial(own, 10, 80, 11), "replication must be at most num_workers; .* = 11")
         for own in (codes.reed_solomon, *DRAWN_CODES)
@@ -387,7 +364,7 @@ VALUES = [
     (lambda: combine(np.ones((6, 2), complex), None), "params must be given with"),
     (lambda: collapse(np.ones((3, 2))), "partial_gradients.* = 6"),
     (lambda: collapse(np.ones(6), ALL[None]), "mask must be of one round"),
-    (lambda: given_as("weighted"), "received must be a decoding of the same code"),
+    (lambda: jaxwgc.decoding(SIX, OTHER), "received must be a decoding of the same"),
     (lambda: coding.form_messages(np.ones((1, 2)), np.float32(1)), "partial_gradients"),
     (lambda: coding.form_messages(TABLE[:1, :2], [ONE[:2], ONE]), "num_held = 2; got"),
     (lambda: coding.answer_request(np.ones(3), np.ones((2, 5))), "messages must have"),
@@ -397,10 +374,7 @@ VALUES = [
     (lambda: coding.source_variances(MANY.T, row_weights=-MANY.T), "row_weights.*-1"),
     (lambda: coding.source_variances(MANY.T, leverage=-1.0), "leverage.* = -1"),
     (lambda: coding.source_variances(MANY.T, leverage=1.5), "leverage.* = 1.5"),
-    *[
-        (partial(coding.source_variances, MANY.T, own), "must leave.* for source 1")
-        for own in (NEARLY_ONE, NEARLY_ONE.round())
-    ],
+    *refused(partial(coding.source_variances, MANY.T), "must leave.*source 1", *FULL),
     (lambda: coding.source_variances(np.array([[1.0], [NAN]])), "residuals must be"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 0), r"bits.*got bits\[0\] = 0"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 25), r"bits.*got bits\[0\] = 25"),
@@ -409,7 +383,6 @@ VALUES = [
     (lambda: coding.allocate_bits([0.5], 8, 1), "total_bits must be at least 2"),
     (lambda: located(messages=np.zeros((1, 6, 4))), "messages must be of one"),
     (lambda: located(received=ALL[None]), "received must be of one round"),
-    (lambda: located(received=None), "received or finished must be given"),
     (lambda: located(code=SIX, messages=MANY), "code must have parity checks for all"),
     # Decoders.
     *[
@@ -421,24 +394,19 @@ VALUES = [
     (lambda: graph_with(peeling(5, 6)), r"assignment must have shape .* = \(6, any\)"),
     (lambda: graph_with(Lagrange(np.arange(5), 2)), "positions must have shape"),
     (lambda: graph_with(Lagrange(np.arange(6), 6)), "num_stragglers must be less than"),
-    (lambda: graph_with(Dual(np.ones((2, 5)), 1)), r"rows must have .* = \(any, 6\)"),
-    (lambda: graph_with(Dual(np.ones((2, 6)), 2)), r"stragglers \+ 1 must be at most"),
+    (lambda: graph_with(decoders.Dual(MANY.T[:, 1:], 1)), r"rows must .* \(any, 6\)"),
+    (lambda: graph_with(decoders.Dual(np.ones((2, 6)), 2)), r"\+ 1 must be at most"),
     (lambda: graph_with(LeastSquares(-1)), "num_missing must be at least 0; got -1"),
     (lambda: graph_with(Clustered(LeastSquares(), 4)), "num_clusters.* got 4"),
     (lambda: graph_with(SHORT), r"weights.* = \(1, 6\); got \(6,\)"),
     (lambda: decode_with(dataclasses.replace(GRAPH, decoders=()), None), "be given"),
-    (
-        lambda: decode_with(CLUSTERS, Clustered(SHORT, 2)),
-        r"Returning .*3\); got \(3,\)",
-    ),
+    (lambda: decode_with(CLUSTERS, Clustered(SHORT, 2)), r"Returning .*; got \(3,\)"),
     (lambda: decode_with("communication_efficient", peeling(6, 6)), "num_segments"),
     (lambda: graph_with(Clustered(LeastSquares(), 0)), "num_clusters must be at least"),
     # Aggregators, gradients and corruptions.
-    (lambda: aggregate(COMPLEX, undecodable="raise"), "be one of .*, .skip.; got"),
     (lambda: aggregate(COMPLEX, model=stragglers.uniform(6)), "num_stragglers must be"),
     (lambda: waited(COMPLEX, stragglers.fastest(7)), "num_required.*num_workers = 6"),
     (lambda: aggregate(COMPLEX, correct_errors=True), 'method must be "messages" with'),
-    (lambda: aggregate(COMPLEX, decoder=Group), "Group needs"),
     (lambda: waited(codes.uncoded(3), stragglers.relative_deadline(2, 4)), "quorum.*3"),
     (lambda: waited(codes.uncoded(3), stragglers.until_decodable(CODE)), "times must"),
     (lambda: update(updates={"w": np.ones(())}), r"updates\['w'\].*num_parts = 6; got"),
@@ -458,10 +426,6 @@ VALUES = [
     (lambda: received_by(on_request=True, correct_errors=True), "correct_errors must"),
     (lambda: received_by(code=COMPLEX, on_request=True), "code must be"),
     (lambda: received_by(code=MESSAGES, correct_errors=True), "got none for messages"),
-    (lambda: receive(received=None), "received or finished must be given"),
-    (lambda: receive(received=None, elapsed=1.0), "elapsed must be None without rec"),
-    (lambda: receive(elapsed=-1.0), "elapsed must be at least 0; got -1"),
-    (lambda: receive(params=None), "params must be given with messages"),
     (lambda: receive(messages={"w": MANY}), "updates must be one array, the messages"),
     (lambda: gradient(parts={"x": MANY[:5]}), r"parts\['x'\].*num_parts = 6; got .*5"),
     (lambda: gradient(parts={}), "parts must have at least one array"),
@@ -474,7 +438,7 @@ VALUES = [
     (lambda: block_leverage(np.zeros(6)), "probabilities must not all be zero"),
     (lambda: block_leverage(np.array([1, NAN])), r"probabilities\[1\] = nan"),
     (lambda: block_leverage(probabilities=np.ones(6), method="a"), "method must be"),
-    (lambda: corrupted(corruptions.bit_flip(UNIFORM, 32)), "bit.*got 32"),
+    (lambda: corruptions.bit_flip(UNIFORM, 32).sample(KEY, (), MANY, 6), "bit.*got 32"),
     # Stragglers.
     (lambda: stragglers.bernoulli(1.5), "probability must be at most 1; got 1.5"),
     (lambda: stragglers.bernoulli([0.5, 1.5]), r"from 0 to 1; got probability\[1\]"),
@@ -491,7 +455,6 @@ VALUES = [
     (lambda: measured(measured_at=-ONE), "measured_at must be increasing"),
     (lambda: measured(measured_at=[1.0, 2.0, 3.0], loads=2.0), "loads must be 1 with"),
     (lambda: stragglers.relative_deadline(0.5, 1), "factor must be at least 1"),
-    (lambda: stragglers.until_decodable(CODE, 0, Lagrange), "Lagrange needs"),
     (lambda: stragglers.delayed(PARETO, UNTIL, "busy"), 'late must be "cancelled" for'),
     (lambda: jaxwgc.decoding(SEVERAL, ARRIVALS), 'late must be "cancelled" for a code'),
     (lambda: stragglers.fit_delays(ROUNDS[:3]), "times must have .* at least 4 rounds"),
@@ -513,7 +476,6 @@ VALUES = [
     # Studies.
     (lambda: expected_error(straggler_probabilities=[0.1, 1.1, 0]), r"\[1\] = 1.1"),
     (lambda: expected_error(correlation=1.5), "correlation must be from -1 / "),
-    (lambda: expected_error(correlation=-np.eye(2)), "correlation must be positive"),
     (lambda: expected_error(quantization_variance=-1.0), "quantization_variance must"),
     (lambda: studies.expected_error(codes.uncoded(3), 0.1), "code must be real, with"),
     (lambda: studies.expected_error(CODE, 0.1), "code must be real, with OneStep"),
@@ -522,11 +484,7 @@ VALUES = [
     (lambda: diagnose(num_stragglers=6), "num_stragglers must be less than"),
     (lambda: diagnose(num_stragglers=[]), "num_stragglers must be at least one num"),
     (lambda: diagnose(num_patterns=1), "num_patterns must be at least 2; got 1"),
-    *[
-        (partial(diagnose, quantile_levels=own), "Quantiles must be in the range")
-        for own in ([1.1], [NAN])
-    ],
-    (lambda: diagnose(decoder=Lagrange), "Lagrange needs"),
+    *refused(lambda own: diagnose(quantile_levels=own), "Quantiles must", [1.1], [NAN]),
     (lambda: learn(code=COMPLEX, model=UNIFORM), "code must be real"),
     (lambda: learn(code=SEGMENTS, model=UNIFORM), "code.num_segments must be 1"),
     (lambda: learn(code=MESSAGES, model=UNIFORM), "code.messages_per_worker must be 1"),
@@ -546,7 +504,6 @@ VALUES = [
     (lambda: plan(delay=stragglers.empirical(TABLE)), "the trace must have at least 4"),
     (lambda: plan(delay=Negative(), replications=[1]), "delay must return times of at"),
     (lambda: studies.worst_pattern(SIX, 6), "num_stragglers.* = 6 and .* = 6"),
-    (lambda: studies.worst_pattern(SIX, 1, Lagrange), "Lagrange needs"),
     *refused(partial(jaxwgc.summarize, THREE), "confidence.*0 and 1", 0.0, 1.0, 95),
     (lambda: jaxwgc.summarize({"a": ALL, "b": MANY[1:]}), r"results\['b'\].*= 6; got"),
     (lambda: report([[1.0, 2.0]]), r"times.* at least 2 rounds; got \(1, 2\)"),
@@ -561,7 +518,7 @@ TYPES = [
     (lambda: coding.answer_request(["a"] * 6, MANY), "request must be real numbers"),
     (lambda: coding.answer_request(ALL, MANY * 1j), "messages must be real numbers"),
     (lambda: coding.decode_answers(MANY, ALL), "params must be real or complex"),
-    (lambda: decode_with("uncoded", Components(np.ones((6, 2)))), "incident must be"),
+    (lambda: decode_with("uncoded", decoders.Components(MANY)), "incident must be"),
     (lambda: graph_with(OneStep(1.0, shared="no")), "shared must be True or False"),
     (lambda: received_by(message_dtype="float3"), "message_dtype must be a dtype"),
     (lambda: stragglers.bernoulli(["0.5"]), "probability must be real numbers"),
@@ -598,9 +555,9 @@ TYPES = [
     (lambda: coding.quantize(KEY, [[1, 2]], 4), "messages must be real or complex"),
     (lambda: coding.quantize(KEY, np.ones((1, 2)), 4.0), "bits must be integers"),
     (lambda: located(messages=np.zeros((6, 4), complex)), "messages must be real"),
-    (lambda: graph_with(Peeling(np.ones((6, 6)))), "assignment must be bools"),
+    (lambda: graph_with(decoders.Peeling(np.ones((6, 6)))), "assignment must be bools"),
     (lambda: graph_with(OneStep("1")), "scale must be a real scalar"),
-    (lambda: graph_with(Dual("rows", 1)), "rows must be numbers or bools"),
+    (lambda: graph_with(decoders.Dual("rows", 1)), "rows must be numbers or bools"),
     (lambda: graph_with(LeastSquares(0.5)), "num_missing must be integers"),
     (lambda: graph_with(Clustered("x", 2)), "inner must be a Decoder; got 'x'"),
     (lambda: graph_with(Returning("complex")), "weights of Returning must be real"),
@@ -611,14 +568,12 @@ TYPES = [
     (lambda: aggregate(COMPLEX, corrupt=0.1, method="messages"), "corrupt must be a"),
     (lambda: update(received=ALL, elapsed=np.ones(6)), "elapsed must be a real scalar"),
     (lambda: update(updates={"w": MANY.astype(int)}), r"updates\['w'\] must be real"),
-    (lambda: receive(messages=MANY), "messages must be complex for"),
     (lambda: receive(messages=np.full((6, 2), "a")), "messages must be numbers or"),
     (lambda: receive(received=np.ones(6)), "received must be a bool mask"),
     (lambda: receive(params=np.zeros(4, int)), "params must be real or complex floats"),
     (lambda: gradient({"x": np.array(["a"] * 6)}), r"parts\['x'\] must be numbers"),
     (lambda: gradient(MANY, np.ones(2, int)), "params must be real or complex floats"),
     (lambda: jaxwgc.partial_value_and_grad(3.0), "loss must be a function"),
-    (lambda: jaxwgc.decoded_value_and_grad("loss", SIX), "loss must be a function"),
     (lambda: sampled(key=0), "key must be a PRNG key"),
     (lambda: unequal(correlation="high"), "correlation must be real numbers"),
     (lambda: corruptions.bit_flip(UNIFORM, 1.5), "bit must be integers"),
