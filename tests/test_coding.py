@@ -6,15 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc import _flat_vectors, codes
+from jaxwgc import codes
 from jaxwgc.coding import form_messages
 from jaxwgc.coding._arrivals import arrived_messages
-from tests.conftest import arrivals, every_pattern, random_patterns
+from tests.conftest import arrivals, random_patterns
 from tests.zoo import CODES, KEY, every_code, gradients_of, like, messages_sent
 
 COMPLEX, UNCODED = CODES["reed_solomon"], CODES["multi_message, uncoded"]
@@ -160,21 +157,6 @@ def test_known_weights_need_no_decoder():
             jaxwgc.Decoding(code, *wrong).collapse(gradients)
 
 
-def test_tolerance_and_batches():
-    masks = np.array([[1, 1, 1, 0], [0, 0, 0, 1]], bool)
-    code = codes.uncoded(4)
-    weights = masks[:, None].astype(np.float32)
-    for tolerance, failed in ((0.49, True), (0.51, False)):
-        decoding = jaxwgc.Decoding(code, masks[0], weights[0])
-        assert bool(decoding.failed(tolerance)) is failed
-    found = jax.jit(
-        jax.vmap(
-            lambda *own: jaxwgc.Decoding(code, *own).collapse(np.ones((4, 2), "f"))
-        )
-    )(masks, weights)
-    np.testing.assert_array_equal(found, [[3, 3], [1, 1]])
-
-
 @every_code("reed_solomon", "cyclic_repetition")
 def test_complex_parameters(name):
     code = CODES[name]
@@ -184,30 +166,6 @@ def test_complex_parameters(name):
     decoded = jaxwgc.decode(code, messages, ALL, like(gradients))
     assert decoded["z"].dtype == np.complex64
     np.testing.assert_allclose(decoded["z"], gradients["z"].sum(0), atol=1e-3)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4), st.integers(1, 3)
-)
-def test_ravel_and_halves_are_undone(shape, num_rows):
-    tree = [
-        np.random.default_rng(0).normal(size=(num_rows, *shape)).astype(np.float32),
-        np.arange(num_rows, dtype=np.float32),
-    ]
-
-    @jax.jit
-    def there_and_back(tree):
-        flat = _flat_vectors.ravel(tree, num_batch_axes=1)
-        again = _flat_vectors.blocks(flat, 2).reshape(num_rows, -1)
-        return flat, again, _flat_vectors.unravel(again, like(tree))
-
-    flat, again, restored = there_and_back(tree)
-    size = flat.shape[-1]
-    np.testing.assert_array_equal(flat, again[:, :size])
-    np.testing.assert_array_equal(again[:, size:], 0)
-    for leaf, own in zip(tree, restored, strict=True):
-        np.testing.assert_array_equal(leaf, own)
 
 
 def test_small_integers_do_not_wrap_around():
@@ -255,37 +213,9 @@ def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
     assert jaxwgc.weighted(half, weights).target.dtype == np.float32
 
 
-@every_code("multi_message", "partial, complex")
-class TestSeveralMessages:
-    def test_all_parts_or_none_are_what_a_mask_says(self, name):
-        code = CODES[name]
-        masks = every_pattern(code.num_workers, code.num_workers)
-        arrived = arrived_messages(code, jnp.asarray(masks), None)
-        np.testing.assert_array_equal(arrived, messages_sent(code, masks))
-        for dtype in (np.int32, np.uint8):
-            finished = jnp.asarray(
-                np.where(masks, code.parts_per_worker, 0).astype(dtype)
-            )
-            found = arrived_messages(code, None, finished)
-            np.testing.assert_array_equal(found, arrived)
-            np.testing.assert_array_equal(
-                jaxwgc.Decoding(code, found, found).received, masks
-            )
-
-    def test_a_mask_of_messages_is_not_one_of_workers(self, name):
-        code = CODES[name]
-        with pytest.raises(ValueError, match=f"{code.num_workers}\\); got"):
-            jaxwgc.decoding_weights(code, np.ones(code.num_messages, bool))
-
-
-def test_required_parts_one_by_one():
-    """Two parts for the first message of this worker, five for the second."""
-    code = codes.partially_coded(codes.cyclic_repetition(KEY, 4, 2), 2)
-    finished = np.arange(6)[:, None] * [1, 0, 0, 0]
-    found = arrived_messages(code, None, jnp.asarray(finished))
-    np.testing.assert_array_equal(found[:, 0], finished[:, 0] >= 2)
-    np.testing.assert_array_equal(found[:, 1], finished[:, 0] >= 5)
-    assert not found[:, 2:].any()
+def test_a_mask_of_messages_is_not_one_of_workers():
+    with pytest.raises(ValueError, match=r"3\); got"):
+        jaxwgc.decoding_weights(UNCODED, np.ones(9, bool))
 
 
 def test_arrivals_of_a_model():
