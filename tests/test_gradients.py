@@ -1,7 +1,5 @@
 """Partial and decoded gradients against jax.grad of the plain loss."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,60 +19,40 @@ def logistic(params, part):
     return jnp.sum(jax.nn.softplus(-part["y"] * score)) + jnp.sum(params["w"] ** 4)
 
 
-def logistic_problem(num_parts, size=4, bias=False, dtype=np.float64, seed=0):
-    draw = np.random.default_rng(seed)
-    params = {"w": draw.normal(size=size).astype(dtype)}
+def logistic_problem(num_parts, bias=False, dtype=np.float64):
+    draw = np.random.default_rng(0)
+    params = {"w": draw.normal(size=4).astype(dtype)}
     if bias:
         params["b"] = dtype(draw.normal())
     parts = {
-        "x": draw.normal(size=(num_parts, 3, size)).astype(dtype),
+        "x": draw.normal(size=(num_parts, 3, 4)).astype(dtype),
         "y": draw.choice([-1.0, 1.0], (num_parts, 3)).astype(dtype),
     }
     return params, parts
 
 
-def part_of(parts, index):
-    return jax.tree.map(lambda leaf: leaf[index], parts)
-
-
-@functools.cache
-def compiled_value_and_grad(loss, has_aux):
-    return jax.jit(jax.value_and_grad(loss, has_aux=has_aux))
-
-
-def one_by_one(loss, params, parts, num_parts, has_aux=False):
+def one_by_one(loss, params, parts, has_aux):
     """A Python loop of jax.value_and_grad."""
-    one = compiled_value_and_grad(loss, has_aux)
-    outputs = [one(params, part_of(parts, index)) for index in range(num_parts)]
-    return stacked(outputs)
+    one = jax.jit(jax.value_and_grad(loss, has_aux=has_aux))
+    every_part = [dict(zip(parts, leaves)) for leaves in zip(*parts.values())]
+    outputs = [one(params, part) for part in every_part]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *outputs)
 
 
-def stacked(trees):
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def test_partial_gradients_equal_a_loop_over_the_parts(x64):
+    has_aux = not x64
+    dtype = np.float64 if x64 else np.float32
+    params, parts = logistic_problem(3, bias=True, dtype=dtype)
 
+    def loss(params, part):
+        value = logistic(params, part)
+        return (value, {"rows": part["x"].sum(1)}) if has_aux else value
 
-def mixing_by_hand(code, mask):
-    """What partial gradients are multiplied by (num_parts,), by a pseudoinverse."""
-    rows = np.where(mask[:, None], code.encoding_matrix, 0)
-    return code.target @ np.linalg.pinv(rows, rcond=1e-10) @ rows
-
-
-class TestPartialGradients:
-    def test_equal_a_loop_over_the_parts(self, x64):
-        has_aux = not x64
-        dtype = np.float64 if x64 else np.float32
-        params, parts = logistic_problem(3, bias=True, dtype=dtype)
-
-        def loss(params, part):
-            value = logistic(params, part)
-            return (value, {"rows": part["x"].sum(1)}) if has_aux else value
-
-        found = jax.jit(jaxwgc.partial_value_and_grad(loss, has_aux=has_aux))(
-            params, parts
-        )
-        expected = one_by_one(loss, params, parts, 3, has_aux)
-        chex.assert_trees_all_close(found, expected, rtol=1e-12 if x64 else 1e-5)
-        chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    each = jaxwgc.partial_value_and_grad(loss, has_aux=has_aux)
+    found = jax.jit(each)(params, parts)
+    expected = one_by_one(loss, params, parts, has_aux)
+    chex.assert_trees_all_close(found, expected, rtol=1e-12 if x64 else 1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
 
 
 class TestDecodedGradients:
@@ -90,7 +68,7 @@ class TestDecodedGradients:
         mask = random_patterns(6, 2, 1)[0]
         step = jaxwgc.decoded_value_and_grad(loss, code, has_aux=True)
         (value, aux), gradient = jax.jit(step)(params, parts, mask)
-        (values, expected), gradients = one_by_one(loss, params, parts, 6, has_aux=True)
+        (values, expected), gradients = one_by_one(loss, params, parts, True)
         np.testing.assert_allclose(value, values.sum(), rtol=1e-10)
         np.testing.assert_allclose(gradient["w"], gradients["w"].sum(0), rtol=1e-10)
         chex.assert_trees_all_close(aux, expected, rtol=1e-12)
@@ -135,7 +113,8 @@ class TestDifferentiation:
         params, parts = logistic_problem(6)
         # An exact round, and two that leak between the halves.
         masks = np.stack([random_patterns(6, lost, 3, 1)[0] for lost in (2, 4, 5)])
-        mixing = np.stack([mixing_by_hand(code, own) for own in masks])
+        rows = np.where(masks[:, :, None], code.encoding_matrix, 0)
+        mixing = (code.target[None] @ np.linalg.pinv(rows, rcond=1e-10) @ rows)[:, 0]
         assert np.abs(mixing.imag).max() > 0.1
         step_size, row_weights = 0.1, np.ones((6, 1))
         decodings = jaxwgc.decoding(code, masks)
