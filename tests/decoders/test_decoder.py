@@ -150,14 +150,6 @@ class TestStructures:
             weights(CODE, MASKS, Other()), 2 * weights(CODE, MASKS, Garbled())
         )
 
-    def test_there_and_back(self):
-        clusters = decoders.Clustered(CLIPPED, 3)
-        for own in (CLIPPED, *codes.binary(5, 1).decoders, clusters):
-            leaves, structure = jax.tree.flatten(own)
-            again = jax.tree.unflatten(structure, leaves)
-            assert type(again) is type(own)
-            assert str(again) == str(own)
-
     def test_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             CLIPPED.limit = 1.0
