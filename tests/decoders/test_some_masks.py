@@ -27,17 +27,6 @@ def compute(condition, mapped, shared):
     return masked_map(condition, function, default, (mapped,), (shared,))
 
 
-def test_equals_a_select():
-    found = compute(CONDITION, MAPPED, SHARED)
-    np.testing.assert_allclose(found, expected(CONDITION, MAPPED, SHARED), rtol=1e-5)
-
-
-@pytest.mark.parametrize("condition", [np.zeros((3, 5), bool), np.ones((3, 5), bool)])
-def test_none_and_all(condition):
-    found = jax.jit(compute)(condition, MAPPED, SHARED)
-    np.testing.assert_allclose(found, expected(condition, MAPPED, SHARED), rtol=1e-5)
-
-
 @pytest.mark.parametrize("axis", [0, None])
 def test_map_over_masks(axis):
     condition = CONDITION if axis == 0 else CONDITION[0]
@@ -47,33 +36,19 @@ def test_map_over_masks(axis):
 
 
 def test_map_over_what_is_shared():
-    """Codes by the outer axis, and each with masks of its own or the same ones."""
+    """Codes, each with the same masks."""
     shared = draw(size=(6, 2, 4)).astype(np.float32)
-
-    def own(shared):
-        return compute(CONDITION, MAPPED, shared)
-
-    found = jax.jit(jax.vmap(own))(shared)
-    np.testing.assert_allclose(
-        found, expected(CONDITION, MAPPED, shared[:, None, None]), rtol=1e-5, atol=1e-6
-    )
+    found = jax.jit(jax.vmap(compute, (None, None, 0)))(CONDITION, MAPPED, shared)
+    own = expected(CONDITION, MAPPED, shared[:, None, None])
+    np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-6)
 
 
 def test_two_axes_of_what_is_shared():
     shared = draw(size=(3, 6, 2, 4)).astype(np.float32)
-    found = jax.jit(jax.vmap(jax.vmap(compute, (None, None, 0))))(
-        CONDITION, MAPPED, shared
-    )
-    np.testing.assert_allclose(
-        found,
-        expected(CONDITION[:, None], MAPPED[:, None], shared[:, :, None]),
-        rtol=1e-5,
-    )
-
-
-def test_no_masks():
-    empty = np.zeros((0, 5), bool)
-    assert compute(empty, MAPPED[:0], SHARED).shape == (0, 5, 2)
+    in_lanes = jax.jit(jax.vmap(jax.vmap(compute, (None, None, 0))))
+    found = in_lanes(CONDITION, MAPPED, shared)
+    own = expected(CONDITION[:, None], MAPPED[:, None], shared[:, :, None])
+    np.testing.assert_allclose(found, own, rtol=1e-5)
 
 
 def test_any_lane_is_one_condition():
