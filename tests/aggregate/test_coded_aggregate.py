@@ -95,52 +95,36 @@ class TestMethods:
             np.testing.assert_allclose(updates, 5, rtol=1e-6)
 
 
-class TestSeveralMessages:
+def test_parts_finished_by_a_deadline(with_x64):
     """Slow workers count for what they have finished."""
-
     delay = stragglers.shifted_exponential(shift=0.5, rate=1.0)
     model = stragglers.delayed(delay, stragglers.deadline(2.0))
+    code = CODES["partial"]
+    transform = jaxwgc.coded_aggregate(code, model, jax.random.key(4))
+    gradients = gradients_of(code.num_parts, np.float64)
+    update, state = jax.jit(transform.update), transform.init(None)
 
-    def sampler(self, code):
-        """Draws masks and finished parts of the round with a key in its state."""
+    @jax.jit
+    def sample(key):
+        arrivals, _ = model.sample(jax.random.split(key)[1], (), code.loads)
+        return arrivals.received, arrivals.finished(code.parts_per_worker)
 
-        @jax.jit
-        def sample(key):
-            arrivals, _ = self.model.sample(jax.random.split(key)[1], (), code.loads)
-            return arrivals.received, arrivals.finished(code.parts_per_worker)
-
-        return lambda key: jax.device_get(sample(key))
-
-    def test_parts_finished_by_a_deadline(self, with_x64):
-        code = CODES["partial"]
-        transform = jaxwgc.coded_aggregate(code, self.model, jax.random.key(4))
-        gradients = gradients_of(code.num_parts, np.float64)
-        update, state = jax.jit(transform.update), transform.init(None)
-        sample, some = self.sampler(code), 0
-        for _ in range(8):
-            received, finished = sample(state.key)
-            updates, state = update(gradients, state)
-            # Each worker's messages that it could send by then, decoded by NumPy.
-            sent = (finished[:, None] >= code.required_parts).ravel()
-            rows = np.where(sent[:, None], code.encoding_matrix, 0)
-            mixing = code.target @ np.linalg.pinv(rows, rcond=1e-10) @ rows
-            for name, leaf in gradients.items():
-                expected = np.tensordot(mixing, leaf, axes=1)
-                np.testing.assert_allclose(updates[name], expected, atol=1e-10)
-            np.testing.assert_array_equal(state.received, received)
-            some += np.sum((finished > 0) & (finished < code.parts_per_worker))
-        # Masks alone would have lost these.
-        assert some > 3
-        assert 0 < state.elapsed <= 8 * 2.0
-
-    def test_of_one_message_only_whole_workers_count(self):
-        """Others have finished parts, which this code cannot use."""
-        transform = jaxwgc.coded_aggregate(GROUPS, self.model, jax.random.key(4))
-        state = transform.init(None)
-        received, finished = self.sampler(GROUPS)(state.key)
-        assert np.any((finished > 0) & ~received)
-        _, state = jax.jit(transform.update)(gradients_of(6), state)
+    some = 0
+    for _ in range(8):
+        received, finished = jax.device_get(sample(state.key))
+        updates, state = update(gradients, state)
+        # Each worker's messages that it could send by then, decoded by NumPy.
+        sent = (finished[:, None] >= code.required_parts).ravel()
+        rows = np.where(sent[:, None], code.encoding_matrix, 0)
+        mixing = code.target @ np.linalg.pinv(rows, rcond=1e-10) @ rows
+        for name, leaf in gradients.items():
+            expected = np.tensordot(mixing, leaf, axes=1)
+            np.testing.assert_allclose(updates[name], expected, atol=1e-10)
         np.testing.assert_array_equal(state.received, received)
+        some += np.sum((finished > 0) & (finished < code.parts_per_worker))
+    # Masks alone would have lost these.
+    assert some > 3
+    assert 0 < state.elapsed <= 8 * 2.0
 
 
 class TestState:
@@ -308,25 +292,6 @@ class TestTraining:
         assert state[0].received.sum() == 6 - code.num_stragglers
         assert state[0].num_undecodable == 0
         assert state[0].elapsed == 12
-
-    def test_map_over_keys(self, with_x64):
-        """Every lane loses other workers, none loses the gradient."""
-        code = GROUPS
-        params, parts = regression(6)
-
-        def run(key):
-            optimizer = optax.chain(aggregate(code, key), optax.sgd(0.01))
-            trajectory, state = train(optimizer, params, parts, 5)
-            return trajectory, state[0].received
-
-        keys = np.stack([jax.random.PRNGKey(seed) for seed in range(5)])
-        found, received = jax.jit(jax.vmap(run))(keys)
-        expected, _ = train(optax.sgd(0.01), params, parts, 5, full_gradient)
-        for lane in range(5):
-            own = jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
-            chex.assert_trees_all_close(own, expected, rtol=1e-10)
-        assert np.all(received.sum(1) == 4)
-        assert len(np.unique(received, axis=0)) > 1
 
     def test_in_process_between_clipping_and_adam(self, with_x64):
         """Partial gradients are clipped one by one, their sum goes to Adam."""
