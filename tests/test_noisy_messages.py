@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc import codes, coding
-from jaxwgc.studies import expected_error
+from jaxwgc import coding
 
 VARIANCES = hnp.arrays(
     np.float64, 5, elements=st.floats(1e-30, 1e30, allow_subnormal=False)
@@ -208,21 +207,3 @@ class TestAllocateBits:
 
     def test_more_than_can_be_used(self):
         np.testing.assert_array_equal(coding.allocate_bits([0.1, 0.5], 8, 10**6), 24)
-
-    def test_is_what_makes_the_error_least(self):
-        """That of the code with as many bits, against as many bits for all."""
-        probabilities = np.array([0.02, 0.1, 0.2, 0.4, 0.8])
-
-        def error(bits):
-            kept = bits > 0
-            variance = coding.quantization_variance(64, bits[kept])
-            own = probabilities[kept]
-            code = codes.unequal(own, 6, quantization_variance=variance)
-            return expected_error(
-                code, own, correlation=1.0, quantization_variance=variance
-            ).squared_error
-
-        bits = coding.allocate_bits(probabilities, 64, 20)
-        most = objective(probabilities, 64, bits)
-        assert error(bits) == pytest.approx(36 / most)
-        assert error(bits) < 0.8 * error(np.full(5, 4))
