@@ -33,9 +33,6 @@ def block_leverage():
     )
 
 
-every_aggregator = pytest.mark.parametrize("make", [coded, block_leverage])
-
-
 class TestUpdatesUnlikeParams:
     @pytest.mark.parametrize(
         ("make", "with_params"),
@@ -115,7 +112,7 @@ class TestOrder:
         rounds = 1 if wrapped is self.inner[0] else 2
         np.testing.assert_allclose(params["w"], -15.0 * rounds, rtol=1e-5)
 
-    @every_aggregator
+    @pytest.mark.parametrize("make", [coded, block_leverage])
     @pytest.mark.parametrize("with_params", [True, False])
     def test_two_aggregators(self, make, with_params):
         optimizer = optax.chain(make(), make(), optax.sgd(1.0))
@@ -147,13 +144,6 @@ class TestOrder:
         ):
             with pytest.raises(ValueError, match="go around transformations after"):
                 optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
-
-    def test_apply_if_finite_around_an_aggregator(self):
-        """Its own branches differ, of which JAX complains: see the documentation."""
-        optimizer = optax.apply_if_finite(optax.chain(coded(), optax.sgd(1.0)), 3)
-        state = optimizer.init(PARAMS)
-        with pytest.raises(TypeError, match="branches must have equal output types"):
-            optimizer.update(GRADIENTS, state, PARAMS)
 
 
 class TestShapesInTheState:
