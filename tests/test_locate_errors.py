@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.coding._errors._evidence import parity_checks
 from jaxwgc.coding._errors._majority import find_copies
 from jaxwgc.coding._errors._projection import key_from, project
 from tests.oracles import packed
@@ -244,22 +242,6 @@ class TestCopies:
         assert find_copies(np.array([[1.0, 0], [0, 1], [1, 1]])) is None
 
 
-@pytest.mark.parametrize("name", CODES)
-def test_checks_span_the_null_space(name):
-    """Against SciPy, also where the matrix is traced."""
-    matrix = CODES[name].encoding_matrix
-    checks, norms = parity_checks(matrix)
-    np.testing.assert_allclose(norms, np.linalg.norm(matrix, axis=1))
-    expected = scipy.linalg.null_space((matrix / norms[:, None]).T.conj()).T.conj()
-    np.testing.assert_allclose(
-        checks.T.conj() @ checks, expected.T.conj() @ expected, atol=1e-12
-    )
-    traced, _ = jax.jit(parity_checks)(jnp.asarray(matrix))
-    np.testing.assert_allclose(
-        np.asarray(traced).T.conj() @ traced, expected.T.conj() @ expected, atol=1e-4
-    )
-
-
 class TestProjection:
     @pytest.mark.parametrize("length", [3, 1024, 1500, 40_000])
     def test_keeps_norms_and_relations(self, length):
@@ -343,11 +325,6 @@ class TestKindsOfNumbers:
             assert not bool(found.refused)
             assert np.isnan(value) <= (not np.any(found.wrong))
             assert int(found.mask.sum()) == 7
-
-    def test_errors_of_all_sizes(self):
-        for size in (1e-3, 1.0, 1e6, 1e18, 1e30):
-            found = find(self.code, self.shifted(self.ones, 5, size))
-            np.testing.assert_array_equal(found.wrong, self.second)
 
     def test_double_precision_finds_less(self, x64):
         dtype = np.float64 if x64 else np.float32
