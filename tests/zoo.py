@@ -12,19 +12,15 @@ import jaxwgc
 from jaxwgc import codes
 from tests.conftest import every_pattern
 
+
+def bools(rows):
+    """A matrix, from its rows as words of zeros and ones."""
+    return np.array([list(row) for row in rows.split()]) == "1"
+
+
 KEY = jax.random.key(0)
 # Two to four holders a part, one to five parts a worker.
-PLACEMENT = np.array(
-    [
-        [1, 1, 1, 1, 0, 1],
-        [0, 1, 0, 0, 0, 0],
-        [1, 0, 1, 0, 1, 0],
-        [1, 0, 0, 1, 1, 0],
-        [0, 0, 1, 0, 0, 1],
-        [1, 0, 0, 0, 0, 0],
-    ],
-    bool,
-)
+PLACEMENT = bools("111101 010000 101010 100110 001001 100000")
 # Rows of very different norms, twice: of the shape of the other codes.
 _SCALED_ROWS = np.kron(
     np.eye(2), np.diag([1e-3, 1, 1e3]) @ [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]

@@ -9,6 +9,7 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.studies import expected_error
 from tests.oracles import check_mean
+from tests.zoo import bools
 
 # Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
 RATES = np.linspace(0.1, 2, 10)
@@ -96,10 +97,7 @@ class TestFill:
 
 class TestAssignment:
     probabilities = np.array([0.1, 0.6, 0.3, 0.8])
-    held = np.array(
-        [[1, 1, 0, 0, 1], [1, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
-    )
-    held = held.astype(bool)
+    held = bools("11001 10100 01110 00111")
 
     def factors(self):
         generator = np.random.default_rng(3)

@@ -17,7 +17,7 @@ from jaxwgc.decoders import Components, Group, OneStep
 from jaxwgc.decoders._peeling import _peel as peeling
 from tests import oracles
 from tests.conftest import every_pattern
-from tests.zoo import KEY
+from tests.zoo import KEY, bools
 
 MASKS = every_pattern(7, 7)
 
@@ -149,18 +149,7 @@ class TestOneStep:
 
 # Messages as rows, parts as columns.
 ASSIGNMENTS = {
-    "chain": np.array(
-        [
-            [1, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0],
-            [0, 1, 1, 0, 0],
-            [0, 0, 1, 1, 1],
-            [0, 0, 0, 1, 0],
-            [1, 1, 1, 1, 1],
-            [0, 0, 0, 0, 0],
-        ],
-        bool,
-    ),
+    "chain": bools("10000 11000 01100 00111 00010 11111 00000"),
     "several give the same part": np.eye(5, dtype=bool)[[0, 0, 0, 1, 1, 2, 2]],
     "nothing alone": np.ones((7, 5), bool),
     "nothing": np.zeros((7, 5), bool),
