@@ -1,5 +1,6 @@
 """Ray for the tests of several files, which must leave nothing behind."""
 
+import contextlib
 import os
 import signal
 
@@ -27,13 +28,19 @@ def handler_of_sigterm():
 
 @pytest.fixture(scope="session")
 def one_ray():
-    """Clusters that open in the meantime use it, and let it be."""
-    memory = ray_processes.shared_memory()
-    processes = []
+    """Clusters that open in the meantime use it; it ends with the last of its users."""
+    ray = pytest.importorskip("ray")
+    memory, processes = ray_processes.shared_memory(), []
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        with session(None):
+        with contextlib.ExitStack() as last:
+            with session(None):
+                last.enter_context(session(None))
+            assert ray.is_initialized()
+            assert signal.getsignal(signal.SIGTERM) == handler
             yield
             processes = ray_processes.descendants()
+        assert not ray.is_initialized()
         assert not ray_processes.alive_after(processes, 20)
     finally:
         ray_processes.end_all(processes or ray_processes.descendants())

@@ -1,26 +1,31 @@
 """What Ray may leave behind: processes, listening ports, files in shared memory."""
 
+import contextlib
 import pathlib
-import time
 
 import psutil
 
 
 def descendants(pid=None):
-    """All processes below one."""
+    """All processes below one, but that of `multiprocessing`, which ends with us."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        found = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+    return [own for own in found if not is_resource_tracker(own)]
+
+
+def is_resource_tracker(process):
+    with contextlib.suppress(psutil.Error):
+        return "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+    return False
 
 
 def end_all(processes):
     """Ends those that are still there, frozen ones too."""
     for process in processes:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(processes, timeout=10)
 
 
@@ -38,31 +43,18 @@ def listening_addresses(processes):
     """Where they listen, IP addresses alone."""
     found = set()
     for process in processes:
-        try:
-            connections = process.net_connections("tcp")
-        except psutil.Error:
-            continue
-        found |= {
-            connection.laddr.ip
-            for connection in connections
-            if connection.status == psutil.CONN_LISTEN
-        }
+        with contextlib.suppress(psutil.Error):
+            found |= {
+                connection.laddr.ip
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
     return found
 
 
 def shared_memory():
     """Files of object stores in shared memory."""
     return {*pathlib.Path("/dev/shm").glob("plasma*")}
-
-
-def wait_until(condition, seconds):
-    """Whether a condition came true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def folders(pid):

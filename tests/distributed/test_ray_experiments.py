@@ -1,9 +1,5 @@
 """Experiments on real workers, in short."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -12,13 +8,13 @@ from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 
-pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 def test_chaos_in_short(monkeypatch):
-    """What `python -m experiments chaos` does, with four workers."""
-    monkeypatch.setattr(chaos, "NUM_WORKERS", 4)
+    """What `python -m experiments chaos` does, with two workers and less data."""
+    for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
+        monkeypatch.setattr(chaos, name, value)
     monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 2.0)
     records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.3, seed=0))
     assert len(records) == 8
@@ -37,28 +33,14 @@ def test_wrong_workers_in_short(monkeypatch):
     assert len(table({"dropped": own}).rows) == 1
 
 
-def test_overhead_is_split(monkeypatch):
+def test_overhead_is_split_and_compared(monkeypatch):
     monkeypatch.setattr(coordinator_benchmark, "NUM_WORKERS", 1)
     monkeypatch.setattr(coordinator_benchmark, "NUM_AWAITED", 1)
     own = coordinator_benchmark.measure(1_000, 3, "bfloat16")
     assert set(own) == {"all", *coordinator_benchmark.SHARES}
     assert min(own.values()) > 0
-
-
-def test_coordinators_side_by_side():
-    """In a process of its own, since that of multiprocessing stays with it."""
-    program = """
-from experiments.benchmark import coordinator
-coordinator.NUM_WORKERS, coordinator.NUM_AWAITED = 2, 1
-print(*coordinator.compare(1_000, num_blocks=2, num_steps=3), sep=", ")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parents[2],
-    )
-    assert "RayCluster, plain Ray, shared memory" in done.stdout, done.stderr[-3000:]
+    times = coordinator_benchmark.compare(1_000, num_blocks=2, num_steps=3)
+    assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
 
 
 def test_experiment_in_short(monkeypatch):

@@ -8,9 +8,9 @@ import types
 
 import pytest
 
-from jaxwgc.distributed.ray import _session, _training
+from jaxwgc.distributed.ray import _actors, _session, _training
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 # In the process of the tests of workers, whose Ray changes handlers of signals too.
 
 
@@ -25,8 +25,8 @@ def interruptible():
 def test_ray_that_would_listen_elsewhere_is_not_started(monkeypatch):
     """Since it was imported before, without the variable."""
     util = types.SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
-    ray = types.SimpleNamespace(util=util, is_initialized=lambda: False)
-    monkeypatch.setattr(_session, "find_ray", lambda: ray)
+    other = types.SimpleNamespace(util=util, is_initialized=lambda: False)
+    monkeypatch.setattr(_session, "find_ray", lambda: other)
     with pytest.raises(RuntimeError, match=r"listen on 10\.0\.0\.1: create the first"):
         with _session.session(None):
             pass
@@ -86,3 +86,13 @@ def test_addresses_that_do_not_answer(monkeypatch, is_listening):
 def test_bad_addresses(address):
     with pytest.raises(ValueError, match="address must be"):
         _session.check_address(address)
+
+
+def test_ray_that_was_shut_down_is_not_started_anew():
+    """As its calls would do, with its defaults, open to the network."""
+    with pytest.raises(RuntimeError, match="Ray was shut down while"):
+        _session.check_connected()
+    actors = _actors.Actors(lambda worker: None, 1, lambda: None)
+    actors._actors = ["of a Ray that is gone"]
+    actors.end(0)
+    assert not ray.is_initialized()

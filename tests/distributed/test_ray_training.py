@@ -3,10 +3,12 @@
 import itertools
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import chex
 import jax
@@ -21,19 +23,18 @@ from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts
 from tests.distributed import ray_coordinator, ray_processes
 
-pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 NUM_STEPS = 50
 # The first feature is dead, and any step from zero is seen.
-PARTS = np.random.default_rng(0).normal(size=(8, 12, 5)).astype(np.float32)
+PARTS = np.random.default_rng(0).normal(size=(6, 12, 5)).astype(np.float32)
 PARTS[..., 0] = 0
 PARAMS = {"w": jnp.arange(5.0), "b": jnp.ones(())}
 KEY = jax.random.key(5)
 OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
 CODES = {
-    "complex": codes.cyclic_mds(4, num_stragglers=1),
-    "on request": codes.replicated(4, num_parts=8, copies=2),
+    "complex": codes.cyclic_mds(3, num_stragglers=1),
+    "on request": codes.replicated(3, num_parts=6, copies=2),
 }
 
 
@@ -69,16 +70,18 @@ def trained_in_one_process(num_parts):
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_training_is_that_of_one_process(name, tmp_path):
+def test_training_is_that_of_one_process(name, tmp_path, caplog):
     """Minibatches, parts that are loaded, a worker killed and one frozen on the way."""
-    code, parts, seen = CODES[name], PARTS, []
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    code, parts, seen, ended = CODES[name], PARTS, [], []
+    signals = {10: (0, signal.SIGKILL), 25: (1, signal.SIGSTOP)}
 
     def callback(progress):
         seen.append(progress)
-        number = {10: signal.SIGKILL, 25: signal.SIGSTOP}.get(progress.state.step)
-        worker = cluster.workers[progress.state.step % 4]
-        if number and worker.pid:
-            os.kill(worker.pid, number)
+        if progress.state.step in signals:
+            worker, number = signals[progress.state.step]
+            ended.append(psutil.Process(cluster.workers[worker].pid))
+            ended[-1].send_signal(number)
 
     options = {
         "has_aux": True,
@@ -99,6 +102,19 @@ def test_training_is_that_of_one_process(name, tmp_path):
         again = cluster.train(*given, **saved)
         # Without a checkpoint, another call begins anew.
         twice = cluster.train(OPTIMIZER, PARAMS, 2)
+        end = time.monotonic() + 60
+        while any(slot.trouble for slot in cluster.workers):
+            cluster.compute(PARAMS)
+            assert time.monotonic() < end
+    for what in (
+        "0 is lost in step .*: its process died",
+        "0 is back in step .* was lost: its process died",
+        "1 is lost in step .*timeouts.answer is 3",
+        "1 is back in step .* was lost: .*timeouts.answer is 3",
+    ):
+        assert len(re.findall(f"worker {what}", caplog.text)) == 1
+    # A frozen process does not stay.
+    assert not ray_processes.alive_after(ended, 20)
     (values, aux), params = jax.jit(trained_in_one_process, static_argnums=0)(
         code.num_parts
     )
@@ -113,7 +129,7 @@ def test_training_is_that_of_one_process(name, tmp_path):
     chex.assert_trees_all_close(
         twice.params, seen[1].state.params, rtol=1e-4, atol=1e-6
     )
-    shape = (4, 4) if name == "on request" else (4,)
+    shape = (3, 4) if name == "on request" else (3,)
     assert trace.shape == (NUM_STEPS + 1, *shape)
     assert np.isfinite(trace).reshape(NUM_STEPS + 1, -1).any(1).all()
     assert str(report) == str(studies.straggler_report(trace))
