@@ -5,29 +5,19 @@ import numpy as np
 
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray import _events
+from jaxwgc.distributed.ray import _cluster, _events
 from jaxwgc.distributed.ray._fleet import Fleet, Rules
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
-from jaxwgc.distributed.ray._rounds import MessageRound, StartUp
+from jaxwgc.distributed.ray._rounds import MessageRound, StartUp, Verdict
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2
 LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((LENGTH,), np.float32), None)
 # Sums of powers of two tell which parts are in them.
 GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.float32)
-_decodes = jax.jit(CODE.decodes)
-_known = {}
-
-
-def decodes(mask):
-    """Compiled once, and remembered, since the same masks come again."""
-    if (key := mask.tobytes()) not in _known:
-        _known[key] = bool(_decodes(mask))
-    return _known[key]
-
-
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
+decodes = _cluster._decodes_of(CODE, CODE.choose_decoder(), 1e-3)
 NUM_WORKERS, NUM_STRAGGLERS = 5, 3
 MESSAGES = Layout(
     held=[np.array([worker]) for worker in range(NUM_WORKERS)],
@@ -55,6 +45,14 @@ def request_fleet(**timeouts):
     """Two copies of eight parts on four workers."""
     rules = Rules(until_decodable(decodes), decodes, False, CODE.num_stragglers)
     return Fleet(4, Timeouts(**timeouts), rules)
+
+
+class Verifier:
+    """Finds that worker 1 is corrupted in round 0."""
+
+    def check(self, this_round):
+        wrong = (np.arange(len(this_round.times)) == 1) & (this_round.number == 0)
+        return Verdict(~wrong, wrong, False)
 
 
 def is_call(action, method):

@@ -26,8 +26,8 @@ class RoundMachine(RuleBasedStateMachine):
         fleet = simulated.message_fleet()
         if self.on_request:
             fleet = simulated.request_fleet()
-        self.world, self.step, self.owner = None, -1, object()
         self.world = simulated.World(fleet, self.on_request)
+        self.step, self.owner = -1, object()
         self.next_round()
 
     def next_round(self):

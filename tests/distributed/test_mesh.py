@@ -14,7 +14,7 @@ from jaxwgc import codes, distributed
 from tests.conftest import printed_by, start_on_devices
 
 PROGRAM = """
-import jax, jax.numpy as jnp, numpy as np, optax
+import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import jaxwgc
 from jaxwgc import codes, distributed
@@ -34,17 +34,9 @@ def compare(name, code, mesh, params, rounds):
     parts[0][..., 1] = 0  # A feature that nobody has.
     reference = jax.jit(jaxwgc.decoded_value_and_grad(loss, code))
     placed = distributed.place_parts(parts, code, mesh)
-    step = distributed.mesh_value_and_grad(loss, code, mesh)
-    optimizer = optax.adam(0.1)
-
-    @jax.jit
-    def train(params, state, placed, arrivals):
-        value, gradient = step(params, placed, **arrivals)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value, gradient
-
+    step = jax.jit(distributed.mesh_value_and_grad(loss, code, mesh))
     for arrivals in rounds:
-        *_, value, gradient = train(params, optimizer.init(params), placed, arrivals)
+        value, gradient = step(params, placed, **arrivals)
         expected = reference(jax.device_get(params), parts, **arrivals)
         np.testing.assert_allclose(value, expected[0], rtol=1e-4, atol=1e-4)
         for leaf in params:
@@ -59,8 +51,6 @@ def compare(name, code, mesh, params, rounds):
 
 masks = [{"received": np.arange(5) >= lost} for lost in (2, 4)]
 auto = Mesh(np.array(jax.devices()), ("workers",))
-default = jax.make_mesh((3,), ("workers",), devices=jax.devices()[:3])
-compare("complex", codes.cyclic_mds(5, 2), default, params, masks)
 several = codes.multi_message(codes.fractional_repetition(4, 1))
 finished = [{"finished": np.array(own)} for own in ([2, 1, 0, 2], [1, 0, 1, 1])]
 compare("several messages", several, auto, params, finished)
@@ -70,7 +60,7 @@ sharded = {
     "w": jax.device_put(params["w"], NamedSharding(square, P(None, "model"))),
     "v": jax.device_put(params["v"], NamedSharding(square, P("model"))),
 }
-compare("two axes", codes.binary(5, 2), square, sharded, masks)
+compare("two axes", codes.cyclic_mds(5, 2), square, sharded, masks)
 
 # 1,000 workers and 10 million parameters: what is compiled needs the memory of a few
 # gradients on each device, where all messages would be a thousand.
@@ -115,7 +105,7 @@ print("done, studies")
 
 def test_four_devices():
     printed = printed_by(start_on_devices(4, PROGRAM))
-    assert printed.count("done") == 5
+    assert printed.count("done") == 4
     assert printed.count("'model'") == 1
 
 
@@ -129,7 +119,7 @@ rank, address = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(
     address, 2, rank, initialization_timeout=60, coordinator_bind_address=address
 )
-import jax.numpy as jnp, numpy as np, optax
+import jax.numpy as jnp, numpy as np
 import jaxwgc
 from jaxwgc import distributed
 
@@ -151,24 +141,20 @@ def load(index):
 
 placed = distributed.place_parts(load, code, mesh)
 step = distributed.mesh_value_and_grad(loss, code, mesh)
-optimizer = optax.sgd(0.01, momentum=0.5)
 
 
 @jax.jit
-def train(params, state, placed, mask):
+def train(params, placed, mask):
     value, gradient = step(params, placed, mask)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, value
+    return {"w": params["w"] - 0.01 * gradient["w"]}, value
 
 
-params, rows = {"w": np.zeros(3, np.float32)}, data.reshape(-1, 3)
-state = jax.tree.map(np.asarray, optimizer.init(params))
-expected, momentum = np.zeros(3), np.zeros(3)
+params, expected = {"w": np.zeros(3, np.float32)}, np.zeros(3)
+rows = data.reshape(-1, 3)
 for lost in range(3):
-    params, state, value = train(params, state, placed, np.arange(5) != lost)
+    params, value = train(params, placed, np.arange(5) != lost)
     misses = rows @ expected - 1
-    momentum = 0.5 * momentum + 2 * misses @ rows
-    expected -= 0.01 * momentum
+    expected -= 0.02 * misses @ rows
     np.testing.assert_allclose(value, misses @ misses, rtol=1e-4)
     np.testing.assert_allclose(params["w"], expected, rtol=1e-4)
 print("done", sorted(loaded))
@@ -271,7 +257,6 @@ EXPLICIT = jax.make_mesh((1, 1), ("workers", "model"), **TYPES)
 OTHER = distributed.PlacedParts(PARTS, ((0, 1), (2, 3)))
 INTS = {"params": {"w": np.ones(3, int)}, "received": MASK}
 VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
-PAIR = {"loss": lambda params, part: (0.0, part), "received": MASK}
 
 
 @pytest.mark.parametrize(
@@ -287,7 +272,6 @@ PAIR = {"loss": lambda params, part: (0.0, part), "received": MASK}
         (compute, TypeError, {"received": np.ones(4)}, "received must be a bool mask"),
         (compute, TypeError, INTS, "params.* must be real or complex floats"),
         (compute, TypeError, VECTOR, "loss must return a scalar; got an array"),
-        (compute, TypeError, PAIR, "a scalar; got PyTreeDef"),
         (study, TypeError, {"devices": [0]}, "devices must be from jax.devices"),
         (place, ValueError, {"axis": "rows"}, "axis must be one of 'workers'"),
         (make, ValueError, {"axis": "rows"}, "axis must be one of 'workers'"),

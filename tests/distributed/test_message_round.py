@@ -8,8 +8,8 @@ import pytest
 from jaxwgc.distributed.ray._events import Lost, Replace, Response
 from jaxwgc.distributed.ray._fleet import filled, mark_lost
 from jaxwgc.distributed.ray._messages import Answer
-from jaxwgc.distributed.ray._rounds import StartUp, Verdict
-from tests.distributed.simulated import NUM_WORKERS, World, is_call, message_fleet
+from jaxwgc.distributed.ray._rounds import StartUp
+from tests.distributed.simulated import Verifier, World, is_call, message_fleet
 
 
 def by_worker(*seconds):
@@ -94,27 +94,12 @@ def test_suspects_are_not_waited_for_and_come_back(caplog):
         found = world.run(by_worker(*[0.1] * 5), step)
     assert found.received.all()
     assert not any(isinstance(action, Replace) for action in world.log)
-    lines = [text for text in caplog.messages if "worker 4" in text]
-    assert "worker 4 is suspected in step 1: silent for 1." in lines[0]
-    assert "worker 4 is back in step 5" in lines[1]
-    assert "it was suspected" in lines[1]
+    back = "worker 4 is back in step 5 .*it was suspected: silent for 1."
+    assert re.search(back, caplog.text)
     assert world.fleet.rows[1][4] == 1.5
 
 
-def test_spare_workers_are_counted(caplog):
-    world = World(message_fleet())
-    world.begin()
-    for worker in range(4):
-        world.lose(worker)
-    assert [message.split("; ")[-1] for message in caplog.messages] == [
-        "2 of 3 spare workers left",
-        "1 of 3 spare workers left",
-        "0 of 3 spare workers left",
-        "0 of 3 spare workers left",
-    ]
-
-
-def test_lost_workers_are_waited_for_once():
+def test_lost_workers_are_counted_and_waited_for_once(caplog):
     """From the loss on, whoever responds in the meantime; and no pause is shorter."""
     world = World(message_fleet(answer=60.0, replacement=8.0))
     world.run(by_worker(*[0.1] * 5))
@@ -125,6 +110,8 @@ def test_lost_workers_are_waited_for_once():
     world.begin(1)
     for worker in range(4):
         world.lose(worker)
+    left = [text.split("; ")[-1] for text in caplog.messages]
+    assert left == [f"{number} of 3 spare workers left" for number in (2, 1, 0, 0)]
     world.fleet.actions()
     world.calls[:4] = [None] * 4
     found = world.run(seconds, 2)
@@ -174,41 +161,13 @@ def test_late_messages_are_kept_for_their_owner():
     np.testing.assert_array_equal(world.fleet.rows[0][:4], [1, 2, 3, 4])
 
 
-def test_trace_of_busy_workers_is_unbiased():
-    """One task in five takes 10 seconds, and two responses of five are enough."""
-
-    def seconds(worker, action):
-        random = np.random.default_rng((worker, getattr(action, "number", 0)))
-        return random.choice([1, 10], p=[0.8, 0.2])
-
-    world = World(message_fleet(answer=60.0))
-    for step in range(500):
-        world.run(seconds, step)
-    assert np.isnan(world.fleet.rows).mean() > 0.1
-    assert abs(filled(world.fleet.rows).mean() - 2.8) < 0.4
-
-
-class Verifier:
-    """Says of worker 1 that it is corrupted, and of the others that they are right."""
-
-    def check(self, this_round):
-        wrong = np.arange(NUM_WORKERS) == 1
-        return Verdict(this_round.received & ~wrong, wrong, False)
-
-
-def test_corrupted_messages_are_left_out_and_their_worker_is_replaced(caplog):
+def test_corrupted_messages_are_left_out():
     world = World(message_fleet(ends=lambda times: times.max()))
-    for step in range(3):
-        assert not any(isinstance(action, Replace) for action in world.log)
-        found = world.run(by_worker(*[0.1] * 5), step, verifier=Verifier())
-        assert found.received.tolist() == [True, False, True, True, True]
-        assert found.wrong.tolist() == [False, True, False, False, False]
-        assert not found.messages[1].any()
-        assert np.isnan(found.losses[1])
-    [replace] = [action for action in world.log if isinstance(action, Replace)]
-    assert replace.worker == 1
-    assert "worker 1 on host1 (node elsewher) is replaced" in replace.warning
-    assert "its messages are excluded (3 rounds so far)" in caplog.text
+    found = world.run(by_worker(*[0.1] * 5), verifier=Verifier())
+    assert found.received.tolist() == [True, False, True, True, True]
+    assert found.wrong.tolist() == [False, True, False, False, False]
+    assert not found.messages[1].any()
+    assert np.isnan(found.losses[1])
 
 
 def test_rows_of_the_trace():
@@ -220,18 +179,3 @@ def test_rows_of_the_trace():
     rows = [np.array([parts]) for parts in ([nan, nan], [1.0, nan], [nan, nan])]
     mark_lost(rows, 0)
     np.testing.assert_array_equal(rows, [[[nan, nan]], [[1, nan]], [[inf, inf]]])
-
-
-def test_workers_frozen_at_once_are_replaced_at_once():
-    """Any number of them, since each has a limit of its own."""
-    world = World(message_fleet())
-    world.run(by_worker(*[0.01] * 5))
-    frozen = list(world.workers)
-
-    def seconds(worker, action):
-        return np.inf if world.workers[worker] is frozen[worker] else 0.5
-
-    found = world.run(seconds, 1)
-    assert 2.5 <= found.elapsed <= 3.5
-    replaced = [action.worker for action in world.log if isinstance(action, Replace)]
-    assert sorted(replaced) == [0, 1, 2, 3, 4]

@@ -1,7 +1,6 @@
 """What a `RayCluster` refuses, and its pieces, without any worker."""
 
 import gc
-import subprocess
 import sys
 import time
 
@@ -24,6 +23,8 @@ pytest.importorskip("ray")
 CODE = codes.reed_solomon(4, num_parts=4, replication=3)
 SEVERAL = codes.multi_message(codes.cyclic_mds(4, num_stragglers=2))
 DROP = {"verification": Verification("drop")}
+ARBITRATE = {"verification": Verification("arbitrate")}
+AUDIT = {"verification": Verification(audit=0.5)}
 PARTS = np.ones((4, 12, 5), np.float32)
 PARAMS, KEY = {"w": jnp.arange(5.0)}, jax.random.key(5)
 LIKE = jax.eval_shape(lambda: PARAMS)
@@ -66,7 +67,6 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"batch": len}, ValueError, "key and batch must go together"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
         ({"wait": 3}, TypeError, "a WaitingRule, such as fastest.6.; got 3"),
-        ({"wait": stragglers.uniform(1)}, TypeError, "wait must be a WaitingRule"),
         ({"decoding": DecodingOptions(tolerance=-1.0)}, ValueError, "tolerance"),
         ({"decoding": 3}, TypeError, "decoding must be a DecodingOptions; got 3"),
         ({"timeouts": 60.0}, TypeError, "timeouts must be a Timeouts"),
@@ -74,16 +74,8 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"faults": len}, TypeError, "faults must be a Faults"),
         ({"code": codes.uncoded(4), **DROP}, ValueError, "got none for messages"),
         ({"code": codes.replicated(4), **DROP}, ValueError, "on_wrong must be None"),
-        (
-            {"verification": Verification("arbitrate")},
-            ValueError,
-            "got 'arbitrate' for",
-        ),
-        (
-            {"verification": Verification(audit=0.5)},
-            ValueError,
-            "audit must be None for",
-        ),
+        (ARBITRATE, ValueError, "got 'arbitrate' for"),
+        (AUDIT, ValueError, "audit must be None for"),
     ],
 )
 def test_bad_arguments(others, error, message):
@@ -95,12 +87,10 @@ def test_bad_arguments(others, error, message):
     ("kind", "options", "error"),
     [
         (DecodingOptions, {"undecodable": "hope"}, ValueError),
-        (DecodingOptions, {"message_dtype": "int8"}, ValueError),
         (Verification, {"on_wrong": "hope"}, ValueError),
         (Verification, {"audit": 1.0}, ValueError),
         (Verification, {"audit": -0.1}, ValueError),
         (Verification, {"noise": -1.0}, ValueError),
-        (Timeouts, {"answer": 0}, ValueError),
         (Timeouts, {"answer": 1.9}, ValueError),
         (Timeouts, {"start": None}, TypeError),
         (Timeouts, {"replacement": -1.0}, ValueError),
@@ -115,32 +105,19 @@ def test_bad_options(kind, options, error):
 
 
 @pytest.mark.parametrize(
-    "steps", [{"num_steps": -1}, {"num_steps": 1, "checkpoint_every": 0}]
-)
-def test_bad_steps(steps):
-    with simple_cluster() as cluster:
-        with pytest.raises(ValueError, match="at least"):
-            cluster.train(optax.sgd(0.1), PARAMS, **steps)
-        assert not cluster.workers
-
-
-def test_memory_needs_messages_that_are_not_compared():
-    with simple_cluster(**DROP) as cluster:
-        with pytest.raises(ValueError, match="memory must be False with on_wrong"):
-            cluster.train(optax.sgd(0.1), PARAMS, num_steps=1, memory=True)
-
-
-@pytest.mark.parametrize(
-    ("callbacks", "message"),
+    ("options", "error", "message"),
     [
-        (print, "callbacks must be a Sequence"),
-        ([3], r"have log\(dict, step=\), write_sc.* or add_sc.*; got 3"),
+        ({"num_steps": -1}, ValueError, "num_steps must be .*at least 0"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be .*at least 1"),
+        ({"memory": True}, ValueError, "memory must be False with on_wrong"),
+        ({"callbacks": print}, TypeError, "callbacks must be a Sequence"),
+        ({"callbacks": [3]}, TypeError, "have log.*, write_sc.* or add_sc.*; got 3"),
     ],
 )
-def test_bad_callbacks(callbacks, message):
-    with simple_cluster() as cluster:
-        with pytest.raises(TypeError, match=message):
-            cluster.train(optax.sgd(0.1), PARAMS, 1, callbacks=callbacks)
+def test_bad_training(options, error, message):
+    with simple_cluster(**DROP) as cluster:
+        with pytest.raises(error, match=message):
+            cluster.train(optax.sgd(0.1), PARAMS, **{"num_steps": 1} | options)
         assert not cluster.workers
 
 
@@ -172,23 +149,10 @@ def test_messages_travel(code, dtype, error):
     np.testing.assert_allclose(read, message, rtol=error)
 
 
-def test_without_ray_the_extra_is_named():
-    program = """
-import sys
-import time
-sys.modules["ray"] = None
-import jaxwgc
-try:
-    jaxwgc.distributed.RayCluster(len, jaxwgc.codes.uncoded(1), [0.0], wait=len)
-except ImportError as error:
-    assert "pip install '.[ray]'" in str(error), error
-else:
-    raise SystemExit("no error")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
+        simple_cluster()
 
 
 def test_parts_finished_between_rounds_are_reported():

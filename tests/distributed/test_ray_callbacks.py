@@ -1,6 +1,7 @@
 """Callbacks of training and metric writers, on rounds that no worker computes."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -150,9 +151,9 @@ def test_live_shows_the_workers_that_are_ready_and_slow(capsys):
 def test_timeouts_are_part_of_the_checkpoint(tmp_path):
     first, second = ResponseLimit(None, 2), ResponseLimit(None, 2)
     first.note(1, 0.25)
-    train(1, checkpoint=tmp_path, limit=first)
+    train(0, checkpoint=tmp_path, limit=first)
     assert second.seconds == 60.0
-    train(2, checkpoint=tmp_path, limit=second)
+    train(0, checkpoint=tmp_path, limit=second)
     assert second.seconds == 2.5
 
 
@@ -177,9 +178,9 @@ def test_memory_is_checkpointed(tmp_path):
         return state.params, state.optimizer_state[0].memory
 
     code = codes.uncoded(3)
-    whole, memory = train(code, 6)
+    whole, memory = train(code, 6, (), tmp_path, 3)
     np.testing.assert_array_equal(memory.messages[2], messages(2)[2])
-    train(code, 3, (), tmp_path)
+    shutil.rmtree(tmp_path / "6")
     resumed, again = train(code, 6, (), tmp_path)
     np.testing.assert_array_equal(resumed, whole)
     np.testing.assert_array_equal(again.messages, memory.messages)

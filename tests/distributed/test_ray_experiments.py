@@ -7,6 +7,7 @@ from experiments.benchmark import coordinator as coordinator_benchmark
 from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
+from jaxwgc.distributed import Verification
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
@@ -23,14 +24,16 @@ def test_chaos_in_short(monkeypatch):
 
 
 def test_wrong_workers_in_short(monkeypatch):
-    """One of four flips bits: each time it is seen, and nothing of it is applied."""
-    monkeypatch.setattr(wrong_workers, "NUM_WORKERS", 4)
-    *_, handling = wrong_workers.handlings().values()
+    """One of two copies has flipped bits: it is seen, and nothing of it is applied."""
+    (table,) = wrong_workers.bits(10, seed=0).tables.values()
+    monkeypatch.setattr(wrong_workers, "NUM_WORKERS", 2)
+    monkeypatch.setattr(wrong_workers, "WRONG_WORKER", 1)
+    code = codes.fractional_repetition(2, num_stragglers=1)
+    handling = {"code": code, "verification": Verification("arbitrate")}
     own = wrong_workers.train(handling, steps=10, seed=0)
     assert own["flipped"] == own["named"] > 0
     assert own["applied"] == own["blamed"] == own["refused"] == 0
-    (table,) = wrong_workers.bits(10, seed=0).tables.values()
-    assert len(table({"dropped": own}).rows) == 1
+    assert len(table({"arbitrated": own}).rows) == 1
 
 
 def test_overhead_is_split_and_compared(monkeypatch):

@@ -15,7 +15,6 @@ from jaxwgc import codes, coding, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Verification
 from jaxwgc.distributed.ray._actors import Actors, NoResponse
-from jaxwgc.distributed.ray._events import Lost
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
@@ -158,13 +157,11 @@ def test_raise_names_the_worker(cluster, monkeypatch):
         cluster.compute(PARAMS)
 
 
-@pytest.mark.parametrize(
-    ("received", "checked"),
-    [([1, 1, 0, 1, 0], [1, 1, 0, 0, 0]), ([0] * 5, [0] * 5)],
-)
-def test_who_has_no_copy_is_not_checked(received, checked):
-    found = coding.ErrorLocator.of(CODE).checked_by_others(np.array(received, bool))
-    np.testing.assert_array_equal(found, np.array(checked, bool))
+def test_who_has_no_copy_is_not_checked():
+    locator = coding.ErrorLocator.of(CODE)
+    for received, checked in (([1, 1, 0, 1, 0], [1, 1, 0, 0, 0]), ([0] * 5, [0] * 5)):
+        found = locator.checked_by_others(np.array(received, bool))
+        assert found.tolist() == checked
 
 
 def test_worker_lost_in_a_dispute_leaves_it_open():
@@ -185,7 +182,6 @@ def test_worker_lost_in_a_dispute_leaves_it_open():
     with pytest.raises(NoResponse):
         actors.query(np.array([0]), 5.0, np.ones(8))
     event = actors.next_event(0.0)
-    assert isinstance(event, Lost)
     assert (event.worker, event.trouble) == (0, "ArithmeticError: as told")
     actors.end(0)
     with pytest.raises(NoResponse):
