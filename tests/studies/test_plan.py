@@ -200,7 +200,9 @@ def test_do_not_code_where_workers_are_alike():
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     found = plan(stragglers.empirical(times), 8, replications=(1, 2), waiting=[enough])
     assert not found.best.is_coded
-    assert str(found).startswith("Do not code: uncoded, waiting for")
+    text = str(found)
+    assert text.startswith("Do not code: uncoded, waiting for")
+    assert "The best code: " in text and "Next best: " not in text
     # Twice the work takes nearly twice as long.
     code = next(own for own in found.choices if own.is_coded)
     assert code.behind.value > 0.7 * found.best.time.value
@@ -215,7 +217,9 @@ def test_code_where_one_worker_is_always_slow():
     found = plan(delay, 8, codes=repetition, heterogeneity=1.0, late="cancelled")
     assert found.best.name == "repetition"
     assert found.best.decoding_error.value == 0
-    assert str(found).startswith("Code: repetition with 2 copies")
+    text = str(found)
+    assert text.startswith("Code: repetition with 2 copies")
+    assert "Next best: " in text and "The best code: " not in text
     ignoring = next(
         own for own in found.choices if not own.is_coded and own.waits_for == "first 7"
     )
