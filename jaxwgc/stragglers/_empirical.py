@@ -47,7 +47,7 @@ def empirical(
         of parts, parts are equal and together have the largest load.
       measured_at: Loads of the first axis of times, (loads,), increasing and at least
         0. Times are linear between these loads, and proportional to the load below the
-        smallest one. Beyond the largest one, the last line is continued.
+        smallest one and beyond the largest one.
       replace: Whether several simulated workers may use the history of one measured
         worker, if the trace has fewer workers than are simulated.
 
@@ -118,7 +118,7 @@ def empirical(
 class _Empirical(DelayModel):
     """Delay model that resamples times (rounds, workers, n) measured at loads (n,).
 
-    Beyond the largest load a worker begins anew, or the last line is continued. With
+    Beyond the largest load a worker begins anew, or times are proportional. With
     probability `probability`, a time is raised to at least `stall` times the load.
     """
 
@@ -155,7 +155,11 @@ class _Empirical(DelayModel):
             is_stalled = jax.random.bernoulli(stall_key, self.probability, loads.shape)
             stalled = jnp.maximum(seconds, self.stall * known)
             seconds = jnp.where(is_stalled[:, None], stalled, seconds)
-        number = jnp.floor(loads / known[-1]) if self.begins_anew else 0
+        multiple = loads / known[-1]
+        if not self.begins_anew:
+            times = _between(known, seconds, jnp.minimum(loads, known[-1]))
+            return jnp.maximum(multiple, 1) * times, state
+        number = jnp.floor(multiple)
         times = _between(known, seconds, loads - number * known[-1])
         return _share(number, seconds[:, -1]) + times, state
 

@@ -107,13 +107,13 @@ class TestMeasuredAtLoads:
         return np.asarray(first_rounds(delay, KEYS, np.array([loads])))[:, 0]
 
     def test_a_line_between_loads(self):
-        """Continued beyond the last; in proportion below the first."""
+        """In proportion below the first and beyond the last."""
         base = self.rounds([0.0] * 3)
         assert np.all(np.diff(base) == self.unit)
-        for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 4.0)):
+        for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 6.0)):
             times = self.rounds([load] * 3, self.seconds[1:], self.loads[1:])
             np.testing.assert_allclose(times, factor * base, rtol=1e-6)
-        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 4.0)):
+        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 6.0)):
             np.testing.assert_allclose(self.rounds([load] * 3), factor * base)
 
     def test_lost_answers(self):
