@@ -497,6 +497,7 @@ VALUES = [
     (lambda: plan(codes={}, replications=[1]), "replications must be None with codes"),
     (lambda: plan(choices=[]), "choices must be at least one"),
     (lambda: plan(waiting=[]), "waiting must be at least one"),
+    (lambda: plan(waiting=[stragglers.fastest(5)]), "num_required must be at most"),
     (lambda: plan(memory=True, late="cancelled"), "memory must be False with late"),
     (lambda: plan(choices=[BUSY]), "late of .* must be one of 'cancelled'"),
     (lambda: plan(num_rounds=10), "num_rounds must be at least 40"),

@@ -365,4 +365,7 @@ def rules_of(name: str, drawn: Drawn, code: GradientCode, waiting: Any) -> Rules
     for rule in rules:
         hint = ", or a function that returns one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)
-    yield from dict.fromkeys(rules)
+    for rule in dict.fromkeys(rules):
+        model = stragglers.delayed(drawn.delay, rule)
+        stragglers.StragglerModel.check("waiting", model, code.loads)
+        yield rule
