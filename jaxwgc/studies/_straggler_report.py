@@ -23,7 +23,7 @@ _SHARE_BEFORE = 1 / 3
 # workers, and lost to different stragglers in each round (waiting for fewer workers
 # saves a part of it).
 _WORTH, _WORTH_WAITING = 0.02, 0.2
-# Share of missing responses above which the advice is to check the worker first.
+# Share of missing responses above which the first advice is to check the worker.
 _MISSING = 0.05
 # Number of batches of consecutive rounds, for the intervals of lost time.
 _NUM_BATCHES = 10
@@ -110,16 +110,16 @@ class StragglerReport(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """Recommended action, in one sentence."""
+        """Recommended actions: workers to check, and what shortens rounds."""
 
         def named(which):
             return f"worker{'s'[: which.sum() - 1]} {', '.join(self.names[which])}"
 
-        is_missing = self.missing > _MISSING * self.num_rounds
+        is_missing, check = self.missing > _MISSING * self.num_rounds, ""
         if is_missing.any():
             most = "up to " if is_missing.sum() > 1 else ""
             worst = f"{most}{self.missing.max()} of {self.num_rounds} rounds"
-            return f"Check {named(is_missing)}: no response in {worst}."
+            check = f"Check {named(is_missing)}: no response in {worst}."
         chronic, stalling = self.kinds == "chronic", self.kinds == "intermittent"
         broken = np.char.startswith(self.kinds, "since")
         broken |= chronic & (chronic.sum() == 1)
@@ -133,7 +133,9 @@ class StragglerReport(NamedTuple):
         less, ratio = 1 - time / self.round_time, self.round_time / self.median_time
         if less > _WORTH:
             times = f"{time:.3g} instead of {self.round_time:.3g} ({less:.0%} less)"
-            return f"{text}: a round would take {times}."
+            return f"{check} {text}: a round would take {times}.".lstrip()
+        if check:
+            return check
         text = "Nothing to gain"
         if self.lost_share > _WORTH_WAITING:
             text = "Wait for fewer workers, since another one is last each time"

@@ -199,7 +199,11 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
         (with_workers(STALLS, 7), "Wait for fewer, since worker 7 may stall: "),
         (WIDE, "Wait for fewer workers, since "),
         (with_workers(2, 7)[:3], "Measure more rounds to judge worker 7: "),
-        (gone(with_workers(2, 1)), "Check worker 7: no response in 100 of 300"),
+        (
+            gone(with_workers(2, 1)),
+            "Check worker 7: no response in 100 of 300 rounds. Check or replace worker 1: ",
+        ),
+        (gone(TIMES.copy()), "Check worker 7: no response in 100 of 300 rounds."),
         (with_workers(1.5, 3)[:, [3, 4]], "Check or replace worker 0: "),
     ],
 )
