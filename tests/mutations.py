@@ -24,7 +24,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = "aggregate coding decoders codes stragglers studies sketching".split()
 # Tests of all rooms, which come after those of the same name and folder.
-SHARED = "coding every_path aggregate_checks dtypes gradients precision refusals"
+SHARED = """coding every_path locate_errors arbitration noisy_messages aggregate_checks
+    dtypes gradients precision refusals"""
 # What is replaced, as a regular expression, and by what.
 SWAPS = """+ -, - +, * /, / *, ** *, // *, % //, & |, | &, << >>, and or, or and,
     == !=, != ==, < >, <= >, > <, >= <, < <=, <= <, > >=, >= >, is is not, in not in"""

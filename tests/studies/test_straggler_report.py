@@ -201,7 +201,7 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
         (with_workers(2, 7)[:3], "Measure more rounds to judge worker 7: "),
         (
             gone(with_workers(2, 1)),
-            "Check worker 7: no response in 100 of 300 rounds. Check or replace worker 1: ",
+            "Check worker 7: no response in 100 of 300 rounds. Check or replace w",
         ),
         (gone(TIMES.copy()), "Check worker 7: no response in 100 of 300 rounds."),
         (with_workers(1.5, 3)[:, [3, 4]], "Check or replace worker 0: "),
