@@ -123,10 +123,12 @@ def test_equal_models_share_one_program():
     """A program for each object would stay in memory for good."""
     learned_regular()
     client = jax.devices()[0].client
+    # Programs of other tests may go at any time.
+    gc.collect()
     before = len(client.live_executables())
     learn(REGULAR, stragglers.bernoulli(0.3))
     gc.collect()
-    assert len(client.live_executables()) == before
+    assert len(client.live_executables()) <= before
 
 
 def test_a_model_with_a_state_that_sees_loads(with_x64):
