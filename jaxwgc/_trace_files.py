@@ -94,6 +94,7 @@ def _long_form(
 def _is_header(row: Sequence[str]) -> bool:
     """Returns whether a row is a header: names, or consecutive worker numbers."""
     cells = [cell.strip() for cell in row]
+    # The first column may hold row numbers.
     workers = cells[bool(cells) and cells[0].lower() in _INDEX :]
     numbers = [*map(str, range(len(workers) + 1))]
     is_numbered = len(workers) > 1 and workers in (numbers[:-1], numbers[1:])

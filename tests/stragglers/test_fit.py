@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxwgc import stragglers
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._fitting import _fit, _likelihood
+from jaxwgc.stragglers._fitting import _fit, _likelihood, _most_likely
 from tests.stragglers.laws import consecutive_times
 
 LAWS = {
@@ -125,7 +125,7 @@ def one_kind(name, times, loads=1.0, **kind):
     """The fit of one kind alone."""
     measured = _fit._measured(times, loads)
     form = _likelihood.forms(measured)[kind.pop("form", 0)]
-    kind = _likelihood.Kind(BY_NAME[name], form, **kind)
+    kind = _most_likely.Kind(BY_NAME[name], form, **kind)
     held_out = np.arange(len(times)) >= len(times) * 2 // 3
     return _fit._tried(measured, held_out, kind).fit
 
