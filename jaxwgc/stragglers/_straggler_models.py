@@ -12,7 +12,8 @@ from jaxwgc import _validation
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers import _models
 from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel, loads_of
-from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest, random_workers
+from jaxwgc.stragglers._selection import random_workers
+from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
 
 # Number of random orders of arrival on which a suspicious waiting rule is tested.
 _NUM_ORDERS = 64

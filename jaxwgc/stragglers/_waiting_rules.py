@@ -1,7 +1,4 @@
-"""Waiting rules: when a round ends, by responses, time or decodability.
-
-Also masks that select a given number of workers: the fastest ones, or random ones.
-"""
+"""Waiting rules: when a round ends, by responses, time or decodability."""
 
 import dataclasses
 import math
@@ -18,6 +15,7 @@ from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
+from jaxwgc.stragglers._selection import fastest_workers
 
 
 class WaitingRule:
@@ -447,49 +445,3 @@ class UntilDecodable(WaitingRule):
         rule = f"have shape (num_workers,) = ({num_workers},) to match the code"
         _validation.require(is_right, "times", rule, times.shape)
         return times.repeat(num_workers * per_worker // len(times))
-
-
-@jax.jit
-def fastest_workers(key: jax.Array, times: jax.Array, count: int) -> jax.Array:
-    """Returns the mask of the `count` smallest times; ties are resolved at random.
-
-    Uses bisection on the bits of the times: under vmap on the CPU this is several times
-    faster than sorting.
-    """
-    # Nonnegative floats have the order of their bit patterns as integers.
-    bits = jnp.int32 if times.dtype == jnp.float32 else jnp.int64
-    order = jax.lax.bitcast_convert_type(jnp.abs(times), bits)
-    bound = _largest_bound(order, count)
-    first = order < bound
-    return first | random_workers(key, order == bound, count - first.sum())
-
-
-@jax.jit
-def random_workers(key: jax.Array, among: jax.Array, count: Any) -> jax.Array:
-    """Draws a mask of `count` workers without replacement from those in `among`."""
-    num_workers = len(among)
-    # The lowest bits hold the index, so that all draws differ.
-    index_bits = (num_workers + 1).bit_length()
-    draws = jax.random.bits(key, (num_workers,), jnp.uint32) >> 2
-    draws = (draws >> index_bits << index_bits).astype(jnp.int32)
-    draws = draws | jnp.arange(num_workers, dtype=jnp.int32)
-    draws = jnp.where(among, draws, jnp.iinfo(jnp.int32).max)
-    return draws < _largest_bound(draws, count)
-
-
-@jax.jit
-def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
-    """Returns the largest t such that at most `count` of the integers are below t.
-
-    If values are distinct, exactly `count` are below; ties have the value t.
-    """
-    num_bits = jnp.iinfo(values.dtype).bits - 1
-
-    def set_bit(step, bound):
-        raised = bound | (jnp.ones((), values.dtype) << (num_bits - 1 - step))
-        return jnp.where((values < raised).sum() <= count, raised, bound)
-
-    # Inside `shard_map`, the loop must start from a zero that varies over the mesh axes
-    # over which the values vary.
-    zero = (0 * (values.min() + count)).astype(values.dtype)
-    return jax.lax.fori_loop(0, num_bits, set_bit, zero)

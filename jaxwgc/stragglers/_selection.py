@@ -1,0 +1,52 @@
+"""Masks that select a given number of workers: the fastest ones, or random ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.jit
+def fastest_workers(key: jax.Array, times: jax.Array, count: int) -> jax.Array:
+    """Returns the mask of the `count` smallest times; ties are resolved at random.
+
+    Uses bisection on the bits of the times: under vmap on the CPU this is several times
+    faster than sorting.
+    """
+    # Nonnegative floats have the order of their bit patterns as integers.
+    bits = jnp.int32 if times.dtype == jnp.float32 else jnp.int64
+    order = jax.lax.bitcast_convert_type(jnp.abs(times), bits)
+    bound = _largest_bound(order, count)
+    first = order < bound
+    return first | random_workers(key, order == bound, count - first.sum())
+
+
+@jax.jit
+def random_workers(key: jax.Array, among: jax.Array, count: Any) -> jax.Array:
+    """Draws a mask of `count` workers without replacement from those in `among`."""
+    num_workers = len(among)
+    # The lowest bits hold the index, so that all draws differ.
+    index_bits = (num_workers + 1).bit_length()
+    draws = jax.random.bits(key, (num_workers,), jnp.uint32) >> 2
+    draws = (draws >> index_bits << index_bits).astype(jnp.int32)
+    draws = draws | jnp.arange(num_workers, dtype=jnp.int32)
+    draws = jnp.where(among, draws, jnp.iinfo(jnp.int32).max)
+    return draws < _largest_bound(draws, count)
+
+
+@jax.jit
+def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
+    """Returns the largest t such that at most `count` of the integers are below t.
+
+    If values are distinct, exactly `count` are below; ties have the value t.
+    """
+    num_bits = jnp.iinfo(values.dtype).bits - 1
+
+    def set_bit(step, bound):
+        raised = bound | (jnp.ones((), values.dtype) << (num_bits - 1 - step))
+        return jnp.where((values < raised).sum() <= count, raised, bound)
+
+    # Inside `shard_map`, the loop must start from a zero that varies over the mesh axes
+    # over which the values vary.
+    zero = (0 * (values.min() + count)).astype(values.dtype)
+    return jax.lax.fori_loop(0, num_bits, set_bit, zero)
