@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxwgc._validation import require
 
-# Column names of the long form, and possible names of a first column of row numbers.
+# Column names of the long form, and of columns that hold no times of a worker.
 _LONG_FORM = ("step", "worker", "seconds")
-_INDEX = ("", "step", "round", "iteration")
+_NO_WORKERS = ("step", "round", "iteration", "epoch", "time", "timestamp", "date")
 # Names of a worker's seconds among the metrics that `JsonLines` writes.
 _METRIC = re.compile(r"worker/(\d+)/seconds")
 
@@ -65,14 +65,18 @@ def read_trace(
         require(is_right, "a file of one row per time", rule, names)
         places = [lower.index(name) for name in _LONG_FORM]
         return _long_form([[row[at] for at in places] for row in rows], first_line)
-    first = int(bool(names) and lower[0] in _INDEX)
-    is_right = all(names[first:]) and len({*names[first:]}) == len(names) - first
-    require(is_right, "row 1", "name each worker exactly once", names[first:])
+    if lower and not lower[0]:
+        # Tables are often written with row numbers in a first column without a name.
+        lower[0] = "step"
+    kept = [at for at, name in enumerate(lower or columns) if name not in _NO_WORKERS]
+    workers = [columns[at] for at in kept]
+    is_right = all(workers) and len({*workers}) == len(workers)
+    require(is_right, "row 1", "name each worker exactly once", workers)
     table = [
-        [_time(cell, line, name) for name, cell in [*zip(columns, row)][first:]]
+        [_time(row[at], line, columns[at]) for at in kept]
         for line, row in enumerate(rows, first_line)
     ]
-    return np.array(table), names[first:] or None
+    return np.array(table), workers if names else None
 
 
 def _long_form(
@@ -95,7 +99,7 @@ def _is_header(row: Sequence[str]) -> bool:
     """Returns whether a row is a header: names, or consecutive worker numbers."""
     cells = [cell.strip() for cell in row]
     # The first column may hold row numbers.
-    workers = cells[bool(cells) and cells[0].lower() in _INDEX :]
+    workers = cells[bool(cells) and cells[0].lower() in ("", *_NO_WORKERS) :]
     numbers = [*map(str, range(len(workers) + 1))]
     is_numbered = len(workers) > 1 and workers in (numbers[:-1], numbers[1:])
     return is_numbered or all(_number(cell) is None for cell in cells)

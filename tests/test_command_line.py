@@ -26,6 +26,10 @@ FILES = {
     "names.csv": ("\ufeffa,b,c\n1,2,8\n1.5,2,9\n1,nan,7\n", "a b c"),
     "numbers.csv": ("Step,1,2,3\n5,1,2,8\n6,1.5,2,9\n7,1,,7\n", "1 2 3"),
     "counted.csv": (",a,b,c\n5,1,2,8\n6,1.5,2,9\n7,1,inf,7\n", "a b c"),
+    "dated.csv": (
+        "Timestamp,epoch,a,b,c\n9:00,1,1,2,8\n9:01,1,1.5,2,9\n9:02,2,1,,7\n",
+        "a b c",
+    ),
     "long.csv": (AS_LONG, "2 9 10"),
     "lists.jsonl": ("[1, 2, 8]\n[1.5, 2, 9]\n[1, null, 7]\n", "0 1 2"),
     "objects.jsonl": (
