@@ -5,7 +5,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,7 +107,7 @@ def test_without_replacement_has_its_size_and_every_triple():
 @pytest.mark.parametrize(
     ("size", "spread"), [(300, 2.0), (1900, 0.1), (7, 4.0), (2000, 1.0)]
 )
-def test_systematic_inclusion_probabilities(size, spread, x64):
+def test_systematic_inclusion_probabilities(size, spread):
     """They sum to the size, which every sample has, also with rounding."""
     num_rows = 2000
     probabilities = np.exp(spread * np.random.default_rng(0).normal(size=num_rows))
@@ -117,7 +116,7 @@ def test_systematic_inclusion_probabilities(size, spread, x64):
     is_in, inclusion = jax.device_get(result)
     np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
     total = np.sum(inclusion, axis=1, dtype=float)
-    np.testing.assert_allclose(total, size, rtol=1e-15 if x64 else 1e-6)
+    np.testing.assert_allclose(total, size, rtol=1e-6)
     # In proportion, where they are not 1, as all are where all rows are taken.
     inclusion = inclusion[0]
     assert (inclusion < 1).any() == (size < num_rows)
@@ -126,13 +125,13 @@ def test_systematic_inclusion_probabilities(size, spread, x64):
     np.testing.assert_allclose(ratio, ratio[:1].repeat(len(ratio)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("law", [poisson_rows, systematic_rows])
-def test_rare_rows_are_not_lost(law):
+def test_rare_rows_are_not_lost():
     """Chances below 2⁻³² are rounded up, and the scale uses the rounded ones."""
-    probabilities = jnp.array([0.5, 0.5, 1e-15, 0.0], jnp.float32)
-    draw = jax.jit(law, static_argnums=2)
-    _, inclusion = jax.device_get(draw(jax.random.key(0), probabilities, 1))
-    assert inclusion[2] == 2.0**-32 and inclusion[3] == 0
+    given = jax.random.key(0), np.pad(np.float32([0.5, 0.5, 1e-15]), (0, 1997))
+    _, systematic = many_systematic(*given, np.int32(1))
+    _, poisson = jax.jit(poisson_rows, static_argnums=2)(*given, 1)
+    for inclusion in (systematic[0], poisson):
+        assert inclusion[2] == 2.0**-32 and inclusion[3] == 0
 
 
 def test_overflow_is_reported():
@@ -150,25 +149,23 @@ def test_default_slots_suffice():
     assert abs(sizes.mean() - 100) < 4 * np.sqrt(75 / 500)
 
 
-# Draws with replacement use uniform variables, which differ in 64-bit mode. The other
-# methods draw from bits: the same rows in both modes.
-@pytest.mark.parametrize(
-    ("method", "x64"),
-    [("with_replacement", False), *((own, True) for own in (*INCLUSION, "top_k"))],
-)
-def test_precision_keys_and_jit(method, x64):
+@pytest.mark.parametrize("method", [*METHODS, "top_k"])
+def test_precision_keys_and_jit(method):
     """float64 in and out in 64-bit mode; a traced call gives the same sample."""
     traced = many_samples(8, PROBABILITIES, method=method)
     key = jax.random.split(jax.random.key(8), NUM_SAMPLES)[7]
     key = jax.random.key_data(key) if method in INCLUSION else key
-    with jax.enable_x64(x64):
-        single = sample_rows(key, PROBABILITIES, 3, method)
-    dtypes = np.float32, np.float64 if x64 else np.float32
-    for sample, dtype in zip((traced, single), dtypes):
+    draw = functools.partial(sample_rows, key, PROBABILITIES, 3, method)
+    # Draws with replacement use uniform variables, which differ in 64-bit mode. The
+    # other methods draw from bits: the same rows in both modes.
+    is_same = method != "with_replacement"
+    with jax.enable_x64(True):
+        single = draw() if is_same else jax.eval_shape(draw)
+    for sample, dtype in ((traced, np.float32), (single, np.float64)):
         assert sample.scale.dtype == sample.probabilities.dtype == dtype
         assert sample.indices.dtype == sample.counts.dtype == np.int32
         assert sample.num_lost.dtype == np.int32
-    for one, many in zip(single, traced):
+    for one, many in zip(single, traced) if is_same else ():
         np.testing.assert_allclose(one, many[7], rtol=1e-5)
 
 
