@@ -8,13 +8,14 @@ import pytest
 
 from jaxwgc import sketching
 from tests import oracles
+from tests.sketching.test_other_scores import resistances_by_inverse
 from tests.sketching.zoo import KEY, SCORES
 
 NAN, INF = np.nan, np.inf
 MATRIX = np.random.default_rng(0).standard_normal((20, 4))
 # Repeated columns, and zeros, so that both branches run under vmap.
 DEFICIENT, WIDE = MATRIX[:, [0, 1, 0, 0]], MATRIX[:3]
-TALL, CHANCES = np.tile(MATRIX, (40, 1)), np.array([0.5, 1, 0, 0.25])
+CHANCES = np.array([0.5, 1, 0, 0.25])
 EDGES = np.array([[0, 1], [1, 2], [2, 0], [2, 3]])
 
 
@@ -41,28 +42,20 @@ NO_WEIGHTS = [spoilt(np.ones(4), value) for value in (-1, NAN)]
 FUNCTIONS = {
     **{
         way: (with_cutoff(SCORES[way]), CUTOFFS, NO_CUTOFFS)
-        for way in ("gram", "qr", "sparse", "no ridge")
+        for way in ("gram", "qr", "sparse")
     },
     "wide": (SCORES["qr"], [(WIDE,), (0 * WIDE,)], [(spoilt(WIDE, NAN),)]),
     "ridge": (
         sketching.ridge_leverage_scores,
-        [(MATRIX, 0.1), (DEFICIENT, 3.0)],
-        [(MATRIX, -1.0), (MATRIX, NAN), (spoilt(MATRIX, NAN), 0.1)],
-    ),
-    "approximate": (
-        functools.partial(sketching.approximate_leverage_scores, KEY),
-        [(TALL,), (-2 * TALL,)],
-        [(spoilt(TALL, NAN),)],
+        [(MATRIX, 0.1, 1e-6), (DEFICIENT, 3.0, 1e-6)],
+        [(MATRIX, ridge, 1e-6) for ridge in (-1.0, NAN)]
+        + [(matrix, 0.1, rcond) for matrix, rcond in NO_CUTOFFS],
     ),
     "Lewis": (
-        lambda matrix, p: sketching.lewis_weights(matrix, p).weights,
-        [(MATRIX, 1.0), (MATRIX, 6.0)],
-        [(MATRIX, -1.0), (MATRIX, NAN), (spoilt(MATRIX, NAN), 1.0)],
-    ),
-    "Lewis, cut-off": (
-        lambda *given: sketching.lewis_weights(given[0], 1.0, rcond=given[1]).weights,
-        CUTOFFS,
-        NO_CUTOFFS,
+        lambda *given: sketching.lewis_weights(*given[:2], rcond=given[2]).weights,
+        [(MATRIX, 6.0, 1e-6), *((matrix, 1.0, 1e-6) for (matrix,) in MATRICES)],
+        [(MATRIX, p, 1e-6) for p in (-1.0, NAN)]
+        + [(matrix, 1.0, rcond) for matrix, rcond in NO_CUTOFFS],
     ),
     "resistances": (
         functools.partial(sketching.effective_resistances, num_vertices=4),
@@ -88,7 +81,11 @@ FUNCTIONS = {
 
 
 # Where NumPy has them. Others are compared with results of concrete arguments.
-BY_SVD = "gram", "qr", "sparse", "no ridge", "wide"
+REFERENCES = {
+    **dict.fromkeys(("gram", "qr", "sparse", "wide"), oracles.leverage_scores),
+    "ridge": lambda matrix, ridge, _: oracles.leverage_scores(matrix, 0, ridge),
+    "resistances": functools.partial(resistances_by_inverse, num_vertices=4),
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -96,7 +93,7 @@ def test_traced_arguments(name):
     function, right, wrong = FUNCTIONS[name]
     batch = jax.tree.map(lambda *own: np.stack(own), *right, *wrong)
     results = np.asarray(jax.jit(jax.vmap(function))(*batch))
-    reference = oracles.leverage_scores if name in BY_SVD else function
+    reference = REFERENCES.get(name, function)
     for found, arguments in zip(results, right):
         np.testing.assert_allclose(found, reference(*arguments), rtol=1e-4, atol=1e-5)
     assert np.isnan(results[len(right) :]).all()
