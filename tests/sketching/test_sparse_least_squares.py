@@ -9,7 +9,7 @@ import lineax
 import numpy as np
 import pytest
 import scipy.linalg
-from jax.experimental import sparse
+import scipy.sparse
 
 from jaxwgc import sketching
 from tests import oracles
@@ -48,6 +48,11 @@ def of_lineax(matrix):
     return sketching.LinearOperator(own.mv, own.transpose().mv, matrix.shape)
 
 
+@functools.partial(jax.jit, static_argnames="method")
+def solve_traced(matrix, target, method):
+    return sketching.preconditioned(KEY, matrix, target, method=method)
+
+
 KINDS = {
     "columns": (bcoo_of, "columns"),
     "sketch": (bcoo_of, "sketch"),
@@ -69,17 +74,6 @@ def test_as_backward_stable_as_qr(with_x64, kind):
     assert (result.rank is None) == ("sketch" not in kind)
 
 
-def test_ridge_and_several_targets_in_float32():
-    matrix, target = (part.astype(np.float32) for part in system())
-    targets = np.stack([target, target**2, 0 * target], axis=1)
-    problem = KEY, bcoo_of(matrix), targets
-    result = sketching.preconditioned(*problem, method="columns", ridge=0.5)
-    expected = oracles.ridge_solution(matrix.astype(float), targets.astype(float), 0.5)
-    np.testing.assert_allclose(result.solution, expected, atol=2e-5)
-    assert result.solution.dtype == np.float32 and result.converged.all()
-    np.testing.assert_array_equal(result.solution[:, 2], 0)
-
-
 @pytest.mark.parametrize("kind", ["columns", "operator"])
 def test_any_units_in_float32(kind):
     """Squares are beyond its range, and so may θ be."""
@@ -88,9 +82,8 @@ def test_any_units_in_float32(kind):
     best = scipy.linalg.lstsq(matrix, target)[0]
 
     def solve(unit, size):
-        scaled = make(jnp.asarray(matrix * unit, jnp.float32))
-        scaled_target = (target * size).astype(np.float32)
-        return sketching.preconditioned(KEY, scaled, scaled_target, method=method)
+        scaled = make((matrix * unit).astype(np.float32))
+        return solve_traced(scaled, (target * size).astype(np.float32), method)
 
     for unit in (1e-24, 1e-12, 1e12, 1e30):
         result = solve(unit, unit)
@@ -118,17 +111,16 @@ def test_deficient_entries(with_x64, method):
 
 
 def test_what_is_wrong_in_traced_input():
-    matrix, target = (jnp.asarray(part, jnp.float32) for part in system())
-    operator, other = operator_of(matrix), operator_of(matrix.at[7, 2].add(0.1))
-    solve = jax.jit(
-        lambda matrix: sketching.preconditioned(KEY, matrix, target, method="columns")
-    )
-    assert solve(operator).converged
-    for wrong in (
-        bcoo_of(matrix.at[7, 2].set(jnp.nan)),
-        dataclasses.replace(operator, rmatvec=other.rmatvec),
+    matrix, target = (part.astype(np.float32) for part in system())
+    other, spoilt = matrix.copy(), matrix.copy()
+    other[7, 2] += 0.1
+    spoilt[7, 2] = np.nan
+    rmatvec = operator_of(other).rmatvec
+    for wrong, method in (
+        (bcoo_of(spoilt), "columns"),
+        (dataclasses.replace(operator_of(matrix), rmatvec=rmatvec), "auto"),
     ):
-        result = solve(wrong)
+        result = solve_traced(wrong, target, method)
         assert not result.converged and np.isnan(result.solution).all()
 
 
@@ -137,11 +129,11 @@ def test_more_columns_than_could_be_factored():
     size = 20_000
     row = np.arange(3 * size) % (2 * size)
     random = np.random.default_rng(0)
-    indices = np.stack([row, random.integers(0, size, row.size)], axis=1)
-    entries = jnp.ones(row.size), jnp.asarray(indices)
-    given = sparse.BCOO(entries, shape=(2 * size, size))
-    target = jnp.asarray(random.standard_normal(2 * size), jnp.float32)
-    result = sketching.preconditioned(KEY, given, target, ridge=0.1)
-    residual = target - given @ result.solution
-    gradient = residual @ given - 0.1 * result.solution
-    assert result.converged and jnp.abs(gradient).max() < 2e-3
+    entries = np.ones(row.size), (row, random.integers(0, size, row.size))
+    given = scipy.sparse.coo_array(entries, shape=(2 * size, size))
+    targets = random.standard_normal((2 * size, 3)) * [1, 100, 0]
+    result = sketching.preconditioned(KEY, given, targets, ridge=0.1)
+    solution = np.asarray(result.solution)
+    assert solution.dtype == np.float32 and result.converged.all()
+    gradient = given.T @ (targets - given @ solution) - 0.1 * solution
+    assert np.all(np.abs(gradient).max(axis=0) <= [2e-3, 0.2, 0])
