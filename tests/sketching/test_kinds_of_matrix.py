@@ -3,6 +3,7 @@
 What is not rejected must not be converted entry by entry, which takes minutes.
 """
 
+import functools
 import inspect
 import tempfile
 
@@ -19,6 +20,7 @@ from jaxwgc import codes, sketching, stragglers
 from jaxwgc.sketching import Blocks
 from jaxwgc.sketching._linalg import blocks as blocks_module
 from tests import oracles
+from tests.sketching.test_choose_ridge import by_hand
 from tests.sketching.test_refusals import GOOD, KEY
 
 RANDOM = np.random.default_rng(0)
@@ -114,7 +116,8 @@ BLOCKS = {
 KINDS = {**SPARSE, **BLOCKS, "sharded": sharded}
 # Without kinds that become one of these before any function sees them. Functions of
 # sharded rows are in test_sharded_scores.py.
-SOME = "disordered CSR", "list", "sparse blocks"
+SOME = "disordered CSR", "list"
+RIDGES = [0.1, 1.0, 10.0]
 
 
 def of(name, *args, **options):
@@ -134,8 +137,19 @@ FUNCTIONS = {
     "preconditioned": of("preconditioned", TARGET, ridge=0.5),
     "by a sketch": of("preconditioned", TARGET, method="sketch"),
     "sketch and solve": of("sketch_and_solve", TARGET, 60),
-    "leave one out": of("choose_ridge", TARGET, [0.1, 1.0, 10.0]),
+    "leave one out": of("choose_ridge", TARGET, RIDGES),
 }
+
+
+def best_ridge(matrix):
+    errors = [by_hand(matrix, TARGET, own, "leave_one_out") for own in RIDGES]
+    ridge = RIDGES[np.argmin(errors)]
+    return ridge, np.array(errors), oracles.ridge_solution(matrix, TARGET, ridge)
+
+
+def solution_of_sketch(matrix):
+    sketch = sketching.sparse_sign(KEY, 60, 300) @ [matrix, TARGET]
+    return np.linalg.lstsq(*jax.device_get(sketch))[0]
 
 
 # Where NumPy has them. Others are compared with those of the array.
@@ -145,6 +159,17 @@ EXACT = {
     "ridge": lambda matrix: oracles.leverage_scores(matrix, 0, 2.0),
     "preconditioned": lambda matrix: oracles.ridge_solution(matrix, TARGET, 0.5),
     "by a sketch": lambda matrix: oracles.ridge_solution(matrix, TARGET, 0.0),
+    "leave one out": best_ridge,
+    "sketch and solve": solution_of_sketch,
+}
+
+
+# Others take `SOME`. Sparse blocks stay sparse in products with few columns, and
+# a sparse matrix is solved by a sketch.
+KINDS_OF = {
+    **dict.fromkeys(("leverage", "cut-off"), KINDS),
+    **dict.fromkeys(("rank k", "by a sketch"), (*SOME, "sparse blocks")),
+    "preconditioned": ("list",),
 }
 
 
@@ -179,7 +204,7 @@ def test_all_functions_are_here():
 def test_all_kinds_give_one_result(name, with_x64, small_chunks):
     function = FUNCTIONS[name]
     expected = solution_of(EXACT.get(name, function)(MATRIX))
-    for kind in KINDS if name in ("leverage", "cut-off") else SOME:
+    for kind in KINDS_OF.get(name, SOME):
         found = solution_of(function(KINDS[kind](MATRIX)))
         check_equal(found, expected, kind)
         if name in ("leverage", "ridge", "approximate"):
@@ -192,9 +217,10 @@ def test_wide_and_deficient(name, with_x64, small_chunks):
     deficient = np.round(4 * MATRIX)
     deficient[:, 3] = deficient[:, 1] - deficient[:, 2]
     deficient[:, 5] = 0
-    for matrix in (wide, deficient):
+    extreme = (1e200 * deficient, 0 * deficient) if name == "rank k" else ()
+    for matrix in (wide, deficient, *extreme):
         expected = EXACT.get(name, FUNCTIONS[name])(matrix)
-        for kind in SOME:
+        for kind in SOME if name == "leverage" else KINDS_OF.get(name, SOME):
             check_equal(FUNCTIONS[name](KINDS[kind](matrix)), expected, kind, 1e-9)
     with pytest.raises(ValueError, match="at least as many rows as columns"):
         FUNCTIONS[name](sharded(wide))
@@ -265,15 +291,16 @@ def test_sampled_rows():
 
 def test_data_of_newton_sketch():
     """What JAX makes of a BCOO in the functions of the caller is for JAX to say."""
-    matrix, target = MATRIX[:20, :4].astype(np.float32), TARGET[:20, 0]
+    matrix, seen = MATRIX[:20, :4].astype(np.float32), []
 
-    def loss(params, matrix):
-        return jnp.sum((matrix @ params - target) ** 2) / 2
+    def loss(params, entries):
+        seen.append(entries)
+        return jnp.sum((entries @ params) ** 2) / 2
 
-    given = KEY, loss, lambda _, matrix: matrix.todense(), np.zeros(4, np.float32), 20
-    found = sketching.newton_sketch(*given, args=(disordered_csr(matrix),))
-    expected = np.linalg.lstsq(matrix, target)[0]
-    np.testing.assert_allclose(found.solution, expected, atol=1e-5)
+    given = KEY, loss, lambda _, entries: entries.todense(), np.zeros(4, np.float32), 20
+    solve = functools.partial(sketching.newton_sketch, *given)
+    jax.eval_shape(lambda: solve(args=(disordered_csr(matrix),)))
+    assert {type(entries) for entries in seen} == {sparse.BCOO}
 
 
 @pytest.mark.parametrize(
@@ -327,8 +354,13 @@ def test_what_cannot_be_taken():
 # Blocks.
 
 
-@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
-@pytest.mark.parametrize("name", ["leverage", "rank k", "preconditioned"])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *((name, np.asarray) for name in ("leverage", "rank k", "preconditioned")),
+        ("rank k", scipy.sparse.csr_array),
+    ],
+)
 def test_blocks_that_change_between_passes(name, make, small_chunks):
     # In the precision of their other tests, so that they share programs.
     dtype = np.float32 if name == "leverage" else np.float64
@@ -364,8 +396,10 @@ def test_blocks_that_change_between_passes(name, make, small_chunks):
     function(iter([blocks_of(matrix), *[blocks_of(near)] * 99]))
 
 
-@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [*((name, np.asarray) for name in FUNCTIONS), ("rank k", scipy.sparse.csr_array)],
+)
 def test_a_missing_value_in_a_block_is_named(name, make, with_x64, small_chunks):
     spoilt = MATRIX.copy()
     spoilt[207, 1] = np.nan

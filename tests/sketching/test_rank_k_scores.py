@@ -3,15 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from jaxwgc import sketching
 from tests.oracles import change_of_scores, leverage_scores
 from tests.sketching import zoo
-from tests.sketching.test_kinds_of_matrix import KINDS
 from tests.sketching.zoo import KEY
 
 NUM_ROWS, NUM_COLUMNS, RANK = 300, 40, 5
@@ -45,8 +42,9 @@ def test_bound_holds_and_says_enough(name, x64):
     rounding = 200 * np.finfo(dtype).eps
     matrix, expected = of_spectrum(name)
     rank = min(RANK, np.count_nonzero(SPECTRA[name]))
-    for num_passes in (5,) if x64 else (3, 5):
-        found = of_array(matrix.astype(dtype), RANK, num_passes=num_passes)
+    matrix = matrix.astype(dtype)
+    for num_passes, size in ((5, 1.0),) if x64 else ((3, 2.0**100), (5, 2.0**-100)):
+        found = of_array(matrix * dtype(size), RANK, num_passes=num_passes)
         scores = np.asarray(found.scores, float)
         assert found.scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
         assert found.rank == rank
@@ -61,50 +59,25 @@ def test_bound_holds_and_says_enough(name, x64):
         return
     assert found.error_bound < 0.05
     values = SPECTRA[name][:RANK]
-    np.testing.assert_allclose(found.singular_values, values, atol=1e-4)
+    np.testing.assert_allclose(found.singular_values / size, values, atol=1e-4)
     gap = 1 - SPECTRA[name][RANK] / values[-1] if rank == RANK else rank > 0
     np.testing.assert_allclose(found.gap, gap, atol=2e-2)
 
 
-@pytest.mark.parametrize("way", ["list", "sparse blocks"])
-def test_wherever_the_rows_are(way):
-    """The same, and near to the exact ones in five passes."""
-    for name, scale in (("gap", 1), ("rank 3", 1e30), ("falling", 1e-30), ("zero", 1)):
-        matrix, expected = of_spectrum(name)
-        matrix = (matrix * scale).astype(np.float32)
-        found = of_array(KINDS[way](matrix), RANK, num_passes=5)
-        first = of_array(matrix, RANK, num_passes=5)
-        assert isinstance(found.scores, np.ndarray)
-        np.testing.assert_allclose(found.scores, first.scores, atol=1e-6)
-        np.testing.assert_allclose(found.scores, expected, atol=1e-4)
-        assert found.rank == first.rank and found.is_ambiguous == first.is_ambiguous
-        values = found.singular_values / scale
-        np.testing.assert_allclose(values, SPECTRA[name][:RANK], atol=1e-4)
-
-
-def counts():
+def test_counts_in_six_passes(with_x64):
     """Words of 20 topics, as in messages of 20 newsgroups."""
     random = np.random.default_rng(0)
     topics = random.dirichlet(np.full(500, 0.05), 20)
     shares = random.dirichlet(np.full(20, 0.1), 1000)
-    return random.poisson(100 * shares @ topics).astype(float)
-
-
-@pytest.mark.parametrize(
-    ("make", "rank"),
-    [(lambda: sklearn.datasets.load_digits(return_X_y=True)[0], 10), (counts, 20)],
-    ids=["digits", "counts"],
-)
-def test_real_data_in_six_passes(make, rank, with_x64):
-    matrix = make()
-    found = of_array(matrix, rank, num_passes=6)
-    expected = leverage_scores(matrix, rank=rank)
+    matrix = random.poisson(100 * shares @ topics).astype(float)
+    found = of_array(matrix, 20, num_passes=6)
+    expected = leverage_scores(matrix, rank=20)
     np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-5)
     is_large = expected > np.median(expected)
     np.testing.assert_allclose(found.scores[is_large], expected[is_large], rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(30, 6), (6, 30), (1, 4), (4, 1)])
+@pytest.mark.parametrize("shape", [(6, 30), (4, 1)])
 def test_all_directions_are_leverage_scores(shape, with_x64):
     matrix, rank = np.random.default_rng(0).standard_normal(shape), min(shape)
     found = of_array(matrix, rank)
@@ -152,19 +125,18 @@ def test_no_derivatives_inside_of_a_cluster(with_x64):
 def test_second_derivatives_are_nan(with_x64):
     matrix, _ = of_spectrum("falling")
 
-    @jax.jit
-    def second(matrix, change):
-        gradient = jax.grad(lambda matrix: six_pass_scores(matrix)[0])
-        return jax.jvp(gradient, (matrix,), (change,))[1]
+    def along(step):
+        return of_array(matrix + step * matrix[::-1], RANK, num_passes=3).scores
 
-    assert np.isnan(second(matrix, matrix[::-1])).all()
+    assert np.isnan(jax.jit(jax.jacfwd(jax.jacfwd(along)))(0.0)).all()
 
 
 def test_traced_matrices():
     matrix, expected = of_spectrum("gap")
-    both = jnp.asarray(np.stack([matrix, -2 * matrix]), jnp.float32)
+    both = np.stack([matrix, -2 * matrix]).astype(np.float32)
     of_both = jax.jit(jax.vmap(lambda matrix: of_array(matrix, RANK, num_passes=4)))
     np.testing.assert_allclose(of_both(both).scores, [expected] * 2, atol=1e-5)
-    found = of_both(both.at[1, 3, 4].set(jnp.nan))
+    both[1, 3, 4] = np.nan
+    found = of_both(both)
     assert np.isfinite(found.scores[0]).all() and np.isnan(found.scores[1]).all()
     assert found.rank[1] == 0 and found.is_ambiguous[1] and np.isnan(found.gap[1])

@@ -157,8 +157,8 @@ def test_num_draws_of_many_parts_in_float32():
 @pytest.mark.parametrize(("is_last", "chance"), [(False, 5.9e-8), (True, 1e-8)])
 def test_rare_parts_come_as_often_as_they_should(is_last, chance):
     # On the grid of uniform variables after a likely part never, before it as 1.2e-7.
-    rare = np.array([*2 ** np.arange(8), *range(3, 256, 11)])
-    probabilities = np.zeros(256)
+    rare = np.array([*2 ** np.arange(6), *range(3, 64, 2)])
+    probabilities = np.zeros(64)
     probabilities[0], probabilities[rare] = 1, chance
     probabilities = probabilities[::-1] if is_last else probabilities
     sample = one_sample(9, probabilities, num_draws=2**22)
@@ -200,7 +200,8 @@ def test_invariants(values, seed, rule):
         assert sample.num_draws == rule["num_draws"]
         means = sample.num_draws * chances / probabilities.sum()
         counts = sample.counts[used]
-        np.testing.assert_allclose(sample.scale[used] ** 2, counts / means, rtol=1e-5)
+        scale = np.asarray(sample.scale)[used]
+        np.testing.assert_allclose(scale**2, counts / means, rtol=1e-5)
 
 
 def test_drop_last_distinct_is_unbiased():

@@ -64,6 +64,19 @@ SCORES = {
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def jvp(function, primals, tangents):
+    """A value and its change; compiled once for arguments of one shape."""
+    return jax.jvp(function, primals, tangents)
+
+
+def check_forward(function, primals, tangents, expected, tolerance):
+    """Checks the change of a value along tangents."""
+    _, found = jvp(function, primals, tangents)
+    tolerance = tolerance * (1 + np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def forward_and_backward(function, primals, tangents, weights):
     """The change of what it gives, and the gradient of its weighted sum."""
     _, linear = jax.linearize(function, *primals)
