@@ -177,6 +177,8 @@ def solution_of(found):
     if not isinstance(found, sketching.Solution):
         return found
     assert np.all(found.converged)
+    lengths = np.linalg.norm(TARGET, axis=0)
+    np.testing.assert_allclose(found.residual_history[0], lengths, rtol=1e-12)
     return found.solution
 
 
