@@ -272,8 +272,8 @@ def test_embeddings(name):
 
 def test_sampled_rows():
     matrix, target = MATRIX[:20].astype(np.float32), TARGET[:20, 0]
-    # Row 0, of which unused slots are, is drawn for sure.
-    sample = sketching.sample_rows(KEY, np.r_[40, :19], 8, "poisson")
+    # Row 0, of which unused slots are, is drawn for sure; so is row 6, of 6 columns.
+    sample = sketching.sample_rows(KEY, np.r_[40, :5, 40, 6:19], 8, "poisson")
     assert 0 < np.count_nonzero(sample.counts) < len(sample.counts)
     expected = matrix[sample.indices] * np.asarray(sample.scale)[:, None]
     apply = jax.jit(lambda sample, matrix: sample.apply(matrix))

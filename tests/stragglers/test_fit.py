@@ -157,6 +157,9 @@ def test_affine_in_the_load():
     law = found.delay.law(2.0)
     expected = 0.5 * 2 + (0.3 + 0.7 * 2 / mean) * 2.0
     np.testing.assert_allclose(law.isf(0.5), expected, rtol=0.02)
+    # An overhead below zero would fit best.
+    found = one_kind("log_normal", (loads - 0.5) * noise, loads, form=1)
+    assert abs(found.parameters["overhead"]) < 1e-3
 
 
 @functools.cache

@@ -168,7 +168,9 @@ def test_choices_are_in_order_and_consistent(measured):
     assert found.best.behind == (0, 0)
     assert found.uncoded in found.choices
     assert not any(own.memory for own in found.choices)
-    assert max(map(len, str(found).splitlines())) <= 80
+    text = str(found)
+    assert f"{found.best.num_bytes / 1e6:#.3g}" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_same_rounds_for_the_same_choices(measured):
@@ -236,13 +238,14 @@ def test_target_that_no_choice_reaches():
     times = np.ones((20, 4))
     times[:, 0] = np.inf
     delay, options = stragglers.empirical(times), {"target": 1e-4, "memory": True}
-    found = plan(delay, 4, replications=[1], **options)
+    waiting = [stragglers.fastest(1), stragglers.fastest(3)]
+    found = plan(delay, 4, replications=[1], waiting=waiting, **options)
     assert not found.is_reached
     by_wait = {own.waits_for: own for own in found.choices}
     # Weights of 4/3 and 0, with a mean square of 1/3 around their mean.
     curvature = np.geomspace(1 / 100, 1, 8)
     floor = 0.1 * curvature.mean() / 3 * np.mean(1 / curvature) / 3
-    for name in ("first 3", "first 3 + late"):
+    for name in ("first 3", "first 3 + late", "first 1 + late"):
         assert by_wait[name].lowest_loss == pytest.approx(floor, rel=0.01)
     assert found.best.lowest_loss == pytest.approx(floor, rel=0.05)
     assert str(found).startswith("No choice reaches a loss of 0.0001 of the start.")
@@ -258,7 +261,7 @@ def test_target_that_no_choice_reaches():
 
 def test_stalls_that_a_trace_does_not_show():
     """Eight alike workers: who waits for all is as fast, until one of them stalls."""
-    times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
+    times = 0.01 + 0.0005 * np.random.default_rng(0).random((40, 8))
     delay = stragglers.empirical(times)
     options = {"replications": [1], "target": 1e-3, "late": "cancelled"}
     careless = plan(delay, 8, tail=0, heterogeneity=1.0, **options)
@@ -312,7 +315,7 @@ def test_both_precisions(x64):
     found = plan(EXPONENTIAL, 4, replications=(2,), exact=True, **options)
     until = next(own for own in found.choices if own.name == "fractional_repetition")
     # Finished parts on request are no slower, and one sum a worker travels at most.
-    assert found.best.name == "replicated" and found.best.num_answers <= 4
+    assert found.best.name == "replicated" and 3.9 < found.best.num_answers <= 4
     assert found.best.decoding_error.value == 0
     # The later of two blocks, each the earlier of two workers.
     expected = 2 * (1 + 1 * harmonic(2))
