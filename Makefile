@@ -45,7 +45,7 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help reproduce compare benchmark measure test coverage test-lowest test-variants
-.PHONY: lint format types lines docs serve package clean
+.PHONY: mutations lint format types lines docs serve package clean
 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
@@ -56,6 +56,7 @@ help:
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
 	@echo 'make test-variants numerical tests as on other processors, BLAS kernels, seeds, 3 hours'
+	@echo 'make mutations   put 120 small faults into the core, print those that tests miss, 2 hours'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
 	@echo 'make types       pyright'
@@ -107,10 +108,11 @@ CORE_TESTS := $(addprefix tests/,test_coding.py test_gradients.py test_modules.p
 # Nearly all of the time goes into compiling, which takes half as long without LLVM's
 # optimisations (XLA_FLAGS= tests with them); what is compiled is kept beside the
 # environment's packages for the next time.
-test coverage test-lowest test-variants: export OPENBLAS_NUM_THREADS := 1
-test coverage test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0
-test coverage test-lowest test-variants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+test coverage test-lowest test-variants mutations: export OPENBLAS_NUM_THREADS := 1
+test coverage test-lowest mutations: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+test coverage test-lowest test-variants mutations: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 test coverage test-variants: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
+mutations: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/mutations-cache
 test-lowest: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(LOWEST_VENV))/jax-cache
 
 test: $(STAMPS)/test
@@ -125,6 +127,10 @@ test-lowest: $(LOWEST_VENV)/.stamp
 
 test-variants: $(STAMPS)/test $(LOWEST_VENV)/.stamp
 	$(BIN)/python -m tests.variants --lowest $(LOWEST_VENV)/bin/python
+
+# COUNT faults; SEED draws others, WHERE names folders, files or lines.
+mutations: $(STAMPS)/test
+	$(BIN)/python -m tests.mutations $(or $(COUNT),120) $(or $(SEED),0) $(WHERE)
 
 $(LOWEST_VENV)/.stamp: pyproject.toml
 	@if ! "$(LOWEST_PYTHON)" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \

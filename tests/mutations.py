@@ -1,31 +1,31 @@
-"""Puts small faults into the core, one at a time: do tests fail? Too long for CI.
+"""Puts small faults into the core, one at a time, and prints those that tests miss.
 
-    python -m tests.mutations                       120 faults, an hour or two
-    python -m tests.mutations --seed 1 --count 20   others
-    python -m tests.mutations jaxwgc/decoders       in some folders, files or lines
+    make mutations                         120 faults, an hour or two
+    make mutations COUNT=20 SEED=1         others
+    make mutations WHERE=jaxwgc/decoders   in some folders, files or lines
 
-Works in a copy of the tree. Prints a line per fault: the line of code, what it became,
+Works in copies of the tree. Prints a line per fault: the line of code, what it became,
 and the first test that failed or SURVIVED. A test that takes longer than two minutes
 counts as failed. Module-level constants, annotations, decorators and messages of errors
 have no faults.
 """
 
-import argparse
 import ast
-import os
+import contextlib
 import pathlib
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = "aggregate coding decoders codes stragglers studies sketching".split()
-# Tests of all rooms, which come after those of the same name and folder.
-SHARED = """coding every_path locate_errors arbitration noisy_messages aggregate_checks
-    dtypes gradients precision refusals"""
+# Tests run in this order: those of the same name, of the same room, of all rooms.
+TESTS = """**/test{name}.py {room}/test_*.py test_coding.py test_every_path.py
+    test_locate_errors.py test_arbitration.py test_noisy_messages.py test_precision.py
+    test_aggregate_checks.py test_dtypes.py test_gradients.py test_refusals.py"""
+PYTEST = """-m pytest -qx -o faulthandler_timeout=120
+    -o faulthandler_exit_on_timeout=true"""
 # What is replaced, as a regular expression, and by what.
 SWAPS = """+ -, - +, * /, / *, ** *, // *, % //, & |, | &, << >>, and or, or and,
     == !=, != ==, < >, <= >, > <, >= <, < <=, <= <, > >=, >= >, is is not, in not in"""
@@ -44,13 +44,6 @@ FAULTS = {
     r"\b(max|min)(?=imum\(|\()": lambda hit: {"max": "min", "min": "max"}[hit[0]],
     r"\b(any|all)(?=\()": lambda hit: {"any": "all", "all": "any"}[hit[0]],
 }
-# As `make test`; what a fault leaves as it was is not compiled again.
-SETTINGS = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(sys.prefix) / "mutations-cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
-}
 
 
 def reduced(source):
@@ -58,79 +51,58 @@ def reduced(source):
     tree = ast.parse(source)
     tree.body = [each for each in tree.body if not isinstance(each, ast.Assign)]
     for node in ast.walk(tree):
-        for name in ("annotation", "returns", "decorator_list", "exc"):
-            if hasattr(node, name):
-                setattr(node, name, None)
+        vars(node).update(annotation=None, returns=None, decorator_list=None, exc=None)
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = ""
     return ast.dump(tree)
 
 
 def faults_of(path):
-    """Yields the name of each fault of a file, and the source that has it."""
-    source = (ROOT / path).read_text()
+    """Yields name, file and changed source of each fault of a file."""
+    source = path.read_text()
     expected = reduced(source)
     for pattern, new in FAULTS.items():
         for hit in re.finditer(pattern, source):
             after = new if isinstance(new, str) else new(hit)
             changed = source[: hit.start()] + after + source[hit.end() :]
-            try:
-                is_seen = reduced(changed) != expected
-            except SyntaxError:
-                continue
-            if is_seen:
-                line = source.count("\n", 0, hit.start() + 1)
-                texts = (own.splitlines()[line].strip() for own in (source, changed))
-                yield f"{path}:{line + 1}: {'  ->  '.join(texts)}", path, changed
+            with contextlib.suppress(SyntaxError):
+                if reduced(changed) != expected:
+                    line = source.count("\n", 0, hit.start())
+                    lines = (own.splitlines()[line] for own in (source, changed))
+                    name = "  ->  ".join(map(str.strip, lines))
+                    yield f"{path}:{line + 1}: {name}", path, changed
 
 
-def failure(tree, path):
-    """Returns the first test of a file's room that fails in a tree, or None."""
-    room = path.relative_to("jaxwgc").parts[0]
-    names = f"**/test{path.stem}.py", f"{room}/test_*.py"
-    names += tuple(f"test_{name}.py" for name in SHARED.split())
-    tests = [own for name in names for own in sorted((tree / "tests").glob(name))]
-    options = "faulthandler_timeout=120", "faulthandler_exit_on_timeout=true"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-qx", *dict.fromkeys(map(str, tests))]
-        + [f"--override-ini={option}" for option in options],
-        cwd=tree,
-        env={**SETTINGS, **os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-    )
+def failure(path, changed):
+    """Returns the first test that fails if the source of a file is changed, or None."""
+    patterns = TESTS.format(name=path.stem, room=path.parts[1]).split()
+    files = [sorted(pathlib.Path("tests").glob(each)) for each in patterns]
+    with tempfile.TemporaryDirectory() as tree:
+        copied = "jaxwgc", "tests", "pyproject.toml"
+        subprocess.run(["cp", "-rp", *copied, tree], check=True)
+        pathlib.Path(tree, path).write_text(changed)
+        command = [sys.executable, *PYTEST.split(), *dict.fromkeys(sum(files, []))]
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     outcome = failed[1] if failed else "the time limit, or a crash"
     return outcome if done.returncode else None
 
 
-def main():
+def main(count, seed, *places):
     """Prints the outcome of each fault, and how many were caught."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("places", nargs="*", default=["jaxwgc"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=120)
-    given = parser.parse_args()
-    files = (own for room in ROOMS for own in (ROOT / "jaxwgc" / room).rglob("*.py"))
-    paths = sorted(own.relative_to(ROOT) for own in files)
+    core = pathlib.Path("jaxwgc")
+    paths = sorted(path for room in ROOMS for path in (core / room).rglob("*.py"))
     faults = [fault for path in paths for fault in faults_of(path)]
-    faults = [fault for fault in faults if fault[0].startswith(tuple(given.places))]
-    chosen = random.Random(given.seed).sample(faults, min(given.count, len(faults)))
+    faults = [fault for fault in faults if fault[0].startswith(places or "jaxwgc")]
+    chosen = random.Random(int(seed)).sample(faults, min(int(count), len(faults)))
     caught = 0
-    with tempfile.TemporaryDirectory() as folder:
-        tree = pathlib.Path(folder)
-        for name in ("jaxwgc", "tests"):
-            shutil.copytree(ROOT / name, tree / name)
-        shutil.copy2(ROOT / "pyproject.toml", tree)
-        for number, (name, path, changed) in enumerate(chosen, 1):
-            (tree / path).write_text(changed)
-            failed = failure(tree, path)
-            shutil.copy2(ROOT / path, tree / path)
-            caught += failed is not None
-            outcome = f"by {failed}" if failed else "SURVIVED"
-            print(f"{number}/{len(chosen)} {name}  {outcome}", flush=True)
+    for number, (name, path, changed) in enumerate(chosen, 1):
+        failed = failure(path, changed)
+        caught += failed is not None
+        outcome = f"by {failed}" if failed else "SURVIVED"
+        print(f"{number}/{len(chosen)} {name}  {outcome}", flush=True)
     print(f"{caught} of {len(chosen)} caught")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
