@@ -198,7 +198,7 @@ def test_another_goal_from_the_same_rounds(measured):
         found.replan(target=2)
 
 
-def test_do_not_code_where_workers_are_alike():
+def test_do_not_code_where_workers_are_alike(x64):
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     found = plan(stragglers.empirical(times), 8, replications=(1, 2), waiting=[enough])
     assert not found.best.is_coded

@@ -118,7 +118,7 @@ def simulate(choices: Sequence[Choice], unknown: np.ndarray, drawn: Drawn) -> An
     """
     random = np.random.default_rng(0).random(drawn.times.shape[1:], np.float32)
     times = drawn.times * (1 - np.float32(_TIME_ROUNDING) * random)
-    times = np.moveaxis(times, 2, 0)
+    times = np.moveaxis(times, 2, 0).astype(jnp.result_type(float))
     rounds: list[Any] = [None] * len(choices)
     descents: list[Any] = [None] * len(choices)
     calls: list[Any] = []
