@@ -14,14 +14,14 @@ from tests.oracles import best_mixtures, row_scales, targets
 from tests.zoo import patterns
 
 KEY = jax.random.key(0)
-BERNOULLI = codes.bernoulli(KEY, 7, 5, replication=3)
+BERNOULLI = codes.bernoulli(KEY, 8, 6, replication=2)
 # Decoded by least squares below: their own decoders where they are the same.
 CODES = {
     "bernoulli": BERNOULLI,
-    "weighted": jaxwgc.weighted(BERNOULLI, np.array([2.0, 0, 1, 3, 0.5])),
-    "complex": codes.reed_solomon(7, 7, 3),
-    "segments": codes.communication_efficient(7, 2, 2),
-    "messages": codes.partially_coded(codes.cyclic_mds(7, 2), 1),
+    "weighted": jaxwgc.weighted(BERNOULLI, np.array([2.0, 0, 1, 3, 0.5, 1])),
+    "complex": codes.reed_solomon(8, 8, 3),
+    "segments": codes.communication_efficient(8, 2, 2),
+    "messages": codes.partially_coded(codes.cyclic_mds(8, 2), 1),
 }
 
 
@@ -70,7 +70,7 @@ class TestEveryPattern:
         found = diagnose(
             code,
             [0, 2, 3, 6],
-            num_patterns=35,
+            num_patterns=70,
             quantile_levels=levels,
             decoder=decoders.LeastSquares,
         )
@@ -79,9 +79,9 @@ class TestEveryPattern:
         np.testing.assert_array_equal(found.standard_error, 0)
         np.testing.assert_array_equal(found.quantile_levels, levels)
         for row, number in enumerate(found.num_stragglers):
-            errors = least_errors(code, patterns(7, [number]))
+            errors = least_errors(code, patterns(8, [number]))
             received = found.worst_received[row]
-            assert received.sum() == 7 - number
+            assert received.sum() == 8 - number
             for own, expected in (
                 (found.mean_error[row], errors.mean()),
                 (found.error_quantiles[row], np.quantile(errors, levels)),
@@ -89,14 +89,14 @@ class TestEveryPattern:
                 (least_errors(code, received[None]), errors.max()),
             ):
                 np.testing.assert_allclose(own, expected, atol=tolerance)
-        expected = decoded_noise(code, patterns(7, [2]))
+        expected = decoded_noise(code, patterns(8, [2]))
         np.testing.assert_allclose(found.noise_amplification[1], expected, rtol=0.03)
         # In real numbers, for a gradient of twelve.
         messages = jax.eval_shape(
             lambda: jaxwgc.encode(code, jnp.ones((code.num_parts, 12)))
         )
         numbers = messages.size * (2 if code.is_complex else 1)
-        assert found.message_length == numbers / 7 / 12
+        assert found.message_length == numbers / 8 / 12
 
     def test_law_of_fractional_repetition_past_its_tolerance(self):
         """E of the error is k C(n - d, r) / C(n, r) for r answers, d = s + 1."""
@@ -112,28 +112,28 @@ class TestEveryPattern:
 
     def test_an_impossible_target_of_zeros(self, with_x64):
         """Nothing is asked for, and nothing is missed; no division by zero."""
-        code = jaxwgc.weighted(BERNOULLI, np.zeros(5))
-        found = diagnose(code, 2, num_patterns=35)
+        code = jaxwgc.weighted(BERNOULLI, np.zeros(6))
+        found = diagnose(code, 2, num_patterns=70)
         assert found.mean_error == found.worst_error == found.noise_amplification == 0
 
 
 class TestRandomPatterns:
-    # C(8, 4) = 70 patterns are more than 60.
-    code = codes.bernoulli(jax.random.key(1), 8, 6, replication=2)
+    def test_estimate_the_mean(self, with_x64):
+        """Four standard errors at most, and these are of the right size.
 
-    def test_estimate_the_mean(self):
-        """Four standard errors at most, and these are of the right size."""
-        errors = least_errors(self.code, patterns(8, [4]))
+        C(8, 4) = 70 patterns are more than 60.
+        """
+        errors = least_errors(BERNOULLI, patterns(8, [4]))
         keys = jax.random.split(KEY, 20)
         options = {"num_patterns": 60, "decoder": decoders.LeastSquares}
-        found = [diagnose(self.code, 4, key, **options) for key in keys]
+        found = [diagnose(BERNOULLI, 4, key, **options) for key in keys]
         assert not any(own.is_exhaustive for own in found)
         means = np.array([own.mean_error[0] for own in found])
         expected = errors.std() / np.sqrt(60)
         np.testing.assert_allclose(means.mean(), errors.mean(), atol=expected)
         assert np.all(np.abs(means - errors.mean()) < 4 * expected)
         assert len(np.unique(means)) == 20
-        again = diagnose(self.code, 4, keys[0], **options)
+        again = diagnose(BERNOULLI, 4, keys[0], **options)
         assert again.mean_error == means[0]
         np.testing.assert_allclose(
             [own.standard_error[0] for own in found], expected, rtol=0.35
@@ -166,9 +166,9 @@ class TestCost:
     def test_loads_copies_and_lengths(self, with_x64):
         assignment = np.asarray(BERNOULLI.assignment)
         found = diagnose(BERNOULLI, 0, num_patterns=2)
-        assert found.parts_per_worker == assignment.sum() / 7
+        assert found.parts_per_worker == assignment.sum() / 8
         assert found.max_parts == assignment.sum(1).max()
-        assert found.replication == assignment.sum() / 5
+        assert found.replication == assignment.sum() / 6
         assert found.min_replication == assignment.sum(0).min()
         assert found.message_length == 1
         named = "some parts are on no worker"
