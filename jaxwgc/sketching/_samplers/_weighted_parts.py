@@ -63,12 +63,12 @@ def rescaling_factors(
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import sketching
       >>> sample = sketching.sample_partitions(
-      ...     jax.random.key(0), jnp.ones(4), num_draws=1
+      ...     jax.random.key(0), jnp.ones(4), num_draws=10
       ... )
-      >>> print(sketching.rescaling_factors(sample))
-      [2.]
-      >>> print(sketching.rescaling_factors(sample, "paper", num_rows=100))
-      [0.2]
+      >>> print(sketching.rescaling_factors(sample)[0].round(3))
+      0.632
+      >>> print(sketching.rescaling_factors(sample, "paper", num_rows=100)[0])
+      0.2
 
     References:
       The paper's sections 3.1 and 3.2, step 3; Drineas, Mahoney and Muthukrishnan,

@@ -109,15 +109,12 @@ def iterative_hessian_sketch(
         an `Embedding`.
 
     Example:
+      Parameters of at least 0. Without `projection`, the solution would be [1, -2].
+
       >>> import jax, jax.numpy as jnp, optax
       >>> from jaxwgc import sketching
       >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
       >>> target = matrix @ jnp.array([1.0, -2.0])
-      >>> result = sketching.iterative_hessian_sketch(
-      ...     jax.random.key(1), matrix, target, sketch_size=20, num_iterations=10
-      ... )
-      >>> print(result.solution.round(3))
-      [ 1. -2.]
       >>> result = sketching.iterative_hessian_sketch(
       ...     jax.random.key(1),
       ...     matrix,
