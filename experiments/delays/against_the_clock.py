@@ -47,7 +47,7 @@ def time(
         runs: Simulated trainings per choice.
         quick: Train on the first trace alone, on fewer rows, at most 8 times.
     """
-    runs, num_rows = (min(runs, 8), 1_920) if quick else (runs, 9_984)
+    runs, num_rows = (min(runs, 8), 960) if quick else (runs, 9_984)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
     given = runs, num_rows, jax.random.key(seed)
     sections = {}

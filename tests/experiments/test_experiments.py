@@ -1,18 +1,24 @@
 """Each experiment in short: it runs, and writes the files of the documentation."""
 
+import contextlib
+import functools
+import io
 import json
 import pathlib
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmark import leverage_scores, sparse_least_squares
+from experiments.benchmark import compilation, leverage_scores, sparse_least_squares
 from experiments.codes import equal_load, noise, partial_work
 from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning, rounds
+from experiments.paper import mnist
+from experiments.runner import timing
 from experiments.sketching import distortion, samplers, stability
 from experiments.weights import fair
 from jaxwgc import codes, stragglers
@@ -32,8 +38,10 @@ PAPER = {
     "paper.mnist.COMPRESSIONS": (20,),
     "paper.mnist.FIT_ITERATIONS": 20,
     "paper.mnist.FIT_STEPS": np.geomspace(2e-4, 2e-3, 4),
-    "paper.mnist.NUM_TRAINING": 2_000,
+    "paper.mnist.NUM_TRAINING": 1_000,
+    "paper.mnist.PUBLISHED_UNCOMPRESSED_ERROR": 10.0,
     "paper.linear_regression.COMPRESSIONS": (4,),
+    "weights.convergence.DRAWS": (40, 80, 160),
     "weights.convergence.THRESHOLDS": (1e4, 1e3),
     "weights.sources.ROW_COUNTS": (20, 50),
     "weights.sources.SETTINGS": [(1, 50), (10, 50), (10, 20)],
@@ -79,7 +87,21 @@ SKETCHING = {
     "sketching.stability.METHODS": (stability.PLAIN, stability.GRAM, stability.QR),
     "sketching.stability.PRECISIONS": only(stability.PRECISIONS, "float32"),
 }
+
+
+def run_here(program, *arguments):
+    """In place of `run_program`: in this process, which has imported JAX already."""
+    printed, given = io.StringIO(), ["-c", *map(str, arguments)]
+    with mock.patch("sys.argv", given), contextlib.redirect_stdout(printed):
+        exec(timing._PRELUDE + program, {})
+    return json.loads(printed.getvalue())
+
+
 BENCHMARK = {
+    "benchmark.compilation.programs": lambda seed, every=compilation.programs: only(
+        every(seed), "a round, fractional_repetition", "leverage_scores"
+    ),
+    "benchmark.leverage_scores.run_program": run_here,
     "benchmark.decoding.BERNOULLI": ((4, 20),),
     "benchmark.decoding.CODES": ((10, 5, 6),),
     "benchmark.decoding.WORST_CODES": ((10, 10, 2),),
@@ -163,14 +185,23 @@ COMMANDS = [
 PREFIXES = {"mnist": "table1", "linear-regression": "table2"}
 
 
+@functools.cache
+def few_digits():
+    """One of eight images."""
+    with np.load(mnist.DATA) as file:
+        return {name: file[name][::8] for name in file}
+
+
 @pytest.fixture
 def settings(monkeypatch, tmp_path):
-    """Few rows of each table."""
+    """Few rows of each table, and few images."""
     every = PAPER | CODES | SKETCHING | BENCHMARK | DELAYS | ERRORS
     for name, value in every.items():
         monkeypatch.setattr(f"experiments.{name}", value)
     monkeypatch.chdir(tmp_path)
     np.save("one_slow_seconds.npy", TIMES)
+    np.savez("digits.npz", **few_digits())
+    monkeypatch.setattr(mnist, "DATA", pathlib.Path("digits.npz").absolute())
 
 
 @pytest.mark.parametrize("line", COMMANDS)
