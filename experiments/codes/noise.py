@@ -19,7 +19,7 @@ DECODABLE = 1e-6
 # Workers, parts and stragglers of codes for any placement.
 SIZES = ((12, 12, 2), (20, 20, 4), (50, 50, 9), (50, 20, 29), (100, 100, 9))
 FEW_SIZES = ((6, 6, 1),)
-PLACEMENT_PATTERNS = 300
+PLACEMENTS, PLACEMENT_PATTERNS = ("random", "by speed"), 300
 METHODS = {"polynomials": "polynomials", "random_rows": "random rows"}
 # Speed of the fastest worker relative to the slowest.
 SPREAD = 4
@@ -147,7 +147,7 @@ def any_placement(effort: Effort, key: jax.Array) -> Study:
             "": Once(measure_placement, key, size, kind, num_patterns),
         }
         for size in (SIZES if effort.is_full else FEW_SIZES)
-        for kind in ("random", "by speed")
+        for kind in PLACEMENTS
     ]
     table = table_of(
         "Any placement in float32: median / worst residual of {patterns} patterns, and "

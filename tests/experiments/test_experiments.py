@@ -13,13 +13,18 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmark import compilation, leverage_scores, sparse_least_squares
+from experiments.benchmark import (
+    compilation,
+    leverage_scores,
+    many_workers,
+    sparse_least_squares,
+)
 from experiments.codes import equal_load, noise, partial_work
 from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning, rounds
 from experiments.paper import mnist
 from experiments.runner import timing
-from experiments.sketching import distortion, samplers, stability
+from experiments.sketching import distortion, iterations, samplers, stability
 from experiments.weights import fair
 from jaxwgc import codes, stragglers
 from tests.experiments.conftest import RESULTS
@@ -62,6 +67,7 @@ CODES = {
     "codes.noise.exact_codes": lambda key, every=noise.exact_codes: only(
         every(key), "binary", "fractional_repetition"
     ),
+    "codes.noise.PLACEMENTS": ("random",),
     "codes.recovery.FEW_SETTINGS": ("ldgm, parity degree 5",),
     "codes.partial_work.entries": lambda every=partial_work.entries: every()[:1],
     "codes.unequal.TIMES": (1.5,),
@@ -75,7 +81,11 @@ SKETCHING = {
     "sketching.distortion.FEW_FACTORS": (4,),
     "sketching.distortion.NAMES": ("count_sketch",),
     "sketching.distortion.SMALL_SHAPES": {"one column": (256, 1)},
+    "sketching.iterations.CODE": codes.fractional_repetition(10, num_stragglers=4),
     "sketching.iterations.FEW_STEPS": (2, 20),
+    "sketching.iterations.METHODS": only(
+        iterations.METHODS, iterations.MOMENTUM, iterations.CONSTRAINED
+    ),
     "sketching.iterations.RATIOS": (4,),
     "sketching.rank_k.NUM_PASSES": (3,),
     "sketching.samplers.ACTIVE_KINDS": (),
@@ -110,6 +120,9 @@ BENCHMARK = {
     "benchmark.leverage_scores.WAYS": only(
         leverage_scores.WAYS, "svds, float64", "stream"
     ),
+    "benchmark.many_workers.LAYOUTS": [
+        own for own in many_workers.LAYOUTS if own.name == "fractional_repetition"
+    ],
     "benchmark.many_workers.NUM_PARTS": (34,),
     "benchmark.many_workers.QUICK": 10,
     "benchmark.projections.OURS": ("count_sketch",),
