@@ -65,7 +65,7 @@ def learn_entries(
       >>> from jaxwgc import codes, stragglers, studies
       >>> code = codes.regular_graph(jax.random.key(0), 10, replication=4)
       >>> learned = studies.learn_entries(
-      ...     code, stragglers.uniform(2), jax.random.key(1), num_steps=100
+      ...     code, stragglers.uniform(2), jax.random.key(1), num_steps=50
       ... )
       >>> bool((learned.assignment == code.assignment).all())
       True
