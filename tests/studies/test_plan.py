@@ -177,13 +177,15 @@ def test_same_rounds_for_the_same_choices(measured):
     """Judged again they have the same times; paired differences are the surer ones."""
     delay, found = measured
     chosen = [own for own in found.choices if own.name == "uncoded"][:3]
-    again = plan(delay, 6, choices=chosen, tail=0)
     # The same twice is no harm.
-    assert "takes" in str(plan(delay, 6, choices=[*chosen, *chosen]))
-    for own, other in zip(again.choices, chosen):
-        assert own.step_time == other.step_time
+    again = plan(delay, 6, choices=[*chosen, *chosen])
+    assert "takes" in str(again)
+    by_wait = {own.waits_for: own for own in again.choices}
+    for own in chosen:
+        assert by_wait[own.waits_for].step_time == own.step_time
     unpaired = math.hypot(*(own.time.standard_error for own in chosen[:2]))
-    assert again.choices[2].behind.standard_error < 0.5 * unpaired
+    behind = by_wait[chosen[2].waits_for].behind
+    assert behind.standard_error < 0.5 * unpaired
 
 
 def test_another_goal_from_the_same_rounds(measured):
@@ -310,7 +312,7 @@ def test_what_a_choice_is_for(measured):
         exact.model(exact.model(delay))
 
 
-def test_both_precisions(x64):
+def test_double_precision(with_x64):
     options = {"waiting": [stragglers.until_decodable], "late": "cancelled"}
     found = plan(EXPONENTIAL, 4, replications=(2,), exact=True, **options)
     until = next(own for own in found.choices if own.name == "fractional_repetition")

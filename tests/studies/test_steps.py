@@ -56,7 +56,6 @@ EXPONENTIAL = stragglers.shifted_exponential(shift=1.0, rate=1.0)
 FAST = stragglers.bernoulli_slowdown(0.0, 1.0)
 SPELLS = stragglers.markov(FAST, stragglers.affine(FAST, 9.0), 0.1, 0.3)
 UNCODED = codes.uncoded(NUM_WORKERS)
-REPETITION = codes.fractional_repetition(NUM_WORKERS, 1)
 
 
 class Table(decoders.Decoder):
@@ -91,7 +90,6 @@ CASES = {
     "spells": (SPELLS, UNCODED, stragglers.deadline(2.0), 0.3, 0.75, 0.1),
     "one is lost": (slow_one(), UNCODED, stragglers.fastest(5), 0.1, 5 / 6, 0.05),
     "half are stored": (slow_one(), UNCODED, stragglers.fastest(3), 1.0, 1, 0.05),
-    "repetition": (slow_one(), REPETITION, stragglers.fastest(3), 1.0, 1, 0.05),
     "complex": (slow_one(), COMPLEX, stragglers.fastest(3), 1.0, 1, 0.1),
     # It responds every twenty rounds.
     "long stalls": (slow_one(22.0), UNCODED, stragglers.fastest(5), 0.1, 1, 0.1),
