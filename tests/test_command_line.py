@@ -1,8 +1,6 @@
 """`python -m jaxwgc report FILE`."""
 
 import json
-import subprocess
-import sys
 import types
 
 import jax
@@ -138,15 +136,3 @@ def test_one_of_several_arrays_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         shown(capsys, path)
     assert "--array must be one of a, b in " in capsys.readouterr().err
-
-
-def test_core_is_enough(tmp_path):
-    """Neither Ray nor matplotlib is imported."""
-    path = tmp_path / "a.csv"
-    path.write_text(FILES["plain.csv"][0])
-    program = (
-        "import sys; from jaxwgc.__main__ import main; "
-        f"main(['report', {str(path)!r}]); "
-        "assert not {'ray', 'matplotlib', 'rich'} & {*sys.modules}"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -47,6 +47,11 @@ def test_docstrings_of_functions(name):
         assert f"\n  {parameter}: " in docstring, parameter
 
 
+def run(example):
+    outcome = doctest.DocTestRunner().run(example)
+    assert outcome.attempted > 0 and outcome.failed == 0
+
+
 # Once where a function has two names.
 @pytest.mark.parametrize(
     "name", {own: name for name, own in FUNCTIONS.items()}.values()
@@ -61,9 +66,7 @@ def test_examples_of_functions(name):
     assert function.__name__ in source
     # Doctests may not lean on names of the module that they are in.
     test.globs.clear()
-    outcome = doctest.DocTestRunner().run(test)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
+    run(test)
 
 
 EXAMPLES_OF_TYPES = {
@@ -78,9 +81,7 @@ EXAMPLES_OF_TYPES = {
 @pytest.mark.parametrize("name", sorted(EXAMPLES_OF_TYPES))
 def test_examples_of_types(name):
     """Of a class and of its methods."""
-    outcome = doctest.DocTestRunner().run(EXAMPLES_OF_TYPES[name])
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
+    run(EXAMPLES_OF_TYPES[name])
 
 
 PROGRAM = """
@@ -100,28 +101,28 @@ rest = snapshot()
 from jaxwgc import *
 jaxwgc.distributed.RayCluster, jaxwgc.plan, jaxwgc.partition
 is_started = xla_bridge.backends_are_initialized()
-print(json.dumps([before, modules, rest, snapshot(), is_started]))
+from jaxwgc.__main__ import main
+main(["report", sys.argv[1]])
+print(json.dumps([before, rest, snapshot(), is_started, modules]))
 """
 
 
-def test_import_changes_nothing():
+def test_import_changes_nothing(tmp_path):
     """No configuration of JAX, and no device, so that one can still choose among them.
 
-    And no package beyond what jax, optax, numpy and scipy import themselves.
+    And no package beyond what jax, optax, numpy and scipy import themselves, even when
+    the command line reports: neither Ray nor matplotlib.
     """
+    path = tmp_path / "times.csv"
+    path.write_text("1,2,8\n1.5,2,9\n1,,7\n")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, path],
         stdout=subprocess.PIPE,
         check=True,
         cwd=pathlib.Path(jaxwgc.__file__).parents[1],
     )
-    (
-        (config, packages),
-        modules,
-        (_, scipys),
-        (config_after, all_packages),
-        is_started,
-    ) = json.loads(done.stdout)
+    *snapshots, is_started, modules = json.loads(done.stdout.splitlines()[-1])
+    (config, packages), (_, scipys), (config_after, all_packages) = snapshots
     assert len(config) > 50
     assert config_after == config
     known = {*sys.stdlib_module_names, "jaxwgc"}

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import math
-import warnings
 
 import jax
 import numpy as np
@@ -92,12 +91,11 @@ def test_rule_of_halbawi_et_al(delay, mean):
     assert found.best.decoding_error.value == 0
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_rule_that_ends_at_once():
     """Nobody answers: nothing is reached, and nothing divided by zero."""
     wait = stragglers.deadline(1e-9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = plan(EXPONENTIAL, 4, waiting=[wait], replications=[2], num_rounds=40)
+    found = plan(EXPONENTIAL, 4, waiting=[wait], replications=[2], num_rounds=40)
     times = {choice.wait: choice.time.value for choice in found.choices}
     assert math.isinf(times[wait]) and math.isfinite(found.best.time.value)
 
@@ -184,8 +182,7 @@ def test_same_rounds_for_the_same_choices(measured):
     for own in chosen:
         assert by_wait[own.waits_for].step_time == own.step_time
     unpaired = math.hypot(*(own.time.standard_error for own in chosen[:2]))
-    behind = by_wait[chosen[2].waits_for].behind
-    assert behind.standard_error < 0.5 * unpaired
+    assert by_wait[chosen[2].waits_for].behind.standard_error < 0.5 * unpaired
 
 
 def test_another_goal_from_the_same_rounds(measured):

@@ -12,6 +12,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.studies import Choice
+from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
 NUM_WORKERS, NUM_DIMENSIONS = 6, 24
@@ -63,29 +64,21 @@ class Table(decoders.Decoder):
 
     by_mask: np.ndarray
 
-    @classmethod
-    def of(cls, matrix):
-        num_messages, num_parts = matrix.shape
-        masks = np.arange(2**num_messages)[:, None] >> np.arange(num_messages) & 1
-        return cls(np.ones(num_parts) @ np.linalg.pinv(masks[:, :, None] * matrix))
-
     def weights(self, matrix, target, mask):
-        numbers = mask @ 2 ** np.arange(mask.shape[-1])
+        numbers = mask @ 2 ** np.arange(mask.shape[-1])[::-1]
         return jnp.asarray(self.by_mask)[numbers][..., None, :]
 
 
-REED_SOLOMON = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, 2)
-COMPLEX = dataclasses.replace(
-    REED_SOLOMON, decoders=(Table.of(REED_SOLOMON.encoding_matrix),)
-)
+COMPLEX = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, 2)
+ROWS = every_pattern(NUM_WORKERS, NUM_WORKERS)[..., None] * COMPLEX.encoding_matrix
+TABLE = Table(np.ones(NUM_WORKERS) @ np.linalg.pinv(ROWS))
+COMPLEX = dataclasses.replace(COMPLEX, decoders=(TABLE,))
+LATE = stragglers.deadline(1 + math.log(4))
 # Delays, code, rule, heterogeneity, share of the gradient that is recovered without
 # memory or 1 with it, and how far the loss may be off.
 CASES = {
     "a number is late": (EXPONENTIAL, UNCODED, stragglers.fastest(4), 0.5, 4 / 6, 0.05),
-    "some are late": (
-        *(EXPONENTIAL, UNCODED, stragglers.deadline(1 + math.log(4))),
-        *(0.5, 0.75, 0.05),
-    ),
+    "some are late": (EXPONENTIAL, UNCODED, LATE, 0.5, 0.75, 0.05),
     # What lasts is followed to second order, and as if it had gone on for long.
     "spells": (SPELLS, UNCODED, stragglers.deadline(2.0), 0.3, 0.75, 0.1),
     "one is lost": (slow_one(), UNCODED, stragglers.fastest(5), 0.1, 5 / 6, 0.05),
