@@ -1,6 +1,7 @@
 """Rounds of one message per worker, as events and actions."""
 
 import re
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from jaxwgc.distributed.ray._events import Lost, Replace, Response
 from jaxwgc.distributed.ray._fleet import filled, mark_lost
 from jaxwgc.distributed.ray._messages import Answer
-from jaxwgc.distributed.ray._rounds import StartUp
+from jaxwgc.distributed.ray._rounds import StartUp, Verdict
 from tests.distributed.simulated import Verifier, World, is_call, message_fleet
 
 
@@ -168,6 +169,17 @@ def test_corrupted_messages_are_left_out():
     assert found.wrong.tolist() == [False, True, False, False, False]
     assert not found.messages[1].any()
     assert np.isnan(found.losses[1])
+
+
+def test_nothing_of_a_rejected_round_is_used():
+    nobody = np.zeros(5, bool)
+    verdict = Verdict(nobody, nobody, True)
+    verifier = types.SimpleNamespace(check=lambda this_round: verdict)
+    world = World(message_fleet())
+    found = world.run(by_worker(*[0.1] * 5), verifier=verifier)
+    assert found.refused and not found.received.any() and not found.messages.any()
+    why = "its messages contradict each other, or are too few to compare"
+    assert world.fleet.why_undecodable(found) == why
 
 
 def test_rows_of_the_trace():

@@ -2,7 +2,7 @@
 
 import gc
 import sys
-import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -155,21 +155,27 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         simple_cluster()
 
 
-def test_parts_finished_between_rounds_are_reported():
-    """In the next round, with the seconds that they took."""
+def test_parts_finished_between_rounds_are_reported(monkeypatch):
+    """In the next round, with the seconds that they took; the clock is simulated."""
+    clock = [0.0]
 
-    def delay(worker, step):
-        return 0.1
+    def sleep(seconds):
+        clock[0] += seconds
 
+    simulated = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    monkeypatch.setattr(_worker, "time", simulated)
+    delay = lambda worker, step: 0.125  # noqa: E731
     task = Task(loss, False, None, None, delay, None, None, LIKE, sent(KEY))
     worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
     worker.prepare([*PARTS[:2]])
     order, taken = (jax.tree.leaves(PARAMS), sent(KEY), 0), np.zeros(2, np.int8)
     worker.compute(order, 0, taken, 0)
-    time.sleep(0.5)
+    with worker._changed:
+        reports = worker._step.reports
+        assert worker._changed.wait_for(lambda: len(reports) == 2, 60)
+    sleep(5)
     report = worker.compute(order, 1, taken, 1)[0]
-    assert (report.number, report.turn) == (0, 1)
-    assert 0.1 <= report.seconds < 0.4
+    assert (report.number, report.turn, report.seconds) == (0, 1, 0.125)
 
 
 @pytest.mark.parametrize("kind", [Worker, PartWorker])

@@ -185,6 +185,8 @@ def test_memory_is_checkpointed(tmp_path):
     np.testing.assert_array_equal(resumed, whole)
     np.testing.assert_array_equal(again.messages, memory.messages)
     assert again.known.all()
-    # What is remembered of another code is forgotten.
-    other = jaxwgc.GradientCode.from_matrix(2 * np.eye(3))
-    assert not train(other, 6, (), tmp_path)[1].known.any()
+    # What is remembered of another code is forgotten, also of other workers.
+    for other in (jaxwgc.GradientCode.from_matrix(2 * np.eye(3)), codes.uncoded(2)):
+        params, memory = train(other, 6, (), tmp_path)
+        np.testing.assert_array_equal(params, whole)
+        assert memory.known.tolist() == [False] * other.num_workers
