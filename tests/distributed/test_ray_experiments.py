@@ -1,13 +1,15 @@
 """Experiments on real workers, in short."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
-from experiments.benchmark import coordinator as coordinator_benchmark
+from experiments.benchmark import coordinator as benchmark
 from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import Verification
+from jaxwgc.distributed import Timeouts, Verification
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
@@ -16,8 +18,8 @@ def test_chaos_in_short(monkeypatch):
     """What `python -m experiments chaos` does, with two workers and less data."""
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)
-    monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 2.0)
-    records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.3, seed=0))
+    monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 60.0)
+    records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.1, seed=0))
     assert len(records) == 8
     assert sum(record["signals"] for record in records) == 2
     assert max(record["error"] for record in records) < 1e-5
@@ -28,8 +30,11 @@ def test_wrong_workers_in_short(monkeypatch):
     (table,) = wrong_workers.bits(10, seed=0).tables.values()
     monkeypatch.setattr(wrong_workers, "NUM_WORKERS", 2)
     monkeypatch.setattr(wrong_workers, "WRONG_WORKER", 1)
-    code = codes.fractional_repetition(2, num_stragglers=1)
-    handling = {"code": code, "verification": Verification("arbitrate")}
+    handling = {
+        "code": codes.fractional_repetition(2, num_stragglers=1),
+        "verification": Verification("arbitrate"),
+        "timeouts": Timeouts(answer=60.0),
+    }
     own = wrong_workers.train(handling, steps=10, seed=0)
     assert own["flipped"] == own["named"] > 0
     assert own["applied"] == own["blamed"] == own["refused"] == 0
@@ -37,24 +42,26 @@ def test_wrong_workers_in_short(monkeypatch):
 
 
 def test_overhead_is_split_and_compared(monkeypatch):
-    monkeypatch.setattr(coordinator_benchmark, "NUM_WORKERS", 1)
-    monkeypatch.setattr(coordinator_benchmark, "NUM_AWAITED", 1)
-    own = coordinator_benchmark.measure(1_000, 3, "bfloat16")
-    assert set(own) == {"all", *coordinator_benchmark.SHARES}
+    """On the same cluster."""
+    monkeypatch.setattr(benchmark, "NUM_WORKERS", 1)
+    monkeypatch.setattr(benchmark, "NUM_AWAITED", 1)
+    with benchmark._cluster(codes.uncoded(1), "bfloat16") as cluster:
+        opened = contextlib.nullcontext(cluster)
+        monkeypatch.setattr(benchmark, "_cluster", lambda *given: opened)
+        own = benchmark.measure(1_000, 3, "bfloat16")
+        times = benchmark.compare(1_000, num_blocks=2, num_steps=3)
+    assert set(own) == {"all", *benchmark.SHARES}
     assert min(own.values()) > 0
-    times = coordinator_benchmark.compare(1_000, num_blocks=2, num_steps=3)
     assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
 
 
 def test_experiment_in_short(monkeypatch):
-    """Two workers, one code, two steps; and what is shown of it."""
+    """One worker, which is killed once, and three steps; and what is shown of it."""
     names = list(cluster_experiment.entries())
-    monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 2)
+    monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 1)
     monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
-    entry = cluster_experiment.Entry(
-        codes.fractional_repetition(2, num_stragglers=1), stragglers.fastest(1)
-    )
-    own = cluster_experiment.measure(entry, 1, 4, 0)
+    entry = cluster_experiment.Entry(codes.uncoded(1), stragglers.fastest(1))
+    own = cluster_experiment.measure(entry, 1, 3, 0)
     assert set(own) == set(cluster_experiment.SCENARIOS)
     for records in own.values():
         [seconds], [errors] = records["seconds"], records["errors"]
@@ -67,7 +74,7 @@ def test_experiment_in_short(monkeypatch):
 
 
 def test_loads_by_speed_in_short(monkeypatch):
-    """All end together: no step is shorter than the bound, none in the plan longer."""
+    """In the plan, all end together; no step of the one worker is shorter than that."""
     monkeypatch.setattr(steps, "SPEEDS", np.array([40.0, 20.0]))
     monkeypatch.setattr(steps, "SPEED_PARTS", 6)
     entries = steps.entries()
@@ -76,7 +83,8 @@ def test_loads_by_speed_in_short(monkeypatch):
     code = entries["1 copy, by speed"]
     np.testing.assert_array_equal(code.parts_per_worker, [4, 2])
     assert steps.planned(code) == pytest.approx(0.1, rel=1e-5)
-    assert steps.measure_loads(code, 3)["mean"] > 0.1
+    monkeypatch.setattr(steps, "SPEEDS", np.array([10.0]))
+    assert steps.measure_loads(codes.uncoded(1), 3)["mean"] > 0.1
     monkeypatch.setattr(steps, "entries", lambda: {"by speed": code})
     (table,) = steps.loads_by_speed(3).tables.values()
     own = {"bound": 0.1, "planned": 0.1, "measured": {"mean": 0.11, "half": 0.0}}
