@@ -6,6 +6,8 @@ import signal
 
 # Before a test imports Ray: it then takes 127.0.0.1 for an address of this machine.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+# Processes that Ray starts in advance would have no task.
+os.environ["RAY_prestart_worker_first_driver"] = "0"
 
 import pytest
 
@@ -41,7 +43,7 @@ def one_ray():
             yield
             processes = ray_processes.descendants()
         assert not ray.is_initialized()
-        assert not ray_processes.alive_after(processes, 20)
+        assert not ray_processes.stay_alive(processes)
     finally:
         ray_processes.end_all(processes or ray_processes.descendants())
     assert ray_processes.shared_memory() <= memory

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import jaxwgc
+from jaxwgc.distributed import RayCluster, Timeouts
 
 
 def digest(state):
@@ -21,9 +22,9 @@ def digest(state):
     return found.hexdigest()
 
 
-def make_cluster(num_workers=2):
-    """A small regression, in minibatches."""
-    code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), num_workers, 1)
+def make_cluster(num_workers):
+    """A small regression, in minibatches; one of the workers is enough."""
+    code = jaxwgc.codes.fractional_repetition(num_workers, num_workers - 1)
     rows = np.random.default_rng(0).normal(size=(num_workers, 16, 4))
 
     def loss(params, part):
@@ -32,22 +33,23 @@ def make_cluster(num_workers=2):
     def batch(key, part):
         return jax.random.choice(key, part, (8,), replace=False)
 
-    wait, key = jaxwgc.stragglers.fastest(num_workers - 1), jax.random.key(7)
     given = loss, code, rows.astype(np.float32)
-    return jaxwgc.distributed.RayCluster(*given, wait=wait, key=key, batch=batch)
+    # A frozen worker stays frozen.
+    options = {"key": jax.random.key(7), "timeouts": Timeouts(answer=60.0)}
+    return RayCluster(*given, batch=batch, **options)
 
 
 OPTIMIZER = optax.adam(0.01)
 PARAMS = {"w": np.zeros(4, np.float32)}
 
 
-def main(folder, freeze, checkpoint_every):
-    """Says the digest after every step, until it is stopped."""
-    with make_cluster() as cluster:
+def main(folder, num_workers, checkpoint_every):
+    """Says the digest after every step, until it is stopped; freezes worker 1."""
+    with make_cluster(num_workers) as cluster:
 
         def say(progress):
             step = progress.state.step
-            if step == 3 and freeze:
+            if step == 3 and num_workers > 1:
                 os.kill(cluster.workers[1].pid, signal.SIGSTOP)
             print(step, digest(progress.state), flush=True)
 
@@ -58,4 +60,4 @@ def main(folder, freeze, checkpoint_every):
 if __name__ == "__main__":
     # pytest-xdist ignores Ctrl-C, and so do those whom its processes start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    main(sys.argv[1], sys.argv[2] == "freeze", int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

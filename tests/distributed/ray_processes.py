@@ -2,8 +2,18 @@
 
 import contextlib
 import pathlib
+import time
 
 import psutil
+
+
+def repeat_until(is_done, act=lambda: None):
+    """Acts until something is so, for minutes if the machine is busy."""
+    end = time.monotonic() + 300
+    while not is_done():
+        assert time.monotonic() < end
+        act()
+        time.sleep(0.05)
 
 
 def descendants(pid=None):
@@ -29,9 +39,9 @@ def end_all(processes):
     psutil.wait_procs(processes, timeout=10)
 
 
-def alive_after(processes, seconds):
-    """Names of those that are still there after some seconds."""
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
+def stay_alive(processes):
+    """Names of those that are still there after a minute."""
+    _, alive = psutil.wait_procs(processes, timeout=60)
     return [
         process.name()
         for process in alive

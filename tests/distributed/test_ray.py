@@ -1,9 +1,10 @@
-"""Rounds of workers that are processes, and whoever asks for them.
+"""Rounds of two workers that are processes, and whoever asks for them.
 
-One Ray serves all tests of this file and of others.
+One Ray serves all tests of this file and of others, and one cluster those of this file.
 """
 
 import concurrent.futures
+import functools
 import time
 
 import jax
@@ -13,44 +14,43 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.distributed import Faults, RayCluster, Timeouts
-from tests.distributed import ray_processes
+from jaxwgc.distributed import RayCluster, Timeouts
+from jaxwgc.distributed.ray._actors import NoResponse
+from jaxwgc.distributed.ray._events import Lost, Ready
+from jaxwgc.distributed.ray._messages import sent
+from tests.distributed import ray_processes, ray_tasks
+from tests.distributed.ray_tasks import DELAYS, HELD, NOT_FINITE, TIMED
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
-CODE = codes.fractional_repetition(2, num_stragglers=1)
-PARTS = np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)
-TIMED, SLOW, RAISED = 10**6, 10**9, 10**8
-# By step, of each worker.
-DELAYS = {TIMED: (0.01, 0.05), SLOW: (2.0, 2.0)}
-
-
-def loss(params, part):
-    return 0.5 * jnp.sum((part - params) ** 2), {"mean": part.mean(0), "two": 2}
-
-
-def batch(key, part):
-    return jax.random.choice(key, part, (4,), replace=False)
-
-
-def delay(worker, step):
-    if step == RAISED and worker == 1:
-        raise ArithmeticError("as told")
-    return DELAYS.get(step, (0.0, 0.0))[worker]
-
-
-def make_cluster(**others):
-    given = {"code": CODE, "parts": PARTS, "key": jax.random.key(1), "batch": batch}
-    given |= {"has_aux": True, "faults": Faults(delay=delay)}
-    return RayCluster(others.pop("loss", loss), **given | others)
+# Complex messages; that of worker 1 is enough, and that of worker 0 is not.
+CODE = jaxwgc.GradientCode.from_matrix([[1, 0], [1j, 1j]])
+X = np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)
+PARTS = {"key": jax.random.split(jax.random.key(5), 2), "x": X}
+PARAMS, KEY = jnp.zeros(5), jax.random.key(1)
+make_cluster = functools.partial(RayCluster, ray_tasks.distances, CODE, PARTS)
 
 
 @pytest.fixture(scope="module")
-def cluster(one_ray):
-    with make_cluster() as cluster:
-        cluster.compute(jnp.zeros(5))
+def folder(tmp_path_factory):
+    """Files by which tests direct the workers."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def cluster(one_ray, folder):
+    options = {
+        "has_aux": True,
+        "batch": ray_tasks.draw_rows,
+        "key": KEY,
+        "decoding": DecodingOptions(undecodable="raise"),
+        # No worker is lost because the machine is busy.
+        "timeouts": Timeouts(answer=60.0, replacement=1e6),
+        "faults": ray_tasks.faults(folder),
+    }
+    with make_cluster(**options) as cluster:
+        cluster.compute(PARAMS)
         yield cluster
 
 
@@ -61,36 +61,48 @@ def in_threads(*functions):
     return [future.exception() or future.result() for future in futures]
 
 
+def test_messages_losses_and_aux_are_those_of_the_batches(cluster):
+    """Of parts that are keys and rows; the keys of batches are folded in as told."""
+    step, round = cluster.step, cluster.compute(PARAMS)
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    drawn = jax.vmap(ray_tasks.draw_rows)(
+        fold(jax.random.fold_in(KEY, step), np.arange(2)), PARTS
+    )
+    value_and_grad = jaxwgc.partial_value_and_grad(ray_tasks.distances, has_aux=True)
+    told, partials = value_and_grad(PARAMS, drawn)
+    expected, received = jaxwgc.encode(CODE, partials), round.received
+    assert received[1]
+    np.testing.assert_allclose(round.messages[received], expected[received], rtol=1e-5)
+    for found, own in zip(
+        jax.tree.leaves((round.losses, round.aux)), jax.tree.leaves(told), strict=True
+    ):
+        np.testing.assert_allclose(found, own, rtol=1e-5)
+
+
 def test_two_threads_get_gradients_of_their_own_params(cluster):
     """Gradients of the quadratic differ by as much as params do, times the rows."""
 
-    def rounds_at(value):
-        params = jnp.full(5, value)
-        gradients = []
-        for _ in range(100):
-            round = cluster.compute(params)
-            weights = jaxwgc.decoding_weights(CODE, round.received)
-            gradients.append(np.asarray(weights) @ round.messages)
-        return np.array(gradients)
+    def gradients_at(value):
+        rounds = (cluster.compute(jnp.full(5, value)) for _ in range(50))
+        return np.array([round.messages[1].imag for round in rounds])
 
-    low, high = in_threads(lambda: rounds_at(0.0), lambda: rounds_at(100.0))
+    low, high = in_threads(lambda: gradients_at(0.0), lambda: gradients_at(100.0))
     # Eight rows are drawn, none of which has entries of a hundredth of that.
     np.testing.assert_allclose(low / 8, 0.0, atol=5)
     np.testing.assert_allclose(high / 8, 100.0, atol=5)
 
 
-def test_aux_is_that_of_every_part(cluster):
-    round = cluster.compute(jnp.zeros(5))
-    known = np.isfinite(round.losses)
-    assert round.aux["mean"].shape == (2, 5)
-    assert np.abs(round.aux["mean"][known]).min() > 0
-    np.testing.assert_array_equal(round.aux["two"], 2 * known)
-
-
 def test_callbacks_may_compute_and_train(cluster):
     """Steps, their batches and their key are those of training alone."""
-    optimizer, start = optax.sgd(0.02, momentum=0.9), jnp.ones(5)
-    alone = cluster.train(optimizer, start, 6)
+    optimizer, start, steps = optax.sgd(0.02, momentum=0.9), jnp.ones(5), []
+    alone = cluster.train(optimizer, start, 6, callbacks=[steps.append])
+    # Descent on the rows that were drawn, four of each part.
+    params, velocity = np.ones(5), 0.0
+    for progress in steps:
+        gradient = 4 * (2 * params - progress.round.aux["mean"].sum(0))
+        velocity = 0.9 * velocity + gradient
+        params -= 0.02 * velocity
+    np.testing.assert_allclose(alone.params, params, rtol=1e-4)
 
     def callback(progress):
         cluster.compute(10 * progress.state.params)
@@ -102,7 +114,7 @@ def test_callbacks_may_compute_and_train(cluster):
     assert among.step == 6
 
 
-def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
+def test_nobody_and_nothing_finite(cluster, folder, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="must be finite; got NaN or infinity in par"):
         cluster.compute(jnp.full(5, jnp.nan))
     with pytest.raises(ValueError, match="params must be finite"):
@@ -110,9 +122,11 @@ def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
     fleet = cluster._fleet
     rules = fleet.rules._replace(ends=lambda times: 0.0)
     monkeypatch.setattr(fleet, "rules", rules)
+    cluster.resume(HELD)
     with pytest.raises(RuntimeError, match="step .*since no worker responded; missing"):
-        cluster.compute(jnp.zeros(5))
+        cluster.compute(PARAMS)
     monkeypatch.undo()
+    (folder / "go").touch()
     optimizer = optax.scale_by_schedule(lambda n: jnp.where(n < 3, -0.1, jnp.inf))
     with pytest.raises(FloatingPointError, match="step 3 gives params that are not"):
         cluster.train(optimizer, jnp.ones(5), 9, checkpoint=tmp_path)
@@ -126,7 +140,7 @@ def test_params_keep_their_shapes(cluster):
     with pytest.raises(ValueError, match=r"float32\[5\], and now float32\[6\]$"):
         cluster.compute(jnp.zeros(6))
     with pytest.raises(ValueError, match=r"got w = nothing, and now float32"):
-        cluster.compute({"w": jnp.zeros(5)})
+        cluster.compute({"w": PARAMS})
 
 
 def test_only_loopback_is_listened_on(cluster):
@@ -136,99 +150,102 @@ def test_only_loopback_is_listened_on(cluster):
 
 
 def test_trace_has_none_of_the_callers_time(cluster):
-    """The second worker is late, and done while the coordinator does something else."""
+    """The first worker is late, and done while the coordinator does something else."""
     begin = len(cluster.trace())
     for _ in range(4):
         cluster.resume(TIMED)
-        cluster.compute(jnp.zeros(5))
+        cluster.compute(PARAMS)
         time.sleep(0.5)
     medians = np.median(cluster.trace()[begin:], 0)
-    assert (medians >= DELAYS[TIMED]).all()
-    assert (medians < 0.125).all()
+    assert (medians >= DELAYS).all()
+    assert (medians < 0.5).all()
 
 
 def test_tasks_leave_no_record(cluster):
-    """In Ray's global control store, which would grow with every step."""
+    """In Ray's global control store, which would grow with every step.
+
+    One task leaves one, so that it is seen when records have come.
+    """
     import ray
 
     for _ in range(20):
-        cluster.compute(jnp.zeros(5))
-    # Twice what Ray waits before it sends what it has.
-    time.sleep(2)
-    assert not [event for event in ray.timeline() if "compute" in event["name"]]
+        cluster.compute(PARAMS)
+    actors = cluster._driver.actors
+    compute = actors._actors[1].compute.options(enable_task_events=True)
+    ray.get(compute.remote(actors.order))
 
+    def recorded():
+        return [event for event in ray.timeline() if "compute" in event["name"]]
 
-def test_checkpoint_of_another_code_and_end_in_a_round(cluster, tmp_path):
-    """Here under another number of workers."""
-    optimizer = optax.adam(0.1)
-    two = cluster.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
-    with make_cluster(code=codes.uncoded(1), parts=PARTS[:1]) as one:
-        state = one.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
-        np.testing.assert_array_equal(state.params, two.params)
-        state = one.train(optimizer, jnp.ones(5), 5, checkpoint=tmp_path)
-        assert state.optimizer_state[0].received.shape == (1,)
-        assert state.step == 5
-        one.resume(SLOW)
-
-        def close_soon():
-            while one.workers[0].state != "computing":
-                pass
-            one.close()
-
-        error, _ = in_threads(lambda: one.compute(jnp.zeros(5)), close_soon)
-        assert "closed during a round" in str(error)
-        with pytest.raises(RuntimeError, match="`with`"):
-            one.compute(jnp.zeros(5))
+    ray_processes.repeat_until(recorded)
+    assert len(recorded()) == 1
 
 
 def test_another_address_than_that_of_open_clusters():
-    with make_cluster(address="elsewhere:1") as other:
+    with make_cluster(has_aux=True, address="elsewhere:1") as other:
         with pytest.raises(ValueError, match="address must be that of the other open"):
-            other.compute(jnp.zeros(5))
+            other.compute(PARAMS)
 
 
-def test_keys_are_parts_and_undecodable_rounds_name_the_missing(monkeypatch):
-    """The second worker overflows where params are large, and raises in one step.
-
-    Nobody waits for what is not finite.
-    """
-    x = np.float32([[0, 0], [3, 4]])
-    parts = {"key": jax.random.split(jax.random.key(5), 2), "x": x}
-
-    def noisy(params, part):
-        noise = jax.random.normal(part["key"])
-        return noise * (params["w"] @ part["x"]) ** 2 + params["w"].sum()
-
-    params, code = {"w": jnp.ones(2)}, codes.uncoded(2)
-    options = {"has_aux": False, "decoding": DecodingOptions(undecodable="raise")}
-    options |= {"timeouts": Timeouts(replacement=1e6), "key": None, "batch": None}
-    given = {"loss": noisy, "code": code, "parts": parts}
-    with make_cluster(**given, **options) as cluster:
-        round = cluster.compute(params)
-        values, partials = jaxwgc.partial_value_and_grad(noisy)(params, parts)
-        np.testing.assert_allclose(round.losses, values, rtol=1e-5)
-        expected = jaxwgc.encode(code, partials)
-        np.testing.assert_allclose(round.messages, expected, rtol=1e-5)
-        pid, missing = cluster.workers[1].pid, "only workers .0. responded; missing: w"
-        with pytest.raises(RuntimeError, match=f"{missing}orker 1 .*not finite"):
-            cluster.compute({"w": jnp.full(2, 1e38)})
-        again = cluster.compute(params)
-        np.testing.assert_array_equal(again.messages, round.messages)
-        assert cluster.workers[1].pid == pid
-        monkeypatch.setattr(cluster._fleet, "timeouts", Timeouts(replacement=0.1))
-        cluster.resume(RAISED)
-        why = rf"{missing}orker 1 \(ArithmeticError: as told\)"
-        with pytest.raises(RuntimeError, match=f"cannot be decoded, since {why}"):
-            cluster.compute(params)
+def test_parts_of_two_workers_must_be_alike(cluster):
+    actors = cluster._driver.actors
+    assert actors._signature == "['key'].words uint32[2], ['x'] float32[8, 5]"
+    event = actors._started(Ready(1, None, "", "", "float32[3, 5]"))
+    assert isinstance(event, Lost) and not event.has_died
+    why = "parts must be alike; got float32[3, 5], and ['key'].words uint32[2]"
+    assert event.trouble.startswith(why)
 
 
-def test_parts_of_two_workers_must_be_alike():
-    def load(part):
-        return np.zeros((3 + part, 5), np.float32)
+def test_undecodable_rounds_name_the_missing(cluster, monkeypatch):
+    """One warns, and one raises. Nobody waits for what is not finite; it may stay."""
+    pid = cluster.workers[1].pid
+    why = "only workers .0. responded; missing: worker 1 .its message is not finite"
+    monkeypatch.setattr(cluster, "_raises", False)
+    cluster.resume(NOT_FINITE)
+    with pytest.warns(UserWarning, match=why) as seen:
+        round = cluster.compute(PARAMS)
+    assert seen[0].filename == __file__
+    assert np.isnan(round.losses).tolist() == [False, True]
+    assert round.aux["2"].tolist() == [2, 0]
+    monkeypatch.undo()
+    cluster.resume(NOT_FINITE)
+    with pytest.raises(RuntimeError, match=f"cannot be decoded, since {why}"):
+        cluster.compute(PARAMS)
+    cluster.resume(0)
+    assert cluster.compute(PARAMS).received[1]
+    assert cluster.workers[1].pid == pid
 
-    whole = {"key": None, "batch": None}
-    with make_cluster(parts=load, code=codes.uncoded(2), **whole) as cluster:
-        why = r"^worker \d .*: parts must be alike; got float32\[[34], 5\]"
-        with pytest.raises(ValueError, match=why) as raised:
-            cluster.compute(jnp.zeros(5))
-        assert raised.type is ValueError
+
+def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
+    cluster, folder, monkeypatch
+):
+    cluster.compute(PARAMS)
+    key = sent(jax.random.key(3))
+    given = np.array([1]), 60.0, np.array([0]), key
+    assert cluster._driver.actors.query(*given).shape == (1, 64)
+    (folder / "raise").touch()
+    with pytest.raises(NoResponse):
+        cluster._driver.actors.query(*given)
+    monkeypatch.setattr(cluster._fleet, "timeouts", Timeouts(replacement=0.1))
+    why = "missing: worker 1 .ArithmeticError: as told."
+    with pytest.raises(RuntimeError, match=why):
+        cluster.compute(PARAMS)
+    (folder / "raise").unlink()
+
+
+def test_round_that_is_closed_in_another_thread(cluster, folder):
+    """The last test of this cluster."""
+    (folder / "go").unlink(missing_ok=True)
+    cluster.resume(HELD)
+    actors = cluster._driver.actors
+
+    def close():
+        ray_processes.repeat_until(lambda: cluster._fleet.when == f"in step {HELD}")
+        cluster.close()
+
+    error, _ = in_threads(lambda: cluster.compute(PARAMS), close)
+    assert "closed during a round" in str(error)
+    with pytest.raises(RuntimeError, match="`with`"):
+        cluster.compute(PARAMS)
+    with pytest.raises(NoResponse):
+        actors.query(np.array([0]), 60.0)

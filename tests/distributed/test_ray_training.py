@@ -1,4 +1,7 @@
-"""Training on real workers: that of one process, and checkpoints of stopped ones."""
+"""Training on real workers: that of one process, and checkpoints of stopped ones.
+
+One cluster, which works on request, serves the first tests.
+"""
 
 import itertools
 import os
@@ -8,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import chex
 import jax
@@ -18,16 +20,17 @@ import optax
 import psutil
 import pytest
 
-from jaxwgc import codes, stragglers, studies
+from jaxwgc import codes, coding, stragglers, studies
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.distributed import Faults, RayCluster, Timeouts
-from tests.distributed import ray_coordinator, ray_processes
+from jaxwgc.distributed import RayCluster, Timeouts, Verification
+from tests.distributed import ray_coordinator, ray_processes, ray_tasks
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
+CODE = codes.replicated(2, num_parts=4, copies=2)
 NUM_STEPS = 50
 # The first feature is dead, and any step from zero is seen.
-PARTS = np.random.default_rng(0).normal(size=(6, 12, 5)).astype(np.float32)
+PARTS = np.random.default_rng(0).normal(size=(4, 12, 5)).astype(np.float32)
 PARTS[..., 0] = 0
 PARAMS = {"w": jnp.arange(5.0), "b": jnp.ones(())}
 KEY = jax.random.key(5)
@@ -37,91 +40,81 @@ RETURNS = (
     "worker 0 is back in step .* was lost: its process died",
     "worker 1 is back in step .* was lost: .*timeouts.answer is 3",
 )
-CODES = {
-    "complex": codes.cyclic_mds(3, num_stragglers=1),
-    "on request": codes.replicated(3, num_parts=6, copies=2),
-}
 
 
-def loss(params, part):
-    residuals = part @ params["w"] + params["b"]
-    return jnp.sum(residuals**2), {"most": jnp.abs(residuals).max()}
-
-
-def draw(key, part):
-    return jax.random.choice(key, part, (4,), replace=False)
-
-
-def trained_in_one_process(num_parts):
-    """Returns losses and aux of the parts in the first step, and trained params."""
-
-    def value(params, step):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            jax.random.fold_in(KEY, step), jnp.arange(num_parts)
-        )
-        drawn = jax.vmap(draw)(keys, PARTS[:num_parts])
-        values, aux = jax.vmap(loss, (None, 0))(params, drawn)
-        return values.sum(), (values, aux)
-
-    def step(carry, number):
-        params, state = carry
-        gradient, found = jax.grad(value, has_aux=True)(params, number)
-        updates, state = OPTIMIZER.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), found
-
-    start = PARAMS, OPTIMIZER.init(PARAMS)
-    (params, _), found = jax.lax.scan(step, start, jnp.arange(NUM_STEPS))
-    return jax.tree.map(lambda leaf: leaf[0], found), params
-
-
-@pytest.mark.parametrize("name", CODES)
-def test_training_is_that_of_one_process(name, tmp_path, caplog):
-    """Minibatches, parts that are loaded, a worker killed and one frozen on the way."""
-    caplog.set_level("INFO", "jaxwgc.distributed")
-    code, parts, seen, ended = CODES[name], PARTS, [], []
-    signals = {10: (0, signal.SIGKILL), 25: (1, signal.SIGSTOP)}
-
-    def callback(progress):
-        seen.append(progress)
-        if progress.state.step in signals:
-            worker, number = signals[progress.state.step]
-            # None stands for this process.
-            assert (pid := cluster.workers[worker].pid)
-            ended.append(psutil.Process(pid))
-            ended[-1].send_signal(number)
-
+@pytest.fixture(scope="module")
+def cluster(one_ray, tmp_path_factory):
     options = {
         "has_aux": True,
         "key": KEY,
-        "batch": draw,
-        "wait": stragglers.until_decodable(code),
+        "batch": ray_tasks.draw,
+        "wait": stragglers.until_decodable(CODE),
         "decoding": DecodingOptions(undecodable="raise"),
+        "verification": Verification(audit=0.9),
         "timeouts": Timeouts(answer=3.0),
-        "faults": Faults(delay=lambda worker, step: 0.005),
+        "faults": ray_tasks.faults(tmp_path_factory.mktemp("faults"), seconds=0.005),
     }
+    load = PARTS.__getitem__
+    with RayCluster(ray_tasks.residuals, CODE, load, **options) as cluster:
+        yield cluster
+
+
+@jax.jit
+def step_of_one_process(params, state, step):
+    """Returns params and state after a step, its gradient, and losses and aux."""
+
+    def value(params):
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        keys = fold(jax.random.fold_in(KEY, step), jnp.arange(4))
+        drawn = jax.vmap(ray_tasks.draw)(keys, PARTS)
+        values, aux = jax.vmap(ray_tasks.residuals, (None, 0))(params, drawn)
+        return values.sum(), (values, aux)
+
+    gradient, told = jax.grad(value, has_aux=True)(params)
+    updates, state = OPTIMIZER.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state, gradient, told
+
+
+def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch):
+    """Minibatches, parts that are loaded, a worker killed and one frozen on the way."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    seen, hit, signals = [], [], (signal.SIGKILL, signal.SIGSTOP)
+
+    def callback(progress):
+        """Ends worker 0 in step 10, and worker 1 in step 20 or once it is there."""
+        seen.append(progress)
+        worker = len(hit)
+        is_due = worker < 2 and progress.state.step >= 10 * (worker + 1)
+        # None stands for this process.
+        if is_due and (pid := cluster.workers[worker].pid):
+            hit.append(psutil.Process(pid))
+            hit[-1].send_signal(signals[worker])
+
     saved = {"checkpoint": tmp_path, "checkpoint_every": 20, "live": True}
-    with RayCluster(loss, code, parts.__getitem__, **options) as cluster:
-        first = cluster.compute(PARAMS)
-        given = OPTIMIZER, PARAMS, NUM_STEPS
-        final = cluster.train(*given, callbacks=[callback], **saved)
-        trace, report = cluster.trace(), cluster.report()
-        # What was saved at the end is what was returned.
-        again = cluster.train(*given, **saved)
-        # Without a checkpoint, another call begins anew.
-        twice = cluster.train(OPTIMIZER, PARAMS, 2)
-        # A frozen worker is lost after its time limit, and then comes back.
-        end = time.monotonic() + 60
-        while not all(re.search(line, caplog.text) for line in RETURNS):
-            cluster.compute(PARAMS)
-            assert time.monotonic() < end, caplog.text
-            time.sleep(0.05)
-    # A frozen process does not stay.
-    assert not ray_processes.alive_after(ended, 20)
-    (values, aux), params = jax.jit(trained_in_one_process, static_argnums=0)(
-        code.num_parts
+    begin, number, given = len(cluster.trace()), cluster.step, (OPTIMIZER, PARAMS)
+    first = cluster.compute(PARAMS)
+    # An audit would notice the frozen worker before the time limit does.
+    monkeypatch.setattr(cluster._fleet, "verifier", None)
+    final = cluster.train(*given, NUM_STEPS, callbacks=[callback], **saved)
+    trace, report = cluster.trace(), cluster.report()
+    # What was saved at the end is what was returned.
+    again = cluster.train(*given, NUM_STEPS, **saved)
+    # Without a checkpoint, another call begins anew.
+    twice = cluster.train(*given, 2)
+    # A frozen worker is lost after its time limit, and then comes back.
+    ray_processes.repeat_until(
+        lambda: all(re.search(line, caplog.text) for line in RETURNS),
+        lambda: cluster.compute(PARAMS),
     )
+    # A frozen process does not stay.
+    assert len(hit) == 2 and not ray_processes.stay_alive(hit)
+
+    params, state = PARAMS, OPTIMIZER.init(PARAMS)
+    _, _, _, (values, aux) = step_of_one_process(params, state, number)
     np.testing.assert_allclose(first.losses, values, rtol=1e-5)
     np.testing.assert_allclose(first.aux["most"], aux["most"], rtol=1e-5)
+    for step in range(NUM_STEPS):
+        params, state, _, _ = step_of_one_process(params, state, step)
     difference = optax.tree.norm(optax.tree.sub(final.params, params))
     assert difference < 1e-5 * optax.tree.norm(params)
     assert final.params["w"][0] == 0
@@ -131,11 +124,39 @@ def test_training_is_that_of_one_process(name, tmp_path, caplog):
     chex.assert_trees_all_close(
         twice.params, seen[1].state.params, rtol=1e-4, atol=1e-6
     )
-    shape = (3, 4) if name == "on request" else (3,)
-    assert trace.shape == (NUM_STEPS + 1, *shape)
-    assert np.isfinite(trace).reshape(NUM_STEPS + 1, -1).any(1).all()
+    rounds = trace[begin:]
+    assert rounds.shape == (NUM_STEPS + 1, 2, 4)
+    assert np.isfinite(rounds).any((1, 2)).all()
     assert str(report) == str(studies.straggler_report(trace))
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
+
+
+def test_audits_find_a_corrupted_worker(cluster, caplog):
+    """Worker 1 is, in every round; the other finishes its parts once it is seen."""
+
+    def compute():
+        step, round = cluster.step, cluster.compute(PARAMS)
+        assert not round.wrong[0]
+        assert not (round.wrong & round.received).any()
+        if round.wrong[1] or is_replaced:
+            given = PARAMS, OPTIMIZER.init(PARAMS), step
+            _, _, gradient, _ = step_of_one_process(*given)
+            decoded = coding.decode_answers(round.messages, PARAMS)
+            chex.assert_trees_all_close(decoded, gradient, rtol=1e-4, atol=1e-3)
+        return round
+
+    assert cluster.compute(PARAMS).timings["examination"] > 0
+    pid, is_replaced = cluster.workers[1].pid, False
+    cluster.resume(ray_tasks.WRONG)
+    with pytest.warns(UserWarning, match="worker 1 on .* corrupted in 3 r") as seen:
+        ray_processes.repeat_until(
+            lambda: cluster.workers[1].pid not in (None, pid), compute
+        )
+    assert seen[0].filename == __file__
+    assert caplog.text.count("worker 1 on ") == 3
+    is_replaced = True
+    for _ in range(5):
+        assert not compute().wrong.any()
 
 
 def digests_of(lines):
@@ -145,14 +166,14 @@ def digests_of(lines):
             yield int(words[0]), words[1]
 
 
-def digests_until_stopped(folder, freeze, checkpoint_every, stop, stays):
+def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
     """Of a coordinator that is stopped after five steps; and its process.
 
-    It ends soon, and so do the processes below it but those with a name that stays.
+    It ends, and so do the processes below it but those with a name that stays.
     """
     program = [sys.executable, "-m", "tests.distributed.ray_coordinator"]
     coordinator = subprocess.Popen(
-        [*program, folder, freeze, str(checkpoint_every)],
+        [*program, folder, str(num_workers), str(checkpoint_every)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=pathlib.Path(__file__).parents[2],
@@ -164,24 +185,24 @@ def digests_until_stopped(folder, freeze, checkpoint_every, stop, stays):
     try:
         ending = [own for own in processes if stays not in own.name()]
         stop(coordinator)
-        coordinator.wait(timeout=15)
+        coordinator.wait(timeout=60)
         digests |= dict(digests_of(coordinator.stdout))
-        assert not ray_processes.alive_after(ending, 20)
+        assert not ray_processes.stay_alive(ending)
     finally:
         ray_processes.end_all(processes)
     return digests, coordinator
 
 
 def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
-    """After Ctrl-C, with a frozen worker, and after SIGKILL."""
+    """After Ctrl-C, with a frozen worker, and after SIGKILL, under another code."""
     folder = str(tmp_path / "checkpoints")
     # Ctrl-C in a terminal reaches the whole group. A checkpoint is asked for only then.
     said, interrupted = digests_until_stopped(
-        folder, "freeze", 10**6, lambda own: os.killpg(own.pid, signal.SIGINT), "None"
+        folder, 2, 10**6, lambda own: os.killpg(own.pid, signal.SIGINT), stays="None"
     )
     assert not ray_processes.folders(interrupted.pid)
     more, killed = digests_until_stopped(
-        folder, "", 1, lambda own: own.kill(), stays="Agent"
+        folder, 1, 1, lambda own: own.kill(), stays="Agent"
     )
     # The folder of one that is killed cannot go by itself.
     for left in ray_processes.folders(killed.pid):
@@ -190,18 +211,19 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     # interrupted right after a step has not said.
     assert min(more) - max(said) in (1, 2)
 
-    with ray_coordinator.make_cluster() as cluster:
+    with ray_coordinator.make_cluster(1) as cluster:
         state = cluster.train(
             ray_coordinator.OPTIMIZER, ray_coordinator.PARAMS, 0, checkpoint=folder
         )
     assert state.step >= max(more) - 1
-    assert ray_coordinator.digest(state) == (said | more)[state.step]
+    assert ray_coordinator.digest(state) == more[state.step]
     assert jax.random.key_data(state.key).tolist() == [0, 7]
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):
     """No worker is needed to see it."""
-    with RayCluster(loss, codes.uncoded(1), PARTS[:1], has_aux=True) as cluster:
+    given = ray_tasks.residuals, codes.uncoded(1), PARTS[:1]
+    with RayCluster(*given, has_aux=True) as cluster:
 
         def train(folder, optimizer, params):
             return cluster.train(optimizer, params, 0, checkpoint=tmp_path / folder)
