@@ -11,6 +11,7 @@ import optax
 
 import jaxwgc
 from jaxwgc.distributed import RayCluster, Timeouts
+from tests.distributed.ray_tasks import draw, squares
 
 
 def digest(state):
@@ -23,24 +24,16 @@ def digest(state):
 
 
 def make_cluster(num_workers):
-    """A small regression, in minibatches; one of the workers is enough."""
+    """Squared distances of rows, in minibatches; one of the workers is enough."""
     code = jaxwgc.codes.fractional_repetition(num_workers, num_workers - 1)
     rows = np.random.default_rng(0).normal(size=(num_workers, 16, 4))
-
-    def loss(params, part):
-        return ((part @ params["w"] - 1.0) ** 2).sum()
-
-    def batch(key, part):
-        return jax.random.choice(key, part, (8,), replace=False)
-
-    given = loss, code, rows.astype(np.float32)
     # A frozen worker stays frozen.
     options = {"key": jax.random.key(7), "timeouts": Timeouts(answer=60.0)}
-    return RayCluster(*given, batch=batch, **options)
+    return RayCluster(squares, code, np.float32(rows), batch=draw, **options)
 
 
 OPTIMIZER = optax.adam(0.01)
-PARAMS = {"w": np.zeros(4, np.float32)}
+PARAMS = np.zeros(4, np.float32)
 
 
 def main(folder, num_workers, checkpoint_every):

@@ -164,8 +164,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
 
     simulated = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
     monkeypatch.setattr(_worker, "time", simulated)
-    delay = lambda worker, step: 0.125  # noqa: E731
-    task = Task(loss, False, None, None, delay, None, None, LIKE, sent(KEY))
+    task = Task(loss, False, None, None, lambda *_: 0.125, None, None, LIKE, sent(KEY))
     worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
     worker.prepare([*PARTS[:2]])
     order, taken = (jax.tree.leaves(PARAMS), sent(KEY), 0), np.zeros(2, np.int8)

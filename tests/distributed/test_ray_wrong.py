@@ -24,7 +24,6 @@ PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
 PARAMS, KEY = jnp.linspace(-1, 1, 50), jax.random.key(0)
 # Three copies of one message, whose majority is right, and two of another.
 CODE = jaxwgc.GradientCode.from_matrix(np.eye(2).repeat([3, 2], 0).repeat(2, 1))
-EVERYBODY, NOBODY = [True] * 5, [False] * 5
 
 
 def loss(params, part):
@@ -55,7 +54,7 @@ class Workers:
 
 @pytest.fixture(scope="module")
 def check():
-    """Which messages are right, which wrong, and if the round is rejected."""
+    """Whose messages are right, whose wrong, and if the round is rejected."""
     fleet = simulated.message_fleet()
     fleet.when = "in step 7"
     driver = types.SimpleNamespace(actors=None, fleet=fleet)
@@ -70,34 +69,30 @@ def check():
         verdict = checks.check(
             types.SimpleNamespace(messages=messages, received=received, number=0)
         )
-        return verdict.right.tolist(), verdict.wrong.tolist(), verdict.rejected
+        right, wrong = map(np.flatnonzero, verdict[:2])
+        return right.tolist(), wrong.tolist(), verdict.rejected
 
     return check
 
 
 def test_one_is_outvoted_and_one_is_found_by_recomputing(check):
-    assert check(Workers(1, 1, 1, 1, 1)) == (EVERYBODY, NOBODY, False)
-    right, wrong = [True, False, True, True, True], [False, True, False, False, False]
-    assert check(Workers(1, -1, 1, 1, 1), "drop") == (right, wrong, False)
-    right, wrong = [True, False, True, True, False], [False, True, False, False, True]
-    assert check(Workers(1, -1, 1, 1, -2)) == (right, wrong, False)
+    assert check(Workers(1, 1, 1, 1, 1)) == ([0, 1, 2, 3, 4], [], False)
+    assert check(Workers(1, -1, 1, 1, 1), "drop") == ([0, 2, 3, 4], [1], False)
+    assert check(Workers(1, -1, 1, 1, -2)) == ([0, 2, 3], [1, 4], False)
     # Three different copies, and two.
-    right, wrong = [False, False, True, True, False], [True, True, False, False, True]
-    assert check(Workers(3, -1, 1, 1, -2)) == (right, wrong, False)
+    assert check(Workers(3, -1, 1, 1, -2)) == ([2, 3], [0, 1, 4], False)
 
 
 def test_what_cannot_be_told_is_rejected(check, caplog):
     """Nothing of two copies that differ is used, nor if one of them is lost."""
-    own = check(Workers(1, 1, 1, 1, -2), "drop")
-    assert own == (NOBODY, NOBODY, True)
+    assert check(Workers(1, 1, 1, 1, -2), "drop") == ([], [], True)
     line = "messages of workers [3, 4] contradict each other in step 7: round rejected"
     assert caplog.messages == [line]
-    own = check(Workers(3, -1, 1, 1, -2, lost=[3]))
-    assert own == (NOBODY, [True, True, False, False, False], True)
+    assert check(Workers(3, -1, 1, 1, -2, lost=[3])) == ([], [0, 1], True)
 
 
 def test_raise_names_the_worker(check):
-    assert check(Workers(1, 1, 1, 1, 1), "raise") == (EVERYBODY, NOBODY, False)
+    assert check(Workers(1, 1, 1, 1, 1), "raise") == ([0, 1, 2, 3, 4], [], False)
     with pytest.raises(RuntimeError, match="wrong answers in step 7: worker 1 on "):
         check(Workers(1, -1, 1, 1, 1), "raise")
     why = "a wrong answer from one in step 7: worker 3 on .*; worker 4 on"
