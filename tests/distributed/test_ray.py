@@ -218,15 +218,15 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
     cluster, folder, monkeypatch
 ):
     cluster.compute(PARAMS)
-    key = sent(jax.random.key(3))
-    given = np.array([1]), 60.0, np.array([0]), key
-    assert cluster._driver.actors.query(*given).shape == (1, 64)
+    actors, why = cluster._driver.actors, "ArithmeticError: as told"
+    given = np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3))
+    assert actors.query(*given).shape == (1, 64)
     (folder / "raise").touch()
     with pytest.raises(NoResponse):
-        cluster._driver.actors.query(*given)
+        actors.query(*given)
+    assert actors.pending[-1][:2] == (1, why)
     monkeypatch.setattr(cluster._fleet, "timeouts", Timeouts(replacement=0.1))
-    why = "missing: worker 1 .ArithmeticError: as told."
-    with pytest.raises(RuntimeError, match=why):
+    with pytest.raises(RuntimeError, match=f"missing: worker 1 .{why}"):
         cluster.compute(PARAMS)
     (folder / "raise").unlink()
 
