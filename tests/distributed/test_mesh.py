@@ -81,7 +81,7 @@ step = distributed.mesh_value_and_grad(
 mask = jax.ShapeDtypeStruct((1000,), bool)
 needed = jax.jit(step).lower(like, parts, mask).compile().memory_analysis()
 gradients = needed.temp_size_in_bytes / (4 * 10_000_000)
-assert 1 < gradients < 6, gradients
+assert 0.1 < gradients < 6, gradients
 print("done, of gradients:", gradients)
 
 
