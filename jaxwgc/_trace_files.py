@@ -13,7 +13,8 @@ from jaxwgc._validation import require
 
 # Column names of the long form, and of columns that hold no times of a worker.
 _LONG_FORM = ("step", "worker", "seconds")
-_NO_WORKERS = ("step", "round", "iteration", "epoch", "time", "timestamp", "date")
+_NO_WORKERS = """step global_step round iter iteration batch epoch time timestamp date
+    loss""".split()
 # Names of a worker's seconds among the metrics that `JsonLines` writes.
 _METRIC = re.compile(r"worker/(\d+)/seconds")
 
@@ -85,6 +86,8 @@ def _long_form(
     """Converts rows to an array (steps, workers) and worker names; gaps are NaN."""
     found: dict[tuple[float, str], float] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
+        is_named = worker not in (None, "")
+        require(is_named, f"row {line}, column worker", "name a worker", worker)
         key = _checked(step, line, "step"), str(worker).strip()
         given = f"step {step} and worker {worker} again"
         require(key not in found, f"row {line}", "be of another step or worker", given)

@@ -25,7 +25,7 @@ FILES = {
     "numbers.csv": ("Step,1,2,3\n5,1,2,8\n6,1.5,2,9\n7,1,,7\n", "1 2 3"),
     "counted.csv": (",a,b,c\n5,1,2,8\n6,1.5,2,9\n7,1,inf,7\n", "a b c"),
     "dated.csv": (
-        "Timestamp,epoch,a,b,c\n9:00,1,1,2,8\n9:01,1,1.5,2,9\n9:02,2,1,,7\n",
+        "Timestamp,a,b,Loss,c\n9:00,1,2,-1,8\n9:01,1.5,2,-2,9\n9:02,1,,-3,7\n",
         "a b c",
     ),
     "long.csv": (AS_LONG, "2 9 10"),
@@ -110,6 +110,7 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
             "row 4 must be of another step or worker; got step 1 and worker a again",
         ),
         ("a.csv", "worker,step,seconds\na,one,2\n", "column step must be a number; go"),
+        ("a.csv", "worker,step,seconds\na,1,2\n,2,3\n", "row 3, column worker must n"),
         ("a.csv", "step,rank,seconds\n1,0,2\n", "columns step, worker, seconds; got ["),
         ("a.csv", "a,b,\n1,2,\n", "name each worker exactly once; got ['a', 'b', '']"),
         ("a.csv", "a,a\n1,2\n", "name each worker exactly once; got ['a', 'a']"),

@@ -88,7 +88,7 @@ def plan(
     every round together, and so do all workers with `late="cancelled"`.
 
     **Steps.** Gradient descent with the best constant step size on a quadratic loss.
-    Its curvatures are spread evenly, on a logarithmic scale, over a factor of
+    Its eight curvatures are spread evenly, on a logarithmic scale, over a factor of
     `condition`. Decoded gradients weight the parts unequally: changes from round to
     round are noise, which persists if stragglers do; a permanent deviation is a bias,
     e.g. from the parts of a worker that is always late. Both are proportional to the

@@ -215,13 +215,13 @@ def _notes(plan):
     order = "regret, the share of time above the best, without stalls or with them"
     if not plan.has_stalls:
         second = "90%: seconds, mean and quantile"
-        order = "time (± standard error)"
+        order = "time"
     return (
         f"Sorted by {order}. d: copies of a part; step, {second}; error: squared, "
         "relative; MB: through the coordinator in a step; steps, time: to a loss of "
         f"{plan.target:g} of the start with condition {plan.condition:g} and "
         f"heterogeneity {plan.heterogeneity:g}. For each code, the best waiting rule "
-        f"is shown, of {len(plan.choices)} choices in total."
+        f"is shown, of {len(plan.choices)} choices in total. ±: one standard error."
     )
 
 
