@@ -18,8 +18,6 @@ from jaxwgc.distributed.ray._actors import NoResponse
 from jaxwgc.distributed.ray._messages import read, sent
 from tests.distributed import simulated
 
-pytest.importorskip("ray")
-
 PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
 PARAMS, KEY = jnp.linspace(-1, 1, 50), jax.random.key(0)
 # Three copies of one message, whose majority is right, and two of another.
