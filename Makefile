@@ -101,7 +101,7 @@ endef
 
 # A first answer, and what the lowest versions that pyproject.toml declares have to pass.
 CORE_TESTS := $(addprefix tests/,test_coding.py test_gradients.py test_modules.py \
-  test_aggregate_checks.py decoders/test_decoder.py stragglers/test_models.py \
+  test_aggregate_checks.py test_table_files.py decoders/test_decoder.py stragglers/test_models.py \
   sketching/test_traced_arguments.py)
 
 # One thread a process: two processes with two threads each spin more than they work.

@@ -13,7 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays
+from jaxwgc import _arrays, _tables
 
 
 def is_traced(*values: Any) -> bool:
@@ -307,8 +307,10 @@ def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
 def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     """Checks measured times and converts them to float64; NaN becomes infinity.
 
-    Returns a copy only if necessary.
+    Returns a copy only if necessary. A DataFrame becomes an array (rounds, workers).
     """
+    if _tables.is_frame(times):
+        times = _tables.times_of_frame(times).times
     table = concrete_array("times", times, "real numbers")
     table = table.astype(np.float64, copy=False)
     is_right = table.ndim in (2, 3) and len(table) >= least_rounds and table.size
@@ -320,4 +322,21 @@ def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     if np.any(table <= 0):
         place = np.argwhere(table <= 0)[0].tolist()
         raise ValueError(f"times must {rule}; got {table[*place]} at {place}")
+    return table
+
+
+def waiting_times(waits: Any) -> np.ndarray:
+    """Checks waiting times (rounds, workers), and converts them to float64."""
+    table = concrete_array("waits", waits, "real numbers").astype(np.float64)
+    if table.ndim != 2 or len(table) < 2 or not table.size:
+        raise ValueError(
+            "waits must have shape (rounds, workers), with at least 2 rounds; got "
+            f"{table.shape}"
+        )
+    if np.any(table < 0) or np.any(np.isinf(table)):
+        place = tuple(np.argwhere((table < 0) | np.isinf(table))[0].tolist())
+        raise ValueError(
+            "waits must be finite and at least 0, and NaN for a worker that did not "
+            f"take part; got {table[place]} at {list(place)}"
+        )
     return table

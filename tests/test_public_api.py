@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 import jaxwgc
@@ -111,10 +112,10 @@ def test_import_changes_nothing(tmp_path):
     """No configuration of JAX, and no device, so that one can still choose among them.
 
     And no package beyond what jax, optax, numpy and scipy import themselves, even when
-    the command line reports: neither Ray nor matplotlib.
+    the command line reports on a NumPy file: neither Ray, matplotlib nor pandas.
     """
-    path = tmp_path / "times.csv"
-    path.write_text("1,2,8\n1.5,2,9\n1,,7\n")
+    path = tmp_path / "times.npy"
+    np.save(path, [[1, 2, 8], [1.5, 2, 9], [1, np.nan, 7]])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, path],
         stdout=subprocess.PIPE,

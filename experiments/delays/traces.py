@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner.results import ExperimentError
-from jaxwgc._trace_files import read_trace
+from jaxwgc._table_files import FileOptions, read_trace
 from jaxwgc._validation import measured_times
 
 # Two trainings of language models, and four jobs on Alibaba's PAI. The README beside
@@ -30,8 +30,10 @@ def read_traces(path: Path | None = None) -> dict[str, np.ndarray]:
         return read_traces(LANGUAGE_MODELS) | read_traces(PAI)
     try:
         names = np.load(path).files if path.suffix == ".npz" else [path.stem]
-        read = {name: read_trace(path, name)[0] for name in names}
-        traces = {n: measured_times(own, _FEWEST_ROUNDS) for n, own in read.items()}
+        traces = {}
+        for name in names:
+            trace = read_trace(path, FileOptions(array=name))
+            traces[name] = measured_times(trace.times, _FEWEST_ROUNDS)
         if any(times.shape[1] < 2 for times in traces.values()):
             raise ValueError("times must be of at least 2 workers")
     except (OSError, EOFError, TypeError, ValueError) as error:

@@ -12,7 +12,8 @@ from jaxwgc.studies._monte_carlo import (
 from jaxwgc.studies._planning._choice import Choice, Estimate
 from jaxwgc.studies._planning._plan import plan
 from jaxwgc.studies._planning._results import Plan
-from jaxwgc.studies._straggler_report import StragglerReport, straggler_report
+from jaxwgc.studies._reports._straggler_report import StragglerReport, straggler_report
+from jaxwgc.studies._reports._wait_report import WaitReport
 from jaxwgc.studies._worst_pattern import adversarial, worst_pattern
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Plan",
     "StragglerReport",
     "Summary",
+    "WaitReport",
     "adversarial",
     "diagnose",
     "expected_error",

@@ -338,7 +338,7 @@ class RayCluster:
         Raises:
           ValueError: If there are fewer than 2 rounds or workers.
         """
-        return straggler_report(self.trace())
+        return straggler_report(self.trace(), before_collective=True)
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
         """Continues the count of rounds, and the key of batches, of an earlier run.

@@ -1,0 +1,303 @@
+"""Column names of tables of step times: which hold steps, workers and seconds."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Known column names.
+_STEP_NAMES = ("step", "iteration", "iter", "global_step", "round")
+_WORKER_NAMES = ("worker", "rank", "host", "node", "device", "process")
+_TIME_NAMES = ("seconds", "time", "duration", "step_time")
+_WAIT_NAMES = ("wait", "waits", "wait_time", "waiting_time", "wait_seconds")
+# Units per second, by the last word of a column name.
+_UNITS_PER_SECOND = {
+    "s": 1.0,
+    "sec": 1.0,
+    "seconds": 1.0,
+    "ms": 1e3,
+    "milliseconds": 1e3,
+    "us": 1e6,
+    "microseconds": 1e6,
+    "ns": 1e9,
+    "nanoseconds": 1e9,
+}
+# A worker in a column name, by number or by a single letter: "host0", "rank-3",
+# "host-a".
+_WORKER_IN_NAME = re.compile(
+    rf"(?<![a-z])({'|'.join(_WORKER_NAMES)})([ _/.:#-]?\d+|[ _/.:#-][a-z](?![a-z0-9]))",
+    re.IGNORECASE,
+)
+# Number of column names that a message lists.
+_NUM_LISTED = 12
+_HOW_TO_CHOOSE = (
+    "Choose columns by --workers PATTERN (a column per worker), or by --step, --worker "
+    "and --seconds COLUMN (a row per time). In Python, rename the columns, or pass "
+    "table[columns].to_numpy()"
+)
+
+
+class ColumnOptions(NamedTuple):
+    """Columns that the user has chosen; None for columns that are found by name.
+
+    Attributes:
+      step: Name of the column of steps.
+      worker: Name of the column of workers.
+      seconds: Name of the column of times.
+      workers: Pattern for the names of columns that each hold a worker, such as
+        `"host*"`.
+    """
+
+    step: str | None = None
+    worker: str | None = None
+    seconds: str | None = None
+    workers: str | None = None
+
+
+class LongForm(NamedTuple):
+    """Columns of a table with a row per time.
+
+    Attributes:
+      step: Place of the column of steps.
+      worker: Place of the column of workers.
+      seconds: Place of the column of times.
+      units_per_second: Units of the times per second; 1 if the name has no unit.
+    """
+
+    step: int
+    worker: int
+    seconds: int
+    units_per_second: float
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Places of all columns that are read."""
+        return self.step, self.worker, self.seconds
+
+    @property
+    def numeric(self) -> tuple[int, ...]:
+        """Places of the columns that hold numbers."""
+        return self.step, self.seconds
+
+
+class WideForm(NamedTuple):
+    """Columns of a table with a column per worker.
+
+    Attributes:
+      places: Place of the column of each worker.
+      workers: Name of each worker.
+      units_per_second: Units of the times per second; 1 if the names have no unit.
+      skipped: Names of columns that hold neither steps nor times of a worker.
+    """
+
+    places: tuple[int, ...]
+    workers: tuple[str, ...]
+    units_per_second: float = 1.0
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[int, ...]:
+        """Places of the columns that hold numbers."""
+        return self.places
+
+
+_NOTHING_CHOSEN = ColumnOptions()
+
+
+def form_of(
+    names: Sequence[str], options: ColumnOptions = _NOTHING_CHOSEN, waits: bool = False
+) -> LongForm | WideForm:
+    """Returns the form of a table with these column names.
+
+    Args:
+      names: Name of each column.
+      options: Columns that the user has chosen.
+      waits: Whether the table holds waiting times.
+
+    Raises:
+      ValueError: If a name occurs twice, or the columns are unknown or ambiguous.
+    """
+    if options.step is not None and options.step not in names:
+        raise ValueError(
+            f"--step must name a column, one of {listed(names)}; got {options.step!r}"
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"each column must have its own name; got {name!r} twice")
+    is_long_form_chosen = options.worker is not None or options.seconds is not None
+    if options.workers is not None:
+        if is_long_form_chosen:
+            raise ValueError(
+                "--workers is for a table with a column per worker, and --worker and "
+                "--seconds are for a table with a row per time; choose one form"
+            )
+        return _matching(names, options.workers, options.step)
+    worker = _place(names, "worker", options.worker, _known(names, _WORKER_NAMES))
+    times = [name for name in names if _names_time(name, _TIME_NAMES)]
+    if waits:
+        times = [name for name in names if _names_time(name, _WAIT_NAMES)] or times
+    seconds = _place(names, "seconds", options.seconds, times)
+    if worker is None or seconds is None:
+        if is_long_form_chosen:
+            raise ValueError(
+                "a table with a row per time must have a column of workers and one of "
+                f"seconds; the columns are {listed(names)}. {_HOW_TO_CHOOSE}"
+            )
+        return _numbered(names, waits, options.step)
+    step = _place(names, "step", options.step, _known(names, _STEP_NAMES))
+    if step is None:
+        raise ValueError(
+            "a table with a row per time must have a column of steps; the columns are "
+            f"{listed(names)}. {_HOW_TO_CHOOSE}"
+        )
+    return LongForm(
+        step=step,
+        worker=worker,
+        seconds=seconds,
+        units_per_second=_units_per_second(names[seconds]),
+    )
+
+
+def is_worker_name(name: str) -> bool:
+    """Returns whether a column with this name holds names of workers."""
+    return _plain(name) in _WORKER_NAMES
+
+
+def is_step_name(name: str) -> bool:
+    """Returns whether a column with this name holds steps, or has no name."""
+    return _plain(name) in ("", "unnamed_0", *_STEP_NAMES)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns column names as text, the first ones if there are many."""
+    text = ", ".join(repr(name) for name in names[:_NUM_LISTED])
+    num_others = len(names) - _NUM_LISTED
+    return f"{text} and {num_others} more" if num_others > 0 else text
+
+
+def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Returns the names that are known ones, in any spelling."""
+    return [name for name in names if _plain(name) in known]
+
+
+def _names_time(name: str, known: Sequence[str]) -> bool:
+    """Returns whether a name is a known one of times, with or without a unit."""
+    plain_name = _plain(name)
+    stem, _, last = plain_name.rpartition("_")
+    return plain_name in known or (last in _UNITS_PER_SECOND and stem in known)
+
+
+def _place(
+    names: Sequence[str], role: str, chosen: str | None, candidates: Sequence[str]
+) -> int | None:
+    """Returns the place of the column with a role, or None if there is none."""
+    if chosen is not None:
+        if chosen not in names:
+            raise ValueError(
+                f"--{role} must name a column, one of {listed(names)}; got {chosen!r}"
+            )
+        return names.index(chosen)
+    if len(candidates) > 1:
+        raise ValueError(
+            f"the column of the {role} must be known, and may be {listed(candidates)}; "
+            f"choose it by --{role} COLUMN. In Python, rename the others"
+        )
+    return names.index(candidates[0]) if candidates else None
+
+
+def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
+    """Returns the wide form with the columns that match a pattern."""
+    matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not matches:
+        raise ValueError(
+            "--workers must be a pattern of column names, such as 'host*'; got "
+            f"{pattern!r}, and the columns are {listed(names)}"
+        )
+    return _wide_form(names, dict(zip(matches, matches)), step)
+
+
+def _numbered(names: Sequence[str], waits: bool, step: str | None) -> WideForm:
+    """Returns the wide form with columns of numbered workers, such as "host0"."""
+    # Worker by column name, for each text around the workers.
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = _WORKER_IN_NAME.search(name)
+        if match is not None:
+            rest = f"{name[: match.start()]} {name[match.end() :]}"
+            word, number = match.groups()
+            # A table of workers calls the worker "0" rather than "worker/0".
+            worker = number.lstrip(" _/.:#-") if word.lower() == "worker" else match[0]
+        elif name.isdecimal():
+            rest = ""
+            worker = name
+        else:
+            continue
+        if _may_be_time(rest, waits):
+            groups.setdefault(rest.strip(), {})[name] = worker
+    if len(groups) == 1:
+        (workers,) = groups.values()
+        _check_are_different(workers)
+        return _wide_form(names, workers, step)
+    problem = "no column is known to hold times of workers"
+    if groups:
+        problem = "several groups of columns may hold times of workers"
+    raise ValueError(f"{problem}; the columns are {listed(names)}. {_HOW_TO_CHOOSE}")
+
+
+def _check_are_different(workers: dict[str, str]) -> None:
+    """Raises ValueError if two columns are of one worker, as "rank0" and "Rank 0"."""
+    columns: dict[str, str] = {}
+    for name, worker in workers.items():
+        first = columns.setdefault(_plain(worker).replace("_", ""), name)
+        if first != name:
+            raise ValueError(
+                f"each worker must have one column; {first!r} and {name!r} are of the "
+                "same worker"
+            )
+
+
+def _wide_form(
+    names: Sequence[str], workers: dict[str, str], step: str | None
+) -> WideForm:
+    """Returns the wide form with these workers, by column name, and chosen step."""
+    units = {_units_per_second(name) for name in workers}
+    if len(units) > 1:
+        raise ValueError(
+            f"all times must have one unit; the columns are {listed(list(workers))}"
+        )
+    skipped = [
+        name
+        for name in names
+        if name not in workers and name != step and not is_step_name(name)
+    ]
+    return WideForm(
+        places=tuple(names.index(name) for name in workers),
+        workers=tuple(workers.values()),
+        units_per_second=units.pop(),
+        skipped=tuple(skipped),
+    )
+
+
+def _may_be_time(rest: str, waits: bool) -> bool:
+    """Returns whether a name without its worker is empty, a unit, or ends with a time.
+
+    A worker may have columns of other quantities, such as its loss.
+    """
+    words = _plain(rest).split("_")
+    if words == [""] or (len(words) == 1 and words[0] in _UNITS_PER_SECOND):
+        return True
+    ends = ["_".join(words[first:]) for first in range(len(words))]
+    if any(_names_time(end, _WAIT_NAMES) for end in ends):
+        return waits
+    return any(_names_time(end, _TIME_NAMES) for end in ends)
+
+
+def _plain(name: str) -> str:
+    """Returns a name in lower case, with underscores between its words."""
+    words = re.findall(r"[a-z0-9]+", name.lower().replace("µ", "u"))
+    return "_".join(words)
+
+
+def _units_per_second(name: str) -> float:
+    """Returns the units per second of a column of times, from the end of its name."""
+    return _UNITS_PER_SECOND.get(_plain(name).rpartition("_")[2], 1.0)

@@ -1,0 +1,400 @@
+"""Reads times of workers from CSV, JSON lines and NumPy files."""
+
+import codecs
+import csv
+import importlib.util
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc._column_names import (
+    ColumnOptions,
+    LongForm,
+    WideForm,
+    form_of,
+    is_step_name,
+)
+from jaxwgc._tables import WorkerTimes, skipped_note, times_of
+
+_TEXT_FILES = (".csv", ".tsv", ".txt")
+_JSON_FILES = (".jsonl", ".ndjson")
+_NUMPY_FILES = (".npy", ".npz")
+# Delimiters of text files: the first of these that the first line has, or else spaces.
+_DELIMITERS = ("\t", ";", "|", ",")
+# Numbers with groups of three digits, and numbers with a decimal comma.
+_GROUPED = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+\s*")
+
+
+class FileOptions(NamedTuple):
+    """Options for reading a file of times.
+
+    Attributes:
+      columns: Columns that the user has chosen.
+      array: Name of the array in an .npz file.
+      decimal: Decimal mark of a text file, "." or ","; None to tell it from the cells.
+      skip_bad_rows: Whether to skip rows that cannot be read, in place of an error.
+      waits: Whether the file holds waiting times.
+    """
+
+    columns: ColumnOptions = ColumnOptions()
+    array: str | None = None
+    decimal: str | None = None
+    skip_bad_rows: bool = False
+    waits: bool = False
+
+
+class Trace(NamedTuple):
+    """Times of workers that were read from a file.
+
+    Attributes:
+      times: (rounds, workers), or (rounds, workers, parts) in a NumPy file; NaN if
+        there was no response.
+      workers: Name of each worker, or None if the file has no names.
+      notes: Sentences about what was skipped.
+    """
+
+    times: np.ndarray
+    workers: list[str] | None
+    notes: tuple[str, ...] = ()
+
+
+def read_trace(path: str | Path, options: FileOptions) -> Trace:
+    """Reads times of workers from a file.
+
+    Raises:
+      ImportError: If the file is no NumPy file and pandas is not installed.
+      ValueError: If the type of the file, a column, a row or a cell is wrong.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in _NUMPY_FILES:
+        return Trace(times=_read_numpy(path, options.array), workers=None)
+    if suffix not in (*_TEXT_FILES, *_JSON_FILES):
+        known = ", ".join((*_TEXT_FILES, *_JSON_FILES, *_NUMPY_FILES))
+        raise ValueError(f"FILE must be one of {known}; got {path.name}")
+    if importlib.util.find_spec("pandas") is None:
+        raise ImportError(
+            f"pandas is needed to read {path.name}: in a checkout, "
+            "pip install '.[report]'"
+        )
+    if suffix in _JSON_FILES:
+        return _read_json_lines(path, options)
+    return _read_text(path, options)
+
+
+def _read_numpy(path: Path, name: str | None) -> np.ndarray:
+    """Returns the array of a NumPy file."""
+    try:
+        content = np.load(path)
+        if isinstance(content, np.ndarray):
+            return content
+        if name is None and len(content.files) == 1:
+            name = content.files[0]
+        if name not in content.files:
+            names = ", ".join(content.files)
+            raise ValueError(f"--array must be one of {names} in {path}; got {name}")
+        return content[name]
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} is no NumPy file: {error}") from error
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        raise ValueError(
+            f"{path.name} must be a NumPy file with an array of numbers"
+        ) from error
+
+
+def _read_json_lines(path: Path, options: FileOptions) -> Trace:
+    """Reads a list of times or an object per line."""
+    import pandas
+
+    rows = []
+    line_numbers = []
+    num_bad_lines = 0
+    for place, line in _lines(path):
+        if _holds_no_data(line):
+            continue
+        number = place + 1
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if not options.skip_bad_rows:
+                raise ValueError(f"row {number} must be JSON; {error}") from error
+            num_bad_lines += 1
+            continue
+        rows.append(row)
+        line_numbers.append(number)
+    if not rows:
+        raise ValueError(f"{path.name} must have times; it is empty")
+    num_columns = len(rows[0]) if isinstance(rows[0], list) else None
+    for number, row in zip(line_numbers, rows):
+        if num_columns is None:
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"row {number} must be an object, like row 1; got {row}"
+                )
+        elif not isinstance(row, list) or len(row) != num_columns:
+            raise ValueError(
+                f"row {number} must be a list of {num_columns} times, like row 1; got "
+                f"{row}"
+            )
+    frame = pandas.DataFrame(rows, index=line_numbers)
+    frame.columns = [str(name) for name in frame.columns]
+    form = form_of(list(frame.columns), options.columns, options.waits)
+    columns = {place: frame.iloc[:, place] for place in range(frame.shape[1])}
+    worker_times = times_of(columns, form, options.skip_bad_rows)
+    return _trace(form, worker_times, num_bad_lines)
+
+
+class _TextLayout(NamedTuple):
+    """Lines and columns of a text file.
+
+    Attributes:
+      delimiter: Delimiter of cells; None for spaces.
+      names: Name of each column; "0", "1", ... without a header.
+      has_header: Whether the first line holds names.
+      other_lines: Places of lines that hold no times: the header, comments, blank and
+        bad lines. Places count from 0.
+      line_numbers: Number of each line with times, from 1.
+      num_bad_lines: Number of lines with another number of cells.
+    """
+
+    delimiter: str | None
+    names: list[str]
+    has_header: bool
+    other_lines: list[int]
+    line_numbers: np.ndarray
+    num_bad_lines: int
+
+
+def _read_text(path: Path, options: FileOptions) -> Trace:
+    """Reads a text file with a delimiter."""
+    layout = _text_layout(path, options.skip_bad_rows)
+    form = form_of(layout.names, options.columns, options.waits)
+    columns = _read_columns(path, layout, form)
+    commas = _cells_with_comma(columns, form)
+    if commas:
+        decimal = options.decimal or _decimal_mark(commas)
+        pattern = _DECIMAL_COMMA if decimal == "," else _GROUPED
+        has_one_mark = decimal == "." or not _has_point(columns, form)
+        if all(map(pattern.fullmatch, commas)) and has_one_mark:
+            columns = _read_columns(path, layout, form, decimal)
+    for place in form.numeric:
+        columns[place] = _numbers_as_far_as_possible(columns[place])
+    if not layout.has_header:
+        _check_is_no_step(columns[0])
+    worker_times = times_of(columns, form, options.skip_bad_rows)
+    return _trace(form, worker_times, layout.num_bad_lines)
+
+
+def _trace(
+    form: LongForm | WideForm, worker_times: WorkerTimes, num_bad_lines: int
+) -> Trace:
+    """Returns times with notes about what was skipped."""
+    notes = []
+    if isinstance(form, WideForm) and form.skipped:
+        notes.append(skipped_note(form))
+    num_bad_rows = num_bad_lines + worker_times.num_bad_rows
+    if num_bad_rows:
+        notes.append(f"skipped {num_bad_rows} rows that cannot be read")
+    return Trace(worker_times.times, worker_times.workers, tuple(notes))
+
+
+def _encoding(path: Path) -> str:
+    """Returns the encoding of a text file."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in start:
+        raise ValueError(f"{path.name} must be text in UTF-8 or UTF-16; it is binary")
+    return "utf-8-sig"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the place, from 0, and the text of each line, without its end."""
+    with path.open(encoding=_encoding(path)) as file:
+        try:
+            for place, line in enumerate(file):
+                yield place, line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path.name} must be text in UTF-8 or UTF-16; {error}"
+            ) from error
+
+
+def _holds_no_data(line: str) -> bool:
+    """Returns whether a line is blank or a comment."""
+    text = line.lstrip()
+    return not text or text[0] == "#"
+
+
+def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
+    """Returns the lines and columns of a text file.
+
+    Raises:
+      ValueError: If the file is empty, or lines differ in their number of cells.
+    """
+    delimiter = None
+    names: list[str] = []
+    has_header = False
+    other_lines = []
+    line_numbers = []
+    num_bad_lines = 0
+    for place, line in _lines(path):
+        if _holds_no_data(line):
+            other_lines.append(place)
+            continue
+        if not names:
+            delimiter = next((mark for mark in _DELIMITERS if mark in line), None)
+            cells = _cells(line, delimiter)
+            has_header = _is_header(cells)
+            names = cells if has_header else [str(at) for at in range(len(cells))]
+            if has_header:
+                other_lines.append(place)
+                continue
+        num_cells = _num_cells(line, delimiter)
+        if num_cells == len(names):
+            line_numbers.append(place + 1)
+        elif skip_bad_rows:
+            other_lines.append(place)
+            num_bad_lines += 1
+        else:
+            raise ValueError(
+                f"row {place + 1} must have {len(names)} columns, like the first row; "
+                f"got {num_cells}"
+            )
+    if not line_numbers:
+        raise ValueError(f"{path.name} must have rows of times; got none")
+    return _TextLayout(
+        delimiter=delimiter,
+        names=names,
+        has_header=has_header,
+        other_lines=other_lines,
+        line_numbers=np.array(line_numbers),
+        num_bad_lines=num_bad_lines,
+    )
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    """Returns the cells of a line."""
+    if delimiter is None:
+        return line.split()
+    (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    return [cell.strip() for cell in cells]
+
+
+def _num_cells(line: str, delimiter: str | None) -> int:
+    """Returns the number of cells of a line; fast for lines without quotes."""
+    if delimiter is None or '"' in line:
+        return len(_cells(line, delimiter))
+    return line.count(delimiter) + 1
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Returns whether the first row holds names, or consecutive numbers of workers."""
+    others = cells[1:] if is_step_name(cells[0]) else cells
+    numbers = [str(number) for number in range(len(others) + 1)]
+    if len(others) > 1 and others in (numbers[:-1], numbers[1:]):
+        return True
+    return not all(cell == "" or _is_number(cell) for cell in cells)
+
+
+def _is_number(cell: str) -> bool:
+    """Returns whether a cell holds a number, with any decimal mark."""
+    if _GROUPED.fullmatch(cell) or _DECIMAL_COMMA.fullmatch(cell):
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_columns(
+    path: Path, layout: _TextLayout, form: LongForm | WideForm, decimal: str = ""
+) -> dict[int, Any]:
+    """Returns the columns of a form, by place; reads commas in numbers if told how.
+
+    Their index has the numbers of the lines, for errors.
+    """
+    import pandas
+
+    frame = pandas.read_csv(
+        path,
+        sep=layout.delimiter or r"\s+",
+        header=None,
+        names=range(len(layout.names)),
+        usecols=list(form.places),
+        index_col=False,
+        skiprows=layout.other_lines,
+        skipinitialspace=True,
+        decimal=decimal or ".",
+        thousands={"": None, ".": ",", ",": "."}[decimal],
+        encoding=_encoding(path),
+    )
+    if len(frame) != len(layout.line_numbers):
+        raise ValueError(f"{path.name} must have a row per line; a cell spans several")
+    frame.index = pandas.Index(layout.line_numbers)
+    return {place: frame[place].rename(layout.names[place]) for place in form.places}
+
+
+def _cells_with_comma(columns: dict[int, Any], form: LongForm | WideForm) -> list[str]:
+    """Returns the cells of numbers that have a comma, and were read as text."""
+    return [
+        cell
+        for place in form.numeric
+        if columns[place].dtype.kind not in "iufb"
+        for cell in columns[place]
+        if isinstance(cell, str) and "," in cell and _is_number(cell)
+    ]
+
+
+def _numbers_as_far_as_possible(column: Any) -> Any:
+    """Converts the cells of a column to numbers; cells that hold none stay text."""
+    import pandas
+
+    if column.dtype.kind in "iufb":
+        return column
+    values = pandas.to_numeric(column, errors="coerce")
+    is_text = values.isna() & column.notna()
+    return values.astype(object).where(~is_text, column) if is_text.any() else values
+
+
+def _has_point(columns: dict[int, Any], form: LongForm | WideForm) -> bool:
+    """Returns whether a column without commas has numbers with a decimal point."""
+    floats = [columns[place] for place in form.numeric]
+    floats = [column for column in floats if column.dtype.kind == "f"]
+    return any((column.dropna() % 1 != 0).any() for column in floats)
+
+
+def _decimal_mark(commas: list[str]) -> str:
+    """Returns the decimal mark of numbers with commas.
+
+    Raises:
+      ValueError: If commas may be decimal marks and may separate thousands.
+    """
+    may_group = all(map(_GROUPED.fullmatch, commas))
+    may_be_decimal = all(map(_DECIMAL_COMMA.fullmatch, commas))
+    if may_group and may_be_decimal:
+        raise ValueError(
+            f"the decimal mark must be known; {commas[0]!r} has a decimal comma or a "
+            "separator of thousands. Choose by --decimal , or --decimal ."
+        )
+    return "," if may_be_decimal else "."
+
+
+def _check_is_no_step(column: Any) -> None:
+    """Raises ValueError if the first column of a table without names counts rows."""
+    values = column.to_numpy()
+    if len(values) > 2 and values.dtype.kind in "iuf" and np.all(np.diff(values) == 1):
+        raise ValueError(
+            "columns must have names if one of them counts steps; the first column "
+            "counts up by 1. Add a first row such as step,host0,host1"
+        )

@@ -1,0 +1,185 @@
+"""Times of workers in tables: arrays (rounds, workers) and names of workers."""
+
+import numbers
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc._column_names import (
+    LongForm,
+    WideForm,
+    form_of,
+    is_worker_name,
+    listed,
+)
+
+# Largest number of entries (step, worker) per row of a table with a row per time.
+# Beyond it, the columns of steps and workers are hardly the right ones.
+_MAX_ENTRIES_PER_ROW = 100
+
+
+class WorkerTimes(NamedTuple):
+    """Times of workers, from a table.
+
+    Attributes:
+      times: (rounds, workers), in seconds if the column names have a unit; NaN if there
+        was no response.
+      workers: Name of each worker.
+      num_bad_rows: Number of rows that were skipped.
+    """
+
+    times: np.ndarray
+    workers: list[str]
+    num_bad_rows: int = 0
+
+
+def is_frame(value: Any) -> bool:
+    """Returns whether a value is a pandas DataFrame; does not import pandas."""
+    return hasattr(value, "columns") and hasattr(value, "iloc")
+
+
+def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
+    """Returns the times of workers in a DataFrame; warns about skipped columns.
+
+    If the columns are called "worker", as after `pivot(columns="worker")`, all of them
+    are workers.
+
+    Args:
+      frame: DataFrame with a row per time or a column per worker.
+      waits: Whether these are waiting times.
+
+    Raises:
+      ValueError: If columns are unknown or ambiguous, or a cell is no number.
+    """
+    names = [str(name) for name in frame.columns]
+    axis_name = frame.columns.name
+    if axis_name is not None and is_worker_name(str(axis_name)):
+        form = WideForm(places=tuple(range(len(names))), workers=tuple(names))
+    else:
+        form = form_of(names, waits=waits)
+    if isinstance(form, WideForm) and form.skipped:
+        warnings.warn(skipped_note(form), stacklevel=4)
+    columns = {place: frame.iloc[:, place] for place in range(len(names))}
+    return times_of(columns, form)
+
+
+def skipped_note(form: WideForm) -> str:
+    """Returns a sentence about the skipped columns of a table."""
+    return f"skipped columns that are not known to be workers: {listed(form.skipped)}"
+
+
+def times_of(
+    columns: Mapping[int, Any], form: LongForm | WideForm, skip_bad_rows: bool = False
+) -> WorkerTimes:
+    """Returns the times of workers in the columns of a table.
+
+    Args:
+      columns: pandas Series by place. Their index has the numbers of rows for errors.
+      form: Columns that hold times.
+      skip_bad_rows: Whether to skip rows with a cell that is no number, in place of an
+        error.
+
+    Raises:
+      ValueError: If a cell is no number, or a step and worker occurs twice.
+    """
+    is_bad = np.zeros(len(columns[form.places[0]]), bool)
+    for place in form.numeric:
+        is_bad |= _bad_cells(columns[place], skip_bad_rows)
+    if isinstance(form, LongForm):
+        is_bad |= _unnamed_rows(
+            workers=columns[form.worker],
+            steps=columns[form.step],
+            skip_bad_rows=skip_bad_rows,
+        )
+    num_bad_rows = int(is_bad.sum())
+    if num_bad_rows:
+        columns = {place: column[~is_bad] for place, column in columns.items()}
+    if isinstance(form, LongForm):
+        times, workers = _pivot(columns, form)
+    else:
+        arrays = [_as_float(columns[place]) for place in form.places]
+        times = np.stack(arrays, axis=1)
+        workers = list(form.workers)
+    if form.units_per_second != 1:
+        times = times / form.units_per_second
+    return WorkerTimes(times=times, workers=workers, num_bad_rows=num_bad_rows)
+
+
+def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
+    """Returns which cells are neither numbers nor missing, or raises for the first."""
+    if column.dtype.kind in "iuf":
+        return np.zeros(len(column), bool)
+    is_missing = column.isna().to_numpy()
+    is_number = [
+        isinstance(cell, numbers.Real) and not isinstance(cell, bool) for cell in column
+    ]
+    is_bad = ~(is_missing | np.array(is_number, bool))
+    if is_bad.any() and not skip_bad_rows:
+        first = int(np.argmax(is_bad))
+        raise ValueError(
+            f"row {column.index[first]}, column {column.name} must be a number; got "
+            f"{column.iloc[first]!r}"
+        )
+    return is_bad
+
+
+def _unnamed_rows(workers: Any, steps: Any, skip_bad_rows: bool) -> np.ndarray:
+    """Returns which rows lack a worker or a step, or raises for the first."""
+    is_blank = workers.map(lambda name: isinstance(name, str) and not name.strip())
+    has_no_worker = (workers.isna() | is_blank.astype(bool)).to_numpy()
+    is_bad = has_no_worker | steps.isna().to_numpy()
+    if is_bad.any() and not skip_bad_rows:
+        first = int(np.argmax(is_bad))
+        column = workers if has_no_worker[first] else steps
+        raise ValueError(
+            f"row {column.index[first]} must have a worker and a step; its column "
+            f"{column.name} is empty"
+        )
+    return is_bad
+
+
+def _as_float(column: Any) -> np.ndarray:
+    """Converts a column of numbers to float64; missing cells become NaN."""
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _pivot(columns: Mapping[int, Any], form: LongForm) -> tuple[np.ndarray, list[str]]:
+    """Returns times (steps, workers) and names of workers of a row per time.
+
+    Steps and workers are in order, "host2" before "host10"; gaps are NaN.
+    """
+    steps, row_of_time = np.unique(_as_float(columns[form.step]), return_inverse=True)
+    codes, labels = columns[form.worker].factorize()
+    names = [_worker_name(label) for label in labels]
+    workers = sorted(set(names), key=lambda name: (len(name), name))
+    positions = np.array([workers.index(name) for name in names], int)
+    column_of_time = positions[codes]
+    num_times = len(codes)
+    if len(steps) * len(workers) > _MAX_ENTRIES_PER_ROW * max(num_times, 1):
+        raise ValueError(
+            "a table with a row per time must have most workers in most steps; got "
+            f"{num_times} times of {len(workers)} workers in {len(steps)} steps. "
+            "Choose other columns by --step and --worker COLUMN"
+        )
+    places = row_of_time * len(workers) + column_of_time
+    _, first_places = np.unique(places, return_index=True)
+    if len(first_places) < num_times:
+        again = int(np.setdiff1d(np.arange(num_times), first_places)[0])
+        label = columns[form.step].index[again]
+        raise ValueError(
+            f"row {label} must be of another step or worker; got step "
+            f"{columns[form.step].iloc[again]} and worker "
+            f"{workers[column_of_time[again]]} again"
+        )
+    times = np.full((len(steps), len(workers)), np.nan)
+    times[row_of_time, column_of_time] = _as_float(columns[form.seconds])
+    return times, workers
+
+
+def _worker_name(label: Any) -> str:
+    """Returns the name of a worker; numbers that are read as 2.0 become "2"."""
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label).strip()

@@ -1,0 +1,1 @@
+"""Reports of slow workers, from times or from waiting times."""

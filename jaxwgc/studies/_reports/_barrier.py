@@ -1,0 +1,54 @@
+"""Finds times that include waiting for the slowest worker, as after a barrier."""
+
+import numpy as np
+
+# Largest range of the times of a round, relative to its longest time, in nearly all
+# rounds: up to the first, workers are equal; up to the second, they are if no worker is
+# last more often than others; up to the third, if rounds also differ far more.
+_RANGE_OF_JITTER = 0.01
+_RANGE_IN_TURNS = 0.05
+_RANGE_IN_UNEQUAL_ROUNDS = 0.1
+# Share of the rounds that must have such a range. A stall shows that there is no
+# barrier.
+_NEARLY_ALL = 0.95
+# Standard deviation of log-times within rounds over that of the rounds, if they differ
+# far more.
+_FAR_BELOW = 0.1
+# Largest share of rounds in which one worker is last, as a multiple of an equal share,
+# besides three standard errors.
+_EQUAL_SHARES = 1.5
+
+
+def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
+    """Returns whether times look as if all workers had waited for the slowest one.
+
+    Args:
+      times: (rounds, workers), NaN for no response, with at least one response in each
+        round.
+      medians: Time of the median worker of each round, (rounds,).
+    """
+    longest = np.nanmax(times, axis=1)
+    ranges = 1 - np.nanmin(times, axis=1) / longest
+    largest_range = np.quantile(ranges, _NEARLY_ALL)
+    if largest_range < _RANGE_OF_JITTER:
+        return True
+    if not _are_last_in_turns(times, longest):
+        return False
+    if largest_range < _RANGE_IN_TURNS:
+        return True
+    spread_within = np.nanstd(np.log(times / medians[:, None]))
+    spread_of_rounds = np.std(np.log(medians))
+    return bool(
+        largest_range < _RANGE_IN_UNEQUAL_ROUNDS
+        and spread_within < _FAR_BELOW * spread_of_rounds
+    )
+
+
+def _are_last_in_turns(times: np.ndarray, longest: np.ndarray) -> bool:
+    """Returns whether no worker is last in more rounds than chance explains."""
+    num_rounds, num_workers = times.shape
+    is_last = times == longest[:, None]
+    shares = np.mean(is_last / is_last.sum(axis=1, keepdims=True), axis=0)
+    equal_share = 1 / num_workers
+    standard_error = np.sqrt(equal_share / num_rounds)
+    return bool(shares.max() <= _EQUAL_SHARES * equal_share + 3 * standard_error)

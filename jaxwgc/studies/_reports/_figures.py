@@ -1,0 +1,56 @@
+"""Figure of a report: a heat map of rounds and workers beside bars of workers."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Largest number of workers that are named beside the heat map.
+_NUM_NAMES = 40
+
+
+class Heat(NamedTuple):
+    """Heat map of values (rounds, workers), and its color bar."""
+
+    values: np.ndarray
+    limits: tuple[float, float]
+    ticks: dict[str, float]
+    colors: str
+    title: str
+
+
+class Bars(NamedTuple):
+    """Bars of values (workers,) with errors."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    title: str
+
+
+def draw(heat: Heat, bars: Bars, names: np.ndarray, num_rounds: int) -> Any:
+    """Returns a `matplotlib.figure.Figure` of a report.
+
+    Raises:
+      ImportError: If matplotlib (extra `plot`) is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    rows = np.arange(len(names))
+    figure = Figure((9.0, min(1.2 + 0.2 * len(rows), 8.0)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    image = left.imshow(
+        heat.values.T,
+        cmap=heat.colors,
+        vmin=heat.limits[0],
+        vmax=heat.limits[1],
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, num_rounds - 0.5, len(rows) - 0.5, -0.5),
+    )
+    color_bar = figure.colorbar(image, ax=left)
+    color_bar.set_ticks(list(heat.ticks.values()), labels=list(heat.ticks))
+    left.set(xlabel="round", ylabel="worker", title=heat.title)
+    if len(rows) <= _NUM_NAMES:
+        left.set_yticks(rows, labels=names)
+    right.barh(rows, bars.values, xerr=bars.errors, color="0.4")
+    right.set(title=bars.title, xlim=(0, None))
+    return figure

@@ -1,0 +1,38 @@
+"""Names of workers and tables in the text of reports."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def worker_labels(
+    names: Sequence[str] | None, num_workers: int, argument: str
+) -> np.ndarray:
+    """Returns the names of at least 2 workers, str (workers,); 0, 1, ... by default.
+
+    Raises:
+      ValueError: If there are fewer than 2 workers, or `names` has another length.
+    """
+    if num_workers < 2:
+        raise ValueError(f"{argument} must have at least 2 workers; got {num_workers}")
+    numbered = range(num_workers) if names is None else names
+    labels = np.array([str(name) for name in numbered])
+    if len(labels) != num_workers:
+        raise ValueError(f"names must be {num_workers} names; got {len(labels)}")
+    return labels
+
+
+def workers_named(names: np.ndarray) -> str:
+    """Returns "worker 3" or "workers 3, 5"."""
+    noun = "worker" if len(names) == 1 else "workers"
+    return f"{noun} {', '.join(names)}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows as text, with columns aligned to the left."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)

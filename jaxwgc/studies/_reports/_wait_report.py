@@ -1,0 +1,213 @@
+"""Reports of waiting times: the worker that waits least is the slow one."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy
+
+from jaxwgc import _validation
+from jaxwgc.studies._reports import _figures
+from jaxwgc.studies._reports._statistics import (
+    FALSE_ALARMS,
+    batch_errors,
+    batch_means,
+    correlation_scale,
+    sampled_rounds,
+)
+from jaxwgc.studies._reports._text import aligned, worker_labels, workers_named
+
+# Maximum number of workers in the printed table.
+_NUM_ROWS = 20
+
+
+class WaitReport(NamedTuple):
+    """Workers that the others wait for; `print` shows a table and the advice.
+
+    Times are in the unit of `waits`. Rounds count from 0.
+
+    Attributes:
+      names: Name of each worker, str (workers,).
+      kinds: `"late"` if the worker is last in significantly more rounds than an equal
+        share, `"steady"`, or `"missing"` if it took part in no round, str (workers,).
+      last: Share of rounds in which the worker waits least, (workers,).
+      last_p_value: Significance of `last`, corrected for the number of workers,
+        (workers,).
+      mean_wait: Mean time that the worker waits, (workers,). NaN without responses.
+      time_lost: Mean time by which a round would be shorter if the worker arrived with
+        the last of the others, (workers,).
+      time_lost_error: Half of the width of its 95% interval, (workers,).
+      missing: Number of rounds in which the worker did not take part, int (workers,).
+      num_rounds: Number of rounds.
+      round_wait: Mean over rounds and workers of the time that a worker waits.
+      time_saved: Mean time by which a round would be shorter if all workers of kind
+        `"late"` arrived with the last of the others.
+      sampled_waits: Waits in the rounds that the picture shows, (sampled, workers).
+    """
+
+    names: np.ndarray
+    kinds: np.ndarray
+    last: np.ndarray
+    last_p_value: np.ndarray
+    mean_wait: np.ndarray
+    time_lost: np.ndarray
+    time_lost_error: np.ndarray
+    missing: np.ndarray
+    num_rounds: int
+    round_wait: float
+    time_saved: float
+    sampled_waits: np.ndarray
+
+    @property
+    def advice(self) -> str:
+        """Recommended action: workers to check, and the time that this saves."""
+        is_late = self.kinds == "late"
+        if not is_late.any():
+            return (
+                "No worker is last in more rounds than chance explains: a worker waits "
+                f"{self.round_wait:.3g} per round, for another worker each time."
+            )
+        late_wait = np.nanmean(self.mean_wait[is_late])
+        other_wait = np.nanmean(self.mean_wait[~is_late])
+        return (
+            f"Check or replace {workers_named(self.names[is_late])}: last in "
+            f"{self.last[is_late].sum():.0%} of the rounds, with a mean wait of "
+            f"{late_wait:.3g}, while the others wait {other_wait:.3g}. A round would "
+            f"be {self.time_saved:.3g} shorter."
+        )
+
+    def __str__(self) -> str:
+        num_workers = len(self.names)
+        order = np.lexsort((-self.last, self.kinds != "late"))[:_NUM_ROWS]
+        rows = [("worker", "kind", "last in", "mean wait", "time lost", "missing")]
+        for worker in order:
+            lost = f"{self.time_lost[worker]:.3g} ± {self.time_lost_error[worker]:.2g}"
+            rows.append(
+                (
+                    str(self.names[worker]),
+                    str(self.kinds[worker]),
+                    f"{self.last[worker]:.0%}",
+                    f"{self.mean_wait[worker]:.3g}",
+                    lost,
+                    str(self.missing[worker]),
+                )
+            )
+        shown = f" ({len(order)} shown)" if len(order) < num_workers else ""
+        totals = (
+            f"{self.num_rounds} rounds of {num_workers} workers{shown}, waiting times. "
+            f"Mean wait: {self.round_wait:.3g}."
+        )
+        paragraphs = [
+            textwrap.fill(totals, 80),
+            aligned(rows),
+            textwrap.fill(self.advice, 80),
+        ]
+        return "\n\n".join(paragraphs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns fields as lists, numbers and None for JSON, without sampled waits."""
+        fields = self._asdict() | {"advice": self.advice}
+        del fields["sampled_waits"]
+        text = json.dumps(fields, default=np.ndarray.tolist)
+        # JSON has neither NaN nor infinity.
+        return json.loads(text, parse_constant=lambda _: None)
+
+    def plot(self) -> Any:
+        """Draws waits by round and worker, and the mean wait of each worker.
+
+        Returns:
+          A `matplotlib.figure.Figure`; `savefig` writes it to a file.
+
+        Raises:
+          ImportError: If matplotlib (extra `plot`) is not installed.
+        """
+        limit = float(np.nanquantile(self.sampled_waits, 0.99)) or 1.0
+        ticks = np.linspace(0, limit, 5)
+        return _figures.draw(
+            heat=_figures.Heat(
+                values=self.sampled_waits,
+                limits=(0.0, limit),
+                ticks={f"{tick:.2g}": tick for tick in ticks},
+                colors="Blues",
+                title="wait for the last worker",
+            ),
+            bars=_figures.Bars(
+                values=np.nan_to_num(self.mean_wait),
+                errors=np.zeros(len(self.names)),
+                title="mean wait",
+            ),
+            names=self.names,
+            num_rounds=self.num_rounds,
+        )
+
+
+def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
+    """Returns the report of waiting times (rounds, workers); see `straggler_report`."""
+    table = _validation.waiting_times(waits)
+    num_rounds, num_workers = table.shape
+    labels = worker_labels(names, num_workers, argument="waits")
+    missing = np.isnan(table).sum(axis=0)
+    table = table[~np.isnan(table).all(axis=1)]
+    if not len(table):
+        raise ValueError("waits must have at least one number; got none")
+    # A worker that did not take part is not last.
+    filled = np.where(np.isnan(table), np.inf, table)
+    ordered = np.sort(filled, axis=1)
+    least = ordered[:, :1]
+    second = np.where(np.isinf(ordered[:, 1:2]), least, ordered[:, 1:2])
+    is_last = filled == least
+    turns = is_last / is_last.sum(axis=1, keepdims=True)
+    # If several workers are last, no time is lost to any of them.
+    lost, lost_error = batch_means(is_last * (second - least))
+    p_values = np.minimum(_p_values(turns) * num_workers, 1)
+    is_late = p_values < FALSE_ALARMS
+    kinds = np.where(is_late, "late", "steady").astype("<U7")
+    kinds[missing == num_rounds] = "missing"
+    others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
+    saved = np.where(np.isinf(others), 0, others - least[:, 0])
+    takes_part = ~np.isnan(table)
+    num_parts = np.maximum(takes_part.sum(axis=0), 1)
+    means = np.sum(table, axis=0, where=takes_part) / num_parts
+    return WaitReport(
+        names=labels,
+        kinds=kinds,
+        last=turns.mean(axis=0),
+        last_p_value=p_values,
+        mean_wait=np.where(missing < num_rounds, means, np.nan),
+        time_lost=lost,
+        time_lost_error=lost_error,
+        missing=missing,
+        num_rounds=num_rounds,
+        round_wait=float(np.nanmean(table)),
+        time_saved=float(saved.mean()),
+        sampled_waits=table[sampled_rounds(len(table))],
+    )
+
+
+def _p_values(turns: np.ndarray) -> np.ndarray:
+    """Returns the significance of the share of rounds in which a worker is last.
+
+    If all workers are alike, each is last in an equal share of rounds. Two tests must
+    show more: a binomial test, in which correlated rounds count as fewer, and a t-test
+    of batches of consecutive rounds, for slow spells.
+
+    Args:
+      turns: 1 for the last worker of a round, (rounds, workers); shared in a tie.
+    """
+    num_rounds, num_workers = turns.shape
+    equal_share = 1 / num_workers
+    shares, standard_errors, degrees = batch_errors(turns)
+    deviations = turns - shares
+    products = np.sum(deviations[1:] * deviations[:-1], axis=0)
+    autocorrelation = products / np.maximum(np.sum(deviations**2, axis=0), 1e-300)
+    num_effective = num_rounds / correlation_scale(autocorrelation, num_rounds) ** 2
+    num_last = np.maximum(shares * num_effective, 1e-300)
+    # Binomial tail: at least `num_last` of the rounds.
+    p_binomial = scipy.special.betainc(
+        num_last, np.maximum(num_effective - num_last, 0) + 1, equal_share
+    )
+    quantiles = (equal_share - shares) / np.maximum(standard_errors, 1e-300)
+    p_batches = scipy.special.stdtr(degrees, quantiles)
+    return np.where(shares > equal_share, np.maximum(p_binomial, p_batches), 1.0)
