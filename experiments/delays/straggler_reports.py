@@ -25,6 +25,10 @@ CORRELATIONS = 0.0, 0.8
 NOISE, COMMON_NOISE = 0.05, 0.1
 # Fraction of rounds in which an intermittent straggler stalls.
 STALLED = 0.05
+# Synchronous training: rounds, workers, and seconds by which they leave a barrier.
+NUM_BARRIERS = 300
+NUM_BARRIER_WORKERS = 8
+BARRIER_JITTER_SECONDS = 0.005
 SIZES = (2_000, 10), (100_000, 256), (1_000_000, 64)
 
 
@@ -37,6 +41,7 @@ def report(traces: int = 1000, seed: int = 0) -> Sections:
     """
     return {
         "measured": measured,
+        "synchronous": functools.partial(synchronous, seed),
         "simulated": functools.partial(simulated, traces, seed),
         "speed": speed,
     }
@@ -64,6 +69,26 @@ def measured() -> Study:
         tables[name] = lambda numbers, name=name: Printed(numbers[name]["text"])
         figures[name] = lambda numbers, report=report: report.plot()
     return Study(numbers, tables=tables, figures=figures)
+
+
+def synchronous(seed: int) -> Study:
+    """Returns printed reports of times after a barrier, and of waits at the barrier."""
+    generator = np.random.default_rng(seed)
+    busy = 1 + generator.exponential(0.1, (NUM_BARRIERS, NUM_BARRIER_WORKERS))
+    busy[:, STRAGGLER] *= 2
+    end = busy.max(axis=1, keepdims=True)
+    jitter = generator.uniform(0, BARRIER_JITTER_SECONDS, busy.shape)
+    texts = {
+        "barrier": str(jaxwgc.straggler_report(end + jitter)),
+        "waits": str(jaxwgc.straggler_report(waits=end + jitter - busy)),
+    }
+    return Study(
+        {name: {"text": text} for name, text in texts.items()},
+        tables={
+            name: lambda numbers, name=name: Printed(numbers[name]["text"])
+            for name in texts
+        },
+    )
 
 
 def draw(generator, kind, slowdown, num_rounds, correlation):

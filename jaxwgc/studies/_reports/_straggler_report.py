@@ -194,7 +194,7 @@ class StragglerReport(NamedTuple):
         num_workers = len(self.names)
         if self.after_barrier:
             size = f"{self.num_rounds} rounds of {num_workers} workers."
-            return textwrap.fill(f"{self.advice} {size}", 80)
+            return "\n\n".join([textwrap.fill(self.advice, 80), size])
         order = np.lexsort((-self.time_lost, self.kinds == "steady"))
         if len(order) > _NUM_ROWS:
             order = order[: np.clip((self.kinds != "steady").sum(), 5, _NUM_ROWS)]
