@@ -114,42 +114,48 @@ def _read_json_lines(path: Path, options: FileOptions) -> Trace:
     """Reads a list of times or an object per line."""
     import pandas
 
-    rows = []
+    rows: list[Any] = []
     line_numbers = []
     num_bad_lines = 0
     for place, line in _lines(path):
         if _holds_no_data(line):
             continue
-        number = place + 1
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = _json_row(line, like=rows[0] if rows else None)
+        except ValueError as error:
             if not options.skip_bad_rows:
-                raise ValueError(f"row {number} must be JSON; {error}") from error
+                raise ValueError(f"row {place + 1} must be {error}") from error
             num_bad_lines += 1
-            continue
-        rows.append(row)
-        line_numbers.append(number)
+        else:
+            rows.append(row)
+            line_numbers.append(place + 1)
     if not rows:
-        raise ValueError(f"{path.name} must have times; it is empty")
-    num_columns = len(rows[0]) if isinstance(rows[0], list) else None
-    for number, row in zip(line_numbers, rows):
-        if num_columns is None:
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"row {number} must be an object, like row 1; got {row}"
-                )
-        elif not isinstance(row, list) or len(row) != num_columns:
-            raise ValueError(
-                f"row {number} must be a list of {num_columns} times, like row 1; got "
-                f"{row}"
-            )
+        raise ValueError(f"{path.name} must have rows of times; got none")
     frame = pandas.DataFrame(rows, index=line_numbers)
     frame.columns = [str(name) for name in frame.columns]
     form = form_of(list(frame.columns), options.columns, options.waits)
     columns = {place: frame.iloc[:, place] for place in range(frame.shape[1])}
     worker_times = times_of(columns, form, options.skip_bad_rows)
     return _trace(form, worker_times, num_bad_lines)
+
+
+def _json_row(line: str, like: Any) -> list | dict:
+    """Returns the list or object of a line, of the same form as the first row.
+
+    Raises:
+      ValueError: What a row must be, and what it is.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"JSON; {error}") from error
+    if not isinstance(row, list | dict):
+        raise ValueError(f"a list or an object; got {row}")
+    if isinstance(like, list) and (not isinstance(row, list) or len(row) != len(like)):
+        raise ValueError(f"a list of {len(like)} times, like the first row; got {row}")
+    if isinstance(like, dict) and not isinstance(row, dict):
+        raise ValueError(f"an object, like the first row; got {row}")
+    return row
 
 
 class _TextLayout(NamedTuple):
