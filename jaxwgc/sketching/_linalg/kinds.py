@@ -64,6 +64,11 @@ class LinearOperator(Products):
     compiles again, `Partial(function, arrays)` does not. Solutions can be
     differentiated by the arrays that the functions hold or close over.
 
+    Raises:
+      TypeError: If a function is not callable, `shape` is not a tuple of two ints, or
+        `dtype` is not float32 or float64.
+      ValueError: If `shape` is not positive.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import sketching
