@@ -34,8 +34,14 @@ def register(cls: type[T]) -> type[T]:
         return children, (cls, *(getattr(tree, name) for name in names[True]))
 
     def unflatten(static: Any, children: Any) -> T:
-        arrays = dict(zip(names[False], children, strict=True))
-        return cls(**arrays, **dict(zip(names[True], static[1:], strict=True)))
+        # JAX also rebuilds pytrees with placeholders for arrays, which `__init__` may
+        # reject.
+        tree = object.__new__(cls)
+        for name, value in zip(names[False], children, strict=True):
+            object.__setattr__(tree, name, value)
+        for name, value in zip(names[True], static[1:], strict=True):
+            object.__setattr__(tree, name, value)
+        return tree
 
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
     return cls

@@ -24,7 +24,8 @@ def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
 
 _ORDER = (
     " (an aggregator must be the first transformation in optax.chain, and the only "
-    "aggregator; wrappers such as optax.MultiSteps go around those after it)"
+    "aggregator; wrappers such as optax.MultiSteps or optax.contrib.sam go around "
+    "those after it)"
 )
 
 
@@ -41,12 +42,21 @@ def check_updates(
     expected = shapes if params is None else shapes_of(params)
     if expected is None:
         return
-    given, expected = _by_path(shapes_of(updates, num_batch_axes=1)), _by_path(expected)
-    for path in given | expected:
-        found, wanted = given.get(path, "nothing"), expected.get(path, "nothing")
-        rule = f"be like params with a leading axis of {axis_name} = {size} in front"
-        shown = f"{found} after that axis, params have {wanted}{_ORDER}"
-        require(found == wanted, f"updates{path}", rule, shown)
+    shapes_after_axis = _by_path(shapes_of(updates, num_batch_axes=1))
+    shapes_of_params = _by_path(expected)
+    rule = f"be like params with a leading axis of {axis_name} = {size} in front"
+    if shapes_after_axis.keys() != shapes_of_params.keys():
+        only_updates = _leaf_names("updates", shapes_after_axis, shapes_of_params)
+        only_params = _leaf_names("params", shapes_of_params, shapes_after_axis)
+        raise ValueError(
+            f"updates must {rule}; got {only_updates} only in updates, and "
+            f"{only_params} only in params (pass the params that the loss was "
+            "differentiated by; a wrapper with params of its own, such as "
+            "optax.lookahead, goes around the whole chain)"
+        )
+    for path, shape in shapes_after_axis.items():
+        shown = f"{shape} after that axis, params have {shapes_of_params[path]}{_ORDER}"
+        require(shape == shapes_of_params[path], f"updates{path}", rule, shown)
 
 
 def check_one_array(name: str, value: Any, meaning: str) -> None:
@@ -61,3 +71,12 @@ def _by_path(shapes):
         shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
     )
     return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
+
+
+def _leaf_names(name, shapes, others):
+    """Returns the names of the first leaves with a path that `others` lacks."""
+    names = [f"{name}{path}" for path in shapes if path not in others]
+    if not names:
+        return "no leaves"
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

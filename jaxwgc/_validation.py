@@ -314,8 +314,11 @@ def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     table = concrete_array("times", times, "real numbers")
     table = table.astype(np.float64, copy=False)
     is_right = table.ndim in (2, 3) and len(table) >= least_rounds and table.size
-    rule = "have shape (rounds, workers) or (rounds, workers, parts), with at least "
-    require(is_right, "times", f"{rule}{least_rounds} rounds", table.shape)
+    rule = (
+        "have shape (rounds, workers) or (rounds, workers, parts), not empty and with "
+        f"at least {least_rounds} rounds"
+    )
+    require(is_right, "times", rule, table.shape)
     if np.isnan(table).any():
         table = np.where(np.isnan(table), np.inf, table)
     rule = "be positive, and NaN or infinity if there was no response"

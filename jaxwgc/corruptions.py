@@ -209,9 +209,12 @@ class bit_flip(CorruptionModel):
         if self.bit is None:
             bit = jax.random.randint(bit_key, shape, 0, num_bits)
         else:
-            bit, rule = jnp.broadcast_to(self.bit, shape), f"be below {num_bits}"
-            is_right = _validation.is_traced(bit) or 0 <= self.bit < num_bits
-            _validation.require(is_right, "bit", rule, self.bit)
+            if not _validation.is_traced(self.bit) and not 0 <= self.bit < num_bits:
+                raise ValueError(
+                    f"bit must be from 0 to {num_bits - 1} for messages of "
+                    f"{entries.dtype}; got {self.bit}"
+                )
+            bit = jnp.broadcast_to(self.bit, shape)
         place = jax.random.randint(place_key, shape, 0, entries.shape[1])
         unsigned = jnp.dtype(f"uint{num_bits}")
         is_flipped = jnp.arange(entries.shape[1]) == place[:, None]

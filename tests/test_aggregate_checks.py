@@ -213,10 +213,46 @@ class TestExtraArguments:
             optimizer.update(GRADIENTS, state, recieved=np.ones(6, bool))
         assert caught[0].filename == __file__
 
+    @pytest.mark.parametrize(
+        ("misspelt", "meant"),
+        [
+            ("recieved", "received"),
+            ("Received", "received"),
+            ("finish", "finished"),
+            ("lates", "late"),
+            ("lste", "late"),
+            ("elapsed_time", "elapsed"),
+        ],
+    )
+    def test_names_near_those_of_the_aggregator(self, misspelt, meant):
+        aggregate = coded()
+        with pytest.warns(UserWarning, match=f"arguments {misspelt}: .*{meant}"):
+            aggregate.update(GRADIENTS, aggregate.init(PARAMS), **{misspelt: None})
+
     def test_those_of_optax_itself(self):
         optimizer = optax.chain(coded(), optax.polyak_sgd())
         state = optimizer.init(PARAMS)
         optimizer.update(GRADIENTS, state, PARAMS, value=1.0)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "value",
+            "grad",
+            "value_fn",
+            "grad_fn",
+            "obj_fn",
+            "loss",
+            "hessian",
+            "batch",
+            "step",
+            "key",
+        ],
+    )
+    def test_those_of_any_transformation(self, name):
+        """Optax passes them through the chain, whoever wrote the transformation."""
+        aggregate = coded()
+        aggregate.update(GRADIENTS, aggregate.init(PARAMS), **{name: None})
 
 
 @pytest.mark.filterwarnings("error")

@@ -44,6 +44,8 @@ NINE, EVEN = np.ones((9, 2), np.float32), np.ones(9, np.float32)
 FULL = np.float32([[[0.5] * 6, [last] * 6] for last in (1 - 1e-7, 1)])
 THREE, HALVES, EYE = np.ones(3), np.full(3, 0.5), np.eye(3)
 ONE, ROUNDS = np.array([0, 1, 0]), np.arange(1.0, 19).reshape(6, 3)
+# Seven of fifteen times, and one of the five of the last worker.
+FEW = np.where(np.arange(5)[:, None] < [3, 3, 1], ROUNDS[:5], NAN)
 TABLE = np.ones((2, 3))
 PARETO = stragglers.pareto(1.0, 2.0)
 UNIFORM, WAIT = stragglers.uniform(2), stragglers.fastest(2)
@@ -55,6 +57,12 @@ expected_error = partial(studies.expected_error, UNEQUAL, straggler_probabilitie
 decoded = partial(jaxwgc.decoding_weights, PLAIN)
 graph_with = partial(jaxwgc.decoding_weights, GRAPH, ALL)
 received_by = partial(jaxwgc.decode_aggregate, code=REAL)
+
+
+def flip(bit):
+    return partial(corruptions.bit_flip(UNIFORM, bit).corrupted, KEY)
+
+
 measured = partial(stragglers.empirical, TABLE[ONE, None])
 located = partial(
     jaxwgc.locate_errors,
@@ -439,6 +447,11 @@ VALUES = [
     (lambda: block_leverage(np.array([1, NAN])), r"probabilities\[1\] = nan"),
     (lambda: block_leverage(probabilities=np.ones(6), method="a"), "method must be"),
     (lambda: corruptions.bit_flip(UNIFORM, 32).sample(KEY, (), MANY, 6), "bit.*got 32"),
+    (lambda: jax.jit(flip(-1))(MANY), "bit must be from 0 to 31 .* float32; got -1"),
+    (
+        lambda: flip(16)(MANY.astype(jnp.bfloat16)),
+        "bit must be from 0 to 15 .*; got 16",
+    ),
     # Stragglers.
     (lambda: stragglers.bernoulli(1.5), "probability must be at most 1; got 1.5"),
     (lambda: stragglers.bernoulli([0.5, 1.5]), r"from 0 to 1; got probability\[1\]"),
@@ -458,11 +471,25 @@ VALUES = [
     (lambda: stragglers.delayed(PARETO, UNTIL, "busy"), 'late must be "cancelled" for'),
     (lambda: jaxwgc.decoding(SEVERAL, ARRIVALS), 'late must be "cancelled" for a code'),
     (lambda: stragglers.fit_delays(ROUNDS[:3]), "times must have .* at least 4 rounds"),
+    (
+        lambda: stragglers.fit_delays(ROUNDS[:, :0]),
+        r"times must .*not empty .* got \(6, 0\)",
+    ),
     (lambda: stragglers.fit_delays(ROUNDS - 1), "times must be positive.*got 0"),
-    (lambda: stragglers.fit_delays(ROUNDS * NAN), "times.*least half of all; got 0%"),
-    (lambda: stragglers.fit_delays(ROUNDS * np.where(ONE, NAN, 1)), "times.*out: .1."),
+    (
+        lambda: stragglers.fit_delays(ROUNDS * NAN),
+        "half of all rounds × .* got 0%, and",
+    ),
+    (lambda: stragglers.fit_delays(FEW), "got 47%, and 20% of worker 2. Leave out the"),
+    (
+        lambda: stragglers.fit_delays(ROUNDS * np.where(ONE, NAN, 1)),
+        r"workers \[1\]. L",
+    ),
     (lambda: stragglers.fit_delays(np.ones((6, 3))), "times must differ"),
-    (lambda: stragglers.fit_delays(np.where(ROUNDS > 15, NAN, ROUNDS)), "times must"),
+    (
+        lambda: stragglers.fit_delays(np.where(ROUNDS > 15, NAN, ROUNDS)),
+        r"ds \[5\]. Lea",
+    ),
     (lambda: stragglers.fit_delays(ROUNDS, 0.0), "loads must be .* not all 0"),
     (lambda: stragglers.fit_delays(ROUNDS, held_out=1.0), "held_out.*0 and 1"),
     (lambda: stragglers.fastest(4).ends(np.ones(3)), "num_required must be at most"),

@@ -101,7 +101,8 @@ def coded_aggregate(
         the model does not return rounds for the workers of the code.
 
     Warns if the waiting rule of the model ends nearly every round before the code
-    decodes. `update` warns of unknown extra arguments.
+    decodes. `update` warns of unknown extra arguments with names like its own, and
+    leaves others to the transformations behind it.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax

@@ -1,6 +1,7 @@
 """Update logic shared by `coded_aggregate` and `decode_aggregate`."""
 
 import dataclasses
+import difflib
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,9 +17,11 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals
 
-# Extra arguments of optax's own transformations. They cause no warning, because
-# optax.chain passes extra arguments to all transformations.
-_OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
+# Extra arguments that describe a round.
+_ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
+# Similarity, from 0 to 1, above which an unknown name counts as misspelt. One wrong
+# letter in "late" leaves 0.75; no extra argument of optax exceeds 0.5.
+_MISSPELT_SIMILARITY = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +160,14 @@ class DecodingPolicy:
         None if they describe no round, so that it is simulated.
         """
         _validation.check_instance("state", state, CodedAggregateState, ", from init")
-        unknown = extra.keys() - _OPTAX_ARGUMENTS
-        if unknown:
+        # optax.chain passes extra arguments to all transformations, so most unknown
+        # names are for another transformation.
+        misspelt = [name for name in sorted(extra) if _is_misspelt(name)]
+        if misspelt:
             warnings.warn(
-                f"unknown extra arguments {', '.join(sorted(unknown))}: the aggregator "
-                "takes received, finished, late and elapsed. Check the spelling, and "
-                "whether another transformation of the chain takes them",
+                f"unknown extra arguments {', '.join(misspelt)}: the aggregator takes "
+                f"{', '.join(_ROUND_ARGUMENTS)}. Check the spelling, and whether "
+                "another transformation of the chain takes them",
                 stacklevel=4,
             )
         code = self.code
@@ -271,6 +276,15 @@ class DecodingPolicy:
 
     def _by_message(self, mask):
         return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
+
+
+def _is_misspelt(name: str) -> bool:
+    """Returns whether the name of an extra argument resembles one of a round."""
+    return bool(
+        difflib.get_close_matches(
+            name, _ROUND_ARGUMENTS, n=1, cutoff=_MISSPELT_SIMILARITY
+        )
+    )
 
 
 def make_aggregator(

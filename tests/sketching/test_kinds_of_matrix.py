@@ -496,3 +496,12 @@ def test_outside_of_sketching(name, call):
     for make in SPARSE.values():
         with pytest.raises(TypeError, match=f"^{name} must be a dense array; got "):
             call(make(MATRIX[:20].astype(np.float32)))
+
+
+def test_an_operator_is_rebuilt_with_placeholders():
+    """As JAX does with pytrees: they are no functions, and are not checked."""
+    operator = sketching.LinearOperator(lambda v: v, shape=(5, 5))
+    is_function = lambda leaf: isinstance(leaf, jax.tree_util.Partial)  # noqa: E731
+    leaves, structure = jax.tree.flatten(operator, is_leaf=is_function)
+    rebuilt = jax.tree.unflatten(structure, [0] * len(leaves))
+    assert (rebuilt.matvec, rebuilt.shape) == (0, (5, 5))

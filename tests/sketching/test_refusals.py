@@ -53,6 +53,7 @@ def kernel_of(value):
 
 # Functions with arguments that they take; the tests below spoil one or two of them.
 leverage = partial(sketching.leverage_scores, matrix=MATRIX)
+linear = sketching.LinearOperator
 rank = partial(sketching.numerical_rank, matrix=MATRIX)
 approximate = partial(sketching.approximate_leverage_scores, key=KEY, matrix=MATRIX)
 rank_k = partial(sketching.rank_k_leverage_scores, key=KEY, matrix=MATRIX, rank=2)
@@ -275,6 +276,7 @@ VALUES = [
     (lambda: precise(matrix=operator(matvec=lambda v: v / 0)), r"matvec must .* \(20,"),
     (lambda: precise(matrix=operator(matvec=lambda v: pad(v) / 0)), "be finite and"),
     (lambda: precise(matrix=operator(shape=(20, 0))), r"of positive ints; got \(20, 0"),
+    (lambda: linear(pad), r"shape must be .* got \(0, 0\). Pass .*shape=\(N, p\)"),
     (lambda: precise(matrix=operator(sketch=lambda S: jnp.ones((5, 5)))), r"= \(32, 4"),
     (lambda: precise(sketch_size=3), r"sketch_size must be at least .* = 4; got 3"),
     (lambda: precise(method="qr"), "method must be one of"),
@@ -300,6 +302,26 @@ VALUES = [
 TYPES = [
     (lambda: precise(matrix=operator(dtype=complex)), "operator.dtype must be float32"),
     (lambda: precise(matrix=operator(rmatvec=1)), "operator.rmatvec must be a functio"),
+    # Arguments in the order of other libraries: the constructor says which is wrong.
+    (
+        lambda: linear(pad, (20, 4)),
+        r"rmatvec must be a fun.* got \(20, 4\).*by name: L",
+    ),
+    (lambda: linear((20, 4), pad), r"matvec must be a fun.* got \(20, 4\).*by name: L"),
+    (lambda: linear(None, shape=(20, 4)), "matvec must be a function .*; got None"),
+    (
+        lambda: linear(pad, None, 20),
+        r"shape must be the tuple \(N, p\); got 20.*by nam",
+    ),
+    (lambda: linear(pad, None, [20, 4]), r"shape must be the tuple .* got \[20, 4\]"),
+    (
+        lambda: linear(pad, None, (20, 4.0)),
+        r"shape\[1\] must be a Python int.* got 4.0",
+    ),
+    (lambda: linear(pad, None, (20, 4), "no"), "dtype must be float32 or .* got 'no'"),
+    (lambda: linear(pad, None, (20, 4), pad), "dtype must be .* got <function pad"),
+    (lambda: linear(pad, None, (20, 4), jnp.float16), "dtype must be .*; got float16"),
+    (lambda: operator(sketch=(20, 4)), r"sketch must be a function .* got \(20, 4\)"),
     (lambda: approximate(epsilon="0.5"), "epsilon must be a real sc"),
     (lambda: lewis(p="2"), "p must be a real scalar"),
     (lambda: bless(data="no"), "data must be real numbers; got str"),

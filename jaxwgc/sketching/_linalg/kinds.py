@@ -27,6 +27,14 @@ from jaxwgc.sketching._linalg.rows import (
     SparseRows,
 )
 
+# Functions of a `LinearOperator`, and what errors say of them.
+_FUNCTIONS = {
+    "matvec": "a function of v (p,) that returns Xv (N,)",
+    "rmatvec": "a function of u (N,) that returns Xᵀu (p,), or None",
+    "sketch": "a function of an Embedding S that returns SX (m, p), or None",
+}
+# End of the errors of the constructor: other libraries have arguments in other orders.
+_BY_NAME = "Pass arguments by name: LinearOperator(matvec, shape=(N, p))"
 # Number of pairs of random vectors that test whether two functions are adjoint.
 _NUM_PROBES = 4
 
@@ -56,6 +64,11 @@ class LinearOperator(Products):
     compiles again, `Partial(function, arrays)` does not. Solutions can be
     differentiated by the arrays that the functions hold or close over.
 
+    Raises:
+      TypeError: If a function is not callable, `shape` is not a tuple of two ints, or
+        `dtype` is not float32 or float64.
+      ValueError: If `shape` is not positive.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import sketching
@@ -75,11 +88,30 @@ class LinearOperator(Products):
     sketch: Callable[[Any], Array] | None = None
 
     def __post_init__(self):
-        for name in ("matvec", "rmatvec", "sketch"):
+        for name, meaning in _FUNCTIONS.items():
             function = getattr(self, name)
-            # JAX also rebuilds pytrees with leaves that are not functions.
-            if callable(function) and not isinstance(function, Partial):
+            if function is None and name != "matvec":
+                continue
+            if not callable(function):
+                raise TypeError(
+                    f"operator.{name} must be {meaning}; got "
+                    f"{_validation.in_short(function)}. {_BY_NAME}"
+                )
+            if not isinstance(function, Partial):
                 object.__setattr__(self, name, Partial(function))
+        if not isinstance(self.shape, tuple) or len(self.shape) != 2:
+            shown = _validation.in_short(self.shape)
+            raise TypeError(
+                f"operator.shape must be the tuple (N, p); got {shown}. {_BY_NAME}"
+            )
+        for axis, size in enumerate(self.shape):
+            _validation.check_int(f"operator.shape[{axis}]", size)
+        if min(self.shape) < 1:
+            raise ValueError(
+                "operator.shape must be (N, p), of positive ints; got "
+                f"{self.shape}. {_BY_NAME}"
+            )
+        _dtype_of(self)
 
     def times(self, vector: Array) -> Array:
         """Computes Xv for v (p,) or (p, c)."""
@@ -97,6 +129,21 @@ class LinearOperator(Products):
 register(LinearOperator)
 
 
+def _dtype_of(operator: LinearOperator) -> Any:
+    """Checks and returns the dtype of an operator, by default the float dtype."""
+    named = float if operator.dtype is None else operator.dtype
+    try:
+        dtype = jnp.result_type(named)
+    except TypeError as error:
+        shown = _validation.in_short(named)
+        raise TypeError(
+            f"operator.dtype must be float32 or float64; got {shown}. {_BY_NAME}"
+        ) from error
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
+        raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
+    return dtype
+
+
 def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
     if vector.ndim == 1:
         return function(vector)
@@ -108,18 +155,13 @@ def checked_operator(
 ) -> tuple[LinearOperator, Array]:
     """Checks the functions of an operator: shapes, and whether they are adjoint."""
     shape = operator.shape
-    is_right = isinstance(shape, tuple) and len(shape) == 2 and min(shape) > 0
-    require(is_right, "operator.shape", "be (N, p), of positive ints", repr(shape))
-    dtype = jnp.result_type(float if operator.dtype is None else operator.dtype)
-    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
-        raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
+    dtype = _dtype_of(operator)
     functions = {}
     sizes = {"matvec": shape[::-1]}
     if operator.rmatvec is not None:
         sizes["rmatvec"] = shape
     for name, (length, result) in sizes.items():
         function = getattr(operator, name)
-        _validation.check_callable(f"operator.{name}", function)
         vector = np.zeros(length, dtype)
         functions[name] = _hoisted(function, vector)
         image = jax.eval_shape(functions[name], vector)

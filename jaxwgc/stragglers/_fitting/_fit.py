@@ -105,8 +105,8 @@ def fit_delays(
 
     Raises:
       ValueError: If times are zero or negative, have no axes of rounds (at least 4) and
-        workers, are all equal, or are missing for more than half, for a whole round or
-        a worker; or if loads do not match.
+        workers, or are all equal; if fewer than half of them are finite, or none of a
+        worker or of a round; or if loads do not match.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -246,15 +246,35 @@ def _measured(times, loads):
     is_right = np.all((shared >= 0) & np.isfinite(shared)) and shared.any()
     _validation.require(is_right, "loads", "be at least 0, finite and not all 0", loads)
     is_whole = np.isfinite(table)
-    share, silent = is_whole.mean(), np.flatnonzero(~is_whole.any(axis=0))
-    is_right = share >= 0.5 and is_whole.any(axis=1).all() and not len(silent)
-    rule = "have a response of every worker and round, and at least half of all"
-    given = f"{share:.0%}; workers without a response, to be left out: {silent}"
-    _validation.require(is_right, "times", rule, given)
+    _check_responses(is_whole)
     table = _not_rounded(table, is_whole)
     last = np.max(table, axis=1, where=is_whole, initial=0, keepdims=True)
     whole_or_last = np.where(is_whole, table, last)
     return Measured(whole_or_last, shared, is_whole, np.ones(table.shape))
+
+
+def _check_responses(is_whole):
+    """Checks that enough times are finite: overall, and of each worker and round."""
+    if is_whole.mean() < 0.5:
+        shares = is_whole.mean(axis=0)
+        worker = np.argmin(shares)
+        raise ValueError(
+            "times must have a response in at least half of all rounds × workers; got "
+            f"{is_whole.mean():.0%}, and {shares[worker]:.0%} of worker {worker}. "
+            "Leave out the workers with the fewest responses"
+        )
+    silent_workers = np.flatnonzero(~is_whole.any(axis=0))
+    if len(silent_workers):
+        raise ValueError(
+            "times must have at least one response of every worker; got none of "
+            f"workers {silent_workers.tolist()}. Leave these workers out"
+        )
+    silent_rounds = np.flatnonzero(~is_whole.any(axis=1))
+    if len(silent_rounds):
+        raise ValueError(
+            "times must have at least one response in every round; got none in rounds "
+            f"{silent_rounds.tolist()}. Leave these rounds out"
+        )
 
 
 def _not_rounded(table, is_whole):
