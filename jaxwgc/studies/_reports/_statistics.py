@@ -56,7 +56,6 @@ def round_means(table: np.ndarray) -> RoundMeans:
     Args:
       table: Times (rounds, workers), infinity for no response.
     """
-    num_workers = table.shape[1]
     is_finite = np.isfinite(table)
     count = is_finite.sum(1, keepdims=True)
     # Ranks of the last, the second to last and the median worker. Of two workers in the
@@ -66,18 +65,15 @@ def round_means(table: np.ndarray) -> RoundMeans:
     mean = np.sum(table, 1, where=is_finite) / count[:, 0]
     is_last = table == longest[:, None]
     # If several workers are last, no time is lost to any of them.
-    lost = is_last * (longest - second)[:, None]
-    means, errors = batch_means(
-        np.column_stack([longest, mean, medians, is_last, lost])
-    )
+    lost, lost_error = batch_means(is_last * (longest - second)[:, None])
     return RoundMeans(
         medians=medians,
-        longest=float(means[0]),
-        mean=float(means[1]),
-        median=float(means[2]),
-        last=means[3 : 3 + num_workers],
-        lost=means[-num_workers:],
-        lost_error=errors[-num_workers:],
+        longest=float(longest.mean()),
+        mean=float(mean.mean()),
+        median=float(medians.mean()),
+        last=is_last.mean(axis=0),
+        lost=lost,
+        lost_error=lost_error,
     )
 
 
