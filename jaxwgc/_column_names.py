@@ -22,6 +22,8 @@ _UNITS_PER_SECOND = {
     "ns": 1e9,
     "nanoseconds": 1e9,
 }
+# Units that are no other word in a name.
+_CLEAR_UNITS = ("ms", "milliseconds", "microseconds", "nanoseconds")
 # A worker in a column name, by number or by a single letter: "host0", "rank-3",
 # "host-a".
 _WORKER_IN_NAME = re.compile(
@@ -76,7 +78,7 @@ class LongForm(NamedTuple):
 
     @property
     def numeric(self) -> tuple[int, ...]:
-        """Places of the columns that hold numbers."""
+        """Places of the columns that must hold numbers."""
         return self.step, self.seconds
 
 
@@ -84,21 +86,28 @@ class WideForm(NamedTuple):
     """Columns of a table with a column per worker.
 
     Attributes:
-      places: Place of the column of each worker.
+      times: Place of the column of each worker.
       workers: Name of each worker.
       units_per_second: Units of the times per second; 1 if the names have no unit.
+      step: Place of the column of steps, or None.
       skipped: Names of columns that hold neither steps nor times of a worker.
     """
 
-    places: tuple[int, ...]
+    times: tuple[int, ...]
     workers: tuple[str, ...]
     units_per_second: float = 1.0
+    step: int | None = None
     skipped: tuple[str, ...] = ()
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """Places of all columns that are read."""
+        return self.times if self.step is None else (self.step, *self.times)
+
+    @property
     def numeric(self) -> tuple[int, ...]:
-        """Places of the columns that hold numbers."""
-        return self.places
+        """Places of the columns that must hold numbers."""
+        return self.times
 
 
 _NOTHING_CHOSEN = ColumnOptions()
@@ -133,9 +142,8 @@ def form_of(
             )
         return _matching(names, options.workers, options.step)
     worker = _place(names, "worker", options.worker, _known(names, _WORKER_NAMES))
-    times = [name for name in names if _names_time(name, _TIME_NAMES)]
-    if waits:
-        times = [name for name in names if _names_time(name, _WAIT_NAMES)] or times
+    time_names = _time_names(names, waits)
+    times = [name for name in names if _names_time(name, time_names)]
     seconds = _place(names, "seconds", options.seconds, times)
     if worker is None or seconds is None:
         if is_long_form_chosen:
@@ -143,7 +151,13 @@ def form_of(
                 "a table with a row per time must have a column of workers and one of "
                 f"seconds; the columns are {listed(names)}. {_HOW_TO_CHOOSE}"
             )
-        return _numbered(names, waits, options.step)
+        if worker is not None:
+            raise ValueError(
+                f"a table with the column {names[worker]!r} must have a row per time "
+                f"and a column of seconds; the columns are {listed(names)}. "
+                f"{_HOW_TO_CHOOSE}. If the columns are steps, transpose the table"
+            )
+        return _numbered(names, time_names, options.step)
     step = _place(names, "step", options.step, _known(names, _STEP_NAMES))
     if step is None:
         raise ValueError(
@@ -173,6 +187,16 @@ def listed(names: Sequence[str]) -> str:
     text = ", ".join(repr(name) for name in names[:_NUM_LISTED])
     num_others = len(names) - _NUM_LISTED
     return f"{text} and {num_others} more" if num_others > 0 else text
+
+
+def _time_names(names: Sequence[str], waits: bool) -> Sequence[str]:
+    """Returns the known names of times, or those of waits if there are any."""
+    if not waits:
+        return _TIME_NAMES
+    plain_names = [_plain(name) for name in names]
+    has_waits = any("wait" in name.split("_") for name in plain_names)
+    has_waits = has_waits or any(name in _WAIT_NAMES for name in plain_names)
+    return _WAIT_NAMES if has_waits else ("seconds", "time", "duration")
 
 
 def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -207,23 +231,36 @@ def _place(
 
 def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
     """Returns the wide form with the columns that match a pattern."""
-    matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    matches = [
+        name
+        for name in names
+        if fnmatch.fnmatchcase(name, pattern)
+        and (name == pattern or not (is_step_name(name) or name == step))
+    ]
     if not matches:
         raise ValueError(
             "--workers must be a pattern of column names, such as 'host*'; got "
             f"{pattern!r}, and the columns are {listed(names)}"
         )
-    return _wide_form(names, dict(zip(matches, matches)), step)
+    units = {_units_per_second(name) for name in matches}
+    if len(units) > 1:
+        raise ValueError(
+            f"all times must have one unit; the columns are {listed(matches)}"
+        )
+    return _wide_form(names, dict(zip(matches, matches)), units.pop(), step)
 
 
-def _numbered(names: Sequence[str], waits: bool, step: str | None) -> WideForm:
+def _numbered(
+    names: Sequence[str], time_names: Sequence[str], step: str | None
+) -> WideForm:
     """Returns the wide form with columns of numbered workers, such as "host0"."""
-    # Worker by column name, for each text around the workers.
-    groups: dict[str, dict[str, str]] = {}
+    # Worker by column name, for each text around the workers. Numbers and letters are
+    # apart.
+    groups: dict[tuple[str, bool], dict[str, str]] = {}
     for name in names:
         match = _WORKER_IN_NAME.search(name)
         if match is not None:
-            rest = f"{name[: match.start()]} {name[match.end() :]}"
+            rest = f"{name[: match.start()]} {name[match.end() :]}".strip()
             word, number = match.groups()
             # A table of workers calls the worker "0" rather than "worker/0".
             worker = number.lstrip(" _/.:#-") if word.lower() == "worker" else match[0]
@@ -232,12 +269,13 @@ def _numbered(names: Sequence[str], waits: bool, step: str | None) -> WideForm:
             worker = name
         else:
             continue
-        if _may_be_time(rest, waits):
-            groups.setdefault(rest.strip(), {})[name] = worker
+        if _may_be_time(rest, time_names):
+            group = groups.setdefault((rest, worker[-1].isdecimal()), {})
+            group[name] = worker
     if len(groups) == 1:
-        (workers,) = groups.values()
+        (((rest, _), workers),) = groups.items()
         _check_are_different(workers)
-        return _wide_form(names, workers, step)
+        return _wide_form(names, workers, _units_per_second(rest), step)
     problem = "no column is known to hold times of workers"
     if groups:
         problem = "several groups of columns may hold times of workers"
@@ -257,39 +295,39 @@ def _check_are_different(workers: dict[str, str]) -> None:
 
 
 def _wide_form(
-    names: Sequence[str], workers: dict[str, str], step: str | None
+    names: Sequence[str],
+    workers: dict[str, str],
+    units_per_second: float,
+    step: str | None,
 ) -> WideForm:
     """Returns the wide form with these workers, by column name, and chosen step."""
-    units = {_units_per_second(name) for name in workers}
-    if len(units) > 1:
-        raise ValueError(
-            f"all times must have one unit; the columns are {listed(list(workers))}"
-        )
-    skipped = [
-        name
-        for name in names
-        if name not in workers and name != step and not is_step_name(name)
-    ]
+    others = [name for name in names if name not in workers]
+    steps = [step] if step else [name for name in others if is_step_name(name)]
     return WideForm(
-        places=tuple(names.index(name) for name in workers),
+        times=tuple(names.index(name) for name in workers),
         workers=tuple(workers.values()),
-        units_per_second=units.pop(),
-        skipped=tuple(skipped),
+        units_per_second=units_per_second,
+        step=names.index(steps[0]) if len(steps) == 1 else None,
+        skipped=tuple(
+            name for name in others if name not in steps and not is_step_name(name)
+        ),
     )
 
 
-def _may_be_time(rest: str, waits: bool) -> bool:
+def _may_be_time(rest: str, time_names: Sequence[str]) -> bool:
     """Returns whether a name without its worker is empty, a unit, or ends with a time.
 
-    A worker may have columns of other quantities, such as its loss.
+    A worker may have columns of other quantities, such as its loss or its waits.
     """
     words = _plain(rest).split("_")
-    if words == [""] or (len(words) == 1 and words[0] in _UNITS_PER_SECOND):
+    if words == [""]:
+        return True
+    if len(words) == 1 and words[0] in _UNITS_PER_SECOND:
         return True
     ends = ["_".join(words[first:]) for first in range(len(words))]
-    if any(_names_time(end, _WAIT_NAMES) for end in ends):
-        return waits
-    return any(_names_time(end, _TIME_NAMES) for end in ends)
+    if time_names is not _WAIT_NAMES and "wait" in words:
+        return False
+    return any(_names_time(end, time_names) for end in ends)
 
 
 def _plain(name: str) -> str:
@@ -299,5 +337,15 @@ def _plain(name: str) -> str:
 
 
 def _units_per_second(name: str) -> float:
-    """Returns the units per second of a column of times, from the end of its name."""
-    return _UNITS_PER_SECOND.get(_plain(name).rpartition("_")[2], 1.0)
+    """Returns the units per second of times, from the end of a name; 1 if unknown.
+
+    A short unit must stand alone or behind a name of a time: "host.company.us" has no
+    unit.
+    """
+    words = _plain(name).split("_")
+    known = (*_TIME_NAMES, *_WAIT_NAMES)
+    stems = ["_".join(words[first:-1]) for first in range(len(words))]
+    is_named = len(words) == 1 or any(stem in known for stem in stems)
+    if is_named or words[-1] in _CLEAR_UNITS:
+        return _UNITS_PER_SECOND.get(words[-1], 1.0)
+    return 1.0

@@ -19,16 +19,22 @@ from jaxwgc._column_names import (
     form_of,
     is_step_name,
 )
-from jaxwgc._tables import WorkerTimes, skipped_note, times_of
+from jaxwgc._tables import MIN_INCREASES, WorkerTimes, times_of
 
 _TEXT_FILES = (".csv", ".tsv", ".txt")
 _JSON_FILES = (".jsonl", ".ndjson")
 _NUMPY_FILES = (".npy", ".npz")
 # Delimiters of text files: the first of these that the first line has, or else spaces.
 _DELIMITERS = ("\t", ";", "|", ",")
-# Numbers with groups of three digits, and numbers with a decimal comma.
-_GROUPED = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*")
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+\s*")
+# Numbers by their decimal mark, with or without groups of three digits.
+_POINT_NUMBER = re.compile(
+    r"[+-]?(\d*\.?\d+([eE][+-]?\d+)?|\d+\.|[1-9]\d{0,2}(,\d{3})+(\.\d*)?)"
+)
+_COMMA_NUMBER = re.compile(
+    r"[+-]?(\d*,?\d+([eE][+-]?\d+)?|[1-9]\d{0,2}(\.\d{3})+(,\d*)?)"
+)
+# First line that Excel reads as the name of the delimiter.
+_EXCEL_DELIMITER = re.compile(r"sep=.", re.IGNORECASE)
 
 
 class FileOptions(NamedTuple):
@@ -74,7 +80,10 @@ def read_trace(path: str | Path, options: FileOptions) -> Trace:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in _NUMPY_FILES:
-        return Trace(times=_read_numpy(path, options.array), workers=None)
+        times = _read_numpy(path, options.array)
+        if times.ndim == 2 and times.size:
+            _check_is_no_step(times[:, 0])
+        return Trace(times=times, workers=None)
     if suffix not in (*_TEXT_FILES, *_JSON_FILES):
         known = ", ".join((*_TEXT_FILES, *_JSON_FILES, *_NUMPY_FILES))
         raise ValueError(f"FILE must be one of {known}; got {path.name}")
@@ -136,7 +145,7 @@ def _read_json_lines(path: Path, options: FileOptions) -> Trace:
     form = form_of(list(frame.columns), options.columns, options.waits)
     columns = {place: frame.iloc[:, place] for place in range(frame.shape[1])}
     worker_times = times_of(columns, form, options.skip_bad_rows)
-    return _trace(form, worker_times, num_bad_lines)
+    return _trace(worker_times, num_bad_lines)
 
 
 def _json_row(line: str, like: Any) -> list | dict:
@@ -183,33 +192,26 @@ def _read_text(path: Path, options: FileOptions) -> Trace:
     """Reads a text file with a delimiter."""
     layout = _text_layout(path, options.skip_bad_rows)
     form = form_of(layout.names, options.columns, options.waits)
-    columns = _read_columns(path, layout, form)
-    commas = _cells_with_comma(columns, form)
-    if commas:
-        decimal = options.decimal or _decimal_mark(commas)
-        pattern = _DECIMAL_COMMA if decimal == "," else _GROUPED
-        has_one_mark = decimal == "." or not _has_point(columns, form)
-        if all(map(pattern.fullmatch, commas)) and has_one_mark:
-            columns = _read_columns(path, layout, form, decimal)
-    for place in form.numeric:
-        columns[place] = _numbers_as_far_as_possible(columns[place])
+    columns = _read_columns(path, layout, form, decimal=None)
+    if options.decimal or _marks_are_in_doubt(columns, form, layout.delimiter):
+        texts = _read_columns(path, layout, form, decimal=None, as_text=True)
+        decimal = _decimal_mark(texts, form, options.decimal)
+        columns = _read_columns(path, layout, form, decimal)
+    for place in form.places:
+        if isinstance(form, WideForm) or place != form.worker:
+            columns[place] = _numbers_as_far_as_possible(columns[place])
     if not layout.has_header:
-        _check_is_no_step(columns[0])
+        _check_is_no_step(columns[0].to_numpy())
     worker_times = times_of(columns, form, options.skip_bad_rows)
-    return _trace(form, worker_times, layout.num_bad_lines)
+    return _trace(worker_times, layout.num_bad_lines)
 
 
-def _trace(
-    form: LongForm | WideForm, worker_times: WorkerTimes, num_bad_lines: int
-) -> Trace:
+def _trace(worker_times: WorkerTimes, num_bad_lines: int) -> Trace:
     """Returns times with notes about what was skipped."""
-    notes = []
-    if isinstance(form, WideForm) and form.skipped:
-        notes.append(skipped_note(form))
-    num_bad_rows = num_bad_lines + worker_times.num_bad_rows
-    if num_bad_rows:
-        notes.append(f"skipped {num_bad_rows} rows that cannot be read")
-    return Trace(worker_times.times, worker_times.workers, tuple(notes))
+    notes = worker_times.notes
+    if num_bad_lines:
+        notes = (*notes, f"skipped rows that cannot be read: {num_bad_lines}")
+    return Trace(times=worker_times.times, workers=worker_times.workers, notes=notes)
 
 
 def _encoding(path: Path) -> str:
@@ -236,9 +238,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _holds_no_data(line: str) -> bool:
-    """Returns whether a line is blank or a comment."""
-    text = line.lstrip()
-    return not text or text[0] == "#"
+    """Returns whether a line is blank, a comment, or a delimiter for Excel."""
+    text = line.strip()
+    return not text or text[0] == "#" or bool(_EXCEL_DELIMITER.fullmatch(text))
 
 
 def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
@@ -250,21 +252,26 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     delimiter = None
     names: list[str] = []
     has_header = False
+    comment = ""
     other_lines = []
     line_numbers = []
     num_bad_lines = 0
     for place, line in _lines(path):
         if _holds_no_data(line):
+            comment = line.strip().lstrip("# ")
             other_lines.append(place)
             continue
         if not names:
-            delimiter = next((mark for mark in _DELIMITERS if mark in line), None)
-            cells = _cells(line, delimiter)
-            has_header = _is_header(cells)
-            names = cells if has_header else [str(at) for at in range(len(cells))]
-            if has_header:
+            delimiter = _delimiter(line)
+            names = _cells(line, delimiter)
+            if _is_header(names):
+                has_header = True
                 other_lines.append(place)
                 continue
+            # `numpy.savetxt` writes names as a comment.
+            commented = _cells(comment, delimiter)
+            has_header = len(commented) == len(names) and _is_header(commented)
+            names = commented if has_header else [str(at) for at in range(len(names))]
         num_cells = _num_cells(line, delimiter)
         if num_cells == len(names):
             line_numbers.append(place + 1)
@@ -288,9 +295,17 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     )
 
 
+def _delimiter(line: str) -> str | None:
+    """Returns the delimiter of cells, from the first line; None for spaces."""
+    words = line.split()
+    if len(words) > 1 and all(_is_number(word) for word in words):
+        return None if "\t" not in line else "\t"
+    return next((mark for mark in _DELIMITERS if mark in line), None)
+
+
 def _cells(line: str, delimiter: str | None) -> list[str]:
     """Returns the cells of a line."""
-    if delimiter is None:
+    if delimiter is None or not line:
         return line.split()
     (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
     return [cell.strip() for cell in cells]
@@ -313,22 +328,30 @@ def _is_header(cells: list[str]) -> bool:
 
 
 def _is_number(cell: str) -> bool:
-    """Returns whether a cell holds a number, with any decimal mark."""
-    if _GROUPED.fullmatch(cell) or _DECIMAL_COMMA.fullmatch(cell):
+    """Returns whether a cell holds a number, with any decimal mark, or none."""
+    if _POINT_NUMBER.fullmatch(cell) or _COMMA_NUMBER.fullmatch(cell):
         return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return cell.lower() in ("nan", "inf", "-inf")
 
 
 def _read_columns(
-    path: Path, layout: _TextLayout, form: LongForm | WideForm, decimal: str = ""
+    path: Path,
+    layout: _TextLayout,
+    form: LongForm | WideForm,
+    decimal: str | None,
+    as_text: bool = False,
 ) -> dict[int, Any]:
-    """Returns the columns of a form, by place; reads commas in numbers if told how.
+    """Returns the columns of a form, by place.
 
     Their index has the numbers of the lines, for errors.
+
+    Args:
+      path: File.
+      layout: Lines and columns of the file.
+      form: Columns to read.
+      decimal: Decimal mark; the other mark separates thousands. None for points, and no
+        separators.
+      as_text: Whether to read all cells as text.
     """
     import pandas
 
@@ -337,13 +360,14 @@ def _read_columns(
         sep=layout.delimiter or r"\s+",
         header=None,
         names=range(len(layout.names)),
-        usecols=list(form.places),
+        usecols=sorted(form.places),
         index_col=False,
         skiprows=layout.other_lines,
         skipinitialspace=True,
         decimal=decimal or ".",
-        thousands={"": None, ".": ",", ",": "."}[decimal],
+        thousands={None: None, ".": ",", ",": "."}[decimal],
         encoding=_encoding(path),
+        dtype=str if as_text else None,
     )
     if len(frame) != len(layout.line_numbers):
         raise ValueError(f"{path.name} must have a row per line; a cell spans several")
@@ -351,15 +375,70 @@ def _read_columns(
     return {place: frame[place].rename(layout.names[place]) for place in form.places}
 
 
-def _cells_with_comma(columns: dict[int, Any], form: LongForm | WideForm) -> list[str]:
-    """Returns the cells of numbers that have a comma, and were read as text."""
-    return [
-        cell
-        for place in form.numeric
-        if columns[place].dtype.kind not in "iufb"
-        for cell in columns[place]
-        if isinstance(cell, str) and "," in cell and _is_number(cell)
-    ]
+def _marks_are_in_doubt(
+    columns: dict[int, Any], form: LongForm | WideForm, delimiter: str | None
+) -> bool:
+    """Returns whether numbers may have decimal commas or separators of thousands.
+
+    They may if cells have commas. Points may separate thousands if integers are among
+    the numbers, all others have three digits behind the point, and cells are not
+    separated by commas.
+    """
+    for place in form.numeric:
+        column = columns[place]
+        if column.dtype.kind not in "iufb":
+            texts = [cell.strip() for cell in column if isinstance(cell, str)]
+            texts = [cell for cell in texts if "," in cell or cell.count(".") > 1]
+            if any(map(_is_number, texts)):
+                return True
+    if delimiter in (",", None):
+        return False
+    floats = [columns[place] for place in form.numeric]
+    floats = [column.dropna() for column in floats if column.dtype.kind == "f"]
+    if not floats:
+        return False
+    values = np.concatenate([column.to_numpy() for column in floats])
+    fractions = values[values % 1 != 0]
+    has_integers = len(fractions) < len(values) or len(floats) < len(form.numeric)
+    thousandths = fractions * 1000
+    return bool(
+        has_integers
+        and len(fractions)
+        and np.all(fractions > 1)
+        and np.allclose(thousandths, np.round(thousandths), rtol=1e-12, atol=0)
+    )
+
+
+def _decimal_mark(
+    texts: dict[int, Any], form: LongForm | WideForm, chosen: str | None
+) -> str | None:
+    """Returns the decimal mark of numbers, or None if there is no consistent one.
+
+    Raises:
+      ValueError: If marks may be decimal marks and may separate thousands, or do not
+        fit the mark that the user has chosen.
+    """
+    cells = [cell.strip() for place in form.numeric for cell in texts[place].dropna()]
+    cells = [cell for cell in cells if _is_number(cell)]
+    if chosen is not None:
+        pattern = _COMMA_NUMBER if chosen == "," else _POINT_NUMBER
+        for cell in cells:
+            if cell[-1].isdecimal() and not pattern.fullmatch(cell):
+                raise ValueError(
+                    f"--decimal {chosen} must fit all numbers; got {cell!r}"
+                )
+        return chosen
+    may_be_point = all(map(_POINT_NUMBER.fullmatch, cells))
+    may_be_comma = all(map(_COMMA_NUMBER.fullmatch, cells))
+    if may_be_point and may_be_comma:
+        marked = next(cell for cell in cells if not cell.isdecimal())
+        raise ValueError(
+            f"the decimal mark must be known; {marked!r} may be a fraction or in "
+            "thousands. Choose by --decimal , or --decimal ."
+        )
+    if may_be_comma:
+        return ","
+    return "." if may_be_point else None
 
 
 def _numbers_as_far_as_possible(column: Any) -> Any:
@@ -373,34 +452,14 @@ def _numbers_as_far_as_possible(column: Any) -> Any:
     return values.astype(object).where(~is_text, column) if is_text.any() else values
 
 
-def _has_point(columns: dict[int, Any], form: LongForm | WideForm) -> bool:
-    """Returns whether a column without commas has numbers with a decimal point."""
-    floats = [columns[place] for place in form.numeric]
-    floats = [column for column in floats if column.dtype.kind == "f"]
-    return any((column.dropna() % 1 != 0).any() for column in floats)
-
-
-def _decimal_mark(commas: list[str]) -> str:
-    """Returns the decimal mark of numbers with commas.
-
-    Raises:
-      ValueError: If commas may be decimal marks and may separate thousands.
-    """
-    may_group = all(map(_GROUPED.fullmatch, commas))
-    may_be_decimal = all(map(_DECIMAL_COMMA.fullmatch, commas))
-    if may_group and may_be_decimal:
-        raise ValueError(
-            f"the decimal mark must be known; {commas[0]!r} has a decimal comma or a "
-            "separator of thousands. Choose by --decimal , or --decimal ."
-        )
-    return "," if may_be_decimal else "."
-
-
-def _check_is_no_step(column: Any) -> None:
-    """Raises ValueError if the first column of a table without names counts rows."""
-    values = column.to_numpy()
-    if len(values) > 2 and values.dtype.kind in "iuf" and np.all(np.diff(values) == 1):
+def _check_is_no_step(column: np.ndarray) -> None:
+    """Raises ValueError if the first column of a table without names counts steps."""
+    if len(column) < 3 or column.dtype.kind not in "iuf":
+        return
+    increases = np.diff(column)
+    counts = np.all(increases == increases[0]) and increases[0] > 0
+    if counts or (len(column) > MIN_INCREASES and np.all(increases > 0)):
         raise ValueError(
             "columns must have names if one of them counts steps; the first column "
-            "counts up by 1. Add a first row such as step,host0,host1"
+            "increases in each row. Add a first row such as step,host0,host1"
         )

@@ -11,6 +11,7 @@ from jaxwgc._column_names import (
     LongForm,
     WideForm,
     form_of,
+    is_step_name,
     is_worker_name,
     listed,
 )
@@ -18,6 +19,8 @@ from jaxwgc._column_names import (
 # Largest number of entries (step, worker) per row of a table with a row per time.
 # Beyond it, the columns of steps and workers are hardly the right ones.
 _MAX_ENTRIES_PER_ROW = 100
+# Number of increases in a row that are no chance.
+MIN_INCREASES = 8
 
 
 class WorkerTimes(NamedTuple):
@@ -27,12 +30,15 @@ class WorkerTimes(NamedTuple):
       times: (rounds, workers), in seconds if the column names have a unit; NaN if there
         was no response.
       workers: Name of each worker.
-      num_bad_rows: Number of rows that were skipped.
+      steps: Step of each round, or the name of its row without a column of steps,
+        (rounds,).
+      notes: Sentences about columns and rows that were skipped.
     """
 
     times: np.ndarray
     workers: list[str]
-    num_bad_rows: int = 0
+    steps: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def is_frame(value: Any) -> bool:
@@ -54,20 +60,24 @@ def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
       ValueError: If columns are unknown or ambiguous, or a cell is no number.
     """
     names = [str(name) for name in frame.columns]
-    axis_name = frame.columns.name
-    if axis_name is not None and is_worker_name(str(axis_name)):
-        form = WideForm(places=tuple(range(len(names))), workers=tuple(names))
+    columns_name = str(frame.columns.name or "")
+    index_name = str(frame.index.name or "")
+    if is_worker_name(index_name) or (columns_name and is_step_name(columns_name)):
+        raise ValueError(
+            f"a table must have steps as rows and workers as columns; got rows "
+            f"{index_name!r} and columns {columns_name!r}. Pass table.T"
+        )
+    if is_worker_name(columns_name):
+        form = WideForm(times=tuple(range(len(names))), workers=tuple(names))
     else:
         form = form_of(names, waits=waits)
-    if isinstance(form, WideForm) and form.skipped:
-        warnings.warn(skipped_note(form), stacklevel=4)
+    if index_name and is_step_name(index_name):
+        frame = frame.sort_index()
     columns = {place: frame.iloc[:, place] for place in range(len(names))}
-    return times_of(columns, form)
-
-
-def skipped_note(form: WideForm) -> str:
-    """Returns a sentence about the skipped columns of a table."""
-    return f"skipped columns that are not known to be workers: {listed(form.skipped)}"
+    worker_times = times_of(columns, form)
+    for note in worker_times.notes:
+        warnings.warn(note, stacklevel=4)
+    return worker_times
 
 
 def times_of(
@@ -82,7 +92,8 @@ def times_of(
         error.
 
     Raises:
-      ValueError: If a cell is no number, or a step and worker occurs twice.
+      ValueError: If a cell is no number, if a step and worker occurs twice, or if times
+        increase in each step, as times of day do.
     """
     is_bad = np.zeros(len(columns[form.places[0]]), bool)
     for place in form.numeric:
@@ -97,14 +108,71 @@ def times_of(
     if num_bad_rows:
         columns = {place: column[~is_bad] for place, column in columns.items()}
     if isinstance(form, LongForm):
-        times, workers = _pivot(columns, form)
+        worker_times = _pivot(columns, form)
     else:
-        arrays = [_as_float(columns[place]) for place in form.places]
-        times = np.stack(arrays, axis=1)
-        workers = list(form.workers)
+        worker_times = _in_order(columns, form)
+    notes = list(worker_times.notes)
+    if num_bad_rows:
+        notes.append(f"skipped rows with a cell that is no number: {num_bad_rows}")
+    times = worker_times.times
     if form.units_per_second != 1:
         times = times / form.units_per_second
-    return WorkerTimes(times=times, workers=workers, num_bad_rows=num_bad_rows)
+    _check_are_durations(times)
+    return worker_times._replace(times=times, notes=tuple(notes))
+
+
+def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
+    """Returns the times of a column per worker, in the order of their steps."""
+    times = np.stack([_as_float(columns[place]) for place in form.times], axis=1)
+    workers = list(form.workers)
+    notes = []
+    if form.skipped:
+        names = listed(form.skipped)
+        notes.append(f"skipped columns that are not known to be workers: {names}")
+    steps = columns[form.times[0]].index.to_numpy()
+    if form.step is not None:
+        step_column = columns[form.step]
+        if _has_a_number(step_column):
+            _bad_cells(step_column, skip_bad_rows=False)
+            steps = _as_float(step_column)
+        else:
+            notes.append(f"skipped the column {step_column.name!r}: it has no numbers")
+    if form.step is not None and steps.dtype.kind == "f":
+        if len(np.unique(steps)) == len(steps):
+            order = np.argsort(steps)
+            times = times[order]
+            steps = steps[order]
+        else:
+            notes.append(
+                f"steps of the column {columns[form.step].name!r} occur more than "
+                "once: rows keep their order"
+            )
+    return WorkerTimes(times=times, workers=workers, steps=steps, notes=tuple(notes))
+
+
+def _has_a_number(column: Any) -> bool:
+    """Returns whether a cell of a column is a number."""
+    if column.dtype.kind in "iuf":
+        return bool(column.notna().any())
+    return any(_is_number(cell) for cell in column)
+
+
+def _is_number(cell: Any) -> bool:
+    """Returns whether a cell is a real number; True and False are none."""
+    return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
+
+
+def _check_are_durations(times: np.ndarray) -> None:
+    """Raises ValueError if the times of all workers increase in each step."""
+    if len(times) <= MIN_INCREASES:
+        return
+    increases = np.diff(times, axis=0)
+    is_finite = np.isfinite(increases)
+    if is_finite.any(axis=1).all() and np.all(increases[is_finite] > 0):
+        raise ValueError(
+            "times must be durations; these increase in each step, as times of day do. "
+            "Choose a column of durations by --seconds or --workers"
+        )
 
 
 def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
@@ -112,15 +180,14 @@ def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
     if column.dtype.kind in "iuf":
         return np.zeros(len(column), bool)
     is_missing = column.isna().to_numpy()
-    is_number = [
-        isinstance(cell, numbers.Real) and not isinstance(cell, bool) for cell in column
-    ]
-    is_bad = ~(is_missing | np.array(is_number, bool))
+    is_number = np.array([_is_number(cell) for cell in column], bool)
+    is_bad = ~(is_missing | is_number)
     if is_bad.any() and not skip_bad_rows:
         first = int(np.argmax(is_bad))
         raise ValueError(
             f"row {column.index[first]}, column {column.name} must be a number; got "
-            f"{column.iloc[first]!r}"
+            f"{column.iloc[first]!r}. Leave the cell empty if there was no response, "
+            "or pass --skip-bad-rows"
         )
     return is_bad
 
@@ -135,7 +202,7 @@ def _unnamed_rows(workers: Any, steps: Any, skip_bad_rows: bool) -> np.ndarray:
         column = workers if has_no_worker[first] else steps
         raise ValueError(
             f"row {column.index[first]} must have a worker and a step; its column "
-            f"{column.name} is empty"
+            f"{column.name} is empty. Complete it, or pass --skip-bad-rows"
         )
     return is_bad
 
@@ -145,8 +212,8 @@ def _as_float(column: Any) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _pivot(columns: Mapping[int, Any], form: LongForm) -> tuple[np.ndarray, list[str]]:
-    """Returns times (steps, workers) and names of workers of a row per time.
+def _pivot(columns: Mapping[int, Any], form: LongForm) -> WorkerTimes:
+    """Returns the times of a row per time.
 
     Steps and workers are in order, "host2" before "host10"; gaps are NaN.
     """
@@ -171,11 +238,12 @@ def _pivot(columns: Mapping[int, Any], form: LongForm) -> tuple[np.ndarray, list
         raise ValueError(
             f"row {label} must be of another step or worker; got step "
             f"{columns[form.step].iloc[again]} and worker "
-            f"{workers[column_of_time[again]]} again"
+            f"{workers[column_of_time[again]]} again. Keep one of them, as by "
+            "table.drop_duplicates, or choose another --step or --worker"
         )
     times = np.full((len(steps), len(workers)), np.nan)
     times[row_of_time, column_of_time] = _as_float(columns[form.seconds])
-    return times, workers
+    return WorkerTimes(times=times, workers=workers, steps=steps)
 
 
 def _worker_name(label: Any) -> str:

@@ -58,7 +58,8 @@ def test_a_column_per_wandb_run_has_no_range():
         names += [run, f"{run}__MIN", f"{run}__MAX"]
     form = form_of(names)
     assert form.workers == ("rank-0", "rank-1", "rank-2")
-    assert form.places == (1, 4, 7)
+    assert form.times == (1, 4, 7)
+    assert form.step == 0
     assert form.units_per_second == 1e3
     assert len(form.skipped) == 6
 
@@ -71,7 +72,6 @@ UNKNOWN = [
     "layer0 layer1 layer2",
     # Neither the number of a worker nor a name of one.
     "host_name process_count",
-    "rank loss step",
 ]
 
 
@@ -89,6 +89,9 @@ def test_columns_are_never_guessed_to_be_workers(names):
         ("step iter rank seconds", "may be 'step', 'iter'; choose it by --step COLUMN"),
         ("rank seconds", "must have a column of steps; .* 'rank', 'seconds'. Choose"),
         ("rank0_time rank0_step_time", "several groups of columns may hold times"),
+        ("rank loss step", "with the column 'rank' must have a row per time"),
+        ("host 0 1 2", "with the column 'host' must .* transpose the table"),
+        ("rank0 rank1 rank_n", "several groups of columns"),
         ("host0 host0", "each column must have its own name; got 'host0' twice"),
         ("rank0 Rank-0 rank1", "'rank0' and 'Rank-0' are of the same worker"),
         ("host0_ms host1_us", "several groups of columns"),
@@ -109,9 +112,16 @@ def test_long_form_that_is_chosen():
 def test_wide_form_that_is_chosen():
     names = ["step", "a1_ms", "b1_ms", "lr"]
     form = form_of(names, ColumnOptions(workers="*1_ms"))
-    assert form == WideForm((1, 2), ("a1_ms", "b1_ms"), 1e3, ("lr",))
+    assert form == WideForm((1, 2), ("a1_ms", "b1_ms"), 1e3, step=0, skipped=("lr",))
     form = form_of(names, ColumnOptions(workers="?1_ms", step="lr"))
-    assert form.skipped == ()
+    assert (form.step, form.skipped) == (3, ())
+    # A step is no worker.
+    assert form_of(names, ColumnOptions(workers="[!l]*")).times == (1, 2)
+
+
+def test_host_names_are_no_units():
+    names = ["gpu0.company.us", "gpu1.company.us"]
+    assert form_of(names, ColumnOptions(workers="gpu*")).units_per_second == 1
 
 
 @pytest.mark.parametrize(
@@ -135,8 +145,11 @@ def test_waits_have_names_of_their_own():
     form = form_of(names, waits=True)
     assert (form.seconds, form.units_per_second) == (3, 1e3)
     names = ["rank0_time", "rank1_time", "rank0_wait", "rank1_wait"]
-    assert form_of(names).places == (0, 1)
-    assert form_of(names[2:], waits=True).places == (0, 1)
+    assert form_of(names).times == (0, 1)
+    assert form_of(names, waits=True).times == (2, 3)
+    # The duration of a step is no wait.
+    with pytest.raises(ValueError, match="a column of seconds"):
+        form_of(["step", "rank", "step_time"], waits=True)
 
 
 def test_messages_list_some_of_many_columns():

@@ -68,6 +68,22 @@ TABLES = {
         wide(["host0", "host1", "host2"], ";").replace(".", ","),
         "host0 host1 host2",
     ),
+    "decimal-commas-without-names.txt": (
+        "1,0 2,0 8,0\n1,5 2,0 9,0\n1,0 nan 7,0\n",
+        "0 1 2",
+    ),
+    "excel.csv": (
+        "sep=;\n" + wide(["host0", "host1", "host2"], ";").replace(".", ","),
+        "host0 host1 host2",
+    ),
+    "savetxt.csv": (
+        "# step,host0,host1,host2\n10,1,2,8\n20,1.5,2,9\n30,1,,7\n",
+        "host0 host1 host2",
+    ),
+    "steps-out-of-order.csv": (
+        "iteration,host0,host1,host2\n3,1,,7\n1,1,2,8\n2,1.5,2,9\n",
+        "host0 host1 host2",
+    ),
     "comments.csv": (
         "# A cluster\n\n" + wide(["host0", "host1", "host2"]) + "# the end\n",
         "host0 host1 host2",
@@ -182,11 +198,17 @@ def test_columns_are_chosen(text, options, expected, tmp_path):
         ("1,234;2", ".", [1234.0, 2.0]),
         ("1,234.5;2", None, [1234.5, 2.0]),
         ("1.234,5;2", None, [1234.5, 2.0]),
+        ("1.643;967", ",", [1643.0, 967.0]),
+        ("1.643;967", ".", [1.643, 967.0]),
+        ("1.234.000;2", None, [1234000.0, 2.0]),
+        ("1.64;967", None, [1.64, 967.0]),
+        ("0.643;967", None, [0.643, 967.0]),
+        ("1.643;1.205", None, [1.643, 1.205]),
     ],
 )
 def test_commas_in_numbers(cells, decimal, expected, tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text(f"rank0;rank1\n{cells}\n1;1\n")
+    path.write_text(f"rank0;rank1\n{cells}\n")
     trace = read_trace(path, FileOptions(decimal=decimal))
     np.testing.assert_array_equal(trace.times[0], expected)
 
@@ -194,15 +216,16 @@ def test_commas_in_numbers(cells, decimal, expected, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "decimal", "message"),
     [
-        ("1,234;5,678", None, "'1,234' has a decimal comma or a separator of thous"),
+        ("1,234;5,678", None, "'1,234' may be a fraction or in thousands. Choose"),
+        ("1.234;967", None, "'1.234' may be a fraction or in thousands. Choose by"),
         ("1,5;2.5", None, "row 2, column rank0 must be a number; got '1,5'"),
-        ("1,5;2,25", ".", "row 2, column rank0 must be a number; got '1,5'"),
-        ("1,234.5;2", ",", "row 2, column rank0 must be a number; got '1,234.5'"),
+        ("1,5;2,25", ".", "--decimal . must fit all numbers; got '1,5'"),
+        ("1,234.5;2", ",", "--decimal , must fit all numbers; got '1,234.5'"),
     ],
 )
 def test_commas_that_are_ambiguous(cells, decimal, message, tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text(f"rank0;rank1\n{cells}\n1;1\n")
+    path.write_text(f"rank0;rank1\n{cells}\n")
     with pytest.raises(ValueError, match=message):
         read_trace(path, FileOptions(decimal=decimal))
 
@@ -214,12 +237,18 @@ def test_bad_rows_are_skipped_and_counted(tmp_path):
         read_trace(path, FileOptions())
     trace = read_trace(path, FileOptions(skip_bad_rows=True))
     np.testing.assert_array_equal(trace.times, [[1, 2], [5, 6], [np.nan, 10]])
-    assert trace.notes == ("skipped 3 rows that cannot be read",)
+    assert trace.notes == (
+        "skipped rows with a cell that is no number: 1",
+        "skipped rows that cannot be read: 2",
+    )
     path = tmp_path / "a.jsonl"
     path.write_text('{"host0": 1, "host1": 2}\n{"host0": 3, \n{"host0": "x"}\n')
     trace = read_trace(path, FileOptions(skip_bad_rows=True))
     np.testing.assert_array_equal(trace.times, [[1, 2]])
-    assert trace.notes == ("skipped 2 rows that cannot be read",)
+    assert trace.notes == (
+        "skipped rows with a cell that is no number: 1",
+        "skipped rows that cannot be read: 1",
+    )
     path = tmp_path / "b.csv"
     path.write_text("step,rank,seconds\n1,0,2\n1,,3\n,1,4\n1,1,5\n")
     trace = read_trace(path, FileOptions(skip_bad_rows=True))
@@ -245,7 +274,8 @@ BAD = [
     ("a.csv", "\0\1\2binary", "a.csv must be text in UTF-8 or UTF-16; it is binary"),
     ("a.csv", "1,2\n1,\xff\n", "a.csv must be text in UTF-8 or UTF-16; 'utf-8' codec"),
     ("a.csv", "a,b\n1,2\n", "no column is known to hold times of workers; the colum"),
-    ("a.csv", "1,5,6\n2,5,6\n3,7,5\n", "the first column counts up by 1"),
+    ("a.csv", "1,5,6\n2,5,6\n3,7,5\n", "the first column increases in each row"),
+    ("a.csv", "10,5\n20,6\n30,5\n", "the first column increases in each row"),
     (
         "a.csv",
         LONG + "1,a,2\n1,b,2\n1,a,3\n",
@@ -276,6 +306,46 @@ def test_files_that_cannot_be_read(name, text, message, tmp_path):
     path = tmp_path / name
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
+        read_trace(path, FileOptions())
+
+
+def test_steps_in_a_numpy_file(tmp_path):
+    np.save(tmp_path / "a.npy", np.column_stack([[1, 2, 3], TIMES]))
+    with pytest.raises(ValueError, match="the first column increases in each row"):
+        read_trace(tmp_path / "a.npy", FileOptions())
+
+
+def test_steps_that_occur_twice_are_told(tmp_path):
+    """Rows of a run that was resumed, or of several epochs."""
+    path = tmp_path / "a.csv"
+    path.write_text("step,host0,host1\n2,1,2\n1,3,4\n2,5,6\n")
+    trace = read_trace(path, FileOptions())
+    np.testing.assert_array_equal(trace.times, [[1, 2], [3, 4], [5, 6]])
+    assert trace.notes == (
+        "steps of the column 'step' occur more than once: rows keep their order",
+    )
+
+
+def test_summary_rows_are_no_steps(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step,host0,host1\n2,1,2\nmean,3,4\n")
+    with pytest.raises(
+        ValueError, match="row 3, column step must be a number; got 'me"
+    ):
+        read_trace(path, FileOptions())
+    path.write_text(",host0,host1\nmin,1,2\nmean,3,4\n")
+    (note,) = read_trace(path, FileOptions()).notes
+    assert note == "skipped the column '': it has no numbers"
+
+
+@pytest.mark.parametrize("start", [0.0, 1.7e9])
+def test_times_of_day_are_no_durations(start, tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [
+        f"{step},{rank},{start + step + rank}" for step in range(20) for rank in (0, 1)
+    ]
+    path.write_text("step,rank,time\n" + "\n".join(rows))
+    with pytest.raises(ValueError, match="must be durations; these increase in each s"):
         read_trace(path, FileOptions())
 
 
@@ -337,6 +407,23 @@ def test_a_data_frame_is_taken_as_an_array(name):
 def test_names_of_a_data_frame_can_be_replaced():
     report = jaxwgc.straggler_report(FRAMES["wide"], names=["a", "b", "c"])
     assert report.names.tolist() == ["a", "b", "c"]
+
+
+def test_steps_of_a_data_frame_are_in_order():
+    shuffled = FRAMES["wide"].assign(step=[1, 2, 3]).iloc[[2, 0, 1]]
+    for frame in (shuffled, shuffled.set_index("step")):
+        table = jaxwgc.stragglers.empirical(frame).table[:, :, -1]
+        np.testing.assert_array_equal(table, np.where(np.isnan(TIMES), np.inf, TIMES))
+
+
+def test_a_transposed_data_frame_is_rejected():
+    transposed = FRAMES["long"].pivot(
+        index="rank", columns="iteration", values="duration_ms"
+    )
+    with pytest.raises(
+        ValueError, match="rows 'rank' and columns 'iteration'. Pass ta"
+    ):
+        jaxwgc.straggler_report(transposed)
 
 
 def test_a_data_frame_warns_of_skipped_columns():

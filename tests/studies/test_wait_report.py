@@ -77,6 +77,33 @@ def test_correlated_rounds_count_as_fewer():
     assert "late" not in report.kinds
 
 
+def test_few_rounds_name_a_worker_that_is_always_last():
+    report = jaxwgc.straggler_report(waits=waits_of(busy_times(0, 1.8, num_rounds=10)))
+    assert np.flatnonzero(report.kinds == "late").tolist() == [3]
+
+
+def test_worker_that_joins_late():
+    """It is judged by the rounds in which it takes part."""
+    times = busy_times(0, 1.8, num_rounds=100)
+    times[:60, 3] = np.nan
+    waits = np.nanmax(times, 1, keepdims=True) - times
+    report = jaxwgc.straggler_report(waits=waits)
+    assert np.flatnonzero(report.kinds == "late").tolist() == [3]
+    assert report.last[3] == pytest.approx(0.4)
+
+
+def test_workers_that_may_be_late_are_named_as_such():
+    """One is slow in the first half of the rounds, another in the second half."""
+    times = busy_times(0, 1.0)
+    times[:150, 2] *= 1.8
+    times[150:, 4] *= 1.8
+    report = jaxwgc.straggler_report(waits=waits_of(times))
+    assert "late" not in report.kinds
+    assert report.advice.startswith(
+        "Measure more rounds to judge workers 2, 4: last in"
+    )
+
+
 def test_ties_and_missing_workers():
     waits = np.tile([0.0, 0.0, 1.0, np.nan], (40, 1))
     waits[0] = np.nan
@@ -132,6 +159,27 @@ def test_waits_in_a_data_frame():
     )
     report = jaxwgc.straggler_report(waits=frame)
     np.testing.assert_allclose(report.mean_wait, waits.mean(0), rtol=1e-12)
+
+
+def test_times_and_waits_in_data_frames_are_aligned():
+    pandas = pytest.importorskip("pandas")
+    times = busy_times(0, 1.5, num_rounds=40)
+    waits = waits_of(times)
+    names = [f"rank{rank}" for rank in range(8)]
+    whole = pandas.DataFrame(times + waits, columns=names)
+    idle = pandas.DataFrame(waits, columns=names)
+    expected = jaxwgc.straggler_report(times)
+    report = jaxwgc.straggler_report(whole, waits=idle[names[::-1]])
+    assert report.names.tolist() == names
+    np.testing.assert_allclose(report.slowdown, expected.slowdown, rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="waits must be of the workers of times; got r"
+    ):
+        jaxwgc.straggler_report(whole.drop(columns="rank1"), waits=idle)
+    with pytest.raises(ValueError, match="waits must be of the steps of times"):
+        jaxwgc.straggler_report(whole[:-1], waits=idle[1:])
+    with pytest.raises(ValueError, match="waits must be of the steps of times"):
+        jaxwgc.straggler_report(whole, waits=idle[::-1])
 
 
 @pytest.mark.parametrize(

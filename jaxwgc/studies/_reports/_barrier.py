@@ -5,9 +5,9 @@ import numpy as np
 # Largest range of the times of a round, relative to its longest time, in nearly all
 # rounds: up to the first, workers are equal; up to the second, they are if no worker is
 # last more often than others; up to the third, if rounds also differ far more.
-_RANGE_OF_JITTER = 0.01
-_RANGE_IN_TURNS = 0.05
-_RANGE_IN_UNEQUAL_ROUNDS = 0.1
+_RANGE_OF_JITTER = 0.02
+_RANGE_IN_TURNS = 0.08
+_RANGE_IN_UNEQUAL_ROUNDS = 0.12
 # Share of the rounds that must have such a range. A stall shows that there is no
 # barrier.
 _NEARLY_ALL = 0.95
@@ -15,8 +15,9 @@ _NEARLY_ALL = 0.95
 # far more.
 _FAR_BELOW = 0.1
 # Largest share of rounds in which one worker is last, as a multiple of an equal share,
-# besides three standard errors.
+# besides standard errors.
 _EQUAL_SHARES = 1.5
+_NUM_STANDARD_ERRORS = 4
 
 
 def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
@@ -27,6 +28,12 @@ def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
         round.
       medians: Time of the median worker of each round, (rounds,).
     """
+    # One response alone shows nothing.
+    has_several = np.isfinite(times).sum(axis=1) > 1
+    if not has_several.any():
+        return False
+    times = times[has_several]
+    medians = medians[has_several]
     longest = np.nanmax(times, axis=1)
     ranges = 1 - np.nanmin(times, axis=1) / longest
     largest_range = np.quantile(ranges, _NEARLY_ALL)
@@ -51,4 +58,5 @@ def _are_last_in_turns(times: np.ndarray, longest: np.ndarray) -> bool:
     shares = np.mean(is_last / is_last.sum(axis=1, keepdims=True), axis=0)
     equal_share = 1 / num_workers
     standard_error = np.sqrt(equal_share / num_rounds)
-    return bool(shares.max() <= _EQUAL_SHARES * equal_share + 3 * standard_error)
+    margin = _NUM_STANDARD_ERRORS * standard_error
+    return bool(shares.max() <= _EQUAL_SHARES * equal_share + margin)

@@ -360,6 +360,9 @@ def straggler_report(
     """
     if times is None and waits is None:
         raise TypeError("straggler_report needs times or waits; got neither")
+    if times is not None and _tables.is_frame(times) and _tables.is_frame(waits):
+        times, waits, worker_names = _aligned(times, waits)
+        names = worker_names if names is None else names
     if waits is not None:
         waits, names = _array_and_names(waits, names, waits=True)
     if times is None:
@@ -368,6 +371,28 @@ def straggler_report(
     if waits is not None:
         times = _without_waits(times, waits)
     return _report(times, names, before_collective or waits is not None)
+
+
+def _aligned(times: Any, waits: Any) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns times and waits of DataFrames with equal steps, and names of workers.
+
+    Raises:
+      ValueError: If they have other workers or other steps.
+    """
+    busy = _tables.times_of_frame(times)
+    idle = _tables.times_of_frame(waits, waits=True)
+    if set(busy.workers) != set(idle.workers):
+        raise ValueError(
+            "waits must be of the workers of times; got "
+            f"{', '.join(idle.workers)} and {', '.join(busy.workers)}"
+        )
+    if not np.array_equal(busy.steps, idle.steps):
+        raise ValueError(
+            "waits must be of the steps of times; their steps, or the indices of their "
+            "rows, differ"
+        )
+    order = [idle.workers.index(worker) for worker in busy.workers]
+    return busy.times, idle.times[:, order], busy.workers
 
 
 def _array_and_names(

@@ -14,13 +14,16 @@ from jaxwgc.studies._reports._statistics import (
     FALSE_ALARMS,
     batch_errors,
     batch_means,
-    correlation_scale,
     sampled_rounds,
 )
 from jaxwgc.studies._reports._text import aligned, worker_labels, workers_named
 
 # Maximum number of workers in the printed table.
 _NUM_ROWS = 20
+# A worker is to be measured further if it is last in more rounds than this multiple of
+# an equal share, and standard errors.
+_OFTEN_LAST = 2
+_NUM_STANDARD_ERRORS = 3
 
 
 class WaitReport(NamedTuple):
@@ -65,10 +68,7 @@ class WaitReport(NamedTuple):
         """Recommended action: workers to check, and the time that this saves."""
         is_late = self.kinds == "late"
         if not is_late.any():
-            return (
-                "No worker is last in more rounds than chance explains: a worker waits "
-                f"{self.round_wait:.3g} per round, for another worker each time."
-            )
+            return self._advice_without_late_workers
         late_wait = np.nanmean(self.mean_wait[is_late])
         other_wait = np.nanmean(self.mean_wait[~is_late])
         return (
@@ -76,6 +76,24 @@ class WaitReport(NamedTuple):
             f"{self.last[is_late].sum():.0%} of the rounds, with a mean wait of "
             f"{late_wait:.3g}, while the others wait {other_wait:.3g}. A round would "
             f"be {self.time_saved:.3g} shorter."
+        )
+
+    @property
+    def _advice_without_late_workers(self) -> str:
+        """Says which workers need more rounds, or that none is last too often."""
+        equal_share = 1 / len(self.names)
+        margin = _NUM_STANDARD_ERRORS * np.sqrt(equal_share / self.num_rounds)
+        is_often_last = self.last > _OFTEN_LAST * equal_share + margin
+        if not is_often_last.any():
+            return (
+                "No worker is last in more rounds than chance explains: a worker waits "
+                f"{self.round_wait:.3g} per round, for another worker each time."
+            )
+        shares = ", ".join(f"{share:.0%}" for share in self.last[is_often_last])
+        return (
+            f"Measure more rounds to judge {workers_named(self.names[is_often_last])}: "
+            f"last in {shares} of the rounds, which a spell or chance may explain. A "
+            f"worker waits {self.round_wait:.3g} per round."
         )
 
     def __str__(self) -> str:
@@ -161,13 +179,18 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     turns = is_last / is_last.sum(axis=1, keepdims=True)
     # If several workers are last, no time is lost to any of them.
     lost, lost_error = batch_means(is_last * (second - least))
-    p_values = np.minimum(_p_values(turns) * num_workers, 1)
+    takes_part = ~np.isnan(table)
+    chances = 1 / takes_part.sum(axis=1)
+    p_values = np.ones(num_workers)
+    for worker in np.flatnonzero(takes_part.any(axis=0)):
+        rounds = takes_part[:, worker]
+        p_values[worker] = _p_value(turns[rounds, worker], chances[rounds])
+    p_values = np.minimum(p_values * num_workers, 1)
     is_late = p_values < FALSE_ALARMS
     kinds = np.where(is_late, "late", "steady").astype("<U7")
     kinds[missing == num_rounds] = "missing"
     others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
     saved = np.where(np.isinf(others), 0, others - least[:, 0])
-    takes_part = ~np.isnan(table)
     num_parts = np.maximum(takes_part.sum(axis=0), 1)
     means = np.sum(table, axis=0, where=takes_part) / num_parts
     return WaitReport(
@@ -186,28 +209,40 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     )
 
 
-def _p_values(turns: np.ndarray) -> np.ndarray:
-    """Returns the significance of the share of rounds in which a worker is last.
+def _p_value(is_last: np.ndarray, chances: np.ndarray) -> float:
+    """Returns the significance of the rounds in which a worker is last.
 
-    If all workers are alike, each is last in an equal share of rounds. Two tests must
-    show more: a binomial test, in which correlated rounds count as fewer, and a t-test
-    of batches of consecutive rounds, for slow spells.
+    Two tests must show that it is last more often than by chance: a binomial test, in
+    which correlated rounds count as fewer, and a t-test of batches of consecutive
+    rounds, for slow spells.
 
     Args:
-      turns: 1 for the last worker of a round, (rounds, workers); shared in a tie.
+      is_last: 1 if the worker is last, and a share in a tie, in each round in which it
+        takes part, (rounds,).
+      chances: Probability of being last if all workers are alike, (rounds,).
     """
-    num_rounds, num_workers = turns.shape
-    equal_share = 1 / num_workers
-    shares, standard_errors, degrees = batch_errors(turns)
-    deviations = turns - shares
-    products = np.sum(deviations[1:] * deviations[:-1], axis=0)
-    autocorrelation = products / np.maximum(np.sum(deviations**2, axis=0), 1e-300)
-    num_effective = num_rounds / correlation_scale(autocorrelation, num_rounds) ** 2
-    num_last = np.maximum(shares * num_effective, 1e-300)
+    share = is_last.mean()
+    chance = chances.mean()
+    if share <= chance:
+        return 1.0
+    num_effective = len(is_last) / _correlation_factor(is_last)
+    num_last = share * num_effective
     # Binomial tail: at least `num_last` of the rounds.
-    p_binomial = scipy.special.betainc(
-        num_last, np.maximum(num_effective - num_last, 0) + 1, equal_share
-    )
-    quantiles = (equal_share - shares) / np.maximum(standard_errors, 1e-300)
-    p_batches = scipy.special.stdtr(degrees, quantiles)
-    return np.where(shares > equal_share, np.maximum(p_binomial, p_batches), 1.0)
+    p_binomial = scipy.special.betainc(num_last, num_effective - num_last + 1, chance)
+    (excess,), (standard_error,), degrees = batch_errors((is_last - chances)[:, None])
+    p_batches = scipy.special.stdtr(degrees, -excess / max(standard_error, 1e-300))
+    return float(max(p_binomial, p_batches))
+
+
+def _correlation_factor(values: np.ndarray) -> float:
+    """Returns the factor by which lag-1 correlation increases the variance of a mean.
+
+    The estimate of the correlation r is low by about (1 + 3 r) / rounds.
+    """
+    deviations = values - values.mean()
+    product = np.sum(deviations[1:] * deviations[:-1])
+    estimate = product / max(np.sum(deviations**2), 1e-300)
+    num_rounds = len(values)
+    correlation = (estimate + 1 / num_rounds) / max(1 - 3 / num_rounds, 0.1)
+    correlation = np.clip(correlation, 0, 0.97)
+    return float((1 + correlation) / (1 - correlation))
