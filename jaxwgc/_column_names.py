@@ -190,7 +190,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _time_names(names: Sequence[str], waits: bool) -> Sequence[str]:
-    """Returns the known names of times, or those of waits if there are any."""
+    """Returns the known names of times or, if a column has one, of waits."""
     if not waits:
         return _TIME_NAMES
     plain_names = [_plain(name) for name in names]
