@@ -22,6 +22,7 @@ from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
+from jaxwgc.distributed.ray._travel_time import TravelTime
 from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, environment
 
 # Timeout in seconds for reading a response that is already on this machine.
@@ -66,8 +67,7 @@ class Actors:
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.Event] = collections.deque()
         self._signature: str | None = None
-        # Time at which the last poll found no response, and shortest transport time.
-        self._empty, self._transport = 0.0, np.inf
+        self._travel_time = TravelTime()
         self.order: Any = None
         self.read_seconds = 0.0
 
@@ -77,8 +77,11 @@ class Actors:
             worker = action.worker
             match action:
                 case events.Launch():
-                    actor = self._actors[worker] = self._launch(worker)
-                    self._calls[worker] = [(actor.start.remote(), -1, time.monotonic())]
+                    actor = self._launch(worker)
+                    self._actors[worker] = actor
+                    called = time.monotonic()
+                    task = actor.start.remote()
+                    self._calls[worker] = [(task, -1, called)]
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
@@ -101,9 +104,10 @@ class Actors:
                 time.sleep(seconds)
                 return None
             ray, tasks = find_ray(), list(newest)
+            now = time.monotonic()
             ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
             if was_waiting := not ready:
-                self._empty = time.monotonic()
+                self._travel_time.note_silence(now)
                 ready, _ = ray.wait(tasks, timeout=seconds)
             now = time.monotonic()
             for task in ready:
@@ -164,8 +168,11 @@ class Actors:
         self._deferred.pop(worker, None)
         first = self.order if action.method == "compute" else action.number
         method = getattr(self._actors[worker], action.method)
+        # The clock is read before the call, because the worker may have finished before
+        # this process runs again.
+        called = time.monotonic()
         task = method.remote(first, *action.arguments)
-        calls.append((task, action.call, time.monotonic()))
+        calls.append((task, action.call, called))
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
@@ -180,12 +187,13 @@ class Actors:
         if isinstance(result, events.Ready):
             return self._started(result)
         seconds = now - since
-        if isinstance(result, Answer) and was_waiting:
-            self._transport = min(self._transport, seconds - result.seconds)
-        elif isinstance(result, Answer):
-            # The response time excludes the time in which the driver was busy.
-            own = max(result.seconds + self._transport, self._empty - since)
-            seconds = min(seconds, own)
+        if isinstance(result, Answer):
+            seconds = self._travel_time.response_seconds(
+                called=since,
+                read=now,
+                worker_seconds=result.seconds,
+                was_waiting=was_waiting,
+            )
         return events.Response(worker, call, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.Event:
