@@ -19,12 +19,16 @@ GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.flo
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
 decodes = _cluster._decodes_of(CODE, CODE.choose_decoder(), 1e-3)
 NUM_WORKERS, NUM_STRAGGLERS = 5, 3
-MESSAGES = Layout(
-    held=[np.array([worker]) for worker in range(NUM_WORKERS)],
-    num_parts=NUM_WORKERS,
-    shape=(NUM_WORKERS, LENGTH),
-    dtype=np.dtype(np.float32),
-)
+
+
+def message_layout(num_workers):
+    """One part and one message per worker."""
+    return Layout(
+        held=[np.array([worker]) for worker in range(num_workers)],
+        num_parts=num_workers,
+        shape=(num_workers, LENGTH),
+        dtype=np.dtype(np.float32),
+    )
 
 
 def until_decodable(decodes):
@@ -39,6 +43,12 @@ def message_fleet(ends=None, **timeouts):
     """Any two of five messages decode."""
     rules = Rules(ends or until_decodable(enough), enough, False, NUM_STRAGGLERS)
     return Fleet(NUM_WORKERS, Timeouts(**timeouts), rules)
+
+
+def single_fleet(**timeouts):
+    """One worker, whose message is needed."""
+    rules = Rules(until_decodable(np.all), np.all, False, num_stragglers=0)
+    return Fleet(1, Timeouts(**timeouts), rules)
 
 
 def request_fleet(**timeouts):
@@ -99,8 +109,14 @@ class World:
             given = PLAN, step, self.now, memory
             self.engine = RequestRound(self.fleet, *given)
         else:
-            given = MESSAGES, step, self.now, memory, owner
-            self.engine = MessageRound(self.fleet, *given)
+            self.engine = MessageRound(
+                self.fleet,
+                message_layout(num_workers),
+                step,
+                self.now,
+                memory,
+                owner,
+            )
         self.perform(self.fleet.actions())
 
     def perform(self, actions):

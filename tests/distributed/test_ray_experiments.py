@@ -18,7 +18,9 @@ def test_chaos_in_short(monkeypatch):
     """What `python -m experiments chaos` does, with two workers and less data."""
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)
+    # No verdict depends on how long the start of a process takes.
     monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 60.0)
+    monkeypatch.setattr(chaos, "REPLACEMENT_SECONDS", 300.0)
     records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.1, seed=0))
     assert len(records) == 8
     assert sum(record["signals"] for record in records) == 2
@@ -60,6 +62,7 @@ def test_experiment_in_short(monkeypatch):
     names = list(cluster_experiment.entries())
     monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 1)
     monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
+    monkeypatch.setattr(cluster_experiment, "REPLACEMENT_SECONDS", 300.0)
     entry = cluster_experiment.Entry(codes.uncoded(1), stragglers.fastest(1))
     own = cluster_experiment.measure(entry, 1, 3, 0)
     assert set(own) == set(cluster_experiment.SCENARIOS)

@@ -16,6 +16,7 @@ from jaxwgc.distributed.ray import _actors
 from jaxwgc.distributed.ray._events import Call, Launch, Ready
 from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._travel_time import TravelTime
+from tests.distributed.simulated import message_layout, single_fleet
 
 DURATION = st.integers(0, 10)
 
@@ -170,3 +171,22 @@ def test_clock_is_read_before_the_call(steps):
             assert worked <= event.seconds
             if away < taken:
                 assert event.seconds == taken
+
+
+def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
+    """Otherwise, the clock of the engines would run backwards."""
+    clock = [0.0]
+    simulated = types.SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr(_actors, "time", simulated)
+    fleet = single_fleet()
+    driver = _actors.Driver(fleet, message_layout(1), lambda worker: None, None)
+
+    def fail(actions):
+        raise ArithmeticError("as told")
+
+    monkeypatch.setattr(driver.actors, "perform", fail)
+    for _ in range(2):
+        clock[0] += 100.0
+        with pytest.raises(ArithmeticError):
+            driver.run(0, [np.zeros(2)], None)
+        assert driver._now() == 0.0

@@ -263,6 +263,8 @@ class Driver:
         """
         begin = time.monotonic()
         self._away += begin - self._ended
+        # The pause is counted once, even if the round ends with an error below.
+        self._ended = begin
         order = leaves, key, step
         is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
         order = find_ray().put(order) if is_large else pickle.dumps(order)
