@@ -39,10 +39,26 @@ def residuals(params, part):
     return jnp.sum(values**2), {"most": jnp.abs(values).max()}
 
 
+class OfTwoArguments(RuntimeError):
+    """An exception that can be pickled, and not read again."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+# Class and arguments of what worker 1 raises, by the text in the file `raise`.
+RAISED = {
+    "": (ArithmeticError, ["as told"]),
+    "two arguments": (OfTwoArguments, ["as", "told"]),
+    "interrupt": (KeyboardInterrupt, ["as told"]),
+    "exit": (SystemExit, ["as told"]),
+}
+
+
 def faults(folder, seconds=0.0):
     """Faults by step, mostly of worker 1; `seconds` is the delay in other steps.
 
-    Worker 1 raises as long as there is the file `raise`. Of its processes, only the
+    Worker 1 raises as long as there is the file `raise`, by its text. Of its processes, only the
     first that comes to it sends wrong sums.
     """
 
@@ -54,7 +70,8 @@ def faults(folder, seconds=0.0):
 
     def corrupt(worker, step, message):
         if worker == 1 and (folder / "raise").exists():
-            raise ArithmeticError("as told")
+            kind, arguments = RAISED[(folder / "raise").read_text()]
+            raise kind(*arguments)
         if worker == 1 and step == NOT_FINITE:
             message[0] = np.nan
         if worker == 1 and step >= WRONG:

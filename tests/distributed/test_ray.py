@@ -238,6 +238,51 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
     (folder / "raise").unlink()
 
 
+@pytest.mark.parametrize("name", ray_tasks.RAISED)
+def test_every_exception_of_a_worker_is_named(cluster, folder, name):
+    """Also those that cannot be pickled, or that would end the process."""
+    cluster.compute(PARAMS)
+    actors, pid = cluster._driver.actors, cluster.workers[1].pid
+    (folder / "raise").write_text(name)
+    with pytest.raises(NoResponse):
+        actors.query(np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3)))
+    (folder / "raise").unlink()
+    lost = actors.pending.pop()
+    kind, _ = ray_tasks.RAISED[name]
+    assert lost.trouble == f"{kind.__name__}: as told"
+    assert "in corrupt" in str(lost.error)
+    assert not lost.has_died
+    assert cluster.compute(PARAMS).received[1]
+    assert cluster.workers[1].pid == pid
+
+
+def numpy_batch(key, part):
+    """NumPy cannot use a traced key."""
+    return {**part, "x": part["x"][np.asarray(key)]}
+
+
+# The batch of another program, which cannot be read on the workers.
+UNREADABLE = functools.partial(numpy_batch, ray_tasks.OfTwoArguments("as", "told"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "why"),
+    [
+        (numpy_batch, "TracerArrayConversionError: The numpy.ndarray conversion meth"),
+        (UNREADABLE, "required positional argument: 'second'"),
+    ],
+)
+def test_error_of_the_start_is_that_of_the_worker(one_ray, batch, why):
+    def load(part):
+        return {"key": jax.random.PRNGKey(0), "x": X[part]}
+
+    given = {"has_aux": True, "key": jax.random.PRNGKey(0), "batch": batch}
+    with RayCluster(ray_tasks.distances, CODE, load, **given) as other:
+        with pytest.raises(RuntimeError, match=f"failed to start: .*{why}") as info:
+            other.compute(PARAMS)
+    assert why in str(info.value.__cause__)
+
+
 def test_round_that_is_closed_in_another_thread(cluster, folder):
     """The last test of this cluster."""
     (folder / "go").unlink(missing_ok=True)

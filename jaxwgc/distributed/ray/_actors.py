@@ -17,13 +17,20 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._errors import WorkerError, line_of
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
-from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, environment
+from jaxwgc.distributed.ray._worker import (
+    PartWorker,
+    Task,
+    Worker,
+    actor_class,
+    environment,
+)
 
 # Timeout in seconds for reading a response that is already on this machine.
 _SECONDS_TO_READ = 10
@@ -212,8 +219,10 @@ class Actors:
         has_died = isinstance(error, exceptions.RayError)
         has_died &= not isinstance(error, exceptions.RayTaskError)
         cause = getattr(error, "cause", None) or error
-        name, lines = type(cause).__name__, str(cause).strip().splitlines()
-        trouble = f"{name}: {lines[0] if lines else ''}"
+        if isinstance(cause, WorkerError):
+            return events.Lost(worker, cause.reason, cause, has_died=False)
+        name = type(cause).__name__
+        trouble = f"{name}: {line_of(str(cause))}"
         if name.startswith("Actor"):
             trouble = f"its process died ({name})"
         return events.Lost(worker, trouble, error, has_died)
@@ -332,7 +341,8 @@ def launcher(
 ) -> Callable[[int], Any]:
     """Returns a function that starts the actor of a worker."""
     ray = find_ray()
-    shared = ray.put(task)
+    # Ray does not unpickle what is referred to from a list: see `Worker.start`.
+    shared = [ray.put(task)]
     if parts is not None:
         parts = [
             ray.put(jax.tree.map(operator.itemgetter(part), parts))
@@ -347,7 +357,8 @@ def launcher(
     kind: type[Worker] = Worker
     if code.messages_per_worker > 1:
         kind, options = PartWorker, {"max_concurrency": 2 * _MAX_CALLS, **options}
-    actor = ray.remote(max_restarts=0, max_task_retries=0)(kind).options(**options)
+    remote = ray.remote(max_restarts=0, max_task_retries=0)
+    actor = remote(actor_class(kind)).options(**options)
 
     def launch(worker: int) -> Any:
         held = layout.held[worker]

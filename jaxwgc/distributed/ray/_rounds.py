@@ -144,10 +144,10 @@ class StartUp(RoundEngine):
         if isinstance(event, events.Lost) and (
             not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START
         ):
-            cause = getattr(event.error, "cause", None) or event.error
-            kind = ValueError if isinstance(cause, ValueError) else RuntimeError
             why = f"worker {slot.index} failed to start: {event.trouble}"
-            raise kind(why) from event.error
+            if isinstance(event.error, ValueError):
+                raise ValueError(why) from event.error
+            raise RuntimeError(why) from event.error
         return actions
 
     def _send(self, worker: int, now: float) -> None:
