@@ -1,5 +1,7 @@
 """Simulated workers for tests of round engines: no Ray, no clock, no threads."""
 
+import types
+
 import jax
 import numpy as np
 
@@ -221,3 +223,52 @@ class World:
             if self.engine.result is not None:
                 return self.engine.result
         raise AssertionError("the round does not end")
+
+
+class SimulatedRay:
+    """Ray with a clock, and one actor, which starts at once.
+
+    Args:
+      away: Seconds for which the coordinator is away after each call.
+      travelled: Seconds that calls travel, and responses.
+      worked: Seconds that the worker takes.
+    """
+
+    def __init__(self, away=0, travelled=0, worked=0):
+        self.now, self.due, self.results = 0, [], []
+        self.away, self.travelled, self.worked = away, travelled, worked
+        self.start = types.SimpleNamespace(remote=self._start)
+        self.compute = types.SimpleNamespace(remote=self._compute)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def _start(self):
+        return self._call(_events.Ready(0, None, "", ""))
+
+    def _compute(self, *arguments):
+        message = np.zeros((1, LENGTH), np.float32)
+        return self._call(Answer(message, np.zeros(1), None, self.worked))
+
+    def _call(self, result):
+        self.due.append(self.now + 2 * self.travelled + self.worked)
+        self.results.append(result)
+        self.now += self.away
+        return len(self.due) - 1
+
+    def wait(self, tasks, num_returns=1, timeout=0.0):
+        if timeout:
+            self.now = max(self.now, min(self.due[task] for task in tasks))
+        return [task for task in tasks if self.due[task] <= self.now], []
+
+    def get(self, task, timeout):
+        return self.results[task]
+
+    def is_initialized(self):
+        return True
+
+    def get_runtime_context(self):
+        return types.SimpleNamespace(get_node_id=lambda: "elsewhere")

@@ -3,20 +3,12 @@
 Times are whole numbers, so that sums of them are exact.
 """
 
-import math
-import types
 from typing import NamedTuple
 
-import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxwgc.distributed.ray import _actors
-from jaxwgc.distributed.ray._events import Call, Launch, Ready
-from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._travel_time import TravelTime
-from tests.distributed.simulated import message_layout, single_fleet
 
 DURATION = st.integers(0, 10)
 
@@ -118,75 +110,3 @@ def test_travel_time_of_a_busy_coordinator():
     # A clock that is fast by a millisecond makes no travel time negative.
     assert travel_time.response_seconds(0.0, 2.0, 2.001, was_waiting=True) == 2.001
     assert travel_time.shortest == 0
-
-
-class SimulatedRay:
-    """A worker with a clock: the coordinator is away for a while after each call."""
-
-    def __init__(self, away, travelled, worked):
-        self.now, self.due = 0, []
-        self.away, self.travelled, self.worked = away, travelled, worked
-        self.start = types.SimpleNamespace(remote=self.call)
-        self.compute = types.SimpleNamespace(remote=self.call)
-
-    def call(self, *arguments):
-        self.due.append(self.now + 2 * self.travelled + self.worked)
-        self.now += self.away
-        return len(self.due) - 1
-
-    def wait(self, tasks, num_returns=1, timeout=0.0):
-        first = min(self.due[task] for task in tasks)
-        if timeout:
-            self.now = max(self.now, first)
-        ready = [task for task in tasks if self.due[task] <= self.now]
-        return ready, []
-
-    def get(self, task, timeout):
-        if task == 0:
-            return Ready(0, None, "", "")
-        return Answer(np.zeros((1, 2)), np.zeros(1), None, self.worked)
-
-    def get_runtime_context(self):
-        return types.SimpleNamespace(get_node_id=lambda: "elsewhere")
-
-
-@given(st.lists(st.tuples(DURATION, DURATION, DURATION), min_size=1))
-# The worker is done when the coordinator returns, and then nearly done.
-@example([(10, 0, 5), (1, 1, 5)])
-def test_clock_is_read_before_the_call(steps):
-    """A coordinator that loses its processor right after a call."""
-    ray = SimulatedRay(0, 0, 0)
-    clock = types.SimpleNamespace(monotonic=lambda: ray.now)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_actors, "find_ray", lambda: ray)
-        patch.setattr(_actors, "time", clock)
-        actors = _actors.Actors(lambda worker: ray, 1, lambda: None)
-        actors.perform([Launch(0)])
-        actors.next_event(math.inf)
-        for number, (away, travelled, worked) in enumerate(steps):
-            ray.away, ray.travelled, ray.worked = away, travelled, worked
-            actors.perform([Call(0, "compute", number)])
-            event = actors.next_event(math.inf)
-            taken = 2 * travelled + worked
-            assert worked <= event.seconds
-            if away < taken:
-                assert event.seconds == taken
-
-
-def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
-    """Otherwise, the clock of the engines would run backwards."""
-    clock = [0.0]
-    simulated = types.SimpleNamespace(monotonic=lambda: clock[0])
-    monkeypatch.setattr(_actors, "time", simulated)
-    fleet = single_fleet()
-    driver = _actors.Driver(fleet, message_layout(1), lambda worker: None, None)
-
-    def fail(actions):
-        raise ArithmeticError("as told")
-
-    monkeypatch.setattr(driver.actors, "perform", fail)
-    for _ in range(2):
-        clock[0] += 100.0
-        with pytest.raises(ArithmeticError):
-            driver.run(0, [np.zeros(2)], None)
-        assert driver._now() == 0.0

@@ -19,6 +19,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import WorkerError, line_of
 from jaxwgc.distributed.ray._fleet import Fleet, log
+from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
@@ -262,6 +263,17 @@ class Driver:
         """
         log.info("starting %d workers", len(self.fleet.slots))
         self._run(StartUp(self.fleet, self._now()))
+        log.info("compiling the decoder")
+        self._compile_decoder()
+
+    def _compile_decoder(self) -> None:
+        """Decodes a round without stragglers, so that the first round is no longer."""
+        if self._plan is None:
+            self.fleet.rules.decodes(np.ones(len(self.fleet.slots), bool))
+        else:
+            mask = np.ones(self._plan.support.shape[:2], bool)
+            self.fleet.rules.decodes(mask.ravel())
+            self._plan.requests(mask)
 
     def run(
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
@@ -317,6 +329,7 @@ class Driver:
         try:
             while engine.result is None:
                 self._check_open()
+                check_interrupt()
                 wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
                 event = self.actors.next_event(float(wait))
                 if event is not None:
