@@ -1,6 +1,7 @@
 """A coordinator that is interrupted or killed; its arguments are those of `main`."""
 
 import hashlib
+import logging
 import os
 import signal
 import sys
@@ -37,7 +38,12 @@ PARAMS = np.zeros(4, np.float32)
 
 
 def main(folder, num_workers, checkpoint_every):
-    """Says the digest after every step, until it is stopped; freezes worker 1."""
+    """Says the digest after every step, until it is stopped; freezes worker 1.
+
+    The log is said, too.
+    """
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.getLogger("jaxwgc.distributed").setLevel("INFO")
     with make_cluster(num_workers) as cluster:
 
         def say(progress):

@@ -110,14 +110,6 @@ def test_connection_is_announced(caplog, address, line):
     assert seen == [line]
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C as Python has it, which pytest-xdist switches off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_interrupt_that_is_lost_in_the_start_ends_it(interruptible):
     """Python drops it if it comes in a callback of a fork, as Ray does for a start."""
     num_polls = []

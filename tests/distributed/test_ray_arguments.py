@@ -1,6 +1,8 @@
 """What a `RayCluster` refuses, and its pieces, without any worker."""
 
+import contextlib
 import gc
+import signal
 import sys
 import types
 
@@ -43,6 +45,24 @@ def test_loss_is_tried_before_ray_starts(monkeypatch):
     monkeypatch.setattr(_cluster, "session", None)
     with simple_cluster(loss=lambda params, part: part @ params["w"]) as cluster:
         with pytest.raises(TypeError, match=r"a scalar; got an array of \(12,\)"):
+            cluster.compute(PARAMS)
+
+
+def test_interrupt_that_is_lost_in_the_start_of_ray_ends_it(
+    monkeypatch, interruptible
+):
+    """Python drops it if it comes in a callback of a fork; no worker is started."""
+
+    @contextlib.contextmanager
+    def session(address):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        yield
+
+    monkeypatch.setattr(_cluster, "session", session)
+    monkeypatch.setattr(_cluster, "check_resources", None)
+    with simple_cluster() as cluster:
+        with pytest.raises(KeyboardInterrupt):
             cluster.compute(PARAMS)
 
 

@@ -166,19 +166,23 @@ def digests_of(lines):
             yield int(words[0]), words[1]
 
 
-def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
-    """Of a coordinator that is stopped after five steps; and its process.
-
-    It ends, and so do the processes below it but those with a name that stays.
-    """
+def start_coordinator(folder, num_workers, checkpoint_every):
     program = [sys.executable, "-m", "tests.distributed.ray_coordinator"]
-    coordinator = subprocess.Popen(
+    return subprocess.Popen(
         [*program, folder, str(num_workers), str(checkpoint_every)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=pathlib.Path(__file__).parents[2],
         start_new_session=True,
     )
+
+
+def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
+    """Of a coordinator that is stopped after five steps; and its process.
+
+    It ends, and so do the processes below it but those with a name that stays.
+    """
+    coordinator = start_coordinator(folder, num_workers, checkpoint_every)
     digests = dict(itertools.islice(digests_of(coordinator.stdout), 5))
     processes = [psutil.Process(coordinator.pid)]
     processes += ray_processes.descendants(coordinator.pid)
@@ -218,6 +222,32 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     assert state.step >= max(more) - 1
     assert ray_coordinator.digest(state) == more[state.step]
     assert jax.random.key_data(state.key).tolist() == [0, 7]
+
+
+@pytest.mark.parametrize(
+    "line", ["starting Ray on this machine", "starting 2 workers"]
+)
+def test_interrupt_ends_the_start(tmp_path, line):
+    """Though Python drops some interrupts that come while Ray starts its processes."""
+    coordinator = start_coordinator(str(tmp_path / "checkpoints"), 2, 10**6)
+    said = []
+    for text in coordinator.stdout:
+        said.append(text.strip())
+        if said[-1] == line:
+            break
+    processes = [psutil.Process(coordinator.pid)]
+    try:
+        processes += ray_processes.descendants(coordinator.pid)
+        os.killpg(coordinator.pid, signal.SIGINT)
+        ray_processes.repeat_until(lambda: coordinator.poll() is not None)
+        said += map(str.strip, coordinator.stdout)
+        assert not ray_processes.stay_alive(processes)
+    finally:
+        ray_processes.end_all(processes)
+    assert line in said
+    assert not [*digests_of(said)]
+    assert "2 of 2 workers are ready" not in " ".join(said)
+    assert not ray_processes.folders(coordinator.pid)
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):
