@@ -58,8 +58,8 @@ RAISED = {
 def faults(folder, seconds=0.0):
     """Faults by step, mostly of worker 1; `seconds` is the delay in other steps.
 
-    Worker 1 raises as long as there is the file `raise`, by its text. Of its processes, only the
-    first that comes to it sends wrong sums.
+    Worker 1 raises as long as there is the file `raise`, by its text. Of its processes,
+    only the first that comes to it sends wrong sums.
     """
 
     def delay(worker, step):

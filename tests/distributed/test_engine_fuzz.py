@@ -105,7 +105,7 @@ class RoundMachine(RuleBasedStateMachine):
     def check_waited_for_replacements(self):
         """An undecodable round has waited `timeouts.replacement` seconds from a loss.
 
-        A lost worker that has come back, and sent what is not finite, is not waited for.
+        A lost worker that has come back, and has sent NaN, is not waited for.
         """
         fleet, engine = self.world.fleet, self.world.engine
         mask, decided_at = engine.result.received, self.world.now

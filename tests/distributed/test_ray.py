@@ -276,8 +276,14 @@ def test_error_of_the_start_is_that_of_the_worker(one_ray, batch, why):
     def load(part):
         return {"key": jax.random.PRNGKey(0), "x": X[part]}
 
-    given = {"has_aux": True, "key": jax.random.PRNGKey(0), "batch": batch}
-    with RayCluster(ray_tasks.distances, CODE, load, **given) as other:
+    with RayCluster(
+        ray_tasks.distances,
+        CODE,
+        load,
+        has_aux=True,
+        key=jax.random.PRNGKey(0),
+        batch=batch,
+    ) as other:
         with pytest.raises(RuntimeError, match=f"failed to start: .*{why}") as info:
             other.compute(PARAMS)
     assert why in str(info.value.__cause__)

@@ -48,9 +48,7 @@ def test_loss_is_tried_before_ray_starts(monkeypatch):
             cluster.compute(PARAMS)
 
 
-def test_interrupt_that_is_lost_in_the_start_of_ray_ends_it(
-    monkeypatch, interruptible
-):
+def test_interrupt_that_is_lost_in_the_start_of_ray_ends_it(monkeypatch, interruptible):
     """Python drops it if it comes in a callback of a fork; no worker is started."""
 
     @contextlib.contextmanager

@@ -224,9 +224,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     assert jax.random.key_data(state.key).tolist() == [0, 7]
 
 
-@pytest.mark.parametrize(
-    "line", ["starting Ray on this machine", "starting 2 workers"]
-)
+@pytest.mark.parametrize("line", ["starting Ray on this machine", "starting 2 workers"])
 def test_interrupt_ends_the_start(tmp_path, line):
     """Though Python drops some interrupts that come while Ray starts its processes."""
     coordinator = start_coordinator(str(tmp_path / "checkpoints"), 2, 10**6)

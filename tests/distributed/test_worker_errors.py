@@ -100,8 +100,8 @@ def test_reason_is_in_the_first_line_or_below_a_header():
     assert line_of("\n the reason\nSee https://example.org\n") == "the reason"
     assert line_of("expected:\n  3\n  4") == "expected: 4"
     assert line_of("expected:") == "expected:"
-    chain = "INTERNAL: callback: Traceback (most recent call last):\n  File\nKeyError: 3\n"
-    assert line_of(chain) == "INTERNAL: callback: KeyError: 3"
+    chain = "INTERNAL: call: Traceback (most recent call last):\n  File\nKeyError: 3\n"
+    assert line_of(chain) == "INTERNAL: call: KeyError: 3"
 
 
 def make_worker(kind=Worker, **fields):

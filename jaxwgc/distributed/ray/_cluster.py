@@ -47,9 +47,11 @@ class RayCluster:
     once; its late response is used in the trace only. Workers' output is shown by the
     coordinator's process.
 
-    The log `jaxwgc.distributed` has one line for the start of the workers, each loss
-    with its reason, and each return. Steps are counted from 0, and separately in
-    `train` and `compute`. `Faults.delay` and the keys of batches use these numbers.
+    The log `jaxwgc.distributed` has one line for each stage of the start, each loss
+    with its reason, and each return. To see it, call `logging.basicConfig()` and
+    `logging.getLogger("jaxwgc.distributed").setLevel("INFO")`. Steps are counted from
+    0, and separately in `train` and `compute`. `Faults.delay` and the keys of batches
+    use these numbers.
 
     With a code of several messages per worker, a round works **on request**: workers
     compute their parts one by one, keep each gradient and report each part in a few

@@ -34,9 +34,8 @@ class WorkerError(Exception):
         """Converts an exception, unless it has been converted already."""
         if isinstance(error, WorkerError):
             return error
-        if isinstance(error, ValueError):
-            cls = WorkerValueError
-        return cls(
+        text_class = WorkerValueError if isinstance(error, ValueError) else cls
+        return text_class(
             kind=type(error).__name__,
             text=_without_middle(_text_of(error)),
             traceback_text=_without_middle(_traceback_of(error)),
@@ -93,7 +92,7 @@ def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _text_of(error: BaseException) -> str:
-    """Returns the text of an exception; of a group, also those of its exceptions."""
+    """Returns the text of an exception, with the exceptions of a group."""
     try:
         text = str(error)
     except Exception as failure:
@@ -108,7 +107,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    """Returns the formatted traceback of an exception, as far as it can be formatted."""
+    """Returns the formatted traceback, without the text if that cannot be formatted."""
     try:
         return "".join(traceback.format_exception(error))
     except Exception:
