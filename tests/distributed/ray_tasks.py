@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc.distributed import Faults
 
 # Steps with faults: one is as long as DELAYS, one is held until a test makes the file
-# `go` (at most a minute), in one a message has NaN, and from the last one on sums have
+# `go` (at most five minutes), in one a message has NaN, and from the last one on sums have
 # the wrong sign.
 TIMED, HELD, NOT_FINITE, WRONG = 10**6, 10**7, 10**8, 10**9
 DELAYS = 0.05, 0.01
@@ -63,7 +63,7 @@ def faults(folder, seconds=0.0):
     """
 
     def delay(worker, step):
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while step == HELD and not (folder / "go").exists() and time.monotonic() < end:
             time.sleep(0.01)
         return DELAYS[worker] if step == TIMED else seconds

@@ -189,7 +189,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
     worker.compute(order, 0, taken, 0)
     with worker._changed:
         reports = worker._step.reports
-        assert worker._changed.wait_for(lambda: len(reports) == 2, 60)
+        assert worker._changed.wait_for(lambda: len(reports) == 2, 300)
     sleep(5)
     report = worker.compute(order, 1, taken, 1)[0]
     assert (report.number, report.turn, report.seconds) == (0, 1, 0.125)

@@ -11,6 +11,8 @@ from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed import Timeouts, Verification
 
+# No verdict depends on how long a process takes to start or to respond.
+PATIENT = Timeouts(answer=60.0, replacement=300.0)
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
@@ -18,7 +20,6 @@ def test_chaos_in_short(monkeypatch):
     """What `python -m experiments chaos` does, with two workers and less data."""
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)
-    # No verdict depends on how long the start of a process takes.
     monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 60.0)
     monkeypatch.setattr(chaos, "REPLACEMENT_SECONDS", 300.0)
     records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.1, seed=0))
@@ -35,7 +36,7 @@ def test_wrong_workers_in_short(monkeypatch):
     handling = {
         "code": codes.fractional_repetition(2, num_stragglers=1),
         "verification": Verification("arbitrate"),
-        "timeouts": Timeouts(answer=60.0),
+        "timeouts": PATIENT,
     }
     own = wrong_workers.train(handling, steps=10, seed=0)
     assert own["flipped"] == own["named"] > 0
@@ -80,6 +81,7 @@ def test_loads_by_speed_in_short(monkeypatch):
     """In the plan, all end together; no step of the one worker is shorter than that."""
     monkeypatch.setattr(steps, "SPEEDS", np.array([40.0, 20.0]))
     monkeypatch.setattr(steps, "SPEED_PARTS", 6)
+    monkeypatch.setattr(steps, "TIMEOUTS", PATIENT)
     entries = steps.entries()
     code = entries["2 copies, by speed"]
     np.testing.assert_array_equal(code.parts_per_worker, [6, 6])
