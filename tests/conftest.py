@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-# `--hypothesis-profile=thorough` for a night. No verdict depends on seconds: compilation
-# takes longer than a deadline, and a busy machine draws examples slowly.
-for name, max_examples in {"default": 200, "thorough": 20_000}.items():
+# `--hypothesis-profile=thorough` for a night. No verdict depends on seconds: a program
+# compiles for longer than a deadline, and a busy machine draws examples slowly.
+for profile, max_examples in {"default": 200, "thorough": 20_000}.items():
     settings.register_profile(
-        name,
+        profile,
         max_examples=max_examples,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

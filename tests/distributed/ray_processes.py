@@ -6,7 +6,6 @@ import time
 
 import psutil
 
-
 # Seconds after which a test fails that waits for an event: long on any machine.
 LONGEST_WAIT = 300
 

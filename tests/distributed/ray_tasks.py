@@ -10,8 +10,8 @@ import numpy as np
 from jaxwgc.distributed import Faults
 
 # Steps with faults: one is as long as DELAYS, one is held until a test makes the file
-# `go` (at most five minutes), in one a message has NaN, and from the last one on sums have
-# the wrong sign.
+# `go` (at most five minutes), in one a message has NaN, and from the last one on sums
+# have the wrong sign.
 TIMED, HELD, NOT_FINITE, WRONG = 10**6, 10**7, 10**8, 10**9
 DELAYS = 0.05, 0.01
 

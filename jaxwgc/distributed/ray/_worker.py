@@ -435,7 +435,7 @@ class PartWorker(Worker):
 
 
 def actor_class(kind: type[Worker]) -> type:
-    """Returns the class of Ray's actors, whose methods raise only `WorkerError`."""
+    """Returns the class of Ray's actors; each method raises only `WorkerError`."""
     names = ("start", "compute", "report", "answer", "project", "stop")
     methods = {
         name: reporting(getattr(kind, name)) for name in names if hasattr(kind, name)
