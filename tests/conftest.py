@@ -10,11 +10,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# `--hypothesis-profile=thorough` for a night; compilation takes longer than a deadline.
-settings.register_profile("default", max_examples=200, deadline=None)
-settings.register_profile("thorough", max_examples=20_000, deadline=None)
+# `--hypothesis-profile=thorough` for a night. No verdict depends on seconds: a program
+# compiles for longer than a deadline, and a busy machine draws examples slowly.
+for profile, max_examples in {"default": 200, "thorough": 20_000}.items():
+    settings.register_profile(
+        profile,
+        max_examples=max_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 # Only newer versions of Hypothesis apply a profile of this name when it is registered.
 settings.load_profile("default")
 

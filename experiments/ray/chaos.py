@@ -24,6 +24,8 @@ from experiments.runner.tables import ResultTable
 NUM_WORKERS = 8
 # Seconds until a silent worker counts as lost, beyond its work.
 RESPONSE_SECONDS = 3.0
+# Seconds for which a step waits for the replacement of a worker that it needs.
+REPLACEMENT_SECONDS = 60.0
 # On request: parts per worker in a step without stragglers, and copies of the data.
 PARTS_EACH, COPIES = 4, 3
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
@@ -122,7 +124,9 @@ def measure(
         (parts, row_weights),
         wait=wait,
         decoding=jaxwgc.aggregate.DecodingOptions(undecodable="raise"),
-        timeouts=jaxwgc.distributed.Timeouts(answer=RESPONSE_SECONDS + work),
+        timeouts=jaxwgc.distributed.Timeouts(
+            answer=RESPONSE_SECONDS + work, replacement=REPLACEMENT_SECONDS
+        ),
         faults=jaxwgc.distributed.Faults(delay=lambda worker, step: work),
     ) as cluster:
         cluster.compute(params)

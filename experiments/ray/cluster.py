@@ -1,5 +1,6 @@
 """Training on real processes of which some are slow or killed, by code."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -29,6 +30,11 @@ PARTS_EACH = 8
 SECONDS_A_SHARE = 0.2
 SLOW_WORKERS, SLOWDOWN = (0, 3), 10.0
 OPTIMIZER = optax.sgd(5e-6, momentum=0.9)
+# Longest time in seconds until all workers are back after a run: long against the start
+# of a process on a busy machine.
+SETTLE_SECONDS = 600.0
+# Seconds for which a step waits for the replacement of a worker that it needs.
+REPLACEMENT_SECONDS = 60.0
 # Offset between the numbers of the steps of two scenarios.
 STEPS_A_SCENARIO = 1_000_000
 
@@ -140,6 +146,7 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
         entry.code,
         data,
         wait=entry.wait,
+        timeouts=jaxwgc.distributed.Timeouts(replacement=REPLACEMENT_SECONDS),
         faults=jaxwgc.distributed.Faults(delay=delays(entry.code)),
     ) as workers:
         for scenario, offset in SCENARIOS.items():
@@ -155,9 +162,9 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
                 begin = time.monotonic()
                 for step in range(steps):
                     if scenario == "two killed" and step in (steps // 3, steps // 2):
-                        moment = random.uniform(0, SECONDS_A_SHARE)
-                        threading.Timer(moment, kill_one, (workers, random)).start()
-                    done = workers.compute(params)
+                        done = compute_with_a_kill(workers, params, random)
+                    else:
+                        done = workers.compute(params)
                     given = done.messages, state, params, arrived(done)
                     params, state, error = update(*given)
                     errors.append(float(error))
@@ -193,22 +200,48 @@ def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
 
 
 def settle(workers: Any, params: jax.Array) -> jaxwgc.distributed.Round:
-    """Runs rounds until all workers are up to date, and returns the last round."""
+    """Runs rounds until all workers are up to date, and returns the last round.
+
+    Raises:
+      RuntimeError: If a worker has not come back within SETTLE_SECONDS.
+    """
     workers.resume(0)
-    end = time.monotonic() + 60
+    end = time.monotonic() + SETTLE_SECONDS
     while True:
         done = workers.compute(params)
         time.sleep(SLOWDOWN * SECONDS_A_SHARE)
-        is_well = all(slot.pid and not slot.trouble for slot in workers.workers)
-        if is_well or time.monotonic() > end:
+        troubles = [slot.trouble for slot in workers.workers]
+        if all(slot.pid for slot in workers.workers) and not any(troubles):
             return done
+        if time.monotonic() > end:
+            raise RuntimeError(
+                "a run must begin with all workers, and some have not come back within "
+                f"{SETTLE_SECONDS:g} s: {troubles}"
+            )
 
 
-def kill_one(workers: Any, random: Any) -> None:
-    """Kills a random worker."""
+def compute_with_a_kill(
+    workers: Any, params: jax.Array, random: np.random.Generator
+) -> jaxwgc.distributed.Round:
+    """Runs a round in which a random worker is killed, and returns the round.
+
+    The process is killed before this function returns, also if the round is over
+    sooner. A late signal would be one of the next step, or of the next run.
+    """
+    moment = random.uniform(0, SECONDS_A_SHARE)
+    timer = threading.Timer(moment, kill_one, (workers, random))
+    timer.start()
+    done = workers.compute(params)
+    timer.join()
+    return done
+
+
+def kill_one(workers: Any, random: np.random.Generator) -> None:
+    """Kills a random worker, unless it has just ended by itself."""
     up = [slot.pid for slot in workers.workers if slot.pid]
     if up:
-        os.kill(up[random.integers(len(up))], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(up[random.integers(len(up))], signal.SIGKILL)
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:

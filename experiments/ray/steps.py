@@ -26,6 +26,7 @@ NUM_WARM = 5
 # Seconds at load 1: the minimum, and the mean of what is added to it.
 SHIFT, MEAN = 0.1, 0.1
 NUM_SIMULATED = 20_000
+TIMEOUTS = jaxwgc.distributed.Timeouts()
 
 
 def timed_rounds(cluster, params, steps: int, num_warm: int = NUM_WARM) -> list[Any]:
@@ -111,6 +112,7 @@ def measure(code, wait: stragglers.WaitingRule, delay, steps: int) -> dict[str, 
         code,
         np.ones((code.num_parts, 1), np.float32),
         wait=wait,
+        timeouts=TIMEOUTS,
         faults=jaxwgc.distributed.Faults(delay=delay),
     ) as cluster:
         params = jnp.zeros(1)

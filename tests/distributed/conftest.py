@@ -28,6 +28,14 @@ def handler_of_sigterm():
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as Python has it, which pytest-xdist switches off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def one_ray():
     """Clusters that open in the meantime use it; it ends with the last of its users."""

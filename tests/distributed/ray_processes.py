@@ -6,10 +6,13 @@ import time
 
 import psutil
 
+# Seconds after which a test fails that waits for an event: long on any machine.
+LONGEST_WAIT = 300
+
 
 def repeat_until(is_done, act=lambda: None):
     """Acts until something is so, for minutes if the machine is busy."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + LONGEST_WAIT
     while not is_done():
         assert time.monotonic() < end
         act()
@@ -40,8 +43,8 @@ def end_all(processes):
 
 
 def stay_alive(processes):
-    """Names of those that are still there after a minute."""
-    _, alive = psutil.wait_procs(processes, timeout=60)
+    """Names of those that are still there after minutes."""
+    _, alive = psutil.wait_procs(processes, timeout=LONGEST_WAIT)
     return [
         process.name()
         for process in alive

@@ -1,5 +1,7 @@
 """Simulated workers for tests of round engines: no Ray, no clock, no threads."""
 
+import types
+
 import jax
 import numpy as np
 
@@ -19,12 +21,16 @@ GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.flo
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
 decodes = _cluster._decodes_of(CODE, CODE.choose_decoder(), 1e-3)
 NUM_WORKERS, NUM_STRAGGLERS = 5, 3
-MESSAGES = Layout(
-    held=[np.array([worker]) for worker in range(NUM_WORKERS)],
-    num_parts=NUM_WORKERS,
-    shape=(NUM_WORKERS, LENGTH),
-    dtype=np.dtype(np.float32),
-)
+
+
+def message_layout(num_workers):
+    """One part and one message per worker."""
+    return Layout(
+        held=[np.array([worker]) for worker in range(num_workers)],
+        num_parts=num_workers,
+        shape=(num_workers, LENGTH),
+        dtype=np.dtype(np.float32),
+    )
 
 
 def until_decodable(decodes):
@@ -39,6 +45,12 @@ def message_fleet(ends=None, **timeouts):
     """Any two of five messages decode."""
     rules = Rules(ends or until_decodable(enough), enough, False, NUM_STRAGGLERS)
     return Fleet(NUM_WORKERS, Timeouts(**timeouts), rules)
+
+
+def single_fleet(**timeouts):
+    """One worker, whose message is needed."""
+    rules = Rules(until_decodable(np.all), np.all, False, num_stragglers=0)
+    return Fleet(1, Timeouts(**timeouts), rules)
 
 
 def request_fleet(**timeouts):
@@ -99,8 +111,14 @@ class World:
             given = PLAN, step, self.now, memory
             self.engine = RequestRound(self.fleet, *given)
         else:
-            given = MESSAGES, step, self.now, memory, owner
-            self.engine = MessageRound(self.fleet, *given)
+            self.engine = MessageRound(
+                self.fleet,
+                message_layout(num_workers),
+                step,
+                self.now,
+                memory,
+                owner,
+            )
         self.perform(self.fleet.actions())
 
     def perform(self, actions):
@@ -205,3 +223,52 @@ class World:
             if self.engine.result is not None:
                 return self.engine.result
         raise AssertionError("the round does not end")
+
+
+class SimulatedRay:
+    """Ray with a clock, and one actor, which starts at once.
+
+    Args:
+      away: Seconds for which the coordinator is away after each call.
+      travelled: Seconds that calls travel, and responses.
+      worked: Seconds that the worker takes.
+    """
+
+    def __init__(self, away=0, travelled=0, worked=0):
+        self.now, self.due, self.results = 0, [], []
+        self.away, self.travelled, self.worked = away, travelled, worked
+        self.start = types.SimpleNamespace(remote=self._start)
+        self.compute = types.SimpleNamespace(remote=self._compute)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def _start(self):
+        return self._call(_events.Ready(0, None, "", ""))
+
+    def _compute(self, *arguments):
+        message = np.zeros((1, LENGTH), np.float32)
+        return self._call(Answer(message, np.zeros(1), None, self.worked))
+
+    def _call(self, result):
+        self.due.append(self.now + 2 * self.travelled + self.worked)
+        self.results.append(result)
+        self.now += self.away
+        return len(self.due) - 1
+
+    def wait(self, tasks, num_returns=1, timeout=0.0):
+        if timeout:
+            self.now = max(self.now, min(self.due[task] for task in tasks))
+        return [task for task in tasks if self.due[task] <= self.now], []
+
+    def get(self, task, timeout):
+        return self.results[task]
+
+    def is_initialized(self):
+        return True
+
+    def get_runtime_context(self):
+        return types.SimpleNamespace(get_node_id=lambda: "elsewhere")

@@ -20,14 +20,15 @@ class RoundMachine(RuleBasedStateMachine):
     """Rounds of a world in which anything happens, in any order."""
 
     on_request, num_workers = False, simulated.NUM_WORKERS
+    make_fleet = staticmethod(simulated.message_fleet)
 
     def __init__(self):
         super().__init__()
-        fleet = simulated.message_fleet()
-        if self.on_request:
-            fleet = simulated.request_fleet()
-        self.world = simulated.World(fleet, self.on_request)
+        self.world = simulated.World(self.make_fleet(), self.on_request)
         self.step, self.owner = -1, object()
+        # Time of the first loss of each worker since its last good response.
+        self.lost_at = [None] * self.num_workers
+        self.num_losses = np.zeros(self.num_workers, int)
         self.next_round()
 
     def next_round(self):
@@ -84,9 +85,40 @@ class RoundMachine(RuleBasedStateMachine):
 
     @invariant()
     def rounds_are_right(self):
+        self.note_losses()
         while (found := self.world.engine.result) is not None:
             self.check(found)
+            self.check_waited_for_replacements()
             self.next_round()
+
+    def note_losses(self):
+        num_losses = self.world.fleet.num_losses()
+        for slot in self.world.fleet.slots:
+            worker = slot.index
+            if not slot.trouble:
+                self.lost_at[worker] = None
+            elif num_losses[worker] > self.num_losses[worker]:
+                if self.lost_at[worker] is None:
+                    self.lost_at[worker] = self.world.now
+        self.num_losses = num_losses
+
+    def check_waited_for_replacements(self):
+        """An undecodable round has waited `timeouts.replacement` seconds from a loss.
+
+        A lost worker that has come back, and has sent NaN, is not waited for.
+        """
+        fleet, engine = self.world.fleet, self.world.engine
+        mask, decided_at = engine.result.received, self.world.now
+        if self.on_request:
+            # Workers may be lost while the round waits for sums.
+            mask, decided_at = engine._mask.ravel(), engine._asked_at
+        if fleet.rules.decodes(mask):
+            return
+        for slot in fleet.slots:
+            lost_at = self.lost_at[slot.index]
+            if slot.state != "idle" and lost_at is not None and lost_at <= decided_at:
+                away = decided_at - lost_at
+                assert away >= fleet.timeouts.replacement, engine.result.reason
 
     def check(self, found):
         engine = self.world.engine
@@ -102,7 +134,7 @@ class RoundMachine(RuleBasedStateMachine):
                 found.losses[known], np.arange(1.0, 9.0)[known]
             )
             return
-        expected = np.arange(1.0, 6.0) + 10 * engine.number
+        expected = np.arange(1.0, 1 + self.num_workers) + 10 * engine.number
         for worker, message in enumerate(found.messages):
             if found.received[worker]:
                 assert (message == expected[worker]).all()
@@ -122,7 +154,16 @@ class RequestRoundMachine(RoundMachine):
     """Rounds on request."""
 
     on_request, num_workers = True, 4
+    make_fleet = staticmethod(simulated.request_fleet)
+
+
+class SingleWorkerMachine(RoundMachine):
+    """Rounds of one worker, which is needed."""
+
+    num_workers = 1
+    make_fleet = staticmethod(simulated.single_fleet)
 
 
 TestMessageRound = RoundMachine.TestCase
+TestSingleWorker = SingleWorkerMachine.TestCase
 TestRequestRound = RequestRoundMachine.TestCase

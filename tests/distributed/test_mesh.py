@@ -174,7 +174,7 @@ def test_training_over_two_processes():
     try:
         # One that fails would leave the other one waiting.
         for process, expected in zip(processes, LOADED, strict=True):
-            printed = printed_by(process, timeout=120)
+            printed = printed_by(process, timeout=300)
             assert [line for line in printed.splitlines() if "done" in line] == [
                 expected
             ]

@@ -10,7 +10,13 @@ from jaxwgc.distributed.ray._events import Lost, Replace, Response
 from jaxwgc.distributed.ray._fleet import filled, mark_lost
 from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._rounds import StartUp, Verdict
-from tests.distributed.simulated import Verifier, World, is_call, message_fleet
+from tests.distributed.simulated import (
+    Verifier,
+    World,
+    is_call,
+    message_fleet,
+    single_fleet,
+)
 
 
 def by_worker(*seconds):
@@ -191,3 +197,49 @@ def test_rows_of_the_trace():
     rows = [np.array([parts]) for parts in ([nan, nan], [1.0, nan], [nan, nan])]
     mark_lost(rows, 0)
     np.testing.assert_array_equal(rows, [[[nan, nan]], [[1, nan]], [[inf, inf]]])
+
+
+def test_undecodable_rounds_say_how_long_and_why_they_waited():
+    """A lost worker is away for too long; all have responded; the rule ends it."""
+    world = World(single_fleet(replacement=8.0))
+    world.begin(0)
+    world.lose(0, "its process died")
+    assert world.engine.result is None
+    world.poll(7.9)
+    assert world.engine.result is None
+    world.poll(0.2)
+    assert world.fleet.why_undecodable(world.engine.result) == (
+        "no worker responded; missing: worker 0 (its process died); the round ended "
+        "after 8.1 s: a lost worker has been away for 8.1 s; timeouts.replacement is 8"
+    )
+    world = World(single_fleet())
+    world.begin(0)
+    world.respond(0, is_finite=False)
+    why = world.fleet.why_undecodable(world.engine.result)
+    assert why.endswith("after 0 s: all workers have responded or are excluded")
+    world = World(message_fleet(ends=lambda times: 2.5))
+    found = world.run(by_worker(3, 3, 3, 3, 3))
+    why = world.fleet.why_undecodable(found)
+    assert why.endswith("the round ended after 2.5 s: the waiting rule ended it")
+
+
+def test_newest_trouble_is_told(caplog):
+    """A worker dies, and its replacement sends NaN, which is said once."""
+    world = World(single_fleet())
+    world.begin(0)
+    error = ArithmeticError("as told")
+    world.lose(0, "ArithmeticError: as told", error)
+    world.poll()
+    world.respond(0)
+    world.respond(0, is_finite=False)
+    why = "no worker responded; missing: worker 0 (its message is not finite); "
+    assert world.fleet.why_undecodable(world.engine.result).startswith(why)
+    assert world.fleet.slots[0].error is None
+    world.begin(1)
+    world.respond(0, is_finite=False)
+    assert world.engine.result.received.tolist() == [False]
+    troubles = [text.split(": ", 1)[1] for text in caplog.messages]
+    assert troubles == [
+        "ArithmeticError: as told; 0 of 0 spare workers left",
+        "its message is not finite; 0 of 0 spare workers left",
+    ]

@@ -1,6 +1,8 @@
 """What a `RayCluster` refuses, and its pieces, without any worker."""
 
+import contextlib
 import gc
+import signal
 import sys
 import types
 
@@ -43,6 +45,22 @@ def test_loss_is_tried_before_ray_starts(monkeypatch):
     monkeypatch.setattr(_cluster, "session", None)
     with simple_cluster(loss=lambda params, part: part @ params["w"]) as cluster:
         with pytest.raises(TypeError, match=r"a scalar; got an array of \(12,\)"):
+            cluster.compute(PARAMS)
+
+
+def test_interrupt_that_is_lost_in_the_start_of_ray_ends_it(monkeypatch, interruptible):
+    """Python drops it if it comes in a callback of a fork; no worker is started."""
+
+    @contextlib.contextmanager
+    def session(address):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        yield
+
+    monkeypatch.setattr(_cluster, "session", session)
+    monkeypatch.setattr(_cluster, "check_resources", None)
+    with simple_cluster() as cluster:
+        with pytest.raises(KeyboardInterrupt):
             cluster.compute(PARAMS)
 
 
@@ -171,7 +189,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
     worker.compute(order, 0, taken, 0)
     with worker._changed:
         reports = worker._step.reports
-        assert worker._changed.wait_for(lambda: len(reports) == 2, 60)
+        assert worker._changed.wait_for(lambda: len(reports) == 2, 300)
     sleep(5)
     report = worker.compute(order, 1, taken, 1)[0]
     assert (report.number, report.turn, report.seconds) == (0, 1, 0.125)

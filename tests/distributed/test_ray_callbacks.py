@@ -190,3 +190,12 @@ def test_memory_is_checkpointed(tmp_path):
         params, memory = train(other, 6, (), tmp_path)
         np.testing.assert_array_equal(params, whole)
         assert memory.known.tolist() == [False] * other.num_workers
+
+
+def test_first_step_is_announced_and_logged(caplog):
+    """The optimizer is compiled in it, which takes seconds."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    seen = []
+    train(3, lambda progress: seen.append([*caplog.messages]))
+    lines = ["compiling the optimizer step", "step 0 is done: loss nan"]
+    assert seen == [lines] * 3

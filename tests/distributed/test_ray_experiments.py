@@ -11,6 +11,8 @@ from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed import Timeouts, Verification
 
+# No verdict depends on how long a process takes to start or to respond.
+PATIENT = Timeouts(answer=60.0, replacement=300.0)
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
@@ -19,6 +21,7 @@ def test_chaos_in_short(monkeypatch):
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)
     monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 60.0)
+    monkeypatch.setattr(chaos, "REPLACEMENT_SECONDS", 300.0)
     records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.1, seed=0))
     assert len(records) == 8
     assert sum(record["signals"] for record in records) == 2
@@ -33,7 +36,7 @@ def test_wrong_workers_in_short(monkeypatch):
     handling = {
         "code": codes.fractional_repetition(2, num_stragglers=1),
         "verification": Verification("arbitrate"),
-        "timeouts": Timeouts(answer=60.0),
+        "timeouts": PATIENT,
     }
     own = wrong_workers.train(handling, steps=10, seed=0)
     assert own["flipped"] == own["named"] > 0
@@ -60,6 +63,7 @@ def test_experiment_in_short(monkeypatch):
     names = list(cluster_experiment.entries())
     monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 1)
     monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
+    monkeypatch.setattr(cluster_experiment, "REPLACEMENT_SECONDS", 300.0)
     entry = cluster_experiment.Entry(codes.uncoded(1), stragglers.fastest(1))
     own = cluster_experiment.measure(entry, 1, 3, 0)
     assert set(own) == set(cluster_experiment.SCENARIOS)
@@ -77,6 +81,7 @@ def test_loads_by_speed_in_short(monkeypatch):
     """In the plan, all end together; no step of the one worker is shorter than that."""
     monkeypatch.setattr(steps, "SPEEDS", np.array([40.0, 20.0]))
     monkeypatch.setattr(steps, "SPEED_PARTS", 6)
+    monkeypatch.setattr(steps, "TIMEOUTS", PATIENT)
     entries = steps.entries()
     code = entries["2 copies, by speed"]
     np.testing.assert_array_equal(code.parts_per_worker, [6, 6])

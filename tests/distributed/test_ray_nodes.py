@@ -13,7 +13,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.distributed import RayCluster
+from jaxwgc.distributed import RayCluster, Timeouts
 from jaxwgc.distributed.ray import _session, _worker
 from tests.distributed import ray_processes, ray_tasks
 
@@ -39,7 +39,7 @@ def nodes():
         patch.setenv("RAY_TMPDIR", folder)
         os.mkdir(f"{folder}/ray")
         # A busy machine takes long to answer the question whether Ray is there.
-        patch.setattr(_session, "_SECONDS_TO_CONNECT", 60)
+        patch.setattr(_session, "_SECONDS_TO_CONNECT", 300)
         common |= {"include_log_monitor": False}
         # A lost node is noticed after five checks, 3 seconds apart by default.
         head = {**common, "include_dashboard": False, "temp_dir": folder}
@@ -73,6 +73,8 @@ def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
     options = {
         "decoding": DecodingOptions(undecodable="raise"),
         "actor_options": {"num_cpus": 0.5},
+        # No worker is lost because the machine is busy.
+        "timeouts": Timeouts(answer=60.0, replacement=300.0),
     }
     with make_cluster(address=nodes.address, **options) as cluster:
         with caplog.at_level("INFO", "jaxwgc.distributed"):

@@ -14,14 +14,6 @@ ray = pytest.importorskip("ray")
 # In the process of the tests of workers, whose Ray changes handlers of signals too.
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C as Python has it, which pytest-xdist switches off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_ray_that_would_listen_elsewhere_is_not_started(monkeypatch):
     """Since it was imported before, without the variable."""
     util = types.SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")

@@ -23,6 +23,7 @@ import pytest
 from jaxwgc import codes, coding, stragglers, studies
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
+from jaxwgc.distributed.ray._fleet import ResponseLimit
 from tests.distributed import ray_coordinator, ray_processes, ray_tasks
 
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -51,7 +52,7 @@ def cluster(one_ray, tmp_path_factory):
         "wait": stragglers.until_decodable(CODE),
         "decoding": DecodingOptions(undecodable="raise"),
         "verification": Verification(audit=0.9),
-        "timeouts": Timeouts(answer=3.0),
+        "timeouts": Timeouts(answer=3.0, replacement=300.0),
         "faults": ray_tasks.faults(tmp_path_factory.mktemp("faults"), seconds=0.005),
     }
     load = PARTS.__getitem__
@@ -131,8 +132,10 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
 
 
-def test_audits_find_a_corrupted_worker(cluster, caplog):
+def test_audits_find_a_corrupted_worker(cluster, caplog, monkeypatch):
     """Worker 1 is, in every round; the other finishes its parts once it is seen."""
+    # It is not replaced before, because the machine is busy.
+    monkeypatch.setattr(cluster._fleet, "limit", ResponseLimit(60.0, 2))
 
     def compute():
         step, round = cluster.step, cluster.compute(PARAMS)
@@ -166,26 +169,30 @@ def digests_of(lines):
             yield int(words[0]), words[1]
 
 
-def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
-    """Of a coordinator that is stopped after five steps; and its process.
-
-    It ends, and so do the processes below it but those with a name that stays.
-    """
+def start_coordinator(folder, num_workers, checkpoint_every, *options):
     program = [sys.executable, "-m", "tests.distributed.ray_coordinator"]
-    coordinator = subprocess.Popen(
-        [*program, folder, str(num_workers), str(checkpoint_every)],
+    return subprocess.Popen(
+        [*program, folder, str(num_workers), str(checkpoint_every), *options],
         stdout=subprocess.PIPE,
         text=True,
         cwd=pathlib.Path(__file__).parents[2],
         start_new_session=True,
     )
+
+
+def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
+    """Of a coordinator that is stopped after five steps; and its process.
+
+    It ends, and so do the processes below it but those with a name that stays.
+    """
+    coordinator = start_coordinator(folder, num_workers, checkpoint_every)
     digests = dict(itertools.islice(digests_of(coordinator.stdout), 5))
     processes = [psutil.Process(coordinator.pid)]
     processes += ray_processes.descendants(coordinator.pid)
     try:
         ending = [own for own in processes if stays not in own.name()]
         stop(coordinator)
-        coordinator.wait(timeout=60)
+        ray_processes.repeat_until(lambda: coordinator.poll() is not None)
         digests |= dict(digests_of(coordinator.stdout))
         assert not ray_processes.stay_alive(ending)
     finally:
@@ -218,6 +225,32 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     assert state.step >= max(more) - 1
     assert ray_coordinator.digest(state) == more[state.step]
     assert jax.random.key_data(state.key).tolist() == [0, 7]
+
+
+@pytest.mark.parametrize("line", ["starting Ray on this machine", "starting 2 workers"])
+def test_interrupt_ends_the_start(tmp_path, line):
+    """Though Python drops some interrupts that come while Ray starts its processes.
+
+    The workers do not become ready.
+    """
+    coordinator = start_coordinator(str(tmp_path / "checkpoints"), 2, 10**6, "held")
+    said = []
+    for text in coordinator.stdout:
+        said.append(text.strip())
+        if said[-1] == line:
+            break
+    processes = [psutil.Process(coordinator.pid)]
+    try:
+        processes += ray_processes.descendants(coordinator.pid)
+        os.killpg(coordinator.pid, signal.SIGINT)
+        ray_processes.repeat_until(lambda: coordinator.poll() is not None)
+        said += map(str.strip, coordinator.stdout)
+        assert not ray_processes.stay_alive(processes)
+    finally:
+        ray_processes.end_all(processes)
+    assert line in said
+    assert not [*digests_of(said)]
+    assert not ray_processes.folders(coordinator.pid)
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):

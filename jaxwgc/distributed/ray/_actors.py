@@ -17,12 +17,21 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._errors import WorkerError, line_of
 from jaxwgc.distributed.ray._fleet import Fleet, log
+from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
-from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, environment
+from jaxwgc.distributed.ray._travel_time import TravelTime
+from jaxwgc.distributed.ray._worker import (
+    PartWorker,
+    Task,
+    Worker,
+    actor_class,
+    environment,
+)
 
 # Timeout in seconds for reading a response that is already on this machine.
 _SECONDS_TO_READ = 10
@@ -66,8 +75,7 @@ class Actors:
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.Event] = collections.deque()
         self._signature: str | None = None
-        # Time at which the last poll found no response, and shortest transport time.
-        self._empty, self._transport = 0.0, np.inf
+        self._travel_time = TravelTime()
         self.order: Any = None
         self.read_seconds = 0.0
 
@@ -77,8 +85,11 @@ class Actors:
             worker = action.worker
             match action:
                 case events.Launch():
-                    actor = self._actors[worker] = self._launch(worker)
-                    self._calls[worker] = [(actor.start.remote(), -1, time.monotonic())]
+                    actor = self._launch(worker)
+                    self._actors[worker] = actor
+                    called = time.monotonic()
+                    task = actor.start.remote()
+                    self._calls[worker] = [(task, -1, called)]
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
@@ -101,9 +112,10 @@ class Actors:
                 time.sleep(seconds)
                 return None
             ray, tasks = find_ray(), list(newest)
+            now = time.monotonic()
             ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
             if was_waiting := not ready:
-                self._empty = time.monotonic()
+                self._travel_time.note_silence(now)
                 ready, _ = ray.wait(tasks, timeout=seconds)
             now = time.monotonic()
             for task in ready:
@@ -164,8 +176,11 @@ class Actors:
         self._deferred.pop(worker, None)
         first = self.order if action.method == "compute" else action.number
         method = getattr(self._actors[worker], action.method)
+        # The clock is read before the call, because the worker may have finished before
+        # this process runs again.
+        called = time.monotonic()
         task = method.remote(first, *action.arguments)
-        calls.append((task, action.call, time.monotonic()))
+        calls.append((task, action.call, called))
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
@@ -180,12 +195,13 @@ class Actors:
         if isinstance(result, events.Ready):
             return self._started(result)
         seconds = now - since
-        if isinstance(result, Answer) and was_waiting:
-            self._transport = min(self._transport, seconds - result.seconds)
-        elif isinstance(result, Answer):
-            # The response time excludes the time in which the driver was busy.
-            own = max(result.seconds + self._transport, self._empty - since)
-            seconds = min(seconds, own)
+        if isinstance(result, Answer):
+            seconds = self._travel_time.response_seconds(
+                called=since,
+                read=now,
+                worker_seconds=result.seconds,
+                was_waiting=was_waiting,
+            )
         return events.Response(worker, call, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.Event:
@@ -204,8 +220,10 @@ class Actors:
         has_died = isinstance(error, exceptions.RayError)
         has_died &= not isinstance(error, exceptions.RayTaskError)
         cause = getattr(error, "cause", None) or error
-        name, lines = type(cause).__name__, str(cause).strip().splitlines()
-        trouble = f"{name}: {lines[0] if lines else ''}"
+        if isinstance(cause, WorkerError):
+            return events.Lost(worker, cause.reason, cause, has_died=False)
+        name = type(cause).__name__
+        trouble = f"{name}: {line_of(str(cause))}"
         if name.startswith("Actor"):
             trouble = f"its process died ({name})"
         return events.Lost(worker, trouble, error, has_died)
@@ -245,6 +263,17 @@ class Driver:
         """
         log.info("starting %d workers", len(self.fleet.slots))
         self._run(StartUp(self.fleet, self._now()))
+        log.info("compiling the decoder")
+        self._compile_decoder()
+
+    def _compile_decoder(self) -> None:
+        """Decodes a round without stragglers, so that the first round is no longer."""
+        if self._plan is None:
+            self.fleet.rules.decodes(np.ones(len(self.fleet.slots), bool))
+        else:
+            mask = np.ones(self._plan.support.shape[:2], bool)
+            self.fleet.rules.decodes(mask.ravel())
+            self._plan.requests(mask)
 
     def run(
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
@@ -255,6 +284,8 @@ class Driver:
         """
         begin = time.monotonic()
         self._away += begin - self._ended
+        # The pause is counted once, even if the round ends with an error below.
+        self._ended = begin
         order = leaves, key, step
         is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
         order = find_ray().put(order) if is_large else pickle.dumps(order)
@@ -298,6 +329,7 @@ class Driver:
         try:
             while engine.result is None:
                 self._check_open()
+                check_interrupt()
                 wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
                 event = self.actors.next_event(float(wait))
                 if event is not None:
@@ -322,7 +354,8 @@ def launcher(
 ) -> Callable[[int], Any]:
     """Returns a function that starts the actor of a worker."""
     ray = find_ray()
-    shared = ray.put(task)
+    # Ray does not unpickle what is referred to from a list: see `Worker.start`.
+    shared = [ray.put(task)]
     if parts is not None:
         parts = [
             ray.put(jax.tree.map(operator.itemgetter(part), parts))
@@ -337,7 +370,8 @@ def launcher(
     kind: type[Worker] = Worker
     if code.messages_per_worker > 1:
         kind, options = PartWorker, {"max_concurrency": 2 * _MAX_CALLS, **options}
-    actor = ray.remote(max_restarts=0, max_task_retries=0)(kind).options(**options)
+    remote = ray.remote(max_restarts=0, max_task_retries=0)
+    actor = remote(actor_class(kind)).options(**options)
 
     def launch(worker: int) -> Any:
         held = layout.held[worker]

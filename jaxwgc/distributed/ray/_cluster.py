@@ -20,6 +20,7 @@ from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._actors import Driver, launcher
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
+from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
 from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
 from jaxwgc.distributed.ray._request_round import RequestPlan
@@ -46,9 +47,11 @@ class RayCluster:
     once; its late response is used in the trace only. Workers' output is shown by the
     coordinator's process.
 
-    The log `jaxwgc.distributed` has one line for the start of the workers, each loss
-    with its reason, and each return. Steps are counted from 0, and separately in
-    `train` and `compute`. `Faults.delay` and the keys of batches use these numbers.
+    The log `jaxwgc.distributed` has one line for each stage of the start, each loss
+    with its reason, and each return. To see it, call `logging.basicConfig()` and
+    `logging.getLogger("jaxwgc.distributed").setLevel("INFO")`. Steps are counted from
+    0, and separately in `train` and `compute`. `Faults.delay` and the keys of batches
+    use these numbers.
 
     With a code of several messages per worker, a round works **on request**: workers
     compute their parts one by one, keep each gradient and report each part in a few
@@ -402,15 +405,18 @@ class RayCluster:
             if self._parts is not None:
                 first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
                 try_loss(self._task, like, first, self.key)
-            self._stack.enter_context(session(self._address))
-            check_resources(self.code.num_workers, self._options)
-            self._driver = self._make_driver(like)
-            try:
-                self._driver.start()
-            except BaseException:
-                self._driver.end()
-                self._driver = None
-                raise
+            # Ctrl-C may come in a fork by which Ray starts its processes.
+            with noticed_interrupts():
+                self._stack.enter_context(session(self._address))
+                check_interrupt()
+                check_resources(self.code.num_workers, self._options)
+                self._driver = self._make_driver(like)
+                try:
+                    self._driver.start()
+                except BaseException:
+                    self._driver.end()
+                    self._driver = None
+                    raise
         if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
             differs = _training.difference(self._params_like, like)
             raise ValueError(

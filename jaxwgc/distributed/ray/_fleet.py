@@ -270,10 +270,11 @@ class Fleet:
     def blame(self, slot: WorkerSlot, trouble: str) -> None:
         """Logs once that a worker's message is not finite.
 
-        The worker stays: another process would compute the same from the same data.
+        The worker stays: another process would compute the same from the same data. The
+        newest trouble replaces an earlier one, such as the death of an earlier process.
         """
-        if not slot.trouble:
-            slot.trouble = trouble
+        if slot.trouble != trouble:
+            slot.trouble, slot.error = trouble, None
             self._log_loss(slot, "lost")
 
     def blame_corrupted(self, corrupted: np.ndarray, now: float) -> None:
@@ -316,24 +317,32 @@ class Fleet:
                 slot.state, slot.since = "starting", now
                 self._actions.append(events.Launch(slot.index))
 
-    def is_hopeless(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> bool:
-        """Returns whether a round need not wait for further messages.
+    def reason_to_stop(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> str:
+        """Returns why a round need not wait for further messages, or an empty string.
 
-        That is so if all workers have responded, are suspected, or are in `given_up`,
-        and either the messages in `mask` decode, or no suspect and no replacement is
-        worth waiting for. A replacement is waited for from the loss of its worker on,
-        which may be rounds ago, for `timeouts.replacement` seconds.
+        A round need not wait if all workers have responded, are suspected, or are in
+        `given_up`, and either the messages in `mask` decode, or no suspect and no
+        replacement is worth waiting for. A replacement is waited for from the loss of
+        its worker on, which may be rounds ago, for `timeouts.replacement` seconds.
         """
-        is_worth_waiting = False
+        is_worth_waiting, longest_away = False, None
         for slot in self.slots:
             if slot.state == "computing" and not given_up[slot.index]:
                 if not slot.is_suspected:
-                    return False
+                    return ""
                 is_worth_waiting = True
             elif slot.state != "idle" and slot.away_since is not None:
                 away = now - slot.away_since
                 is_worth_waiting |= away < self.timeouts.replacement
-        return not is_worth_waiting or self.rules.decodes(mask)
+                longest_away = max(away, longest_away or 0.0)
+        if self.rules.decodes(mask):
+            return "its messages decode, and no other worker is expected soon"
+        if is_worth_waiting:
+            return ""
+        if longest_away is None:
+            return "all workers have responded or are excluded"
+        limit = f"timeouts.replacement is {self.timeouts.replacement:g}"
+        return f"a lost worker has been away for {longest_away:.1f} s; {limit}"
 
     def why_undecodable(self, this_round: Round) -> str:
         """Returns why a round cannot be decoded, with the missing workers."""
@@ -346,7 +355,8 @@ class Fleet:
             if slot.index not in received
         )
         senders = f"only workers {received}" if received else "no worker"
-        return f"{senders} responded; missing: {missing}"
+        end = f"the round ended after {this_round.elapsed:.3g} s: {this_round.reason}"
+        return f"{senders} responded; missing: {missing}; {end}"
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
         """Logs a loss in one line, and the traceback of the worker at level DEBUG."""

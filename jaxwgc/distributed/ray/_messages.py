@@ -78,6 +78,7 @@ class Round(NamedTuple):
       refused: whether the round is rejected: its checks fail without an explanation, or
         too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
+      reason: Why the round ended, in words.
     """
 
     messages: np.ndarray
@@ -92,6 +93,7 @@ class Round(NamedTuple):
     wrong: np.ndarray | None = None
     refused: bool = False
     replaced: int = 0
+    reason: str = ""
 
 
 class Layout(NamedTuple):

@@ -141,8 +141,9 @@ class RequestRound(RoundEngine):
                 self._ends = self._end(self._done)
             self.poll_at = self._ends
             self._mask = self._plan.mask(self._done)
-            is_over, given_up = self._ends <= now, self._replaced | self._is_out
-            if is_over or self._fleet.is_hopeless(self._mask.ravel(), given_up, now):
+            given_up = self._replaced | self._is_out
+            self._reason = self._reason_to_stop(self._mask.ravel(), given_up, now)
+            if self._reason:
                 self.requests = self._plan.requests(self._mask)
                 self._asked_at = self._answered_at = now
         if self.requests is not None:

@@ -68,6 +68,8 @@ class RoundEngine:
         # Time at which the waiting rule ends the round; None if it must be computed
         # again.
         self._ends: float | None = None
+        # Why the round need not wait any longer, in words; empty while it waits.
+        self._reason = ""
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Returns the actions that an event causes."""
@@ -93,6 +95,15 @@ class RoundEngine:
         """Workers that were lost in this round, bool (num_workers,)."""
         return self._fleet.num_losses() > self._losses_before
 
+    def _reason_to_stop(
+        self, mask: np.ndarray, given_up: np.ndarray, now: float
+    ) -> str:
+        """Returns why the round need not wait any longer, or an empty string."""
+        assert self._ends is not None
+        if self._ends <= now:
+            return "the waiting rule ended it"
+        return self._fleet.reason_to_stop(mask, given_up, now)
+
     def _check(self, wire: np.ndarray) -> None:
         """Raises ValueError if a message has another shape, as it is sent."""
         pair = (2,) if np.iscomplexobj(self.messages) else ()
@@ -109,8 +120,18 @@ class RoundEngine:
             for (worker, _), values in self._values.items()
             if wrong is None or not wrong[worker]
         )
-        given = self.messages, received, self.times, now - self._begin, losses, aux
-        self.result = Round(*given, timings={}, wrong=wrong, **others)
+        self.result = Round(
+            messages=self.messages,
+            received=received,
+            times=self.times,
+            elapsed=now - self._begin,
+            losses=losses,
+            aux=aux,
+            timings={},
+            wrong=wrong,
+            reason=self._reason,
+            **others,
+        )
 
 
 class StartUp(RoundEngine):
@@ -123,10 +144,10 @@ class StartUp(RoundEngine):
         if isinstance(event, events.Lost) and (
             not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START
         ):
-            cause = getattr(event.error, "cause", None) or event.error
-            kind = ValueError if isinstance(cause, ValueError) else RuntimeError
             why = f"worker {slot.index} failed to start: {event.trouble}"
-            raise kind(why) from event.error
+            if isinstance(event.error, ValueError):
+                raise ValueError(why) from event.error
+            raise RuntimeError(why) from event.error
         return actions
 
     def _send(self, worker: int, now: float) -> None:
@@ -190,10 +211,10 @@ class MessageRound(RoundEngine):
         if self._ends is None:
             self._ends = self._begin + self._fleet.rules.ends(self.times)
         self.poll_at = self._ends
-        is_over = self._ends <= now
         # A worker that was lost in this round is not waited for again. Its replacement
         # is waited for during `timeouts.replacement`.
-        if is_over or self._fleet.is_hopeless(self.received, self._replaced, now):
+        self._reason = self._reason_to_stop(self.received, self._replaced, now)
+        if self._reason:
             self._finish(now)
 
     def _take(self, event: events.Response, now: float) -> None:

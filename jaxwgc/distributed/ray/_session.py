@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxwgc import _validation
+from jaxwgc.distributed.ray._fleet import log
 
 # Seconds for the health check, most of which the start of its process takes.
 _SECONDS_TO_CONNECT = 10
@@ -93,6 +94,10 @@ session = _Connection().session
 
 
 def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
+    if address is None:
+        log.info("starting Ray on this machine")
+    else:
+        log.info("connecting to Ray at %s", address)
     # `log_to_driver` shows the output of workers in the coordinator's process.
     settings = {"address": address, "log_to_driver": True, "configure_logging": False}
     if address is None:

@@ -2,8 +2,6 @@
 
 import contextlib
 import secrets
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +17,8 @@ from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, begin, call
-from jaxwgc.distributed.ray._fleet import ResponseLimit
+from jaxwgc.distributed.ray._fleet import ResponseLimit, log
+from jaxwgc.distributed.ray._interrupts import noticed_interrupts, uninterrupted
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
 
@@ -48,6 +47,8 @@ def train(
         noticed_interrupts() as check_interrupt,
     ):
         callbacks = begin(callbacks, run, state.step)
+        # Steps of this call, without those before a checkpoint.
+        num_done = 0
         try:
             while state.step < num_steps:
                 check_interrupt()
@@ -55,6 +56,8 @@ def train(
                 received = round.received
                 if round.decoding is not None:
                     received = round.decoding.mask, round.decoding.weights
+                if num_done == 0:
+                    log.info("compiling the optimizer step")
                 given = round.messages, received, round.late, np.float32(round.elapsed)
                 params, after, is_finite, failed = update(*state[:2], *given)
                 loss = float(round.losses.sum())
@@ -66,6 +69,9 @@ def train(
                 # The state is replaced in one assignment, because Ctrl-C may come at
                 # any time.
                 state = TrainingState(params, after, state.key, state.step + 1)
+                if num_done == 0:
+                    log.info("step %d is done: loss %.6g", state.step - 1, loss)
+                num_done += 1
                 progress = Progress(state, round, loss, bool(failed))
                 results = [call(callback, progress) for callback in callbacks]
                 if any(isinstance(own, str) and own == "stop" for own in results):
@@ -211,57 +217,6 @@ def _by_name(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-# Signals that Ctrl-C and schedulers send, and Python's default handlers.
-_ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-
-
-@contextlib.contextmanager
-def _handled_by(handler: Callable[[int, Any], None], numbers: Any) -> Iterator[None]:
-    """Passes signals to `handler` while the block runs, if in the main thread."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {each: signal.signal(each, handler) for each in numbers if is_main}
-    try:
-        yield
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delays Ctrl-C and SIGTERM until the end of a short block."""
-    came: list[int] = []
-    try:
-        with _handled_by(lambda number, _: came.append(number), _ENDING):
-            yield
-    finally:
-        for number in came:
-            signal.raise_signal(number)
-
-
-@contextlib.contextmanager
-def noticed_interrupts() -> Iterator[Callable[[], None]]:
-    """Makes SIGTERM raise SystemExit; yields a function that raises lost interrupts.
-
-    Python drops an error that comes in a callback of the garbage collector, and JAX has
-    such a callback. Handlers of others are left as they are.
-    """
-    came: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        came.append(number)
-        check()
-
-    def check() -> None:
-        if came:
-            is_interrupt = came[0] == signal.SIGINT
-            raise KeyboardInterrupt if is_interrupt else SystemExit(128 + came[0])
-
-    ours = [each for each in _ENDING if signal.getsignal(each) == _ENDING[each]]
-    with _handled_by(end, ours):
-        yield check
 
 
 @contextlib.contextmanager

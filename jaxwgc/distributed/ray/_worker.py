@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _flat_vectors, coding
+from jaxwgc import _flat_vectors, _validation, coding
 from jaxwgc.distributed._placement import check_alike, signature
+from jaxwgc.distributed.ray._errors import WorkerError, reporting
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpack
 from jaxwgc.distributed.ray._session import find_ray
@@ -94,6 +95,10 @@ class Worker:
             # is frozen.
             set_parent_death_signal = 1
             ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if not isinstance(self.task, Task):
+            # The task is unpickled here, so that an error of the user's modules is
+            # reported like others.
+            [self.task] = find_ray().get(self.task)
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
@@ -200,7 +205,10 @@ class Worker:
         parts = []
         for index in self.held.tolist():
             try:
-                parts.append(sent(self.task.load(index)))
+                part = self.task.load(index)
+                kind = "numbers, bools or keys"
+                _validation.check_dtypes(f"part {index}", part, kind)
+                parts.append(sent(part))
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 raise RuntimeError(f"loading part {index} failed: {why}") from error
@@ -375,7 +383,7 @@ class PartWorker(Worker):
         self._changed = threading.Condition()
         self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
         self._num_calls = 0
-        self._error: Exception | None = None
+        self._error: WorkerError | None = None
         threading.Thread(target=self._work, daemon=True).start()
         return wire
 
@@ -401,9 +409,9 @@ class PartWorker(Worker):
                     step.gradients[turn] = gradient
                     self._step.reports.append(report)
                     self._changed.notify_all()
-        except Exception as error:
+        except BaseException as error:
             with self._changed:
-                self._error = error
+                self._error = WorkerError.of(error)
                 self._changed.notify_all()
 
     def _finish(self, step, turn):
@@ -424,6 +432,15 @@ class PartWorker(Worker):
         values, gradient = self._value_and_grad(leaves, part, index, key, step)
         message = _flat_vectors.ravel(gradient)
         return message, values, jnp.isfinite(message).all()
+
+
+def actor_class(kind: type[Worker]) -> type:
+    """Returns the class of Ray's actors; each method raises only `WorkerError`."""
+    names = ("start", "compute", "report", "answer", "project", "stop")
+    methods = {
+        name: reporting(getattr(kind, name)) for name in names if hasattr(kind, name)
+    }
+    return type(kind.__name__, (kind,), methods)
 
 
 def _add(total, factors, gradients):

@@ -1,0 +1,93 @@
+"""Ctrl-C and SIGTERM: delayed in short blocks, and noticed if Python drops them."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# Signals that Ctrl-C and schedulers send, and Python's default handlers.
+_ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+def _is_main_thread() -> bool:
+    """Returns whether this is the thread in which signals are handled."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], None], numbers: Any) -> Iterator[None]:
+    """Passes signals to `handler` while the block runs, if in the main thread."""
+    is_main = _is_main_thread()
+    before = {each: signal.signal(each, handler) for each in numbers if is_main}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delays Ctrl-C and SIGTERM until the end of a short block."""
+    came: list[int] = []
+    try:
+        with _handled_by(lambda number, _: came.append(number), _ENDING):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+class _Noticed:
+    """Signals that have come since the outermost block of `noticed_interrupts` began.
+
+    Attributes:
+      came: Numbers of the signals.
+      num_blocks: Number of blocks that are open, one in another.
+    """
+
+    def __init__(self):
+        self.came: list[int] = []
+        self.num_blocks = 0
+
+
+_noticed = _Noticed()
+
+
+@contextlib.contextmanager
+def noticed_interrupts() -> Iterator[Callable[[], None]]:
+    """Makes SIGTERM raise SystemExit; yields `check_interrupt`.
+
+    Handlers of others are left as they are. In other threads than the main thread,
+    which handles signals, it has no effect.
+    """
+
+    def end(number: int, _: Any) -> None:
+        _noticed.came.append(number)
+        check_interrupt()
+
+    if not _is_main_thread():
+        yield check_interrupt
+        return
+    ours = [each for each in _ENDING if signal.getsignal(each) == _ENDING[each]]
+    with _handled_by(end, ours):
+        _noticed.num_blocks += 1
+        try:
+            yield check_interrupt
+        finally:
+            _noticed.num_blocks -= 1
+            if not _noticed.num_blocks:
+                _noticed.came.clear()
+
+
+def check_interrupt() -> None:
+    """Raises KeyboardInterrupt or SystemExit if such an error was lost.
+
+    Python drops an error that comes in a callback of the garbage collector or of a
+    fork. JAX and Ray have such callbacks. Only signals that came in a block of
+    `noticed_interrupts` are known.
+    """
+    if _noticed.came and _is_main_thread():
+        number = _noticed.came[0]
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

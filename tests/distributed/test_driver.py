@@ -1,0 +1,132 @@
+"""The driver of rounds, and the lines that it logs, on a Ray that is simulated."""
+
+import contextlib
+import math
+import signal
+import types
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from jaxwgc.distributed.ray import _actors, _session
+from jaxwgc.distributed.ray._events import Call, Launch
+from jaxwgc.distributed.ray._interrupts import noticed_interrupts
+from tests.distributed.simulated import SimulatedRay, message_layout, single_fleet
+
+DURATION = st.integers(0, 10)
+
+
+@contextlib.contextmanager
+def simulated(**seconds):
+    """Yields a simulated Ray, and its clock is that of the driver."""
+    ray = SimulatedRay(**seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_actors, "find_ray", lambda: ray)
+        patch.setattr(_session, "find_ray", lambda: ray)
+        patch.setattr(_actors, "time", ray)
+        yield ray
+
+
+def make_driver(launch):
+    return _actors.Driver(single_fleet(), message_layout(1), launch, None)
+
+
+@given(st.lists(st.tuples(DURATION, DURATION, DURATION), min_size=1))
+# The worker is done when the coordinator returns, and then nearly done.
+@example([(10, 0, 5), (1, 1, 5)])
+def test_clock_is_read_before_the_call(steps):
+    """A coordinator that loses its processor right after a call."""
+    with simulated() as ray:
+        actors = _actors.Actors(lambda worker: ray, 1, lambda: None)
+        actors.perform([Launch(0)])
+        actors.next_event(math.inf)
+        for number, (away, travelled, worked) in enumerate(steps):
+            ray.away, ray.travelled, ray.worked = away, travelled, worked
+            actors.perform([Call(0, "compute", number)])
+            event = actors.next_event(math.inf)
+            taken = 2 * travelled + worked
+            assert worked <= event.seconds
+            if away < taken:
+                assert event.seconds == taken
+
+
+def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
+    """Otherwise, the clock of the engines would run backwards."""
+    with simulated() as ray:
+        driver = make_driver(lambda worker: ray)
+
+        def fail(actions):
+            raise ArithmeticError("as told")
+
+        monkeypatch.setattr(driver.actors, "perform", fail)
+        for _ in range(2):
+            ray.now += 100
+            with pytest.raises(ArithmeticError):
+                driver.run(0, [np.zeros(2)], None)
+            assert driver._now() == 0
+
+
+def test_start_says_what_it_does(caplog):
+    """Before the workers are there, and before the first round."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    decoded = []
+
+    with simulated() as ray:
+        driver = make_driver(lambda worker: ray)
+
+        def decodes(mask):
+            decoded.append((mask.tolist(), caplog.messages[-1]))
+            return True
+
+        driver.fleet.rules = driver.fleet.rules._replace(decodes=decodes)
+        driver.start()
+        assert driver.run(0, [np.zeros(2)], None).received.all()
+    assert caplog.messages == [
+        "starting 1 workers",
+        "1 of 1 workers are ready: worker 0 on  (node )",
+        "compiling the decoder",
+    ]
+    assert decoded[0] == ([True], "compiling the decoder")
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        (None, "starting Ray on this machine"),
+        ("auto", "connecting to Ray at auto"),
+    ],
+)
+def test_connection_is_announced(caplog, address, line):
+    """Before Ray starts, which takes seconds."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    seen = []
+    ray = types.SimpleNamespace(
+        init=lambda **settings: seen.extend(caplog.messages), shutdown=lambda: None
+    )
+    with contextlib.ExitStack() as stack:
+        _session._connect(ray, address, stack)
+    assert seen == [line]
+
+
+def test_interrupt_that_is_lost_in_the_start_ends_it(interruptible):
+    """Python drops it if it comes in a callback of a fork, as Ray does for a start."""
+    num_polls = []
+
+    def launch(worker):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return ray
+
+    with simulated() as ray:
+        driver = make_driver(launch)
+        next_event = driver.actors.next_event
+        driver.actors.next_event = lambda seconds: (
+            num_polls.append(seconds) or next_event(seconds)
+        )
+        with noticed_interrupts():
+            with pytest.raises(KeyboardInterrupt):
+                driver.start()
+    # The first poll comes before the worker is launched.
+    assert len(num_polls) == 1
