@@ -193,9 +193,7 @@ def _time_names(names: Sequence[str], waits: bool) -> Sequence[str]:
     """Returns the known names of times or, if a column has one, of waits."""
     if not waits:
         return _TIME_NAMES
-    plain_names = [_plain(name) for name in names]
-    has_waits = any("wait" in name.split("_") for name in plain_names)
-    has_waits = has_waits or any(name in _WAIT_NAMES for name in plain_names)
+    has_waits = any("wait" in _plain(name) for name in names)
     return _WAIT_NAMES if has_waits else ("seconds", "time", "duration")
 
 

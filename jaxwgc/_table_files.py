@@ -144,6 +144,8 @@ def _read_json_lines(path: Path, options: FileOptions) -> Trace:
     frame.columns = [str(name) for name in frame.columns]
     form = form_of(list(frame.columns), options.columns, options.waits)
     columns = {place: frame.iloc[:, place] for place in range(frame.shape[1])}
+    if isinstance(rows[0], list):
+        _check_is_no_step(columns[0].to_numpy())
     worker_times = times_of(columns, form, options.skip_bad_rows)
     return _trace(worker_times, num_bad_lines)
 

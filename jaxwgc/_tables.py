@@ -98,6 +98,9 @@ def times_of(
     is_bad = np.zeros(len(columns[form.places[0]]), bool)
     for place in form.numeric:
         is_bad |= _bad_cells(columns[place], skip_bad_rows)
+    steps = _numbered_steps(columns, form) if isinstance(form, WideForm) else None
+    if steps is not None:
+        is_bad |= _bad_cells(steps, skip_bad_rows)
     if isinstance(form, LongForm):
         is_bad |= _unnamed_rows(
             workers=columns[form.worker],
@@ -130,31 +133,32 @@ def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
         names = listed(form.skipped)
         notes.append(f"skipped columns that are not known to be workers: {names}")
     steps = columns[form.times[0]].index.to_numpy()
-    if form.step is not None:
-        step_column = columns[form.step]
-        if _has_a_number(step_column):
-            _bad_cells(step_column, skip_bad_rows=False)
-            steps = _as_float(step_column)
-        else:
-            notes.append(f"skipped the column {step_column.name!r}: it has no numbers")
-    if form.step is not None and steps.dtype.kind == "f":
+    step_column = _numbered_steps(columns, form)
+    if step_column is not None:
+        steps = _as_float(step_column)
         if len(np.unique(steps)) == len(steps):
             order = np.argsort(steps)
             times = times[order]
             steps = steps[order]
         else:
             notes.append(
-                f"steps of the column {columns[form.step].name!r} occur more than "
-                "once: rows keep their order"
+                f"steps of the column {step_column.name!r} occur more than once: rows "
+                "keep their order"
             )
+    elif form.step is not None:
+        name = columns[form.step].name
+        notes.append(f"skipped the column {name!r}: it has no numbers")
     return WorkerTimes(times=times, workers=workers, steps=steps, notes=tuple(notes))
 
 
-def _has_a_number(column: Any) -> bool:
-    """Returns whether a cell of a column is a number."""
+def _numbered_steps(columns: Mapping[int, Any], form: WideForm) -> Any:
+    """Returns the column of steps, or None if there is none, or none with a number."""
+    if form.step is None:
+        return None
+    column = columns[form.step]
     if column.dtype.kind in "iuf":
-        return bool(column.notna().any())
-    return any(_is_number(cell) for cell in column)
+        return column if column.notna().any() else None
+    return column if any(_is_number(cell) for cell in column) else None
 
 
 def _is_number(cell: Any) -> bool:

@@ -111,7 +111,7 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     ("name", "text", "message"),
     [
         ("a.csv", "host0,host1\n1,-2\n1,2\n", "times must be positive"),
-        ("a.csv", "1\n2\n", "times must have at least 2 workers; got 1"),
+        ("a.csv", "1\n2\n", "times must have at least 2 workers; got (2, 1)"),
         ("a.csv", "host0,host1\n1,2\n", "at least 2 rounds; got (1, 2)"),
         ("a.csv", "host0,host1\n,\nnan,\n", "at least one response; got none"),
         ("a.csv", "a,b\n1,2\n", "--workers PATTERN"),

@@ -37,7 +37,8 @@ def empirical(
         Alternatively (rounds, workers, parts), the time of each part: a smaller load
         ends after the first parts, a larger load continues with the first part again.
         Alternatively (loads, rounds, workers), with an entry for each of the loads
-        `measured_at`.
+        `measured_at`. Or a pandas DataFrame with a column per worker, or with the
+        columns step, worker and seconds; workers are then in the order of their names.
       resample: What is drawn. `"rounds"`: whole rounds, which keeps workers that are
         slow together. `"workers"`: for each worker the start of its history, which is
         then followed round by round, and from the last round to the first; this keeps

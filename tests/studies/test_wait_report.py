@@ -192,14 +192,14 @@ def test_times_and_waits_in_data_frames_are_aligned():
         (
             {"waits": [[1], [2]]},
             ValueError,
-            "waits must have at least 2 workers; got 1",
+            r"waits .* at least 2 workers; got \(2, 1\)",
         ),
         ({"waits": np.full((2, 2), np.nan)}, ValueError, "at least one number; got no"),
         ({"waits": [["a", "b"]] * 2}, TypeError, "waits must be real numbers"),
         (
             {"waits": np.ones((3, 2)), "names": ["a"]},
             ValueError,
-            "names must be 2 names; got 1",
+            r"names must have shape .* = \(2,\)",
         ),
         (
             {"times": np.ones((3, 2)), "waits": np.ones((2, 2))},

@@ -431,7 +431,7 @@ def _report(
     if table.ndim == 3:
         table = table.sum(axis=2)
     num_rounds, num_workers = table.shape
-    labels = worker_labels(names, num_workers, argument="times")
+    labels = worker_labels(names, table, argument="times")
     is_finite = np.isfinite(table)
     rounds = np.flatnonzero(is_finite.any(axis=1))
     if not len(rounds):

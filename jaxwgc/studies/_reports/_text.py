@@ -4,21 +4,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxwgc import _validation
+
 
 def worker_labels(
-    names: Sequence[str] | None, num_workers: int, argument: str
+    names: Sequence[str] | None, table: np.ndarray, argument: str
 ) -> np.ndarray:
     """Returns the names of at least 2 workers, str (workers,); 0, 1, ... by default.
 
     Raises:
-      ValueError: If there are fewer than 2 workers, or `names` has another length.
+      ValueError: If a table (rounds, workers) has fewer than 2 workers, or `names` has
+        another length.
     """
+    num_workers = table.shape[1]
     if num_workers < 2:
-        raise ValueError(f"{argument} must have at least 2 workers; got {num_workers}")
+        raise ValueError(f"{argument} must have at least 2 workers; got {table.shape}")
     numbered = range(num_workers) if names is None else names
     labels = np.array([str(name) for name in numbered])
-    if len(labels) != num_workers:
-        raise ValueError(f"names must be {num_workers} names; got {len(labels)}")
+    _validation.check_shape("names", labels, "(num_workers,)", (num_workers,))
     return labels
 
 

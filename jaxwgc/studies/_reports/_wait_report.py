@@ -165,7 +165,7 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     """Returns the report of waiting times (rounds, workers); see `straggler_report`."""
     table = _validation.waiting_times(waits)
     num_rounds, num_workers = table.shape
-    labels = worker_labels(names, num_workers, argument="waits")
+    labels = worker_labels(names, table, argument="waits")
     missing = np.isnan(table).sum(axis=0)
     table = table[~np.isnan(table).all(axis=1)]
     if not len(table):
