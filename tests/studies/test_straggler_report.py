@@ -254,6 +254,20 @@ def test_long_traces_are_sampled():
     assert report.round_time == pytest.approx(times.max(1).mean(), rel=1e-12)
 
 
+@pytest.mark.parametrize("period", [2, 10, 13])
+def test_samples_of_long_traces_do_not_alias(period):
+    """In every tenth of 40,951 rounds, a worker is four times as slow."""
+    times = np.tile(TIMES, (137, 1))[:40_951]
+    times[::period, 2] *= 4
+    report = jaxwgc.straggler_report(times)
+    slowdown = np.median(times[:, 2] / np.sort(times, 1)[:, 4])
+    assert report.slowdown[2] == pytest.approx(slowdown, rel=0.1)
+    others = np.delete(times, 2, axis=1).max(1)
+    is_replaced = np.arange(10) == 2
+    replaced = np.maximum(others, np.sort(times, 1)[:, 4]).mean()
+    assert report.replaced_time(is_replaced) == pytest.approx(replaced, rel=0.1)
+
+
 def test_plot():
     figure = pytest.importorskip("matplotlib.figure")
     times = with_workers(1.5, 4)

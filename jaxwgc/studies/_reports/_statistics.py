@@ -46,8 +46,16 @@ class RoundMeans(NamedTuple):
 
 
 def sampled_rounds(num_rounds: int) -> np.ndarray:
-    """Returns the numbers of at most `NUM_SAMPLED` evenly spread rounds."""
-    return np.linspace(0, num_rounds - 1, min(num_rounds, NUM_SAMPLED)).astype(int)
+    """Returns the numbers of all rounds, or of `NUM_SAMPLED` of them in order.
+
+    One round is drawn from each of as many equal strata, with a fixed seed. Evenly
+    spaced rounds would all be slow, or all fast, if every tenth round is slow.
+    """
+    if num_rounds <= NUM_SAMPLED:
+        return np.arange(num_rounds)
+    edges = np.linspace(0, num_rounds, NUM_SAMPLED + 1).astype(int)
+    offsets = np.random.default_rng(0).random(NUM_SAMPLED)
+    return edges[:-1] + (offsets * np.diff(edges)).astype(int)
 
 
 def round_means(table: np.ndarray) -> RoundMeans:

@@ -60,7 +60,8 @@ class StragglerReport(NamedTuple):
       lost_share: Share of the time of rounds that is lost to stragglers: 1 -
         `median_time` / `round_time`.
       sampled_times: Times in the rounds that medians and tests use, (sampled, workers),
-        NaN for no response: all of up to 4,096 rounds, and otherwise 4,096 of them.
+        NaN for no response: all of up to 4,096 rounds, and otherwise one round of each
+        of 4,096 equal strata.
       sampled_medians: Time of the median worker in these rounds, (sampled,).
     """
 
