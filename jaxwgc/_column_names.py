@@ -16,14 +16,21 @@ _UNITS_PER_SECOND = {
     "sec": 1.0,
     "seconds": 1.0,
     "ms": 1e3,
+    "msec": 1e3,
     "milliseconds": 1e3,
     "us": 1e6,
+    "usec": 1e6,
     "microseconds": 1e6,
     "ns": 1e9,
+    "nsec": 1e9,
     "nanoseconds": 1e9,
 }
+# The micro sign and the Greek letter.
+_MICRO = str.maketrans("\u00b5\u03bc", "uu")
 # Units that are no other word in a name.
-_CLEAR_UNITS = ("ms", "milliseconds", "microseconds", "nanoseconds")
+_CLEAR_UNITS = ("ms", "msec", "milliseconds", "usec", "microseconds", "ns", "nsec")
+# Names of times that may hold waits, if no column names waits.
+_NAMES_OF_ANY_TIME = ("seconds", "time", "duration")
 # A worker in a column name, by number or by a single letter: "host0", "rank-3",
 # "host-a".
 _WORKER_IN_NAME = re.compile(
@@ -168,8 +175,13 @@ def form_of(
         step=step,
         worker=worker,
         seconds=seconds,
-        units_per_second=_units_per_second(names[seconds]),
+        units_per_second=_UNITS_PER_SECOND.get(_last_word(names[seconds]), 1.0),
     )
+
+
+def holds_numbered_worker(name: str) -> bool:
+    """Returns whether a name begins with a numbered worker, such as "host0" or "3"."""
+    return name.isdecimal() or _WORKER_IN_NAME.match(name) is not None
 
 
 def is_worker_name(name: str) -> bool:
@@ -194,7 +206,7 @@ def _time_names(names: Sequence[str], waits: bool) -> Sequence[str]:
     if not waits:
         return _TIME_NAMES
     has_waits = any("wait" in _plain(name) for name in names)
-    return _WAIT_NAMES if has_waits else ("seconds", "time", "duration")
+    return _WAIT_NAMES if has_waits else _NAMES_OF_ANY_TIME
 
 
 def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -245,7 +257,7 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
         raise ValueError(
             f"all times must have one unit; the columns are {listed(matches)}"
         )
-    return _wide_form(names, dict(zip(matches, matches)), units.pop(), step)
+    return wide_form(names, dict(zip(matches, matches)), units.pop(), step)
 
 
 def _numbered(
@@ -273,7 +285,7 @@ def _numbered(
     if len(groups) == 1:
         (((rest, _), workers),) = groups.items()
         _check_are_different(workers)
-        return _wide_form(names, workers, _units_per_second(rest), step)
+        return wide_form(names, workers, _units_per_second(rest), step)
     problem = "no column is known to hold times of workers"
     if groups:
         problem = "several groups of columns may hold times of workers"
@@ -292,11 +304,11 @@ def _check_are_different(workers: dict[str, str]) -> None:
             )
 
 
-def _wide_form(
+def wide_form(
     names: Sequence[str],
     workers: dict[str, str],
-    units_per_second: float,
-    step: str | None,
+    units_per_second: float = 1.0,
+    step: str | None = None,
 ) -> WideForm:
     """Returns the wide form with these workers, by column name, and chosen step."""
     others = [name for name in names if name not in workers]
@@ -320,30 +332,38 @@ def _may_be_time(rest: str, time_names: Sequence[str]) -> bool:
     words = _plain(rest).split("_")
     if words == [""]:
         return True
-    if len(words) == 1 and words[0] in _UNITS_PER_SECOND:
-        return True
-    ends = ["_".join(words[first:]) for first in range(len(words))]
+    if len(words) == 1 and words[0] in _CLEAR_UNITS:
+        # A point begins a domain name.
+        return not rest.startswith(".")
+    if time_names is _NAMES_OF_ANY_TIME:
+        return _names_time(rest, time_names)
     if time_names is not _WAIT_NAMES and "wait" in words:
         return False
+    ends = ["_".join(words[first:]) for first in range(len(words))]
     return any(_names_time(end, time_names) for end in ends)
 
 
 def _plain(name: str) -> str:
     """Returns a name in lower case, with underscores between its words."""
-    words = re.findall(r"[a-z0-9]+", name.lower().replace("µ", "u"))
+    words = re.findall(r"[a-z0-9]+", name.lower().translate(_MICRO))
     return "_".join(words)
+
+
+def _last_word(name: str) -> str:
+    """Returns the last word of a name, in lower case."""
+    return _plain(name).rpartition("_")[2]
 
 
 def _units_per_second(name: str) -> float:
     """Returns the units per second of times, from the end of a name; 1 if unknown.
 
-    A short unit must stand alone or behind a name of a time: "host.company.us" has no
-    unit.
+    A unit that may be another word must stand behind a name of a time:
+    "host.company.us" has no unit.
     """
     words = _plain(name).split("_")
     known = (*_TIME_NAMES, *_WAIT_NAMES)
     stems = ["_".join(words[first:-1]) for first in range(len(words))]
-    is_named = len(words) == 1 or any(stem in known for stem in stems)
+    is_named = any(stem in known for stem in stems)
     if is_named or words[-1] in _CLEAR_UNITS:
         return _UNITS_PER_SECOND.get(words[-1], 1.0)
     return 1.0

@@ -202,8 +202,8 @@ def _read_text(path: Path, options: FileOptions) -> Trace:
     for place in form.places:
         if isinstance(form, WideForm) or place != form.worker:
             columns[place] = _numbers_as_far_as_possible(columns[place])
-    if not layout.has_header:
-        _check_is_no_step(columns[0].to_numpy())
+    if isinstance(form, WideForm) and all(map(str.isdecimal, form.workers)):
+        _check_is_no_step(columns[form.times[0]].to_numpy())
     worker_times = times_of(columns, form, options.skip_bad_rows)
     return _trace(worker_times, layout.num_bad_lines)
 
@@ -369,12 +369,23 @@ def _read_columns(
         decimal=decimal or ".",
         thousands={None: None, ".": ",", ",": "."}[decimal],
         encoding=_encoding(path),
-        dtype=str if as_text else None,
+        dtype=str if as_text else _text_columns(form),
     )
     if len(frame) != len(layout.line_numbers):
         raise ValueError(f"{path.name} must have a row per line; a cell spans several")
     frame.index = pandas.Index(layout.line_numbers)
     return {place: frame[place].rename(layout.names[place]) for place in form.places}
+
+
+def _text_columns(form: LongForm | WideForm) -> dict[int, type]:
+    """Returns the columns that stay text: a worker may be called "1.10"."""
+    return {form.worker: str} if isinstance(form, LongForm) else {}
+
+
+def _number_groups(form: LongForm | WideForm) -> list[tuple[int, ...]]:
+    """Returns the places of numbers that are written alike: steps, and times."""
+    times = form.times if isinstance(form, WideForm) else (form.seconds,)
+    return [times] if form.step is None else [(form.step,), times]
 
 
 def _marks_are_in_doubt(
@@ -386,7 +397,8 @@ def _marks_are_in_doubt(
     the numbers, all others have three digits behind the point, and cells are not
     separated by commas.
     """
-    for place in form.numeric:
+    groups = _number_groups(form)
+    for place in [place for group in groups for place in group]:
         column = columns[place]
         if column.dtype.kind not in "iufb":
             texts = [cell.strip() for cell in column if isinstance(cell, str)]
@@ -395,13 +407,19 @@ def _marks_are_in_doubt(
                 return True
     if delimiter in (",", None):
         return False
-    floats = [columns[place] for place in form.numeric]
-    floats = [column.dropna() for column in floats if column.dtype.kind == "f"]
+    return any(
+        _points_may_group([columns[place] for place in group]) for group in groups
+    )
+
+
+def _points_may_group(columns: list[Any]) -> bool:
+    """Returns whether points may separate thousands in columns of numbers."""
+    floats = [column.dropna() for column in columns if column.dtype.kind == "f"]
     if not floats:
         return False
     values = np.concatenate([column.to_numpy() for column in floats])
     fractions = values[values % 1 != 0]
-    has_integers = len(fractions) < len(values) or len(floats) < len(form.numeric)
+    has_integers = len(fractions) < len(values) or len(floats) < len(columns)
     thousandths = fractions * 1000
     return bool(
         has_integers
@@ -420,12 +438,20 @@ def _decimal_mark(
       ValueError: If marks may be decimal marks and may separate thousands, or do not
         fit the mark that the user has chosen.
     """
-    cells = [cell.strip() for place in form.numeric for cell in texts[place].dropna()]
-    cells = [cell for cell in cells if _is_number(cell)]
+    groups = [
+        [
+            cell.strip()
+            for place in places
+            for cell in texts[place].dropna()
+            if _is_number(cell.strip()) and cell.strip()[-1].isdecimal()
+        ]
+        for places in _number_groups(form)
+    ]
+    cells = [cell for group in groups for cell in group]
     if chosen is not None:
         pattern = _COMMA_NUMBER if chosen == "," else _POINT_NUMBER
         for cell in cells:
-            if cell[-1].isdecimal() and not pattern.fullmatch(cell):
+            if not pattern.fullmatch(cell):
                 raise ValueError(
                     f"--decimal {chosen} must fit all numbers; got {cell!r}"
                 )
@@ -433,6 +459,13 @@ def _decimal_mark(
     may_be_point = all(map(_POINT_NUMBER.fullmatch, cells))
     may_be_comma = all(map(_COMMA_NUMBER.fullmatch, cells))
     if may_be_point and may_be_comma:
+        *steps, times = groups
+        steps_have_marks = any(
+            not cell.isdecimal() for group in steps for cell in group
+        )
+        if not steps_have_marks and all("." in cell for cell in times):
+            # Numbers in thousands would be among smaller ones without a point.
+            return None
         marked = next(cell for cell in cells if not cell.isdecimal())
         raise ValueError(
             f"the decimal mark must be known; {marked!r} may be a fraction or in "
@@ -463,5 +496,6 @@ def _check_is_no_step(column: np.ndarray) -> None:
     if counts or (len(column) > MIN_INCREASES and np.all(increases > 0)):
         raise ValueError(
             "columns must have names if one of them counts steps; the first column "
-            "increases in each row. Add a first row such as step,host0,host1"
+            "increases in each row. Leave this column out, or add a first row such as "
+            "step,host0,host1"
         )

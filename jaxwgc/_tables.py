@@ -11,9 +11,11 @@ from jaxwgc._column_names import (
     LongForm,
     WideForm,
     form_of,
+    holds_numbered_worker,
     is_step_name,
     is_worker_name,
     listed,
+    wide_form,
 )
 
 # Largest number of entries (step, worker) per row of a table with a row per time.
@@ -21,6 +23,9 @@ from jaxwgc._column_names import (
 _MAX_ENTRIES_PER_ROW = 100
 # Number of increases in a row that are no chance.
 MIN_INCREASES = 8
+# Seconds since 1970 are above this number, and nearly all of them increase.
+_SECONDS_SINCE_1970 = 1e8
+_MOST_INCREASES = 0.9
 
 
 class WorkerTimes(NamedTuple):
@@ -59,7 +64,6 @@ def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
     Raises:
       ValueError: If columns are unknown or ambiguous, or a cell is no number.
     """
-    names = [str(name) for name in frame.columns]
     columns_name = str(frame.columns.name or "")
     index_name = str(frame.index.name or "")
     if is_worker_name(index_name) or (columns_name and is_step_name(columns_name)):
@@ -67,12 +71,14 @@ def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
             f"a table must have steps as rows and workers as columns; got rows "
             f"{index_name!r} and columns {columns_name!r}. Pass table.T"
         )
-    if is_worker_name(columns_name):
-        form = WideForm(times=tuple(range(len(names))), workers=tuple(names))
+    if index_name and is_step_name(index_name):
+        frame = frame.reset_index()
+    names = [str(name) for name in frame.columns]
+    workers = [name for name in names if not is_step_name(name)]
+    if is_worker_name(columns_name) and not any(map(holds_numbered_worker, workers)):
+        form = wide_form(names, dict(zip(workers, workers)))
     else:
         form = form_of(names, waits=waits)
-    if index_name and is_step_name(index_name):
-        frame = frame.sort_index()
     columns = {place: frame.iloc[:, place] for place in range(len(names))}
     worker_times = times_of(columns, form)
     for note in worker_times.notes:
@@ -101,12 +107,10 @@ def times_of(
     steps = _numbered_steps(columns, form) if isinstance(form, WideForm) else None
     if steps is not None:
         is_bad |= _bad_cells(steps, skip_bad_rows)
+        is_bad |= _empty_cells(steps, skip_bad_rows)
     if isinstance(form, LongForm):
-        is_bad |= _unnamed_rows(
-            workers=columns[form.worker],
-            steps=columns[form.step],
-            skip_bad_rows=skip_bad_rows,
-        )
+        is_bad |= _empty_cells(columns[form.worker], skip_bad_rows)
+        is_bad |= _empty_cells(columns[form.step], skip_bad_rows)
     num_bad_rows = int(is_bad.sum())
     if num_bad_rows:
         columns = {place: column[~is_bad] for place, column in columns.items()}
@@ -114,13 +118,12 @@ def times_of(
         worker_times = _pivot(columns, form)
     else:
         worker_times = _in_order(columns, form)
-    notes = list(worker_times.notes)
-    if num_bad_rows:
-        notes.append(f"skipped rows with a cell that is no number: {num_bad_rows}")
     times = worker_times.times
     if form.units_per_second != 1:
         times = times / form.units_per_second
-    _check_are_durations(times)
+    notes = [*worker_times.notes, *_notes_on_clocks(times)]
+    if num_bad_rows:
+        notes.append(f"skipped rows with a cell that is no number: {num_bad_rows}")
     return worker_times._replace(times=times, notes=tuple(notes))
 
 
@@ -135,7 +138,7 @@ def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
     steps = columns[form.times[0]].index.to_numpy()
     step_column = _numbered_steps(columns, form)
     if step_column is not None:
-        steps = _as_float(step_column)
+        steps = _as_steps(step_column)
         if len(np.unique(steps)) == len(steps):
             order = np.argsort(steps)
             times = times[order]
@@ -147,6 +150,12 @@ def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
             )
     elif form.step is not None:
         name = columns[form.step].name
+        cells = [str(cell) for cell in columns[form.step]]
+        if all(holds_numbered_worker(cell) and not cell.isdecimal() for cell in cells):
+            raise ValueError(
+                f"a table must have steps as rows and workers as columns; the column "
+                f"{name!r} holds workers. Transpose the table"
+            )
         notes.append(f"skipped the column {name!r}: it has no numbers")
     return WorkerTimes(times=times, workers=workers, steps=steps, notes=tuple(notes))
 
@@ -166,17 +175,28 @@ def _is_number(cell: Any) -> bool:
     return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
 
 
-def _check_are_durations(times: np.ndarray) -> None:
-    """Raises ValueError if the times of all workers increase in each step."""
-    if len(times) <= MIN_INCREASES:
-        return
+def _notes_on_clocks(times: np.ndarray) -> list[str]:
+    """Returns a note if the times of all workers increase in each step.
+
+    Raises:
+      ValueError: If they are seconds since 1970.
+    """
     increases = np.diff(times, axis=0)
-    is_finite = np.isfinite(increases)
-    if is_finite.any(axis=1).all() and np.all(increases[is_finite] > 0):
+    increases = increases[np.isfinite(increases)]
+    if not len(increases):
+        return []
+    share = np.mean(increases > 0)
+    if share > _MOST_INCREASES and np.nanmin(times) > _SECONDS_SINCE_1970:
         raise ValueError(
-            "times must be durations; these increase in each step, as times of day do. "
-            "Choose a column of durations by --seconds or --workers"
+            "times must be durations; these are seconds since 1970. Choose a column of "
+            "durations by --seconds or --workers"
         )
+    if share == 1 and len(times) > MIN_INCREASES:
+        return [
+            "all times increase in each step: they must be durations, and no times of "
+            "day or since the start"
+        ]
+    return []
 
 
 def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
@@ -196,19 +216,17 @@ def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
     return is_bad
 
 
-def _unnamed_rows(workers: Any, steps: Any, skip_bad_rows: bool) -> np.ndarray:
-    """Returns which rows lack a worker or a step, or raises for the first."""
-    is_blank = workers.map(lambda name: isinstance(name, str) and not name.strip())
-    has_no_worker = (workers.isna() | is_blank.astype(bool)).to_numpy()
-    is_bad = has_no_worker | steps.isna().to_numpy()
-    if is_bad.any() and not skip_bad_rows:
-        first = int(np.argmax(is_bad))
-        column = workers if has_no_worker[first] else steps
+def _empty_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
+    """Returns which cells of steps or workers are empty, or raises for the first."""
+    is_blank = column.map(lambda cell: isinstance(cell, str) and not cell.strip())
+    is_empty = (column.isna() | is_blank.astype(bool)).to_numpy()
+    if is_empty.any() and not skip_bad_rows:
         raise ValueError(
-            f"row {column.index[first]} must have a worker and a step; its column "
-            f"{column.name} is empty. Complete it, or pass --skip-bad-rows"
+            f"row {column.index[int(np.argmax(is_empty))]} must have a worker and a "
+            f"step; its column {column.name} is empty. Complete it, or pass "
+            "--skip-bad-rows"
         )
-    return is_bad
+    return is_empty
 
 
 def _as_float(column: Any) -> np.ndarray:
@@ -216,12 +234,27 @@ def _as_float(column: Any) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
+def _as_steps(column: Any) -> np.ndarray:
+    """Converts a column of steps; integers keep all of their digits."""
+    if column.dtype.kind in "iu" and not column.isna().any():
+        return column.to_numpy(dtype=np.int64)
+    steps = _as_float(column)
+    is_fraction = steps % 1 != 0
+    if is_fraction.any():
+        first = int(np.argmax(is_fraction))
+        raise ValueError(
+            f"row {column.index[first]}, column {column.name} must be a whole number; "
+            f"got {steps[first]:g}. If points separate thousands, pass --decimal ,"
+        )
+    return steps
+
+
 def _pivot(columns: Mapping[int, Any], form: LongForm) -> WorkerTimes:
     """Returns the times of a row per time.
 
     Steps and workers are in order, "host2" before "host10"; gaps are NaN.
     """
-    steps, row_of_time = np.unique(_as_float(columns[form.step]), return_inverse=True)
+    steps, row_of_time = np.unique(_as_steps(columns[form.step]), return_inverse=True)
     codes, labels = columns[form.worker].factorize()
     names = [_worker_name(label) for label in labels]
     workers = sorted(set(names), key=lambda name: (len(name), name))

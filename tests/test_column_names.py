@@ -94,7 +94,7 @@ def test_columns_are_never_guessed_to_be_workers(names):
         ("rank0 rank1 rank_n", "several groups of columns"),
         ("host0 host0", "each column must have its own name; got 'host0' twice"),
         ("rank0 Rank-0 rank1", "'rank0' and 'Rank-0' are of the same worker"),
-        ("host0_ms host1_us", "several groups of columns"),
+        ("host0_ms host1_ns", "several groups of columns"),
         ("host0_time_ms host1_time_us", "several groups of columns"),
     ],
 )
@@ -122,6 +122,17 @@ def test_wide_form_that_is_chosen():
 def test_host_names_are_no_units():
     names = ["gpu0.company.us", "gpu1.company.us"]
     assert form_of(names, ColumnOptions(workers="gpu*")).units_per_second == 1
+    for names in (["host0.us", "host1.us"], ["host0-us", "host1-us"]):
+        with pytest.raises(ValueError, match="no column is known"):
+            form_of(names)
+
+
+@pytest.mark.parametrize(
+    "name", ["latency (\u00b5s)", "latency \u03bcs", "t_us", "lag_usec"]
+)
+def test_units_of_a_chosen_column(name):
+    names = ["step", "rank", name]
+    assert form_of(names, ColumnOptions(seconds=name)).units_per_second == 1e6
 
 
 @pytest.mark.parametrize(
@@ -150,6 +161,9 @@ def test_waits_have_names_of_their_own():
     # The duration of a step is no wait.
     with pytest.raises(ValueError, match="a column of seconds"):
         form_of(["step", "rank", "step_time"], waits=True)
+    with pytest.raises(ValueError, match="no column is known"):
+        form_of(["rank0_step_time", "rank1_step_time"], waits=True)
+    assert form_of(["rank0", "rank1"], waits=True).times == (0, 1)
 
 
 def test_messages_list_some_of_many_columns():

@@ -338,14 +338,84 @@ def test_summary_rows_are_no_steps(tmp_path):
     assert note == "skipped the column '': it has no numbers"
 
 
-@pytest.mark.parametrize("start", [0.0, 1.7e9])
-def test_times_of_day_are_no_durations(start, tmp_path):
-    path = tmp_path / "a.csv"
+def clock_table(start):
+    """Seconds of a clock at the end of each step."""
     rows = [
         f"{step},{rank},{start + step + rank}" for step in range(20) for rank in (0, 1)
     ]
-    path.write_text("step,rank,time\n" + "\n".join(rows))
-    with pytest.raises(ValueError, match="must be durations; these increase in each s"):
+    return "step,rank,time\n" + "\n".join(rows)
+
+
+def test_seconds_since_1970_are_no_durations(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(clock_table(1.7e9))
+    with pytest.raises(
+        ValueError, match="must be durations; these are seconds since 1"
+    ):
+        read_trace(path, FileOptions())
+
+
+def test_times_that_increase_in_each_step_are_told(tmp_path):
+    """They may be those of a clock, or of workers that become slower."""
+    path = tmp_path / "a.csv"
+    path.write_text(clock_table(1.0))
+    (note,) = read_trace(path, FileOptions()).notes
+    assert note.startswith("all times increase in each step: they must be durations")
+
+
+def test_names_of_workers_keep_their_digits(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step,node,seconds\n1,1.1,2\n1,1.10,3\n2,1.1,4\n2,1.10,5\n")
+    trace = read_trace(path, FileOptions())
+    assert trace.workers == ["1.1", "1.10"]
+    np.testing.assert_array_equal(trace.times, [[2, 3], [4, 5]])
+
+
+def test_large_steps_keep_their_digits(tmp_path):
+    path = tmp_path / "a.csv"
+    first = 1_700_000_000_000_000_001
+    path.write_text(f"step,rank0,rank1\n{first + 1},3,4\n{first},1,2\n")
+    trace = read_trace(path, FileOptions())
+    np.testing.assert_array_equal(trace.times, [[1, 2], [3, 4]])
+    assert trace.notes == ()
+
+
+def test_steps_in_thousands(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step;rank0;rank1\n999;0.5;0.6\n1.000;0.7;0.8\n1.001;0.9;1.0\n")
+    with pytest.raises(
+        ValueError, match="row 4, column step must be a whole number; got 1.0"
+    ):
+        read_trace(path, FileOptions())
+    path.write_text('step,rank0,rank1\n"1,000",0.5,0.6\n999,0.7,0.8\n')
+    trace = read_trace(path, FileOptions())
+    np.testing.assert_array_equal(trace.times, [[0.7, 0.8], [0.5, 0.6]])
+
+
+def test_fractions_of_three_digits_are_no_thousands(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step;rank0;rank1\n1;1.234;2.000\n2;1.345;2.100\n")
+    trace = read_trace(path, FileOptions())
+    np.testing.assert_array_equal(trace.times, [[1.234, 2.0], [1.345, 2.1]])
+
+
+def test_rows_without_a_step(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step,rank0,rank1\n1,1,2\n,3,4\n0,5,6\n")
+    with pytest.raises(
+        ValueError, match="row 3 must have a worker and a step; its colu"
+    ):
+        read_trace(path, FileOptions())
+    trace = read_trace(path, FileOptions(skip_bad_rows=True))
+    np.testing.assert_array_equal(trace.times, [[5, 6], [1, 2]])
+
+
+def test_a_transposed_table_is_rejected(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(",0,1,2,3\nhost0,1,2,3,4\nhost1,5,6,7,8\n")
+    with pytest.raises(
+        ValueError, match="the column '' holds workers. Transpose the ta"
+    ):
         read_trace(path, FileOptions())
 
 
@@ -414,6 +484,34 @@ def test_steps_of_a_data_frame_are_in_order():
     for frame in (shuffled, shuffled.set_index("step")):
         table = jaxwgc.stragglers.empirical(frame).table[:, :, -1]
         np.testing.assert_array_equal(table, np.where(np.isnan(TIMES), np.inf, TIMES))
+
+
+def test_a_pivot_with_other_columns():
+    """Its columns are called "rank", also those that hold steps and losses."""
+    pivot = FRAMES["long"].pivot(
+        index="iteration", columns="rank", values="duration_ms"
+    )
+    report = jaxwgc.straggler_report(pivot.reset_index())
+    assert report.names.tolist() == ["2", "9", "10"]
+    with pytest.warns(UserWarning, match="not known to be workers: 'loss'"):
+        report = jaxwgc.straggler_report(pivot.assign(loss=2.0))
+    assert report.names.tolist() == ["2", "9", "10"]
+    named = pivot.rename(columns={2: "a.b", 9: "c.d", 10: "e.f"}).reset_index()
+    report = jaxwgc.straggler_report(named)
+    assert report.names.tolist() == ["a.b", "c.d", "e.f"]
+
+
+def test_an_index_of_steps_that_cannot_be_sorted():
+    frame = FRAMES["wide"].set_axis([4, 5, 4], axis=0).rename_axis("step")
+    with pytest.warns(UserWarning, match="occur more than once: rows keep their order"):
+        table = jaxwgc.stragglers.empirical(frame).table[:, :, -1]
+    np.testing.assert_array_equal(table[0], TIMES[0])
+    frame = frame.set_axis(["0", "10", "1"], axis=0).rename_axis("step")
+    with pytest.warns(
+        UserWarning, match="skipped the column 'step': it has no numbers"
+    ):
+        table = jaxwgc.stragglers.empirical(frame).table[:, :, -1]
+    np.testing.assert_array_equal(table[0], TIMES[0])
 
 
 def test_a_transposed_data_frame_is_rejected():
