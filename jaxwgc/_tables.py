@@ -140,9 +140,10 @@ def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
     if step_column is not None:
         steps = _as_steps(step_column)
         if len(np.unique(steps)) == len(steps):
-            order = np.argsort(steps)
-            times = times[order]
-            steps = steps[order]
+            if np.any(np.diff(steps) < 0):
+                order = np.argsort(steps)
+                times = times[order]
+                steps = steps[order]
         else:
             notes.append(
                 f"steps of the column {step_column.name!r} occur more than once: rows "
@@ -218,8 +219,10 @@ def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
 
 def _empty_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
     """Returns which cells of steps or workers are empty, or raises for the first."""
-    is_blank = column.map(lambda cell: isinstance(cell, str) and not cell.strip())
-    is_empty = (column.isna() | is_blank.astype(bool)).to_numpy()
+    is_empty = column.isna().to_numpy()
+    if column.dtype.kind not in "iuf":
+        is_blank = column.map(lambda cell: isinstance(cell, str) and not cell.strip())
+        is_empty = is_empty | is_blank.to_numpy(dtype=bool)
     if is_empty.any() and not skip_bad_rows:
         raise ValueError(
             f"row {column.index[int(np.argmax(is_empty))]} must have a worker and a "
