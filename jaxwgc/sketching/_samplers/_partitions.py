@@ -182,8 +182,8 @@ def sample_partitions(
       A `PartitionSample` with k, or min(q, K), slots. If fewer than k traced
       probabilities are positive, drawing stops when these parts have been drawn, and
       the remaining slots have count 0. If traced probabilities are negative, NaN,
-      infinite or all zero, all counts are 0. With `num_distinct`, counts saturate at 2³¹ / k, for probabilities
-      that differ by as large a factor.
+      infinite or all zero, all counts are 0. With `num_distinct`, counts saturate at
+      2³¹ / k, for probabilities that differ by as large a factor.
 
     Raises:
       ValueError: If not exactly one of num_distinct and num_draws is given, or it is
@@ -246,8 +246,8 @@ def _check_num_positive(values: np.ndarray, num_distinct: int) -> None:
     if num_positive < num_distinct:
         raise ValueError(
             f"num_distinct must be at most the number of positive probabilities, "
-            f"{num_positive} of {len(values)}; got {num_distinct}: draw fewer parts, or "
-            "give more parts a positive probability"
+            f"{num_positive} of {len(values)}; got {num_distinct}: draw fewer parts, "
+            "or give more parts a positive probability"
         )
 
 
