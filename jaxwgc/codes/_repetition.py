@@ -221,9 +221,14 @@ def replicated(
       Array([1., 1., 1., 1., 1., 1.], dtype=float32)
 
     References:
-      New in this library. With one copy and a deadline, Giladi et al., "DropCompute:
-      simple and more robust distributed synchronous training via compute variance
-      reduction", NeurIPS 2023.
+      Mohammadi Amiri, Gündüz, "Computation scheduling for distributed machine learning
+      with straggling workers", arXiv:1810.09992, where workers send every finished part
+      at once; Ramamoorthy, Meng, Girimaji, "Leveraging partial stragglers within
+      gradient coding", NeurIPS 2024, arXiv:2405.19509, where the order of the parts is
+      optimised for a given assignment. Here, assignment and order are chosen together:
+      the owner and its helpers take the same run of parts from opposite ends. With one
+      copy and a deadline, Giladi et al., "DropCompute: simple and more robust
+      distributed synchronous training via compute variance reduction", NeurIPS 2023.
     """
     num_parts = num_workers if num_parts is None else num_parts
     copies = _validation.check_up_to("copies", copies, num_workers=num_workers)

@@ -80,8 +80,11 @@ def unequal(
     References:
       Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
       in distributed learning", IEEE Journal on Selected Areas in Information Theory,
-      2020, for equal workers; the closed forms and the fill are derived on the page
-      Mathematics.
+      2020, for equal workers; Song, Choi, "Approximate gradient coding for distributed
+      learning with heterogeneous stragglers", arXiv:2510.22539, with closed-form
+      coefficients of unbiased codes for workers of different straggler probabilities.
+      Here, partial gradients may also be correlated, and messages may be rounded. The
+      closed forms and the fill are derived on the page Mathematics.
     """
     probabilities = _validation.probabilities(
         "straggler_probabilities", straggler_probabilities

@@ -148,7 +148,10 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
       Array([15.], dtype=float32)
 
     References:
-      New in this library.
+      Ramamoorthy, Meng, Girimaji, "Leveraging partial stragglers within gradient
+      coding", NeurIPS 2024, arXiv:2405.19509, also combine the parts that a slow worker
+      has finished. Here, any real code with one segment can be used, and its decoder
+      determines the factors.
     """
     request = _validation.as_array("request", request, "real numbers or bools")
     messages = _validation.as_array("messages", messages, "real numbers or bools")
@@ -183,7 +186,7 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       {'w': Array([15.,  2.], dtype=float32)}
 
     References:
-      New in this library.
+      Ramamoorthy, Meng, Girimaji: see `answer_request`.
     """
     _validation.check_dtypes("params", params, "real or complex floats", True)
     kind, length = "real numbers or bools", _flat_vectors.raveled_size(params)

@@ -151,7 +151,10 @@ def allocate_bits(
       >>> code = codes.unequal(probabilities[kept], 4, quantization_variance=variance)
 
     References:
-      New in this library.
+      Song, Choi, "Communication-efficient approximate gradient coding for distributed
+      learning in heterogeneous systems", arXiv:2605.15890, optimise code and bits
+      together, with a near-optimal algorithm for the bits. Here, dynamic programming
+      finds the optimal integers for the bound of `quantization_variance`.
     """
     name = "straggler_probabilities"
     stragglers = _validation.probabilities(name, straggler_probabilities)

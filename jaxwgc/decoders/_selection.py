@@ -136,7 +136,10 @@ class OneCopy(Decoder):
       Array([1., 0., 1., 0.], dtype=float32)
 
     References:
-      New in this library.
+      Ramamoorthy, Meng, Girimaji, "Leveraging partial stragglers within gradient
+      coding", NeurIPS 2024, arXiv:2405.19509, also decodes from the parts that slow
+      workers have finished. Here, each part is taken from a single worker, so that all
+      weights are 0 or 1.
     """
 
     copies: Array

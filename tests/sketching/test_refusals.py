@@ -243,6 +243,14 @@ VALUES = [
     (lambda: sample_parts(num_distinct=1), "exactly one of num_distinct and num_draws"),
     (lambda: three_parts(num_distinct=0), "num_distinct must be at least 1"),
     (lambda: three_parts(num_distinct=4), "num_distinct = 4 and .* = 3"),
+    (
+        lambda: three_parts(probabilities=[0.5, 0.0, 0.5]),
+        "num_distinct must be .* positive probabilities, 2 of 3; got 3: draw fewer",
+    ),
+    (
+        lambda: three_parts(probabilities=np.float32([1.0, 1e-44, 0.5])),
+        "num_distinct must be .* positive probabilities, 2 of 3; got 3: draw fewer",
+    ),
     (lambda: drop_last(sample=SAMPLE._replace(counts=np.ones(1))), "at least 2 slots;"),
     (lambda: factors(rescaling="none"), "rescaling must be one of"),
     (lambda: factors(rescaling="paper"), "num_rows must be given if and only if"),

@@ -1,5 +1,6 @@
 """Plans against closed forms, independent simulation, and what is plainly best."""
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -10,7 +11,8 @@ import pytest
 from scipy import special
 
 import jaxwgc
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, decoders, stragglers
+from jaxwgc.studies import Choice
 
 KEY = jax.random.key(0)
 plan = functools.partial(jaxwgc.plan, key=KEY)
@@ -321,3 +323,42 @@ def test_double_precision(with_x64):
     assert until.step_time.value == pytest.approx(
         expected, abs=4 * until.step_time.standard_error
     )
+
+
+def one_step_of_all(num_workers):
+    """A code that is not exact: its decoder doubles the gradient of all workers."""
+    code = codes.uncoded(num_workers)
+    return dataclasses.replace(code, decoders=(decoders.OneStep(2.0 * num_workers),))
+
+
+def test_an_inexact_code_is_not_exact_under_any_name():
+    code = one_step_of_all(4)
+    assert not Choice("uncoded", code, stragglers.fastest(4)).is_exact
+    assert not Choice("uncoded by speed", code, stragglers.fastest(4)).is_exact
+
+
+def test_an_exact_code_is_exact_under_any_name():
+    assert Choice("mine", codes.uncoded(4), stragglers.fastest(4)).is_exact
+    assert not Choice("mine", codes.uncoded(4), stragglers.fastest(3)).is_exact
+    assert Choice("mine", codes.binary(4, 1), stragglers.fastest(3)).is_exact
+    assert not Choice("mine", codes.binary(4, 1), stragglers.fastest(2)).is_exact
+
+
+def test_the_error_of_a_code_named_uncoded_is_simulated():
+    everyone = stragglers.fastest(4)
+    own = {"uncoded": one_step_of_all(4)}
+    found = plan(EXPONENTIAL, 4, codes=own, waiting=[everyone], num_rounds=40)
+    errors = sorted(choice.decoding_error.value for choice in found.choices)
+    assert errors == [0, pytest.approx(1)]
+    assert [choice.is_baseline for choice in found.choices] == [True, False]
+    assert len(found.by_code) == 2
+
+
+def test_waiting_for_all_is_reported_under_any_name():
+    chosen = [
+        Choice("mine", codes.uncoded(4), stragglers.fastest(4)),
+        Choice("mine", codes.uncoded(4), stragglers.fastest(3)),
+        Choice("mine", codes.binary(4, 1), stragglers.fastest(3)),
+    ]
+    found = plan(EXPONENTIAL, 4, choices=chosen, num_rounds=40)
+    assert "mine, waiting for all 4 workers" in found.answer.replace("\n", " ")

@@ -179,16 +179,16 @@ def sample_partitions(
       num_draws: q, an int of at least 1.
 
     Returns:
-      A `PartitionSample` with k, or min(q, K), slots. If fewer than k probabilities are
-      positive, drawing stops when these parts have been drawn, and the remaining slots
-      have count 0. If traced probabilities are negative, NaN, infinite or all zero, all
-      counts are 0. With `num_distinct`, counts saturate at 2³¹ / k, for probabilities
-      that differ by as large a factor.
+      A `PartitionSample` with k, or min(q, K), slots. If fewer than k traced
+      probabilities are positive, drawing stops when these parts have been drawn, and
+      the remaining slots have count 0. If traced probabilities are negative, NaN,
+      infinite or all zero, all counts are 0. With `num_distinct`, counts saturate at
+      2³¹ / k, for probabilities that differ by as large a factor.
 
     Raises:
       ValueError: If not exactly one of num_distinct and num_draws is given, or it is
         out of range; if probabilities do not have one axis, or (unless traced) are
-        negative, NaN, infinite or all zero.
+        negative, NaN, infinite or all zero, or fewer than num_distinct are positive.
       TypeError: If the key is no PRNG key, or num_distinct or num_draws is not an int.
 
     Note:
@@ -221,6 +221,7 @@ def sample_partitions(
       (`num_distinct`). Its first step, read literally, is k draws (`num_draws`).
     """
     key = _validation.check_key(key)
+    unconverted = probabilities
     probabilities = _checks.nonnegative_vector("probabilities", probabilities)
     is_one = (num_distinct is None) != (num_draws is None)
     given = f"num_distinct = {num_distinct} and num_draws = {num_draws}"
@@ -228,9 +229,26 @@ def sample_partitions(
     if num_distinct is not None:
         limit = {"num_probabilities": len(probabilities)}
         num_distinct = _validation.check_up_to("num_distinct", num_distinct, **limit)
+        host_values = _checks.concrete(unconverted, probabilities.dtype)
+        if host_values is not None:
+            _check_num_positive(host_values, num_distinct)
         return draw_parts(key, probabilities, num_distinct, until_distinct=True)
     num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
     return draw_parts(key, probabilities, num_draws, until_distinct=False)
+
+
+def _check_num_positive(values: np.ndarray, num_distinct: int) -> None:
+    """Checks that enough probabilities are positive after they are normalised."""
+    relative = values / values.max()
+    # Subnormal numbers count as zero, since many JAX operations flush them to zero.
+    is_positive = relative / relative.sum() >= np.finfo(values.dtype).tiny
+    num_positive = np.count_nonzero(is_positive)
+    if num_positive < num_distinct:
+        raise ValueError(
+            f"num_distinct must be at most the number of positive probabilities, "
+            f"{num_positive} of {len(values)}; got {num_distinct}: draw fewer parts, "
+            "or give more parts a positive probability"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("number", "until_distinct"))

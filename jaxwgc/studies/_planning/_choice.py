@@ -11,8 +11,6 @@ from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 from jaxwgc.studies._planning._convergence import StaleDescent, Weights
 
-# Names of the choices without a code: equal work, and work proportional to speeds.
-UNCODED, BY_SPEED = "uncoded", "uncoded by speed"
 CANCELLED, BUSY = "cancelled", "busy"
 
 
@@ -91,6 +89,8 @@ class Choice(NamedTuple):
         two cases without and with stalls.
       rounds: Statistics without and with stalls, from which plans for other goals are
         computed.
+      by_speed: Whether `plan` has made the loads proportional to the speeds of the
+        workers.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Choice(NamedTuple):
     behind: Estimate = _UNKNOWN
     regret: float = math.nan
     rounds: tuple[RoundStatistics, ...] = ()
+    by_speed: bool = False
 
     def model(self, delay: stragglers.DelayModel) -> stragglers.StragglerModel:
         """Returns the straggler model of this choice, for `jaxwgc.coded_aggregate`.
@@ -160,13 +161,30 @@ class Choice(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        """True if the code guarantees that every round that ends decodes."""
-        tolerated = int(np.asarray(self.code.num_stragglers))
-        if not tolerated and self.name not in (UNCODED, BY_SPEED):
-            return False
+        """True if the code guarantees that every round that ends decodes.
+
+        A code with `num_stragglers` above 0 guarantees it for that many stragglers. Any
+        other code is decoded once, with the messages of all workers.
+        """
+        num_stragglers = int(np.asarray(self.code.num_stragglers))
         if isinstance(self.wait, stragglers.fastest):
-            return self.wait.num_required >= self.code.num_workers - tolerated
-        return self.wait.tolerance is not None and self.wait.tolerance <= DECODES
+            num_enough = self.code.num_workers - num_stragglers
+            waits_long_enough = self.wait.num_required >= num_enough
+        else:
+            tolerance = self.wait.tolerance
+            waits_long_enough = tolerance is not None and tolerance <= DECODES
+        if not waits_long_enough or num_stragglers > 0:
+            return waits_long_enough
+        return bool(self.code.decodes(np.ones(self.code.num_messages, bool), DECODES))
+
+    @property
+    def is_baseline(self) -> bool:
+        """True for equal work without a code, waiting for all workers."""
+        loads = np.asarray(self.code.loads)
+        is_plain = not self.is_coded and self.code.messages_per_worker == 1
+        waits_for_all = self.wait == stragglers.fastest(self.code.num_workers)
+        has_equal_loads = bool(np.all(loads == loads[0]))
+        return is_plain and has_equal_loads and waits_for_all and self.is_exact
 
     @property
     def waits_for(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.decoders import Lagrange, OneCopy, OneStep
 from jaxwgc.stragglers import WaitingRule
-from jaxwgc.studies._planning._choice import BUSY, BY_SPEED, CANCELLED, UNCODED, Choice
+from jaxwgc.studies._planning._choice import BUSY, CANCELLED, Choice
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judgement import judge
 from jaxwgc.studies._planning._results import Plan, ranked_choices
@@ -28,8 +28,6 @@ _NUM_GROUPS = 20
 _FEWEST_ROUNDS = 50
 # Default maximum of the replication factor.
 _MOST_COPIES = 4
-# Name of a code, and the code.
-Named: TypeAlias = tuple[str, GradientCode]
 # Shares of the workers to wait for. Rules also wait for all workers, for all but one,
 # and for the number that an exact code needs.
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
@@ -49,6 +47,20 @@ _CHRONIC, _DEVIATIONS = 1.25, 20.0
 # Numbers of parts per worker to try for codes with requests, and maximum number of
 # parts of all workers.
 _PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
+
+
+class Candidate(NamedTuple):
+    """A code to compare, with its displayed name.
+
+    Attributes:
+      name: Name in the table.
+      code: Gradient code.
+      by_speed: Whether the loads are proportional to the speeds of the workers.
+    """
+
+    name: str
+    code: GradientCode
+    by_speed: bool = False
 
 
 def plan(
@@ -198,45 +210,56 @@ def plan(
     stalls = delay.stalls(float(tail))
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
 
-    def draw(each, named):
-        return Drawn.of(each, [code for _, code in named], key, shape, stalls)
+    def draw(each, candidates):
+        own_codes = [candidate.code for candidate in candidates]
+        return Drawn.of(each, own_codes, key, shape, stalls)
 
     chosen = _listed("choices", choices)
-    named = [(UNCODED, uncoded(num_workers))]
+    baseline = uncoded(num_workers)
+    candidates = [Candidate("uncoded", baseline)]
     if chosen is not None:
-        named = _checked_choices(chosen)
+        candidates = _checked_choices(chosen)
     elif codes is not None:
         rule = "be None with codes"
         _validation.require(replications is None, "replications", rule, replications)
-        named += [(str(name), code) for name, code in codes.items()]
+        candidates += [Candidate(str(name), code) for name, code in codes.items()]
     else:
         most, limit = min(num_workers, _MOST_COPIES), {"num_workers": num_workers}
         copies = _listed("replications", replications) or range(1, most + 1)
         for number in copies:
             _validation.check_up_to("replications", number, **limit)
-        named += standard_codes(num_workers, copies, speeds_of(draw(delay, named)))
-    for name, code in named:
+        speeds = speeds_of(draw(delay, candidates))
+        candidates += standard_codes(num_workers, copies, speeds)
+    for name, code, _ in candidates:
         GradientCode.check(code, concrete="rounds are simulated")
         rule, given = f"have num_workers = {num_workers}", code.num_workers
         _validation.require(given == num_workers, f"code {name!r}", rule, given)
-    drawn = [draw(each, named) for each in delays]
+    drawn = [draw(each, candidates) for each in delays]
     if chosen is None:
         chosen = []
-        for name, code in named:
+        for candidate in candidates:
+            code = candidate.code
             if waiting is None:
-                rules = standard_rules(name, drawn[0], code, exact)
+                rules = standard_rules(drawn[0], candidate, exact)
+            elif code is baseline:
+                # Uncoded workers are always also judged with waiting for all.
+                everyone = stragglers.fastest(num_workers)
+                rules = rules_of(drawn[0], code, [everyone, *waiting])
             else:
-                rules = rules_of(name, drawn[0], code, waiting)
+                rules = rules_of(drawn[0], code, waiting)
             # Workers with several messages stop between messages, so that they are
             # cancelled.
             stop = CANCELLED if code.messages_per_worker > 1 else late
-            chosen += [Choice(name, code, rule, stop) for rule in rules]
+            chosen += [
+                Choice(candidate.name, code, rule, stop, by_speed=candidate.by_speed)
+                for rule in rules
+            ]
         if memory and not exact:
             fewer = {stragglers.fastest(count) for count in range(1, num_workers)}
             chosen += [
                 each._replace(memory=True)
                 for each in chosen
-                if each.name == UNCODED and each.wait in fewer
+                if each.code is baseline and each.wait in fewer
             ]
     rounds = zip(*(judge(chosen, each) for each in drawn))
     judged = [choice._replace(rounds=own) for choice, own in zip(chosen, rounds)]
@@ -262,17 +285,19 @@ def _listed(name, values):
 
 
 def _checked_choices(choices):
-    """Checks the choices of another plan, and returns their names and codes."""
+    """Checks the choices of another plan, and returns their codes."""
     for choice in choices:
         _validation.check_instance("choices", choice, Choice)
         several = choice.code.messages_per_worker > 1
         late = (CANCELLED,) if several else (CANCELLED, BUSY)
         _validation.check_choice("late of choices", choice.late, late)
-    return [(choice.name, choice.code) for choice in choices]
+    return [Candidate(each.name, each.code, each.by_speed) for each in choices]
 
 
-def standard_codes(num_workers: int, replications: Any, speeds: Any) -> Iterator[Named]:
-    """Yields the names and codes that a plan compares by default.
+def standard_codes(
+    num_workers: int, replications: Any, speeds: Any
+) -> Iterator[Candidate]:
+    """Yields the codes that a plan compares by default.
 
     They have as many parts as workers, except for codes with requests and codes for
     workers of unequal speeds.
@@ -280,25 +305,27 @@ def standard_codes(num_workers: int, replications: Any, speeds: Any) -> Iterator
     few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
     num_parts = num_workers * max(few, default=1)
     if speeds is not None:
-        yield BY_SPEED, codes.uncoded(num_workers, num_parts, speeds)
+        code = codes.uncoded(num_workers, num_parts, speeds)
+        yield Candidate("uncoded by speed", code, by_speed=True)
         if max(replications) > 1:
             code = codes.replicated(num_workers, num_parts, 2, speeds)
-            yield "replicated by speed", code
+            yield Candidate("replicated by speed", code, by_speed=True)
             placement = codes.proportional_placement(speeds, num_parts, 2)
             code = codes.any_placement(jax.random.key(0), placement, 1)
-            yield "any_placement by speed", code
+            yield Candidate("any_placement by speed", code, by_speed=True)
     for copies in replications:
         if copies == 1:
             continue
-        yield "replicated", codes.replicated(num_workers, num_parts, copies)
+        code = codes.replicated(num_workers, num_parts, copies)
+        yield Candidate("replicated", code)
         if num_workers % copies == 0:
             code = codes.fractional_repetition(num_workers, copies - 1)
-            yield "fractional_repetition", code
+            yield Candidate("fractional_repetition", code)
         else:
-            yield "binary", codes.binary(num_workers, copies - 1)
+            yield Candidate("binary", codes.binary(num_workers, copies - 1))
             # Exact codes that need any n - s responses are equivalent; one is enough.
             code = codes.reed_solomon(num_workers, num_workers, copies)
-            yield "reed_solomon", code
+            yield Candidate("reed_solomon", code)
 
 
 def speeds_of(drawn: Drawn) -> np.ndarray | None:
@@ -318,13 +345,11 @@ def speeds_of(drawn: Drawn) -> np.ndarray | None:
     return 1 / medians if is_chronic else None
 
 
-def standard_rules(name: str, drawn: Drawn, code: GradientCode, exact: bool) -> Rules:
+def standard_rules(drawn: Drawn, candidate: Candidate, exact: bool) -> Rules:
     """Yields the waiting rules that a plan compares by default for a code."""
+    code = candidate.code
     decoder, num_workers = code.choose_decoder(), code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
-    # Approximate rules are left out, since one missing response may lose all parts.
-    only_exact = decoder.is_a(Lagrange) or name in (BY_SPEED, "any_placement by speed")
-    exact = exact or only_exact
     if decoder.is_a(OneCopy):
         yield stragglers.until_decodable(code)
         for share in [] if exact else _SHARES_COVERED:
@@ -332,6 +357,9 @@ def standard_rules(name: str, drawn: Drawn, code: GradientCode, exact: bool) -> 
             if (1 - share) * code.num_parts > 1 - _ROUNDING:
                 yield stragglers.coverage(code, share)
         return
+    # Approximate rules are left out, since one missing response may lose all parts.
+    only_exact = decoder.is_a(Lagrange) or candidate.by_speed
+    exact = exact or only_exact
     is_coded = np.asarray(code.assignment).sum() > code.num_parts
     fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
     fewer = {number for number in {num_workers - 1, *fewer} if 0 < number < enough}
@@ -354,14 +382,9 @@ def standard_rules(name: str, drawn: Drawn, code: GradientCode, exact: bool) -> 
             yield stragglers.deadline(float(seconds))
 
 
-def rules_of(name: str, drawn: Drawn, code: GradientCode, waiting: Any) -> Rules:
-    """Checks the waiting rules passed by the caller, and yields the rules for a code.
-
-    Uncoded workers are always also judged with waiting for all.
-    """
+def rules_of(drawn: Drawn, code: GradientCode, waiting: Any) -> Rules:
+    """Checks waiting rules passed by the caller, and yields the rules for a code."""
     rules: list[Any] = [rule(code) if callable(rule) else rule for rule in waiting]
-    if name == UNCODED:
-        rules.insert(0, stragglers.fastest(code.num_workers))
     for rule in rules:
         hint = ", or a function that returns one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)

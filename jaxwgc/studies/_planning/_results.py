@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc.stragglers import Stalls, fastest
+from jaxwgc.stragglers import Stalls
 from jaxwgc.studies._planning import _convergence
-from jaxwgc.studies._planning._choice import BY_SPEED, UNCODED, Choice, Estimate
+from jaxwgc.studies._planning._choice import Choice, Estimate
 from jaxwgc.studies._planning._convergence import Goal, StaleDescent, Weights
 
 # Maximum number of rows in the table: the best choice per code and replication.
@@ -68,8 +68,7 @@ class Plan(NamedTuple):
         """
         best: dict[Any, Choice] = {}
         for choice in self.choices:
-            kind = choice.name, choice.replication, choice.memory
-            best.setdefault(kind, choice)
+            best.setdefault((id(choice.code), choice.memory), choice)
         return tuple(best.values())
 
     @property
@@ -130,7 +129,8 @@ def _answer(plan):
         yield f"Closest comes {best}: {best.lowest_loss:.2g}, in {steps}."
         return
     everyone = _waiting_for_all(plan)
-    by_speed = next((each for each in plan.choices if each.name == BY_SPEED), None)
+    uncoded = (choice for choice in plan.choices if not choice.is_coded)
+    by_speed = next((choice for choice in uncoded if choice.by_speed), None)
     if by_speed and everyone and math.isfinite(by_speed.step_time.value):
         faster = everyone.step_time.value / by_speed.step_time.value
         loads = " ".join(f"{load:.2g}" for load in np.asarray(by_speed.code.loads))
@@ -181,9 +181,7 @@ def _hidden(plan):
 
 def _waiting_for_all(plan):
     """Returns the baseline choice: uncoded, waiting for all workers."""
-    everyone = UNCODED, fastest(plan.num_workers)
-    found = (each for each in plan.choices if (each.name, each.wait) == everyone)
-    return next(found, None)
+    return next((choice for choice in plan.choices if choice.is_baseline), None)
 
 
 def _table(plan):
