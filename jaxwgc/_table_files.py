@@ -357,7 +357,7 @@ def _read_columns(
     """
     import pandas
 
-    frame = pandas.read_csv(
+    frame: Any = pandas.read_csv(
         path,
         sep=layout.delimiter or r"\s+",
         header=None,
@@ -377,7 +377,7 @@ def _read_columns(
     return {place: frame[place].rename(layout.names[place]) for place in form.places}
 
 
-def _text_columns(form: LongForm | WideForm) -> dict[int, type]:
+def _text_columns(form: LongForm | WideForm) -> Any:
     """Returns the columns that stay text: a worker may be called "1.10"."""
     return {form.worker: str} if isinstance(form, LongForm) else {}
 
@@ -482,7 +482,7 @@ def _numbers_as_far_as_possible(column: Any) -> Any:
 
     if column.dtype.kind in "iufb":
         return column
-    values = pandas.to_numeric(column, errors="coerce")
+    values: Any = pandas.to_numeric(column, errors="coerce")
     is_text = values.isna() & column.notna()
     return values.astype(object).where(~is_text, column) if is_text.any() else values
 
