@@ -175,7 +175,6 @@ class _TextLayout(NamedTuple):
     Attributes:
       delimiter: Delimiter of cells; None for spaces.
       names: Name of each column; "0", "1", ... without a header.
-      has_header: Whether the first line holds names.
       other_lines: Places of lines that hold no times: the header, comments, blank and
         bad lines. Places count from 0.
       line_numbers: Number of each line with times, from 1.
@@ -184,7 +183,6 @@ class _TextLayout(NamedTuple):
 
     delimiter: str | None
     names: list[str]
-    has_header: bool
     other_lines: list[int]
     line_numbers: np.ndarray
     num_bad_lines: int
@@ -253,7 +251,6 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     """
     delimiter = None
     names: list[str] = []
-    has_header = False
     comment = ""
     other_lines = []
     line_numbers = []
@@ -267,13 +264,14 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
             delimiter = _delimiter(line)
             names = _cells(line, delimiter)
             if _is_header(names):
-                has_header = True
                 other_lines.append(place)
                 continue
             # `numpy.savetxt` writes names as a comment.
             commented = _cells(comment, delimiter)
-            has_header = len(commented) == len(names) and _is_header(commented)
-            names = commented if has_header else [str(at) for at in range(len(names))]
+            if len(commented) == len(names) and _is_header(commented):
+                names = commented
+            else:
+                names = [str(at) for at in range(len(names))]
         num_cells = _num_cells(line, delimiter)
         if num_cells == len(names):
             line_numbers.append(place + 1)
@@ -290,7 +288,6 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     return _TextLayout(
         delimiter=delimiter,
         names=names,
-        has_header=has_header,
         other_lines=other_lines,
         line_numbers=np.array(line_numbers),
         num_bad_lines=num_bad_lines,

@@ -5,9 +5,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-# Longest reason, which is one line of the log, and longest text and traceback of an
-# exception, in characters.
-_LONGEST_REASON, _LONGEST_TEXT = 500, 10_000
+# Longest reason in characters: one line of the log.
+_LONGEST_REASON = 500
+# Longest text, and longest traceback, of an exception in characters.
+_LONGEST_TEXT = 10_000
 _TRACEBACK_HEADER = "Traceback (most recent call last):"
 
 

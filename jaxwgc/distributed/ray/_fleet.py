@@ -274,7 +274,8 @@ class Fleet:
         newest trouble replaces an earlier one, such as the death of an earlier process.
         """
         if slot.trouble != trouble:
-            slot.trouble, slot.error = trouble, None
+            slot.trouble = trouble
+            slot.error = None
             self._log_loss(slot, "lost")
 
     def blame_corrupted(self, corrupted: np.ndarray, now: float) -> None:
@@ -325,7 +326,8 @@ class Fleet:
         replacement is worth waiting for. A replacement is waited for from the loss of
         its worker on, which may be rounds ago, for `timeouts.replacement` seconds.
         """
-        is_worth_waiting, longest_away = False, None
+        is_worth_waiting = False
+        longest_away = None
         for slot in self.slots:
             if slot.state == "computing" and not given_up[slot.index]:
                 if not slot.is_suspected:

@@ -122,7 +122,7 @@ def kinds_of(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     high = np.where(place > 0, _at(ordered, count - np.maximum(place, 1)), np.inf)
     change, jump, before, after, autocorrelation = _change(logs)
     is_tested = count >= _LEAST_RESPONSES
-    scale = correlation_scale(autocorrelation[is_tested], len(logs))
+    scale = _correlation_scale(autocorrelation[is_tested], len(logs))
     low = median - scale * (median - low)
     high = median + scale * (high - median)
     error = np.maximum(median - low, 1e-12) / scipy.special.ndtri(0.975)
@@ -202,7 +202,7 @@ def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
     return place, jump, _median(first), _median(second), autocorrelation
 
 
-def correlation_scale(autocorrelation: np.ndarray, num_rounds: int) -> float:
+def _correlation_scale(autocorrelation: np.ndarray, num_rounds: int) -> float:
     """Returns the factor by which correlation of rounds increases standard errors.
 
     It uses the median autocorrelation r of workers. A fitted change lowers r by about

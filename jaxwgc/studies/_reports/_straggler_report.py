@@ -1,6 +1,5 @@
 """Straggler reports: which workers are slow, for how long, and what they cost."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
@@ -15,7 +14,12 @@ from jaxwgc.studies._reports._statistics import (
     round_means,
     sampled_rounds,
 )
-from jaxwgc.studies._reports._text import aligned, worker_labels, workers_named
+from jaxwgc.studies._reports._text import (
+    aligned,
+    for_json,
+    worker_labels,
+    workers_named,
+)
 from jaxwgc.studies._reports._wait_report import WaitReport, wait_report
 
 # Smallest shares of the round time for which advice is given: saved by acting on named
@@ -237,9 +241,7 @@ class StragglerReport(NamedTuple):
         """Returns fields as lists, numbers and None for JSON, without sampled times."""
         fields = self._asdict() | {"advice": self.advice}
         del fields["sampled_times"], fields["sampled_medians"]
-        text = json.dumps(fields, default=np.ndarray.tolist)
-        # JSON has neither NaN nor infinity.
-        return json.loads(text, parse_constant=lambda _: None)
+        return for_json(fields)
 
     def plot(self) -> Any:
         """Draws slowdowns by round and worker, and the time lost per worker.

@@ -1,6 +1,8 @@
-"""Names of workers and tables in the text of reports."""
+"""Reports as text and as JSON: names of workers, tables, fields."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,3 +41,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def for_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields with arrays as lists, and NaN and infinity as None."""
+    text = json.dumps(fields, default=np.ndarray.tolist)
+    # JSON has neither NaN nor infinity.
+    return json.loads(text, parse_constant=lambda _: None)

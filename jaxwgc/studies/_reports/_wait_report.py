@@ -1,6 +1,5 @@
 """Reports of waiting times: the worker that waits least is the slow one."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,12 @@ from jaxwgc.studies._reports._statistics import (
     batch_means,
     sampled_rounds,
 )
-from jaxwgc.studies._reports._text import aligned, worker_labels, workers_named
+from jaxwgc.studies._reports._text import (
+    aligned,
+    for_json,
+    worker_labels,
+    workers_named,
+)
 
 # Maximum number of workers in the printed table.
 _NUM_ROWS = 20
@@ -128,9 +132,7 @@ class WaitReport(NamedTuple):
         """Returns fields as lists, numbers and None for JSON, without sampled waits."""
         fields = self._asdict() | {"advice": self.advice}
         del fields["sampled_waits"]
-        text = json.dumps(fields, default=np.ndarray.tolist)
-        # JSON has neither NaN nor infinity.
-        return json.loads(text, parse_constant=lambda _: None)
+        return for_json(fields)
 
     def plot(self) -> Any:
         """Draws waits by round and worker, and the mean wait of each worker.
