@@ -160,6 +160,7 @@ class DecodingPolicy:
         None if they describe no round, so that it is simulated.
         """
         _validation.check_instance("state", state, CodedAggregateState, ", from init")
+        self._check_code_of(state)
         # optax.chain passes extra arguments to all transformations, so most unknown
         # names are for another transformation.
         misspelt = [name for name in sorted(extra) if _is_misspelt(name)]
@@ -185,6 +186,23 @@ class DecodingPolicy:
             return Round.simulated(code, received)._replace(elapsed=elapsed)
         mask = coding.arrived_messages(code, received, finished)
         return Round(mask, elapsed, late=late)
+
+    def _check_code_of(self, state: CodedAggregateState) -> None:
+        """Raises ValueError if a state does not fit the code."""
+        num_workers = state.received.shape[0]
+        if num_workers != self.code.num_workers:
+            raise ValueError(
+                f"state must be of the code's {self.code.num_workers} workers; got a "
+                f"state of {num_workers} workers. Begin with a new state from init"
+            )
+        if not self.memory:
+            return
+        if not isinstance(state.memory, coding.Memory):
+            raise ValueError(
+                "state must be from init with memory=True; got a state without stored "
+                "messages"
+            )
+        state.memory.check(self.code)
 
     def decode(
         self, this_round: Round, messages: Any, state: CodedAggregateState, key: Any

@@ -1,6 +1,7 @@
 """Gradient codes: assignment of parts to workers, and encoding matrix."""
 
 import dataclasses
+import zlib
 from typing import Any, TypeAlias, cast
 
 import jax
@@ -192,6 +193,21 @@ decoders=[LeastSquares])
     def segment_targets(self) -> Array:
         """Target of aᵀB, (num_segments, num_parts * num_segments)."""
         return segment_target(self.target, self.num_segments)
+
+    @property
+    def checksum(self) -> int | None:
+        """CRC-32 of the encoding matrix and the target, or None if one is traced.
+
+        Stored messages and checkpoints keep it, since messages of one code cannot be
+        decoded by another.
+        """
+        arrays = (self.encoding_matrix, self.target)
+        if _validation.is_traced(arrays):
+            return None
+        checksum = zlib.crc32(str((self.messages_per_worker, self.num_segments)).encode())
+        for array in arrays:
+            checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+        return checksum
 
     def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
         """Returns the code's decoders of a class, in their order."""

@@ -22,11 +22,14 @@ class Memory(NamedTuple):
       known: Whether there is a stored message, bool (num_messages,).
       underway: In simulations the messages that workers are computing, (num_messages,
         length), with the parameters of the round in which they began; () elsewhere.
+      code: Checksum of the code, as the key of a dict without arrays; () if the code is
+        traced.
     """
 
     messages: jax.Array
     known: jax.Array
     underway: Any = ()
+    code: Any = ()
 
     @classmethod
     def empty(cls, code: GradientCode, params: Any, is_simulated: bool) -> "Memory":
@@ -39,7 +42,25 @@ class Memory(NamedTuple):
         sent = jax.eval_shape(functools.partial(encode, code), gradients)
         messages = jnp.zeros(sent.shape, sent.dtype)
         known = jnp.zeros(code.num_messages, bool)
-        return cls(messages, known, messages.copy() if is_simulated else ())
+        return cls(
+            messages=messages,
+            known=known,
+            underway=messages.copy() if is_simulated else (),
+            code=_checksum_key(code),
+        )
+
+    def check(self, code: GradientCode) -> None:
+        """Raises ValueError if the messages were stored with another code.
+
+        Nothing is compared if one of the two codes is traced.
+        """
+        expected = _checksum_key(code)
+        if self.code and expected and self.code != expected:
+            raise ValueError(
+                "state must hold stored messages of the same code; got those of a code "
+                f"with checksum {next(iter(self.code))}, and {code} has checksum "
+                f"{next(iter(expected))}. Begin with a new state from init"
+            )
 
     def after(self, messages: jax.Array, mask: jax.Array) -> "Memory":
         """Returns the memory with the masked messages (num_messages, length) stored."""
@@ -70,3 +91,9 @@ class Memory(NamedTuple):
         weights = of_known.weights / jnp.where(share > 0, share, 1) - decoding.weights
         flat = combine(weights, None, latest.messages, latest.known)
         return _flat_vectors.unravel(flat, params)
+
+
+def _checksum_key(code: GradientCode) -> Any:
+    """Returns the checksum of a code as a pytree without arrays; () if it is traced."""
+    checksum = code.checksum
+    return () if checksum is None else {f"{checksum:08x}": ()}

@@ -1,16 +1,22 @@
 """Late answers remembered, and lost parts made up for."""
 
+import dataclasses
+
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 
 import jaxwgc
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, coding, stragglers
 from tests.oracles import raveled
 from tests.zoo import CODES, gradients_of, like
 
 NEVER = stragglers.uniform(0)
+ENTRIES = st.floats(-4, 4).map(lambda entry: entry or 1.0)
 
 
 def by_hand(code, rounds, late):
@@ -151,3 +157,89 @@ def test_what_is_lost_is_made_up_for(debias):
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(float), expected, rtol=1e-2)
         np.testing.assert_allclose(state.share, weights @ [1, 2, 3, 4] / 30, rtol=1e-5)
+
+
+def _aggregators(code):
+    """Returns both aggregators of a code with memory."""
+    return [
+        jaxwgc.coded_aggregate(code, NEVER, jax.random.key(0), memory=True),
+        jaxwgc.decode_aggregate(code, memory=True),
+    ]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("kind", [0, 1], ids=["coded", "decode"])
+def test_memory_of_another_code_is_rejected(kind, compiled):
+    """Messages of one code mean nothing to another, also with equal shapes."""
+    params = jnp.zeros(2)
+    received = jnp.arange(6) < 3
+    state = _aggregators(codes.fractional_repetition(6, 2))[kind].init(params)
+    update = _aggregators(codes.uncoded(6))[kind].update
+    update = jax.jit(update) if compiled else update
+    with pytest.raises(ValueError, match="state must hold stored messages of the same"):
+        update(jnp.ones((6, 2)), state, params, received=received)
+
+
+@given(data=st.data())
+def test_memory_is_rejected_unless_codes_are_equal(data):
+    """Codes differ if their matrices or their targets do, by however little."""
+    num_workers = data.draw(st.integers(2, 6))
+    matrix = data.draw(arrays(float, (num_workers, num_workers), elements=ENTRIES))
+    place = data.draw(st.integers(0, num_workers**2 - 1))
+    target = data.draw(arrays(float, num_workers, elements=ENTRIES))
+    code = jaxwgc.GradientCode.from_matrix(matrix, target=target)
+    same = jaxwgc.GradientCode.from_matrix(matrix.copy(), target=target.copy())
+    changed = matrix.copy()
+    changed.flat[place] = np.nextafter(changed.flat[place], 9)
+    other_matrix = jaxwgc.GradientCode.from_matrix(changed, target=target)
+    changed = target.copy()
+    changed[0] += 1
+    other_target = jaxwgc.GradientCode.from_matrix(matrix, target=changed)
+    memory = coding.Memory.empty(code, jnp.zeros(2), is_simulated=False)
+    memory.check(same)
+    for other in (other_matrix, other_target):
+        with pytest.raises(ValueError, match="of the same code"):
+            memory.check(other)
+
+
+def test_state_of_another_number_of_workers_is_rejected():
+    """The error names both numbers."""
+    params = jnp.zeros(2)
+    for before, after in zip(
+        _aggregators(codes.uncoded(6)), _aggregators(codes.uncoded(8)), strict=True
+    ):
+        state = before.init(params)
+        received = jnp.ones(8, bool)
+        with pytest.raises(ValueError, match="8 workers; got a state of 6 workers"):
+            after.update(jnp.ones((8, 2)), state, params, received=received)
+
+
+def test_state_without_memory_is_rejected():
+    """The other way round, the messages in the state are just not used."""
+    code = codes.uncoded(3)
+    params = jnp.zeros(2)
+    with_memory = jaxwgc.decode_aggregate(code, memory=True)
+    without = jaxwgc.decode_aggregate(code)
+    round_of = {"received": jnp.ones(3, bool)}
+    with pytest.raises(ValueError, match="from init with memory=True"):
+        with_memory.update(jnp.ones((3, 2)), without.init(params), params, **round_of)
+    gradient, _ = without.update(
+        jnp.ones((3, 2)), with_memory.init(params), params, **round_of
+    )
+    np.testing.assert_array_equal(gradient, [3, 3])
+
+
+def test_memory_of_traced_codes_is_not_compared():
+    """Codes that `jax.vmap` maps over have no checksum."""
+    scales = jnp.array([1.0, 2.0])
+
+    def decoded(scale):
+        code = codes.uncoded(3)
+        code = dataclasses.replace(code, encoding_matrix=scale * jnp.eye(3))
+        aggregate = jaxwgc.decode_aggregate(code, memory=True)
+        state = aggregate.init(jnp.zeros(2))
+        messages = scale * jnp.ones((3, 2))
+        received = jnp.ones(3, bool)
+        return aggregate.update(messages, state, jnp.zeros(2), received=received)[0]
+
+    np.testing.assert_allclose(jax.vmap(decoded)(scales), np.full((2, 2), 3), rtol=1e-5)

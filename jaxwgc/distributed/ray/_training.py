@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,9 +166,8 @@ _SLOWEST = "slowest_response"
 
 def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
     """Returns the arrays that a checkpoint stores, including words of the key."""
-    matrix = np.ascontiguousarray(code.encoding_matrix)
     saved = {"key": jax.random.key_data(state.key), "step": np.asarray(state.step)}
-    saved[_CODE] = np.asarray(zlib.crc32(matrix.tobytes()), np.uint32)
+    saved[_CODE] = np.asarray(code.checksum, np.uint32)
     return state._asdict() | saved
 
 
