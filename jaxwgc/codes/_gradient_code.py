@@ -204,7 +204,9 @@ decoders=[LeastSquares])
         arrays = (self.encoding_matrix, self.target)
         if _validation.is_traced(arrays):
             return None
-        checksum = zlib.crc32(str((self.messages_per_worker, self.num_segments)).encode())
+        checksum = zlib.crc32(
+            str((self.messages_per_worker, self.num_segments)).encode()
+        )
         for array in arrays:
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
         return checksum

@@ -1,6 +1,7 @@
 """Exceptions of workers as text, which every process can read."""
 
 import functools
+import itertools
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +20,13 @@ class WorkerError(Exception):
     coordinator cannot import or construct.
 
     Attributes:
-      kind: Name of the exception's class.
-      text: Text of the exception; long texts lack their middle.
+      reason: Class and reason of the exception, in one line.
       traceback_text: Formatted traceback; long ones lack their middle.
     """
 
-    def __init__(self, kind: str, text: str, traceback_text: str):
-        super().__init__(kind, text, traceback_text)
-        self.kind = kind
-        self.text = text
+    def __init__(self, reason: str, traceback_text: str):
+        super().__init__(reason, traceback_text)
+        self.reason = reason
         self.traceback_text = traceback_text
 
     @classmethod
@@ -37,15 +36,9 @@ class WorkerError(Exception):
             return error
         text_class = WorkerValueError if isinstance(error, ValueError) else cls
         return text_class(
-            kind=type(error).__name__,
-            text=_without_middle(_text_of(error)),
+            reason=f"{type(error).__name__}: {line_of(_text_of(error))}",
             traceback_text=_without_middle(_traceback_of(error)),
         )
-
-    @property
-    def reason(self) -> str:
-        """Class and reason of the exception, in one line."""
-        return f"{self.kind}: {line_of(self.text)}"
 
     def __str__(self) -> str:
         """Shows the reason and the traceback of the worker."""
@@ -57,21 +50,36 @@ class WorkerValueError(WorkerError, ValueError):
 
 
 def line_of(text: str) -> str:
-    """Returns the line of an error message that gives the reason.
+    """Returns the reason in an error message as one line.
 
-    It is the first line. If this is the header of a traceback or a list, the last line
-    is added.
+    It is the first line. A first line that ends in a colon is followed by the last one.
+    If the message contains tracebacks, such as those of callbacks in JAX, the reason is
+    what precedes them and the exception below the last one.
     """
+    if _TRACEBACK_HEADER in text:
+        preface = line_of(text.partition(_TRACEBACK_HEADER)[0])
+        frames_and_exception = text.rpartition(_TRACEBACK_HEADER)[2].splitlines()
+        exception = itertools.dropwhile(_is_frame, frames_and_exception)
+        reason = line_of("\n".join(exception))
+        return _shortened(f"{preface} {reason}".strip())
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return ""
-    line = lines[0].replace(_TRACEBACK_HEADER, "").strip()
-    is_header = line != lines[0] or line.endswith(":")
-    if is_header and len(lines) > 1:
-        line = f"{line} {lines[-1]}".strip()
-    if len(line) > _LONGEST_REASON:
-        line = f"{line[:_LONGEST_REASON]} ..."
-    return line
+    if lines[0].endswith(":") and len(lines) > 1:
+        return _shortened(f"{lines[0]} {lines[-1]}")
+    return _shortened(lines[0])
+
+
+def _is_frame(line: str) -> bool:
+    """Returns whether a line of a traceback is empty or of a frame."""
+    return not line.strip() or line.startswith(" ")
+
+
+def _shortened(line: str) -> str:
+    """Returns a line with at most `_LONGEST_REASON` of its characters."""
+    if len(line) <= _LONGEST_REASON:
+        return line
+    return f"{line[:_LONGEST_REASON]} ..."
 
 
 def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
