@@ -21,6 +21,7 @@ from jaxwgc.distributed.ray._actors import Driver, launcher
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
+from jaxwgc.distributed.ray._leaves import difference
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
 from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
 from jaxwgc.distributed.ray._request_round import RequestPlan
@@ -247,6 +248,7 @@ class RayCluster:
         callbacks: Sequence[Any] = (),
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 100,
+        checkpoint_fallback: bool = False,
         live: bool = False,
         memory: bool = False,
         debias: str | float | None = None,
@@ -273,6 +275,9 @@ class RayCluster:
             every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
             SIGTERM ends the run. Needs Orbax, which comes with the extra.
           checkpoint_every: Number of steps between checkpoints.
+          checkpoint_fallback: Whether to continue from the newest intact checkpoint if
+            newer ones are damaged, with a warning in the log. The folders of damaged
+            ones are renamed. By default a damaged checkpoint is an error that names it.
           live: Whether to show how many workers have started, and then the loss, the
             seconds per step, the stragglers, and the slowdowns, kinds and advice of
             `report`.
@@ -286,8 +291,8 @@ class RayCluster:
 
         Raises:
           ValueError: If num_steps is below 0 or checkpoint_every below 1, if memory or
-            debias do not fit the code, if a checkpoint does not fit, or if the file of
-            a `JsonLines` is of another run. Also see `compute`.
+            debias do not fit the code, if a checkpoint does not fit or is damaged, or
+            if the file of a `JsonLines` is of another run. Also see `compute`.
           FloatingPointError: If a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
             writer. Also see `compute`.
@@ -296,6 +301,7 @@ class RayCluster:
         """
         _validation.check_int("num_steps", num_steps, minimum=0)
         _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
+        _validation.check_bool("checkpoint_fallback", checkpoint_fallback)
         _validation.check_bool("live", live)
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         is_right = not memory or self._locator is None
@@ -305,11 +311,20 @@ class RayCluster:
         compute = functools.partial(self._compute, owner=object() if memory else None)
         params = jax.tree.map(jnp.asarray, params)
         state = TrainingState(params, chain.init(params), self.key, 0)
-        given = compute, self.code, chain, state, num_steps
         no_table = contextlib.nullcontext([])
         with _training.live_table(num_steps, self) if live else no_table as table:
-            options = [*callbacks, *table], checkpoint, checkpoint_every
-            return _training.train(*given, *options, limit=self._fleet.limit)
+            return _training.train(
+                compute,
+                self.code,
+                chain,
+                state,
+                num_steps,
+                callbacks=[*callbacks, *table],
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                checkpoint_fallback=checkpoint_fallback,
+                limit=self._fleet.limit,
+            )
 
     def trace(self) -> np.ndarray:
         """Returns the seconds that workers took, (rounds, workers).
@@ -418,7 +433,7 @@ class RayCluster:
                     self._driver = None
                     raise
         if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
-            differs = _training.difference(self._params_like, like)
+            differs = difference(self._params_like, like)
             raise ValueError(
                 "params must keep their structure, shapes and dtypes; got "
                 f"{differs or jax.tree.structure(like)}"

@@ -1,7 +1,6 @@
-"""Training around rounds: optimizer steps, checkpoints, interrupts and live table."""
+"""Training around rounds: optimizer steps, interrupts and live table."""
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, begin, call
+from jaxwgc.distributed.ray._checkpoints import open_checkpoints
 from jaxwgc.distributed.ray._fleet import ResponseLimit, log
-from jaxwgc.distributed.ray._interrupts import noticed_interrupts, uninterrupted
+from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
 
@@ -32,6 +31,7 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     *,
+    checkpoint_fallback: bool = False,
     limit: ResponseLimit,
 ) -> TrainingState:
     """Runs steps of training, and returns the state: see `RayCluster.train`.
@@ -42,10 +42,13 @@ def train(
     """
     update = _update_of(optimizer, code)
     with (
-        _checkpoints(checkpoint, state, code, limit) as (state, run, save),
+        open_checkpoints(
+            checkpoint, state, code, limit, fallback=checkpoint_fallback
+        ) as checkpoints,
         noticed_interrupts() as check_interrupt,
     ):
-        callbacks = begin(callbacks, run, state.step)
+        state = checkpoints.state
+        callbacks = begin(callbacks, checkpoints.run, state.step)
         # Steps of this call, without those before a checkpoint.
         num_done = 0
         try:
@@ -76,9 +79,9 @@ def train(
                 if any(isinstance(own, str) and own == "stop" for own in results):
                     break
                 if state.step % checkpoint_every == 0:
-                    save(state)
+                    checkpoints.save(state)
         finally:
-            save(state)
+            checkpoints.save(state)
     return state
 
 
@@ -103,118 +106,6 @@ def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
         return params, after, jnp.stack(finite).all(), failed
 
     return update
-
-
-@contextlib.contextmanager
-def _checkpoints(
-    folder: Any, start: TrainingState, code: GradientCode, limit: ResponseLimit
-) -> Iterator[tuple[TrainingState, str, Callable[[TrainingState], None]]]:
-    """Opens a folder of checkpoints, each of which is written completely or not at all.
-
-    Yields the newest state (`start` if there is none), an identifier of the run, which
-    the folder keeps, and a function that saves a state.
-    """
-    run = secrets.token_hex(8)
-    if folder is None:
-        yield start, run, lambda state: None
-        return
-    ocp = find_extra("orbax.checkpoint")
-    folder = Path(folder)
-    keep = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    options = {"options": keep, "item_handlers": ocp.StandardCheckpointHandler()}
-    with ocp.CheckpointManager(folder.absolute(), **options) as manager:
-        state, newest = start, manager.latest_step()
-        if newest is not None:
-            stored = manager.item_metadata(newest)
-            differs = difference(*map(_lasting, (stored, _saved(start, code))))
-            rule = "be of the same params, optimizer and key"
-            given = f"step {newest} in {folder}, with {differs}"
-            _validation.require(not differs, "checkpoint", rule, given)
-            # Arrays are restored in their stored shapes, because the number of workers
-            # may have changed.
-            like = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
-            )
-            args = ocp.args.StandardRestore(like)
-            leaves = _by_name(manager.restore(newest, args=args))
-            limit.resume(float(leaves[_SLOWEST]))
-            state = _restored(leaves, start, code)
-
-        if not (name := folder / "run.txt").exists():
-            name.write_text(run)
-        run = name.read_text()
-
-        def save(state: TrainingState) -> None:
-            if state.step == manager.latest_step():
-                return
-            # Interrupts are delayed, because Orbax must not be interrupted while it
-            # saves.
-            with uninterrupted():
-                slowest = np.asarray(limit.slowest, np.float32)
-                args = ocp.args.StandardSave({**_saved(state, code), _SLOWEST: slowest})
-                manager.save(state.step, args=args)
-
-        yield state, run, save
-
-
-# Checksum of the code, and start of the names of leaves that depend on the code: those
-# of `decode_aggregate`.
-_CODE, _OF_CODE = "code", "optimizer_state.0."
-# Seconds of the slowest recent response, from which timeouts continue.
-_SLOWEST = "slowest_response"
-
-
-def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
-    """Returns the arrays that a checkpoint stores, including words of the key."""
-    saved = {"key": jax.random.key_data(state.key), "step": np.asarray(state.step)}
-    saved[_CODE] = np.asarray(code.checksum, np.uint32)
-    return state._asdict() | saved
-
-
-def _lasting(tree: Any) -> dict[str, Any]:
-    """Returns the leaves that must keep their shapes from run to run, by path."""
-    changing = _CODE, _OF_CODE, _SLOWEST, "step"
-    leaves = _by_name(tree).items()
-    return {name: leaf for name, leaf in leaves if not name.startswith(changing)}
-
-
-def difference(before: Any, now: Any) -> str:
-    """Describes the first leaf that differs, or returns an empty string."""
-
-    def shown(leaf):
-        return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
-
-    first, second = _by_name(before), _by_name(now)
-    for name in second | first:
-        leaves = shown(first.get(name)), shown(second.get(name))
-        if leaves[0] != leaves[1]:
-            return f"{name} = {leaves[0]}, and now {leaves[1]}"
-    return ""
-
-
-def _restored(
-    leaves: dict[str, Any], start: TrainingState, code: GradientCode
-) -> TrainingState:
-    """Returns the state from stored leaves, with the structure of `start`."""
-    saved = _saved(start, code)
-    like = _by_name(saved)
-    if leaves[_CODE] != like[_CODE]:
-        leaves = _lasting(leaves) | {"step": leaves["step"]}
-    arrays = [jnp.asarray(leaves.get(name, leaf)) for name, leaf in like.items()]
-    fields = jax.tree.structure(saved).unflatten(arrays)
-    del fields[_CODE]
-    if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
-        kind = jax.random.key_impl(start.key)
-        fields["key"] = jax.random.wrap_key_data(fields["key"], impl=kind)
-    return TrainingState(**fields)._replace(step=int(fields["step"]))
-
-
-def _by_name(tree: Any) -> dict[str, Any]:
-    """Returns leaves by path; a checkpoint keeps names but not types of nodes."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
 
 
 @contextlib.contextmanager

@@ -1,0 +1,271 @@
+"""Checkpoints of training: what is saved, how damage is found, what is restored."""
+
+import contextlib
+import secrets
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.distributed.ray._callbacks import TrainingState
+from jaxwgc.distributed.ray._errors import line_of
+from jaxwgc.distributed.ray._fleet import ResponseLimit, log
+from jaxwgc.distributed.ray._interrupts import uninterrupted
+from jaxwgc.distributed.ray._leaves import by_name, difference
+from jaxwgc.distributed.ray._session import find_extra
+
+# Checksum of the code, and start of the names of leaves that depend on the code: those
+# of `decode_aggregate`.
+_CODE = "code"
+_OF_CODE = "optimizer_state.0."
+# Seconds of the slowest recent response, from which timeouts continue.
+_SLOWEST = "slowest_response"
+# Checksum of all other leaves. Orbax does not notice every change of stored bytes.
+_CHECKSUM = "checksum"
+# Added to the name of the folder of a damaged step, before a random number. Orbax
+# ignores folders with such names.
+_DAMAGED = ".damaged-"
+
+
+class DamagedStep(Exception):
+    """A checkpoint that cannot be read, or that does not have its checksum."""
+
+
+class NoCheckpoints(NamedTuple):
+    """Training without checkpoints.
+
+    Attributes:
+      state: State from which training starts.
+      run: Identifier of the run.
+    """
+
+    state: TrainingState
+    run: str
+
+    def save(self, state: TrainingState) -> None:
+        """Saves nothing."""
+
+
+class Checkpoints:
+    """Folder of checkpoints, each of which is written completely or not at all.
+
+    Attributes:
+      state: Newest state; the given one if there is none.
+      run: Identifier of the run, which the folder keeps.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manager: Any,
+        start: TrainingState,
+        code: GradientCode,
+        limit: ResponseLimit,
+        *,
+        fallback: bool,
+    ):
+        self._folder = folder
+        self._manager = manager
+        self._code = code
+        self._limit = limit
+        self.state = start
+        newest = self._newest_leaves(fallback)
+        if newest is not None:
+            step, leaves = newest
+            self._check_alike(step, leaves, start)
+            limit.resume(float(leaves[_SLOWEST]))
+            self.state = _restored(leaves, start, code)
+        self.run = self._run_of_folder()
+
+    def save(self, state: TrainingState) -> None:
+        """Saves a state, unless it is the newest one in the folder."""
+        if state.step == self._manager.latest_step():
+            return
+        ocp = find_extra("orbax.checkpoint")
+        slowest = np.asarray(self._limit.slowest, np.float32)
+        saved = {**_saved(state, self._code), _SLOWEST: slowest}
+        saved[_CHECKSUM] = _checksum(by_name(saved))
+        # Interrupts are delayed, because Orbax must not be interrupted while it saves.
+        with uninterrupted():
+            self._manager.save(state.step, args=ocp.args.StandardSave(saved))
+
+    def _newest_leaves(self, fallback: bool) -> tuple[int, dict[str, Any]] | None:
+        """Returns the newest step and its leaves by name; None if there are no steps.
+
+        Raises:
+          ValueError: If the newest step is damaged, unless `fallback` is True and an
+            older step is intact.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                leaves = self._leaves_of(step)
+            except DamagedStep as error:
+                damaged[step] = str(error)
+                continue
+            if damaged and not fallback:
+                raise ValueError(
+                    f"checkpoint must be intact; {self._described(damaged)}. Step "
+                    f"{step} is intact: pass checkpoint_fallback=True to continue from "
+                    "it"
+                )
+            self._set_aside(damaged, step)
+            return step, leaves
+        if damaged:
+            raise ValueError(
+                f"checkpoint must be intact; {self._described(damaged)}, and no other "
+                "step is intact. Name another folder to begin anew"
+            )
+        return None
+
+    def _leaves_of(self, step: int) -> dict[str, Any]:
+        """Returns the leaves of a step by name, in their stored shapes.
+
+        The shapes may differ from those of the run, because the number of workers may
+        have changed.
+
+        Raises:
+          DamagedStep: If the step cannot be read, or its checksum is wrong.
+        """
+        ocp = find_extra("orbax.checkpoint")
+        try:
+            stored = self._manager.item_metadata(step)
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
+            )
+            args = ocp.args.StandardRestore(like)
+            leaves = by_name(self._manager.restore(step, args=args))
+        except Exception as error:
+            # Orbax and TensorStore raise exceptions of many classes for damaged files.
+            reason = f"{type(error).__name__}: {line_of(str(error))}"
+            raise DamagedStep(reason) from error
+        expected = leaves.pop(_CHECKSUM, None)
+        if expected is None or _checksum(leaves) != expected:
+            raise DamagedStep("its checksum is not that of its arrays")
+        return leaves
+
+    def _described(self, damaged: dict[int, str]) -> str:
+        """Returns a clause about damaged steps and their reasons."""
+        reasons = "; ".join(f"step {step}: {damaged[step]}" for step in damaged)
+        return f"damaged steps in {self._folder}: {reasons}"
+
+    def _set_aside(self, damaged: dict[int, str], intact: int) -> None:
+        """Renames the folders of damaged steps, and logs where training continues."""
+        if not damaged:
+            return
+        for step in damaged:
+            source = self._folder / str(step)
+            source.rename(f"{source}{_DAMAGED}{secrets.token_hex(4)}")
+        self._manager.reload()
+        log.warning(
+            "%s. Training continues from step %d; the folders of damaged steps have "
+            "%s in their names",
+            self._described(damaged),
+            intact,
+            _DAMAGED,
+        )
+
+    def _check_alike(
+        self, step: int, leaves: dict[str, Any], start: TrainingState
+    ) -> None:
+        """Raises ValueError if stored leaves are of other params, optimizer or key."""
+        now = _lasting(by_name(_saved(start, self._code)))
+        differs = difference(_lasting(leaves), now)
+        if differs:
+            raise ValueError(
+                "checkpoint must be of the same params, optimizer and key; got step "
+                f"{step} in {self._folder}, with {differs}"
+            )
+
+    def _run_of_folder(self) -> str:
+        """Returns the identifier of the run, which is written at its beginning."""
+        file = self._folder / "run.txt"
+        if not file.exists():
+            file.write_text(secrets.token_hex(8))
+        return file.read_text()
+
+
+@contextlib.contextmanager
+def open_checkpoints(
+    folder: Any,
+    start: TrainingState,
+    code: GradientCode,
+    limit: ResponseLimit,
+    *,
+    fallback: bool,
+) -> Iterator[Checkpoints | NoCheckpoints]:
+    """Opens a folder of checkpoints, or saves nothing if it is None.
+
+    Args:
+      folder: Path; None for no checkpoints.
+      start: State without a checkpoint.
+      code: Gradient code; what was stored of another code is dropped.
+      limit: Timeouts, which continue from the checkpoint.
+      fallback: Whether to continue from the newest intact step if newer ones are
+        damaged.
+
+    Raises:
+      ValueError: If the newest step is damaged, or is of other params or another
+        optimizer or key.
+    """
+    if folder is None:
+        yield NoCheckpoints(start, secrets.token_hex(8))
+        return
+    ocp = find_extra("orbax.checkpoint")
+    folder = Path(folder)
+    keep = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    handlers = ocp.StandardCheckpointHandler()
+    with ocp.CheckpointManager(
+        folder.absolute(), options=keep, item_handlers=handlers
+    ) as manager:
+        yield Checkpoints(folder, manager, start, code, limit, fallback=fallback)
+
+
+def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
+    """Returns the arrays that a checkpoint stores, including words of the key."""
+    return state._asdict() | {
+        "key": jax.random.key_data(state.key),
+        "step": np.asarray(state.step),
+        _CODE: np.asarray(code.checksum, np.uint32),
+    }
+
+
+def _checksum(leaves: dict[str, Any]) -> np.ndarray:
+    """Returns the CRC-32 of names, dtypes, shapes and bytes of leaves, uint32 ()."""
+    checksum = 0
+    for name in sorted(leaves):
+        array = np.asarray(leaves[name])
+        header = f"{name} {array.dtype} {array.shape}"
+        checksum = zlib.crc32(header.encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+    return np.asarray(checksum, np.uint32)
+
+
+def _lasting(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Returns the leaves that must keep their shapes from run to run, by name."""
+    changing = (_CODE, _OF_CODE, _SLOWEST, "step")
+    return {
+        name: leaf for name, leaf in leaves.items() if not name.startswith(changing)
+    }
+
+
+def _restored(
+    leaves: dict[str, Any], start: TrainingState, code: GradientCode
+) -> TrainingState:
+    """Returns the state from stored leaves, with the structure of `start`."""
+    saved = _saved(start, code)
+    like = by_name(saved)
+    if leaves[_CODE] != like[_CODE]:
+        leaves = _lasting(leaves) | {"step": leaves["step"]}
+    arrays = [jnp.asarray(leaves.get(name, leaf)) for name, leaf in like.items()]
+    fields = jax.tree.structure(saved).unflatten(arrays)
+    del fields[_CODE]
+    if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
+        kind = jax.random.key_impl(start.key)
+        fields["key"] = jax.random.wrap_key_data(fields["key"], impl=kind)
+    return TrainingState(**fields)._replace(step=int(fields["step"]))

@@ -1,0 +1,190 @@
+"""Checkpoints on a disk that loses or changes bytes."""
+
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.distributed import Round, TrainingState
+from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._fleet import ResponseLimit
+
+CODE = codes.uncoded(2)
+# Arrays of this length are in files of their own, which Orbax does not check.
+PARAMS = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+# A checkpoint is saved every three steps.
+SAVED_STEPS = [3, 6]
+
+
+def compute(params, step, key):
+    """Returns a round of two workers with random messages."""
+    messages = np.random.default_rng(step).normal(size=(2, 1000)).astype(np.float32)
+    losses = np.ones(2)
+    return Round(messages, np.ones(2, bool), losses, 1.0, losses, None, {})
+
+
+def train(num_steps, folder, **options):
+    """Trains with checkpoints in a folder, and returns the state."""
+    chain = optax.chain(jaxwgc.decode_aggregate(CODE), optax.adam(0.1))
+    return _training.train(
+        compute,
+        CODE,
+        chain,
+        TrainingState(PARAMS, chain.init(PARAMS), jax.random.key(0), 0),
+        num_steps,
+        checkpoint=folder,
+        checkpoint_every=3,
+        limit=ResponseLimit(None, 2),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns a folder with checkpoints of steps 3 and 6, and the params after 6."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    params = train(6, folder).params
+    return folder, params
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """Returns a copy of the folder of checkpoints, and the params after step 6."""
+    folder, params = trained
+    return shutil.copytree(folder, tmp_path / "copy"), params
+
+
+def largest_file(folder, step):
+    """Returns the file of a step that holds its largest array."""
+    files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def damage_metadata(folder, step):
+    path = next((folder / str(step)).rglob("_METADATA"))
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def remove_metadata(folder, step):
+    next((folder / str(step)).rglob("_METADATA")).unlink()
+
+
+def truncate_data(folder, step):
+    path = largest_file(folder, step)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_one_bit(folder, step):
+    path = largest_file(folder, step)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = [damage_metadata, remove_metadata, truncate_data, flip_one_bit]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_step_is_named_with_the_intact_one(copied, damage):
+    """Nothing in the folder changes."""
+    folder, _ = copied
+    damage(folder, 6)
+    match = "(?s)damaged steps in .*: step 6: .*Step 3 is intact: pass checkpoint_fallb"
+    with pytest.raises(ValueError, match=match):
+        train(6, folder)
+    assert {"3", "6"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_training_falls_back_if_told_to(copied, damage, caplog):
+    """It ends with the same params, and the next run finds intact checkpoints."""
+    folder, params = copied
+    damage(folder, 6)
+    seen = []
+    state = train(
+        6,
+        folder,
+        callbacks=[lambda progress: seen.append(progress.state.step)],
+        checkpoint_fallback=True,
+    )
+    assert seen == [4, 5, 6]
+    np.testing.assert_array_equal(state.params, params)
+    assert "Training continues from step 3" in caplog.text
+    assert len([*folder.glob("6.damaged-*")]) == 1
+    again = train(6, folder)
+    assert again.step == 6
+    np.testing.assert_array_equal(again.params, params)
+
+
+def test_fallback_changes_nothing_if_the_newest_step_is_intact(copied):
+    folder, params = copied
+    before = sorted(path.name for path in folder.iterdir())
+    state = train(6, folder, checkpoint_fallback=True)
+    np.testing.assert_array_equal(state.params, params)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_all_steps_damaged_is_an_error(copied, fallback):
+    """Training never begins anew in the folder of another run."""
+    folder, _ = copied
+    for step in SAVED_STEPS:
+        flip_one_bit(folder, step)
+    with pytest.raises(ValueError, match="step 6: .*step 3: .*no other step is intact"):
+        train(6, folder, checkpoint_fallback=fallback)
+
+
+def test_step_is_damaged_twice(copied):
+    """A second damaged step of the same number does not end the run."""
+    folder, params = copied
+    for _ in range(2):
+        flip_one_bit(folder, 6)
+        state = train(6, folder, checkpoint_fallback=True)
+        np.testing.assert_array_equal(state.params, params)
+
+
+# Threads of Orbax that fail may say so after its event loop was closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_random_damage_is_never_restored(copied):
+    """Files of the newest step are truncated, emptied, removed, or bits change."""
+    folder, params = copied
+    original = shutil.copytree(folder, folder.with_name("original"))
+    draw = random.Random(0)
+    files = sorted(path for path in (original / "6").rglob("*") if path.is_file())
+    num_named = 0
+    for _ in range(40):
+        shutil.rmtree(folder)
+        shutil.copytree(original, folder)
+        _damage_at_random(folder / draw.choice(files).relative_to(original), draw)
+        try:
+            state = train(6, folder)
+        except ValueError as error:
+            assert "step 6: " in str(error)
+            assert "Step 3 is intact" in str(error)
+            num_named += 1
+        else:
+            # The file was not needed.
+            np.testing.assert_array_equal(state.params, params)
+    assert num_named >= 5
+
+
+def _damage_at_random(path, draw):
+    data = bytearray(path.read_bytes())
+    place = draw.randrange(len(data)) if data else 0
+    kind = draw.choice(["truncate", "flip", "zeros", "remove"])
+    if kind == "remove":
+        path.unlink()
+        return
+    if kind == "truncate":
+        del data[place:]
+    elif kind == "flip" and data:
+        data[place] ^= 1 << draw.randrange(8)
+    else:
+        data[place : place + 64] = bytes(len(data[place : place + 64]))
+    path.write_bytes(data)
