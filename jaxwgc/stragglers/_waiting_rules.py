@@ -182,6 +182,8 @@ class fastest(WaitingRule):
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns a label and a phrase, e.g. "first 7", "for the first 7 of 8"."""
         number = self.num_required
+        if num_workers == 1:
+            return "all", "for the only worker"
         if number == num_workers:
             return "all", f"for all {num_workers} workers"
         return f"first {number}", f"for the first {number} of {num_workers} workers"
@@ -419,7 +421,7 @@ class UntilDecodable(WaitingRule):
         if self.tolerance <= DECODES:
             return "decodable", "until the responses decode"
         error = f"{self.tolerance**2:.0%}"
-        return f"error {error}", f"until the responses decode to an error of {error}"
+        return f"error {error}", f"until the decoding error is at most {error}"
 
     def _message_times(self, times):
         """Returns the arrival time of each message, (num_messages,)."""

@@ -290,9 +290,9 @@ class RayCluster:
           A `TrainingState`.
 
         Raises:
-          ValueError: If num_steps is below 0 or checkpoint_every below 1, if memory or
-            debias do not fit the code, if a checkpoint does not fit or is damaged, or
-            if the file of a `JsonLines` is of another run. Also see `compute`.
+          ValueError: If num_steps is below 0 or checkpoint_every below 1, or if memory
+            or debias do not fit the code. If a checkpoint does not fit or is damaged,
+            or the file of a `JsonLines` is of another run. Also see `compute`.
           FloatingPointError: If a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
             writer. Also see `compute`.

@@ -49,7 +49,7 @@ class RoundStatistics(NamedTuple):
     descent: StaleDescent | None = None
 
 
-_UNKNOWN = Estimate(math.nan, math.nan)
+UNKNOWN = Estimate(math.nan, math.nan)
 
 
 class Choice(NamedTuple):
@@ -72,7 +72,7 @@ class Choice(NamedTuple):
         equal to `step_time` if there are no stalls.
       is_closed_form: Whether both come from order statistics, not from Monte Carlo.
       decoding_error: Mean of `jaxwgc.decoding_error` over the squared norm of the
-        target, an `Estimate`.
+        target, an `Estimate`; NaN if a round does not end.
       num_answers: Mean number of awaited messages; for a code that allows requests, at
         most one sum of each worker that has finished a part.
       num_bytes: Bytes through the coordinator in a step: parameters to all workers, and
@@ -80,7 +80,8 @@ class Choice(NamedTuple):
       num_steps: Expected number of steps to the target; infinite if it is not reached.
       step_size: Constant step size with the fewest steps, over the inverse of the
         largest curvature; if the target is not reached, the one that comes closest.
-      lowest_loss: Final loss with that step size, relative to the initial loss.
+      lowest_loss: Final loss with that step size, relative to the initial loss; 1 if a
+        round does not end.
       time: Expected time to the target, an `Estimate`.
       stalled_time: Expected time to the target if workers stall, an `Estimate`.
       behind: `time` minus that of the best choice, as an `Estimate` (common random
@@ -98,19 +99,19 @@ class Choice(NamedTuple):
     wait: stragglers.WaitingRule
     late: str = CANCELLED
     memory: bool = False
-    step_time: Estimate = _UNKNOWN
-    step_quantile: Estimate = _UNKNOWN
-    stalled_step_time: Estimate = _UNKNOWN
+    step_time: Estimate = UNKNOWN
+    step_quantile: Estimate = UNKNOWN
+    stalled_step_time: Estimate = UNKNOWN
     is_closed_form: bool = False
-    decoding_error: Estimate = _UNKNOWN
+    decoding_error: Estimate = UNKNOWN
     num_answers: float = math.nan
     num_bytes: float = math.nan
     num_steps: float = math.nan
     step_size: float = math.nan
     lowest_loss: float = math.nan
-    time: Estimate = _UNKNOWN
-    stalled_time: Estimate = _UNKNOWN
-    behind: Estimate = _UNKNOWN
+    time: Estimate = UNKNOWN
+    stalled_time: Estimate = UNKNOWN
+    behind: Estimate = UNKNOWN
     regret: float = math.nan
     rounds: tuple[RoundStatistics, ...] = ()
     by_speed: bool = False
@@ -137,8 +138,10 @@ class Choice(NamedTuple):
         """
         if self.wait.tolerance is not None and not self.memory:
             return max(self.wait.tolerance, DECODES)
-        is_exact = self.memory or self.decoding_error.value <= DECODES**2
-        return DECODES if is_exact else 1 - DECODES
+        has_no_error = self.decoding_error.value <= DECODES**2
+        if self.memory or self.is_exact or has_no_error:
+            return DECODES
+        return 1 - DECODES
 
     def cluster_options(self) -> dict[str, Any]:
         """Returns the arguments of `RayCluster` for this choice.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -74,7 +75,12 @@ def _weights(choice, rounds, drawn):
     deviations /= math.sqrt(np.mean(target**2))
     num_runs = drawn.num_runs if drawn.has_state else 1
     runs = deviations.reshape(num_runs, -1, len(target))
-    bias, lasting, correlation = _persistent(runs, drawn.num_measured)
+    noise = _persistent_noise(runs)
+    bias = max(
+        _mean_square_bias(runs, noise, drawn.num_measured),
+        _bias_of_lost_parts(weights, target, noise, drawn.num_measured),
+    )
+    lasting = noise.share
     # Lateness persists between rounds only if the delay has a state or late workers
     # stay busy.
     if not drawn.has_state and choice.late != BUSY:
@@ -94,7 +100,7 @@ def _weights(choice, rounds, drawn):
         bias=np.minimum(bias, deviation) / size,
         scale_variance=np.maximum(square - scale**2, 0) / size,
         lasting=np.full_like(scale, lasting),
-        correlation=np.full_like(scale, correlation),
+        correlation=np.full_like(scale, noise.correlation),
     )
 
 
@@ -120,39 +126,107 @@ def _quantile(elapsed):
     return Estimate(float(whole), float(error))
 
 
-def _persistent(runs, num_measured):
-    """Estimates the bias and the persistent noise in deviations (runs, rounds, parts).
+class _PersistentNoise(NamedTuple):
+    """Noise of weights that lasts from round to round.
 
-    The bias is the product of the means over the first and second half of each run,
-    which is unbiased for noise that is forgotten in between. If few measured rounds
-    were resampled, a bias that chance explains counts as 0.
-
-    Returns:
-      The mean square bias, and the share and the lag-1 correlation of the persistent
-      noise.
+    Attributes:
+      square: Mean square of the deviations of weights around their means over rounds.
+      share: Share of the noise that lasts.
+      correlation: Correlation of this share in successive rounds.
     """
-    mean = runs.mean(1, keepdims=True)
-    around = runs - mean
+
+    square: float
+    share: float
+    correlation: float
+
+    @property
+    def growth(self) -> float:
+        """Factor by which it increases the variance of a mean over rounds."""
+        return 1 + 2 * self.share * self.correlation / (1 - self.correlation)
+
+
+def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
+    """Estimates the noise in deviations (runs, rounds, parts)."""
+    around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):
-        return float(np.mean(mean**2)), 0.0, 0.0
+        return _PersistentNoise(0.0, 0.0, 0.0)
     first, second = (
         np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)
     )
     # An estimate below this bound is consistent with noise without memory.
     if first < _DEVIATIONS / math.sqrt(runs.size):
-        share, correlation = 0.0, 0.0
-    else:
-        correlation = float(np.clip(second / first, 0, _MOST_CORRELATED))
-        share = float(min(first / max(correlation, first), 1))
-    growth = 1 + 2 * share * correlation / (1 - correlation)
+        return _PersistentNoise(square, 0.0, 0.0)
+    correlation = float(np.clip(second / first, 0, _MOST_CORRELATED))
+    share = float(min(first / max(correlation, first), 1))
+    return _PersistentNoise(square, share, correlation)
+
+
+def _mean_square_bias(
+    runs: np.ndarray, noise: _PersistentNoise, num_measured: float
+) -> float:
+    """Estimates the mean square bias of deviations (runs, rounds, parts).
+
+    It is the product of the means over the first and second half of each run, which is
+    unbiased for noise that is forgotten in between. If few measured rounds were
+    resampled, a bias that chance explains counts as 0.
+    """
+    if noise.square == 0:
+        return float(np.mean(runs.mean(1) ** 2))
     num_rounds, num_parts = runs.shape[1:]
-    halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
-    bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
-    deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
+    first_half = runs[:, : num_rounds // 2].mean(1)
+    second_half = runs[:, num_rounds // 2 :].mean(1)
+    bias = float(np.mean(first_half * second_half))
+    deviation = 2 * noise.square * noise.growth / num_rounds
+    deviation /= math.sqrt(runs[:, 0].size)
     # By chance, the sum of squared means over rounds is chi-square distributed, with
     # one degree of freedom per part.
-    chance = square / num_measured
+    chance = noise.square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
-    is_shown = bias > _DEVIATIONS * deviation + chance
-    return bias if is_shown else 0.0, share, correlation
+    return bias if bias > _DEVIATIONS * deviation + chance else 0.0
+
+
+def _bias_of_lost_parts(
+    weights: np.ndarray,
+    target: np.ndarray,
+    noise: _PersistentNoise,
+    num_measured: float,
+) -> float:
+    """Computes the mean square bias from parts that never arrive, or hardly ever.
+
+    The noise of a rule under which few parts arrive hides this bias from a test of all
+    parts together. So each part is tested alone, by Hoeffding's bound for means of
+    independent weights between 0 and the largest one.
+
+    Args:
+      weights: Effective weights, (runs, rounds, parts).
+      target: Their targets, (parts,).
+      noise: Noise of the weights, which reduces the number of independent rounds.
+      num_measured: Number of measured rounds that were resampled, or infinity.
+    """
+    is_used = target != 0
+    relative = weights[..., is_used] / target[is_used]
+    largest = relative.max()
+    # A weight below 0 is noise: the bound does not hold, and no part is just lost.
+    if largest <= 0 or relative.min() < 0:
+        return 0.0
+    means = relative.mean((0, 1)) / largest
+    mean = means.mean()
+    information = scipy.special.kl_div(means, mean)
+    information += scipy.special.kl_div(1 - means, 1 - mean)
+    needed = noise.growth * math.log(len(means) / _CHANCE)
+    num_simulated = weights.shape[0] * weights.shape[1]
+    is_lost = (means < mean) & (information > needed / num_simulated)
+    # Chance in the measurement explains a part that arrives too seldom. A part that
+    # has never arrived counts as lost.
+    is_lost &= (information > needed / num_measured) | (means == 0)
+    if not is_lost.any():
+        return 0.0
+    shares = target[is_used] ** 2 / np.sum(target**2)
+    scale = shares @ means
+    deviations = np.where(is_lost, means - scale, 0)
+    # The other parts are too heavy together by as much as lost parts are too light.
+    excess = -(shares @ deviations)
+    rest = 1 - shares[is_lost].sum()
+    square = shares @ deviations**2 + excess**2 / rest
+    return float(square * largest**2)

@@ -15,7 +15,9 @@ from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._choice import BUSY, CANCELLED, Choice
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judgement import judge
-from jaxwgc.studies._planning._results import Plan, ranked_choices
+from jaxwgc.studies._planning._lost_workers import OtherWorkers, never_responding
+from jaxwgc.studies._planning._ranking import ranked_choices
+from jaxwgc.studies._planning._results import Plan
 from jaxwgc.studies._planning._simulated_rounds import Drawn
 
 # A waiting rule, or a function that returns one for a code.
@@ -110,6 +112,10 @@ def plan(
     **Memory.** With `coded_aggregate(memory=True)`, a stored message replaces a late
     one. No part is lost, but some gradients are stale: steps are found by a simulation
     of this aggregator. For codes, use `choices=[choice._replace(memory=True)]`.
+
+    **Lost workers.** Parts that never arrive with a rule, or significantly less often
+    than others, are a bias. If workers never respond, the plan also has a plan for the
+    other workers (`without`), which then have all of the data.
 
     **Unseen stalls.** An event that a trace of m times does not show may have a
     probability of up to 3 / m (95%). So a trace is judged as it is, and with the
@@ -215,6 +221,8 @@ def plan(
         return Drawn.of(each, own_codes, key, shape, stalls)
 
     chosen = _listed("choices", choices)
+    is_standard = chosen is None and codes is None and waiting is None
+    copies: Sequence[int] = []
     baseline = uncoded(num_workers)
     candidates = [Candidate("uncoded", baseline)]
     if chosen is not None:
@@ -224,10 +232,10 @@ def plan(
         _validation.require(replications is None, "replications", rule, replications)
         candidates += [Candidate(str(name), code) for name, code in codes.items()]
     else:
-        most, limit = min(num_workers, _MOST_COPIES), {"num_workers": num_workers}
+        most = min(num_workers, _MOST_COPIES)
         copies = _listed("replications", replications) or range(1, most + 1)
         for number in copies:
-            _validation.check_up_to("replications", number, **limit)
+            _validation.check_up_to("replications", number, num_workers=num_workers)
         speeds = speeds_of(draw(delay, candidates))
         candidates += standard_codes(num_workers, copies, speeds)
     for name, code, _ in candidates:
@@ -265,6 +273,26 @@ def plan(
     judged = [choice._replace(rounds=own) for choice, own in zip(chosen, rounds)]
     if exact:
         judged = [each for each in judged if each.rounds[0].error[0] <= DECODES**2]
+    never_respond = never_responding(drawn[0])
+    num_remaining = num_workers - len(never_respond)
+    without = None
+    if never_respond and num_remaining and is_standard:
+        without = plan(
+            OtherWorkers.without(never_respond, delay, num_workers),
+            num_remaining,
+            key,
+            replications=[1, *(d for d in copies if 1 < d <= num_remaining)],
+            late=late,
+            memory=memory,
+            exact=exact,
+            num_rounds=num_rounds,
+            target=target,
+            condition=condition,
+            heterogeneity=heterogeneity,
+            num_parameters=num_parameters,
+            bytes_per_number=bytes_per_number,
+            tail=tail,
+        )
     return Plan(
         choices=tuple(ranked_choices(judged, goal, num_parameters * bytes_per_number)),
         **goal._asdict(),
@@ -272,6 +300,8 @@ def plan(
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
         stalls=stalls,
+        never_respond=never_respond,
+        without=without,
     )
 
 

@@ -71,7 +71,7 @@ class Drawn(NamedTuple):
         has_stalls = stalls is not None and delay is stalls.delay
         loads = np.unique([np.asarray(code.loads) for code in codes], axis=0)
         each = loads.astype(np.float32)
-        times = np.stack([_draw(shape, _wrapped(delay), key, own) for own in each])
+        times = np.stack([_draw(shape, wrapped(delay), key, own) for own in each])
         is_right, rule = np.all(times >= 0), "return times of at least 0"
         _validation.require(is_right, "delay", rule, times.min())
         has_state = bool(jax.tree.leaves(delay.init(loads.shape[1])))
@@ -131,7 +131,7 @@ def simulate(choices: Sequence[Choice], unknown: np.ndarray, drawn: Drawn) -> An
         shape = num_parts, min(num_parts, _MOST_DRAWS)
         draws = np.linalg.qr(np.random.default_rng(0).standard_normal(shape))[0]
         draws *= math.sqrt(num_parts)
-        delay, keys = _wrapped(drawn.delay), jax.random.split(drawn.key, drawn.num_runs)
+        delay, keys = wrapped(drawn.delay), jax.random.split(drawn.key, drawn.num_runs)
         given = late, delay, stacked, draws, keys
         calls.append((_descend, given, descents, members))
     # All programs are lowered first. They then compile in parallel, and the calls below
@@ -168,7 +168,7 @@ def _by_program(choices, indices, are_whole=True) -> Iterator[Any]:
             # Exact rounds need no decoding weights, so all exact codes share the
             # program of an uncoded placement.
             code = no_code
-        wait = _wrapped(_shared_rule(choice.wait, no_code, shared))
+        wait = wrapped(_shared_rule(choice.wait, no_code, shared))
         pair = jax.tree.map(np.asarray, (wait, shared(code) if are_whole else code))
         leaves, structure = jax.tree.flatten(pair)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -307,18 +307,20 @@ class _Constant:
     value: Static[Any]
 
 
-def _wrapped(given: Any) -> Any:
+def wrapped(given: Any) -> Any:
+    """Returns a delay model or rule as a pytree."""
     return _Constant(given) if jax.tree_util.all_leaves([given]) else given
 
 
-def _unwrapped(given: Any) -> Any:
+def unwrapped(given: Any) -> Any:
+    """Returns the delay model or rule that was given to `wrapped`."""
     return given.value if isinstance(given, _Constant) else given
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=_UNOPTIMISED)
 def _draw(shape, delay, key, loads):
     """Draws finish times of consecutive rounds, (*shape, num_workers)."""
-    delay = _unwrapped(delay)
+    delay = unwrapped(delay)
 
     def run(keys):
         def step(state, key):
@@ -337,7 +339,7 @@ def _simulate(late, choices, places, times):
 
     def round_of(choice, remaining, times):
         wait, code = choice
-        model = stragglers.delayed(_Given(), _unwrapped(wait), late)
+        model = stragglers.delayed(_Given(), unwrapped(wait), late)
         state = (times, remaining) if late == BUSY else times
         arrivals, state = model.sample(key, state, jnp.ones_like(times))
         remaining = state[1] if late == BUSY else remaining
@@ -371,7 +373,7 @@ def _descend(late, delay, choices, draws, keys):
 
     def of_choice(choice):
         wait, code = choice
-        model = stragglers.delayed(_unwrapped(delay), _unwrapped(wait), late)
+        model = stragglers.delayed(unwrapped(delay), unwrapped(wait), late)
         target = jnp.asarray(code.target, moves.dtype)
         parts = draws - target[:, None] * (target @ draws) / (target @ target)
         parts = jnp.pad(parts / jnp.linalg.norm(target), [(0, 0), (1, 0)])

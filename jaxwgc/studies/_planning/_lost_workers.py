@@ -1,0 +1,65 @@
+"""Workers that never respond, and delay models without them."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import stragglers
+from jaxwgc._pytrees import Static, register
+from jaxwgc.studies._planning._simulated_rounds import Drawn, unwrapped, wrapped
+
+
+def never_responding(drawn: Drawn) -> tuple[int, ...]:
+    """Returns the indices of workers without a response in any simulated round."""
+    responds = np.isfinite(drawn.times).any((0, 1, 2))
+    return tuple(np.flatnonzero(~responds).tolist())
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class OtherWorkers(stragglers.DelayModel):
+    """Delay model of some workers of a cluster, which do all of its work.
+
+    A load of 1 is an equal share of the work among them, and therefore more than 1 for
+    the delay model of the cluster.
+
+    Attributes:
+      delay: Delay model of the cluster, from `wrapped`.
+      workers: Indices of the workers that remain.
+      num_workers: Number of workers of the cluster.
+    """
+
+    delay: Any
+    workers: Static[tuple[int, ...]]
+    num_workers: Static[int]
+
+    @classmethod
+    def without(
+        cls, lost: tuple[int, ...], delay: stragglers.DelayModel, num_workers: int
+    ) -> "OtherWorkers":
+        """Returns the model of all workers of a cluster but some."""
+        remaining = tuple(sorted(set(range(num_workers)) - set(lost)))
+        return cls(delay=wrapped(delay), workers=remaining, num_workers=num_workers)
+
+    def init(self, num_workers):
+        """Returns the state of the delay model of the cluster."""
+        return unwrapped(self.delay).init(self.num_workers)
+
+    def sample(self, key, state, loads):
+        """Draws the times of the workers that remain, (len(workers),)."""
+        remaining = np.array(self.workers)
+        share = self.num_workers / len(remaining)
+        all_loads = jnp.ones(self.num_workers, loads.dtype)
+        all_loads = all_loads.at[remaining].set(loads * share)
+        times, state = unwrapped(self.delay).sample(key, state, all_loads)
+        return times[remaining], state
+
+    def stalls(self, tail):
+        """Returns the `Stalls` that the times of the cluster do not rule out."""
+        found = unwrapped(self.delay).stalls(tail)
+        if found is None:
+            return None
+        stalled = dataclasses.replace(self, delay=wrapped(found.delay))
+        return found._replace(delay=stalled)
