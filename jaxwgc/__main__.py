@@ -68,6 +68,11 @@ def _add_arguments(report: argparse.ArgumentParser) -> None:
     report.add_argument("--plot", metavar="PNG", help="draws the report (matplotlib)")
     report.add_argument("--json", action="store_true", help="prints JSON")
     report.add_argument("--plan", action="store_true", help="adds jaxwgc.plan's advice")
+    report.add_argument(
+        "--memory",
+        action="store_true",
+        help="with --plan: also tries to store late messages",
+    )
 
 
 def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -84,6 +89,8 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         skip_bad_rows=options.skip_bad_rows,
         waits=options.waits,
     )
+    if options.memory and not options.plan:
+        raise ValueError("--memory is an option of the plan: add --plan")
     trace = read_trace(options.file, file_options)
     for note in trace.notes:
         print(f"{options.file}: {note}", file=sys.stderr)
@@ -98,7 +105,7 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     shown = report.to_dict()
     texts = [str(report)]
     if options.plan:
-        shown["plan"] = _plan(report, trace.times)
+        shown["plan"] = _plan(report, trace.times, memory=options.memory)
         texts.append(shown["plan"])
     if options.plot:
         report.plot().savefig(options.plot, dpi=160)
@@ -106,13 +113,16 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _plan(
-    report: jaxwgc.StragglerReport | jaxwgc.studies.WaitReport, times: np.ndarray
+    report: jaxwgc.StragglerReport | jaxwgc.studies.WaitReport,
+    times: np.ndarray,
+    *,
+    memory: bool,
 ) -> str:
     """Returns the text of `jaxwgc.plan`, or why there is no plan."""
     if isinstance(report, jaxwgc.studies.WaitReport) or report.after_barrier:
         return "No plan: a plan needs the seconds of each worker before it waits."
     delay = jaxwgc.stragglers.empirical(times)
-    plan = jaxwgc.plan(delay, len(report.names), jax.random.key(0))
+    plan = jaxwgc.plan(delay, len(report.names), jax.random.key(0), memory=memory)
     return plan.answer
 
 

@@ -67,12 +67,19 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     np.save(path, TIMES)
     asked = []
     answer = types.SimpleNamespace(answer="uncoded, waiting for all")
-    monkeypatch.setattr(jaxwgc, "plan", lambda *given: asked.append(given) or answer)
+
+    def plan(*arguments, memory):
+        asked.append((*arguments, memory))
+        return answer
+
+    monkeypatch.setattr(jaxwgc, "plan", plan)
     read = json.loads(shown(capsys, path, "--json", "--plan", "--plot", picture))
     assert read["plan"] == answer.answer
     assert shown(capsys, path, "--plan").endswith(f"\n\n{answer.answer}\n")
     assert picture.stat().st_size > 1000
-    (delay, num_workers, _), _ = asked
+    shown(capsys, path, "--plan", "--memory")
+    assert [memory for *_, memory in asked] == [False, False, True]
+    delay, num_workers, *_ = asked[0]
     drawn, _ = jax.jit(delay.sample)(jax.random.key(0), delay.init(3), np.ones(3))
     assert drawn.tolist() in np.where(np.isnan(TIMES), np.inf, TIMES).tolist()
     assert num_workers == 3
@@ -100,7 +107,9 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     assert printed.startswith("These times seem to include the wait for the slowest")
     assert "No plan: " in printed
     monkeypatch.setattr(
-        jaxwgc, "plan", lambda *given: types.SimpleNamespace(answer="uncoded")
+        jaxwgc,
+        "plan",
+        lambda *given, memory: types.SimpleNamespace(answer="uncoded"),
     )
     printed = shown(capsys, path, "--plan", "--before-collective")
     assert "Nothing to gain" in printed
@@ -133,3 +142,9 @@ def test_waits_and_times_exclude_each_other(csv, capsys):
     with pytest.raises(SystemExit):
         shown(capsys, csv, "--waits", "--before-collective")
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_memory_is_an_option_of_the_plan(csv, capsys):
+    with pytest.raises(SystemExit):
+        shown(capsys, csv, "--memory")
+    assert "add --plan" in capsys.readouterr().err
