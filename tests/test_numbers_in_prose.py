@@ -1,0 +1,1385 @@
+"""Numbers in the sentences of README.md and docs/*.md agree with stored results.
+
+A number looks measured if it is a decimal, a percentage, "N times", or has a unit. The
+test finds each such number in sentences and in tables that are written by hand, outside
+of code, headings, targets of links and generated tables (those between `<!-- NAME -->`
+and `<!-- end -->`, see docs/hooks/tables.py). It must be one of these:
+
+1. A number of a generated table: of its section, or of the page if its section has no
+   table. Numbers with one significant digit equal some cell by chance, so they have to
+   be listed.
+2. Listed in `QUOTED`, with the function that computes it from docs/results or from a
+   constant of the code.
+3. Listed in `PARAMETERS`, with the reason why it is not measured.
+4. In a paragraph that names the command and the month in which it was measured.
+
+`CLAIMS` has sentences that compare, or have their numbers in words or without a unit,
+each with a function that says whether it holds.
+
+The test does not find new sentences of the kind of `CLAIMS`, such as "half as fast",
+"always" or "30 calls". It does not notice a number that equals another cell of the
+tables of its section, or a reason in `PARAMETERS` that is wrong. It does not look at
+pictures, at formulas besides powers of ten, and at docs/api and the mathematics.
+"""
+
+import functools
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import jaxwgc
+from experiments.codes import equal_load
+from experiments.delays import against_the_clock, planning, straggler_reports
+from experiments.paper import mnist
+from jaxwgc import codes
+from jaxwgc.distributed import Timeouts
+from jaxwgc.distributed.ray import _fleet, _options, _worker
+from jaxwgc.studies._planning import _plan
+from jaxwgc.studies._reports import _barrier, _statistics
+from tests import prose_numbers
+from tests.prose_numbers import PAGES, ROOT
+
+CLUSTER = "docs/cluster.md"
+CODES = "docs/codes.md"
+DELAYS = "docs/delays.md"
+PLANNING = "docs/planning.md"
+REPORTS = "docs/which-worker-is-slow.md"
+REPRODUCTION = "docs/reproduction.md"
+SKETCHING = "docs/sketching.md"
+SLOW = "docs/slow-workers.md"
+STARTED = "docs/getting-started.md"
+WEIGHTS = "docs/weights.md"
+WRONG = "docs/wrong-answers.md"
+
+
+class Quoted(NamedTuple):
+    """A number of a page that follows from stored results or from the code.
+
+    Attributes:
+      page: Path of the page.
+      text: Words of the page around the number, with this number alone.
+      value: Computes the number, before it is rounded to the printed digits.
+    """
+
+    page: str
+    text: str
+    value: Callable[[], float]
+
+
+class Parameter(NamedTuple):
+    """A number of a page that was not measured by this project.
+
+    Attributes:
+      page: Path of the page.
+      text: Words of the page around the number, with this number alone.
+      reason: What the number is.
+    """
+
+    page: str
+    text: str
+    reason: str
+
+
+class Claim(NamedTuple):
+    """A sentence of a page that compares results.
+
+    Attributes:
+      page: Path of the page.
+      text: Words of the sentence.
+      holds: Returns whether the sentence agrees with the results.
+    """
+
+    page: str
+    text: str
+    holds: Callable[[], bool]
+
+
+@functools.cache
+def results(name):
+    """Returns docs/results/NAME.json."""
+    path = ROOT / "docs/results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def table(name):
+    """Returns the rows of docs/results/NAME.md as dictionaries of text."""
+    path = ROOT / "docs/results" / f"{name}.md"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line[1:-1].split("|") for line in lines if line.startswith("|")]
+    header, _, *body = [[cell.strip() for cell in row] for row in rows]
+    return [dict(zip(header, row)) for row in body]
+
+
+def number(text):
+    """Returns the first number of a cell, such as 45.38 of "45.38 ± 0.01"."""
+    return float(re.search(r"-?\d[\d,]*(\.\d+)?(e-?\d+)?", text)[0].replace(",", ""))
+
+
+def column(name, title):
+    """Returns the numbers of a column, where it has some."""
+    cells = [row[title] for row in table(name)]
+    return np.array([number(cell) for cell in cells if re.search(r"\d", cell)])
+
+
+def cell(name, title, row):
+    """Returns a number of the row whose first cell is `row`."""
+    [found] = [cells for cells in table(name) if next(iter(cells.values())) == row]
+    return number(found[title])
+
+
+EVERYONE = "`uncoded`, all"
+EXACT_ON_REQUEST = "`replicated` × 2, decodable"
+NEARLY_ALL_PARTS = "`replicated` × 2, error 10%"
+EXACT_REPETITION = "`fractional_repetition` × 2, decodable"
+
+
+def of_everyone(trace, row, title="step"):
+    """Returns the time of a choice relative to that of waiting for all."""
+    name = f"time_{trace}"
+    return cell(name, title, row) / cell(name, title, EVERYONE)
+
+
+def times_to_target(trace, words):
+    """Returns times to the target relative to waiting for all, of some choices."""
+    name = f"time_{trace}"
+    chosen = [row for row in table(name) if words in row["code, waiting rule"]]
+    times = np.array([number(row["time to target"]) for row in chosen])
+    return times / cell(name, "time to target", EVERYONE)
+
+
+SIMILAR_JOBS = ("job_1", "job_2", "job_3")
+
+
+def of_similar_jobs(*words):
+    """Returns relative times to the target in the jobs with similar workers."""
+    return np.concatenate(
+        [times_to_target(job, word) for job in SIMILAR_JOBS for word in words]
+    )
+
+
+CODES_WITH_ONE_MESSAGE = ("fractional_repetition", "any_placement")
+
+
+def choices_of(trace):
+    """Returns the choices of `python -m experiments time` for a trace."""
+    return results("time")[trace]["choices"]
+
+
+def loss_at_end(trace, waits_for):
+    """Returns the last loss of an uncoded training, in percent."""
+    [loss] = [
+        choice["loss"]["mean"][-1]
+        for choice in choices_of(trace)
+        if choice["name"] == "uncoded" and choice["waits_for"] == waits_for
+    ]
+    return 100 * loss
+
+
+def plateau_of_stale_gradients():
+    """Returns the loss, in percent, that changes least between two times, in job_4."""
+    [loss] = [
+        np.array(choice["loss"]["mean"])
+        for choice in choices_of("job_4")
+        if choice["waits_for"] == "first 5 + late"
+    ]
+    before = loss[: np.argmax(loss < 0.05)]
+    return 100 * before[1:][np.argmin(np.abs(np.diff(before)))]
+
+
+STEADY_TRACES = ("uneven_seconds", "one_slow_seconds", "job_1", "job_2", "job_3")
+
+
+def planned_over_measured(trace, quantity):
+    """Returns planned times over those of the trainings, of all choices."""
+    return np.array(
+        [
+            choice[f"planned_{quantity}"] / choice[quantity]["mean"]
+            for choice in choices_of(trace)
+        ]
+    )
+
+
+def median_of_planned_times():
+    """Returns planned over measured times to the target, without job_4."""
+    ratios = [planned_over_measured(trace, "time") for trace in STEADY_TRACES]
+    return np.median(np.concatenate(ratios))
+
+
+def largest_error_of_planned_steps(*traces):
+    """Returns the largest error of a planned time of a step, in percent."""
+    ratios = np.concatenate([planned_over_measured(trace, "step") for trace in traces])
+    return 100 * np.max(np.abs(1 / ratios - 1))
+
+
+def largest_error_of_ratios(*traces):
+    """Returns the largest error of planned times over that of waiting for all."""
+    ratios = [planned_over_measured(trace, "time") for trace in traces]
+    relative = np.concatenate([ratio / ratio[0] for ratio in ratios])
+    return 100 * np.max(np.abs(relative - 1))
+
+
+def on_request(delays, numerator="request_2", denominator="all"):
+    """Returns a ratio of two columns of `python -m experiments slow-workers`."""
+    [row] = [
+        row for row in results("slow_workers")["on_request"] if row["delays"] == delays
+    ]
+    return row["seconds"][numerator]["mean"] / row["seconds"][denominator]["mean"]
+
+
+def milliseconds(code, fault):
+    """Returns the median time of a step of `python -m experiments cluster`."""
+    return results("cluster")["summary"][code][fault]["milliseconds"]["median"]
+
+
+NUM_COPIES = (2, 3, 5)
+CALM_ON_REQUEST = [f"on request, {copies} copies" for copies in NUM_COPIES]
+
+
+def added_on_request():
+    """Returns milliseconds that a calm step on request adds, by copies."""
+    base = milliseconds("uncoded, all", "calm")
+    return np.array([milliseconds(code, "calm") - base for code in CALM_ON_REQUEST])
+
+
+def ratios_on_request():
+    """Returns calm steps on request relative to a step without a code, by copies."""
+    base = milliseconds("uncoded, all", "calm")
+    return np.array([milliseconds(code, "calm") / base for code in CALM_ON_REQUEST])
+
+
+def slowdown_on_request(copies):
+    """Returns a step with two slow workers relative to one without faults."""
+    code = f"on request, {copies} copies"
+    return milliseconds(code, "two slow") / milliseconds(code, "calm")
+
+
+def overhead_with_empty_work(code):
+    """Returns milliseconds that a step on request adds with empty work."""
+    price = results("cluster")["price"]
+    return price[code]["milliseconds"] - price["uncoded"]["milliseconds"]
+
+
+def way(trace, name, relative_to="waiting for all"):
+    """Returns the time of a way to act relative to another way."""
+    ways = results("plan")["measured"]["traces"][trace]["halves"]["ways"]
+    return ways[name] / ways[relative_to]
+
+
+TRACES = (*STEADY_TRACES, "job_4")
+
+
+def gains_on_request():
+    """Returns by how much two copies shorten a step, in percent, by trace."""
+    return [100 * (1 - way(trace, "on request × 2")) for trace in TRACES]
+
+
+def planned_step(trace, choice_name, waits_for):
+    """Returns the step of a choice on the planning page."""
+    [step] = [
+        choice["step_time"]["value"]
+        for choice in results("plan")["measured"]["traces"][trace]["choices"]
+        if (choice["name"], choice["waits_for"]) == (choice_name, waits_for)
+    ]
+    return step
+
+
+def planned_ratio(trace, choice_name, waits_for):
+    """Returns the step of a choice relative to waiting for all without a code."""
+    own = planned_step(trace, choice_name, waits_for)
+    return own / planned_step(trace, "uncoded", "all")
+
+
+def text_of_report(trace):
+    """Returns the report of a measured trace."""
+    return results("report")["measured"][trace]["text"]
+
+
+def in_report(trace, pattern):
+    """Returns a number of the report of a trace."""
+    return float(re.search(pattern, text_of_report(trace))[1])
+
+
+def accuracy(quantity, key):
+    """Returns a result of the interleaved code (50, 20, 30)."""
+    return results("benchmark")["accuracy"][0][quantity][key]
+
+
+def step_through_messages(name):
+    """Returns milliseconds of a training step."""
+    return 1000 * results("benchmark")["step"][name]["seconds"]
+
+
+CORRECTED = "coded, corrupted messages corrected"
+NOT_CORRECTED = "coded, every message formed and decoded"
+
+
+def largest_harm_of_flips():
+    """Returns the largest error of the gradient after a flipped bit."""
+    runs = results("wrong_answers")["bits"]["codes"].values()
+    return max(bit["harm"] for run in runs for bit in run["bits"])
+
+
+def table_1_deviations(quantity):
+    """Returns published minus fitted, in standard errors."""
+    rows = [row for row in table("table1_fit") if row[""] == quantity]
+    return np.array([number(row["deviation"]) for row in rows])
+
+
+def table_1_errors():
+    """Returns fitted errors minus published ones, in percentage points."""
+    rows = [row for row in table("table1_fit") if row[""] == "error, %"]
+    return np.array([number(row["fitted"]) - number(row["published"]) for row in rows])
+
+
+def table_1_iterations():
+    """Returns fitted iterations over published ones."""
+    rows = [row for row in table("table1_fit") if row[""] == "iterations"]
+    return np.array([number(row["fitted"]) / number(row["published"]) for row in rows])
+
+
+def table_2_differences(compression):
+    """Returns deviations from the published iterations, in percent."""
+    rows = [row for row in table("table2") if row["ρ"] == compression]
+    return np.abs([number(row["difference"]) for row in rows])
+
+
+def saved_by_weights(compression):
+    """Returns the saved test error relative to the published one."""
+    name = "table1_weights"
+    return cell(name, "paper", compression) / cell(name, "published", compression)
+
+
+def rough_solutions(title):
+    """Returns a column of the solvers with sketches of 16 p rows."""
+    rows = [row for row in table("sketching_solvers_ill") if "16p" in row["solver"]]
+    return np.array([number(row[title]) for row in rows])
+
+
+def exact_scores_over_products():
+    """Returns the time of exact scores relative to two matrix products."""
+    dense = [
+        row["seconds"]["jaxwgc"] / row["seconds"]["two_products"]
+        for row in results("benchmark")["leverage_scores"]
+    ]
+    wide = [
+        row["seconds"]["exact"] / row["seconds"]["two_products"]
+        for row in results("benchmark")["approximate_scores"]
+    ]
+    return np.array(dense + wide)
+
+
+def backward_errors_of_preconditioned():
+    """Returns the worst backward errors, in machine epsilons."""
+    rows = table("sketching_stability")
+    return [number(row["worst"]) for row in rows if "preconditioned`" in row["method"]]
+
+
+def unequal_noise(rows, title):
+    """Returns a column for noise that differs by a factor of ten, by rows a source."""
+    [row] = [
+        row
+        for row in table("weights_sources")
+        if (row["σ max / min"], row["rows"]) == ("10", rows)
+    ]
+    return number(row[title])
+
+
+def estimated_weights_over_oracle():
+    """Returns errors relative to the oracle, from 20 rows per source on, in percent."""
+    ratios = [
+        unequal_noise(rows, "estimated twice") for rows in ("20", "50", "100", "200")
+    ]
+    return 100 * (np.array(ratios) - 1)
+
+
+def gain_of_leverage():
+    """Returns by how much uniform parts are worse if scores are nearly even."""
+    rows = [
+        row for row in table("weights_best_step") if number(row["spread of Π"]) <= 1 / 3
+    ]
+    return 100 * (max(number(row["uniform"]) for row in rows) - 1)
+
+
+def gains_of_new_samples():
+    """Returns the excess of one sample over that of new samples."""
+    name = "weights_best_step"
+    new = [column(name, "block leverage"), column(name, "block uniform")]
+    return 1 / np.concatenate(new)
+
+
+def probability_of_three_stalls():
+    """Returns the share of traces of 30 rounds with at least 3 stalls, in percent."""
+    num_rounds, stall = 30, straggler_reports.STALLED
+    fewer = (1 - stall) ** num_rounds
+    fewer += num_rounds * stall * (1 - stall) ** (num_rounds - 1)
+    pairs = num_rounds * (num_rounds - 1) / 2
+    fewer += pairs * stall**2 * (1 - stall) ** (num_rounds - 2)
+    return 100 * (1 - fewer)
+
+
+def largest_share_of_early_deadlines():
+    """Returns the largest share of times, in percent, within an early deadline."""
+    shares = _plan._SHARES_BY_DEADLINE
+    return 100 * max(share for share in shares if share < planning._LATE_DEADLINE)
+
+
+def worst_residual(code):
+    """Returns the worst residual that any of the searches finds."""
+    [row] = [
+        row for row in results("benchmark")["worst_patterns"] if row["code"] == code
+    ]
+    return max(row[key] for key in ("random", "strides", "neighbours", "search"))
+
+
+def excess_of_uniform_labels():
+    """Returns the excess of uniform rows over that of rows by scores, on MNIST."""
+    rows = [row for row in table("sketching_active") if "MNIST" in row["data"]]
+    return [number(row["uniform / leverage"]) for row in rows]
+
+
+def number_of_codes():
+    """Returns the number of public functions that make a gradient code."""
+    functions = [getattr(codes, name) for name in codes.__all__]
+    made = [
+        inspect.signature(function).return_annotation
+        for function in functions
+        if inspect.isfunction(function)
+    ]
+    return sum(kind in (codes.GradientCode, "GradientCode") for kind in made)
+
+
+def random_errors(code):
+    """Returns mean errors at random stragglers, in percent, by their number."""
+    [row] = [row for row in table("codes_equal_load_random") if row["code"] == code]
+    cells = [cell for title, cell in row.items() if title.startswith("s =")]
+    return np.array([number(cell) if "seen" not in cell else 0.0 for cell in cells])
+
+
+def half_widths_of_random_errors(code):
+    """Returns half widths of the intervals of `random_errors`."""
+    [row] = [row for row in table("codes_equal_load_random") if row["code"] == code]
+    cells = [cell for title, cell in row.items() if title.startswith("s =")]
+    return np.array([number(cell.partition("±")[2] or "0") for cell in cells])
+
+
+def is_equal_at_random(code, other):
+    """Returns whether the intervals of two codes overlap for all straggler numbers."""
+    distance = np.abs(random_errors(code) - random_errors(other))
+    reach = half_widths_of_random_errors(code) + half_widths_of_random_errors(other)
+    return bool(np.all(distance <= reach))
+
+
+def worst_errors(code, *numbers):
+    """Returns errors against an adversary, in percent, for numbers of stragglers."""
+    [row] = [
+        row for row in table("codes_equal_load_adversarial") if row["code"] == code
+    ]
+    return np.array([number(row[f"s = {stragglers}"]) for stragglers in numbers])
+
+
+EXACT_CODES = (
+    "`fractional_repetition`",
+    "`binary`",
+    "`cyclic_repetition`",
+    "`reed_solomon`",
+    "`communication_efficient`",
+    "`clustered`",
+    "`any_placement`",
+)
+# Numbers of stragglers beyond the tolerance of all of these codes.
+BEYOND = (6, 8, 10, 12, 15)
+
+
+def is_best_exact_code_under_attack(code):
+    """Returns whether a code has the least worst error of the exact codes."""
+    own = worst_errors(code, *BEYOND)
+    return all(np.all(own < worst_errors(other, *BEYOND)) for other in EXACT_CODES)
+
+
+def is_decoded_to(residual, *shares):
+    """Returns whether codes with k = n and d / n in `shares` reach a residual."""
+    worst = [
+        worst_residual(row["code"])
+        for row in results("benchmark")["worst_patterns"]
+        if row["code"][0] == row["code"][1]
+        and row["code"][2] / row["code"][0] in shares
+    ]
+    return max(worst) < residual
+
+
+def is_about(value, fraction):
+    """Returns whether a fraction in words is right to a tenth of itself."""
+    return abs(value / fraction - 1) <= 0.1
+
+
+def goals_of(trace):
+    """Returns the chosen codes of the default goal, by the half that chose them."""
+    halves = results("plan")["measured"]["traces"][trace]["halves"]
+    return halves["goals"]["default goal"]
+
+
+def num_traces_with_stale_gradients(half):
+    """Returns in how many traces a half chooses stale gradients."""
+    return sum("late" in goals_of(trace)[half]["choice"] for trace in TRACES)
+
+
+def plan_time(trace, choice_name, waits_for):
+    """Returns the planned time to the goal relative to waiting for all."""
+    choices = results("plan")["measured"]["traces"][trace]["choices"]
+    times = {
+        (choice["name"], choice["waits_for"]): choice["time"]["value"]
+        for choice in choices
+    }
+    return times[choice_name, waits_for] / times["uncoded", "all"]
+
+
+def bound_over_distance(num_large):
+    """Returns the bound over the distance of the samples with most draws."""
+    return column("weights_distance", "ε / (1 − ε) / distance, median")[-num_large:]
+
+
+def logistic(row, title):
+    """Returns a number of the table of logistic regression."""
+    return cell("sketching_logistic", title, f"`logistic_newton_sketch`, {row}")
+
+
+def default_of_plan(name):
+    """Returns the default value of an argument of `jaxwgc.plan`."""
+    return inspect.signature(jaxwgc.plan).parameters[name].default
+
+
+QUOTED = [
+    Quoted("README.md", "24 gradient codes", number_of_codes),
+    Quoted("README.md", "a round takes 0.93", lambda: on_request("`uneven_seconds`")),
+    Quoted(
+        "README.md",
+        "and 0.63 times as long as waiting",
+        lambda: on_request("`one_slow_seconds`"),
+    ),
+    Quoted(
+        "README.md",
+        "a round takes [1.73",
+        lambda: of_everyone("uneven_seconds", EXACT_REPETITION),
+    ),
+    Quoted(
+        "README.md",
+        "and 0.89 times as long",
+        lambda: of_everyone("one_slow_seconds", EXACT_REPETITION),
+    ),
+    Quoted(
+        "README.md",
+        "a median of 1.6e-6",
+        lambda: accuracy("gradient_float32", "median"),
+    ),
+    Quoted(
+        "README.md",
+        "these patterns has 6.4e-4",
+        lambda: accuracy("gradient_float32", "worst"),
+    ),
+    Quoted(
+        "README.md",
+        "deviate by up to 5 standard",
+        lambda: np.max(np.abs(table_1_deviations("error, %"))),
+    ),
+    Quoted(
+        "README.md",
+        "its iterations by up to 36",
+        lambda: np.max(np.abs(table_1_deviations("iterations"))),
+    ),
+    Quoted(CLUSTER, "after 10 times the slowest recent", lambda: _fleet._MULTIPLE),
+    Quoted(CLUSTER, "at least 2 and at", lambda: _options.SHORTEST_ANSWER_SECONDS),
+    Quoted(CLUSTER, "at most 60 seconds", lambda: _fleet._CEILING_SECONDS),
+    Quoted(CLUSTER, "are the last 20 of each", lambda: _fleet._NUM_RECENT),
+    Quoted(
+        CLUSTER,
+        "without a response so far has 60 seconds",
+        lambda: _fleet._CEILING_SECONDS,
+    ),
+    Quoted(CLUSTER, "it has responded 20 times", lambda: _fleet._NUM_RECENT),
+    Quoted(CLUSTER, "of more than 60 seconds", lambda: _fleet._CEILING_SECONDS),
+    Quoted(CLUSTER, "60 seconds by default", lambda: Timeouts().replacement),
+    Quoted(
+        CLUSTER,
+        "ready within 50 milliseconds",
+        lambda: 1000 * _worker.HOLD_SECONDS,
+    ),
+    Quoted(
+        CLUSTER,
+        "`timeouts.answer` (at least 2 s)",
+        lambda: _options.SHORTEST_ANSWER_SECONDS,
+    ),
+    Quoted(
+        CLUSTER,
+        "a step of 210 milliseconds",
+        lambda: milliseconds("uncoded, all", "calm"),
+    ),
+    Quoted(CLUSTER, "takes 27 to", lambda: min(added_on_request())),
+    Quoted(CLUSTER, "to 30 milliseconds more", lambda: max(added_on_request())),
+    Quoted(CLUSTER, "without a code (1.13", lambda: min(ratios_on_request())),
+    Quoted(CLUSTER, "to 1.14 times)", lambda: max(ratios_on_request())),
+    Quoted(CLUSTER, "takes 1.8 times as long", lambda: slowdown_on_request(2)),
+    Quoted(CLUSTER, "share this work: 1.4 times", lambda: slowdown_on_request(3)),
+    Quoted(
+        CLUSTER,
+        "takes 119 milliseconds more",
+        lambda: overhead_with_empty_work("on request, 1 copy"),
+    ),
+    Quoted(
+        CLUSTER,
+        "and 154 more with two copies",
+        lambda: overhead_with_empty_work("on request, 2 copies"),
+    ),
+    Quoted(
+        CODES,
+        "entries have [21%",
+        lambda: min(column("codes_learned", "reduction, paired")),
+    ),
+    Quoted(
+        CODES,
+        "to 31% less error",
+        lambda: max(column("codes_learned", "reduction, paired")),
+    ),
+    Quoted(CODES, "a probability of 0.2", lambda: equal_load.PROBABILITY),
+    Quoted(
+        DELAYS,
+        "It trains 20 times",
+        lambda: number(results("time")["command"].partition("--runs")[2]),
+    ),
+    Quoted(DELAYS, "until 1% of the loss", lambda: 100 * against_the_clock.TARGET),
+    Quoted(
+        DELAYS,
+        "at least 1.6 times as long",
+        lambda: min(times_to_target("uneven_seconds", "fractional_repetition")),
+    ),
+    Quoted(
+        DELAYS,
+        "two copies take 0.92 of it",
+        lambda: of_everyone("uneven_seconds", EXACT_ON_REQUEST),
+    ),
+    Quoted(
+        DELAYS,
+        "0.75 at nine tenths of the parts",
+        lambda: of_everyone("uneven_seconds", NEARLY_ALL_PARTS),
+    ),
+    Quoted(
+        DELAYS,
+        "takes 45% less",
+        lambda: 100 - 100 * of_everyone("one_slow_seconds", "`uncoded by speed`, all"),
+    ),
+    Quoted(
+        DELAYS,
+        "then stays at 0.3%",
+        lambda: loss_at_end("one_slow_seconds", "first 2"),
+    ),
+    Quoted(DELAYS, "then stays at 0.4%", lambda: loss_at_end("job_4", "first 5")),
+    Quoted(DELAYS, "stays at 6% until", plateau_of_stale_gradients),
+    Quoted(
+        DELAYS,
+        "on request take 0.84",
+        lambda: min(of_similar_jobs("error 10%")),
+    ),
+    Quoted(
+        DELAYS,
+        "to 0.86 of the time",
+        lambda: max(of_similar_jobs("error 10%")),
+    ),
+    Quoted(
+        DELAYS,
+        "Stale gradients take 0.82",
+        lambda: min(of_similar_jobs("+ late")),
+    ),
+    Quoted(DELAYS, "to 0.90, and codes", lambda: max(of_similar_jobs("+ late"))),
+    Quoted(
+        DELAYS,
+        "one message per worker 1.8",
+        lambda: min(of_similar_jobs(*CODES_WITH_ONE_MESSAGE)),
+    ),
+    Quoted(
+        DELAYS,
+        "to 1.9 times as long. Their",
+        lambda: max(of_similar_jobs(*CODES_WITH_ONE_MESSAGE)),
+    ),
+    Quoted(
+        DELAYS,
+        "step are accurate to 3%",
+        lambda: largest_error_of_planned_steps(*STEADY_TRACES[:-1]),
+    ),
+    Quoted(
+        DELAYS,
+        "are accurate to 8%",
+        lambda: largest_error_of_planned_steps("job_3"),
+    ),
+    Quoted(DELAYS, "about 3.4 times as long", median_of_planned_times),
+    Quoted(
+        DELAYS,
+        "are accurate to 12%",
+        lambda: largest_error_of_ratios(*STEADY_TRACES),
+    ),
+    Quoted(
+        PLANNING,
+        "on average 1.3 times as long",
+        lambda: in_report("uneven_seconds", r"a round takes ([\d.]+)\s+times"),
+    ),
+    Quoted(
+        PLANNING,
+        "takes 0.55 of that time",
+        lambda: planned_ratio("one_slow_seconds", "uncoded by speed", "all"),
+    ),
+    Quoted(
+        PLANNING,
+        "makes steps 2.5 times as fast",
+        lambda: 1 / planned_ratio("job_4", "uncoded by speed", "all"),
+    ),
+    Quoted(
+        PLANNING,
+        "which costs 12% at the default",
+        lambda: cell("plan_ways", "`job_3`", "regret, %: default goal"),
+    ),
+    Quoted(
+        PLANNING,
+        "It takes 0.55 of the time",
+        lambda: way("one_slow_seconds", "work in proportion to speed"),
+    ),
+    Quoted(
+        PLANNING,
+        "and 0.47 in `job_4`",
+        lambda: way("job_4", "work in proportion to speed"),
+    ),
+    Quoted(PLANNING, "gain up to 37% over", lambda: max(gains_on_request())),
+    Quoted(
+        PLANNING,
+        "another 10% over loads by speed",
+        lambda: (
+            100
+            - 100
+            * way("job_4", "on request × 2, by speed", "work in proportion to speed")
+        ),
+    ),
+    Quoted(PLANNING, "at most 97% of the times", largest_share_of_early_deadlines),
+    Quoted(
+        PLANNING, "at the start (0.01 by default)", lambda: default_of_plan("target")
+    ),
+    Quoted(PLANNING, "`condition` (100)", lambda: default_of_plan("condition")),
+    Quoted(
+        PLANNING,
+        "`heterogeneity` (0.1)",
+        lambda: default_of_plan("heterogeneity"),
+    ),
+    Quoted(REPORTS, "at least 95% of the rounds", lambda: 100 * _barrier._NEARLY_ALL),
+    Quoted(REPORTS, "within 2% of", lambda: 100 * _barrier._RANGE_OF_JITTER),
+    Quoted(REPORTS, "within 8%, if", lambda: 100 * _barrier._RANGE_IN_TURNS),
+    Quoted(
+        REPORTS,
+        "within 12%, if",
+        lambda: 100 * _barrier._RANGE_IN_UNEQUAL_ROUNDS,
+    ),
+    Quoted(
+        REPORTS,
+        "up to 5 ms of jitter",
+        lambda: 1000 * straggler_reports.BARRIER_JITTER_SECONDS,
+    ),
+    Quoted(
+        REPORTS,
+        "it is only 9% slower",
+        lambda: 100 * in_report("job_2", r"chronic +([\d.]+)") - 100,
+    ),
+    Quoted(
+        REPORTS,
+        "at least 5% slower",
+        lambda: 100 * np.expm1(_statistics._MARGIN),
+    ),
+    Quoted(REPORTS, "logarithm of 1.05", lambda: np.exp(_statistics._MARGIN)),
+    Quoted(REPORTS, "more than 1.5 times", lambda: np.exp(_statistics._STALL)),
+    Quoted(
+        REPORTS,
+        "probability of at most 5%",
+        lambda: 100 * _statistics.FALSE_ALARMS,
+    ),
+    Quoted(REPORTS, "and of 0.8 with", lambda: straggler_reports.CORRELATIONS[-1]),
+    Quoted(
+        REPORTS,
+        "with a stall in 5% of them",
+        lambda: 100 * straggler_reports.STALLED,
+    ),
+    Quoted(REPORTS, "of them, 19% have", probability_of_three_stalls),
+    Quoted(
+        REPRODUCTION,
+        "the published errors (7",
+        lambda: min(run["error"] for run in mnist.PUBLISHED.values()),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "to 9%) to within",
+        lambda: max(run["error"] for run in mnist.PUBLISHED.values()),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "uncompressed 4.37%",
+        lambda: mnist.PUBLISHED_UNCOMPRESSED_ERROR,
+    ),
+    Quoted(
+        REPRODUCTION,
+        "its published 4.37%",
+        lambda: mnist.PUBLISHED_UNCOMPRESSED_ERROR,
+    ),
+    Quoted(
+        REPRODUCTION,
+        "first reaches 4.37%",
+        lambda: mnist.PUBLISHED_UNCOMPRESSED_ERROR,
+    ),
+    Quoted(
+        REPRODUCTION,
+        "the weights save 0.45",
+        lambda: cell("table1_weights", "paper", "4"),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "± 0.05 points instead",
+        lambda: number(table("table1_weights")[0]["paper"].partition("±")[2]),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "points instead of 1.99",
+        lambda: mnist.PUBLISHED_SAVING["rho=4"],
+    ),
+    Quoted(REPRODUCTION, ", 0.5,", lambda: mnist.STEP_SIZES[1]),
+    Quoted(REPRODUCTION, ", 0.2,", lambda: mnist.STEP_SIZES[2]),
+    Quoted(
+        REPRODUCTION,
+        "come near 5%",
+        lambda: np.median(column("table1", "unbiased")),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "by up to 3.4% at",
+        lambda: max(table_2_differences("2")),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "and by 5.9% at",
+        lambda: max(table_2_differences("4")),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "errors deviate by up to 5 standard",
+        lambda: np.max(np.abs(table_1_deviations("error, %"))),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "leverage scores take 0.7",
+        lambda: cell(
+            "benchmark_first_calls", "seconds / lstsq", "`sketching.leverage_scores`"
+        ),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "a coded step 2.7",
+        lambda: cell("benchmark_first_calls", "seconds / lstsq", "`README step`"),
+    ),
+    Quoted(
+        REPRODUCTION,
+        "Newton sketch 2.8",
+        lambda: cell(
+            "benchmark_first_calls",
+            "seconds / lstsq",
+            "`sketching.logistic_newton_sketch`",
+        ),
+    ),
+    Quoted(SKETCHING, "takes 0.10", lambda: min(rough_solutions("seconds"))),
+    Quoted(SKETCHING, "to 0.23 seconds", lambda: max(rough_solutions("seconds"))),
+    Quoted(SKETCHING, "that is 3%", lambda: 100 * min(rough_solutions("excess"))),
+    Quoted(SKETCHING, "to 4% too large", lambda: 100 * max(rough_solutions("excess"))),
+    Quoted(
+        SKETCHING,
+        "backward error is 4 eps",
+        lambda: max(backward_errors_of_preconditioned()),
+    ),
+    Quoted(SKETCHING, "scores take 0.8", lambda: min(exact_scores_over_products())),
+    Quoted(
+        SKETCHING,
+        "to 2.1 times as long",
+        lambda: max(exact_scores_over_products()),
+    ),
+    Quoted(SKETCHING, "uniform rows is 2.3", lambda: min(excess_of_uniform_labels())),
+    Quoted(SKETCHING, "to 4.9 times that", lambda: max(excess_of_uniform_labels())),
+    Quoted(
+        WEIGHTS,
+        "estimation: 3% at",
+        lambda: 100 * cell("weights_sources", "estimated twice", "1") - 100,
+    ),
+    Quoted(
+        WEIGHTS,
+        "weights have 1.4 times",
+        lambda: unequal_noise("5", "estimated twice"),
+    ),
+    Quoted(WEIGHTS, "at most 13% if", gain_of_leverage),
+    Quoted(WEIGHTS, "one sample is 8", lambda: min(gains_of_new_samples())),
+    Quoted(WEIGHTS, "to 200 times that", lambda: max(gains_of_new_samples())),
+    Quoted(WRONG, r"at most $1.2 \cdot 10^{-5}$ of its norm", largest_harm_of_flips),
+    Quoted(
+        WRONG,
+        "through messages takes 52.7 ms",
+        lambda: step_through_messages(CORRECTED),
+    ),
+    Quoted(WRONG, "and 42.5 ms without", lambda: step_through_messages(NOT_CORRECTED)),
+    Quoted(
+        WRONG,
+        "a factor of 1.24",
+        lambda: step_through_messages(CORRECTED) / step_through_messages(NOT_CORRECTED),
+    ),
+]
+
+LEVEL = "level of the intervals"
+LICENCE = "version of a licence"
+REPORTED = "reported for another library"
+
+PARAMETERS = [
+    Parameter("README.md", "CC BY-SA 3.0", LICENCE),
+    Parameter(CLUSTER, "medians from 10 milliseconds", "scaled on purpose"),
+    Parameter(CLUSTER, "to 4 seconds), no worker", "scaled on purpose"),
+    Parameter(
+        CODES, r"below about $2 \cdot 10^{-5}$", "size of a bound, not its value"
+    ),
+    Parameter(CODES, "with 95% confidence intervals", LEVEL),
+    Parameter(DELAYS, "with 95% bands", LEVEL),
+    Parameter(STARTED, "draws 20 times", "argument of the example"),
+    Parameter(STARTED, "means with 95% confidence", LEVEL),
+    Parameter(PLANNING, "*90%* its", "name of a column"),
+    Parameter(PLANNING, "Intervals are 95% confidence", LEVEL),
+    Parameter(PLANNING, "up to $3/m$, with 95% confidence", LEVEL),
+    Parameter(PLANNING, "can hide, with 95% confidence", LEVEL),
+    Parameter(REPORTS, "its 95% confidence", LEVEL),
+    Parameter(REPORTS, "CC BY 4.0", LICENCE),
+    Parameter(REPORTS, "correlated (0.4", "see test_most_workers_are_correlated"),
+    Parameter(REPORTS, "to 0.7 for most", "see test_most_workers_are_correlated"),
+    Parameter(REPORTS, "autocorrelation of 0.5", "see tests/studies"),
+    Parameter(REPRODUCTION, "Means have 95% confidence", LEVEL),
+    Parameter(REPRODUCTION, "as short as 0.1", "threshold of the paper"),
+    Parameter(REPRODUCTION, "0.1 (on the mean loss)", "grid of step sizes"),
+    Parameter(REPRODUCTION, "at the step 2e-7", "twice the step of the paper"),
+    Parameter(REPRODUCTION, "The step 2e-7", "twice the step of the paper"),
+    Parameter(REPRODUCTION, "the step 1e-7", "step of the paper"),
+    Parameter(REPRODUCTION, "has 12.5 rows", "1,000 rows in 20 parts of 4"),
+    Parameter(SKETCHING, "condition number of 1e8", "argument of the experiment"),
+    Parameter(SKETCHING, "condition number 1e8", "argument of the experiment"),
+    Parameter(SKETCHING, "below 0.02 in float32", "bound in tests/sketching"),
+    Parameter(SKETCHING, "come back as 2020.3", REPORTED),
+    Parameter(SKETCHING, "and 0.3 |", REPORTED),
+    Parameter(SKETCHING, "± 0.2; values", "bound in tests/sketching"),
+    Parameter(SLOW, "*97%* and", "name of a column"),
+    Parameter(SLOW, "and *90%* of the table", "name of a column"),
+    Parameter(WEIGHTS, "Intervals are 95% confidence", LEVEL),
+    Parameter(WEIGHTS, "[Within 10% of knowing", "see CLAIMS"),
+    Parameter(WEIGHTS, "come within 10% of the oracle", "see CLAIMS"),
+]
+
+CLAIMS = [
+    Claim(
+        "README.md",
+        "The weights save a quarter of what the paper reports at ρ = 4",
+        lambda: is_about(saved_by_weights("4"), 1 / 4),
+    ),
+    Claim(
+        CLUSTER,
+        "the longest step is shorter than the shortest absence",
+        lambda: (
+            results("chaos")["summary"]["longest_seconds"]
+            < results("chaos")["summary"]["shortest_away"]
+        ),
+    ),
+    Claim(
+        CODES,
+        "an adversary harms it [less than other exact codes]",
+        lambda: is_best_exact_code_under_attack("`cyclic_mds`"),
+    ),
+    Claim(
+        CODES,
+        "at half its error (up to 12 of 30 stragglers)",
+        lambda: np.array_equal(
+            2 * worst_errors("`edge_graph`", 6, 8, 10, 12),
+            worst_errors("`fractional_repetition`", 6, 8, 10, 12),
+        ),
+    ),
+    Claim(
+        CODES,
+        "of a graph and this Reed–Solomon code are equal to it within the intervals",
+        lambda: (
+            is_equal_at_random("`edge_graph`", "`fractional_repetition`")
+            and is_equal_at_random("`reed_solomon`", "`fractional_repetition`")
+        ),
+    ),
+    Claim(
+        DELAYS,
+        "two copies in fractional repetition take a ninth less time",
+        lambda: is_about(1 - of_everyone("one_slow_seconds", EXACT_REPETITION), 1 / 9),
+    ),
+    Claim(
+        DELAYS,
+        "On request, they take more than a third less",
+        lambda: 1 - of_everyone("one_slow_seconds", EXACT_ON_REQUEST) > 1 / 3,
+    ),
+    Claim(
+        DELAYS,
+        "its quarter of the data for good, is twice as fast",
+        lambda: is_about(
+            of_everyone("one_slow_seconds", "`uncoded`, first 2", "time to target"),
+            1 / 2,
+        ),
+    ),
+    Claim(
+        DELAYS,
+        "descent is another fifth faster",
+        lambda: is_about(
+            1
+            - cell(
+                "time_one_slow_seconds", "time to target", "`uncoded`, first 2 + late"
+            )
+            / cell("time_one_slow_seconds", "time to target", "`uncoded`, first 2"),
+            1 / 5,
+        ),
+    ),
+    Claim(
+        PLANNING,
+        "is reached in less than half of the time of waiting for all",
+        lambda: plan_time("one_slow_seconds", "uncoded", "first 2 + late") < 1 / 2,
+    ),
+    Claim(
+        PLANNING,
+        "parts on request take less than two thirds",
+        lambda: planned_ratio("one_slow_seconds", "replicated", "decodable") < 2 / 3,
+    ),
+    Claim(
+        PLANNING,
+        "Fractional repetition is slower than waiting for all",
+        lambda: planned_ratio("job_4", "fractional_repetition", "decodable") > 1,
+    ),
+    Claim(
+        PLANNING,
+        "chosen by the first half in five of six traces",
+        lambda: (
+            num_traces_with_stale_gradients("least regret")
+            == num_traces_with_stale_gradients("second half")
+            == 5
+        ),
+    ),
+    Claim(
+        PLANNING,
+        "still take twice the time of perfect division there",
+        lambda: is_about(
+            cell("plan_ways", "`job_4`", "on request × 2, by speed"),
+            2 * cell("plan_ways", "`job_4`", "perfect division"),
+        ),
+    ),
+    Claim(
+        PLANNING,
+        "It is faster than waiting for all in `job_4` alone",
+        lambda: (
+            [trace for trace in TRACES if way(trace, "proportional placement × 2") < 1]
+            == ["job_4"]
+        ),
+    ),
+    Claim(
+        REPORTS,
+        "Work in proportion to speed more than halves the time of a round",
+        lambda: (
+            2 * in_report("job_4", r"would\s+take (\d+)")
+            < in_report("job_4", r"instead of (\d+)")
+        ),
+    ),
+    Claim(
+        REPRODUCTION,
+        "published errors (7 to 9%) to within about a point",
+        lambda: np.max(np.abs(table_1_errors())) <= 1,
+    ),
+    Claim(
+        REPRODUCTION,
+        "to within about a quarter",
+        lambda: np.max(np.abs(table_1_iterations() - 1)) <= 0.255,
+    ),
+    Claim(
+        REPRODUCTION,
+        "about two standard errors of a mean of six runs",
+        lambda: is_about(
+            mnist.ERROR_UNIT
+            / np.mean(
+                [
+                    number(row["standard error"])
+                    for row in table("table1_fit")
+                    if row[""] == "error, %"
+                ]
+            ),
+            2,
+        ),
+    ),
+    Claim(
+        REPRODUCTION,
+        "to this residual if a tenth of up to 200 workers may fail",
+        lambda: is_decoded_to(1e-4, 0.1),
+    ),
+    Claim(
+        REPRODUCTION,
+        "If a fifth of up to 200 workers may fail, it decodes to $10^{-3}$",
+        lambda: is_decoded_to(1e-3, 0.1, 0.2),
+    ),
+    Claim(
+        REPRODUCTION,
+        "may fail and there are as many parts as workers, it does not",
+        lambda: (
+            min(worst_residual([size, size, size // 2]) for size in (50, 100, 200))
+            > 1e-3
+        ),
+    ),
+    Claim(
+        SKETCHING,
+        "take less than half a GiB for 5,000,000 rows",
+        lambda: (
+            max(column("benchmark_streaming_scores", "peak of the process, MiB")) < 512
+        ),
+    ),
+    Claim(
+        SKETCHING,
+        "with two refinements are faster than sketches of $4p$ rows without",
+        lambda: logistic("2p, 2 ref.", "seconds") < logistic("4p", "seconds"),
+    ),
+    Claim(
+        SLOW,
+        "workers hardly differ, and nothing is gained",
+        lambda: min(on_request("`job_2`"), on_request("`job_3`")) > 0.99,
+    ),
+    Claim(
+        WEIGHTS,
+        "estimated weights come within 10% of the oracle from 20 rows per source on",
+        lambda: max(estimated_weights_over_oracle()) <= 10,
+    ),
+    Claim(
+        WEIGHTS,
+        "The error is still a third of the unweighted error",
+        lambda: is_about(
+            unequal_noise("5", "estimated twice") / unequal_noise("5", "unweighted"),
+            1 / 3,
+        ),
+    ),
+    Claim(
+        WEIGHTS,
+        "the paper's weights have a smaller excess everywhere",
+        lambda: max(column("weights_fixed_step", "weighted, 5 steps")) < 1,
+    ),
+    Claim(
+        WEIGHTS,
+        "Without the longer step, they are behind in every row",
+        lambda: min(column("weights_fixed_step", "weighted, unbiased, 50 steps")) > 1,
+    ),
+    Claim(
+        WEIGHTS,
+        "the bound is within a factor of three of the distance",
+        lambda: max(bound_over_distance(num_large=5)) < 3,
+    ),
+    Claim(
+        WRONG,
+        "Clean rounds raise no alarm",
+        lambda: (
+            not any(
+                run["blamed"] or run["refused"]
+                for run in results("wrong_answers")["clean"]["codes"].values()
+            )
+        ),
+    ),
+]
+
+
+def entries():
+    """Yields the numbers that are listed."""
+    yield from QUOTED
+    yield from PARAMETERS
+
+
+def paragraphs(page):
+    """Returns the paragraphs of a page, each in one line."""
+    parts = prose_numbers.sections(prose_numbers.read(page))
+    return [paragraph for part in parts for paragraph in part.paragraphs]
+
+
+def only_number(entry):
+    """Returns the number in the text of an entry, which must be the only one."""
+    numbers = [*prose_numbers.literals(entry.text)]
+    assert len(numbers) == 1, f"{entry.text!r} has {len(numbers)} numbers; name one"
+    return numbers[0]
+
+
+def is_around(text, place):
+    """Returns whether words of an entry stand around a number of a page."""
+    starts = [match.start() for match in re.finditer(re.escape(text), place.paragraph)]
+    return any(
+        start <= place.literal.start and place.literal.end <= start + len(text)
+        for start in starts
+    )
+
+
+def is_in_table(place):
+    """Returns whether a number with several digits stands in a table of its section."""
+    literal = place.literal
+    if literal.num_significant_digits < 2:
+        return False
+    return any(literal.is_rounded(cell) for cell in place.cells)
+
+
+def sentence_of(place):
+    """Returns the sentence with a number."""
+    ends = [match.end() for match in re.finditer(r"[.:;?!] ", place.paragraph)]
+    start = max((end for end in ends if end <= place.literal.start), default=0)
+    behind = [end for end in ends if end >= place.literal.end]
+    return place.paragraph[start : min(behind, default=None)].strip()
+
+
+def unexplained(page, text):
+    """Returns the numbers of a page that have no source."""
+    listed = [entry.text for entry in entries() if entry.page == page]
+    return [
+        f"{page}: {place.literal.printed} in {sentence_of(place)!r} has no source"
+        for place in prose_numbers.places(text)
+        if not any(is_around(own, place) for own in listed)
+        and not is_in_table(place)
+        and not prose_numbers.is_dated(place.paragraph)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_number_has_a_source(page):
+    lines = unexplained(page, prose_numbers.read(page))
+    assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "entry", QUOTED, ids=lambda entry: f"{entry.page}: {entry.text}"
+)
+def test_quoted_numbers_are_those_of_the_results(entry):
+    quoted = only_number(entry)
+    value = float(entry.value())
+    message = f"{entry.page} says {quoted.printed} in {entry.text!r}; it is {value:.6g}"
+    assert quoted.is_rounded(value), message
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_listed_words_are_still_on_their_page(page):
+    text = "\n".join(paragraphs(page))
+    lines = []
+    for entry in [*entries(), *CLAIMS]:
+        if entry.page == page and entry.text not in text:
+            line = f"{page} no longer says {entry.text!r}"
+            if isinstance(entry, Quoted):
+                line += f"; by the results it is {float(entry.value()):.6g}"
+            lines.append(line)
+    assert not lines, "\n".join(lines)
+
+
+def test_listed_words_have_one_number():
+    for entry in entries():
+        only_number(entry)
+
+
+@pytest.mark.parametrize(
+    "claim", CLAIMS, ids=lambda claim: f"{claim.page}: {claim.text}"
+)
+def test_claims_hold(claim):
+    assert claim.holds(), f"{claim.page}: {claim.text!r} contradicts the results"
+
+
+def delays_of(file):
+    """Returns the traces of a file, (rounds, workers) each, by name."""
+    stored = np.load(ROOT / "experiments/data" / file)
+    traces = {name: stored[name] for name in stored.files}
+    return {
+        name: times.sum(-1) if times.ndim == 3 else times
+        for name, times in traces.items()
+    }
+
+
+def test_most_workers_are_correlated():
+    """The page of reports says: successive rounds are correlated, 0.4 to 0.7."""
+    correlations = []
+    for times in delays_of("pai_delays.npz").values():
+        middle = (times.shape[1] - 1) // 2
+        medians = np.sort(times, axis=1)[:, middle]
+        *_, own = _statistics._change(np.log(times / medians[:, None]))
+        correlations.extend(own)
+    rounded = np.round(correlations, 1)
+    assert np.mean((rounded >= 0.4) & (rounded <= 0.7)) > 0.75
+
+
+@pytest.mark.parametrize("median", [0.01, 4.0])
+def test_no_worker_of_a_trace_is_suspected(median):
+    """The page of clusters says so, for medians from 10 milliseconds to 4 seconds."""
+    traces = delays_of("pai_delays.npz") | delays_of("llm_training_delays.npz")
+    for times in traces.values():
+        limit = _fleet.ResponseLimit(None, times.shape[1])
+        for row in median / np.median(times) * times:
+            for worker in np.argsort(row):
+                assert row[worker] <= limit.of(worker) / 2
+                limit.note(worker, row[worker])
+
+
+def test_versions_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = project["requires-python"].removeprefix(">=")
+    [jax_version] = [
+        name.removeprefix("jax>=")
+        for name in project["dependencies"]
+        if name.startswith("jax>=")
+    ]
+    text = prose_numbers.read("README.md")
+    assert f"With Python {python} or newer" in text
+    assert f"jax {jax_version} or newer" in text
+
+
+PAGE = """# Title
+
+<!-- times -->
+
+*Seconds, with a caption of 4.44*
+
+| code | seconds |
+|:--|--:|
+| `uncoded` | 1.23 |
+
+<!-- end -->
+
+{}
+"""
+
+
+def found_in(sentence):
+    """Returns the numbers of a sentence that have no source, as they are printed."""
+    lines = unexplained("page.md", PAGE.format(sentence))
+    return [line.split()[1] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("A step takes 1.23 seconds.", []),
+        ("A step takes 1.2 seconds.", []),
+        ("A step takes 1.24 seconds.", ["1.24"]),
+        ("A step takes 4.44 seconds.", ["4.44"]),
+        ("A step takes 1 s.", ["1"]),
+        ("It takes 3 to 5 times as long.", ["3", "5"]),
+        ("The error is $1.5 \\cdot 10^{-5}$.", ["1.5e-5"]),
+        ("| by hand | 7% |", ["7"]),
+        ("With `timeout=2.5`, [30](page.md#1.5) workers and $2.5$.", []),
+        ("It took 30 seconds (November 2026).", ["30"]),
+        ("It took 30 seconds (`python -m experiments time`, November 2026).", []),
+    ],
+)
+def test_numbers_without_a_source_are_found(sentence, expected):
+    assert found_in(sentence) == expected
+
+
+def test_a_section_with_tables_uses_only_its_own():
+    section = "\n# Other\n\n<!-- x -->\n| code | 9.87 |\n<!-- end -->\n\nIt takes 1.23."
+    assert found_in(section) == ["1.23"]
