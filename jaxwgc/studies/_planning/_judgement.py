@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import fastest
 from jaxwgc.studies._planning._choice import BUSY, Choice, Estimate, RoundStatistics
 from jaxwgc.studies._planning._convergence import StaleDescent, Weights, leave_one_out
@@ -78,7 +79,7 @@ def _weights(choice, rounds, drawn):
     noise = _persistent_noise(runs)
     bias = max(
         _mean_square_bias(runs, noise, drawn.num_measured),
-        _bias_of_lost_parts(weights, target, noise, drawn.num_measured),
+        _bias_of_lost_parts(choice.code, weights, noise, drawn),
     )
     lasting = noise.share
     # Lateness persists between rounds only if the delay has a state or late workers
@@ -187,23 +188,21 @@ def _mean_square_bias(
 
 
 def _bias_of_lost_parts(
-    weights: np.ndarray,
-    target: np.ndarray,
-    noise: _PersistentNoise,
-    num_measured: float,
+    code: GradientCode, weights: np.ndarray, noise: _PersistentNoise, drawn: Drawn
 ) -> float:
     """Computes the mean square bias from parts that never arrive, or hardly ever.
 
     The noise of a rule under which few parts arrive hides this bias from a test of all
-    parts together. So each part is tested alone, by Hoeffding's bound for means of
-    independent weights between 0 and the largest one.
+    parts together. So each part is tested alone: by its weights, and by the responses
+    of the workers that hold it.
 
     Args:
+      code: Gradient code.
       weights: Effective weights, (runs, rounds, parts).
-      target: Their targets, (parts,).
       noise: Noise of the weights, which reduces the number of independent rounds.
-      num_measured: Number of measured rounds that were resampled, or infinity.
+      drawn: Simulated finish times.
     """
+    target = np.asarray(code.target, np.float64)
     is_used = target != 0
     relative = weights[..., is_used] / target[is_used]
     largest = relative.max()
@@ -211,16 +210,11 @@ def _bias_of_lost_parts(
     if largest <= 0 or relative.min() < 0:
         return 0.0
     means = relative.mean((0, 1)) / largest
-    mean = means.mean()
-    information = scipy.special.kl_div(means, mean)
-    information += scipy.special.kl_div(1 - means, 1 - mean)
-    needed = noise.growth * math.log(len(means) / _CHANCE)
-    num_simulated = weights.shape[0] * weights.shape[1]
-    is_lost = (means < mean) & (information > needed / num_simulated)
-    # Chance in the measurement explains a part that arrives too seldom. A part that
-    # has never arrived counts as lost.
-    is_lost &= (information > needed / num_measured) | (means == 0)
-    if not is_lost.any():
+    responses = np.isfinite(drawn.times[drawn.place(code)]).mean((0, 1))
+    is_there = ~_is_low(responses, drawn, growth=1.0)
+    is_held = np.asarray(code.assignment)[is_there].any(0)[is_used]
+    is_lost = _is_low(means, drawn, noise.growth) | ~is_held
+    if not is_lost.any() or is_lost.all():
         return 0.0
     shares = target[is_used] ** 2 / np.sum(target**2)
     scale = shares @ means
@@ -230,3 +224,24 @@ def _bias_of_lost_parts(
     rest = 1 - shares[is_lost].sum()
     square = shares @ deviations**2 + excess**2 / rest
     return float(square * largest**2)
+
+
+def _is_low(means: np.ndarray, drawn: Drawn, growth: float) -> np.ndarray:
+    """Returns which means over rounds, of numbers from 0 to 1, are too low for chance.
+
+    By Hoeffding's bound for means of independent numbers, with a correction for the
+    number of means. A mean of 0 counts as too low if the simulation does not explain
+    it, although chance in the few measured rounds may.
+
+    Args:
+      means: (number,).
+      drawn: Simulated finish times.
+      growth: Factor by which rounds that depend on each other increase variances.
+    """
+    mean = means.mean()
+    information = scipy.special.kl_div(means, mean)
+    information += scipy.special.kl_div(1 - means, 1 - mean)
+    needed = growth * math.log(len(means) / _CHANCE)
+    num_simulated = drawn.times[0, :, :, 0].size
+    is_low = (means < mean) & (information > needed / num_simulated)
+    return is_low & ((information > needed / drawn.num_measured) | (means == 0))
