@@ -47,6 +47,7 @@ def report(traces: int = 1000, seed: int = 0) -> Sections:
     """
     return {
         "measured": measured,
+        "unusual": functools.partial(unusual, seed),
         "synchronous": functools.partial(synchronous, seed),
         "simulated": functools.partial(simulated, traces, seed),
         "alarms": functools.partial(alarms, traces, seed),
@@ -78,6 +79,33 @@ def measured() -> Study:
     return Study(numbers, tables=tables, figures=figures)
 
 
+def unusual(seed: int) -> Study:
+    """Returns printed reports of mostly slow workers, and of one long stall."""
+    generator = np.random.default_rng(seed)
+    times = np.exp(NOISE * generator.standard_normal((300, 8)))
+    most_slow = times.copy()
+    most_slow[:, [1, 2, 4, 6, 7]] *= 2
+    one_stall = times.copy()
+    one_stall[17, STRAGGLER] *= 1000
+    return _printed(
+        {
+            "most_slow": str(jaxwgc.straggler_report(most_slow)),
+            "one_stall": str(jaxwgc.straggler_report(one_stall)),
+        }
+    )
+
+
+def _printed(texts: dict[str, str]) -> Study:
+    """Returns a study of printed reports."""
+    return Study(
+        {name: {"text": text} for name, text in texts.items()},
+        tables={
+            name: lambda numbers, name=name: Printed(numbers[name]["text"])
+            for name in texts
+        },
+    )
+
+
 def synchronous(seed: int) -> Study:
     """Returns printed reports of times after a barrier, and of waits at the barrier."""
     generator = np.random.default_rng(seed)
@@ -89,13 +117,7 @@ def synchronous(seed: int) -> Study:
         "barrier": str(jaxwgc.straggler_report(end + jitter)),
         "waits": str(jaxwgc.straggler_report(waits=end + jitter - busy)),
     }
-    return Study(
-        {name: {"text": text} for name, text in texts.items()},
-        tables={
-            name: lambda numbers, name=name: Printed(numbers[name]["text"])
-            for name in texts
-        },
-    )
+    return _printed(texts)
 
 
 def correlated_noise(generator, shape, correlation):

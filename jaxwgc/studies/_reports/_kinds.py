@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from jaxwgc.studies._reports._correlation import correlation_scales
+
 # Probability that a report names any worker if all of them are alike.
 FALSE_ALARMS = 0.05
 # Logarithmic slowdown below which a worker is not named, however significant it is.
@@ -16,13 +18,6 @@ _STALL = np.log(1.5)
 _SHARE_BEFORE = 1 / 3
 # Minimum number of responses of a tested worker.
 _LEAST_RESPONSES = 8
-# Largest autocorrelation that is corrected for.
-_LARGEST_CORRELATION = 0.97
-# Smallest lag-1 autocorrelation that is extrapolated by that at lag 2, in standard
-# errors.
-_NUM_STANDARD_ERRORS = 2
-# Lags of the long-run variance, as a multiple of the cube root of the rounds.
-_LAGS = 3
 
 
 def kinds_of(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
@@ -38,22 +33,13 @@ def kinds_of(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     count = np.isfinite(logs).sum(axis=0)
     is_tested = count >= _LEAST_RESPONSES
     change = _likeliest_change(logs)
-    scale = _correlation_scales(change.residuals, is_tested)
-    median, low, high, degrees = _median_interval(logs, scale)
-    deviation = _deviations(median, is_tested)
-    normal = scipy.special.ndtri(0.975)
-    error_below = np.maximum(median - low, 1e-12) / normal
-    error_above = np.maximum(high - median, 1e-12) / normal
-    is_stalled = logs - median > _STALL
-    # Consecutive stalled rounds count as one stall.
-    num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(axis=0)
+    scale = correlation_scales(change.residuals, is_tested)
+    interval = _median_interval(logs, scale)
     p_values = [
         # Without a change, the jump is distributed as the maximum of a Brownian bridge.
         scipy.special.kolmogorov(change.jump / scale),
-        scipy.special.stdtr(degrees, (MARGIN - deviation) / error_below),
-        scipy.special.stdtr(degrees, (MARGIN + deviation) / error_above),
-        # If all workers are alike, every response is equally likely to have a stall.
-        scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
+        *_p_values_of_level(interval, is_tested),
+        _p_values_of_stalls(logs - interval.median),
     ]
     # Bonferroni's correction for the number of tests.
     p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
@@ -63,24 +49,43 @@ def kinds_of(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     kinds[p_fast < FALSE_ALARMS] = "fast"
     kinds[p_chronic < FALSE_ALARMS] = "chronic"
     is_changed = p_change < FALSE_ALARMS
-    unchanged = logs[:, is_tested & ~is_changed]
-    for place in np.unique(change.place[is_changed]):
-        before = _deviations(_median(logs[:place]), is_tested)
-        after = _deviations(_median(logs[place:]), is_tested)
-        is_slow = (after > MARGIN) & (before < _SHARE_BEFORE * after)
-        is_fast = (after < -MARGIN) & (before > _SHARE_BEFORE * after)
-        is_here = is_changed & (change.place == place)
-        for worker in np.flatnonzero(is_here & (is_slow | is_fast)):
-            if not _is_spell(logs[:, worker], place, unchanged):
-                prefix = "since" if is_slow[worker] else "fast since"
-                kinds[worker] = f"{prefix} round {rounds[place]}"
+    directions = _directions_of_changes(logs, change.place, is_changed, is_tested)
+    starts = rounds[change.place].astype(str).astype(object)
+    kinds = np.where(directions > 0, "since round " + starts, kinds)
+    kinds = np.where(directions < 0, "fast since round " + starts, kinds)
     return {
         "kinds": kinds.astype(str),
-        "slowdown_interval": np.exp([low, high]),
+        "slowdown_interval": np.exp([interval.low, interval.high]),
         "change_round": rounds[change.place],
         "slowdown_after": np.exp(change.after),
         "change_p_value": p_change,
     }
+
+
+def _directions_of_changes(
+    logs: np.ndarray, place: np.ndarray, is_changed: np.ndarray, is_tested: np.ndarray
+) -> np.ndarray:
+    """Returns 1 for workers that are slow since a change, -1 for fast ones, or 0.
+
+    Args:
+      logs: (rows, workers), NaN for no response.
+      place: First row after the change of each worker, int (workers,).
+      is_changed: Workers with a significant change, bool (workers,).
+      is_tested: Workers with enough responses, bool (workers,).
+    """
+    directions = np.zeros(len(place), dtype=int)
+    unchanged = logs[:, is_tested & ~is_changed]
+    for start in np.unique(place[is_changed]):
+        before = _deviations(_median(logs[:start]), is_tested)
+        after = _deviations(_median(logs[start:]), is_tested)
+        is_slow = (after > MARGIN) & (before < _SHARE_BEFORE * after)
+        is_fast = (after < -MARGIN) & (before > _SHARE_BEFORE * after)
+        is_here = is_changed & (place == start)
+        for worker in np.flatnonzero(is_here & (is_slow | is_fast)):
+            jump = after[worker] - before[worker]
+            if not _is_spell(logs[start:, worker], jump, unchanged):
+                directions[worker] = 1 if is_slow[worker] else -1
+    return directions
 
 
 class _Change(NamedTuple):
@@ -134,23 +139,21 @@ def _likeliest_change(logs: np.ndarray) -> _Change:
     )
 
 
-def _is_spell(column: np.ndarray, place: int, others: np.ndarray) -> bool:
-    """Returns whether the speed since a change may be a spell like those of others.
+def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
+    """Returns whether the speed since a change may be a spell.
 
-    A spell of other workers is a run of rounds in which their values are as far from
-    their median as those of the worker after the change, or at least half as far.
-    Lengths of spells are taken to be geometric. So is the longest of all spells with
-    some probability as long as that of the worker.
+    A spell of other workers is a run of rounds in which their values are more than half
+    of the change away from their median. If lengths of spells are geometric, the
+    longest of them is as long as that of the worker with some probability.
 
     Args:
-      column: Log-slowdowns of a worker, (rows,).
-      place: First row after the change.
+      logs: Log-slowdowns of a worker after the change, (rows,).
+      jump: Difference to its level before the change.
       others: Log-slowdowns of workers without a change, (rows, workers).
     """
-    before = np.nanmedian(column[:place])
-    half_jump = (np.nanmedian(column[place:]) - before) / 2
-    length = np.sum((column[place:] - before) / half_jump > 1)
-    is_away = (others - _median(others)) / half_jump > 1
+    direction = np.sign(jump)
+    length = np.sum(direction * (logs - np.nanmedian(logs) + jump / 2) > 0)
+    is_away = direction * (others - _median(others) - jump / 2) > 0
     for_two = is_away[1:] & is_away[:-1]
     for_three = for_two[1:] & for_two[:-1]
     num_spells = for_two.sum() - for_three.sum()
@@ -162,54 +165,25 @@ def _is_spell(column: np.ndarray, place: int, others: np.ndarray) -> bool:
     return bool(p_value > FALSE_ALARMS)
 
 
-def _correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
-    """Returns the factors by which correlation of rounds increases standard errors.
+class _Interval(NamedTuple):
+    """Medians of columns with 95% intervals.
 
-    The variance of a mean of rounds is larger than that of independent rounds by the
-    largest of three factors. The first two are common to all workers:
-
-    - (1 + r) / (1 - r) with the median lag-1 autocorrelation r, for rounds that forget
-      the last one at a constant rate. A fitted change lowers r by about (4 + 9 r) /
-      rounds, from simulations of 15 to 1,000 rounds.
-    - 1 + 2 r / (1 - q) with the mean lag-1 autocorrelation r and the ratio q of the
-      autocorrelations at lags 2 and 1. Noise within slow spells lowers r, but not q.
-    - The long-run variance of the worker's own rounds, for single long spells.
-
-    Args:
-      residuals: (rounds, workers), NaN for no response.
-      is_tested: Workers that take part in the common factors, (workers,).
-
-    Returns:
-      (workers,), at least 1.
+    Attributes:
+      median: (columns,).
+      low: Lower ends, (columns,).
+      high: Upper ends, (columns,).
+      degrees: Degrees of freedom of the distances of the ends from the median,
+        (columns,).
     """
-    num_rounds, num_workers = residuals.shape
-    if not is_tested.any():
-        return np.ones(num_workers)
-    num_lags = min(max(int(_LAGS * num_rounds ** (1 / 3)), 2), num_rounds - 1)
-    filled = np.nan_to_num(residuals)
-    products = [
-        np.einsum("ij,ij->j", filled[lag:], filled[: num_rounds - lag])
-        for lag in range(num_lags + 1)
-    ]
-    own = np.array(products[1:]) / np.maximum(products[0], 1e-300)
-    shrinkage = max(1 - 9 / num_rounds, 0.1)
-    r = (np.median(own[0, is_tested]) + 4 / num_rounds) / shrinkage
-    r = np.clip(r, 0, _LARGEST_CORRELATION)
-    first_factor = (1 + r) / (1 - r)
-    second_factor = 1.0
-    lag_means = own[:2, is_tested].mean(axis=1) + 4 / num_rounds
-    standard_error = 1 / np.sqrt(num_rounds * is_tested.sum())
-    if num_lags > 1 and lag_means[0] > _NUM_STANDARD_ERRORS * standard_error:
-        q = np.clip(lag_means[1] / lag_means[0], 0, _LARGEST_CORRELATION)
-        second_factor = 1 + 2 * lag_means[0] / (1 - q)
-    # Bartlett's weights keep the variance positive.
-    weights = 1 - np.arange(1, num_lags + 1) / (num_lags + 1)
-    own_factors = 1 + 2 * weights @ own
-    return np.sqrt(np.maximum(own_factors, max(first_factor, second_factor)))
+
+    median: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    degrees: np.ndarray
 
 
-def _median_interval(logs: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns the median of each column, the ends of its 95% interval, and degrees.
+def _median_interval(logs: np.ndarray, scale: np.ndarray) -> _Interval:
+    """Returns the median of each column, and its 95% interval.
 
     The interval is that of order statistics, widened by a factor for correlation. Each
     of its halves is a sum of gaps between successive values, which are close to
@@ -221,14 +195,45 @@ def _median_interval(logs: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, .
     place = np.ceil(scipy.special.bdtrik(0.025, np.maximum(count, 1), 0.5)).astype(int)
     low = np.where(place > 0, _at(ordered, place - 1), -np.inf)
     high = np.where(place > 0, _at(ordered, count - np.maximum(place, 1)), np.inf)
-    low = median - scale * (median - low)
-    high = median + scale * (high - median)
-    degrees = np.maximum(count - 2 * place, 1)
-    return median, low, high, degrees
+    return _Interval(
+        median=median,
+        low=median - scale * (median - low),
+        high=median + scale * (high - median),
+        degrees=np.maximum(count - 2 * place, 1),
+    )
+
+
+def _p_values_of_level(
+    interval: _Interval, is_tested: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns p-values of medians above and below the level of the median worker."""
+    deviation = _deviations(interval.median, is_tested)
+    normal = scipy.special.ndtri(0.975)
+    error_below = np.maximum(interval.median - interval.low, 1e-12) / normal
+    error_above = np.maximum(interval.high - interval.median, 1e-12) / normal
+    return (
+        scipy.special.stdtr(interval.degrees, (MARGIN - deviation) / error_below),
+        scipy.special.stdtr(interval.degrees, (MARGIN + deviation) / error_above),
+    )
+
+
+def _p_values_of_stalls(deviations: np.ndarray) -> np.ndarray:
+    """Returns p-values of the number of stalls of each worker.
+
+    If all workers are alike, every response is equally likely to have a stall.
+
+    Args:
+      deviations: Log-slowdowns minus their medians, (rows, workers).
+    """
+    count = np.isfinite(deviations).sum(axis=0)
+    is_stalled = deviations > _STALL
+    # Consecutive stalled rounds count as one stall.
+    num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(axis=0)
+    return scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum())
 
 
 def _deviations(levels: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
-    """Returns levels of workers minus that of the median worker.
+    """Returns levels of workers minus the level of the median worker.
 
     If half of the workers or more are slow, the median worker of a round is the slowest
     of the others, or the fastest of the slow ones. Its noise would make all of them

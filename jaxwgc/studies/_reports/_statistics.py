@@ -106,7 +106,7 @@ def round_means(times: np.ndarray) -> RoundMeans:
 
 
 def _blocks(times: np.ndarray) -> Iterator[slice]:
-    """Yields blocks of rows whose temporary arrays stay in the cache."""
+    """Yields blocks of rows, so small that temporary arrays stay in the cache."""
     num_rounds, num_workers = times.shape
     num_rows = max(_BLOCK_SIZE // num_workers, 1)
     for start in range(0, num_rounds, num_rows):
@@ -157,7 +157,7 @@ def longest_times(times: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def median_slowdowns(times: np.ndarray, means: RoundMeans) -> np.ndarray:
-    """Returns the median over rounds of times divided by those of the median worker.
+    """Returns median slowdowns: times divided by the times of the median worker.
 
     Args:
       times: (rounds, workers), NaN for no response.
