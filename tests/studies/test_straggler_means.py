@@ -65,6 +65,14 @@ def test_means_are_those_of_rounds_with_a_response():
     assert report.mean_time == pytest.approx(expected, rel=1e-12)
 
 
+def test_intervals_hold_the_slowdown_of_all_rounds():
+    """They are from samples: of 100 workers, about 5 would be outside."""
+    times = np.exp(0.1 * np.random.default_rng(0).standard_normal((40_000, 100)))
+    report = jaxwgc.straggler_report(times)
+    low, high = report.slowdown_interval
+    assert np.all((low <= report.slowdown) & (report.slowdown <= high))
+
+
 def test_a_report_keeps_its_times_if_the_array_changes():
     times = TIMES.copy()
     report = jaxwgc.straggler_report(times)
@@ -73,7 +81,7 @@ def test_a_report_keeps_its_times_if_the_array_changes():
     assert report.replaced_time(nobody) == report.round_time
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-30, 1e30, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-30, 1e30, 1e300, 1e307])
 def test_reports_are_equal_up_to_the_unit(scale):
     times = TIMES.copy()
     times[:, 3] *= 2

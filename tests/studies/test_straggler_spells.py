@@ -49,14 +49,17 @@ def test_false_alarms_of_many_workers_in_few_rounds(noise):
     assert num_alarms(traces) <= 10
 
 
-def test_false_alarms_of_correlated_rounds():
-    """A lag-1 autocorrelation of 0.8 in 300 rounds."""
+@pytest.mark.parametrize(
+    ("num_rounds", "num_workers", "correlation"), [(30, 32, 0.5), (300, 10, 0.8)]
+)
+def test_false_alarms_of_correlated_rounds(num_rounds, num_workers, correlation):
     traces = []
     for key in range(100):
-        noise = np.random.default_rng(key).standard_normal((300, 10))
-        for number in range(1, 300):
-            noise[number] = 0.8 * noise[number - 1] + 0.6 * noise[number]
-        traces.append(np.exp(0.1 * noise))
+        noise = np.random.default_rng(key).standard_normal((num_rounds, num_workers))
+        for number in range(1, num_rounds):
+            noise[number] *= np.sqrt(1 - correlation**2)
+            noise[number] += correlation * noise[number - 1]
+        traces.append(np.exp(0.3 * noise))
     assert num_alarms(traces) <= 10
 
 
