@@ -240,11 +240,15 @@ def straggler_report(
     5% (Bonferroni's correction for workers and tests). Successive rounds may be
     correlated: intervals and tests are widened by the autocorrelation that workers have
     in common, and by the long-run variance of each worker. In simulations of 8 to 32
-    workers, the rate holds for independent rounds and for first-order autoregressive
-    ones, up to an autocorrelation of 0.5 with 30 rounds and 0.8 with 300. With 300
-    rounds it holds for slow spells of 3 to 5 rounds on average, in 3% to 20% of the
-    rounds. No test tells a slow spell that lasts as long as the trace from a slow
-    worker.
+    workers, the rate holds in these classes:
+
+    - independent rounds;
+    - first-order autoregressive rounds, up to an autocorrelation of 0.5 with 30 rounds
+      and 0.8 with 300;
+    - slow spells of 3 to 5 rounds on average, in 3% to 20% of the rounds, with 300
+      rounds. With 30 rounds, 7% to 24% of the reports name a worker.
+
+    No test tells a slow spell that lasts as long as the trace from a slow worker.
 
     Args:
       times: Times in any unit, (rounds, workers), NaN or infinity if there was no
