@@ -40,7 +40,7 @@ def _add_arguments(report: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--waits",
         action="store_true",
-        help="the file has the seconds that workers wait for each other",
+        help="the file has the times that workers wait for each other",
     )
     kind.add_argument(
         "--before-collective",
@@ -120,7 +120,7 @@ def _plan(
 ) -> str:
     """Returns the text of `jaxwgc.plan`, or why there is no plan."""
     if isinstance(report, jaxwgc.studies.WaitReport) or report.after_barrier:
-        return "No plan: a plan needs the seconds of each worker before it waits."
+        return "No plan: a plan needs the time of each worker before it waits."
     delay = jaxwgc.stragglers.empirical(times)
     plan = jaxwgc.plan(delay, len(report.names), jax.random.key(0), memory=memory)
     return plan.answer

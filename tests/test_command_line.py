@@ -96,7 +96,7 @@ def test_waiting_times(tmp_path, capsys):
     assert picture.stat().st_size > 1000
     read = json.loads(shown(capsys, path, "--waits", "--json", "--plan"))
     assert read["kinds"] == ["steady", "steady", "late", "steady"]
-    assert read["plan"].startswith("No plan: a plan needs the seconds of each worker")
+    assert read["plan"].startswith("No plan: a plan needs the time of each worker")
 
 
 def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatch):

@@ -23,12 +23,18 @@ NUM_ROUNDS = 30, 300
 CORRELATIONS = 0.0, 0.8
 # Standard deviations of the logarithms of times, by worker and by round.
 NOISE, COMMON_NOISE = 0.05, 0.1
+ALARM_NOISE = 0.1
 # Fraction of rounds in which an intermittent straggler stalls.
 STALLED = 0.05
 # Synchronous training: rounds, workers, and seconds by which they leave a barrier.
 NUM_BARRIERS = 300
 NUM_BARRIER_WORKERS = 8
 BARRIER_JITTER_SECONDS = 0.005
+# Probabilities with which equal workers become slow and fast again, in a round.
+SPELLS = (0.01, 0.2), (0.01, 0.3), (0.02, 0.2), (0.03, 0.25), (0.05, 0.2), (0.05, 0.3)
+SLOWDOWN_OF_SPELLS = 5.0
+# Rounds and workers of traces of equal workers.
+ALARM_SIZES = (30, 10), (300, 8), (300, 32)
 SIZES = (2_000, 10), (100_000, 256), (1_000_000, 64)
 
 
@@ -41,8 +47,10 @@ def report(traces: int = 1000, seed: int = 0) -> Sections:
     """
     return {
         "measured": measured,
+        "unusual": functools.partial(unusual, seed),
         "synchronous": functools.partial(synchronous, seed),
         "simulated": functools.partial(simulated, traces, seed),
+        "alarms": functools.partial(alarms, traces, seed),
         "speed": speed,
     }
 
@@ -71,6 +79,33 @@ def measured() -> Study:
     return Study(numbers, tables=tables, figures=figures)
 
 
+def unusual(seed: int) -> Study:
+    """Returns printed reports of mostly slow workers, and of one long stall."""
+    generator = np.random.default_rng(seed)
+    times = np.exp(NOISE * generator.standard_normal((300, 8)))
+    most_slow = times.copy()
+    most_slow[:, [1, 2, 4, 6, 7]] *= 2
+    one_stall = times.copy()
+    one_stall[17, STRAGGLER] *= 1000
+    return _printed(
+        {
+            "most_slow": str(jaxwgc.straggler_report(most_slow)),
+            "one_stall": str(jaxwgc.straggler_report(one_stall)),
+        }
+    )
+
+
+def _printed(texts: dict[str, str]) -> Study:
+    """Returns a study of printed reports."""
+    return Study(
+        {name: {"text": text} for name, text in texts.items()},
+        tables={
+            name: lambda numbers, name=name: Printed(numbers[name]["text"])
+            for name in texts
+        },
+    )
+
+
 def synchronous(seed: int) -> Study:
     """Returns printed reports of times after a barrier, and of waits at the barrier."""
     generator = np.random.default_rng(seed)
@@ -82,21 +117,21 @@ def synchronous(seed: int) -> Study:
         "barrier": str(jaxwgc.straggler_report(end + jitter)),
         "waits": str(jaxwgc.straggler_report(waits=end + jitter - busy)),
     }
-    return Study(
-        {name: {"text": text} for name, text in texts.items()},
-        tables={
-            name: lambda numbers, name=name: Printed(numbers[name]["text"])
-            for name in texts
-        },
-    )
+    return _printed(texts)
+
+
+def correlated_noise(generator, shape, correlation):
+    """Returns normal variables (rounds, workers) of a lag-1 autocorrelation."""
+    noise = generator.standard_normal(shape)
+    for number in range(1, len(noise)):
+        noise[number] *= np.sqrt(1 - correlation**2)
+        noise[number] += correlation * noise[number - 1]
+    return noise
 
 
 def draw(generator, kind, slowdown, num_rounds, correlation):
     """Returns times (rounds, workers), and times without the straggler's slowdown."""
-    noise = generator.standard_normal((num_rounds, NUM_WORKERS))
-    for number in range(1, num_rounds):
-        noise[number] *= np.sqrt(1 - correlation**2)
-        noise[number] += correlation * noise[number - 1]
+    noise = correlated_noise(generator, (num_rounds, NUM_WORKERS), correlation)
     common = COMMON_NOISE * generator.standard_normal((num_rounds, 1))
     times = np.exp(NOISE * noise + common)
     first = num_rounds // 2 if kind == "since" else 0
@@ -164,6 +199,75 @@ def simulated(traces: int, seed: int) -> Study:
         "rows",
     )
     return Study({"rows": rows}, tables={"simulated": table})
+
+
+def normal_times(generator, shape, correlation):
+    """Returns log-normal times of equal workers."""
+    return np.exp(ALARM_NOISE * correlated_noise(generator, shape, correlation))
+
+
+def times_with_spells(generator, shape, becomes_slow, becomes_fast):
+    """Returns times of equal workers that switch between two states."""
+    num_rounds, num_workers = shape
+    share = becomes_slow / (becomes_slow + becomes_fast)
+    is_slow = generator.random(num_workers) < share
+    times = normal_times(generator, shape, correlation=0.0)
+    for number in range(num_rounds):
+        draws = generator.random(num_workers)
+        is_slow = np.where(is_slow, draws >= becomes_fast, draws < becomes_slow)
+        times[number, is_slow] *= SLOWDOWN_OF_SPELLS
+    return times
+
+
+# Times of equal workers, from a generator and a shape.
+EQUAL_WORKERS = {
+    "log-normal": functools.partial(normal_times, correlation=0.0),
+    "log-normal, autocorrelation 0.5": functools.partial(normal_times, correlation=0.5),
+    "log-normal, autocorrelation 0.8": functools.partial(normal_times, correlation=0.8),
+    "exponential": lambda generator, shape: generator.exponential(size=shape),
+    "Pareto, shape 1.5": lambda generator, shape: 1 + generator.pareto(1.5, shape),
+} | {
+    f"slow spells, {becomes_slow:g} and {becomes_fast:g}": functools.partial(
+        times_with_spells, becomes_slow=becomes_slow, becomes_fast=becomes_fast
+    )
+    for becomes_slow, becomes_fast in SPELLS
+}
+
+
+def alarm_rate(law, size, traces, seed) -> float:
+    """Returns the fraction of reports of equal workers that name any of them."""
+    num_alarms = 0
+    for number in range(traces):
+        generator = np.random.default_rng([seed, *size, number])
+        kinds = jaxwgc.straggler_report(EQUAL_WORKERS[law](generator, size)).kinds
+        num_alarms += np.any(kinds != "steady")
+    return num_alarms / traces
+
+
+def alarms(traces: int, seed: int) -> Study:
+    """Returns a row per law of the times of equal workers."""
+    rows = [
+        {
+            "law": law,
+            "rates": [
+                Once(alarm_rate, law, size, traces, seed) for size in ALARM_SIZES
+            ],
+        }
+        for law in EQUAL_WORKERS
+    ]
+    columns = {
+        f"{rounds} rounds of {workers}": f"{{rates[{place}]:.1%}}"
+        for place, (rounds, workers) in enumerate(ALARM_SIZES)
+    }
+    table = table_of(
+        "False alarms: fraction of reports of equal workers that name any of them. "
+        f"Times vary by {ALARM_NOISE:.0%}. In a slow spell, a worker takes "
+        f"{SLOWDOWN_OF_SPELLS:g} times as long; in each round, workers become slow and "
+        "fast again with the two probabilities",
+        {"times": "{law}"} | columns,
+        "rows",
+    )
+    return Study({"rows": rows}, tables={"alarms": table})
 
 
 def speed() -> Study:

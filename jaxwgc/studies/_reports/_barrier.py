@@ -43,7 +43,7 @@ def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
         return False
     if largest_range < _RANGE_IN_TURNS:
         return True
-    spread_within = np.nanstd(np.log(times / medians[:, None]))
+    spread_within = np.nanstd(np.log(times) - np.log(medians)[:, None])
     spread_of_rounds = np.std(np.log(medians))
     return bool(
         largest_range < _RANGE_IN_UNEQUAL_ROUNDS

@@ -1,32 +1,28 @@
-"""Statistics of times of workers: means of rounds, kinds of stragglers, changes."""
+"""Means over the rounds of a trace, and their confidence intervals."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
-# Probability that a report names any worker if all of them are alike.
-FALSE_ALARMS = 0.05
-# Logarithmic slowdown below which a worker is not named, however significant it is.
-_MARGIN = np.log(1.05)
-# Log-slowdown of a stall, relative to the worker's usual time.
-_STALL = np.log(1.5)
-# A worker is slow since a change only if its log-slowdown before the change was below
-# this fraction of its log-slowdown afterwards.
-_SHARE_BEFORE = 1 / 3
 # Number of batches of consecutive rounds, for the intervals of means.
 _NUM_BATCHES = 10
-# Maximum number of rounds in medians and tests, since sorting more is slow.
+# Maximum number of rounds in tests and pictures, since sorting more is slow.
 NUM_SAMPLED = 4096
-# Minimum number of responses of a tested worker.
-_LEAST_RESPONSES = 8
+# Number of times in a block of rows, so that a block stays in the cache.
+_BLOCK_SIZE = 2**18
+# Number of columns that are read at once: those of a line of the cache.
+_NUM_COLUMNS = 8
 
 
 class RoundMeans(NamedTuple):
-    """Means over rounds, and the times of the median worker.
+    """Means over rounds with a response, and the times of the median worker.
 
     Attributes:
-      medians: Time of the median worker in each round, (rounds,).
+      medians: Time of the median worker in each round, (rounds,). NaN for rounds
+        without responses.
+      num_responses: Number of responses of each worker, int (workers,).
       longest: Mean time of the last worker.
       mean: Mean time of a worker.
       median: Mean time of the median worker.
@@ -37,6 +33,7 @@ class RoundMeans(NamedTuple):
     """
 
     medians: np.ndarray
+    num_responses: np.ndarray
     longest: float
     mean: float
     median: float
@@ -58,31 +55,150 @@ def sampled_rounds(num_rounds: int) -> np.ndarray:
     return edges[:-1] + (offsets * np.diff(edges)).astype(int)
 
 
-def round_means(table: np.ndarray) -> RoundMeans:
-    """Returns means over rounds, each with at least one response.
+def round_means(times: np.ndarray) -> RoundMeans:
+    """Returns means over rounds with a response.
 
     Args:
-      table: Times (rounds, workers), infinity for no response.
+      times: (rounds, workers), NaN for no response.
     """
-    is_finite = np.isfinite(table)
-    count = is_finite.sum(1, keepdims=True)
-    # Ranks of the last, the second to last and the median worker. Of two workers in the
-    # middle, the faster one is the median worker.
-    ranks = np.hstack([count - 1, np.maximum(count - 2, 0), (count - 1) // 2])
-    longest, second, medians = np.take_along_axis(np.sort(table, 1), ranks, 1).T
-    mean = np.sum(table, 1, where=is_finite) / count[:, 0]
-    is_last = table == longest[:, None]
+    num_rounds, num_workers = times.shape
+    longest = np.empty(num_rounds)
+    second = np.empty(num_rounds)
+    medians = np.empty(num_rounds)
+    means = np.empty(num_rounds)
+    last_worker = np.empty(num_rounds, dtype=int)
+    num_last = np.zeros(num_workers)
+    num_responses = np.zeros(num_workers, dtype=int)
+    for rows in _blocks(times):
+        block = times[rows]
+        is_response = ~np.isnan(block)
+        count = is_response.sum(axis=1)
+        # NaNs come last. Of two workers in the middle, the faster one is the median
+        # worker.
+        ordered = np.sort(block, axis=1)
+        places = np.arange(len(block))
+        longest[rows] = ordered[places, np.maximum(count - 1, 0)]
+        second[rows] = ordered[places, np.maximum(count - 2, 0)]
+        medians[rows] = ordered[places, np.maximum(count - 1, 0) // 2]
+        # A sum of long times might overflow.
+        shares = block / longest[rows, None]
+        sums = np.sum(shares, axis=1, where=is_response)
+        means[rows] = longest[rows] * (sums / np.maximum(count, 1))
+        is_last = block == longest[rows, None]
+        last_worker[rows] = is_last.argmax(axis=1)
+        num_last += is_last.sum(axis=0)
+        num_responses += is_response.sum(axis=0)
+    has_response = ~np.isnan(longest)
     # If several workers are last, no time is lost to any of them.
-    lost, lost_error = batch_means(is_last * (longest - second)[:, None])
+    lost, lost_error = _lost_times(
+        last_worker[has_response], (longest - second)[has_response], num_workers
+    )
     return RoundMeans(
         medians=medians,
-        longest=float(longest.mean()),
-        mean=float(mean.mean()),
-        median=float(medians.mean()),
-        last=is_last.mean(axis=0),
+        num_responses=num_responses,
+        longest=mean_of(longest),
+        mean=mean_of(means),
+        median=mean_of(medians),
+        last=num_last / has_response.sum(),
         lost=lost,
         lost_error=lost_error,
     )
+
+
+def _blocks(times: np.ndarray) -> Iterator[slice]:
+    """Yields blocks of rows, so small that temporary arrays stay in the cache."""
+    num_rounds, num_workers = times.shape
+    num_rows = max(_BLOCK_SIZE // num_workers, 1)
+    for start in range(0, num_rounds, num_rows):
+        yield slice(start, start + num_rows)
+
+
+def _lost_times(
+    last_worker: np.ndarray, gaps: np.ndarray, num_workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean time lost to each worker, and half of the 95% interval's width.
+
+    Args:
+      last_worker: Worker that is last in each round, int (rounds,).
+      gaps: Time by which it is later than the second to last, (rounds,).
+      num_workers: Number of workers.
+    """
+    unit = _unit_of(gaps)
+    num_batches = min(len(gaps), _NUM_BATCHES)
+    sums = np.array(
+        [
+            np.bincount(workers, weights=weights, minlength=num_workers)
+            for workers, weights in zip(
+                np.array_split(last_worker, num_batches),
+                np.array_split(gaps / unit, num_batches),
+            )
+        ]
+    )
+    sizes = [len(batch) for batch in np.array_split(gaps, num_batches)]
+    means, standard_errors, degrees = _errors_of_batches(sums, np.array(sizes))
+    quantile = scipy.special.stdtrit(degrees, 0.975)
+    return unit * means, unit * quantile * standard_errors
+
+
+def longest_times(times: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Returns the longest time of each round if workers take multiples of their times.
+
+    Args:
+      times: (rounds, workers), NaN for no response.
+      factors: Multiple of the time of each worker, (workers,).
+
+    Returns:
+      (rounds,), NaN for rounds without responses.
+    """
+    longest = np.empty(len(times))
+    for rows in _blocks(times):
+        np.fmax.reduce(times[rows] * factors, axis=1, out=longest[rows])
+    return longest
+
+
+def median_slowdowns(times: np.ndarray, means: RoundMeans) -> np.ndarray:
+    """Returns median slowdowns: times divided by the times of the median worker.
+
+    Args:
+      times: (rounds, workers), NaN for no response.
+      means: Means of these times.
+
+    Returns:
+      (workers,), NaN without responses.
+    """
+    num_rounds, num_workers = times.shape
+    slowdowns = np.full(num_workers, np.nan)
+    buffer = np.empty((_NUM_COLUMNS, num_rounds))
+    for start in range(0, num_workers, _NUM_COLUMNS):
+        columns = times[:, start : start + _NUM_COLUMNS].T
+        # Ratios beyond the floats are infinite.
+        with np.errstate(over="ignore"):
+            ratios = np.divide(columns, means.medians, out=buffer[: len(columns)])
+        for worker, row in enumerate(ratios, start):
+            count = means.num_responses[worker]
+            if count:
+                # NaNs come last.
+                middle = [(count - 1) // 2, count // 2]
+                row.partition(middle)
+                slowdowns[worker] = row[middle].mean()
+    return slowdowns
+
+
+def mean_of(times: np.ndarray) -> float:
+    """Returns the mean of times (rounds,), ignoring NaN, in any unit."""
+    responses = times[~np.isnan(times)]
+    unit = _unit_of(responses)
+    return float(unit * np.mean(responses / unit))
+
+
+def _unit_of(values: np.ndarray) -> float:
+    """Returns a power of two near the largest value, or 1 if none is positive.
+
+    Values divided by it are not rounded, and their sums and squares do not overflow.
+    """
+    _, exponent = np.frexp(np.max(values, initial=0.0))
+    # Powers beyond are no normal floats.
+    return float(2.0 ** np.clip(exponent, -1000, 1000))
 
 
 def batch_means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,111 +220,26 @@ def batch_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     Args:
       values: (rounds, n).
     """
-    means = values.mean(0)
     batches = np.array_split(values, min(len(values), _NUM_BATCHES))
-    deviations = [np.sum(batch - means, 0) for batch in batches]
-    degrees = len(batches) - 1 or 1
-    variances = len(batches) / degrees * np.sum(np.square(deviations), 0)
-    return means, np.sqrt(variances) / len(values), degrees
+    unit = _unit_of(values)
+    sums = np.array([np.sum(batch / unit, axis=0) for batch in batches])
+    sizes = np.array([len(batch) for batch in batches])
+    means, standard_errors, degrees = _errors_of_batches(sums, sizes)
+    return unit * means, unit * standard_errors, degrees
 
 
-def kinds_of(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
-    """Classifies workers by log-slowdowns (rounds, workers); returns report fields."""
-    count = np.isfinite(logs).sum(0)
-    ordered = np.sort(logs, 0)
-    median = _median(logs)
-    place = np.ceil(scipy.special.bdtrik(0.025, np.maximum(count, 1), 0.5)).astype(int)
-    low = np.where(place > 0, _at(ordered, place - 1), -np.inf)
-    high = np.where(place > 0, _at(ordered, count - np.maximum(place, 1)), np.inf)
-    change, jump, before, after, autocorrelation = _change(logs)
-    is_tested = count >= _LEAST_RESPONSES
-    scale = _correlation_scale(autocorrelation[is_tested], len(logs))
-    low = median - scale * (median - low)
-    high = median + scale * (high - median)
-    error = np.maximum(median - low, 1e-12) / scipy.special.ndtri(0.975)
-    is_stalled = logs - median > _STALL
-    # Consecutive stalled rounds count as one stall.
-    num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(0)
-    p_values = [
-        # Without a change, the jump is distributed as the maximum of a Brownian bridge.
-        scipy.special.kolmogorov(jump / scale),
-        scipy.special.stdtr(np.maximum(count - 1, 1), (_MARGIN - median) / error),
-        # If all workers are alike, every response is equally likely to have a stall.
-        scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
-    ]
-    # Bonferroni's correction for the number of tests.
-    p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
-    p_change, p_chronic, p_stalls = np.minimum(p_values, 1)
-    kinds = np.where(count > 0, "steady", "missing").astype(object)
-    kinds[p_stalls < FALSE_ALARMS] = "intermittent"
-    kinds[p_chronic < FALSE_ALARMS] = "chronic"
-    is_since = (p_change < FALSE_ALARMS) & (after > _MARGIN)
-    is_since &= before < _SHARE_BEFORE * after
-    kinds[is_since] = [f"since round {start}" for start in rounds[change[is_since]]]
-    return {
-        "kinds": kinds.astype(str),
-        "slowdown": _median(np.exp(logs)),
-        "slowdown_interval": np.exp([low, high]),
-        "change_round": rounds[change],
-        "slowdown_after": np.exp(after),
-        "change_p_value": p_change,
-    }
+def _errors_of_batches(
+    sums: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns means, standard errors and degrees of freedom from sums of batches.
 
-
-def _at(ordered: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Returns an order statistic of each column; the first one for negative ranks."""
-    return np.take_along_axis(ordered, np.maximum(ranks, 0)[None], 0)[0]
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Returns the median of each column, ignoring NaNs; NaN if all are NaN."""
-    ordered, count = np.sort(values, 0), np.isfinite(values).sum(0)
-    return (_at(ordered, (count - 1) // 2) + _at(ordered, count // 2)) / 2
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Returns the mean of each column, ignoring NaNs; 0 if all are NaN."""
-    return np.nansum(values, 0) / np.maximum(np.isfinite(values).sum(0), 1)
-
-
-def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Finds the row at which the level of each column most likely changes.
-
-    Returns:
-      The first row after it; the cumulative sum there of values minus their mean, in
-      standard errors; medians before and after it; the lag-1 autocorrelation of the
-      residuals.
+    Args:
+      sums: (batches, n).
+      sizes: Number of rounds in each batch, (batches,).
     """
-    median = _median(logs)
-    # Values are clipped at 3 standard deviations, so that outliers do not look like a
-    # change.
-    bound = 3 * 1.4826 * _median(np.abs(logs - median))
-    ends = median - bound, median + bound
-    clipped = np.clip(logs, *ends)
-    sums = np.nancumsum(clipped - _mean(clipped), 0)
-    # Least squares place the change, at least a twentieth of the rows away from both
-    # ends.
-    length, edge = len(logs), len(logs) // 20 + 1
-    places = np.arange(edge, length - edge + 1)[:, None]
-    squares = sums[places[:, 0] - 1] ** 2 / (places * (length - places))
-    place = squares.argmax(0) + edge
-    is_before = np.arange(length)[:, None] < place
-    first, second = np.where([is_before, ~is_before], logs, np.nan)
-    levels = _mean(np.clip(first, *ends)), _mean(np.clip(second, *ends))
-    rest = clipped - np.where(is_before, *levels)
-    square = np.maximum(np.nansum(rest**2, 0), 1e-300)
-    jump = np.abs(sums).max(0) / np.sqrt(square)
-    autocorrelation = np.nansum(rest[1:] * rest[:-1], 0) / square
-    return place, jump, _median(first), _median(second), autocorrelation
-
-
-def _correlation_scale(autocorrelation: np.ndarray, num_rounds: int) -> float:
-    """Returns the factor by which correlation of rounds increases standard errors.
-
-    It uses the median autocorrelation r of workers. A fitted change lowers r by about
-    (4 + 9 r) / rounds, from simulations of 15 to 1,000 rounds.
-    """
-    found = np.median(autocorrelation) if len(autocorrelation) else 0.0
-    r = (found + 4 / num_rounds) / max(1 - 9 / num_rounds, 0.1)
-    r = np.clip(r, 0, 0.97)
-    return float(np.sqrt((1 + r) / (1 - r)))
+    num_rounds = sizes.sum()
+    means = sums.sum(axis=0) / num_rounds
+    deviations = sums - sizes[:, None] * means
+    degrees = len(sizes) - 1 or 1
+    variances = len(sizes) / degrees * np.sum(np.square(deviations), axis=0)
+    return means, np.sqrt(variances) / num_rounds, degrees

@@ -9,8 +9,8 @@ import scipy
 
 from jaxwgc import _validation
 from jaxwgc.studies._reports import _figures
+from jaxwgc.studies._reports._kinds import FALSE_ALARMS
 from jaxwgc.studies._reports._statistics import (
-    FALSE_ALARMS,
     batch_errors,
     batch_means,
     sampled_rounds,
