@@ -36,7 +36,8 @@ PUBLISHED_SAVING = {"rho=4": 1.99, "rho=10": 0.54, "rho=20": 0.33}
 PUBLISHED_UNCOMPRESSED_ERROR = 4.37
 # Neither step nor threshold is published. For the paper's protocol, both are fitted to
 # the twelve numbers above over these grids. The units of the misfit are half a point,
-# which is the accuracy of a mean of six runs, and a tenth of the published iterations.
+# about two standard errors of a mean of six runs, and a tenth of the published
+# iterations.
 FIT_STEPS = np.geomspace(2e-4, 2e-3, 13)
 FIT_NORMS = np.geomspace(30.0, 600.0, 80)
 FIT_RUNS, FIT_ITERATIONS = 24, 100
