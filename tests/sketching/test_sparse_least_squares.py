@@ -93,6 +93,64 @@ def test_any_units_in_float32(kind):
         assert not solve(unit, 1 / unit).converged
 
 
+@functools.partial(jax.jit, static_argnames="has_ridge")
+def solve_by_columns(matrix, target, ridge, has_ridge):
+    ridge = ridge if has_ridge else 0.0
+    return sketching.preconditioned(KEY, matrix, target, method="columns", ridge=ridge)
+
+
+@pytest.mark.parametrize("has_ridge", [False, True], ids=["no ridge", "ridge"])
+@pytest.mark.parametrize("kind", ["columns", "operator"])
+def test_small_residuals_converge(kind, has_ridge, x64):
+    """If y - Xθ is small against y, its rounding hides how small its gradient is."""
+    make, _ = KINDS[kind]
+    random = np.random.default_rng(0)
+    noise = np.array([0, 1e-12, 1e-8, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 1])
+    noise = np.tile(noise, 3)
+    units = np.repeat([1e-20, 1, 1e20], 9)
+    dtype = jnp.result_type(float)
+    for draw in (random.standard_normal, random.random):
+        for ridge in (0.1, 100.0) if has_ridge else (0.0,):
+            matrix = draw((2000, 20)).astype(dtype)
+            target = matrix.astype(float) @ random.standard_normal((20, len(noise)))
+            target += noise * random.standard_normal(target.shape)
+            target = (target * units).astype(dtype)
+            result = solve_by_columns(make(matrix), target, ridge, has_ridge)
+            assert result.converged.all()
+            assert result.num_iterations.max() < 150
+            rows = np.concatenate([matrix, ridge**0.5 * np.eye(20)]).astype(float)
+            right = np.concatenate([target, np.zeros((20, len(noise)))]) / units
+            best = np.linalg.lstsq(rows, right, rcond=None)[0]
+            found = np.asarray(result.solution, float) / units
+            least, norms = (
+                np.linalg.norm(part, axis=0) for part in (right - rows @ best, right)
+            )
+            excess = np.linalg.norm(right - rows @ found, axis=0) - least
+            assert np.all(excess <= (1e-9 if x64 else 1e-5) * norms)
+
+
+def test_ill_conditioned_systems_do_not_converge_early(with_x64):
+    """The test of small residuals passes no solution that is not backward stable."""
+    random = np.random.default_rng(0)
+    size = 100
+    left = np.linalg.qr(random.standard_normal((NUM_ROWS, size)))[0]
+    right = np.linalg.qr(random.standard_normal((size, size)))[0]
+    for condition in (10, 1e8):
+        matrix = (left * np.geomspace(1, 1 / condition, size)) @ right
+        target = left.sum(axis=1) + 1e-6 * random.standard_normal(NUM_ROWS)
+        for max_iterations in (5, 20, 100, 999):
+            result = sketching.preconditioned(
+                KEY,
+                bcoo_of(matrix),
+                target,
+                method="columns",
+                max_iterations=max_iterations,
+            )
+            error = oracles.backward_error(matrix, target, result.solution)
+            assert error < 1e-14 or not result.converged
+        assert result.converged == (condition < 100)
+
+
 @pytest.mark.parametrize("method", ["sketch", "columns"])
 def test_deficient_entries(with_x64, method):
     """By a sketch the solution of least norm; plain iterations give some solution."""
