@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _arrays, _flat_vectors, _validation
-from jaxwgc._arrays import product, squares
+from jaxwgc._arrays import inverse_power_of_two, one_norm, product, squares
 from jaxwgc._some_masks import any_under_vmap
 from jaxwgc._targets import DECODES, effective, mixing, residual
 
@@ -191,10 +191,14 @@ def floor_weights(
     num_segments = weights.shape[-2]
     if num_segments == 1 and not jnp.iscomplexobj(matrix):
         return None
-    columns = product(mask.astype(matrix.real.dtype), squares(matrix))
-    columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
+    # Columns of B are scaled by powers of two, so that squares stay in range.
+    units = inverse_power_of_two(jnp.max(one_norm(matrix), axis=0))
+    columns = product(mask.astype(units.dtype), squares(matrix * units))
+    shape = 1, len(target), num_segments
+    columns = columns.reshape(*mask.shape[:-1], *shape)
     mixed = mixing(matrix, weights)
     ratio = squares(leakage(mixed)) / jnp.where(columns > 0, columns, jnp.inf)
+    ratio = jnp.sqrt(ratio) * units.reshape(shape)
     # In a round that does not decode, the leak is no rounding error, and is kept.
     ratio = jnp.where(leaks(mixed, target)[..., None], 0, jnp.max(ratio, (-2, -1)))
     computed = jnp.promote_types(message_dtype, jnp.float32)
@@ -202,7 +206,9 @@ def floor_weights(
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
     rounded = (_LEAKS + _LEAKS_OF_FEW / count.astype(ratio.dtype)) * eps
     rounded += _ROUNDED_MESSAGES * jnp.finfo(message_dtype).eps
-    return jnp.sqrt(ratio[..., None] * _LEAKS**2 + rounded**2 * squares(weights))
+    unit = inverse_power_of_two(jnp.max(one_norm(weights)))
+    leaked = ratio[..., None] * (unit * _LEAKS)
+    return jnp.sqrt(leaked**2 + rounded**2 * squares(weights * unit)) / unit
 
 
 @jax.jit
@@ -228,25 +234,27 @@ def combine(
         weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
     )
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
-    # In units of epsilon, squares of entries from 1e-18 to 1e18 are normal numbers.
+    # In units of epsilon, rows and floors have squares in the range of the dtype.
     eps = jnp.finfo(messages.dtype).eps
     floors = None if floors is None else floors / eps
 
     def sum_block(start, size):
-        rows, bounds = zeros, zeros.real
-        for place in range(size):
-            index = start + place
-            message = jnp.where(mask[..., index, None], messages[..., index, :], 0)
-            message = message[..., None, :]
+        places = [start + place for place in range(size)]
+        received = [
+            jnp.where(mask[..., index, None], messages[..., index, :], 0)
+            for index in places
+        ]
+        unit = None if floors is None else _unit_of(received)
+        rows, bounds = zeros, None if floors is None else zeros.real
+        for index, message in zip(places, received, strict=True):
+            message = (message if unit is None else message * unit)[..., None, :]
             rows = rows + weights[..., index, None] * message
             if floors is not None:
-                length = jnp.abs(message.real) + jnp.abs(message.imag)
-                bounds = bounds + (floors[..., index, None] * length) ** 2
-        return rows, None if floors is None else bounds
+                bounds = bounds + (floors[..., index, None] * one_norm(message)) ** 2
+        return _Sums(rows, bounds, None if unit is None else unit[..., None, :])
 
     def add_block(block, sums):
-        block_sums = sum_block(first_size + block * _BLOCK, _BLOCK)
-        return jax.tree.map(jnp.add, sums, block_sums)
+        return sums.plus(sum_block(first_size + block * _BLOCK, _BLOCK))
 
     # One pass over the messages. A matrix product would first copy them for the
     # selection, which takes several times as long as the product. Sums of blocks are
@@ -255,11 +263,47 @@ def combine(
     num_blocks = (number - 1) // _BLOCK
     first_size = number - num_blocks * _BLOCK
     first = sum_block(0, first_size)
-    rows, bounds = jax.lax.fori_loop(0, num_blocks, add_block, first)
+    rows, bounds, unit = jax.lax.fori_loop(0, num_blocks, add_block, first)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
-        bounds = None if bounds is None else bounds[..., None, :]
+        bounds, unit = jax.tree.map(lambda sums: sums[..., None, :], (bounds, unit))
     if bounds is not None:
         is_rounding = ((rows / eps) ** 2 <= bounds) & jnp.isfinite(bounds)
-        rows = jnp.where(is_rounding, 0, rows)
+        rows = jnp.where(is_rounding, 0, rows) / unit
     return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
+
+
+def _unit_of(messages):
+    """Returns powers of two that scale the largest of several messages to about one.
+
+    They differ by entry. Neither squares nor partial sums of scaled entries leave the
+    range of the dtype, which only weights and their number can enlarge.
+    """
+    largest = functools.reduce(jnp.maximum, map(one_norm, messages))
+    least = jnp.finfo(largest.dtype).tiny
+    return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), least))
+
+
+class _Sums(NamedTuple):
+    """Sums over some messages.
+
+    Attributes:
+      rows: Weighted sums times `unit`, (..., num_segments, length).
+      bounds: Squared bounds of their rounding, real; None if nothing is packed.
+      unit: Powers of two, (..., 1, length); None if nothing is packed, as 1.
+    """
+
+    rows: Any
+    bounds: Any
+    unit: Any
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        """Returns the sums over the messages of both."""
+        if self.unit is None:
+            return self._replace(rows=self.rows + other.rows)
+        unit = jnp.minimum(self.unit, other.unit)
+        own_factor = unit / self.unit
+        other_factor = unit / other.unit
+        rows = self.rows * own_factor + other.rows * other_factor
+        bounds = self.bounds * own_factor**2 + other.bounds * other_factor**2
+        return _Sums(rows, bounds, unit)
