@@ -21,6 +21,9 @@ _BLOCK = 8
 # and 4 for six. The rounding error of many messages is normally distributed, and 6 is
 # nine standard deviations.
 _LEAKS, _LEAKS_OF_FEW = 6, 24
+# Leakage in machine epsilons of the weight of a part, up to which it is dropped as
+# rounding if no part exceeds it. Larger leakage also occurs in rounds that decode.
+_ROUNDED_LEAKAGE = 100
 # Bound of the rounding of sent messages in machine epsilons: seven standard deviations.
 _ROUNDED_MESSAGES = 2
 
@@ -86,7 +89,8 @@ def collapse(
     A complex code packs the halves (u, v) of a gradient as u + iv. In a round with too
     many stragglers, effective weights c have an imaginary part. The halves then leak
     into each other: u loses Im(c) v, and v gains Im(c) u. Segments leak in this way,
-    too.
+    too. Messages contain these leaks, so they are added here, too. In a round that
+    decodes, they leave entries that are zero in every partial gradient.
 
     Args:
       mixing: aᵀB, (num_segments, num_parts, num_segments), see `mixing`.
@@ -100,6 +104,7 @@ def collapse(
     weights = effective(mixing)
     collapsed = sums(weights)
     leaked = _leaked_rows(mixing, target)
+    add_leaks = functools.partial(_add_leaks, mixing=mixing, target=target)
     is_rare = jnp.any(leaked != 0)
     if masked_sums is not None:
         for leaf in jax.tree.leaves(collapsed):
@@ -109,10 +114,10 @@ def collapse(
 
     def compute_exactly():
         if masked_sums is None:
-            return _add_leaks(collapsed, jax.vmap(sums)(leaked), mixing)
+            return add_leaks(collapsed, jax.vmap(sums)(leaked))
         both = masked_sums(jnp.concatenate([weights[None], leaked]))
         own = jax.tree.map(lambda leaf: leaf[0], both)
-        return _add_leaks(own, jax.tree.map(lambda leaf: leaf[1:], both), mixing)
+        return add_leaks(own, jax.tree.map(lambda leaf: leaf[1:], both))
 
     is_rare = any_under_vmap(is_rare)
     if not _validation.is_traced(is_rare):
@@ -125,22 +130,27 @@ def collapse(
 def _leaked_rows(mixing, target):
     """Returns the weights, real (rows, num_parts), with which segments and halves leak.
 
-    Leaks at the level of rounding are set to zero, since they would move parameters
-    without a gradient. No rows if nothing is packed.
+    All are zero if they are at the level of rounding. No rows if nothing is packed.
     """
     num_parts, num_segments = mixing.shape[-2:]
     is_complex = jnp.iscomplexobj(mixing)
     if num_segments == 1 and not is_complex:
         return jnp.zeros((0, num_parts), mixing.dtype)
-    leaked = jnp.where(leaks(mixing, target), leakage(mixing), 0)
+    leaked = leakage(mixing)
+    most = _ROUNDED_LEAKAGE * jnp.finfo(mixing.dtype).eps * jnp.abs(target)
+    is_kept = leaks(mixing, target) | jnp.any(one_norm(leaked) > most[:, None])
+    leaked = jnp.where(is_kept, leaked, 0)
     rows = jnp.moveaxis(leaked, 1, -1).reshape(num_segments**2, num_parts)
     if num_segments == 1:
         return rows.imag
     return jnp.concatenate([rows.real, rows.imag]) if is_complex else rows
 
 
-def _add_leaks(gradient, leaked, mixing):
-    """Adds the leaks, sums with the weights of `_leaked_rows`, to a gradient."""
+def _add_leaks(gradient, leaked, mixing, target):
+    """Adds the leaks, sums with the weights of `_leaked_rows`, to a gradient.
+
+    In a round that decodes, they would move parameters without a gradient.
+    """
     num_segments, is_complex = mixing.shape[-1], jnp.iscomplexobj(mixing)
     pairs = 2 if is_complex else 1
     sums = _flat_vectors.ravel(leaked, num_batch_axes=1)
@@ -155,7 +165,9 @@ def _add_leaks(gradient, leaked, mixing):
         turned = gains[-1]
         leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
     flat = _flat_vectors.ravel(gradient)
-    return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], gradient)
+    is_moved = leaks(mixing, target) | (flat != 0)
+    leak = jnp.where(is_moved, leak.ravel()[: flat.size], 0)
+    return _flat_vectors.unravel(flat + leak, gradient)
 
 
 @functools.partial(jax.jit, static_argnames="message_dtype")
