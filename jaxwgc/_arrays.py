@@ -118,7 +118,7 @@ def squares(numbers: jax.Array) -> jax.Array:
 
 
 def one_norm(numbers: jax.Array) -> jax.Array:
-    """Returns absolute values; of complex numbers, the sums of those of their parts."""
+    """Returns |x|, or the sum of |x.real| and |x.imag| if numbers are complex."""
     if jnp.iscomplexobj(numbers):
         return jnp.abs(numbers.real) + jnp.abs(numbers.imag)
     return jnp.abs(numbers)

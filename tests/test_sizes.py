@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import corruptions, decoders, stragglers
 from tests import oracles
-from tests.zoo import CODES, KEY, every_code, messages_sent
+from tests.zoo import CODES, KEY, every_code
 
 SIZES = {
     32: 10.0 ** np.array([-37, -34, -28, -20, -12, 0, 12, 18, 28, 34, 36, 37]),
@@ -217,7 +217,11 @@ def test_any_size_of_each_part_and_entry(name, exponents, seed):
         found = np.asarray(found, np.float64)[:2, 0]
         error = np.abs(found - expected).reshape(2, -1, LENGTH)
         assert np.all(error <= 1e-4 * scale[:, None]), path
-        assert not np.any(found[:, is_dead]), path
+        # Parts of different size may cancel in messages, and hide how they are rounded.
+        rounding = 30 * np.finfo(np.float32).eps * scale[:, None]
+        dead = np.where(is_dead, found, 0).reshape(2, -1, LENGTH)
+        assert np.all(np.abs(dead) <= rounding), path
+        assert not np.any(dead) or np.any(by_part != by_part[0]), path
 
 
 @jax.jit

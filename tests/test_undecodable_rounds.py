@@ -26,7 +26,7 @@ every_code = pytest.mark.parametrize("name", CODES)
 
 
 def rounds_of(code, number, most=None):
-    """Random masks with more stragglers than the code tolerates, at most `most` more."""
+    """Random masks with more stragglers than tolerated, by at most `most`."""
     random = np.random.default_rng(0)
     masks = np.ones((number, code.num_workers), bool)
     end = code.num_workers
@@ -130,7 +130,7 @@ def test_zeros_of_nearly_decoded_rounds_stay_zero():
 
 @every_code
 def test_weights_do_not_depend_on_the_batch(name, x64):
-    """They differ as rounding of least squares, which the condition number magnifies."""
+    """They differ by rounding, times the condition number."""
     code = CODES[name]
     masks = rounds_of(code, 200)
     matrix = np.asarray(code.encoding_matrix)

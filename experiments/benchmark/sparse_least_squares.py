@@ -188,6 +188,91 @@ MATRICES: dict[str, Callable[..., Any]] = {
     "outlier rows": outliers,
 }
 
+# Rows, columns and density of random matrices, by which "auto" chooses a method.
+SHAPES = (
+    (10_000, 50, 0.005),
+    (10_000, 50, 0.05),
+    (10_000, 500, 0.005),
+    (10_000, 500, 0.05),
+    (50_000, 50, 0.01),
+    (50_000, 500, 0.01),
+    (50_000, 2_000, 0.002),
+    (200_000, 50, 0.05),
+    (200_000, 500, 0.001),
+    (200_000, 500, 0.01),
+    (200_000, 500, 0.05),
+    (1_000_000, 50, 0.02),
+    (1_000_000, 500, 0.002),
+)
+RIDGES = 0.0, 1.0
+
+
+def choice(repeats: int, seed: int, quick: bool) -> Study:
+    """Returns the time of "auto", of both methods and of SciPy's `lsqr`, by shape."""
+    shapes = SHAPES[:1] if quick else SHAPES
+    columns = {
+        "matrix": lambda row: "{:,} × {:,}".format(*row["shape"]),
+        "entries": "{entries:,}",
+        "ridge": "{ridge:g}",
+        **{name: f"{{{name}}}" for name in ("auto", "sketch", "columns", "lsqr")},
+        "auto / better": "{ratio:.2f}",
+    }
+    title = "Sparse least squares, float64: seconds by method"
+    cells = [
+        Once(choice_rows, shape, ridge, repeats, seed)
+        for shape in shapes
+        for ridge in RIDGES
+    ]
+    table = table_of(title, columns, lambda numbers: itertools.chain(*numbers))
+    return Study(cells, x64=True, tables={"": table})
+
+
+def choice_rows(
+    shape: tuple[int, int, float], ridge: float, repeats: int, seed: int
+) -> Iterator:
+    """Yields the row of one shape."""
+    num_rows, num_columns, density = shape
+    rng = np.random.default_rng(seed)
+    matrix = scipy.sparse.random_array(
+        (num_rows, num_columns),
+        density=density,
+        format="csr",
+        rng=rng,
+        data_sampler=lambda size: rng.standard_normal(size),
+    )
+    target = matrix @ rng.standard_normal(num_columns)
+    target += 0.1 * rng.standard_normal(num_rows)
+    entries = sparse.BCOO.from_scipy_sparse(matrix)
+    key = jax.random.key(seed)
+
+    def ours(method: str) -> Any:
+        solved = sketching.preconditioned(
+            key, entries, target, method=method, ridge=ridge
+        )
+        return solved.solution
+
+    def lsqr() -> Any:
+        return scipy.sparse.linalg.lsqr(
+            matrix, target, damp=ridge**0.5, atol=1e-14, btol=1e-14
+        )[0]
+
+    methods = "auto", "sketch", "columns"
+    runs = [*(functools.partial(ours, method) for method in methods), lsqr]
+    timings = measure_in_turn(runs, repeats, BUDGET, warm=True)
+    times = {
+        name: timing
+        for name, (_, timing) in zip((*methods, "lsqr"), timings, strict=True)
+    }
+    better = min(times["sketch"].median, times["columns"].median)
+    yield {
+        "shape": (num_rows, num_columns),
+        "entries": matrix.nnz,
+        "ridge": ridge,
+        **times,
+        "ratio": times["auto"].median / better,
+    }
+
+
 PROGRAM = """
 import os
 import jax

@@ -250,20 +250,24 @@ def combine(
     eps = jnp.finfo(messages.dtype).eps
     floors = None if floors is None else floors / eps
 
-    def sum_block(start, size):
-        places = [start + place for place in range(size)]
+    def sum_block(start, count):
+        places = [start + place for place in range(count)]
         received = [
             jnp.where(mask[..., index, None], messages[..., index, :], 0)
             for index in places
         ]
-        unit = None if floors is None else _unit_of(received)
-        rows, bounds = zeros, None if floors is None else zeros.real
+        rows = zeros
+        if floors is None:
+            for index, message in zip(places, received, strict=True):
+                rows = rows + weights[..., index, None] * message[..., None, :]
+            return _Sums(rows, None, None)
+        unit = _unit_of(received)
+        bounds = zeros.real
         for index, message in zip(places, received, strict=True):
-            message = (message if unit is None else message * unit)[..., None, :]
+            message = (message * unit)[..., None, :]
             rows = rows + weights[..., index, None] * message
-            if floors is not None:
-                bounds = bounds + (floors[..., index, None] * one_norm(message)) ** 2
-        return _Sums(rows, bounds, None if unit is None else unit[..., None, :])
+            bounds = bounds + (floors[..., index, None] * one_norm(message)) ** 2
+        return _Sums(rows, bounds, unit[..., None, :])
 
     def add_block(block, sums):
         return sums.plus(sum_block(first_size + block * _BLOCK, _BLOCK))
@@ -288,8 +292,8 @@ def combine(
 def _unit_of(messages):
     """Returns powers of two that scale the largest of several messages to about one.
 
-    They differ by entry. Neither squares nor partial sums of scaled entries leave the
-    range of the dtype, which only weights and their number can enlarge.
+    They differ by entry. Squares and partial sums of scaled entries stay in the range
+    of the dtype.
     """
     largest = functools.reduce(jnp.maximum, map(one_norm, messages))
     least = jnp.finfo(largest.dtype).tiny

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.sparse
+from jax.experimental import sparse
 
 from jaxwgc import sketching
 from tests import oracles
@@ -166,6 +167,72 @@ def test_deficient_entries(with_x64, method):
     if method == "sketch":
         np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
         assert result.rank.rank == NUM_COLUMNS - 1
+
+
+def test_auto_with_a_ridge_tries_columns_first(with_x64):
+    """The sketch follows if plain iterations do not converge, or the ridge is lost."""
+    random = np.random.default_rng(0)
+    size = 12
+    rows = random.standard_normal((NUM_ROWS, size))
+    # Nearly equal columns in pairs: plain iterations need hundreds of steps.
+    hard = rows * np.geomspace(1, 1e-6, size) @ random.standard_normal((size, size))
+    twice = np.concatenate([rows[:, :6], rows[:, :6] * 3], axis=1)
+    target = rows.sum(axis=1) + 0.1 * random.standard_normal(NUM_ROWS)
+    solve = jax.jit(
+        lambda matrix, ridge: sketching.preconditioned(KEY, matrix, target, ridge=ridge)
+    )
+    for matrix, ridge, is_sketched in (
+        (rows, 1.0, False),
+        (twice, 1.0, False),
+        (hard, 1e-12, True),
+        (twice, 1e-40, True),
+        (twice, 0.0, True),
+    ):
+        given = bcoo_of(matrix)
+        result = solve(given, ridge)
+        ways = {
+            method: sketching.preconditioned(
+                KEY, given, target, method=method, ridge=ridge
+            )
+            for method in ("sketch", "columns")
+        }
+        same = ways["sketch" if is_sketched else "columns"]
+        assert result.converged
+        assert result.num_iterations == same.num_iterations
+        norm = np.linalg.norm(same.solution)
+        assert np.linalg.norm(result.solution - same.solution) < 1e-6 * norm
+        assert result.residual_history.shape == (50,)
+        np.testing.assert_allclose(
+            result.residual_history[-1], same.residual_history[-1]
+        )
+        assert result.rank.rank == (6 if matrix is twice and ridge < 1e-3 else size)
+
+
+def test_derivatives_of_auto_with_a_ridge(with_x64):
+    matrix, target = system()
+
+    def total(solve):
+        def of_solution(entries, target, ridge):
+            return jnp.sum(jnp.sin(solve(entries, target, ridge)))
+
+        return jax.grad(of_solution, argnums=(0, 1, 2))
+
+    own = bcoo_of(matrix)
+    places = tuple(own.indices.T)
+
+    def by_auto(entries, target, ridge):
+        given = sparse.BCOO((entries, own.indices), shape=matrix.shape)
+        return sketching.preconditioned(KEY, given, target, ridge=ridge).solution
+
+    def directly(entries, target, ridge):
+        rows = jnp.zeros(matrix.shape).at[places].set(entries)
+        gram = rows.T @ rows + ridge * jnp.eye(NUM_COLUMNS)
+        return jnp.linalg.solve(gram, rows.T @ target)
+
+    found = total(by_auto)(own.data, target, 1.0)
+    expected = total(directly)(own.data, target, 1.0)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * np.abs(other).max())
 
 
 def test_what_is_wrong_in_traced_input():
