@@ -14,9 +14,7 @@ from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, em
 from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
 from jaxwgc.sketching._linalg.blocks import BlockRows
 from jaxwgc.sketching._linalg.factors import (
-    Factors,
     NumericalRank,
-    factors_of,
     factors_of_small,
     solver_cutoff,
 )
@@ -29,8 +27,14 @@ from jaxwgc.sketching._linalg.kinds import (
     sketched,
     system_of,
 )
-from jaxwgc.sketching._linalg.refinement import Refinement, ScaledSystem, column_scaling
 from jaxwgc.sketching._linalg.rows import DenseRows, constant, scaled
+from jaxwgc.sketching._solvers._preconditioners import (
+    Found,
+    Problem,
+    by_columns,
+    by_factors,
+    tried_columns,
+)
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
@@ -452,15 +456,15 @@ def _solve(
     root = None if weight is None else jnp.sqrt(weight)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
     unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(right), axis=0)))
-    arguments = fixed, right * unit, root, tolerance
+    problem = Problem(fixed, right * unit, root, tolerance)
 
-    def factored() -> _Found:
-        return _by_factors(*arguments, embedding, rcond, method, max_iterations)
+    def factored() -> Found:
+        return by_factors(problem, embedding, rcond, method, max_iterations)
 
     if method == "columns":
-        found = _by_columns(*arguments, max_iterations)
+        found = by_columns(problem, max_iterations)
     elif num_tries:
-        tried, is_enough = _tried(*arguments, num_tries, max_iterations)
+        tried, is_enough = tried_columns(problem, num_tries, max_iterations)
         found = lax.cond(is_enough, lambda: tried, factored)
     else:
         found = factored()
@@ -473,105 +477,3 @@ def _solve(
         solution, found.iteration, found.converged, found.history, factors.rank
     )
     return in_units(result, unit, factors.scale)
-
-
-class _Found(NamedTuple):
-    """Result of iterations: θ / scale, and the fields of `Solution`.
-
-    Attributes:
-      squared: Squared norm of the residual.
-      factors: The `Factors` or `ColumnScaling` that preconditioned them.
-    """
-
-    solution: Array
-    squared: Array
-    iteration: Array
-    converged: Array
-    history: Array
-    factors: Any
-
-
-def _by_columns(
-    rows: Any, right: Array, root: Array | None, tolerance: Array, max_iterations: int
-) -> _Found:
-    """Solves with column scales as the only preconditioner."""
-    scaling = column_scaling(rows, root)
-    system = ScaledSystem(rows, scaling, tolerance, root)
-    state = system.solve(system.padded(right), max_iterations)
-    return _Found(
-        solution=state.solution,
-        squared=state.squared,
-        iteration=state.iteration,
-        converged=state.is_done,
-        history=state.history,
-        factors=scaling,
-    )
-
-
-def _tried(
-    rows: Any,
-    right: Array,
-    root: Array,
-    tolerance: Array,
-    num_tries: int,
-    max_iterations: int,
-) -> tuple[_Found, Array]:
-    """Solves as `_by_columns`, and returns whether no factors are needed.
-
-    The result has the form of `_by_factors`. A ridge gives every X full rank, unless it
-    is lost in the rounding of X.
-    """
-    found = _by_columns(rows, right, root, tolerance, num_tries)
-    scaling = found.factors
-    num_columns = rows.shape[1]
-    least = 100 * jnp.finfo(rows.dtype).eps * scaling.norm
-    has_full_rank = root * jnp.min(scaling.scale) > least
-    ones = jnp.ones(num_columns, rows.dtype)
-    rank = NumericalRank(jnp.int32(num_columns), jnp.bool_(False))
-    factors = Factors(scaling.scale, jnp.diag(ones), ones, rank, jnp.bool_(True))
-    padding = [(0, max_iterations - num_tries)] + [(0, 0)] * (found.history.ndim - 1)
-    history = jnp.pad(found.history, padding, mode="edge")
-    is_enough = jnp.all(found.converged) & has_full_rank
-    return found._replace(history=history, factors=factors), is_enough
-
-
-def _by_factors(
-    rows: Any,
-    right: Array,
-    root: Array | None,
-    tolerance: Array,
-    embedding: Embedding | None,
-    rcond: Array,
-    method: str,
-    max_iterations: int,
-) -> _Found:
-    """Solves with the factors of X or of its sketch as the preconditioner."""
-    converged = jnp.bool_(True)
-    at_zero = None
-    if embedding is None and rows.is_on_host:
-        # The pass over X for R also gives Xᵀy and yᵀy.
-        small, pulled, squared = rows.triangle_and_products(right)
-        at_zero = pulled, squared
-        factors = factors_of_small(small, rcond, root=root)
-    elif embedding is None:
-        threshold = 1e4 * jnp.finfo(rows.dtype).eps
-        way = "gram" if method == "gram" else "qr"
-        factors = factors_of(rows, root, rcond, way, threshold)
-    else:
-        (small,) = sketched(rows, embedding)
-        factors = factors_of_small(small, rcond, root=root)
-        probe = factors.null_vector()
-        image = rows.length(factors.scale * probe)
-        converged = factors.sees_all(probe, image, rcond)
-    problem = Refinement(rows, factors, tolerance, right, root, at_zero=at_zero)
-    state = problem.solve(max_iterations)
-    is_lowest = problem.is_lowest(state, embedding is not None)
-    converged &= problem.is_solved(state) & is_lowest
-    return _Found(
-        solution=state.solution,
-        squared=state.squared,
-        iteration=state.iteration,
-        converged=converged,
-        history=state.history,
-        factors=factors,
-    )
