@@ -28,7 +28,6 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "rank_k_scores": leverage_scores.rank_k,
     "projections": projections.study,
     "sparse_least_squares": sparse_least_squares.study,
-    "sparse_choice": sparse_least_squares.choice,
     "memory_map": sparse_least_squares.memory_map,
     "step": step.study,
     "mesh": step.mesh,
