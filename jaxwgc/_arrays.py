@@ -117,6 +117,13 @@ def squares(numbers: jax.Array) -> jax.Array:
     return numbers**2
 
 
+def one_norm(numbers: jax.Array) -> jax.Array:
+    """Returns |x|, or the sum of |x.real| and |x.imag| if numbers are complex."""
+    if jnp.iscomplexobj(numbers):
+        return jnp.abs(numbers.real) + jnp.abs(numbers.imag)
+    return jnp.abs(numbers)
+
+
 def power_below(numbers: jax.Array) -> jax.Array:
     """Returns the largest power of two that is at most each of the positive numbers.
 
@@ -144,6 +151,17 @@ def inverse_power_of_two(values: jax.Array) -> jax.Array:
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 3)
     safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
     return 1 / power_below(safe * 2**0.5)
+
+
+def root_mean_square(numbers: jax.Array, axis: int | None = None) -> jax.Array:
+    """Returns the root mean square of absolute values, with the axes kept, real.
+
+    Numbers are scaled by a power of two, so that squares stay in range.
+    """
+    largest = jnp.max(jnp.abs(numbers), axis=axis, keepdims=True, initial=0)
+    unit = inverse_power_of_two(stop_gradient(largest))
+    means = jnp.mean(squares(numbers * unit), axis=axis, keepdims=True)
+    return jnp.sqrt(means) / unit
 
 
 def cholesky_if(is_definite: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc._arrays import root_mean_square
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
@@ -126,7 +127,7 @@ class additive_noise(CorruptionModel):
             draws = jax.random.uniform(place_key, messages.shape)
             limit = jnp.sort(draws, axis=1)[:, number - 1 : number]
             noise = jnp.where(draws <= limit, noise, 0)
-        return messages + self.scale * _root_mean_square(messages, 1) * noise
+        return messages + self.scale * _size_of(messages, 1) * noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +270,7 @@ class same_vector(CorruptionModel):
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
         vector = jax.random.normal(key, messages.shape[1:], messages.dtype)
-        return messages + self.scale * _root_mean_square(messages, None) * vector
+        return messages + self.scale * _size_of(messages) * vector
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -308,10 +309,10 @@ class codeword_part(CorruptionModel):
         matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
         coefficients = jax.random.normal(word_key, matrix.shape[1:])
         word = matrix @ coefficients.astype(messages.dtype)
-        word /= _root_mean_square(word, None)
+        word /= _size_of(word)
         vector = jax.random.normal(vector_key, messages.shape[1:], messages.dtype)
-        size = self.scale * _root_mean_square(messages, None)
-        return messages + size * word[:, None] * vector
+        size = self.scale * _size_of(messages)
+        return messages + word[:, None] * (size * vector)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -341,6 +342,7 @@ class quantization(CorruptionModel):
         return quantize(key, messages, self.bits)
 
 
-def _root_mean_square(messages, axis):
-    square = jnp.mean(jnp.abs(messages) ** 2, axis=axis, keepdims=axis is not None)
-    return jnp.sqrt(square).astype(messages.dtype)
+def _size_of(messages, axis=None):
+    """Returns the root mean square in the dtype of messages, of each or of all."""
+    size = root_mean_square(messages, axis).astype(messages.dtype)
+    return size if axis is not None else size.reshape(())

@@ -147,6 +147,8 @@ class Decoding:
         """Decodes the gradient from partial gradients, without forming messages.
 
         Equal to `combine` up to rounding, at about the cost of summing the gradients.
+        In a round that decodes with a residual, `combine` also clears entries of the
+        size of the residual, since it cannot tell them from zeros.
 
         Args:
           partial_gradients: Pytree with leaves (num_parts, ...). Alternatively a linear

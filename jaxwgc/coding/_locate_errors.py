@@ -14,7 +14,7 @@ from jaxwgc.coding._arrivals import ErrorLocation, arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
 from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
-from jaxwgc.coding._errors._projection import project
+from jaxwgc.coding._errors._projection import project_in_units
 from jaxwgc.coding._errors._searches import find_in_turn
 
 # Bound to which norms of messages are clipped, relative to the median.
@@ -116,19 +116,21 @@ def _locate(locator, messages, mask, key, noise, rounding):
 def _screen(locator, messages, mask, key, noise):
     """Projects messages, drops those that are not finite, and scales the others."""
     num_columns = PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
-    rows = project(key, messages, num_columns)
+    rows, units = project_in_units(key, messages, num_columns)
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
     rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
     # Rows are scaled by the median norm, so that squares neither overflow nor
-    # underflow.
-    sizes = _norms(rows)
+    # underflow. Norms are compared in the unit of one of the messages.
+    lengths = jnp.linalg.norm(rows, axis=1)
+    unit = _median(units[:, 0], mask & (lengths > 0))
+    sizes = lengths * (unit / units[:, 0])
     median = _median(sizes, mask & (sizes > 0))
     clipped = jnp.minimum(sizes / median, _LARGEST)
-    rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
+    rows *= (clipped / jnp.where(lengths > 0, lengths, 1))[:, None]
     # The noise has a lower bound, because products of tiny entries underflow.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
-    noise = jnp.maximum(noise, locator.code.num_parts * tiny / median)
+    noise = jnp.maximum(noise, locator.code.num_parts * (tiny * unit) / median)
     return Sample(rows, mask, noise.astype(norms.dtype), norms)
 
 
@@ -148,13 +150,6 @@ def rounding_noise(messages: Any, message_dtype: Any) -> float:
 def _median(values, mask):
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
     return jnp.where(mask.any(), ordered[jnp.maximum(mask.sum() - 1, 0) // 2], 1)
-
-
-def _norms(rows):
-    """Computes norms of rows, scaled so that squares do not overflow."""
-    largest = jnp.max(jnp.abs(rows), axis=1)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.linalg.norm(rows / scale[:, None], axis=1)
 
 
 def locate_errors(

@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _arrays, _flat_vectors, _validation
-from jaxwgc._arrays import product, squares
+from jaxwgc._arrays import inverse_power_of_two, one_norm, product, squares
 from jaxwgc._some_masks import any_under_vmap
 from jaxwgc._targets import DECODES, effective, mixing, residual
 
@@ -21,6 +21,9 @@ _BLOCK = 8
 # and 4 for six. The rounding error of many messages is normally distributed, and 6 is
 # nine standard deviations.
 _LEAKS, _LEAKS_OF_FEW = 6, 24
+# Leakage in machine epsilons of the weight of a part, up to which it is dropped as
+# rounding if no part exceeds it. Larger leakage also occurs in rounds that decode.
+_ROUNDED_LEAKAGE = 100
 # Bound of the rounding of sent messages in machine epsilons: seven standard deviations.
 _ROUNDED_MESSAGES = 2
 
@@ -86,7 +89,8 @@ def collapse(
     A complex code packs the halves (u, v) of a gradient as u + iv. In a round with too
     many stragglers, effective weights c have an imaginary part. The halves then leak
     into each other: u loses Im(c) v, and v gains Im(c) u. Segments leak in this way,
-    too.
+    too. Messages contain these leaks, so they are added here, too. In a round that
+    decodes, they leave entries that are zero in every partial gradient.
 
     Args:
       mixing: aᵀB, (num_segments, num_parts, num_segments), see `mixing`.
@@ -100,6 +104,7 @@ def collapse(
     weights = effective(mixing)
     collapsed = sums(weights)
     leaked = _leaked_rows(mixing, target)
+    add_leaks = functools.partial(_add_leaks, mixing=mixing, target=target)
     is_rare = jnp.any(leaked != 0)
     if masked_sums is not None:
         for leaf in jax.tree.leaves(collapsed):
@@ -109,10 +114,10 @@ def collapse(
 
     def compute_exactly():
         if masked_sums is None:
-            return _add_leaks(collapsed, jax.vmap(sums)(leaked), mixing)
+            return add_leaks(collapsed, jax.vmap(sums)(leaked))
         both = masked_sums(jnp.concatenate([weights[None], leaked]))
         own = jax.tree.map(lambda leaf: leaf[0], both)
-        return _add_leaks(own, jax.tree.map(lambda leaf: leaf[1:], both), mixing)
+        return add_leaks(own, jax.tree.map(lambda leaf: leaf[1:], both))
 
     is_rare = any_under_vmap(is_rare)
     if not _validation.is_traced(is_rare):
@@ -125,22 +130,27 @@ def collapse(
 def _leaked_rows(mixing, target):
     """Returns the weights, real (rows, num_parts), with which segments and halves leak.
 
-    Leaks at the level of rounding are set to zero, since they would move parameters
-    without a gradient. No rows if nothing is packed.
+    All are zero if they are at the level of rounding. No rows if nothing is packed.
     """
     num_parts, num_segments = mixing.shape[-2:]
     is_complex = jnp.iscomplexobj(mixing)
     if num_segments == 1 and not is_complex:
         return jnp.zeros((0, num_parts), mixing.dtype)
-    leaked = jnp.where(leaks(mixing, target), leakage(mixing), 0)
+    leaked = leakage(mixing)
+    most = _ROUNDED_LEAKAGE * jnp.finfo(mixing.dtype).eps * jnp.abs(target)
+    is_kept = leaks(mixing, target) | jnp.any(one_norm(leaked) > most[:, None])
+    leaked = jnp.where(is_kept, leaked, 0)
     rows = jnp.moveaxis(leaked, 1, -1).reshape(num_segments**2, num_parts)
     if num_segments == 1:
         return rows.imag
     return jnp.concatenate([rows.real, rows.imag]) if is_complex else rows
 
 
-def _add_leaks(gradient, leaked, mixing):
-    """Adds the leaks, sums with the weights of `_leaked_rows`, to a gradient."""
+def _add_leaks(gradient, leaked, mixing, target):
+    """Adds the leaks, sums with the weights of `_leaked_rows`, to a gradient.
+
+    In a round that decodes, they would move parameters without a gradient.
+    """
     num_segments, is_complex = mixing.shape[-1], jnp.iscomplexobj(mixing)
     pairs = 2 if is_complex else 1
     sums = _flat_vectors.ravel(leaked, num_batch_axes=1)
@@ -155,7 +165,9 @@ def _add_leaks(gradient, leaked, mixing):
         turned = gains[-1]
         leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
     flat = _flat_vectors.ravel(gradient)
-    return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], gradient)
+    is_moved = leaks(mixing, target) | (flat != 0)
+    leak = jnp.where(is_moved, leak.ravel()[: flat.size], 0)
+    return _flat_vectors.unravel(flat + leak, gradient)
 
 
 @functools.partial(jax.jit, static_argnames="message_dtype")
@@ -191,10 +203,14 @@ def floor_weights(
     num_segments = weights.shape[-2]
     if num_segments == 1 and not jnp.iscomplexobj(matrix):
         return None
-    columns = product(mask.astype(matrix.real.dtype), squares(matrix))
-    columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
+    # Columns of B are scaled by powers of two, so that squares stay in range.
+    units = inverse_power_of_two(jnp.max(one_norm(matrix), axis=0))
+    columns = product(mask.astype(units.dtype), squares(matrix * units))
+    shape = 1, len(target), num_segments
+    columns = columns.reshape(*mask.shape[:-1], *shape)
     mixed = mixing(matrix, weights)
     ratio = squares(leakage(mixed)) / jnp.where(columns > 0, columns, jnp.inf)
+    ratio = jnp.sqrt(ratio) * units.reshape(shape)
     # In a round that does not decode, the leak is no rounding error, and is kept.
     ratio = jnp.where(leaks(mixed, target)[..., None], 0, jnp.max(ratio, (-2, -1)))
     computed = jnp.promote_types(message_dtype, jnp.float32)
@@ -202,7 +218,9 @@ def floor_weights(
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
     rounded = (_LEAKS + _LEAKS_OF_FEW / count.astype(ratio.dtype)) * eps
     rounded += _ROUNDED_MESSAGES * jnp.finfo(message_dtype).eps
-    return jnp.sqrt(ratio[..., None] * _LEAKS**2 + rounded**2 * squares(weights))
+    unit = inverse_power_of_two(jnp.max(one_norm(weights)))
+    leaked = ratio[..., None] * (unit * _LEAKS)
+    return jnp.sqrt(leaked**2 + rounded**2 * squares(weights * unit)) / unit
 
 
 @jax.jit
@@ -228,25 +246,31 @@ def combine(
         weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
     )
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
-    # In units of epsilon, squares of entries from 1e-18 to 1e18 are normal numbers.
+    # In units of epsilon, rows and floors have squares in the range of the dtype.
     eps = jnp.finfo(messages.dtype).eps
     floors = None if floors is None else floors / eps
 
-    def sum_block(start, size):
-        rows, bounds = zeros, zeros.real
-        for place in range(size):
-            index = start + place
-            message = jnp.where(mask[..., index, None], messages[..., index, :], 0)
-            message = message[..., None, :]
+    def sum_block(start, count):
+        places = [start + place for place in range(count)]
+        received = [
+            jnp.where(mask[..., index, None], messages[..., index, :], 0)
+            for index in places
+        ]
+        rows = zeros
+        if floors is None:
+            for index, message in zip(places, received, strict=True):
+                rows = rows + weights[..., index, None] * message[..., None, :]
+            return _Sums(rows, None, None)
+        unit = _unit_of(received)
+        bounds = zeros.real
+        for index, message in zip(places, received, strict=True):
+            message = (message * unit)[..., None, :]
             rows = rows + weights[..., index, None] * message
-            if floors is not None:
-                length = jnp.abs(message.real) + jnp.abs(message.imag)
-                bounds = bounds + (floors[..., index, None] * length) ** 2
-        return rows, None if floors is None else bounds
+            bounds = bounds + (floors[..., index, None] * one_norm(message)) ** 2
+        return _Sums(rows, bounds, unit[..., None, :])
 
     def add_block(block, sums):
-        block_sums = sum_block(first_size + block * _BLOCK, _BLOCK)
-        return jax.tree.map(jnp.add, sums, block_sums)
+        return sums.plus(sum_block(first_size + block * _BLOCK, _BLOCK))
 
     # One pass over the messages. A matrix product would first copy them for the
     # selection, which takes several times as long as the product. Sums of blocks are
@@ -255,11 +279,47 @@ def combine(
     num_blocks = (number - 1) // _BLOCK
     first_size = number - num_blocks * _BLOCK
     first = sum_block(0, first_size)
-    rows, bounds = jax.lax.fori_loop(0, num_blocks, add_block, first)
+    rows, bounds, unit = jax.lax.fori_loop(0, num_blocks, add_block, first)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
-        bounds = None if bounds is None else bounds[..., None, :]
+        bounds, unit = jax.tree.map(lambda sums: sums[..., None, :], (bounds, unit))
     if bounds is not None:
         is_rounding = ((rows / eps) ** 2 <= bounds) & jnp.isfinite(bounds)
-        rows = jnp.where(is_rounding, 0, rows)
+        rows = jnp.where(is_rounding, 0, rows) / unit
     return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
+
+
+def _unit_of(messages):
+    """Returns powers of two that scale the largest of several messages to about one.
+
+    They differ by entry. Squares and partial sums of scaled entries stay in the range
+    of the dtype.
+    """
+    largest = functools.reduce(jnp.maximum, map(one_norm, messages))
+    least = jnp.finfo(largest.dtype).tiny
+    return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), least))
+
+
+class _Sums(NamedTuple):
+    """Sums over some messages.
+
+    Attributes:
+      rows: Weighted sums times `unit`, (..., num_segments, length).
+      bounds: Squared bounds of their rounding, real; None if nothing is packed.
+      unit: Powers of two, (..., 1, length); None if nothing is packed, as 1.
+    """
+
+    rows: Any
+    bounds: Any
+    unit: Any
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        """Returns the sums over the messages of both."""
+        if self.unit is None:
+            return self._replace(rows=self.rows + other.rows)
+        unit = jnp.minimum(self.unit, other.unit)
+        own_factor = unit / self.unit
+        other_factor = unit / other.unit
+        rows = self.rows * own_factor + other.rows * other_factor
+        bounds = self.bounds * own_factor**2 + other.bounds * other_factor**2
+        return _Sums(rows, bounds, unit)

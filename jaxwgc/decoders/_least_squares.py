@@ -22,13 +22,13 @@ from jaxwgc.decoders._systems import (
 # Number of masks that iterate together: their vectors fit into cache.
 _BATCH = 128
 # Convergence: bound of the gradient of the squared residual, relative to the norms of
-# matrix and residual. The excess of the squared residual is of second order in this
-# bound.
-_GRADIENT = {32: 3e-6, 64: 1e-10}
-# Bound of the relative excess of the squared residual over its minimum. The excess is
-# estimated from the longest step of conjugate gradients, which is at most 1 / smallest
-# eigenvalue.
-_EXCESS = {32: 5e-7, 64: 1e-12}
+# matrix and residual. It is a few machine epsilons: the excess of the squared residual
+# is of second order in this bound, but the decoded gradient is of first order.
+_GRADIENT = {32: 5e-7, 64: 1e-15}
+# Bound of the relative excess of the squared residual over its minimum; its root bounds
+# the change of the decoded gradient. The excess is estimated from the longest step of
+# conjugate gradients, which is at most 1 / smallest eigenvalue.
+_EXCESS = {32: 1e-8, 64: 1e-20}
 # Weights are also done if the residual is below this many eps of the target.
 _DONE_EPS = 64
 
@@ -142,7 +142,8 @@ class _Problem(NamedTuple):
 
     def is_minimum(self, gradient: jax.Array, residual: jax.Array) -> jax.Array:
         """Returns whether squared norms of gradient and residual are small enough."""
-        return (gradient <= self.tolerance * residual) | (residual <= self.floor)
+        enough = jnp.maximum(self.tolerance * residual, self.noise)
+        return (gradient <= enough) | (residual <= self.floor)
 
 
 def _conjugate_gradients(masks, matrix, target):

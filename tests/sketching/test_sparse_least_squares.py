@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.sparse
+from jax.experimental import sparse
 
 from jaxwgc import sketching
 from tests import oracles
@@ -93,6 +94,64 @@ def test_any_units_in_float32(kind):
         assert not solve(unit, 1 / unit).converged
 
 
+@functools.partial(jax.jit, static_argnames="has_ridge")
+def solve_by_columns(matrix, target, ridge, has_ridge):
+    ridge = ridge if has_ridge else 0.0
+    return sketching.preconditioned(KEY, matrix, target, method="columns", ridge=ridge)
+
+
+@pytest.mark.parametrize("has_ridge", [False, True], ids=["no ridge", "ridge"])
+@pytest.mark.parametrize("kind", ["columns", "operator"])
+def test_small_residuals_converge(kind, has_ridge, x64):
+    """If y - Xθ is small against y, its rounding hides how small its gradient is."""
+    make, _ = KINDS[kind]
+    random = np.random.default_rng(0)
+    noise = np.array([0, 1e-12, 1e-8, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 1])
+    noise = np.tile(noise, 3)
+    units = np.repeat([1e-20, 1, 1e20], 9)
+    dtype = jnp.result_type(float)
+    for draw in (random.standard_normal, random.random):
+        for ridge in (0.1, 100.0) if has_ridge else (0.0,):
+            matrix = draw((2000, 20)).astype(dtype)
+            target = matrix.astype(float) @ random.standard_normal((20, len(noise)))
+            target += noise * random.standard_normal(target.shape)
+            target = (target * units).astype(dtype)
+            result = solve_by_columns(make(matrix), target, ridge, has_ridge)
+            assert result.converged.all()
+            assert result.num_iterations.max() < 150
+            rows = np.concatenate([matrix, ridge**0.5 * np.eye(20)]).astype(float)
+            right = np.concatenate([target, np.zeros((20, len(noise)))]) / units
+            best = np.linalg.lstsq(rows, right, rcond=None)[0]
+            found = np.asarray(result.solution, float) / units
+            least, norms = (
+                np.linalg.norm(part, axis=0) for part in (right - rows @ best, right)
+            )
+            excess = np.linalg.norm(right - rows @ found, axis=0) - least
+            assert np.all(excess <= (1e-9 if x64 else 1e-5) * norms)
+
+
+def test_ill_conditioned_systems_do_not_converge_early(with_x64):
+    """The test of small residuals passes no solution that is not backward stable."""
+    random = np.random.default_rng(0)
+    size = 100
+    left = np.linalg.qr(random.standard_normal((NUM_ROWS, size)))[0]
+    right = np.linalg.qr(random.standard_normal((size, size)))[0]
+    for condition in (10, 1e8):
+        matrix = (left * np.geomspace(1, 1 / condition, size)) @ right
+        target = left.sum(axis=1) + 1e-6 * random.standard_normal(NUM_ROWS)
+        for max_iterations in (5, 20, 100, 999):
+            result = sketching.preconditioned(
+                KEY,
+                bcoo_of(matrix),
+                target,
+                method="columns",
+                max_iterations=max_iterations,
+            )
+            error = oracles.backward_error(matrix, target, result.solution)
+            assert error < 1e-14 or not result.converged
+        assert result.converged == (condition < 100)
+
+
 @pytest.mark.parametrize("method", ["sketch", "columns"])
 def test_deficient_entries(with_x64, method):
     """By a sketch the solution of least norm; plain iterations give some solution."""
@@ -108,6 +167,72 @@ def test_deficient_entries(with_x64, method):
     if method == "sketch":
         np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
         assert result.rank.rank == NUM_COLUMNS - 1
+
+
+def test_auto_with_a_ridge_tries_columns_first(with_x64):
+    """The sketch follows if plain iterations do not converge, or the ridge is lost."""
+    random = np.random.default_rng(0)
+    size = 12
+    rows = random.standard_normal((NUM_ROWS, size))
+    # Nearly equal columns in pairs: plain iterations need hundreds of steps.
+    hard = rows * np.geomspace(1, 1e-6, size) @ random.standard_normal((size, size))
+    twice = np.concatenate([rows[:, :6], rows[:, :6] * 3], axis=1)
+    target = rows.sum(axis=1) + 0.1 * random.standard_normal(NUM_ROWS)
+    solve = jax.jit(
+        lambda matrix, ridge: sketching.preconditioned(KEY, matrix, target, ridge=ridge)
+    )
+    for matrix, ridge, is_sketched in (
+        (rows, 1.0, False),
+        (twice, 1.0, False),
+        (hard, 1e-12, True),
+        (twice, 1e-40, True),
+        (twice, 0.0, True),
+    ):
+        given = bcoo_of(matrix)
+        result = solve(given, ridge)
+        ways = {
+            method: sketching.preconditioned(
+                KEY, given, target, method=method, ridge=ridge
+            )
+            for method in ("sketch", "columns")
+        }
+        same = ways["sketch" if is_sketched else "columns"]
+        assert result.converged
+        assert result.num_iterations == same.num_iterations
+        norm = np.linalg.norm(same.solution)
+        assert np.linalg.norm(result.solution - same.solution) < 1e-6 * norm
+        assert result.residual_history.shape == (50,)
+        np.testing.assert_allclose(
+            result.residual_history[-1], same.residual_history[-1]
+        )
+        assert result.rank.rank == (6 if matrix is twice and ridge < 1e-3 else size)
+
+
+def test_derivatives_of_auto_with_a_ridge(with_x64):
+    matrix, target = system()
+
+    def total(solve):
+        def of_solution(entries, target, ridge):
+            return jnp.sum(jnp.sin(solve(entries, target, ridge)))
+
+        return jax.grad(of_solution, argnums=(0, 1, 2))
+
+    own = bcoo_of(matrix)
+    places = tuple(own.indices.T)
+
+    def by_auto(entries, target, ridge):
+        given = sparse.BCOO((entries, own.indices), shape=matrix.shape)
+        return sketching.preconditioned(KEY, given, target, ridge=ridge).solution
+
+    def directly(entries, target, ridge):
+        rows = jnp.zeros(matrix.shape).at[places].set(entries)
+        gram = rows.T @ rows + ridge * jnp.eye(NUM_COLUMNS)
+        return jnp.linalg.solve(gram, rows.T @ target)
+
+    found = total(by_auto)(own.data, target, 1.0)
+    expected = total(directly)(own.data, target, 1.0)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * np.abs(other).max())
 
 
 def test_what_is_wrong_in_traced_input():

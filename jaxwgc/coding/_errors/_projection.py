@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors
-from jaxwgc._arrays import promoted
+from jaxwgc._arrays import inverse_power_of_two, one_norm, promoted
 
 # Maximum number of sums to which entries are added with random signs.
 _NUM_BUCKETS = 1024
@@ -30,8 +30,20 @@ def key_from(messages: jax.Array) -> jax.Array:
 def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
     """Projects every message by one random matrix to (num_messages, num_columns).
 
-    One pass over the messages, in at least float32. Projections satisfy the linear
-    relations between messages; a broken relation shows in them.
+    In at least float32. Projections satisfy the linear relations between messages; a
+    broken relation shows in them. See `project_in_units`.
+    """
+    rows, units = project_in_units(key, messages, num_columns)
+    return rows / units
+
+
+def project_in_units(
+    key: jax.Array, messages: jax.Array, num_columns: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns projections times powers of two, and these powers (num_messages, 1).
+
+    The powers scale the largest entry of each message to about one, so that sums of
+    entries stay in the range of the dtype.
 
     Args:
       key: PRNG key, drawn after the messages arrived, so that errors cannot be chosen
@@ -40,6 +52,8 @@ def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
       num_columns: Length of the projections, which keep the norm on average.
     """
     messages = promoted(messages)
+    units = inverse_power_of_two(one_norm(messages).max(1, keepdims=True, initial=0))
+    messages = messages * units
     while messages.shape[1] > _NUM_BUCKETS:
         key, own_key = jax.random.split(key)
         messages = _signed_sums(own_key, messages)
@@ -49,7 +63,7 @@ def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
     mix = (mix / math.sqrt(num_columns)).astype(messages.dtype)
     products = jnp.einsum("nbl,blq->nbq", pieces, mix, precision="highest")
     # Without the barrier, the compiler would merge all steps into one long sum.
-    return jax.lax.optimization_barrier(products).sum(1)
+    return jax.lax.optimization_barrier(products).sum(1), units
 
 
 def _signed_sums(key, messages):

@@ -323,7 +323,7 @@ class ScaledSystem(NamedTuple):
 
         Iterations start at zero. The updated residual is as accurate as that of LSQR.
         If it passes the test, the next iteration recomputes the residual, and continues
-        if the recomputed one does not pass.
+        if the recomputed one does not pass. See `_error_by_both` for this test.
         """
         times, transposed_times = self.times, self.transposed_times
         if is_transposed:
@@ -361,6 +361,7 @@ class ScaledSystem(NamedTuple):
             turn = jnp.sum(gradient**2, axis=0) / jnp.where(energy > 0, energy, jnp.inf)
             turn = jnp.where(state.is_check, 0, turn)
             error = self._backward_error(solution, gradient, residual)
+            checked = jnp.minimum(error, self._error_by_both(state, residual))
             iteration = state.iteration + is_moving
             length = jnp.linalg.norm(residual, axis=0)
             return Iterate(
@@ -370,7 +371,7 @@ class ScaledSystem(NamedTuple):
                 search=gradient + turn * state.search,
                 # The factor 1/4 is a margin, since the updated residual is an estimate.
                 is_check=~state.is_check & (error <= self.tolerance / 4),
-                is_done=state.is_done | (state.is_check & (error <= self.tolerance)),
+                is_done=state.is_done | (state.is_check & (checked <= self.tolerance)),
                 iteration=iteration,
                 history=record(state.history, iteration, length),
             )
@@ -389,6 +390,26 @@ class ScaledSystem(NamedTuple):
         by_residual = length / safe(size)
         by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)
         return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
+
+    def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
+        """Bounds the backward error by the updated and the recomputed residual.
+
+        If the residual r is small against y, the rounding of y - Aθ alone can exceed
+        the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A
+        by d θᵀ / θᵀθ makes u the residual of θ. A further change by u uᵀA / uᵀu, up to
+        the same rounding, makes θ exact. Both sizes are known without the condition
+        number of A.
+
+        Args:
+          state: Iterate with the updated residual and its gradient.
+          recomputed: y - Aθ.
+        """
+        updated, gradient = state.residual, state.gradient
+        size = jnp.linalg.norm(state.solution, axis=0)
+        rounding = jnp.linalg.norm(recomputed - updated, axis=0) / safe(size)
+        length = safe(jnp.linalg.norm(updated, axis=0))
+        slope = jnp.linalg.norm(gradient, axis=0) / length
+        return (slope + 2 * rounding) / safe(self.scaling.norm)
 
 
 def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
