@@ -284,11 +284,17 @@ def check_up_to(name: str, value: Any, **limit: int) -> int:
 
 
 def check_one_round(num_workers: int, *given: Any) -> None:
-    """Checks that the arguments received, finished and late have no batch axes."""
-    rule = f"have shape (num_workers,) = ({num_workers},)"
+    """Checks that the arguments received, finished and late are of one round."""
     for name, value in zip(("received", "finished", "late"), given):
         if value is not None and not isinstance(value, tuple):
-            require(np.ndim(value) < 2, name, rule, np.shape(value))
+            shape = np.shape(value)
+            has_batch = len(shape) > 1
+            # The shapes of the other two are checked where they are used.
+            if has_batch or (name == "late" and shape != (num_workers,)):
+                raise ValueError(
+                    f"{name} must have shape (num_workers,) = ({num_workers},); got "
+                    f"{shape}"
+                )
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:

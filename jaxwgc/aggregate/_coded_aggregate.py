@@ -148,8 +148,12 @@ def coded_aggregate(
         return policy.init(params, jnp.array(key, copy=True), drawn)
 
     def update(updates, state, params=None, **extra):
-        this_round, shapes = policy.observed(state, **extra), state.shapes
-        _updates.check_updates(updates, code.num_parts, "num_parts", params, shapes)
+        this_round = policy.observed(state, **extra)
+        if params is not None:
+            policy.check_params(state, params)
+        _updates.check_updates(
+            updates, code.num_parts, "num_parts", params, state.shapes
+        )
         return aggregate(updates, state, this_round)
 
     # The function is compiled as one program, also outside of jit.

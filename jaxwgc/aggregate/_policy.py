@@ -188,12 +188,17 @@ class DecodingPolicy:
         return Round(mask, elapsed, late=late)
 
     def _check_code_of(self, state: CodedAggregateState) -> None:
-        """Raises ValueError if a state does not fit the code."""
+        """Raises ValueError if a state does not fit the code or the aggregator."""
         num_workers = state.received.shape[0]
         if num_workers != self.code.num_workers:
             raise ValueError(
                 f"state must be of the code's {self.code.num_workers} workers; got a "
                 f"state of {num_workers} workers. Begin with a new state from init"
+            )
+        if self.is_simulated and isinstance(state.key, tuple):
+            raise ValueError(
+                "state must be from init of coded_aggregate; got one of "
+                "decode_aggregate, without a key"
             )
         if not self.memory:
             return
@@ -203,6 +208,16 @@ class DecodingPolicy:
                 "messages"
             )
         state.memory.check(self.code)
+
+    def check_params(self, state: CodedAggregateState, params: Any) -> None:
+        """Raises ValueError if stored messages are of gradients of other params."""
+        shapes = _updates.shapes_of(params)
+        is_same = jax.tree.structure(shapes) == jax.tree.structure(state.shapes)
+        if self.memory and not is_same:
+            raise ValueError(
+                "params must have the shapes of those that init got, since the state "
+                f"has stored messages; got {shapes}, and init got {state.shapes}"
+            )
 
     def decode(
         self, this_round: Round, messages: Any, state: CodedAggregateState, key: Any

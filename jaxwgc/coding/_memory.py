@@ -63,8 +63,13 @@ class Memory(NamedTuple):
             )
 
     def after(self, messages: jax.Array, mask: jax.Array) -> "Memory":
-        """Returns the memory with the masked messages (num_messages, length) stored."""
+        """Returns the memory with the masked messages (num_messages, length) stored.
+
+        Messages with an infinite entry or NaN are not stored, since they would spoil
+        all later rounds.
+        """
         messages = messages.astype(self.messages.dtype)
+        mask = mask & jnp.isfinite(messages).all(axis=1)
         return self._replace(
             messages=jnp.where(mask[:, None], messages, self.messages),
             known=self.known | mask,

@@ -243,3 +243,56 @@ def test_memory_of_traced_codes_is_not_compared():
         return aggregate.update(messages, state, jnp.zeros(2), received=received)[0]
 
     np.testing.assert_allclose(jax.vmap(decoded)(scales), np.full((2, 2), 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["coded", "decode"])
+def test_memory_of_other_params_is_rejected(kind):
+    """Also if the raveled gradient has the same length."""
+    aggregate = _aggregators(codes.uncoded(4))[kind]
+    state = aggregate.init({"w": jnp.zeros(3), "b": jnp.zeros((2, 2))})
+    params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
+    gradients = jax.tree.map(lambda leaf: jnp.ones((4, *leaf.shape)), params)
+    updates = [gradients, jnp.ones((4, 7))][kind]
+    received = jnp.ones(4, bool)
+    with pytest.raises(ValueError, match="params must have the shapes of those that"):
+        aggregate.update(updates, state, params, received=received)
+
+
+def test_messages_that_are_not_finite_are_not_stored():
+    """One overflow spoils its own round, and not those after it."""
+    code = codes.uncoded(3)
+    params = jnp.zeros(2)
+    aggregate = jaxwgc.decode_aggregate(code, memory=True)
+    state = aggregate.init(params)
+    everyone = jnp.ones(3, bool)
+    ones = jnp.ones((3, 2))
+    _, state = aggregate.update(ones, state, params, received=everyone)
+    broken = ones.at[1, 0].set(jnp.inf)
+    _, state = aggregate.update(broken, state, params, received=everyone)
+    gradient, _ = aggregate.update(
+        2 * ones, state, params, received=jnp.array([True, False, True])
+    )
+    np.testing.assert_allclose(gradient, [5, 5], rtol=1e-6)
+
+
+def test_late_of_another_length_is_rejected():
+    aggregate = jaxwgc.decode_aggregate(codes.uncoded(4), memory=True)
+    params = jnp.zeros(2)
+    state = aggregate.init(params)
+    with pytest.raises(
+        ValueError, match=r"late must have shape \(num_workers,\) = \(4"
+    ):
+        aggregate.update(
+            jnp.ones((4, 2)),
+            state,
+            params,
+            received=jnp.ones(4, bool),
+            late=jnp.zeros(3, bool),
+        )
+
+
+def test_state_of_the_other_aggregator_is_rejected():
+    coded, decode = _aggregators(codes.uncoded(3))
+    params = jnp.zeros(2)
+    with pytest.raises(ValueError, match="state must be from init of coded_aggregate"):
+        coded.update(jnp.ones((3, 2)), decode.init(params), params)
