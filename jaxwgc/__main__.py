@@ -122,7 +122,13 @@ def _plan(
     if isinstance(report, jaxwgc.studies.WaitReport) or report.after_barrier:
         return "No plan: a plan needs the time of each worker before it waits."
     delay = jaxwgc.stragglers.empirical(times)
-    plan = jaxwgc.plan(delay, len(report.names), jax.random.key(0), memory=memory)
+    plan = jaxwgc.plan(
+        delay,
+        len(report.names),
+        jax.random.key(0),
+        names=report.names.tolist(),
+        memory=memory,
+    )
     return plan.answer
 
 

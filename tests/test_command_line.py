@@ -68,8 +68,8 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     asked = []
     answer = types.SimpleNamespace(answer="uncoded, waiting for all")
 
-    def plan(*arguments, memory):
-        asked.append((*arguments, memory))
+    def plan(*arguments, names, memory):
+        asked.append((*arguments, names, memory))
         return answer
 
     monkeypatch.setattr(jaxwgc, "plan", plan)
@@ -79,7 +79,8 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     assert picture.stat().st_size > 1000
     shown(capsys, path, "--plan", "--memory")
     assert [memory for *_, memory in asked] == [False, False, True]
-    delay, num_workers, *_ = asked[0]
+    delay, num_workers, _, names, _ = asked[0]
+    assert names == ["0", "1", "2"]
     drawn, _ = jax.jit(delay.sample)(jax.random.key(0), delay.init(3), np.ones(3))
     assert drawn.tolist() in np.where(np.isnan(TIMES), np.inf, TIMES).tolist()
     assert num_workers == 3
@@ -109,7 +110,7 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(
         jaxwgc,
         "plan",
-        lambda *given, memory: types.SimpleNamespace(answer="uncoded"),
+        lambda *given, names, memory: types.SimpleNamespace(answer="uncoded"),
     )
     printed = shown(capsys, path, "--plan", "--before-collective")
     assert "Nothing to gain" in printed

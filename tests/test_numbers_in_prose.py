@@ -40,6 +40,7 @@ from experiments.paper import mnist
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _fleet, _options, _worker
+from jaxwgc.stragglers import _empirical
 from jaxwgc.studies._planning import _plan
 from jaxwgc.studies._reports import _advice, _barrier, _kinds
 from tests import prose_numbers
@@ -789,6 +790,11 @@ QUOTED = [
         REPORTS,
         "it is only 9% slower",
         lambda: 100 * in_report("job_2", r"chronic +([\d.]+)") - 100,
+    ),
+    Quoted(
+        PLANNING,
+        "probability of at least 0.1%",
+        lambda: 100 * _empirical._STOPPED_BY_CHANCE,
     ),
     Quoted(
         REPORTS,

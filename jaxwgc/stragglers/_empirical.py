@@ -17,6 +17,9 @@ RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: with 95% confidence, an event not seen in m draws has a probability
 # below 3 / m.
 _RULE_OF_THREE = 3.0
+# Probability by chance, over all workers, below which missing responses at the end of a
+# trace mean that a worker has stopped.
+_STOPPED_BY_CHANCE = 1e-3
 
 
 def empirical(
@@ -164,6 +167,16 @@ class _Empirical(DelayModel):
         times = _between(known, seconds, loads - number * known[-1])
         return _share(number, seconds[:, -1]) + times, state
 
+    def stopped(self, num_workers):
+        """Returns the workers that do not respond in the last rounds of the trace."""
+        num_measured = self.table.shape[1]
+        if self.resample == "cells" or num_workers != num_measured:
+            return {}
+        since = rounds_since_stopped(np.isfinite(self.table[..., -1]))
+        return {
+            worker: start for worker, start in enumerate(since) if start is not None
+        }
+
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""
         times = self.table[..., -1]
@@ -191,6 +204,31 @@ class _Empirical(DelayModel):
             rounds = jnp.where(state["workers"] < 0, begins, follows)
         rounds = rounds.astype(state["rounds"].dtype)
         return rounds, workers, {"workers": workers, "rounds": rounds}
+
+
+def rounds_since_stopped(responds: np.ndarray) -> list[int | None]:
+    """Returns the first round after the last response of each worker that has stopped.
+
+    A worker that misses some rounds has not stopped: chance does not explain the number
+    of rounds that it misses at the end.
+
+    Args:
+      responds: Whether workers respond in rounds, bool (rounds, workers).
+
+    Returns:
+      A round per worker, 0 for no response at all; None if it has not stopped.
+    """
+    num_rounds, num_workers = responds.shape
+    since: list[int | None] = []
+    for column in responds.T:
+        start = num_rounds - int(column[::-1].argmax()) if column.any() else 0
+        num_missed_before = start - column[:start].sum()
+        # The round after the last response is missed in any case.
+        probability = (num_missed_before + 1) / (start + 1)
+        by_chance = num_workers * probability ** (num_rounds - start)
+        has_stopped = start == 0 or by_chance < _STOPPED_BY_CHANCE
+        since.append(start if has_stopped else None)
+    return since
 
 
 def _share(count: Any, seconds: jax.Array) -> jax.Array:

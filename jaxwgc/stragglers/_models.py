@@ -148,6 +148,19 @@ class DelayModel(Model):
         """
         return None
 
+    def stopped(self, num_workers: int) -> dict[int, int]:
+        """Returns the workers that do not respond any more at the end of a trace.
+
+        Empty for parametric models, and if workers of the trace are drawn at random.
+
+        Args:
+          num_workers: n.
+
+        Returns:
+          For the index of each such worker, the first round without its responses.
+        """
+        return {}
+
     def stalls(self, tail: float) -> "Stalls | None":
         """Returns the `Stalls` that measured times cannot rule out.
 

@@ -1,4 +1,4 @@
-"""Workers that never respond, and delay models without them."""
+"""Workers that do not respond any more, and delay models without them."""
 
 import dataclasses
 from typing import Any
@@ -15,6 +15,33 @@ def never_responding(drawn: Drawn) -> tuple[int, ...]:
     """Returns the indices of workers without a response in any simulated round."""
     responds = np.isfinite(drawn.times).any((0, 1, 2))
     return tuple(np.flatnonzero(~responds).tolist())
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class WithLostWorkers(stragglers.DelayModel):
+    """Delay model of a cluster in which some workers never respond.
+
+    Attributes:
+      delay: Delay model of the cluster, from `wrapped`.
+      lost: Indices of the workers that never respond.
+    """
+
+    delay: Any
+    lost: Static[tuple[int, ...]]
+
+    def init(self, num_workers):
+        """Returns the state of the delay model of the cluster."""
+        return unwrapped(self.delay).init(num_workers)
+
+    def sample(self, key, state, loads):
+        """Draws the times of all workers, (num_workers,)."""
+        times, state = unwrapped(self.delay).sample(key, state, loads)
+        return times.at[np.array(self.lost)].set(jnp.inf), state
+
+    def stalls(self, tail):
+        """Returns the `Stalls` that the times of the cluster do not rule out."""
+        return _stalls_of(self, tail)
 
 
 @register
@@ -58,8 +85,13 @@ class OtherWorkers(stragglers.DelayModel):
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times of the cluster do not rule out."""
-        found = unwrapped(self.delay).stalls(tail)
-        if found is None:
-            return None
-        stalled = dataclasses.replace(self, delay=wrapped(found.delay))
-        return found._replace(delay=stalled)
+        return _stalls_of(self, tail)
+
+
+def _stalls_of(model: Any, tail: float) -> stragglers.Stalls | None:
+    """Returns the stalls of the inner delay model of a model, as seen by the model."""
+    found = unwrapped(model.delay).stalls(tail)
+    if found is None:
+        return None
+    stalled = dataclasses.replace(model, delay=wrapped(found.delay))
+    return found._replace(delay=stalled)

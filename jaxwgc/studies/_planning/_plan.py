@@ -1,7 +1,7 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -15,10 +15,14 @@ from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._choice import BUSY, CANCELLED, Choice
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judgement import judge
-from jaxwgc.studies._planning._lost_workers import OtherWorkers, never_responding
+from jaxwgc.studies._planning._lost_workers import (
+    OtherWorkers,
+    WithLostWorkers,
+    never_responding,
+)
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._results import Plan
-from jaxwgc.studies._planning._simulated_rounds import Drawn
+from jaxwgc.studies._planning._simulated_rounds import Drawn, wrapped
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
@@ -45,7 +49,8 @@ _SHARES_COVERED = (0.99, 0.97, 0.9)
 # the factor _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. For 8
 # to 128 equal workers, 15 to 300 rounds and any delay law, chance gives up to 19
 # standard deviations. Measured traces with permanent differences give at least 290.
-_CHRONIC, _DEVIATIONS = 1.25, 20.0
+# Medians of fewer rounds than _FEWEST_MEASURED do not tell.
+_CHRONIC, _DEVIATIONS, _FEWEST_MEASURED = 1.25, 20.0, 5
 # Numbers of parts per worker to try for codes with requests, and maximum number of
 # parts of all workers.
 _PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
@@ -70,6 +75,7 @@ def plan(
     num_workers: int,
     key: jax.Array,
     *,
+    names: Sequence[str] | None = None,
     replications: Sequence[int] | None = None,
     codes: Mapping[str, GradientCode] | None = None,
     choices: Sequence[Choice] | None = None,
@@ -114,8 +120,9 @@ def plan(
     of this aggregator. For codes, use `choices=[choice._replace(memory=True)]`.
 
     **Lost workers.** Parts that never arrive with a rule, or significantly less often
-    than others, are a bias. If workers never respond, the plan also has a plan for the
-    other workers (`without`), which then have all of the data.
+    than others, are a bias. A worker without responses in the last rounds of a trace is
+    lost, and does not respond in the plan. There is then also a plan for the other
+    workers (`without`), which have all of the data.
 
     **Unseen stalls.** An event that a trace of m times does not show may have a
     probability of up to 3 / m (95%). So a trace is judged as it is, and with the
@@ -126,6 +133,7 @@ def plan(
       delay: Delay model, e.g. `jaxwgc.stragglers.empirical` of measured times.
       num_workers: n, at least 1.
       key: PRNG key of either kind, for the rounds.
+      names: Names of the workers in the text. Defaults to 0, 1, ….
       replications: Replication factors d to try, from 1 to n; by default up to 4.
         Uncoded workers are always among the choices.
       codes: Your own codes by name, in place of the standard codes. Not traced.
@@ -211,8 +219,13 @@ def plan(
     _validation.check_choice("late", late, (CANCELLED, BUSY))
     is_right = not _validation.check_bool("memory", memory) or late == BUSY
     _validation.require(is_right, "memory", "be False with late='cancelled'", memory)
+    labels = _worker_names(names, num_workers)
     length = max(-(-num_rounds // _NUM_GROUPS), _FEWEST_ROUNDS)
     shape = _NUM_GROUPS, length
+    stopped = delay.stopped(num_workers)
+    cluster = delay
+    if stopped:
+        delay = WithLostWorkers(delay=wrapped(cluster), lost=tuple(stopped))
     stalls = delay.stalls(float(tail))
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
 
@@ -273,14 +286,17 @@ def plan(
     judged = [choice._replace(rounds=own) for choice, own in zip(chosen, rounds)]
     if exact:
         judged = [each for each in judged if each.rounds[0].error[0] <= DECODES**2]
-    never_respond = never_responding(drawn[0])
-    num_remaining = num_workers - len(never_respond)
+    lost = {worker: stopped.get(worker, 0) for worker in never_responding(drawn[0])}
+    num_remaining = num_workers - len(lost)
     without = None
-    if never_respond and num_remaining and is_standard:
+    if lost and num_remaining and is_standard:
         without = plan(
-            OtherWorkers.without(never_respond, delay, num_workers),
+            OtherWorkers.without(tuple(lost), cluster, num_workers),
             num_remaining,
             key,
+            names=[
+                labels[worker] for worker in range(num_workers) if worker not in lost
+            ],
             replications=[1, *(d for d in copies if 1 < d <= num_remaining)],
             late=late,
             memory=memory,
@@ -300,15 +316,28 @@ def plan(
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
         stalls=stalls,
-        never_respond=never_respond,
+        names=labels,
+        lost=lost,
         without=without,
     )
+
+
+def _worker_names(names: Sequence[str] | None, num_workers: int) -> tuple[str, ...]:
+    """Returns the names of workers, 0, 1, ... by default."""
+    labels = tuple(map(str, range(num_workers) if names is None else names))
+    if len(labels) != num_workers:
+        raise ValueError(
+            f"names must be one for each of num_workers = {num_workers}; got {labels}"
+        )
+    return labels
 
 
 def _listed(name, values):
     """Converts an iterable to a list with at least one value; None stays None."""
     if values is None:
         return None
+    if isinstance(values, Choice | str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list; got {_validation.in_short(values)}")
     values = list(values)
     _validation.require(values, name, "be at least one", values)
     return values
@@ -363,6 +392,8 @@ def speeds_of(drawn: Drawn) -> np.ndarray | None:
 
     Differences of medians of few rounds may be due to chance.
     """
+    if drawn.num_measured < _FEWEST_MEASURED:
+        return None
     times = drawn.times[0].reshape(-1, drawn.times.shape[-1])
     medians = np.median(times, axis=0)
     if not np.all((medians > 0) & np.isfinite(medians)):

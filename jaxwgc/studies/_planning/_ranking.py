@@ -10,6 +10,9 @@ from jaxwgc.studies._planning import _convergence
 from jaxwgc.studies._planning._choice import UNKNOWN, Choice, Estimate
 from jaxwgc.studies._planning._convergence import Goal, StaleDescent, Weights
 
+# Differences of regret below which choices count as equally good.
+_SAME_REGRET = 1e-3
+
 
 def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Choice]:
     """Sorts choices by regret; without stalls this is the order of their times.
@@ -22,7 +25,11 @@ def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Ch
     calm, stalled = cases[0], cases[-1]
     regret = np.max([case.regret for case in cases], axis=0)
     seconds, times = calm.seconds[:, 0], calm.times[:, 0]
-    order = np.lexsort((seconds, calm.lowest, np.isinf(seconds), times, regret))
+    # Of choices that are equally good up to rounding, the one with the fewest copies is
+    # the first.
+    copies = [choice.replication for choice in judged]
+    keys = (seconds, calm.lowest, np.isinf(seconds), times, copies, _rounded(regret))
+    order = np.lexsort(keys)
     best = calm.times[order[0]]
 
     def filled(index):
@@ -52,6 +59,11 @@ def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Ch
     # Differences of infinite times are NaN, which is no reason to warn.
     with np.errstate(invalid="ignore"):
         return [filled(index) for index in order]
+
+
+def _rounded(regret: np.ndarray) -> np.ndarray:
+    """Returns regrets in multiples of `_SAME_REGRET`."""
+    return np.round(regret / _SAME_REGRET)
 
 
 class _ToTarget(NamedTuple):

@@ -1,6 +1,8 @@
 """Result of a plan: ranked choices, and plans for other goals."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxwgc.stragglers import Stalls
@@ -14,9 +16,9 @@ class Plan(NamedTuple):
     """Result of `plan`; `print` shows the advice and a table.
 
     Attributes:
-      choices: Every `Choice`, by increasing `regret`; without stalls this is the order
-        of expected times to the target. Choices that do not reach the target are last,
-        ordered by their final loss.
+      choices: Every `Choice`, by increasing `regret` in steps of a thousandth; of
+        choices with equal regret, those with the fewest copies come first. Choices that
+        do not reach the target are last, ordered by their final loss.
       num_workers: n.
       target: Argument of `plan`.
       condition: Argument of `plan`.
@@ -26,9 +28,11 @@ class Plan(NamedTuple):
       num_parameters: Argument of `plan`.
       bytes_per_number: Argument of `plan`.
       stalls: Stalls that the trace does not rule out; None for parametric delay models.
-      never_respond: Indices of workers without a response in any simulated round.
-      without: Plan for the other workers, with all of the data; None if all workers
-        respond, or if codes, choices or waiting rules were given.
+      names: Names of the workers.
+      lost: Workers that do not respond: for the index of each, the round of the trace
+        since which it has not, or 0.
+      without: Plan for the other workers, with all of the data; None if no worker is
+        lost, or if codes, choices or waiting rules were given.
     """
 
     choices: tuple[Choice, ...]
@@ -40,7 +44,8 @@ class Plan(NamedTuple):
     num_parameters: int
     bytes_per_number: float
     stalls: Stalls | None = None
-    never_respond: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    lost: Mapping[int, int] = MappingProxyType({})
     without: "Plan | None" = None
 
     @property

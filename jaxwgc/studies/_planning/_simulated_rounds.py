@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation, stragglers
+from jaxwgc import stragglers
 from jaxwgc._bisection import first_time
 from jaxwgc._pytrees import Static, register
 from jaxwgc._targets import rounding
@@ -22,6 +22,8 @@ from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.studies._planning._choice import BUSY, Choice
 from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
 
+# Longest times that rounds may be simulated with, in float32.
+_UNIT_RANGE = (1e-15, 1e15)
 # Relative random change of times, so that the order of equal times is random.
 _TIME_ROUNDING = 1e-6
 # Numbers of families of groups (one for uncoded and repetition codes, two for binary
@@ -72,8 +74,11 @@ class Drawn(NamedTuple):
         loads = np.unique([np.asarray(code.loads) for code in codes], axis=0)
         each = loads.astype(np.float32)
         times = np.stack([_draw(shape, wrapped(delay), key, own) for own in each])
-        is_right, rule = np.all(times >= 0), "return times of at least 0"
-        _validation.require(is_right, "delay", rule, times.min())
+        if not np.all(times >= 0):
+            raise ValueError(
+                f"delay must return times of at least 0; got {times.min()}"
+            )
+        _check_unit(times)
         has_state = bool(jax.tree.leaves(delay.init(loads.shape[1])))
         return cls(delay, num_measured, has_stalls, has_state, key, loads, times)
 
@@ -85,6 +90,18 @@ class Drawn(NamedTuple):
     def place(self, code: GradientCode) -> int:
         """Returns the index of the loads of a code in `loads`."""
         return int((self.loads == np.asarray(code.loads)).all(1).argmax())
+
+
+def _check_unit(times: np.ndarray) -> None:
+    """Raises ValueError if squares of times leave the range of float32."""
+    is_finite = np.isfinite(times)
+    longest = np.max(times, where=is_finite, initial=0)
+    low, high = _UNIT_RANGE
+    if is_finite.any() and not (low < longest < high):
+        raise ValueError(
+            f"the longest time of delay must be between {low:g} and {high:g}; got "
+            f"{longest:g}. Choose another unit"
+        )
 
 
 class Rounds(NamedTuple):

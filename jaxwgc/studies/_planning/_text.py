@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxwgc.stragglers import Stalls
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._reports._text import workers_named
 
@@ -21,48 +22,84 @@ _WIDTH = 80
 _NUM_LOADS = 16
 # Number of standard errors above which a shorter step is no chance.
 _DEVIATIONS = 2.0
-# Regret that counts as none, because it is printed as 0.0%.
-_NO_REGRET = 5e-4
+# Probability of stalls above which it is told as a percentage.
+_FREQUENT = 0.2
+# Standard error of a ratio of times below which it is not told.
+_SMALL_ERROR = 0.01
+# Relative differences of times that count as none, because they are printed as 0.0%.
+_SAME_TIME = 5e-4
 
 
 def answer(plan: "Plan") -> str:
     """Returns sentences on the recommended choice, and on alternatives."""
-    sentences = []
-    if plan.never_respond:
-        sentences.append(_lost_workers(plan))
-    if plan.is_reached:
-        sentences += [_recommendation(plan)]
-        sentences += _alternatives(plan)
-        sentences += _work_by_speed(plan)
-        sentences += _hidden_stalls(plan)
-    else:
-        sentences.append(_closest(plan))
-    return "\n".join(textwrap.fill(sentence, _WIDTH) for sentence in sentences)
+    paragraphs = [textwrap.fill(sentence, _WIDTH) for sentence in _sentences(plan)]
+    return "\n".join(paragraphs)
 
 
 def answer_and_table(plan: "Plan") -> str:
-    """Returns the sentences, a table of the best choice per code, and notes on it."""
-    notes = textwrap.fill(_notes(plan), _WIDTH)
-    return "\n".join([answer(plan), "", *_table(plan), "", notes])
+    """Returns the sentences, a table of the best choice per code, and notes on it.
+
+    The table is that of the plan without lost workers, if the sentences recommend it.
+    """
+    followed = _without_lost(plan) or plan
+    notes = textwrap.fill(_notes(followed), _WIDTH)
+    return "\n".join([answer(plan), "", *_table(followed), "", notes])
 
 
-def _lost_workers(plan: "Plan") -> str:
-    """Names workers that never respond, and the best choice without them."""
-    names = np.array([str(worker) for worker in plan.never_respond])
-    are_many = len(names) > 1
-    respond = "never respond" if are_many else "never responds"
-    lost = f"{workers_named(names)} {respond}"
-    without = plan.without
-    if without is None or not without.is_reached:
-        return f"{lost.capitalize()}."
-    remaining = without.num_workers
-    others = f"the other {remaining} workers" if remaining > 1 else "the other worker"
-    best = without.best
-    return (
-        f"{lost.capitalize()}. Leave {'them' if are_many else 'it'} out: all work on "
-        f"{others} reaches a loss of {plan.target:g} of the start in "
-        f"{best.time.value:.3g}. {_coding(best)}: {best}."
-    )
+def _without_lost(plan: "Plan") -> "Plan | None":
+    """Returns the plan without lost workers, if it reaches the target."""
+    is_better = plan.without is not None and plan.without.is_reached
+    return plan.without if is_better else None
+
+
+def _sentences(plan: "Plan") -> Iterator[str]:
+    """Yields the sentences of `answer`."""
+    yield from _lost_workers(plan)
+    without = _without_lost(plan)
+    if without is not None:
+        yield from _sentences(without)
+        yield _with_all(plan, without)
+    elif plan.is_reached:
+        yield f"{_coding(plan.best)}: {plan.best}.{_gain_and_loads(plan.best, plan)}"
+        yield from _alternatives(plan)
+        yield from _work_by_speed(plan)
+        yield from _hidden_stalls(plan)
+    else:
+        yield _closest(plan)
+
+
+def _lost_workers(plan: "Plan") -> Iterator[str]:
+    """Yields sentences on workers that do not respond, by the round since when."""
+    by_start: dict[int, list[str]] = {}
+    for worker, start in plan.lost.items():
+        by_start.setdefault(start, []).append(plan.names[worker])
+    clauses = []
+    for start, names in by_start.items():
+        workers = workers_named(np.array(names))
+        if start:
+            has = "have" if len(names) > 1 else "has"
+            clauses.append(f"{workers} {has} not responded since round {start}")
+        else:
+            respond = "never respond" if len(names) > 1 else "never responds"
+            clauses.append(f"{workers} {respond}")
+    if not clauses:
+        return
+    sentence = f"{'; '.join(clauses)}."
+    sentence = f"{sentence[0].upper()}{sentence[1:]}"
+    if _without_lost(plan) is not None:
+        remaining = plan.num_workers - len(plan.lost)
+        them = "them" if len(plan.lost) > 1 else "it"
+        others = f"{remaining} workers do" if remaining > 1 else "worker does"
+        sentence += f" Leave {them} out, so that the other {others} all of the work:"
+    yield sentence
+
+
+def _with_all(plan: "Plan", without: "Plan") -> str:
+    """Describes the best choice that keeps lost workers."""
+    if not plan.is_reached:
+        return _closest(plan)
+    ratio = plan.best.time.value / without.best.time.value
+    return f"With all {plan.num_workers} workers: {plan.best}, takes {_excess(ratio)}."
 
 
 def _coding(choice: Choice) -> str:
@@ -73,7 +110,7 @@ def _closest(plan: "Plan") -> str:
     """Describes the choice that comes closest to the target."""
     best = plan.best
     sentence = f"No choice reaches a loss of {plan.target:g} of the start"
-    if plan.never_respond:
+    if plan.lost:
         sentence += f" with all {plan.num_workers} workers"
     if math.isinf(best.step_time.value):
         return f"{sentence}: with each of them, some rounds never end."
@@ -81,14 +118,6 @@ def _closest(plan: "Plan") -> str:
         f"{sentence}. Closest comes {best}: a loss of {best.lowest_loss:.2g}, in steps "
         f"of {best.step_time.value:.4g}."
     )
-
-
-def _recommendation(plan: "Plan") -> str:
-    """Names the best choice, and the loads if they are proportional to speed."""
-    best = plan.best
-    if plan.without is not None and plan.without.is_reached:
-        return f"With all {plan.num_workers} workers: {best}, in {best.time.value:.3g}."
-    return f"{_coding(best)}: {best}.{_gain_and_loads(best, plan)}"
 
 
 def _alternatives(plan: "Plan") -> Iterator[str]:
@@ -116,10 +145,10 @@ def _comparison(choice: Choice, plan: "Plan") -> str:
         return "does not reach the target"
     ratio = choice.time.value / best.time.value
     error = choice.behind.standard_error / best.time.value
-    calm = f"takes {_excess(ratio)} (± {_error(ratio, error)})"
+    calm = f"takes {_excess(ratio)}{_error(ratio, error)}"
     if not plan.has_stalls or plan.stalls is None:
         return calm
-    one_in = f"if one time in {1 / plan.stalls.probability:.0f} stalls"
+    one_in = f"if {_stalled_times(plan.stalls)}"
     if math.isinf(choice.stalled_time.value):
         return f"{calm} without stalls, and does not reach the target {one_in}"
     stalled = choice.stalled_time.value / best.stalled_time.value
@@ -127,7 +156,9 @@ def _comparison(choice: Choice, plan: "Plan") -> str:
 
 
 def _excess(ratio: float) -> str:
-    """Returns e.g. "12.3% longer", or "71 times as long" from twice as long on."""
+    """Returns e.g. "as long", "12.3% longer", or "71 times as long" from 2 on."""
+    if abs(ratio - 1) < _SAME_TIME:
+        return "as long"
     if ratio >= 2:
         return f"{float(f'{ratio:.2g}'):g} times as long"
     percents = 100 * (ratio - 1)
@@ -135,8 +166,19 @@ def _excess(ratio: float) -> str:
 
 
 def _error(ratio: float, error: float) -> str:
-    """Returns the standard error of a ratio in the unit of `_excess`."""
-    return f"{error:.2g}" if ratio >= 2 else f"{100 * error:.1f}"
+    """Returns the standard error of a ratio in the unit of `_excess`; "" for NaN."""
+    if not math.isfinite(error):
+        return ""
+    if ratio < 2:
+        return f" (± {100 * error:.1f})"
+    return f" (± {float(f'{error:.1g}'):g})" if error >= _SMALL_ERROR else ""
+
+
+def _stalled_times(stalls: Stalls) -> str:
+    """Returns e.g. "one time in 107 stalls", or "38% of the times stall"."""
+    if stalls.probability > _FREQUENT:
+        return f"{stalls.probability:.0%} of the times stall"
+    return f"one time in {1 / stalls.probability:.0f} stalls"
 
 
 def _work_by_speed(plan: "Plan") -> Iterator[str]:
@@ -164,7 +206,7 @@ def _gain_and_loads(choice: Choice, plan: "Plan") -> str:
     baseline = plan.baseline
     if not choice.by_speed or baseline is None:
         return ""
-    if not math.isfinite(choice.step_time.value + baseline.step_time.value):
+    if not math.isfinite(choice.time.value + baseline.step_time.value):
         return ""
     gains = baseline.rounds[0].seconds - choice.rounds[0].seconds
     # Jackknife: entry 0 is from all groups of rounds, the others from all but one.
@@ -174,7 +216,7 @@ def _gain_and_loads(choice: Choice, plan: "Plan") -> str:
     ratio = baseline.step_time.value / choice.step_time.value
     return (
         f" Its steps are {ratio:.3g} times as fast as those of equal work without a "
-        f"code. {_loads(choice)}"
+        f"code. {_loads(choice, plan)}"
     )
 
 
@@ -182,17 +224,20 @@ def _printed_loads(choice: Choice) -> list[str]:
     return [f"{load:.2g}" for load in np.asarray(choice.code.loads)]
 
 
-def _loads(choice: Choice) -> str:
+def _loads(choice: Choice, plan: "Plan") -> str:
     """Returns a sentence on the loads of workers."""
     printed = _printed_loads(choice)
     if len(printed) <= _NUM_LOADS:
-        return f"The loads of the workers are {' '.join(printed)}."
+        loads = ", ".join(
+            f"{load} (worker {name})" for load, name in zip(printed, plan.names)
+        )
+        return f"Loads: {loads}."
     loads = np.asarray(choice.code.loads)
     least = int(loads.argmin())
     most = int(loads.argmax())
     return (
-        f"The loads are from {printed[least]} (worker {least}) to {printed[most]} "
-        f"(worker {most}), see `code.loads`."
+        f"Loads: from {printed[least]} (worker {plan.names[least]}) to {printed[most]} "
+        f"(worker {plan.names[most]}), see `code.loads`."
     )
 
 
@@ -202,18 +247,17 @@ def _hidden_stalls(plan: "Plan") -> Iterator[str]:
         return
     if not math.isfinite(plan.best.regret):
         return
-    if plan.best.regret < _NO_REGRET:
-        judgement = "The first choice is the fastest with such stalls and without."
+    if plan.best.regret < _SAME_TIME:
+        judgement = "This choice is the fastest with such stalls and without."
     else:
         judgement = (
-            "With such stalls or without, the first choice takes at most "
+            "With such stalls or without, this choice takes at most "
             f"{_excess(1 + plan.best.regret)}, compared with the fastest choice (the "
             "least regret)."
         )
     yield (
-        f"A stall of {plan.stalls.time:.3g} in one time of "
-        f"{1 / plan.stalls.probability:.0f} is not in the trace, which does not rule "
-        f"it out, either. {judgement}"
+        f"The trace does not rule out that {_stalled_times(plan.stalls)}, for a "
+        f"time of {plan.stalls.time:.3g}. {judgement}"
     )
 
 
