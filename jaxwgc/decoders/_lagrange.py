@@ -13,7 +13,6 @@ from jaxwgc._pytrees import Static
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._dual import DualCode, dual_weights
 from jaxwgc.decoders._systems import decompose, is_uniform, squared_norm, systems_of
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
@@ -91,29 +90,13 @@ def _table_entries(table, index, dtype):
     return jnp.split(both[index], 2, axis=-1)
 
 
-def dual_of_polynomials(
-    positions: jax.Array, num_stragglers: int, dtype: jax.typing.DTypeLike
-) -> DualCode:
-    """Returns the dual code, with s columns, of polynomials at the roots of unity.
-
-    Polynomials have degree n - s - 1 and are evaluated at the n-th roots of unity. The
-    weights are 1 / n. The columns at αᵢ are αᵢ / √n, ..., αᵢˢ / √n.
-    """
-    number = len(positions)
-    powers = np.arange(number)[:, None] * np.arange(1, num_stragglers + 1) % number
-    roots = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
-    null = jnp.asarray(roots, dtype)[positions]
-    return DualCode(jnp.full(number, 1 / number, dtype), null)
-
-
 class Lagrange(Decoder):
     """Closed-form weights, by one matrix product for a whole batch of masks.
 
     If stragglers are neighbours on the circle of points, weights are large, and the
-    residual can exceed 1e-4 in float32 (1e-10 in float64). Smaller weights are then
-    computed from a system of size s, or by least squares if their residual is also too
-    large. Masks with fewer than n - s responses are solved by least squares, one by
-    one. Weighted codes are decoded as in `LeastSquares`.
+    residual can exceed 1e-4 in float32 (1e-10 in float64). These masks, and masks with
+    fewer than n - s responses, are decomposed, one by one. Weighted codes are decoded
+    as in `LeastSquares`.
 
     Attributes:
       positions: int (num_workers,), a permutation of 0, ..., n - 1: the polynomials of
@@ -135,8 +118,6 @@ class Lagrange(Decoder):
     """
 
     positions: Array
-    # Number of tolerated stragglers, and size of the system that replaces an inaccurate
-    # closed form.
     num_stragglers: Static[int]
 
     needs: ClassVar[str] = "evaluated at roots of unity, such as codes.reed_solomon"
@@ -162,22 +143,23 @@ class Lagrange(Decoder):
         return interpolate(mask, self.positions)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        weights, may_miss, *shared = _weights(
+        weights, is_poor, systems = _weights(
             self, mask, matrix, target, is_uniform(target)
         )
-        return masked_map(may_miss, _improve, weights, (weights, mask), (*shared,))
+        return masked_map(is_poor, _improve, weights, (weights, mask), (systems,))
 
 
 @functools.partial(jax.jit, static_argnames="is_uniform")
 def _weights(decoder, mask, matrix, target, is_uniform):
-    """Returns weights, which of them may be inaccurate, systems, and a small dual code.
+    """Returns weights, which of them may be inaccurate, and systems.
 
     Interpolation does not apply to masks with too few messages. On other masks it may
     amplify rounding: if their stragglers are neighbours on the circle, weights are so
     large that the residual grows.
     """
     systems = systems_of(matrix, target, is_uniform)
-    plain, dtype = systems.at(0), systems.matrix.dtype
+    plain = systems.at(0)
+    dtype = systems.matrix.dtype
     is_short = (~mask).sum(-1) > decoder.num_stragglers
     weights = interpolate(mask, decoder.positions)
     weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
@@ -185,27 +167,12 @@ def _weights(decoder, mask, matrix, target, is_uniform):
     norm = squared_norm(weights[..., 0, :] * plain.norms)
     size = jnp.sqrt(norm / squared_norm(plain.target[0]))
     is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
-    lost, dual = decoder.num_stragglers, None
-    if 0 < 4 * lost <= mask.shape[-1]:
-        dual = dual_of_polynomials(decoder.positions, lost, dtype)
-    return weights, is_short | ~is_rounding, systems, dual
+    return weights, is_short | ~is_rounding, systems
 
 
-def _improve(weights, mask, systems, dual):
-    """Replaces weights of one mask with a residual above rounding.
-
-    Weights are first computed with the dual code, which trades the residual against
-    their norm. If their residual is also above rounding, or if there are many
-    stragglers, they are computed by a decomposition. The best weights are returned.
-    """
-    plain = systems.at(0)
-    if dual is not None:
-        solve = functools.partial(dual_weights, num_stragglers=dual.null.shape[1])
-        weights = _unless_good(weights, plain, solve, mask, plain, dual)
-    return _unless_good(weights, plain, decompose, mask, systems)
-
-
-def _unless_good(weights, system, solve, *arguments):
-    """Returns weights, or the result of `solve` if their residual is above rounding."""
-    is_good = system.residual(weights) <= rounding(weights.dtype)
-    return jax.lax.cond(is_good, lambda: weights, lambda: solve(weights, *arguments))
+def _improve(weights, mask, systems):
+    """Decomposes one mask if the residual of its weights is above rounding."""
+    is_good = systems.at(0).residual(weights) <= rounding(weights.dtype)
+    return jax.lax.cond(
+        is_good, lambda: weights, lambda: decompose(weights, mask, systems)
+    )
