@@ -30,7 +30,7 @@ def shown(capsys, *arguments):
 
 
 def test_report_is_printed_as_text_and_as_json(csv, capsys):
-    expected = jaxwgc.straggler_report(TIMES, names=NAMES)
+    expected = jaxwgc.straggler_report(TIMES, names=NAMES, steps=[1, 2, 3])
     assert shown(capsys, csv) == f"{expected}\n"
     assert json.loads(shown(capsys, csv, "--json")) == expected.to_dict()
 
