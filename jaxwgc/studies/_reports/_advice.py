@@ -9,6 +9,7 @@ import numpy as np
 from jaxwgc.studies._reports._levels import FALSE_ALARMS, MARGIN
 from jaxwgc.studies._reports._lost_time import LastWorkers, last_workers
 from jaxwgc.studies._reports._outliers import WORTH, about_outliers, outlying_rounds
+from jaxwgc.studies._reports._references import reference_times
 from jaxwgc.studies._reports._statistics import median_slowdowns, round_means
 from jaxwgc.studies._reports._text import workers_named
 
@@ -92,7 +93,9 @@ def _about_missing(report: StragglerReport) -> list[str]:
     others = report.missing[~is_gone & ~is_often] - num_lost
     share = others.sum() / max(others.size * (num_rounds - num_lost), 1)
     if share > _MANY_MISSING:
-        of_whom = "of the other workers" if sentences else "of all workers"
+        of_whom = (
+            "of the other workers" if len(others) < len(names) else "of all workers"
+        )
         sentences.append(
             f"{share:.0%} of the responses {of_whom} are missing, of each worker about "
             "as many as chance explains."
@@ -150,7 +153,9 @@ def _of_rounds(report: StragglerReport, is_kept: np.ndarray) -> StragglerReport:
         round_medians=means.medians,
         round_time=means.longest,
         median_time=means.median,
-        slowdown=median_slowdowns(times, means),
+        slowdown=median_slowdowns(
+            times, means._replace(medians=reference_times(times, means))
+        ),
         last=means.last,
         lost_share=1 - means.median / means.longest,
     )

@@ -150,7 +150,9 @@ def _name_of_change(before: float, after: float) -> str:
     return ""
 
 
-def others_became_faster(logs: np.ndarray, log_medians: np.ndarray, start: int) -> bool:
+def others_became_faster(
+    logs: np.ndarray, log_references: np.ndarray, start: int
+) -> bool:
     """Returns whether a worker is slow since a change because others became faster.
 
     Its own times did not get longer, and the times of the median worker got shorter by
@@ -158,14 +160,14 @@ def others_became_faster(logs: np.ndarray, log_medians: np.ndarray, start: int) 
 
     Args:
       logs: Log-slowdowns of the worker, (rows,), NaN for no response.
-      log_medians: Logarithm of the time of the median worker, (rows,).
+      log_references: Logarithm of the time that slowdowns are relative to, (rows,).
       start: First row after the change.
     """
-    own_times = logs + log_medians
-    before = np.median(log_medians[:start])
-    after = np.median(log_medians[start:])
+    own_times = logs + log_references
+    before = np.median(log_references[:start])
+    after = np.median(log_references[start:])
     level = np.where(np.arange(len(logs)) < start, before, after)
-    usual_deviation = 1.4826 * np.median(np.abs(log_medians - level))
+    usual_deviation = 1.4826 * np.median(np.abs(log_references - level))
     own_jump = np.nanmedian(own_times[start:]) - np.nanmedian(own_times[:start])
     jump_of_others = after - before
     jump = own_jump - jump_of_others

@@ -29,13 +29,13 @@ _NUM_TESTS = 4
 
 
 def kinds_of(
-    logs: np.ndarray, log_medians: np.ndarray, steps: np.ndarray, noun: str
+    logs: np.ndarray, log_references: np.ndarray, steps: np.ndarray, noun: str
 ) -> dict[str, np.ndarray]:
     """Classifies workers by log-slowdowns.
 
     Args:
       logs: (rounds, workers), NaN for no response.
-      log_medians: Logarithm of the time that each slowdown is relative to, (rounds,).
+      log_references: Logarithm of the time that slowdowns are relative to, (rounds,).
       steps: Number of each round, int (rounds,).
       noun: What is counted, "round" or "step".
 
@@ -59,7 +59,7 @@ def kinds_of(
     kinds[p_stalls < FALSE_ALARMS] = "intermittent"
     kinds[p_fast < FALSE_ALARMS] = "fast"
     kinds[p_chronic < FALSE_ALARMS] = "chronic"
-    changes = _changes(logs, log_medians, change.place, p_change < FALSE_ALARMS)
+    changes = _changes(logs, log_references, change.place, p_change < FALSE_ALARMS)
     places = change.place.copy()
     for worker, (kind, place) in changes.items():
         # Of no use for workers that are like others.
@@ -79,13 +79,16 @@ def kinds_of(
 
 
 def _changes(
-    logs: np.ndarray, log_medians: np.ndarray, place: np.ndarray, is_changed: np.ndarray
+    logs: np.ndarray,
+    log_references: np.ndarray,
+    place: np.ndarray,
+    is_changed: np.ndarray,
 ) -> dict[int, tuple[str, int]]:
     """Returns the kind of the change of workers, and the first row after it.
 
     Args:
       logs: (rows, workers), NaN for no response.
-      log_medians: Logarithm of the time of the median worker, (rows,).
+      log_references: Logarithm of the time that slowdowns are relative to, (rows,).
       place: First row after the likeliest change of each worker, int (workers,).
       is_changed: Workers with a significant change, bool (workers,).
     """
@@ -102,7 +105,7 @@ def _changes(
         if worker in ends:
             changes[worker] = "until", ends[worker]
         elif kind == "since" and others_became_faster(
-            logs[:, worker], log_medians, start
+            logs[:, worker], log_references, start
         ):
             changes[worker] = "others faster since", start
         else:

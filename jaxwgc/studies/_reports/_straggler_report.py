@@ -11,9 +11,17 @@ from jaxwgc import _tables, _validation
 from jaxwgc.studies._reports import _figures
 from jaxwgc.studies._reports._advice import advice_of
 from jaxwgc.studies._reports._barrier import is_after_barrier
+from jaxwgc.studies._reports._inputs import (
+    ReportTimes,
+    aligned_tables,
+    numbers_of_rounds,
+    report_times,
+    without_waits,
+)
 from jaxwgc.studies._reports._kinds import kinds_of
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
 from jaxwgc.studies._reports._missing import missing_responses
+from jaxwgc.studies._reports._references import reference_times
 from jaxwgc.studies._reports._statistics import (
     longest_times,
     mean_of,
@@ -349,93 +357,25 @@ def straggler_report(
     if times is None and waits is None:
         raise TypeError("straggler_report needs times or waits; got neither")
     if times is None:
-        idle = _worker_times(waits, names, steps, waits=True)
+        idle = report_times(waits, names, steps, waits=True)
         return wait_report(idle.times, idle.workers)
     if _tables.is_frame(times) and _tables.is_frame(waits):
-        busy, waits = _aligned(times, waits)
+        busy, waits = aligned_tables(times, waits)
         times = busy.times
         names = busy.workers if names is None else names
         steps = busy.steps if steps is None and busy.has_steps else steps
     if waits is not None:
-        idle = _worker_times(waits, names, steps, waits=True)
+        idle = report_times(waits, names, steps, waits=True)
         waits = idle.times
         names = idle.workers
         steps = idle.steps
-    busy = _worker_times(times, names, steps, waits=False)
+    busy = report_times(times, names, steps, waits=False)
     if waits is not None:
-        busy = busy._replace(times=_without_waits(busy.times, waits))
+        busy = busy._replace(times=without_waits(busy.times, waits))
     return _report(busy, before_collective or waits is not None)
 
 
-class _WorkerTimes(NamedTuple):
-    """Times (rounds, workers), with names of workers and steps if they are known."""
-
-    times: Any
-    workers: Sequence[str] | None
-    steps: Sequence[int] | np.ndarray | None
-
-
-def _aligned(times: Any, waits: Any) -> tuple[_tables.WorkerTimes, np.ndarray]:
-    """Returns times and waits of DataFrames with equal steps.
-
-    Raises:
-      ValueError: If they have other workers or other steps.
-    """
-    busy = _tables.times_of_frame(times)
-    idle = _tables.times_of_frame(waits, waits=True)
-    if set(busy.workers) != set(idle.workers):
-        raise ValueError(
-            "waits must be of the workers of times; got "
-            f"{', '.join(idle.workers)} and {', '.join(busy.workers)}"
-        )
-    if not np.array_equal(busy.steps, idle.steps):
-        raise ValueError(
-            "waits must be of the steps of times; their steps, or the indices of their "
-            "rows, differ"
-        )
-    order = [idle.workers.index(worker) for worker in busy.workers]
-    return busy, idle.times[:, order]
-
-
-def _worker_times(
-    table: Any,
-    names: Sequence[str] | None,
-    steps: Sequence[int] | np.ndarray | None,
-    waits: bool,
-) -> _WorkerTimes:
-    """Returns the array, the names and the steps of a table.
-
-    A DataFrame has names, and may have steps. Arguments replace both.
-    """
-    if not _tables.is_frame(table):
-        return _WorkerTimes(table, names, steps)
-    frame = _tables.times_of_frame(table, waits)
-    if names is None:
-        names = frame.workers
-    if steps is None and frame.has_steps:
-        steps = frame.steps
-    return _WorkerTimes(frame.times, names, steps)
-
-
-def _without_waits(times: Any, waits: Any) -> np.ndarray:
-    """Returns times (rounds, workers) before workers wait, NaN for no response."""
-    table = _validation.measured_times(times, least_rounds=2)
-    waits = _validation.waiting_times(waits)
-    if waits.shape != table.shape:
-        raise ValueError(
-            f"waits must have the shape of times, {table.shape}; got {waits.shape}"
-        )
-    busy = np.where(np.isfinite(table), table, np.nan) - waits
-    if np.any(busy <= 0):
-        place = tuple(np.argwhere(busy <= 0)[0].tolist())
-        raise ValueError(
-            "waits must be shorter than times, which include them; got a wait of "
-            f"{waits[place]} in a time of {table[place]} at {list(place)}"
-        )
-    return busy
-
-
-def _report(worker_times: _WorkerTimes, before_collective: bool) -> StragglerReport:
+def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerReport:
     """Returns the report of times that may be known to end before workers wait."""
     table = _validation.measured_times(worker_times.times, least_rounds=2)
     if table.ndim == 3:
@@ -449,7 +389,7 @@ def _report(worker_times: _WorkerTimes, before_collective: bool) -> StragglerRep
     means = round_means(table)
     has_steps = worker_times.steps is not None
     noun = "step" if has_steps else "round"
-    steps = _numbers_of_rounds(worker_times.steps, num_rounds)
+    steps = numbers_of_rounds(worker_times.steps, num_rounds)
     rounds = np.flatnonzero(~np.isnan(means.medians))
     sample = rounds[sampled_rounds(len(rounds))]
     sampled_times = table[sample]
@@ -457,10 +397,11 @@ def _report(worker_times: _WorkerTimes, before_collective: bool) -> StragglerRep
     after_barrier = not before_collective and is_after_barrier(
         sampled_times, sampled_medians
     )
-    log_medians = np.log(sampled_medians)
+    references = reference_times(table, means)
+    log_references = np.log(references[sample])
     fields = kinds_of(
-        logs=np.log(sampled_times) - log_medians[:, None],
-        log_medians=log_medians,
+        logs=np.log(sampled_times) - log_references[:, None],
+        log_references=log_references,
         steps=steps[sample],
         noun=noun,
     )
@@ -472,7 +413,7 @@ def _report(worker_times: _WorkerTimes, before_collective: bool) -> StragglerRep
         fields["kinds"] = np.where(
             missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
         )
-    slowdown = median_slowdowns(table, means)
+    slowdown = median_slowdowns(table, means._replace(medians=references))
     # The median of all rounds may lie outside of the interval from the sampled ones.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(
@@ -498,29 +439,3 @@ def _report(worker_times: _WorkerTimes, before_collective: bool) -> StragglerRep
         round_medians=means.medians,
         **fields,
     )
-
-
-def _numbers_of_rounds(
-    steps: Sequence[int] | np.ndarray | None, num_rounds: int
-) -> np.ndarray:
-    """Returns the steps of rounds, or 0, 1, ..., int (rounds,).
-
-    Raises:
-      ValueError: If there is another number of steps, or they do not increase.
-      TypeError: If they are no integers.
-    """
-    if steps is None:
-        return np.arange(num_rounds)
-    numbers = np.asarray(steps)
-    _validation.check_shape("steps", numbers, "(num_rounds,)", (num_rounds,))
-    if np.any(numbers % 1 != 0):
-        raise TypeError(
-            "steps must be integers; got a fraction or NaN. Leave steps out to number "
-            "the rounds from 0"
-        )
-    if np.any(np.diff(numbers) <= 0):
-        raise ValueError(
-            "steps must increase from round to round; got a step that is not above the "
-            "one before. Leave steps out to number the rounds from 0"
-        )
-    return numbers.astype(np.int64)
