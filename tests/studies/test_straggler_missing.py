@@ -1,5 +1,7 @@
 """Missing responses in a straggler report."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,26 @@ def test_slow_workers_are_found_if_many_responses_are_missing(share):
         np.testing.assert_allclose(report.slowdown[:4], 2, rtol=0.06)
     # At most 5% of reports name other workers: 4 of 20 by chance.
     assert num_right >= 16
+
+
+def test_one_round_with_responses_names_no_worker():
+    times = np.full((20, 3), np.nan)
+    times[3] = 1, 2, 9
+    report = jaxwgc.straggler_report(times)
+    assert set(report.kinds) == {"steady"}
+    assert report.advice.startswith("No worker responded in 19 of 20 rounds.")
+
+
+def test_reports_of_short_traces_with_many_missing_responses():
+    """All of them have an advice, without warnings."""
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        num_rounds, num_workers = generator.integers([2, 2], [30, 6])
+        times = trace(seed, num_rounds, num_workers, noise=0.5)
+        times[generator.integers(num_rounds) :, 0] *= 100
+        times[generator.random(times.shape) < 0.5] = np.nan
+        times[generator.integers(num_rounds) :, 1] = np.nan
+        if np.isfinite(times).any():
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert jaxwgc.straggler_report(times).advice

@@ -38,6 +38,13 @@ class Change(NamedTuple):
 
 def likeliest_change(logs: np.ndarray) -> Change:
     """Finds the row at which the level of each column most likely changes."""
+    if len(logs) < 2:
+        num_columns = logs.shape[1]
+        return Change(
+            place=np.zeros(num_columns, dtype=int),
+            jump=np.zeros(num_columns),
+            residuals=np.zeros_like(logs),
+        )
     median = column_medians(logs)
     # Values are clipped at 3 standard deviations, so that outliers do not look like a
     # change.
@@ -90,7 +97,7 @@ def kinds_of_changes(
     changes = {}
     unchanged = logs[:, is_tested & ~is_changed]
     for start in np.unique(place[is_changed]):
-        middle = start // 2
+        middle = (start + 1) // 2
         before = level_deviations(column_medians(logs[:start]), is_tested)
         after = level_deviations(column_medians(logs[start:]), is_tested)
         first_half = level_deviations(column_medians(logs[:middle]), is_tested)
@@ -98,6 +105,8 @@ def kinds_of_changes(
         for worker in np.flatnonzero(is_changed & (place == start)):
             jump = after[worker] - before[worker]
             name = _name_of_change(before[worker], after[worker])
+            if not name:
+                continue
             if name.endswith("until"):
                 # A spell in the middle is not a speed from the start.
                 sign = -np.sign(jump)
@@ -107,7 +116,7 @@ def kinds_of_changes(
                 )
             else:
                 is_change = not _is_spell(logs[start:, worker], jump, unchanged)
-            if name and is_change:
+            if is_change:
                 changes[int(worker)] = name
     return changes
 
@@ -126,6 +135,8 @@ def ends_of_slow_periods(
     for start in set(starts.values()):
         rest = logs[start:]
         is_tested = np.isfinite(rest).sum(axis=0) >= LEAST_RESPONSES
+        if not is_tested.any():
+            continue
         change = likeliest_change(rest)
         scale = correlation_scales(change.residuals, is_tested)
         p_values = np.where(is_tested, jump_p_values(change, scale), 1) * num_tests
@@ -188,7 +199,11 @@ def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
     """
     direction = np.sign(jump)
     is_spell_here = direction * (logs - np.nanmedian(logs) + jump / 2) > 0
-    length = _longest_run(is_spell_here[~np.isnan(logs)])
+    is_spell_here = is_spell_here[~np.isnan(logs)]
+    # Noise interrupts a spell for a round.
+    is_between = is_spell_here[:-2] & is_spell_here[2:]
+    is_spell_here[1:-1] |= is_between
+    length = _longest_run(is_spell_here)
     is_away = direction * (others - column_medians(others) - jump / 2) > 0
     for_two = is_away[1:] & is_away[:-1]
     for_three = for_two[1:] & for_two[:-1]

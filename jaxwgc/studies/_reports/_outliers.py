@@ -32,8 +32,9 @@ def outlying_rounds(report: StragglerReport) -> np.ndarray:
     lose less than all further rounds, and those in which nearly as much is lost. The
     result is empty if they matter little.
     """
-    num_candidates = int(_FEW_ROUNDS * report.num_rounds)
-    if report.num_rounds >= _LEAST_ROUNDS:
+    num_rounds = np.isfinite(report.round_medians).sum()
+    num_candidates = int(_FEW_ROUNDS * num_rounds)
+    if num_rounds >= _LEAST_ROUNDS:
         num_candidates = max(num_candidates, 1)
     if not num_candidates:
         return np.array([], dtype=int)

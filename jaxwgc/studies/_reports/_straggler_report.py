@@ -307,7 +307,7 @@ def straggler_report(
     - first-order autoregressive rounds, up to an autocorrelation of 0.5 with 30 rounds
       and 0.8 with 300;
     - slow spells of 3 to 5 rounds on average, in 3% to 20% of the rounds, with 300
-      rounds. With 30 rounds, 7% to 24% of the reports name a worker.
+      rounds. With 30 rounds, 11% to 46% of the reports name a worker.
 
     No test tells a slow spell that lasts as long as the trace from a slow worker.
 
