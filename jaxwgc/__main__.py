@@ -100,6 +100,7 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         report = jaxwgc.straggler_report(
             trace.times,
             names=trace.workers,
+            steps=trace.steps,
             before_collective=options.before_collective,
         )
     shown = report.to_dict()

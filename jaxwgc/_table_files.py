@@ -62,11 +62,13 @@ class Trace(NamedTuple):
       times: (rounds, workers), or (rounds, workers, parts) in a NumPy file; NaN if
         there was no response.
       workers: Name of each worker, or None if the file has no names.
+      steps: Step of each round, (rounds,), or None if the file has no steps.
       notes: Sentences about what was skipped.
     """
 
     times: np.ndarray
     workers: list[str] | None
+    steps: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -211,7 +213,12 @@ def _trace(worker_times: WorkerTimes, num_bad_lines: int) -> Trace:
     notes = worker_times.notes
     if num_bad_lines:
         notes = (*notes, f"skipped rows that cannot be read: {num_bad_lines}")
-    return Trace(times=worker_times.times, workers=worker_times.workers, notes=notes)
+    return Trace(
+        times=worker_times.times,
+        workers=worker_times.workers,
+        steps=worker_times.steps if worker_times.has_steps else None,
+        notes=notes,
+    )
 
 
 def _encoding(path: Path) -> str:

@@ -37,12 +37,14 @@ class WorkerTimes(NamedTuple):
       workers: Name of each worker.
       steps: Step of each round, or the name of its row without a column of steps,
         (rounds,).
+      has_steps: Whether there is a column of steps, each of which occurs once.
       notes: Sentences about columns and rows that were skipped.
     """
 
     times: np.ndarray
     workers: list[str]
     steps: np.ndarray
+    has_steps: bool
     notes: tuple[str, ...] = ()
 
 
@@ -137,9 +139,11 @@ def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
         notes.append(f"skipped columns that are not known to be workers: {names}")
     steps = columns[form.times[0]].index.to_numpy()
     step_column = _numbered_steps(columns, form)
+    has_steps = False
     if step_column is not None:
         steps = _as_steps(step_column)
-        if len(np.unique(steps)) == len(steps):
+        has_steps = len(np.unique(steps)) == len(steps)
+        if has_steps:
             if np.any(np.diff(steps) < 0):
                 order = np.argsort(steps)
                 times = times[order]
@@ -158,7 +162,13 @@ def _in_order(columns: Mapping[int, Any], form: WideForm) -> WorkerTimes:
                 f"{name!r} holds workers. Transpose the table"
             )
         notes.append(f"skipped the column {name!r}: it has no numbers")
-    return WorkerTimes(times=times, workers=workers, steps=steps, notes=tuple(notes))
+    return WorkerTimes(
+        times=times,
+        workers=workers,
+        steps=steps,
+        has_steps=has_steps,
+        notes=tuple(notes),
+    )
 
 
 def _numbered_steps(columns: Mapping[int, Any], form: WideForm) -> Any:
@@ -283,7 +293,7 @@ def _pivot(columns: Mapping[int, Any], form: LongForm) -> WorkerTimes:
         )
     times = np.full((len(steps), len(workers)), np.nan)
     times[row_of_time, column_of_time] = _as_float(columns[form.seconds])
-    return WorkerTimes(times=times, workers=workers, steps=steps)
+    return WorkerTimes(times=times, workers=workers, steps=steps, has_steps=True)
 
 
 def _worker_name(label: Any) -> str:

@@ -30,7 +30,7 @@ def shown(capsys, *arguments):
 
 
 def test_report_is_printed_as_text_and_as_json(csv, capsys):
-    expected = jaxwgc.straggler_report(TIMES, names=NAMES)
+    expected = jaxwgc.straggler_report(TIMES, names=NAMES, steps=[1, 2, 3])
     assert shown(capsys, csv) == f"{expected}\n"
     assert json.loads(shown(capsys, csv, "--json")) == expected.to_dict()
 
@@ -149,3 +149,36 @@ def test_memory_is_an_option_of_the_plan(csv, capsys):
     with pytest.raises(SystemExit):
         shown(capsys, csv, "--memory")
     assert "add --plan" in capsys.readouterr().err
+
+
+def test_rounds_are_named_by_the_steps_of_the_file(tmp_path, capsys):
+    """Every tenth step is in the file, from 1000 on."""
+    pytest.importorskip("pandas")
+    times = np.exp(0.05 * np.random.default_rng(0).standard_normal((200, 8)))
+    times[30:, 3] *= 2
+    steps = 1000 + 10 * np.arange(200)
+    path = tmp_path / "a.csv"
+    header = "step," + ",".join(f"host{worker}" for worker in range(8))
+    table = np.column_stack([steps, times])
+    np.savetxt(path, table, delimiter=",", header=header, comments="")
+    printed = shown(capsys, path)
+    assert "since step 1300 (" in printed
+    assert "round 30" not in printed
+    assert "Rounds count from 0." not in printed
+    read = json.loads(shown(capsys, path, "--json"))
+    assert read["kinds"][3] == "since step 1300"
+    assert read["change_round"][3] == 1300
+
+
+def test_rows_per_time_are_named_by_their_steps(tmp_path, capsys):
+    pytest.importorskip("pandas")
+    times = np.exp(0.05 * np.random.default_rng(0).standard_normal((200, 4)))
+    times[17, 3] = 1e6
+    rows = [
+        f"{1000 + 10 * number},{worker},{times[number, worker]}"
+        for number in range(200)
+        for worker in range(4)
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("step,rank,seconds\n" + "\n".join(rows))
+    assert "worker 3 in step 1170." in " ".join(shown(capsys, path).split())

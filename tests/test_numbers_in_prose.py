@@ -42,7 +42,7 @@ from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _fleet, _options, _worker
 from jaxwgc.stragglers import _empirical
 from jaxwgc.studies._planning import _plan
-from jaxwgc.studies._reports import _advice, _barrier, _kinds
+from jaxwgc.studies._reports import _barrier, _changes, _kinds, _levels, _outliers
 from tests import prose_numbers
 from tests.prose_numbers import PAGES, ROOT
 
@@ -806,14 +806,14 @@ QUOTED = [
         "at least 5% faster",
         lambda: 100 * np.expm1(_kinds.MARGIN),
     ),
-    Quoted(REPORTS, "at most 1% of the rounds", lambda: 100 * _advice._FEW_ROUNDS),
-    Quoted(REPORTS, "promise of 5% holds", lambda: 100 * _kinds.FALSE_ALARMS),
-    Quoted(REPORTS, "logarithm of 1.05", lambda: np.exp(_kinds.MARGIN)),
+    Quoted(REPORTS, "at most 1% of the rounds", lambda: 100 * _outliers._FEW_ROUNDS),
+    Quoted(REPORTS, "promise of 5% holds", lambda: 100 * _levels.FALSE_ALARMS),
+    Quoted(REPORTS, "logarithm of 1.05", lambda: np.exp(_levels.MARGIN)),
     Quoted(REPORTS, "more than 1.5 times", lambda: np.exp(_kinds._STALL)),
     Quoted(
         REPORTS,
         "probability of at most 5%",
-        lambda: 100 * _kinds.FALSE_ALARMS,
+        lambda: 100 * _levels.FALSE_ALARMS,
     ),
     Quoted(REPORTS, "and of 0.8 with", lambda: straggler_reports.CORRELATIONS[-1]),
     Quoted(
@@ -1321,7 +1321,7 @@ def test_most_workers_are_correlated():
     for times in delays_of("pai_delays.npz").values():
         middle = (times.shape[1] - 1) // 2
         medians = np.sort(times, axis=1)[:, middle]
-        change = _kinds._likeliest_change(np.log(times / medians[:, None]))
+        change = _changes.likeliest_change(np.log(times / medians[:, None]))
         residuals = change.residuals
         products = np.sum(residuals[1:] * residuals[:-1], axis=0)
         correlations.extend(products / np.sum(residuals**2, axis=0))

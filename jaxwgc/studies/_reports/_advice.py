@@ -6,52 +6,124 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxwgc.studies._reports._kinds import MARGIN
-from jaxwgc.studies._reports._statistics import longest_times, round_means
+from jaxwgc.studies._reports._levels import FALSE_ALARMS, MARGIN
+from jaxwgc.studies._reports._lost_time import LastWorkers, last_workers
+from jaxwgc.studies._reports._outliers import WORTH, about_outliers, outlying_rounds
+from jaxwgc.studies._reports._references import reference_times
+from jaxwgc.studies._reports._statistics import median_slowdowns, round_means
 from jaxwgc.studies._reports._text import workers_named
 
 if TYPE_CHECKING:
     from jaxwgc.studies._reports._straggler_report import StragglerReport
 
-# Smallest shares of the round time for which advice is given: saved by acting on named
-# workers or lost in a few rounds, and lost to different stragglers in each round
-# (waiting for fewer workers saves a part of it).
-_WORTH = 0.02
+# Smallest share of the round time, lost to different stragglers in each round, for
+# which waiting for fewer workers is the advice: it saves a part of it.
 _WORTH_WAITING = 0.2
-# Share of missing responses above which the first advice is to check the worker.
-_MISSING = 0.05
-# Largest share of the rounds that are reported on their own if most of the time is lost
-# in them, and the minimum number of rounds for a single one. The longest of fewer
-# rounds often holds most of the time by chance.
-_FEW_ROUNDS = 0.01
-_LEAST_ROUNDS = 10
-# Maximum number of such rounds in the text.
-_NUM_NAMED_ROUNDS = 3
+# Smallest share of missing responses of a worker, and of all other workers, that is in
+# the advice.
+_MISSING = 0.01
+_MANY_MISSING = 0.05
 
 
 def advice_of(report: StragglerReport) -> str:
     """Returns recommended actions: workers to check, and what shortens rounds."""
     sentences = []
-    is_missing = report.missing > _MISSING * report.num_rounds
-    if is_missing.any() and not report.after_barrier:
-        at_most = "up to " if is_missing.sum() > 1 else ""
-        sentences.append(
-            f"Check {workers_named(report.names[is_missing])}: no response in "
-            f"{at_most}{report.missing.max()} of {report.num_rounds} rounds."
-        )
-    outliers = _outlying_rounds(report)
+    if not report.after_barrier:
+        sentences += _about_missing(report)
+    num_about_missing = len(sentences)
+    outliers = outlying_rounds(report)
     if len(outliers):
-        sentences.append(_about_outliers(report, outliers))
-        report = _without_rounds(report, outliers)
+        sentences.append(about_outliers(report, outliers))
+        is_kept = np.ones(len(report.times), dtype=bool)
+        is_kept[outliers] = False
+        report = _of_rounds(report, is_kept)
     if report.after_barrier:
         sentences.append(_about_barrier(report))
         return " ".join(sentences)
-    remedy = _remedy(report)
+    is_recovered = _is_kind(report, "until")
+    is_left_behind = _is_kind(report, "others faster since")
+    if is_recovered.any():
+        sentences.append(_about_recovered(report, is_recovered))
+    if is_left_behind.any():
+        sentences.append(_about_faster_others(report, is_left_behind))
+    if is_recovered.any() or is_left_behind.any():
+        start = report.change_round[is_recovered | is_left_behind].max()
+        sentences.append(f"Since {report.noun} {start}:")
+        place = int(np.flatnonzero(report.steps >= start)[0])
+        report = _of_rounds(report, np.arange(len(report.times)) >= place)
+    remedy = _remedy(report) or _without_remedy(report)
     if remedy:
         sentences.append(remedy)
-    elif not is_missing.any() or len(outliers):
-        sentences.append(_without_remedy(report))
+    elif not num_about_missing or len(sentences) > num_about_missing:
+        sentences.append(f"Nothing to gain: {_ratio_to_median(report)}.")
     return " ".join(sentences)
+
+
+def _is_kind(report: StragglerReport, kind: str) -> np.ndarray:
+    """Returns which workers are of a kind, without the round of its change."""
+    return np.char.startswith(report.kinds, kind)
+
+
+def _about_missing(report: StragglerReport) -> list[str]:
+    """Names workers with significantly many missing responses, or says that all do."""
+    sentences = []
+    names = report.names
+    num_rounds = report.num_rounds
+    is_gone = _is_kind(report, "missing since")
+    is_often = report.missing_p_value < FALSE_ALARMS
+    is_often &= report.missing > _MISSING * num_rounds
+    is_often |= report.kinds == "missing"
+    is_often &= ~is_gone
+    if is_gone.any():
+        places = [kind.split()[-1] for kind in report.kinds[is_gone]]
+        noun = report.noun if len(set(places)) == 1 else f"{report.noun}s"
+        firsts = ", ".join(places if len(set(places)) > 1 else places[:1])
+        sentences.append(
+            f"Check {workers_named(names[is_gone])}: no response since {noun} {firsts}."
+        )
+    if is_often.any():
+        at_most = "up to " if is_often.sum() > 1 else ""
+        sentences.append(
+            f"Check {workers_named(names[is_often])}: no response in "
+            f"{at_most}{report.missing[is_often].max()} of {num_rounds} rounds."
+        )
+    num_lost = int(np.isnan(report.round_medians).sum())
+    if num_lost > _MISSING * num_rounds:
+        sentences.append(f"No worker responded in {num_lost} of {num_rounds} rounds.")
+    others = report.missing[~is_gone & ~is_often] - num_lost
+    share = others.sum() / max(others.size * (num_rounds - num_lost), 1)
+    if share > _MANY_MISSING:
+        of_whom = (
+            "of the other workers" if len(others) < len(names) else "of all workers"
+        )
+        sentences.append(
+            f"{share:.0%} of the responses {of_whom} are missing, of each worker about "
+            "as many as chance explains."
+        )
+    return sentences
+
+
+def _about_recovered(report: StragglerReport, is_recovered: np.ndarray) -> str:
+    """Says that workers were slow until a round, and that nothing is to be done now."""
+    names = workers_named(report.names[is_recovered])
+    verb = "was" if is_recovered.sum() == 1 else "were"
+    pronoun = "it" if is_recovered.sum() == 1 else "them"
+    start = report.change_round[is_recovered].max()
+    return (
+        f"{names.capitalize()} {verb} slow until {report.noun} {start}, and nothing is "
+        f"to be done about {pronoun} now."
+    )
+
+
+def _about_faster_others(report: StragglerReport, is_left_behind: np.ndarray) -> str:
+    """Says since when the others are faster than workers that did not change."""
+    names = report.names[is_left_behind]
+    start = int(np.median(report.change_round[is_left_behind]))
+    verb = "takes" if len(names) == 1 else "take"
+    return (
+        f"The others are faster since {report.noun} {start} than "
+        f"{workers_named(names)}, which {verb} as long as before."
+    )
 
 
 def _about_barrier(report: StragglerReport) -> str:
@@ -70,65 +142,20 @@ def _about_barrier(report: StragglerReport) -> str:
     )
 
 
-def _outlying_rounds(report: StragglerReport) -> np.ndarray:
-    """Returns the few rounds in which most of the time is lost, the worst one first.
-
-    These are the worst rounds up to the one after which the others among the worst 1%
-    lose less than all further rounds. The result is empty if they matter little.
-    """
-    num_candidates = int(_FEW_ROUNDS * report.num_rounds)
-    if report.num_rounds >= _LEAST_ROUNDS:
-        num_candidates = max(num_candidates, 1)
-    if not num_candidates:
-        return np.array([], dtype=int)
-    longest = np.nan_to_num(_longest(report))
-    relative = longest / longest.max()
-    lost = np.nan_to_num(1 - report.round_medians / longest) * relative
-    candidates = np.argpartition(-lost, num_candidates - 1)[:num_candidates]
-    candidates = candidates[np.argsort(-lost[candidates])]
-    worst = lost[candidates]
-    lost_elsewhere = np.delete(lost, candidates).sum()
-    # Time lost in the remaining candidates if 0, 1, ... of them are left out.
-    remaining = np.append(np.cumsum(worst[::-1])[::-1], 0)
-    outliers = candidates[: np.argmax(remaining <= lost_elsewhere)]
-    if lost[outliers].sum() <= _WORTH * relative.sum():
-        return np.array([], dtype=int)
-    return outliers
-
-
-def _about_outliers(report: StragglerReport, outliers: np.ndarray) -> str:
-    """Names rounds that take much of the time, and the workers that were last."""
-    longest = np.nan_to_num(_longest(report))
-    relative = longest / longest.max()
-    share = relative[outliers].sum() / relative.sum()
-    places = [
-        f"{workers_named(report.names[[np.nanargmax(report.times[place])]])} in round "
-        f"{place}"
-        for place in outliers[:_NUM_NAMED_ROUNDS]
-    ]
-    num_more = len(outliers) - len(places)
-    if num_more:
-        places.append(f"{num_more} more")
-    if len(outliers) == 1:
-        subject = "One round takes"
-        without = "Without this round:"
-    else:
-        subject = f"{len(outliers)} rounds take"
-        without = "Without these rounds:"
-    return f"{subject} {share:.0%} of the total time: {', '.join(places)}. {without}"
-
-
-def _without_rounds(report: StragglerReport, outliers: np.ndarray) -> StragglerReport:
-    """Returns a report with the means of the other rounds."""
-    is_kept = ~np.isnan(report.round_medians)
-    is_kept[outliers] = False
+def _of_rounds(report: StragglerReport, is_kept: np.ndarray) -> StragglerReport:
+    """Returns a report with the means and slowdowns of some rounds."""
+    is_kept = is_kept & ~np.isnan(report.round_medians)
     times = report.times[is_kept]
     means = round_means(times)
     return report._replace(
         times=times,
+        steps=report.steps[is_kept],
         round_medians=means.medians,
         round_time=means.longest,
         median_time=means.median,
+        slowdown=median_slowdowns(
+            times, means._replace(medians=reference_times(times, means))
+        ),
         last=means.last,
         lost_share=1 - means.median / means.longest,
     )
@@ -137,13 +164,11 @@ def _without_rounds(report: StragglerReport, outliers: np.ndarray) -> StragglerR
 def _remedy(report: StragglerReport) -> str:
     """Returns the action that shortens rounds most, or "" if none is worth it."""
     names = report.names
-    kinds = report.kinds
-    is_stalling = kinds == "intermittent"
-    is_chronic = kinds == "chronic"
-    is_since = np.char.startswith(kinds, "since")
-    is_replaced = is_since
+    is_stalling = report.kinds == "intermittent"
+    is_chronic = report.kinds == "chronic"
+    is_replaced = _is_kind(report, "since")
     if is_chronic.sum() == 1:
-        is_replaced = is_since | is_chronic
+        is_replaced = is_replaced | is_chronic
     remedies = [
         (
             report.replaced_time(is_replaced),
@@ -154,23 +179,13 @@ def _remedy(report: StragglerReport) -> str:
             f"Wait for fewer, since {workers_named(names[is_stalling])} may stall",
         ),
     ]
-    # Changes late in the trace hardly show in the median slowdown.
-    gets_less = is_chronic | (is_since & (report.slowdown > np.exp(MARGIN)))
-    is_fast_since = np.char.startswith(kinds, "fast since")
-    gets_more = (kinds == "fast") | (
-        is_fast_since & (report.slowdown < np.exp(-MARGIN))
-    )
-    shares = []
-    if gets_less.any():
-        shares.append(f"less to {workers_named(names[gets_less])}")
-    if gets_more.any():
-        shares.append(f"more to {workers_named(names[gets_more])}")
+    shares = _shares_of_work(report)
     if shares:
         action = f"Give work in proportion to speed, {' and '.join(shares)}"
         remedies.append((report.proportional_time(), action))
     time, action = min(remedies)
     saved = 1 - time / report.round_time
-    if saved <= _WORTH:
+    if saved <= WORTH:
         return ""
     return (
         f"{action}: a round would take {time:.3g} instead of {report.round_time:.3g} "
@@ -178,26 +193,70 @@ def _remedy(report: StragglerReport) -> str:
     )
 
 
+def _shares_of_work(report: StragglerReport) -> list[str]:
+    """Returns "less to worker 1" and "more to worker 2", for workers that respond."""
+    # Changes late in the trace hardly show in the median slowdown.
+    is_slower_since = _is_kind(report, "since") | _is_kind(
+        report, "others faster since"
+    )
+    is_slow = report.slowdown > np.exp(MARGIN)
+    is_fast = report.slowdown < np.exp(-MARGIN)
+    gets_less = (report.kinds == "chronic") | (is_slower_since & is_slow)
+    gets_more = (report.kinds == "fast") | (_is_kind(report, "fast since") & is_fast)
+    gets_less &= ~report.is_unreliable
+    gets_more &= ~report.is_unreliable
+    shares = []
+    if gets_less.any():
+        shares.append(f"less to {workers_named(report.names[gets_less])}")
+    if gets_more.any():
+        shares.append(f"more to {workers_named(report.names[gets_more])}")
+    return shares
+
+
 def _without_remedy(report: StragglerReport) -> str:
-    """Returns a sentence on the time lost if no action on named workers is worth it."""
-    is_fast_since = np.char.startswith(report.kinds, "fast since")
+    """Returns a sentence on the time lost without a remedy, or "" if it is short."""
+    is_fast_since = _is_kind(report, "fast since")
     if is_fast_since.any():
-        place = int(np.median(report.change_round[is_fast_since]))
+        start = int(np.median(report.change_round[is_fast_since]))
         return (
-            f"Find out what changed near round {place}: since then, the median worker "
-            f"takes longer than {workers_named(report.names[is_fast_since])}."
+            f"Find out what changed near {report.noun} {start}: since then, the median "
+            f"worker takes longer than {workers_named(report.names[is_fast_since])}."
         )
-    ratio = report.round_time / report.median_time
-    is_last = report.last > 0.5
-    if report.lost_share <= _WORTH_WAITING:
-        text = "Nothing to gain"
-    elif is_last.any():
+    is_response = ~np.isnan(report.round_medians)
+    lasts = last_workers(report.times[is_response], report.round_medians[is_response])
+    is_last = lasts.is_last_often & (report.last > 0.5)
+    loses_much = report.lost_share > _WORTH_WAITING
+    is_costly = lasts.lost_time > WORTH * report.round_time
+    if loses_much and is_last.any():
         text = f"Measure more rounds to judge {workers_named(report.names[is_last])}"
-    else:
+    elif is_costly:
+        text = f"Find out what slowed {workers_named(report.names[lasts.is_costly])}"
+    elif loses_much:
         text = "Wait for fewer workers, since another one is last each time"
-    return f"{text}: a round takes {ratio:.2f} times as long as its median worker."
+    else:
+        return ""
+    if is_costly:
+        steps = report.steps[is_response]
+        return f"{text}: {_about_costly_workers(report, lasts, steps)}"
+    return f"{text}: {_ratio_to_median(report)}."
 
 
-def _longest(report: StragglerReport) -> np.ndarray:
-    """Returns the time of each round, NaN without responses."""
-    return longest_times(report.times, np.ones(len(report.names)))
+def _ratio_to_median(report: StragglerReport) -> str:
+    """Returns how long a round takes, as a multiple of its median worker."""
+    ratio = report.round_time / report.median_time
+    return f"a round takes {ratio:.2f} times as long as its median worker"
+
+
+def _about_costly_workers(
+    report: StragglerReport, lasts: LastWorkers, steps: np.ndarray
+) -> str:
+    """Says how much of the time is lost to workers, and in which rounds."""
+    first = steps[lasts.rounds[0]]
+    last = steps[lasts.rounds[-1]]
+    when = f"in {report.noun} {first}"
+    if last > first:
+        when = f"from {report.noun} {first} to {report.noun} {last}"
+    return (
+        f"{lasts.lost_share:.0%} of the time lost to workers is lost to "
+        f"{workers_named(report.names[lasts.is_costly])}, {when}."
+    )

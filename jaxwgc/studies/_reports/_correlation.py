@@ -34,24 +34,51 @@ def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarr
     num_rounds, num_workers = residuals.shape
     if not is_tested.any():
         return np.ones(num_workers)
+    own = _autocorrelations(residuals)
+    # Bartlett's weights keep the variance positive.
+    weights = 1 - np.arange(1, len(own) + 1) / (len(own) + 1)
+    own_factors = 1 + 2 * weights @ own
+    common_factor = _common_factor(own[:, is_tested], num_rounds)
+    return np.sqrt(np.maximum(own_factors, common_factor))
+
+
+def common_variance_factor(residuals: np.ndarray) -> float:
+    """Returns the factor by which correlation of rounds increases variances.
+
+    It is the larger of the common factors of `correlation_scales`, and 1 without
+    workers.
+
+    Args:
+      residuals: (rounds, workers), NaN for no response.
+    """
+    if not residuals.shape[1]:
+        return 1.0
+    return _common_factor(_autocorrelations(residuals), len(residuals))
+
+
+def _autocorrelations(residuals: np.ndarray) -> np.ndarray:
+    """Returns the autocorrelation of each column at lags 1, 2, ..., (lags, columns)."""
+    num_rounds = len(residuals)
     num_lags = min(max(int(_LAGS * num_rounds ** (1 / 3)), 2), num_rounds - 1)
     filled = np.nan_to_num(residuals)
     products = [
         np.einsum("ij,ij->j", filled[lag:], filled[: num_rounds - lag])
         for lag in range(num_lags + 1)
     ]
-    own = np.array(products[1:]) / np.maximum(products[0], 1e-300)
+    return np.array(products[1:]) / np.maximum(products[0], 1e-300)
+
+
+def _common_factor(own: np.ndarray, num_rounds: int) -> float:
+    """Returns the variance factor that workers have in common, from (lags, workers)."""
+    num_lags, num_workers = own.shape
     shrinkage = max(1 - 9 / num_rounds, 0.1)
-    r = (np.median(own[0, is_tested]) + 4 / num_rounds) / shrinkage
+    r = (np.median(own[0]) + 4 / num_rounds) / shrinkage
     r = np.clip(r, 0, _LARGEST_CORRELATION)
     lag_1_factor = (1 + r) / (1 - r)
     mixed_factor = 1.0
-    lag_means = own[:2, is_tested].mean(axis=1) + 4 / num_rounds
-    standard_error = 1 / np.sqrt(num_rounds * is_tested.sum())
+    lag_means = own[:2].mean(axis=1) + 4 / num_rounds
+    standard_error = 1 / np.sqrt(num_rounds * num_workers)
     if num_lags > 1 and lag_means[0] > _NUM_STANDARD_ERRORS * standard_error:
         q = np.clip(lag_means[1] / lag_means[0], 0, _LARGEST_CORRELATION)
         mixed_factor = 1 + 2 * lag_means[0] / (1 - q)
-    # Bartlett's weights keep the variance positive.
-    weights = 1 - np.arange(1, num_lags + 1) / (num_lags + 1)
-    own_factors = 1 + 2 * weights @ own
-    return np.sqrt(np.maximum(own_factors, max(lag_1_factor, mixed_factor)))
+    return float(max(lag_1_factor, mixed_factor))

@@ -1,5 +1,6 @@
 """Straggler reports: which workers are slow, for how long, and what they cost."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
@@ -10,7 +11,17 @@ from jaxwgc import _tables, _validation
 from jaxwgc.studies._reports import _figures
 from jaxwgc.studies._reports._advice import advice_of
 from jaxwgc.studies._reports._barrier import is_after_barrier
+from jaxwgc.studies._reports._inputs import (
+    ReportTimes,
+    aligned_tables,
+    numbers_of_rounds,
+    report_times,
+    without_waits,
+)
 from jaxwgc.studies._reports._kinds import kinds_of
+from jaxwgc.studies._reports._levels import FALSE_ALARMS
+from jaxwgc.studies._reports._missing import missing_responses
+from jaxwgc.studies._reports._references import reference_times
 from jaxwgc.studies._reports._statistics import (
     longest_times,
     mean_of,
@@ -28,13 +39,16 @@ _NUM_ROWS = 20
 class StragglerReport(NamedTuple):
     """Slowdown, kind and cost of each worker; `print` shows a table and the advice.
 
-    Times are in the unit of `times`. Rounds count from 0.
+    Times are in the unit of `times`. Rounds count from 0, or are named by their steps,
+    if these are known: `"since step 1510"`.
 
     Attributes:
       names: Name of each worker, str (workers,).
       kinds: `"steady"`, `"chronic"`, `"fast"`, `"intermittent"`, `"since round 151"`,
-        `"fast since round 151"` or, for a worker that never responded, `"missing"`, str
-        (workers,). `"unknown"` if `after_barrier`.
+        `"fast since round 151"`, `"others faster since round 151"`,
+        `"until round 151"`, `"fast until round 151"`, `"missing since round 151"` or,
+        for a worker that never responded, `"missing"`, str (workers,). `"unknown"` if
+        `after_barrier`.
       slowdown: Median over rounds of the worker's time divided by that of the median
         worker of the round, (workers,). NaN without responses.
       slowdown_interval: Ends of the 95% interval of `slowdown`, (2, workers), from up
@@ -44,7 +58,11 @@ class StragglerReport(NamedTuple):
         as the median worker, (workers,).
       time_lost_error: Half of the width of its 95% interval, (workers,).
       missing: Number of rounds without a response, int (workers,).
-      change_round: First round after the likeliest change of speed, int (workers,).
+      missing_p_value: Significance of missing more responses than other workers, or all
+        of the last ones; corrected for the number of tests, (workers,).
+      change_round: First round, or step, after the likeliest change of speed, int
+        (workers,).
+      slowdown_before: Median slowdown before this round, (workers,).
       slowdown_after: Median slowdown from this round on, (workers,).
       change_p_value: Significance of this change, corrected for the number of tests in
         the report, (workers,). 1 for a worker with fewer than 8 responses.
@@ -56,6 +74,8 @@ class StragglerReport(NamedTuple):
       median_time: Mean time of the median worker of a round.
       lost_share: Share of the time of rounds that is lost to stragglers: 1 -
         `median_time` / `round_time`.
+      steps: Number of each round from 0, or its step if steps are known, int (rounds,).
+      has_steps: Whether steps are known.
       times: Times of all rounds, (rounds, workers), NaN for no response. Times of parts
         are summed.
       round_medians: Time of the median worker in each round, (rounds,). NaN without
@@ -70,7 +90,9 @@ class StragglerReport(NamedTuple):
     time_lost: np.ndarray
     time_lost_error: np.ndarray
     missing: np.ndarray
+    missing_p_value: np.ndarray
     change_round: np.ndarray
+    slowdown_before: np.ndarray
     slowdown_after: np.ndarray
     change_p_value: np.ndarray
     after_barrier: bool
@@ -79,6 +101,8 @@ class StragglerReport(NamedTuple):
     mean_time: float
     median_time: float
     lost_share: float
+    steps: np.ndarray
+    has_steps: bool
     times: np.ndarray
     round_medians: np.ndarray
 
@@ -94,11 +118,32 @@ class StragglerReport(NamedTuple):
     def proportional_time(self) -> float:
         """Returns the mean time of a round if work was proportional to speed.
 
-        The speed of a worker is 1 / `slowdown`. Workers that never responded have no
-        work, now as before.
+        The speed of a worker is 1 / `slowdown`. Workers with significantly many missing
+        responses keep their work. Workers that never responded have none, now as
+        before.
         """
         speeds = 1 / self.slowdown
-        return mean_of(longest_times(self.times, speeds / np.nanmean(speeds)))
+        reliable = np.where(self.is_unreliable, np.nan, speeds)
+        if np.isnan(reliable).all():
+            return self.round_time
+        factors = reliable / np.nanmean(reliable)
+        factors = np.where(self.is_unreliable, 1.0, factors)
+        return mean_of(longest_times(self.times, factors))
+
+    @property
+    def is_unreliable(self) -> np.ndarray:
+        """Workers with significantly many missing responses, bool (workers,)."""
+        return self.missing_p_value < FALSE_ALARMS
+
+    @property
+    def noun(self) -> str:
+        """Name of what `steps` counts, "round" or "step"."""
+        return "step" if self.has_steps else "round"
+
+    @property
+    def longest(self) -> np.ndarray:
+        """Time of each round, (rounds,). NaN without responses."""
+        return longest_times(self.times, np.ones(len(self.names)))
 
     @property
     def advice(self) -> str:
@@ -125,17 +170,19 @@ class StragglerReport(NamedTuple):
         num_missing = self.missing.sum()
         if num_missing:
             advice += f" Missing responses: {num_missing}, which no round waits for."
-        paragraphs = [
-            textwrap.fill(totals, 80),
-            aligned(rows),
-            textwrap.fill(advice, 80),
-        ]
+        table = aligned(rows)
+        # For example, "since round 12" or "from round 12".
+        if re.search(r" round \d", table + advice):
+            advice += " Rounds count from 0."
+        paragraphs = [textwrap.fill(totals, 80), table, textwrap.fill(advice, 80)]
         return "\n\n".join(paragraphs)
 
     def _row(self, worker: int) -> tuple[str, ...]:
         """Returns the cells of a worker in the printed table."""
         kind = str(self.kinds[worker])
-        if "since" in kind:
+        if "until" in kind:
+            kind += f" ({self.slowdown_before[worker]:.2f})"
+        elif "since" in kind and not kind.startswith("missing"):
             kind += f" ({self.slowdown_after[worker]:.2f})"
         low, high = self.slowdown_interval[:, worker]
         return (
@@ -150,7 +197,7 @@ class StragglerReport(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Returns fields as lists, numbers and None for JSON, without the times."""
         fields = self._asdict() | {"advice": self.advice}
-        del fields["times"], fields["round_medians"]
+        del fields["times"], fields["round_medians"], fields["steps"]
         return for_json(fields)
 
     def plot(self) -> Any:
@@ -191,6 +238,7 @@ def straggler_report(
     *,
     waits: Any = None,
     names: Sequence[str] | None = None,
+    steps: Sequence[int] | np.ndarray | None = None,
     before_collective: bool = False,
 ) -> StragglerReport: ...
 
@@ -206,6 +254,7 @@ def straggler_report(
     *,
     waits: Any = None,
     names: Sequence[str] | None = None,
+    steps: Sequence[int] | np.ndarray | None = None,
     before_collective: bool = False,
 ) -> StragglerReport | WaitReport:
     """Finds the slow workers of a trace, their kinds, and the time lost to each.
@@ -225,6 +274,13 @@ def straggler_report(
       least 5% slower than the median worker, and before it y was less than a third. The
       change lasts longer than the slow spells of other workers.
     - `"fast since round r"`: As before, but at least 5% faster.
+    - `"others faster since round r"`: As `"since round r"`, but the worker takes as
+      long as before, and the times of the median worker became shorter.
+    - `"until round r"`: The worker was slow before a change, and is like others after
+      it. Nothing is to be done about it now.
+    - `"fast until round r"`: As before, but the worker was fast.
+    - `"missing since round r"`: The worker does not respond from a round on, for longer
+      than the share of missing responses before explains.
     - `"chronic"`: The median of y is significantly above log(1.05).
     - `"fast"`: The median of y is significantly below -log(1.05). If most workers are
       slow, the others are fast.
@@ -233,8 +289,13 @@ def straggler_report(
     - `"steady"`: None of these was shown.
 
     The advice is the action that shortens rounds most: to replace slow workers, to give
-    work in proportion to speed, or not to wait for stalls. If most of the time is lost
-    in 1% of the rounds or fewer, it names these rounds, and is drawn from the others.
+    work in proportion to speed, or not to wait for stalls. Workers that miss
+    significantly more responses than others are to be checked, and get no more work. If
+    most of the time is lost in 1% of the rounds or fewer, the advice names these
+    rounds, and is drawn from the others. After a worker recovered, or the others became
+    faster, it is drawn from the rounds since then. If no action is worth it, but most
+    of the time is lost to few workers and this is significant, it names these workers
+    and the rounds.
 
     If all workers are alike, a report names any of them with a probability of at most
     5% (Bonferroni's correction for workers and tests). Successive rounds may be
@@ -246,7 +307,7 @@ def straggler_report(
     - first-order autoregressive rounds, up to an autocorrelation of 0.5 with 30 rounds
       and 0.8 with 300;
     - slow spells of 3 to 5 rounds on average, in 3% to 20% of the rounds, with 300
-      rounds. With 30 rounds, 7% to 24% of the reports name a worker.
+      rounds. With 30 rounds, 11% to 46% of the reports name a worker.
 
     No test tells a slow spell that lasts as long as the trace from a slow worker.
 
@@ -259,6 +320,8 @@ def straggler_report(
         NaN for a worker that did not take part. Or a DataFrame. If `times` are given
         too, they include the waits, which are subtracted.
       names: Name of each worker. Defaults to the names in a DataFrame, or 0, 1, ….
+      steps: Number by which the report names each round, e.g. the step of the training,
+        increasing, int (rounds,). Defaults to the steps in a DataFrame, or 0, 1, ….
       before_collective: Whether `times` are known to end before workers wait for each
         other. Equal times then mean that workers are equally fast.
 
@@ -269,9 +332,11 @@ def straggler_report(
 
     Raises:
       ValueError: If there are fewer than 2 rounds or workers, times that are not
-        positive, waits that are negative, or no response at all; if `names` has another
-        length; if columns of a DataFrame are unknown or ambiguous.
-      TypeError: If `times` or `waits` is not an array of real numbers.
+        positive, waits that are negative, or no response at all; if `names` or `steps`
+        have another length; if `steps` do not increase; if columns of a DataFrame are
+        unknown or ambiguous.
+      TypeError: If `times` or `waits` is not an array of real numbers, or `steps` are
+        not integers.
 
     Example:
       >>> import numpy as np, jaxwgc
@@ -291,83 +356,40 @@ def straggler_report(
     """
     if times is None and waits is None:
         raise TypeError("straggler_report needs times or waits; got neither")
-    if times is not None and _tables.is_frame(times) and _tables.is_frame(waits):
-        times, waits, worker_names = _aligned(times, waits)
-        names = worker_names if names is None else names
-    if waits is not None:
-        waits, names = _array_and_names(waits, names, waits=True)
     if times is None:
-        return wait_report(waits, names)
-    times, names = _array_and_names(times, names, waits=False)
+        idle = report_times(waits, names, steps, waits=True)
+        return wait_report(idle.times, idle.workers)
+    if _tables.is_frame(times) and _tables.is_frame(waits):
+        busy, waits = aligned_tables(times, waits)
+        times = busy.times
+        names = busy.workers if names is None else names
+        steps = busy.steps if steps is None and busy.has_steps else steps
     if waits is not None:
-        times = _without_waits(times, waits)
-    return _report(times, names, before_collective or waits is not None)
+        idle = report_times(waits, names, steps, waits=True)
+        waits = idle.times
+        names = idle.workers
+        steps = idle.steps
+    busy = report_times(times, names, steps, waits=False)
+    if waits is not None:
+        busy = busy._replace(times=without_waits(busy.times, waits))
+    return _report(busy, before_collective or waits is not None)
 
 
-def _aligned(times: Any, waits: Any) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns times and waits of DataFrames with equal steps, and names of workers.
-
-    Raises:
-      ValueError: If they have other workers or other steps.
-    """
-    busy = _tables.times_of_frame(times)
-    idle = _tables.times_of_frame(waits, waits=True)
-    if set(busy.workers) != set(idle.workers):
-        raise ValueError(
-            "waits must be of the workers of times; got "
-            f"{', '.join(idle.workers)} and {', '.join(busy.workers)}"
-        )
-    if not np.array_equal(busy.steps, idle.steps):
-        raise ValueError(
-            "waits must be of the steps of times; their steps, or the indices of their "
-            "rows, differ"
-        )
-    order = [idle.workers.index(worker) for worker in busy.workers]
-    return busy.times, idle.times[:, order], busy.workers
-
-
-def _array_and_names(
-    table: Any, names: Sequence[str] | None, waits: bool
-) -> tuple[Any, Sequence[str] | None]:
-    """Returns the array of a table, and the names of a DataFrame if there are none."""
-    if not _tables.is_frame(table):
-        return table, names
-    worker_times = _tables.times_of_frame(table, waits)
-    return worker_times.times, worker_times.workers if names is None else names
-
-
-def _without_waits(times: Any, waits: Any) -> np.ndarray:
-    """Returns times (rounds, workers) before workers wait, NaN for no response."""
-    table = _validation.measured_times(times, least_rounds=2)
-    waits = _validation.waiting_times(waits)
-    if waits.shape != table.shape:
-        raise ValueError(
-            f"waits must have the shape of times, {table.shape}; got {waits.shape}"
-        )
-    busy = np.where(np.isfinite(table), table, np.nan) - waits
-    if np.any(busy <= 0):
-        place = tuple(np.argwhere(busy <= 0)[0].tolist())
-        raise ValueError(
-            "waits must be shorter than times, which include them; got a wait of "
-            f"{waits[place]} in a time of {table[place]} at {list(place)}"
-        )
-    return busy
-
-
-def _report(
-    times: Any, names: Sequence[str] | None, before_collective: bool
-) -> StragglerReport:
+def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerReport:
     """Returns the report of times that may be known to end before workers wait."""
-    table = _validation.measured_times(times, least_rounds=2)
+    table = _validation.measured_times(worker_times.times, least_rounds=2)
     if table.ndim == 3:
         table = table.sum(axis=2)
     num_rounds, num_workers = table.shape
-    labels = worker_labels(names, table, argument="times")
+    labels = worker_labels(worker_times.workers, table, argument="times")
     if not np.isfinite(table).any():
         raise ValueError("times must have at least one response; got none")
     # A copy, since the report uses the times later.
     table = np.where(np.isfinite(table), table, np.nan)
     means = round_means(table)
+    has_steps = worker_times.steps is not None
+    noun = "step" if has_steps else "round"
+    steps = numbers_of_rounds(worker_times.steps, num_rounds)
     rounds = np.flatnonzero(~np.isnan(means.medians))
     sample = rounds[sampled_rounds(len(rounds))]
     sampled_times = table[sample]
@@ -375,11 +397,23 @@ def _report(
     after_barrier = not before_collective and is_after_barrier(
         sampled_times, sampled_medians
     )
-    logs = np.log(sampled_times) - np.log(sampled_medians)[:, None]
-    fields = kinds_of(logs, sample)
+    references = reference_times(table, means)
+    log_references = np.log(references[sample])
+    fields = kinds_of(
+        logs=np.log(sampled_times) - log_references[:, None],
+        log_references=log_references,
+        steps=steps[sample],
+        noun=noun,
+    )
+    missing = missing_responses((~np.isnan(table))[rounds])
     if after_barrier:
         fields["kinds"] = np.full(num_workers, "unknown")
-    slowdown = median_slowdowns(table, means)
+    else:
+        starts = steps[rounds[missing.first_at_end]].astype(str)
+        fields["kinds"] = np.where(
+            missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
+        )
+    slowdown = median_slowdowns(table, means._replace(medians=references))
     # The median of all rounds may lie outside of the interval from the sampled ones.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(
@@ -392,12 +426,15 @@ def _report(
         time_lost=means.lost,
         time_lost_error=means.lost_error,
         missing=num_rounds - means.num_responses,
+        missing_p_value=missing.p_value,
         after_barrier=after_barrier,
         num_rounds=num_rounds,
         round_time=means.longest,
         mean_time=means.mean,
         median_time=means.median,
         lost_share=1 - means.median / means.longest,
+        steps=steps,
+        has_steps=has_steps,
         times=table,
         round_medians=means.medians,
         **fields,

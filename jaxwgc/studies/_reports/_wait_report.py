@@ -9,7 +9,7 @@ import scipy
 
 from jaxwgc import _validation
 from jaxwgc.studies._reports import _figures
-from jaxwgc.studies._reports._kinds import FALSE_ALARMS
+from jaxwgc.studies._reports._levels import FALSE_ALARMS
 from jaxwgc.studies._reports._statistics import (
     batch_errors,
     batch_means,

@@ -1,0 +1,102 @@
+"""Inputs of a straggler report: arrays or DataFrames, waits, and steps."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc import _tables, _validation
+
+
+class ReportTimes(NamedTuple):
+    """Times (rounds, workers), with names of workers and steps if they are known."""
+
+    times: Any
+    workers: Sequence[str] | None
+    steps: Sequence[int] | np.ndarray | None
+
+
+def aligned_tables(times: Any, waits: Any) -> tuple[_tables.WorkerTimes, np.ndarray]:
+    """Returns times and waits of DataFrames with equal steps.
+
+    Raises:
+      ValueError: If they have other workers or other steps.
+    """
+    busy = _tables.times_of_frame(times)
+    idle = _tables.times_of_frame(waits, waits=True)
+    if set(busy.workers) != set(idle.workers):
+        raise ValueError(
+            "waits must be of the workers of times; got "
+            f"{', '.join(idle.workers)} and {', '.join(busy.workers)}"
+        )
+    if not np.array_equal(busy.steps, idle.steps):
+        raise ValueError(
+            "waits must be of the steps of times; their steps, or the indices of their "
+            "rows, differ"
+        )
+    order = [idle.workers.index(worker) for worker in busy.workers]
+    return busy, idle.times[:, order]
+
+
+def report_times(
+    table: Any,
+    names: Sequence[str] | None,
+    steps: Sequence[int] | np.ndarray | None,
+    waits: bool,
+) -> ReportTimes:
+    """Returns the array, the names and the steps of a table.
+
+    A DataFrame has names, and may have steps. Arguments replace both.
+    """
+    if not _tables.is_frame(table):
+        return ReportTimes(table, names, steps)
+    frame = _tables.times_of_frame(table, waits)
+    if names is None:
+        names = frame.workers
+    if steps is None and frame.has_steps:
+        steps = frame.steps
+    return ReportTimes(frame.times, names, steps)
+
+
+def without_waits(times: Any, waits: Any) -> np.ndarray:
+    """Returns times (rounds, workers) before workers wait, NaN for no response."""
+    table = _validation.measured_times(times, least_rounds=2)
+    waits = _validation.waiting_times(waits)
+    if waits.shape != table.shape:
+        raise ValueError(
+            f"waits must have the shape of times, {table.shape}; got {waits.shape}"
+        )
+    busy = np.where(np.isfinite(table), table, np.nan) - waits
+    if np.any(busy <= 0):
+        place = tuple(np.argwhere(busy <= 0)[0].tolist())
+        raise ValueError(
+            "waits must be shorter than times, which include them; got a wait of "
+            f"{waits[place]} in a time of {table[place]} at {list(place)}"
+        )
+    return busy
+
+
+def numbers_of_rounds(
+    steps: Sequence[int] | np.ndarray | None, num_rounds: int
+) -> np.ndarray:
+    """Returns the steps of rounds, or 0, 1, ..., int (rounds,).
+
+    Raises:
+      ValueError: If there is another number of steps, or they do not increase.
+      TypeError: If they are no integers.
+    """
+    if steps is None:
+        return np.arange(num_rounds)
+    numbers = np.asarray(steps)
+    _validation.check_shape("steps", numbers, "(num_rounds,)", (num_rounds,))
+    if np.any(numbers % 1 != 0):
+        raise TypeError(
+            "steps must be integers; got a fraction or NaN. Leave steps out to number "
+            "the rounds from 0"
+        )
+    if np.any(np.diff(numbers) <= 0):
+        raise ValueError(
+            "steps must increase from round to round; got a step that is not above the "
+            "one before. Leave steps out to number the rounds from 0"
+        )
+    return numbers.astype(np.int64)

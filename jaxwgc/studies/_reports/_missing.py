@@ -1,0 +1,83 @@
+"""Tests of missing responses: which workers miss more of them than the others."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+
+from jaxwgc.studies._reports._levels import FALSE_ALARMS
+
+# Number of tests of each worker.
+_NUM_TESTS = 2
+
+
+class MissingResponses(NamedTuple):
+    """Significance of missing responses.
+
+    Attributes:
+      p_value: Significance of missing more responses than others, or all of the last
+        ones, corrected for workers and tests, (workers,).
+      is_gone: Which workers responded, but not in the last rounds, by no chance, bool
+        (workers,).
+      first_at_end: First of these rounds, or the last round without any, int
+        (workers,).
+    """
+
+    p_value: np.ndarray
+    is_gone: np.ndarray
+    first_at_end: np.ndarray
+
+
+def missing_responses(is_response: np.ndarray) -> MissingResponses:
+    """Tests whether workers miss more responses than others, or all of the last ones.
+
+    If responses are lost by chance, the last ones are missing with the share of missing
+    responses before to the power of their number. The share is that of the worker or of
+    all workers, the larger one.
+
+    Args:
+      is_response: Whether there is a response, bool (rounds, workers), with a response
+        in each round.
+    """
+    num_rounds, num_workers = is_response.shape
+    num_missing = num_rounds - is_response.sum(axis=0)
+    num_at_end = is_response[::-1].argmax(axis=0)
+    num_before = num_rounds - num_at_end
+    num_missing_before = num_missing - num_at_end
+    never_responds = num_missing == num_rounds
+    is_before = ~never_responds
+    # One missing response more avoids a share of 0.
+    own_shares = (num_missing_before + 1) / (num_before + 2)
+    common_missing = num_missing_before.sum(where=is_before) + 1
+    common_share = common_missing / (num_before.sum(where=is_before) + 2)
+    p_end = np.maximum(own_shares, common_share) ** num_at_end
+    num_tests = _NUM_TESTS * num_workers
+    is_gone = (p_end * num_tests < FALSE_ALARMS) & ~never_responds
+    # Rounds since a worker is gone tell nothing of chance.
+    num_by_chance = np.where(is_gone, num_missing_before, num_missing)
+    p_values = np.minimum(_p_values_of_counts(num_by_chance), p_end)
+    return MissingResponses(
+        p_value=np.minimum(p_values * num_tests, 1.0),
+        is_gone=is_gone,
+        first_at_end=np.minimum(num_before, num_rounds - 1),
+    )
+
+
+def _p_values_of_counts(num_missing: np.ndarray) -> np.ndarray:
+    """Returns p-values of numbers of missing responses, (workers,).
+
+    If workers are alike, each missing response is equally likely at every worker. The
+    worker with the most is compared first. If it is significant, it is left out of the
+    next comparison, so that it does not hide others.
+    """
+    num_workers = len(num_missing)
+    p_values = np.ones(num_workers)
+    order = np.argsort(-num_missing)
+    for rank, worker in enumerate(order[:-1]):
+        total = num_missing[order[rank:]].sum()
+        chance = 1 / (num_workers - rank)
+        p_value = scipy.special.bdtrc(num_missing[worker] - 1, total, chance)
+        if p_value * _NUM_TESTS * num_workers >= FALSE_ALARMS:
+            break
+        p_values[worker] = p_value
+    return p_values

@@ -1,0 +1,79 @@
+"""Few rounds in which most of the time is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxwgc.studies._reports._text import workers_named
+
+if TYPE_CHECKING:
+    from jaxwgc.studies._reports._straggler_report import StragglerReport
+
+# Smallest share of the round time that is worth a sentence.
+WORTH = 0.02
+# Largest share of the rounds that are reported on their own if most of the time is lost
+# in them, and the minimum number of rounds for a single one. The longest of fewer
+# rounds often holds most of the time by chance.
+_FEW_ROUNDS = 0.01
+_LEAST_ROUNDS = 10
+# Rounds in which at least this fraction of the time of such a round is lost belong to
+# them.
+_SIMILAR = 0.5
+# Maximum number of such rounds in the text.
+_NUM_NAMED_ROUNDS = 3
+
+
+def outlying_rounds(report: StragglerReport) -> np.ndarray:
+    """Returns the few rounds in which most of the time is lost, the worst one first.
+
+    These are the worst rounds up to the one after which the others among the worst 1%
+    lose less than all further rounds, and those in which nearly as much is lost. The
+    result is empty if they matter little.
+    """
+    num_rounds = np.isfinite(report.round_medians).sum()
+    num_candidates = int(_FEW_ROUNDS * num_rounds)
+    if num_rounds >= _LEAST_ROUNDS:
+        num_candidates = max(num_candidates, 1)
+    if not num_candidates:
+        return np.array([], dtype=int)
+    longest = np.nan_to_num(report.longest)
+    relative = longest / longest.max()
+    lost = np.nan_to_num(1 - report.round_medians / longest) * relative
+    candidates = np.argpartition(-lost, num_candidates - 1)[:num_candidates]
+    candidates = candidates[np.argsort(-lost[candidates])]
+    worst = lost[candidates]
+    lost_elsewhere = np.delete(lost, candidates).sum()
+    # Time lost in the remaining candidates if 0, 1, ... of them are left out.
+    remaining = np.append(np.cumsum(worst[::-1])[::-1], 0)
+    num_outliers = np.argmax(remaining <= lost_elsewhere)
+    if not num_outliers:
+        return np.array([], dtype=int)
+    outliers = np.flatnonzero(lost >= _SIMILAR * worst[num_outliers - 1])
+    outliers = outliers[np.argsort(-lost[outliers], kind="stable")]
+    if lost[outliers].sum() <= WORTH * relative.sum():
+        return np.array([], dtype=int)
+    return outliers
+
+
+def about_outliers(report: StragglerReport, outliers: np.ndarray) -> str:
+    """Names rounds that take much of the time, and the workers that were last."""
+    longest = np.nan_to_num(report.longest)
+    relative = longest / longest.max()
+    share = relative[outliers].sum() / relative.sum()
+    places = []
+    for place in outliers[:_NUM_NAMED_ROUNDS]:
+        is_last = report.times[place] == longest[place]
+        last_workers = workers_named(report.names[is_last])
+        places.append(f"{last_workers} in {report.noun} {report.steps[place]}")
+    num_more = len(outliers) - len(places)
+    if num_more:
+        places.append(f"{num_more} more")
+    if len(outliers) == 1:
+        subject = "One round takes"
+        without = "Without this round:"
+    else:
+        subject = f"{len(outliers)} rounds take"
+        without = "Without these rounds:"
+    return f"{subject} {share:.0%} of the total time: {', '.join(places)}. {without}"
