@@ -11,6 +11,7 @@ from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc._validation import require
 from jaxwgc.stragglers._combined_delays import chosen_workers
+from jaxwgc.stragglers._missing_at_end import missing_at_end
 from jaxwgc.stragglers._models import DelayModel, Stalls, loads_of
 
 RESAMPLE = ("rounds", "workers", "cells")
@@ -172,10 +173,10 @@ class _Empirical(DelayModel):
         num_measured = self.table.shape[1]
         if self.resample == "cells" or num_workers != num_measured:
             return {}
-        since = rounds_since_stopped(np.isfinite(self.table[..., -1]))
-        return {
-            worker: start for worker, start in enumerate(since) if start is not None
-        }
+        start, p_value = missing_at_end(np.isfinite(self.table[..., -1]))
+        has_stopped = (start == 0) | (p_value * num_workers < _STOPPED_BY_CHANCE)
+        workers = np.flatnonzero(has_stopped).tolist()
+        return {worker: int(start[worker]) for worker in workers}
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""
@@ -204,31 +205,6 @@ class _Empirical(DelayModel):
             rounds = jnp.where(state["workers"] < 0, begins, follows)
         rounds = rounds.astype(state["rounds"].dtype)
         return rounds, workers, {"workers": workers, "rounds": rounds}
-
-
-def rounds_since_stopped(responds: np.ndarray) -> list[int | None]:
-    """Returns the first round after the last response of each worker that has stopped.
-
-    A worker that misses some rounds has not stopped: chance does not explain the number
-    of rounds that it misses at the end.
-
-    Args:
-      responds: Whether workers respond in rounds, bool (rounds, workers).
-
-    Returns:
-      A round per worker, 0 for no response at all; None if it has not stopped.
-    """
-    num_rounds, num_workers = responds.shape
-    since: list[int | None] = []
-    for column in responds.T:
-        start = num_rounds - int(column[::-1].argmax()) if column.any() else 0
-        num_missed_before = start - column[:start].sum()
-        # The round after the last response is missed in any case.
-        probability = (num_missed_before + 1) / (start + 1)
-        by_chance = num_workers * probability ** (num_rounds - start)
-        has_stopped = start == 0 or by_chance < _STOPPED_BY_CHANCE
-        since.append(start if has_stopped else None)
-    return since
 
 
 def _share(count: Any, seconds: jax.Array) -> jax.Array:

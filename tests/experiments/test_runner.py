@@ -27,7 +27,7 @@ KEY = jax.random.key(0)
         ("figure2 --runs 0", "--runs must be at least 1; got 0"),
         ("figure2 --no-such-option", "--no-such-option"),
         ("figure2 --out file/below", "--out must be a folder that can be written to"),
-        ("only third report", "report has no section third; it has measured, synchr"),
+        ("only third report", "report has no section third; it has measured, "),
         ("delays --trace short.npy", "at least 8 rounds; got (3, 4)"),
         ("delays --trace zeros.npy", "must be positive"),
     ],

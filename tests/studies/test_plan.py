@@ -13,7 +13,6 @@ from scipy import special
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from jaxwgc.stragglers._empirical import rounds_since_stopped
 from jaxwgc.studies import Choice
 
 KEY = jax.random.key(0)
@@ -517,21 +516,30 @@ def test_a_worker_that_has_stopped_is_lost():
 )
 def test_rounds_since_a_worker_has_stopped(responds, since):
     """Chance explains short runs at the end, and those of workers that often miss."""
-    table = np.ones((40, 8), bool)
-    table[:, 3] = responds
-    expected = [None] * 8
-    expected[3] = since
-    assert rounds_since_stopped(table) == expected
+    times = np.ones((40, 8))
+    times[:, 3] = np.where(responds, 1.0, np.inf)
+    expected = {} if since is None else {3: since}
+    assert stragglers.empirical(times).stopped(8) == expected
 
 
 def test_random_losses_stop_no_worker():
     """500 traces of 8 workers that all lose a tenth of their responses."""
     random = np.random.default_rng(0)
     num_stopped = sum(
-        any(own is not None for own in rounds_since_stopped(table))
-        for table in random.random((500, 60, 8)) > 0.1
+        bool(stragglers.empirical(np.where(lost, np.inf, 1.0)).stopped(8))
+        for lost in random.random((500, 60, 8)) < 0.1
     )
     assert num_stopped <= 5
+
+
+@pytest.mark.parametrize(("resample", "num_workers"), [("cells", 4), ("rounds", 3)])
+def test_simulated_workers_that_are_drawn_do_not_stop(resample, num_workers):
+    """They stand for no worker of the trace in particular."""
+    times = np.ones((40, 4))
+    times[20:, 3] = np.inf
+    delay = stragglers.empirical(times, resample)
+    assert stragglers.empirical(times).stopped(4) == {3: 20}
+    assert delay.stopped(num_workers) == {}
 
 
 def test_speeds_of_few_rounds_are_no_advice():

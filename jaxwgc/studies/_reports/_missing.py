@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from jaxwgc.stragglers import missing_at_end
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
 
 # Number of tests of each worker.
@@ -31,26 +32,15 @@ class MissingResponses(NamedTuple):
 def missing_responses(is_response: np.ndarray) -> MissingResponses:
     """Tests whether workers miss more responses than others, or all of the last ones.
 
-    If responses are lost by chance, the last ones are missing with the share of missing
-    responses before to the power of their number. The share is that of the worker or of
-    all workers, the larger one.
-
     Args:
       is_response: Whether there is a response, bool (rounds, workers), with a response
         in each round.
     """
     num_rounds, num_workers = is_response.shape
     num_missing = num_rounds - is_response.sum(axis=0)
-    num_at_end = is_response[::-1].argmax(axis=0)
-    num_before = num_rounds - num_at_end
-    num_missing_before = num_missing - num_at_end
-    never_responds = num_missing == num_rounds
-    is_before = ~never_responds
-    # One missing response more avoids a share of 0.
-    own_shares = (num_missing_before + 1) / (num_before + 2)
-    common_missing = num_missing_before.sum(where=is_before) + 1
-    common_share = common_missing / (num_before.sum(where=is_before) + 2)
-    p_end = np.maximum(own_shares, common_share) ** num_at_end
+    start, p_end = missing_at_end(is_response)
+    never_responds = start == 0
+    num_missing_before = num_missing - (num_rounds - start)
     num_tests = _NUM_TESTS * num_workers
     is_gone = (p_end * num_tests < FALSE_ALARMS) & ~never_responds
     # Rounds since a worker is gone tell nothing of chance.
@@ -59,7 +49,7 @@ def missing_responses(is_response: np.ndarray) -> MissingResponses:
     return MissingResponses(
         p_value=np.minimum(p_values * num_tests, 1.0),
         is_gone=is_gone,
-        first_at_end=np.minimum(num_before, num_rounds - 1),
+        first_at_end=np.minimum(start, num_rounds - 1),
     )
 
 
