@@ -15,6 +15,10 @@ from jaxwgc.distributed import Round, TrainingState
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._fleet import ResponseLimit
 
+# Threads of Orbax that fail may say so after its event loop was closed.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 CODE = codes.uncoded(2)
 # Arrays of this length are in files of their own, which Orbax does not check.
 PARAMS = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
@@ -149,8 +153,6 @@ def test_step_is_damaged_twice(copied):
         np.testing.assert_array_equal(state.params, params)
 
 
-# Threads of Orbax that fail may say so after its event loop was closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_random_damage_is_never_restored(copied):
     """Files of the newest step are truncated, emptied, removed, or bits change."""
     folder, params = copied

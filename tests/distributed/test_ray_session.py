@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from jaxwgc.distributed.ray import _actors, _session, _training
+from jaxwgc.distributed.ray import _actors, _interrupts, _session
 
 ray = pytest.importorskip("ray")
 # In the process of the tests of workers, whose Ray changes handlers of signals too.
@@ -27,7 +27,7 @@ def test_ray_that_would_listen_elsewhere_is_not_started(monkeypatch):
 def test_interrupts_wait_for_the_end(interruptible):
     def block():
         seen = []
-        with _training.uninterrupted():
+        with _interrupts.uninterrupted():
             if threading.current_thread() is threading.main_thread():
                 signal.raise_signal(signal.SIGINT)
             seen.append("whole")
@@ -47,7 +47,7 @@ def test_interrupts_wait_for_the_end(interruptible):
 def test_lost_interrupts_are_noticed(interruptible, number, error):
     before = signal.getsignal(number)
     with pytest.raises(error):
-        with _training.noticed_interrupts() as check:
+        with _interrupts.noticed_interrupts() as check:
             check()
             try:
                 signal.raise_signal(number)
@@ -57,7 +57,7 @@ def test_lost_interrupts_are_noticed(interruptible, number, error):
     assert signal.getsignal(number) == before
     # Someone else's handler is left as it is.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _training.noticed_interrupts() as check:
+    with _interrupts.noticed_interrupts() as check:
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         check()
 
