@@ -284,17 +284,11 @@ def check_up_to(name: str, value: Any, **limit: int) -> int:
 
 
 def check_one_round(num_workers: int, *given: Any) -> None:
-    """Checks that the arguments received, finished and late are of one round."""
-    for name, value in zip(("received", "finished", "late"), given):
+    """Checks that the arguments received and finished have no batch axes."""
+    rule = f"have shape (num_workers,) = ({num_workers},)"
+    for name, value in zip(("received", "finished"), given):
         if value is not None and not isinstance(value, tuple):
-            shape = np.shape(value)
-            has_batch = len(shape) > 1
-            # The shapes of the other two are checked where they are used.
-            if has_batch or (name == "late" and shape != (num_workers,)):
-                raise ValueError(
-                    f"{name} must have shape (num_workers,) = ({num_workers},); got "
-                    f"{shape}"
-                )
+            require(np.ndim(value) < 2, name, rule, np.shape(value))
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:

@@ -17,7 +17,6 @@ NAMES = ["host0", "host1", "host2"]
 
 @pytest.fixture
 def csv(tmp_path):
-    pytest.importorskip("pandas")
     path = tmp_path / "a.csv"
     path.write_text(TEXT)
     return path
@@ -48,7 +47,6 @@ def test_skipped_columns_are_told_beside_the_report(csv, capsys):
 
 
 def test_columns_and_marks_are_chosen(tmp_path, capsys):
-    pytest.importorskip("pandas")
     path = tmp_path / "a.csv"
     path.write_text("t;who;took\n0;a;1,234\n0;b;2\n1;a;1\n1;b;2\n1;c\n")
     chosen = ["--step", "t", "--worker", "who", "--seconds", "took", "--decimal", ","]
@@ -130,7 +128,6 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     ],
 )
 def test_errors_end_the_command_with_status_2(name, text, message, tmp_path, capsys):
-    pytest.importorskip("pandas")
     if name:
         (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit) as ended:
@@ -153,7 +150,6 @@ def test_memory_is_an_option_of_the_plan(csv, capsys):
 
 def test_rounds_are_named_by_the_steps_of_the_file(tmp_path, capsys):
     """Every tenth step is in the file, from 1000 on."""
-    pytest.importorskip("pandas")
     times = np.exp(0.05 * np.random.default_rng(0).standard_normal((200, 8)))
     times[30:, 3] *= 2
     steps = 1000 + 10 * np.arange(200)
@@ -171,7 +167,6 @@ def test_rounds_are_named_by_the_steps_of_the_file(tmp_path, capsys):
 
 
 def test_rows_per_time_are_named_by_their_steps(tmp_path, capsys):
-    pytest.importorskip("pandas")
     times = np.exp(0.05 * np.random.default_rng(0).standard_normal((200, 4)))
     times[17, 3] = 1e6
     rows = [

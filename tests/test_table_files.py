@@ -4,13 +4,12 @@ import json
 import sys
 
 import numpy as np
+import pandas
 import pytest
 
 import jaxwgc
 from jaxwgc._column_names import ColumnOptions
 from jaxwgc._table_files import FileOptions, read_trace
-
-pandas = pytest.importorskip("pandas")
 
 # Three rounds of three workers, and a missing response.
 TIMES = np.array([[1.0, 2.0, 8.0], [1.5, 2.0, 9.0], [1.0, np.nan, 7.0]])

@@ -107,6 +107,8 @@ def decode_aggregate(
 
     def update(updates, state, params=None, **extra):
         this_round = policy.observed(state, **extra)
+        # The call rejects params with masked leaves.
+        _updates.shapes_of(params)
         policy.check_params(state, params)
         _updates.check_one_array("updates", updates, "the messages of all workers")
         _validation.check_dtypes("messages", updates, "numbers or bools")

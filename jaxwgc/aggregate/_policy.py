@@ -172,7 +172,10 @@ class DecodingPolicy:
                 stacklevel=4,
             )
         code = self.code
-        _validation.check_one_round(code.num_workers, received, finished, late)
+        _validation.check_one_round(code.num_workers, received, finished)
+        if late is not None:
+            shape = (code.num_workers,)
+            _validation.check_shape("late", late, "(num_workers,)", shape)
         if received is None and finished is None:
             require(elapsed is None, "elapsed", "be None without received", elapsed)
             if self.is_simulated:
@@ -211,9 +214,10 @@ class DecodingPolicy:
 
     def check_params(self, state: CodedAggregateState, params: Any) -> None:
         """Raises ValueError if stored messages are of gradients of other params."""
+        if not self.memory:
+            return
         shapes = _updates.shapes_of(params)
-        is_same = jax.tree.structure(shapes) == jax.tree.structure(state.shapes)
-        if self.memory and not is_same:
+        if jax.tree.structure(shapes) != jax.tree.structure(state.shapes):
             raise ValueError(
                 "params must have the shapes of those that init got, since the state "
                 f"has stored messages; got {shapes}, and init got {state.shapes}"

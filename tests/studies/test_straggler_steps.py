@@ -1,6 +1,7 @@
 """Names of rounds in a straggler report: steps, or numbers from 0."""
 
 import numpy as np
+import pandas
 import pytest
 
 import jaxwgc
@@ -23,7 +24,6 @@ def test_changes_are_named_by_steps():
 
 
 def test_steps_of_a_frame_are_taken():
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(trace(), columns=[f"host{i}" for i in range(8)])
     frame.insert(0, "step", STEPS)
     assert jaxwgc.straggler_report(frame).kinds[3] == "since step 1300"

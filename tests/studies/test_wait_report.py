@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas
 import pytest
 from scipy import stats
 
@@ -147,7 +148,6 @@ def test_times_and_waits_give_the_report_before_the_collective():
 
 
 def test_waits_in_a_data_frame():
-    pandas = pytest.importorskip("pandas")
     waits = waits_of(busy_times(0, 2.0, num_rounds=20))
     frame = pandas.DataFrame(
         {
@@ -162,7 +162,6 @@ def test_waits_in_a_data_frame():
 
 
 def test_times_and_waits_in_data_frames_are_aligned():
-    pandas = pytest.importorskip("pandas")
     times = busy_times(0, 1.5, num_rounds=40)
     waits = waits_of(times)
     names = [f"rank{rank}" for rank in range(8)]

@@ -49,8 +49,10 @@ _SHARES_COVERED = (0.99, 0.97, 0.9)
 # the factor _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. For 8
 # to 128 equal workers, 15 to 300 rounds and any delay law, chance gives up to 19
 # standard deviations. Measured traces with permanent differences give at least 290.
-# Medians of fewer rounds than _FEWEST_MEASURED do not tell.
-_CHRONIC, _DEVIATIONS, _FEWEST_MEASURED = 1.25, 20.0, 5
+_CHRONIC = 1.25
+_DEVIATIONS = 20.0
+# Minimum number of measured rounds for medians that tell speeds apart.
+_FEWEST_MEASURED = 5
 # Numbers of parts per worker to try for codes with requests, and maximum number of
 # parts of all workers.
 _PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512

@@ -28,7 +28,8 @@ def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Ch
     # Of choices that are equally good up to rounding, the one with the fewest copies is
     # the first.
     copies = [choice.replication for choice in judged]
-    keys = (seconds, calm.lowest, np.isinf(seconds), times, copies, _rounded(regret))
+    rounded_regret = np.round(regret / _SAME_REGRET)
+    keys = (seconds, calm.lowest, np.isinf(seconds), times, copies, rounded_regret)
     order = np.lexsort(keys)
     best = calm.times[order[0]]
 
@@ -59,11 +60,6 @@ def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Ch
     # Differences of infinite times are NaN, which is no reason to warn.
     with np.errstate(invalid="ignore"):
         return [filled(index) for index in order]
-
-
-def _rounded(regret: np.ndarray) -> np.ndarray:
-    """Returns regrets in multiples of `_SAME_REGRET`."""
-    return np.round(regret / _SAME_REGRET)
 
 
 class _ToTarget(NamedTuple):

@@ -54,7 +54,7 @@ def _without_lost(plan: "Plan") -> "Plan | None":
 
 def _sentences(plan: "Plan") -> Iterator[str]:
     """Yields the sentences of `answer`."""
-    yield from _lost_workers(plan)
+    yield from _about_lost_workers(plan)
     without = _without_lost(plan)
     if without is not None:
         yield from _sentences(without)
@@ -68,7 +68,7 @@ def _sentences(plan: "Plan") -> Iterator[str]:
         yield _closest(plan)
 
 
-def _lost_workers(plan: "Plan") -> Iterator[str]:
+def _about_lost_workers(plan: "Plan") -> Iterator[str]:
     """Yields sentences on workers that do not respond, by the round since when."""
     by_start: dict[int, list[str]] = {}
     for worker, start in plan.lost.items():
