@@ -3,23 +3,34 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc._validation import check_dtypes, check_leading_axis, require
+from jaxwgc._validation import check_dtypes, check_leading_axis
 
 
-def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
+def shapes_of(tree: Any) -> Any:
     """Returns a pytree like `tree` with each array replaced by a dict keyed by shape.
 
     The state that holds it consists of dicts and tuples, which every checkpoint library
     can save.
     """
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
-    whole = not any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
-    given = "optax.MaskedNode (masks go around transformations after the aggregator)"
-    require(whole, "updates and params", "have no masked leaves", given)
-    return jax.tree.map(lambda leaf: {str(np.shape(leaf)[num_batch_axes:]): ()}, tree)
+    return jax.tree.map(_shape_key, tree, is_leaf=_is_masked)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _shape_key(leaf: Any) -> dict[str, Any]:
+    """Returns the shape of a leaf as the key of a dict without arrays."""
+    if _is_masked(leaf):
+        raise ValueError(
+            "updates and params must have no masked leaves; got optax.MaskedNode "
+            "(masks go around transformations after the aggregator)"
+        )
+    return {str(np.shape(leaf)): ()}
 
 
 _ORDER = (
@@ -32,37 +43,62 @@ _ORDER = (
 def check_updates(
     updates: Any, size: int, axis_name: str, params: Any, shapes: Any
 ) -> None:
-    """Checks that updates are like params with an added leading axis.
+    """Checks that updates are floats like params with an added leading axis.
 
-    If params is None, they are compared with `shapes`, recorded by `init`; None skips
-    the comparison.
+    If params is None, updates are compared with `shapes`, recorded by `init`, unless
+    these are None, too.
+    """
+    expected = shapes if params is None else shapes_of(params)
+    found = []
+    leaves, structure = jax.tree.flatten(updates)
+    for leaf in leaves:
+        shape = np.shape(leaf)
+        is_right = shape[:1] == (size,) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        found.append({str(shape[1:]): ()} if is_right else leaf)
+    found = jax.tree.unflatten(structure, found)
+    if not leaves or jax.tree.structure(found) != jax.tree.structure(expected):
+        _compare_by_path(updates, size, axis_name, expected)
+
+
+def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> None:
+    """Raises an error that names the first leaf of updates that is unlike params.
+
+    Structures of other types, such as a `FrozenDict` for a dict, are accepted.
     """
     check_leading_axis("updates", updates, size, axis_name, _ORDER)
     check_dtypes("updates", updates, "real or complex floats")
-    expected = shapes if params is None else shapes_of(params)
+    after_axis = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
+    )
     if expected is None:
         return
-    shapes_after_axis = _by_path(shapes_of(updates, num_batch_axes=1))
+    shapes = _by_path(shapes_of(after_axis))
     shapes_of_params = _by_path(expected)
     rule = f"be like params with a leading axis of {axis_name} = {size} in front"
-    if shapes_after_axis.keys() != shapes_of_params.keys():
-        only_updates = _leaf_names("updates", shapes_after_axis, shapes_of_params)
-        only_params = _leaf_names("params", shapes_of_params, shapes_after_axis)
+    if shapes.keys() != shapes_of_params.keys():
+        only_updates = _leaf_names("updates", shapes, shapes_of_params)
+        only_params = _leaf_names("params", shapes_of_params, shapes)
         raise ValueError(
             f"updates must {rule}; got {only_updates} only in updates, and "
             f"{only_params} only in params (pass the params that the loss was "
             "differentiated by; a wrapper with params of its own, such as "
             "optax.lookahead, goes around the whole chain)"
         )
-    for path, shape in shapes_after_axis.items():
-        shown = f"{shape} after that axis, params have {shapes_of_params[path]}{_ORDER}"
-        require(shape == shapes_of_params[path], f"updates{path}", rule, shown)
+    for path, shape in shapes.items():
+        if shape != shapes_of_params[path]:
+            raise ValueError(
+                f"updates{path} must {rule}; got {shape} after that axis, params have "
+                f"{shapes_of_params[path]}{_ORDER}"
+            )
 
 
 def check_one_array(name: str, value: Any, meaning: str) -> None:
     """Checks that the updates of an aggregator are one array."""
-    is_one, structure = jax.tree_util.all_leaves([value]), jax.tree.structure(value)
-    require(is_one, name, f"be one array, {meaning}", f"{structure}{_ORDER}")
+    if not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{name} must be one array, {meaning}; got {jax.tree.structure(value)}"
+            f"{_ORDER}"
+        )
 
 
 def _by_path(shapes):

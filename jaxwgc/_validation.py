@@ -283,14 +283,6 @@ def check_up_to(name: str, value: Any, **limit: int) -> int:
     return value
 
 
-def check_one_round(num_workers: int, *given: Any) -> None:
-    """Checks that the arguments received and finished have no batch axes."""
-    rule = f"have shape (num_workers,) = ({num_workers},)"
-    for name, value in zip(("received", "finished"), given):
-        if value is not None and not isinstance(value, tuple):
-            require(np.ndim(value) < 2, name, rule, np.shape(value))
-
-
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
     """Applies `as_array` and converts the result to NumPy."""
     check_concrete(name, value, "its entries are checked")

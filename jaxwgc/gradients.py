@@ -11,7 +11,7 @@ import numpy as np
 from jaxwgc import _arrays, _validation
 from jaxwgc._arrays import product
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decoding
+from jaxwgc.coding import Arrived
 from jaxwgc.decoders import DecoderLike
 
 __all__ = ["decoded_value_and_grad", "partial_value_and_grad"]
@@ -136,8 +136,8 @@ def decoded_value_and_grad(
             lambda params: losses(params, parts), params, has_aux=True
         )
 
-        _validation.check_one_round(code.num_workers, received, finished)
-        round_decoding = decoding(code, received, decoder, finished=finished)
+        arrived = Arrived.of(code, received, finished, one_round=True)
+        round_decoding = arrived.decode(code, decoder)
         wide = _arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)

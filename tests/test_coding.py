@@ -9,8 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.coding import form_messages
-from jaxwgc.coding._arrivals import arrived_messages
+from jaxwgc.coding import Arrived, form_messages
 from tests.conftest import arrivals, random_patterns
 from tests.zoo import CODES, KEY, every_code, gradients_of, like, messages_sent
 
@@ -238,7 +237,7 @@ def test_arrivals_of_a_model():
 
 def test_traced_counts_out_of_range_are_no_answer():
     """Those that wrap around, too: the round shows as one that cannot be decoded."""
-    arrived = jax.jit(lambda own: arrived_messages(UNCODED, None, own))
+    arrived = jax.jit(lambda own: Arrived.of(UNCODED, finished=own).mask)
     for count in (np.uint8(255), np.int32(99), np.int32(-3)):
         finished = np.array([3, count, 1], count.dtype)
         expected = [True] * 3 + [False] * 3 + [True, False, False]

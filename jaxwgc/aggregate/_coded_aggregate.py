@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxwgc import _updates, _validation, coding
-from jaxwgc.aggregate._policy import DecodingPolicy, Round, make_aggregator
+from jaxwgc.aggregate._options import DecodingOptions
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import Arrived
 from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel
@@ -133,63 +135,82 @@ def coded_aggregate(
     model.warn_where_undecodable(code, decoder)
     if corrupt is not None:
         _validation.check_instance("corrupt", corrupt, CorruptionModel)
-    has_messages = method == "messages" or (corrupt is None and not correct_errors)
-    rule = 'be "messages" with corrupt or correct_errors'
-    _validation.require(has_messages, "method", rule, repr(method))
-    options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
-    policy = DecodingPolicy(code, *options, is_simulated=True)
+    if method == "partials" and (corrupt is not None or correct_errors):
+        raise ValueError(
+            f'method must be "messages" with corrupt or correct_errors; got {method!r}'
+        )
+    options = DecodingOptions(
+        undecodable=undecodable,
+        tolerance=tolerance,
+        decoder=decoder,
+        memory=memory,
+        debias=debias,
+        correct_errors=correct_errors,
+        noise=noise,
+    )
+    policy = DecodingPolicy.of(code, options, is_simulated=True)
 
     def init(params):
-        drawn = model.init(code.num_workers)
-        if corrupt is not None:
-            drawn = drawn, corrupt.init(code.num_workers)
+        faults = () if corrupt is None else corrupt.init(code.num_workers)
         # The key is copied, so that the caller's key remains after the state was
         # donated.
-        return policy.init(params, jnp.array(key, copy=True), drawn)
+        return policy.init(
+            params,
+            key=jnp.array(key, copy=True),
+            stragglers=model.init(code.num_workers),
+            faults=faults,
+        )
 
     def update(updates, state, params=None, **extra):
-        this_round = policy.observed(state, **extra)
+        policy.check_state(state)
+        arrived, elapsed = policy.observed(**extra)
         if params is not None:
             policy.check_params(state, params)
         _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
-        return aggregate(updates, state, this_round)
+        return aggregate(updates, state, arrived, elapsed)
 
     # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
-    def aggregate(partial_gradients, state, this_round):
-        if this_round is None:
-            arrivals, state = _draw(model, loads, corrupt, state)
-            this_round = Round.simulated(code, arrivals)
+    def aggregate(partial_gradients, state, arrived, elapsed):
+        if arrived is None:
+            arrivals, state = _draw(model, loads, state)
+            arrived = Arrived.of(code, arrivals)
+            elapsed = arrivals.elapsed
         if method == "partials" and not memory:
-            decoding, state = policy.decode(this_round, None, state, None)
+            decoding = arrived.decode(code, policy.decoder)
             gradient = decoding.collapse(partial_gradients)
-            return policy.finish(decoding, gradient, None, this_round, state)
+            return policy.finish(decoding, gradient, elapsed, state)
         messages = coding.encode(code, partial_gradients)
         if corrupt is not None:
             messages, state = _corrupt(code, corrupt, messages, state)
-        location_key = jax.random.fold_in(state.key, 1)
-        decoding, state = policy.decode(this_round, messages, state, location_key)
+        if correct_errors:
+            location_key = jax.random.fold_in(state.key, 1)
+            arrived, state = policy.without_errors(
+                arrived, messages, state, location_key
+            )
+        decoding = arrived.decode(code, policy.decoder)
         like = jax.tree.map(operator.itemgetter(0), partial_gradients)
         gradient = decoding.combine(messages, like)
-        return policy.finish(decoding, gradient, messages, this_round, state)
+        if memory:
+            gradient, state = policy.add_stored(
+                decoding, gradient, messages, arrived, state
+            )
+        return policy.finish(decoding, gradient, elapsed, state)
 
     return make_aggregator(init, update)
 
 
-def _draw(model, loads, corrupt, state):
-    """Returns a round drawn from the straggler model, and the next state."""
+def _draw(model, loads, state):
+    """Returns arrivals drawn from the straggler model, and the next state."""
     next_key, round_key = jax.random.split(state.key)
-    drawn = state.stragglers if corrupt is None else state.stragglers[0]
-    arrivals, drawn = model.sample(round_key, drawn, loads)
-    drawn = drawn if corrupt is None else (drawn, state.stragglers[1])
-    return arrivals, state._replace(key=next_key, stragglers=drawn)
+    arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
+    return arrivals, state._replace(key=next_key, stragglers=stragglers)
 
 
 def _corrupt(code, corrupt, messages, state):
     """Returns messages corrupted by the corruption model, and the next state."""
     next_key, key = jax.random.split(state.key)
-    drawn, faults = state.stragglers
-    messages, _, faults = corrupt.sample(key, faults, messages, code.num_workers)
-    return messages, state._replace(key=next_key, stragglers=(drawn, faults))
+    messages, _, faults = corrupt.sample(key, state.faults, messages, code.num_workers)
+    return messages, state._replace(key=next_key, faults=faults)

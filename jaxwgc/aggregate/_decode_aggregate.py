@@ -6,6 +6,7 @@ import jax
 import optax
 
 from jaxwgc import _flat_vectors, _updates, _validation, coding
+from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -92,40 +93,70 @@ def decode_aggregate(
       The paper's section 2.2.
     """
     GradientCode.check(code)
-    _validation.check_message_dtype(message_dtype)
-    if _validation.check_bool("on_request", on_request):
-        code.check_requests()
-        rule = "be False on request, since workers send sums of messages"
-        _validation.require(not memory, "memory", rule, memory)
-        _validation.require(not correct_errors, "correct_errors", rule, correct_errors)
+    options = DecodingOptions(
+        undecodable=undecodable,
+        tolerance=tolerance,
+        decoder=decoder,
+        message_dtype=message_dtype,
+        memory=memory,
+        debias=debias,
+        correct_errors=correct_errors,
+        noise=noise,
+    )
     if key is not None:
         _validation.check_key(key)
-        rule = "be True with key"
-        _validation.require(correct_errors, "correct_errors", rule, correct_errors)
-    options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
-    policy = DecodingPolicy(code, *options, message_dtype)
+        if not correct_errors:
+            raise ValueError("correct_errors must be True with key; got False")
+    return aggregator_of_messages(code, options, on_request, key)
+
+
+def aggregator_of_messages(
+    code: GradientCode,
+    options: DecodingOptions,
+    on_request: bool = False,
+    key: jax.Array | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the aggregator that `decode_aggregate` describes."""
+    if _validation.check_bool("on_request", on_request):
+        code.check_requests()
+        for name in ("memory", "correct_errors"):
+            if getattr(options, name):
+                raise ValueError(
+                    f"{name} must be False on request, since workers send sums of "
+                    "messages; got True"
+                )
+    policy = DecodingPolicy.of(code, options, is_simulated=False)
 
     def update(updates, state, params=None, **extra):
-        this_round = policy.observed(state, **extra)
+        policy.check_state(state)
+        arrived, elapsed = policy.observed(**extra)
         # The call rejects params with masked leaves.
         _updates.shapes_of(params)
         policy.check_params(state, params)
         _updates.check_one_array("updates", updates, "the messages of all workers")
         _validation.check_dtypes("messages", updates, "numbers or bools")
-        return aggregate(updates, state, params, this_round)
+        return aggregate(updates, state, params, arrived, elapsed)
 
     # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
-    def aggregate(messages, state, params, this_round):
-        location_key = _location_key(key, messages) if correct_errors else None
-        decoding, state = policy.decode(this_round, messages, state, location_key)
+    def aggregate(messages, state, params, arrived, elapsed):
+        if options.correct_errors:
+            location_key = _location_key(key, messages)
+            arrived, state = policy.without_errors(
+                arrived, messages, state, location_key
+            )
+        decoding = arrived.decode(code, policy.decoder)
         if on_request:
             shape = code.num_workers, _flat_vectors.raveled_size(params)
             _validation.check_shape("updates", messages, "(num_workers, length)", shape)
             gradient = coding.decode_answers(messages, params)
         else:
-            gradient = decoding.combine(messages, params, message_dtype)
-        return policy.finish(decoding, gradient, messages, this_round, state)
+            gradient = decoding.combine(messages, params, options.message_dtype)
+        if options.memory:
+            gradient, state = policy.add_stored(
+                decoding, gradient, messages, arrived, state
+            )
+        return policy.finish(decoding, gradient, elapsed, state)
 
     return make_aggregator(policy.init, update)
 

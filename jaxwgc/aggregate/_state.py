@@ -42,8 +42,8 @@ class CodedAggregateState(NamedTuple):
     Attributes:
       key: PRNG key for the next rounds, of the given kind; () if no rounds are
         simulated.
-      stragglers: State of the straggler model; () if there is none. With a
-        corruption model, the pair of both states.
+      stragglers: State of the straggler model; () if there is none.
+      faults: State of the corruption model; () if there is none.
       received: bool (num_workers,), workers that responded in the last round; for a
         code with several messages per worker, workers that sent all of them. If errors
         are corrected, workers with messages that were decoded.
@@ -63,6 +63,7 @@ class CodedAggregateState(NamedTuple):
 
     key: Any
     stragglers: Any
+    faults: Any
     received: jax.Array
     elapsed: jax.Array
     residual: jax.Array

@@ -10,8 +10,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
-from jaxwgc._targets import segment_target
-from jaxwgc._validation import require
+from jaxwgc._validation import in_short, require
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -78,6 +77,23 @@ class GradientCode:
     num_segments: Static[int] = 1
     messages_per_worker: Static[int] = 1
     required_parts: Array | None = None
+
+    def __post_init__(self):
+        for decoder in self.decoders:
+            _validation.check_instance("code.decoders", decoder, Decoder)
+        for name in ("num_segments", "messages_per_worker"):
+            _validation.check_int(f"code.{name}", getattr(self, name), minimum=1)
+        kinds = {
+            "encoding_matrix": "numbers or bools",
+            "assignment": "bools",
+            "target": "real numbers or bools",
+        }
+        if self.messages_per_worker > 1:
+            kinds["required_parts"] = "integers"
+        for name, kind in kinds.items():
+            _validation.check_dtypes(f"code.{name}", getattr(self, name), kind)
+        if not _validation.is_traced(self.num_stragglers):
+            _validation.check_int("code.num_stragglers", self.num_stragglers, minimum=0)
 
     @classmethod
     def from_matrix(
@@ -192,7 +208,9 @@ decoders=[LeastSquares])
     @property
     def segment_targets(self) -> Array:
         """Target of aᵀB, (num_segments, num_parts * num_segments)."""
-        return segment_target(self.target, self.num_segments)
+        identity = np.eye(self.num_segments, dtype=self.target.dtype)
+        targets = identity[:, None, :] * self.target[:, None]
+        return targets.reshape(self.num_segments, -1)
 
     @property
     def checksum(self) -> int | None:
@@ -304,7 +322,7 @@ decoders=[LeastSquares])
 
     @staticmethod
     def check(code: Any, concrete: str = "") -> "GradientCode":
-        """Checks that `code` is a single code with consistent fields, and returns it.
+        """Checks that `code` is a single code with consistent shapes, and returns it.
 
         Called where a code is used, since JAX transformations may have changed it.
 
@@ -314,37 +332,44 @@ decoders=[LeastSquares])
 
         Raises:
           ValueError: If it is a batch of codes, or its arrays have inconsistent shapes.
-          TypeError: If it is not a GradientCode, or a field has the wrong type.
+          TypeError: If it is not a GradientCode.
         """
-        _validation.check_instance("code", code, GradientCode)
+        if not isinstance(code, GradientCode):
+            raise TypeError(f"code must be a GradientCode; got {in_short(code)}")
         if concrete:
             _validation.check_concrete("code", code, concrete)
         shape = np.shape(code.encoding_matrix)
-        rule = "be one code (use jax.vmap for more)"
-        require(len(shape) == 2, "code", rule, f"an encoding matrix of shape {shape}")
-        for decoder in code.decoders:
-            _validation.check_instance("code.decoders", decoder, Decoder)
-        for name in ("num_segments", "messages_per_worker"):
-            _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
-        per_worker, per_part = code.messages_per_worker, code.num_segments
-        workers, parts = shape[0] // per_worker, shape[1] // per_part
-        matrix = workers * per_worker, parts * per_part
-        fields = [
-            ("encoding_matrix", "numbers or bools", matrix),
-            ("assignment", "bools", (workers, parts)),
-            ("target", "real numbers or bools", (parts,)),
-            ("required_parts", "integers", (workers, per_worker)),
-        ]
-        for name, kind, expected in fields:
-            array = getattr(code, name)
-            if name != "required_parts" or per_worker > 1:
-                _validation.check_dtypes(f"code.{name}", array, kind)
-                shape = getattr(array, "shape", None)
-                rule = f"have shape {expected} for {per_worker} messages per worker"
-                require(shape == expected, f"code.{name}", rule, shape)
-        if not _validation.is_traced(code.num_stragglers):
-            name, given = "code.num_stragglers", code.num_stragglers
-            _validation.check_stragglers(given, workers, name)
+        if len(shape) != 2:
+            raise ValueError(
+                "code must be one code (use jax.vmap for more); got an encoding matrix "
+                f"of shape {shape}"
+            )
+        num_workers = shape[0] // code.messages_per_worker
+        num_parts = shape[1] // code.num_segments
+        shapes = {
+            "encoding_matrix": (
+                num_workers * code.messages_per_worker,
+                num_parts * code.num_segments,
+            ),
+            "assignment": (num_workers, num_parts),
+            "target": (num_parts,),
+        }
+        if code.messages_per_worker > 1:
+            shapes["required_parts"] = (num_workers, code.messages_per_worker)
+        for name, expected in shapes.items():
+            shape = getattr(getattr(code, name), "shape", None)
+            if shape != expected:
+                raise ValueError(
+                    f"code.{name} must have shape {expected} for "
+                    f"{code.messages_per_worker} messages per worker; got {shape}"
+                )
+        is_known = not isinstance(code.num_stragglers, jax.core.Tracer)
+        if is_known and code.num_stragglers >= num_workers:
+            raise ValueError(
+                "code.num_stragglers must be less than num_workers; got "
+                f"code.num_stragglers = {code.num_stragglers} and num_workers = "
+                f"{num_workers}"
+            )
         return code
 
     def __repr__(self) -> str:

@@ -7,18 +7,17 @@ derivatives with respect to those ignore this. First derivatives of the least-sq
 `decoding_error` are correct nevertheless, its second derivatives are not.
 """
 
-from jaxwgc.coding._arrivals import ErrorLocation
-from jaxwgc.coding._arrivals import arrived_messages as arrived_messages
-from jaxwgc.coding._decoding import (
-    Decoding,
+from jaxwgc.coding._arrived import Arrived as Arrived
+from jaxwgc.coding._arrived import ErrorLocation
+from jaxwgc.coding._decode import (
     decode,
     decoding,
     decoding_error,
     decoding_weights,
     effective_weights,
 )
+from jaxwgc.coding._decoding import Decoding
 from jaxwgc.coding._decoding import check_messages_of as check_messages_of
-from jaxwgc.coding._decoding import decode_mask as decode_mask
 from jaxwgc.coding._errors._arbitration import Arbitration, arbitrate
 from jaxwgc.coding._errors._projection import key_from as key_from
 from jaxwgc.coding._errors._projection import project as project

@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import working_constants
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrivals import ErrorLocation, arrived_messages
+from jaxwgc.coding._arrived import Arrived, ErrorLocation
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
 from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
@@ -225,7 +225,7 @@ def locate_errors(
     """
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
-    mask = arrived_messages(code, received, finished)
+    mask = Arrived.of(code, received, finished).mask
     rule = "be of one round (use jax.vmap for more)"
     for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
         _validation.require(array.ndim == num_axes, name, rule, array.shape)

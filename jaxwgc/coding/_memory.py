@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._decoding import Decoding, decode_mask
+from jaxwgc.coding._arrived import Arrived
+from jaxwgc.coding._combine import combine
+from jaxwgc.coding._decoding import Decoding
 from jaxwgc.coding._messages import encode
-from jaxwgc.coding._weighted_sums import combine
 from jaxwgc.decoders import Decoder
 
 
@@ -90,8 +91,8 @@ class Memory(NamedTuple):
             respond for the first time.
           params: Pytree like the gradient.
         """
-        code, latest = decoding.code, self.after(messages, decoding.mask & ~self.known)
-        of_known = decode_mask(code, latest.known, decoder)
+        latest = self.after(messages, decoding.mask & ~self.known)
+        of_known = Arrived(latest.known).decode(decoding.code, decoder)
         share = of_known.share
         weights = of_known.weights / jnp.where(share > 0, share, 1) - decoding.weights
         flat = combine(weights, None, latest.messages, latest.known)

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxwgc import _arrays, _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decoding
+from jaxwgc.coding import Arrived
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed._placement import PlacedParts, check_mesh, held_parts
 from jaxwgc.gradients import scalar_loss
@@ -93,8 +93,8 @@ def mesh_value_and_grad(
     expected = tuple(map(tuple, held.tolist()))
 
     @jax.jit
-    def compute(params, parts, received, finished):
-        round_decoding = decoding(code, received, decoder, finished=finished)
+    def compute(params, parts, arrived):
+        round_decoding = arrived.decode(code, decoder)
         values = []
 
         def sum_over_parts(weights):
@@ -116,8 +116,8 @@ def mesh_value_and_grad(
         _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         rule = "be placed for the same code and axis"
         _validation.require(parts.held == expected, "parts", rule, parts.held)
-        _validation.check_one_round(code.num_workers, received, finished)
-        return compute(params, parts.arrays, received, finished)
+        arrived = Arrived.of(code, received, finished, one_round=True)
+        return compute(params, parts.arrays, arrived)
 
     return step
 

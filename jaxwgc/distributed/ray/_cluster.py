@@ -1,6 +1,7 @@
 """Training on worker processes, on one machine or many, which Ray starts."""
 
 import contextlib
+import dataclasses
 import functools
 import threading
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _validation
-from jaxwgc.aggregate import DecodingOptions, decode_aggregate
+from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._actors import Driver, launcher
@@ -85,7 +86,8 @@ class RayCluster:
         and `coverage` see each message. None waits until the messages decode; with
         `on_wrong`, for `fastest(num_workers - num_stragglers + 2)`, which leaves two
         checks, or for all workers if there are fewer.
-      decoding: `jaxwgc.aggregate.DecodingOptions`.
+      decoding: `jaxwgc.aggregate.DecodingOptions`, without memory and debias, which
+        `train` takes, and without correct_errors, which `verification` replaces.
       verification: `Verification`. By default, all messages are accepted.
       timeouts: `Timeouts`.
       address: Address of a running Ray cluster, as `"host:6379"` or `"auto"`. None
@@ -151,6 +153,7 @@ class RayCluster:
         is_right = (key is None) == (batch is None)
         _validation.require(is_right, "key and batch", "go together", [key, batch])
         _validation.check_instance("decoding", decoding, DecodingOptions)
+        _check_decoding_options(decoding)
         _validation.check_instance("verification", verification, Verification)
         _validation.check_instance("timeouts", timeouts, Timeouts)
         _validation.check_instance("faults", faults, Faults)
@@ -170,13 +173,12 @@ class RayCluster:
         # bounds.
         claims |= {"enable_task_events": False, **(actor_options or {})}
         self._options, self._raises = claims, decoding.undecodable == "raise"
-        options = {**vars(decoding), "on_request": code.messages_per_worker > 1}
         if self._raises:
             # The aggregator never receives an undecodable round, because `compute`
             # raises first.
-            options["undecodable"] = "least_squares"
-        self._aggregate = functools.partial(decode_aggregate, code, **options)
-        self._aggregate()
+            decoding = dataclasses.replace(decoding, undecodable="least_squares")
+        self._decoding = decoding
+        self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
         self._decodes = _decodes_of(code, self._decoder, decoding.tolerance)
@@ -209,6 +211,15 @@ class RayCluster:
             with stack or contextlib.nullcontext():
                 if driver is not None:
                     driver.end()
+
+    def _aggregator(
+        self, memory: bool, debias: str | float | None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Returns the aggregator of the messages of rounds."""
+        options = dataclasses.replace(self._decoding, memory=memory, debias=debias)
+        return aggregator_of_messages(
+            self.code, options, on_request=self.code.messages_per_worker > 1
+        )
 
     def compute(self, params: Any) -> Round:
         """Returns one round: sends parameters, and collects messages.
@@ -306,7 +317,7 @@ class RayCluster:
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         is_right = not memory or self._locator is None
         _validation.require(is_right, "memory", "be False with on_wrong", memory)
-        aggregate = self._aggregate(memory=memory, debias=debias)
+        aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
         compute = functools.partial(self._compute, owner=object() if memory else None)
         params = jax.tree.map(jnp.asarray, params)
@@ -462,6 +473,24 @@ class RayCluster:
             seed = int(jax.random.bits(self.key))
             self._fleet.verifier = Audits(*given, audit=options.audit, seed=seed)
         return driver
+
+
+def _check_decoding_options(decoding: DecodingOptions) -> None:
+    """Raises ValueError if an option is set that belongs elsewhere in a cluster."""
+    defaults = DecodingOptions()
+    owners = {
+        "memory": "train(memory=...)",
+        "debias": "train(debias=...)",
+        "correct_errors": "verification",
+        "noise": "verification",
+    }
+    for name, owner in owners.items():
+        value = getattr(decoding, name)
+        if value != getattr(defaults, name):
+            raise ValueError(
+                f"decoding.{name} must be {getattr(defaults, name)} in a RayCluster "
+                f"(use {owner}); got {value}"
+            )
 
 
 def _task_of(

@@ -1,0 +1,74 @@
+"""Options of decoding that all aggregators share."""
+
+import dataclasses
+from typing import Any
+
+from jaxwgc import _validation
+from jaxwgc.decoders import DecoderLike
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingOptions:
+    """Options of decoding, of an aggregator or of `jaxwgc.distributed.RayCluster`.
+
+    `jaxwgc.decode_aggregate` and `jaxwgc.coded_aggregate` take them as keywords.
+
+    Args:
+      undecodable: Result of a round that cannot be decoded. `"least_squares"` and
+        `"skip"` are explained in `jaxwgc.coded_aggregate`. `"raise"`, for a
+        `RayCluster` only, raises an error that names the missing workers.
+      tolerance: See `jaxwgc.coded_aggregate`.
+      decoder: See `jaxwgc.decoding_weights`.
+      message_dtype: Dtype to which messages are rounded when sent, e.g. `"bfloat16"`:
+        half the bytes, and a relative error of up to 2^-8 in every entry of a message,
+        multiplied by the decoding weights in the gradient. None sends messages
+        unchanged.
+      memory: See `jaxwgc.coded_aggregate`; `RayCluster.train` has its own argument.
+      debias: See `jaxwgc.coded_aggregate`; `RayCluster.train` has its own argument.
+      correct_errors: See `jaxwgc.coded_aggregate`; a `RayCluster` takes a
+        `jaxwgc.distributed.Verification`.
+      noise: See `jaxwgc.coded_aggregate`.
+
+    Raises:
+      ValueError: If an option has an invalid value, or memory is combined with one of
+        debias, correct_errors and `"skip"`.
+      TypeError: If an option has the wrong type.
+
+    Example:
+      >>> import jaxwgc
+      >>> jaxwgc.aggregate.DecodingOptions(undecodable="raise").tolerance
+      0.001
+    """
+
+    undecodable: str = "least_squares"
+    tolerance: float = 1e-3
+    decoder: DecoderLike = None
+    message_dtype: Any = None
+    memory: bool = False
+    debias: str | float | None = None
+    correct_errors: bool = False
+    noise: float = 0.0
+
+    def __post_init__(self):
+        choices = ("least_squares", "skip", "raise")
+        _validation.check_choice("undecodable", self.undecodable, choices)
+        _validation.check_number("tolerance", self.tolerance, minimum=0)
+        dtype = _validation.check_message_dtype(self.message_dtype)
+        object.__setattr__(self, "message_dtype", dtype)
+        if isinstance(self.debias, str):
+            _validation.check_choice("debias", self.debias, ("share",))
+        elif self.debias is not None:
+            _validation.check_number("debias", self.debias, positive=True)
+        _validation.check_bool("correct_errors", self.correct_errors)
+        _validation.check_number("noise", self.noise, minimum=0, finite=True)
+        if not _validation.check_bool("memory", self.memory):
+            return
+        if self.correct_errors:
+            raise ValueError(
+                "correct_errors must be False with memory: a late message arrives "
+                "alone, without checks; got True"
+            )
+        if self.undecodable == "skip":
+            raise ValueError('undecodable must not be "skip" with memory; got skip')
+        if self.debias is not None:
+            raise ValueError(f"debias must be None with memory; got {self.debias}")
