@@ -18,7 +18,7 @@ from jaxwgc.coding._block_weights import (
     residual,
     squared_error,
 )
-from jaxwgc.coding._collapse import collapse_function, collapse_leaves
+from jaxwgc.coding._collapse import collapse, collapse_leaves
 from jaxwgc.coding._combine import combine, floor_weights
 
 
@@ -193,19 +193,18 @@ class Decoding:
                 f"{self.mask.shape}"
             )
         blocks = self.block_weights
+        num_segments = self.code.num_segments
         # A function is recognised as a callable leaf, because gradients such as Equinox
         # modules are callable, too, but are not leaves.
         if isinstance(partial_gradients, jax.tree_util.Partial) or (
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])
         ):
-            return collapse_function(
-                blocks, self._target, partial_gradients, self.code.num_segments
-            )
+            return collapse(blocks, self._target, num_segments, partial_gradients)
         _validation.check_leading_axis(
             "partial_gradients", partial_gradients, self.code.num_parts, "num_parts"
         )
-        return collapse_leaves(blocks, self._target, partial_gradients)
+        return collapse_leaves(blocks, self._target, num_segments, partial_gradients)
 
     @property
     def _target(self):
