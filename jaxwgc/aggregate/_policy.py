@@ -212,7 +212,7 @@ class DecodingPolicy:
           elapsed: Duration of the round.
           state: State with the key, models and stored messages of the next round.
         """
-        failed = decoding.failed(self.options.tolerance)
+        failed = ~(decoding.relative_residual <= self.options.tolerance)
         divisor = self.options.debias
         if isinstance(divisor, str):
             is_partial = decoding.failed() & (decoding.share > 0)

@@ -1,4 +1,4 @@
-"""Weights of blocks: aᵀB in real form, and its distance from the target.
+"""Weights of blocks: aᵀB in real form, its distance from the target, and its leaks.
 
 A block is a segment of the gradient, or half of a segment if messages are complex. In
 terms of blocks every code is real. A code with one segment and real messages has one
@@ -6,43 +6,69 @@ block.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors
-from jaxwgc._arrays import product, squares, working
+from jaxwgc._arrays import product, squares
 from jaxwgc._targets import DECODES, Array, target_scale
+
+# Leakage in machine epsilons of the weight of a part, up to which it is dropped as
+# rounding if no part exceeds it. Larger leakage also occurs in rounds that decode.
+_ROUNDED_LEAKAGE = 100
+
+
+class Measured(NamedTuple):
+    """aᵀB, and what follows from it: see the attributes of `Decoding`."""
+
+    block_weights: jax.Array
+    effective_weights: jax.Array
+    residual: jax.Array
+    relative_residual: jax.Array
+    share: jax.Array
 
 
 @jax.jit
-def block_weights(weights: jax.Array, matrix: Array) -> jax.Array:
-    """Returns the weights of blocks of parts in blocks of the decoded gradient.
+def measure(weights: jax.Array, matrix: Array, target: Array) -> Measured:
+    """Computes aᵀB in real form, and its distance from the target.
 
     Args:
       weights: Decoding weights a, (..., num_segments, num_messages).
       matrix: B, (num_messages, num_parts * num_segments).
-
-    Returns:
-      Real (..., num_blocks, num_parts, num_blocks). Entry (p, j, q) is the weight of
-      block q of part j in block p.
+      target: (num_parts,).
     """
-    mixed = product(weights, working(matrix))
+    mixed = product(weights, matrix)
     *batch, num_blocks, num_columns = mixed.shape
     num_parts = num_columns // num_blocks
     if jnp.iscomplexobj(mixed):
         mixed = _flat_vectors.real_form(mixed)
         num_blocks = 2 * num_blocks
-    return mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
+    blocks = mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
+    effective = jnp.diagonal(blocks, axis1=-3, axis2=-1).mean(-1)
+    # Squares of tiny entries would underflow without the scale.
+    scale = jax.lax.stop_gradient(target_scale(target))
+    target = target / scale
+    norm = jnp.linalg.norm(target)
+    error = squared_error(blocks / scale, target)
+    distance = jnp.where(error > 0, jnp.sqrt(jnp.where(error > 0, error, 1)), error)
+    divisor = jnp.where(norm > 0, norm, 1)
+    return Measured(
+        block_weights=blocks,
+        effective_weights=effective,
+        residual=distance * scale,
+        relative_residual=distance / divisor,
+        share=product(effective / scale, target) / divisor**2,
+    )
 
 
 @jax.jit
-def effective(blocks: jax.Array) -> jax.Array:
-    """Returns the effective weight of each part, (..., num_parts).
-
-    This is the mean over the blocks of the gradient.
-    """
-    return jnp.diagonal(blocks, axis1=-3, axis2=-1).mean(-1)
+def squared_error(blocks: jax.Array, target: Array) -> jax.Array:
+    """Returns the squared norm of aᵀB - target, averaged over blocks, (...)."""
+    num_blocks = blocks.shape[-1]
+    residual = blocks - unmixed(jnp.asarray(target), num_blocks)
+    return jnp.sum(squares(residual), axis=(-3, -2, -1)) / num_blocks
 
 
 def unmixed(weights: jax.Array, num_blocks: int) -> jax.Array:
@@ -51,44 +77,35 @@ def unmixed(weights: jax.Array, num_blocks: int) -> jax.Array:
     return weights[..., None, :, None] * identity[:, None, :]
 
 
-def leakage(blocks: jax.Array) -> jax.Array:
-    """Returns block weights minus the effective weights."""
-    return blocks - unmixed(effective(blocks), blocks.shape[-1])
+class Leaks(NamedTuple):
+    """Leaks between the blocks of a gradient.
+
+    Attributes:
+      weights: Block weights minus effective weights, (..., num_blocks, num_parts,
+        num_blocks).
+      is_lossy: Whether the round loses more than rounding, bool (...). False for every
+        round that decodes. Each part is also compared with its own weight.
+      is_mixed: Whether leaks exceed rounding, bool (...), also in a round that decodes
+        with a residual.
+    """
+
+    weights: jax.Array
+    is_lossy: jax.Array
+    is_mixed: jax.Array
 
 
 @jax.jit
-def squared_error(
-    blocks: jax.Array, target: Array, scale: jax.typing.ArrayLike = 1
-) -> jax.Array:
-    """Returns the squared norm of (aᵀB - target) / scale, averaged over blocks.
-
-    The result is (...), the target (num_parts,).
-    """
-    num_blocks = blocks.shape[-1]
-    residual = (blocks - unmixed(jnp.asarray(target), num_blocks)) / scale
-    return jnp.sum(squares(residual), axis=(-3, -2, -1)) / num_blocks
-
-
-@jax.jit
-def residual(
-    blocks: jax.Array, target: Array, tolerance: jax.typing.ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the norm of aᵀB - target, and whether it exceeds `tolerance`.
-
-    The tolerance is relative to the norm of the target. Both results are (...).
-    """
-    scale = jax.lax.stop_gradient(target_scale(target))
-    relative = jnp.sqrt(squared_error(blocks, target, scale))
-    return relative * scale, ~(relative <= tolerance * jnp.linalg.norm(target / scale))
-
-
-@jax.jit
-def is_lossy(blocks: jax.Array, target: Array) -> jax.Array:
-    """Returns whether a round loses more than rounding, bool (...).
-
-    False for every round that decodes. Each part is also compared with its own weight.
-    """
-    _, failed = residual(blocks, target, DECODES)
+def leaks_of(
+    block_weights: jax.Array,
+    effective_weights: jax.Array,
+    relative_residual: jax.Array,
+    target: Array,
+) -> Leaks:
+    """Returns the leaks between the blocks of a gradient."""
+    leaks = block_weights - unmixed(effective_weights, block_weights.shape[-1])
+    size = jnp.max(jnp.abs(leaks), axis=(-3, -1))
     most = DECODES * math.sqrt(len(target)) * jnp.abs(target)
-    leaks = jnp.abs(leakage(blocks)) > most[:, None]
-    return failed | jnp.any(leaks, axis=(-3, -2, -1))
+    is_lossy = ~(relative_residual <= DECODES) | jnp.any(size > most, axis=-1)
+    rounding = _ROUNDED_LEAKAGE * jnp.finfo(leaks.dtype).eps * jnp.abs(target)
+    is_mixed = is_lossy | jnp.any(size > rounding, axis=-1)
+    return Leaks(weights=leaks, is_lossy=is_lossy, is_mixed=is_mixed)

@@ -10,16 +10,15 @@ import jax.numpy as jnp
 from jaxwgc import _arrays, _flat_vectors, _validation
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import any_under_vmap
-from jaxwgc.coding._block_weights import effective, is_lossy, leakage
-
-# Leakage in machine epsilons of the weight of a part, up to which it is dropped as
-# rounding if no part exceeds it. Larger leakage also occurs in rounds that decode.
-_ROUNDED_LEAKAGE = 100
+from jaxwgc.coding._block_weights import Leaks
 
 
 @functools.partial(jax.jit, static_argnames="num_segments")
 def collapse_leaves(
-    blocks: jax.Array, target: jax.Array, num_segments: int, partial_gradients: Any
+    weights: jax.Array,
+    leaks: Leaks | None,
+    num_segments: int,
+    partial_gradients: Any,
 ) -> Any:
     """Computes the decoded gradient from partial gradients, see `collapse`.
 
@@ -27,37 +26,34 @@ def collapse_leaves(
     has responded for it.
 
     Args:
-      blocks: See `collapse`.
-      target: See `collapse`.
+      weights: See `collapse`.
+      leaks: See `collapse`.
       num_segments: See `collapse`.
       partial_gradients: Pytree with leaves (num_parts, ...).
     """
     leaves, structure = jax.tree.flatten(partial_gradients)
-    wide = [_arrays.promoted(leaf) for leaf in leaves]
 
     def sums(weights, masked=False):
         # Rows are selected only if necessary, because selecting copies all rows, which
         # takes longer than the sum.
         is_used = jnp.any(weights != 0, axis=0)[:, None] if masked else None
         totals = []
-        for leaf, given in zip(wide, leaves, strict=True):
-            rows = leaf.reshape(len(leaf), -1)
+        for leaf in leaves:
+            rows = _arrays.promoted(leaf).reshape(len(leaf), -1)
             if masked:
                 rows = jnp.where(is_used, rows, 0)
             total = product(weights.astype(rows.dtype), rows)
             total = total.reshape(*weights.shape[:-1], *leaf.shape[1:])
-            totals.append(total.astype(jax.dtypes.canonicalize_dtype(given.dtype)))
+            totals.append(total.astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
         return jax.tree.unflatten(structure, totals)
 
-    def masked_sums(weights):
-        return sums(weights, masked=True)
-
-    return collapse(blocks, target, num_segments, sums, masked_sums)
+    masked_sums = functools.partial(sums, masked=True)
+    return collapse(weights, leaks, num_segments, sums, masked_sums)
 
 
 def collapse(
-    blocks: jax.Array,
-    target: jax.Array,
+    weights: jax.Array,
+    leaks: Leaks | None,
     num_segments: int,
     sums: Callable[[jax.Array], Any],
     masked_sums: Callable[[jax.Array], Any] | None = None,
@@ -70,8 +66,8 @@ def collapse(
     residual, they leave entries that are zero in every partial gradient.
 
     Args:
-      blocks: From `block_weights`, (num_blocks, num_parts, num_blocks).
-      target: Target of decoding, (num_parts,).
+      weights: Effective weights, (num_parts,).
+      leaks: Leaks between blocks; None if the gradient is one block.
       num_segments: Number of segments of the code.
       sums: Function of real weights c (num_parts,) that returns the pytree sum over j
         of cⱼ gⱼ.
@@ -79,24 +75,22 @@ def collapse(
         leading axis, without parts of weight zero. It replaces sums that are not
         finite.
     """
-    weights = effective(blocks)
     collapsed = sums(weights)
-    has_blocks = blocks.shape[-1] > 1
-    is_rare = _mixes(blocks, target) if has_blocks else jnp.zeros((), bool)
+    is_rare = jnp.zeros((), bool) if leaks is None else leaks.is_mixed
     if masked_sums is not None:
         for leaf in jax.tree.leaves(collapsed):
             is_rare |= ~jnp.isfinite(leaf).all()
-    elif not has_blocks:
+    elif leaks is None:
         return collapsed
 
     def compute_exactly():
         own = collapsed
         if masked_sums is not None:
             own = jax.tree.map(lambda leaf: leaf[0], masked_sums(weights[None]))
-        if not has_blocks:
+        if leaks is None:
             return own
         sums_of_rows = masked_sums or jax.vmap(sums)
-        return _with_leaks(own, blocks, target, num_segments, sums_of_rows)
+        return _with_leaks(own, leaks, num_segments, sums_of_rows)
 
     is_rare = any_under_vmap(is_rare)
     if not _validation.is_traced(is_rare):
@@ -106,30 +100,22 @@ def collapse(
     return jax.lax.cond(is_rare, compute_exactly, lambda: collapsed)
 
 
-def _mixes(blocks, target):
-    """Returns whether blocks leak into each other by more than rounding."""
-    most = _ROUNDED_LEAKAGE * jnp.finfo(blocks.dtype).eps * jnp.abs(target)
-    leaks = jnp.abs(leakage(blocks)) > most[:, None]
-    return is_lossy(blocks, target) | jnp.any(leaks)
-
-
-def _with_leaks(gradient, blocks, target, num_segments, sums_of_rows):
+def _with_leaks(gradient, leaks, num_segments, sums_of_rows):
     """Adds to each block of a gradient what leaks from each block of the parts.
 
     Args:
       gradient: Sum of partial gradients with the effective weights.
-      blocks: See `collapse`.
-      target: See `collapse`.
+      leaks: See `collapse`.
       num_segments: See `collapse`.
       sums_of_rows: Function of weights (rows, num_parts), see `masked_sums`.
     """
-    num_blocks = blocks.shape[-1]
+    weights = jnp.where(leaks.is_mixed, leaks.weights, 0)
+    num_blocks = weights.shape[-1]
     halves = num_blocks // num_segments
-    leaks = jnp.where(_mixes(blocks, target), leakage(blocks), 0)
     # The leaks of second halves are those of first halves, multiplied by i. A single
     # segment leaks only from one half to the other.
     first = 1 if num_segments == 1 else 0
-    rows = jnp.moveaxis(leaks[first:, :, ::halves], 1, -1)
+    rows = jnp.moveaxis(weights[first:, :, ::halves], 1, -1)
     sums = sums_of_rows(rows.reshape(-1, rows.shape[-1]))
     sums = _flat_vectors.blocks(_flat_vectors.ravel(sums, 1), num_blocks)
     sums = sums.reshape(-1, num_segments, num_segments, halves, sums.shape[-1])
@@ -142,6 +128,6 @@ def _with_leaks(gradient, blocks, target, num_segments, sums_of_rows):
         gained = gained[:, 0] + turned.reshape(num_blocks, -1)
     flat = _flat_vectors.ravel(gradient)
     # In a round that decodes, leaks would move parameters without a gradient.
-    is_moved = is_lossy(blocks, target) | (flat != 0)
+    is_moved = leaks.is_lossy | (flat != 0)
     gained = jnp.where(is_moved, gained.ravel()[: flat.size], 0)
     return _flat_vectors.unravel(flat + gained, gradient)

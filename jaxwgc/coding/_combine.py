@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import inverse_power_of_two, one_norm, product, squares
-from jaxwgc.coding._block_weights import is_lossy, leakage
+from jaxwgc.coding._block_weights import Leaks
 
 # Number of messages summed in a block, before the sum is added to the total.
 _BLOCK = 8
@@ -24,13 +24,12 @@ _ROUNDED_MESSAGES = 2
 
 @functools.partial(jax.jit, static_argnames="message_dtype")
 def floor_weights(
-    blocks: jax.Array,
-    target: jax.Array,
+    leaks: Leaks,
     matrix: jax.Array,
     weights: jax.Array,
     mask: jax.Array,
     message_dtype: jax.typing.DTypeLike,
-) -> jax.Array | None:
+) -> jax.Array:
     """Computes the weight of each message in the bound of rounding errors.
 
     Messages pack several blocks of a gradient. Entries that are zero in one block
@@ -43,8 +42,7 @@ def floor_weights(
     |v| to the messages. The largest ratio of the two bounds the leak of all parts.
 
     Args:
-      blocks: From `block_weights`, (..., num_blocks, num_parts, num_blocks).
-      target: Target of decoding, (num_parts,).
+      leaks: Leaks between the blocks of the gradient.
       matrix: B, (num_messages, num_parts * num_segments).
       weights: Decoding weights, (..., num_segments, num_messages).
       mask: Which messages have arrived, bool (..., num_messages).
@@ -52,11 +50,8 @@ def floor_weights(
 
     Returns:
       Real (..., num_segments, num_messages), also for messages that have not arrived.
-      None if nothing is packed.
     """
-    num_blocks, num_parts, _ = blocks.shape[-3:]
-    if num_blocks == 1:
-        return None
+    num_blocks, num_parts, _ = leaks.weights.shape[-3:]
     num_segments = weights.shape[-2]
     # Columns of B are scaled by powers of two, so that squares stay in range. The two
     # halves of a segment have the same column.
@@ -65,10 +60,10 @@ def floor_weights(
     inverse_norms = jnp.where(columns > 0, units / jnp.sqrt(columns), 0)
     inverse_norms = jnp.repeat(inverse_norms, num_blocks // num_segments, axis=-1)
     inverse_norms = inverse_norms.reshape(*mask.shape[:-1], 1, num_parts, num_blocks)
-    ratio = jnp.max(jnp.abs(leakage(blocks)) * inverse_norms, axis=(-2, -1))
+    ratio = jnp.max(jnp.abs(leaks.weights) * inverse_norms, axis=(-2, -1))
     ratio = ratio.reshape(*ratio.shape[:-1], num_segments, -1).max(-1)
     # In a round that does not decode, the leak is no rounding error, and is kept.
-    ratio = jnp.where(is_lossy(blocks, target)[..., None], 0, ratio)
+    ratio = jnp.where(leaks.is_lossy[..., None], 0, ratio)
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
@@ -87,7 +82,7 @@ def combine(
 
     Args:
       weights: Decoding weights a, (..., num_segments, num_messages).
-      floors: From `floor_weights`, of the shape of weights.
+      floors: From `floor_weights`, of the shape of weights; None if nothing is packed.
       messages: Promoted, (..., num_messages, length); messages not received may hold
         anything.
       mask: Which messages were received, bool (..., num_messages).

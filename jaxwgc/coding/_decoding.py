@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._arrays import product, promoted, working
+from jaxwgc._arrays import promoted, working
 from jaxwgc._pytrees import register
-from jaxwgc._targets import target_scale
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._block_weights import (
-    block_weights,
-    effective,
-    residual,
+    Leaks,
+    leaks_of,
+    measure,
     squared_error,
 )
 from jaxwgc.coding._collapse import collapse, collapse_leaves
@@ -37,7 +36,14 @@ class Decoding:
         that did not arrive.
       block_weights: aᵀB in real form, (..., num_blocks, num_parts, num_blocks): the
         weight of each block of each part in each block of the decoded gradient. A block
-        is a segment, or half of one if messages are complex. Computed from the weights.
+        is a segment, or half of one if messages are complex.
+      effective_weights: Effective weight of each partial gradient, real
+        (..., num_parts).
+      residual: Norm of aᵀB - target, real (...).
+      relative_residual: The residual divided by the norm of the target, real (...).
+      share: Fraction of the gradient recovered, cᵀ target / ‖target‖² with the
+        effective weights c, real (...). 1 if decoding is exact. If whole parts are
+        lost, their fraction is missing.
 
     Raises:
       ValueError: If the shape of mask or weights does not fit the code.
@@ -59,6 +65,10 @@ class Decoding:
     mask: jax.Array
     weights: jax.Array
     block_weights: jax.Array = dataclasses.field(init=False, repr=False)
+    effective_weights: jax.Array = dataclasses.field(init=False, repr=False)
+    residual: jax.Array = dataclasses.field(init=False, repr=False)
+    relative_residual: jax.Array = dataclasses.field(init=False, repr=False)
+    share: jax.Array = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
         num_messages = self.code.num_messages
@@ -73,8 +83,11 @@ class Decoding:
                 "weights must have shape (..., num_segments, num_messages) = "
                 f"(..., {sizes[0]}, {sizes[1]}); got {np.shape(self.weights)}"
             )
-        weights_of_blocks = block_weights(self.weights, self.code.encoding_matrix)
-        object.__setattr__(self, "block_weights", weights_of_blocks)
+        measured = measure(
+            self.weights, working(self.code.encoding_matrix), working(self.code.target)
+        )
+        for name, value in measured._asdict().items():
+            object.__setattr__(self, name, value)
 
     @property
     def received(self) -> jax.Array:
@@ -83,27 +96,9 @@ class Decoding:
         return self.mask.reshape(*self.mask.shape[:-1], *shape).all(axis=-1)
 
     @property
-    def effective_weights(self) -> jax.Array:
-        """Effective weight of each partial gradient, real (..., num_parts)."""
-        return effective(self.block_weights)
-
-    @property
     def error(self) -> jax.Array:
         """Squared norm of aᵀB - target, real (...), averaged over segments."""
-        return squared_error(self.block_weights, self._target)
-
-    @property
-    def residual(self) -> jax.Array:
-        """Norm of aᵀB - target, real (...)."""
-        return residual(self.block_weights, self._target, 0.0)[0]
-
-    @property
-    def share(self) -> jax.Array:
-        """Fraction of the gradient recovered, cᵀ target / ‖target‖², real (...).
-
-        1 if decoding is exact. If whole parts are lost, their fraction is missing.
-        """
-        return _share(self.effective_weights, self._target)
+        return squared_error(self.block_weights, working(self.code.target))
 
     @property
     def requests(self) -> jax.Array:
@@ -127,7 +122,7 @@ class Decoding:
         The result is bool (...), the fraction is `tolerance`.
         """
         _validation.check_number("tolerance", tolerance, minimum=0)
-        return residual(self.block_weights, self._target, tolerance)[1]
+        return ~(self.relative_residual <= tolerance)
 
     def combine(
         self,
@@ -159,14 +154,11 @@ class Decoding:
         length = -(-_flat_vectors.raveled_size(params) // num_blocks)
         messages = check_messages_of(self.code, messages, length)
         dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
-        floors = floor_weights(
-            self.block_weights,
-            self._target,
-            working(self.code.encoding_matrix),
-            self.weights,
-            self.mask,
-            dtype,
-        )
+        leaks = self._leaks()
+        floors = None
+        if leaks is not None:
+            matrix = working(self.code.encoding_matrix)
+            floors = floor_weights(leaks, matrix, self.weights, self.mask, dtype)
         # Messages are promoted before jit, which would truncate integers of 64 bits.
         flat = combine(self.weights, floors, promoted(messages), self.mask)
         return _flat_vectors.unravel(flat, params)
@@ -192,7 +184,7 @@ class Decoding:
                 "mask must be of one round (use jax.vmap for more); got shape "
                 f"{self.mask.shape}"
             )
-        blocks = self.block_weights
+        leaks = self._leaks()
         num_segments = self.code.num_segments
         # A function is recognised as a callable leaf, because gradients such as Equinox
         # modules are callable, too, but are not leaves.
@@ -200,24 +192,26 @@ class Decoding:
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])
         ):
-            return collapse(blocks, self._target, num_segments, partial_gradients)
+            return collapse(
+                self.effective_weights, leaks, num_segments, partial_gradients
+            )
         _validation.check_leading_axis(
             "partial_gradients", partial_gradients, self.code.num_parts, "num_parts"
         )
-        return collapse_leaves(blocks, self._target, num_segments, partial_gradients)
+        return collapse_leaves(
+            self.effective_weights, leaks, num_segments, partial_gradients
+        )
 
-    @property
-    def _target(self):
-        return working(self.code.target)
-
-
-@jax.jit
-def _share(effective_weights, target):
-    """Returns cᵀ target / ‖target‖² for effective weights c, real (..., num_parts)."""
-    scale = target_scale(target)
-    target = target / scale
-    norm = product(target, target)
-    return product(effective_weights / scale, target) / jnp.where(norm > 0, norm, 1)
+    def _leaks(self) -> Leaks | None:
+        """Returns the leaks between blocks; None if the gradient is one block."""
+        if self.block_weights.shape[-1] == 1:
+            return None
+        return leaks_of(
+            self.block_weights,
+            self.effective_weights,
+            self.relative_residual,
+            working(self.code.target),
+        )
 
 
 def check_messages_of(
