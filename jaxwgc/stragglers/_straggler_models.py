@@ -168,9 +168,13 @@ class uniform(StragglerModel):
 
     def sample(self, key, state, loads):
         """Draws the arrivals of one round."""
-        loads = loads_of(loads)
-        _validation.check_stragglers(self.num_stragglers, len(loads))
-        everyone = jnp.ones(len(loads), bool)
+        num_workers = len(loads)
+        if self.num_stragglers >= num_workers:
+            raise ValueError(
+                "num_stragglers must be less than num_workers; got num_stragglers = "
+                f"{self.num_stragglers} and num_workers = {num_workers}"
+            )
+        everyone = jnp.ones(num_workers, bool)
         lost = random_workers(key, everyone, self.num_stragglers)
         return _unit_round(~lost), state
 
@@ -221,10 +225,10 @@ class bernoulli(StragglerModel):
 
     def sample(self, key, state, loads):
         """Draws the arrivals of one round."""
-        loads = loads_of(loads)
+        num_workers = len(loads)
         if isinstance(self.probability, tuple):
-            _check_as_many(len(loads), "probability", len(self.probability))
-        draws = jax.random.uniform(key, loads.shape, jnp.float32)
+            _check_as_many(num_workers, "probability", len(self.probability))
+        draws = jax.random.uniform(key, (num_workers,), jnp.float32)
         probability = jnp.asarray(self.probability, jnp.float32)
         return _unit_round(draws >= probability), state
 
@@ -259,7 +263,7 @@ class fixed(StragglerModel):
 
     def sample(self, key, state, loads):
         """Returns the arrivals of one round."""
-        _check_as_many(len(loads_of(loads)), "received", len(self.received))
+        _check_as_many(len(loads), "received", len(self.received))
         return _unit_round(jnp.asarray(self.received)), state
 
 
