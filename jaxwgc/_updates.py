@@ -16,21 +16,21 @@ def shapes_of(tree: Any) -> Any:
     The state that holds it consists of dicts and tuples, which every checkpoint library
     can save.
     """
-    return jax.tree.map(_shape_key, tree, is_leaf=_is_masked)
+    return jax.tree.map(lambda leaf: {str(np.shape(leaf)): ()}, tree)
+
+
+def check_unmasked(params: Any) -> None:
+    """Raises ValueError if `optax.masked` has left out leaves of params."""
+    nodes = jax.tree.leaves(params, is_leaf=_is_masked)
+    if any(_is_masked(node) for node in nodes):
+        raise ValueError(
+            "params must have no masked leaves; got optax.MaskedNode (masks go around "
+            "transformations after the aggregator)"
+        )
 
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
-
-
-def _shape_key(leaf: Any) -> dict[str, Any]:
-    """Returns the shape of a leaf as the key of a dict without arrays."""
-    if _is_masked(leaf):
-        raise ValueError(
-            "updates and params must have no masked leaves; got optax.MaskedNode "
-            "(masks go around transformations after the aggregator)"
-        )
-    return {str(np.shape(leaf)): ()}
 
 
 _ORDER = (

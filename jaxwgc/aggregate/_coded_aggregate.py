@@ -164,7 +164,7 @@ def coded_aggregate(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
-        if params is not None:
+        if memory and params is not None:
             policy.check_params(state, params)
         _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes

@@ -130,9 +130,9 @@ def aggregator_of_messages(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
-        # The call rejects params with masked leaves.
-        _updates.shapes_of(params)
-        policy.check_params(state, params)
+        _updates.check_unmasked(params)
+        if options.memory:
+            policy.check_params(state, params)
         _updates.check_one_array("updates", updates, "the messages of all workers")
         _validation.check_dtypes("messages", updates, "numbers or bools")
         return aggregate(updates, state, params, arrived, elapsed)

@@ -70,6 +70,7 @@ class DecodingPolicy:
         # Params are checked before the init of another transformation fails. Trees
         # without leaves pass, because optax maps over states with such placeholders.
         _validation.check_dtypes("params", params, "real or complex floats", True)
+        _updates.check_unmasked(params)
         num_workers = self.code.num_workers
         memory = ()
         if self.options.memory and jax.tree.leaves(params):
@@ -125,8 +126,6 @@ class DecodingPolicy:
 
     def check_params(self, state: CodedAggregateState, params: Any) -> None:
         """Raises ValueError if stored messages are of gradients of other params."""
-        if not self.options.memory:
-            return
         shapes = _updates.shapes_of(params)
         if jax.tree.structure(shapes) != jax.tree.structure(state.shapes):
             raise ValueError(

@@ -5,6 +5,7 @@ import zlib
 from typing import Any, TypeAlias, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 

@@ -31,23 +31,36 @@ def collapse_leaves(
       num_segments: See `collapse`.
       partial_gradients: Pytree with leaves (num_parts, ...).
     """
-    leaves, structure = jax.tree.flatten(partial_gradients)
+    paths, structure = jax.tree_util.tree_flatten_with_path(partial_gradients)
+    if not paths:
+        raise ValueError(
+            f"partial_gradients must have at least one array; got {partial_gradients}"
+        )
+    num_parts = len(weights)
+    for path, leaf in paths:
+        if leaf.shape[:1] != (num_parts,):
+            raise ValueError(
+                f"partial_gradients{jax.tree_util.keystr(path)} must have a leading "
+                f"axis of num_parts = {num_parts}; got shape {leaf.shape}"
+            )
 
-    def sums(weights, masked=False):
-        # Rows are selected only if necessary, because selecting copies all rows, which
-        # takes longer than the sum.
-        is_used = jnp.any(weights != 0, axis=0)[:, None] if masked else None
+    def sums(weights, is_used=None):
         totals = []
-        for leaf in leaves:
-            rows = _arrays.promoted(leaf).reshape(len(leaf), -1)
-            if masked:
-                rows = jnp.where(is_used, rows, 0)
+        for _, leaf in paths:
+            rows = _arrays.promoted(leaf).reshape(num_parts, -1)
+            if is_used is not None:
+                rows = jnp.where(is_used[:, None], rows, 0)
             total = product(weights.astype(rows.dtype), rows)
             total = total.reshape(*weights.shape[:-1], *leaf.shape[1:])
-            totals.append(total.astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+            totals.append(total.astype(leaf.dtype))
         return jax.tree.unflatten(structure, totals)
 
-    masked_sums = functools.partial(sums, masked=True)
+    def masked_sums(weights):
+        # Rows are selected only if necessary, because selecting copies all rows, which
+        # takes longer than the sum.
+        is_used = jnp.any(weights.reshape(-1, num_parts) != 0, axis=0)
+        return sums(weights, is_used)
+
     return collapse(weights, leaks, num_segments, sums, masked_sums)
 
 
@@ -71,8 +84,8 @@ def collapse(
       num_segments: Number of segments of the code.
       sums: Function of real weights c (num_parts,) that returns the pytree sum over j
         of cⱼ gⱼ.
-      masked_sums: Function of weights (rows, num_parts) that returns these sums with a
-        leading axis, without parts of weight zero. It replaces sums that are not
+      masked_sums: Function of weights (..., num_parts) that returns these sums with the
+        same leading axes, without parts of weight zero. It replaces sums that are not
         finite.
     """
     collapsed = sums(weights)
@@ -84,9 +97,7 @@ def collapse(
         return collapsed
 
     def compute_exactly():
-        own = collapsed
-        if masked_sums is not None:
-            own = jax.tree.map(lambda leaf: leaf[0], masked_sums(weights[None]))
+        own = collapsed if masked_sums is None else masked_sums(weights)
         if leaks is None:
             return own
         sums_of_rows = masked_sums or jax.vmap(sums)

@@ -195,9 +195,6 @@ class Decoding:
             return collapse(
                 self.effective_weights, leaks, num_segments, partial_gradients
             )
-        _validation.check_leading_axis(
-            "partial_gradients", partial_gradients, self.code.num_parts, "num_parts"
-        )
         return collapse_leaves(
             self.effective_weights, leaks, num_segments, partial_gradients
         )
