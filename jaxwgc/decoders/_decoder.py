@@ -14,7 +14,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch, working, working_constants
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
-from jaxwgc.decoders._systems import relative_residual
+from jaxwgc.decoders._systems import System
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -163,8 +163,8 @@ def _at_received(weights, mask, dtype):
 @jax.jit
 def _is_near(weights, matrix, target, tolerance):
     scale = target_scale(target)
-    residual = relative_residual(weights, matrix / scale, target / scale)
-    return residual <= tolerance
+    system = System(matrix / scale, norms=1, target=target / scale, precision=0)
+    return system.residual(weights) <= tolerance
 
 
 # A decoder, a class (the code's own decoder of that class), or None (the code's first
