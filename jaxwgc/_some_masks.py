@@ -62,11 +62,16 @@ def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int)
     )
 
 
+def keep(values: jax.Array, rows: jax.Array, *_: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns the values of rows (..., c) as they are, and that they are final."""
+    return values, rows[..., 0] | True
+
+
 @custom_vmap
 def masked_map(
     condition: jax.Array,
     function: Partial,
-    together: Partial,
+    together: Partial | None,
     values: jax.Array,
     rows: jax.Array,
 ) -> jax.Array:
@@ -79,8 +84,8 @@ def masked_map(
       condition: Per row, bool (...).
       function: `function(value, row)` returns the value of one row, and True.
       together: `together(values, rows)` returns the values of several rows, and which
-        of them are final. The others are left to `function`. `jax.vmap` may add axes to
-        the arrays of these two.
+        of them are final. The others are left to `function`. None if rows are computed
+        one by one. `jax.vmap` may add axes to the arrays of these two.
       values: (..., *shape).
       rows: (..., c).
     """
@@ -90,9 +95,10 @@ def masked_map(
     flat = values.reshape(-1, *values.shape[condition.ndim :])
     rows = rows.reshape(-1, rows.shape[-1])
     if condition.size == 1:
-        value, _ = jax.lax.cond(is_open[0], function, _keep, flat[0], rows[0])
+        value, _ = jax.lax.cond(is_open[0], function, keep, flat[0], rows[0])
         return value.reshape(values.shape)
-    flat, is_open = _replace_together(is_open, together, flat, rows)
+    if together is not None:
+        flat, is_open = _replace_together(is_open, together, flat, rows)
     # The cumulative count of these rows finds each row. Sorting would take longer.
     count = jnp.cumsum(is_open)
 
@@ -103,12 +109,6 @@ def masked_map(
 
     flat = jax.lax.fori_loop(0, count[-1], replace, flat)
     return flat.reshape(values.shape)
-
-
-def _keep(value, row):
-    """Returns the value of a row, which is final."""
-    del row
-    return value, jnp.bool(True)
 
 
 def _replace_together(is_open, function, values, rows):
@@ -145,4 +145,6 @@ def _add_axis(axis_size, in_batched, condition, function, together, values, rows
 
     condition = with_axis(condition, in_batched[0])
     values = with_axis(values, in_batched[3])
-    return masked_map(condition, *functions, values, with_axis(rows, in_batched[4])), True
+    return masked_map(
+        condition, *functions, values, with_axis(rows, in_batched[4])
+    ), True

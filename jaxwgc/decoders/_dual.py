@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import Static
 from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._systems import System, refine, solve_poor, unweighted_system
+from jaxwgc.decoders._systems import System, refine, solve_poor, system_of
 
 # Ridge in eps: smaller ones do not improve the accuracy.
 _RIDGE = 0.5
@@ -129,16 +129,15 @@ class Dual(Decoder):
         _validation.check_up_to(name, number, rows=len(rows))
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        weights, is_poor = _corrected(
-            mask, self.rows, self.num_stragglers, matrix, target
-        )
+        rows = working(self.rows)
+        weights, is_poor = _corrected(mask, rows, self.num_stragglers, matrix, target)
         return solve_poor(is_poor, weights, mask, matrix, target)
 
 
 @functools.partial(jax.jit, static_argnames="num_stragglers")
 def _corrected(mask, rows, num_stragglers, matrix, target):
     """Returns weights, and which of them are inaccurate."""
-    system = unweighted_system(matrix, target)
+    system = system_of(matrix, target, is_weighted=False)
     dtype = system.matrix.dtype
     rows = jnp.asarray(rows, dtype)
     dual = DualCode(of_all=rows[0], null=rows[1:].T)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import power_of_two, product, working
+from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._systems import solve_poor, squared_norm, unweighted_system
+from jaxwgc.decoders._systems import solve_poor, squared_norm, system_of
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32, and sums of remainders have negligible
@@ -139,11 +139,12 @@ class Lagrange(Decoder):
 
     def closed_form(self, mask: jax.Array) -> jax.Array:
         """Returns the weights (..., 1, num_workers) of the closed form alone."""
-        return interpolate(mask, self.positions)
+        return interpolate(mask, working(self.positions))
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        positions = working(self.positions)
         weights, is_poor = _closed_form(
-            mask, self.positions, self.num_stragglers, matrix, target
+            mask, positions, self.num_stragglers, matrix, target
         )
         return solve_poor(is_poor, weights, mask, matrix, target)
 
@@ -156,12 +157,12 @@ def _closed_form(mask, positions, num_stragglers, matrix, target):
     amplify rounding: if their stragglers are neighbours on the circle, weights are so
     large that the residual grows.
     """
-    system = unweighted_system(matrix, target)
+    system = system_of(matrix, target, is_weighted=False)
     dtype = system.matrix.dtype
     weights = interpolate(mask, positions).astype(dtype)
     is_short = (~mask).sum(-1) > num_stragglers
     # The residual is estimated, because computing it would take as long as the weights.
-    norm = squared_norm(weights[..., 0, :] * system.norms)
+    norm = product(squares(weights[..., 0, :]), system.norms**2)
     size = jnp.sqrt(norm / squared_norm(system.target[0]))
     is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
     return weights, is_short | ~is_rounding

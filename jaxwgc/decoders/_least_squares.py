@@ -17,7 +17,7 @@ from jaxwgc.decoders._systems import (
     solve_in_turn,
     solve_poor,
     squared_norm,
-    systems_of,
+    system_of,
 )
 
 # Number of masks that iterate together: their vectors fit into cache.
@@ -54,13 +54,16 @@ def least_squares_weights(
       Weights (..., num_segments, num_messages), zero at messages that were not
       received; and which of them are inaccurate, bool (...).
     """
-    systems = systems_of(matrix, target)
-    zeros = jnp.zeros((len(target), 1), systems[0].matrix.dtype)
+    plain = system_of(matrix, target, is_weighted=False)
+    systems = plain, system_of(matrix, target, is_weighted=True)
+    # Zeros are derived from the mask, so that under shard_map they vary over the mesh
+    # axes of the mask.
+    zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)
     weights = jnp.where(mask[..., None, :], zeros, 0)
     weights, is_solved = solve_in_turn(nearest_weights, weights, mask, systems)
     count = (~mask).sum(-1)
     is_decodable = (count <= num_missing) & (num_missing > 0)
-    is_off = systems[0].residual(weights) > rounding(zeros.dtype)
+    is_off = plain.residual(weights) > rounding(zeros.dtype)
     return weights, ~is_solved | (is_decodable & is_off)
 
 
@@ -226,7 +229,6 @@ class LeastSquares(Decoder):
         _validation.check_dtypes("num_missing", self.num_missing, "integers")
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        weights, is_poor = least_squares_weights(
-            mask, matrix, target, self.num_missing
-        )
+        num_missing = jnp.asarray(self.num_missing)
+        weights, is_poor = least_squares_weights(mask, matrix, target, num_missing)
         return solve_poor(is_poor, weights, mask, matrix, target)

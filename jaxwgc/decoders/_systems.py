@@ -11,8 +11,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxwgc._arrays import power_below, product, squares
-from jaxwgc._some_masks import any_under_vmap, masked_map
+from jaxwgc._some_masks import any_under_vmap, keep, masked_map
 from jaxwgc._targets import DECODES, target_scale
+from jaxwgc._validation import is_traced
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -59,42 +60,28 @@ class System(NamedTuple):
         return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
 
-# The system of the unweighted code, and the one with the weights.
+# The systems without and with part weights, in the order in which to try them.
 Systems: TypeAlias = tuple[System, System]
 
 
-def unweighted_system(matrix: Array, target: Array) -> System:
-    """Returns the system in which the error of each part is relative to its weight.
+def system_of(matrix: Array, target: Array, is_weighted: bool) -> System:
+    """Returns the system of a code, or the one of the code without part weights.
 
-    No part is lost in the rounding of larger ones (theorem 4.1 of the paper).
+    Without part weights, the error of each part is relative to its weight, and no part
+    is lost in the rounding of larger ones (theorem 4.1 of the paper).
     """
+    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
+    real = jnp.finfo(dtype)
     # Each column belongs to one segment. Dividing a column in matrix and target does
     # not change the decoding weights.
+    scale = target_scale(target)
     columns = jnp.asarray(target).sum(0)
-    columns = jnp.where(columns == 0, target_scale(target), columns)
-    return _system(matrix, target, columns)
-
-
-def systems_of(matrix: Array, target: Array) -> Systems:
-    """Returns the systems of a code, in the order in which to try them.
-
-    The second is for masks with a residual above `DECODES` in the first.
-    """
-    weighted = _system(matrix, target, target_scale(target))
-    precision = max(_LOST, float(jnp.finfo(weighted.norms.dtype).eps))
-    return unweighted_system(matrix, target), weighted._replace(precision=precision)
-
-
-def _system(matrix: Array, target: Array, columns: jax.Array) -> System:
-    """Returns the system with the columns of matrix and target divided by `columns`."""
-    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-    real = jnp.finfo(dtype).dtype
-    columns = columns.astype(real)
+    columns = jnp.where(is_weighted | (columns == 0), scale, columns).astype(real.dtype)
     # The matrix is multiplied by inverses, because division of complex numbers compiles
     # to a large program.
     rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
-    eps = float(jnp.finfo(dtype).eps)
-    return System(rows, norms, target.astype(real) / columns, eps)
+    precision = max(_LOST, float(real.eps)) if is_weighted else float(real.eps)
+    return System(rows, norms, target.astype(real.dtype) / columns, precision)
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -184,7 +171,7 @@ def solve_in_turn(
         Compiled, because it is called twice.
       weights: Given to `solve`, (..., num_segments, num_messages).
       mask: bool (..., num_messages).
-      systems: From `systems_of`.
+      systems: Without and with part weights.
 
     Returns:
       Weights, and which masks are solved.
@@ -194,11 +181,9 @@ def solve_in_turn(
     sizes = jnp.abs(weighted.target).sum(0)
     is_lost = is_solved & ~(plain.residual(weights) <= DECODES)
     is_lost &= sizes.max() > sizes.min()
+    any_lost = any_under_vmap(is_lost.any())
     again, is_solved_again = jax.lax.cond(
-        any_under_vmap(is_lost.any()),
-        solve,
-        lambda weights, *_: (weights, is_solved),
-        *(weights, mask, weighted),
+        any_lost, solve, keep, weights, mask, weighted
     )
     weights = jnp.where(is_lost[..., None, None], again, weights)
     return weights, jnp.where(is_lost, is_solved_again, is_solved)
@@ -259,7 +244,11 @@ _factorise = functools.partial(solve_in_turn, _by_cholesky)
 
 
 def solve_poor(
-    is_poor: jax.Array, weights: jax.Array, mask: jax.Array, matrix: Array, target: Array
+    is_poor: jax.Array,
+    weights: jax.Array,
+    mask: jax.Array,
+    matrix: Array,
+    target: Array,
 ) -> jax.Array:
     """Replaces inaccurate weights by those of a Cholesky or singular value decomposition.
 
@@ -274,14 +263,18 @@ def solve_poor(
       (..., num_segments, num_messages), zero at messages that were not received.
     """
     # Outside of jit, the decompositions are compiled only if a mask needs them.
-    if not isinstance(is_poor, jax.core.Tracer) and not np.any(is_poor):
+    if not is_traced(is_poor) and not np.any(is_poor):
         return weights
     return _solve_poor(is_poor, weights, mask, matrix, target)
 
 
 @jax.jit
 def _solve_poor(is_poor, weights, mask, matrix, target):
-    systems = systems_of(matrix, target)
+    plain = system_of(matrix, target, is_weighted=False)
+    systems = plain, system_of(matrix, target, is_weighted=True)
     one_by_one = Partial(_decompose, systems=systems)
-    together = Partial(_factorise, systems=systems)
+    # Gram matrices that are larger than the matrix do not pay.
+    num_messages, num_columns = matrix.shape
+    is_wide = num_messages <= num_columns
+    together = Partial(_factorise, systems=systems) if is_wide else None
     return masked_map(is_poor, one_by_one, together, weights, mask)
