@@ -79,17 +79,19 @@ def working(array: Any) -> Any:
     return array_module(array).asarray(array, dtype)
 
 
-def working_constants(tree: Any) -> Any:
-    """Applies `working` to every leaf and makes it a constant for `jax.grad`.
+def working_constant(array: Any) -> Any:
+    """Applies `working`, and makes the array a constant for `jax.grad`.
 
     NumPy arrays stay in NumPy, so that their values can be inspected.
     """
+    if isinstance(array, jax.Array):
+        return working(stop_gradient(array))
+    return working(np.asarray(array))
 
-    def constant(leaf):
-        is_jax = isinstance(leaf, jax.Array)
-        return working(stop_gradient(leaf) if is_jax else np.asarray(leaf))
 
-    return jax.tree.map(constant, tree)
+def working_constants(tree: Any) -> Any:
+    """Applies `working_constant` to every leaf."""
+    return jax.tree.map(working_constant, tree)
 
 
 def array_module(array: Any) -> ModuleType:

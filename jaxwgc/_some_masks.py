@@ -1,15 +1,16 @@
 """Computations for a subset of many masks, at the cost of that subset."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_batching import custom_vmap, sequential_vmap
+from jax.tree_util import Partial
 
-from jaxwgc import _validation
+# Number of entries of the rows that are computed together, and the fewest rows.
+_ENTRIES_TOGETHER = 512
+_FEWEST_TOGETHER = 8
 
 
 @custom_vmap
@@ -61,79 +62,89 @@ def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int)
     )
 
 
+def keep(values: jax.Array, rows: jax.Array, *_: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns the values of rows (..., c) as they are, and that they are final."""
+    return values, rows[..., 0] | True
+
+
+@custom_vmap
 def masked_map(
     condition: jax.Array,
-    function: Callable[..., jax.Array],
-    default: jax.Array,
-    mapped: tuple[jax.Array, ...],
-    shared: tuple[Any, ...],
+    function: Partial,
+    together: Partial | None,
+    values: jax.Array,
+    rows: jax.Array,
 ) -> jax.Array:
-    """Returns `function` for the masks with a true condition, and `default` elsewhere.
+    """Replaces the values of the rows with a true condition.
 
-    Under `jax.vmap`, too, only those masks are computed, one after the other. Plain
-    vmap would turn the condition into a select that computes every mask.
+    Under `jax.vmap`, too, only those rows are computed. Plain vmap would turn the
+    condition into a select that computes every row.
 
     Args:
-      condition: Per mask, bool (...).
-      function: `function(*mapped, *shared)` of one mask, hashable.
-      default: (..., *shape); shape is the output shape of the function.
-      mapped: Arrays with leading axes (...).
-      shared: Pytrees that all masks share. `jax.vmap` may add axes to their arrays.
+      condition: Per row, bool (...).
+      function: `function(value, row)` returns the value of one row, and True.
+      together: `together(values, rows)` returns the values of several rows, and which
+        of them are final. The others are left to `function`. None if rows are computed
+        one by one. `jax.vmap` may add axes to the arrays of these two.
+      values: (..., *shape).
+      rows: (..., c).
     """
-    # Outside of jit, the function is compiled only if it is needed.
-    if not _validation.is_traced(condition) and not np.asarray(condition).any():
-        return default
-    return _masked_map(condition, function, default, mapped, shared)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _masked_map(condition, function, default, mapped, shared):
     if condition.size == 0:
-        return default
-    compute = custom_vmap(lambda *arrays: _compute_some(function, *arrays))
-    compute.def_vmap(functools.partial(_add_axis, compute))
-    return compute(condition, default, mapped, shared)
-
-
-def _compute_some(function, condition, default, mapped, shared):
-    """Computes `masked_map` in a loop over the masks with a true condition."""
-    values, *rows = (
-        array.reshape(-1, *array.shape[condition.ndim :])
-        for array in (default, *mapped)
-    )
-
-    def replace(place, values):
-        own = function(*[row[place] for row in rows], *shared)
-        return values.at[place].set(own)
-
+        return values
+    is_open = condition.ravel()
+    flat = values.reshape(-1, *values.shape[condition.ndim :])
+    rows = rows.reshape(-1, rows.shape[-1])
     if condition.size == 1:
-        is_one = condition.reshape(())
-        values = jax.lax.cond(is_one, lambda: replace(0, values), lambda: values)
-    else:
-        # The cumulative count of these masks finds each mask. Sorting would take
-        # longer.
-        count = jnp.cumsum(condition)
-        values = jax.lax.fori_loop(
-            0,
-            count[-1],
-            lambda step, values: replace(jnp.searchsorted(count, step + 1), values),
-            values,
-        )
-    return values.reshape(default.shape)
+        value, _ = jax.lax.cond(is_open[0], function, keep, flat[0], rows[0])
+        return value.reshape(values.shape)
+    if together is not None:
+        flat, is_open = _replace_together(is_open, together, flat, rows)
+    # The cumulative count of these rows finds each row. Sorting would take longer.
+    count = jnp.cumsum(is_open)
+
+    def replace(step, flat):
+        place = jnp.searchsorted(count, step + 1)
+        value, _ = function(flat[place], rows[place])
+        return flat.at[place].set(value)
+
+    flat = jax.lax.fori_loop(0, count[-1], replace, flat)
+    return flat.reshape(values.shape)
 
 
-def _add_axis(compute, axis_size, in_batched, *arrays):
-    """Applies `compute` over an axis that `jax.vmap` adds to some of its arrays."""
-    (*masks, shared), (*of_masks, of_shared) = arrays, in_batched
-    if not any(jax.tree.leaves(of_shared)):
-        # The new axis becomes another axis of masks.
-        def with_axis(array, has_axis):
-            shape = array.shape if has_axis else (axis_size, *array.shape)
-            return jnp.broadcast_to(array, shape)
+def _replace_together(is_open, function, values, rows):
+    """Replaces values by whole batches; returns the values and what is still open."""
+    size = min(_ENTRIES_TOGETHER // rows.shape[1], len(rows))
+    if size < _FEWEST_TOGETHER:
+        return values, is_open
+    count = jnp.cumsum(is_open)
 
-        return compute(*jax.tree.map(with_axis, masks, of_masks), shared), True
+    def replace(step, state):
+        values, is_open = state
+        places = jnp.searchsorted(count, step * size + 1 + jnp.arange(size))
+        computed, is_final = function(values[places], rows[places])
+        return values.at[places].set(computed), is_open.at[places].set(~is_final)
 
-    # Codes are processed one by one, because arrays that masks share must not be
-    # repeated for each mask.
-    axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
-    return jax.vmap(sequential_vmap(compute), axes)(*arrays), True
+    return jax.lax.fori_loop(0, count[-1] // size, replace, (values, is_open))
+
+
+@masked_map.def_vmap
+def _add_axis(axis_size, in_batched, condition, function, together, values, rows):
+    """Computes `masked_map` over an axis that `jax.vmap` adds to some arguments."""
+    functions = function, together
+    if any(jax.tree.leaves(in_batched[1:3])):
+        # Functions are processed one by one, because arrays that rows share must not
+        # be repeated for each row.
+        axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
+        one_by_one = jax.vmap(sequential_vmap(masked_map), axes)
+        return one_by_one(condition, *functions, values, rows), True
+
+    # The new axis becomes another axis of rows.
+    def with_axis(array, has_axis):
+        shape = array.shape if has_axis else (axis_size, *array.shape)
+        return jnp.broadcast_to(array, shape)
+
+    condition = with_axis(condition, in_batched[0])
+    values = with_axis(values, in_batched[3])
+    return masked_map(
+        condition, *functions, values, with_axis(rows, in_batched[4])
+    ), True

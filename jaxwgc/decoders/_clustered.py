@@ -53,13 +53,8 @@ class Clustered(Decoder):
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         blocks, targets = self._blocks(matrix), self._targets(target)
         by_cluster = mask.reshape(*mask.shape[:-1], *blocks.shape[:2])
-        # If all targets are equal and known on the host, they stay on the host.
-        is_same = isinstance(targets, np.ndarray) and (targets == targets[0]).all()
-        weights = jax.vmap(
-            self.inner.checked_weights,
-            in_axes=(0, None if is_same else 0, -2),
-            out_axes=-2,
-        )(blocks, targets[0] if is_same else targets, by_cluster)
+        find = jax.vmap(self.inner.checked_weights, in_axes=(0, 0, -2), out_axes=-2)
+        weights = find(blocks, targets, by_cluster)
         return weights.reshape(*weights.shape[:-2], mask.shape[-1])
 
     def _blocks(self, matrix: Any) -> Any:

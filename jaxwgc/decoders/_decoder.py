@@ -11,10 +11,16 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import sharding_by_batch, working, working_constants
+from jaxwgc._arrays import (
+    dtype_of,
+    is_kind,
+    sharding_by_batch,
+    working,
+    working_constant,
+)
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
-from jaxwgc.decoders._systems import relative_residual
+from jaxwgc.decoders._systems import System
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -85,24 +91,30 @@ class Decoder(abc.ABC):
 
         They are in at least float32, and constants for `jax.grad`.
         """
-        constant, matrix, target = working_constants((self, matrix, target))
-
-        def find(mask: jax.Array) -> jax.Array:
-            weights = constant.weights(matrix, target, mask)
-            kind = "numbers" if jnp.iscomplexobj(matrix) else "real numbers"
-            name, axes = f"weights of {self}", "(..., num_segments, num_messages)"
-            weights = _validation.as_array(name, weights, f"{kind} or bools")
-            expected = (*mask.shape[:-1], len(target), len(matrix))
-            _validation.check_shape(name, weights, axes, expected)
-            dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-            return _at_received(weights, mask, dtype)
-
+        matrix = working_constant(matrix)
+        target = working_constant(target)
+        find = functools.partial(self.weights, matrix, target)
         by_batch = sharding_by_batch(mask, 2)
         if by_batch is not None:
             # The function batches and sorts masks, so the compiler chooses the sharding
             # inside.
-            find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
-        return find(mask)
+            find = jax.sharding.auto_axes(find, out_sharding=by_batch)
+        weights = find(mask)
+        shape = (*mask.shape[:-1], len(target), len(matrix))
+        if np.shape(weights) != shape:
+            raise ValueError(
+                f"weights of {self} must have shape (..., num_segments, num_messages) "
+                f"= {shape}; got {np.shape(weights)}"
+            )
+        kind = (
+            "numbers or bools" if jnp.iscomplexobj(matrix) else "real numbers or bools"
+        )
+        if not is_kind(weights, kind):
+            raise TypeError(
+                f"weights of {self} must be {kind}; got {dtype_of(weights)}"
+            )
+        dtype = jnp.promote_types(matrix.dtype, jnp.float32)
+        return _at_received(weights, mask, dtype)
 
     def decodes(
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
@@ -156,15 +168,19 @@ class Decoder(abc.ABC):
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _at_received(weights, mask, dtype):
-    """Casts decoding weights, and sets them to zero at missing messages."""
-    return jnp.where(mask[..., None, :], weights.astype(dtype), 0)
+    """Casts decoding weights, and sets them to zero at missing messages.
+
+    The result is constant for `jax.grad`, also in the arrays of a decoder.
+    """
+    weights = jax.lax.stop_gradient(jnp.asarray(weights, dtype))
+    return jnp.where(mask[..., None, :], weights, 0)
 
 
 @jax.jit
 def _is_near(weights, matrix, target, tolerance):
     scale = target_scale(target)
-    residual = relative_residual(weights, matrix / scale, target / scale)
-    return residual <= tolerance
+    system = System(matrix / scale, norms=1, target=target / scale, precision=0)
+    return system.residual(weights) <= tolerance
 
 
 # A decoder, a class (the code's own decoder of that class), or None (the code's first

@@ -9,22 +9,13 @@ import jax.numpy as jnp
 from jaxwgc import _validation
 from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import Static
-from jaxwgc._some_masks import in_batches, masked_map
+from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._systems import (
-    System,
-    best_iterate,
-    decompose,
-    is_uniform,
-    systems_of,
-)
+from jaxwgc.decoders._systems import System, refine, solve_poor, system_of
 
 # Ridge in eps: smaller ones do not improve the accuracy.
 _RIDGE = 0.5
-# Number of refinement steps, which remove rounding errors of the singular value
-# decomposition.
-_STEPS = 5
 # Number of masks decoded at a time.
 _CHUNK = 32
 
@@ -67,8 +58,8 @@ def dual_weights(
     Returns:
       (1, n), zero at stragglers.
     """
-    norms, (of_all, null) = system.norms, dual
-    ridge = (_RIDGE * jnp.finfo(norms.dtype).eps) ** 2
+    of_all, null = dual
+    ridge = (_RIDGE * jnp.finfo(system.norms.dtype).eps) ** 2
     lost = jnp.argsort(received, stable=True)[:num_stragglers]
     unused = received[lost, None]
     vectors, singular, turn = jnp.linalg.svd(
@@ -81,20 +72,14 @@ def dual_weights(
     remove = product(null, turn.conj().T * singular) * (1 - ridge)
     remove = remove / (singular**2 + ridge * (1 - singular**2))
     remove = product(remove, vectors.conj().T)
-
-    # Rounding errors of the iterates differ from step to step, so the best step is
-    # kept.
-    def refine(iterates, _):
-        solution = iterates[0, 0] / norms
-        # Error of the solution outside of the dual code.
-        missing = of_all - solution
-        missing = missing + product(null, product(null.conj().T, solution))
-        step = missing - product(remove, missing[lost])
-        solution = solution + jnp.where(received, step, 0)
-        return iterates.at[0, 0].set(solution * norms)
-
-    start = jnp.stack([jnp.zeros_like(weights), weights * norms])
-    return best_iterate(refine, start, system, _STEPS)
+    # Solutions differ from the weights of all workers by weights of the dual code, and
+    # vanish at stragglers.
+    norms = system.norms
+    identity = jnp.eye(len(null), dtype=null.dtype)
+    outside = (identity - product(null.conj(), null.T)) / norms[:, None]
+    equations = system._replace(matrix=outside, target=of_all[None])
+    inverse = jnp.where(received, identity.at[lost].add(-remove.T), 0) * norms
+    return refine(inverse, weights, system, equations)
 
 
 class Dual(Decoder):
@@ -144,27 +129,27 @@ class Dual(Decoder):
         _validation.check_up_to(name, number, rows=len(rows))
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        weights, is_poor, systems = _weights(
-            self, mask, matrix, target, is_uniform(target)
-        )
-        return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))
+        rows = working(self.rows)
+        weights, is_poor = _corrected(mask, rows, self.num_stragglers, matrix, target)
+        return solve_poor(is_poor, weights, mask, matrix, target)
 
 
-@functools.partial(jax.jit, static_argnames="is_uniform")
-def _weights(decoder, mask, matrix, target, is_uniform):
-    systems = systems_of(matrix, target, is_uniform)
-    plain, dtype = systems.at(0), systems.matrix.dtype
-    rows = jnp.asarray(working(decoder.rows), dtype)
-    dual, num_stragglers = DualCode(rows[0], rows[1:].T), decoder.num_stragglers
+@functools.partial(jax.jit, static_argnames="num_stragglers")
+def _corrected(mask, rows, num_stragglers, matrix, target):
+    """Returns weights, and which of them are inaccurate."""
+    system = system_of(matrix, target, is_weighted=False)
+    dtype = system.matrix.dtype
+    rows = jnp.asarray(rows, dtype)
+    dual = DualCode(of_all=rows[0], null=rows[1:].T)
 
     @jax.vmap
     def solve(mask):
         weights = jnp.where(mask, dual.of_all, 0)[None]
         if not num_stragglers:
             return weights
-        return dual_weights(weights, mask, plain, dual, num_stragglers)
+        return dual_weights(weights, mask, system, dual, num_stragglers)
 
     is_short = (~mask).sum(-1) > num_stragglers
     weights = in_batches(solve, mask, _CHUNK)
-    is_poor = is_short | ~(plain.residual(weights) <= rounding(dtype))
-    return weights, is_poor, systems
+    is_poor = is_short | ~(system.residual(weights) <= rounding(dtype))
+    return weights, is_poor

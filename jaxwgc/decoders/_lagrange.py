@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import power_of_two, product, working
+from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
-from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._systems import decompose, is_uniform, squared_norm, systems_of
+from jaxwgc.decoders._systems import solve_poor, squared_norm, system_of
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32, and sums of remainders have negligible
@@ -95,8 +94,8 @@ class Lagrange(Decoder):
 
     If stragglers are neighbours on the circle of points, weights are large, and the
     residual can exceed 1e-4 in float32 (1e-10 in float64). These masks, and masks with
-    fewer than n - s responses, are decomposed, one by one. Weighted codes are decoded
-    as in `LeastSquares`.
+    fewer than n - s responses, are decomposed. Weighted codes are decoded as in
+    `LeastSquares`.
 
     Attributes:
       positions: int (num_workers,), a permutation of 0, ..., n - 1: the polynomials of
@@ -140,39 +139,30 @@ class Lagrange(Decoder):
 
     def closed_form(self, mask: jax.Array) -> jax.Array:
         """Returns the weights (..., 1, num_workers) of the closed form alone."""
-        return interpolate(mask, self.positions)
+        return interpolate(mask, working(self.positions))
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        weights, is_poor, systems = _weights(
-            self, mask, matrix, target, is_uniform(target)
+        positions = working(self.positions)
+        weights, is_poor = _closed_form(
+            mask, positions, self.num_stragglers, matrix, target
         )
-        return masked_map(is_poor, _improve, weights, (weights, mask), (systems,))
+        return solve_poor(is_poor, weights, mask, matrix, target)
 
 
-@functools.partial(jax.jit, static_argnames="is_uniform")
-def _weights(decoder, mask, matrix, target, is_uniform):
-    """Returns weights, which of them may be inaccurate, and systems.
+@functools.partial(jax.jit, static_argnames="num_stragglers")
+def _closed_form(mask, positions, num_stragglers, matrix, target):
+    """Returns weights, and which of them may be inaccurate.
 
     Interpolation does not apply to masks with too few messages. On other masks it may
     amplify rounding: if their stragglers are neighbours on the circle, weights are so
     large that the residual grows.
     """
-    systems = systems_of(matrix, target, is_uniform)
-    plain = systems.at(0)
-    dtype = systems.matrix.dtype
-    is_short = (~mask).sum(-1) > decoder.num_stragglers
-    weights = interpolate(mask, decoder.positions)
-    weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
+    system = system_of(matrix, target, is_weighted=False)
+    dtype = system.matrix.dtype
+    weights = interpolate(mask, positions).astype(dtype)
+    is_short = (~mask).sum(-1) > num_stragglers
     # The residual is estimated, because computing it would take as long as the weights.
-    norm = squared_norm(weights[..., 0, :] * plain.norms)
-    size = jnp.sqrt(norm / squared_norm(plain.target[0]))
+    norm = product(squares(weights[..., 0, :]), system.norms**2)
+    size = jnp.sqrt(norm / squared_norm(system.target[0]))
     is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
-    return weights, is_short | ~is_rounding, systems
-
-
-def _improve(weights, mask, systems):
-    """Decomposes one mask if the residual of its weights is above rounding."""
-    is_good = systems.at(0).residual(weights) <= rounding(weights.dtype)
-    return jax.lax.cond(
-        is_good, lambda: weights, lambda: decompose(weights, mask, systems)
-    )
+    return weights, is_short | ~is_rounding

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import any_under_vmap, in_batches, masked_map
-from jaxwgc._targets import DECODES, rounding
+from jaxwgc._some_masks import in_batches
+from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._systems import (
+    EXCESS,
     System,
-    decompose,
-    is_uniform,
+    solve_in_turn,
+    solve_poor,
     squared_norm,
-    systems_of,
+    system_of,
 )
 
 # Number of masks that iterate together: their vectors fit into cache.
@@ -25,22 +26,14 @@ _BATCH = 128
 # matrix and residual. It is a few machine epsilons: the excess of the squared residual
 # is of second order in this bound, but the decoded gradient is of first order.
 _GRADIENT = {32: 5e-7, 64: 1e-15}
-# Bound of the relative excess of the squared residual over its minimum; its root bounds
-# the change of the decoded gradient. The excess is estimated from the longest step of
-# conjugate gradients, which is at most 1 / smallest eigenvalue.
-_EXCESS = {32: 1e-8, 64: 1e-20}
 # Weights are also done if the residual is below this many eps of the target.
 _DONE_EPS = 64
 
 
-@functools.partial(jax.jit, static_argnames="is_uniform")
+@jax.jit
 def least_squares_weights(
-    mask: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-    num_missing: int | jax.Array,
-    is_uniform: bool,
-) -> tuple[jax.Array, jax.Array, System]:
+    mask: jax.Array, matrix: Array, target: Array, num_missing: int | jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Computes minimum-norm least-squares weights.
 
     Weights are multiplied by the norms of the rows of B, rounded to powers of two, in
@@ -56,57 +49,41 @@ def least_squares_weights(
       matrix: (num_messages, c).
       target: (num_segments, c).
       num_missing: See `LeastSquares`.
-      is_uniform: Whether all parts are known to have equal weights.
 
     Returns:
       Weights (..., num_segments, num_messages), zero at messages that were not
-      received; the masks to decompose, bool (...); and `systems_of` the code.
+      received; and which of them are inaccurate, bool (...).
     """
-    systems = systems_of(matrix, target, is_uniform)
+    plain = system_of(matrix, target, is_weighted=False)
+    systems = plain, system_of(matrix, target, is_weighted=True)
+    # Zeros are derived from the mask, so that under shard_map they vary over the mesh
+    # axes of the mask.
+    zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)
+    weights = jnp.where(mask[..., None, :], zeros, 0)
+    weights, is_solved = solve_in_turn(nearest_weights, weights, mask, systems)
     count = (~mask).sum(-1)
     is_decodable = (count <= num_missing) & (num_missing > 0)
-    if is_uniform:
-        weights, is_poor = nearest_weights(mask, systems.at(0), is_decodable)
-        return weights, is_poor, systems
-    sizes = jnp.abs(systems.target[1]).sum(0)
-
-    def fit(state):
-        index, is_lost, _, weights, was_poor = state
-        promised = is_decodable & (index == 0)
-        fitted, is_poor = nearest_weights(mask, systems.at(index), promised)
-        weights = jnp.where(is_lost[..., None, None], fitted, weights)
-        is_poor = jnp.where(is_lost, is_poor, was_poor)
-        is_lost = ~is_poor & ~(systems.at(0).residual(weights) <= DECODES)
-        is_lost &= (index == 0) & (sizes.max() > sizes.min())
-        return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
-
-    # The loop has one or two steps, because two copies of its body would double the
-    # program. Its start is derived from the mask, so that under shard_map it varies
-    # over the mesh axes of the mask.
-    every = mask[..., 0] | True
-    zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
-    weights = jnp.where(mask[..., None, :], zeros, 0)
-    start = 0, every, any_under_vmap(every.any()), weights, every
-    *_, weights, is_poor = jax.lax.while_loop(lambda state: state[2], fit, start)
-    return weights, is_poor, systems
+    is_off = plain.residual(weights) > rounding(zeros.dtype)
+    return weights, ~is_solved | (is_decodable & is_off)
 
 
+@jax.jit
 def nearest_weights(
-    mask: jax.Array, system: System, is_decodable: jax.Array
+    weights: jax.Array, mask: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes weights by conjugate gradients, and which of them are inaccurate.
+    """Computes weights by conjugate gradients, and which of them are solved.
 
     Args:
+      weights: Not used: conjugate gradients start from zero.
       mask: bool (..., num_messages).
       system: Matrix and target.
-      is_decodable: Masks that are known to decode exactly, bool (...).
     """
-    matrix, norms, target = system
-    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
+    del weights
+    iterate = functools.partial(
+        _conjugate_gradients, matrix=system.matrix, target=system.target
+    )
     weights, converged = in_batches(iterate, mask, _BATCH)
-    weights = weights / norms
-    is_off = system.residual(weights) > rounding(matrix.dtype)
-    return weights, ~converged | (is_decodable & is_off)
+    return weights / system.norms, converged
 
 
 class _Problem(NamedTuple):
@@ -172,7 +149,7 @@ def _conjugate_gradients(masks, matrix, target):
     )
     residual, gradient = problem.residual_and_gradient(weights)
     norm = squared_norm(gradient)
-    is_accurate = norm * longest <= _EXCESS[precision.bits] * residual
+    is_accurate = norm * longest <= EXCESS[precision.bits] * residual
     is_accurate |= residual <= problem.floor
     is_minimum = problem.is_minimum(norm / 4, residual)
     return weights, (is_minimum & is_accurate).all(axis=-1)
@@ -219,8 +196,7 @@ class LeastSquares(Decoder):
 
     Weights are multiplied by the norms of the rows of B, rounded to powers of two, in
     this norm, so that the scale of a message does not matter. Many masks are solved
-    together by conjugate gradients. Masks without convergence are decomposed one by
-    one.
+    together by conjugate gradients. Masks without convergence are decomposed.
 
     A weighted code is decoded like the unweighted one, so that the error of each part
     is relative to its weight. The weighted target is fitted only if the residual
@@ -253,7 +229,6 @@ class LeastSquares(Decoder):
         _validation.check_dtypes("num_missing", self.num_missing, "integers")
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        weights, is_poor, systems = least_squares_weights(
-            mask, matrix, target, self.num_missing, is_uniform(target)
-        )
-        return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))
+        num_missing = jnp.asarray(self.num_missing)
+        weights, is_poor = least_squares_weights(mask, matrix, target, num_missing)
+        return solve_poor(is_poor, weights, mask, matrix, target)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import Static
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
@@ -89,7 +89,7 @@ class Group(Decoder):
         _validation.as_array("groups", self.groups, "integers", **sizes)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _first_responses(mask, self.groups, matrix, target)
+        return _first_responses(mask, working(self.groups), matrix, target)
 
 
 @jax.jit

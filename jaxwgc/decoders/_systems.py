@@ -3,131 +3,85 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from jaxwgc._arrays import power_below, product, squares
+from jaxwgc._some_masks import any_under_vmap, keep, masked_map
 from jaxwgc._targets import DECODES, target_scale
+from jaxwgc._validation import is_traced
 
-# Another sequence of iterates replaces the first one only if its cost is below this
-# fraction of the first one's cost.
-_ADVANTAGE = 0.9
+Array: TypeAlias = jax.Array | np.ndarray
+
 # Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
-# Ridges to try, in eps of the largest singular value; 0 only truncates.
-_RIDGES = (0, 0.5, 2, 8)
-# Number of refinement steps.
+# Ridge in units of the precision times the largest singular value: smaller and larger
+# ones leave larger errors on nearly singular masks.
+_RIDGE = 2
+# Weights given to a refinement are kept if their cost is below this fraction of the
+# cost of every step.
+_ADVANTAGE = 0.9
+# Number of refinement steps: nearly singular masks need eight.
 _STEPS = 8
 # Precision, in place of eps, in rounds that do not decode. In these rounds, nearly
 # dependent parts cannot be told apart in double precision either.
 _LOST = 1e-11
+# Smallest squared diagonal entry of a Cholesky factor, in eps: with smaller entries the
+# rows are nearly dependent, and the weights need not have minimum norm.
+_SMALLEST_PIVOT = 1e3
+# Bound of the relative excess of the squared residual over its minimum; its root bounds
+# the change of the decoded gradient.
+EXCESS = {32: 1e-8, 64: 1e-20}
 
 
 class System(NamedTuple):
-    """System aᵀB = target for decoding weights a, or several systems.
+    """System aᵀB = target for decoding weights a.
 
     Attributes:
-      matrix: Rows of B divided by `norms`, (..., num_messages, c).
-      norms: Norms of these rows, as powers of two, (..., num_messages).
-      target: (..., num_segments, c).
+      matrix: Rows of B divided by `norms`, (num_messages, c).
+      norms: Norms of these rows, as powers of two, (num_messages,).
+      target: (num_segments, c).
+      precision: Relative precision of the matrix, at least eps.
     """
 
     matrix: jax.Array
     norms: jax.Array
     target: jax.Array
-
-    def at(self, index: Any) -> "System":
-        """Selects one of several systems."""
-        return System(*(array[index] for array in self))
+    precision: float | jax.Array
 
     def residual(self, weights: jax.Array) -> jax.Array:
-        """Computes the residual of weights, relative to the norm of the target."""
-        return relative_residual(weights * self.norms, self.matrix, self.target)
+        """Returns the norm of aᵀB - target, relative to the norm of the target."""
+        residual = product(weights * self.norms, self.matrix) - self.target
+        scale = jnp.sqrt(squared_norm(self.target).sum(-1))
+        return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
 
-def is_uniform(target: Any) -> bool:
-    """Returns whether all parts are known to have equal weights."""
-    known = isinstance(target, np.ndarray)
-    return known and bool(np.ptp(np.abs(target).sum(0)) == 0)
+# The systems without and with part weights, in the order in which to try them.
+Systems: TypeAlias = tuple[System, System]
 
 
-def systems_of(matrix: jax.Array, target: jax.Array, is_uniform: bool) -> System:
-    """Returns the systems of a code, in the order in which to try them.
+def system_of(matrix: Array, target: Array, is_weighted: bool) -> System:
+    """Returns the system of a code, or the one of the code without part weights.
 
-    The first is the one of the unweighted code. There, the error of each part is
-    relative to the weight of the part, and no part is lost in the rounding of larger
-    ones (theorem 4.1 of the paper). The second has the weights, unless they are equal.
-    It is for masks with a residual above `DECODES` in the first.
+    Without part weights, the error of each part is relative to its weight, and no part
+    is lost in the rounding of larger ones (theorem 4.1 of the paper).
     """
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-    target = target.astype(jnp.finfo(dtype).dtype)
+    real = jnp.finfo(dtype)
     # Each column belongs to one segment. Dividing a column in matrix and target does
     # not change the decoding weights.
-    scale, columns = target_scale(target), target.sum(0)
-    columns = jnp.where(columns == 0, scale, columns)[None]
-    if not is_uniform:
-        columns = jnp.concatenate([columns, jnp.full_like(columns, scale)])
-    columns = columns[:, None]
+    scale = target_scale(target)
+    columns = jnp.asarray(target).sum(0)
+    columns = jnp.where(is_weighted | (columns == 0), scale, columns).astype(real.dtype)
     # The matrix is multiplied by inverses, because division of complex numbers compiles
     # to a large program.
-    matrix = matrix.astype(dtype) * (1 / columns)
-    return System(*scaled_rows(matrix), target / columns)
-
-
-def squared_norm(vectors: jax.Array) -> jax.Array:
-    """Returns the squared norm over the last axis, real."""
-    return jnp.sum(squares(vectors), axis=-1)
-
-
-def relative_residual(
-    weights: jax.Array, matrix: jax.Array, target: jax.Array
-) -> jax.Array:
-    """Returns the norm of aᵀB - target over all segments, relative to the target."""
-    residual = product(weights, matrix) - target
-    scale = jnp.sqrt(squared_norm(target).sum(-1))
-    return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
-
-
-def best_iterate(
-    step: Callable[..., jax.Array], start: jax.Array, system: System, num_steps: int
-) -> jax.Array:
-    """Returns the iterate with the smallest residual, including rounding errors.
-
-    Weights, and the messages that they multiply, are rounded by half an epsilon. Large
-    weights may have smaller residuals, but larger rounding errors. The first sequence
-    is kept unless another one is better by more than a tenth.
-
-    Args:
-      step: `step(iterates, residuals)` returns the next iterates.
-      start: First iterates of several sequences, multiplied by the norms of the rows of
-        B, (count, num_segments, num_messages).
-      system: Rows of B, and target.
-      num_steps: Number of steps.
-
-    Returns:
-      Weights (num_segments, num_messages).
-    """
-    matrix, norms, target = system
-    rounding = jnp.finfo(matrix.dtype).eps / 2
-
-    def advance(_, state):
-        iterates, best, least = state
-        residuals = target - product(iterates, matrix)
-        costs = squared_norm(residuals) + rounding**2 * squared_norm(iterates)
-        costs = costs.sum(-1)
-        is_better = costs < least
-        best = jnp.where(is_better[:, None, None], iterates, best)
-        return step(iterates, residuals), best, jnp.where(is_better, costs, least)
-
-    # Infinity is derived from the start, so that under shard_map it varies over the
-    # mesh axes of the start.
-    least = jnp.where(start[:, 0, 0].real < 0, jnp.inf, jnp.inf)
-    state = start, start, least.astype(norms.dtype)
-    _, best, least = jax.lax.fori_loop(0, num_steps + 1, advance, state)
-    return best[jnp.argmin(least.at[0].multiply(_ADVANTAGE))] / norms
+    rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
+    precision = max(_LOST, float(real.eps)) if is_weighted else float(real.eps)
+    return System(rows, norms, target.astype(real.dtype) / columns, precision)
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -148,72 +102,179 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     return matrix * (1 / powers)[..., None], powers
 
 
-def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.Array:
-    """Computes weights of one mask by singular value decompositions.
+def squared_norm(vectors: jax.Array) -> jax.Array:
+    """Returns the squared norm over the last axis, real."""
+    return jnp.sum(squares(vectors), axis=-1)
+
+
+@jax.jit
+def refine(
+    inverse: jax.Array,
+    weights: jax.Array,
+    system: System,
+    equations: System | None = None,
+) -> jax.Array:
+    """Returns the best of `weights` and of the steps of an iterative refinement.
+
+    Refinement starts from zero and adds the residual times `inverse`, which removes
+    rounding errors of the inverse. What remains are rounding errors that differ from
+    step to step, so the best step is kept.
+
+    Weights, and the messages that they multiply, are rounded by half an epsilon. Large
+    weights may have smaller residuals, but larger rounding errors. Both count.
 
     Args:
-      weights: (num_segments, num_messages), kept if they are better.
-      received: bool (num_messages,).
-      systems: From `systems_of`. The second is solved if weights of the first have a
-        residual above `DECODES`.
+      inverse: Approximate inverse of the matrix, (c, num_messages).
+      weights: Kept if better than every step by more than a tenth, (num_segments,
+        num_messages).
+      system: Rows of B, and target, by which weights are compared.
+      equations: Equivalent system whose residual is refined. Defaults to `system`.
+
+    Returns:
+      Weights (num_segments, num_messages).
     """
-    number, eps = len(systems.norms), jnp.finfo(systems.norms.dtype).eps
+    rounding = jnp.finfo(inverse.dtype).eps / 2
 
-    def fit(state):
-        index, weights = state
-        precision = jnp.where(index == 0, eps, max(eps, _LOST))
-        weights = jnp.where(index == 0, weights, 0)
-        return index + 1, _solve(weights, received, systems.at(index), precision)
+    def advance(step, state):
+        iterate, best, least = state
+        residual = system.target - product(iterate, system.matrix)
+        cost = (squared_norm(residual) + rounding**2 * squared_norm(iterate)).sum()
+        # The first iterate is the given one.
+        cost = jnp.where(step == 0, cost / _ADVANTAGE, cost)
+        best = jnp.where(cost < least, iterate, best)
+        least = jnp.where(cost < least, cost, least)
+        if equations is not None:
+            residual = equations.target - product(iterate, equations.matrix)
+        # The second iterate is zero.
+        iterate = jnp.where(step == 0, 0, iterate + product(residual, inverse))
+        return iterate, best, least
 
-    def goes_on(state):
-        index, weights = state
-        is_lost = ~(systems.at(0).residual(weights) <= DECODES)
-        return (index == 0) | (index < number) & is_lost
+    # Infinity is derived from the weights, so that under shard_map it varies over the
+    # mesh axes of the mask.
+    start = weights * system.norms
+    least = jnp.where(start[0, 0].real < 0, jnp.inf, jnp.inf).astype(system.norms.dtype)
+    state = start, start, least
+    _, best, _ = jax.lax.fori_loop(0, _STEPS + 2, advance, state)
+    return best / system.norms
 
-    if number == 1:
-        return fit((0, weights))[1]
-    return jax.lax.while_loop(goes_on, fit, (0, weights))[1]
+
+def solve_in_turn(
+    solve: Callable[..., tuple[jax.Array, jax.Array]],
+    weights: jax.Array,
+    mask: jax.Array,
+    systems: Systems,
+) -> tuple[jax.Array, jax.Array]:
+    """Solves the unweighted system, and the weighted one for masks that do not decode.
+
+    Args:
+      solve: `solve(weights, mask, system)` returns weights, and which masks are solved.
+        Compiled, because it is called twice.
+      weights: Given to `solve`, (..., num_segments, num_messages).
+      mask: bool (..., num_messages).
+      systems: Without and with part weights.
+
+    Returns:
+      Weights, and which masks are solved.
+    """
+    plain, weighted = systems
+    weights, is_solved = solve(weights, mask, plain)
+    sizes = jnp.abs(weighted.target).sum(0)
+    is_lost = is_solved & ~(plain.residual(weights) <= DECODES)
+    is_lost &= sizes.max() > sizes.min()
+    any_lost = any_under_vmap(is_lost.any())
+    again, is_solved_again = jax.lax.cond(
+        any_lost, solve, keep, weights, mask, weighted
+    )
+    weights = jnp.where(is_lost[..., None, None], again, weights)
+    return weights, jnp.where(is_lost, is_solved_again, is_solved)
 
 
-def _solve(weights, received, system, precision):
-    """Computes weights of one mask by singular value decomposition.
+@jax.jit
+def _by_svd(weights, mask, system):
+    """Computes weights of one mask by singular value decomposition; it is solved.
 
     Singular values below 2 sqrt(max(n, k)) eps of the largest are truncated. (NumPy
     truncates below max(n, k) eps, which is too much in float32 for codes of condition
     number 1e5. Rounding reached sqrt(n) eps / 2 for n up to 400.) On nearly singular
-    masks, ridges of a few eps are better: they trade the residual against the rounding
-    of large weights. The best of these weights is returned.
+    masks, a ridge is better: it trades the residual against the rounding of large
+    weights. The better of both is returned.
+    """
+    rows = jnp.where(mask[:, None], system.matrix, 0)
+    left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
+    unit = system.precision * singular[0]
+    # The ridge of a matrix of zeros is zero.
+    ridged = singular / jnp.where(unit > 0, singular**2 + (_RIDGE * unit) ** 2, 1)
+    is_used = singular > _CUTOFF * math.sqrt(max(rows.shape)) * unit
+    truncated = jnp.where(is_used, 1 / jnp.where(is_used, singular, 1), 0)
+    for inverses in ridged, truncated:
+        inverse = product(right.conj().T * inverses, left.conj().T)
+        weights = refine(jnp.where(mask, inverse, 0), weights, system)
+    return weights, jnp.bool(True)
+
+
+@jax.jit
+def _by_cholesky(weights, masks, system):
+    """Computes weights of some masks by Cholesky decompositions, and which are solved.
+
+    The Gram matrix has the square of the condition number of the mask. Masks of nearly
+    dependent rows are not solved.
+    """
+    matrix = system.matrix
+    adjoint = matrix.conj().T
+    both = masks[:, :, None] & masks[:, None, :]
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    factors = jnp.linalg.cholesky(jnp.where(both, product(matrix, adjoint), identity))
+    halves = jax.lax.linalg.triangular_solve(
+        factors, jnp.broadcast_to(identity, factors.shape), left_side=True, lower=True
+    )
+    inverse_gram = product(halves.conj().mT, halves)
+    inverses = jnp.where(masks[:, None], product(adjoint, inverse_gram), 0)
+    weights = jax.vmap(refine, (0, 0, None))(inverses, weights, system)
+    residual = system.target - product(weights * system.norms, matrix)
+    gradient = jnp.where(masks[:, None], product(residual, adjoint), 0)
+    excess = squared_norm(product(gradient, halves.conj().mT))
+    precision = jnp.finfo(matrix.dtype)
+    pivots = jnp.diagonal(factors, axis1=1, axis2=2).real ** 2
+    is_solved = (excess <= EXCESS[precision.bits] * squared_norm(residual)).all(-1)
+    return weights, is_solved & (pivots.min(-1) >= _SMALLEST_PIVOT * precision.eps)
+
+
+_decompose = functools.partial(solve_in_turn, _by_svd)
+_factorise = functools.partial(solve_in_turn, _by_cholesky)
+
+
+def solve_poor(
+    is_poor: jax.Array,
+    weights: jax.Array,
+    mask: jax.Array,
+    matrix: Array,
+    target: Array,
+) -> jax.Array:
+    """Replaces inaccurate weights by those of a Cholesky or singular value decomposition.
 
     Args:
-      weights: (num_segments, num_messages), kept if they are better.
-      received: bool (num_messages,).
-      system: Rows of B, and target.
-      precision: Used as eps in these bounds.
+      is_poor: Masks whose weights are inaccurate, bool (...).
+      weights: (..., num_segments, num_messages), kept where they are better.
+      mask: bool (..., num_messages).
+      matrix: B, (num_messages, c).
+      target: (num_segments, c).
 
     Returns:
-      (num_segments, num_messages), zero at messages that were not received.
+      (..., num_segments, num_messages), zero at messages that were not received.
     """
-    matrix, norms, _ = system
-    rows = jnp.where(received[:, None], matrix, 0)
-    left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
-    cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * precision * singular[0]
-    ridges = jnp.array(_RIDGES, singular.dtype)[:, None, None]
-    ridges = ridges * precision * singular[0]
-    is_used = (singular > cutoff) | (ridges > 0)
-    regularised = jnp.where(is_used, singular**2 + ridges**2, 1)
-    inverses = jnp.where(is_used, singular, 0) / regularised
-    inverses = product(right.conj().T * inverses, left.conj().T)
-    inverses = jnp.where(received, inverses, 0)
+    # Outside of jit, the decompositions are compiled only if a mask needs them.
+    if not is_traced(is_poor) and not np.any(is_poor):
+        return weights
+    return _solve_poor(is_poor, weights, mask, matrix, target)
 
-    # The given weights are the last sequence. Its inverse is zero, so it is not
-    # refined.
-    inverses = jnp.pad(inverses, [(0, 1), (0, 0), (0, 0)])
-    start = jnp.zeros((len(_RIDGES), *weights.shape), weights.dtype)
-    start = jnp.concatenate([start, (weights * norms)[None]])
 
-    # Refinement removes rounding errors of the decomposition. What remains are rounding
-    # errors that differ from step to step, so the best step is kept.
-    def refine(solutions, residuals):
-        return solutions + product(residuals, inverses)
-
-    return best_iterate(refine, start, system, _STEPS)
+@jax.jit
+def _solve_poor(is_poor, weights, mask, matrix, target):
+    plain = system_of(matrix, target, is_weighted=False)
+    systems = plain, system_of(matrix, target, is_weighted=True)
+    one_by_one = Partial(_decompose, systems=systems)
+    # Gram matrices that are larger than the matrix do not pay.
+    num_messages, num_columns = matrix.shape
+    is_wide = num_messages <= num_columns
+    together = Partial(_factorise, systems=systems) if is_wide else None
+    return masked_map(is_poor, one_by_one, together, weights, mask)

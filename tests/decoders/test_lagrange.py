@@ -164,7 +164,8 @@ def test_steps_of_the_dual_code_converge_to_rounding():
             jnp.asarray(of_all, matrix.dtype), jnp.asarray(null, matrix.dtype)
         )
         none = jnp.full((1, number), jnp.nan, matrix.dtype)
-        system = System(matrix, norms, jnp.ones((1, number), matrix.dtype))
+        target = jnp.ones((1, number), matrix.dtype)
+        system = System(matrix, norms, target, precision=np.finfo(np.float32).eps)
         solve = jax.vmap(lambda mask: dual_weights(none, mask, system, dual, lost))
         return solve(masks) * norms, matrix
 

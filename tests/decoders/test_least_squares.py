@@ -8,22 +8,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.tree_util import Partial
+from jax.tree_util import Partial
 
 import jaxwgc
 from jaxwgc._some_masks import masked_map
-from jaxwgc.decoders import _least_squares
-from jaxwgc.decoders._systems import System, decompose, scaled_rows
+from jaxwgc.decoders import _least_squares, _systems
+from jaxwgc.decoders._systems import System, scaled_rows
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import row_scales
 
 
 @jax.jit
 def nearest_weights(mask, matrix, target):
-    """Whatever the target, without the steps for weighted codes around it."""
-    system = System(*scaled_rows(matrix), target)
-    weights, is_poor = _least_squares.nearest_weights(mask, system, False)
-    systems = System(*(array[None] for array in system))
-    return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))
+    """Whatever the target, without the columns' scales, which weighted codes have."""
+    rows, norms = scaled_rows(matrix)
+    system = System(rows, norms, target, precision=np.finfo(matrix.dtype).eps)
+    start = np.zeros((*mask.shape[:-1], *target.shape[:1], len(matrix)), matrix.dtype)
+    weights, is_solved = _least_squares.nearest_weights(start, mask, system)
+    return replace_poor(~is_solved, weights, mask, (system, system))
+
+
+def replace_poor(is_poor, weights, mask, systems):
+    one_by_one = Partial(_systems._decompose, systems=systems)
+    together = Partial(_systems._factorise, systems=systems)
+    return masked_map(is_poor, one_by_one, together, weights, mask)
 
 
 # Every mask, so two batches of those that iterate side by side.
@@ -290,8 +299,8 @@ def test_masks_that_are_known_to_be_decodable(promised):
     # Phases, since a product without its conjugate would end conjugate gradients.
     matrix = np.diag(np.exp(1j * np.arange(4))).astype(np.complex64)
     mask = np.arange(4) >= np.arange(4)[:, None]
-    _, is_poor, _ = _least_squares.least_squares_weights(
-        mask, matrix, np.ones((1, 4), np.float32), promised, True
+    _, is_poor = _least_squares.least_squares_weights(
+        mask, matrix, np.ones((1, 4), np.float32), promised
     )
     # All but the first miss, and those beyond are as near as can be.
     lost = np.arange(4)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
+from jax.tree_util import Partial
 
 from jaxwgc._some_masks import any_under_vmap, masked_map
 
@@ -17,6 +19,28 @@ def function(mapped, shared):
     return jnp.cumsum(shared @ mapped)
 
 
+def replaced(value, mapped, shared):
+    return function(mapped, shared), True
+
+
+def some_replaced(values, mapped, shared):
+    """Every other one is left to the function of one."""
+    computed = jax.vmap(function, (0, None))(mapped, shared)
+    is_final = jnp.arange(len(mapped)) % 2 == 0
+    return jnp.where(is_final[:, None], computed, values + 7), is_final
+
+
+def replaced(value, mapped, shared):
+    return function(mapped, shared), True
+
+
+def some_replaced(values, mapped, shared):
+    """Every other one is left to the function of one."""
+    computed = jax.vmap(function, (0, None))(mapped, shared)
+    is_final = jnp.arange(len(mapped)) % 2 == 0
+    return jnp.where(is_final[:, None], computed, values + 7), is_final
+
+
 def expected(condition, mapped, shared):
     everywhere = np.cumsum(np.einsum("...ij,...j->...i", shared, mapped), axis=-1)
     return np.where(condition[..., None], everywhere, -1)
@@ -24,7 +48,9 @@ def expected(condition, mapped, shared):
 
 def compute(condition, mapped, shared):
     default = jnp.full((*condition.shape, 2), -1, jnp.float32)
-    return masked_map(condition, function, default, (mapped,), (shared,))
+    one_by_one = Partial(replaced, shared=shared)
+    together = Partial(some_replaced, shared=shared)
+    return masked_map(condition, one_by_one, together, default, mapped)
 
 
 @pytest.mark.parametrize("axis", [0, None])
