@@ -248,7 +248,8 @@ decoders=[LeastSquares])
         """
         chosen: Any = decoder
         if decoder is None:
-            require(self.decoders, "decoder", "be given, since the code has none", None)
+            if not self.decoders:
+                raise ValueError("decoder must be given, since the code has none")
             chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
             of_kind = self.decoders_of(decoder)
