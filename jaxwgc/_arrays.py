@@ -99,9 +99,7 @@ def array_module(array: Any) -> ModuleType:
     return jnp if isinstance(array, jax.Array) else np
 
 
-def product(
-    left: jax.Array | np.ndarray, right: jax.Array | np.ndarray
-) -> jax.Array:
+def product(left: jax.Array | np.ndarray, right: jax.Array | np.ndarray) -> jax.Array:
     """Computes a matrix product in full precision.
 
     By default GPUs and TPUs round float32 operands to TF32 or bfloat16. Decoding would

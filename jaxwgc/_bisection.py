@@ -21,7 +21,8 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
     def halve(carry):
         low, high, middle = carry
         is_above = is_true(middle)
-        low, high = jnp.where(is_above, low, middle), jnp.where(is_above, middle, high)
+        low = jnp.where(is_above, low, middle)
+        high = jnp.where(is_above, middle, high)
         return low, high, low + (high - low) // 2
 
     start = none - 1, count, count - 1

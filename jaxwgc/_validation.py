@@ -54,7 +54,8 @@ def check_shape(
 
     "any" allows every size except zero. A leading "..." allows batch axes.
     """
-    shape, expected = np.shape(array), sizes[sizes[0] == "..." :]
+    shape = np.shape(array)
+    expected = sizes[sizes[0] == "..." :]
     given = shape[-len(expected) :] if len(expected) < len(sizes) else shape
     if len(given) != len(expected) or not all(
         length == size or (size == "any" and length)

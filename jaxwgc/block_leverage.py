@@ -229,7 +229,8 @@ def _sampler(code, probabilities, num_draws):
     )
     # Tracing one draw checks the probabilities without computing it.
     jax.eval_shape(lambda key: sample_parts(key, num_draws=1), jax.random.key(0))
-    num_parts, num_slots = np.shape(probabilities)[0], code.num_parts
+    num_parts = np.shape(probabilities)[0]
+    num_slots = code.num_parts
     if num_draws is None:
         num_positive = num_parts
         if not _validation.is_traced(probabilities):

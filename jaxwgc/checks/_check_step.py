@@ -137,7 +137,8 @@ def check_step(
     _validation.check_concrete("arguments", everything, "check_step looks at values")
     is_right = step is None or optimizer is not None
     _validation.require(is_right, "optimizer", "be given with step", None)
-    start, params = params, _perturbed(params)
+    start = params
+    params = _perturbed(params)
     _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
     layout = layout_of(data, parts)
     coded_gradients = jax.jit(partial_value_and_grad(loss, has_aux))

@@ -41,7 +41,8 @@ def layout_of(data: Any, parts: Any) -> Layout:
     Parts may also have the structure of the data, which may include row weights.
     """
     leaves = jax.tree.leaves(parts)
-    num_parts, has_rows = len(leaves[0]), all(np.ndim(leaf) > 1 for leaf in leaves)
+    num_parts = len(leaves[0])
+    has_rows = all(np.ndim(leaf) > 1 for leaf in leaves)
     data = jax.device_get(data)
     num_rows = _validation.check_parts("data", data, "N")
     structure = jax.tree.structure(parts)
@@ -86,8 +87,10 @@ def measure_loss(
     def rows(numbers):
         return jax.tree.map(operator.itemgetter(numbers), layout.rows)
 
-    is_padding, weights = layout.is_padding, layout.row_weights
-    numbers, size = np.arange(layout.num_rows), is_padding.shape[1]
+    is_padding = layout.is_padding
+    weights = layout.row_weights
+    numbers = np.arange(layout.num_rows)
+    size = is_padding.shape[1]
     try:
         constant = flat(gradient_of(rows(numbers[:0])))
     except Exception:  # Losses may fail without rows, e.g. a maximum.
@@ -101,7 +104,8 @@ def measure_loss(
     # mean and variance, so that interactions of rows would not show.
     few = numbers[:size]
     more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
-    once, other = gradient(rows(few)), gradient(rows(more))
+    once = gradient(rows(few))
+    other = gradient(rows(more))
     both = gradient(rows(np.concatenate([few, more])))
     # The error is relative to the sum of both norms, because the gradients may nearly
     # cancel.
@@ -109,7 +113,8 @@ def measure_loss(
     missed = np.linalg.norm(both - (once + other)) / length
     above_mean = np.linalg.norm(both - (once + other) / 2) / length
     is_sum = missed <= TOLERANCE
-    padding, is_unweighted = 0.0, False
+    padding = 0.0
+    is_unweighted = False
     # If rows interact, row weights cannot act on single rows either.
     if is_sum and is_padding.any():
         filled = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
@@ -136,7 +141,8 @@ def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
     measurements.
     """
     masks = np.repeat(received, code.messages_per_worker, axis=-1)
-    matrix, target = np.asarray(code.encoding_matrix), np.asarray(code.segment_targets)
+    matrix = np.asarray(code.encoding_matrix)
+    target = np.asarray(code.segment_targets)
     weights = np.zeros((len(masks), *target.shape[:1], len(matrix)), matrix.dtype)
     for own, mask in zip(weights, masks, strict=True):
         own[:, mask] = np.linalg.lstsq(matrix[mask].T, target.T)[0].T
@@ -151,7 +157,8 @@ def measure_decoded(
 ) -> dict[str, Any]:
     """Measures the decoded gradient of all parts against the gradient on the data."""
     target = np.asarray(code.target, np.float64)
-    weights, rows = layout.row_weights, layout.rows
+    weights = layout.row_weights
+    rows = layout.rows
     num_held = (~layout.is_padding).sum()
     is_sample = num_held < layout.num_rows
     if weights is not None and not is_sample:
@@ -159,7 +166,8 @@ def measure_decoded(
         own = (weights * target[:, None])[~layout.is_padding]
         rows = rows[0], own.astype(rows[1].dtype)
     whole = flat(gradient_of(rows))
-    scale, length = norm(gradients), max(np.linalg.norm(whole), 1e-150)
+    scale = norm(gradients)
+    length = max(np.linalg.norm(whole), 1e-150)
     # In the first round all workers respond, in the second all but the tolerated
     # stragglers.
     masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
@@ -173,7 +181,8 @@ def measure_decoded(
     # Estimate of the number of rows from each part, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
-    total, spread = shares.sum(), np.std(shares)
+    total = shares.sum()
+    spread = np.std(shares)
     deviation = spread * np.sqrt(len(shares))
     if np.isin(row_weights, (0, 1)).all():
         # There are no row weights. In the paper's form, the rows themselves are scaled.

@@ -46,8 +46,10 @@ class Rounds(NamedTuple):
         """Measures which workers respond, if at least half of the rounds fail."""
         if self.failed.mean() < 0.5:
             return {}
-        counts, num_stragglers = self.received.sum(1), code.num_stragglers
-        least, most = counts.min(), counts.max()
+        counts = self.received.sum(1)
+        num_stragglers = code.num_stragglers
+        least = counts.min()
+        most = counts.max()
         is_constant = not most
         if (self.received == self.received[0]).all():
             is_constant |= not Rounds.observed(code, ~self.received[:1]).failed.any()
@@ -84,7 +86,8 @@ class OptimizerProbe:
         self._code = code
         self.state = optimizer.init(params)
         coded_state, _ = _split(self.state)
-        number, rule = len(coded_state.received), "have an aggregator for code"
+        number = len(coded_state.received)
+        rule = "have an aggregator for code"
         given = f"one for {number} workers"
         require(number == code.num_workers, "optimizer", rule, given)
         # State of `decode_aggregate` has no key, and its updates are messages.
@@ -110,10 +113,12 @@ class OptimizerProbe:
         largest = np.argsort(np.abs(weights))[:-3:-1]
         if len(largest) < 2 or not weights[largest].all():
             return {}
-        near, apart = weights / (weights @ weights), np.zeros_like(weights)
+        near = weights / (weights @ weights)
+        apart = np.zeros_like(weights)
         apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
         # The gradient is random, without zeros.
-        draw, zeros = np.random.default_rng(0), jax.tree.map(np.zeros_like, gradients)
+        draw = np.random.default_rng(0)
+        zeros = jax.tree.map(np.zeros_like, gradients)
         size = norm(gradients) / np.sqrt(len(flat(gradients)) / len(weights))
         total = jax.tree.map(
             lambda leaf: size * draw.uniform(1, 2, leaf.shape[1:]), gradients
@@ -137,7 +142,8 @@ class OptimizerProbe:
 
     def _followed(self, partial_gradients, received):
         """Returns updates of a few steps, and the final state behind the aggregator."""
-        seen, state = [], self.state
+        seen = []
+        state = self.state
         for _ in range(_NUM_UPDATES):
             updates, state = self.update(partial_gradients, state, received=received)
             partial_gradients = jax.tree.map(lambda leaf: 10 * leaf, partial_gradients)
@@ -178,7 +184,8 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
     """Returns the initial state, and the state after each of several steps."""
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
     # The arguments are copied, because a step may donate them.
-    params, states = copy(params), [state]
+    params = copy(params)
+    states = [state]
     for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))
         if not (isinstance(result, tuple) and len(result) >= 2):

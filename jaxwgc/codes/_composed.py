@@ -201,7 +201,8 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     code.check_plain("partially_coded")
     rule = "have no clusters: apply clustered to the partial code instead"
     _validation.require(not code.decoders_of(Clustered), "code", rule, code)
-    num_workers, num_parts = code.num_workers, code.num_parts
+    num_workers = code.num_workers
+    num_parts = code.num_parts
     uncoded = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
     first = _side_by_side(uncoded, np.zeros((num_workers, num_parts), bool))
     second = _side_by_side(np.zeros_like(uncoded), code.encoding_matrix)

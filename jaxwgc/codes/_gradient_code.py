@@ -140,7 +140,8 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
-        name, kind = "encoding_matrix", "numbers or bools"
+        name = "encoding_matrix"
+        kind = "numbers or bools"
         sizes = {"num_workers": "any", "num_parts": "any"}
         matrix = _validation.host_array(name, encoding_matrix, kind, **sizes)
         is_complex = np.iscomplexobj(matrix)
@@ -160,8 +161,12 @@ decoders=[LeastSquares])
         )
         cls.check(code)
         others = np.argwhere((matrix != 0) & ~assignment)
-        rule, given = "be 0 where assignment is False", f"others at {others.tolist()}"
-        require(not others.size, "encoding_matrix", rule, given)
+        require(
+            not others.size,
+            "encoding_matrix",
+            "be 0 where assignment is False",
+            f"others at {others.tolist()}",
+        )
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
             check_tolerance(matrix, target, num_stragglers, check_patterns)
         return code
@@ -257,7 +262,8 @@ decoders=[LeastSquares])
                 field.default is dataclasses.MISSING
                 for field in dataclasses.fields(cast(Any, decoder))
             ):
-                name, needs = decoder.__name__, decoder.needs
+                name = decoder.__name__
+                needs = decoder.needs
                 raise ValueError(f"decoder {name} needs a code {needs}; got {self}")
             chosen = of_kind[0] if of_kind else decoder()
         else:
@@ -309,8 +315,8 @@ decoders=[LeastSquares])
           user: Name of the caller in the error message.
         """
         for name in ("num_segments", "messages_per_worker"):
-            given, rule = getattr(self, name), f"be 1 for {user}"
-            require(given == 1, f"code.{name}", rule, given)
+            given = getattr(self, name)
+            require(given == 1, f"code.{name}", f"be 1 for {user}", given)
 
     @property
     def allows_requests(self) -> bool:

@@ -55,7 +55,8 @@ def random_regular_graph(
     vertices, ends = names
     num_vertices = _validation.check_int(vertices, num_vertices, minimum=2)
     degree = _validation.check_int(ends, degree)
-    most, step = num_vertices - 1, 1 + num_vertices % 2
+    most = num_vertices - 1
+    step = 1 + num_vertices % 2
     is_right = degree in range(step, most + 1, step)
     rule = f"be from 1 to {most}, and even if {vertices} = {num_vertices} is odd"
     _validation.require(is_right, ends, rule, degree)
@@ -168,8 +169,11 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         rows = neighbours[ends]
         is_double = (rows[0] == d).any() | (rows[1] == c).any()
         swap = (a != d) & (b != c) & ~is_double
-        old, new = jnp.stack([b, a, d, c]), jnp.stack([d, c, b, a])
-        rows = jnp.where(swap & (rows == old[:, None]), new[:, None], rows)
+        rows = jnp.where(
+            swap & (rows == jnp.stack([b, a, d, c])[:, None]),
+            jnp.stack([d, c, b, a])[:, None],
+            rows,
+        )
         neighbours = neighbours.at[ends].set(rows)
         edges = edges.at[first].set(jnp.where(swap, jnp.stack([a, d]), edges[first]))
         second = second % num_edges
@@ -325,5 +329,10 @@ def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
     # Edges of each part, from a stable sort of all ends; every part has equally many.
     incident = xp.argsort(edges.ravel(), stable=True).reshape(num_parts, degree) // 2
     assignment = (edges[:, :, None] == xp.arange(num_parts)).any(1)
-    decoders = Components(incident), LeastSquares(), OneStep(num_workers / degree)
-    return code_of_sums(assignment, *decoders, Peeling(assignment))
+    return code_of_sums(
+        assignment,
+        Components(incident),
+        LeastSquares(),
+        OneStep(num_workers / degree),
+        Peeling(assignment),
+    )

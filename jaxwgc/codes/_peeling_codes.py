@@ -62,8 +62,12 @@ def ldgm(
     parities = random_subsets(key, parity_degree, (num_workers - num_parts, num_parts))
     assignment = known(jnp.concatenate([jnp.eye(num_parts, dtype=bool), parities]))
     num_stragglers = 1 if parity_degree == num_parts else 0
-    decoders = Peeling(assignment), LeastSquares(num_stragglers)
-    return code_of_sums(assignment, *decoders, num_stragglers=num_stragglers)
+    return code_of_sums(
+        assignment,
+        Peeling(assignment),
+        LeastSquares(num_stragglers),
+        num_stragglers=num_stragglers,
+    )
 
 
 def batch_raptor(

@@ -20,7 +20,8 @@ from jaxwgc.decoders import Dual, Lagrange
 
 # Number of random orders of the workers on the circle, and of exchanges of two workers
 # by which the best order is improved.
-_NUM_ORDERS, _NUM_EXCHANGES = 64, 400
+_NUM_ORDERS = 64
+_NUM_EXCHANGES = 400
 # Number of draws of random rows, of which the draw with the smallest norm of B is kept.
 _NUM_DRAWS = 32
 # Bound of the number of straggler patterns in a comparison of codes, times the squared
@@ -179,13 +180,15 @@ def _polynomials(generator, assignment, num_stragglers):
     orders = [positions(num_workers, step) for step in steps]
     orders += [generator.permutation(num_workers) for _ in range(_NUM_ORDERS)]
     norms = [norm_of_products(assignment, order) for order in orders]
-    points, least = orders[np.argmin(norms)], min(norms)
+    points = orders[np.argmin(norms)]
+    least = min(norms)
     for pair in generator.integers(num_workers, size=(_NUM_EXCHANGES, 2)):
         exchanged = points.copy()
         exchanged[pair] = points[pair[::-1]]
         norm = norm_of_products(assignment, exchanged)
         if norm < least:
-            points, least = exchanged, norm
+            points = exchanged
+            least = norm
     matrix = vanishing_products(assignment, points)
     dual = _dual(matrix, num_stragglers)
     decoders = [Lagrange(points, num_stragglers), dual]

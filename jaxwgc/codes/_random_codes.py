@@ -142,8 +142,13 @@ def regularized_bernoulli(
 
 
 def _code(drawn: jax.Array, replication: int) -> GradientCode:
-    assignment, one_step = known(drawn), OneStep(len(drawn) / replication)
-    return code_of_sums(assignment, LeastSquares(), one_step, Peeling(assignment))
+    assignment = known(drawn)
+    return code_of_sums(
+        assignment,
+        LeastSquares(),
+        OneStep(len(drawn) / replication),
+        Peeling(assignment),
+    )
 
 
 def stochastic_block(
@@ -267,15 +272,19 @@ def stochastic(
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    kind, sizes = "integers", {"or_number": True, "num_parts": num_parts}
+    kind = "integers"
+    sizes = {"or_number": True, "num_parts": num_parts}
     copies = _validation.concrete_array("replication", replication, kind, **sizes)
     is_right = (copies >= 1) & (copies <= num_workers)
     rule = f"from 1 to num_workers = {num_workers}"
     _validation.check_entries("replication", copies, is_right, rule)
     copies = np.broadcast_to(copies, num_parts)
-    name, sizes = "straggler_probability", {"num_workers": num_workers}
-    given, kind = straggler_probability, "real numbers"
-    probability = _validation.as_array(name, given, kind, or_number=True, **sizes)
+    name = "straggler_probability"
+    sizes = {"num_workers": num_workers}
+    kind = "real numbers"
+    probability = _validation.as_array(
+        name, straggler_probability, kind, or_number=True, **sizes
+    )
     if not _validation.is_traced(probability):
         is_right = (probability >= 0) & (probability < 1)
         rule = "at least 0 and less than 1"

@@ -53,7 +53,8 @@ def uncoded(
         _validation.require(num_parts % num_workers == 0, "num_parts", rule, num_parts)
     sizes = owned_parts(num_workers, num_parts, loads)
     assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
-    group, one_step = Group(np.arange(num_workers)[None]), OneStep(float(num_workers))
+    group = Group(np.arange(num_workers)[None])
+    one_step = OneStep(float(num_workers))
     peeling = Peeling(np.eye(num_workers, dtype=bool))
     return code_of_sums(assignment, group, LeastSquares(), one_step, peeling)
 
@@ -105,8 +106,14 @@ def _code_of_groups(assignment, groups, num_stragglers):
     """Returns a code of workers with equal messages within a group."""
     least_squares = LeastSquares(num_stragglers)
     one_step = OneStep(len(assignment) / (num_stragglers + 1))
-    decoders = Group(groups), least_squares, one_step, Peeling(assignment)
-    return code_of_sums(assignment, *decoders, num_stragglers=num_stragglers)
+    return code_of_sums(
+        assignment,
+        Group(groups),
+        least_squares,
+        one_step,
+        Peeling(assignment),
+        num_stragglers=num_stragglers,
+    )
 
 
 def binary(num_workers: int, num_stragglers: int) -> GradientCode:

@@ -101,7 +101,8 @@ def unequal(
     else:
         sizes = {"num_workers": len(probabilities), "num_parts": num_parts}
         held = _validation.host_array("assignment", assignment, "bools", **sizes)
-        copies, rule = held.sum(0), "assign every part to a worker"
+        copies = held.sum(0)
+        rule = "assign every part to a worker"
         given = f"none for part {copies.argmin()}"
         require(copies.all(), "assignment", rule, given)
     if correlation is not None:
@@ -161,7 +162,8 @@ def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
     """Checks and returns the quantization variance ω of each worker, (num_workers,)."""
-    name, kind = "quantization_variance", "real numbers"
+    name = "quantization_variance"
+    kind = "real numbers"
     sizes = {"or_number": True, "num_workers": num_workers}
     variance = _validation.concrete_array(name, quantization_variance, kind, **sizes)
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
@@ -185,6 +187,11 @@ def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nda
     slack = _ROUNDING * np.abs(given).max()
     is_right = np.allclose(given, given.T, rtol=0, atol=slack)
     require(is_right, name, "be finite and symmetric", given)
-    least, rule = np.linalg.eigvalsh(given)[0], "be positive semidefinite"
-    require(least >= -slack * num_parts, name, rule, f"an eigenvalue of {least}")
+    least = np.linalg.eigvalsh(given)[0]
+    require(
+        least >= -slack * num_parts,
+        name,
+        "be positive semidefinite",
+        f"an eigenvalue of {least}",
+    )
     return given

@@ -41,7 +41,8 @@ def worst_rounding(
     """
     GradientCode.check(code, concrete="patterns are tried on the host")
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=1)
-    matrix, target = np.asarray(code.encoding_matrix), code.segment_targets
+    matrix = np.asarray(code.encoding_matrix)
+    target = code.segment_targets
     single = np.complex64 if code.is_complex else np.float32
     rounded = matrix.astype(single).astype(matrix.dtype)
     scale = np.linalg.norm(target) or 1.0

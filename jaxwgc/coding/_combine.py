@@ -17,7 +17,8 @@ _BLOCK = 8
 # exact codes of up to 7 workers, residuals reach 3. Rounding reaches 8 for two messages
 # and 4 for six. The rounding error of many messages is normally distributed, and 6 is
 # nine standard deviations.
-_LEAKS, _LEAKS_OF_FEW = 6, 24
+_LEAKS = 6
+_LEAKS_OF_FEW = 24
 # Bound of the rounding of sent messages in machine epsilons: seven standard deviations.
 _ROUNDED_MESSAGES = 2
 

@@ -92,8 +92,9 @@ class Decoding:
     @property
     def received(self) -> jax.Array:
         """Which workers have sent all their messages, bool (..., num_workers)."""
-        shape = (self.code.num_workers, self.code.messages_per_worker)
-        return self.mask.reshape(*self.mask.shape[:-1], *shape).all(axis=-1)
+        return self.mask.reshape(
+            *self.mask.shape[:-1], self.code.num_workers, self.code.messages_per_worker
+        ).all(axis=-1)
 
     @property
     def error(self) -> jax.Array:
@@ -113,8 +114,9 @@ class Decoding:
         """
         code = self.code
         code.check_requests()
-        shape = code.num_workers, code.messages_per_worker
-        return self.weights.reshape(*self.weights.shape[:-2], *shape)
+        return self.weights.reshape(
+            *self.weights.shape[:-2], code.num_workers, code.messages_per_worker
+        )
 
     def failed(self, tolerance: jax.typing.ArrayLike = 1e-3) -> jax.Array:
         """Returns whether the residual exceeds a fraction of the target's norm.
@@ -215,9 +217,14 @@ def check_messages_of(
     code: GradientCode, messages: Any, length: int | str = "any"
 ) -> jax.Array:
     """Checks messages (..., num_messages, length) of a code, and returns an array."""
-    kind, sizes = "numbers or bools", {"num_messages": code.num_messages}
+    kind = "numbers or bools"
     messages = _validation.as_array(
-        "messages", messages, kind, "...", **sizes, length=length
+        "messages",
+        messages,
+        kind,
+        "...",
+        num_messages=code.num_messages,
+        length=length,
     )
     if jnp.iscomplexobj(messages) != code.is_complex:
         kind = "complex" if code.is_complex else "real"

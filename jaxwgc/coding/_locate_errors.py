@@ -89,7 +89,8 @@ class ErrorLocator(NamedTuple):
 
 @jax.jit
 def _locate(locator, messages, mask, key, noise, rounding):
-    code, copies = locator.code, locator.copies
+    code = locator.code
+    copies = locator.copies
     sample = _screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
     if copies is None:
         findings = find_in_turn(locator.checks, sample, code.decoders)

@@ -45,8 +45,9 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
       The paper's section 2.2; the packing is new here.
     """
     GradientCode.check(code)
-    name, num_parts = "partial_gradients", code.num_parts
-    _validation.check_leading_axis(name, partial_gradients, num_parts, "num_parts")
+    _validation.check_leading_axis(
+        "partial_gradients", partial_gradients, code.num_parts, "num_parts"
+    )
     return form_messages(code.encoding_matrix, partial_gradients)
 
 
@@ -189,8 +190,8 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       Ramamoorthy, Meng, Girimaji: see `answer_request`.
     """
     _validation.check_dtypes("params", params, "real or complex floats", True)
-    kind, length = "real numbers or bools", _flat_vectors.raveled_size(params)
-    sizes = {"num_workers": "any", "length": length}
+    kind = "real numbers or bools"
+    sizes = {"num_workers": "any", "length": _flat_vectors.raveled_size(params)}
     answers = _validation.as_array("answers", answers, kind, "...", **sizes)
     return _flat_vectors.unravel(promoted(answers).sum(-2), params)
 

@@ -11,7 +11,8 @@ from jaxwgc._arrays import inverse_power_of_two, promoted
 
 # Bounds of the number of bits: at least a sign and a level, at most the precision of
 # float32.
-_LEAST_BITS, _MOST_BITS = 2, 24
+_LEAST_BITS = 2
+_MOST_BITS = 24
 
 
 def quantize(
@@ -52,8 +53,13 @@ def quantize(
       Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD: communication-efficient SGD via
       gradient quantization and encoding", NeurIPS 2017, section 3.1.
     """
-    kind, sizes = "real or complex floats", {"num_messages": "any", "length": "any"}
-    given = _validation.as_array("messages", messages, kind, **sizes)
+    given = _validation.as_array(
+        "messages",
+        messages,
+        "real or complex floats",
+        num_messages="any",
+        length="any",
+    )
     bits = check_bits(bits, num_messages=len(given))
     return _quantize(key, promoted(given), jnp.asarray(bits, jnp.int32))
 
@@ -164,7 +170,8 @@ def allocate_bits(
     variance = np.append(np.inf, quantization_variance(length, np.array(choices[1:])))
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
     # Largest sum of gains over the workers so far, for each total number of bits.
-    most, chosen = np.zeros(total + 1), []
+    most = np.zeros(total + 1)
+    chosen = []
     for row in gains:
         options = np.full((len(choices), total + 1), -np.inf)
         for option, bits, gain in zip(options, choices, row, strict=True):
@@ -182,7 +189,8 @@ def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
     """Checks bits, if they are not traced, and returns them as an array."""
     given = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
     if not _validation.is_traced(given):
-        values, rule = np.asarray(given), f"from {_LEAST_BITS} to {_MOST_BITS}"
+        values = np.asarray(given)
+        rule = f"from {_LEAST_BITS} to {_MOST_BITS}"
         is_right = (values >= _LEAST_BITS) & (values <= _MOST_BITS)
         _validation.check_entries("bits", values, is_right, rule)
     return given

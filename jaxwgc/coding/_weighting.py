@@ -42,8 +42,9 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       The paper's theorem 4.1.
     """
     GradientCode.check(code)
-    kind, sizes = "real numbers or bools", {"num_parts": code.num_parts}
-    factors = _validation.as_array("weights", weights, kind, **sizes)
+    factors = _validation.as_array(
+        "weights", weights, "real numbers or bools", num_parts=code.num_parts
+    )
     if not _validation.is_traced(factors):
         # Known weights stay in NumPy, so that codes in NumPy keep their precision.
         factors = np.asarray(factors)
@@ -98,8 +99,8 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       The end of the paper's section 4; Aitken, "On least squares and linear combination
       of observations", 1936.
     """
-    name, kind = "variances", "real numbers"
-    given = _validation.as_array(name, variances, kind, num_parts="any")
+    name = "variances"
+    given = _validation.as_array(name, variances, "real numbers", num_parts="any")
     # Variances are checked after conversion, because they may overflow in the dtype of
     # the computation.
     values = _arrays.promoted(given)
@@ -164,7 +165,8 @@ def source_variances(
       Journal of the American Statistical Association 70 (1975): the almost unbiased
       estimator.
     """
-    kind, sizes = "real numbers or bools", {"num_sources": "any", "m": "any"}
+    kind = "real numbers or bools"
+    sizes = {"num_sources": "any", "m": "any"}
     rows: Any = _validation.as_array("residuals", residuals, kind, **sizes)
     sizes = dict(zip(sizes, rows.shape, strict=True))
     scores: Any = leverage

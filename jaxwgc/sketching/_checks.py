@@ -234,7 +234,8 @@ def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
     """
     if not isinstance(matrix, Array) or _validation.is_traced(given, matrix, rank):
         return
-    shape, dtype = matrix.shape, matrix.dtype
+    shape = matrix.shape
+    dtype = matrix.dtype
     # NumPy is used, since JAX would compile programs.
     ranks = np.asarray(rank)
     rank = ranks.max() if ranks.dtype.kind == "i" else np.round(ranks.sum(dtype=float))
@@ -279,8 +280,12 @@ def nonnegative_vector(name: str, value: Any) -> Array:
     _validation.check_entries(name, values, is_right, "finite and not negative")
     # Subnormal numbers count as zero, since many JAX operations flush them to zero.
     has_positive = (values >= np.finfo(values.dtype).tiny).any()
-    rule, given = f"not all be zero (as {values.dtype})", f"{values.size} zeros"
-    require(has_positive, name, rule, given)
+    require(
+        has_positive,
+        name,
+        f"not all be zero (as {values.dtype})",
+        f"{values.size} zeros",
+    )
     return array
 
 

@@ -104,8 +104,9 @@ class unequal_speeds(DelayModel):
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
-        kind, sizes = "real numbers", {"num_workers": "any"}
-        speeds = _validation.host_array("speeds", self.speeds, kind, **sizes)
+        speeds = _validation.host_array(
+            "speeds", self.speeds, "real numbers", num_workers="any"
+        )
         _validation.check_entries("speeds", speeds, speeds > 0, "positive")
         # Tuples are comparable, so that equal models are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
@@ -207,7 +208,8 @@ class markov(DelayModel):
 
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of times at a load, or None if a state has none."""
-        fast, slow = self.fast.law(load), self.slow.law(load)
+        fast = self.fast.law(load)
+        slow = self.slow.law(load)
         if fast is None or slow is None:
             return None
         return Mixture(fast, slow, self.slow_share)

@@ -127,7 +127,8 @@ class Distribution(abc.ABC):
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
         """Edges of cells of time, and probabilities of longer times, (2, cells)."""
         times = np.unique(self.isf(scipy.special.expit(_LOG_ODDS)))
-        first, last = times[:-1], times[1:]
+        first = times[:-1]
+        last = times[1:]
         # No finite time is in a cell that ends at infinity.
         widths = np.where(np.isinf(last), 0, last - first)
         return times, self.sf(first + _NODES * widths)
@@ -165,8 +166,9 @@ class Mixture(Distribution):
 
     def sf(self, x: Any) -> np.ndarray:
         """Returns the probability of a time above x."""
-        first, second = self.first.sf(x), self.second.sf(x)
-        return (1 - self.probability) * first + self.probability * second
+        return (1 - self.probability) * self.first.sf(
+            x
+        ) + self.probability * self.second.sf(x)
 
     def logpdf(self, x: Any) -> np.ndarray:
         """Returns the log-density at x."""
@@ -177,7 +179,8 @@ class Mixture(Distribution):
         """Inverts the survival function by bisection between both parts' inverses."""
         q = np.asarray(q, np.float64)
         ends = np.stack([self.first.isf(q), self.second.isf(q)])
-        low, high = ends.min(0), ends.max(0)
+        low = ends.min(0)
+        high = ends.max(0)
         # If times of the second distribution are infinite, all finite times are from
         # the first one.
         others = (q - self.probability) / max(1 - self.probability, 1e-300)

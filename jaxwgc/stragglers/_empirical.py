@@ -83,8 +83,10 @@ def empirical(
     """
     table = _validation.measured_times(times)
     if measured_at is not None:
-        name, kind = "measured_at", "real numbers"
-        measured_at = _validation.host_array(name, measured_at, kind, loads="any")
+        name = "measured_at"
+        measured_at = _validation.host_array(
+            name, measured_at, "real numbers", loads="any"
+        )
         measured_at = measured_at.astype(np.float64)
         grows = np.all(np.diff(measured_at, prepend=-1e-300) > 0)
         is_right = grows and table.ndim == 3 and len(table) == len(measured_at)
@@ -101,7 +103,8 @@ def empirical(
     rule = f"be positive and finite, one number or {num_workers}"
     require(is_right, "loads", rule, loads)
     if table.ndim == 2:
-        table, worker_loads = (table / worker_loads)[:, :, None], 1.0
+        table = (table / worker_loads)[:, :, None]
+        worker_loads = 1.0
     elif measured_at is not None:
         require(np.all(worker_loads == 1), "loads", "be 1 with measured_at", loads)
     begins_anew = measured_at is None
@@ -217,7 +220,8 @@ def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Arra
     place = jnp.searchsorted(known, loads, side="right") - 1
     place = jnp.clip(place, 0, len(known) - 2)
     workers = jnp.arange(len(loads))
-    low, high = seconds[workers, place], seconds[workers, place + 1]
+    low = seconds[workers, place]
+    high = seconds[workers, place + 1]
     share = (loads - known[place]) / (known[place + 1] - known[place])
     # Between a finite and an infinite time, times are infinite.
     is_finite = jnp.isfinite(low) & jnp.isfinite(high)

@@ -249,7 +249,8 @@ class weibull(IndependentDelay):
         mean = np.sum(whole * logs) / count
         deviation = np.sqrt(np.sum(whole * (logs - mean) ** 2) / count)
         shape = 1.28 / max(deviation, _SMALLEST_DEVIATION)
-        weights, logs = sample.weights[sample.counts], logs[sample.counts]
+        weights = sample.weights[sample.counts]
+        logs = logs[sample.counts]
         largest = logs.max()
         for _ in range(_ITERATIONS):
             powers = weights * np.exp(shape * (logs - largest))
@@ -316,9 +317,12 @@ class log_normal(IndependentDelay):
 
         They have a closed form; censored times use expectation maximisation.
         """
-        logs, is_censored = _log_times(sample.times), ~sample.is_whole
-        after, censored = logs[is_censored], sample.weights[is_censored]
-        whole, total = sample.weights * sample.is_whole, sample.weights.sum()
+        logs = _log_times(sample.times)
+        is_censored = ~sample.is_whole
+        after = logs[is_censored]
+        censored = sample.weights[is_censored]
+        whole = sample.weights * sample.is_whole
+        total = sample.weights.sum()
         mean = np.average(logs, weights=whole)
         variance = np.average((logs - mean) ** 2, weights=whole)
         deviation = max(np.sqrt(variance), _SMALLEST_DEVIATION)
@@ -334,7 +338,8 @@ class log_normal(IndependentDelay):
             squares += censored @ (second + (first - new) ** 2)
             deviation = np.sqrt(squares / (sample.kept * total))
             deviation = max(deviation, _SMALLEST_DEVIATION)
-            change, mean = abs(new - mean), new
+            change = abs(new - mean)
+            mean = new
             if change < _CONVERGED * deviation:
                 break
         return np.exp(mean), deviation

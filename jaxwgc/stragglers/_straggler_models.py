@@ -103,7 +103,8 @@ class delayed(StragglerModel):
         Rules that wait for too few workers, or for another code, are tested on random
         orders of arrival.
         """
-        wait, num_workers = self.wait, code.num_workers
+        wait = self.wait
+        num_workers = code.num_workers
         if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
             return
         enough = num_workers - int(np.asarray(code.num_stragglers))
@@ -216,8 +217,10 @@ class bernoulli(StragglerModel):
         if np.ndim(self.probability) == 0:
             _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
             return
-        name, given = "probability", self.probability
-        values = _validation.host_array(name, given, "real numbers", num_workers="any")
+        name = "probability"
+        values = _validation.host_array(
+            name, self.probability, "real numbers", num_workers="any"
+        )
         is_right = (values >= 0) & (values <= 1)
         _validation.check_entries(name, values, is_right, "from 0 to 1")
         # Tuples are comparable, so that equal models are equal.

@@ -173,7 +173,8 @@ class fastest(WaitingRule):
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
         """Returns the arrivals of exactly f workers; the key resolves ties."""
-        times, number = times_of(times), self.num_required
+        times = times_of(times)
+        number = self.num_required
         _validation.check_up_to("num_required", number, num_workers=len(times))
         first = fastest_workers(key, times, number)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
@@ -435,14 +436,16 @@ class UntilDecodable(WaitingRule):
 
     def _end(self, times):
         times = self._by_message(times_of(times))
-        ends, count = jnp.sort(times), jnp.isfinite(times).sum()
+        ends = jnp.sort(times)
+        count = jnp.isfinite(times).sum()
         # Bisection is valid, because more messages never increase the residual.
         first = first_true(lambda number: self.is_over(times, ends[number]), count)
         return jnp.where(first < count, ends[first], times.max())
 
     def _by_message(self, times):
         """Converts times per worker to times per message; keeps times per message."""
-        num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
+        num_workers = self.code.num_workers
+        per_worker = self.code.messages_per_worker
         is_right = len(times) in (num_workers, num_workers * per_worker)
         rule = f"have shape (num_workers,) = ({num_workers},) to match the code"
         _validation.require(is_right, "times", rule, times.shape)

@@ -90,7 +90,8 @@ def arbitrate(
             return Arbitration(wrong, len(left) > 0, num_exchanges)
         first, second = np.unravel_index(differences.argmax(), differences.shape)
         pair = left[[first, second]]
-        claims, some = totals[pair], list(parts)
+        claims = totals[pair]
+        some = list(parts)
         while len(some) > 1:
             half = some[: len(some) // 2]
             responses = np.asarray(ask(pair, half), totals.dtype)
@@ -105,9 +106,11 @@ def arbitrate(
                 [responses[0] - responses[1], others[0] - others[1]], axis=1
             )
             if gap >= other_gap:
-                claims, some = responses, half
+                claims = responses
+                some = half
             else:
-                claims, some = others, some[len(half) :]
+                claims = others
+                some = some[len(half) :]
         else:
             right = np.asarray(recompute(some[0]), totals.dtype)
             num_exchanges += 1

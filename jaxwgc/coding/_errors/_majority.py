@@ -44,7 +44,9 @@ def find_minorities(
       copies: Labels and signs from `find_copies`.
       largest: Norm above which messages are corrupted, even if copies agree.
     """
-    (labels, signs), is_there, noise = copies, sample.mask, sample.noise
+    (labels, signs) = copies
+    is_there = sample.mask
+    noise = sample.noise
     rows = sample.rows / jnp.asarray(signs, sample.rows.dtype)[:, None]
     rows = jnp.where(is_there[:, None], rows, 0)
     norms = jnp.linalg.norm(rows, axis=1)

@@ -33,7 +33,8 @@ from jaxwgc.decoders import Decoder
 # weaker than the noise.
 _HIDDEN = 3
 # Maximum number of guesses per round, and number tried at a time.
-_MOST_GUESSES, _AT_ONCE = 20_000, 256
+_MOST_GUESSES = 20_000
+_AT_ONCE = 256
 # A column lies in a space if its distance is below this multiple of the rounding error.
 _ROUNDING = 10.0
 
@@ -133,7 +134,8 @@ def _propose(sample, decoders, search, signal):
 
     Errors in general position are tried first, then errors that agree.
     """
-    evidence, attempt = search.evidence, search.attempt
+    evidence = search.evidence
+    attempt = search.attempt
 
     def in_general_position():
         # Each corrupted message adds its column of the checks to the space that the
@@ -177,7 +179,8 @@ def _smoothed(sample, search, signal, interpolation):
       interpolation: From `Decoder.interpolation`.
     """
     weights, points, num_coefficients = interpolation
-    is_there, norms = search.evidence.is_used, sample.norms
+    is_there = search.evidence.is_used
+    norms = sample.norms
     rows = jnp.where(is_there[:, None], sample.rows, 0)
     num_sums = len(points) - num_coefficients
     num_checks = is_there.sum() - num_coefficients

@@ -65,7 +65,8 @@ class Actors:
     def __init__(
         self, launch: Callable[[int], Any], num_workers: int, check_open: Callable
     ):
-        self._launch, self._check_open = launch, check_open
+        self._launch = launch
+        self._check_open = check_open
         self._actors: list[Any] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
         # Calls without a response, oldest first: task, identifier, time.
@@ -111,7 +112,8 @@ class Actors:
             if not newest:
                 time.sleep(seconds)
                 return None
-            ray, tasks = find_ray(), list(newest)
+            ray = find_ray()
+            tasks = list(newest)
             now = time.monotonic()
             ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
             if was_waiting := not ready:
@@ -149,7 +151,8 @@ class Actors:
 
     def end(self, worker: int) -> None:
         """Ends an actor, and kills its process, which may be frozen."""
-        actor, pid = self._actors[worker], self._pids[worker]
+        actor = self._actors[worker]
+        pid = self._pids[worker]
         self._actors[worker] = self._pids[worker] = None
         self._calls[worker] = []
         self._deferred.pop(worker, None)
@@ -165,7 +168,8 @@ class Actors:
 
     def _call(self, action: events.Call) -> None:
         """Calls a method of an actor; defers the call if too many have no response."""
-        worker, calls = action.worker, self._calls[action.worker]
+        worker = action.worker
+        calls = self._calls[action.worker]
         if calls:
             tasks = [task for task, _, _ in calls]
             ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
@@ -187,7 +191,8 @@ class Actors:
     ) -> events.Event:
         """Converts the result of a finished task to an event."""
         _, call, _ = self._calls[worker][-1]
-        since, self._calls[worker] = self._calls[worker][0][2], []
+        since = self._calls[worker][0][2]
+        self._calls[worker] = []
         try:
             result = find_ray().get(task, timeout=_SECONDS_TO_READ)
         except Exception as error:
@@ -245,13 +250,16 @@ class Driver:
     def __init__(
         self, fleet: Fleet, layout: Layout, launch: Callable, plan: RequestPlan | None
     ):
-        self.fleet, self._layout, self._plan = fleet, layout, plan
+        self.fleet = fleet
+        self._layout = layout
+        self._plan = plan
         # `close` sets this event in another thread, to end the current round.
         self.is_closed = threading.Event()
         self.actors = Actors(launch, len(fleet.slots), self._check_open)
         self._memory = Memory(layout.shape, layout.dtype)
         # End of the last round, and total seconds between rounds.
-        self._ended, self._away = time.monotonic(), 0.0
+        self._ended = time.monotonic()
+        self._away = 0.0
 
     def start(self) -> None:
         """Starts all workers, and waits until each has loaded its parts and compiled.
@@ -289,11 +297,12 @@ class Driver:
         order = leaves, key, step
         is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
         order = find_ray().put(order) if is_large else pickle.dumps(order)
-        self.actors.order, self.actors.read_seconds = order, 0.0
-        given, examined = (step, self._now(), self._memory.borrow()), self._examined
+        self.actors.order = order
+        self.actors.read_seconds = 0.0
+        given = (step, self._now(), self._memory.borrow())
+        examined = self._examined
         if self._plan is None:
-            common = self.fleet, self._layout
-            engine = MessageRound(*common, *given, owner)
+            engine = MessageRound(self.fleet, self._layout, *given, owner)
         else:
             engine = RequestRound(self.fleet, self._plan, *given)
         self.actors.perform(self.fleet.actions())
@@ -325,7 +334,8 @@ class Driver:
 
     def _run(self, engine: RoundEngine) -> tuple[Any, float]:
         """Runs an engine; returns its result and the seconds of reading responses."""
-        transfer, examined = 0.0, self._examined
+        transfer = 0.0
+        examined = self._examined
         try:
             while engine.result is None:
                 self._check_open()
@@ -369,7 +379,8 @@ def launcher(
     options = {**options, "runtime_env": runtime}
     kind: type[Worker] = Worker
     if code.messages_per_worker > 1:
-        kind, options = PartWorker, {"max_concurrency": 2 * _MAX_CALLS, **options}
+        kind = PartWorker
+        options = {"max_concurrency": 2 * _MAX_CALLS, **options}
     remote = ray.remote(max_restarts=0, max_task_retries=0)
     actor = remote(actor_class(kind)).options(**options)
 

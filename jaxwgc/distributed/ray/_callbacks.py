@@ -96,7 +96,8 @@ class JsonLines:
 
     def begin(self, run: str, step: int) -> None:
         """Removes lines of steps after `step`; `train` calls this method first."""
-        self._run, size = run, 0
+        self._run = run
+        size = 0
         start = json.dumps({"run": run, "step": 0}).removesuffix("0}").encode()
         self.path.touch()
         lines = self.path.read_bytes().splitlines(keepends=True)
@@ -148,7 +149,8 @@ def call(callback: Any, progress: Progress) -> Any:
     """Calls a function with `progress`, or a metric writer with its metrics."""
     if callable(callback):
         return callback(progress)
-    metrics, step = progress.metrics(), progress.state.step
+    metrics = progress.metrics()
+    step = progress.state.step
     if hasattr(callback, "log"):
         callback.log(metrics, step=step)
     elif hasattr(callback, "write_scalars"):

@@ -157,13 +157,17 @@ class RayCluster:
         _validation.check_instance("verification", verification, Verification)
         _validation.check_instance("timeouts", timeouts, Timeouts)
         _validation.check_instance("faults", faults, Faults)
-        self.code, self._address, self._verification = code, address, verification
+        self.code = code
+        self._address = address
+        self._verification = verification
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._parts, load = None, parts
+        self._parts = None
+        load = parts
         if not callable(parts):
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
-            self._parts, load = sent(parts), None
+            self._parts = sent(parts)
+            load = None
         self._task = _task_of(loss, has_aux, load, batch, faults, decoding)
         # Workers claim no CPU from a Ray of our own, because it has no other users.
         claims: dict[str, Any] = {"num_cpus": 0}
@@ -172,7 +176,8 @@ class RayCluster:
         # Task events are disabled, because Ray's record of all tasks would grow without
         # bounds.
         claims |= {"enable_task_events": False, **(actor_options or {})}
-        self._options, self._raises = claims, decoding.undecodable == "raise"
+        self._options = claims
+        self._raises = decoding.undecodable == "raise"
         if self._raises:
             # The aggregator never receives an undecodable round, because `compute`
             # raises first.
@@ -206,7 +211,8 @@ class RayCluster:
         if (driver := self._driver) is not None:
             driver.is_closed.set()
         with self._lock:
-            driver, stack = self._driver, self._stack
+            driver = self._driver
+            stack = self._stack
             self._driver = self._stack = None
             with stack or contextlib.nullcontext():
                 if driver is not None:
@@ -404,7 +410,8 @@ class RayCluster:
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
         """Warns once about an undecodable round, or raises an error."""
-        decoding, received = this_round.decoding, this_round.received
+        decoding = this_round.decoding
+        received = this_round.received
         mask = received if decoding is None else np.asarray(decoding.mask)
         is_empty = not (received.any() or this_round.refused)
         raises = is_empty or self._raises
@@ -453,11 +460,13 @@ class RayCluster:
 
     def _make_driver(self, like: Any) -> Driver:
         """Creates the driver, for params with shapes and dtypes as in `like`."""
-        code, options = self.code, self._verification
+        code = self.code
+        options = self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
         task = self._task._replace(params=like, key=sent(self.key), settings=settings)
         task = task._replace(has_queries=bool(options.on_wrong or options.audit))
-        layout, plan = Layout.of(code, like, task.message_dtype), None
+        layout = Layout.of(code, like, task.message_dtype)
+        plan = None
         if code.messages_per_worker > 1:
             plan = RequestPlan.of(code, layout, self._decoder)
             task = task._replace(report_size=plan.report_size)
@@ -501,8 +510,9 @@ def _task_of(
     _validation.check_callable("loss", loss)
     if batch is not None:
         _validation.check_callable("batch", batch)
-    given = loss, has_aux, load, batch, faults.delay, faults.corrupt
-    return Task(*given, options.message_dtype)
+    return Task(
+        loss, has_aux, load, batch, faults.delay, faults.corrupt, options.message_dtype
+    )
 
 
 def _decodes_of(

@@ -15,7 +15,8 @@ from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS, Timeouts
 _CEILING_SECONDS = 60.0
 # Time limit as a multiple of the slowest recent response, and number of recent
 # responses per worker.
-_MULTIPLE, _NUM_RECENT = 10.0, 20
+_MULTIPLE = 10.0
+_NUM_RECENT = 20
 # Longest pause, in seconds, before a process is launched again after several failures.
 _LONGEST_PAUSE_SECONDS = 60.0
 # Number of rounds with corrupted messages after which a worker is replaced.
@@ -181,7 +182,8 @@ class Fleet:
     verifier: Any = None
 
     def __init__(self, num_workers: int, timeouts: Timeouts, rules: Rules):
-        self.timeouts, self.rules = timeouts, rules
+        self.timeouts = timeouts
+        self.rules = rules
         self.restart(num_workers)
         self.limit = ResponseLimit(timeouts.answer, num_workers)
         self.rows: list[np.ndarray] = []
@@ -203,7 +205,8 @@ class Fleet:
 
     def actions(self) -> list[events.Action]:
         """Returns the actions that were added since the last call of this method."""
-        actions, self._actions = self._actions, []
+        actions = self._actions
+        self._actions = []
         return actions
 
     def are(self, *states: str) -> np.ndarray:
@@ -220,8 +223,10 @@ class Fleet:
         if slot.state != "computing":
             slot.since = now
         self._num_calls += 1
-        slot.state, slot.call = "computing", self._num_calls
-        slot.number, slot.owner = call.number, owner
+        slot.state = "computing"
+        slot.call = self._num_calls
+        slot.number = call.number
+        slot.owner = owner
         self._actions.append(call._replace(call=slot.call))
 
     def receive(
@@ -246,15 +251,18 @@ class Fleet:
     def ready(self, event: events.Ready) -> None:
         """Records that the process of a worker has started."""
         slot = self.slots[event.worker]
-        slot.state, slot.pid = "idle", event.pid
-        slot.node, slot.host = event.node, event.host
+        slot.state = "idle"
+        slot.pid = event.pid
+        slot.node = event.node
+        slot.host = event.host
 
     def lose(self, event: events.Lost, now: float, warning: str = "") -> None:
         """Ends the process of a worker, and sets the time of its next start."""
         slot = self.slots[event.worker]
         if slot.state == "lost":
             return
-        slot.trouble, slot.error = event.trouble, event.error
+        slot.trouble = event.trouble
+        slot.error = event.error
         slot.num_failures += 1
         slot.num_replaced += 1
         slot.num_corrupted = 0
@@ -262,7 +270,9 @@ class Fleet:
         pause = 2.0 ** min(slot.num_failures - 1, 10) - 1
         slot.relaunch_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
         slot.away_since = now if slot.away_since is None else slot.away_since
-        slot.state, slot.pid, slot.is_suspected = "lost", None, False
+        slot.state = "lost"
+        slot.pid = None
+        slot.is_suspected = False
         mark_lost(self.rows, slot.index)
         self._actions.append(events.Replace(slot.index, warning))
         self._log_loss(slot, "lost")
@@ -282,7 +292,8 @@ class Fleet:
         """Logs corrupted messages; replaces a worker after several rounds with them."""
         for slot in np.array(self.slots)[corrupted]:
             slot.num_corrupted += 1
-            times, name = slot.num_corrupted, f"worker {slot.index} on {slot.where}"
+            times = slot.num_corrupted
+            name = f"worker {slot.index} on {slot.where}"
             left_out = f"its messages are excluded ({times} rounds so far)"
             log.warning("%s is wrong %s: %s", name, self.when, left_out)
             if times == MAX_CORRUPTED_ROUNDS:
@@ -296,26 +307,34 @@ class Fleet:
             back = f"worker {slot.index} is back {self.when} on {slot.where}"
             what = "suspected" if slot.is_suspected else "lost"
             log.info("%s; it was %s: %s", back, what, slot.trouble)
-        slot.num_failures, slot.trouble, slot.error = 0, "", None
-        slot.away_since, slot.is_suspected = None, False
+        slot.num_failures = 0
+        slot.trouble = ""
+        slot.error = None
+        slot.away_since = None
+        slot.is_suspected = False
 
     def poll(self, now: float) -> None:
         """Suspects and replaces silent workers; launches processes that are due."""
         for slot in self.slots:
-            silent, is_computing = now - slot.since, slot.state == "computing"
-            name, limit = "start", self.timeouts.start
+            silent = now - slot.since
+            is_computing = slot.state == "computing"
+            name = "start"
+            limit = self.timeouts.start
             if is_computing:
-                name, limit = "answer", self.limit.of(slot.index)
+                name = "answer"
+                limit = self.limit.of(slot.index)
             trouble = f"silent for {silent:.1f} s; timeouts.{name} is {limit:g}"
             if (is_computing or slot.state == "starting") and silent > limit:
                 if is_computing:
                     self.limit.note_silence(slot.index)
                 self.lose(events.Lost(slot.index, trouble), now)
             elif is_computing and silent > limit / 2 and not slot.is_suspected:
-                slot.is_suspected, slot.trouble = True, trouble
+                slot.is_suspected = True
+                slot.trouble = trouble
                 self._log_loss(slot, "suspected")
             if slot.state == "lost" and slot.relaunch_at <= now:
-                slot.state, slot.since = "starting", now
+                slot.state = "starting"
+                slot.since = now
                 self._actions.append(events.Launch(slot.index))
 
     def reason_to_stop(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> str:
@@ -390,8 +409,10 @@ def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
     table = np.array(rows)
     for worker in range(table.shape[1]):
         seconds = table[:, worker].ravel()
-        is_gap, is_finite = np.isnan(seconds), np.isfinite(seconds)
-        found, num_gaps = seconds[is_finite], is_gap.cumsum()
+        is_gap = np.isnan(seconds)
+        is_finite = np.isfinite(seconds)
+        found = seconds[is_finite]
+        num_gaps = is_gap.cumsum()
         in_run = num_gaps - np.maximum.accumulate(np.where(is_gap, 0, num_gaps))
         if len(found):
             behind = (is_finite.cumsum() + in_run - 1)[is_gap]

@@ -138,7 +138,8 @@ class Layout(NamedTuple):
         def zeros(leaf):
             return np.zeros((self.num_parts, *leaf.shape[1:]), leaf.dtype)
 
-        losses, all_aux = np.full(self.num_parts, np.nan), None
+        losses = np.full(self.num_parts, np.nan)
+        all_aux = None
         for parts, own, aux in values:
             losses[parts] = own
             if all_aux is None:
@@ -207,7 +208,8 @@ class Memory:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
-        self._shape, self._dtype = shape, dtype
+        self._shape = shape
+        self._dtype = dtype
         self._returned: collections.deque[np.ndarray] = collections.deque(maxlen=1)
 
     def borrow(self) -> np.ndarray:

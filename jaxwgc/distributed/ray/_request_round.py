@@ -18,7 +18,8 @@ from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
 
 # The wait for a sum ends after these seconds, plus this multiple of the time that other
 # sums took, if other workers have then finished its parts.
-_PATIENCE_SECONDS, _TIMES_OTHERS = 0.5, 2.0
+_PATIENCE_SECONDS = 0.5
+_TIMES_OTHERS = 2.0
 # Polling interval in seconds while a round waits for sums.
 _POLL_SECONDS = 0.1
 
@@ -66,7 +67,8 @@ class RequestPlan(NamedTuple):
             held = layout.held[worker][:load]
             parts[worker, :load] = held
             support[worker, :, :load] = rows[worker][:, held]
-        is_held, may_skip = parts < code.num_parts, support.sum(2).max() <= 1
+        is_held = parts < code.num_parts
+        may_skip = support.sum(2).max() <= 1
         return cls(code, layout, find_weights, parts, is_held, support, may_skip)
 
     def mask(self, done: np.ndarray) -> np.ndarray:
@@ -104,7 +106,8 @@ class RequestRound(RoundEngine):
         self, fleet: Fleet, plan: RequestPlan, step: int, now: float, sums: np.ndarray
     ):
         super().__init__(fleet, now)
-        self._plan, is_held = plan, plan.is_held
+        self._plan = plan
+        is_held = plan.is_held
         self._open(plan.layout, step, sums, is_held.shape)
         # Newest request to each worker, and the request to which its received sum
         # responds.
@@ -164,8 +167,9 @@ class RequestRound(RoundEngine):
         """Sends the parameters to a worker, if it holds any parts."""
         if self._plan.is_held[worker].any():
             slot = self._fleet.slots[worker]
-            seen, slot.num_seen = slot.num_seen, 0
-            arguments = self.number, self._claim_parts(worker), seen
+            num_seen = slot.num_seen
+            slot.num_seen = 0
+            arguments = self.number, self._claim_parts(worker), num_seen
             call = events.Call(worker, "compute", self.number, arguments)
             self._fleet.call(call, now)
 
@@ -184,7 +188,9 @@ class RequestRound(RoundEngine):
         that it has begun by what it was told before, and at least another. Workers that
         are less than half as fast, or suspected, keep no part from it.
         """
-        plan, done, taken = self._plan, self._reported[worker], self._taken[worker]
+        plan = self._plan
+        done = self._reported[worker]
+        taken = self._taken[worker]
         begun = turns_left(taken, done)[:1]
         begun = begun[taken[begun] == 0]
         if plan.may_skip:
@@ -207,7 +213,8 @@ class RequestRound(RoundEngine):
 
     def _end(self, done: np.ndarray) -> float:
         """Returns the time at which the waiting rule ends the round."""
-        rules, times = self._fleet.rules, np.where(done, self.times, np.inf)
+        rules = self._fleet.rules
+        times = np.where(done, self.times, np.inf)
         times = self._plan.seen_times(times, rules.sees_workers)
         return self._begin + rules.ends(times)
 
@@ -215,7 +222,8 @@ class RequestRound(RoundEngine):
         """Requests missing sums, and skips overdue ones if the others suffice."""
         assert self.requests is not None
         for worker in np.flatnonzero(missing).tolist():
-            request, state = self.requests[worker], self._fleet.slots[worker].state
+            request = self.requests[worker]
+            state = self._fleet.slots[worker].state
             is_new = np.any(self._asked[worker] != request)
             if state == "idle" or (is_new and state == "computing"):
                 call = events.Call(worker, "answer", self.number, (request,))
@@ -233,7 +241,9 @@ class RequestRound(RoundEngine):
             workers = np.flatnonzero(missing).tolist()
             log.info("sums of %s are done without %s", workers, self._fleet.when)
             self._is_out |= missing
-            self._done, self.requests, self._ends = done, None, None
+            self._done = done
+            self.requests = None
+            self._ends = None
 
     def _take(self, event: events.Response, now: float) -> None:
         if isinstance(event.result, list):
@@ -245,7 +255,8 @@ class RequestRound(RoundEngine):
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
         """Records a finished part; of a part of an earlier round only the seconds."""
-        slot, turn = self._fleet.slots[worker], report.turn
+        slot = self._fleet.slots[worker]
+        turn = report.turn
         self._fleet.rows[report.number][worker, turn] = report.seconds
         self._fleet.limit.note(worker, report.seconds)
         if report.number != self.number or self._reported[worker, turn]:
@@ -260,18 +271,21 @@ class RequestRound(RoundEngine):
         if not self._is_out[worker]:
             part = self._plan.parts[worker, [turn]]
             self._values[worker, turn] = part, report.loss, report.aux
-            self._done[worker, turn], self._ends = True, None
+            self._done[worker, turn] = True
+            self._ends = None
 
     def _take_sum(self, event: events.Response, now: float) -> None:
         """Copies a sum, so that nothing refers to Ray's memory."""
-        worker, slot = event.worker, self._fleet.slots[event.worker]
+        worker = event.worker
+        slot = self._fleet.slots[event.worker]
         assert isinstance(event.result, np.ndarray)
         self._check(event.result)
         self._fleet.limit.note(worker, event.seconds)
         message = self.messages[worker : worker + 1]
         unpack(event.result, message)
         if is_finite(message):
-            self._answered[worker], self._answered_at = self._asked[worker], now
+            self._answered[worker] = self._asked[worker]
+            self._answered_at = now
             self._fleet.recover(slot)
         else:
             self._fleet.blame(slot, "its sum is not finite")
@@ -290,7 +304,9 @@ class RequestRound(RoundEngine):
         """Reopens the finished parts of a worker, unless its sum has arrived."""
         if self.requests is not None and self._missing[worker]:
             self.requests = None
-        self._done[worker], self._asked[worker], self._ends = False, np.nan, None
+        self._done[worker] = False
+        self._asked[worker] = np.nan
+        self._ends = None
 
     def _is_right(self, now: float) -> bool:
         """Verifies the sums once, and returns whether they can be used."""

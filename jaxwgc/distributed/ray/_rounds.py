@@ -52,14 +52,17 @@ class RoundEngine:
     _advance: Callable[[float], None]
 
     def __init__(self, fleet: Fleet, now: float):
-        self._fleet, self._begin, self.poll_at = fleet, now, now
+        self._fleet = fleet
+        self._begin = now
+        self.poll_at = now
         self.result: Any = None
 
     def _open(
         self, layout: Layout, step: int, messages: np.ndarray, shape: tuple[int, ...]
     ) -> None:
         """Begins a round, with times of shape `shape`, (num_workers, ...)."""
-        self._layout, self.messages = layout, messages
+        self._layout = layout
+        self.messages = messages
         self.number = self._fleet.begin(step, shape)
         self.times = np.full(shape, np.inf)
         self._losses_before = self._fleet.num_losses()
@@ -151,14 +154,16 @@ class StartUp(RoundEngine):
         return actions
 
     def _send(self, worker: int, now: float) -> None:
-        slots, num_ready = self._fleet.slots, self._fleet.are("idle").sum()
+        slots = self._fleet.slots
+        num_ready = self._fleet.are("idle").sum()
         text = "%d of %d workers are ready: worker %d on %s"
         log.info(text, num_ready, len(slots), worker, slots[worker].where)
 
     def _advance(self, now: float) -> None:
         """Raises RuntimeError if the start takes too long."""
         waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
-        limit, self.poll_at = self._fleet.timeouts.start, np.inf
+        limit = self._fleet.timeouts.start
+        self.poll_at = np.inf
         if waiting and now - self._begin > limit:
             why = f"workers {waiting} have not started within {limit} seconds"
             raise RuntimeError(f"{why}: `ray status` shows free resources")
@@ -191,7 +196,8 @@ class MessageRound(RoundEngine):
     ):
         super().__init__(fleet, now)
         self._open(layout, step, messages, (len(fleet.slots),))
-        self._owner, self.late = owner, np.zeros(len(fleet.slots), bool)
+        self._owner = owner
+        self.late = np.zeros(len(fleet.slots), bool)
         for worker in np.flatnonzero(fleet.are("idle")):
             self._send(int(worker), now)
 
@@ -223,7 +229,8 @@ class MessageRound(RoundEngine):
         The message of an earlier round leaves its response time, and is kept for its
         owner. The worker goes on with this round.
         """
-        worker, answer = event.worker, event.result
+        worker = event.worker
+        answer = event.result
         assert isinstance(answer, Answer)
         slot = self._fleet.slots[worker]
         is_mine = slot.number == self.number
@@ -243,13 +250,16 @@ class MessageRound(RoundEngine):
         if is_mine:
             parts = self._layout.held[worker]
             self._values[worker, 0] = parts, answer.losses, answer.aux
-            self.times[worker], self._ends = now - self._begin, None
+            self.times[worker] = now - self._begin
+            self._ends = None
         else:
             self._send(worker, now)
 
     def _finish(self, now: float) -> None:
         """Verifies the messages, and sets the result."""
-        received, wrong, rejected = self.received, None, False
+        received = self.received
+        wrong = None
+        rejected = False
         self.messages[~(received | self.late)] = 0
         if self._fleet.verifier is not None:
             received, wrong, rejected = self._fleet.verifier.check(self)

@@ -151,7 +151,8 @@ def check_address(address: str) -> None:
     # The check runs in another process, which can be ended. Ray itself would try to
     # connect for minutes.
     ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-    ask, seconds = [*ask, "--address", address], _SECONDS_TO_CONNECT
+    ask = [*ask, "--address", address]
+    seconds = _SECONDS_TO_CONNECT
     try:
         subprocess.run(ask, capture_output=True, check=True, timeout=seconds)
     except subprocess.SubprocessError as error:

@@ -60,8 +60,13 @@ def train(
                     received = round.decoding.mask, round.decoding.weights
                 if num_done == 0:
                     log.info("compiling the optimizer step")
-                given = round.messages, received, round.late, np.float32(round.elapsed)
-                params, after, is_finite, failed = update(*state[:2], *given)
+                params, after, is_finite, failed = update(
+                    *state[:2],
+                    round.messages,
+                    received,
+                    round.late,
+                    np.float32(round.elapsed),
+                )
                 loss = float(round.losses.sum())
                 if not is_finite:
                     raise FloatingPointError(
@@ -119,9 +124,12 @@ def live_table(
     """
     display = find_extra("rich.live").Live
     new_table = find_extra("rich.table").Table
-    start, steps = time.monotonic(), 0
+    start = time.monotonic()
+    steps = 0
     num_workers = cluster.code.num_workers
-    num_missed, table, report = np.zeros(num_workers), None, None
+    num_missed = np.zeros(num_workers)
+    table = None
+    report = None
 
     def shown() -> Any:
         num_ready = sum(bool(slot.node) for slot in cluster.workers)
@@ -132,7 +140,8 @@ def live_table(
         def show(progress: Progress) -> None:
             nonlocal num_missed, steps, table, report
             metrics = progress.metrics()
-            steps, num_missed = steps + 1, num_missed + ~progress.round.received
+            steps = steps + 1
+            num_missed = num_missed + ~progress.round.received
             title = (
                 f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
                 f"{(time.monotonic() - start) / steps:.3g} s a step"
@@ -142,9 +151,17 @@ def live_table(
                 # example because there are no times.
                 with contextlib.suppress(ValueError):
                     report = cluster.report()
-            columns = "straggled", "last response", "slowdown", "kind", "trouble"
-            new = new_table("worker", *columns, caption=report and report.advice)
-            new.title, new.title_justify = title, "left"
+            new = new_table(
+                "worker",
+                "straggled",
+                "last response",
+                "slowdown",
+                "kind",
+                "trouble",
+                caption=report and report.advice,
+            )
+            new.title = title
+            new.title_justify = "left"
             slow = [[""] * num_workers] * 2
             if report is not None:
                 slow = [[f"{each:.2f}" for each in report.slowdown], report.kinds]

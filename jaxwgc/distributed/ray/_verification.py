@@ -35,9 +35,12 @@ class Verifier:
     def __init__(
         self, driver: Driver, code: GradientCode, task: Task, parts: Any, noise: float
     ):
-        self._actors, self._fleet = driver.actors, driver.fleet
-        self._code, self._noise = code, noise
-        self._task, self._parts = task._replace(delay=None, corrupt=None), parts
+        self._actors = driver.actors
+        self._fleet = driver.fleet
+        self._code = code
+        self._noise = noise
+        self._task = task._replace(delay=None, corrupt=None)
+        self._parts = parts
         self._worker: Worker | None = None
         self.seconds = 0.0
 
@@ -72,7 +75,8 @@ class Verifier:
         if self._worker is None:
             self._worker = Worker(0, held, row, None, self._task)
             self._worker.prepare([given])
-        self._worker.held, self._worker.rows = held, row
+        self._worker.held = held
+        self._worker.rows = row
         self._worker.parts = jax.tree.map(lambda leaf: leaf[None], given)
         # Large parameters are in Ray's object store, and small ones are pickled.
         order = self._actors.order
@@ -96,22 +100,26 @@ class ParityChecks(Verifier):
 
     def __init__(self, *given: Any, locator: coding.ErrorLocator, on_wrong: str):
         super().__init__(*given)
-        self._locator, self._on_wrong = locator, on_wrong
+        self._locator = locator
+        self._on_wrong = on_wrong
 
         def locate(messages, mask, number):
             # Only a worker that knows all messages can guess the key.
             key = jax.random.fold_in(coding.key_from(messages), number)
-            given = key, self._noise, self._task.message_dtype
-            return locator.locate(messages, mask, *given), key
+            return locator.locate(
+                messages, mask, key, self._noise, self._task.message_dtype
+            ), key
 
         self._locate = jax.jit(locate)
 
     def _verdict(self, this_round: Any) -> Verdict:
-        messages, received = this_round.messages, this_round.received
-        location, key = self._locate(messages, received, this_round.number + 1)
+        location, key = self._locate(
+            this_round.messages, this_round.received, this_round.number + 1
+        )
         location = jax.tree.map(np.asarray, location)
         verdict = Verdict(location.mask, location.wrong, bool(location.refused))
-        disputed, when = location.disputed, self._fleet.when
+        disputed = location.disputed
+        when = self._fleet.when
         if verdict.rejected and disputed.any() and self._on_wrong == "arbitrate":
             verdict = self._arbitrate(this_round, disputed, key)
         if verdict.rejected and disputed.any():
@@ -132,16 +140,19 @@ class ParityChecks(Verifier):
         """
         assert self._locator.copies is not None
         labels, signs = self._locator.copies
-        messages, received = this_round.messages, this_round.received
+        messages = this_round.messages
+        received = this_round.received
         scales = (self._locator.norms * signs)[:, None]
         matrix = np.asarray(self._code.encoding_matrix)
         matrix = matrix.reshape(len(received), self._code.num_parts, -1)
         totals = np.asarray(project(key, messages, PROJECTION_DIM)) / scales
         key = sent(key)
-        wrong, is_settled = np.zeros_like(received), True
+        wrong = np.zeros_like(received)
+        is_settled = True
         for label in np.unique(labels[disputed]):
             group = np.flatnonzero(disputed & (labels == label))
-            rows, scale = matrix[group[0]], scales[group]
+            rows = matrix[group[0]]
+            scale = scales[group]
 
             def ask(pair, parts, group=group, scale=scale):
                 return self._query(group[pair], parts, key) / scale[pair]
@@ -149,10 +160,12 @@ class ParityChecks(Verifier):
             def recompute(part, rows=rows, scale=scale):
                 return self._recompute(key, part, rows[part][None]) / scale[0]
 
-            parts, noise = np.flatnonzero(rows.any(1)), self._noise_of(messages)
+            parts = np.flatnonzero(rows.any(1))
+            noise = self._noise_of(messages)
             try:
-                given = totals[group], parts, ask, recompute, noise
-                settlement = coding.arbitrate(*given)
+                settlement = coding.arbitrate(
+                    totals[group], parts, ask, recompute, noise
+                )
             except NoResponse:
                 is_settled = False
                 continue
@@ -177,7 +190,8 @@ class Audits(Verifier):
 
     def __init__(self, *given: Any, audit: float, seed: int):
         super().__init__(*given)
-        self._audit, self._random = audit, np.random.default_rng(seed)
+        self._audit = audit
+        self._random = np.random.default_rng(seed)
 
     def _verdict(self, this_round: Any) -> Verdict:
         wrong = np.zeros(self._code.num_workers, bool)
@@ -197,7 +211,8 @@ class Audits(Verifier):
             return
         owners, parts = np.nonzero(is_sent)
         place = self._random.integers(len(owners))
-        owner, part = owners[place], parts[place]
+        owner = owners[place]
+        part = parts[place]
         is_up = self._fleet.are("idle", "computing")
         is_up &= [not slot.is_suspected for slot in self._fleet.slots]
         helpers = np.flatnonzero(np.asarray(code.assignment)[:, part] & is_up)

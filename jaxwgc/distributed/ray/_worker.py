@@ -81,7 +81,10 @@ class Worker:
     def __init__(
         self, worker: int, held: np.ndarray, rows: np.ndarray, parts: Any, task: Task
     ):
-        self.worker, self.held, self.rows, self.task = worker, held, rows, task
+        self.worker = worker
+        self.held = held
+        self.rows = rows
+        self.task = task
         self._given = parts
 
     def __repr__(self) -> str:
@@ -104,8 +107,9 @@ class Worker:
         parts = self._load()
         self.prepare(parts)
         node = find_ray().get_runtime_context().get_node_id()
-        place = os.getpid(), node, socket.gethostname()
-        return Ready(self.worker, *place, signature(parts[0]))
+        return Ready(
+            self.worker, os.getpid(), node, socket.gethostname(), signature(parts[0])
+        )
 
     def compute(self, order: Any) -> Answer:
         """Returns the message for leaves of params, key and step, maybe pickled."""
@@ -161,7 +165,8 @@ class Worker:
 
     def _arguments(self, key, step, parts=None):
         """Returns the arguments of `_answer`; if given, only `parts` contribute."""
-        held, rows = self.held.astype(np.uint32), self.rows
+        held = self.held.astype(np.uint32)
+        rows = self.rows
         if parts is not None:
             is_asked = np.isin(self.held, parts)
             rows = rows * is_asked.repeat(rows.shape[1] // len(held))
@@ -294,7 +299,8 @@ class PartWorker(Worker):
             step = self._step
             if step.number != number:
                 return []
-            step.taken, step.is_stopped = taken, False
+            step.taken = taken
+            step.is_stopped = False
             self._num_calls += 1
             calls = self._num_calls
             self._changed.notify_all()
@@ -360,7 +366,8 @@ class PartWorker(Worker):
 
     def _sum(self, gradients, weights):
         """Returns the weighted sum of gradients, in the form in which it is sent."""
-        asked, total = np.flatnonzero(weights), jnp.zeros_like(self._zeros)
+        asked = np.flatnonzero(weights)
+        total = jnp.zeros_like(self._zeros)
         for start in range(0, len(asked), _AT_ONCE):
             turns = asked[start : start + _AT_ONCE]
             added = [gradients[turn] for turn in turns]
@@ -399,7 +406,8 @@ class PartWorker(Worker):
                     # while.
                     hold = max(_PARTS_HELD * took, HOLD_SECONDS)
                     self._changed.wait_for(lambda: self._step.is_free, hold)
-                    step, turns = self._step, self._step.turns
+                    step = self._step
+                    turns = self._step.turns
                     if not len(turns):
                         continue
                     turn = int(turns[0])
@@ -422,8 +430,14 @@ class PartWorker(Worker):
         arguments = self._arguments_of(turn, key, number)
         gradient, (loss, aux), is_finite = self._compiled(leaves, *arguments)
         aux = jax.tree.map(lambda leaf: np.asarray(leaf)[None], aux)
-        values = float(loss), aux, bool(is_finite)
-        return gradient, Report(step.number, turn, *values, time.monotonic() - begin)
+        return gradient, Report(
+            step.number,
+            turn,
+            float(loss),
+            aux,
+            bool(is_finite),
+            time.monotonic() - begin,
+        )
 
     def _arguments_of(self, turn, key, step):
         return self.parts[turn], np.uint32(self.held[turn]), key, np.uint32(step)

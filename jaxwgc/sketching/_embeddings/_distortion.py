@@ -160,7 +160,8 @@ def recommended_sketch_size(
     num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_rows is not None:
         num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
-    epsilon, delta = float(epsilon), float(delta)
+    epsilon = float(epsilon)
+    delta = float(delta)
     # Exponent of the matrix Chernoff bound for the largest singular value. The exponent
     # for the smallest singular value is larger.
     chernoff = (1 + epsilon) * math.log1p(epsilon) - epsilon

@@ -118,7 +118,8 @@ def embed(
     if not isinstance(made, Embedding):
         rule = "a constructor, such as sketching.srht (not its name), or an Embedding"
         raise TypeError(f"embedding must be {rule}; got {embedding!r}")
-    sizes, expected = (made.sketch_size, made.num_rows), (sketch_size, num_rows)
+    sizes = (made.sketch_size, made.num_rows)
+    expected = (sketch_size, num_rows)
     rule = f"have (sketch_size, num_rows) = {expected}"
     _validation.require(sizes == expected, "embedding", rule, sizes)
     return made

@@ -108,7 +108,8 @@ def _fold_blocks(
 ) -> Any:
     """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
     num_blocks, num_left = divmod(num_rows, size)
-    start, end = np.int32(0), np.int32(num_blocks)
+    start = np.int32(0)
+    end = np.int32(num_blocks)
     if num_blocks == 1:
         total = add(start, total, size)
     elif num_blocks:
@@ -231,7 +232,8 @@ class _HadamardEmbedding(Embedding):
         size = next_power_of_two(max(self.sketch_size, _HADAMARD_ROWS))
         size = min(size, next_power_of_two(self.num_rows))
         signs = signs.astype(array.dtype)
-        outer, inner = picked // size, picked % size
+        outer = picked // size
+        inner = picked % size
 
         def add(index: Any, total: Array, num_used: int) -> Array:
             rows = lax.dynamic_slice_in_dim(array, index * size, num_used)
@@ -450,8 +452,10 @@ def _row_by_row(
 
     def add_block(index: Any, totals: list[Array], num_used: int) -> list[Array]:
         def add_row(i: Any, sums: list[Array]) -> list[Array]:
-            step, i = i // num_used, index * size + i % num_used
-            bucket, sign = buckets[step, i], signs[step, i]
+            step = i // num_used
+            i = index * size + i % num_used
+            bucket = buckets[step, i]
+            sign = signs[step, i]
             parts = []
             for array, total in zip(arrays, sums):
                 row = lax.dynamic_slice_in_dim(array, i, 1) * sign.astype(array.dtype)

@@ -67,7 +67,8 @@ class Blocks:
         if not (callable(blocks) or is_iterable):
             rule = "an iterable that can be read again, or a function that returns one"
             raise TypeError(f"blocks must be {rule}; got {type(blocks).__name__}")
-        self._blocks, self.num_rows = blocks, num_rows
+        self._blocks = blocks
+        self.num_rows = num_rows
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the blocks of one pass, as NumPy arrays or SciPy CSR matrices."""
@@ -133,7 +134,9 @@ class BlockRows(Rows):
         return jnp.asarray([self._largest])
 
     def norms_of(self, basis, scale):
-        basis, scale, norms = np.asarray(basis), np.asarray(scale), []
+        basis = np.asarray(basis)
+        scale = np.asarray(scale)
+        norms = []
         for _, chunk, size in self._chunks():
             if is_sparse(chunk):
                 rows = chunk @ (scale * basis.T).T
@@ -143,7 +146,8 @@ class BlockRows(Rows):
         return np.concatenate(norms)
 
     def sketch(self, embedding, *along):
-        drawn, sums = _drawn(embedding), []
+        drawn = _drawn(embedding)
+        sums = []
         for start, chunk, slices in self._dense_chunks(along):
             parts = _chunk_sketch(embedding, [chunk, *slices], drawn, start)
             sums = _added(sums or None, parts)
@@ -155,7 +159,8 @@ class BlockRows(Rows):
 
     def triangle_and_products(self, target: Any) -> list[Array]:
         """Computes R of X = QR, Xᵀy and yᵀy in one pass over the rows."""
-        num_columns, sums = self.shape[1], None
+        num_columns = self.shape[1]
+        sums = None
         folded = np.zeros((0, num_columns))
         for _, chunk, (some,) in self._dense_chunks((target,)):
             own, *products = _chunk_factor(chunk, some)
@@ -192,7 +197,9 @@ class BlockRows(Rows):
           ValueError: If the rows are not finite, or differ from those of the first
             pass.
         """
-        rule, start, prints = "be the same in all passes", 0, []
+        rule = "be the same in all passes"
+        start = 0
+        prints = []
         for chunk, size in self._read():
             seen = _fingerprint(chunk)
             if not np.isfinite(seen).all():
@@ -214,7 +221,9 @@ class BlockRows(Rows):
         Chunks of one size need one compiled function. An array may be overwritten when
         the next one is read. Sparse blocks are chunks without a copy.
         """
-        kind, buffer, filled = None, np.empty((0, 0)), 0
+        kind = None
+        buffer = np.empty((0, 0))
+        filled = 0
         for block in self._blocks:
             columns = block.shape[1]
             kind = kind or (is_sparse(block), columns)

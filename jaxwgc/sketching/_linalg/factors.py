@@ -274,7 +274,8 @@ def factors_of_small(
     first = column_scale(DenseRows(small))
     squares = jnp.sum((small * first) ** 2, axis=0)
     finite = jnp.isfinite(squares).all()
-    unit, scale = jnp.ones_like(squares), scale * jnp.ones_like(squares)
+    unit = jnp.ones_like(squares)
+    scale = scale * jnp.ones_like(squares)
     if has_units:
         unit = first * _unit(first, squares)
     # Decompositions of NaN are undefined, and differ by backend.
@@ -296,7 +297,8 @@ def _of_gram(
     least those of X over √eps. So its Gram matrix resolves them down to eps times the
     largest singular value of X.
     """
-    rows, (scale, has_units) = constant(rows), columns
+    rows = constant(rows)
+    scale, has_units = columns
     matrix = sum_with_ridge(rows, root, scaled_gram, scale)
     squares = diagonal(matrix)
     unit = _unit(scale, squares) if has_units else jnp.ones_like(squares)
@@ -350,8 +352,14 @@ def _cut_off(
     scale: Any, vectors: Array, values: Array, rcond: Any, finite: Array
 ) -> Factors:
     is_kept = values > rcond * values[0]
-    vectors, kept = jnp.where(is_kept, vectors, 0), jnp.where(is_kept, values, 0)
-    factors = Factors(scale, vectors, kept, rank_of(values, rcond, finite), finite)
+    vectors = jnp.where(is_kept, vectors, 0)
+    factors = Factors(
+        scale,
+        vectors,
+        jnp.where(is_kept, values, 0),
+        rank_of(values, rcond, finite),
+        finite,
+    )
     return jax.tree.map(lax.stop_gradient, factors)
 
 
@@ -380,7 +388,8 @@ def wide_scores(rows: Rows, ridge: Array | None, rcond: Array, method: str) -> A
     # With a ridge, columns keep their units, and no direction is truncated.
     least = rcond if ridge is None else 0.0
     tall, factors, scale = factors_of_wide(rows, least, method, ridge is None)
-    vectors, values = factors.vectors, factors.singular_values
+    vectors = factors.vectors
+    values = factors.singular_values
     matrix = shifted = tall.sum(scaled_gram, factors.scale)
     total = values
     if ridge is not None:

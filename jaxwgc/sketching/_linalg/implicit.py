@@ -109,7 +109,8 @@ def solve_augmented(
         scaled_offset = scaled(scale, offset)
         largest = [jnp.max(jnp.abs(part)) for part in (target, scaled_offset)]
         unit = inverse_power_of_two(jnp.maximum(*largest))
-        given, scaled_offset = target * unit, scaled_offset * unit
+        given = target * unit
+        scaled_offset = scaled_offset * unit
         if isinstance(factors, Factors):
             problem = Refinement(rows, factors, tolerance, given, root, scaled_offset)
             found = problem.solve(_MAX_ITERATIONS)

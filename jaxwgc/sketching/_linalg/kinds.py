@@ -312,7 +312,8 @@ def compute(
     """
     if isinstance(matrix, BlockRows):
         return core(matrix, *along, *args, **static)
-    options, axes = tuple(static.items()), axes_of(matrix)
+    options = tuple(static.items())
+    axes = axes_of(matrix)
     if not axes:
         return _compiled(matrix, along, args, core, options)
     typed = jax.typeof(matrix) if _validation.is_traced(matrix) else matrix
@@ -335,7 +336,8 @@ def _sharded(
 ) -> Any:
     """Runs `core` on each device, with the rows of the device."""
     mesh, axes, by_rows = layout
-    split, everywhere = PartitionSpec(axes), PartitionSpec()
+    split = PartitionSpec(axes)
+    everywhere = PartitionSpec()
 
     def on_each(matrix: Array, along: Any, args: Any) -> Any:
         return core(ShardedRows(matrix, axes), *along, *args, **dict(options))

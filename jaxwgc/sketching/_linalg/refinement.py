@@ -75,7 +75,8 @@ class Refinement(NamedTuple):
 
     def solve(self, max_iterations: int) -> State:
         """Runs conjugate gradients from θ = 0 until θ is backward stable."""
-        factors, row_space = self.factors, self.factors.row_space()
+        factors = self.factors
+        row_space = self.factors.row_space()
         if self.at_zero is None:
             gradient = self.rows.transposed_times(self.target)
             squared = self._squares_of_target
@@ -84,7 +85,8 @@ class Refinement(NamedTuple):
         gradient = scaled(factors.scale, gradient)
         if self.offset is not None:
             gradient -= self.offset
-        exact, none = factors.in_range(gradient), jnp.zeros_like(squared)
+        exact = factors.in_range(gradient)
+        none = jnp.zeros_like(squared)
         zeros = jnp.zeros_like(gradient)
         error = jnp.where(jnp.any(exact != 0, axis=0), jnp.inf, none)
         start = State(
@@ -123,12 +125,14 @@ class Refinement(NamedTuple):
             size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
             more = jnp.where(is_moving, size - state.length, 0)
             ahead = jnp.sum(direction * gradient, axis=0)
-            longer, change = squared, more * (2 * ahead - more * curvature)
+            longer = squared
+            change = more * (2 * ahead - more * curvature)
             squared = jnp.maximum(squared - change, 0)
             # If `squared` is a small difference of large numbers, it is not valid, and
             # the next pass decides.
             is_lost = longer > 100 * squared
-            solution, gradient = trial + more * direction, gradient - more * image
+            solution = trial + more * direction
+            gradient = gradient - more * image
             exact = factors.in_range(gradient)
             updated = state.in_range - size * factors.in_range(image)
             new_energy = jnp.sum(updated**2, axis=0)
@@ -182,7 +186,8 @@ class Refinement(NamedTuple):
             image += self.root * moved
             squared += jnp.sum(pulled**2, axis=0)
             curvature += jnp.sum(moved**2, axis=0)
-        gradient, image = scaled(scale, gradient), scaled(scale, image)
+        gradient = scaled(scale, gradient)
+        image = scaled(scale, image)
         if self.offset is not None:
             gradient -= self.offset
         return gradient, squared, image, curvature
@@ -325,7 +330,8 @@ class ScaledSystem(NamedTuple):
         If it passes the test, the next iteration recomputes the residual, and continues
         if the recomputed one does not pass. See `_error_by_both` for this test.
         """
-        times, transposed_times = self.times, self.transposed_times
+        times = self.times
+        transposed_times = self.transposed_times
         if is_transposed:
             times, transposed_times = transposed_times, times
         gradient = transposed_times(target)
@@ -404,7 +410,8 @@ class ScaledSystem(NamedTuple):
           state: Iterate with the updated residual and its gradient.
           recomputed: y - Aθ.
         """
-        updated, gradient = state.residual, state.gradient
+        updated = state.residual
+        gradient = state.gradient
         size = jnp.linalg.norm(state.solution, axis=0)
         rounding = jnp.linalg.norm(recomputed - updated, axis=0) / safe(size)
         length = safe(jnp.linalg.norm(updated, axis=0))

@@ -15,7 +15,9 @@ from jaxwgc._pytrees import Static, register
 
 # Entries per block, about 4 MiB in float64, so that a block and its product stay in a
 # cache. Sums over rows are taken in two levels, which keeps their rounding small.
-_BLOCK_ENTRIES, _MIN_ROWS, _MAX_ROWS = 2**19, 256, 8192
+_BLOCK_ENTRIES = 2**19
+_MIN_ROWS = 256
+_MAX_ROWS = 8192
 # Least number of rows per block of a QR factorisation.
 _MIN_QR_ROWS = 256
 
@@ -39,7 +41,8 @@ class Products:
         self, target: Array, solution: Array, direction: Array
     ) -> tuple[Array, ...]:
         """Computes Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd for r = y - Xθ, in one pass over X."""
-        residual, moved = target - self.times(solution), self.times(direction)
+        residual = target - self.times(solution)
+        moved = self.times(direction)
         squares = jnp.sum(residual**2, axis=0), jnp.sum(moved**2, axis=0)
         gradient, image = map(self.transposed_times, (residual, moved))
         return gradient, squares[0], image, squares[1]
@@ -213,8 +216,8 @@ class ShardedRows(DenseRows):
 
     def sketch(self, embedding, *along):
         start = lax.axis_index(self.axes) * self.shape[0]
-        arrays, drawn = [self.matrix, *along], embedding._draw()
-        return self.total(embedding._apply_to_part(arrays, drawn, start))
+        arrays = [self.matrix, *along]
+        return self.total(embedding._apply_to_part(arrays, embedding._draw(), start))
 
     def triangle(self, scale):
         own = super().triangle(scale)
@@ -261,7 +264,8 @@ class SparseRows(Rows):
 
     @classmethod
     def _of_entries(cls, entries: Any, shape: Any, is_sorted: bool = False) -> Self:
-        (row, column, data), (num_rows, num_columns) = entries, shape
+        row, column, data = entries
+        num_rows, num_columns = shape
         is_inside = (row < num_rows) & (column < num_columns)
         data = jnp.where(is_inside, data, 0)
         column = jnp.where(is_inside, column, 0)
@@ -297,7 +301,8 @@ class SparseRows(Rows):
         return jnp.zeros(self.shape[1], self.dtype).at[self.column].max(values)
 
     def sum(self, function, *args, along=()):
-        size, num_blocks = block_size(*self.shape), len(self.starts) - 1
+        size = block_size(*self.shape)
+        num_blocks = len(self.starts) - 1
         padding = num_blocks * size - self.shape[0]
         along = [jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1)) for a in along]
 

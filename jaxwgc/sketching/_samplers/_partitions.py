@@ -318,8 +318,12 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
     num_slots = sample.counts.shape[-1]
     require(num_slots >= 2, "sample", "have at least 2 slots", num_slots)
     counts = sample.counts[..., :-1]
-    kept = sample.indices[..., :-1], counts, sample.probabilities[..., :-1]
-    return PartitionSample(*kept, jnp.sum(counts, axis=-1, dtype=jnp.int32))
+    return PartitionSample(
+        sample.indices[..., :-1],
+        counts,
+        sample.probabilities[..., :-1],
+        jnp.sum(counts, axis=-1, dtype=jnp.int32),
+    )
 
 
 def _until_distinct(
@@ -352,7 +356,8 @@ def _poisson(key: Array, mean: Array) -> Array:
     safe = jnp.clip(mean, _LARGE_MEAN, 2.0**31)
     normal = jax.random.normal(large_key, mean.shape, mean.dtype)
     root = jnp.sqrt(safe)
-    skewness, excess = (normal**2 - 1) / 6, (normal - normal**3) / (72 * root)
+    skewness = (normal**2 - 1) / 6
+    excess = (normal - normal**3) / (72 * root)
     large = jnp.round(safe + root * normal + skewness + excess)
     # The largest float32 below 2**31.
     large = jnp.minimum(large, 2.0**31 - 128).astype(jnp.int32)

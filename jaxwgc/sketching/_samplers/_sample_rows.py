@@ -263,17 +263,21 @@ def _sample(
 ) -> RowSample:
     """Runs `sample_rows` on checked arguments, in one compiled function."""
     sample_size, num_slots = sizes
-    given, num_lost = probabilities, jnp.zeros((), jnp.int32)
+    given = probabilities
+    num_lost = jnp.zeros((), jnp.int32)
     probabilities, valid = _checks.normalised(given)
     probabilities = jnp.where(valid, probabilities, 0)
     if method == "with_replacement":
         drawn = draw_parts(key, given, sample_size, until_distinct=False)
-        indices, counts, chances = drawn.indices, drawn.counts, drawn.probabilities
+        indices = drawn.indices
+        counts = drawn.counts
+        chances = drawn.probabilities
         scale = drawn.scale
     elif method == "top_k":
         chances, indices = lax.top_k(probabilities, sample_size)
         is_used = chances > 0
-        counts, scale = is_used.astype(jnp.int32), is_used.astype(chances.dtype)
+        counts = is_used.astype(jnp.int32)
+        scale = is_used.astype(chances.dtype)
         chances = scale
     else:
         if method == "poisson":

@@ -184,7 +184,8 @@ def weighted_parts(
     _validation.check_shape("row_weights", row_weights, "(K, m)", ("any", "any"))
     _checks.check_all_dense("parts", parts)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
-        name, given = f"parts{jax.tree_util.keystr(path)}", np.shape(leaf)
+        name = f"parts{jax.tree_util.keystr(path)}"
+        given = np.shape(leaf)
         rule = f"start with the axes of row_weights, {shape}"
         require(given[:2] == shape, name, rule, f"shape {given}")
     _checks.check_drawn_from("parts", sample.indices, shape[0], "parts")

@@ -122,7 +122,8 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 @functools.cache
 def _degrees_of_freedom(epsilon: float) -> int:
     """Returns the least k, to 3%, for which χ²_k / k is rarely beyond 1 ± epsilon."""
-    law, k = scipy.special, 1
+    law = scipy.special
+    k = 1
     while True:
         misses = law.chdtr(k, k * (1 - epsilon)) + law.chdtrc(k, k * (1 + epsilon))
         if misses <= _MISSES:

@@ -114,7 +114,8 @@ def bless(
     points = _checks.finite_array("data", data)
     _validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
-    dtype, num_points = diagonal.dtype, diagonal.size
+    dtype = diagonal.dtype
+    num_points = diagonal.size
     points = points.astype(dtype)
     trace = float(diagonal.sum())
     eps = float(jnp.finfo(dtype).eps)
@@ -135,7 +136,8 @@ def bless(
         require(np.isfinite(scores).all(), "kernel", rule, "NaN or infinite scores")
         return scores
 
-    indices, weights = np.zeros(0, np.int32), np.zeros(0)
+    indices = np.zeros(0, np.int32)
+    weights = np.zeros(0)
     # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
     # ridge. So the path starts at most one step below the trace, without landmarks.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
@@ -143,8 +145,9 @@ def bless(
         current = float(ridge) * step ** (num_steps - 1 - i)
         scores = scores_of(weights, current, current, is_projected=False)
         # Exact scores are within these bounds. Rounding may take computed ones outside.
-        bounds = diagonal / (current + trace), np.minimum(diagonal / current, 1)
-        scores = np.clip(scores, *bounds).astype(np.float64)
+        scores = np.clip(
+            scores, diagonal / (current + trace), np.minimum(diagonal / current, 1)
+        ).astype(np.float64)
         probabilities = np.minimum(oversampling * scores, 1)
         uniform = jax.random.uniform(jax.random.fold_in(key, i), (num_points,))
         indices = np.flatnonzero(uniform < probabilities)
@@ -190,7 +193,8 @@ def _scores(
     x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.
     """
     indices, roots, (shift, ridge) = landmarks
-    chosen, identity = points[indices], jnp.eye(len(indices), dtype=diagonal.dtype)
+    chosen = points[indices]
+    identity = jnp.eye(len(indices), dtype=diagonal.dtype)
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
     factor = jnp.linalg.cholesky(matrix + shift * identity)
     rows = DenseRows(points.reshape(len(points), -1))

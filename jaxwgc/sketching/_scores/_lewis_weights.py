@@ -109,7 +109,8 @@ def lewis_weights(
         tolerance = rounding * jnp.maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    p, tolerance = _checks.scalar(p, dtype), _checks.scalar(tolerance, dtype)
+    p = _checks.scalar(p, dtype)
+    tolerance = _checks.scalar(tolerance, dtype)
     most = _checks.scalar(most, jnp.int32)
     return _lewis_weights(matrix, p, tolerance, most, rcond)
 
@@ -148,8 +149,14 @@ def _lewis_weights(
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
     constants = *lax.stop_gradient((p, tolerance)), max_iterations
-    solve, start = functools.partial(_iterate, constants), lax.stop_gradient(start)
-    found = lax.custom_root(log_ratios, start, solve, _solve_tangent, has_aux=True)
+    start = lax.stop_gradient(start)
+    found = lax.custom_root(
+        log_ratios,
+        start,
+        functools.partial(_iterate, constants),
+        _solve_tangent,
+        has_aux=True,
+    )
     log_weights, (num_iterations, residual) = found
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(

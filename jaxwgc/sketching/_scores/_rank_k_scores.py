@@ -246,7 +246,8 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
     """
     small = product(basis.T, images)
     squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
-    squares, vectors = squares[: -width - 1 : -1], vectors[:, : -width - 1 : -1]
+    squares = squares[: -width - 1 : -1]
+    vectors = vectors[:, : -width - 1 : -1]
     noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
     is_kept = squares > noise * squares[0]
     # Directions in the null space have no image. They stay as they are, so that the
@@ -258,7 +259,8 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
 @functools.partial(jax.jit, static_argnames="num_columns")
 def _extracted(passed: Array, num_columns: int) -> tuple[Array, Array]:
     """Returns singular vectors and values of Xᵀ U, U an orthonormal basis of X Q."""
-    images, squares = passed[:num_columns], passed[num_columns:]
+    images = passed[:num_columns]
+    squares = passed[num_columns:]
     sizes = jnp.sqrt(diagonal(squares))
     sizes = jnp.where(sizes > 0, sizes, 1)
     eigenvalues, vectors = jnp.linalg.eigh(squares / sizes / sizes[:, None])
@@ -281,7 +283,8 @@ def _trust(vectors: Array, values: Array, passed: Array, rcond: Array) -> Any:
     largest = values[0]
     is_kept = values[:rank] > rcond * largest
     inverse = jnp.where(is_kept, 1 / safe(values[:rank]), 0)
-    images, squares = passed[:num_columns] * inverse, passed[num_columns:]
+    images = passed[:num_columns] * inverse
+    squares = passed[num_columns:]
     residual = images - product(vectors, product(vectors.T, images))
     squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
     skewness = jnp.linalg.norm(squares)

@@ -126,7 +126,8 @@ def _choose(
     if shape[0] < 4 * shape[1]:
         # For small singular values, rounding has made U less orthogonal.
         basis, triangle = jnp.linalg.qr(rows.times(left))
-        rows, left = DenseRows(basis), jnp.diag(jnp.sign(jnp.diagonal(triangle)))
+        rows = DenseRows(basis)
+        left = jnp.diag(jnp.sign(jnp.diagonal(triangle)))
     parts: Array = rows.sum(_parts, left, along=(targets,))
     # In the directions U of X, 1 - H is ridge / (σ² + ridge), and 1 in all others. If
     # there are no others, the common factor `least` cancels in all errors, and ridges
@@ -145,7 +146,8 @@ def _choose(
         mean = (jnp.sum(rest, axis=1) + others) / shape[0]
         total = _divided(_divided(total, mean, rounding), mean, rounding)
     best = jnp.argmin(total)
-    values, root = jnp.where(is_kept, values, 1), jnp.sqrt(ridges[best])
+    values = jnp.where(is_kept, values, 1)
+    root = jnp.sqrt(ridges[best])
     # v + ridge / v for singular values v, in units of the larger of v and √ridge, to
     # avoid overflow.
     larger = jnp.maximum(values, root)

@@ -140,7 +140,8 @@ def iterative_hessian_sketch(
     matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
     target = _checks.gathered(_checks.right_hand_side(target, matrix.shape))
     dtype = jnp.promote_types(matrix.dtype, target.dtype)
-    matrix, target = matrix.astype(dtype), target.astype(dtype)
+    matrix = matrix.astype(dtype)
+    target = target.astype(dtype)
     # With fewer rows, the expected error is not finite.
     sketch_size = _checks.sketch_size(sketch_size, matrix.shape, more=4)
     check_int = _validation.check_int
@@ -251,8 +252,9 @@ def _solve(
             converged &= jnp.linalg.norm(gradient) <= bound
             factors, _ = prepared
             rank = factors.rank
-            given = DenseRows(system[0]), system_target, system[1]
-            solution = implicit_solution(solution, *given, factors)
+            solution = implicit_solution(
+                solution, DenseRows(system[0]), system_target, system[1], factors
+            )
         iteration = jnp.int32(num_iterations)
         return Solution(solution * size, iteration, converged, history, rank)
 

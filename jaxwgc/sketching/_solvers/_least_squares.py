@@ -51,10 +51,12 @@ _SKETCH_ROWS_PER_COLUMN = 8
 # gigabytes. It also takes longer than thousands of iterations, since columns have few
 # entries.
 _MAX_SKETCHED_COLUMNS = 2048
-_MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
+_MAX_ITERATIONS = 49
+_MAX_SLOW_ITERATIONS = 999
 # Time of a sketch and its iterations, in iterations with column scales alone: measured
 # 50 to 100 for few columns. The factorisation adds p³ over the entries, times this.
-_SKETCH_ITERATIONS, _FACTOR_ITERATIONS = 64, 0.2
+_SKETCH_ITERATIONS = 64
+_FACTOR_ITERATIONS = 0.2
 
 
 class Solution(NamedTuple):
@@ -92,7 +94,8 @@ def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
     if X is so small or large that products with it lose digits.
     """
     solution = result.solution / unit
-    least, bound = jnp.min(scale), jnp.finfo(solution.dtype).maxexp
+    least = jnp.min(scale)
+    bound = jnp.finfo(solution.dtype).maxexp
     is_in_range = (least <= 2.0 ** (bound - 24)) & (least >= 2.0 ** (8 - bound))
     size = jnp.max(jnp.abs(scaled(1 / scale, result.solution)), axis=0)
     lost = jnp.abs(scaled(1 / scale, solution * unit - result.solution))
@@ -178,8 +181,9 @@ def sketch_and_solve(
     target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
     regulariser = _checks.regulariser(ridge, checked.dtype)
     embedding = embed(embedding, key, sketch_size, checked.shape[0])
-    arguments = embedding, regulariser, rcond
-    solution = compute(_solve_once, checked, *arguments, along=(target,))
+    solution = compute(
+        _solve_once, checked, embedding, regulariser, rcond, along=(target,)
+    )
     if regulariser is None:
         _checks.warn_of_precision(matrix, checked, solution.rank.rank)
     return solution
@@ -200,12 +204,14 @@ def _solve_once(
     # ridge).
     left = product(fixed * factors.scale, factors.matrix)
     step = factors.direction(product(left.T, right), factors.row_space())
-    system = DenseRows(small), small_target, ridge, factors
-    solution = implicit_solution(scaled(factors.scale, step), *system)
+    solution = implicit_solution(
+        scaled(factors.scale, step), DenseRows(small), small_target, ridge, factors
+    )
     probe = factors.null_vector()
     found = lax.stop_gradient(solution)
-    directions = found, factors.scale * probe
-    products = constant(rows).residual_products(full_right * unit, *directions)
+    products = constant(rows).residual_products(
+        full_right * unit, found, factors.scale * probe
+    )
     _, squared, _, image = products
     if weight is not None:
         squared += weight * jnp.sum(found**2, axis=0)

@@ -157,7 +157,8 @@ def newton_sketch(
     max_iterations = check_int("max_iterations", max_iterations, minimum=1)
     default_tolerance = min(1e-10, 4 * float(jnp.finfo(flat.dtype).eps))
     tolerance = _checks.stopping_tolerance(tolerance, default_tolerance, flat.dtype)
-    functions, limits = (loss, square_root_hessian), (num_refinements, max_iterations)
+    functions = (loss, square_root_hessian)
+    limits = (num_refinements, max_iterations)
     given = args, regulariser
     return _newton_steps(params, given, embedding, tolerance, functions, limits)
 
@@ -291,7 +292,8 @@ def _newton_steps(
     flat, unravel = ravel_pytree(params)
     problem = _Problem(unravel, *functions, args, ridge)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
-    eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
+    eps = jnp.finfo(flat.dtype).eps
+    tiny = jnp.finfo(flat.dtype).tiny
 
     def is_open(state: _State) -> Array:
         return (state.iteration < max_iterations) & ~(state.is_done | state.is_stalled)
@@ -321,7 +323,8 @@ def _newton_steps(
         history = record(state.history, iteration, value)
         return _State(new, value, gradient, is_done, is_stalled, iteration, history)
 
-    is_done, is_stalled = jnp.zeros((), bool), ~jnp.isfinite(value)
+    is_done = jnp.zeros((), bool)
+    is_stalled = ~jnp.isfinite(value)
     history = jnp.full(max_iterations + 1, value)
     start = _State(flat, value, gradient, is_done, is_stalled, jnp.int32(0), history)
     state = lax.while_loop(is_open, step, start)
@@ -348,7 +351,8 @@ def _minimiser_jvp(functions, unravel, primals, tangents):
     _, change = jax.jvp(gradient, (given,), tangents[1:])
     # The Hessian is BᵀB, so that this is a least-squares system. It is solved with the
     # accuracy of least squares.
-    root, ridge = problem(*given).root(flat), given[1]
+    root = problem(*given).root(flat)
+    ridge = given[1]
     factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
     flat = _minimiser(functions, unravel, *primals)

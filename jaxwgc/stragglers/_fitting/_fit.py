@@ -218,7 +218,8 @@ def _scores(model, measured, is_held_out):
     curve = scipy.stats.ecdf(levels).cdf
     before = np.concatenate([[0.0], curve.probabilities[:-1]])
     distance = np.abs([curve.probabilities - curve.quantiles, before - curve.quantiles])
-    largest, count = float(distance.max()), is_whole.sum()
+    largest = float(distance.max())
+    count = is_whole.sum()
     p_value = float(scipy.special.kolmogorov(largest * np.sqrt(count)))
     return gain, (float(gain / count), largest, p_value)
 
@@ -228,7 +229,8 @@ def _delay(kind, model):
     states = [component.law for component in model.components]
     if kind.form.bounds:
         states = [affine(each.law, *each.load) for each in model.components]
-    delay, slow = states[0], states[-1]
+    delay = states[0]
+    slow = states[-1]
     if kind.has_slow_state:
         delay = markov(delay, slow, model.become_slow, model.become_fast)
     if kind.has_speeds:
@@ -241,7 +243,8 @@ def _measured(times, loads):
     table = _validation.measured_times(times, least_rounds=4)
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
-        table, given = table.sum(-1), np.max(given)
+        table = table.sum(-1)
+        given = np.max(given)
     shared = np.broadcast_to(given.astype(np.float64), table.shape)
     is_right = np.all((shared >= 0) & np.isfinite(shared)) and shared.any()
     _validation.require(is_right, "loads", "be at least 0, finite and not all 0", loads)

@@ -133,7 +133,8 @@ def _component(measured, weights, kind, start):
     """Fits a component to weighted times, by a search over its load parameters."""
     from scipy import optimize
 
-    family, form = kind.family, kind.form
+    family = kind.family
+    form = kind.form
     flat = Measured(*(array.ravel() for array in measured))
     whole_weight = float(np.sum(weights * measured.is_whole))
     num_parameters = kind.num_parameters(measured.times.shape[1])

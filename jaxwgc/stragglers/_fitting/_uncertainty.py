@@ -140,7 +140,8 @@ def _minima(kind, measured, model):
     probability 1 / (m + 1). The minimum of m times is about as far from the end as the
     quantile of 1 / (m + 1). Workers with speeds have a minimum each.
     """
-    number, slow = measured.is_whole.sum(), model.slow_share
+    number = measured.is_whole.sum()
+    slow = model.slow_share
     if kind.has_speeds:
         number = number / measured.times.shape[1]
     for component, share in zip(model.components, (1 - slow, slow)):

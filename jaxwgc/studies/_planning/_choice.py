@@ -11,7 +11,8 @@ from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 from jaxwgc.studies._planning._convergence import StaleDescent, Weights
 
-CANCELLED, BUSY = "cancelled", "busy"
+CANCELLED = "cancelled"
+BUSY = "busy"
 
 
 class Estimate(NamedTuple):

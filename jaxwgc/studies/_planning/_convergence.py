@@ -16,7 +16,8 @@ _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 # proportion.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
 # Smallest and largest number of steps.
-_FEWEST, _MOST = 1e-3, 1e15
+_FEWEST = 1e-3
+_MOST = 1e15
 # Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
 _LEAST = 1e-300
@@ -148,7 +149,8 @@ class StaleDescent(NamedTuple):
             for squares in self[:2]
         )
         last = left.shape[-1] - 1
-        end, middle = left[..., last], left[..., last // 2]
+        end = left[..., last]
+        middle = left[..., last // 2]
         is_gone = end < 0.99 * np.log(_LEAST)
         pace = np.where(is_gone, end / last, (end - middle) / (last - last // 2))
         is_stable = (pace < 0).all(-1)
@@ -195,14 +197,16 @@ def num_steps(descent: Descent, step: Any, goal: Goal, bisections=40) -> np.ndar
     for _ in range(bisections):
         middle = (low + high) / 2
         is_later = loss_after(np.exp(middle)) > goal.target
-        low, high = np.where(is_later, middle, low), np.where(is_later, high, middle)
+        low = np.where(is_later, middle, low)
+        high = np.where(is_later, high, middle)
     # At least one whole step is taken.
     return np.where(reached, np.maximum(np.exp(high), 1), np.inf)
 
 
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
     """Returns the mean of all groups, and means without one, (1 + groups, ...)."""
-    total, number = groups.sum(0), len(groups)
+    total = groups.sum(0)
+    number = len(groups)
     # If a group is infinite, means without it are NaN.
     with np.errstate(invalid="ignore"):
         without = (total - groups) / (number - 1)

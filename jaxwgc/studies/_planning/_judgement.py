@@ -39,12 +39,14 @@ def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
 def _statistics(choice, times, rounds, descent, drawn):
     """Computes statistics of a choice; `rounds` is None if a closed form exists."""
     num_means = 1 + drawn.num_runs
-    error, weights = np.zeros(num_means), Weights(*np.zeros((5, num_means)))
+    error = np.zeros(num_means)
+    weights = Weights(*np.zeros((5, num_means)))
     if times is None:
         seconds = leave_one_out(rounds.elapsed.mean(1))
         quantile = _quantile(rounds.elapsed)
     else:
-        seconds, quantile = np.full(num_means, times[0]), Estimate(times[1], 0.0)
+        seconds = np.full(num_means, times[0])
+        quantile = Estimate(times[1], 0.0)
     if rounds is None:
         answers = choice.wait.num_required
         if not choice.code.allows_requests:
@@ -107,7 +109,8 @@ def _weights(choice, rounds, drawn):
 
 def _closed_form(choice, delay):
     """Returns the mean and the quantile of the time in closed form, or None."""
-    wait, loads = choice.wait, np.asarray(choice.code.loads, np.float64)
+    wait = choice.wait
+    loads = np.asarray(choice.code.loads, np.float64)
     is_busy = choice.late == BUSY and wait != fastest(len(loads))
     law = None if is_busy or np.ptp(loads) else delay.law(float(loads[0]))
     if law is None:

@@ -55,7 +55,8 @@ _DEVIATIONS = 20.0
 _FEWEST_MEASURED = 5
 # Numbers of parts per worker to try for codes with requests, and maximum number of
 # parts of all workers.
-_PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
+_PARTS_OF_WORKER = (8, 4, 2)
+_MOST_PARTS = 512
 
 
 class Candidate(NamedTuple):
@@ -255,7 +256,8 @@ def plan(
         candidates += standard_codes(num_workers, copies, speeds)
     for name, code, _ in candidates:
         GradientCode.check(code, concrete="rounds are simulated")
-        rule, given = f"have num_workers = {num_workers}", code.num_workers
+        rule = f"have num_workers = {num_workers}"
+        given = code.num_workers
         _validation.require(given == num_workers, f"code {name!r}", rule, given)
     drawn = [draw(each, candidates) for each in delays]
     if chosen is None:
@@ -411,7 +413,8 @@ def speeds_of(drawn: Drawn) -> np.ndarray | None:
 def standard_rules(drawn: Drawn, candidate: Candidate, exact: bool) -> Rules:
     """Yields the waiting rules that a plan compares by default for a code."""
     code = candidate.code
-    decoder, num_workers = code.choose_decoder(), code.num_workers
+    decoder = code.choose_decoder()
+    num_workers = code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
     if decoder.is_a(OneCopy):
         yield stragglers.until_decodable(code)

@@ -22,9 +22,11 @@ def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Ch
     """
     cases = zip(*(choice.rounds for choice in judged), strict=True)
     cases = [_to_target(statistics, goal) for statistics in cases]
-    calm, stalled = cases[0], cases[-1]
+    calm = cases[0]
+    stalled = cases[-1]
     regret = np.max([case.regret for case in cases], axis=0)
-    seconds, times = calm.seconds[:, 0], calm.times[:, 0]
+    seconds = calm.seconds[:, 0]
+    times = calm.times[:, 0]
     # Of choices that are equally good up to rounding, the one with the fewest copies is
     # the first.
     copies = [choice.replication for choice in judged]

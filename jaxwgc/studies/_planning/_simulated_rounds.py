@@ -29,7 +29,8 @@ _TIME_ROUNDING = 1e-6
 # Numbers of families of groups (one for uncoded and repetition codes, two for binary
 # codes) and of copies of a part in the shared program. Codes with larger numbers have
 # their own program.
-_NUM_FAMILIES, _NUM_COPIES = 2, 4
+_NUM_FAMILIES = 2
+_NUM_COPIES = 4
 # Number of simulated steps with memory. Later steps shrink the residual at the rate of
 # the last half of the simulated steps. Workers that have not responded by then are
 # assumed never to respond.
@@ -148,8 +149,8 @@ def simulate(choices: Sequence[Choice], unknown: np.ndarray, drawn: Drawn) -> An
         shape = num_parts, min(num_parts, _MOST_DRAWS)
         draws = np.linalg.qr(np.random.default_rng(0).standard_normal(shape))[0]
         draws *= math.sqrt(num_parts)
-        delay, keys = wrapped(drawn.delay), jax.random.split(drawn.key, drawn.num_runs)
-        given = late, delay, stacked, draws, keys
+        keys = jax.random.split(drawn.key, drawn.num_runs)
+        given = late, wrapped(drawn.delay), stacked, draws, keys
         calls.append((_descend, given, descents, members))
     # All programs are lowered first. They then compile in parallel, and the calls below
     # find them in JAX's cache.
@@ -179,7 +180,8 @@ def _by_program(choices, indices, are_whole=True) -> Iterator[Any]:
     shared, plain = map(functools.cache, (_shared_code, uncoded))
     groups: dict[Any, list[tuple[Any, int]]] = {}
     for index in indices:
-        choice, code = choices[index], choices[index].code
+        choice = choices[index]
+        code = choices[index].code
         no_code = plain(code.num_workers)
         if choice.is_exact and code.messages_per_worker == 1 and are_whole:
             # Exact rounds need no decoding weights, so all exact codes share the
@@ -226,10 +228,12 @@ class _WholeParts:
         per_worker = code.messages_per_worker
         held = np.asarray(code.encoding_matrix) != 0
         if isinstance(decoder, OneCopy):
-            families, fewest = [held], 1
+            families = [held]
+            fewest = 1
             shares = code.required_parts / np.asarray(code.parts_per_worker)[:, None]
         else:
-            groups, fewest = np.asarray(decoder.groups), _NUM_FAMILIES
+            groups = np.asarray(decoder.groups)
+            fewest = _NUM_FAMILIES
             families = [held & (family >= 0)[:, None] for family in groups]
             shares = np.ones((code.num_workers, 1))
         most = max(_NUM_COPIES, *(int(family.sum(0).max()) for family in families))
@@ -255,7 +259,8 @@ class _WholeParts:
 
     def decoded(self, arrivals: stragglers.Arrivals) -> tuple[jax.Array, ...]:
         """Returns the number of responses, and the best family's weights and error."""
-        first, ends = arrivals.times * self.least, self.ends(arrivals.times)
+        first = arrivals.times * self.least
+        ends = self.ends(arrivals.times)
         is_first, is_there = (
             (each <= arrivals.elapsed) & jnp.isfinite(each) for each in (first, ends)
         )
@@ -368,7 +373,8 @@ def _simulate(late, choices, places, times):
             answers = decoded.mask
             if code.allows_requests:
                 answers = answers.reshape(code.num_workers, -1).any(1)
-            answers, weights = answers.sum(), decoded.effective_weights
+            answers = answers.sum()
+            weights = decoded.effective_weights
             target = jnp.asarray(code.target, times.dtype)
             error = decoded.error / jnp.sum(target**2)
         error = jnp.where(error < rounding(error.dtype) ** 2, 0, error)
