@@ -166,9 +166,9 @@ class Mixture(Distribution):
 
     def sf(self, x: Any) -> np.ndarray:
         """Returns the probability of a time above x."""
-        return (1 - self.probability) * self.first.sf(
-            x
-        ) + self.probability * self.second.sf(x)
+        first = self.first.sf(x)
+        second = self.second.sf(x)
+        return (1 - self.probability) * first + self.probability * second
 
     def logpdf(self, x: Any) -> np.ndarray:
         """Returns the log-density at x."""
