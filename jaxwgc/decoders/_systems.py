@@ -91,12 +91,13 @@ def systems_of(matrix: Array, target: Array) -> Systems:
     return first, System(rows[1], norms[1], targets[1])
 
 
-def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
     """Scales rows to norm about one by powers of two; returns also these powers.
 
     Other factors would round the matrix, and weights that decode the rounded matrix
     leave a residual in the exact one. Rows of zeros get the factor one.
     """
+    matrix = jnp.asarray(matrix)
     parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
     largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
     # Rows are scaled by their largest entries first, so that squares stay in range.
@@ -135,7 +136,7 @@ def refine(
       weights: Kept if better than every step by more than a tenth, (num_segments,
         num_messages).
       system: Rows of B, and target, by which weights are compared.
-      equations: Equivalent system whose residual is refined. Defaults to `system`.
+      equations: Equivalent system for the steps. Defaults to `system`.
 
     Returns:
       Weights (num_segments, num_messages).
@@ -257,10 +258,10 @@ def solve_poor(
     matrix: Array,
     target: Array,
 ) -> jax.Array:
-    """Replaces inaccurate weights by those of a Cholesky or singular value decomposition.
+    """Computes weights again by decompositions of the matrix where they are inaccurate.
 
     Args:
-      is_poor: Masks whose weights are inaccurate, bool (...).
+      is_poor: Which weights are inaccurate, bool (...).
       weights: (..., num_segments, num_messages), kept where they are better.
       mask: bool (..., num_messages).
       matrix: B, (num_messages, c).

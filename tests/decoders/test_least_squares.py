@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.tree_util import Partial
-from jax.tree_util import Partial
 
 import jaxwgc
 from jaxwgc._some_masks import masked_map
