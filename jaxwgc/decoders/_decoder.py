@@ -179,7 +179,8 @@ def _at_received(weights, mask, dtype):
 @jax.jit
 def _is_near(weights, matrix, target, tolerance):
     scale = target_scale(target)
-    system = System(matrix / scale, norms=1, target=target / scale, precision=0)
+    norms = jnp.ones(len(matrix), scale.dtype)
+    system = System(matrix / scale, norms, target / scale)
     return system.residual(weights) <= tolerance
 
 

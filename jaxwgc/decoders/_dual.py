@@ -12,7 +12,7 @@ from jaxwgc._pytrees import Static
 from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._systems import System, refine, solve_poor, system_of
+from jaxwgc.decoders._systems import System, refine, solve_poor, systems_of
 
 # Ridge in eps: smaller ones do not improve the accuracy.
 _RIDGE = 0.5
@@ -137,7 +137,7 @@ class Dual(Decoder):
 @functools.partial(jax.jit, static_argnames="num_stragglers")
 def _corrected(mask, rows, num_stragglers, matrix, target):
     """Returns weights, and which of them are inaccurate."""
-    system = system_of(matrix, target, is_weighted=False)
+    system, _ = systems_of(matrix, target)
     dtype = system.matrix.dtype
     rows = jnp.asarray(rows, dtype)
     dual = DualCode(of_all=rows[0], null=rows[1:].T)

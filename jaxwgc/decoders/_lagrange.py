@@ -12,7 +12,7 @@ from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._systems import solve_poor, squared_norm, system_of
+from jaxwgc.decoders._systems import column_weights, solve_poor, squared_norm
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32, and sums of remainders have negligible
@@ -157,12 +157,13 @@ def _closed_form(mask, positions, num_stragglers, matrix, target):
     amplify rounding: if their stragglers are neighbours on the circle, weights are so
     large that the residual grows.
     """
-    system = system_of(matrix, target, is_weighted=False)
-    dtype = system.matrix.dtype
+    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     weights = interpolate(mask, positions).astype(dtype)
     is_short = (~mask).sum(-1) > num_stragglers
     # The residual is estimated, because computing it would take as long as the weights.
-    norm = product(squares(weights[..., 0, :]), system.norms**2)
-    size = jnp.sqrt(norm / squared_norm(system.target[0]))
+    columns = column_weights(target)
+    sizes = squared_norm(matrix.astype(dtype) * (1 / columns.astype(dtype)))
+    norm = product(squares(weights[..., 0, :]), sizes)
+    size = jnp.sqrt(norm / squared_norm(target[0] / columns))
     is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
     return weights, is_short | ~is_rounding

@@ -17,7 +17,7 @@ from jaxwgc.decoders._systems import (
     solve_in_turn,
     solve_poor,
     squared_norm,
-    system_of,
+    systems_of,
 )
 
 # Number of masks that iterate together: their vectors fit into cache.
@@ -54,8 +54,7 @@ def least_squares_weights(
       Weights (..., num_segments, num_messages), zero at messages that were not
       received; and which of them are inaccurate, bool (...).
     """
-    plain = system_of(matrix, target, is_weighted=False)
-    systems = plain, system_of(matrix, target, is_weighted=True)
+    systems = plain, _ = systems_of(matrix, target)
     # Zeros are derived from the mask, so that under shard_map they vary over the mesh
     # axes of the mask.
     zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)

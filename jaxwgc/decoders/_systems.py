@@ -19,7 +19,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 # Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
-# Ridge in units of the precision times the largest singular value: smaller and larger
+# Ridge in eps of the largest singular value: smaller and larger
 # ones leave larger errors on nearly singular masks.
 _RIDGE = 2
 # Weights given to a refinement are kept if their cost is below this fraction of the
@@ -27,9 +27,6 @@ _RIDGE = 2
 _ADVANTAGE = 0.9
 # Number of refinement steps: nearly singular masks need eight.
 _STEPS = 8
-# Precision, in place of eps, in rounds that do not decode. In these rounds, nearly
-# dependent parts cannot be told apart in double precision either.
-_LOST = 1e-11
 # Smallest squared diagonal entry of a Cholesky factor, in eps: with smaller entries the
 # rows are nearly dependent, and the weights need not have minimum norm.
 _SMALLEST_PIVOT = 1e3
@@ -45,13 +42,11 @@ class System(NamedTuple):
       matrix: Rows of B divided by `norms`, (num_messages, c).
       norms: Norms of these rows, as powers of two, (num_messages,).
       target: (num_segments, c).
-      precision: Relative precision of the matrix, at least eps.
     """
 
     matrix: jax.Array
     norms: jax.Array
     target: jax.Array
-    precision: float | jax.Array
 
     def residual(self, weights: jax.Array) -> jax.Array:
         """Returns the norm of aᵀB - target, relative to the norm of the target."""
@@ -60,36 +55,49 @@ class System(NamedTuple):
         return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
 
-# The systems without and with part weights, in the order in which to try them.
+# The systems of a code without and with part weights.
 Systems: TypeAlias = tuple[System, System]
 
 
-def system_of(matrix: Array, target: Array, is_weighted: bool) -> System:
-    """Returns the system of a code, or the one of the code without part weights.
+def column_weights(target: Array) -> jax.Array:
+    """Returns the weight of the part of each column, (c,); the target's scale for 0.
 
-    Without part weights, the error of each part is relative to its weight, and no part
-    is lost in the rounding of larger ones (theorem 4.1 of the paper).
+    Each column belongs to one segment. Dividing a column in matrix and target does not
+    change the decoding weights.
+    """
+    weights = jnp.asarray(target).sum(0)
+    return jnp.where(weights == 0, target_scale(target), weights)
+
+
+@jax.jit
+def systems_of(matrix: Array, target: Array) -> Systems:
+    """Returns the systems of a code, in the order in which to try them.
+
+    In the first, columns are divided by the weights of their parts. So the error of
+    each part is relative to its weight, and no part is lost in the rounding of larger
+    ones (theorem 4.1 of the paper). The second is for masks with a residual above
+    `DECODES` in the first.
     """
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-    real = jnp.finfo(dtype)
-    # Each column belongs to one segment. Dividing a column in matrix and target does
-    # not change the decoding weights.
-    scale = target_scale(target)
-    columns = jnp.asarray(target).sum(0)
-    columns = jnp.where(is_weighted | (columns == 0), scale, columns).astype(real.dtype)
+    unweighted = column_weights(target)
+    weighted = jnp.full_like(unweighted, target_scale(target))
+    columns = jnp.stack([unweighted, weighted])[:, None]
+    columns = columns.astype(jnp.finfo(dtype).dtype)
     # The matrix is multiplied by inverses, because division of complex numbers compiles
     # to a large program.
     rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
-    precision = max(_LOST, float(real.eps)) if is_weighted else float(real.eps)
-    return System(rows, norms, target.astype(real.dtype) / columns, precision)
+    targets = target.astype(columns.dtype) / columns
+    first = System(rows[0], norms[0], targets[0])
+    return first, System(rows[1], norms[1], targets[1])
 
 
-def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
     """Scales rows to norm about one by powers of two; returns also these powers.
 
     Other factors would round the matrix, and weights that decode the rounded matrix
     leave a residual in the exact one. Rows of zeros get the factor one.
     """
+    matrix = jnp.asarray(matrix)
     parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
     largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
     # Rows are scaled by their largest entries first, so that squares stay in range.
@@ -128,7 +136,7 @@ def refine(
       weights: Kept if better than every step by more than a tenth, (num_segments,
         num_messages).
       system: Rows of B, and target, by which weights are compared.
-      equations: Equivalent system whose residual is refined. Defaults to `system`.
+      equations: Equivalent system for the steps. Defaults to `system`.
 
     Returns:
       Weights (num_segments, num_messages).
@@ -186,7 +194,7 @@ def solve_in_turn(
         any_lost, solve, keep, weights, mask, weighted
     )
     weights = jnp.where(is_lost[..., None, None], again, weights)
-    return weights, jnp.where(is_lost, is_solved_again, is_solved)
+    return weights, is_solved & (is_solved_again | ~is_lost)
 
 
 @jax.jit
@@ -201,11 +209,11 @@ def _by_svd(weights, mask, system):
     """
     rows = jnp.where(mask[:, None], system.matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
-    unit = system.precision * singular[0]
+    unit = jnp.finfo(rows.dtype).eps * singular[0]
     # The ridge of a matrix of zeros is zero.
     ridged = singular / jnp.where(unit > 0, singular**2 + (_RIDGE * unit) ** 2, 1)
-    is_used = singular > _CUTOFF * math.sqrt(max(rows.shape)) * unit
-    truncated = jnp.where(is_used, 1 / jnp.where(is_used, singular, 1), 0)
+    cutoff = _CUTOFF * math.sqrt(max(rows.shape)) * unit
+    truncated = ridged * (singular > cutoff)
     for inverses in ridged, truncated:
         inverse = product(right.conj().T * inverses, left.conj().T)
         weights = refine(jnp.where(mask, inverse, 0), weights, system)
@@ -250,10 +258,10 @@ def solve_poor(
     matrix: Array,
     target: Array,
 ) -> jax.Array:
-    """Replaces inaccurate weights by those of a Cholesky or singular value decomposition.
+    """Computes weights again by decompositions of the matrix where they are inaccurate.
 
     Args:
-      is_poor: Masks whose weights are inaccurate, bool (...).
+      is_poor: Which weights are inaccurate, bool (...).
       weights: (..., num_segments, num_messages), kept where they are better.
       mask: bool (..., num_messages).
       matrix: B, (num_messages, c).
@@ -270,8 +278,7 @@ def solve_poor(
 
 @jax.jit
 def _solve_poor(is_poor, weights, mask, matrix, target):
-    plain = system_of(matrix, target, is_weighted=False)
-    systems = plain, system_of(matrix, target, is_weighted=True)
+    systems = systems_of(matrix, target)
     one_by_one = Partial(_decompose, systems=systems)
     # Gram matrices that are larger than the matrix do not pay.
     num_messages, num_columns = matrix.shape

@@ -165,7 +165,7 @@ def test_steps_of_the_dual_code_converge_to_rounding():
         )
         none = jnp.full((1, number), jnp.nan, matrix.dtype)
         target = jnp.ones((1, number), matrix.dtype)
-        system = System(matrix, norms, target, precision=np.finfo(np.float32).eps)
+        system = System(matrix, norms, target)
         solve = jax.vmap(lambda mask: dual_weights(none, mask, system, dual, lost))
         return solve(masks) * norms, matrix
 

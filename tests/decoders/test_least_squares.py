@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.tree_util import Partial
-from jax.tree_util import Partial
 
 import jaxwgc
 from jaxwgc._some_masks import masked_map
@@ -23,7 +22,7 @@ from tests.oracles import row_scales
 def nearest_weights(mask, matrix, target):
     """Whatever the target, without the columns' scales, which weighted codes have."""
     rows, norms = scaled_rows(matrix)
-    system = System(rows, norms, target, precision=np.finfo(matrix.dtype).eps)
+    system = System(rows, norms, target)
     start = np.zeros((*mask.shape[:-1], *target.shape[:1], len(matrix)), matrix.dtype)
     weights, is_solved = _least_squares.nearest_weights(start, mask, system)
     return replace_poor(~is_solved, weights, mask, (system, system))

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from jax.tree_util import Partial
 
 from jaxwgc._some_masks import any_under_vmap, masked_map
 
@@ -17,17 +16,6 @@ SHARED = draw(size=(2, 4)).astype(np.float32)
 
 def function(mapped, shared):
     return jnp.cumsum(shared @ mapped)
-
-
-def replaced(value, mapped, shared):
-    return function(mapped, shared), True
-
-
-def some_replaced(values, mapped, shared):
-    """Every other one is left to the function of one."""
-    computed = jax.vmap(function, (0, None))(mapped, shared)
-    is_final = jnp.arange(len(mapped)) % 2 == 0
-    return jnp.where(is_final[:, None], computed, values + 7), is_final
 
 
 def replaced(value, mapped, shared):
@@ -59,6 +47,16 @@ def test_map_over_masks(axis):
     found = jax.jit(jax.vmap(compute, (axis, 0, None)))(condition, MAPPED, SHARED)
     condition = np.broadcast_to(condition, (3, 5))
     np.testing.assert_allclose(found, expected(condition, MAPPED, SHARED), atol=1e-5)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_many_rows_are_computed_together(mapped):
+    """Those that are not final, and the rest of the last batch, one by one."""
+    condition = np.random.default_rng(2).random((3, 200)) < 0.7
+    rows = draw(size=(3, 200, 4)).astype(np.float32)
+    solve = jax.vmap(compute, (0, 0, None)) if mapped else compute
+    found = jax.jit(solve)(condition, rows, SHARED)
+    np.testing.assert_allclose(found, expected(condition, rows, SHARED), atol=1e-5)
 
 
 def test_map_over_what_is_shared():
