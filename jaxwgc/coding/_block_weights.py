@@ -46,20 +46,22 @@ def measure(weights: jax.Array, matrix: Array, target: Array) -> Measured:
         mixed = _flat_vectors.real_form(mixed)
         num_blocks = 2 * num_blocks
     blocks = mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
-    effective = jnp.diagonal(blocks, axis1=-3, axis2=-1).mean(-1)
+    own_blocks = blocks * jnp.eye(num_blocks, dtype=blocks.dtype)[:, None, :]
+    effective = own_blocks.sum(axis=(-3, -1)) / num_blocks
     # Squares of tiny entries would underflow without the scale.
     scale = jax.lax.stop_gradient(target_scale(target))
     target = target / scale
-    norm = jnp.linalg.norm(target)
+    squared_norm = jnp.sum(squares(target))
+    squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
     error = squared_error(blocks / scale, target)
+    # The derivative of the root is infinite at zero.
     distance = jnp.where(error > 0, jnp.sqrt(jnp.where(error > 0, error, 1)), error)
-    divisor = jnp.where(norm > 0, norm, 1)
     return Measured(
         block_weights=blocks,
         effective_weights=effective,
         residual=distance * scale,
-        relative_residual=distance / divisor,
-        share=product(effective / scale, target) / divisor**2,
+        relative_residual=distance / jnp.sqrt(squared_norm),
+        share=product(effective / scale, target) / squared_norm,
     )
 
 
