@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.tree_util import Partial
 
-# Number of entries of the rows that are computed together, and the fewest rows.
+# Number of entries of the rows that are computed together, and the fewest rows: with
+# fewer, a batch that does not pay takes too long.
 _ENTRIES_TOGETHER = 512
-_FEWEST_TOGETHER = 8
+_FEWEST_TOGETHER = 16
 
 
 @custom_vmap
@@ -112,19 +113,29 @@ def masked_map(
 
 
 def _replace_together(is_open, function, values, rows):
-    """Replaces values by whole batches; returns the values and what is still open."""
+    """Replaces values by whole batches; returns the values and what is still open.
+
+    Ends early if fewer than half of the values are final.
+    """
     size = min(_ENTRIES_TOGETHER // rows.shape[1], len(rows))
     if size < _FEWEST_TOGETHER:
         return values, is_open
     count = jnp.cumsum(is_open)
 
-    def replace(step, state):
-        values, is_open = state
+    def pays(state):
+        step, _, is_open = state
+        num_final = count[-1] - is_open.sum()
+        return (step < count[-1] // size) & (2 * num_final >= step * size)
+
+    def replace(state):
+        step, values, is_open = state
         places = jnp.searchsorted(count, step * size + 1 + jnp.arange(size))
         computed, is_final = function(values[places], rows[places])
-        return values.at[places].set(computed), is_open.at[places].set(~is_final)
+        values = values.at[places].set(computed)
+        return step + 1, values, is_open.at[places].set(~is_final)
 
-    return jax.lax.fori_loop(0, count[-1] // size, replace, (values, is_open))
+    _, values, is_open = jax.lax.while_loop(pays, replace, (0, values, is_open))
+    return values, is_open
 
 
 @masked_map.def_vmap
