@@ -3,13 +3,15 @@
 import functools
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+Array: TypeAlias = jax.Array | np.ndarray
 
 # Dtypes that an array may have, by the kind that error messages name.
 KINDS = {
@@ -76,7 +78,8 @@ def working(array: Any) -> Any:
     JAX 0.12 lowers a NumPy array in the mode, 32 or 64 bits, in which it first met it.
     """
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    return array_module(array).asarray(array, dtype)
+    xp = jnp if isinstance(array, jax.Array) else np
+    return xp.asarray(array, dtype)
 
 
 def working_constant(array: Any) -> Any:
@@ -106,6 +109,16 @@ def product(left: jax.Array | np.ndarray, right: jax.Array | np.ndarray) -> jax.
     amplify that error.
     """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def scale_of(numbers: Array) -> jax.Array:
+    """Returns the largest absolute entry, or 1 if all entries are zero.
+
+    Arrays are divided by this scale before they are squared, because squares of tiny
+    entries would underflow.
+    """
+    largest = jnp.max(jnp.abs(numbers))
+    return jnp.where(largest > 0, largest, 1)
 
 
 def squares(numbers: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import jax
 import jax.core
@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import Array
 from jaxwgc._pytrees import Static, register
 from jaxwgc._validation import in_short, require
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
-
-Array: TypeAlias = jax.Array | np.ndarray
 
 
 @register

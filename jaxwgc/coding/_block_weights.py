@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors
-from jaxwgc._arrays import product, squares
-from jaxwgc._targets import DECODES, Array, target_scale
+from jaxwgc._arrays import Array, product, scale_of, squares
+from jaxwgc._targets import DECODES
 
 # Leakage in machine epsilons of the weight of a part, up to which it is dropped as
 # rounding if no part exceeds it. Larger leakage also occurs in rounds that decode.
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 
 
 @jax.jit
-def measure(weights: jax.Array, matrix: Array, target: Array) -> Measured:
+def measure(weights: jax.Array, matrix: jax.Array, target: jax.Array) -> Measured:
     """Computes aᵀB in real form, and its distance from the target.
 
     Args:
@@ -49,7 +49,7 @@ def measure(weights: jax.Array, matrix: Array, target: Array) -> Measured:
     own_blocks = blocks * jnp.eye(num_blocks, dtype=blocks.dtype)[:, None, :]
     effective = own_blocks.sum(axis=(-3, -1)) / num_blocks
     # Squares of tiny entries would underflow without the scale.
-    scale = jax.lax.stop_gradient(target_scale(target))
+    scale = jax.lax.stop_gradient(scale_of(target))
     target = target / scale
     squared_norm = jnp.sum(squares(target))
     squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)

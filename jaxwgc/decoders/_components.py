@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import scale_of
 from jaxwgc._some_masks import in_batches
-from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
 
 # Number of entries, over all masks, that are looked up at a time, so that they fit into
@@ -81,7 +81,7 @@ def _by_components(mask, incident, target):
     last = jnp.full(num_edges, -1).at[incident].max(vertex, mode="drop")
     neighbours = (first + last).at[incident].get(mode="clip") - vertex
     # The allowed error of a part grows as its weight decreases.
-    sizes = (jnp.abs(target[0]) / target_scale(target)).astype(dtype)
+    sizes = (jnp.abs(target[0]) / scale_of(target)).astype(dtype)
     slack = 1 / jnp.maximum(sizes, jnp.finfo(dtype).eps) ** 2
 
     def weights(masks):

@@ -11,18 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import (
-    dtype_of,
-    is_kind,
-    sharding_by_batch,
-    working,
-    working_constant,
-)
+from jaxwgc._arrays import Array, scale_of, sharding_by_batch, working, working_constant
 from jaxwgc._pytrees import register
-from jaxwgc._targets import target_scale
 from jaxwgc.decoders._systems import System
-
-Array: TypeAlias = jax.Array | np.ndarray
 
 
 @dataclass_transform(frozen_default=True)
@@ -106,12 +97,9 @@ class Decoder(abc.ABC):
                 f"weights of {self} must have shape (..., num_segments, num_messages) "
                 f"= {shape}; got {np.shape(weights)}"
             )
-        kind = (
-            "numbers or bools" if jnp.iscomplexobj(matrix) else "real numbers or bools"
-        )
-        if not is_kind(weights, kind):
+        if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
             raise TypeError(
-                f"weights of {self} must be {kind}; got {dtype_of(weights)}"
+                f"weights of {self} must be real numbers or bools; got {weights.dtype}"
             )
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_received(weights, mask, dtype)
@@ -178,7 +166,7 @@ def _at_received(weights, mask, dtype):
 
 @jax.jit
 def _is_near(weights, matrix, target, tolerance):
-    scale = target_scale(target)
+    scale = scale_of(target)
     norms = jnp.ones(len(matrix), scale.dtype)
     system = System(matrix / scale, norms, target / scale)
     return system.residual(weights) <= tolerance

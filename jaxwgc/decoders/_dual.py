@@ -5,12 +5,13 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import Static
 from jaxwgc._some_masks import in_batches
-from jaxwgc._targets import rounding
+from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._systems import System, refine, solve_poor, systems_of
 
@@ -79,7 +80,7 @@ def dual_weights(
     outside = (identity - product(null.conj(), null.T)) / norms[:, None]
     equations = system._replace(matrix=outside, target=of_all[None])
     inverse = jnp.where(received, identity.at[lost].add(-remove.T), 0) * norms
-    return refine(inverse, weights, system, equations)
+    return refine(Partial(product, right=inverse), weights, system, equations)
 
 
 class Dual(Decoder):
@@ -151,5 +152,5 @@ def _corrected(mask, rows, num_stragglers, matrix, target):
 
     is_short = (~mask).sum(-1) > num_stragglers
     weights = in_batches(solve, mask, _CHUNK)
-    is_poor = is_short | ~(system.residual(weights) <= rounding(dtype))
+    is_poor = is_short | ~(system.residual(weights) <= ROUNDING[jnp.finfo(dtype).bits])
     return weights, is_poor

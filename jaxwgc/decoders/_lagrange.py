@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
-from jaxwgc._targets import rounding
+from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._systems import column_weights, solve_poor, squared_norm
 
@@ -168,4 +168,4 @@ def _closed_form(mask, positions, num_stragglers, matrix, target):
     size = jnp.sqrt(norm / squared_norm(target[0] / columns))
     precision = jnp.finfo(dtype)
     estimate = _EPS_OF_NORM[precision.bits] * precision.eps * size
-    return weights, is_short | ~(estimate <= rounding(dtype))
+    return weights, is_short | ~(estimate <= ROUNDING[jnp.finfo(dtype).bits])

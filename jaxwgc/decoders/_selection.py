@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product, working
+from jaxwgc._arrays import product, scale_of, working
 from jaxwgc._pytrees import Static
-from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
 
 
@@ -107,7 +106,7 @@ def _first_responses(mask, groups, matrix, target):
     # complete family. The covered part would be a rounded sum.
     silent = product(responses, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
-    sizes = jnp.abs(target[0]) / target_scale(target)
+    sizes = jnp.abs(target[0]) / scale_of(target)
     worth = product((matrix != 0).astype(dtype), sizes**2)
     lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
     chosen = member[jnp.argmin(lost, axis=-1)]
@@ -161,7 +160,7 @@ class OneCopy(Decoder):
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
         lost = ~mask[..., self.copies].any(-1)
-        sizes = (jnp.asarray(target[0]) / target_scale(target)) ** 2
+        sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
 

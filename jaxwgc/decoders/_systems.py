@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxwgc._arrays import power_below, product, squares
+from jaxwgc._arrays import Array, power_below, product, scale_of, squares
 from jaxwgc._some_masks import any_under_vmap, keep, masked_map
-from jaxwgc._targets import DECODES, target_scale
-from jaxwgc._validation import is_traced
-
-Array: TypeAlias = jax.Array | np.ndarray
+from jaxwgc._targets import DECODES
 
 # Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
@@ -27,6 +25,8 @@ _RIDGE = 2
 _ADVANTAGE = 0.9
 # Number of refinement steps: nearly singular masks need eight.
 _STEPS = 8
+# Number of refinement steps of masks that are well-conditioned enough to factorise.
+_FEW_STEPS = 4
 # Smallest squared diagonal entry of a Cholesky factor, in eps: with smaller entries the
 # rows are nearly dependent, and the weights need not have minimum norm.
 _SMALLEST_PIVOT = 1e3
@@ -66,7 +66,7 @@ def column_weights(target: Array) -> jax.Array:
     change the decoding weights.
     """
     weights = jnp.asarray(target).sum(0)
-    return jnp.where(weights == 0, target_scale(target), weights)
+    return jnp.where(weights == 0, scale_of(target), weights)
 
 
 @jax.jit
@@ -80,7 +80,7 @@ def systems_of(matrix: Array, target: Array) -> Systems:
     """
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     unweighted = column_weights(target)
-    weighted = jnp.full_like(unweighted, target_scale(target))
+    weighted = jnp.full_like(unweighted, scale_of(target))
     columns = jnp.stack([unweighted, weighted])[:, None]
     columns = columns.astype(jnp.finfo(dtype).dtype)
     # The matrix is multiplied by inverses, because division of complex numbers compiles
@@ -115,33 +115,36 @@ def squared_norm(vectors: jax.Array) -> jax.Array:
     return jnp.sum(squares(vectors), axis=-1)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="num_steps")
 def refine(
-    inverse: jax.Array,
+    correct: Partial,
     weights: jax.Array,
     system: System,
     equations: System | None = None,
+    num_steps: int = _STEPS,
 ) -> jax.Array:
     """Returns the best of `weights` and of the steps of an iterative refinement.
 
-    Refinement starts from zero and adds the residual times `inverse`, which removes
-    rounding errors of the inverse. What remains are rounding errors that differ from
-    step to step, so the best step is kept.
+    Refinement starts from zero and adds the correction of the residual, which removes
+    rounding errors of the factors in `correct`. What remains are rounding errors that
+    differ from step to step, so the best step is kept.
 
     Weights, and the messages that they multiply, are rounded by half an epsilon. Large
     weights may have smaller residuals, but larger rounding errors. Both count.
 
     Args:
-      inverse: Approximate inverse of the matrix, (c, num_messages).
+      correct: `correct(residual)` returns the change of the weights (num_segments,
+        num_messages) that removes most of a residual (num_segments, c).
       weights: Kept if better than every step by more than a tenth, (num_segments,
         num_messages).
       system: Rows of B, and target, by which weights are compared.
       equations: Equivalent system for the steps. Defaults to `system`.
+      num_steps: Number of corrections.
 
     Returns:
       Weights (num_segments, num_messages).
     """
-    rounding = jnp.finfo(inverse.dtype).eps / 2
+    rounding = jnp.finfo(system.matrix.dtype).eps / 2
 
     def advance(step, state):
         iterate, best, least = state
@@ -154,7 +157,7 @@ def refine(
         if equations is not None:
             residual = equations.target - product(iterate, equations.matrix)
         # The second iterate is zero.
-        iterate = jnp.where(step == 0, 0, iterate + product(residual, inverse))
+        iterate = jnp.where(step == 0, 0, iterate + correct(residual))
         return iterate, best, least
 
     # Infinity is derived from the weights, so that under shard_map it varies over the
@@ -162,7 +165,7 @@ def refine(
     start = weights * system.norms
     least = jnp.where(start[0, 0].real < 0, jnp.inf, jnp.inf).astype(system.norms.dtype)
     state = start, start, least
-    _, best, _ = jax.lax.fori_loop(0, _STEPS + 2, advance, state)
+    _, best, _ = jax.lax.fori_loop(0, num_steps + 2, advance, state)
     return best / system.norms
 
 
@@ -216,7 +219,8 @@ def _by_svd(weights, mask, system):
     truncated = ridged * (singular > cutoff)
     for inverses in ridged, truncated:
         inverse = product(right.conj().T * inverses, left.conj().T)
-        weights = refine(jnp.where(mask, inverse, 0), weights, system)
+        correct = Partial(product, right=jnp.where(mask, inverse, 0))
+        weights = refine(correct, weights, system)
     return weights, jnp.bool(True)
 
 
@@ -228,23 +232,40 @@ def _by_cholesky(weights, masks, system):
     dependent rows are not solved.
     """
     matrix = system.matrix
-    adjoint = matrix.conj().T
+    gram = product(matrix, matrix.conj().T)
     both = masks[:, :, None] & masks[:, None, :]
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    factors = jnp.linalg.cholesky(jnp.where(both, product(matrix, adjoint), identity))
-    halves = jax.lax.linalg.triangular_solve(
-        factors, jnp.broadcast_to(identity, factors.shape), left_side=True, lower=True
-    )
-    inverse_gram = product(halves.conj().mT, halves)
-    inverses = jnp.where(masks[:, None], product(adjoint, inverse_gram), 0)
-    weights = jax.vmap(refine, (0, 0, None))(inverses, weights, system)
-    residual = system.target - product(weights * system.norms, matrix)
-    gradient = jnp.where(masks[:, None], product(residual, adjoint), 0)
-    excess = squared_norm(product(gradient, halves.conj().mT))
+    factors = jnp.linalg.cholesky(jnp.where(both, gram, identity))
+
+    def solve(weights, mask, factor):
+        correct = Partial(_by_factor, matrix=matrix, mask=mask, factor=factor)
+        weights = refine(correct, weights, system, num_steps=_FEW_STEPS)
+        residual = system.target - product(weights * system.norms, matrix)
+        half = _half_solution(residual, matrix, mask, factor)
+        return weights, squared_norm(half), squared_norm(residual)
+
+    weights, excess, residual = jax.vmap(solve)(weights, masks, factors)
     precision = jnp.finfo(matrix.dtype)
     pivots = jnp.diagonal(factors, axis1=1, axis2=2).real ** 2
-    is_solved = (excess <= EXCESS[precision.bits] * squared_norm(residual)).all(-1)
+    is_solved = (excess <= EXCESS[precision.bits] * residual).all(-1)
     return weights, is_solved & (pivots.min(-1) >= _SMALLEST_PIVOT * precision.eps)
+
+
+def _by_factor(residual, matrix, mask, factor):
+    """Returns the weights that remove a residual, by a factor of the Gram matrix."""
+    half = _half_solution(residual, matrix, mask, factor)
+    return jax.lax.linalg.triangular_solve(factor, half, lower=True)
+
+
+def _half_solution(residual, matrix, mask, factor):
+    """Returns g L⁻ᴴ for half the gradient g of the squared residual.
+
+    Its squared norm is the excess of the squared residual over the minimum.
+    """
+    gradient = jnp.where(mask, product(residual, matrix.conj().T), 0)
+    return jax.lax.linalg.triangular_solve(
+        factor, gradient, lower=True, transpose_a=True, conjugate_a=True
+    )
 
 
 _decompose = functools.partial(solve_in_turn, _by_svd)
@@ -271,7 +292,7 @@ def solve_poor(
       (..., num_segments, num_messages), zero at messages that were not received.
     """
     # Outside of jit, the decompositions are compiled only if a mask needs them.
-    if not is_traced(is_poor) and not np.any(is_poor):
+    if not isinstance(is_poor, jax.core.Tracer) and not np.any(is_poor):
         return weights
     return _solve_poor(is_poor, weights, mask, matrix, target)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxwgc import stragglers
 from jaxwgc._bisection import first_time
 from jaxwgc._pytrees import Static, register
-from jaxwgc._targets import rounding
+from jaxwgc._targets import ROUNDING
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.coding import decoding
@@ -377,7 +377,7 @@ def _simulate(late, choices, places, times):
             weights = decoded.effective_weights
             target = jnp.asarray(code.target, times.dtype)
             error = decoded.error / jnp.sum(target**2)
-        error = jnp.where(error < rounding(error.dtype) ** 2, 0, error)
+        error = jnp.where(error < ROUNDING[jnp.finfo(error.dtype).bits] ** 2, 0, error)
         return remaining, Rounds(arrivals.elapsed, answers, num_late, weights, error)
 
     def step(remaining, times):
