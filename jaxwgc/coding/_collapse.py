@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
-from jaxwgc import _arrays, _flat_vectors, _validation
+from jaxwgc import _arrays, _flat_vectors
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import any_under_vmap
 from jaxwgc.coding._block_weights import Leaks
@@ -104,7 +105,7 @@ def collapse(
         return _with_leaks(own, leaks, num_segments, sums_of_rows)
 
     is_rare = any_under_vmap(is_rare)
-    if not _validation.is_traced(is_rare):
+    if not isinstance(is_rare, jax.core.Tracer):
         # Outside of jit, lax.cond would compile its branches, which are new functions,
         # at every call.
         return compute_exactly() if is_rare else collapsed
