@@ -85,7 +85,8 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"batch": len}, ValueError, "key and batch must go together"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
         ({"wait": 3}, TypeError, "a WaitingRule, such as fastest.6.; got 3"),
-        ({"decoding": DecodingOptions(tolerance=-1.0)}, ValueError, "tolerance"),
+        ({"decoding": DecodingOptions(memory=True)}, ValueError, "train.memory"),
+        ({"decoding": DecodingOptions(noise=1.0)}, ValueError, "use verification"),
         ({"decoding": 3}, TypeError, "decoding must be a DecodingOptions; got 3"),
         ({"timeouts": 60.0}, TypeError, "timeouts must be a Timeouts"),
         ({"verification": "drop"}, TypeError, "verification must be a Verification"),
@@ -105,6 +106,7 @@ def test_bad_arguments(others, error, message):
     ("kind", "options", "error"),
     [
         (DecodingOptions, {"undecodable": "hope"}, ValueError),
+        (DecodingOptions, {"tolerance": -1.0}, ValueError),
         (Verification, {"on_wrong": "hope"}, ValueError),
         (Verification, {"audit": 1.0}, ValueError),
         (Verification, {"audit": -0.1}, ValueError),

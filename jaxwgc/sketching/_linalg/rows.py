@@ -217,7 +217,8 @@ class ShardedRows(DenseRows):
     def sketch(self, embedding, *along):
         start = lax.axis_index(self.axes) * self.shape[0]
         arrays = [self.matrix, *along]
-        return self.total(embedding._apply_to_part(arrays, embedding._draw(), start))
+        drawn = embedding._draw()
+        return self.total(embedding._apply_to_part(arrays, drawn, start))
 
     def triangle(self, scale):
         own = super().triangle(scale)
