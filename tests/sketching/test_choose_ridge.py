@@ -66,7 +66,6 @@ def test_any_units_in_float32(num_rows):
         choice = choose_ridge(matrix * unit, target * size, RIDGES * unit**2)
         assert choice.ridge == np.float32(float(expected.ridge) * unit**2)
         solution = choice.solution * np.float32(unit / size)
-        # Entries are compared with the largest one, since each has its rounding error.
         bound = 1e-5 * np.abs(expected.solution).max()
         np.testing.assert_allclose(solution, expected.solution, rtol=0, atol=bound)
     # Beside ridges of 1, X of 1e-20 is nothing, and these nothing beside one of 1e20.
@@ -76,7 +75,9 @@ def test_any_units_in_float32(num_rows):
         np.testing.assert_allclose(solution, matrix.T @ target, rtol=1e-4)
     by_matrix = choose_ridge(matrix * 1e20, target, RIDGES)
     large = np.linalg.lstsq(matrix, target)[0]
-    np.testing.assert_allclose(by_matrix.solution * 1e20, large, rtol=1e-4)
+    # Rounding errors are relative to the largest entry.
+    bound = 1e-5 * np.abs(large).max()
+    np.testing.assert_allclose(by_matrix.solution * 1e20, large, rtol=0, atol=bound)
 
 
 def test_no_ridge_and_no_rest():
