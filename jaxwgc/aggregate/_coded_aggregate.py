@@ -148,7 +148,20 @@ def coded_aggregate(
         correct_errors=correct_errors,
         noise=noise,
     )
+    return _aggregator(code, model, key, method, corrupt, options)
+
+
+def _aggregator(
+    code: GradientCode,
+    model: StragglerModel,
+    key: jax.Array,
+    method: str,
+    corrupt: CorruptionModel | None,
+    options: DecodingOptions,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the aggregator that `coded_aggregate` describes."""
     policy = DecodingPolicy.of(code, options, is_simulated=True)
+    loads = jnp.asarray(code.loads, jnp.result_type(float))
 
     def init(params):
         faults = () if corrupt is None else corrupt.init(code.num_workers)
@@ -164,7 +177,7 @@ def coded_aggregate(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
-        if memory and params is not None:
+        if options.memory and params is not None:
             policy.check_params(state, params)
         _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
@@ -178,14 +191,14 @@ def coded_aggregate(
             arrivals, state = _draw(model, loads, state)
             arrived = Arrived.of(code, arrivals)
             elapsed = arrivals.elapsed
-        if method == "partials" and not memory:
+        if method == "partials" and not options.memory:
             decoding = arrived.decode(code, policy.decoder)
             gradient = decoding.collapse(partial_gradients)
             return policy.finish(decoding, gradient, elapsed, state)
         messages = coding.encode(code, partial_gradients)
         if corrupt is not None:
             messages, state = _corrupt(code, corrupt, messages, state)
-        if correct_errors:
+        if options.correct_errors:
             location_key = jax.random.fold_in(state.key, 1)
             arrived, state = policy.without_errors(
                 arrived, messages, state, location_key
@@ -193,7 +206,7 @@ def coded_aggregate(
         decoding = arrived.decode(code, policy.decoder)
         like = jax.tree.map(operator.itemgetter(0), partial_gradients)
         gradient = decoding.combine(messages, like)
-        if memory:
+        if options.memory:
             gradient, state = policy.add_stored(
                 decoding, gradient, messages, arrived, state
             )
