@@ -78,9 +78,9 @@ class Arrived(NamedTuple):
         Args:
           code: Gradient code.
           received: Which workers responded with all messages, bool (..., num_workers).
-            Alternatively an `Arrivals`, whose finished parts count for codes with
-            several messages per worker; an `ErrorLocation`; or a `Decoding` of the
-            code. None if `finished` is given.
+            Alternatively an `Arrivals` (its finished parts count for codes with several
+            messages per worker), an `ErrorLocation`, or a `Decoding` of the code. None
+            if `finished` is given.
           finished: Number of parts each worker has finished, int (..., num_workers). A
             traced number that exceeds the parts of a worker counts as no response.
           one_round: Whether batch axes are rejected.
