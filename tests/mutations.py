@@ -78,8 +78,9 @@ def failure(path, changed):
     patterns = TESTS.format(name=path.stem, room=path.parts[1]).split()
     files = [sorted(pathlib.Path("tests").glob(each)) for each in patterns]
     with tempfile.TemporaryDirectory() as tree:
-        copied = "jaxwgc", "tests", "pyproject.toml"
-        subprocess.run(["cp", "-rp", *copied, tree], check=True)
+        subprocess.run(
+            ["cp", "-rp", "jaxwgc", "tests", "pyproject.toml", tree], check=True
+        )
         pathlib.Path(tree, path).write_text(changed)
         command = [sys.executable, *PYTEST.split(), *dict.fromkeys(sum(files, []))]
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True)

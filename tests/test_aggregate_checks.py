@@ -104,7 +104,8 @@ class TestOrder:
     def test_the_order_that_works(self, wrapped):
         """An aggregator first, and the wrapper around what follows."""
         optimizer = optax.chain(coded(), wrapped())
-        params, state = PARAMS, optimizer.init(PARAMS)
+        params = PARAMS
+        state = optimizer.init(PARAMS)
         update = jax.jit(optimizer.update)
         for _ in range(2):
             updates, state = update(GRADIENTS, state, params)
@@ -120,8 +121,9 @@ class TestOrder:
         with pytest.raises(
             ValueError, match="first transformation in optax.chain, and the only"
         ):
-            given = GRADIENTS, state, *([PARAMS] if with_params else [])
-            jax.eval_shape(optimizer.update, *given)
+            jax.eval_shape(
+                optimizer.update, GRADIENTS, state, *([PARAMS] if with_params else [])
+            )
 
     @pytest.mark.parametrize(
         "wrap", [lambda own: optax.MultiSteps(own, 2), optax.flatten]
@@ -197,8 +199,10 @@ class TestShapesInTheState:
 
 @pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
 def test_traced_times_that_are_none_show(elapsed, total):
-    aggregate, extra = coded(), {"received": np.ones(6, bool), "elapsed": elapsed}
-    _, state = jax.jit(aggregate.update)(GRADIENTS, aggregate.init(PARAMS), **extra)
+    aggregate = coded()
+    _, state = jax.jit(aggregate.update)(
+        GRADIENTS, aggregate.init(PARAMS), received=np.ones(6, bool), elapsed=elapsed
+    )
     np.testing.assert_array_equal(state.elapsed, total)
 
 

@@ -8,7 +8,9 @@ import pytest
 import jaxwgc
 from jaxwgc import coding, corruptions, stragglers
 
-NUM_WORKERS, PARTS_EACH, LENGTH = 4, 8, 2000
+NUM_WORKERS = 4
+PARTS_EACH = 8
+LENGTH = 2000
 # Two copies of two messages.
 BLOCKS = np.kron(np.eye(2), np.ones(PARTS_EACH))
 CODE = jaxwgc.GradientCode.from_matrix(np.tile(BLOCKS, (2, 1)))
@@ -51,13 +53,15 @@ def settle(messages, gradients, claimed, disputed, liar, key):
 @pytest.mark.parametrize("name", MODELS)
 def test_one_wrong_worker_is_always_found(name):
     """25 rounds each. Wrong is the message, a part, or every answer."""
-    model, key = MODELS[name], jax.random.key(0)
+    model = MODELS[name]
+    key = jax.random.key(0)
     corrupted = jax.jit(model.corrupted)
     for number in range(25):
         keys = jax.random.split(jax.random.fold_in(key, number), 4)
         gradients = np.asarray(jax.random.normal(keys[0], (2 * PARTS_EACH, LENGTH)))
         messages = np.array(coding.encode(CODE, gradients))
-        who, part = number % NUM_WORKERS, number % (2 * PARTS_EACH)
+        who = number % NUM_WORKERS
+        part = number % (2 * PARTS_EACH)
         claimed = np.repeat(gradients[None], NUM_WORKERS, 0)
         kind = number % 3
         if kind == 0:
@@ -96,7 +100,8 @@ def test_one_wrong_worker_is_always_found(name):
     ],
 )
 def test_disputes_of_more_than_one(claims, wrong, settled):
-    claims, right = np.array(claims, float)[..., None], np.array([[1.0], [2.0]])
+    claims = np.array(claims, float)[..., None]
+    right = np.array([[1.0], [2.0]])
     found = coding.arbitrate(
         claims.sum(1),
         range(2),

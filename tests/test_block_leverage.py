@@ -127,8 +127,10 @@ def test_both_ways_agree():
 
 def test_only_sampled_parts_are_touched():
     """NaN in the others does no harm; one that is sampled shows."""
-    params, (x, y) = PARAMS, PARTS
-    key, received = jax.random.key(3), np.ones(3, bool)
+    params = PARAMS
+    x, y = PARTS
+    key = jax.random.key(3)
+    received = np.ones(3, bool)
     sample = sketching.sample_partitions(key, PROBABILITIES, num_distinct=4)
     kept = np.asarray(sketching.drop_last_distinct(sample).indices)
     spoiled = np.full_like(x, np.nan)
@@ -146,7 +148,8 @@ def test_auxiliary_outputs():
     def loss(params, part):
         return squared_loss(params, part), part[1].sum()
 
-    received, key = np.ones(3, bool), jax.random.key(0)
+    received = np.ones(3, bool)
+    key = jax.random.key(0)
 
     @jax.jit
     def step(probabilities, *arguments):
@@ -176,8 +179,9 @@ def test_in_optax():
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new)):
         assert before.dtype == after.dtype and before.shape == after.shape
     processed = aggregating.process(optax.identity(), optimizer, optax.sgd(0.5))
-    given = gradients, processed.init(PARAMS), PARAMS
-    scaled, _ = jax.eval_shape(processed.update, *given)
+    scaled, _ = jax.eval_shape(
+        processed.update, gradients, processed.init(PARAMS), PARAMS
+    )
     assert jax.tree.map(jnp.shape, scaled) == jax.tree.map(jnp.shape, update)
 
 
@@ -185,7 +189,8 @@ def test_samples_and_stragglers_are_independent():
     """No key is used for both."""
     _, gradients = partial_value_and_grad()
     state = RAW_KEY_OPTIMIZER.init(PARAMS)
-    sample_keys, straggler_keys = set(), set()
+    sample_keys = set()
+    straggler_keys = set()
     for _ in range(4):
         for key, seen in ((state.key, sample_keys), (state.coded.key, straggler_keys)):
             seen.update(map(tuple, [key.tolist(), *jax.random.split(key).tolist()]))
@@ -222,7 +227,8 @@ def test_draws_that_leave_slots_empty():
 
 def test_traced_probabilities_that_are_wrong_give_nan():
     """A zero gradient would look like the end of the descent."""
-    key, received = jax.random.key(0), np.ones(CODE.num_workers, bool)
+    key = jax.random.key(0)
+    received = np.ones(CODE.num_workers, bool)
     for wrong in (PROBABILITIES * np.nan, -PROBABILITIES, [0.5, 0.2, 0.3, 0, 0, 0]):
         wrong = np.asarray(wrong, float)
         value, gradient = sampled_step(wrong, PARAMS, PARTS, key, received)

@@ -13,7 +13,8 @@ from jaxwgc.coding import Arrived, form_messages
 from tests.conftest import arrivals, random_patterns
 from tests.zoo import CODES, KEY, every_code, gradients_of, like, messages_sent
 
-COMPLEX, UNCODED = CODES["reed_solomon"], CODES["multi_message, uncoded"]
+COMPLEX = CODES["reed_solomon"]
+UNCODED = CODES["multi_message, uncoded"]
 ALL = np.ones(6, bool)
 
 

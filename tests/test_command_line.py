@@ -61,7 +61,8 @@ def test_columns_and_marks_are_chosen(tmp_path, capsys):
 def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     """`plan` itself, which is tested elsewhere, takes long."""
     pytest.importorskip("matplotlib")
-    path, picture = tmp_path / "a.npy", tmp_path / "a.png"
+    path = tmp_path / "a.npy"
+    picture = tmp_path / "a.png"
     np.save(path, TIMES)
     asked = []
     answer = types.SimpleNamespace(answer="uncoded, waiting for all")
@@ -86,7 +87,8 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
 
 def test_waiting_times(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    path, picture = tmp_path / "a.npy", tmp_path / "a.png"
+    path = tmp_path / "a.npy"
+    picture = tmp_path / "a.png"
     waits = np.random.default_rng(0).random((100, 4))
     waits[:, 2] = 0
     np.save(path, waits)

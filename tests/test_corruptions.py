@@ -26,7 +26,8 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_only_the_wrong_are_changed(name):
     """Of complex messages; those of real ones have tests of their own."""
-    model, messages = MODELS[name], jax.random.normal(KEY, (8, 30), jnp.complex64)
+    model = MODELS[name]
+    messages = jax.random.normal(KEY, (8, 30), jnp.complex64)
 
     def sample(messages):
         return model.sample(KEY, model.init(4), messages, 4)
@@ -59,7 +60,8 @@ def test_part_of_a_codeword_is_one():
     """With all workers, an error of rank one that satisfies the checks."""
     messages = np.random.default_rng(0).normal(size=(8, 30)).astype(np.float32)
     error = jax.jit(MODELS["codeword_part"].corrupted)(KEY, messages) - messages
-    error, matrix = np.asarray(error), CODE.encoding_matrix
+    error = np.asarray(error)
+    matrix = CODE.encoding_matrix
     solution, *_ = np.linalg.lstsq(matrix, error, rcond=None)
     np.testing.assert_allclose(matrix @ solution, error, atol=1e-5)
     assert np.linalg.matrix_rank(error, 1e-5) == 1

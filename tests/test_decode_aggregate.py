@@ -36,7 +36,8 @@ def test_is_what_the_simulation_decodes(name):
     update = jax.jit(optimizer.update)
     coded = jax.jit(simulated.update)
     messages = np.asarray(jaxwgc.encode(code, gradients))
-    state, other = optimizer.init(PARAMS), simulated.init(PARAMS)
+    state = optimizer.init(PARAMS)
+    other = simulated.init(PARAMS)
     for count, (mask, elapsed) in enumerate(
         [(lost(code, 0), 1.5), (lost(code, 0, 2, 3, 4), 0.25)]
     ):
@@ -61,7 +62,8 @@ def test_is_what_the_simulation_decodes(name):
 
 def test_messages_and_parameters_in_half_precision():
     """Whole numbers, which half precision holds."""
-    code, dtype = CODES["real"], jnp.bfloat16
+    code = CODES["real"]
+    dtype = jnp.bfloat16
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), PARAMS)
     gradients = jax.tree.map(lambda leaf: 0 * leaf + 3, gradients_of(code.num_parts))
     aggregate = jaxwgc.decode_aggregate(code)

@@ -94,7 +94,8 @@ class TestMessages:
 def test_shapes_have_no_entries():
     """A `jax.ShapeDtypeStruct` is taken for parameters, and for nothing else."""
     struct = jax.ShapeDtypeStruct((6,), np.float32)
-    plain, parts = codes.uncoded(6), np.ones((6, 1), np.float32)
+    plain = codes.uncoded(6)
+    parts = np.ones((6, 1), np.float32)
     column = jax.ShapeDtypeStruct((6, 1), np.float32)
     for call in (
         lambda: jaxwgc.encode(plain, struct),
@@ -124,9 +125,11 @@ def both(loss, has_aux=False):
 class TestLosses:
     def test_one_result_on_every_path(self):
         """Weights of up to 1e4, just within float16."""
-        code, dtype = CODES["heavy"], np.float16
+        code = CODES["heavy"]
+        dtype = np.float16
         draw = 1e-3 * np.random.default_rng(1).normal(size=(6, 4))
-        parts, params = jnp.asarray(draw, dtype), jnp.ones(4, dtype)
+        parts = jnp.asarray(draw, dtype)
+        params = jnp.ones(4, dtype)
 
         @jax.jit
         def every_path(params, parts):

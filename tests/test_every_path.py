@@ -136,7 +136,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     observed = observed[:number]
     matrix = in_working_precision(np.asarray(code.encoding_matrix))
     eps = float(jnp.finfo(matrix.dtype).eps)
-    matrix, flat = wide(matrix), oracles.raveled(gradients)
+    matrix = wide(matrix)
+    flat = oracles.raveled(gradients)
     blocks = oracles.packed(code, flat)
     assert messages.shape == (code.num_messages, blocks.shape[1])
     bound = 20 * eps * (np.abs(matrix) @ np.abs(blocks)) + TINY
@@ -194,7 +195,8 @@ LEFT_OUT = {
 @every_code(*sorted(CODES.keys() - LEFT_OUT))
 def test_every_path(name, is_weighted, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
-    code, observed = CODES[name], zoo.observed_rounds(name)
+    code = CODES[name]
+    observed = zoo.observed_rounds(name)
     if is_weighted:
         weights = np.random.default_rng(1).integers(0, 5, code.num_parts).astype(float)
         weights[0] = 0
@@ -203,7 +205,8 @@ def test_every_path(name, is_weighted, with_x64):
     tolerance = 1e-9 if is_weighted else 1e-10
     checked = check_paths(code, observed, gradients, slack=tolerance)
     effective = checked.effective @ oracles.raveled(gradients)
-    value, error = checked.found["value"], checked.missed**2
+    value = checked.found["value"]
+    error = checked.missed**2
     np.testing.assert_allclose(value, effective.sum(1), atol=20 * tolerance)
     if code.decoders[0].is_optimal:
         best = oracles.best_mixtures(code, zoo.messages_sent(code, observed))

@@ -116,7 +116,8 @@ class TestDifferentiation:
         rows = np.where(masks[:, :, None], code.encoding_matrix, 0)
         mixing = (code.target[None] @ np.linalg.pinv(rows, rcond=1e-10) @ rows)[:, 0]
         assert np.abs(mixing.imag).max() > 0.1
-        step_size, row_weights = 0.1, np.ones((6, 1))
+        step_size = 0.1
+        row_weights = np.ones((6, 1))
         decodings = jaxwgc.decoding(code, masks)
 
         def decoding(index):

@@ -44,7 +44,8 @@ def find_all(code, messages, received, noise=0.0):
     Messages are as long as gradients of `LENGTH` make them: codes of one shape and
     decoder share a compiled function.
     """
-    locator, keys = jaxwgc.coding.ErrorLocator.of(code), jax.random.split(KEY, BATCH)
+    locator = jaxwgc.coding.ErrorLocator.of(code)
+    keys = jax.random.split(KEY, BATCH)
     received = received.repeat(code.messages_per_worker, axis=1)
     batches = []
     for start in range(0, len(messages), BATCH):
@@ -171,8 +172,8 @@ def test_more_than_can_be_explained_is_refused(name):
 
 
 def test_a_round_without_a_spare_answer_is_refused():
-    nobody, four = np.zeros((1, 8), bool), np.arange(8)[None] < 4
-    found = locate(CODES["cyclic_mds"], nobody, four)
+    four = np.arange(8)[None] < 4
+    found = locate(CODES["cyclic_mds"], np.zeros((1, 8), bool), four)
     assert found.refused[0]
     assert found.checks[0] == 0
     assert not found.mask.any()
@@ -345,6 +346,7 @@ class TestKindsOfNumbers:
     def test_a_code_that_is_traced(self):
         [messages] = sent(self.code, self.gradients[None])
         messages = self.shifted(messages, slice(None), 1.0)
-        code, received = jax.tree.map(jnp.asarray, self.code), np.ones(8, bool)
-        found = jax.jit(jaxwgc.locate_errors)(code, messages, received, KEY)
+        found = jax.jit(jaxwgc.locate_errors)(
+            jax.tree.map(jnp.asarray, self.code), messages, np.ones(8, bool), KEY
+        )
         np.testing.assert_array_equal(found.wrong, self.second)

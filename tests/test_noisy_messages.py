@@ -155,7 +155,8 @@ def test_no_smaller_bound_holds():
     assert exact_variance(middle, 4) == pytest.approx(bound)
     generator = np.random.default_rng(0)
     for _ in range(2000):
-        length, bits = generator.integers(1, 100), generator.integers(2, 8)
+        length = generator.integers(1, 100)
+        bits = generator.integers(2, 8)
         message = generator.normal(size=length) ** generator.integers(1, 6)
         bound = coding.quantization_variance(length, bits)
         assert exact_variance(message, bits) <= bound * (1 + 1e-9)

@@ -417,7 +417,8 @@ def gains_of_new_samples():
 
 def probability_of_three_stalls():
     """Returns the share of traces of 30 rounds with at least 3 stalls, in percent."""
-    num_rounds, stall = 30, straggler_reports.STALLED
+    num_rounds = 30
+    stall = straggler_reports.STALLED
     fewer = (1 - stall) ** num_rounds
     fewer += num_rounds * stall * (1 - stall) ** (num_rounds - 1)
     pairs = num_rounds * (num_rounds - 1) / 2

@@ -103,8 +103,11 @@ def test_dual_code():
 
 
 def test_sums_on_request():
-    request, messages = np.ones(2, np.float32), np.ones((2, 7), np.float32)
-    assert precisions(jaxwgc.coding.answer_request, request, messages) == {HIGHEST}
+    assert precisions(
+        jaxwgc.coding.answer_request,
+        np.ones(2, np.float32),
+        np.ones((2, 7), np.float32),
+    ) == {HIGHEST}
 
 
 def newton(rows, **options):

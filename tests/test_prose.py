@@ -42,7 +42,8 @@ def is_verb_needed(node):
 def library_texts():
     """Yields kind, place and text of docstrings, comments and messages."""
     for path in sorted((ROOT / "jaxwgc").rglob("*.py")):
-        source, place = path.read_text(), path.relative_to(ROOT)
+        source = path.read_text()
+        place = path.relative_to(ROOT)
         nodes = [*ast.walk(ast.parse(source))]
         # Docstrings, and the parts of f-strings.
         inner = {

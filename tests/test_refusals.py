@@ -23,7 +23,8 @@ from tests import zoo
 partial = functools.partial
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY)
-NAN, INF = math.nan, math.inf
+NAN = math.nan
+INF = math.inf
 
 CODE = codes.cyclic_mds(4, 1)
 SEGMENTS = codes.communication_efficient(4, 1, 2)
@@ -37,18 +38,25 @@ OTHER = jaxwgc.decoding(zoo.CODES["weighted"], np.ones(6, bool))
 BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
 HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
-ALL, MANY = np.ones(6, bool), np.ones((6, 2), np.float32)
+ALL = np.ones(6, bool)
+MANY = np.ones((6, 2), np.float32)
 SHAPE = jax.ShapeDtypeStruct((4,), np.int32)
-ZEROS, PARAMS = np.zeros((6, 3), np.complex64), np.zeros(4, np.float32)
-NINE, EVEN = np.ones((9, 2), np.float32), np.ones(9, np.float32)
+ZEROS = np.zeros((6, 3), np.complex64)
+PARAMS = np.zeros(4, np.float32)
+NINE = np.ones((9, 2), np.float32)
+EVEN = np.ones(9, np.float32)
 FULL = np.float32([[[0.5] * 6, [last] * 6] for last in (1 - 1e-7, 1)])
-THREE, HALVES, EYE = np.ones(3), np.full(3, 0.5), np.eye(3)
-ONE, ROUNDS = np.array([0, 1, 0]), np.arange(1.0, 19).reshape(6, 3)
+THREE = np.ones(3)
+HALVES = np.full(3, 0.5)
+EYE = np.eye(3)
+ONE = np.array([0, 1, 0])
+ROUNDS = np.arange(1.0, 19).reshape(6, 3)
 # Seven of fifteen times, and one of the five of the last worker.
 FEW = np.where(np.arange(5)[:, None] < [3, 3, 1], ROUNDS[:5], NAN)
 TABLE = np.ones((2, 3))
 PARETO = stragglers.pareto(1.0, 2.0)
-UNIFORM, WAIT = stragglers.uniform(2), stragglers.fastest(2)
+UNIFORM = stragglers.uniform(2)
+WAIT = stragglers.fastest(2)
 
 from_matrix = partial(codes.GradientCode.from_matrix, ROWS)
 unequal = partial(codes.unequal, [0.5, 0.2], 3)
@@ -184,7 +192,8 @@ def peeling(num_messages, num_batches):
     return decoders.Peeling(np.ones((num_messages, num_batches), bool))
 
 
-SHORT, CLUSTERS = Returning("short"), codes.clustered(PLAIN, 2)
+SHORT = Returning("short")
+CLUSTERS = codes.clustered(PLAIN, 2)
 UNTIL = stragglers.until_decodable(codes.replicated(3))
 SEVERAL = codes.multi_message(codes.uncoded(6, 12))
 CHOICE = plan(replications=[1], waiting=[stragglers.fastest(4)], num_rounds=40).best
@@ -627,8 +636,10 @@ GOOD = [
     *(partial(own, 6, 6, 2) for own in DRAWN_CODES),
     partial(
         *(codes.GradientCode.from_matrix, EYE),
-        **{"num_stragglers": 0, "assignment": EYE > 0, "target": THREE},
-        **{"check_patterns": 1},
+        num_stragglers=0,
+        assignment=EYE > 0,
+        target=THREE,
+        check_patterns=1,
     ),
     partial(codes.any_placement, KEY, HELD, 1, "polynomials"),
     partial(codes.batch_raptor, KEY, 20, 12, 2, 3, 0.1, 0.5),
@@ -663,15 +674,25 @@ GOOD = [
     partial(
         jaxwgc.coded_aggregate,
         *(SIX, UNIFORM, KEY),
-        **{"method": "messages", "undecodable": "skip", "tolerance": 0.1},
-        **{"decoder": LEAST, "memory": False, "correct_errors": False, "noise": 0.0},
+        method="messages",
+        undecodable="skip",
+        tolerance=0.1,
+        decoder=LEAST,
+        memory=False,
+        correct_errors=False,
+        noise=0.0,
     ),
     partial(jaxwgc.decode, SIX, MANY, ALL, MANY[0], LEAST),
     partial(
         jaxwgc.decode_aggregate,
         CODE,
-        **{"tolerance": 0.1, "decoder": LEAST, "on_request": False, "memory": False},
-        **{"correct_errors": True, "noise": 0.1, "key": KEY},
+        tolerance=0.1,
+        decoder=LEAST,
+        on_request=False,
+        memory=False,
+        correct_errors=True,
+        noise=0.1,
+        key=KEY,
     ),
     partial(jaxwgc.decoded_value_and_grad, jnp.dot, SIX, True, LEAST),
     partial(jaxwgc.decoding_error, SIX, ALL, LEAST),
@@ -682,9 +703,16 @@ GOOD = [
     partial(
         jaxwgc.plan,
         *(PARETO, 4, KEY),
-        **{"late": "busy", "memory": False, "exact": False, "num_rounds": 40},
-        **{"target": 0.1, "condition": 10.0, "heterogeneity": 0.1, "tail": 1.0},
-        **{"num_parameters": 1.0, "bytes_per_number": 4.0},
+        late="busy",
+        memory=False,
+        exact=False,
+        num_rounds=40,
+        target=0.1,
+        condition=10.0,
+        heterogeneity=0.1,
+        tail=1.0,
+        num_parameters=1.0,
+        bytes_per_number=4.0,
     ),
     partial(jaxwgc.sampled_value_and_grad, jnp.dot, SIX, EVEN, num_draws=6),
     partial(jaxwgc.straggler_report, ROUNDS),

@@ -81,7 +81,8 @@ class TestMonteCarlo:
         self, num_trials, batch_size, lanes
     ):
         """The trial is traced once, however often the study is repeated."""
-        traces, batches = [], []
+        traces = []
+        batches = []
 
         @jax.custom_batching.custom_vmap
         def watched(key):

@@ -104,8 +104,7 @@ class TestKey:
     @pytest.mark.parametrize("impl", ["raw", "threefry2x32", "rbg"])
     def test_kinds(self, impl):
         """A raw key is as long as the generator wants it; rbg keys have four words."""
-        raw, typed = jax.random.PRNGKey(0), jax.random.key
-        key = raw if impl == "raw" else typed(0, impl=impl)
+        key = jax.random.PRNGKey(0) if impl == "raw" else jax.random.key(0, impl=impl)
         assert _validation.check_key(key) is key
         keys = jax.random.split(key, 3)
         with pytest.raises(ValueError, match=r"key must be one key.*\(3"):

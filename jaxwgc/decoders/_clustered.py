@@ -51,7 +51,8 @@ class Clustered(Decoder):
         self.inner.check(self._blocks(matrix)[0], self._targets(target)[0])
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        blocks, targets = self._blocks(matrix), self._targets(target)
+        blocks = self._blocks(matrix)
+        targets = self._targets(target)
         by_cluster = mask.reshape(*mask.shape[:-1], *blocks.shape[:2])
         find = jax.vmap(self.inner.checked_weights, in_axes=(0, 0, -2), out_axes=-2)
         weights = find(blocks, targets, by_cluster)

@@ -73,7 +73,8 @@ class Components(Decoder):
 
 @jax.jit
 def _by_components(mask, incident, target):
-    num_edges, dtype = mask.shape[-1], jnp.result_type(float)
+    num_edges = mask.shape[-1]
+    dtype = jnp.result_type(float)
     incident = jnp.where(incident < 0, num_edges, incident)
     vertex = jnp.arange(len(incident))[:, None]
     # The two vertices of each edge, and the other ends of the edges at each vertex.
@@ -123,7 +124,8 @@ def _weights(mask, incident, ends, neighbours, slack):
     has_odd = all_odd > 0
     ratio = excess / jnp.where(has_odd, all_odd, all_slack)
     flow = below[0] - ratio * jnp.where(has_odd, below[2], below[1])
-    flow, ratio = sign * flow, sign * ratio
+    flow = sign * flow
+    ratio = sign * ratio
     edge = jnp.arange(len(mask))[:, None]
     weights = jnp.where(depth[first] == depth[last], ratio[first], 0)
     for end in ends:
@@ -151,5 +153,6 @@ def _shortest_paths(is_there, neighbours):
     start = jnp.where(is_there[:, 0], vertex, vertex) * num_vertices
     changes = is_there.any()
     number, _ = jax.lax.while_loop(lambda state: state[1], advance, (start, changes))
-    root, depth = number // num_vertices, number % num_vertices
+    root = number // num_vertices
+    depth = number % num_vertices
     return root.astype(jnp.int32), depth.astype(jnp.int32)

@@ -126,8 +126,8 @@ class Dual(Decoder):
         self.check_one_segment(target)
         sizes = {"num_rows": "any", "num_workers": len(matrix)}
         rows = _validation.as_array("rows", self.rows, "numbers or bools", **sizes)
-        name, number = "num_stragglers + 1", self.num_stragglers + 1
-        _validation.check_up_to(name, number, rows=len(rows))
+        number = self.num_stragglers + 1
+        _validation.check_up_to("num_stragglers + 1", number, rows=len(rows))
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         rows = working(self.rows)

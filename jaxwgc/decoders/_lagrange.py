@@ -125,8 +125,9 @@ class Lagrange(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        given, sizes = self.positions, {"num_workers": len(matrix)}
-        _validation.as_array("positions", given, "integers", **sizes)
+        _validation.as_array(
+            "positions", self.positions, "integers", num_workers=len(matrix)
+        )
         _validation.check_stragglers(self.num_stragglers, len(matrix))
 
     def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int]:

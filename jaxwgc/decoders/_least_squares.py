@@ -124,7 +124,8 @@ class _Problem(NamedTuple):
 
 def _conjugate_gradients(masks, matrix, target):
     """Returns weights (masks, num_segments, num_messages), and which converged."""
-    mask, precision = masks[:, None, :], jnp.finfo(matrix.dtype)
+    mask = masks[:, None, :]
+    precision = jnp.finfo(matrix.dtype)
     matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
     target_norm = squared_norm(target)
     problem = _Problem(
@@ -176,8 +177,8 @@ def _descend(problem, weights, longest):
         gradient = gradient - length[..., None] * image
         # In exact arithmetic, the squared residual falls by `length * norm`.
         residual = residual - length * norm
-        last, norm = norm, squared_norm(gradient)
-        ratio = jnp.where(is_usable, norm / jnp.where(is_usable, last, 1), 0)
+        norm = squared_norm(gradient)
+        ratio = jnp.where(is_usable, norm / jnp.where(is_usable, norm, 1), 0)
         enough = jnp.maximum(problem.tolerance * residual, problem.noise)
         weights = weights + length[..., None] * direction
         longest = jnp.maximum(longest, length)

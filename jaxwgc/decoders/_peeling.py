@@ -77,14 +77,19 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         recovered_now = unknown & (product(single.astype(dtype), matrix) > 0)
         part_round = jnp.where(recovered_now, round_number, part_round)
         message_round = jnp.where(single, round_number, message_round)
-        unknown, is_new = unknown & ~recovered_now, recovered_now.any()
-        return is_new, round_number + 1, unknown, part_round, message_round
+        unknown = unknown & ~recovered_now
+        return recovered_now.any(), round_number + 1, unknown, part_round, message_round
 
     # The start is derived from the mask, so that under shard_map it varies over the
     # mesh axes of the mask.
     unknown = jnp.where(received[..., :1], jnp.ones(num_parts, bool), True)
-    never = jnp.where(unknown, -1, 0), jnp.where(received, -1, -1)
-    start = unknown.any(), jnp.int32(0), unknown, *never
+    start = (
+        unknown.any(),
+        jnp.int32(0),
+        unknown,
+        jnp.where(unknown, -1, 0),
+        jnp.where(received, -1, -1),
+    )
     _, num_rounds, unknown, part_round, message_round = jax.lax.while_loop(
         lambda state: state[0], peel, start
     )

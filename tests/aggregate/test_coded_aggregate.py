@@ -15,7 +15,8 @@ from tests.conftest import random_patterns
 from tests.zoo import CODES, gradients_of, regression, squared_loss
 
 # Decoded by whole groups: any other decoder is most of a program's compilation.
-GROUPS, KEY = jaxwgc.codes.binary(6, num_stragglers=2), jax.random.key(0)
+GROUPS = jaxwgc.codes.binary(6, num_stragglers=2)
+KEY = jax.random.key(0)
 METHODS = ("partials", "messages")
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -54,7 +55,8 @@ class TestMethods:
     @every_method
     def test_one_program_outside_of_jit(self, method, caplog):
         transform = aggregate(GROUPS, method=method)
-        gradients, state = gradients_of(6), transform.init(None)
+        gradients = gradients_of(6)
+        state = transform.init(None)
         with jax.log_compiles():
             transform.update(gradients, state)
         said = [record.getMessage() for record in caplog.records]
@@ -63,7 +65,8 @@ class TestMethods:
     @every_method
     def test_skipped_rounds(self, method):
         transform = aggregate(CODES["uncoded"], undecodable="skip", method=method)
-        gradients, state = gradients_of(6), transform.init(None)
+        gradients = gradients_of(6)
+        state = transform.init(None)
         update = jax.jit(
             lambda state, mask: transform.update(gradients, state, received=mask)
         )
@@ -102,7 +105,8 @@ def test_parts_finished_by_a_deadline(with_x64):
     code = CODES["partial"]
     transform = jaxwgc.coded_aggregate(code, model, jax.random.key(4))
     gradients = gradients_of(code.num_parts, np.float64)
-    update, state = jax.jit(transform.update), transform.init(None)
+    update = jax.jit(transform.update)
+    state = transform.init(None)
 
     @jax.jit
     def sample(key):
@@ -144,7 +148,8 @@ class TestState:
         state = transform.init(None)
         assert state.elapsed == state.residual == state.num_undecodable == 0
         assert np.all(state.received)
-        masks, total = [], 0.0
+        masks = []
+        total = 0.0
         for _ in range(4):
             key, arrivals = sample(state.key)
             total += float(np.sort(arrivals.times)[2])
@@ -240,8 +245,9 @@ def test_donating_the_state_leaves_the_key_alone(make_key):
     step = jax.jit(
         lambda state: transform.update(jnp.ones((6, 2)), state)[1], donate_argnums=0
     )
-    first, again = step(transform.init(None)), step(transform.init(None))
-    np.testing.assert_array_equal(first.received, again.received)
+    np.testing.assert_array_equal(
+        step(transform.init(None)).received, step(transform.init(None)).received
+    )
     jax.random.uniform(key)
 
 

@@ -23,7 +23,8 @@ assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-5)
 
 
 decode_aggregate = functools.partial(jaxwgc.decode_aggregate, CODE, correct_errors=True)
-PLAIN, KEYED = decode_aggregate(), decode_aggregate(key=jax.random.PRNGKey(7))
+PLAIN = decode_aggregate()
+KEYED = decode_aggregate(key=jax.random.PRNGKey(7))
 NARROW = decode_aggregate(message_dtype="bfloat16")
 
 

@@ -56,7 +56,8 @@ def test_against_numpy(name, x64):
     code = CODES[name]
     draw = np.random.default_rng(0)
     received = draw.random((12, code.num_workers)) < 0.4
-    received[0], received[5] = False, True
+    received[0] = False
+    received[5] = True
     late = draw.random(received.shape) < 0.3
     trees = [
         jax.tree.map(lambda leaf: leaf * draw.normal(), gradients_of(code.num_parts))

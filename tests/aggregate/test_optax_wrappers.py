@@ -111,7 +111,8 @@ def expect_error(error, match):
     return pytest.raises(error, match=match)
 
 
-GRAD_FN, VALUE = {"grad_fn": gradient}, {"value": 1.0}
+GRAD_FN = {"grad_fn": gradient}
+VALUE = {"value": 1.0}
 
 
 @pytest.mark.filterwarnings("error")

@@ -280,7 +280,8 @@ class TestState:
     def test_not_carried(self, simulates):
         """Of decode_aggregate the moments of Adam show it."""
         if simulates:
-            optimizer, extra = chain(optax.sgd(0.01)), {}
+            optimizer = chain(optax.sgd(0.01))
+            extra = {}
         else:
             optimizer = optax.chain(jaxwgc.decode_aggregate(CODE), optax.adam(0.1))
             extra = {"received": np.ones(6, bool)}

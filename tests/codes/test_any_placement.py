@@ -97,7 +97,8 @@ def test_worst_rounding_by_enumeration():
     """Against pseudoinverses; the answers of the largest miss are those returned."""
     held = random_assignment(np.random.default_rng(0), 8, 6, 4)
     code = any_placement(KEY, held, 4, "random_rows")
-    matrix, misses = code.encoding_matrix, {}
+    matrix = code.encoding_matrix
+    misses = {}
     for mask in patterns_within(8, 4)[-70:]:
         weights = np.float32(np.ones(6) @ np.linalg.pinv(matrix[mask]))
         mixed = np.float64(weights) @ np.float32(matrix[mask])
@@ -138,7 +139,8 @@ def test_loads_in_proportion_to_speeds(data):
     held = proportional_placement(speeds, num_parts, copies)
     assert held.dtype == bool
     np.testing.assert_array_equal(held.sum(0), copies)
-    low, high = 0.0, num_parts / speeds.min()
+    low = 0.0
+    high = num_parts / speeds.min()
     for _ in range(200):
         middle = (low + high) / 2
         is_enough = np.minimum(num_parts, middle * speeds).sum() >= num_parts * copies

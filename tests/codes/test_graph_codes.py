@@ -116,7 +116,8 @@ class TestEdgeGraph:
             return jaxwgc.effective_weights(code, arrivals.received)
 
         weights = jaxwgc.monte_carlo(effective_weights, KEY, 4000)
-        means, spreads = np.mean(weights, axis=0), np.std(weights, axis=0) / 4000**0.5
+        means = np.mean(weights, axis=0)
+        spreads = np.std(weights, axis=0) / 4000**0.5
         share = means.mean()
         assert 0.5 < share < 1
         assert np.all(np.abs(means - share) < 4 * spreads)

@@ -143,7 +143,8 @@ class TestCommunicationEfficient:
         solved, residual, *_ = np.linalg.lstsq(powers, code.encoding_matrix, rcond=None)
         assert residual.max() < 1e-20
         num_high = num_segments // 2
-        low, high = solved[: num_segments - num_high], solved[::-1][:num_high]
+        low = solved[: num_segments - num_high]
+        high = solved[::-1][:num_high]
         if code.is_complex:
             found = np.concatenate([low, high])
         else:

@@ -51,7 +51,8 @@ class TestCyclicRepetition:
         matrix = np.asarray(code.encoding_matrix, np.float32)
         found = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
         least = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]
-        found, least = found / np.sqrt(40), np.array(least) / np.sqrt(40)
+        found = found / np.sqrt(40)
+        least = np.array(least) / np.sqrt(40)
         assert np.mean(found > 1e-3) < 0.05
         assert np.mean((found <= 1e-5) | (found <= 3 * least)) > 0.9
 

@@ -57,7 +57,8 @@ LARGER = [
 )
 def test_larger_codes(code, tolerance):
     """Every pattern of twelve workers, some of a hundred."""
-    n, s = code.num_workers, code.num_stragglers
+    n = code.num_workers
+    s = code.num_stragglers
     received = patterns_within(n, s) if n == 12 else random_patterns(n, s, 60)
     assert worst_miss(code, received).max() < tolerance
 

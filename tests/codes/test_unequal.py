@@ -130,9 +130,9 @@ class TestAssignment:
 
     def test_everything_on_every_worker(self):
         """αᵢⱼ is worker i's share of all 1 / δ, whatever G is."""
-        everything, gram = np.ones((4, 5), bool), self.factors()
+        gram = self.factors()
         code = codes.unequal(
-            self.probabilities, 5, assignment=everything, correlation=gram
+            self.probabilities, 5, assignment=np.ones((4, 5), bool), correlation=gram
         )
         trust = (1 - self.probabilities) / self.probabilities
         shares = np.broadcast_to(trust[:, None] / trust.sum(), (4, 5))
@@ -155,7 +155,8 @@ class TestAssignment:
 
 def test_noisy_messages_count_as_stragglers_do():
     """δ = (p + ω) / (1 - p), in the shares and in the error."""
-    probabilities, variance = np.array([0.1, 0.6, 0.3]), np.array([0.5, 0.0, 2.0])
+    probabilities = np.array([0.1, 0.6, 0.3])
+    variance = np.array([0.5, 0.0, 2.0])
     trust = (1 - probabilities) / (probabilities + variance)
     code = codes.unequal(probabilities, 4, quantization_variance=variance)
     shares = shares_of(code, probabilities)
@@ -168,7 +169,8 @@ def test_noisy_messages_count_as_stragglers_do():
 
 def test_estimates_cost_a_bias(with_x64):
     """The formula for p̂ in the place of p, against all patterns of answers."""
-    probabilities, estimates = np.array([0.2, 0.5, 0.7]), np.array([0.3, 0.4, 0.7])
+    probabilities = np.array([0.2, 0.5, 0.7])
+    estimates = np.array([0.3, 0.4, 0.7])
     code = codes.unequal(estimates, 4)
     formula = (1 - probabilities) / (1 - estimates) @ shares_of(code, estimates) - 1
     received = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(bool)
@@ -191,7 +193,8 @@ def test_steps_of_few_bits_with_stragglers():
 
     By `coded_aggregate`, with a straggler model that has a probability a worker.
     """
-    probabilities, bits = np.array([0.3, 0.6, 0.1]), np.array([3, 4, 3])
+    probabilities = np.array([0.3, 0.6, 0.1])
+    bits = np.array([3, 4, 3])
     code = codes.unequal(probabilities, 4)
     gradients = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     model, everyone = map(stragglers.bernoulli, (probabilities, 1.0))

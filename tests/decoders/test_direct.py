@@ -63,7 +63,8 @@ class TestGroup:
     @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e15])
     def test_the_size_of_the_weights_does_not_matter(self, size):
         """Squares of these are zero or infinite in float32."""
-        code, masks = codes.binary(5, 2), every_pattern(5, 5)
+        code = codes.binary(5, 2)
+        masks = every_pattern(5, 5)
         found = [
             weights_and_errors(jaxwgc.weighted(code, np.full(5, own)), masks)[0]
             for own in (size, 1.0)
@@ -105,7 +106,8 @@ class TestGroup:
         """The first answers of the family whose silent groups weigh least."""
         choices = []
         for family in np.asarray(code.decoders[0].groups):
-            weights, silent = np.zeros(code.num_workers), 0.0
+            weights = np.zeros(code.num_workers)
+            silent = 0.0
             for own in np.unique(family[family >= 0]):
                 workers = np.flatnonzero(family == own)
                 weights[workers[mask[workers]][:1]] = 1
@@ -214,7 +216,8 @@ class TestPeeling:
         masks[[1, 2], [20, 0]] = False
         sums = peeling(masks, assignment)[:, 0] @ assignment.astype(float)
         expected = np.zeros((3, 40))
-        expected[0], expected[1, :20] = 1, 2
+        expected[0] = 1
+        expected[1, :20] = 2
         np.testing.assert_array_equal(sums, expected)
 
     def test_map_over_masks_and_codes(self):

@@ -18,7 +18,8 @@ lagrange = jax.jit(interpolate)
 
 def patterns(code):
     """Stragglers at equal distances, and side by side in one run and in two."""
-    number, lost = code.num_workers, np.arange(code.num_stragglers)
+    number = code.num_workers
+    lost = np.arange(code.num_stragglers)
     strides = [step * lost % number for step in range(1, number)]
     around = np.argsort(code.decoders[0].positions)
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
@@ -147,7 +148,8 @@ def test_a_decoder_of_ones_own(weight):
 def test_steps_of_the_dual_code_converge_to_rounding():
     """A system that is not quite that of the mask would take more of them."""
     code = jaxwgc.codes.reed_solomon(60, 60, 15)
-    number, lost = code.num_workers, code.num_stragglers
+    number = code.num_workers
+    lost = code.num_stragglers
     positions = np.asarray(code.decoders[0].positions)
     around = np.argsort(positions)
     powers = positions[:, None] * np.arange(1, lost + 1) % number

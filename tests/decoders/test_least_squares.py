@@ -86,7 +86,8 @@ MATRICES = {
     "complex, deficient": np.vstack([gaussian[:5], 1j * gaussian[:3]]),
 }
 # Decoded to other targets than ones.
-SPARSE, PART_WEIGHTS = MATRICES["sparse"], np.array([2, 0, 1, 5, 0.25, 1])
+SPARSE = MATRICES["sparse"]
+PART_WEIGHTS = np.array([2, 0, 1, 5, 0.25, 1])
 TARGETS = {
     # Columns and target scaled together, one of the weights being zero.
     **{
@@ -153,7 +154,8 @@ class TestAgainstNumpy:
     def test_every_mask(self, name, x64):
         matrix, target = SYSTEMS[name]
         dtype = matrix.dtype if x64 else {"f": "f4", "c": "c8"}[matrix.dtype.kind]
-        matrix, target = matrix.astype(dtype), target.astype(dtype)
+        matrix = matrix.astype(dtype)
+        target = target.astype(dtype)
         found = nearest_weights(MASKS, matrix, target)
         check(matrix, target, found, MASKS, np.dtype(dtype), hard=name in HARD)
 
@@ -164,7 +166,8 @@ class TestAgainstNumpy:
     )
     def test_any_small_integers(self, matrix, target):
         """Ranks, zeros and equal rows of every kind."""
-        matrix, target = matrix.astype(np.float32), target.astype(np.float32)
+        matrix = matrix.astype(np.float32)
+        target = target.astype(np.float32)
         found = nearest_weights(MASKS, matrix, target)
         check(matrix, target, found, MASKS, np.float32, hard=True)
 
@@ -189,7 +192,8 @@ def test_large_bernoulli_code():
     Six digits of the mean error in float32, and no mask is decomposed.
     """
     code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 100, replication=10)
-    masks, target = random_patterns(100, 30, 128), np.ones((1, 100))
+    masks = random_patterns(100, 30, 128)
+    target = np.ones((1, 100))
 
     @jax.jit
     def iterate(matrix, target):
@@ -244,8 +248,9 @@ class TestFallback:
         solve = (
             jax.vmap(nearest_weights, (0, None, None)) if mapped else nearest_weights
         )
-        operands = self.MASKS, np.float32(MATRICES["frame"]), np.ones((1, 6), "f")
-        jaxpr = jax.make_jaxpr(solve)(*operands).jaxpr
+        jaxpr = jax.make_jaxpr(solve)(
+            self.MASKS, np.float32(MATRICES["frame"]), np.ones((1, 6), "f")
+        ).jaxpr
         assert "svd" in set(primitives(jaxpr))
         assert "svd" not in set(primitives(jaxpr, skip="while"))
 
@@ -308,7 +313,8 @@ def test_masks_that_are_known_to_be_decodable(promised):
 
 def test_many_masks_go_in_batches_and_few_at_once():
     """A loop over three batches of 128."""
-    matrix, target = np.float32(MATRICES["sparse"]), np.ones((1, 6), np.float32)
+    matrix = np.float32(MATRICES["sparse"])
+    target = np.ones((1, 6), np.float32)
     for num_masks, in_batches in [(300, True), (128, False)]:
         masks = np.ones((num_masks, 8), bool)
         program = str(jax.make_jaxpr(nearest_weights)(masks, matrix, target))

@@ -43,7 +43,8 @@ def interruptible():
 def one_ray():
     """Clusters that open in the meantime use it; it ends with the last of its users."""
     ray = pytest.importorskip("ray")
-    memory, processes = ray_processes.shared_memory(), []
+    memory = ray_processes.shared_memory()
+    processes = []
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.ExitStack() as last:

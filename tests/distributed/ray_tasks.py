@@ -12,14 +12,21 @@ from jaxwgc.distributed import Faults
 # Steps with faults: one is as long as DELAYS, one is held until a test makes the file
 # `go` (at most five minutes), in one a message has NaN, and from the last one on sums
 # have the wrong sign.
-TIMED, HELD, NOT_FINITE, WRONG = 10**6, 10**7, 10**8, 10**9
+TIMED = 10**6
+HELD = 10**7
+NOT_FINITE = 10**8
+WRONG = 10**9
 DELAYS = 0.05, 0.01
 
 
 def distances(params, part):
     """Half of the squared distances of rows; the aux has what else is in the part."""
-    x, noise = part["x"], jax.random.normal(part["key"])
-    return 0.5 * jnp.sum((x - params) ** 2), {"mean": x.mean(0), "noise": noise, "2": 2}
+    x = part["x"]
+    return 0.5 * jnp.sum((x - params) ** 2), {
+        "mean": x.mean(0),
+        "noise": jax.random.normal(part["key"]),
+        "2": 2,
+    }
 
 
 def draw_rows(key, part):

@@ -20,7 +20,8 @@ LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((LENGTH,), np.float32), None)
 GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.float32)
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
 decodes = _cluster._decodes_of(CODE, CODE.choose_decoder(), 1e-3)
-NUM_WORKERS, NUM_STRAGGLERS = 5, 3
+NUM_WORKERS = 5
+NUM_STRAGGLERS = 3
 
 
 def message_layout(num_workers):
@@ -75,12 +76,15 @@ class Worker:
     """What a process does with its calls."""
 
     def __init__(self):
-        self.number, self.done, self.reports = -1, [], []
+        self.number = -1
+        self.done = []
+        self.reports = []
 
     def begin(self, action):
         _, _, seen = action.arguments
         self.reports = self.reports[seen:]
-        self.number, self.done = action.number, []
+        self.number = action.number
+        self.done = []
 
 
 class World:
@@ -90,11 +94,14 @@ class World:
     """
 
     def __init__(self, fleet, on_request=False):
-        self.fleet, self.on_request = fleet, on_request
-        self.now, self.engine = 0.0, None
+        self.fleet = fleet
+        self.on_request = on_request
+        self.now = 0.0
+        self.engine = None
         self.workers = [None] * len(fleet.slots)
         self.calls = [None] * len(fleet.slots)
-        self.log, self.due = [], {}
+        self.log = []
+        self.due = {}
         self.engine = StartUp(fleet, self.now)
         self.poll()
         for worker in range(len(fleet.slots)):
@@ -108,8 +115,7 @@ class World:
         num_workers = len(self.workers)
         memory = np.full((num_workers, LENGTH), np.nan, np.float32)
         if self.on_request:
-            given = PLAN, step, self.now, memory
-            self.engine = RequestRound(self.fleet, *given)
+            self.engine = RequestRound(self.fleet, PLAN, step, self.now, memory)
         else:
             self.engine = MessageRound(
                 self.fleet,
@@ -161,7 +167,8 @@ class World:
 
     def respond(self, worker, seconds=0.0, num_parts=1, is_finite=True):
         """The newest call of a worker returns; on request with some finished parts."""
-        action, self.calls[worker] = self.calls[worker], None
+        action = self.calls[worker]
+        self.calls[worker] = None
         if action is None:
             return
         if isinstance(action, _events.Launch):
@@ -184,8 +191,9 @@ class World:
             for turn in left[:num_parts]:
                 process.done.append(turn)
                 loss = 1.0 + LAYOUT.held[worker][turn]
-                given = action.number, turn, loss, None, is_finite, seconds
-                process.reports.append(Report(*given))
+                process.reports.append(
+                    Report(action.number, turn, loss, None, is_finite, seconds)
+                )
             seen = action.arguments[0] if is_call(action, "report") else 0
             new = process.reports[seen:]
             self.handle(_events.Response(worker, action.call, new, seconds))
@@ -235,8 +243,12 @@ class SimulatedRay:
     """
 
     def __init__(self, away=0, travelled=0, worked=0):
-        self.now, self.due, self.results = 0, [], []
-        self.away, self.travelled, self.worked = away, travelled, worked
+        self.now = 0
+        self.due = []
+        self.results = []
+        self.away = away
+        self.travelled = travelled
+        self.worked = worked
         self.start = types.SimpleNamespace(remote=self._start)
         self.compute = types.SimpleNamespace(remote=self._compute)
 

@@ -17,7 +17,8 @@ class Workers:
     """Two workers, of which one comes back after some rounds."""
 
     def __init__(self, num_rounds):
-        self.num_rounds, self.num_computed = num_rounds, 0
+        self.num_rounds = num_rounds
+        self.num_computed = 0
 
     @property
     def workers(self):

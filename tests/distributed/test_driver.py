@@ -43,7 +43,9 @@ def test_clock_is_read_before_the_call(steps):
         actors.perform([Launch(0)])
         actors.next_event(math.inf)
         for number, (away, travelled, worked) in enumerate(steps):
-            ray.away, ray.travelled, ray.worked = away, travelled, worked
+            ray.away = away
+            ray.travelled = travelled
+            ray.worked = worked
             actors.perform([Call(0, "compute", number)])
             event = actors.next_event(math.inf)
             taken = 2 * travelled + worked

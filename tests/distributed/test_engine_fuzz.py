@@ -19,13 +19,15 @@ SECONDS = st.sampled_from([0.0, 0.01, 0.6, 1.5, 5.0, 70.0])
 class RoundMachine(RuleBasedStateMachine):
     """Rounds of a world in which anything happens, in any order."""
 
-    on_request, num_workers = False, simulated.NUM_WORKERS
+    on_request = False
+    num_workers = simulated.NUM_WORKERS
     make_fleet = staticmethod(simulated.message_fleet)
 
     def __init__(self):
         super().__init__()
         self.world = simulated.World(self.make_fleet(), self.on_request)
-        self.step, self.owner = -1, object()
+        self.step = -1
+        self.owner = object()
         # Time of the first loss of each worker since its last good response.
         self.lost_at = [None] * self.num_workers
         self.num_losses = np.zeros(self.num_workers, int)
@@ -107,11 +109,14 @@ class RoundMachine(RuleBasedStateMachine):
 
         A lost worker that has come back, and has sent NaN, is not waited for.
         """
-        fleet, engine = self.world.fleet, self.world.engine
-        mask, decided_at = engine.result.received, self.world.now
+        fleet = self.world.fleet
+        engine = self.world.engine
+        mask = engine.result.received
+        decided_at = self.world.now
         if self.on_request:
             # Workers may be lost while the round waits for sums.
-            mask, decided_at = engine._mask.ravel(), engine._asked_at
+            mask = engine._mask.ravel()
+            decided_at = engine._asked_at
         if fleet.rules.decodes(mask):
             return
         for slot in fleet.slots:
@@ -153,7 +158,8 @@ class RoundMachine(RuleBasedStateMachine):
 class RequestRoundMachine(RoundMachine):
     """Rounds on request."""
 
-    on_request, num_workers = True, 4
+    on_request = True
+    num_workers = 4
     make_fleet = staticmethod(simulated.request_fleet)
 
 

@@ -231,8 +231,7 @@ def test_parts_that_are_not_used_may_hold_anything():
     parts = PARTS.copy()
     parts[2] = np.nan
     code = codes.uncoded(4)
-    step, placed = make(code=code), place(parts, code)
-    value, gradient = step(PARAMS, placed, np.arange(4) != 2)
+    value, gradient = make(code=code)(PARAMS, place(parts, code), np.arange(4) != 2)
     expected = jax.value_and_grad(loss)(PARAMS, parts[[0, 1, 3]].reshape(-1, 3))
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], expected[1]["w"], rtol=1e-5)

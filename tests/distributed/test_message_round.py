@@ -70,7 +70,8 @@ def test_losses_and_returns_are_a_line_each(caplog):
     for step in range(2, 200):
         world.run(seconds, step)
     messages = [text.replace(" (node elsewher)", "") for text in caplog.messages]
-    raised, killed = "ArithmeticError: as told", "its process died"
+    raised = "ArithmeticError: as told"
+    killed = "its process died"
     assert messages[:4] == [
         f"worker 0 is lost in step 1: {raised}; 2 of 3 spare workers left",
         f"worker 1 is lost in step 1: {killed}; 1 of 3 spare workers left",
@@ -155,7 +156,8 @@ def test_rule_of_the_clock_ends_a_round_in_time():
 
 def test_late_messages_are_kept_for_their_owner():
     """That of the third of five workers comes a second into the next round."""
-    world, owner = World(message_fleet()), object()
+    world = World(message_fleet())
+    owner = object()
     for step in range(2):
         found = world.run(by_worker(1, 2, 3, 4, 5), step, owner)
     assert found.received.tolist() == [True, True, False, False, False]
@@ -189,7 +191,8 @@ def test_nothing_of_a_rejected_round_is_used():
 
 
 def test_rows_of_the_trace():
-    nan, inf = np.nan, np.inf
+    nan = np.nan
+    inf = np.inf
     rows = [[1, nan], [nan, 2], [nan, inf], [3, nan], [nan, 4]]
     expected = [[1, 2], [3, 2], [1, inf], [3, 4], [1, 4]]
     assert filled(np.array(rows)).tolist() == expected

@@ -19,7 +19,8 @@ from jaxwgc.distributed.ray._messages import read, sent
 from tests.distributed import simulated
 
 PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
-PARAMS, KEY = jnp.linspace(-1, 1, 50), jax.random.key(0)
+PARAMS = jnp.linspace(-1, 1, 50)
+KEY = jax.random.key(0)
 # Three copies of one message, whose majority is right, and two of another.
 CODE = jaxwgc.GradientCode.from_matrix(np.eye(2).repeat([3, 2], 0).repeat(2, 1))
 
@@ -37,7 +38,8 @@ class Workers:
     order = pickle.dumps(([np.asarray(PARAMS)], sent(KEY), 0))
 
     def __init__(self, *factors, lost=()):
-        self.factors, self.lost = np.array(factors), lost
+        self.factors = np.array(factors)
+        self.lost = lost
 
     def messages(self, parts=range(4)):
         rows = self.factors[:, None] * CODE.encoding_matrix[:, [*parts]]
@@ -56,16 +58,34 @@ def check():
     fleet = simulated.message_fleet()
     fleet.when = "in step 7"
     driver = types.SimpleNamespace(actors=None, fleet=fleet)
-    load, params = PARTS.__getitem__, jax.eval_shape(lambda: PARAMS)
-    task = _worker.Task(loss, False, load, None, None, None, None, params, sent(KEY))
-    given, locator = (driver, CODE, task, None, 0.0), coding.ErrorLocator.of(CODE)
-    checks = _verification.ParityChecks(*given, locator=locator, on_wrong="drop")
+    task = _worker.Task(
+        loss,
+        False,
+        PARTS.__getitem__,
+        None,
+        None,
+        None,
+        None,
+        jax.eval_shape(lambda: PARAMS),
+        sent(KEY),
+    )
+    checks = _verification.ParityChecks(
+        driver,
+        CODE,
+        task,
+        None,
+        0.0,
+        locator=coding.ErrorLocator.of(CODE),
+        on_wrong="drop",
+    )
 
     def check(workers, on_wrong="arbitrate"):
-        checks._actors, checks._on_wrong = workers, on_wrong
-        messages, received = workers.messages(), np.ones(5, bool)
+        checks._actors = workers
+        checks._on_wrong = on_wrong
         verdict = checks.check(
-            types.SimpleNamespace(messages=messages, received=received, number=0)
+            types.SimpleNamespace(
+                messages=workers.messages(), received=np.ones(5, bool), number=0
+            )
         )
         right, wrong = map(np.flatnonzero, verdict[:2])
         return right.tolist(), wrong.tolist(), verdict.rejected

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 CODE = jaxwgc.GradientCode.from_matrix([[1, 0], [1j, 1j]])
 X = np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)
 PARTS = {"key": jax.random.split(jax.random.key(5), 2), "x": X}
-PARAMS, KEY = jnp.zeros(5), jax.random.key(1)
+PARAMS = jnp.zeros(5)
+KEY = jax.random.key(1)
 make_cluster = functools.partial(RayCluster, ray_tasks.distances, CODE, PARTS)
 
 
@@ -62,14 +63,16 @@ def in_threads(*functions):
 
 def test_messages_losses_and_aux_are_those_of_the_batches(cluster):
     """Of parts that are keys and rows; the keys of batches are folded in as told."""
-    step, round = cluster.step, cluster.compute(PARAMS)
+    step = cluster.step
+    round = cluster.compute(PARAMS)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     drawn = jax.vmap(ray_tasks.draw_rows)(
         fold(jax.random.fold_in(KEY, step), np.arange(2)), PARTS
     )
     value_and_grad = jaxwgc.partial_value_and_grad(ray_tasks.distances, has_aux=True)
     told, partials = value_and_grad(PARAMS, drawn)
-    expected, received = jaxwgc.encode(CODE, partials), round.received
+    expected = jaxwgc.encode(CODE, partials)
+    received = round.received
     assert received[1]
     np.testing.assert_allclose(round.messages[received], expected[received], rtol=1e-5)
     is_close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
@@ -91,10 +94,13 @@ def test_two_threads_get_gradients_of_their_own_params(cluster):
 
 def test_callbacks_may_compute_and_train(cluster):
     """Steps, their batches and their key are those of training alone."""
-    optimizer, start, steps = optax.sgd(0.02, momentum=0.9), jnp.ones(5), []
+    optimizer = optax.sgd(0.02, momentum=0.9)
+    start = jnp.ones(5)
+    steps = []
     alone = cluster.train(optimizer, start, 6, callbacks=[steps.append])
     # Descent on the rows that were drawn, four of each part.
-    params, velocity = np.ones(5), 0.0
+    params = np.ones(5)
+    velocity = 0.0
     for progress in steps:
         gradient = 4 * (2 * params - progress.round.aux["mean"].sum(0))
         velocity = 0.9 * velocity + gradient
@@ -225,7 +231,8 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
     cluster, folder, monkeypatch
 ):
     cluster.compute(PARAMS)
-    actors, why = cluster._driver.actors, "ArithmeticError: as told"
+    actors = cluster._driver.actors
+    why = "ArithmeticError: as told"
     given = np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3))
     assert actors.query(*given).shape == (1, 64)
     (folder / "raise").touch()
@@ -242,7 +249,8 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
 def test_every_exception_of_a_worker_is_named(cluster, folder, name):
     """Also those that cannot be pickled, or that would end the process."""
     cluster.compute(PARAMS)
-    actors, pid = cluster._driver.actors, cluster.workers[1].pid
+    actors = cluster._driver.actors
+    pid = cluster.workers[1].pid
     (folder / "raise").write_text(name)
     with pytest.raises(NoResponse):
         actors.query(np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3)))

@@ -28,7 +28,8 @@ DROP = {"verification": Verification("drop")}
 ARBITRATE = {"verification": Verification("arbitrate")}
 AUDIT = {"verification": Verification(audit=0.5)}
 PARTS = np.ones((4, 12, 5), np.float32)
-PARAMS, KEY = {"w": jnp.arange(5.0)}, jax.random.key(5)
+PARAMS = {"w": jnp.arange(5.0)}
+KEY = jax.random.key(5)
 LIKE = jax.eval_shape(lambda: PARAMS)
 
 
@@ -147,7 +148,9 @@ def test_memory_is_lent_again():
     first = memory.borrow()
     assert (first.shape, first.dtype) == ((3, 5), np.complex64)
     assert first.ctypes.data % 64 == 0
-    place, row, in_jax = first.ctypes.data, first[1], jnp.asarray(first)
+    place = first.ctypes.data
+    row = first[1]
+    in_jax = jnp.asarray(first)
     del first
     assert memory.borrow().ctypes.data != place
     del row
@@ -187,7 +190,8 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
     task = Task(loss, False, None, None, lambda *_: 0.125, None, None, LIKE, sent(KEY))
     worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
     worker.prepare([*PARTS[:2]])
-    order, taken = (jax.tree.leaves(PARAMS), sent(KEY), 0), np.zeros(2, np.int8)
+    order = (jax.tree.leaves(PARAMS), sent(KEY), 0)
+    taken = np.zeros(2, np.int8)
     worker.compute(order, 0, taken, 0)
     with worker._changed:
         reports = worker._step.reports

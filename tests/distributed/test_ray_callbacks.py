@@ -17,23 +17,42 @@ from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._fleet import ResponseLimit, WorkerSlot
 from jaxwgc.studies import straggler_report
 
-CODE, PARAMS = codes.uncoded(2), jnp.zeros(2)
+CODE = codes.uncoded(2)
+PARAMS = jnp.zeros(2)
 CHAIN = optax.chain(jaxwgc.decode_aggregate(CODE), optax.sgd(0.1))
 
 
 def compute(params, step, key):
     """Worker 1 responds in odd steps, and its message is rejected in step 3."""
-    messages, received = np.ones((2, 2), np.float32), np.array([True, step == 1])
+    messages = np.ones((2, 2), np.float32)
+    received = np.array([True, step == 1])
     times = np.array([0.25, 0.5 if step % 2 else np.inf])
     losses = np.array([1.0, 2.0 if step == 1 else np.nan])
-    given = messages, received, times, 0.75, losses, None, {}
-    return Round(*given, wrong=np.array([False, step == 3]), replaced=step)
+    return Round(
+        messages,
+        received,
+        times,
+        0.75,
+        losses,
+        None,
+        {},
+        wrong=np.array([False, step == 3]),
+        replaced=step,
+    )
 
 
 def train(num_steps, *callbacks, checkpoint=None, limit=None):
     start = TrainingState(PARAMS, CHAIN.init(PARAMS), jax.random.key(0), 0)
-    given = compute, CODE, CHAIN, start, num_steps, callbacks, checkpoint
-    return _training.train(*given, limit=limit or ResponseLimit(None, 2))
+    return _training.train(
+        compute,
+        CODE,
+        CHAIN,
+        start,
+        num_steps,
+        callbacks,
+        checkpoint,
+        limit=limit or ResponseLimit(None, 2),
+    )
 
 
 class Writer:
@@ -98,7 +117,8 @@ def test_errors_end_training_with_a_checkpoint(tmp_path):
 
 def test_json_lines_after_the_checkpoint_are_dropped(tmp_path):
     """The run stops at step 3, and is killed in the middle of the line of step 5."""
-    path, folder = tmp_path / "metrics.jsonl", tmp_path / "checkpoints"
+    path = tmp_path / "metrics.jsonl"
+    folder = tmp_path / "checkpoints"
 
     def stop(progress):
         return "stop" if progress.state.step == 3 else np.zeros(2)
@@ -117,7 +137,8 @@ def test_json_lines_after_the_checkpoint_are_dropped(tmp_path):
 
 def test_json_lines_of_another_run_are_kept(tmp_path):
     """Before any round."""
-    path, rounds = tmp_path / "metrics.jsonl", []
+    path = tmp_path / "metrics.jsonl"
+    rounds = []
     train(1, JsonLines(path), checkpoint=tmp_path / "first")
     for text in (path.read_text(), '{"loss": 1.0}\n', "of something else"):
         path.write_text(text)
@@ -149,7 +170,8 @@ def test_live_shows_the_workers_that_are_ready_and_slow(capsys):
 
 
 def test_timeouts_are_part_of_the_checkpoint(tmp_path):
-    first, second = ResponseLimit(None, 2), ResponseLimit(None, 2)
+    first = ResponseLimit(None, 2)
+    second = ResponseLimit(None, 2)
     first.note(1, 0.25)
     train(0, checkpoint=tmp_path, limit=first)
     assert second.seconds == 60.0

@@ -68,7 +68,8 @@ def test_experiment_in_short(monkeypatch):
     own = cluster_experiment.measure(entry, 1, 3, 0)
     assert set(own) == set(cluster_experiment.SCENARIOS)
     for records in own.values():
-        [seconds], [errors] = records["seconds"], records["errors"]
+        [seconds] = records["seconds"]
+        [errors] = records["errors"]
         assert (np.diff(seconds) > 0).all()
         assert errors[-1] < 45
     numbers = {"codes": dict.fromkeys(names, own)}

@@ -79,7 +79,9 @@ def step_of_one_process(params, state, step):
 def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch):
     """Minibatches, parts that are loaded, a worker killed and one frozen on the way."""
     caplog.set_level("INFO", "jaxwgc.distributed")
-    seen, hit, signals = [], [], (signal.SIGKILL, signal.SIGSTOP)
+    seen = []
+    hit = []
+    signals = (signal.SIGKILL, signal.SIGSTOP)
 
     def callback(progress):
         """Ends worker 0 in step 10, and worker 1 in step 20 or once it is there."""
@@ -92,12 +94,15 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
             hit[-1].send_signal(signals[worker])
 
     saved = {"checkpoint": tmp_path, "checkpoint_every": 20, "live": True}
-    begin, number, given = len(cluster.trace()), cluster.step, (OPTIMIZER, PARAMS)
+    begin = len(cluster.trace())
+    number = cluster.step
+    given = (OPTIMIZER, PARAMS)
     first = cluster.compute(PARAMS)
     # An audit would notice the frozen worker before the time limit does.
     monkeypatch.setattr(cluster._fleet, "verifier", None)
     final = cluster.train(*given, NUM_STEPS, callbacks=[callback], **saved)
-    trace, report = cluster.trace(), cluster.report()
+    trace = cluster.trace()
+    report = cluster.report()
     # What was saved at the end is what was returned.
     again = cluster.train(*given, NUM_STEPS, **saved)
     # Without a checkpoint, another call begins anew.
@@ -110,7 +115,8 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     # A frozen process does not stay.
     assert len(hit) == 2 and not ray_processes.stay_alive(hit)
 
-    params, state = PARAMS, OPTIMIZER.init(PARAMS)
+    params = PARAMS
+    state = OPTIMIZER.init(PARAMS)
     _, _, _, (values, aux) = step_of_one_process(params, state, number)
     np.testing.assert_allclose(first.losses, values, rtol=1e-5)
     np.testing.assert_allclose(first.aux["most"], aux["most"], rtol=1e-5)
@@ -138,18 +144,21 @@ def test_audits_find_a_corrupted_worker(cluster, caplog, monkeypatch):
     monkeypatch.setattr(cluster._fleet, "limit", ResponseLimit(60.0, 2))
 
     def compute():
-        step, round = cluster.step, cluster.compute(PARAMS)
+        step = cluster.step
+        round = cluster.compute(PARAMS)
         assert not round.wrong[0]
         assert not (round.wrong & round.received).any()
         if round.wrong[1] or is_replaced:
-            given = PARAMS, OPTIMIZER.init(PARAMS), step
-            _, _, gradient, _ = step_of_one_process(*given)
+            _, _, gradient, _ = step_of_one_process(
+                PARAMS, OPTIMIZER.init(PARAMS), step
+            )
             decoded = coding.decode_answers(round.messages, PARAMS)
             chex.assert_trees_all_close(decoded, gradient, rtol=1e-4, atol=1e-3)
         return round
 
     assert cluster.compute(PARAMS).timings["examination"] > 0
-    pid, is_replaced = cluster.workers[1].pid, False
+    pid = cluster.workers[1].pid
+    is_replaced = False
     cluster.resume(ray_tasks.WRONG)
     with pytest.warns(UserWarning, match="worker 1 on .* corrupted in 3 r") as seen:
         ray_processes.repeat_until(

@@ -45,7 +45,8 @@ def test_a_number_stays_a_number_and_a_run_continues():
     limit.note(0, 3.0)
     limit.note_silence(0)
     assert limit.seconds == limit.of(0) == 5.0
-    earlier, later = ResponseLimit(None, 2), ResponseLimit(None, 3)
+    earlier = ResponseLimit(None, 2)
+    later = ResponseLimit(None, 3)
     earlier.note(0, 0.4)
     later.resume(earlier.slowest)
     np.testing.assert_allclose([later.of(worker) for worker in range(3)], 4.0)

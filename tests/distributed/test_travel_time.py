@@ -46,7 +46,9 @@ class Reading(NamedTuple):
 
 def readings(messages, looks):
     """Yields the responses that a coordinator reads, by a simulated clock."""
-    travel_time, now, left = TravelTime(), 0, sorted(messages, key=lambda m: m.arrived)
+    travel_time = TravelTime()
+    now = 0
+    left = sorted(messages, key=lambda m: m.arrived)
     for look in looks:
         here = [message for message in left if message.arrived <= now]
         was_waiting = not here

@@ -21,7 +21,8 @@ from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, actor_class
 from tests.distributed.ray_tasks import OfTwoArguments, draw, squares
 from tests.distributed.simulated import message_fleet
 
-PARAMS, KEY = jnp.zeros(4), jax.random.key(0)
+PARAMS = jnp.zeros(4)
+KEY = jax.random.key(0)
 LIKE = jax.eval_shape(lambda: PARAMS)
 PARTS = np.ones((2, 16, 4), np.float32)
 

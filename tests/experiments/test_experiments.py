@@ -91,7 +91,8 @@ SKETCHING = {
 
 def run_here(program, *arguments):
     """In place of `run_program`: in this process, which has imported JAX already."""
-    printed, given = io.StringIO(), ["-c", *map(str, arguments)]
+    printed = io.StringIO()
+    given = ["-c", *map(str, arguments)]
     with mock.patch("sys.argv", given), contextlib.redirect_stdout(printed):
         exec(timing._PRELUDE + program, {})
     return json.loads(printed.getvalue())
@@ -209,7 +210,8 @@ def settings(monkeypatch, tmp_path):
 @pytest.mark.parametrize("line", COMMANDS)
 def test_files_are_those_of_the_documentation(line, command, settings):
     """Their numbers have names of the documentation too, which `redraw` reads."""
-    words, out = line.split(), pathlib.Path("out")
+    words = line.split()
+    out = pathlib.Path("out")
     name = words[2] if words[0] == "only" else words[0]
     prefix = PREFIXES.get(name, name.replace("-", "_"))
     kept = json.loads((RESULTS / f"{prefix}.json").read_text())

@@ -12,7 +12,8 @@ from jaxwgc.sketching._scores import _approximate_scores
 from tests import oracles
 from tests.sketching.zoo import KEY
 
-NUM_ROWS, NUM_COLUMNS = 4000, 100
+NUM_ROWS = 4000
+NUM_COLUMNS = 100
 
 
 @functools.cache

@@ -45,7 +45,8 @@ def test_against_the_definition(with_x64, num_rows, criterion):
 def test_ridges_far_below_all_singular_values():
     """Of wide matrices in float32, by solutions of least norm without a ridge."""
     random = np.random.default_rng(0)
-    matrix, target = random.standard_normal((9, 30)), random.standard_normal(9)
+    matrix = random.standard_normal((9, 30))
+    target = random.standard_normal(9)
     ridges = [0, 1e-6, 1e-3]
     choice = choose_ridge(matrix, target, ridges)
     expected = []
@@ -59,8 +60,8 @@ def test_ridges_far_below_all_singular_values():
 def test_any_units_in_float32(num_rows):
     """Squares of singular values and of residuals are beyond its range."""
     random = np.random.default_rng(0)
-    matrix, noise = random.standard_normal((num_rows, 8)), random.standard_normal(60)
-    target = matrix[:, 0] + noise[:num_rows]
+    matrix = random.standard_normal((num_rows, 8))
+    target = matrix[:, 0] + random.standard_normal(60)[:num_rows]
     expected = choose_ridge(matrix, target, RIDGES)
     for unit, size in ((1e-17, 1e-20), (1e17, 1e20)):
         choice = choose_ridge(matrix * unit, target * size, RIDGES * unit**2)
@@ -83,9 +84,11 @@ def test_any_units_in_float32(num_rows):
 def test_no_ridge_and_no_rest():
     """Without a ridge, rows that are predicted from themselves alone cost infinity."""
     random = np.random.default_rng(0)
-    matrix, target = random.standard_normal((20, 3)), random.standard_normal(20)
+    matrix = random.standard_normal((20, 3))
+    target = random.standard_normal(20)
     matrix[:, 2] = matrix[:, 1]
-    choose, ridges = jax.jit(choose_ridge), np.array([0.0, 1.0])
+    choose = jax.jit(choose_ridge)
+    ridges = np.array([0.0, 1.0])
     choice = choose(matrix, target, ridges)
     expected = by_hand(matrix[:, :2], target[:, None], 0.0, "leave_one_out")
     np.testing.assert_allclose(choice.errors[0], expected, rtol=1e-5)

@@ -27,7 +27,8 @@ from tests.oracles import check_counts
 
 # No power of two. Dense embeddings need three blocks of rows for this size, srht five,
 # sparse ones two.
-SKETCH_SIZE, NUM_ROWS = 1000, 5000
+SKETCH_SIZE = 1000
+NUM_ROWS = 5000
 KEY = jax.random.key(3)
 PROBABILITIES = np.array([0.3, 0.25, 0.2, 0.05, 0.2])
 
@@ -71,7 +72,9 @@ def many_matrices(make, key, sketch_size, num_rows, num):
 )
 def test_unbiased(name, sketch_size):
     """E[SᵀS] = I within four standard errors, entry by entry."""
-    make, num_rows, num = MAKERS[name], 5, 4000
+    make = MAKERS[name]
+    num_rows = 5
+    num = 4000
     matrices = many_matrices(make, jax.random.key(1), sketch_size, num_rows, num)
     matrices = np.asarray(matrices, np.float64)
     assert matrices.shape == (num, sketch_size, num_rows)
@@ -141,7 +144,8 @@ def test_one_matrix_in_every_use(name):
         assert jax.eval_shape(lambda: embedding.matrix(np.float32)).dtype == np.float32
         return [embedding.matrix(), *sketches, *adjoint(weights)[0]]
 
-    array, weights = TREE["matrix"].astype(np.float64), normal(SKETCH_SIZE, 3)
+    array = TREE["matrix"].astype(np.float64)
+    weights = normal(SKETCH_SIZE, 3)
     pairs = [array, TREE["matrix"]], [weights.astype(np.float64), weights]
     with jax.enable_x64(True):
         results = jax.device_get(every_use(KEY, *pairs))
@@ -250,7 +254,8 @@ def test_row_sampling():
 
 # Distortion against NumPy, and sizes of theory against measured distortion.
 
-NUM_COLUMNS, EPSILON = 3, 0.5
+NUM_COLUMNS = 3
+EPSILON = 0.5
 
 
 def basis_of(kind, num_rows, num_columns=NUM_COLUMNS, dtype=np.float32):

@@ -14,7 +14,8 @@ from jaxwgc.sketching import iterative_hessian_sketch, row_sampling
 from tests.sketching.zoo import KEY
 
 # One size for most cases, so that they share compiled functions.
-NUM_ROWS, NUM_COLUMNS = 400, 12
+NUM_ROWS = 400
+NUM_COLUMNS = 12
 
 
 @functools.cache
@@ -51,7 +52,8 @@ def squared_errors(**options):
 
 def expected_rate(step_size=None):
     """The factor of the mean squared error: moments of inverse Wishart matrices."""
-    m, p = 120, NUM_COLUMNS
+    m = 120
+    p = NUM_COLUMNS
     first = m / (m - p - 1)
     second = m**2 * (m - 1) / ((m - p) * (m - p - 1) * (m - p - 3))
     if step_size is None:
@@ -115,8 +117,14 @@ def test_several_targets_in_any_units_in_float32():
     # About 1, and 0 for the second target.
     best = np.maximum(total @ targets / (total @ total), 0)
     for unit, size in ((1, 1), (1e20, 1e-10), (1e-20, 1e10)):
-        scaled = (matrix * unit).astype(np.float32), (targets * size).astype(np.float32)
-        result = iterative_hessian_sketch(KEY, *scaled, 120, 25, onto_a_ray)
+        result = iterative_hessian_sketch(
+            KEY,
+            (matrix * unit).astype(np.float32),
+            (targets * size).astype(np.float32),
+            120,
+            25,
+            onto_a_ray,
+        )
         assert np.all(result.converged) and result.residual_history.shape == (26, 2)
         solution = np.asarray(result.solution) * np.float32(unit / size)
         np.testing.assert_allclose(solution, [best] * 12, atol=2e-4)
@@ -128,6 +136,7 @@ def test_says_no_where_it_has_not_converged(with_x64):
     assert not np.any(of_many_keys(step_size=1e-12).converged)
     # All of the matrix is in one row, which the last sample misses.
     coherent = np.eye(NUM_ROWS, 1) * np.ones(NUM_COLUMNS)
-    problem = coherent, system()[1], 120, 24
-    result = iterative_hessian_sketch(KEY, *problem, embedding=row_sampling)
+    result = iterative_hessian_sketch(
+        KEY, coherent, system()[1], 120, 24, embedding=row_sampling
+    )
     assert not result.converged

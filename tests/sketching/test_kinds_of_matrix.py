@@ -256,7 +256,8 @@ DENSE = "gaussian", "rademacher", "srht"
 @pytest.mark.parametrize("name", [*DENSE, "sparse_sign", "row_sampling"])
 def test_embeddings(name):
     make = getattr(sketching, name)
-    embedding, matrix = make(KEY, 8, 300), MATRIX.astype(np.float32)
+    embedding = make(KEY, 8, 300)
+    matrix = MATRIX.astype(np.float32)
     for kind in SPARSE:
         tree = {"x": SPARSE[kind](matrix), "y": TARGET}
         if name in DENSE:
@@ -271,7 +272,8 @@ def test_embeddings(name):
 
 
 def test_sampled_rows():
-    matrix, target = MATRIX[:20].astype(np.float32), TARGET[:20, 0]
+    matrix = MATRIX[:20].astype(np.float32)
+    target = TARGET[:20, 0]
     # Row 0, of which unused slots are, is drawn for sure; so is row 6, of 6 columns.
     sample = sketching.sample_rows(KEY, np.r_[40, :5, 40, 6:19], 8, "poisson")
     assert 0 < np.count_nonzero(sample.counts) < len(sample.counts)
@@ -293,14 +295,21 @@ def test_sampled_rows():
 
 def test_data_of_newton_sketch():
     """What JAX makes of a BCOO in the functions of the caller is for JAX to say."""
-    matrix, seen = MATRIX[:20, :4].astype(np.float32), []
+    matrix = MATRIX[:20, :4].astype(np.float32)
+    seen = []
 
     def loss(params, entries):
         seen.append(entries)
         return jnp.sum((entries @ params) ** 2) / 2
 
-    given = KEY, loss, lambda _, entries: entries.todense(), np.zeros(4, np.float32), 20
-    solve = functools.partial(sketching.newton_sketch, *given)
+    solve = functools.partial(
+        sketching.newton_sketch,
+        KEY,
+        loss,
+        lambda _, entries: entries.todense(),
+        np.zeros(4, np.float32),
+        20,
+    )
     jax.eval_shape(lambda: solve(args=(disordered_csr(matrix),)))
     assert {type(entries) for entries in seen} == {sparse.BCOO}
 
@@ -348,7 +357,8 @@ def test_what_cannot_be_taken():
             with pytest.raises(error, match=message):
                 call(given)
         if isinstance(given, sparse.JAXSparse):
-            error, message = TypeError, "every block must be a dense array; got BC"
+            error = TypeError
+            message = "every block must be a dense array; got BC"
         with pytest.raises(error, match=message):
             sketching.leverage_scores(Blocks([given]))
 

@@ -16,7 +16,9 @@ from tests import oracles
 from tests.sketching.zoo import KEY, conditioned, of_singular_values
 
 # One shape, so that all tests share compiled functions.
-NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 96
+NUM_ROWS = 300
+NUM_COLUMNS = 12
+SKETCH_SIZE = 96
 
 
 def squares(params, matrix, target):
@@ -29,13 +31,15 @@ def root_of_squares(params, matrix, target):
 
 def by_newton_sketch(key, matrix, target, size, embedding):
     start = jnp.zeros(matrix.shape[1], matrix.dtype)
-    problem = squares, root_of_squares, start, size, embedding
-    return sketching.newton_sketch(key, *problem, args=(matrix, target))
+    return sketching.newton_sketch(
+        key, squares, root_of_squares, start, size, embedding, args=(matrix, target)
+    )
 
 
 def by_iterations(key, matrix, target, size, embedding, **options):
-    problem = matrix, target, size, 24, None, embedding
-    return sketching.iterative_hessian_sketch(key, *problem, **options)
+    return sketching.iterative_hessian_sketch(
+        key, matrix, target, size, 24, None, embedding, **options
+    )
 
 
 def preconditioned(method):
@@ -122,7 +126,8 @@ def deficient_cases():
 def test_least_norm_where_rank_deficient(with_x64, name, case):
     matrix = deficient_cases()[case]
     target = np.random.default_rng(3).standard_normal(len(matrix))
-    sketch, embedding = np.eye(len(matrix)), gaussian
+    sketch = np.eye(len(matrix))
+    embedding = gaussian
     if name == "sketch and solve":
         # Normal entries are rounded to float32, by each program in its own way.
         embedding = rademacher
@@ -153,8 +158,10 @@ def test_no_overflow_in_float32(name):
 @pytest.mark.parametrize("name", LINEAR)
 def test_traced_nan_is_flagged(with_x64, name):
     matrix, target = system(np.float64)
-    bad_matrix, bad_target = matrix.copy(), target.copy()
-    bad_matrix[3, 4], bad_target[3] = np.nan, np.inf
+    bad_matrix = matrix.copy()
+    bad_target = target.copy()
+    bad_matrix[3, 4] = np.nan
+    bad_target[3] = np.inf
     for case in ((bad_matrix, target), (matrix, bad_target)):
         result = solve_traced(name, KEY, *case)
         assert not (result.converged or np.isfinite(result.residual_history[-1]))
@@ -314,7 +321,8 @@ def test_an_ambiguous_rank_is_said():
     """Columns of a large mean beside a constant one, whose slopes are lost."""
     rows = np.array(system()[0])
     clear = rows.copy()
-    rows[:, 0], rows[:, 1] = 1, 1e6 + rows[:, 1] / rows[:, 1].std()
+    rows[:, 0] = 1
+    rows[:, 1] = 1e6 + rows[:, 1] / rows[:, 1].std()
     clear[:, 0] = 1
     for matrix, rank in ((rows, (11, True)), (clear, (12, False))):
         result = sketching.preconditioned(KEY, matrix, system()[1], method="gram")

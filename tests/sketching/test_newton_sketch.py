@@ -14,7 +14,8 @@ from tests import oracles
 from tests.sketching.test_least_squares import root_of_squares, squares
 from tests.sketching.zoo import KEY
 
-NUM_ROWS, NUM_COLUMNS = 400, 8
+NUM_ROWS = 400
+NUM_COLUMNS = 8
 
 # Gaussian sketches compile faster than the default.
 newton_sketch = functools.partial(sketching.newton_sketch, embedding=gaussian)
@@ -59,7 +60,8 @@ def test_logistic_regression_is_that_of_scikit_learn(with_x64):
     """Traced; ridges and labels out of range are flagged. Refinements save steps."""
     features, labels = data()
     # From the second start steps of full length overshoot.
-    ridges, starts = np.array([1e-3, 1e-2, 1.0, -1e-6, 0.1]), np.zeros((5, NUM_COLUMNS))
+    ridges = np.array([1e-3, 1e-2, 1.0, -1e-6, 0.1])
+    starts = np.zeros((5, NUM_COLUMNS))
     starts[1] = 30
     batch = np.outer([1, 1, 1, 1, 1.2], labels)
     keys = jax.random.split(KEY, 5)
@@ -84,7 +86,8 @@ def test_logistic_regression_is_that_of_scikit_learn(with_x64):
         logits = features @ expected
         minimum = np.mean(np.logaddexp(0, logits) - labels * logits)
         minimum += ridge / 2 * np.sum(expected**2)
-        history, last = result.residual_history, int(result.num_iterations)
+        history = result.residual_history
+        last = int(result.num_iterations)
         np.testing.assert_allclose(history[-1], minimum, rtol=1e-14)
         assert index == 1 or abs(history[0] - np.log(2)) < 1e-14
         assert history.shape == (51,) and np.all(np.diff(history) <= 1e-14)
@@ -96,8 +99,15 @@ def test_effective_dimension_sets_the_sketch_size(with_x64):
     random = np.random.default_rng(1)
     matrix = random.standard_normal((60, 80)) * np.logspace(0, -3, 80)
     target = random.standard_normal(60)
-    problem = squares, root_of_squares, np.zeros(80), 50
-    result = newton_sketch(KEY, *problem, args=(matrix, target), ridge=5.0)
+    result = newton_sketch(
+        KEY,
+        squares,
+        root_of_squares,
+        np.zeros(80),
+        50,
+        args=(matrix, target),
+        ridge=5.0,
+    )
     expected = oracles.ridge_solution(matrix, target, 5.0)
     np.testing.assert_allclose(result.solution, expected, atol=1e-6)
     assert result.converged
@@ -110,8 +120,9 @@ def test_poisson_regression_on_a_pytree_from_far_away():
     features = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(dtype)
     counts = random.poisson(np.exp(features[:, 0] / 2 + 1)).astype(dtype)
     start = {"constant": dtype(3), "slope": np.full(NUM_COLUMNS, 3, dtype)}
-    problem = poisson, root_of_poisson, start, 80
-    result = newton_sketch(KEY, *problem, args=(features, counts))
+    result = newton_sketch(
+        KEY, poisson, root_of_poisson, start, 80, args=(features, counts)
+    )
     # The step of Newton's method in float64, in standard errors.
     design = np.column_stack([np.ones(NUM_ROWS), features.astype(float)])
     params = np.append(result.solution["constant"], result.solution["slope"])
@@ -133,8 +144,13 @@ def test_duplicated_features_without_a_ridge(with_x64):
 
 def test_a_loss_that_is_nan_somewhere_is_stepped_around(with_x64):
     # Newton's full step from 3 leaves the domain, where the loss is NaN.
-    problem = (lambda x: jnp.sum(x - jnp.log(x))), (lambda x: jnp.diag(1 / x))
-    result = newton_sketch(KEY, *problem, jnp.array([3.0, 0.1]), 64)
+    result = newton_sketch(
+        KEY,
+        lambda x: jnp.sum(x - jnp.log(x)),
+        lambda x: jnp.diag(1 / x),
+        jnp.array([3.0, 0.1]),
+        64,
+    )
     np.testing.assert_allclose(result.solution, 1.0, atol=1e-6)
     assert result.converged
 
@@ -148,8 +164,13 @@ def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
     assert not result.converged
     # The Hessian is zero in one direction, the gradient is not.
     root = np.array([[2**0.5, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    problem = (lambda x: jnp.sum((x - 1) ** 2)), (lambda x: jnp.asarray(root))
-    result = newton_sketch(KEY, *problem, np.zeros(2), 4)
+    result = newton_sketch(
+        KEY,
+        lambda x: jnp.sum((x - 1) ** 2),
+        lambda x: jnp.asarray(root),
+        np.zeros(2),
+        4,
+    )
     np.testing.assert_allclose(result.solution, [1, 0], atol=1e-6)
     assert not result.converged
 

@@ -80,7 +80,8 @@ def test_zero_matrix_and_wide(with_x64):
 
 def test_too_few_iterations_and_tolerances():
     solve = functools.partial(lewis_weights, lewis_cases()["gaussian"][0])
-    few, loose = solve(0.5, max_iterations=2), solve(0.5, tolerance=0.1)
+    few = solve(0.5, max_iterations=2)
+    loose = solve(0.5, tolerance=0.1)
     assert not few.converged and few.num_iterations == 2 and few.residual > 1e-3
     assert loose.converged and loose.residual <= 0.1
     # One that is out of reach ends.

@@ -115,7 +115,8 @@ def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, with_x6
     data = make_data(num_rows)
     probabilities = probabilities_of(data)
     sample = sketching.sample_partitions(jax.random.key(1), probabilities, **rule)
-    indices, counts = np.asarray(sample.indices), np.asarray(sample.counts)
+    indices = np.asarray(sample.indices)
+    counts = np.asarray(sample.counts)
     size = num_rows // NUM_PARTS
     num = counts.sum() if rescaling == "unbiased" else (counts > 0).sum() * size
 

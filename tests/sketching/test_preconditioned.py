@@ -64,7 +64,8 @@ def truncated_residual(matrix, target, rcond):
     What the left vectors miss is less accurate: they are off by the unit roundoff times
     the condition, the residual of their solution by the square of that.
     """
-    matrix, target = matrix.astype(float), target.astype(float)
+    matrix = matrix.astype(float)
+    target = target.astype(float)
     norms = np.linalg.norm(matrix, axis=0)
     units = 2.0 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
     left, values, right = np.linalg.svd(matrix / units, full_matrices=False)
@@ -171,7 +172,8 @@ def test_least_norm_of_columns_in_all_units(with_x64, method):
     target = make_target(half, 0.1)
     rank = half.shape[1]
     mixture = np.random.default_rng(5).standard_normal((rank, rank))
-    small, large = np.logspace(-6, -1, rank), np.logspace(0, 6, rank)
+    small = np.logspace(-6, -1, rank)
+    large = np.logspace(0, 6, rank)
     matrix = np.hstack([half @ mixture * small, half * large])
     # As A [M, I] diag(d) with small M diag(d).
     ratio = mixture * small / large[:, None]
@@ -254,7 +256,8 @@ def test_corners_of_an_image_in_perspective():
     for (x, y), (u, v) in zip(here, there):
         rows.append([x, y, 1, 0, 0, 0, -x * u, -y * u])
         rows.append([0, 0, 0, x, y, 1, -x * v, -y * v])
-    matrix, target = np.array(rows, np.float32), there.ravel().astype(np.float32)
+    matrix = np.array(rows, np.float32)
+    target = there.ravel().astype(np.float32)
     result = sketching.preconditioned(KEY, matrix, target)
     error = np.abs(matrix.astype(float) @ np.asarray(result.solution, float) - target)
     assert result.converged and error.sum() < 0.02
@@ -268,7 +271,8 @@ def test_the_cutoff_does_not_grow_with_rows():
     first = random.rand(500_000)
     matrix = np.stack([first, 0.3 * first + 0.1 * random.rand(len(first))], axis=1)
     target = matrix @ [0.5, 2.0] + 0.1 * random.rand(len(first))
-    matrix, target = matrix.astype(np.float32), target.astype(np.float32)
+    matrix = matrix.astype(np.float32)
+    target = target.astype(np.float32)
     expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
     least = residual_norm(matrix, target, expected)
     result = sketching.preconditioned(KEY, matrix, target)

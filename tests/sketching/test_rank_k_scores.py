@@ -11,7 +11,9 @@ from tests.oracles import change_of_scores, leverage_scores
 from tests.sketching import zoo
 from tests.sketching.zoo import KEY
 
-NUM_ROWS, NUM_COLUMNS, RANK = 300, 40, 5
+NUM_ROWS = 300
+NUM_COLUMNS = 40
+RANK = 5
 INDEX = np.arange(1, NUM_COLUMNS + 1.0)
 SPECTRA = {
     "falling": 1 / INDEX,
@@ -79,7 +81,8 @@ def test_counts_in_six_passes(with_x64):
 
 @pytest.mark.parametrize("shape", [(6, 30), (4, 1)])
 def test_all_directions_are_leverage_scores(shape, with_x64):
-    matrix, rank = np.random.default_rng(0).standard_normal(shape), min(shape)
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    rank = min(shape)
     found = of_array(matrix, rank)
     np.testing.assert_allclose(
         found.scores, leverage_scores(matrix, rank=rank), atol=1e-9
@@ -102,7 +105,8 @@ def six_pass_scores(matrix):
 def test_derivatives(name, with_x64):
     matrix, _ = of_spectrum(name)
     random = np.random.default_rng(1)
-    change, weights = random.standard_normal(matrix.shape), random.random(len(matrix))
+    change = random.standard_normal(matrix.shape)
+    weights = random.random(len(matrix))
     expected = change_of_scores(matrix, change, RANK)
     zoo.check_both_modes(six_pass_scores, (matrix,), (change,), weights, expected, 1e-8)
 
@@ -117,8 +121,9 @@ def test_derivatives_of_sparse_matrices_of_a_low_rank(with_x64):
 
 def test_no_derivatives_inside_of_a_cluster(with_x64):
     matrix, _ = of_spectrum("cluster across k")
-    given = (matrix,), (matrix,), np.ones(len(matrix))
-    change, (gradient,) = zoo.forward_and_backward(six_pass_scores, *given)
+    change, (gradient,) = zoo.forward_and_backward(
+        six_pass_scores, (matrix,), (matrix,), np.ones(len(matrix))
+    )
     assert np.isnan(change).all() and np.isnan(gradient).all()
 
 

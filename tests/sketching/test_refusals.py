@@ -12,7 +12,8 @@ from jaxwgc import sketching
 
 partial = functools.partial
 KEY = jax.random.key(0)
-MATRIX, TARGET = np.eye(20)[:, :4], np.ones(20)
+MATRIX = np.eye(20)[:, :4]
+TARGET = np.ones(20)
 SYSTEM = {"key": KEY, "matrix": MATRIX, "target": TARGET}
 LABELLED = {"key": KEY, "features": MATRIX, "labels": TARGET}
 EMBEDDING = {"key": KEY, "sketch_size": 3, "num_rows": 5}
@@ -24,7 +25,8 @@ PROBLEM = {
     "square_root_hessian": lambda params: jnp.ones((9, 2)),
     "params": jnp.ones(2),
 }
-DRAWN, ONES = sketching.gaussian(**EMBEDDING), np.ones(4)
+DRAWN = sketching.gaussian(**EMBEDDING)
+ONES = np.ones(4)
 SAMPLE = sketching.PartitionSample(
     *(np.array(field) for field in ([0, 1], [1, 1], [0.5, 0.5], 2))
 )
@@ -44,7 +46,8 @@ def operator(**changes):
 
 OPERATOR = operator()
 SPARSE = sparse.BCOO.fromdense(MATRIX)
-BLOCKS, FEW = sketching.Blocks([MATRIX]), sketching.Blocks([MATRIX[:8]])
+BLOCKS = sketching.Blocks([MATRIX])
+FEW = sketching.Blocks([MATRIX[:8]])
 
 
 def kernel_of(value):

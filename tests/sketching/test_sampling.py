@@ -18,7 +18,8 @@ from jaxwgc.sketching._samplers._partitions import _exponential, _poisson
 from tests.oracles import check_counts
 
 # One for all tests, so that they share compiled functions.
-NUM_SAMPLES, NUM_VARIABLES = 20_000, 100_000
+NUM_SAMPLES = 20_000
+NUM_VARIABLES = 100_000
 
 
 @functools.partial(jax.jit, static_argnames=("num_distinct", "num_draws"))
@@ -159,7 +160,8 @@ def test_rare_parts_come_as_often_as_they_should(is_last, chance):
     # On the grid of uniform variables after a likely part never, before it as 1.2e-7.
     rare = np.array([*2 ** np.arange(6), *range(3, 64, 2)])
     probabilities = np.zeros(64)
-    probabilities[0], probabilities[rare] = 1, chance
+    probabilities[0] = 1
+    probabilities[rare] = chance
     probabilities = probabilities[::-1] if is_last else probabilities
     sample = one_sample(9, probabilities, num_draws=2**22)
     law = scipy.stats.poisson(len(rare) * chance * 2**22)

@@ -57,12 +57,14 @@ def test_first_derivative(name, way):
     matrix, change = cases()[name]
     expected = oracles.change_of_scores(matrix, change)
     tolerance = 1e-10 * (1e5 if name == "condition 1e5" else 1)
-    primals, tangents = (matrix,), (change,)
+    primals = (matrix,)
+    tangents = (change,)
     if way == "sparse":
         zoo.check_forward(SCORES[way], primals, tangents, expected, tolerance)
         return
     if way == "Lewis":
-        primals, tangents = (matrix, np.float64(2)), (change, np.float64(0))
+        primals = (matrix, np.float64(2))
+        tangents = (change, np.float64(0))
     weights = np.linspace(1, 2, matrix.shape[0])
     check_both_modes(SCORES[way], primals, tangents, weights, expected, tolerance)
 
@@ -104,7 +106,8 @@ def test_ridge(name, ridge):
     def reference(matrix, ridge):
         return oracles.leverage_scores(matrix, 0, ridge)
 
-    function, primals = sketching.ridge_leverage_scores, (matrix, np.float64(ridge))
+    function = sketching.ridge_leverage_scores
+    primals = (matrix, np.float64(ridge))
     expected = 0
     for tangents in ((change, np.float64(0)), (0 * change, np.float64(1))):
         expected += check_by_differences(function, primals, tangents, reference)
@@ -116,7 +119,8 @@ def test_ridge(name, ridge):
 @pytest.mark.parametrize("name", ["full rank", "column of zeros", "one-hot"])
 def test_lewis_weights(name, p):
     matrix, change = cases()[name]
-    function, primals = precise_lewis_weights, (matrix, np.float64(p))
+    function = precise_lewis_weights
+    primals = (matrix, np.float64(p))
     for tangents in ((change, np.float64(0)), (0 * change, np.float64(1))):
         check_by_differences(function, primals, tangents, function)
 
@@ -143,7 +147,8 @@ def test_approximate_scores_for_one_key(kind):
     elif kind == "column of zeros":
         matrix[:, 1] = change[:, 1] = 0
     else:
-        matrix[:, 1], change[:, 1] = matrix[:, 0], change[:, 0]
+        matrix[:, 1] = matrix[:, 0]
+        change[:, 1] = change[:, 0]
     check_forward_mode(approximate_scores, matrix, change, rtol=1e-4)
 
 

@@ -26,7 +26,8 @@ def check_scores(way, matrix, rcond=None, rank=None):
     dtype = np.result_type(matrix, np.float32)
     eps = float(np.finfo(dtype).eps)
     if rcond is None:
-        options, rcond = {}, 10 * min(matrix.shape) ** 0.5 * eps
+        options = {}
+        rcond = 10 * min(matrix.shape) ** 0.5 * eps
     else:
         options = {"rcond": rcond}
     scaled = oracles.equilibrated(matrix)

@@ -18,12 +18,14 @@ from tests.sketching.zoo import KEY, check_both_modes
 
 pytestmark = pytest.mark.usefixtures("with_x64")
 
-NUM_ROWS, NUM_COLUMNS = 60, 5
+NUM_ROWS = 60
+NUM_COLUMNS = 5
 
 
 def preconditioned(matrix, target, ridge, method="sketch"):
-    problem = KEY, matrix, target, 40, gaussian
-    return sketching.preconditioned(*problem, method=method, ridge=ridge).solution
+    return sketching.preconditioned(
+        KEY, matrix, target, 40, gaussian, method=method, ridge=ridge
+    ).solution
 
 
 def sketch_and_solve(matrix, target, ridge):
@@ -96,8 +98,7 @@ def test_both_modes(name):
             moved = sketch @ change, sketch @ target_change, tangents[2]
             expected = closed_form(primals, moved)
             cases.append((design, ridge, tangents, expected, 1e-9))
-    fixed = target, 0 * target
-    low_rank, along, expected = along_rank(matrix.shape, 2, *fixed, sketch)
+    low_rank, along, expected = along_rank(matrix.shape, 2, target, 0 * target, sketch)
     cases.append((low_rank, 0.0, (along, 0 * target, 0.0), expected, 1e-7))
     for design, ridge, tangents, expected, tolerance in cases:
         primals = design, target, ridge
@@ -107,14 +108,16 @@ def test_both_modes(name):
 def test_of_a_wide_matrix():
     target = np.random.default_rng(2).standard_normal(4)
     matrix, change, expected = along_rank((4, 9), 4, target, 0 * target, np.eye(4))
-    primals, tangents = (matrix, target, 0.0), (change, 0 * target, 0.0)
+    primals = (matrix, target, 0.0)
+    tangents = (change, 0 * target, 0.0)
     factor = functools.partial(preconditioned, method="factor")
     zoo.check_forward(factor, primals, tangents, expected, 1e-7)
 
 
 def by_operator(matrix, target):
-    products = (lambda v: matrix @ v), (lambda u: u @ matrix)
-    operator = sketching.LinearOperator(*products, matrix.shape)
+    operator = sketching.LinearOperator(
+        lambda v: matrix @ v, lambda u: u @ matrix, matrix.shape
+    )
     return sketching.preconditioned(KEY, operator, target).solution
 
 
@@ -131,9 +134,11 @@ def test_without_factors(solve, shape, rank):
     """Of wide and of rank-deficient matrices, whose rank nobody has found."""
     random = np.random.default_rng(2)
     target, target_change = random.standard_normal((2, shape[0]))
-    case = shape, rank, target, target_change, np.eye(shape[0]), solve is by_entries
-    matrix, change, expected = along_rank(*case)
-    primals, tangents = (matrix, target), (change, target_change)
+    matrix, change, expected = along_rank(
+        shape, rank, target, target_change, np.eye(shape[0]), solve is by_entries
+    )
+    primals = (matrix, target)
+    tangents = (change, target_change)
     zoo.check_forward(solve, primals, tangents, expected, 1e-7)
     # Backwards, JAX transposes the same equations.
     jax.eval_shape(jax.grad(lambda *given: jnp.sum(solve(*given)), (0, 1)), *primals)
@@ -164,7 +169,8 @@ def test_second_derivative_is_right_or_nan(solve):
     for weights in np.eye(NUM_COLUMNS):
         result = second(matrix, change, weights)
         np.testing.assert_allclose(result, expected @ weights, rtol=1e-6, atol=1e-8)
-    matrix[:, 1], change[:, 1] = matrix[:, 0], change[:, 0]
+    matrix[:, 1] = matrix[:, 0]
+    change[:, 1] = change[:, 0]
     assert np.isnan(second(matrix, change, np.ones(NUM_COLUMNS)))
 
 
@@ -188,7 +194,8 @@ def test_over_a_convex_set():
     expected = np.zeros(NUM_COLUMNS)
     expected[is_free] = on_face[:, 0]
     weights = np.arange(1.0, NUM_COLUMNS + 1)
-    primals, tangents = (matrix, target), (change, target_change)
+    primals = (matrix, target)
+    tangents = (change, target_change)
     check_both_modes(solve, primals, tangents, weights, expected, 1e-8)
 
 
@@ -201,8 +208,9 @@ def test_newton_sketch():
     def solve(features, ridge):
         params = {"slope": jnp.zeros(NUM_COLUMNS - 1), "constant": 0.0}
         options = {"args": (features, counts), "ridge": ridge, "tolerance": 1e-20}
-        problem = KEY, poisson, root_of_poisson, params, 40
-        solution = sketching.newton_sketch(*problem, **options).solution
+        solution = sketching.newton_sketch(
+            KEY, poisson, root_of_poisson, params, 40, **options
+        ).solution
         return jnp.append(solution["constant"], solution["slope"])
 
     design = np.column_stack([np.ones(NUM_ROWS), features])
@@ -212,12 +220,14 @@ def test_newton_sketch():
 
     theta = scipy.optimize.root(gradient, np.zeros(NUM_COLUMNS), tol=1e-13).x
     # The implicit function theorem on the gradient, by hand.
-    means, moved = np.exp(design @ theta), np.pad(change, [(0, 0), (1, 0)])
+    means = np.exp(design @ theta)
+    moved = np.pad(change, [(0, 0), (1, 0)])
     hessian = design.T @ (means[:, None] * design) + 0.1 * np.eye(NUM_COLUMNS)
     moved = design.T @ (means * (moved @ theta)) + moved.T @ (means - counts)
     expected = -np.linalg.solve(hessian, moved + theta)
     weights = random.standard_normal(NUM_COLUMNS)
-    primals, tangents = (features, 0.1), (change, 1.0)
+    primals = (features, 0.1)
+    tangents = (change, 1.0)
     check_both_modes(solve, primals, tangents, weights, expected, 1e-8)
 
 

@@ -16,7 +16,8 @@ from jaxwgc import sketching
 from tests import oracles
 from tests.sketching.zoo import KEY, bcoo_of
 
-NUM_ROWS, NUM_COLUMNS = 300, 12
+NUM_ROWS = 300
+NUM_COLUMNS = 12
 
 
 @functools.cache
@@ -237,7 +238,8 @@ def test_derivatives_of_auto_with_a_ridge(with_x64):
 
 def test_what_is_wrong_in_traced_input():
     matrix, target = (part.astype(np.float32) for part in system())
-    other, spoilt = matrix.copy(), matrix.copy()
+    other = matrix.copy()
+    spoilt = matrix.copy()
     other[7, 2] += 0.1
     spoilt[7, 2] = np.nan
     rmatvec = operator_of(other).rmatvec

@@ -11,10 +11,12 @@ from tests import oracles
 from tests.sketching.test_other_scores import resistances_by_inverse
 from tests.sketching.zoo import KEY, SCORES
 
-NAN, INF = np.nan, np.inf
+NAN = np.nan
+INF = np.inf
 MATRIX = np.random.default_rng(0).standard_normal((20, 4))
 # Repeated columns, and zeros, so that both branches run under vmap.
-DEFICIENT, WIDE = MATRIX[:, [0, 1, 0, 0]], MATRIX[:3]
+DEFICIENT = MATRIX[:, [0, 1, 0, 0]]
+WIDE = MATRIX[:3]
 CHANCES = np.array([0.5, 1, 0, 0.25])
 EDGES = np.array([[0, 1], [1, 2], [2, 0], [2, 3]])
 

@@ -10,7 +10,8 @@ from jaxwgc import sketching
 
 KEY = jax.random.key(0)
 # One shape for most tests of scores, so that they share compiled functions.
-NUM_ROWS, NUM_COLUMNS = 150, 12
+NUM_ROWS = 150
+NUM_COLUMNS = 12
 
 
 def of_singular_values(values, shape, seed=0):

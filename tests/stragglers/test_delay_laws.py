@@ -15,7 +15,8 @@ SLOW = stragglers.weibull(5.0, 8.0)
 DEAD = stragglers.bernoulli_slowdown(1.0, np.inf)
 CHAIN = stragglers.markov(FAST, SLOW, become_slow=0.05, become_fast=0.2)
 LOADS = np.array([1.0, 2.0, 0.5])
-NUM_WORKERS, NUM_ROUNDS = 600, 40
+NUM_WORKERS = 600
+NUM_ROUNDS = 40
 
 # Every model whose workers are independent and equal, and a case with dead ones.
 WITH_LAWS = {
@@ -83,7 +84,8 @@ def test_chain():
     error = 4 * np.sqrt(0.2 * 0.8 / (count * 0.25 / 1.75))
     assert abs(is_slow.mean() - 0.2) < error
     assert abs(is_slow[0].mean() - 0.2) < 4 * np.sqrt(0.16 / NUM_WORKERS)
-    before, after = is_slow[:-1], is_slow[1:]
+    before = is_slow[:-1]
+    after = is_slow[1:]
     for state, chance in ((False, 0.05), (True, 0.2)):
         moved = (before == state) & (after != state)
         number = (before == state).sum()
@@ -131,11 +133,13 @@ def test_parameters_may_be_mapped_over():
     def means(rate, probability):
         exponential = stragglers.shifted_exponential(1.0, rate)
         slowed = stragglers.bernoulli_slowdown(probability, 3.0)
-        key, loads = jax.random.key(0), jnp.ones(4000)
+        key = jax.random.key(0)
+        loads = jnp.ones(4000)
         delays = exponential, slowed
         return [delay.sample(key, (), loads)[0].mean() for delay in delays]
 
-    rates, probabilities = np.array([0.5, 2.0, 8.0]), np.array([0.1, 0.5, 0.9])
+    rates = np.array([0.5, 2.0, 8.0])
+    probabilities = np.array([0.1, 0.5, 0.9])
     first, second = jax.jit(jax.vmap(means))(rates, probabilities)
     error = 4 / np.sqrt(4000)
     assert np.all(np.abs(first - (1 + 1 / rates)) < error / rates)
@@ -179,7 +183,8 @@ def test_workers_that_never_answer():
 
 
 def test_quantiles_and_deadlines_against_simulation():
-    deviation, at_most = 0.7, 1.8
+    deviation = 0.7
+    at_most = 1.8
     law = stragglers.log_normal(1.0, deviation).law(1.0)
     draws = np.random.default_rng(0).normal(size=(40_000, 12))
     times = np.sort(np.exp(deviation * draws), axis=1)

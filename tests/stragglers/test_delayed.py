@@ -29,7 +29,8 @@ def test_state_and_keys_of_a_delay_of_the_user():
             return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
 
     model = stragglers.delayed(Delay(), Wait())
-    state, sample = model.init(3), jax.jit(model.sample)
+    state = model.init(3)
+    sample = jax.jit(model.sample)
     for before in (0.0, 10.0, 20.0):
         arrivals, state = sample(jax.random.key(7), state, np.arange(3.0))
         draws = np.asarray(arrivals.times) - np.arange(3) - before
@@ -95,8 +96,10 @@ class TestFinished:
         """Against exact fractions: where a part ends at the deadline, it counts."""
         with jax.enable_x64(x64):
             dtype = np.float64 if x64 else np.float32
-            seconds, end = np.array(tenths, dtype) / 10, np.asarray(limit / 10, dtype)
-            received, finished = by_deadline(end, seconds, np.array(parts))
+            seconds = np.array(tenths, dtype) / 10
+            received, finished = by_deadline(
+                np.asarray(limit / 10, dtype), seconds, np.array(parts)
+            )
         done = [math.floor(fractions.Fraction(limit, tenth)) for tenth in tenths]
         # A last part that ends at the deadline may come a rounding too late.
         expected = np.where(received, parts, np.minimum(done, np.array(parts) - 1))
@@ -152,7 +155,8 @@ class Given(stragglers.DelayModel):
 
 def by_hand(rows, awaited):
     """One event after the other, in Python."""
-    free_at, now = np.zeros(rows.shape[1]), 0.0
+    free_at = np.zeros(rows.shape[1])
+    now = 0.0
     for times in rows:
         begins = np.maximum(free_at, now)
         was_busy = free_at > now
@@ -162,7 +166,8 @@ def by_hand(rows, awaited):
         yield end - now, joined, was_busy & joined, received
         free_at = np.where(joined, begins + times, free_at)
         # Who would never be done is replaced.
-        free_at, now = np.where(np.isfinite(free_at), free_at, end), end
+        free_at = np.where(np.isfinite(free_at), free_at, end)
+        now = end
 
 
 def test_busy_workers_join_when_they_are_free():
@@ -186,6 +191,7 @@ def test_busy_workers_join_when_they_are_free():
 def test_cancelled_is_what_it_was():
     model = stragglers.delayed(Given(np.ones((1, 3))), stragglers.fastest(2))
     assert model == stragglers.delayed(model.delay, model.wait, late="cancelled")
-    given = jax.random.key(0), model.init(3), np.ones(3)
-    arrivals, _ = jax.eval_shape(model.sample, *given)
+    arrivals, _ = jax.eval_shape(
+        model.sample, jax.random.key(0), model.init(3), np.ones(3)
+    )
     assert arrivals.joined is None and arrivals.late is None

@@ -64,7 +64,8 @@ class TestFamilies:
     def test_estimates_of_censored_and_weighted_times(self, name):
         """No change of the parameters has a larger likelihood."""
         law, _ = LAWS[name]
-        family, times = BY_NAME[name], simulated(law, 400)
+        family = BY_NAME[name]
+        times = simulated(law, 400)
         ends = law.ppf(np.linspace(0.3, 1, 400))
         is_whole = times < ends
         assert 0.5 < is_whole.mean() < 0.95
@@ -74,8 +75,9 @@ class TestFamilies:
 
         def likelihood(parameters):
             own = family(*parameters)
-            density, survival = own.logpdf(sample.times), own.logsf(sample.times)
-            terms = np.where(is_whole, density, survival)
+            terms = np.where(
+                is_whole, own.logpdf(sample.times), own.logsf(sample.times)
+            )
             return np.sum(sample.weights * np.where(sample.weights > 0, terms, 0))
 
         best = family.estimate(sample)
@@ -86,8 +88,9 @@ class TestFamilies:
     def test_end_that_is_not_known_for_sure(self, name):
         """A tenth of the times comes before it, and so do the density and the rest."""
         law, parameters = LAWS[name]
-        given = BY_NAME[name], (0.0, 2.0, 1.0), parameters, (0.1, 0.05)
-        component = _likelihood.Component(*given)
+        component = _likelihood.Component(
+            BY_NAME[name], (0.0, 2.0, 1.0), parameters, (0.1, 0.05)
+        )
         times = np.linspace(-3, 60, 200_001)[None]
         ones = np.ones_like(times)
         measured = _likelihood.Measured(times, ones, ones > 0, ones)
@@ -312,10 +315,13 @@ def test_chain_against_all_paths():
     """Predictions and responsibilities by enumeration of the paths of states."""
     generator = np.random.default_rng(0)
     logs = np.log(generator.random((2, 6, 1)))
-    become_slow, become_fast = 0.3, 0.4
+    become_slow = 0.3
+    become_fast = 0.4
     step = np.array([[0.7, 0.3], [0.4, 0.6]])
     start = np.array([4, 3]) / 7
-    slow, joint_moves, likelihoods = np.zeros(6), np.zeros((2, 2)), np.zeros(6)
+    slow = np.zeros(6)
+    joint_moves = np.zeros((2, 2))
+    likelihoods = np.zeros(6)
     for length in range(1, 7):
         for path in itertools.product((0, 1), repeat=length):
             moves = list(itertools.pairwise(path))

@@ -159,14 +159,17 @@ class TestFastest:
         with jax.enable_x64(x64):
             key = jax.random.PRNGKey(seed)
             arrivals = jax.device_get(fastest(required)(key, times))
-        received, finite = arrivals.received, np.isfinite(times)
+        received = arrivals.received
+        finite = np.isfinite(times)
         assert arrivals.elapsed.dtype == times.dtype
         np.testing.assert_array_equal(arrivals.times, times)
         assert received.sum() == min(required, finite.sum())
         assert not np.any(received & ~finite)
         # XLA takes subnormal numbers for zero.
-        tiny, expected = np.finfo(times.dtype).tiny, np.sort(times)[required - 1]
-        np.testing.assert_allclose(arrivals.elapsed, expected, rtol=0, atol=tiny)
+        expected = np.sort(times)[required - 1]
+        np.testing.assert_allclose(
+            arrivals.elapsed, expected, rtol=0, atol=np.finfo(times.dtype).tiny
+        )
         if received.any() and np.any(finite & ~received):
             assert times[received].max() <= times[finite & ~received].min()
 
@@ -224,7 +227,8 @@ class TestUntilDecodable:
         """Simulated with all rounds side by side, and answer by answer."""
         code, tolerance = CODES[name]
         wait = stragglers.until_decodable(code, tolerance=tolerance)
-        times, check = some_times(), self.enough(code, tolerance)
+        times = some_times()
+        check = self.enough(code, tolerance)
         arrivals = simulated(wait, times)
         first = np.array([self.first_time(own, check) for own in times], np.float32)
         # Without enough answers all are waited for.
@@ -258,7 +262,8 @@ class TestUntilDecodable:
         delay = stragglers.shifted_exponential(shift=0.1, rate=1.0)
         wait = stragglers.until_decodable(code, tolerance=0.6)
         rounds = rounds_of(stragglers.delayed(delay, wait), code.loads, NUM_ROUNDS)
-        check, parts = self.enough(code, 0.6), code.parts_per_worker
+        check = self.enough(code, 0.6)
+        parts = code.parts_per_worker
         share = code.required_parts / parts[:, None]
         finished = np.asarray(jax.jit(lambda own: own.finished(parts))(rounds))
         for number, times in enumerate(rounds.times):
