@@ -141,13 +141,12 @@ def _replace_together(is_open, function, values, rows):
 @masked_map.def_vmap
 def _add_axis(axis_size, in_batched, condition, function, together, values, rows):
     """Computes `masked_map` over an axis that `jax.vmap` adds to some arguments."""
-    functions = function, together
     if any(jax.tree.leaves(in_batched[1:3])):
         # Functions are processed one by one, because arrays that rows share must not
         # be repeated for each row.
         axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
         one_by_one = jax.vmap(sequential_vmap(masked_map), axes)
-        return one_by_one(condition, *functions, values, rows), True
+        return one_by_one(condition, function, together, values, rows), True
 
     # The new axis becomes another axis of rows.
     def with_axis(array, has_axis):
@@ -156,6 +155,5 @@ def _add_axis(axis_size, in_batched, condition, function, together, values, rows
 
     condition = with_axis(condition, in_batched[0])
     values = with_axis(values, in_batched[3])
-    return masked_map(
-        condition, *functions, values, with_axis(rows, in_batched[4])
-    ), True
+    rows = with_axis(rows, in_batched[4])
+    return masked_map(condition, function, together, values, rows), True

@@ -46,8 +46,13 @@ def exact_code(
     matrix: Array, assignment: np.ndarray, num_stragglers: int, *decoders: Decoder
 ) -> GradientCode:
     """Returns a code for s stragglers, with `LeastSquares` as last decoder."""
-    decoders = *decoders, LeastSquares(num_stragglers)
-    return unweighted(matrix, assignment, *decoders, num_stragglers=num_stragglers)
+    return unweighted(
+        matrix,
+        assignment,
+        *decoders,
+        LeastSquares(num_stragglers),
+        num_stragglers=num_stragglers,
+    )
 
 
 def ring_distances(size: int) -> np.ndarray:

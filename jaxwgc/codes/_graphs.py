@@ -164,7 +164,8 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         a, b = edges[first]
         c, d = edges[second % num_edges]
         # Either end of the second edge can be first.
-        c, d = jnp.where(second < num_edges, c, d), jnp.where(second < num_edges, d, c)
+        is_forward = second < num_edges
+        c, d = jnp.where(is_forward, jnp.stack([c, d]), jnp.stack([d, c]))
         ends = jnp.stack([a, b, c, d])
         rows = neighbours[ends]
         is_double = (rows[0] == d).any() | (rows[1] == c).any()

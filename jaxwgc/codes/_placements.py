@@ -160,8 +160,10 @@ def any_placement(
         names = (_validation.check_choice("method", method, names),)
     _validation.check_concrete("key", key, "a code is chosen by its values")
     bits = np.asarray(jax.random.key_data(key))
-    given = assignment, num_stragglers
-    made = [_METHODS[name](np.random.default_rng(bits), *given) for name in names]
+    made = [
+        _METHODS[name](np.random.default_rng(bits), assignment, num_stragglers)
+        for name in names
+    ]
     if len(made) == 1:
         return made[0]
     # Residuals at rounding level count as equal, so that the simpler code with real

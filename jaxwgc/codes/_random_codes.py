@@ -11,7 +11,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes._constructors import as_floats, code_of_sums, known, unweighted
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.decoders import LeastSquares, OneStep, Peeling
+from jaxwgc.decoders import Decoder, LeastSquares, OneStep, Peeling
 
 _LARGEST = np.uint32(2**32 - 1)
 
@@ -210,15 +210,20 @@ def stochastic_block(
     cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)
     cluster_of_part = np.arange(num_parts) // (num_parts // num_clusters)
     is_inside = cluster_of_worker[:, None] == cluster_of_part
-    both = probability_inside, probability_across
-    probabilities = jnp.where(is_inside, *(jnp.asarray(p, jnp.float32) for p in both))
+    probabilities = jnp.where(
+        is_inside,
+        jnp.asarray(probability_inside, jnp.float32),
+        jnp.asarray(probability_across, jnp.float32),
+    )
     assignment = known(bernoulli_matrix(key, probabilities.shape, probabilities))
-    one_step = ()
-    if not _validation.is_traced(both):
-        inside, across = np.array(both, np.float64).tolist()
-        total = inside + (num_clusters - 1) * across
-        one_step = (OneStep(num_clusters / total),) if total else ()
-    return code_of_sums(assignment, LeastSquares(), *one_step, Peeling(assignment))
+    decoders: list[Decoder] = [LeastSquares()]
+    if not _validation.is_traced(probability_inside, probability_across):
+        inside = np.asarray(probability_inside, np.float64)
+        across = np.asarray(probability_across, np.float64)
+        total = float(inside + (num_clusters - 1) * across)
+        if total:
+            decoders.append(OneStep(num_clusters / total))
+    return code_of_sums(assignment, *decoders, Peeling(assignment))
 
 
 def stochastic(

@@ -299,12 +299,13 @@ class Driver:
         order = find_ray().put(order) if is_large else pickle.dumps(order)
         self.actors.order = order
         self.actors.read_seconds = 0.0
-        given = (step, self._now(), self._memory.borrow())
         examined = self._examined
+        now = self._now()
+        messages = self._memory.borrow()
         if self._plan is None:
-            engine = MessageRound(self.fleet, self._layout, *given, owner)
+            engine = MessageRound(self.fleet, self._layout, step, now, messages, owner)
         else:
-            engine = RequestRound(self.fleet, self._plan, *given)
+            engine = RequestRound(self.fleet, self._plan, step, now, messages)
         self.actors.perform(self.fleet.actions())
         broadcast = time.monotonic() - begin
         this_round, transfer = self._run(engine)

@@ -473,14 +473,26 @@ class RayCluster:
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
-        given = driver, code, task, self._parts, options.noise
         if self._locator is not None:
             self._fleet.verifier = ParityChecks(
-                *given, locator=self._locator, on_wrong=str(options.on_wrong)
+                driver,
+                code,
+                task,
+                self._parts,
+                options.noise,
+                locator=self._locator,
+                on_wrong=str(options.on_wrong),
             )
         elif options.audit:
-            seed = int(jax.random.bits(self.key))
-            self._fleet.verifier = Audits(*given, audit=options.audit, seed=seed)
+            self._fleet.verifier = Audits(
+                driver,
+                code,
+                task,
+                self._parts,
+                options.noise,
+                audit=options.audit,
+                seed=int(jax.random.bits(self.key)),
+            )
         return driver
 
 

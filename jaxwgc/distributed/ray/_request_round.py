@@ -56,8 +56,11 @@ class RequestPlan(NamedTuple):
     @classmethod
     def of(cls, code: GradientCode, layout: Layout, decoder: Decoder) -> "RequestPlan":
         """Returns the plan of a code."""
-        given = code.encoding_matrix, code.segment_targets
-        find_weights = jax.jit(lambda mask: decoder.checked_weights(*given, mask))
+        find_weights = jax.jit(
+            lambda mask: decoder.checked_weights(
+                code.encoding_matrix, code.segment_targets, mask
+            )
+        )
         loads = np.asarray(code.parts_per_worker)
         parts = np.full((code.num_workers, max(1, loads.max())), code.num_parts)
         rows = np.asarray(code.encoding_matrix) != 0

@@ -103,8 +103,9 @@ def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
             # The code is a constant of the program, so that a NumPy code keeps its
             # precision.
             received = Decoding(code, *received)
-        given = {"received": received, "late": late, "elapsed": elapsed}
-        updates, after = optimizer.update(messages, before, params, **given)
+        updates, after = optimizer.update(
+            messages, before, params, received=received, late=late, elapsed=elapsed
+        )
         params = optax.apply_updates(params, updates)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
         failed = after[0].num_undecodable > before[0].num_undecodable

@@ -1,5 +1,6 @@
 """The derivative of a least-squares solution, independent of the solver."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,12 +51,12 @@ def _implicit_solution_jvp(primals, tangents):
     offset = -change_of(lambda rows: rows.transposed_times(residual))
     if ridge is not None:
         offset += ridge_change * solution
-    system = rows, ridge, factors
-    _, change = solve_augmented(*system, right_hand_side, offset)
+    solve = functools.partial(solve_augmented, rows, ridge, factors)
+    _, change = solve(right_hand_side, offset)
 
     def null_part(vector: Array) -> Array:
         offset = 0 * vector if ridge is None else -ridge * vector
-        return vector - solve_augmented(*system, rows.times(vector), offset)[1]
+        return vector - solve(rows.times(vector), offset)[1]
 
     # The solution has the minimum norm in these units.
     if isinstance(factors, Factors):
@@ -72,7 +73,7 @@ def _implicit_solution_jvp(primals, tangents):
 
     def of_null_space() -> Array:
         offset = -scaled(1 / unit, scaled(1 / unit, solution))
-        image, _ = solve_augmented(*system, jnp.zeros_like(target), offset)
+        image, _ = solve(jnp.zeros_like(target), offset)
         image = without_derivative(-image)
         pulled = change_of(lambda rows: rows.transposed_times(image))
         return null_part(scaled(unit, scaled(unit, pulled)))

@@ -177,11 +177,14 @@ class Refinement(NamedTuple):
     def _look(self, solution: Array, direction: Array) -> tuple[Array, ...]:
         """Computes gradient and value at θ, and their changes along a direction."""
         scale = self.factors.scale
-        pair = scaled(scale, solution), scaled(scale, direction)
-        products = self.rows.residual_products(self.target, *pair)
-        gradient, squared, image, curvature = products
+        solution = scaled(scale, solution)
+        direction = scaled(scale, direction)
+        gradient, squared, image, curvature = self.rows.residual_products(
+            self.target, solution, direction
+        )
         if self.root is not None:
-            pulled, moved = (self.root * part for part in pair)
+            pulled = self.root * solution
+            moved = self.root * direction
             gradient -= self.root * pulled
             image += self.root * moved
             squared += jnp.sum(pulled**2, axis=0)

@@ -155,7 +155,7 @@ class DenseRows(Rows):
         return jnp.abs(lax.stop_gradient(self.matrix)).max(axis=0)
 
     def sum(self, function, *args, along=()):
-        arrays = self.matrix, *along
+        arrays = [self.matrix, *along]
         size = block_size(*self.shape)
         num_blocks, num_left = divmod(self.shape[0], size)
         if num_blocks == 1 and not num_left:

@@ -110,7 +110,8 @@ def choose_ridge(
 def _choose(
     rows: Rows, target: Array, ridges: Array, criterion: str, shape: tuple[int, int]
 ) -> RidgeChoice:
-    rows, target, ridges = constant(rows), *lax.stop_gradient((target, ridges))
+    rows = constant(rows)
+    target, ridges = lax.stop_gradient((target, ridges))
     left, values, right, finite = _decomposed(rows, shape)
     is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)

@@ -458,7 +458,8 @@ def _solve(
 ) -> Solution:
     embedding, ridge, tolerance, rcond = arguments
     # Derivatives come from `implicit_solution`, not from the steps of the computation.
-    fixed, weight, right = constant(rows), *lax.stop_gradient((ridge, target))
+    fixed = constant(rows)
+    weight, right = lax.stop_gradient((ridge, target))
     root = None if weight is None else jnp.sqrt(weight)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
     unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(right), axis=0)))

@@ -290,7 +290,8 @@ def _newton_steps(
     num_refinements, max_iterations = limits
     params, (args, ridge) = lax.stop_gradient((params, given))
     flat, unravel = ravel_pytree(params)
-    problem = _Problem(unravel, *functions, args, ridge)
+    loss, root_of_hessian = functions
+    problem = _Problem(unravel, loss, root_of_hessian, args, ridge)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
     eps = jnp.finfo(flat.dtype).eps
     tiny = jnp.finfo(flat.dtype).tiny
@@ -343,19 +344,23 @@ def _minimiser(functions: Any, unravel: Any, flat: Array, given: Any) -> Array:
 @_minimiser.defjvp
 def _minimiser_jvp(functions, unravel, primals, tangents):
     flat, given = primals
-    problem = functools.partial(_Problem, unravel, *functions)
+    loss, root_of_hessian = functions
+
+    def problem_of(given):
+        args, ridge = given
+        return _Problem(unravel, loss, root_of_hessian, args, ridge)
 
     def gradient(given):
-        return jax.grad(problem(*given).objective)(flat)
+        return jax.grad(problem_of(given).objective)(flat)
 
     _, change = jax.jvp(gradient, (given,), tangents[1:])
     # The Hessian is BᵀB, so that this is a least-squares system. It is solved with the
     # accuracy of least squares.
-    root = problem(*given).root(flat)
-    ridge = given[1]
+    root = problem_of(given).root(flat)
+    _, ridge = given
     factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
-    flat = _minimiser(functions, unravel, *primals)
+    flat = _minimiser(functions, unravel, flat, given)
     return flat, solve_augmented(DenseRows(root), ridge, factors, zeros, change)[1]
 
 

@@ -49,8 +49,9 @@ def likeliest_change(logs: np.ndarray) -> Change:
     # Values are clipped at 3 standard deviations, so that outliers do not look like a
     # change.
     bound = 3 * 1.4826 * column_medians(np.abs(logs - median))
-    ends = median - bound, median + bound
-    clipped = np.clip(logs, *ends)
+    low = median - bound
+    high = median + bound
+    clipped = np.clip(logs, low, high)
     sums = np.nancumsum(clipped - column_means(clipped), axis=0)
     # Least squares place the change, at least a twentieth of the rows away from both
     # ends.
@@ -62,8 +63,8 @@ def likeliest_change(logs: np.ndarray) -> Change:
     is_before = np.arange(length)[:, None] < place
     first = np.where(is_before, logs, np.nan)
     second = np.where(is_before, np.nan, logs)
-    level_before = column_means(np.clip(first, *ends))
-    level_after = column_means(np.clip(second, *ends))
+    level_before = column_means(np.clip(first, low, high))
+    level_after = column_means(np.clip(second, low, high))
     residuals = clipped - np.where(is_before, level_before, level_after)
     square = np.maximum(np.nansum(residuals**2, axis=0), 1e-300)
     # Two levels and a place are fitted.
