@@ -48,7 +48,8 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     _validation.check_leading_axis(
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
-    return form_messages(code.encoding_matrix, partial_gradients)
+    _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
+    return _form(working(code.encoding_matrix), partial_gradients)
 
 
 def form_messages(
@@ -97,12 +98,18 @@ def form_messages(
     rule = f"have shape (num_rows, num_held * num_segments), num_held = {num_held}"
     is_right = matrix.ndim == 2 and matrix.shape[1] % num_held == 0
     _validation.require(is_right, "matrix_rows", rule, matrix.shape)
-    leaves = jax.tree.leaves(partial_gradients)
-    return _form(working(matrix), [promoted(leaf) for leaf in leaves])
+    return _form(working(matrix), partial_gradients)
+
+
+def _form(matrix, partial_gradients):
+    """Computes messages of checked partial gradients."""
+    # Leaves are promoted before jit, which would truncate integers of 64 bits.
+    leaves = [promoted(leaf) for leaf in jax.tree.leaves(partial_gradients)]
+    return _form_of_leaves(matrix, leaves)
 
 
 @jax.jit
-def _form(matrix, leaves):
+def _form_of_leaves(matrix, leaves):
     num_held = len(leaves[0])
     gradients = _flat_vectors.ravel(leaves, num_batch_axes=1)
     is_complex = jnp.iscomplexobj(matrix)
