@@ -4,6 +4,7 @@ import abc
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -214,9 +215,20 @@ def times_of(times: Any) -> jax.Array:
 
 
 def _vector(name, value, rule, largest=None):
-    array = _validation.as_array(name, value, "real numbers", num_workers="any")
-    if not _validation.is_traced(array):
+    array = value if hasattr(value, "dtype") else np.asarray(value)
+    is_real = jnp.issubdtype(array.dtype, jnp.floating)
+    if not (is_real or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be real numbers; got {array.dtype}")
+    if array.ndim != 1 or not array.size:
+        raise ValueError(
+            f"{name} must have shape (num_workers,) and not be empty; got {array.shape}"
+        )
+    if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array, np.float64)
         is_right = (values >= 0) & (values != largest)
-        _validation.check_entries(name, values, is_right, rule)
+        if not np.all(is_right):
+            index = int(np.argmin(is_right))
+            raise ValueError(
+                f"{name} must be {rule}; got {name}[{index}] = {values[index]}"
+            )
     return _arrays.promoted(array)

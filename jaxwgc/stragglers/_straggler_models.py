@@ -169,7 +169,7 @@ class uniform(StragglerModel):
 
     def sample(self, key, state, loads):
         """Draws the arrivals of one round."""
-        num_workers = len(loads)
+        num_workers = len(loads_of(loads))
         if self.num_stragglers >= num_workers:
             raise ValueError(
                 "num_stragglers must be less than num_workers; got num_stragglers = "
@@ -228,7 +228,7 @@ class bernoulli(StragglerModel):
 
     def sample(self, key, state, loads):
         """Draws the arrivals of one round."""
-        num_workers = len(loads)
+        num_workers = len(loads_of(loads))
         if isinstance(self.probability, tuple):
             _check_as_many(num_workers, "probability", len(self.probability))
         draws = jax.random.uniform(key, (num_workers,), jnp.float32)
@@ -266,7 +266,7 @@ class fixed(StragglerModel):
 
     def sample(self, key, state, loads):
         """Returns the arrivals of one round."""
-        _check_as_many(len(loads), "received", len(self.received))
+        _check_as_many(len(loads_of(loads)), "received", len(self.received))
         return _unit_round(jnp.asarray(self.received)), state
 
 
