@@ -221,7 +221,7 @@ def _by_svd(weights, mask, system):
         inverse = product(right.conj().T * inverses, left.conj().T)
         correct = Partial(product, right=jnp.where(mask, inverse, 0))
         weights = refine(correct, weights, system)
-    # True is derived from the mask, so that under shard_map it varies over the mesh axes
+    # True is derived from the mask: under shard_map it varies over the mesh axes
     # of the mask.
     return weights, mask[0] | True
 
