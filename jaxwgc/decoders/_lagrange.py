@@ -6,12 +6,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from jaxwgc import _validation
 from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
 from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._dual_code import DualCode, dual_weights
 from jaxwgc.decoders._systems import column_weights, solve_poor, squared_norm
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
@@ -94,9 +96,10 @@ class Lagrange(Decoder):
     """Closed-form weights, by one matrix product for a whole batch of masks.
 
     If stragglers are neighbours on the circle of points, weights are large, and the
-    residual can exceed 1e-4 in float32 (1e-10 in float64). These masks, and masks with
-    fewer than n - s responses, are decomposed. Weighted codes are decoded as in
-    `LeastSquares`.
+    residual can exceed 1e-4 in float32 (1e-10 in float64). If s is small, weights of
+    these masks are corrected by the dual code, as in `Dual`. Masks that still have such
+    a residual, and masks with fewer than n - s responses, are decomposed. Weighted
+    codes are decoded as in `LeastSquares`.
 
     Attributes:
       positions: int (num_workers,), a permutation of 0, ..., n - 1: the polynomials of
@@ -148,7 +151,47 @@ class Lagrange(Decoder):
         weights, is_poor = _closed_form(
             mask, positions, self.num_stragglers, matrix, target
         )
-        return solve_poor(is_poor, weights, mask, matrix, target)
+        attempt = Partial(_as_given)
+        # The dual code gives a system of the size of s.
+        if 0 < 2 * self.num_stragglers <= min(matrix.shape):
+            powers = np.arange(len(positions) - self.num_stragglers, len(positions))
+            attempt = Partial(_by_dual_code, positions=positions, powers=powers)
+        return solve_poor(is_poor, weights, mask, matrix, target, attempt)
+
+
+def _as_given(weights, mask, system):
+    """Returns the weights of the closed form, of which the residual was estimated."""
+    del mask, system
+    return weights
+
+
+def _by_dual_code(weights, mask, system, positions, powers):
+    """Corrects inaccurate weights of one mask, with enough messages, by the dual code.
+
+    Weights αᵢ⁻ʲ decode to zero if the power j is above the degrees of the code, n - s
+    to n - 1. If all workers respond, the mean of the values of a polynomial at all
+    points is its value at 0.
+
+    Args:
+      weights: From the closed form, (1, num_workers).
+      mask: bool (num_workers,).
+      system: System of the code.
+      positions: int (num_workers,).
+      powers: The powers j, int (num_stragglers,).
+    """
+    number = len(positions)
+    dtype = system.matrix.dtype
+    circle = np.exp(-2j * np.pi * np.arange(number) / number)
+    turns = positions[:, None] * powers % number
+    null = jnp.asarray(circle / np.sqrt(number), dtype)[turns]
+    dual = DualCode(of_all=jnp.full(number, 1 / number, dtype), null=null)
+    num_stragglers = len(powers)
+    has_enough = (~mask).sum() <= num_stragglers
+    return jax.lax.cond(
+        has_enough & ~system.is_solved_by(weights),
+        lambda: dual_weights(weights, mask, system, dual, num_stragglers),
+        lambda: weights,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="num_stragglers")

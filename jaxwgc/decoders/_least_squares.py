@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import in_batches
-from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._systems import (
     EXCESS,
@@ -62,7 +61,7 @@ def least_squares_weights(
     weights, is_solved = solve_in_turn(nearest_weights, weights, mask, systems)
     count = (~mask).sum(-1)
     is_decodable = (count <= num_missing) & (num_missing > 0)
-    is_off = plain.residual(weights) > ROUNDING[jnp.finfo(zeros.dtype).bits]
+    is_off = ~plain.is_solved_by(weights)
     return weights, ~is_solved | (is_decodable & is_off)
 
 

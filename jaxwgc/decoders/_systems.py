@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 from jaxwgc._arrays import Array, power_below, product, scale_of, squares
 from jaxwgc._some_masks import any_under_vmap, keep, masked_map
-from jaxwgc._targets import DECODES
+from jaxwgc._targets import DECODES, ROUNDING
 
 # Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
@@ -54,8 +54,14 @@ class System(NamedTuple):
         scale = jnp.sqrt(squared_norm(self.target).sum(-1))
         return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
+    # The systems of a code without and with part weights.
 
-# The systems of a code without and with part weights.
+    def is_solved_by(self, weights: jax.Array) -> jax.Array:
+        """Returns whether the residual of weights is within rounding."""
+        bits = jnp.finfo(self.norms.dtype).bits
+        return self.residual(weights) <= ROUNDING[bits]
+
+
 Systems: TypeAlias = tuple[System, System]
 
 
@@ -274,12 +280,22 @@ _decompose = functools.partial(solve_in_turn, _by_svd)
 _factorise = functools.partial(solve_in_turn, _by_cholesky)
 
 
+def _attempt_first(weights, mask, systems, attempt):
+    """Decomposes one mask unless `attempt` gives weights that decode it."""
+    plain, _ = systems
+    weights = attempt(weights, mask, plain)
+    is_solved = plain.is_solved_by(weights)
+    decompose = Partial(_decompose, systems=systems)
+    return jax.lax.cond(is_solved, keep, decompose, weights, mask)
+
+
 def solve_poor(
     is_poor: jax.Array,
     weights: jax.Array,
     mask: jax.Array,
     matrix: Array,
     target: Array,
+    attempt: Partial | None = None,
 ) -> jax.Array:
     """Computes weights again by decompositions of the matrix where they are inaccurate.
 
@@ -289,6 +305,8 @@ def solve_poor(
       mask: bool (..., num_messages).
       matrix: B, (num_messages, c).
       target: (num_segments, c).
+      attempt: `attempt(weights, mask, system)` returns weights of one mask at a lower
+        cost. The mask is decomposed only if they do not decode it up to rounding.
 
     Returns:
       (..., num_segments, num_messages), zero at messages that were not received.
@@ -296,13 +314,15 @@ def solve_poor(
     # Outside of jit, the decompositions are compiled only if a mask needs them.
     if not isinstance(is_poor, jax.core.Tracer) and not np.any(is_poor):
         return weights
-    return _solve_poor(is_poor, weights, mask, matrix, target)
+    return _solve_poor(is_poor, weights, mask, matrix, target, attempt)
 
 
 @jax.jit
-def _solve_poor(is_poor, weights, mask, matrix, target):
+def _solve_poor(is_poor, weights, mask, matrix, target, attempt):
     systems = systems_of(matrix, target)
     one_by_one = Partial(_decompose, systems=systems)
+    if attempt is not None:
+        one_by_one = Partial(_attempt_first, systems=systems, attempt=attempt)
     # Gram matrices that are larger than the matrix do not pay.
     num_messages, num_columns = matrix.shape
     is_wide = num_messages <= num_columns
