@@ -176,8 +176,9 @@ def _descend(problem, weights, longest):
         gradient = gradient - length[..., None] * image
         # In exact arithmetic, the squared residual falls by `length * norm`.
         residual = residual - length * norm
+        last = norm
         norm = squared_norm(gradient)
-        ratio = jnp.where(is_usable, norm / jnp.where(is_usable, norm, 1), 0)
+        ratio = jnp.where(is_usable, norm / jnp.where(is_usable, last, 1), 0)
         enough = jnp.maximum(problem.tolerance * residual, problem.noise)
         weights = weights + length[..., None] * direction
         longest = jnp.maximum(longest, length)

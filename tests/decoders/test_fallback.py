@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc._targets import rounding
+from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders import _systems
 from jaxwgc.decoders._systems import solve_in_turn, systems_of
 from tests.conftest import every_pattern
@@ -87,7 +87,7 @@ def test_masks_that_are_not_factorised_are_decomposed(x64):
     found = _systems.solve_poor(~is_solved, weights, masks, matrix, np.ones((1, 12)))
     left = systems[0].residual(found)
     expected = systems[0].residual(jnp.asarray(by_lstsq(code, masks))[:, None])
-    np.testing.assert_allclose(left, expected, atol=10 * rounding(left.dtype))
+    np.testing.assert_allclose(left, expected, atol=10 * ROUNDING[jnp.finfo(left.dtype).bits])
     size = np.abs(found).max()
     np.testing.assert_allclose(
         found[:, 0], by_lstsq(code, masks), rtol=0, atol=size * (1e-11 if x64 else 1e-5)
