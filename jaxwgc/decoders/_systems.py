@@ -60,8 +60,34 @@ class System(NamedTuple):
         return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
 
-# The systems without and with part weights, in the order in which to try them.
-Systems: TypeAlias = tuple[System, System]
+# The systems without and with part weights, in the order in which to try them. None if
+# all weights are equal, so that the systems are.
+Systems: TypeAlias = tuple[System, System | None]
+
+
+def has_equal_weights(target: Array) -> bool:
+    """Returns whether all parts are known to have equal weights.
+
+    The system with part weights then does not become part of compiled programs.
+    """
+    if not isinstance(target, np.ndarray):
+        return False
+    columns = target.sum(axis=0)
+    return bool(np.all(columns == columns[:1]))
+
+
+def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
+    """Returns the systems of a code.
+
+    Args:
+      matrix: B, (num_messages, c).
+      target: (num_segments, c).
+      is_unweighted: Whether all parts have equal weights.
+    """
+    plain = system_of(matrix, target, is_weighted=False)
+    if is_unweighted:
+        return plain, None
+    return plain, system_of(matrix, target, is_weighted=True)
 
 
 def system_of(matrix: Array, target: Array, is_weighted: bool) -> System:
@@ -178,6 +204,8 @@ def solve_in_turn(
     """
     plain, weighted = systems
     weights, is_solved = solve(weights, mask, plain)
+    if weighted is None:
+        return weights, is_solved
     sizes = jnp.abs(weighted.target).sum(0)
     is_lost = is_solved & ~(plain.residual(weights) <= DECODES)
     is_lost &= sizes.max() > sizes.min()
@@ -265,13 +293,13 @@ def solve_poor(
     # Outside of jit, the decompositions are compiled only if a mask needs them.
     if not is_traced(is_poor) and not np.any(is_poor):
         return weights
-    return _solve_poor(is_poor, weights, mask, matrix, target)
+    is_unweighted = has_equal_weights(target)
+    return _solve_poor(is_poor, weights, mask, matrix, target, is_unweighted)
 
 
-@jax.jit
-def _solve_poor(is_poor, weights, mask, matrix, target):
-    plain = system_of(matrix, target, is_weighted=False)
-    systems = plain, system_of(matrix, target, is_weighted=True)
+@functools.partial(jax.jit, static_argnames="is_unweighted")
+def _solve_poor(is_poor, weights, mask, matrix, target, is_unweighted):
+    systems = systems_of(matrix, target, is_unweighted)
     one_by_one = Partial(_decompose, systems=systems)
     # Gram matrices that are larger than the matrix do not pay.
     num_messages, num_columns = matrix.shape

@@ -184,21 +184,32 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
             xp, values = jnp, _arrays.promoted(leaf)
         else:
             xp, values = np, np.asarray(leaf, np.float64)
-        mean = xp.mean(values, axis=0)
-        degrees = num_trials - 1 or math.nan
-        variance = xp.sum((values - mean) ** 2, axis=0) / degrees
-        error = xp.sqrt(variance / num_trials)
-        half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
-        low, high = mean - half, mean + half
-        if num_trials >= _NUM_OF_ONE_SIGN:
-            low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
+        summary = student_summary(values, confidence)
+        low, high = summary.low, summary.high
         if num_trials > 1 or _arrays.dtype_of(leaf) == np.bool_:
             wilson = _wilson_interval(xp, values.sum(0), num_trials, confidence)
             is_share = ((values == 0) | (values == 1)).all(0)
             low, high = (xp.where(is_share, *ends) for ends in zip(wilson, (low, high)))
-        return Summary(mean, low[()], high[()], error)
+        return summary._replace(low=low[()], high=high[()])
 
     return jax.tree.map(of_leaf, results)
+
+
+def student_summary(trials: Any, confidence: float = 0.95) -> Summary:
+    """Computes the mean of real trials (num_trials, ...), with Student's interval."""
+    xp = _arrays.array_module(trials)
+    values = trials if xp is jnp else np.asarray(trials, np.float64)
+    num_trials = len(values)
+    mean = xp.mean(values, axis=0)
+    degrees = num_trials - 1 or math.nan
+    variance = xp.sum((values - mean) ** 2, axis=0) / degrees
+    error = xp.sqrt(variance / num_trials)
+    half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
+    low = mean - half
+    high = mean + half
+    if num_trials >= _NUM_OF_ONE_SIGN:
+        low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
+    return Summary(mean, low[()], high[()], error)
 
 
 def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:

@@ -1,0 +1,92 @@
+"""Decoding of the distinct masks of a code."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._targets import rounding
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import decoding
+
+# Number of masks per call. Every call has this number, so that studies of all sizes
+# share compiled programs.
+_BATCH = 1024
+
+
+class DecodedMasks(NamedTuple):
+    """Results of distinct masks, float64 (masks,).
+
+    Attributes:
+      residual: Norm of aᵀB - target over that of the target.
+      share: Share of the gradient recovered.
+      messages: Number of messages that arrived.
+    """
+
+    residual: np.ndarray
+    share: np.ndarray
+    messages: np.ndarray
+
+    def take(self, places: np.ndarray) -> "DecodedMasks":
+        """Returns the results of the masks at some indices."""
+        return DecodedMasks(*(values[places] for values in self))
+
+
+def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
+    """Decodes masks by the first decoder of a code.
+
+    Args:
+      code: Gradient code.
+      packed: Masks of messages as packed bits, uint8 (masks, bytes).
+    """
+    padding = [(0, -len(packed) % _BATCH), (0, 0)]
+    batches = np.pad(packed, padding, constant_values=255)
+    batches = batches.reshape(-1, _BATCH, packed.shape[1])
+    target = np.asarray(code.target)
+    weight = float(target[0]) if np.all(target == target[0]) else None
+    decoded = jax.device_get([_decode(weight, code, batch) for batch in batches])
+    residual, share = np.concatenate(decoded, axis=1, dtype=np.float64)
+    return DecodedMasks(
+        residual=residual[: len(packed)],
+        share=share[: len(packed)],
+        messages=np.bitwise_count(packed).sum(axis=1, dtype=np.float64),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+    weight: float | None, code: GradientCode, packed: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns relative residuals and shares of packed masks, without rounding.
+
+    Args:
+      weight: Weight of every part, None if they differ. Programs for equal weights are
+        smaller.
+      code: Gradient code.
+      packed: Packed masks of messages, uint8 (masks, bytes).
+    """
+    if weight is not None:
+        target = np.full(code.num_parts, weight)
+        code = dataclasses.replace(code, target=target)
+    bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
+    decoded = decoding(code, bits.astype(bool))
+    residual = decoded.relative_residual
+    is_rounding = residual <= rounding(residual.dtype)
+    residual = jnp.where(is_rounding, 0, residual)
+    return residual, jnp.where(is_rounding, 1, decoded.share)
+
+
+def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct rows of bytes (rows, bytes), and the index of each row."""
+    width = packed.shape[1]
+    if width <= 8:
+        # Integers are sorted several times faster than bytes.
+        padded = np.pad(packed, [(0, 0), (0, 8 - width)])
+        keys: Any = np.ascontiguousarray(padded).view(np.uint64)[:, 0]
+    else:
+        keys = np.ascontiguousarray(packed).view(f"V{width}")[:, 0]
+    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    return packed[first], places.astype(np.int32)
