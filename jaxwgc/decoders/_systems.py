@@ -278,7 +278,7 @@ def solve_poor(
     matrix: Array,
     target: Array,
 ) -> jax.Array:
-    """Replaces inaccurate weights by those of a Cholesky or singular value decomposition.
+    """Replaces inaccurate weights by those of a Cholesky or SVD decomposition.
 
     Args:
       is_poor: Masks whose weights are inaccurate, bool (...).

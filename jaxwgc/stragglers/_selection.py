@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-
 # Number of workers up to which all pairs are compared. Bisection takes a step per bit.
 _MOST_IN_PAIRS = 32
 

@@ -1,4 +1,4 @@
-"""Studies of codes under stragglers: comparisons, trials, diagnosis, plans, learning."""
+"""Studies of codes under stragglers: comparison, trials, diagnosis, plans, learning."""
 
 from jaxwgc.studies._compare._compare import compare
 from jaxwgc.studies._compare._comparison import Comparison

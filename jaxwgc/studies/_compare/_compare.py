@@ -29,7 +29,7 @@ from jaxwgc.studies._compare._rounds import (
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Quantities from 0 to 1: if all trials are 0 or 1, `summarize` has an interval for them.
+# Quantities from 0 to 1. If all trials are 0 or 1, `summarize` has a wider interval.
 _PROPORTIONS = ("error", "share", "exact")
 # Default number of trials per call of a compiled program: a few MB of times.
 _BATCH_SIZE = 4096

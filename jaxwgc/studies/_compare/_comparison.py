@@ -130,7 +130,7 @@ class Comparison:
             f"{self.num_trials:,} rounds per row; mean ± half of the 95% interval"
         ]
         for place, delay in enumerate(self.delays):
-            rows = [("code", "waiting", *QUANTITIES)]
+            rows: list[tuple[str, ...]] = [("code", "waiting", *QUANTITIES)]
             for i, code in enumerate(self.codes):
                 for j, rule in enumerate(self.waiting):
                     cells = [

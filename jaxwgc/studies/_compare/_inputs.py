@@ -173,7 +173,8 @@ def _with_decoders(
     for name in decoder:
         if name not in codes:
             raise ValueError(
-                f"decoder must be a dict with names of codes {list(codes)}; got {name!r}"
+                f"decoder must be a dict with names of codes {list(codes)}; got "
+                f"{name!r}"
             )
     return {
         name: dataclasses.replace(

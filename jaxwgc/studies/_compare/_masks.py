@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decoding
+from jaxwgc.coding import Arrived
 
 # Number of masks per call. Every call has this number, so that studies of all sizes
 # share compiled programs.
@@ -72,7 +72,7 @@ def _decode(
         target = np.full(code.num_parts, weight)
         code = dataclasses.replace(code, target=target)
     bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
-    decoded = decoding(code, bits.astype(bool))
+    decoded = Arrived(bits.astype(bool)).decode(code, code.choose_decoder())
     residual = decoded.relative_residual
     is_rounding = residual <= rounding(residual.dtype)
     residual = jnp.where(is_rounding, 0, residual)

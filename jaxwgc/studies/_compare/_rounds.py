@@ -126,42 +126,50 @@ def simulate(
       The rounds of each rule.
     """
     delay = shared(draws.delay)
-    programs = _stacked(waiting)
+    stacks = _stacked(waiting)
     batches: list[list[Any]] = [[] for _ in waiting]
     for numbers in draws.schedule.batches():
         keys, times = _draw(delay, draws.key, numbers, loads)
         # The programs of all rules are started before the host waits for the first.
         simulated = [
-            _end_rounds(draws.late, rules, code, loads, keys, times)
-            for rules, code, _ in programs
+            _end_rounds(draws.late, stack.rules, stack.code, loads, keys, times)
+            for stack in stacks
         ]
         _check_times(draws.name, np.asarray(times))
-        for rounds, (_, _, places) in zip(simulated, programs, strict=True):
+        for rounds, stack in zip(simulated, stacks, strict=True):
             leaves = jax.device_get(rounds)
-            for index, place in enumerate(places):
+            for index, place in enumerate(stack.places):
                 batches[place].append(tuple(leaf[index] for leaf in leaves))
         advance()
     return [_joined(batch, draws.schedule.num_trials) for batch in batches]
 
 
-def _stacked(waiting: list[Waiting]) -> list[tuple[Any, GradientCode | None, list[int]]]:
-    """Stacks rules that differ only in numbers, so that one program applies them.
+class _Stack(NamedTuple):
+    """Rules that differ only in numbers, so that one call applies them.
 
-    Returns:
-      Pytrees with a leading axis of rules, their code, and the indices of these rules.
+    Attributes:
+      rules: Pytree from `shared`, with a leading axis of rules.
+      code: Code of these rules, see `Waiting`.
+      places: Indices of these rules.
     """
+
+    rules: Any
+    code: GradientCode | None
+    places: list[int]
+
+
+def _stacked(waiting: list[Waiting]) -> list[_Stack]:
+    """Stacks the rules of each kind and code."""
     members: dict[Any, list[int]] = {}
     for place, one in enumerate(waiting):
-        kind = kind_of(one.rule)
-        members.setdefault((place if kind is None else kind, id(one.code)), []).append(
-            place
-        )
-    programs = []
+        kind = kind_of(one.rule) or place
+        members.setdefault((kind, id(one.code)), []).append(place)
+    stacks = []
     for places in members.values():
         rules = [shared(waiting[place].rule) for place in places]
         stack = jax.tree.map(lambda *leaves: np.stack(leaves), *rules)
-        programs.append((stack, waiting[places[0]].code, places))
-    return programs
+        stacks.append(_Stack(stack, waiting[places[0]].code, places))
+    return stacks
 
 
 def _check_times(name: str, times: np.ndarray) -> None:
@@ -236,7 +244,11 @@ def _end_rounds(late, rules, code, loads, keys, times):
         return jax.lax.scan(step, idle, (keys, times))[1]
 
     of_clusters = jax.vmap(run, (None, 0, 0))
-    rounds = jax.vmap(of_clusters, (0, None, None))(rules, keys, times)
+    leaves = jax.tree.leaves(rules)
+    # A rule without arrays is alone.
+    num_rules = len(leaves[0]) if leaves else 1
+    of_rules = jax.vmap(of_clusters, (0, None, None), axis_size=num_rules)
+    rounds = of_rules(rules, keys, times)
     size = times.shape[0] * times.shape[1]
     return jax.tree.map(
         lambda leaf: leaf.reshape(len(leaf), size, *leaf.shape[3:]), rounds
@@ -250,7 +262,9 @@ def _work(arrivals: Arrivals, times: jax.Array, loads: jax.Array) -> jax.Array:
     join the round complete its work, unless they are lost.
     """
     if arrivals.joined is None:
-        share = jnp.where(times > 0, arrivals.elapsed / jnp.where(times > 0, times, 1), 1)
+        share = jnp.where(
+            times > 0, arrivals.elapsed / jnp.where(times > 0, times, 1), 1
+        )
         share = jnp.minimum(share, 1)
     else:
         share = arrivals.joined
