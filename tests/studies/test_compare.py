@@ -337,6 +337,22 @@ def test_lost_workers_and_rounds_that_never_end():
     assert "inf" in str(study)
 
 
+def test_rounds_that_do_not_decode_wait_for_all():
+    """A lost worker then makes them infinite, as in `delayed`."""
+    code = CODES["repetition"]
+    lost = stragglers.bernoulli_slowdown(probability=0.4, slowdown=math.inf)
+    waiting = {"done": until_decodable}
+    study = jaxwgc.compare([code], [lost], waiting, KEY, 100, keep_trials=True)
+    model = stragglers.delayed(lost, until_decodable(code))
+    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(100))
+    arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), code.loads)[0]
+    times = study.trials["time"][0, 0, 0]
+    np.testing.assert_array_equal(times, arrivals.elapsed)
+    assert 0 < np.isinf(times).sum() < 100
+    messages = study.trials["messages"][0, 0, 0]
+    np.testing.assert_array_equal(messages, arrivals.received.sum(axis=1))
+
+
 def test_table(study):
     text = str(study)
     assert text.startswith("3,000 rounds per row")

@@ -164,7 +164,7 @@ class _AnyDelay(DelayModel):
 def _with_decoders(
     codes: dict[str, GradientCode], decoder: Any
 ) -> dict[str, GradientCode]:
-    """Returns codes whose only decoder is the decoder of the study.
+    """Replaces the decoders of each code by the decoder of the study.
 
     Codes of equal shapes and decoders then share compiled programs.
     """

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._arrays import array_module
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.stragglers import Arrivals, DelayModel, WaitingRule, delayed
+from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
 from jaxwgc.studies._compare._masks import distinct_rows
+from jaxwgc.studies._compare._search import can_search, ends_of_rounds
 from jaxwgc.studies._compare._shared_programs import kind_of, restored, shared
 
 
@@ -51,12 +53,12 @@ class Schedule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Waiting:
-    """A waiting rule, with the code whose messages it waits for.
+    """A waiting rule, and the code of the messages.
 
     Attributes:
       rule: Waiting rule.
-      code: Code with several messages per worker. None for all codes with one message
-        per worker, whose rounds are equal if their loads are.
+      code: Code with several messages per worker. None for any code with one message
+        per worker: rounds are then equal for equal loads.
     """
 
     rule: WaitingRule
@@ -91,7 +93,7 @@ class Rounds(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What the times of a delay model are drawn from.
+    """Delay model, key and arrangement of the trials that are drawn.
 
     Attributes:
       name: Name of the delay model in error messages.
@@ -116,6 +118,9 @@ def simulate(
 ) -> list[Rounds]:
     """Simulates the rounds of all trials, with equal times for all rules.
 
+    The rules of `until_decodable` are applied on the host. The others are applied by
+    compiled functions.
+
     Args:
       draws: Delay model, key and arrangement of trials.
       loads: Load of each worker, (num_workers,).
@@ -126,7 +131,10 @@ def simulate(
       The rounds of each rule.
     """
     delay = shared(draws.delay)
-    stacks = _stacked(waiting)
+    searched = [
+        place for place, one in enumerate(waiting) if can_search(one.rule, draws.late)
+    ]
+    stacks = _stacked(waiting, skipped=searched)
     batches: list[list[Any]] = [[] for _ in waiting]
     for numbers in draws.schedule.batches():
         keys, times = _draw(delay, draws.key, numbers, loads)
@@ -135,7 +143,11 @@ def simulate(
             _end_rounds(draws.late, stack.rules, stack.code, loads, keys, times)
             for stack in stacks
         ]
-        _check_times(draws.name, np.asarray(times))
+        host_times = np.asarray(times).reshape(-1, len(loads))
+        _check_times(draws.name, host_times)
+        for place in searched:
+            rounds = _searched_rounds(waiting[place].rule, loads, host_times)
+            batches[place].append(rounds)
         for rounds, stack in zip(simulated, stacks, strict=True):
             leaves = jax.device_get(rounds)
             for index, place in enumerate(stack.places):
@@ -158,10 +170,12 @@ class _Stack(NamedTuple):
     places: list[int]
 
 
-def _stacked(waiting: list[Waiting]) -> list[_Stack]:
+def _stacked(waiting: list[Waiting], skipped: list[int]) -> list[_Stack]:
     """Stacks the rules of each kind and code."""
     members: dict[Any, list[int]] = {}
     for place, one in enumerate(waiting):
+        if place in skipped:
+            continue
         kind = kind_of(one.rule) or place
         members.setdefault((kind, id(one.code)), []).append(place)
     stacks = []
@@ -173,7 +187,7 @@ def _stacked(waiting: list[Waiting]) -> list[_Stack]:
 
 
 def _check_times(name: str, times: np.ndarray) -> None:
-    if times.size and not times.min() >= 0:
+    if not times.min() >= 0:
         wrong = times[~(times >= 0)][0]
         raise ValueError(
             "delays must return times of at least 0, and infinity for a worker that "
@@ -232,7 +246,7 @@ def _end_rounds(late, rules, code, loads, keys, times):
             key, times = drawn
             state = (times, remaining) if is_busy else times
             arrivals, state = model.sample(key, state, loads)
-            work = _work(arrivals, times, loads)
+            work = _work(arrivals.elapsed, arrivals.joined, times, loads)
             if code is None:
                 mask = arrivals.received
             else:
@@ -255,18 +269,38 @@ def _end_rounds(late, rules, code, loads, keys, times):
     )
 
 
-def _work(arrivals: Arrivals, times: jax.Array, loads: jax.Array) -> jax.Array:
-    """Returns the work of a round, in passes over the data.
+def _searched_rounds(
+    rule: Any, loads: np.ndarray, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns times, work and packed masks of the trials of `until_decodable`."""
+    elapsed = ends_of_rounds(rule, times)
+    received = (times <= elapsed[:, None]) & np.isfinite(times)
+    # The share of work of a lost worker is not a number before it is replaced.
+    with np.errstate(invalid="ignore"):
+        work = _work(elapsed[:, None], None, times, loads)
+    return elapsed, work, np.packbits(received, axis=1)
+
+
+def _work(elapsed: Any, joined: Any, times: Any, loads: Any) -> Any:
+    """Returns the work of rounds, in passes over the data.
 
     Workers that are cancelled have done the work of the elapsed time. Busy workers that
     join the round complete its work, unless they are lost.
+
+    Args:
+      elapsed: Durations, (..., 1), or a scalar.
+      joined: Which workers join the round, (..., num_workers). None if all do, and late
+        workers are cancelled.
+      times: Finish times, (..., num_workers).
+      loads: Load of each worker, (num_workers,).
     """
-    if arrivals.joined is None:
-        share = jnp.where(
-            times > 0, arrivals.elapsed / jnp.where(times > 0, times, 1), 1
-        )
-        share = jnp.minimum(share, 1)
+    xp = array_module(times)
+    if joined is None:
+        is_positive = times > 0
+        share = xp.where(is_positive, elapsed / xp.where(is_positive, times, 1), 1)
+        share = xp.minimum(share, 1)
     else:
-        share = arrivals.joined
-    share = jnp.where(jnp.isfinite(times), share, 0)
-    return jnp.sum(loads * share) / len(loads)
+        share = joined
+    # A lost worker does no work. For it, the share above is not a number.
+    share = xp.where(xp.isfinite(times), share, 0)
+    return (loads * share).sum(axis=-1) / len(loads)
