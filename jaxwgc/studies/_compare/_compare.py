@@ -29,8 +29,9 @@ from jaxwgc.studies._compare._rounds import (
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Quantities from 0 to 1. If all trials are 0 or 1, `summarize` has a wider interval.
-_PROPORTIONS = ("error", "share", "exact")
+# Quantities from 0 to 1 for optimal decoders. If all trials are 0 or 1, `summarize` has
+# the interval of a proportion: an error that was never seen is not known to be 0.
+_PROPORTIONS = ("error", "exact")
 # Default number of trials per call of a compiled program: a few MB of times.
 _BATCH_SIZE = 4096
 
