@@ -325,6 +325,42 @@ def test_decoders_of_single_codes():
     np.testing.assert_allclose(alone.error.mean[0, 0, 0], one_step, rtol=1e-6)
 
 
+def test_weighted_codes():
+    """Errors are relative to the squared norm of the target."""
+    weighted = jaxwgc.weighted(CODES["cyclic"], np.arange(1.0, N + 1))
+    half = jaxwgc.weighted(CODES["cyclic"], np.full(N, 0.5))
+    study = jaxwgc.compare(
+        {"weighted": weighted, "half": half, "plain": CODES["cyclic"]},
+        [DELAYS["exponential"]],
+        [fastest(3)],
+        KEY,
+        100,
+        keep_trials=True,
+    )
+    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(100))
+    model = stragglers.delayed(DELAYS["exponential"], fastest(3))
+    received = jax.vmap(model.sample, (0, None, None))(keys, (), weighted.loads)[0][0]
+    decoding = jaxwgc.decoding(weighted, received)
+    trials = {name: values[:, 0, 0] for name, values in study.trials.items()}
+    expected = decoding.error / np.sum(np.arange(1.0, N + 1) ** 2)
+    np.testing.assert_allclose(trials["error"][0], expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(trials["share"][0], decoding.share, rtol=1e-4)
+    np.testing.assert_allclose(trials["error"][1], trials["error"][2], atol=1e-5)
+
+
+def test_many_messages():
+    """Masks of more than 64 messages are told apart by bytes."""
+    code = codes.uncoded(70)
+    waiting = {"most": fastest(60), "deadline": deadline(2.5)}
+    delay = {"slow": DELAYS["slow"]}
+    study = jaxwgc.compare([code], delay, waiting, KEY, 300, keep_trials=True)
+    error = study.trials["error"][0, 0]
+    messages = study.trials["messages"][0, 0]
+    np.testing.assert_allclose(error, 1 - messages / 70, atol=1e-6)
+    assert np.all(messages[0] == 60)
+    assert len(np.unique(messages[1])) > 5
+
+
 def test_lost_workers_and_rounds_that_never_end():
     lost = stragglers.bernoulli_slowdown(probability=0.5, slowdown=math.inf)
     waiting = {"all": fastest(N), "2 s": deadline(2.0)}
