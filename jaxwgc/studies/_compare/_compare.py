@@ -1,8 +1,7 @@
 """Compares codes, delay models and waiting rules: the public function."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +11,15 @@ from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import DelayModel
+from jaxwgc.studies._compare._cells import (
+    Cell,
+    groups_of_equal_loads,
+    quantities_of_cells,
+    simulated,
+)
 from jaxwgc.studies._compare._comparison import QUANTITIES, Comparison
 from jaxwgc.studies._compare._inputs import Inputs, checked_inputs
-from jaxwgc.studies._compare._masks import (
-    DecodedMasks,
-    decode_packed,
-    distinct_rows,
-)
-from jaxwgc.studies._compare._rounds import (
-    Draws,
-    Rounds,
-    Schedule,
-    Waiting,
-    simulate,
-)
+from jaxwgc.studies._compare._rounds import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
@@ -139,22 +133,23 @@ def compare(
         num_rounds = 1
     num_trials = -(-num_trials // num_rounds) * num_rounds
     schedule = Schedule(num_trials, num_rounds, batch_size)
-    groups = _groups_of_equal_loads(inputs)
+    groups = groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
     with Progress(progress, num_batches + len(inputs.codes)) as shown:
-        rounds = _simulated(inputs, groups, key, schedule, shown)
-        quantities = _decoded(inputs, rounds, schedule, tolerance, keep_trials, shown)
+        rounds = simulated(inputs, groups, key, schedule, shown)
+        cells = quantities_of_cells(inputs, rounds, tolerance, shown)
+        shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
+        table = _Table.empty(shape, schedule, keep_trials)
+        for cell, quantities in cells:
+            table.fill(cell, quantities)
     return Comparison(
         codes=tuple(inputs.codes),
         delays=tuple(inputs.delays),
         waiting=tuple(inputs.rules),
         num_trials=num_trials,
-        **quantities,
+        trials=table.trials,
+        **table.summaries,
     )
-
-
-# Index of code, delay model and waiting rule.
-_Cell: TypeAlias = tuple[int, int, int]
 
 
 def _rounds_are_dependent(inputs: Inputs) -> bool:
@@ -163,123 +158,38 @@ def _rounds_are_dependent(inputs: Inputs) -> bool:
     return inputs.late == "busy" or bool(jax.tree.leaves(states))
 
 
-class _Group(NamedTuple):
-    """Codes with equal loads, and their waiting rules.
+class _Table(NamedTuple):
+    """Summaries, and trials if they are kept, of every cell.
 
     Attributes:
-      loads: Load of each worker, (num_workers,).
-      waiting: Distinct rules of these codes.
-      places: Index of the rule in `waiting`, by the indices of code and rule.
+      summaries: Arrays (codes, delays, waiting) of each quantity.
+      trials: Arrays (codes, delays, waiting, num_trials) of each quantity; empty if
+        they are not kept.
+      num_rounds: Number of consecutive trials that depend on each other.
     """
 
-    loads: np.ndarray
-    waiting: list[Waiting]
-    places: dict[tuple[int, int], int]
+    summaries: dict[str, Summary]
+    trials: dict[str, np.ndarray]
+    num_rounds: int
 
+    @classmethod
+    def empty(cls, shape: Cell, schedule: Schedule, keep_trials: bool) -> "_Table":
+        """Returns a table of cells of that shape, to be filled."""
+        summaries = {name: Summary(*np.empty((4, *shape))) for name in QUANTITIES}
+        trials = {}
+        if keep_trials:
+            shape_of_trials = (*shape, schedule.num_trials)
+            trials = {name: np.empty(shape_of_trials) for name in QUANTITIES}
+        return cls(summaries, trials, schedule.num_rounds)
 
-def _groups_of_equal_loads(inputs: Inputs) -> list[_Group]:
-    """Returns the codes and rules that share drawn times."""
-    groups: dict[bytes, _Group] = {}
-    for place, code in enumerate(inputs.codes.values()):
-        loads = np.asarray(code.loads, np.float64)
-        group = groups.setdefault(loads.tobytes(), _Group(loads, [], {}))
-        known = {one.identity: index for index, one in enumerate(group.waiting)}
-        for number, rules in enumerate(inputs.rules.values()):
-            # Rounds of codes with one message per worker depend on the code only by
-            # its loads.
-            is_plain = code.messages_per_worker == 1
-            waiting = Waiting(rules[place], None if is_plain else code)
-            if waiting.identity not in known:
-                known[waiting.identity] = len(group.waiting)
-                group.waiting.append(waiting)
-            group.places[place, number] = known[waiting.identity]
-    return list(groups.values())
-
-
-def _simulated(
-    inputs: Inputs,
-    groups: list[_Group],
-    key: jax.Array,
-    schedule: Schedule,
-    shown: Progress,
-) -> dict[_Cell, Rounds]:
-    """Returns the rounds of every cell."""
-    rounds = {}
-    for place, (name, delay) in enumerate(inputs.delays.items()):
-        drawn = Draws(name, delay, inputs.late, key, schedule)
-        for group in groups:
-            of_rules = simulate(drawn, group.loads, group.waiting, shown.advance)
-            for (code, rule), index in group.places.items():
-                rounds[code, place, rule] = of_rules[index]
-    return rounds
-
-
-def _decoded(
-    inputs: Inputs,
-    rounds: dict[_Cell, Rounds],
-    schedule: Schedule,
-    tolerance: float,
-    keep_trials: bool,
-    shown: Progress,
-) -> dict[str, Any]:
-    """Returns the quantities of a `Comparison`, and the trials if they are kept."""
-    shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
-    summaries = {name: Summary(*np.empty((4, *shape))) for name in QUANTITIES}
-    trials = None
-    if keep_trials:
-        shape_of_trials = (*shape, schedule.num_trials)
-        trials = {name: np.empty(shape_of_trials) for name in QUANTITIES}
-    for cell, one, decoded in _decoded_cells(inputs, rounds, shown):
-        for name, values in _quantities(one, decoded, tolerance).items():
-            if trials is not None:
-                trials[name][cell] = values
-            summary = _summary(name, values, schedule.num_rounds)
-            for ends, value in zip(summaries[name], summary, strict=True):
+    def fill(self, cell: Cell, quantities: dict[str, np.ndarray]) -> None:
+        """Writes the summaries of the trials of a cell."""
+        for name, trials in quantities.items():
+            if self.trials:
+                self.trials[name][cell] = trials
+            summary = _summary(name, trials, self.num_rounds)
+            for ends, value in zip(self.summaries[name], summary, strict=True):
                 ends[cell] = value
-    return {**summaries, "trials": trials}
-
-
-def _decoded_cells(
-    inputs: Inputs, rounds: dict[_Cell, Rounds], shown: Progress
-) -> Iterator[tuple[_Cell, Rounds, DecodedMasks]]:
-    """Yields the rounds of each cell, with the decoded mask of each trial."""
-    cells: list[list[_Cell]] = [[] for _ in inputs.codes]
-    for cell in rounds:
-        cells[cell[0]].append(cell)
-    # Masks that occur in several cells of a code are decoded once.
-    packed = [
-        distinct_rows(np.concatenate([rounds[cell].masks for cell in of_code]))
-        for of_code in cells
-    ]
-    # Codes are decoded in parallel: programs compile, and run, on one core each.
-    with ThreadPoolExecutor() as pool:
-        decoded_codes = pool.map(
-            decode_packed, inputs.codes.values(), [masks for masks, _ in packed]
-        )
-        for of_code, (_, places), decoded in zip(
-            cells, packed, decoded_codes, strict=True
-        ):
-            shown.advance()
-            start = 0
-            for cell in of_code:
-                end = start + len(rounds[cell].masks)
-                places_of_trials = places[start:end][rounds[cell].places]
-                yield cell, rounds[cell], decoded.take(places_of_trials)
-                start = end
-
-
-def _quantities(
-    rounds: Rounds, decoded: DecodedMasks, tolerance: float
-) -> dict[str, np.ndarray]:
-    """Returns the trials of each quantity of a cell, (num_trials,)."""
-    return {
-        "time": rounds.time,
-        "error": decoded.residual**2,
-        "share": decoded.share,
-        "exact": decoded.residual <= tolerance,
-        "messages": decoded.messages,
-        "work": rounds.work,
-    }
 
 
 def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Comparison:
         every part is processed once. If late workers are busy, the work that they begin
         in a round, since they complete it.
       trials: Trials of each quantity by name, float64 (codes, delays, waiting,
-        num_trials), if `compare` keeps them; otherwise None.
+        num_trials). Empty unless `compare` has `keep_trials=True`.
     """
 
     codes: tuple[str, ...]
@@ -52,8 +53,8 @@ class Comparison:
     exact: Summary
     messages: Summary
     work: Summary
-    trials: Mapping[str, np.ndarray] | None = dataclasses.field(
-        default=None, repr=False
+    trials: Mapping[str, np.ndarray] = dataclasses.field(
+        default=MappingProxyType({}), repr=False
     )
 
     def to_dataframe(self) -> Any:

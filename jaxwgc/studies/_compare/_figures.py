@@ -8,9 +8,12 @@ from jaxwgc.studies._monte_carlo import Summary
 
 # Lines are also told apart by their markers, in print and for color-blind readers.
 _MARKERS = "osD^vP*X<>"
-# Largest number of panels side by side, and the size of a panel in inches.
+# Largest number of panels side by side.
 _MOST_COLUMNS = 3
-_WIDTH, _HEIGHT = 3.6, 3.2
+# Size of a panel, and width of the legend, in inches.
+_WIDTH = 3.6
+_HEIGHT = 3.2
+_LEGEND_WIDTH = 1.5
 
 
 class Names(NamedTuple):
@@ -45,15 +48,19 @@ def draw(
 
     num_columns = min(len(names.panels), _MOST_COLUMNS)
     num_rows = -(-len(names.panels) // num_columns)
-    size = (_WIDTH * num_columns + 1.5, _HEIGHT * num_rows)
+    size = (_WIDTH * num_columns + _LEGEND_WIDTH, _HEIGHT * num_rows)
     figure = Figure(size, layout="constrained")
+    positions = _positions(names.points)
     grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
     for panel, axes in enumerate(grid.flat):
         if panel >= len(names.panels):
             axes.set_axis_off()
             continue
         for line, name in enumerate(names.lines):
-            _draw_line(axes, horizontal, vertical, names.points, panel, line, name)
+            y = _part(vertical, panel, line)
+            x = positions if horizontal is None else _part(horizontal, panel, line)
+            marker = _MARKERS[line % len(_MARKERS)]
+            _draw_line(axes, x, y, label=name, marker=marker)
         axes.set(title=names.panels[panel], xlabel=labels[0])
         if is_log:
             axes.set_yscale("log")
@@ -66,34 +73,33 @@ def draw(
     return figure
 
 
-def _draw_line(axes, horizontal, vertical, points, panel, line, name):
-    """Draws one line with intervals."""
-    y = vertical.mean[panel, line]
+def _draw_line(axes: Any, x: Any, y: Summary, **look: str) -> None:
+    """Draws one line with intervals; x is a `Summary`, too, or numbers."""
     x_error = None
-    if horizontal is not None:
-        x = horizontal.mean[panel, line]
-        x_error = _distances(horizontal, panel, line)
-    else:
-        x = _numbers(points)
-        x = np.arange(len(points)) if x is None else x
+    if isinstance(x, Summary):
+        x_error = _distances(x)
+        x = x.mean
     axes.errorbar(
-        x,
-        y,
-        yerr=_distances(vertical, panel, line),
-        xerr=x_error,
-        marker=_MARKERS[line % len(_MARKERS)],
-        markersize=4,
-        capsize=2,
-        label=name,
+        x, y.mean, yerr=_distances(y), xerr=x_error, markersize=4, capsize=2, **look
     )
 
 
-def _distances(summary: Summary, panel: int, line: int) -> np.ndarray:
+def _part(summary: Summary, panel: int, line: int) -> Summary:
+    """Returns the points of one line."""
+    return Summary(*(values[panel, line] for values in summary))
+
+
+def _distances(summary: Summary) -> np.ndarray:
     """Returns the distances of the ends of intervals from their means, (2, points)."""
-    mean = summary.mean[panel, line]
-    below = mean - summary.low[panel, line]
-    above = summary.high[panel, line] - mean
+    below = summary.mean - summary.low
+    above = summary.high - summary.mean
     return np.nan_to_num(np.maximum([below, above], 0), posinf=0)
+
+
+def _positions(names: tuple[str, ...]) -> np.ndarray:
+    """Returns names that are numbers, otherwise the order of the names."""
+    numbers = _numbers(names)
+    return np.arange(len(names)) if numbers is None else numbers
 
 
 def _numbers(names: tuple[str, ...]) -> np.ndarray | None:

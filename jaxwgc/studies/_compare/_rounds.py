@@ -137,13 +137,13 @@ def simulate(
     stacks = _stacked(waiting, skipped=searched)
     batches: list[list[Any]] = [[] for _ in waiting]
     for numbers in draws.schedule.batches():
-        keys, times = _draw(delay, draws.key, numbers, loads)
+        drawn = _draw(delay, draws.key, numbers, loads)
         # The programs of all rules are started before the host waits for the first.
         simulated = [
-            _end_rounds(draws.late, stack.rules, stack.code, loads, keys, times)
+            _end_rounds(draws.late, stack.rules, stack.code, loads, drawn)
             for stack in stacks
         ]
-        host_times = np.asarray(times).reshape(-1, len(loads))
+        host_times = np.asarray(drawn.times).reshape(-1, len(loads))
         _check_times(draws.name, host_times)
         for place in searched:
             rounds = _searched_rounds(waiting[place].rule, loads, host_times)
@@ -205,9 +205,16 @@ def _joined(batches: list[Any], num_trials: int) -> Rounds:
     return Rounds(time=time, work=work, masks=masks, places=places)
 
 
+class _Drawn(NamedTuple):
+    """Keys (clusters, rounds) and finish times (clusters, rounds, num_workers)."""
+
+    keys: jax.Array
+    times: jax.Array
+
+
 @jax.jit
 def _draw(delay, key, numbers, loads):
-    """Draws keys and finish times of the trials, (clusters, rounds, num_workers)."""
+    """Draws keys and finish times of the trials."""
     delay = restored(delay)
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
 
@@ -220,7 +227,7 @@ def _draw(delay, key, numbers, loads):
 
         return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
 
-    return keys, jax.vmap(run)(keys)
+    return _Drawn(keys, jax.vmap(run)(keys))
 
 
 class _DrawnTimes(DelayModel):
@@ -231,7 +238,7 @@ class _DrawnTimes(DelayModel):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _end_rounds(late, rules, code, loads, keys, times):
+def _end_rounds(late, rules, code, loads, drawn):
     """Applies stacked waiting rules to drawn times.
 
     Returns:
@@ -239,11 +246,11 @@ def _end_rounds(late, rules, code, loads, keys, times):
     """
     is_busy = late == "busy"
 
-    def run(rule, keys, times):
+    def run(rule, cluster):
         model = delayed(_DrawnTimes(), restored(rule), late)
 
-        def step(remaining, drawn):
-            key, times = drawn
+        def step(remaining, this_round):
+            key, times = this_round
             state = (times, remaining) if is_busy else times
             arrivals, state = model.sample(key, state, loads)
             work = _work(arrivals.elapsed, arrivals.joined, times, loads)
@@ -254,16 +261,17 @@ def _end_rounds(late, rules, code, loads, keys, times):
             remaining = state[1] if is_busy else remaining
             return remaining, (arrivals.elapsed, work, jnp.packbits(mask))
 
-        idle = jnp.zeros(times.shape[-1], jnp.result_type(float))
-        return jax.lax.scan(step, idle, (keys, times))[1]
+        idle = jnp.zeros(len(loads), jnp.result_type(float))
+        return jax.lax.scan(step, idle, cluster)[1]
 
-    of_clusters = jax.vmap(run, (None, 0, 0))
+    of_clusters = jax.vmap(run, (None, 0))
     leaves = jax.tree.leaves(rules)
     # A rule without arrays is alone.
     num_rules = len(leaves[0]) if leaves else 1
-    of_rules = jax.vmap(of_clusters, (0, None, None), axis_size=num_rules)
-    rounds = of_rules(rules, keys, times)
-    size = times.shape[0] * times.shape[1]
+    of_rules = jax.vmap(of_clusters, (0, None), axis_size=num_rules)
+    rounds = of_rules(rules, drawn)
+    num_clusters, num_rounds, _ = drawn.times.shape
+    size = num_clusters * num_rounds
     return jax.tree.map(
         lambda leaf: leaf.reshape(len(leaf), size, *leaf.shape[3:]), rounds
     )
