@@ -31,14 +31,14 @@ _BATCH_SIZE = 4096
 
 
 def compare(
-    codes: Mapping[str, GradientCode] | Sequence[GradientCode],
-    delays: Mapping[str, DelayModel] | Sequence[DelayModel],
-    waiting: Mapping[str, Any] | Sequence[Any],
+    codes: Mapping[Any, GradientCode] | Sequence[GradientCode],
+    delays: Mapping[Any, DelayModel] | Sequence[DelayModel],
+    waiting: Mapping[Any, Any] | Sequence[Any],
     key: jax.Array,
     num_trials: int,
     *,
     late: str = "cancelled",
-    decoder: DecoderLike | Mapping[str, DecoderLike] = None,
+    decoder: DecoderLike | Mapping[Any, DecoderLike] = None,
     tolerance: float = 1e-3,
     num_rounds: int = 50,
     keep_trials: bool = False,
@@ -69,7 +69,8 @@ def compare(
       delays: Delay models: a dict with names, or a list. A list gets the `repr` of each
         model as its name.
       waiting: Waiting rules, or functions of a code that return one, such as
-        `stragglers.until_decodable`: a dict with names, or a list.
+        `stragglers.until_decodable`: a dict with names, or a list. Names that are
+        numbers become a numeric axis of figures.
       key: PRNG key of either kind.
       num_trials: Number of trials of each cell, at least 1. If rounds depend on each
         other, it is rounded up to a multiple of num_rounds.
