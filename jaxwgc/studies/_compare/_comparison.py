@@ -128,8 +128,9 @@ class Comparison:
         )
 
     def __str__(self) -> str:
+        noun = "round" if self.num_trials == 1 else "rounds"
         paragraphs = [
-            f"{self.num_trials:,} rounds per row; mean ± half of the 95% interval"
+            f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval"
         ]
         for place, delay in enumerate(self.delays):
             rows: list[tuple[str, ...]] = [("code", "waiting", *QUANTITIES)]
