@@ -348,6 +348,17 @@ def test_weighted_codes():
     np.testing.assert_allclose(trials["error"][1], trials["error"][2], atol=1e-5)
 
 
+def test_rules_without_tolerance():
+    """Rounding is a residual for a rule with tolerance 0, as in `delayed`."""
+
+    def strict(code):
+        return until_decodable(code, tolerance=0.0)
+
+    study = compare(codes=[CODES["cyclic"]], waiting=[strict], num_trials=50)
+    assert study.messages.mean[0, 0, 0] > 4
+    assert study.error.mean[0, 0, 0] == 0
+
+
 def test_many_messages():
     """Masks of more than 64 messages are told apart by bytes."""
     code = codes.uncoded(70)

@@ -114,7 +114,7 @@ def _quantities(
     """Returns the trials of each quantity of a cell, (num_trials,)."""
     return {
         "time": rounds.time,
-        "error": decoded.residual**2,
+        "error": decoded.error,
         "share": decoded.share,
         "exact": decoded.residual <= tolerance,
         "messages": decoded.messages,

@@ -30,8 +30,9 @@ class Comparison:
       time: Duration of a round, in the unit of the delay model; infinite if some rounds
         never end.
       error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
-        part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. If all
-        trials are 0, the interval is that of a proportion.
+        part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
+        residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
+        as 0. If all trials are 0, the interval is that of a proportion.
       share: Share of the gradient recovered, see `jaxwgc.Decoding`.
       exact: Proportion of rounds that decode: their residual is at most `tolerance` of
         the norm of the target.

@@ -22,11 +22,13 @@ class DecodedMasks(NamedTuple):
 
     Attributes:
       residual: Norm of aᵀB - target over that of the target.
-      share: Share of the gradient recovered.
+      error: Squared residual; 0 if the residual is rounding.
+      share: Share of the gradient recovered; 1 if the residual is rounding.
       messages: Number of messages that arrived.
     """
 
     residual: np.ndarray
+    error: np.ndarray
     share: np.ndarray
     messages: np.ndarray
 
@@ -48,10 +50,14 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     target = np.asarray(code.target)
     weight = float(target[0]) if np.all(target == target[0]) else None
     decoded = jax.device_get([_decode(weight, code, batch) for batch in batches])
+    dtype = decoded[0][0].dtype
     residual, share = np.concatenate(decoded, axis=1, dtype=np.float64)
+    residual = residual[: len(packed)]
+    is_rounding = residual <= rounding(dtype)
     return DecodedMasks(
-        residual=residual[: len(packed)],
-        share=share[: len(packed)],
+        residual=residual,
+        error=np.where(is_rounding, 0, residual**2),
+        share=np.where(is_rounding, 1, share[: len(packed)]),
         messages=np.bitwise_count(packed).sum(axis=1, dtype=np.float64),
     )
 
@@ -60,7 +66,7 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
 def _decode(
     weight: float | None, code: GradientCode, packed: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns relative residuals and shares of packed masks, without rounding.
+    """Returns relative residuals and shares of packed masks.
 
     Args:
       weight: Weight of every part, None if they differ. Programs for equal weights are
@@ -73,10 +79,7 @@ def _decode(
         code = dataclasses.replace(code, target=target)
     bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
     decoded = Arrived(bits.astype(bool)).decode(code, code.choose_decoder())
-    residual = decoded.relative_residual
-    is_rounding = residual <= rounding(residual.dtype)
-    residual = jnp.where(is_rounding, 0, residual)
-    return residual, jnp.where(is_rounding, 1, decoded.share)
+    return decoded.relative_residual, decoded.share
 
 
 def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
