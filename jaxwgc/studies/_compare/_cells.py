@@ -1,7 +1,6 @@
 """Cells of a comparison: simulated rounds, and the masks that they decode."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from jaxwgc.studies._compare._inputs import Inputs
 from jaxwgc.studies._compare._masks import (
     DecodedMasks,
-    decode_packed,
+    decode_all,
     distinct_rows,
 )
 from jaxwgc.studies._compare._rounds import (
@@ -91,21 +90,19 @@ def quantities_of_cells(
         distinct_rows(np.concatenate([rounds[cell].masks for cell in of_code]))
         for of_code in cells
     ]
-    # Codes are decoded in parallel: programs compile, and run, on one core each.
-    with ThreadPoolExecutor() as pool:
-        decoded_codes = pool.map(
-            decode_packed, inputs.codes.values(), [masks for masks, _ in distinct]
-        )
-        for of_code, (_, places), decoded in zip(
-            cells, distinct, decoded_codes, strict=True
-        ):
-            shown.advance()
-            start = 0
-            for cell in of_code:
-                end = start + len(rounds[cell].masks)
-                of_trials = decoded.take(places[start:end][rounds[cell].places])
-                yield cell, _quantities(rounds[cell], of_trials, tolerance)
-                start = end
+    decoded_codes = decode_all(
+        list(inputs.codes.values()), [masks for masks, _ in distinct]
+    )
+    for of_code, (_, places), decoded in zip(
+        cells, distinct, decoded_codes, strict=True
+    ):
+        shown.advance()
+        start = 0
+        for cell in of_code:
+            end = start + len(rounds[cell].masks)
+            of_trials = decoded.take(places[start:end][rounds[cell].places])
+            yield cell, _quantities(rounds[cell], of_trials, tolerance)
+            start = end
 
 
 def _quantities(

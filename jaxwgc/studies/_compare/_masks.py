@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +39,26 @@ class DecodedMasks(NamedTuple):
         return DecodedMasks(*(values[places] for values in self))
 
 
+def decode_all(
+    codes: Sequence[GradientCode], packed: Sequence[np.ndarray]
+) -> Iterator[DecodedMasks]:
+    """Yields the decoded masks of each code; new programs compile in parallel.
+
+    Args:
+      codes: Gradient codes.
+      packed: Masks of each code, see `decode_packed`.
+    """
+    # Programs are lowered in this thread, whose configuration counts. The calls below
+    # find the compiled ones in JAX's cache.
+    lowered = [
+        _decode.lower(_equal_weight(code), code, _batches(masks)[0])
+        for code, masks in zip(codes, packed, strict=True)
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda program: program.compile(), lowered))
+    yield from map(decode_packed, codes, packed)
+
+
 def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     """Decodes masks by the first decoder of a code.
 
@@ -44,12 +66,9 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
       code: Gradient code.
       packed: Masks of messages as packed bits, uint8 (masks, bytes).
     """
-    padding = [(0, -len(packed) % _BATCH), (0, 0)]
-    batches = np.pad(packed, padding, constant_values=255)
-    batches = batches.reshape(-1, _BATCH, packed.shape[1])
-    target = np.asarray(code.target)
-    weight = float(target[0]) if np.all(target == target[0]) else None
-    decoded = jax.device_get([_decode(weight, code, batch) for batch in batches])
+    weight = _equal_weight(code)
+    batches = [_decode(weight, code, batch) for batch in _batches(packed)]
+    decoded = jax.device_get(batches)
     dtype = decoded[0][0].dtype
     residual, share = np.concatenate(decoded, axis=1, dtype=np.float64)
     residual = residual[: len(packed)]
@@ -60,6 +79,19 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
         share=np.where(is_rounding, 1, share[: len(packed)]),
         messages=np.bitwise_count(packed).sum(axis=1, dtype=np.float64),
     )
+
+
+def _batches(packed: np.ndarray) -> np.ndarray:
+    """Returns masks in batches of equal size, padded by masks of all messages."""
+    padding = [(0, -len(packed) % _BATCH), (0, 0)]
+    padded = np.pad(packed, padding, constant_values=255)
+    return padded.reshape(-1, _BATCH, packed.shape[1])
+
+
+def _equal_weight(code: GradientCode) -> float | None:
+    """Returns the weight of every part, None if weights differ."""
+    target = np.asarray(code.target)
+    return float(target[0]) if np.all(target == target[0]) else None
 
 
 @functools.partial(jax.jit, static_argnums=0)
