@@ -48,8 +48,8 @@ def decode_all(
       codes: Gradient codes.
       packed: Masks of each code, see `decode_packed`.
     """
-    # Programs are lowered in this thread, whose configuration counts. The calls below
-    # find the compiled ones in JAX's cache.
+    # Programs are lowered in this thread: others do not see the caller's `enable_x64`.
+    # The calls below find the compiled programs in JAX's cache.
     lowered = [
         _decode.lower(_equal_weight(code), code, _batches(masks)[0])
         for code, masks in zip(codes, packed, strict=True)
