@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from jaxwgc.checks import check_step
     from jaxwgc.sketching import partition
     from jaxwgc.studies import (
+        Comparison,
         Plan,
         StragglerReport,
         Summary,
+        compare,
         monte_carlo,
         plan,
         straggler_report,
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BlockLeverageState",
     "CodedAggregateState",
+    "Comparison",
     "Decoding",
     "ErrorCounts",
     "ErrorLocation",
@@ -68,6 +71,7 @@ __all__ = [
     "coded_aggregate",
     "codes",
     "coding",
+    "compare",
     "corruptions",
     "decode",
     "decode_aggregate",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.monitoring
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -121,6 +122,27 @@ def with_x64():
     """Runs a test with JAX's 64-bit mode on."""
     with jax.enable_x64(True):
         yield
+
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(scope="session")
+def every_compilation():
+    """Seconds of each program that this process compiles or loads from a cache."""
+    seconds = []
+    # JAX keeps a listener as long as the process.
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: event == COMPILED and seconds.append(duration)
+    )
+    return seconds
+
+
+@pytest.fixture
+def compilations(every_compilation):
+    """Seconds of each program since the test began, or since the last `clear()`."""
+    every_compilation.clear()
+    return every_compilation
 
 
 @pytest.fixture(params=["key", "PRNGKey"])

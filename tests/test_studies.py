@@ -1,6 +1,8 @@
 """Monte Carlo studies against a Python loop, summaries and estimates against SciPy."""
 
 import collections
+import io
+import sys
 import warnings
 
 import chex
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, stragglers, studies
+from jaxwgc.studies import _progress
 
 KEY = jax.random.key(0)
 Result = collections.namedtuple("Result", ["draws", "more"])
@@ -34,6 +37,11 @@ def one_by_one(key, num_trials):
     """What the docstring promises, in a Python loop."""
     results = [alone(key, index) for index in range(num_trials)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 class TestMonteCarlo:
@@ -75,7 +83,7 @@ class TestMonteCarlo:
 
     @pytest.mark.parametrize(
         ("num_trials", "batch_size", "lanes"),
-        [(10, 3, 3), (7, 100, 7), (5, 1, 1), (9, 8, 5), (1000, None, 250)],
+        [(10, 3, 3), (7, 100, 8), (5, 1, 1), (9, 8, 8), (1000, None, 256)],
     )
     def test_compiled_once_with_no_more_lanes_than_the_batch(
         self, num_trials, batch_size, lanes
@@ -102,6 +110,37 @@ class TestMonteCarlo:
             assert results.shape == (num_trials,)
         assert len(traces) == 1
         assert batches == [lanes]
+
+    def test_another_number_of_trials_compiles_nothing(self, compilations):
+        def trial(key):
+            return jax.random.normal(key)
+
+        first = jaxwgc.monte_carlo(trial, KEY, 300)
+        compilations.clear()
+        others = [jaxwgc.monte_carlo(trial, KEY, number) for number in (256, 400, 777)]
+        assert not compilations
+        assert [len(other) for other in others] == [256, 400, 777]
+        np.testing.assert_array_equal(others[-1][:300], first)
+
+    def test_a_bar_appears_in_long_studies(self, monkeypatch, capsys):
+        rich = pytest.importorskip("rich.progress")
+        totals = []
+
+        class Bar(rich.Progress):
+            def add_task(self, *args, total):
+                totals.append(total)
+                return super().add_task(*args, total=total)
+
+        monkeypatch.setattr(rich, "Progress", Bar)
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
+        assert totals == []
+        monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
+        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
+        assert totals == [10]
+        # A function of the caller takes the place of the bar.
+        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4, lambda *done: None)
+        assert totals == [10]
 
     def test_progress(self):
         calls = []

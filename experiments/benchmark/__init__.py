@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from experiments.benchmark import (
+    comparison,
     compilation,
     coordinator,
     decoding,
@@ -33,6 +34,8 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "mesh": step.mesh,
     "scale": many_workers.clusters,
     "trials": many_workers.trials,
+    "comparison": comparison.study,
+    "comparison_memory": comparison.memory,
     "coordinator": coordinator.study,
     "coordinator_peers": coordinator.peers,
     "compilation": compilation.largest,

@@ -2,9 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
@@ -24,17 +24,12 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_masks = MASKS_PER_RUN * effort.runs
     code_key, learn_key, mask_key = jax.random.split(jax.random.fold_in(key, 7), 3)
     model = stragglers.bernoulli(PROBABILITY)
-    masks = jaxwgc.monte_carlo(
-        lambda key: model.sample(key, (), jnp.ones(NUM_WORKERS))[0].received,
-        mask_key,
-        num_masks,
-    )
     num_steps = 1500 if effort.is_full else 10
 
     def measure(code):
         given = code, model, learn_key
         better = jaxwgc.studies.learn_entries(*given, num_steps=num_steps)
-        return compare(code, better, masks)
+        return compare(code, better, mask_key, num_masks)
 
     cells = {
         name: Once(measure, code)
@@ -77,17 +72,20 @@ def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
     }
 
 
-def compare(code: Code, better: Code, masks: np.ndarray) -> Numbers:
+def compare(code: Code, better: Code, key: jax.Array, num_masks: int) -> Numbers:
     """Compares both codes, decoded by least squares on the same masks."""
-    # The other static fields are equal, so that one program serves all.
-    only = {"decoders": (jaxwgc.decoders.LeastSquares(),), "num_stragglers": 0}
     with jax.enable_x64(True):
-        error = jax.jit(jaxwgc.decoding_error)
-        before, after = (
-            np.asarray(error(dataclasses.replace(variant, **only), masks))
-            / code.num_parts
-            for variant in (code, better)
+        study = jaxwgc.compare(
+            {"zeros and ones": code, "learned": better},
+            {"lost": stragglers.bernoulli_slowdown(PROBABILITY, slowdown=math.inf)},
+            # Longer than the time of a worker, which is its load.
+            {"deadline": stragglers.deadline(2.0 * REPLICATION)},
+            key,
+            num_masks,
+            decoder=jaxwgc.decoders.LeastSquares(),
+            keep_trials=True,
         )
+    before, after = study.trials["error"][:, 0, 0]
     ratio = ratio_of_means(after, before)
     return {
         "zeros_and_ones": jaxwgc.summarize(before),

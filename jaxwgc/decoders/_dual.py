@@ -73,7 +73,7 @@ class Dual(Decoder):
 @functools.partial(jax.jit, static_argnames="num_stragglers")
 def _corrected(mask, rows, num_stragglers, matrix, target):
     """Returns weights, and which of them are inaccurate."""
-    system, _ = systems_of(matrix, target)
+    system, _ = systems_of(matrix, target, is_unweighted=True)
     dtype = system.matrix.dtype
     rows = jnp.asarray(rows, dtype)
     dual = DualCode(of_all=rows[0], null=rows[1:].T)

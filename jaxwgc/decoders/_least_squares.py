@@ -13,6 +13,7 @@ from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._systems import (
     EXCESS,
     System,
+    has_equal_weights,
     solve_in_turn,
     solve_poor,
     squared_norm,
@@ -29,9 +30,13 @@ _GRADIENT = {32: 5e-7, 64: 1e-15}
 _DONE_EPS = 64
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="is_unweighted")
 def least_squares_weights(
-    mask: jax.Array, matrix: Array, target: Array, num_missing: int | jax.Array
+    mask: jax.Array,
+    matrix: Array,
+    target: Array,
+    num_missing: int | jax.Array,
+    is_unweighted: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes minimum-norm least-squares weights.
 
@@ -48,12 +53,14 @@ def least_squares_weights(
       matrix: (num_messages, c).
       target: (num_segments, c).
       num_missing: See `LeastSquares`.
+      is_unweighted: Whether all parts have equal weights.
 
     Returns:
       Weights (..., num_segments, num_messages), zero at messages that were not
       received; and which of them are inaccurate, bool (...).
     """
-    systems = plain, _ = systems_of(matrix, target)
+    systems = systems_of(matrix, target, is_unweighted)
+    plain, _ = systems
     # Zeros are derived from the mask, so that under shard_map they vary over the mesh
     # axes of the mask.
     zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)
@@ -230,5 +237,7 @@ class LeastSquares(Decoder):
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         num_missing = jnp.asarray(self.num_missing)
-        weights, is_poor = least_squares_weights(mask, matrix, target, num_missing)
+        weights, is_poor = least_squares_weights(
+            mask, matrix, target, num_missing, has_equal_weights(target)
+        )
         return solve_poor(is_poor, weights, mask, matrix, target)

@@ -54,15 +54,26 @@ class System(NamedTuple):
         scale = jnp.sqrt(squared_norm(self.target).sum(-1))
         return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
-    # The systems of a code without and with part weights.
-
     def is_solved_by(self, weights: jax.Array) -> jax.Array:
         """Returns whether the residual of weights is within rounding."""
         bits = jnp.finfo(self.norms.dtype).bits
         return self.residual(weights) <= ROUNDING[bits]
 
 
-Systems: TypeAlias = tuple[System, System]
+# The systems without and with part weights, in the order in which to try them. None if
+# all weights are equal, so that the systems are.
+Systems: TypeAlias = tuple[System, System | None]
+
+
+def has_equal_weights(target: Array) -> bool:
+    """Returns whether all parts are known to have equal weights.
+
+    The system with part weights then does not become part of compiled programs.
+    """
+    if not isinstance(target, np.ndarray):
+        return False
+    columns = target.sum(axis=0)
+    return bool(np.all(columns == columns[:1]))
 
 
 def column_weights(target: Array) -> jax.Array:
@@ -75,26 +86,36 @@ def column_weights(target: Array) -> jax.Array:
     return jnp.where(weights == 0, scale_of(target), weights)
 
 
-@jax.jit
-def systems_of(matrix: Array, target: Array) -> Systems:
+@functools.partial(jax.jit, static_argnames="is_unweighted")
+def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
     """Returns the systems of a code, in the order in which to try them.
 
     In the first, columns are divided by the weights of their parts. So the error of
     each part is relative to its weight, and no part is lost in the rounding of larger
     ones (theorem 4.1 of the paper). The second is for masks with a residual above
     `DECODES` in the first.
+
+    Args:
+      matrix: B, (num_messages, c).
+      target: (num_segments, c).
+      is_unweighted: Whether all parts have equal weights.
     """
+    columns = column_weights(target)
+    plain = _scaled_system(matrix, target, columns)
+    if is_unweighted:
+        return plain, None
+    columns = jnp.full_like(columns, scale_of(target))
+    return plain, _scaled_system(matrix, target, columns)
+
+
+def _scaled_system(matrix: Array, target: Array, columns: jax.Array) -> System:
+    """Returns the system with columns and rows of B divided by their sizes."""
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-    unweighted = column_weights(target)
-    weighted = jnp.full_like(unweighted, scale_of(target))
-    columns = jnp.stack([unweighted, weighted])[:, None]
     columns = columns.astype(jnp.finfo(dtype).dtype)
     # The matrix is multiplied by inverses, because division of complex numbers compiles
     # to a large program.
     rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
-    targets = target.astype(columns.dtype) / columns
-    first = System(rows[0], norms[0], targets[0])
-    return first, System(rows[1], norms[1], targets[1])
+    return System(rows, norms, jnp.asarray(target, columns.dtype) / columns)
 
 
 def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
@@ -195,6 +216,8 @@ def solve_in_turn(
     """
     plain, weighted = systems
     weights, is_solved = solve(weights, mask, plain)
+    if weighted is None:
+        return weights, is_solved
     sizes = jnp.abs(weighted.target).sum(0)
     is_lost = is_solved & ~(plain.residual(weights) <= DECODES)
     is_lost &= sizes.max() > sizes.min()
@@ -314,12 +337,13 @@ def solve_poor(
     # Outside of jit, the decompositions are compiled only if a mask needs them.
     if not isinstance(is_poor, jax.core.Tracer) and not np.any(is_poor):
         return weights
-    return _solve_poor(is_poor, weights, mask, matrix, target, attempt)
+    is_unweighted = has_equal_weights(target)
+    return _solve_poor(is_poor, weights, mask, matrix, target, is_unweighted, attempt)
 
 
-@jax.jit
-def _solve_poor(is_poor, weights, mask, matrix, target, attempt):
-    systems = systems_of(matrix, target)
+@functools.partial(jax.jit, static_argnames="is_unweighted")
+def _solve_poor(is_poor, weights, mask, matrix, target, is_unweighted, attempt):
+    systems = systems_of(matrix, target, is_unweighted)
     one_by_one = Partial(_decompose, systems=systems)
     if attempt is not None:
         one_by_one = Partial(_attempt_first, systems=systems, attempt=attempt)

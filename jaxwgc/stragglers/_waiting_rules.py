@@ -142,7 +142,7 @@ class fastest(WaitingRule):
     infinite).
 
     Args:
-      num_required: f, from 1 to the number of workers.
+      num_required: f, from 1 to the number of workers. May be traced.
 
     Raises:
       ValueError: If num_required is below 1, or (when called) above the number of
@@ -163,20 +163,19 @@ class fastest(WaitingRule):
     num_required: int
 
     def __post_init__(self):
-        _validation.check_int("num_required", self.num_required, minimum=1)
+        if not _validation.is_traced(self.num_required):
+            _validation.check_int("num_required", self.num_required, minimum=1)
 
     def ends(self, times):
         """Returns the f-th smallest time."""
-        number = self.num_required
-        _validation.check_up_to("num_required", number, num_workers=len(times))
-        return times.__array_namespace__().sort(times)[number - 1]
+        self._check_number(len(times))
+        return times.__array_namespace__().sort(times)[self.num_required - 1]
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
         """Returns the arrivals of exactly f workers; the key resolves ties."""
         times = times_of(times)
-        number = self.num_required
-        _validation.check_up_to("num_required", number, num_workers=len(times))
-        first = fastest_workers(key, times, number)
+        self._check_number(len(times))
+        first = fastest_workers(key, times, self.num_required)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
         return Arrivals(first & jnp.isfinite(times), times, elapsed)
 
@@ -196,6 +195,11 @@ class fastest(WaitingRule):
     def time_quantile(self, law: Distribution, num_workers: int, level: float) -> float:
         """Returns the quantile of the f-th fastest time."""
         return law.fastest_quantile(self.num_required, num_workers, level)
+
+    def _check_number(self, num_workers: int) -> None:
+        number = self.num_required
+        if not _validation.is_traced(number):
+            _validation.check_up_to("num_required", number, num_workers=num_workers)
 
 
 @dataclasses.dataclass(frozen=True)

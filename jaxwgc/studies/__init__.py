@@ -1,5 +1,7 @@
-"""Studies of codes under stragglers: Monte Carlo trials, diagnosis, plans, learning."""
+"""Studies of codes under stragglers: comparison, trials, diagnosis, plans, learning."""
 
+from jaxwgc.studies._compare._compare import compare
+from jaxwgc.studies._compare._comparison import Comparison
 from jaxwgc.studies._diagnosis import Diagnosis, diagnose
 from jaxwgc.studies._expected_error import ExpectedError, expected_error
 from jaxwgc.studies._learned_entries import learn_entries
@@ -18,6 +20,7 @@ from jaxwgc.studies._worst_pattern import adversarial, worst_pattern
 
 __all__ = [
     "Choice",
+    "Comparison",
     "Diagnosis",
     "Estimate",
     "ExpectedError",
@@ -26,6 +29,7 @@ __all__ = [
     "Summary",
     "WaitReport",
     "adversarial",
+    "compare",
     "diagnose",
     "expected_error",
     "monte_carlo",

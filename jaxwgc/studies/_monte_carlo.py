@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxwgc import _arrays, _validation
 from jaxwgc._some_masks import in_batches
+from jaxwgc.studies._progress import Progress
 
 _DEFAULT_BATCH_SIZE = 256
 # Number of results from which on intervals of nonnegative results are clipped at 0.
@@ -30,8 +31,10 @@ def monte_carlo(
     """Runs a trial many times, vmapped in batches of one compiled program.
 
     A trial is traced once during its lifetime, as by `jax.jit`: later calls with the
-    same function and batch size compile nothing, and ignore changes of global variables
-    that the function reads. Calls with `devices` compile once each.
+    same function ignore changes of global variables that the function reads. Calls with
+    other numbers of trials compile nothing, since the last batch is padded. (Fewer
+    trials than a batch are padded to a power of two, which compiles once for each
+    power.) Calls with `devices` compile once each.
 
     Trial i uses the key fold_in(key, i), so that results do not depend on the batch
     size, and a larger num_trials extends a study. Results move to the host after each
@@ -43,7 +46,8 @@ def monte_carlo(
       num_trials: Number of trials, at least 1.
       batch_size: Number of trials per batch, at least 1. None for up to 256. Reduce it
         if a trial needs much memory.
-      progress: Called as `progress(done, num_trials)` after each batch.
+      progress: Called as `progress(done, num_trials)` after each batch. By default, a
+        terminal or notebook shows a bar after two seconds if rich is installed.
       devices: Devices of this process that share the trials, e.g. `jax.devices()`. Each
         runs its own batches, so that results do not change. Defaults to JAX's default
         device.
@@ -70,9 +74,9 @@ def monte_carlo(
     batch_size = _DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
     devices = _checked_devices(devices)
-    # Batches of nearly equal size minimise the padding of the last one.
-    num_batches = -(-num_trials // (batch_size * len(devices)))
-    batch_size = -(-num_trials // (num_batches * len(devices)))
+    # Few sizes, so that studies with other numbers of trials share compiled programs.
+    num_per_device = -(-num_trials // len(devices))
+    batch_size = min(batch_size, _arrays.next_power_of_two(num_per_device))
     at_once = batch_size * len(devices)
 
     # JAX keeps the compiled program as long as the function `trial` exists, also under
@@ -97,14 +101,14 @@ def monte_carlo(
         specs: dict[str, Any] = {"mesh": mesh, "in_specs": each, "out_specs": each}
         run = jax.jit(jax.shard_map(run, check_vma=False, **specs))
     batches = []
-    for start in range(0, num_trials, at_once):
-        batch = batch_of(start + np.arange(at_once), run)
-        if _validation.is_traced(batch):
-            # The trial reads a traced value, or this call is under jit.
-            return run_traced()
-        batches.append(jax.device_get(batch))
-        if progress is not None:
-            progress(min(start + at_once, num_trials), num_trials)
+    with Progress(progress, num_trials) as shown:
+        for start in range(0, num_trials, at_once):
+            batch = batch_of(start + np.arange(at_once), run)
+            if _validation.is_traced(batch):
+                # The trial reads a traced value, or this call is under jit.
+                return run_traced()
+            batches.append(jax.device_get(batch))
+            shown.update(min(start + at_once, num_trials))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_trials], *batches)
 
 
@@ -184,21 +188,32 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
             xp, values = jnp, _arrays.promoted(leaf)
         else:
             xp, values = np, np.asarray(leaf, np.float64)
-        mean = xp.mean(values, axis=0)
-        degrees = num_trials - 1 or math.nan
-        variance = xp.sum((values - mean) ** 2, axis=0) / degrees
-        error = xp.sqrt(variance / num_trials)
-        half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
-        low, high = mean - half, mean + half
-        if num_trials >= _NUM_OF_ONE_SIGN:
-            low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
+        summary = student_summary(values, confidence)
+        low, high = summary.low, summary.high
         if num_trials > 1 or _arrays.dtype_of(leaf) == np.bool_:
             wilson = _wilson_interval(xp, values.sum(0), num_trials, confidence)
             is_share = ((values == 0) | (values == 1)).all(0)
             low, high = (xp.where(is_share, *ends) for ends in zip(wilson, (low, high)))
-        return Summary(mean, low[()], high[()], error)
+        return summary._replace(low=low[()], high=high[()])
 
     return jax.tree.map(of_leaf, results)
+
+
+def student_summary(trials: Any, confidence: float = 0.95) -> Summary:
+    """Computes the mean of real trials (num_trials, ...), with Student's interval."""
+    xp = _arrays.array_module(trials)
+    values = trials if xp is jnp else np.asarray(trials, np.float64)
+    num_trials = len(values)
+    mean = xp.mean(values, axis=0)
+    degrees = num_trials - 1 or math.nan
+    variance = xp.sum((values - mean) ** 2, axis=0) / degrees
+    error = xp.sqrt(variance / num_trials)
+    half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
+    low = mean - half
+    high = mean + half
+    if num_trials >= _NUM_OF_ONE_SIGN:
+        low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
+    return Summary(mean, low[()], high[()], error)
 
 
 def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:

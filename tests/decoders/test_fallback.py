@@ -65,7 +65,7 @@ def test_batches_lanes_and_single_masks(name, x64):
 
 def factorised(code, masks):
     """Returns weights by Cholesky decompositions, and which masks are solved."""
-    systems = systems_of(jnp.asarray(code.encoding_matrix), code.segment_targets)
+    systems = systems_of(jnp.asarray(code.encoding_matrix), code.segment_targets, False)
     weights = jnp.zeros((len(masks), 1, masks.shape[1]), systems[0].matrix.dtype)
     return solve_in_turn(_systems._by_cholesky, weights, masks, systems)
 
@@ -83,11 +83,13 @@ def test_masks_that_are_not_factorised_are_decomposed(x64):
     masks = every_pattern(12, 3)
     weights, is_solved = factorised(code, masks)
     assert not is_solved.any()
-    systems = systems_of(jnp.asarray(matrix), code.segment_targets)
+    systems = systems_of(jnp.asarray(matrix), code.segment_targets, False)
     found = _systems.solve_poor(~is_solved, weights, masks, matrix, np.ones((1, 12)))
     left = systems[0].residual(found)
     expected = systems[0].residual(jnp.asarray(by_lstsq(code, masks))[:, None])
-    np.testing.assert_allclose(left, expected, atol=10 * ROUNDING[jnp.finfo(left.dtype).bits])
+    np.testing.assert_allclose(
+        left, expected, atol=10 * ROUNDING[jnp.finfo(left.dtype).bits]
+    )
     size = np.abs(found).max()
     np.testing.assert_allclose(
         found[:, 0], by_lstsq(code, masks), rtol=0, atol=size * (1e-11 if x64 else 1e-5)

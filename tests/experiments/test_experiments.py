@@ -103,6 +103,8 @@ BENCHMARK = {
     "benchmark.compilation.programs": lambda seed: only(
         PROGRAMS(seed), "a round, fractional_repetition", "leverage_scores"
     ),
+    "benchmark.comparison.all_codes": lambda seed: {"uncoded": codes.uncoded(20)},
+    "benchmark.comparison.run_program": run_here,
     "benchmark.leverage_scores.run_program": run_here,
     "benchmark.decoding.BERNOULLI": ((4, 20),),
     "benchmark.decoding.CODES": ((10, 5, 6),),
@@ -124,7 +126,7 @@ BENCHMARK = {
     ),
     **{
         f"benchmark.{name}.in_own_process": lambda run, *arguments: run(*arguments)
-        for name in ("many_workers", "compilation", "leverage_scores")
+        for name in ("many_workers", "compilation", "leverage_scores", "comparison")
     },
 }
 TIMES = np.random.default_rng(0).lognormal(0, 0.1, (40, 4)) * [1, 5, 1, 1]

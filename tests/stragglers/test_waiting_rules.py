@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
+from jaxwgc.stragglers import _selection
 from tests.oracles import check_counts, least_miss, targets
 from tests.stragglers.laws import binary, rounds_of
 from tests.zoo import KEY
@@ -183,6 +184,36 @@ class TestFastest:
         masks, counts = np.unique(binary(received), return_counts=True)
         assert len(masks) == math.comb(4, 2)
         check_counts(counts)
+
+    def test_pairs_and_bisection_agree(self, monkeypatch):
+        """Also on ties, since both draw equal random numbers."""
+        generator = np.random.default_rng(0)
+        times = generator.integers(0, 5, (300, 12)).astype(np.float32)
+        times[:50] = generator.random((50, 12))
+        times[generator.random(times.shape) < 0.1] = np.inf
+        masks = []
+        for most_in_pairs in (0, 12):
+            monkeypatch.setattr(_selection, "_MOST_IN_PAIRS", most_in_pairs)
+            # A new function, which JAX has not traced with the other number.
+            select = functools.partial(_selection.fastest_workers.__wrapped__, count=5)
+            select = jax.jit(jax.vmap(select))
+            masks.append(np.asarray(select(jax.random.split(KEY, 300), times)))
+        np.testing.assert_array_equal(*masks)
+        assert np.all(masks[0].sum(axis=1) == 5)
+
+    def test_the_number_may_be_traced(self):
+        times = jnp.array([3.0, 1.0, 2.0, 1.0])
+
+        def round_of(number):
+            return stragglers.fastest(number).arrivals(KEY, times)
+
+        arrivals = jax.jit(jax.vmap(round_of))(jnp.array([1, 3, 4]))
+        for place, number in enumerate((1, 3, 4)):
+            expected = round_of(number)
+            np.testing.assert_array_equal(arrivals.received[place], expected.received)
+            assert arrivals.elapsed[place] == expected.elapsed
+            end = jax.jit(lambda number: stragglers.fastest(number).ends(times))(number)
+            assert end == expected.elapsed
 
     def test_zeros_of_both_signs_tie(self):
         times = np.tile(np.array([0.0, -0.0, 1.0], np.float32), (64, 1))

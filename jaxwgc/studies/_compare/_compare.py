@@ -1,0 +1,204 @@
+"""Compares codes, delay models and waiting rules: the public function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
+from jaxwgc.stragglers import DelayModel
+from jaxwgc.studies._compare._cells import (
+    Cell,
+    groups_of_equal_loads,
+    quantities_of_cells,
+    simulated,
+)
+from jaxwgc.studies._compare._comparison import QUANTITIES, Comparison
+from jaxwgc.studies._compare._inputs import Inputs, checked_inputs
+from jaxwgc.studies._compare._rounds import Schedule
+from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
+from jaxwgc.studies._progress import Progress
+
+# Quantities from 0 to 1 for optimal decoders. If all trials are 0 or 1, `summarize` has
+# the interval of a proportion: an error that was never seen is not known to be 0.
+_PROPORTIONS = ("error", "exact")
+# Default number of trials per call of a compiled program: a few MB of times.
+_BATCH_SIZE = 4096
+
+
+def compare(
+    codes: Mapping[Any, GradientCode] | Sequence[GradientCode],
+    delays: Mapping[Any, DelayModel] | Sequence[DelayModel],
+    waiting: Mapping[Any, Any] | Sequence[Any],
+    key: jax.Array,
+    num_trials: int,
+    *,
+    late: str = "cancelled",
+    decoder: DecoderLike | Mapping[Any, DecoderLike] = None,
+    tolerance: float = 1e-3,
+    num_rounds: int = 50,
+    keep_trials: bool = False,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Comparison:
+    """Simulates rounds of all combinations of codes, delay models and waiting rules.
+
+    A trial is one round: finish times are drawn, the rule ends the round, and the code
+    is decoded from the messages that arrived. Trial i uses the key fold_in(key, i) in
+    all cells, so that differences between cells are more accurate than their values,
+    and a larger num_trials extends a study. The trial of a cell is
+    `stragglers.delayed(delay, wait, late).sample(fold_in(key, i), state, code.loads)`.
+
+    Times are drawn once per delay model and vector of loads, and each distinct mask of
+    a code is decoded once. Rules and delay models that differ only in numbers, and
+    codes of equal shapes and decoders, share compiled programs. So do studies with
+    other numbers of trials.
+
+    Rounds depend on each other if a delay model has a state (`markov`, `empirical`), or
+    if late workers are busy. Trials are then consecutive rounds of independent
+    clusters, each of which starts with idle workers: trial i is round i % num_rounds of
+    cluster i // num_rounds. Intervals are those of the means of clusters.
+
+    Args:
+      codes: Gradient codes for equally many workers: a dict with names, or a list. A
+        list gets names such as "Lagrange, 4 copies".
+      delays: Delay models: a dict with names, or a list. A list gets the `repr` of each
+        model as its name.
+      waiting: Waiting rules, or functions of a code that return one, such as
+        `stragglers.until_decodable`: a dict with names, or a list. Names that are
+        numbers become a numeric axis of figures.
+      key: PRNG key of either kind.
+      num_trials: Number of trials of each cell, at least 1. If rounds depend on each
+        other, it is rounded up to a multiple of num_rounds.
+      late: What late workers do, see `stragglers.delayed`: `"cancelled"` or `"busy"`.
+      decoder: Decoder of all codes, see `jaxwgc.decoding_weights`, or a dict with the
+        decoders of some codes by name.
+      tolerance: Residual relative to the norm of the target up to which a round is
+        exact.
+      num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each
+        other.
+      keep_trials: Whether the result has the trials of every quantity.
+      batch_size: Number of trials per call of a compiled program, at least 1. None for
+        4096. Reduce it if a round needs much memory.
+      progress: Called as `progress(done, total)` after each batch of trials and each
+        decoded code. By default, a terminal or notebook shows a bar after two seconds
+        if rich is installed.
+
+    Returns:
+      A `Comparison` with means, 95% intervals, tables and figures.
+
+    Raises:
+      ValueError: If codes have different numbers of workers, a rule does not fit a
+        code, names are not different, an argument is out of range, or a delay model
+        returns NaN.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import codes, stragglers
+      >>> study = jaxwgc.compare(
+      ...     {
+      ...         "uncoded": codes.uncoded(6),
+      ...         "2 copies": codes.fractional_repetition(6, num_stragglers=1),
+      ...     },
+      ...     [stragglers.shifted_exponential(shift=1.0, rate=1.0)],
+      ...     {"first 5": stragglers.fastest(5), "done": stragglers.until_decodable},
+      ...     jax.random.key(0),
+      ...     num_trials=1000,
+      ... )
+      >>> study.error.mean[:, 0, 0].round(3)
+      array([0.167, 0.   ])
+      >>> bool((study.exact.mean[:, 0, 1] == 1).all())
+      True
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
+      graphs", 2017, and Glasgow, Wootters, "Approximate gradient coding with optimal
+      decoding", 2021, for decoding errors against stragglers; Lee et al., 2018, for
+      times.
+    """
+    key = jnp.asarray(_validation.check_key(key))
+    _validation.check_concrete("key", key, "a study runs on the host")
+    num_trials = _validation.check_int("num_trials", num_trials, minimum=1)
+    num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=1)
+    _validation.check_number("tolerance", tolerance, minimum=0, traceable=False)
+    _validation.check_bool("keep_trials", keep_trials)
+    batch_size = _BATCH_SIZE if batch_size is None else batch_size
+    batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
+    inputs = checked_inputs(codes, delays, waiting, late, decoder)
+    if not _rounds_are_dependent(inputs):
+        num_rounds = 1
+    num_trials = -(-num_trials // num_rounds) * num_rounds
+    schedule = Schedule(num_trials, num_rounds, batch_size)
+    groups = groups_of_equal_loads(inputs)
+    num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
+    with Progress(progress, num_batches + len(inputs.codes)) as shown:
+        rounds = simulated(inputs, groups, key, schedule, shown)
+        cells = quantities_of_cells(inputs, rounds, tolerance, shown)
+        shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
+        table = _Table.empty(shape, schedule, keep_trials)
+        for cell, quantities in cells:
+            table.fill(cell, quantities)
+    return Comparison(
+        codes=tuple(inputs.codes),
+        delays=tuple(inputs.delays),
+        waiting=tuple(inputs.rules),
+        num_trials=num_trials,
+        trials=table.trials,
+        **table.summaries,
+    )
+
+
+def _rounds_are_dependent(inputs: Inputs) -> bool:
+    """Returns whether a round depends on the rounds before it."""
+    states = [delay.init(inputs.num_workers) for delay in inputs.delays.values()]
+    return inputs.late == "busy" or bool(jax.tree.leaves(states))
+
+
+class _Table(NamedTuple):
+    """Summaries, and trials if they are kept, of every cell.
+
+    Attributes:
+      summaries: Arrays (codes, delays, waiting) of each quantity.
+      trials: Arrays (codes, delays, waiting, num_trials) of each quantity; empty if
+        they are not kept.
+      num_rounds: Number of consecutive trials that depend on each other.
+    """
+
+    summaries: dict[str, Summary]
+    trials: dict[str, np.ndarray]
+    num_rounds: int
+
+    @classmethod
+    def empty(cls, shape: Cell, schedule: Schedule, keep_trials: bool) -> "_Table":
+        """Returns a table of cells of that shape, to be filled."""
+        summaries = {name: Summary(*np.empty((4, *shape))) for name in QUANTITIES}
+        trials = {}
+        if keep_trials:
+            shape_of_trials = (*shape, schedule.num_trials)
+            trials = {name: np.empty(shape_of_trials) for name in QUANTITIES}
+        return cls(summaries, trials, schedule.num_rounds)
+
+    def fill(self, cell: Cell, quantities: dict[str, np.ndarray]) -> None:
+        """Writes the summaries of the trials of a cell."""
+        for name, trials in quantities.items():
+            if self.trials:
+                self.trials[name][cell] = trials
+            summary = _summary(name, trials, self.num_rounds)
+            for ends, value in zip(self.summaries[name], summary, strict=True):
+                ends[cell] = value
+
+
+def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:
+    """Returns mean and interval of trials, or of clusters of consecutive trials."""
+    if num_rounds > 1:
+        trials = trials.reshape(-1, num_rounds).mean(axis=1, dtype=np.float64)
+    # Means of infinite times have no interval.
+    with np.errstate(invalid="ignore"):
+        if name in _PROPORTIONS:
+            return summarize(trials)
+        return student_summary(trials)

@@ -1,0 +1,155 @@
+"""Result of a comparison: means with intervals, tables and figures."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.studies._compare import _figures
+from jaxwgc.studies._monte_carlo import Summary
+from jaxwgc.studies._reports._text import aligned
+
+QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """Result of `jaxwgc.compare`; `print` shows a table for each delay model.
+
+    Each quantity is a `Summary` with NumPy arrays (codes, delays, waiting): the mean,
+    the ends of its 95% interval and its standard error, in float64.
+
+    Attributes:
+      codes: Names of the codes.
+      delays: Names of the delay models.
+      waiting: Names of the waiting rules.
+      num_trials: Number of simulated rounds per cell.
+      time: Duration of a round, in the unit of the delay model; infinite if some rounds
+        never end.
+      error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
+        part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
+        residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
+        as 0. If all trials are 0, the interval is that of a proportion.
+      share: Share of the gradient recovered, see `jaxwgc.Decoding`.
+      exact: Proportion of rounds that decode: their residual is at most `tolerance` of
+        the norm of the target.
+      messages: Number of messages of a round that arrive before it ends.
+      work: Work of all workers until the end of a round, in passes over the data: 1 if
+        every part is processed once. If late workers are busy, the work that they begin
+        in a round, since they complete it.
+      trials: Trials of each quantity by name, float64 (codes, delays, waiting,
+        num_trials). Empty unless `compare` has `keep_trials=True`.
+    """
+
+    codes: tuple[str, ...]
+    delays: tuple[str, ...]
+    waiting: tuple[str, ...]
+    num_trials: int
+    time: Summary
+    error: Summary
+    share: Summary
+    exact: Summary
+    messages: Summary
+    work: Summary
+    trials: Mapping[str, np.ndarray] = dataclasses.field(
+        default=MappingProxyType({}), repr=False
+    )
+
+    def to_dataframe(self) -> Any:
+        """Returns a `pandas.DataFrame` with a row for each cell.
+
+        Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
+        the mean `error` and the ends of its interval, `error_low` and `error_high`.
+
+        Raises:
+          ImportError: If pandas (extra `report`) is not installed.
+        """
+        import pandas
+
+        names = np.meshgrid(self.codes, self.delays, self.waiting, indexing="ij")
+        columns: dict[str, Any] = {
+            axis: cells.ravel()
+            for axis, cells in zip(("code", "delay", "waiting"), names, strict=True)
+        }
+        for quantity in QUANTITIES:
+            summary = getattr(self, quantity)
+            columns[quantity] = summary.mean.ravel()
+            columns[f"{quantity}_low"] = summary.low.ravel()
+            columns[f"{quantity}_high"] = summary.high.ravel()
+        return pandas.DataFrame(columns)
+
+    def plot(self, x: str = "waiting", y: str = "error", *, log: bool = False) -> Any:
+        """Draws a quantity with its intervals.
+
+        For x="waiting" or a quantity, there is a panel for each delay model and a line
+        for each code. For x="delays", panels are waiting rules and lines are codes. For
+        x="codes", panels are delay models and lines are waiting rules.
+
+        Args:
+          x: `"waiting"`, `"delays"` or `"codes"`. Names that are numbers become a
+            numeric axis. Alternatively a quantity, for curves such as error against
+            time.
+          y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
+            `"work"`.
+          log: Whether the y-axis is logarithmic.
+
+        Returns:
+          A `matplotlib.figure.Figure`; `savefig` writes it to a file.
+
+        Raises:
+          ValueError: If x or y is none of these.
+          ImportError: If matplotlib (extra `plot`) is not installed.
+        """
+        _validation.check_choice("x", x, ("waiting", "delays", "codes", *QUANTITIES))
+        _validation.check_choice("y", y, QUANTITIES)
+        names = {"codes": self.codes, "delays": self.delays, "waiting": self.waiting}
+        across = x if x in names else "waiting"
+        # Axes of the arrays for panels, lines and points.
+        order = {
+            "waiting": ("delays", "codes", "waiting"),
+            "delays": ("waiting", "codes", "delays"),
+            "codes": ("delays", "waiting", "codes"),
+        }[across]
+        places = [list(names).index(axis) for axis in order]
+
+        def in_order(summary: Summary) -> Summary:
+            return Summary(*(np.transpose(values, places) for values in summary))
+
+        return _figures.draw(
+            horizontal=in_order(getattr(self, x)) if x in QUANTITIES else None,
+            vertical=in_order(getattr(self, y)),
+            names=_figures.Names(
+                panels=names[order[0]], lines=names[order[1]], points=names[order[2]]
+            ),
+            labels=(x, y),
+            is_log=_validation.check_bool("log", log),
+        )
+
+    def __str__(self) -> str:
+        noun = "round" if self.num_trials == 1 else "rounds"
+        paragraphs = [
+            f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval"
+        ]
+        for place, delay in enumerate(self.delays):
+            rows: list[tuple[str, ...]] = [("code", "waiting", *QUANTITIES)]
+            for i, code in enumerate(self.codes):
+                for j, rule in enumerate(self.waiting):
+                    cells = [
+                        _cell(getattr(self, quantity), (i, place, j))
+                        for quantity in QUANTITIES
+                    ]
+                    rows.append((code, rule, *cells))
+            paragraphs.append(f"{delay}\n{aligned(rows)}")
+        return "\n\n".join(paragraphs)
+
+
+def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
+    """Returns a mean and half of its interval, e.g. "1.234 ± 0.012"."""
+    mean = float(summary.mean[place])
+    half = float(summary.high[place] - summary.low[place]) / 2
+    if not np.isfinite(half):
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ± {half:.2g}"

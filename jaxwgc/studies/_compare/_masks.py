@@ -1,0 +1,127 @@
+"""Decoding of the distinct masks of a code."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._targets import ROUNDING
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import Arrived
+
+# Number of masks per call. Every call has this number, so that studies of all sizes
+# share compiled programs.
+_BATCH = 1024
+
+
+class DecodedMasks(NamedTuple):
+    """Results of distinct masks, float64 (masks,).
+
+    Attributes:
+      residual: Norm of aᵀB - target over that of the target.
+      error: Squared residual; 0 if the residual is rounding.
+      share: Share of the gradient recovered; 1 if the residual is rounding.
+      messages: Number of messages that arrived.
+    """
+
+    residual: np.ndarray
+    error: np.ndarray
+    share: np.ndarray
+    messages: np.ndarray
+
+    def take(self, places: np.ndarray) -> "DecodedMasks":
+        """Returns the results of the masks at some indices."""
+        return DecodedMasks(*(values[places] for values in self))
+
+
+def decode_all(
+    codes: Sequence[GradientCode], packed: Sequence[np.ndarray]
+) -> Iterator[DecodedMasks]:
+    """Yields the decoded masks of each code; new programs compile in parallel.
+
+    Args:
+      codes: Gradient codes.
+      packed: Masks of each code, see `decode_packed`.
+    """
+    # Programs are lowered in this thread: others do not see the caller's `enable_x64`.
+    # The calls below find the compiled programs in JAX's cache.
+    lowered = [
+        _decode.lower(_equal_weight(code), code, _batches(masks)[0])
+        for code, masks in zip(codes, packed, strict=True)
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda program: program.compile(), lowered))
+    yield from map(decode_packed, codes, packed)
+
+
+def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
+    """Decodes masks by the first decoder of a code.
+
+    Args:
+      code: Gradient code.
+      packed: Masks of messages as packed bits, uint8 (masks, bytes).
+    """
+    weight = _equal_weight(code)
+    batches = [_decode(weight, code, batch) for batch in _batches(packed)]
+    decoded = jax.device_get(batches)
+    dtype = decoded[0][0].dtype
+    residual, share = np.concatenate(decoded, axis=1, dtype=np.float64)
+    residual = residual[: len(packed)]
+    is_rounding = residual <= ROUNDING[jnp.finfo(dtype).bits]
+    return DecodedMasks(
+        residual=residual,
+        error=np.where(is_rounding, 0, residual**2),
+        share=np.where(is_rounding, 1, share[: len(packed)]),
+        messages=np.bitwise_count(packed).sum(axis=1, dtype=np.float64),
+    )
+
+
+def _batches(packed: np.ndarray) -> np.ndarray:
+    """Returns masks in batches of equal size, padded by masks of all messages."""
+    padding = [(0, -len(packed) % _BATCH), (0, 0)]
+    padded = np.pad(packed, padding, constant_values=255)
+    return padded.reshape(-1, _BATCH, packed.shape[1])
+
+
+def _equal_weight(code: GradientCode) -> float | None:
+    """Returns the weight of every part, None if weights differ."""
+    target = np.asarray(code.target)
+    return float(target[0]) if np.all(target == target[0]) else None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+    weight: float | None, code: GradientCode, packed: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns relative residuals and shares of packed masks.
+
+    Args:
+      weight: Weight of every part, None if they differ. Programs for equal weights are
+        smaller.
+      code: Gradient code.
+      packed: Packed masks of messages, uint8 (masks, bytes).
+    """
+    if weight is not None:
+        target = np.full(code.num_parts, weight)
+        code = dataclasses.replace(code, target=target)
+    bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
+    decoded = Arrived(bits.astype(bool)).decode(code, code.choose_decoder())
+    return decoded.relative_residual, decoded.share
+
+
+def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct rows of bytes (rows, bytes), and the index of each row."""
+    width = packed.shape[1]
+    if width <= 8:
+        # Integers are sorted several times faster than bytes.
+        padded = np.pad(packed, [(0, 0), (0, 8 - width)])
+        keys: Any = np.ascontiguousarray(padded).view(np.uint64)[:, 0]
+    else:
+        keys = np.ascontiguousarray(packed).view(f"V{width}")[:, 0]
+    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    return packed[first], places.astype(np.int32)

@@ -1,0 +1,67 @@
+"""Rounds that end once their messages decode, found by a search over distinct masks."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import UntilDecodable
+from jaxwgc.studies._compare._masks import decode_packed, distinct_rows
+
+
+def can_search(rule: Any, late: str) -> bool:
+    """Returns whether `ends_of_rounds` finds the ends of rounds of a waiting rule."""
+    if not isinstance(rule, UntilDecodable) or late != "cancelled":
+        return False
+    return rule.code.messages_per_worker == 1
+
+
+def ends_of_rounds(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
+    """Returns when the rounds of `stragglers.until_decodable` end, (trials,).
+
+    Responses are counted in the order of their times. The smallest number of responses
+    that decodes is found for all trials together, by bisection: each step decodes the
+    distinct masks of one number per trial.
+
+    Args:
+      rule: Waiting rule for a code with one message per worker.
+      times: Finish times, (trials, num_workers).
+    """
+    code = dataclasses.replace(
+        rule.code, decoders=(rule.code.choose_decoder(rule.decoder),)
+    )
+    num_trials, num_workers = times.shape
+    in_order = np.sort(times, axis=1)
+    trials = np.arange(num_trials)
+    # `low` responses do not decode, and `high` responses do. One more than all stands
+    # for rounds that do not decode.
+    low = np.zeros(num_trials, int)
+    high = np.full(num_trials, num_workers + 1)
+    # Exact codes decode from this number, and most of them from no fewer.
+    enough = num_workers - int(np.asarray(code.num_stragglers))
+    first_guesses = [enough, enough - 1]
+    while True:
+        is_open = high - low > 1
+        if not is_open.any():
+            break
+        middle = (low + high) // 2
+        if first_guesses:
+            guess = first_guesses.pop(0)
+            middle = np.where((low < guess) & (guess < high), guess, middle)
+        asked = trials[is_open]
+        now = in_order[asked, middle[asked] - 1]
+        decodes = _decode(code, times[asked], now, rule.tolerance)
+        high[asked[decodes]] = middle[asked[decodes]]
+        low[asked[~decodes]] = middle[asked[~decodes]]
+    # Rounds that do not decode last until all workers have responded.
+    return in_order[trials, np.minimum(high, num_workers) - 1]
+
+
+def _decode(
+    code: GradientCode, times: np.ndarray, now: np.ndarray, tolerance: float
+) -> np.ndarray:
+    """Returns whether the responses until `now` decode, bool (trials,)."""
+    received = (times <= now[:, None]) & np.isfinite(times)
+    masks, places = distinct_rows(np.packbits(received, axis=1))
+    return (decode_packed(code, masks).residual <= tolerance)[places]

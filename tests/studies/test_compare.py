@@ -1,0 +1,583 @@
+"""Comparisons against NumPy, closed forms, enumeration and models sampled by hand."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, decoders, stragglers
+from jaxwgc.stragglers import deadline, fastest, until_decodable
+from tests import oracles
+
+KEY = jax.random.key(7)
+N = 6
+NUM_TRIALS = 3000
+CODES = {
+    "uncoded": codes.uncoded(N),
+    "repetition": codes.fractional_repetition(N, num_stragglers=2),
+    "cyclic": codes.cyclic_mds(N, num_stragglers=2),
+    "bernoulli": codes.bernoulli(jax.random.key(3), N, N, replication=3),
+}
+DELAYS = {
+    "exponential": stragglers.shifted_exponential(shift=1.0, rate=2.0),
+    "slow": stragglers.bernoulli_slowdown(probability=0.3, slowdown=4.0),
+}
+WAITING = {
+    "first 4": fastest(4),
+    "first 5": fastest(5),
+    "2.5 s": deadline(2.5),
+    "decodable": until_decodable,
+}
+QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
+
+
+def draws_of(name, generator, shape):
+    """Times at load 1 as NumPy draws them."""
+    if name == "exponential":
+        return 1 + generator.exponential(0.5, shape)
+    return np.where(generator.random(shape) < 0.3, 4.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return jaxwgc.compare(CODES, DELAYS, WAITING, KEY, NUM_TRIALS, keep_trials=True)
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Error of every mask, by its number in binary, in float64."""
+    masks = np.array(list(itertools.product([False, True], repeat=N)))
+    return {
+        name: oracles.squared_errors(oracles.best_mixtures(code, masks), code) / N
+        for name, code in CODES.items()
+    }
+
+
+def simulated_in_numpy(name, delay, wait, errors, num_trials):
+    """Trials of each quantity of a cell, from NumPy's own draws."""
+    generator = np.random.default_rng(CELLS.index((name, delay, wait)))
+    loads = np.asarray(CODES[name].loads, float)
+    times = loads * draws_of(delay, generator, (num_trials, N))
+    # Ties are in random order.
+    order = np.lexsort((generator.random(times.shape), times), axis=1)
+    rank = order.argsort(axis=1)
+    last = np.sort(times, axis=1)
+    binary = 2 ** np.arange(N)[::-1]
+    if wait.startswith("first"):
+        number = int(wait[-1])
+        mask, elapsed = rank < number, last[:, number - 1]
+    elif wait == "2.5 s":
+        elapsed = np.minimum(last[:, -1], 2.5)
+        mask = times <= elapsed[:, None]
+    else:
+        elapsed = last[:, -1].copy()
+        for number in range(N, 0, -1):
+            own = times <= last[:, number - 1, None]
+            decodes = errors[name][own @ binary] <= 1e-6
+            elapsed = np.where(decodes, last[:, number - 1], elapsed)
+        mask = times <= elapsed[:, None]
+    error = errors[name][mask @ binary]
+    done = np.minimum(elapsed[:, None] / times, 1)
+    return {
+        "time": elapsed,
+        "error": error,
+        # An optimal decoder recovers what it does not lose.
+        "share": 1 - error,
+        "exact": error <= 1e-6,
+        "messages": mask.sum(axis=1),
+        "work": (loads * done).sum(axis=1) / N,
+    }
+
+
+CELLS = list(itertools.product(CODES, DELAYS, WAITING))
+
+
+@pytest.mark.parametrize(("name", "delay", "wait"), CELLS)
+def test_means_are_those_of_numpy(study, errors, name, delay, wait):
+    """Within five standard errors of the two studies together."""
+    cell = study.codes.index(name), study.delays.index(delay), study.waiting.index(wait)
+    trials = simulated_in_numpy(name, delay, wait, errors, 20_000)
+    for quantity, expected in trials.items():
+        summary = getattr(study, quantity)
+        spread = np.std(expected) * math.sqrt(1 / NUM_TRIALS + 1 / len(expected))
+        np.testing.assert_allclose(
+            summary.mean[cell], expected.mean(), rtol=1e-5, atol=5 * spread + 1e-6
+        )
+        assert summary.low[cell] <= summary.mean[cell] + 1e-12
+        assert summary.high[cell] >= summary.mean[cell] - 1e-12
+        # The interval is about as wide as NumPy's spread says.
+        half = (summary.high[cell] - summary.low[cell]) / 2
+        assert half <= 2.6 * np.std(expected) / math.sqrt(NUM_TRIALS) + 2e-3
+
+
+def test_order_statistics_have_a_closed_form(study):
+    """The f-th fastest of n shifted exponential times, and the mean of all."""
+    for place, code in enumerate(CODES.values()):
+        loads = np.asarray(code.loads, float)
+        if np.any(loads != loads[0]):
+            continue
+        for rule, number in enumerate((4, 5)):
+            harmonic = sum(1 / (N - index) for index in range(number))
+            expected = loads[0] * (1 + harmonic / 2)
+            found = study.time.mean[place, 0, rule]
+            error = study.time.standard_error[place, 0, rule]
+            assert abs(found - expected) < 5 * error
+
+
+def test_errors_are_those_of_all_masks(study, errors):
+    """With equal loads, each set of f workers is equally likely to be the fastest."""
+    masks = np.array(list(itertools.product([False, True], repeat=N)))
+    for place, name in enumerate(("uncoded", "repetition", "cyclic")):
+        for rule, number in enumerate((4, 5)):
+            expected = errors[name][masks.sum(axis=1) == number]
+            found = study.error.mean[place, :, rule]
+            tolerance = 5 * expected.std() / math.sqrt(NUM_TRIALS) + 1e-7
+            np.testing.assert_allclose(found, expected.mean(), atol=tolerance)
+
+
+@pytest.mark.parametrize("wait", WAITING)
+def test_a_trial_is_a_sample_of_delayed(study, wait):
+    """With the key fold_in(key, i)."""
+    loads = jnp.asarray(CODES["cyclic"].loads)
+    for place, delay in enumerate(DELAYS.values()):
+        rule = WAITING[wait]
+        rule = (
+            rule if isinstance(rule, stragglers.WaitingRule) else rule(CODES["cyclic"])
+        )
+        model = stragglers.delayed(delay, rule)
+        keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(40))
+        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), loads)[0]
+        cell = study.codes.index("cyclic"), place, study.waiting.index(wait)
+        own = {name: values[cell][:40] for name, values in study.trials.items()}
+        np.testing.assert_allclose(own["time"], arrivals.elapsed, rtol=1e-6)
+        messages = np.asarray(arrivals.received).sum(axis=1)
+        np.testing.assert_array_equal(own["messages"], messages)
+        decoding = jaxwgc.decoding(CODES["cyclic"], arrivals.received)
+        np.testing.assert_allclose(own["error"], decoding.error / N, atol=1e-6)
+
+
+def test_trials_are_summarized(study):
+    for quantity in QUANTITIES:
+        trials = study.trials[quantity]
+        assert trials.shape == (len(CODES), len(DELAYS), len(WAITING), NUM_TRIALS)
+        mean = getattr(study, quantity).mean
+        np.testing.assert_allclose(mean, trials.mean(axis=-1), rtol=1e-12)
+
+
+def test_equal_codes_have_equal_rows_and_more_trials_extend_a_study():
+    code = CODES["cyclic"]
+    rules = [fastest(4), until_decodable]
+    arguments = ([code, code], [DELAYS["exponential"]], rules, KEY)
+    few = jaxwgc.compare(*arguments, 30, keep_trials=True)
+    more = jaxwgc.compare(*arguments, 70, keep_trials=True, batch_size=32)
+    assert few.codes == ("LeastSquares, 3 copies (1)", "LeastSquares, 3 copies (2)")
+    assert few.waiting == ("first 4", "until_decodable")
+    for quantity in QUANTITIES:
+        trials = more.trials[quantity]
+        np.testing.assert_array_equal(trials[0], trials[1])
+        first = few.trials[quantity]
+        np.testing.assert_allclose(first, trials[..., :30], rtol=1e-5, atol=1e-6)
+
+
+def test_studies_share_programs(compilations):
+    """With another number of trials, other numbers in rules and other equal codes."""
+
+    made = [codes.bernoulli(jax.random.key(seed), N, N, 3) for seed in (1, 2)]
+
+    def run(num_trials, code, scale):
+        delays = {"pareto": stragglers.pareto(scale=scale, shape=3.0)}
+        waiting = {"first": fastest(int(2 + scale)), "until": deadline(3.0 * scale)}
+        return jaxwgc.compare({"code": code}, delays, waiting, KEY, num_trials)
+
+    run(50, made[0], scale=1.0)
+    compilations.clear()
+    run(333, made[1], scale=2.0)
+    assert not compilations
+
+
+def test_64_bits(x64):
+    code = CODES["cyclic"]
+    waiting = {"4": fastest(4), "3": fastest(3), "done": until_decodable}
+    study = jaxwgc.compare(
+        {"cyclic": code}, DELAYS, waiting, KEY, 300, keep_trials=True
+    )
+    assert np.all(study.exact.mean[:, :, [0, 2]] == 1)
+    # Rounding does not count as an error.
+    assert np.all(study.error.mean[:, :, [0, 2]] == 0)
+    lost = [mask for mask in itertools.product([0, 1], repeat=N) if sum(mask) == 3]
+    mixtures = oracles.best_mixtures(code, np.array(lost, bool))
+    expected = oracles.squared_errors(mixtures, code) / N
+    tolerance = 5 * expected.std() / math.sqrt(300)
+    np.testing.assert_allclose(
+        study.error.mean[0, :, 1], expected.mean(), atol=tolerance
+    )
+    assert study.time.mean.dtype == np.float64
+    # Each error is that of a mask, in the precision of this thread.
+    trials = study.trials["error"][0, :, 1].ravel()
+    distance = np.abs(trials[:, None] - expected).min(axis=1)
+    assert distance.max() < (1e-13 if x64 else 1e-6)
+
+
+def test_finished_parts_count():
+    """Codes with several messages per worker, beside a code with one."""
+    own = codes.replicated(4, num_parts=8, copies=2)
+    study = jaxwgc.compare(
+        {"replicated": own, "plain": codes.uncoded(4)},
+        [DELAYS["exponential"]],
+        {"first 3": fastest(3), "done": until_decodable},
+        KEY,
+        200,
+        keep_trials=True,
+    )
+    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(200))
+    for rule, wait in enumerate((fastest(3), until_decodable(own))):
+        model = stragglers.delayed(DELAYS["exponential"], wait)
+        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), own.loads)[0]
+        finished = arrivals.finished(own.parts_per_worker)
+        decoding = jaxwgc.decoding(own, finished=finished)
+        trials = {name: values[0, 0, rule] for name, values in study.trials.items()}
+        np.testing.assert_array_equal(trials["messages"], decoding.mask.sum(axis=1))
+        np.testing.assert_allclose(trials["error"], decoding.error / 8, atol=1e-6)
+        assert np.any(trials["messages"] > 4)
+    assert np.all(study.exact.mean[:, 0, 1] == 1)
+    # Whole rounds of a code with one message per worker.
+    assert np.all(study.trials["messages"][1, 0, 0] == 3)
+
+
+MARKOV = stragglers.markov(
+    stragglers.log_normal(1.0, 0.1),
+    stragglers.log_normal(4.0, 0.1),
+    become_slow=0.1,
+    become_fast=0.3,
+)
+
+
+@pytest.mark.parametrize("late", ["cancelled", "busy"])
+def test_clusters_of_dependent_rounds(late):
+    """Are those of `delayed`, scanned by hand; intervals are those of clusters."""
+    code, num_rounds = CODES["repetition"], 5
+    study = jaxwgc.compare(
+        {"code": code},
+        {"markov": MARKOV, "exponential": DELAYS["exponential"]},
+        {"first 4": fastest(4), "decodable": until_decodable},
+        KEY,
+        # Rounded up to three clusters.
+        num_trials=13,
+        late=late,
+        num_rounds=num_rounds,
+        keep_trials=True,
+    )
+    assert study.num_trials == 15
+    for place, delay in enumerate((MARKOV, DELAYS["exponential"])):
+        for rule, wait in enumerate((fastest(4), until_decodable(code))):
+            times, received, work = by_hand(code, delay, wait, late, num_rounds)
+            cell = 0, place, rule
+            np.testing.assert_allclose(study.trials["time"][cell], times, rtol=1e-5)
+            np.testing.assert_array_equal(study.trials["messages"][cell], received)
+            np.testing.assert_allclose(study.trials["work"][cell], work, rtol=1e-5)
+            means = np.reshape(times, (3, num_rounds)).mean(axis=1)
+            summary = jaxwgc.summarize(means)
+            np.testing.assert_allclose(study.time.low[cell], summary.low, rtol=1e-5)
+            np.testing.assert_allclose(study.time.high[cell], summary.high, rtol=1e-5)
+
+
+def by_hand(code, delay, wait, late, num_rounds):
+    """Times, numbers of messages and work of three clusters."""
+    model = stragglers.delayed(delay, wait, late)
+    sample = jax.jit(model.sample)
+    draw = jax.jit(delay.sample)
+    rounds = []
+    for index in range(3 * num_rounds):
+        if index % num_rounds == 0:
+            state, delay_state = model.init(N), delay.init(N)
+        key = jax.random.fold_in(KEY, index)
+        arrivals, state = sample(key, state, jnp.asarray(code.loads))
+        delay_key = jax.random.split(key)[0]
+        times, delay_state = draw(delay_key, delay_state, jnp.asarray(code.loads))
+        if late == "busy":
+            done = arrivals.joined
+        else:
+            done = np.minimum(arrivals.elapsed / times, 1)
+        work = np.sum(code.loads * np.asarray(done)) / N
+        rounds.append((float(arrivals.elapsed), int(arrivals.received.sum()), work))
+    return tuple(np.array(values) for values in zip(*rounds))
+
+
+def test_decoders_of_single_codes():
+    code = CODES["bernoulli"]
+    study = jaxwgc.compare(
+        {"optimal": code, "one step": code},
+        [DELAYS["exponential"]],
+        [fastest(4)],
+        KEY,
+        500,
+        decoder={"one step": decoders.OneStep},
+    )
+    optimal, one_step = study.error.mean[:, 0, 0]
+    assert optimal < one_step
+    alone = jaxwgc.compare(
+        [code],
+        [DELAYS["exponential"]],
+        [fastest(4)],
+        KEY,
+        500,
+        decoder=decoders.OneStep,
+    )
+    np.testing.assert_allclose(alone.error.mean[0, 0, 0], one_step, rtol=1e-6)
+
+
+def test_weighted_codes():
+    """Errors are relative to the squared norm of the target."""
+    weighted = jaxwgc.weighted(CODES["cyclic"], np.arange(1.0, N + 1))
+    half = jaxwgc.weighted(CODES["cyclic"], np.full(N, 0.5))
+    study = jaxwgc.compare(
+        {"weighted": weighted, "half": half, "plain": CODES["cyclic"]},
+        [DELAYS["exponential"]],
+        [fastest(3)],
+        KEY,
+        100,
+        keep_trials=True,
+    )
+    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(100))
+    model = stragglers.delayed(DELAYS["exponential"], fastest(3))
+    received = jax.vmap(model.sample, (0, None, None))(keys, (), weighted.loads)[0][0]
+    decoding = jaxwgc.decoding(weighted, received)
+    trials = {name: values[:, 0, 0] for name, values in study.trials.items()}
+    expected = decoding.error / np.sum(np.arange(1.0, N + 1) ** 2)
+    np.testing.assert_allclose(trials["error"][0], expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(trials["share"][0], decoding.share, rtol=1e-4)
+    np.testing.assert_allclose(trials["error"][1], trials["error"][2], atol=1e-5)
+
+
+def test_rules_without_tolerance():
+    """Rounding is a residual for a rule with tolerance 0, as in `delayed`."""
+
+    def strict(code):
+        return until_decodable(code, tolerance=0.0)
+
+    study = compare(codes=[CODES["cyclic"]], waiting=[strict], num_trials=50)
+    assert study.messages.mean[0, 0, 0] > 4
+    assert study.error.mean[0, 0, 0] == 0
+
+
+def test_many_messages():
+    """Masks of more than 64 messages are told apart by bytes."""
+    code = codes.uncoded(70)
+    waiting = {"most": fastest(60), "deadline": deadline(2.5)}
+    delay = {"slow": DELAYS["slow"]}
+    study = jaxwgc.compare([code], delay, waiting, KEY, 300, keep_trials=True)
+    error = study.trials["error"][0, 0]
+    messages = study.trials["messages"][0, 0]
+    np.testing.assert_allclose(error, 1 - messages / 70, atol=1e-6)
+    assert np.all(messages[0] == 60)
+    assert len(np.unique(messages[1])) > 5
+
+
+def test_lost_workers_and_rounds_that_never_end():
+    lost = stragglers.bernoulli_slowdown(probability=0.5, slowdown=math.inf)
+    waiting = {"all": fastest(N), "2 s": deadline(2.0)}
+    study = jaxwgc.compare(
+        {"uncoded": CODES["uncoded"]}, {"lost": lost}, waiting, KEY, 200
+    )
+    assert study.time.mean[0, 0, 0] == math.inf
+    assert abs(study.messages.mean[0, 0, 1] - N / 2) < 0.5
+    assert abs(study.work.mean[0, 0, 1] - 0.5) < 0.1
+    assert "inf" in str(study)
+
+
+def test_rounds_that_do_not_decode_wait_for_all():
+    """A lost worker then makes them infinite, as in `delayed`."""
+    code = CODES["repetition"]
+    lost = stragglers.bernoulli_slowdown(probability=0.4, slowdown=math.inf)
+    waiting = {"done": until_decodable}
+    study = jaxwgc.compare([code], [lost], waiting, KEY, 100, keep_trials=True)
+    model = stragglers.delayed(lost, until_decodable(code))
+    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(100))
+    arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), code.loads)[0]
+    times = study.trials["time"][0, 0, 0]
+    np.testing.assert_array_equal(times, arrivals.elapsed)
+    assert 0 < np.isinf(times).sum() < 100
+    messages = study.trials["messages"][0, 0, 0]
+    np.testing.assert_array_equal(messages, arrivals.received.sum(axis=1))
+
+
+def test_table(study):
+    text = str(study)
+    assert text.startswith("3,000 rounds per row")
+    assert text.count("\n\n") == len(DELAYS)
+    assert len(text.splitlines()) == 1 + 2 * (1 + 2 + len(CODES) * len(WAITING))
+    row = next(line for line in text.splitlines() if line.startswith("uncoded"))
+    assert f"{study.time.mean[0, 0, 0]:.4g} ± " in row
+    assert "0.3333 ± 0 " in row
+
+
+def test_dataframe(study):
+    pytest.importorskip("pandas")
+    frame = study.to_dataframe()
+    assert len(frame) == len(CELLS)
+    assert [*frame.columns[:6]] == [
+        *("code", "delay", "waiting", "time", "time_low", "time_high")
+    ]
+    row = frame[
+        (frame.code == "cyclic") & (frame.delay == "slow") & (frame.waiting == "2.5 s")
+    ]
+    cell = study.codes.index("cyclic"), 1, study.waiting.index("2.5 s")
+    assert row.error.item() == study.error.mean[cell]
+    assert row.work_high.item() == study.work.high[cell]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "panels", "lines"),
+    [
+        ("waiting", "error", 2, 4),
+        ("delays", "time", 4, 4),
+        ("codes", "exact", 2, 4),
+        ("time", "error", 2, 4),
+    ],
+)
+def test_figures(study, x, y, panels, lines):
+    pytest.importorskip("matplotlib")
+    figure = study.plot(x, y)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == panels
+    assert all(len(axes.containers) == lines for axes in shown)
+    assert {axes.get_xlabel() for axes in shown} == {x}
+    assert shown[0].get_ylabel() == y
+    figure.canvas.draw()
+
+
+def test_names_that_are_numbers_are_an_axis():
+    pytest.importorskip("matplotlib")
+    waiting = {number: fastest(number) for number in (6, 2)}
+    study = jaxwgc.compare([CODES["uncoded"]], [DELAYS["slow"]], waiting, KEY, 20)
+    [axes] = study.plot(log=True).axes
+    [line, *_] = axes.containers[0]
+    np.testing.assert_array_equal(line.get_xdata(), [6, 2])
+    assert axes.get_yscale() == "log"
+    with pytest.raises(ValueError, match="y must be one of 'time'"):
+        study.plot(y="speed")
+
+
+def test_progress():
+    calls = []
+    jaxwgc.compare(
+        [CODES["uncoded"]],
+        [DELAYS["slow"]],
+        [fastest(4)],
+        KEY,
+        50,
+        batch_size=20,
+        progress=lambda *done: calls.append(done),
+    )
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(stragglers.DelayModel):
+    def sample(self, key, state, loads):
+        return loads * jnp.nan, state
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondMore(stragglers.WaitingRule):
+    def is_over(self, times, now):
+        return now >= times.min() + 1
+
+
+def test_rules_of_ones_own():
+    """All workers need one second, or all four, or the round ends after two."""
+    study = compare(waiting={"own": SecondMore()}, num_trials=300, keep_trials=True)
+    times = study.trials["time"][0, 0, 0]
+    assert {1.0, 2.0} <= {*times} <= {1.0, 2.0, 4.0}
+    all_fast = study.trials["messages"][0, 0, 0] == N
+    np.testing.assert_array_equal(times == 2.0, ~all_fast)
+
+
+def compare(**changes):
+    arguments = {
+        "codes": {"uncoded": CODES["uncoded"]},
+        "delays": [DELAYS["slow"]],
+        "waiting": [fastest(4)],
+        "key": KEY,
+        "num_trials": 10,
+    }
+    return jaxwgc.compare(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"codes": {"six": CODES["uncoded"], "four": codes.uncoded(4)}},
+            ValueError,
+            "same number of workers; got {'six': 6, 'four': 4}",
+        ),
+        (
+            {"waiting": {"seven": fastest(7)}},
+            ValueError,
+            r"waiting\['seven'\] for codes\['uncoded'\] does not fit.*num_required",
+        ),
+        (
+            {"waiting": {"other": until_decodable(CODES["cyclic"])}},
+            ValueError,
+            r"waiting\['other'\] for codes\['uncoded'\].*another code",
+        ),
+        (
+            {"waiting": {"class": fastest}},
+            ValueError,
+            r"waiting\['class'\] for codes\['uncoded'\].*function raised.*num_required",
+        ),
+        (
+            {"waiting": {"text": "all"}},
+            TypeError,
+            r"waiting\['text'\] for codes\['uncoded'\] must be a waiting rule",
+        ),
+        (
+            {
+                "codes": {"parts": codes.replicated(4, num_parts=8, copies=2)},
+                "waiting": {"done": until_decodable},
+                "late": "busy",
+            },
+            ValueError,
+            r"waiting\['done'\] for codes\['parts'\].*late",
+        ),
+        (
+            {"delays": [DELAYS["slow"], DELAYS["slow"]]},
+            ValueError,
+            "delays must have different names; got .*2 times",
+        ),
+        (
+            {"waiting": [fastest(4), fastest(4)]},
+            ValueError,
+            "waiting must have different names; got 'first 4' 2 times",
+        ),
+        ({"waiting": {1: fastest(4), "1": fastest(5)}}, ValueError, "different names"),
+        ({"num_trials": 0}, ValueError, "num_trials must be at least 1; got 0"),
+        ({"num_trials": 1.5}, TypeError, "num_trials"),
+        (
+            {"delays": {"broken": Broken()}},
+            ValueError,
+            r"delays\['broken'\] returned nan",
+        ),
+        (
+            {"delays": {"none": fastest(3)}},
+            TypeError,
+            r"delays\['none'\] must be a Del",
+        ),
+        ({"codes": CODES["uncoded"]}, TypeError, "codes must be a dict .* or a list"),
+        ({"codes": []}, ValueError, "codes must not be empty"),
+        ({"codes": ["uncoded"]}, TypeError, "code must be a GradientCode"),
+        ({"late": "lazy"}, ValueError, "late must be one of"),
+        ({"decoder": {"coded": None}}, ValueError, r"names of codes \['uncoded'\]"),
+        ({"tolerance": -1.0}, ValueError, "tolerance must be at least 0"),
+        ({"key": 3}, TypeError, "key must be a PRNG key"),
+    ],
+)
+def test_bad_input(changes, error, message):
+    with pytest.raises(error, match=message):
+        compare(**changes)
