@@ -33,11 +33,14 @@ for module in (
 
 def main() -> int:
     """Runs the command line, and returns the exit status."""
-    arguments, chosen = sys.argv[1:], None
+    arguments = sys.argv[1:]
+    chosen = None
     if arguments[:1] == ["redraw"]:
-        arguments, chosen = arguments[1:], frozenset()
+        arguments = arguments[1:]
+        chosen = frozenset()
     elif arguments[:1] == ["only"]:
-        arguments, chosen = arguments[2:], frozenset("".join(arguments[1:2]).split(","))
+        chosen = frozenset("".join(arguments[1:2]).split(","))
+        arguments = arguments[2:]
     # Each lost worker would be a line between those of the progress.
     logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
     before = sections_to_measure.set(chosen)

@@ -93,7 +93,9 @@ def by_jaxwgc(made, seed, num_trials) -> jaxwgc.Comparison:
 
 def by_numpy(made, seed, num_trials) -> dict[tuple[str, str, int], np.ndarray]:
     """Returns means and standard errors of a study by NumPy, (2, quantities)."""
-    rng, shape, results = np.random.default_rng(seed), (num_trials, NUM_WORKERS), {}
+    rng = np.random.default_rng(seed)
+    shape = (num_trials, NUM_WORKERS)
+    results = {}
     drawn = {
         "exponential": 1 + rng.exponential(1.0, shape),
         "pareto": 1 + rng.pareto(3.0, shape),
@@ -101,7 +103,8 @@ def by_numpy(made, seed, num_trials) -> dict[tuple[str, str, int], np.ndarray]:
     }
     for delay, base in drawn.items():
         for name, code in made.items():
-            matrix, loads = np.asarray(code.encoding_matrix), np.asarray(code.loads)
+            matrix = np.asarray(code.encoding_matrix)
+            loads = np.asarray(code.loads)
             times = loads * base
             rank = times.argsort(axis=1).argsort(axis=1)
             in_order = np.sort(times, axis=1)

@@ -37,7 +37,8 @@ def largest(repeats: int, seed: int, quick: bool) -> Study:
 
 def compile_all(seed: int, quick: bool) -> list[tuple[str, int, float]]:
     """Returns names, operations after optimization, and seconds."""
-    measured, every = [], [*programs(seed).items()]
+    measured = []
+    every = [*programs(seed).items()]
     for name, (function, *arguments) in every[: 2 if quick else None]:
         lowered = jax.jit(function).lower(*arguments)
         start = time.perf_counter()
@@ -49,7 +50,8 @@ def compile_all(seed: int, quick: bool) -> list[tuple[str, int, float]]:
 
 def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]]:
     """Returns functions and their arguments by name."""
-    key, paper = jax.random.key(seed), codes.reed_solomon(50, 20, 30)
+    key = jax.random.key(seed)
+    paper = codes.reed_solomon(50, 20, 30)
     some = {
         "reed_solomon": paper,
         "reed_solomon, weighted": jaxwgc.weighted(paper, np.arange(1.0, 21)),
@@ -142,8 +144,10 @@ def run(name: str, seed: int) -> dict[str, Any]:
 
 def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
     """Returns functions that prepare a call, which is not timed, and return it."""
-    key, other_key = jax.random.key(0), jax.random.key(1)
-    code, small = codes.reed_solomon(50, 20, 30), codes.cyclic_mds(6, 3)
+    key = jax.random.key(0)
+    other_key = jax.random.key(1)
+    code = codes.reed_solomon(50, 20, 30)
+    small = codes.cyclic_mds(6, 3)
     weighted = jaxwgc.weighted(code, np.arange(1.0, 21))
     repeated = codes.fractional_repetition(6, 2)
     generator = np.random.default_rng(0)
@@ -153,7 +157,8 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
     params = {"w": np.zeros(5, np.float32)}
     gradients = {"w": generator.normal(size=(20, 5)).astype(np.float32)}
     received = np.arange(50) >= code.num_stragglers
-    messages, few_messages = np.ones((50, 3), np.complex64), np.ones((6, 5), np.float32)
+    messages = np.ones((50, 3), np.complex64)
+    few_messages = np.ones((6, 5), np.float32)
     probabilities = np.full(1000, 1e-3, np.float32)
     times = generator.exponential(size=(200, 8)) + 1
     delay = stragglers.shifted_exponential(1.0, 1.0)

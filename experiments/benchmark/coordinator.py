@@ -36,7 +36,8 @@ def empty_loss(params: jax.Array, part: jax.Array) -> jax.Array:
 
 def make_worker(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function that forms a message part by part, as in `RayCluster`."""
-    coefficients, parts = rows[rows != 0], jnp.ones(((rows != 0).sum(), 1))
+    coefficients = rows[rows != 0]
+    parts = jnp.ones(((rows != 0).sum(), 1))
 
     @jax.jit
     def form(params):
@@ -87,7 +88,8 @@ def plain_ray(code, num_params: int, num_awaited: int) -> Iterator[Compute]:
             [task], _ = ray.wait(list(pending))
             index = pending.pop(task)
             if task in fresh:
-                messages[index], received[index] = ray.get(task), True
+                messages[index] = ray.get(task)
+                received[index] = True
             else:
                 task = workers[index].compute.remote(order)
                 pending[task] = index
@@ -111,7 +113,8 @@ def shared(code, num_params: int, num_awaited: int) -> Iterator[Compute]:
     size = 4 * num_params
     memory = shared_memory.SharedMemory(create=True, size=(1 + len(rows)) * size)
     arrays = np.ndarray((1 + len(rows), num_params), np.float32, memory.buf)
-    ours, processes = [], []
+    ours = []
+    processes = []
     with mock.patch.dict(os.environ, ONE_THREAD):
         for worker in range(len(rows)):
             connection, other = context.Pipe()
@@ -125,7 +128,8 @@ def shared(code, num_params: int, num_awaited: int) -> Iterator[Compute]:
         arrays[0] = params
         for connection in set(ours) - busy:
             connection.send(True)
-        late, received = set(busy), np.zeros(len(rows), bool)
+        late = set(busy)
+        received = np.zeros(len(rows), bool)
         busy.update(ours)
         while received.sum() < num_awaited:
             ready: list[Any] = multiprocessing.connection.wait(list(busy))
@@ -159,7 +163,8 @@ def _serve(pipe: Any, name: str, worker: int, rows: np.ndarray) -> None:
         pipe.send(True)
 
 
-NUM_WORKERS, NUM_AWAITED = 8, 6
+NUM_WORKERS = 8
+NUM_AWAITED = 6
 # Steps before the measurement: they allocate memory and compile.
 NUM_WARM = 5
 SHARES = {
@@ -273,7 +278,8 @@ def _cluster(code: jaxwgc.GradientCode, dtype: str | None = None):
 
 def _step():
     """Returns a code, an optimizer, and a compiled update that decodes."""
-    key, num_stragglers = jax.random.key(0), NUM_WORKERS - NUM_AWAITED
+    key = jax.random.key(0)
+    num_stragglers = NUM_WORKERS - NUM_AWAITED
     code = jaxwgc.codes.cyclic_repetition(key, NUM_WORKERS, num_stragglers)
     optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(1e-3))
 
@@ -288,7 +294,8 @@ def _step():
 def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any]:
     """Returns median milliseconds per step and of its shares."""
     code, *step = _step()
-    timings, records = [], []
+    timings = []
+    records = []
     with _cluster(code, dtype) as cluster:
 
         def compute(params):

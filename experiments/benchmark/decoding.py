@@ -32,7 +32,8 @@ def numpy_lagrange(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
 
 
 # Climbs, which start from the worst masks of all kinds.
-NUM_CLIMBS, NUM_STEPS = 3, 20
+NUM_CLIMBS = 3
+NUM_STEPS = 20
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 
 
@@ -61,14 +62,16 @@ def in_batches(function: Callable[..., Any], masks: np.ndarray, size: int = 256)
 
 def strides(code: jaxwgc.GradientCode) -> np.ndarray:
     """Returns masks that lose workers at equal distances, for every distance."""
-    number, lost = code.num_workers, np.arange(code.num_stragglers)
+    number = code.num_workers
+    lost = np.arange(code.num_stragglers)
     sets = [step * lost % number for step in range(1, number)]
     return _losing(number, [group for group in sets if len(set(group)) == len(group)])
 
 
 def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
     """Returns masks that lose one run or two runs of neighbours on the circle."""
-    number, lost = code.num_workers, np.arange(code.num_stragglers)
+    number = code.num_workers
+    lost = np.arange(code.num_stragglers)
     around = np.argsort(positions(code))
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     places = [(place + at) % number for at in range(number) for place in (lost, halves)]
@@ -171,7 +174,8 @@ class Interpolation(Lagrange):
 
 def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
     """Returns per mask max |aᵀB - 1| and the relative error of a gradient."""
-    points, interpolation = positions(code), None
+    points = positions(code)
+    interpolation = None
     if (points == np.arange(len(points))).all():
         # The published order.
         interpolation = Interpolation(points, code.num_stragglers)
@@ -319,7 +323,8 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
         error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
         run = functools.partial(numpy_mean_error, code, masks)
         [(mean, timing)] = measure_in_turn([run], repeats=1)
-        seconds, means = {"numpy": timing.median / number}, {"numpy": mean}
+        seconds = {"numpy": timing.median / number}
+        means = {"numpy": mean}
         for name in PRECISIONS:
             with jax.enable_x64(name == "float64"):
                 errors = functools.partial(error, code, masks, decoder=LeastSquares)

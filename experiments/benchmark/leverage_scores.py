@@ -15,9 +15,12 @@ from experiments.runner.study import Once, Study, timed
 from experiments.runner.timing import in_own_process, median_seconds, run_program
 from jaxwgc import sketching
 
-SHAPE, APPROXIMATED_SHAPE = (100_000, 200), (100_000, 1_000)
+SHAPE = (100_000, 200)
+APPROXIMATED_SHAPE = (100_000, 1_000)
 EPSILONS = (0.5, 0.3)
-NUM_ROWS, NUM_COLUMNS, BLOCK_ROWS = 5_000_000, 100, 50_000
+NUM_ROWS = 5_000_000
+NUM_COLUMNS = 100
+BLOCK_ROWS = 50_000
 RANKS = {"full rank": NUM_COLUMNS, "rank 3/5": NUM_COLUMNS * 3 // 5}
 
 PROGRAM = """
@@ -207,7 +210,8 @@ def streaming(repeats: int, seed: int, quick: bool) -> Study:
 
 
 # Rows, columns, topics and words per row: 5% non-zeros, less repeated words.
-SIZES, QUICK_SIZES = (1_000_000, 2_000, 50, 132), (5_000, 200, 5, 20)
+SIZES = (1_000_000, 2_000, 50, 132)
+QUICK_SIZES = (5_000, 200, 5, 20)
 WAYS = {
     "svds, float64": "SciPy svds, float64",
     "svds, float32": "SciPy svds, float32",
@@ -323,12 +327,15 @@ def rank_k_rows(sizes: tuple[int, int, int, int], seed: int) -> Iterator:
     """Yields a row per way, each from a process of its own."""
     with tempfile.TemporaryDirectory() as path:
         in_own_process(draw_counts, path, sizes, seed)
-        first, truth = None, np.zeros(0)
+        first = None
+        truth = np.zeros(0)
         for way in WAYS:
             measured = run_program(RANK_K_PROGRAM, way, path, sizes[2], FEW, seed)
             scores = np.load(f"{path}/{way}.npy").astype(float)
             if first is None:
-                first, truth = measured["seconds"], scores
+                first = measured["seconds"]
+                truth = scores
             errors = np.abs(scores / truth - 1)[truth > np.median(truth)]
-            share, worst = measured["seconds"] / first, float(errors.max())
+            share = measured["seconds"] / first
+            worst = float(errors.max())
             yield {"way": way, "share": share, "worst": worst, **measured}

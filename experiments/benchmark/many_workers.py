@@ -344,7 +344,8 @@ def table2(repeats: int, seed: int, quick: bool) -> Study:
         start = time.perf_counter()
         for compression in linear_regression.COMPRESSIONS:
             trial = Trial(linear_regression.one_run, compression, ["doubled"]).run
-            key, size = jax.random.key(seed), linear_regression.BATCH_SIZE
+            key = jax.random.key(seed)
+            size = linear_regression.BATCH_SIZE
             jaxwgc.monte_carlo(trial, key, runs, size)
         return {"seconds": time.perf_counter() - start}
 

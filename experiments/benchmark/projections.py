@@ -16,7 +16,10 @@ from experiments.runner.study import Once, Study, timed
 from experiments.runner.timing import median_seconds
 from jaxwgc import sketching
 
-NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE, NUM_SEEDS = 50_000, 25, 400, 10
+NUM_ROWS = 50_000
+NUM_COLUMNS = 25
+SKETCH_SIZE = 400
+NUM_SEEDS = 10
 # Of sparse input, and our embeddings that take it.
 DENSITY = 0.05
 SPARSE = ("sparse_sign", "count_sketch")
@@ -98,9 +101,11 @@ def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
 
 def draw(seed: int, *shape: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns dense and sparse matrices; in Cauchy ones, a few rows dominate."""
-    dense, thin = np.random.default_rng(seed), np.random.default_rng(seed)
+    dense = np.random.default_rng(seed)
+    thin = np.random.default_rng(seed)
     mask = thin.random(shape) < DENSITY
-    bases, sparse_ones = {}, {}
+    bases = {}
+    sparse_ones = {}
     for kind, law in KINDS.items():
         basis, _ = np.linalg.qr(getattr(dense, law)(shape))
         bases[kind] = basis.astype(np.float32)

@@ -29,7 +29,9 @@ MAX_ITERATIONS = 2_000
 # A function of the tolerance returns the solution and its number of iterations.
 Solve = Callable[[float], tuple[Any, int]]
 # A memory map in float32, beyond half of a memory of 23 GiB.
-MAP_ROWS, MAP_COLUMNS, MAP_BLOCK = 32_000_000, 100, 100_000
+MAP_ROWS = 32_000_000
+MAP_COLUMNS = 100
+MAP_BLOCK = 100_000
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
@@ -69,7 +71,9 @@ def rows(name: str, num_rows: int, repeats: int, seed: int) -> Iterator:
         gradient = np.linalg.norm(matrix.T @ residual)
         return float(gradient / norm / np.linalg.norm(residual))
 
-    solvers, runs, tolerances = solvers_for(matrix, target, seed), [], []
+    solvers = solvers_for(matrix, target, seed)
+    runs = []
+    tolerances = []
     for solve in solvers.values():
         errors = {}
         for tolerance in TOLERANCES:

@@ -20,7 +20,8 @@ from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import median_seconds
 from jaxwgc import codes, distributed
 
-NUM_DEVICES, NUM_WORKERS = 8, 40
+NUM_DEVICES = 8
+NUM_WORKERS = 40
 CODES = {
     "fractional repetition": codes.fractional_repetition(NUM_WORKERS, 1),
     "cyclic MDS": codes.cyclic_mds(NUM_WORKERS, 1),
@@ -107,8 +108,9 @@ def measure(repeats: int, seed: int, num_rows: int) -> Numbers:
         return optax.apply_updates(params, updates), (key, state)
 
     def coded(method, **options):
-        given = descent.CODE, descent.STRAGGLERS, key
-        aggregate = jaxwgc.coded_aggregate(*given, method=method, **options)
+        aggregate = jaxwgc.coded_aggregate(
+            descent.CODE, descent.STRAGGLERS, key, method=method, **options
+        )
         partials = jaxwgc.partial_value_and_grad(loss)
         optimizer = optax.chain(aggregate, sgd)
         return stepper(lambda params: partials(params, parts)[1], optimizer)

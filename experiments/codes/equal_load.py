@@ -15,9 +15,11 @@ from experiments.runner.study import Effort, Numbers, Once, Study, Trial
 from experiments.runner.tables import ROUNDING, ResultTable, half_width, percent
 from jaxwgc import codes, stragglers
 
-STRAGGLERS, FEW_STRAGGLERS = (2, 4, 6, 8, 10, 12, 15), (1, 3, 5)
+STRAGGLERS = (2, 4, 6, 8, 10, 12, 15)
+FEW_STRAGGLERS = (1, 3, 5)
 # The order of a projective plane sets the size: 31 workers with 6 parts, or 13 with 4.
-ORDER, SMALL_ORDER = 5, 3
+ORDER = 5
+SMALL_ORDER = 3
 FEW_CODES = (
     "uncoded fractional_repetition reed_solomon any_placement edge_graph "
     "projective_plane bernoulli regularized_bernoulli regular_graph stochastic_block"
@@ -32,7 +34,8 @@ MAX_PATTERNS = 50_000
 # Lower end of the axis of the figure.
 LOWEST_SHOWN = 1e-5
 
-DESIGN, REPETITION = ("projective_plane",), ("fractional_repetition",)
+DESIGN = ("projective_plane",)
+REPETITION = ("fractional_repetition",)
 BERNOULLI = ("bernoulli", "regularized_bernoulli")
 RANDOM = (*BERNOULLI, "regular_graph", "stochastic_block")
 # Published orderings: each code of the first group has a smaller error than each code
@@ -61,7 +64,8 @@ class Entry(NamedTuple):
 def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     """Returns every construction of that load, with n workers or n - 1."""
     order = ORDER if effort.is_full else SMALL_ORDER
-    num_workers, load = order**2 + order + 1, order + 1
+    num_workers = order**2 + order + 1
+    load = order + 1
     # A number of workers that `load` divides.
     divisible = num_workers - 1
 
@@ -123,12 +127,16 @@ def study(effort: Effort, key: jax.Array) -> Study:
     draw_keys = jax.random.split(jax.random.fold_in(key, 2), num_draws)
 
     def cells(entry):
-        given = entry, draw_keys if entry.is_random else draw_keys[:1], numbers
         return {
             "exact_up_to": entry.make(draw_keys[0]).num_stragglers,
             "is_exact": entry.is_exact,
             "": Trial(one_run, entry, numbers),
-            "adversarial": Once(worst_errors, *given),
+            "adversarial": Once(
+                worst_errors,
+                entry,
+                draw_keys if entry.is_random else draw_keys[:1],
+                numbers,
+            ),
         }
 
     num_workers = max(entry.make(draw_keys[0]).num_workers for entry in every)
@@ -170,7 +178,8 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
 def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
     """Yields errors at patterns of `worst_pattern`, means over the codes drawn."""
     drawn = [entry.make(key) for key in keys]
-    search, most = jaxwgc.studies.worst_pattern, MAX_PATTERNS
+    search = jaxwgc.studies.worst_pattern
+    most = MAX_PATTERNS
     for number in numbers:
         worst = [search(code, number, max_patterns=most) for code in drawn]
         # Not jitted: codes of the same size share the jitted functions inside.

@@ -12,7 +12,9 @@ from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable, half_width, percent, ratio_of_means
 from jaxwgc import codes, stragglers
 
-NUM_WORKERS, REPLICATION, PROBABILITY = 20, 4, 0.3
+NUM_WORKERS = 20
+REPLICATION = 4
+PROBABILITY = 0.3
 FEW_ASSIGNMENTS = ("regular graph",)
 Code = jaxwgc.GradientCode
 # Fresh masks per run: 20,000 masks by default.
@@ -27,8 +29,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_steps = 1500 if effort.is_full else 10
 
     def measure(code):
-        given = code, model, learn_key
-        better = jaxwgc.studies.learn_entries(*given, num_steps=num_steps)
+        better = jaxwgc.studies.learn_entries(
+            code, model, learn_key, num_steps=num_steps
+        )
         return compare(code, better, mask_key, num_masks)
 
     cells = {

@@ -18,7 +18,8 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
     repetition = codes.fractional_repetition(6, 1)
     graph = codes.regular_graph(key, 12, 4)
     held = codes.proportional_placement(np.linspace(1, 4, 12), 12, copies=3)
-    model, learn = stragglers.bernoulli(0.2), jaxwgc.studies.learn_entries
+    model = stragglers.bernoulli(0.2)
+    learn = jaxwgc.studies.learn_entries
     return {
         "uncoded": codes.uncoded(12),
         "fractional_repetition": codes.fractional_repetition(12, 2),

@@ -12,14 +12,16 @@ from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable, table_of
 from jaxwgc import codes
 
-NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
+NUM_WORKERS = (10, 20, 50, 100, 200)
+FEW_WORKERS = (10,)
 MAX_PATTERNS = 100
 # Relative residual in float64 above which a code counts as not decodable.
 DECODABLE = 1e-6
 # Workers, parts and stragglers of codes for any placement.
 SIZES = ((12, 12, 2), (20, 20, 4), (50, 50, 9), (50, 20, 29), (100, 100, 9))
 FEW_SIZES = ((6, 6, 1),)
-PLACEMENTS, PLACEMENT_PATTERNS = ("random", "by speed"), 300
+PLACEMENTS = ("random", "by speed")
+PLACEMENT_PATTERNS = 300
 METHODS = {"polynomials": "polynomials", "random_rows": "random rows"}
 # Speed of the fastest worker relative to the slowest.
 SPREAD = 4

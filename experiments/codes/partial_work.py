@@ -13,8 +13,10 @@ from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 20
 # At load 1: mean time is one.
-SHIFT, RATE = 0.5, 2.0
-DEADLINES, FEW_DEADLINES = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0), (1.0, 2.0)
+SHIFT = 0.5
+RATE = 2.0
+DEADLINES = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+FEW_DEADLINES = (1.0, 2.0)
 MAX_RUNS = 1_000
 
 
@@ -73,8 +75,13 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     def row(name, kind):
         own = numbers["codes"][name]
-        known = f"`{name}`", str(own.messages), f"{own.work:.3g}", shown[kind]
-        return *known, *percents(own[kind])
+        return (
+            f"`{name}`",
+            str(own.messages),
+            f"{own.work:.3g}",
+            shown[kind],
+            *percents(own[kind]),
+        )
 
     return ResultTable(
         f"Unfinished work, {NUM_WORKERS} workers, deadline t: mean error in percent of "

@@ -15,8 +15,10 @@ from experiments.runner.tables import ResultTable, percents
 from jaxwgc import codes
 from jaxwgc.decoders import Peeling
 
-NUM_WORKERS, NUM_PARTS = 100, 50
-FEW_WORKERS, FEW_PARTS = 20, 10
+NUM_WORKERS = 100
+NUM_PARTS = 50
+FEW_WORKERS = 20
+FEW_PARTS = 10
 SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
 FEW_SETTINGS = "ldgm, parity degree 5", "batch_raptor, batch size 1"
 SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
@@ -96,7 +98,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     def row(name, record):
         family, label = name.split(", ", 1)
-        peeling, elimination = percents(record["peeling"]), record["elimination"].mean
+        peeling = percents(record["peeling"])
+        elimination = record["elimination"].mean
         shown = [SHARES.index(share) for share in SHOWN_SHARES]
         cells = (f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown)
         return f"`{family}`, {label}", f"{record['parts'].mean:.2f}", *cells

@@ -167,7 +167,8 @@ class Problem(NamedTuple):
 
 def train(problem: Problem, delay, runs: int, key, choice: Choice) -> Numbers:
     """Returns time and loss before each step of each run, (runs, steps)."""
-    code, model = choice.code, choice.model(delay)
+    code = choice.code
+    model = choice.model(delay)
     step_size = choice.step_size / problem.curvature
 
     @jax.jit
@@ -249,7 +250,8 @@ def draw(numbers: Numbers) -> Figure:
     choices = numbers["choices"][: len(figures.COLORS)]
     for index, choice in enumerate(choices):
         name = label(choice).replace("`", "").replace("_", " ")
-        mean, band = choice["loss"].mean, figures.log_interval(choice["loss"])
+        mean = choice["loss"].mean
+        band = figures.log_interval(choice["loss"])
         look: dict[str, Any] = {"label": name, "of": len(choices)}
         figures.line(axes, index, numbers["times"], mean, band, **look)
     axes.axhline(TARGET, color="0.3", linewidth=1, linestyle="--")

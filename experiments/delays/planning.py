@@ -18,7 +18,8 @@ from experiments.runner.tables import ResultTable, table_of, with_half
 from jaxwgc import codes, stragglers
 from jaxwgc.studies import Choice
 
-NUM_ROUNDS, NUM_WORKERS = 15, 32
+NUM_ROUNDS = 15
+NUM_WORKERS = 32
 OPTIONS: dict[str, Any] = {"replications": (1, 2), "num_rounds": 600}
 GOALS: dict[str, dict[str, float]] = {
     "default goal": {},
@@ -33,7 +34,8 @@ CHOICES = "fastest in the trace", "least regret"
 BEST = "second half"
 # Fraction of workers that respond before a late deadline.
 _LATE_DEADLINE = 0.98
-EVERYONE, STALE = "waiting for all", "first f, stale gradients"
+EVERYONE = "waiting for all"
+STALE = "first f, stale gradients"
 # Parts per worker if loads are unequal or parts are sent on request.
 _NUM_PARTS = 8
 
@@ -71,7 +73,8 @@ def regrets(first, second, num_workers, key, options):
     plan = jaxwgc.plan
     by_first, by_second = (functools.partial(plan, own, num_workers) for own in delays)
     keys = [jax.random.fold_in(key, number) for number in range(3)]
-    before, after = by_first(keys[0], **options), by_second(keys[1], tail=0, **options)
+    before = by_first(keys[0], **options)
+    after = by_second(keys[1], tail=0, **options)
     # Judges choices of both plans by the same draws, in the same programs.
     rules = options | {"replications": None, "tail": 0}
     plans = before, after
@@ -116,7 +119,8 @@ def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
     shared = codes.any_placement(key, placement, 1)
     request = codes.replicated(number, num_parts, 2)
     by_speed = codes.replicated(number, num_parts, 2, speeds)
-    everyone, others = stragglers.fastest(number), stragglers.fastest(number - 1)
+    everyone = stragglers.fastest(number)
+    others = stragglers.fastest(number - 1)
     done = stragglers.until_decodable
     stored = next(choice for choice in plan.choices if choice.memory)
     uncoded = codes.uncoded(number)
@@ -225,7 +229,8 @@ def plan(trace: Path | None = None, rounds: int = 1_000, seed: int = 0) -> Secti
             two trainings of language models and four jobs on Alibaba's PAI.
         rounds: Rounds resampled from the measured ones.
     """
-    key, traces = jax.random.key(seed), read_traces(trace)
+    key = jax.random.key(seed)
+    traces = read_traces(trace)
 
     def measured():
         cells = {name: Once(measure, own, rounds, key) for name, own in traces.items()}
@@ -275,7 +280,8 @@ def measure(times: np.ndarray, rounds: int, key: jax.Array) -> dict[str, Any]:
 def decide(plan: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str, Any]:
     """Returns the best choice for a goal, and the best one with or without a code."""
     other = plan.replan(target=target, heterogeneity=heterogeneity)
-    best, longer = other.best, math.nan
+    best = other.best
+    longer = math.nan
     against = [each for each in other.choices if each.is_coded != best.is_coded]
     if other.is_reached and against:
         longer = against[0].behind.value / best.time.value
@@ -314,7 +320,8 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
         return np.isfinite(choice["time"].value)
 
     def longer(choice):
-        value, error = choice["behind"].value, choice["behind"].standard_error
+        value = choice["behind"].value
+        error = choice["behind"].standard_error
         shown = with_half(100 * value / best, 200 * error / best, 1)
         return shown if is_reached(choice) else ""
 

@@ -17,7 +17,8 @@ from jaxwgc import codes, stragglers
 
 COPIES = (2, 3)
 # Workers of a simulated round, and parts per worker without copies.
-NUM_WORKERS, NUM_PARTS = 20, 8
+NUM_WORKERS = 20
+NUM_PARTS = 8
 LAWS: dict[str, stragglers.DelayModel] = {
     "1 + Exp(1)": stragglers.shifted_exponential(shift=1.0, rate=1.0),
     "Pareto, shape 2": stragglers.pareto(scale=1.0, shape=2.0),
@@ -26,7 +27,9 @@ LAWS: dict[str, stragglers.DelayModel] = {
 # Optimization-based block coordinate gradient coding: 20,000 units of work that each
 # take 50 + Exp(mean 1000); published times in millions by number of workers.
 PUBLISHED = {10: 2.41, 30: 1.100, 50: 0.806}
-WORK, BLOCK_COPIES, BLOCK_PARTS = 20_000, 6, 20
+WORK = 20_000
+BLOCK_COPIES = 6
+BLOCK_PARTS = 20
 BLOCK_LAW = stragglers.shifted_exponential(shift=50.0, rate=1e-3)
 
 COVERED = (0.97, 0.9)
@@ -43,7 +46,8 @@ def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
     Args:
         rounds: Simulated rounds of random delays; traces have the measured rounds.
     """
-    key, traces = jax.random.key(seed), read_traces()
+    key = jax.random.key(seed)
+    traces = read_traces()
     return {
         "on_request": functools.partial(on_request, traces, rounds, key),
         "blocks": functools.partial(blocks, rounds, key),
@@ -52,7 +56,8 @@ def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
 
 def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarray:
     """Returns ends of rounds, (rounds,), from times (rounds, workers) at load 1."""
-    loads, key = np.asarray(code.loads), jax.random.key(0)
+    loads = np.asarray(code.loads)
+    key = jax.random.key(0)
 
     def end(row):
         return wait.arrivals(key, row * loads).elapsed
@@ -161,7 +166,8 @@ def draw_meeting() -> figures.Figure:
     colors = *figures.COLORS[:2], "0.8"
     for (worker, turn), is_sent in np.ndenumerate(requests):
         seconds = 1 / SPEEDS[worker] / NUM_PARTS
-        start, end = turn * seconds, min((turn + 1) * seconds, elapsed)
+        start = turn * seconds
+        end = min((turn + 1) * seconds, elapsed)
         if start > elapsed - 1e-6:
             continue
         kind = int(turn >= NUM_PARTS) if is_sent else 2

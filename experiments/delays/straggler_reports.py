@@ -17,12 +17,14 @@ STRAGGLERS = [
     *itertools.product(("chronic", "since"), (1.1, 1.3, 2.0)),
     ("intermittent", 5.0),
 ]
-NUM_WORKERS, STRAGGLER = 10, 3
+NUM_WORKERS = 10
+STRAGGLER = 3
 NUM_ROUNDS = 30, 300
 # Lag-1 autocorrelation of the workers' speeds.
 CORRELATIONS = 0.0, 0.8
 # Standard deviations of the logarithms of times, by worker and by round.
-NOISE, COMMON_NOISE = 0.05, 0.1
+NOISE = 0.05
+COMMON_NOISE = 0.1
 ALARM_NOISE = 0.1
 # Fraction of rounds in which an intermittent straggler stalls.
 STALLED = 0.05
@@ -74,7 +76,9 @@ class Printed(ResultTable):
 
 def measured() -> Study:
     """Returns a printed report and a figure of each trace."""
-    numbers, tables, figures = {}, {}, {}
+    numbers = {}
+    tables = {}
+    figures = {}
     for name, times in read_traces().items():
         report = jaxwgc.straggler_report(times)
         numbers[name] = {"text": str(report)}

@@ -14,7 +14,8 @@ from jaxwgc._validation import measured_times
 # Two trainings of language models, and four jobs on Alibaba's PAI. The README beside
 # the files has their sources.
 DATA = Path(__file__).parents[1] / "data"
-LANGUAGE_MODELS, PAI = DATA / "llm_training_delays.npz", DATA / "pai_delays.npz"
+LANGUAGE_MODELS = DATA / "llm_training_delays.npz"
+PAI = DATA / "pai_delays.npz"
 # Minimum number of rounds, so that both halves can be fitted and judged.
 _FEWEST_ROUNDS = 8
 

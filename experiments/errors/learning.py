@@ -15,9 +15,13 @@ from experiments.paper.mnist import load_digits, test_error
 from experiments.runner.study import Numbers, Once, Study, timed
 from jaxwgc import codes, corruptions, stragglers
 
-NUM_WORKERS, NUM_LOST, NUM_WRONG = 20, 2, 2
+NUM_WORKERS = 20
+NUM_LOST = 2
+NUM_WRONG = 2
 CODE = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, 9)
-NUM_STEPS, NUM_SEEDS, LEARNING_RATE = 200, 5, 1e-4
+NUM_STEPS = 200
+NUM_SEEDS = 5
+LEARNING_RATE = 1e-4
 KINDS: dict[str, Corrupt] = {
     "sign": lambda who, code: corruptions.sign_flip(who),
     "a thousand times": lambda who, code: corruptions.scaling(who, 1000.0),

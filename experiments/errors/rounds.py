@@ -22,7 +22,8 @@ class two_directions(corruptions.CorruptionModel):
     def corrupted(self, key, messages):
         """Returns all messages as if all were corrupted."""
         keys = jax.random.split(key)
-        shape, dtype = messages.shape, messages.dtype
+        shape = messages.shape
+        dtype = messages.dtype
         mix = jax.random.normal(keys[0], (shape[0], 2), dtype)
         vectors = jax.random.normal(keys[1], (2, shape[1]), dtype)
         size = jnp.sqrt(jnp.mean(jnp.abs(messages) ** 2)).astype(dtype)
@@ -144,7 +145,8 @@ class Rounds:
     kinds = INDEPENDENT | TOGETHER | WORST
 
     def __init__(self, code: jaxwgc.GradientCode, num_rounds: int, key: jax.Array):
-        self.code, self.keys = code, jax.random.split(key, num_rounds)
+        self.code = code
+        self.keys = jax.random.split(key, num_rounds)
         num_workers = code.num_workers
 
         def one_round(key, kind, num_wrong, num_missing):

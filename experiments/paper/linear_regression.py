@@ -15,8 +15,11 @@ from experiments.runner.study import Numbers, Study, Trial, command
 from experiments.runner.tables import YES_NO, ResultTable, interval, table_of
 from jaxwgc import sketching
 
-NUM_FEATURES, NUM_BLOCKS, ROWS_PER_BLOCK = 20, 20, 50
-STOP_NORM, MAX_ITERATIONS = 0.1, 5_000
+NUM_FEATURES = 20
+NUM_BLOCKS = 20
+ROWS_PER_BLOCK = 50
+STOP_NORM = 0.1
+MAX_ITERATIONS = 5_000
 COMPRESSIONS = (2, 4)
 WEIGHTINGS = ("weighted", "unweighted")
 BATCH_SIZE = 250
@@ -67,8 +70,9 @@ def draw_sample(key, compression, rescalings=("paper",)):
     probabilities = sketching.partition_probabilities(scores, num_parts)
     number = descent.CODE.num_parts
     sample = sketching.sample_partitions(sample_key, probabilities, num_distinct=number)
-    given = sample, parts, row_weights
-    draw = functools.partial(sketching.weighted_parts, *given, scale="rows")
+    draw = functools.partial(
+        sketching.weighted_parts, sample, parts, row_weights, scale="rows"
+    )
     small = [draw(rescaling=rescaling) for rescaling in rescalings]
     return data, small, sample.num_draws
 
@@ -91,8 +95,14 @@ def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
         def descend(descent_key, weights):
             mu, largest = extreme_curvatures(small.parts[0], weights)
             own_step = jnp.where(jnp.isnan(step_size), 2 / (mu + largest), step_size)
-            rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
-            end = descent.descend(descent_key, *problem(small.parts), *rule)
+            end = descent.descend(
+                descent_key,
+                *problem(small.parts),
+                weights,
+                own_step,
+                STOP_NORM,
+                MAX_ITERATIONS,
+            )
             return {
                 "condition": largest / mu,
                 "iterations": end.iterations,
@@ -281,7 +291,9 @@ def reduce_norms(norms: np.ndarray) -> Numbers:
 def figure_table(numbers: Numbers) -> ResultTable:
     """Returns a row for every fifty iterations."""
     norms = [record["norm"] for record in numbers["gradient_norm"].values()]
-    level, at, show = STOP_NORM, tables.at, tables.interval_power_of_ten
+    level = STOP_NORM
+    at = tables.at
+    show = tables.interval_power_of_ten
     steps = range(0, NUM_ITERATIONS, 50)
     rows = [[str(step), *(show(at(own, step)) for own in norms)] for step in steps]
     below = [str(np.argmax(norm.mean < level)) for norm in norms]

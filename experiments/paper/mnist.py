@@ -40,8 +40,10 @@ PUBLISHED_UNCOMPRESSED_ERROR = 4.37
 # iterations.
 FIT_STEPS = np.geomspace(2e-4, 2e-3, 13)
 FIT_NORMS = np.geomspace(30.0, 600.0, 80)
-FIT_RUNS, FIT_ITERATIONS = 24, 100
-ERROR_UNIT, ITERATIONS_UNIT = 0.5, 0.1
+FIT_RUNS = 24
+FIT_ITERATIONS = 100
+ERROR_UNIT = 0.5
+ITERATIONS_UNIT = 0.1
 # For the other protocols, the step on the mean loss is the longest of these with which
 # the uncompressed loss falls at every iteration.
 STEP_SIZES = (1.0, 0.5, 0.2, 0.1)
@@ -70,7 +72,8 @@ def load_digits() -> tuple[Digits, Digits]:
         images = file["images"].reshape(-1, 784).astype(np.float32) / 255
         labels = (file["labels"] == 9).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(images))
-    images, labels = jnp.asarray(images[order]), jnp.asarray(labels[order])
+    images = jnp.asarray(images[order])
+    labels = jnp.asarray(labels[order])
     split = slice(NUM_TRAINING), slice(NUM_TRAINING, None)
     training, test = (Digits(images[part], labels[part]) for part in split)
     return training, test
@@ -103,7 +106,8 @@ def draw_parts(key: jax.Array, data: Any, compression: int) -> tuple[Any, ...]:
     probabilities = sketching.partition_probabilities(scores[order], num_parts)
     draw = sketching.sample_partitions
     sample = draw(sample_key, probabilities, num_distinct=NUM_PARTS)
-    rows, real_rows = rows[sample.indices], row_weights[sample.indices]
+    rows = rows[sample.indices]
+    real_rows = row_weights[sample.indices]
     paper = sketching.rescaling_factors(sample, "paper", num_rows=jnp.sum(real_rows))
     return training.images[rows], training.labels[rows], real_rows, sample, paper
 
@@ -115,8 +119,10 @@ def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.A
     gradients are exact.
     """
     images, labels, real_rows, sample, paper = draw_parts(key, data, compression)
-    rows, labels = (images * paper[:, None, None]).reshape(-1, 784), labels.ravel()
-    counts, test = sample.counts.astype(rows.dtype), data[1]
+    rows = (images * paper[:, None, None]).reshape(-1, 784)
+    labels = labels.ravel()
+    counts = sample.counts.astype(rows.dtype)
+    test = data[1]
     both = jnp.stack([counts, jnp.ones_like(counts)])[:, :, None] * real_rows
     row_weights = both.reshape(2, -1)
     steps = jnp.asarray(FIT_STEPS, rows.dtype)[:, None, None]
@@ -167,7 +173,8 @@ def calibrate(training: Digits, test: Digits) -> Rule:
         return loss, gradient, test_error(params, test)
 
     for step_size in STEP_SIZES:
-        params, last = jnp.zeros(784), np.inf
+        params = jnp.zeros(784)
+        last = np.inf
         for _ in range(MAX_ITERATIONS):
             loss, gradient, error = evaluate(params)
             if loss >= last:
@@ -175,7 +182,8 @@ def calibrate(training: Digits, test: Digits) -> Rule:
             if error <= PUBLISHED_UNCOMPRESSED_ERROR:
                 norm = float(jnp.linalg.norm(gradient))
                 return Rule(step_size / NUM_TRAINING, norm * NUM_TRAINING)
-            params, last = params - step_size * gradient, loss
+            params = params - step_size * gradient
+            last = loss
     raise AssertionError("no step size of the grid reaches the published error")
 
 
@@ -195,8 +203,16 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
     def descend(key, step_size, stop_norm, row_scale, loss_scale, weights):
         row_scales = jnp.broadcast_to(row_scale[:, None], real_rows.shape)
         part = images, labels, real_rows * loss_scale[:, None], row_scales
-        rule = weights, step_size, stop_norm, MAX_ITERATIONS
-        end = descent.descend(key, logistic_loss, jnp.zeros(784), part, *rule)
+        end = descent.descend(
+            key,
+            logistic_loss,
+            jnp.zeros(784),
+            part,
+            weights,
+            step_size,
+            stop_norm,
+            MAX_ITERATIONS,
+        )
         return {"error": test_error(end.params, test), "iterations": end.iterations}
 
     scales = {"paper": (paper, ones), "plain": (ones, ones)}
@@ -277,7 +293,8 @@ def fit_table(numbers: Numbers) -> ResultTable:
     """Returns the paper's protocol with fitted step and threshold, by number."""
 
     def row(cell, quantity, name, digits):
-        published, summary = cell["published"][quantity], cell["paper"][quantity]
+        published = cell["published"][quantity]
+        summary = cell["paper"][quantity]
         # The standard error of a mean of six runs.
         spread = summary.standard_error * np.sqrt(numbers["runs"] / 6)
         return (
@@ -328,8 +345,10 @@ def draw(numbers: Numbers) -> figures.Figure:
         means, halves = zip(*((own.mean, tables.half_width(own)) for own in errors))
         axes.errorbar(at, means, yerr=halves, capsize=3, **look)
     look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}
-    text, at = "uncompressed, published", positions[-1] + 0.25
-    figures.threshold(axes, PUBLISHED_UNCOMPRESSED_ERROR, text, at, **look)
+    at = positions[-1] + 0.25
+    figures.threshold(
+        axes, PUBLISHED_UNCOMPRESSED_ERROR, "uncompressed, published", at, **look
+    )
     axes.set_xticks(positions, [str(compression) for compression in COMPRESSIONS])
     axes.set_xlim(-0.3, positions[-1] + 0.3)
     axes.set_ylim(bottom=min(3.8, axes.get_ylim()[0]))

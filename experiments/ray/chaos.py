@@ -27,8 +27,10 @@ RESPONSE_SECONDS = 3.0
 # Seconds for which a step waits for the replacement of a worker that it needs.
 REPLACEMENT_SECONDS = 60.0
 # On request: parts per worker in a step without stragglers, and copies of the data.
-PARTS_EACH, COPIES = 4, 3
-NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
+PARTS_EACH = 4
+COPIES = 3
+NUM_ROWS = 4_000
+NUM_COLUMNS = 2_000
 # Relative errors above this are larger than rounding in float32.
 WRONG = 1e-3
 # Curves of the figure.
@@ -72,7 +74,8 @@ def chaos(
     )
     command = "chaos --on-request" if on_request else "chaos"
     prefix = command.replace(" --", "_").replace("-", "_")
-    title, sections = "Steps among failures", {"": lambda: study}
+    title = "Steps among failures"
+    sections = {"": lambda: study}
     run(command, title, sections, steps, seed, out, prefix, option="steps")
 
 
@@ -131,7 +134,8 @@ def measure(
     ) as cluster:
         cluster.compute(params)
         for number in range(1, steps + 1):
-            up, timers = working(cluster, hit), []
+            up = working(cluster, hit)
+            timers = []
             kinds = (kill_every, signal.SIGKILL), (freeze_every, signal.SIGSTOP)
             for every, kind in kinds:
                 if number % every:
@@ -151,7 +155,8 @@ def measure(
             params, state, error = step(params, state, done.messages, received)
             for timer in timers:
                 timer.join()
-            now, up = time.monotonic(), working(cluster, hit)
+            now = time.monotonic()
+            up = working(cluster, hit)
             back = [worker for worker in since if worker in up]
             yield {
                 "seconds": done.elapsed,

@@ -28,7 +28,8 @@ PARTS_EACH = 8
 # Seconds that a worker sleeps for its share of the data, so that copies take time; on
 # request, it sleeps for each part.
 SECONDS_A_SHARE = 0.2
-SLOW_WORKERS, SLOWDOWN = (0, 3), 10.0
+SLOW_WORKERS = (0, 3)
+SLOWDOWN = 10.0
 OPTIMIZER = optax.sgd(5e-6, momentum=0.9)
 # Longest time in seconds until all workers are back after a run: long against the start
 # of a process on a busy machine.
@@ -58,7 +59,8 @@ def entries() -> dict[str, Entry]:
     """
     halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
     cyclic = codes.cyclic_repetition(jax.random.key(0), NUM_WORKERS, num_stragglers=2)
-    uncoded, six = codes.uncoded(NUM_WORKERS), stragglers.fastest(6)
+    uncoded = codes.uncoded(NUM_WORKERS)
+    six = stragglers.fastest(6)
     named = {
         "uncoded, all": Entry(uncoded, stragglers.fastest(8)),
         "uncoded, first 6": Entry(uncoded, six),
@@ -157,16 +159,19 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
                 state = chain.init(start_params)
                 update(done.messages, state, start_params, arrived(done))
                 workers.resume(offset * STEPS_A_SCENARIO + run * steps)
-                params, state = start_params, chain.init(start_params)
-                seconds, errors = [], []
+                params = start_params
+                state = chain.init(start_params)
+                seconds = []
+                errors = []
                 begin = time.monotonic()
                 for step in range(steps):
                     if scenario == "two killed" and step in (steps // 3, steps // 2):
                         done = compute_with_a_kill(workers, params, random)
                     else:
                         done = workers.compute(params)
-                    given = done.messages, state, params, arrived(done)
-                    params, state, error = update(*given)
+                    params, state, error = update(
+                        done.messages, state, params, arrived(done)
+                    )
                     errors.append(float(error))
                     seconds.append(time.monotonic() - begin)
                 records["seconds"].append(seconds)
@@ -292,7 +297,8 @@ def draw(numbers: Numbers) -> figures.Figure:
             grid = np.geomspace(seconds[:, 0].max(), seconds[:, -1].max(), 60)
             runs = zip(seconds, records["errors"])
             errors = np.array([np.interp(grid, *run) for run in runs])
-            middle, band = np.median(errors, 0), (errors.min(0), errors.max(0))
+            middle = np.median(errors, 0)
+            band = (errors.min(0), errors.max(0))
             figures.line(axes, index, grid, middle, band, label=name, of=number)
         axes.set(title=scenario, xlabel="seconds", xscale="log", yscale="log")
     panels[0].set_yticks([4, 6, 10, 20], ["4", "6", "10", "20"])

@@ -24,7 +24,8 @@ NUM_WORKERS = 8
 # Steps before a measurement: they allocate memory and compile.
 NUM_WARM = 5
 # Seconds at load 1: the minimum, and the mean of what is added to it.
-SHIFT, MEAN = 0.1, 0.1
+SHIFT = 0.1
+MEAN = 0.1
 NUM_SIMULATED = 20_000
 TIMEOUTS = jaxwgc.distributed.Timeouts()
 
@@ -195,7 +196,8 @@ def measure_loads(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
     return measure(code, awaited(code), lambda worker, step: seconds[worker], steps)
 
 
-PARTS_EACH, NUM_PARAMS = 8, 1_000_000
+PARTS_EACH = 8
+NUM_PARAMS = 1_000_000
 
 
 def overhead(steps: int) -> Study:
@@ -226,7 +228,8 @@ def overhead(steps: int) -> Study:
 def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
     """Returns median milliseconds, mean traffic and memory per worker."""
     calls: collections.Counter[str] = collections.Counter()
-    perform, next_event = Actors.perform, Actors.next_event
+    perform = Actors.perform
+    next_event = Actors.next_event
 
     def counted_perform(actors, actions):
         calls["calls"] += len(actions)

@@ -19,8 +19,10 @@ from jaxwgc import codes
 from jaxwgc.distributed import Faults, Verification
 from jaxwgc.distributed.ray import _fleet
 
-NUM_WORKERS, WRONG_WORKER = 8, 3
-NUM_ROWS, NUM_PARAMS = 800, 2_000
+NUM_WORKERS = 8
+WRONG_WORKER = 3
+NUM_ROWS = 800
+NUM_PARAMS = 2_000
 # Fraction of its messages in which one bit of one entry is flipped.
 SHARE = 0.1
 RATE = 1e-4
@@ -29,7 +31,8 @@ HARMLESS = 1e-5
 ALL_BUT_ONE = jaxwgc.stragglers.fastest(NUM_WORKERS - 1)
 DROP = Verification(on_wrong="drop")
 # Parts per worker of audited codes, and audit probabilities.
-PARTS_EACH, AUDITS = 4, (0.1, 0.5)
+PARTS_EACH = 4
+AUDITS = (0.1, 0.5)
 # Parameters when the time of a step is measured.
 NUM_LARGE = 1_000_000
 
@@ -118,7 +121,8 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         # is small: relative to a vanishing gradient, rounding would be a large error.
         return params - RATE * true, error
 
-    pid, rows = None, []
+    pid = None
+    rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
@@ -213,7 +217,9 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
             message[step % len(message)] += 1
         return message
 
-    gaps, blamed, since = [], 0, 0
+    gaps = []
+    blamed = 0
+    since = 0
     with (
         warnings.catch_warnings(),
         # The worker is not replaced, so that it can be detected again.
@@ -231,7 +237,8 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         params = np.zeros(NUM_PARAMS, np.float32)
         for _ in range(rounds):
-            wrong, since = cluster.compute(params).wrong, since + 1
+            wrong = cluster.compute(params).wrong
+            since = since + 1
             assert wrong is not None
             if wrong[WRONG_WORKER]:
                 gaps.append(since)

@@ -112,7 +112,8 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
     """Runs the cells in turn; calls `watch` with the cell and the share done."""
     cells: list[Trial | Once] = []
     _filled(study.numbers, lambda cell, name: cells.append(cell))
-    total, done = len(cells), 0
+    total = len(cells)
+    done = 0
 
     def run(cell: Trial | Once, name: str) -> Any:
         nonlocal done
@@ -129,7 +130,8 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         else:
             measured = cell.run()
             if isinstance(measured, Iterator):
-                rows, measured = measured, []
+                rows = measured
+                measured = []
                 for row in rows:
                     measured.append(row)
                     watch(f"{name} {len(measured)}", done / total)
@@ -262,7 +264,8 @@ def command(
         def execute(*arguments, out: Path = Path("results"), **options):
             given = signature.bind(*arguments, **options)
             given.apply_defaults()
-            runs, seed = given.arguments[count], given.arguments["seed"]
+            runs = given.arguments[count]
+            seed = given.arguments["seed"]
             found = function(**given.arguments)
             sections = {"": lambda: found} if isinstance(found, Study) else found
             files = prefix or name.replace("-", "_")

@@ -48,7 +48,8 @@ class ResultTable:
     """A table for the terminal and for the documentation."""
 
     def __init__(self, title: str, columns: Iterable[str], rows: Iterable = ()):
-        self.title, self.columns = title, list(columns)
+        self.title = title
+        self.columns = list(columns)
         self.rows: list[list[str]] = [list(row) for row in rows]
 
     def print(self) -> None:
@@ -145,7 +146,8 @@ def percent(mean: float, half: float = 0.0) -> str:
 
     Digits end at the first of the interval, or at the second if the first is a one.
     """
-    mean, half = 100 * float(mean), 100 * float(half)
+    mean = 100 * float(mean)
+    half = 100 * float(half)
     if 100 * ROUNDING < mean < 1e-3:
         return "< 0.001"
     if not np.isfinite(half) or half < 100 * ROUNDING:
@@ -174,8 +176,9 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
     """Returns ratios of means of paired runs (runs, ...); delta-method intervals."""
     ratio = above.mean(axis=0) / below.mean(axis=0)
     spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
-    ends = ratio + spread.low, ratio + spread.high
-    return jaxwgc.Summary(ratio, *ends, standard_error=np.nan)
+    return jaxwgc.Summary(
+        ratio, ratio + spread.low, ratio + spread.high, standard_error=np.nan
+    )
 
 
 def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
@@ -190,7 +193,8 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
 
 def verdict(ratio: jaxwgc.Summary) -> str:
     """Returns a ratio of errors with its interval, and an arrow if it excludes 1."""
-    low, high = float(ratio.low), float(ratio.high)
+    low = float(ratio.low)
+    high = float(ratio.high)
     if max(abs(low - 1), abs(high - 1)) < 5e-4:
         return "1"
     sign = " ↓" if high < 1 else " ↑" if low > 1 else ""

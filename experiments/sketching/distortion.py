@@ -15,7 +15,8 @@ from experiments.sketching import data
 from jaxwgc import sketching
 
 # Rows of the sketch per column.
-FACTORS, FEW_FACTORS = (4, 16, 64), (4, 16)
+FACTORS = (4, 16, 64)
+FEW_FACTORS = (4, 16)
 # Half of the rows of other sections: normal variables for 64 p rows of S take time.
 MAX_ROWS = 4096
 KINDS = ("GA", "T1")
@@ -102,9 +103,12 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
 
 
-EPSILON, DELTA = 0.5, 0.05
+EPSILON = 0.5
+DELTA = 0.05
 # Mean distortions: the size for `count_sketch` grows with the square of p.
-NUM_COLUMNS, NUM_ROWS, FEW_ROWS = 5, 16_384, 2048
+NUM_COLUMNS = 5
+NUM_ROWS = 16_384
+FEW_ROWS = 2048
 # The smaller size of `sparse_sign` needs log(p / δ) / ε non-zeros in each column of S.
 FEW_NONZEROS = "sparse_sign, 10 non-zeros"
 # Failures are rare, and need more runs than other sections.
@@ -135,8 +139,9 @@ def cell(
         options = {"num_nonzeros": nonzeros}
         make = oblivious(sketching.sparse_sign, **options)
     family = getattr(sketching, name.split(",")[0])
-    given = family, num_columns, EPSILON, DELTA
-    size = sketching.recommended_sketch_size(*given, **options)
+    size = sketching.recommended_sketch_size(
+        family, num_columns, EPSILON, DELTA, **options
+    )
     trial = Trial(one_run, make, size, {"": problem})
     return {"size": size} | ({"": trial} if size <= limit else {})
 
@@ -221,7 +226,8 @@ def tabulate_recommended(numbers: Numbers) -> ResultTable:
 
 def tabulate_promise(numbers: Numbers) -> ResultTable:
     """Returns a row per family."""
-    families, runs = numbers["families"], numbers["runs"]
+    families = numbers["families"]
+    runs = numbers["runs"]
 
     def show(record: Any) -> str:
         if "failures" not in record:

@@ -15,13 +15,15 @@ from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ResultTable, at, interval, table_of
 from jaxwgc import sketching
 
-SHAPE, SMALL_SHAPE = (1_000, 20), (200, 8)
+SHAPE = (1_000, 20)
+SMALL_SHAPE = (200, 8)
 RATIOS = (4, 8, 16)
 NUM_ITERATIONS = 12
 # Iteration from which theory holds with momentum.
 LATE = 4
 
-NEW, MOMENTUM = "new sketches", "one sketch, momentum"
+NEW = "new sketches"
+MOMENTUM = "one sketch, momentum"
 CONSTRAINED = "new sketches, θ ≥ 0"
 METHODS: dict[str, dict[str, Any]] = {
     NEW: {},
@@ -100,8 +102,9 @@ def theory(method: str, sketch_size: int, num_columns: int) -> float | None:
 
 def errors_of_sketch(key, matrix, target, optimum, method, size) -> Numbers:
     """Returns ‖X(θ_t - θ*)‖² / ‖Xθ*‖² at the end, and its mean factor per iteration."""
-    given = key, matrix, target, size, NUM_ITERATIONS
-    solved = sketching.iterative_hessian_sketch(*given, **METHODS[method])
+    solved = sketching.iterative_hessian_sketch(
+        key, matrix, target, size, NUM_ITERATIONS, **METHODS[method]
+    )
     scale = np.sum((matrix @ optimum) ** 2)
     last = jnp.sum((matrix @ (solved.solution - optimum)) ** 2) / scale
     if method == CONSTRAINED:
@@ -124,10 +127,13 @@ def with_median(trials: dict[str, np.ndarray]) -> Numbers:
 
 
 # Steps in the table; the last is the number of steps.
-STEPS, FEW_STEPS = (24, 218, 2_000), (2, 20, 200)
+STEPS = (24, 218, 2_000)
+FEW_STEPS = (2, 20, 200)
 # n workers hold k sampled parts of K, each on d of them.
 CODE = jaxwgc.codes.reed_solomon(num_workers=20, num_parts=10, replication=8)
-NUM_PARTS, ROWS_PER_PART, NUM_COLUMNS = 80, 10, 10
+NUM_PARTS = 80
+ROWS_PER_PART = 10
+NUM_COLUMNS = 10
 # The step at iteration t is 1 / (t + delay); each method gets its best of these.
 DELAYS = (2, 8, 32, 128)
 SAMPLINGS = ("leverage", "uniform")
@@ -202,8 +208,9 @@ def one_sampling(whole, optimum, num_steps, key, probabilities) -> Numbers:
     rows = (small.parts[0] * jnp.sqrt(weights)[..., None]).reshape(-1, NUM_COLUMNS)
     responses = (small.parts[1] * jnp.sqrt(weights)).reshape(-1)
     one_shot = jaxwgc.decoded_value_and_grad(loss, CODE)
-    given = loss, CODE, probabilities
-    iterative = jaxwgc.sampled_value_and_grad(*given, num_draws=number)
+    iterative = jaxwgc.sampled_value_and_grad(
+        loss, CODE, probabilities, num_draws=number
+    )
 
     def fixed(params, key, received):
         return one_shot(params, (*small.parts, weights), received)[1]
@@ -245,13 +252,15 @@ def descend(key: jax.Array, gradient, sizes: jax.Array) -> jax.Array:
 
 def reduce(steps: tuple[int, ...], trials: Numbers) -> Numbers:
     """Returns means, with the delay that has the least mean error at the end."""
-    delays, errors = {}, {}
+    delays = {}
+    errors = {}
     for name, curves in trials["errors"].items():
         delays[name] = None
         if "iterative" in name:
             final = curves[:, :, -1].mean(axis=0)
             index = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
-            delays[name], curves = DELAYS[index], curves[:, index]
+            delays[name] = DELAYS[index]
+            curves = curves[:, index]
         errors[name] = jaxwgc.summarize(curves[:, np.array(steps)])
     limits = jaxwgc.summarize(trials["limits"])
     return {"delays": delays, "errors": errors, "limits": limits}

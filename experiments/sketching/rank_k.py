@@ -9,9 +9,12 @@ from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable
 from jaxwgc import sketching
 
-RANK, NUM_PASSES = 20, (3, 4, 5, 6, 8)
-SHAPE, FEW_SHAPE = (4_000, 500), (400, 80)
-KRYLOV, POWER = "block Krylov", "power iterations"
+RANK = 20
+NUM_PASSES = (3, 4, 5, 6, 8)
+SHAPE = (4_000, 500)
+FEW_SHAPE = (400, 80)
+KRYLOV = "block Krylov"
+POWER = "power iterations"
 
 
 def study(effort: Effort, key: jax.Array) -> Study:

@@ -45,8 +45,9 @@ SAMPLERS = {
 def draw_rows(key, probabilities, size, sampler: Sampler):
     """Returns indices of rows, and their factors, which are 0 for padding."""
     if sampler.method != "blocks":
-        given = key, probabilities, size, sampler.method
-        sample = sketching.sample_rows(*given, weighted=sampler.weighted)
+        sample = sketching.sample_rows(
+            key, probabilities, size, sampler.method, weighted=sampler.weighted
+        )
         return sample.indices, sample.scale
     # Neighbouring rows together, by their share of the scores, as in the paper.
     num_blocks = len(probabilities) // BLOCK_SIZE
@@ -130,7 +131,8 @@ def reduce(solutions: np.ndarray, problem: data.Regression) -> Numbers:
     interval of the median is given by order statistics of ranks n / 2 ± 0.98 √n,
     rounded outwards: 95% for any distribution without atoms.
     """
-    errors, runs = solutions - problem.coordinates, len(solutions)
+    errors = solutions - problem.coordinates
+    runs = len(solutions)
     ordered = np.sort(np.sum(errors**2, axis=1)) / problem.squared_residual
     half = 0.98 * np.sqrt(runs)
     mean = errors.mean(axis=0)

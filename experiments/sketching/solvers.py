@@ -17,10 +17,12 @@ from experiments.runner.tables import YES_NO, ResultTable, table_of
 from experiments.runner.timing import measure_in_turn
 from jaxwgc import sketching
 
-SHAPE, SMALL_SHAPE = (100_000, 200), (4_000, 20)
+SHAPE = (100_000, 200)
+SMALL_SHAPE = (4_000, 20)
 CONDITIONS = {"ill": 1e8, "well": 10.0}
 # Runs of each solver; no further run after so many seconds.
-REPEATS, BUDGET = 5, 5.0
+REPEATS = 5
+BUDGET = 5.0
 # Norm of the noise relative to Xθ.
 NOISE = 0.1
 MAX_LSQR_ITERATIONS = 200
@@ -77,7 +79,8 @@ def scipy_solution(matrix: np.ndarray, target: np.ndarray, driver: str) -> np.nd
 
 def entries(key, matrix, target, is_full) -> dict[str, Callable[[], Any]]:
     """Returns solvers by name and setting; they return θ, a `Solution`, or nothing."""
-    x, y = jnp.asarray(matrix), jnp.asarray(target)
+    x = jnp.asarray(matrix)
+    y = jnp.asarray(target)
     # LAPACK reads columns; without these it would copy X first, in the time measured.
     column_major = np.asfortranarray(matrix)
     num_columns = matrix.shape[1]
@@ -91,12 +94,17 @@ def entries(key, matrix, target, is_full) -> dict[str, Callable[[], Any]]:
         run = ours(sketching.preconditioned, method=method)
         solvers[f'`preconditioned` "{method}"'] = run
     for name, factor in SKETCHES if is_full else SKETCHES[::4]:
-        size, make = factor * num_columns, getattr(sketching, name)
+        size = factor * num_columns
+        make = getattr(sketching, name)
         run = ours(sketching.sketch_and_solve, size, make)
         solvers[f"`sketch_and_solve`, {name} {factor}p"] = run
     for number in (1, 2, 4) if is_full else (2,):
-        given = sketching.iterative_hessian_sketch, 8 * num_columns, number
-        run = ours(*given, embedding=sketching.sparse_sign)
+        run = ours(
+            sketching.iterative_hessian_sketch,
+            8 * num_columns,
+            number,
+            embedding=sketching.sparse_sign,
+        )
         solvers[f"`iterative_hessian_sketch`, 8p {number} it."] = run
     limits = {"atol": 1e-15, "btol": 1e-15, "iter_lim": MAX_LSQR_ITERATIONS}
     lsqr = functools.partial(scipy.sparse.linalg.lsqr, **limits)
@@ -131,14 +139,17 @@ def unpacked(result: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the solution of a solver, its iterations, and whether it converged."""
     iterations = converged = None
     if isinstance(result, sketching.Solution):
-        iterations, converged = int(result.num_iterations), bool(result.converged)
+        iterations = int(result.num_iterations)
+        converged = bool(result.converged)
         result = result.solution
     elif isinstance(result, tuple):
         # Reasons 3 and 7 of `lsqr`: the condition number, and the iteration limit.
-        iterations, converged = result[2], result[1] not in (3, 6, 7)
+        iterations = result[2]
+        converged = result[1] not in (3, 6, 7)
         result = result[0]
     elif isinstance(result, sklearn.linear_model.LogisticRegression):
-        iterations, result = int(result.n_iter_[0]), result.coef_[0]
+        iterations = int(result.n_iter_[0])
+        result = result.coef_[0]
     return np.asarray(result), {"iterations": iterations, "converged": converged}
 
 
@@ -161,7 +172,8 @@ def tabulate(condition: float) -> Callable[[Numbers], ResultTable]:
 RIDGE = 1e-3
 # Images of a quick run, whose pixels are means of 4 × 4.
 SMALL_IMAGES = 1_000
-LOGISTIC_REPEATS, LOGISTIC_BUDGET = 3, 10.0
+LOGISTIC_REPEATS = 3
+LOGISTIC_BUDGET = 10.0
 MAX_STEPS = 40
 # As (m / p, num_refinements).
 SETTINGS = ((2, 0), (2, 1), (2, 2), (4, 0), (4, 1), (4, 2))

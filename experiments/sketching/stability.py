@@ -14,7 +14,8 @@ from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable
 from jaxwgc import sketching
 
-SHAPE, SMALL_SHAPE = (4_000, 50), (400, 10)
+SHAPE = (4_000, 50)
+SMALL_SHAPE = (400, 10)
 NUM_DIFFICULTIES = 21
 # Largest difficulty: about the inverse of machine epsilon.
 PRECISIONS = {"float64": 1e16, "float32": 1e8}
@@ -84,7 +85,8 @@ def problem(rng, shape, difficulty, precision) -> tuple[np.ndarray, np.ndarray]:
 
 def reference(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Returns θ* of the rounded numbers, refined in extended precision."""
-    wide, wide_target = matrix.astype(np.longdouble), target.astype(np.longdouble)
+    wide = matrix.astype(np.longdouble)
+    wide_target = target.astype(np.longdouble)
     basis, upper = np.linalg.qr(matrix.astype(float))
     solution = np.zeros(matrix.shape[1], np.longdouble)
     # Björck refines the augmented system: the residual as well as θ.
@@ -133,7 +135,8 @@ def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndar
 
 def errors_of(matrix, target, exact, solution) -> dict[str, float]:
     """Returns forward, residual and backward error from extended precision."""
-    wide, wide_solution = matrix.astype(np.longdouble), solution.astype(np.longdouble)
+    wide = matrix.astype(np.longdouble)
+    wide_solution = solution.astype(np.longdouble)
     change = wide_solution - exact
     residual = target - wide @ wide_solution
     _, values, right = np.linalg.svd(matrix.astype(float), full_matrices=False)
@@ -169,8 +172,9 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 def draw(numbers: Numbers) -> Figure:
     """Draws a panel per precision and error; hollow: no convergence reported."""
-    shape = len(ERRORS), len(PRECISIONS)
-    figure, panels = new_figure(11, 6.5, *shape, sharex=False, sharey=False)
+    figure, panels = new_figure(
+        11, 6.5, len(ERRORS), len(PRECISIONS), sharex=False, sharey=False
+    )
     cells = itertools.product(PRECISIONS, ERRORS)
     for axes, (precision, error) in zip(panels, cells, strict=True):
         for index, method in enumerate(METHODS):

@@ -57,8 +57,9 @@ def descend(key: jax.Array, compression: int) -> Numbers:
 
         def until(threshold):
             problem = linear_regression.problem(small.parts)
-            rule = weights, STEP_SIZE, threshold, MAX_ITERATIONS
-            end = descent.descend(key, *problem, *rule)
+            end = descent.descend(
+                key, *problem, weights, STEP_SIZE, threshold, MAX_ITERATIONS
+            )
             off = data[0] @ (end.params - solution)
             return end.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
 
@@ -111,7 +112,8 @@ def reduce(trials: Numbers) -> Numbers:
     """Returns means, and for sketches the bound."""
     if "distortion" not in trials:
         return jaxwgc.summarize(trials)
-    distortion, distance = trials["distortion"], trials["distance"]
+    distortion = trials["distortion"]
+    distance = trials["distance"]
     speaks = distortion < 1
     bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.nan)
     shares = (0.1, 0.5, 0.9)
@@ -127,7 +129,8 @@ def reduce(trials: Numbers) -> Numbers:
 
 def tabulate_iterations(numbers: Numbers) -> ResultTable:
     """Returns iterations by threshold, and those that O(1/ε) allows."""
-    every, weighted = curves(numbers), numbers["descent"]["rho=2"]["weighted"]
+    every = curves(numbers)
+    weighted = numbers["descent"]["rho=2"]["weighted"]
     first = weighted["iterations"].mean[0]
 
     def row(index, threshold):
@@ -209,8 +212,7 @@ def draw_distance(numbers: Numbers) -> Figure:
     figure, (axes,) = new_figure(7, 4.6)
     (left, x, right), (low, y, high) = numbers["sketches"]["deciles"].values()
     look = {"color": COLORS[0], "label": "median, 10–90% of the runs", "capsize": 2}
-    bars = (y - low, high - y), (x - left, right - x)
-    axes.errorbar(x, y, *bars, fmt="o", **look)
+    axes.errorbar(x, y, (y - low, high - y), (x - left, right - x), fmt="o", **look)
     shown = np.geomspace(left.min(), 0.98, 200)
     axes.plot(shown, shown / (1 - shown), ":", color="0.3", label="bound ε / (1 − ε)")
     for here, there, draws in zip(x, y, DRAWS, strict=True):

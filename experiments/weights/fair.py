@@ -92,9 +92,18 @@ def one_kind(key, features, responses, compression) -> Numbers:
         off = params - solution
         return off @ gram @ off / smallest
 
-    curvature, loss = 2 * jnp.linalg.eigvalsh(gram)[-1], methods.squared_error
-    given = (grams, products), probabilities, curvature, loss, jnp.zeros(NUM_FEATURES)
-    return methods.run_all(key, *given, excess, CHECKPOINTS)
+    curvature = 2 * jnp.linalg.eigvalsh(gram)[-1]
+    loss = methods.squared_error
+    return methods.run_all(
+        key,
+        (grams, products),
+        probabilities,
+        curvature,
+        loss,
+        jnp.zeros(NUM_FEATURES),
+        excess,
+        CHECKPOINTS,
+    )
 
 
 def reduce(trials: Numbers) -> Numbers:
@@ -257,9 +266,17 @@ def digits_run(key: jax.Array, data: Any, compression: int) -> Numbers:
         return {"loss": jnp.mean(losses), "error": mnist.test_error(params, test)}
 
     probabilities = sketching.partition_probabilities(scores[order], num_parts)
-    given = parts, probabilities, jnp.asarray(curvature), mnist.logistic_loss
-    rest = jnp.zeros(784), measure, DIGIT_CHECKPOINTS, load
-    return methods.run_all(run_key, *given, *rest)
+    return methods.run_all(
+        run_key,
+        parts,
+        probabilities,
+        jnp.asarray(curvature),
+        mnist.logistic_loss,
+        jnp.zeros(784),
+        measure,
+        DIGIT_CHECKPOINTS,
+        load,
+    )
 
 
 def reduce_digits(trials: Numbers) -> Numbers:
@@ -289,12 +306,15 @@ def tabulate_digits(numbers: Numbers) -> ResultTable:
     """Returns loss and test error relative to unweighted."""
 
     def difference(summary):
-        low, high = summary.low, summary.high
+        low = summary.low
+        high = summary.high
         sign = " ↓" if high < 0 else " ↑" if low > 0 else ""
         return with_half(summary.mean, (high - low) / 2, 2) + sign
 
     def row(compression, name, record):
-        is_base, same, same_error = name == methods.BASELINE, "", ""
+        is_base = name == methods.BASELINE
+        same = ""
+        same_error = ""
         if name in methods.ONE_SHOT and not is_base:
             same = verdict(at(record["fixed_step"][name], 0))
             same_error = difference(at(record["test_error_difference_fixed"][name], 0))

@@ -65,7 +65,8 @@ def run_all(
         load: Function that makes the argument of the loss from a part, or None.
     """
     sample_key, step_key, straggler_key = jax.random.split(key, 3)
-    num_parts, k = len(probabilities), CODE.num_parts
+    num_parts = len(probabilities)
+    k = CODE.num_parts
     even = jnp.full(num_parts, 1 / num_parts, probabilities.dtype)
     both = jnp.stack([probabilities, even])
 
@@ -80,7 +81,9 @@ def run_all(
 
     pair = jax.vmap(draw)(jax.random.split(sample_key), both)
     (by_scores, evenly), counts, drawn, draws = pair
-    counts, drawn, q = counts[0].astype(even.dtype), drawn[0], draws[0]
+    counts = counts[0].astype(even.dtype)
+    drawn = drawn[0]
+    q = draws[0]
     weights = {
         "weighted": counts / (k * drawn),
         "weighted, unbiased": counts / (q * drawn),

@@ -17,8 +17,10 @@ from jaxwgc import coding, sketching
 NUM_SOURCES = descent.CODE.num_parts
 NUM_FEATURES = 10
 # Ratios of the largest to the smallest standard deviation, and rows per source.
-SPREADS, SPREAD = (1, 2, 3, 5, 10, 20, 50, 100), 10
-ROW_COUNTS, ROW_COUNT = (5, 10, 20, 50, 100, 200), 50
+SPREADS = (1, 2, 3, 5, 10, 20, 50, 100)
+SPREAD = 10
+ROW_COUNTS = (5, 10, 20, 50, 100, 200)
+ROW_COUNT = 50
 SETTINGS = [
     *((spread, ROW_COUNT) for spread in SPREADS),
     *((SPREAD, count) for count in ROW_COUNTS if count != ROW_COUNT),
@@ -75,8 +77,9 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         rows = rows.reshape(-1, NUM_FEATURES)
         scores = sketching.leverage_scores(rows, method="gram")
         residuals = responses - features @ params
-        given = residuals, scores.reshape(shape), row_weights
-        variances = coding.source_variances(*given)
+        variances = coding.source_variances(
+            residuals, scores.reshape(shape), row_weights
+        )
         return coding.inverse_variance_weights(variances)
 
     def fit(estimated, turn):
@@ -86,8 +89,9 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         curvatures = jnp.linalg.eigvalsh(hessian)
         problem = methods.squared_error, jnp.zeros(NUM_FEATURES), (grams, products)
         step_size = 2 / (curvatures[0] + curvatures[-1])
-        rule = weights, step_size, 1e-7 * curvatures[0], MAX_ITERATIONS
-        end = descent.descend(key, *problem, *rule)
+        end = descent.descend(
+            key, *problem, weights, step_size, 1e-7 * curvatures[0], MAX_ITERATIONS
+        )
         error = jnp.sum((end.params - truth) ** 2)
         return estimate(end.params, weights), error
 

@@ -97,7 +97,8 @@ def monte_carlo(
     if devices != [None]:
         # Each device runs its own loop, so that trials with loops do not wait for other
         # devices.
-        mesh, each = Mesh(devices, "trials"), PartitionSpec("trials")
+        mesh = Mesh(devices, "trials")
+        each = PartitionSpec("trials")
         specs: dict[str, Any] = {"mesh": mesh, "in_specs": each, "out_specs": each}
         run = jax.jit(jax.shard_map(run, check_vma=False, **specs))
     batches = []
@@ -120,8 +121,10 @@ def _checked_devices(devices):
     if not all(isinstance(device, jax.Device) for device in devices):
         raise TypeError(f"devices must be from jax.devices(); got {devices}")
     own = {each for each in devices if each.process_index == jax.process_index()}
-    is_right, rule = len(own) == len(devices) > 0, "be distinct devices of this process"
-    _validation.require(is_right, "devices", rule, devices)
+    is_right = len(own) == len(devices) > 0
+    _validation.require(
+        is_right, "devices", "be distinct devices of this process", devices
+    )
     return devices
 
 
@@ -185,11 +188,14 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 
     def of_leaf(leaf):
         if isinstance(leaf, jax.Array):
-            xp, values = jnp, _arrays.promoted(leaf)
+            xp = jnp
+            values = _arrays.promoted(leaf)
         else:
-            xp, values = np, np.asarray(leaf, np.float64)
+            xp = np
+            values = np.asarray(leaf, np.float64)
         summary = student_summary(values, confidence)
-        low, high = summary.low, summary.high
+        low = summary.low
+        high = summary.high
         if num_trials > 1 or _arrays.dtype_of(leaf) == np.bool_:
             wilson = _wilson_interval(xp, values.sum(0), num_trials, confidence)
             is_share = ((values == 0) | (values == 1)).all(0)

@@ -56,9 +56,9 @@ class Progress:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (BarColumn(), TextColumn("{task.percentage:.0f}%"))
         self._bar = Bar(
-            *columns,
+            BarColumn(),
+            TextColumn("{task.percentage:.0f}%"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,

@@ -167,7 +167,8 @@ class _Adversary:
 
 def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
     """Returns the worst pattern that climbs from random patterns find."""
-    generator, candidates = np.random.default_rng(0), set()
+    generator = np.random.default_rng(0)
+    candidates = set()
     for _ in range(_NUM_RANDOM):
         drawn = generator.permutation(adversary.num_workers)[:num_stragglers]
         lost = tuple(sorted(drawn.tolist()))
@@ -205,7 +206,8 @@ def _better_swap(adversary: _Adversary, lost: tuple[int, ...], record: float) ->
     largest errors: usually one batch suffices. To show that no swap is better, all are
     tried, or all with a sufficiently large ridge error.
     """
-    ridge, noise = adversary.ridge_errors, adversary.tolerance
+    ridge = adversary.ridge_errors
+    noise = adversary.tolerance
     swaps = all_swaps(lost, adversary.num_workers)
     ridge_errors = ridge.after_swaps(lost, swaps)
     order = np.argsort(-ridge_errors, kind="stable")
@@ -259,10 +261,12 @@ class RidgeErrors:
         Uses the Woodbury identity. A swap p changes B^H B by U_p S U_p^H, with U_p the
         rows of its workers, and S = -1 for the rows of the lost one, otherwise 1.
         """
-        rows, messages = self._rows, self._messages_of(swaps)
+        rows = self._rows
+        messages = self._messages_of(swaps)
         sides = np.concatenate([self._targets, rows.conj().T], axis=1)
         solved = self._inverse(lost) @ sides
-        products, num_targets = rows @ solved, self._targets.shape[1]
+        products = rows @ solved
+        num_targets = self._targets.shape[1]
         error = np.sum(self._targets * solved[:, :num_targets]).real
         systems = products[messages[:, :, None], num_targets + messages[:, None, :]]
         signs = np.repeat([-1.0, 1.0], len(rows) // self.num_workers)
@@ -279,7 +283,8 @@ class RidgeErrors:
             best = int(np.argmax(errors))
             if not errors[best] > error + self.tolerance:
                 return lost
-            lost, error = swapped(lost, swaps[best]), errors[best]
+            lost = swapped(lost, swaps[best])
+            error = errors[best]
 
     def _inverse(self, lost: tuple[int, ...]) -> np.ndarray:
         """Returns the inverse of I + B^H B, with the rows of workers that respond."""

@@ -70,7 +70,8 @@ def simulated_in_numpy(name, delay, wait, errors, num_trials):
     binary = 2 ** np.arange(N)[::-1]
     if wait.startswith("first"):
         number = int(wait[-1])
-        mask, elapsed = rank < number, last[:, number - 1]
+        mask = rank < number
+        elapsed = last[:, number - 1]
     elif wait == "2.5 s":
         elapsed = np.minimum(last[:, -1], 2.5)
         mask = times <= elapsed[:, None]
@@ -260,7 +261,8 @@ MARKOV = stragglers.markov(
 @pytest.mark.parametrize("late", ["cancelled", "busy"])
 def test_clusters_of_dependent_rounds(late):
     """Are those of `delayed`, scanned by hand; intervals are those of clusters."""
-    code, num_rounds = CODES["repetition"], 5
+    code = CODES["repetition"]
+    num_rounds = 5
     study = jaxwgc.compare(
         {"code": code},
         {"markov": MARKOV, "exponential": DELAYS["exponential"]},
@@ -294,7 +296,8 @@ def by_hand(code, delay, wait, late, num_rounds):
     rounds = []
     for index in range(3 * num_rounds):
         if index % num_rounds == 0:
-            state, delay_state = model.init(N), delay.init(N)
+            state = model.init(N)
+            delay_state = delay.init(N)
         key = jax.random.fold_in(KEY, index)
         arrivals, state = sample(key, state, jnp.asarray(code.loads))
         delay_key = jax.random.split(key)[0]

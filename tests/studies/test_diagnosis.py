@@ -42,9 +42,11 @@ def decoded_noise(code, masks, length=400):
     Every message has noise as large as the message itself would be for partial
     gradients of independent standard normal numbers, and so has the plain sum.
     """
-    matrix, scales = code.encoding_matrix, row_scales(code.encoding_matrix)
+    matrix = code.encoding_matrix
+    scales = row_scales(code.encoding_matrix)
     sizes = np.linalg.norm(matrix, axis=1)[:, None]
-    generator, squares = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    squares = []
     for sent in masks.repeat(code.messages_per_worker, axis=1):
         # The weights of least norm, these times the norms of the rows.
         rows = np.where(sent, 1 / scales, 0)[:, None] * matrix
@@ -215,7 +217,8 @@ def test_table_has_a_row_for_each_number(levels, with_x64):
         found.worst_error,
         found.noise_amplification,
     ]
-    shown, columns = np.array(numbers, float), np.transpose(columns)
+    shown = np.array(numbers, float)
+    columns = np.transpose(columns)
     # Four digits, or the magnitude of what is smaller.
     np.testing.assert_allclose(shown[:, :-1], columns[:, :-1], atol=6e-5, rtol=0.6)
     np.testing.assert_allclose(shown[:, -1], columns[:, -1], atol=6e-3)

@@ -14,7 +14,8 @@ from jaxwgc import codes, decoders, stragglers, studies
 from tests.conftest import every_pattern
 from tests.oracles import best_mixtures, squared_errors
 
-KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
+KEY = jax.random.key(0)
+OTHER_KEY = jax.random.key(1)
 REGULAR = codes.regular_graph(jax.random.key(1), 10, replication=3)
 # One object, one number of steps and one shape, so that it is compiled once, until
 # there is another model: tests with others come last.
@@ -141,7 +142,8 @@ def test_a_model_with_a_state_that_sees_loads(with_x64):
             num_workers = len(loads)
             place = (jnp.arange(num_workers) - state) % num_workers
             received = (place >= 5) & (loads == loads.min())
-            times, elapsed = jnp.ones(num_workers), jnp.asarray(1.0)
+            times = jnp.ones(num_workers)
+            elapsed = jnp.asarray(1.0)
             return stragglers.Arrivals(received, times, elapsed), state + 1
 
     assignment = np.asarray(REGULAR.assignment).copy()

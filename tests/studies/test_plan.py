@@ -146,7 +146,8 @@ def test_every_choice_against_independent_simulation(measured):
     keys = jax.random.split(jax.random.key(5), 200)
     runs = jax.device_get(jax.jit(jax.vmap(one_run))(keys))
     for choice, rounds in zip(shown.values(), runs):
-        code, elapsed = choice.code, rounds.elapsed
+        code = choice.code
+        elapsed = rounds.elapsed
         expected = float(elapsed.mean())
         error = float(elapsed.mean(1).std()) / math.sqrt(200)
         error = 3 * math.hypot(error, choice.step_time.standard_error)
@@ -242,7 +243,8 @@ def test_target_that_no_choice_reaches():
     """A worker is dead: who waits for it never ends, who does not loses its parts."""
     times = np.ones((20, 4))
     times[:, 0] = np.inf
-    delay, options = stragglers.empirical(times), {"target": 1e-4, "memory": True}
+    delay = stragglers.empirical(times)
+    options = {"target": 1e-4, "memory": True}
     waiting = [stragglers.fastest(1), stragglers.fastest(3)]
     found = plan(delay, 4, replications=[1], waiting=waiting, **options)
     assert not found.is_reached
@@ -278,14 +280,16 @@ def test_stalls_that_a_trace_does_not_show():
     assert careless.best.stalled_step_time == careless.best.step_time
     found = plan(delay, 8, tail=20.0, heterogeneity=1.0, **options)
     by_wait = {own.waits_for: own for own in found.choices}
-    waiting, best = by_wait["all"], found.best
+    waiting = by_wait["all"]
+    best = found.best
     assert isinstance(best.wait, stragglers.deadline)
     assert best.regret < 0.01 < 0.5 < waiting.regret
     assert [own.regret for own in found.choices] == sorted(
         own.regret for own in found.choices
     )
     # By the rule of three: 3 of the 320 times would be 20 times the longest.
-    probability, longest = 3 / 320, times.max()
+    probability = 3 / 320
+    longest = times.max()
     assert found.stalls[1:] == (probability, pytest.approx(20 * longest), 40)
     someone = 1 - (1 - probability) ** 8
     mean = waiting.step_time.value
@@ -307,7 +311,8 @@ def test_stalls_that_a_trace_does_not_show():
 def test_what_a_choice_is_for(measured):
     delay, found = measured
     by_wait = {own.waits_for: own for own in found.choices if own.name == "binary"}
-    approximate, exact = by_wait["error 10%"], by_wait["decodable"]
+    approximate = by_wait["error 10%"]
+    exact = by_wait["decodable"]
     assert approximate.tolerance == approximate.wait.tolerance > 0.3
     counts = next(own for own in found.choices if own.waits_for == "first 5")
     remembers = counts._replace(memory=True)

@@ -15,7 +15,8 @@ from jaxwgc.studies import Choice
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
-NUM_WORKERS, NUM_DIMENSIONS = 6, 24
+NUM_WORKERS = 6
+NUM_DIMENSIONS = 24
 GOAL = {"target": 0.02, "condition": 20.0, "heterogeneity": 1.0}
 CURVATURE = np.geomspace(1 / GOAL["condition"], 1, 8)
 
@@ -102,7 +103,8 @@ def test_descent_takes_as_many_steps(case):
     assert 5 < length < 200
     for target in (GOAL["target"], 0.2):
         own = plan.replan(target=target).best
-        number, size = math.ceil(own.num_steps), heterogeneity * CURVATURE.mean()
+        number = math.ceil(own.num_steps)
+        size = heterogeneity * CURVATURE.mean()
         losses, clock = descend(
             code, own.model(delay), memory, own.step_size / share, size, length
         )
@@ -138,7 +140,8 @@ def test_who_is_slow_is_remembered():
         slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL
     )
     by_kind = {(own.waits_for, own.memory): own for own in found.choices}
-    remembering, waiting = by_kind["first 5 + late", True], by_kind["all", False]
+    remembering = by_kind["first 5 + late", True]
+    waiting = by_kind["all", False]
     assert found.best.memory and found.best.late == "busy"
     assert math.isinf(by_kind["first 5", False].time.value)
     assert remembering.time.value < 0.5 * waiting.time.value

@@ -301,7 +301,8 @@ def test_search_can_be_asked_for():
 
 def random_code(kind):
     """Six workers, of codes with one and with several messages and segments."""
-    messages, segments = 1 + (kind == "messages"), 3 if kind == "segments" else 1
+    messages = 1 + (kind == "messages")
+    segments = 3 if kind == "segments" else 1
     generator = np.random.default_rng(2)
     matrix = generator.normal(size=(6 * messages, 4 * segments))
     if kind == "complex":
