@@ -140,6 +140,44 @@ def test_nothing_is_the_share_of_what_weighs_nothing():
     assert jaxwgc.decoding(code, np.ones(3, bool)).share == 0
 
 
+def test_decodings_of_another_target_are_rejected():
+    matrix = np.eye(2)
+    code = jaxwgc.GradientCode.from_matrix(matrix)
+    other = jaxwgc.GradientCode.from_matrix(matrix, target=[2.0, 1.0])
+    decoding = jaxwgc.decoding(code, np.ones(2, bool))
+    with pytest.raises(ValueError, match="a decoding of the same code"):
+        jaxwgc.decoding_weights(other, decoding)
+
+
+def test_weights_of_missing_messages_count_nowhere():
+    decoding = jaxwgc.Decoding(codes.uncoded(3), [True, True, False], [[1, 1, 1]])
+    gradients = np.ones((3, 1), np.float32)
+    assert decoding.error == 1
+    np.testing.assert_array_equal(decoding.collapse(gradients), [2])
+    np.testing.assert_array_equal(decoding.combine(gradients, np.zeros(1)), [2])
+
+
+def test_complex_weights_of_a_real_code_are_rejected():
+    with pytest.raises(TypeError, match="weights must be real"):
+        jaxwgc.Decoding(codes.uncoded(2), np.ones(2, bool), np.ones((1, 2), complex))
+
+
+def test_integer_messages_of_packed_segments():
+    code = codes.communication_efficient(6, 2, 2)
+    messages = np.arange(12).reshape(6, 2)
+    received = np.ones(6, bool)
+    decoded = [
+        jaxwgc.decode(code, given, received, np.zeros(4, np.float32))
+        for given in (messages, messages.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(*decoded)
+
+
+def test_gradients_without_entries_collapse():
+    decoding = jaxwgc.decoding(codes.reed_solomon(6, 3, 4), np.arange(6) < 2)
+    assert decoding.collapse(np.ones((3, 0), np.float32)).shape == (0,)
+
+
 def test_known_weights_need_no_decoder():
     """As where another device has found them."""
     code = codes.uncoded(3)

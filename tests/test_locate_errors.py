@@ -350,3 +350,17 @@ class TestKindsOfNumbers:
             jax.tree.map(jnp.asarray, self.code), messages, np.ones(8, bool), KEY
         )
         np.testing.assert_array_equal(found.wrong, self.second)
+
+
+@pytest.mark.parametrize("num_stragglers", range(2, 7))
+def test_errors_of_reed_solomon_codes_with_few_checks(num_stragglers):
+    """Windows of few sums have fewer singular vectors than there are sums."""
+    code = codes.reed_solomon(8, 8, num_stragglers + 1)
+    random = np.random.default_rng(num_stragglers)
+    gradients = random.normal(size=(8, 6)).astype(np.float32)
+    messages = jaxwgc.encode(code, gradients)
+    everyone = np.ones(8, bool)
+    for wrong in ([], [2]):
+        sent = messages.at[np.array(wrong, int)].add(5)
+        found = jaxwgc.locate_errors(code, sent, everyone, jax.random.key(0))
+        assert np.flatnonzero(found.wrong).tolist() == wrong

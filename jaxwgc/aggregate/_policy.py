@@ -152,11 +152,9 @@ class DecodingPolicy:
                 "another transformation of the chain takes them",
                 stacklevel=4,
             )
-        num_workers = self.code.num_workers
-        if late is not None and late.shape != (num_workers,):
-            raise ValueError(
-                f"late must have shape (num_workers,) = ({num_workers},); got "
-                f"{late.shape}"
+        if late is not None:
+            late = _validation.as_array(
+                "late", late, "bools", num_workers=self.code.num_workers
             )
         if received is None and finished is None:
             if elapsed is not None:

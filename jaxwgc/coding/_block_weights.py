@@ -31,15 +31,18 @@ class Measured(NamedTuple):
 
 
 @jax.jit
-def measure(weights: jax.Array, matrix: jax.Array, target: jax.Array) -> Measured:
+def measure(
+    weights: jax.Array, mask: jax.Array, matrix: jax.Array, target: jax.Array
+) -> Measured:
     """Computes aᵀB in real form, and its distance from the target.
 
     Args:
       weights: Decoding weights a, (..., num_segments, num_messages).
+      mask: Which messages arrived, bool (..., num_messages).
       matrix: B, (num_messages, num_parts * num_segments).
       target: (num_parts,).
     """
-    mixed = product(weights, matrix)
+    mixed = product(jnp.where(mask[..., None, :], weights, 0), matrix)
     *batch, num_blocks, num_columns = mixed.shape
     num_parts = num_columns // num_blocks
     if jnp.iscomplexobj(mixed):

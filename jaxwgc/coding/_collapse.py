@@ -128,16 +128,17 @@ def _with_leaks(gradient, leaks, num_segments, sums_of_rows):
     # segment leaks only from one half to the other.
     first = 1 if num_segments == 1 else 0
     rows = jnp.moveaxis(weights[first:, :, ::halves], 1, -1)
+    num_into = len(rows)
     sums = sums_of_rows(rows.reshape(-1, rows.shape[-1]))
     sums = _flat_vectors.blocks(_flat_vectors.ravel(sums, 1), num_blocks)
-    sums = sums.reshape(-1, num_segments, num_segments, halves, sums.shape[-1])
+    sums = sums.reshape(num_into, num_segments, num_segments, halves, sums.shape[-1])
     # Block p gains, for each segment v, segment v of the sum with weights (p, :, v).
     gained = jnp.trace(sums, axis1=1, axis2=2)
     gained = jnp.pad(gained, [(first, 0), (0, 0), (0, 0)])
     if halves == 2:
-        second = gained[:, 1].reshape(num_segments, 2, -1)
+        second = gained[:, 1].reshape(num_segments, 2, gained.shape[-1])
         turned = jnp.stack([-second[:, 1], second[:, 0]], axis=1)
-        gained = gained[:, 0] + turned.reshape(num_blocks, -1)
+        gained = gained[:, 0] + turned.reshape(num_blocks, gained.shape[-1])
     flat = _flat_vectors.ravel(gradient)
     # In a round that decodes, leaks would move parameters without a gradient.
     is_moved = leaks.is_lossy | (flat != 0)

@@ -78,13 +78,24 @@ class Decoding:
                 f"got {np.shape(self.mask)}"
             )
         sizes = (self.code.num_segments, num_messages)
+        object.__setattr__(self, "mask", jnp.asarray(self.mask))
+        object.__setattr__(self, "weights", promoted(self.weights))
+        if self.mask.dtype != bool:
+            raise TypeError(f"mask must be bool; got {self.mask.dtype}")
+        if jnp.iscomplexobj(self.weights) and not self.code.is_complex:
+            raise TypeError(
+                f"weights must be real for {self.code}; got {self.weights.dtype}"
+            )
         if np.shape(self.weights)[-2:] != sizes:
             raise ValueError(
                 "weights must have shape (..., num_segments, num_messages) = "
                 f"(..., {sizes[0]}, {sizes[1]}); got {np.shape(self.weights)}"
             )
         measured = measure(
-            self.weights, working(self.code.encoding_matrix), working(self.code.target)
+            self.weights,
+            self.mask,
+            working(self.code.encoding_matrix),
+            working(self.code.target),
         )
         for name, value in measured._asdict().items():
             object.__setattr__(self, name, value)
@@ -154,15 +165,19 @@ class Decoding:
         )
         num_blocks = self.block_weights.shape[-1]
         length = -(-_flat_vectors.raveled_size(params) // num_blocks)
+        # Messages are promoted before jit, which would truncate integers of 64 bits.
         messages = check_messages_of(self.code, messages, length)
-        dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
+        sent_dtype = messages.dtype if message_dtype is None else message_dtype
+        messages = promoted(messages)
+        if not jnp.issubdtype(sent_dtype, jnp.inexact):
+            sent_dtype = messages.dtype
+        sent_dtype = jnp.dtype(sent_dtype)
         leaks = self._leaks()
         floors = None
         if leaks is not None:
             matrix = working(self.code.encoding_matrix)
-            floors = floor_weights(leaks, matrix, self.weights, self.mask, dtype)
-        # Messages are promoted before jit, which would truncate integers of 64 bits.
-        flat = combine(self.weights, floors, promoted(messages), self.mask)
+            floors = floor_weights(leaks, matrix, self.weights, self.mask, sent_dtype)
+        flat = combine(self.weights, floors, messages, self.mask)
         return _flat_vectors.unravel(flat, params)
 
     def collapse(self, partial_gradients: Any) -> Any:

@@ -209,7 +209,8 @@ def _smoothed(sample, search, signal, interpolation):
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
     steering = jnp.where(places[:, None] < size, powers[:-1], 0)
     steering /= jnp.sqrt(size.astype(threshold.dtype))
-    basis = jnp.where(places < number_wrong, left, 0)
+    # With few checks, there are fewer vectors than sums.
+    basis = jnp.where(jnp.arange(left.shape[1]) < number_wrong, left, 0)
     distances = jnp.where(is_there, distances_from(basis, steering), jnp.inf)
     wrong, _ = nearest(distances, number_wrong)
     largest_number = (num_checks + 1) // 2
