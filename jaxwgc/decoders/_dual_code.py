@@ -11,6 +11,8 @@ from jaxwgc.decoders._systems import System, refine
 
 # Ridge in eps: smaller ones do not improve the accuracy.
 _RIDGE = 0.5
+# Number of refinement steps, which remove rounding errors of the decomposition.
+_STEPS = 5
 
 
 class DualCode(NamedTuple):
@@ -65,11 +67,25 @@ def dual_weights(
     remove = product(null, turn.conj().T * singular) * (1 - ridge)
     remove = remove / (singular**2 + ridge * (1 - singular**2))
     remove = product(remove, vectors.conj().T)
-    # Solutions differ from the weights of all workers by weights of the dual code, and
-    # vanish at stragglers.
-    norms = system.norms
-    identity = jnp.eye(len(null), dtype=null.dtype)
-    outside = (identity - product(null.conj(), null.T)) / norms[:, None]
-    equations = system._replace(matrix=outside, target=of_all[None])
-    inverse = jnp.where(received, identity.at[lost].add(-remove.T), 0) * norms
-    return refine(Partial(product, right=inverse), weights, system, equations)
+    correct = Partial(
+        _without_lost,
+        received=received,
+        lost=lost,
+        remove=remove,
+        dual=dual,
+        norms=system.norms,
+    )
+    return refine(correct, weights, system, num_steps=_STEPS)
+
+
+def _without_lost(iterate, _, received, lost, remove, dual, norms):
+    """Returns the change towards weights that decode, and vanish at stragglers.
+
+    Weights that decode differ from the weights of all workers by weights of the dual
+    code.
+    """
+    weights = iterate[0] / norms
+    missing = dual.of_all - weights
+    missing = missing + product(dual.null, product(dual.null.conj().T, weights))
+    change = missing - product(remove, missing[lost])
+    return (jnp.where(received, change, 0) * norms)[None]

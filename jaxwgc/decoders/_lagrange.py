@@ -151,18 +151,12 @@ class Lagrange(Decoder):
         weights, is_poor = _closed_form(
             mask, positions, self.num_stragglers, matrix, target
         )
-        attempt = Partial(_as_given)
+        attempt = None
         # The dual code gives a system of the size of s.
         if 0 < 2 * self.num_stragglers <= min(matrix.shape):
             powers = np.arange(len(positions) - self.num_stragglers, len(positions))
             attempt = Partial(_by_dual_code, positions=positions, powers=powers)
         return solve_poor(is_poor, weights, mask, matrix, target, attempt)
-
-
-def _as_given(weights, mask, system):
-    """Returns the weights of the closed form, of which the residual was estimated."""
-    del mask, system
-    return weights
 
 
 def _by_dual_code(weights, mask, system, positions, powers):
@@ -186,9 +180,8 @@ def _by_dual_code(weights, mask, system, positions, powers):
     null = jnp.asarray(circle / np.sqrt(number), dtype)[turns]
     dual = DualCode(of_all=jnp.full(number, 1 / number, dtype), null=null)
     num_stragglers = len(powers)
-    has_enough = (~mask).sum() <= num_stragglers
     return jax.lax.cond(
-        has_enough & ~system.is_solved_by(weights),
+        (~mask).sum() <= num_stragglers,
         lambda: dual_weights(weights, mask, system, dual, num_stragglers),
         lambda: weights,
     )

@@ -147,7 +147,6 @@ def refine(
     correct: Partial,
     weights: jax.Array,
     system: System,
-    equations: System | None = None,
     num_steps: int = _STEPS,
 ) -> jax.Array:
     """Returns the best of `weights` and of the steps of an iterative refinement.
@@ -160,12 +159,12 @@ def refine(
     weights may have smaller residuals, but larger rounding errors. Both count.
 
     Args:
-      correct: `correct(residual)` returns the change of the weights (num_segments,
-        num_messages) that removes most of a residual (num_segments, c).
+      correct: `correct(iterate, residual)` returns the change of the iterate
+        (num_segments, num_messages), weights times norms, that removes most of its
+        residual (num_segments, c).
       weights: Kept if better than every step by more than a tenth, (num_segments,
         num_messages).
       system: Rows of B, and target, by which weights are compared.
-      equations: Equivalent system for the steps. Defaults to `system`.
       num_steps: Number of corrections.
 
     Returns:
@@ -181,10 +180,8 @@ def refine(
         cost = jnp.where(step == 0, cost / _ADVANTAGE, cost)
         best = jnp.where(cost < least, iterate, best)
         least = jnp.where(cost < least, cost, least)
-        if equations is not None:
-            residual = equations.target - product(iterate, equations.matrix)
         # The second iterate is zero.
-        iterate = jnp.where(step == 0, 0, iterate + correct(residual))
+        iterate = jnp.where(step == 0, 0, iterate + correct(iterate, residual))
         return iterate, best, least
 
     # Infinity is derived from the weights, so that under shard_map it varies over the
@@ -248,11 +245,16 @@ def _by_svd(weights, mask, system):
     truncated = ridged * (singular > cutoff)
     for inverses in ridged, truncated:
         inverse = product(right.conj().T * inverses, left.conj().T)
-        correct = Partial(product, right=jnp.where(mask, inverse, 0))
+        correct = Partial(_by_inverse, inverse=jnp.where(mask, inverse, 0))
         weights = refine(correct, weights, system)
     # True is derived from the mask: under shard_map it varies over the mesh axes
     # of the mask.
     return weights, mask[0] | True
+
+
+def _by_inverse(_, residual, inverse):
+    """Returns the weights that remove a residual, by an inverse of the matrix."""
+    return product(residual, inverse)
 
 
 @jax.jit
@@ -282,7 +284,7 @@ def _by_cholesky(weights, masks, system):
     return weights, is_solved & (pivots.min(-1) >= _SMALLEST_PIVOT * precision.eps)
 
 
-def _by_factor(residual, matrix, mask, factor):
+def _by_factor(_, residual, matrix, mask, factor):
     """Returns the weights that remove a residual, by a factor of the Gram matrix."""
     half = _half_solution(residual, matrix, mask, factor)
     return jax.lax.linalg.triangular_solve(factor, half, lower=True)

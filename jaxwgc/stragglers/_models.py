@@ -216,6 +216,8 @@ def times_of(times: Any) -> jax.Array:
 
 def _vector(name, value, rule, largest=None):
     array = value if hasattr(value, "dtype") else np.asarray(value)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        raise TypeError(f"{name} must be real numbers; got {array!r}")
     is_real = jnp.issubdtype(array.dtype, jnp.floating)
     if not (is_real or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name} must be real numbers; got {array.dtype}")
