@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ class Comparison:
     messages: Summary
     work: Summary
     trials: Mapping[str, np.ndarray] = dataclasses.field(
-        default=MappingProxyType({}), repr=False
+        default_factory=dict, repr=False
     )
 
     def to_dataframe(self) -> Any:
