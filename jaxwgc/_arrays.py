@@ -22,7 +22,6 @@ KINDS = {
     "real floats": (jnp.floating,),
     "integers": (jnp.integer,),
     "bools": (jnp.bool_,),
-    "a bool mask": (jnp.bool_,),
     "keys": (jax.dtypes.prng_key,),
     "numbers, bools or keys": (jnp.number, jnp.bool_, jax.dtypes.prng_key),
 }

@@ -148,20 +148,21 @@ def coded_aggregate(
         correct_errors=correct_errors,
         noise=noise,
     )
-    return _aggregator(code, model, key, method, corrupt, options)
+    policy = DecodingPolicy.of(code, options, is_simulated=True)
+    return _aggregator(policy, model, loads, key, method, corrupt)
 
 
 def _aggregator(
-    code: GradientCode,
+    policy: DecodingPolicy,
     model: StragglerModel,
+    loads: jax.Array,
     key: jax.Array,
     method: str,
     corrupt: CorruptionModel | None,
-    options: DecodingOptions,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the aggregator that `coded_aggregate` describes."""
-    policy = DecodingPolicy.of(code, options, is_simulated=True)
-    loads = jnp.asarray(code.loads, jnp.result_type(float))
+    code = policy.code
+    options = policy.options
 
     def init(params):
         faults = () if corrupt is None else corrupt.init(code.num_workers)

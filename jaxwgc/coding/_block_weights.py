@@ -49,8 +49,8 @@ def measure(
         mixed = _flat_vectors.real_form(mixed)
         num_blocks = 2 * num_blocks
     blocks = mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
-    own_blocks = blocks * jnp.eye(num_blocks, dtype=blocks.dtype)[:, None, :]
-    effective = own_blocks.sum(axis=(-3, -1)) / num_blocks
+    is_own_block = jnp.eye(num_blocks, dtype=bool)[:, None, :]
+    effective = jnp.where(is_own_block, blocks, 0).sum(axis=(-3, -1)) / num_blocks
     # Squares of tiny entries would underflow without the scale.
     scale = jax.lax.stop_gradient(scale_of(target))
     target = target / scale
@@ -78,8 +78,8 @@ def squared_error(blocks: jax.Array, target: Array) -> jax.Array:
 
 def unmixed(weights: jax.Array, num_blocks: int) -> jax.Array:
     """Returns block weights that are equal in all blocks, and zero between them."""
-    identity = jnp.eye(num_blocks, dtype=weights.dtype)
-    return weights[..., None, :, None] * identity[:, None, :]
+    is_own_block = jnp.eye(num_blocks, dtype=bool)[:, None, :]
+    return jnp.where(is_own_block, weights[..., None, :, None], 0)
 
 
 class Leaks(NamedTuple):

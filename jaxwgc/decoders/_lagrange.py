@@ -205,4 +205,4 @@ def _closed_form(mask, positions, num_stragglers, matrix, target):
     size = jnp.sqrt(norm / squared_norm(target[0] / columns))
     precision = jnp.finfo(dtype)
     estimate = _EPS_OF_NORM[precision.bits] * precision.eps * size
-    return weights, is_short | ~(estimate <= ROUNDING[jnp.finfo(dtype).bits])
+    return weights, is_short | ~(estimate <= ROUNDING[precision.bits])

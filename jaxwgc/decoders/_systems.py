@@ -17,8 +17,8 @@ from jaxwgc._targets import DECODES, ROUNDING
 
 # Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
-# Ridge in eps of the largest singular value: smaller and larger
-# ones leave larger errors on nearly singular masks.
+# Ridge in eps of the largest singular value: smaller and larger ones leave larger
+# errors on nearly singular masks.
 _RIDGE = 2
 # Weights given to a refinement are kept if their cost is below this fraction of the
 # cost of every step.

@@ -420,7 +420,6 @@ def test_table(study):
 
 
 def test_dataframe(study):
-    pytest.importorskip("pandas")
     frame = study.to_dataframe()
     assert len(frame) == len(CELLS)
     assert [*frame.columns[:6]] == [
@@ -444,7 +443,6 @@ def test_dataframe(study):
     ],
 )
 def test_figures(study, x, y, panels, lines):
-    pytest.importorskip("matplotlib")
     figure = study.plot(x, y)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == panels
@@ -455,7 +453,6 @@ def test_figures(study, x, y, panels, lines):
 
 
 def test_names_that_are_numbers_are_an_axis():
-    pytest.importorskip("matplotlib")
     waiting = {number: fastest(number) for number in (6, 2)}
     study = jaxwgc.compare([CODES["uncoded"]], [DELAYS["slow"]], waiting, KEY, 20)
     [axes] = study.plot(log=True).axes

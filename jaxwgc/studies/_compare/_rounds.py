@@ -16,6 +16,7 @@ from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
 from jaxwgc.studies._compare._masks import distinct_rows
 from jaxwgc.studies._compare._search import can_search, ends_of_rounds
 from jaxwgc.studies._compare._shared_programs import kind_of, restored, shared
+from jaxwgc.studies._program_arguments import DrawnTimes
 
 
 class Schedule(NamedTuple):
@@ -230,13 +231,6 @@ def _draw(delay, key, numbers, loads):
     return _Drawn(keys, jax.vmap(run)(keys))
 
 
-class _DrawnTimes(DelayModel):
-    """Delay model that returns its state as times."""
-
-    def sample(self, key, state, loads):
-        return state, state
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _end_rounds(late, rules, code, loads, drawn):
     """Applies stacked waiting rules to drawn times.
@@ -247,7 +241,7 @@ def _end_rounds(late, rules, code, loads, drawn):
     is_busy = late == "busy"
 
     def run(rule, cluster):
-        model = delayed(_DrawnTimes(), restored(rule), late)
+        model = delayed(DrawnTimes(), restored(rule), late)
 
         def step(remaining, this_round):
             key, times = this_round

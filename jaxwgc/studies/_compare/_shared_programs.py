@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any
 
-import jax
-
 from jaxwgc import stragglers
 from jaxwgc._pytrees import Static, register
+from jaxwgc.studies._program_arguments import as_pytree, from_pytree
 
 # Models of independent times. `sample` computes with their fields, and never branches
 # on them, so that the fields may be traced.
@@ -30,31 +29,19 @@ class _Numbers:
     fields: dict[str, Any]
 
 
-@register
-@dataclasses.dataclass(frozen=True)
-class _Constant:
-    """Delay model or rule that is not a pytree: each has its own program."""
-
-    model: Static[Any]
-
-
 def shared(model: Any) -> Any:
     """Returns a delay model or waiting rule as a pytree, for compiled functions."""
     if kind_of(model) is not None:
         names = [field.name for field in dataclasses.fields(model)]
         return _Numbers(type(model), {name: getattr(model, name) for name in names})
-    if jax.tree_util.all_leaves([model]):
-        return _Constant(model)
-    return model
+    return as_pytree(model)
 
 
 def restored(model: Any) -> Any:
     """Returns the delay model or waiting rule of `shared`."""
     if isinstance(model, _Numbers):
         return model.kind(**model.fields)
-    if isinstance(model, _Constant):
-        return model.model
-    return model
+    return from_pytree(model)
 
 
 def kind_of(model: Any) -> type | None:
