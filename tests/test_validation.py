@@ -79,7 +79,6 @@ class TestDtypes:
         "real floats": {"float"},
         "integers": {"int"},
         "bools": {"bool"},
-        "a bool mask": {"bool"},
         "keys": {"key"},
         "numbers, bools or keys": {"bool", "int", "float", "complex", "key"},
     }
