@@ -7,19 +7,10 @@ import jax
 import numpy as np
 
 from jaxwgc.studies._compare._inputs import Inputs
-from jaxwgc.studies._compare._masks import (
-    DecodedMasks,
-    decode_all,
-    distinct_rows,
-)
-from jaxwgc.studies._compare._rounds import (
-    Draws,
-    Rounds,
-    Schedule,
-    Waiting,
-    simulate,
-)
+from jaxwgc.studies._compare._trials import Draws, Schedule, Trials, simulate
 from jaxwgc.studies._progress import Progress
+from jaxwgc.studies._simulation._masks import DecodedMasks, decode_all, distinct_rows
+from jaxwgc.studies._simulation._rounds import Waiting
 
 # Index of code, delay model and waiting rule.
 Cell: TypeAlias = tuple[int, int, int]
@@ -47,10 +38,7 @@ def groups_of_equal_loads(inputs: Inputs) -> list[Group]:
         group = groups.setdefault(loads.tobytes(), Group(loads, [], {}))
         known = {one.identity: index for index, one in enumerate(group.waiting)}
         for number, rules in enumerate(inputs.rules.values()):
-            # Rounds of codes with one message per worker depend on the code only by
-            # its loads.
-            is_plain = code.messages_per_worker == 1
-            waiting = Waiting(rules[place], None if is_plain else code)
+            waiting = Waiting.of(code, rules[place], inputs.late)
             if waiting.identity not in known:
                 known[waiting.identity] = len(group.waiting)
                 group.waiting.append(waiting)
@@ -64,30 +52,30 @@ def simulated(
     key: jax.Array,
     schedule: Schedule,
     shown: Progress,
-) -> dict[Cell, Rounds]:
-    """Returns the rounds of every cell."""
-    rounds = {}
+) -> dict[Cell, Trials]:
+    """Returns the trials of every cell."""
+    trials = {}
     for place, (name, delay) in enumerate(inputs.delays.items()):
-        drawn = Draws(name, delay, inputs.late, key, schedule)
+        drawn = Draws(name, delay, key, schedule)
         for group in groups:
             of_rules = simulate(drawn, group.loads, group.waiting, shown.advance)
             for (code, rule), index in group.places.items():
-                rounds[code, place, rule] = of_rules[index]
-    return rounds
+                trials[code, place, rule] = of_rules[index]
+    return trials
 
 
 def quantities_of_cells(
-    inputs: Inputs, rounds: dict[Cell, Rounds], tolerance: float, shown: Progress
+    inputs: Inputs, trials: dict[Cell, Trials], tolerance: float, shown: Progress
 ) -> Iterator[tuple[Cell, dict[str, np.ndarray]]]:
     """Yields the trials of each quantity, (num_trials,), of each cell.
 
     Masks that occur in several cells of a code are decoded once.
     """
     cells: list[list[Cell]] = [[] for _ in inputs.codes]
-    for cell in rounds:
+    for cell in trials:
         cells[cell[0]].append(cell)
     distinct = [
-        distinct_rows(np.concatenate([rounds[cell].masks for cell in of_code]))
+        distinct_rows(np.concatenate([trials[cell].masks for cell in of_code]))
         for of_code in cells
     ]
     decoded_codes = decode_all(
@@ -99,21 +87,21 @@ def quantities_of_cells(
         shown.advance()
         start = 0
         for cell in of_code:
-            end = start + len(rounds[cell].masks)
-            of_trials = decoded.take(places[start:end][rounds[cell].places])
-            yield cell, _quantities(rounds[cell], of_trials, tolerance)
+            end = start + len(trials[cell].masks)
+            of_trials = decoded.take(places[start:end][trials[cell].places])
+            yield cell, _quantities(trials[cell], of_trials, tolerance)
             start = end
 
 
 def _quantities(
-    rounds: Rounds, decoded: DecodedMasks, tolerance: float
+    trials: Trials, decoded: DecodedMasks, tolerance: float
 ) -> dict[str, np.ndarray]:
     """Returns the trials of each quantity of a cell, (num_trials,)."""
     return {
-        "time": rounds.time,
+        "time": trials.time,
         "error": decoded.error,
         "share": decoded.share,
         "exact": decoded.residual <= tolerance,
         "messages": decoded.messages,
-        "work": rounds.work,
+        "work": trials.work,
     }

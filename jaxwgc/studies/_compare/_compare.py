@@ -19,7 +19,7 @@ from jaxwgc.studies._compare._cells import (
 )
 from jaxwgc.studies._compare._comparison import QUANTITIES, Comparison
 from jaxwgc.studies._compare._inputs import Inputs, checked_inputs
-from jaxwgc.studies._compare._rounds import Schedule
+from jaxwgc.studies._compare._trials import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
@@ -137,8 +137,8 @@ def compare(
     groups = groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
     with Progress(progress, num_batches + len(inputs.codes)) as shown:
-        rounds = simulated(inputs, groups, key, schedule, shown)
-        cells = quantities_of_cells(inputs, rounds, tolerance, shown)
+        trials = simulated(inputs, groups, key, schedule, shown)
+        cells = quantities_of_cells(inputs, trials, tolerance, shown)
         shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
         table = _Table.empty(shape, schedule, keep_trials)
         for cell, quantities in cells:

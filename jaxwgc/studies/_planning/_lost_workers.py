@@ -9,7 +9,7 @@ import numpy as np
 from jaxwgc import stragglers
 from jaxwgc._pytrees import Static, register
 from jaxwgc.studies._planning._simulated_rounds import Drawn
-from jaxwgc.studies._program_arguments import as_pytree, from_pytree
+from jaxwgc.studies._simulation._program_arguments import as_argument, from_argument
 
 
 def never_responding(drawn: Drawn) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ class WithLostWorkers(stragglers.DelayModel):
     """Delay model of a cluster in which some workers never respond.
 
     Attributes:
-      delay: Delay model of the cluster, from `as_pytree`.
+      delay: Delay model of the cluster, from `as_argument`.
       lost: Indices of the workers that never respond.
     """
 
@@ -33,11 +33,11 @@ class WithLostWorkers(stragglers.DelayModel):
 
     def init(self, num_workers):
         """Returns the state of the delay model of the cluster."""
-        return from_pytree(self.delay).init(num_workers)
+        return from_argument(self.delay).init(num_workers)
 
     def sample(self, key, state, loads):
         """Draws the times of all workers, (num_workers,)."""
-        times, state = from_pytree(self.delay).sample(key, state, loads)
+        times, state = from_argument(self.delay).sample(key, state, loads)
         return times.at[np.array(self.lost)].set(jnp.inf), state
 
     def stalls(self, tail):
@@ -54,7 +54,7 @@ class OtherWorkers(stragglers.DelayModel):
     the delay model of the cluster.
 
     Attributes:
-      delay: Delay model of the cluster, from `as_pytree`.
+      delay: Delay model of the cluster, from `as_argument`.
       workers: Indices of the workers that remain.
       num_workers: Number of workers of the cluster.
     """
@@ -69,11 +69,11 @@ class OtherWorkers(stragglers.DelayModel):
     ) -> "OtherWorkers":
         """Returns the model of all workers of a cluster but some."""
         remaining = tuple(sorted(set(range(num_workers)) - set(lost)))
-        return cls(delay=as_pytree(delay), workers=remaining, num_workers=num_workers)
+        return cls(delay=as_argument(delay), workers=remaining, num_workers=num_workers)
 
     def init(self, num_workers):
         """Returns the state of the delay model of the cluster."""
-        return from_pytree(self.delay).init(self.num_workers)
+        return from_argument(self.delay).init(self.num_workers)
 
     def sample(self, key, state, loads):
         """Draws the times of the workers that remain, (len(workers),)."""
@@ -81,7 +81,7 @@ class OtherWorkers(stragglers.DelayModel):
         share = self.num_workers / len(remaining)
         all_loads = jnp.ones(self.num_workers, loads.dtype)
         all_loads = all_loads.at[remaining].set(loads * share)
-        times, state = from_pytree(self.delay).sample(key, state, all_loads)
+        times, state = from_argument(self.delay).sample(key, state, all_loads)
         return times[remaining], state
 
     def stalls(self, tail):
@@ -91,8 +91,8 @@ class OtherWorkers(stragglers.DelayModel):
 
 def _stalls_of(model: Any, tail: float) -> stragglers.Stalls | None:
     """Returns the stalls of the inner delay model of a model, as seen by the model."""
-    found = from_pytree(model.delay).stalls(tail)
+    found = from_argument(model.delay).stalls(tail)
     if found is None:
         return None
-    stalled = dataclasses.replace(model, delay=as_pytree(found.delay))
+    stalled = dataclasses.replace(model, delay=as_argument(found.delay))
     return found._replace(delay=stalled)

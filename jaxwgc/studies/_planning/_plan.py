@@ -23,7 +23,7 @@ from jaxwgc.studies._planning._lost_workers import (
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._results import Plan
 from jaxwgc.studies._planning._simulated_rounds import Drawn
-from jaxwgc.studies._program_arguments import as_pytree
+from jaxwgc.studies._simulation._program_arguments import as_argument
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
@@ -229,7 +229,7 @@ def plan(
     stopped = delay.stopped(num_workers)
     cluster = delay
     if stopped:
-        delay = WithLostWorkers(delay=as_pytree(cluster), lost=tuple(stopped))
+        delay = WithLostWorkers(delay=as_argument(cluster), lost=tuple(stopped))
     stalls = delay.stalls(float(tail))
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
 

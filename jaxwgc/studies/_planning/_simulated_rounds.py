@@ -21,7 +21,7 @@ from jaxwgc.coding import decoding
 from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.studies._planning._choice import BUSY, Choice
 from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
-from jaxwgc.studies._program_arguments import DrawnTimes, as_pytree, from_pytree
+from jaxwgc.studies._simulation._program_arguments import DrawnTimes, as_argument, from_argument
 
 # Longest times that rounds may be simulated with, in float32.
 _UNIT_RANGE = (1e-15, 1e15)
@@ -75,7 +75,7 @@ class Drawn(NamedTuple):
         has_stalls = stalls is not None and delay is stalls.delay
         loads = np.unique([np.asarray(code.loads) for code in codes], axis=0)
         each = loads.astype(np.float32)
-        times = np.stack([_draw(shape, as_pytree(delay), key, own) for own in each])
+        times = np.stack([_draw(shape, as_argument(delay), key, own) for own in each])
         if not np.all(times >= 0):
             raise ValueError(
                 f"delay must return times of at least 0; got {times.min()}"
@@ -151,7 +151,7 @@ def simulate(choices: Sequence[Choice], unknown: np.ndarray, drawn: Drawn) -> An
         draws = np.linalg.qr(np.random.default_rng(0).standard_normal(shape))[0]
         draws *= math.sqrt(num_parts)
         keys = jax.random.split(drawn.key, drawn.num_runs)
-        given = late, as_pytree(drawn.delay), stacked, draws, keys
+        given = late, as_argument(drawn.delay), stacked, draws, keys
         calls.append((_descend, given, descents, members))
     # All programs are lowered first. They then compile in parallel, and the calls below
     # find them in JAX's cache.
@@ -188,7 +188,7 @@ def _by_program(choices, indices, are_whole=True) -> Iterator[Any]:
             # Exact rounds need no decoding weights, so all exact codes share the
             # program of an uncoded placement.
             code = no_code
-        wait = as_pytree(_shared_rule(choice.wait, no_code, shared))
+        wait = as_argument(_shared_rule(choice.wait, no_code, shared))
         pair = jax.tree.map(np.asarray, (wait, shared(code) if are_whole else code))
         leaves, structure = jax.tree.flatten(pair)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -318,7 +318,7 @@ def _shared_code(code: GradientCode) -> Any:
 @functools.partial(jax.jit, static_argnums=0, compiler_options=_UNOPTIMISED)
 def _draw(shape, delay, key, loads):
     """Draws finish times of consecutive rounds, (*shape, num_workers)."""
-    delay = from_pytree(delay)
+    delay = from_argument(delay)
 
     def run(keys):
         def step(state, key):
@@ -337,7 +337,7 @@ def _simulate(late, choices, places, times):
 
     def round_of(choice, remaining, times):
         wait, code = choice
-        model = stragglers.delayed(DrawnTimes(), from_pytree(wait), late)
+        model = stragglers.delayed(DrawnTimes(), from_argument(wait), late)
         state = (times, remaining) if late == BUSY else times
         arrivals, state = model.sample(key, state, jnp.ones_like(times))
         remaining = state[1] if late == BUSY else remaining
@@ -372,7 +372,7 @@ def _descend(late, delay, choices, draws, keys):
 
     def of_choice(choice):
         wait, code = choice
-        model = stragglers.delayed(from_pytree(delay), from_pytree(wait), late)
+        model = stragglers.delayed(from_argument(delay), from_argument(wait), late)
         target = jnp.asarray(code.target, moves.dtype)
         parts = draws - target[:, None] * (target @ draws) / (target @ target)
         parts = jnp.pad(parts / jnp.linalg.norm(target), [(0, 0), (1, 0)])

@@ -1,9 +1,8 @@
-"""Decoding of the distinct masks of a code."""
+"""Distinct masks of the messages that arrived, and their decoding."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from jaxwgc._targets import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
+from jaxwgc.studies._simulation._program_arguments import compile_together
 
 # Number of masks per call. Every call has this number, so that studies of all sizes
 # share compiled programs.
@@ -20,13 +20,15 @@ _BATCH = 1024
 
 
 class DecodedMasks(NamedTuple):
-    """Results of distinct masks, float64 (masks,).
+    """Results of distinct masks, float64 (masks,) unless noted otherwise.
 
     Attributes:
       residual: Norm of aᵀB - target over that of the target.
       error: Squared residual; 0 if the residual is rounding.
       share: Share of the gradient recovered; 1 if the residual is rounding.
       messages: Number of messages that arrived.
+      effective_weights: Weight of each part in the gradient, (masks, num_parts); (0,)
+        columns if they were not asked for.
     """
 
     residual: np.ndarray

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import UntilDecodable
-from jaxwgc.studies._compare._masks import decode_packed, distinct_rows
+from jaxwgc.studies._simulation._masks import decode_packed, distinct_rows
 
 
 def can_search(rule: Any, late: str) -> bool:

@@ -1,0 +1,126 @@
+"""Trials of a delay model under many waiting rules, in batches."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxwgc.stragglers import DelayModel
+from jaxwgc.studies._simulation._masks import distinct_rows
+from jaxwgc.studies._simulation._program_arguments import as_argument
+from jaxwgc.studies._simulation._rounds import Rounds, Waiting, draw_times, end_rounds
+
+
+class Schedule(NamedTuple):
+    """Arrangement of trials: clusters, each with consecutive rounds.
+
+    Trial i is round `i % num_rounds` of cluster `i // num_rounds`.
+
+    Attributes:
+      num_trials: Number of trials, a multiple of num_rounds.
+      num_rounds: Consecutive rounds of a cluster; 1 if trials are independent.
+      batch_size: Number of trials per call of a compiled program.
+    """
+
+    num_trials: int
+    num_rounds: int
+    batch_size: int
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters per call of a compiled program."""
+        return max(self.batch_size // self.num_rounds, 1)
+
+    @property
+    def num_batches(self) -> int:
+        """Number of calls of a compiled program."""
+        return -(-self.num_trials // (self.num_clusters * self.num_rounds))
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """Yields trial numbers (num_clusters, num_rounds); the last may be too many."""
+        size = self.num_clusters * self.num_rounds
+        for start in range(0, self.num_trials, size):
+            numbers = start + np.arange(size)
+            yield numbers.reshape(self.num_clusters, self.num_rounds)
+
+
+class Trials(NamedTuple):
+    """Simulated rounds of all trials, on the host.
+
+    Attributes:
+      time: Duration of the round, (num_trials,).
+      work: Work until the end of the round, in passes over the data, (num_trials,).
+      masks: Distinct masks of the messages that arrived, packed bits, uint8
+        (masks, bytes).
+      places: Index of the mask of each trial, int (num_trials,).
+    """
+
+    time: np.ndarray
+    work: np.ndarray
+    masks: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def joined(cls, batches: list[Rounds], num_trials: int) -> "Trials":
+        """Joins the rounds of all batches, without the trials of the padding."""
+        time, work, _, packed = (
+            np.concatenate(leaves)[:num_trials] for leaves in zip(*batches, strict=True)
+        )
+        masks, places = distinct_rows(packed)
+        return cls(time=time, work=work, masks=masks, places=places)
+
+
+class Draws(NamedTuple):
+    """Delay model, key and arrangement of the trials that are drawn.
+
+    Attributes:
+      name: Name of the delay model in error messages.
+      delay: Delay model.
+      key: PRNG key.
+      schedule: Arrangement of trials.
+    """
+
+    name: str
+    delay: DelayModel
+    key: jax.Array
+    schedule: Schedule
+
+
+def simulate(
+    draws: Draws,
+    loads: np.ndarray,
+    waiting: list[Waiting],
+    advance: Callable[[], Any],
+) -> list[Trials]:
+    """Simulates the rounds of all trials, with equal times for all rules.
+
+    Args:
+      draws: Delay model, key and arrangement of trials.
+      loads: Load of each worker, (num_workers,).
+      waiting: Waiting rules.
+      advance: Called after each batch.
+
+    Returns:
+      The trials of each rule.
+    """
+    delay = as_argument(draws.delay)
+    batches: list[list[Rounds]] = [[] for _ in waiting]
+    for numbers in draws.schedule.batches():
+        drawn = draw_times(delay, draws.key, numbers, loads)
+        _check_times(draws.name, np.asarray(drawn.times))
+        ended = end_rounds(waiting, [drawn] * len(waiting))
+        for batch, rounds in zip(batches, ended, strict=True):
+            batch.append(rounds)
+        advance()
+    return [Trials.joined(batch, draws.schedule.num_trials) for batch in batches]
+
+
+def _check_times(name: str, times: np.ndarray) -> None:
+    if not times.min() >= 0:
+        wrong = times[~(times >= 0)][0]
+        raise ValueError(
+            "delays must return times of at least 0, and infinity for a worker that "
+            f"never responds; delays[{name!r}] returned {wrong}. Check its parameters "
+            "and the loads of the codes"
+        )

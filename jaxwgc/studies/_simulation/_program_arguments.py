@@ -1,0 +1,92 @@
+"""Delay models and waiting rules as arguments of compiled programs.
+
+Models that differ only in numbers share a program.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxwgc import stragglers
+from jaxwgc._pytrees import Static, register
+
+# Models of independent times. `sample` computes with their fields, and never branches
+# on them, so that the fields may be traced.
+_OF_NUMBERS = (
+    stragglers.bernoulli_slowdown,
+    stragglers.deadline,
+    stragglers.fastest,
+    stragglers.log_normal,
+    stragglers.pareto,
+    stragglers.shifted_exponential,
+    stragglers.weibull,
+)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    """Delay model or rule of the library with traced numbers."""
+
+    kind: Static[type]
+    fields: dict[str, Any]
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+    """Delay model or rule that is not a pytree: each has its own program."""
+
+    model: Static[Any]
+
+
+def as_argument(model: Any) -> Any:
+    """Returns a delay model or waiting rule as a pytree, for compiled functions."""
+    if type(model) in _OF_NUMBERS:
+        names = [field.name for field in dataclasses.fields(model)]
+        return _Numbers(type(model), {name: getattr(model, name) for name in names})
+    return _Constant(model) if jax.tree_util.all_leaves([model]) else model
+
+
+def from_argument(argument: Any) -> Any:
+    """Returns the delay model or waiting rule that was given to `as_argument`."""
+    if isinstance(argument, _Numbers):
+        return argument.kind(**argument.fields)
+    return argument.model if isinstance(argument, _Constant) else argument
+
+
+def compile_together(
+    function: Any, calls: Sequence[tuple[Any, ...]], static: int = 0
+) -> None:
+    """Compiles the programs of calls in parallel; the calls then find them compiled.
+
+    Args:
+      function: Compiled function.
+      calls: Arguments of each call.
+      static: Number of static arguments, which are the first.
+    """
+    # Calls with equal arguments but for numbers have the same program.
+    different: dict[Hashable, tuple[Any, ...]] = {}
+    for arguments in calls:
+        leaves, structure = jax.tree.flatten(arguments[static:])
+        shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+        different.setdefault((arguments[:static], structure, shapes), arguments)
+    # Programs are lowered in this thread: others do not see the caller's `enable_x64`.
+    lowered = [function.lower(*arguments) for arguments in different.values()]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda program: program.compile(), lowered))
+
+
+class DrawnTimes(stragglers.DelayModel):
+    """Delay model that returns its state as times.
+
+    With it, `delayed` applies a waiting rule to times that were drawn before.
+    """
+
+    def sample(self, key, state, loads):
+        """Returns the state as times of the round."""
+        return state, state

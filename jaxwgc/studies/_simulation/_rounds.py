@@ -1,0 +1,210 @@
+"""Drawn times of rounds, and waiting rules that end the rounds."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._arrays import array_module
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import Arrived
+from jaxwgc.stragglers import WaitingRule, delayed
+from jaxwgc.studies._simulation._program_arguments import (
+    DrawnTimes,
+    as_argument,
+    from_argument,
+)
+from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """What ends a round: a waiting rule, what late workers do, and the messages.
+
+    Attributes:
+      rule: Waiting rule.
+      late: What late workers do, see `stragglers.delayed`.
+      code: Code with several messages per worker. None for any code with one message
+        per worker: rounds are then equal for equal loads.
+    """
+
+    rule: WaitingRule
+    late: str
+    code: GradientCode | None
+
+    @classmethod
+    def of(cls, code: GradientCode, rule: WaitingRule, late: str) -> "Waiting":
+        """Returns what ends the rounds of a code."""
+        return cls(rule, late, code if code.messages_per_worker > 1 else None)
+
+    @property
+    def identity(self) -> Any:
+        """Hashable value that is equal for equal rounds."""
+        code = None if self.code is None else id(self.code)
+        try:
+            hash(self.rule)
+        except TypeError:
+            return id(self.rule), self.late, code
+        return self.rule, self.late, code
+
+
+class Drawn(NamedTuple):
+    """Drawn times of the rounds of several clusters.
+
+    Attributes:
+      keys: PRNG keys of the rounds, (clusters, rounds).
+      times: Finish times, (clusters, rounds, num_workers).
+      loads: Load of each worker, (num_workers,).
+    """
+
+    keys: Any
+    times: Any
+    loads: Any
+
+
+class Rounds(NamedTuple):
+    """Simulated rounds, those of one cluster after those of another.
+
+    Attributes:
+      time: Duration of the round, (rounds,).
+      work: Work until the end of the round, in passes over the data, (rounds,).
+      num_late: Number of responses to earlier rounds that arrived, (rounds,).
+      masks: Mask of the messages that arrived, packed bits, uint8 (rounds, bytes).
+    """
+
+    time: Any
+    work: Any
+    num_late: Any
+    masks: Any
+
+
+@jax.jit
+def draw_times(delay: Any, key: jax.Array, numbers: Any, loads: Any) -> Drawn:
+    """Draws finish times of consecutive rounds.
+
+    Args:
+      delay: Delay model, from `as_argument`.
+      key: PRNG key. Round i has the key fold_in(key, i).
+      numbers: Number i of each round, int (clusters, rounds).
+      loads: Load of each worker, (num_workers,).
+    """
+    delay = from_argument(delay)
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
+
+    def run(keys):
+        def step(state, key):
+            # `delayed` draws times by the first of these keys.
+            delay_key, _ = jax.random.split(key)
+            times, state = delay.sample(delay_key, state, loads)
+            return state, times
+
+        return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
+
+    return Drawn(keys, jax.vmap(run)(keys), loads)
+
+
+def end_rounds(
+    waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
+) -> list[Rounds]:
+    """Ends rounds by waiting rules; the results are on the host.
+
+    The rules of `until_decodable` are applied on the host if rounds are independent.
+    The others are applied by compiled functions.
+
+    Args:
+      waiting: Waiting rules.
+      drawn: Drawn times for each rule.
+      program: `ENDS_OF_MANY` (default) or `ENDS_OF_FEW` rounds.
+    """
+    program = ENDS_OF_MANY if program is None else program
+    # The programs of all rules are started before the host waits for the first.
+    started = [
+        None if can_search(one.rule, one.late) else program(*call_of(one, times))
+        for one, times in zip(waiting, drawn, strict=True)
+    ]
+    return [
+        _searched_rounds(one.rule, times) if rounds is None else jax.device_get(rounds)
+        for one, times, rounds in zip(waiting, drawn, started, strict=True)
+    ]
+
+
+def call_of(waiting: Waiting, drawn: Drawn) -> tuple[Any, ...]:
+    """Returns the arguments of `ENDS_OF_MANY` and `ENDS_OF_FEW`; the first is static."""
+    return waiting.late, as_argument(waiting.rule), waiting.code, drawn
+
+
+def _ends(late: str, rule: Any, code: GradientCode | None, drawn: Drawn) -> Rounds:
+    """Applies a waiting rule to drawn times."""
+    model = delayed(DrawnTimes(), from_argument(rule), late)
+    is_busy = late == "busy"
+    loads = drawn.loads
+
+    def step(remaining, this_round):
+        key, times = this_round
+        state = (times, remaining) if is_busy else times
+        arrivals, state = model.sample(key, state, loads)
+        mask = arrivals.received if code is None else Arrived.of(code, arrivals).mask
+        rounds = Rounds(
+            time=arrivals.elapsed,
+            work=_work(arrivals.elapsed, arrivals.joined, times, loads),
+            num_late=0 if arrivals.late is None else arrivals.late.sum(),
+            masks=jnp.packbits(mask),
+        )
+        return state[1] if is_busy else remaining, rounds
+
+    def of_cluster(cluster):
+        idle = jnp.zeros(len(loads), jnp.result_type(float))
+        return jax.lax.scan(step, idle, cluster)[1]
+
+    rounds = jax.vmap(of_cluster)((drawn.keys, drawn.times))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds)
+
+
+# For rounds in batches of thousands.
+ENDS_OF_MANY = jax.jit(_ends, static_argnums=0)
+# For few rounds of many codes and rules: programs compile in half of the time.
+ENDS_OF_FEW = jax.jit(
+    _ends, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def _searched_rounds(rule: Any, drawn: Drawn) -> Rounds:
+    """Returns the rounds of `until_decodable` on the host."""
+    loads = np.asarray(drawn.loads)
+    times = np.asarray(drawn.times).reshape(-1, len(loads))
+    elapsed = ends_of_rounds(rule, times)
+    received = (times <= elapsed[:, None]) & np.isfinite(times)
+    # The share of work of a lost worker is not a number before it is replaced.
+    with np.errstate(invalid="ignore"):
+        work = _work(elapsed[:, None], None, times, loads)
+    nobody = np.zeros(len(times))
+    return Rounds(elapsed, work, nobody, np.packbits(received, axis=1))
+
+
+def _work(elapsed: Any, joined: Any, times: Any, loads: Any) -> Any:
+    """Returns the work of rounds, in passes over the data.
+
+    Workers that are cancelled have done the work of the elapsed time. Busy workers that
+    join the round complete its work, unless they are lost.
+
+    Args:
+      elapsed: Durations, (..., 1), or a scalar.
+      joined: Which workers join the round, (..., num_workers). None if all do, and late
+        workers are cancelled.
+      times: Finish times, (..., num_workers).
+      loads: Load of each worker, (num_workers,).
+    """
+    xp = array_module(times)
+    if joined is None:
+        is_positive = times > 0
+        share = xp.where(is_positive, elapsed / xp.where(is_positive, times, 1), 1)
+        share = xp.minimum(share, 1)
+    else:
+        share = joined
+    # A lost worker does no work. For it, the share above is not a number.
+    share = xp.where(xp.isfinite(times), share, 0)
+    return (loads * share).sum(axis=-1) / len(loads)
