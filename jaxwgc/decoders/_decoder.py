@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import Array, scale_of, sharding_by_batch, working, working_constant
+from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
 from jaxwgc.decoders._systems import System
 
@@ -119,6 +120,33 @@ class Decoder(abc.ABC):
         """
         weights = self.checked_weights(matrix, target, mask)
         return _is_near(weights, working(matrix), working(target), tolerance)
+
+    def decoding_time(
+        self, matrix: Array, target: Array, times: jax.Array, tolerance: ArrayLike
+    ) -> jax.Array:
+        """Returns when the messages that have arrived suffice to decode.
+
+        Found by bisection over the messages in the order of their arrival by default:
+        more messages never increase the residual. A subclass may use a formula.
+
+        Args:
+          matrix: See `weights`.
+          target: See `weights`.
+          times: Time at which each message arrives, (num_messages,); infinity if never.
+          tolerance: See `decodes`.
+
+        Returns:
+          A scalar, infinity if all messages together do not suffice.
+        """
+        in_order = jnp.sort(times)
+        count = jnp.isfinite(times).sum()
+
+        def is_enough(number):
+            mask = (times <= in_order[number]) & jnp.isfinite(times)
+            return self.decodes(matrix, target, mask, tolerance)
+
+        first = first_true(is_enough, count)
+        return jnp.where(first < count, in_order[first], jnp.inf)
 
     def check(self, matrix: Array, target: Array) -> None:
         """Raises ValueError, with the rule, if shapes do not fit the code.

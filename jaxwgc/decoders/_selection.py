@@ -163,6 +163,18 @@ class OneCopy(Decoder):
         sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
+    def decoding_time(
+        self, matrix: Array, target: Array, times: jax.Array, tolerance: ArrayLike
+    ) -> jax.Array:
+        arrival = times[self.copies].min(-1)
+        order = jnp.argsort(arrival)
+        sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
+        # Sums from the last part on, so that nothing is lost once all have arrived.
+        missing = jnp.cumsum(sizes[order][::-1])[::-1]
+        missing = jnp.append(missing[1:], 0)
+        first = jnp.argmax(missing <= tolerance**2 * sizes.sum())
+        return arrival[order][first]
+
 
 @functools.partial(jax.jit, static_argnames="num_workers")
 def _lightest(mask, copies, num_workers):

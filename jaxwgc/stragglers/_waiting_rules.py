@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._bisection import first_time, first_true
+from jaxwgc._bisection import first_time
 from jaxwgc._pytrees import register
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
@@ -440,11 +440,12 @@ class UntilDecodable(WaitingRule):
 
     def _end(self, times):
         times = self._by_message(times_of(times))
-        ends = jnp.sort(times)
-        count = jnp.isfinite(times).sum()
-        # Bisection is valid, because more messages never increase the residual.
-        first = first_true(lambda number: self.is_over(times, ends[number]), count)
-        return jnp.where(first < count, ends[first], times.max())
+        decoder = self.code.choose_decoder(self.decoder)
+        end = decoder.decoding_time(
+            self.code.encoding_matrix, self.code.segment_targets, times, self.tolerance
+        )
+        # A round that never decodes is over when all messages have arrived.
+        return jnp.where(jnp.isfinite(end), end, times.max())
 
     def _by_message(self, times):
         """Converts times per worker to times per message; keeps times per message."""

@@ -11,7 +11,8 @@ from jaxwgc.studies._monte_carlo import (
     straggler_probabilities,
     summarize,
 )
-from jaxwgc.studies._planning._choice import Choice, Estimate
+from jaxwgc.studies._planning._candidates import Candidate
+from jaxwgc.studies._planning._choice import Choice, Costs, Estimate
 from jaxwgc.studies._planning._plan import plan
 from jaxwgc.studies._planning._results import Plan
 from jaxwgc.studies._reports._straggler_report import StragglerReport, straggler_report
@@ -19,8 +20,10 @@ from jaxwgc.studies._reports._wait_report import WaitReport
 from jaxwgc.studies._worst_pattern import adversarial, worst_pattern
 
 __all__ = [
+    "Candidate",
     "Choice",
     "Comparison",
+    "Costs",
     "Diagnosis",
     "Estimate",
     "ExpectedError",

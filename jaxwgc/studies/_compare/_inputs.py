@@ -1,6 +1,5 @@
 """Names, codes, delay models and waiting rules of a comparison."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
+from jaxwgc.studies._simulation._program_arguments import with_one_decoder
 
 
 class Inputs(NamedTuple):
@@ -164,10 +164,7 @@ class _AnyDelay(DelayModel):
 def _with_decoders(
     codes: dict[str, GradientCode], decoder: Any
 ) -> dict[str, GradientCode]:
-    """Replaces the decoders of each code by the decoder of the study.
-
-    Codes of equal shapes and decoders then share compiled programs.
-    """
+    """Replaces the decoders of each code by the decoder of the study."""
     if not isinstance(decoder, Mapping):
         decoder = dict.fromkeys(codes, decoder)
     for name in decoder:
@@ -177,8 +174,5 @@ def _with_decoders(
                 f"{name!r}"
             )
     return {
-        name: dataclasses.replace(
-            code, decoders=(code.choose_decoder(decoder.get(name)),)
-        )
-        for name, code in codes.items()
+        name: with_one_decoder(code, decoder.get(name)) for name, code in codes.items()
     }

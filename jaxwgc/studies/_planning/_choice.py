@@ -1,18 +1,14 @@
-"""One choice of a plan, with its costs and errors."""
+"""Choices of a plan: candidates with what they cost."""
 
-import math
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc import stragglers
 from jaxwgc._targets import DECODES
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.codes import GradientCode
+from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._convergence import StaleDescent, Weights
-
-CANCELLED = "cancelled"
-BUSY = "busy"
 
 
 class Estimate(NamedTuple):
@@ -28,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 class RoundStatistics(NamedTuple):
-    """Statistics of the rounds of a choice; arrays have entries of `leave_one_out`.
+    """Statistics of the rounds of a candidate; arrays have entries of `leave_one_out`.
 
     Attributes:
       seconds: Mean duration of a step.
@@ -50,23 +46,13 @@ class RoundStatistics(NamedTuple):
     descent: StaleDescent | None = None
 
 
-UNKNOWN = Estimate(math.nan, math.nan)
-
-
-class Choice(NamedTuple):
-    """A code and a waiting rule, with expected times and errors.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a candidate costs: expected times and errors, until a goal is reached.
 
     Times are in the unit of the delay model, seconds for those of the library.
-    `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
-    choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it.
 
     Attributes:
-      name: Constructor of the code, or its name in `codes`.
-      code: Gradient code.
-      wait: Waiting rule.
-      late: What late workers do, see `delayed`: `"cancelled"` or `"busy"`.
-      memory: Whether late messages are stored, for `jaxwgc.coded_aggregate` or
-        `RayCluster.train`.
       step_time: Expected time of a step, an `Estimate`.
       step_quantile: 90% quantile of the time of a step, an `Estimate`.
       stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
@@ -91,42 +77,48 @@ class Choice(NamedTuple):
         two cases without and with stalls.
       rounds: Statistics without and with stalls, from which plans for other goals are
         computed.
-      by_speed: Whether `plan` has made the loads proportional to the speeds of the
-        workers.
     """
 
-    name: str
-    code: GradientCode
-    wait: stragglers.WaitingRule
-    late: str = CANCELLED
-    memory: bool = False
-    step_time: Estimate = UNKNOWN
-    step_quantile: Estimate = UNKNOWN
-    stalled_step_time: Estimate = UNKNOWN
-    is_closed_form: bool = False
-    decoding_error: Estimate = UNKNOWN
-    num_answers: float = math.nan
-    num_bytes: float = math.nan
-    num_steps: float = math.nan
-    step_size: float = math.nan
-    lowest_loss: float = math.nan
-    time: Estimate = UNKNOWN
-    stalled_time: Estimate = UNKNOWN
-    behind: Estimate = UNKNOWN
-    regret: float = math.nan
-    rounds: tuple[RoundStatistics, ...] = ()
-    by_speed: bool = False
+    step_time: Estimate
+    step_quantile: Estimate
+    stalled_step_time: Estimate
+    is_closed_form: bool
+    decoding_error: Estimate
+    num_answers: float
+    num_bytes: float
+    num_steps: float
+    step_size: float
+    lowest_loss: float
+    time: Estimate
+    stalled_time: Estimate
+    behind: Estimate
+    regret: float
+    rounds: tuple[RoundStatistics, ...] = dataclasses.field(compare=False, repr=False)
 
-    def model(self, delay: stragglers.DelayModel) -> stragglers.StragglerModel:
-        """Returns the straggler model of this choice, for `jaxwgc.coded_aggregate`.
 
-        Args:
-          delay: Delay model of the plan, or another one for the same workers.
+@dataclasses.dataclass(frozen=True)
+class Choice(Candidate, Costs):
+    """A candidate of a plan and its costs.
 
-        Raises:
-          TypeError: If `delay` is not a delay model.
-        """
-        return stragglers.delayed(delay, self.wait, self.late)
+    It has the attributes of `Candidate` and of `Costs`.
+    `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
+    choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> delay = jaxwgc.stragglers.shifted_exponential(shift=1.0, rate=1.0)
+      >>> key = jax.random.key(0)
+      >>> choice = jaxwgc.plan(delay, 4, key, replications=[1], exact=True).best
+      >>> choice.name, choice.waits_for, round(choice.step_time.value, 2)
+      ('uncoded', 'all', 3.08)
+      >>> choice.cluster_options()["decoding"].tolerance
+      0.001
+    """
+
+    @classmethod
+    def of(cls, candidate: Candidate, costs: Costs) -> "Choice":
+        """Joins a candidate and its costs."""
+        return cls(**_fields_of(candidate, Candidate), **_fields_of(costs, Costs))
 
     @property
     def tolerance(self) -> float:
@@ -153,55 +145,9 @@ class Choice(NamedTuple):
         decoding = DecodingOptions(tolerance=self.tolerance)
         return {"code": self.code, "wait": self.wait, "decoding": decoding}
 
-    @property
-    def replication(self) -> float:
-        """Mean number of copies per part."""
-        return float(np.asarray(self.code.assignment).sum(0).mean())
 
-    @property
-    def is_coded(self) -> bool:
-        """True if parts have several copies."""
-        return self.replication > 1
-
-    @property
-    def is_exact(self) -> bool:
-        """True if the code guarantees that every round that ends decodes.
-
-        A code with `num_stragglers` above 0 guarantees it for that many stragglers. Any
-        other code is decoded once, with the messages of all workers.
-        """
-        num_stragglers = int(np.asarray(self.code.num_stragglers))
-        if isinstance(self.wait, stragglers.fastest):
-            num_enough = self.code.num_workers - num_stragglers
-            waits_long_enough = self.wait.num_required >= num_enough
-        else:
-            tolerance = self.wait.tolerance
-            waits_long_enough = tolerance is not None and tolerance <= DECODES
-        if not waits_long_enough or num_stragglers > 0:
-            return waits_long_enough
-        return bool(self.code.decodes(np.ones(self.code.num_messages, bool), DECODES))
-
-    @property
-    def is_baseline(self) -> bool:
-        """True for equal work without a code, waiting for all workers."""
-        loads = np.asarray(self.code.loads)
-        is_plain = not self.is_coded and self.code.messages_per_worker == 1
-        waits_for_all = self.wait == stragglers.fastest(self.code.num_workers)
-        has_equal_loads = bool(np.all(loads == loads[0]))
-        return is_plain and has_equal_loads and waits_for_all and self.is_exact
-
-    @property
-    def waits_for(self) -> str:
-        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s", "error 10%".
-
-        "+ late" is added if late messages are stored.
-        """
-        waiting = self.wait.describe(self.code.num_workers)[0]
-        return f"{waiting} + late" if self.memory else waiting
-
-    def __str__(self) -> str:
-        """Returns a phrase, e.g. "binary with 2 copies, waiting for all 8 workers"."""
-        copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
-        _, waiting = self.wait.describe(self.code.num_workers)
-        remembering = ", late messages stored" if self.memory else ""
-        return f"{self.name}{copies}, waiting {waiting}{remembering}"
+def _fields_of(record: Any, kind: type) -> dict[str, Any]:
+    """Returns the fields of a record that a dataclass has, by name."""
+    return {
+        field.name: getattr(record, field.name) for field in dataclasses.fields(kind)
+    }

@@ -8,13 +8,16 @@ import numpy as np
 
 from jaxwgc import stragglers
 from jaxwgc._pytrees import Static, register
-from jaxwgc.studies._planning._simulated_rounds import Drawn
+from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._simulation._program_arguments import as_argument, from_argument
 
 
-def never_responding(drawn: Drawn) -> tuple[int, ...]:
+def never_responding(clusters: Clusters) -> tuple[int, ...]:
     """Returns the indices of workers without a response in any simulated round."""
-    responds = np.isfinite(drawn.times).any((0, 1, 2))
+    responds = np.any(
+        [np.isfinite(drawn.times).any((0, 1)) for drawn in clusters.drawn.values()],
+        axis=0,
+    )
     return tuple(np.flatnonzero(~responds).tolist())
 
 
@@ -62,14 +65,6 @@ class OtherWorkers(stragglers.DelayModel):
     delay: Any
     workers: Static[tuple[int, ...]]
     num_workers: Static[int]
-
-    @classmethod
-    def without(
-        cls, lost: tuple[int, ...], delay: stragglers.DelayModel, num_workers: int
-    ) -> "OtherWorkers":
-        """Returns the model of all workers of a cluster but some."""
-        remaining = tuple(sorted(set(range(num_workers)) - set(lost)))
-        return cls(delay=as_argument(delay), workers=remaining, num_workers=num_workers)
 
     def init(self, num_workers):
         """Returns the state of the delay model of the cluster."""

@@ -1,20 +1,19 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 
 from jaxwgc import _validation, codes, stragglers
 from jaxwgc._targets import DECODES
-from jaxwgc.codes import GradientCode, uncoded
-from jaxwgc.decoders import Lagrange, OneCopy, OneStep
+from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import WaitingRule
-from jaxwgc.studies._planning._choice import BUSY, CANCELLED, Choice
+from jaxwgc.studies._planning._candidates import BUSY, CANCELLED, Candidate
+from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import Goal
-from jaxwgc.studies._planning._judgement import judge
+from jaxwgc.studies._planning._judging import judge
 from jaxwgc.studies._planning._lost_workers import (
     OtherWorkers,
     WithLostWorkers,
@@ -22,56 +21,24 @@ from jaxwgc.studies._planning._lost_workers import (
 )
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._results import Plan
-from jaxwgc.studies._planning._simulated_rounds import Drawn
+from jaxwgc.studies._planning._standard_candidates import (
+    NamedCode,
+    speeds_of,
+    standard_codes,
+    standard_rules,
+)
+from jaxwgc.studies._progress import Progress
 from jaxwgc.studies._simulation._program_arguments import as_argument
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
-Rules: TypeAlias = Iterator[WaitingRule]
-# Number of groups of rounds; their scatter gives the standard errors.
-_NUM_GROUPS = 20
-# Minimum number of rounds per group, so that the start with idle workers hardly
+# Number of simulated clusters; their scatter gives the standard errors.
+_NUM_CLUSTERS = 20
+# Minimum number of rounds per cluster, so that the start with idle workers hardly
 # matters.
 _FEWEST_ROUNDS = 50
 # Default maximum of the replication factor.
 _MOST_COPIES = 4
-# Shares of the workers to wait for. Rules also wait for all workers, for all but one,
-# and for the number that an exact code needs.
-_SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
-# Levels of the quantiles of worker times that serve as deadlines. The maximum bounds
-# the round time if a worker takes longer than ever before.
-_SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-# Squared decoding errors at which an approximate rule ends the round.
-_SQUARED_ERRORS = (0.05, 0.1, 0.2)
-_ROUNDING = 1e-5
-# Shares of finished parts at which a rule of coverage ends the round.
-_SHARES_COVERED = (0.99, 0.97, 0.9)
-# Speeds count as permanently different if the medians of workers differ by more than
-# the factor _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. For 8
-# to 128 equal workers, 15 to 300 rounds and any delay law, chance gives up to 19
-# standard deviations. Measured traces with permanent differences give at least 290.
-_CHRONIC = 1.25
-_DEVIATIONS = 20.0
-# Minimum number of measured rounds for medians that tell speeds apart.
-_FEWEST_MEASURED = 5
-# Numbers of parts per worker to try for codes with requests, and maximum number of
-# parts of all workers.
-_PARTS_OF_WORKER = (8, 4, 2)
-_MOST_PARTS = 512
-
-
-class Candidate(NamedTuple):
-    """A code to compare, with its displayed name.
-
-    Attributes:
-      name: Name in the table.
-      code: Gradient code.
-      by_speed: Whether the loads are proportional to the speeds of the workers.
-    """
-
-    name: str
-    code: GradientCode
-    by_speed: bool = False
 
 
 def plan(
@@ -82,7 +49,7 @@ def plan(
     names: Sequence[str] | None = None,
     replications: Sequence[int] | None = None,
     codes: Mapping[str, GradientCode] | None = None,
-    choices: Sequence[Choice] | None = None,
+    choices: Sequence[Candidate] | None = None,
     waiting: Sequence[RuleLike] | None = None,
     late: str = BUSY,
     memory: bool = False,
@@ -94,6 +61,7 @@ def plan(
     num_parameters: int = 1_000_000,
     bytes_per_number: float = 4,
     tail: float = 10.0,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> Plan:
     """Finds the code, replication factor and waiting rule with the shortest training.
 
@@ -121,7 +89,8 @@ def plan(
 
     **Memory.** With `coded_aggregate(memory=True)`, a stored message replaces a late
     one. No part is lost, but some gradients are stale: steps are found by a simulation
-    of this aggregator. For codes, use `choices=[choice._replace(memory=True)]`.
+    of this aggregator. For codes, use
+    `choices=[dataclasses.replace(choice, memory=True)]`.
 
     **Lost workers.** Parts that never arrive with a rule, or significantly less often
     than others, are a bias. A worker without responses in the last rounds of a trace is
@@ -142,8 +111,8 @@ def plan(
         Uncoded workers are always among the choices.
       codes: Your own codes by name, in place of the standard codes. Not traced.
         Decoders that the standard codes do not use take seconds to compile.
-      choices: Choices of another plan, in place of all codes and rules, to be judged
-        with this delay model or goal.
+      choices: Candidates, or choices of another plan, in place of all codes and rules,
+        to be judged with this delay model or goal.
       waiting: Waiting rules to try, or functions that return one for a code, e.g.
         `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
         and `until_decodable`.
@@ -167,6 +136,9 @@ def plan(
       bytes_per_number: Bytes of a parameter and of a number in a message.
       tail: Length of a hypothetical stall, as a multiple of the longest time in the
         trace. 0 disables stalls. Ignored for parametric delay models.
+      progress: Called as `progress(done, total)` while rounds are simulated. By
+        default, a terminal or notebook shows a bar after two seconds if rich is
+        installed.
 
     Returns:
       A `Plan`.
@@ -209,100 +181,91 @@ def plan(
       decision", 1951 (least regret).
     """
     _validation.check_instance("delay", delay, stragglers.DelayModel)
-    _validation.check_int("num_workers", num_workers, minimum=1)
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
-    waiting = _listed("waiting", waiting)
     key = _validation.check_key(key)
     _validation.check_concrete("key", key, "a plan is made on the host")
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
-    rule = {"positive": True, "traceable": False}
-    _validation.check_number("num_parameters", num_parameters, **rule)
-    _validation.check_number("bytes_per_number", bytes_per_number, **rule)
+    for name, number in (
+        ("num_parameters", num_parameters),
+        ("bytes_per_number", bytes_per_number),
+    ):
+        _validation.check_number(name, number, positive=True, traceable=False)
     _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
     _validation.check_bool("exact", exact)
+    _validation.check_bool("memory", memory)
     _validation.check_choice("late", late, (CANCELLED, BUSY))
-    is_right = not _validation.check_bool("memory", memory) or late == BUSY
-    _validation.require(is_right, "memory", "be False with late='cancelled'", memory)
+    if memory and late != BUSY:
+        raise ValueError(
+            f"memory must be False with late={late!r}, since workers that are "
+            "cancelled send no late messages; got memory=True"
+        )
     labels = _worker_names(names, num_workers)
-    length = max(-(-num_rounds // _NUM_GROUPS), _FEWEST_ROUNDS)
-    shape = _NUM_GROUPS, length
+    chosen = _checked_choices(choices, num_workers)
+    waiting = _listed("waiting", waiting)
+    copies = _checked_replications(replications, codes, num_workers)
+    shape = _NUM_CLUSTERS, max(-(-num_rounds // _NUM_CLUSTERS), _FEWEST_ROUNDS)
+
     stopped = delay.stopped(num_workers)
     cluster = delay
     if stopped:
         delay = WithLostWorkers(delay=as_argument(cluster), lost=tuple(stopped))
     stalls = delay.stalls(float(tail))
-    delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
+    delays = [delay]
+    if stalls is not None and stalls.time > 0:
+        delays.append(stalls.delay)
 
-    def draw(each, candidates):
-        own_codes = [candidate.code for candidate in candidates]
-        return Drawn.of(each, own_codes, key, shape, stalls)
-
-    chosen = _listed("choices", choices)
-    is_standard = chosen is None and codes is None and waiting is None
-    copies: Sequence[int] = []
-    baseline = uncoded(num_workers)
-    candidates = [Candidate("uncoded", baseline)]
+    baseline = NamedCode("uncoded", _uncoded(num_workers))
     if chosen is not None:
-        candidates = _checked_choices(chosen)
+        compared = [NamedCode(one.name, one.code, one.by_speed) for one in chosen]
     elif codes is not None:
-        rule = "be None with codes"
-        _validation.require(replications is None, "replications", rule, replications)
-        candidates += [Candidate(str(name), code) for name, code in codes.items()]
+        compared = [baseline, *_checked_codes(codes, num_workers)]
     else:
-        most = min(num_workers, _MOST_COPIES)
-        copies = _listed("replications", replications) or range(1, most + 1)
-        for number in copies:
-            _validation.check_up_to("replications", number, num_workers=num_workers)
-        speeds = speeds_of(draw(delay, candidates))
-        candidates += standard_codes(num_workers, copies, speeds)
-    for name, code, _ in candidates:
-        GradientCode.check(code, concrete="rounds are simulated")
-        rule = f"have num_workers = {num_workers}"
-        given = code.num_workers
-        _validation.require(given == num_workers, f"code {name!r}", rule, given)
-    drawn = [draw(each, candidates) for each in delays]
-    if chosen is None:
-        chosen = []
-        for candidate in candidates:
-            code = candidate.code
+        alone = Clusters.of(delay, [baseline.code], key, shape, stalls)
+        speeds = speeds_of(alone.times(baseline.code), alone.num_measured)
+        compared = [baseline, *standard_codes(num_workers, copies, speeds)]
+    cases = [
+        Clusters.of(case, [named.code for named in compared], key, shape, stalls)
+        for case in delays
+    ]
+    candidates = chosen
+    if candidates is None:
+        candidates = []
+        for named in compared:
             if waiting is None:
-                rules = standard_rules(drawn[0], candidate, exact)
-            elif code is baseline:
+                rules = standard_rules(named, cases[0], exact)
+            elif named is baseline:
                 # Uncoded workers are always also judged with waiting for all.
-                everyone = stragglers.fastest(num_workers)
-                rules = rules_of(drawn[0], code, [everyone, *waiting])
+                rules = _rules_of(named, [stragglers.fastest(num_workers), *waiting])
             else:
-                rules = rules_of(drawn[0], code, waiting)
-            # Workers with several messages stop between messages, so that they are
-            # cancelled.
-            stop = CANCELLED if code.messages_per_worker > 1 else late
-            chosen += [
-                Choice(candidate.name, code, rule, stop, by_speed=candidate.by_speed)
-                for rule in rules
-            ]
+                rules = _rules_of(named, waiting)
+            candidates += [_candidate(named, rule, late) for rule in rules]
         if memory and not exact:
-            fewer = {stragglers.fastest(count) for count in range(1, num_workers)}
-            chosen += [
-                each._replace(memory=True)
-                for each in chosen
-                if each.code is baseline and each.wait in fewer
-            ]
-    rounds = zip(*(judge(chosen, each) for each in drawn))
-    judged = [choice._replace(rounds=own) for choice, own in zip(chosen, rounds)]
+            candidates += _storing(candidates, baseline.code)
+
+    with Progress(progress, 2 * len(cases) * len(candidates)) as shown:
+        judged = [judge(candidates, case, shown.advance) for case in cases]
+    rounds = list(zip(*judged, strict=True))
     if exact:
-        judged = [each for each in judged if each.rounds[0].error[0] <= DECODES**2]
-    lost = {worker: stopped.get(worker, 0) for worker in never_responding(drawn[0])}
-    num_remaining = num_workers - len(lost)
+        decodes = [own[0].error[0] <= DECODES**2 for own in rounds]
+        candidates = [one for one, own in zip(candidates, decodes) if own]
+        rounds = [one for one, own in zip(rounds, decodes) if own]
+
+    lost = {worker: stopped.get(worker, 0) for worker in never_responding(cases[0])}
+    remaining = [worker for worker in range(num_workers) if worker not in lost]
+    is_standard = choices is None and codes is None and waiting is None
     without = None
-    if lost and num_remaining and is_standard:
+    if lost and remaining and is_standard:
         without = plan(
-            OtherWorkers.without(tuple(lost), cluster, num_workers),
-            num_remaining,
+            OtherWorkers(
+                delay=as_argument(cluster),
+                workers=tuple(remaining),
+                num_workers=num_workers,
+            ),
+            len(remaining),
             key,
-            names=[
-                labels[worker] for worker in range(num_workers) if worker not in lost
-            ],
-            replications=[1, *(d for d in copies if 1 < d <= num_remaining)],
+            names=[labels[worker] for worker in remaining],
+            replications=[1, *(d for d in copies if 1 < d <= len(remaining))],
             late=late,
             memory=memory,
             exact=exact,
@@ -313,11 +276,13 @@ def plan(
             num_parameters=num_parameters,
             bytes_per_number=bytes_per_number,
             tail=tail,
+            progress=progress,
         )
+    size = num_parameters * bytes_per_number
     return Plan(
-        choices=tuple(ranked_choices(judged, goal, num_parameters * bytes_per_number)),
+        choices=ranked_choices(candidates, rounds, goal, size),
         **goal._asdict(),
-        num_rounds=length * _NUM_GROUPS,
+        num_rounds=cases[0].num_simulated,
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
         stalls=stalls,
@@ -325,6 +290,10 @@ def plan(
         lost=lost,
         without=without,
     )
+
+
+# `codes` is also an argument of `plan`.
+_uncoded = codes.uncoded
 
 
 def _worker_names(names: Sequence[str] | None, num_workers: int) -> tuple[str, ...]:
@@ -337,125 +306,94 @@ def _worker_names(names: Sequence[str] | None, num_workers: int) -> tuple[str, .
     return labels
 
 
-def _listed(name, values):
+def _listed(name: str, values: Any) -> list[Any] | None:
     """Converts an iterable to a list with at least one value; None stays None."""
     if values is None:
         return None
-    if isinstance(values, Choice | str) or not isinstance(values, Iterable):
+    if isinstance(values, Candidate | str) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list; got {_validation.in_short(values)}")
     values = list(values)
-    _validation.require(values, name, "be at least one", values)
+    if not values:
+        raise ValueError(f"{name} must have at least one entry; got an empty list")
     return values
 
 
-def _checked_choices(choices):
-    """Checks the choices of another plan, and returns their codes."""
-    for choice in choices:
-        _validation.check_instance("choices", choice, Choice)
-        several = choice.code.messages_per_worker > 1
-        late = (CANCELLED,) if several else (CANCELLED, BUSY)
-        _validation.check_choice("late of choices", choice.late, late)
-    return [Candidate(each.name, each.code, each.by_speed) for each in choices]
+def _checked_replications(
+    replications: Any, own_codes: Any, num_workers: int
+) -> Sequence[int]:
+    """Returns the replication factors to try."""
+    if replications is None:
+        return range(1, min(num_workers, _MOST_COPIES) + 1)
+    if own_codes is not None:
+        raise ValueError(
+            f"replications must be None with codes, which have their own; got "
+            f"{replications}"
+        )
+    listed = _listed("replications", replications) or []
+    for number in listed:
+        _validation.check_up_to("replications", number, num_workers=num_workers)
+    return listed
 
 
-def standard_codes(
-    num_workers: int, replications: Any, speeds: Any
-) -> Iterator[Candidate]:
-    """Yields the codes that a plan compares by default.
-
-    They have as many parts as workers, except for codes with requests and codes for
-    workers of unequal speeds.
-    """
-    few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
-    num_parts = num_workers * max(few, default=1)
-    if speeds is not None:
-        code = codes.uncoded(num_workers, num_parts, speeds)
-        yield Candidate("uncoded by speed", code, by_speed=True)
-        if max(replications) > 1:
-            code = codes.replicated(num_workers, num_parts, 2, speeds)
-            yield Candidate("replicated by speed", code, by_speed=True)
-            placement = codes.proportional_placement(speeds, num_parts, 2)
-            code = codes.any_placement(jax.random.key(0), placement, 1)
-            yield Candidate("any_placement by speed", code, by_speed=True)
-    for copies in replications:
-        if copies == 1:
-            continue
-        code = codes.replicated(num_workers, num_parts, copies)
-        yield Candidate("replicated", code)
-        if num_workers % copies == 0:
-            code = codes.fractional_repetition(num_workers, copies - 1)
-            yield Candidate("fractional_repetition", code)
-        else:
-            yield Candidate("binary", codes.binary(num_workers, copies - 1))
-            # Exact codes that need any n - s responses are equivalent; one is enough.
-            code = codes.reed_solomon(num_workers, num_workers, copies)
-            yield Candidate("reed_solomon", code)
+def _checked_choices(choices: Any, num_workers: int) -> list[Candidate] | None:
+    """Returns the choices of another plan, after checks."""
+    listed = _listed("choices", choices)
+    for one in listed or []:
+        _validation.check_instance("choices", one, Candidate)
+        late = (CANCELLED,) if one.sends_several_messages else (CANCELLED, BUSY)
+        _validation.check_choice("late of choices", one.late, late)
+        _check_code(one.name, one.code, num_workers)
+    return listed
 
 
-def speeds_of(drawn: Drawn) -> np.ndarray | None:
-    """Returns speeds (num_workers,) if they differ permanently, otherwise None.
-
-    Differences of medians of few rounds may be due to chance.
-    """
-    if drawn.num_measured < _FEWEST_MEASURED:
-        return None
-    times = drawn.times[0].reshape(-1, drawn.times.shape[-1])
-    medians = np.median(times, axis=0)
-    if not np.all((medians > 0) & np.isfinite(medians)):
-        return None
-    with np.errstate(divide="ignore"):
-        deviations = np.abs(np.log(times / medians))
-    by_chance = np.median(deviations) * math.sqrt(1 / drawn.num_measured)
-    spread = np.ptp(np.log(medians))
-    is_chronic = spread > max(math.log(_CHRONIC), _DEVIATIONS * by_chance)
-    return 1 / medians if is_chronic else None
+def _checked_codes(own_codes: Any, num_workers: int) -> list[NamedCode]:
+    """Returns the codes of the caller, after checks."""
+    if not isinstance(own_codes, Mapping):
+        raise TypeError(
+            "codes must be a dict with names; got " + _validation.in_short(own_codes)
+        )
+    for name, code in own_codes.items():
+        _check_code(name, code, num_workers)
+    return [NamedCode(str(name), code) for name, code in own_codes.items()]
 
 
-def standard_rules(drawn: Drawn, candidate: Candidate, exact: bool) -> Rules:
-    """Yields the waiting rules that a plan compares by default for a code."""
-    code = candidate.code
-    decoder = code.choose_decoder()
-    num_workers = code.num_workers
-    enough = num_workers - int(np.asarray(code.num_stragglers))
-    if decoder.is_a(OneCopy):
-        yield stragglers.until_decodable(code)
-        for share in [] if exact else _SHARES_COVERED:
-            # A rule that may lose less than one part is equal to `until_decodable`.
-            if (1 - share) * code.num_parts > 1 - _ROUNDING:
-                yield stragglers.coverage(code, share)
-        return
-    # Approximate rules are left out, since one missing response may lose all parts.
-    only_exact = decoder.is_a(Lagrange) or candidate.by_speed
-    exact = exact or only_exact
-    is_coded = np.asarray(code.assignment).sum() > code.num_parts
-    fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
-    fewer = {number for number in {num_workers - 1, *fewer} if 0 < number < enough}
-    if code.num_stragglers or not is_coded:
-        yield stragglers.fastest(enough)
-    for number in [] if exact else sorted(fewer, reverse=True):
-        yield stragglers.fastest(number)
-    if code.num_stragglers and not only_exact:
-        yield stragglers.until_decodable(code)
-    if exact:
-        return
-    if is_coded and not decoder.is_a(OneStep):
-        for squared in _SQUARED_ERRORS:
-            # The tolerance allows for rounding of errors that are equal to it.
-            yield stragglers.until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
-    times = drawn.times[drawn.place(code)]
-    quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
-    for seconds in np.unique(quantiles):
-        if 0 < seconds < math.inf:
-            yield stragglers.deadline(float(seconds))
+def _check_code(name: str, code: Any, num_workers: int) -> None:
+    GradientCode.check(code, concrete="rounds are simulated")
+    if code.num_workers != num_workers:
+        raise ValueError(
+            f"code {name!r} must have num_workers = {num_workers}; got "
+            f"{code.num_workers}"
+        )
 
 
-def rules_of(drawn: Drawn, code: GradientCode, waiting: Any) -> Rules:
-    """Checks waiting rules passed by the caller, and yields the rules for a code."""
-    rules: list[Any] = [rule(code) if callable(rule) else rule for rule in waiting]
+def _rules_of(named: NamedCode, waiting: Sequence[Any]) -> list[WaitingRule]:
+    """Returns the waiting rules of the caller for a code, after checks."""
+    rules = [rule(named.code) if callable(rule) else rule for rule in waiting]
     for rule in rules:
         hint = ", or a function that returns one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)
-    for rule in dict.fromkeys(rules):
-        model = stragglers.delayed(drawn.delay, rule)
-        stragglers.StragglerModel.check("waiting", model, code.loads)
-        yield rule
+    different = list(dict.fromkeys(rules))
+    law = stragglers.shifted_exponential(shift=1.0, rate=1.0)
+    for rule in different:
+        model = stragglers.delayed(law, rule)
+        stragglers.StragglerModel.check("waiting", model, named.code.loads)
+    return different
+
+
+def _candidate(named: NamedCode, rule: WaitingRule, late: str) -> Candidate:
+    # Workers with several messages stop between messages, so that they are cancelled.
+    stop = CANCELLED if named.code.messages_per_worker > 1 else late
+    return Candidate(named.name, named.code, rule, stop, by_speed=named.by_speed)
+
+
+def _storing(
+    candidates: Sequence[Candidate], baseline: GradientCode
+) -> list[Candidate]:
+    """Returns uncoded candidates that wait for some workers, with stored messages."""
+    num_workers = baseline.num_workers
+    fewer = {stragglers.fastest(count) for count in range(1, num_workers)}
+    return [
+        dataclasses.replace(one, memory=True)
+        for one in candidates
+        if one.code is baseline and one.wait in fewer
+    ]

@@ -2,110 +2,151 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc.studies._planning import _convergence
-from jaxwgc.studies._planning._choice import UNKNOWN, Choice, Estimate
+from jaxwgc.studies._planning._candidates import Candidate
+from jaxwgc.studies._planning._choice import Choice, Costs, Estimate, RoundStatistics
 from jaxwgc.studies._planning._convergence import Goal, StaleDescent, Weights
 
 # Differences of regret below which choices count as equally good.
 _SAME_REGRET = 1e-3
+_UNKNOWN = Estimate(math.nan, math.nan)
 
 
-def ranked_choices(judged: Sequence[Choice], goal: Goal, size: float) -> list[Choice]:
-    """Sorts choices by regret; without stalls this is the order of their times.
+def ranked_choices(
+    candidates: Sequence[Candidate],
+    rounds: Sequence[tuple[RoundStatistics, ...]],
+    goal: Goal,
+    num_bytes: float,
+) -> tuple[Choice, ...]:
+    """Sorts candidates by regret; without stalls this is the order of their times.
 
-    Choices have statistics of their rounds without stalls and, if stalls are not ruled
-    out, with them. A gradient has `size` bytes.
+    Args:
+      candidates: Candidates.
+      rounds: Statistics of the rounds of each candidate without stalls and, if stalls
+        are not ruled out, with them.
+      goal: Target, and the problem to solve.
+      num_bytes: Bytes of a gradient.
     """
-    cases = zip(*(choice.rounds for choice in judged), strict=True)
-    cases = [_to_target(statistics, goal) for statistics in cases]
+    cases = [_to_target(case, goal) for case in zip(*rounds, strict=True)]
     calm = cases[0]
     stalled = cases[-1]
     regret = np.max([case.regret for case in cases], axis=0)
-    seconds = calm.seconds[:, 0]
-    times = calm.times[:, 0]
-    # Of choices that are equally good up to rounding, the one with the fewest copies is
-    # the first.
-    copies = [choice.replication for choice in judged]
-    rounded_regret = np.round(regret / _SAME_REGRET)
-    keys = (seconds, calm.lowest, np.isinf(seconds), times, copies, rounded_regret)
-    order = np.lexsort(keys)
-    best = calm.times[order[0]]
-
-    def filled(index):
-        choice = judged[index]
-        rounds = choice.rounds[0]
+    order = _order(candidates, calm, regret)
+    best_times = calm.times[order[0]]
+    choices = []
+    for index in order:
+        candidate = candidates[index]
+        own = rounds[index]
         step_time = _jackknife(calm.seconds[index])
         # A round that does not end decodes nothing.
         ends = math.isfinite(step_time.value)
-        sent = choice.code.num_workers + rounds.num_answers / choice.code.num_segments
-        return choice._replace(
+        num_answers = own[0].num_answers
+        num_gradients = candidate.code.num_workers
+        num_gradients += num_answers / candidate.code.num_segments
+        # Differences of infinite times are NaN, which is no reason to warn.
+        with np.errstate(invalid="ignore"):
+            behind = _jackknife(calm.times[index] - best_times)
+        costs = Costs(
             step_time=step_time,
-            step_quantile=rounds.quantile,
+            step_quantile=own[0].quantile,
             stalled_step_time=_jackknife(stalled.seconds[index]),
-            is_closed_form=rounds.is_closed_form,
-            decoding_error=_jackknife(rounds.error) if ends else UNKNOWN,
-            num_answers=rounds.num_answers,
-            num_bytes=sent * size,
-            num_steps=float(calm.steps[index, 0]),
-            step_size=float(calm.step[index]),
-            lowest_loss=float(calm.lowest[index]) if ends else 1.0,
+            is_closed_form=own[0].is_closed_form,
+            decoding_error=_jackknife(own[0].error) if ends else _UNKNOWN,
+            num_answers=num_answers,
+            num_bytes=num_gradients * num_bytes,
+            num_steps=float(calm.num_steps[index, 0]),
+            step_size=float(calm.step_size[index]),
+            lowest_loss=float(calm.lowest_loss[index]) if ends else 1.0,
             time=_jackknife(calm.times[index]),
             stalled_time=_jackknife(stalled.times[index]),
-            behind=_jackknife(calm.times[index] - best),
+            behind=behind,
             regret=float(regret[index]),
+            rounds=own,
         )
-
-    # Differences of infinite times are NaN, which is no reason to warn.
-    with np.errstate(invalid="ignore"):
-        return [filled(index) for index in order]
+        choices.append(Choice.of(candidate, costs))
+    return tuple(choices)
 
 
 class _ToTarget(NamedTuple):
-    """Costs of reaching the target: a row per choice, and columns of `leave_one_out`.
+    """Costs of reaching the target: a row per candidate, columns of `leave_one_out`.
 
-    These are the step size, number of steps, time of one step and of all, final loss,
-    and relative excess over the shortest time. Step size, loss and excess have one
-    column. The excess is 0 if all times are infinite.
+    Attributes:
+      step_size: Best constant step size, (candidates,).
+      num_steps: Number of steps, infinite if the target is not reached.
+      seconds: Time of one step.
+      times: Time of all steps.
+      lowest_loss: Final loss, (candidates,).
+      regret: Relative excess over the shortest time, (candidates,). 0 if all times are
+        infinite.
     """
 
-    step: np.ndarray
-    steps: np.ndarray
+    step_size: np.ndarray
+    num_steps: np.ndarray
     seconds: np.ndarray
     times: np.ndarray
-    lowest: np.ndarray
+    lowest_loss: np.ndarray
     regret: np.ndarray
 
 
-def _to_target(judged, goal):
-    """Computes costs from all groups of rounds (column 0), and without one group.
+def _to_target(rounds: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
+    """Computes costs from all clusters (column 0), and without one cluster.
 
     Standard errors follow by the jackknife.
     """
-    seconds = np.stack([each.seconds for each in judged])
-    weights = Weights(*map(np.stack, zip(*(each.weights for each in judged))))
-    whole = Weights(*(column[:, 0] for column in weights))
-    step = _convergence.best_step(whole, goal)
-    steps = _convergence.num_steps(weights, step[:, None], goal)
-    lowest = whole.loss(step, goal)(np.inf)
-    for index, statistics in enumerate(judged):
-        if (descent := statistics.descent) is not None:
-            whole = StaleDescent(*(column[0] for column in descent))
-            step[index] = _convergence.best_step(whole, goal)
-            steps[index] = _convergence.num_steps(descent, step[index], goal)
-            lowest[index] = whole.loss(step[index], goal)(np.inf)
-    times = np.where(np.isfinite(steps), steps * seconds, np.inf)
+    seconds = np.stack([own.seconds for own in rounds])
+    weights = Weights(*map(np.stack, zip(*(own.weights for own in rounds))))
+    of_all = Weights(*(column[:, 0] for column in weights))
+    step_size = _convergence.best_step(of_all, goal)
+    num_steps = _convergence.num_steps(weights, step_size[:, None], goal)
+    lowest_loss = of_all.loss(step_size, goal)(np.inf)
+    for index, own in enumerate(rounds):
+        descent = own.descent
+        if descent is None:
+            continue
+        of_all = StaleDescent(*(column[0] for column in descent))
+        step_size[index] = _convergence.best_step(of_all, goal)
+        num_steps[index] = _convergence.num_steps(descent, step_size[index], goal)
+        lowest_loss[index] = of_all.loss(step_size[index], goal)(np.inf)
+    times = np.where(np.isfinite(num_steps), num_steps * seconds, np.inf)
     with np.errstate(invalid="ignore"):
         excess = times[:, 0] / times[:, 0].min() - 1
-    regret = np.nan_to_num(excess, posinf=np.inf)
-    return _ToTarget(step, steps, seconds, times, lowest, regret)
+    return _ToTarget(
+        step_size=step_size,
+        num_steps=num_steps,
+        seconds=seconds,
+        times=times,
+        lowest_loss=lowest_loss,
+        regret=np.nan_to_num(excess, posinf=np.inf),
+    )
 
 
-def _jackknife(values):
+def _order(
+    candidates: Sequence[Candidate], calm: _ToTarget, regret: np.ndarray
+) -> np.ndarray:
+    """Returns the indices of candidates, the best first.
+
+    Of candidates that are equally good up to rounding, the one with the fewest copies
+    is the first. Candidates that do not reach the target are ordered by their loss.
+    """
+    seconds = calm.seconds[:, 0]
+    keys: list[Any] = [
+        np.round(regret / _SAME_REGRET),
+        [one.replication for one in candidates],
+        calm.times[:, 0],
+        np.isinf(seconds),
+        calm.lowest_loss,
+        seconds,
+    ]
+    return np.lexsort(keys[::-1])
+
+
+def _jackknife(values: np.ndarray) -> Estimate:
     """Returns an estimate with its jackknife error, NaN if a value is infinite."""
-    variance = (len(values) - 2) * np.var(values[1:] - values[0])
+    with np.errstate(invalid="ignore"):
+        variance = (len(values) - 2) * np.var(values[1:] - values[0])
     error = math.sqrt(variance) if np.isfinite(variance) else math.nan
     return Estimate(float(values[0]), error)

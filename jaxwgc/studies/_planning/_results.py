@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxwgc.stragglers import Stalls
-from jaxwgc.studies._planning import _text
+from jaxwgc.studies._planning import _tables
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._ranking import ranked_choices
@@ -118,13 +118,14 @@ class Plan(NamedTuple):
             num_workers=self.num_workers,
         )
         size = self.num_parameters * self.bytes_per_number
+        rounds = [choice.rounds for choice in self.choices]
         without = self.without
         if without is not None:
             without = without.replan(
                 target=target, condition=condition, heterogeneity=heterogeneity
             )
         return self._replace(
-            choices=tuple(ranked_choices(self.choices, goal, size)),
+            choices=ranked_choices(self.choices, rounds, goal, size),
             without=without,
             **goal._asdict(),
         )
@@ -132,7 +133,7 @@ class Plan(NamedTuple):
     @property
     def answer(self) -> str:
         """Text on the recommended choice, and how much longer alternatives take."""
-        return _text.answer(self)
+        return _tables.answer(self)
 
     def __str__(self) -> str:
-        return _text.answer_and_table(self)
+        return _tables.answer_and_table(self)

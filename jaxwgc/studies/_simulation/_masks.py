@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxwgc._targets import ROUNDING
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import Arrived
+from jaxwgc.coding import Arrived, Decoding
 from jaxwgc.studies._simulation._program_arguments import compile_together
 
 # Number of masks per call. Every call has this number, so that studies of all sizes
@@ -20,15 +20,13 @@ _BATCH = 1024
 
 
 class DecodedMasks(NamedTuple):
-    """Results of distinct masks, float64 (masks,) unless noted otherwise.
+    """Results of distinct masks, float64 (masks,).
 
     Attributes:
       residual: Norm of aᵀB - target over that of the target.
       error: Squared residual; 0 if the residual is rounding.
       share: Share of the gradient recovered; 1 if the residual is rounding.
       messages: Number of messages that arrived.
-      effective_weights: Weight of each part in the gradient, (masks, num_parts); (0,)
-        columns if they were not asked for.
     """
 
     residual: np.ndarray
@@ -50,14 +48,14 @@ def decode_all(
       codes: Gradient codes.
       packed: Masks of each code, see `decode_packed`.
     """
-    # Programs are lowered in this thread: others do not see the caller's `enable_x64`.
-    # The calls below find the compiled programs in JAX's cache.
-    lowered = [
-        _decode.lower(_equal_weight(code), code, _batches(masks)[0])
-        for code, masks in zip(codes, packed, strict=True)
-    ]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda program: program.compile(), lowered))
+    compile_together(
+        _decode,
+        [
+            (_equal_weight(code), code, in_batches(masks)[0])
+            for code, masks in zip(codes, packed, strict=True)
+        ],
+        static=1,
+    )
     yield from map(decode_packed, codes, packed)
 
 
@@ -69,7 +67,7 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
       packed: Masks of messages as packed bits, uint8 (masks, bytes).
     """
     weight = _equal_weight(code)
-    batches = [_decode(weight, code, batch) for batch in _batches(packed)]
+    batches = [_decode(weight, code, batch) for batch in in_batches(packed)]
     decoded = jax.device_get(batches)
     dtype = decoded[0][0].dtype
     residual, share = np.concatenate(decoded, axis=1, dtype=np.float64)
@@ -83,7 +81,7 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     )
 
 
-def _batches(packed: np.ndarray) -> np.ndarray:
+def in_batches(packed: np.ndarray) -> np.ndarray:
     """Returns masks in batches of equal size, padded by masks of all messages."""
     padding = [(0, -len(packed) % _BATCH), (0, 0)]
     padded = np.pad(packed, padding, constant_values=255)
@@ -111,9 +109,14 @@ def _decode(
     if weight is not None:
         target = np.full(code.num_parts, weight)
         code = dataclasses.replace(code, target=target)
-    bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
-    decoded = Arrived(bits.astype(bool)).decode(code, code.choose_decoder())
+    decoded = decode_bits(code, packed)
     return decoded.relative_residual, decoded.share
+
+
+def decode_bits(code: GradientCode, packed: jax.Array) -> Decoding:
+    """Decodes packed masks of messages, uint8 (masks, bytes)."""
+    bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
+    return Arrived(bits.astype(bool)).decode(code, code.choose_decoder())
 
 
 def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 
 from jaxwgc import stragglers
+from jaxwgc._arrays import dtype_of
 from jaxwgc._pytrees import Static, register
+from jaxwgc.codes import GradientCode
 
 # Models of independent times. `sample` computes with their fields, and never branches
 # on them, so that the fields may be traced.
@@ -25,6 +27,9 @@ _OF_NUMBERS = (
     stragglers.shifted_exponential,
     stragglers.weibull,
 )
+# Compiler options for programs that run for milliseconds. They compile in half of the
+# time.
+QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
 
 
 @register
@@ -49,6 +54,9 @@ def as_argument(model: Any) -> Any:
     if type(model) in _OF_NUMBERS:
         names = [field.name for field in dataclasses.fields(model)]
         return _Numbers(type(model), {name: getattr(model, name) for name in names})
+    if isinstance(model, stragglers.UntilDecodable):
+        code = with_one_decoder(model.code, model.decoder)
+        return dataclasses.replace(model, code=code, decoder=None)
     return _Constant(model) if jax.tree_util.all_leaves([model]) else model
 
 
@@ -57,6 +65,14 @@ def from_argument(argument: Any) -> Any:
     if isinstance(argument, _Numbers):
         return argument.kind(**argument.fields)
     return argument.model if isinstance(argument, _Constant) else argument
+
+
+def with_one_decoder(code: GradientCode, decoder: Any = None) -> GradientCode:
+    """Returns a code without the decoders that are not used.
+
+    Codes of equal shapes with equal decoders share compiled programs.
+    """
+    return dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
 
 
 def compile_together(
@@ -73,7 +89,7 @@ def compile_together(
     different: dict[Hashable, tuple[Any, ...]] = {}
     for arguments in calls:
         leaves, structure = jax.tree.flatten(arguments[static:])
-        shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+        shapes = tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)
         different.setdefault((arguments[:static], structure, shapes), arguments)
     # Programs are lowered in this thread: others do not see the caller's `enable_x64`.
     lowered = [function.lower(*arguments) for arguments in different.values()]

@@ -1,8 +1,7 @@
 """Drawn times of rounds, and waiting rules that end the rounds."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,10 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.stragglers import WaitingRule, delayed
 from jaxwgc.studies._simulation._program_arguments import (
+    QUICKLY_COMPILED,
     DrawnTimes,
     as_argument,
+    compile_together,
     from_argument,
 )
 from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
@@ -109,8 +110,8 @@ def draw_times(delay: Any, key: jax.Array, numbers: Any, loads: Any) -> Drawn:
 
 def end_rounds(
     waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
-) -> list[Rounds]:
-    """Ends rounds by waiting rules; the results are on the host.
+) -> Iterator[Rounds]:
+    """Ends rounds, and yields those of each waiting rule on the host.
 
     The rules of `until_decodable` are applied on the host if rounds are independent.
     The others are applied by compiled functions.
@@ -123,17 +124,33 @@ def end_rounds(
     program = ENDS_OF_MANY if program is None else program
     # The programs of all rules are started before the host waits for the first.
     started = [
-        None if can_search(one.rule, one.late) else program(*call_of(one, times))
+        None if can_search(one.rule, one.late) else program(*_call_of(one, times))
         for one, times in zip(waiting, drawn, strict=True)
     ]
-    return [
-        _searched_rounds(one.rule, times) if rounds is None else jax.device_get(rounds)
-        for one, times, rounds in zip(waiting, drawn, started, strict=True)
-    ]
+    for one, times, rounds in zip(waiting, drawn, started, strict=True):
+        if rounds is None:
+            yield _searched_rounds(one.rule, times)
+        else:
+            yield jax.device_get(rounds)
 
 
-def call_of(waiting: Waiting, drawn: Drawn) -> tuple[Any, ...]:
-    """Returns the arguments of `ENDS_OF_MANY` and `ENDS_OF_FEW`; the first is static."""
+def compile_rounds(
+    waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any
+) -> None:
+    """Compiles the programs of `end_rounds` in parallel."""
+    compile_together(
+        program,
+        [
+            _call_of(one, times)
+            for one, times in zip(waiting, drawn, strict=True)
+            if not can_search(one.rule, one.late)
+        ],
+        static=1,
+    )
+
+
+def _call_of(waiting: Waiting, drawn: Drawn) -> tuple[Any, ...]:
+    """Returns the arguments of `_ends`; the first is static."""
     return waiting.late, as_argument(waiting.rule), waiting.code, drawn
 
 
@@ -166,10 +183,8 @@ def _ends(late: str, rule: Any, code: GradientCode | None, drawn: Drawn) -> Roun
 
 # For rounds in batches of thousands.
 ENDS_OF_MANY = jax.jit(_ends, static_argnums=0)
-# For few rounds of many codes and rules: programs compile in half of the time.
-ENDS_OF_FEW = jax.jit(
-    _ends, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
-)
+# For few rounds of many codes and rules.
+ENDS_OF_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 
 
 def _searched_rounds(rule: Any, drawn: Drawn) -> Rounds:

@@ -1,6 +1,5 @@
 """Rounds that end once their messages decode, found by a search over distinct masks."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import UntilDecodable
 from jaxwgc.studies._simulation._masks import decode_packed, distinct_rows
+from jaxwgc.studies._simulation._program_arguments import with_one_decoder
 
 
 def can_search(rule: Any, late: str) -> bool:
@@ -28,9 +28,7 @@ def ends_of_rounds(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
       rule: Waiting rule for a code with one message per worker.
       times: Finish times, (trials, num_workers).
     """
-    code = dataclasses.replace(
-        rule.code, decoders=(rule.code.choose_decoder(rule.decoder),)
-    )
+    code = with_one_decoder(rule.code, rule.decoder)
     num_trials, num_workers = times.shape
     in_order = np.sort(times, axis=1)
     trials = np.arange(num_trials)

@@ -1,4 +1,4 @@
-"""Text of a plan: sentences on the recommended choice, and a table of choices."""
+"""Prints a plan: sentences on the recommended choice, and a table of choices."""
 
 import math
 import textwrap

@@ -1,0 +1,162 @@
+"""Codes and waiting rules that a plan compares by default."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxwgc import codes, stragglers
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import Lagrange, OneCopy, OneStep
+from jaxwgc.stragglers import WaitingRule
+from jaxwgc.studies._planning._clusters import Clusters
+
+# Shares of the workers to wait for. Rules also wait for all workers, for all but one,
+# and for the number that an exact code needs.
+_SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
+# Levels of the quantiles of worker times that serve as deadlines. The maximum bounds
+# the round time if a worker takes longer than ever before.
+_SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
+# Squared decoding errors at which an approximate rule ends the round.
+_SQUARED_ERRORS = (0.05, 0.1, 0.2)
+_ROUNDING = 1e-5
+# Shares of finished parts at which a rule of coverage ends the round.
+_SHARES_COVERED = (0.99, 0.97, 0.9)
+# Speeds count as permanently different if the medians of workers differ by more than
+# the factor _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. For 8
+# to 128 equal workers, 15 to 300 rounds and any delay law, chance gives up to 19
+# standard deviations. Measured traces with permanent differences give at least 290.
+_CHRONIC = 1.25
+_DEVIATIONS = 20.0
+# Minimum number of measured rounds for medians that tell speeds apart.
+_FEWEST_MEASURED = 5
+# Numbers of parts per worker to try for codes with requests, and maximum number of
+# parts of all workers.
+_PARTS_OF_WORKER = (8, 4, 2)
+_MOST_PARTS = 512
+
+
+class NamedCode(NamedTuple):
+    """A code to compare, with the name that a plan prints.
+
+    Attributes:
+      name: Name in the table.
+      code: Gradient code.
+      by_speed: Whether the loads are proportional to the speeds of the workers.
+    """
+
+    name: str
+    code: GradientCode
+    by_speed: bool = False
+
+
+def standard_codes(
+    num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
+) -> Iterator[NamedCode]:
+    """Yields the codes that a plan compares by default, besides uncoded workers.
+
+    They have as many parts as workers, except for codes with requests and codes for
+    workers of unequal speeds.
+    """
+    few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
+    num_parts = num_workers * max(few, default=1)
+    if speeds is not None:
+        yield from _codes_by_speed(num_parts, speeds, max(replications) > 1)
+    for copies in replications:
+        if copies == 1:
+            continue
+        code = codes.replicated(num_workers, num_parts, copies)
+        yield NamedCode("replicated", code)
+        if num_workers % copies == 0:
+            code = codes.fractional_repetition(num_workers, copies - 1)
+            yield NamedCode("fractional_repetition", code)
+        else:
+            yield NamedCode("binary", codes.binary(num_workers, copies - 1))
+            # Exact codes that need any n - s responses are equivalent; one is enough.
+            code = codes.reed_solomon(num_workers, num_workers, copies)
+            yield NamedCode("reed_solomon", code)
+
+
+def _codes_by_speed(
+    num_parts: int, speeds: np.ndarray, with_copies: bool
+) -> Iterator[NamedCode]:
+    """Yields codes whose loads are proportional to the speeds of the workers."""
+    num_workers = len(speeds)
+    code = codes.uncoded(num_workers, num_parts, speeds)
+    yield NamedCode("uncoded by speed", code, by_speed=True)
+    if with_copies:
+        code = codes.replicated(num_workers, num_parts, 2, speeds)
+        yield NamedCode("replicated by speed", code, by_speed=True)
+        placement = codes.proportional_placement(speeds, num_parts, 2)
+        code = codes.any_placement(jax.random.key(0), placement, 1)
+        yield NamedCode("any_placement by speed", code, by_speed=True)
+
+
+def speeds_of(times: np.ndarray, num_measured: float) -> np.ndarray | None:
+    """Returns speeds (num_workers,) if they differ permanently, otherwise None.
+
+    Differences of medians of few rounds may be due to chance.
+
+    Args:
+      times: Simulated times of uncoded workers, (clusters, rounds, num_workers).
+      num_measured: Number of measured rounds.
+    """
+    if num_measured < _FEWEST_MEASURED:
+        return None
+    times = times.reshape(-1, times.shape[-1])
+    medians = np.median(times, axis=0)
+    if not np.all((medians > 0) & np.isfinite(medians)):
+        return None
+    with np.errstate(divide="ignore"):
+        deviations = np.abs(np.log(times / medians))
+    by_chance = np.median(deviations) * math.sqrt(1 / num_measured)
+    spread = np.ptp(np.log(medians))
+    is_chronic = spread > max(math.log(_CHRONIC), _DEVIATIONS * by_chance)
+    return 1 / medians if is_chronic else None
+
+
+def standard_rules(
+    named: NamedCode, clusters: Clusters, exact: bool
+) -> Iterator[WaitingRule]:
+    """Yields the waiting rules that a plan compares by default for a code."""
+    code = named.code
+    decoder = code.choose_decoder()
+    if decoder.is_a(OneCopy):
+        yield from _rules_on_request(code, exact)
+        return
+    # Approximate rules are left out, since one missing response may lose all parts.
+    only_exact = decoder.is_a(Lagrange) or named.by_speed
+    is_coded = np.asarray(code.assignment).sum() > code.num_parts
+    enough = code.num_workers - int(np.asarray(code.num_stragglers))
+    if code.num_stragglers or not is_coded:
+        yield stragglers.fastest(enough)
+    if code.num_stragglers and not only_exact:
+        yield stragglers.until_decodable(code)
+    if exact or only_exact:
+        return
+    shares = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
+    for number in sorted({code.num_workers - 1, *shares}, reverse=True):
+        if 0 < number < enough:
+            yield stragglers.fastest(number)
+    if is_coded and not decoder.is_a(OneStep):
+        for squared in _SQUARED_ERRORS:
+            # The tolerance allows for rounding of errors that are equal to it.
+            yield stragglers.until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
+    times = clusters.times(code)
+    quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
+    for seconds in np.unique(quantiles):
+        if 0 < seconds < math.inf:
+            yield stragglers.deadline(float(seconds))
+
+
+def _rules_on_request(code: GradientCode, exact: bool) -> Iterator[WaitingRule]:
+    """Yields the waiting rules of a code whose workers send parts on request."""
+    yield stragglers.until_decodable(code)
+    if exact:
+        return
+    for share in _SHARES_COVERED:
+        # A rule that may lose less than one part is equal to `until_decodable`.
+        if (1 - share) * code.num_parts > 1 - _ROUNDING:
+            yield stragglers.coverage(code, share)
