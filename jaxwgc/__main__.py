@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxwgc report FILE` shows which workers are slow."""
+"""The command line: `python -m jaxwgc report FILE` and `python -m jaxwgc plan FILE`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxwgc
 from jaxwgc._column_names import ColumnOptions
-from jaxwgc._table_files import FileOptions, read_trace
+from jaxwgc._table_files import FileOptions, Trace, read_trace
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,20 +22,30 @@ def main(arguments: list[str] | None = None) -> None:
         help="shows which workers are slow",
         description="Shows which workers are slow, from their times in each step.",
     )
-    _add_arguments(report)
+    _add_arguments_of_report(report)
+    report.set_defaults(command=report, run=_report)
+    plan = commands.add_parser(
+        "plan",
+        help="shows which code and waiting rule train fastest",
+        description=(
+            "Shows which code, number of copies and waiting rule train fastest, from "
+            "the times of uncoded workers in each step."
+        ),
+    )
+    _add_arguments_of_plan(plan)
+    plan.set_defaults(command=plan, run=_plan)
     options = parser.parse_args(arguments)
     try:
-        shown, text = _report(options)
+        found, text, figure = options.run(options)
+        if options.plot:
+            figure().savefig(options.plot, dpi=160)
     except (EOFError, ImportError, OSError, TypeError, ValueError) as error:
-        report.error(str(error))
-    print(json.dumps(shown, indent=1) if options.json else text)
+        options.command.error(str(error))
+    print(json.dumps(found, indent=1) if options.json else text)
 
 
-def _add_arguments(report: argparse.ArgumentParser) -> None:
+def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
     """Adds the arguments of `report`."""
-    report.add_argument(
-        "file", help="times: .csv, .tsv, .txt, .jsonl, .ndjson, .npy or .npz"
-    )
     kind = report.add_mutually_exclusive_group()
     kind.add_argument(
         "--waits",
@@ -47,7 +57,45 @@ def _add_arguments(report: argparse.ArgumentParser) -> None:
         action="store_true",
         help="times end before workers wait for each other, also if all are equal",
     )
-    columns = report.add_argument_group(
+    _add_arguments_of_file(report, drawn="the report")
+    report.add_argument("--plan", action="store_true", help="adds jaxwgc.plan's advice")
+    report.add_argument(
+        "--memory",
+        action="store_true",
+        help="with --plan: also tries to store late messages",
+    )
+
+
+def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `plan`."""
+    _add_arguments_of_file(plan, drawn="the plan")
+    plan.add_argument(
+        "--exact", action="store_true", help="only exact gradients in every step"
+    )
+    plan.add_argument(
+        "--memory", action="store_true", help="also tries to store late messages"
+    )
+    plan.add_argument(
+        "--replications",
+        type=int,
+        nargs="+",
+        metavar="D",
+        help="numbers of copies of the data to try (by default up to 4)",
+    )
+    plan.add_argument(
+        "--target",
+        type=float,
+        default=0.01,
+        help="loss to reach, relative to the start (default: 0.01)",
+    )
+
+
+def _add_arguments_of_file(parser: argparse.ArgumentParser, drawn: str) -> None:
+    """Adds the arguments on the file of times, and on what is printed."""
+    parser.add_argument(
+        "file", help="times: .csv, .tsv, .txt, .jsonl, .ndjson, .npy or .npz"
+    )
+    columns = parser.add_argument_group(
         "columns", "If the names of columns do not tell what they hold."
     )
     columns.add_argument("--step", metavar="COLUMN", help="steps (a row per time)")
@@ -65,18 +113,12 @@ def _add_arguments(report: argparse.ArgumentParser) -> None:
         action="store_true",
         help="skips rows that cannot be read, and tells how many",
     )
-    report.add_argument("--plot", metavar="PNG", help="draws the report (matplotlib)")
-    report.add_argument("--json", action="store_true", help="prints JSON")
-    report.add_argument("--plan", action="store_true", help="adds jaxwgc.plan's advice")
-    report.add_argument(
-        "--memory",
-        action="store_true",
-        help="with --plan: also tries to store late messages",
-    )
+    parser.add_argument("--plot", metavar="PNG", help=f"draws {drawn} (matplotlib)")
+    parser.add_argument("--json", action="store_true", help="prints JSON")
 
 
-def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Returns a report as JSON and as text; prints notes about what was skipped."""
+def _read(options: argparse.Namespace, *, waits: bool) -> Trace:
+    """Reads the file of times; prints notes about what was skipped."""
     file_options = FileOptions(
         columns=ColumnOptions(
             step=options.step,
@@ -87,13 +129,19 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         array=options.array,
         decimal=options.decimal,
         skip_bad_rows=options.skip_bad_rows,
-        waits=options.waits,
+        waits=waits,
     )
-    if options.memory and not options.plan:
-        raise ValueError("--memory is an option of the plan: add --plan")
     trace = read_trace(options.file, file_options)
     for note in trace.notes:
         print(f"{options.file}: {note}", file=sys.stderr)
+    return trace
+
+
+def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
+    """Returns a report as a dict, as text, and the function that draws it."""
+    if options.memory and not options.plan:
+        raise ValueError("--memory is an option of the plan: add --plan")
+    trace = _read(options, waits=options.waits)
     if options.waits:
         report = jaxwgc.straggler_report(waits=trace.times, names=trace.workers)
     else:
@@ -103,23 +151,21 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             steps=trace.steps,
             before_collective=options.before_collective,
         )
-    shown = report.to_dict()
+    found = report.to_dict()
     texts = [str(report)]
     if options.plan:
-        shown["plan"] = _plan(report, trace.times, memory=options.memory)
-        texts.append(shown["plan"])
-    if options.plot:
-        report.plot().savefig(options.plot, dpi=160)
-    return shown, "\n\n".join(texts)
+        found["plan"] = _advice(report, trace.times, memory=options.memory)
+        texts.append(found["plan"])
+    return found, "\n\n".join(texts), report.plot
 
 
-def _plan(
+def _advice(
     report: jaxwgc.StragglerReport | jaxwgc.studies.WaitReport,
     times: np.ndarray,
     *,
     memory: bool,
 ) -> str:
-    """Returns the text of `jaxwgc.plan`, or why there is no plan."""
+    """Returns the answer of `jaxwgc.plan`, or why there is no plan."""
     if isinstance(report, jaxwgc.studies.WaitReport) or report.after_barrier:
         return "No plan: a plan needs the time of each worker before it waits."
     delay = jaxwgc.stragglers.empirical(times)
@@ -131,6 +177,22 @@ def _plan(
         memory=memory,
     )
     return plan.answer
+
+
+def _plan(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
+    """Returns a plan as a dict, as text, and the function that draws it."""
+    trace = _read(options, waits=False)
+    plan = jaxwgc.plan(
+        jaxwgc.stragglers.empirical(trace.times),
+        trace.times.shape[1],
+        jax.random.key(0),
+        names=trace.workers,
+        exact=options.exact,
+        memory=options.memory,
+        replications=options.replications,
+        target=options.target,
+    )
+    return plan.to_dict(), str(plan), plan.plot
 
 
 if __name__ == "__main__":

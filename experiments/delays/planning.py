@@ -16,7 +16,7 @@ from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import ResultTable, table_of, with_half
 from jaxwgc import codes, stragglers
-from jaxwgc.studies import Choice
+from jaxwgc.studies import Candidate
 
 NUM_ROUNDS = 15
 NUM_WORKERS = 32
@@ -126,11 +126,11 @@ def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
     uncoded = codes.uncoded(number)
     by_load = codes.uncoded(number, num_parts, speeds)
     ways = {
-        EVERYONE: Choice("", uncoded, everyone, "busy"),
-        "work in proportion to speed": Choice("", by_load, everyone, "busy"),
-        "proportional placement × 2": Choice("", shared, others, "busy"),
-        "on request × 2": Choice("", request, done(request)),
-        "on request × 2, by speed": Choice("", by_speed, done(by_speed)),
+        EVERYONE: Candidate("", uncoded, everyone, "busy"),
+        "work in proportion to speed": Candidate("", by_load, everyone, "busy"),
+        "proportional placement × 2": Candidate("", shared, others, "busy"),
+        "on request × 2": Candidate("", request, done(request)),
+        "on request × 2, by speed": Candidate("", by_speed, done(by_speed)),
         STALE: stored,
         "choice of the plan": plan.best,
     }

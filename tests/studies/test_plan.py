@@ -13,7 +13,7 @@ from scipy import special
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from jaxwgc.studies import Choice
+from jaxwgc.studies import Candidate
 
 KEY = jax.random.key(0)
 plan = functools.partial(jaxwgc.plan, key=KEY)
@@ -52,7 +52,7 @@ def test_work_by_speed_is_among_the_choices():
     assert f"Loads: {loads}." in answer
     assert found.best.name.endswith("by speed")
     endless = jaxwgc.studies.Estimate(math.inf, math.nan)
-    own = [own._replace(step_time=endless) for own in found.choices[1:]]
+    own = [dataclasses.replace(own, step_time=endless) for own in found.choices[1:]]
     assert "nan" not in found._replace(choices=(found.best, *own)).answer
     # Machines that only seem to differ are not told apart.
     times = 1 + np.random.default_rng(2).pareto(1.5, (15, 32))
@@ -315,7 +315,7 @@ def test_what_a_choice_is_for(measured):
     exact = by_wait["decodable"]
     assert approximate.tolerance == approximate.wait.tolerance > 0.3
     counts = next(own for own in found.choices if own.waits_for == "first 5")
-    remembers = counts._replace(memory=True)
+    remembers = dataclasses.replace(counts, memory=True)
     assert [own.tolerance for own in (exact, counts, remembers)] == [1e-3, 0.999, 1e-3]
     assert exact.model(delay) == stragglers.delayed(delay, exact.wait, exact.late)
     options = exact.cluster_options()
@@ -347,15 +347,15 @@ def one_step_of_all(num_workers):
 
 def test_an_inexact_code_is_not_exact_under_any_name():
     code = one_step_of_all(4)
-    assert not Choice("uncoded", code, stragglers.fastest(4)).is_exact
-    assert not Choice("uncoded by speed", code, stragglers.fastest(4)).is_exact
+    assert not Candidate("uncoded", code, stragglers.fastest(4)).is_exact
+    assert not Candidate("uncoded by speed", code, stragglers.fastest(4)).is_exact
 
 
 def test_an_exact_code_is_exact_under_any_name():
-    assert Choice("mine", codes.uncoded(4), stragglers.fastest(4)).is_exact
-    assert not Choice("mine", codes.uncoded(4), stragglers.fastest(3)).is_exact
-    assert Choice("mine", codes.binary(4, 1), stragglers.fastest(3)).is_exact
-    assert not Choice("mine", codes.binary(4, 1), stragglers.fastest(2)).is_exact
+    assert Candidate("mine", codes.uncoded(4), stragglers.fastest(4)).is_exact
+    assert not Candidate("mine", codes.uncoded(4), stragglers.fastest(3)).is_exact
+    assert Candidate("mine", codes.binary(4, 1), stragglers.fastest(3)).is_exact
+    assert not Candidate("mine", codes.binary(4, 1), stragglers.fastest(2)).is_exact
 
 
 def test_the_error_of_a_code_named_uncoded_is_simulated():
@@ -370,9 +370,9 @@ def test_the_error_of_a_code_named_uncoded_is_simulated():
 
 def test_waiting_for_all_is_reported_under_any_name():
     chosen = [
-        Choice("mine", codes.uncoded(4), stragglers.fastest(4)),
-        Choice("mine", codes.uncoded(4), stragglers.fastest(3)),
-        Choice("mine", codes.binary(4, 1), stragglers.fastest(3)),
+        Candidate("mine", codes.uncoded(4), stragglers.fastest(4)),
+        Candidate("mine", codes.uncoded(4), stragglers.fastest(3)),
+        Candidate("mine", codes.binary(4, 1), stragglers.fastest(3)),
     ]
     found = plan(EXPONENTIAL, 4, choices=chosen, num_rounds=40)
     assert "mine, waiting for all 4 workers" in found.answer.replace("\n", " ")
@@ -404,7 +404,7 @@ def test_a_part_that_hardly_ever_arrives_is_a_bias():
     """Most parts are late in most rounds; one worker responded in 1 of 200 rounds."""
     times = 1 + np.random.default_rng(0).exponential(0.1, (200, 8))
     times[:-1, 3] = np.nan
-    choice = Choice("own", codes.uncoded(8), stragglers.deadline(1.02), "cancelled")
+    choice = Candidate("own", codes.uncoded(8), stragglers.deadline(1.02), "cancelled")
     found = plan(stragglers.empirical(times), 8, choices=[choice], tail=0, target=1e-4)
     assert found.lost == {}
     assert math.isinf(found.best.num_steps)
@@ -574,7 +574,10 @@ def test_units_in_which_float32_is_not_enough_are_rejected(unit):
     ("options", "message"),
     [
         ({"replications": 2}, "replications must be a list; got 2"),
-        ({"choices": Choice("a", codes.uncoded(4), stragglers.fastest(4))}, "a list"),
+        (
+            {"choices": Candidate("a", codes.uncoded(4), stragglers.fastest(4))},
+            "a list",
+        ),
         ({"names": ["a"]}, "names must be one for each of num_workers = 4"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from jaxwgc.studies import Choice
+from jaxwgc.studies import Candidate
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
@@ -96,7 +96,7 @@ def test_descent_takes_as_many_steps(case):
     delay, code, wait, heterogeneity, share, tolerance = CASES[case]
     memory = share == 1
     late = "busy" if memory else "cancelled"
-    choice = Choice("own", code, wait, late, memory)
+    choice = Candidate("own", code, wait, late, memory)
     goal = {**GOAL, "heterogeneity": heterogeneity}
     plan = jaxwgc.plan(delay, code.num_workers, KEY, choices=[choice], tail=0, **goal)
     length = math.ceil(plan.best.num_steps)
@@ -116,7 +116,10 @@ def test_descent_takes_as_many_steps(case):
 
 def test_exact_gradients_need_the_steps_of_gradient_descent():
     [own] = jaxwgc.plan(
-        FAST, 4, KEY, choices=[Choice("own", codes.uncoded(4), stragglers.fastest(4))]
+        FAST,
+        4,
+        KEY,
+        choices=[Candidate("own", codes.uncoded(4), stragglers.fastest(4))],
     ).choices
     curvature = np.geomspace(1 / 100, 1, 8)
     loss = np.mean(np.abs(1 - own.step_size * curvature) ** (2 * own.num_steps))
@@ -129,7 +132,7 @@ def test_what_few_rounds_have_by_chance_is_no_bias(is_biased):
     is_late = np.random.default_rng(0).random((20, 12)) < 0.1
     is_late[:, 0] |= is_biased
     delay = stragglers.empirical(np.where(is_late, 3.0, 1.0))
-    choice = Choice("own", codes.uncoded(12), stragglers.deadline(2.0))
+    choice = Candidate("own", codes.uncoded(12), stragglers.deadline(2.0))
     found = jaxwgc.plan(delay, 12, KEY, choices=[choice], tail=0, target=1e-5)
     assert math.isinf(found.best.num_steps) == is_biased
 

@@ -9,7 +9,13 @@ import numpy as np
 from jaxwgc.stragglers import DelayModel
 from jaxwgc.studies._simulation._masks import distinct_rows
 from jaxwgc.studies._simulation._program_arguments import as_argument
-from jaxwgc.studies._simulation._rounds import Rounds, Waiting, draw_times, end_rounds
+from jaxwgc.studies._simulation._rounds import (
+    Drawn,
+    Rounds,
+    Waiting,
+    draw_times,
+    end_rounds,
+)
 
 
 class Schedule(NamedTuple):
@@ -107,13 +113,22 @@ def simulate(
     delay = as_argument(draws.delay)
     batches: list[list[Rounds]] = [[] for _ in waiting]
     for numbers in draws.schedule.batches():
-        drawn = draw_times(delay, draws.key, numbers, loads)
-        _check_times(draws.name, np.asarray(drawn.times))
+        keys, delay_keys = _keys_of(draws.key, numbers)
+        times = draw_times(delay, delay_keys, loads)
+        _check_times(draws.name, np.asarray(times))
+        drawn = Drawn(keys, times, loads)
         ended = end_rounds(waiting, [drawn] * len(waiting))
         for batch, rounds in zip(batches, ended, strict=True):
             batch.append(rounds)
         advance()
     return [Trials.joined(batch, draws.schedule.num_trials) for batch in batches]
+
+
+@jax.jit
+def _keys_of(key: jax.Array, numbers: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of trials, and those by which `delayed` draws their times."""
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
+    return keys, jax.vmap(jax.vmap(jax.random.split))(keys)[:, :, 0]
 
 
 def _check_times(name: str, times: np.ndarray) -> None:

@@ -50,15 +50,16 @@ class Clusters(NamedTuple):
         stalls: stragglers.Stalls | None,
     ) -> "Clusters":
         """Draws times of `shape` (clusters, rounds) for the loads of all codes."""
-        numbers = np.arange(math.prod(shape)).reshape(shape)
         argument = as_argument(delay)
+        keys = jax.random.split(key, shape)
         drawn = {}
         for code in codes:
             place = _place(code)
             if place not in drawn:
                 loads = np.asarray(code.loads, np.float32)
-                drawn[place] = jax.device_get(draw_times(argument, key, numbers, loads))
-                _check_times(drawn[place].times)
+                times = np.asarray(draw_times(argument, keys, loads))
+                _check_times(times)
+                drawn[place] = Drawn(keys, times, loads)
         return cls(
             delay=delay,
             num_measured=stalls.num_rounds if stalls else math.inf,

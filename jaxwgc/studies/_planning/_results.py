@@ -6,10 +6,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxwgc.stragglers import Stalls
-from jaxwgc.studies._planning import _tables
+from jaxwgc.studies._planning import _figures, _tables
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._ranking import ranked_choices
+
+# Maximum number of rows in the table, without the baseline.
+_NUM_ROWS = 12
 
 
 class Plan(NamedTuple):
@@ -75,6 +78,15 @@ class Plan(NamedTuple):
         return tuple(best.values())
 
     @property
+    def shown(self) -> tuple[Choice, ...]:
+        """Rows of the table: the best choice of up to 12 codes, and `baseline`."""
+        rows = self.by_code[:_NUM_ROWS]
+        baseline = self.baseline
+        if baseline is None or any(baseline is choice for choice in rows):
+            return rows
+        return (*rows, baseline)
+
+    @property
     def uncoded(self) -> Choice | None:
         """Best choice with each part on one worker; None if there is none."""
         return next((each for each in self.choices if not each.is_coded), None)
@@ -129,6 +141,27 @@ class Plan(NamedTuple):
             without=without,
             **goal._asdict(),
         )
+
+    def plot(self) -> Any:
+        """Draws the times to the target, and step times against decoding errors.
+
+        Times are those of the rows of the table, with intervals of 95%. The other panel
+        has every choice.
+
+        Returns:
+          A `matplotlib.figure.Figure`; `savefig` writes it to a file.
+
+        Raises:
+          ImportError: If matplotlib (extra `plot`) is not installed.
+        """
+        return _figures.draw(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as a dict for JSON, with the rows of the table.
+
+        Numbers are those of `Choice`; infinity and NaN are None.
+        """
+        return _tables.to_dict(self)
 
     @property
     def answer(self) -> str:

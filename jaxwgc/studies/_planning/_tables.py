@@ -14,8 +14,6 @@ from jaxwgc.studies._reports._text import workers_named
 if TYPE_CHECKING:
     from jaxwgc.studies._planning._results import Plan
 
-# Maximum number of rows in the table: the best choice per code and replication.
-_NUM_ROWS = 12
 # Characters of a line.
 _WIDTH = 80
 # Maximum number of workers for which all loads are printed.
@@ -266,11 +264,7 @@ def _table(plan: "Plan") -> Iterator[str]:
     second, last = ("stalls", "regret") if plan.has_stalls else ("90%", "±")
     header = ["code", "d", "waits for", "step", second, "error", "MB"]
     rows = [[*header, "steps", "time", last]]
-    shown = list(plan.by_code[:_NUM_ROWS])
-    baseline = plan.baseline
-    if baseline is not None and not any(baseline is each for each in shown):
-        shown.append(baseline)
-    rows += [_row(choice, plan) for choice in shown]
+    rows += [_row(choice, plan) for choice in plan.shown]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         names = " ".join(map(str.ljust, row[:3], widths))
@@ -318,3 +312,42 @@ def _notes(plan: "Plan") -> str:
         f"{plan.heterogeneity:g}; -: never. For each code, the best waiting rule is "
         f"shown, of {len(plan.choices)} choices in total. ±: one standard error."
     )
+
+
+def to_dict(plan: "Plan") -> dict[str, Any]:
+    """Returns the dict of `Plan.to_dict`."""
+    found = {
+        "answer": plan.answer,
+        "num_workers": plan.num_workers,
+        "names": list(plan.names),
+        "target": plan.target,
+        "lost": {plan.names[worker]: since for worker, since in plan.lost.items()},
+        "choices": [_to_dict(choice) for choice in plan.shown],
+    }
+    if plan.without is not None:
+        found["without"] = to_dict(plan.without)
+    return found
+
+
+def _to_dict(choice: Choice) -> dict[str, Any]:
+    estimates = {
+        "step_time": choice.step_time,
+        "stalled_step_time": choice.stalled_step_time,
+        "decoding_error": choice.decoding_error,
+        "time": choice.time,
+        "stalled_time": choice.stalled_time,
+    }
+    numbers = {
+        "replication": choice.replication,
+        "num_bytes": choice.num_bytes,
+        "num_steps": choice.num_steps,
+        "regret": choice.regret,
+    }
+    for name, estimate in estimates.items():
+        numbers[name] = estimate.value
+        numbers[f"{name}_error"] = estimate.standard_error
+    finite = {
+        name: float(number) if math.isfinite(number) else None
+        for name, number in numbers.items()
+    }
+    return {"code": choice.name, "waits_for": choice.waits_for, **finite}

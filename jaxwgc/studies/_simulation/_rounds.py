@@ -84,28 +84,24 @@ class Rounds(NamedTuple):
 
 
 @jax.jit
-def draw_times(delay: Any, key: jax.Array, numbers: Any, loads: Any) -> Drawn:
-    """Draws finish times of consecutive rounds.
+def draw_times(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
+    """Draws finish times of consecutive rounds, (clusters, rounds, num_workers).
 
     Args:
       delay: Delay model, from `as_argument`.
-      key: PRNG key. Round i has the key fold_in(key, i).
-      numbers: Number i of each round, int (clusters, rounds).
+      keys: PRNG key of each round, (clusters, rounds).
       loads: Load of each worker, (num_workers,).
     """
     delay = from_argument(delay)
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
 
     def run(keys):
         def step(state, key):
-            # `delayed` draws times by the first of these keys.
-            delay_key, _ = jax.random.split(key)
-            times, state = delay.sample(delay_key, state, loads)
+            times, state = delay.sample(key, state, loads)
             return state, times
 
         return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
 
-    return Drawn(keys, jax.vmap(run)(keys), loads)
+    return jax.vmap(run)(keys)
 
 
 def end_rounds(
