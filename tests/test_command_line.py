@@ -1,4 +1,4 @@
-"""`python -m jaxwgc report FILE`."""
+"""`python -m jaxwgc report FILE` and `python -m jaxwgc plan FILE`."""
 
 import json
 import types
@@ -179,3 +179,46 @@ def test_rows_per_time_are_named_by_their_steps(tmp_path, capsys):
     path = tmp_path / "a.csv"
     path.write_text("step,rank,seconds\n" + "\n".join(rows))
     assert "worker 3 in step 1170." in " ".join(shown(capsys, path).split())
+
+
+def test_a_plan_is_printed_as_text_and_as_json(tmp_path, capsys):
+    path = tmp_path / "a.npy"
+    times = 1 + np.random.default_rng(0).random((20, 3))
+    np.save(path, times)
+    options = "--exact", "--replications", "1", "2", "--target", "0.001"
+    main(["plan", str(path), *options])
+    printed = capsys.readouterr().out
+    expected = jaxwgc.plan(
+        jaxwgc.stragglers.empirical(times),
+        3,
+        jax.random.key(0),
+        exact=True,
+        replications=[1, 2],
+        target=0.001,
+    )
+    assert printed == f"{expected}\n"
+    main(["plan", str(path), "--json", *options])
+    assert json.loads(capsys.readouterr().out) == expected.to_dict()
+
+
+def test_a_plan_with_stored_messages_is_drawn(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "a.npy"
+    picture = tmp_path / "a.png"
+    np.save(path, 1 + np.random.default_rng(0).random((20, 3)))
+    main(["plan", str(path), "--memory", "--replications", "1", "--plot", str(picture)])
+    assert "+ late" in capsys.readouterr().out
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--replications", "9"], "replications must be at most num_workers"),
+        (["--target", "2"], "target must be between 0 and 1"),
+    ],
+)
+def test_wrong_options_of_a_plan_are_told(options, message, csv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", str(csv), *options])
+    assert message in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import json
 import math
 import re
 
@@ -578,9 +579,108 @@ def test_units_in_which_float32_is_not_enough_are_rejected(unit):
             {"choices": Candidate("a", codes.uncoded(4), stragglers.fastest(4))},
             "a list",
         ),
+        ({"choices": [1]}, "choices must be a Candidate"),
+        ({"codes": [codes.uncoded(4)]}, "codes must be a dict with names; got a list"),
+        ({"codes": {}}, "codes must have at least one entry"),
+        ({"codes": {"a": codes.uncoded(5)}}, "code 'a' must have num_workers = 4"),
         ({"names": ["a"]}, "names must be one for each of num_workers = 4"),
     ],
 )
 def test_lists_are_lists(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         plan(EXPONENTIAL, 4, **options)
+
+
+def test_choices_of_a_plan_for_other_workers_are_rejected():
+    found = plan(EXPONENTIAL, 4, replications=[1], exact=True)
+    with pytest.raises(ValueError, match="'uncoded' must have num_workers = 5; got 4"):
+        plan(EXPONENTIAL, 5, choices=found.choices)
+
+
+def test_the_only_worker_is_awaited():
+    found = plan(EXPONENTIAL, 1)
+    assert [choice.waits_for for choice in found.choices] == ["all"]
+    assert found.best.step_time.value == pytest.approx(3)
+    assert "waiting for the only worker" in found.answer
+
+
+def test_one_measured_round_is_no_exact_knowledge():
+    """Three times rule out no stalls, so that copies come first."""
+    found = plan(stragglers.empirical(np.array([[1.0, 2.0, 3.0]])), 3)
+    assert found.best.is_coded and found.best.is_exact
+    [waiting] = [own for own in found.choices if own.is_baseline]
+    assert waiting.step_time.value == pytest.approx(3, rel=1e-5)
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+def test_workers_that_all_never_respond(missing):
+    found = plan(stragglers.empirical(np.full((5, 3), missing)), 3, replications=[2])
+    assert found.lost == {0: 0, 1: 0, 2: 0}
+    assert found.without is None and not found.is_reached
+    assert found.answer.startswith("Workers 0, 1, 2 never respond.")
+
+
+def test_a_missing_time_in_every_round():
+    """Waiting for all never ends; parts of one missing response may arrive."""
+    times = 1 + np.random.default_rng(0).random((21, 3))
+    times[np.arange(21), np.arange(21) % 3] = np.nan
+    found = plan(stragglers.empirical(times), 3, replications=[2], tail=0)
+    assert found.lost == {}
+    assert math.isinf(found.baseline.step_time.value)
+    assert found.is_reached
+
+
+def test_names_of_standard_codes_are_only_names():
+    own = {"uncoded": codes.fractional_repetition(4, 1)}
+    found = plan(EXPONENTIAL, 4, codes=own, exact=True)
+    copies = {choice.replication for choice in found.choices}
+    assert copies == {1, 2}
+    assert {choice.name for choice in found.choices} == {"uncoded"}
+    assert found.baseline.replication == 1
+
+
+def test_a_plan_as_a_dict_has_the_rows_of_the_table(measured):
+    _, found = measured
+    read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert read["answer"] == found.answer
+    rows = [(row["code"], row["waits_for"]) for row in read["choices"]]
+    assert rows == [(choice.name, choice.waits_for) for choice in found.shown]
+    first = read["choices"][0]
+    assert first["time"] == found.best.time.value
+    assert first["time_error"] == found.best.time.standard_error
+
+
+def test_a_plan_as_a_dict_says_what_is_lost():
+    found = plan(one_dead(), 8, replications=[1], exact=True, tail=0)
+    read = found.to_dict()
+    assert read["lost"] == {"3": 0}
+    assert read["choices"][0]["time"] is None
+    assert read["without"]["num_workers"] == 7
+
+
+def test_a_plan_as_a_picture(measured):
+    """Points at the times of the table, and of every choice with its error."""
+    pytest.importorskip("matplotlib")
+    _, found = measured
+    left, right = found.plot().axes
+    rows = [choice for choice in found.shown if math.isfinite(choice.time.value)]
+    [points] = left.containers
+    drawn = points.lines[0].get_xdata()
+    assert list(drawn) == [choice.time.value for choice in rows]
+    labels = [label.get_text() for label in left.get_yticklabels()]
+    assert labels[0].startswith(found.best.name)
+    number = sum(len(line.get_xdata()) for line in right.lines)
+    ended = [own for own in found.choices if math.isfinite(own.step_time.value)]
+    assert number == len(ended) + 1
+
+
+def test_progress_of_a_plan_is_reported():
+    calls = []
+    plan(
+        EXPONENTIAL,
+        3,
+        replications=[1],
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    total = calls[0][1]
+    assert calls == [(done, total) for done in range(1, total + 1)]

@@ -52,15 +52,14 @@ def _draw_times(axes: Any, plan: "Plan", rows: list[Any]) -> None:
     axes.set(
         xlim=(0, None),
         ylim=(len(rows) - 0.5, -0.5),
+        xlabel="in the unit of the delay model",
         title=f"time to a loss of {plan.target:g} of the start",
     )
     axes.grid(axis="x", alpha=0.3)
     if plan.has_stalls:
         axes.legend()
     if not rows:
-        axes.text(
-            0.5, 0.5, "no choice reaches it", transform=axes.transAxes, ha="center"
-        )
+        axes.set(xlabel="no choice reaches it", xticks=[])
 
 
 def _draw_errors(axes: Any, plan: "Plan") -> None:

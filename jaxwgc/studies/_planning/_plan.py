@@ -352,6 +352,8 @@ def _checked_codes(own_codes: Any, num_workers: int) -> list[NamedCode]:
         raise TypeError(
             "codes must be a dict with names; got " + _validation.in_short(own_codes)
         )
+    if not own_codes:
+        raise ValueError(f"codes must have at least one entry; got {own_codes}")
     for name, code in own_codes.items():
         _check_code(name, code, num_workers)
     return [NamedCode(str(name), code) for name, code in own_codes.items()]

@@ -134,7 +134,8 @@ def standard_rules(
         yield stragglers.fastest(enough)
     if code.num_stragglers and not only_exact:
         yield stragglers.until_decodable(code)
-    if exact or only_exact:
+    # A round without the response of the only worker decodes nothing.
+    if exact or only_exact or code.num_workers == 1:
         return
     shares = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
     for number in sorted({code.num_workers - 1, *shares}, reverse=True):
