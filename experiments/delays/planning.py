@@ -14,7 +14,7 @@ from experiments.delays.traces import halves, label, read_traces
 from experiments.runner import figures
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Sections, Study, command
-from experiments.runner.tables import ResultTable, table_of, with_half
+from experiments.runner.tables import Printed, ResultTable, table_of, with_half
 from jaxwgc import codes, stragglers
 from jaxwgc.studies import Candidate
 
@@ -211,6 +211,8 @@ GOAL: dict[str, Any] = {"target": 0.01, "condition": 100.0, "heterogeneity": 0.1
 TARGETS = 0.1, 0.01, 0.001, 0.0001
 HETEROGENEITIES = 0.01, 0.1, 1.0
 REPLICATIONS = 1, 2
+# Trace of the printed plan.
+PRINTED = "one_slow_seconds"
 # Pairs of short traces simulated from each law: one to plan with, one to judge by.
 NUM_PAIRS = 12
 # Fields of a choice in tables.
@@ -239,12 +241,22 @@ def plan(trace: Path | None = None, rounds: int = 1_000, seed: int = 0) -> Secti
         numbers = {"target": GOAL["target"], "traces": cells}
         return Study(numbers, tables=tables | more, figures={"ways": draw_ways})
 
+    def printed():
+        found = jaxwgc.plan(stragglers.empirical(traces[PRINTED]), 4, key)
+        return Study(
+            {"text": str(found)},
+            tables={"": lambda numbers: Printed(numbers["text"])},
+            figures={PRINTED: lambda _: found.plot()},
+        )
+
     def simulated():
         each = functools.partial(Once, simulated_pairs)
         cells = {name: each(name, NUM_PAIRS, seed) for name in LAWS}
         return Study(cells, tables={"": tabulate_simulated})
 
-    return {"measured": measured} | ({} if trace else {"simulated": simulated})
+    if trace:
+        return {"measured": measured}
+    return {"printed": printed, "measured": measured, "simulated": simulated}
 
 
 def measure(times: np.ndarray, rounds: int, key: jax.Array) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import jaxwgc
 from experiments.delays.traces import read_traces
 from experiments.runner.study import Once, Sections, Study, command, timed
-from experiments.runner.tables import ResultTable, console, table_of
+from experiments.runner.tables import Printed, table_of
 from experiments.runner.timing import measure_in_turn
 
 # Kind and slowdown of the straggler.
@@ -59,19 +59,6 @@ def report(traces: int = 1000, seed: int = 0) -> Sections:
         "alarms": functools.partial(alarms, traces, seed),
         "speed": speed,
     }
-
-
-class Printed(ResultTable):
-    """A report as the library prints it."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-    def print(self) -> None:
-        console.print(self.text, highlight=False, soft_wrap=True)
-
-    def to_markdown(self) -> str:
-        return f"```text\n{self.text}\n```\n"
 
 
 def measured() -> Study:

@@ -72,6 +72,19 @@ class ResultTable:
         return f"*{caption}*\n\n{table}"
 
 
+class Printed(ResultTable):
+    """A report or a plan as the library prints it."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def print(self) -> None:
+        console.print(self.text, highlight=False, soft_wrap=True)
+
+    def to_markdown(self) -> str:
+        return f"```text\n{self.text}\n```\n"
+
+
 def table_of(
     title: str, columns: Columns, rows: str | Callable[[Any], Iterable[Any]] = ""
 ) -> Callable[[Any], ResultTable]:
