@@ -165,7 +165,7 @@ def _advice(
     *,
     memory: bool,
 ) -> str:
-    """Returns the answer of `jaxwgc.plan`, or why there is no plan."""
+    """Returns the advice of `jaxwgc.plan`, or why there is no plan."""
     if isinstance(report, jaxwgc.studies.WaitReport) or report.after_barrier:
         return "No plan: a plan needs the time of each worker before it waits."
     delay = jaxwgc.stragglers.empirical(times)

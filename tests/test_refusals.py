@@ -197,7 +197,7 @@ CLUSTERS = codes.clustered(PLAIN, 2)
 UNTIL = stragglers.until_decodable(codes.replicated(3))
 SEVERAL = codes.multi_message(codes.uncoded(6, 12))
 CHOICE = plan(replications=[1], waiting=[stragglers.fastest(4)], num_rounds=40).best
-BUSY = CHOICE._replace(code=codes.replicated(4, 8, 2), late="busy")
+BUSY = dataclasses.replace(CHOICE, code=codes.replicated(4, 8, 2), late="busy")
 STOCHASTIC = codes.stochastic(KEY, 4, 4, 2, 0.2)
 
 # Arguments and words of the message, for several functions.
@@ -531,8 +531,8 @@ VALUES = [
     (lambda: plan(replications=[5]), "replications must be at most num_workers"),
     (lambda: plan(codes={"own": SIX}), "code 'own'.*= 4; got 6"),
     (lambda: plan(codes={}, replications=[1]), "replications must be None with codes"),
-    (lambda: plan(choices=[]), "choices must be at least one"),
-    (lambda: plan(waiting=[]), "waiting must be at least one"),
+    (lambda: plan(choices=[]), "choices must have at least one entry"),
+    (lambda: plan(waiting=[]), "waiting must have at least one entry"),
     (lambda: plan(waiting=[stragglers.fastest(5)]), "num_required must be at most"),
     (lambda: plan(memory=True, late="cancelled"), "memory must be False with late"),
     (lambda: plan(choices=[BUSY]), "late of .* must be one of 'cancelled'"),
@@ -621,7 +621,7 @@ TYPES = [
     (lambda: diagnose(quantile_levels=[True]), "quantile_levels must be real numbers"),
     (lambda: learn(model=NoArrays()), "model.sample must return .arrivals, state."),
     (lambda: plan(codes={"own": "mds"}), "code must be a GradientCode"),
-    (lambda: plan(choices=["all"]), "choices must be a Choice"),
+    (lambda: plan(choices=["all"]), "choices must be a Candidate"),
     (lambda: plan(waiting=["patience"]), "waiting must be a WaitingRule, or a"),
     (lambda: plan(waiting=[repr]), "waiting must be a WaitingRule, or a function"),
     (lambda: plan(waiting=[NoArrivals()]), "NoArrivals.arrivals must return .arrivals"),

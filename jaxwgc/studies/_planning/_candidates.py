@@ -1,4 +1,4 @@
-"""What a cluster may run: a code, a waiting rule, and what late workers do."""
+"""Candidates of a plan: codes with waiting rules."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Choices of a plan: candidates with what they cost."""
+"""Choices of a plan: candidates with their costs."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ class RoundStatistics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a candidate costs: expected times and errors, until a goal is reached.
+    """Costs of a candidate: expected times and errors, until a goal is reached.
 
     Times are in the unit of the delay model, seconds for those of the library.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -25,20 +25,18 @@ def judge(
 
     Calls `advance` twice for each candidate.
     """
-    closed_forms = [_closed_form(one, clusters.delay) for one in candidates]
-    is_known = [
-        form is not None and one.is_exact
-        for one, form in zip(candidates, closed_forms, strict=True)
-    ]
+    forms = [_closed_form(one, clusters.delay) for one in candidates]
     unknown = [
-        one for one, known in zip(candidates, is_known, strict=True) if not known
+        one
+        for one, form in zip(candidates, forms, strict=True)
+        if form is None or not one.is_exact
     ]
     simulated = simulate(unknown, clusters, advance)
     storing = [one for one in candidates if one.memory]
     descents = iter(simulate_descents(storing, clusters))
     statistics = []
-    for one, form, known in zip(candidates, closed_forms, is_known, strict=True):
-        if known:
+    for one, form in zip(candidates, forms, strict=True):
+        if form is not None and one.is_exact:
             advance()
             own = _statistics_in_closed_form(one, form, clusters)
         else:
@@ -56,7 +54,8 @@ def _statistics_in_closed_form(
 ) -> RoundStatistics:
     """Returns the statistics of an exact candidate with a closed form."""
     no_error = np.zeros(1 + clusters.num_clusters)
-    num_answers = candidate.wait.num_required
+    # Other rules with a closed form are not exact.
+    num_answers = cast(stragglers.fastest, candidate.wait).num_required
     if not candidate.code.allows_requests:
         num_answers *= candidate.code.messages_per_worker
     return RoundStatistics(
@@ -78,9 +77,10 @@ def _simulated_statistics(
     """Returns the statistics of simulated rounds, in closed form if known."""
     error = np.zeros(1 + clusters.num_clusters)
     weights = Weights(*[error] * len(Weights._fields))
-    if rounds.error is not None:
-        error = leave_one_out(rounds.error.mean(1))
-        weights = moments_of_weights(candidate, rounds.effective_weights, clusters)
+    decoded = rounds.decoded
+    if decoded is not None:
+        error = leave_one_out(decoded.error.mean(1))
+        weights = moments_of_weights(candidate, decoded.effective_weights, clusters)
     if form is None:
         seconds = leave_one_out(rounds.elapsed.mean(1))
         quantile = _quantile(rounds.elapsed)

@@ -1,6 +1,8 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -185,26 +187,13 @@ def plan(
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     key = _validation.check_key(key)
     _validation.check_concrete("key", key, "a plan is made on the host")
-    num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
-    for name, number in (
-        ("num_parameters", num_parameters),
-        ("bytes_per_number", bytes_per_number),
-    ):
-        _validation.check_number(name, number, positive=True, traceable=False)
-    _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
-    _validation.check_bool("exact", exact)
-    _validation.check_bool("memory", memory)
-    _validation.check_choice("late", late, (CANCELLED, BUSY))
-    if memory and late != BUSY:
-        raise ValueError(
-            f"memory must be False with late={late!r}, since workers that are "
-            "cancelled send no late messages; got memory=True"
-        )
+    num_bytes = _checked_bytes(num_parameters, bytes_per_number)
+    shape = _checked_shape(num_rounds)
+    _check_options(late, memory, exact, tail)
     labels = _worker_names(names, num_workers)
     chosen = _checked_choices(choices, num_workers)
     waiting = _listed("waiting", waiting)
     copies = _checked_replications(replications, codes, num_workers)
-    shape = _NUM_CLUSTERS, max(-(-num_rounds // _NUM_CLUSTERS), _FEWEST_ROUNDS)
 
     stopped = delay.stopped(num_workers)
     cluster = delay
@@ -215,31 +204,23 @@ def plan(
     if stalls is not None and stalls.time > 0:
         delays.append(stalls.delay)
 
+    def clusters_of(case, compared):
+        own_codes = [named.code for named in compared]
+        return Clusters.of(case, own_codes, key, shape, stalls)
+
     baseline = NamedCode("uncoded", _uncoded(num_workers))
     if chosen is not None:
         compared = [NamedCode(one.name, one.code, one.by_speed) for one in chosen]
     elif codes is not None:
         compared = [baseline, *_checked_codes(codes, num_workers)]
     else:
-        alone = Clusters.of(delay, [baseline.code], key, shape, stalls)
+        alone = clusters_of(delay, [baseline])
         speeds = speeds_of(alone.times(baseline.code), alone.num_measured)
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
-    cases = [
-        Clusters.of(case, [named.code for named in compared], key, shape, stalls)
-        for case in delays
-    ]
+    cases = [clusters_of(case, compared) for case in delays]
     candidates = chosen
     if candidates is None:
-        candidates = []
-        for named in compared:
-            if waiting is None:
-                rules = standard_rules(named, cases[0], exact)
-            elif named is baseline:
-                # Uncoded workers are always also judged with waiting for all.
-                rules = _rules_of(named, [stragglers.fastest(num_workers), *waiting])
-            else:
-                rules = _rules_of(named, waiting)
-            candidates += [_candidate(named, rule, late) for rule in rules]
+        candidates = _candidates(compared, waiting, cases[0], late, exact)
         if memory and not exact:
             candidates += _storing(candidates, baseline.code)
 
@@ -247,9 +228,9 @@ def plan(
         judged = [judge(candidates, case, shown.advance) for case in cases]
     rounds = list(zip(*judged, strict=True))
     if exact:
-        decodes = [own[0].error[0] <= DECODES**2 for own in rounds]
-        candidates = [one for one, own in zip(candidates, decodes) if own]
-        rounds = [one for one, own in zip(rounds, decodes) if own]
+        is_exact = [own[0].error[0] <= DECODES**2 for own in rounds]
+        candidates = list(itertools.compress(candidates, is_exact))
+        rounds = list(itertools.compress(rounds, is_exact))
 
     lost = {worker: stopped.get(worker, 0) for worker in never_responding(cases[0])}
     remaining = [worker for worker in range(num_workers) if worker not in lost]
@@ -278,11 +259,10 @@ def plan(
             tail=tail,
             progress=progress,
         )
-    size = num_parameters * bytes_per_number
     return Plan(
-        choices=ranked_choices(candidates, rounds, goal, size),
+        choices=ranked_choices(candidates, rounds, goal, num_bytes),
         **goal._asdict(),
-        num_rounds=cases[0].num_simulated,
+        num_rounds=math.prod(shape),
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
         stalls=stalls,
@@ -290,6 +270,62 @@ def plan(
         lost=lost,
         without=without,
     )
+
+
+def _candidates(
+    compared: Sequence[NamedCode],
+    waiting: Sequence[Any] | None,
+    clusters: Clusters,
+    late: str,
+    exact: bool,
+) -> list[Candidate]:
+    """Returns each code with each of its waiting rules; the first code is uncoded."""
+    candidates = []
+    for place, named in enumerate(compared):
+        if waiting is None:
+            rules = list(standard_rules(named, clusters, exact))
+        elif place == 0:
+            # Uncoded workers are always also judged with waiting for all.
+            everyone = stragglers.fastest(named.code.num_workers)
+            rules = _rules_of(named, [everyone, *waiting])
+        else:
+            rules = _rules_of(named, waiting)
+        # Workers with several messages stop between messages: they are cancelled.
+        stop = CANCELLED if named.code.messages_per_worker > 1 else late
+        candidates += [
+            Candidate(named.name, named.code, rule, stop, by_speed=named.by_speed)
+            for rule in rules
+        ]
+    return candidates
+
+
+def _checked_bytes(num_parameters: float, bytes_per_number: float) -> float:
+    """Returns the number of bytes of a gradient."""
+    for name, number in (
+        ("num_parameters", num_parameters),
+        ("bytes_per_number", bytes_per_number),
+    ):
+        _validation.check_number(name, number, positive=True, traceable=False)
+    return num_parameters * bytes_per_number
+
+
+def _checked_shape(num_rounds: int) -> tuple[int, int]:
+    """Returns the number of simulated clusters, and of rounds of each."""
+    num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
+    return _NUM_CLUSTERS, max(-(-num_rounds // _NUM_CLUSTERS), _FEWEST_ROUNDS)
+
+
+def _check_options(late: str, memory: bool, exact: bool, tail: float) -> None:
+    """Checks what is simulated."""
+    _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
+    _validation.check_bool("exact", exact)
+    _validation.check_bool("memory", memory)
+    _validation.check_choice("late", late, (CANCELLED, BUSY))
+    if memory and late != BUSY:
+        raise ValueError(
+            f"memory must be False with late={late!r}, since workers that are "
+            "cancelled send no late messages; got memory=True"
+        )
 
 
 # `codes` is also an argument of `plan`.
@@ -370,22 +406,18 @@ def _check_code(name: str, code: Any, num_workers: int) -> None:
 
 def _rules_of(named: NamedCode, waiting: Sequence[Any]) -> list[WaitingRule]:
     """Returns the waiting rules of the caller for a code, after checks."""
-    rules = [rule(named.code) if callable(rule) else rule for rule in waiting]
+    rules: list[Any] = [
+        rule(named.code) if callable(rule) else rule for rule in waiting
+    ]
     for rule in rules:
         hint = ", or a function that returns one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)
-    different = list(dict.fromkeys(rules))
+    different: list[WaitingRule] = list(dict.fromkeys(rules))
     law = stragglers.shifted_exponential(shift=1.0, rate=1.0)
     for rule in different:
         model = stragglers.delayed(law, rule)
         stragglers.StragglerModel.check("waiting", model, named.code.loads)
     return different
-
-
-def _candidate(named: NamedCode, rule: WaitingRule, late: str) -> Candidate:
-    # Workers with several messages stop between messages, so that they are cancelled.
-    stop = CANCELLED if named.code.messages_per_worker > 1 else late
-    return Candidate(named.name, named.code, rule, stop, by_speed=named.by_speed)
 
 
 def _storing(

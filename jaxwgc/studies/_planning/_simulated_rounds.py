@@ -26,25 +26,34 @@ from jaxwgc.studies._simulation._rounds import (
 )
 
 
-class SimulatedRounds(NamedTuple):
-    """Simulated rounds of a candidate, float64.
+class DecodedRounds(NamedTuple):
+    """Decoded rounds of a candidate, float64.
 
     Attributes:
-      elapsed: Duration of each round, (clusters, rounds).
+      error: Decoding error over the squared norm of the target, (clusters, rounds).
+      effective_weights: Weights of the parts in the gradient,
+        (clusters, rounds, num_parts).
+    """
+
+    error: np.ndarray
+    effective_weights: np.ndarray
+
+
+class SimulatedRounds(NamedTuple):
+    """Simulated rounds of a candidate.
+
+    Attributes:
+      elapsed: Duration of each round, float64 (clusters, rounds).
       num_answers: Mean number of received messages; on request, the maximum number of
         sums.
       num_late: Mean number of messages of earlier rounds that arrived.
-      error: Decoding error over the squared norm of the target, (clusters, rounds);
-        None if the candidate is exact.
-      effective_weights: Weights of the parts in the gradient, (clusters, rounds,
-        num_parts); None if the candidate is exact.
+      decoded: Decoded rounds; None if the candidate is exact.
     """
 
     elapsed: np.ndarray
     num_answers: float
     num_late: float
-    error: np.ndarray | None
-    effective_weights: np.ndarray | None
+    decoded: DecodedRounds | None
 
 
 def simulate(
@@ -58,21 +67,16 @@ def simulate(
     for rounds in end_rounds(waiting, drawn, ENDS_OF_FEW):
         ended.append(rounds)
         advance()
-    decoded = _decode_distinct(candidates, ended)
-    shape = clusters.num_clusters, -1
+    decoded = _decode_distinct(candidates, ended, clusters.num_clusters)
     for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True)):
-        error = None
-        weights = None
-        if place in decoded:
-            error = decoded[place].error.reshape(shape)
-            weights = decoded[place].effective_weights
-            weights = weights.reshape(*error.shape, -1)
+        elapsed = np.asarray(rounds.time, np.float64)
         yield SimulatedRounds(
-            elapsed=np.asarray(rounds.time, np.float64).reshape(shape),
+            elapsed=np.asarray(rounds.time, np.float64).reshape(
+                clusters.num_clusters, -1
+            ),
             num_answers=_num_answers(candidate, rounds.masks).mean(),
             num_late=float(np.mean(rounds.num_late)),
-            error=error,
-            effective_weights=weights,
+            decoded=decoded.get(place),
         )
 
 
@@ -85,16 +89,9 @@ def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:
     return bits.reshape(len(bits), code.num_workers, -1).any(axis=2).sum(axis=1)
 
 
-class _Decoded(NamedTuple):
-    """Error (masks,) and effective weights (masks, num_parts) of masks, float64."""
-
-    error: np.ndarray
-    effective_weights: np.ndarray
-
-
 def _decode_distinct(
-    candidates: Sequence[Candidate], ended: Sequence[Rounds]
-) -> dict[int, _Decoded]:
+    candidates: Sequence[Candidate], ended: Sequence[Rounds], num_clusters: int
+) -> dict[int, DecodedRounds]:
     """Decodes the rounds of candidates that are not exact, by their indices.
 
     Masks that occur in several rounds of a code are decoded once.
@@ -118,11 +115,13 @@ def _decode_distinct(
         members.values(), places_of_rounds, calls, strict=True
     ):
         batches = jax.device_get([_decode(code, batch) for batch in in_batches(masks)])
-        error, weights = (np.concatenate(own) for own in zip(*batches, strict=True))
+        error, weights = (
+            np.concatenate(own, dtype=np.float64) for own in zip(*batches, strict=True)
+        )
         for place, own in zip(places, np.split(of_rounds, len(places)), strict=True):
-            decoded[place] = _Decoded(
-                error=error[own].astype(np.float64),
-                effective_weights=weights[own].astype(np.float64),
+            decoded[place] = DecodedRounds(
+                error=error[own.reshape(num_clusters, -1)],
+                effective_weights=weights[own.reshape(num_clusters, -1)],
             )
     return decoded
 

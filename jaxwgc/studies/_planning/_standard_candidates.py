@@ -82,7 +82,7 @@ def standard_codes(
 def _codes_by_speed(
     num_parts: int, speeds: np.ndarray, with_copies: bool
 ) -> Iterator[NamedCode]:
-    """Yields codes whose loads are proportional to the speeds of the workers."""
+    """Yields codes with loads in proportion to the speeds of the workers."""
     num_workers = len(speeds)
     code = codes.uncoded(num_workers, num_parts, speeds)
     yield NamedCode("uncoded by speed", code, by_speed=True)
@@ -153,7 +153,7 @@ def standard_rules(
 
 
 def _rules_on_request(code: GradientCode, exact: bool) -> Iterator[WaitingRule]:
-    """Yields the waiting rules of a code whose workers send parts on request."""
+    """Yields the waiting rules of a code for finished parts on request."""
     yield stragglers.until_decodable(code)
     if exact:
         return

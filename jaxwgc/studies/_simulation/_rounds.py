@@ -24,7 +24,7 @@ from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
 
 @dataclasses.dataclass(frozen=True)
 class Waiting:
-    """What ends a round: a waiting rule, what late workers do, and the messages.
+    """A waiting rule, with what late workers do, and the code of the messages.
 
     Attributes:
       rule: Waiting rule.
@@ -39,7 +39,7 @@ class Waiting:
 
     @classmethod
     def of(cls, code: GradientCode, rule: WaitingRule, late: str) -> "Waiting":
-        """Returns what ends the rounds of a code."""
+        """Returns the waiting rule of a code."""
         return cls(rule, late, code if code.messages_per_worker > 1 else None)
 
     @property
@@ -68,7 +68,7 @@ class Drawn(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Simulated rounds, those of one cluster after those of another.
+    """Rounds of several clusters, one cluster after the other.
 
     Attributes:
       time: Duration of the round, (rounds,).
@@ -107,7 +107,7 @@ def draw_times(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
 def end_rounds(
     waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
 ) -> Iterator[Rounds]:
-    """Ends rounds, and yields those of each waiting rule on the host.
+    """Applies waiting rules, and yields the rounds of each rule on the host.
 
     The rules of `until_decodable` are applied on the host if rounds are independent.
     The others are applied by compiled functions.
