@@ -42,6 +42,17 @@ TAIL = 5.0
 GOAL = {"target": 0.01, "condition": 10.0, "heterogeneity": 2.0}
 
 
+UNCODED = codes.uncoded(NUM_WORKERS)
+REPETITION = codes.fractional_repetition(NUM_WORKERS, 1)
+BINARY = codes.binary(NUM_WORKERS, 3)
+REPLICATED = codes.replicated(NUM_WORKERS, 12, 2)
+MESSAGES = codes.multi_message(REPETITION)
+STOCHASTIC = codes.stochastic(
+    jax.random.key(3), NUM_WORKERS, 6, 2, straggler_probability=0.2
+)
+# Each worker has two parts, with unequal entries.
+MATRIX = codes.GradientCode.from_matrix(np.eye(6) + 0.5 * np.roll(np.eye(6), 1, axis=1))
+
 # Times at load 1, (clusters, rounds, workers).
 
 
@@ -512,6 +523,22 @@ def test_exact_choices(name):
         assert_rounds(choice, rounds, found)
 
 
+def test_choices_that_are_not_exact_are_left_out():
+    waiting = [stragglers.fastest(number) for number in (3, 4, 5)]
+    own = {"fractional_repetition": REPETITION, "binary": BINARY}
+    options = {"codes": own, "waiting": waiting, "late": "cancelled", **GOAL}
+    key = jax.random.key(6)
+    all_choices = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, **options).choices
+    expected = set()
+    for choice in all_choices:
+        rounds = simulate(choice, times_of_unequal_workers(), DECODERS[choice.name])
+        if squared_errors(choice.code, rounds.weights).max() < ROUNDING:
+            expected.add((choice.name, choice.wait))
+    found = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, exact=True, **options)
+    assert {(own.name, own.wait) for own in found.choices} == expected
+    assert 0 < len(expected) < len(all_choices)
+
+
 # Closed forms for independent and equally fast workers.
 
 
@@ -522,7 +549,7 @@ def plan_in_closed_form():
         stragglers.shifted_exponential(SHIFT, RATE),
         NUM_WORKERS,
         jax.random.key(2),
-        codes={"fractional_repetition": codes.fractional_repetition(NUM_WORKERS, 1)},
+        codes={"fractional_repetition": REPETITION},
         waiting=[
             *(stragglers.fastest(number) for number in (2, 5)),
             *(stragglers.deadline(seconds) for seconds in (2.5, 4.0)),
@@ -548,16 +575,6 @@ def test_closed_forms(name):
 
 # Own codes and rules.
 
-UNCODED = codes.uncoded(NUM_WORKERS)
-REPETITION = codes.fractional_repetition(NUM_WORKERS, 1)
-BINARY = codes.binary(NUM_WORKERS, 3)
-REPLICATED = codes.replicated(NUM_WORKERS, 12, 2)
-MESSAGES = codes.multi_message(REPETITION)
-STOCHASTIC = codes.stochastic(
-    jax.random.key(3), NUM_WORKERS, 6, 2, straggler_probability=0.2
-)
-# Each worker has two parts, with unequal entries.
-MATRIX = codes.GradientCode.from_matrix(np.eye(6) + 0.5 * np.roll(np.eye(6), 1, axis=1))
 # Code, rule, what late workers do, whether messages are stored, and decoder.
 OWN = {
     "uncoded, fastest, cancelled": (
@@ -660,6 +677,22 @@ def test_own_choices(name):
     rounds = simulate(choice, times_of_unequal_workers(), OWN[name][1])
     assert_rounds(choice, rounds, found)
     assert_steps(choice, rounds, found)
+
+
+def test_classes_of_a_binary_code_that_do_not_combine():
+    """Five workers: classes of three and of two split the parts in unlike ways."""
+    code = codes.binary(5, 1)
+    chosen = [
+        Choice("", code, stragglers.fastest(3), "cancelled"),
+        Choice("", code, stragglers.until_decodable(code, 0.7), "busy"),
+    ]
+    delay = stragglers.unequal_speeds(
+        stragglers.shifted_exponential(SHIFT, RATE), SPEEDS[:5]
+    )
+    found = jaxwgc.plan(delay, 5, jax.random.key(7), choices=chosen, **GOAL)
+    for choice in found.choices:
+        unit_times = times_of_unequal_workers()[..., :5]
+        assert_rounds(choice, simulate(choice, unit_times, from_classes), found)
 
 
 # A trace, and stalls that it does not show.
