@@ -543,7 +543,7 @@ def test_choices_that_are_not_exact_are_left_out():
 
 
 @functools.cache
-def plan_in_closed_form():
+def plan_of_equal_workers(late):
     """Returns a plan for a law with rules that count workers or seconds."""
     return jaxwgc.plan(
         stragglers.shifted_exponential(SHIFT, RATE),
@@ -554,20 +554,24 @@ def plan_in_closed_form():
             *(stragglers.fastest(number) for number in (2, 5)),
             *(stragglers.deadline(seconds) for seconds in (2.5, 4.0)),
         ],
-        late="cancelled",
+        late=late,
         **GOAL,
     )
 
 
+@pytest.mark.parametrize("late", ["cancelled", "busy"])
 @pytest.mark.parametrize("name", ["uncoded", "fractional_repetition"])
-def test_closed_forms(name):
-    found = plan_in_closed_form()
+def test_closed_forms(name, late):
+    found = plan_of_equal_workers(late)
     chosen = [own for own in found.choices if own.name == name]
     # Uncoded workers are always compared with waiting for all of them.
     assert len(chosen) == (5 if name == "uncoded" else 4)
     for choice in chosen:
-        assert choice.is_closed_form
-        assert choice.step_time.standard_error == 0
+        # Workers are never busy if rounds wait for all.
+        is_busy = late == "busy" and choice.wait != stragglers.fastest(NUM_WORKERS)
+        assert choice.is_closed_form == (not is_busy)
+        if choice.is_closed_form:
+            assert choice.step_time.standard_error == 0
         rounds = simulate(choice, times_of_equal_workers(), from_any_copy)
         assert_rounds(choice, rounds, found)
         assert_steps(choice, rounds, found)
@@ -695,7 +699,7 @@ def test_classes_of_a_binary_code_that_do_not_combine():
         assert_rounds(choice, simulate(choice, unit_times, from_classes), found)
 
 
-# A trace, and stalls that it does not show.
+# Traces, and stalls that they do not show.
 
 TRACED = [
     "uncoded, fastest, cancelled",
@@ -704,32 +708,39 @@ TRACED = [
     "binary, deadline, cancelled",
     "replicated, coverage",
 ]
+NUM_MEASURED = 40
 
 
 @functools.cache
 def trace():
-    """Returns times of 40 rounds with a slow spell and a response that is lost."""
-    times = (1 + np.random.default_rng(3).exponential(size=(40, NUM_WORKERS))) / SPEEDS
+    """Returns measured times with a slow spell of a worker."""
+    random = np.random.default_rng(3)
+    times = (1 + random.exponential(size=(NUM_MEASURED, NUM_WORKERS))) / SPEEDS
     times[10:20, 1] *= 3
-    times[5, 2] = np.inf
     return times
 
 
 @functools.cache
-def times_by_history():
+def trace_with_a_lost_response():
+    """Returns measured times with a response that never arrived."""
+    times = trace().copy()
+    times[5, 2] = np.inf
+    return times
+
+
+def times_by_history(measured):
     """Draws the start of the history of each worker, and follows it cyclically."""
-    measured = trace()
     random = np.random.default_rng(4)
-    starts = random.integers(len(measured), size=(NUM_CLUSTERS, 1, NUM_WORKERS))
-    rounds = (starts + np.arange(NUM_ROUNDS)[:, None]) % len(measured)
+    starts = random.integers(NUM_MEASURED, size=(NUM_CLUSTERS, 1, NUM_WORKERS))
+    rounds = (starts + np.arange(NUM_ROUNDS)[:, None]) % NUM_MEASURED
     return measured[rounds, np.arange(NUM_WORKERS)]
 
 
 @functools.cache
 def plan_for_trace():
-    """Returns a plan of own choices for a trace, without and with stalls."""
-    delay = stragglers.empirical(trace(), "workers")
-    options = {"choices": named_choices(TRACED), "tail": TAIL, **GOAL}
+    """Returns a plan of own choices for a trace."""
+    delay = stragglers.empirical(trace_with_a_lost_response(), "workers")
+    options = {"choices": named_choices(TRACED), "tail": 0, **GOAL}
     return jaxwgc.plan(delay, NUM_WORKERS, jax.random.key(5), **options)
 
 
@@ -737,21 +748,28 @@ def plan_for_trace():
 def test_rounds_of_a_trace(name):
     found = plan_for_trace()
     [choice] = [own for own in found.choices if own.name == name]
-    rounds = simulate(choice, times_by_history(), OWN[name][1])
-    assert_rounds(choice, rounds, found)
+    unit_times = times_by_history(trace_with_a_lost_response())
+    assert_rounds(choice, simulate(choice, unit_times, OWN[name][1]), found)
 
 
-@pytest.mark.parametrize("name", TRACED)
-def test_stalls_that_a_trace_does_not_show(name):
+def test_stalls_that_a_trace_does_not_show():
     """As many as three of the measured times could have been stalls."""
-    found = plan_for_trace()
-    [choice] = [own for own in found.choices if own.name == name]
-    measured = trace()
-    longest = measured[np.isfinite(measured)].max()
-    unit_times = times_by_history()
+    chosen = [
+        Choice("", UNCODED, stragglers.fastest(NUM_WORKERS), "cancelled"),
+        Choice("", UNCODED, stragglers.fastest(5), "busy"),
+        Choice("", REPETITION, stragglers.fastest(5), "busy"),
+    ]
+    delay = stragglers.empirical(trace(), "workers")
+    options = {"choices": chosen, "tail": TAIL, "num_rounds": 8000, **GOAL}
+    found = jaxwgc.plan(delay, NUM_WORKERS, jax.random.key(8), **options)
+    unit_times = times_by_history(trace())
     random = np.random.default_rng(6)
-    is_stalled = random.random(unit_times.shape) < 3 / measured.size
-    stalled = np.where(is_stalled, np.maximum(unit_times, TAIL * longest), unit_times)
-    elapsed = simulate(choice, stalled, OWN[name][1]).elapsed
-    event = elapsed.mean() / 2
-    assert_mean(choice.stalled_step_time, elapsed, found, event=event)
+    is_stalled = random.random(unit_times.shape) < 3 / trace().size
+    stall = TAIL * trace().max()
+    stalled_times = np.where(is_stalled, np.maximum(unit_times, stall), unit_times)
+    for choice in found.choices:
+        rounds = simulate(choice, unit_times, from_any_copy)
+        assert_rounds(choice, rounds, found)
+        elapsed = simulate(choice, stalled_times, from_any_copy).elapsed
+        event = elapsed.mean() / 2
+        assert_mean(choice.stalled_step_time, elapsed, found, event=event)
