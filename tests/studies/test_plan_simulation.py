@@ -20,6 +20,7 @@ NUM_WORKERS = 6
 # Independent clusters, and consecutive rounds of each.
 NUM_CLUSTERS = 100
 NUM_ROUNDS = 100
+# Number of clusters for codes with many messages, which take long to simulate.
 NUM_FEW_CLUSTERS = 40
 # Groups of clusters; their scatter gives the standard errors of the simulation.
 NUM_GROUPS = 20
@@ -40,7 +41,6 @@ MODEL = 1.1
 TAIL = 5.0
 # Goal with a noise that matters, and that exact descent reaches in few steps.
 GOAL = {"target": 0.01, "condition": 10.0, "heterogeneity": 2.0}
-
 
 UNCODED = codes.uncoded(NUM_WORKERS)
 REPETITION = codes.fractional_repetition(NUM_WORKERS, 1)
@@ -239,13 +239,13 @@ def curvatures():
     return np.geomspace(1 / GOAL["condition"], 1, 8)[:, None]
 
 
-def gradients_at_optimum(num_parts):
+def gradients_at_optimum(num_parts, found):
     """Returns gradients of the parts, (num_parts, 1, 1 + num_parts).
 
     For data split into n parts, their mean square is `heterogeneity` times the mean
     square of the initial gradient. They are independent, apart from a sum of zero.
     """
-    square = GOAL["heterogeneity"] * curvatures().mean()
+    square = found.heterogeneity * curvatures().mean()
     # The mean over all parts is removed, and parts of fewer data differ more.
     square *= num_parts / (NUM_WORKERS - 1)
     deviations = np.eye(num_parts) - 1 / num_parts
@@ -267,10 +267,10 @@ def loss(place):
     return np.mean(np.sum(curvatures() * place**2, axis=2), axis=1)
 
 
-def losses_of_descent(rounds, step):
+def losses_of_descent(rounds, step, found):
     """Returns losses (clusters, 1 + rounds) of descent with the decoded gradients."""
     num_parts = rounds.weights.shape[2]
-    at_optimum = gradients_at_optimum(num_parts)[:, 0]
+    at_optimum = gradients_at_optimum(num_parts, found)[:, 0]
     place = start(rounds, num_parts)
     losses = [loss(place)]
     # The step size makes up for a scale of all gradients.
@@ -283,7 +283,7 @@ def losses_of_descent(rounds, step):
     return np.stack(losses, axis=1)
 
 
-def losses_with_memory(code, rounds, step):
+def losses_with_memory(code, rounds, step, found):
     """Returns losses of descent with stored messages, for a code of least squares.
 
     The coordinator stores the newest message of each worker. A late message has the
@@ -293,7 +293,7 @@ def losses_with_memory(code, rounds, step):
     """
     matrix = np.asarray(code.encoding_matrix)
     decode = least_squares(code)
-    at_optimum = gradients_at_optimum(code.num_parts)
+    at_optimum = gradients_at_optimum(code.num_parts, found)
     place = start(rounds, code.num_parts)
     losses = [loss(place)]
     stored = np.zeros((len(place), NUM_WORKERS, *place.shape[1:]))
@@ -407,8 +407,8 @@ def assert_steps(choice, rounds, found):
 
     def losses_for(step):
         if choice.memory:
-            return losses_with_memory(choice.code, rounds, step)
-        return losses_of_descent(rounds, step)
+            return losses_with_memory(choice.code, rounds, step, found)
+        return losses_of_descent(rounds, step, found)
 
     def reached(losses):
         logarithms = np.log(losses.mean(axis=0))
@@ -440,7 +440,7 @@ def assert_lowest_loss(choice, rounds, found):
     """
     num_parts = choice.code.num_parts
     weights = rounds.weights.real.mean(axis=1)
-    gradients = weights / weights.mean() @ gradients_at_optimum(num_parts)[:, 0]
+    gradients = weights / weights.mean() @ gradients_at_optimum(num_parts, found)[:, 0]
     gradient = gradients.mean(axis=0) / num_parts
     lowest = np.sum(gradient**2) * np.mean(1 / curvatures())
     # Changes of the squares with the weights of each cluster, to first order.
@@ -493,7 +493,6 @@ def test_standard_choices(name, late):
     assert {own.late for own in chosen} == {stop}
     unit_times = times_of_unequal_workers()
     if name.startswith("replicated"):
-        # Many messages take long to simulate.
         unit_times = unit_times[:NUM_FEW_CLUSTERS]
     for choice in chosen:
         rounds = simulate(choice, unit_times, DECODERS[name])
@@ -680,6 +679,14 @@ def test_own_choices(name):
     [choice] = [own for own in found.choices if own.name == name]
     rounds = simulate(choice, times_of_unequal_workers(), OWN[name][1])
     assert_rounds(choice, rounds, found)
+    assert_steps(choice, rounds, found)
+
+
+def test_memory_if_parts_differ_much():
+    """Until all workers are known, the other ones move the place."""
+    found = plan_of_own_choices().replan(heterogeneity=100.0)
+    [choice] = [own for own in found.choices if own.name == "uncoded, memory"]
+    rounds = simulate(choice, times_of_unequal_workers(), from_any_copy)
     assert_steps(choice, rounds, found)
 
 
