@@ -688,7 +688,7 @@ def test_own_choices(name):
         # Until all workers are known, the unknown ones move the place.
         ("uncoded, memory", 100.0),
         # If all parts agree, only the scale of the gradient is noisy.
-        ("stochastic, deadline, cancelled", 0.0),
+        ("binary, deadline, cancelled", 0.0),
     ],
 )
 def test_steps_for_another_goal(name, heterogeneity):
