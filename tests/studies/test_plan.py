@@ -1,4 +1,4 @@
-"""Plans against closed forms, independent simulation, and what is plainly best."""
+"""Plans against closed forms, and what is plainly best."""
 
 import dataclasses
 import functools
@@ -118,46 +118,6 @@ def measured():
         "messages": codes.multi_message(codes.uncoded(6, 12)),
     }
     return delay, plan(delay, 6, codes=own, tail=0)
-
-
-def test_every_choice_against_independent_simulation(measured):
-    """Time and error by the straggler model and the decoder themselves."""
-    delay, found = measured
-    shown = {}
-    for choice in found.choices:
-        kind = choice.name, type(choice.wait)
-        shown.setdefault(kind, choice)
-    assert len(shown) == 12
-    # Each code with one of the three kinds of rules.
-    in_order = sorted(shown, key=str)
-    shown = {kind: shown[kind] for kind in (in_order[at] for at in (0, 4, 8, 9))}
-    models = [choice.model(delay) for choice in shown.values()]
-    loads = [np.asarray(choice.code.loads, np.float32) for choice in shown.values()]
-
-    # All in one program, which draws once for all.
-    def one_run(key):
-        def step(states, key):
-            each = zip(models, states, loads)
-            rounds = [model.sample(key, *own) for model, *own in each]
-            return [state for _, state in rounds], [own for own, _ in rounds]
-
-        states = [model.init(6) for model in models]
-        return jax.lax.scan(step, states, jax.random.split(key, 30))[1]
-
-    keys = jax.random.split(jax.random.key(5), 200)
-    runs = jax.device_get(jax.jit(jax.vmap(one_run))(keys))
-    for choice, rounds in zip(shown.values(), runs):
-        code = choice.code
-        elapsed = rounds.elapsed
-        expected = float(elapsed.mean())
-        error = float(elapsed.mean(1).std()) / math.sqrt(200)
-        error = 3 * math.hypot(error, choice.step_time.standard_error)
-        close = pytest.approx(expected, rel=0.05, abs=error)
-        assert choice.step_time.value == close
-        quantile = np.quantile(elapsed, 0.9)
-        assert choice.step_quantile.value == pytest.approx(quantile, rel=0.1)
-        errors = np.asarray(jaxwgc.decoding_error(code, rounds)) / code.num_parts
-        assert choice.decoding_error.value == pytest.approx(errors.mean(), abs=0.015)
 
 
 def test_choices_are_in_order_and_consistent(measured):
