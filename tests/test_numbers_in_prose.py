@@ -41,7 +41,7 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _fleet, _options, _worker
 from jaxwgc.stragglers import _empirical
-from jaxwgc.studies._planning import _plan
+from jaxwgc.studies._planning import _standard_candidates
 from jaxwgc.studies._reports import _barrier, _changes, _kinds, _levels, _outliers
 from tests import prose_numbers
 from tests.prose_numbers import PAGES, ROOT
@@ -428,7 +428,7 @@ def probability_of_three_stalls():
 
 def largest_share_of_early_deadlines():
     """Returns the largest share of times, in percent, within an early deadline."""
-    shares = _plan._SHARES_BY_DEADLINE
+    shares = _standard_candidates._SHARES_BY_DEADLINE
     return 100 * max(share for share in shares if share < planning._LATE_DEADLINE)
 
 

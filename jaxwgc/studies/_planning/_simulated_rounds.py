@@ -71,9 +71,7 @@ def simulate(
     for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True)):
         elapsed = np.asarray(rounds.time, np.float64)
         yield SimulatedRounds(
-            elapsed=np.asarray(rounds.time, np.float64).reshape(
-                clusters.num_clusters, -1
-            ),
+            elapsed=elapsed.reshape(clusters.num_clusters, -1),
             num_answers=_num_answers(candidate, rounds.masks).mean(),
             num_late=float(np.mean(rounds.num_late)),
             decoded=decoded.get(place),
