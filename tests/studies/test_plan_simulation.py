@@ -4,6 +4,7 @@ The simulation follows the documentation of `plan`, `delayed`, the waiting rules
 codes. It draws its own times, and uses no rule, decoder or model of the library.
 """
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.studies import Choice, Estimate
+from jaxwgc.studies import Candidate, Estimate
 
 NUM_WORKERS = 6
 # Independent clusters, and consecutive rounds of each.
@@ -581,81 +582,81 @@ def test_closed_forms(name, late):
 # Code, rule, what late workers do, whether messages are stored, and decoder.
 OWN = {
     "uncoded, fastest, cancelled": (
-        Choice("", UNCODED, stragglers.fastest(4), "cancelled"),
+        Candidate("", UNCODED, stragglers.fastest(4), "cancelled"),
         from_any_copy,
     ),
     "uncoded, fastest, busy": (
-        Choice("", UNCODED, stragglers.fastest(4), "busy"),
+        Candidate("", UNCODED, stragglers.fastest(4), "busy"),
         from_any_copy,
     ),
     "uncoded, deadline, busy": (
-        Choice("", UNCODED, stragglers.deadline(6.0), "busy"),
+        Candidate("", UNCODED, stragglers.deadline(6.0), "busy"),
         from_any_copy,
     ),
     "uncoded, relative deadline, cancelled": (
-        Choice("", UNCODED, stragglers.relative_deadline(1.5, 3), "cancelled"),
+        Candidate("", UNCODED, stragglers.relative_deadline(1.5, 3), "cancelled"),
         from_any_copy,
     ),
     "uncoded, relative deadline, busy": (
-        Choice("", UNCODED, stragglers.relative_deadline(1.5, 3), "busy"),
+        Candidate("", UNCODED, stragglers.relative_deadline(1.5, 3), "busy"),
         from_any_copy,
     ),
     "uncoded, memory": (
-        Choice("", UNCODED, stragglers.fastest(4), "busy", memory=True),
+        Candidate("", UNCODED, stragglers.fastest(4), "busy", memory=True),
         from_any_copy,
     ),
     "fractional_repetition, decodable, busy": (
-        Choice("", REPETITION, stragglers.until_decodable(REPETITION), "busy"),
+        Candidate("", REPETITION, stragglers.until_decodable(REPETITION), "busy"),
         from_any_copy,
     ),
     # One of three blocks may be lost, which is an error of 1/3 or 0.58 squared.
     "fractional_repetition, error, busy": (
-        Choice("", REPETITION, stragglers.until_decodable(REPETITION, 0.6), "busy"),
+        Candidate("", REPETITION, stragglers.until_decodable(REPETITION, 0.6), "busy"),
         from_any_copy,
     ),
     "fractional_repetition, coverage, cancelled": (
-        Choice("", REPETITION, stragglers.coverage(REPETITION, 0.65), "cancelled"),
+        Candidate("", REPETITION, stragglers.coverage(REPETITION, 0.65), "cancelled"),
         from_any_copy,
     ),
     # One half of the parts may be lost, 0.71 squared.
     "binary, error, busy": (
-        Choice("", BINARY, stragglers.until_decodable(BINARY, 0.75), "busy"),
+        Candidate("", BINARY, stragglers.until_decodable(BINARY, 0.75), "busy"),
         from_classes,
     ),
     "binary, deadline, cancelled": (
-        Choice("", BINARY, stragglers.deadline(8.0), "cancelled"),
+        Candidate("", BINARY, stragglers.deadline(8.0), "cancelled"),
         from_classes,
     ),
     "replicated, deadline": (
-        Choice("", REPLICATED, stragglers.deadline(4.0), "cancelled"),
+        Candidate("", REPLICATED, stragglers.deadline(4.0), "cancelled"),
         from_any_copy,
     ),
     "replicated, coverage": (
-        Choice("", REPLICATED, stragglers.coverage(REPLICATED, 0.7), "cancelled"),
+        Candidate("", REPLICATED, stragglers.coverage(REPLICATED, 0.7), "cancelled"),
         from_any_copy,
     ),
     "stochastic, deadline, cancelled": (
-        Choice("", STOCHASTIC, stragglers.deadline(8.0), "cancelled"),
+        Candidate("", STOCHASTIC, stragglers.deadline(8.0), "cancelled"),
         by_sum,
     ),
     "stochastic, fastest, busy": (
-        Choice("", STOCHASTIC, stragglers.fastest(5), "busy"),
+        Candidate("", STOCHASTIC, stragglers.fastest(5), "busy"),
         by_sum,
     ),
     "own matrix, fastest, busy": (
-        Choice("", MATRIX, stragglers.fastest(5), "busy"),
+        Candidate("", MATRIX, stragglers.fastest(5), "busy"),
         by_least_squares,
     ),
     "own matrix, error, cancelled": (
-        Choice("", MATRIX, stragglers.until_decodable(MATRIX, 0.4), "cancelled"),
+        Candidate("", MATRIX, stragglers.until_decodable(MATRIX, 0.4), "cancelled"),
         by_least_squares,
     ),
     "own matrix, memory": (
-        Choice("", MATRIX, stragglers.fastest(4), "busy", memory=True),
+        Candidate("", MATRIX, stragglers.fastest(4), "busy", memory=True),
         by_least_squares,
     ),
     "several messages, error": (
-        Choice("", MESSAGES, stragglers.until_decodable(MESSAGES, 0.5), "cancelled"),
+        Candidate("", MESSAGES, stragglers.until_decodable(MESSAGES, 0.5), "cancelled"),
         by_least_squares,
     ),
 }
@@ -663,7 +664,7 @@ OWN = {
 
 def named_choices(names):
     """Returns own choices with their names."""
-    return [OWN[name][0]._replace(name=name) for name in names]
+    return [dataclasses.replace(OWN[name][0], name=name) for name in names]
 
 
 @functools.cache
@@ -703,8 +704,8 @@ def test_classes_of_a_binary_code_that_do_not_combine():
     """Five workers: classes of three and of two split the parts in unlike ways."""
     code = codes.binary(5, 1)
     chosen = [
-        Choice("", code, stragglers.fastest(3), "cancelled"),
-        Choice("", code, stragglers.until_decodable(code, 0.7), "busy"),
+        Candidate("", code, stragglers.fastest(3), "cancelled"),
+        Candidate("", code, stragglers.until_decodable(code, 0.7), "busy"),
     ]
     delay = stragglers.unequal_speeds(
         stragglers.shifted_exponential(SHIFT, RATE), SPEEDS[:5]
@@ -771,9 +772,9 @@ def test_rounds_of_a_trace(name):
 def test_stalls_that_a_trace_does_not_show():
     """As many as three of the measured times could have been stalls."""
     chosen = [
-        Choice("", UNCODED, stragglers.fastest(NUM_WORKERS), "cancelled"),
-        Choice("", UNCODED, stragglers.fastest(5), "busy"),
-        Choice("", REPETITION, stragglers.fastest(5), "busy"),
+        Candidate("", UNCODED, stragglers.fastest(NUM_WORKERS), "cancelled"),
+        Candidate("", UNCODED, stragglers.fastest(5), "busy"),
+        Candidate("", REPETITION, stragglers.fastest(5), "busy"),
     ]
     delay = stragglers.empirical(trace(), "workers")
     options = {"choices": chosen, "tail": TAIL, "num_rounds": 8000, **GOAL}
