@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import array_module
+from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.stragglers import WaitingRule, delayed
@@ -24,7 +24,7 @@ from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
 
 @dataclasses.dataclass(frozen=True)
 class Waiting:
-    """What ends a round: a waiting rule, what late workers do, and the messages.
+    """End of rounds: a waiting rule, the behavior of late workers, and the messages.
 
     Attributes:
       rule: Waiting rule.
@@ -68,7 +68,7 @@ class Drawn(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Simulated rounds, those of one cluster after those of another.
+    """Simulated rounds of several clusters, one cluster after another.
 
     Attributes:
       time: Duration of the round, (rounds,).
@@ -92,6 +92,10 @@ def draw_times(delay: Any, key: jax.Array, numbers: Any, loads: Any) -> Drawn:
       key: PRNG key. Round i has the key fold_in(key, i).
       numbers: Number i of each round, int (clusters, rounds).
       loads: Load of each worker, (num_workers,).
+
+    Raises:
+      TypeError: If the delay model does not return times of all workers and a state
+        like that of `init`.
     """
     delay = from_argument(delay)
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
@@ -100,18 +104,66 @@ def draw_times(delay: Any, key: jax.Array, numbers: Any, loads: Any) -> Drawn:
         def step(state, key):
             # `delayed` draws times by the first of these keys.
             delay_key, _ = jax.random.split(key)
-            times, state = delay.sample(delay_key, state, loads)
-            return state, times
+            drawn = delay.sample(delay_key, state, loads)
+            _check_drawn(drawn, state, len(loads))
+            times, state = drawn
+            return state, promoted(times)
 
         return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
 
     return Drawn(keys, jax.vmap(run)(keys), loads)
 
 
+def _check_drawn(drawn: Any, state: Any, num_workers: int) -> None:
+    """Raises TypeError unless `sample` returns times and a state like that before."""
+    if not isinstance(drawn, tuple | list) or len(drawn) != 2:
+        raise TypeError(
+            "sample must return a pair (times, state); got one value. A model without "
+            "a state returns the state that it was given"
+        )
+    times, after = drawn
+    shape = getattr(times, "shape", None)
+    if shape != (num_workers,) or not is_kind(times, "real numbers"):
+        shown = times if shape is None else f"{times.dtype} {shape}"
+        raise TypeError(
+            "sample must return times that are an array of real numbers of shape "
+            f"(num_workers,) = ({num_workers},), one per worker; got {shown}"
+        )
+    if not _is_carried(state, after):
+        raise TypeError(
+            "sample must return a state with the structure, shapes and dtypes of the "
+            f"state from init, {_types(state)}; got {_types(after)}"
+        )
+
+
+def _types(state: Any) -> Any:
+    """Returns a state with the dtype and shape of each array, e.g. "int32[6]"."""
+    return jax.tree.map(
+        lambda leaf: f"{jax.typeof(leaf).dtype}{list(np.shape(leaf))}", state
+    )
+
+
+def _is_carried(state: Any, after: Any) -> bool:
+    """Returns whether a loop over rounds may replace a state by the next one."""
+    leaves, structure = jax.tree.flatten(state)
+    leaves_after, structure_after = jax.tree.flatten(after)
+    if structure != structure_after:
+        return False
+    for leaf, leaf_after in zip(leaves, leaves_after, strict=True):
+        before = jax.typeof(leaf)
+        then = jax.typeof(leaf_after)
+        # Python numbers get their dtype from the states after them.
+        if before.shape != then.shape or (
+            before.dtype != then.dtype and not before.weak_type
+        ):
+            return False
+    return True
+
+
 def end_rounds(
     waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
 ) -> Iterator[Rounds]:
-    """Ends rounds, and yields those of each waiting rule on the host.
+    """Ends rounds, and yields the rounds of each waiting rule on the host.
 
     The rules of `until_decodable` are applied on the host if rounds are independent.
     The others are applied by compiled functions.
