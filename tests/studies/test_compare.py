@@ -568,14 +568,20 @@ def test_states_may_begin_as_python_numbers():
 
 
 def test_rules_of_the_code_without_weights():
-    """A weighted code decodes from the messages that decode the code itself."""
-    weighted = jaxwgc.weighted(BINARY, np.arange(1.0, N + 1))
+    """A weighted code decodes from the messages that decode the code itself.
+
+    The first part has weight 0. The other way around, a rule would end rounds early.
+    """
+    weights = np.arange(N)
+    weighted = jaxwgc.weighted(BINARY, weights)
     waiting = {"own": until_decodable, "plain": until_decodable(BINARY)}
     study = compare(
         codes={"weighted": weighted}, waiting=waiting, num_trials=50, keep_trials=True
     )
     own, plain = study.trials["time"][0, 0]
     np.testing.assert_array_equal(own, plain)
+    with pytest.raises(ValueError, match="for another code"):
+        compare(codes=[BINARY], waiting=[until_decodable(weighted)])
 
 
 def test_rules_decode_by_the_decoder_of_the_study():

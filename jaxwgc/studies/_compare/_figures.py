@@ -123,10 +123,12 @@ def _wrapped(title: str) -> str:
 
 
 def numbers_of(names: tuple[str, ...]) -> np.ndarray | None:
-    """Returns names as ints or floats, or None if one of them is not a number."""
+    """Returns names as ints or floats, or None if one is not a finite number."""
     try:
         numbers = np.array([float(name) for name in names])
     except ValueError:
         return None
-    is_whole = np.all(np.isfinite(numbers)) and np.all(numbers == numbers.round())
+    if not np.isfinite(numbers).all():
+        return None
+    is_whole = np.all(numbers == numbers.round())
     return numbers.astype(int) if is_whole else numbers

@@ -224,30 +224,32 @@ def _rule_of_code(cell: str, rule: Any, code: GradientCode) -> WaitingRule:
     return rule
 
 
-def _are_equal_up_to_weights(code: GradientCode, other: GradientCode) -> bool:
-    """Returns whether two codes differ at most in the weights of parts.
+def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> bool:
+    """Returns whether a code is the code of a rule, possibly with other weights.
 
     Such codes, see `jaxwgc.weighted`, decode from equal messages.
     """
-    if code is other:
+    if rule_code is code:
         return True
     matrix = _matrix_of_unit_weights(code)
-    other_matrix = _matrix_of_unit_weights(other)
-    return (
-        code.messages_per_worker == other.messages_per_worker
-        and np.array_equal(code.assignment, other.assignment)
-        and np.array_equal(code.required_parts, other.required_parts)
-        and matrix.shape == other_matrix.shape
-        and np.allclose(
-            matrix, other_matrix, rtol=_ROUNDING, atol=_ROUNDING * np.abs(matrix).max()
-        )
-    )
+    rule_matrix = _matrix_of_unit_weights(rule_code)
+    if (
+        rule_code.messages_per_worker != code.messages_per_worker
+        or rule_matrix.shape != matrix.shape
+        or not np.array_equal(rule_code.assignment, code.assignment)
+        or not np.array_equal(rule_code.required_parts, code.required_parts)
+    ):
+        return False
+    # Parts of weight 0 are in no message of the code.
+    rule_matrix = np.where(matrix.any(axis=0), rule_matrix, 0)
+    slack = _ROUNDING * np.abs(matrix).max()
+    return np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack)
 
 
 def _matrix_of_unit_weights(code: GradientCode) -> np.ndarray:
     """Returns the encoding matrix with columns divided by the weights of their parts.
 
-    Parts of weight 0 keep their columns.
+    Columns of parts of weight 0 are not divided.
     """
     weights = np.asarray(code.target, np.float64).repeat(code.num_segments)
     return np.asarray(code.encoding_matrix) / np.where(weights == 0, 1, weights)
