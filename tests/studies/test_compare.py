@@ -2,17 +2,21 @@
 
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.progress
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.stragglers import deadline, fastest, until_decodable
+from jaxwgc.studies import _progress
 from jaxwgc.studies._simulation import _search
 from jaxwgc.studies._simulation._masks import decode_packed
 from tests import oracles
@@ -670,6 +674,21 @@ def test_a_representation_is_the_table():
 
 def test_notebooks_show_figures():
     assert compare().plot()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_notebooks_without_widgets_show_no_bar(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "ipywidgets" else find_spec(name),
+    )
+    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
+    bars = []
+    monkeypatch.setattr(rich.progress, "Progress", lambda *_, **__: bars.append(1))
+    compare()
+    assert not bars
 
 
 def test_long_titles_are_wrapped():

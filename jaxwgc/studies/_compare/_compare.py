@@ -23,7 +23,8 @@ from jaxwgc.studies._compare._trials import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Number of trials with an error up to which Student's interval is too short.
+# Largest number of trials with an error for which Student's interval, which assumes a
+# normal distribution of the mean, may be too short.
 _FEW_ERRORS = 10
 # Default number of trials per call of a compiled program: a few MB of times.
 _BATCH_SIZE = 4096
@@ -96,8 +97,8 @@ def compare(
       batch_size: Number of trials per call of a compiled program, at least 1. None for
         4096. Reduce it if a round needs much memory.
       progress: Called as `progress(done, total)` after each batch of trials and each
-        decoded code. By default, a terminal or notebook shows a bar after two seconds
-        if rich is installed.
+        decoded code. By default, a bar appears after two seconds in a terminal, if rich
+        is installed, and in a notebook, if rich and ipywidgets are.
 
     Returns:
       A `Comparison` with means, 95% intervals, tables and figures.
