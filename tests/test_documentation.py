@@ -30,7 +30,9 @@ def blocks_of(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_blocks_run_in_order(page):
+def test_blocks_run_in_order(page, tmp_path, monkeypatch):
+    # Blocks may write files.
+    monkeypatch.chdir(tmp_path)
     blocks = blocks_of(page)
     assert blocks
     namespace = {"__name__": page}

@@ -47,7 +47,8 @@ def monte_carlo(
       batch_size: Number of trials per batch, at least 1. None for up to 256. Reduce it
         if a trial needs much memory.
       progress: Called as `progress(done, num_trials)` after each batch. By default, a
-        terminal or notebook shows a bar after two seconds if rich is installed.
+        bar appears after two seconds in a terminal, if rich is installed, and in a
+        notebook, if rich and ipywidgets are.
       devices: Devices of this process that share the trials, e.g. `jax.devices()`. Each
         runs its own batches, so that results do not change. Defaults to JAX's default
         device.

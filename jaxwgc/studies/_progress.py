@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jaxwgc import _validation
+
 # Seconds of work before a bar appears. Shorter studies show nothing.
 _PATIENCE_SECONDS = 2.0
 
@@ -13,10 +15,16 @@ _PATIENCE_SECONDS = 2.0
 class Progress:
     """Reports progress of a study; a context manager, which removes its bar.
 
-    The bar needs rich and a terminal or notebook. It appears after two seconds.
+    The bar needs rich and a terminal, or a notebook with ipywidgets. It appears after
+    two seconds.
+
+    Raises:
+      TypeError: If `report` is neither None nor a function.
     """
 
     def __init__(self, report: Callable[[int, int], Any] | None, total: int):
+        if report is not None:
+            _validation.check_callable("progress", report)
         self._report = report
         self._total = total
         self._done = 0
@@ -49,8 +57,10 @@ class Progress:
     def _start_bar_if_late(self) -> None:
         if time.monotonic() - self._start < _PATIENCE_SECONDS:
             return
-        is_shown = sys.stderr.isatty() or "ipykernel" in sys.modules
-        if not is_shown or importlib.util.find_spec("rich") is None:
+        # In a notebook, rich draws its bar with ipywidgets.
+        is_notebook = "ipykernel" in sys.modules and _is_installed("ipywidgets")
+        is_shown = sys.stderr.isatty() or is_notebook
+        if not is_shown or not _is_installed("rich"):
             return
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -65,3 +75,7 @@ class Progress:
         )
         self._bar.start()
         self._task = self._bar.add_task("", total=self._total)
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,17 +1,24 @@
 """Comparisons against NumPy, closed forms, enumeration and models sampled by hand."""
 
 import dataclasses
+import functools
+import importlib.util
 import itertools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.progress
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.stragglers import deadline, fastest, until_decodable
+from jaxwgc.studies import _progress
+from jaxwgc.studies._simulation import _search
+from jaxwgc.studies._simulation._masks import decode_packed
 from tests import oracles
 
 KEY = jax.random.key(7)
@@ -260,7 +267,10 @@ MARKOV = stragglers.markov(
 
 @pytest.mark.parametrize("late", ["cancelled", "busy"])
 def test_clusters_of_dependent_rounds(late):
-    """Are those of `delayed`, scanned by hand; intervals are those of clusters."""
+    """Are those of `delayed`, scanned by hand; intervals are those of clusters.
+
+    Rounds of a delay model without a state are independent unless workers are busy.
+    """
     code = CODES["repetition"]
     num_rounds = 5
     study = jaxwgc.compare(
@@ -282,8 +292,9 @@ def test_clusters_of_dependent_rounds(late):
             np.testing.assert_allclose(study.trials["time"][cell], times, rtol=1e-5)
             np.testing.assert_array_equal(study.trials["messages"][cell], received)
             np.testing.assert_allclose(study.trials["work"][cell], work, rtol=1e-5)
-            means = np.reshape(times, (3, num_rounds)).mean(axis=1)
-            summary = jaxwgc.summarize(means)
+            is_dependent = delay is MARKOV or late == "busy"
+            of_clusters = np.reshape(times, (3, num_rounds)).mean(axis=1)
+            summary = jaxwgc.summarize(of_clusters if is_dependent else times)
             np.testing.assert_allclose(study.time.low[cell], summary.low, rtol=1e-5)
             np.testing.assert_allclose(study.time.high[cell], summary.high, rtol=1e-5)
 
@@ -431,6 +442,7 @@ def test_dataframe(study):
     cell = study.codes.index("cyclic"), 1, study.waiting.index("2.5 s")
     assert row.error.item() == study.error.mean[cell]
     assert row.work_high.item() == study.work.high[cell]
+    assert row.time_standard_error.item() == study.time.standard_error[cell]
 
 
 @pytest.mark.parametrize(
@@ -457,7 +469,9 @@ def test_names_that_are_numbers_are_an_axis():
     study = jaxwgc.compare([CODES["uncoded"]], [DELAYS["slow"]], waiting, KEY, 20)
     [axes] = study.plot(log=True).axes
     [line, *_] = axes.containers[0]
-    np.testing.assert_array_equal(line.get_xdata(), [6, 2])
+    np.testing.assert_array_equal(line.get_xdata(), [2, 6])
+    frame = study.to_dataframe()
+    assert [*frame.waiting] == [6, 2]
     assert axes.get_yscale() == "log"
     with pytest.raises(ValueError, match="y must be one of 'time'"):
         study.plot(y="speed")
@@ -498,6 +512,235 @@ def test_rules_of_ones_own():
     np.testing.assert_array_equal(times == 2.0, ~all_fast)
 
 
+@dataclasses.dataclass(frozen=True)
+class EndsAtNaN(stragglers.WaitingRule):
+    def ends(self, times):
+        return times.max() * jnp.nan
+
+
+# One code with one message per worker and one with several, for equal assignments.
+BINARY = CODES["cyclic"]
+PARTS = codes.multi_message(BINARY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws(stragglers.DelayModel):
+    """Returns what a function makes of loads and state, which begins as a number."""
+
+    function: object
+    start: object = ()
+
+    def init(self, num_workers):
+        return self.start
+
+    def sample(self, key, state, loads):
+        return self.function(loads, state)
+
+
+@pytest.mark.parametrize(
+    ("function", "start", "message"),
+    [
+        (lambda loads, state: (loads[:3], state), (), r"\(6,\).* got float32 \(3,\)"),
+        (lambda loads, state: (jnp.tile(loads, 2), state), (), r"got float32 \(12,\)"),
+        (lambda loads, state: (loads[None], state), (), r"got float32 \(1, 6\)"),
+        (lambda loads, state: (loads * 1j, state), (), r"got complex64 \(6,\)"),
+        (lambda loads, state: (1.0, state), (), r"shape .*\(6,\).* got 1.0"),
+        (lambda loads, state: loads, (), "pair .times, state.; got one value"),
+        (
+            lambda loads, state: (loads, state + 0.5),
+            np.int32(0),
+            r"from init, int32\[\]; got float32\[\]",
+        ),
+        (lambda loads, state: (loads, None), (), r"from init, \(\); got None"),
+    ],
+)
+def test_delay_models_that_return_something_else(function, start, message):
+    """They are named, also if the rule decodes on the host."""
+    delay = Draws(function, start)
+    with pytest.raises(
+        ValueError, match=rf"delays\['own'\] cannot be drawn.*{message}"
+    ):
+        compare(delays={"own": delay}, waiting=[until_decodable])
+
+
+def test_states_may_begin_as_python_numbers():
+    """A loop gives them the dtype of the states after them."""
+    delay = Draws(lambda loads, state: (loads + state, state + 0.5), 0)
+    study = compare(delays={"own": delay}, num_rounds=5, keep_trials=True)
+    times = study.trials["time"][0, 0, 0]
+    np.testing.assert_array_equal(times[:5], [1.0, 1.5, 2.0, 2.5, 3.0])
+
+
+def test_rules_of_the_code_without_weights():
+    """A weighted code decodes from the messages that decode the code itself.
+
+    The first part has weight 0. The other way around, a rule would end rounds early.
+    """
+    weights = np.arange(N)
+    weighted = jaxwgc.weighted(BINARY, weights)
+    waiting = {"own": until_decodable, "plain": until_decodable(BINARY)}
+    study = compare(
+        codes={"weighted": weighted}, waiting=waiting, num_trials=50, keep_trials=True
+    )
+    own, plain = study.trials["time"][0, 0]
+    np.testing.assert_array_equal(own, plain)
+    with pytest.raises(ValueError, match="for another code"):
+        compare(codes=[BINARY], waiting=[until_decodable(weighted)])
+
+
+def test_rules_decode_by_the_decoder_of_the_study():
+    """One-step decoding needs more workers, and labels of codes name it."""
+    code = CODES["repetition"]
+    by_hand = until_decodable(code, decoder=decoders.OneStep)
+    study = compare(
+        codes=[code],
+        waiting={"study": until_decodable, "by hand": by_hand},
+        decoder=decoders.OneStep,
+        num_trials=30,
+    )
+    of_study, expected = study.messages.mean[0, 0]
+    assert of_study == expected > 5
+    assert study.codes == ("OneStep, 3 copies",)
+
+
+def test_functions_of_a_code_choose_among_its_decoders():
+    """Also among the decoders that the study does not use."""
+    code = codes.reed_solomon(N, N, replication=3)
+    seen = []
+
+    def rule(code):
+        seen.append([str(one) for one in code.decoders])
+        return until_decodable(code, decoder=decoders.Lagrange)
+
+    compare(codes=[code], waiting=[rule], decoder=decoders.LeastSquares)
+    [names] = seen
+    assert names[0].startswith("LeastSquares") and "Lagrange" in names
+
+
+def test_rounding_is_exact_for_every_tolerance():
+    study = compare(codes=[BINARY], tolerance=1e-12, num_trials=50)
+    assert study.error.mean[0, 0, 0] == 0
+    assert study.exact.mean[0, 0, 0] == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RareLoss(stragglers.DelayModel):
+    """The first worker is slow with a probability; all others take one second."""
+
+    probability: float
+    time: float = 9.0
+
+    def sample(self, key, state, loads):
+        is_slow = jax.random.bernoulli(key, self.probability)
+        return jnp.ones(len(loads)).at[0].set(jnp.where(is_slow, self.time, 1.0)), state
+
+
+def test_intervals_of_rare_errors():
+    """No error: up to the limit of the probability. Few: times their mean size."""
+    delays = {"never": RareLoss(0.0), "rarely": RareLoss(0.004), "often": RareLoss(0.5)}
+    study = compare(
+        delays=delays, waiting=[deadline(2.0)], num_trials=500, keep_trials=True
+    )
+    trials = study.trials["error"][0, :, 0]
+    assert study.error.high[0, 0, 0] == jaxwgc.summarize(trials[0] > 0).high
+    assert 0 < np.count_nonzero(trials[1]) < 10
+    limit = jaxwgc.summarize(trials[1] > 0).high
+    np.testing.assert_allclose(study.error.high[0, 1, 0], limit / N, rtol=1e-5)
+    assert study.error.high[0, 2, 0] == jaxwgc.summarize(trials[2]).high
+
+
+def test_equal_trials_have_an_end_in_tables_and_no_bar_in_figures():
+    study = compare(codes=[CODES["repetition"]], num_trials=1000)
+    row = str(study).splitlines()[-1]
+    assert "  < 0.0048  " in row and "  > 0.9952  " in row
+    [axes] = study.plot().axes
+    [bars] = axes.containers[0].lines[2]
+    np.testing.assert_array_equal(bars.get_segments()[0], [[0, 0], [0, 0]])
+
+
+def test_a_mean_of_0_is_a_gap_of_logarithmic_figures():
+    waiting = {number: fastest(number) for number in (3, 6)}
+    study = compare(waiting=waiting, num_trials=20)
+    [axes] = study.plot(log=True).axes
+    line = axes.containers[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), [0.5, np.nan], rtol=1e-6)
+
+
+def test_a_representation_is_the_table():
+    study = compare()
+    assert repr(study) == str(study)
+    assert "array" not in repr(study)
+
+
+def test_notebooks_show_figures():
+    assert compare().plot()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_notebooks_without_widgets_show_no_bar(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "ipywidgets" else find_spec(name),
+    )
+    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
+    bars = []
+    monkeypatch.setattr(rich.progress, "Progress", lambda *_, **__: bars.append(1))
+    compare()
+    assert not bars
+
+
+def test_long_titles_are_wrapped():
+    study = compare(delays=[MARKOV])
+    title = study.plot().axes[0].get_title()
+    assert len(title.splitlines()) == 3
+    assert max(map(len, title.splitlines())) <= 38
+
+
+def test_labels_of_partial_functions():
+    rules = [functools.partial(until_decodable, tolerance=0.5)]
+    assert compare(waiting=rules).waiting == ("until_decodable(tolerance=0.5)",)
+
+
+def test_iterables_are_lists():
+    study = compare(
+        codes={"uncoded": CODES["uncoded"]}.values(),
+        waiting=(fastest(number) for number in (4, 5)),
+    )
+    assert study.codes == ("Group, 1 copy",)
+    assert study.waiting == ("first 4", "first 5")
+
+
+def test_traced_codes_are_named():
+    @jax.jit
+    def study(code):
+        return compare(codes=[code])
+
+    with pytest.raises(TypeError, match=r"codes\[0\] must be concrete"):
+        study(CODES["uncoded"])
+
+
+def test_times_of_padding_are_not_checked():
+    """A batch of 10 trials is padded to 4096, of which some are NaN."""
+    delays = {"rarely": RareLoss(0.01, time=math.nan)}
+    assert np.isfinite(compare(delays=delays).time.mean).all()
+    with pytest.raises(ValueError, match=r"delays\['rarely'\] returned nan"):
+        compare(delays=delays, num_trials=4000)
+
+
+def test_masks_of_padding_are_not_decoded(monkeypatch):
+    decoded = []
+
+    def decode(code, masks):
+        decoded.append(len(masks))
+        return decode_packed(code, masks)
+
+    monkeypatch.setattr(_search, "decode_packed", decode)
+    compare(codes=[CODES["repetition"]], waiting=[until_decodable], num_trials=3)
+    assert decoded and max(decoded) <= 3
+
+
 def compare(**changes):
     arguments = {
         "codes": {"uncoded": CODES["uncoded"]},
@@ -535,7 +778,7 @@ def compare(**changes):
         (
             {"waiting": {"text": "all"}},
             TypeError,
-            r"waiting\['text'\] for codes\['uncoded'\] must be a waiting rule",
+            r"waiting\['text'\] must be a waiting rule, e.g. .* got 'all'",
         ),
         (
             {
@@ -571,7 +814,42 @@ def compare(**changes):
         ),
         ({"codes": CODES["uncoded"]}, TypeError, "codes must be a dict .* or a list"),
         ({"codes": []}, ValueError, "codes must not be empty"),
-        ({"codes": ["uncoded"]}, TypeError, "code must be a GradientCode"),
+        ({"codes": ["uncoded"]}, TypeError, r"codes\[0\] must be a GradientCode"),
+        ({"waiting": range(4, 6)}, TypeError, r"waiting\[0\] must be .* got 4"),
+        ({"progress": True}, TypeError, "progress must be a function; got True"),
+        (
+            {"waiting": {"lookup": lambda code: {}[code.num_workers]}},
+            ValueError,
+            r"waiting\['lookup'\] for codes\['uncoded'\].*raised KeyError: 6",
+        ),
+        (
+            {"waiting": {"done": until_decodable(PARTS)}, "codes": {"one": BINARY}},
+            ValueError,
+            r"waiting\['done'\] for codes\['one'\].*another code",
+        ),
+        (
+            {"waiting": {"done": until_decodable(BINARY)}, "codes": {"parts": PARTS}},
+            ValueError,
+            r"waiting\['done'\] for codes\['parts'\].*another code",
+        ),
+        (
+            {
+                "waiting": {"done": until_decodable(CODES["cyclic"])},
+                "codes": {"random": codes.cyclic_repetition(KEY, N, 2)},
+            },
+            ValueError,
+            r"waiting\['done'\] for codes\['random'\].*another code",
+        ),
+        (
+            {"codes": {"parts": PARTS}, "late": "busy"},
+            ValueError,
+            r"waiting\['first 4'\] for codes\['parts'\] needs late='cancelled'",
+        ),
+        (
+            {"waiting": {"nan": EndsAtNaN()}},
+            ValueError,
+            r"waiting\['nan'\] must end rounds at a time .* at nan",
+        ),
         ({"late": "lazy"}, ValueError, "late must be one of"),
         ({"decoder": {"coded": None}}, ValueError, r"names of codes \['uncoded'\]"),
         ({"tolerance": -1.0}, ValueError, "tolerance must be at least 0"),

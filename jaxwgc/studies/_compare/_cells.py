@@ -53,15 +53,46 @@ def simulated(
     schedule: Schedule,
     shown: Progress,
 ) -> dict[Cell, Trials]:
-    """Returns the trials of every cell."""
+    """Returns the trials of every cell.
+
+    Raises:
+      ValueError: If a rule ends rounds at times that are NaN.
+    """
     trials = {}
     for place, (name, delay) in enumerate(inputs.delays.items()):
         drawn = Draws(name, delay, key, schedule)
         for group in groups:
             of_rules = simulate(drawn, group.loads, group.waiting, shown.advance)
             for (code, rule), index in group.places.items():
+                if np.isnan(of_rules[index].time).any():
+                    raise ValueError(
+                        f"waiting[{[*inputs.rules][rule]!r}] must end rounds at a time "
+                        f"or at infinity; with delays[{name!r}] and "
+                        f"codes[{[*inputs.codes][code]!r}] a round ends at nan"
+                    )
                 trials[code, place, rule] = of_rules[index]
     return trials
+
+
+class _CellsOfCode(NamedTuple):
+    """Cells of one code, which share their decoded masks.
+
+    Attributes:
+      masks: Distinct masks of all cells, packed bits, uint8 (masks, bytes).
+      places: For each cell, the index in `masks` of each of the masks of its trials.
+    """
+
+    masks: np.ndarray
+    places: dict[Cell, np.ndarray]
+
+    @classmethod
+    def of(cls, trials: dict[Cell, Trials]) -> "_CellsOfCode":
+        """Returns the cells of a code with their distinct masks."""
+        of_cells = [of_cell.masks for of_cell in trials.values()]
+        masks, places = distinct_rows(np.concatenate(of_cells))
+        ends = np.cumsum([len(of_cell) for of_cell in of_cells])
+        split = np.split(places, ends[:-1])
+        return cls(masks, dict(zip(trials, split, strict=True)))
 
 
 def quantities_of_cells(
@@ -71,26 +102,18 @@ def quantities_of_cells(
 
     Masks that occur in several cells of a code are decoded once.
     """
-    cells: list[list[Cell]] = [[] for _ in inputs.codes]
-    for cell in trials:
-        cells[cell[0]].append(cell)
-    distinct = [
-        distinct_rows(np.concatenate([trials[cell].masks for cell in of_code]))
-        for of_code in cells
+    all_cells = [
+        _CellsOfCode.of({cell: trials[cell] for cell in trials if cell[0] == place})
+        for place in range(len(inputs.codes))
     ]
     decoded_codes = decode_all(
-        list(inputs.codes.values()), [masks for masks, _ in distinct]
+        list(inputs.codes.values()), [cells.masks for cells in all_cells]
     )
-    for of_code, (_, places), decoded in zip(
-        cells, distinct, decoded_codes, strict=True
-    ):
+    for cells, decoded in zip(all_cells, decoded_codes, strict=True):
         shown.advance()
-        start = 0
-        for cell in of_code:
-            end = start + len(trials[cell].masks)
-            of_trials = decoded.take(places[start:end][trials[cell].places])
+        for cell, places in cells.places.items():
+            of_trials = decoded.take(places[trials[cell].places])
             yield cell, _quantities(trials[cell], of_trials, tolerance)
-            start = end
 
 
 def _quantities(
@@ -101,7 +124,8 @@ def _quantities(
         "time": trials.time,
         "error": decoded.error,
         "share": decoded.share,
-        "exact": decoded.residual <= tolerance,
+        # The error is 0 if the residual is rounding.
+        "exact": (decoded.residual <= tolerance) | (decoded.error == 0),
         "messages": decoded.messages,
         "work": trials.work,
     }

@@ -1,6 +1,6 @@
 """Compares codes, delay models and waiting rules: the public function."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,22 +18,22 @@ from jaxwgc.studies._compare._cells import (
     simulated,
 )
 from jaxwgc.studies._compare._comparison import QUANTITIES, Comparison
-from jaxwgc.studies._compare._inputs import Inputs, checked_inputs
+from jaxwgc.studies._compare._inputs import checked_inputs
 from jaxwgc.studies._compare._trials import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Quantities from 0 to 1 for optimal decoders. If all trials are 0 or 1, `summarize` has
-# the interval of a proportion: an error that was never seen is not known to be 0.
-_PROPORTIONS = ("error", "exact")
+# Largest number of trials with an error for which Student's interval, which assumes a
+# normal distribution of the mean, may be too short.
+_FEW_ERRORS = 10
 # Default number of trials per call of a compiled program: a few MB of times.
 _BATCH_SIZE = 4096
 
 
 def compare(
-    codes: Mapping[Any, GradientCode] | Sequence[GradientCode],
-    delays: Mapping[Any, DelayModel] | Sequence[DelayModel],
-    waiting: Mapping[Any, Any] | Sequence[Any],
+    codes: Mapping[Any, GradientCode] | Iterable[GradientCode],
+    delays: Mapping[Any, DelayModel] | Iterable[DelayModel],
+    waiting: Mapping[Any, Any] | Iterable[Any],
     key: jax.Array,
     num_trials: int,
     *,
@@ -53,48 +53,60 @@ def compare(
     and a larger num_trials extends a study. The trial of a cell is
     `stragglers.delayed(delay, wait, late).sample(fold_in(key, i), state, code.loads)`.
 
-    Times are drawn once per delay model and vector of loads, and each distinct mask of
-    a code is decoded once. Rules and delay models that differ only in numbers, and
-    codes of equal shapes and decoders, share compiled programs. So do studies with
-    other numbers of trials.
+    Times scale with `code.loads`: a worker with twice the data takes about twice as
+    long. Times are drawn once per delay model and vector of loads, and each distinct
+    mask of a code is decoded once.
 
-    Rounds depend on each other if a delay model has a state (`markov`, `empirical`), or
-    if late workers are busy. Trials are then consecutive rounds of independent
-    clusters, each of which starts with idle workers: trial i is round i % num_rounds of
-    cluster i // num_rounds. Intervals are those of the means of clusters.
+    Studies with other numbers of trials share compiled programs, and so do codes of
+    equal shapes with equal decoders. Other numbers compile nothing in the rules
+    `fastest`, `deadline` and `until_decodable`, and in the delay models
+    `shifted_exponential`, `pareto`, `weibull`, `log_normal`, `bernoulli_slowdown` and
+    `empirical`. Other rules and delay models, e.g. `relative_deadline`, `affine`,
+    `markov` and `unequal_speeds`, compile once for each value of their fields. Your own
+    must be frozen dataclasses or pytrees, and must not change: compiled programs ignore
+    later changes of attributes.
+
+    Rounds depend on each other if a delay model has a state (`markov`, `empirical`,
+    `unequal_speeds`), or if late workers are busy. If this holds for one delay model,
+    trials are consecutive rounds of independent clusters, each of which starts with
+    idle workers: trial i is round i % num_rounds of cluster i // num_rounds. Intervals
+    of delay models with dependent rounds are those of the means of clusters. For them,
+    choose num_trials of at least 20 * num_rounds: fewer clusters give wide intervals.
 
     Args:
       codes: Gradient codes for equally many workers: a dict with names, or a list. A
-        list gets names such as "Lagrange, 4 copies".
+        list gets names such as "Lagrange, 4 copies", with the decoder of the study.
       delays: Delay models: a dict with names, or a list. A list gets the `repr` of each
         model as its name.
       waiting: Waiting rules, or functions of a code that return one, such as
-        `stragglers.until_decodable`: a dict with names, or a list. Names that are
-        numbers become a numeric axis of figures.
+        `stragglers.until_decodable`: a dict with names, or a list. Functions get codes
+        with the decoder of the study. Names that are numbers become a numeric axis of
+        figures, and a numeric column of DataFrames.
       key: PRNG key of either kind.
       num_trials: Number of trials of each cell, at least 1. If rounds depend on each
         other, it is rounded up to a multiple of num_rounds.
       late: What late workers do, see `stragglers.delayed`: `"cancelled"` or `"busy"`.
+        Codes with several messages per worker need `"cancelled"`.
       decoder: Decoder of all codes, see `jaxwgc.decoding_weights`, or a dict with the
         decoders of some codes by name.
       tolerance: Residual relative to the norm of the target up to which a round is
-        exact.
+        exact. A residual that is rounding is exact for every tolerance.
       num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each
         other.
       keep_trials: Whether the result has the trials of every quantity.
       batch_size: Number of trials per call of a compiled program, at least 1. None for
         4096. Reduce it if a round needs much memory.
       progress: Called as `progress(done, total)` after each batch of trials and each
-        decoded code. By default, a terminal or notebook shows a bar after two seconds
-        if rich is installed.
+        decoded code. By default, a bar appears after two seconds in a terminal, if rich
+        is installed, and in a notebook, if rich and ipywidgets are.
 
     Returns:
       A `Comparison` with means, 95% intervals, tables and figures.
 
     Raises:
       ValueError: If codes have different numbers of workers, a rule does not fit a
-        code, names are not different, an argument is out of range, or a delay model
-        returns NaN.
+        code, names are not different, an argument is out of range, or a delay model or
+        rule returns invalid times.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -130,19 +142,21 @@ def compare(
     batch_size = _BATCH_SIZE if batch_size is None else batch_size
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
     inputs = checked_inputs(codes, delays, waiting, late, decoder)
-    if not _rounds_are_dependent(inputs):
+    if not any(inputs.has_dependent_rounds):
         num_rounds = 1
     num_trials = -(-num_trials // num_rounds) * num_rounds
     schedule = Schedule(num_trials, num_rounds, batch_size)
+    shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
+    # Trials that do not fit into memory raise an error before the simulation.
+    table = _Table.empty(shape, num_trials, keep_trials)
     groups = groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
     with Progress(progress, num_batches + len(inputs.codes)) as shown:
         trials = simulated(inputs, groups, key, schedule, shown)
         cells = quantities_of_cells(inputs, trials, tolerance, shown)
-        shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
-        table = _Table.empty(shape, schedule, keep_trials)
         for cell, quantities in cells:
-            table.fill(cell, quantities)
+            is_dependent = inputs.has_dependent_rounds[cell[1]]
+            table.fill(cell, quantities, num_rounds if is_dependent else 1)
     return Comparison(
         codes=tuple(inputs.codes),
         delays=tuple(inputs.delays),
@@ -153,12 +167,6 @@ def compare(
     )
 
 
-def _rounds_are_dependent(inputs: Inputs) -> bool:
-    """Returns whether a round depends on the rounds before it."""
-    states = [delay.init(inputs.num_workers) for delay in inputs.delays.values()]
-    return inputs.late == "busy" or bool(jax.tree.leaves(states))
-
-
 class _Table(NamedTuple):
     """Summaries, and trials if they are kept, of every cell.
 
@@ -166,29 +174,34 @@ class _Table(NamedTuple):
       summaries: Arrays (codes, delays, waiting) of each quantity.
       trials: Arrays (codes, delays, waiting, num_trials) of each quantity; empty if
         they are not kept.
-      num_rounds: Number of consecutive trials that depend on each other.
     """
 
     summaries: dict[str, Summary]
     trials: dict[str, np.ndarray]
-    num_rounds: int
 
     @classmethod
-    def empty(cls, shape: Cell, schedule: Schedule, keep_trials: bool) -> "_Table":
+    def empty(cls, shape: Cell, num_trials: int, keep_trials: bool) -> "_Table":
         """Returns a table of cells of that shape, to be filled."""
         summaries = {name: Summary(*np.empty((4, *shape))) for name in QUANTITIES}
         trials = {}
         if keep_trials:
-            shape_of_trials = (*shape, schedule.num_trials)
-            trials = {name: np.empty(shape_of_trials) for name in QUANTITIES}
-        return cls(summaries, trials, schedule.num_rounds)
+            trials = {name: np.empty((*shape, num_trials)) for name in QUANTITIES}
+        return cls(summaries, trials)
 
-    def fill(self, cell: Cell, quantities: dict[str, np.ndarray]) -> None:
-        """Writes the summaries of the trials of a cell."""
+    def fill(
+        self, cell: Cell, quantities: dict[str, np.ndarray], num_rounds: int
+    ) -> None:
+        """Writes the summaries of the trials of a cell.
+
+        Args:
+          cell: Index of the cell.
+          quantities: Trials of each quantity, (num_trials,).
+          num_rounds: Number of consecutive trials that depend on each other.
+        """
         for name, trials in quantities.items():
             if self.trials:
                 self.trials[name][cell] = trials
-            summary = _summary(name, trials, self.num_rounds)
+            summary = _summary(name, trials, num_rounds)
             for ends, value in zip(self.summaries[name], summary, strict=True):
                 ends[cell] = value
 
@@ -199,6 +212,26 @@ def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:
         trials = trials.reshape(-1, num_rounds).mean(axis=1, dtype=np.float64)
     # Means of infinite times have no interval.
     with np.errstate(invalid="ignore"):
-        if name in _PROPORTIONS:
+        if name == "exact":
             return summarize(trials)
+        if name == "error":
+            return _summary_of_errors(trials)
         return student_summary(trials)
+
+
+def _summary_of_errors(trials: np.ndarray) -> Summary:
+    """Returns the mean of errors, with an interval that holds for few errors.
+
+    The mean error is the probability of an error times the mean size of errors. If few
+    trials have an error, the interval reaches at least to the upper limit of this
+    probability times the mean size. Without any error, the size is that of a round
+    without a gradient, 1.
+    """
+    summary = student_summary(trials)
+    is_error = trials > 0
+    num_errors = np.count_nonzero(is_error)
+    if num_errors > _FEW_ERRORS:
+        return summary
+    size = trials[is_error].mean() if num_errors else 1.0
+    upper_limit = size * summarize(is_error).high
+    return summary._replace(high=np.maximum(summary.high, upper_limit))

@@ -1,6 +1,7 @@
 """Result of a comparison: means with intervals, tables and figures."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,12 @@ from jaxwgc.studies._reports._text import aligned
 QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Comparison:
     """Result of `jaxwgc.compare`; `print` shows a table for each delay model.
+
+    The table shows means ± half of the interval. If all trials of `error` or `exact`
+    are 0 or 1, it shows the end of the interval, e.g. "< 0.0012" or "> 0.9988".
 
     Each quantity is a `Summary` with NumPy arrays (codes, delays, waiting): the mean,
     the ends of its 95% interval and its standard error, in float64.
@@ -31,7 +35,9 @@ class Comparison:
       error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
         part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
         residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
-        as 0. If all trials are 0, the interval is that of a proportion.
+        as 0. If few trials have an error, the upper end of the interval is at least the
+        upper limit of the probability of an error times the mean size of errors. The
+        size is 1 if no trial has an error.
       share: Share of the gradient recovered, see `jaxwgc.Decoding`.
       exact: Proportion of rounds that decode: their residual is at most `tolerance` of
         the norm of the target.
@@ -53,31 +59,35 @@ class Comparison:
     exact: Summary
     messages: Summary
     work: Summary
-    trials: Mapping[str, np.ndarray] = dataclasses.field(
-        default_factory=dict, repr=False
-    )
+    trials: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_dataframe(self) -> Any:
         """Returns a `pandas.DataFrame` with a row for each cell.
 
         Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
-        the mean `error` and the ends of its interval, `error_low` and `error_high`.
+        the mean `error`, the ends of its interval, `error_low` and `error_high`, and
+        `error_standard_error`. Names that are numbers become a numeric column.
 
         Raises:
           ImportError: If pandas (extra `report`) is not installed.
         """
         import pandas
 
-        names = np.meshgrid(self.codes, self.delays, self.waiting, indexing="ij")
+        axes = {"code": self.codes, "delay": self.delays, "waiting": self.waiting}
+        labels = []
+        for names in axes.values():
+            numbers = _figures.numbers_of(names)
+            labels.append(names if numbers is None else numbers)
+        cells = np.meshgrid(*labels, indexing="ij")
         columns: dict[str, Any] = {
-            axis: cells.ravel()
-            for axis, cells in zip(("code", "delay", "waiting"), names, strict=True)
+            axis: of_axis.ravel() for axis, of_axis in zip(axes, cells, strict=True)
         }
         for quantity in QUANTITIES:
             summary = getattr(self, quantity)
             columns[quantity] = summary.mean.ravel()
             columns[f"{quantity}_low"] = summary.low.ravel()
             columns[f"{quantity}_high"] = summary.high.ravel()
+            columns[f"{quantity}_standard_error"] = summary.standard_error.ravel()
         return pandas.DataFrame(columns)
 
     def plot(self, x: str = "waiting", y: str = "error", *, log: bool = False) -> Any:
@@ -87,16 +97,20 @@ class Comparison:
         for each code. For x="delays", panels are waiting rules and lines are codes. For
         x="codes", panels are delay models and lines are waiting rules.
 
+        Means of equal trials have no bar, e.g. an error that is 0 in every trial: the
+        upper limits of exact codes would be the longest bars. They are in the table.
+
         Args:
           x: `"waiting"`, `"delays"` or `"codes"`. Names that are numbers become a
             numeric axis. Alternatively a quantity, for curves such as error against
             time.
           y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
             `"work"`.
-          log: Whether the y-axis is logarithmic.
+          log: Whether the y-axis is logarithmic. Means of 0 are gaps.
 
         Returns:
-          A `matplotlib.figure.Figure`; `savefig` writes it to a file.
+          A `matplotlib.figure.Figure`, which notebooks show; `savefig` writes it to a
+          file.
 
         Raises:
           ValueError: If x or y is none of these.
@@ -127,10 +141,11 @@ class Comparison:
             is_log=_validation.check_bool("log", log),
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         noun = "round" if self.num_trials == 1 else "rounds"
         paragraphs = [
-            f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval"
+            f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval, or "
+            "its end if all rounds are 0 (<) or 1 (>)"
         ]
         for place, delay in enumerate(self.delays):
             rows: list[tuple[str, ...]] = [("code", "waiting", *QUANTITIES)]
@@ -146,9 +161,17 @@ class Comparison:
 
 
 def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
-    """Returns a mean and half of its interval, e.g. "1.234 ± 0.012"."""
+    """Returns a mean and its interval, e.g. "1.234 ± 0.012", "< 0.0012", "> 0.9988"."""
     mean = float(summary.mean[place])
-    half = float(summary.high[place] - summary.low[place]) / 2
+    low = float(summary.low[place])
+    high = float(summary.high[place])
+    if mean == low == 0 and high > 0:
+        return f"< {high:.2g}"
+    if mean == high == 1 and low < 1:
+        # Two digits of the distance from 1.
+        decimals = 1 - math.floor(math.log10(1 - low))
+        return f"> {low:.{decimals}f}"
+    half = (high - low) / 2
     if not np.isfinite(half):
         return f"{mean:.4g}"
     return f"{mean:.4g} ± {half:.2g}"

@@ -1,5 +1,6 @@
 """Figures of a comparison: lines with intervals, one panel per name."""
 
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ _MOST_COLUMNS = 3
 _WIDTH = 3.6
 _HEIGHT = 3.2
 _LEGEND_WIDTH = 1.5
+# Characters of a line of a title, and largest number of lines, that fit a panel.
+_TITLE_WIDTH = 38
+_MOST_TITLE_LINES = 3
 
 
 class Names(NamedTuple):
@@ -44,27 +48,36 @@ def draw(
     Raises:
       ImportError: If matplotlib (extra `plot`) is not installed.
     """
-    from matplotlib.figure import Figure
+    from jaxwgc.studies._notebook_figure import NotebookFigure
 
     num_columns = min(len(names.panels), _MOST_COLUMNS)
     num_rows = -(-len(names.panels) // num_columns)
     size = (_WIDTH * num_columns + _LEGEND_WIDTH, _HEIGHT * num_rows)
-    figure = Figure(size, layout="constrained")
-    positions = _positions(names.points)
+    figure = NotebookFigure(size, layout="constrained")
+    numbers = numbers_of(names.points)
+    positions = np.arange(len(names.points)) if numbers is None else numbers
+    in_order = np.argsort(positions, kind="stable")
     grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
     for panel, axes in enumerate(grid.flat):
         if panel >= len(names.panels):
             axes.set_axis_off()
             continue
         for line, name in enumerate(names.lines):
-            y = _part(vertical, panel, line)
-            x = positions if horizontal is None else _part(horizontal, panel, line)
+            y = _part(vertical, panel, line, in_order)
+            if is_log:
+                # A line that goes on to a mean of 0 would be a vertical drop.
+                y = y._replace(mean=np.where(y.mean > 0, y.mean, np.nan))
+            x = positions[in_order]
+            if horizontal is not None:
+                x = _part(horizontal, panel, line, in_order)
             marker = _MARKERS[line % len(_MARKERS)]
             _draw_line(axes, x, y, label=name, marker=marker)
-        axes.set(title=names.panels[panel], xlabel=labels[0])
+        axes.set_title(_wrapped(names.panels[panel]), fontsize="medium")
+        axes.set_xlabel(labels[0])
         if is_log:
-            axes.set_yscale("log")
-        if horizontal is None and _numbers(names.points) is None:
+            # Bars down to 0 are drawn to the lower end of the axis.
+            axes.set_yscale("log", nonpositive="clip")
+        if horizontal is None and numbers is None:
             axes.set_xticks(range(len(names.points)), labels=names.points, rotation=30)
     for axes in grid[:, 0]:
         axes.set_ylabel(labels[1])
@@ -84,27 +97,38 @@ def _draw_line(axes: Any, x: Any, y: Summary, **look: str) -> None:
     )
 
 
-def _part(summary: Summary, panel: int, line: int) -> Summary:
-    """Returns the points of one line."""
-    return Summary(*(values[panel, line] for values in summary))
+def _part(summary: Summary, panel: int, line: int, in_order: np.ndarray) -> Summary:
+    """Returns the points of one line, in an order."""
+    return Summary(*(values[panel, line, in_order] for values in summary))
 
 
 def _distances(summary: Summary) -> np.ndarray:
-    """Returns the distances of the ends of intervals from their means, (2, points)."""
+    """Returns the lengths of bars below and above the means, (2, points).
+
+    Means of equal trials have no bar.
+    """
     below = summary.mean - summary.low
     above = summary.high - summary.mean
-    return np.nan_to_num(np.maximum([below, above], 0), posinf=0)
+    is_drawn = summary.standard_error > 0
+    lengths = np.where(is_drawn, np.fmax([below, above], 0), 0)
+    return np.nan_to_num(lengths, posinf=0)
 
 
-def _positions(names: tuple[str, ...]) -> np.ndarray:
-    """Returns names that are numbers, otherwise the order of the names."""
-    numbers = _numbers(names)
-    return np.arange(len(names)) if numbers is None else numbers
+def _wrapped(title: str) -> str:
+    """Breaks a title into lines that fit a panel, and shortens it if necessary."""
+    lines = textwrap.wrap(
+        title, _TITLE_WIDTH, max_lines=_MOST_TITLE_LINES, placeholder=" ..."
+    )
+    return "\n".join(lines)
 
 
-def _numbers(names: tuple[str, ...]) -> np.ndarray | None:
-    """Returns names as numbers, or None if one of them is not a number."""
+def numbers_of(names: tuple[str, ...]) -> np.ndarray | None:
+    """Returns names as ints or floats, or None if one is not a finite number."""
     try:
-        return np.array([float(name) for name in names])
+        numbers = np.array([float(name) for name in names])
     except ValueError:
         return None
+    if not np.isfinite(numbers).all():
+        return None
+    is_whole = np.all(numbers == numbers.round())
+    return numbers.astype(int) if is_whole else numbers

@@ -1,6 +1,8 @@
 """Names, codes, delay models and waiting rules of a comparison."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +11,12 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
+from jaxwgc.stragglers import DelayModel, WaitingRule
 from jaxwgc.studies._simulation._program_arguments import with_one_decoder
+
+# Entries of encoding matrices that differ by this share are equal up to rounding in
+# float32.
+_ROUNDING = 1e-5
 
 
 class Inputs(NamedTuple):
@@ -21,17 +27,15 @@ class Inputs(NamedTuple):
       delays: Delay models by name.
       rules: For the name of each waiting rule, the rule of each code, in their order.
       late: See `compare`.
+      has_dependent_rounds: Whether a round depends on the rounds before it, for each
+        delay model in their order.
     """
 
     codes: dict[str, GradientCode]
     delays: dict[str, DelayModel]
     rules: dict[str, tuple[WaitingRule, ...]]
     late: str
-
-    @property
-    def num_workers(self) -> int:
-        """Number of workers, n, of every code."""
-        return next(iter(self.codes.values())).num_workers
+    has_dependent_rounds: tuple[bool, ...]
 
 
 def checked_inputs(
@@ -39,68 +43,108 @@ def checked_inputs(
 ) -> Inputs:
     """Returns the names and objects of a comparison; see `compare` for errors."""
     _validation.check_choice("late", late, ("cancelled", "busy"))
-    named_codes = _named("codes", codes, _code_labels)
-    for code in named_codes.values():
-        GradientCode.check(code, concrete="a study runs on the host")
-    num_workers = {name: code.num_workers for name, code in named_codes.items()}
-    if len(set(num_workers.values())) > 1:
+    named_codes = _named(
+        "codes", codes, _check_code, lambda listed: _code_labels(listed, decoder)
+    )
+    all_num_workers = {name: code.num_workers for name, code in named_codes.items()}
+    if len(set(all_num_workers.values())) > 1:
         raise ValueError(
-            f"codes must have the same number of workers; got {num_workers}. Compare "
-            "the codes of each number of workers in a study of its own"
+            f"codes must have the same number of workers; got {all_num_workers}. "
+            "Compare the codes of each number of workers in a study of its own"
         )
-    named_delays = _named("delays", delays, lambda models: [*map(repr, models)])
-    for name, delay in named_delays.items():
-        _validation.check_instance(f"delays[{name!r}]", delay, DelayModel)
-    [any_code, *_] = named_codes.values()
+    num_workers = next(iter(all_num_workers.values()))
+    named_delays = _named("delays", delays, _check_delay, lambda own: [*map(repr, own)])
     named_rules = _named(
         "waiting",
         waiting,
-        lambda rules: [_rule_label(rule, any_code.num_workers) for rule in rules],
+        _check_rule,
+        lambda listed: [_rule_label(rule, num_workers) for rule in listed],
     )
+    # Functions of a code see the decoder of the study.
+    named_codes = _with_default_decoders(named_codes, decoder)
     rules = {
         name: tuple(
-            _rule_of_code(name, rule, code_name, code, late)
+            _rule_of_code(f"waiting[{name!r}] for codes[{code_name!r}]", rule, code)
             for code_name, code in named_codes.items()
         )
         for name, rule in named_rules.items()
     }
-    return Inputs(_with_decoders(named_codes, decoder), named_delays, rules, late)
+    if late == "busy":
+        _check_one_message_per_worker(named_codes, next(iter(named_rules)))
+    return Inputs(
+        codes={name: with_one_decoder(code) for name, code in named_codes.items()},
+        delays=named_delays,
+        rules=rules,
+        late=late,
+        has_dependent_rounds=tuple(
+            late == "busy" or _has_state(name, delay, num_workers)
+            for name, delay in named_delays.items()
+        ),
+    )
 
 
 def _named(
-    argument: str, values: Any, labels_of: Callable[[Sequence[Any]], list[str]]
+    argument: str,
+    values: Any,
+    check: Callable[[str, Any], None],
+    labels_of: Callable[[Sequence[Any]], list[str]],
 ) -> dict[str, Any]:
-    """Returns the objects of a dict or list by name."""
+    """Returns the checked objects of a dict or list by name."""
+    names = None
     if isinstance(values, Mapping):
         names = [str(name) for name in values]
-        values = list(values.values())
-    elif isinstance(values, list | tuple):
-        names = labels_of(values)
+        objects = list(values.values())
+    elif isinstance(values, Iterable) and not isinstance(values, str):
+        objects = list(values)
     else:
         raise TypeError(
             f"{argument} must be a dict with names, or a list; got "
             f"{_validation.in_short(values)}. Put a single one into a list"
         )
-    if not names:
+    if not objects:
         raise ValueError(f"{argument} must not be empty; got {values}")
+    keys = range(len(objects)) if names is None else names
+    for key, value in zip(keys, objects, strict=True):
+        check(f"{argument}[{key!r}]", value)
+    if names is None:
+        names = labels_of(objects)
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
                 f"{argument} must have different names; got {name!r} "
                 f"{names.count(name)} times. Pass a dict with names"
             )
-    return dict(zip(names, values, strict=True))
+    return dict(zip(names, objects, strict=True))
 
 
-def _code_labels(codes: Sequence[Any]) -> list[str]:
+def _check_code(name: str, code: Any) -> None:
+    _validation.check_instance(name, code, GradientCode)
+    _validation.check_concrete(name, code, "a study runs on the host")
+    GradientCode.check(code)
+
+
+def _check_delay(name: str, delay: Any) -> None:
+    _validation.check_instance(name, delay, DelayModel)
+
+
+def _check_rule(name: str, rule: Any) -> None:
+    if not isinstance(rule, WaitingRule) and not callable(rule):
+        raise TypeError(
+            f"{name} must be a waiting rule, e.g. stragglers.fastest(6), or a function "
+            "of a code that returns one, e.g. stragglers.until_decodable; got "
+            f"{_validation.in_short(rule)}"
+        )
+
+
+def _code_labels(codes: Sequence[GradientCode], decoder: Any) -> list[str]:
     """Returns short labels of codes, e.g. "Lagrange, 4 copies", numbered if equal."""
+    # The keys of a dict of decoders are these labels.
+    of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
     for code in codes:
-        GradientCode.check(code)
         copies = float(np.asarray(code.assignment).sum(axis=0).mean())
         noun = "copy" if copies == 1 else "copies"
-        decoder = str(code.decoders[0]) if code.decoders else "no decoder"
-        labels.append(f"{decoder}, {copies:.3g} {noun}")
+        labels.append(f"{code.choose_decoder(of_study)}, {copies:.3g} {noun}")
     numbered = []
     for place, label in enumerate(labels):
         if labels.count(label) > 1:
@@ -113,21 +157,49 @@ def _rule_label(rule: Any, num_workers: int) -> str:
     """Returns a label of a waiting rule, or the name of a function of a code."""
     if isinstance(rule, WaitingRule):
         return rule.describe(num_workers)[0]
+    if isinstance(rule, functools.partial):
+        arguments = [*map(repr, rule.args)]
+        arguments += [f"{name}={value!r}" for name, value in rule.keywords.items()]
+        return f"{_rule_label(rule.func, num_workers)}({', '.join(arguments)})"
     return getattr(rule, "__name__", repr(rule))
 
 
-def _rule_of_code(
-    name: str, rule: Any, code_name: str, code: GradientCode, late: str
-) -> WaitingRule:
-    """Returns the waiting rule of a code, and checks that it fits."""
-    cell = f"waiting[{name!r}] for codes[{code_name!r}]"
-    if not isinstance(rule, WaitingRule) and callable(rule):
+def _with_default_decoders(
+    codes: dict[str, GradientCode], decoder: Any
+) -> dict[str, GradientCode]:
+    """Makes the decoder of the study the default decoder of each code."""
+    decoders = (
+        decoder if isinstance(decoder, Mapping) else dict.fromkeys(codes, decoder)
+    )
+    for name in decoders:
+        if name not in codes:
+            raise ValueError(
+                f"decoder must be a dict with names of codes {list(codes)}; got "
+                f"{name!r}"
+            )
+    with_defaults = {}
+    for name, code in codes.items():
+        default = code.choose_decoder(decoders.get(name))
+        others = [other for other in code.decoders if other is not default]
+        with_defaults[name] = dataclasses.replace(code, decoders=(default, *others))
+    return with_defaults
+
+
+def _rule_of_code(cell: str, rule: Any, code: GradientCode) -> WaitingRule:
+    """Returns the waiting rule of a code, and checks that it fits.
+
+    Args:
+      cell: Name of rule and code in error messages.
+      rule: Waiting rule, or function of a code.
+      code: Gradient code.
+    """
+    if not isinstance(rule, WaitingRule):
         try:
             rule = rule(code)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             raise ValueError(
                 f"{cell} must be a waiting rule or a function of a code that returns "
-                f"one; the function raised: {error}"
+                f"one; the function raised {type(error).__name__}: {error}"
             ) from error
     if not isinstance(rule, WaitingRule):
         raise TypeError(
@@ -135,44 +207,70 @@ def _rule_of_code(
             "e.g. stragglers.fastest(6) or stragglers.until_decodable; got "
             f"{_validation.in_short(rule)}"
         )
-    if rule.code is not None and not np.array_equal(
-        np.asarray(rule.code.assignment), np.asarray(code.assignment)
-    ):
+    if rule.code is None:
+        try:
+            times = jax.ShapeDtypeStruct((code.num_workers,), jnp.result_type(float))
+            jax.eval_shape(rule.arrivals, jax.random.key(0), times)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{cell} does not fit the code: {error}") from error
+        return rule
+    _validation.check_concrete(f"code of {cell}", rule.code, "a study runs on the host")
+    if not _are_equal_up_to_weights(rule.code, code):
         raise ValueError(
             f"{cell} must wait for the messages of this code; its rule is for another "
             f"code, {rule.code}. Pass a function of a code, e.g. "
             "stragglers.until_decodable"
         )
-    try:
-        # A rule of a code is known to have the right number of workers.
-        if rule.code is None:
-            times = jax.ShapeDtypeStruct((code.num_workers,), jnp.result_type(float))
-            jax.eval_shape(rule.arrivals, jax.random.key(0), times)
-        delayed(_AnyDelay(), rule, late)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{cell} does not fit the code: {error}") from error
     return rule
 
 
-class _AnyDelay(DelayModel):
-    """Delay model with which combinations of `late` and a rule are checked."""
+def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> bool:
+    """Returns whether a code is the code of a rule, possibly with other weights.
 
-    def sample(self, key, state, loads):
-        return loads, state
+    Such codes, see `jaxwgc.weighted`, decode from equal messages.
+    """
+    if rule_code is code:
+        return True
+    matrix = _matrix_of_unit_weights(code)
+    rule_matrix = _matrix_of_unit_weights(rule_code)
+    if (
+        rule_code.messages_per_worker != code.messages_per_worker
+        or rule_matrix.shape != matrix.shape
+        or not np.array_equal(rule_code.assignment, code.assignment)
+        or not np.array_equal(rule_code.required_parts, code.required_parts)
+    ):
+        return False
+    # Parts of weight 0 are in no message of the code.
+    rule_matrix = np.where(matrix.any(axis=0), rule_matrix, 0)
+    slack = _ROUNDING * np.abs(matrix).max()
+    return np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack)
 
 
-def _with_decoders(
-    codes: dict[str, GradientCode], decoder: Any
-) -> dict[str, GradientCode]:
-    """Replaces the decoders of each code by the decoder of the study."""
-    if not isinstance(decoder, Mapping):
-        decoder = dict.fromkeys(codes, decoder)
-    for name in decoder:
-        if name not in codes:
+def _matrix_of_unit_weights(code: GradientCode) -> np.ndarray:
+    """Returns the encoding matrix with columns divided by the weights of their parts.
+
+    Columns of parts of weight 0 are not divided.
+    """
+    weights = np.asarray(code.target, np.float64).repeat(code.num_segments)
+    return np.asarray(code.encoding_matrix) / np.where(weights == 0, 1, weights)
+
+
+def _check_one_message_per_worker(codes: dict[str, GradientCode], rule: str) -> None:
+    for name, code in codes.items():
+        if code.messages_per_worker > 1:
             raise ValueError(
-                f"decoder must be a dict with names of codes {list(codes)}; got "
-                f"{name!r}"
+                f"waiting[{rule!r}] for codes[{name!r}] needs late='cancelled', since "
+                f"the code has {code.messages_per_worker} messages per worker; got "
+                "late='busy'"
             )
-    return {
-        name: with_one_decoder(code, decoder.get(name)) for name, code in codes.items()
-    }
+
+
+def _has_state(name: str, delay: DelayModel, num_workers: int) -> bool:
+    """Returns whether the rounds of a delay model depend on each other."""
+    try:
+        state = delay.init(num_workers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"delays[{name!r}] does not fit {num_workers} workers: {error}"
+        ) from error
+    return bool(jax.tree.leaves(state))

@@ -16,6 +16,7 @@ from jaxwgc.studies._simulation._rounds import (
     draw_times,
     end_rounds,
 )
+from jaxwgc.studies._simulation._search import can_search
 
 
 class Schedule(NamedTuple):
@@ -43,12 +44,27 @@ class Schedule(NamedTuple):
         """Number of calls of a compiled program."""
         return -(-self.num_trials // (self.num_clusters * self.num_rounds))
 
-    def batches(self) -> Iterator[np.ndarray]:
-        """Yields trial numbers (num_clusters, num_rounds); the last may be too many."""
+    def batches(self) -> Iterator["Batch"]:
+        """Yields the batches; the last is padded by trials that are not used."""
         size = self.num_clusters * self.num_rounds
         for start in range(0, self.num_trials, size):
             numbers = start + np.arange(size)
-            yield numbers.reshape(self.num_clusters, self.num_rounds)
+            yield Batch(
+                numbers=numbers.reshape(self.num_clusters, self.num_rounds),
+                num_clusters=min(size, self.num_trials - start) // self.num_rounds,
+            )
+
+
+class Batch(NamedTuple):
+    """Trials of one call of a compiled program.
+
+    Attributes:
+      numbers: Trial numbers, (clusters, num_rounds).
+      num_clusters: Number of clusters without the padding.
+    """
+
+    numbers: np.ndarray
+    num_clusters: int
 
 
 class Trials(NamedTuple):
@@ -78,7 +94,7 @@ class Trials(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Delay model, key and arrangement of the trials that are drawn.
+    """Delay model, key and arrangement of the trials to draw.
 
     Attributes:
       name: Name of the delay model in error messages.
@@ -110,18 +126,33 @@ def simulate(
     Returns:
       The trials of each rule.
     """
-    delay = as_argument(draws.delay)
-    batches: list[list[Rounds]] = [[] for _ in waiting]
-    for numbers in draws.schedule.batches():
-        keys, delay_keys = _keys_of(draws.key, numbers)
-        times = draw_times(delay, delay_keys, loads)
-        _check_times(draws.name, np.asarray(times))
-        drawn = Drawn(keys, times, loads)
-        ended = end_rounds(waiting, [drawn] * len(waiting))
-        for batch, rounds in zip(batches, ended, strict=True):
-            batch.append(rounds)
+    rounds_of_rules: list[list[Rounds]] = [[] for _ in waiting]
+    for batch in draws.schedule.batches():
+        drawn = _draw(draws, batch.numbers, loads)
+        times = np.asarray(drawn.times)[: batch.num_clusters]
+        _check_times(draws.name, times)
+        # Compiled programs need batches of equal size. The host does not.
+        without_padding = drawn._replace(times=times)
+        drawn_for_rules = [
+            without_padding if can_search(one.rule, one.late) else drawn
+            for one in waiting
+        ]
+        ended = end_rounds(waiting, drawn_for_rules)
+        for of_rule, rounds in zip(rounds_of_rules, ended, strict=True):
+            of_rule.append(rounds)
         advance()
-    return [Trials.joined(batch, draws.schedule.num_trials) for batch in batches]
+    num_trials = draws.schedule.num_trials
+    return [Trials.joined(of_rule, num_trials) for of_rule in rounds_of_rules]
+
+
+def _draw(draws: Draws, numbers: np.ndarray, loads: np.ndarray) -> Drawn:
+    """Draws times; errors name the delay model of the study."""
+    keys, delay_keys = _keys_of(draws.key, numbers)
+    try:
+        times = draw_times(as_argument(draws.delay), delay_keys, loads)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"delays[{draws.name!r}] cannot be drawn: {error}") from error
+    return Drawn(keys, times, loads)
 
 
 @jax.jit

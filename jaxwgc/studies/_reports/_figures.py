@@ -32,10 +32,12 @@ def draw(heat: Heat, bars: Bars, names: np.ndarray, num_rounds: int) -> Any:
     Raises:
       ImportError: If matplotlib (extra `plot`) is not installed.
     """
-    from matplotlib.figure import Figure
+    from jaxwgc.studies._notebook_figure import NotebookFigure
 
     rows = np.arange(len(names))
-    figure = Figure((9.0, min(1.2 + 0.2 * len(rows), 8.0)), layout="constrained")
+    figure = NotebookFigure(
+        (9.0, min(1.2 + 0.2 * len(rows), 8.0)), layout="constrained"
+    )
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     image = left.imshow(
         heat.values.T,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import array_module
+from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.stragglers import WaitingRule, delayed
@@ -91,17 +91,69 @@ def draw_times(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
       delay: Delay model, from `as_argument`.
       keys: PRNG key of each round, (clusters, rounds).
       loads: Load of each worker, (num_workers,).
+
+    Raises:
+      TypeError: If the delay model does not return times of all workers and a state
+        like that of `init`.
     """
     delay = from_argument(delay)
 
     def run(keys):
         def step(state, key):
-            times, state = delay.sample(key, state, loads)
-            return state, times
+            drawn = delay.sample(key, state, loads)
+            _check_drawn(drawn, state, len(loads))
+            times, state = drawn
+            return state, promoted(times)
 
         return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
 
     return jax.vmap(run)(keys)
+
+
+def _check_drawn(drawn: Any, state: Any, num_workers: int) -> None:
+    """Raises TypeError unless `sample` returns times and a state like that before."""
+    if not isinstance(drawn, tuple | list) or len(drawn) != 2:
+        raise TypeError(
+            "sample must return a pair (times, state); got one value. A model without "
+            "a state returns the state that it was given"
+        )
+    times, after = drawn
+    shape = getattr(times, "shape", None)
+    if shape != (num_workers,) or not is_kind(times, "real numbers"):
+        shown = times if shape is None else f"{times.dtype} {shape}"
+        raise TypeError(
+            "sample must return times that are an array of real numbers of shape "
+            f"(num_workers,) = ({num_workers},), one per worker; got {shown}"
+        )
+    if not _is_carried(state, after):
+        raise TypeError(
+            "sample must return a state with the structure, shapes and dtypes of the "
+            f"state from init, {_types(state)}; got {_types(after)}"
+        )
+
+
+def _types(state: Any) -> Any:
+    """Returns a state with the dtype and shape of each array, e.g. "int32[6]"."""
+    return jax.tree.map(
+        lambda leaf: f"{jax.typeof(leaf).dtype}{list(np.shape(leaf))}", state
+    )
+
+
+def _is_carried(state: Any, after: Any) -> bool:
+    """Returns whether a loop over rounds may replace a state by the next one."""
+    leaves, structure = jax.tree.flatten(state)
+    leaves_after, structure_after = jax.tree.flatten(after)
+    if structure != structure_after:
+        return False
+    for leaf, leaf_after in zip(leaves, leaves_after, strict=True):
+        before = jax.typeof(leaf)
+        then = jax.typeof(leaf_after)
+        # Python numbers get their dtype from the states after them.
+        if before.shape != then.shape or (
+            before.dtype != then.dtype and not before.weak_type
+        ):
+            return False
+    return True
 
 
 def end_rounds(

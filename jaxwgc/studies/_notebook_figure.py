@@ -1,0 +1,15 @@
+"""Figures that notebooks show without a setup; needs matplotlib (extra `plot`)."""
+
+import io
+
+from matplotlib.figure import Figure
+
+
+class NotebookFigure(Figure):
+    """Figure that a notebook shows as PNG, also if pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        """Returns the figure as PNG."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
