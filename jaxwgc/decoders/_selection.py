@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product, scale_of, working
+from jaxwgc._bisection import first_time
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder
 
@@ -166,14 +167,14 @@ class OneCopy(Decoder):
     def decoding_time(
         self, matrix: Array, target: Array, times: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
-        arrival = times[self.copies].min(-1)
-        order = jnp.argsort(arrival)
+        first_copies = times[self.copies].min(-1)
         sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
-        # Sums from the last part on, so that nothing is lost once all have arrived.
-        missing = jnp.cumsum(sizes[order][::-1])[::-1]
-        missing = jnp.append(missing[1:], 0)
-        first = jnp.argmax(missing <= tolerance**2 * sizes.sum())
-        return arrival[order][first]
+
+        def is_enough(now):
+            missing = jnp.where(first_copies <= now, 0, sizes)
+            return missing.sum() <= tolerance**2 * sizes.sum()
+
+        return first_time(is_enough, first_copies.max())
 
 
 @functools.partial(jax.jit, static_argnames="num_workers")

@@ -30,7 +30,8 @@ class Clusters(NamedTuple):
       has_stalls: Whether times have stalls that the trace does not rule out.
       has_state: Whether the rounds of a cluster depend on each other.
       key: PRNG key.
-      drawn: Drawn times (clusters, rounds, num_workers), by the bytes of the loads.
+      by_loads: Times (clusters, rounds, num_workers), by the bytes of the loads.
+      drawn: The same times without equal ones, so that their order is random.
     """
 
     delay: stragglers.DelayModel
@@ -38,6 +39,7 @@ class Clusters(NamedTuple):
     has_stalls: bool
     has_state: bool
     key: jax.Array
+    by_loads: dict[bytes, np.ndarray]
     drawn: dict[bytes, Drawn]
 
     @classmethod
@@ -52,43 +54,48 @@ class Clusters(NamedTuple):
         """Draws times of `shape` (clusters, rounds) for the loads of all codes."""
         argument = as_argument(delay)
         keys = jax.random.split(key, shape)
+        random = np.random.default_rng(0)
+        factors = random.random((*shape, codes[0].num_workers), np.float32)
+        factors = 1 - np.float32(_TIME_ROUNDING) * factors
+        by_loads = {}
         drawn = {}
         for code in codes:
             place = _place(code)
-            if place not in drawn:
-                loads = np.asarray(code.loads, np.float32)
-                times = np.asarray(draw_times(argument, keys, loads))
-                _check_times(times)
-                drawn[place] = Drawn(keys, times, loads)
+            if place in drawn:
+                continue
+            loads = np.asarray(code.loads, np.float32)
+            times = np.asarray(draw_times(argument, keys, loads))
+            _check_times(times)
+            by_loads[place] = times
+            unequal = (times * factors).astype(jnp.result_type(float))
+            drawn[place] = Drawn(keys, unequal, loads)
         return cls(
             delay=delay,
             num_measured=stalls.num_rounds if stalls else math.inf,
             has_stalls=stalls is not None and delay is stalls.delay,
             has_state=bool(jax.tree.leaves(delay.init(codes[0].num_workers))),
             key=key,
+            by_loads=by_loads,
             drawn=drawn,
         )
 
     @property
     def num_clusters(self) -> int:
         """Number of simulated clusters."""
-        return len(next(iter(self.drawn.values())).times)
+        return len(next(iter(self.by_loads.values())))
 
     @property
     def num_simulated(self) -> int:
         """Number of simulated rounds of all clusters."""
-        return next(iter(self.drawn.values())).times[..., 0].size
+        return next(iter(self.by_loads.values()))[..., 0].size
 
     def times(self, code: GradientCode) -> np.ndarray:
         """Returns the times for the loads of a code, (clusters, rounds, workers)."""
-        return self.drawn[_place(code)].times
+        return self.by_loads[_place(code)]
 
-    def in_random_order(self, code: GradientCode) -> Drawn:
+    def drawn_for(self, code: GradientCode) -> Drawn:
         """Returns drawn times for the loads of a code, without equal times."""
-        drawn = self.drawn[_place(code)]
-        random = np.random.default_rng(0).random(drawn.times.shape, np.float32)
-        times = drawn.times * (1 - np.float32(_TIME_ROUNDING) * random)
-        return drawn._replace(times=times.astype(jnp.result_type(float)))
+        return self.drawn[_place(code)]
 
 
 def _place(code: GradientCode) -> bytes:

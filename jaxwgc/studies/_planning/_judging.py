@@ -23,7 +23,7 @@ def judge(
 ) -> list[RoundStatistics]:
     """Computes statistics of candidates in closed form, otherwise by simulation.
 
-    Calls `advance` twice for each candidate.
+    Calls `advance` for each candidate.
     """
     forms = [_closed_form(one, clusters.delay) for one in candidates]
     unknown = [
@@ -31,13 +31,12 @@ def judge(
         for one, form in zip(candidates, forms, strict=True)
         if form is None or not one.is_exact
     ]
-    simulated = simulate(unknown, clusters, advance)
+    simulated = simulate(unknown, clusters)
     storing = [one for one in candidates if one.memory]
     descents = iter(simulate_descents(storing, clusters))
     statistics = []
     for one, form in zip(candidates, forms, strict=True):
         if form is not None and one.is_exact:
-            advance()
             own = _statistics_in_closed_form(one, form, clusters)
         else:
             own = _simulated_statistics(one, form, next(simulated), clusters)
@@ -77,13 +76,17 @@ def _simulated_statistics(
     """Returns the statistics of simulated rounds, in closed form if known."""
     error = np.zeros(1 + clusters.num_clusters)
     weights = Weights(*[error] * len(Weights._fields))
+    shape = clusters.num_clusters, -1
     decoded = rounds.decoded
     if decoded is not None:
-        error = leave_one_out(decoded.error.mean(1))
-        weights = moments_of_weights(candidate, decoded.effective_weights, clusters)
+        error = leave_one_out(decoded.error.reshape(shape).mean(1))
+        effective = decoded.effective_weights
+        effective = effective.reshape(*shape, effective.shape[-1])
+        weights = moments_of_weights(candidate, effective, clusters)
     if form is None:
-        seconds = leave_one_out(rounds.elapsed.mean(1))
-        quantile = _quantile(rounds.elapsed)
+        elapsed = rounds.elapsed.reshape(shape)
+        seconds = leave_one_out(elapsed.mean(1))
+        quantile = _quantile(elapsed)
     else:
         seconds = np.full(1 + clusters.num_clusters, form.mean)
         quantile = Estimate(form.quantile, 0.0)

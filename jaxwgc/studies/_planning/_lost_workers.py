@@ -15,7 +15,7 @@ from jaxwgc.studies._simulation._program_arguments import as_argument, from_argu
 def never_responding(clusters: Clusters) -> tuple[int, ...]:
     """Returns the indices of workers without a response in any simulated round."""
     responds = np.any(
-        [np.isfinite(drawn.times).any((0, 1)) for drawn in clusters.drawn.values()],
+        [np.isfinite(times).any((0, 1)) for times in clusters.by_loads.values()],
         axis=0,
     )
     return tuple(np.flatnonzero(~responds).tolist())

@@ -224,7 +224,7 @@ def plan(
         if memory and not exact:
             candidates += _storing(candidates, baseline.code)
 
-    with Progress(progress, 2 * len(cases) * len(candidates)) as shown:
+    with Progress(progress, len(cases) * len(candidates)) as shown:
         judged = [judge(candidates, case, shown.advance) for case in cases]
     rounds = list(zip(*judged, strict=True))
     if exact:

@@ -9,41 +9,57 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._targets import ROUNDING
+from jaxwgc.codes import GradientCode
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._simulation._masks import decode_bits, distinct_rows, in_batches
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
-    compile_together,
+    Call,
     with_one_decoder,
 )
 from jaxwgc.studies._simulation._rounds import (
     ENDS_OF_FEW,
+    ENDS_OF_MANY,
     Rounds,
     Waiting,
-    compile_rounds,
     end_rounds,
 )
 
+# Number of simulated times up to which programs are compiled quickly. Above, programs
+# that run faster pay.
+_FEW = 100_000
+
 
 class DecodedRounds(NamedTuple):
-    """Decoded rounds of a candidate, float64.
+    """Decoded rounds of a candidate: those of one cluster after another.
 
     Attributes:
-      error: Decoding error over the squared norm of the target, (clusters, rounds).
-      effective_weights: Weights of the parts in the gradient,
-        (clusters, rounds, num_parts).
+      error_of_masks: Decoding error over the squared norm of the target, by mask.
+      weights_of_masks: Weights of the parts in the gradient, (masks, num_parts).
+      masks: Index of the mask of each round, (rounds,).
     """
 
-    error: np.ndarray
-    effective_weights: np.ndarray
+    error_of_masks: np.ndarray
+    weights_of_masks: np.ndarray
+    masks: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """Decoding error of each round, (rounds,)."""
+        return self.error_of_masks[self.masks]
+
+    @property
+    def effective_weights(self) -> np.ndarray:
+        """Weights of the parts in the gradient of each round, (rounds, num_parts)."""
+        return self.weights_of_masks[self.masks]
 
 
 class SimulatedRounds(NamedTuple):
     """Simulated rounds of a candidate.
 
     Attributes:
-      elapsed: Duration of each round, float64 (clusters, rounds).
+      elapsed: Duration of each round, float64 (rounds,), of one cluster after another.
       num_answers: Mean number of received messages; on request, the maximum number of
         sums.
       num_late: Mean number of messages of earlier rounds that arrived.
@@ -57,25 +73,45 @@ class SimulatedRounds(NamedTuple):
 
 
 def simulate(
-    candidates: Sequence[Candidate], clusters: Clusters, advance: Callable[[], Any]
+    candidates: Sequence[Candidate], clusters: Clusters
 ) -> Iterator[SimulatedRounds]:
-    """Yields the simulated rounds of each candidate; calls `advance` for each."""
-    waiting = [Waiting.of(one.code, one.wait, one.late) for one in candidates]
-    drawn = [clusters.in_random_order(one.code) for one in candidates]
-    compile_rounds(waiting, drawn, ENDS_OF_FEW)
-    ended = []
-    for rounds in end_rounds(waiting, drawn, ENDS_OF_FEW):
-        ended.append(rounds)
-        advance()
-    decoded = _decode_distinct(candidates, ended, clusters.num_clusters)
-    for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True)):
-        elapsed = np.asarray(rounds.time, np.float64)
-        yield SimulatedRounds(
-            elapsed=elapsed.reshape(clusters.num_clusters, -1),
+    """Simulates the rounds of candidates, and returns them one by one."""
+    if not candidates:
+        return iter(())
+    codes = {}
+    places_of_codes: dict[int, list[int]] = {}
+    for place, candidate in enumerate(candidates):
+        if not candidate.is_exact:
+            identity = id(candidate.code)
+            codes[identity] = with_one_decoder(candidate.code)
+            places_of_codes.setdefault(identity, []).append(place)
+    decode = _DECODE_MANY
+    end = ENDS_OF_MANY
+    if clusters.num_simulated * candidates[0].code.num_workers <= _FEW:
+        decode = _DECODE_FEW
+        end = ENDS_OF_FEW
+    ended = end_rounds(
+        [Waiting.of(one.code, one.wait, one.late) for one in candidates],
+        [clusters.drawn_for(one.code) for one in candidates],
+        end,
+        compile_with=[
+            Call(decode, (), (code, _masks(code))) for code in codes.values()
+        ],
+    )
+    decoded: dict[int, DecodedRounds] = {}
+    for identity, places in places_of_codes.items():
+        call = functools.partial(decode, codes[identity])
+        of_code = _decode_distinct(call, [ended[place] for place in places])
+        decoded |= dict(zip(places, of_code, strict=True))
+    return (
+        SimulatedRounds(
+            elapsed=np.asarray(rounds.time, np.float64),
             num_answers=_num_answers(candidate, rounds.masks).mean(),
             num_late=float(np.mean(rounds.num_late)),
             decoded=decoded.get(place),
         )
+        for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True))
+    )
 
 
 def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:
@@ -87,47 +123,34 @@ def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:
     return bits.reshape(len(bits), code.num_workers, -1).any(axis=2).sum(axis=1)
 
 
+def _masks(code: GradientCode) -> np.ndarray:
+    """Returns packed masks of the shape with which `_decode` is called."""
+    return in_batches(np.zeros((1, -(-code.num_messages // 8)), np.uint8))[0]
+
+
 def _decode_distinct(
-    candidates: Sequence[Candidate], ended: Sequence[Rounds], num_clusters: int
-) -> dict[int, DecodedRounds]:
-    """Decodes the rounds of candidates that are not exact, by their indices.
+    decode: Callable[[np.ndarray], Any], ended: Sequence[Rounds]
+) -> Iterator[DecodedRounds]:
+    """Yields the decoded rounds of each candidate of a code.
 
-    Masks that occur in several rounds of a code are decoded once.
+    Masks that occur in several rounds are decoded once.
     """
-    members: dict[int, list[int]] = {}
-    for place, candidate in enumerate(candidates):
-        if not candidate.is_exact:
-            members.setdefault(id(candidate.code), []).append(place)
-    calls = []
-    places_of_rounds = []
-    for places in members.values():
-        masks, of_rounds = distinct_rows(
-            np.concatenate([ended[place].masks for place in places])
-        )
-        code = with_one_decoder(candidates[places[0]].code)
-        calls.append((code, masks))
-        places_of_rounds.append(of_rounds)
-    compile_together(_decode, [(code, in_batches(masks)[0]) for code, masks in calls])
-    decoded = {}
-    for places, of_rounds, (code, masks) in zip(
-        members.values(), places_of_rounds, calls, strict=True
-    ):
-        batches = jax.device_get([_decode(code, batch) for batch in in_batches(masks)])
-        error, weights = (
-            np.concatenate(own, dtype=np.float64) for own in zip(*batches, strict=True)
-        )
-        for place, own in zip(places, np.split(of_rounds, len(places)), strict=True):
-            decoded[place] = DecodedRounds(
-                error=error[own.reshape(num_clusters, -1)],
-                effective_weights=weights[own.reshape(num_clusters, -1)],
-            )
-    return decoded
+    masks, places = distinct_rows(np.concatenate([rounds.masks for rounds in ended]))
+    batches = jax.device_get([decode(batch) for batch in in_batches(masks)])
+    error, weights = (
+        np.concatenate(own, dtype=np.float64) for own in zip(*batches, strict=True)
+    )
+    for own in np.split(places, len(ended)):
+        yield DecodedRounds(error, weights, own)
 
 
-@functools.partial(jax.jit, compiler_options=QUICKLY_COMPILED)
 def _decode(code, packed):
     """Returns relative errors and effective weights of packed masks."""
     decoded = decode_bits(code, packed)
     residual = decoded.relative_residual
     is_rounding = residual <= ROUNDING[jnp.finfo(residual.dtype).bits]
     return jnp.where(is_rounding, 0, residual**2), decoded.effective_weights
+
+
+_DECODE_MANY = jax.jit(_decode)
+_DECODE_FEW = jax.jit(_decode, compiler_options=QUICKLY_COMPILED)

@@ -15,6 +15,7 @@ from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
 from jaxwgc.studies._simulation._program_arguments import (
+    Call,
     as_argument,
     compile_together,
     from_argument,
@@ -41,11 +42,15 @@ def simulate_descents(
     delay = as_argument(clusters.delay)
     keys = jax.random.split(clusters.key, clusters.num_clusters)
     calls = [
-        (one.late, delay, as_argument(one.wait), one.code, _draws(one), keys)
+        Call(
+            function=_descend,
+            static=(one.late,),
+            arguments=(delay, as_argument(one.wait), one.code, _draws(one), keys),
+        )
         for one in candidates
     ]
-    compile_together(_descend, calls, static=1)
-    descents = jax.device_get([_descend(*call) for call in calls])
+    compile_together(calls)
+    descents = jax.device_get([call() for call in calls])
     return [jax.tree.map(np.float64, descent) for descent in descents]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxwgc._targets import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived, Decoding
-from jaxwgc.studies._simulation._program_arguments import compile_together
+from jaxwgc.studies._simulation._program_arguments import Call, compile_together
 
 # Number of masks per call. Every call has this number, so that studies of all sizes
 # share compiled programs.
@@ -49,12 +49,8 @@ def decode_all(
       packed: Masks of each code, see `decode_packed`.
     """
     compile_together(
-        _decode,
-        [
-            (_equal_weight(code), code, in_batches(masks)[0])
-            for code, masks in zip(codes, packed, strict=True)
-        ],
-        static=1,
+        Call(_decode, (_equal_weight(code),), (code, in_batches(masks)[0]))
+        for code, masks in zip(codes, packed, strict=True)
     )
     yield from map(decode_packed, codes, packed)
 

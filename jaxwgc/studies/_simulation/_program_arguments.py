@@ -4,9 +4,9 @@ Models that differ only in numbers share a program.
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -54,9 +54,6 @@ def as_argument(model: Any) -> Any:
     if type(model) in _OF_NUMBERS:
         names = [field.name for field in dataclasses.fields(model)]
         return _Numbers(type(model), {name: getattr(model, name) for name in names})
-    if isinstance(model, stragglers.UntilDecodable):
-        code = with_one_decoder(model.code, model.decoder)
-        return dataclasses.replace(model, code=code, decoder=None)
     return _Constant(model) if jax.tree_util.all_leaves([model]) else model
 
 
@@ -75,26 +72,41 @@ def with_one_decoder(code: GradientCode, decoder: Any = None) -> GradientCode:
     return dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
 
 
-def compile_together(
-    function: Any, calls: Sequence[tuple[Any, ...]], static: int = 0
-) -> None:
-    """Compiles the programs of calls in parallel; the calls then find them compiled.
+def signature(arguments: Any) -> Hashable:
+    """Returns a value that is equal for pytrees with the same compiled programs."""
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)
+    return structure, shapes
 
-    Args:
-      function: Compiled function.
-      calls: Arguments of each call.
-      static: Number of static arguments, which are the first.
-    """
+
+class Call(NamedTuple):
+    """Arguments of a compiled function; the static ones are the first."""
+
+    function: Any
+    static: tuple[Any, ...]
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> Any:
+        """Calls the function."""
+        return self.function(*self.static, *self.arguments)
+
+
+def compile_together(calls: Iterable[Call]) -> None:
+    """Compiles the programs of calls in parallel; the calls then find them compiled."""
     # Calls with equal arguments but for numbers have the same program.
-    different: dict[Hashable, tuple[Any, ...]] = {}
-    for arguments in calls:
-        leaves, structure = jax.tree.flatten(arguments[static:])
-        shapes = tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)
-        different.setdefault((arguments[:static], structure, shapes), arguments)
-    # Programs are lowered in this thread: others do not see the caller's `enable_x64`.
-    lowered = [function.lower(*arguments) for arguments in different.values()]
+    programs = {
+        (id(call.function), call.static, signature(call.arguments)): call
+        for call in calls
+    }
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda program: program.compile(), lowered))
+        # Programs are lowered in this thread, since others do not see the caller's
+        # `enable_x64`. Others compile in the meantime.
+        compiling = [
+            pool.submit(call.function.lower(*call.static, *call.arguments).compile)
+            for call in programs.values()
+        ]
+    for compiled in compiling:
+        compiled.result()
 
 
 class DrawnTimes(stragglers.DelayModel):

@@ -1,7 +1,8 @@
 """Drawn times of rounds, and waiting rules that end the rounds."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +12,16 @@ import numpy as np
 from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.stragglers import WaitingRule, delayed
+from jaxwgc.stragglers import UntilDecodable, WaitingRule, delayed
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
+    Call,
     DrawnTimes,
     as_argument,
     compile_together,
     from_argument,
+    signature,
+    with_one_decoder,
 )
 from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
 
@@ -29,8 +33,8 @@ class Waiting:
     Attributes:
       rule: Waiting rule.
       late: What late workers do, see `stragglers.delayed`.
-      code: Code with several messages per worker. None for any code with one message
-        per worker: rounds are then equal for equal loads.
+      code: Code of the rule, or code with several messages per worker. None for any
+        other code: rounds are then equal for equal loads.
     """
 
     rule: WaitingRule
@@ -40,7 +44,23 @@ class Waiting:
     @classmethod
     def of(cls, code: GradientCode, rule: WaitingRule, late: str) -> "Waiting":
         """Returns the waiting rule of a code."""
+        if isinstance(rule, UntilDecodable):
+            return cls(rule, late, rule.code)
         return cls(rule, late, code if code.messages_per_worker > 1 else None)
+
+    @property
+    def rule_without_code(self) -> Any:
+        """The rule as an argument of compiled programs; its code is another one."""
+        if isinstance(self.rule, UntilDecodable):
+            return dataclasses.replace(self.rule, code=None, decoder=None)
+        return as_argument(self.rule)
+
+    @property
+    def code_argument(self) -> GradientCode | None:
+        """The code as an argument, with the decoder of the rule."""
+        if self.code is None:
+            return None
+        return with_one_decoder(self.code, getattr(self.rule, "decoder", None))
 
     @property
     def identity(self) -> Any:
@@ -157,76 +177,121 @@ def _is_carried(state: Any, after: Any) -> bool:
 
 
 def end_rounds(
-    waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
-) -> Iterator[Rounds]:
-    """Applies waiting rules, and yields the rounds of each rule on the host.
+    waiting: Sequence[Waiting],
+    drawn: Sequence[Drawn],
+    program: Any = None,
+    compile_with: Sequence[Call] | None = None,
+) -> list[Rounds]:
+    """Applies waiting rules, and returns the rounds of each rule on the host.
 
     The rules of `until_decodable` are applied on the host if rounds are independent.
-    The others are applied by compiled functions.
+    The others are applied by compiled functions, with one call for all rules that
+    differ only in numbers.
 
     Args:
       waiting: Waiting rules.
-      drawn: Drawn times for each rule.
+      drawn: Drawn times for each rule, equally many for all.
       program: `ENDS_OF_MANY` (default) or `ENDS_OF_FEW` rounds.
+      compile_with: Calls of other programs that are compiled at the same time, in
+        parallel. None to compile one program after the other.
     """
     program = ENDS_OF_MANY if program is None else program
-    # The programs of all rules are started before the host waits for the first.
-    started = [
-        None if can_search(one.rule, one.late) else program(*_call_of(one, times))
-        for one, times in zip(waiting, drawn, strict=True)
+    is_searched = [can_search(one.rule, one.late) for one in waiting]
+    groups: dict[Hashable, list[int]] = {}
+    for place, one in enumerate(waiting):
+        if not is_searched[place]:
+            kind = one.late, id(one.code), signature(one.rule_without_code)
+            groups.setdefault(kind, []).append(place)
+    calls = [
+        _call_of([waiting[place] for place in places], [drawn[p] for p in places])
+        for places in groups.values()
     ]
-    for one, times, rounds in zip(waiting, drawn, started, strict=True):
-        if rounds is None:
-            yield _searched_rounds(one.rule, times)
-        else:
-            yield jax.device_get(rounds)
+    calls = [Call(program, static, arguments) for static, arguments in calls]
+    if compile_with is not None:
+        compile_together([*calls, *compile_with])
+    # The programs of all rules are started before the host waits for the first.
+    started = [call() for call in calls]
+    rounds: list[Any] = [
+        _searched_rounds(one.rule, times) if searched else None
+        for one, times, searched in zip(waiting, drawn, is_searched, strict=True)
+    ]
+    for places, results in zip(groups.values(), started, strict=True):
+        of_rules = jax.device_get(results)
+        for index, place in enumerate(places):
+            rounds[place] = jax.tree.map(operator.itemgetter(index), of_rules)
+    return rounds
 
 
-def compile_rounds(
-    waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any
-) -> None:
-    """Compiles the programs of `end_rounds` in parallel."""
-    compile_together(
-        program,
-        [
-            _call_of(one, times)
-            for one, times in zip(waiting, drawn, strict=True)
-            if not can_search(one.rule, one.late)
-        ],
-        static=1,
-    )
+def _call_of(
+    waiting: Sequence[Waiting], drawn: Sequence[Drawn]
+) -> tuple[tuple[str], tuple[Any, ...]]:
+    """Returns the static argument of `_ends`, and the others."""
+    different = list({id(times): times for times in drawn}.values())
+    by_identity = {id(times): place for place, times in enumerate(different)}
+    places = np.array([by_identity[id(times)] for times in drawn])
+    rules = [one.rule_without_code for one in waiting]
+    rules = jax.tree.map(lambda *leaves: np.stack(leaves), *rules)
+    times = np.stack([one.times for one in different])
+    loads = np.stack([one.loads for one in different])
+    code = waiting[0].code_argument
+    return (waiting[0].late,), (code, rules, places, drawn[0].keys, times, loads)
 
 
-def _call_of(waiting: Waiting, drawn: Drawn) -> tuple[Any, ...]:
-    """Returns the arguments of `_ends`; the first is static."""
-    return waiting.late, as_argument(waiting.rule), waiting.code, drawn
+def _ends(
+    late: str,
+    code: GradientCode | None,
+    rules: Any,
+    places: Any,
+    keys: Any,
+    times: Any,
+    loads: Any,
+) -> Rounds:
+    """Applies stacked rules to drawn times; results have axes of rules and rounds.
 
-
-def _ends(late: str, rule: Any, code: GradientCode | None, drawn: Drawn) -> Rounds:
-    """Applies a waiting rule to drawn times."""
-    model = delayed(DrawnTimes(), from_argument(rule), late)
+    Args:
+      late: See `stragglers.delayed`.
+      code: See `Waiting`.
+      rules: Waiting rules, see `Waiting.rule_without_code`, with an axis of rules.
+      places: Index of the times and loads of each rule.
+      keys: PRNG keys, (clusters, rounds).
+      times: Finish times, (number, clusters, rounds, num_workers).
+      loads: Loads, (number, num_workers).
+    """
     is_busy = late == "busy"
-    loads = drawn.loads
 
-    def step(remaining, this_round):
-        key, times = this_round
-        state = (times, remaining) if is_busy else times
-        arrivals, state = model.sample(key, state, loads)
-        mask = arrivals.received if code is None else Arrived.of(code, arrivals).mask
-        rounds = Rounds(
-            time=arrivals.elapsed,
-            work=_work(arrivals.elapsed, arrivals.joined, times, loads),
-            num_late=0 if arrivals.late is None else arrivals.late.sum(),
-            masks=jnp.packbits(mask),
-        )
-        return state[1] if is_busy else remaining, rounds
+    def of_rule(rule, place):
+        rule = from_argument(rule)
+        if isinstance(rule, UntilDecodable):
+            rule = dataclasses.replace(rule, code=code)
+        model = delayed(DrawnTimes(), rule, late)
 
-    def of_cluster(cluster):
-        idle = jnp.zeros(len(loads), jnp.result_type(float))
-        return jax.lax.scan(step, idle, cluster)[1]
+        def of_round(remaining, this_round):
+            key, times = this_round
+            state = (times, remaining) if is_busy else times
+            arrivals, state = model.sample(key, state, loads[place])
+            joined = arrivals.joined
+            mask = arrivals.received
+            if code is not None and code.messages_per_worker > 1:
+                mask = Arrived.of(code, arrivals).mask
+            rounds = Rounds(
+                time=arrivals.elapsed,
+                work=_work(arrivals.elapsed, joined, times, loads[place]),
+                num_late=0 if arrivals.late is None else arrivals.late.sum(),
+                masks=jnp.packbits(mask),
+            )
+            return state[1] if is_busy else remaining, rounds
 
-    rounds = jax.vmap(of_cluster)((drawn.keys, drawn.times))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds)
+        def of_cluster(keys, times):
+            idle = jnp.zeros(loads.shape[1], jnp.result_type(float))
+            if is_busy:
+                return jax.lax.scan(of_round, idle, (keys, times))[1]
+            _, rounds = jax.vmap(of_round, (None, 0))(idle, (keys, times))
+            return rounds
+
+        rounds = jax.vmap(of_cluster)(keys, times[place])
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds)
+
+    return jax.vmap(of_rule)(rules, places)
 
 
 # For rounds in batches of thousands.
