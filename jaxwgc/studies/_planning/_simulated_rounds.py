@@ -32,7 +32,7 @@ _FEW = 100_000
 
 
 class DecodedRounds(NamedTuple):
-    """Decoded rounds of a candidate: those of one cluster after another.
+    """Decoded rounds of a candidate, one cluster after another.
 
     Attributes:
       error_of_masks: Decoding error over the squared norm of the target, by mask.
