@@ -39,6 +39,8 @@ def simulate_descents(
 
     Times are drawn by the delay model of the clusters.
     """
+    if not candidates:
+        return []
     delay = as_argument(clusters.delay)
     keys = jax.random.split(clusters.key, clusters.num_clusters)
     calls = [
