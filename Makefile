@@ -45,7 +45,7 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help reproduce compare benchmark measure test coverage test-lowest test-variants
-.PHONY: mutations lint format types lines docs serve package clean
+.PHONY: mutations lint format types docs serve package clean
 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
@@ -60,7 +60,6 @@ help:
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
 	@echo 'make types       pyright'
-	@echo 'make lines       count the lines of code of library, tests and experiments'
 	@echo 'make docs        build the documentation, strictly, into site/'
 	@echo 'make serve       serve the documentation while editing it'
 	@echo 'make package     build wheel and sdist into dist/, check and try them'
@@ -159,10 +158,6 @@ format: $(STAMPS)/dev
 
 types: $(STAMPS)/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
-
-# Without docstrings, comments and blank lines.
-lines: $(STAMPS)/venv
-	@$(BIN)/python -m tests.lines
 
 # Runs the tutorials, on the kernel of this environment whatever else is installed; while
 # pages are edited they are shown without their outputs, which would take a minute a time.

@@ -104,7 +104,7 @@ def check_one_array(name: str, value: Any, meaning: str) -> None:
 def _by_path(shapes):
     """Converts a result of `shapes_of` to a dict from paths of leaves to shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(
-        shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
+        shapes, is_leaf=lambda node: isinstance(node, dict) and [*node.values()] == [()]
     )
     return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
 

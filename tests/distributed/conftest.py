@@ -7,10 +7,10 @@ import signal
 # Before a test imports Ray: it then takes 127.0.0.1 for an address of this machine.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 # Processes that Ray starts in advance would have no task.
-os.environ["RAY_prestart_worker_first_driver"] = "0"
+os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
 # Ray lowers the priority of its workers by 15. Beside two busy processes on two cores,
 # a worker then takes 30 seconds to start, and 2 seconds with the priority of the tests.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 import pytest
 

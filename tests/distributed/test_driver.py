@@ -127,8 +127,7 @@ def test_interrupt_that_is_lost_in_the_start_ends_it(interruptible):
         driver.actors.next_event = lambda seconds: (
             num_polls.append(seconds) or next_event(seconds)
         )
-        with noticed_interrupts():
-            with pytest.raises(KeyboardInterrupt):
-                driver.start()
+        with noticed_interrupts(), pytest.raises(KeyboardInterrupt):
+            driver.start()
     # The first poll comes before the worker is launched.
     assert len(num_polls) == 1

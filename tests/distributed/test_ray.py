@@ -284,16 +284,18 @@ def test_error_of_the_start_is_that_of_the_worker(one_ray, batch, why):
     def load(part):
         return {"key": jax.random.PRNGKey(0), "x": X[part]}
 
-    with RayCluster(
-        ray_tasks.distances,
-        CODE,
-        load,
-        has_aux=True,
-        key=jax.random.PRNGKey(0),
-        batch=batch,
-    ) as other:
-        with pytest.raises(RuntimeError, match=f"failed to start: .*{why}") as info:
-            other.compute(PARAMS)
+    with (
+        RayCluster(
+            ray_tasks.distances,
+            CODE,
+            load,
+            has_aux=True,
+            key=jax.random.PRNGKey(0),
+            batch=batch,
+        ) as other,
+        pytest.raises(RuntimeError, match=f"failed to start: .*{why}") as info,
+    ):
+        other.compute(PARAMS)
     assert why in str(info.value.__cause__)
 
 

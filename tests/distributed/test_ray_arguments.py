@@ -60,9 +60,8 @@ def test_interrupt_that_is_lost_in_the_start_of_ray_ends_it(monkeypatch, interru
 
     monkeypatch.setattr(_cluster, "session", session)
     monkeypatch.setattr(_cluster, "check_resources", None)
-    with simple_cluster() as cluster:
-        with pytest.raises(KeyboardInterrupt):
-            cluster.compute(PARAMS)
+    with simple_cluster() as cluster, pytest.raises(KeyboardInterrupt):
+        cluster.compute(PARAMS)
 
 
 def test_part_that_cannot_be_loaded_is_named():

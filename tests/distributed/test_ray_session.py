@@ -46,14 +46,13 @@ def test_interrupts_wait_for_the_end(interruptible):
 )
 def test_lost_interrupts_are_noticed(interruptible, number, error):
     before = signal.getsignal(number)
-    with pytest.raises(error):
-        with _interrupts.noticed_interrupts() as check:
-            check()
-            try:
-                signal.raise_signal(number)
-            except error:
-                pass
-            check()
+    with pytest.raises(error), _interrupts.noticed_interrupts() as check:
+        check()
+        try:
+            signal.raise_signal(number)
+        except error:
+            pass
+        check()
     assert signal.getsignal(number) == before
     # Someone else's handler is left as it is.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -127,11 +127,11 @@ def test_one_matrix_in_every_use(name):
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
     matrix, sketch = jax.device_get(matrix_and_product(embedding, TREE))
     assert matrix.dtype == np.float32 and sketch.keys() == TREE.keys()
-    for name, leaf in TREE.items():
-        assert sketch[name].shape == (SKETCH_SIZE, *leaf.shape[1:])
-        is_complex = name == "complex"
-        assert sketch[name].dtype == (np.complex64 if is_complex else np.float32)
-        check_product(sketch[name], matrix, leaf, 2e-6)
+    for key, leaf in TREE.items():
+        assert sketch[key].shape == (SKETCH_SIZE, *leaf.shape[1:])
+        is_complex = key == "complex"
+        assert sketch[key].dtype == (np.complex64 if is_complex else np.float32)
+        check_product(sketch[key], matrix, leaf, 2e-6)
 
     @jax.jit
     def every_use(key, arrays, weights):

@@ -96,7 +96,9 @@ def split(matrix):
 
 
 def mapped(matrix):
-    file = np.memmap(tempfile.TemporaryFile(), matrix.dtype, shape=matrix.shape)
+    # The map keeps the file open.
+    on_disk = tempfile.TemporaryFile()  # noqa: SIM115
+    file = np.memmap(on_disk, matrix.dtype, shape=matrix.shape)
     file[:] = matrix
     return file
 

@@ -244,7 +244,8 @@ def test_stalls_that_a_trace_does_not_show():
     waiting = by_wait["all"]
     best = found.best
     assert isinstance(best.wait, stragglers.deadline)
-    assert best.regret < 0.01 < 0.5 < waiting.regret
+    assert best.regret < 0.01
+    assert waiting.regret > 0.5
     assert [own.regret for own in found.choices] == sorted(
         own.regret for own in found.choices
     )

@@ -57,7 +57,7 @@ def test_statistics(num_workers):
 def test_interval_of_time_lost_is_that_of_batch_means():
     report = jaxwgc.straggler_report(TIMES)
     ordered = np.sort(TIMES, 1)
-    gaps = (ordered[:, -1] - ordered[:, -2])[:, None] * (TIMES == ordered[:, -1:])
+    gaps = (ordered[:, -1] - ordered[:, -2])[:, None] * (ordered[:, -1:] == TIMES)
     means = gaps.reshape(10, 30, 10).mean(1)
     error = stats.sem(means) * stats.t.ppf(0.975, 9)
     np.testing.assert_allclose(report.time_lost_error, error, 1e-12)
