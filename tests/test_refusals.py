@@ -623,7 +623,7 @@ TYPES = [
     (lambda: plan(codes={"own": "mds"}), "code must be a GradientCode"),
     (lambda: plan(choices=["all"]), "choices must be a Candidate"),
     (lambda: plan(waiting=["patience"]), "waiting must be a WaitingRule, or a"),
-    (lambda: plan(waiting=[repr]), "waiting must be a WaitingRule, or a function"),
+    (lambda: plan(waiting=[repr]), "waiting for code 'uncoded' must be a waiting rule"),
     (lambda: plan(waiting=[NoArrivals()]), "NoArrivals.arrivals must return .arrivals"),
     (lambda: jaxwgc.summarize(np.ones(3) + 0j), "results must be real numbers or"),
 ]

@@ -645,3 +645,14 @@ def test_progress_of_a_plan_is_reported():
     )
     total = calls[0][1]
     assert calls == [(done, total) for done in range(1, total + 1)]
+
+
+def test_rules_of_other_codes_are_rejected():
+    """A rule waits for the messages of one code."""
+    mine = codes.fractional_repetition(4, 1)
+    rule = stragglers.until_decodable(mine)
+    with pytest.raises(ValueError, match="waiting for code 'uncoded' must wait for"):
+        plan(EXPONENTIAL, 4, codes={"mine": mine}, waiting=[rule])
+    chosen = Candidate("other", codes.binary(4, 1), rule)
+    with pytest.raises(ValueError, match="wait of choice 'other' must wait for"):
+        plan(EXPONENTIAL, 4, choices=[chosen])

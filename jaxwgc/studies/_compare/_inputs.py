@@ -6,17 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import DelayModel, WaitingRule
 from jaxwgc.studies._simulation._program_arguments import with_one_decoder
-
-# Entries of encoding matrices that differ by this share are equal up to rounding in
-# float32.
-_ROUNDING = 1e-5
+from jaxwgc.studies._simulation._rules import rule_of_code
 
 
 class Inputs(NamedTuple):
@@ -64,7 +60,7 @@ def checked_inputs(
     named_codes = _with_default_decoders(named_codes, decoder)
     rules = {
         name: tuple(
-            _rule_of_code(f"waiting[{name!r}] for codes[{code_name!r}]", rule, code)
+            rule_of_code(f"waiting[{name!r}] for codes[{code_name!r}]", rule, code)
             for code_name, code in named_codes.items()
         )
         for name, rule in named_rules.items()
@@ -183,76 +179,6 @@ def _with_default_decoders(
         others = [other for other in code.decoders if other is not default]
         with_defaults[name] = dataclasses.replace(code, decoders=(default, *others))
     return with_defaults
-
-
-def _rule_of_code(cell: str, rule: Any, code: GradientCode) -> WaitingRule:
-    """Returns the waiting rule of a code, and checks that it fits.
-
-    Args:
-      cell: Name of rule and code in error messages.
-      rule: Waiting rule, or function of a code.
-      code: Gradient code.
-    """
-    if not isinstance(rule, WaitingRule):
-        try:
-            rule = rule(code)
-        except Exception as error:
-            raise ValueError(
-                f"{cell} must be a waiting rule or a function of a code that returns "
-                f"one; the function raised {type(error).__name__}: {error}"
-            ) from error
-    if not isinstance(rule, WaitingRule):
-        raise TypeError(
-            f"{cell} must be a waiting rule or a function of a code that returns one, "
-            "e.g. stragglers.fastest(6) or stragglers.until_decodable; got "
-            f"{_validation.in_short(rule)}"
-        )
-    if rule.code is None:
-        try:
-            times = jax.ShapeDtypeStruct((code.num_workers,), jnp.result_type(float))
-            jax.eval_shape(rule.arrivals, jax.random.key(0), times)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{cell} does not fit the code: {error}") from error
-        return rule
-    _validation.check_concrete(f"code of {cell}", rule.code, "a study runs on the host")
-    if not _are_equal_up_to_weights(rule.code, code):
-        raise ValueError(
-            f"{cell} must wait for the messages of this code; its rule is for another "
-            f"code, {rule.code}. Pass a function of a code, e.g. "
-            "stragglers.until_decodable"
-        )
-    return rule
-
-
-def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> bool:
-    """Returns whether a code is the code of a rule, possibly with other weights.
-
-    Such codes, see `jaxwgc.weighted`, decode from equal messages.
-    """
-    if rule_code is code:
-        return True
-    matrix = _matrix_of_unit_weights(code)
-    rule_matrix = _matrix_of_unit_weights(rule_code)
-    if (
-        rule_code.messages_per_worker != code.messages_per_worker
-        or rule_matrix.shape != matrix.shape
-        or not np.array_equal(rule_code.assignment, code.assignment)
-        or not np.array_equal(rule_code.required_parts, code.required_parts)
-    ):
-        return False
-    # Parts of weight 0 are in no message of the code.
-    rule_matrix = np.where(matrix.any(axis=0), rule_matrix, 0)
-    slack = _ROUNDING * np.abs(matrix).max()
-    return np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack)
-
-
-def _matrix_of_unit_weights(code: GradientCode) -> np.ndarray:
-    """Returns the encoding matrix with columns divided by the weights of their parts.
-
-    Columns of parts of weight 0 are not divided.
-    """
-    weights = np.asarray(code.target, np.float64).repeat(code.num_segments)
-    return np.asarray(code.encoding_matrix) / np.where(weights == 0, 1, weights)
 
 
 def _check_one_message_per_worker(codes: dict[str, GradientCode], rule: str) -> None:

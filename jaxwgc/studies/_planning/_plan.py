@@ -31,6 +31,7 @@ from jaxwgc.studies._planning._standard_candidates import (
 )
 from jaxwgc.studies._progress import Progress
 from jaxwgc.studies._simulation._program_arguments import as_argument
+from jaxwgc.studies._simulation._rules import rule_of_code
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
@@ -379,6 +380,7 @@ def _checked_choices(choices: Any, num_workers: int) -> list[Candidate] | None:
         late = (CANCELLED,) if one.sends_several_messages else (CANCELLED, BUSY)
         _validation.check_choice("late of choices", one.late, late)
         _check_code(one.name, one.code, num_workers)
+        rule_of_code(f"wait of choice {one.name!r}", one.wait, one.code)
     return listed
 
 
@@ -406,13 +408,15 @@ def _check_code(name: str, code: Any, num_workers: int) -> None:
 
 def _rules_of(named: NamedCode, waiting: Sequence[Any]) -> list[WaitingRule]:
     """Returns the waiting rules of the caller for a code, after checks."""
-    rules: list[Any] = [
-        rule(named.code) if callable(rule) else rule for rule in waiting
-    ]
-    for rule in rules:
-        hint = ", or a function that returns one for a code"
-        _validation.check_instance("waiting", rule, WaitingRule, hint)
-    different: list[WaitingRule] = list(dict.fromkeys(rules))
+    for rule in waiting:
+        if not isinstance(rule, WaitingRule) and not callable(rule):
+            raise TypeError(
+                "waiting must be a WaitingRule, or a function that returns one for a "
+                f"code; got {_validation.in_short(rule)}"
+            )
+    name = f"waiting for code {named.name!r}"
+    rules = [rule_of_code(name, rule, named.code) for rule in waiting]
+    different = list(dict.fromkeys(rules))
     law = stragglers.shifted_exponential(shift=1.0, rate=1.0)
     for rule in different:
         model = stragglers.delayed(law, rule)
