@@ -37,11 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         found, text, figure = options.run(options)
+        print(json.dumps(found, indent=1) if options.json else text)
         if options.plot:
             figure().savefig(options.plot, dpi=160)
     except (EOFError, ImportError, OSError, TypeError, ValueError) as error:
         options.command.error(str(error))
-    print(json.dumps(found, indent=1) if options.json else text)
 
 
 def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
@@ -69,6 +69,11 @@ def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
 def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
     """Adds the arguments of `plan`."""
     _add_arguments_of_file(plan, drawn="the plan")
+    plan.add_argument(
+        "--before-collective",
+        action="store_true",
+        help="times end before workers wait for each other, also if all are equal",
+    )
     plan.add_argument(
         "--exact", action="store_true", help="only exact gradients in every step"
     )
@@ -182,6 +187,15 @@ def _advice(
 def _plan(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
     """Returns a plan as a dict, as text, and the function that draws it."""
     trace = _read(options, waits=False)
+    report = jaxwgc.straggler_report(
+        trace.times, names=trace.workers, before_collective=options.before_collective
+    )
+    if report.after_barrier:
+        raise ValueError(
+            "a plan needs the time of each worker before it waits for others; the "
+            "times of each step are equal, as after a barrier. If they are not, add "
+            "--before-collective"
+        )
     plan = jaxwgc.plan(
         jaxwgc.stragglers.empirical(trace.times),
         trace.times.shape[1],

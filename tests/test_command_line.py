@@ -222,3 +222,16 @@ def test_wrong_options_of_a_plan_are_told(options, message, csv, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["plan", str(csv), *options])
     assert message in capsys.readouterr().err
+
+
+def test_times_after_a_barrier_are_no_plan(tmp_path, capsys):
+    """Equal times in each step say nothing about single workers."""
+    path = tmp_path / "a.npy"
+    random = np.random.default_rng(0)
+    times = 1 + random.random((60, 1)) * (1 + 1e-4 * random.random((60, 4)))
+    np.save(path, times)
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", str(path), "--exact"])
+    assert "before it waits for others" in capsys.readouterr().err
+    main(["plan", str(path), "--exact", "--replications", "1", "--before-collective"])
+    assert "uncoded" in capsys.readouterr().out

@@ -620,7 +620,7 @@ TYPES = [
     (lambda: stragglers.fastest(2).arrivals(KEY, ["a"] * 4), "times.*got <U1"),
     (lambda: diagnose(quantile_levels=[True]), "quantile_levels must be real numbers"),
     (lambda: learn(model=NoArrays()), "model.sample must return .arrivals, state."),
-    (lambda: plan(codes={"own": "mds"}), "code must be a GradientCode"),
+    (lambda: plan(codes={"own": "mds"}), "code 'own' must be a GradientCode"),
     (lambda: plan(choices=["all"]), "choices must be a Candidate"),
     (lambda: plan(waiting=["patience"]), "waiting must be a WaitingRule, or a"),
     (lambda: plan(waiting=[repr]), "waiting for code 'uncoded' must be a waiting rule"),

@@ -184,9 +184,10 @@ class _Empirical(DelayModel):
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""
         times = self.table[..., -1]
-        longest = np.max(times, where=np.isfinite(times), initial=0)
+        is_finite = np.isfinite(times)
+        longest = np.max(times, where=is_finite, initial=0)
         stall = float(tail * longest / self.known[-1])
-        probability = min(_RULE_OF_THREE / times.size, 1.0)
+        probability = min(_RULE_OF_THREE / max(is_finite.sum(), 1), 1.0)
         stalled = dataclasses.replace(self, probability=probability, stall=stall)
         return Stalls(stalled, probability, stall, len(times))
 

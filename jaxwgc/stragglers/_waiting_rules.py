@@ -236,6 +236,8 @@ class deadline(WaitingRule):
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns a label and a phrase, e.g. "1.35 s", "for 1.346 s"."""
+        if math.isinf(self.seconds):
+            return "all", "for all workers"
         decimals = max(2 - math.floor(math.log10(self.seconds)), 0)
         return f"{self.seconds:.{decimals}f} s", f"for {self.seconds:.4g} s"
 

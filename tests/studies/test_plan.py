@@ -603,20 +603,22 @@ def test_names_of_standard_codes_are_only_names():
 def test_a_plan_as_a_dict_has_the_rows_of_the_table(measured):
     _, found = measured
     read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert read["answer"] == found.answer
+    assert read["advice"] == found.answer
     rows = [(row["code"], row["waits_for"]) for row in read["choices"]]
     assert rows == [(choice.name, choice.waits_for) for choice in found.shown]
     first = read["choices"][0]
-    assert first["time"] == found.best.time.value
-    assert first["time_error"] == found.best.time.standard_error
+    time = found.best.time
+    assert first["time"] == {"value": time.value, "standard_error": time.standard_error}
+    assert first["loads"] == found.best.code.loads.tolist()
 
 
 def test_a_plan_as_a_dict_says_what_is_lost():
     found = plan(one_dead(), 8, replications=[1], exact=True, tail=0)
     read = found.to_dict()
     assert read["lost"] == {"3": 0}
-    assert read["choices"][0]["time"] is None
-    assert read["without"]["num_workers"] == 7
+    assert read["num_workers"] == 7
+    assert read["choices"][0]["time"]["value"] == found.without.best.time.value
+    assert read["choices_with_lost_workers"][0]["time"]["value"] is None
 
 
 def test_a_plan_as_a_picture(measured):
@@ -656,3 +658,116 @@ def test_rules_of_other_codes_are_rejected():
     chosen = Candidate("other", codes.binary(4, 1), rule)
     with pytest.raises(ValueError, match="wait of choice 'other' must wait for"):
         plan(EXPONENTIAL, 4, choices=[chosen])
+
+
+def test_a_picture_with_lost_workers_is_that_of_the_advice():
+    pytest.importorskip("matplotlib")
+    found = plan(one_dead(), 8, replications=[1], exact=True, tail=0)
+    [points] = found.plot().axes[0].containers
+    assert points.lines[0].get_xdata()[0] == found.without.best.time.value
+
+
+def test_the_delay_model_of_a_plan_simulates_its_choices():
+    """Of the plan without a lost worker: seven workers with loads of 8/7."""
+    found = plan(one_dead(), 8, replications=[1], exact=True, tail=0).without
+    choice = found.best
+    model = choice.model(found.delay)
+    loads = np.asarray(choice.code.loads)
+
+    def elapsed(key):
+        return model.sample(key, model.init(7), loads)[0].elapsed
+
+    times = jax.vmap(elapsed)(jax.random.split(jax.random.key(1), 400))
+    assert float(times.mean()) == pytest.approx(choice.step_time.value, rel=0.02)
+
+
+def test_missing_times_are_not_measured_times():
+    """Half of the times are missing: stalls may be twice as frequent."""
+    times = 1 + np.random.default_rng(0).random((50, 4))
+    all_there = stragglers.empirical(times).stalls(10.0)
+    times[:, :2] = np.nan
+    half = stragglers.empirical(times).stalls(10.0)
+    assert half.probability == pytest.approx(2 * all_there.probability)
+
+
+def test_exact_choices_are_exact_with_stalls_too():
+    times = 1 + np.random.default_rng(0).random((50, 4))
+    longest = stragglers.deadline(float(times.max()))
+    found = plan(
+        stragglers.empirical(times), 4, waiting=[longest], exact=True, replications=[1]
+    )
+    assert [choice.waits_for for choice in found.choices] == ["all"]
+
+
+def test_equal_regrets_are_ordered_by_the_other_case():
+    """Two and three copies are equally good without stalls, three better with them."""
+    times = 1 + 0.1 * np.random.default_rng(1).random((50, 4))
+    lost = np.random.default_rng(0).integers(0, 4, 50)
+    times[np.arange(50), lost] = np.nan
+    found = plan(stragglers.empirical(times), 4, replications=[2, 3], exact=True)
+    tied = [own for own in found.choices if own.regret < found.best.regret + 1e-3]
+    stalled = [own.stalled_time.value for own in tied]
+    assert stalled[0] == pytest.approx(min(stalled), rel=1e-2)
+
+
+def test_more_copies_than_remaining_workers_become_as_many_as_these():
+    found = plan(one_dead(num_workers=4), 4, replications=[4], exact=True)
+    assert max(choice.replication for choice in found.without.choices) == 3
+
+
+def test_work_by_speed_is_compared_once():
+    law = stragglers.bernoulli_slowdown(0.0, 1.0)
+    found = plan(stragglers.unequal_speeds(law, [1, 1, 0.5, 0.5]), 4)
+    answer = " ".join(found.answer.split())
+    assert answer.count("uncoded by speed, waiting for all 4 workers") <= 1
+
+
+def test_a_rule_that_ends_before_a_round_is_rejected():
+    @dataclasses.dataclass(frozen=True)
+    class Early(stragglers.WaitingRule):
+        def ends(self, times):
+            return times.min() - 2
+
+    with pytest.raises(ValueError, match="rules must end rounds at times of at least"):
+        plan(EXPONENTIAL, 4, waiting=[Early()], replications=[1])
+
+
+def test_an_endless_deadline_waits_for_all():
+    found = plan(EXPONENTIAL, 4, waiting=[stragglers.deadline(math.inf)], exact=True)
+    assert "waiting for all workers" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (Candidate("a", "binary", stragglers.fastest(4)), "code 'a' must be a Grad"),
+        (Candidate("a", codes.uncoded(4), "all"), "wait of choice 'a' must be a Wait"),
+        (
+            Candidate("a", codes.uncoded(4), stragglers.fastest(9)),
+            "wait of choice 'a' does not fit the code",
+        ),
+        (
+            Candidate("a", codes.uncoded(4), stragglers.fastest(3), memory=True),
+            "late of choice 'a' must be 'busy' with memory=True",
+        ),
+        (
+            Candidate("a", codes.uncoded(4), stragglers.fastest(3), memory="yes"),
+            "memory of choice 'a' must be True or False",
+        ),
+    ],
+)
+def test_wrong_candidates_are_rejected_by_name(candidate, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        plan(EXPONENTIAL, 4, choices=[candidate])
+
+
+def test_a_plan_is_no_list_of_choices():
+    found = plan(EXPONENTIAL, 4, replications=[1], exact=True)
+    with pytest.raises(TypeError, match="Pass its choices: plan.choices"):
+        plan(EXPONENTIAL, 4, choices=found)
+
+
+def test_exact_leaves_a_choice_or_says_so():
+    candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
+    with pytest.raises(ValueError, match="of which none is exact in every round"):
+        plan(EXPONENTIAL, 4, choices=[candidate], exact=True)

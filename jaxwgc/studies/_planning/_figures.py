@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 # Number of standard errors on each side of a time: an interval of 95%.
 _NUM_ERRORS = 1.96
-# Maximum number of rows, see `Plan.by_code`.
-_NUM_ROWS = 12
 # Maximum length of a label.
 _NUM_CHARACTERS = 40
 
@@ -20,8 +18,8 @@ def draw(plan: "Plan") -> Any:
     """Returns the figure of `Plan.plot`."""
     from matplotlib.figure import Figure
 
+    plan = plan.followed
     rows = [choice for choice in plan.shown if math.isfinite(choice.time.value)]
-    rows = rows[:_NUM_ROWS]
     figure = Figure((9.0, 2.2 + 0.25 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_times(left, plan, rows)
@@ -51,12 +49,13 @@ def _draw_times(axes: Any, plan: "Plan", rows: list[Any]) -> None:
     axes.set_yticks(places, labels=labels)
     axes.set(
         xlim=(0, None),
-        ylim=(len(rows) - 0.5, -0.5),
         xlabel="in the unit of the delay model",
         title=f"time to a loss of {plan.target:g} of the start",
     )
     axes.grid(axis="x", alpha=0.3)
-    if plan.has_stalls:
+    if rows:
+        axes.invert_yaxis()
+    if plan.has_stalls and rows:
         axes.legend()
     if not rows:
         axes.set(xlabel="no choice reaches it", xticks=[])

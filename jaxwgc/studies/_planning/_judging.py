@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,14 +29,14 @@ def judge(
     unknown = [
         one
         for one, form in zip(candidates, forms, strict=True)
-        if form is None or not one.is_exact
+        if form is None or not _counts_exactly(one)
     ]
     simulated = simulate(unknown, clusters)
     storing = [one for one in candidates if one.memory]
     descents = iter(simulate_descents(storing, clusters))
     statistics = []
     for one, form in zip(candidates, forms, strict=True):
-        if form is not None and one.is_exact:
+        if form is not None and _counts_exactly(one):
             own = _statistics_in_closed_form(one, form, clusters)
         else:
             own = _simulated_statistics(one, form, next(simulated), clusters)
@@ -48,13 +48,17 @@ def judge(
     return statistics
 
 
+def _counts_exactly(candidate: Candidate) -> bool:
+    """Returns whether each round is exact, with a known number of responses."""
+    return candidate.is_exact and isinstance(candidate.wait, stragglers.fastest)
+
+
 def _statistics_in_closed_form(
     candidate: Candidate, form: "_ClosedForm", clusters: Clusters
 ) -> RoundStatistics:
     """Returns the statistics of an exact candidate with a closed form."""
     no_error = np.zeros(1 + clusters.num_clusters)
-    # Other rules with a closed form are not exact.
-    num_answers = cast(stragglers.fastest, candidate.wait).num_required
+    num_answers: Any = getattr(candidate.wait, "num_required", math.nan)
     if not candidate.code.allows_requests:
         num_answers *= candidate.code.messages_per_worker
     return RoundStatistics(

@@ -229,9 +229,14 @@ def plan(
         judged = [judge(candidates, case, shown.advance) for case in cases]
     rounds = list(zip(*judged, strict=True))
     if exact:
-        is_exact = [own[0].error[0] <= DECODES**2 for own in rounds]
+        is_exact = [all(r.error[0] <= DECODES**2 for r in own) for own in rounds]
         candidates = list(itertools.compress(candidates, is_exact))
         rounds = list(itertools.compress(rounds, is_exact))
+        if not candidates:
+            raise ValueError(
+                "exact must be False for these choices, of which none is exact in "
+                "every round; got exact=True"
+            )
 
     lost = {worker: stopped.get(worker, 0) for worker in never_responding(cases[0])}
     remaining = [worker for worker in range(num_workers) if worker not in lost]
@@ -247,7 +252,7 @@ def plan(
             len(remaining),
             key,
             names=[labels[worker] for worker in remaining],
-            replications=[1, *(d for d in copies if 1 < d <= len(remaining))],
+            replications=sorted({1, *(min(d, len(remaining)) for d in copies)}),
             late=late,
             memory=memory,
             exact=exact,
@@ -266,6 +271,7 @@ def plan(
         num_rounds=math.prod(shape),
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
+        delay=cluster,
         stalls=stalls,
         names=labels,
         lost=lost,
@@ -374,13 +380,26 @@ def _checked_replications(
 
 def _checked_choices(choices: Any, num_workers: int) -> list[Candidate] | None:
     """Returns the choices of another plan, after checks."""
+    if isinstance(choices, Plan):
+        raise TypeError(
+            "choices must be a list of candidates; got a Plan. Pass its "
+            "choices: plan.choices"
+        )
     listed = _listed("choices", choices)
     for one in listed or []:
         _validation.check_instance("choices", one, Candidate)
+        _check_code(one.name, one.code, num_workers)
+        name = f"wait of choice {one.name!r}"
+        _validation.check_instance(name, one.wait, WaitingRule)
+        _validation.check_bool(f"memory of choice {one.name!r}", one.memory)
         late = (CANCELLED,) if one.sends_several_messages else (CANCELLED, BUSY)
         _validation.check_choice("late of choices", one.late, late)
-        _check_code(one.name, one.code, num_workers)
-        rule_of_code(f"wait of choice {one.name!r}", one.wait, one.code)
+        if one.memory and one.late != BUSY:
+            raise ValueError(
+                f"late of choice {one.name!r} must be 'busy' with memory=True, since "
+                f"workers that are cancelled send no late messages; got {one.late!r}"
+            )
+        rule_of_code(name, one.wait, one.code)
     return listed
 
 
@@ -398,6 +417,7 @@ def _checked_codes(own_codes: Any, num_workers: int) -> list[NamedCode]:
 
 
 def _check_code(name: str, code: Any, num_workers: int) -> None:
+    _validation.check_instance(f"code {name!r}", code, GradientCode)
     GradientCode.check(code, concrete="rounds are simulated")
     if code.num_workers != num_workers:
         raise ValueError(

@@ -35,7 +35,8 @@ def ranked_choices(
     calm = cases[0]
     stalled = cases[-1]
     regret = np.max([case.regret for case in cases], axis=0)
-    order = _order(candidates, calm, regret)
+    least_regret = np.min([case.regret for case in cases], axis=0)
+    order = _order(candidates, calm, regret, least_regret)
     best_times = calm.times[order[0]]
     choices = []
     for index in order:
@@ -125,16 +126,27 @@ def _to_target(rounds: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
 
 
 def _order(
-    candidates: Sequence[Candidate], calm: _ToTarget, regret: np.ndarray
+    candidates: Sequence[Candidate],
+    calm: _ToTarget,
+    regret: np.ndarray,
+    least_regret: np.ndarray,
 ) -> np.ndarray:
     """Returns the indices of candidates, the best first.
 
-    Of candidates that are equally good up to rounding, the one with the fewest copies
-    is the first. Candidates that do not reach the target are ordered by their loss.
+    Of candidates with equal regret up to rounding, the one with less regret in the
+    other case is the first, then the one with the fewest copies. Candidates that do not
+    reach the target are ordered by their loss.
+
+    Args:
+      candidates: Candidates.
+      calm: Costs without stalls.
+      regret: Regret in the worse case of each candidate.
+      least_regret: Regret in its other case.
     """
     seconds = calm.seconds[:, 0]
     keys: list[Any] = [
         np.round(regret / _SAME_REGRET),
+        np.round(least_regret / _SAME_REGRET),
         [one.replication for one in candidates],
         calm.times[:, 0],
         np.isinf(seconds),

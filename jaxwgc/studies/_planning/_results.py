@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxwgc.stragglers import Stalls
+from jaxwgc.stragglers import DelayModel, Stalls
 from jaxwgc.studies._planning import _figures, _tables
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._convergence import Goal
@@ -30,6 +30,8 @@ class Plan(NamedTuple):
         form.
       num_parameters: Argument of `plan`.
       bytes_per_number: Argument of `plan`.
+      delay: Delay model of the plan, with which `choice.model(plan.delay)` simulates a
+        choice. That of `without` has the other workers, with all of the work.
       stalls: Stalls that the trace does not rule out; None for parametric delay models.
       names: Names of the workers.
       lost: Workers that do not respond: for the index of each, the round of the trace
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     num_rounds: int
     num_parameters: int
     bytes_per_number: float
+    delay: DelayModel
     stalls: Stalls | None = None
     names: tuple[str, ...] = ()
     lost: Mapping[int, int] = MappingProxyType({})
@@ -55,6 +58,13 @@ class Plan(NamedTuple):
     def best(self) -> Choice:
         """Best choice; if none reaches the target, the one that comes closest."""
         return self.choices[0]
+
+    @property
+    def followed(self) -> "Plan":
+        """The plan that the advice follows: `without` if it reaches the target."""
+        if self.without is not None and self.without.is_reached:
+            return self.without
+        return self
 
     @property
     def has_stalls(self) -> bool:
@@ -159,7 +169,8 @@ class Plan(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as a dict for JSON, with the rows of the table.
 
-        Numbers are those of `Choice`; infinity and NaN are None.
+        Numbers are those of `Choice`; infinity and NaN are None. As in the table,
+        choices are those of `without` if the advice is to leave workers out.
         """
         return _tables.to_dict(self)
 
@@ -170,3 +181,5 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         return _tables.answer_and_table(self)
+
+    __repr__ = __str__

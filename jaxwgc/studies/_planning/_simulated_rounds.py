@@ -98,6 +98,12 @@ def simulate(
             Call(decode, (), (code, _masks(code))) for code in codes.values()
         ],
     )
+    for candidate, rounds in zip(candidates, ended, strict=True):
+        if not np.all(rounds.time >= 0):
+            raise ValueError(
+                f"rules must end rounds at times of at least 0; {candidate.wait} for "
+                f"code {candidate.name!r} ended a round at {rounds.time.min()}"
+            )
     decoded: dict[int, DecodedRounds] = {}
     for identity, places in places_of_codes.items():
         call = functools.partial(decode, codes[identity])

@@ -39,24 +39,16 @@ def answer_and_table(plan: "Plan") -> str:
 
     The table is that of the plan without lost workers, if the sentences recommend it.
     """
-    followed = _without_lost(plan) or plan
-    notes = textwrap.fill(_notes(followed), _WIDTH)
-    return "\n".join([answer(plan), "", *_table(followed), "", notes])
-
-
-def _without_lost(plan: "Plan") -> "Plan | None":
-    """Returns the plan without lost workers, if it reaches the target."""
-    is_better = plan.without is not None and plan.without.is_reached
-    return plan.without if is_better else None
+    notes = textwrap.fill(_notes(plan.followed), _WIDTH)
+    return "\n".join([answer(plan), "", *_table(plan.followed), "", notes])
 
 
 def _sentences(plan: "Plan") -> Iterator[str]:
     """Yields the sentences of `answer`."""
     yield from _about_lost_workers(plan)
-    without = _without_lost(plan)
-    if without is not None:
-        yield from _sentences(without)
-        yield _with_all(plan, without)
+    if plan.followed is not plan:
+        yield from _sentences(plan.followed)
+        yield _with_all(plan, plan.followed)
     elif plan.is_reached:
         yield f"{_coding(plan.best)}: {plan.best}.{_gain_and_loads(plan.best, plan)}"
         yield from _alternatives(plan)
@@ -84,7 +76,7 @@ def _about_lost_workers(plan: "Plan") -> Iterator[str]:
         return
     sentence = f"{'; '.join(clauses)}."
     sentence = f"{sentence[0].upper()}{sentence[1:]}"
-    if _without_lost(plan) is not None:
+    if plan.followed is not plan:
         remaining = plan.num_workers - len(plan.lost)
         them = "them" if len(plan.lost) > 1 else "it"
         others = f"{remaining} workers do" if remaining > 1 else "worker does"
@@ -190,9 +182,14 @@ def _work_by_speed(plan: "Plan") -> Iterator[str]:
     if by_speed is None or by_speed.code is plan.best.code:
         return
     gain_and_loads = _gain_and_loads(by_speed, plan)
-    if gain_and_loads:
-        comparison = _comparison(by_speed, plan)
-        yield f"Work in proportion to speed: {by_speed}, {comparison}.{gain_and_loads}"
+    if not gain_and_loads:
+        return
+    if by_speed is plan.uncoded and plan.best.is_coded:
+        # `_alternatives` has compared it.
+        yield f"Work in proportion to speed:{gain_and_loads}"
+        return
+    comparison = _comparison(by_speed, plan)
+    yield f"Work in proportion to speed: {by_speed}, {comparison}.{gain_and_loads}"
 
 
 def _gain_and_loads(choice: Choice, plan: "Plan") -> str:
@@ -229,14 +226,19 @@ def _loads(choice: Choice, plan: "Plan") -> str:
         loads = ", ".join(
             f"{load} (worker {name})" for load, name in zip(printed, plan.names)
         )
-        return f"Loads: {loads}."
+        return f"{_name_of_loads(choice)}: {loads}."
     loads = np.asarray(choice.code.loads)
     least = int(loads.argmin())
     most = int(loads.argmax())
     return (
-        f"Loads: from {printed[least]} (worker {plan.names[least]}) to {printed[most]} "
-        f"(worker {plan.names[most]}), see `code.loads`."
+        f"{_name_of_loads(choice)}: from {printed[least]} (worker "
+        f"{plan.names[least]}) to {printed[most]} (worker {plan.names[most]}), see `code.loads`."
     )
+
+
+def _name_of_loads(choice: Choice) -> str:
+    # Copies on request are computed only if they are needed.
+    return "Loads with all copies" if choice.sends_several_messages else "Loads"
 
 
 def _hidden_stalls(plan: "Plan") -> Iterator[str]:
@@ -307,8 +309,8 @@ def _notes(plan: "Plan") -> str:
     return (
         f"Sorted by {order}. d: copies of a part; step, {second}, in the unit of the "
         "delay model; error: squared, relative, mean over rounds; MB: through the "
-        f"coordinator in a step; steps, time: to a loss of {plan.target:g} of the "
-        f"start with condition {plan.condition:g} and heterogeneity "
+        f"coordinator in a step, for {plan.num_parameters:,} parameters; steps, time: "
+        f"to a loss of {plan.target:g} of the start with condition {plan.condition:g} and heterogeneity "
         f"{plan.heterogeneity:g}; -: never. For each code, the best waiting rule is "
         f"shown, of {len(plan.choices)} choices in total. ±: one standard error."
     )
@@ -316,38 +318,44 @@ def _notes(plan: "Plan") -> str:
 
 def to_dict(plan: "Plan") -> dict[str, Any]:
     """Returns the dict of `Plan.to_dict`."""
+    followed = plan.followed
     found = {
-        "answer": plan.answer,
-        "num_workers": plan.num_workers,
-        "names": list(plan.names),
-        "target": plan.target,
+        "advice": plan.answer,
         "lost": {plan.names[worker]: since for worker, since in plan.lost.items()},
-        "choices": [_to_dict(choice) for choice in plan.shown],
+        "num_workers": followed.num_workers,
+        "names": list(followed.names),
+        "target": plan.target,
+        "condition": plan.condition,
+        "heterogeneity": plan.heterogeneity,
+        "stalls": None,
+        "choices": [_to_dict(choice) for choice in followed.shown],
     }
-    if plan.without is not None:
-        found["without"] = to_dict(plan.without)
+    stalls = followed.stalls
+    if stalls is not None and followed.has_stalls:
+        found["stalls"] = {"time": stalls.time, "probability": stalls.probability}
+    if followed is not plan:
+        found["choices_with_lost_workers"] = [_to_dict(own) for own in plan.shown]
     return found
 
 
 def _to_dict(choice: Choice) -> dict[str, Any]:
-    estimates = {
-        "step_time": choice.step_time,
-        "stalled_step_time": choice.stalled_step_time,
-        "decoding_error": choice.decoding_error,
-        "time": choice.time,
-        "stalled_time": choice.stalled_time,
-    }
-    numbers = {
+    numbers = ("num_bytes", "num_steps", "regret", "tolerance")
+    estimates = ("step_time", "stalled_step_time", "decoding_error", "time")
+    found = {
+        "code": choice.name,
         "replication": choice.replication,
-        "num_bytes": choice.num_bytes,
-        "num_steps": choice.num_steps,
-        "regret": choice.regret,
+        "by_speed": choice.by_speed,
+        "loads": np.asarray(choice.code.loads).tolist(),
+        "waits_for": choice.waits_for,
+        "late": choice.late,
+        "memory": choice.memory,
     }
-    for name, estimate in estimates.items():
-        numbers[name] = estimate.value
-        numbers[f"{name}_error"] = estimate.standard_error
-    finite = {
-        name: float(number) if math.isfinite(number) else None
-        for name, number in numbers.items()
-    }
-    return {"code": choice.name, "waits_for": choice.waits_for, **finite}
+    found |= {name: _finite(getattr(choice, name)) for name in numbers}
+    for name in (*estimates, "stalled_time"):
+        value, error = getattr(choice, name)
+        found[name] = {"value": _finite(value), "standard_error": _finite(error)}
+    return found
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None

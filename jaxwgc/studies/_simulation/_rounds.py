@@ -203,10 +203,9 @@ def end_rounds(
             kind = one.late, id(one.code), signature(one.rule_without_code)
             groups.setdefault(kind, []).append(place)
     calls = [
-        _call_of([waiting[place] for place in places], [drawn[p] for p in places])
+        _call_of(program, [waiting[own] for own in places], [drawn[p] for p in places])
         for places in groups.values()
     ]
-    calls = [Call(program, static, arguments) for static, arguments in calls]
     if compile_with is not None:
         compile_together([*calls, *compile_with])
     # The programs of all rules are started before the host waits for the first.
@@ -222,10 +221,8 @@ def end_rounds(
     return rounds
 
 
-def _call_of(
-    waiting: Sequence[Waiting], drawn: Sequence[Drawn]
-) -> tuple[tuple[str], tuple[Any, ...]]:
-    """Returns the static argument of `_ends`, and the others."""
+def _call_of(program: Any, waiting: Sequence[Waiting], drawn: Sequence[Drawn]) -> Call:
+    """Returns the call of a program for rules that differ only in numbers."""
     different = list({id(times): times for times in drawn}.values())
     by_identity = {id(times): place for place, times in enumerate(different)}
     places = np.array([by_identity[id(times)] for times in drawn])
@@ -234,7 +231,11 @@ def _call_of(
     times = np.stack([one.times for one in different])
     loads = np.stack([one.loads for one in different])
     code = waiting[0].code_argument
-    return (waiting[0].late,), (code, rules, places, drawn[0].keys, times, loads)
+    return Call(
+        function=program,
+        static=(waiting[0].late,),
+        arguments=(code, rules, places, drawn[0].keys, times, loads),
+    )
 
 
 def _ends(
