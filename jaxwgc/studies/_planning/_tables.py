@@ -230,10 +230,10 @@ def _loads(choice: Choice, plan: "Plan") -> str:
     loads = np.asarray(choice.code.loads)
     least = int(loads.argmin())
     most = int(loads.argmax())
-    return (
-        f"{_name_of_loads(choice)}: from {printed[least]} (worker "
-        f"{plan.names[least]}) to {printed[most]} (worker {plan.names[most]}), see `code.loads`."
-    )
+    smallest = f"{printed[least]} (worker {plan.names[least]})"
+    largest = f"{printed[most]} (worker {plan.names[most]})"
+    name = _name_of_loads(choice)
+    return f"{name}: from {smallest} to {largest}, see `code.loads`."
 
 
 def _name_of_loads(choice: Choice) -> str:
@@ -310,9 +310,10 @@ def _notes(plan: "Plan") -> str:
         f"Sorted by {order}. d: copies of a part; step, {second}, in the unit of the "
         "delay model; error: squared, relative, mean over rounds; MB: through the "
         f"coordinator in a step, for {plan.num_parameters:,} parameters; steps, time: "
-        f"to a loss of {plan.target:g} of the start with condition {plan.condition:g} and heterogeneity "
-        f"{plan.heterogeneity:g}; -: never. For each code, the best waiting rule is "
-        f"shown, of {len(plan.choices)} choices in total. ±: one standard error."
+        f"to a loss of {plan.target:g} of the start with condition "
+        f"{plan.condition:g} and heterogeneity {plan.heterogeneity:g}; -: never. For "
+        f"each code, the best waiting rule is shown, of {len(plan.choices)} choices in "
+        "total. ±: one standard error."
     )
 
 
