@@ -10,8 +10,9 @@ from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _cluster, _events
 from jaxwgc.distributed.ray._fleet import Fleet, Rules
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
-from jaxwgc.distributed.ray._rounds import MessageRound, StartUp, Verdict
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2
@@ -64,8 +65,8 @@ class Verifier:
     """Finds that worker 1 is corrupted in round 0."""
 
     def check(self, this_round):
-        wrong = (np.arange(len(this_round.times)) == 1) & (this_round.number == 0)
-        return Verdict(~wrong, wrong, False)
+        wrong = (np.arange(len(this_round.messages)) == 1) & (this_round.number == 0)
+        return _events.Verdict(~wrong, wrong, False)
 
 
 def is_call(action, method):
@@ -98,6 +99,7 @@ class World:
         self.on_request = on_request
         self.now = 0.0
         self.engine = None
+        self.verifier = None
         self.workers = [None] * len(fleet.slots)
         self.calls = [None] * len(fleet.slots)
         self.log = []
@@ -111,20 +113,15 @@ class World:
 
     def begin(self, step=0, owner=None, verifier=None):
         """Starts a round."""
-        self.fleet.verifier = verifier
+        self.verifier = verifier
         num_workers = len(self.workers)
         memory = np.full((num_workers, LENGTH), np.nan, np.float32)
+        start = RoundStart(step, self.now, memory, is_verified=verifier is not None)
         if self.on_request:
-            self.engine = RequestRound(self.fleet, PLAN, step, self.now, memory)
+            self.engine = RequestRound(self.fleet, PLAN, start)
         else:
-            self.engine = MessageRound(
-                self.fleet,
-                message_layout(num_workers),
-                step,
-                self.now,
-                memory,
-                owner,
-            )
+            layout = message_layout(num_workers)
+            self.engine = MessageRound(self.fleet, layout, start, owner)
         self.perform(self.fleet.actions())
 
     def perform(self, actions):
@@ -148,6 +145,8 @@ class World:
                 asked = np.flatnonzero(action.arguments[0])
                 assert {*asked.tolist()} <= {*process.done}
             self.calls[worker] = action
+        if (unverified := self.engine.unverified) is not None:
+            self.handle(self.verifier.check(unverified))
 
     def handle(self, event):
         if self.engine.result is None:

@@ -99,7 +99,7 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     given = (OPTIMIZER, PARAMS)
     first = cluster.compute(PARAMS)
     # An audit would notice the frozen worker before the time limit does.
-    monkeypatch.setattr(cluster._fleet, "verifier", None)
+    monkeypatch.setattr(cluster._driver, "verifier", None)
     final = cluster.train(*given, NUM_STEPS, callbacks=[callback], **saved)
     trace = cluster.trace()
     report = cluster.report()

@@ -9,7 +9,9 @@ from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Report
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._rounds import RoundStart
 from jaxwgc.distributed.ray._worker import turns_left
 from tests.distributed.simulated import Verifier, World, is_call, request_fleet
 
@@ -66,7 +68,8 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     fleet = Fleet(4, Timeouts(), rules)
     for slot in fleet.slots:
         slot.state = "idle"
-    engine = RequestRound(fleet, plan, 0, 0.0, np.zeros((4, 2), np.float32))
+    start = RoundStart(step=0, now=0.0, messages=np.zeros((4, 2), np.float32))
+    engine = RequestRound(fleet, plan, start)
     newest = {send.worker: send.call for send in fleet.actions()}
 
     def report(worker, turns):

@@ -10,21 +10,23 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._errors import WorkerError, line_of
+from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
-from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._rounds import Engine, MessageRound, RoundStart, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
+from jaxwgc.distributed.ray._verification import Verifier
 from jaxwgc.distributed.ray._worker import (
     PartWorker,
     Task,
@@ -42,10 +44,6 @@ _POLL_SECONDS = 0.1
 # Largest size of params, in bytes, that are sent as an argument of the task, which is
 # faster than Ray's object store.
 _LARGEST_IN_TASK = 2**16
-
-
-class NoResponse(Exception):
-    """A queried worker was lost before it responded."""
 
 
 class Actors:
@@ -74,7 +72,7 @@ class Actors:
         # Newest call of each worker that has the maximum number of calls without a
         # response.
         self._deferred: dict[int, events.Call] = {}
-        self.pending: collections.deque[events.Event] = collections.deque()
+        self.pending: collections.deque[events.WorkerEvent] = collections.deque()
         self._signature: str | None = None
         self._travel_time = TravelTime()
         self.order: Any = None
@@ -99,7 +97,7 @@ class Actors:
                 case _:
                     self._call(action)
 
-    def next_event(self, seconds: float) -> events.Event | None:
+    def next_event(self, seconds: float) -> events.WorkerEvent | None:
         """Waits some seconds for the next event; returns the event or None."""
         for call in list(self._deferred.values()):
             self._call(call)
@@ -188,7 +186,7 @@ class Actors:
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
-    ) -> events.Event:
+    ) -> events.WorkerEvent:
         """Converts the result of a finished task to an event."""
         _, call, _ = self._calls[worker][-1]
         since = self._calls[worker][0][2]
@@ -209,7 +207,7 @@ class Actors:
             )
         return events.Response(worker, call, result, seconds)
 
-    def _started(self, ready: events.Ready) -> events.Event:
+    def _started(self, ready: events.Ready) -> events.WorkerEvent:
         own = ready.signature
         self._signature = self._signature or own
         if own != self._signature:
@@ -234,6 +232,50 @@ class Actors:
         return events.Lost(worker, trouble, error, has_died)
 
 
+class WorkersOfRound:
+    """The workers as a verifier sees them: see `QueriedWorkers`.
+
+    Args:
+      actors: Ray actors of the workers.
+      fleet: States of the workers.
+    """
+
+    def __init__(self, actors: Actors, fleet: Fleet):
+        self._actors = actors
+        self._fleet = fleet
+
+    def order(self) -> Any:
+        """Returns leaves of params, key and step of the round, maybe pickled."""
+        order = self._actors.order
+        # Large parameters are in Ray's object store, and small ones are pickled.
+        return order if isinstance(order, bytes) else find_ray().get(order)
+
+    def can_be_queried(self) -> np.ndarray:
+        """Returns which workers run and are not suspected, bool (num_workers,)."""
+        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
+        return self._fleet.are("idle", "computing") & ~is_suspected
+
+    def name(self, worker: int) -> str:
+        """Returns the index of a worker and where it runs, in words."""
+        return f"worker {worker} on {self._fleet.slots[worker].where}"
+
+    def query(self, workers: np.ndarray, *arguments: Any) -> np.ndarray:
+        """Returns projections of several workers: see `Actors.query`."""
+        return self._actors.query(workers, self._fleet.limit.seconds, *arguments)
+
+
+class LoopSeconds(NamedTuple):
+    """Seconds that the coordinator spent in the loop of a round.
+
+    Attributes:
+      transfer: Seconds of reading and handling responses.
+      examination: Seconds of verification.
+    """
+
+    transfer: float
+    examination: float
+
+
 class Driver:
     """Runs round engines on the workers, in one thread and only during a round.
 
@@ -245,6 +287,7 @@ class Driver:
 
     Attributes:
       actors: `Actors` of the workers.
+      verifier: `Verifier` of the rounds, or None.
     """
 
     def __init__(
@@ -256,10 +299,12 @@ class Driver:
         # `close` sets this event in another thread, to end the current round.
         self.is_closed = threading.Event()
         self.actors = Actors(launch, len(fleet.slots), self._check_open)
+        self.verifier: Verifier | None = None
         self._memory = Memory(layout.shape, layout.dtype)
-        # End of the last round, and total seconds between rounds.
+        # End of the last round, and total seconds in which the clock of the engines
+        # stood still.
         self._ended = time.monotonic()
-        self._away = 0.0
+        self._paused = 0.0
 
     def start(self) -> None:
         """Starts all workers, and waits until each has loaded its parts and compiled.
@@ -291,7 +336,7 @@ class Driver:
         See `RayCluster.compute` and `MessageRound`.
         """
         begin = time.monotonic()
-        self._away += begin - self._ended
+        self._paused += begin - self._ended
         # The pause is counted once, even if the round ends with an error below.
         self._ended = begin
         order = leaves, key, step
@@ -299,31 +344,29 @@ class Driver:
         order = find_ray().put(order) if is_large else pickle.dumps(order)
         self.actors.order = order
         self.actors.read_seconds = 0.0
-        examined = self._examined
-        now = self._now()
-        messages = self._memory.borrow()
+        start = RoundStart(
+            step=step,
+            now=self._now(),
+            messages=self._memory.borrow(),
+            is_verified=self.verifier is not None,
+        )
         if self._plan is None:
-            engine = MessageRound(self.fleet, self._layout, step, now, messages, owner)
+            engine = MessageRound(self.fleet, self._layout, start, owner)
         else:
-            engine = RequestRound(self.fleet, self._plan, step, now, messages)
+            engine = RequestRound(self.fleet, self._plan, start)
         self.actors.perform(self.fleet.actions())
         broadcast = time.monotonic() - begin
-        this_round, transfer = self._run(engine)
-        timings = {"broadcast": broadcast, "transfer": transfer}
-        if self.fleet.verifier is not None:
-            timings["examination"] = self._examined - examined
+        seconds = self._run(engine)
+        timings = {"broadcast": broadcast, "transfer": seconds.transfer}
+        if self.verifier is not None:
+            timings["examination"] = seconds.examination
         elapsed = self._ended - begin
-        return this_round._replace(timings=timings, elapsed=elapsed)
+        return engine.result._replace(timings=timings, elapsed=elapsed)
 
     def end(self) -> None:
         """Ends all workers."""
         for worker in range(len(self.fleet.slots)):
             self.actors.end(worker)
-
-    @property
-    def _examined(self) -> float:
-        """Total seconds of verification."""
-        return getattr(self.fleet.verifier, "seconds", 0.0)
 
     def _now(self) -> float:
         """Returns the time in seconds by the clock of the engines.
@@ -331,28 +374,40 @@ class Driver:
         It stands still between rounds and in verification: there, no response is read,
         and no worker is silent.
         """
-        return time.monotonic() - self._away - self._examined
+        return time.monotonic() - self._paused
 
-    def _run(self, engine: RoundEngine) -> tuple[Any, float]:
-        """Runs an engine; returns its result and the seconds of reading responses."""
+    def _run(self, engine: Engine) -> LoopSeconds:
+        """Runs an engine until it has a result, and returns what took how long."""
         transfer = 0.0
-        examined = self._examined
+        examination = 0.0
         try:
             while engine.result is None:
                 self._check_open()
                 check_interrupt()
-                wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
-                event = self.actors.next_event(float(wait))
+                if engine.unverified is not None:
+                    event, seconds = self._verify(engine.unverified)
+                    examination += seconds
+                    self._paused += seconds
+                else:
+                    wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
+                    event = self.actors.next_event(float(wait))
                 if event is not None:
                     start = time.monotonic()
                     self.actors.perform(engine.handle(event, self._now()))
                     transfer += time.monotonic() - start
-                if not self.actors.pending and engine.result is None:
+                is_open = engine.result is None and engine.unverified is None
+                if is_open and not self.actors.pending:
                     self.actors.perform(engine.poll(self._now()))
         finally:
             self._ended = time.monotonic()
-        transfer += self.actors.read_seconds + examined - self._examined
-        return engine.result, transfer
+        return LoopSeconds(transfer + self.actors.read_seconds, examination)
+
+    def _verify(self, unverified: events.Unverified) -> tuple[events.Verdict, float]:
+        """Returns the verdict on messages, and the seconds that it took."""
+        assert self.verifier is not None
+        start = time.monotonic()
+        verdict = self.verifier.check(unverified)
+        return verdict, time.monotonic() - start
 
     def _check_open(self) -> None:
         if self.is_closed.is_set():

@@ -18,16 +18,21 @@ from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._actors import Driver, launcher
+from jaxwgc.distributed.ray._actors import Driver, WorkersOfRound, launcher
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._leaves import difference
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
 from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
-from jaxwgc.distributed.ray._request_round import RequestPlan
+from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
-from jaxwgc.distributed.ray._verification import Audits, ParityChecks
+from jaxwgc.distributed.ray._verification import (
+    Audits,
+    ParityChecks,
+    PartCopies,
+    Verifier,
+)
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, try_loss
 from jaxwgc.stragglers import WaitingRule, fastest
 from jaxwgc.studies import StragglerReport, straggler_report
@@ -473,27 +478,24 @@ class RayCluster:
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
+        workers = WorkersOfRound(driver.actors, self._fleet)
+        driver.verifier = self._verifier(PartCopies(code, task, self._parts, workers))
+        return driver
+
+    def _verifier(self, copies: PartCopies) -> Verifier | None:
+        """Returns the verifier of rounds, None if all messages are accepted."""
+        options = self._verification
         if self._locator is not None:
-            self._fleet.verifier = ParityChecks(
-                driver,
-                code,
-                task,
-                self._parts,
-                options.noise,
+            return ParityChecks(
+                copies,
+                noise=options.noise,
                 locator=self._locator,
                 on_wrong=str(options.on_wrong),
             )
-        elif options.audit:
-            self._fleet.verifier = Audits(
-                driver,
-                code,
-                task,
-                self._parts,
-                options.noise,
-                audit=options.audit,
-                seed=int(jax.random.bits(self.key)),
-            )
-        return driver
+        if options.audit:
+            seed = int(jax.random.bits(self.key))
+            return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
+        return None
 
 
 def _check_decoding_options(decoding: DecodingOptions) -> None:

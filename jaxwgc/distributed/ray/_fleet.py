@@ -176,10 +176,7 @@ class Fleet:
         others, or is still at it.
       rules: `Rules` of the rounds.
       when: Round that is under way, in words.
-      verifier: `Verifier` of the rounds, or None.
     """
-
-    verifier: Any = None
 
     def __init__(self, num_workers: int, timeouts: Timeouts, rules: Rules):
         self.timeouts = timeouts

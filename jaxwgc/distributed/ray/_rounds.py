@@ -1,10 +1,12 @@
 """Round engines: base class, start of the workers, and rounds of one message."""
 
-from collections.abc import Callable, Sequence
+import abc
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import Answer, Layout, Round, is_finite, unpack
@@ -13,25 +15,28 @@ from jaxwgc.distributed.ray._messages import Answer, Layout, Round, is_finite, u
 _MAX_DEATHS_AT_START = 3
 
 
-class Verdict(NamedTuple):
-    """Result of the verification of a round.
+class RoundStart(NamedTuple):
+    """Arguments that differ from round to round.
 
     Attributes:
-      right: bool (num_workers,), workers with messages to decode.
-      wrong: bool (num_workers,), workers with corrupted messages.
-      rejected: Whether messages are corrupted and the workers cannot be told, or no
-        message can be checked.
+      step: Step, for the log.
+      now: Time at which the round begins.
+      messages: Memory for the messages, (num_workers, length).
+      is_verified: Whether messages are verified before they are decoded.
     """
 
-    right: np.ndarray
-    wrong: np.ndarray
-    rejected: bool
+    step: int
+    now: float
+    messages: np.ndarray
+    is_verified: bool = False
 
 
-class RoundEngine:
+class Engine(abc.ABC):
     """State machine of a round, or of the start of the workers.
 
-    All times are from the clock of the caller.
+    All times are from the clock of the caller. The caller performs all actions before
+    it passes the next event. If messages are `unverified`, the next event is the
+    verdict on them.
 
     All events that are there are handled before `poll`: to it, a worker is silent if
     its response has not been handled.
@@ -43,29 +48,73 @@ class RoundEngine:
     Attributes:
       poll_at: Time at which `poll` should be called at the latest.
       result: The `Round` once it is over, None before.
+      unverified: Messages that wait for a verdict, or None.
     """
-
-    # Methods of subclasses: `_send` gives work to a worker, `_take` handles the
-    # response of its newest call, and `_advance` takes the steps that are due.
-    _send: Callable[[int, float], None]
-    _take: Callable[[events.Response, float], None]
-    _advance: Callable[[float], None]
 
     def __init__(self, fleet: Fleet, now: float):
         self._fleet = fleet
         self._begin = now
         self.poll_at = now
         self.result: Any = None
+        self.unverified: events.Unverified | None = None
 
-    def _open(
-        self, layout: Layout, step: int, messages: np.ndarray, shape: tuple[int, ...]
-    ) -> None:
-        """Begins a round, with times of shape `shape`, (num_workers, ...)."""
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
+        """Returns the actions that an event causes."""
+        self._note(event, now)
+        if self.result is None and self.unverified is None:
+            self._advance(now)
+        return self._fleet.actions()
+
+    def poll(self, now: float) -> Sequence[events.Action]:
+        """Returns the actions that the passing of time causes."""
+        self._fleet.poll(now)
+        if self.result is None and self.unverified is None:
+            self._advance(now)
+        return self._fleet.actions()
+
+    def _note(self, event: events.Event, now: float) -> None:
+        """Records an event."""
+        match event:
+            case events.Ready():
+                self._fleet.ready(event)
+                self._send(event.worker, now)
+            case events.Lost():
+                self._fleet.lose(event, now)
+
+    @abc.abstractmethod
+    def _send(self, worker: int, now: float) -> None:
+        """Gives work to a worker after the start of its process."""
+
+    @abc.abstractmethod
+    def _advance(self, now: float) -> None:
+        """Takes the steps that are due."""
+
+
+class RoundEngine(Engine):
+    """Base class of the engines of rounds.
+
+    Args:
+      fleet: Workers.
+      layout: Shapes of the messages.
+      start: `RoundStart` of the round.
+      shape: Shape of the times of responses, (num_workers, ...).
+
+    Attributes:
+      number: Number of the round: its row in the trace.
+      messages: Messages of the workers, (num_workers, length).
+      times: Seconds from the beginning to each response; infinity if there is none.
+    """
+
+    def __init__(
+        self, fleet: Fleet, layout: Layout, start: RoundStart, shape: tuple[int, ...]
+    ):
+        super().__init__(fleet, start.now)
         self._layout = layout
-        self.messages = messages
-        self.number = self._fleet.begin(step, shape)
+        self._is_verified = start.is_verified
+        self.messages = start.messages
+        self.number = fleet.begin(start.step, shape)
         self.times = np.full(shape, np.inf)
-        self._losses_before = self._fleet.num_losses()
+        self._losses_before = fleet.num_losses()
         # Parts, losses and aux of the responses, by worker and turn.
         self._values: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         # Time at which the waiting rule ends the round; None if it must be computed
@@ -73,25 +122,39 @@ class RoundEngine:
         self._ends: float | None = None
         # Why the round need not wait any longer, in words; empty while it waits.
         self._reason = ""
+        self._verdict: events.Verdict | None = None
 
-    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Returns the actions that an event causes."""
+    def _note(self, event: events.Event, now: float) -> None:
         match event:
-            case events.Ready():
-                self._fleet.ready(event)
-                self._send(event.worker, now)
-            case events.Lost():
-                self._fleet.lose(event, now)
             case events.Response():
                 self._fleet.receive(event, now, self._take)
-        self._advance(now)
-        return self._fleet.actions()
+            case events.Verdict():
+                self.unverified = None
+                self._verdict = event
+                self._fleet.blame_corrupted(event.wrong, now)
+                self._judge(event, now)
+            case _:
+                super()._note(event, now)
 
-    def poll(self, now: float) -> Sequence[events.Action]:
-        """Returns the actions that the passing of time causes."""
-        self._fleet.poll(now)
-        self._advance(now)
-        return self._fleet.actions()
+    @abc.abstractmethod
+    def _take(self, event: events.Response, now: float) -> None:
+        """Handles the response of the newest call of a worker."""
+
+    @abc.abstractmethod
+    def _judge(self, verdict: events.Verdict, now: float) -> None:
+        """Handles the result of the verification of the messages."""
+
+    def _await_verdict(
+        self, received: np.ndarray, requests: np.ndarray | None = None
+    ) -> None:
+        """Halts the round until its messages are verified: see `Unverified`."""
+        self.unverified = events.Unverified(
+            number=self.number,
+            when=self._fleet.when,
+            messages=self.messages,
+            received=received,
+            requests=requests,
+        )
 
     @property
     def _replaced(self) -> np.ndarray:
@@ -115,9 +178,16 @@ class RoundEngine:
             raise ValueError(f"its message has shape {wire.shape}, not {expected}")
 
     def _conclude(
-        self, received: np.ndarray, wrong: np.ndarray | None, now: float, **others: Any
+        self,
+        received: np.ndarray,
+        now: float,
+        *,
+        decoding: Decoding | None = None,
+        late: np.ndarray | None = None,
     ) -> None:
         """Sets the result, without losses of corrupted workers."""
+        verdict = self._verdict
+        wrong = None if verdict is None else verdict.wrong
         losses, aux = self._layout.by_part(
             values
             for (worker, _), values in self._values.items()
@@ -131,26 +201,27 @@ class RoundEngine:
             losses=losses,
             aux=aux,
             timings={},
+            decoding=decoding,
+            late=late,
             wrong=wrong,
+            refused=verdict is not None and verdict.rejected,
             reason=self._reason,
-            **others,
         )
 
 
-class StartUp(RoundEngine):
+class StartUp(Engine):
     """Engine that starts all workers, and waits until each is ready."""
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Raises an error if a worker cannot start; restarts dead processes."""
         actions = super().handle(event, now)
-        slot = self._fleet.slots[event.worker]
-        if isinstance(event, events.Lost) and (
-            not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START
-        ):
-            why = f"worker {slot.index} failed to start: {event.trouble}"
-            if isinstance(event.error, ValueError):
-                raise ValueError(why) from event.error
-            raise RuntimeError(why) from event.error
+        if isinstance(event, events.Lost):
+            num_failures = self._fleet.slots[event.worker].num_failures
+            if not event.has_died or num_failures == _MAX_DEATHS_AT_START:
+                why = f"worker {event.worker} failed to start: {event.trouble}"
+                if isinstance(event.error, ValueError):
+                    raise ValueError(why) from event.error
+                raise RuntimeError(why) from event.error
         return actions
 
     def _send(self, worker: int, now: float) -> None:
@@ -179,27 +250,18 @@ class MessageRound(RoundEngine):
     Args:
       fleet: Workers.
       layout: Shapes of the messages.
-      step: Step, for the log.
-      now: Time at which the round begins.
-      messages: Memory for the messages, (num_workers, length).
+      start: `RoundStart` of the round.
       owner: Late messages of earlier rounds of this owner are kept. None keeps none.
     """
 
     def __init__(
-        self,
-        fleet: Fleet,
-        layout: Layout,
-        step: int,
-        now: float,
-        messages: np.ndarray,
-        owner: Any = None,
+        self, fleet: Fleet, layout: Layout, start: RoundStart, owner: Any = None
     ):
-        super().__init__(fleet, now)
-        self._open(layout, step, messages, (len(fleet.slots),))
+        super().__init__(fleet, layout, start, (len(fleet.slots),))
         self._owner = owner
         self.late = np.zeros(len(fleet.slots), bool)
         for worker in np.flatnonzero(fleet.are("idle")):
-            self._send(int(worker), now)
+            self._send(int(worker), start.now)
 
     @property
     def received(self) -> np.ndarray:
@@ -221,7 +283,20 @@ class MessageRound(RoundEngine):
         # is waited for during `timeouts.replacement`.
         self._reason = self._reason_to_stop(self.received, self._replaced, now)
         if self._reason:
-            self._finish(now)
+            self.messages[~(self.received | self.late)] = 0
+            if self._is_verified:
+                self._await_verdict(self.received)
+            else:
+                self._finish(self.received, now)
+
+    def _judge(self, verdict: events.Verdict, now: float) -> None:
+        self.messages[~(verdict.right | self.late)] = 0
+        self._finish(verdict.right, now)
+
+    def _finish(self, received: np.ndarray, now: float) -> None:
+        """Sets the result."""
+        late = None if self._owner is None else self.late
+        self._conclude(received, now, late=late)
 
     def _take(self, event: events.Response, now: float) -> None:
         """Copies a message, so that nothing refers to Ray's memory.
@@ -254,16 +329,3 @@ class MessageRound(RoundEngine):
             self._ends = None
         else:
             self._send(worker, now)
-
-    def _finish(self, now: float) -> None:
-        """Verifies the messages, and sets the result."""
-        received = self.received
-        wrong = None
-        rejected = False
-        self.messages[~(received | self.late)] = 0
-        if self._fleet.verifier is not None:
-            received, wrong, rejected = self._fleet.verifier.check(self)
-            self._fleet.blame_corrupted(wrong, now)
-            self.messages[~(received | self.late)] = 0
-        late = None if self._owner is None else self.late
-        self._conclude(received, wrong, now, late=late, refused=rejected)

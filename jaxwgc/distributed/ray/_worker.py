@@ -20,16 +20,21 @@ from jaxwgc import _flat_vectors, _validation, coding
 from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import WorkerError, reporting
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpack
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    Answer,
+    Report,
+    Taken,
+    pack,
+    read,
+    sent,
+    unpack,
+)
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
 # Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# Seconds for which a report waits for further reports, to send all in one call. Long
-# against a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
-# replaced.
-HOLD_SECONDS = 0.05
 # A worker waits this multiple of the time of a part before it computes parts that other
 # workers are computing.
 _PARTS_HELD = 2
@@ -244,16 +249,15 @@ class _Step:
     @property
     def is_free(self) -> bool:
         """True if a part is left that no other worker has finished or is computing."""
-        return bool((self.taken[self.turns] == 0).any())
+        return bool((self.taken[self.turns] == Taken.FREE).any())
 
 
 def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
     """Returns the turns that a worker has not done, untaken parts first.
 
     Args:
-      taken: int (num_turns,), of each part 0, where another is at it 1, and where
-        another has finished it 2.
-      is_done: bool (num_turns,), by the worker.
+      taken: int (num_turns,), `Taken` of each part.
+      is_done: bool (num_turns,), parts that the worker has finished.
     """
     left = np.flatnonzero(~is_done)
     return left[np.argsort(taken[left], kind="stable")]
@@ -277,7 +281,7 @@ class PartWorker(Worker):
         Args:
           order: leaves of params, key and step, maybe pickled.
           number: of the round. They grow, and of two the later one counts.
-          taken: int (num_held,), of its parts: see `turns_left`.
+          taken: int (num_held,), `Taken` of each of its parts.
           seen: number of reports of the last round that the coordinator has seen.
         """
         leaves, key, step = read_order(order)

@@ -1,0 +1,208 @@
+"""State machine of the parts of a round on request.
+
+Each copy of a part has one status: that of a part of one worker. `TRANSITIONS` is the
+table of the events that change it, and `PartStates.apply` rejects all other changes.
+What else a round knows of its parts is derived from the statuses.
+
+```text
+        SEND          CLAIM              REPORT
+  LOST ─────► HELD ──────────► COMPUTING ──────► REPORTED     LOSE: back to LOST
+               │ ▲                │   │                        (all but EXCLUDED)
+  TAKE, COVER  ▼ │ RELEASE        ▼   └────────► NOT_FINITE
+         TAKEN, COVERED        (HELD)   REPORT_NOT_FINITE     EXCLUDE: to EXCLUDED
+```
+
+A worker may also report parts that are HELD, TAKEN or COVERED, since it goes on with
+them once it has no others.
+"""
+
+import enum
+
+import numpy as np
+
+from jaxwgc.distributed.ray._messages import Taken
+
+
+class PartStatus(enum.IntEnum):
+    """Status of a part of one worker, as the coordinator sees it.
+
+    Attributes:
+      ABSENT: The worker has fewer parts than others, and this turn is empty.
+      LOST: No running process of the worker has the parameters of the round.
+      HELD: The worker has not finished the part, and nothing else is known.
+      COMPUTING: The worker is expected to compute the part before its next report.
+      TAKEN: Another worker is computing the part, and this worker was told so.
+      COVERED: Another worker has finished the part, and this worker was told so.
+      REPORTED: The worker has finished the part, and its sums can contain the gradient.
+      NOT_FINITE: The worker has finished the part, and the gradient is not finite.
+      EXCLUDED: The worker is excluded from the rest of the round.
+    """
+
+    ABSENT = 0
+    LOST = 1
+    HELD = 2
+    COMPUTING = 3
+    TAKEN = 4
+    COVERED = 5
+    REPORTED = 6
+    NOT_FINITE = 7
+    EXCLUDED = 8
+
+
+class PartEvent(enum.Enum):
+    """Event that changes the status of a part of one worker.
+
+    Attributes:
+      SEND: The worker is sent the parameters of the round.
+      CLAIM: The worker is expected to compute the part before its next report.
+      RELEASE: A claim, or what the worker was told of others, is out of date.
+      TAKE: The worker is told that another worker is computing the part.
+      COVER: The worker is told that another worker has finished the part.
+      REPORT: The worker reports a finite gradient.
+      REPORT_NOT_FINITE: The worker reports a gradient that is not finite.
+      LOSE: The process of the worker has ended, with all of its gradients.
+      EXCLUDE: The sum of the worker is overdue, not finite, or corrupted.
+    """
+
+    SEND = enum.auto()
+    CLAIM = enum.auto()
+    RELEASE = enum.auto()
+    TAKE = enum.auto()
+    COVER = enum.auto()
+    REPORT = enum.auto()
+    REPORT_NOT_FINITE = enum.auto()
+    LOSE = enum.auto()
+    EXCLUDE = enum.auto()
+
+
+# Statuses of parts that a running process has not finished.
+OPEN = (
+    PartStatus.HELD,
+    PartStatus.COMPUTING,
+    PartStatus.TAKEN,
+    PartStatus.COVERED,
+)
+# Statuses of parts that a running process has finished.
+FINISHED = (PartStatus.REPORTED, PartStatus.NOT_FINITE)
+# Statuses of parts of which a further report is ignored.
+SETTLED = (*FINISHED, PartStatus.EXCLUDED)
+
+# The new status of each status that an event may change. Other statuses reject the event.
+TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
+    PartEvent.SEND: {PartStatus.LOST: PartStatus.HELD},
+    PartEvent.CLAIM: {PartStatus.HELD: PartStatus.COMPUTING},
+    PartEvent.RELEASE: {
+        PartStatus.COMPUTING: PartStatus.HELD,
+        PartStatus.TAKEN: PartStatus.HELD,
+        PartStatus.COVERED: PartStatus.HELD,
+    },
+    PartEvent.TAKE: {PartStatus.HELD: PartStatus.TAKEN},
+    PartEvent.COVER: {PartStatus.HELD: PartStatus.COVERED},
+    PartEvent.REPORT: dict.fromkeys(OPEN, PartStatus.REPORTED),
+    PartEvent.REPORT_NOT_FINITE: dict.fromkeys(OPEN, PartStatus.NOT_FINITE),
+    PartEvent.LOSE: dict.fromkeys((*OPEN, *FINISHED), PartStatus.LOST),
+    PartEvent.EXCLUDE: dict.fromkeys(
+        (PartStatus.LOST, *OPEN, *FINISHED), PartStatus.EXCLUDED
+    ),
+}
+
+
+class TransitionError(AssertionError):
+    """An event came for a part with a status that it cannot change: a defect here."""
+
+
+class PartStates:
+    """Statuses of the parts of all workers in one round.
+
+    A turn is the place of a part among those of a worker. At first, all parts are LOST.
+
+    Args:
+      parts: int (num_workers, num_turns), part of each turn; `num_parts` if none.
+      num_parts: Number of parts of the code.
+    """
+
+    def __init__(self, parts: np.ndarray, num_parts: int):
+        self._parts = parts
+        self._num_parts = num_parts
+        is_present = parts < num_parts
+        statuses = np.where(is_present, PartStatus.LOST, PartStatus.ABSENT)
+        self._statuses = statuses.astype(np.int8)
+
+    def apply(self, event: PartEvent, worker: int, turns: np.ndarray) -> None:
+        """Changes the statuses of some turns of a worker, as `TRANSITIONS` has it.
+
+        Raises:
+          TransitionError: If the event cannot change the status of a turn.
+        """
+        transitions = TRANSITIONS[event]
+        for turn in turns.tolist():
+            status = PartStatus(self._statuses[worker, turn])
+            if status not in transitions:
+                raise TransitionError(
+                    f"part {self._parts[worker, turn]} of worker {worker} is "
+                    f"{status.name}, which {event.name} cannot change"
+                )
+            self._statuses[worker, turn] = transitions[status]
+
+    def apply_to_worker(self, event: PartEvent, worker: int) -> None:
+        """Changes the statuses of all turns of a worker that the event can change."""
+        self.apply(event, worker, self.turns(worker, *TRANSITIONS[event]))
+
+    def status(self, worker: int, turn: int) -> PartStatus:
+        """Returns the status of one part of a worker."""
+        return PartStatus(self._statuses[worker, turn])
+
+    def turns(self, worker: int, *statuses: PartStatus) -> np.ndarray:
+        """Returns the turns of a worker that have one of these statuses, ascending."""
+        return np.flatnonzero(self.are(*statuses)[worker])
+
+    def are(self, *statuses: PartStatus) -> np.ndarray:
+        """Returns which parts have one of these statuses, (num_workers, num_turns)."""
+        is_included = np.zeros(len(PartStatus), bool)
+        is_included[list(statuses)] = True
+        return is_included[self._statuses]
+
+    @property
+    def is_reported(self) -> np.ndarray:
+        """Parts that sums can contain, bool (num_workers, num_turns)."""
+        return self.are(PartStatus.REPORTED)
+
+    @property
+    def have_open(self) -> np.ndarray:
+        """Workers that can still finish parts, bool (num_workers,)."""
+        return self.are(*OPEN).any(1)
+
+    @property
+    def have_round(self) -> np.ndarray:
+        """Workers that were sent the round and can be lost, bool (num_workers,)."""
+        return self.are(*TRANSITIONS[PartEvent.LOSE]).any(1)
+
+    @property
+    def is_excluded(self) -> np.ndarray:
+        """Workers that are excluded from the rest of the round, bool (num_workers,)."""
+        return self.are(PartStatus.EXCLUDED).any(1)
+
+    @property
+    def num_finished(self) -> np.ndarray:
+        """Number of parts that each worker has finished, int (num_workers,)."""
+        return self.are(*FINISHED).sum(1)
+
+    @property
+    def finished_parts(self) -> np.ndarray:
+        """Indices of the parts that some worker has reported, with repetitions."""
+        return self._parts[self.is_reported]
+
+    def parts_computed_by(self, workers: np.ndarray) -> np.ndarray:
+        """Returns the indices of the parts that some workers are computing.
+
+        Args:
+          workers: bool (num_workers,).
+        """
+        return self._parts[self.are(PartStatus.COMPUTING) & workers[:, None]]
+
+    def taken(self, worker: int) -> np.ndarray:
+        """Returns what a worker is told of its parts, `Taken` as int8 (num_held,)."""
+        taken = np.full(self._parts.shape[1], Taken.FREE, np.int8)
+        taken[self.turns(worker, PartStatus.TAKEN)] = Taken.COMPUTING
+        taken[self.turns(worker, PartStatus.COVERED)] = Taken.FINISHED
+        return taken[self._parts[worker] < self._num_parts]
