@@ -198,6 +198,7 @@ def test_errors_in_the_thread_of_parts_are_reported(error):
 
     worker = make_worker(PartWorker, delay=delay, batch=draw)
     worker.prepare([*PARTS])
+    worker.start_thread()
     with pytest.raises(WorkerError) as info:
         worker.compute(([PARAMS], sent(KEY), 0), 0, np.zeros(2, np.int8), 0)
     assert info.value.reason.startswith(f"{type(error).__name__}: ")
