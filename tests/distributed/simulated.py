@@ -7,12 +7,15 @@ import numpy as np
 
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray import _cluster, _events
-from jaxwgc.distributed.ray._fleet import Fleet, Rules
+from jaxwgc.distributed.ray import _events
+from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
-from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
+from jaxwgc.distributed.ray._rounds import RoundStart
+from jaxwgc.distributed.ray._rules import Rules, decodes_of
+from jaxwgc.distributed.ray._start_up import StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2
@@ -20,7 +23,7 @@ LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((LENGTH,), np.float32), None)
 # Sums of powers of two tell which parts are in them.
 GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.float32)
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
-decodes = _cluster._decodes_of(CODE, CODE.choose_decoder(), 1e-3)
+decodes = decodes_of(CODE, CODE.choose_decoder(), 1e-3)
 NUM_WORKERS = 5
 NUM_STRAGGLERS = 3
 

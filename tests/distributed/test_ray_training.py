@@ -23,7 +23,7 @@ import pytest
 from jaxwgc import codes, coding, stragglers, studies
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
-from jaxwgc.distributed.ray._fleet import ResponseLimit
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from tests.distributed import ray_coordinator, ray_processes, ray_tasks
 
 pytestmark = pytest.mark.usefixtures("one_ray")

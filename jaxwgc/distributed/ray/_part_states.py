@@ -87,7 +87,8 @@ FINISHED = (PartStatus.REPORTED, PartStatus.NOT_FINITE)
 # Statuses of parts of which a further report is ignored.
 SETTLED = (*FINISHED, PartStatus.EXCLUDED)
 
-# The new status of each status that an event may change. Other statuses reject the event.
+# Events, and what each makes of the statuses that it may change. It is an error for a
+# part with another status.
 TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
     PartEvent.SEND: {PartStatus.LOST: PartStatus.HELD},
     PartEvent.CLAIM: {PartStatus.HELD: PartStatus.COMPUTING},
