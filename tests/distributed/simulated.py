@@ -167,6 +167,17 @@ class World:
     def lose(self, worker, trouble="its process died", error=None):
         self.handle(_events.Lost(worker, trouble, error))
 
+    def compute(self, worker, seconds=0.0, num_parts=1, is_finite=True):
+        """A process finishes some parts of its round, and does not report them yet."""
+        process = self.workers[worker]
+        left = [turn for turn in range(4) if turn not in process.done]
+        for turn in left[:num_parts]:
+            process.done.append(turn)
+            loss = 1.0 + LAYOUT.held[worker][turn]
+            process.reports.append(
+                Report(process.number, turn, loss, None, is_finite, seconds)
+            )
+
     def respond(self, worker, seconds=0.0, num_parts=1, is_finite=True):
         """The newest call of a worker returns; on request with some finished parts."""
         action = self.calls[worker]
@@ -188,16 +199,9 @@ class World:
         elif is_call(action, "stop"):
             self.handle(_events.Response(worker, action.call, [], seconds))
         else:
-            process = self.workers[worker]
-            left = [turn for turn in range(4) if turn not in process.done]
-            for turn in left[:num_parts]:
-                process.done.append(turn)
-                loss = 1.0 + LAYOUT.held[worker][turn]
-                process.reports.append(
-                    Report(action.number, turn, loss, None, is_finite, seconds)
-                )
+            self.compute(worker, seconds, num_parts, is_finite)
             seen = action.arguments[0] if is_call(action, "report") else 0
-            new = process.reports[seen:]
+            new = self.workers[worker].reports[seen:]
             self.handle(_events.Response(worker, action.call, new, seconds))
 
     def run(self, seconds, step=0, owner=None, verifier=None):

@@ -49,6 +49,14 @@ class RoundMachine(RuleBasedStateMachine):
     def respond_with_nan(self, worker):
         self.world.respond(worker % self.num_workers, is_finite=False)
 
+    @rule(worker=st.integers(0, 4), num_parts=st.integers(1, 4), late=SECONDS)
+    def compute(self, worker, num_parts, late):
+        """Such reports come with the next ones, maybe a round later."""
+        worker %= self.num_workers
+        process = self.world.workers[worker]
+        if self.on_request and process is not None and process.number >= 0:
+            self.world.compute(worker, late, num_parts)
+
     @rule(worker=st.integers(0, 4))
     def lose(self, worker):
         worker %= self.num_workers
