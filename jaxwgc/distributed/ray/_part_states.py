@@ -5,15 +5,15 @@ table of the events that change it, and `PartStates.apply` rejects all other cha
 What else a round knows of its parts is derived from the statuses.
 
 ```text
-        SEND          CLAIM              REPORT
-  LOST ─────► HELD ──────────► COMPUTING ──────► REPORTED     LOSE: back to LOST
-               │ ▲                │   │                        (all but EXCLUDED)
-  TAKE, COVER  ▼ │ RELEASE        ▼   └────────► NOT_FINITE
-         TAKEN, COVERED        (HELD)   REPORT_NOT_FINITE     EXCLUDE: to EXCLUDED
+  LOST ──SEND──► HELD ─┬──────────────────────┐
+                       ├─CLAIM──► COMPUTING ──┤
+                       ├─TAKE───► TAKEN ──────┼─REPORT────────────► REPORTED
+                       └─COVER──► COVERED ────┴─REPORT_NOT_FINITE─► NOT_FINITE
 ```
 
-A worker may also report parts that are HELD, TAKEN or COVERED, since it goes on with
-them once it has no others.
+RELEASE leads back to HELD, LOSE to LOST, and EXCLUDE to EXCLUDED, which stays. A worker
+may report a part that it was not expected to compute: it goes on with the parts that
+others have taken or finished if it has no others.
 """
 
 import enum
@@ -87,8 +87,8 @@ FINISHED = (PartStatus.REPORTED, PartStatus.NOT_FINITE)
 # Statuses of parts of which a further report is ignored.
 SETTLED = (*FINISHED, PartStatus.EXCLUDED)
 
-# Events, and what each makes of the statuses that it may change. It is an error for a
-# part with another status.
+# New status of a part, by event and status. An event for a part with a status that is
+# not listed is an error.
 TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
     PartEvent.SEND: {PartStatus.LOST: PartStatus.HELD},
     PartEvent.CLAIM: {PartStatus.HELD: PartStatus.COMPUTING},
