@@ -78,9 +78,10 @@ def test_what_is_derived_from_the_statuses():
     states.apply(PartEvent.COVER, 1, np.array([0]))
     assert states.taken(0).tolist() == [Taken.FREE] * 3
     assert states.taken(1).tolist() == [Taken.FINISHED, Taken.COMPUTING]
-    assert states.parts_computed_by(np.array([True, True])).tolist() == [0]
-    assert states.parts_computed_by(np.array([False, True])).tolist() == []
-    assert states.finished_parts.tolist() == [2]
+    computed = states.parts_computed_by(np.array([True, True]))
+    assert computed.tolist() == [True, False, False]
+    assert not states.parts_computed_by(np.array([False, True])).any()
+    assert states.reported_parts().tolist() == [False, False, True]
     assert states.num_finished.tolist() == [1, 0]
     assert states.have_open.tolist() == [True, True]
     states.apply_to_worker(PartEvent.EXCLUDE, 0)

@@ -17,6 +17,7 @@ others have taken or finished if it has no others.
 """
 
 import enum
+import functools
 
 import numpy as np
 
@@ -155,13 +156,11 @@ class PartStates:
 
     def turns(self, worker: int, *statuses: PartStatus) -> np.ndarray:
         """Returns the turns of a worker that have one of these statuses, ascending."""
-        return np.flatnonzero(self.are(*statuses)[worker])
+        return np.flatnonzero(_is_among(statuses)[self._statuses[worker]])
 
     def are(self, *statuses: PartStatus) -> np.ndarray:
         """Returns which parts have one of these statuses, (num_workers, num_turns)."""
-        is_included = np.zeros(len(PartStatus), bool)
-        is_included[list(statuses)] = True
-        return is_included[self._statuses]
+        return _is_among(statuses)[self._statuses]
 
     @property
     def is_reported(self) -> np.ndarray:
@@ -188,18 +187,23 @@ class PartStates:
         """Number of parts that each worker has finished, int (num_workers,)."""
         return self.are(*FINISHED).sum(1)
 
-    @property
-    def finished_parts(self) -> np.ndarray:
-        """Indices of the parts that some worker has reported, with repetitions."""
-        return self._parts[self.is_reported]
+    def reported_parts(self) -> np.ndarray:
+        """Returns which parts some worker has reported, bool (num_parts,)."""
+        return self._parts_among(self.is_reported)
 
     def parts_computed_by(self, workers: np.ndarray) -> np.ndarray:
-        """Returns the indices of the parts that some workers are computing.
+        """Returns which parts some workers are computing, bool (num_parts,).
 
         Args:
           workers: bool (num_workers,).
         """
-        return self._parts[self.are(PartStatus.COMPUTING) & workers[:, None]]
+        return self._parts_among(self.are(PartStatus.COMPUTING) & workers[:, None])
+
+    def _parts_among(self, turns: np.ndarray) -> np.ndarray:
+        """Converts a mask (num_workers, num_turns) to one of parts, (num_parts,)."""
+        is_included = np.zeros(self._num_parts, bool)
+        is_included[self._parts[turns]] = True
+        return is_included
 
     def taken(self, worker: int) -> np.ndarray:
         """Returns what a worker is told of its parts, `Taken` as int8 (num_held,)."""
@@ -207,3 +211,9 @@ class PartStates:
         taken[self.turns(worker, PartStatus.TAKEN)] = Taken.COMPUTING
         taken[self.turns(worker, PartStatus.COVERED)] = Taken.FINISHED
         return taken[self._parts[worker] < self._num_parts]
+
+
+@functools.cache
+def _is_among(statuses: tuple[PartStatus, ...]) -> np.ndarray:
+    """Returns for each status whether it is one of some, bool (num_statuses,)."""
+    return np.isin(list(PartStatus), statuses)

@@ -52,16 +52,14 @@ class WorkSharing:
     def _finished_by_others(self, worker: int) -> np.ndarray:
         """Returns the free turns of a worker that other workers have finished."""
         turns = self._parts.turns(worker, PartStatus.HELD)
-        is_finished = np.isin(
-            self._plan.parts[worker, turns], self._parts.finished_parts
-        )
-        return turns[is_finished]
+        is_reported = self._parts.reported_parts()
+        return turns[is_reported[self._plan.parts[worker, turns]]]
 
     def _taken_by_helpers(self, worker: int) -> np.ndarray:
         """Returns the free turns of a worker that its helpers are computing."""
         turns = self._parts.turns(worker, PartStatus.HELD)
-        computed = self._parts.parts_computed_by(self._helpers(worker))
-        return turns[np.isin(self._plan.parts[worker, turns], computed)]
+        is_computed = self._parts.parts_computed_by(self._helpers(worker))
+        return turns[is_computed[self._plan.parts[worker, turns]]]
 
     def _helpers(self, worker: int) -> np.ndarray:
         """Returns the helpers of a worker, bool (num_workers,)."""
