@@ -39,7 +39,7 @@ from experiments.delays import against_the_clock, planning, straggler_reports
 from experiments.paper import mnist
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray import _fleet, _options, _worker
+from jaxwgc.distributed.ray import _options, _response_limit, _worker
 from jaxwgc.stragglers import _empirical
 from jaxwgc.studies._planning import _standard_candidates
 from jaxwgc.studies._reports import _barrier, _changes, _kinds, _levels, _outliers
@@ -595,17 +595,21 @@ QUOTED = [
         "its iterations by up to 36",
         lambda: np.max(np.abs(table_1_deviations("iterations"))),
     ),
-    Quoted(CLUSTER, "after 10 times the slowest recent", lambda: _fleet._MULTIPLE),
+    Quoted(
+        CLUSTER, "after 10 times the slowest recent", lambda: _response_limit._MULTIPLE
+    ),
     Quoted(CLUSTER, "at least 2 and at", lambda: _options.SHORTEST_ANSWER_SECONDS),
-    Quoted(CLUSTER, "at most 60 seconds", lambda: _fleet._CEILING_SECONDS),
-    Quoted(CLUSTER, "are the last 20 of each", lambda: _fleet._NUM_RECENT),
+    Quoted(CLUSTER, "at most 60 seconds", lambda: _response_limit._CEILING_SECONDS),
+    Quoted(CLUSTER, "are the last 20 of each", lambda: _response_limit._NUM_RECENT),
     Quoted(
         CLUSTER,
         "without a response so far has 60 seconds",
-        lambda: _fleet._CEILING_SECONDS,
+        lambda: _response_limit._CEILING_SECONDS,
     ),
-    Quoted(CLUSTER, "it has responded 20 times", lambda: _fleet._NUM_RECENT),
-    Quoted(CLUSTER, "of more than 60 seconds", lambda: _fleet._CEILING_SECONDS),
+    Quoted(CLUSTER, "it has responded 20 times", lambda: _response_limit._NUM_RECENT),
+    Quoted(
+        CLUSTER, "of more than 60 seconds", lambda: _response_limit._CEILING_SECONDS
+    ),
     Quoted(CLUSTER, "60 seconds by default", lambda: Timeouts().replacement),
     Quoted(
         CLUSTER,
@@ -1335,7 +1339,7 @@ def test_no_worker_of_a_trace_is_suspected(median):
     """The page of clusters says so, for medians from 10 milliseconds to 4 seconds."""
     traces = delays_of("pai_delays.npz") | delays_of("llm_training_delays.npz")
     for times in traces.values():
-        limit = _fleet.ResponseLimit(None, times.shape[1])
+        limit = _response_limit.ResponseLimit(None, times.shape[1])
         for row in median / np.median(times) * times:
             for worker in np.argsort(row):
                 assert row[worker] <= limit.of(worker) / 2

@@ -7,11 +7,15 @@ import numpy as np
 
 from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray import _cluster, _events
-from jaxwgc.distributed.ray._fleet import Fleet, Rules
+from jaxwgc.distributed.ray import _events
+from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
-from jaxwgc.distributed.ray._rounds import MessageRound, StartUp, Verdict
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._rounds import RoundStart
+from jaxwgc.distributed.ray._rules import Rules, decodes_of
+from jaxwgc.distributed.ray._start_up import StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2
@@ -19,7 +23,7 @@ LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((LENGTH,), np.float32), None)
 # Sums of powers of two tell which parts are in them.
 GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.float32)
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
-decodes = _cluster._decodes_of(CODE, CODE.choose_decoder(), 1e-3)
+decodes = decodes_of(CODE, CODE.choose_decoder(), 1e-3)
 NUM_WORKERS = 5
 NUM_STRAGGLERS = 3
 
@@ -64,8 +68,8 @@ class Verifier:
     """Finds that worker 1 is corrupted in round 0."""
 
     def check(self, this_round):
-        wrong = (np.arange(len(this_round.times)) == 1) & (this_round.number == 0)
-        return Verdict(~wrong, wrong, False)
+        wrong = (np.arange(len(this_round.messages)) == 1) & (this_round.number == 0)
+        return _events.Verdict(~wrong, wrong, False)
 
 
 def is_call(action, method):
@@ -98,6 +102,7 @@ class World:
         self.on_request = on_request
         self.now = 0.0
         self.engine = None
+        self.verifier = None
         self.workers = [None] * len(fleet.slots)
         self.calls = [None] * len(fleet.slots)
         self.log = []
@@ -111,20 +116,15 @@ class World:
 
     def begin(self, step=0, owner=None, verifier=None):
         """Starts a round."""
-        self.fleet.verifier = verifier
+        self.verifier = verifier
         num_workers = len(self.workers)
         memory = np.full((num_workers, LENGTH), np.nan, np.float32)
+        start = RoundStart(step, self.now, memory, is_verified=verifier is not None)
         if self.on_request:
-            self.engine = RequestRound(self.fleet, PLAN, step, self.now, memory)
+            self.engine = RequestRound(self.fleet, PLAN, start)
         else:
-            self.engine = MessageRound(
-                self.fleet,
-                message_layout(num_workers),
-                step,
-                self.now,
-                memory,
-                owner,
-            )
+            layout = message_layout(num_workers)
+            self.engine = MessageRound(self.fleet, layout, start, owner)
         self.perform(self.fleet.actions())
 
     def perform(self, actions):
@@ -148,6 +148,8 @@ class World:
                 asked = np.flatnonzero(action.arguments[0])
                 assert {*asked.tolist()} <= {*process.done}
             self.calls[worker] = action
+        if (unverified := self.engine.unverified) is not None:
+            self.handle(self.verifier.check(unverified))
 
     def handle(self, event):
         if self.engine.result is None:
@@ -164,6 +166,17 @@ class World:
 
     def lose(self, worker, trouble="its process died", error=None):
         self.handle(_events.Lost(worker, trouble, error))
+
+    def compute(self, worker, seconds=0.0, num_parts=1, is_finite=True):
+        """A process finishes some parts of its round, and does not report them yet."""
+        process = self.workers[worker]
+        left = [turn for turn in range(4) if turn not in process.done]
+        for turn in left[:num_parts]:
+            process.done.append(turn)
+            loss = 1.0 + LAYOUT.held[worker][turn]
+            process.reports.append(
+                Report(process.number, turn, loss, None, is_finite, seconds)
+            )
 
     def respond(self, worker, seconds=0.0, num_parts=1, is_finite=True):
         """The newest call of a worker returns; on request with some finished parts."""
@@ -186,16 +199,9 @@ class World:
         elif is_call(action, "stop"):
             self.handle(_events.Response(worker, action.call, [], seconds))
         else:
-            process = self.workers[worker]
-            left = [turn for turn in range(4) if turn not in process.done]
-            for turn in left[:num_parts]:
-                process.done.append(turn)
-                loss = 1.0 + LAYOUT.held[worker][turn]
-                process.reports.append(
-                    Report(action.number, turn, loss, None, is_finite, seconds)
-                )
+            self.compute(worker, seconds, num_parts, is_finite)
             seen = action.arguments[0] if is_call(action, "report") else 0
-            new = process.reports[seen:]
+            new = self.workers[worker].reports[seen:]
             self.handle(_events.Response(worker, action.call, new, seconds))
 
     def run(self, seconds, step=0, owner=None, verifier=None):

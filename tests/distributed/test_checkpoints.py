@@ -13,7 +13,7 @@ import jaxwgc
 from jaxwgc import codes
 from jaxwgc.distributed import Round, TrainingState
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._fleet import ResponseLimit
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
 
 # Threads of Orbax that fail may say so after its event loop was closed.
 pytestmark = pytest.mark.filterwarnings(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxwgc.distributed.ray import _actors, _session
+from jaxwgc.distributed.ray import _actors, _driver, _session
 from jaxwgc.distributed.ray._events import Call, Launch
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from tests.distributed.simulated import SimulatedRay, message_layout, single_fleet
@@ -26,11 +26,13 @@ def simulated(**seconds):
         patch.setattr(_actors, "find_ray", lambda: ray)
         patch.setattr(_session, "find_ray", lambda: ray)
         patch.setattr(_actors, "time", ray)
+        patch.setattr(_driver, "time", ray)
+        patch.setattr(_driver, "find_ray", lambda: ray)
         yield ray
 
 
 def make_driver(launch):
-    return _actors.Driver(single_fleet(), message_layout(1), launch, None)
+    return _driver.Driver(single_fleet(), message_layout(1), launch, None)
 
 
 @given(st.lists(st.tuples(DURATION, DURATION, DURATION), min_size=1))

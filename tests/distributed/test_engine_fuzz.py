@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._messages import Answer, Report
+from jaxwgc.distributed.ray._part_states import FINISHED, PartStatus
 from tests.distributed import simulated
 
 WRONG = np.full((1, simulated.LENGTH), 1e6, np.float32)
@@ -31,6 +32,9 @@ class RoundMachine(RuleBasedStateMachine):
         # Time of the first loss of each worker since its last good response.
         self.lost_at = [None] * self.num_workers
         self.num_losses = np.zeros(self.num_workers, int)
+        # Newest requests of sums, and `lost_at` when they were decided.
+        self.requests = None
+        self.lost_at_decision = self.lost_at
         self.next_round()
 
     def next_round(self):
@@ -44,6 +48,14 @@ class RoundMachine(RuleBasedStateMachine):
     @rule(worker=st.integers(0, 4))
     def respond_with_nan(self, worker):
         self.world.respond(worker % self.num_workers, is_finite=False)
+
+    @rule(worker=st.integers(0, 4), num_parts=st.integers(1, 4), late=SECONDS)
+    def compute(self, worker, num_parts, late):
+        """Such reports come with the next ones, maybe a round later."""
+        worker %= self.num_workers
+        process = self.world.workers[worker]
+        if self.on_request and process is not None and process.number >= 0:
+            self.world.compute(worker, late, num_parts)
 
     @rule(worker=st.integers(0, 4))
     def lose(self, worker):
@@ -86,6 +98,37 @@ class RoundMachine(RuleBasedStateMachine):
             np.testing.assert_array_equal(weights, engine.requests[worker])
 
     @invariant()
+    def statuses_are_those_of_the_processes(self):
+        """Reported parts are finished, lost processes have none, and none is idle."""
+        engine = self.world.engine
+        if not self.on_request or engine.result:
+            return
+        states = engine._parts
+        for slot in self.world.fleet.slots:
+            worker = slot.index
+            process = self.world.workers[worker]
+            if slot.state in ("lost", "starting"):
+                assert not states.have_round[worker]
+                continue
+            finished = np.flatnonzero(states.are(*FINISHED)[worker])
+            if len(finished):
+                assert process.number == engine.number
+                assert {*finished.tolist()} <= {*process.done}
+            if engine.requests is None and states.have_open[worker]:
+                assert slot.state == "computing"
+        claims = states.are(PartStatus.COMPUTING).sum(1)
+        assert claims.max() <= max(2, simulated.PLAN.report_size)
+
+    @invariant()
+    def missing_sums_are_of_reported_parts(self):
+        engine = self.world.engine
+        if not self.on_request or engine.requests is None or engine.result:
+            return
+        support = simulated.PLAN.support & (engine.requests != 0)[:, :, None]
+        is_requested = support.any(1) & engine._missing[:, None]
+        assert not (is_requested & ~engine._parts.is_reported).any()
+
+    @invariant()
     def rounds_are_right(self):
         self.note_losses()
         while (found := self.world.engine.result) is not None:
@@ -103,6 +146,10 @@ class RoundMachine(RuleBasedStateMachine):
                 if self.lost_at[worker] is None:
                     self.lost_at[worker] = self.world.now
         self.num_losses = num_losses
+        engine = self.world.engine
+        if self.on_request and engine.requests is not self.requests:
+            self.requests = engine.requests
+            self.lost_at_decision = [*self.lost_at]
 
     def check_waited_for_replacements(self):
         """An undecodable round has waited `timeouts.replacement` seconds from a loss.
@@ -113,15 +160,18 @@ class RoundMachine(RuleBasedStateMachine):
         engine = self.world.engine
         mask = engine.result.received
         decided_at = self.world.now
+        lost_at_decision = self.lost_at
         if self.on_request:
             # Workers may be lost while the round waits for sums.
             mask = engine._mask.ravel()
-            decided_at = engine._asked_at
+            decided_at = engine._requested_at
+            lost_at_decision = self.lost_at_decision
         if fleet.rules.decodes(mask):
             return
         for slot in fleet.slots:
             lost_at = self.lost_at[slot.index]
-            if slot.state != "idle" and lost_at is not None and lost_at <= decided_at:
+            is_same_loss = lost_at == lost_at_decision[slot.index]
+            if slot.state != "idle" and lost_at is not None and is_same_loss:
                 away = decided_at - lost_at
                 assert away >= fleet.timeouts.replacement, engine.result.reason
 

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from jaxwgc.distributed.ray._events import Lost, Replace, Response
-from jaxwgc.distributed.ray._fleet import filled, mark_lost
+from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
 from jaxwgc.distributed.ray._messages import Answer
-from jaxwgc.distributed.ray._rounds import StartUp, Verdict
+from jaxwgc.distributed.ray._start_up import StartUp
+from jaxwgc.distributed.ray._trace import filled, mark_lost
 from tests.distributed.simulated import (
     Verifier,
     World,

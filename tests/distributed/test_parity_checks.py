@@ -4,7 +4,6 @@ Without any worker: the queries are answered by what stands for `Actors`.
 """
 
 import pickle
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,9 @@ import pytest
 import jaxwgc
 from jaxwgc import coding
 from jaxwgc.distributed.ray import _verification, _worker
-from jaxwgc.distributed.ray._actors import NoResponse
+from jaxwgc.distributed.ray._errors import NoResponse
+from jaxwgc.distributed.ray._events import Unverified
 from jaxwgc.distributed.ray._messages import read, sent
-from tests.distributed import simulated
 
 PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
 PARAMS = jnp.linspace(-1, 1, 50)
@@ -35,8 +34,6 @@ PARTIALS = np.asarray(jaxwgc.partial_value_and_grad(loss)(PARAMS, PARTS)[1])
 class Workers:
     """Each multiplies all that it sends by a factor; one that is lost is silent."""
 
-    order = pickle.dumps(([np.asarray(PARAMS)], sent(KEY), 0))
-
     def __init__(self, *factors, lost=()):
         self.factors = np.array(factors)
         self.lost = lost
@@ -45,7 +42,13 @@ class Workers:
         rows = self.factors[:, None] * CODE.encoding_matrix[:, [*parts]]
         return np.float32(rows @ PARTIALS[[*parts]])
 
-    def query(self, workers, seconds, parts, key):
+    def order(self):
+        return pickle.dumps(([np.asarray(PARAMS)], sent(KEY), 0))
+
+    def name(self, worker):
+        return f"worker {worker} on its machine"
+
+    def query(self, workers, parts, key):
         if {*workers.tolist()} & {*self.lost}:
             raise NoResponse
         messages = self.messages(parts)[workers]
@@ -55,9 +58,6 @@ class Workers:
 @pytest.fixture(scope="module")
 def check():
     """Whose messages are right, whose wrong, and if the round is rejected."""
-    fleet = simulated.message_fleet()
-    fleet.when = "in step 7"
-    driver = types.SimpleNamespace(actors=None, fleet=fleet)
     task = _worker.Task(
         loss,
         False,
@@ -69,23 +69,20 @@ def check():
         jax.eval_shape(lambda: PARAMS),
         sent(KEY),
     )
+    copies = _verification.PartCopies(CODE, task, None, Workers(1, 1, 1, 1, 1))
     checks = _verification.ParityChecks(
-        driver,
-        CODE,
-        task,
-        None,
-        0.0,
+        copies,
+        noise=0.0,
         locator=coding.ErrorLocator.of(CODE),
         on_wrong="drop",
     )
 
     def check(workers, on_wrong="arbitrate"):
-        checks._actors = workers
+        checks._workers = copies.workers = workers
         checks._on_wrong = on_wrong
+        messages = workers.messages()
         verdict = checks.check(
-            types.SimpleNamespace(
-                messages=workers.messages(), received=np.ones(5, bool), number=0
-            )
+            Unverified(0, "in step 7", messages, received=np.ones(5, bool))
         )
         right, wrong = map(np.flatnonzero, verdict[:2])
         return right.tolist(), wrong.tolist(), verdict.rejected

@@ -15,7 +15,7 @@ import pytest
 import jaxwgc
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts
-from jaxwgc.distributed.ray._actors import NoResponse
+from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Lost, Ready
 from jaxwgc.distributed.ray._messages import sent
 from tests.distributed import ray_processes, ray_tasks

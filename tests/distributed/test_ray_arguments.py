@@ -189,6 +189,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
     task = Task(loss, False, None, None, lambda *_: 0.125, None, None, LIKE, sent(KEY))
     worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
     worker.prepare([*PARTS[:2]])
+    worker.start_thread()
     order = (jax.tree.leaves(PARAMS), sent(KEY), 0)
     taken = np.zeros(2, np.int8)
     worker.compute(order, 0, taken, 0)

@@ -14,7 +14,8 @@ import jaxwgc
 from jaxwgc import codes
 from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._fleet import ResponseLimit, WorkerSlot
+from jaxwgc.distributed.ray._fleet import WorkerSlot
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.studies import straggler_report
 
 CODE = codes.uncoded(2)

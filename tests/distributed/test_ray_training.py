@@ -23,7 +23,7 @@ import pytest
 from jaxwgc import codes, coding, stragglers, studies
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
-from jaxwgc.distributed.ray._fleet import ResponseLimit
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from tests.distributed import ray_coordinator, ray_processes, ray_tasks
 
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -99,7 +99,7 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     given = (OPTIMIZER, PARAMS)
     first = cluster.compute(PARAMS)
     # An audit would notice the frozen worker before the time limit does.
-    monkeypatch.setattr(cluster._fleet, "verifier", None)
+    monkeypatch.setattr(cluster._driver, "verifier", None)
     final = cluster.train(*given, NUM_STEPS, callbacks=[callback], **saved)
     trace = cluster.trace()
     report = cluster.report()

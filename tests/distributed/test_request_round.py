@@ -8,8 +8,11 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Layout, Report
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._messages import Layout, Report, Taken
+from jaxwgc.distributed.ray._part_states import PartStatus
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._rounds import RoundStart
 from jaxwgc.distributed.ray._worker import turns_left
 from tests.distributed.simulated import Verifier, World, is_call, request_fleet
 
@@ -66,7 +69,8 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     fleet = Fleet(4, Timeouts(), rules)
     for slot in fleet.slots:
         slot.state = "idle"
-    engine = RequestRound(fleet, plan, 0, 0.0, np.zeros((4, 2), np.float32))
+    start = RoundStart(step=0, now=0.0, messages=np.zeros((4, 2), np.float32))
+    engine = RequestRound(fleet, plan, start)
     newest = {send.worker: send.call for send in fleet.actions()}
 
     def report(worker, turns):
@@ -124,6 +128,87 @@ def test_reports_of_earlier_rounds_leave_their_seconds():
     check(world.run(by_worker(1.0, 1.0, 1.0, 1.0), 1))
     assert world.fleet.rows[0][0, 3] == 0.75
     assert world.fleet.rows[0][0, :2].tolist() == [1.0, 1.0]
+
+
+def told(world, worker):
+    """What a worker is told of its parts after its response."""
+    world.respond(worker, num_parts=0)
+    return world.calls[worker].arguments[1].tolist()
+
+
+def test_parts_of_a_lost_worker_are_free_again():
+    """Worker 0 helps worker 1 with its last two parts."""
+    world = World(request_fleet(), on_request=True)
+    world.begin()
+    assert told(world, 0)[2:] == [Taken.COMPUTING] * 2
+    world.respond(1, num_parts=2)
+    assert told(world, 0)[2:] == [Taken.FINISHED] * 2
+    world.lose(1)
+    assert told(world, 0) == [Taken.FREE] * 4
+    world.poll()
+    world.respond(1)
+    assert told(world, 0)[2:] == [Taken.COMPUTING] * 2
+    world.lose(1)
+    assert told(world, 0) == [Taken.FREE] * 4
+
+
+def test_replacement_is_asked_again():
+    """For the sum of parts that the lost process had reported."""
+    world = World(request_fleet(), on_request=True)
+    world.begin()
+    for worker in range(4):
+        world.respond(worker, num_parts=2)
+    for worker in (0, 2, 3):
+        world.respond(worker)
+    assert is_call(world.calls[1], "answer")
+    world.lose(1)
+    world.poll()
+    world.respond(1)
+    world.respond(1, num_parts=2)
+    assert is_call(world.calls[1], "answer")
+    world.respond(1)
+    check(world.engine.result)
+
+
+def test_late_and_repeated_reports_do_not_count():
+    """A part counts once, and only in the round in which it was computed."""
+    world = World(request_fleet(), on_request=True)
+    world.begin()
+    world.compute(0, num_parts=2)
+    world.respond(1, num_parts=2)
+    world.finish()
+    world.begin(1)
+    world.workers[0].reports[:0] = [Report(0, 3, np.nan, None, True, 0.25)]
+    world.now += 1.0
+    world.respond(0, num_parts=1)
+    states = world.engine._parts
+    assert states.turns(0, PartStatus.REPORTED).tolist() == [0]
+    assert world.fleet.rows[0][0, 3] == 0.25
+    world.workers[0].reports += world.workers[0].reports
+    world.now += 1.0
+    world.respond(0, num_parts=0)
+    assert states.turns(0, PartStatus.REPORTED).tolist() == [0]
+    assert world.engine.times[0].tolist() == [1.0, np.inf, np.inf, np.inf]
+
+
+def test_excluded_workers_are_sent_nothing_more_in_their_round():
+    """Worker 1 sends NaN as a sum, and its replacement waits for the next round."""
+    world = World(request_fleet(), on_request=True)
+    world.begin()
+    for worker in range(4):
+        world.respond(worker, num_parts=2)
+    world.respond(1, is_finite=False)
+    assert world.calls[1] is None
+    world.lose(1)
+    world.poll()
+    world.respond(1)
+    assert world.calls[1] is None and world.fleet.slots[1].state == "idle"
+    found = world.finish()
+    check(found)
+    assert not found.received[1]
+    world.begin(1)
+    assert is_call(world.calls[1], "compute")
+    check(world.finish())
 
 
 def test_parts_of_a_corrupted_worker_are_finished_by_the_others():

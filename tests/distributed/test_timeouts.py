@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxwgc.distributed.ray._fleet import ResponseLimit
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
 
 
 def test_limit_follows_the_slowest_recent_response():

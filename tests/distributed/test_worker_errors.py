@@ -16,7 +16,7 @@ from jaxwgc.distributed.ray import _errors
 from jaxwgc.distributed.ray._errors import WorkerError, line_of, reporting
 from jaxwgc.distributed.ray._events import Lost
 from jaxwgc.distributed.ray._messages import sent
-from jaxwgc.distributed.ray._rounds import StartUp
+from jaxwgc.distributed.ray._start_up import StartUp
 from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, actor_class
 from tests.distributed.ray_tasks import OfTwoArguments, draw, squares
 from tests.distributed.simulated import message_fleet
@@ -198,6 +198,7 @@ def test_errors_in_the_thread_of_parts_are_reported(error):
 
     worker = make_worker(PartWorker, delay=delay, batch=draw)
     worker.prepare([*PARTS])
+    worker.start_thread()
     with pytest.raises(WorkerError) as info:
         worker.compute(([PARAMS], sent(KEY), 0), 0, np.zeros(2, np.int8), 0)
     assert info.value.reason.startswith(f"{type(error).__name__}: ")

@@ -1,12 +1,10 @@
-"""Ray actors of the workers, and the driver that runs round engines on them."""
+"""Ray actors of the workers: calls, and the events that they return."""
 
 import collections
 import contextlib
 import operator
 import os
-import pickle
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,13 +15,9 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._errors import WorkerError, line_of
-from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._interrupts import check_interrupt
-from jaxwgc.distributed.ray._messages import Answer, Layout, Memory, Round
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
-from jaxwgc.distributed.ray._rounds import MessageRound, RoundEngine, StartUp
-from jaxwgc.distributed.ray._session import check_connected, find_ray
+from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
+from jaxwgc.distributed.ray._messages import Answer, Layout
+from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
 from jaxwgc.distributed.ray._worker import (
     PartWorker,
@@ -37,15 +31,6 @@ from jaxwgc.distributed.ray._worker import (
 _SECONDS_TO_READ = 10
 # Maximum number of calls of a worker without a response. Further calls are deferred.
 _MAX_CALLS = 4
-# Polling interval in seconds for silent workers.
-_POLL_SECONDS = 0.1
-# Largest size of params, in bytes, that are sent as an argument of the task, which is
-# faster than Ray's object store.
-_LARGEST_IN_TASK = 2**16
-
-
-class NoResponse(Exception):
-    """A queried worker was lost before it responded."""
 
 
 class Actors:
@@ -74,7 +59,7 @@ class Actors:
         # Newest call of each worker that has the maximum number of calls without a
         # response.
         self._deferred: dict[int, events.Call] = {}
-        self.pending: collections.deque[events.Event] = collections.deque()
+        self.pending: collections.deque[events.WorkerEvent] = collections.deque()
         self._signature: str | None = None
         self._travel_time = TravelTime()
         self.order: Any = None
@@ -99,7 +84,7 @@ class Actors:
                 case _:
                     self._call(action)
 
-    def next_event(self, seconds: float) -> events.Event | None:
+    def next_event(self, seconds: float) -> events.WorkerEvent | None:
         """Waits some seconds for the next event; returns the event or None."""
         for call in list(self._deferred.values()):
             self._call(call)
@@ -188,7 +173,7 @@ class Actors:
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
-    ) -> events.Event:
+    ) -> events.WorkerEvent:
         """Converts the result of a finished task to an event."""
         _, call, _ = self._calls[worker][-1]
         since = self._calls[worker][0][2]
@@ -209,7 +194,7 @@ class Actors:
             )
         return events.Response(worker, call, result, seconds)
 
-    def _started(self, ready: events.Ready) -> events.Event:
+    def _started(self, ready: events.Ready) -> events.WorkerEvent:
         own = ready.signature
         self._signature = self._signature or own
         if own != self._signature:
@@ -232,132 +217,6 @@ class Actors:
         if name.startswith("Actor"):
             trouble = f"its process died ({name})"
         return events.Lost(worker, trouble, error, has_died)
-
-
-class Driver:
-    """Runs round engines on the workers, in one thread and only during a round.
-
-    Args:
-      fleet: States of the workers.
-      layout: Shapes of their messages.
-      launch: Makes the actor of a worker.
-      plan: `RequestPlan` of a code with several messages per worker, or None.
-
-    Attributes:
-      actors: `Actors` of the workers.
-    """
-
-    def __init__(
-        self, fleet: Fleet, layout: Layout, launch: Callable, plan: RequestPlan | None
-    ):
-        self.fleet = fleet
-        self._layout = layout
-        self._plan = plan
-        # `close` sets this event in another thread, to end the current round.
-        self.is_closed = threading.Event()
-        self.actors = Actors(launch, len(fleet.slots), self._check_open)
-        self._memory = Memory(layout.shape, layout.dtype)
-        # End of the last round, and total seconds between rounds.
-        self._ended = time.monotonic()
-        self._away = 0.0
-
-    def start(self) -> None:
-        """Starts all workers, and waits until each has loaded its parts and compiled.
-
-        Raises:
-          ValueError: If the parts of two workers are not alike.
-          RuntimeError: If a worker fails or dies repeatedly, or the start takes longer
-            than `timeouts.start`.
-        """
-        log.info("starting %d workers", len(self.fleet.slots))
-        self._run(StartUp(self.fleet, self._now()))
-        log.info("compiling the decoder")
-        self._compile_decoder()
-
-    def _compile_decoder(self) -> None:
-        """Decodes a round without stragglers, so that the first round is no longer."""
-        if self._plan is None:
-            self.fleet.rules.decodes(np.ones(len(self.fleet.slots), bool))
-        else:
-            mask = np.ones(self._plan.support.shape[:2], bool)
-            self.fleet.rules.decodes(mask.ravel())
-            self._plan.requests(mask)
-
-    def run(
-        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
-    ) -> Round:
-        """Runs one round, and returns it.
-
-        See `RayCluster.compute` and `MessageRound`.
-        """
-        begin = time.monotonic()
-        self._away += begin - self._ended
-        # The pause is counted once, even if the round ends with an error below.
-        self._ended = begin
-        order = leaves, key, step
-        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
-        order = find_ray().put(order) if is_large else pickle.dumps(order)
-        self.actors.order = order
-        self.actors.read_seconds = 0.0
-        examined = self._examined
-        now = self._now()
-        messages = self._memory.borrow()
-        if self._plan is None:
-            engine = MessageRound(self.fleet, self._layout, step, now, messages, owner)
-        else:
-            engine = RequestRound(self.fleet, self._plan, step, now, messages)
-        self.actors.perform(self.fleet.actions())
-        broadcast = time.monotonic() - begin
-        this_round, transfer = self._run(engine)
-        timings = {"broadcast": broadcast, "transfer": transfer}
-        if self.fleet.verifier is not None:
-            timings["examination"] = self._examined - examined
-        elapsed = self._ended - begin
-        return this_round._replace(timings=timings, elapsed=elapsed)
-
-    def end(self) -> None:
-        """Ends all workers."""
-        for worker in range(len(self.fleet.slots)):
-            self.actors.end(worker)
-
-    @property
-    def _examined(self) -> float:
-        """Total seconds of verification."""
-        return getattr(self.fleet.verifier, "seconds", 0.0)
-
-    def _now(self) -> float:
-        """Returns the time in seconds by the clock of the engines.
-
-        It stands still between rounds and in verification: there, no response is read,
-        and no worker is silent.
-        """
-        return time.monotonic() - self._away - self._examined
-
-    def _run(self, engine: RoundEngine) -> tuple[Any, float]:
-        """Runs an engine; returns its result and the seconds of reading responses."""
-        transfer = 0.0
-        examined = self._examined
-        try:
-            while engine.result is None:
-                self._check_open()
-                check_interrupt()
-                wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
-                event = self.actors.next_event(float(wait))
-                if event is not None:
-                    start = time.monotonic()
-                    self.actors.perform(engine.handle(event, self._now()))
-                    transfer += time.monotonic() - start
-                if not self.actors.pending and engine.result is None:
-                    self.actors.perform(engine.poll(self._now()))
-        finally:
-            self._ended = time.monotonic()
-        transfer += self.actors.read_seconds + examined - self._examined
-        return engine.result, transfer
-
-    def _check_open(self) -> None:
-        if self.is_closed.is_set():
-            raise RuntimeError("the RayCluster was closed during a round")
-        check_connected()
 
 
 def launcher(

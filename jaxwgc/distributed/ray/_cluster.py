@@ -18,18 +18,31 @@ from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._actors import Driver, launcher
+from jaxwgc.distributed.ray._actors import launcher
 from jaxwgc.distributed.ray._callbacks import TrainingState
-from jaxwgc.distributed.ray._fleet import Fleet, Rules, WorkerSlot, filled
+from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
+from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
-from jaxwgc.distributed.ray._leaves import difference
-from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
-from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
-from jaxwgc.distributed.ray._request_round import RequestPlan
+from jaxwgc.distributed.ray._leaves import difference, finite_leaves
+from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
+from jaxwgc.distributed.ray._options import (
+    Faults,
+    Timeouts,
+    Verification,
+    check_decoding_options,
+)
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._rules import decodes_of, rules_of
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
-from jaxwgc.distributed.ray._verification import Audits, ParityChecks
+from jaxwgc.distributed.ray._trace import filled
+from jaxwgc.distributed.ray._verification import (
+    Audits,
+    ParityChecks,
+    PartCopies,
+    Verifier,
+)
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, try_loss
-from jaxwgc.stragglers import WaitingRule, fastest
+from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies import StragglerReport, straggler_report
 
 
@@ -153,7 +166,7 @@ class RayCluster:
         is_right = (key is None) == (batch is None)
         _validation.require(is_right, "key and batch", "go together", [key, batch])
         _validation.check_instance("decoding", decoding, DecodingOptions)
-        _check_decoding_options(decoding)
+        check_decoding_options(decoding)
         _validation.check_instance("verification", verification, Verification)
         _validation.check_instance("timeouts", timeouts, Timeouts)
         _validation.check_instance("faults", faults, Faults)
@@ -186,8 +199,8 @@ class RayCluster:
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
-        self._decodes = _decodes_of(code, self._decoder, decoding.tolerance)
-        rules = _rules_of(code, wait, self._decodes, self._locator)
+        self._decodes = decodes_of(code, self._decoder, decoding.tolerance)
+        rules = rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
         # The lock is held during a round.
         self._lock = threading.RLock()
@@ -400,7 +413,7 @@ class RayCluster:
         """Runs the round of a step that the caller counts, in one thread at a time."""
         with self._lock:
             driver = self._started(params)
-            leaves = _finite_leaves(params, self._params_like)
+            leaves = finite_leaves(params, self._params_like)
             before = self._fleet.num_losses().sum()
             this_round = driver.run(step, leaves, sent(key), owner)
             num_replaced = int(self._fleet.num_losses().sum() - before)
@@ -473,45 +486,24 @@ class RayCluster:
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
+        workers = WorkersOfRound(driver.actors, self._fleet)
+        driver.verifier = self._verifier(PartCopies(code, task, self._parts, workers))
+        return driver
+
+    def _verifier(self, copies: PartCopies) -> Verifier | None:
+        """Returns the verifier of rounds, None if all messages are accepted."""
+        options = self._verification
         if self._locator is not None:
-            self._fleet.verifier = ParityChecks(
-                driver,
-                code,
-                task,
-                self._parts,
-                options.noise,
+            return ParityChecks(
+                copies,
+                noise=options.noise,
                 locator=self._locator,
                 on_wrong=str(options.on_wrong),
             )
-        elif options.audit:
-            self._fleet.verifier = Audits(
-                driver,
-                code,
-                task,
-                self._parts,
-                options.noise,
-                audit=options.audit,
-                seed=int(jax.random.bits(self.key)),
-            )
-        return driver
-
-
-def _check_decoding_options(decoding: DecodingOptions) -> None:
-    """Raises ValueError if an option is set that belongs elsewhere in a cluster."""
-    defaults = DecodingOptions()
-    owners = {
-        "memory": "train(memory=...)",
-        "debias": "train(debias=...)",
-        "correct_errors": "verification",
-        "noise": "verification",
-    }
-    for name, owner in owners.items():
-        value = getattr(decoding, name)
-        if value != getattr(defaults, name):
-            raise ValueError(
-                f"decoding.{name} must be {getattr(defaults, name)} in a RayCluster "
-                f"(use {owner}); got {value}"
-            )
+        if options.audit:
+            seed = int(jax.random.bits(self.key))
+            return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
+        return None
 
 
 def _task_of(
@@ -525,56 +517,3 @@ def _task_of(
     return Task(
         loss, has_aux, load, batch, faults.delay, faults.corrupt, options.message_dtype
     )
-
-
-def _decodes_of(
-    code: GradientCode, decoder: Any, tolerance: Any
-) -> Callable[[np.ndarray], bool]:
-    """Returns a function that computes whether a mask of messages can be decoded."""
-    # The code is a constant of the program, so that a NumPy code keeps its precision.
-    decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
-    # Results are cached, because the waiting rule and the end of the round use equal
-    # masks, which recur in later rounds.
-    known = functools.lru_cache(maxsize=10_000)(
-        lambda mask: bool(decodes(np.frombuffer(mask, bool)))
-    )
-    return lambda mask: known(mask.tobytes())
-
-
-def _rules_of(
-    code: GradientCode, wait: WaitingRule | None, decodes: Callable, locator: Any
-) -> Rules:
-    """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
-    if wait is None and locator is not None:
-        num_required = code.num_workers - code.num_stragglers + 2
-        wait = fastest(min(code.num_workers, num_required))
-    if wait is not None:
-        _validation.check_instance("wait", wait, WaitingRule, ", such as fastest(6)")
-        # This call raises an error if the rule is for another number of workers.
-        wait.ends(np.full(code.num_workers, np.inf))
-
-    def ends(times: np.ndarray) -> float:
-        if wait is None:
-            return 0.0 if decodes(np.isfinite(times)) else np.inf
-        return float(wait.ends(times))
-
-    def can_be_used(mask: np.ndarray) -> bool:
-        # Messages that no check compares with others do not count.
-        return decodes(mask if locator is None else locator.checked_by_others(mask))
-
-    sees_workers = wait is not None and (
-        wait.code is None or wait.code.messages_per_worker != code.messages_per_worker
-    )
-    return Rules(ends, can_be_used, sees_workers, code.num_stragglers)
-
-
-def _finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
-    """Converts params to finite NumPy leaves with the dtypes of `like`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    found = []
-    for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
-        found.append(np.asarray(leaf, shape.dtype))
-        if not is_finite(found[-1]):
-            name = f"params{jax.tree_util.keystr(path)}"
-            raise ValueError(f"params must be finite; got NaN or infinity in {name}")
-    return found

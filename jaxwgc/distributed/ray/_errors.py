@@ -13,6 +13,10 @@ _LONGEST_TEXT = 10_000
 _TRACEBACK_HEADER = "Traceback (most recent call last):"
 
 
+class NoResponse(Exception):
+    """A queried worker was lost before it responded."""
+
+
 class WorkerError(Exception):
     """An exception that a worker raised, as text.
 

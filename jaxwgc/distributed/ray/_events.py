@@ -55,6 +55,21 @@ class Lost(NamedTuple):
     has_died: bool = True
 
 
+class Verdict(NamedTuple):
+    """The messages of a round have been verified.
+
+    Attributes:
+      right: bool (num_workers,), workers with messages to decode.
+      wrong: bool (num_workers,), workers with corrupted messages.
+      rejected: Whether messages are corrupted and the workers cannot be told, or no
+        message can be checked.
+    """
+
+    right: np.ndarray
+    wrong: np.ndarray
+    rejected: bool
+
+
 class Launch(NamedTuple):
     """Start a process for a worker."""
 
@@ -87,5 +102,25 @@ class Call(NamedTuple):
     call: int = -1
 
 
-Event = Ready | Response | Lost
+class Unverified(NamedTuple):
+    """Messages of a round that waits for the verdict on them.
+
+    Attributes:
+      number: Round.
+      when: Round, in words.
+      messages: (num_workers, length). Rows without a message have no meaning.
+      received: bool (num_workers,), workers with messages.
+      requests: On request, (num_workers, messages_per_worker), weights of the messages
+        as sums; None for codes with one message per worker.
+    """
+
+    number: int
+    when: str
+    messages: np.ndarray
+    received: np.ndarray
+    requests: np.ndarray | None = None
+
+
+WorkerEvent = Ready | Response | Lost
+Event = WorkerEvent | Verdict
 Action = Launch | Replace | Call

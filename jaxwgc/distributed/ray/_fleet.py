@@ -1,46 +1,25 @@
-"""States, response times and trace of the workers, as the coordinator sees them."""
+"""States of the workers, as the coordinator sees them."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._messages import Round
-from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS, Timeouts
+from jaxwgc.distributed.ray._options import Timeouts
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
+from jaxwgc.distributed.ray._rules import Rules
+from jaxwgc.distributed.ray._trace import mark_lost
 
-# Longest time limit for a silent worker, and the limit before its first response.
-_CEILING_SECONDS = 60.0
-# Time limit as a multiple of the slowest recent response, and number of recent
-# responses per worker.
-_MULTIPLE = 10.0
-_NUM_RECENT = 20
 # Longest pause, in seconds, before a process is launched again after several failures.
 _LONGEST_PAUSE_SECONDS = 60.0
 # Number of rounds with corrupted messages after which a worker is replaced.
 MAX_CORRUPTED_ROUNDS = 3
 
 log = logging.getLogger("jaxwgc.distributed")
-
-
-class Rules(NamedTuple):
-    """Rules of a round, given by the code and the waiting rule.
-
-    Attributes:
-      ends: Waiting rule: maps the times so far to the time at which the round ends,
-        infinity if it is not known.
-      decodes: Whether a mask of messages can be decoded.
-      sees_workers: On request, whether `ends` maps the times of workers, in place of
-        those of messages.
-      num_stragglers: Number of workers that the code tolerates.
-    """
-
-    ends: Callable[[np.ndarray], float]
-    decodes: Callable[[np.ndarray], bool]
-    sees_workers: bool
-    num_stragglers: int
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -101,69 +80,6 @@ class WorkerSlot:
         return f"{self.host} (node {self.node[:8]})"
 
 
-class ResponseLimit:
-    """Time limits after which silent workers are replaced, from recent responses.
-
-    Attributes:
-      seconds: The limit for a worker that has responded before.
-    """
-
-    def __init__(self, answer: float | None, num_workers: int):
-        self._is_fixed = answer is not None
-        # Seconds of recent responses, oldest first. In `_own`, a silence counts as a
-        # response.
-        self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
-        self._own = self._recent.copy()
-        self.seconds = _CEILING_SECONDS if answer is None else answer
-        self._limits = np.full(num_workers, self.seconds)
-
-    @property
-    def slowest(self) -> float:
-        """Seconds of the slowest recent response; 0 if there is none."""
-        return float(np.nanmax(self._recent, initial=0.0))
-
-    def median(self, worker: int) -> float:
-        """Returns the median of a worker's recent response times; infinity if none."""
-        recent = self._recent[worker]
-        recent = recent[~np.isnan(recent)]
-        return float(np.median(recent)) if len(recent) else np.inf
-
-    def of(self, worker: int) -> float:
-        """Returns the time limit of a worker, in seconds."""
-        return float(self._limits[worker])
-
-    def note(self, worker: int, seconds: float) -> None:
-        """Records a response time."""
-        for times in (self._recent, self._own):
-            times[worker] = np.append(times[worker, 1:], seconds)
-        self._adapt()
-
-    def note_silence(self, worker: int) -> None:
-        """Doubles the limit of a worker, until the worker has responded often again.
-
-        A step that has become longer is not interrupted for ever.
-        """
-        seconds = 2 * self.of(worker) / _MULTIPLE
-        self._own[worker] = np.append(self._own[worker, 1:], seconds)
-        self._adapt()
-
-    def resume(self, slowest: float) -> None:
-        """Continues from the slowest recent response of an earlier run."""
-        if slowest:
-            self._recent[:] = self._own[:] = slowest
-            self._adapt()
-
-    def _adapt(self) -> None:
-        if self._is_fixed:
-            return
-        limit = _MULTIPLE * self.slowest
-        self.seconds = float(np.clip(limit, SHORTEST_ANSWER_SECONDS, _CEILING_SECONDS))
-        limits = _MULTIPLE * np.fmax.reduce(self._own, axis=1)
-        limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
-        # The limit is NaN for a worker that has not responded yet.
-        self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
-
-
 class Fleet:
     """States of all workers, and actions to be performed, shared by all rounds.
 
@@ -176,10 +92,7 @@ class Fleet:
         others, or is still at it.
       rules: `Rules` of the rounds.
       when: Round that is under way, in words.
-      verifier: `Verifier` of the rounds, or None.
     """
-
-    verifier: Any = None
 
     def __init__(self, num_workers: int, timeouts: Timeouts, rules: Rules):
         self.timeouts = timeouts
@@ -387,35 +300,3 @@ class Fleet:
         log.warning(text, slot.index, what, self.when, slot.trouble, left, spares)
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)
-
-
-def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
-    """Writes infinity for a lost worker in all rows since its last response."""
-    for row in reversed(rows):
-        is_gap = np.isnan(row[worker])
-        if row is rows[-1] or is_gap.all():
-            row[worker] = np.where(is_gap, np.inf, row[worker])
-        if not is_gap.all():
-            break
-
-
-def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the trace, with runs of NaNs replaced by the worker's next seconds.
-
-    As many of the next ones as there are NaNs, and the first ones after the last. The
-    length of a run depends on the seconds before it. Repeated in its place, these would
-    make slow responses more frequent than they are.
-    """
-    table = np.array(rows)
-    for worker in range(table.shape[1]):
-        seconds = table[:, worker].ravel()
-        is_gap = np.isnan(seconds)
-        is_finite = np.isfinite(seconds)
-        found = seconds[is_finite]
-        num_gaps = is_gap.cumsum()
-        in_run = num_gaps - np.maximum.accumulate(np.where(is_gap, 0, num_gaps))
-        if len(found):
-            behind = (is_finite.cumsum() + in_run - 1)[is_gap]
-            seconds[is_gap] = found[behind % len(found)]
-        table[:, worker] = seconds.reshape(table[:, worker].shape)
-    return table

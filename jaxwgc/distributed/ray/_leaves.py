@@ -1,8 +1,11 @@
-"""Leaves of pytrees by name, and the first leaf that differs."""
+"""Leaves of pytrees: by name, finite, and the first leaf that differs."""
 
 from typing import Any
 
 import jax
+import numpy as np
+
+from jaxwgc.distributed.ray._messages import is_finite
 
 
 def by_name(tree: Any) -> dict[str, Any]:
@@ -27,3 +30,15 @@ def difference(before: Any, now: Any) -> str:
         if shown_before != shown_now:
             return f"{name} = {shown_before}, and now {shown_now}"
     return ""
+
+
+def finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
+    """Converts params to finite NumPy leaves with the dtypes of `like`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = []
+    for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
+        found.append(np.asarray(leaf, shape.dtype))
+        if not is_finite(found[-1]):
+            name = f"params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"params must be finite; got NaN or infinity in {name}")
+    return found

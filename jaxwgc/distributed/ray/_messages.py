@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import enum
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,22 @@ import numpy as np
 
 from jaxwgc import _arrays, coding
 from jaxwgc.codes import GradientCode
+
+# Seconds for which a report waits for further reports, to send all in one call. Long
+# against a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
+# replaced.
+HOLD_SECONDS = 0.05
+
+
+class Taken(enum.IntEnum):
+    """Marks of a part that another worker is computing, or has finished.
+
+    Workers compute parts in ascending order of these values.
+    """
+
+    FREE = 0
+    COMPUTING = 1
+    FINISHED = 2
 
 
 class Answer(NamedTuple):

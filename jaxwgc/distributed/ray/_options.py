@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxwgc import _validation, coding
+from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
 # Shortest time limit for a silent worker, because a machine that starts processes may
@@ -136,3 +137,21 @@ class Faults:
         for name, function in vars(self).items():
             if function is not None:
                 _validation.check_callable(name, function)
+
+
+def check_decoding_options(decoding: DecodingOptions) -> None:
+    """Raises ValueError if an option is set that belongs elsewhere in a cluster."""
+    defaults = DecodingOptions()
+    owners = {
+        "memory": "train(memory=...)",
+        "debias": "train(debias=...)",
+        "correct_errors": "verification",
+        "noise": "verification",
+    }
+    for name, owner in owners.items():
+        value = getattr(decoding, name)
+        if value != getattr(defaults, name):
+            raise ValueError(
+                f"decoding.{name} must be {getattr(defaults, name)} in a RayCluster "
+                f"(use {owner}); got {value}"
+            )

@@ -1,20 +1,22 @@
-"""Engine of a round in which workers report parts and send sums on request."""
+"""Engine of a round in which workers report parts and send sums on request.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+A round has two phases. Workers first compute parts and report them, until the waiting
+rule ends this phase. The coordinator then collects one weighted sum from each worker
+that the decoding needs. If a sum does not come, the first phase continues.
+"""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
-from jaxwgc.decoders import Decoder
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import Layout, Report, is_finite, unpack
-from jaxwgc.distributed.ray._rounds import RoundEngine
-from jaxwgc.distributed.ray._worker import HOLD_SECONDS, turns_left
+from jaxwgc.distributed.ray._messages import Report, is_finite, unpack
+from jaxwgc.distributed.ray._part_states import SETTLED, PartEvent, PartStates
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._requested_sums import RequestedSums
+from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
+from jaxwgc.distributed.ray._work_sharing import WorkSharing
 
 # The wait for a sum ends after these seconds, plus this multiple of the time that other
 # sums took, if other workers have then finished its parts.
@@ -24,306 +26,163 @@ _TIMES_OTHERS = 2.0
 _POLL_SECONDS = 0.1
 
 
-class RequestPlan(NamedTuple):
-    """Turns, messages and sums of a code with several messages per worker.
-
-    A turn is the place of a part among those of a worker.
-
-    Attributes:
-      code: Real code of one segment.
-      layout: Shapes of the sums.
-      find_weights: Maps a mask of messages to decoding weights (1, num_messages).
-      parts: int (num_workers, num_turns), part of each turn; num_parts if none.
-      is_held: bool (num_workers, num_turns), turns that there are.
-      support: bool (num_workers, messages_per_worker, num_turns), turns that a message
-        is made of.
-      may_skip: Whether workers need not compute parts that others have finished.
-    """
-
-    code: GradientCode
-    layout: Layout
-    find_weights: Callable[[np.ndarray], Any]
-    parts: np.ndarray
-    is_held: np.ndarray
-    support: np.ndarray
-    may_skip: bool
-
-    @property
-    def report_size(self) -> int:
-        """Number of parts that a worker reports at once, if all are equally fast."""
-        return -(-self.code.num_parts // self.code.num_workers)
-
-    @classmethod
-    def of(cls, code: GradientCode, layout: Layout, decoder: Decoder) -> "RequestPlan":
-        """Returns the plan of a code."""
-        find_weights = jax.jit(
-            lambda mask: decoder.checked_weights(
-                code.encoding_matrix, code.segment_targets, mask
-            )
-        )
-        loads = np.asarray(code.parts_per_worker)
-        parts = np.full((code.num_workers, max(1, loads.max())), code.num_parts)
-        rows = np.asarray(code.encoding_matrix) != 0
-        rows = rows.reshape(code.num_workers, code.messages_per_worker, -1)
-        support = np.zeros((*rows.shape[:2], parts.shape[1]), bool)
-        for worker, load in enumerate(loads):
-            held = layout.held[worker][:load]
-            parts[worker, :load] = held
-            support[worker, :, :load] = rows[worker][:, held]
-        is_held = parts < code.num_parts
-        may_skip = support.sum(2).max() <= 1
-        return cls(code, layout, find_weights, parts, is_held, support, may_skip)
-
-    def mask(self, done: np.ndarray) -> np.ndarray:
-        """Returns a mask of finished messages, (num_workers, messages_per_worker)."""
-        return ~(self.support & ~done[:, None]).any(2)
-
-    def requests(self, mask: np.ndarray) -> np.ndarray:
-        """Returns weights of each worker's sum, (num_workers, messages_per_worker)."""
-        weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
-        return np.where(self.support.any(2), weights, 0)
-
-    def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
-        """Converts times of parts to the times that the waiting rule takes."""
-        if sees_workers:
-            return np.where(self.is_held, times, 0.0).max(1)
-        return np.where(self.support, times[:, None], 0.0).max(2).ravel()
-
-
 class RequestRound(RoundEngine):
     """Round engine for codes with several messages per worker.
 
     Args:
       fleet: Workers.
       plan: `RequestPlan` of the code.
-      step: Step, for the log.
-      now: Time at which the round begins.
-      sums: Memory for the sums, (num_workers, length).
+      start: `RoundStart` of the round; its memory is for the sums.
 
     Attributes:
       requests: (num_workers, messages_per_worker), weights of the sums that workers are
         asked for; None while they compute.
     """
 
-    def __init__(
-        self, fleet: Fleet, plan: RequestPlan, step: int, now: float, sums: np.ndarray
-    ):
-        super().__init__(fleet, now)
+    def __init__(self, fleet: Fleet, plan: RequestPlan, start: RoundStart):
+        super().__init__(fleet, plan.layout, start, plan.parts.shape)
         self._plan = plan
-        is_held = plan.is_held
-        self._open(plan.layout, step, sums, is_held.shape)
-        # Newest request to each worker, and the request to which its received sum
-        # responds.
-        self._asked = np.full(plan.support.shape[:2], np.nan)
-        self._answered = self._asked.copy()
-        # Turns with available gradients, and turns that a worker has reported.
-        self._done = np.zeros(is_held.shape, bool)
-        self._reported = ~is_held
-        # State of the parts of each worker, as the worker was last told: see
-        # `turns_left`.
-        self._taken = np.zeros(is_held.shape, np.int8)
-        # Parts that each worker is expected to compute before its next report.
-        self._claims = np.zeros((len(is_held), plan.code.num_parts + 1), bool)
-        # Workers that are excluded from this round.
-        self._is_out = np.zeros(len(is_held), bool)
-        self._losses_known = self._losses_before
+        self._parts = PartStates(plan.parts, plan.code.num_parts)
+        self._sharing = WorkSharing(plan, self._parts, fleet)
+        num_workers, messages_per_worker, _ = plan.support.shape
+        self._sums = RequestedSums(num_workers, messages_per_worker)
         self.requests: np.ndarray | None = None
-        self._asked_at = self._answered_at = now
-        self._wrong: np.ndarray | None = None
+        # Messages that can be sums when the waiting rule ends the first phase.
+        self._mask = np.zeros((num_workers, messages_per_worker), bool)
+        # Time of the newest requests, and of the newest sum since then.
+        self._requested_at = start.now
+        self._newest_sum_at = start.now
         workers = np.flatnonzero(fleet.are("idle", "computing")).tolist()
+        # All claims are recorded before the first call, so that each worker is told
+        # all of them.
         for worker in workers:
-            # All claims are recorded before the first call, so that each worker is told
-            # all of them.
-            self._claim_parts(worker)
+            self._parts.apply_to_worker(PartEvent.SEND, worker)
+            self._sharing.update(worker, has_begun=False)
         for worker in workers:
-            self._send(worker, now)
-
-    def _advance(self, now: float) -> None:
-        """Requests sums, or ends the round, if the time has come."""
-        self._forget_lost()
-        if self.requests is None:
-            self._listen(now)
-            if self._ends is None:
-                self._ends = self._end(self._done)
-            self.poll_at = self._ends
-            self._mask = self._plan.mask(self._done)
-            given_up = self._replaced | self._is_out
-            self._reason = self._reason_to_stop(self._mask.ravel(), given_up, now)
-            if self._reason:
-                self.requests = self._plan.requests(self._mask)
-                self._asked_at = self._answered_at = now
-        if self.requests is not None:
-            if (missing := self._missing).any():
-                self._request(missing, now)
-            elif self._is_right(now):
-                self._finish(now)
-            # If parts have been reopened, the next poll is due at once.
-            self.poll_at = now if self.requests is None else now + _POLL_SECONDS
+            self._call_compute(worker, start.now)
 
     @property
     def _missing(self) -> np.ndarray:
         """Workers that have not sent their requested sum, bool (num_workers,)."""
         assert self.requests is not None
-        return self.requests.any(1) & (self._answered != self.requests).any(1)
+        return self.requests.any(1) & ~self._sums.have_arrived(self.requests)
 
     def _send(self, worker: int, now: float) -> None:
-        """Sends the parameters to a worker, if it holds any parts."""
-        if self._plan.is_held[worker].any():
-            slot = self._fleet.slots[worker]
-            num_seen = slot.num_seen
-            slot.num_seen = 0
-            arguments = self.number, self._claim_parts(worker), num_seen
-            call = events.Call(worker, "compute", self.number, arguments)
-            self._fleet.call(call, now)
+        self._parts.apply_to_worker(PartEvent.SEND, worker)
+        self._call_compute(worker, now)
 
-    def _listen(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
+        """Requests reports or sums, or ends the round."""
+        self._note_losses()
+        if self.requests is None:
+            self._request_reports(now)
+            self._end_first_phase(now)
+        if self.requests is not None:
+            self._collect_sums(now)
+
+    # The first phase: workers compute parts, and report them.
+
+    def _call_compute(self, worker: int, now: float) -> None:
+        """Sends the parameters to a worker, if it can compute any parts."""
+        if not self._parts.have_open[worker]:
+            return
+        self._sharing.update(worker, has_begun=False)
+        slot = self._fleet.slots[worker]
+        arguments = self.number, self._parts.taken(worker), slot.num_seen
+        slot.num_seen = 0
+        call = events.Call(worker, "compute", self.number, arguments)
+        self._fleet.call(call, now)
+
+    def _request_reports(self, now: float) -> None:
         """Requests the next reports of idle workers that have parts left."""
+        have_open = self._parts.have_open
         for slot in self._fleet.slots:
-            if slot.state == "idle" and not self._reported[slot.index].all():
-                arguments = slot.num_seen, self._claim_parts(slot.index)
+            if slot.state == "idle" and have_open[slot.index]:
+                self._sharing.update(slot.index, has_begun=True)
+                arguments = slot.num_seen, self._parts.taken(slot.index)
                 call = events.Call(slot.index, "report", self.number, arguments)
                 self._fleet.call(call, now)
 
-    def _claim_parts(self, worker: int) -> np.ndarray:
-        """Returns which parts of a worker others have finished or are computing.
+    def _end_first_phase(self, now: float) -> None:
+        """Computes the requests of sums, if the round need not wait for parts."""
+        is_reported = self._parts.is_reported
+        if self._ends is None:
+            self._ends = self._end_time(is_reported)
+        self.poll_at = self._ends
+        self._mask = self._plan.mask(is_reported)
+        given_up = self._replaced | self._parts.is_excluded
+        self._reason = self._reason_to_stop(self._mask.ravel(), given_up, now)
+        if self._reason:
+            self.requests = self._plan.requests(self._mask)
+            self._requested_at = now
+            self._newest_sum_at = now
 
-        Also records the parts that the worker claims until its next report: the part
-        that it has begun by what it was told before, and at least another. Workers that
-        are less than half as fast, or suspected, keep no part from it.
+    def _end_time(self, is_reported: np.ndarray) -> float:
+        """Returns the time at which the waiting rule ends the first phase.
+
+        Args:
+          is_reported: bool (num_workers, num_turns), parts that count.
         """
-        plan = self._plan
-        done = self._reported[worker]
-        taken = self._taken[worker]
-        begun = turns_left(taken, done)[:1]
-        begun = begun[taken[begun] == 0]
-        if plan.may_skip:
-            numbers = (self._reported & plan.is_held).sum(1)
-            is_heard = 2 * numbers >= numbers[worker]
-            is_heard &= [not slot.is_suspected for slot in self._fleet.slots]
-            is_heard[worker] = False
-            status = np.zeros(plan.code.num_parts + 1, np.int8)
-            status[self._claims[is_heard].any(0)] = 1
-            status[plan.parts[self._done]] = 2
-            taken[:] = status[plan.parts[worker]]
-        free = turns_left(taken, done)
-        free = free[taken[free] == 0]
-        turns = np.concatenate([begun, np.setdiff1d(free, begun, True)])
-        seconds = max(self._fleet.limit.median(worker), 1e-6)
-        num_parts = int(np.clip(HOLD_SECONDS / seconds, 2, plan.report_size))
-        self._claims[worker] = False
-        self._claims[worker, plan.parts[worker, turns[:num_parts]]] = True
-        return taken[: int(plan.is_held[worker].sum())].copy()
-
-    def _end(self, done: np.ndarray) -> float:
-        """Returns the time at which the waiting rule ends the round."""
         rules = self._fleet.rules
-        times = np.where(done, self.times, np.inf)
+        times = np.where(is_reported, self.times, np.inf)
         times = self._plan.seen_times(times, rules.sees_workers)
         return self._begin + rules.ends(times)
 
-    def _request(self, missing: np.ndarray, now: float) -> None:
-        """Requests missing sums, and skips overdue ones if the others suffice."""
+    # The second phase: the sums of the workers are collected.
+
+    def _collect_sums(self, now: float) -> None:
+        """Requests the missing sums; verifies them and ends the round if all are here.
+
+        If a worker is excluded, the first phase continues at once.
+        """
+        self.poll_at = now + _POLL_SECONDS
+        missing = self._missing
+        if missing.any():
+            self._request_sums(missing, now)
+            self._exclude_overdue(missing, now)
+        elif self._is_verified and self._verdict is None:
+            assert self.requests is not None
+            self._await_verdict(self.requests.any(1), self.requests)
+        else:
+            self._finish(now)
+
+    def _request_sums(self, missing: np.ndarray, now: float) -> None:
+        """Requests the missing sums that have not been requested yet."""
         assert self.requests is not None
+        is_requested = self._sums.are_requested(self.requests)
         for worker in np.flatnonzero(missing).tolist():
-            request = self.requests[worker]
             state = self._fleet.slots[worker].state
-            is_new = np.any(self._asked[worker] != request)
+            is_new = not is_requested[worker]
             if state == "idle" or (is_new and state == "computing"):
+                request = self.requests[worker]
                 call = events.Call(worker, "answer", self.number, (request,))
                 self._fleet.call(call, now)
-                self._asked[worker] = request
-        seconds_of_others = self._answered_at - self._asked_at
+                self._sums.request(worker, request)
+
+    def _exclude_overdue(self, missing: np.ndarray, now: float) -> None:
+        """Excludes workers with overdue sums if the parts of the others suffice."""
+        seconds_of_others = self._newest_sum_at - self._requested_at
         patience = _PATIENCE_SECONDS + _TIMES_OTHERS * seconds_of_others
-        if now - self._asked_at < patience:
+        if now - self._requested_at < patience:
             return
         # Workers that have sent their sums continue with their other parts.
-        self._listen(now)
-        done = self._done & ~missing[:, None]
-        is_over = done.any() and self._end(done) <= now
-        if is_over or self._fleet.rules.decodes(self._plan.mask(done).ravel()):
+        self._request_reports(now)
+        is_reported = self._parts.is_reported & ~missing[:, None]
+        is_over = is_reported.any() and self._end_time(is_reported) <= now
+        mask = self._plan.mask(is_reported).ravel()
+        if is_over or self._fleet.rules.decodes(mask):
             workers = np.flatnonzero(missing).tolist()
             log.info("sums of %s are done without %s", workers, self._fleet.when)
-            self._is_out |= missing
-            self._done = done
+            for worker in workers:
+                self._withdraw(PartEvent.EXCLUDE, worker)
+            self.poll_at = now
+
+    def _judge(self, verdict: events.Verdict, now: float) -> None:
+        """Excludes corrupted workers; others finish their parts if time is left."""
+        for worker in np.flatnonzero(verdict.wrong).tolist():
+            self._withdraw(PartEvent.EXCLUDE, worker)
+        if verdict.wrong.any():
             self.requests = None
-            self._ends = None
-
-    def _take(self, event: events.Response, now: float) -> None:
-        if isinstance(event.result, list):
-            self._fleet.slots[event.worker].num_seen += len(event.result)
-            for report in event.result:
-                self._take_report(event.worker, report, now)
-        else:
-            self._take_sum(event, now)
-
-    def _take_report(self, worker: int, report: Report, now: float) -> None:
-        """Records a finished part; of a part of an earlier round only the seconds."""
-        slot = self._fleet.slots[worker]
-        turn = report.turn
-        self._fleet.rows[report.number][worker, turn] = report.seconds
-        self._fleet.limit.note(worker, report.seconds)
-        if report.number != self.number or self._reported[worker, turn]:
-            return
-        self._reported[worker, turn] = True
-        self.times[worker, turn] = now - self._begin
-        if not report.is_finite:
-            self._fleet.blame(slot, "its message is not finite")
-            return
-        if slot.away_since is not None and not self._replaced[worker]:
-            self._fleet.recover(slot)
-        if not self._is_out[worker]:
-            part = self._plan.parts[worker, [turn]]
-            self._values[worker, turn] = part, report.loss, report.aux
-            self._done[worker, turn] = True
-            self._ends = None
-
-    def _take_sum(self, event: events.Response, now: float) -> None:
-        """Copies a sum, so that nothing refers to Ray's memory."""
-        worker = event.worker
-        slot = self._fleet.slots[event.worker]
-        assert isinstance(event.result, np.ndarray)
-        self._check(event.result)
-        self._fleet.limit.note(worker, event.seconds)
-        message = self.messages[worker : worker + 1]
-        unpack(event.result, message)
-        if is_finite(message):
-            self._answered[worker] = self._asked[worker]
-            self._answered_at = now
-            self._fleet.recover(slot)
-        else:
-            self._fleet.blame(slot, "its sum is not finite")
-            self._is_out[worker] = True
-            self._reopen(worker)
-
-    def _forget_lost(self) -> None:
-        """Reopens the parts of workers that were lost since the last call."""
-        num_losses = self._fleet.num_losses()
-        for worker in np.flatnonzero(num_losses > self._losses_known):
-            self._reported[worker] = ~self._plan.is_held[worker]
-            self._reopen(int(worker))
-        self._losses_known = num_losses
-
-    def _reopen(self, worker: int) -> None:
-        """Reopens the finished parts of a worker, unless its sum has arrived."""
-        if self.requests is not None and self._missing[worker]:
-            self.requests = None
-        self._done[worker] = False
-        self._asked[worker] = np.nan
-        self._ends = None
-
-    def _is_right(self, now: float) -> bool:
-        """Verifies the sums once, and returns whether they can be used."""
-        if self._fleet.verifier is None or self._wrong is not None:
-            return True
-        self._wrong = wrong = self._fleet.verifier.check(self).wrong
-        self._fleet.blame_corrupted(wrong, now)
-        self._is_out |= wrong
-        self._done[wrong] = False
-        if wrong.any():
-            # Other workers finish the parts of these workers, if the waiting rule
-            # permits.
-            self.requests = self._ends = None
-        return not wrong.any()
 
     def _finish(self, now: float) -> None:
         """Stops the workers, and sets the result."""
@@ -337,4 +196,70 @@ class RequestRound(RoundEngine):
         mask = jnp.asarray(self._mask.ravel())
         weights = jnp.asarray(self.requests.reshape(1, -1))
         decoding = Decoding(self._plan.code, mask, weights)
-        self._conclude(received, self._wrong, now, decoding=decoding)
+        self._conclude(received, now, decoding=decoding)
+
+    # Responses and losses, which come in both phases.
+
+    def _take(self, event: events.Response, now: float) -> None:
+        if isinstance(event.result, list):
+            self._fleet.slots[event.worker].num_seen += len(event.result)
+            for report in event.result:
+                self._take_report(event.worker, report, now)
+        else:
+            self._take_sum(event, now)
+
+    def _take_report(self, worker: int, report: Report, now: float) -> None:
+        """Records a finished part; of a part of an earlier round only the seconds."""
+        turn = report.turn
+        self._fleet.rows[report.number][worker, turn] = report.seconds
+        self._fleet.limit.note(worker, report.seconds)
+        if report.number != self.number:
+            return
+        if self._parts.status(worker, turn) in SETTLED:
+            return
+        slot = self._fleet.slots[worker]
+        self.times[worker, turn] = now - self._begin
+        if not report.is_finite:
+            self._parts.apply(PartEvent.REPORT_NOT_FINITE, worker, np.array([turn]))
+            self._fleet.blame(slot, "its message is not finite")
+            return
+        self._parts.apply(PartEvent.REPORT, worker, np.array([turn]))
+        self._ends = None
+        part = self._plan.parts[worker, [turn]]
+        self._values[worker, turn] = part, report.loss, report.aux
+        if slot.away_since is not None and not self._replaced[worker]:
+            self._fleet.recover(slot)
+
+    def _take_sum(self, event: events.Response, now: float) -> None:
+        """Copies a sum, so that nothing refers to Ray's memory."""
+        worker = event.worker
+        slot = self._fleet.slots[worker]
+        assert isinstance(event.result, np.ndarray)
+        self._check(event.result)
+        self._fleet.limit.note(worker, event.seconds)
+        message = self.messages[worker : worker + 1]
+        unpack(event.result, message)
+        if is_finite(message):
+            self._sums.receive(worker)
+            self._newest_sum_at = now
+            self._fleet.recover(slot)
+        else:
+            self._fleet.blame(slot, "its sum is not finite")
+            self._withdraw(PartEvent.EXCLUDE, worker)
+
+    def _note_losses(self) -> None:
+        """Records the loss of workers that have no running process."""
+        is_running = self._fleet.are("idle", "computing")
+        for worker in np.flatnonzero(self._parts.have_round & ~is_running).tolist():
+            self._withdraw(PartEvent.LOSE, worker)
+
+    def _withdraw(self, event: PartEvent, worker: int) -> None:
+        """Applies a loss or an exclusion of a worker.
+
+        A sum that arrived before a loss still counts.
+        """
+        if self.requests is not None and self._missing[worker]:
+            self.requests = None
+        self._sums.cancel(worker)
+        self._parts.apply_to_worker(event, worker)
+        self._ends = None

@@ -1,37 +1,39 @@
-"""Round engines: base class, start of the workers, and rounds of one message."""
+"""Base classes of the engines of rounds: state machines of events and actions."""
 
-from collections.abc import Callable, Sequence
+import abc
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
-from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import Answer, Layout, Round, is_finite, unpack
-
-# Number of deaths of a worker, before its first start, after which the start fails.
-_MAX_DEATHS_AT_START = 3
+from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._messages import Layout, Round
 
 
-class Verdict(NamedTuple):
-    """Result of the verification of a round.
+class RoundStart(NamedTuple):
+    """Arguments that differ from round to round.
 
     Attributes:
-      right: bool (num_workers,), workers with messages to decode.
-      wrong: bool (num_workers,), workers with corrupted messages.
-      rejected: Whether messages are corrupted and the workers cannot be told, or no
-        message can be checked.
+      step: Step, for the log.
+      now: Time at which the round begins.
+      messages: Memory for the messages, (num_workers, length).
+      is_verified: Whether messages are verified before they are decoded.
     """
 
-    right: np.ndarray
-    wrong: np.ndarray
-    rejected: bool
+    step: int
+    now: float
+    messages: np.ndarray
+    is_verified: bool = False
 
 
-class RoundEngine:
+class Engine(abc.ABC):
     """State machine of a round, or of the start of the workers.
 
-    All times are from the clock of the caller.
+    All times are from the clock of the caller. The caller performs all actions before
+    it passes the next event. If messages are `unverified`, the next event is the
+    verdict on them.
 
     All events that are there are handled before `poll`: to it, a worker is silent if
     its response has not been handled.
@@ -43,29 +45,73 @@ class RoundEngine:
     Attributes:
       poll_at: Time at which `poll` should be called at the latest.
       result: The `Round` once it is over, None before.
+      unverified: Messages that wait for a verdict, or None.
     """
-
-    # Methods of subclasses: `_send` gives work to a worker, `_take` handles the
-    # response of its newest call, and `_advance` takes the steps that are due.
-    _send: Callable[[int, float], None]
-    _take: Callable[[events.Response, float], None]
-    _advance: Callable[[float], None]
 
     def __init__(self, fleet: Fleet, now: float):
         self._fleet = fleet
         self._begin = now
         self.poll_at = now
         self.result: Any = None
+        self.unverified: events.Unverified | None = None
 
-    def _open(
-        self, layout: Layout, step: int, messages: np.ndarray, shape: tuple[int, ...]
-    ) -> None:
-        """Begins a round, with times of shape `shape`, (num_workers, ...)."""
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
+        """Returns the actions that an event causes."""
+        self._note(event, now)
+        if self.result is None and self.unverified is None:
+            self._advance(now)
+        return self._fleet.actions()
+
+    def poll(self, now: float) -> Sequence[events.Action]:
+        """Returns the actions that the passing of time causes."""
+        self._fleet.poll(now)
+        if self.result is None and self.unverified is None:
+            self._advance(now)
+        return self._fleet.actions()
+
+    def _note(self, event: events.Event, now: float) -> None:
+        """Records an event."""
+        match event:
+            case events.Ready():
+                self._fleet.ready(event)
+                self._send(event.worker, now)
+            case events.Lost():
+                self._fleet.lose(event, now)
+
+    @abc.abstractmethod
+    def _send(self, worker: int, now: float) -> None:
+        """Gives work to a worker after the start of its process."""
+
+    @abc.abstractmethod
+    def _advance(self, now: float) -> None:
+        """Takes the steps that are due."""
+
+
+class RoundEngine(Engine):
+    """Base class of the engines of rounds.
+
+    Args:
+      fleet: Workers.
+      layout: Shapes of the messages.
+      start: `RoundStart` of the round.
+      shape: Shape of the times of responses, (num_workers, ...).
+
+    Attributes:
+      number: Number of the round: its row in the trace.
+      messages: Messages of the workers, (num_workers, length).
+      times: Seconds from the beginning to each response; infinity if there is none.
+    """
+
+    def __init__(
+        self, fleet: Fleet, layout: Layout, start: RoundStart, shape: tuple[int, ...]
+    ):
+        super().__init__(fleet, start.now)
         self._layout = layout
-        self.messages = messages
-        self.number = self._fleet.begin(step, shape)
+        self._is_verified = start.is_verified
+        self.messages = start.messages
+        self.number = fleet.begin(start.step, shape)
         self.times = np.full(shape, np.inf)
-        self._losses_before = self._fleet.num_losses()
+        self._losses_before = fleet.num_losses()
         # Parts, losses and aux of the responses, by worker and turn.
         self._values: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         # Time at which the waiting rule ends the round; None if it must be computed
@@ -73,25 +119,39 @@ class RoundEngine:
         self._ends: float | None = None
         # Why the round need not wait any longer, in words; empty while it waits.
         self._reason = ""
+        self._verdict: events.Verdict | None = None
 
-    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Returns the actions that an event causes."""
+    def _note(self, event: events.Event, now: float) -> None:
         match event:
-            case events.Ready():
-                self._fleet.ready(event)
-                self._send(event.worker, now)
-            case events.Lost():
-                self._fleet.lose(event, now)
             case events.Response():
                 self._fleet.receive(event, now, self._take)
-        self._advance(now)
-        return self._fleet.actions()
+            case events.Verdict():
+                self.unverified = None
+                self._verdict = event
+                self._fleet.blame_corrupted(event.wrong, now)
+                self._judge(event, now)
+            case _:
+                super()._note(event, now)
 
-    def poll(self, now: float) -> Sequence[events.Action]:
-        """Returns the actions that the passing of time causes."""
-        self._fleet.poll(now)
-        self._advance(now)
-        return self._fleet.actions()
+    @abc.abstractmethod
+    def _take(self, event: events.Response, now: float) -> None:
+        """Handles the response of the newest call of a worker."""
+
+    @abc.abstractmethod
+    def _judge(self, verdict: events.Verdict, now: float) -> None:
+        """Handles the result of the verification of the messages."""
+
+    def _await_verdict(
+        self, received: np.ndarray, requests: np.ndarray | None = None
+    ) -> None:
+        """Halts the round until its messages are verified: see `Unverified`."""
+        self.unverified = events.Unverified(
+            number=self.number,
+            when=self._fleet.when,
+            messages=self.messages,
+            received=received,
+            requests=requests,
+        )
 
     @property
     def _replaced(self) -> np.ndarray:
@@ -115,9 +175,16 @@ class RoundEngine:
             raise ValueError(f"its message has shape {wire.shape}, not {expected}")
 
     def _conclude(
-        self, received: np.ndarray, wrong: np.ndarray | None, now: float, **others: Any
+        self,
+        received: np.ndarray,
+        now: float,
+        *,
+        decoding: Decoding | None = None,
+        late: np.ndarray | None = None,
     ) -> None:
         """Sets the result, without losses of corrupted workers."""
+        verdict = self._verdict
+        wrong = None if verdict is None else verdict.wrong
         losses, aux = self._layout.by_part(
             values
             for (worker, _), values in self._values.items()
@@ -131,139 +198,9 @@ class RoundEngine:
             losses=losses,
             aux=aux,
             timings={},
+            decoding=decoding,
+            late=late,
             wrong=wrong,
+            refused=verdict is not None and verdict.rejected,
             reason=self._reason,
-            **others,
         )
-
-
-class StartUp(RoundEngine):
-    """Engine that starts all workers, and waits until each is ready."""
-
-    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Raises an error if a worker cannot start; restarts dead processes."""
-        actions = super().handle(event, now)
-        slot = self._fleet.slots[event.worker]
-        if isinstance(event, events.Lost) and (
-            not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START
-        ):
-            why = f"worker {slot.index} failed to start: {event.trouble}"
-            if isinstance(event.error, ValueError):
-                raise ValueError(why) from event.error
-            raise RuntimeError(why) from event.error
-        return actions
-
-    def _send(self, worker: int, now: float) -> None:
-        slots = self._fleet.slots
-        num_ready = self._fleet.are("idle").sum()
-        text = "%d of %d workers are ready: worker %d on %s"
-        log.info(text, num_ready, len(slots), worker, slots[worker].where)
-
-    def _advance(self, now: float) -> None:
-        """Raises RuntimeError if the start takes too long."""
-        waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
-        limit = self._fleet.timeouts.start
-        self.poll_at = np.inf
-        if waiting and now - self._begin > limit:
-            why = f"workers {waiting} have not started within {limit} seconds"
-            raise RuntimeError(f"{why}: `ray status` shows free resources")
-        if not waiting:
-            self.result = True
-            for slot in self._fleet.slots:
-                self._fleet.recover(slot)
-
-
-class MessageRound(RoundEngine):
-    """Round engine for codes with one message per worker.
-
-    Args:
-      fleet: Workers.
-      layout: Shapes of the messages.
-      step: Step, for the log.
-      now: Time at which the round begins.
-      messages: Memory for the messages, (num_workers, length).
-      owner: Late messages of earlier rounds of this owner are kept. None keeps none.
-    """
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        layout: Layout,
-        step: int,
-        now: float,
-        messages: np.ndarray,
-        owner: Any = None,
-    ):
-        super().__init__(fleet, now)
-        self._open(layout, step, messages, (len(fleet.slots),))
-        self._owner = owner
-        self.late = np.zeros(len(fleet.slots), bool)
-        for worker in np.flatnonzero(fleet.are("idle")):
-            self._send(int(worker), now)
-
-    @property
-    def received(self) -> np.ndarray:
-        """Workers that have responded in this round, bool (num_workers,)."""
-        return np.isfinite(self.times)
-
-    def _send(self, worker: int, now: float) -> None:
-        # A worker that was lost after its response is not called again, because its
-        # message is here.
-        if not self.received[worker]:
-            call = events.Call(worker, "compute", self.number)
-            self._fleet.call(call, now, self._owner)
-
-    def _advance(self, now: float) -> None:
-        if self._ends is None:
-            self._ends = self._begin + self._fleet.rules.ends(self.times)
-        self.poll_at = self._ends
-        # A worker that was lost in this round is not waited for again. Its replacement
-        # is waited for during `timeouts.replacement`.
-        self._reason = self._reason_to_stop(self.received, self._replaced, now)
-        if self._reason:
-            self._finish(now)
-
-    def _take(self, event: events.Response, now: float) -> None:
-        """Copies a message, so that nothing refers to Ray's memory.
-
-        The message of an earlier round leaves its response time, and is kept for its
-        owner. The worker goes on with this round.
-        """
-        worker = event.worker
-        answer = event.result
-        assert isinstance(answer, Answer)
-        slot = self._fleet.slots[worker]
-        is_mine = slot.number == self.number
-        self._check(answer.message)
-        self._fleet.limit.note(worker, event.seconds)
-        message = self.messages[worker : worker + 1]
-        if is_mine or slot.owner is self._owner is not None:
-            unpack(answer.message, message)
-            self.late[worker] = not is_mine and is_finite(message)
-        if is_mine and not is_finite(message):
-            self._fleet.blame(slot, "its message is not finite")
-            return
-        if is_mine or slot.away_since is not None:
-            # A late message is not decoded, but shows that the process is well.
-            self._fleet.recover(slot)
-        self._fleet.rows[slot.number][worker] = event.seconds
-        if is_mine:
-            parts = self._layout.held[worker]
-            self._values[worker, 0] = parts, answer.losses, answer.aux
-            self.times[worker] = now - self._begin
-            self._ends = None
-        else:
-            self._send(worker, now)
-
-    def _finish(self, now: float) -> None:
-        """Verifies the messages, and sets the result."""
-        received = self.received
-        wrong = None
-        rejected = False
-        self.messages[~(received | self.late)] = 0
-        if self._fleet.verifier is not None:
-            received, wrong, rejected = self._fleet.verifier.check(self)
-            self._fleet.blame_corrupted(wrong, now)
-            self.messages[~(received | self.late)] = 0
-        late = None if self._owner is None else self.late
-        self._conclude(received, wrong, now, late=late, refused=rejected)

@@ -15,9 +15,10 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, begin, call
 from jaxwgc.distributed.ray._checkpoints import open_checkpoints
-from jaxwgc.distributed.ray._fleet import ResponseLimit, log
+from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from jaxwgc.distributed.ray._messages import Round
+from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._session import find_extra
 
 

@@ -1,66 +1,72 @@
 """Verification: corrupted messages are found before they are decoded."""
 
+import abc
 import contextlib
 import operator
-import time
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jaxwgc import coding
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray._actors import Driver, NoResponse
+from jaxwgc.distributed.ray._errors import NoResponse
+from jaxwgc.distributed.ray._events import Unverified, Verdict
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._messages import sent
-from jaxwgc.distributed.ray._rounds import Verdict
-from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Task, Worker, project
 
 
-class Verifier:
-    """Base class of verifiers, which find corrupted messages of rounds.
+class QueriedWorkers(Protocol):
+    """Interface of the workers to a verifier."""
+
+    def order(self) -> Any:
+        """Returns leaves of params, key and step of the round, maybe pickled."""
+        ...
+
+    def can_be_queried(self) -> np.ndarray:
+        """Returns which workers run and are not suspected, bool (num_workers,)."""
+        ...
+
+    def name(self, worker: int) -> str:
+        """Returns the index of a worker and where it runs, in words."""
+        ...
+
+    def query(self, workers: np.ndarray, *arguments: Any) -> np.ndarray:
+        """Returns projections of several workers, (num_queried, PROJECTION_DIM).
+
+        Args:
+          workers: int (num_queried,), indices of the workers.
+          *arguments: Arguments of `Worker.project` after the order.
+
+        Raises:
+          NoResponse: If a worker is lost.
+        """
+        ...
+
+
+class PartCopies:
+    """Sources of further copies of a part: queries of workers, and this process.
 
     Args:
-      driver: `Driver` of the rounds.
       code: Gradient code.
       task: Task of the workers.
       parts: Parts as they travel, or None if the task loads them.
-      noise: Relative difference of honest copies.
-
-    Attributes:
-      seconds: Seconds that all checks have taken so far.
+      workers: Workers that can be queried.
     """
 
     def __init__(
-        self, driver: Driver, code: GradientCode, task: Task, parts: Any, noise: float
+        self, code: GradientCode, task: Task, parts: Any, workers: QueriedWorkers
     ):
-        self._actors = driver.actors
-        self._fleet = driver.fleet
-        self._code = code
-        self._noise = noise
+        self.code = code
+        self.workers = workers
+        self.message_dtype = task.message_dtype
         self._task = task._replace(delay=None, corrupt=None)
         self._parts = parts
         self._worker: Worker | None = None
-        self.seconds = 0.0
 
-    def check(self, this_round: Any) -> Verdict:
-        """Returns the verdict on a `MessageRound` or `RequestRound`."""
-        start = time.monotonic()
-        verdict = self._verdict(this_round)
-        self.seconds += time.monotonic() - start
-        return verdict
-
-    def _verdict(self, this_round: Any) -> Verdict:
-        raise NotImplementedError
-
-    def _query(self, workers: np.ndarray, parts: Any, *given: Any) -> np.ndarray:
-        """Returns projections by several workers of their sums over some parts."""
-        seconds = self._fleet.limit.seconds
-        return self._actors.query(workers, seconds, np.asarray(parts), *given)
-
-    def _recompute(self, key: Any, part: int, row: np.ndarray) -> np.ndarray:
-        """Computes the projection of the message of one part on the coordinator.
+    def recompute(self, key: Any, part: int, row: np.ndarray) -> np.ndarray:
+        """Returns the projection of the message of one part, computed here.
 
         Args:
           key: Key of the projection, as it travels.
@@ -68,24 +74,40 @@ class Verifier:
           row: Row of the code for this part, (1, num_segments).
         """
         if self._task.load is None:
-            given = jax.tree.map(operator.itemgetter(part), self._parts)
+            data = jax.tree.map(operator.itemgetter(part), self._parts)
         else:
-            given = sent(self._task.load(int(part)))
+            data = sent(self._task.load(int(part)))
         held = np.array([part])
         if self._worker is None:
             self._worker = Worker(0, held, row, None, self._task)
-            self._worker.prepare([given])
+            self._worker.prepare([data])
         self._worker.held = held
         self._worker.rows = row
-        self._worker.parts = jax.tree.map(lambda leaf: leaf[None], given)
-        # Large parameters are in Ray's object store, and small ones are pickled.
-        order = self._actors.order
-        order = order if isinstance(order, bytes) else find_ray().get(order)
-        return self._worker.project(order, held, key)
+        self._worker.parts = jax.tree.map(lambda leaf: leaf[None], data)
+        return self._worker.project(self.workers.order(), held, key)
+
+
+class Verifier(abc.ABC):
+    """Base class of verifiers, which find corrupted messages of rounds.
+
+    Args:
+      copies: Sources of further copies of parts.
+      noise: Relative difference of honest copies.
+    """
+
+    def __init__(self, copies: PartCopies, *, noise: float):
+        self._copies = copies
+        self._workers = copies.workers
+        self._code = copies.code
+        self._noise = noise
+
+    @abc.abstractmethod
+    def check(self, this_round: Unverified) -> Verdict:
+        """Returns the verdict on the messages of a round."""
 
     def _noise_of(self, messages: np.ndarray) -> float:
         """Returns the relative difference of honest copies, rounding included."""
-        rounding = coding.rounding_noise(messages, self._task.message_dtype)
+        rounding = coding.rounding_noise(messages, self._copies.message_dtype)
         return max(self._noise, rounding)
 
 
@@ -93,13 +115,21 @@ class ParityChecks(Verifier):
     """Verifier of codes with one message per worker, by parity checks.
 
     Args:
-      *given: Arguments of `Verifier`.
+      copies: Sources of further copies of parts.
+      noise: Relative difference of honest copies.
       locator: `ErrorLocator` of the code.
       on_wrong: `"drop"`, `"arbitrate"` or `"raise"`.
     """
 
-    def __init__(self, *given: Any, locator: coding.ErrorLocator, on_wrong: str):
-        super().__init__(*given)
+    def __init__(
+        self,
+        copies: PartCopies,
+        *,
+        noise: float,
+        locator: coding.ErrorLocator,
+        on_wrong: str,
+    ):
+        super().__init__(copies, noise=noise)
         self._locator = locator
         self._on_wrong = on_wrong
 
@@ -107,19 +137,24 @@ class ParityChecks(Verifier):
             # Only a worker that knows all messages can guess the key.
             key = jax.random.fold_in(coding.key_from(messages), number)
             return locator.locate(
-                messages, mask, key, self._noise, self._task.message_dtype
+                messages, mask, key, self._noise, copies.message_dtype
             ), key
 
         self._locate = jax.jit(locate)
 
-    def _verdict(self, this_round: Any) -> Verdict:
+    def check(self, this_round: Unverified) -> Verdict:
+        """Returns the verdict on the messages of a round, and logs disputes.
+
+        Raises:
+          RuntimeError: If messages are corrupted and `on_wrong` is `"raise"`.
+        """
         location, key = self._locate(
             this_round.messages, this_round.received, this_round.number + 1
         )
         location = jax.tree.map(np.asarray, location)
         verdict = Verdict(location.mask, location.wrong, bool(location.refused))
         disputed = location.disputed
-        when = self._fleet.when
+        when = this_round.when
         if verdict.rejected and disputed.any() and self._on_wrong == "arbitrate":
             verdict = self._arbitrate(this_round, disputed, key)
         if verdict.rejected and disputed.any():
@@ -127,13 +162,14 @@ class ParityChecks(Verifier):
             log.warning(text, np.flatnonzero(disputed).tolist(), when)
         named = verdict.wrong if verdict.wrong.any() else disputed
         if self._on_wrong == "raise" and named.any():
-            slots = np.array(self._fleet.slots)[named]
-            names = "; ".join(f"worker {slot.index} on {slot.where}" for slot in slots)
+            names = "; ".join(map(self._workers.name, np.flatnonzero(named).tolist()))
             what = "wrong answers" if verdict.wrong.any() else "a wrong answer from one"
             raise RuntimeError(f"{what} {when}: {names}")
         return verdict
 
-    def _arbitrate(self, this_round: Any, disputed: np.ndarray, key: Any) -> Verdict:
+    def _arbitrate(
+        self, this_round: Unverified, disputed: np.ndarray, key: Any
+    ) -> Verdict:
         """Settles disputes of workers by sums over fewer and fewer parts.
 
         The messages of a group are multiples of one message.
@@ -155,10 +191,11 @@ class ParityChecks(Verifier):
             scale = scales[group]
 
             def ask(pair, parts, group=group, scale=scale):
-                return self._query(group[pair], parts, key) / scale[pair]
+                claims = self._workers.query(group[pair], np.asarray(parts), key)
+                return claims / scale[pair]
 
             def recompute(part, rows=rows, scale=scale):
-                return self._recompute(key, part, rows[part][None]) / scale[0]
+                return self._copies.recompute(key, part, rows[part][None]) / scale[0]
 
             parts = np.flatnonzero(rows.any(1))
             noise = self._noise_of(messages)
@@ -183,50 +220,68 @@ class Audits(Verifier):
     """Verifier of rounds on request: compares two copies of one part in some rounds.
 
     Args:
-      *given: Arguments of `Verifier`.
+      copies: Sources of further copies of parts.
+      noise: Relative difference of honest copies.
       audit: Probability of an audit in a round.
       seed: Seed of the choice of rounds, parts and workers.
     """
 
-    def __init__(self, *given: Any, audit: float, seed: int):
-        super().__init__(*given)
+    def __init__(self, copies: PartCopies, *, noise: float, audit: float, seed: int):
+        super().__init__(copies, noise=noise)
         self._audit = audit
         self._random = np.random.default_rng(seed)
 
-    def _verdict(self, this_round: Any) -> Verdict:
+    def check(self, this_round: Unverified) -> Verdict:
+        """Returns the verdict on a round: all are right in a round without audit."""
         wrong = np.zeros(self._code.num_workers, bool)
         if self._random.random() < self._audit:
             # If a worker does not respond, the audit is left to a later round.
             with contextlib.suppress(NoResponse):
-                self._compare(this_round, wrong)
+                wrong = self._corrupted(this_round)
         return Verdict(~wrong, wrong, False)
 
-    def _compare(self, this_round: Any, wrong: np.ndarray) -> None:
-        """Compares the sender's gradient of a random part with another holder's."""
+    def _corrupted(self, this_round: Unverified) -> np.ndarray:
+        """Returns the corrupted workers, after a comparison of two copies of one part.
+
+        The gradient of a random part by the worker that has sent it in its sum is
+        compared with the gradient by another worker.
+        """
+        wrong = np.zeros(self._code.num_workers, bool)
+        pair = self._random_pair(this_round)
+        if pair is None:
+            return wrong
+        workers, part = pair
+        key = sent(jax.random.key(self._random.integers(2**31)))
+        claims = self._workers.query(workers, np.array([part]), key, this_round.number)
+        settlement = coding.arbitrate(
+            claims,
+            [part],
+            lambda workers, parts: claims[workers],
+            lambda part: self._copies.recompute(key, part, np.ones((1, 1))),
+            self._noise_of(this_round.messages),
+        )
+        wrong[workers] = settlement.wrong
+        return wrong
+
+    def _random_pair(self, this_round: Unverified) -> tuple[np.ndarray, int] | None:
+        """Returns the sender of a random part, another holder, and the part.
+
+        None if no part was sent, or no other holder can be queried.
+        """
+        assert this_round.requests is not None
         code = self._code
         shape = code.num_workers, code.messages_per_worker, code.num_parts
         rows = np.asarray(code.encoding_matrix).reshape(shape)
         is_sent = np.einsum("im,imj->ij", this_round.requests, rows) != 0
         if not is_sent.any():
-            return
+            return None
         owners, parts = np.nonzero(is_sent)
         place = self._random.integers(len(owners))
         owner = owners[place]
         part = parts[place]
-        is_up = self._fleet.are("idle", "computing")
-        is_up &= [not slot.is_suspected for slot in self._fleet.slots]
-        helpers = np.flatnonzero(np.asarray(code.assignment)[:, part] & is_up)
+        is_holder = np.asarray(code.assignment)[:, part]
+        helpers = np.flatnonzero(is_holder & self._workers.can_be_queried())
         helpers = helpers[helpers != owner]
         if not len(helpers):
-            return
-        workers = np.array([owner, self._random.choice(helpers)])
-        key = sent(jax.random.key(self._random.integers(2**31)))
-        claims = self._query(workers, [part], key, this_round.number)
-        settlement = coding.arbitrate(
-            claims,
-            [int(part)],
-            lambda workers, parts: claims[workers],
-            lambda part: self._recompute(key, part, np.ones((1, 1))),
-            self._noise_of(this_round.messages),
-        )
-        wrong[workers] = settlement.wrong
+            return None
+        return np.array([owner, self._random.choice(helpers)]), int(part)

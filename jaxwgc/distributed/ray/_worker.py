@@ -20,16 +20,21 @@ from jaxwgc import _flat_vectors, _validation, coding
 from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import WorkerError, reporting
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import Answer, Report, pack, read, sent, unpack
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    Answer,
+    Report,
+    Taken,
+    pack,
+    read,
+    sent,
+    unpack,
+)
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
 # Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# Seconds for which a report waits for further reports, to send all in one call. Long
-# against a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
-# replaced.
-HOLD_SECONDS = 0.05
 # A worker waits this multiple of the time of a part before it computes parts that other
 # workers are computing.
 _PARTS_HELD = 2
@@ -93,6 +98,16 @@ class Worker:
 
     def start(self) -> Ready:
         """Loads the parts and compiles; errors here come from data or loss."""
+        self._set_up_process()
+        parts = self._load()
+        self.prepare(parts)
+        node = find_ray().get_runtime_context().get_node_id()
+        return Ready(
+            self.worker, os.getpid(), node, socket.gethostname(), signature(parts[0])
+        )
+
+    def _set_up_process(self) -> None:
+        """Ties this process to Ray's, and takes over the settings of the task."""
         if sys.platform == "linux":
             # Linux ends this process when Ray's own process ends, even if this process
             # is frozen.
@@ -104,12 +119,6 @@ class Worker:
             [self.task] = find_ray().get(self.task)
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
-        parts = self._load()
-        self.prepare(parts)
-        node = find_ray().get_runtime_context().get_node_id()
-        return Ready(
-            self.worker, os.getpid(), node, socket.gethostname(), signature(parts[0])
-        )
 
     def compute(self, order: Any) -> Answer:
         """Returns the message for leaves of params, key and step, maybe pickled."""
@@ -135,13 +144,14 @@ class Worker:
         return self._projection(self._corrupted(step, np.asarray(wire)), key)
 
     def prepare(self, parts: list) -> None:
-        """Compiles the functions of parts like these."""
+        """Keeps the parts, and compiles all functions of them."""
         self._structure = jax.tree.structure(self.task.params)
-        wire = self._compile(parts)
+        self._keep(parts)
+        self._compile()
         if self.task.has_queries:
             # The projection is compiled here, so that the first query takes no longer
             # than others.
-            message = np.zeros(wire.shape, wire.dtype)
+            message = np.zeros(self._wire_like.shape, self._wire_like.dtype)
             self._projection(message, sent(jax.random.key(0)))
 
     def _projection(self, wire, key):
@@ -155,13 +165,17 @@ class Worker:
             return wire
         return np.asarray(self.task.corrupt(self.worker, step, np.array(wire[0])))[None]
 
-    def _compile(self, parts):
+    def _keep(self, parts: list) -> None:
+        """Keeps the parts as one pytree, leaves (num_held, ...)."""
         self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+    def _compile(self) -> None:
+        """Compiles the message of the kept parts."""
         leaves = jax.tree.leaves(self.task.params)
         arguments = self._arguments(self.task.key, 0)
         lowered = jax.jit(self._answer).lower(leaves, *arguments)
         self._compiled = lowered.compile()
-        return lowered.out_info[0]
+        self._wire_like = lowered.out_info[0]
 
     def _arguments(self, key, step, parts=None):
         """Returns the arguments of `_answer`; if given, only `parts` contribute."""
@@ -244,16 +258,15 @@ class _Step:
     @property
     def is_free(self) -> bool:
         """True if a part is left that no other worker has finished or is computing."""
-        return bool((self.taken[self.turns] == 0).any())
+        return bool((self.taken[self.turns] == Taken.FREE).any())
 
 
 def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
     """Returns the turns that a worker has not done, untaken parts first.
 
     Args:
-      taken: int (num_turns,), of each part 0, where another is at it 1, and where
-        another has finished it 2.
-      is_done: bool (num_turns,), by the worker.
+      taken: int (num_turns,), `Taken` of each part.
+      is_done: bool (num_turns,), parts that the worker has finished.
     """
     left = np.flatnonzero(~is_done)
     return left[np.argsort(taken[left], kind="stable")]
@@ -266,6 +279,26 @@ class PartWorker(Worker):
     for it: only for the next report.
     """
 
+    def __init__(
+        self, worker: int, held: np.ndarray, rows: np.ndarray, parts: Any, task: Task
+    ):
+        super().__init__(worker, held, rows, parts, task)
+        # The lock of the state below, which all threads share.
+        self._changed = threading.Condition()
+        self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
+        self._num_calls = 0
+        self._error: WorkerError | None = None
+
+    def start(self) -> Ready:
+        """Loads the parts, compiles, and starts the thread that computes."""
+        ready = super().start()
+        self.start_thread()
+        return ready
+
+    def start_thread(self) -> None:
+        """Starts the thread that computes the parts of the newest round."""
+        threading.Thread(target=self._work, daemon=True).start()
+
     def compute(
         self, order: Any, number: int, taken: np.ndarray, seen: int
     ) -> list[Report]:
@@ -277,7 +310,7 @@ class PartWorker(Worker):
         Args:
           order: leaves of params, key and step, maybe pickled.
           number: of the round. They grow, and of two the later one counts.
-          taken: int (num_held,), of its parts: see `turns_left`.
+          taken: int (num_held,), `Taken` of each of its parts.
           seen: number of reports of the last round that the coordinator has seen.
         """
         leaves, key, step = read_order(order)
@@ -377,8 +410,12 @@ class PartWorker(Worker):
             total = self._add(total, factors, added)
         return self._pack(total)
 
-    def _compile(self, parts):
+    def _keep(self, parts: list) -> None:
+        """Keeps the parts as a list."""
         self.parts = [jax.tree.map(jnp.asarray, part) for part in parts]
+
+    def _compile(self) -> None:
+        """Compiles the gradient of one part, and the sum of gradients."""
         leaves = jax.tree.leaves(self.task.params)
         arguments = self._arguments_of(0, self.task.key, 0)
         lowered = jax.jit(self._one_part).lower(leaves, *arguments)
@@ -387,12 +424,7 @@ class PartWorker(Worker):
         self._add = jax.jit(_add, donate_argnums=0)
         self._pack = jax.jit(lambda total: pack(total[None], self.task.message_dtype))
         wire = self._sum({0: self._zeros}, np.ones(1)).block_until_ready()
-        self._changed = threading.Condition()
-        self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
-        self._num_calls = 0
-        self._error: WorkerError | None = None
-        threading.Thread(target=self._work, daemon=True).start()
-        return wire
+        self._wire_like = jax.ShapeDtypeStruct(wire.shape, wire.dtype)
 
     def _work(self):
         """Computes the parts of the newest round, one after the other."""

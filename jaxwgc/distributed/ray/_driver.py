@@ -1,0 +1,211 @@
+"""Driver: runs the engines of rounds on Ray's actors, by the clock of this process."""
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._actors import Actors
+from jaxwgc.distributed.ray._fleet import Fleet, log
+from jaxwgc.distributed.ray._interrupts import check_interrupt
+from jaxwgc.distributed.ray._message_round import MessageRound
+from jaxwgc.distributed.ray._messages import Layout, Memory, Round
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._rounds import Engine, RoundStart
+from jaxwgc.distributed.ray._session import check_connected, find_ray
+from jaxwgc.distributed.ray._start_up import StartUp
+from jaxwgc.distributed.ray._verification import Verifier
+
+# Polling interval in seconds for silent workers.
+_POLL_SECONDS = 0.1
+# Largest size of params, in bytes, that are sent as an argument of the task, which is
+# faster than Ray's object store.
+_LARGEST_IN_TASK = 2**16
+
+
+class WorkersOfRound:
+    """The workers as a verifier sees them: see `QueriedWorkers`.
+
+    Args:
+      actors: Ray actors of the workers.
+      fleet: States of the workers.
+    """
+
+    def __init__(self, actors: Actors, fleet: Fleet):
+        self._actors = actors
+        self._fleet = fleet
+
+    def order(self) -> Any:
+        """Returns leaves of params, key and step of the round, maybe pickled."""
+        order = self._actors.order
+        # Large parameters are in Ray's object store, and small ones are pickled.
+        return order if isinstance(order, bytes) else find_ray().get(order)
+
+    def can_be_queried(self) -> np.ndarray:
+        """Returns which workers run and are not suspected, bool (num_workers,)."""
+        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
+        return self._fleet.are("idle", "computing") & ~is_suspected
+
+    def name(self, worker: int) -> str:
+        """Returns the index of a worker and where it runs, in words."""
+        return f"worker {worker} on {self._fleet.slots[worker].where}"
+
+    def query(self, workers: np.ndarray, *arguments: Any) -> np.ndarray:
+        """Returns projections of several workers: see `Actors.query`."""
+        return self._actors.query(workers, self._fleet.limit.seconds, *arguments)
+
+
+class LoopSeconds(NamedTuple):
+    """Seconds that the coordinator spent in the loop of a round.
+
+    Attributes:
+      transfer: Seconds of reading and handling responses.
+      examination: Seconds of verification.
+    """
+
+    transfer: float
+    examination: float
+
+
+class Driver:
+    """Runs round engines on the workers, in one thread and only during a round.
+
+    Args:
+      fleet: States of the workers.
+      layout: Shapes of their messages.
+      launch: Makes the actor of a worker.
+      plan: `RequestPlan` of a code with several messages per worker, or None.
+
+    Attributes:
+      actors: `Actors` of the workers.
+      verifier: `Verifier` of the rounds, or None.
+    """
+
+    def __init__(
+        self, fleet: Fleet, layout: Layout, launch: Callable, plan: RequestPlan | None
+    ):
+        self.fleet = fleet
+        self._layout = layout
+        self._plan = plan
+        # `close` sets this event in another thread, to end the current round.
+        self.is_closed = threading.Event()
+        self.actors = Actors(launch, len(fleet.slots), self._check_open)
+        self.verifier: Verifier | None = None
+        self._memory = Memory(layout.shape, layout.dtype)
+        # End of the last round, and total seconds in which the clock of the engines
+        # stood still.
+        self._ended = time.monotonic()
+        self._paused = 0.0
+
+    def start(self) -> None:
+        """Starts all workers, and waits until each has loaded its parts and compiled.
+
+        Raises:
+          ValueError: If the parts of two workers are not alike.
+          RuntimeError: If a worker fails or dies repeatedly, or the start takes longer
+            than `timeouts.start`.
+        """
+        log.info("starting %d workers", len(self.fleet.slots))
+        self._run(StartUp(self.fleet, self._now()))
+        log.info("compiling the decoder")
+        self._compile_decoder()
+
+    def _compile_decoder(self) -> None:
+        """Decodes a round without stragglers, so that the first round is no longer."""
+        if self._plan is None:
+            self.fleet.rules.decodes(np.ones(len(self.fleet.slots), bool))
+        else:
+            mask = np.ones(self._plan.support.shape[:2], bool)
+            self.fleet.rules.decodes(mask.ravel())
+            self._plan.requests(mask)
+
+    def run(
+        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
+    ) -> Round:
+        """Runs one round, and returns it.
+
+        See `RayCluster.compute` and `MessageRound`.
+        """
+        begin = time.monotonic()
+        self._paused += begin - self._ended
+        # The pause is counted once, even if the round ends with an error below.
+        self._ended = begin
+        order = leaves, key, step
+        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
+        order = find_ray().put(order) if is_large else pickle.dumps(order)
+        self.actors.order = order
+        self.actors.read_seconds = 0.0
+        start = RoundStart(
+            step=step,
+            now=self._now(),
+            messages=self._memory.borrow(),
+            is_verified=self.verifier is not None,
+        )
+        if self._plan is None:
+            engine = MessageRound(self.fleet, self._layout, start, owner)
+        else:
+            engine = RequestRound(self.fleet, self._plan, start)
+        self.actors.perform(self.fleet.actions())
+        broadcast = time.monotonic() - begin
+        seconds = self._run(engine)
+        timings = {"broadcast": broadcast, "transfer": seconds.transfer}
+        if self.verifier is not None:
+            timings["examination"] = seconds.examination
+        elapsed = self._ended - begin
+        return engine.result._replace(timings=timings, elapsed=elapsed)
+
+    def end(self) -> None:
+        """Ends all workers."""
+        for worker in range(len(self.fleet.slots)):
+            self.actors.end(worker)
+
+    def _now(self) -> float:
+        """Returns the time in seconds by the clock of the engines.
+
+        It stands still between rounds and in verification: there, no response is read,
+        and no worker is silent.
+        """
+        return time.monotonic() - self._paused
+
+    def _run(self, engine: Engine) -> LoopSeconds:
+        """Runs an engine until it has a result, and returns what took how long."""
+        transfer = 0.0
+        examination = 0.0
+        try:
+            while engine.result is None:
+                self._check_open()
+                check_interrupt()
+                if engine.unverified is not None:
+                    event, seconds = self._verify(engine.unverified)
+                    examination += seconds
+                    self._paused += seconds
+                else:
+                    wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
+                    event = self.actors.next_event(float(wait))
+                if event is not None:
+                    start = time.monotonic()
+                    self.actors.perform(engine.handle(event, self._now()))
+                    transfer += time.monotonic() - start
+                is_open = engine.result is None and engine.unverified is None
+                if is_open and not self.actors.pending:
+                    self.actors.perform(engine.poll(self._now()))
+        finally:
+            self._ended = time.monotonic()
+        return LoopSeconds(transfer + self.actors.read_seconds, examination)
+
+    def _verify(self, unverified: events.Unverified) -> tuple[events.Verdict, float]:
+        """Returns the verdict on messages, and the seconds that it took."""
+        assert self.verifier is not None
+        start = time.monotonic()
+        verdict = self.verifier.check(unverified)
+        return verdict, time.monotonic() - start
+
+    def _check_open(self) -> None:
+        if self.is_closed.is_set():
+            raise RuntimeError("the RayCluster was closed during a round")
+        check_connected()

@@ -1,0 +1,219 @@
+"""State machine of the parts of a round on request.
+
+Each copy of a part has one status: that of a part of one worker. `TRANSITIONS` is the
+table of the events that change it, and `PartStates.apply` rejects all other changes.
+What else a round knows of its parts is derived from the statuses.
+
+```text
+  LOST ──SEND──► HELD ─┬──────────────────────┐
+                       ├─CLAIM──► COMPUTING ──┤
+                       ├─TAKE───► TAKEN ──────┼─REPORT────────────► REPORTED
+                       └─COVER──► COVERED ────┴─REPORT_NOT_FINITE─► NOT_FINITE
+```
+
+RELEASE leads back to HELD, LOSE to LOST, and EXCLUDE to EXCLUDED, which stays. A worker
+may report a part that it was not expected to compute: it goes on with the parts that
+others have taken or finished if it has no others.
+"""
+
+import enum
+import functools
+
+import numpy as np
+
+from jaxwgc.distributed.ray._messages import Taken
+
+
+class PartStatus(enum.IntEnum):
+    """Status of a part of one worker, as the coordinator sees it.
+
+    Attributes:
+      ABSENT: The worker has fewer parts than others, and this turn is empty.
+      LOST: No running process of the worker has the parameters of the round.
+      HELD: The worker has not finished the part, and nothing else is known.
+      COMPUTING: The worker is expected to compute the part before its next report.
+      TAKEN: Another worker is computing the part, and this worker was told so.
+      COVERED: Another worker has finished the part, and this worker was told so.
+      REPORTED: The worker has finished the part, and its sums can contain the gradient.
+      NOT_FINITE: The worker has finished the part, and the gradient is not finite.
+      EXCLUDED: The worker is excluded from the rest of the round.
+    """
+
+    ABSENT = 0
+    LOST = 1
+    HELD = 2
+    COMPUTING = 3
+    TAKEN = 4
+    COVERED = 5
+    REPORTED = 6
+    NOT_FINITE = 7
+    EXCLUDED = 8
+
+
+class PartEvent(enum.Enum):
+    """Event that changes the status of a part of one worker.
+
+    Attributes:
+      SEND: The worker is sent the parameters of the round.
+      CLAIM: The worker is expected to compute the part before its next report.
+      RELEASE: A claim, or what the worker was told of others, is out of date.
+      TAKE: The worker is told that another worker is computing the part.
+      COVER: The worker is told that another worker has finished the part.
+      REPORT: The worker reports a finite gradient.
+      REPORT_NOT_FINITE: The worker reports a gradient that is not finite.
+      LOSE: The process of the worker has ended, with all of its gradients.
+      EXCLUDE: The sum of the worker is overdue, not finite, or corrupted.
+    """
+
+    SEND = enum.auto()
+    CLAIM = enum.auto()
+    RELEASE = enum.auto()
+    TAKE = enum.auto()
+    COVER = enum.auto()
+    REPORT = enum.auto()
+    REPORT_NOT_FINITE = enum.auto()
+    LOSE = enum.auto()
+    EXCLUDE = enum.auto()
+
+
+# Statuses of parts that a running process has not finished.
+OPEN = (
+    PartStatus.HELD,
+    PartStatus.COMPUTING,
+    PartStatus.TAKEN,
+    PartStatus.COVERED,
+)
+# Statuses of parts that a running process has finished.
+FINISHED = (PartStatus.REPORTED, PartStatus.NOT_FINITE)
+# Statuses of parts of which a further report is ignored.
+SETTLED = (*FINISHED, PartStatus.EXCLUDED)
+
+# New status of a part, by event and status. An event for a part with a status that is
+# not listed is an error.
+TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
+    PartEvent.SEND: {PartStatus.LOST: PartStatus.HELD},
+    PartEvent.CLAIM: {PartStatus.HELD: PartStatus.COMPUTING},
+    PartEvent.RELEASE: {
+        PartStatus.COMPUTING: PartStatus.HELD,
+        PartStatus.TAKEN: PartStatus.HELD,
+        PartStatus.COVERED: PartStatus.HELD,
+    },
+    PartEvent.TAKE: {PartStatus.HELD: PartStatus.TAKEN},
+    PartEvent.COVER: {PartStatus.HELD: PartStatus.COVERED},
+    PartEvent.REPORT: dict.fromkeys(OPEN, PartStatus.REPORTED),
+    PartEvent.REPORT_NOT_FINITE: dict.fromkeys(OPEN, PartStatus.NOT_FINITE),
+    PartEvent.LOSE: dict.fromkeys((*OPEN, *FINISHED), PartStatus.LOST),
+    PartEvent.EXCLUDE: dict.fromkeys(
+        (PartStatus.LOST, *OPEN, *FINISHED), PartStatus.EXCLUDED
+    ),
+}
+
+
+class TransitionError(AssertionError):
+    """An event came for a part with a status that it cannot change: a defect here."""
+
+
+class PartStates:
+    """Statuses of the parts of all workers in one round.
+
+    A turn is the place of a part among those of a worker. At first, all parts are LOST.
+
+    Args:
+      parts: int (num_workers, num_turns), part of each turn; `num_parts` if none.
+      num_parts: Number of parts of the code.
+    """
+
+    def __init__(self, parts: np.ndarray, num_parts: int):
+        self._parts = parts
+        self._num_parts = num_parts
+        is_present = parts < num_parts
+        statuses = np.where(is_present, PartStatus.LOST, PartStatus.ABSENT)
+        self._statuses = statuses.astype(np.int8)
+
+    def apply(self, event: PartEvent, worker: int, turns: np.ndarray) -> None:
+        """Changes the statuses of some turns of a worker, as `TRANSITIONS` has it.
+
+        Raises:
+          TransitionError: If the event cannot change the status of a turn.
+        """
+        transitions = TRANSITIONS[event]
+        for turn in turns.tolist():
+            status = PartStatus(self._statuses[worker, turn])
+            if status not in transitions:
+                raise TransitionError(
+                    f"part {self._parts[worker, turn]} of worker {worker} is "
+                    f"{status.name}, which {event.name} cannot change"
+                )
+            self._statuses[worker, turn] = transitions[status]
+
+    def apply_to_worker(self, event: PartEvent, worker: int) -> None:
+        """Changes the statuses of all turns of a worker that the event can change."""
+        self.apply(event, worker, self.turns(worker, *TRANSITIONS[event]))
+
+    def status(self, worker: int, turn: int) -> PartStatus:
+        """Returns the status of one part of a worker."""
+        return PartStatus(self._statuses[worker, turn])
+
+    def turns(self, worker: int, *statuses: PartStatus) -> np.ndarray:
+        """Returns the turns of a worker that have one of these statuses, ascending."""
+        return np.flatnonzero(_is_among(statuses)[self._statuses[worker]])
+
+    def are(self, *statuses: PartStatus) -> np.ndarray:
+        """Returns which parts have one of these statuses, (num_workers, num_turns)."""
+        return _is_among(statuses)[self._statuses]
+
+    @property
+    def is_reported(self) -> np.ndarray:
+        """Parts that sums can contain, bool (num_workers, num_turns)."""
+        return self.are(PartStatus.REPORTED)
+
+    @property
+    def have_open(self) -> np.ndarray:
+        """Workers that can still finish parts, bool (num_workers,)."""
+        return self.are(*OPEN).any(1)
+
+    @property
+    def have_round(self) -> np.ndarray:
+        """Workers that were sent the round and can be lost, bool (num_workers,)."""
+        return self.are(*TRANSITIONS[PartEvent.LOSE]).any(1)
+
+    @property
+    def is_excluded(self) -> np.ndarray:
+        """Workers that are excluded from the rest of the round, bool (num_workers,)."""
+        return self.are(PartStatus.EXCLUDED).any(1)
+
+    @property
+    def num_finished(self) -> np.ndarray:
+        """Number of parts that each worker has finished, int (num_workers,)."""
+        return self.are(*FINISHED).sum(1)
+
+    def reported_parts(self) -> np.ndarray:
+        """Returns which parts some worker has reported, bool (num_parts,)."""
+        return self._parts_among(self.is_reported)
+
+    def parts_computed_by(self, workers: np.ndarray) -> np.ndarray:
+        """Returns which parts some workers are computing, bool (num_parts,).
+
+        Args:
+          workers: bool (num_workers,).
+        """
+        return self._parts_among(self.are(PartStatus.COMPUTING) & workers[:, None])
+
+    def _parts_among(self, turns: np.ndarray) -> np.ndarray:
+        """Converts a mask (num_workers, num_turns) to one of parts, (num_parts,)."""
+        is_included = np.zeros(self._num_parts, bool)
+        is_included[self._parts[turns]] = True
+        return is_included
+
+    def taken(self, worker: int) -> np.ndarray:
+        """Returns what a worker is told of its parts, `Taken` as int8 (num_held,)."""
+        taken = np.full(self._parts.shape[1], Taken.FREE, np.int8)
+        taken[self.turns(worker, PartStatus.TAKEN)] = Taken.COMPUTING
+        taken[self.turns(worker, PartStatus.COVERED)] = Taken.FINISHED
+        return taken[self._parts[worker] < self._num_parts]
+
+
+@functools.cache
+def _is_among(statuses: tuple[PartStatus, ...]) -> np.ndarray:
+    """Returns for each status whether it is one of some, bool (num_statuses,)."""
+    return np.isin(list(PartStatus), statuses)

@@ -1,0 +1,77 @@
+"""Turns, messages and sums of a code with several messages per worker."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import Decoder
+from jaxwgc.distributed.ray._messages import Layout
+
+
+class RequestPlan(NamedTuple):
+    """Constants of all rounds on request with one code.
+
+    A turn is the place of a part among those of a worker.
+
+    Attributes:
+      code: Real code of one segment.
+      layout: Shapes of the sums.
+      find_weights: Maps a mask of messages to decoding weights (1, num_messages).
+      parts: int (num_workers, num_turns), part of each turn; num_parts if none.
+      is_held: bool (num_workers, num_turns), turns that there are.
+      support: bool (num_workers, messages_per_worker, num_turns), turns that a message
+        is made of.
+      may_skip: Whether workers need not compute parts that others have finished.
+    """
+
+    code: GradientCode
+    layout: Layout
+    find_weights: Callable[[np.ndarray], Any]
+    parts: np.ndarray
+    is_held: np.ndarray
+    support: np.ndarray
+    may_skip: bool
+
+    @property
+    def report_size(self) -> int:
+        """Number of parts that a worker reports at once, if all are equally fast."""
+        return -(-self.code.num_parts // self.code.num_workers)
+
+    @classmethod
+    def of(cls, code: GradientCode, layout: Layout, decoder: Decoder) -> "RequestPlan":
+        """Returns the plan of a code."""
+        find_weights = jax.jit(
+            lambda mask: decoder.checked_weights(
+                code.encoding_matrix, code.segment_targets, mask
+            )
+        )
+        loads = np.asarray(code.parts_per_worker)
+        parts = np.full((code.num_workers, max(1, loads.max())), code.num_parts)
+        rows = np.asarray(code.encoding_matrix) != 0
+        rows = rows.reshape(code.num_workers, code.messages_per_worker, -1)
+        support = np.zeros((*rows.shape[:2], parts.shape[1]), bool)
+        for worker, load in enumerate(loads):
+            held = layout.held[worker][:load]
+            parts[worker, :load] = held
+            support[worker, :, :load] = rows[worker][:, held]
+        is_held = parts < code.num_parts
+        may_skip = support.sum(2).max() <= 1
+        return cls(code, layout, find_weights, parts, is_held, support, may_skip)
+
+    def mask(self, done: np.ndarray) -> np.ndarray:
+        """Returns a mask of finished messages, (num_workers, messages_per_worker)."""
+        return ~(self.support & ~done[:, None]).any(2)
+
+    def requests(self, mask: np.ndarray) -> np.ndarray:
+        """Returns weights of each worker's sum, (num_workers, messages_per_worker)."""
+        weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
+        return np.where(self.support.any(2), weights, 0)
+
+    def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
+        """Converts times of parts to the times that the waiting rule takes."""
+        if sees_workers:
+            return np.where(self.is_held, times, 0.0).max(1)
+        return np.where(self.support, times[:, None], 0.0).max(2).ravel()

@@ -1,0 +1,75 @@
+"""Time limits for silent workers, which adapt to recent responses."""
+
+import numpy as np
+
+from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS
+
+# Longest time limit for a silent worker, and the limit before its first response.
+_CEILING_SECONDS = 60.0
+# Time limit as a multiple of the slowest recent response, and number of recent
+# responses per worker.
+_MULTIPLE = 10.0
+_NUM_RECENT = 20
+
+
+class ResponseLimit:
+    """Time limits after which silent workers are replaced, from recent responses.
+
+    Attributes:
+      seconds: The limit for a worker that has responded before.
+    """
+
+    def __init__(self, answer: float | None, num_workers: int):
+        self._is_fixed = answer is not None
+        # Seconds of recent responses, oldest first. In `_own`, a silence counts as a
+        # response.
+        self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
+        self._own = self._recent.copy()
+        self.seconds = _CEILING_SECONDS if answer is None else answer
+        self._limits = np.full(num_workers, self.seconds)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest recent response; 0 if there is none."""
+        return float(np.nanmax(self._recent, initial=0.0))
+
+    def median(self, worker: int) -> float:
+        """Returns the median of a worker's recent response times; infinity if none."""
+        recent = self._recent[worker]
+        recent = recent[~np.isnan(recent)]
+        return float(np.median(recent)) if len(recent) else np.inf
+
+    def of(self, worker: int) -> float:
+        """Returns the time limit of a worker, in seconds."""
+        return float(self._limits[worker])
+
+    def note(self, worker: int, seconds: float) -> None:
+        """Records a response time."""
+        for times in (self._recent, self._own):
+            times[worker] = np.append(times[worker, 1:], seconds)
+        self._adapt()
+
+    def note_silence(self, worker: int) -> None:
+        """Doubles the limit of a worker, until the worker has responded often again.
+
+        A step that has become longer is not interrupted for ever.
+        """
+        seconds = 2 * self.of(worker) / _MULTIPLE
+        self._own[worker] = np.append(self._own[worker, 1:], seconds)
+        self._adapt()
+
+    def resume(self, slowest: float) -> None:
+        """Continues from the slowest recent response of an earlier run."""
+        if slowest:
+            self._recent[:] = self._own[:] = slowest
+            self._adapt()
+
+    def _adapt(self) -> None:
+        if self._is_fixed:
+            return
+        limit = _MULTIPLE * self.slowest
+        self.seconds = float(np.clip(limit, SHORTEST_ANSWER_SECONDS, _CEILING_SECONDS))
+        limits = _MULTIPLE * np.fmax.reduce(self._own, axis=1)
+        limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
+        # The limit is NaN for a worker that has not responded yet.
+        self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
