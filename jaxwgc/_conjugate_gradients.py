@@ -32,7 +32,7 @@ class CGState(NamedTuple):
 
 def cg_start(s: Array, axis: int = 0) -> CGState:
     """Returns the state whose search direction is s; vectors are along `axis`."""
-    return CGState(s=s, p=s, gamma=squared_norm(s, axis))
+    return CGState(s=s, p=s, gamma=_squared_norm(s, axis))
 
 
 def step_length(state: CGState, curvature: Array) -> Array:
@@ -42,7 +42,7 @@ def step_length(state: CGState, curvature: Array) -> Array:
 
 def cg_step(state: CGState, s: Array, axis: int = 0) -> CGState:
     """Returns the state after a step, given s = Aᵀr at its end."""
-    gamma = squared_norm(s, axis)
+    gamma = _squared_norm(s, axis)
     beta = gamma / jnp.where(state.gamma > 0, state.gamma, jnp.inf)
     return CGState(s=s, p=s + jnp.expand_dims(beta, axis) * state.p, gamma=gamma)
 
@@ -80,6 +80,6 @@ def conjugate_gradients(
     return lax.while_loop(is_running, step, carry)[0].reshape(right.shape)
 
 
-def squared_norm(vectors: Array, axis: int = 0) -> Array:
+def _squared_norm(vectors: Array, axis: int = 0) -> Array:
     """Returns the squared norm along `axis`, real."""
     return jnp.sum((vectors.conj() * vectors).real, axis=axis)

@@ -113,6 +113,6 @@ class Monitor(NamedTuple):
         return ~self.has_ended & (self.iteration < max_iterations)
 
 
-def update_running(is_running: Array, new: Any, old: Any) -> Any:
-    """Returns the new state of systems that still iterate, the old one of others."""
-    return jax.tree.map(functools.partial(jnp.where, is_running), new, old)
+def select(is_chosen: Array, chosen: Any, other: Any) -> Any:
+    """Returns, for each system, its part of one state or the other."""
+    return jax.tree.map(functools.partial(jnp.where, is_chosen), chosen, other)

@@ -8,7 +8,7 @@ from jax import Array
 from jaxwgc._arrays import product
 from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.factors import Factors
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, all_met, update_running
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, all_met, select
 from jaxwgc.sketching._linalg.rows import Products, safe, scaled
 
 
@@ -106,9 +106,7 @@ class Refinement(NamedTuple):
             return state.monitor.is_running(max_iterations)
 
         def step(state: State) -> State:
-            return update_running(
-                is_running(state), self._step(state, row_space), state
-            )
+            return select(is_running(state), self._step(state, row_space), state)
 
         start = self._start(max_iterations)
         state = self.rows.while_loop(
@@ -155,15 +153,11 @@ class Refinement(NamedTuple):
         alpha = step_length(state.cg, products.curvature)
         point, is_lost = _moved(products, direction, alpha - state.alpha)
         s = factors.in_range(point.gradient)
-        cg = cg_step(state.cg, state.cg.s - alpha * factors.in_range(products.image))
-        # Residual replacement: rounding of the updated s is relative to s at the last
-        # replacement. Rounding also makes directions less conjugate. So conjugate
-        # gradients restart when s has fallen by half of its digits.
-        eps = jnp.finfo(cg.gamma.dtype).eps
-        is_replaced = cg.gamma <= eps * state.replaced_gamma
-        updated_error = self._backward_error(point, cg.s)
-        is_replaced |= updated_error <= self.tolerance / 4
+        updated = cg_step(
+            state.cg, state.cg.s - alpha * factors.in_range(products.image)
+        )
         restarted = cg_start(s)
+        is_replaced = self._is_replaced(point, updated, state.replaced_gamma)
         error = jnp.where(is_lost, jnp.inf, self._backward_error(point, s))
         decrease = alpha * state.cg.gamma
         criteria = [Criterion(error, self.tolerance)]
@@ -178,10 +172,8 @@ class Refinement(NamedTuple):
         return State(
             point=point,
             s=s,
-            cg=update_running(is_replaced, restarted, cg),
-            replaced_gamma=jnp.where(
-                is_replaced, restarted.gamma, state.replaced_gamma
-            ),
+            cg=select(is_replaced, restarted, updated),
+            replaced_gamma=select(is_replaced, restarted.gamma, state.replaced_gamma),
             alpha=jnp.where(alpha > 0, alpha, state.alpha),
             decrease=decrease,
             is_solved=all_met(criteria),
@@ -191,6 +183,23 @@ class Refinement(NamedTuple):
                 jnp.sqrt(point.squared), criteria, may_stop=is_replaced & is_late
             ),
         )
+
+    def _is_replaced(
+        self, point: Point, updated: CGState, replaced_gamma: Array
+    ) -> Array:
+        """Returns whether the recomputed s replaces the updated one.
+
+        Rounding of the updated s is relative to s at the last replacement. Rounding
+        also makes directions less conjugate. So conjugate gradients restart when s has
+        fallen by half of its digits, or is small enough to stop. See van der Vorst and
+        Ye, "Residual replacement strategies for Krylov subspace iterative methods",
+        SIAM J. Sci. Comput. 22 (2000).
+        """
+        eps = jnp.finfo(updated.gamma.dtype).eps
+        has_lost_digits = updated.gamma <= eps * replaced_gamma
+        # The factor 1/4 is a margin, since the updated s is an estimate.
+        is_small = self._backward_error(point, updated.s) <= self.tolerance / 4
+        return has_lost_digits | is_small
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
         """Computes the residual of x, and products with a direction, in one pass."""

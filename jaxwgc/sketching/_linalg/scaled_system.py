@@ -9,7 +9,7 @@ from jax import Array, lax
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.kinds import LinearOperator, probed
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, update_running
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
 from jaxwgc.sketching._linalg.rows import Products, SparseRows, safe, scaled
 
 
@@ -110,13 +110,14 @@ class ScaledSystem(NamedTuple):
 
         def step(state: Iterate) -> Iterate:
             is_check = state.is_check
-            is_moving = is_running(state) & ~is_check
+            is_open = is_running(state)
+            is_moving = is_open & ~is_check
             image = times(jnp.where(is_check, state.x, state.cg.p))
             alpha = step_length(state.cg, jnp.sum(image**2, axis=0)) * is_moving
             x = state.x + alpha * state.cg.p
             r = jnp.where(is_check, target - image, state.r - alpha * image)
             s = transposed_times(r)
-            cg = update_running(is_check, cg_start(s), cg_step(state.cg, s))
+            cg = select(is_check, cg_start(s), cg_step(state.cg, s))
             error = self._backward_error(x, s, r)
             checked_error = jnp.minimum(error, self._error_by_both(state, r))
             monitor = state.monitor.update(
@@ -125,7 +126,7 @@ class ScaledSystem(NamedTuple):
                 may_stop=is_check,
                 num_iterations=is_moving,
             )
-            monitor = update_running(is_running(state), monitor, state.monitor)
+            monitor = select(is_open, monitor, state.monitor)
             # The factor 1/4 is a margin, since the updated residual is an estimate.
             is_check = ~is_check & (error <= self.tolerance / 4)
             return Iterate(x=x, r=r, cg=cg, is_check=is_check, monitor=monitor)
