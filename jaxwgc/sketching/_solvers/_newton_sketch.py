@@ -228,7 +228,10 @@ class _Problem(NamedTuple):
                 max_iterations=num_steps,
                 tolerance=float(jnp.finfo(gradient.dtype).eps),
             )
-            change = product(inverse, refined)
+            refined = product(inverse, refined)
+            # Squares of a very small or large gradient leave the range of the dtype.
+            is_usable = jnp.isfinite(refined).all() & (refined != 0).any()
+            change = jnp.where(is_usable, refined, change)
         return change, unseen
 
     def line_search(
