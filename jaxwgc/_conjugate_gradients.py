@@ -31,7 +31,7 @@ class CGState(NamedTuple):
 
 
 def cg_start(s: Array, axis: int = 0) -> CGState:
-    """Returns the state whose search direction is s; vectors are along `axis`."""
+    """Returns the state with search direction s; vectors are along `axis`."""
     return CGState(s=s, p=s, gamma=_squared_norm(s, axis))
 
 

@@ -48,7 +48,7 @@ class State(NamedTuple):
     Attributes:
       point: The current x, and its recomputed residual.
       s: Pᵀ times the gradient of the point, where P is the preconditioner.
-      cg: The state of conjugate gradients, whose s is updated, not recomputed.
+      cg: The state of conjugate gradients. Its s is updated, not recomputed.
       replaced_gamma: ‖s‖² at the last replacement of the updated s.
       alpha: The length of the last step, 1 before the first one.
       decrease: The decrease of ‖r‖² in the last step.
