@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
+from jaxwgc._conjugate_gradients import cg_start, cg_step, step_length
 from jaxwgc._some_masks import in_batches
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._systems import (
@@ -165,36 +166,31 @@ def _descend(problem, weights, longest):
     """Runs conjugate gradients; returns the weights and the longest step."""
     max_steps = 4 * min(problem.matrix.shape) + 10
     residual, gradient = problem.residual_and_gradient(weights)
-    norm = squared_norm(gradient)
-    is_done = problem.is_minimum(norm, residual) | (norm == 0)
+    cg = cg_start(gradient, axis=-1)
+    is_done = problem.is_minimum(cg.gamma, residual) | (cg.gamma == 0)
 
     def is_unfinished(state):
         *_, is_done, step = state
         return (step < max_steps) & ~is_done.all()
 
     def advance(state):
-        weights, longest, gradient, direction, norm, residual, is_done, step = state
-        image = jnp.where(problem.mask, product(direction, problem.gram), 0)
-        curvature = jnp.sum((direction.conj() * image).real, axis=-1)
+        weights, longest, residual, cg, is_done, step = state
+        image = jnp.where(problem.mask, product(cg.p, problem.gram), 0)
+        curvature = jnp.sum((cg.p.conj() * image).real, axis=-1)
         # A direction of curvature below this bound is rounding error in the null space.
         least = jnp.finfo(image.dtype).eps * problem.matrix_norm
-        is_usable = ~is_done & (curvature > least * squared_norm(direction))
-        length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
-        gradient = gradient - length[..., None] * image
-        # In exact arithmetic, the squared residual falls by `length * norm`.
-        residual = residual - length * norm
-        last = norm
-        norm = squared_norm(gradient)
-        ratio = jnp.where(is_usable, norm / jnp.where(is_usable, last, 1), 0)
+        is_usable = ~is_done & (curvature > least * squared_norm(cg.p))
+        alpha = step_length(cg, jnp.where(is_usable, curvature, 0))
+        weights = weights + alpha[..., None] * cg.p
+        longest = jnp.maximum(longest, alpha)
+        # In exact arithmetic, the squared residual falls by α ‖s‖².
+        residual = residual - alpha * cg.gamma
+        cg = cg_step(cg, cg.s - alpha[..., None] * image, axis=-1)
         enough = jnp.maximum(problem.tolerance * residual, problem.noise)
-        weights = weights + length[..., None] * direction
-        longest = jnp.maximum(longest, length)
-        direction = gradient + ratio[..., None] * direction
-        is_done = is_done | (norm <= enough) | ~is_usable
-        step = step + 1
-        return weights, longest, gradient, direction, norm, residual, is_done, step
+        is_done = is_done | (cg.gamma <= enough) | ~is_usable
+        return weights, longest, residual, cg, is_done, step + 1
 
-    start = weights, longest, gradient, gradient, norm, residual, is_done, 0
+    start = weights, longest, residual, cg, is_done, 0
     return jax.lax.while_loop(is_unfinished, advance, start)[:2]
 
 

@@ -10,8 +10,9 @@ from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching._linalg.factors import Factors, without_derivative
-from jaxwgc.sketching._linalg.refinement import Refinement, ScaledSystem
+from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import Products, scaled
+from jaxwgc.sketching._linalg.scaled_system import ScaledSystem
 
 _MAX_ITERATIONS = 99
 # Maximum number of iterations with column scales as the only preconditioner.
@@ -114,14 +115,14 @@ def solve_augmented(
         scaled_offset = scaled_offset * unit
         if isinstance(factors, Factors):
             problem = Refinement(rows, factors, tolerance, given, root, scaled_offset)
-            found = problem.solve(_MAX_ITERATIONS)
+            x = problem.solve(_MAX_ITERATIONS).point.x
         else:
             system = ScaledSystem(rows, factors, tolerance, root)
             # Least squares with Xᵀ ignore the part of the offset outside of the range
             # of Xᵀ.
-            pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).solution
-            found = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS)
-        solution = scaled(scale, found.solution) / unit
+            pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).x
+            x = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS).x
+        solution = scaled(scale, x) / unit
         return jnp.concatenate([target - rows.times(solution), solution])
 
     # Both are joined to one vector, since JAX can only transpose a solve that is linear

@@ -1,59 +1,81 @@
-"""Least squares by conjugate gradients, preconditioned by factors or column scales."""
+"""Least squares by conjugate gradients, preconditioned by factors."""
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._arrays import product
+from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.factors import Factors
-from jaxwgc.sketching._linalg.kinds import LinearOperator, probed
-from jaxwgc.sketching._linalg.rows import Products, SparseRows, safe, scaled
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, all_met, select
+from jaxwgc.sketching._linalg.rows import Products, safe, scaled
+
+
+class Point(NamedTuple):
+    """x = θ / scale of each system, and its residual r = b - Ax.
+
+    A is X diag(scale), stacked on the rows of a ridge.
+
+    Attributes:
+      x: (p,) or (p, c).
+      gradient: Aᵀr, less the offset.
+      squared: ‖r‖², () or (c,).
+    """
+
+    x: Array
+    gradient: Array
+    squared: Array
+
+
+class LineProducts(NamedTuple):
+    """Products with A in one pass, for a point and a direction d.
+
+    Attributes:
+      point: The point, with its recomputed residual.
+      image: AᵀAd.
+      curvature: ‖Ad‖².
+    """
+
+    point: Point
+    image: Array
+    curvature: Array
 
 
 class State(NamedTuple):
-    """θ / scale of each system, its residual, and the next search direction.
+    """State of the iterations of each system.
 
     Attributes:
-      solution, gradient: (p,) or (p, c), in the units of scaled columns.
-      squared: () or (c,), the squared norm of the residual, including the ridge.
-      exact: The part of the residual in the range of X, in the basis X P.
-      in_range: The part in the range of X, as updated by conjugate gradients.
-      search: The direction of the next step in that basis.
-      start: The squared norm of the part that updates started from.
-      is_fresh: Whether updates restart.
-      gain: The decrease of the squared norm in the last step.
-      error: The backward error over ‖X‖, infinite if the last pass lost its digits.
-      best, least: The solution of the least error so far, and this error.
-      length: The length of the last step, 1 if the factors are exact.
-      iteration: int32, () or (c,).
-      history: (max_iterations + 1,) or (max_iterations + 1, c), norms of the residual.
+      point: The current x, and its recomputed residual.
+      s: Pᵀ times the gradient of the point, where P is the preconditioner.
+      cg: The state of conjugate gradients. Its s is updated, not recomputed.
+      replaced_gamma: ‖s‖² at the last replacement of the updated s.
+      alpha: The length of the last step, 1 before the first one.
+      decrease: The decrease of ‖r‖² in the last step.
+      is_solved: Whether the point is backward stable and its residual is the least.
+      best_x: The x of the smallest backward error.
+      least_error: The smallest backward error.
+      monitor: Its history holds ‖r‖.
     """
 
-    solution: Array
-    gradient: Array
-    squared: Array
-    exact: Array
-    in_range: Array
-    search: Array
-    start: Array
-    is_fresh: Array
-    gain: Array
-    error: Array
-    best: Array
-    least: Array
-    length: Array
-    iteration: Array
-    history: Array
+    point: Point
+    s: Array
+    cg: CGState
+    replaced_gamma: Array
+    alpha: Array
+    decrease: Array
+    is_solved: Array
+    best_x: Array
+    least_error: Array
+    monitor: Monitor
 
 
 class Refinement(NamedTuple):
-    """Least squares with X diag(scale) stacked on `root` diag(scale).
+    """Least squares with A = X diag(scale) stacked on `root` diag(scale).
 
-    Each iteration is one pass over X. It takes a step and recomputes the residual, so
-    that rounding of earlier steps does not accumulate.
+    Conjugate gradients run on AP, where P are the factors. Each iteration is one pass
+    over X. It takes a step and recomputes the residual, so that rounding of earlier
+    steps does not accumulate.
 
     Attributes:
       rows: X.
@@ -74,156 +96,160 @@ class Refinement(NamedTuple):
     at_zero: tuple[Array, Array] | None = None
 
     def solve(self, max_iterations: int) -> State:
-        """Runs conjugate gradients from θ = 0 until θ is backward stable."""
-        factors = self.factors
-        row_space = self.factors.row_space()
-        if self.at_zero is None:
-            gradient = self.rows.transposed_times(self.target)
-            squared = self._squares_of_target
-        else:
-            gradient, squared = self.at_zero
-        gradient = scaled(factors.scale, gradient)
-        if self.offset is not None:
-            gradient -= self.offset
-        exact = factors.in_range(gradient)
-        none = jnp.zeros_like(squared)
-        zeros = jnp.zeros_like(gradient)
-        error = jnp.where(jnp.any(exact != 0, axis=0), jnp.inf, none)
-        start = State(
-            solution=zeros,
-            gradient=gradient,
-            squared=squared,
-            exact=exact,
-            in_range=exact,
-            search=exact,
-            start=jnp.sum(exact**2, axis=0),
-            is_fresh=jnp.ones(squared.shape, bool),
-            gain=none,
-            error=error,
-            best=zeros,
-            least=error,
-            length=jnp.ones_like(squared),
-            iteration=none.astype(jnp.int32),
-            history=jnp.full((max_iterations + 1, *squared.shape), jnp.sqrt(squared)),
-        )
+        """Runs conjugate gradients from θ = 0 until θ is backward stable.
 
-        def is_open(state: State) -> Array:
-            is_early = (state.iteration < 2) & jnp.any(state.exact != 0, axis=0)
-            # The second step makes a direct solution as accurate as a refined one.
-            is_open = is_early | ~self.is_solved(state) | ~state.is_fresh
-            is_open &= jnp.isfinite(state.squared)
-            return is_open & (state.iteration < max_iterations)
+        If no θ is, the point of the result has the x of the smallest backward error.
+        """
+        row_space = self.factors.row_space()
+
+        def is_running(state: State) -> Array:
+            return state.monitor.is_running(max_iterations)
 
         def step(state: State) -> State:
-            is_moving = is_open(state)
-            direction = factors.direction(state.search, row_space) * is_moving
-            # The pass over X is at a point near the end of the step, so that the
-            # residual is recomputed, not updated.
-            trial = state.solution + state.length * direction
-            gradient, squared, image, curvature = self._look(trial, direction)
-            energy = jnp.sum(state.in_range**2, axis=0)
-            size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
-            more = jnp.where(is_moving, size - state.length, 0)
-            ahead = jnp.sum(direction * gradient, axis=0)
-            longer = squared
-            change = more * (2 * ahead - more * curvature)
-            squared = jnp.maximum(squared - change, 0)
-            # If `squared` is a small difference of large numbers, it is not valid, and
-            # the next pass decides.
-            is_lost = longer > 100 * squared
-            solution = trial + more * direction
-            gradient = gradient - more * image
-            exact = factors.in_range(gradient)
-            updated = state.in_range - size * factors.in_range(image)
-            new_energy = jnp.sum(updated**2, axis=0)
-            # Rounding of updates is relative to the residual at the start of the
-            # updates. Rounding of gradients also makes directions less conjugate. So
-            # updates restart when the residual has fallen by half of its digits.
-            is_fresh = new_energy <= jnp.finfo(energy.dtype).eps * state.start
-            is_fresh |= self._error(solution, updated, squared) <= self.tolerance / 4
-            error = self._error(solution, exact, squared)
-            error = jnp.where(is_lost, jnp.inf, error)
-            in_range = jnp.where(is_fresh, exact, updated)
-            turn = new_energy / jnp.where(energy > 0, energy, jnp.inf)
-            turn = jnp.where(is_fresh, 0, turn)
-            iteration = state.iteration + is_moving
-            new = State(
-                solution=solution,
-                gradient=gradient,
-                squared=squared,
-                exact=exact,
-                in_range=in_range,
-                search=in_range + turn * state.search,
-                start=jnp.where(is_fresh, jnp.sum(exact**2, axis=0), state.start),
-                is_fresh=is_fresh,
-                gain=size * energy,
-                error=error,
-                best=jnp.where(error < state.least, solution, state.best),
-                least=jnp.minimum(error, state.least),
-                length=jnp.where(size > 0, size, state.length),
-                iteration=iteration,
-                history=record(state.history, iteration, jnp.sqrt(squared)),
-            )
-            return jax.tree.map(functools.partial(jnp.where, is_moving), new, state)
+            return select(is_running(state), self._step(state, row_space), state)
 
-        state = self.rows.while_loop(lambda state: jnp.any(is_open(state)), step, start)
-        solution = jnp.where(self.is_solved(state), state.solution, state.best)
-        return state._replace(solution=solution)
+        start = self._start(max_iterations)
+        state = self.rows.while_loop(
+            lambda state: jnp.any(is_running(state)), step, start
+        )
+        x = jnp.where(state.is_solved, state.point.x, state.best_x)
+        return state._replace(point=state.point._replace(x=x))
 
-    @property
-    def _squares_of_target(self) -> Array:
-        return self.rows.total(jnp.sum(self.target**2, axis=0))
+    def _start(self, max_iterations: int) -> State:
+        """Computes the state at θ = 0."""
+        if self.at_zero is None:
+            gradient = self.rows.transposed_times(self.target)
+            squared = self.rows.total(jnp.sum(self.target**2, axis=0))
+        else:
+            gradient, squared = self.at_zero
+        gradient = scaled(self.factors.scale, gradient)
+        if self.offset is not None:
+            gradient -= self.offset
+        s = self.factors.in_range(gradient)
+        cg = cg_start(s)
+        zeros = jnp.zeros_like(gradient)
+        is_solved = jnp.all(s == 0, axis=0)
+        return State(
+            point=Point(x=zeros, gradient=gradient, squared=squared),
+            s=s,
+            cg=cg,
+            replaced_gamma=cg.gamma,
+            alpha=jnp.ones_like(squared),
+            decrease=jnp.zeros_like(squared),
+            is_solved=is_solved,
+            best_x=zeros,
+            least_error=jnp.where(is_solved, jnp.zeros_like(squared), jnp.inf),
+            monitor=Monitor.init(jnp.sqrt(squared), max_iterations, is_solved),
+        )
 
-    def _look(self, solution: Array, direction: Array) -> tuple[Array, ...]:
-        """Computes gradient and value at θ, and their changes along a direction."""
+    def _step(self, state: State, row_space: Array) -> State:
+        """Takes a step of conjugate gradients from a recomputed residual."""
+        factors = self.factors
+        direction = factors.direction(state.cg.p, row_space)
+        # The pass over X is at a point near the end of the step, so that the residual
+        # is recomputed, not updated.
+        trial = state.point.x + state.alpha * direction
+        products = self._line_products(trial, direction)
+        alpha = step_length(state.cg, products.curvature)
+        point, is_lost = _moved(products, direction, alpha - state.alpha)
+        s = factors.in_range(point.gradient)
+        updated = cg_step(
+            state.cg, state.cg.s - alpha * factors.in_range(products.image)
+        )
+        restarted = cg_start(s)
+        is_replaced = self._is_replaced(point, updated, state.replaced_gamma)
+        error = jnp.where(is_lost, jnp.inf, self._backward_error(point, s))
+        decrease = alpha * state.cg.gamma
+        criteria = [Criterion(error, self.tolerance)]
+        if self.offset is None:
+            # The decrease of the last step also counts, since the last step may be the
+            # longest one.
+            part = jnp.maximum(restarted.gamma, decrease)
+            criteria.append(self._excess(point, part, state.monitor))
+        # The second step makes a direct solution as accurate as a refined one.
+        is_late = (state.monitor.iteration > 0) | jnp.all(s == 0, axis=0)
+        is_better = error < state.least_error
+        return State(
+            point=point,
+            s=s,
+            cg=select(is_replaced, restarted, updated),
+            replaced_gamma=select(is_replaced, restarted.gamma, state.replaced_gamma),
+            alpha=jnp.where(alpha > 0, alpha, state.alpha),
+            decrease=decrease,
+            is_solved=all_met(criteria),
+            best_x=jnp.where(is_better, point.x, state.best_x),
+            least_error=jnp.where(is_better, error, state.least_error),
+            monitor=state.monitor.update(
+                jnp.sqrt(point.squared), criteria, may_stop=is_replaced & is_late
+            ),
+        )
+
+    def _is_replaced(
+        self, point: Point, updated: CGState, replaced_gamma: Array
+    ) -> Array:
+        """Returns whether the recomputed s replaces the updated one.
+
+        Rounding of the updated s is relative to s at the last replacement. Rounding
+        also makes directions less conjugate. So conjugate gradients restart when s has
+        fallen by half of its digits, or is small enough to stop. See van der Vorst and
+        Ye, "Residual replacement strategies for Krylov subspace iterative methods",
+        SIAM J. Sci. Comput. 22 (2000).
+        """
+        eps = jnp.finfo(updated.gamma.dtype).eps
+        has_lost_digits = updated.gamma <= eps * replaced_gamma
+        # The factor 1/4 is a margin, since the updated s is an estimate.
+        is_small = self._backward_error(point, updated.s) <= self.tolerance / 4
+        return has_lost_digits | is_small
+
+    def _line_products(self, x: Array, direction: Array) -> LineProducts:
+        """Computes the residual of x, and products with a direction, in one pass."""
         scale = self.factors.scale
-        solution = scaled(scale, solution)
+        solution = scaled(scale, x)
         direction = scaled(scale, direction)
         gradient, squared, image, curvature = self.rows.residual_products(
             self.target, solution, direction
         )
         if self.root is not None:
-            pulled = self.root * solution
-            moved = self.root * direction
-            gradient -= self.root * pulled
-            image += self.root * moved
-            squared += jnp.sum(pulled**2, axis=0)
-            curvature += jnp.sum(moved**2, axis=0)
+            ridge_solution = self.root * solution
+            ridge_direction = self.root * direction
+            gradient -= self.root * ridge_solution
+            image += self.root * ridge_direction
+            squared += jnp.sum(ridge_solution**2, axis=0)
+            curvature += jnp.sum(ridge_direction**2, axis=0)
         gradient = scaled(scale, gradient)
-        image = scaled(scale, image)
         if self.offset is not None:
             gradient -= self.offset
-        return gradient, squared, image, curvature
+        point = Point(x=x, gradient=gradient, squared=squared)
+        return LineProducts(point, scaled(scale, image), curvature)
 
-    def _error(self, solution: Array, exact: Array, squared: Array) -> Array:
+    def _backward_error(self, point: Point, s: Array) -> Array:
         """Computes Karlson and Waldén's estimate of the backward error over ‖X‖."""
         values = self.factors.singular_values
-        weight = jnp.multiply.outer(values**2, jnp.sum(solution**2, axis=0)) + squared
-        shares = scaled(values, exact) / jnp.sqrt(safe(weight))
+        squared_size = jnp.sum(point.x**2, axis=0)
+        weight = jnp.multiply.outer(values**2, squared_size) + point.squared
+        shares = scaled(values, s) / jnp.sqrt(safe(weight))
         return jnp.linalg.norm(shares, axis=0) / self.factors.norm
 
-    def is_solved(self, state: State) -> Array:
-        """Tests whether the solution is backward stable, estimated from the factors."""
-        is_stable = state.error <= self.tolerance
-        if self.offset is not None:
-            return is_stable
-        # The gain of the last step also counts, since the last step may be the longest
-        # one.
-        part = jnp.maximum(jnp.sum(state.exact**2, axis=0), state.gain)
-        return is_stable & self._is_shortest(jnp.sqrt(part), state)
+    def _excess(self, point: Point, part: Array, monitor: Monitor) -> Criterion:
+        """Returns by how much the residual exceeds its norm without a part of it.
 
-    def _is_shortest(self, part: Array, state: State) -> Array:
-        """Tests whether removing a part of this length hardly shortens the residual.
+        If X is at the limits of the precision, this criterion is stricter than a small
+        backward error.
 
-        If X is at the limits of the precision, this is stricter than a small backward
-        error.
+        Args:
+          point: The point of the residual.
+          part: The squared norm of the part.
+          monitor: Its history starts with ‖y‖, in units of which the excess is small.
         """
         root_eps = float(jnp.finfo(part.dtype).eps) ** 0.5
-        squared = jnp.maximum(state.squared, part**2)
-        both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
-        excess = part**2 / jnp.where(both > 0, both, 1)
-        norm = jnp.sqrt(self._squares_of_target)
-        return excess <= jnp.maximum(root_eps / 8, self.tolerance) * norm
+        squared = jnp.maximum(point.squared, part)
+        norms = jnp.sqrt(squared) + jnp.sqrt(squared - part)
+        target_norm = _target_norm(monitor)
+        return Criterion(
+            error=part / jnp.where(norms > 0, norms, 1),
+            tolerance=self.tolerance * target_norm,
+            floor=root_eps / 8 * target_norm,
+        )
 
     def is_lowest(self, state: State, is_sketched: bool) -> Array:
         """Tests whether the residual is near its minimum, by a product with X itself.
@@ -231,213 +257,49 @@ class Refinement(NamedTuple):
         Singular values of a sketch may be far from those of X. So X is applied to the
         direction of the gradient.
         """
-        gain = state.gain
+        factors = self.factors
+        point = state.point
+        decrease = state.decrease
         if is_sketched:
-            energy = jnp.sum(state.exact**2, axis=0)
-            direction = product(self.factors.matrix, state.exact)
-            size = self.rows.length(scaled(self.factors.scale, direction))
-            gain = jnp.maximum(gain, (energy / jnp.where(size > 0, size, 1)) ** 2)
-        eps = jnp.finfo(state.squared.dtype).eps
+            steepest = cg_start(state.s)
+            direction = scaled(factors.scale, product(factors.matrix, steepest.p))
+            length = self.rows.length(direction)
+            decrease_along = (steepest.gamma / jnp.where(length > 0, length, 1)) ** 2
+            decrease = jnp.maximum(decrease, decrease_along)
+        eps = jnp.finfo(point.squared.dtype).eps
         # The residual is unknown below the rounding of Xθ.
-        size = self.factors.norm * jnp.linalg.norm(state.solution, axis=0)
+        size = factors.norm * jnp.linalg.norm(point.x, axis=0)
         # The part of θ in truncated directions may lengthen the residual.
-        hidden = self.factors.cut_off(state.solution)
-        longer = -2 * jnp.sum(hidden * state.gradient, axis=0)
-        part = gain + (4 * eps * size) ** 2 + jnp.maximum(longer, 0)
-        is_low = self._is_shortest(jnp.sqrt(part), state)
+        truncated = factors.cut_off(point.x)
+        increase = -2 * jnp.sum(truncated * point.gradient, axis=0)
+        part = decrease + (4 * eps * size) ** 2 + jnp.maximum(increase, 0)
+        is_low = self._excess(point, part, state.monitor).is_met
         # If the gradient is rounding alone, a residual longer than y still fails this
         # test.
         growth = 1 + 2 * eps**0.5
-        return is_low & (state.squared <= growth * self._squares_of_target)
+        return is_low & (point.squared <= growth * _target_norm(state.monitor) ** 2)
 
 
-def record(history: Array, iteration: Array, value: Array) -> Array:
-    """Sets a history to `value` from `iteration` on."""
-    places = jnp.arange(len(history)).reshape(-1, *[1] * value.ndim)
-    return jnp.where(places >= iteration, value, history)
+def _moved(
+    products: LineProducts, direction: Array, step: Array
+) -> tuple[Point, Array]:
+    """Moves a point along a direction, and updates its residual.
 
-
-class ColumnScaling(NamedTuple):
-    """The scales of columns, which replace `Factors` if X is too wide for them.
-
-    Attributes:
-      scale: (p,), powers of two that scale the norms of columns to about 1.
-      norm: The Frobenius norm of X diag(scale), with the rows of a ridge.
+    Also returns whether ‖r‖² has lost its digits: it is a small difference of large
+    numbers.
     """
-
-    scale: Array
-    norm: Array
-    rank = None
-
-
-class Iterate(NamedTuple):
-    """θ / scale of each system, and the residual with the rows of a ridge.
-
-    Attributes:
-      is_check: Whether the next iteration recomputes the residual.
-      is_done: Whether such a residual has passed the test.
-    """
-
-    solution: Array
-    residual: Array
-    gradient: Array
-    search: Array
-    is_check: Array
-    is_done: Array
-    iteration: Array
-    history: Array
-
-    @property
-    def squared(self) -> Array:
-        """Returns the squared norm of the residual."""
-        return jnp.sum(self.residual**2, axis=0)
+    trial = products.point
+    slope = jnp.sum(direction * trial.gradient, axis=0)
+    decrease = step * (2 * slope - step * products.curvature)
+    squared = jnp.maximum(trial.squared - decrease, 0)
+    point = Point(
+        x=trial.x + step * direction,
+        gradient=trial.gradient - step * products.image,
+        squared=squared,
+    )
+    return point, trial.squared > 100 * squared
 
 
-class ScaledSystem(NamedTuple):
-    """Least squares with A = X diag(scale) stacked on `root` diag(scale)."""
-
-    rows: Products
-    scaling: ColumnScaling
-    tolerance: Array
-    root: Array | None = None
-
-    def times(self, vector: Array) -> Array:
-        """Returns Av."""
-        vector = scaled(self.scaling.scale, vector)
-        image = self.rows.times(vector)
-        if self.root is None:
-            return image
-        return jnp.concatenate([image, self.root * vector])
-
-    def transposed_times(self, vector: Array) -> Array:
-        """Returns Aᵀu."""
-        num_rows = self.rows.shape[0]
-        image = self.rows.transposed_times(vector[:num_rows])
-        if self.root is not None:
-            image += self.root * vector[num_rows:]
-        return scaled(self.scaling.scale, image)
-
-    def padded(self, target: Array) -> Array:
-        """Pads the right-hand side with zeros for the rows of a ridge."""
-        if self.root is None:
-            return target
-        padding = [(0, self.rows.shape[1])] + [(0, 0)] * (target.ndim - 1)
-        return jnp.pad(target, padding)
-
-    def solve(
-        self, target: Array, max_iterations: int, is_transposed: bool = False
-    ) -> Iterate:
-        """Computes the minimum-norm minimiser of ‖Av - target‖ or ‖Aᵀu - target‖.
-
-        Iterations start at zero. The updated residual is as accurate as that of LSQR.
-        If it passes the test, the next iteration recomputes the residual, and continues
-        if the recomputed one does not pass. See `_error_by_both` for this test.
-        """
-        times = self.times
-        transposed_times = self.transposed_times
-        if is_transposed:
-            times, transposed_times = transposed_times, times
-        gradient = transposed_times(target)
-        zeros = jnp.zeros_like(gradient)
-        systems = target.shape[1:]
-        start = Iterate(
-            solution=zeros,
-            residual=target,
-            gradient=gradient,
-            search=gradient,
-            is_check=self._backward_error(zeros, gradient, target) <= self.tolerance,
-            is_done=jnp.zeros(systems, bool),
-            iteration=jnp.zeros(systems, jnp.int32),
-            history=jnp.full(
-                (max_iterations + 1, *systems), jnp.linalg.norm(target, axis=0)
-            ),
-        )
-
-        def is_open(state: Iterate) -> Array:
-            is_open = ~state.is_done & jnp.isfinite(state.squared)
-            return is_open & (state.is_check | (state.iteration < max_iterations))
-
-        def step(state: Iterate) -> Iterate:
-            is_moving = is_open(state) & ~state.is_check
-            image = times(jnp.where(state.is_check, state.solution, state.search))
-            energy = jnp.sum(state.gradient**2, axis=0)
-            curvature = jnp.sum(image**2, axis=0)
-            size = energy / jnp.where(curvature > 0, curvature, jnp.inf) * is_moving
-            residual = state.residual - size * image
-            residual = jnp.where(state.is_check, target - image, residual)
-            solution = state.solution + size * state.search
-            gradient = transposed_times(residual)
-            turn = jnp.sum(gradient**2, axis=0) / jnp.where(energy > 0, energy, jnp.inf)
-            turn = jnp.where(state.is_check, 0, turn)
-            error = self._backward_error(solution, gradient, residual)
-            checked = jnp.minimum(error, self._error_by_both(state, residual))
-            iteration = state.iteration + is_moving
-            length = jnp.linalg.norm(residual, axis=0)
-            return Iterate(
-                solution=solution,
-                residual=residual,
-                gradient=gradient,
-                search=gradient + turn * state.search,
-                # The factor 1/4 is a margin, since the updated residual is an estimate.
-                is_check=~state.is_check & (error <= self.tolerance / 4),
-                is_done=state.is_done | (state.is_check & (checked <= self.tolerance)),
-                iteration=iteration,
-                history=record(state.history, iteration, length),
-            )
-
-        return lax.while_loop(lambda state: jnp.any(is_open(state)), step, start)
-
-    def _backward_error(
-        self, solution: Array, gradient: Array, residual: Array
-    ) -> Array:
-        """Computes the smaller of two bounds on the backward error, relative to ‖X‖.
-
-        Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
-        """
-        length, size = (jnp.linalg.norm(part, axis=0) for part in (residual, solution))
-        by_gradient = jnp.linalg.norm(gradient, axis=0) / safe(length)
-        by_residual = length / safe(size)
-        by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)
-        return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
-
-    def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
-        """Bounds the backward error by the updated and the recomputed residual.
-
-        If the residual r is small against y, the rounding of y - Aθ alone can exceed
-        the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A
-        by d θᵀ / θᵀθ makes u the residual of θ. A further change by u uᵀA / uᵀu, up to
-        the same rounding, makes θ exact. Both sizes are known without the condition
-        number of A.
-
-        Args:
-          state: Iterate with the updated residual and its gradient.
-          recomputed: y - Aθ.
-        """
-        updated = state.residual
-        gradient = state.gradient
-        size = jnp.linalg.norm(state.solution, axis=0)
-        rounding = jnp.linalg.norm(recomputed - updated, axis=0) / safe(size)
-        length = safe(jnp.linalg.norm(updated, axis=0))
-        slope = jnp.linalg.norm(gradient, axis=0) / length
-        return (slope + 2 * rounding) / safe(self.scaling.norm)
-
-
-def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
-    """Computes powers of two that scale columns to about 1, and the scaled norm of X.
-
-    Rows `root` I count as rows of X. All columns of an operator share one power, and
-    its norm is an estimate.
-    """
-    num_columns = rows.shape[1]
-    root = jnp.zeros((), rows.dtype) if root is None else root
-    if isinstance(rows, LinearOperator):
-        norm, _ = probed(jax.random.key(0), rows)
-        norm = jnp.hypot(norm, root * num_columns**0.5)
-        scale = inverse_power_of_two(norm)
-        return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
-    assert isinstance(rows, SparseRows)
-    # Columns are scaled in two steps, to avoid overflow of squares.
-    scale = inverse_power_of_two(jnp.maximum(rows.largest(), root))
-    norms = jnp.sqrt(rows.column_squares(scale) + (root * scale) ** 2)
-    unit = inverse_power_of_two(norms)
-    return ColumnScaling(scale * unit, jnp.linalg.norm(norms * unit))
+def _target_norm(monitor: Monitor) -> Array:
+    """Returns ‖y‖, which is the norm of the residual at the start, θ = 0."""
+    return monitor.history[0]

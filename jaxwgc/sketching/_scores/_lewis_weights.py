@@ -21,6 +21,7 @@ from jaxwgc.sketching._linalg.factors import (
     rank_cutoff,
     scaled_gram,
 )
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
 from jaxwgc.sketching._linalg.rows import DenseRows, Rows
 
 
@@ -177,26 +178,29 @@ def _iterate(
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def step(state):
-        log_weights, ratios, residual, shortening, iteration = state
+        log_weights, ratios, residual, shortening, monitor = state
         log_weights = log_weights + shortening * power * ratios
         ratios = log_ratios(log_weights)
         new = jnp.max(jnp.abs(ratios))
         longer = jnp.minimum(1, 1.2 * shortening)
         shortening = jnp.where(new < residual, longer, shortening / 2)
-        return log_weights, ratios, new, shortening, iteration + 1
-
-    def is_open(state):
-        _, _, residual, shortening, iteration = state
         # If steps have been halved this often, the remaining residual is rounding.
-        is_moving = (residual > tolerance) & (shortening > 1e-4)
-        return is_moving & (iteration < max_iterations)
+        monitor = monitor.update(
+            new, [Criterion(new, tolerance)], has_stagnated=shortening <= 1e-4
+        )
+        return log_weights, ratios, new, shortening, monitor
+
+    def is_running(state):
+        *_, monitor = state
+        return monitor.is_running(max_iterations)
 
     # The first step does not change the weights. It computes the first ratios, so that
     # the code for ratios is compiled once, in the loop.
     one = jnp.ones((), start.dtype)
-    state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
-    log_weights, _, residual, _, num_iterations = lax.while_loop(is_open, step, state)
-    return log_weights, (num_iterations.astype(start.dtype), residual)
+    monitor = Monitor.init(one)._replace(iteration=jnp.int32(-1))
+    state = (start, jnp.zeros_like(start), jnp.inf * one, one, monitor)
+    log_weights, _, residual, _, monitor = lax.while_loop(is_running, step, state)
+    return log_weights, (monitor.iteration.astype(start.dtype), residual)
 
 
 def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array:

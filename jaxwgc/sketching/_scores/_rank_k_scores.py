@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.scipy.sparse.linalg import cg
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._linalg.factors import at_most_one, diagonal, without_derivative
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
@@ -339,7 +339,7 @@ def _projection_jvp(primals, tangents):
     def solve(function: Callable[..., Array], right: Array) -> Array:
         """Returns the solutions, or NaN if the iteration did not converge."""
         eps = float(jnp.finfo(right.dtype).eps)
-        found, _ = cg(function, right, tol=4 * eps, maxiter=_MAX_STEPS)
+        found = conjugate_gradients(function, right, _MAX_STEPS, tolerance=4 * eps)
         error = jnp.linalg.norm(function(found) - right)
         is_found = error <= eps**0.5 * jnp.linalg.norm(right)
         return jnp.where(is_found, found, jnp.nan)

@@ -22,6 +22,7 @@ from jaxwgc.sketching._linalg.factors import (
     solver_cutoff,
 )
 from jaxwgc.sketching._linalg.implicit import implicit_solution
+from jaxwgc.sketching._linalg.monitor import Criterion, all_met
 from jaxwgc.sketching._linalg.rows import DenseRows, scaled
 from jaxwgc.sketching._solvers._least_squares import Solution, in_units
 
@@ -244,17 +245,18 @@ def _solve(
         # convergence.
         rank = None
         length = moved[-1] / jnp.minimum(step_size, 1)
-        converged = length <= tolerance * jnp.linalg.norm(target)
+        criteria = [Criterion(length, tolerance * jnp.linalg.norm(target))]
         if projection is None:
             # The exact gradient is tested, too, since it includes directions that the
             # sketch missed.
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
-            converged &= jnp.linalg.norm(gradient) <= bound
+            criteria.append(Criterion(jnp.linalg.norm(gradient), bound))
             factors, _ = prepared
             rank = factors.rank
             solution = implicit_solution(
                 solution, DenseRows(system[0]), system_target, system[1], factors
             )
+        converged = all_met(criteria)
         iteration = jnp.int32(num_iterations)
         return Solution(solution * size, iteration, converged, history, rank)
 

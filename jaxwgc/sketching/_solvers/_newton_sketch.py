@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.sparse.linalg import cg
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
@@ -27,7 +27,7 @@ from jaxwgc.sketching._linalg.factors import (
     solver_cutoff,
 )
 from jaxwgc.sketching._linalg.implicit import solve_augmented
-from jaxwgc.sketching._linalg.refinement import record
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
 from jaxwgc.sketching._linalg.rows import DenseRows
 from jaxwgc.sketching._solvers._least_squares import Solution
 
@@ -175,10 +175,7 @@ class _State(NamedTuple):
     flat: Array
     value: Array
     gradient: Array
-    is_done: Array
-    is_stalled: Array
-    iteration: Array
-    history: Array
+    monitor: Monitor
 
 
 class _Problem(NamedTuple):
@@ -216,18 +213,25 @@ class _Problem(NamedTuple):
         """
         inverse = _inverse_root(small, self.ridge)
 
-        def precondition(vector: Array) -> Array:
-            return product(inverse, product(vector, inverse))
-
-        change = -precondition(gradient)
+        preconditioned_gradient = product(gradient, inverse)
+        change = -product(inverse, preconditioned_gradient)
         unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
         if num_steps:
-            options = {"tol": float(jnp.finfo(gradient.dtype).eps), "M": precondition}
-            hessian = functools.partial(self.hessian, root)
-            refined, _ = cg(hessian, -gradient, maxiter=num_steps, **options)
-            # Conjugate gradients divide by zero if the gradient is in the null space of
-            # the sketch.
-            change = jnp.where(jnp.isfinite(refined).all(), refined, change)
+
+            def preconditioned_hessian(vector: Array) -> Array:
+                image = self.hessian(root, product(inverse, vector))
+                return product(image, inverse)
+
+            refined = conjugate_gradients(
+                preconditioned_hessian,
+                -preconditioned_gradient,
+                max_iterations=num_steps,
+                tolerance=float(jnp.finfo(gradient.dtype).eps),
+            )
+            refined = product(inverse, refined)
+            # Squares of a very small or large gradient leave the range of the dtype.
+            is_usable = jnp.isfinite(refined).all() & (refined != 0).any()
+            change = jnp.where(is_usable, refined, change)
         return change, unseen
 
     def line_search(
@@ -296,12 +300,12 @@ def _newton_steps(
     eps = jnp.finfo(flat.dtype).eps
     tiny = jnp.finfo(flat.dtype).tiny
 
-    def is_open(state: _State) -> Array:
-        return (state.iteration < max_iterations) & ~(state.is_done | state.is_stalled)
+    def is_running(state: _State) -> Array:
+        return state.monitor.is_running(max_iterations)
 
     def step(state: _State) -> _State:
         root = problem.root(state.flat)
-        key = jax.random.fold_in(embedding.key, state.iteration)
+        key = jax.random.fold_in(embedding.key, state.monitor.iteration)
         small = dataclasses.replace(embedding, key=key) @ root
         change, unseen = problem.direction(root, small, state.gradient, num_refinements)
         # Rounding of the parameters and of B θ limits the accuracy of the objective.
@@ -316,22 +320,27 @@ def _newton_steps(
         new, value, gradient, is_stalled = search
         # The tolerance is relative to the current value, since the value at the start
         # may be larger by any factor.
-        least = jnp.maximum(tolerance * jnp.abs(value), rounding**2 / 2)
+        decrement = Criterion(
+            error=-slope / 2,
+            tolerance=tolerance * jnp.abs(value),
+            floor=rounding**2 / 2,
+        )
         # The bound √eps is stricter than a step needs, and above rounding. If the
         # gradient is in the null space of the sketch, `unseen` is far larger.
-        is_done = (-slope / 2 <= least) & (unseen <= eps**0.5)
-        iteration = state.iteration + 1
-        history = record(state.history, iteration, value)
-        return _State(new, value, gradient, is_done, is_stalled, iteration, history)
+        unseen = Criterion(unseen, tolerance=float(eps) ** 0.5)
+        monitor = state.monitor.update(
+            value, [decrement, unseen], has_stagnated=is_stalled
+        )
+        return _State(new, value, gradient, monitor)
 
-    is_done = jnp.zeros((), bool)
-    is_stalled = ~jnp.isfinite(value)
-    history = jnp.full(max_iterations + 1, value)
-    start = _State(flat, value, gradient, is_done, is_stalled, jnp.int32(0), history)
-    state = lax.while_loop(is_open, step, start)
-    converged = state.is_done & ~state.is_stalled & jnp.isfinite(state.value)
+    monitor = Monitor.init(value, max_iterations)
+    start = _State(flat, value, gradient, monitor)
+    state = lax.while_loop(is_running, step, start)
     solution = _minimiser(functions, unravel, state.flat, given)
-    return Solution(unravel(solution), state.iteration, converged, state.history)
+    monitor = state.monitor
+    return Solution(
+        unravel(solution), monitor.iteration, monitor.has_converged, monitor.history
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

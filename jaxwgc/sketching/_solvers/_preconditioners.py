@@ -13,7 +13,8 @@ from jaxwgc.sketching._linalg.factors import (
     factors_of_small,
 )
 from jaxwgc.sketching._linalg.kinds import sketched
-from jaxwgc.sketching._linalg.refinement import Refinement, ScaledSystem, column_scaling
+from jaxwgc.sketching._linalg.refinement import Refinement
+from jaxwgc.sketching._linalg.scaled_system import ScaledSystem, column_scaling
 
 
 class Problem(NamedTuple):
@@ -55,11 +56,11 @@ def by_columns(problem: Problem, max_iterations: int) -> Found:
     system = ScaledSystem(rows, scaling, tolerance, root)
     state = system.solve(system.padded(target), max_iterations)
     return Found(
-        solution=state.solution,
+        solution=state.x,
         squared=state.squared,
-        iteration=state.iteration,
-        converged=state.is_done,
-        history=state.history,
+        iteration=state.monitor.iteration,
+        converged=state.monitor.has_converged,
+        history=state.monitor.history,
         factors=scaling,
     )
 
@@ -117,12 +118,12 @@ def by_factors(
     refinement = Refinement(rows, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
     is_lowest = refinement.is_lowest(state, embedding is not None)
-    converged &= refinement.is_solved(state) & is_lowest
+    converged &= state.is_solved & is_lowest
     return Found(
-        solution=state.solution,
-        squared=state.squared,
-        iteration=state.iteration,
+        solution=state.point.x,
+        squared=state.point.squared,
+        iteration=state.monitor.iteration,
         converged=converged,
-        history=state.history,
+        history=state.monitor.history,
         factors=factors,
     )

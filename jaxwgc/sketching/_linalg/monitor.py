@@ -1,0 +1,118 @@
+"""Stopping of iterations: convergence, rounding floor, stagnation, maximum number."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Criterion(NamedTuple):
+    """An error that must become small.
+
+    Attributes:
+      error: A measure of the distance from the solution.
+      tolerance: The error required.
+      floor: The error that rounding alone produces. No smaller error is required.
+    """
+
+    error: Array
+    tolerance: Array | float
+    floor: Array | float = 0.0
+
+    @property
+    def is_met(self) -> Array:
+        """Returns whether the error is at most its tolerance or its floor."""
+        return self.error <= jnp.maximum(self.tolerance, self.floor)
+
+
+def all_met(criteria: Iterable[Criterion]) -> Array:
+    """Returns whether all criteria are met."""
+    return functools.reduce(
+        jnp.logical_and, [criterion.is_met for criterion in criteria]
+    )
+
+
+class Monitor(NamedTuple):
+    """Progress of the iterations of each system.
+
+    Attributes:
+      iteration: The number of iterations, int32, () or (c,).
+      has_converged: Whether all criteria are met.
+      has_stagnated: Whether steps make no progress, or a value is not finite.
+      history: The values after each iteration, (max_iterations + 1,) or
+        (max_iterations + 1, c). Empty if values are not recorded.
+    """
+
+    iteration: Array
+    has_converged: Array
+    has_stagnated: Array
+    history: Array
+
+    @classmethod
+    def init(
+        cls,
+        value: Array,
+        max_iterations: int | None = None,
+        has_converged: Array | bool = False,
+    ) -> Self:
+        """Returns the monitor before the first iteration.
+
+        Args:
+          value: The value at the start, such as the norm of the residual.
+          max_iterations: The largest number of iterations to record. By default,
+            there is no history.
+          has_converged: Whether the start is a solution.
+        """
+        num_recorded = 0 if max_iterations is None else max_iterations + 1
+        return cls(
+            iteration=jnp.zeros(value.shape, jnp.int32),
+            has_converged=jnp.broadcast_to(has_converged, value.shape),
+            has_stagnated=~jnp.isfinite(value),
+            history=jnp.full((num_recorded, *value.shape), value),
+        )
+
+    def update(
+        self,
+        value: Array,
+        criteria: Iterable[Criterion],
+        *,
+        may_stop: Array | bool = True,
+        has_stagnated: Array | bool = False,
+        num_iterations: Array | int = 1,
+    ) -> Self:
+        """Returns the monitor after an iteration.
+
+        Args:
+          value: The value to record.
+          criteria: Errors after the iteration.
+          may_stop: Whether the errors can be trusted.
+          has_stagnated: Whether the iteration made no progress.
+          num_iterations: The number of iterations to count.
+        """
+        has_stagnated = ~jnp.isfinite(value) | has_stagnated
+        has_converged = ~has_stagnated & may_stop & all_met(criteria)
+        iteration = self.iteration + num_iterations
+        places = jnp.arange(len(self.history)).reshape(-1, *[1] * value.ndim)
+        return type(self)(
+            iteration=iteration,
+            has_converged=has_converged,
+            has_stagnated=has_stagnated,
+            history=jnp.where(places >= iteration, value, self.history),
+        )
+
+    @property
+    def has_ended(self) -> Array:
+        """Returns whether further iterations cannot help."""
+        return self.has_converged | self.has_stagnated
+
+    def is_running(self, max_iterations: Array | int) -> Array:
+        """Returns whether to iterate further."""
+        return ~self.has_ended & (self.iteration < max_iterations)
+
+
+def select(is_chosen: Array, chosen: Any, other: Any) -> Any:
+    """Returns, for each system, its part of one state or the other."""
+    return jax.tree.map(functools.partial(jnp.where, is_chosen), chosen, other)

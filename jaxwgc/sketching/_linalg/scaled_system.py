@@ -1,0 +1,188 @@
+"""Least squares by conjugate gradients, preconditioned by column scales alone."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
+from jaxwgc.sketching._linalg.kinds import LinearOperator, probed
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
+from jaxwgc.sketching._linalg.rows import Products, SparseRows, safe, scaled
+
+
+class ColumnScaling(NamedTuple):
+    """The scales of columns, which replace `Factors` if X is too wide for them.
+
+    Attributes:
+      scale: (p,), powers of two that scale the norms of columns to about 1.
+      norm: The Frobenius norm of X diag(scale), with the rows of a ridge.
+    """
+
+    scale: Array
+    norm: Array
+    rank = None
+
+
+class Iterate(NamedTuple):
+    """x = θ / scale of each system, and the state of its iterations.
+
+    Attributes:
+      x: The solution so far.
+      r: The residual, with the rows of a ridge.
+      cg: The state of conjugate gradients.
+      is_check: Whether the next iteration recomputes the residual.
+      monitor: Has converged if such a residual has passed the test.
+    """
+
+    x: Array
+    r: Array
+    cg: CGState
+    is_check: Array
+    monitor: Monitor
+
+    @property
+    def squared(self) -> Array:
+        """Returns the squared norm of the residual."""
+        return jnp.sum(self.r**2, axis=0)
+
+
+class ScaledSystem(NamedTuple):
+    """Least squares with A = X diag(scale) stacked on `root` diag(scale)."""
+
+    rows: Products
+    scaling: ColumnScaling
+    tolerance: Array
+    root: Array | None = None
+
+    def times(self, vector: Array) -> Array:
+        """Returns Av."""
+        vector = scaled(self.scaling.scale, vector)
+        image = self.rows.times(vector)
+        if self.root is None:
+            return image
+        return jnp.concatenate([image, self.root * vector])
+
+    def transposed_times(self, vector: Array) -> Array:
+        """Returns Aᵀu."""
+        num_rows = self.rows.shape[0]
+        image = self.rows.transposed_times(vector[:num_rows])
+        if self.root is not None:
+            image += self.root * vector[num_rows:]
+        return scaled(self.scaling.scale, image)
+
+    def padded(self, target: Array) -> Array:
+        """Pads the right-hand side with zeros for the rows of a ridge."""
+        if self.root is None:
+            return target
+        padding = [(0, self.rows.shape[1])] + [(0, 0)] * (target.ndim - 1)
+        return jnp.pad(target, padding)
+
+    def solve(
+        self, target: Array, max_iterations: int, is_transposed: bool = False
+    ) -> Iterate:
+        """Computes the minimum-norm minimiser of ‖Av - target‖ or ‖Aᵀu - target‖.
+
+        Iterations start at zero. The updated residual is as accurate as that of LSQR.
+        If it passes the test, the next iteration recomputes the residual, and continues
+        if the recomputed one does not pass. See `_error_by_both` for this test.
+        """
+        times = self.times
+        transposed_times = self.transposed_times
+        if is_transposed:
+            times, transposed_times = transposed_times, times
+        s = transposed_times(target)
+        zeros = jnp.zeros_like(s)
+        start = Iterate(
+            x=zeros,
+            r=target,
+            cg=cg_start(s),
+            is_check=self._backward_error(zeros, s, target) <= self.tolerance,
+            monitor=Monitor.init(jnp.linalg.norm(target, axis=0), max_iterations),
+        )
+
+        def is_running(state: Iterate) -> Array:
+            # The last residual is recomputed, too.
+            is_unchecked = state.is_check & ~state.monitor.has_ended
+            return state.monitor.is_running(max_iterations) | is_unchecked
+
+        def step(state: Iterate) -> Iterate:
+            is_check = state.is_check
+            is_open = is_running(state)
+            is_moving = is_open & ~is_check
+            image = times(jnp.where(is_check, state.x, state.cg.p))
+            alpha = step_length(state.cg, jnp.sum(image**2, axis=0)) * is_moving
+            x = state.x + alpha * state.cg.p
+            r = jnp.where(is_check, target - image, state.r - alpha * image)
+            s = transposed_times(r)
+            cg = select(is_check, cg_start(s), cg_step(state.cg, s))
+            error = self._backward_error(x, s, r)
+            checked_error = jnp.minimum(error, self._error_by_both(state, r))
+            monitor = state.monitor.update(
+                jnp.linalg.norm(r, axis=0),
+                [Criterion(checked_error, self.tolerance)],
+                may_stop=is_check,
+                num_iterations=is_moving,
+            )
+            monitor = select(is_open, monitor, state.monitor)
+            # The factor 1/4 is a margin, since the updated residual is an estimate.
+            is_check = ~is_check & (error <= self.tolerance / 4)
+            return Iterate(x=x, r=r, cg=cg, is_check=is_check, monitor=monitor)
+
+        return lax.while_loop(lambda state: jnp.any(is_running(state)), step, start)
+
+    def _backward_error(
+        self, solution: Array, gradient: Array, residual: Array
+    ) -> Array:
+        """Computes the smaller of two bounds on the backward error, relative to ‖X‖.
+
+        Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
+        """
+        length, size = (jnp.linalg.norm(part, axis=0) for part in (residual, solution))
+        by_gradient = jnp.linalg.norm(gradient, axis=0) / safe(length)
+        by_residual = length / safe(size)
+        by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)
+        return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
+
+    def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
+        """Bounds the backward error by the updated and the recomputed residual.
+
+        If the residual r is small against y, the rounding of y - Aθ alone can exceed
+        the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A
+        by d θᵀ / θᵀθ makes u the residual of θ. A further change by u uᵀA / uᵀu, up to
+        the same rounding, makes θ exact. Both sizes are known without the condition
+        number of A.
+
+        Args:
+          state: Iterate with the updated residual and its gradient.
+          recomputed: y - Aθ.
+        """
+        updated = state.r
+        size = jnp.linalg.norm(state.x, axis=0)
+        rounding = jnp.linalg.norm(recomputed - updated, axis=0) / safe(size)
+        length = safe(jnp.linalg.norm(updated, axis=0))
+        slope = jnp.sqrt(state.cg.gamma) / length
+        return (slope + 2 * rounding) / safe(self.scaling.norm)
+
+
+def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
+    """Computes powers of two that scale columns to about 1, and the scaled norm of X.
+
+    Rows `root` I count as rows of X. All columns of an operator share one power, and
+    its norm is an estimate.
+    """
+    num_columns = rows.shape[1]
+    root = jnp.zeros((), rows.dtype) if root is None else root
+    if isinstance(rows, LinearOperator):
+        norm, _ = probed(jax.random.key(0), rows)
+        norm = jnp.hypot(norm, root * num_columns**0.5)
+        scale = inverse_power_of_two(norm)
+        return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
+    assert isinstance(rows, SparseRows)
+    # Columns are scaled in two steps, to avoid overflow of squares.
+    scale = inverse_power_of_two(jnp.maximum(rows.largest(), root))
+    norms = jnp.sqrt(rows.column_squares(scale) + (root * scale) ** 2)
+    unit = inverse_power_of_two(norms)
+    return ColumnScaling(scale * unit, jnp.linalg.norm(norms * unit))

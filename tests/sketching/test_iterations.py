@@ -1,0 +1,105 @@
+"""The steps of conjugate gradients and the monitor that all solvers share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._conjugate_gradients import (
+    cg_start,
+    cg_step,
+    conjugate_gradients,
+    step_length,
+)
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, all_met
+
+
+def positive_definite(size, rng):
+    root = rng.normal(size=(size, size))
+    return np.eye(size) + root @ root.T / size
+
+
+def test_as_many_steps_as_unknowns_solve_a_system():
+    rng = np.random.default_rng(0)
+    matrix = positive_definite(6, rng)
+    right = rng.normal(size=(6, 2))
+    found = conjugate_gradients(lambda x: matrix @ x, jnp.asarray(right), 12)
+    np.testing.assert_allclose(found, np.linalg.solve(matrix, right), rtol=1e-4)
+
+
+def test_iterations_stop_at_the_tolerance_and_at_their_maximum():
+    rng = np.random.default_rng(1)
+    matrix = positive_definite(20, rng)
+    right = jnp.asarray(rng.normal(size=20))
+
+    def error(max_iterations, tolerance):
+        found = conjugate_gradients(
+            lambda x: matrix @ x, right, max_iterations, tolerance
+        )
+        return np.linalg.norm(right - matrix @ found) / np.linalg.norm(right)
+
+    assert error(0, 0.0) == 1
+    assert 1e-4 < error(20, 1e-2) <= 1e-2 < error(1, 0.0) < 1
+
+
+def test_a_right_hand_side_in_the_null_space_gives_zero():
+    matrix = np.diag([1.0, 0.0])
+    right = jnp.array([0.0, 1.0])
+    assert not conjugate_gradients(lambda x: matrix @ x, right, 5).any()
+
+
+def test_steps_take_complex_systems_along_the_last_axis():
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(8, 4)) + 1j * rng.normal(size=(8, 4))
+    matrix = np.eye(4) + root.conj().T @ root / 8
+    right = jnp.asarray(rng.normal(size=(3, 4)) + 1j * rng.normal(size=(3, 4)))
+    x = jnp.zeros_like(right)
+    state = cg_start(right, axis=-1)
+    for _ in range(4):
+        image = state.p @ matrix.T
+        alpha = step_length(state, jnp.sum((state.p.conj() * image).real, axis=-1))
+        x = x + alpha[:, None] * state.p
+        state = cg_step(state, state.s - alpha[:, None] * image, axis=-1)
+    np.testing.assert_allclose(x @ matrix.T, right, atol=1e-4)
+
+
+def test_criteria_are_met_at_the_tolerance_or_at_the_floor_but_not_by_nan():
+    error = jnp.array([1.0, 2.0, 3.0, jnp.nan])
+    criterion = Criterion(error, tolerance=1.0, floor=2.0)
+    assert criterion.is_met.tolist() == [True, True, False, False]
+    strict = Criterion(error, tolerance=1.0)
+    assert all_met([criterion, strict]).tolist() == [True, False, False, False]
+
+
+def test_systems_converge_stagnate_and_run_out_of_iterations_one_by_one():
+    monitor = Monitor.init(
+        jnp.array([8.0, 8.0, 8.0, jnp.nan, 0.0]), 2, jnp.arange(5) == 4
+    )
+    assert monitor.is_running(2).tolist() == [True, True, True, False, False]
+
+    @jax.jit
+    def update(monitor, value, may_stop):
+        return monitor.update(
+            value,
+            [Criterion(value, tolerance=1.0)],
+            may_stop=may_stop,
+            has_stagnated=value == 5,
+        )
+
+    value = jnp.array([0.5, 5.0, 4.0, jnp.inf, 0.0])
+    untrusted = update(monitor, value, False)
+    assert not untrusted.has_converged.any()
+    monitor = update(monitor, value, True)
+    assert monitor.has_converged.tolist() == [True, False, False, False, True]
+    assert monitor.has_stagnated.tolist() == [False, True, False, True, False]
+    assert monitor.is_running(2).tolist() == [False, False, True, False, False]
+    assert not monitor.is_running(1).any()
+    monitor = update(monitor, value / 2, True)
+    assert monitor.history[:, 2].tolist() == [8.0, 4.0, 2.0]
+    assert monitor.iteration.tolist() == [2] * 5
+
+
+def test_a_monitor_without_history_still_counts():
+    monitor = Monitor.init(jnp.array(1.0))
+    monitor = monitor.update(jnp.array(0.5), [Criterion(jnp.array(0.5), 0.1)])
+    assert monitor.history.shape == (0,)
+    assert monitor.is_running(2) and not monitor.is_running(1)
