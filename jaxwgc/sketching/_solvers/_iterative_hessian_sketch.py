@@ -256,9 +256,13 @@ def _solve(
             solution = implicit_solution(
                 solution, DenseRows(system[0]), system_target, system[1], factors
             )
-        converged = all_met(criteria)
-        iteration = jnp.int32(num_iterations)
-        return Solution(solution * size, iteration, converged, history, rank)
+        return Solution(
+            solution=solution * size,
+            num_iterations=jnp.int32(num_iterations),
+            converged=all_met(criteria),
+            history=history,
+            rank=rank,
+        )
 
     def solve_scaled(target: Array) -> Solution:
         # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
