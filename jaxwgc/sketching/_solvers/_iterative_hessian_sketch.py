@@ -260,7 +260,7 @@ def _solve(
             solution=solution * size,
             num_iterations=jnp.int32(num_iterations),
             converged=all_met(criteria),
-            history=history,
+            residual_history=history,
             rank=rank,
         )
 
