@@ -859,3 +859,23 @@ def compare(**changes):
 def test_bad_input(changes, error, message):
     with pytest.raises(error, match=message):
         compare(**changes)
+
+
+def test_rules_of_one_code_with_other_decoders_are_other_rules():
+    """Busy workers, so that compiled functions apply the rules."""
+    delay = stragglers.shifted_exponential(shift=1.0, rate=2.0)
+    code = codes.fractional_repetition(6, 1)
+    waiting = {
+        "group": stragglers.until_decodable(code, 0.1, decoders.Group),
+        "one step": stragglers.until_decodable(code, 0.1, decoders.OneStep),
+    }
+    times = {
+        name: jaxwgc.compare(
+            {"code": code}, [delay], rules, jax.random.key(0), 500, late="busy"
+        ).time.mean[0, 0, -1]
+        for name, rules in {
+            "both": waiting,
+            "alone": {"one step": waiting["one step"]},
+        }.items()
+    }
+    assert times["both"] == pytest.approx(times["alone"], rel=1e-6)

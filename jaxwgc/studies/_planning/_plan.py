@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import jax
 
-from jaxwgc import _validation, codes, stragglers
+from jaxwgc import _validation, stragglers
 from jaxwgc._targets import DECODES
-from jaxwgc.codes import GradientCode
+from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._candidates import BUSY, CANCELLED, Candidate
 from jaxwgc.studies._planning._clusters import Clusters
@@ -209,7 +209,7 @@ def plan(
         own_codes = [named.code for named in compared]
         return Clusters.of(case, own_codes, key, shape, stalls)
 
-    baseline = NamedCode("uncoded", _uncoded(num_workers))
+    baseline = NamedCode("uncoded", uncoded(num_workers))
     if chosen is not None:
         compared = [NamedCode(one.name, one.code, one.by_speed) for one in chosen]
     elif codes is not None:
@@ -333,10 +333,6 @@ def _check_options(late: str, memory: bool, exact: bool, tail: float) -> None:
             f"memory must be False with late={late!r}, since workers that are "
             "cancelled send no late messages; got memory=True"
         )
-
-
-# `codes` is also an argument of `plan`.
-_uncoded = codes.uncoded
 
 
 def _worker_names(names: Sequence[str] | None, num_workers: int) -> tuple[str, ...]:

@@ -49,6 +49,13 @@ class Waiting:
         return cls(rule, late, code if code.messages_per_worker > 1 else None)
 
     @property
+    def kind(self) -> Hashable:
+        """Value that is equal for rules that differ only in numbers."""
+        decoder = getattr(self.rule, "decoder", None)
+        rule = signature(self.rule_without_code)
+        return self.late, id(self.code), id(decoder), rule
+
+    @property
     def rule_without_code(self) -> Any:
         """The rule as an argument of compiled programs; its code is another one."""
         if isinstance(self.rule, UntilDecodable):
@@ -200,8 +207,7 @@ def end_rounds(
     groups: dict[Hashable, list[int]] = {}
     for place, one in enumerate(waiting):
         if not is_searched[place]:
-            kind = one.late, id(one.code), signature(one.rule_without_code)
-            groups.setdefault(kind, []).append(place)
+            groups.setdefault(one.kind, []).append(place)
     calls = [
         _call_of(program, [waiting[own] for own in places], [drawn[p] for p in places])
         for places in groups.values()
