@@ -10,18 +10,14 @@
 - **Solvers** use them for least squares and for convex losses.
 """
 
+from jaxwgc.sketching._embeddings._dense_matrices import gaussian, rademacher
 from jaxwgc.sketching._embeddings._distortion import (
     embedding_distortion,
     recommended_sketch_size,
 )
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._embeddings._random_matrices import (
-    count_sketch,
-    gaussian,
-    rademacher,
-    sparse_sign,
-    srht,
-)
+from jaxwgc.sketching._embeddings._hadamard_transform import srht
+from jaxwgc.sketching._embeddings._sparse_matrices import count_sketch, sparse_sign
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.kinds import LinearOperator
@@ -32,12 +28,9 @@ from jaxwgc.sketching._samplers._partitions import (
     partition_probabilities,
     sample_partitions,
 )
-from jaxwgc.sketching._samplers._sample_rows import (
-    RowSample,
-    row_probabilities,
-    row_sampling,
-    sample_rows,
-)
+from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
+from jaxwgc.sketching._samplers._row_sampling import row_sampling
+from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 from jaxwgc.sketching._samplers._weighted_parts import (
     WeightedParts,
     rescaling_factors,
@@ -61,10 +54,8 @@ from jaxwgc.sketching._solvers._least_squares import (
     preconditioned,
     sketch_and_solve,
 )
-from jaxwgc.sketching._solvers._newton_sketch import (
-    logistic_newton_sketch,
-    newton_sketch,
-)
+from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
+from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
 
 # In the order of the documentation.
 __all__ = [

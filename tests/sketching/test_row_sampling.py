@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxwgc.sketching import row_probabilities, sample_rows
-from jaxwgc.sketching._samplers._sample_rows import poisson_rows, systematic_rows
+from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from tests.oracles import check_counts
 
 # Row 1 is in every sample of 3 distinct rows, and in every Poisson sample.

@@ -12,15 +12,11 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._dense_matrices import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._embeddings._random_matrices import (
-    count_sketch,
-    gaussian,
-    rademacher,
-    sparse_sign,
-    srht,
-)
-from jaxwgc.sketching._samplers._sample_rows import row_sampling
+from jaxwgc.sketching._embeddings._hadamard_transform import srht
+from jaxwgc.sketching._embeddings._sparse_matrices import count_sketch, sparse_sign
+from jaxwgc.sketching._samplers._row_sampling import row_sampling
 
 _CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_sampling)
 

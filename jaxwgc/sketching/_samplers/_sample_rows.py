@@ -1,4 +1,4 @@
-"""Samples of rows with unbiased scales, and row sampling as an embedding."""
+"""Samples of distinct rows, with the scales that make them unbiased."""
 
 import functools
 import math
@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -14,24 +13,17 @@ from jaxwgc import _validation
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
     apply_to_leaves,
     bucket_entries,
-    check_sizes,
     number_arrays,
 )
+from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._partitions import draw_parts
 
-RULES = ("lev", "unif", "slev")
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
 # Minus the log-probability that Poisson sampling selects more rows than slots.
 _LOG_OVERFLOW = math.log(1e9)
-
-
-# Probabilities are multiples of 2**-32, so that their sums are exact.
-_UNIT = 2.0**32
-_LARGEST = np.uint32(2**32 - 1)
 
 
 class RowSample(NamedTuple):
@@ -103,62 +95,6 @@ class RowSample(NamedTuple):
 
     def _scaled(self, rows: Array) -> Array:
         return rows * self.scale.astype(rows.dtype)[:, None]
-
-
-def row_probabilities(
-    scores: ArrayLike, rule: str = "lev", alpha: ArrayLike = 0.9
-) -> Array:
-    """Computes sampling probabilities of rows by the rules LEV, UNIF and SLEV.
-
-    Args:
-      scores: (N,), one non-negative number per row, such as `leverage_scores`.
-      rule: The map from scores to probabilities.
-        - `"lev"`: in proportion to the scores.
-        - `"unif"`: the same for all rows.
-        - `"slev"`: alpha times the first plus 1 - alpha times the second. Rows of small
-          scores, which have a large scale and so a large variance, become less rare.
-      alpha: The share of the scores in `"slev"`, from 0 to 1, may be traced.
-
-    Returns:
-      (N,), sums to 1. If traced scores are negative, NaN, infinite or all zero, or a
-      traced alpha is out of range, all are NaN.
-
-    Raises:
-      ValueError: If rule is unknown, alpha is outside [0, 1], or scores do not have one
-        axis or (unless traced) are negative, NaN, infinite or all zero.
-      TypeError: If alpha is not a real scalar, or scores are not real.
-
-    Note:
-      For LEVUNW, the leverage rule with an unweighted solve, combine `"lev"` with
-      `sample_rows(..., weighted=False)`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> scores = jnp.array([1.0, 0.5, 0.5])
-      >>> print(sketching.row_probabilities(scores))
-      [0.5  0.25 0.25]
-      >>> scores = jnp.array([1.0, 0.0])
-      >>> print(sketching.row_probabilities(scores, "slev", alpha=0.5))
-      [0.75 0.25]
-
-    References:
-      Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging", JMLR 16
-      (2015), section 2.
-    """
-    _validation.check_choice("rule", rule, RULES)
-    _validation.check_number("alpha", alpha, minimum=0, maximum=1)
-    leverage, valid = _checks.distribution("scores", scores)
-    uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
-    if rule == "lev":
-        probabilities = leverage
-    elif rule == "unif":
-        probabilities = uniform
-    else:
-        alpha = jnp.asarray(alpha, leverage.dtype)
-        alpha = jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.nan)
-        probabilities = alpha * leverage + (1 - alpha) * uniform
-    return jnp.where(valid, probabilities, jnp.nan)
 
 
 def sample_rows(
@@ -304,181 +240,3 @@ def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array
     num_selected = jnp.sum(is_selected, dtype=jnp.int32)
     counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
     return indices, counts, jnp.maximum(num_selected - num_slots, 0)
-
-
-def _in_units(chances: Array) -> tuple[Array, Array]:
-    """Returns which probabilities are 1, and the others in units of 2**-32 (uint32).
-
-    A positive probability stays positive.
-    """
-    is_certain = chances >= 1
-    units = jnp.round(chances * _UNIT)
-    # The conversion of 2**32 to uint32 is undefined.
-    units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
-    units = jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
-    return is_certain, jnp.where(is_certain, 0, units)
-
-
-def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
-    return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
-
-
-def poisson_rows(
-    key: Array, probabilities: Array, sample_size: int
-) -> tuple[Array, Array]:
-    """Draws a Poisson sample: a mask of its rows, and all inclusion probabilities."""
-    is_certain, units = _in_units(sample_size * probabilities)
-    bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
-    inclusion = _from_units(units, is_certain, probabilities.dtype)
-    return is_certain | (bits < units), inclusion
-
-
-def systematic_rows(
-    key: Array, probabilities: Array, sample_size: int
-) -> tuple[Array, Array]:
-    """Draws a systematic sample of shuffled rows: a mask, and inclusion probabilities.
-
-    All sums are modulo 2**32 in integers: a row contains a tooth of the comb if adding
-    its length overflows. So probabilities are exact, unlike sums of 1e5 floats.
-    """
-    order_key, start_key = jax.random.split(key)
-    num_rows = probabilities.shape[0]
-    order = jnp.arange(num_rows, dtype=jnp.int32)
-    order = jax.random.permutation(order_key, order)
-    shuffled = probabilities[order]
-    chances, num_certain = _inclusion_chances(shuffled, sample_size)
-    is_certain, units = _in_units(chances)
-    units = _fit_total(units, sample_size - num_certain)
-    start = jax.random.bits(start_key, (), jnp.uint32)
-    ends = start + jnp.cumsum(units, dtype=jnp.uint32)
-    is_selected = is_certain | (ends < units)
-    inclusion = _from_units(units, is_certain, probabilities.dtype)
-    unshuffled = jnp.zeros(num_rows, bool).at[order].set(is_selected)
-    return unshuffled, jnp.zeros_like(probabilities).at[order].set(inclusion)
-
-
-def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
-    """Returns inclusion probabilities min(1, c p), and how many of them are 1."""
-    descending = -jnp.sort(-probabilities)
-    num_rows = descending.shape[0]
-    tails = jnp.cumsum(descending[::-1])[::-1]
-    remaining = sample_size - jnp.arange(num_rows)
-    # Without the tolerance, rounding would leave equal probabilities just below 1.
-    tolerance = 1 - 8 * jnp.finfo(descending.dtype).eps
-    is_certain = (descending > 0) & (remaining > 0)
-    is_certain &= remaining * descending >= tolerance * tails
-    num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
-    last = jnp.maximum(num_certain - 1, 0)
-    smallest_certain = jnp.where(num_certain > 0, descending[last], jnp.inf)
-    # Rows with inclusion probability 1 are counted again, since rounding may separate
-    # equal probabilities.
-    num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
-    last = jnp.minimum(num_certain, num_rows - 1)
-    tail = jnp.where(num_certain < num_rows, tails[last], 0)
-    factor = (sample_size - num_certain) / jnp.where(tail > 0, tail, 1)
-    below_one = 1 - jnp.finfo(descending.dtype).epsneg
-    chances = jnp.minimum(factor.astype(descending.dtype) * probabilities, below_one)
-    return jnp.where(probabilities >= smallest_certain, 1, chances), num_certain
-
-
-def _fit_total(units: Array, total: Array) -> Array:
-    """Adjusts rounded probabilities so that they sum to the integer `total`."""
-
-    def excess(units: Array) -> tuple[Array, Array]:
-        """Returns the sum minus `total`: an integer, and a number of 2**-32 units."""
-        ends = jnp.cumsum(units, dtype=jnp.uint32)
-        num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
-        fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
-        return num_overflows + (fraction < 0) - total, fraction
-
-    def shift(units: Array, by: Array) -> Array:
-        room_below = jnp.minimum(units, 2**31 - 1).astype(jnp.int32) - 1
-        room_above = jnp.minimum(_LARGEST - units, 2**31 - 1).astype(jnp.int32)
-        by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
-        return units + lax.bitcast_convert_type(by, jnp.uint32)
-
-    # First, all numbers are changed in proportion, rounded to units. Then one unit is
-    # added to or taken from each of the first rows.
-    for _ in range(2):
-        whole, fraction = excess(units)
-        share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
-        by = -units.astype(jnp.float32) * share.astype(jnp.float32)
-        bound = 2.0**31 - 128
-        units = shift(units, jnp.round(jnp.clip(by, -bound, bound)).astype(jnp.int32))
-    _, fraction = excess(units)
-    is_free = (units > 1) & (units < _LARGEST)
-    is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(fraction))
-    return shift(units, jnp.where(is_moved, -jnp.sign(fraction), 0))
-
-
-def row_sampling(
-    key: Array, sketch_size: int, num_rows: int, probabilities: ArrayLike | None = None
-) -> Embedding:
-    """Returns an embedding that keeps sampled rows, drawn with replacement.
-
-    Every row of S has a single entry. It is accurate if the leverage scores of the
-    matrix are nearly proportional to the probabilities. Otherwise it may miss important
-    rows.
-
-    Args:
-      key: PRNG key of either kind.
-      sketch_size: The number of draws, at least 1. A row that is drawn several times
-        takes one row of the sketch; unused rows are zero.
-      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
-      probabilities: (num_rows,), not negative; normalised to sum to 1. Leverage scores
-        are allowed. Uniform by default. Rounded to float32, so that S does not depend
-        on their precision.
-
-    Returns:
-      An `Embedding`. If traced probabilities are negative, NaN, infinite or all zero,
-      its products are NaN.
-
-    Raises:
-      ValueError: If a size is less than 1, or probabilities have another shape or
-        (unless traced) are negative, NaN, infinite or all zero.
-      TypeError: If a size is not an int, the key is no PRNG key, or probabilities are
-        not real.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> scores = jnp.array([1.0, 0.0, 1.0, 0.0])
-      >>> embedding = sketching.row_sampling(jax.random.key(0), 1, 4, scores)
-      >>> print(embedding.matrix().sum())
-      1.4142135
-
-    References:
-      Drineas, Mahoney and Muthukrishnan, "Sampling algorithms for l2 regression and
-      applications", SODA 2006.
-    """
-    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
-    if probabilities is None:
-        chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
-    else:
-        values, valid = _checks.distribution("probabilities", probabilities)
-        _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
-        # Invalid probabilities become NaN, and so do all products.
-        chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
-    return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
-
-
-class _RowEmbedding(Embedding):
-    probabilities: Array
-
-    def _drawn(self) -> RowSample:
-        return sample_rows(self.key, self.probabilities, self.sketch_size)
-
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        return list(map(self._padded, self._drawn()._apply_to_columns(arrays)))
-
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
-        return self._padded(self._drawn()._apply_to_entries(entries, shape))
-
-    def _padded(self, rows: Array) -> Array:
-        return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
-
-    def _matrix(self, dtype: Any) -> Array:
-        sample = self._drawn()
-        zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
-        slots = jnp.arange(sample.indices.shape[0])
-        return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))

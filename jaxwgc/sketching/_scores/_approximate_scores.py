@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
+from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.factors import (
     factors_of_small,
     orthonormaliser_of_gram,

@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._embeddings._random_matrices import gaussian
 from jaxwgc.sketching._linalg.factors import (
     Factors,
     factors_of_small,

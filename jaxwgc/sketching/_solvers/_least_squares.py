@@ -11,7 +11,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._embeddings._random_matrices import sparse_sign
+from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.blocks import BlockRows
 from jaxwgc.sketching._linalg.factors import (
     NumericalRank,

@@ -1,0 +1,117 @@
+"""Poisson and systematic samples of rows, with exact inclusion probabilities."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+# Probabilities are multiples of 2**-32, so that their sums are exact.
+_UNIT = 2.0**32
+_LARGEST = np.uint32(2**32 - 1)
+
+
+def poisson_rows(
+    key: Array, probabilities: Array, sample_size: int
+) -> tuple[Array, Array]:
+    """Draws a Poisson sample: a mask of its rows, and all inclusion probabilities."""
+    is_certain, units = _in_units(sample_size * probabilities)
+    bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    return is_certain | (bits < units), inclusion
+
+
+def systematic_rows(
+    key: Array, probabilities: Array, sample_size: int
+) -> tuple[Array, Array]:
+    """Draws a systematic sample of shuffled rows: a mask, and inclusion probabilities.
+
+    All sums are modulo 2**32 in integers: a row contains a tooth of the comb if adding
+    its length overflows. So probabilities are exact, unlike sums of 1e5 floats.
+    """
+    order_key, start_key = jax.random.split(key)
+    num_rows = probabilities.shape[0]
+    order = jnp.arange(num_rows, dtype=jnp.int32)
+    order = jax.random.permutation(order_key, order)
+    shuffled = probabilities[order]
+    chances, num_certain = _inclusion_chances(shuffled, sample_size)
+    is_certain, units = _in_units(chances)
+    units = _fit_total(units, sample_size - num_certain)
+    start = jax.random.bits(start_key, (), jnp.uint32)
+    ends = start + jnp.cumsum(units, dtype=jnp.uint32)
+    is_selected = is_certain | (ends < units)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    unshuffled = jnp.zeros(num_rows, bool).at[order].set(is_selected)
+    return unshuffled, jnp.zeros_like(probabilities).at[order].set(inclusion)
+
+
+def _in_units(chances: Array) -> tuple[Array, Array]:
+    """Returns which probabilities are 1, and the others in units of 2**-32 (uint32).
+
+    A positive probability stays positive.
+    """
+    is_certain = chances >= 1
+    units = jnp.round(chances * _UNIT)
+    # The conversion of 2**32 to uint32 is undefined.
+    units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
+    units = jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
+    return is_certain, jnp.where(is_certain, 0, units)
+
+
+def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
+    return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
+
+
+def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
+    """Returns inclusion probabilities min(1, c p), and how many of them are 1."""
+    descending = -jnp.sort(-probabilities)
+    num_rows = descending.shape[0]
+    tails = jnp.cumsum(descending[::-1])[::-1]
+    remaining = sample_size - jnp.arange(num_rows)
+    # Without the tolerance, rounding would leave equal probabilities just below 1.
+    tolerance = 1 - 8 * jnp.finfo(descending.dtype).eps
+    is_certain = (descending > 0) & (remaining > 0)
+    is_certain &= remaining * descending >= tolerance * tails
+    num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
+    last = jnp.maximum(num_certain - 1, 0)
+    smallest_certain = jnp.where(num_certain > 0, descending[last], jnp.inf)
+    # Rows with inclusion probability 1 are counted again, since rounding may separate
+    # equal probabilities.
+    num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
+    last = jnp.minimum(num_certain, num_rows - 1)
+    tail = jnp.where(num_certain < num_rows, tails[last], 0)
+    factor = (sample_size - num_certain) / jnp.where(tail > 0, tail, 1)
+    below_one = 1 - jnp.finfo(descending.dtype).epsneg
+    chances = jnp.minimum(factor.astype(descending.dtype) * probabilities, below_one)
+    return jnp.where(probabilities >= smallest_certain, 1, chances), num_certain
+
+
+def _fit_total(units: Array, total: Array) -> Array:
+    """Adjusts rounded probabilities so that they sum to the integer `total`."""
+
+    def excess(units: Array) -> tuple[Array, Array]:
+        """Returns the sum minus `total`: an integer, and a number of 2**-32 units."""
+        ends = jnp.cumsum(units, dtype=jnp.uint32)
+        num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
+        fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
+        return num_overflows + (fraction < 0) - total, fraction
+
+    def shift(units: Array, by: Array) -> Array:
+        room_below = jnp.minimum(units, 2**31 - 1).astype(jnp.int32) - 1
+        room_above = jnp.minimum(_LARGEST - units, 2**31 - 1).astype(jnp.int32)
+        by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
+        return units + lax.bitcast_convert_type(by, jnp.uint32)
+
+    # First, all numbers are changed in proportion, rounded to units. Then one unit is
+    # added to or taken from each of the first rows.
+    for _ in range(2):
+        whole, fraction = excess(units)
+        share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
+        by = -units.astype(jnp.float32) * share.astype(jnp.float32)
+        bound = 2.0**31 - 128
+        units = shift(units, jnp.round(jnp.clip(by, -bound, bound)).astype(jnp.int32))
+    _, fraction = excess(units)
+    is_free = (units > 1) & (units < _LARGEST)
+    is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(fraction))
+    return shift(units, jnp.where(is_moved, -jnp.sign(fraction), 0))

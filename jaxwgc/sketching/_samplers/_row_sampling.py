@@ -1,0 +1,88 @@
+"""Row sampling as an embedding."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    check_sizes,
+)
+from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
+
+
+def row_sampling(
+    key: Array, sketch_size: int, num_rows: int, probabilities: ArrayLike | None = None
+) -> Embedding:
+    """Returns an embedding that keeps sampled rows, drawn with replacement.
+
+    Every row of S has a single entry. It is accurate if the leverage scores of the
+    matrix are nearly proportional to the probabilities. Otherwise it may miss important
+    rows.
+
+    Args:
+      key: PRNG key of either kind.
+      sketch_size: The number of draws, at least 1. A row that is drawn several times
+        takes one row of the sketch; unused rows are zero.
+      num_rows: N, the number of rows of the matrices it multiplies, at least 1.
+      probabilities: (num_rows,), not negative; normalised to sum to 1. Leverage scores
+        are allowed. Uniform by default. Rounded to float32, so that S does not depend
+        on their precision.
+
+    Returns:
+      An `Embedding`. If traced probabilities are negative, NaN, infinite or all zero,
+      its products are NaN.
+
+    Raises:
+      ValueError: If a size is less than 1, or probabilities have another shape or
+        (unless traced) are negative, NaN, infinite or all zero.
+      TypeError: If a size is not an int, the key is no PRNG key, or probabilities are
+        not real.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([1.0, 0.0, 1.0, 0.0])
+      >>> embedding = sketching.row_sampling(jax.random.key(0), 1, 4, scores)
+      >>> print(embedding.matrix().sum())
+      1.4142135
+
+    References:
+      Drineas, Mahoney and Muthukrishnan, "Sampling algorithms for l2 regression and
+      applications", SODA 2006.
+    """
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    if probabilities is None:
+        chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
+    else:
+        values, valid = _checks.distribution("probabilities", probabilities)
+        _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
+        # Invalid probabilities become NaN, and so do all products.
+        chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
+    return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
+
+
+class _RowEmbedding(Embedding):
+    probabilities: Array
+
+    def _drawn(self) -> RowSample:
+        return sample_rows(self.key, self.probabilities, self.sketch_size)
+
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        return list(map(self._padded, self._drawn()._apply_to_columns(arrays)))
+
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
+        return self._padded(self._drawn()._apply_to_entries(entries, shape))
+
+    def _padded(self, rows: Array) -> Array:
+        return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
+
+    def _matrix(self, dtype: Any) -> Array:
+        sample = self._drawn()
+        zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
+        slots = jnp.arange(sample.indices.shape[0])
+        return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))
