@@ -186,7 +186,7 @@ def _work_by_speed(plan: "Plan") -> Iterator[str]:
         return
     if by_speed is plan.uncoded and plan.best.is_coded:
         # `_alternatives` has compared it.
-        yield f"Work in proportion to speed:{gain_and_loads}"
+        yield f"Work in proportion to speed helps.{gain_and_loads}"
         return
     comparison = _comparison(by_speed, plan)
     yield f"Work in proportion to speed: {by_speed}, {comparison}.{gain_and_loads}"
