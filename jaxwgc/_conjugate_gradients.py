@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxwgc._arrays import squares
+
 
 class CGState(NamedTuple):
     """The state of conjugate gradients beside x and r, which solvers keep.
@@ -32,7 +34,7 @@ class CGState(NamedTuple):
 
 def cg_start(s: Array, axis: int = 0) -> CGState:
     """Returns the state with search direction s; vectors are along `axis`."""
-    return CGState(s=s, p=s, gamma=_squared_norm(s, axis))
+    return CGState(s=s, p=s, gamma=jnp.sum(squares(s), axis=axis))
 
 
 def step_length(state: CGState, curvature: Array) -> Array:
@@ -42,7 +44,7 @@ def step_length(state: CGState, curvature: Array) -> Array:
 
 def cg_step(state: CGState, s: Array, axis: int = 0) -> CGState:
     """Returns the state after a step, given s = Aᵀr at its end."""
-    gamma = _squared_norm(s, axis)
+    gamma = jnp.sum(squares(s), axis=axis)
     beta = gamma / jnp.where(state.gamma > 0, state.gamma, jnp.inf)
     return CGState(s=s, p=s + jnp.expand_dims(beta, axis) * state.p, gamma=gamma)
 
@@ -78,8 +80,3 @@ def conjugate_gradients(
     start = cg_start(right.reshape(-1))
     carry = jnp.zeros_like(start.s), start, jnp.int32(0)
     return lax.while_loop(is_running, step, carry)[0].reshape(right.shape)
-
-
-def _squared_norm(vectors: Array, axis: int = 0) -> Array:
-    """Returns the squared norm along `axis`, real."""
-    return jnp.sum((vectors.conj() * vectors).real, axis=axis)

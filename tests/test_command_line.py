@@ -60,7 +60,6 @@ def test_columns_and_marks_are_chosen(tmp_path, capsys):
 
 def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     """`plan` itself, which is tested elsewhere, takes long."""
-    pytest.importorskip("matplotlib")
     path = tmp_path / "a.npy"
     picture = tmp_path / "a.png"
     np.save(path, TIMES)
@@ -86,7 +85,6 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
 
 
 def test_waiting_times(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "a.npy"
     picture = tmp_path / "a.png"
     waits = np.random.default_rng(0).random((100, 4))
@@ -202,7 +200,6 @@ def test_a_plan_is_printed_as_text_and_as_json(tmp_path, capsys):
 
 
 def test_a_plan_with_stored_messages_is_drawn(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "a.npy"
     picture = tmp_path / "a.png"
     np.save(path, 1 + np.random.default_rng(0).random((20, 3)))

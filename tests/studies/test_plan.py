@@ -623,7 +623,6 @@ def test_a_plan_as_a_dict_says_what_is_lost():
 
 def test_a_plan_as_a_picture(measured):
     """Points at the times of the table, and of every choice with its error."""
-    pytest.importorskip("matplotlib")
     _, found = measured
     left, right = found.plot().axes
     rows = [choice for choice in found.shown if math.isfinite(choice.time.value)]
@@ -661,7 +660,6 @@ def test_rules_of_other_codes_are_rejected():
 
 
 def test_a_picture_with_lost_workers_is_that_of_the_advice():
-    pytest.importorskip("matplotlib")
     found = plan(one_dead(), 8, replications=[1], exact=True, tail=0)
     [points] = found.plot().axes[0].containers
     assert points.lines[0].get_xdata()[0] == found.without.best.time.value

@@ -31,17 +31,19 @@ def judge(
         for one, form in zip(candidates, forms, strict=True)
         if form is None or not _counts_exactly(one)
     ]
-    simulated = simulate(unknown, clusters)
+    rounds = dict(zip(map(id, unknown), simulate(unknown, clusters), strict=True))
     storing = [one for one in candidates if one.memory]
-    descents = iter(simulate_descents(storing, clusters))
+    descents = dict(
+        zip(map(id, storing), simulate_descents(storing, clusters), strict=True)
+    )
     statistics = []
     for one, form in zip(candidates, forms, strict=True):
-        if form is not None and _counts_exactly(one):
+        if form is not None and id(one) not in rounds:
             own = _statistics_in_closed_form(one, form, clusters)
         else:
-            own = _simulated_statistics(one, form, next(simulated), clusters)
+            own = _simulated_statistics(one, form, rounds[id(one)], clusters)
         if one.memory:
-            descent = StaleDescent(*map(leave_one_out, next(descents)))
+            descent = StaleDescent(*map(leave_one_out, descents[id(one)]))
             own = own._replace(descent=descent)
         statistics.append(own)
         advance()

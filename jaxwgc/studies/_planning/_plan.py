@@ -197,17 +197,17 @@ def plan(
     copies = _checked_replications(replications, codes, num_workers)
 
     stopped = delay.stopped(num_workers)
-    cluster = delay
+    model = delay
     if stopped:
-        delay = WithLostWorkers(delay=as_argument(cluster), lost=tuple(stopped))
-    stalls = delay.stalls(float(tail))
-    delays = [delay]
+        model = WithLostWorkers(delay=as_argument(delay), lost=tuple(stopped))
+    stalls = model.stalls(float(tail))
+    models = [model]
     if stalls is not None and stalls.time > 0:
-        delays.append(stalls.delay)
+        models.append(stalls.delay)
 
-    def clusters_of(case, compared):
+    def clusters_of(model, compared):
         own_codes = [named.code for named in compared]
-        return Clusters.of(case, own_codes, key, shape, stalls)
+        return Clusters.of(model, own_codes, key, shape, stalls)
 
     baseline = NamedCode("uncoded", uncoded(num_workers))
     if chosen is not None:
@@ -215,10 +215,11 @@ def plan(
     elif codes is not None:
         compared = [baseline, *_checked_codes(codes, num_workers)]
     else:
-        alone = clusters_of(delay, [baseline])
+        alone = clusters_of(model, [baseline])
         speeds = speeds_of(alone.times(baseline.code), alone.num_measured)
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
-    cases = [clusters_of(case, compared) for case in delays]
+    # Without stalls and, if the trace does not rule them out, with them.
+    cases = [clusters_of(model, compared) for model in models]
     candidates = chosen
     if candidates is None:
         candidates = _candidates(compared, waiting, cases[0], late, exact)
@@ -245,7 +246,7 @@ def plan(
     if lost and remaining and is_standard:
         without = plan(
             OtherWorkers(
-                delay=as_argument(cluster),
+                delay=as_argument(delay),
                 workers=tuple(remaining),
                 num_workers=num_workers,
             ),
@@ -271,7 +272,7 @@ def plan(
         num_rounds=math.prod(shape),
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
-        delay=cluster,
+        delay=delay,
         stalls=stalls,
         names=labels,
         lost=lost,
@@ -432,12 +433,7 @@ def _rules_of(named: NamedCode, waiting: Sequence[Any]) -> list[WaitingRule]:
             )
     name = f"waiting for code {named.name!r}"
     rules = [rule_of_code(name, rule, named.code) for rule in waiting]
-    different = list(dict.fromkeys(rules))
-    law = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-    for rule in different:
-        model = stragglers.delayed(law, rule)
-        stragglers.StragglerModel.check("waiting", model, named.code.loads)
-    return different
+    return list(dict.fromkeys(rules))
 
 
 def _storing(

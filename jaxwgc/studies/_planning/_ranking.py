@@ -42,7 +42,7 @@ def ranked_choices(
     for index in order:
         candidate = candidates[index]
         own = rounds[index]
-        step_time = _jackknife(calm.seconds[index])
+        step_time = jackknife(calm.seconds[index])
         # A round that does not end decodes nothing.
         ends = math.isfinite(step_time.value)
         num_answers = own[0].num_answers
@@ -50,20 +50,20 @@ def ranked_choices(
         num_gradients += num_answers / candidate.code.num_segments
         # Differences of infinite times are NaN, which is no reason to warn.
         with np.errstate(invalid="ignore"):
-            behind = _jackknife(calm.times[index] - best_times)
+            behind = jackknife(calm.times[index] - best_times)
         costs = Costs(
             step_time=step_time,
             step_quantile=own[0].quantile,
-            stalled_step_time=_jackknife(stalled.seconds[index]),
+            stalled_step_time=jackknife(stalled.seconds[index]),
             is_closed_form=own[0].is_closed_form,
-            decoding_error=_jackknife(own[0].error) if ends else _UNKNOWN,
+            decoding_error=jackknife(own[0].error) if ends else _UNKNOWN,
             num_answers=num_answers,
             num_bytes=num_gradients * num_bytes,
             num_steps=float(calm.num_steps[index, 0]),
             step_size=float(calm.step_size[index]),
             lowest_loss=float(calm.lowest_loss[index]) if ends else 1.0,
-            time=_jackknife(calm.times[index]),
-            stalled_time=_jackknife(stalled.times[index]),
+            time=jackknife(calm.times[index]),
+            stalled_time=jackknife(stalled.times[index]),
             behind=behind,
             regret=float(regret[index]),
             rounds=own,
@@ -156,7 +156,7 @@ def _order(
     return np.lexsort(keys[::-1])
 
 
-def _jackknife(values: np.ndarray) -> Estimate:
+def jackknife(values: np.ndarray) -> Estimate:
     """Returns an estimate with its jackknife error, NaN if a value is infinite."""
     with np.errstate(invalid="ignore"):
         variance = (len(values) - 2) * np.var(values[1:] - values[0])

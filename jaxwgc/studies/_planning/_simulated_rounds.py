@@ -74,10 +74,10 @@ class SimulatedRounds(NamedTuple):
 
 def simulate(
     candidates: Sequence[Candidate], clusters: Clusters
-) -> Iterator[SimulatedRounds]:
-    """Simulates the rounds of candidates, and returns them one by one."""
+) -> list[SimulatedRounds]:
+    """Simulates the rounds of candidates."""
     if not candidates:
-        return iter(())
+        return []
     codes = {}
     places_of_codes: dict[int, list[int]] = {}
     for place, candidate in enumerate(candidates):
@@ -109,7 +109,7 @@ def simulate(
         call = functools.partial(decode, codes[identity])
         of_code = _decode_distinct(call, [ended[place] for place in places])
         decoded |= dict(zip(places, of_code, strict=True))
-    return (
+    return [
         SimulatedRounds(
             elapsed=np.asarray(rounds.time, np.float64),
             num_answers=_num_answers(candidate, rounds.masks).mean(),
@@ -117,7 +117,7 @@ def simulate(
             decoded=decoded.get(place),
         )
         for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True))
-    )
+    ]
 
 
 def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:

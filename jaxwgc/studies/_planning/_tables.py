@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxwgc.stragglers import Stalls
 from jaxwgc.studies._planning._choice import Choice
+from jaxwgc.studies._planning._ranking import jackknife
 from jaxwgc.studies._reports._text import workers_named
 
 if TYPE_CHECKING:
@@ -203,10 +204,9 @@ def _gain_and_loads(choice: Choice, plan: "Plan") -> str:
         return ""
     if not math.isfinite(choice.time.value + baseline.step_time.value):
         return ""
-    gains = baseline.rounds[0].seconds - choice.rounds[0].seconds
-    # Jackknife: entry 0 is from all groups of rounds, the others from all but one.
-    error = math.sqrt((len(gains) - 2) * np.var(gains[1:] - gains[0]))
-    if gains[0] <= _DEVIATIONS * error or len(set(_printed_loads(choice))) == 1:
+    gain = jackknife(baseline.rounds[0].seconds - choice.rounds[0].seconds)
+    is_chance = gain.value <= _DEVIATIONS * gain.standard_error
+    if is_chance or len(set(_printed_loads(choice))) == 1:
         return ""
     ratio = baseline.step_time.value / choice.step_time.value
     return (

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import WaitingRule
+from jaxwgc.stragglers import WaitingRule, check_round
 
 # Entries of encoding matrices that differ by this share are equal up to rounding in
 # float32.
@@ -22,6 +22,10 @@ def rule_of_code(name: str, rule: Any, code: GradientCode) -> WaitingRule:
       name: Name of rule and code in error messages.
       rule: Waiting rule, or function of a code.
       code: Gradient code.
+
+    Raises:
+      ValueError: If the rule or the function does not fit the code.
+      TypeError: If it is not a rule, or returns no valid `Arrivals`.
     """
     if not isinstance(rule, WaitingRule):
         try:
@@ -40,8 +44,12 @@ def rule_of_code(name: str, rule: Any, code: GradientCode) -> WaitingRule:
     if rule.code is None:
         try:
             times = jax.ShapeDtypeStruct((code.num_workers,), jnp.result_type(float))
-            jax.eval_shape(rule.arrivals, jax.random.key(0), times)
-        except (TypeError, ValueError) as error:
+            arrivals = jax.eval_shape(rule.arrivals, jax.random.key(0), times)
+            method = f"{type(rule).__name__}.arrivals"
+            check_round(method, arrivals, code.num_workers)
+        except TypeError as error:
+            raise TypeError(f"{name} does not fit the code: {error}") from error
+        except ValueError as error:
             raise ValueError(f"{name} does not fit the code: {error}") from error
         return rule
     _validation.check_concrete(f"code of {name}", rule.code, "a study runs on the host")
