@@ -765,6 +765,19 @@ def test_a_plan_is_no_list_of_choices():
         plan(EXPONENTIAL, 4, choices=found)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"codes": {"own": codes.uncoded(4)}},
+        {"waiting": [stragglers.fastest(3)]},
+    ],
+)
+def test_choices_exclude_codes_and_waiting_rules(others):
+    candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
+    with pytest.raises(ValueError, match="codes and waiting must be None with choices"):
+        plan(EXPONENTIAL, 4, choices=[candidate], **others)
+
+
 def test_exact_leaves_a_choice_or_says_so():
     candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
     with pytest.raises(ValueError, match="of which none is exact in every round"):

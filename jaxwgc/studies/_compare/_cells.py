@@ -9,7 +9,7 @@ import numpy as np
 from jaxwgc.studies._compare._inputs import Inputs
 from jaxwgc.studies._compare._trials import Draws, Schedule, Trials, simulate
 from jaxwgc.studies._progress import Progress
-from jaxwgc.studies._simulation._masks import DecodedMasks, decode_all, distinct_rows
+from jaxwgc.studies._simulation._masks import DecodedMasks, decode_packed, distinct_rows
 from jaxwgc.studies._simulation._rounds import Waiting
 
 # Index of code, delay model and waiting rule.
@@ -102,14 +102,11 @@ def quantities_of_cells(
 
     Masks that occur in several cells of a code are decoded once.
     """
-    all_cells = [
-        _CellsOfCode.of({cell: trials[cell] for cell in trials if cell[0] == place})
-        for place in range(len(inputs.codes))
-    ]
-    decoded_codes = decode_all(
-        list(inputs.codes.values()), [cells.masks for cells in all_cells]
-    )
-    for cells, decoded in zip(all_cells, decoded_codes, strict=True):
+    for place, code in enumerate(inputs.codes.values()):
+        cells = _CellsOfCode.of(
+            {cell: trials[cell] for cell in trials if cell[0] == place}
+        )
+        decoded = decode_packed(code, cells.masks)
         shown.advance()
         for cell, places in cells.places.items():
             of_trials = decoded.take(places[trials[cell].places])

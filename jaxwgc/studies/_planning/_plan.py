@@ -114,8 +114,8 @@ def plan(
         Uncoded workers are always among the choices.
       codes: Your own codes by name, in place of the standard codes. Not traced.
         Decoders that the standard codes do not use take seconds to compile.
-      choices: Candidates, or choices of another plan, in place of all codes and rules,
-        to be judged with this delay model or goal.
+      choices: Candidates, or choices of another plan, to be judged with this delay
+        model or goal. They replace `codes` and `waiting`.
       waiting: Waiting rules to try, or functions that return one for a code, e.g.
         `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
         and `until_decodable`.
@@ -193,6 +193,12 @@ def plan(
     _check_options(late, memory, exact, tail)
     labels = _worker_names(names, num_workers)
     chosen = _checked_choices(choices, num_workers)
+    if chosen is not None and (codes is not None or waiting is not None):
+        raise ValueError(
+            "codes and waiting must be None with choices, which have their own; got "
+            f"codes={_validation.in_short(codes)}, "
+            f"waiting={_validation.in_short(waiting)}"
+        )
     waiting = _listed("waiting", waiting)
     copies = _checked_replications(replications, codes, num_workers)
 

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._targets import ROUNDING
-from jaxwgc.codes import GradientCode
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._simulation._masks import decode_bits, distinct_rows, in_batches
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
-    Call,
     with_one_decoder,
 )
 from jaxwgc.studies._simulation._rounds import (
@@ -94,9 +92,6 @@ def simulate(
         [Waiting.of(one.code, one.wait, one.late) for one in candidates],
         [clusters.drawn_for(one.code) for one in candidates],
         end,
-        compile_with=[
-            Call(decode, (), (code, _masks(code))) for code in codes.values()
-        ],
     )
     for candidate, rounds in zip(candidates, ended, strict=True):
         if not np.all(rounds.time >= 0):
@@ -127,11 +122,6 @@ def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:
         return np.bitwise_count(packed).sum(axis=1)
     bits = np.unpackbits(packed, axis=1, count=code.num_messages)
     return bits.reshape(len(bits), code.num_workers, -1).any(axis=2).sum(axis=1)
-
-
-def _masks(code: GradientCode) -> np.ndarray:
-    """Returns packed masks of the shape with which `_decode` is called."""
-    return in_batches(np.zeros((1, -(-code.num_messages // 8)), np.uint8))[0]
 
 
 def _decode_distinct(

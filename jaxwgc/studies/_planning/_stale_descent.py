@@ -14,12 +14,7 @@ from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
-from jaxwgc.studies._simulation._program_arguments import (
-    Call,
-    as_argument,
-    compile_together,
-    from_argument,
-)
+from jaxwgc.studies._simulation._program_arguments import as_argument, from_argument
 
 # Number of simulated steps with memory. Later steps shrink the residual at the rate of
 # the last half of the simulated steps. Workers that have not responded by then are
@@ -43,16 +38,14 @@ def simulate_descents(
         return []
     delay = as_argument(clusters.delay)
     keys = jax.random.split(clusters.key, clusters.num_clusters)
-    calls = [
-        Call(
-            function=_descend,
-            static=(one.late,),
-            arguments=(delay, as_argument(one.wait), one.code, _draws(one), keys),
-        )
-        for one in candidates
-    ]
-    compile_together(calls)
-    descents = jax.device_get([call() for call in calls])
+    descents = jax.device_get(
+        [
+            _descend(
+                one.late, delay, as_argument(one.wait), one.code, _draws(one), keys
+            )
+            for one in candidates
+        ]
+    )
     return [jax.tree.map(np.float64, descent) for descent in descents]
 
 

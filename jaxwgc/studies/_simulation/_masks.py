@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,6 @@ import numpy as np
 from jaxwgc._targets import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived, Decoding
-from jaxwgc.studies._simulation._program_arguments import Call, compile_together
 
 # Number of masks per call. Every call has this number, so that studies of all sizes
 # share compiled programs.
@@ -37,22 +35,6 @@ class DecodedMasks(NamedTuple):
     def take(self, places: np.ndarray) -> "DecodedMasks":
         """Returns the results of the masks at some indices."""
         return DecodedMasks(*(values[places] for values in self))
-
-
-def decode_all(
-    codes: Sequence[GradientCode], packed: Sequence[np.ndarray]
-) -> Iterator[DecodedMasks]:
-    """Yields the decoded masks of each code; new programs compile in parallel.
-
-    Args:
-      codes: Gradient codes.
-      packed: Masks of each code, see `decode_packed`.
-    """
-    compile_together(
-        Call(_decode, (_equal_weight(code),), (code, in_batches(masks)[0]))
-        for code, masks in zip(codes, packed, strict=True)
-    )
-    yield from map(decode_packed, codes, packed)
 
 
 def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:

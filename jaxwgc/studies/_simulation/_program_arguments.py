@@ -4,9 +4,8 @@ Models that differ only in numbers share a program.
 """
 
 import dataclasses
-from collections.abc import Hashable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any
 
 import jax
 import numpy as np
@@ -77,36 +76,6 @@ def signature(arguments: Any) -> Hashable:
     leaves, structure = jax.tree.flatten(arguments)
     shapes = tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)
     return structure, shapes
-
-
-class Call(NamedTuple):
-    """Arguments of a compiled function; the static ones are the first."""
-
-    function: Any
-    static: tuple[Any, ...]
-    arguments: tuple[Any, ...]
-
-    def __call__(self) -> Any:
-        """Calls the function."""
-        return self.function(*self.static, *self.arguments)
-
-
-def compile_together(calls: Iterable[Call]) -> None:
-    """Compiles the programs of calls in parallel; the calls then find them compiled."""
-    # Calls with equal arguments but for numbers have the same program.
-    programs = {
-        (id(call.function), call.static, signature(call.arguments)): call
-        for call in calls
-    }
-    with ThreadPoolExecutor() as pool:
-        # Programs are lowered in this thread, since others do not see the caller's
-        # `enable_x64`. Others compile in the meantime.
-        compiling = [
-            pool.submit(call.function.lower(*call.static, *call.arguments).compile)
-            for call in programs.values()
-        ]
-    for compiled in compiling:
-        compiled.result()
 
 
 class DrawnTimes(stragglers.DelayModel):

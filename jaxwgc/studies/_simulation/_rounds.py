@@ -15,10 +15,8 @@ from jaxwgc.coding import Arrived
 from jaxwgc.stragglers import UntilDecodable, WaitingRule, delayed
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
-    Call,
     DrawnTimes,
     as_argument,
-    compile_together,
     from_argument,
     signature,
     with_one_decoder,
@@ -184,10 +182,7 @@ def _is_carried(state: Any, after: Any) -> bool:
 
 
 def end_rounds(
-    waiting: Sequence[Waiting],
-    drawn: Sequence[Drawn],
-    program: Any = None,
-    compile_with: Sequence[Call] | None = None,
+    waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
 ) -> list[Rounds]:
     """Applies waiting rules, and returns the rounds of each rule on the host.
 
@@ -199,8 +194,6 @@ def end_rounds(
       waiting: Waiting rules.
       drawn: Drawn times for each rule, equally many for all.
       program: `ENDS_OF_MANY` (default) or `ENDS_OF_FEW` rounds.
-      compile_with: Calls of other programs that are compiled at the same time, in
-        parallel. None to compile one program after the other.
     """
     program = ENDS_OF_MANY if program is None else program
     is_searched = [can_search(one.rule, one.late) for one in waiting]
@@ -208,14 +201,11 @@ def end_rounds(
     for place, one in enumerate(waiting):
         if not is_searched[place]:
             groups.setdefault(one.kind, []).append(place)
-    calls = [
-        _call_of(program, [waiting[own] for own in places], [drawn[p] for p in places])
+    # The programs of all rules are started before the host waits for the first.
+    started = [
+        _start(program, [waiting[own] for own in places], [drawn[p] for p in places])
         for places in groups.values()
     ]
-    if compile_with is not None:
-        compile_together([*calls, *compile_with])
-    # The programs of all rules are started before the host waits for the first.
-    started = [call() for call in calls]
     rounds: list[Any] = [
         _searched_rounds(one.rule, times) if searched else None
         for one, times, searched in zip(waiting, drawn, is_searched, strict=True)
@@ -227,8 +217,8 @@ def end_rounds(
     return rounds
 
 
-def _call_of(program: Any, waiting: Sequence[Waiting], drawn: Sequence[Drawn]) -> Call:
-    """Returns the call of a program for rules that differ only in numbers."""
+def _start(program: Any, waiting: Sequence[Waiting], drawn: Sequence[Drawn]) -> Rounds:
+    """Starts the rounds of rules that differ only in numbers, asynchronously."""
     different = list({id(times): times for times in drawn}.values())
     by_identity = {id(times): place for place, times in enumerate(different)}
     places = np.array([by_identity[id(times)] for times in drawn])
@@ -237,11 +227,7 @@ def _call_of(program: Any, waiting: Sequence[Waiting], drawn: Sequence[Drawn]) -
     times = np.stack([one.times for one in different])
     loads = np.stack([one.loads for one in different])
     code = waiting[0].code_argument
-    return Call(
-        function=program,
-        static=(waiting[0].late,),
-        arguments=(code, rules, places, drawn[0].keys, times, loads),
-    )
+    return program(waiting[0].late, code, rules, places, drawn[0].keys, times, loads)
 
 
 def _ends(
