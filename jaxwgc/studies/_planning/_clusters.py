@@ -11,7 +11,12 @@ import numpy as np
 from jaxwgc import stragglers
 from jaxwgc.codes import GradientCode
 from jaxwgc.studies._simulation._program_arguments import as_argument
-from jaxwgc.studies._simulation._rounds import Drawn, draw_times
+from jaxwgc.studies._simulation._rounds import (
+    FEW_TIMES,
+    Drawn,
+    draw_few_times,
+    draw_times,
+)
 
 # Longest times that rounds may be simulated with, in float32.
 _UNIT_RANGE = (1e-15, 1e15)
@@ -57,6 +62,8 @@ class Clusters(NamedTuple):
         random = np.random.default_rng(0)
         factors = random.random((*shape, codes[0].num_workers), np.float32)
         factors = 1 - np.float32(_TIME_ROUNDING) * factors
+        num_times = math.prod(shape) * codes[0].num_workers
+        draw = draw_few_times if num_times <= FEW_TIMES else draw_times
         by_loads = {}
         drawn = {}
         for code in codes:
@@ -64,7 +71,7 @@ class Clusters(NamedTuple):
             if place in drawn:
                 continue
             loads = np.asarray(code.loads, np.float32)
-            times = np.asarray(draw_times(argument, keys, loads))
+            times = np.asarray(draw(argument, keys, loads))
             _check_times(times)
             by_loads[place] = times
             unequal = (times * factors).astype(jnp.result_type(float))

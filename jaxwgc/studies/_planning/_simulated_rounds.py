@@ -19,14 +19,11 @@ from jaxwgc.studies._simulation._program_arguments import (
 from jaxwgc.studies._simulation._rounds import (
     ENDS_OF_FEW,
     ENDS_OF_MANY,
+    FEW_TIMES,
     Rounds,
     Waiting,
     end_rounds,
 )
-
-# Number of simulated times up to which programs are compiled quickly. Above, programs
-# that run faster pay.
-_FEW = 100_000
 
 
 class DecodedRounds(NamedTuple):
@@ -85,7 +82,7 @@ def simulate(
             places_of_codes.setdefault(identity, []).append(place)
     decode = _DECODE_MANY
     end = ENDS_OF_MANY
-    if clusters.num_simulated * candidates[0].code.num_workers <= _FEW:
+    if clusters.num_simulated * candidates[0].code.num_workers <= FEW_TIMES:
         decode = _DECODE_FEW
         end = ENDS_OF_FEW
     ended = end_rounds(

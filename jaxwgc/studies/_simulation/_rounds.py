@@ -108,8 +108,12 @@ class Rounds(NamedTuple):
     masks: Any
 
 
-@jax.jit
-def draw_times(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
+# Number of simulated times up to which programs are compiled quickly. Above, programs
+# that run faster pay.
+FEW_TIMES = 100_000
+
+
+def _draw(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
     """Draws finish times of consecutive rounds, (clusters, rounds, num_workers).
 
     Args:
@@ -133,6 +137,12 @@ def draw_times(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
         return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
 
     return jax.vmap(run)(keys)
+
+
+# For times in batches of thousands of rounds.
+draw_times = jax.jit(_draw)
+# For at most `FEW_TIMES`.
+draw_few_times = jax.jit(_draw, compiler_options=QUICKLY_COMPILED)
 
 
 def _check_drawn(drawn: Any, state: Any, num_workers: int) -> None:
