@@ -11,8 +11,10 @@ from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._empirical import empirical
 from jaxwgc.stragglers._fitting._fit import DelayFit, fit_delays
-from jaxwgc.stragglers._independent_delays import (
+from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._laws import (
     bernoulli_slowdown,
+    gamma,
     log_normal,
     pareto,
     shifted_exponential,
@@ -37,6 +39,7 @@ __all__ = [
     "DelayFit",
     "DelayModel",
     "Distribution",
+    "IndependentDelay",
     "Stalls",
     "StragglerModel",
     "WaitingRule",
@@ -50,6 +53,7 @@ __all__ = [
     "fastest",
     "fit_delays",
     "fixed",
+    "gamma",
     "log_normal",
     "markov",
     "pareto",

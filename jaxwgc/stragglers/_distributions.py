@@ -43,6 +43,12 @@ class Sample(NamedTuple):
         """Mask of the times with a weight above `NO_WEIGHT`."""
         return self.weights > NO_WEIGHT
 
+    @property
+    def least_time(self) -> float:
+        """Minimum of the complete times with a weight; infinity if there is none."""
+        used = self.is_whole & self.counts
+        return float(np.min(self.times, where=used, initial=np.inf))
+
 
 class Distribution(abc.ABC):
     """Distribution of a worker's finish time, in float64 on the host.

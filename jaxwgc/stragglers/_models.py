@@ -1,7 +1,7 @@
 """Straggler models and delay models: base classes, inputs and results."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.core
@@ -124,7 +124,13 @@ class DelayModel(Model):
 
     To write your own, define a frozen dataclass with `sample`, and with `init` if it
     has a state. Equal models share compiled programs.
+
+    Attributes:
+      shares_programs: Whether `sample` computes with the fields without branching on
+        them, so that studies may compile one program for all values. False by default.
     """
+
+    shares_programs: ClassVar[bool] = False
 
     @abc.abstractmethod
     def sample(

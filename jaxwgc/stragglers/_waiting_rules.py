@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class WaitingRule:
     Attributes:
       code: Gradient code of the messages; None if it counts workers.
       tolerance: Allowed residual relative to the target; None if it counts workers.
+      shares_programs: Whether the methods compute with the fields without branching on
+        them, so that studies may compile one program for all values. False by default.
 
     Example:
       One second longer than the fastest worker:
@@ -46,6 +48,7 @@ class WaitingRule:
 
     code: Any = None
     tolerance: Any = None
+    shares_programs: ClassVar[bool] = False
 
     def is_over(self, times: Any, now: Any) -> Any:
         """Returns whether a round is over, a bool.
@@ -161,6 +164,7 @@ class fastest(WaitingRule):
     """
 
     num_required: int
+    shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
         if not _validation.is_traced(self.num_required):
@@ -225,6 +229,7 @@ class deadline(WaitingRule):
     """
 
     seconds: Any
+    shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
         _validation.check_fields(self, seconds={"positive": True})

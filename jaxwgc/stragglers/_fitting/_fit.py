@@ -1,13 +1,14 @@
 """Fitting of delay models to measured times."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 
 from jaxwgc import _validation
-from jaxwgc.stragglers import _independent_delays as delays
+from jaxwgc.stragglers import _laws
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._fitting._likelihood import Measured, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
@@ -17,9 +18,9 @@ from jaxwgc.stragglers._fitting._uncertainty import (
     standard_errors,
     unbiased,
 )
+from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._models import DelayModel
 
-FAMILIES = delays.shifted_exponential, delays.pareto, delays.weibull, delays.log_normal
 # Difference of log-likelihoods that decides between models: evidence of 100 to 1.
 _DECISIVE = np.log(100)
 
@@ -67,14 +68,19 @@ class DelayFit(NamedTuple):
 
 
 def fit_delays(
-    times: Any, loads: Any = 1.0, *, in_order: bool = True, held_out: float = 1 / 3
+    times: Any,
+    loads: Any = 1.0,
+    *,
+    families: Sequence[type[IndependentDelay]] | None = None,
+    in_order: bool = True,
+    held_out: float = 1 / 3,
 ) -> tuple[DelayFit, ...]:
     """Fits delay models to measured times by maximum likelihood, ordered by quality.
 
-    Every family (`shifted_exponential`, `pareto`, `weibull`, `log_normal`) is fitted
-    with times proportional to the load and affine in it (`affine`; for equal loads,
-    with a fixed time). Each is also fitted with two states, fast and slow, that last
-    for some rounds (`markov`), and with speeds of the workers (`unequal_speeds`).
+    Every family, e.g. `weibull` or `gamma`, is fitted with times proportional to the
+    load and affine in it (`affine`; for equal loads, with a fixed time). Each is also
+    fitted with two states, fast and slow, that last for some rounds (`markov`), and
+    with speeds of the workers (`unequal_speeds`).
 
     Models are ranked by the likelihood of the last rounds of each load, after a fit to
     the other rounds. Models within a factor of a hundred of the best likelihood cannot
@@ -96,6 +102,8 @@ def fit_delays(
       loads: Loads of the workers, e.g. `code.loads`: 1 without a code. One number,
         (workers,), (rounds, workers), or anything that broadcasts to it. At least 0,
         and not all 0.
+      families: Delay laws to fit: classes with base class `IndependentDelay` that
+        define `logpdf` and `logsf`. All such laws of `jaxwgc.stragglers` by default.
       in_order: Whether rounds are consecutive, so that slow spells are visible.
         Otherwise the states of a worker in different rounds are independent.
       held_out: Fraction of the rounds of each load, the last ones, for ranking.
@@ -123,16 +131,16 @@ def fit_delays(
       the hundred to one; Kaplan, Meier, "Nonparametric estimation from incomplete
       observations", 1958, for the distance with missing times.
     """
+    families = _default_families() if families is None else _checked(families)
     measured = _measured(times, loads)
     _validation.check_bool("in_order", in_order)
     _validation.check_share("held_out", held_out)
     tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
     models: list[_Tried] = []
-    for family in FAMILIES:
-        # The shift of the exponential is already a fixed time, proportional to the
-        # load.
+    for family in families:
+        # A shift of the law is already a fixed time, proportional to the load.
         ways = forms(measured)
-        if family is delays.shifted_exponential and len(ways[-1].bounds) == 1:
+        if family.least_time == "shift" and len(ways[-1].bounds) == 1:
             ways = ways[:1]
         simple = [tried(Kind(family, form)) for form in ways]
         best = _ranked(simple)[0].kind
@@ -142,6 +150,40 @@ def fit_delays(
             further += [kind._replace(has_speeds=True) for kind in (best, slow)]
         models += [*simple, *map(tried, further)]
     return tuple(model.fit for model in _ranked(models))
+
+
+def _default_families() -> list[type[IndependentDelay]]:
+    """Returns the delay laws of the library that can be fitted."""
+    laws = [getattr(_laws, name) for name in _laws.__all__]
+    return [law for law in laws if _can_be_fitted(law)]
+
+
+def _can_be_fitted(family: type[IndependentDelay]) -> bool:
+    """Returns whether a delay law defines its log-density and log-survival."""
+    return (
+        family.logpdf is not IndependentDelay.logpdf
+        and family.logsf is not IndependentDelay.logsf
+    )
+
+
+def _checked(families: Any) -> list[type[IndependentDelay]]:
+    """Returns the delay laws of the caller as a list, after checks."""
+    listed = [families] if isinstance(families, type) else list(families)
+    if not listed:
+        raise ValueError("families must have at least one delay law; got none")
+    for family in listed:
+        if not isinstance(family, type) or not issubclass(family, IndependentDelay):
+            raise TypeError(
+                "families must be classes with base class "
+                "jaxwgc.stragglers.IndependentDelay, e.g. stragglers.weibull; got "
+                f"{_validation.in_short(family)}"
+            )
+        if not _can_be_fitted(family):
+            raise ValueError(
+                "families must define logpdf and logsf to be fitted; got "
+                f"{family.__name__}"
+            )
+    return listed
 
 
 class _Tried(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc.stragglers._independent_delays import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay
 
 # Constants of `affine`.
 LOAD = ("overhead", "slope", "time")
@@ -37,19 +37,22 @@ class Component(NamedTuple):
     """Distribution of load * time + (overhead + slope * load) * X, with X of a family.
 
     Times are divided by the speeds of the workers. `load` is (overhead, slope, time),
-    the constants of `affine`. `before` is for an uncertain end of X: the probability of
-    an X below it, and the mean distance of such X from it.
+    the constants of `affine`. `parameters` are the fitted fields of the family, in
+    their order. `before` is for an uncertain end of X: the probability of an X below
+    it, and the mean distance of such X from it.
     """
 
     family: type[IndependentDelay]
     load: tuple[float, float, float]
-    parameters: tuple[float, float] = (np.nan, np.nan)
+    parameters: tuple[float, ...] = ()
     before: tuple[float, float] = (0.0, 1.0)
 
     @property
     def law(self) -> Any:
         """Returns the distribution of X, a delay model of the family."""
-        return self.family(*map(float, self.parameters))
+        names = self.family.fitted_fields()
+        numbers = map(float, self.parameters)
+        return self.family(**dict(zip(names, numbers, strict=True)))
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns the log-likelihood of each time, (rounds, workers)."""
@@ -82,7 +85,7 @@ class Component(NamedTuple):
 
     def _before(self, units):
         """Returns which X are below the lower end, and by how many mean distances."""
-        end = self.parameters[0] if self.family.has_least_time else 0.0
+        end = float(self.law.isf(1.0))
         is_before = (units < end) | (units <= 0)
         return is_before, np.maximum(end - units, 0) / self.before[1]
 

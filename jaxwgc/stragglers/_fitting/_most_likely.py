@@ -1,6 +1,5 @@
 """Kinds of models, and the search for the maximum-likelihood model."""
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from jaxwgc.stragglers._fitting._likelihood import (
     predictions,
     responsibilities,
 )
-from jaxwgc.stragglers._independent_delays import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay
 
 # Number of EM iterations from scratch and from a nearby model, and the gain in mean
 # log-likelihood below which they stop.
@@ -50,13 +49,13 @@ class Kind(NamedTuple):
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters of the family."""
-        return tuple(field.name for field in dataclasses.fields(self.family))
+        """Names of the fitted parameters of the family."""
+        return self.family.fitted_fields()
 
     @property
     def ends_at_least_time(self) -> bool:
         """Returns whether the minimum time estimates the distribution's lower end."""
-        return self.family.has_least_time and not self.form.bounds
+        return self.family.least_time is not None and not self.form.bounds
 
     def num_parameters(self, num_workers: int) -> int:
         """Returns the number of free parameters, including all speeds but one."""
@@ -145,22 +144,23 @@ def _component(measured, weights, kind, start):
     weights = weights.ravel()
     kept = 1 - kind.has_speeds / max(len(measured.times), 2)
 
-    def made(free):
+    def made(free, near):
         component = Component(family, form.load(tuple(map(float, free))))
         units = np.maximum(component.units(flat)[0], 1e-300)
         sample = Sample(units, weights, flat.is_whole, kept)
-        return component._replace(parameters=family.estimate(sample))
+        return component._replace(parameters=family.estimate(sample, near))
 
     def cost(free):
-        component = made(free)
+        component = made(free, near)
         if not all(np.isfinite(component.parameters)):
             return 1e10
         logs = component.log_likelihoods(flat)
         mean = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0)) / whole_weight
         return -mean if np.isfinite(mean) else 1e10
 
+    near = None if start is None else start.parameters
     if not form.bounds:
-        return made(())
+        return made((), near)
     spread = 0.3 if start is None else 0.05
     low, high = np.array(form.bounds).T
     first = (low + high) / 2 if start is None else start.load[-len(form.bounds) :]
@@ -168,11 +168,12 @@ def _component(measured, weights, kind, start):
     # Steps point to the middle of the bounds, so that the simplex stays within them.
     ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
     simplex = np.vstack([first, first + np.diag(ways)])
+    near = made(first, near).parameters
     options = {"maxfev": 150 if start is None else 20, "xatol": 1e-4, "fatol": 1e-7}
     options["initial_simplex"] = simplex
     search = {"method": "Nelder-Mead", "bounds": form.bounds, "options": options}
     best = optimize.minimize(cost, first, **search)
-    return made(best.x)
+    return made(best.x, near)
 
 
 def _better_speeds(measured, model, speeds):

@@ -44,7 +44,8 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     minima = _minima(kind, measured, model)
     for state, (*_, distance) in zip(STATES[len(model.components)], minima):
         if kind.ends_at_least_time:
-            errors[state + kind.parameters[0]] = distance / float(np.sqrt(number))
+            end = state + str(kind.family.least_time)
+            errors[end] = distance / float(np.sqrt(number))
         errors[state + "overhead"] = errors[state + "slope"] * kind.form.mean_load
     if not kind.in_order:
         errors["become_fast"] = errors["become_slow"]
@@ -63,9 +64,9 @@ def _by_name(kind, model):
 
 def _scales(kind, numbers):
     """Returns the scale of each parameter in which the likelihood is smooth."""
-    has_end = kind.family.has_least_time
-    bounds = {} if has_end else dict(zip(kind.form.free_names, kind.form.bounds))
-    smooth = {*kind.parameters[has_end:], *CHAIN[: 1 + kind.in_order], *bounds}
+    end = kind.family.least_time
+    bounds = dict(zip(kind.form.free_names, kind.form.bounds)) if end is None else {}
+    smooth = {*kind.parameters, *CHAIN[: 1 + kind.in_order], *bounds} - {end}
     limits = bounds | dict.fromkeys(CHAIN, (0.0, 1.0))
     scales = {}
     for name, value in numbers.items():
@@ -114,7 +115,7 @@ def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
     """Returns the model with uncertain lower ends of distributions, for predictions."""
     components = []
     for component, count, distance in _minima(kind, measured, model):
-        if kind.family.has_least_time or component.load[-1] > 0:
+        if component.law.isf(1.0) > 0 or component.load[-1] > 0:
             component = component._replace(before=(1 / (count + 1), distance))
         components.append(component)
     return model._replace(components=tuple(components))
@@ -126,10 +127,11 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
         return model
     components = []
     for component, _, distance in _minima(kind, measured, model):
-        end, other = component.parameters
+        numbers = dict(zip(kind.parameters, component.parameters, strict=True))
+        end = numbers[str(kind.family.least_time)]
         # The end is at most halved, so that it stays positive.
-        moved = max(end - distance, end / 2), other
-        components.append(component._replace(parameters=moved))
+        numbers[str(kind.family.least_time)] = max(end - distance, end / 2)
+        components.append(component._replace(parameters=tuple(numbers.values())))
     return model._replace(components=tuple(components))
 
 

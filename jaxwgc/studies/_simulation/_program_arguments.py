@@ -15,17 +15,6 @@ from jaxwgc._arrays import dtype_of
 from jaxwgc._pytrees import Static, register
 from jaxwgc.codes import GradientCode
 
-# Models of independent times. `sample` computes with their fields, and never branches
-# on them, so that the fields may be traced.
-_OF_NUMBERS = (
-    stragglers.bernoulli_slowdown,
-    stragglers.deadline,
-    stragglers.fastest,
-    stragglers.log_normal,
-    stragglers.pareto,
-    stragglers.shifted_exponential,
-    stragglers.weibull,
-)
 # Compiler options for programs that run for milliseconds. They compile in half of the
 # time.
 QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
@@ -50,7 +39,7 @@ class _Constant:
 
 def as_argument(model: Any) -> Any:
     """Returns a delay model or waiting rule as a pytree, for compiled functions."""
-    if type(model) in _OF_NUMBERS:
+    if model.shares_programs:
         names = [field.name for field in dataclasses.fields(model)]
         return _Numbers(type(model), {name: getattr(model, name) for name in names})
     return _Constant(model) if jax.tree_util.all_leaves([model]) else model

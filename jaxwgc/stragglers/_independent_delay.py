@@ -1,0 +1,115 @@
+"""Base class of independent delays, proportional to the load."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
+from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
+from jaxwgc.stragglers._models import DelayModel, loads_of
+
+
+@dataclasses.dataclass(frozen=True)
+class IndependentDelay(DelayModel, Distribution):
+    """Base class of delay laws: independent times, proportional to the load.
+
+    An instance is a delay model, and also the distribution of the time at load 1. To
+    write your own, define a frozen dataclass with `draw`, `sf` and `isf`. To fit it
+    with `fit_delays`, define `logpdf` and `logsf`; `sf` then follows. All of them but
+    `draw` take and return NumPy arrays, in float64.
+
+    Attributes:
+      rules: What each number in a field must be, by the name of the field, e.g.
+        `{"scale": {"positive": True}, "probability": {"minimum": 0, "maximum": 1}}`.
+      fitted: Names of the fields that `fit_delays` estimates, all by default. The
+        others keep their defaults.
+      least_time: Name of the field that is the lower end of the distribution, if its
+        estimate is the minimum time, e.g. the shift of an exponential time. None by
+        default.
+
+    Example:
+      A law with a single number, fitted to times of 8 workers:
+
+      >>> import dataclasses
+      >>> import jax, numpy as np
+      >>> from jaxwgc import stragglers
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class rayleigh(stragglers.IndependentDelay):
+      ...     scale: float
+      ...     rules = {"scale": {"positive": True}}
+      ...
+      ...     def draw(self, key, shape):
+      ...         return self.scale * jax.random.rayleigh(key, shape=shape)
+      ...
+      ...     def logpdf(self, x):
+      ...         return np.log(x / self.scale**2) + self.logsf(x)
+      ...
+      ...     def logsf(self, x):
+      ...         return -((x / self.scale) ** 2) / 2
+      ...
+      ...     def isf(self, q):
+      ...         return self.scale * np.sqrt(-2 * np.log(q))
+      >>> times = np.random.default_rng(0).rayleigh(3.0, (200, 8))
+      >>> fit = stragglers.fit_delays(times, families=[rayleigh])[0]
+      >>> fit.name, round(fit.parameters["scale"], 1)
+      ('rayleigh, proportional to the load', 3.0)
+    """
+
+    rules: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    fitted: ClassVar[tuple[str, ...] | None] = None
+    least_time: ClassVar[str | None] = None
+
+    def __post_init__(self):
+        _validation.check_fields(self, **self.rules)
+
+    @abc.abstractmethod
+    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Draws times at load 1."""
+
+    def sample(self, key, state, loads):
+        """Draws the times of a round, (num_workers,)."""
+        loads = loads_of(loads)
+        times = self.draw(key, loads.shape)
+        # Zero load takes no time, even if the worker is lost (infinite time at load 1).
+        return jnp.where(loads == 0, 0, loads * times), state
+
+    def law(self, load: float) -> Distribution:
+        """Returns the distribution of the time at a load."""
+        return Moved(self, 0.0, load)
+
+    def logsf(self, x: Any) -> Any:
+        """Returns the log-probability of a time above x."""
+        raise NotImplementedError(f"logsf is not defined by {self!r}")
+
+    def sf(self, x: Any) -> Any:
+        """Returns the probability of a time above x."""
+        return np.exp(self.logsf(np.asarray(x)))
+
+    @classmethod
+    def fitted_fields(cls) -> tuple[str, ...]:
+        """Returns the names of the fields that `fit_delays` estimates."""
+        if cls.fitted is not None:
+            return cls.fitted
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def estimate(
+        cls, sample: Sample, start: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:
+        """Returns maximum-likelihood estimates of the fitted fields, in their order.
+
+        By default, they are found by a numerical search with `logpdf` and `logsf`. A
+        subclass may use a closed form.
+
+        Args:
+          sample: Times, weights, and which times are complete.
+          start: Estimates for similar times, where the search begins. By default,
+            several points are tried.
+        """
+        return maximum_likelihood(cls, sample, start)

@@ -1,0 +1,184 @@
+"""Numerical maximum likelihood for delay laws without a closed form."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy
+
+from jaxwgc.stragglers._distributions import Sample
+
+# Factors of 1 and of the median time from which the search for a positive number
+# starts, and shares of the interval for a number with two bounds.
+_FACTORS = (0.25, 1.0, 4.0)
+_SHARES = (0.1, 0.5, 0.9)
+# Number of points that are tried before the search.
+_MOST_STARTS = 729
+# Steps of the first simplex: from a tried point, and from estimates for similar times.
+_STEP = 0.3
+_SMALL_STEP = 0.02
+# Number of evaluations per number.
+_EVALUATIONS = 150
+# Relative error of the estimates at which the search stops.
+_ENOUGH = 3e-4
+# Probabilities of longer times, and changes of the logarithm of times, for the
+# information on the scale.
+_LEVELS = (np.arange(200) + 0.5) / 200
+_CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
+# Cost of numbers for which a time is impossible.
+_IMPOSSIBLE = 1e10
+
+
+class _Axis(NamedTuple):
+    """Range of a number, mapped to the real line for the search.
+
+    Attributes:
+      low: Lower bound, -infinity if there is none.
+      high: Upper bound, infinity if there is none.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rule: Any) -> "_Axis":
+        """Returns the range that a rule of `IndependentDelay.rules` allows."""
+        low = 0.0 if rule.get("positive") else rule.get("minimum", -math.inf)
+        return cls(float(low), float(rule.get("maximum", math.inf)))
+
+    def to_real(self, number: float) -> float:
+        """Maps a number to the real line."""
+        if math.isinf(self.low):
+            return number
+        if math.isinf(self.high):
+            return math.log(max(number - self.low, 1e-12))
+        share = (number - self.low) / (self.high - self.low)
+        return float(scipy.special.logit(min(max(share, 1e-6), 1 - 1e-6)))
+
+    def from_real(self, place: float) -> float:
+        """Maps a place on the real line to the number."""
+        if math.isinf(self.low):
+            return place
+        if math.isinf(self.high):
+            return self.low + math.exp(min(place, 700.0))
+        return self.low + (self.high - self.low) * float(scipy.special.expit(place))
+
+    def starts(self, median: float) -> list[float]:
+        """Returns numbers from which the search starts."""
+        if math.isfinite(self.high):
+            return [self.low + share * (self.high - self.low) for share in _SHARES]
+        sizes = [factor * unit for unit in (1.0, median) for factor in _FACTORS]
+        if math.isinf(self.low):
+            return [0.0, *sizes]
+        return [self.low + size for size in sizes]
+
+
+def maximum_likelihood(
+    family: Any, sample: Sample, start: tuple[float, ...] | None
+) -> tuple[float, ...]:
+    """Returns maximum-likelihood estimates of a law's fitted fields, in their order.
+
+    The likelihood is maximised by the method of Nelder and Mead. If speeds of the
+    workers were estimated from the same times, it is the adjusted profile likelihood.
+
+    Args:
+      family: Subclass of `IndependentDelay`. If it has a `least_time`, that is the
+        minimum time, and the other numbers are estimated from the other times.
+      sample: Times, weights, and which times are complete.
+      start: Estimates for similar times, where the search begins. None to begin at the
+        best of several points.
+
+    References:
+      Nelder, Mead, "A simplex method for function minimization", 1965; Cox, Reid,
+      "Parameter orthogonality and approximate conditional inference", 1987, for the
+      adjustment.
+    """
+    names = family.fitted_fields()
+    known = {}
+    is_used = sample.counts
+    if family.least_time is not None:
+        known = {family.least_time: sample.least_time}
+        # The density may be infinite there.
+        is_used = is_used & (sample.times > sample.least_time)
+    sample = Sample(
+        times=sample.times[is_used],
+        weights=sample.weights[is_used],
+        is_whole=sample.is_whole[is_used],
+        kept=sample.kept,
+    )
+    searched = [name for name in names if name not in known]
+    axes = [_Axis.of(family.rules.get(name, {})) for name in searched]
+
+    def law_at(place):
+        numbers = map(_Axis.from_real, axes, place)
+        return family(**dict(zip(searched, map(float, numbers), strict=True)), **known)
+
+    def cost(place):
+        try:
+            law = law_at(place)
+        except ValueError:
+            return _IMPOSSIBLE
+        likelihood = _log_likelihood(law, sample)
+        return -likelihood if np.isfinite(likelihood) else _IMPOSSIBLE
+
+    if start is None:
+        step = _STEP
+        first = min(_places(axes, sample), key=cost)
+    else:
+        step = _SMALL_STEP
+        given = dict(zip(names, start, strict=True))
+        first = [
+            axis.to_real(given[name]) for name, axis in zip(searched, axes, strict=True)
+        ]
+    first = np.asarray(first)
+    simplex = np.vstack([first, first + step * np.eye(len(first))])
+    options = {
+        "initial_simplex": simplex,
+        "maxfev": _EVALUATIONS * len(first),
+        "xatol": _ENOUGH,
+        "fatol": _ENOUGH**2,
+    }
+    best = first
+    if len(first):
+        best = scipy.optimize.minimize(
+            cost, first, method="Nelder-Mead", options=options
+        ).x
+    law = law_at(best)
+    return tuple(float(getattr(law, name)) for name in names)
+
+
+def _places(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
+    """Yields points on the real line from which the search may start."""
+    median = float(np.median(sample.times))
+    numbers = [axis.starts(median) for axis in axes]
+    every = max(math.prod(map(len, numbers)) // _MOST_STARTS, 1)
+    for point in itertools.islice(itertools.product(*numbers), 0, None, every):
+        yield list(map(_Axis.to_real, axes, point))
+
+
+def _log_likelihood(law: Any, sample: Sample) -> float:
+    """Returns the mean log-likelihood, adjusted if the scale was estimated, too."""
+    times = sample.times
+    weights = sample.weights
+    whole = sample.is_whole
+    count = np.sum(weights * whole)
+    with np.errstate(all="ignore"):
+        total = weights[whole] @ law.logpdf(times[whole])
+        if not whole.all():
+            total += weights[~whole] @ law.logsf(times[~whole])
+        mean = total / count
+        if sample.kept < 1:
+            mean -= (1 - sample.kept) * np.log(_information_on_scale(law)) / 2
+    return float(mean)
+
+
+def _information_on_scale(law: Any) -> float:
+    """Returns the Fisher information of a time on the logarithm of its scale.
+
+    It is the mean of the second difference of the log-density over quantiles.
+    """
+    times = law.isf(_LEVELS)
+    changed = [law.logpdf(times * math.exp(change)) for change in _CHANGES_OF_SCALE]
+    return -float(np.mean(np.diff(changed, 2, axis=0)))
