@@ -4,11 +4,16 @@
 
 A table stands between the comments `<!-- NAME -->` and `<!-- end -->`, where NAME is
 that of its file in docs/results. In the same way, `<!-- README:NAME -->` stands before
-the section of README.md that its comments call NAME. So they are seen on GitHub, too.
+the section of README.md that its comments call NAME, and `<!-- list_NAME -->` before a
+table of what the library has, see `lists.py`. So they are seen on GitHub, too.
 """
 
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import lists
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -24,6 +29,8 @@ def filled(text: str) -> str:
 
 
 def _content(name):
+    if name in lists.TABLES:
+        return lists.TABLES[name]()
     prefix, _, section = name.rpartition(":")
     if not prefix:
         return (RESULTS / f"{name}.md").read_text()

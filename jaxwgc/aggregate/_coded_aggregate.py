@@ -24,7 +24,7 @@ def coded_aggregate(
     *,
     method: str = "partials",
     undecodable: str = "least_squares",
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     decoder: DecoderLike = None,
     memory: bool = False,
     debias: str | float | None = None,
@@ -63,9 +63,12 @@ def coded_aggregate(
         result of another decoder), `"skip"` a zero update. `num_undecodable` in the
         state counts these rounds.
       tolerance: A round is undecodable if the norm of aᵀB - target is above this
-        fraction of the norm of the target. The default is far above the rounding of
-        well-conditioned codes in float32. An approximate code decodes hardly any round
-        exactly: raise the tolerance to the residual that you accept.
+        fraction of the norm of the target. By default that of the decoder: 0.001, far
+        above the rounding of well-conditioned codes in float32. An approximate code
+        decodes hardly any round exactly: raise the tolerance to the residual that you
+        accept. For decoders that are inexact on purpose, such as `OneStep`, and with
+        `debias`, it is 0.999: a round is undecodable if a zero update is as near to the
+        gradient.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       memory: Whether to store the newest message of each worker, and to use stored

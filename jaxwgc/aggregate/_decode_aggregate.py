@@ -16,7 +16,7 @@ def decode_aggregate(
     code: GradientCode,
     *,
     undecodable: str = "least_squares",
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     decoder: DecoderLike = None,
     message_dtype: jax.typing.DTypeLike | None = None,
     on_request: bool = False,
@@ -43,7 +43,7 @@ def decode_aggregate(
       undecodable: Result of a round that cannot be decoded exactly: `"least_squares"`
         or `"skip"`, as in `coded_aggregate`.
       tolerance: Fraction of the norm of the target above which the residual makes a
-        round undecodable.
+        round undecodable, see `coded_aggregate`.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       message_dtype: Dtype that messages were rounded to when sent, e.g. `"bfloat16"`;

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from jaxwgc import _validation
-from jaxwgc.decoders import DecoderLike
+from jaxwgc._targets import APPROXIMATES
+from jaxwgc.decoders import Decoder, DecoderLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,13 @@ class DecodingOptions:
 
     Example:
       >>> import jaxwgc
-      >>> jaxwgc.aggregate.DecodingOptions(undecodable="raise").tolerance
-      0.001
+      >>> options = jaxwgc.aggregate.DecodingOptions(tolerance=0.1)
+      >>> options.tolerance, options.undecodable
+      (0.1, 'least_squares')
     """
 
     undecodable: str = "least_squares"
-    tolerance: float = 1e-3
+    tolerance: float | None = None
     decoder: DecoderLike = None
     message_dtype: Any = None
     memory: bool = False
@@ -52,7 +54,8 @@ class DecodingOptions:
     def __post_init__(self):
         choices = ("least_squares", "skip", "raise")
         _validation.check_choice("undecodable", self.undecodable, choices)
-        _validation.check_number("tolerance", self.tolerance, minimum=0)
+        if self.tolerance is not None:
+            _validation.check_number("tolerance", self.tolerance, minimum=0)
         dtype = _validation.check_message_dtype(self.message_dtype)
         object.__setattr__(self, "message_dtype", dtype)
         if isinstance(self.debias, str):
@@ -72,3 +75,13 @@ class DecodingOptions:
             raise ValueError('undecodable must not be "skip" with memory; got skip')
         if self.debias is not None:
             raise ValueError(f"debias must be None with memory; got {self.debias}")
+
+    def tolerance_for(self, decoder: Decoder) -> Any:
+        """Returns the largest relative residual with which a round counts as decoded.
+
+        Args:
+          decoder: Decoder of the code. Its tolerance is the default, without `debias`.
+        """
+        if self.tolerance is not None:
+            return self.tolerance
+        return decoder.tolerance if self.debias is None else APPROXIMATES

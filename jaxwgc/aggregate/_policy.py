@@ -209,7 +209,7 @@ class DecodingPolicy:
           elapsed: Duration of the round.
           state: State with the key, models and stored messages of the next round.
         """
-        failed = ~(decoding.relative_residual <= self.options.tolerance)
+        failed = decoding.failed(self.options.tolerance_for(self.decoder))
         divisor = self.options.debias
         if isinstance(divisor, str):
             is_partial = decoding.failed() & (decoding.share > 0)
@@ -264,7 +264,7 @@ class DecodingPolicy:
             late = self._by_message(arrived.late) & ~decoding.mask
             memory = memory.after(late_messages, late)
         stored = memory.stand_in(decoding, self.decoder, messages, gradient)
-        failed = decoding.failed(self.options.tolerance)
+        failed = decoding.failed(self.options.tolerance_for(self.decoder))
         gradient = jax.tree.map(
             lambda leaf, stored_leaf: jnp.where(failed, leaf + stored_leaf, leaf),
             gradient,

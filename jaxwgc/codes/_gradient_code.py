@@ -257,14 +257,7 @@ decoders=[LeastSquares])
             chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
             of_kind = self.decoders_of(decoder)
-            if not of_kind and any(
-                field.default is dataclasses.MISSING
-                for field in dataclasses.fields(cast(Any, decoder))
-            ):
-                name = decoder.__name__
-                needs = decoder.needs
-                raise ValueError(f"decoder {name} needs a code {needs}; got {self}")
-            chosen = of_kind[0] if of_kind else decoder()
+            chosen = of_kind[0] if of_kind else self._new_decoder(decoder)
         else:
             hint = " from jaxwgc.decoders, or a class among the code's decoders"
             _validation.check_instance("decoder", decoder, Decoder, hint)
@@ -273,10 +266,25 @@ decoders=[LeastSquares])
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
 
+    def _new_decoder(self, kind: type[Decoder]) -> Decoder:
+        """Returns a decoder of a class whose fields have defaults."""
+        required = [
+            field.name
+            for field in dataclasses.fields(cast(Any, kind))
+            if field.default is dataclasses.MISSING
+        ]
+        if required:
+            raise ValueError(
+                f"decoder {kind.__name__} needs a code {kind.needs}, or its arguments: "
+                f"pass an instance, {kind.__name__}({', '.join(required)}); got the "
+                f"class, and {self}"
+            )
+        return kind()
+
     def decodes(
         self,
         mask: jax.typing.ArrayLike,
-        tolerance: jax.typing.ArrayLike = 1e-3,
+        tolerance: jax.typing.ArrayLike | None = None,
         decoder: DecoderLike = None,
     ) -> jax.Array:
         """Returns whether the messages suffice to decode.
@@ -285,7 +293,7 @@ decoders=[LeastSquares])
           mask: Which messages have arrived, bool (..., num_messages); num_messages is
             num_workers, except for codes with several messages per worker.
           tolerance: Bound of the norm of aᵀB - target, relative to the norm of the
-            target: see `jaxwgc.coded_aggregate`.
+            target. By default that of the decoder: see `jaxwgc.coded_aggregate`.
           decoder: See `jaxwgc.decoding_weights`.
 
         Returns:
@@ -303,7 +311,10 @@ decoders=[LeastSquares])
         """
         sizes = {"num_messages": self.num_messages}
         mask = jnp.asarray(_validation.as_array("mask", mask, "bools", "...", **sizes))
-        return self.choose_decoder(decoder).decodes(
+        chosen = self.choose_decoder(decoder)
+        if tolerance is None:
+            tolerance = chosen.tolerance
+        return chosen.decodes(
             self.encoding_matrix, self.segment_targets, mask, tolerance
         )
 

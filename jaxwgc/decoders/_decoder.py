@@ -14,6 +14,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import Array, scale_of, sharding_by_batch, working, working_constant
 from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
+from jaxwgc._targets import APPROXIMATES, DECODES
 from jaxwgc.decoders._systems import System
 
 
@@ -30,6 +31,8 @@ class Decoder(abc.ABC):
       needs: Kind of code that it decodes, for the error message if a code does not fit.
       is_optimal: Whether its residual is minimal; the search for worst patterns relies
         on this. False by default for a subclass that defines `weights`.
+      is_exact: Whether it decodes exactly if the messages suffice. False for a decoder
+        that is inexact on purpose, e.g. a regularised one.
 
     Example:
       Weights with an upper limit, so that no message is amplified by more:
@@ -39,6 +42,7 @@ class Decoder(abc.ABC):
       >>> class Clipped(decoders.Decoder):
       ...     inner: decoders.Decoder
       ...     limit: float
+      ...     is_exact = False
       ...
       ...     def weights(self, matrix, target, mask):
       ...         weights = self.inner.weights(matrix, target, mask)
@@ -50,8 +54,9 @@ class Decoder(abc.ABC):
       Array([0.5, 0.5, 0. ], dtype=float32)
     """
 
-    needs: ClassVar[str] = "that names it among its decoders"
+    needs: ClassVar[str] = "that has it among its decoders"
     is_optimal: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -105,6 +110,16 @@ class Decoder(abc.ABC):
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_received(weights, mask, dtype)
 
+    @property
+    def tolerance(self) -> float:
+        """Largest relative residual with which a round counts as decoded by default.
+
+        The residual is relative to the norm of the target. 0.001; for a decoder that is
+        inexact on purpose 0.999, so that its result is nearer to the gradient than a
+        zero update.
+        """
+        return DECODES if self.is_exact else APPROXIMATES
+
     def decodes(
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
@@ -117,6 +132,9 @@ class Decoder(abc.ABC):
           target: See `weights`.
           mask: See `weights`.
           tolerance: Bound of the residual relative to the norm of the target.
+
+        Returns:
+          Whether the residual of `weights` is at most the tolerance, up to rounding.
         """
         weights = self.checked_weights(matrix, target, mask)
         return _is_near(weights, working(matrix), working(target), tolerance)

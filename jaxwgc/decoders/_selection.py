@@ -39,6 +39,7 @@ class OneStep(Decoder):
     shared: Static[bool] = True
 
     needs: ClassVar[str] = "with equal column sums, such as codes.bernoulli"
+    is_exact: ClassVar[bool] = False
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)

@@ -301,7 +301,7 @@ class relative_deadline(WaitingRule):
 
 
 def until_decodable(
-    code: GradientCode, tolerance: float = 1e-3, decoder: Any = None
+    code: GradientCode, tolerance: float = DECODES, decoder: Any = None
 ) -> WaitingRule:
     """Returns a waiting rule that ends a round as soon as the responses decode.
 
@@ -322,6 +322,8 @@ def until_decodable(
     Args:
       code: Gradient code.
       tolerance: Bound of the norm of aᵀB - target, relative to the norm of the target.
+        With the default, rounds last until the gradient is exact, also with a decoder
+        that is inexact on purpose, such as `OneStep`.
       decoder: See `jaxwgc.decoding_weights`.
 
     Returns:

@@ -199,7 +199,8 @@ class RayCluster:
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
-        self._decodes = decodes_of(code, self._decoder, decoding.tolerance)
+        tolerance = decoding.tolerance_for(self._decoder)
+        self._decodes = decodes_of(code, self._decoder, tolerance)
         rules = rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
         # The lock is held during a round.

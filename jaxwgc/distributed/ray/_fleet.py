@@ -288,8 +288,13 @@ class Fleet:
             for slot in self.slots
             if slot.index not in received
         )
-        senders = f"only workers {received}" if received else "no worker"
         end = f"the round ended after {this_round.elapsed:.3g} s: {this_round.reason}"
+        if not missing:
+            return (
+                "all workers responded, and the residual of their messages is above "
+                f"tolerance; {end}"
+            )
+        senders = f"only workers {received}" if received else "no worker"
         return f"{senders} responded; missing: {missing}; {end}"
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:

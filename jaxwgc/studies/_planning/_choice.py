@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc._targets import DECODES
+from jaxwgc._targets import APPROXIMATES, DECODES
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._convergence import StaleDescent, Weights
@@ -134,7 +134,7 @@ class Choice(Candidate, Costs):
         has_no_error = self.decoding_error.value <= DECODES**2
         if self.memory or self.is_exact or has_no_error:
             return DECODES
-        return 1 - DECODES
+        return APPROXIMATES
 
     def cluster_options(self) -> dict[str, Any]:
         """Returns the arguments of `RayCluster` for this choice.
