@@ -138,7 +138,7 @@ class Actors:
             end_process(actor, pid)
 
     def _are_any_starting(self) -> bool:
-        """Returns whether the process of a worker has been launched and is not ready."""
+        """Returns whether a worker has been launched and is not ready."""
         newest = [calls[-1] for calls in self._calls if calls]
         return any(call == _START_CALL for _, call, _ in newest)
 

@@ -121,7 +121,7 @@ class RayCluster:
         one CPU on a cluster of others, with workers spread over the machines, and no
         claim on our own.
       spare: Whether a spare process that has imported JAX waits for the next loss of a
-        worker, and takes its place. It needs 180 MB, and has no data before. With
+        worker, and takes its place. Until then it has no data. It needs 110 MB. With
         claims, it claims what a worker does. None: True if `address` is None and
         workers claim no CPUs, GPUs or other resources.
       faults: `Faults` for experiments.
