@@ -1,6 +1,7 @@
 """Seconds until the first step of a Ray cluster, and until a killed worker is back."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -42,7 +43,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     }
     return timed(
         {
-            name: Once(measure, num_kills, seed, **options)
+            name: Once(functools.partial(measure, **options), num_kills, seed)
             for name, options in cells.items()
         },
         f"Seconds on {os.cpu_count()} cores, `fractional_repetition({NUM_WORKERS}, 2)`."
