@@ -17,6 +17,7 @@ import jaxwgc
 from experiments.runner.study import Once, Study, timed
 
 NUM_WORKERS = 6
+NUM_STRAGGLERS = 2
 NUM_PARAMS = 1_000
 # Seconds between a return and the next kill, in which the next spare process starts.
 REST_SECONDS = 5.0
@@ -46,7 +47,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             name: Once(functools.partial(measure, **options), num_kills, seed)
             for name, options in cells.items()
         },
-        f"Seconds on {os.cpu_count()} cores, `fractional_repetition({NUM_WORKERS}, 2)`."
+        f"Seconds on {os.cpu_count()} cores, `fractional_repetition({NUM_WORKERS}, {NUM_STRAGGLERS})`."
         f" Without both: without a spare process, and with Ray's priority of workers",
         {
             "beside it": "{name}",
@@ -83,8 +84,8 @@ def measure(
 
 
 def make_cluster(spare: bool) -> jaxwgc.distributed.RayCluster:
-    """Returns a cluster of which every third worker may be away, with little work."""
-    code = jaxwgc.codes.fractional_repetition(NUM_WORKERS, NUM_WORKERS // 3)
+    """Returns a cluster with little work."""
+    code = jaxwgc.codes.fractional_repetition(NUM_WORKERS, NUM_STRAGGLERS)
     parts = np.ones((code.num_parts, 1), np.float32)
     return jaxwgc.distributed.RayCluster(loss, code, parts, spare=spare)
 
