@@ -47,8 +47,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             name: Once(functools.partial(measure, **options), num_kills, seed)
             for name, options in cells.items()
         },
-        f"Seconds on {os.cpu_count()} cores, `fractional_repetition({NUM_WORKERS}, {NUM_STRAGGLERS})`."
-        f" Without both: without a spare process, and with Ray's priority of workers",
+        f"Seconds on {os.cpu_count()} cores, "
+        f"`fractional_repetition({NUM_WORKERS}, {NUM_STRAGGLERS})`. "
+        "Without both: without a spare process, and with Ray's priority of workers",
         {
             "beside it": "{name}",
             "first step after": "{start:.1f}",
