@@ -10,12 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxwgc import codes, coding, corruptions, decoders, stragglers
-from jaxwgc.aggregate import (
-    CodedAggregateState,
-    ErrorCounts,
-    coded_aggregate,
-    decode_aggregate,
-)
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
     Decoding,
@@ -32,7 +26,13 @@ from jaxwgc.coding import (
 from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
 
 if TYPE_CHECKING:
-    from jaxwgc import checks, distributed, sketching, studies
+    from jaxwgc import aggregate, checks, distributed, sketching, studies
+    from jaxwgc.aggregate import (
+        CodedAggregateState,
+        ErrorCounts,
+        coded_aggregate,
+        decode_aggregate,
+    )
     from jaxwgc.block_leverage import (
         BlockLeverageState,
         block_leverage_aggregate,
@@ -65,6 +65,7 @@ __all__ = [
     "Plan",
     "StragglerReport",
     "Summary",
+    "aggregate",
     "block_leverage_aggregate",
     "check_step",
     "checks",
@@ -101,9 +102,13 @@ __all__ = [
 # fast. Names that are not listed are in `jaxwgc.studies`.
 _LATER = {
     "BlockLeverageState": "block_leverage",
+    "CodedAggregateState": "aggregate",
+    "ErrorCounts": "aggregate",
     "block_leverage_aggregate": "block_leverage",
     "sampled_value_and_grad": "block_leverage",
     "check_step": "checks",
+    "coded_aggregate": "aggregate",
+    "decode_aggregate": "aggregate",
     "partition": "sketching",
 }
 
@@ -112,7 +117,7 @@ def __getattr__(name: str) -> Any:
     """Imports a submodule or function at its first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("checks", "distributed", "sketching", "studies"):
+    if name in ("aggregate", "checks", "distributed", "sketching", "studies"):
         return importlib.import_module(f"jaxwgc.{name}")
     return getattr(
         importlib.import_module(f"jaxwgc.{_LATER.get(name, 'studies')}"), name

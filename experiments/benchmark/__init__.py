@@ -11,6 +11,7 @@ from experiments.benchmark import (
     leverage_scores,
     many_workers,
     projections,
+    recovery,
     sparse_least_squares,
     step,
 )
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "comparison_memory": comparison.memory,
     "coordinator": coordinator.study,
     "coordinator_peers": coordinator.peers,
+    "recovery": recovery.study,
     "compilation": compilation.largest,
     "first_calls": compilation.first_calls,
     "table2": many_workers.table2,

@@ -290,3 +290,20 @@ class SimulatedRay:
 
     def get_runtime_context(self):
         return types.SimpleNamespace(get_node_id=lambda: "elsewhere")
+
+
+class SimulatedLauncher:
+    """Launches one actor of a simulated Ray, without a spare process."""
+
+    def __init__(self, ray):
+        self.ray = ray
+        self.num_spares = 0
+
+    def launch(self, worker):
+        return self.ray, self.ray.start.remote()
+
+    def prepare_spare(self):
+        self.num_spares += 1
+
+    def end_spare(self):
+        self.num_spares = 0

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from jaxwgc.distributed.ray import _actors, _driver, _session
 from jaxwgc.distributed.ray._events import Call, Launch
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
-from tests.distributed.simulated import SimulatedRay, message_layout, single_fleet
+from tests.distributed.simulated import (
+    SimulatedLauncher,
+    SimulatedRay,
+    message_layout,
+    single_fleet,
+)
 
 DURATION = st.integers(0, 10)
 
@@ -31,8 +36,8 @@ def simulated(**seconds):
         yield ray
 
 
-def make_driver(launch):
-    return _driver.Driver(single_fleet(), message_layout(1), launch, None)
+def make_driver(launcher):
+    return _driver.Driver(single_fleet(), message_layout(1), launcher, None)
 
 
 @given(st.lists(st.tuples(DURATION, DURATION, DURATION), min_size=1))
@@ -41,7 +46,7 @@ def make_driver(launch):
 def test_clock_is_read_before_the_call(steps):
     """A coordinator that loses its processor right after a call."""
     with simulated() as ray:
-        actors = _actors.Actors(lambda worker: ray, 1, lambda: None)
+        actors = _actors.Actors(SimulatedLauncher(ray), 1, lambda: None)
         actors.perform([Launch(0)])
         actors.next_event(math.inf)
         for number, (away, travelled, worked) in enumerate(steps):
@@ -59,7 +64,7 @@ def test_clock_is_read_before_the_call(steps):
 def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
     """Otherwise, the clock of the engines would run backwards."""
     with simulated() as ray:
-        driver = make_driver(lambda worker: ray)
+        driver = make_driver(SimulatedLauncher(ray))
 
         def fail(actions):
             raise ArithmeticError("as told")
@@ -78,7 +83,7 @@ def test_start_says_what_it_does(caplog):
     decoded = []
 
     with simulated() as ray:
-        driver = make_driver(lambda worker: ray)
+        driver = make_driver(SimulatedLauncher(ray))
 
         def decodes(mask):
             decoded.append((mask.tolist(), caplog.messages[-1]))
@@ -118,13 +123,14 @@ def test_interrupt_that_is_lost_in_the_start_ends_it(interruptible):
     """Python drops it if it comes in a callback of a fork, as Ray does for a start."""
     num_polls = []
 
-    def launch(worker):
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        return ray
+    class InterruptedLauncher(SimulatedLauncher):
+        def launch(self, worker):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            return super().launch(worker)
 
     with simulated() as ray:
-        driver = make_driver(launch)
+        driver = make_driver(InterruptedLauncher(ray))
         next_event = driver.actors.next_event
         driver.actors.next_event = lambda seconds: (
             num_polls.append(seconds) or next_event(seconds)

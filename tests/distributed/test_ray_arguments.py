@@ -18,7 +18,7 @@ from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray import _cluster, _worker
 from jaxwgc.distributed.ray._messages import Memory, pack, sent, unpack
-from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker
+from jaxwgc.distributed.ray._worker import Assignment, PartWorker, Task, Worker
 
 pytest.importorskip("ray")
 
@@ -69,7 +69,7 @@ def test_part_that_cannot_be_loaded_is_named():
         raise FileNotFoundError(f"no {part}.npz")
 
     task = Task(loss, False, load, None, None, None, None, LIKE, sent(KEY))
-    worker = Worker(0, np.array([3]), np.ones((1, 1)), None, task)
+    worker = Worker(Assignment(0, np.array([3]), np.ones((1, 1))), task)
     with pytest.raises(RuntimeError, match="part 3 failed: FileNotFoundError: no 3.np"):
         worker.start()
 
@@ -187,7 +187,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
     simulated = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
     monkeypatch.setattr(_worker, "time", simulated)
     task = Task(loss, False, None, None, lambda *_: 0.125, None, None, LIKE, sent(KEY))
-    worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
+    worker = PartWorker(Assignment(0, np.arange(2), np.eye(2)), task)
     worker.prepare([*PARTS[:2]])
     worker.start_thread()
     order = (jax.tree.leaves(PARAMS), sent(KEY), 0)
@@ -206,7 +206,8 @@ def test_first_query_compiles_nothing(kind):
     """A worker that compiled in it would seem to be silent."""
     task = Task(loss, False, None, None, None, None, None, LIKE, sent(KEY))
     task = task._replace(has_queries=True)
-    worker = kind(0, np.arange(2), np.eye(2)[: 1 + (kind is PartWorker)], None, task)
+    rows = np.eye(2)[: 1 + (kind is PartWorker)]
+    worker = kind(Assignment(0, np.arange(2), rows), task)
     worker.prepare([*PARTS[:2]])
     number = _worker.project._cache_size()
     order = jax.tree.leaves(PARAMS), sent(KEY), 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import coordinator as benchmark
+from experiments.benchmark import recovery
 from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
@@ -56,6 +57,19 @@ def test_overhead_is_split_and_compared(monkeypatch):
     assert set(own) == {"all", *benchmark.SHARES}
     assert min(own.values()) > 0
     assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
+
+
+def test_recovery_in_short(monkeypatch):
+    """One kill, and one step with a fault."""
+    monkeypatch.setattr(recovery, "NUM_WORKERS", 3)
+    monkeypatch.setattr(recovery, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "NUM_STEPS", 2)
+    monkeypatch.setattr(recovery, "FAULT_EVERY", 2)
+    own = recovery.measure(1, seed=0, is_busy=True, spare=True)
+    assert min(own.values()) > 0
+    assert own["longest_back"] >= own["back"]
+    (table,) = recovery.study(1, seed=0, quick=True).tables.values()
+    assert len(table({"idle": own}).rows) == 1
 
 
 def test_experiment_in_short(monkeypatch):

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from jaxwgc.distributed.ray import _actors, _interrupts, _session
+from tests.distributed.simulated import SimulatedLauncher
 
 ray = pytest.importorskip("ray")
 # In the process of the tests of workers, whose Ray changes handlers of signals too.
@@ -79,7 +80,7 @@ def test_ray_that_was_shut_down_is_not_started_anew():
     """As its calls would do, with its defaults, open to the network."""
     with pytest.raises(RuntimeError, match="Ray was shut down while"):
         _session.check_connected()
-    actors = _actors.Actors(lambda worker: None, 1, lambda: None)
+    actors = _actors.Actors(SimulatedLauncher(None), 1, lambda: None)
     actors._actors = ["of a Ray that is gone"]
     actors.end(0)
     assert not ray.is_initialized()

@@ -17,7 +17,13 @@ from jaxwgc.distributed.ray._errors import WorkerError, line_of, reporting
 from jaxwgc.distributed.ray._events import Lost
 from jaxwgc.distributed.ray._messages import sent
 from jaxwgc.distributed.ray._start_up import StartUp
-from jaxwgc.distributed.ray._worker import PartWorker, Task, Worker, actor_class
+from jaxwgc.distributed.ray._worker import (
+    Assignment,
+    PartWorker,
+    Task,
+    Worker,
+    actor_class,
+)
 from tests.distributed.ray_tasks import OfTwoArguments, draw, squares
 from tests.distributed.simulated import message_fleet
 
@@ -148,7 +154,7 @@ def test_reason_of_a_long_traceback_in_a_text_is_below_it():
 def make_worker(kind=Worker, **fields):
     task = Task(squares, False, PARTS.__getitem__, None, None, None, None, LIKE)
     task = task._replace(key=sent(KEY), **fields)
-    return actor_class(kind)(0, np.arange(2), np.ones((1, 2)), None, task)
+    return actor_class(kind)(Assignment(0, np.arange(2), np.ones((1, 2))), task)
 
 
 def test_numpy_in_a_batch_is_named():

@@ -1,43 +1,31 @@
 """Ray actors of the workers: calls, and the events that they return."""
 
 import collections
-import contextlib
-import operator
-import os
-import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
-from jaxwgc.distributed.ray._messages import Answer, Layout
+from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launches, end_process
+from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
-from jaxwgc.distributed.ray._worker import (
-    PartWorker,
-    Task,
-    Worker,
-    actor_class,
-    environment,
-)
 
 # Timeout in seconds for reading a response that is already on this machine.
 _SECONDS_TO_READ = 10
-# Maximum number of calls of a worker without a response. Further calls are deferred.
-_MAX_CALLS = 4
+# Identifier of the call that starts a worker.
+_START_CALL = -1
 
 
 class Actors:
     """Ray actors of all workers.
 
     Args:
-      launch: Makes the actor of a worker.
+      launcher: Makes the actors.
       num_workers: Number of workers.
       check_open: Raises if calls of Ray make no sense any more.
 
@@ -47,10 +35,8 @@ class Actors:
       pending: Events that have been read, and not returned.
     """
 
-    def __init__(
-        self, launch: Callable[[int], Any], num_workers: int, check_open: Callable
-    ):
-        self._launch = launch
+    def __init__(self, launcher: Launches, num_workers: int, check_open: Callable):
+        self._launcher = launcher
         self._check_open = check_open
         self._actors: list[Any] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
@@ -71,11 +57,10 @@ class Actors:
             worker = action.worker
             match action:
                 case events.Launch():
-                    actor = self._launch(worker)
-                    self._actors[worker] = actor
                     called = time.monotonic()
-                    task = actor.start.remote()
-                    self._calls[worker] = [(task, -1, called)]
+                    actor, task = self._launcher.launch(worker)
+                    self._actors[worker] = actor
+                    self._calls[worker] = [(task, _START_CALL, called)]
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
@@ -134,6 +119,12 @@ class Actors:
             raise NoResponse
         return np.stack(claims)
 
+    def end_all(self) -> None:
+        """Ends the actors of all workers, and the spare process."""
+        for worker in range(len(self._actors)):
+            self.end(worker)
+        self._launcher.end_spare()
+
     def end(self, worker: int) -> None:
         """Ends an actor, and kills its process, which may be frozen."""
         actor = self._actors[worker]
@@ -143,13 +134,13 @@ class Actors:
         self._deferred.pop(worker, None)
         kept = [event for event in self.pending if event.worker != worker]
         self.pending = collections.deque(kept)
-        # If Ray has already ended, a call of Ray would start a new instance.
-        if actor is not None and find_ray().is_initialized():
-            with contextlib.suppress(Exception):
-                find_ray().kill(actor, no_restart=True)
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        if actor is not None:
+            end_process(actor, pid)
+
+    def _are_any_starting(self) -> bool:
+        """Returns whether a worker has been launched and is not ready."""
+        newest = [calls[-1] for calls in self._calls if calls]
+        return any(call == _START_CALL for _, call, _ in newest)
 
     def _call(self, action: events.Call) -> None:
         """Calls a method of an actor; defers the call if too many have no response."""
@@ -159,7 +150,7 @@ class Actors:
             tasks = [task for task, _, _ in calls]
             ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
             calls[:] = [call for call in calls if call[0] not in ready]
-        if len(calls) == _MAX_CALLS:
+        if len(calls) == MAX_CALLS:
             self._deferred[worker] = action
             return
         self._deferred.pop(worker, None)
@@ -183,7 +174,10 @@ class Actors:
         except Exception as error:
             return self._lost(worker, error)
         if isinstance(result, events.Ready):
-            return self._started(result)
+            started = self._started(result)
+            if not self._are_any_starting():
+                self._launcher.prepare_spare()
+            return started
         seconds = now - since
         if isinstance(result, Answer):
             seconds = self._travel_time.response_seconds(
@@ -217,37 +211,3 @@ class Actors:
         if name.startswith("Actor"):
             trouble = f"its process died ({name})"
         return events.Lost(worker, trouble, error, has_died)
-
-
-def launcher(
-    code: GradientCode, layout: Layout, task: Task, parts: Any, options: dict[str, Any]
-) -> Callable[[int], Any]:
-    """Returns a function that starts the actor of a worker."""
-    ray = find_ray()
-    # Ray does not unpickle what is referred to from a list: see `Worker.start`.
-    shared = [ray.put(task)]
-    if parts is not None:
-        parts = [
-            ray.put(jax.tree.map(operator.itemgetter(part), parts))
-            for part in range(code.num_parts)
-        ]
-    matrix = np.asarray(code.encoding_matrix).reshape(
-        code.num_workers, code.messages_per_worker, code.num_parts, -1
-    )
-    runtime = dict(options.get("runtime_env", {}))
-    runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
-    options = {**options, "runtime_env": runtime}
-    kind: type[Worker] = Worker
-    if code.messages_per_worker > 1:
-        kind = PartWorker
-        options = {"max_concurrency": 2 * _MAX_CALLS, **options}
-    remote = ray.remote(max_restarts=0, max_task_retries=0)
-    actor = remote(actor_class(kind)).options(**options)
-
-    def launch(worker: int) -> Any:
-        held = layout.held[worker]
-        rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
-        given = None if parts is None else [parts[part] for part in held]
-        return actor.remote(worker, held, rows, given, shared)
-
-    return launch

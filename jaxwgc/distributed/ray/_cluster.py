@@ -18,11 +18,11 @@ from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._actors import launcher
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
+from jaxwgc.distributed.ray._launcher import Launcher
 from jaxwgc.distributed.ray._leaves import difference, finite_leaves
 from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
 from jaxwgc.distributed.ray._options import (
@@ -33,7 +33,12 @@ from jaxwgc.distributed.ray._options import (
 )
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rules import decodes_of, rules_of
-from jaxwgc.distributed.ray._session import check_installed, check_resources, session
+from jaxwgc.distributed.ray._session import (
+    check_installed,
+    check_resources,
+    claimed_resources,
+    session,
+)
 from jaxwgc.distributed.ray._trace import filled
 from jaxwgc.distributed.ray._verification import (
     Audits,
@@ -41,7 +46,12 @@ from jaxwgc.distributed.ray._verification import (
     PartCopies,
     Verifier,
 )
-from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, try_loss
+from jaxwgc.distributed.ray._worker import (
+    COMPILATION_CACHE,
+    SHARED_SETTINGS,
+    Task,
+    try_loss,
+)
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies import StragglerReport, straggler_report
 
@@ -110,6 +120,10 @@ class RayCluster:
         at least one; JAX uses the CPU unless the worker claims an accelerator. Default:
         one CPU on a cluster of others, with workers spread over the machines, and no
         claim on our own.
+      spare: Whether a spare process that has imported JAX waits for the next loss of a
+        worker, and takes its place. Until then it has no data. It needs 110 MB. With
+        claims, it claims what a worker does. None: True if `address` is None and
+        workers claim no CPUs, GPUs or other resources.
       faults: `Faults` for experiments.
 
     Raises:
@@ -157,6 +171,7 @@ class RayCluster:
         timeouts: Timeouts = Timeouts(),
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
+        spare: bool | None = None,
         faults: Faults = Faults(),
     ):
         check_installed("ray")
@@ -190,6 +205,11 @@ class RayCluster:
         # bounds.
         claims |= {"enable_task_events": False, **(actor_options or {})}
         self._options = claims
+        if spare is None:
+            self._has_spare = address is None and not claimed_resources(claims)
+        else:
+            _validation.check_bool("spare", spare)
+            self._has_spare = spare
         self._raises = decoding.undecodable == "raise"
         if self._raises:
             # The aggregator never receives an undecodable round, because `compute`
@@ -454,10 +474,11 @@ class RayCluster:
                 try_loss(self._task, like, first, self.key)
             # Ctrl-C may come in a fork by which Ray starts its processes.
             with noticed_interrupts():
-                self._stack.enter_context(session(self._address))
+                folder = self._stack.enter_context(session(self._address))
                 check_interrupt()
-                check_resources(self.code.num_workers, self._options)
-                self._driver = self._make_driver(like)
+                num_processes = self.code.num_workers + self._has_spare
+                check_resources(num_processes, self._options)
+                self._driver = self._make_driver(like, folder)
                 try:
                     self._driver.start()
                 except BaseException:
@@ -472,11 +493,19 @@ class RayCluster:
             )
         return self._driver
 
-    def _make_driver(self, like: Any) -> Driver:
-        """Creates the driver, for params with shapes and dtypes as in `like`."""
+    def _make_driver(self, like: Any, folder: str | None) -> Driver:
+        """Creates the driver.
+
+        Args:
+          like: Shapes and dtypes of params.
+          folder: Folder of a Ray of our own, or None: see `session`.
+        """
         code = self.code
         options = self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
+        if settings[COMPILATION_CACHE] is None and folder is not None:
+            # Replaced workers find there what others have compiled.
+            settings[COMPILATION_CACHE] = str(Path(folder, "compiled"))
         task = self._task._replace(params=like, key=sent(self.key), settings=settings)
         task = task._replace(has_queries=bool(options.on_wrong or options.audit))
         layout = Layout.of(code, like, task.message_dtype)
@@ -485,8 +514,15 @@ class RayCluster:
             plan = RequestPlan.of(code, layout, self._decoder)
             task = task._replace(report_size=plan.report_size)
         self._fleet.restart(code.num_workers)
-        launch = launcher(code, layout, task, self._parts, self._options)
-        driver = Driver(self._fleet, layout, launch, plan)
+        launcher = Launcher(
+            code,
+            layout,
+            task,
+            self._parts,
+            self._options,
+            has_spare=self._has_spare,
+        )
+        driver = Driver(self._fleet, layout, launcher, plan)
         workers = WorkersOfRound(driver.actors, self._fleet)
         driver.verifier = self._verifier(PartCopies(code, task, self._parts, workers))
         return driver

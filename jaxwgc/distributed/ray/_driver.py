@@ -3,7 +3,6 @@
 import pickle
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
+from jaxwgc.distributed.ray._launcher import Launches
 from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Layout, Memory, Round
 from jaxwgc.distributed.ray._request_plan import RequestPlan
@@ -78,7 +78,7 @@ class Driver:
     Args:
       fleet: States of the workers.
       layout: Shapes of their messages.
-      launch: Makes the actor of a worker.
+      launcher: Makes the actors of workers.
       plan: `RequestPlan` of a code with several messages per worker, or None.
 
     Attributes:
@@ -87,14 +87,18 @@ class Driver:
     """
 
     def __init__(
-        self, fleet: Fleet, layout: Layout, launch: Callable, plan: RequestPlan | None
+        self,
+        fleet: Fleet,
+        layout: Layout,
+        launcher: Launches,
+        plan: RequestPlan | None,
     ):
         self.fleet = fleet
         self._layout = layout
         self._plan = plan
         # `close` sets this event in another thread, to end the current round.
         self.is_closed = threading.Event()
-        self.actors = Actors(launch, len(fleet.slots), self._check_open)
+        self.actors = Actors(launcher, len(fleet.slots), self._check_open)
         self.verifier: Verifier | None = None
         self._memory = Memory(layout.shape, layout.dtype)
         # End of the last round, and total seconds in which the clock of the engines
@@ -161,8 +165,7 @@ class Driver:
 
     def end(self) -> None:
         """Ends all workers."""
-        for worker in range(len(self.fleet.slots)):
-            self.actors.end(worker)
+        self.actors.end_all()
 
     def _now(self) -> float:
         """Returns the time in seconds by the clock of the engines.

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.util
+import logging
 import os
 import re
 import signal
@@ -15,13 +16,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxwgc import _validation
-from jaxwgc.distributed.ray._fleet import log
+
+log = logging.getLogger("jaxwgc.distributed")
 
 # Seconds for the health check, most of which the start of its process takes.
 _SECONDS_TO_CONNECT = 10
 _LOOPBACK = "127.0.0.1"
 # Ray's documented switch between one machine and clusters.
 _CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# Settings of a Ray of our own; a variable of the environment, `RAY_` and the name,
+# precedes. By default, Ray lowers the priority of its workers by 15: beside three busy
+# processes on two cores, the first step of six workers then took 57 seconds instead of
+# 17. Processes that Ray starts in advance lack the environment of workers, so no worker
+# would use them.
+_SYSTEM_CONFIG = {"worker_niceness": 0, "prestart_worker_first_driver": False}
 # Parent of the temporary folder: /tmp, like Ray's own, because paths of sockets must be
 # short.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
@@ -58,14 +66,18 @@ class _Connection:
         self._lock = threading.Lock()
         self._num_users = 0
         self._address: str | None = None
+        self._folder: str | None = None
         self._stack = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def session(self, address: str | None) -> Iterator[None]:
+    def session(self, address: str | None) -> Iterator[str | None]:
         """Connects to `address`, or to a Ray of our own, while the block runs.
 
         A process has one connection, so blocks that overlap share it, and the last to
         end ends it. One that is not ours is used, and left as it is.
+
+        Yields:
+          Folder of a Ray of our own, which only this user can read; None for another.
         """
         with self._lock:
             ray = _imported_for_loopback() if address is None else find_ray()
@@ -73,16 +85,17 @@ class _Connection:
                 self._address = address
                 # The user may have called `ray.shutdown` while clusters are open.
                 self._stack.close()
+                self._folder = None
                 if not ray.is_initialized():
                     with contextlib.ExitStack() as stack:
-                        _connect(ray, address, stack)
+                        self._folder = _connect(ray, address, stack)
                         self._stack = stack.pop_all()
             is_same = address in (None, "auto", self._address)
             rule = f"be that of the other open clusters, {self._address!r}"
             _validation.require(is_same, "address", rule, repr(address))
             self._num_users += 1
         try:
-            yield
+            yield self._folder
         finally:
             with self._lock:
                 self._num_users -= 1
@@ -93,7 +106,9 @@ class _Connection:
 session = _Connection().session
 
 
-def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
+def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str | None:
+    """Joins or starts Ray; returns the folder of a Ray that is started, or None."""
+    folder = None
     if address is None:
         log.info("starting Ray on this machine")
     else:
@@ -103,11 +118,17 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
     if address is None:
         # A Ray in a folder of its own is not found by `ray.init(address="auto")`. The
         # folder of a killed process stays, because its owner cannot be determined.
-        folder = tempfile.TemporaryDirectory(
+        temporary = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
-        settings |= {"address": "local", "_temp_dir": stack.enter_context(folder)}
+        folder = stack.enter_context(temporary)
+        settings |= {"address": "local", "_temp_dir": folder}
         settings |= {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
+        settings["_system_config"] = {
+            name: value
+            for name, value in _SYSTEM_CONFIG.items()
+            if f"RAY_{name}" not in os.environ
+        }
     else:
         check_address(address)
     stack.callback(ray.shutdown)
@@ -119,6 +140,7 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
         ray.init(**settings)
     if signal.getsignal(signal.SIGTERM) != handler:
         signal.signal(signal.SIGTERM, handler)
+    return folder
 
 
 def _imported_for_loopback() -> Any:
@@ -160,11 +182,16 @@ def check_address(address: str) -> None:
         raise ConnectionError(why) from error
 
 
-def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if Ray lacks resources: its workers would wait forever."""
+def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the resources that the options of an actor claim, without zeros."""
     claims = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus")}
     claims |= {"memory": options.get("memory"), **(options.get("resources") or {})}
-    claims = {name: amount for name, amount in claims.items() if amount}
+    return {name: amount for name, amount in claims.items() if amount}
+
+
+def check_resources(num_actors: int, options: Mapping[str, Any]) -> None:
+    """Raises ValueError if Ray lacks resources: its actors would wait forever."""
+    claims = claimed_resources(options)
     if not claims:
         return
     nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
@@ -173,5 +200,5 @@ def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
         int(min(own.get(name, 0) / claims[name] for name in claims) + 1e-6)
         for own in nodes
     )
-    rule = f"have room for {num_workers} actors that claim {claims} each"
-    _validation.require(room >= num_workers, "the cluster", rule, f"room for {room}")
+    rule = f"have room for {num_actors} actors that claim {claims} each"
+    _validation.require(room >= num_actors, "the cluster", rule, f"room for {room}")

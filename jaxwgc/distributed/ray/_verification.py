@@ -14,7 +14,13 @@ from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified, Verdict
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._messages import sent
-from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Task, Worker, project
+from jaxwgc.distributed.ray._worker import (
+    PROJECTION_DIM,
+    Assignment,
+    Task,
+    Worker,
+    project,
+)
 
 
 class QueriedWorkers(Protocol):
@@ -79,7 +85,7 @@ class PartCopies:
             data = sent(self._task.load(int(part)))
         held = np.array([part])
         if self._worker is None:
-            self._worker = Worker(0, held, row, None, self._task)
+            self._worker = Worker(Assignment(0, held, row), self._task)
             self._worker.prepare([data])
         self._worker.held = held
         self._worker.rows = row

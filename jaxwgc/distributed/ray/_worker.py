@@ -43,7 +43,8 @@ PROJECTION_DIM = 64
 # Variables that set the number of threads.
 _THREAD_VARIABLES = "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 # Settings of JAX that workers take over from the coordinator.
-SHARED_SETTINGS = "jax_enable_x64", "jax_default_prng_impl", "jax_compilation_cache_dir"
+COMPILATION_CACHE = "jax_compilation_cache_dir"
+SHARED_SETTINGS = "jax_enable_x64", "jax_default_prng_impl", COMPILATION_CACHE
 
 
 class Task(NamedTuple):
@@ -80,24 +81,63 @@ class Task(NamedTuple):
     has_queries: bool = False
 
 
-class Worker:
-    """Holds the parts of one worker, and nothing else of the data."""
+class Assignment(NamedTuple):
+    """What one worker has, and the others have not.
 
-    def __init__(
-        self, worker: int, held: np.ndarray, rows: np.ndarray, parts: Any, task: Task
-    ):
-        self.worker = worker
-        self.held = held
-        self.rows = rows
+    Attributes:
+      worker: Index of the worker.
+      held: Indices of its parts, int (num_held,).
+      rows: Rows of the code for these parts, (num_messages, num_held * num_segments).
+      parts: References to its parts, or None if the worker loads them.
+    """
+
+    worker: int
+    held: np.ndarray
+    rows: np.ndarray
+    parts: Any = None
+
+
+class Worker:
+    """Holds the parts of one worker, and nothing else of the data.
+
+    Args:
+      assignment: `Assignment` of the worker; None in a spare process, which gets it at
+        its start.
+      task: `Task` of all workers. Ray's actors get a list with a reference to it.
+    """
+
+    def __init__(self, assignment: Assignment | None, task: Task):
         self.task = task
-        self._given = parts
+        self._name = "spare worker"
+        if assignment is not None:
+            self._name = f"worker {assignment.worker}"
+            self._assign(assignment)
 
     def __repr__(self) -> str:
         """Returns the prefix of the worker's output, for Ray."""
-        return f"worker {self.worker}"
+        return self._name
 
-    def start(self) -> Ready:
-        """Loads the parts and compiles; errors here come from data or loss."""
+    def _assign(self, assignment: Assignment) -> None:
+        self.worker = assignment.worker
+        self.held = assignment.held
+        self.rows = assignment.rows
+        self._given = assignment.parts
+
+    def warm_up(self) -> int:
+        """Imports what a worker needs, without an assignment; returns its process."""
+        self._set_up_process()
+        if os.environ.get("JAX_PLATFORMS") == "cpu":
+            jnp.zeros(1).block_until_ready()
+        return os.getpid()
+
+    def start(self, assignment: Assignment | None = None) -> Ready:
+        """Loads the parts and compiles; errors here come from data or loss.
+
+        Args:
+          assignment: `Assignment` of a spare process that becomes a worker.
+        """
+        if assignment is not None:
+            self._assign(assignment)
         self._set_up_process()
         parts = self._load()
         self.prepare(parts)
@@ -113,10 +153,11 @@ class Worker:
             # is frozen.
             set_parent_death_signal = 1
             ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if not isinstance(self.task, Task):
+        task = self.task
+        if not isinstance(task, Task):
             # The task is unpickled here, so that an error of the user's modules is
-            # reported like others.
-            [self.task] = find_ray().get(self.task)
+            # reported like others. Two threads may do it at once in a spare process.
+            [self.task] = find_ray().get(task)
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
 
@@ -279,19 +320,17 @@ class PartWorker(Worker):
     for it: only for the next report.
     """
 
-    def __init__(
-        self, worker: int, held: np.ndarray, rows: np.ndarray, parts: Any, task: Task
-    ):
-        super().__init__(worker, held, rows, parts, task)
+    def __init__(self, assignment: Assignment | None, task: Task):
+        super().__init__(assignment, task)
         # The lock of the state below, which all threads share.
         self._changed = threading.Condition()
         self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
         self._num_calls = 0
         self._error: WorkerError | None = None
 
-    def start(self) -> Ready:
+    def start(self, assignment: Assignment | None = None) -> Ready:
         """Loads the parts, compiles, and starts the thread that computes."""
-        ready = super().start()
+        ready = super().start(assignment)
         self.start_thread()
         return ready
 
@@ -482,7 +521,7 @@ class PartWorker(Worker):
 
 def actor_class(kind: type[Worker]) -> type:
     """Returns the class of Ray's actors; each method raises only `WorkerError`."""
-    names = ("start", "compute", "report", "answer", "project", "stop")
+    names = ("warm_up", "start", "compute", "report", "answer", "project", "stop")
     methods = {
         name: reporting(getattr(kind, name)) for name in names if hasattr(kind, name)
     }

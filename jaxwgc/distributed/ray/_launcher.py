@@ -1,0 +1,179 @@
+"""Processes of workers: how they are started, and a spare one that is ready."""
+
+import contextlib
+import operator
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.distributed.ray._messages import Layout
+from jaxwgc.distributed.ray._session import find_ray, log
+from jaxwgc.distributed.ray._worker import (
+    Assignment,
+    PartWorker,
+    Task,
+    Worker,
+    actor_class,
+    environment,
+)
+
+# Maximum number of calls of a worker without a response.
+MAX_CALLS = 4
+# Seconds in which a spare process must respond before it is used; it takes milliseconds
+# on an idle machine, and the round waits for it meanwhile.
+_SECONDS_TO_RESPOND = 1.0
+
+
+class Launches(Protocol):
+    """Starts the processes of workers."""
+
+    def launch(self, worker: int) -> tuple[Any, Any]:
+        """Returns the actor of a worker, and the task of its start."""
+        ...
+
+    def prepare_spare(self) -> None:
+        """Starts a spare process if there should be one, and is none."""
+        ...
+
+    def end_spare(self) -> None:
+        """Ends the spare process if there is one."""
+        ...
+
+
+class Launcher:
+    """Starts the processes of workers, and keeps a spare one for the next loss.
+
+    The spare process has imported JAX and the modules of the loss. It holds no data
+    until it takes the place of a worker, whose parts it then loads. If it has ended or
+    does not respond, a new process is started instead, as without a spare one.
+
+    Args:
+      code: Gradient code, with the parts of each worker.
+      layout: Shapes of the messages.
+      task: Task of all workers.
+      parts: Pytree, leaves (num_parts, ...), or None if workers load them.
+      options: Options of Ray's actors.
+      has_spare: Whether to keep a spare process.
+    """
+
+    def __init__(
+        self,
+        code: GradientCode,
+        layout: Layout,
+        task: Task,
+        parts: Any,
+        options: Mapping[str, Any],
+        *,
+        has_spare: bool,
+    ):
+        ray = find_ray()
+        # Ray does not unpickle what is referred to from a list: see `Worker.warm_up`.
+        self._task = [ray.put(task)]
+        self._assignments = _assignments(code, layout, parts)
+        remote = ray.remote(max_restarts=0, max_task_retries=0)
+        kind = Worker if code.messages_per_worker == 1 else PartWorker
+        self._remote = remote(actor_class(kind)).options(**_options(code, options))
+        self._has_spare = has_spare
+        self._spare: Any = None
+        # Task that returns the process of the spare actor once it is ready.
+        self._warm_up: Any = None
+
+    def launch(self, worker: int) -> tuple[Any, Any]:
+        """Returns the actor of a worker, and the task of its start."""
+        assignment = self._assignments[worker]
+        spare = self._take_spare()
+        if spare is not None:
+            log.info("a spare process takes the place of worker %d", worker)
+            return spare, spare.start.remote(assignment)
+        actor = self._remote.remote(assignment, self._task)
+        return actor, actor.start.remote()
+
+    def prepare_spare(self) -> None:
+        """Starts a spare process if there should be one, and is none."""
+        if self._has_spare and self._spare is None:
+            self._spare = self._remote.remote(None, self._task)
+            self._warm_up = self._spare.warm_up.remote()
+
+    def end_spare(self) -> None:
+        """Ends the spare process if there is one."""
+        if self._spare is None:
+            return
+        pid = None
+        ray = find_ray()
+        # If Ray has already ended, a call of Ray would start a new instance.
+        if ray.is_initialized():
+            with contextlib.suppress(Exception):
+                pid = ray.get(self._warm_up, timeout=0)
+        end_process(self._spare, pid)
+        self._spare = None
+
+    def _take_spare(self) -> Any:
+        """Returns the spare actor, or None if it cannot be used."""
+        if self._spare is None:
+            return None
+        if not self._can_be_used():
+            log.warning("the spare process has ended or does not respond")
+            self.end_spare()
+        spare = self._spare
+        self._spare = None
+        return spare
+
+    def _can_be_used(self) -> bool:
+        """Returns whether the spare process responds, or is still being started."""
+        ray = find_ray()
+        ready, _ = ray.wait([self._warm_up], timeout=0)
+        if not ready:
+            return True
+        try:
+            ray.get(self._warm_up, timeout=0)
+            ray.get(self._spare.warm_up.remote(), timeout=_SECONDS_TO_RESPOND)
+        except Exception:
+            return False
+        return True
+
+
+def end_process(actor: Any, pid: int | None) -> None:
+    """Ends an actor, and kills its process, which may be frozen, if it is known."""
+    # If Ray has already ended, a call of Ray would start a new instance.
+    if find_ray().is_initialized():
+        with contextlib.suppress(Exception):
+            find_ray().kill(actor, no_restart=True)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _assignments(code: GradientCode, layout: Layout, parts: Any) -> list[Assignment]:
+    """Returns the assignment of each worker; parts are put in Ray's object store."""
+    ray = find_ray()
+    references = None
+    if parts is not None:
+        references = [
+            ray.put(jax.tree.map(operator.itemgetter(part), parts))
+            for part in range(code.num_parts)
+        ]
+    matrix = np.asarray(code.encoding_matrix).reshape(
+        code.num_workers, code.messages_per_worker, code.num_parts, -1
+    )
+    assignments = []
+    for worker in range(code.num_workers):
+        held = layout.held[worker]
+        rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
+        own = None if references is None else [references[part] for part in held]
+        assignments.append(Assignment(worker, held, rows, own))
+    return assignments
+
+
+def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of Ray's actors, with the environment of a worker."""
+    runtime = dict(options.get("runtime_env", {}))
+    runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
+    options = {**options, "runtime_env": runtime}
+    if code.messages_per_worker > 1:
+        options = {"max_concurrency": 2 * MAX_CALLS, **options}
+    return options
