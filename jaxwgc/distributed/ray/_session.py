@@ -25,11 +25,9 @@ _LOOPBACK = "127.0.0.1"
 # Ray's documented switch between one machine and clusters.
 _CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # Settings of a Ray of our own; a variable of the environment, `RAY_` and the name,
-# precedes. By default, Ray lowers the priority of its workers by 15: beside three busy
-# processes on two cores, the first step of six workers then took 57 seconds instead of
-# 17. Processes that Ray starts in advance lack the environment of workers, so no worker
-# would use them.
-_SYSTEM_CONFIG = {"worker_niceness": 0, "prestart_worker_first_driver": False}
+# precedes. By default, Ray lowers the priority of its workers by 15, so that they
+# hardly run beside other busy processes.
+_SYSTEM_CONFIG = {"worker_niceness": 0}
 # Parent of the temporary folder: /tmp, like Ray's own, because paths of sockets must be
 # short.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
