@@ -226,6 +226,14 @@ def test_undecodable_rounds_say_how_long_and_why_they_waited():
     assert why.endswith("the round ended after 2.5 s: the waiting rule ended it")
 
 
+def test_round_of_all_workers_above_the_tolerance_misses_no_worker():
+    world = World(message_fleet(ends=lambda times: 2.5))
+    found = world.run(by_worker(3, 3, 3, 3, 3))._replace(received=np.ones(5, bool))
+    why = world.fleet.why_undecodable(found)
+    assert why.startswith("all workers responded, and the residual of their messages")
+    assert "missing" not in why
+
+
 def test_newest_trouble_is_told(caplog):
     """A worker dies, and its replacement sends NaN, which is said once."""
     world = World(single_fleet())
