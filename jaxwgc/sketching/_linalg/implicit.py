@@ -93,17 +93,16 @@ def solve_augmented(
     If X is rank-deficient, it applies the pseudo-inverse, which ignores the part of
     offset in the null space of X.
     """
-    num_rows = matrix.shape[0]
 
-    def apply(unknowns: Array) -> Array:
-        residual, solution = jnp.split(unknowns, [num_rows])
+    def apply(unknowns: tuple[Array, Array]) -> tuple[Array, Array]:
+        residual, solution = unknowns
         gradient = matrix.rmv(residual)
         if ridge is not None:
             gradient -= ridge * solution
-        return jnp.concatenate([residual + matrix.mv(solution), gradient])
+        return residual + matrix.mv(solution), gradient
 
-    def solve(_, right_hand_side: Array) -> Array:
-        target, offset = jnp.split(right_hand_side, [num_rows])
+    def solve(_, right_hand_side: tuple[Array, Array]) -> tuple[Array, Array]:
+        target, offset = right_hand_side
         scale = factors.scale
         root = None if ridge is None else jnp.sqrt(ridge)
         tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
@@ -125,11 +124,11 @@ def solve_augmented(
             pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).x
             x = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS).x
         solution = scaled(scale, x) / unit
-        return jnp.concatenate([target - matrix.mv(solution), solution])
+        return target - matrix.mv(solution), solution
 
-    # Both are joined to one vector, since JAX can only transpose a solve that is linear
-    # in all of its right-hand side.
-    right_hand_side = jnp.concatenate([target, offset])
-    unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
-    residual, solution = jnp.split(unknowns, [num_rows])
-    return residual, solution
+    # JAX can only transpose a solve that is linear in all of its right-hand side. So
+    # each part depends on the other part, by zero times its sum.
+    linked_target = target + jnp.where(False, jnp.sum(offset, axis=0), 0)
+    linked_offset = offset + jnp.where(False, jnp.sum(target, axis=0), 0)
+    right_hand_side = linked_target, linked_offset
+    return lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)

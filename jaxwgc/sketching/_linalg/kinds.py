@@ -76,8 +76,7 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
     target = _checks.right_hand_side(target, values.shape)
     dtype = jnp.promote_types(values.dtype, target.dtype)
     rows = _matrix_of_values("matrix", values.astype(dtype))
-    target = target.astype(dtype)
-    return rows, rows.place(target) if isinstance(rows, Sharded) else target
+    return rows, target.astype(dtype)
 
 
 def _values_of(name: str, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Least squares by conjugate gradients, preconditioned by factors."""
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -92,11 +93,8 @@ class Refinement(NamedTuple):
         def is_open(state: State) -> Array:
             return jnp.any(state.monitor.is_running(max_iterations))
 
-        def step(state: State) -> State:
-            is_running = state.monitor.is_running(max_iterations)
-            return select(is_running, self._step(state, row_space), state)
-
         start = self._start(max_iterations)
+        step = functools.partial(self._step, row_space, max_iterations)
         state = self.matrix.while_loop(is_open, step, start)
         x = jnp.where(state.is_solved, state.point.x, state.best_x)
         return state._replace(point=state.point._replace(x=x))
@@ -128,8 +126,11 @@ class Refinement(NamedTuple):
             monitor=Monitor.init(jnp.sqrt(squared), max_iterations, is_solved),
         )
 
-    def _step(self, state: State, row_space: Array) -> State:
-        """Takes a step of conjugate gradients from a recomputed residual."""
+    def _step(self, row_space: Array, max_iterations: int, state: State) -> State:
+        """Takes a step of conjugate gradients from a recomputed residual.
+
+        Systems whose iterations have ended keep their state.
+        """
         factors = self.factors
         direction = factors.direction(state.cg.p, row_space)
         # The pass over X is at a point near the end of the step, so that the residual
@@ -154,7 +155,7 @@ class Refinement(NamedTuple):
         # The second step makes a direct solution as accurate as a refined one.
         is_late = (state.monitor.iteration > 0) | jnp.all(s == 0, axis=0)
         is_better = error < state.least_error
-        return State(
+        moved = State(
             point=point,
             s=s,
             cg=select(is_replaced, restarted, updated),
@@ -168,6 +169,7 @@ class Refinement(NamedTuple):
                 jnp.sqrt(point.squared), criteria, may_stop=is_replaced & is_late
             ),
         )
+        return select(state.monitor.is_running(max_iterations), moved, state)
 
     def _is_replaced(
         self, point: Point, updated: CGState, replaced_gamma: Array

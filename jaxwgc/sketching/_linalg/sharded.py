@@ -44,14 +44,6 @@ class Sharded(RowMatrix):
     def dtype(self):
         return self.array.dtype
 
-    @property
-    def _by_rows(self) -> PartitionSpec:
-        return PartitionSpec(self.axes)
-
-    def place(self, target: Array) -> Array:
-        """Shards the rows of a target like those of X."""
-        return jax.device_put(target, NamedSharding(self.mesh, self._by_rows))
-
     def mv(self, vector):
         def on_each(own: Dense, along: Any, vector: Array) -> Array:
             del along
@@ -107,6 +99,7 @@ class Sharded(RowMatrix):
           args: A pytree of arrays that all devices share.
           is_summed: Whether to sum results over devices. Otherwise, they have N rows.
         """
+        by_rows = PartitionSpec(self.axes)
 
         def on_each(own: Array, along: Any, args: Any) -> Any:
             result = function(Dense(own), along, args)
@@ -115,10 +108,11 @@ class Sharded(RowMatrix):
         run = jax.shard_map(
             on_each,
             mesh=self.mesh,
-            in_specs=(self._by_rows, self._by_rows, _EVERYWHERE),
-            out_specs=_EVERYWHERE if is_summed else self._by_rows,
+            in_specs=(by_rows, by_rows, _EVERYWHERE),
+            out_specs=_EVERYWHERE if is_summed else by_rows,
             # Loops start from zeros, which are equal on all devices, and end with
             # values that differ, which the check would reject.
             check_vma=False,
         )
+        along = jax.device_put(along, NamedSharding(self.mesh, by_rows))
         return run(self.array, along, args)
