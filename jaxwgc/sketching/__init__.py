@@ -20,7 +20,7 @@ from jaxwgc.sketching._embeddings._hadamard_transform import srht
 from jaxwgc.sketching._embeddings._sparse_matrices import count_sketch, sparse_sign
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.factors import NumericalRank
-from jaxwgc.sketching._linalg.kinds import LinearOperator
+from jaxwgc.sketching._linalg.linear_operator import LinearOperator
 from jaxwgc.sketching._samplers._partitions import (
     PartitionSample,
     drop_last_distinct,

@@ -1,8 +1,7 @@
 """Checks and conversions of arguments for all of sketching."""
 
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,16 @@ from jaxwgc._arrays import (
     promoted,
 )
 from jaxwgc._validation import require
-from jaxwgc.sketching._linalg.factors import rank_cutoff
+
+
+class HasDtype(Protocol):
+    """An array, or a pytree of arrays that are one matrix."""
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+T = TypeVar("T", bound=HasDtype)
 
 # End of the error message of functions that do not support sparse matrices.
 _TAKERS = (
@@ -201,66 +209,27 @@ def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
     require(largest < number, name, "be what the sample was drawn from", given)
 
 
-def with_cutoff(
-    array: Any, rcond: Any, default: Any = rank_cutoff, shape: Any = None
-) -> tuple[Any, Array]:
-    """Returns the matrix, and the cutoff `rcond` or its default in the matrix's dtype.
+def with_cutoff(array: T, rcond: Any, default: float) -> tuple[T, Array]:
+    """Returns an array or matrix, and the cutoff `rcond` or its default in its dtype.
 
-    If a traced `rcond` is not in [0, 1), it becomes NaN, and so does the result.
+    If a traced `rcond` is not in [0, 1), the array becomes NaN, and so does the result.
     """
     dtype = array.dtype
     if rcond is None:
-        rcond = default(array.shape if shape is None else shape, dtype)
-        return array, scalar(rcond, dtype)
+        return array, scalar(default, dtype)
     _validation.check_number("rcond", rcond, minimum=0)
-    if _validation.is_traced(rcond):
-        if not isinstance(array, Array) and not is_sparse(array):
-            _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
-        is_right = (rcond >= 0) & (rcond < 1)
-        array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
-    else:
+    if not _validation.is_traced(rcond):
         require(rcond < 1, "rcond", "be less than 1", rcond)
-    return array, scalar(rcond, dtype)
+        return array, scalar(rcond, dtype)
+    if not jax.tree.leaves(array):
+        _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
+    is_right = (rcond >= 0) & (rcond < 1)
 
+    def poisoned(leaf: Array) -> Array:
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(is_right, leaf, jnp.nan) if is_float else leaf
 
-def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
-    """Warns if the precision of the computation has reduced the rank of a matrix.
-
-    Args:
-      given: The matrix passed by the caller.
-      matrix: The converted matrix.
-      rank: The computed numerical rank, one per target of a solver, or scores that sum
-        to the rank.
-    """
-    if not isinstance(matrix, Array) or _validation.is_traced(given, matrix, rank):
-        return
-    shape = matrix.shape
-    dtype = matrix.dtype
-    # NumPy is used, since JAX would compile programs.
-    ranks = np.asarray(rank)
-    rank = ranks.max() if ranks.dtype.kind == "i" else np.round(ranks.sum(dtype=float))
-    if not rank < min(shape):
-        return
-    message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
-    if getattr(given, "dtype", dtype) == np.float64 != dtype:
-        norms = np.linalg.norm(given, axis=0)
-        rtol = rank_cutoff(shape, np.dtype(float))
-        scaled = given / np.where(norms > 0, norms, 1)
-        exact = np.linalg.matrix_rank(scaled, rtol=rtol)
-        if exact > rank:
-            warnings.warn(
-                f"{message}, but of {exact} in float64, in which it was given; enable "
-                "x64, e.g. by jax.config.update('jax_enable_x64', True)",
-                stacklevel=3,
-            )
-    sizes = np.abs(np.asarray(matrix)).max(axis=1)
-    usual = np.median(sizes[sizes > 0]) if sizes.any() else 0
-    if usual < rank_cutoff(shape, dtype) * sizes.max():
-        warnings.warn(
-            f"{message}, and rows of very different norm: beside entries of "
-            f"{sizes.max():.2g}, those of most rows are rounding; scale the rows",
-            stacklevel=3,
-        )
+    return jax.tree.map(poisoned, array), scalar(rcond, dtype)
 
 
 # Probabilities.

@@ -94,12 +94,21 @@ class Embedding(abc.ABC):
         raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
 
     def _draw(self) -> Any:
-        """Draws the random arguments of `_apply_to_part(arrays, drawn, start)`.
-
-        The latter multiplies the columns of S from `start` on by rows of arrays.
-        """
+        """Draws the random argument of `_apply_to_part`."""
         rule = "be count_sketch or sparse_sign for Blocks and sharded rows"
         raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
+
+    def _apply_to_part(
+        self, arrays: list[Array], drawn: Any, start: Array | None
+    ) -> list[Array]:
+        """Multiplies columns of S by rows of arrays.
+
+        Args:
+          arrays: Some rows of each array.
+          drawn: The result of `_draw`.
+          start: The first column of S, int. None if the arrays have all rows.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> Array:

@@ -1,29 +1,22 @@
 """Matrices in blocks of rows, read once per pass."""
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from jaxwgc._arrays import is_sparse, next_power_of_two, product
+from jaxwgc._arrays import is_sparse, next_power_of_two
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.factors import factors_of
-from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of
 
 _CHUNK_BYTES = 2**25
 # Largest relative difference between fingerprints of equal chunks in two passes.
 _SAME = 1e-5
 # Rows per sparse product: longer sums would lose digits in float32.
-_SPARSE_ROWS = 8192
+SPARSE_ROWS = 8192
 # Threads for sparse products, since each SciPy product uses one thread.
-_NUM_THREADS = min(os.cpu_count() or 1, 8)
+NUM_THREADS = min(os.cpu_count() or 1, 8)
 
 
 class Blocks:
@@ -84,17 +77,14 @@ class Blocks:
             yield rows
 
 
-def _is_matrix(value: Any) -> bool:
-    return is_sparse(value) or getattr(value, "ndim", None) == 2
-
-
-class BlockRows(Rows):
+class Chunks:
     """The rows of `Blocks`, in chunks of equal size and equal content in every pass.
 
-    Sums over chunks are in float64, in any mode.
+    Attributes:
+      shape: (N, p).
+      dtype: The dtype of the chunks.
+      largest: The largest absolute value in the first chunk.
     """
-
-    is_on_host = True
 
     def __init__(self, blocks: Blocks):
         self._blocks = blocks
@@ -103,94 +93,15 @@ class BlockRows(Rows):
         first: Any = next(self._read(), [None])
         chunk = first[0]
         require(chunk is not None, "blocks", "have at least one row", "none")
-        self.dtype = jnp.dtype(chunk.dtype)
-        self._largest = np.abs(chunk.data if is_sparse(chunk) else chunk).max(initial=0)
+        self.dtype = np.dtype(chunk.dtype)
+        values = chunk.data if is_sparse(chunk) else chunk
+        self.largest = np.abs(values).max(initial=0)
         num_rows = blocks.num_rows
         if num_rows is None:
             num_rows = sum(block.shape[0] for block in blocks)
         self.shape = num_rows, chunk.shape[1]
 
-    def sum(self, function, *args, along=()):
-        sums: Any = None
-        for _, chunk, slices in self._dense_chunks(along):
-            sums = _added(sums, _chunk_sum(chunk, slices, args, function))
-        return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
-
-    def products(self, basis: Array, scale: Array) -> Array:
-        """Computes `Rows.products`, by SciPy for sparse blocks."""
-        sums: Any = None
-        for start, chunk, _ in self._chunks():
-            if is_sparse(chunk):
-                image = _sparse_image(chunk, np.asarray(scale), basis)
-            else:
-                image = np.asarray(_chunk_sum(chunk, (), (scale, basis), image_of))
-            given = f"rows from {start} on that are far larger than the first ones"
-            require(np.isfinite(image).all(), "blocks", "not overflow", given)
-            sums = _added(sums, image)
-        return jnp.asarray(sums, self.dtype)
-
-    def largest(self):
-        """Returns the largest absolute value of the first chunk, (1,)."""
-        return jnp.asarray([self._largest])
-
-    def norms_of(self, basis, scale):
-        basis = np.asarray(basis)
-        scale = np.asarray(scale)
-        norms = []
-        for _, chunk, size in self._chunks():
-            if is_sparse(chunk):
-                rows = chunk @ (scale * basis.T).T
-            else:
-                rows = (chunk * scale) @ basis
-            norms.append(np.sum(rows**2, axis=1)[:size])
-        return np.concatenate(norms)
-
-    def sketch(self, embedding, *along):
-        drawn = _drawn(embedding)
-        sums = []
-        for start, chunk, slices in self._dense_chunks(along):
-            parts = _chunk_sketch(embedding, [chunk, *slices], drawn, start)
-            sums = _added(sums or None, parts)
-        return [jnp.asarray(total, self.dtype) for total in sums]
-
-    def triangle(self, scale):
-        nothing = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
-        return self.triangle_and_products(nothing)[0] * scale
-
-    def triangle_and_products(self, target: Any) -> list[Array]:
-        """Computes R of X = QR, Xᵀy and yᵀy in one pass over the rows."""
-        num_columns = self.shape[1]
-        sums = None
-        folded = np.zeros((0, num_columns))
-        for _, chunk, (some,) in self._dense_chunks((target,)):
-            own, *products = _chunk_factor(chunk, some)
-            sums = _added(sums, products)
-            folded = np.concatenate([folded, np.asarray(own, float)])
-            if len(folded) > 2 * num_columns:
-                folded = np.linalg.qr(folded, mode="r")
-        parts: Any = np.linalg.qr(folded, mode="r"), *(sums or ())
-        return [jnp.asarray(part, self.dtype) for part in parts]
-
-    def times(self, vector):
-        vector = np.asarray(vector)
-        images = [(chunk @ vector)[:size] for _, chunk, size in self._chunks()]
-        return jnp.asarray(np.concatenate(images))
-
-    def transposed_times(self, vector):
-        return self.sum(_transposed_times, along=(vector,))
-
-    def while_loop(self, is_open, step, state):
-        while is_open(state):
-            state = step(state)
-        return state
-
-    def _dense_chunks(self, along: Any) -> Iterator[tuple[int, Any, list[np.ndarray]]]:
-        """Yields the start of each chunk, the dense chunk, and rows of other arrays."""
-        for start, chunk, size in self._chunks():
-            slices = [_padded(array[start : start + size], chunk) for array in along]
-            yield start, _dense(chunk), slices
-
-    def _chunks(self) -> Iterator[tuple[int, Any, int]]:
+    def __iter__(self) -> Iterator[tuple[int, Any, int]]:
         """Yields the start of each chunk, the chunk, and its size without padding.
 
         Raises:
@@ -234,9 +145,9 @@ class BlockRows(Rows):
             dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
             if is_sparse(block):
                 block = block.astype(dtype, copy=False)
-                size = _SPARSE_ROWS * _NUM_THREADS
+                size = SPARSE_ROWS * NUM_THREADS
                 for start in range(0, block.shape[0], size):
-                    part = _some_rows(block, start, start + size)
+                    part = some_rows(block, start, start + size)
                     yield part, part.shape[0]
                 continue
             if not buffer.size:
@@ -264,32 +175,12 @@ class BlockRows(Rows):
             yield buffer[:padded], filled
 
 
-def _some_rows(matrix: Any, start: int, stop: int) -> Any:
+def some_rows(matrix: Any, start: int, stop: int) -> Any:
     """Slices rows of a CSR matrix without a copy, unlike the slices of SciPy."""
     starts = matrix.indptr[start : stop + 1]
     of_entries = slice(starts[0], starts[-1])
     parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
     return type(matrix)(parts, shape=(len(starts) - 1, matrix.shape[1]))
-
-
-def _transposed_times(block: Array, vector: Array) -> Array:
-    return product(block.T, vector)
-
-
-def _dense(chunk: Any) -> Any:
-    return chunk.toarray() if is_sparse(chunk) else chunk
-
-
-def _padded(array: Any, chunk: Any) -> np.ndarray:
-    """Pads rows of an array with zeros to the number of rows of a chunk."""
-    array = np.asarray(array)
-    missing = chunk.shape[0] - len(array)
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-
-
-def _added(sums: Any, parts: Any) -> Any:
-    parts = jax.tree.map(lambda part: np.asarray(part, float), parts)
-    return parts if sums is None else jax.tree.map(np.add, sums, parts)
 
 
 def _check_finite(chunk: Any, start: int) -> None:
@@ -312,48 +203,5 @@ def _fingerprint(rows: Any) -> np.ndarray:
         return np.array([weights @ roots, np.linalg.norm(roots)])
 
 
-@functools.partial(jax.jit, static_argnames="function")
-def _chunk_sum(chunk: Array, slices: Any, args: Any, function: Any) -> Any:
-    return DenseRows(chunk).sum(function, *args, along=tuple(slices))
-
-
-@jax.jit
-def _chunk_factor(chunk: Array, target: Array) -> tuple[Array, ...]:
-    """Returns R with RᵀR = XᵀX of a chunk, and the Xᵀy and yᵀy of the chunk.
-
-    R is square but not triangular. It is computed by Gram matrices, which are far
-    faster than QR and as accurate.
-    """
-    rows = DenseRows(chunk)
-    factors = factors_of(rows, None, 0.0)
-    vectors = factors.vectors / factors.scale[:, None]
-    factor = factors.singular_values[:, None] * vectors.T
-    # In a column of zeros, the computed factor is rounding alone, and is removed.
-    factor = jnp.where(jnp.any(chunk != 0, axis=0), factor, 0)
-    pulled = rows.sum(_transposed_times, along=(target,))
-    return factor, pulled, jnp.sum(target**2, axis=0)
-
-
-@jax.jit
-def _drawn(embedding: Any) -> Any:
-    return embedding._draw()
-
-
-@jax.jit
-def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: Array) -> Any:
-    return embedding._apply_to_part(arrays, drawn, start)
-
-
-def _sparse_image(chunk: Any, scale: Any, basis: Array) -> np.ndarray:
-    """Computes `image_of` a sparse chunk by SciPy, in time linear in its entries."""
-    scaled = np.asarray(basis) * scale
-
-    def of_some(start: int) -> np.ndarray:
-        some = _some_rows(chunk, start, start + _SPARSE_ROWS)
-        with np.errstate(over="ignore", invalid="ignore"):
-            rows = some @ scaled
-            return np.concatenate([(some.T @ rows) * scale, rows.T @ rows])
-
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        starts = range(0, chunk.shape[0], _SPARSE_ROWS)
-        return np.sum([*threads.map(of_some, starts)], axis=0, dtype=np.float64)
+def _is_matrix(value: Any) -> bool:
+    return is_sparse(value) or getattr(value, "ndim", None) == 2

@@ -9,16 +9,16 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._arrays import product
+from jaxwgc.sketching._linalg.matrix import QRMatrix, RowMatrix
 from jaxwgc.sketching._linalg.rows import (
-    DenseRows,
-    Rows,
-    constant,
-    ridge_rows,
+    column_scale,
+    diagonal,
+    gram,
     safe,
     scaled,
-    sum_with_ridge,
     triangle,
+    unit_scale,
 )
 
 # Singular values within this factor of the cutoff make a rank ambiguous.
@@ -62,12 +62,12 @@ def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> Numerica
     return NumericalRank(rank, jnp.any(is_near) | ~finite)
 
 
-def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
+def rank_cutoff(shape: tuple[int, ...], dtype: Any) -> float:
     """Returns the default cutoff of singular values for scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
 
 
-def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
+def solver_cutoff(shape: tuple[int, ...], dtype: Any) -> float:
     """Returns the default cutoff of singular values for solvers, just above rounding.
 
     In rank-deficient matrices of up to half a million rows, the factorisations of X and
@@ -77,46 +77,6 @@ def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
     return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
 
 
-def gram(rows: Array) -> Array:
-    """Computes the Gram matrix of the columns; symmetry saves a quarter of the work."""
-    half = rows.shape[1] // 2
-    if half < 32:
-        return product(rows.T, rows)
-    upper = product(rows[:, :half].T, rows)
-    corner = product(rows[:, half:].T, rows[:, half:])
-    lower = jnp.concatenate([upper[:, half:].T, corner], axis=1)
-    return jnp.concatenate([upper, lower], axis=0)
-
-
-def scaled_gram(block: Array, scale: Array) -> Array:
-    """Returns the Gram matrix of a block with scaled columns."""
-    return gram(block * scale)
-
-
-def diagonal(matrix: Array) -> Array:
-    """Returns the diagonal as a sum, which compiles faster than `jnp.diagonal`."""
-    return jnp.sum(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0), axis=0)
-
-
-def column_scale(rows: Rows, root: Array | None = None) -> Array:
-    """Returns a power of two per column that scales its largest entry to about 1.
-
-    Scales avoid overflow of squares of finite columns. Powers of two are exact. If X is
-    not finite, neither are the sums of squares of scaled columns.
-    """
-    if rows.is_on_host:
-        # Rows on the host are only factorised by QR, which needs no scales.
-        return jnp.ones(rows.shape[1], rows.dtype)
-    largest = rows.largest()
-    if root is not None:
-        largest = jnp.maximum(largest, root)
-    # A column of zeros is treated like the smallest column. Treated like a large one,
-    # its rounding would count.
-    is_there = largest > 0
-    least = jnp.min(largest, initial=jnp.max(largest), where=is_there)
-    return inverse_power_of_two(jnp.where(is_there, largest, least))
-
-
 class Factors(NamedTuple):
     """Factors V and s of X diag(scale) = U diag(s) Vᵀ, as constants for `jax.grad`.
 
@@ -124,6 +84,7 @@ class Factors(NamedTuple):
       scale: (p,), powers of two that scale the norms of columns to about 1.
       vectors: V, (p, k), zero in the columns of truncated singular values.
       singular_values: s, (k,), in descending order, zero if truncated.
+      inverse: P = V diag(1 / s), (p, k), for which X diag(scale) P = U.
       rank: The number of nonzero singular values, and whether rounding decides it.
       finite: Whether X is finite.
     """
@@ -131,13 +92,9 @@ class Factors(NamedTuple):
     scale: Array
     vectors: Array
     singular_values: Array
+    inverse: Array
     rank: NumericalRank
     finite: Array
-
-    @property
-    def matrix(self) -> Array:
-        """Returns P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
-        return self.vectors / safe(self.singular_values)
 
     @property
     def has_null_space(self) -> Array:
@@ -148,10 +105,6 @@ class Factors(NamedTuple):
     def norm(self) -> Array:
         """Returns the Frobenius norm of X diag(scale)."""
         return safe(jnp.linalg.norm(self.singular_values))
-
-    def in_range(self, gradient: Array) -> Array:
-        """Converts a gradient to coordinates of the residual in the basis X P."""
-        return product(self.matrix.T, gradient)
 
     def null_vector(self) -> Array:
         """Returns a vector in the null space of the factored matrix, or zero.
@@ -169,7 +122,7 @@ class Factors(NamedTuple):
             vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
         return vectors
 
-    def sees_all(self, probe: Array, image: Array, rcond: Array):
+    def sees_all(self, probe: Array, image: Array, rcond: Array) -> Array:
         """Tests whether the sketch contains all directions of X above the cutoff.
 
         The null space of SX contains the null space of X, and all directions of X that
@@ -213,55 +166,39 @@ class Factors(NamedTuple):
 
     def direction(self, in_range: Array, row_space: Array) -> Array:
         """Computes the minimum-norm step that removes a residual, in scaled columns."""
-        step = scaled(self.scale, product(self.matrix, in_range))
+        step = scaled(self.scale, product(self.inverse, in_range))
         return scaled(1 / self.scale, self.in_row_space(step, row_space))
-
-    def row_norms(self, rows: Rows, ridge: Array | None = None) -> Any:
-        """Computes squared row norms of X P: the (ridge) leverage scores of X."""
-        inverse = self.matrix
-        if rows.is_on_host:
-            return np.clip(rows.norms_of(inverse, self.scale), 0, 1)
-        # Derivatives need the Gram matrix, which is computed for them only.
-        matrix = rows.sum(scaled_gram, self.scale)
-        if ridge is not None:
-            matrix += jnp.diag(self.scale * ridge * self.scale)
-        inverse = orthonormaliser_of_gram(inverse, self.vectors, matrix)
-        scores = at_most_one(rows.norms_of(inverse, self.scale))
-        return jnp.where(self.finite, scores, jnp.nan)
 
 
 def factors_of(
-    rows: Rows,
+    matrix: RowMatrix,
     root: Array | None,
     rcond: ArrayLike,
     method: str = "gram",
     threshold: ArrayLike = WELL_CONDITIONED,
-    has_units: bool = True,
 ) -> Factors:
     """Computes the factors of X stacked on `root` I.
 
     Args:
-      rows: X.
+      matrix: X.
       root: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
-      method: "gram" for a tall X, or "qr"; for `Blocks` it is "qr".
+      method: "gram" for a tall X, or "qr". For a streamed matrix, which QR reads once,
+        it is always "qr".
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
-      has_units: Whether columns are scaled to norms near 1.
     """
-    scale = column_scale(rows, root)
-    if not has_units:
-        scale = jnp.full(scale.shape, jnp.min(scale))
-    if method == "gram" and not rows.is_on_host:
-        return _of_gram(rows, root, rcond, threshold, (scale, has_units))
-    small = rows.triangle(scale)
-    return factors_of_small(small, rcond, scale, root, has_units=has_units)
+    if method == "gram" and not matrix.is_streamed:
+        return gram_factors(matrix, root, rcond, threshold)
+    assert isinstance(matrix, QRMatrix)
+    small = lax.stop_gradient(matrix).triangle(root)
+    return factors_of_small(small.factor, rcond, small.scale, root)
 
 
 @functools.partial(jax.jit, static_argnames="has_units")
 def factors_of_small(
     small: Array,
     rcond: ArrayLike,
-    scale: ArrayLike = 1.0,
+    scale: Array | float = 1.0,
     root: Array | None = None,
     *,
     has_units: bool = True,
@@ -269,25 +206,30 @@ def factors_of_small(
     """Computes factors from R or a sketch of X diag(scale), stacked on `root` I."""
     small = lax.stop_gradient(small)
     if root is not None:
-        pulled = ridge_rows(small.shape[1], root) * scale
-        small = jnp.concatenate([small, pulled])
-    first = column_scale(DenseRows(small))
+        ridge_rows = root * jnp.eye(small.shape[1], dtype=root.dtype)
+        small = jnp.concatenate([small, ridge_rows * scale])
+    first = column_scale(jnp.max(jnp.abs(small), axis=0))
     squares = jnp.sum((small * first) ** 2, axis=0)
     finite = jnp.isfinite(squares).all()
     unit = jnp.ones_like(squares)
-    scale = scale * jnp.ones_like(squares)
+    scales = scale * jnp.ones_like(squares)
     if has_units:
-        unit = first * _unit(first, squares)
+        unit = first * unit_scale(first, squares)
     # Decompositions of NaN are undefined, and differ by backend.
     small = jnp.where(finite, small * unit, 0)
     if small.shape[0] > small.shape[1]:
         small = triangle(small)
     _, values, rotation = jnp.linalg.svd(small, full_matrices=False)
-    return _cut_off(scale * unit, rotation.T, values, rcond, finite)
+    return _truncated(scales * unit, rotation.T, values, rcond, finite)
 
 
-def _of_gram(
-    rows: Rows, root: Array | None, rcond: Any, threshold: Any, columns: Any
+def gram_factors(
+    matrix: RowMatrix,
+    root: Array | None,
+    rcond: ArrayLike,
+    threshold: ArrayLike = WELL_CONDITIONED,
+    *,
+    has_units: bool = True,
 ) -> Factors:
     """Computes factors of a tall X from one Gram matrix, or from two if needed.
 
@@ -296,16 +238,27 @@ def _of_gram(
     shift)^(-1/2), which has the column space of X. The singular values of Y are at
     least those of X over √eps. So its Gram matrix resolves them down to eps times the
     largest singular value of X.
+
+    Args:
+      matrix: X.
+      root: √ridge, or None. Rows `root` I count as rows of X.
+      rcond: The cutoff of singular values, as a share of the largest.
+      threshold: The ratio of eigenvalues above which one Gram matrix is enough.
+      has_units: Whether columns are scaled to norms near 1.
     """
-    rows = constant(rows)
-    scale, has_units = columns
-    matrix = sum_with_ridge(rows, root, scaled_gram, scale)
-    squares = diagonal(matrix)
-    unit = _unit(scale, squares) if has_units else jnp.ones_like(squares)
+    matrix = lax.stop_gradient(matrix)
+    scale = column_scale(matrix.column_maxima(), root)
+    if not has_units:
+        scale = jnp.full(scale.shape, jnp.min(scale))
+    first_gram = matrix.gram(scale)
+    if root is not None:
+        first_gram += jnp.diag((root * scale) ** 2)
+    squares = diagonal(first_gram)
+    unit = unit_scale(scale, squares) if has_units else jnp.ones_like(squares)
     finite = jnp.isfinite(squares).all()
     # Some BLAS kernels carry a NaN from one matrix of a batch to the next.
-    matrix = jnp.where(finite, matrix * unit * unit[:, None], 0)
-    eigenvalues, basis = jnp.linalg.eigh(matrix)
+    first_gram = jnp.where(finite, first_gram * unit * unit[:, None], 0)
+    eigenvalues, basis = jnp.linalg.eigh(first_gram)
     eps = jnp.finfo(matrix.dtype).eps
 
     def plain() -> tuple[Array, Array]:
@@ -319,9 +272,11 @@ def _of_gram(
         shift = jnp.where(shift > 0, shift, 1)
         roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
         whitening = basis / roots * unit[:, None]
-        inner = sum_with_ridge(rows, root, _whitened_gram, scale, whitening)
-        inner = jnp.where(finite, inner, 0)
-        inner_values, inner_vectors = jnp.linalg.eigh(inner)
+        second_gram = matrix.gram(scale, whitening)
+        if root is not None:
+            second_gram += gram((root * scale)[:, None] * whitening)
+        second_gram = jnp.where(finite, second_gram, 0)
+        inner_values, inner_vectors = jnp.linalg.eigh(second_gram)
         least = eps * inner_values[-1]
         inner_roots = jnp.sqrt(jnp.maximum(inner_values, least))
         # `small` is K in X V = U K. It takes the place of R in X = QR.
@@ -331,138 +286,22 @@ def _of_gram(
 
     is_plain = eigenvalues[0] > jnp.maximum(threshold, rcond**2) * eigenvalues[-1]
     vectors, values = lax.cond(is_plain, plain, refined)
-    return _cut_off(scale * unit, vectors, values, rcond, finite)
+    return _truncated(scale * unit, vectors, values, rcond, finite)
 
 
-def _whitened_gram(block: Array, scale: Array, whitening: Array) -> Array:
-    return gram(product(block * scale, whitening))
-
-
-def _unit(scale: Array, squares: Array) -> Array:
-    """Computes powers of two that scale columns to norms near 1.
-
-    Their products with `scale` stay normal numbers.
-    """
-    unit = inverse_power_of_two(jnp.sqrt(squares))
-    least = 2 * jnp.finfo(scale.dtype).tiny
-    return jnp.maximum(unit, least / jnp.where(scale > 0, scale, 1))
-
-
-def _cut_off(
-    scale: Any, vectors: Array, values: Array, rcond: Any, finite: Array
+def _truncated(
+    scale: Array, vectors: Array, values: Array, rcond: ArrayLike, finite: Array
 ) -> Factors:
+    """Returns constant factors without singular values below the cutoff."""
     is_kept = values > rcond * values[0]
-    vectors = jnp.where(is_kept, vectors, 0)
+    kept_vectors = jnp.where(is_kept, vectors, 0)
+    kept_values = jnp.where(is_kept, values, 0)
     factors = Factors(
-        scale,
-        vectors,
-        jnp.where(is_kept, values, 0),
-        rank_of(values, rcond, finite),
-        finite,
+        scale=scale,
+        vectors=kept_vectors,
+        singular_values=kept_values,
+        inverse=kept_vectors / safe(kept_values),
+        rank=rank_of(values, rcond, finite),
+        finite=finite,
     )
-    return jax.tree.map(lax.stop_gradient, factors)
-
-
-def factors_of_wide(
-    rows: Rows, rcond: ArrayLike, method: str = "qr", has_units: bool = True
-) -> tuple[Rows, Factors, Array]:
-    """Returns the transpose of a wide X, its factors, and the column scales of X."""
-    scale = column_scale(rows)
-    squares = constant(rows).sum(_squares, scale)
-    if has_units:
-        scale = scale * inverse_power_of_two(jnp.sqrt(squares))
-    else:
-        scale = jnp.full(scale.shape, jnp.min(scale))
-    tall = rows.scaled(scale).T  # pyright: ignore
-    if not isinstance(tall, DenseRows):
-        method = "gram"
-    elif method == "gram":
-        method = "qr"
-    factors = factors_of(tall, None, rcond, method, 1.0, has_units=False)
-    finite = jnp.isfinite(squares).all() & factors.finite
-    return tall, factors._replace(finite=finite), scale
-
-
-def wide_scores(rows: Rows, ridge: Array | None, rcond: Array, method: str) -> Array:
-    """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
-    # With a ridge, columns keep their units, and no direction is truncated.
-    least = rcond if ridge is None else 0.0
-    tall, factors, scale = factors_of_wide(rows, least, method, ridge is None)
-    vectors = factors.vectors
-    values = factors.singular_values
-    matrix = shifted = tall.sum(scaled_gram, factors.scale)
-    total = values
-    if ridge is not None:
-        unit = scale[0] * factors.scale[0]
-        total = jnp.hypot(values, unit * jnp.sqrt(lax.stop_gradient(ridge)))
-        vectors = jnp.where(total > rcond * total[0], vectors, 0)
-        shifted = matrix + unit * ridge * unit * jnp.eye(len(matrix))
-    inverse = vectors / jnp.where(total > 0, total, 1)
-    scores = jnp.sum((inverse * values) ** 2, axis=1)
-    # Values come from the decomposition, derivatives from the equation.
-    inverse = orthonormaliser_of_gram(inverse, vectors, shifted)
-    same = jnp.sum(inverse * product(matrix, inverse), axis=1)
-    scores += same - lax.stop_gradient(same)
-    return jnp.where(factors.finite, at_most_one(scores), jnp.nan)
-
-
-def _squares(block: Array, scale: Array) -> Array:
-    return jnp.sum((block * scale) ** 2, axis=0)
-
-
-# Scores are the diagonal of a projector. At constant rank, the projector is smooth,
-# even if singular values coincide; singular vectors are not. So values come from
-# decompositions of constants, and derivatives from the equations that the values solve.
-# Derivatives are along matrices of equal rank, since the rank jumps along others.
-
-
-@jax.custom_jvp
-def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
-    """Returns L = `inverse` with X L orthonormal, and its derivative by XᵀX = `gram`.
-
-    The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
-    the rows of X, and its span contains L. Truncated columns are zero.
-    """
-    del row_basis, gram
-    return inverse
-
-
-@orthonormaliser_of_gram.defjvp
-def _orthonormaliser_of_gram_jvp(primals, tangents):
-    _, row_basis, gram = primals
-    inverse = orthonormaliser_of_gram(*primals)
-    moved = product(tangents[2], inverse)
-    inner = product(inverse.T, moved)
-    off_rows = _off_rows(row_basis, product(inverse, product(inverse.T, gram)))
-    turned = product(product(off_rows, moved), product(inverse.T, inverse))
-    return inverse, turned - product(inverse, inner / 2)
-
-
-def _off_rows(row_basis: Array, row_projector: Array) -> Array:
-    """Computes the projector on the null space of X.
-
-    Its value comes from the orthonormal `row_basis`, since X times it has to vanish.
-    Its derivative comes from `row_projector`, X⁺X of other factors, which may be less
-    exact.
-    """
-    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
-    projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
-    projector -= product(row_basis, row_basis.T)
-    projector -= row_projector - lax.stop_gradient(row_projector)
-    return jnp.where(rank < row_basis.shape[0], projector, 0)
-
-
-@jax.custom_jvp
-def without_derivative(value: Array) -> Array:
-    """Returns `value` with a derivative of NaN."""
-    return value
-
-
-@without_derivative.defjvp
-def _without_derivative_jvp(primals, tangents):
-    return without_derivative(*primals), jnp.nan * tangents[0]
-
-
-def at_most_one(scores: Array) -> Array:
-    """Clips scores that rounding raised above 1, and keeps their derivatives."""
-    return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))
+    return lax.stop_gradient(factors)

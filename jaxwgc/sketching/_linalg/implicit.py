@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
-from jaxwgc.sketching._linalg.factors import Factors, without_derivative
+from jaxwgc.sketching._linalg.factors import Factors
+from jaxwgc.sketching._linalg.matrix import Matrix
+from jaxwgc.sketching._linalg.projector import without_derivative
 from jaxwgc.sketching._linalg.refinement import Refinement
-from jaxwgc.sketching._linalg.rows import Products, scaled
+from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._linalg.scaled_system import ScaledSystem
 
 _MAX_ITERATIONS = 99
@@ -21,7 +23,7 @@ _MAX_SLOW_ITERATIONS = 999
 
 @jax.custom_jvp
 def implicit_solution(
-    solution: Array, rows: Products, target: Array, ridge: Array | None, factors: Any
+    solution: Array, matrix: Matrix, target: Array, ridge: Array | None, factors: Any
 ) -> Array:
     """Returns `solution` with its derivative as minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
 
@@ -34,30 +36,30 @@ def implicit_solution(
     null space of X adds its part of dXᵀ (Xᵀ)⁺ θ; see Golub and Pereyra, SIAM J. Numer.
     Anal. 10 (1973), equation 4.12. Second derivatives are then NaN.
     """
-    del rows, target, ridge, factors
+    del matrix, target, ridge, factors
     return solution
 
 
 @implicit_solution.defjvp
 def _implicit_solution_jvp(primals, tangents):
     solution = implicit_solution(*primals)
-    _, rows, target, ridge, factors = primals
-    _, rows_change, target_change, ridge_change, _ = tangents
+    _, matrix, target, ridge, factors = primals
+    _, matrix_change, target_change, ridge_change, _ = tangents
 
     def change_of(function: Callable[[Any], Array]) -> Array:
-        return jax.jvp(function, (rows,), (rows_change,))[1]
+        return jax.jvp(function, (matrix,), (matrix_change,))[1]
 
-    residual = target - rows.times(solution)
-    right_hand_side = target_change - change_of(lambda rows: rows.times(solution))
-    offset = -change_of(lambda rows: rows.transposed_times(residual))
+    residual = target - matrix.mv(solution)
+    right_hand_side = target_change - change_of(lambda matrix: matrix.mv(solution))
+    offset = -change_of(lambda matrix: matrix.rmv(residual))
     if ridge is not None:
         offset += ridge_change * solution
-    solve = functools.partial(solve_augmented, rows, ridge, factors)
+    solve = functools.partial(solve_augmented, matrix, ridge, factors)
     _, change = solve(right_hand_side, offset)
 
     def null_part(vector: Array) -> Array:
         offset = 0 * vector if ridge is None else -ridge * vector
-        return vector - solve(rows.times(vector), offset)[1]
+        return vector - solve(matrix.mv(vector), offset)[1]
 
     # The solution has the minimum norm in these units.
     if isinstance(factors, Factors):
@@ -76,7 +78,7 @@ def _implicit_solution_jvp(primals, tangents):
         offset = -scaled(1 / unit, scaled(1 / unit, solution))
         image, _ = solve(jnp.zeros_like(target), offset)
         image = without_derivative(-image)
-        pulled = change_of(lambda rows: rows.transposed_times(image))
+        pulled = change_of(lambda matrix: matrix.rmv(image))
         return null_part(scaled(unit, scaled(unit, pulled)))
 
     part = lax.cond(has_null_space, of_null_space, lambda: jnp.zeros_like(solution))
@@ -84,27 +86,26 @@ def _implicit_solution_jvp(primals, tangents):
 
 
 def solve_augmented(
-    rows: Products, ridge: Array | None, factors: Any, target: Array, offset: Array
+    matrix: Matrix, ridge: Array | None, factors: Any, target: Array, offset: Array
 ) -> tuple[Array, Array]:
     """Solves r + Xθ = target and Xᵀr - ridge θ = offset for r and θ.
 
     If X is rank-deficient, it applies the pseudo-inverse, which ignores the part of
     offset in the null space of X.
     """
-    num_rows = rows.shape[0]
 
-    def apply(unknowns: Array) -> Array:
-        residual, solution = jnp.split(unknowns, [num_rows])
-        gradient = rows.transposed_times(residual)
+    def apply(unknowns: tuple[Array, Array]) -> tuple[Array, Array]:
+        residual, solution = unknowns
+        gradient = matrix.rmv(residual)
         if ridge is not None:
             gradient -= ridge * solution
-        return jnp.concatenate([residual + rows.times(solution), gradient])
+        return residual + matrix.mv(solution), gradient
 
-    def solve(_, right_hand_side: Array) -> Array:
-        target, offset = jnp.split(right_hand_side, [num_rows])
+    def solve(_, right_hand_side: tuple[Array, Array]) -> tuple[Array, Array]:
+        target, offset = right_hand_side
         scale = factors.scale
         root = None if ridge is None else jnp.sqrt(ridge)
-        tolerance = jnp.asarray(4 * jnp.finfo(rows.dtype).eps, rows.dtype)
+        tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
         if isinstance(factors, Factors):
             # The pseudo-inverse ignores the part of the offset in the null space.
             offset = factors.in_row_space(offset, factors.row_space())
@@ -114,20 +115,20 @@ def solve_augmented(
         given = target * unit
         scaled_offset = scaled_offset * unit
         if isinstance(factors, Factors):
-            problem = Refinement(rows, factors, tolerance, given, root, scaled_offset)
+            problem = Refinement(matrix, factors, tolerance, given, root, scaled_offset)
             x = problem.solve(_MAX_ITERATIONS).point.x
         else:
-            system = ScaledSystem(rows, factors, tolerance, root)
+            system = ScaledSystem(matrix, factors, tolerance, root)
             # Least squares with Xᵀ ignore the part of the offset outside of the range
             # of Xᵀ.
             pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).x
             x = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS).x
         solution = scaled(scale, x) / unit
-        return jnp.concatenate([target - rows.times(solution), solution])
+        return target - matrix.mv(solution), solution
 
-    # Both are joined to one vector, since JAX can only transpose a solve that is linear
-    # in all of its right-hand side.
-    right_hand_side = jnp.concatenate([target, offset])
-    unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
-    residual, solution = jnp.split(unknowns, [num_rows])
-    return residual, solution
+    # JAX can only transpose a solve that is linear in all of its right-hand side. So
+    # each part depends on the other part, by zero times its sum.
+    linked_target = target + jnp.where(False, jnp.sum(offset, axis=0), 0)
+    linked_offset = offset + jnp.where(False, jnp.sum(target, axis=0), 0)
+    right_hand_side = linked_target, linked_offset
+    return lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)

@@ -1,214 +1,33 @@
-"""Kinds of matrices that scores and solvers accept, and how they compute with each."""
+"""Conversion of arguments to matrices, and compilation of functions of matrices."""
 
-import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, dataclass_transform
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
-from jax.tree_util import Partial
+from jax import Array
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
-from jaxwgc._pytrees import Static, register
+from jaxwgc._arrays import is_sparse
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.blocks import BlockRows, Blocks
-from jaxwgc.sketching._linalg.rows import (
-    DenseRows,
-    Products,
-    Rows,
-    ShardedRows,
-    SparseRows,
+from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
+from jaxwgc.sketching._linalg.blocks import Blocks
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.factors import rank_cutoff
+from jaxwgc.sketching._linalg.linear_operator import (
+    LinearOperator,
+    Operator,
+    checked_operator,
 )
-
-# Functions of a `LinearOperator`, and what errors say of them.
-_FUNCTIONS = {
-    "matvec": "a function of v (p,) that returns Xv (N,)",
-    "rmatvec": "a function of u (N,) that returns Xᵀu (p,), or None",
-    "sketch": "a function of an Embedding S that returns SX (m, p), or None",
-}
-# End of the errors of the constructor: other libraries have arguments in other orders.
-_BY_NAME = "Pass arguments by name: LinearOperator(matvec, shape=(N, p))"
-# Number of pairs of random vectors that test whether two functions are adjoint.
-_NUM_PROBES = 4
-
-
-@dataclass_transform(frozen_default=True)
-@dataclasses.dataclass(frozen=True, eq=False)
-class LinearOperator(Products):
-    """A matrix X given by a function v ↦ Xv.
-
-    `preconditioned` accepts it as a matrix, and never forms X.
-
-    Attributes:
-      matvec: A linear JAX function of v (p,) that returns Xv (N,).
-      rmatvec: A function of u (N,) that returns Xᵀu (p,). By default the
-        `jax.linear_transpose` of `matvec`. Pass one if JAX cannot transpose `matvec`,
-        or if a faster function exists. Random vectors test whether the two are adjoint.
-      shape: (N, p), ints.
-      dtype: The dtype of v, u and the products, real; by default the default float
-        dtype.
-      sketch: Optional function of an `Embedding` S (m, N) that returns SX, (m, p). With
-        it, sketching solvers work as they do for arrays. The generic function takes m
-        products Xᵀu for m rows: `lambda embedding: jax.lax.map(rmatvec,
-        embedding.matrix())`.
-
-    An operator is a pytree, in which functions are `jax.tree_util.Partial`, and passes
-    through `jax.jit`. Solvers compile once per function object: a lambda in the call
-    compiles again, `Partial(function, arrays)` does not. Solutions can be
-    differentiated by the arrays that the functions hold or close over.
-
-    Raises:
-      TypeError: If a function is not callable, `shape` is not a tuple of two ints, or
-        `dtype` is not float32 or float64.
-      ValueError: If `shape` is not positive.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> # Differences of neighbours, and the first value.
-      >>> operator = sketching.LinearOperator(
-      ...     lambda v: jnp.diff(v, prepend=0), shape=(5, 5)
-      ... )
-      >>> result = sketching.preconditioned(jax.random.key(0), operator, jnp.ones(5))
-      >>> print(jnp.allclose(result.solution, jnp.arange(1, 6)), result.converged)
-      True True
-    """
-
-    matvec: Callable[[Array], Array]
-    rmatvec: Callable[[Array], Array] | None = None
-    shape: Static[tuple[int, int]] = (0, 0)
-    dtype: Static[Any] = None
-    sketch: Callable[[Any], Array] | None = None
-
-    def __post_init__(self):
-        for name, meaning in _FUNCTIONS.items():
-            function = getattr(self, name)
-            if function is None and name != "matvec":
-                continue
-            if not callable(function):
-                raise TypeError(
-                    f"operator.{name} must be {meaning}; got "
-                    f"{_validation.in_short(function)}. {_BY_NAME}"
-                )
-            if not isinstance(function, Partial):
-                object.__setattr__(self, name, Partial(function))
-        if not isinstance(self.shape, tuple) or len(self.shape) != 2:
-            shown = _validation.in_short(self.shape)
-            raise TypeError(
-                f"operator.shape must be the tuple (N, p); got {shown}. {_BY_NAME}"
-            )
-        for axis, size in enumerate(self.shape):
-            _validation.check_int(f"operator.shape[{axis}]", size)
-        if min(self.shape) < 1:
-            raise ValueError(
-                "operator.shape must be (N, p), of positive ints; got "
-                f"{self.shape}. {_BY_NAME}"
-            )
-        _dtype_of(self)
-
-    def times(self, vector: Array) -> Array:
-        """Computes Xv for v (p,) or (p, c)."""
-        return _of_columns(self.matvec, vector)
-
-    def transposed_times(self, vector: Array) -> Array:
-        """Computes Xᵀu for u (N,) or (N, c)."""
-        if self.rmatvec is not None:
-            return _of_columns(self.rmatvec, vector)
-        like = jax.ShapeDtypeStruct(self.shape[1:], self.dtype)
-        transposed = jax.linear_transpose(self.matvec, like)
-        return _of_columns(lambda u: transposed(u)[0], vector)
-
-
-register(LinearOperator)
-
-
-def _dtype_of(operator: LinearOperator) -> Any:
-    """Checks and returns the dtype of an operator, by default the float dtype."""
-    named = float if operator.dtype is None else operator.dtype
-    try:
-        dtype = jnp.result_type(named)
-    except TypeError as error:
-        shown = _validation.in_short(named)
-        raise TypeError(
-            f"operator.dtype must be float32 or float64; got {shown}. {_BY_NAME}"
-        ) from error
-    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
-        raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
-    return dtype
-
-
-def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
-    if vector.ndim == 1:
-        return function(vector)
-    return jax.vmap(function, -1, -1)(vector)
-
-
-def checked_operator(
-    key: Array, operator: LinearOperator
-) -> tuple[LinearOperator, Array]:
-    """Checks the functions of an operator: shapes, and whether they are adjoint."""
-    shape = operator.shape
-    dtype = _dtype_of(operator)
-    functions = {}
-    sizes = {"matvec": shape[::-1]}
-    if operator.rmatvec is not None:
-        sizes["rmatvec"] = shape
-    for name, (length, result) in sizes.items():
-        function = getattr(operator, name)
-        vector = np.zeros(length, dtype)
-        functions[name] = _hoisted(function, vector)
-        image = jax.eval_shape(functions[name], vector)
-        given = getattr(image, "shape", None), getattr(image, "dtype", None)
-        rule = f"return {dtype} of shape ({result},) for one of ({length},)"
-        require(given == ((result,), dtype), f"operator.{name}", rule, image)
-    operator = dataclasses.replace(operator, dtype=dtype, **functions)
-    norm, is_adjoint = probed(jax.random.fold_in(key, 2), operator)
-    if not _validation.is_traced(is_adjoint):
-        name = "operator.matvec and operator.rmatvec"
-        given = f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
-        require(is_adjoint, name, "be finite and adjoint", given)
-    return operator, is_adjoint
-
-
-def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
-    """Turns traced arrays in the closure of a function into leaves, for `jax.jit`."""
-    converted, constants = jax.closure_convert(function, vector)
-    if not constants:
-        return function
-    return Partial(lambda constants, v: converted(v, *constants), constants)
-
-
-@jax.jit
-def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
-    """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
-    num_rows, num_columns = operator.shape
-
-    def probe(key: Array) -> tuple[Array, Array]:
-        keys = jax.random.split(key)
-        right = jax.random.normal(keys[0], (num_columns,), operator.dtype)
-        left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
-        images = [operator.times(right), operator.transposed_times(left)]
-        images = jnp.concatenate(images)
-        # Scaling by an exact power of two avoids overflow of squares.
-        unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
-        images = images * unit
-        difference = jnp.abs(jnp.sum(images * jnp.concatenate([left, -right])))
-        return jnp.linalg.norm(images) / 2**0.5 / unit, difference / unit
-
-    norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
-    norm = jnp.mean(norms)
-    # The bound is far above rounding. Adjoints that differ by this share of their norm
-    # are still detected.
-    bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
-    return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
-
+from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
+from jaxwgc.sketching._linalg.sharded import Sharded
+from jaxwgc.sketching._linalg.sparse import Sparse
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import JAXSparse
@@ -218,9 +37,13 @@ if TYPE_CHECKING:
 # checks, since their modules import slowly.
 MatrixLike: TypeAlias = "ArrayLike | Blocks | JAXSparse | sparray | spmatrix"
 
+M = TypeVar("M", bound=Matrix)
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def matrix_of(name: str, value: Any) -> Any:
-    """Checks a matrix with access to rows, and returns an array, a BCOO or `BlockRows`.
+
+def matrix_of(name: str, value: Any) -> RowMatrix:
+    """Checks and converts a matrix with access to rows.
 
     Raises:
       TypeError: If `value` is a `LinearOperator` or no matrix.
@@ -230,17 +53,8 @@ def matrix_of(name: str, value: Any) -> Any:
         given = "a LinearOperator, which gives products only"
         raise TypeError(f"{name} must {rule}; got {given}")
     if isinstance(value, Blocks):
-        return BlockRows(value)
-    if _checks.is_sparse(value):
-        matrix = _checks.sparse_matrix(name, value)
-        _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
-        return matrix
-    matrix = _checks.finite_matrix(name, value)
-    is_tall = matrix.shape[0] >= matrix.shape[1] or not axes_of(matrix)
-    rule = "have at least as many rows as columns if rows are sharded"
-    given = f"{matrix.shape}; replicate it with jax.device_put"
-    require(is_tall, name, rule, given)
-    return matrix
+        return BlockMatrix(value)
+    return _matrix_of_values(name, _values_of(name, value))
 
 
 def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
@@ -249,106 +63,112 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
     Without a key, operators are rejected.
     """
     if isinstance(matrix, LinearOperator) and key is not None:
-        matrix, is_right = checked_operator(key, matrix)
-        target = _checks.right_hand_side(target, matrix.shape).astype(matrix.dtype)
+        operator, is_right = checked_operator(key, matrix)
+        target = _checks.right_hand_side(target, operator.shape).astype(operator.dtype)
         # An error that cannot be raised under jax.jit becomes a NaN in the result.
-        return matrix, jnp.where(is_right, target, jnp.nan)
-    matrix = matrix_of("matrix", matrix)
-    target = _checks.right_hand_side(target, matrix.shape)
-    if isinstance(matrix, BlockRows):
+        return Operator(operator), jnp.where(is_right, target, jnp.nan)
+    if isinstance(matrix, Blocks | LinearOperator):
+        rows = matrix_of("matrix", matrix)
+        target = _checks.right_hand_side(target, rows.shape)
         _validation.check_concrete("target", target, "Blocks are read on the host")
-        return matrix, target.astype(matrix.dtype)
-    dtype = jnp.promote_types(matrix.dtype, target.dtype)
-    matrix = _checks.with_values(lambda values: values.astype(dtype), matrix)
-    return matrix, target.astype(dtype)
+        return rows, target.astype(rows.dtype)
+    values = _values_of("matrix", matrix)
+    target = _checks.right_hand_side(target, values.shape)
+    dtype = jnp.promote_types(values.dtype, target.dtype)
+    rows = _matrix_of_values("matrix", values.astype(dtype))
+    return rows, target.astype(dtype)
 
 
-def sketched(rows: Products, embedding: Any, *along: Array) -> list[Array]:
-    """Computes S times X, and S times other arrays with N rows."""
-    if isinstance(rows, Rows):
-        return rows.sketch(embedding, *along)
-    assert isinstance(rows, LinearOperator) and rows.sketch is not None
-    small = rows.sketch(embedding)
-    expected = embedding.sketch_size, rows.shape[1]
-    _validation.check_shape("operator.sketch", small, "(m, p)", expected)
-    return [small.astype(rows.dtype), *(embedding @ array for array in along)]
+def _values_of(name: str, value: Any) -> Any:
+    """Converts a matrix to an array or a BCOO of real, finite numbers."""
+    is_bcoo = is_sparse(value)
+    convert = _checks.sparse_matrix if is_bcoo else _checks.finite_array
+    matrix = convert(name, value)
+    _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
+    return matrix
 
 
-def is_dense(matrix: Any) -> bool:
-    """Returns whether a checked matrix is an array on one device."""
-    return isinstance(matrix, Array) and not axes_of(matrix)
+def _matrix_of_values(name: str, values: Any) -> RowMatrix:
+    if not isinstance(values, Array):
+        return Sparse.of(values)
+    # The sharding of a traced array is known on a mesh of explicit axes only.
+    is_traced = _validation.is_traced(values)
+    sharding = jax.typeof(values).sharding if is_traced else values.sharding
+    if not isinstance(sharding, NamedSharding):
+        return Dense(values)
+    spec = sharding.spec
+    if not len(spec) or not spec[0] or any(spec[1:]):
+        return Dense(values)
+    rule = "have at least as many rows as columns if rows are sharded"
+    given = f"{values.shape}; replicate it with jax.device_put"
+    require(values.shape[0] >= values.shape[1], name, rule, given)
+    return Sharded(values, sharding.mesh, spec[0])
 
 
-def axes_of(matrix: Any) -> Any:
-    """Returns the mesh axes over which the rows of an array are sharded, or None.
-
-    For a traced array, they are known on a mesh of explicit axes only.
-    """
-    sharding = None
-    if isinstance(matrix, Array):
-        traced = _validation.is_traced(matrix)
-        sharding = jax.typeof(matrix).sharding if traced else matrix.sharding
-    spec: Any = sharding.spec if isinstance(sharding, NamedSharding) else ()
-    return spec[0] if len(spec) and not any(spec[1:]) else None
-
-
-def compute(
-    core: Callable[..., Any],
-    matrix: Any,
-    *args: Any,
-    along: tuple[Any, ...] = (),
-    by_rows: Any = False,
-    **static: Any,
-) -> Any:
-    """Runs `core(rows, *along, *args, **static)`, compiled except for `BlockRows`.
+def warn_of_precision(given: Any, matrix: Matrix, rank: Array) -> None:
+    """Warns if the precision of the computation has reduced the rank of a matrix.
 
     Args:
-      core: A function at the top level of a module.
-      matrix: A checked matrix.
-      args: Pytrees of arrays.
-      along: Arrays with N rows, sharded like those of the matrix.
-      by_rows: Whether the result has one number per row, or a tuple of bools.
-      static: Hashable options.
+      given: The matrix passed by the caller.
+      matrix: The converted matrix.
+      rank: The computed numerical rank, one per target of a solver, or scores that sum
+        to the rank.
     """
-    if isinstance(matrix, BlockRows):
-        return core(matrix, *along, *args, **static)
-    options = tuple(static.items())
-    axes = axes_of(matrix)
-    if not axes:
-        return _compiled(matrix, along, args, core, options)
-    typed = jax.typeof(matrix) if _validation.is_traced(matrix) else matrix
-    layout = typed.sharding.mesh, axes, by_rows
-    return _sharded(matrix, along, args, core, options, layout)
+    if not isinstance(matrix, Dense | Sharded):
+        return
+    if _validation.is_traced(given, matrix, rank):
+        return
+    shape = matrix.shape
+    dtype = matrix.dtype
+    # NumPy is used, since JAX would compile programs.
+    ranks = np.asarray(rank)
+    rank = ranks.max() if ranks.dtype.kind == "i" else np.round(ranks.sum(dtype=float))
+    if not rank < min(shape):
+        return
+    message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
+    if getattr(given, "dtype", dtype) == np.float64 != dtype:
+        norms = np.linalg.norm(given, axis=0)
+        rtol = rank_cutoff(shape, np.dtype(float))
+        scaled = given / np.where(norms > 0, norms, 1)
+        exact = np.linalg.matrix_rank(scaled, rtol=rtol)
+        if exact > rank:
+            warnings.warn(
+                f"{message}, but of {exact} in float64, in which it was given; enable "
+                "x64, e.g. by jax.config.update('jax_enable_x64', True)",
+                stacklevel=3,
+            )
+    sizes = np.abs(np.asarray(matrix.array)).max(axis=1)
+    usual = np.median(sizes[sizes > 0]) if sizes.any() else 0
+    if usual < rank_cutoff(shape, dtype) * sizes.max():
+        warnings.warn(
+            f"{message}, and rows of very different norm: beside entries of "
+            f"{sizes.max():.2g}, those of most rows are rounding; scale the rows",
+            stacklevel=3,
+        )
 
 
-@functools.partial(jax.jit, static_argnames=("core", "options"))
-def _compiled(matrix: Any, along: Any, args: Any, core: Any, options: Any) -> Any:
-    rows = matrix
-    if not isinstance(matrix, LinearOperator):
-        is_sparse = _checks.is_sparse(matrix)
-        rows = SparseRows.of(matrix) if is_sparse else DenseRows(matrix)
-    return core(rows, *along, *args, **dict(options))
+def compiled(
+    *static_argnames: str,
+) -> Callable[
+    [Callable[Concatenate[M, P], T]],
+    Callable[Concatenate[M, P], T],
+]:
+    """Returns a decorator that compiles a function of a matrix, as `jax.jit` does.
 
+    Functions of a `BlockMatrix` run op by op, since each of its methods reads blocks on
+    the host.
+    """
 
-@functools.partial(jax.jit, static_argnames=("core", "options", "layout"))
-def _sharded(
-    matrix: Array, along: Any, args: Any, core: Any, options: Any, layout: Any
-) -> Any:
-    """Runs `core` on each device, with the rows of the device."""
-    mesh, axes, by_rows = layout
-    split = PartitionSpec(axes)
-    everywhere = PartitionSpec()
+    def decorate(
+        function: Callable[Concatenate[M, P], T],
+    ) -> Callable[Concatenate[M, P], T]:
+        program = jax.jit(function, static_argnames=static_argnames)
 
-    def on_each(matrix: Array, along: Any, args: Any) -> Any:
-        return core(ShardedRows(matrix, axes), *along, *args, **dict(options))
+        @functools.wraps(function)
+        def call(matrix: M, *args: P.args, **options: P.kwargs) -> T:
+            run = function if isinstance(matrix, BlockMatrix) else program
+            return run(matrix, *args, **options)
 
-    along = jax.device_put(along, NamedSharding(mesh, split))
-    return jax.shard_map(
-        on_each,
-        mesh=mesh,
-        in_specs=(split, split, everywhere),
-        out_specs=jax.tree.map(lambda each: split if each else everywhere, by_rows),
-        # Loops start from zeros, which are equal on all devices, and end with values
-        # that differ, which the check would reject.
-        check_vma=False,
-    )(matrix, along, args)
+        return call
+
+    return decorate

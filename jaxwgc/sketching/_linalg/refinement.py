@@ -1,5 +1,6 @@
 """Least squares by conjugate gradients, preconditioned by factors."""
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ from jax import Array
 from jaxwgc._arrays import product
 from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.factors import Factors
+from jaxwgc.sketching._linalg.matrix import LineProducts, Matrix
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, all_met, select
-from jaxwgc.sketching._linalg.rows import Products, safe, scaled
+from jaxwgc.sketching._linalg.rows import safe, scaled
 
 
 class Point(NamedTuple):
@@ -26,20 +28,6 @@ class Point(NamedTuple):
     x: Array
     gradient: Array
     squared: Array
-
-
-class LineProducts(NamedTuple):
-    """Products with A in one pass, for a point and a direction d.
-
-    Attributes:
-      point: The point, with its recomputed residual.
-      image: AᵀAd.
-      curvature: ‖Ad‖².
-    """
-
-    point: Point
-    image: Array
-    curvature: Array
 
 
 class State(NamedTuple):
@@ -78,7 +66,7 @@ class Refinement(NamedTuple):
     steps does not accumulate.
 
     Attributes:
-      rows: X.
+      matrix: X.
       factors: The factors of X or a sketch.
       tolerance: Tolerance of the backward error.
       target: y, (N,) or (N, c).
@@ -87,7 +75,7 @@ class Refinement(NamedTuple):
       at_zero: Xᵀy and yᵀy, if known before the first pass.
     """
 
-    rows: Products
+    matrix: Matrix
     factors: Factors
     tolerance: Array
     target: Array
@@ -102,30 +90,26 @@ class Refinement(NamedTuple):
         """
         row_space = self.factors.row_space()
 
-        def is_running(state: State) -> Array:
-            return state.monitor.is_running(max_iterations)
-
-        def step(state: State) -> State:
-            return select(is_running(state), self._step(state, row_space), state)
+        def is_open(state: State) -> Array:
+            return jnp.any(state.monitor.is_running(max_iterations))
 
         start = self._start(max_iterations)
-        state = self.rows.while_loop(
-            lambda state: jnp.any(is_running(state)), step, start
-        )
+        step = functools.partial(self._step, row_space, max_iterations)
+        state = self.matrix.while_loop(is_open, step, start)
         x = jnp.where(state.is_solved, state.point.x, state.best_x)
         return state._replace(point=state.point._replace(x=x))
 
     def _start(self, max_iterations: int) -> State:
         """Computes the state at θ = 0."""
         if self.at_zero is None:
-            gradient = self.rows.transposed_times(self.target)
-            squared = self.rows.total(jnp.sum(self.target**2, axis=0))
+            gradient = self.matrix.rmv(self.target)
+            squared = jnp.sum(self.target**2, axis=0)
         else:
             gradient, squared = self.at_zero
         gradient = scaled(self.factors.scale, gradient)
         if self.offset is not None:
             gradient -= self.offset
-        s = self.factors.in_range(gradient)
+        s = product(self.factors.inverse.T, gradient)
         cg = cg_start(s)
         zeros = jnp.zeros_like(gradient)
         is_solved = jnp.all(s == 0, axis=0)
@@ -142,8 +126,11 @@ class Refinement(NamedTuple):
             monitor=Monitor.init(jnp.sqrt(squared), max_iterations, is_solved),
         )
 
-    def _step(self, state: State, row_space: Array) -> State:
-        """Takes a step of conjugate gradients from a recomputed residual."""
+    def _step(self, row_space: Array, max_iterations: int, state: State) -> State:
+        """Takes a step of conjugate gradients from a recomputed residual.
+
+        Systems whose iterations have ended keep their state.
+        """
         factors = self.factors
         direction = factors.direction(state.cg.p, row_space)
         # The pass over X is at a point near the end of the step, so that the residual
@@ -151,11 +138,10 @@ class Refinement(NamedTuple):
         trial = state.point.x + state.alpha * direction
         products = self._line_products(trial, direction)
         alpha = step_length(state.cg, products.curvature)
-        point, is_lost = _moved(products, direction, alpha - state.alpha)
-        s = factors.in_range(point.gradient)
-        updated = cg_step(
-            state.cg, state.cg.s - alpha * factors.in_range(products.image)
-        )
+        point, is_lost = _moved(trial, products, direction, alpha - state.alpha)
+        s = product(factors.inverse.T, point.gradient)
+        change = product(factors.inverse.T, products.image)
+        updated = cg_step(state.cg, state.cg.s - alpha * change)
         restarted = cg_start(s)
         is_replaced = self._is_replaced(point, updated, state.replaced_gamma)
         error = jnp.where(is_lost, jnp.inf, self._backward_error(point, s))
@@ -169,7 +155,7 @@ class Refinement(NamedTuple):
         # The second step makes a direct solution as accurate as a refined one.
         is_late = (state.monitor.iteration > 0) | jnp.all(s == 0, axis=0)
         is_better = error < state.least_error
-        return State(
+        moved = State(
             point=point,
             s=s,
             cg=select(is_replaced, restarted, updated),
@@ -183,6 +169,7 @@ class Refinement(NamedTuple):
                 jnp.sqrt(point.squared), criteria, may_stop=is_replaced & is_late
             ),
         )
+        return select(state.monitor.is_running(max_iterations), moved, state)
 
     def _is_replaced(
         self, point: Point, updated: CGState, replaced_gamma: Array
@@ -202,13 +189,12 @@ class Refinement(NamedTuple):
         return has_lost_digits | is_small
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
-        """Computes the residual of x, and products with a direction, in one pass."""
+        """Computes products with A, for the residual of x and a direction."""
         scale = self.factors.scale
         solution = scaled(scale, x)
         direction = scaled(scale, direction)
-        gradient, squared, image, curvature = self.rows.residual_products(
-            self.target, solution, direction
-        )
+        products = self.matrix.line_products(self.target, solution, direction)
+        gradient, squared, image, curvature = products
         if self.root is not None:
             ridge_solution = self.root * solution
             ridge_direction = self.root * direction
@@ -219,8 +205,7 @@ class Refinement(NamedTuple):
         gradient = scaled(scale, gradient)
         if self.offset is not None:
             gradient -= self.offset
-        point = Point(x=x, gradient=gradient, squared=squared)
-        return LineProducts(point, scaled(scale, image), curvature)
+        return LineProducts(gradient, squared, scaled(scale, image), curvature)
 
     def _backward_error(self, point: Point, s: Array) -> Array:
         """Computes Karlson and Waldén's estimate of the backward error over ‖X‖."""
@@ -244,7 +229,8 @@ class Refinement(NamedTuple):
         root_eps = float(jnp.finfo(part.dtype).eps) ** 0.5
         squared = jnp.maximum(point.squared, part)
         norms = jnp.sqrt(squared) + jnp.sqrt(squared - part)
-        target_norm = _target_norm(monitor)
+        # At θ = 0, the residual is y.
+        target_norm = monitor.history[0]
         return Criterion(
             error=part / jnp.where(norms > 0, norms, 1),
             tolerance=self.tolerance * target_norm,
@@ -262,8 +248,8 @@ class Refinement(NamedTuple):
         decrease = state.decrease
         if is_sketched:
             steepest = cg_start(state.s)
-            direction = scaled(factors.scale, product(factors.matrix, steepest.p))
-            length = self.rows.length(direction)
+            direction = scaled(factors.scale, product(factors.inverse, steepest.p))
+            length = jnp.linalg.norm(self.matrix.mv(direction), axis=0)
             decrease_along = (steepest.gamma / jnp.where(length > 0, length, 1)) ** 2
             decrease = jnp.maximum(decrease, decrease_along)
         eps = jnp.finfo(point.squared.dtype).eps
@@ -277,29 +263,30 @@ class Refinement(NamedTuple):
         # If the gradient is rounding alone, a residual longer than y still fails this
         # test.
         growth = 1 + 2 * eps**0.5
-        return is_low & (point.squared <= growth * _target_norm(state.monitor) ** 2)
+        target_norm = state.monitor.history[0]
+        return is_low & (point.squared <= growth * target_norm**2)
 
 
 def _moved(
-    products: LineProducts, direction: Array, step: Array
+    x: Array, products: LineProducts, direction: Array, step: Array
 ) -> tuple[Point, Array]:
-    """Moves a point along a direction, and updates its residual.
+    """Returns the point at x + step * direction, and its updated residual.
 
     Also returns whether ‖r‖² has lost its digits: it is a small difference of large
     numbers.
+
+    Args:
+      x: The point of the products.
+      products: `LineProducts` with A.
+      direction: The direction of the products.
+      step: The length of the step.
     """
-    trial = products.point
-    slope = jnp.sum(direction * trial.gradient, axis=0)
+    slope = jnp.sum(direction * products.gradient, axis=0)
     decrease = step * (2 * slope - step * products.curvature)
-    squared = jnp.maximum(trial.squared - decrease, 0)
+    squared = jnp.maximum(products.squared - decrease, 0)
     point = Point(
-        x=trial.x + step * direction,
-        gradient=trial.gradient - step * products.image,
+        x=x + step * direction,
+        gradient=products.gradient - step * products.image,
         squared=squared,
     )
-    return point, trial.squared > 100 * squared
-
-
-def _target_norm(monitor: Monitor) -> Array:
-    """Returns ‖y‖, which is the norm of the residual at the start, θ = 0."""
-    return monitor.history[0]
+    return point, products.squared > 100 * squared

@@ -8,9 +8,11 @@ from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
-from jaxwgc.sketching._linalg.kinds import LinearOperator, probed
+from jaxwgc.sketching._linalg.linear_operator import Operator, probed
+from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
-from jaxwgc.sketching._linalg.rows import Products, SparseRows, safe, scaled
+from jaxwgc.sketching._linalg.rows import safe, scaled
+from jaxwgc.sketching._linalg.sparse import Sparse
 
 
 class ColumnScaling(NamedTuple):
@@ -52,7 +54,7 @@ class Iterate(NamedTuple):
 class ScaledSystem(NamedTuple):
     """Least squares with A = X diag(scale) stacked on `root` diag(scale)."""
 
-    rows: Products
+    matrix: Matrix
     scaling: ColumnScaling
     tolerance: Array
     root: Array | None = None
@@ -60,15 +62,15 @@ class ScaledSystem(NamedTuple):
     def times(self, vector: Array) -> Array:
         """Returns Av."""
         vector = scaled(self.scaling.scale, vector)
-        image = self.rows.times(vector)
+        image = self.matrix.mv(vector)
         if self.root is None:
             return image
         return jnp.concatenate([image, self.root * vector])
 
     def transposed_times(self, vector: Array) -> Array:
         """Returns Aᵀu."""
-        num_rows = self.rows.shape[0]
-        image = self.rows.transposed_times(vector[:num_rows])
+        num_rows = self.matrix.shape[0]
+        image = self.matrix.rmv(vector[:num_rows])
         if self.root is not None:
             image += self.root * vector[num_rows:]
         return scaled(self.scaling.scale, image)
@@ -77,7 +79,7 @@ class ScaledSystem(NamedTuple):
         """Pads the right-hand side with zeros for the rows of a ridge."""
         if self.root is None:
             return target
-        padding = [(0, self.rows.shape[1])] + [(0, 0)] * (target.ndim - 1)
+        padding = [(0, self.matrix.shape[1])] + [(0, 0)] * (target.ndim - 1)
         return jnp.pad(target, padding)
 
     def solve(
@@ -167,22 +169,21 @@ class ScaledSystem(NamedTuple):
         return (slope + 2 * rounding) / safe(self.scaling.norm)
 
 
-def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
+def column_scaling(matrix: Operator | Sparse, root: Array | None) -> ColumnScaling:
     """Computes powers of two that scale columns to about 1, and the scaled norm of X.
 
     Rows `root` I count as rows of X. All columns of an operator share one power, and
     its norm is an estimate.
     """
-    num_columns = rows.shape[1]
-    root = jnp.zeros((), rows.dtype) if root is None else root
-    if isinstance(rows, LinearOperator):
-        norm, _ = probed(jax.random.key(0), rows)
+    num_columns = matrix.shape[1]
+    root = jnp.zeros((), matrix.dtype) if root is None else root
+    if isinstance(matrix, Operator):
+        norm, _ = probed(jax.random.key(0), matrix.functions)
         norm = jnp.hypot(norm, root * num_columns**0.5)
         scale = inverse_power_of_two(norm)
         return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
-    assert isinstance(rows, SparseRows)
     # Columns are scaled in two steps, to avoid overflow of squares.
-    scale = inverse_power_of_two(jnp.maximum(rows.largest(), root))
-    norms = jnp.sqrt(rows.column_squares(scale) + (root * scale) ** 2)
+    scale = inverse_power_of_two(jnp.maximum(matrix.column_maxima(), root))
+    norms = jnp.sqrt(matrix.column_squares(scale) + (root * scale) ** 2)
     unit = inverse_power_of_two(norms)
     return ColumnScaling(scale * unit, jnp.linalg.norm(norms * unit))

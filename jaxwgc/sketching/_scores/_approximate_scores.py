@@ -15,13 +15,11 @@ from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.factors import (
-    factors_of_small,
-    orthonormaliser_of_gram,
-    scaled_gram,
-)
-from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
-from jaxwgc.sketching._linalg.rows import Rows
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.factors import factors_of_small, rank_cutoff
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
+from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.projector import orthonormaliser
 from jaxwgc.sketching._scores._exact_scores import leverage_scores
 
 # Number of sketch rows to which each row of X is added. With 4, a collision of two rows
@@ -102,9 +100,15 @@ def approximate_leverage_scores(
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
-    checked, rcond = _checks.with_cutoff(checked, rcond)
-    sizes = num_rows, sketch_size, num_projections
-    return compute(_scores, checked, key, rcond, by_rows=True, sizes=sizes)
+    default_rcond = rank_cutoff(checked.shape, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    return _scores(
+        checked,
+        key,
+        rcond,
+        sketch_size=sketch_size,
+        num_projections=num_projections,
+    )
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
@@ -131,23 +135,28 @@ def _degrees_of_freedom(epsilon: float) -> int:
         k += 1 + k // 32
 
 
+@compiled("sketch_size", "num_projections")
 def _scores(
-    rows: Rows, key: Array, rcond: Array, sizes: tuple[int, int, int | None]
+    matrix: RowMatrix,
+    key: Array,
+    rcond: Array,
+    *,
+    sketch_size: int,
+    num_projections: int | None,
 ) -> Any:
-    num_rows, sketch_size, num_projections = sizes
+    num_rows, num_columns = matrix.shape
     keys = jax.random.split(key)
     num_nonzeros = min(_NUM_NONZEROS, sketch_size)
     embedding = sparse_sign(keys[0], sketch_size, num_rows, num_nonzeros)
-    (small,) = rows.sketch(embedding)
+    (small,) = matrix.sketch(embedding)
     factors = factors_of_small(small, rcond)
-    gram = scaled_gram(small, factors.scale)
-    inverse = orthonormaliser_of_gram(factors.matrix, factors.vectors, gram)
+    inverse = orthonormaliser(Dense(small), factors)
     if num_projections is not None:
-        shape = rows.shape[1], num_projections
-        inverse = product(inverse, jax.random.normal(keys[1], shape, rows.dtype))
-    norms = rows.norms_of(inverse, factors.scale)
-    total = rows.total(norms.sum())
+        shape = num_columns, num_projections
+        inverse = product(inverse, jax.random.normal(keys[1], shape, matrix.dtype))
+    norms = matrix.row_norms(inverse, factors.scale)
+    total = norms.sum()
     share = factors.rank.rank / jnp.where(total > 0, total, 1)
-    if rows.is_on_host:
+    if matrix.is_streamed:
         return np.clip(norms * np.asarray(share), 0, 1)
     return jnp.where(factors.finite, jnp.clip(norms * share, 0, 1), jnp.nan)

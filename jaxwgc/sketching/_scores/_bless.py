@@ -16,8 +16,8 @@ from jaxwgc import _validation
 from jaxwgc._arrays import is_kind, next_power_of_two
 from jaxwgc._validation import require
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.factors import gram
-from jaxwgc.sketching._linalg.rows import DenseRows
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.rows import gram
 
 Kernel = Callable[[Array, Array], Array]
 
@@ -197,7 +197,7 @@ def _scores(
     identity = jnp.eye(len(indices), dtype=diagonal.dtype)
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
     factor = jnp.linalg.cholesky(matrix + shift * identity)
-    rows = DenseRows(points.reshape(len(points), -1))
+    rows = Dense(points.reshape(len(points), -1))
 
     def features(block: Array) -> Array:
         block = block.reshape(-1, *points.shape[1:])
@@ -205,12 +205,16 @@ def _scores(
         return solve_triangular(factor, cross, lower=True)
 
     def norms_of(function: Callable[[Array], Array]) -> Array:
-        return rows.map(lambda block: jnp.sum(function(block) ** 2, axis=0))
+        def norms_of_block(block: Array) -> Array:
+            return jnp.sum(function(block) ** 2, axis=0)
+
+        return rows.map_rows(norms_of_block)
 
     rest = diagonal - norms_of(features)
     if not is_projected:
         return rest / ridge
-    inner = rows.sum(lambda block: gram(features(block).T)) + ridge * identity
+    inner = rows.sum_rows(lambda block: gram(features(block).T))
+    inner += ridge * identity
     inner = jnp.linalg.cholesky(inner)
     solved = norms_of(lambda x: solve_triangular(inner, features(x), lower=True))
     return solved + jnp.maximum(rest, 0) / ridge

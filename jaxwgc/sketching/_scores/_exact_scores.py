@@ -8,19 +8,17 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.factors import (
-    NumericalRank,
-    factors_of,
-    factors_of_wide,
-    wide_scores,
-)
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.factors import NumericalRank, factors_of, rank_cutoff
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
-    compute,
-    is_dense,
+    compiled,
     matrix_of,
+    warn_of_precision,
 )
-from jaxwgc.sketching._linalg.rows import Rows
+from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.projector import row_scores
+from jaxwgc.sketching._linalg.wide import factors_of_wide, wide_scores
 
 METHODS = ("auto", "gram", "qr", "svd")
 
@@ -116,16 +114,18 @@ def leverage_scores(
     """
     _validation.check_choice("method", method, METHODS)
     checked = matrix_of("matrix", matrix)
-    is_right = is_dense(checked) or method in ("auto", "gram")
+    is_dense = isinstance(checked, Dense)
+    is_right = is_dense or method in ("auto", "gram")
     rule = "be 'auto' or 'gram' for sparse, sharded or streamed rows"
     _validation.require(is_right, "method", rule, repr(method))
     num_rows, num_columns = checked.shape
     if method == "auto":
         is_tall = num_rows >= 4 * num_columns
-        method = "gram" if is_tall or not is_dense(checked) else "qr"
-    checked, rcond = _checks.with_cutoff(checked, rcond)
-    scores = compute(_scores, checked, None, rcond, by_rows=True, method=method)
-    _checks.warn_of_precision(matrix, checked, scores)
+        method = "gram" if is_tall or not is_dense else "qr"
+    default_rcond = rank_cutoff(checked.shape, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    scores = _scores(checked, None, rcond, method=method)
+    warn_of_precision(matrix, checked, scores)
     return scores
 
 
@@ -175,15 +175,19 @@ def ridge_leverage_scores(
     """
     checked = matrix_of("matrix", matrix)
     regulariser = _checks.regulariser(ridge, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond)
-    return compute(_scores, checked, regulariser, rcond, by_rows=True, method="gram")
+    default_rcond = rank_cutoff(checked.shape, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    return _scores(checked, regulariser, rcond, method="gram")
 
 
-def _scores(rows: Rows, ridge: Array | None, rcond: Array, method: str) -> Any:
-    if rows.is_wide:
-        return wide_scores(rows, ridge, rcond, method)
+@compiled("method")
+def _scores(
+    matrix: RowMatrix, ridge: Array | None, rcond: Array, *, method: str
+) -> Any:
+    if matrix.is_wide:
+        return wide_scores(matrix, ridge, rcond)
     root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return factors_of(rows, root, rcond, method).row_norms(rows, ridge)
+    return row_scores(matrix, factors_of(matrix, root, rcond, method), ridge)
 
 
 def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:
@@ -221,15 +225,18 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
       the numerical rank. See `leverage_scores` for the algorithm.
     """
     checked = matrix_of("matrix", matrix)
-    checked, rcond = _checks.with_cutoff(checked, rcond)
-    rank = compute(_rank, checked, rcond)
-    _checks.warn_of_precision(matrix, checked, rank.rank)
+    default_rcond = rank_cutoff(checked.shape, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    rank = _rank(checked, rcond)
+    warn_of_precision(matrix, checked, rank.rank)
     return rank
 
 
-def _rank(rows: Rows, rcond: Array) -> NumericalRank:
-    if rows.is_wide:
-        return factors_of_wide(rows, rcond)[1].rank
+@compiled()
+def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
+    if matrix.is_wide:
+        _, factors, _ = factors_of_wide(matrix, rcond)
+        return factors.rank
     # The second Gram matrix is always computed, since the first one does not show small
     # singular values.
-    return factors_of(rows, None, rcond, threshold=1.0).rank
+    return factors_of(matrix, None, rcond, threshold=1.0).rank

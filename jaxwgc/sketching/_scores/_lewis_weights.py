@@ -13,16 +13,10 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.factors import (
-    Factors,
-    at_most_one,
-    factors_of,
-    orthonormaliser_of_gram,
-    rank_cutoff,
-    scaled_gram,
-)
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
-from jaxwgc.sketching._linalg.rows import DenseRows, Rows
+from jaxwgc.sketching._linalg.projector import at_most_one, orthonormaliser
 
 
 class LewisWeights(NamedTuple):
@@ -109,7 +103,8 @@ def lewis_weights(
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
         tolerance = rounding * jnp.maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
+    default_rcond = rank_cutoff(matrix.shape, dtype)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond, default_rcond)
     p = _checks.scalar(p, dtype)
     tolerance = _checks.scalar(tolerance, dtype)
     most = _checks.scalar(most, jnp.int32)
@@ -136,12 +131,12 @@ def _lewis_weights(
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
-        weighted = DenseRows(directions * roots[:, None])
+        weighted = Dense(directions * roots[:, None])
         # Squared row norms of the directions. Multiplied by squared roots, they are the
         # scores.
         factors = factors_of(weighted, None, cutoff)
-        inverse = _inverse(weighted, factors)
-        norms = DenseRows(directions).norms_of(inverse, factors.scale)
+        inverse = orthonormaliser(weighted, factors)
+        norms = Dense(directions).row_norms(inverse, factors.scale)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
         return jnp.where(is_seen, log_scores - log_weights, 0)
@@ -221,13 +216,8 @@ def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
 
     X and the basis have equal Lewis weights.
     """
-    rows = DenseRows(matrix)
+    rows = Dense(matrix)
     method = "gram" if matrix.shape[0] >= matrix.shape[1] else "qr"
     factors = factors_of(rows, None, rcond, method, threshold=1.0)
-    basis = product(matrix * factors.scale, _inverse(rows, factors))
+    basis = product(matrix * factors.scale, orthonormaliser(rows, factors))
     return factors.finite, jnp.where(factors.finite, basis, 0)
-
-
-def _inverse(rows: Rows, factors: Factors) -> Array:
-    gram = rows.sum(scaled_gram, factors.scale)
-    return orthonormaliser_of_gram(factors.matrix, factors.vectors, gram)

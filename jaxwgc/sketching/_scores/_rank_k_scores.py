@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -14,9 +13,11 @@ from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc._conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.factors import at_most_one, diagonal, without_derivative
-from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
-from jaxwgc.sketching._linalg.rows import Rows, constant, safe
+from jaxwgc.sketching._linalg.factors import rank_cutoff
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
+from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.projector import as_scores, without_derivative
+from jaxwgc.sketching._linalg.rows import diagonal, safe
 
 # Maximum number of conjugate gradient steps for derivatives. With a gap of 1e-3, 300
 # are enough in float64.
@@ -144,48 +145,49 @@ def rank_k_leverage_scores(
         oversampling = rank + 10
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
     # At least one more direction is computed, to measure the gap after the last one.
-    sizes = rank, rank + max(oversampling, 1), num_passes
-    checked, rcond = _checks.with_cutoff(checked, rcond)
-    whole: Any = False
-    by_rows = RankKScores(True, whole, whole, whole, whole, whole)
-    return compute(_scores, checked, key, rcond, by_rows=by_rows, sizes=sizes)
+    width = rank + max(oversampling, 1)
+    default_rcond = rank_cutoff(checked.shape, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    return _scores(checked, key, rcond, rank=rank, width=width, num_passes=num_passes)
 
 
+@compiled("rank", "width", "num_passes")
 def _scores(
-    rows: Rows, key: Array, rcond: Array, sizes: tuple[int, int, int]
+    matrix: RowMatrix,
+    key: Array,
+    rcond: Array,
+    *,
+    rank: int,
+    width: int,
+    num_passes: int,
 ) -> RankKScores:
-    rank, width, num_passes = sizes
-    num_columns = rows.shape[1]
-    largest = rows.largest().max()
+    num_columns = matrix.shape[1]
+    largest = matrix.column_maxima().max()
     finite = jnp.isfinite(largest)
     # All columns share one scale, since their units matter.
     scale = inverse_power_of_two(jnp.where(finite, largest, 1))
-    fixed = constant(rows)
+    fixed = lax.stop_gradient(matrix)
 
     def run(basis: Array) -> Array:
-        passed = fixed.products(basis, scale)
+        passed = fixed.gram_products(basis, scale)
         # Decompositions of NaN are undefined, and differ by backend.
         return jnp.where(jnp.isfinite(passed).all(), passed, 0)
 
-    start = jax.random.normal(key, (num_columns, min(width, num_columns)), rows.dtype)
+    start = jax.random.normal(key, (num_columns, min(width, num_columns)), matrix.dtype)
     vectors, values = leading_directions(run, start, num_passes)
     is_kept = values[:rank] > rcond * values[0]
     vectors = jnp.where(is_kept, vectors[:, :rank], 0)
     divisors = jnp.where(is_kept, values[:rank], 1)
     # The directions are constants, so that the product has the derivative of XᵀX alone.
-    passed = rows.products(vectors, scale)
+    passed = matrix.gram_products(vectors, scale)
     # The maximum `largest` may lose a NaN; sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
     trust = _trust(vectors, values, lax.stop_gradient(passed), rcond)
     last, gap, error_bound, is_ambiguous = trust
-    if rows.is_on_host:
-        scores = np.clip(rows.norms_of(vectors / divisors, scale), 0, 1)
-    else:
-        image = passed[:num_columns]
-        projection = _projection(fixed, scale, vectors, divisors, is_ambiguous, image)
-        scores = at_most_one(rows.norms_of(projection, scale))
-        scores = jnp.where(finite, scores, jnp.nan)
+    image = passed[:num_columns]
+    projection = _projection(fixed, scale, vectors, divisors, is_ambiguous, image)
+    scores = as_scores(matrix.row_norms(projection, scale), finite)
     nan = jnp.where(finite, 0, jnp.nan)
     return RankKScores(
         scores=scores,
@@ -310,7 +312,12 @@ def _trust(vectors: Array, values: Array, passed: Array, rcond: Array) -> Any:
 
 @jax.custom_jvp
 def _projection(
-    rows: Rows, scale: Array, vectors: Array, values: Array, is_bad: Array, image: Array
+    matrix: RowMatrix,
+    scale: Array,
+    vectors: Array,
+    values: Array,
+    is_bad: Array,
+    image: Array,
 ) -> Array:
     """Returns V / σ, which is B with X B = U_k, with derivatives up to a rotation.
 
@@ -318,14 +325,14 @@ def _projection(
     are constants. Truncated vectors are 0, and their values 1. First derivatives are
     NaN if `is_bad`, and second derivatives always.
     """
-    del rows, scale, is_bad, image
+    del matrix, scale, is_bad, image
     return vectors / values
 
 
 @_projection.defjvp
 def _projection_jvp(primals, tangents):
     """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a for y orthogonal to leading directions."""
-    rows, scale, vectors, values, is_bad, image = primals
+    matrix, scale, vectors, values, is_bad, image = primals
     change = tangents[-1]
     inner = product(vectors.T, change)
 
@@ -333,7 +340,7 @@ def _projection_jvp(primals, tangents):
         return columns - product(vectors, product(vectors.T, columns))
 
     def shifted(columns: Array) -> Array:
-        images = rows.products(columns, scale)[: columns.shape[0]]
+        images = matrix.gram_products(columns, scale)[: columns.shape[0]]
         return columns * values**2 - beside(images)
 
     def solve(function: Callable[..., Array], right: Array) -> Array:

@@ -9,14 +9,10 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
-from jaxwgc.sketching._linalg.kinds import (
-    MatrixLike,
-    compute,
-    is_dense,
-    system_of,
-)
-from jaxwgc.sketching._linalg.rows import DenseRows, Rows, constant
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, system_of
+from jaxwgc.sketching._linalg.matrix import RowMatrix
 
 CRITERIA = ("leave_one_out", "generalized")
 
@@ -94,7 +90,8 @@ def choose_ridge(
     is_tall = num_rows >= 4 * num_columns
     rule = "have at least four rows per column, or be an array on one device"
     given = f"{type(checked).__name__} of shape {checked.shape}"
-    _validation.require(is_tall or is_dense(checked), "matrix", rule, given)
+    is_dense = isinstance(checked, Dense)
+    _validation.require(is_tall or is_dense, "matrix", rule, given)
     ridges_given = ridges
     ridges = _checks.finite_array("ridges", ridges)
     _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
@@ -103,48 +100,47 @@ def choose_ridge(
     if values is not None:
         _validation.check_entries("ridges", values, values >= 0, "not negative")
     _validation.check_choice("criterion", criterion, CRITERIA)
-    options = {"criterion": criterion, "shape": tuple(checked.shape)}
-    return compute(_choose, checked, ridges, along=(target,), **options)
+    return _choose(checked, target, ridges, criterion=criterion)
 
 
+@compiled("criterion")
 def _choose(
-    rows: Rows, target: Array, ridges: Array, criterion: str, shape: tuple[int, int]
+    matrix: RowMatrix, target: Array, ridges: Array, *, criterion: str
 ) -> RidgeChoice:
-    rows = constant(rows)
-    target, ridges = lax.stop_gradient((target, ridges))
-    left, values, right, finite = _decomposed(rows, shape)
-    is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
-    is_right &= jnp.all(ridges >= 0)
+    matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
+    num_rows, num_columns = matrix.shape
+    left, values, right, finite = _decomposed(matrix)
+    is_right = finite & jnp.isfinite(target).all() & jnp.all(ridges >= 0)
     targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
     # Scaling by an exact power of two avoids overflow of squares.
     scale = inverse_power_of_two(values[0])
-    unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(targets))))
+    unit = inverse_power_of_two(jnp.max(jnp.abs(targets)))
     targets = targets * unit
     # A ridge that overflows becomes the largest float, which removes all directions.
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
     squares = (values * scale) ** 2
     is_kept = squares > 0
-    if shape[0] < 4 * shape[1]:
+    if num_rows < 4 * num_columns:
         # For small singular values, rounding has made U less orthogonal.
-        basis, triangle = jnp.linalg.qr(rows.times(left))
-        rows = DenseRows(basis)
+        basis, triangle = jnp.linalg.qr(matrix.mv(left))
+        matrix = Dense(basis)
         left = jnp.diag(jnp.sign(jnp.diagonal(triangle)))
-    parts: Array = rows.sum(_parts, left, along=(targets,))
+    parts: Array = matrix.sum_rows(_parts, left, along=(targets,))
     # In the directions U of X, 1 - H is ridge / (σ² + ridge), and 1 in all others. If
     # there are no others, the common factor `least` cancels in all errors, and ridges
     # may be small beside all singular values.
-    others = shape[0] - jnp.sum(is_kept)
-    eps = float(jnp.finfo(rows.dtype).eps)
+    others = num_rows - jnp.sum(is_kept)
+    eps = float(jnp.finfo(matrix.dtype).eps)
     rounding = jnp.where(others > 0, 100 * eps, 0)
     least = scaled_ridges + jnp.where(others > 0, 0, jnp.min(squares))
     sums = jnp.where(is_kept, squares + scaled_ridges[:, None], 1)
     rest = jnp.where(is_kept, least[:, None] / sums, 0)
     fit = left, rest, parts, jnp.minimum(others, 1), rounding
     is_left_out = jnp.asarray(criterion == "leave_one_out")
-    total = rows.sum(_errors, fit, is_left_out, along=(targets,))
-    total = total / (shape[0] * targets.shape[1])
+    total = matrix.sum_rows(_errors, fit, is_left_out, along=(targets,))
+    total = total / (num_rows * targets.shape[1])
     if criterion == "generalized":
-        mean = (jnp.sum(rest, axis=1) + others) / shape[0]
+        mean = (jnp.sum(rest, axis=1) + others) / num_rows
         total = _divided(_divided(total, mean, rounding), mean, rounding)
     best = jnp.argmin(total)
     values = jnp.where(is_kept, values, 1)
@@ -194,19 +190,20 @@ def _divided(residuals: Array, rest: Array, rounding: Array) -> Array:
     return jnp.where(is_left, residuals / jnp.where(is_left, rest, 1), jnp.inf)
 
 
-def _decomposed(rows: Rows, shape: tuple[int, int]) -> tuple[Array, ...]:
+def _decomposed(matrix: RowMatrix) -> tuple[Array, ...]:
     """Returns L, s and V with X = U diag(s) Vᵀ, U = X L, and whether X is finite.
 
     Columns keep their units, which are those of the ridge.
     """
-    rcond = solver_cutoff(shape, rows.dtype)
-    threshold = 1e4 * jnp.finfo(rows.dtype).eps
-    method = "gram" if shape[0] >= 4 * shape[1] else "qr"
-    factors = factors_of(rows, None, rcond, method, threshold)
+    num_rows, num_columns = matrix.shape
+    rcond = solver_cutoff(matrix.shape, matrix.dtype)
+    threshold = 1e4 * jnp.finfo(matrix.dtype).eps
+    method = "gram" if num_rows >= 4 * num_columns else "qr"
+    factors = factors_of(matrix, None, rcond, method, threshold)
     # With X diag(scale) = U₀ diag(s₀) V₀ᵀ, X is U₀ times this small matrix.
     small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
     rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
     is_kept = jnp.arange(values.size) < factors.rank.rank
-    left = product(factors.scale[:, None] * factors.matrix, rotation)
+    left = product(factors.scale[:, None] * factors.inverse, rotation)
     left = jnp.where(is_kept, left, 0)
     return left, jnp.where(is_kept, values, 0), right.T, factors.finite

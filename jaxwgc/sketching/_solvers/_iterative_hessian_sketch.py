@@ -15,15 +15,12 @@ from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._linalg.factors import (
-    Factors,
-    factors_of_small,
-    gram,
-    solver_cutoff,
-)
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
 from jaxwgc.sketching._linalg.implicit import implicit_solution
+from jaxwgc.sketching._linalg.kinds import warn_of_precision
 from jaxwgc.sketching._linalg.monitor import Criterion, all_met
-from jaxwgc.sketching._linalg.rows import DenseRows, scaled
+from jaxwgc.sketching._linalg.rows import gram, scaled
 from jaxwgc.sketching._solvers._least_squares import Solution, in_units
 
 Projection = Callable[[Array], Array]
@@ -167,7 +164,7 @@ def iterative_hessian_sketch(
     options = num_iterations, projection, num_inner_steps, refresh
     solution = _solve(matrix, target, embedding, numbers, options)
     if solution.rank is not None and regulariser is None:
-        _checks.warn_of_precision(given, matrix, solution.rank.rank)
+        warn_of_precision(given, Dense(matrix), solution.rank.rank)
     return solution
 
 
@@ -206,8 +203,8 @@ def _solve(
             return projection(solution * size / unit).astype(matrix.dtype) * unit / size
 
         def downhill_of(solution: Array) -> tuple[Array, Array]:
-            rows = DenseRows(matrix)
-            gradient, squared = rows.sum(_downhill, solution, along=(target,))
+            rows = Dense(matrix)
+            gradient, squared = rows.sum_rows(_downhill, solution, along=(target,))
             if ridge is None:
                 return gradient, squared
             pulled = ridge * solution
@@ -254,7 +251,7 @@ def _solve(
             factors, _ = prepared
             rank = factors.rank
             solution = implicit_solution(
-                solution, DenseRows(system[0]), system_target, system[1], factors
+                solution, Dense(system[0]), system_target, system[1], factors
             )
         return Solution(
             solution=solution * size,
@@ -291,7 +288,7 @@ def _prepared(small: Array, ridge: Array | None, projection: Projection | None) 
 def _free_change(prepared: tuple[Factors, Array], gradient: Array) -> Array:
     """Returns the unconstrained Newton step of a sketched Hessian."""
     factors, row_space = prepared
-    coordinates = factors.in_range(factors.scale * gradient)
+    coordinates = product(factors.inverse.T, factors.scale * gradient)
     return scaled(factors.scale, factors.direction(coordinates, row_space))
 
 

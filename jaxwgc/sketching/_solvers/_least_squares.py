@@ -1,6 +1,6 @@
 """Least squares by one sketch, or to full accuracy."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.blocks import BlockRows
+from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
+from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import (
     NumericalRank,
     factors_of_small,
@@ -20,16 +21,16 @@ from jaxwgc.sketching._linalg.factors import (
 )
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
-    LinearOperator,
     MatrixLike,
-    compute,
-    is_dense,
-    sketched,
+    compiled,
     system_of,
+    warn_of_precision,
 )
-from jaxwgc.sketching._linalg.rows import DenseRows, constant, scaled
+from jaxwgc.sketching._linalg.linear_operator import LinearOperator, Operator
+from jaxwgc.sketching._linalg.matrix import Matrix
+from jaxwgc.sketching._linalg.rows import scaled
+from jaxwgc.sketching._linalg.sparse import Sparse
 from jaxwgc.sketching._solvers._preconditioners import (
-    Found,
     Problem,
     by_columns,
     by_factors,
@@ -175,26 +176,30 @@ def sketch_and_solve(
     """
     _validation.check_key(key)
     checked, target = system_of(key, matrix, target)
-    if isinstance(checked, LinearOperator) and checked.sketch is None:
+    if isinstance(checked, Operator) and checked.functions.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
     sketch_size = _checks.sketch_size(sketch_size, checked.shape)
-    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
+    default_rcond = solver_cutoff(checked.shape, checked.dtype)
+    target, rcond = _checks.with_cutoff(target, rcond, default_rcond)
     regulariser = _checks.regulariser(ridge, checked.dtype)
     embedding = embed(embedding, key, sketch_size, checked.shape[0])
-    solution = compute(
-        _solve_once, checked, embedding, regulariser, rcond, along=(target,)
-    )
-    if regulariser is None:
-        _checks.warn_of_precision(matrix, checked, solution.rank.rank)
+    solution = _solve_once(checked, target, embedding, regulariser, rcond)
+    if regulariser is None and solution.rank is not None:
+        warn_of_precision(matrix, checked, solution.rank.rank)
     return solution
 
 
+@compiled()
 def _solve_once(
-    rows: Any, target: Array, embedding: Embedding, ridge: Array | None, rcond: Array
+    matrix: Matrix,
+    target: Array,
+    embedding: Embedding,
+    ridge: Array | None,
+    rcond: Array,
 ) -> Solution:
-    unit = rows.maximum(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
+    unit = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
     unit = inverse_power_of_two(unit)
-    small, small_target = sketched(rows, embedding, target * unit)
+    small, small_target = matrix.sketch(embedding, target * unit)
     # Derivatives come from `implicit_solution`, not from the steps of the computation.
     constants = lax.stop_gradient((small, small_target, ridge, target))
     fixed, right, weight, full_right = constants
@@ -202,21 +207,21 @@ def _solve_once(
     factors = factors_of_small(fixed, rcond, root=root)
     # U = S X diag(scale) P, which has orthonormal columns (without the rows of a
     # ridge).
-    left = product(fixed * factors.scale, factors.matrix)
+    left = product(fixed * factors.scale, factors.inverse)
     step = factors.direction(product(left.T, right), factors.row_space())
     solution = implicit_solution(
-        scaled(factors.scale, step), DenseRows(small), small_target, ridge, factors
+        scaled(factors.scale, step), Dense(small), small_target, ridge, factors
     )
     probe = factors.null_vector()
     found = lax.stop_gradient(solution)
-    products = constant(rows).residual_products(
+    products = lax.stop_gradient(matrix).line_products(
         full_right * unit, found, factors.scale * probe
     )
-    _, squared, _, image = products
+    squared = products.squared
     if weight is not None:
         squared += weight * jnp.sum(found**2, axis=0)
-    squares = rows.total(jnp.sum((full_right * unit) ** 2, axis=0))
-    sees_all = factors.sees_all(probe, jnp.sqrt(image), rcond)
+    squares = jnp.sum((full_right * unit) ** 2, axis=0)
+    sees_all = factors.sees_all(probe, jnp.sqrt(products.curvature), rcond)
     result = Solution(
         solution=solution,
         num_iterations=jnp.full(unit.shape, 1, jnp.int32),
@@ -379,7 +384,8 @@ def preconditioned(
     _validation.check_choice("method", method, METHODS)
     eps = float(jnp.finfo(checked.dtype).eps)
     tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
-    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
+    default_rcond = solver_cutoff(checked.shape, checked.dtype)
+    target, rcond = _checks.with_cutoff(target, rcond, default_rcond)
     regulariser = _checks.regulariser(ridge, checked.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
@@ -391,38 +397,43 @@ def preconditioned(
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     tries_columns = method == "auto" and chosen == "sketch" and regulariser is not None
     num_tries = 0
-    if tries_columns and _checks.is_sparse(checked):
+    if tries_columns and isinstance(checked, Sparse):
         num_tries = min(_num_tries(checked), max_iterations)
     embedding = embed(embedding, key, sketch_size, num_rows)
-    arguments = embedding if chosen == "sketch" else None, regulariser, tolerance, rcond
-    options = {
-        "method": chosen,
-        "max_iterations": max_iterations,
-        "num_tries": num_tries,
-    }
-    solution = compute(_solve, checked, arguments, along=(target,), **options)
+    solution = _solve(
+        checked,
+        target,
+        embedding if chosen == "sketch" else None,
+        regulariser,
+        tolerance,
+        rcond,
+        method=chosen,
+        max_iterations=max_iterations,
+        num_tries=num_tries,
+    )
     if regulariser is None and solution.rank is not None:
-        _checks.warn_of_precision(matrix, checked, solution.rank.rank)
+        warn_of_precision(matrix, checked, solution.rank.rank)
     return solution
 
 
-def _method(method: str, matrix: Any, sketch_size: int) -> str:
+def _method(method: str, matrix: Matrix, sketch_size: int) -> str:
     """Chooses the method for the kind and size of a matrix, or checks a given one."""
     num_rows, num_columns = matrix.shape
     is_long = num_rows > 2 * sketch_size
-    if isinstance(matrix, LinearOperator):
-        choices = ("columns",) if matrix.sketch is None else ("sketch", "columns")
-    elif _checks.is_sparse(matrix):
+    if isinstance(matrix, Operator):
+        has_sketch = matrix.functions.sketch is not None
+        choices = ("sketch", "columns") if has_sketch else ("columns",)
+    elif isinstance(matrix, Sparse):
         is_sketched = is_long and num_columns <= _MAX_SKETCHED_COLUMNS
         choices = ("sketch", "columns") if is_sketched else ("columns", "sketch")
-    elif isinstance(matrix, BlockRows):
+    elif isinstance(matrix, BlockMatrix):
         is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
         choices = ("sketch", "factor") if is_sketched else ("factor", "sketch")
     else:
         is_long &= num_rows > _MAX_GRAM_RATIO * num_columns
         is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
         choices = ("sketch", "gram") if is_sketched else ("gram", "sketch")
-        if is_dense(matrix):
+        if isinstance(matrix, Dense):
             choices = *choices, "factor"
             is_tall = num_rows >= (4 if method == "auto" else 1) * num_columns
             if not is_tall and method in ("auto", "gram"):
@@ -434,53 +445,59 @@ def _method(method: str, matrix: Any, sketch_size: int) -> str:
     return method
 
 
-def _num_tries(matrix: Any) -> int:
+def _num_tries(matrix: Sparse) -> int:
     """Returns the number of iterations with column scales to try before a sketch.
 
     They take about half of its time. If they do not converge, the solution takes half
     as long again as by the sketch alone.
     """
     num_rows, num_columns = matrix.shape
-    num_entries = matrix.data.size + num_rows + num_columns
+    num_entries = matrix.num_entries + num_rows + num_columns
     in_iterations = (
         _SKETCH_ITERATIONS + _FACTOR_ITERATIONS * num_columns**3 / num_entries
     )
     return min(int(in_iterations / 2), _MAX_SLOW_ITERATIONS)
 
 
+@compiled("method", "max_iterations", "num_tries")
 def _solve(
-    rows: Any,
+    matrix: Matrix,
     target: Array,
-    arguments: Any,
+    embedding: Embedding | None,
+    ridge: Array | None,
+    tolerance: Array,
+    rcond: Array,
+    *,
     method: str,
     max_iterations: int,
     num_tries: int,
 ) -> Solution:
-    embedding, ridge, tolerance, rcond = arguments
     # Derivatives come from `implicit_solution`, not from the steps of the computation.
-    fixed = constant(rows)
-    weight, right = lax.stop_gradient((ridge, target))
+    fixed, weight, right = lax.stop_gradient((matrix, ridge, target))
     root = None if weight is None else jnp.sqrt(weight)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
-    unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(right), axis=0)))
+    unit = inverse_power_of_two(jnp.max(jnp.abs(right), axis=0))
     problem = Problem(fixed, right * unit, root, tolerance)
-
-    def factored() -> Found:
-        return by_factors(problem, embedding, rcond, method, max_iterations)
-
     if method == "columns":
         found = by_columns(problem, max_iterations)
     elif num_tries:
         tried, is_enough = tried_columns(problem, num_tries, max_iterations)
-        found = lax.cond(is_enough, lambda: tried, factored)
+        found = lax.cond(
+            is_enough,
+            lambda: tried,
+            lambda: by_factors(problem, embedding, rcond, method, max_iterations),
+        )
     else:
-        found = factored()
+        found = by_factors(problem, embedding, rcond, method, max_iterations)
     factors = found.factors
     solution = scaled(factors.scale, found.solution)
     solution = jnp.where(jnp.isfinite(found.squared), solution, jnp.nan)
-    if not rows.is_on_host:
-        solution = implicit_solution(solution, rows, target * unit, ridge, factors)
+    solution = implicit_solution(solution, matrix, target * unit, ridge, factors)
     result = Solution(
-        solution, found.iteration, found.converged, found.history, factors.rank
+        solution=solution,
+        num_iterations=found.iteration,
+        converged=found.converged,
+        residual_history=found.history,
+        rank=factors.rank,
     )
     return in_units(result, unit, factors.scale)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.implicit import solve_augmented
-from jaxwgc.sketching._linalg.rows import DenseRows
 from jaxwgc.sketching._solvers._newton_problem import Problem, root_factors
 
 
@@ -39,4 +39,4 @@ def _minimiser_jvp(functions, unravel, primals, tangents):
     factors = root_factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
     flat = minimiser(functions, unravel, flat, given)
-    return flat, solve_augmented(DenseRows(root), ridge, factors, zeros, change)[1]
+    return flat, solve_augmented(Dense(root), ridge, factors, zeros, change)[1]

@@ -11,14 +11,9 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc._conjugate_gradients import conjugate_gradients
-from jaxwgc.sketching._linalg.factors import (
-    Factors,
-    diagonal,
-    factors_of_small,
-    gram,
-    solver_cutoff,
-)
+from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
 from jaxwgc.sketching._linalg.monitor import Monitor
+from jaxwgc.sketching._linalg.rows import diagonal, gram
 
 # Armijo's constant, and the largest number of halvings of a step.
 _SUFFICIENT = 0.1
@@ -137,7 +132,7 @@ def _inverse_root(small: Array, ridge: Array | None) -> Array:
 
     def robust(_: None) -> Array:
         factors = root_factors(small, ridge)
-        return factors.scale[:, None] * factors.matrix
+        return factors.scale[:, None] * factors.inverse
 
     identity = jnp.eye(small.shape[1], dtype=small.dtype)
     # A Cholesky factor is several times faster, and accurate enough for a direction

@@ -1,6 +1,6 @@
 """Iterations of `preconditioned`, by the kind of preconditioner."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,25 +9,31 @@ from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._linalg.factors import (
     Factors,
     NumericalRank,
-    factors_of,
     factors_of_small,
+    gram_factors,
 )
-from jaxwgc.sketching._linalg.kinds import sketched
+from jaxwgc.sketching._linalg.linear_operator import Operator
+from jaxwgc.sketching._linalg.matrix import Matrix, QRMatrix, RowMatrix
 from jaxwgc.sketching._linalg.refinement import Refinement
-from jaxwgc.sketching._linalg.scaled_system import ScaledSystem, column_scaling
+from jaxwgc.sketching._linalg.scaled_system import (
+    ColumnScaling,
+    ScaledSystem,
+    column_scaling,
+)
+from jaxwgc.sketching._linalg.sparse import Sparse
 
 
 class Problem(NamedTuple):
     """Least squares of X stacked on `root` I.
 
     Attributes:
-      rows: X, constant for `jax.grad`.
+      matrix: X, constant for `jax.grad`.
       target: y in units of its size.
       root: √ridge, or None.
       tolerance: Tolerance of the backward error.
     """
 
-    rows: Any
+    matrix: Matrix
     target: Array
     root: Array | None
     tolerance: Array
@@ -46,14 +52,15 @@ class Found(NamedTuple):
     iteration: Array
     converged: Array
     history: Array
-    factors: Any
+    factors: Factors | ColumnScaling
 
 
 def by_columns(problem: Problem, max_iterations: int) -> Found:
     """Solves with column scales as the only preconditioner."""
-    rows, target, root, tolerance = problem
-    scaling = column_scaling(rows, root)
-    system = ScaledSystem(rows, scaling, tolerance, root)
+    matrix, target, root, tolerance = problem
+    assert isinstance(matrix, Operator | Sparse)
+    scaling = column_scaling(matrix, root)
+    system = ScaledSystem(matrix, scaling, tolerance, root)
     state = system.solve(system.padded(target), max_iterations)
     return Found(
         solution=state.x,
@@ -75,14 +82,23 @@ def tried_columns(
     """
     found = by_columns(problem, num_tries)
     scaling = found.factors
-    num_columns = problem.rows.shape[1]
-    dtype = problem.rows.dtype
+    assert isinstance(scaling, ColumnScaling)
+    num_columns = problem.matrix.shape[1]
+    dtype = problem.matrix.dtype
     least = 100 * jnp.finfo(dtype).eps * scaling.norm
     assert problem.root is not None
     has_full_rank = problem.root * jnp.min(scaling.scale) > least
     ones = jnp.ones(num_columns, dtype)
     rank = NumericalRank(jnp.int32(num_columns), jnp.bool_(False))
-    factors = Factors(scaling.scale, jnp.diag(ones), ones, rank, jnp.bool_(True))
+    identity = jnp.diag(ones)
+    factors = Factors(
+        scale=scaling.scale,
+        vectors=identity,
+        singular_values=ones,
+        inverse=identity,
+        rank=rank,
+        finite=jnp.bool_(True),
+    )
     padding = [(0, max_iterations - num_tries)] + [(0, 0)] * (found.history.ndim - 1)
     history = jnp.pad(found.history, padding, mode="edge")
     is_enough = jnp.all(found.converged) & has_full_rank
@@ -97,33 +113,33 @@ def by_factors(
     max_iterations: int,
 ) -> Found:
     """Solves with the factors of X or of its sketch as the preconditioner."""
-    rows, target, root, tolerance = problem
-    converged = jnp.bool_(True)
+    matrix, target, root, tolerance = problem
+    sees_all = jnp.bool_(True)
     at_zero = None
-    if embedding is None and rows.is_on_host:
-        # The pass over X for R also gives Xᵀy and yᵀy.
-        small, pulled, squared = rows.triangle_and_products(target)
-        at_zero = pulled, squared
-        factors = factors_of_small(small, rcond, root=root)
-    elif embedding is None:
-        threshold = 1e4 * jnp.finfo(rows.dtype).eps
-        way = "gram" if method == "gram" else "qr"
-        factors = factors_of(rows, root, rcond, way, threshold)
+    if method == "gram":
+        assert isinstance(matrix, RowMatrix)
+        threshold = 1e4 * jnp.finfo(matrix.dtype).eps
+        factors = gram_factors(matrix, root, rcond, threshold)
+    elif method == "factor":
+        assert isinstance(matrix, QRMatrix)
+        small, gradient, squared = matrix.triangle_and_products(target, root)
+        factors = factors_of_small(small.factor, rcond, small.scale, root)
+        at_zero = gradient, squared
     else:
-        (small,) = sketched(rows, embedding)
-        factors = factors_of_small(small, rcond, root=root)
+        assert embedding is not None
+        (sketch,) = matrix.sketch(embedding)
+        factors = factors_of_small(sketch, rcond, root=root)
         probe = factors.null_vector()
-        image = rows.length(factors.scale * probe)
-        converged = factors.sees_all(probe, image, rcond)
-    refinement = Refinement(rows, factors, tolerance, target, root, at_zero=at_zero)
+        image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
+        sees_all = factors.sees_all(probe, image, rcond)
+    refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
-    is_lowest = refinement.is_lowest(state, embedding is not None)
-    converged &= state.is_solved & is_lowest
+    is_lowest = refinement.is_lowest(state, is_sketched=method == "sketch")
     return Found(
         solution=state.point.x,
         squared=state.point.squared,
         iteration=state.monitor.iteration,
-        converged=converged,
+        converged=sees_all & state.is_solved & is_lowest,
         history=state.monitor.history,
         factors=factors,
     )

@@ -1,0 +1,228 @@
+"""Matrices given by functions that multiply vectors."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.tree_util import Partial
+
+from jaxwgc import _validation
+from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._pytrees import Static, register
+from jaxwgc._validation import require
+from jaxwgc.sketching._linalg.matrix import Matrix
+
+# Functions of a `LinearOperator`, and what errors say of them.
+_FUNCTIONS = {
+    "matvec": "a function of v (p,) that returns Xv (N,)",
+    "rmatvec": "a function of u (N,) that returns Xᵀu (p,), or None",
+    "sketch": "a function of an Embedding S that returns SX (m, p), or None",
+}
+# End of the errors of the constructor: other libraries have arguments in other orders.
+_BY_NAME = "Pass arguments by name: LinearOperator(matvec, shape=(N, p))"
+# Number of pairs of random vectors that test whether two functions are adjoint.
+_NUM_PROBES = 4
+
+
+@dataclass_transform(frozen_default=True)
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearOperator:
+    """A matrix X given by a function v ↦ Xv.
+
+    `preconditioned` accepts it as a matrix, and never forms X.
+
+    Attributes:
+      matvec: A linear JAX function of v (p,) that returns Xv (N,).
+      rmatvec: A function of u (N,) that returns Xᵀu (p,). By default the
+        `jax.linear_transpose` of `matvec`. Pass one if JAX cannot transpose `matvec`,
+        or if a faster function exists. Random vectors test whether the two are adjoint.
+      shape: (N, p), ints.
+      dtype: The dtype of v, u and the products, real; by default the default float
+        dtype.
+      sketch: Optional function of an `Embedding` S (m, N) that returns SX, (m, p). With
+        it, sketching solvers work as they do for arrays. The generic function takes m
+        products Xᵀu for m rows: `lambda embedding: jax.lax.map(rmatvec,
+        embedding.matrix())`.
+
+    An operator is a pytree, in which functions are `jax.tree_util.Partial`, and passes
+    through `jax.jit`. Solvers compile once per function object: a lambda in the call
+    compiles again, `Partial(function, arrays)` does not. Solutions can be
+    differentiated by the arrays that the functions hold or close over.
+
+    Raises:
+      TypeError: If a function is not callable, `shape` is not a tuple of two ints, or
+        `dtype` is not float32 or float64.
+      ValueError: If `shape` is not positive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> # Differences of neighbours, and the first value.
+      >>> operator = sketching.LinearOperator(
+      ...     lambda v: jnp.diff(v, prepend=0), shape=(5, 5)
+      ... )
+      >>> result = sketching.preconditioned(jax.random.key(0), operator, jnp.ones(5))
+      >>> print(jnp.allclose(result.solution, jnp.arange(1, 6)), result.converged)
+      True True
+    """
+
+    matvec: Callable[[Array], Array]
+    rmatvec: Callable[[Array], Array] | None = None
+    shape: Static[tuple[int, int]] = (0, 0)
+    dtype: Static[Any] = None
+    sketch: Callable[[Any], Array] | None = None
+
+    def __post_init__(self):
+        for name, meaning in _FUNCTIONS.items():
+            function = getattr(self, name)
+            if function is None and name != "matvec":
+                continue
+            if not callable(function):
+                raise TypeError(
+                    f"operator.{name} must be {meaning}; got "
+                    f"{_validation.in_short(function)}. {_BY_NAME}"
+                )
+            if not isinstance(function, Partial):
+                object.__setattr__(self, name, Partial(function))
+        if not isinstance(self.shape, tuple) or len(self.shape) != 2:
+            shown = _validation.in_short(self.shape)
+            raise TypeError(
+                f"operator.shape must be the tuple (N, p); got {shown}. {_BY_NAME}"
+            )
+        for axis, size in enumerate(self.shape):
+            _validation.check_int(f"operator.shape[{axis}]", size)
+        if min(self.shape) < 1:
+            raise ValueError(
+                "operator.shape must be (N, p), of positive ints; got "
+                f"{self.shape}. {_BY_NAME}"
+            )
+        _dtype_of(self)
+
+    def times(self, vector: Array) -> Array:
+        """Computes Xv for v (p,) or (p, c)."""
+        return _of_columns(self.matvec, vector)
+
+    def transposed_times(self, vector: Array) -> Array:
+        """Computes Xᵀu for u (N,) or (N, c)."""
+        if self.rmatvec is not None:
+            return _of_columns(self.rmatvec, vector)
+        like = jax.ShapeDtypeStruct(self.shape[1:], self.dtype)
+        transposed = jax.linear_transpose(self.matvec, like)
+        return _of_columns(lambda u: transposed(u)[0], vector)
+
+
+register(LinearOperator)
+
+
+def _dtype_of(operator: LinearOperator) -> Any:
+    """Checks and returns the dtype of an operator, by default the float dtype."""
+    named = float if operator.dtype is None else operator.dtype
+    try:
+        dtype = jnp.result_type(named)
+    except TypeError as error:
+        shown = _validation.in_short(named)
+        raise TypeError(
+            f"operator.dtype must be float32 or float64; got {shown}. {_BY_NAME}"
+        ) from error
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
+        raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
+    return dtype
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operator(Matrix):
+    """The matrix of a `LinearOperator` whose functions have been checked."""
+
+    functions: LinearOperator
+
+    @property
+    def shape(self):
+        return self.functions.shape
+
+    @property
+    def dtype(self):
+        return self.functions.dtype
+
+    def mv(self, vector):
+        return self.functions.times(vector)
+
+    def rmv(self, vector):
+        return self.functions.transposed_times(vector)
+
+    def sketch(self, embedding, *arrays):
+        assert self.functions.sketch is not None
+        small = self.functions.sketch(embedding)
+        expected = embedding.sketch_size, self.shape[1]
+        _validation.check_shape("operator.sketch", small, "(m, p)", expected)
+        return [small.astype(self.dtype), *(embedding @ array for array in arrays)]
+
+
+def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
+    if vector.ndim == 1:
+        return function(vector)
+    return jax.vmap(function, -1, -1)(vector)
+
+
+def checked_operator(
+    key: Array, operator: LinearOperator
+) -> tuple[LinearOperator, Array]:
+    """Checks the functions of an operator: shapes, and whether they are adjoint."""
+    shape = operator.shape
+    dtype = _dtype_of(operator)
+    functions = {}
+    sizes = {"matvec": shape[::-1]}
+    if operator.rmatvec is not None:
+        sizes["rmatvec"] = shape
+    for name, (length, result) in sizes.items():
+        function = getattr(operator, name)
+        vector = np.zeros(length, dtype)
+        functions[name] = _hoisted(function, vector)
+        image = jax.eval_shape(functions[name], vector)
+        given = getattr(image, "shape", None), getattr(image, "dtype", None)
+        rule = f"return {dtype} of shape ({result},) for one of ({length},)"
+        require(given == ((result,), dtype), f"operator.{name}", rule, image)
+    operator = dataclasses.replace(operator, dtype=dtype, **functions)
+    norm, is_adjoint = probed(jax.random.fold_in(key, 2), operator)
+    if not _validation.is_traced(is_adjoint):
+        name = "operator.matvec and operator.rmatvec"
+        given = f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
+        require(is_adjoint, name, "be finite and adjoint", given)
+    return operator, is_adjoint
+
+
+def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
+    """Turns traced arrays in the closure of a function into leaves, for `jax.jit`."""
+    converted, constants = jax.closure_convert(function, vector)
+    if not constants:
+        return function
+    return Partial(lambda constants, v: converted(v, *constants), constants)
+
+
+@jax.jit
+def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
+    """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
+    num_rows, num_columns = operator.shape
+
+    def probe(key: Array) -> tuple[Array, Array]:
+        keys = jax.random.split(key)
+        right = jax.random.normal(keys[0], (num_columns,), operator.dtype)
+        left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
+        images = [operator.times(right), operator.transposed_times(left)]
+        images = jnp.concatenate(images)
+        # Scaling by an exact power of two avoids overflow of squares.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
+        images = images * unit
+        difference = jnp.abs(jnp.sum(images * jnp.concatenate([left, -right])))
+        return jnp.linalg.norm(images) / 2**0.5 / unit, difference / unit
+
+    norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
+    norm = jnp.mean(norms)
+    # The bound is far above rounding. Adjoints that differ by this share of their norm
+    # are still detected.
+    bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
+    return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)

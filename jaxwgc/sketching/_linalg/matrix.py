@@ -1,0 +1,191 @@
+"""The abstract classes of matrices, of which solvers and scores are functions."""
+
+import abc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxwgc._arrays import product
+from jaxwgc.sketching._linalg.rows import gram
+
+if TYPE_CHECKING:
+    from jaxwgc.sketching._embeddings._embedding import Embedding
+
+T = TypeVar("T")
+
+
+class LineProducts(NamedTuple):
+    """Products with X of a residual r = y - Xθ and of a direction d.
+
+    Attributes:
+      gradient: Xᵀr, (p,) or (p, c).
+      squared: ‖r‖², () or (c,).
+      image: XᵀXd, (p,) or (p, c).
+      curvature: ‖Xd‖², () or (c,).
+    """
+
+    gradient: Array
+    squared: Array
+    image: Array
+    curvature: Array
+
+
+class Matrix(abc.ABC):
+    """A real matrix X of shape (N, p).
+
+    Each kind of matrix is a subclass and a pytree: `Dense`, `Sparse`, `Sharded`,
+    `BlockMatrix` and `Operator`. Arrays with N rows are global arrays for every kind.
+    """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Returns (N, p)."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """Returns the dtype of X and of its products."""
+
+    @abc.abstractmethod
+    def mv(self, vector: Array) -> Array:
+        """Computes Xv for v (p,) or (p, c)."""
+
+    @abc.abstractmethod
+    def rmv(self, vector: Array) -> Array:
+        """Computes Xᵀu for u (N,) or (N, c)."""
+
+    @abc.abstractmethod
+    def sketch(self, embedding: "Embedding", *arrays: Array) -> list[Array]:
+        """Computes S X, and S times arrays with N rows, for an embedding S (m, N)."""
+
+    def line_products(
+        self, target: Array, solution: Array, direction: Array
+    ) -> LineProducts:
+        """Computes `LineProducts` for y (N,) or (N, c), θ and d, in one pass over X."""
+        residual = target - self.mv(solution)
+        moved = self.mv(direction)
+        return LineProducts(
+            gradient=self.rmv(residual),
+            squared=jnp.sum(residual**2, axis=0),
+            image=self.rmv(moved),
+            curvature=jnp.sum(moved**2, axis=0),
+        )
+
+    def while_loop(
+        self, is_open: Callable[[T], Array], step: Callable[[T], T], state: T
+    ) -> T:
+        """Runs steps that may read X, as `jax.lax.while_loop` does."""
+        return lax.while_loop(is_open, step, state)
+
+
+class RowMatrix(Matrix):
+    """A matrix that is read by blocks of rows."""
+
+    # Whether each method reads X once from outside of JAX, such as from a disk.
+    # Functions of such a matrix run on the host and have no derivatives.
+    is_streamed = False
+
+    @abc.abstractmethod
+    def sum_rows(
+        self, function: Callable[..., T], *args: Any, along: tuple[Array, ...] = ()
+    ) -> T:
+        """Sums `function(block, *slices, *args)` over blocks of rows.
+
+        Args:
+          function: Returns a pytree of arrays. It is a function at the top level of a
+            module, so that streamed chunks share its compiled program. Blocks may be
+            padded with rows of zeros.
+          args: Pytrees of arrays.
+          along: Arrays with N rows, of which `slices` are the rows of the block.
+        """
+
+    @abc.abstractmethod
+    def row_norms(self, basis: Array, scale: Array) -> Any:
+        """Computes the squared row norms (N,) of X diag(scale) Q for Q (p, l).
+
+        Those of a streamed matrix are a NumPy array.
+        """
+
+    @abc.abstractmethod
+    def column_maxima(self) -> Array:
+        """Computes the largest absolute value in each column, (p,).
+
+        Those of a streamed matrix are estimates from its first rows.
+        """
+
+    def gram(self, scale: Array, basis: Array | None = None) -> Array:
+        """Computes the Gram matrix of X diag(scale), or of X diag(scale) Q."""
+        return self.sum_rows(_gram_of_block, scale, basis)
+
+    def gram_products(self, basis: Array, scale: Array) -> Array:
+        """Computes X'ᵀX'Q stacked on (X'Q)ᵀX'Q for X' = X `scale`, (p + l, l)."""
+        return self.sum_rows(gram_products_of_block, scale, basis)
+
+    def line_products(
+        self, target: Array, solution: Array, direction: Array
+    ) -> LineProducts:
+        return self.sum_rows(
+            _line_products_of_block, solution, direction, along=(target,)
+        )
+
+    @property
+    def is_wide(self) -> bool:
+        """Returns whether to decompose XXᵀ instead of XᵀX."""
+        num_rows, num_columns = self.shape
+        return num_rows < num_columns and not self.is_streamed
+
+
+class Triangle(NamedTuple):
+    """R of X diag(scale) = QR.
+
+    Attributes:
+      factor: R, at most (p, p).
+      scale: (p,), powers of two.
+    """
+
+    factor: Array
+    scale: Array
+
+
+class QRMatrix(RowMatrix):
+    """A matrix with a QR factorisation."""
+
+    @abc.abstractmethod
+    def triangle(self, root: Array | None) -> Triangle:
+        """Computes R. Scales suit X stacked on `root` I, too."""
+
+    @abc.abstractmethod
+    def triangle_and_products(
+        self, target: Array | np.ndarray, root: Array | None
+    ) -> tuple[Triangle, Array, Array]:
+        """Computes R, and Xᵀy and ‖y‖² of a target, in one pass over X."""
+
+
+def _gram_of_block(block: Array, scale: Array, basis: Array | None) -> Array:
+    rows = block * scale
+    return gram(rows if basis is None else product(rows, basis))
+
+
+def gram_products_of_block(block: Array, scale: Array, basis: Array) -> Array:
+    """Computes the term of one block in `RowMatrix.gram_products`."""
+    block = block * scale
+    rows = product(block, basis)
+    return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
+
+
+def _line_products_of_block(
+    block: Array, target: Array, solution: Array, direction: Array
+) -> LineProducts:
+    # Two products with vectors are faster on CPUs than one with a matrix of both.
+    residual = target - product(block, solution)
+    moved = product(block, direction)
+    return LineProducts(
+        gradient=product(block.T, residual),
+        squared=jnp.sum(residual**2, axis=0),
+        image=product(block.T, moved),
+        curvature=jnp.sum(moved**2, axis=0),
+    )

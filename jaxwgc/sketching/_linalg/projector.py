@@ -1,0 +1,106 @@
+"""Scores, which are diagonals of projectors, and their derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxwgc._arrays import product
+from jaxwgc.sketching._linalg.factors import Factors
+from jaxwgc.sketching._linalg.matrix import RowMatrix
+
+# Scores are the diagonal of a projector. At constant rank, the projector is smooth,
+# even if singular values coincide; singular vectors are not. So values come from
+# decompositions of constants, and derivatives from the equations that the values solve.
+# Derivatives are along matrices of equal rank, since the rank jumps along others.
+
+
+@jax.custom_jvp
+def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
+    """Returns L = `inverse` with X L orthonormal, and its derivative by XᵀX = `gram`.
+
+    The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
+    the rows of X, and its span contains L. Truncated columns are zero.
+    """
+    del row_basis, gram
+    return inverse
+
+
+@orthonormaliser_of_gram.defjvp
+def _orthonormaliser_of_gram_jvp(primals, tangents):
+    _, row_basis, gram = primals
+    inverse = orthonormaliser_of_gram(*primals)
+    moved = product(tangents[2], inverse)
+    inner = product(inverse.T, moved)
+    off_rows = _off_rows(row_basis, product(inverse, product(inverse.T, gram)))
+    turned = product(product(off_rows, moved), product(inverse.T, inverse))
+    return inverse, turned - product(inverse, inner / 2)
+
+
+def _off_rows(row_basis: Array, row_projector: Array) -> Array:
+    """Computes the projector on the null space of X.
+
+    Its value comes from the orthonormal `row_basis`, since X times it has to vanish.
+    Its derivative comes from `row_projector`, X⁺X of other factors, which may be less
+    exact.
+    """
+    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
+    projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
+    projector -= product(row_basis, row_basis.T)
+    projector -= row_projector - lax.stop_gradient(row_projector)
+    return jnp.where(rank < row_basis.shape[0], projector, 0)
+
+
+def orthonormaliser(
+    matrix: RowMatrix, factors: Factors, ridge: Array | None = None
+) -> Array:
+    """Returns L for which X diag(scale) L is orthonormal, with its derivative.
+
+    It takes a pass over X, for the derivative only.
+
+    Args:
+      matrix: X.
+      factors: The factors of X, stacked on √ridge I.
+      ridge: The ridge, or None.
+    """
+    gram = matrix.gram(factors.scale)
+    if ridge is not None:
+        gram += jnp.diag(factors.scale * ridge * factors.scale)
+    return orthonormaliser_of_gram(factors.inverse, factors.vectors, gram)
+
+
+def row_scores(matrix: RowMatrix, factors: Factors, ridge: Array | None = None) -> Any:
+    """Computes the (ridge) leverage scores of X, (N,), from its factors."""
+    inverse = factors.inverse
+    if not matrix.is_streamed:
+        inverse = orthonormaliser(matrix, factors, ridge)
+    return as_scores(matrix.row_norms(inverse, factors.scale), factors.finite)
+
+
+def as_scores(norms: Any, finite: Array) -> Any:
+    """Clips squared row norms that rounding raised above 1, and keeps derivatives.
+
+    The NumPy norms of a streamed matrix stay in NumPy. Scores of a matrix that is not
+    finite are NaN.
+    """
+    if isinstance(norms, np.ndarray):
+        return np.clip(norms, 0, 1)
+    return jnp.where(finite, at_most_one(norms), jnp.nan)
+
+
+@jax.custom_jvp
+def without_derivative(value: Array) -> Array:
+    """Returns `value` with a derivative of NaN."""
+    return value
+
+
+@without_derivative.defjvp
+def _without_derivative_jvp(primals, tangents):
+    return without_derivative(*primals), jnp.nan * tangents[0]
+
+
+def at_most_one(scores: Array) -> Array:
+    """Clips scores that rounding raised above 1, and keeps their derivatives."""
+    return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

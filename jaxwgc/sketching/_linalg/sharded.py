@@ -1,0 +1,118 @@
+"""Arrays with rows on several devices."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxwgc._pytrees import Static, register
+from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching._linalg.matrix import RowMatrix
+
+if TYPE_CHECKING:
+    from jaxwgc.sketching._embeddings._embedding import Embedding
+
+_EVERYWHERE = PartitionSpec()
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sharded(RowMatrix):
+    """An array (N, p) with rows on several devices.
+
+    Each method runs on the rows of each device, and adds over devices.
+
+    Attributes:
+      array: X.
+      mesh: The mesh of devices.
+      axes: The mesh axes over which rows are sharded.
+    """
+
+    array: Array
+    mesh: Static[Any]
+    axes: Static[Any]
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    @property
+    def dtype(self):
+        return self.array.dtype
+
+    def mv(self, vector):
+        def on_each(own: Dense, along: Any, vector: Array) -> Array:
+            del along
+            return own.mv(vector)
+
+        return self._on_devices(on_each, (), vector, is_summed=False)
+
+    def rmv(self, vector):
+        def on_each(own: Dense, vector: Array, args: Any) -> Array:
+            del args
+            return own.rmv(vector)
+
+        return self._on_devices(on_each, vector, ())
+
+    def sketch(self, embedding, *arrays):
+        def on_each(own: Dense, along: Any, embedding: "Embedding") -> list[Array]:
+            start = lax.axis_index(self.axes) * own.shape[0]
+            drawn = embedding._draw()
+            return embedding._apply_to_part([own.array, *along], drawn, start)
+
+        return self._on_devices(on_each, arrays, embedding)
+
+    def sum_rows(self, function, *args, along=()):
+        def on_each(own: Dense, along: Any, args: Any) -> Any:
+            return own.sum_rows(function, *args, along=along)
+
+        return self._on_devices(on_each, along, args)
+
+    def row_norms(self, basis, scale):
+        def on_each(own: Dense, along: Any, args: tuple[Array, Array]) -> Array:
+            del along
+            return own.row_norms(*args)
+
+        return self._on_devices(on_each, (), (basis, scale), is_summed=False)
+
+    def column_maxima(self):
+        return jnp.abs(lax.stop_gradient(self.array)).max(axis=0)
+
+    def _on_devices(
+        self,
+        function: Callable[[Dense, Any, Any], Any],
+        along: Any,
+        args: Any,
+        *,
+        is_summed: bool = True,
+    ) -> Any:
+        """Runs `function(rows, slices, args)` on the rows of each device.
+
+        Args:
+          function: Its arguments have all its arrays: on a mesh of explicit axes, JAX
+            rejects arrays in closures.
+          along: A pytree of arrays with N rows. `slices` are the rows of the device.
+          args: A pytree of arrays that all devices share.
+          is_summed: Whether to sum results over devices. Otherwise, they have N rows.
+        """
+        by_rows = PartitionSpec(self.axes)
+
+        def on_each(own: Array, along: Any, args: Any) -> Any:
+            result = function(Dense(own), along, args)
+            return lax.psum(result, self.axes) if is_summed else result
+
+        run = jax.shard_map(
+            on_each,
+            mesh=self.mesh,
+            in_specs=(by_rows, by_rows, _EVERYWHERE),
+            out_specs=_EVERYWHERE if is_summed else by_rows,
+            # Loops start from zeros, which are equal on all devices, and end with
+            # values that differ, which the check would reject.
+            check_vma=False,
+        )
+        along = jax.device_put(along, NamedSharding(self.mesh, by_rows))
+        return run(self.array, along, args)

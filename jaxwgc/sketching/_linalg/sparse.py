@@ -1,0 +1,183 @@
+"""Sparse matrices."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxwgc._arrays import product
+from jaxwgc._pytrees import Static, register
+from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
+from jaxwgc.sketching._linalg.rows import block_size, scaled
+
+
+class Entries(NamedTuple):
+    """The rows, columns and values of entries, each (num_entries,)."""
+
+    row: Array
+    column: Array
+    data: Array
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sparse(RowMatrix):
+    """The entries of a sparse matrix, sorted by rows; duplicates are summed.
+
+    Products with vectors take time proportional to the entries. On CPUs, segment sums
+    are three times as fast as products with BCOO. Blocks of rows are densified one at a
+    time.
+
+    Attributes:
+      entries: The entries, padded with zeros beyond the last row.
+      starts: The index of the first entry of each block of rows, and the number of
+        entries.
+      window: The number of entries that are read at a time.
+      sizes: (N, p).
+    """
+
+    entries: Entries
+    starts: Array
+    window: Static[int]
+    sizes: Static[tuple[int, int]]
+
+    @classmethod
+    def of(cls, matrix: Any) -> "Sparse":
+        """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
+        return _sparse_of_bcoo(matrix)
+
+    @classmethod
+    def of_entries(
+        cls, entries: Entries, shape: tuple[int, int], is_sorted: bool = False
+    ) -> "Sparse":
+        """Returns the matrix of entries in any order, some of them out of bounds."""
+        num_rows, num_columns = shape
+        row, column, data = entries
+        is_inside = (row < num_rows) & (column < num_columns)
+        data = jnp.where(is_inside, data, 0)
+        column = jnp.where(is_inside, column, 0)
+        if not is_sorted:
+            row, column, data = lax.sort((row, column, data), num_keys=1)
+        size = block_size(num_rows, num_columns)
+        num_blocks = -(-num_rows // size)
+        firsts = size * jnp.arange(num_blocks + 1, dtype=jnp.uint32)
+        starts = jnp.searchsorted(row, firsts)
+        # Entries are read in windows of one size, about the entries of an average
+        # block.
+        window = max(256, -(-data.shape[0] // num_blocks))
+        row = jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1))
+        column, data = (jnp.pad(part, (0, window)) for part in (column, data))
+        return cls(Entries(row, column, data), starts, window, shape)
+
+    @property
+    def shape(self):
+        return self.sizes
+
+    @property
+    def dtype(self):
+        return self.entries.data.dtype
+
+    @property
+    def num_entries(self) -> int:
+        """Returns the number of entries, without padding."""
+        return self.entries.data.size - self.window
+
+    @property
+    def T(self) -> "Sparse":
+        """Returns the transposed matrix."""
+        row, column, data = self.entries
+        num_rows, num_columns = self.sizes
+        entries = Entries(row=column, column=row, data=data)
+        return self.of_entries(entries, (num_columns, num_rows))
+
+    def scaled(self, scale: Array) -> "Sparse":
+        """Returns X diag(scale)."""
+        return dataclasses.replace(self, entries=self._scaled_entries(scale))
+
+    def mv(self, vector):
+        row, column, data = self.entries
+        moved = scaled(data, vector[column])
+        return jax.ops.segment_sum(moved, row, self.sizes[0])
+
+    def rmv(self, vector):
+        row, column, data = self.entries
+        moved = scaled(data, vector.at[row].get(mode="fill", fill_value=0))
+        return jax.ops.segment_sum(moved, column, self.sizes[1])
+
+    def sketch(self, embedding, *arrays):
+        small = embedding._apply_to_entries(self.entries, self.sizes)
+        return [small, *(embedding @ array for array in arrays)]
+
+    # Two products with entries are faster than products with dense blocks.
+    line_products = Matrix.line_products
+
+    def sum_rows(self, function, *args, along=()):
+        num_rows = self.sizes[0]
+        size = block_size(*self.sizes)
+        num_blocks = len(self.starts) - 1
+        padding = num_blocks * size - num_rows
+        padded = [jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1)) for a in along]
+
+        def part(i: Any) -> Any:
+            slices = [lax.dynamic_slice_in_dim(a, i * size, size) for a in padded]
+            return function(self._block(i), *slices, *args)
+
+        def add(i: Array, total: Any) -> Any:
+            return jax.tree.map(jnp.add, total, part(i))
+
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, 0))
+        return lax.fori_loop(0, num_blocks, add, zeros)
+
+    def row_norms(self, basis, scale):
+        def norms_of(i: Array) -> Array:
+            return jnp.sum(product(self._block(i) * scale, basis) ** 2, axis=1)
+
+        norms = lax.map(norms_of, jnp.arange(len(self.starts) - 1))
+        return norms.reshape(-1)[: self.sizes[0]]
+
+    def column_maxima(self):
+        values = jnp.abs(lax.stop_gradient(self.entries.data))
+        zeros = jnp.zeros(self.sizes[1], self.dtype)
+        return zeros.at[self.entries.column].max(values)
+
+    def column_squares(self, scale: Array) -> Array:
+        """Returns the squared norms of the columns of X diag(scale)."""
+        _, column, data = self._scaled_entries(scale)
+        return jax.ops.segment_sum(data**2, column, self.sizes[1])
+
+    def _scaled_entries(self, scale: Array) -> Entries:
+        row, column, data = self.entries
+        return Entries(row, column, data * scale[column])
+
+    def _block(self, i: ArrayLike) -> Array:
+        """Returns block i of rows, densified, with zero rows at the end."""
+        size = block_size(*self.sizes)
+        first = jnp.asarray(i * size, jnp.uint32)
+        end = self.starts[i + 1]
+
+        def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            start, block = carry
+            row, column, data = (
+                lax.dynamic_slice_in_dim(part, start, self.window)
+                for part in self.entries
+            )
+            # Entries of later blocks are dropped.
+            row = jnp.where(row < first + size, row - first, size)
+            block = block.at[row, column].add(data, mode="drop")
+            return start + self.window, block
+
+        block = jnp.zeros((size, self.sizes[1]), self.dtype)
+        start = self.starts[i], block
+        return lax.while_loop(lambda carry: carry[0] < end, add, start)[1]
+
+
+@jax.jit
+def _sparse_of_bcoo(matrix: Any) -> Sparse:
+    # Indices become unsigned, so that negative ones are out of bounds, too.
+    row, column = matrix.indices.T.astype(jnp.uint32)
+    entries = Entries(row, column, matrix.data)
+    return Sparse.of_entries(entries, matrix.shape, matrix.indices_sorted)
