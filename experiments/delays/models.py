@@ -44,6 +44,7 @@ KNOWN = {
     "log_normal": Known(
         {"median": 1.0, "deviation": 0.5}, lambda g: g.lognormal(0.0, 0.5, SHAPE)
     ),
+    "gamma": Known({"scale": 0.25, "shape": 4.0}, lambda g: g.gamma(4.0, 0.25, SHAPE)),
 }
 
 

@@ -22,8 +22,10 @@ class WaitingRule:
     """Base class of waiting rules, used by simulations, `plan` and `RayCluster`.
 
     To write your own, define a frozen dataclass with `is_over`, or with `ends` if there
-    is a formula, in jax.numpy. A round that is over must stay over with more responses
-    and more time.
+    is a formula. A round that is over must stay over with more responses and more time.
+    Simulations pass JAX arrays, and real rounds NumPy arrays. Functions of
+    `times.__array_namespace__()` suit both; those of jax.numpy also do, but take a
+    millisecond more after each real response.
 
     Attributes:
       code: Gradient code of the messages; None if it counts workers.
