@@ -169,7 +169,8 @@ class Interpolation(Lagrange):
 
     def weights(self, matrix, target, mask):
         """Returns the weights of every mask."""
-        return self.closed_form(mask)
+        alone, _, _ = self.interpolation(mask)
+        return alone[..., None, :]
 
 
 def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):

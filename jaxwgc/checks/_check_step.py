@@ -11,8 +11,8 @@ from jaxwgc import _validation
 from jaxwgc.checks._losses import layout_of, measure_decoded, measure_loss
 from jaxwgc.checks._mistakes import problems
 from jaxwgc.checks._optimizers import (
+    MaskedRounds,
     OptimizerProbe,
-    Rounds,
     is_dropped,
     rounds_of,
     states_of,
@@ -153,7 +153,7 @@ def check_step(
 
     measured = measure_decoded(code, gradients, gradient_of, layout)
     measured |= measure_loss(gradient_of, layout, parts)
-    rounds = [] if received is None else [Rounds.observed(code, received)]
+    rounds = [] if received is None else [MaskedRounds.observed(code, received)]
     if optimizer is not None:
         probe = OptimizerProbe(optimizer, code, params)
         if step is not None or (received is None and probe.simulates):

@@ -25,8 +25,8 @@ _NUM_ROUNDS = 8
 _APART = 15.0
 
 
-class Rounds(NamedTuple):
-    """Rounds that were simulated or observed.
+class MaskedRounds(NamedTuple):
+    """MaskedRounds that were simulated or observed.
 
     Attributes:
       received: bool (rounds, num_workers).
@@ -37,10 +37,12 @@ class Rounds(NamedTuple):
     failed: np.ndarray
 
     @classmethod
-    def observed(cls, code: GradientCode, received: Any) -> "Rounds":
+    def observed(cls, code: GradientCode, received: Any) -> "MaskedRounds":
         """Returns observed rounds, given masks, bool ([rounds,] num_workers)."""
         received = np.atleast_2d(received)
-        return cls(received, np.asarray(coding.decoding(code, received).failed()))
+        tolerance = code.choose_decoder().tolerance
+        failed = coding.decoding(code, received).failed(tolerance)
+        return cls(received, np.asarray(failed))
 
     def measure(self, code: GradientCode) -> dict[str, Any]:
         """Measures which workers respond, if at least half of the rounds fail."""
@@ -52,7 +54,8 @@ class Rounds(NamedTuple):
         most = counts.max()
         is_constant = not most
         if (self.received == self.received[0]).all():
-            is_constant |= not Rounds.observed(code, ~self.received[:1]).failed.any()
+            others = MaskedRounds.observed(code, ~self.received[:1])
+            is_constant |= not others.failed.any()
         return {
             "is_constant": is_constant,
             # Approximate codes do not say how many responses are enough.
@@ -196,10 +199,10 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
     return states
 
 
-def rounds_of(states: list[Any]) -> Rounds:
+def rounds_of(states: list[Any]) -> MaskedRounds:
     """Returns the rounds between consecutive states."""
     coded_states = [_split(state)[0] for state in states]
-    return Rounds(
+    return MaskedRounds(
         np.array([state.received for state in coded_states[1:]]),
         np.diff([int(state.num_undecodable) for state in coded_states]) > 0,
     )

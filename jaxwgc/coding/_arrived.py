@@ -31,7 +31,6 @@ class ErrorLocation:
         from workers that are not corrupted. All False if
         `refused`.
       disputed: If `refused`, the workers in failed checks, bool (num_workers,).
-      unique: Whether no other set of as few workers explains the errors, bool scalar.
       checks: Number of independent checks of the messages that arrived, int scalar.
         Errors in general position are found in up to checks - 1 messages, others in
         up to half of checks.
@@ -42,7 +41,6 @@ class ErrorLocation:
     wrong: jax.Array
     mask: jax.Array
     disputed: jax.Array
-    unique: jax.Array
     checks: jax.Array
     refused: jax.Array
 

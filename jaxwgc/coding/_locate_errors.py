@@ -108,7 +108,6 @@ def _locate(locator, messages, mask, key, noise, rounding):
         wrong=by_worker,
         mask=is_there & is_right & ~refused,
         disputed=findings.disputed.reshape(shape).any(1),
-        unique=findings.is_explained,
         checks=findings.num_checks,
         refused=refused,
     )

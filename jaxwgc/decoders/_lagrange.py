@@ -142,10 +142,6 @@ class Lagrange(Decoder):
             points = jnp.asarray(points, weights.dtype)
         return weights, points[positions], number - self.num_stragglers
 
-    def closed_form(self, mask: jax.Array) -> jax.Array:
-        """Returns the weights (..., 1, num_workers) of the closed form alone."""
-        return interpolate(mask, working(self.positions))
-
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         positions = working(self.positions)
         weights, is_poor = _closed_form(

@@ -17,7 +17,7 @@ from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray import _cluster, _worker
-from jaxwgc.distributed.ray._messages import Memory, pack, sent, unpack
+from jaxwgc.distributed.ray._messages import ArrayPool, pack, sent, unpack
 from jaxwgc.distributed.ray._worker import Assignment, PartWorker, Task, Worker
 
 pytest.importorskip("ray")
@@ -143,7 +143,7 @@ def test_bad_training(options, error, message):
 
 def test_memory_is_lent_again():
     """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
-    memory = Memory((3, 5), np.dtype(np.complex64))
+    memory = ArrayPool((3, 5), np.dtype(np.complex64))
     first = memory.borrow()
     assert (first.shape, first.dtype) == ((3, 5), np.complex64)
     assert first.ctypes.data % 64 == 0

@@ -13,7 +13,7 @@ from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._launcher import Launches
 from jaxwgc.distributed.ray._message_round import MessageRound
-from jaxwgc.distributed.ray._messages import Layout, Memory, Round
+from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._rounds import Engine, RoundStart
@@ -100,7 +100,7 @@ class Driver:
         self.is_closed = threading.Event()
         self.actors = Actors(launcher, len(fleet.slots), self._check_open)
         self.verifier: Verifier | None = None
-        self._memory = Memory(layout.shape, layout.dtype)
+        self._memory = ArrayPool(layout.shape, layout.dtype)
         # End of the last round, and total seconds in which the clock of the engines
         # stood still.
         self._ended = time.monotonic()

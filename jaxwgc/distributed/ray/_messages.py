@@ -211,13 +211,13 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 class _Loan:
-    """Loan of a block of `Memory`, which ends when no array or view refers to it."""
+    """Loan of a block of `ArrayPool`, which ends when no array or view refers to it."""
 
     def __init__(self, block: np.ndarray):
         self.__array_interface__ = block.__array_interface__
 
 
-class Memory:
+class ArrayPool:
     """Pool of arrays of one shape; an array is reused once nothing refers to it.
 
     Fresh memory would cost more than what is copied into it: the system gives it page
