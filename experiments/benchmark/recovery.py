@@ -31,6 +31,7 @@ NICENESS_OF_RAY = 15
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the times by busy processes beside, spare process, and priority."""
     num_kills = 1 if quick else repeats
+    num_steps = FAULT_EVERY if quick else NUM_STEPS
     cells = {
         "idle": {"is_busy": False, "spare": True},
         "idle, without a spare process": {"is_busy": False, "spare": False},
@@ -42,9 +43,13 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             "niceness": NICENESS_OF_RAY,
         },
     }
+    if quick:
+        cells = {"idle": cells["idle"]}
     return timed(
         {
-            name: Once(functools.partial(measure, **options), num_kills, seed)
+            name: Once(
+                functools.partial(measure, **options), num_kills, num_steps, seed
+            )
             for name, options in cells.items()
         },
         f"Seconds on {os.cpu_count()} cores, "
@@ -61,7 +66,13 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
 
 def measure(
-    num_kills: int, seed: int, *, is_busy: bool, spare: bool, niceness: int = 0
+    num_kills: int,
+    num_steps: int,
+    seed: int,
+    *,
+    is_busy: bool,
+    spare: bool,
+    niceness: int = 0,
 ) -> dict[str, float]:
     """Returns the seconds of one cluster."""
     variables = {"RAY_worker_niceness": str(niceness)}
@@ -75,7 +86,7 @@ def measure(
                 for worker in range(num_kills)
             ]
             rest(cluster)
-            longest = max(seconds_with_faults(cluster, seed))
+            longest = max(seconds_with_faults(cluster, num_steps, seed))
     return {
         "start": start,
         "back": float(np.median(backs)),
@@ -140,13 +151,13 @@ def seconds_until_back(cluster: jaxwgc.distributed.RayCluster, worker: int) -> f
 
 
 def seconds_with_faults(
-    cluster: jaxwgc.distributed.RayCluster, seed: int
+    cluster: jaxwgc.distributed.RayCluster, num_steps: int, seed: int
 ) -> Iterator[float]:
     """Yields the seconds of steps, some of which begin with a kill or a freeze."""
     random = np.random.default_rng(seed)
     kinds = signal.SIGKILL, signal.SIGSTOP
     hit: set[int] = set()
-    for step in range(1, NUM_STEPS + 1):
+    for step in range(1, num_steps + 1):
         if step % FAULT_EVERY == 0:
             pids = [slot.pid for slot in cluster.workers]
             up = [pid for pid in pids if pid is not None and pid not in hit]

@@ -269,10 +269,16 @@ class TestRounds:
 
     def test_an_approximate_code(self):
         """It does not say how many answers are enough, so nothing is expected."""
-        code = codes.stochastic(jax.random.key(0), 6, 6, 2, 0)
+        code = codes.bernoulli(jax.random.key(0), 6, 6, replication=2)
         report = check(code=code, optimizer=chain(code=code))
         assert report.ok
         assert report.num_undecodable == 8
+
+    def test_a_code_whose_decoder_is_inexact_on_purpose(self):
+        code = codes.stochastic(jax.random.key(0), 6, 6, 2, 0)
+        report = check(code=code, optimizer=chain(code=code))
+        assert report.ok
+        assert report.num_undecodable == 0
 
 
 class TestState:
