@@ -63,9 +63,8 @@ def test_recovery_in_short(monkeypatch):
     """One kill, and one step with a fault."""
     monkeypatch.setattr(recovery, "NUM_WORKERS", 3)
     monkeypatch.setattr(recovery, "REST_SECONDS", 0.1)
-    monkeypatch.setattr(recovery, "NUM_STEPS", 2)
     monkeypatch.setattr(recovery, "FAULT_EVERY", 2)
-    own = recovery.measure(1, seed=0, is_busy=True, spare=True)
+    own = recovery.measure(1, 2, seed=0, is_busy=True, spare=True)
     assert min(own.values()) > 0
     assert own["longest_back"] >= own["back"]
     (table,) = recovery.study(1, seed=0, quick=True).tables.values()
