@@ -25,7 +25,7 @@ _EVALUATIONS = 150
 _ENOUGH = 3e-4
 # Probabilities of longer times, and changes of the logarithm of times, for the
 # information on the scale.
-_LEVELS = (np.arange(200) + 0.5) / 200
+_LEVELS = (np.arange(40) + 0.5) / 40
 _CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
 # Cost of numbers for which a time is impossible.
 _IMPOSSIBLE = 1e10
