@@ -44,7 +44,6 @@ KNOWN = {
     "log_normal": Known(
         {"median": 1.0, "deviation": 0.5}, lambda g: g.lognormal(0.0, 0.5, SHAPE)
     ),
-    "gamma": Known({"scale": 0.25, "shape": 4.0}, lambda g: g.gamma(4.0, 0.25, SHAPE)),
 }
 
 
@@ -156,8 +155,9 @@ def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
 
 
 def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Fits simulated delays of equal workers, and of workers with unequal speeds."""
+    """Fits the families to delays of equal workers, and of workers of unequal speed."""
     known = KNOWN[name]
+    families = [getattr(stragglers, family) for family in KNOWN]
 
     def is_covered(fit):
         off = {key: fit.parameters[key] - at for key, at in known.parameters.items()}
@@ -166,10 +166,11 @@ def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
 
     for number in range(DATA_SETS):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
-        equal = stragglers.fit_delays(known.draw(generator))
+        equal = stragglers.fit_delays(known.draw(generator), families=families)
         logs = generator.normal(0.0, SPREAD, NUM_WORKERS)
         speeds = np.exp(logs - logs.mean())
-        unequal = stragglers.fit_delays(known.draw(generator) / speeds)
+        times = known.draw(generator) / speeds
+        unequal = stragglers.fit_delays(times, families=families)
         # Fits may also be affine in the load, which the data are not.
         whole = f"{name}, proportional to the load"
         fitted = [fit for fit in unequal if fit.name == f"{whole}, speeds"]
