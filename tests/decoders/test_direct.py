@@ -105,6 +105,26 @@ class TestGroup:
 
 
 class TestOneStep:
+    """The catalogue has the formulas for as many parts as workers."""
+
+    @pytest.mark.parametrize(
+        ("code", "formula"),
+        [
+            (codes.bernoulli(KEY, 7, 10, replication=3), lambda r: 7 / (r * 3)),
+            (codes.stochastic(KEY, 7, 5, 3, 0.2), lambda r: 1.0),
+        ],
+        ids=["bernoulli", "stochastic"],
+    )
+    def test_more_or_fewer_parts_than_workers(self, code, formula):
+        """Zero where nobody answers, not 0 / 0: all of the target is missed."""
+        decoding = jaxwgc.decoding(code, MASKS, OneStep)
+        expected = [mask * formula(max(mask.sum(), 1)) for mask in MASKS]
+        np.testing.assert_allclose(decoding.weights[:, 0], expected, rtol=1e-6)
+        reached = expected @ code.encoding_matrix
+        errors = np.sum((reached - 1) ** 2, 1)
+        np.testing.assert_allclose(decoding.error, errors, rtol=1e-4, atol=1e-4)
+        assert not MASKS[0].any() and errors[0] == code.num_parts
+
     def test_each_cluster_shares_among_its_own_answers(self):
         code = codes.clustered(codes.uncoded(3), 2)
         masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
