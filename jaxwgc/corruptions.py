@@ -337,6 +337,10 @@ class quantization(CorruptionModel):
 
     bits: Any = 8
 
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_dtypes("bits", self.bits, "integers")
+
     def corrupted(self, key, messages):
         """Returns all messages, rounded."""
         return quantize(key, messages, self.bits)

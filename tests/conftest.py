@@ -151,6 +151,11 @@ def make_key(request):
     return getattr(jax.random, request.param)
 
 
+def bools(rows):
+    """A matrix, from its rows as words of zeros and ones."""
+    return np.array([list(row) for row in rows.split()]) == "1"
+
+
 def every_pattern(num_workers, num_stragglers):
     """All masks with at most that many stragglers, filled up to 2**n rows.
 

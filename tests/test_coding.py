@@ -10,8 +10,9 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from jaxwgc.coding import Arrived, form_messages
+from tests.catalogue.codes import CODES
 from tests.conftest import arrivals, random_patterns
-from tests.zoo import CODES, KEY, every_code, gradients_of, like, messages_sent
+from tests.zoo import KEY, every_code, gradients_of, like, messages_sent
 
 COMPLEX = CODES["reed_solomon"]
 UNCODED = CODES["multi_message, uncoded"]
@@ -23,7 +24,7 @@ ALL = np.ones(6, bool)
     "cyclic_mds, complex",
     "communication_efficient, odd",
     "multi_message",
-    "partial, complex",
+    "partially_coded, complex",
 )
 def test_a_worker_forms_its_messages_from_its_own_parts(name):
     code = CODES[name]

@@ -5,28 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc import codes, corruptions, stragglers
+from jaxwgc import corruptions
+from tests.catalogue.corruptions import CODE, EXAMPLES, WHO
 
 KEY = jax.random.key(0)
-WHO = stragglers.fixed(np.array([True, False, True, False]))
-CODE = codes.replicated(4, num_parts=4, copies=2)
-MODELS = {
-    "additive_noise": corruptions.additive_noise(WHO, scale=0.5),
-    "one entry": corruptions.additive_noise(WHO, share=1e-9),
-    "sign_flip": corruptions.sign_flip(WHO),
-    "scaling": corruptions.scaling(WHO, 3.0),
-    "bit_flip": corruptions.bit_flip(WHO),
-    "stuck": corruptions.stuck(WHO, 7.0),
-    "same_vector": corruptions.same_vector(WHO),
-    "quantization": corruptions.quantization(WHO, bits=4),
-    "codeword_part": corruptions.codeword_part(WHO, CODE),
-}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_only_the_wrong_are_changed(name):
     """Of complex messages; those of real ones have tests of their own."""
-    model = MODELS[name]
+    model = EXAMPLES[name]
     messages = jax.random.normal(KEY, (8, 30), jnp.complex64)
 
     def sample(messages):
@@ -45,8 +33,16 @@ def test_only_the_wrong_are_changed(name):
 def test_sizes():
     draw = np.random.default_rng(0).normal
     messages = 5 * draw(size=(4, 4000)).astype(np.float32)
-    names = "additive_noise", "one entry", "scaling", "stuck", "same_vector"
-    corrupt = jax.jit(lambda own: [MODELS[name].corrupted(KEY, own) for name in names])
+    names = (
+        "additive_noise",
+        "additive_noise, one entry",
+        "scaling",
+        "stuck",
+        "same_vector",
+    )
+    corrupt = jax.jit(
+        lambda own: [EXAMPLES[name].corrupted(KEY, own) for name in names]
+    )
     noisy, entry, scaled, stuck, vector = map(np.asarray, corrupt(messages))
     np.testing.assert_allclose(np.std(noisy - messages, axis=1), 2.5, rtol=0.1)
     np.testing.assert_array_equal((entry != messages).sum(1), 1)
@@ -59,7 +55,7 @@ def test_sizes():
 def test_part_of_a_codeword_is_one():
     """With all workers, an error of rank one that satisfies the checks."""
     messages = np.random.default_rng(0).normal(size=(8, 30)).astype(np.float32)
-    error = jax.jit(MODELS["codeword_part"].corrupted)(KEY, messages) - messages
+    error = jax.jit(EXAMPLES["codeword_part"].corrupted)(KEY, messages) - messages
     error = np.asarray(error)
     matrix = CODE.encoding_matrix
     solution, *_ = np.linalg.lstsq(matrix, error, rcond=None)

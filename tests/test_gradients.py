@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jaxwgc
+from tests.catalogue.codes import CODES
 from tests.conftest import random_patterns
-from tests.zoo import CODES
 
 
 def logistic(params, part):

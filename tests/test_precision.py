@@ -12,7 +12,10 @@ import pytest
 
 import jaxwgc
 from jaxwgc import decoders, sketching
-from tests.zoo import CODES, KEY, every_code
+from tests.catalogue import decoders as decoder_rows
+from tests.catalogue.codes import CODES
+from tests.catalogue.row import every_row
+from tests.zoo import KEY, every_code
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 # One of each decoder, alone, weighted and within another.
@@ -25,7 +28,7 @@ NAMES = (
     "communication_efficient",
     "clustered",
     "multi_message",
-    "partial",
+    "partially_coded",
     "bernoulli",
     "ldgm",
     "weighted",
@@ -92,6 +95,20 @@ def test_codes(name):
         found |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
         # The weights of one step are none of products.
         assert found == {HIGHEST} or (kind is decoders.OneStep and not found)
+
+
+@every_row(decoder_rows.ROWS)
+def test_decoders(row):
+    """All products of a decoder that no code needs to have."""
+    for name in row.codes:
+        code = CODES[name]
+        decoder = row.decoder_for(code)
+
+        def decode(masks, code=code, decoder=decoder):
+            return jaxwgc.decoding_weights(code, masks, decoder)
+
+        masks = np.ones((2, code.num_workers), bool)
+        assert precisions(decode, masks) <= {HIGHEST}
 
 
 def test_dual_code():

@@ -1,13 +1,11 @@
-"""What functions refuse: the class of the error, and the argument and rule it names.
+"""Errors of public functions that depend on several arguments, or on shapes.
 
-Good arguments are spoiled one at a time; two tables have what is left.
-
-The tests of sketching and of distributed have tables of their own.
+Errors of one argument are tested for each row of `tests/catalogue`. The tests of
+sketching and of distributed have tables of their own.
 """
 
 import dataclasses
 import functools
-import inspect
 import math
 
 import jax
@@ -18,7 +16,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, coding, corruptions, decoders, stragglers, studies
 from jaxwgc.decoders import Clustered, Group, Lagrange, LeastSquares, OneCopy, OneStep
-from tests import zoo
+from tests.catalogue.codes import CODES
 
 partial = functools.partial
 KEY = jax.random.key(0)
@@ -31,10 +29,10 @@ SEGMENTS = codes.communication_efficient(4, 1, 2)
 MESSAGES = codes.partially_coded(CODE, 1)
 REAL = codes.cyclic_repetition(KEY, 4, 1)
 PLAIN = codes.uncoded(3, 9)
-SIX = zoo.CODES["uncoded"]
-COMPLEX = zoo.CODES["reed_solomon"]
-GRAPH = zoo.CODES["regular_graph"]
-OTHER = jaxwgc.decoding(zoo.CODES["weighted"], np.ones(6, bool))
+SIX = CODES["uncoded"]
+COMPLEX = CODES["reed_solomon"]
+GRAPH = CODES["regular_graph"]
+OTHER = jaxwgc.decoding(CODES["weighted"], np.ones(6, bool))
 BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
 HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
@@ -74,7 +72,7 @@ def flip(bit):
 measured = partial(stragglers.empirical, TABLE[ONE, None])
 located = partial(
     jaxwgc.locate_errors,
-    code=zoo.CODES["cyclic_mds"],
+    code=CODES["cyclic_mds"],
     messages=np.zeros((6, 4)),
     received=ALL,
     key=KEY,
@@ -97,7 +95,7 @@ def check(**fields):
 
 
 def decode_with(code, decoder):
-    code = zoo.CODES[code] if isinstance(code, str) else code
+    code = CODES[code] if isinstance(code, str) else code
     jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
 
 
@@ -204,15 +202,7 @@ STOCHASTIC = codes.stochastic(KEY, 4, 4, 2, 0.2)
 EXACT = (codes.binary, codes.cyclic_mds, codes.fractional_repetition)
 EXACT += (partial(codes.cyclic_repetition, KEY),)
 DRAWN_CODES = partial(codes.bernoulli, KEY), partial(codes.regularized_bernoulli, KEY)
-OF_LOADS = [
-    (([1.0, -1.0, 1.0],), r"at least 0.*; got \w+\[1\] = -1"),
-    (([1.0, NAN, 1.0],), r"at least 0.*; got \w+\[1\] = nan"),
-    ((4,), r"have shape \(num_workers,\)"),
-    (([],), r"have shape \(num_workers,\)"),
-]
 ARRIVALS = stragglers.Arrivals(ALL, MANY[:, 0], np.float32(1), joined=ALL)
-DRAWN = [partial(sample, own) for own in (UNIFORM, PARETO, stragglers.bernoulli(0.5))]
-DRAWN += [partial(stragglers.fastest(2).arrivals, KEY)]
 TRACED = [
     lambda code: studies.diagnose(code, KEY, 1),
     lambda code: studies.learn_entries(code, UNIFORM, KEY),
@@ -235,7 +225,11 @@ UNFIT = [
     *[(name, Lagrange) for name in ("cyclic_mds", "bernoulli", "multi_message")],
     *[("communication_efficient", Lagrange), ("uncoded", decoders.Components)],
     *[(name, OneStep) for name in ("reed_solomon", "cyclic_repetition", "ldgm")],
-    *[("partial", OneStep), ("partial", Group), ("cyclic_mds", decoders.Dual)],
+    *[
+        ("partially_coded", OneStep),
+        ("partially_coded", Group),
+        ("cyclic_mds", decoders.Dual),
+    ],
     *[(name, decoders.Peeling) for name in ("stochastic", "multi_message")],
     *[(name, Group) for name in ("bernoulli", "cyclic_mds", "multi_message")],
 ]
@@ -292,7 +286,6 @@ VALUES = [
         (partial(own, 10, 80, 11), "replication must be at most num_workers; .* = 11")
         for own in (codes.reed_solomon, *DRAWN_CODES)
     ],
-    *each_of(DRAWN, OF_LOADS),
     *refused(partial(stragglers.coverage, PLAIN), "share must be", 0, -0.1, 1.1, NAN),
     *refused(
         lambda model: model.sample(KEY, model.init(5), TABLE[0]),
@@ -627,193 +620,6 @@ TYPES = [
     (lambda: plan(waiting=[NoArrivals()]), "NoArrivals.arrivals must return .arrivals"),
     (lambda: jaxwgc.summarize(np.ones(3) + 0j), "results must be real numbers or"),
 ]
-
-
-# Functions with good arguments.
-LEAST = LeastSquares()
-GOOD = [
-    *(partial(own, 6, 2) for own in EXACT),
-    *(partial(own, 6, 6, 2) for own in DRAWN_CODES),
-    partial(
-        *(codes.GradientCode.from_matrix, EYE),
-        num_stragglers=0,
-        assignment=EYE > 0,
-        target=THREE,
-        check_patterns=1,
-    ),
-    partial(codes.any_placement, KEY, HELD, 1, "polynomials"),
-    partial(codes.batch_raptor, KEY, 20, 12, 2, 3, 0.1, 0.5),
-    partial(codes.clustered, CODE, 2),
-    partial(codes.communication_efficient, 6, 1, 2),
-    partial(codes.edge_graph, KEY, 6, 3),
-    partial(codes.ldgm, KEY, 6, 4, 2),
-    partial(codes.multi_message, CODE),
-    partial(codes.paley, 7),
-    partial(codes.partially_coded, CODE, 1),
-    partial(codes.projective_plane, 2),
-    partial(codes.proportional_placement, THREE, 4, 2),
-    partial(codes.ramanujan_graph, 5, 13),
-    partial(codes.reed_solomon, 6, 6, 3, True),
-    partial(codes.regular_graph, KEY, 6, 2),
-    partial(codes.replicated, 3, 6, 2, THREE),
-    partial(codes.stochastic, KEY, 6, 4, 2, 0.1),
-    partial(codes.stochastic_block, KEY, 6, 6, 2, 0.5, 0.5),
-    partial(codes.uncoded, 3, 9, THREE),
-    partial(codes.unequal, HALVES, 2, assignment=HELD, quantization_variance=HALVES),
-    partial(codes.worst_rounding, CODE, 10),
-    partial(coding.allocate_bits, HALVES, 8, 9),
-    partial(coding.form_messages, MANY.T, MANY),
-    partial(coding.inverse_variance_weights, THREE),
-    partial(coding.quantization_variance, 8, np.array([4])),
-    partial(coding.source_variances, MANY.T, row_weights=MANY.T),
-    partial(corruptions.additive_noise, UNIFORM, 1.0, 0.5),
-    partial(corruptions.codeword_part, UNIFORM, CODE, 1.0),
-    partial(corruptions.same_vector, UNIFORM, 1.0),
-    partial(corruptions.sign_flip, UNIFORM),
-    partial(jaxwgc.block_leverage_aggregate, SIX, UNIFORM, KEY, EVEN, num_draws=6),
-    partial(
-        jaxwgc.coded_aggregate,
-        *(SIX, UNIFORM, KEY),
-        method="messages",
-        undecodable="skip",
-        tolerance=0.1,
-        decoder=LEAST,
-        memory=False,
-        correct_errors=False,
-        noise=0.0,
-    ),
-    partial(jaxwgc.decode, SIX, MANY, ALL, MANY[0], LEAST),
-    partial(
-        jaxwgc.decode_aggregate,
-        CODE,
-        tolerance=0.1,
-        decoder=LEAST,
-        on_request=False,
-        memory=False,
-        correct_errors=True,
-        noise=0.1,
-        key=KEY,
-    ),
-    partial(jaxwgc.decoded_value_and_grad, jnp.dot, SIX, True, LEAST),
-    partial(jaxwgc.decoding_error, SIX, ALL, LEAST),
-    partial(jaxwgc.encode, SIX, MANY),
-    partial(jaxwgc.locate_errors, CODE, MANY[:4], ALL[:4], KEY, noise=0.1),
-    partial(jaxwgc.monte_carlo, monte_carlo.args[0], KEY, 3, 2),
-    partial(jaxwgc.partial_value_and_grad, jnp.dot, True),
-    partial(
-        jaxwgc.plan,
-        *(PARETO, 4, KEY),
-        late="busy",
-        memory=False,
-        exact=False,
-        num_rounds=40,
-        target=0.1,
-        condition=10.0,
-        heterogeneity=0.1,
-        tail=1.0,
-        num_parameters=1.0,
-        bytes_per_number=4.0,
-    ),
-    partial(jaxwgc.sampled_value_and_grad, jnp.dot, SIX, EVEN, num_draws=6),
-    partial(jaxwgc.straggler_report, ROUNDS),
-    partial(jaxwgc.summarize, THREE, 0.9),
-    partial(jaxwgc.weighted, SIX, np.ones(6)),
-    partial(stragglers.affine, PARETO, 1.0, 1.0, 1.0),
-    partial(stragglers.bernoulli, 0.5),
-    partial(stragglers.bernoulli_slowdown, 0.5, 2.0, 1.0),
-    partial(stragglers.coverage, PLAIN, 0.5),
-    partial(stragglers.deadline, 1.0),
-    partial(stragglers.delayed, PARETO, WAIT, "cancelled"),
-    partial(stragglers.empirical, ROUNDS, "rounds", replace=False),
-    partial(stragglers.fastest, 2),
-    partial(stragglers.fit_delays, ROUNDS, 1.0, in_order=True, held_out=0.5),
-    partial(stragglers.fixed, ALL),
-    partial(stragglers.log_normal, 1.0, 1.0),
-    partial(stragglers.markov, PARETO, PARETO, 0.1, 0.2),
-    partial(stragglers.pareto, 1.0, 1.0),
-    partial(stragglers.relative_deadline, 2.0, 2),
-    partial(stragglers.shifted_exponential, 1.0, 1.0),
-    partial(stragglers.unequal_speeds, PARETO, THREE),
-    partial(stragglers.uniform, 1),
-    partial(stragglers.until_decodable, CODE, 0.1, LEAST),
-    partial(stragglers.weibull, 1.0, 1.0),
-    partial(studies.adversarial, SIX, 1, LEAST),
-    partial(studies.diagnose, SIX, KEY, 1, quantile_levels=HALVES, decoder=LEAST),
-    partial(studies.expected_error, UNEQUAL, HALVES),
-    partial(learn, model=UNIFORM, num_steps=1, batch_size=1, learning_rate=0.1),
-    partial(studies.straggler_probabilities, ALL[:, None], 0.9),
-    partial(studies.worst_pattern, SIX, 1, LEAST),
-]
-MAY_BE_ZERO = "num_stragglers", "num_uncoded", "check_patterns"
-# What -1.0, or the int below the least, has to be, if it is not at least 0 or 1.
-RULES = {
-    "a prime": "modulus order paley.num_workers prime",
-    "at least 0 and less than 1": "straggler_probability",
-    "at least 0, finite and not all 0": "loads",
-    "at least 1": "condition factor slowdown",
-    "at least 2": "edge_graph.num_parts regular_graph.num_workers total_bits",
-    "at least 40": "num_rounds",
-    "between 0 and 1": "confidence held_out target",
-    "from 1 to": "degree regular_graph.replication stochastic.replication",
-    "greater than num_parts = 4": "ldgm.num_workers",
-    "positive": "bernoulli_slowdown.time delta deviation learning_rate median rate "
-    "bytes_per_number num_parameters pareto.scale seconds shape share "
-    "weibull.scale",
-}
-RULES = {name: rule for rule, names in RULES.items() for name in names.split()}
-
-
-def spoiled(name, value, function):
-    """Values of a wrong type, of a wrong value, and the rules that are named."""
-    least = 0 if name in MAY_BE_ZERO or isinstance(value, float) else 1
-    rule = RULES.get(name, f"at least {least}")
-    rule = RULES.get(f"{function.__name__}.{name}", rule) + r"\b.*; got .*"
-    match value:
-        case bool():
-            return [(1, "True or False"), ("no", "True or False")], []
-        case int():
-            wrong = [(own, "int.*; got ") for own in (True, 2.5, "2")]
-            return wrong, [(least - 1, f"{rule}{least - 1}")]
-        case float():
-            wrong = [(NAN, f"(a number; got |{rule})nan"), (-1.0, f"{rule}-1.0")]
-            wrong += [(0.0, rule)] * rule.startswith("positive")
-            return [("a", "real"), (True, "real")], wrong
-        case str():
-            return [], [("other", f"'{value}'.*; got 'other'")]
-        case codes.GradientCode() if name == "code":
-            rule = r"one code .use jax.vmap for more.; got .* \(2, 4, 4\)"
-            return [("code", "a GradientCode; got 'code'")], [(BATCH, rule)]
-        case decoders.Decoder():
-            return [(own, "a Decoder") for own in ("guess", dict)], []
-        case stragglers.DelayModel():
-            return [(3.0, "a DelayModel; got 3.0")], []
-        case stragglers.WaitingRule():
-            return [(3.0, "a WaitingRule; got 3.0")], []
-        case stragglers.StragglerModel():
-            return [(3.0, "a StragglerModel; got 3.0")], []
-        case jax.Array():
-            # Codes and some studies leave it to JAX.
-            if "codes" in function.__module__ or "diagnosis" in function.__module__:
-                return [], []
-            return [(0, "a PRNG key from jax")], [(KEYS, r"one key.*; got \(2,\)")]
-        case np.ndarray():
-            kinds = {"b": "bool", "i": "integers", "f": "(numbers|floats)"}
-            wrong = [(np.full(value.shape, "a"), kinds[value.dtype.kind])]
-            return wrong + [(np.ones(value.shape), "bool")] * (value.dtype == bool), []
-    return [], []
-
-
-@pytest.mark.parametrize("call", GOOD, ids=lambda call: call.func.__name__)
-def test_kinds_of_arguments(call):
-    """Whatever the kind of an argument says for itself, for every function."""
-    signature = inspect.signature(call.func)
-    arguments = signature.bind(*call.args, **call.keywords).arguments
-    for name, value in arguments.items():
-        kinds = spoiled(name, value, call.func)
-        for error, wrongs in zip((TypeError, ValueError), kinds):
-            for wrong, rule in wrongs:
-                with pytest.raises(error, match=rf"\b{name} must be .*{rule}"):
-                    call.func(**{**arguments, name: wrong})
 
 
 def rows(error, table):

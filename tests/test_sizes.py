@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import corruptions, decoders, stragglers
 from tests import oracles
-from tests.zoo import CODES, KEY, every_code
+from tests.catalogue.codes import CODES
+from tests.zoo import KEY, every_code
 
 SIZES = {
     32: 10.0 ** np.array([-37, -34, -28, -20, -12, 0, 12, 18, 28, 34, 36, 37]),

@@ -61,6 +61,7 @@ class Dual(Decoder):
         self.check_one_segment(target)
         sizes = {"num_rows": "any", "num_workers": len(matrix)}
         rows = _validation.as_array("rows", self.rows, "numbers or bools", **sizes)
+        _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
         number = self.num_stragglers + 1
         _validation.check_up_to("num_stragglers + 1", number, rows=len(rows))
 

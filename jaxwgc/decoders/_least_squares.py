@@ -228,8 +228,8 @@ class LeastSquares(Decoder):
     is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:
-        _validation.check_number("num_missing", self.num_missing, minimum=0)
         _validation.check_dtypes("num_missing", self.num_missing, "integers")
+        _validation.check_number("num_missing", self.num_missing, minimum=0)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         num_missing = jnp.asarray(self.num_missing)

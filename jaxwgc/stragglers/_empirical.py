@@ -96,7 +96,8 @@ def empirical(
         table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
-    worker_loads = np.asarray(loads, np.float64)
+    worker_loads = _validation.concrete_array("loads", loads, "real numbers")
+    worker_loads = worker_loads.astype(np.float64)
     num_workers = table.shape[1]
     is_right = np.all((worker_loads > 0) & np.isfinite(worker_loads))
     is_right &= worker_loads.shape in ((), (num_workers,))

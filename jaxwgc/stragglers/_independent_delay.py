@@ -45,7 +45,7 @@ class IndependentDelay(DelayModel, Distribution):
       ...     rules = {"scale": {"positive": True}}
       ...
       ...     def draw(self, key, shape):
-      ...         return self.scale * jax.random.rayleigh(key, shape=shape)
+      ...         return jax.random.rayleigh(key, self.scale, shape)
       ...
       ...     def logpdf(self, x):
       ...         return np.log(x / self.scale**2) + self.logsf(x)
@@ -59,6 +59,9 @@ class IndependentDelay(DelayModel, Distribution):
       >>> fit = stragglers.fit_delays(times, families=[rayleigh])[0]
       >>> fit.name, round(fit.parameters["scale"], 1)
       ('rayleigh, proportional to the load', 3.0)
+      >>> drawn, _ = rayleigh(3.0).sample(jax.random.key(0), (), np.ones(4))
+      >>> drawn.shape
+      (4,)
     """
 
     rules: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -11,8 +11,9 @@ from optax.experimental import aggregating
 
 import jaxwgc
 from jaxwgc import stragglers
+from tests.catalogue.codes import CODES
 from tests.conftest import random_patterns
-from tests.zoo import CODES, gradients_of, regression, squared_loss
+from tests.zoo import gradients_of, regression, squared_loss
 
 # Decoded by whole groups: any other decoder is most of a program's compilation.
 GROUPS = jaxwgc.codes.binary(6, num_stragglers=2)
@@ -102,7 +103,7 @@ def test_parts_finished_by_a_deadline(with_x64):
     """Slow workers count for what they have finished."""
     delay = stragglers.shifted_exponential(shift=0.5, rate=1.0)
     model = stragglers.delayed(delay, stragglers.deadline(2.0))
-    code = CODES["partial"]
+    code = CODES["partially_coded"]
     transform = jaxwgc.coded_aggregate(code, model, jax.random.key(4))
     gradients = gradients_of(code.num_parts, np.float64)
     update = jax.jit(transform.update)

@@ -12,8 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 import jaxwgc
 from jaxwgc import codes, coding, stragglers
+from tests.catalogue.codes import CODES
 from tests.oracles import raveled
-from tests.zoo import CODES, gradients_of, like
+from tests.zoo import gradients_of, like
 
 NEVER = stragglers.uniform(0)
 ENTRIES = st.floats(-4, 4).map(lambda entry: entry or 1.0)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, decoders
+from tests.catalogue.codes import CODES
 from tests.conftest import own_decoder, random_patterns
 from tests.oracles import least_miss
-from tests.zoo import CODES, KEY, gradients_of, like
+from tests.zoo import KEY, gradients_of, like
 
 
 def test_uncoded_shares_parts_out_in_runs():

@@ -5,31 +5,19 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
+from tests.catalogue.codes import CODES, ROWS
+from tests.catalogue.row import every_row
 from tests.conftest import random_patterns
 from tests.oracles import worst_miss
-from tests.zoo import CODES, KEY, messages_sent, patterns_within
+from tests.zoo import messages_sent, patterns_within
+
+EXACT = [row for row in ROWS if row.exact is not None]
 
 
-def exact_codes(n):
-    """Exact codes of n workers and at most eight parts, of all parameters."""
-    for s in range(n):
-        yield codes.binary(n, s)
-        yield codes.cyclic_mds(n, s)
-        if n in (1, 2, 3, 4, 8):  # Each shape of a draw is a compiled function.
-            yield codes.cyclic_repetition(KEY, n, s)
-        if n % (s + 1) == 0:
-            yield codes.fractional_repetition(n, s)
-        for m in range(1, n - s + 1):
-            yield codes.communication_efficient(n, s, m)
-    for k in range(1, 9):
-        for d in range(1, n + 1):
-            if k * d % n == 0:
-                yield codes.reed_solomon(n, k, d)
-
-
+@every_row(EXACT)
 @pytest.mark.parametrize("n", range(1, 9))
-def test_every_pattern_of_all_parameters(n):
-    for code in exact_codes(n):
+def test_every_pattern_of_all_parameters(row, n):
+    for code in row.exact(n):
         received = patterns_within(n, code.num_stragglers)
         assert worst_miss(code, received).max() < 1e-9, code
         assert code.encoding_matrix.shape == (n, code.num_parts * code.num_segments)

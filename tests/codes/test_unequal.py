@@ -8,8 +8,8 @@ import scipy.optimize
 import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.studies import expected_error
+from tests.conftest import bools
 from tests.oracles import check_mean
-from tests.zoo import bools
 
 # Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
 RATES = np.linspace(0.1, 2, 10)

@@ -8,29 +8,15 @@ import scipy.special
 import scipy.stats
 
 from jaxwgc import stragglers
+from tests.catalogue.delay_laws import FAST, ROWS, WITH_LAW
+from tests.catalogue.row import by_name, every_row
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
 
-FAST = stragglers.log_normal(1.0, 0.1)
-SLOW = stragglers.weibull(5.0, 8.0)
-DEAD = stragglers.bernoulli_slowdown(1.0, np.inf)
-CHAIN = stragglers.markov(FAST, SLOW, become_slow=0.05, become_fast=0.2)
+CHAIN = WITH_LAW["markov"]
 LOADS = np.array([1.0, 2.0, 0.5])
 NUM_WORKERS = 600
 NUM_ROUNDS = 40
-
-# Every model whose workers are independent and equal, and a case with dead ones.
-WITH_LAWS = {
-    "shifted_exponential": stragglers.shifted_exponential(0.5, 4.0),
-    "pareto": stragglers.pareto(2.0, 1.2),
-    "weibull": stragglers.weibull(2.0, 1.7),
-    "log_normal": FAST,
-    "bernoulli_slowdown": stragglers.bernoulli_slowdown(0.3, 8.0),
-    "dead": stragglers.bernoulli_slowdown(0.2, np.inf),
-    "affine": stragglers.affine(FAST, overhead=1.0, slope=0.5, time=0.3),
-    "markov": CHAIN,
-    "dying": stragglers.markov(FAST, DEAD, become_slow=0.3, become_fast=0.7),
-    "jump": stragglers.markov(FAST, stragglers.bernoulli_slowdown(0.0, 1.0, 9.0), 1, 1),
-}
+BY_NAME = by_name(ROWS)
 
 
 def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
@@ -39,23 +25,31 @@ def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
     return consecutive_times(delay, loads, num_rounds, seed)
 
 
+PARAMETERS = {
+    row.name: {name: np.full(10, value) for name, value in row.arguments.items()}
+    for row in ROWS
+    if row.example.shares_programs and set(row.arguments) == set(row.rules)
+}
+
+
 @jax.jit
 @jax.vmap
-def every_time(key):
-    """Of 400 workers, of all models in one program."""
+def every_time(key, parameters):
+    """Of 400 workers, of all models in one program; numbers of laws are mapped over."""
     loads = jnp.full(400, 3.0, float)
+    mapped = {name: BY_NAME[name].make(**own) for name, own in parameters.items()}
     return {
         name: delay.sample(key, delay.init(400), loads)[0]
-        for name, delay in WITH_LAWS.items()
+        for name, delay in {**WITH_LAW, **mapped}.items()
     }
 
 
-@pytest.mark.parametrize("name", WITH_LAWS)
+@pytest.mark.parametrize("name", WITH_LAW)
 def test_law_is_that_of_the_times(name, x64):
-    times = every_time(jax.random.split(jax.random.key(1), 10))[name]
+    times = every_time(jax.random.split(jax.random.key(1), 10), PARAMETERS)[name]
     assert times.dtype == (np.float64 if x64 else np.float32)
     times = np.sort(np.asarray(times, np.float64).ravel())
-    law = WITH_LAWS[name].law(3.0)
+    law = WITH_LAW[name].law(3.0)
     # Jumps are rounded in float32.
     later = 1 - law.sf(times * (1 + 1e-6))
     before = 1 - law.sf(times * (1 - 1e-6))
@@ -64,7 +58,7 @@ def test_law_is_that_of_the_times(name, x64):
     assert scipy.stats.kstwobign.sf(distance * np.sqrt(4000)) > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("delay", WITH_LAWS.values(), ids=WITH_LAWS)
+@pytest.mark.parametrize("delay", WITH_LAW.values(), ids=WITH_LAW)
 def test_law_and_its_inverse(delay):
     """The least time that is exceeded with at most that probability."""
     law = delay.law(2.0)
@@ -74,6 +68,21 @@ def test_law_and_its_inverse(delay):
     finite = np.isfinite(times)
     before = law.sf(times[finite] * (1 - 1e-6))
     assert np.all(before >= levels[finite] - 1e-4)
+
+
+@every_row([row for row in ROWS if row.law is not None])
+def test_fastest_workers_against_order_statistics(row):
+    """SciPy's quantiles at uniform order statistics, which have beta distributions."""
+    law = row.example.law(2.0)
+    for num_required in (1, 6, 12):
+        order = scipy.stats.beta(num_required, 13 - num_required)
+        expected = 2 * order.expect(row.law.ppf, epsabs=1e-9)
+        found = law.fastest_mean(num_required, 12)
+        assert found == pytest.approx(expected, rel=1e-3)
+        for level in (0.1, 0.9):
+            found = law.fastest_quantile(num_required, 12, level)
+            expected = 2 * row.law.ppf(order.ppf(level))
+            assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_chain():

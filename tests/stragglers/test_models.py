@@ -9,12 +9,15 @@ import pytest
 import scipy.stats
 
 from jaxwgc import codes, decoders, stragglers, studies
+from tests.catalogue.row import examples_of
+from tests.catalogue.straggler_models import ROWS
 from tests.oracles import check_counts
 from tests.stragglers.laws import SIGNIFICANCE, binary, rounds_of
 from tests.zoo import KEY
 
 PARETO = stragglers.pareto(1.0, 2.0)
 CODE = codes.reed_solomon(5, 5, 3)
+ONE_UNIT = examples_of(row for row in ROWS if row.takes_one_unit)
 
 
 class TestUniform:
@@ -83,14 +86,7 @@ class TestBernoulli:
         np.testing.assert_array_equal(rounds[0].received, rounds[1].received)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        stragglers.uniform(2),
-        stragglers.bernoulli(0.5),
-        stragglers.fixed(np.array([True, False, True, True])),
-    ],
-)
+@pytest.mark.parametrize("model", ONE_UNIT.values(), ids=ONE_UNIT)
 def test_rounds_of_one_unit(model):
     """All parts of a worker are finished at the time 1, or none ever."""
     parts = np.array([3, 0, 1, 12])

@@ -14,25 +14,15 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.stragglers import _selection
+from tests.catalogue.waiting_rules import ROWS
 from tests.oracles import check_counts, least_miss, targets
 from tests.stragglers.laws import binary, rounds_of
 from tests.zoo import KEY
 
 NUM_ROUNDS = 60
-# Each with the end of a round of five workers, whose times are sorted.
-RULES = {
-    "fastest": (stragglers.fastest(3), lambda times: times[2]),
-    "deadline": (stragglers.deadline(0.7), lambda times: min(0.7, times[-1])),
-    **{
-        f"relative_deadline, {quorum}": (
-            stragglers.relative_deadline(factor, quorum),
-            lambda times, factor=factor, quorum=quorum: min(
-                factor * times[quorum - 1], times[-1]
-            ),
-        )
-        for factor, quorum in ((1.0, 1), (1.5, 2))
-    },
-}
+# Each rule with its row, and rules whose `ends` are formulas.
+RULES = {name: (rule, row) for row in ROWS for name, rule in row.examples.items()}
+FORMULAS = {name: rule for name, (rule, row) in RULES.items() if row.stays_in_numpy}
 # Each part on two workers.
 RING = np.eye(5) + np.eye(5)[[1, 2, 3, 4, 0]]
 # Codes of five workers, with the tolerance.
@@ -80,10 +70,10 @@ def simulated(rule, times):
 
 @pytest.mark.parametrize("name", RULES)
 def test_against_sorting(name, x64):
-    """To the last bit, by a formula and by bisection of `is_over` alone."""
-    rule, end = RULES[name]
+    """To the last bit, by the rule itself and by bisection of `is_over` alone."""
+    rule, row = RULES[name]
     times = some_times(np.float64 if x64 else np.float32, ties=name != "fastest")
-    ends = np.array([end(np.sort(own)) for own in times], times.dtype)
+    ends = np.array([row.end(rule, own) for own in times], times.dtype)
     received = (times <= ends[:, None]) & np.isfinite(times)
     for own in (rule, OverAsBefore(rule)):
         arrivals = simulated(own, times)
@@ -92,9 +82,7 @@ def test_against_sorting(name, x64):
             assert found.dtype == expected.dtype
 
 
-@pytest.mark.parametrize(
-    "rule", [*(rule for rule, _ in RULES.values()), SecondMore()], ids=repr
-)
+@pytest.mark.parametrize("rule", [*FORMULAS.values(), SecondMore()], ids=repr)
 def test_real_rounds_end_as_simulated_ones(rule):
     """What is known so far tells when a round ends, if nobody answers before."""
     for times in some_times()[:12]:
@@ -107,12 +95,30 @@ def test_real_rounds_end_as_simulated_ones(rule):
             assert ends == elapsed if elapsed < following else ends >= following
 
 
-def test_fast_rules_stay_in_numpy():
+@pytest.mark.parametrize("rule", FORMULAS.values(), ids=FORMULAS)
+def test_fast_rules_stay_in_numpy(rule):
     """A real round asks after each answer, for which JAX takes a millisecond."""
     times = np.array([0.5, np.inf, 1.0, 2.0, 3.0])
-    for rule, _ in RULES.values():
-        assert isinstance(rule.ends(times), np.floating)
-        assert isinstance(rule.is_over(times, 1.0), np.bool_)
+    assert isinstance(rule.ends(times), np.floating)
+    assert isinstance(rule.is_over(times, 1.0), np.bool_)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_closed_forms_against_simulation(name):
+    """Means and quantiles of the duration of rounds, if a rule knows them."""
+    rule, row = RULES[name]
+    law = stragglers.log_normal(1.0, 0.7).law(1.0)
+    mean = rule.expected_time(law, 5)
+    assert (mean is None) == (rule.time_quantile(law, 5, 0.9) is None)
+    if mean is None:
+        return
+    times = np.exp(0.7 * np.random.default_rng(0).normal(size=(20_000, 5)))
+    ends = np.array([row.end(rule, own) for own in times])
+    assert mean == pytest.approx(ends.mean(), abs=4 * ends.std() / np.sqrt(len(ends)))
+    for level in (0.1, 0.9):
+        found = rule.time_quantile(law, 5, level)
+        error = 4 * np.sqrt(level * (1 - level) / len(ends))
+        assert np.mean(ends < found) - error <= level <= np.mean(ends <= found) + error
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Every public constructor has a row, and every row says what its numbers must be."""
+
+import inspect
+
+import pytest
+
+from jaxwgc import codes, corruptions, decoders, stragglers
+from tests.catalogue import codes as code_rows
+from tests.catalogue import corruptions as corruption_rows
+from tests.catalogue import decoders as decoder_rows
+from tests.catalogue import delay_laws, functions, straggler_models, waiting_rules
+from tests.catalogue.row import every_row
+
+# A module, the base class of what its constructors make, and the file with their rows.
+PROTOCOLS = [
+    (codes, codes.GradientCode, code_rows),
+    (decoders, decoders.Decoder, decoder_rows),
+    (stragglers, stragglers.DelayModel, delay_laws),
+    (stragglers, stragglers.WaitingRule, waiting_rules),
+    (stragglers, stragglers.StragglerModel, straggler_models),
+    (corruptions, corruptions.CorruptionModel, corruption_rows),
+]
+ROWS = [row for _, _, catalogue in PROTOCOLS for row in catalogue.ROWS]
+
+
+def makes(constructor, kind):
+    """Whether a public object is a class of a kind, or a function that returns one."""
+    if inspect.isclass(constructor):
+        is_base = inspect.isabstract(constructor) or constructor is kind
+        return issubclass(constructor, kind) and not is_base
+    returned = getattr(constructor, "__annotations__", {}).get("return")
+    return getattr(returned, "__name__", returned) == kind.__name__
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "catalogue"),
+    PROTOCOLS,
+    ids=[kind.__name__ for _, kind, _ in PROTOCOLS],
+)
+def test_every_constructor_has_a_row(module, kind, catalogue):
+    public = {name for name in module.__all__ if makes(getattr(module, name), kind)}
+    assert public, f"no constructor of {module.__name__} makes a {kind.__name__}"
+    missing = public - {row.name for row in catalogue.ROWS}
+    path = catalogue.__name__.replace(".", "/") + ".py"
+    assert not missing, f"add a row to ROWS of {path} for: {', '.join(sorted(missing))}"
+
+
+@every_row(ROWS)
+def test_rows_have_every_parameter(row):
+    parameters = inspect.signature(row.make).parameters
+    assert set(row.arguments) == set(parameters)
+
+
+@every_row([*ROWS, *functions.ROWS])
+def test_rows_have_a_rule_for_every_number(row):
+    numbers = {
+        name
+        for name, value in row.arguments.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    assert set(row.rules) == numbers
