@@ -37,7 +37,6 @@ import jaxwgc
 from experiments.codes import equal_load
 from experiments.delays import against_the_clock, planning, straggler_reports
 from experiments.paper import mnist
-from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _options, _response_limit, _worker
 from jaxwgc.stragglers import _empirical
@@ -446,17 +445,6 @@ def excess_of_uniform_labels():
     return [number(row["uniform / leverage"]) for row in rows]
 
 
-def number_of_codes():
-    """Returns the number of public functions that make a gradient code."""
-    functions = [getattr(codes, name) for name in codes.__all__]
-    made = [
-        inspect.signature(function).return_annotation
-        for function in functions
-        if inspect.isfunction(function)
-    ]
-    return sum(kind in (codes.GradientCode, "GradientCode") for kind in made)
-
-
 def random_errors(code):
     """Returns mean errors at random stragglers, in percent, by their number."""
     [row] = [row for row in table("codes_equal_load_random") if row["code"] == code]
@@ -558,7 +546,6 @@ def default_of_plan(name):
 
 
 QUOTED = [
-    Quoted("README.md", "24 gradient codes", number_of_codes),
     Quoted("README.md", "a round takes 0.93", lambda: on_request("`uneven_seconds`")),
     Quoted(
         "README.md",
