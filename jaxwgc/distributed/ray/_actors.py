@@ -31,6 +31,7 @@ class Actors:
 
     Attributes:
       order: What `compute` is given in this round, such as parameters.
+      step: Step in which processes are launched.
       read_seconds: Seconds spent on reading responses.
       pending: Events that have been read, and not returned.
     """
@@ -46,9 +47,10 @@ class Actors:
         # response.
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.WorkerEvent] = collections.deque()
-        self._signature: str | None = None
+        self._first_ready: events.Ready | None = None
         self._travel_time = TravelTime()
         self.order: Any = None
+        self.step = 0
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
@@ -58,7 +60,7 @@ class Actors:
             match action:
                 case events.Launch():
                     called = time.monotonic()
-                    actor, task = self._launcher.launch(worker)
+                    actor, task = self._launcher.launch(worker, self.step)
                     self._actors[worker] = actor
                     self._calls[worker] = [(task, _START_CALL, called)]
                 case events.Replace():
@@ -189,11 +191,20 @@ class Actors:
         return events.Response(worker, call, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.WorkerEvent:
-        own = ready.signature
-        self._signature = self._signature or own
-        if own != self._signature:
-            why = f"parts must be alike; got {own}, and {self._signature} elsewhere"
-            return events.Lost(ready.worker, why, ValueError(why), has_died=False)
+        first = self._first_ready or ready
+        self._first_ready = first
+        if ready.signature != first.signature:
+            why = (
+                f"parts must be alike; got {ready.signature}, and {first.signature} "
+                f"elsewhere ({ready.origin} and {first.origin})"
+            )
+            return events.Lost(
+                worker=ready.worker,
+                trouble=why,
+                error=ValueError(why),
+                has_died=False,
+                ends_training=ready.has_batches,
+            )
         is_here = ready.node == find_ray().get_runtime_context().get_node_id()
         self._pids[ready.worker] = pid = ready.pid if is_here else None
         return ready._replace(pid=pid)
@@ -205,7 +216,13 @@ class Actors:
         has_died &= not isinstance(error, exceptions.RayTaskError)
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, WorkerError):
-            return events.Lost(worker, cause.reason, cause, has_died=False)
+            return events.Lost(
+                worker=worker,
+                trouble=cause.reason,
+                error=cause,
+                has_died=False,
+                ends_training=cause.ends_training,
+            )
         name = type(cause).__name__
         trouble = f"{name}: {line_of(str(cause))}"
         if name.startswith("Actor"):
