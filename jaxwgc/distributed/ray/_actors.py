@@ -4,7 +4,7 @@ import collections
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,22 @@ from jaxwgc.distributed.ray._travel_time import TravelTime
 _SECONDS_TO_READ = 10
 # Identifier of the call that starts a worker.
 _START_CALL = -1
+
+
+class _OpenCall(NamedTuple):
+    """A call of a worker without a response.
+
+    Attributes:
+      task: Ray's task.
+      identifier: Identifier of the call.
+      time: Time of the call.
+      number: Round of the call; None for the start of a worker.
+    """
+
+    task: Any
+    identifier: int
+    time: float
+    number: int | None = None
 
 
 class Actors:
@@ -41,8 +57,8 @@ class Actors:
         self._check_open = check_open
         self._actors: list[Any] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
-        # Calls without a response, oldest first: task, identifier, time.
-        self._calls: list[list[tuple]] = [[] for _ in range(num_workers)]
+        # Calls without a response, oldest first.
+        self._calls: list[list[_OpenCall]] = [[] for _ in range(num_workers)]
         # Newest call of each worker that has the maximum number of calls without a
         # response.
         self._deferred: dict[int, events.Call] = {}
@@ -62,7 +78,7 @@ class Actors:
                     called = time.monotonic()
                     actor, task = self._launcher.launch(worker, self.step)
                     self._actors[worker] = actor
-                    self._calls[worker] = [(task, _START_CALL, called)]
+                    self._calls[worker] = [_OpenCall(task, _START_CALL, called)]
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
@@ -77,7 +93,7 @@ class Actors:
             self._call(call)
         if not self.pending:
             newest = {
-                calls[-1][0]: worker
+                calls[-1].task: worker
                 for worker, calls in enumerate(self._calls)
                 if calls and worker not in self._deferred
             }
@@ -142,16 +158,16 @@ class Actors:
     def _are_any_starting(self) -> bool:
         """Returns whether a worker has been launched and is not ready."""
         newest = [calls[-1] for calls in self._calls if calls]
-        return any(call == _START_CALL for _, call, _ in newest)
+        return any(call.identifier == _START_CALL for call in newest)
 
     def _call(self, action: events.Call) -> None:
         """Calls a method of an actor; defers the call if too many have no response."""
         worker = action.worker
         calls = self._calls[action.worker]
         if calls:
-            tasks = [task for task, _, _ in calls]
+            tasks = [call.task for call in calls]
             ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
-            calls[:] = [call for call in calls if call[0] not in ready]
+            calls[:] = [call for call in calls if call.task not in ready]
         if len(calls) == MAX_CALLS:
             self._deferred[worker] = action
             return
@@ -162,19 +178,19 @@ class Actors:
         # this process runs again.
         called = time.monotonic()
         task = method.remote(first, *action.arguments)
-        calls.append((task, action.call, called))
+        calls.append(_OpenCall(task, action.call, called, action.number))
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
     ) -> events.WorkerEvent:
         """Converts the result of a finished task to an event."""
-        _, call, _ = self._calls[worker][-1]
-        since = self._calls[worker][0][2]
+        newest = self._calls[worker][-1]
+        since = self._calls[worker][0].time
         self._calls[worker] = []
         try:
             result = find_ray().get(task, timeout=_SECONDS_TO_READ)
         except Exception as error:
-            return self._lost(worker, error)
+            return self._lost(worker, error)._replace(number=newest.number)
         if isinstance(result, events.Ready):
             started = self._started(result)
             if not self._are_any_starting():
@@ -188,7 +204,7 @@ class Actors:
                 worker_seconds=result.seconds,
                 was_waiting=was_waiting,
             )
-        return events.Response(worker, call, result, seconds)
+        return events.Response(worker, newest.identifier, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.WorkerEvent:
         first = self._first_ready or ready

@@ -60,6 +60,7 @@ class Lost(NamedTuple):
       has_died: Whether the process ended without an exception.
       ends_training: Whether the error is one of the user's data: another process would
         fail, too.
+      number: Round of the call that raised; None if it was no call of a round.
     """
 
     worker: int
@@ -67,6 +68,7 @@ class Lost(NamedTuple):
     error: Exception | None = None
     has_died: bool = True
     ends_training: bool = False
+    number: int | None = None
 
 
 class Verdict(NamedTuple):

@@ -133,7 +133,7 @@ class RoundEngine(Engine):
                 self._verdict = event
                 self._fleet.blame_corrupted(event.wrong, now)
                 self._judge(event, now)
-            case events.Lost() if event.ends_training:
+            case events.Lost() if self._ends_training(event):
                 # The worker is replaced if the user computes another round.
                 self._fleet.lose(event, now)
                 why = f"worker {event.worker} failed {self._fleet.when}"
@@ -162,6 +162,14 @@ class RoundEngine(Engine):
             received=received,
             requests=requests,
         )
+
+    def _ends_training(self, event: events.Lost) -> bool:
+        """Returns whether a loss is an error of the user's data in this round.
+
+        Errors in calls of earlier rounds, in which the user was told of another error,
+        are losses.
+        """
+        return event.ends_training and event.number in (None, self.number)
 
     @property
     def _replaced(self) -> np.ndarray:

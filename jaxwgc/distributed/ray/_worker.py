@@ -25,7 +25,7 @@ from jaxwgc.distributed.ray._data import (
     load_parts,
 )
 from jaxwgc.distributed.ray._digests import digest
-from jaxwgc.distributed.ray._errors import WorkerError, reporting
+from jaxwgc.distributed.ray._errors import BatchError, WorkerError, reporting
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import (
     HOLD_SECONDS,
@@ -318,6 +318,8 @@ class _Step:
     # Number of the first reports that are sent only together with a further one.
     num_quiet: int = 0
     is_stopped: bool = False
+    # Error of the user's `batches`, which ends this round only.
+    error: WorkerError | None = None
 
     @property
     def turns(self) -> np.ndarray:
@@ -411,7 +413,8 @@ class PartWorker(Worker):
 
             def is_waiting_for(number):
                 is_newest = calls == self._num_calls and not step.is_stopped
-                return is_newest and not self._error and len(step.reports) < number
+                has_failed = self._error is not None or step.error is not None
+                return is_newest and not has_failed and len(step.reports) < number
 
             first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(first))
@@ -422,8 +425,8 @@ class PartWorker(Worker):
                 self._changed.wait_for(
                     lambda: not (is_waiting_for(full) and step.is_free), HOLD_SECONDS
                 )
-            if self._error:
-                raise self._error
+            if error := self._error or step.error:
+                raise error
             return step.reports[seen:]
 
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
@@ -511,7 +514,14 @@ class PartWorker(Worker):
                         continue
                     turn, *later = turns.tolist()
                     free = [each for each in later if step.taken[each] == Taken.FREE]
-                gradient, report = self._finish(step, turn, free[:1])
+                try:
+                    gradient, report = self._finish(step, turn, free[:1])
+                except BatchError as error:
+                    with self._changed:
+                        step.error = WorkerError.of(error)
+                        step.is_stopped = True
+                        self._changed.notify_all()
+                    continue
                 with self._changed:
                     took = report.seconds
                     step.gradients[turn] = gradient
@@ -596,9 +606,10 @@ def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
 
     The part has a leading axis of one.
     """
-    if task.batch is not None:
+    batch = task.batch
+    if batch is not None:
         step = jnp.uint32(0)
-        draw = jax.vmap(lambda key, part: draw_batch(task.batch, key, part, step))
+        draw = jax.vmap(lambda key, part: draw_batch(batch, key, part, step))
         part = jax.eval_shape(draw, jax.random.split(key, 1), part)
     jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
 
