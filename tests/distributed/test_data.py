@@ -239,13 +239,13 @@ def test_digest_of_random_pairs_looks_random():
 def test_different_digests_are_named():
     one, two = np.array([[1, 2], [3, 4]], np.uint32), np.array([[3, 5]], np.uint32)
     digests = BatchDigests("in step 7")
-    digests.check(0, [4, 5], one)
-    digests.check(1, [4], one[:1])
-    digests.check(2, [5], None)
+    digests.check(0, np.array([4, 5]), one)
+    digests.check(1, np.array([4]), one[:1])
+    digests.check(2, np.array([5]), None)
     with pytest.raises(RuntimeError, match=r"workers 0 and 3 .* part 5 in step 7"):
-        digests.check(3, [5], two)
+        digests.check(3, np.array([5]), two)
     with pytest.raises(RuntimeError, match="worker 0 and its replacement have"):
-        digests.check(0, [5], two)
+        digests.check(0, np.array([5]), two)
 
 
 def make_task(**fields):

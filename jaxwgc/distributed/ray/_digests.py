@@ -1,7 +1,6 @@
 """Digests of batches: all holders of a part must have the same batch in a step."""
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -88,14 +87,12 @@ class BatchDigests:
         # First worker with the part, and its digest.
         self._first: dict[int, tuple[int, tuple[int, ...]]] = {}
 
-    def check(
-        self, worker: int, parts: Sequence[int], digests: np.ndarray | None
-    ) -> None:
+    def check(self, worker: int, parts: np.ndarray, digests: np.ndarray | None) -> None:
         """Compares the batches of a worker with those of others.
 
         Args:
           worker: Index of the worker.
-          parts: Indices of its parts.
+          parts: Indices of its parts, int (num_parts,).
           digests: uint32 (num_parts, 2), or None if there are none.
 
         Raises:
@@ -103,8 +100,8 @@ class BatchDigests:
         """
         if digests is None:
             return
-        for part, own in zip(parts, digests.tolist()):
-            other, expected = self._first.setdefault(int(part), (worker, tuple(own)))
+        for part, own in zip(parts.tolist(), digests.tolist()):
+            other, expected = self._first.setdefault(part, (worker, tuple(own)))
             if tuple(own) == expected:
                 continue
             holders = f"workers {other} and {worker} have"

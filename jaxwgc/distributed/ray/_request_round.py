@@ -216,8 +216,8 @@ class RequestRound(RoundEngine):
         if report.number != self.number:
             return
         if report.digest is not None:
-            part = self._plan.parts[worker, turn]
-            self._digests.check(worker, [part], report.digest[None])
+            part = self._plan.parts[worker, [turn]]
+            self._digests.check(worker, part, report.digest[None])
         if self._parts.status(worker, turn) in SETTLED:
             return
         slot = self._fleet.slots[worker]
