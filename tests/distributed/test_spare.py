@@ -104,6 +104,8 @@ def test_spare_process_takes_the_place_of_a_worker(fake, response):
     assert spare.assignment is None
     actor, task = launcher.launch(1, step=3)
     assert (actor, task, spare.assignment.worker) == (spare, "start", 1)
+    # Its first batches are those of the step in which it is started.
+    assert spare.assignment.step == 3
     actor, _ = launcher.launch(0, step=4)
     assert actor is not spare
     assert actor.assignment.worker == 0

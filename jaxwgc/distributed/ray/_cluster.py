@@ -219,6 +219,8 @@ class RayCluster:
                     "parts must be None with batches, which return all data; got a "
                     f"{type(parts).__name__}"
                 )
+        elif parts is None:
+            raise ValueError("parts must have at least one array without batches")
         elif callable(parts):
             load = parts
         else:
