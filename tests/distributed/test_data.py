@@ -3,6 +3,7 @@
 import pickle
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxwgc.distributed.ray._worker import (
     actor_class,
 )
 from tests.distributed.batch_tasks import batches, loss
+from tests.distributed.ray_processes import repeat_until
 from tests.distributed.simulated import World, message_fleet
 
 PARAMS = jnp.arange(5.0)
@@ -89,6 +91,22 @@ def test_batches_that_are_not_expected_any_more_are_not_read():
     np.testing.assert_array_equal(data.of_step(7, 0)[:, 0, 0], [73, 71])
     np.testing.assert_array_equal(data.of_step(5, 0)[:, 0, 0], [53, 51])
     assert {step for step, _ in function.calls} <= {0, 1, 5, 7}
+
+
+def test_batches_that_are_waited_for_are_read():
+    """Though another thread, such as that of an audit, asks for another step."""
+    function = Recorded()
+    data = stacked(function)
+    function.may_read.clear()
+    data.expect([(1, 0), (2, 0)])
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(data.of_step, 2, 0)
+        repeat_until(lambda: (2, 0) not in data._reads)
+        other = pool.submit(data.of_step, 5, 0)
+        repeat_until(lambda: not data._reads)
+        function.may_read.set()
+        np.testing.assert_array_equal(waiting.result()[:, 0, 0], [23, 21])
+        np.testing.assert_array_equal(other.result()[:, 0, 0], [53, 51])
 
 
 def test_arrays_that_are_changed_later_were_copied():

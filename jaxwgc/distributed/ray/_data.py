@@ -119,17 +119,17 @@ class HostBatches(DataSource):
         self._is_stacked = is_stacked
         self._groups = [list(parts)] if is_stacked else [[part] for part in parts]
         self.origin = f"batches(step={step}, part={parts[0]})"
-        self._like = self._call(step, parts[0])
-        self.signature = signature(self._like)
+        first = self._call(step, parts[0])
+        self.signature = signature(first)
+        self._like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), first
+        )
+        # Memory of bytes, because arrays of some dtypes of JAX cannot be lent.
         group_size = len(self._groups[0])
         self._memory = [
             Memory((group_size * leaf.nbytes,), np.dtype(np.uint8))
-            for leaf in jax.tree.leaves(self._like)
+            for leaf in jax.tree.leaves(first)
         ]
-        # The like is kept without its entries.
-        self._like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._like
-        )
         # Held while `batches` is called.
         self._is_reading = threading.Lock()
         # Held while the dictionary of reads is used.
@@ -140,7 +140,8 @@ class HostBatches(DataSource):
     def of_step(self, step: int, group: int) -> Any:
         """Returns the batches of a group in a step, and reads them if necessary."""
         with self._lock:
-            read = self._reads.get((step, group))
+            # A read that is waited for is not dropped by another thread.
+            read = self._reads.pop((step, group), None)
             if read is None:
                 self._drop_reads(except_for=())
         return self._read(step, group) if read is None else read.result()
