@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _validation
+from jaxwgc.checks._batches import changing_batches, parts_of_step, rows_of
 from jaxwgc.checks._losses import layout_of, measure_decoded, measure_loss
 from jaxwgc.checks._mistakes import problems
 from jaxwgc.checks._optimizers import (
@@ -68,9 +69,10 @@ def check_step(
     loss: Callable[..., Any],
     code: GradientCode,
     params: Any,
-    parts: Any,
+    parts: Any = None,
     *,
-    data: Any,
+    data: Any = None,
+    batches: Callable[[int, int], Any] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     received: jax.typing.ArrayLike | None = None,
     step: Callable[..., Any] | None = None,
@@ -89,6 +91,7 @@ def check_step(
       that cannot be decoded because the model waits for too few workers or for another
       code, or because a mask is inverted.
     - With a step it also detects a state that is not passed on.
+    - With `batches` it also detects batches that differ from call to call.
 
     Weights of the code are taken as intended, and applied to the gradient on the data.
 
@@ -100,6 +103,9 @@ def check_step(
         `jaxwgc.partition`, or parts with the structure of data.
       data: Pytree of arrays with a leading axis of N rows, before `jaxwgc.partition`
         or sampling.
+      batches: `batches(step, part)` of a `jaxwgc.distributed.RayCluster`, in the place
+        of `parts` and `data`: pytree with leaves (m, ...). Parts are the batches of
+        step 0, and the data are their rows.
       optimizer: Optax transformation that contains `jaxwgc.coded_aggregate` or
         `jaxwgc.decode_aggregate`. Its `update` must not need extra arguments of other
         transformations.
@@ -114,7 +120,8 @@ def check_step(
       A `jaxwgc.checks.StepReport`, with the problems in words.
 
     Raises:
-      ValueError: If shapes do not match, parts are not like data, or optimizer does not
+      ValueError: If not either `parts` and `data` or `batches` are given, shapes do not
+        match, parts are not like data, batches are not alike, or optimizer does not
         have exactly one aggregator, with as many workers as the code.
       TypeError: If an argument has the wrong type, or is traced.
 
@@ -133,6 +140,16 @@ def check_step(
       loss is a mean over the rows of a part
     """
     GradientCode.check(code)
+    changing: tuple[str, ...] = ()
+    if batches is None:
+        if parts is None or data is None:
+            raise ValueError("parts and data must both be given without batches")
+    else:
+        if parts is not None or data is not None:
+            raise ValueError("parts and data must be None with batches")
+        parts = parts_of_step(batches, code.num_parts)
+        data = rows_of(parts)
+        changing = changing_batches(batches, parts)
     everything = code, params, parts, data, received
     _validation.check_concrete("arguments", everything, "check_step looks at values")
     is_right = step is None or optimizer is not None
@@ -165,7 +182,7 @@ def check_step(
     if rounds:
         measured |= max(rounds, key=lambda one: one.failed.mean()).measure(code)
     return StepReport(
-        problems(measured),
+        problems(measured) + changing,
         gradient_ratio=measured["ratio"],
         gradient_error=measured["error"],
         num_answers=np.array([n for one in rounds for n in one.received.sum(1)], int),

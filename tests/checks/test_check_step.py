@@ -342,3 +342,58 @@ class TestBadInput:
             check(step=lambda params, state: (params, state))
         with pytest.raises(TypeError, match="step must return .params, state, ...."):
             check(optimizer=chain(), step=lambda params, state: [params, state])
+
+
+def rows_of_step(step, part):
+    """Four rows of the data for each part."""
+    order = np.random.default_rng([step, part]).choice(20, 4, replace=False)
+    return X[order], Y[order]
+
+
+def sum_of_errors(params, rows):
+    return jnp.sum(errors(params, rows))
+
+
+def check_batches(loss=sum_of_errors, batches=rows_of_step):
+    return jaxwgc.check_step(loss, CODE, PARAMS, batches=batches)
+
+
+def test_batches_of_a_cluster_are_right():
+    report = check_batches()
+    assert report.ok, report
+    assert abs(report.gradient_ratio - 1) < 1e-4
+
+
+def test_mean_over_the_rows_of_a_batch_is_named():
+    report = check_batches(lambda params, rows: jnp.mean(errors(params, rows)))
+    assert "loss is a mean over the rows of a part" in problem_of(report)
+
+
+def test_batches_that_change_from_call_to_call_are_named():
+    random = np.random.default_rng(0)
+
+    def batches(step, part):
+        order = random.permutation(20)[:4]
+        return X[order], Y[order]
+
+    found = problem_of(check_batches(batches=batches))
+    assert "batches(step=0, part=0) returns other arrays" in found
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (lambda step, part: X[: 3 + part], "equal structure and shapes; got .* of par"),
+        (lambda step, part: X[0, 0], "a leading axis of rows"),
+    ],
+)
+def test_batches_that_are_no_parts_are_rejected(batches, message):
+    with pytest.raises(ValueError, match=message):
+        check_batches(batches=batches)
+
+
+def test_batches_stand_for_parts_and_data():
+    with pytest.raises(ValueError, match="parts and data must be None with batches"):
+        check(batches=rows_of_step)
+    with pytest.raises(ValueError, match="parts and data must both be given"):
+        check(data=None)

@@ -299,7 +299,7 @@ class SimulatedLauncher:
         self.ray = ray
         self.num_spares = 0
 
-    def launch(self, worker):
+    def launch(self, worker, step):
         return self.ray, self.ray.start.remote()
 
     def prepare_spare(self):

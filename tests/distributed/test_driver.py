@@ -90,7 +90,7 @@ def test_start_says_what_it_does(caplog):
             return True
 
         driver.fleet.rules = driver.fleet.rules._replace(decodes=decodes)
-        driver.start()
+        driver.start(0)
         assert driver.run(0, [np.zeros(2)], None).received.all()
     assert caplog.messages == [
         "starting 1 workers",
@@ -124,10 +124,10 @@ def test_interrupt_that_is_lost_in_the_start_ends_it(interruptible):
     num_polls = []
 
     class InterruptedLauncher(SimulatedLauncher):
-        def launch(self, worker):
+        def launch(self, worker, step):
             with contextlib.suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-            return super().launch(worker)
+            return super().launch(worker, step)
 
     with simulated() as ray:
         driver = make_driver(InterruptedLauncher(ray))
@@ -136,6 +136,6 @@ def test_interrupt_that_is_lost_in_the_start_ends_it(interruptible):
             num_polls.append(seconds) or next_event(seconds)
         )
         with noticed_interrupts(), pytest.raises(KeyboardInterrupt):
-            driver.start()
+            driver.start(0)
     # The first poll comes before the worker is launched.
     assert len(num_polls) == 1

@@ -200,7 +200,9 @@ def test_another_address_than_that_of_open_clusters():
 
 def test_parts_of_two_workers_must_be_alike(cluster):
     actors = cluster._driver.actors
-    assert actors._signature == "['key'].words uint32[2], ['x'] float32[8, 5]"
+    assert (
+        actors._first_ready.signature == "['key'].words uint32[2], ['x'] float32[8, 5]"
+    )
     event = actors._started(Ready(1, None, "", "", "float32[3, 5]"))
     assert isinstance(event, Lost) and not event.has_died
     why = "parts must be alike; got float32[3, 5], and ['key'].words uint32[2]"

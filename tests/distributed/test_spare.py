@@ -102,9 +102,11 @@ def test_spare_process_takes_the_place_of_a_worker(fake, response):
     launcher.prepare_spare()
     [spare] = fake.actors
     assert spare.assignment is None
-    actor, task = launcher.launch(1)
+    actor, task = launcher.launch(1, step=3)
     assert (actor, task, spare.assignment.worker) == (spare, "start", 1)
-    actor, _ = launcher.launch(0)
+    # Its first batches are those of the step in which it is started.
+    assert spare.assignment.step == 3
+    actor, _ = launcher.launch(0, step=4)
     assert actor is not spare
     assert actor.assignment.worker == 0
 
@@ -115,7 +117,7 @@ def test_spare_process_that_has_failed_is_not_used(fake, error):
     launcher.prepare_spare()
     [spare] = fake.actors
     spare.response = error
-    actor, task = launcher.launch(1)
+    actor, task = launcher.launch(1, step=3)
     assert fake.killed == [spare]
     assert (actor.assignment.worker, task) == (1, "start")
     launcher.prepare_spare()

@@ -4,7 +4,7 @@ import collections
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,22 @@ _SECONDS_TO_READ = 10
 _START_CALL = -1
 
 
+class _OpenCall(NamedTuple):
+    """A call of a worker without a response.
+
+    Attributes:
+      task: Ray's task.
+      identifier: Identifier of the call.
+      time: Time of the call.
+      number: Round of the call; None for the start of a worker.
+    """
+
+    task: Any
+    identifier: int
+    time: float
+    number: int | None = None
+
+
 class Actors:
     """Ray actors of all workers.
 
@@ -31,6 +47,7 @@ class Actors:
 
     Attributes:
       order: What `compute` is given in this round, such as parameters.
+      step: Step in which processes are launched.
       read_seconds: Seconds spent on reading responses.
       pending: Events that have been read, and not returned.
     """
@@ -40,15 +57,16 @@ class Actors:
         self._check_open = check_open
         self._actors: list[Any] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
-        # Calls without a response, oldest first: task, identifier, time.
-        self._calls: list[list[tuple]] = [[] for _ in range(num_workers)]
+        # Calls without a response, oldest first.
+        self._calls: list[list[_OpenCall]] = [[] for _ in range(num_workers)]
         # Newest call of each worker that has the maximum number of calls without a
         # response.
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.WorkerEvent] = collections.deque()
-        self._signature: str | None = None
+        self._first_ready: events.Ready | None = None
         self._travel_time = TravelTime()
         self.order: Any = None
+        self.step = 0
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
@@ -58,9 +76,9 @@ class Actors:
             match action:
                 case events.Launch():
                     called = time.monotonic()
-                    actor, task = self._launcher.launch(worker)
+                    actor, task = self._launcher.launch(worker, self.step)
                     self._actors[worker] = actor
-                    self._calls[worker] = [(task, _START_CALL, called)]
+                    self._calls[worker] = [_OpenCall(task, _START_CALL, called)]
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
@@ -75,7 +93,7 @@ class Actors:
             self._call(call)
         if not self.pending:
             newest = {
-                calls[-1][0]: worker
+                calls[-1].task: worker
                 for worker, calls in enumerate(self._calls)
                 if calls and worker not in self._deferred
             }
@@ -140,16 +158,16 @@ class Actors:
     def _are_any_starting(self) -> bool:
         """Returns whether a worker has been launched and is not ready."""
         newest = [calls[-1] for calls in self._calls if calls]
-        return any(call == _START_CALL for _, call, _ in newest)
+        return any(call.identifier == _START_CALL for call in newest)
 
     def _call(self, action: events.Call) -> None:
         """Calls a method of an actor; defers the call if too many have no response."""
         worker = action.worker
         calls = self._calls[action.worker]
         if calls:
-            tasks = [task for task, _, _ in calls]
+            tasks = [call.task for call in calls]
             ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
-            calls[:] = [call for call in calls if call[0] not in ready]
+            calls[:] = [call for call in calls if call.task not in ready]
         if len(calls) == MAX_CALLS:
             self._deferred[worker] = action
             return
@@ -160,19 +178,19 @@ class Actors:
         # this process runs again.
         called = time.monotonic()
         task = method.remote(first, *action.arguments)
-        calls.append((task, action.call, called))
+        calls.append(_OpenCall(task, action.call, called, action.number))
 
     def _event(
         self, worker: int, task: Any, now: float, was_waiting: bool
     ) -> events.WorkerEvent:
         """Converts the result of a finished task to an event."""
-        _, call, _ = self._calls[worker][-1]
-        since = self._calls[worker][0][2]
+        newest = self._calls[worker][-1]
+        since = self._calls[worker][0].time
         self._calls[worker] = []
         try:
             result = find_ray().get(task, timeout=_SECONDS_TO_READ)
         except Exception as error:
-            return self._lost(worker, error)
+            return self._lost(worker, error)._replace(number=newest.number)
         if isinstance(result, events.Ready):
             started = self._started(result)
             if not self._are_any_starting():
@@ -186,14 +204,23 @@ class Actors:
                 worker_seconds=result.seconds,
                 was_waiting=was_waiting,
             )
-        return events.Response(worker, call, result, seconds)
+        return events.Response(worker, newest.identifier, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.WorkerEvent:
-        own = ready.signature
-        self._signature = self._signature or own
-        if own != self._signature:
-            why = f"parts must be alike; got {own}, and {self._signature} elsewhere"
-            return events.Lost(ready.worker, why, ValueError(why), has_died=False)
+        first = self._first_ready or ready
+        self._first_ready = first
+        if ready.signature != first.signature:
+            why = (
+                f"parts must be alike; got {ready.signature}, and {first.signature} "
+                f"elsewhere ({ready.origin} and {first.origin})"
+            )
+            return events.Lost(
+                worker=ready.worker,
+                trouble=why,
+                error=ValueError(why),
+                has_died=False,
+                ends_training=ready.has_batches,
+            )
         is_here = ready.node == find_ray().get_runtime_context().get_node_id()
         self._pids[ready.worker] = pid = ready.pid if is_here else None
         return ready._replace(pid=pid)
@@ -205,7 +232,13 @@ class Actors:
         has_died &= not isinstance(error, exceptions.RayTaskError)
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, WorkerError):
-            return events.Lost(worker, cause.reason, cause, has_died=False)
+            return events.Lost(
+                worker=worker,
+                trouble=cause.reason,
+                error=cause,
+                has_died=False,
+                ends_training=cause.ends_training,
+            )
         name = type(cause).__name__
         trouble = f"{name}: {line_of(str(cause))}"
         if name.startswith("Actor"):

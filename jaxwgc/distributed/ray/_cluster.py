@@ -59,10 +59,10 @@ from jaxwgc.studies import StragglerReport, straggler_report
 class RayCluster:
     """Trains on one process per worker: the exact gradient without waiting for all.
 
-    Every worker holds its assigned parts, forms its message from their gradients and
-    sends it. The coordinator, the process that holds this object, sends parameters and
-    collects messages until the waiting rule ends the round. It needs Ray, from the
-    extra `ray`.
+    Every worker holds its assigned parts, or reads batches of them in each step. It
+    forms its message from their gradients and sends it. The coordinator, the process
+    that holds this object, sends parameters and collects messages until the waiting
+    rule ends the round. It needs Ray, from the extra `ray`.
 
     A worker that raises, sends another shape, is killed, is frozen or lost with its
     machine is a straggler of that step. Another process takes its place in the
@@ -97,10 +97,19 @@ class RayCluster:
         request.
       parts: Pytree, leaves (num_parts, ...); each worker is sent its own parts. Or a
         function that maps the index of a part to the part, a pytree of arrays. It is
-        called on the workers, and again if a worker is replaced.
+        called on the workers, and again if a worker is replaced. None with `batches`.
+      batches: `batches(step, part)`, a Python function for data that do not fit into
+        the memory of a worker. It returns the batch of a part in a step, a pytree of
+        arrays. Step and part are ints, and all batches are alike in structure, shapes
+        and dtypes. It is called on each worker that holds the part, and must return the
+        same batch on all of them: it may depend on nothing but step and part. Batches
+        of the next step are read in a thread while a step is computed, so `batches` is
+        also called for the step after the last one; an error there has no effect. At
+        most one thread of a process calls it at a time.
       has_aux: Whether the loss returns aux.
       batch: `batch(key, part)`, a pure function that draws the data of one step from a
-        part. It needs `key`.
+        part, or changes a batch of `batches`. If it has an argument `step`, it gets the
+        step, uint32, too. It is traced by JAX, and needs `key`.
       key: PRNG key of either kind. The key of a batch is
         fold_in(fold_in(key, step), part_index), so all holders of a part draw the same.
       wait: Waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees seconds
@@ -145,6 +154,17 @@ class RayCluster:
       >>> this_round.received  # doctest: +SKIP
       array([ True, False,  True])
 
+      Rows from a file of any size, 16 of each part in a step:
+
+      >>> import numpy as np
+      >>> def batches(step, part):
+      ...     rows = np.load("rows.npy", mmap_mode="r")
+      ...     start = (step * code.num_parts + part) * 16 % (len(rows) - 16)
+      ...     return rows[start : start + 16]
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, rows: jnp.sum(params["w"] * rows), code, batches=batches
+      ... )
+
     References:
       The paper's section 2.2. Ray: Moritz et al., "Ray: a distributed framework for
       emerging AI applications", OSDI 2018.
@@ -160,10 +180,11 @@ class RayCluster:
         self,
         loss: Callable[..., Any],
         code: GradientCode,
-        parts: Any,
+        parts: Any = None,
         *,
+        batches: Callable[[int, int], Any] | None = None,
         has_aux: bool = False,
-        batch: Callable[[jax.Array, Any], Any] | None = None,
+        batch: Callable[..., Any] | None = None,
         key: jax.Array | None = None,
         wait: WaitingRule | None = None,
         decoding: DecodingOptions = DecodingOptions(),
@@ -190,13 +211,25 @@ class RayCluster:
         self._verification = verification
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
         self._parts = None
-        load = parts
-        if not callable(parts):
+        load = None
+        if batches is not None:
+            _validation.check_callable("batches", batches)
+            if parts is not None:
+                raise ValueError(
+                    "parts must be None with batches, which return all data; got a "
+                    f"{type(parts).__name__}"
+                )
+        elif parts is None:
+            raise ValueError("parts must have at least one array without batches")
+        elif callable(parts):
+            load = parts
+        else:
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
             self._parts = sent(parts)
-            load = None
-        self._task = _task_of(loss, has_aux, load, batch, faults, decoding)
+        task = _task_of(loss, has_aux, load, batch, faults, decoding)
+        has_digests = batches is not None and verification.digests
+        self._task = task._replace(batches=batches, has_digests=has_digests)
         # Workers claim no CPU from a Ray of our own, because it has no other users.
         claims: dict[str, Any] = {"num_cpus": 0}
         if address is not None:
@@ -283,7 +316,9 @@ class RayCluster:
           TypeError: If the loss returns no real scalar, or params are not floats.
           RuntimeError: If a worker fails to start at the beginning, if the `with` block
             has not begun or is over, if no worker responds, or if a round cannot be
-            decoded and `undecodable` is `"raise"`.
+            decoded and `undecodable` is `"raise"`. If `batches` raises an error, with
+            the traceback of the worker, or returns different batches of a part on two
+            workers. A batch with another structure, shape or dtype is a ValueError.
         """
         with self._lock:
             round = self._compute(params, self.step, self.key)
@@ -433,7 +468,7 @@ class RayCluster:
     ) -> Round:
         """Runs the round of a step that the caller counts, in one thread at a time."""
         with self._lock:
-            driver = self._started(params)
+            driver = self._started(params, step)
             leaves = finite_leaves(params, self._params_like)
             before = self._fleet.num_losses().sum()
             this_round = driver.run(step, leaves, sent(key), owner)
@@ -459,8 +494,8 @@ class RayCluster:
         warnings.warn(f"{message} (said once)", stacklevel=4)
         self._has_warned = True
 
-    def _started(self, params: Any) -> Driver:
-        """Returns the driver; the first call starts the workers."""
+    def _started(self, params: Any, step: int) -> Driver:
+        """Returns the driver; the first call starts the workers for a step."""
         if self._stack is None:
             raise RuntimeError("a RayCluster computes inside of its `with` block")
         like = jax.tree.map(
@@ -480,7 +515,7 @@ class RayCluster:
                 check_resources(num_processes, self._options)
                 self._driver = self._make_driver(like, folder)
                 try:
-                    self._driver.start()
+                    self._driver.start(step)
                 except BaseException:
                     self._driver.end()
                     self._driver = None

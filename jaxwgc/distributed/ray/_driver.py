@@ -106,8 +106,11 @@ class Driver:
         self._ended = time.monotonic()
         self._paused = 0.0
 
-    def start(self) -> None:
+    def start(self, step: int) -> None:
         """Starts all workers, and waits until each has loaded its parts and compiled.
+
+        Args:
+          step: Step of the first round.
 
         Raises:
           ValueError: If the parts of two workers are not alike.
@@ -115,6 +118,7 @@ class Driver:
             than `timeouts.start`.
         """
         log.info("starting %d workers", len(self.fleet.slots))
+        self.actors.step = step
         self._run(StartUp(self.fleet, self._now()))
         log.info("compiling the decoder")
         self._compile_decoder()
@@ -143,6 +147,7 @@ class Driver:
         is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
         order = find_ray().put(order) if is_large else pickle.dumps(order)
         self.actors.order = order
+        self.actors.step = step
         self.actors.read_seconds = 0.0
         start = RoundStart(
             step=step,

@@ -17,6 +17,14 @@ class NoResponse(Exception):
     """A queried worker was lost before it responded."""
 
 
+class BatchError(RuntimeError):
+    """An error of the user's `batches`: another process would fail, too."""
+
+
+class BatchValueError(BatchError, ValueError):
+    """A batch of the user's `batches` that does not fit."""
+
+
 class WorkerError(Exception):
     """An exception that a worker raised, as text.
 
@@ -26,12 +34,14 @@ class WorkerError(Exception):
     Attributes:
       reason: Class and reason of the exception, in one line.
       traceback_text: Formatted traceback; long ones lack their middle.
+      ends_training: Whether training ends, because another process would fail, too.
     """
 
-    def __init__(self, reason: str, traceback_text: str):
-        super().__init__(reason, traceback_text)
+    def __init__(self, reason: str, traceback_text: str, ends_training: bool = False):
+        super().__init__(reason, traceback_text, ends_training)
         self.reason = reason
         self.traceback_text = traceback_text
+        self.ends_training = ends_training
 
     @classmethod
     def of(cls, error: BaseException) -> "WorkerError":
@@ -42,6 +52,7 @@ class WorkerError(Exception):
         return text_class(
             reason=f"{type(error).__name__}: {line_of(_text_of(error))}",
             traceback_text=_without_middle(_traceback_of(error)),
+            ends_training=isinstance(error, BatchError),
         )
 
     def __str__(self) -> str:
@@ -51,6 +62,12 @@ class WorkerError(Exception):
 
 class WorkerValueError(WorkerError, ValueError):
     """A ValueError that a worker raised."""
+
+
+def error_of_user(why: str, cause: Exception | None) -> Exception:
+    """Returns the exception to raise for an error of the user's data or functions."""
+    kind = ValueError if isinstance(cause, ValueError) else RuntimeError
+    return kind(why)
 
 
 def line_of(text: str) -> str:

@@ -20,6 +20,8 @@ class Ready(NamedTuple):
       node: Ray's name of the machine.
       host: Name of the machine.
       signature: Structure, shapes and dtypes of a part.
+      origin: This part, in words.
+      has_batches: Whether its data are batches that the worker reads in each step.
     """
 
     worker: int
@@ -27,6 +29,8 @@ class Ready(NamedTuple):
     node: str
     host: str
     signature: str = ""
+    origin: str = ""
+    has_batches: bool = False
 
 
 class Response(NamedTuple):
@@ -47,12 +51,24 @@ class Response(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker raised an error, or its process ended."""
+    """A worker raised an error, or its process ended.
+
+    Attributes:
+      worker: Index of the worker.
+      trouble: Reason, in words.
+      error: Exception of the worker if it raised one.
+      has_died: Whether the process ended without an exception.
+      ends_training: Whether the error is one of the user's data: another process would
+        fail, too.
+      number: Round of the call that raised; None if it was no call of a round.
+    """
 
     worker: int
     trouble: str
     error: Exception | None = None
     has_died: bool = True
+    ends_training: bool = False
+    number: int | None = None
 
 
 class Verdict(NamedTuple):

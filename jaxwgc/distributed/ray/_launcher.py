@@ -32,8 +32,13 @@ _SECONDS_TO_RESPOND = 1.0
 class Launches(Protocol):
     """Starts the processes of workers."""
 
-    def launch(self, worker: int) -> tuple[Any, Any]:
-        """Returns the actor of a worker, and the task of its start."""
+    def launch(self, worker: int, step: int) -> tuple[Any, Any]:
+        """Returns the actor of a worker, and the task of its start.
+
+        Args:
+          worker: Index of the worker.
+          step: Step of the round.
+        """
         ...
 
     def prepare_spare(self) -> None:
@@ -83,9 +88,9 @@ class Launcher:
         # Task that returns the process of the spare actor once it is ready.
         self._warm_up: Any = None
 
-    def launch(self, worker: int) -> tuple[Any, Any]:
+    def launch(self, worker: int, step: int) -> tuple[Any, Any]:
         """Returns the actor of a worker, and the task of its start."""
-        assignment = self._assignments[worker]
+        assignment = self._assignments[worker]._replace(step=step)
         spare = self._take_spare()
         if spare is not None:
             log.info("a spare process takes the place of worker %d", worker)

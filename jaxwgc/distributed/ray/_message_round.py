@@ -81,6 +81,8 @@ class MessageRound(RoundEngine):
         if is_mine or slot.owner is self._owner is not None:
             unpack(answer.message, message)
             self.late[worker] = not is_mine and is_finite(message)
+        if is_mine:
+            self._digests.check(worker, self._layout.held[worker], answer.digests)
         if is_mine and not is_finite(message):
             self._fleet.blame(slot, "its message is not finite")
             return

@@ -40,12 +40,14 @@ class Answer(NamedTuple):
       losses: (num_held,), those of its parts.
       aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
       seconds: that the worker took from the receipt of its task to this message.
+      digests: of its batches, uint32 (num_held, 2); None if they are not compared.
     """
 
     message: np.ndarray
     losses: np.ndarray
     aux: Any
     seconds: float
+    digests: np.ndarray | None = None
 
 
 class Report(NamedTuple):
@@ -58,6 +60,7 @@ class Report(NamedTuple):
       aux: a pytree, leaves (1, ...), what the loss gave besides.
       is_finite: whether all entries of its gradient are.
       seconds: that the worker took for the part.
+      digest: of its batch, uint32 (2,); None if batches are not compared.
     """
 
     number: int
@@ -66,6 +69,7 @@ class Report(NamedTuple):
     aux: Any
     is_finite: bool
     seconds: float
+    digest: np.ndarray | None = None
 
 
 class Round(NamedTuple):

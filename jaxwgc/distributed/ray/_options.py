@@ -35,6 +35,12 @@ class Verification:
         always corrupted, and has a share of all parts, is unseen for
         1 / (audit * share) rounds on average. None and 0 never ask.
       noise: See `jaxwgc.locate_errors`.
+      digests: With `RayCluster(batches=...)`: workers send a digest of 64 bits of each
+        batch with their responses. If two holders of a part have different batches,
+        the round ends with an error that names step, part and workers, before its
+        gradient is used. Batches of workers that do not respond in the round are not
+        compared. Two batches that differ have equal digests with a probability of
+        about 2^-64. False compares nothing.
 
     Example:
       >>> import jaxwgc
@@ -45,8 +51,10 @@ class Verification:
     on_wrong: str | None = None
     audit: float | None = None
     noise: float = 0.0
+    digests: bool = True
 
     def __post_init__(self):
+        _validation.check_bool("digests", self.digests)
         if self.on_wrong is not None:
             choices = ("drop", "arbitrate", "raise")
             _validation.check_choice("on_wrong", self.on_wrong, choices)

@@ -215,6 +215,9 @@ class RequestRound(RoundEngine):
         self._fleet.limit.note(worker, report.seconds)
         if report.number != self.number:
             return
+        if report.digest is not None:
+            part = self._plan.parts[worker, [turn]]
+            self._digests.check(worker, part, report.digest[None])
         if self._parts.status(worker, turn) in SETTLED:
             return
         slot = self._fleet.slots[worker]

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._digests import BatchDigests
+from jaxwgc.distributed.ray._errors import error_of_user
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Round
 
@@ -112,6 +114,7 @@ class RoundEngine(Engine):
         self.number = fleet.begin(start.step, shape)
         self.times = np.full(shape, np.inf)
         self._losses_before = fleet.num_losses()
+        self._digests = BatchDigests(fleet.when)
         # Parts, losses and aux of the responses, by worker and turn.
         self._values: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         # Time at which the waiting rule ends the round; None if it must be computed
@@ -130,6 +133,13 @@ class RoundEngine(Engine):
                 self._verdict = event
                 self._fleet.blame_corrupted(event.wrong, now)
                 self._judge(event, now)
+            case events.Lost() if self._ends_training(event):
+                # The worker is replaced if the user computes another round.
+                self._fleet.lose(event, now)
+                why = f"worker {event.worker} failed {self._fleet.when}"
+                raise error_of_user(f"{why}: {event.trouble}", event.error) from (
+                    event.error
+                )
             case _:
                 super()._note(event, now)
 
@@ -152,6 +162,14 @@ class RoundEngine(Engine):
             received=received,
             requests=requests,
         )
+
+    def _ends_training(self, event: events.Lost) -> bool:
+        """Returns whether a loss is an error of the user's data in this round.
+
+        Errors in calls of earlier rounds, in which the user was told of another error,
+        are losses.
+        """
+        return event.ends_training and event.number in (None, self.number)
 
     @property
     def _replaced(self) -> np.ndarray:

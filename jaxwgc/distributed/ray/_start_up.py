@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._errors import error_of_user
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._rounds import Engine
 
@@ -22,9 +23,7 @@ class StartUp(Engine):
             num_failures = self._fleet.slots[event.worker].num_failures
             if not event.has_died or num_failures == _MAX_DEATHS_AT_START:
                 why = f"worker {event.worker} failed to start: {event.trouble}"
-                if isinstance(event.error, ValueError):
-                    raise ValueError(why) from event.error
-                raise RuntimeError(why) from event.error
+                raise error_of_user(why, event.error) from event.error
         return actions
 
     def _send(self, worker: int, now: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxwgc import coding
 from jaxwgc.codes import GradientCode
+from jaxwgc.distributed.ray._data import DataSource, HostBatches, StoredParts
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified, Verdict
 from jaxwgc.distributed.ray._fleet import log
@@ -20,6 +21,7 @@ from jaxwgc.distributed.ray._worker import (
     Task,
     Worker,
     project,
+    read_order,
 )
 
 
@@ -57,7 +59,7 @@ class PartCopies:
     Args:
       code: Gradient code.
       task: Task of the workers.
-      parts: Parts as they travel, or None if the task loads them.
+      parts: Parts as they travel, or None if the task loads or reads them.
       workers: Workers that can be queried.
     """
 
@@ -79,18 +81,27 @@ class PartCopies:
           part: Index of the part.
           row: Row of the code for this part, (1, num_segments).
         """
-        if self._task.load is None:
-            data = jax.tree.map(operator.itemgetter(part), self._parts)
-        else:
-            data = sent(self._task.load(int(part)))
+        order = self.workers.order()
+        _, _, step = read_order(order)
         held = np.array([part])
+        data = self._data_of(int(part), step)
         if self._worker is None:
-            self._worker = Worker(Assignment(0, held, row), self._task)
-            self._worker.prepare([data])
+            self._worker = Worker(Assignment(0, held, row, step=step), self._task)
+            self._worker.prepare_data(data)
         self._worker.held = held
         self._worker.rows = row
-        self._worker.parts = jax.tree.map(lambda leaf: leaf[None], data)
-        return self._worker.project(self.workers.order(), held, key)
+        self._worker.data = data
+        return self._worker.project(order, held, key)
+
+    def _data_of(self, part: int, step: int) -> DataSource:
+        """Returns the data of one part."""
+        if self._task.batches is not None:
+            return HostBatches(self._task.batches, [part], step, is_stacked=True)
+        if self._task.load is not None:
+            own = sent(self._task.load(part))
+        else:
+            own = jax.tree.map(operator.itemgetter(part), self._parts)
+        return StoredParts([own], is_stacked=True)
 
 
 class Verifier(abc.ABC):

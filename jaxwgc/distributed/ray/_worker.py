@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import inspect
 import os
 import pickle
 import signal
@@ -16,9 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _flat_vectors, _validation, coding
-from jaxwgc.distributed._placement import check_alike, signature
-from jaxwgc.distributed.ray._errors import WorkerError, reporting
+from jaxwgc import _flat_vectors, coding
+from jaxwgc.distributed.ray._data import (
+    DataSource,
+    HostBatches,
+    StoredParts,
+    load_parts,
+)
+from jaxwgc.distributed.ray._digests import digest
+from jaxwgc.distributed.ray._errors import BatchError, WorkerError, reporting
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import (
     HOLD_SECONDS,
@@ -54,7 +61,8 @@ class Task(NamedTuple):
       loss: `loss(params, part)`.
       has_aux: whether it returns `(scalar, aux)`.
       load: `load(part_index)`, or None where the parts are sent.
-      batch: `batch(key, part)`, or None where whole parts are used.
+      batch: `batch(key, part)`, or `batch(key, part, step)`, or None where whole parts
+        are used.
       delay: `delay(worker, step)`, seconds to sleep before a response, or on request
         before each part; or None.
       corrupt: `corrupt(worker, step, message)`, what is sent in the place of a message,
@@ -65,6 +73,8 @@ class Task(NamedTuple):
       settings: of JAX, by name.
       report_size: On request, number of parts after which a worker reports at once.
       has_queries: Whether workers may be asked for projections of their messages.
+      batches: `batches(step, part)`, which the worker calls in each step, or None.
+      has_digests: Whether workers send a digest of each batch.
     """
 
     loss: Callable
@@ -79,6 +89,8 @@ class Task(NamedTuple):
     settings: dict[str, Any] = {}
     report_size: int = 1
     has_queries: bool = False
+    batches: Callable | None = None
+    has_digests: bool = False
 
 
 class Assignment(NamedTuple):
@@ -89,16 +101,18 @@ class Assignment(NamedTuple):
       held: Indices of its parts, int (num_held,).
       rows: Rows of the code for these parts, (num_messages, num_held * num_segments).
       parts: References to its parts, or None if the worker loads them.
+      step: Step in which its process is started.
     """
 
     worker: int
     held: np.ndarray
     rows: np.ndarray
     parts: Any = None
+    step: int = 0
 
 
 class Worker:
-    """Holds the parts of one worker, and nothing else of the data.
+    """Computes the message of one worker from its parts, which it has as `data`.
 
     Args:
       assignment: `Assignment` of the worker; None in a spare process, which gets it at
@@ -106,8 +120,12 @@ class Worker:
       task: `Task` of all workers. Ray's actors get a list with a reference to it.
     """
 
+    # Whether all parts of the worker are computed in one call.
+    _is_stacked = True
+
     def __init__(self, assignment: Assignment | None, task: Task):
         self.task = task
+        self.data: DataSource
         self._name = "spare worker"
         if assignment is not None:
             self._name = f"worker {assignment.worker}"
@@ -122,6 +140,7 @@ class Worker:
         self.held = assignment.held
         self.rows = assignment.rows
         self._given = assignment.parts
+        self._first_step = assignment.step
 
     def warm_up(self) -> int:
         """Imports what a worker needs, without an assignment; returns its process."""
@@ -131,7 +150,9 @@ class Worker:
         return os.getpid()
 
     def start(self, assignment: Assignment | None = None) -> Ready:
-        """Loads the parts and compiles; errors here come from data or loss.
+        """Loads the parts or first batches, and compiles.
+
+        Errors here come from data or loss.
 
         Args:
           assignment: `Assignment` of a spare process that becomes a worker.
@@ -139,11 +160,27 @@ class Worker:
         if assignment is not None:
             self._assign(assignment)
         self._set_up_process()
-        parts = self._load()
-        self.prepare(parts)
-        node = find_ray().get_runtime_context().get_node_id()
+        if self.task.batches is not None:
+            self.prepare_data(
+                HostBatches(
+                    self.task.batches,
+                    self.held.tolist(),
+                    self._first_step,
+                    is_stacked=self._is_stacked,
+                )
+            )
+        elif self.task.load is not None:
+            self.prepare(load_parts(self.task.load, self.held.tolist()))
+        else:
+            self.prepare(find_ray().get(self._given))
         return Ready(
-            self.worker, os.getpid(), node, socket.gethostname(), signature(parts[0])
+            worker=self.worker,
+            pid=os.getpid(),
+            node=find_ray().get_runtime_context().get_node_id(),
+            host=socket.gethostname(),
+            signature=self.data.signature,
+            origin=self.data.origin,
+            has_batches=self.task.batches is not None,
         )
 
     def _set_up_process(self) -> None:
@@ -167,10 +204,13 @@ class Worker:
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))
-        answer = self._compiled(leaves, *self._arguments(key, step))
-        wire, losses, aux = jax.tree.map(np.asarray, answer)
+        arguments = self._arguments(key, step)
+        self.data.expect([(step + 1, 0)])
+        answer = self._compiled(leaves, *arguments)
+        wire, losses, aux, digests = jax.tree.map(np.asarray, answer)
         message = self._corrupted(step, wire)
-        return Answer(message, losses, aux, time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        return Answer(message, losses, aux, seconds, digests)
 
     def project(self, order: Any, parts: np.ndarray, key: Any) -> np.ndarray:
         """Returns the projection (PROJECTION_DIM,) of a message formed from some parts.
@@ -181,13 +221,19 @@ class Worker:
           key: of `coding.project`, as it travels.
         """
         leaves, step_key, step = read_order(order)
-        wire, _, _ = self._compiled(leaves, *self._arguments(step_key, step, parts))
+        wire, *_ = self._compiled(leaves, *self._arguments(step_key, step, parts))
         return self._projection(self._corrupted(step, np.asarray(wire)), key)
 
     def prepare(self, parts: list) -> None:
         """Keeps the parts, and compiles all functions of them."""
+        origin = f"part {self.held[0]}"
+        stored = StoredParts(parts, is_stacked=self._is_stacked, origin=origin)
+        self.prepare_data(stored)
+
+    def prepare_data(self, data: DataSource) -> None:
+        """Compiles all functions of the data."""
+        self.data = data
         self._structure = jax.tree.structure(self.task.params)
-        self._keep(parts)
         self._compile()
         if self.task.has_queries:
             # The projection is compiled here, so that the first query takes no longer
@@ -206,14 +252,10 @@ class Worker:
             return wire
         return np.asarray(self.task.corrupt(self.worker, step, np.array(wire[0])))[None]
 
-    def _keep(self, parts: list) -> None:
-        """Keeps the parts as one pytree, leaves (num_held, ...)."""
-        self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-
     def _compile(self) -> None:
-        """Compiles the message of the kept parts."""
+        """Compiles the message of the parts."""
         leaves = jax.tree.leaves(self.task.params)
-        arguments = self._arguments(self.task.key, 0)
+        arguments = self._arguments(self.task.key, self._first_step)
         lowered = jax.jit(self._answer).lower(leaves, *arguments)
         self._compiled = lowered.compile()
         self._wire_like = lowered.out_info[0]
@@ -225,12 +267,14 @@ class Worker:
         if parts is not None:
             is_asked = np.isin(self.held, parts)
             rows = rows * is_asked.repeat(rows.shape[1] // len(held))
-        return self.parts, rows, held, key, np.uint32(step)
+        data = self.data.of_step(step, 0)
+        return data, rows, held, key, np.uint32(step)
 
     def _answer(self, leaves, parts, rows, held, key, step):
         def of_part(part, index, columns):
             values, gradient = self._value_and_grad(leaves, part, index, key, step)
-            return coding.form_messages(columns, gradient), values
+            message = coding.form_messages(columns, gradient)
+            return message, (*values, self._digest(part))
 
         def add(message, part_index_and_columns):
             one_part, values = of_part(*part_index_and_columns)
@@ -242,8 +286,11 @@ class Worker:
         each = parts, held, columns
         like, _ = jax.eval_shape(of_part, *jax.tree.map(lambda leaf: leaf[0], each))
         start = jnp.zeros(like.shape, like.dtype)
-        message, (losses, aux) = jax.lax.scan(add, start, each)
-        return pack(message, self.task.message_dtype), losses, aux
+        message, (losses, aux, digests) = jax.lax.scan(add, start, each)
+        return pack(message, self.task.message_dtype), losses, aux, digests
+
+    def _digest(self, part):
+        return digest(part) if self.task.has_digests else None
 
     def _value_and_grad(self, leaves, part, index, key, step):
         """Returns loss and aux of one part, and its gradient, leaves (1, ...)."""
@@ -252,28 +299,11 @@ class Worker:
         if self.task.batch is not None:
             # The key depends on step and part, so that all holders of a part draw the
             # same rows.
-            step_key = jax.random.fold_in(key, step)
-            part = self.task.batch(jax.random.fold_in(step_key, index), part)
+            key = jax.random.fold_in(jax.random.fold_in(key, step), index)
+            part = draw_batch(self.task.batch, key, part, step)
         loss = checked_loss(self.task.loss, self.task.has_aux)
         values, gradient = jax.value_and_grad(loss, has_aux=True)(params, part)
         return values, jax.tree.map(lambda leaf: leaf[None], gradient)
-
-    def _load(self):
-        """Returns the given parts, or loads parts and checks that they are alike."""
-        if self.task.load is None:
-            return find_ray().get(self._given)
-        parts = []
-        for index in self.held.tolist():
-            try:
-                part = self.task.load(index)
-                kind = "numbers, bools or keys"
-                _validation.check_dtypes(f"part {index}", part, kind)
-                parts.append(sent(part))
-            except Exception as error:
-                why = f"{type(error).__name__}: {error}"
-                raise RuntimeError(f"loading part {index} failed: {why}") from error
-        check_alike(parts)
-        return parts
 
 
 @dataclasses.dataclass(eq=False)
@@ -288,6 +318,8 @@ class _Step:
     # Number of the first reports that are sent only together with a further one.
     num_quiet: int = 0
     is_stopped: bool = False
+    # Error of the user's `batches`, which ends this round only.
+    error: WorkerError | None = None
 
     @property
     def turns(self) -> np.ndarray:
@@ -319,6 +351,8 @@ class PartWorker(Worker):
     One thread computes. The calls of the coordinator come in others, and hardly wait
     for it: only for the next report.
     """
+
+    _is_stacked = False
 
     def __init__(self, assignment: Assignment | None, task: Task):
         super().__init__(assignment, task)
@@ -379,7 +413,8 @@ class PartWorker(Worker):
 
             def is_waiting_for(number):
                 is_newest = calls == self._num_calls and not step.is_stopped
-                return is_newest and not self._error and len(step.reports) < number
+                has_failed = self._error is not None or step.error is not None
+                return is_newest and not has_failed and len(step.reports) < number
 
             first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(first))
@@ -390,8 +425,8 @@ class PartWorker(Worker):
                 self._changed.wait_for(
                     lambda: not (is_waiting_for(full) and step.is_free), HOLD_SECONDS
                 )
-            if self._error:
-                raise self._error
+            if error := self._error or step.error:
+                raise error
             return step.reports[seen:]
 
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
@@ -424,7 +459,7 @@ class PartWorker(Worker):
         leaves, step_key, step = read_order(order)
         if gradient is None:
             arguments = self._arguments_of(turn, step_key, step)
-            gradient, _, _ = self._compiled(leaves, *arguments)
+            gradient, *_ = self._compiled(leaves, *arguments)
         wire = self._corrupted(step, np.asarray(self._pack(gradient)))
         return self._projection(wire, key)
 
@@ -449,14 +484,10 @@ class PartWorker(Worker):
             total = self._add(total, factors, added)
         return self._pack(total)
 
-    def _keep(self, parts: list) -> None:
-        """Keeps the parts as a list."""
-        self.parts = [jax.tree.map(jnp.asarray, part) for part in parts]
-
     def _compile(self) -> None:
         """Compiles the gradient of one part, and the sum of gradients."""
         leaves = jax.tree.leaves(self.task.params)
-        arguments = self._arguments_of(0, self.task.key, 0)
+        arguments = self._arguments_of(0, self.task.key, self._first_step)
         lowered = jax.jit(self._one_part).lower(leaves, *arguments)
         self._compiled = lowered.compile()
         self._zeros = jnp.zeros_like(lowered.out_info[0])
@@ -481,8 +512,16 @@ class PartWorker(Worker):
                     turns = self._step.turns
                     if not len(turns):
                         continue
-                    turn = int(turns[0])
-                gradient, report = self._finish(step, turn)
+                    turn, *later = turns.tolist()
+                    free = [each for each in later if step.taken[each] == Taken.FREE]
+                try:
+                    gradient, report = self._finish(step, turn, free[:1])
+                except BatchError as error:
+                    with self._changed:
+                        step.error = WorkerError.of(error)
+                        step.is_stopped = True
+                        self._changed.notify_all()
+                    continue
                 with self._changed:
                     took = report.seconds
                     step.gradients[turn] = gradient
@@ -493,13 +532,21 @@ class PartWorker(Worker):
                 self._error = WorkerError.of(error)
                 self._changed.notify_all()
 
-    def _finish(self, step, turn):
+    def _finish(self, step, turn, next_turns):
+        """Returns the gradient of a part and its report.
+
+        Batches of `next_turns` of this step, and of the first turn of the next step,
+        are read meanwhile.
+        """
         begin = time.monotonic()
         leaves, key, number = step.order
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, number))
         arguments = self._arguments_of(turn, key, number)
-        gradient, (loss, aux), is_finite = self._compiled(leaves, *arguments)
+        next_groups = [(number, next_turn) for next_turn in next_turns]
+        self.data.expect([*next_groups, (number + 1, 0)])
+        answer = self._compiled(leaves, *arguments)
+        gradient, (loss, aux), is_finite, own_digest = answer
         aux = jax.tree.map(lambda leaf: np.asarray(leaf)[None], aux)
         return gradient, Report(
             step.number,
@@ -508,15 +555,17 @@ class PartWorker(Worker):
             aux,
             bool(is_finite),
             time.monotonic() - begin,
+            None if own_digest is None else np.asarray(own_digest),
         )
 
     def _arguments_of(self, turn, key, step):
-        return self.parts[turn], np.uint32(self.held[turn]), key, np.uint32(step)
+        part = self.data.of_step(step, turn)
+        return part, np.uint32(self.held[turn]), key, np.uint32(step)
 
     def _one_part(self, leaves, part, index, key, step):
         values, gradient = self._value_and_grad(leaves, part, index, key, step)
         message = _flat_vectors.ravel(gradient)
-        return message, values, jnp.isfinite(message).all()
+        return message, values, jnp.isfinite(message).all(), self._digest(part)
 
 
 def actor_class(kind: type[Worker]) -> type:
@@ -542,14 +591,26 @@ def read_order(order: tuple[list, Any, int] | bytes) -> tuple[list, Any, int]:
     return pickle.loads(order) if isinstance(order, bytes) else order
 
 
+def draw_batch(batch: Callable, key: jax.Array, part: Any, step: jax.Array) -> Any:
+    """Returns `batch(key, part)`, with `step` as well if `batch` has this argument."""
+    try:
+        takes_step = "step" in inspect.signature(batch).parameters
+    except ValueError:
+        # Functions in C may have no signature.
+        takes_step = False
+    return batch(key, part, step=step) if takes_step else batch(key, part)
+
+
 def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
     """Evaluates the loss for shapes alone, to raise the errors of the workers.
 
     The part has a leading axis of one.
     """
-    if task.batch is not None:
-        keys = jax.random.split(key, 1)
-        part = jax.eval_shape(jax.vmap(task.batch), keys, part)
+    batch = task.batch
+    if batch is not None:
+        step = jnp.uint32(0)
+        draw = jax.vmap(lambda key, part: draw_batch(batch, key, part, step))
+        part = jax.eval_shape(draw, jax.random.split(key, 1), part)
     jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
 
 

@@ -1,0 +1,58 @@
+"""Parts of one step, as a function `batches(step, part)` returns them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxwgc import _updates, _validation
+
+
+def parts_of_step(
+    batches: Callable[[int, int], Any], num_parts: int, step: int = 0
+) -> Any:
+    """Returns the batches of a step as parts, leaves (num_parts, ...).
+
+    Raises:
+      ValueError: If the batches of two parts differ in structure or shapes.
+    """
+    _validation.check_callable("batches", batches)
+    parts = [jax.device_get(batches(step, part)) for part in range(num_parts)]
+    shapes = [_updates.shapes_of(part) for part in parts]
+    for part, own in enumerate(shapes):
+        if own != shapes[0]:
+            raise ValueError(
+                "batches must return arrays of equal structure and shapes; got "
+                f"{shapes[0]} of part 0 and {own} of part {part} in step {step}"
+            )
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+
+def rows_of(parts: Any) -> Any:
+    """Returns the rows of all parts, leaves (num_parts * m, ...)."""
+    leaves = jax.tree.leaves(parts)
+    if any(np.ndim(leaf) < 2 for leaf in leaves):
+        raise ValueError(
+            "batches must return arrays with a leading axis of rows; got "
+            f"{_updates.shapes_of(jax.tree.map(lambda leaf: leaf[0], parts))}"
+        )
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
+
+
+def changing_batches(
+    batches: Callable[[int, int], Any], parts: Any, step: int = 0
+) -> tuple[str, ...]:
+    """Returns a problem if a second call returns other batches than `parts`."""
+    num_parts = len(jax.tree.leaves(parts)[0])
+    again = parts_of_step(batches, num_parts, step)
+    for part in range(num_parts):
+        pairs = zip(jax.tree.leaves(parts), jax.tree.leaves(again), strict=True)
+        if any(leaf[part].tobytes() != other[part].tobytes() for leaf, other in pairs):
+            return (
+                f"batches(step={step}, part={part}) returns other arrays when it is "
+                "called again: the holders of a part would differ. Derive all "
+                "randomness from step and part, e.g. "
+                "np.random.default_rng([step, part])",
+            )
+    return ()
