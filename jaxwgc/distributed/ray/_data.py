@@ -14,7 +14,7 @@ from jaxwgc import _validation
 from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError
 from jaxwgc.distributed.ray._leaves import difference
-from jaxwgc.distributed.ray._messages import Memory, sent
+from jaxwgc.distributed.ray._messages import ArrayPool, sent
 
 # Kinds of arrays that parts and batches consist of.
 _KINDS = "numbers, bools or keys"
@@ -127,7 +127,7 @@ class HostBatches(DataSource):
         # Memory of bytes, because arrays of some dtypes of JAX cannot be lent.
         group_size = len(self._groups[0])
         self._memory = [
-            Memory((group_size * leaf.nbytes,), np.dtype(np.uint8))
+            ArrayPool((group_size * leaf.nbytes,), np.dtype(np.uint8))
             for leaf in jax.tree.leaves(first)
         ]
         # Held while `batches` is called.
