@@ -3,6 +3,7 @@
 import os
 import signal
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,7 +205,6 @@ def test_datasets_by_index(rows_of_file):
 
 
 def test_grain_datasets(rows_of_file):
-    grain = pytest.importorskip("grain")
     rows = np.load(rows_of_file.path)
     dataset = grain.MapDataset.source(rows).shuffle(seed=0).repeat()
     dataset = dataset.map(lambda row: {"x": row})
