@@ -19,6 +19,10 @@ def parts_of_step(
     """
     _validation.check_callable("batches", batches)
     parts = [jax.device_get(batches(step, part)) for part in range(num_parts)]
+    if not jax.tree.leaves(parts[0]):
+        raise ValueError(
+            f"batches must return arrays; got {parts[0]!r} of part 0 in step {step}"
+        )
     shapes = [_updates.shapes_of(part) for part in parts]
     for part, own in enumerate(shapes):
         if own != shapes[0]:
@@ -40,11 +44,20 @@ def rows_of(parts: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
 
 
-def changing_batches(
+def problems_of_batches(
     batches: Callable[[int, int], Any], parts: Any, step: int = 0
 ) -> tuple[str, ...]:
-    """Returns a problem if a second call returns other batches than `parts`."""
+    """Returns a problem if a second call returns other batches than `parts`.
+
+    Another problem is that all parts have the same batch.
+    """
     num_parts = len(jax.tree.leaves(parts)[0])
+    if num_parts > 1 and all(_is_shared(leaf) for leaf in jax.tree.leaves(parts)):
+        return (
+            f"batches(step={step}, part) returns the same arrays for all parts: the "
+            "gradient is that of one part. Derive the rows from step and part, e.g. "
+            "row = (step * num_parts + part) * rows_per_part",
+        )
     again = parts_of_step(batches, num_parts, step)
     for part in range(num_parts):
         pairs = zip(jax.tree.leaves(parts), jax.tree.leaves(again), strict=True)
@@ -56,3 +69,8 @@ def changing_batches(
                 "np.random.default_rng([step, part])",
             )
     return ()
+
+
+def _is_shared(leaf: np.ndarray) -> bool:
+    """Returns whether an array is equal in all parts."""
+    return all(part.tobytes() == leaf[0].tobytes() for part in leaf)

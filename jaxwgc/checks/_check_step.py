@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _validation
-from jaxwgc.checks._batches import changing_batches, parts_of_step, rows_of
+from jaxwgc.checks._batches import parts_of_step, problems_of_batches, rows_of
 from jaxwgc.checks._losses import layout_of, measure_decoded, measure_loss
 from jaxwgc.checks._mistakes import problems
 from jaxwgc.checks._optimizers import (
@@ -149,7 +149,7 @@ def check_step(
             raise ValueError("parts and data must be None with batches")
         parts = parts_of_step(batches, code.num_parts)
         data = rows_of(parts)
-        changing = changing_batches(batches, parts)
+        changing = problems_of_batches(batches, parts)
     everything = code, params, parts, data, received
     _validation.check_concrete("arguments", everything, "check_step looks at values")
     is_right = step is None or optimizer is not None

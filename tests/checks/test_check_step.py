@@ -380,11 +380,17 @@ def test_batches_that_change_from_call_to_call_are_named():
     assert "batches(step=0, part=0) returns other arrays" in found
 
 
+def test_equal_batches_of_all_parts_are_named():
+    found = problem_of(check_batches(batches=lambda step, part: rows_of_step(step, 0)))
+    assert "batches(step=0, part) returns the same arrays for all parts" in found
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
         (lambda step, part: X[: 3 + part], "equal structure and shapes; got .* of par"),
         (lambda step, part: X[0, 0], "a leading axis of rows"),
+        (lambda step, part: None, "batches must return arrays; got None of part 0"),
     ],
 )
 def test_batches_that_are_no_parts_are_rejected(batches, message):

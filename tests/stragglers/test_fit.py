@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import scipy.integrate
@@ -164,6 +165,23 @@ class shifted_weibull(stragglers.IndependentDelay):
         return self.shift + self.unshifted.isf(q)
 
 
+@dataclasses.dataclass(frozen=True)
+class exponential(stragglers.IndependentDelay):
+    """Exponential times, without a density."""
+
+    scale: float
+    rules = {"scale": {"positive": True}}
+
+    def draw(self, key, shape):
+        return self.scale * jax.random.exponential(key, shape)
+
+    def logsf(self, x):
+        return -x / self.scale
+
+    def isf(self, q):
+        return -self.scale * np.log(q)
+
+
 class TestOwnFamilies:
     @pytest.mark.parametrize("kept", [1.0, 0.8])
     @pytest.mark.parametrize("start", [None, (3.0, 1.0)])
@@ -198,6 +216,37 @@ class TestOwnFamilies:
         fits = stragglers.fit_delays(times, families=families)
         assert fits[0].name == "shifted_weibull, proportional to the load"
         assert fits[0].delay.power == 1.0
+
+    @pytest.mark.parametrize(
+        "logpdf",
+        [
+            lambda self, x: np.log(-x / self.scale),
+            lambda self, x: -x / self.scale,
+        ],
+        ids=["NaN", "without its scale"],
+    )
+    def test_densities_that_do_not_fit_the_quantiles_are_named(self, logpdf):
+        family = type("wrong", (exponential,), {"logpdf": logpdf})
+        times = np.random.default_rng(0).exponential(size=(12, 4))
+        with pytest.raises(ValueError, match="logpdf of wrong must be the log-density"):
+            stragglers.fit_delays(times, families=[family])
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"fitted": ("scael",)}, r"fitted of wrong must be .* got \('scael',\)"),
+            ({"fitted": "scale"}, "fitted of wrong must be a tuple of names"),
+            ({"fitted": ()}, "fitted of wrong must be a tuple of names"),
+            ({"least_time": "shfit"}, "least_time of wrong must be one of the fitted"),
+            ({"fitted": ("scale",)}, "field shape of wrong must have a default"),
+        ],
+    )
+    def test_names_of_fields_are_checked(self, fields, message):
+        family = dataclasses.dataclass(frozen=True)(
+            type("wrong", (numerical_weibull,), fields)
+        )
+        with pytest.raises(ValueError, match=message):
+            stragglers.fit_delays(np.ones((4, 2)), families=[family])
 
     def test_all_laws_with_densities_are_fitted_by_default(self):
         times = simulated(BY_NAME["weibull"].law, (12, 4))

@@ -8,8 +8,12 @@ import numpy as np
 import scipy
 
 from jaxwgc import _validation
-from jaxwgc.stragglers import _laws
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
+from jaxwgc.stragglers._fitting._families import (
+    check_density,
+    checked_families,
+    default_families,
+)
 from jaxwgc.stragglers._fitting._likelihood import Measured, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._uncertainty import (
@@ -131,7 +135,7 @@ def fit_delays(
       the hundred to one; Kaplan, Meier, "Nonparametric estimation from incomplete
       observations", 1958, for the distance with missing times.
     """
-    families = _default_families() if families is None else _checked(families)
+    families = default_families() if families is None else checked_families(families)
     measured = _measured(times, loads)
     _validation.check_bool("in_order", in_order)
     _validation.check_share("held_out", held_out)
@@ -150,40 +154,6 @@ def fit_delays(
             further += [kind._replace(has_speeds=True) for kind in (best, slow)]
         models += [*simple, *map(tried, further)]
     return tuple(model.fit for model in _ranked(models))
-
-
-def _default_families() -> list[type[IndependentDelay]]:
-    """Returns the delay laws of the library that can be fitted."""
-    laws = [getattr(_laws, name) for name in _laws.__all__]
-    return [law for law in laws if _can_be_fitted(law)]
-
-
-def _can_be_fitted(family: type[IndependentDelay]) -> bool:
-    """Returns whether a delay law defines its log-density and log-survival."""
-    return (
-        family.logpdf is not IndependentDelay.logpdf
-        and family.logsf is not IndependentDelay.logsf
-    )
-
-
-def _checked(families: Any) -> list[type[IndependentDelay]]:
-    """Returns the delay laws of the caller as a list, after checks."""
-    listed = [families] if isinstance(families, type) else list(families)
-    if not listed:
-        raise ValueError("families must have at least one delay law; got none")
-    for family in listed:
-        if not isinstance(family, type) or not issubclass(family, IndependentDelay):
-            raise TypeError(
-                "families must be classes with base class "
-                "jaxwgc.stragglers.IndependentDelay, e.g. stragglers.weibull; got "
-                f"{_validation.in_short(family)}"
-            )
-        if not _can_be_fitted(family):
-            raise ValueError(
-                "families must define logpdf and logsf to be fitted; got "
-                f"{family.__name__}"
-            )
-    return listed
 
 
 class _Tried(NamedTuple):
@@ -236,6 +206,8 @@ def _tried(measured, is_held_out, kind):
     start = kind.most_likely(first)
     gain, scores = _scores(predictive(kind, first, start), measured, is_held_out)
     model = kind.most_likely(measured, start)
+    for component in model.components:
+        check_density(component.law)
     likelihood = model.log_likelihoods(measured).sum()
     model = unbiased(kind, measured, model)
     name = f"{kind.family.__name__}, {kind.form.name}"

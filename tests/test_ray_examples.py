@@ -1,0 +1,31 @@
+"""The programs in `examples`, run as a user runs them, in a small size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    *("--parts", "4", "--rows", "2", "--context", "16", "--width", "16"),
+    *("--layers", "1", "--heads", "2", "--evaluate-every", "3", "--no-live"),
+)
+
+
+def train(folder, num_steps, num_workers):
+    """Runs `examples/train.py`, and returns its output."""
+    command = [sys.executable, ROOT / "examples" / "train.py", "--folder", folder]
+    command += ["--steps", str(num_steps), "--workers", str(num_workers), *SMALL]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_training_goes_on_with_another_number_of_workers(tmp_path):
+    said = train(tmp_path, num_steps=3, num_workers=2)
+    assert "step 3: " in said
+    said = train(tmp_path, num_steps=6, num_workers=3)
+    assert "step 6: " in said
+    assert "step 3: " not in said
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
