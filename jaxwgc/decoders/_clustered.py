@@ -39,6 +39,11 @@ class Clustered(Decoder):
         """True if the inner decoder is optimal."""
         return self.inner.is_optimal
 
+    @property
+    def is_exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """False if the inner decoder is inexact on purpose."""
+        return self.inner.is_exact
+
     def is_a(self, kind: type[Decoder]) -> bool:
         return super().is_a(kind) or self.inner.is_a(kind)
 

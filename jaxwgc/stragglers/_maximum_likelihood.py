@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,12 +67,12 @@ class _Axis(NamedTuple):
 
     def starts(self, median: float) -> list[float]:
         """Returns numbers from which the search starts."""
-        if math.isfinite(self.high):
-            return [self.low + share * (self.high - self.low) for share in _SHARES]
         sizes = [factor * unit for unit in (1.0, median) for factor in _FACTORS]
         if math.isinf(self.low):
-            return [0.0, *sizes]
-        return [self.low + size for size in sizes]
+            return [min(size, self.high) for size in (0.0, *sizes)]
+        if math.isinf(self.high):
+            return [self.low + size for size in sizes]
+        return [self.low + share * (self.high - self.low) for share in _SHARES]
 
 
 def maximum_likelihood(
@@ -132,21 +132,24 @@ def maximum_likelihood(
         first = [
             axis.to_real(given[name]) for name, axis in zip(searched, axes, strict=True)
         ]
-    first = np.asarray(first)
-    simplex = np.vstack([first, first + step * np.eye(len(first))])
+    law = law_at(_minimum(cost, np.asarray(first), step))
+    return tuple(float(getattr(law, name)) for name in names)
+
+
+def _minimum(
+    cost: Callable[[np.ndarray], float], first: np.ndarray, step: float
+) -> np.ndarray:
+    """Minimises a cost by the method of Nelder and Mead, from a simplex of a step."""
+    if not len(first):
+        return first
     options = {
-        "initial_simplex": simplex,
+        "initial_simplex": np.vstack([first, first + step * np.eye(len(first))]),
         "maxfev": _EVALUATIONS * len(first),
         "xatol": _ENOUGH,
         "fatol": _ENOUGH**2,
     }
-    best = first
-    if len(first):
-        best = scipy.optimize.minimize(
-            cost, first, method="Nelder-Mead", options=options
-        ).x
-    law = law_at(best)
-    return tuple(float(getattr(law, name)) for name in names)
+    found = scipy.optimize.minimize(cost, first, method="Nelder-Mead", options=options)
+    return found.x
 
 
 def _places(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:

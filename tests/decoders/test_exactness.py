@@ -55,6 +55,11 @@ def test_inexact_decoders_fail_only_if_nothing_is_gained(decoder):
     assert strict == [0, 1, 1, 1]
 
 
+def test_clusters_are_as_exact_as_their_decoder():
+    assert decoders.Clustered(decoders.LeastSquares(), 2).is_exact
+    assert not decoders.Clustered(Ridge(1e-2), 2).is_exact
+
+
 def test_exact_decoders_fail_if_a_part_is_lost():
     assert num_undecodable(codes.uncoded(4), SOME, PARAMS) == [0, 1, 1, 1]
 

@@ -195,6 +195,25 @@ class TestOwnFamilies:
         estimated = numerical_weibull.estimate(sample, start)
         np.testing.assert_allclose(estimated, expected, rtol=2e-3)
 
+    def test_number_with_an_upper_bound_alone(self):
+        """The logarithm of the rate, which is below 5."""
+
+        @dataclasses.dataclass(frozen=True)
+        class by_logarithm(exponential):
+            scale: float
+            rules = {"scale": {"maximum": 5.0}}
+
+            def logpdf(self, x):
+                return self.scale - np.exp(self.scale) * x
+
+            def logsf(self, x):
+                return -np.exp(self.scale) * x
+
+        times = np.random.default_rng(0).exponential(2.0, 300)
+        sample = Sample(times, np.ones(300), np.ones(300, bool))
+        (logarithm,) = by_logarithm.estimate(sample)
+        np.testing.assert_allclose(logarithm, -np.log(times.mean()), atol=2e-3)
+
     def test_lower_end_in_the_last_field(self):
         """Over 60 data sets, (estimate - truth) / error has mean 0 and deviation 1."""
         law = scipy.stats.expon(3.0, 2.0)
@@ -257,6 +276,7 @@ class TestOwnFamilies:
         ("families", "error", "message"),
         [
             ([], ValueError, "families must have at least one delay law"),
+            (stragglers.weibull, TypeError, "families must be a list of delay laws"),
             (["weibull"], TypeError, "families must be classes .* got 'weibull'"),
             ([stragglers.weibull(1.0, 1.0)], TypeError, "families must be classes"),
             ([stragglers.empirical], TypeError, "families must be classes"),

@@ -1,6 +1,7 @@
 """Delay laws that can be fitted."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ def default_families() -> list[type[IndependentDelay]]:
 
 def checked_families(families: Any) -> list[type[IndependentDelay]]:
     """Returns the delay laws of the caller as a list, after checks."""
-    listed = [families] if isinstance(families, type) else list(families)
+    if isinstance(families, type) or not isinstance(families, Iterable):
+        raise TypeError(
+            "families must be a list of delay laws, e.g. [stragglers.weibull]; got "
+            f"{_validation.in_short(families)}"
+        )
+    listed = list(families)
     if not listed:
         raise ValueError("families must have at least one delay law; got none")
     for family in listed:
