@@ -17,6 +17,9 @@ class Row:
         wrong ones.
       rules: What each number among the arguments must be, by name: words that an error
         has after "must be". Empty if any number will do.
+      kinds: What each array or function among the arguments is, by name: a key of
+        `WRONG` in `wrong_values.py`. Others are spoiled by their type alone.
+      traceable: The arguments that may be traced.
       checks_keys: Whether it checks PRNG keys itself. Codes, and some studies, leave
         that to JAX.
       variants: Results of other arguments, by what is special about them.
@@ -25,6 +28,8 @@ class Row:
     make: Callable[..., Any]
     arguments: Mapping[str, Any]
     rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    traceable: tuple[str, ...] = ()
     checks_keys: bool = True
     variants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

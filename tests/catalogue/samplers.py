@@ -1,0 +1,88 @@
+"""Samplers of rows and of parts: one row for each function.
+
+A new sampler needs a row in `ROWS`.
+"""
+
+import numpy as np
+
+from jaxwgc import sketching
+from tests.catalogue.problems import KEY, MATRIX, PROBABILITIES, SAMPLE
+from tests.catalogue.row import Row
+
+ROWS = (
+    # Rows.
+    Row(
+        make=sketching.row_probabilities,
+        arguments={"scores": PROBABILITIES, "rule": "lev", "alpha": 0.5},
+        rules={"alpha": "at least 0"},
+        kinds={"scores": "proportional to probabilities"},
+        traceable=("scores", "alpha"),
+    ),
+    Row(
+        make=sketching.sample_rows,
+        arguments={
+            "key": KEY,
+            "probabilities": PROBABILITIES,
+            "sample_size": 2,
+            "method": "poisson",
+            "weighted": True,
+            "num_slots": 3,
+        },
+        rules={"sample_size": "at least 1", "num_slots": "at least 1"},
+        kinds={"probabilities": "proportional to probabilities"},
+        traceable=("key", "probabilities"),
+    ),
+    # Parts.
+    Row(
+        make=sketching.partition,
+        arguments={"data": MATRIX, "num_parts": 3},
+        rules={"num_parts": "at least 1"},
+        traceable=("data",),
+    ),
+    Row(
+        make=sketching.partition_probabilities,
+        arguments={"scores": PROBABILITIES, "num_parts": 2},
+        rules={"num_parts": "at least 1"},
+        kinds={"scores": "proportional to probabilities"},
+        traceable=("scores",),
+    ),
+    Row(
+        make=sketching.sample_partitions,
+        arguments={
+            "key": KEY,
+            "probabilities": PROBABILITIES,
+            "num_distinct": None,
+            "num_draws": 3,
+        },
+        rules={"num_draws": "at least 1"},
+        kinds={"probabilities": "proportional to probabilities"},
+        traceable=("key", "probabilities"),
+    ),
+    Row(
+        make=sketching.drop_last_distinct,
+        arguments={"sample": SAMPLE},
+        traceable=("sample",),
+    ),
+    Row(
+        make=sketching.rescaling_factors,
+        arguments={"sample": SAMPLE, "rescaling": "paper", "num_rows": 20.0},
+        rules={"num_rows": "positive"},
+        traceable=("sample", "num_rows"),
+    ),
+    Row(
+        make=sketching.scale_rows,
+        arguments={"rows": MATRIX[:4], "factors": PROBABILITIES},
+        traceable=("rows", "factors"),
+    ),
+    Row(
+        make=sketching.weighted_parts,
+        arguments={
+            "sample": SAMPLE,
+            "parts": MATRIX[:18].reshape(3, 6, 4),
+            "row_weights": np.ones((3, 6)),
+            "rescaling": "unbiased",
+            "scale": "row_weights",
+        },
+        traceable=("sample", "parts", "row_weights"),
+    ),
+)

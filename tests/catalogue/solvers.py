@@ -1,0 +1,170 @@
+"""Solvers by sketches: one row for each function.
+
+A new solver needs a row in `ROWS`.
+"""
+
+import numpy as np
+
+from jaxwgc import sketching
+from tests.catalogue.problems import (
+    KEY,
+    LABELS,
+    MATRIX,
+    TARGET,
+    positive_part,
+    root_of_squared_distance,
+    squared_distance,
+)
+from tests.catalogue.row import Row
+
+ROWS = (
+    Row(
+        make=sketching.sketch_and_solve,
+        arguments={
+            "key": KEY,
+            "matrix": MATRIX,
+            "target": TARGET,
+            "sketch_size": 8,
+            "embedding": sketching.gaussian,
+            "ridge": 0.5,
+            "rcond": 1e-3,
+        },
+        rules={
+            "sketch_size": "at least 1",
+            "ridge": "at least 0",
+            "rcond": "at least 0",
+        },
+        kinds={
+            "matrix": "matrix",
+            "target": "right-hand side",
+            "embedding": "constructor",
+        },
+        traceable=("key", "matrix", "target", "ridge", "rcond"),
+    ),
+    Row(
+        make=sketching.preconditioned,
+        arguments={
+            "key": KEY,
+            "matrix": MATRIX,
+            "target": TARGET,
+            "sketch_size": 8,
+            "embedding": sketching.gaussian,
+            "method": "sketch",
+            "ridge": 0.5,
+            "tolerance": 1e-6,
+            "max_iterations": 50,
+            "rcond": 1e-3,
+        },
+        rules={
+            "sketch_size": "at least 1",
+            "ridge": "at least 0",
+            "tolerance": "at least 0",
+            "max_iterations": "at least 0",
+            "rcond": "at least 0",
+        },
+        kinds={
+            "matrix": "matrix",
+            "target": "right-hand side",
+            "embedding": "constructor",
+        },
+        traceable=("key", "matrix", "target", "ridge", "tolerance", "rcond"),
+    ),
+    Row(
+        make=sketching.iterative_hessian_sketch,
+        arguments={
+            "key": KEY,
+            "matrix": MATRIX,
+            "target": TARGET,
+            "sketch_size": 16,
+            "num_iterations": 3,
+            "projection": positive_part,
+            "embedding": sketching.gaussian,
+            "ridge": 0.5,
+            "refresh": True,
+            "step_size": 0.5,
+            "num_inner_steps": 20,
+            "tolerance": 1e-6,
+        },
+        rules={
+            "sketch_size": "at least 1",
+            "num_iterations": "at least 1",
+            "ridge": "at least 0",
+            "step_size": "positive",
+            "num_inner_steps": "at least 1",
+            "tolerance": "at least 0",
+        },
+        kinds={
+            "matrix": "matrix",
+            "target": "right-hand side",
+            "projection": "function",
+            "embedding": "constructor",
+        },
+        traceable=("key", "matrix", "target", "ridge", "step_size", "tolerance"),
+    ),
+    Row(
+        make=sketching.newton_sketch,
+        arguments={
+            "key": KEY,
+            "loss": squared_distance,
+            "square_root_hessian": root_of_squared_distance,
+            "params": np.zeros(4),
+            "sketch_size": 6,
+            "embedding": sketching.gaussian,
+            "args": (np.ones(4),),
+            "ridge": 0.5,
+            "num_refinements": 1,
+            "tolerance": 1e-6,
+            "max_iterations": 10,
+        },
+        rules={
+            "sketch_size": "at least 1",
+            "ridge": "at least 0",
+            "num_refinements": "at least 0",
+            "tolerance": "at least 0",
+            "max_iterations": "at least 1",
+        },
+        kinds={
+            "loss": "function",
+            "square_root_hessian": "function",
+            "params": "numbers",
+            "embedding": "constructor",
+            "args": "tuple",
+        },
+        traceable=("key", "params", "args", "ridge", "tolerance"),
+    ),
+    Row(
+        make=sketching.logistic_newton_sketch,
+        arguments={
+            "key": KEY,
+            "features": MATRIX,
+            "labels": LABELS,
+            "sketch_size": 8,
+            "embedding": sketching.gaussian,
+            "ridge": 0.5,
+            "initial": np.zeros(4),
+            "num_refinements": 1,
+            "tolerance": 1e-6,
+            "max_iterations": 10,
+        },
+        rules={
+            "sketch_size": "at least 1",
+            "ridge": "at least 0",
+            "num_refinements": "at least 0",
+            "tolerance": "at least 0",
+            "max_iterations": "at least 1",
+        },
+        kinds={"features": "matrix", "embedding": "constructor"},
+        traceable=("key", "features", "labels", "ridge", "initial", "tolerance"),
+    ),
+    Row(
+        make=sketching.choose_ridge,
+        arguments={
+            "matrix": MATRIX,
+            "target": TARGET,
+            "ridges": np.array([0.1, 1.0]),
+            "criterion": "leave_one_out",
+        },
+        kinds={"matrix": "matrix", "target": "right-hand side"},
+        traceable=("matrix", "target", "ridges"),
+    ),
+)
