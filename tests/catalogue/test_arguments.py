@@ -9,7 +9,7 @@ import pytest
 
 from jaxwgc import codes, decoders, stragglers
 from tests.catalogue import functions
-from tests.catalogue.test_complete import ROWS as ROWS_OF_PROTOCOLS
+from tests.catalogue.rows import ROWS as ROWS_OF_PROTOCOLS
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY)

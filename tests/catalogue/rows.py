@@ -1,0 +1,18 @@
+"""Rows of all protocols."""
+
+from jaxwgc import codes, corruptions, decoders, stragglers
+from tests.catalogue import codes as code_rows
+from tests.catalogue import corruptions as corruption_rows
+from tests.catalogue import decoders as decoder_rows
+from tests.catalogue import delay_laws, straggler_models, waiting_rules
+
+# A module, the base class of what its constructors make, and the file with their rows.
+PROTOCOLS = [
+    (codes, codes.GradientCode, code_rows),
+    (decoders, decoders.Decoder, decoder_rows),
+    (stragglers, stragglers.DelayModel, delay_laws),
+    (stragglers, stragglers.WaitingRule, waiting_rules),
+    (stragglers, stragglers.StragglerModel, straggler_models),
+    (corruptions, corruptions.CorruptionModel, corruption_rows),
+]
+ROWS = [row for _, _, catalogue in PROTOCOLS for row in catalogue.ROWS]
