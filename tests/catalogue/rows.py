@@ -1,9 +1,10 @@
 """All rows of the catalogue."""
 
+from jaxwgc import codes, corruptions, decoders, stragglers
+from tests.catalogue import codes as code_rows
+from tests.catalogue import corruptions as corruption_rows
+from tests.catalogue import decoders as decoder_rows
 from tests.catalogue import (
-    codes,
-    corruptions,
-    decoders,
     delay_laws,
     embeddings,
     functions,
@@ -14,15 +15,17 @@ from tests.catalogue import (
     waiting_rules,
 )
 
-SKETCHING = (*scores.ROWS, *samplers.ROWS, *embeddings.ROWS, *solvers.ROWS)
-# Constructors and functions, with all their parameters.
-COMPLETE_ROWS = (
-    *codes.ROWS,
-    *decoders.ROWS,
-    *delay_laws.ROWS,
-    *waiting_rules.ROWS,
-    *straggler_models.ROWS,
-    *corruptions.ROWS,
-    *SKETCHING,
-)
-EVERY_ROW = (*COMPLETE_ROWS, *functions.ROWS)
+# A module, the base class of what its constructors make, and the file with their rows.
+PROTOCOLS = [
+    (codes, codes.GradientCode, code_rows),
+    (decoders, decoders.Decoder, decoder_rows),
+    (stragglers, stragglers.DelayModel, delay_laws),
+    (stragglers, stragglers.WaitingRule, waiting_rules),
+    (stragglers, stragglers.StragglerModel, straggler_models),
+    (corruptions, corruptions.CorruptionModel, corruption_rows),
+]
+# The functions of sketching.
+SKETCHING = [*scores.ROWS, *samplers.ROWS, *embeddings.ROWS, *solvers.ROWS]
+# Rows that have all parameters of their constructor or function.
+COMPLETE_ROWS = [row for _, _, file in PROTOCOLS for row in file.ROWS] + SKETCHING
+EVERY_ROW = [*COMPLETE_ROWS, *functions.ROWS]

@@ -35,7 +35,7 @@ ROWS = (
     # Parts.
     Row(
         make=sketching.partition,
-        arguments={"data": MATRIX, "num_parts": 3},
+        arguments={"data": {"x": MATRIX}, "num_parts": 3},
         rules={"num_parts": "at least 1"},
         traceable=("data",),
     ),
@@ -71,14 +71,14 @@ ROWS = (
     ),
     Row(
         make=sketching.scale_rows,
-        arguments={"rows": MATRIX[:4], "factors": PROBABILITIES},
+        arguments={"rows": {"x": MATRIX[:4]}, "factors": PROBABILITIES},
         traceable=("rows", "factors"),
     ),
     Row(
         make=sketching.weighted_parts,
         arguments={
             "sample": SAMPLE,
-            "parts": MATRIX[:18].reshape(3, 6, 4),
+            "parts": {"x": MATRIX[:18].reshape(3, 6, 4)},
             "row_weights": np.ones((3, 6)),
             "rescaling": "unbiased",
             "scale": "row_weights",

@@ -7,7 +7,9 @@ from tests.catalogue.wrong_values import wrong_values
 
 
 @pytest.mark.parametrize(
-    ("row", "name"), [(row, name) for row in EVERY_ROW for name in row.arguments], ids=str
+    ("row", "name"),
+    [(row, name) for row in EVERY_ROW for name in row.arguments],
+    ids=str,
 )
 def test_wrong_arguments(row, name):
     """One argument is wrong, the others are right."""

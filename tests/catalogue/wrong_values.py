@@ -32,13 +32,30 @@ WRONG = {
         ("abc", TypeError, "must be real numbers; got str of <U3"),
     ],
     "proportional to probabilities": [
-        (np.array([1.0, -0.5]), ValueError, r"must be .* not negative; got .*\[1\] = -"),
+        (
+            np.array([1.0, -0.5]),
+            ValueError,
+            r"must be .* not negative; got .*\[1\] = -",
+        ),
         (np.array([np.nan, 0.5]), ValueError, r"must be .*\[0\] = nan"),
         (np.array([np.inf, 0.5]), ValueError, r"must be .*\[0\] = inf"),
         (np.zeros(2), ValueError, "must not all be zero"),
         (np.ones((2, 1)), ValueError, r"must have shape \(size,\)"),
         (np.ones(0), ValueError, "must .* and not be empty"),
         (np.ones(2, complex), TypeError, "must be real"),
+    ],
+    "cutoff": [
+        (-1.0, ValueError, "must be at least 0; got -1.0"),
+        (1.0, ValueError, "must be less than 1; got 1.0"),
+        (math.nan, ValueError, "must be a number; got nan"),
+        (np.ones(2), TypeError, "must be a real scalar"),
+        ("a", TypeError, "must be a real scalar"),
+    ],
+    "ridge": [
+        (-1.0, ValueError, "must be at least 0; got -1.0"),
+        (math.nan, ValueError, "must be a number; got nan"),
+        (1e60, ValueError, "must be finite in float32"),
+        ("1", TypeError, "must be a real scalar"),
     ],
     "positive numbers": [
         (np.array([1.0, 0.0, 1.0, 1.0]), ValueError, "must be positive and finite"),
@@ -83,7 +100,6 @@ def wrong_floats(rule):
     wrong = [
         ("a", TypeError, "must be .*real"),
         (True, TypeError, "must be .*real"),
-        (np.ones(2), TypeError, "must be .*real"),
         (math.nan, ValueError, rf"must be .*(a number; got |{rule}\b.*; got .*)nan"),
     ]
     if rule:

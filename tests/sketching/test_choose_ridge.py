@@ -6,20 +6,9 @@ import pytest
 
 from jaxwgc.sketching import choose_ridge
 from tests.oracles import ridge_solution
+from tests.sketching.references import cross_validation_error
 
 RIDGES = np.logspace(-2, 3, 6)
-
-
-def by_hand(matrix, target, ridge, criterion):
-    if criterion == "generalized":
-        hat = ridge_solution(matrix, np.eye(len(matrix)), ridge)
-        share = 1 - np.trace(matrix @ hat) / len(matrix)
-        return np.mean((target - matrix @ hat @ target) ** 2) / share**2
-    errors = []
-    for row in range(len(matrix)):
-        rest = (np.delete(part, row, axis=0) for part in (matrix, target))
-        errors.append((target[row] - matrix[row] @ ridge_solution(*rest, ridge)) ** 2)
-    return np.mean(errors)
 
 
 # Tall, nearly square, and wide. The first criterion of tall ones is in
@@ -35,7 +24,9 @@ def test_against_the_definition(with_x64, num_rows, criterion):
     target = matrix @ random.standard_normal((8, 2))
     target += random.standard_normal((num_rows, 2))
     choice = choose_ridge(matrix, target, RIDGES, criterion)
-    expected = [by_hand(matrix, target, ridge, criterion) for ridge in RIDGES]
+    expected = [
+        cross_validation_error(matrix, target, ridge, criterion) for ridge in RIDGES
+    ]
     np.testing.assert_allclose(choice.errors, expected, rtol=1e-7)
     assert choice.ridge == RIDGES[np.argmin(expected)]
     expected = ridge_solution(matrix, target, float(choice.ridge))
@@ -90,7 +81,9 @@ def test_no_ridge_and_no_rest():
     choose = jax.jit(choose_ridge)
     ridges = np.array([0.0, 1.0])
     choice = choose(matrix, target, ridges)
-    expected = by_hand(matrix[:, :2], target[:, None], 0.0, "leave_one_out")
+    expected = cross_validation_error(
+        matrix[:, :2], target[:, None], 0.0, "leave_one_out"
+    )
     np.testing.assert_allclose(choice.errors[0], expected, rtol=1e-5)
     alone = np.zeros((20, 3))
     alone[:3, :2] = [[2, 0], [0, 1], [0, 3]]

@@ -20,8 +20,8 @@ from jaxwgc import codes, sketching, stragglers
 from jaxwgc.sketching import Blocks
 from jaxwgc.sketching._linalg import blocks as blocks_module
 from tests import oracles
-from tests.sketching.test_choose_ridge import by_hand
-from tests.sketching.test_refusals import GOOD, KEY
+from tests.sketching.arguments import GOOD, KEY
+from tests.sketching.references import cross_validation_error
 
 RANDOM = np.random.default_rng(0)
 SHAPE = 300, 6
@@ -144,7 +144,9 @@ FUNCTIONS = {
 
 
 def best_ridge(matrix):
-    errors = [by_hand(matrix, TARGET, own, "leave_one_out") for own in RIDGES]
+    errors = [
+        cross_validation_error(matrix, TARGET, own, "leave_one_out") for own in RIDGES
+    ]
     ridge = RIDGES[np.argmin(errors)]
     return ridge, np.array(errors), oracles.ridge_solution(matrix, TARGET, ridge)
 

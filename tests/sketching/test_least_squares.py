@@ -13,56 +13,19 @@ from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, rademacher, row_sampling
 from jaxwgc.sketching._solvers import _iterative_hessian_sketch
 from tests import oracles
+from tests.sketching.solvers import (
+    LINEAR,
+    NUM_COLUMNS,
+    NUM_ROWS,
+    SKETCH_SIZE,
+    SOLVERS,
+    assert_no_warning_of_hidden_rows,
+    by_iterations,
+    deficient_cases,
+    solve,
+    solve_traced,
+)
 from tests.sketching.zoo import KEY, conditioned, of_singular_values
-
-# One shape, so that all tests share compiled functions.
-NUM_ROWS = 300
-NUM_COLUMNS = 12
-SKETCH_SIZE = 96
-
-
-def squares(params, matrix, target):
-    return jnp.sum((matrix @ params - target) ** 2) / 2
-
-
-def root_of_squares(params, matrix, target):
-    return matrix
-
-
-def by_newton_sketch(key, matrix, target, size, embedding):
-    start = jnp.zeros(matrix.shape[1], matrix.dtype)
-    return sketching.newton_sketch(
-        key, squares, root_of_squares, start, size, embedding, args=(matrix, target)
-    )
-
-
-def by_iterations(key, matrix, target, size, embedding, **options):
-    return sketching.iterative_hessian_sketch(
-        key, matrix, target, size, 24, None, embedding, **options
-    )
-
-
-def preconditioned(method):
-    return functools.partial(sketching.preconditioned, method=method)
-
-
-SOLVERS = {
-    "sketch and solve": sketching.sketch_and_solve,
-    "gram": preconditioned("gram"),
-    "sketch": preconditioned("sketch"),
-    "factor": preconditioned("factor"),
-    "iterative Hessian sketch": by_iterations,
-    "Newton sketch": by_newton_sketch,
-}
-LINEAR = [name for name in SOLVERS if name != "Newton sketch"]
-
-
-# In float32 tests solve as here, in float64 traced: so few programs are compiled.
-def solve(name, key, matrix, target, embedding=gaussian, **cutoff):
-    return SOLVERS[name](key, matrix, target, SKETCH_SIZE, embedding, **cutoff)
-
-
-solve_traced = jax.jit(solve, static_argnums=(0, 4))
 
 
 @functools.cache
@@ -92,25 +55,6 @@ def test_float32_in_both_modes(name):
         assert 1 < (residual / optimum) ** 2 < 1 + 3 * NUM_COLUMNS / SKETCH_SIZE
     else:
         assert np.linalg.norm(matrix @ (result.solution - expected)) < 1e-4 * optimum
-
-
-@functools.cache
-def deficient_cases():
-    random = np.random.default_rng(2)
-    normal = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
-    half = normal[:, : NUM_COLUMNS // 2]
-    zero_columns = normal.copy()
-    zero_columns[:, [0, 5]] = 0
-    return {
-        "duplicated columns": np.hstack([half, half]),
-        "duplicates in other units": np.hstack([half, -1e3 * half]),
-        "low-rank product": normal[:, :4] @ random.standard_normal((4, NUM_COLUMNS)),
-        "zero columns": zero_columns,
-        "zero columns in small units": 1e-12 * zero_columns,
-        "zero matrix": 0 * normal,
-        "wide": normal[:8],
-        "wide of rank 3": normal[:8, :3] @ normal[:3],
-    }
 
 
 # Wide ones "gram" and "sketch" solve as "factor" does. A sketch of them is tall.
@@ -232,15 +176,6 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
     assert np.all(of_many_samples(matrix[:, [0, 1, 0, 1]], target).converged)
     matrix[3] *= 1e8
     assert np.all(of_many_samples(matrix, matrix[:, 0]).converged)
-
-
-def assert_no_warning_of_hidden_rows(solve, key, matrix, *problem, ridge):
-    """With a ridge, rows that others hide are no loss of rank."""
-    matrix = matrix.copy()
-    matrix[0] *= 1e20
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        solve(key, matrix, *problem, ridge=ridge)
 
 
 def test_ridge_of_sketch_and_solve(with_x64):

@@ -11,7 +11,12 @@ import sklearn.linear_model
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, row_sampling
 from tests import oracles
-from tests.sketching.test_least_squares import root_of_squares, squares
+from tests.sketching.problems import (
+    poisson,
+    root_of_poisson,
+    root_of_squares,
+    squares,
+)
 from tests.sketching.zoo import KEY
 
 NUM_ROWS = 400
@@ -37,16 +42,6 @@ def logistic_reference(features, labels, ridge):
     penalty = 1 / (len(labels) * ridge)
     model = sklearn.linear_model.LogisticRegression(C=penalty, tol=1e-13, **options)
     return model.fit(features, labels).coef_[0]
-
-
-def poisson(params, features, counts):
-    logits = features @ params["slope"] + params["constant"]
-    return jnp.sum(jnp.exp(logits) - counts * logits)
-
-
-def root_of_poisson(params, features, counts):
-    root = jnp.exp((features @ params["slope"] + params["constant"]) / 2)
-    return {"constant": root, "slope": root[:, None] * features}
 
 
 @jax.jit

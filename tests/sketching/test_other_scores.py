@@ -9,6 +9,7 @@ import pytest
 
 from jaxwgc.sketching import bless, effective_resistances, lewis_weights
 from tests import oracles
+from tests.sketching.references import resistances_by_inverse
 from tests.sketching.zoo import KEY
 
 # Lewis weights satisfy their fixed-point equation.
@@ -162,16 +163,6 @@ def test_simple_cases(with_x64):
 
 
 # Resistances against pseudo-inverses, and of known graphs.
-
-
-def resistances_by_inverse(edges, weights, num_vertices):
-    incidence = np.zeros((len(edges), num_vertices))
-    order = np.arange(len(edges))
-    incidence[order, edges[:, 0]] += 1
-    incidence[order, edges[:, 1]] -= 1
-    laplacian = incidence.T * weights @ incidence
-    inverse = np.linalg.pinv(laplacian, rcond=1e-11, hermitian=True)
-    return np.einsum("ij,jk,ik->i", incidence, inverse, incidence)
 
 
 def random_graph(num_vertices, num_edges, seed=0):

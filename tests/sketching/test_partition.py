@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxwgc import sketching
-from tests.sketching.test_refusals import SAMPLE
+from tests.sketching.arguments import SAMPLE
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jaxwgc.sketching import gaussian, row_sampling
 from tests import oracles
 from tests.oracles import residual_norm
 from tests.sketching import zoo
-from tests.sketching.test_least_squares import (
+from tests.sketching.solvers import (
     NUM_COLUMNS,
     NUM_ROWS,
     assert_no_warning_of_hidden_rows,

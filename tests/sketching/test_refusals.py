@@ -9,29 +9,17 @@ import pytest
 from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests.sketching.arguments import (
+    EMBEDDING,
+    GOOD,
+    KEY,
+    MATRIX,
+    SAMPLE,
+    TARGET,
+    kernel_of,
+)
 
 partial = functools.partial
-KEY = jax.random.key(0)
-MATRIX = np.eye(20)[:, :4]
-TARGET = np.ones(20)
-SYSTEM = {"key": KEY, "matrix": MATRIX, "target": TARGET}
-LABELLED = {"key": KEY, "features": MATRIX, "labels": TARGET}
-EMBEDDING = {"key": KEY, "sketch_size": 3, "num_rows": 5}
-PROMISE = {"embedding": sketching.gaussian, "num_columns": 3, "epsilon": 0.5}
-ITERATIONS = {"sketch_size": 16, "num_iterations": 2}
-CHANCES = {"key": KEY, "probabilities": np.ones(3)}
-PROBLEM = {
-    "loss": lambda params: jnp.sum(params**2),
-    "square_root_hessian": lambda params: jnp.ones((9, 2)),
-    "params": jnp.ones(2),
-}
-DRAWN = sketching.gaussian(**EMBEDDING)
-ONES = np.ones(4)
-SAMPLE = sketching.PartitionSample(
-    *(np.array(field) for field in ([0, 1], [1, 1], [0.5, 0.5], 2))
-)
-PARTS = {"x": np.ones((3, 2, 4))}
-PARTS = {"sample": SAMPLE, "parts": PARTS, "row_weights": np.ones((3, 2))}
 
 
 def pad(vector):
@@ -48,49 +36,37 @@ OPERATOR = operator()
 SPARSE = sparse.BCOO.fromdense(MATRIX)
 BLOCKS = sketching.Blocks([MATRIX])
 FEW = sketching.Blocks([MATRIX[:8]])
-
-
-def kernel_of(value):
-    return lambda x, y: jnp.full((len(x), len(y)), value)
-
-
-# Functions with arguments that they take; the tests below spoil one or two of them.
-leverage = partial(sketching.leverage_scores, matrix=MATRIX)
+CALLS = {
+    name: partial(getattr(sketching, name), **arguments)
+    for name, arguments in GOOD.items()
+}
 linear = sketching.LinearOperator
-rank = partial(sketching.numerical_rank, matrix=MATRIX)
-approximate = partial(sketching.approximate_leverage_scores, key=KEY, matrix=MATRIX)
-rank_k = partial(sketching.rank_k_leverage_scores, key=KEY, matrix=MATRIX, rank=2)
-ridge_scores = partial(sketching.ridge_leverage_scores, matrix=MATRIX, ridge=1.0)
-lewis = partial(sketching.lewis_weights, matrix=MATRIX, p=1.0)
-bless = partial(sketching.bless, key=KEY, kernel=kernel_of(1.0), data=MATRIX, ridge=1.0)
-resistances = partial(sketching.effective_resistances, edges=[[0, 1]])
-partition = partial(sketching.partition, data=ONES, num_parts=2)
-part_chances = partial(sketching.partition_probabilities, scores=ONES, num_parts=2)
-row_chances = partial(sketching.row_probabilities, scores=np.ones(2))
-sample_rows = partial(sketching.sample_rows, **CHANCES, sample_size=1)
-sample_parts = partial(sketching.sample_partitions, **CHANCES, num_draws=1)
-drop_last = partial(sketching.drop_last_distinct, sample=SAMPLE)
-factors = partial(sketching.rescaling_factors, sample=SAMPLE)
-scale_rows = partial(sketching.scale_rows, rows={"x": np.eye(2)}, factors=ONES[:2])
-weighted = partial(sketching.weighted_parts, **PARTS)
-gaussian = partial(sketching.gaussian, **EMBEDDING)
-srht = partial(sketching.srht, **EMBEDDING)
-sparse_sign = partial(sketching.sparse_sign, **EMBEDDING)
-sampling = partial(sketching.row_sampling, **EMBEDDING, probabilities=np.ones(5))
-distortion = partial(sketching.embedding_distortion, basis=np.eye(5), embedding=DRAWN)
-size_of = partial(sketching.recommended_sketch_size, **PROMISE)
-choose = partial(sketching.choose_ridge, matrix=MATRIX, target=TARGET, ridges=[1.0])
-sketched = partial(sketching.sketch_and_solve, **SYSTEM, sketch_size=8)
-precise = partial(sketching.preconditioned, **SYSTEM)
-hessian = partial(sketching.iterative_hessian_sketch, **SYSTEM, **ITERATIONS)
-newton = partial(sketching.newton_sketch, key=KEY, **PROBLEM, sketch_size=4)
-logistic = partial(sketching.logistic_newton_sketch, **LABELLED, sketch_size=8)
-CALLS = leverage, rank, approximate, rank_k, ridge_scores, lewis, bless, resistances
-CALLS += partition, part_chances, row_chances, sample_rows, sample_parts, drop_last
-CALLS += factors, scale_rows, weighted, gaussian, srht, sparse_sign, sampling
-CALLS += distortion, size_of, choose, sketched, precise, hessian, newton, logistic
-CALLS = {call.func.__name__: call for call in CALLS}
-GOOD = {name: call.keywords for name, call in CALLS.items()}
+leverage = CALLS["leverage_scores"]
+approximate = CALLS["approximate_leverage_scores"]
+rank_k = CALLS["rank_k_leverage_scores"]
+lewis = CALLS["lewis_weights"]
+bless = CALLS["bless"]
+resistances = CALLS["effective_resistances"]
+partition = CALLS["partition"]
+part_chances = CALLS["partition_probabilities"]
+row_chances = CALLS["row_probabilities"]
+sample_rows = CALLS["sample_rows"]
+sample_parts = CALLS["sample_partitions"]
+drop_last = CALLS["drop_last_distinct"]
+factors = CALLS["rescaling_factors"]
+scale_rows = CALLS["scale_rows"]
+weighted = CALLS["weighted_parts"]
+gaussian = CALLS["gaussian"]
+sparse_sign = CALLS["sparse_sign"]
+sampling = CALLS["row_sampling"]
+distortion = CALLS["embedding_distortion"]
+size_of = CALLS["recommended_sketch_size"]
+choose = CALLS["choose_ridge"]
+sketched = CALLS["sketch_and_solve"]
+precise = CALLS["preconditioned"]
+hessian = CALLS["iterative_hessian_sketch"]
+newton = CALLS["newton_sketch"]
+logistic = CALLS["logistic_newton_sketch"]
 
 
 def taking(*arguments):

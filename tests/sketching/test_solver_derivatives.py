@@ -13,7 +13,7 @@ from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, srht
 from tests import oracles
 from tests.sketching import zoo
-from tests.sketching.test_newton_sketch import poisson, root_of_poisson
+from tests.sketching.problems import poisson, root_of_poisson
 from tests.sketching.zoo import KEY, check_both_modes
 
 pytestmark = pytest.mark.usefixtures("with_x64")

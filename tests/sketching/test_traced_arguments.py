@@ -8,7 +8,7 @@ import pytest
 
 from jaxwgc import sketching
 from tests import oracles
-from tests.sketching.test_other_scores import resistances_by_inverse
+from tests.sketching.references import resistances_by_inverse
 from tests.sketching.zoo import KEY, SCORES
 
 NAN = np.nan
