@@ -54,5 +54,7 @@ def benchmark(repeats: int = 7, seed: int = 0, quick: bool = False) -> Sections:
         repeats: Timings of each entry, of which the median is shown.
         quick: Use small sizes, as a quick check.
     """
-    given = repeats, seed, quick
-    return {name: functools.partial(own, *given) for name, own in SECTIONS.items()}
+    return {
+        name: functools.partial(study, repeats, seed, quick)
+        for name, study in SECTIONS.items()
+    }

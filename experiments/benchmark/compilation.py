@@ -193,7 +193,7 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
 
     until_decodable = stragglers.delayed(delay, stragglers.until_decodable(code))
     coded = functools.partial(jaxwgc.coded_aggregate, code)
-    block = jaxwgc.block_leverage_aggregate, code, uniform, other_key
+    block = functools.partial(jaxwgc.block_leverage_aggregate, code, uniform)
     partial = jaxwgc.partial_value_and_grad(loss)
     decoded = jaxwgc.decoded_value_and_grad(loss, code)
     prepared = {
@@ -206,7 +206,8 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
             of(jaxwgc.decode_aggregate, code), messages, received=received
         ),
         "block_leverage_aggregate.update": update(
-            of(*block, np.full(40, 0.025)), {"w": np.ones((40, 5), np.float32)}
+            of(block, other_key, np.full(40, 0.025)),
+            {"w": np.ones((40, 5), np.float32)},
         ),
         "partial_value_and_grad": of(partial, params, parts),
         "decoded_value_and_grad": of(decoded, params, parts, received),

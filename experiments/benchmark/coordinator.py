@@ -118,9 +118,11 @@ def shared(code, num_params: int, num_awaited: int) -> Iterator[Compute]:
     with mock.patch.dict(os.environ, ONE_THREAD):
         for worker in range(len(rows)):
             connection, other = context.Pipe()
-            given = other, memory.name, worker, rows
-            processes.append(context.Process(target=_serve, args=given, daemon=True))
-            processes[-1].start()
+            process = context.Process(
+                target=_serve, args=(other, memory.name, worker, rows), daemon=True
+            )
+            process.start()
+            processes.append(process)
             ours.append(connection)
     busy: set[Any] = set()
 
@@ -202,9 +204,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 def peers(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the time of a step with plain Ray, and with shared memory."""
     sizes = [1_000] if quick else [1_000, 1_000_000]
-    num_blocks, num_steps = (2, 3) if quick else (repeats + 1, 20)
-    given = num_blocks, num_steps
-    cells = {f"{size:,}": Once(compare, size, *given) for size in sizes}
+    num_blocks = 2 if quick else repeats + 1
+    num_steps = 3 if quick else 20
+    cells = {f"{size:,}": Once(compare, size, num_blocks, num_steps) for size in sizes}
 
     def ratio(row):
         return f"{row['RayCluster'] / row['plain Ray']:.2f}"
@@ -235,11 +237,12 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
             return done.messages, done.received
 
         ours(jnp.zeros(num_params))
-        given = code, num_params, NUM_AWAITED
+        ray_rounds = stack.enter_context(plain_ray(code, num_params, NUM_AWAITED))
+        shared_rounds = stack.enter_context(shared(code, num_params, NUM_AWAITED))
         coordinators = {
             "RayCluster": ours,
-            "plain Ray": stack.enter_context(plain_ray(*given)),
-            "shared memory": stack.enter_context(shared(*given)),
+            "plain Ray": ray_rounds,
+            "shared memory": shared_rounds,
         }
         for block in range(num_blocks):
             for name, compute in coordinators.items():

@@ -182,8 +182,9 @@ def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
         interpolation = Interpolation(points, code.num_stragglers)
     gradients = np.random.default_rng(seed).normal(size=(code.num_parts, 100))
     gradients = gradients.astype(jnp.result_type(float))
-    given = gradients, interpolation
-    weights, decoded = in_batches(lambda own: decode(code, own, *given), masks)
+    weights, decoded = in_batches(
+        lambda batch: decode(code, batch, gradients, interpolation), masks
+    )
     # In float64 from here on, so that only the library's rounding counts.
     reached = weights.astype(np.complex128) @ code.encoding_matrix
     truth = gradients.astype(np.float64).sum(axis=0)

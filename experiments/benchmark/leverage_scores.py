@@ -57,10 +57,10 @@ print(json.dumps({
 
 def exact(repeats: int, seed: int, quick: bool) -> Study:
     """Returns exact scores against NumPy's SVD and the time of two matrix products."""
-    shape = (2_000, 50) if quick else SHAPE
+    num_rows, num_columns = (2_000, 50) if quick else SHAPE
     return timed(
-        Once(exact_rows, *shape, repeats, seed),
-        f"Leverage scores of {shape[0]:,} × {shape[1]}: milliseconds",
+        Once(exact_rows, num_rows, num_columns, repeats, seed),
+        f"Leverage scores of {num_rows:,} × {num_columns}: milliseconds",
         {
             "matrix": "{matrix}",
             "dtype": "{dtype}",
@@ -123,10 +123,10 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
 
 def approximate(repeats: int, seed: int, quick: bool) -> Study:
     """Returns approximate scores against the exact scores of the library."""
-    shape = (6_000, 100) if quick else APPROXIMATED_SHAPE
+    num_rows, num_columns = (6_000, 100) if quick else APPROXIMATED_SHAPE
     return timed(
-        Once(approximate_rows, *shape, repeats, seed),
-        f"Approximate leverage scores of {shape[0]:,} × {shape[1]:,}, float32: "
+        Once(approximate_rows, num_rows, num_columns, repeats, seed),
+        f"Approximate leverage scores of {num_rows:,} × {num_columns:,}, float32: "
         "milliseconds, and percent of rows",
         {
             "matrix": "{matrix}",
@@ -189,12 +189,12 @@ def streaming(repeats: int, seed: int, quick: bool) -> Study:
     """
     num_rows, block_rows = (20_000, 5_000) if quick else (NUM_ROWS, BLOCK_ROWS)
     whole = num_rows * NUM_COLUMNS * 4 / 2**20
-    given = num_rows, NUM_COLUMNS, block_rows
+
+    def measure(rank):
+        return run_program(PROGRAM, num_rows, NUM_COLUMNS, block_rows, rank, seed)
+
     return timed(
-        [
-            {"matrix": name, "": Once(run_program, PROGRAM, *given, rank, seed)}
-            for name, rank in RANKS.items()
-        ],
+        [{"matrix": name, "": Once(measure, rank)} for name, rank in RANKS.items()],
         f"Streaming leverage scores of {num_rows:,} × {NUM_COLUMNS}, float32, in "
         f"blocks of {block_rows:,} rows",
         {

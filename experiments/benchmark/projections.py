@@ -132,8 +132,11 @@ def every_sketch(sketch_size: int, num_rows: int) -> dict[tuple[str, str], Sketc
 
     def ours(name: str) -> Sketch:
         make = getattr(sketching, name)
-        shape = sketch_size, num_rows
-        sketch = jax.jit(lambda key, matrix: make(key, *shape).apply(matrix))
+
+        @jax.jit
+        def sketch(key, matrix):
+            return make(key, sketch_size, num_rows).apply(matrix)
+
         return lambda seed, matrix: sketch(jax.random.key(seed), matrix)
 
     def scikit_learn(projection: Any) -> Sketch:

@@ -101,13 +101,14 @@ def rows(name: str, num_rows: int, repeats: int, seed: int) -> Iterator:
 
 def solvers_for(matrix: Any, target: np.ndarray, seed: int) -> dict[str, Solve]:
     """Returns solvers by name, functions of a tolerance."""
-    given = jax.random.key(seed), sparse.BCOO.from_scipy_sparse(matrix)
+    key = jax.random.key(seed)
+    bcoo = sparse.BCOO.from_scipy_sparse(matrix)
     y = jnp.asarray(target)
 
     def ours(method: str) -> Solve:
         def solve(tolerance: float) -> tuple[Any, int]:
             options = {"tolerance": tolerance, "max_iterations": MAX_ITERATIONS}
-            solved = sketching.preconditioned(*given, y, method=method, **options)
+            solved = sketching.preconditioned(key, bcoo, y, method=method, **options)
             return solved.solution, int(solved.num_iterations)
 
         return solve

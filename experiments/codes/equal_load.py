@@ -88,9 +88,7 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     held = np.asarray(draws.argsort(0).argsort(0) < load)
     anywhere = codes.any_placement(key, held, order)
     # With this probability of a part of another cluster, the mean load is order + 1.
-    block = divisible, divisible, order, PROBABILITY_INSIDE
     across = (1 - PROBABILITY_INSIDE) / (order - 1)
-    square = num_workers, num_workers
     nested = f"reed_solomon({2 * order}, {2 * order}, {load})"
     every = [
         fixed(codes.uncoded, num_workers),
@@ -98,18 +96,25 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         fixed(codes.binary, num_workers, order),
         drawn(codes.cyclic_repetition, num_workers, order, is_exact=True),
         fixed(codes.cyclic_mds, num_workers, order),
-        fixed(codes.reed_solomon, *square, load),
+        fixed(codes.reed_solomon, num_workers, num_workers, load),
         fixed(codes.communication_efficient, num_workers, order - 1, 2),
         given(f"clustered({nested}, {load // 2})", clustered),
         given(f"any_placement(random, {order})", anywhere),
         fixed(codes.projective_plane, order, is_exact=False),
-        drawn(codes.bernoulli, *square, load),
-        drawn(codes.regularized_bernoulli, *square, load),
+        drawn(codes.bernoulli, num_workers, num_workers, load),
+        drawn(codes.regularized_bernoulli, num_workers, num_workers, load),
         drawn(codes.regular_graph, num_workers, load),
         # Workers hold two parts that are three times as large.
         drawn(codes.edge_graph, 2 * order, load),
-        drawn(codes.stochastic_block, *block, across),
-        drawn(codes.stochastic, *square, load, PROBABILITY),
+        drawn(
+            codes.stochastic_block,
+            divisible,
+            divisible,
+            order,
+            PROBABILITY_INSIDE,
+            across,
+        ),
+        drawn(codes.stochastic, num_workers, num_workers, load, PROBABILITY),
     ]
     if not effort.is_full:
         return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]

@@ -125,10 +125,11 @@ def draw(numbers: Numbers) -> Figure:
     figure, (axes,) = new_figure(8, 4.8)
     for index, (name, row) in enumerate(numbers["codes"].items()):
         shown = [cell for cell in row if cell.miss_float64 <= DECODABLE]
-        points = [c.num_workers for c in shown], [c.noise for c in shown]
+        shown_workers = [cell.num_workers for cell in shown]
+        noise = [cell.noise for cell in shown]
         # Dashed, since another code has the same noise.
         dashes = "--" if name == "binary" else "-"
-        line(axes, index, *points, linestyle=dashes, label=name)
+        line(axes, index, shown_workers, noise, linestyle=dashes, label=name)
     sizes = [cell.num_workers for cell in numbers["codes"]["binary"]]
     axes.set(xscale="log", yscale="log", ylabel="noise amplification, median")
     axes.set_xticks(sizes, [str(size) for size in sizes])

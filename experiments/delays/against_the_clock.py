@@ -49,13 +49,22 @@ def time(
     """
     runs, num_rows = (min(runs, 8), 960) if quick else (runs, 9_984)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
-    given = runs, num_rows, jax.random.key(seed)
+    key = jax.random.key(seed)
     sections = {}
     for name, times in traces:
-        sections[name] = functools.partial(study, name, times, False, *given)
+        sections[name] = functools.partial(
+            study, name, times, is_sorted=False, runs=runs, num_rows=num_rows, key=key
+        )
         if trace is None and name == SORTED:
-            own = functools.partial(study, name, times, True, *given)
-            sections[f"{name}_sorted"] = own
+            sections[f"{name}_sorted"] = functools.partial(
+                study,
+                name,
+                times,
+                is_sorted=True,
+                runs=runs,
+                num_rows=num_rows,
+                key=key,
+            )
     return sections
 
 
@@ -65,7 +74,9 @@ def study(name, times, is_sorted: bool, runs: int, num_rows: int, key) -> Study:
     # Codes on request have up to eight parts per worker.
     rows = num_rows - num_rows % (8 * num_workers)
     problem = Problem.of_digits(rows, num_workers, is_sorted)
-    planned, judged = (stragglers.empirical(own, replace=True) for own in halves(times))
+    planned, judged = (
+        stragglers.empirical(half, replace=True) for half in halves(times)
+    )
     keys = jax.random.split(key)
     plan = jaxwgc.plan(
         planned,

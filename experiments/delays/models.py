@@ -106,14 +106,17 @@ def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
         for what in ("rounds", "workers", "cells")
     }
     keys = jax.random.split(jax.random.key(seed), runs)
-    shape = times.shape[1], len(second)
-    drawn = {name: simulated(own, *shape, keys) for name, own in models.items()}
+    num_workers = times.shape[1]
+    drawn = {
+        name: simulated(model, num_workers, len(second), keys)
+        for name, model in models.items()
+    }
     return {
         "fits": [
             {name: getattr(fit, name) for name in ("name", "held_out", "distance")}
             for fit in fits[:SHOWN_FITS]
         ],
-        "num_workers": times.shape[1],
+        "num_workers": num_workers,
         "counts": counts,
         "measured": of_fastest(second, counts),
         "interval": np.quantile(spread, [0.025, 0.975], axis=0),

@@ -90,15 +90,19 @@ def rounds_of(draw: Callable[[], np.ndarray]) -> Numbers:
     return {"num_workers": num_workers, "stragglers": best, "seconds": summaries}
 
 
+def drawn(law, num_rounds: int, keys: jax.Array) -> np.ndarray:
+    """Returns random times of the rounds, of one key."""
+    return simulated(law, NUM_WORKERS, num_rounds, keys)[0]
+
+
 def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -> Study:
     """Returns every round of the traces, and rounds of random delays."""
     draws: dict[str, Callable[[], np.ndarray]] = {
         f"`{name}`": lambda times=times: times for name, times in traces.items()
     }
     keys = jax.random.split(key, (len(LAWS), 1))
-    for own, (name, law) in zip(keys, LAWS.items()):
-        given = law, NUM_WORKERS, num_rounds, own
-        draws[name] = lambda given=given: simulated(*given)[0]
+    for keys_of_law, (name, law) in zip(keys, LAWS.items()):
+        draws[name] = functools.partial(drawn, law, num_rounds, keys_of_law)
 
     def ratio(row):
         return f"{row['seconds']['request_2'].mean / row['seconds']['all'].mean:.2f}"

@@ -144,30 +144,33 @@ def judge(kind, slowdown, num_rounds, correlation, traces, seed) -> dict[str, fl
     for number in range(traces):
         generator = np.random.default_rng([seed, num_rounds, number])
         times, clean = draw(generator, kind, slowdown, num_rounds, correlation)
-        found = jaxwgc.straggler_report(times)
+        report = jaxwgc.straggler_report(times)
         mean = clean.max(1).mean()
         is_steady = (np.arange(NUM_WORKERS) != STRAGGLER) | (kind == "steady")
         rows.append(
             {
-                "right": found.kinds[STRAGGLER].startswith(kind),
+                "right": report.kinds[STRAGGLER].startswith(kind),
                 # Whether a worker is named that is not slow.
-                "others": np.any(found.kinds[is_steady] != "steady"),
+                "others": np.any(report.kinds[is_steady] != "steady"),
                 "true": np.mean(times.max(1) - clean.max(1)) / mean,
-                "reported": found.time_lost[STRAGGLER] / mean,
-                "error": found.time_lost_error[STRAGGLER] / mean,
+                "reported": report.time_lost[STRAGGLER] / mean,
+                "error": report.time_lost_error[STRAGGLER] / mean,
             }
         )
-    each = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    each["covered"] = abs(each["reported"] - each["true"].mean()) <= each.pop("error")
-    return {name: np.mean(values) for name, values in each.items()}
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    distance = abs(columns["reported"] - columns["true"].mean())
+    columns["covered"] = distance <= columns.pop("error")
+    return {name: np.mean(values) for name, values in columns.items()}
 
 
 def simulated(traces: int, seed: int) -> Study:
     """Returns a row per kind, slowdown and number of rounds."""
 
     def row(rounds, kind, slowdown):
-        given = kind, slowdown, rounds
-        cells = [Once(judge, *given, own, traces, seed) for own in CORRELATIONS]
+        cells = [
+            Once(judge, kind, slowdown, rounds, correlation, traces, seed)
+            for correlation in CORRELATIONS
+        ]
         return {"kind": kind, "slowdown": slowdown, "rounds": rounds, "cells": cells}
 
     def of_stragglers(text):

@@ -59,11 +59,12 @@ def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations)
     initial, step = _stepper(key, loss, parts, weights, step_size)
 
     def one_iteration(carry, _):
-        params, state, norm = step(*carry)
+        params, state = carry
+        params, state, norm = step(params, state)
         return (params, state), norm
 
-    carry = params, initial(params)
-    _, norms = jax.lax.scan(one_iteration, carry, length=num_iterations)
+    start = (params, initial(params))
+    _, norms = jax.lax.scan(one_iteration, start, length=num_iterations)
     return norms
 
 

@@ -63,11 +63,12 @@ def chaos(
         out: Folder for table, figure and numbers.
     """
     check_positive(kill_every=kill_every, freeze_every=freeze_every)
-    records = functools.partial(measure, on_request=on_request)
-    given = steps, kill_every, freeze_every, work, seed
+    records = functools.partial(
+        measure, steps, kill_every, freeze_every, work, seed, on_request=on_request
+    )
     title = f"{steps} steps, SIGKILL every {kill_every}, SIGSTOP every {freeze_every}"
     study = Study(
-        {"steps": Once(records, *given)},
+        {"steps": Once(records)},
         derive=summarize,
         tables={"": functools.partial(tabulate, title)},
         figures={"": draw},

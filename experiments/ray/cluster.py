@@ -89,10 +89,16 @@ def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> Sections:
     check_positive(steps=steps)
 
     def study():
-        given = runs, steps, seed
-        cells = {name: Once(measure, own, *given) for name, own in entries().items()}
-        show = {"tables": {"": tabulate}, "figures": {"": draw}}
-        return Study({"codes": cells}, derive=summarize, **show)
+        cells = {
+            name: Once(measure, entry, runs, steps, seed)
+            for name, entry in entries().items()
+        }
+        return Study(
+            {"codes": cells},
+            derive=summarize,
+            tables={"": tabulate},
+            figures={"": draw},
+        )
 
     return {
         "": study,

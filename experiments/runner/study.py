@@ -205,9 +205,15 @@ def run(
     waiting = [name for name in sections if not chosen or name in chosen]
     content = {"environment": results.environment(), "command": origin}
     content |= {name: kept.get(name) for name in sections if name}
-    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
+    default_columns = Progress.get_default_columns()
     is_seen = console.is_terminal
-    with Progress(*columns, console=console, disable=not is_seen) as progress:
+    with Progress(
+        SpinnerColumn(),
+        *default_columns,
+        TimeElapsedColumn(),
+        console=console,
+        disable=not is_seen,
+    ) as progress:
         # Ctrl-C ends the program at once, and would leave the cursor hidden.
         console.show_cursor()
         for name in tuple(waiting):
@@ -262,12 +268,13 @@ def command(
 
         @functools.wraps(function)
         def execute(*arguments, out: Path = Path("results"), **options):
-            given = signature.bind(*arguments, **options)
-            given.apply_defaults()
-            runs = given.arguments[count]
-            seed = given.arguments["seed"]
-            found = function(**given.arguments)
-            sections = {"": lambda: found} if isinstance(found, Study) else found
+            bound = signature.bind(*arguments, **options)
+            bound.apply_defaults()
+            runs = bound.arguments[count]
+            seed = bound.arguments["seed"]
+            studies = function(**bound.arguments)
+            is_one = isinstance(studies, Study)
+            sections = {"": lambda: studies} if is_one else studies
             files = prefix or name.replace("-", "_")
             run(name, title, sections, runs, seed, out, files, count)
 

@@ -39,9 +39,9 @@ def contraction(effort: Effort, key: jax.Array) -> Study:
         matrix, target = system(jax.random.fold_in(key, 0), shape)
 
     def cell(method: str, ratio: int) -> Numbers:
-        problem = matrix, target, optimum(matrix, target, method)
+        solution = optimum(matrix, target, method)
         size = ratio * shape[1]
-        trial = Trial(errors_of_sketch, *problem, method, size)
+        trial = Trial(errors_of_sketch, matrix, target, solution, method, size)
         expected = theory(method, size, shape[1])
         return {"method": method, "ratio": ratio, "theory": expected, "": trial}
 

@@ -19,17 +19,19 @@ POWER = "power iterations"
 
 def study(effort: Effort, key: jax.Array) -> Study:
     """Returns errors of rows above the median score, by passes and kind of space."""
-    shape = SHAPE if effort.is_full else FEW_SHAPE
+    num_rows, num_columns = SHAPE if effort.is_full else FEW_SHAPE
     rank = RANK if effort.is_full else 5
     seed = int(jax.random.bits(key) >> 1)
+
+    def measure(make):
+        matrix = make(np.random.default_rng(seed), num_rows, num_columns)
+        return errors(matrix, rank, key)
+
     return Study(
         {
             "rank": rank,
-            "shape": shape,
-            "matrices": {
-                name: Once(errors, make(np.random.default_rng(seed), *shape), rank, key)
-                for name, make in MATRICES.items()
-            },
+            "shape": (num_rows, num_columns),
+            "matrices": {name: Once(measure, make) for name, make in MATRICES.items()},
         },
         x64=True,
         tables={"rank_k": tabulate_passes},

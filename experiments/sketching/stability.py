@@ -21,12 +21,11 @@ NUM_DIFFICULTIES = 21
 PRECISIONS = {"float64": 1e16, "float32": 1e8}
 ROWS_PER_COLUMN = 12
 ITERATIONS = 100
-PLAIN, SKETCH, GRAM, QR = METHODS = (
-    "sketch-and-precondition",
-    '`preconditioned`, "sketch"',
-    '`preconditioned`, "gram"',
-    "Householder QR",
-)
+PLAIN = "sketch-and-precondition"
+SKETCH = '`preconditioned`, "sketch"'
+GRAM = '`preconditioned`, "gram"'
+QR = "Householder QR"
+METHODS = (PLAIN, SKETCH, GRAM, QR)
 ERRORS = {
     "forward": "forward error ‖θ − θ*‖ / ‖θ*‖",
     "residual": "residual error ‖X(θ − θ*)‖ / ‖y‖",

@@ -87,10 +87,16 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         weights = jnp.where(is_known, known, estimated)
         hessian = 2 * jnp.einsum("j,jpq->pq", weights, grams)
         curvatures = jnp.linalg.eigvalsh(hessian)
-        problem = methods.squared_error, jnp.zeros(NUM_FEATURES), (grams, products)
         step_size = 2 / (curvatures[0] + curvatures[-1])
         end = descent.descend(
-            key, *problem, weights, step_size, 1e-7 * curvatures[0], MAX_ITERATIONS
+            key,
+            methods.squared_error,
+            jnp.zeros(NUM_FEATURES),
+            (grams, products),
+            weights,
+            step_size,
+            1e-7 * curvatures[0],
+            MAX_ITERATIONS,
         )
         error = jnp.sum((end.params - truth) ** 2)
         return estimate(end.params, weights), error
