@@ -104,6 +104,8 @@ def wrong_floats(rule):
     ]
     if rule:
         wrong.append((-1.0, ValueError, rf"must be .*{rule}\b.*; got .*-1.0"))
+    if rule == "between 0 and 1":
+        wrong.append((0.0, ValueError, rf"must be .*{rule}\b.*; got 0.0"))
     if rule.startswith("positive"):
         wrong.append((0.0, ValueError, rf"must be .*{rule}\b.*; got .*"))
     return wrong

@@ -20,7 +20,8 @@ from jaxwgc import codes, sketching, stragglers
 from jaxwgc.sketching import Blocks
 from jaxwgc.sketching._linalg import blocks as blocks_module
 from tests import oracles
-from tests.sketching.arguments import GOOD, KEY
+from tests.catalogue.problems import KEY
+from tests.catalogue.rows import SKETCHING
 from tests.sketching.references import cross_validation_error
 
 RANDOM = np.random.default_rng(0)
@@ -200,12 +201,6 @@ def check_equal(found, expected, kind, tolerance=1e-10):
         np.testing.assert_allclose(own, other, 0, atol, err_msg=kind)
 
 
-def test_all_functions_are_here():
-    functions = {name: getattr(sketching, name) for name in sketching.__all__}
-    names = {name for name in functions if inspect.isfunction(functions[name])}
-    assert names == {*GOOD, "rademacher", "count_sketch"}
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_all_kinds_give_one_result(name, with_x64, small_chunks):
     function = FUNCTIONS[name]
@@ -232,25 +227,26 @@ def test_wide_and_deficient(name, with_x64, small_chunks):
         FUNCTIONS[name](sharded(wide))
 
 
-ARRAYS = [
-    (name, argument)
-    for name, arguments in GOOD.items()
-    for argument, value in arguments.items()
-    if argument != "matrix" or name in ("lewis_weights", "iterative_hessian_sketch")
-    if isinstance(value, np.ndarray | list | dict)
+# Arrays that must be dense: matrices of some functions, and all other arrays.
+DENSE = [
+    pytest.param(row, argument, id=f"{row.name}-{argument}")
+    for row in SKETCHING
+    for argument, value in row.arguments.items()
+    if isinstance(value, np.ndarray | dict)
+    if argument != "matrix" or row.name in ("lewis_weights", "iterative_hessian_sketch")
 ]
 
 
-@pytest.mark.parametrize(("name", "argument"), ARRAYS)
-def test_those_that_are_not_taken(name, argument):
-    value = GOOD[name][argument]
+@pytest.mark.parametrize(("row", "argument"), DENSE)
+def test_sparse_matrices_are_refused_in_place_of_dense_arrays(row, argument):
+    value = row.arguments[argument]
     is_tree = isinstance(value, dict)
     dense = np.atleast_2d(np.asarray(value["x"] if is_tree else value))
     for make in SPARSE.values():
         matrix = make(dense.reshape(len(dense), -1))
         given = {argument: {"x": matrix} if is_tree else matrix}
         with pytest.raises(TypeError, match=f"^{argument}.* must be a dense array; go"):
-            getattr(sketching, name)(**GOOD[name] | given)
+            row.make(**{**row.arguments, **given})
 
 
 DENSE = "gaussian", "rademacher", "srht"

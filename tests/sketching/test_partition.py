@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxwgc import sketching
-from tests.sketching.arguments import SAMPLE
+from tests.catalogue.problems import SAMPLE
 
 
 @pytest.mark.parametrize(

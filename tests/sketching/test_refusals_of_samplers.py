@@ -1,0 +1,143 @@
+"""Samplers refuse arguments that do not fit together, with their rule in the message.
+
+Refusals of one argument alone are tested for each row of `tests/catalogue`.
+"""
+
+import numpy as np
+import pytest
+
+from jaxwgc import sketching
+from tests.catalogue.problems import MATRIX, SAMPLE
+from tests.sketching.refusals import check_refusal
+
+
+def test_subnormal_scores_are_zero(with_x64):
+    changes = {"scores": [1e-310, 3e-310]}
+    message = "scores must not all be zero"
+    check_refusal(sketching.row_probabilities, changes, ValueError, message)
+
+
+def test_mixture_of_probabilities_above_one():
+    message = "alpha must be at most 1"
+    check_refusal(sketching.row_probabilities, {"alpha": 1.5}, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "with_replacement"}, "num_slots must be for method 'poisson' only"),
+        (
+            {"method": "top_k", "sample_size": 5, "num_slots": None},
+            "got sample_size = 5 and num_rows = 4",
+        ),
+        (
+            {"method": "without_replacement", "sample_size": 5, "num_slots": None},
+            "got sample_size = 5 and num_rows = 4",
+        ),
+    ],
+)
+def test_sample_rows(changes, message):
+    check_refusal(sketching.sample_rows, changes, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": {"x": np.ones(4), "y": np.ones(5)}},
+            r"data\['y'\] must have a leading axis of N = 4",
+        ),
+        ({"num_parts": 21}, "got num_parts = 21 and num_rows = 20"),
+        ({"data": np.float32(1)}, "data must have a leading axis"),
+        ({"data": {}}, "data must have a leading axis"),
+    ],
+)
+def test_partition(changes, message):
+    check_refusal(sketching.partition, changes, ValueError, message)
+
+
+def test_more_parts_than_scores():
+    message = "got num_parts = 5 and num_rows = 4"
+    changes = {"num_parts": 5}
+    check_refusal(sketching.partition_probabilities, changes, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_draws": None}, "exactly one of num_distinct and num_draws"),
+        ({"num_distinct": 1}, "exactly one of num_distinct and num_draws"),
+        (
+            {"num_draws": None, "num_distinct": 0},
+            "num_distinct must be at least 1; got 0",
+        ),
+        (
+            {"num_draws": None, "num_distinct": 5},
+            "got num_distinct = 5 and .* = 4",
+        ),
+        (
+            {
+                "num_draws": None,
+                "num_distinct": 3,
+                "probabilities": [0.5, 0.0, 0.5],
+            },
+            "num_distinct must be .* positive probabilities, 2 of 3; got 3: draw fewer",
+        ),
+        # A subnormal probability counts as zero.
+        (
+            {
+                "num_draws": None,
+                "num_distinct": 3,
+                "probabilities": np.float32([1.0, 1e-44, 0.5]),
+            },
+            "num_distinct must be .* positive probabilities, 2 of 3; got 3: draw fewer",
+        ),
+    ],
+)
+def test_sample_partitions(changes, message):
+    check_refusal(sketching.sample_partitions, changes, ValueError, message)
+
+
+def test_drop_last_distinct_of_one_slot():
+    changes = {"sample": SAMPLE._replace(counts=np.ones(1))}
+    message = "at least 2 slots;"
+    check_refusal(sketching.drop_last_distinct, changes, ValueError, message)
+
+
+@pytest.mark.parametrize("changes", [{"num_rows": None}, {"rescaling": "unbiased"}])
+def test_number_of_rows_is_for_the_rescaling_of_the_paper(changes):
+    message = "num_rows must be given if and only if"
+    check_refusal(sketching.rescaling_factors, changes, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factors": np.ones(3)}, r"rows\['x'\].*len\(factors\) = 3"),
+        ({"factors": np.ones((2, 1))}, "factors must have shape"),
+    ],
+)
+def test_scale_rows(changes, message):
+    check_refusal(sketching.scale_rows, changes, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"row_weights": np.ones(3)}, r"row_weights must have shape \(K, m\)"),
+        ({"parts": {"x": np.ones((2, 6))}}, r"parts\['x'\]"),
+        ({"parts": {"x": np.ones((3, 1))}}, r"parts\['x'\].*row_weights, \(3"),
+        ({"sample": SAMPLE._replace(indices=np.array([0, 25]))}, "parts must"),
+    ],
+)
+def test_weighted_parts(changes, message):
+    check_refusal(sketching.weighted_parts, changes, ValueError, message)
+
+
+def test_strings_are_no_rows():
+    changes = {"rows": {"x": np.full((4, 2), "a")}}
+    message = r"rows\['x'\] must be arrays of JAX; got <U1"
+    check_refusal(sketching.scale_rows, changes, TypeError, message)
+    changes = {"data": {"x": np.full(MATRIX.shape, "a")}}
+    message = r"data\['x'\] must be arrays of JAX; got <U1"
+    check_refusal(sketching.partition, changes, TypeError, message)
