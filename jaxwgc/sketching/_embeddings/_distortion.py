@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._hadamard_transform import srht
@@ -58,10 +58,10 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
     """
     _validation.check_instance("embedding", embedding, Embedding)
     values = basis
-    basis = _checks.float_array("basis", basis)
+    basis = _conversions.float_array("basis", basis)
     sizes = (embedding.num_rows, "any")
     _validation.check_shape("basis", basis, "(num_rows, p)", sizes)
-    values = _checks.concrete(values, basis.dtype)
+    values = _conversions.concrete(values, basis.dtype)
     if values is not None:
         error = np.linalg.norm(values.T @ values - np.eye(values.shape[1]), 2)
         is_right = error <= (1e-3 if basis.dtype == jnp.float32 else 1e-8)

@@ -12,8 +12,9 @@ import numpy as np
 from jax import Array
 
 from jaxwgc import _validation
+from jaxwgc._arrays import is_sparse
 from jaxwgc._pytrees import Static, register
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 
 
 @dataclass_transform(frozen_default=True)
@@ -153,13 +154,13 @@ def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
 @jax.jit
 def apply_to_leaves(embedding: Any, tree: Any) -> Any:
     """Applies an embedding, or a sample of rows, to all leaves of a pytree."""
-    leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
-    dense = [leaf for leaf in leaves if not _checks.is_sparse(leaf)]
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
+    dense = [leaf for leaf in leaves if not is_sparse(leaf)]
     columns = [leaf.reshape(leaf.shape[0], -1) for leaf in dense]
     sketches = iter(embedding._apply_to_columns(columns) if columns else ())
 
     def applied(leaf: Any) -> Array:
-        if not _checks.is_sparse(leaf):
+        if not is_sparse(leaf):
             sketch = next(sketches)
             return sketch.reshape(sketch.shape[0], *leaf.shape[1:])
         # Indices become unsigned, so that negative ones are out of bounds, too.
@@ -194,15 +195,15 @@ def _matrix(embedding: Embedding, dtype: Any) -> Array:
 def number_arrays(tree: Any) -> tuple[Any, Any]:
     """Converts leaves to arrays or BCOO of floats; also returns shapes and dtypes."""
     # A sparse matrix is one leaf, although it is a pytree of values and indices.
-    leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
     arrays = [_number_array(leaf) for leaf in leaves]
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
     return structure.unflatten(arrays), structure.unflatten(shapes)
 
 
 def _number_array(leaf: Any) -> Any:
-    if _checks.is_sparse(leaf):
-        return _checks.sparse_matrix("tree", leaf)
+    if is_sparse(leaf):
+        return _conversions.sparse_matrix("tree", leaf)
     if np.iscomplexobj(leaf):
         return jnp.asarray(leaf)
-    return _checks.gathered(_checks.float_array("tree", leaf))
+    return _conversions.gathered(_conversions.float_array("tree", leaf))

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxwgc._arrays import is_sparse, next_power_of_two
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 
 _CHUNK_BYTES = 2**25
 # Largest relative difference between fingerprints of equal chunks in two passes.
@@ -70,7 +70,7 @@ class Blocks:
             given = type(blocks).__name__
             raise TypeError(f"blocks() must be an iterable of arrays; got {given}")
         for block in blocks:
-            rows = _checks.host_rows("every block", block)
+            rows = _conversions.host_rows("every block", block)
             is_right = rows.ndim == 2 and rows.shape[1]
             rule = "have shape (b, p) with at least one column"
             require(is_right, "every block", rule, rows.shape)
@@ -142,7 +142,9 @@ class Chunks:
             rule = "have the same columns, and all or none be sparse"
             given = f"{kind[1]}, then {columns} columns ({type(block).__name__})"
             require(is_right, "blocks", rule, given)
-            dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
+            dtype = _conversions.float_array(
+                "every block", np.zeros(0, block.dtype)
+            ).dtype
             if is_sparse(block):
                 block = block.astype(dtype, copy=False)
                 size = SPARSE_ROWS * NUM_THREADS

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import is_sparse
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.dense import Dense
@@ -64,16 +64,18 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
     """
     if isinstance(matrix, LinearOperator) and key is not None:
         operator, is_right = checked_operator(key, matrix)
-        target = _checks.right_hand_side(target, operator.shape).astype(operator.dtype)
+        target = _solver_arguments.right_hand_side(target, operator.shape).astype(
+            operator.dtype
+        )
         # An error that cannot be raised under jax.jit becomes a NaN in the result.
         return Operator(operator), jnp.where(is_right, target, jnp.nan)
     if isinstance(matrix, Blocks | LinearOperator):
         rows = matrix_of("matrix", matrix)
-        target = _checks.right_hand_side(target, rows.shape)
+        target = _solver_arguments.right_hand_side(target, rows.shape)
         _validation.check_concrete("target", target, "Blocks are read on the host")
         return rows, target.astype(rows.dtype)
     values = _values_of("matrix", matrix)
-    target = _checks.right_hand_side(target, values.shape)
+    target = _solver_arguments.right_hand_side(target, values.shape)
     dtype = jnp.promote_types(values.dtype, target.dtype)
     rows = _matrix_of_values("matrix", values.astype(dtype))
     return rows, target.astype(dtype)
@@ -82,7 +84,7 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
 def _values_of(name: str, value: Any) -> Any:
     """Converts a matrix to an array or a BCOO of real, finite numbers."""
     is_bcoo = is_sparse(value)
-    convert = _checks.sparse_matrix if is_bcoo else _checks.finite_array
+    convert = _conversions.sparse_matrix if is_bcoo else _conversions.finite_array
     matrix = convert(name, value)
     _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
     return matrix

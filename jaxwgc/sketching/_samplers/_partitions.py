@@ -12,7 +12,12 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import is_kind
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
+from jaxwgc.sketching._samplers._normalisation import (
+    distribution,
+    nonnegative_vector,
+    normalised,
+)
 
 _MAX_COUNT = 2**31 - 1
 
@@ -63,7 +68,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
     References:
       The paper's section 3.2, for K that divides N.
     """
-    _checks.check_all_dense("data", data)
+    _validation.check_all_dense("data", data)
     data = jax.tree.map(jnp.asarray, data)
     num_rows = _validation.check_parts("data", data, "N")
     num_parts = _validation.check_up_to("num_parts", num_parts, num_rows=num_rows)
@@ -117,7 +122,7 @@ def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
     References:
       The paper's section 3.2, Πᵢ.
     """
-    shares, valid = _checks.distribution("scores", scores)
+    shares, valid = distribution("scores", scores)
     parts, _ = partition(shares, num_parts)
     return jnp.where(valid, jnp.sum(parts, axis=1), jnp.nan)
 
@@ -222,14 +227,14 @@ def sample_partitions(
     """
     key = _validation.check_key(key)
     unconverted = probabilities
-    probabilities = _checks.nonnegative_vector("probabilities", probabilities)
+    probabilities = nonnegative_vector("probabilities", probabilities)
     is_one = (num_distinct is None) != (num_draws is None)
     given = f"num_distinct = {num_distinct} and num_draws = {num_draws}"
     require(is_one, "exactly one of num_distinct and num_draws", "be given", given)
     if num_distinct is not None:
         limit = {"num_probabilities": len(probabilities)}
         num_distinct = _validation.check_up_to("num_distinct", num_distinct, **limit)
-        host_values = _checks.concrete(unconverted, probabilities.dtype)
+        host_values = _conversions.concrete(unconverted, probabilities.dtype)
         if host_values is not None:
             _check_num_positive(host_values, num_distinct)
         return draw_parts(key, probabilities, num_distinct, until_distinct=True)
@@ -256,7 +261,7 @@ def draw_parts(
     key: Array, probabilities: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
     """Runs `sample_partitions` on checked arguments, in one compiled function."""
-    probabilities, valid = _checks.normalised(probabilities)
+    probabilities, valid = normalised(probabilities)
     probabilities = jnp.where(valid, probabilities, 0)
     if until_distinct:
         indices, counts = _until_distinct(key, probabilities, number)

@@ -7,11 +7,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
 )
+from jaxwgc.sketching._samplers._normalisation import distribution
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -59,7 +59,7 @@ def row_sampling(
     if probabilities is None:
         chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
     else:
-        values, valid = _checks.distribution("probabilities", probabilities)
+        values, valid = distribution("probabilities", probabilities)
         _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
         # Invalid probabilities become NaN, and so do all products.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)

@@ -11,13 +11,13 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
     apply_to_leaves,
     bucket_entries,
     number_arrays,
 )
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
+from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
 from jaxwgc.sketching._samplers._partitions import draw_parts
 
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
@@ -76,7 +76,7 @@ class RowSample(NamedTuple):
         """
         arrays, shapes = number_arrays(tree)
         num_rows = _validation.check_parts("tree", shapes, "N")
-        _checks.check_drawn_from("tree", self.indices, num_rows, "rows")
+        _validation.check_drawn_from("tree", self.indices, num_rows, "rows")
         return apply_to_leaves(self, arrays)
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
@@ -175,7 +175,7 @@ def sample_rows(
     _validation.check_bool("weighted", weighted)
     used_key = None if method == "top_k" else _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
-    probabilities = _checks.nonnegative_vector("probabilities", probabilities)
+    probabilities = nonnegative_vector("probabilities", probabilities)
     is_right = num_slots is None or method == "poisson"
     require(is_right, "num_slots", "be for method 'poisson' only", repr(method))
     if method in ("without_replacement", "top_k"):
@@ -201,7 +201,7 @@ def _sample(
     sample_size, num_slots = sizes
     given = probabilities
     num_lost = jnp.zeros((), jnp.int32)
-    probabilities, valid = _checks.normalised(given)
+    probabilities, valid = normalised(given)
     probabilities = jnp.where(valid, probabilities, 0)
     if method == "with_replacement":
         drawn = draw_parts(key, given, sample_size, until_distinct=False)

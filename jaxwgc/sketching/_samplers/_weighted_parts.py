@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._samplers._partitions import PartitionSample, unbiased_factors
 
 RESCALINGS = ("unbiased", "paper")
@@ -112,9 +112,9 @@ def scale_rows(rows: Any, factors: ArrayLike) -> Any:
     References:
       The paper's section 3.2, step 3.
     """
-    factors = _checks.float_array("factors", factors)
+    factors = _conversions.float_array("factors", factors)
     _validation.check_shape("factors", factors, "(k,)", ("any",))
-    _checks.check_all_dense("rows", rows)
+    _validation.check_all_dense("rows", rows)
     _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
 
     def scale(leaf: Any) -> Array:
@@ -179,16 +179,16 @@ def weighted_parts(
       Theorem 5.1 and Corollary 5.2.
     """
     _validation.check_choice("scale", scale, SCALES)
-    row_weights = _checks.float_array("row_weights", row_weights)
+    row_weights = _conversions.float_array("row_weights", row_weights)
     shape = row_weights.shape
     _validation.check_shape("row_weights", row_weights, "(K, m)", ("any", "any"))
-    _checks.check_all_dense("parts", parts)
+    _validation.check_all_dense("parts", parts)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
         name = f"parts{jax.tree_util.keystr(path)}"
         given = np.shape(leaf)
         rule = f"start with the axes of row_weights, {shape}"
         require(given[:2] == shape, name, rule, f"shape {given}")
-    _checks.check_drawn_from("parts", sample.indices, shape[0], "parts")
+    _validation.check_drawn_from("parts", sample.indices, shape[0], "parts")
     return _weighted(sample, parts, row_weights, rescaling, scale)
 
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of_small, rank_cutoff
@@ -101,7 +101,7 @@ def approximate_leverage_scores(
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(
         checked,
         key,

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import is_kind, next_power_of_two
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.rows import gram
 
@@ -111,7 +111,7 @@ def bless(
     _validation.check_number("oversampling", oversampling, positive=True)
     _validation.check_number("step", step, minimum=1)
     require(step > 1, "step", "be more than 1", step)
-    points = _checks.finite_array("data", data)
+    points = _conversions.finite_array("data", data)
     _validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype = diagonal.dtype

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if
 from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 
 _BLOCK = 2**20
 
@@ -84,9 +84,9 @@ def effective_resistances(
         given = f"{ends.min()} to {ends.max()} with num_vertices = {num_vertices}"
         require(is_right, "edges", "have ends from 0 to num_vertices - 1", given)
     weights = np.ones(edges.shape[0]) if weights is None else weights
-    conductances = _checks.float_array("weights", weights)
+    conductances = _conversions.float_array("weights", weights)
     _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
-    concrete = _checks.concrete(weights, conductances.dtype)
+    concrete = _conversions.concrete(weights, conductances.dtype)
     if concrete is not None:
         is_right = np.isfinite(concrete) & (concrete > 0)
         rule = "positive and finite"

@@ -7,7 +7,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import NumericalRank, factors_of, rank_cutoff
 from jaxwgc.sketching._linalg.kinds import (
@@ -123,7 +123,7 @@ def leverage_scores(
         is_tall = num_rows >= 4 * num_columns
         method = "gram" if is_tall or not is_dense else "qr"
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     scores = _scores(checked, None, rcond, method=method)
     warn_of_precision(matrix, checked, scores)
     return scores
@@ -174,9 +174,9 @@ def ridge_leverage_scores(
       guarantees", NeurIPS 2015, definition 1.
     """
     checked = matrix_of("matrix", matrix)
-    regulariser = _checks.regulariser(ridge, checked.dtype)
+    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(checked, regulariser, rcond, method="gram")
 
 
@@ -226,7 +226,7 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
     """
     checked = matrix_of("matrix", matrix)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     rank = _rank(checked, rcond)
     warn_of_precision(matrix, checked, rank.rank)
     return rank

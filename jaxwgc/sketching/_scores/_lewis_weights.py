@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
@@ -95,7 +95,7 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
+    matrix = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
     _validation.check_number("p", p, positive=True, finite=True)
     most = _validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
@@ -104,10 +104,10 @@ def lewis_weights(
         tolerance = rounding * jnp.maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     default_rcond = rank_cutoff(matrix.shape, dtype)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond, default_rcond)
-    p = _checks.scalar(p, dtype)
-    tolerance = _checks.scalar(tolerance, dtype)
-    most = _checks.scalar(most, jnp.int32)
+    matrix, rcond = _solver_arguments.with_cutoff(matrix, rcond, default_rcond)
+    p = _conversions.scalar(p, dtype)
+    tolerance = _conversions.scalar(tolerance, dtype)
+    most = _conversions.scalar(most, jnp.int32)
     return _lewis_weights(matrix, p, tolerance, most, rcond)
 
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc._conjugate_gradients import conjugate_gradients
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._linalg.factors import rank_cutoff
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
 from jaxwgc.sketching._linalg.matrix import RowMatrix
@@ -147,7 +147,7 @@ def rank_k_leverage_scores(
     # At least one more direction is computed, to measure the gap after the last one.
     width = rank + max(oversampling, 1)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(checked, key, rcond, rank=rank, width=width, num_passes=num_passes)
 
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, system_of
@@ -93,10 +93,10 @@ def choose_ridge(
     is_dense = isinstance(checked, Dense)
     _validation.require(is_tall or is_dense, "matrix", rule, given)
     ridges_given = ridges
-    ridges = _checks.finite_array("ridges", ridges)
+    ridges = _conversions.finite_array("ridges", ridges)
     _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
     ridges = ridges.astype(checked.dtype)
-    values = _checks.concrete(ridges_given, ridges.dtype)
+    values = _conversions.concrete(ridges_given, ridges.dtype)
     if values is not None:
         _validation.check_entries("ridges", values, values >= 0, "not negative")
     _validation.check_choice("criterion", criterion, CRITERIA)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._linalg.dense import Dense
@@ -135,13 +135,15 @@ def iterative_hessian_sketch(
     """
     _validation.check_key(key)
     given = matrix
-    matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
-    target = _checks.gathered(_checks.right_hand_side(target, matrix.shape))
+    matrix = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
+    target = _conversions.gathered(
+        _solver_arguments.right_hand_side(target, matrix.shape)
+    )
     dtype = jnp.promote_types(matrix.dtype, target.dtype)
     matrix = matrix.astype(dtype)
     target = target.astype(dtype)
     # With fewer rows, the expected error is not finite.
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape, more=4)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, matrix.shape, more=4)
     check_int = _validation.check_int
     num_iterations = check_int("num_iterations", num_iterations, minimum=1)
     _validation.check_bool("refresh", refresh)
@@ -158,9 +160,9 @@ def iterative_hessian_sketch(
             step_size = (free / sketch_size) ** 2
     _validation.check_number("step_size", step_size, positive=True)
     root_eps = float(jnp.finfo(dtype).eps) ** 0.5
-    regulariser = _checks.regulariser(ridge, dtype)
-    tolerance = _checks.stopping_tolerance(tolerance, root_eps, dtype)
-    numbers = regulariser, _checks.scalar(step_size, dtype), tolerance
+    regulariser = _solver_arguments.regulariser(ridge, dtype)
+    tolerance = _solver_arguments.stopping_tolerance(tolerance, root_eps, dtype)
+    numbers = regulariser, _conversions.scalar(step_size, dtype), tolerance
     options = num_iterations, projection, num_inner_steps, refresh
     solution = _solve(matrix, target, embedding, numbers, options)
     if solution.rank is not None and regulariser is None:

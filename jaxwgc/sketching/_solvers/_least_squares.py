@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
@@ -178,10 +178,10 @@ def sketch_and_solve(
     checked, target = system_of(key, matrix, target)
     if isinstance(checked, Operator) and checked.functions.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _checks.with_cutoff(target, rcond, default_rcond)
-    regulariser = _checks.regulariser(ridge, checked.dtype)
+    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
+    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     embedding = embed(embedding, key, sketch_size, checked.shape[0])
     solution = _solve_once(checked, target, embedding, regulariser, rcond)
     if regulariser is None and solution.rank is not None:
@@ -383,13 +383,13 @@ def preconditioned(
     num_rows, num_columns = checked.shape
     _validation.check_choice("method", method, METHODS)
     eps = float(jnp.finfo(checked.dtype).eps)
-    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
+    tolerance = _solver_arguments.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _checks.with_cutoff(target, rcond, default_rcond)
-    regulariser = _checks.regulariser(ridge, checked.dtype)
+    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
+    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
     chosen = _method(method, checked, sketch_size)
     if max_iterations is None:
         is_slow = chosen == "columns"

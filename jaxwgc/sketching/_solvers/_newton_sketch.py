@@ -12,8 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc._arrays import is_sparse, product
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
@@ -121,7 +121,7 @@ def newton_sketch(
     _validation.check_callable("loss", loss)
     _validation.check_callable("square_root_hessian", square_root_hessian)
     _validation.check_instance("args", args, tuple, " of what loss takes")
-    args = jax.tree.map(functools.partial(_checks.from_scipy, "args"), args)
+    args = jax.tree.map(functools.partial(_conversions.from_scipy, "args"), args)
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     _validation.require(flat.size, "params", "have at least one number", repr(params))
@@ -133,16 +133,18 @@ def newton_sketch(
     is_right = is_like and shapes == expected
     rule = "return a pytree like params, with an axis of N in front of every leaf"
     _validation.require(is_right, "square_root_hessian", rule, root)
-    regulariser = _checks.regulariser(ridge, flat.dtype)
+    regulariser = _solver_arguments.regulariser(ridge, flat.dtype)
     # With a ridge, any sketch size is allowed.
     shape = (num_rows, flat.size if regulariser is None else 1)
-    sketch_size = _checks.sketch_size(sketch_size, shape)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, shape)
     embedding = embed(embedding, key, sketch_size, num_rows)
     check_int = _validation.check_int
     num_refinements = check_int("num_refinements", num_refinements, minimum=0)
     max_iterations = check_int("max_iterations", max_iterations, minimum=1)
     default_tolerance = min(1e-10, 4 * float(jnp.finfo(flat.dtype).eps))
-    tolerance = _checks.stopping_tolerance(tolerance, default_tolerance, flat.dtype)
+    tolerance = _solver_arguments.stopping_tolerance(
+        tolerance, default_tolerance, flat.dtype
+    )
     functions = (loss, square_root_hessian)
     limits = (num_refinements, max_iterations)
     given = args, regulariser
@@ -151,9 +153,9 @@ def newton_sketch(
 
 def _float_params(params: Any) -> Any:
     def checked(path: Any, leaf: Any) -> Array:
-        return _checks.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+        return _conversions.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
 
-    is_leaf = _checks.is_sparse
+    is_leaf = is_sparse
     return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_leaf)
 
 
