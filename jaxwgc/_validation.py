@@ -49,9 +49,7 @@ def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
         )
 
 
-def check_shape(
-    name: str, array: Any, axes: str, sizes: tuple[int | str, ...]
-) -> None:
+def check_shape(name: str, array: Any, axes: str, sizes: tuple[int | str, ...]) -> None:
     """Raises ValueError unless an array has the named axes with the given sizes.
 
     "any" allows every size except zero. A leading "..." allows batch axes.

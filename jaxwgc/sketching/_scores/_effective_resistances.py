@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if
-from jaxwgc._validation import require
 from jaxwgc.sketching import _conversions
 
 _BLOCK = 2**20
@@ -69,28 +68,32 @@ def effective_resistances(
       for the elimination.
     """
     _validation.check_dense("edges", edges)
-    ends = None if _validation.is_traced(edges) else np.asarray(edges)
+    host_edges = None if _validation.is_traced(edges) else np.asarray(edges)
     edges = jnp.asarray(edges)
     if not jnp.issubdtype(edges.dtype, jnp.integer):
         raise TypeError(f"edges must be integers; got an array of {edges.dtype}")
     _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
     if num_vertices is None:
-        if ends is None:
+        if host_edges is None:
             raise TypeError("num_vertices must be given if edges are traced")
-        num_vertices = int(ends.max(initial=0)) + 1
+        num_vertices = int(host_edges.max(initial=0)) + 1
     num_vertices = _validation.check_int("num_vertices", num_vertices, minimum=1)
-    if ends is not None:
-        is_right = ends.min() >= 0 and ends.max() < num_vertices
-        given = f"{ends.min()} to {ends.max()} with num_vertices = {num_vertices}"
-        require(is_right, "edges", "have ends from 0 to num_vertices - 1", given)
-    weights = np.ones(edges.shape[0]) if weights is None else weights
+    if host_edges is not None:
+        smallest = host_edges.min()
+        largest = host_edges.max()
+        if smallest < 0 or largest >= num_vertices:
+            raise ValueError(
+                "edges must have ends from 0 to num_vertices - 1; got "
+                f"{smallest} to {largest} with num_vertices = {num_vertices}"
+            )
+    if weights is None:
+        weights = np.ones(edges.shape[0])
     conductances = _conversions.float_array("weights", weights)
     _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
-    concrete = _conversions.concrete(weights, conductances.dtype)
-    if concrete is not None:
-        is_right = np.isfinite(concrete) & (concrete > 0)
-        rule = "positive and finite"
-        _validation.check_entries("weights", concrete, is_right, rule)
+    values = _conversions.concrete(weights, conductances.dtype)
+    if values is not None:
+        is_valid = np.isfinite(values) & (values > 0)
+        _validation.check_entries("weights", values, is_valid, "positive and finite")
     return _resistances(edges, conductances, num_vertices)
 
 
@@ -193,5 +196,6 @@ def _components(first: Array, second: Array, num_vertices: int) -> Array:
         new = new[new]
         return new, jnp.any(new != old)
 
-    start = jnp.arange(num_vertices)
-    return lax.while_loop(lambda state: state[1], step, (start, jnp.asarray(True)))[0]
+    state = (jnp.arange(num_vertices), jnp.asarray(True))
+    labels, _ = lax.while_loop(lambda state: state[1], step, state)
+    return labels

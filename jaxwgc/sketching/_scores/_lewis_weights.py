@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,18 +97,26 @@ def lewis_weights(
     """
     matrix = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
     _validation.check_number("p", p, positive=True, finite=True)
-    most = _validation.check_int("max_iterations", max_iterations, minimum=1)
+    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
-        rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
-        tolerance = rounding * jnp.maximum(1, p)
+        tolerance = _default_tolerance(matrix, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     default_rcond = rank_cutoff(matrix.shape, dtype)
     matrix, rcond = _solver_arguments.with_cutoff(matrix, rcond, default_rcond)
-    p = _conversions.scalar(p, dtype)
-    tolerance = _conversions.scalar(tolerance, dtype)
-    most = _conversions.scalar(most, jnp.int32)
-    return _lewis_weights(matrix, p, tolerance, most, rcond)
+    return _lewis_weights(
+        matrix,
+        p=_conversions.scalar(p, dtype),
+        tolerance=_conversions.scalar(tolerance, dtype),
+        max_iterations=_conversions.scalar(max_iterations, jnp.int32),
+        rcond=rcond,
+    )
+
+
+def _default_tolerance(matrix: Array, p: ArrayLike) -> Array:
+    """Returns a tolerance above the rounding of scores over weights."""
+    rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(matrix.dtype).eps)
+    return rounding * jnp.maximum(1, p)
 
 
 @jax.jit
@@ -144,16 +152,12 @@ def _lewis_weights(
     cutoff = jnp.asarray(rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
-    constants = *lax.stop_gradient((p, tolerance)), max_iterations
-    start = lax.stop_gradient(start)
-    found = lax.custom_root(
-        log_ratios,
-        start,
-        functools.partial(_iterate, constants),
-        _solve_tangent,
-        has_aux=True,
+    iterate = functools.partial(
+        _iterate, lax.stop_gradient(p), lax.stop_gradient(tolerance), max_iterations
     )
-    log_weights, (num_iterations, residual) = found
+    log_weights, (num_iterations, residual) = lax.custom_root(
+        log_ratios, lax.stop_gradient(start), iterate, _solve_tangent, has_aux=True
+    )
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
@@ -166,10 +170,13 @@ def _lewis_weights(
 
 
 def _iterate(
-    constants: Any, log_ratios: Callable[[Array], Array], start: Array
+    p: Array,
+    tolerance: Array,
+    max_iterations: Array,
+    log_ratios: Callable[[Array], Array],
+    start: Array,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Returns logarithms of weights; also the number of iterations and residual."""
-    p, tolerance, max_iterations = constants
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def step(state):
@@ -203,10 +210,11 @@ def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array
 
     Its eigenvalues are from -1 to -2 / p.
     """
-    tol = 4 * float(jnp.finfo(target.dtype).eps)
+    tolerance = 4 * float(jnp.finfo(target.dtype).eps)
 
     def solve(derivative: Callable[[Array], Array], target: Array) -> Array:
-        return bicgstab(derivative, target, tol=tol, maxiter=1000)[0]
+        solution, _ = bicgstab(derivative, target, tol=tolerance, maxiter=1000)
+        return solution
 
     return lax.custom_linear_solve(derivative, target, solve, solve)
 

@@ -82,8 +82,8 @@ def logistic_newton_sketch(
     _validation.check_shape("labels", targets, "(N,)", (num_rows,))
     values = _conversions.concrete(labels, targets.dtype)
     if values is not None:
-        is_right = (values >= 0) & (values <= 1)
-        _validation.check_entries("labels", values, is_right, "between 0 and 1")
+        is_valid = (values >= 0) & (values <= 1)
+        _validation.check_entries("labels", values, is_valid, "between 0 and 1")
     else:
         targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
