@@ -1,7 +1,7 @@
 """Sparse matrices."""
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,6 @@ from jaxwgc.sketching._linalg.rows import block_size, padded_with_zeros, scaled
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
-
-T = TypeVar("T")
 
 
 class Entries(NamedTuple):
@@ -137,13 +135,13 @@ class Sparse(RowMatrix):
         padding = num_blocks * size - num_rows
         padded = [padded_with_zeros(array, padding) for array in along]
 
-        def of_block(i: Array) -> T:
+        def of_block(i: ArrayLike) -> Any:
             slices = [
                 lax.dynamic_slice_in_dim(array, i * size, size) for array in padded
             ]
             return function(self._block(i), *slices, *args)
 
-        def add(i: Array, total: T) -> T:
+        def add(i: ArrayLike, total: Any) -> Any:
             return jax.tree.map(jnp.add, total, of_block(i))
 
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_block, 0))

@@ -169,6 +169,24 @@ def _lewis_weights(
     )
 
 
+class _State(NamedTuple):
+    """State of the iterations.
+
+    Attributes:
+      log_weights: Logarithms of the weights w, (N,).
+      ratios: log(τ / w) of the scores τ, (N,).
+      residual: The largest absolute ratio.
+      shortening: The factor of the next step, at most 1.
+      monitor: The progress of the iterations.
+    """
+
+    log_weights: Array
+    ratios: Array
+    residual: Array
+    shortening: Array
+    monitor: Monitor
+
+
 def _iterate(
     p: Array,
     tolerance: Array,
@@ -179,30 +197,37 @@ def _iterate(
     """Returns logarithms of weights; also the number of iterations and residual."""
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
-    def step(state):
-        log_weights, ratios, residual, shortening, monitor = state
-        log_weights = log_weights + shortening * power * ratios
+    def step(state: _State) -> _State:
+        log_weights = state.log_weights + state.shortening * power * state.ratios
         ratios = log_ratios(log_weights)
-        new = jnp.max(jnp.abs(ratios))
-        longer = jnp.minimum(1, 1.2 * shortening)
-        shortening = jnp.where(new < residual, longer, shortening / 2)
-        # If steps have been halved this often, the remaining residual is rounding.
-        monitor = monitor.update(
-            new, [Criterion(new, tolerance)], has_stagnated=shortening <= 1e-4
+        residual = jnp.max(jnp.abs(ratios))
+        shortening = jnp.where(
+            residual < state.residual,
+            jnp.minimum(1, 1.2 * state.shortening),
+            state.shortening / 2,
         )
-        return log_weights, ratios, new, shortening, monitor
+        # If steps have been halved this often, the remaining residual is rounding.
+        monitor = state.monitor.update(
+            residual, [Criterion(residual, tolerance)], has_stagnated=shortening <= 1e-4
+        )
+        return _State(log_weights, ratios, residual, shortening, monitor)
 
-    def is_running(state):
-        *_, monitor = state
-        return monitor.is_running(max_iterations)
+    def is_running(state: _State) -> Array:
+        return state.monitor.is_running(max_iterations)
 
     # The first step does not change the weights. It computes the first ratios, so that
     # the code for ratios is compiled once, in the loop.
     one = jnp.ones((), start.dtype)
-    monitor = Monitor.init(one)._replace(iteration=jnp.int32(-1))
-    state = (start, jnp.zeros_like(start), jnp.inf * one, one, monitor)
-    log_weights, _, residual, _, monitor = lax.while_loop(is_running, step, state)
-    return log_weights, (monitor.iteration.astype(start.dtype), residual)
+    state = _State(
+        log_weights=start,
+        ratios=jnp.zeros_like(start),
+        residual=jnp.inf * one,
+        shortening=one,
+        monitor=Monitor.init(one)._replace(iteration=jnp.int32(-1)),
+    )
+    end = lax.while_loop(is_running, step, state)
+    num_iterations = end.monitor.iteration.astype(start.dtype)
+    return end.log_weights, (num_iterations, end.residual)
 
 
 def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array:
