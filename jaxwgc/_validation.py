@@ -17,7 +17,7 @@ import numpy as np
 from jaxwgc import _arrays, _tables
 
 
-def is_traced(*values: Any) -> bool:
+def is_traced(*values: object) -> bool:
     """Returns whether a leaf of `values` is a tracer, so that its value is unknown."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
@@ -28,19 +28,19 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
         raise ValueError(f"{name} must {rule}; got {given}")
 
 
-def in_short(value: Any) -> str:
+def in_short(value: object) -> str:
     """Returns the `repr` of a value, or the type if the `repr` is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"a {type(value).__name__}"
 
 
-def check_concrete(name: str, value: Any, reason: str) -> None:
+def check_concrete(name: str, value: object, reason: str) -> None:
     """Raises TypeError, with a reason, if `value` is traced."""
     if is_traced(value):
         raise TypeError(f"{name} must be concrete, since {reason}; got a traced value")
 
 
-def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
+def check_instance(name: str, value: object, kind: type, hint: str = "") -> None:
     """Raises TypeError unless `value` is an instance of `kind`."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
@@ -78,13 +78,13 @@ def _has_sizes(shape: tuple[int, ...], sizes: tuple[int | str, ...]) -> bool:
     return True
 
 
-def check_callable(name: str, value: Any) -> None:
+def check_callable(name: str, value: object) -> None:
     """Raises TypeError unless `value` is callable."""
     if not callable(value):
         raise TypeError(f"{name} must be a function; got {value!r}")
 
 
-def check_bool(name: str, value: Any) -> bool:
+def check_bool(name: str, value: object) -> bool:
     """Checks that `value` is True or False, and returns it as a bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
@@ -106,7 +106,7 @@ def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     return size
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """Checks that `value` is one of the strings in `choices`, and returns it."""
     if not isinstance(value, str) or value not in choices:
         quoted = ", ".join(repr(choice) for choice in choices)
@@ -211,7 +211,7 @@ def check_parts(name: str, tree: Any, axis_name: str) -> int:
     return shape[0]
 
 
-def check_dense(name: str, value: Any, hint: str = "") -> None:
+def check_dense(name: str, value: object, hint: str = "") -> None:
     """Raises TypeError for a sparse matrix, which JAX would convert entry by entry."""
     if _arrays.is_sparse(value):
         raise TypeError(
@@ -280,11 +280,11 @@ _ADVICE = {
 
 
 def check_entries(
-    name: str, values: np.ndarray, is_right: np.ndarray, rule: str
+    name: str, values: np.ndarray, is_valid: np.ndarray, rule: str
 ) -> None:
     """Checks that all entries of a concrete vector obey a rule."""
-    if not np.all(is_right):
-        index = int(np.argmin(is_right))
+    if not np.all(is_valid):
+        index = int(np.argmin(is_valid))
         value = np.ravel(values)[index]
         raise ValueError(f"{name} must be {rule}; got {name}[{index}] = {value}")
 
