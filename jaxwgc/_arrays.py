@@ -1,9 +1,8 @@
 """Helpers for arrays: dtypes, products, powers of two, shardings."""
 
-import functools
 import sys
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jax.lax import stop_gradient
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Array: TypeAlias = jax.Array | np.ndarray
+A = TypeVar("A", bound=jax.Array | np.ndarray)
 
 # Dtypes that an array may have, by the kind that error messages name.
 KINDS = {
@@ -27,31 +27,34 @@ KINDS = {
 }
 
 
-def is_sparse(value: Any) -> bool:
+def is_sparse(value: object) -> bool:
     """Returns whether `value` is a sparse matrix of JAX or SciPy."""
     # Importing the module takes as long as importing the rest of the library. If a
     # process has not imported the module, it has no sparse matrix of JAX.
     sparse = sys.modules.get("jax.experimental.sparse")
-    of_jax = sparse is not None and isinstance(value, sparse.JAXSparse)
-    return of_jax or is_sparse_of_scipy(value)
+    if sparse is not None and isinstance(value, sparse.JAXSparse):
+        return True
+    return is_sparse_of_scipy(value)
 
 
-def is_sparse_of_scipy(value: Any) -> bool:
+def is_sparse_of_scipy(value: object) -> bool:
     """Returns whether `value` is a sparse matrix of SciPy, of any format."""
     sparse = sys.modules.get("scipy.sparse")
     return sparse is not None and sparse.issparse(value)
 
 
-def is_kind(value: Any, kind: str) -> bool:
+def is_kind(value: object, kind: str) -> bool:
     """Returns whether the dtype of `value` belongs to `kind`, a key of `KINDS`."""
-    is_subtype = functools.partial(jnp.issubdtype, dtype_of(value))
-    return any(map(is_subtype, KINDS[kind]))
+    dtype = dtype_of(value)
+    return any(jnp.issubdtype(dtype, parent) for parent in KINDS[kind])
 
 
-def dtype_of(value: Any) -> np.dtype:
+def dtype_of(value: object) -> np.dtype:
     """Returns the dtype of an array, number or list."""
     dtype = getattr(value, "dtype", None)
-    return np.asarray(value).dtype if dtype is None else dtype
+    if dtype is None:
+        return np.asarray(value).dtype
+    return dtype
 
 
 def promoted(leaf: Any) -> Any:
@@ -69,7 +72,7 @@ def promoted(leaf: Any) -> Any:
     return working(array)
 
 
-def working(array: Any) -> Any:
+def working(array: A) -> A:
     """Converts an array to at most JAX's working precision; NumPy arrays stay in NumPy.
 
     JAX arrays of 64 bits keep their dtype if 64 bits are disabled, but computations
@@ -96,7 +99,7 @@ def working_constants(tree: Any) -> Any:
     return jax.tree.map(working_constant, tree)
 
 
-def array_module(array: Any) -> ModuleType:
+def array_module(array: object) -> ModuleType:
     """Returns jax.numpy for JAX arrays, NumPy for arrays on the host."""
     return jnp if isinstance(array, jax.Array) else np
 
@@ -154,7 +157,8 @@ def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array
     """Returns two to the power of integers, clipped to normal numbers of the dtype."""
     precision = jnp.finfo(dtype)
     clipped = jnp.clip(exponents, precision.minexp, precision.maxexp - 1)
-    bits = (clipped - precision.minexp + 1).astype(f"int{precision.bits}")
+    biased = clipped - precision.minexp + 1
+    bits = biased.astype(f"int{precision.bits}")
     return jax.lax.bitcast_convert_type(bits << precision.nmant, dtype)
 
 
@@ -201,5 +205,6 @@ def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
     sharding = jax.typeof(masks).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return None
-    spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
+    batch_axes = sharding.spec[:-1]
+    spec = PartitionSpec(*batch_axes, *[None] * num_axes)
     return NamedSharding(sharding.mesh, spec)

@@ -6,6 +6,7 @@ value, `TypeError` for a wrong type.
 
 import numbers
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jaxwgc import _arrays, _tables
 
 
-def is_traced(*values: Any) -> bool:
+def is_traced(*values: object) -> bool:
     """Returns whether a leaf of `values` is a tracer, so that its value is unknown."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
@@ -27,53 +28,63 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
         raise ValueError(f"{name} must {rule}; got {given}")
 
 
-def in_short(value: Any) -> str:
+def in_short(value: object) -> str:
     """Returns the `repr` of a value, or the type if the `repr` is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"a {type(value).__name__}"
 
 
-def check_concrete(name: str, value: Any, reason: str) -> None:
+def check_concrete(name: str, value: object, reason: str) -> None:
     """Raises TypeError, with a reason, if `value` is traced."""
     if is_traced(value):
         raise TypeError(f"{name} must be concrete, since {reason}; got a traced value")
 
 
-def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
+def check_instance(name: str, value: object, kind: type, hint: str = "") -> None:
     """Raises TypeError unless `value` is an instance of `kind`."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
-        rule = f"be {article} {kind.__name__}{hint}"
-        raise TypeError(f"{name} must {rule}; got {in_short(value)}")
+        raise TypeError(
+            f"{name} must be {article} {kind.__name__}{hint}; got {in_short(value)}"
+        )
 
 
-def check_shape(
-    name: str, array: Any, axes: str, sizes: tuple[int | str, ...], hint: str = ""
-) -> None:
+def check_shape(name: str, array: Any, axes: str, sizes: tuple[int | str, ...]) -> None:
     """Raises ValueError unless an array has the named axes with the given sizes.
 
     "any" allows every size except zero. A leading "..." allows batch axes.
     """
     shape = np.shape(array)
-    expected = sizes[sizes[0] == "..." :]
-    given = shape[-len(expected) :] if len(expected) < len(sizes) else shape
-    if len(given) != len(expected) or not all(
-        length == size or (size == "any" and length)
-        for length, size in zip(given, expected)
-    ):
-        named = "" if set(sizes) == {"any"} else f" = {sizes}".replace("'", "")
+    if sizes[0] == "...":
+        expected = sizes[1:]
+        last_axes = shape[-len(expected) :]
+    else:
+        expected = sizes
+        last_axes = shape
+    if not _has_sizes(last_axes, expected):
+        values = "" if set(sizes) == {"any"} else f" = {sizes}".replace("'", "")
         ending = " and not be empty" if "any" in sizes else ""
-        rule = f"have shape {axes}{named}{hint}{ending}"
-        raise ValueError(f"{name} must {rule}; got {shape}")
+        raise ValueError(f"{name} must have shape {axes}{values}{ending}; got {shape}")
 
 
-def check_callable(name: str, value: Any) -> None:
+def _has_sizes(shape: tuple[int, ...], sizes: tuple[int | str, ...]) -> bool:
+    if len(shape) != len(sizes):
+        return False
+    for length, size in zip(shape, sizes, strict=True):
+        if size == "any" and length == 0:
+            return False
+        if size not in ("any", length):
+            return False
+    return True
+
+
+def check_callable(name: str, value: object) -> None:
     """Raises TypeError unless `value` is callable."""
     if not callable(value):
         raise TypeError(f"{name} must be a function; got {value!r}")
 
 
-def check_bool(name: str, value: Any) -> bool:
+def check_bool(name: str, value: object) -> bool:
     """Checks that `value` is True or False, and returns it as a bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
@@ -82,22 +93,24 @@ def check_bool(name: str, value: Any) -> bool:
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     """Converts an integer of Python or NumPy to int; rejects bools and floats."""
-    is_bool = isinstance(value, bool | np.bool_)
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an int; got {value!r}")
     try:
-        size = None if is_bool else operator.index(value)
+        size = operator.index(value)
     except TypeError:
-        size = None
-    if size is None:
-        rule = "an int" if is_bool else "a Python int, since it sets shapes"
-        raise TypeError(f"{name} must be {rule}; got {value!r}")
-    require(minimum is None or size >= minimum, name, f"be at least {minimum}", size)
+        raise TypeError(
+            f"{name} must be a Python int, since it sets shapes; got {value!r}"
+        ) from None
+    if minimum is not None and size < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {size}")
     return size
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """Checks that `value` is one of the strings in `choices`, and returns it."""
-    is_right = isinstance(value, str) and value in choices
-    require(is_right, name, f"be one of {', '.join(map(repr, choices))}", repr(value))
+    if not isinstance(value, str) or value not in choices:
+        quoted = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {quoted}; got {value!r}")
     return value
 
 
@@ -118,22 +131,27 @@ def check_number(
         check_concrete(name, value, "it is used on the host")
     if is_traced(value):
         return
-    value = np.asarray(value)
-    require(not np.isnan(value), name, "be a number", value)
-    require(not positive or value > 0, name, "be positive", value)
-    require(minimum is None or value >= minimum, name, f"be at least {minimum}", value)
-    require(maximum is None or value <= maximum, name, f"be at most {maximum}", value)
-    require(not finite or np.isfinite(value), name, "be finite", value)
+    number = np.asarray(value)
+    if np.isnan(number):
+        raise ValueError(f"{name} must be a number; got {number}")
+    if positive and number <= 0:
+        raise ValueError(f"{name} must be positive; got {number}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name} must be at most {maximum}; got {number}")
+    if finite and not np.isfinite(number):
+        raise ValueError(f"{name} must be finite; got {number}")
 
 
-def check_fields(model: Any, **rules: Any) -> None:
+def check_fields(model: Any, **bounds: Mapping[str, Any]) -> None:
     """Checks the number fields of a dataclass, which may be traced.
 
     Concrete numbers become floats, so that equal models are equal and share programs.
     """
-    for name, rule in rules.items():
+    for name, bounds_of_field in bounds.items():
         value = getattr(model, name)
-        check_number(name, value, **rule)
+        check_number(name, value, **bounds_of_field)
         if not is_traced(value):
             object.__setattr__(model, name, float(value))
 
@@ -141,18 +159,22 @@ def check_fields(model: Any, **rules: Any) -> None:
 def check_share(name: str, value: Any) -> None:
     """Checks that a concrete number is strictly between 0 and 1."""
     check_number(name, value, traceable=False)
-    require(0 < value < 1, name, "be between 0 and 1", value)
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1; got {value}")
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
     """Checks that `key` is one PRNG key, typed or raw, and returns it."""
     is_typed = _arrays.is_kind(key, "keys")
     if not is_typed and getattr(key, "dtype", None) != np.uint32:
-        rule = "a PRNG key from jax.random.key or jax.random.PRNGKey"
-        raise TypeError(f"{name} must be {rule}; got {in_short(key)}")
+        raise TypeError(
+            f"{name} must be a PRNG key from jax.random.key or jax.random.PRNGKey; got "
+            f"{in_short(key)}"
+        )
     # A raw key has two or four words, depending on the default implementation.
-    one = () if is_typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
-    require(key.shape == one, name, f"be one key, of shape {one}", key.shape)
+    shape = () if is_typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
+    if key.shape != shape:
+        raise ValueError(f"{name} must be one key, of shape {shape}; got {key.shape}")
     return key
 
 
@@ -161,37 +183,57 @@ def check_leading_axis(
 ) -> None:
     """Checks that every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_arrays.is_sparse)
-    require(leaves, name, "have at least one array", tree)
-    rule = f"have a leading axis of {axis_name} = {size}"
+    if not leaves:
+        raise ValueError(f"{name} must have at least one array; got {tree}")
     for path, leaf in leaves:
-        shown = name + jax.tree_util.keystr(path)
+        leaf_name = name + jax.tree_util.keystr(path)
         # BCOO matrices with a batch axis pass, because JAX can map functions over that
         # axis.
         if not getattr(leaf, "n_batch", 0):
-            check_dense(shown, leaf)
+            check_dense(leaf_name, leaf)
         shape = np.shape(leaf)
-        require(shape[:1] == (size,), shown, rule, f"shape {shape}{hint}")
+        if shape[:1] != (size,):
+            raise ValueError(
+                f"{leaf_name} must have a leading axis of {axis_name} = {size}; got "
+                f"shape {shape}{hint}"
+            )
 
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
     """Returns the size of the leading axis, at least 1, that all leaves share."""
     leaves = jax.tree.leaves(tree)
-    size = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
-    rule = f"have a leading axis of {axis_name}, at least 1"
-    require(size, name, rule, tree)
-    check_leading_axis(name, tree, size, axis_name)
-    return size
+    shape = np.shape(leaves[0]) if leaves else ()
+    if not shape or shape[0] == 0:
+        raise ValueError(
+            f"{name} must have a leading axis of {axis_name}, at least 1; got {tree}"
+        )
+    check_leading_axis(name, tree, shape[0], axis_name)
+    return shape[0]
 
 
-def check_dense(name: str, value: Any, hint: str = "") -> None:
+def check_dense(name: str, value: object, hint: str = "") -> None:
     """Raises TypeError for a sparse matrix, which JAX would convert entry by entry."""
     if _arrays.is_sparse(value):
-        given = f"{type(value).__name__}; convert it with `.todense()`{hint}"
-        raise TypeError(f"{name} must be a dense array; got {given}")
+        raise TypeError(
+            f"{name} must be a dense array; got {type(value).__name__}; convert it "
+            f"with `.todense()`{hint}"
+        )
+
+
+def check_all_dense(name: str, tree: Any) -> None:
+    """Checks that no leaf of a pytree is a sparse matrix."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_arrays.is_sparse)
+    for path, leaf in leaves:
+        check_dense(name + jax.tree_util.keystr(path), leaf)
 
 
 def as_array(
-    name: str, value: Any, kind: str, *batch: str, or_number: Any = False, **sizes: Any
+    name: str,
+    value: Any,
+    kind: str,
+    *batch: str,
+    or_number: Any = False,
+    **sizes: int | str,
 ) -> Any:
     """Checks the dtype and shape of an array and returns it.
 
@@ -201,9 +243,11 @@ def as_array(
     check_dense(name, value)
     array = value if hasattr(value, "dtype") else np.asarray(value)
     check_dtypes(name, array, kind)
-    if sizes and not (or_number and array.ndim == 0):
-        axes = ", ".join([*batch, *sizes]) + "," * (len(sizes) == 1 and not batch)
-        check_shape(name, array, f"({axes})", (*batch, *sizes.values()))
+    is_allowed_number = or_number and array.ndim == 0
+    if sizes and not is_allowed_number:
+        axes = [*batch, *sizes]
+        shown = f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
+        check_shape(name, array, shown, (*batch, *sizes.values()))
     return array
 
 
@@ -214,14 +258,16 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
-        if not (has_entries and _arrays.is_kind(leaf, kind)):
-            # NumPy's dtype of a function or a string says nothing, so the error shows
-            # the leaf.
-            is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
-            shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
-            shown = f"{shown}{_ADVICE.get(kind, '')}"
-            path = jax.tree_util.keystr(path)
-            raise TypeError(f"{name}{path} must be {kind}; got {shown}")
+        if has_entries and _arrays.is_kind(leaf, kind):
+            continue
+        is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
+        # NumPy's dtype of a function or a string says nothing, so the error shows the
+        # leaf.
+        shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
+        raise TypeError(
+            f"{name}{jax.tree_util.keystr(path)} must be {kind}; got {shown}"
+            f"{_ADVICE.get(kind, '')}"
+        )
 
 
 # Advice that errors add, by kind in `_arrays.KINDS`. This kind is for parameters and
@@ -234,13 +280,13 @@ _ADVICE = {
 
 
 def check_entries(
-    name: str, values: np.ndarray, is_right: np.ndarray, rule: str
+    name: str, values: np.ndarray, is_valid: np.ndarray, rule: str
 ) -> None:
     """Checks that all entries of a concrete vector obey a rule."""
-    if not np.all(is_right):
-        index = int(np.argmin(is_right))
-        given = f"{name}[{index}] = {np.ravel(values)[index]}"
-        raise ValueError(f"{name} must be {rule}; got {given}")
+    if not np.all(is_valid):
+        index = int(np.argmin(is_valid))
+        value = np.ravel(values)[index]
+        raise ValueError(f"{name} must be {rule}; got {name}[{index}] = {value}")
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
@@ -258,8 +304,10 @@ def check_message_dtype(dtype: Any) -> str | None:
         known = jnp.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
-    is_right = jnp.issubdtype(known, jnp.floating) and known.itemsize in (2, 4)
-    require(is_right, "message_dtype", "be bfloat16, float16 or float32", repr(dtype))
+    if not jnp.issubdtype(known, jnp.floating) or known.itemsize not in (2, 4):
+        raise ValueError(
+            f"message_dtype must be bfloat16, float16 or float32; got {dtype!r}"
+        )
     return known.name
 
 
@@ -269,19 +317,37 @@ def check_stragglers(
     """Checks that a number of stragglers leaves at least one worker to respond."""
     num_workers = check_int("num_workers", num_workers, minimum=1)
     num_stragglers = check_int(name, num_stragglers, minimum=0)
-    given = f"{name} = {num_stragglers} and num_workers = {num_workers}"
-    require(num_stragglers < num_workers, name, "be less than num_workers", given)
+    if num_stragglers >= num_workers:
+        raise ValueError(
+            f"{name} must be less than num_workers; got {name} = {num_stragglers} and "
+            f"num_workers = {num_workers}"
+        )
     return num_stragglers
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
     """Checks that `value` is an int from 1 to a limit, given as a keyword argument."""
-    [(limit_name, most)] = limit.items()
-    most = check_int(limit_name, most, minimum=1)
+    [(limit_name, maximum)] = limit.items()
+    maximum = check_int(limit_name, maximum, minimum=1)
     value = check_int(name, value, minimum=1)
-    given = f"{name} = {value} and {limit_name} = {most}"
-    require(value <= most, name, f"be at most {limit_name}", given)
+    if value > maximum:
+        raise ValueError(
+            f"{name} must be at most {limit_name}; got {name} = {value} and "
+            f"{limit_name} = {maximum}"
+        )
     return value
+
+
+def check_drawn_from(name: str, indices: jax.Array, size: int, kind: str) -> None:
+    """Checks that all sampled rows or parts exist, unless indices are traced."""
+    if is_traced(indices):
+        return
+    largest = int(np.max(indices))
+    if largest >= size:
+        raise ValueError(
+            f"{name} must be what the sample was drawn from; got {size} {kind} and a "
+            f"sample with index {largest}"
+        )
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
@@ -293,7 +359,8 @@ def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray
 def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
     """Applies `concrete_array` and checks that all entries are finite."""
     array = concrete_array(name, value, kind, **sizes)
-    require(np.isfinite(array).all(), name, "be finite", array)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got {array}")
     return array
 
 
@@ -306,33 +373,17 @@ def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
         times = _tables.times_of_frame(times).times
     table = concrete_array("times", times, "real numbers")
     table = table.astype(np.float64, copy=False)
-    is_right = table.ndim in (2, 3) and len(table) >= least_rounds and table.size
-    rule = (
-        "have shape (rounds, workers) or (rounds, workers, parts), not empty and with "
-        f"at least {least_rounds} rounds"
-    )
-    require(is_right, "times", rule, table.shape)
+    if table.ndim not in (2, 3) or len(table) < least_rounds or table.size == 0:
+        raise ValueError(
+            "times must have shape (rounds, workers) or (rounds, workers, parts), not "
+            f"empty and with at least {least_rounds} rounds; got {table.shape}"
+        )
     if np.isnan(table).any():
         table = np.where(np.isnan(table), np.inf, table)
-    rule = "be positive, and NaN or infinity if there was no response"
     if np.any(table <= 0):
         place = np.argwhere(table <= 0)[0].tolist()
-        raise ValueError(f"times must {rule}; got {table[*place]} at {place}")
-    return table
-
-
-def waiting_times(waits: Any) -> np.ndarray:
-    """Checks waiting times (rounds, workers), and converts them to float64."""
-    table = concrete_array("waits", waits, "real numbers").astype(np.float64)
-    if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
-            "waits must have shape (rounds, workers), with at least 2 rounds; got "
-            f"{table.shape}"
-        )
-    if np.any(table < 0) or np.any(np.isinf(table)):
-        place = tuple(np.argwhere((table < 0) | np.isinf(table))[0].tolist())
-        raise ValueError(
-            "waits must be finite and at least 0, and NaN for a worker that did not "
-            f"take part; got {table[place]} at {list(place)}"
+            "times must be positive, and NaN or infinity if there was no response; got "
+            f"{table[*place]} at {place}"
         )
     return table

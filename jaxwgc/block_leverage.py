@@ -1,5 +1,6 @@
 """Iterative block leverage sampling: a new sample of parts at every step."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -109,37 +110,44 @@ def block_leverage_aggregate(
     _validation.check_key(key)
     sample_key, coded_key = jax.random.split(key)
     inner = coded_aggregate(code, model, coded_key, **options)
-    num_parts, draw = _sampler(code, probabilities, num_draws)
+    sampler = _part_sampler(code, probabilities, num_draws)
 
-    def init(params):
+    def init(params: Any) -> BlockLeverageState:
+        _, weights_like = jax.eval_shape(sampler.draw, key)
         return BlockLeverageState(
             # The key is copied, so that `init` can be called again after the state was
             # donated.
             key=jnp.array(sample_key, copy=True),
             indices=jnp.zeros(code.num_parts, jnp.int32),
-            weights=jnp.zeros_like(jax.eval_shape(draw, key)[1]),
+            weights=jnp.zeros_like(weights_like),
             coded=inner.init(params),
         )
 
     def update(updates, state, params=None, **extra):
         shapes = state.coded.shapes
-        _updates.check_updates(updates, num_parts, "K", params, shapes)
+        _updates.check_updates(updates, sampler.num_parts, "K", params, shapes)
         sampled, next_key, indices, weights = sample(updates, state.key)
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
     # The function is compiled as one program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
-    def sample(updates, key):
+    def sample(
+        updates: Any, key: jax.Array
+    ) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
         next_key, step_key = jax.random.split(key)
-        indices, weights = draw(step_key)
-        weigh = functools.partial(_weighted_rows, indices, weights)
-        return jax.tree.map(weigh, updates), next_key, indices, weights
+        indices, weights = sampler.draw(step_key)
+        sampled = jax.tree.map(
+            lambda leaf: _weighted_rows(leaf, indices, weights), updates
+        )
+        return sampled, next_key, indices, weights
 
     return make_aggregator(init, update)
 
 
-def _weighted_rows(indices, weights, leaf):
+def _weighted_rows(
+    leaf: jax.Array, indices: jax.Array, weights: jax.Array
+) -> jax.Array:
     rows = leaf[indices].astype(jnp.result_type(leaf.dtype, jnp.float32))
     weights = jnp.expand_dims(weights.astype(rows.dtype), range(1, rows.ndim))
     return (rows * weights).astype(leaf.dtype)
@@ -202,7 +210,7 @@ def sampled_value_and_grad(
       (2024).
     """
     GradientCode.check(code)
-    num_parts, draw = _sampler(code, probabilities, num_draws)
+    sampler = _part_sampler(code, probabilities, num_draws)
     checked = checked_loss(loss, has_aux)
 
     def weighted_loss(params, weighted_part):
@@ -214,47 +222,78 @@ def sampled_value_and_grad(
     decoded = decoded_value_and_grad(weighted_loss, code, has_aux, decoder)
 
     def sampled(params, parts, key, received):
-        _validation.check_leading_axis("parts", parts, num_parts, "K")
-        indices, weights = draw(_validation.check_key(key))
+        _validation.check_leading_axis("parts", parts, sampler.num_parts, "K")
+        indices, weights = sampler.draw(_validation.check_key(key))
         chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf)[indices], parts)
         return decoded(params, (chosen, weights), received)
 
     return sampled
 
 
-def _sampler(code, probabilities, num_draws):
-    """Returns the number of parts, and a function that draws parts and weights."""
-    sample_parts = functools.partial(
-        sketching.sample_partitions, probabilities=probabilities
-    )
-    # Tracing one draw checks the probabilities without computing it.
-    jax.eval_shape(lambda key: sample_parts(key, num_draws=1), jax.random.key(0))
-    num_parts = np.shape(probabilities)[0]
-    num_slots = code.num_parts
-    if num_draws is None:
-        num_positive = num_parts
-        if not _validation.is_traced(probabilities):
-            num_positive = int(np.sum(np.asarray(probabilities) > 0))
-        rule = f"be less than {num_positive}, the number of positive probabilities"
-        _validation.require(num_slots < num_positive, "code.num_parts", rule, num_slots)
-    else:
-        num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
-        least = min(num_draws, num_parts)
-        rule = f"be {least}, the smaller of num_draws and the number of probabilities"
-        _validation.require(num_slots == least, "code.num_parts", rule, num_slots)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PartSampler:
+    """Draws parts, and weights that make the sum over them unbiased.
 
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if num_draws is None:
-            sample = sample_parts(key, num_distinct=num_slots + 1)
+    Attributes:
+      probabilities: Π, (K,).
+      num_slots: The number of slots of a sample, k.
+      num_draws: The number of draws, or None to draw until all slots are used.
+    """
+
+    probabilities: jax.typing.ArrayLike
+    num_slots: int
+    num_draws: int | None
+
+    @property
+    def num_parts(self) -> int:
+        """Returns K."""
+        return np.shape(self.probabilities)[0]
+
+    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the parts of a sample, int32 (k,), and their weights, (k,)."""
+        if self.num_draws is None:
+            sample = sketching.sample_partitions(
+                key, self.probabilities, num_distinct=self.num_slots + 1
+            )
             # Fewer parts are drawn if traced probabilities are invalid, or if too few
             # of them are positive.
             valid = jnp.all(sample.counts > 0)
             sample = sketching.drop_last_distinct(sample)
         else:
-            sample = sample_parts(key, num_draws=num_draws)
+            sample = sketching.sample_partitions(
+                key, self.probabilities, num_draws=self.num_draws
+            )
             valid = sample.num_draws > 0
         weights = sample.counts * sketching.rescaling_factors(sample) ** 2
         # Invalid draws give NaN, because a zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
 
-    return num_parts, draw
+
+def _part_sampler(
+    code: GradientCode, probabilities: jax.typing.ArrayLike, num_draws: int | None
+) -> _PartSampler:
+    """Returns the sampler for the slots of a code, after a check of its arguments."""
+
+    def draw_one(key: jax.Array) -> sketching.PartitionSample:
+        return sketching.sample_partitions(key, probabilities, num_draws=1)
+
+    # Tracing one draw checks the probabilities without computing it.
+    jax.eval_shape(draw_one, jax.random.key(0))
+    if num_draws is not None:
+        num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
+    sampler = _PartSampler(probabilities, code.num_parts, num_draws)
+    if num_draws is None:
+        num_positive = sampler.num_parts
+        if not _validation.is_traced(probabilities):
+            num_positive = int(np.sum(np.asarray(probabilities) > 0))
+        if code.num_parts >= num_positive:
+            raise ValueError(
+                f"code.num_parts must be less than {num_positive}, the number of "
+                f"positive probabilities; got {code.num_parts}"
+            )
+    elif code.num_parts != min(num_draws, sampler.num_parts):
+        raise ValueError(
+            f"code.num_parts must be {min(num_draws, sampler.num_parts)}, the smaller "
+            f"of num_draws and the number of probabilities; got {code.num_parts}"
+        )
+    return sampler

@@ -21,15 +21,14 @@ from jaxwgc.sketching._embeddings._sparse_matrices import count_sketch, sparse_s
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.linear_operator import LinearOperator
-from jaxwgc.sketching._samplers._partitions import (
-    PartitionSample,
-    drop_last_distinct,
-    partition,
-    partition_probabilities,
-    sample_partitions,
-)
+from jaxwgc.sketching._samplers._partitions import partition, partition_probabilities
 from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
 from jaxwgc.sketching._samplers._row_sampling import row_sampling
+from jaxwgc.sketching._samplers._sample_partitions import (
+    PartitionSample,
+    drop_last_distinct,
+    sample_partitions,
+)
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 from jaxwgc.sketching._samplers._weighted_parts import (
     WeightedParts,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxwgc import sketching
-from jaxwgc.sketching._samplers._partitions import _exponential, _poisson
+from jaxwgc.sketching._samplers._draws_of_parts import _exponential, _poisson
 from tests.oracles import check_counts
 
 # One for all tests, so that they share compiled functions.

@@ -1,13 +1,12 @@
 """Sums of the rows of dense matrices in buckets, fast on CPUs and on accelerators."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxwgc.sketching._embeddings._fold_blocks import fold_blocks
+from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 
 # Number of rows in one sequential sum. Longer sums are split, to keep rounding small.
 _SUM_ROWS = 4096
@@ -24,7 +23,7 @@ def bucket_sums(
 
 
 @bucket_sums.defjvp
-def _bucket_sums_jvp(num_buckets: int, primals: Any, tangents: Any) -> Any:
+def _bucket_sums_jvp(num_buckets, primals, tangents):
     # The sums are linear in the arrays. Derivatives use `_all_at_once`, which
     # transposes to a gather.
     arrays, buckets, signs = primals
@@ -42,18 +41,20 @@ def _row_by_row(
     size = max(_SUM_ROWS, num_buckets)
     zeros = [jnp.zeros((num_buckets, array.shape[1]), array.dtype) for array in arrays]
 
-    def add_block(index: Any, totals: list[Array], num_used: int) -> list[Array]:
-        def add_row(i: Any, sums: list[Array]) -> list[Array]:
-            step = i // num_used
-            i = index * size + i % num_used
-            bucket = buckets[step, i]
-            sign = signs[step, i]
-            parts = []
-            for array, total in zip(arrays, sums):
+    def add_block(index: Index, totals: list[Array], num_used: int) -> list[Array]:
+        def add_row(step: Array, sums: list[Array]) -> list[Array]:
+            # Steps go over all rows of the block once per row of `buckets`.
+            copy = step // num_used
+            i = index * size + step % num_used
+            bucket = buckets[copy, i]
+            sign = signs[copy, i]
+            new_sums = []
+            for array, total in zip(arrays, sums, strict=True):
                 row = lax.dynamic_slice_in_dim(array, i, 1) * sign.astype(array.dtype)
                 row += lax.dynamic_slice_in_dim(total, bucket, 1)
-                parts.append(lax.dynamic_update_slice_in_dim(total, row, bucket, 0))
-            return parts
+                total = lax.dynamic_update_slice_in_dim(total, row, bucket, 0)
+                new_sums.append(total)
+            return new_sums
 
         sums = lax.fori_loop(0, num_used * len(buckets), add_row, zeros)
         return jax.tree.map(jnp.add, totals, sums)
@@ -66,7 +67,7 @@ def _all_at_once(
 ) -> list[Array]:
     def sums(array: Array) -> Array:
         total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
-        for bucket, sign in zip(buckets, signs.astype(array.dtype)):
+        for bucket, sign in zip(buckets, signs.astype(array.dtype), strict=True):
             total += jax.ops.segment_sum(array * sign[:, None], bucket, num_buckets)
         return total
 

@@ -1,10 +1,10 @@
 """Embeddings by dense random matrices, generated in blocks of columns."""
 
 import abc
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxwgc._arrays import product
@@ -13,7 +13,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     check_sizes,
     random_signs,
 )
-from jaxwgc.sketching._embeddings._fold_blocks import fold_blocks
+from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 
 # Entries of S in memory at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
@@ -55,7 +55,8 @@ def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       (2011), section 4.1; Martinsson and Tropp, "Randomized numerical linear algebra:
       foundations and algorithms", Acta Numerica 29 (2020), section 8.3.
     """
-    return _GaussianEmbedding(*check_sizes(key, sketch_size, num_rows))
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    return _GaussianEmbedding(key, sketch_size, num_rows)
 
 
 def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
@@ -87,7 +88,8 @@ def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       Achlioptas, "Database-friendly random projections: Johnson-Lindenstrauss with
       binary coins", J. Comput. Syst. Sci. 66 (2003).
     """
-    return _RademacherEmbedding(*check_sizes(key, sketch_size, num_rows))
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    return _RademacherEmbedding(key, sketch_size, num_rows)
 
 
 class _DenseEmbedding(Embedding):
@@ -101,10 +103,10 @@ class _DenseEmbedding(Embedding):
     def _block_size(self) -> int:
         # The block size depends on the shape of S alone, so that S does not depend on
         # the argument of `apply`.
-        fitting = _BLOCK_ENTRIES // self.sketch_size // 32 * 32
-        return min(max(fitting, 32), self.num_rows)
+        num_words = _BLOCK_ENTRIES // self.sketch_size // 32
+        return min(max(32 * num_words, 32), self.num_rows)
 
-    def _block(self, index: Any, dtype: Any) -> Array:
+    def _block(self, index: Index, dtype: np.dtype) -> Array:
         key = jax.random.fold_in(self.key, index)
         entries = self._entries(key, (self.sketch_size, self._block_size))
         return entries.astype(dtype) / self.sketch_size**0.5
@@ -114,20 +116,22 @@ class _DenseEmbedding(Embedding):
         # Real also for complex arrays.
         dtype = jnp.finfo(jnp.result_type(*arrays)).dtype
 
-        def add(index: Any, sums: list[Array], num_used: int) -> list[Array]:
+        def add(index: Index, sums: list[Array], num_used: int) -> list[Array]:
             block = self._block(index, dtype)[:, :num_used]
 
-            def added(total: Array, array: Array) -> Array:
+            def add_part(total: Array, array: Array) -> Array:
                 part = lax.dynamic_slice_in_dim(array, index * size, num_used)
                 return total + product(block.astype(part.dtype), part)
 
-            return jax.tree.map(added, sums, arrays)
+            return jax.tree.map(add_part, sums, arrays)
 
-        shapes = [(self.sketch_size, array.shape[1]) for array in arrays]
-        zeros = [jnp.zeros(s, a.dtype) for s, a in zip(shapes, arrays)]
+        zeros = [
+            jnp.zeros((self.sketch_size, array.shape[1]), array.dtype)
+            for array in arrays
+        ]
         return fold_blocks(add, zeros, self.num_rows, size)
 
-    def _matrix(self, dtype: Any) -> Array:
+    def _matrix(self, dtype: np.dtype) -> Array:
         num_blocks = -(-self.num_rows // self._block_size)
         indices = jnp.arange(num_blocks, dtype=jnp.int32)
         blocks = lax.map(lambda index: self._block(index, dtype), indices)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._hadamard_transform import srht
@@ -57,17 +57,20 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
       Comput. Sci. 10 (2014), section 2.1, subspace embeddings.
     """
     _validation.check_instance("embedding", embedding, Embedding)
-    values = basis
-    basis = _checks.float_array("basis", basis)
+    columns = _conversions.float_array("basis", basis)
     sizes = (embedding.num_rows, "any")
-    _validation.check_shape("basis", basis, "(num_rows, p)", sizes)
-    values = _checks.concrete(values, basis.dtype)
+    _validation.check_shape("basis", columns, "(num_rows, p)", sizes)
+    values = _conversions.concrete(basis, columns.dtype)
     if values is not None:
         error = np.linalg.norm(values.T @ values - np.eye(values.shape[1]), 2)
-        is_right = error <= (1e-3 if basis.dtype == jnp.float32 else 1e-8)
-        given = f"columns with ‖UᵀU - I‖₂ = {error:.2g}"
-        _validation.require(is_right, "basis", "have orthonormal columns", given)
-    return _distance_from_identity(embedding.apply(basis))
+        tolerance = 1e-3 if columns.dtype == jnp.float32 else 1e-8
+        # An error of NaN is rejected, too.
+        if not error <= tolerance:
+            raise ValueError(
+                "basis must have orthonormal columns; got columns with ‖UᵀU - I‖₂ = "
+                f"{error:.2g}"
+            )
+    return _distance_from_identity(embedding.apply(columns))
 
 
 @jax.jit
@@ -147,9 +150,9 @@ def recommended_sketch_size(
       introduction to matrix concentration inequalities", Found. Trends Mach. Learn. 8
       (2015), Theorem 5.1.1, for `row_sampling`.
     """
-    names = ", ".join(constructor.__name__ for constructor in _CONSTRUCTORS)
-    is_right = embedding in _CONSTRUCTORS
-    _validation.require(is_right, "embedding", f"be one of {names}", repr(embedding))
+    if embedding not in _CONSTRUCTORS:
+        names = ", ".join(constructor.__name__ for constructor in _CONSTRUCTORS)
+        raise ValueError(f"embedding must be one of {names}; got {embedding!r}")
     p = _validation.check_int("num_columns", num_columns, minimum=1)
     _validation.check_share("epsilon", epsilon)
     _validation.check_share("delta", delta)
@@ -184,9 +187,9 @@ def recommended_sketch_size(
     else:
         size = p * (p + 1) / (epsilon**2 * delta)
         log = math.log(p / delta)
+        if embedding is sparse_sign and num_nonzeros * epsilon >= log:
+            size = min(size, _SPARSE_CONSTANT * p * log / epsilon**2)
         if embedding is sparse_sign:
-            if num_nonzeros * epsilon >= log:
-                size = min(size, _SPARSE_CONSTANT * p * log / epsilon**2)
             size = max(size, num_nonzeros)
     # The factor prevents rounding up an integer that has an error in its last bits.
     return max(1, math.ceil(size * (1 - 1e-12)))

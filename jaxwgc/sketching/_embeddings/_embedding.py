@@ -4,16 +4,19 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, dataclass_transform
+from typing import Any, Protocol, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxwgc import _validation
+from jaxwgc._arrays import is_sparse
 from jaxwgc._pytrees import Static, register
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
+from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
 
 
 @dataclass_transform(frozen_default=True)
@@ -71,7 +74,7 @@ class Embedding(abc.ABC):
         """Returns `embedding.apply(tree)`."""
         return self.apply(tree)
 
-    def matrix(self, dtype: Any = None) -> Array:
+    def matrix(self, dtype: DTypeLike | None = None) -> Array:
         """Returns S, (sketch_size, num_rows), in the default float dtype or `dtype`.
 
         Raises:
@@ -79,24 +82,28 @@ class Embedding(abc.ABC):
         """
         _validation.check_key(self.key, "embedding.key")
         dtype = jnp.result_type(float if dtype is None else dtype)
-        is_right = jnp.issubdtype(dtype, jnp.inexact)
-        _validation.require(is_right, "dtype", "be real or complex", dtype)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(f"dtype must be real or complex; got {dtype}")
         return _matrix(self, dtype)
 
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         """Returns the products of S with several matrices (num_rows, any)."""
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
-        """Returns S times a sparse matrix, given as rows, columns and values."""
+    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
+        """Returns S times a sparse matrix, given by its entries."""
         del entries, shape
-        rule = "be count_sketch, sparse_sign or row_sampling for a sparse matrix"
-        raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
+        raise TypeError(
+            "embedding must be count_sketch, sparse_sign or row_sampling for a sparse "
+            f"matrix; got {type(self).__name__}"
+        )
 
     def _draw(self) -> Any:
         """Draws the random argument of `_apply_to_part`."""
-        rule = "be count_sketch or sparse_sign for Blocks and sharded rows"
-        raise TypeError(f"embedding must {rule}; got {type(self).__name__}")
+        raise TypeError(
+            "embedding must be count_sketch or sparse_sign for Blocks and sharded "
+            f"rows; got {type(self).__name__}"
+        )
 
     def _apply_to_part(
         self, arrays: list[Array], drawn: Any, start: Array | None
@@ -111,7 +118,7 @@ class Embedding(abc.ABC):
         raise NotImplementedError
 
     @abc.abstractmethod
-    def _matrix(self, dtype: Any) -> Array:
+    def _matrix(self, dtype: np.dtype) -> Array:
         """Returns S in `dtype`."""
 
 
@@ -125,12 +132,16 @@ def embed(
     """Constructs an embedding, or checks the sizes of a given one."""
     made = embedding(key, sketch_size, num_rows) if callable(embedding) else embedding
     if not isinstance(made, Embedding):
-        rule = "a constructor, such as sketching.srht (not its name), or an Embedding"
-        raise TypeError(f"embedding must be {rule}; got {embedding!r}")
+        raise TypeError(
+            "embedding must be a constructor, such as sketching.srht (not its name), "
+            f"or an Embedding; got {embedding!r}"
+        )
     sizes = (made.sketch_size, made.num_rows)
     expected = (sketch_size, num_rows)
-    rule = f"have (sketch_size, num_rows) = {expected}"
-    _validation.require(sizes == expected, "embedding", rule, sizes)
+    if sizes != expected:
+        raise ValueError(
+            f"embedding must have (sketch_size, num_rows) = {expected}; got {sizes}"
+        )
     return made
 
 
@@ -138,39 +149,49 @@ def check_sizes(key: Any, sketch_size: Any, num_rows: Any) -> tuple[Array, int, 
     """Checks the arguments that all embeddings share."""
     key = _validation.check_key(key)
     sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
-    return key, sketch_size, _validation.check_int("num_rows", num_rows, minimum=1)
+    num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
+    return key, sketch_size, num_rows
 
 
 def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
     """Draws independent signs ±1, float32, 32 from each word of random bits."""
     *leading, size = shape
-    words = jax.random.bits(key, (*leading, -(-size // 32)), jnp.uint32)
+    num_words = -(-size // 32)
+    words = jax.random.bits(key, (*leading, num_words), jnp.uint32)
     bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & jnp.uint32(1)
     signs = 1 - 2 * bits.astype(jnp.float32)
     return signs.reshape(*leading, -1)[..., :size]
 
 
+class _RowMap(Protocol):
+    """An embedding, or a sample of rows."""
+
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]: ...
+
+    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array: ...
+
+
 @jax.jit
-def apply_to_leaves(embedding: Any, tree: Any) -> Any:
+def apply_to_leaves(row_map: _RowMap, tree: Any) -> Any:
     """Applies an embedding, or a sample of rows, to all leaves of a pytree."""
-    leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
-    dense = [leaf for leaf in leaves if not _checks.is_sparse(leaf)]
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
+    dense = [leaf for leaf in leaves if not is_sparse(leaf)]
     columns = [leaf.reshape(leaf.shape[0], -1) for leaf in dense]
-    sketches = iter(embedding._apply_to_columns(columns) if columns else ())
-
-    def applied(leaf: Any) -> Array:
-        if not _checks.is_sparse(leaf):
+    # All dense leaves share one pass over the random numbers.
+    sketches = iter(row_map._apply_to_columns(columns) if columns else [])
+    results = []
+    for leaf in leaves:
+        if is_sparse(leaf):
+            entries = entries_of_bcoo(leaf)
+            results.append(row_map._apply_to_entries(entries, leaf.shape))
+        else:
             sketch = next(sketches)
-            return sketch.reshape(sketch.shape[0], *leaf.shape[1:])
-        # Indices become unsigned, so that negative ones are out of bounds, too.
-        row, column = leaf.indices.T.astype(jnp.uint32)
-        return embedding._apply_to_entries((row, column, leaf.data), leaf.shape)
-
-    return jax.tree.unflatten(structure, [applied(leaf) for leaf in leaves])
+            results.append(sketch.reshape(sketch.shape[0], *leaf.shape[1:]))
+    return jax.tree.unflatten(structure, results)
 
 
 def bucket_entries(
-    entries: Any, buckets: Array, factors: Array, shape: tuple[int, int]
+    entries: Entries, buckets: Array, factors: Array, shape: tuple[int, int]
 ) -> Array:
     """Multiplies entries by the factors of their rows, and adds them to buckets.
 
@@ -179,7 +200,7 @@ def bucket_entries(
     """
     row, column, data = entries
     total = jnp.zeros(shape, data.dtype)
-    for bucket, factor in zip(buckets, factors.astype(data.dtype)):
+    for bucket, factor in zip(buckets, factors.astype(data.dtype), strict=True):
         factor = factor.at[row].get(mode="fill", fill_value=0)
         bucket = bucket.at[row].get(mode="fill", fill_value=shape[0])
         total = total.at[bucket, column].add(data * factor, mode="drop")
@@ -187,22 +208,22 @@ def bucket_entries(
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _matrix(embedding: Embedding, dtype: Any) -> Array:
+def _matrix(embedding: Embedding, dtype: np.dtype) -> Array:
     return embedding._matrix(dtype)
 
 
 def number_arrays(tree: Any) -> tuple[Any, Any]:
     """Converts leaves to arrays or BCOO of floats; also returns shapes and dtypes."""
     # A sparse matrix is one leaf, although it is a pytree of values and indices.
-    leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
     arrays = [_number_array(leaf) for leaf in leaves]
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
     return structure.unflatten(arrays), structure.unflatten(shapes)
 
 
 def _number_array(leaf: Any) -> Any:
-    if _checks.is_sparse(leaf):
-        return _checks.sparse_matrix("tree", leaf)
+    if is_sparse(leaf):
+        return _conversions.sparse_matrix("tree", leaf)
     if np.iscomplexobj(leaf):
         return jnp.asarray(leaf)
-    return _checks.gathered(_checks.float_array("tree", leaf))
+    return _conversions.gathered(_conversions.float_array("tree", leaf))

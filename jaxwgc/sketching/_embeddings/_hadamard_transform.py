@@ -1,9 +1,8 @@
 """Embedding by a subsampled randomised Hadamard transform."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxwgc._arrays import next_power_of_two
@@ -12,7 +11,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     check_sizes,
     random_signs,
 )
-from jaxwgc.sketching._embeddings._fold_blocks import fold_blocks
+from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 
 # Number of rows transformed at a time, small enough for a processor's cache: the
 # transform is bound by memory traffic, not arithmetic. Additions in radix 4 are then as
@@ -58,7 +57,8 @@ def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       and Liberty, "Fast dimension reduction using Rademacher series on dual BCH codes",
       Discrete Comput. Geom. 42 (2009), for O(N log sketch_size).
     """
-    return _HadamardEmbedding(*check_sizes(key, sketch_size, num_rows))
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    return _HadamardEmbedding(key, sketch_size, num_rows)
 
 
 class _HadamardEmbedding(Embedding):
@@ -84,7 +84,7 @@ class _HadamardEmbedding(Embedding):
         outer = picked // size
         inner = picked % size
 
-        def add(index: Any, total: Array, num_used: int) -> Array:
+        def add(index: Index, total: Array, num_used: int) -> Array:
             rows = lax.dynamic_slice_in_dim(array, index * size, num_used)
             sign = lax.dynamic_slice_in_dim(signs, index * size, num_used)
             rows = jnp.pad(rows * sign[:, None], [(0, size - num_used), (0, 0)])
@@ -95,7 +95,7 @@ class _HadamardEmbedding(Embedding):
         total = fold_blocks(add, total, self.num_rows, size)
         return total / self.sketch_size**0.5
 
-    def _matrix(self, dtype: Any) -> Array:
+    def _matrix(self, dtype: np.dtype) -> Array:
         picked, signs = self._drawn()
         columns = jnp.arange(self.num_rows, dtype=jnp.int32)
         entries = _parity_sign(picked[:, None], columns).astype(dtype) * signs
@@ -110,21 +110,29 @@ def _hadamard_transform(rows: Array) -> Array:
         radix = 4 if size // done >= 4 else 2
         parts = rows.reshape(size // (radix * done), radix, -1)
         parts = [parts[:, i] for i in range(radix)]
-        for half in (1, 2)[: radix // 2]:
-            parts = _butterflies(parts, half)
+        parts = _butterflies(parts, 1)
+        if radix == 4:
+            parts = _butterflies(parts, 2)
         rows = jnp.stack(parts, axis=1)
         done *= radix
     return rows.reshape(size, -1)
 
 
-def _parity_sign(left: Array, right: Array) -> Array:
+def _parity_sign(left: Array, right: Index) -> Array:
     """Returns the entries (-1)^popcount(left & right) of H, int32."""
     return 1 - 2 * (lax.population_count(left & right) & 1)
 
 
 def _butterflies(parts: list[Array], half: int) -> list[Array]:
-    """Returns sums and differences of parts that are `half` positions apart."""
-    return [
-        parts[i - half] - part if i & half else part + parts[i + half]
-        for i, part in enumerate(parts)
-    ]
+    """Returns sums and differences of parts that are `half` positions apart.
+
+    `half` is a power of two. A part whose position has this bit is the second of a
+    pair, which becomes the difference.
+    """
+    results = []
+    for i, part in enumerate(parts):
+        if i & half:
+            results.append(parts[i - half] - part)
+        else:
+            results.append(part + parts[i + half])
+    return results

@@ -1,7 +1,5 @@
 """Embeddings by sparse random matrices, with a few entries ±1 in every column."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +13,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     bucket_entries,
     check_sizes,
 )
+from jaxwgc.sketching._linalg.sparse import Entries
 
 
 def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
@@ -48,7 +47,8 @@ def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       ICALP 2002; Clarkson and Woodruff, "Low-rank approximation and regression in input
       sparsity time", STOC 2013.
     """
-    return _SparseEmbedding(*check_sizes(key, sketch_size, num_rows), num_nonzeros=1)
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=1)
 
 
 def sparse_sign(
@@ -103,7 +103,7 @@ class _SparseEmbedding(Embedding):
         # All bits come from one draw, since compiling a draw takes most of the compile
         # time.
         num_signs = -(-self.num_nonzeros // 32)
-        shape = self.num_nonzeros + num_signs, self.num_rows
+        shape = (self.num_nonzeros + num_signs, self.num_rows)
         bits = jax.random.bits(self.key, shape, jnp.uint32)
         buckets = _distinct(bits[: self.num_nonzeros], self.sketch_size)
         order = np.arange(self.num_nonzeros, dtype=np.uint32)
@@ -115,27 +115,37 @@ class _SparseEmbedding(Embedding):
 
     def _apply_to_part(self, arrays, drawn, start):
         size = len(arrays[0])
+        buckets, signs = drawn
         if start is not None:
-            # The last rows of the arrays may be zero padding, so that buckets and signs
-            # are padded, too.
-            padded = (jnp.pad(part, [(0, 0), (0, size)]) for part in drawn)
-            drawn = (lax.dynamic_slice_in_dim(part, start, size, 1) for part in padded)
+            buckets = _some_columns(buckets, start, size)
+            signs = _some_columns(signs, start, size)
         columns = [array.reshape(size, -1) for array in arrays]
-        sums = bucket_sums(columns, *drawn, self.sketch_size)
-        shapes = [(self.sketch_size, *array.shape[1:]) for array in arrays]
-        root = self.num_nonzeros**0.5
-        return [(total / root).reshape(shape) for total, shape in zip(sums, shapes)]
+        sums = bucket_sums(columns, buckets, signs, self.sketch_size)
+        sketches = []
+        for array, total in zip(arrays, sums, strict=True):
+            sketch = total / self.num_nonzeros**0.5
+            sketches.append(sketch.reshape(self.sketch_size, *array.shape[1:]))
+        return sketches
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
+    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
         buckets, signs = self._draw()
         total = bucket_entries(entries, buckets, signs, (self.sketch_size, shape[1]))
         return total / self.num_nonzeros**0.5
 
-    def _matrix(self, dtype: Any) -> Array:
+    def _matrix(self, dtype: np.dtype) -> Array:
         buckets, signs = self._draw()
         entries = signs.astype(dtype) / self.num_nonzeros**0.5
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         return zeros.at[buckets, jnp.arange(self.num_rows)].set(entries)
+
+
+def _some_columns(drawn: Array, start: Array, size: int) -> Array:
+    """Slices columns of buckets or signs; columns beyond the last one are zero.
+
+    The rows of a chunk beyond the last row of the matrix are zero, too.
+    """
+    padded = jnp.pad(drawn, [(0, 0), (0, size)])
+    return lax.dynamic_slice_in_dim(padded, start, size, 1)
 
 
 def _distinct(bits: Array, size: int) -> Array:
@@ -148,7 +158,7 @@ def _distinct(bits: Array, size: int) -> Array:
     last = np.arange(size - count, size, dtype=np.int32)[:, None]
     drawn = (bits % (last + 1).astype(np.uint32)).astype(jnp.int32)
 
-    def choose(step: Any, chosen: Array) -> Array:
+    def choose(step: Array, chosen: Array) -> Array:
         is_taken = (chosen == drawn[step]).any(axis=0)
         new = jnp.where(is_taken, size - count + step, drawn[step])
         return chosen.at[step].set(new)

@@ -1,9 +1,9 @@
 """Matrices in blocks of rows, which are read on the host."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from jaxwgc._arrays import is_sparse, product
-from jaxwgc._validation import require
 from jaxwgc.sketching._linalg.blocks import (
     NUM_THREADS,
     SPARSE_ROWS,
@@ -26,6 +25,11 @@ from jaxwgc.sketching._linalg.matrix import (
     Triangle,
     gram_products_of_block,
 )
+
+if TYPE_CHECKING:
+    from jaxwgc.sketching._embeddings._embedding import Embedding
+
+T = TypeVar("T")
 
 
 @jax.tree_util.register_static
@@ -50,7 +54,10 @@ class BlockMatrix(QRMatrix):
 
     def mv(self, vector):
         vector = np.asarray(vector)
-        images = [(chunk @ vector)[:size] for _, chunk, size in self._chunks]
+        images = []
+        for chunk in self._chunks:
+            image = chunk.rows @ vector
+            images.append(image[: chunk.size])
         return jnp.asarray(np.concatenate(images))
 
     def rmv(self, vector):
@@ -58,29 +65,33 @@ class BlockMatrix(QRMatrix):
 
     def sketch(self, embedding, *arrays):
         drawn = _drawn(embedding)
-        sums = []
-        for start, chunk, slices in self._dense_chunks(arrays):
-            parts = _chunk_sketch(embedding, [chunk, *slices], drawn, start)
-            sums = _added(sums or None, parts)
+        sums: Any = None
+        for start, rows, slices in self._dense_chunks(arrays):
+            parts = _chunk_sketch(embedding, [rows, *slices], drawn, start)
+            sums = _added(sums, parts)
         return [jnp.asarray(total, self.dtype) for total in sums]
 
     def sum_rows(self, function, *args, along=()):
         sums: Any = None
-        for _, chunk, slices in self._dense_chunks(along):
-            sums = _added(sums, _chunk_sum(chunk, slices, args, function))
+        for _, rows, slices in self._dense_chunks(along):
+            sums = _added(sums, _chunk_sum(rows, slices, args, function))
         return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
 
     def gram_products(self, basis, scale):
         """Computes `RowMatrix.gram_products`, by SciPy for sparse blocks."""
         sums: Any = None
-        for start, chunk, _ in self._chunks:
-            if is_sparse(chunk):
-                image = _sparse_gram_products(chunk, np.asarray(scale), basis)
+        for chunk in self._chunks:
+            if is_sparse(chunk.rows):
+                image = _sparse_gram_products(chunk.rows, np.asarray(scale), basis)
             else:
-                args = scale, basis
-                image = np.asarray(_chunk_sum(chunk, (), args, gram_products_of_block))
-            given = f"rows from {start} on that are far larger than the first ones"
-            require(np.isfinite(image).all(), "blocks", "not overflow", given)
+                image = _chunk_sum(
+                    chunk.rows, (), (scale, basis), gram_products_of_block
+                )
+            if not np.isfinite(np.asarray(image)).all():
+                raise ValueError(
+                    f"blocks must not overflow; got rows from {chunk.start} on that "
+                    "are far larger than the first ones"
+                )
             sums = _added(sums, image)
         return jnp.asarray(sums, self.dtype)
 
@@ -88,12 +99,13 @@ class BlockMatrix(QRMatrix):
         basis = np.asarray(basis)
         scale = np.asarray(scale)
         norms = []
-        for _, chunk, size in self._chunks:
-            if is_sparse(chunk):
-                rows = chunk @ (scale * basis.T).T
+        for chunk in self._chunks:
+            if is_sparse(chunk.rows):
+                images = chunk.rows @ (scale * basis.T).T
             else:
-                rows = (chunk * scale) @ basis
-            norms.append(np.sum(rows**2, axis=1)[:size])
+                images = (chunk.rows * scale) @ basis
+            norms_of_chunk = np.sum(images**2, axis=1)
+            norms.append(norms_of_chunk[: chunk.size])
         return np.concatenate(norms)
 
     def column_maxima(self):
@@ -102,98 +114,126 @@ class BlockMatrix(QRMatrix):
 
     def triangle(self, root):
         # A view of one zero, since N zeros may not fit in memory.
-        nothing = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
-        triangle, _, _ = self.triangle_and_products(nothing, root)
+        zeros = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
+        triangle, _, _ = self.triangle_and_products(zeros, root)
         return triangle
 
     def triangle_and_products(self, target, root):
         del root
         num_columns = self.shape[1]
-        sums: Any = None
-        folded = np.zeros((0, num_columns))
-        for _, chunk, (some,) in self._dense_chunks((target,)):
-            own, *products = _chunk_factor(chunk, some)
-            sums = _added(sums, products)
-            folded = np.concatenate([folded, np.asarray(own, float)])
-            if len(folded) > 2 * num_columns:
-                folded = np.linalg.qr(folded, mode="r")
-        factor = jnp.asarray(np.linalg.qr(folded, mode="r"), self.dtype)
-        gradient, squared = (jnp.asarray(total, self.dtype) for total in sums)
+        gradient: Any = None
+        squared: Any = None
+        # The factors of chunks, stacked. A QR factorisation replaces them by one R
+        # before they become too many.
+        factors = np.zeros((0, num_columns))
+        for _, rows, slices in self._dense_chunks((target,)):
+            [target_rows] = slices
+            products = _chunk_products(rows, target_rows)
+            gradient = _added(gradient, products.gradient)
+            squared = _added(squared, products.squared)
+            factors = np.concatenate([factors, np.asarray(products.factor, float)])
+            if len(factors) > 2 * num_columns:
+                factors = np.linalg.qr(factors, mode="r")
+        factor = jnp.asarray(np.linalg.qr(factors, mode="r"), self.dtype)
         # QR needs no scales.
-        return Triangle(factor, jnp.ones(num_columns, self.dtype)), gradient, squared
+        triangle = Triangle(factor, jnp.ones(num_columns, self.dtype))
+        gradient = jnp.asarray(gradient, self.dtype)
+        return triangle, gradient, jnp.asarray(squared, self.dtype)
 
     def while_loop(self, is_open, step, state):
         while is_open(state):
             state = step(state)
         return state
 
-    def _dense_chunks(self, along: Any) -> Iterator[tuple[int, Any, list[np.ndarray]]]:
-        """Yields the start of each chunk, the dense chunk, and rows of other arrays."""
-        for start, chunk, size in self._chunks:
-            slices = [_padded(array[start : start + size], chunk) for array in along]
-            yield start, chunk.toarray() if is_sparse(chunk) else chunk, slices
+    def _dense_chunks(
+        self, along: Iterable[Array | np.ndarray]
+    ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
+        """Yields the start and the dense rows of each chunk, and rows of arrays."""
+        for start, rows, size in self._chunks:
+            slices = []
+            for array in along:
+                part = np.asarray(array[start : start + size])
+                slices.append(_padded(part, rows.shape[0]))
+            yield start, rows.toarray() if is_sparse(rows) else rows, slices
 
 
 def _rmv_of_block(block: Array, vector: Array) -> Array:
     return product(block.T, vector)
 
 
-def _padded(array: Any, chunk: Any) -> np.ndarray:
-    """Pads rows of an array with zeros to the number of rows of a chunk."""
-    array = np.asarray(array)
-    missing = chunk.shape[0] - len(array)
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+def _padded(array: np.ndarray, num_rows: int) -> np.ndarray:
+    """Appends rows of zeros to an array."""
+    num_missing = num_rows - len(array)
+    return np.pad(array, [(0, num_missing)] + [(0, 0)] * (array.ndim - 1))
 
 
 def _added(sums: Any, parts: Any) -> Any:
+    """Adds a pytree to sums in float64; None stands for no sums yet."""
     parts = jax.tree.map(lambda part: np.asarray(part, float), parts)
     return parts if sums is None else jax.tree.map(np.add, sums, parts)
 
 
 @functools.partial(jax.jit, static_argnames="function")
 def _chunk_sum(
-    chunk: Array, slices: Any, args: Any, function: Callable[..., Any]
-) -> Any:
-    return Dense(chunk).sum_rows(function, *args, along=tuple(slices))
+    rows: Array,
+    slices: Iterable[Array],
+    args: tuple[Any, ...],
+    function: Callable[..., T],
+) -> T:
+    return Dense(rows).sum_rows(function, *args, along=tuple(slices))
+
+
+class _ChunkProducts(NamedTuple):
+    """R with RᵀR = XᵀX of the rows X of a chunk, their Xᵀy, and ‖y‖²."""
+
+    factor: Array
+    gradient: Array
+    squared: Array
 
 
 @jax.jit
-def _chunk_factor(chunk: Array, target: Array) -> tuple[Array, ...]:
-    """Returns R with RᵀR = XᵀX of a chunk, and the Xᵀy and yᵀy of the chunk.
+def _chunk_products(rows: Array, target: Array) -> _ChunkProducts:
+    """Computes the products of a chunk.
 
     R is square but not triangular. It is computed by Gram matrices, which are far
     faster than QR and as accurate.
     """
-    matrix = Dense(chunk)
+    matrix = Dense(rows)
     factors = factors_of(matrix, None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T
     # In a column of zeros, the computed factor is rounding alone, and is removed.
-    factor = jnp.where(jnp.any(chunk != 0, axis=0), factor, 0)
-    pulled = matrix.sum_rows(_rmv_of_block, along=(target,))
-    return factor, pulled, jnp.sum(target**2, axis=0)
+    factor = jnp.where(jnp.any(rows != 0, axis=0), factor, 0)
+    return _ChunkProducts(
+        factor=factor,
+        gradient=matrix.sum_rows(_rmv_of_block, along=(target,)),
+        squared=jnp.sum(target**2, axis=0),
+    )
 
 
 @jax.jit
-def _drawn(embedding: Any) -> Any:
+def _drawn(embedding: "Embedding") -> Any:
     return embedding._draw()
 
 
 @jax.jit
-def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: Array) -> Any:
+def _chunk_sketch(
+    embedding: "Embedding", arrays: list[Array], drawn: Any, start: Array
+) -> list[Array]:
     return embedding._apply_to_part(arrays, drawn, start)
 
 
-def _sparse_gram_products(chunk: Any, scale: Any, basis: Array) -> np.ndarray:
+def _sparse_gram_products(rows: Any, scale: np.ndarray, basis: Array) -> np.ndarray:
     """Computes `gram_products_of_block` by SciPy, in time linear in the entries."""
-    scaled = np.asarray(basis) * scale
+    scaled_basis = np.asarray(basis) * scale
 
-    def of_some(start: int) -> np.ndarray:
-        some = some_rows(chunk, start, start + SPARSE_ROWS)
+    def products_of_part(start: int) -> np.ndarray:
+        part = some_rows(rows, start, start + SPARSE_ROWS)
         with np.errstate(over="ignore", invalid="ignore"):
-            rows = some @ scaled
-            return np.concatenate([(some.T @ rows) * scale, rows.T @ rows])
+            images = part @ scaled_basis
+            return np.concatenate([(part.T @ images) * scale, images.T @ images])
 
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        starts = range(0, chunk.shape[0], SPARSE_ROWS)
-        return np.sum([*threads.map(of_some, starts)], axis=0, dtype=np.float64)
+        starts = range(0, rows.shape[0], SPARSE_ROWS)
+        products = list(threads.map(products_of_part, starts))
+    return np.sum(products, axis=0, dtype=np.float64)

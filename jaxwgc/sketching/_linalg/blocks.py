@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc._arrays import is_sparse, next_power_of_two
-from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 
 _CHUNK_BYTES = 2**25
 # Largest relative difference between fingerprints of equal chunks in two passes.
@@ -58,8 +57,10 @@ class Blocks:
             blocks = [blocks]
         is_iterable = isinstance(blocks, Iterable) and iter(blocks) is not blocks
         if not (callable(blocks) or is_iterable):
-            rule = "an iterable that can be read again, or a function that returns one"
-            raise TypeError(f"blocks must be {rule}; got {type(blocks).__name__}")
+            raise TypeError(
+                "blocks must be an iterable that can be read again, or a function that "
+                f"returns one; got {type(blocks).__name__}"
+            )
         self._blocks = blocks
         self.num_rows = num_rows
 
@@ -67,14 +68,48 @@ class Blocks:
         """Yields the blocks of one pass, as NumPy arrays or SciPy CSR matrices."""
         blocks: Any = self._blocks() if callable(self._blocks) else self._blocks
         if _is_matrix(blocks) or not isinstance(blocks, Iterable):
-            given = type(blocks).__name__
-            raise TypeError(f"blocks() must be an iterable of arrays; got {given}")
+            raise TypeError(
+                f"blocks() must be an iterable of arrays; got {type(blocks).__name__}"
+            )
         for block in blocks:
-            rows = _checks.host_rows("every block", block)
-            is_right = rows.ndim == 2 and rows.shape[1]
-            rule = "have shape (b, p) with at least one column"
-            require(is_right, "every block", rule, rows.shape)
+            rows = _conversions.host_rows("every block", block)
+            if rows.ndim != 2 or rows.shape[1] == 0:
+                raise ValueError(
+                    "every block must have shape (b, p) with at least one column; got "
+                    f"{rows.shape}"
+                )
             yield rows
+
+
+class Chunk(NamedTuple):
+    """Some rows of `Blocks`.
+
+    Attributes:
+      start: The index of the first row.
+      rows: A NumPy array, or a CSR matrix of SciPy. Rows of zeros may follow the rows.
+      size: The number of rows without these zeros.
+    """
+
+    start: int
+    rows: Any
+    size: int
+
+
+class Fingerprint(NamedTuple):
+    """A number that identifies rows, and the scale of its rounding."""
+
+    weighted_sum: np.floating
+    scale: np.floating
+
+    @property
+    def is_finite(self) -> bool:
+        """Returns whether the rows are finite."""
+        return bool(np.isfinite(self.weighted_sum) and np.isfinite(self.scale))
+
+    def differs_from(self, other: "Fingerprint") -> bool:
+        """Returns whether the rows are others, up to rounding."""
+        difference = abs(self.weighted_sum - other.weighted_sum)
+        return bool(difference > _SAME * self.scale)
 
 
 class Chunks:
@@ -89,41 +124,48 @@ class Chunks:
     def __init__(self, blocks: Blocks):
         self._blocks = blocks
         # Fingerprints of the chunks in the first pass.
-        self._prints: list[np.ndarray] = []
-        first: Any = next(self._read(), [None])
-        chunk = first[0]
-        require(chunk is not None, "blocks", "have at least one row", "none")
-        self.dtype = np.dtype(chunk.dtype)
-        values = chunk.data if is_sparse(chunk) else chunk
+        self._prints: list[Fingerprint] = []
+        first = next(self._read(), None)
+        if first is None:
+            raise ValueError("blocks must have at least one row; got none")
+        rows, _ = first
+        self.dtype = np.dtype(rows.dtype)
+        values = rows.data if is_sparse(rows) else rows
         self.largest = np.abs(values).max(initial=0)
         num_rows = blocks.num_rows
         if num_rows is None:
             num_rows = sum(block.shape[0] for block in blocks)
-        self.shape = num_rows, chunk.shape[1]
+        self.shape = (num_rows, rows.shape[1])
 
-    def __iter__(self) -> Iterator[tuple[int, Any, int]]:
-        """Yields the start of each chunk, the chunk, and its size without padding.
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yields the chunks of one pass.
 
         Raises:
           ValueError: If the rows are not finite, or differ from those of the first
             pass.
         """
-        rule = "be the same in all passes"
         start = 0
-        prints = []
-        for chunk, size in self._read():
-            seen = _fingerprint(chunk)
-            if not np.isfinite(seen).all():
-                _check_finite(chunk, start)
+        prints: list[Fingerprint] = []
+        for rows, size in self._read():
+            fingerprint = _fingerprint(rows)
+            if not fingerprint.is_finite:
+                _check_finite(rows, start)
             if self._prints:
-                known = self._prints[min(len(prints), len(self._prints) - 1)]
-                is_same = not abs(seen[0] - known[0]) > _SAME * seen[1]
-                require(is_same, "blocks", rule, f"others from row {start} on")
-            prints.append(seen)
-            yield start, chunk, size
+                last = len(self._prints) - 1
+                expected = self._prints[min(len(prints), last)]
+                if fingerprint.differs_from(expected):
+                    raise ValueError(
+                        "blocks must be the same in all passes; got others from row "
+                        f"{start} on"
+                    )
+            prints.append(fingerprint)
+            yield Chunk(start, rows, size)
             start += size
-        given = f"{start} rows instead of {self.shape[0]}"
-        require(start == self.shape[0], "blocks", rule, given)
+        if start != self.shape[0]:
+            raise ValueError(
+                f"blocks must be the same in all passes; got {start} rows instead of "
+                f"{self.shape[0]}"
+            )
         self._prints = prints
 
     def _read(self) -> Iterator[tuple[Any, int]]:
@@ -132,75 +174,107 @@ class Chunks:
         Chunks of one size need one compiled function. An array may be overwritten when
         the next one is read. Sparse blocks are chunks without a copy.
         """
-        kind = None
-        buffer = np.empty((0, 0))
-        filled = 0
-        for block in self._blocks:
-            columns = block.shape[1]
-            kind = kind or (is_sparse(block), columns)
-            is_right = kind == (is_sparse(block), columns)
-            rule = "have the same columns, and all or none be sparse"
-            given = f"{kind[1]}, then {columns} columns ({type(block).__name__})"
-            require(is_right, "blocks", rule, given)
-            dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
+        buffer: np.ndarray | None = None
+        num_filled = 0
+        for block in self._alike_blocks():
+            dtype = _float_dtype(block)
             if is_sparse(block):
-                block = block.astype(dtype, copy=False)
-                size = SPARSE_ROWS * NUM_THREADS
-                for start in range(0, block.shape[0], size):
-                    part = some_rows(block, start, start + size)
-                    yield part, part.shape[0]
+                yield from _sparse_chunks(block.astype(dtype, copy=False))
                 continue
-            if not buffer.size:
-                # A chunk has at least 16p rows, so that p x p matrices are small beside
-                # it.
-                size = _CHUNK_BYTES // (columns * dtype.itemsize)
-                buffer = np.empty((max(size, 16 * columns), columns), dtype)
-            while len(block):
-                taken, block = np.split(block, [len(buffer) - filled])
+            if buffer is None:
+                buffer = _chunk_buffer(block.shape[1], dtype)
+            unread = block
+            while len(unread):
+                num_free = len(buffer) - num_filled
                 with np.errstate(over="ignore"):
-                    taken = taken.astype(buffer.dtype, copy=False)
-                if len(taken) == len(buffer):
-                    yield taken, len(taken)
+                    rows = unread[:num_free].astype(buffer.dtype, copy=False)
+                unread = unread[num_free:]
+                if len(rows) == len(buffer):
+                    yield rows, len(rows)
                     continue
-                buffer[filled : filled + len(taken)] = taken
-                filled += len(taken)
-                if filled == len(buffer):
-                    yield buffer, filled
-                    filled = 0
-        if filled:
+                buffer[num_filled : num_filled + len(rows)] = rows
+                num_filled += len(rows)
+                if num_filled == len(buffer):
+                    yield buffer, num_filled
+                    num_filled = 0
+        if buffer is not None and num_filled:
             # Powers of two give few different sizes, and little padding for small
             # matrices.
-            padded = min(len(buffer), max(256, next_power_of_two(filled)))
-            buffer[filled:padded] = 0
-            yield buffer[:padded], filled
+            size = min(len(buffer), max(256, next_power_of_two(num_filled)))
+            buffer[num_filled:size] = 0
+            yield buffer[:size], num_filled
+
+    def _alike_blocks(self) -> Iterator[Any]:
+        """Yields the blocks, after a check that they fit together."""
+        num_columns: int | None = None
+        are_sparse = False
+        for block in self._blocks:
+            if num_columns is None:
+                num_columns = block.shape[1]
+                are_sparse = is_sparse(block)
+            if block.shape[1] != num_columns or is_sparse(block) != are_sparse:
+                raise ValueError(
+                    "blocks must have the same columns, and all or none be sparse; got "
+                    f"{num_columns}, then {block.shape[1]} columns "
+                    f"({type(block).__name__})"
+                )
+            yield block
+
+
+def _float_dtype(block: Any) -> np.dtype:
+    """Returns the dtype of the computation, after a check that a block is real."""
+    return _conversions.float_array("every block", np.zeros(0, block.dtype)).dtype
+
+
+def _chunk_buffer(num_columns: int, dtype: np.dtype) -> np.ndarray:
+    """Returns an empty chunk of dense rows.
+
+    It has at least 16p rows, so that p x p matrices are small beside it.
+    """
+    num_rows = _CHUNK_BYTES // (num_columns * dtype.itemsize)
+    return np.empty((max(num_rows, 16 * num_columns), num_columns), dtype)
+
+
+def _sparse_chunks(block: Any) -> Iterator[tuple[Any, int]]:
+    size = SPARSE_ROWS * NUM_THREADS
+    for start in range(0, block.shape[0], size):
+        rows = some_rows(block, start, start + size)
+        yield rows, rows.shape[0]
 
 
 def some_rows(matrix: Any, start: int, stop: int) -> Any:
     """Slices rows of a CSR matrix without a copy, unlike the slices of SciPy."""
     starts = matrix.indptr[start : stop + 1]
-    of_entries = slice(starts[0], starts[-1])
-    parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
-    return type(matrix)(parts, shape=(len(starts) - 1, matrix.shape[1]))
+    first = starts[0]
+    last = starts[-1]
+    data = matrix.data[first:last]
+    indices = matrix.indices[first:last]
+    shape = (len(starts) - 1, matrix.shape[1])
+    return type(matrix)((data, indices, starts - first), shape=shape)
 
 
-def _check_finite(chunk: Any, start: int) -> None:
+def _check_finite(rows: Any, start: int) -> None:
+    # Products with zero are zero, or NaN in rows that are not finite.
     with np.errstate(invalid="ignore"):
-        zeros = (0 * chunk) @ np.ones(chunk.shape[1])
-    row = start + np.argmax(zeros != 0)
-    require(not zeros.any(), "blocks", "be finite", f"NaN or infinity in row {row}")
+        sums = (0 * rows) @ np.ones(rows.shape[1])
+    if sums.any():
+        row = start + np.argmax(sums != 0)
+        raise ValueError(f"blocks must be finite; got NaN or infinity in row {row}")
 
 
-def _fingerprint(rows: Any) -> np.ndarray:
-    """Returns a number that identifies a chunk (a weighted sum), and its scale.
+def _fingerprint(rows: Any) -> Fingerprint:
+    """Computes a weighted sum of rows.
 
     Rows enter by the eighth roots of their sums. So a difference in size shows, and
     even a row of 1e8 does not hide the others.
     """
-    weights, columns = (np.cos(np.arange(n)).astype(rows.dtype) for n in rows.shape)
+    num_rows, num_columns = rows.shape
+    row_weights = np.cos(np.arange(num_rows)).astype(rows.dtype)
+    column_weights = np.cos(np.arange(num_columns)).astype(rows.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = rows @ columns
+        sums = rows @ column_weights
         roots = np.sign(sums) * np.sqrt(np.sqrt(np.sqrt(np.abs(sums))))
-        return np.array([weights @ roots, np.linalg.norm(roots)])
+        return Fingerprint(row_weights @ roots, np.linalg.norm(roots))
 
 
 def _is_matrix(value: Any) -> bool:

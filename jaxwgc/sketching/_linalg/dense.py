@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from jaxwgc._arrays import product
 from jaxwgc._pytrees import register
 from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle
 from jaxwgc.sketching._linalg.rows import block_size, column_scale, triangle
+
+T = TypeVar("T")
 
 
 @register
@@ -23,7 +25,8 @@ class Dense(QRMatrix):
 
     @property
     def shape(self):
-        return self.array.shape
+        num_rows, num_columns = self.array.shape
+        return num_rows, num_columns
 
     @property
     def dtype(self):
@@ -54,12 +57,14 @@ class Dense(QRMatrix):
         if num_blocks == 1 and not num_left:
             return function(*arrays, *args)
 
-        def add(i: Array, total: Any) -> Any:
-            rows = (lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays)
-            return jax.tree.map(jnp.add, total, function(*rows, *args))
+        def add(i: Array, total: T) -> T:
+            slices = [
+                lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays
+            ]
+            return jax.tree.map(jnp.add, total, function(*slices, *args))
 
-        last = function(*(array[num_blocks * size :] for array in arrays), *args)
-        return lax.fori_loop(0, num_blocks, add, last)
+        last_slices = [array[num_blocks * size :] for array in arrays]
+        return lax.fori_loop(0, num_blocks, add, function(*last_slices, *args))
 
     def map_rows(self, function: Callable[[Array], Array]) -> Array:
         """Returns the numbers (N,) that `function(block)` returns, one per row."""

@@ -1,7 +1,7 @@
 """Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,12 +62,12 @@ def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> Numerica
     return NumericalRank(rank, jnp.any(is_near) | ~finite)
 
 
-def rank_cutoff(shape: tuple[int, ...], dtype: Any) -> float:
+def rank_cutoff(shape: tuple[int, ...], dtype: np.dtype) -> float:
     """Returns the default cutoff of singular values for scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
 
 
-def solver_cutoff(shape: tuple[int, ...], dtype: Any) -> float:
+def solver_cutoff(shape: tuple[int, ...], dtype: np.dtype) -> float:
     """Returns the default cutoff of singular values for solvers, just above rounding.
 
     In rank-deficient matrices of up to half a million rows, the factorisations of X and
@@ -147,8 +147,8 @@ class Factors(NamedTuple):
             lower = jnp.tril(lower, -1) + jnp.eye(*rows.shape, dtype=rows.dtype)
             # Truncated columns are zero and last.
             is_kept = self.singular_values > 0
-            found = jnp.linalg.qr(jnp.where(is_kept, lower, 0))[0] * is_kept
-            return found[jnp.argsort(order)]
+            basis_in_order, _ = jnp.linalg.qr(jnp.where(is_kept, lower, 0))
+            return (basis_in_order * is_kept)[jnp.argsort(order)]
 
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
@@ -277,8 +277,7 @@ def gram_factors(
             second_gram += gram((root * scale)[:, None] * whitening)
         second_gram = jnp.where(finite, second_gram, 0)
         inner_values, inner_vectors = jnp.linalg.eigh(second_gram)
-        least = eps * inner_values[-1]
-        inner_roots = jnp.sqrt(jnp.maximum(inner_values, least))
+        inner_roots = jnp.sqrt(jnp.maximum(inner_values, eps * inner_values[-1]))
         # `small` is K in X V = U K. It takes the place of R in X = QR.
         small = inner_roots[:, None] * inner_vectors.T * roots
         _, values, rotation = jnp.linalg.svd(small)

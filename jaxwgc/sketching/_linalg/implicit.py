@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.projector import without_derivative
 from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import scaled
-from jaxwgc.sketching._linalg.scaled_system import ScaledSystem
+from jaxwgc.sketching._linalg.scaled_system import ColumnScaling, ScaledSystem
 
 _MAX_ITERATIONS = 99
 # Maximum number of iterations with column scales as the only preconditioner.
@@ -23,7 +22,11 @@ _MAX_SLOW_ITERATIONS = 999
 
 @jax.custom_jvp
 def implicit_solution(
-    solution: Array, matrix: Matrix, target: Array, ridge: Array | None, factors: Any
+    solution: Array,
+    matrix: Matrix,
+    target: Array,
+    ridge: Array | None,
+    factors: Factors | ColumnScaling,
 ) -> Array:
     """Returns `solution` with its derivative as minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
 
@@ -46,8 +49,9 @@ def _implicit_solution_jvp(primals, tangents):
     _, matrix, target, ridge, factors = primals
     _, matrix_change, target_change, ridge_change, _ = tangents
 
-    def change_of(function: Callable[[Any], Array]) -> Array:
-        return jax.jvp(function, (matrix,), (matrix_change,))[1]
+    def change_of(function: Callable[[Matrix], Array]) -> Array:
+        _, change = jax.jvp(function, (matrix,), (matrix_change,))
+        return change
 
     residual = target - matrix.mv(solution)
     right_hand_side = target_change - change_of(lambda matrix: matrix.mv(solution))
@@ -71,8 +75,9 @@ def _implicit_solution_jvp(primals, tangents):
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
         # `once` is in the null space or is rounding, which a second projection reduces.
         once = null_part(scaled(unit, draw))
-        parts = scaled(1 / unit, once), scaled(1 / unit, null_part(once))
-        has_null_space = jnp.linalg.norm(parts[1]) > jnp.linalg.norm(parts[0]) / 2
+        length = jnp.linalg.norm(scaled(1 / unit, once))
+        second_length = jnp.linalg.norm(scaled(1 / unit, null_part(once)))
+        has_null_space = second_length > length / 2
 
     def of_null_space() -> Array:
         offset = -scaled(1 / unit, scaled(1 / unit, solution))
@@ -86,7 +91,11 @@ def _implicit_solution_jvp(primals, tangents):
 
 
 def solve_augmented(
-    matrix: Matrix, ridge: Array | None, factors: Any, target: Array, offset: Array
+    matrix: Matrix,
+    ridge: Array | None,
+    factors: Factors | ColumnScaling,
+    target: Array,
+    offset: Array,
 ) -> tuple[Array, Array]:
     """Solves r + Xθ = target and Xᵀr - ridge θ = offset for r and θ.
 
@@ -101,8 +110,8 @@ def solve_augmented(
             gradient -= ridge * solution
         return residual + matrix.mv(solution), gradient
 
-    def solve(_, right_hand_side: tuple[Array, Array]) -> tuple[Array, Array]:
-        target, offset = right_hand_side
+    def solve(_, right_hand_sides: tuple[Array, Array]) -> tuple[Array, Array]:
+        target, offset = right_hand_sides
         scale = factors.scale
         root = None if ridge is None else jnp.sqrt(ridge)
         tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
@@ -110,19 +119,30 @@ def solve_augmented(
             # The pseudo-inverse ignores the part of the offset in the null space.
             offset = factors.in_row_space(offset, factors.row_space())
         scaled_offset = scaled(scale, offset)
-        largest = [jnp.max(jnp.abs(part)) for part in (target, scaled_offset)]
-        unit = inverse_power_of_two(jnp.maximum(*largest))
-        given = target * unit
+        largest_target = jnp.max(jnp.abs(target))
+        largest_offset = jnp.max(jnp.abs(scaled_offset))
+        unit = inverse_power_of_two(jnp.maximum(largest_target, largest_offset))
+        scaled_target = target * unit
         scaled_offset = scaled_offset * unit
         if isinstance(factors, Factors):
-            problem = Refinement(matrix, factors, tolerance, given, root, scaled_offset)
+            problem = Refinement(
+                matrix=matrix,
+                factors=factors,
+                tolerance=tolerance,
+                target=scaled_target,
+                root=root,
+                offset=scaled_offset,
+            )
             x = problem.solve(_MAX_ITERATIONS).point.x
         else:
             system = ScaledSystem(matrix, factors, tolerance, root)
             # Least squares with Xᵀ ignore the part of the offset outside of the range
             # of Xᵀ.
-            pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).x
-            x = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS).x
+            pulled = system.solve(
+                scaled_offset, _MAX_SLOW_ITERATIONS, is_transposed=True
+            ).x
+            right_hand_side = system.padded(scaled_target) - pulled
+            x = system.solve(right_hand_side, _MAX_SLOW_ITERATIONS).x
         solution = scaled(scale, x) / unit
         return target - matrix.mv(solution), solution
 
@@ -130,5 +150,5 @@ def solve_augmented(
     # each part depends on the other part, by zero times its sum.
     linked_target = target + jnp.where(False, jnp.sum(offset, axis=0), 0)
     linked_offset = offset + jnp.where(False, jnp.sum(target, axis=0), 0)
-    right_hand_side = linked_target, linked_offset
-    return lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
+    right_hand_sides = (linked_target, linked_offset)
+    return lax.custom_linear_solve(apply, right_hand_sides, solve, symmetric=True)

@@ -14,8 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import is_sparse
-from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.dense import Dense
@@ -30,7 +29,7 @@ from jaxwgc.sketching._linalg.sharded import Sharded
 from jaxwgc.sketching._linalg.sparse import Sparse
 
 if TYPE_CHECKING:
-    from jax.experimental.sparse import JAXSparse
+    from jax.experimental.sparse import BCOO, JAXSparse
     from scipy.sparse import sparray, spmatrix
 
 # Matrices with access to rows. The types of sparse matrices are only imported for type
@@ -49,46 +48,57 @@ def matrix_of(name: str, value: Any) -> RowMatrix:
       TypeError: If `value` is a `LinearOperator` or no matrix.
     """
     if isinstance(value, LinearOperator):
-        rule = "be an array, a sparse matrix or Blocks, since rows are read one by one"
-        given = "a LinearOperator, which gives products only"
-        raise TypeError(f"{name} must {rule}; got {given}")
+        raise TypeError(
+            f"{name} must be an array, a sparse matrix or Blocks, since rows are read "
+            "one by one; got a LinearOperator, which gives products only"
+        )
     if isinstance(value, Blocks):
         return BlockMatrix(value)
     return _matrix_of_values(name, _values_of(name, value))
 
 
-def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
+def system_of(key: Array, matrix: Any, target: ArrayLike) -> tuple[Matrix, Array]:
     """Checks X of any kind and the right-hand side y; returns both in one dtype.
 
-    Without a key, operators are rejected.
+    Args:
+      key: PRNG key of the test of an operator.
+      matrix: X.
+      target: y.
     """
-    if isinstance(matrix, LinearOperator) and key is not None:
-        operator, is_right = checked_operator(key, matrix)
-        target = _checks.right_hand_side(target, operator.shape).astype(operator.dtype)
-        # An error that cannot be raised under jax.jit becomes a NaN in the result.
-        return Operator(operator), jnp.where(is_right, target, jnp.nan)
+    if not isinstance(matrix, LinearOperator):
+        return row_system_of(matrix, target)
+    operator, is_adjoint = checked_operator(key, matrix)
+    target = _solver_arguments.right_hand_side(target, operator.shape)
+    target = target.astype(operator.dtype)
+    # An error that cannot be raised under jax.jit becomes a NaN in the result.
+    return Operator(operator), jnp.where(is_adjoint, target, jnp.nan)
+
+
+def row_system_of(matrix: Any, target: ArrayLike) -> tuple[RowMatrix, Array]:
+    """Checks X with access to rows and y, like `system_of`; rejects operators."""
     if isinstance(matrix, Blocks | LinearOperator):
         rows = matrix_of("matrix", matrix)
-        target = _checks.right_hand_side(target, rows.shape)
+        target = _solver_arguments.right_hand_side(target, rows.shape)
         _validation.check_concrete("target", target, "Blocks are read on the host")
         return rows, target.astype(rows.dtype)
     values = _values_of("matrix", matrix)
-    target = _checks.right_hand_side(target, values.shape)
+    target = _solver_arguments.right_hand_side(target, values.shape)
     dtype = jnp.promote_types(values.dtype, target.dtype)
     rows = _matrix_of_values("matrix", values.astype(dtype))
     return rows, target.astype(dtype)
 
 
-def _values_of(name: str, value: Any) -> Any:
+def _values_of(name: str, value: Any) -> "Array | BCOO":
     """Converts a matrix to an array or a BCOO of real, finite numbers."""
-    is_bcoo = is_sparse(value)
-    convert = _checks.sparse_matrix if is_bcoo else _checks.finite_array
-    matrix = convert(name, value)
+    if is_sparse(value):
+        matrix = _conversions.sparse_matrix(name, value)
+    else:
+        matrix = _conversions.finite_array(name, value)
     _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
     return matrix
 
 
-def _matrix_of_values(name: str, values: Any) -> RowMatrix:
+def _matrix_of_values(name: str, values: "Array | BCOO") -> RowMatrix:
     if not isinstance(values, Array):
         return Sparse.of(values)
     # The sharding of a traced array is known on a mesh of explicit axes only.
@@ -97,44 +107,48 @@ def _matrix_of_values(name: str, values: Any) -> RowMatrix:
     if not isinstance(sharding, NamedSharding):
         return Dense(values)
     spec = sharding.spec
-    if not len(spec) or not spec[0] or any(spec[1:]):
+    has_sharded_rows = len(spec) > 0 and bool(spec[0])
+    has_sharded_columns = any(spec[1:])
+    if not has_sharded_rows or has_sharded_columns:
         return Dense(values)
-    rule = "have at least as many rows as columns if rows are sharded"
-    given = f"{values.shape}; replicate it with jax.device_put"
-    require(values.shape[0] >= values.shape[1], name, rule, given)
+    if values.shape[0] < values.shape[1]:
+        raise ValueError(
+            f"{name} must have at least as many rows as columns if rows are sharded; "
+            f"got {values.shape}; replicate it with jax.device_put"
+        )
     return Sharded(values, sharding.mesh, spec[0])
 
 
-def warn_of_precision(given: Any, matrix: Matrix, rank: Array) -> None:
+def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -> None:
     """Warns if the precision of the computation has reduced the rank of a matrix.
 
     Args:
-      given: The matrix passed by the caller.
+      original: The matrix passed by the caller.
       matrix: The converted matrix.
       rank: The computed numerical rank, one per target of a solver, or scores that sum
         to the rank.
     """
     if not isinstance(matrix, Dense | Sharded):
         return
-    if _validation.is_traced(given, matrix, rank):
+    if _validation.is_traced(original, matrix, rank):
         return
     shape = matrix.shape
     dtype = matrix.dtype
     # NumPy is used, since JAX would compile programs.
     ranks = np.asarray(rank)
-    rank = ranks.max() if ranks.dtype.kind == "i" else np.round(ranks.sum(dtype=float))
-    if not rank < min(shape):
+    if ranks.dtype.kind == "i":
+        computed_rank = ranks.max()
+    else:
+        computed_rank = np.round(ranks.sum(dtype=float))
+    if not computed_rank < min(shape):
         return
-    message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
-    if getattr(given, "dtype", dtype) == np.float64 != dtype:
-        norms = np.linalg.norm(given, axis=0)
-        rtol = rank_cutoff(shape, np.dtype(float))
-        scaled = given / np.where(norms > 0, norms, 1)
-        exact = np.linalg.matrix_rank(scaled, rtol=rtol)
-        if exact > rank:
+    message = f"matrix has a numerical rank of {computed_rank:.0f} in {dtype}"
+    if getattr(original, "dtype", dtype) == np.float64 and dtype != np.float64:
+        exact_rank = _rank_in_float64(original)
+        if exact_rank > computed_rank:
             warnings.warn(
-                f"{message}, but of {exact} in float64, in which it was given; enable "
-                "x64, e.g. by jax.config.update('jax_enable_x64', True)",
+                f"{message}, but of {exact_rank} in float64, in which it was given; "
+                "enable x64, e.g. by jax.config.update('jax_enable_x64', True)",
                 stacklevel=3,
             )
     sizes = np.abs(np.asarray(matrix.array)).max(axis=1)
@@ -145,6 +159,14 @@ def warn_of_precision(given: Any, matrix: Matrix, rank: Array) -> None:
             f"{sizes.max():.2g}, those of most rows are rounding; scale the rows",
             stacklevel=3,
         )
+
+
+def _rank_in_float64(matrix: np.ndarray) -> int:
+    """Computes the numerical rank with columns of norm 1."""
+    norms = np.linalg.norm(matrix, axis=0)
+    rtol = rank_cutoff(matrix.shape, np.dtype(float))
+    scaled = matrix / np.where(norms > 0, norms, 1)
+    return np.linalg.matrix_rank(scaled, rtol=rtol)
 
 
 def compiled(

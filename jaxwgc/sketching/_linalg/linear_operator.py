@@ -2,19 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, dataclass_transform
+from typing import TYPE_CHECKING, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.tree_util import Partial
+from jax.typing import DTypeLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc._pytrees import Static, register
-from jaxwgc._validation import require
 from jaxwgc.sketching._linalg.matrix import Matrix
+
+if TYPE_CHECKING:
+    from jaxwgc.sketching._embeddings._embedding import Embedding
 
 # Functions of a `LinearOperator`, and what errors say of them.
 _FUNCTIONS = {
@@ -73,8 +76,8 @@ class LinearOperator:
     matvec: Callable[[Array], Array]
     rmatvec: Callable[[Array], Array] | None = None
     shape: Static[tuple[int, int]] = (0, 0)
-    dtype: Static[Any] = None
-    sketch: Callable[[Any], Array] | None = None
+    dtype: Static[DTypeLike | None] = None
+    sketch: "Callable[[Embedding], Array] | None" = None
 
     def __post_init__(self):
         for name, meaning in _FUNCTIONS.items():
@@ -118,7 +121,7 @@ class LinearOperator:
 register(LinearOperator)
 
 
-def _dtype_of(operator: LinearOperator) -> Any:
+def _dtype_of(operator: LinearOperator) -> np.dtype:
     """Checks and returns the dtype of an operator, by default the float dtype."""
     named = float if operator.dtype is None else operator.dtype
     try:
@@ -146,7 +149,7 @@ class Operator(Matrix):
 
     @property
     def dtype(self):
-        return self.functions.dtype
+        return _dtype_of(self.functions)
 
     def mv(self, vector):
         return self.functions.times(vector)
@@ -162,7 +165,7 @@ class Operator(Matrix):
         return [small.astype(self.dtype), *(embedding @ array for array in arrays)]
 
 
-def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
+def _of_columns(function: Callable[[Array], Array], vector: Array) -> Array:
     if vector.ndim == 1:
         return function(vector)
     return jax.vmap(function, -1, -1)(vector)
@@ -172,30 +175,56 @@ def checked_operator(
     key: Array, operator: LinearOperator
 ) -> tuple[LinearOperator, Array]:
     """Checks the functions of an operator: shapes, and whether they are adjoint."""
-    shape = operator.shape
+    num_rows, num_columns = operator.shape
     dtype = _dtype_of(operator)
-    functions = {}
-    sizes = {"matvec": shape[::-1]}
-    if operator.rmatvec is not None:
-        sizes["rmatvec"] = shape
-    for name, (length, result) in sizes.items():
-        function = getattr(operator, name)
-        vector = np.zeros(length, dtype)
-        functions[name] = _hoisted(function, vector)
-        image = jax.eval_shape(functions[name], vector)
-        given = getattr(image, "shape", None), getattr(image, "dtype", None)
-        rule = f"return {dtype} of shape ({result},) for one of ({length},)"
-        require(given == ((result,), dtype), f"operator.{name}", rule, image)
-    operator = dataclasses.replace(operator, dtype=dtype, **functions)
+    matvec = _checked_function(
+        "matvec",
+        operator.matvec,
+        length=num_columns,
+        image_length=num_rows,
+        dtype=dtype,
+    )
+    rmatvec = operator.rmatvec
+    if rmatvec is not None:
+        rmatvec = _checked_function(
+            "rmatvec", rmatvec, length=num_rows, image_length=num_columns, dtype=dtype
+        )
+    operator = dataclasses.replace(
+        operator, dtype=dtype, matvec=matvec, rmatvec=rmatvec
+    )
     norm, is_adjoint = probed(jax.random.fold_in(key, 2), operator)
-    if not _validation.is_traced(is_adjoint):
-        name = "operator.matvec and operator.rmatvec"
-        given = f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
-        require(is_adjoint, name, "be finite and adjoint", given)
+    if not _validation.is_traced(is_adjoint) and not is_adjoint:
+        raise ValueError(
+            "operator.matvec and operator.rmatvec must be finite and adjoint; got "
+            f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
+        )
     return operator, is_adjoint
 
 
-def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
+def _checked_function(
+    name: str,
+    function: Callable[[Array], Array],
+    *,
+    length: int,
+    image_length: int,
+    dtype: np.dtype,
+) -> Callable[[Array], Array]:
+    """Checks the result of a function of vectors, and hoists traced arrays from it."""
+    vector = np.zeros(length, dtype)
+    function = _hoisted(function, vector)
+    image = jax.eval_shape(function, vector)
+    shape = getattr(image, "shape", None)
+    if shape != (image_length,) or getattr(image, "dtype", None) != dtype:
+        raise ValueError(
+            f"operator.{name} must return {dtype} of shape ({image_length},) for one "
+            f"of ({length},); got {image}"
+        )
+    return function
+
+
+def _hoisted(
+    function: Callable[[Array], Array], vector: np.ndarray
+) -> Callable[[Array], Array]:
     """Turns traced arrays in the closure of a function into leaves, for `jax.jit`."""
     converted, constants = jax.closure_convert(function, vector)
     if not constants:
@@ -207,13 +236,15 @@ def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
 def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
     """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
     num_rows, num_columns = operator.shape
+    dtype = _dtype_of(operator)
 
     def probe(key: Array) -> tuple[Array, Array]:
-        keys = jax.random.split(key)
-        right = jax.random.normal(keys[0], (num_columns,), operator.dtype)
-        left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
-        images = [operator.times(right), operator.transposed_times(left)]
-        images = jnp.concatenate(images)
+        right_key, left_key = jax.random.split(key)
+        right = jax.random.normal(right_key, (num_columns,), dtype)
+        left = jax.random.normal(left_key, (num_rows,), dtype)
+        images = jnp.concatenate(
+            [operator.times(right), operator.transposed_times(left)]
+        )
         # Scaling by an exact power of two avoids overflow of squares.
         unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
         images = images * unit
@@ -224,5 +255,5 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
     norm = jnp.mean(norms)
     # The bound is far above rounding. Adjoints that differ by this share of their norm
     # are still detected.
-    bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
+    bound = 4 * float(jnp.finfo(dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)

@@ -47,7 +47,7 @@ class Matrix(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         """Returns the dtype of X and of its products."""
 
     @abc.abstractmethod
@@ -104,7 +104,7 @@ class RowMatrix(Matrix):
         """
 
     @abc.abstractmethod
-    def row_norms(self, basis: Array, scale: Array) -> Any:
+    def row_norms(self, basis: Array, scale: Array) -> Array | np.ndarray:
         """Computes the squared row norms (N,) of X diag(scale) Q for Q (p, l).
 
         Those of a streamed matrix are a NumPy array.
@@ -172,9 +172,9 @@ def _gram_of_block(block: Array, scale: Array, basis: Array | None) -> Array:
 
 def gram_products_of_block(block: Array, scale: Array, basis: Array) -> Array:
     """Computes the term of one block in `RowMatrix.gram_products`."""
-    block = block * scale
-    rows = product(block, basis)
-    return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
+    scaled_block = block * scale
+    image = product(scaled_block, basis)
+    return jnp.concatenate([product(scaled_block.T, image), product(image.T, image)])
 
 
 def _line_products_of_block(

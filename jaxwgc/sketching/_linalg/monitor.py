@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+T = TypeVar("T")
 
 
 class Criterion(NamedTuple):
@@ -30,9 +32,8 @@ class Criterion(NamedTuple):
 
 def all_met(criteria: Iterable[Criterion]) -> Array:
     """Returns whether all criteria are met."""
-    return functools.reduce(
-        jnp.logical_and, [criterion.is_met for criterion in criteria]
-    )
+    tests = [criterion.is_met for criterion in criteria]
+    return functools.reduce(jnp.logical_and, tests)
 
 
 class Monitor(NamedTuple):
@@ -113,6 +114,6 @@ class Monitor(NamedTuple):
         return ~self.has_ended & (self.iteration < max_iterations)
 
 
-def select(is_chosen: Array, chosen: Any, other: Any) -> Any:
+def select(is_chosen: Array, chosen: T, other: T) -> T:
     """Returns, for each system, its part of one state or the other."""
     return jax.tree.map(functools.partial(jnp.where, is_chosen), chosen, other)

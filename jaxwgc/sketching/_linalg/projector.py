@@ -1,7 +1,5 @@
 """Scores, which are diagonals of projectors, and their derivatives."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +69,9 @@ def orthonormaliser(
     return orthonormaliser_of_gram(factors.inverse, factors.vectors, gram)
 
 
-def row_scores(matrix: RowMatrix, factors: Factors, ridge: Array | None = None) -> Any:
+def row_scores(
+    matrix: RowMatrix, factors: Factors, ridge: Array | None = None
+) -> Array | np.ndarray:
     """Computes the (ridge) leverage scores of X, (N,), from its factors."""
     inverse = factors.inverse
     if not matrix.is_streamed:
@@ -79,7 +79,7 @@ def row_scores(matrix: RowMatrix, factors: Factors, ridge: Array | None = None) 
     return as_scores(matrix.row_norms(inverse, factors.scale), factors.finite)
 
 
-def as_scores(norms: Any, finite: Array) -> Any:
+def as_scores(norms: Array | np.ndarray, finite: Array) -> Array | np.ndarray:
     """Clips squared row norms that rounding raised above 1, and keeps derivatives.
 
     The NumPy norms of a streamed matrix stay in NumPy. Scores of a matrix that is not

@@ -46,14 +46,20 @@ def triangle(matrix: Array) -> Array:
     num_blocks = num_rows // size
     if num_blocks < 2:
         return jnp.linalg.qr(matrix, mode="r")
-    blocks = matrix[: num_blocks * size].reshape(num_blocks, size, num_columns)
+    num_in_blocks = num_blocks * size
+    blocks = matrix[:num_in_blocks].reshape(num_blocks, size, num_columns)
     triangles = jnp.linalg.qr(blocks, mode="r").reshape(-1, num_columns)
-    return triangle(jnp.concatenate([triangles, matrix[num_blocks * size :]]))
+    return triangle(jnp.concatenate([triangles, matrix[num_in_blocks:]]))
 
 
 def scaled(factors: Array, vectors: Array) -> Array:
     """Returns vectors (n,) or (n, c) times factors (n,)."""
     return (factors * vectors.T).T
+
+
+def padded_with_zeros(array: Array, num_rows: int) -> Array:
+    """Appends `num_rows` rows of zeros to an array."""
+    return jnp.pad(array, [(0, num_rows)] + [(0, 0)] * (array.ndim - 1))
 
 
 def safe(value: Array) -> Array:
@@ -75,9 +81,9 @@ def column_scale(maxima: Array, root: Array | None = None) -> Array:
         maxima = jnp.maximum(maxima, root)
     # A column of zeros is treated like the smallest column. Treated like a large one,
     # its rounding would count.
-    is_there = maxima > 0
-    least = jnp.min(maxima, initial=jnp.max(maxima), where=is_there)
-    return inverse_power_of_two(jnp.where(is_there, maxima, least))
+    is_nonzero = maxima > 0
+    smallest = jnp.min(maxima, initial=jnp.max(maxima), where=is_nonzero)
+    return inverse_power_of_two(jnp.where(is_nonzero, maxima, smallest))
 
 
 def unit_scale(scale: Array, squares: Array) -> Array:
@@ -86,5 +92,5 @@ def unit_scale(scale: Array, squares: Array) -> Array:
     Their products with `scale` stay normal numbers.
     """
     unit = inverse_power_of_two(jnp.sqrt(squares))
-    least = 2 * jnp.finfo(scale.dtype).tiny
-    return jnp.maximum(unit, least / jnp.where(scale > 0, scale, 1))
+    smallest_product = 2 * jnp.finfo(scale.dtype).tiny
+    return jnp.maximum(unit, smallest_product / jnp.where(scale > 0, scale, 1))

@@ -11,7 +11,7 @@ from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.linear_operator import Operator, probed
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
-from jaxwgc.sketching._linalg.rows import safe, scaled
+from jaxwgc.sketching._linalg.rows import padded_with_zeros, safe, scaled
 from jaxwgc.sketching._linalg.sparse import Sparse
 
 
@@ -79,8 +79,7 @@ class ScaledSystem(NamedTuple):
         """Pads the right-hand side with zeros for the rows of a ridge."""
         if self.root is None:
             return target
-        padding = [(0, self.matrix.shape[1])] + [(0, 0)] * (target.ndim - 1)
-        return jnp.pad(target, padding)
+        return padded_with_zeros(target, self.matrix.shape[1])
 
     def solve(
         self, target: Array, max_iterations: int, is_transposed: bool = False
@@ -91,10 +90,12 @@ class ScaledSystem(NamedTuple):
         If it passes the test, the next iteration recomputes the residual, and continues
         if the recomputed one does not pass. See `_error_by_both` for this test.
         """
-        times = self.times
-        transposed_times = self.transposed_times
         if is_transposed:
-            times, transposed_times = transposed_times, times
+            times = self.transposed_times
+            transposed_times = self.times
+        else:
+            times = self.times
+            transposed_times = self.transposed_times
         s = transposed_times(target)
         zeros = jnp.zeros_like(s)
         start = Iterate(
@@ -142,7 +143,8 @@ class ScaledSystem(NamedTuple):
 
         Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
         """
-        length, size = (jnp.linalg.norm(part, axis=0) for part in (residual, solution))
+        length = jnp.linalg.norm(residual, axis=0)
+        size = jnp.linalg.norm(solution, axis=0)
         by_gradient = jnp.linalg.norm(gradient, axis=0) / safe(length)
         by_residual = length / safe(size)
         by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching._linalg.dense import Dense
@@ -33,49 +33,50 @@ class Sharded(RowMatrix):
     """
 
     array: Array
-    mesh: Static[Any]
-    axes: Static[Any]
+    mesh: Static[Mesh | AbstractMesh]
+    axes: Static[str | tuple[str, ...]]
 
     @property
     def shape(self):
-        return self.array.shape
+        num_rows, num_columns = self.array.shape
+        return num_rows, num_columns
 
     @property
     def dtype(self):
         return self.array.dtype
 
     def mv(self, vector):
-        def on_each(own: Dense, along: Any, vector: Array) -> Array:
+        def on_each(rows: Dense, along: Any, vector: Array) -> Array:
             del along
-            return own.mv(vector)
+            return rows.mv(vector)
 
         return self._on_devices(on_each, (), vector, is_summed=False)
 
     def rmv(self, vector):
-        def on_each(own: Dense, vector: Array, args: Any) -> Array:
+        def on_each(rows: Dense, vector: Array, args: Any) -> Array:
             del args
-            return own.rmv(vector)
+            return rows.rmv(vector)
 
         return self._on_devices(on_each, vector, ())
 
     def sketch(self, embedding, *arrays):
-        def on_each(own: Dense, along: Any, embedding: "Embedding") -> list[Array]:
-            start = lax.axis_index(self.axes) * own.shape[0]
+        def on_each(rows: Dense, along: Any, embedding: "Embedding") -> list[Array]:
+            start = lax.axis_index(self.axes) * rows.shape[0]
             drawn = embedding._draw()
-            return embedding._apply_to_part([own.array, *along], drawn, start)
+            return embedding._apply_to_part([rows.array, *along], drawn, start)
 
         return self._on_devices(on_each, arrays, embedding)
 
     def sum_rows(self, function, *args, along=()):
-        def on_each(own: Dense, along: Any, args: Any) -> Any:
-            return own.sum_rows(function, *args, along=along)
+        def on_each(rows: Dense, along: Any, args: Any) -> Any:
+            return rows.sum_rows(function, *args, along=along)
 
         return self._on_devices(on_each, along, args)
 
     def row_norms(self, basis, scale):
-        def on_each(own: Dense, along: Any, args: tuple[Array, Array]) -> Array:
+        def on_each(rows: Dense, along: Any, args: tuple[Array, Array]) -> Array:
             del along
-            return own.row_norms(*args)
+            return rows.row_norms(*args)
 
         return self._on_devices(on_each, (), (basis, scale), is_summed=False)
 
@@ -101,8 +102,8 @@ class Sharded(RowMatrix):
         """
         by_rows = PartitionSpec(self.axes)
 
-        def on_each(own: Array, along: Any, args: Any) -> Any:
-            result = function(Dense(own), along, args)
+        def on_each(rows: Array, along: Any, args: Any) -> Any:
+            result = function(Dense(rows), along, args)
             return lax.psum(result, self.axes) if is_summed else result
 
         run = jax.shard_map(

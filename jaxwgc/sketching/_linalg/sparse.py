@@ -1,7 +1,7 @@
 """Sparse matrices."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,10 @@ from jax.typing import ArrayLike
 from jaxwgc._arrays import product
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
-from jaxwgc.sketching._linalg.rows import block_size, scaled
+from jaxwgc.sketching._linalg.rows import block_size, padded_with_zeros, scaled
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
 
 
 class Entries(NamedTuple):
@@ -21,6 +24,13 @@ class Entries(NamedTuple):
     row: Array
     column: Array
     data: Array
+
+
+def entries_of_bcoo(matrix: "BCOO") -> Entries:
+    """Returns the entries of a matrix, some of them out of bounds (padding)."""
+    # Indices become unsigned, so that negative ones are out of bounds, too.
+    row, column = matrix.indices.T.astype(jnp.uint32)
+    return Entries(row, column, matrix.data)
 
 
 @register
@@ -46,7 +56,7 @@ class Sparse(RowMatrix):
     sizes: Static[tuple[int, int]]
 
     @classmethod
-    def of(cls, matrix: Any) -> "Sparse":
+    def of(cls, matrix: "BCOO") -> "Sparse":
         """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
         return _sparse_of_bcoo(matrix)
 
@@ -69,9 +79,12 @@ class Sparse(RowMatrix):
         # Entries are read in windows of one size, about the entries of an average
         # block.
         window = max(256, -(-data.shape[0] // num_blocks))
-        row = jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1))
-        column, data = (jnp.pad(part, (0, window)) for part in (column, data))
-        return cls(Entries(row, column, data), starts, window, shape)
+        entries = Entries(
+            row=jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1)),
+            column=jnp.pad(column, (0, window)),
+            data=jnp.pad(data, (0, window)),
+        )
+        return cls(entries, starts, window, shape)
 
     @property
     def shape(self):
@@ -120,16 +133,18 @@ class Sparse(RowMatrix):
         size = block_size(*self.sizes)
         num_blocks = len(self.starts) - 1
         padding = num_blocks * size - num_rows
-        padded = [jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1)) for a in along]
+        padded = [padded_with_zeros(array, padding) for array in along]
 
-        def part(i: Any) -> Any:
-            slices = [lax.dynamic_slice_in_dim(a, i * size, size) for a in padded]
+        def of_block(i: ArrayLike) -> Any:
+            slices = [
+                lax.dynamic_slice_in_dim(array, i * size, size) for array in padded
+            ]
             return function(self._block(i), *slices, *args)
 
-        def add(i: Array, total: Any) -> Any:
-            return jax.tree.map(jnp.add, total, part(i))
+        def add(i: ArrayLike, total: Any) -> Any:
+            return jax.tree.map(jnp.add, total, of_block(i))
 
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, 0))
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_block, 0))
         return lax.fori_loop(0, num_blocks, add, zeros)
 
     def row_norms(self, basis, scale):
@@ -161,23 +176,26 @@ class Sparse(RowMatrix):
 
         def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             start, block = carry
-            row, column, data = (
-                lax.dynamic_slice_in_dim(part, start, self.window)
-                for part in self.entries
-            )
+            row, column, data = self._window_of_entries(start)
             # Entries of later blocks are dropped.
             row = jnp.where(row < first + size, row - first, size)
             block = block.at[row, column].add(data, mode="drop")
             return start + self.window, block
 
-        block = jnp.zeros((size, self.sizes[1]), self.dtype)
-        start = self.starts[i], block
-        return lax.while_loop(lambda carry: carry[0] < end, add, start)[1]
+        zeros = jnp.zeros((size, self.sizes[1]), self.dtype)
+        carry = (self.starts[i], zeros)
+        _, block = lax.while_loop(lambda carry: carry[0] < end, add, carry)
+        return block
+
+    def _window_of_entries(self, start: Array) -> Entries:
+        return jax.tree.map(
+            lambda part: lax.dynamic_slice_in_dim(part, start, self.window),
+            self.entries,
+        )
 
 
 @jax.jit
-def _sparse_of_bcoo(matrix: Any) -> Sparse:
-    # Indices become unsigned, so that negative ones are out of bounds, too.
-    row, column = matrix.indices.T.astype(jnp.uint32)
-    entries = Entries(row, column, matrix.data)
-    return Sparse.of_entries(entries, matrix.shape, matrix.indices_sorted)
+def _sparse_of_bcoo(matrix: "BCOO") -> Sparse:
+    num_rows, num_columns = matrix.shape
+    shape = (num_rows, num_columns)
+    return Sparse.of_entries(entries_of_bcoo(matrix), shape, matrix.indices_sorted)

@@ -43,11 +43,12 @@ def factors_of_wide(
 def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
     """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
     # With a ridge, columns keep their units, and no direction is truncated.
-    least = rcond if ridge is None else 0.0
-    tall, factors, scale = factors_of_wide(matrix, least, ridge is None)
+    cutoff = rcond if ridge is None else 0.0
+    tall, factors, scale = factors_of_wide(matrix, cutoff, has_units=ridge is None)
     vectors = factors.vectors
     values = factors.singular_values
-    gram = shifted = tall.gram(factors.scale)
+    gram = tall.gram(factors.scale)
+    shifted = gram
     total = values
     if ridge is not None:
         unit = scale[0] * factors.scale[0]
@@ -58,8 +59,8 @@ def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
     scores = jnp.sum((inverse * values) ** 2, axis=1)
     # Values come from the decomposition, derivatives from the equation.
     inverse = orthonormaliser_of_gram(inverse, vectors, shifted)
-    same = jnp.sum(inverse * product(gram, inverse), axis=1)
-    scores += same - lax.stop_gradient(same)
+    differentiable = jnp.sum(inverse * product(gram, inverse), axis=1)
+    scores += differentiable - lax.stop_gradient(differentiable)
     return jnp.where(factors.finite, at_most_one(scores), jnp.nan)
 
 

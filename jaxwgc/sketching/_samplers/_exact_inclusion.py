@@ -1,7 +1,5 @@
 """Poisson and systematic samples of rows, with exact inclusion probabilities."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +57,7 @@ def _in_units(chances: Array) -> tuple[Array, Array]:
     return is_certain, jnp.where(is_certain, 0, units)
 
 
-def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
+def _from_units(units: Array, is_certain: Array, dtype: np.dtype) -> Array:
     return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
 
 

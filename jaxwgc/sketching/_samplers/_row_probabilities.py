@@ -5,7 +5,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching._samplers._normalisation import distribution
 
 RULES = ("lev", "unif", "slev")
 
@@ -53,7 +53,7 @@ def row_probabilities(
     """
     _validation.check_choice("rule", rule, RULES)
     _validation.check_number("alpha", alpha, minimum=0, maximum=1)
-    leverage, valid = _checks.distribution("scores", scores)
+    leverage, valid = distribution("scores", scores)
     uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
     if rule == "lev":
         probabilities = leverage

@@ -1,17 +1,17 @@
 """Row sampling as an embedding."""
 
-from typing import Any
-
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
 )
+from jaxwgc.sketching._linalg.sparse import Entries
+from jaxwgc.sketching._samplers._normalisation import distribution
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -59,7 +59,7 @@ def row_sampling(
     if probabilities is None:
         chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
     else:
-        values, valid = _checks.distribution("probabilities", probabilities)
+        values, valid = distribution("probabilities", probabilities)
         _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
         # Invalid probabilities become NaN, and so do all products.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
@@ -73,15 +73,16 @@ class _RowEmbedding(Embedding):
         return sample_rows(self.key, self.probabilities, self.sketch_size)
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        return list(map(self._padded, self._drawn()._apply_to_columns(arrays)))
+        sampled = self._drawn()._apply_to_columns(arrays)
+        return [self._padded(rows) for rows in sampled]
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
+    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
         return self._padded(self._drawn()._apply_to_entries(entries, shape))
 
     def _padded(self, rows: Array) -> Array:
         return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
 
-    def _matrix(self, dtype: Any) -> Array:
+    def _matrix(self, dtype: np.dtype) -> Array:
         sample = self._drawn()
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         slots = jnp.arange(sample.indices.shape[0])

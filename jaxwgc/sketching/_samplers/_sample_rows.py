@@ -10,15 +10,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import (
     apply_to_leaves,
     bucket_entries,
     number_arrays,
 )
+from jaxwgc.sketching._linalg.sparse import Entries
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._partitions import draw_parts
+from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
+from jaxwgc.sketching._samplers._sample_partitions import draw_parts
 
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
@@ -76,13 +76,13 @@ class RowSample(NamedTuple):
         """
         arrays, shapes = number_arrays(tree)
         num_rows = _validation.check_parts("tree", shapes, "N")
-        _checks.check_drawn_from("tree", self.indices, num_rows, "rows")
+        _validation.check_drawn_from("tree", self.indices, num_rows, "rows")
         return apply_to_leaves(self, arrays)
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         return [self._scaled(array[self.indices]) for array in arrays]
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
+    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
         num_slots = self.indices.shape[0]
         # Unused slots belong to no row, and rows that were not drawn are dropped.
         indices = jnp.where(self.scale != 0, self.indices, shape[0])
@@ -173,48 +173,82 @@ def sample_rows(
     """
     _validation.check_choice("method", method, METHODS)
     _validation.check_bool("weighted", weighted)
-    used_key = None if method == "top_k" else _validation.check_key(key)
+    if method != "top_k":
+        _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
-    probabilities = _checks.nonnegative_vector("probabilities", probabilities)
-    is_right = num_slots is None or method == "poisson"
-    require(is_right, "num_slots", "be for method 'poisson' only", repr(method))
+    probabilities = nonnegative_vector("probabilities", probabilities)
+    if num_slots is not None and method != "poisson":
+        raise ValueError(f"num_slots must be for method 'poisson' only; got {method!r}")
     if method in ("without_replacement", "top_k"):
         _validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
-    if num_slots is None:
+    if num_slots is not None:
+        num_slots = _validation.check_int("num_slots", num_slots, minimum=1)
+    elif method == "poisson":
+        num_slots = _num_poisson_slots(sample_size)
+    else:
         num_slots = sample_size
-        if method == "poisson":
-            # Bernstein's inequality, for a sum of mean and variance at most
-            # sample_size.
-            third = _LOG_OVERFLOW / 3
-            excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)
-            num_slots += math.ceil(excess)
-    num_slots = _validation.check_int("num_slots", num_slots, minimum=1)
-    sizes = sample_size, min(num_slots, len(probabilities))
-    return _sample(used_key, probabilities, sizes, method, weighted)
+    if method == "top_k":
+        return _largest_rows(probabilities, sample_size=sample_size)
+    return _random_rows(
+        key,
+        probabilities,
+        sample_size=sample_size,
+        num_slots=min(num_slots, len(probabilities)),
+        method=method,
+        weighted=weighted,
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "method", "weighted"))
-def _sample(
-    key: Any, probabilities: Array, sizes: tuple[int, int], method: str, weighted: bool
+def _num_poisson_slots(sample_size: int) -> int:
+    """Returns a number of slots that is exceeded with a probability below 1e-9.
+
+    It is from Bernstein's inequality, since the number of selected rows has a mean and
+    a variance of at most `sample_size`.
+    """
+    third = _LOG_OVERFLOW / 3
+    excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)
+    return sample_size + math.ceil(excess)
+
+
+@functools.partial(jax.jit, static_argnames="sample_size")
+def _largest_rows(scores: Array, *, sample_size: int) -> RowSample:
+    """Runs `sample_rows` by "top_k" on checked arguments, in one compiled function."""
+    probabilities, valid = normalised(scores)
+    probabilities = jnp.where(valid, probabilities, 0)
+    largest, indices = lax.top_k(probabilities, sample_size)
+    is_used = largest > 0
+    inclusion = is_used.astype(largest.dtype)
+    return RowSample(
+        indices=indices.astype(jnp.int32),
+        counts=is_used.astype(jnp.int32),
+        probabilities=inclusion,
+        scale=jnp.where(valid, inclusion, jnp.nan),
+        num_lost=jnp.zeros((), jnp.int32),
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("sample_size", "num_slots", "method", "weighted")
+)
+def _random_rows(
+    key: Array,
+    scores: Array,
+    *,
+    sample_size: int,
+    num_slots: int,
+    method: str,
+    weighted: bool,
 ) -> RowSample:
-    """Runs `sample_rows` on checked arguments, in one compiled function."""
-    sample_size, num_slots = sizes
-    given = probabilities
+    """Runs the other methods of `sample_rows`, in one compiled function."""
     num_lost = jnp.zeros((), jnp.int32)
-    probabilities, valid = _checks.normalised(given)
+    probabilities, valid = normalised(scores)
     probabilities = jnp.where(valid, probabilities, 0)
     if method == "with_replacement":
-        drawn = draw_parts(key, given, sample_size, until_distinct=False)
+        drawn = draw_parts(key, scores, sample_size, until_distinct=False)
         indices = drawn.indices
         counts = drawn.counts
         chances = drawn.probabilities
         scale = drawn.scale
-    elif method == "top_k":
-        chances, indices = lax.top_k(probabilities, sample_size)
-        is_used = chances > 0
-        counts = is_used.astype(jnp.int32)
-        scale = is_used.astype(chances.dtype)
-        chances = scale
     else:
         if method == "poisson":
             is_selected, inclusion = poisson_rows(key, probabilities, sample_size)

@@ -10,9 +10,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
-from jaxwgc.sketching._samplers._partitions import PartitionSample, unbiased_factors
+from jaxwgc.sketching import _conversions
+from jaxwgc.sketching._samplers._sample_partitions import (
+    PartitionSample,
+    unbiased_factors,
+)
 
 RESCALINGS = ("unbiased", "paper")
 SCALES = ("row_weights", "rows")
@@ -75,9 +77,11 @@ def rescaling_factors(
       "Sampling algorithms for l2 regression and applications", SODA 2006, for q draws.
     """
     _validation.check_choice("rescaling", rescaling, RESCALINGS)
-    is_right = (num_rows is not None) == (rescaling == "paper")
-    rule = f"be given if and only if rescaling is 'paper', not {rescaling!r}"
-    require(is_right, "num_rows", rule, num_rows)
+    if (num_rows is not None) != (rescaling == "paper"):
+        raise ValueError(
+            "num_rows must be given if and only if rescaling is 'paper', not "
+            f"{rescaling!r}; got {num_rows}"
+        )
     if num_rows is None:
         return unbiased_factors(sample, sample.num_draws)
     _validation.check_number("num_rows", num_rows, positive=True)
@@ -112,17 +116,17 @@ def scale_rows(rows: Any, factors: ArrayLike) -> Any:
     References:
       The paper's section 3.2, step 3.
     """
-    factors = _checks.float_array("factors", factors)
+    factors = _conversions.float_array("factors", factors)
     _validation.check_shape("factors", factors, "(k,)", ("any",))
-    _checks.check_all_dense("rows", rows)
+    _validation.check_all_dense("rows", rows)
     _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
 
     def scale(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             leaf = leaf.astype(float)
-        shape = (-1,) + (1,) * (leaf.ndim - 1)
-        return (leaf * factors.reshape(shape)).astype(leaf.dtype)
+        factors_of_rows = factors.reshape(-1, *[1] * (leaf.ndim - 1))
+        return (leaf * factors_of_rows).astype(leaf.dtype)
 
     return jax.tree.map(scale, rows)
 
@@ -179,16 +183,17 @@ def weighted_parts(
       Theorem 5.1 and Corollary 5.2.
     """
     _validation.check_choice("scale", scale, SCALES)
-    row_weights = _checks.float_array("row_weights", row_weights)
+    row_weights = _conversions.float_array("row_weights", row_weights)
     shape = row_weights.shape
     _validation.check_shape("row_weights", row_weights, "(K, m)", ("any", "any"))
-    _checks.check_all_dense("parts", parts)
+    _validation.check_all_dense("parts", parts)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
-        name = f"parts{jax.tree_util.keystr(path)}"
-        given = np.shape(leaf)
-        rule = f"start with the axes of row_weights, {shape}"
-        require(given[:2] == shape, name, rule, f"shape {given}")
-    _checks.check_drawn_from("parts", sample.indices, shape[0], "parts")
+        if np.shape(leaf)[:2] != shape:
+            raise ValueError(
+                f"parts{jax.tree_util.keystr(path)} must start with the axes of "
+                f"row_weights, {shape}; got shape {np.shape(leaf)}"
+            )
+    _validation.check_drawn_from("parts", sample.indices, shape[0], "parts")
     return _weighted(sample, parts, row_weights, rescaling, scale)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of_small, rank_cutoff
@@ -34,7 +33,7 @@ _MISSES = 0.005
 
 def approximate_leverage_scores(
     key: Array, matrix: MatrixLike, epsilon: float = 0.5, rcond: ArrayLike | None = None
-) -> Any:
+) -> Array | np.ndarray:
     """Returns leverage scores within a factor 1 ± epsilon, each with probability 99%.
 
     X is multiplied from the left by a sparse random matrix of signs with a few times p
@@ -101,7 +100,7 @@ def approximate_leverage_scores(
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(
         checked,
         key,
@@ -119,18 +118,20 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
     # together, exceed epsilon with a probability below 1e-4.
     extra = max(3 * num_columns, 4 * needed)
     num_projections = math.ceil(1 / (1 / needed - 1 / extra))
-    is_projected = num_projections < num_columns
-    return num_columns + extra, num_projections if is_projected else None
+    sketch_size = num_columns + extra
+    if num_projections >= num_columns:
+        return sketch_size, None
+    return sketch_size, num_projections
 
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float) -> int:
     """Returns the least k, to 3%, for which χ²_k / k is rarely beyond 1 ± epsilon."""
-    law = scipy.special
     k = 1
     while True:
-        misses = law.chdtr(k, k * (1 - epsilon)) + law.chdtrc(k, k * (1 + epsilon))
-        if misses <= _MISSES:
+        below = scipy.special.chdtr(k, k * (1 - epsilon))
+        above = scipy.special.chdtrc(k, k * (1 + epsilon))
+        if below + above <= _MISSES:
             return k
         k += 1 + k // 32
 
@@ -143,20 +144,21 @@ def _scores(
     *,
     sketch_size: int,
     num_projections: int | None,
-) -> Any:
+) -> Array | np.ndarray:
     num_rows, num_columns = matrix.shape
-    keys = jax.random.split(key)
+    sketch_key, projection_key = jax.random.split(key)
     num_nonzeros = min(_NUM_NONZEROS, sketch_size)
-    embedding = sparse_sign(keys[0], sketch_size, num_rows, num_nonzeros)
-    (small,) = matrix.sketch(embedding)
+    embedding = sparse_sign(sketch_key, sketch_size, num_rows, num_nonzeros)
+    [small] = matrix.sketch(embedding)
     factors = factors_of_small(small, rcond)
     inverse = orthonormaliser(Dense(small), factors)
     if num_projections is not None:
-        shape = num_columns, num_projections
-        inverse = product(inverse, jax.random.normal(keys[1], shape, matrix.dtype))
+        shape = (num_columns, num_projections)
+        projection = jax.random.normal(projection_key, shape, matrix.dtype)
+        inverse = product(inverse, projection)
     norms = matrix.row_norms(inverse, factors.scale)
     total = norms.sum()
     share = factors.rank.rank / jnp.where(total > 0, total, 1)
-    if matrix.is_streamed:
+    if isinstance(norms, np.ndarray):
         return np.clip(norms * np.asarray(share), 0, 1)
     return jnp.where(factors.finite, jnp.clip(norms * share, 0, 1), jnp.nan)

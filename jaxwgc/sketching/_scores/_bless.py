@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import is_kind, next_power_of_two
-from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.rows import gram
 
@@ -110,8 +109,9 @@ def bless(
     _validation.check_number("ridge", ridge, positive=True, traceable=False)
     _validation.check_number("oversampling", oversampling, positive=True)
     _validation.check_number("step", step, minimum=1)
-    require(step > 1, "step", "be more than 1", step)
-    points = _checks.finite_array("data", data)
+    if step <= 1:
+        raise ValueError(f"step must be more than 1; got {step}")
+    points = _conversions.finite_array("data", data)
     _validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype = diagonal.dtype
@@ -120,20 +120,34 @@ def bless(
     trace = float(diagonal.sum())
     eps = float(jnp.finfo(dtype).eps)
     smallest_ridge = 8 * eps * trace
-    rule = "be finite and at least 8 machine epsilons times the trace of the kernel "
-    rule += f"matrix, {smallest_ridge:.3g} in {dtype}"
-    require(math.isfinite(ridge) and ridge >= smallest_ridge, "ridge", rule, ridge)
+    if not math.isfinite(ridge) or ridge < smallest_ridge:
+        raise ValueError(
+            "ridge must be finite and at least 8 machine epsilons times the trace of "
+            f"the kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
+        )
 
-    def scores_of(weights: Any, shift: float, ridge: float, is_projected: bool) -> Any:
-        # Landmarks are padded with points of weight 0, which do not count.
-        size = next_power_of_two(max(8, indices.size))
-        padded = np.pad(indices.astype(np.int32), (0, size - indices.size))
-        roots = np.pad(np.sqrt(weights), (0, size - indices.size)).astype(dtype)
-        numbers = np.asarray([shift, ridge], dtype)
-        landmarks = padded, roots, numbers
-        scores = np.asarray(_scores(points, diagonal, landmarks, kernel, is_projected))
-        rule = "be finite and positive semi-definite"
-        require(np.isfinite(scores).all(), "kernel", rule, "NaN or infinite scores")
+    def scores_of(
+        indices: np.ndarray,
+        weights: np.ndarray,
+        shift: float,
+        ridge: float,
+        is_projected: bool,
+    ) -> np.ndarray:
+        scores = np.asarray(
+            _scores(
+                points,
+                diagonal,
+                _padded_landmarks(indices, weights, dtype),
+                np.asarray([shift, ridge], dtype),
+                kernel,
+                is_projected,
+            )
+        )
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "kernel must be finite and positive semi-definite; got NaN or infinite "
+                "scores"
+            )
         return scores
 
     indices = np.zeros(0, np.int32)
@@ -143,11 +157,11 @@ def bless(
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
-        scores = scores_of(weights, current, current, is_projected=False)
+        scores = scores_of(indices, weights, current, current, is_projected=False)
         # Exact scores are within these bounds. Rounding may take computed ones outside.
-        scores = np.clip(
-            scores, diagonal / (current + trace), np.minimum(diagonal / current, 1)
-        ).astype(np.float64)
+        lower = diagonal / (current + trace)
+        upper = np.minimum(diagonal / current, 1)
+        scores = np.clip(scores, lower, upper).astype(np.float64)
         probabilities = np.minimum(oversampling * scores, 1)
         uniform = jax.random.uniform(jax.random.fold_in(key, i), (num_points,))
         indices = np.flatnonzero(uniform < probabilities)
@@ -155,7 +169,8 @@ def bless(
     # The shift is for landmarks that are numerically dependent. It is less than the
     # ridge.
     shift = 4 * eps * diagonal[indices].sum() if indices.size else 1.0
-    scores = scores_of(np.ones(indices.size), shift, ridge, is_projected=True)
+    ones = np.ones(indices.size)
+    scores = scores_of(indices, ones, shift, ridge, is_projected=True)
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
         weights=jnp.asarray(weights, dtype),
@@ -168,14 +183,36 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     """Returns k(x, x) of all points, after a check of the kernel."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
-    is_right = is_kind(shape, "real floats") and shape.shape == expected
-    rule = "take (a, ...) and (b, ...) to floats of shape (a, b)"
-    require(is_right, "kernel", rule, f"{shape} for a, b = {expected}")
+    if not is_kind(shape, "real floats") or shape.shape != expected:
+        raise ValueError(
+            "kernel must take (a, ...) and (b, ...) to floats of shape (a, b); got "
+            f"{shape} for a, b = {expected}"
+        )
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
-    is_right = np.isfinite(diagonal) & (diagonal >= 0)
-    rule = "finite and not negative for a point and itself"
-    _validation.check_entries("kernel", diagonal, is_right, rule)
+    is_valid = np.isfinite(diagonal) & (diagonal >= 0)
+    _validation.check_entries(
+        "kernel", diagonal, is_valid, "finite and not negative for a point and itself"
+    )
     return diagonal
+
+
+class _Landmarks(NamedTuple):
+    """Indices of landmarks, int32 (size,), and the roots of their weights, (size,)."""
+
+    indices: np.ndarray
+    roots: np.ndarray
+
+
+def _padded_landmarks(
+    indices: np.ndarray, weights: np.ndarray, dtype: np.dtype
+) -> _Landmarks:
+    """Pads landmarks to a power of two with points of weight 0, which do not count."""
+    size = next_power_of_two(max(8, indices.size))
+    padding = (0, size - indices.size)
+    return _Landmarks(
+        indices=np.pad(indices.astype(np.int32), padding),
+        roots=np.pad(np.sqrt(weights), padding).astype(dtype),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="kernel")
@@ -185,14 +222,20 @@ def _compiled_diagonal(points: Array, kernel: Kernel) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("kernel", "is_projected"))
 def _scores(
-    points: Array, diagonal: Array, landmarks: Any, kernel: Kernel, is_projected: bool
+    points: Array,
+    diagonal: np.ndarray,
+    landmarks: _Landmarks,
+    shift_and_ridge: np.ndarray,
+    kernel: Kernel,
+    is_projected: bool,
 ) -> Array:
     """Computes scores of all points from weighted landmarks.
 
     Let z be the coordinates of a point in the span of the landmarks. The score is (k(x,
     x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.
     """
-    indices, roots, (shift, ridge) = landmarks
+    indices, roots = landmarks
+    shift, ridge = shift_and_ridge
     chosen = points[indices]
     identity = jnp.eye(len(indices), dtype=diagonal.dtype)
     matrix = kernel(chosen, chosen) * roots * roots[:, None]

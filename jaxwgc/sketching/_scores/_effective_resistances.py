@@ -1,6 +1,7 @@
 """Effective resistances of the edges of a weighted graph."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if
-from jaxwgc._validation import require
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 
 _BLOCK = 2**20
 
@@ -69,28 +69,32 @@ def effective_resistances(
       for the elimination.
     """
     _validation.check_dense("edges", edges)
-    ends = None if _validation.is_traced(edges) else np.asarray(edges)
+    host_edges = None if _validation.is_traced(edges) else np.asarray(edges)
     edges = jnp.asarray(edges)
     if not jnp.issubdtype(edges.dtype, jnp.integer):
         raise TypeError(f"edges must be integers; got an array of {edges.dtype}")
     _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
     if num_vertices is None:
-        if ends is None:
+        if host_edges is None:
             raise TypeError("num_vertices must be given if edges are traced")
-        num_vertices = int(ends.max(initial=0)) + 1
+        num_vertices = int(host_edges.max(initial=0)) + 1
     num_vertices = _validation.check_int("num_vertices", num_vertices, minimum=1)
-    if ends is not None:
-        is_right = ends.min() >= 0 and ends.max() < num_vertices
-        given = f"{ends.min()} to {ends.max()} with num_vertices = {num_vertices}"
-        require(is_right, "edges", "have ends from 0 to num_vertices - 1", given)
-    weights = np.ones(edges.shape[0]) if weights is None else weights
-    conductances = _checks.float_array("weights", weights)
+    if host_edges is not None:
+        smallest = host_edges.min()
+        largest = host_edges.max()
+        if smallest < 0 or largest >= num_vertices:
+            raise ValueError(
+                "edges must have ends from 0 to num_vertices - 1; got "
+                f"{smallest} to {largest} with num_vertices = {num_vertices}"
+            )
+    if weights is None:
+        weights = np.ones(edges.shape[0])
+    conductances = _conversions.float_array("weights", weights)
     _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
-    concrete = _checks.concrete(weights, conductances.dtype)
-    if concrete is not None:
-        is_right = np.isfinite(concrete) & (concrete > 0)
-        rule = "positive and finite"
-        _validation.check_entries("weights", concrete, is_right, rule)
+    values = _conversions.concrete(weights, conductances.dtype)
+    if values is not None:
+        is_valid = np.isfinite(values) & (values > 0)
+        _validation.check_entries("weights", values, is_valid, "positive and finite")
     return _resistances(edges, conductances, num_vertices)
 
 
@@ -110,35 +114,24 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     adjacency = jnp.zeros((num_vertices, num_vertices), dtype)
     adjacency = adjacency.at[first, second].add(conductances)
     adjacency = adjacency + adjacency.T
-    degrees = jnp.sum(adjacency, axis=1)
-    # A vertex without edges has neither scale nor derivative.
-    roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
-    inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
-    roots = jnp.where(degrees > 0, roots, 0)
-    # The matrix is D^(-1/2) L D^(-1/2) plus the projector on its null space. One vector
-    # per component spans the null space: √degree at the vertices of the component, 0 at
-    # others.
     labels = _components(first, second, num_vertices)
-    volumes = jnp.zeros(num_vertices, dtype).at[labels].add(degrees)[labels]
-    is_same = labels[:, None] == labels
-    shares = roots / jnp.where(volumes > 0, volumes, 1)
-    null = jnp.where(is_same, shares * roots[:, None], 0)
     identity = jnp.eye(num_vertices, dtype=dtype)
-    matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + null
+    laplacian = _normalised_laplacian(adjacency, labels, identity)
 
     # The Cholesky factorisation succeeds if all eigenvalues are above the shift.
     shift = jnp.finfo(dtype).eps ** 0.5
-    is_plain = jnp.isfinite(jnp.linalg.cholesky(matrix - shift * identity)).all()
+    shifted = laplacian.matrix - shift * identity
+    is_plain = jnp.isfinite(jnp.linalg.cholesky(shifted)).all()
 
-    def plain(_: None) -> tuple[Array, Array]:
-        factor = cholesky_if(is_plain, matrix)
-        flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
+    def plain() -> tuple[Array, Array]:
+        factor = cholesky_if(is_plain, laplacian.matrix)
+        flows = solve_triangular(factor, jnp.diag(laplacian.inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
 
-    flows, pivots = lax.cond(is_plain, plain, lambda _: _eliminated(adjacency), None)
+    flows, pivots = lax.cond(is_plain, plain, lambda: _eliminated(adjacency))
     inverse_pivots = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
 
-    def resistance(edge: tuple[Array, ...]) -> Array:
+    def resistance(edge: tuple[Array, Array, Array]) -> Array:
         first, second, conductance = edge
         flow = flows[first] - flows[second]
         # A flow is a pivot times a voltage. With a unit current, no voltage is above
@@ -148,9 +141,38 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
         bound = jnp.where(is_plain, jnp.inf, bound)
         return jnp.sum(jnp.clip(flow, -bound, bound) ** 2 * inverse_pivots)
 
-    batch = max(1, _BLOCK // num_vertices)
-    resistances = lax.map(resistance, (first, second, conductances), batch_size=batch)
+    edges_with_conductances = (first, second, conductances)
+    batch_size = max(1, _BLOCK // num_vertices)
+    resistances = lax.map(resistance, edges_with_conductances, batch_size=batch_size)
     return jnp.where(valid, resistances / unit, jnp.nan)
+
+
+class _Laplacian(NamedTuple):
+    """A normalised Laplacian without null space, and 1 / √degree of each vertex."""
+
+    matrix: Array
+    inverse_roots: Array
+
+
+def _normalised_laplacian(
+    adjacency: Array, labels: Array, identity: Array
+) -> _Laplacian:
+    """Returns D^(-1/2) L D^(-1/2) plus the projector on its null space.
+
+    One vector per component spans the null space: √degree at the vertices of the
+    component, 0 at others.
+    """
+    degrees = jnp.sum(adjacency, axis=1)
+    # A vertex without edges has neither scale nor derivative.
+    roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
+    inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
+    roots = jnp.where(degrees > 0, roots, 0)
+    volumes = jnp.zeros_like(degrees).at[labels].add(degrees)[labels]
+    is_same = labels[:, None] == labels
+    shares = roots / jnp.where(volumes > 0, volumes, 1)
+    projector = jnp.where(is_same, shares * roots[:, None], 0)
+    matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + projector
+    return _Laplacian(matrix, inverse_roots)
 
 
 def _eliminated(adjacency: Array) -> tuple[Array, Array]:
@@ -164,7 +186,9 @@ def _eliminated(adjacency: Array) -> tuple[Array, Array]:
     num_vertices = adjacency.shape[0]
     order = jnp.arange(num_vertices)
 
-    def eliminate(k, state):
+    def eliminate(
+        k: Array, state: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
         left, shares, pivots = state
         row = jnp.where(order > k, left[k], 0)
         pivot = jnp.sum(row)
@@ -184,7 +208,7 @@ def _eliminated(adjacency: Array) -> tuple[Array, Array]:
 def _components(first: Array, second: Array, num_vertices: int) -> Array:
     """Labels every vertex with the smallest vertex of its connected component."""
 
-    def step(state):
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         old, _ = state
         smaller = jnp.minimum(old[first], old[second])
         # Labels of the two ends are merged, then each vertex follows its label.
@@ -193,5 +217,6 @@ def _components(first: Array, second: Array, num_vertices: int) -> Array:
         new = new[new]
         return new, jnp.any(new != old)
 
-    start = jnp.arange(num_vertices)
-    return lax.while_loop(lambda state: state[1], step, (start, jnp.asarray(True)))[0]
+    state = (jnp.arange(num_vertices), jnp.asarray(True))
+    labels, _ = lax.while_loop(lambda state: state[1], step, state)
+    return labels

@@ -1,13 +1,12 @@
 """Leverage scores, ridge leverage scores and the numerical rank of a matrix."""
 
-from typing import Any
-
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import NumericalRank, factors_of, rank_cutoff
 from jaxwgc.sketching._linalg.kinds import (
@@ -25,7 +24,7 @@ METHODS = ("auto", "gram", "qr", "svd")
 
 def leverage_scores(
     matrix: MatrixLike, method: str = "auto", rcond: ArrayLike | None = None
-) -> Any:
+) -> Array | np.ndarray:
     """Returns the leverage score of every row: the diagonal of X X⁺.
 
     The scores sum to the numerical rank of X and do not change when X is multiplied
@@ -115,15 +114,17 @@ def leverage_scores(
     _validation.check_choice("method", method, METHODS)
     checked = matrix_of("matrix", matrix)
     is_dense = isinstance(checked, Dense)
-    is_right = is_dense or method in ("auto", "gram")
-    rule = "be 'auto' or 'gram' for sparse, sharded or streamed rows"
-    _validation.require(is_right, "method", rule, repr(method))
+    if not is_dense and method not in ("auto", "gram"):
+        raise ValueError(
+            "method must be 'auto' or 'gram' for sparse, sharded or streamed rows; got "
+            f"{method!r}"
+        )
     num_rows, num_columns = checked.shape
     if method == "auto":
         is_tall = num_rows >= 4 * num_columns
         method = "gram" if is_tall or not is_dense else "qr"
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     scores = _scores(checked, None, rcond, method=method)
     warn_of_precision(matrix, checked, scores)
     return scores
@@ -131,7 +132,7 @@ def leverage_scores(
 
 def ridge_leverage_scores(
     matrix: MatrixLike, ridge: ArrayLike, rcond: ArrayLike | None = None
-) -> Any:
+) -> Array | np.ndarray:
     """Computes ridge leverage scores: the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ.
 
     The scores sum to the effective dimension Σ σ² / (σ² + ridge) over the singular
@@ -174,16 +175,16 @@ def ridge_leverage_scores(
       guarantees", NeurIPS 2015, definition 1.
     """
     checked = matrix_of("matrix", matrix)
-    regulariser = _checks.regulariser(ridge, checked.dtype)
+    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(checked, regulariser, rcond, method="gram")
 
 
 @compiled("method")
 def _scores(
     matrix: RowMatrix, ridge: Array | None, rcond: Array, *, method: str
-) -> Any:
+) -> Array | np.ndarray:
     if matrix.is_wide:
         return wide_scores(matrix, ridge, rcond)
     root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
@@ -226,7 +227,7 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
     """
     checked = matrix_of("matrix", matrix)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     rank = _rank(checked, rcond)
     warn_of_precision(matrix, checked, rank.rank)
     return rank

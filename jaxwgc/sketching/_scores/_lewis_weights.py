@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
@@ -95,20 +95,28 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
+    matrix = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
     _validation.check_number("p", p, positive=True, finite=True)
-    most = _validation.check_int("max_iterations", max_iterations, minimum=1)
+    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
-        rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
-        tolerance = rounding * jnp.maximum(1, p)
+        tolerance = _default_tolerance(matrix, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     default_rcond = rank_cutoff(matrix.shape, dtype)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond, default_rcond)
-    p = _checks.scalar(p, dtype)
-    tolerance = _checks.scalar(tolerance, dtype)
-    most = _checks.scalar(most, jnp.int32)
-    return _lewis_weights(matrix, p, tolerance, most, rcond)
+    matrix, rcond = _solver_arguments.with_cutoff(matrix, rcond, default_rcond)
+    return _lewis_weights(
+        matrix,
+        p=_conversions.scalar(p, dtype),
+        tolerance=_conversions.scalar(tolerance, dtype),
+        max_iterations=_conversions.scalar(max_iterations, jnp.int32),
+        rcond=rcond,
+    )
+
+
+def _default_tolerance(matrix: Array, p: ArrayLike) -> Array:
+    """Returns a tolerance above the rounding of scores over weights."""
+    rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(matrix.dtype).eps)
+    return rounding * jnp.maximum(1, p)
 
 
 @jax.jit
@@ -144,16 +152,12 @@ def _lewis_weights(
     cutoff = jnp.asarray(rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
-    constants = *lax.stop_gradient((p, tolerance)), max_iterations
-    start = lax.stop_gradient(start)
-    found = lax.custom_root(
-        log_ratios,
-        start,
-        functools.partial(_iterate, constants),
-        _solve_tangent,
-        has_aux=True,
+    iterate = functools.partial(
+        _iterate, lax.stop_gradient(p), lax.stop_gradient(tolerance), max_iterations
     )
-    log_weights, (num_iterations, residual) = found
+    log_weights, (num_iterations, residual) = lax.custom_root(
+        log_ratios, lax.stop_gradient(start), iterate, _solve_tangent, has_aux=True
+    )
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
@@ -165,37 +169,65 @@ def _lewis_weights(
     )
 
 
+class _State(NamedTuple):
+    """State of the iterations.
+
+    Attributes:
+      log_weights: Logarithms of the weights w, (N,).
+      ratios: log(τ / w) of the scores τ, (N,).
+      residual: The largest absolute ratio.
+      shortening: The factor of the next step, at most 1.
+      monitor: The progress of the iterations.
+    """
+
+    log_weights: Array
+    ratios: Array
+    residual: Array
+    shortening: Array
+    monitor: Monitor
+
+
 def _iterate(
-    constants: Any, log_ratios: Callable[[Array], Array], start: Array
+    p: Array,
+    tolerance: Array,
+    max_iterations: Array,
+    log_ratios: Callable[[Array], Array],
+    start: Array,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Returns logarithms of weights; also the number of iterations and residual."""
-    p, tolerance, max_iterations = constants
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
-    def step(state):
-        log_weights, ratios, residual, shortening, monitor = state
-        log_weights = log_weights + shortening * power * ratios
+    def step(state: _State) -> _State:
+        log_weights = state.log_weights + state.shortening * power * state.ratios
         ratios = log_ratios(log_weights)
-        new = jnp.max(jnp.abs(ratios))
-        longer = jnp.minimum(1, 1.2 * shortening)
-        shortening = jnp.where(new < residual, longer, shortening / 2)
-        # If steps have been halved this often, the remaining residual is rounding.
-        monitor = monitor.update(
-            new, [Criterion(new, tolerance)], has_stagnated=shortening <= 1e-4
+        residual = jnp.max(jnp.abs(ratios))
+        shortening = jnp.where(
+            residual < state.residual,
+            jnp.minimum(1, 1.2 * state.shortening),
+            state.shortening / 2,
         )
-        return log_weights, ratios, new, shortening, monitor
+        # If steps have been halved this often, the remaining residual is rounding.
+        monitor = state.monitor.update(
+            residual, [Criterion(residual, tolerance)], has_stagnated=shortening <= 1e-4
+        )
+        return _State(log_weights, ratios, residual, shortening, monitor)
 
-    def is_running(state):
-        *_, monitor = state
-        return monitor.is_running(max_iterations)
+    def is_running(state: _State) -> Array:
+        return state.monitor.is_running(max_iterations)
 
     # The first step does not change the weights. It computes the first ratios, so that
     # the code for ratios is compiled once, in the loop.
     one = jnp.ones((), start.dtype)
-    monitor = Monitor.init(one)._replace(iteration=jnp.int32(-1))
-    state = (start, jnp.zeros_like(start), jnp.inf * one, one, monitor)
-    log_weights, _, residual, _, monitor = lax.while_loop(is_running, step, state)
-    return log_weights, (monitor.iteration.astype(start.dtype), residual)
+    state = _State(
+        log_weights=start,
+        ratios=jnp.zeros_like(start),
+        residual=jnp.inf * one,
+        shortening=one,
+        monitor=Monitor.init(one)._replace(iteration=jnp.int32(-1)),
+    )
+    end = lax.while_loop(is_running, step, state)
+    num_iterations = end.monitor.iteration.astype(start.dtype)
+    return end.log_weights, (num_iterations, end.residual)
 
 
 def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array:
@@ -203,10 +235,11 @@ def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array
 
     Its eigenvalues are from -1 to -2 / p.
     """
-    tol = 4 * float(jnp.finfo(target.dtype).eps)
+    tolerance = 4 * float(jnp.finfo(target.dtype).eps)
 
     def solve(derivative: Callable[[Array], Array], target: Array) -> Array:
-        return bicgstab(derivative, target, tol=tol, maxiter=1000)[0]
+        solution, _ = bicgstab(derivative, target, tol=tolerance, maxiter=1000)
+        return solution
 
     return lax.custom_linear_solve(derivative, target, solve, solve)
 

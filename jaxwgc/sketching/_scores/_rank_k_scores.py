@@ -2,17 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc._conjugate_gradients import conjugate_gradients
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._linalg.factors import rank_cutoff
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
 from jaxwgc.sketching._linalg.matrix import RowMatrix
@@ -47,7 +48,7 @@ class RankKScores(NamedTuple):
         equal up to rounding or the residual. The k directions are then arbitrary.
     """
 
-    scores: Any
+    scores: Array | np.ndarray
     singular_values: Array
     rank: Array
     gap: Array
@@ -138,8 +139,12 @@ def rank_k_leverage_scores(
     """
     key = _validation.check_key(key)
     checked = matrix_of("matrix", matrix)
-    limit = {"min(N, p)": min(checked.shape)}
-    rank = _validation.check_up_to("rank", rank, **limit)
+    rank = _validation.check_int("rank", rank, minimum=1)
+    if rank > min(checked.shape):
+        raise ValueError(
+            f"rank must be at most min(N, p); got rank = {rank} and min(N, p) = "
+            f"{min(checked.shape)}"
+        )
     num_passes = _validation.check_int("num_passes", num_passes, minimum=3)
     if oversampling is None:
         oversampling = rank + 10
@@ -147,7 +152,7 @@ def rank_k_leverage_scores(
     # At least one more direction is computed, to measure the gap after the last one.
     width = rank + max(oversampling, 1)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _checks.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(checked, key, rcond, rank=rank, width=width, num_passes=num_passes)
 
 
@@ -183,19 +188,24 @@ def _scores(
     # The maximum `largest` may lose a NaN; sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
-    trust = _trust(vectors, values, lax.stop_gradient(passed), rcond)
-    last, gap, error_bound, is_ambiguous = trust
-    image = passed[:num_columns]
-    projection = _projection(fixed, scale, vectors, divisors, is_ambiguous, image)
+    accuracy = _accuracy(vectors, values, lax.stop_gradient(passed), rcond)
+    projection = _projection(
+        fixed,
+        scale,
+        vectors,
+        divisors,
+        accuracy.is_ambiguous,
+        image=passed[:num_columns],
+    )
     scores = as_scores(matrix.row_norms(projection, scale), finite)
     nan = jnp.where(finite, 0, jnp.nan)
     return RankKScores(
         scores=scores,
         singular_values=values[:rank] / scale + nan,
-        rank=jnp.where(finite, last, 0),
-        gap=gap + nan,
-        error_bound=error_bound + nan,
-        is_ambiguous=is_ambiguous | ~finite,
+        rank=jnp.where(finite, accuracy.rank, 0),
+        gap=accuracy.gap + nan,
+        error_bound=accuracy.error_bound + nan,
+        is_ambiguous=accuracy.is_ambiguous | ~finite,
     )
 
 
@@ -213,7 +223,8 @@ def leading_directions(
     left to the caller.
     """
     num_columns, width = start.shape
-    basis = block = jnp.linalg.qr(start)[0]
+    block, _ = jnp.linalg.qr(start)
+    basis = block
     images = jnp.zeros((num_columns, 0), start.dtype)
     for step in range(num_passes - 2):
         if step:
@@ -232,7 +243,8 @@ def leading_directions(
 def _next_block(basis: Array, new: Array) -> Array:
     """Returns an orthonormal block, orthogonal to the basis, from new columns."""
     num_columns, width = basis.shape
-    new = new[:, : max(num_columns - width, 0)]
+    num_free = max(num_columns - width, 0)
+    new = new[:, :num_free]
     for _ in range(3):
         new = new - product(basis, product(basis.T, new))
         norms = jnp.linalg.norm(new, axis=0)
@@ -248,8 +260,9 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
     """
     small = product(basis.T, images)
     squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
-    squares = squares[: -width - 1 : -1]
-    vectors = vectors[:, : -width - 1 : -1]
+    # Eigenvalues ascend: the leading ones are last.
+    squares = squares[::-1][:width]
+    vectors = vectors[:, ::-1][:, :width]
     noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
     is_kept = squares > noise * squares[0]
     # Directions in the null space have no image. They stay as they are, so that the
@@ -275,12 +288,18 @@ def _extracted(passed: Array, num_columns: int) -> tuple[Array, Array]:
     return vectors, values
 
 
-@jax.jit
-def _trust(vectors: Array, values: Array, passed: Array, rcond: Array) -> Any:
-    """Estimates the accuracy of directions from their images.
+class _Accuracy(NamedTuple):
+    """The fields of a `RankKScores` that describe its directions."""
 
-    Returns the rank, gap, error bound and ambiguity of a `RankKScores`.
-    """
+    rank: Array
+    gap: Array
+    error_bound: Array
+    is_ambiguous: Array
+
+
+@jax.jit
+def _accuracy(vectors: Array, values: Array, passed: Array, rcond: Array) -> _Accuracy:
+    """Estimates the accuracy of directions from their images."""
     num_columns, rank = vectors.shape
     largest = values[0]
     is_kept = values[:rank] > rcond * largest
@@ -290,11 +309,11 @@ def _trust(vectors: Array, values: Array, passed: Array, rcond: Array) -> Any:
     residual = images - product(vectors, product(vectors.T, images))
     squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
     skewness = jnp.linalg.norm(squares)
-    last = jnp.sum(is_kept, dtype=jnp.int32)
-    smallest = jnp.where(last > 0, values[jnp.maximum(last - 1, 0)], 0)
+    num_kept = jnp.sum(is_kept, dtype=jnp.int32)
+    smallest = jnp.where(num_kept > 0, values[jnp.maximum(num_kept - 1, 0)], 0)
     # If values are truncated, the next value counts as 0, since truncated values are
     # rounding.
-    beyond = jnp.where(last < rank, 0, jnp.append(values, 0)[last])
+    beyond = jnp.where(num_kept < rank, 0, jnp.append(values, 0)[num_kept])
     gap = smallest - beyond
     eps = float(jnp.finfo(values.dtype).eps)
     rounding = 10 * len(values) ** 0.5 * eps * largest
@@ -303,11 +322,11 @@ def _trust(vectors: Array, values: Array, passed: Array, rcond: Array) -> Any:
     is_near = jnp.abs(values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
-    bound = jnp.where(last > 0, jnp.minimum(angle + skewness, 1), 0)
-    is_split = (last > 0) & ((gap <= rounding) | (bound >= 1))
+    bound = jnp.where(num_kept > 0, jnp.minimum(angle + skewness, 1), 0)
+    is_split = (num_kept > 0) & ((gap <= rounding) | (bound >= 1))
     is_ambiguous = is_split | ((largest > 0) & jnp.any(is_near))
-    gap = jnp.where(last > 0, gap / safe(smallest), 0)
-    return last, gap, bound, is_ambiguous
+    relative_gap = jnp.where(num_kept > 0, gap / safe(smallest), 0)
+    return _Accuracy(num_kept, relative_gap, bound, is_ambiguous)
 
 
 @jax.custom_jvp
@@ -346,10 +365,10 @@ def _projection_jvp(primals, tangents):
     def solve(function: Callable[..., Array], right: Array) -> Array:
         """Returns the solutions, or NaN if the iteration did not converge."""
         eps = float(jnp.finfo(right.dtype).eps)
-        found = conjugate_gradients(function, right, _MAX_STEPS, tolerance=4 * eps)
-        error = jnp.linalg.norm(function(found) - right)
-        is_found = error <= eps**0.5 * jnp.linalg.norm(right)
-        return jnp.where(is_found, found, jnp.nan)
+        solution = conjugate_gradients(function, right, _MAX_STEPS, tolerance=4 * eps)
+        error = jnp.linalg.norm(function(solution) - right)
+        is_solved = error <= eps**0.5 * jnp.linalg.norm(right)
+        return jnp.where(is_solved, solution, jnp.nan)
 
     moved = lax.custom_linear_solve(shifted, beside(change), solve, symmetric=True)
     inner = inner / values[:, None] ** 2

@@ -1,6 +1,6 @@
 """Choice of the ridge by cross-validation."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -8,10 +8,10 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
-from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, system_of
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, row_system_of
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 
 CRITERIA = ("leave_one_out", "generalized")
@@ -85,22 +85,21 @@ def choose_ridge(
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
       good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
     """
-    checked, target = system_of(None, matrix, target)
+    checked, target = row_system_of(matrix, target)
     num_rows, num_columns = checked.shape
-    is_tall = num_rows >= 4 * num_columns
-    rule = "have at least four rows per column, or be an array on one device"
-    given = f"{type(checked).__name__} of shape {checked.shape}"
-    is_dense = isinstance(checked, Dense)
-    _validation.require(is_tall or is_dense, "matrix", rule, given)
-    ridges_given = ridges
-    ridges = _checks.finite_array("ridges", ridges)
-    _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
-    ridges = ridges.astype(checked.dtype)
-    values = _checks.concrete(ridges_given, ridges.dtype)
+    if num_rows < 4 * num_columns and not isinstance(checked, Dense):
+        raise ValueError(
+            "matrix must have at least four rows per column, or be an array on one "
+            f"device; got {type(checked).__name__} of shape {checked.shape}"
+        )
+    candidates = _conversions.finite_array("ridges", ridges)
+    _validation.check_shape("ridges", candidates, "(num_ridges,)", ("any",))
+    candidates = candidates.astype(checked.dtype)
+    values = _conversions.concrete(ridges, candidates.dtype)
     if values is not None:
         _validation.check_entries("ridges", values, values >= 0, "not negative")
     _validation.check_choice("criterion", criterion, CRITERIA)
-    return _choose(checked, target, ridges, criterion=criterion)
+    return _choose(checked, target, candidates, criterion=criterion)
 
 
 @compiled("criterion")
@@ -110,8 +109,8 @@ def _choose(
     matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
     num_rows, num_columns = matrix.shape
     left, values, right, finite = _decomposed(matrix)
-    is_right = finite & jnp.isfinite(target).all() & jnp.all(ridges >= 0)
-    targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
+    is_valid = finite & jnp.isfinite(target).all() & jnp.all(ridges >= 0)
+    targets = jnp.where(is_valid, target, 0).reshape(len(target), -1)
     # Scaling by an exact power of two avoids overflow of squares.
     scale = inverse_power_of_two(values[0])
     unit = inverse_power_of_two(jnp.max(jnp.abs(targets)))
@@ -125,72 +124,101 @@ def _choose(
         basis, triangle = jnp.linalg.qr(matrix.mv(left))
         matrix = Dense(basis)
         left = jnp.diag(jnp.sign(jnp.diagonal(triangle)))
-    parts: Array = matrix.sum_rows(_parts, left, along=(targets,))
+    coordinates: Array = matrix.sum_rows(_coordinates, left, along=(targets,))
     # In the directions U of X, 1 - H is ridge / (σ² + ridge), and 1 in all others. If
-    # there are no others, the common factor `least` cancels in all errors, and ridges
-    # may be small beside all singular values.
-    others = num_rows - jnp.sum(is_kept)
+    # there are no others, a common factor cancels in all errors. Dividing by it allows
+    # ridges that are small beside all singular values.
+    num_others = num_rows - jnp.sum(is_kept)
     eps = float(jnp.finfo(matrix.dtype).eps)
-    rounding = jnp.where(others > 0, 100 * eps, 0)
-    least = scaled_ridges + jnp.where(others > 0, 0, jnp.min(squares))
+    rounding = jnp.where(num_others > 0, 100 * eps, 0)
+    numerators = scaled_ridges + jnp.where(num_others > 0, 0, jnp.min(squares))
     sums = jnp.where(is_kept, squares + scaled_ridges[:, None], 1)
-    rest = jnp.where(is_kept, least[:, None] / sums, 0)
-    fit = left, rest, parts, jnp.minimum(others, 1), rounding
+    shrinkage = jnp.where(is_kept, numerators[:, None] / sums, 0)
+    fit = _Fit(
+        left=left,
+        shrinkage=shrinkage,
+        coordinates=coordinates,
+        has_others=jnp.minimum(num_others, 1),
+        rounding=rounding,
+    )
     is_left_out = jnp.asarray(criterion == "leave_one_out")
     total = matrix.sum_rows(_errors, fit, is_left_out, along=(targets,))
-    total = total / (num_rows * targets.shape[1])
+    errors = total / (num_rows * targets.shape[1])
     if criterion == "generalized":
-        mean = (jnp.sum(rest, axis=1) + others) / num_rows
-        total = _divided(_divided(total, mean, rounding), mean, rounding)
-    best = jnp.argmin(total)
+        mean = (jnp.sum(shrinkage, axis=1) + num_others) / num_rows
+        errors = _divided(_divided(errors, mean, rounding), mean, rounding)
+    best = jnp.argmin(errors)
     values = jnp.where(is_kept, values, 1)
     root = jnp.sqrt(ridges[best])
     # v + ridge / v for singular values v, in units of the larger of v and √ridge, to
     # avoid overflow.
     larger = jnp.maximum(values, root)
     weights = values / larger + root / larger * (root / values)
-    coordinates = parts / unit / larger[:, None] / weights[:, None]
+    coordinates = coordinates / unit / larger[:, None] / weights[:, None]
     solution = product(right, jnp.where(is_kept[:, None], coordinates, 0))
-    nan = jnp.where(is_right, 0, jnp.nan)
+    nan = jnp.where(is_valid, 0, jnp.nan)
     return RidgeChoice(
         ridge=ridges[best] + nan,
-        errors=total / unit / unit + nan,
+        errors=errors / unit / unit + nan,
         solution=solution.reshape(-1, *target.shape[1:]) + nan,
     )
 
 
-def _parts(rows: Array, target: Array, left: Array) -> Array:
+class _Fit(NamedTuple):
+    """The fits of all ridges.
+
+    Attributes:
+      left: L, for which U = X L are the left singular vectors of X.
+      shrinkage: The factors 1 - H of the directions U, (num_ridges, k), up to a common
+        factor if there are no other directions.
+      coordinates: Uᵀy, (k, c).
+      has_others: 1 if there are directions beside U, otherwise 0.
+      rounding: The largest factor 1 - H of a row that counts as rounding of zero.
+    """
+
+    left: Array
+    shrinkage: Array
+    coordinates: Array
+    has_others: Array
+    rounding: Array
+
+
+def _coordinates(rows: Array, target: Array, left: Array) -> Array:
     return product(product(rows, left).T, target)
 
 
-def _errors(rows: Array, target: Array, fit: Any, is_left_out: Array) -> Array:
+def _errors(rows: Array, target: Array, fit: _Fit, is_left_out: Array) -> Array:
     """Computes the sum of squared errors over a block of rows, for each ridge.
 
     Errors are leave-one-out errors or residuals.
     """
-    left, rest, parts, has_others, rounding = fit
-    basis = product(rows, left)
+    basis = product(rows, fit.left)
     # All ridges and systems share one matrix product.
-    scaled = rest.T[:, :, None] * parts[:, None]
-    residuals = product(basis, scaled.reshape(len(parts), -1))
+    scaled = fit.shrinkage.T[:, :, None] * fit.coordinates[:, None]
+    residuals = product(basis, scaled.reshape(len(fit.coordinates), -1))
     residuals = residuals.reshape(len(basis), *scaled.shape[1:])
-    residuals += has_others * (target - product(basis, parts))[:, None]
-    own = has_others * (1 - jnp.sum(basis**2, axis=1, keepdims=True))
-    own = jnp.where(is_left_out, own + product(basis**2, rest.T), 1)
-    residuals = _divided(residuals, own[:, :, None], rounding)
+    in_others = target - product(basis, fit.coordinates)
+    residuals += fit.has_others * in_others[:, None]
+    # 1 - H of each row and ridge.
+    leverage_complement = fit.has_others * (
+        1 - jnp.sum(basis**2, axis=1, keepdims=True)
+    )
+    leverage_complement += product(basis**2, fit.shrinkage.T)
+    divisors = jnp.where(is_left_out, leverage_complement, 1)
+    residuals = _divided(residuals, divisors[:, :, None], fit.rounding)
     return jnp.sum(residuals**2, axis=(0, 2))
 
 
-def _divided(residuals: Array, rest: Array, rounding: Array) -> Array:
-    """Divides residuals by `rest`; infinite if `rest` is only rounding.
+def _divided(residuals: Array, divisors: Array, rounding: Array) -> Array:
+    """Divides residuals; they become infinite if the divisor is only rounding.
 
-    `rest` is rounding for a row that is alone in a direction.
+    The divisor of a row that is alone in a direction is rounding.
     """
-    is_left = rest > rounding
-    return jnp.where(is_left, residuals / jnp.where(is_left, rest, 1), jnp.inf)
+    is_exact = divisors > rounding
+    return jnp.where(is_exact, residuals / jnp.where(is_exact, divisors, 1), jnp.inf)
 
 
-def _decomposed(matrix: RowMatrix) -> tuple[Array, ...]:
+def _decomposed(matrix: RowMatrix) -> tuple[Array, Array, Array, Array]:
     """Returns L, s and V with X = U diag(s) Vᵀ, U = X L, and whether X is finite.
 
     Columns keep their units, which are those of the ridge.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._linalg.dense import Dense
@@ -24,6 +24,7 @@ from jaxwgc.sketching._linalg.rows import gram, scaled
 from jaxwgc.sketching._solvers._least_squares import Solution, in_units
 
 Projection = Callable[[Array], Array]
+T = TypeVar("T")
 
 
 def iterative_hessian_sketch(
@@ -134,179 +135,330 @@ def iterative_hessian_sketch(
       steps.
     """
     _validation.check_key(key)
-    given = matrix
-    matrix = _checks.gathered(_checks.finite_matrix("matrix", matrix))
-    target = _checks.gathered(_checks.right_hand_side(target, matrix.shape))
-    dtype = jnp.promote_types(matrix.dtype, target.dtype)
-    matrix = matrix.astype(dtype)
+    rows = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
+    target = _solver_arguments.right_hand_side(target, rows.shape)
+    target = _conversions.gathered(target)
+    dtype = jnp.promote_types(rows.dtype, target.dtype)
+    rows = rows.astype(dtype)
     target = target.astype(dtype)
     # With fewer rows, the expected error is not finite.
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape, more=4)
-    check_int = _validation.check_int
-    num_iterations = check_int("num_iterations", num_iterations, minimum=1)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, rows.shape, more=4)
+    num_iterations = _validation.check_int("num_iterations", num_iterations, minimum=1)
     _validation.check_bool("refresh", refresh)
-    num_inner_steps = check_int("num_inner_steps", num_inner_steps, minimum=1)
-    embedding = embed(embedding, key, sketch_size, matrix.shape[0])
+    num_inner_steps = _validation.check_int(
+        "num_inner_steps", num_inner_steps, minimum=1
+    )
+    embedding = embed(embedding, key, sketch_size, rows.shape[0])
     if projection is not None:
-        rule = "be True with a projection: momentum is not known to converge with one"
-        _validation.require(refresh, "refresh", rule, refresh)
+        if not refresh:
+            raise ValueError(
+                "refresh must be True with a projection: momentum is not known to "
+                f"converge with one; got {refresh}"
+            )
         _validation.check_callable("projection", projection)
     if step_size is None:
-        free = sketch_size - min(matrix.shape)
-        step_size = free * (free - 3) / (sketch_size * (sketch_size - 1))
-        if not refresh:
-            step_size = (free / sketch_size) ** 2
+        step_size = _default_step_size(sketch_size, min(rows.shape), refresh)
     _validation.check_number("step_size", step_size, positive=True)
     root_eps = float(jnp.finfo(dtype).eps) ** 0.5
-    regulariser = _checks.regulariser(ridge, dtype)
-    tolerance = _checks.stopping_tolerance(tolerance, root_eps, dtype)
-    numbers = regulariser, _checks.scalar(step_size, dtype), tolerance
-    options = num_iterations, projection, num_inner_steps, refresh
-    solution = _solve(matrix, target, embedding, numbers, options)
+    regulariser = _solver_arguments.regulariser(ridge, dtype)
+    solution = _solve(
+        rows,
+        target,
+        embedding,
+        ridge=regulariser,
+        step_size=_conversions.scalar(step_size, dtype),
+        tolerance=_solver_arguments.stopping_tolerance(tolerance, root_eps, dtype),
+        num_iterations=num_iterations,
+        projection=projection,
+        num_inner_steps=num_inner_steps,
+        refresh=refresh,
+    )
     if solution.rank is not None and regulariser is None:
-        warn_of_precision(given, Dense(matrix), solution.rank.rank)
+        warn_of_precision(matrix, Dense(rows), solution.rank.rank)
     return solution
 
 
-@functools.partial(jax.jit, static_argnames="options")
+def _default_step_size(sketch_size: int, rank: int, refresh: bool) -> float:
+    """Returns the optimal step size for Gaussian sketches; see the docstring."""
+    num_free = sketch_size - rank
+    if not refresh:
+        return (num_free / sketch_size) ** 2
+    return num_free * (num_free - 3) / (sketch_size * (sketch_size - 1))
+
+
+class _FactoredSketch(NamedTuple):
+    """A sketch for steps without a projection."""
+
+    factors: Factors
+    row_space: Array
+
+
+class _SketchedHessian(NamedTuple):
+    """A sketch for steps with a projection: its Hessian, and the largest eigenvalue."""
+
+    hessian: Array
+    largest: Array
+
+
+class _State(NamedTuple):
+    """State of the iterations for one target.
+
+    Attributes:
+      solution: θ.
+      last: θ before the last step.
+      gradient: Xᵀ(y - Xθ) - ridge θ.
+      prepared: The sketch of the last step.
+    """
+
+    solution: Array
+    last: Array
+    gradient: Array
+    prepared: _FactoredSketch | _SketchedHessian
+
+
+class _Steps(NamedTuple):
+    """The steps for one target, with X and y scaled to size 1.
+
+    Attributes:
+      matrix: X.
+      ridge: The ridge, or None.
+      target: y.
+      embedding: S, to which the key of a step is given.
+      step_size: See `iterative_hessian_sketch`.
+      momentum: The factor of the last change of θ.
+      num_inner_steps: See `iterative_hessian_sketch`.
+      projection: The projection in the units of θ here, or None.
+      fixed_sketch: The result of `sketch` that all steps use, or None.
+    """
+
+    matrix: Array
+    ridge: Array | None
+    target: Array
+    embedding: Embedding
+    step_size: Array
+    momentum: float
+    num_inner_steps: int
+    projection: Projection | None
+    fixed_sketch: tuple[Array, _FactoredSketch | _SketchedHessian] | None
+
+    def sketch(self, key: Array) -> tuple[Array, _FactoredSketch | _SketchedHessian]:
+        """Returns a sketch of X, and its factors or its Hessian.
+
+        The sketch changes the iterations, not their limit, and so has no derivative.
+        """
+        embedding = dataclasses.replace(self.embedding, key=key)
+        small = embedding @ lax.stop_gradient(self.matrix)
+        ridge = lax.stop_gradient(self.ridge)
+        if self.projection is None:
+            return small, _factored(small, ridge)
+        return small, _hessian_of(small, ridge)
+
+    def gradient(self, solution: Array) -> tuple[Array, Array]:
+        """Computes Xᵀ(y - Xθ) - ridge θ, and the objective."""
+        gradient, squared = Dense(self.matrix).sum_rows(
+            _residual_products, solution, along=(self.target,)
+        )
+        if self.ridge is None:
+            return gradient, squared
+        pulled = self.ridge * solution
+        return gradient - pulled, squared + jnp.sum(pulled * solution)
+
+    def start(self, key: Array) -> tuple[_State, Array]:
+        """Returns the state at θ = 0, or at its projection, and the objective."""
+        solution = jnp.zeros(self.matrix.shape[1], self.matrix.dtype)
+        if self.projection is not None:
+            solution = self.projection(solution)
+        gradient, squared = self.gradient(solution)
+        # The loop returns the factors of the last sketch, so that the program computes
+        # factors in one place.
+        _, shapes = jax.eval_shape(self.sketch, key)
+        prepared = jax.tree.map(jnp.zeros_like, shapes)
+        return _State(solution, solution, gradient, prepared), squared
+
+    def step(self, state: _State, key: Array) -> tuple[_State, tuple[Array, Array]]:
+        """Takes a step; also returns the root of the objective, and ‖SXΔθ‖."""
+        if self.fixed_sketch is None:
+            small, prepared = self.sketch(key)
+        else:
+            small, prepared = self.fixed_sketch
+        downhill = self.step_size * state.gradient
+        if isinstance(prepared, _FactoredSketch):
+            change = _free_change(prepared, downhill)
+        else:
+            assert self.projection is not None
+            change = _constrained_change(
+                prepared,
+                state.solution,
+                downhill,
+                self.projection,
+                num_steps=self.num_inner_steps,
+            )
+        change = change + self.momentum * (state.solution - state.last)
+        moved = jnp.linalg.norm(product(small, change))
+        solution = state.solution + change
+        gradient, squared = self.gradient(solution)
+        new_state = _State(solution, state.solution, gradient, prepared)
+        return new_state, (jnp.sqrt(squared), moved)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_iterations", "projection", "num_inner_steps", "refresh"),
+)
 def _solve(
-    matrix: Array, target: Array, embedding: Embedding, numbers: Any, options: Any
+    matrix: Array,
+    target: Array,
+    embedding: Embedding,
+    *,
+    ridge: Array | None,
+    step_size: Array,
+    tolerance: Array,
+    num_iterations: int,
+    projection: Projection | None,
+    num_inner_steps: int,
+    refresh: bool,
 ) -> Solution:
-    ridge, step_size, tolerance = numbers
-    num_iterations, projection, num_inner_steps, refresh = options
     # Scaling by an exact power of two avoids overflow of squares.
     largest = jnp.max(jnp.abs(lax.stop_gradient(matrix)), axis=0)
     root = 0 if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
     size = inverse_power_of_two(jnp.maximum(jnp.max(largest), root))
     matrix = matrix * size
-    ridge = None if ridge is None else ridge * size * size
-    system = matrix, ridge
+    if ridge is not None:
+        ridge = ridge * size * size
     # Without a projection, derivatives come from `implicit_solution`, not from the
     # iterations.
-    constant = lax.stop_gradient if projection is None else lambda x: x
-    matrix, ridge = constant(system)
-
-    def sketch(key: Array) -> tuple[Array, Any]:
-        # The sketch changes the iterations, not their limit, and so has no derivative.
-        small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
-        return small, _prepared(small, lax.stop_gradient(ridge), projection)
-
-    # A constant sketch is computed once for all targets, outside of the loop.
-    fixed = None if refresh else sketch(embedding.key)
+    constant = lax.stop_gradient if projection is None else _unchanged
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
+    steps = _Steps(
+        matrix=constant(matrix),
+        ridge=constant(ridge),
+        target=target,
+        embedding=embedding,
+        step_size=step_size,
+        momentum=momentum,
+        num_inner_steps=num_inner_steps,
+        projection=projection,
+        fixed_sketch=None,
+    )
+    if not refresh:
+        # A constant sketch is computed once for all targets, outside of the loop.
+        steps = steps._replace(fixed_sketch=steps.sketch(embedding.key))
 
-    def solve(system_target: Array, unit: Array) -> Solution:
-        target = constant(system_target)
+    def solve(target: Array) -> Solution:
+        # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
+        scaled_target = target * unit
 
-        def projected(solution: Array) -> Array:
+        def scaled_projection(solution: Array) -> Array:
             assert projection is not None
-            return projection(solution * size / unit).astype(matrix.dtype) * unit / size
+            projected = projection(solution * size / unit)
+            return projected.astype(matrix.dtype) * unit / size
 
-        def downhill_of(solution: Array) -> tuple[Array, Array]:
-            rows = Dense(matrix)
-            gradient, squared = rows.sum_rows(_downhill, solution, along=(target,))
-            if ridge is None:
-                return gradient, squared
-            pulled = ridge * solution
-            return gradient - pulled, squared + jnp.sum(pulled * solution)
-
-        constrained_change = functools.partial(_constrained_change, num_inner_steps)
-
-        def step(state, key):
-            solution, last, gradient, _ = state
-            small, prepared = fixed or sketch(key)
-            downhill = step_size * gradient
-            if projection is None:
-                change = _free_change(prepared, downhill)
-            else:
-                change = constrained_change(prepared, solution, downhill, projected)
-            change = change + momentum * (solution - last)
-            moved = jnp.linalg.norm(product(small, change))
-            new = solution + change
-            gradient, squared = downhill_of(new)
-            return (new, solution, gradient, prepared), (jnp.sqrt(squared), moved)
-
-        start = jnp.zeros(matrix.shape[1], matrix.dtype)
-        if projection is not None:
-            start = projected(start)
-        gradient, squared = downhill_of(start)
-        keys = jax.random.split(embedding.key, num_iterations)
-        # The loop returns the factors of the last sketch, so that the program computes
-        # factors in one place.
-        shapes = jax.eval_shape(sketch, keys[0])[1]
-        state = start, start, gradient, jax.tree.map(jnp.zeros_like, shapes)
-        state, (norms, moved) = lax.scan(step, state, keys)
-        solution, _, gradient, prepared = state
-        history = jnp.concatenate([jnp.sqrt(squared)[None], norms])
-        # The change is divided by the step size, since small steps do not mean
-        # convergence.
+        steps_of_target = steps._replace(
+            target=constant(scaled_target),
+            projection=None if projection is None else scaled_projection,
+        )
+        result = _iterated(steps_of_target, tolerance, num_iterations)
+        solution, prepared, history, converged = result
         rank = None
-        length = moved[-1] / jnp.minimum(step_size, 1)
-        criteria = [Criterion(length, tolerance * jnp.linalg.norm(target))]
-        if projection is None:
-            # The exact gradient is tested, too, since it includes directions that the
-            # sketch missed.
-            bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
-            criteria.append(Criterion(jnp.linalg.norm(gradient), bound))
-            factors, _ = prepared
-            rank = factors.rank
+        if isinstance(prepared, _FactoredSketch):
+            rank = prepared.factors.rank
             solution = implicit_solution(
-                solution, Dense(system[0]), system_target, system[1], factors
+                solution, Dense(matrix), scaled_target, ridge, prepared.factors
             )
-        return Solution(
+        scaled_result = Solution(
             solution=solution * size,
             num_iterations=jnp.int32(num_iterations),
-            converged=all_met(criteria),
+            converged=converged,
             residual_history=history,
             rank=rank,
         )
-
-    def solve_scaled(target: Array) -> Solution:
-        # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
-        unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
-        scale = inverse_power_of_two(largest)
-        return in_units(solve(target * unit, unit), unit, scale)
+        return in_units(scaled_result, unit, inverse_power_of_two(largest))
 
     if target.ndim == 1:
-        return solve_scaled(target)
-    return jax.vmap(solve_scaled, in_axes=-1, out_axes=-1)(target)
+        return solve(target)
+    return jax.vmap(solve, in_axes=-1, out_axes=-1)(target)
 
 
-def _prepared(small: Array, ridge: Array | None, projection: Projection | None) -> Any:
-    """Factorises a sketch of X, once for all changes of θ by this sketch."""
-    if projection is None:
-        rcond = solver_cutoff(small.shape, small.dtype)
-        root = None if ridge is None else jnp.sqrt(ridge)
-        factors = factors_of_small(small, rcond, root=root)
-        return factors, factors.row_space()
+def _unchanged(value: T) -> T:
+    return value
+
+
+class _Result(NamedTuple):
+    """Result of the iterations: θ, the last sketch, the history, and convergence."""
+
+    solution: Array
+    prepared: _FactoredSketch | _SketchedHessian
+    history: Array
+    converged: Array
+
+
+def _iterated(steps: _Steps, tolerance: Array, num_iterations: int) -> _Result:
+    """Runs the iterations for one target."""
+    keys = jax.random.split(steps.embedding.key, num_iterations)
+    start, squared = steps.start(keys[0])
+    state, (norms, moved) = lax.scan(steps.step, start, keys)
+    target_norm = jnp.linalg.norm(steps.target)
+    # The change is divided by the step size, since small steps do not mean
+    # convergence.
+    length = moved[-1] / jnp.minimum(steps.step_size, 1)
+    criteria = [Criterion(length, tolerance * target_norm)]
+    if steps.projection is None:
+        # The exact gradient is tested, too, since it includes directions that the
+        # sketch missed.
+        bound = 10 * tolerance * jnp.linalg.norm(steps.matrix) * target_norm
+        criteria.append(Criterion(jnp.linalg.norm(state.gradient), bound))
+    return _Result(
+        solution=state.solution,
+        prepared=state.prepared,
+        history=jnp.concatenate([jnp.sqrt(squared)[None], norms]),
+        converged=all_met(criteria),
+    )
+
+
+def _factored(small: Array, ridge: Array | None) -> _FactoredSketch:
+    rcond = solver_cutoff(small.shape, small.dtype)
+    root = None if ridge is None else jnp.sqrt(ridge)
+    factors = factors_of_small(small, rcond, root=root)
+    return _FactoredSketch(factors, factors.row_space())
+
+
+def _hessian_of(small: Array, ridge: Array | None) -> _SketchedHessian:
     hessian = gram(small)
     if ridge is not None:
         hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
-    return hessian, jnp.linalg.eigvalsh(hessian)[-1]
+    return _SketchedHessian(hessian, jnp.linalg.eigvalsh(hessian)[-1])
 
 
-def _free_change(prepared: tuple[Factors, Array], gradient: Array) -> Array:
+def _free_change(sketch: _FactoredSketch, gradient: Array) -> Array:
     """Returns the unconstrained Newton step of a sketched Hessian."""
-    factors, row_space = prepared
+    factors = sketch.factors
     coordinates = product(factors.inverse.T, factors.scale * gradient)
-    return scaled(factors.scale, factors.direction(coordinates, row_space))
+    return scaled(factors.scale, factors.direction(coordinates, sketch.row_space))
 
 
-def _downhill(block: Array, target: Array, solution: Array) -> tuple[Array, Array]:
+def _residual_products(
+    block: Array, target: Array, solution: Array
+) -> tuple[Array, Array]:
+    """Computes Xᵀr and ‖r‖² of the residual r = y - Xθ of a block of rows."""
     residual = target - product(block, solution)
     return product(residual, block), jnp.sum(residual**2)
 
 
 def _constrained_change(
-    num_steps: int, prepared: Any, solution: Array, gradient: Array, projection: Any
+    sketch: _SketchedHessian,
+    solution: Array,
+    gradient: Array,
+    projection: Projection,
+    *,
+    num_steps: int,
 ) -> Array:
     """Takes accelerated projected gradient steps, with restarts after overshoots."""
-    hessian, largest = prepared
-    inverse = 1 / jnp.where(largest > 0, largest, 1)
+    inverse = 1 / jnp.where(sketch.largest > 0, sketch.largest, 1)
 
-    def step(_, state):
+    def step(_, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         point, extrapolated, weight = state
-        slope = product(hessian, extrapolated - solution)
+        slope = product(sketch.hessian, extrapolated - solution)
         new = projection(extrapolated - inverse * (slope - gradient))
         is_overshot = jnp.sum((extrapolated - new) * (new - point)) > 0
         weight = jnp.where(is_overshot, 1, weight)
@@ -314,5 +466,6 @@ def _constrained_change(
         extrapolated = new + (weight - 1) / new_weight * (new - point)
         return new, extrapolated, new_weight
 
-    start = (solution, solution, jnp.ones((), solution.dtype))
-    return lax.fori_loop(0, num_steps, step, start)[0] - solution
+    state = (solution, solution, jnp.ones((), solution.dtype))
+    end, _, _ = lax.fori_loop(0, num_steps, step, state)
+    return end - solution

@@ -1,5 +1,6 @@
 """Least squares by one sketch, or to full accuracy."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
@@ -95,16 +96,20 @@ def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
     if X is so small or large that products with it lose digits.
     """
     solution = result.solution / unit
-    least = jnp.min(scale)
-    bound = jnp.finfo(solution.dtype).maxexp
-    is_in_range = (least <= 2.0 ** (bound - 24)) & (least >= 2.0 ** (8 - bound))
+    smallest = jnp.min(scale)
+    maxexp = jnp.finfo(solution.dtype).maxexp
+    is_in_range = (smallest <= 2.0 ** (maxexp - 24)) & (smallest >= 2.0 ** (8 - maxexp))
     size = jnp.max(jnp.abs(scaled(1 / scale, result.solution)), axis=0)
     lost = jnp.abs(scaled(1 / scale, solution * unit - result.solution))
     is_carried = jnp.all(lost <= jnp.finfo(solution.dtype).eps * size, axis=0)
     rank = jax.tree.map(lambda x: jnp.broadcast_to(x, unit.shape), result.rank)
-    converged = result.converged & is_in_range & is_carried
-    history = result.residual_history / unit
-    return Solution(solution, result.num_iterations, converged, history, rank)
+    return Solution(
+        solution=solution,
+        num_iterations=result.num_iterations,
+        converged=result.converged & is_in_range & is_carried,
+        residual_history=result.residual_history / unit,
+        rank=rank,
+    )
 
 
 def sketch_and_solve(
@@ -178,10 +183,10 @@ def sketch_and_solve(
     checked, target = system_of(key, matrix, target)
     if isinstance(checked, Operator) and checked.functions.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _checks.with_cutoff(target, rcond, default_rcond)
-    regulariser = _checks.regulariser(ridge, checked.dtype)
+    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
+    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     embedding = embed(embedding, key, sketch_size, checked.shape[0])
     solution = _solve_once(checked, target, embedding, regulariser, rcond)
     if regulariser is None and solution.rank is not None:
@@ -201,26 +206,29 @@ def _solve_once(
     unit = inverse_power_of_two(unit)
     small, small_target = matrix.sketch(embedding, target * unit)
     # Derivatives come from `implicit_solution`, not from the steps of the computation.
-    constants = lax.stop_gradient((small, small_target, ridge, target))
-    fixed, right, weight, full_right = constants
-    root = None if weight is None else jnp.sqrt(weight)
-    factors = factors_of_small(fixed, rcond, root=root)
+    fixed_sketch = lax.stop_gradient(small)
+    fixed_small_target = lax.stop_gradient(small_target)
+    fixed_ridge = lax.stop_gradient(ridge)
+    fixed_target = lax.stop_gradient(target) * unit
+    root = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
+    factors = factors_of_small(fixed_sketch, rcond, root=root)
     # U = S X diag(scale) P, which has orthonormal columns (without the rows of a
     # ridge).
-    left = product(fixed * factors.scale, factors.inverse)
-    step = factors.direction(product(left.T, right), factors.row_space())
+    left = product(fixed_sketch * factors.scale, factors.inverse)
+    coordinates = product(left.T, fixed_small_target)
+    step = factors.direction(coordinates, factors.row_space())
     solution = implicit_solution(
         scaled(factors.scale, step), Dense(small), small_target, ridge, factors
     )
     probe = factors.null_vector()
-    found = lax.stop_gradient(solution)
+    fixed_solution = lax.stop_gradient(solution)
     products = lax.stop_gradient(matrix).line_products(
-        full_right * unit, found, factors.scale * probe
+        fixed_target, fixed_solution, factors.scale * probe
     )
     squared = products.squared
-    if weight is not None:
-        squared += weight * jnp.sum(found**2, axis=0)
-    squares = jnp.sum((full_right * unit) ** 2, axis=0)
+    if fixed_ridge is not None:
+        squared += fixed_ridge * jnp.sum(fixed_solution**2, axis=0)
+    squares = jnp.sum(fixed_target**2, axis=0)
     sees_all = factors.sees_all(probe, jnp.sqrt(products.curvature), rcond)
     result = Solution(
         solution=solution,
@@ -383,13 +391,13 @@ def preconditioned(
     num_rows, num_columns = checked.shape
     _validation.check_choice("method", method, METHODS)
     eps = float(jnp.finfo(checked.dtype).eps)
-    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
+    tolerance = _solver_arguments.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _checks.with_cutoff(target, rcond, default_rcond)
-    regulariser = _checks.regulariser(ridge, checked.dtype)
+    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
+    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
     chosen = _method(method, checked, sketch_size)
     if max_iterations is None:
         is_slow = chosen == "columns"
@@ -434,14 +442,18 @@ def _method(method: str, matrix: Matrix, sketch_size: int) -> str:
         is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
         choices = ("sketch", "gram") if is_sketched else ("gram", "sketch")
         if isinstance(matrix, Dense):
-            choices = *choices, "factor"
-            is_tall = num_rows >= (4 if method == "auto" else 1) * num_columns
+            choices = (*choices, "factor")
+            min_rows_per_column = 4 if method == "auto" else 1
+            is_tall = num_rows >= min_rows_per_column * num_columns
             if not is_tall and method in ("auto", "gram"):
                 return "factor"
     if method == "auto":
         return choices[0]
-    rule = f"be {' or '.join(map(repr, choices))} for this kind of matrix"
-    _validation.require(method in choices, "method", rule, repr(method))
+    if method not in choices:
+        quoted = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(
+            f"method must be {quoted} for this kind of matrix; got {method!r}"
+        )
     return method
 
 
@@ -453,10 +465,9 @@ def _num_tries(matrix: Sparse) -> int:
     """
     num_rows, num_columns = matrix.shape
     num_entries = matrix.num_entries + num_rows + num_columns
-    in_iterations = (
-        _SKETCH_ITERATIONS + _FACTOR_ITERATIONS * num_columns**3 / num_entries
-    )
-    return min(int(in_iterations / 2), _MAX_SLOW_ITERATIONS)
+    factor_time = _FACTOR_ITERATIONS * num_columns**3 / num_entries
+    time_in_iterations = _SKETCH_ITERATIONS + factor_time
+    return min(int(time_in_iterations / 2), _MAX_SLOW_ITERATIONS)
 
 
 @compiled("method", "max_iterations", "num_tries")
@@ -473,31 +484,35 @@ def _solve(
     num_tries: int,
 ) -> Solution:
     # Derivatives come from `implicit_solution`, not from the steps of the computation.
-    fixed, weight, right = lax.stop_gradient((matrix, ridge, target))
-    root = None if weight is None else jnp.sqrt(weight)
+    fixed_ridge = lax.stop_gradient(ridge)
+    fixed_target = lax.stop_gradient(target)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
-    unit = inverse_power_of_two(jnp.max(jnp.abs(right), axis=0))
-    problem = Problem(fixed, right * unit, root, tolerance)
+    unit = inverse_power_of_two(jnp.max(jnp.abs(fixed_target), axis=0))
+    problem = Problem(
+        matrix=lax.stop_gradient(matrix),
+        target=fixed_target * unit,
+        root=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
+        tolerance=tolerance,
+    )
+    solve_by_factors = functools.partial(
+        by_factors, problem, embedding, rcond, method, max_iterations
+    )
     if method == "columns":
-        found = by_columns(problem, max_iterations)
+        result = by_columns(problem, max_iterations)
     elif num_tries:
         tried, is_enough = tried_columns(problem, num_tries, max_iterations)
-        found = lax.cond(
-            is_enough,
-            lambda: tried,
-            lambda: by_factors(problem, embedding, rcond, method, max_iterations),
-        )
+        result = lax.cond(is_enough, lambda: tried, solve_by_factors)
     else:
-        found = by_factors(problem, embedding, rcond, method, max_iterations)
-    factors = found.factors
-    solution = scaled(factors.scale, found.solution)
-    solution = jnp.where(jnp.isfinite(found.squared), solution, jnp.nan)
+        result = solve_by_factors()
+    factors = result.factors
+    solution = scaled(factors.scale, result.solution)
+    solution = jnp.where(jnp.isfinite(result.squared), solution, jnp.nan)
     solution = implicit_solution(solution, matrix, target * unit, ridge, factors)
-    result = Solution(
+    scaled_result = Solution(
         solution=solution,
-        num_iterations=found.iteration,
-        converged=found.converged,
-        residual_history=found.history,
+        num_iterations=result.iteration,
+        converged=result.converged,
+        residual_history=result.history,
         rank=factors.rank,
     )
-    return in_units(result, unit, factors.scale)
+    return in_units(scaled_result, unit, factors.scale)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._solvers._least_squares import Solution
@@ -76,20 +76,20 @@ def logistic_newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
     """
-    features = _checks.gathered(_checks.finite_matrix("features", features))
+    features = _conversions.gathered(_conversions.finite_matrix("features", features))
     num_rows, num_columns = features.shape
-    targets = _checks.gathered(_checks.float_array("labels", labels))
+    targets = _conversions.gathered(_conversions.float_array("labels", labels))
     _validation.check_shape("labels", targets, "(N,)", (num_rows,))
-    values = _checks.concrete(labels, targets.dtype)
+    values = _conversions.concrete(labels, targets.dtype)
     if values is not None:
-        is_right = (values >= 0) & (values <= 1)
-        _validation.check_entries("labels", values, is_right, "between 0 and 1")
+        is_valid = (values >= 0) & (values <= 1)
+        _validation.check_entries("labels", values, is_valid, "between 0 and 1")
     else:
         targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
     if initial is None:
         initial = np.zeros(num_columns, features.dtype)
-    initial = _checks.finite_array("initial", initial).astype(features.dtype)
+    initial = _conversions.finite_array("initial", initial).astype(features.dtype)
     _validation.check_shape("initial", initial, "(p,)", (num_columns,))
     newton = newton_sketch(
         key,

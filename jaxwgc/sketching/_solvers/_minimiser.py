@@ -1,6 +1,7 @@
 """Derivatives of the minimiser of a convex loss, independent of the solver."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,34 +10,40 @@ from jax import Array
 
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.implicit import solve_augmented
-from jaxwgc.sketching._solvers._newton_problem import Problem, root_factors
+from jaxwgc.sketching._solvers._newton_problem import (
+    Arguments,
+    Functions,
+    Problem,
+    root_factors,
+)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def minimiser(functions: Any, unravel: Any, flat: Array, given: Any) -> Array:
+def minimiser(
+    functions: Functions,
+    unravel: Callable[[Array], Any],
+    flat: Array,
+    arguments: Arguments,
+) -> Array:
     """Returns `flat` with the derivative of the point at which the gradient is zero."""
-    del functions, unravel, given
+    del functions, unravel, arguments
     return flat
 
 
 @minimiser.defjvp
 def _minimiser_jvp(functions, unravel, primals, tangents):
-    flat, given = primals
-    loss, root_of_hessian = functions
+    flat, arguments = primals
 
-    def problem_of(given):
-        args, ridge = given
-        return Problem(unravel, loss, root_of_hessian, args, ridge)
+    def gradient(arguments: Arguments) -> Array:
+        problem = Problem(functions, unravel, arguments)
+        return jax.grad(problem.objective)(flat)
 
-    def gradient(given):
-        return jax.grad(problem_of(given).objective)(flat)
-
-    _, change = jax.jvp(gradient, (given,), tangents[1:])
+    _, gradient_change = jax.jvp(gradient, (arguments,), tangents[1:])
     # The Hessian is BᵀB, so that this is a least-squares system. It is solved with the
     # accuracy of least squares.
-    root = problem_of(given).root(flat)
-    _, ridge = given
+    root = Problem(functions, unravel, arguments).root(flat)
+    ridge = arguments.ridge
     factors = root_factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
-    flat = minimiser(functions, unravel, flat, given)
-    return flat, solve_augmented(Dense(root), ridge, factors, zeros, change)[1]
+    _, change = solve_augmented(Dense(root), ridge, factors, zeros, gradient_change)
+    return minimiser(functions, unravel, flat, arguments), change

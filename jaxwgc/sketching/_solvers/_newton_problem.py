@@ -1,6 +1,5 @@
 """Descent direction and line search of one Newton step with a sketched Hessian."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc._conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
-from jaxwgc.sketching._linalg.monitor import Monitor
+from jaxwgc.sketching._linalg.monitor import select
 from jaxwgc.sketching._linalg.rows import diagonal, gram
 
 # Armijo's constant, and the largest number of halvings of a step.
@@ -20,31 +19,60 @@ _SUFFICIENT = 0.1
 _MAX_HALVINGS = 40
 
 
-class State(NamedTuple):
+class Point(NamedTuple):
+    """Flat parameters, and the value and gradient of the objective at them."""
+
     flat: Array
     value: Array
     gradient: Array
-    monitor: Monitor
+
+
+class Functions(NamedTuple):
+    """The functions of a problem, hashable.
+
+    Attributes:
+      loss: `loss(params, *args) -> scalar`.
+      square_root_hessian: `square_root_hessian(params, *args)`, B with BᵀB the Hessian.
+    """
+
+    loss: Callable[..., Array]
+    square_root_hessian: Callable[..., Any]
+
+
+class Arguments(NamedTuple):
+    """The arguments of a problem that its minimum depends on.
+
+    Attributes:
+      args: Further arguments of the functions.
+      ridge: The ridge, or None.
+    """
+
+    args: tuple[Any, ...]
+    ridge: Array | None
 
 
 class Problem(NamedTuple):
     """A loss with a ridge for flat parameters, and a root of its Hessian."""
 
+    functions: Functions
     unravel: Callable[[Array], Any]
-    loss: Callable[..., Array]
-    square_root_hessian: Callable[..., Any]
-    args: tuple[Any, ...]
-    ridge: Array | None
+    arguments: Arguments
+
+    @property
+    def ridge(self) -> Array | None:
+        """Returns the ridge, or None."""
+        return self.arguments.ridge
 
     def objective(self, flat: Array) -> Array:
         """Returns the objective: the loss plus ridge / 2 ‖θ‖²."""
-        value = jnp.asarray(self.loss(self.unravel(flat), *self.args), flat.dtype)
+        loss = self.functions.loss(self.unravel(flat), *self.arguments.args)
         weight = 0 if self.ridge is None else self.ridge
-        return value + weight / 2 * jnp.sum(flat**2)
+        return jnp.asarray(loss, flat.dtype) + weight / 2 * jnp.sum(flat**2)
 
     def root(self, flat: Array) -> Array:
         """Returns B (N, p) with BᵀB the Hessian without the ridge."""
-        tree = self.square_root_hessian(self.unravel(flat), *self.args)
+        square_root_hessian = self.functions.square_root_hessian
+        tree = square_root_hessian(self.unravel(flat), *self.arguments.args)
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
@@ -61,7 +89,6 @@ class Problem(NamedTuple):
         Also returns the norm of the gradient's part outside of the sketch's range.
         """
         inverse = _inverse_root(small, self.ridge)
-
         preconditioned_gradient = product(gradient, inverse)
         change = -product(inverse, preconditioned_gradient)
         unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
@@ -84,9 +111,9 @@ class Problem(NamedTuple):
         return change, unseen
 
     def line_search(
-        self, state: State, change: Array, slope: Array, rounding: Array
-    ) -> tuple[Array, Array, Array, Array]:
-        """Returns the next point, value and gradient, and whether the search failed.
+        self, point: Point, change: Array, slope: Array, rounding: Array
+    ) -> tuple[Point, Array]:
+        """Returns the next point, and whether the search failed.
 
         If values differ by rounding alone, slopes decide: Hager and Zhang, "A new
         conjugate gradient method with guaranteed descent and an efficient line search",
@@ -94,31 +121,39 @@ class Problem(NamedTuple):
         function.
         """
         evaluate = jax.value_and_grad(self.objective)
-        magnitude = jnp.abs(state.value)
+        magnitude = jnp.abs(point.value)
         noise = 4 * jnp.finfo(change.dtype).eps * magnitude
         noise += jnp.sqrt(2 * magnitude) * rounding
         steepest = (2 * _SUFFICIENT - 1) * slope
 
-        def is_too_long(search):
-            size, value, gradient, count = search
-            is_lower = value <= state.value + _SUFFICIENT * size * slope
-            is_flat = product(change, gradient) <= steepest
-            is_lower |= (value <= state.value + noise) & is_flat
+        def is_too_long(search: _Search) -> Array:
+            is_lower = search.value <= point.value + _SUFFICIENT * search.size * slope
+            is_flat = product(change, search.gradient) <= steepest
+            is_lower |= (search.value <= point.value + noise) & is_flat
             # A step to a value of NaN counts as too long.
-            return ~is_lower & (count < _MAX_HALVINGS)
+            return ~is_lower & (search.num_halvings < _MAX_HALVINGS)
 
-        def halve(search):
-            size, _, _, count = search
-            size = size / 2
-            return size, *evaluate(state.flat + size * change), count + 1
+        def halve(search: _Search) -> _Search:
+            size = search.size / 2
+            value, gradient = evaluate(point.flat + size * change)
+            return _Search(size, value, gradient, search.num_halvings + 1)
 
+        value, gradient = evaluate(point.flat + change)
         one = jnp.ones((), change.dtype)
-        start = one, *evaluate(state.flat + change), jnp.int32(0)
-        size, value, gradient, count = lax.while_loop(is_too_long, halve, start)
-        stalled = (count == _MAX_HALVINGS) | ~jnp.isfinite(value)
-        old = state.flat, state.value, state.gradient
-        new = state.flat + size * change, value, gradient
-        return *jax.tree.map(functools.partial(jnp.where, stalled), old, new), stalled
+        start = _Search(one, value, gradient, num_halvings=jnp.int32(0))
+        end = lax.while_loop(is_too_long, halve, start)
+        has_failed = (end.num_halvings == _MAX_HALVINGS) | ~jnp.isfinite(end.value)
+        new = Point(point.flat + end.size * change, end.value, end.gradient)
+        return select(has_failed, point, new), has_failed
+
+
+class _Search(NamedTuple):
+    """State of the line search: a step size, the value and gradient after the step."""
+
+    size: Array
+    value: Array
+    gradient: Array
+    num_halvings: Array
 
 
 def root_factors(root: Array, ridge: Array | None) -> Factors:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,19 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
-from jaxwgc.sketching import _checks
+from jaxwgc._arrays import is_sparse, product
+from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
 from jaxwgc.sketching._solvers._least_squares import Solution
 from jaxwgc.sketching._solvers._minimiser import minimiser
-from jaxwgc.sketching._solvers._newton_problem import Problem, State
+from jaxwgc.sketching._solvers._newton_problem import (
+    Arguments,
+    Functions,
+    Point,
+    Problem,
+)
 
 
 def newton_sketch(
@@ -121,108 +126,143 @@ def newton_sketch(
     _validation.check_callable("loss", loss)
     _validation.check_callable("square_root_hessian", square_root_hessian)
     _validation.check_instance("args", args, tuple, " of what loss takes")
-    args = jax.tree.map(functools.partial(_checks.from_scipy, "args"), args)
+    args = jax.tree.map(functools.partial(_conversions.from_scipy, "args"), args)
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
-    _validation.require(flat.size, "params", "have at least one number", repr(params))
+    if flat.size == 0:
+        raise ValueError(f"params must have at least one number; got {params!r}")
     root = jax.eval_shape(square_root_hessian, params, *args)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(root)]
-    num_rows = next((shape[0] for shape in shapes if shape), 0)
-    expected = [(num_rows, *leaf.shape) for leaf in jax.tree.leaves(params)]
-    is_like = jax.tree.structure(root) == jax.tree.structure(params)
-    is_right = is_like and shapes == expected
-    rule = "return a pytree like params, with an axis of N in front of every leaf"
-    _validation.require(is_right, "square_root_hessian", rule, root)
-    regulariser = _checks.regulariser(ridge, flat.dtype)
+    num_rows = _num_rows_of_root(root, params)
+    regulariser = _solver_arguments.regulariser(ridge, flat.dtype)
     # With a ridge, any sketch size is allowed.
-    shape = (num_rows, flat.size if regulariser is None else 1)
-    sketch_size = _checks.sketch_size(sketch_size, shape)
+    num_columns = flat.size if regulariser is None else 1
+    sketch_size = _solver_arguments.sketch_size(sketch_size, (num_rows, num_columns))
     embedding = embed(embedding, key, sketch_size, num_rows)
-    check_int = _validation.check_int
-    num_refinements = check_int("num_refinements", num_refinements, minimum=0)
-    max_iterations = check_int("max_iterations", max_iterations, minimum=1)
+    num_refinements = _validation.check_int(
+        "num_refinements", num_refinements, minimum=0
+    )
+    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
     default_tolerance = min(1e-10, 4 * float(jnp.finfo(flat.dtype).eps))
-    tolerance = _checks.stopping_tolerance(tolerance, default_tolerance, flat.dtype)
-    functions = (loss, square_root_hessian)
-    limits = (num_refinements, max_iterations)
-    given = args, regulariser
-    return _newton_steps(params, given, embedding, tolerance, functions, limits)
+    tolerance = _solver_arguments.stopping_tolerance(
+        tolerance, default_tolerance, flat.dtype
+    )
+    return _newton_steps(
+        params,
+        Arguments(args, regulariser),
+        embedding,
+        tolerance,
+        functions=Functions(loss, square_root_hessian),
+        num_refinements=num_refinements,
+        max_iterations=max_iterations,
+    )
+
+
+def _num_rows_of_root(root: Any, params: Any) -> int:
+    """Returns N, after a check of the shapes of B, a pytree like params.
+
+    Raises:
+      ValueError: If the structures differ, or a leaf of B does not have the shape of
+        its parameters with an axis of N in front.
+    """
+    shapes = [leaf.shape for leaf in jax.tree.leaves(root)]
+    num_rows = shapes[0][0] if shapes and shapes[0] else 0
+    expected = [(num_rows, *leaf.shape) for leaf in jax.tree.leaves(params)]
+    has_structure = jax.tree.structure(root) == jax.tree.structure(params)
+    if not has_structure or shapes != expected:
+        raise ValueError(
+            "square_root_hessian must return a pytree like params, with an axis of N "
+            f"in front of every leaf; got {root}"
+        )
+    return num_rows
 
 
 def _float_params(params: Any) -> Any:
     def checked(path: Any, leaf: Any) -> Array:
-        return _checks.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+        return _conversions.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
 
-    is_leaf = _checks.is_sparse
+    is_leaf = is_sparse
     return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_leaf)
 
 
-@functools.partial(jax.jit, static_argnames=("functions", "limits"))
+class _State(NamedTuple):
+    """State of the iterations: the current point, and their progress."""
+
+    point: Point
+    monitor: Monitor
+
+
+@functools.partial(
+    jax.jit, static_argnames=("functions", "num_refinements", "max_iterations")
+)
 def _newton_steps(
     params: Any,
-    given: tuple[Any, Array | None],
+    arguments: Arguments,
     embedding: Embedding,
     tolerance: Array,
-    functions: tuple[Callable[..., Array], Callable[..., Any]],
-    limits: tuple[int, int],
+    *,
+    functions: Functions,
+    num_refinements: int,
+    max_iterations: int,
 ) -> Solution:
     """Minimises the loss with a ridge, starting at `params`; see `newton_sketch`.
 
     Args:
       params: The starting point.
-      given: Arguments of the functions, and the ridge.
+      arguments: Arguments of the functions, and the ridge.
       embedding: Embedding of the first step.
       tolerance: See `newton_sketch`.
       functions: The loss, and the root of its Hessian.
-      limits: The number of refinements, and the largest number of iterations.
+      num_refinements: See `newton_sketch`.
+      max_iterations: See `newton_sketch`.
     """
-    num_refinements, max_iterations = limits
-    params, (args, ridge) = lax.stop_gradient((params, given))
-    flat, unravel = ravel_pytree(params)
-    loss, root_of_hessian = functions
-    problem = Problem(unravel, loss, root_of_hessian, args, ridge)
+    flat, unravel = ravel_pytree(lax.stop_gradient(params))
+    problem = Problem(functions, unravel, lax.stop_gradient(arguments))
     value, gradient = jax.value_and_grad(problem.objective)(flat)
     eps = jnp.finfo(flat.dtype).eps
     tiny = jnp.finfo(flat.dtype).tiny
 
-    def is_running(state: State) -> Array:
+    def is_running(state: _State) -> Array:
         return state.monitor.is_running(max_iterations)
 
-    def step(state: State) -> State:
-        root = problem.root(state.flat)
+    def step(state: _State) -> _State:
+        point = state.point
+        root = problem.root(point.flat)
         key = jax.random.fold_in(embedding.key, state.monitor.iteration)
         small = dataclasses.replace(embedding, key=key) @ root
-        change, unseen = problem.direction(root, small, state.gradient, num_refinements)
+        change, unseen = problem.direction(root, small, point.gradient, num_refinements)
         # Rounding of the parameters and of B θ limits the accuracy of the objective.
-        terms = product(jnp.abs(root), jnp.abs(state.flat))
+        terms = product(jnp.abs(root), jnp.abs(point.flat))
         rounding = 2 * eps * jnp.linalg.norm(terms)
         # `unseen` is relative to the size of the objective, or to its rounding if
         # larger.
-        length = jnp.sqrt(jnp.abs(state.value)) + rounding / eps**0.5
+        length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
         unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
-        slope = product(change, state.gradient)
-        search = problem.line_search(state, change, slope, rounding)
-        new, value, gradient, is_stalled = search
+        slope = product(change, point.gradient)
+        new_point, has_failed = problem.line_search(point, change, slope, rounding)
         # The tolerance is relative to the current value, since the value at the start
         # may be larger by any factor.
         decrement = Criterion(
             error=-slope / 2,
-            tolerance=tolerance * jnp.abs(value),
+            tolerance=tolerance * jnp.abs(new_point.value),
             floor=rounding**2 / 2,
         )
         # The bound √eps is stricter than a step needs, and above rounding. If the
         # gradient is in the null space of the sketch, `unseen` is far larger.
-        unseen = Criterion(unseen, tolerance=float(eps) ** 0.5)
+        is_seen = Criterion(unseen, tolerance=float(eps) ** 0.5)
         monitor = state.monitor.update(
-            value, [decrement, unseen], has_stagnated=is_stalled
+            new_point.value, [decrement, is_seen], has_stagnated=has_failed
         )
-        return State(new, value, gradient, monitor)
+        return _State(new_point, monitor)
 
-    monitor = Monitor.init(value, max_iterations)
-    start = State(flat, value, gradient, monitor)
-    state = lax.while_loop(is_running, step, start)
-    solution = minimiser(functions, unravel, state.flat, given)
-    monitor = state.monitor
+    start = _State(
+        point=Point(flat, value, gradient),
+        monitor=Monitor.init(value, max_iterations),
+    )
+    end = lax.while_loop(is_running, step, start)
+    solution = minimiser(functions, unravel, end.point.flat, arguments)
     return Solution(
-        unravel(solution), monitor.iteration, monitor.has_converged, monitor.history
+        solution=unravel(solution),
+        num_iterations=end.monitor.iteration,
+        converged=end.monitor.has_converged,
+        residual_history=end.monitor.history,
     )

@@ -39,10 +39,11 @@ class Problem(NamedTuple):
     tolerance: Array
 
 
-class Found(NamedTuple):
+class ScaledSolution(NamedTuple):
     """Result of iterations: θ / scale, and the fields of `Solution`.
 
     Attributes:
+      solution: θ / scale, (p,) or (p, c).
       squared: Squared norm of the residual.
       factors: The `Factors` or `ColumnScaling` that preconditioned them.
     """
@@ -55,14 +56,14 @@ class Found(NamedTuple):
     factors: Factors | ColumnScaling
 
 
-def by_columns(problem: Problem, max_iterations: int) -> Found:
+def by_columns(problem: Problem, max_iterations: int) -> ScaledSolution:
     """Solves with column scales as the only preconditioner."""
     matrix, target, root, tolerance = problem
     assert isinstance(matrix, Operator | Sparse)
     scaling = column_scaling(matrix, root)
     system = ScaledSystem(matrix, scaling, tolerance, root)
     state = system.solve(system.padded(target), max_iterations)
-    return Found(
+    return ScaledSolution(
         solution=state.x,
         squared=state.squared,
         iteration=state.monitor.iteration,
@@ -74,20 +75,20 @@ def by_columns(problem: Problem, max_iterations: int) -> Found:
 
 def tried_columns(
     problem: Problem, num_tries: int, max_iterations: int
-) -> tuple[Found, Array]:
+) -> tuple[ScaledSolution, Array]:
     """Solves as `by_columns`, and returns whether no factors are needed.
 
     The result has the form of `by_factors`. A ridge gives every X full rank, unless it
     is lost in the rounding of X.
     """
-    found = by_columns(problem, num_tries)
-    scaling = found.factors
+    tried = by_columns(problem, num_tries)
+    scaling = tried.factors
     assert isinstance(scaling, ColumnScaling)
     num_columns = problem.matrix.shape[1]
     dtype = problem.matrix.dtype
-    least = 100 * jnp.finfo(dtype).eps * scaling.norm
+    rounding = 100 * jnp.finfo(dtype).eps * scaling.norm
     assert problem.root is not None
-    has_full_rank = problem.root * jnp.min(scaling.scale) > least
+    has_full_rank = problem.root * jnp.min(scaling.scale) > rounding
     ones = jnp.ones(num_columns, dtype)
     rank = NumericalRank(jnp.int32(num_columns), jnp.bool_(False))
     identity = jnp.diag(ones)
@@ -99,10 +100,11 @@ def tried_columns(
         rank=rank,
         finite=jnp.bool_(True),
     )
-    padding = [(0, max_iterations - num_tries)] + [(0, 0)] * (found.history.ndim - 1)
-    history = jnp.pad(found.history, padding, mode="edge")
-    is_enough = jnp.all(found.converged) & has_full_rank
-    return found._replace(history=history, factors=factors), is_enough
+    padding = [(0, 0)] * tried.history.ndim
+    padding[0] = (0, max_iterations - num_tries)
+    history = jnp.pad(tried.history, padding, mode="edge")
+    is_enough = jnp.all(tried.converged) & has_full_rank
+    return tried._replace(history=history, factors=factors), is_enough
 
 
 def by_factors(
@@ -111,7 +113,7 @@ def by_factors(
     rcond: Array,
     method: str,
     max_iterations: int,
-) -> Found:
+) -> ScaledSolution:
     """Solves with the factors of X or of its sketch as the preconditioner."""
     matrix, target, root, tolerance = problem
     sees_all = jnp.bool_(True)
@@ -124,7 +126,7 @@ def by_factors(
         assert isinstance(matrix, QRMatrix)
         small, gradient, squared = matrix.triangle_and_products(target, root)
         factors = factors_of_small(small.factor, rcond, small.scale, root)
-        at_zero = gradient, squared
+        at_zero = (gradient, squared)
     else:
         assert embedding is not None
         (sketch,) = matrix.sketch(embedding)
@@ -135,7 +137,7 @@ def by_factors(
     refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
     is_lowest = refinement.is_lowest(state, is_sketched=method == "sketch")
-    return Found(
+    return ScaledSolution(
         solution=state.point.x,
         squared=state.point.squared,
         iteration=state.monitor.iteration,

@@ -61,7 +61,7 @@ def report_times(
 def without_waits(times: Any, waits: Any) -> np.ndarray:
     """Returns times (rounds, workers) before workers wait, NaN for no response."""
     table = _validation.measured_times(times, least_rounds=2)
-    waits = _validation.waiting_times(waits)
+    waits = waiting_times(waits)
     if waits.shape != table.shape:
         raise ValueError(
             f"waits must have the shape of times, {table.shape}; got {waits.shape}"
@@ -74,6 +74,25 @@ def without_waits(times: Any, waits: Any) -> np.ndarray:
             f"{waits[place]} in a time of {table[place]} at {list(place)}"
         )
     return busy
+
+
+def waiting_times(waits: Any) -> np.ndarray:
+    """Checks waiting times (rounds, workers), and converts them to float64."""
+    table = _validation.concrete_array("waits", waits, "real numbers").astype(
+        np.float64
+    )
+    if table.ndim != 2 or len(table) < 2 or not table.size:
+        raise ValueError(
+            "waits must have shape (rounds, workers), with at least 2 rounds; got "
+            f"{table.shape}"
+        )
+    if np.any(table < 0) or np.any(np.isinf(table)):
+        place = tuple(np.argwhere((table < 0) | np.isinf(table))[0].tolist())
+        raise ValueError(
+            "waits must be finite and at least 0, and NaN for a worker that did not "
+            f"take part; got {table[place]} at {list(place)}"
+        )
+    return table
 
 
 def numbers_of_rounds(

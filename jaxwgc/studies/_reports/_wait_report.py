@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
-from jaxwgc import _validation
 from jaxwgc.studies._reports import _figures
+from jaxwgc.studies._reports._inputs import waiting_times
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
 from jaxwgc.studies._reports._statistics import (
     batch_errors,
@@ -165,7 +165,7 @@ class WaitReport(NamedTuple):
 
 def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     """Returns the report of waiting times (rounds, workers); see `straggler_report`."""
-    table = _validation.waiting_times(waits)
+    table = waiting_times(waits)
     num_rounds, num_workers = table.shape
     labels = worker_labels(names, table, argument="waits")
     missing = np.isnan(table).sum(axis=0)

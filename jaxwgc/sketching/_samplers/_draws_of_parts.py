@@ -1,0 +1,116 @@
+"""Random numbers of draws: until parts are distinct, or in all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+_MAX_COUNT = 2**31 - 1
+
+# `jax.random.poisson` computes in float32 for any dtype of its argument. Its acceptance
+# test is a difference of numbers of size mean * log(mean), so that its samples are
+# visibly wrong for means above 1e5. Above _LARGE_MEAN, a Cornish-Fisher expansion
+# replaces it. The expansion is at a total variation distance of 5e-6 from the Poisson
+# law at _LARGE_MEAN, and closer for larger means.
+_LARGE_MEAN = 4096.0
+
+# Branch probabilities at nodes of the tree are multiples of 1 / _UNITS.
+_UNITS = np.uint32(2**31)
+
+
+def draw_until_distinct(
+    key: Array, probabilities: Array, num_distinct: int
+) -> tuple[Array, Array]:
+    """Draws until num_distinct parts are found, and returns indices and counts.
+
+    See `sample_partitions`.
+    """
+    arrival_key, count_key = jax.random.split(key)
+    units = _exponential(arrival_key, probabilities.shape, probabilities.dtype)
+    # Logarithms keep their precision over all ratios of probabilities.
+    log_arrivals = jnp.log(units) - jnp.log(probabilities)
+    negated, indices = lax.top_k(-log_arrivals, num_distinct)
+    log_arrivals = -negated
+    is_drawn = jnp.isfinite(log_arrivals)
+    # Slot of the last part to arrive. Unused slots never arrive, and come after it.
+    last = jnp.sum(is_drawn) - 1
+    # Expected numbers of further arrivals, Πⱼ (stop - arrival_j), without a difference
+    # of large numbers.
+    means = units[indices] * jnp.expm1(log_arrivals[last] - log_arrivals)
+    later = _poisson(count_key, jnp.where(is_drawn, jnp.maximum(means, 0), 0))
+    # Counts are bounded such that their sum also fits in int32.
+    counts = 1 + jnp.minimum(later, _MAX_COUNT // num_distinct - 1)
+    return indices, jnp.where(is_drawn, counts, 0)
+
+
+def _poisson(key: Array, mean: Array) -> Array:
+    """Draws a Poisson variable for every mean, int32; saturates at 2³¹ - 128."""
+    small_key, large_key = jax.random.split(key)
+    is_large = mean >= _LARGE_MEAN
+    small = jax.random.poisson(small_key, jnp.where(is_large, 1, mean), dtype=jnp.int32)
+    safe = jnp.clip(mean, _LARGE_MEAN, 2.0**31)
+    normal = jax.random.normal(large_key, mean.shape, mean.dtype)
+    root = jnp.sqrt(safe)
+    skewness = (normal**2 - 1) / 6
+    excess = (normal - normal**3) / (72 * root)
+    large = jnp.round(safe + root * normal + skewness + excess)
+    # The largest float32 below 2**31.
+    large = jnp.minimum(large, 2.0**31 - 128).astype(jnp.int32)
+    return jnp.where(is_large, large, small)
+
+
+def _exponential(key: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Draws positive exponential variables that are precise near zero.
+
+    Only the earliest of many arrivals count. They come from uniform variables near
+    zero, which `jax.random.uniform` draws from a grid with steps of machine epsilon. A
+    second variable fills the gaps of the grid, so that arrivals do not tie or vanish.
+    """
+    info = jnp.finfo(dtype)
+    coarse, fine = jax.random.uniform(key, (2, *shape), dtype)
+    filled = coarse + info.eps * fine + info.smallest_normal
+    return -jnp.log1p(-jnp.where(coarse >= 0.5, coarse, filled))
+
+
+def _with_sums(tree: Array) -> Array:
+    """Replaces every inner node of a binary tree by the sum of its children."""
+    sums = tree.reshape(-1, 2).sum(axis=1)
+    return jnp.concatenate([sums, tree[len(tree) // 2 :]])
+
+
+def draw_counts(key: Array, probabilities: Array, num_draws: int) -> Array:
+    """Draws num_draws parts, and returns how often each part was drawn, int32 (K,).
+
+    Every draw walks down a binary tree of sums of probabilities, with fresh bits at
+    each level. A search in one cumulative sum would be shorter. But in float32 its
+    rounding errors are as large as the probabilities of 1e5 parts.
+
+    The probability of the rarer side of a node is rounded to a multiple of 2⁻³¹. It is
+    rounded up or down at random once per call, so that its expectation is exact. On the
+    grid of `jax.random.uniform`, parts rarer than 1e-7 would come too often or never.
+    """
+    num_parts = probabilities.shape[0]
+    depth = (num_parts - 1).bit_length()
+    # The root is at index 1, and the children of node i are at 2i and 2i + 1. Each step
+    # adds a level.
+    tree = jnp.pad(probabilities, (2**depth, 2**depth - num_parts))
+    tree = lax.fori_loop(0, depth, lambda _, tree: _with_sums(tree), tree)
+    sides = tree.reshape(-1, 2)
+    total = jnp.sum(sides, axis=1)
+    share = jnp.min(sides, axis=1) / jnp.where(total > 0, total, 1)
+    keys = jax.random.split(key, depth + 1)
+    rounding = jax.random.uniform(keys[depth], share.shape, share.dtype)
+    # A side of probability zero is never taken.
+    units = jnp.floor(share * _UNITS + rounding).astype(jnp.uint32)
+    units = jnp.where(sides[:, 0] <= sides[:, 1], units, _UNITS - units)
+
+    def descend(nodes: Array, level_key: Array) -> tuple[Array, None]:
+        bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
+        return 2 * nodes + (bits >= units[nodes]), None
+
+    # Under `shard_map`, the root has to vary with the device as the tree and the key
+    # do. So it is computed from both.
+    root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
+    nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
+    nodes, _ = lax.scan(descend, nodes, keys[:depth])
+    return jnp.zeros(num_parts, jnp.int32).at[nodes - 2**depth].add(1)
