@@ -12,7 +12,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import Array
 from jaxwgc._pytrees import Static, register
-from jaxwgc._validation import in_short, require
+from jaxwgc._validation import in_short
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -139,10 +139,13 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
-        name = "encoding_matrix"
-        kind = "numbers or bools"
-        sizes = {"num_workers": "any", "num_parts": "any"}
-        matrix = _validation.host_array(name, encoding_matrix, kind, **sizes)
+        matrix = _validation.host_array(
+            "encoding_matrix",
+            encoding_matrix,
+            "numbers or bools",
+            num_workers="any",
+            num_parts="any",
+        )
         is_complex = np.iscomplexobj(matrix)
         matrix = matrix.astype(np.complex128 if is_complex else np.float64)
         num_workers, num_parts = matrix.shape
@@ -160,12 +163,11 @@ decoders=[LeastSquares])
         )
         cls.check(code)
         others = np.argwhere((matrix != 0) & ~assignment)
-        require(
-            not others.size,
-            "encoding_matrix",
-            "be 0 where assignment is False",
-            f"others at {others.tolist()}",
-        )
+        if others.size:
+            raise ValueError(
+                "encoding_matrix must be 0 where assignment is False; got others at "
+                f"{others.tolist()}"
+            )
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
             check_tolerance(matrix, target, num_stragglers, check_patterns)
         return code
@@ -227,9 +229,8 @@ decoders=[LeastSquares])
         arrays = (self.encoding_matrix, self.target)
         if _validation.is_traced(arrays):
             return None
-        checksum = zlib.crc32(
-            str((self.messages_per_worker, self.num_segments)).encode()
-        )
+        layout = (self.messages_per_worker, self.num_segments)
+        checksum = zlib.crc32(str(layout).encode())
         for array in arrays:
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
         return checksum
@@ -309,13 +310,14 @@ decoders=[LeastSquares])
           >>> code.decodes([[True, True, False, False], [True, False, True, False]])
           Array([ True, False], dtype=bool)
         """
-        sizes = {"num_messages": self.num_messages}
-        mask = jnp.asarray(_validation.as_array("mask", mask, "bools", "...", **sizes))
+        mask = _validation.as_array(
+            "mask", mask, "bools", "...", num_messages=self.num_messages
+        )
         chosen = self.choose_decoder(decoder)
         if tolerance is None:
             tolerance = chosen.tolerance
         return chosen.decodes(
-            self.encoding_matrix, self.segment_targets, mask, tolerance
+            self.encoding_matrix, self.segment_targets, jnp.asarray(mask), tolerance
         )
 
     def check_plain(self, user: str) -> None:
@@ -325,8 +327,9 @@ decoders=[LeastSquares])
           user: Name of the caller in the error message.
         """
         for name in ("num_segments", "messages_per_worker"):
-            given = getattr(self, name)
-            require(given == 1, f"code.{name}", f"be 1 for {user}", given)
+            number = getattr(self, name)
+            if number != 1:
+                raise ValueError(f"code.{name} must be 1 for {user}; got {number}")
 
     @property
     def allows_requests(self) -> bool:
@@ -335,8 +338,11 @@ decoders=[LeastSquares])
 
     def check_requests(self) -> None:
         """Raises ValueError unless `allows_requests` is True."""
-        rule = "be real with one segment for requests, e.g. codes.replicated"
-        require(self.allows_requests, "code", rule, self)
+        if not self.allows_requests:
+            raise ValueError(
+                "code must be real with one segment for requests, e.g. "
+                f"codes.replicated; got {self}"
+            )
 
     @staticmethod
     def check(code: Any, concrete: str = "") -> "GradientCode":
