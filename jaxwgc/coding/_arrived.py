@@ -163,11 +163,10 @@ def _messages_of_finished(code: GradientCode, finished: Any) -> jax.Array:
         raise TypeError(f"finished must be integers; got {counts.dtype}")
     counts = _by_worker("finished", counts, code)
     if not is_traced(finished, code.assignment):
-        given = np.asarray(finished)
-        parts = np.asarray(code.parts_per_worker)
-        if np.any((given < 0) | (given > parts)):
+        known = np.asarray(finished)
+        if np.any((known < 0) | (known > np.asarray(code.parts_per_worker))):
             raise ValueError(
-                f"finished must be from 0 to parts_per_worker; got {given}"
+                f"finished must be from 0 to parts_per_worker; got {known}"
             )
     parts = jnp.asarray(code.parts_per_worker)
     required = parts[:, None] if code.required_parts is None else code.required_parts

@@ -100,7 +100,8 @@ def combine(
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
     # In units of epsilon, rows and floors have squares in the range of the dtype.
     eps = jnp.finfo(messages.dtype).eps
-    floors = None if floors is None else floors / eps
+    if floors is not None:
+        floors = floors / eps
 
     def sum_block(start, count):
         places = [start + place for place in range(count)]
@@ -134,7 +135,9 @@ def combine(
     rows, bounds, unit = jax.lax.fori_loop(0, num_blocks, add_block, first)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
-        bounds, unit = jax.tree.map(lambda sums: sums[..., None, :], (bounds, unit))
+        if bounds is not None:
+            bounds = bounds[..., None, :]
+            unit = unit[..., None, :]
     if bounds is not None:
         is_rounding = ((rows / eps) ** 2 <= bounds) & jnp.isfinite(bounds)
         rows = jnp.where(is_rounding, 0, rows) / unit
@@ -148,8 +151,8 @@ def _unit_of(messages):
     of the dtype.
     """
     largest = functools.reduce(jnp.maximum, map(one_norm, messages))
-    least = jnp.finfo(largest.dtype).tiny
-    return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), least))
+    tiny = jnp.finfo(largest.dtype).tiny
+    return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), tiny))
 
 
 class _Sums(NamedTuple):

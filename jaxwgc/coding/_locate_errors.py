@@ -46,9 +46,11 @@ class ErrorLocator(NamedTuple):
         copies = None
         if isinstance(matrix, np.ndarray):
             unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
-            rule = "have parity checks for all messages, to correct errors"
-            given = f"none for messages {np.flatnonzero(unchecked).tolist()}"
-            _validation.require(not unchecked.any(), "code", rule, given)
+            if unchecked.any():
+                raise ValueError(
+                    "code must have parity checks for all messages, to correct errors; "
+                    f"got none for messages {np.flatnonzero(unchecked).tolist()}"
+                )
             copies = find_copies(matrix)
         return cls(code, checks, norms, copies)
 
@@ -101,12 +103,12 @@ def _locate(locator, messages, mask, key, noise, rounding):
     # messages cannot be verified.
     refused = ~findings.is_explained | (findings.num_checks == 0)
     refused |= jnp.any(is_there & ~findings.is_checked)
-    shape = code.num_workers, code.messages_per_worker
+    shape = (code.num_workers, code.messages_per_worker)
     by_worker = (findings.wrong & ~refused).reshape(shape).any(1)
-    is_right = ~jnp.repeat(by_worker, code.messages_per_worker)
+    is_honest = ~jnp.repeat(by_worker, code.messages_per_worker)
     return ErrorLocation(
         wrong=by_worker,
-        mask=is_there & is_right & ~refused,
+        mask=is_there & is_honest & ~refused,
         disputed=findings.disputed.reshape(shape).any(1),
         checks=findings.num_checks,
         refused=refused,
@@ -149,7 +151,8 @@ def rounding_noise(messages: Any, message_dtype: Any) -> float:
 
 def _median(values, mask):
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
-    return jnp.where(mask.any(), ordered[jnp.maximum(mask.sum() - 1, 0) // 2], 1)
+    middle = jnp.maximum(mask.sum() - 1, 0) // 2
+    return jnp.where(mask.any(), ordered[middle], 1)
 
 
 def locate_errors(
@@ -226,8 +229,14 @@ def locate_errors(
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
     mask = Arrived.of(code, received, finished).mask
-    rule = "be of one round (use jax.vmap for more)"
-    for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
-        _validation.require(array.ndim == num_axes, name, rule, array.shape)
+    if messages.ndim != 2:
+        raise ValueError(
+            "messages must be of one round (use jax.vmap for more); got "
+            f"{messages.shape}"
+        )
+    if mask.ndim != 1:
+        raise ValueError(
+            f"received must be of one round (use jax.vmap for more); got {mask.shape}"
+        )
     _validation.check_number("noise", noise, minimum=0, finite=True)
     return locator.locate(messages, mask, _validation.check_key(key), noise)

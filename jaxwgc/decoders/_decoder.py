@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
 from jaxwgc._arrays import Array, scale_of, sharding_by_batch, working, working_constant
 from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
@@ -193,8 +192,10 @@ class Decoder(abc.ABC):
 
     def check_one_segment(self, target: Array) -> None:
         """Raises ValueError if messages are shorter than the gradient."""
-        rule = f"be 1 for the decoder {self}"
-        _validation.require(len(target) == 1, "num_segments", rule, len(target))
+        if len(target) != 1:
+            raise ValueError(
+                f"num_segments must be 1 for the decoder {self}; got {len(target)}"
+            )
 
     def __str__(self) -> str:
         return type(self).__name__

@@ -110,7 +110,13 @@ def find_signal(left: jax.Array, singular: jax.Array, threshold: jax.Array) -> S
     rounding = _SVD_ROUNDINGS * jnp.finfo(singular.dtype).eps * singular[0]
     is_signal = singular > jnp.maximum(threshold, rounding)
     basis = jnp.where(is_signal, left, 0)
-    return Signal(basis, singular * is_signal, is_signal.sum(), threshold, rounding)
+    return Signal(
+        basis=basis,
+        singular=singular * is_signal,
+        rank=is_signal.sum(),
+        threshold=threshold,
+        rounding=rounding,
+    )
 
 
 class Evidence(NamedTuple):
@@ -162,7 +168,8 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
     solve = -product(right.T.conj() * inverse, left.T.conj())
     basis = jnp.where(is_lost, left, 0)
-    remaining = outside(basis, jnp.concatenate([checks, product(checks, rows)], axis=1))
+    checks_and_values = jnp.concatenate([checks, product(checks, rows)], axis=1)
+    remaining = outside(basis, checks_and_values)
     left, singular, _ = jnp.linalg.svd(remaining[:, len(rows) :], full_matrices=False)
     num_left = jnp.sum(jnp.linalg.norm(checks, axis=1) > 0.5) - is_lost.sum()
     size = jnp.sqrt(jnp.sum(squares(rows)) / jnp.maximum(is_used.sum(), 1))

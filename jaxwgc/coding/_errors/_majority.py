@@ -22,9 +22,10 @@ def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """
     norms = np.linalg.norm(matrix, axis=1)
     rows = matrix / np.where(norms > 0, norms, 1)[:, None]
-    first = np.argmax(np.abs(rows) > 0.5 / np.sqrt(rows.shape[1]), axis=1)
-    signs = rows[np.arange(len(rows)), first]
-    signs = np.where(norms > 0, signs / np.where(signs == 0, 1, np.abs(signs)), 1)
+    is_large = np.abs(rows) > 0.5 / np.sqrt(rows.shape[1])
+    large_entries = rows[np.arange(len(rows)), is_large.argmax(axis=1)]
+    sizes = np.where(large_entries == 0, 1, np.abs(large_entries))
+    signs = np.where(norms > 0, large_entries / sizes, 1)
     aligned = np.round(rows / signs[:, None], 6)
     _, first, labels = np.unique(
         aligned, axis=0, return_index=True, return_inverse=True
@@ -61,18 +62,24 @@ def find_minorities(
     agrees &= can_be_right[:, None] & can_be_right
     pairs = is_there[:, None] & is_there & (labels[:, None] == labels)
     votes = jnp.sum(agrees & pairs, axis=1)
-    most = jnp.max(jnp.where(pairs, votes, 0), axis=1)
-    is_winner = (votes == most) & (votes >= 2) & is_there
+    most_votes = jnp.max(jnp.where(pairs, votes, 0), axis=1)
+    is_winner = (votes == most_votes) & (votes >= 2) & is_there
     # A group has a tie if two majorities are of equal size, or if no two messages
     # agree.
     is_tied = jnp.any(pairs & is_winner[:, None] & is_winner & ~agrees, axis=1)
-    number = jnp.sum(pairs, axis=1)
-    disputed = jnp.any(pairs & is_tied, axis=1) | ((most < 2) & (number > 1))
+    num_copies = jnp.sum(pairs, axis=1)
+    has_no_majority = (most_votes < 2) & (num_copies > 1)
+    disputed = jnp.any(pairs & is_tied, axis=1) | has_no_majority
     # All messages of a group with a tie are disputed.
     disputed = jnp.any(pairs & disputed, axis=1) & is_there
     has_winner = jnp.any(pairs & is_winner, axis=1)
     outvoted = is_there & has_winner & ~is_winner & ~disputed
     groups = jnp.zeros(len(labels), int).at[labels].add(is_there)
     num_checks = jnp.sum(jnp.maximum(groups - 1, 0))
-    has_copy = is_there & (number > 1)
-    return Findings(outvoted, disputed, has_copy, ~disputed.any(), num_checks)
+    return Findings(
+        wrong=outvoted,
+        disputed=disputed,
+        is_checked=is_there & (num_copies > 1),
+        is_explained=~disputed.any(),
+        num_checks=num_checks,
+    )
