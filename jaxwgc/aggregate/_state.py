@@ -29,10 +29,10 @@ class ErrorCounts(NamedTuple):
     def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
         """Returns the counts after a round."""
         return ErrorCounts(
-            location.wrong,
-            self.num_wrong + location.wrong,
-            self.num_corrected + location.wrong.any(),
-            self.num_refused + location.refused,
+            wrong=location.wrong,
+            num_wrong=self.num_wrong + location.wrong,
+            num_corrected=self.num_corrected + location.wrong.any(),
+            num_refused=self.num_refused + location.refused,
         )
 
 

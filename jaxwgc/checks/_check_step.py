@@ -150,10 +150,13 @@ def check_step(
         parts = parts_of_step(batches, code.num_parts)
         data = rows_of(parts)
         changing = problems_of_batches(batches, parts)
-    everything = code, params, parts, data, received
-    _validation.check_concrete("arguments", everything, "check_step looks at values")
-    is_right = step is None or optimizer is not None
-    _validation.require(is_right, "optimizer", "be given with step", None)
+    _validation.check_concrete(
+        "arguments",
+        (code, params, parts, data, received),
+        "check_step looks at values",
+    )
+    if step is not None and optimizer is None:
+        raise ValueError("optimizer must be given with step; got None")
     start = params
     params = _perturbed(params)
     _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")

@@ -48,17 +48,25 @@ def layout_of(data: Any, parts: Any) -> Layout:
     structure = jax.tree.structure(parts)
     if has_rows and structure == jax.tree.structure((data, 0)):
         row_weights = np.asarray(parts[1], np.float64)
-        rows = data, np.ones(num_rows, parts[1].dtype)
-        return Layout(rows, num_rows, row_weights, row_weights == 0)
-    is_right = has_rows and structure == jax.tree.structure(data)
-    rule = "be (parts, row_weights) of jaxwgc.partition(data, num_parts), or like data"
-    given = f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
-    _validation.require(is_right, "parts", rule, given)
-    is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0
-    if np.shape(leaves[0])[:2] != is_padding.shape:
+        return Layout(
+            rows=(data, np.ones(num_rows, parts[1].dtype)),
+            num_rows=num_rows,
+            row_weights=row_weights,
+            is_padding=row_weights == 0,
+        )
+    if not has_rows or structure != jax.tree.structure(data):
+        raise ValueError(
+            "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
+            f"or like data; got {_updates.shapes_of(parts)} and data "
+            f"{_updates.shapes_of(data)}"
+        )
+    _, weights_of_partition = partition(np.ones(num_rows), num_parts)
+    is_padding = np.asarray(weights_of_partition) == 0
+    shape = np.shape(leaves[0])[:2]
+    if is_padding.shape != shape:
         # The parts are not from `partition`, so padding is unknown.
-        is_padding = np.zeros(np.shape(leaves[0])[:2], bool)
-    return Layout(data, num_rows, None, is_padding)
+        is_padding = np.zeros(shape, bool)
+    return Layout(rows=data, num_rows=num_rows, row_weights=None, is_padding=is_padding)
 
 
 def norm(tree: Any) -> float:
@@ -106,12 +114,12 @@ def measure_loss(
     more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
     once = gradient(rows(few))
     other = gradient(rows(more))
-    both = gradient(rows(np.concatenate([few, more])))
+    together = gradient(rows(np.concatenate([few, more])))
     # The error is relative to the sum of both norms, because the gradients may nearly
     # cancel.
     length = max(np.linalg.norm(once) + np.linalg.norm(other), 1e-300)
-    missed = np.linalg.norm(both - (once + other)) / length
-    above_mean = np.linalg.norm(both - (once + other) / 2) / length
+    missed = np.linalg.norm(together - (once + other)) / length
+    above_mean = np.linalg.norm(together - (once + other) / 2) / length
     is_sum = missed <= TOLERANCE
     padding = 0.0
     is_unweighted = False
@@ -144,8 +152,9 @@ def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
     matrix = np.asarray(code.encoding_matrix)
     target = np.asarray(code.segment_targets)
     weights = np.zeros((len(masks), *target.shape[:1], len(matrix)), matrix.dtype)
-    for own, mask in zip(weights, masks, strict=True):
-        own[:, mask] = np.linalg.lstsq(matrix[mask].T, target.T)[0].T
+    for weights_of_round, mask in zip(weights, masks, strict=True):
+        solution, *_ = np.linalg.lstsq(matrix[mask].T, target.T)
+        weights_of_round[:, mask] = solution.T
     return coding.Decoding(code, jnp.asarray(masks), jnp.asarray(weights))
 
 

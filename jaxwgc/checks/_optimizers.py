@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from jaxwgc import coding
-from jaxwgc._validation import require
 from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
 from jaxwgc.codes import GradientCode
@@ -50,9 +49,9 @@ class MaskedRounds(NamedTuple):
             return {}
         counts = self.received.sum(1)
         num_stragglers = code.num_stragglers
-        least = counts.min()
-        most = counts.max()
-        is_constant = not most
+        fewest = counts.min()
+        largest = counts.max()
+        is_constant = not largest
         if (self.received == self.received[0]).all():
             others = MaskedRounds.observed(code, ~self.received[:1])
             is_constant |= not others.failed.any()
@@ -64,19 +63,26 @@ class MaskedRounds(NamedTuple):
             "num_rounds": len(counts),
             "num_workers": code.num_workers,
             "enough": code.num_workers - num_stragglers,
-            "most": most,
-            "responses": most if least == most else f"{least} to {most}",
+            "most": largest,
+            "responses": largest if fewest == largest else f"{fewest} to {largest}",
         }
 
 
 def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
     """Returns the only aggregator's state in `state`, and the leaves after it."""
-    is_one = lambda node: isinstance(node, CodedAggregateState)  # noqa: E731
-    nodes = jax.tree.leaves(state, is_leaf=is_one)
-    places = [place for place, node in enumerate(nodes) if is_one(node)]
-    rule = "have one jaxwgc.coded_aggregate or decode_aggregate in it"
-    require(len(places) == 1, "optimizer", rule, f"{len(places)} in its state")
-    return nodes[places[0]], nodes[places[0] + 1 :]
+    nodes = jax.tree.leaves(state, is_leaf=_is_of_aggregator)
+    places = [place for place, node in enumerate(nodes) if _is_of_aggregator(node)]
+    if len(places) != 1:
+        raise ValueError(
+            "optimizer must have one jaxwgc.coded_aggregate or decode_aggregate in it; "
+            f"got {len(places)} in its state"
+        )
+    [place] = places
+    return nodes[place], nodes[place + 1 :]
+
+
+def _is_of_aggregator(node: Any) -> bool:
+    return isinstance(node, CodedAggregateState)
 
 
 class OptimizerProbe:
@@ -89,10 +95,12 @@ class OptimizerProbe:
         self._code = code
         self.state = optimizer.init(params)
         coded_state, _ = _split(self.state)
-        number = len(coded_state.received)
-        rule = "have an aggregator for code"
-        given = f"one for {number} workers"
-        require(number == code.num_workers, "optimizer", rule, given)
+        num_workers = len(coded_state.received)
+        if num_workers != code.num_workers:
+            raise ValueError(
+                "optimizer must have an aggregator for code; got one for "
+                f"{num_workers} workers"
+            )
         # State of `decode_aggregate` has no key, and its updates are messages.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
@@ -113,7 +121,8 @@ class OptimizerProbe:
         """
         everyone = np.ones(self._code.num_workers, bool)
         weights = np.asarray(coding.effective_weights(self._code, everyone))
-        largest = np.argsort(np.abs(weights))[:-3:-1]
+        descending = np.argsort(np.abs(weights))[::-1]
+        largest = descending[:2]
         if len(largest) < 2 or not weights[largest].all():
             return {}
         near = weights / (weights @ weights)
@@ -130,12 +139,15 @@ class OptimizerProbe:
         def shared(weights):
             """Returns the partial gradients `weights[j] * total`."""
             return jax.tree.map(
-                lambda own, leaf: np.multiply.outer(weights, own).astype(leaf.dtype),
+                lambda sum_of_parts, leaf: np.multiply.outer(
+                    weights, sum_of_parts
+                ).astype(leaf.dtype),
                 total,
                 gradients,
             )
 
-        even, uneven = (self._followed(shared(own), everyone) for own in (near, apart))
+        even = self._followed(shared(near), everyone)
+        uneven = self._followed(shared(apart), everyone)
         all_respond = self._followed(zeros, everyone)
         none_responds = self._followed(zeros, ~everyone)
         return {
@@ -153,10 +165,11 @@ class OptimizerProbe:
             seen.append(flat(updates))
         # Only state behind the aggregator is returned, because state before it may
         # depend on each partial gradient.
-        behind = (
-            leaf for leaf in _split(state)[1] if jnp.issubdtype(leaf.dtype, jnp.inexact)
-        )
-        return seen + [*map(flat, behind)]
+        _, leaves_behind = _split(state)
+        for leaf in leaves_behind:
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                seen.append(flat(leaf))
+        return seen
 
 
 def _difference(first, second):
@@ -192,8 +205,10 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
     for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))
         if not (isinstance(result, tuple) and len(result) >= 2):
-            given = jax.tree.structure(result)
-            raise TypeError(f"step must return (params, state, ...); got {given}")
+            raise TypeError(
+                "step must return (params, state, ...); got "
+                f"{jax.tree.structure(result)}"
+            )
         params = result[0]
         states.append(copy(result[1]))
     return states
