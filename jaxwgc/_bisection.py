@@ -1,14 +1,15 @@
 """Bisection over integers and times."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
+def first_true(
+    is_true: Callable[[jax.Array], jax.Array], count: jax.Array
+) -> jax.Array:
     """Returns the smallest i from 0 to count - 1 with `is_true(i)`, or count if none.
 
     The predicate must be monotone: false, then true. The largest is tried first, since
@@ -33,7 +34,7 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
     return first
 
 
-def first_time(is_true: Callable[[jax.Array], Any], last: jax.Array) -> jax.Array:
+def first_time(is_true: Callable[[jax.Array], jax.Array], last: jax.Array) -> jax.Array:
     """Returns the smallest time t of at least 0 with `is_true(t)`, or infinity if none.
 
     Args:

@@ -61,7 +61,7 @@ class CodedAggregateState(NamedTuple):
         params compares updates with them.
     """
 
-    key: Any
+    key: jax.Array | tuple[()]
     stragglers: Any
     faults: Any
     received: jax.Array
@@ -69,6 +69,6 @@ class CodedAggregateState(NamedTuple):
     residual: jax.Array
     num_undecodable: jax.Array
     share: jax.Array
-    memory: Any
-    errors: Any
+    memory: coding.Memory | tuple[()]
+    errors: ErrorCounts | tuple[()]
     shapes: Any

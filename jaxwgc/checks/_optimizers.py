@@ -12,6 +12,7 @@ import optax
 from jaxwgc import coding
 from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
+from jaxwgc.checks._measures import OrderMeasures, RoundMeasures
 from jaxwgc.codes import GradientCode
 
 # Number of updates, enough for a schedule that starts at zero. Gradients grow tenfold
@@ -25,7 +26,7 @@ _APART = 15.0
 
 
 class MaskedRounds(NamedTuple):
-    """MaskedRounds that were simulated or observed.
+    """Rounds that were simulated or observed.
 
     Attributes:
       received: bool (rounds, num_workers).
@@ -43,29 +44,26 @@ class MaskedRounds(NamedTuple):
         failed = coding.decoding(code, received).failed(tolerance)
         return cls(received, np.asarray(failed))
 
-    def measure(self, code: GradientCode) -> dict[str, Any]:
+    def measure(self, code: GradientCode) -> RoundMeasures:
         """Measures which workers respond, if at least half of the rounds fail."""
         if self.failed.mean() < 0.5:
-            return {}
+            return RoundMeasures()
         counts = self.received.sum(1)
-        num_stragglers = code.num_stragglers
-        fewest = counts.min()
-        largest = counts.max()
-        is_constant = not largest
+        is_constant = counts.max() == 0
         if (self.received == self.received[0]).all():
             others = MaskedRounds.observed(code, ~self.received[:1])
             is_constant |= not others.failed.any()
-        return {
-            "is_constant": is_constant,
+        return RoundMeasures(
+            is_constant=bool(is_constant),
             # Approximate codes do not say how many responses are enough.
-            "is_early": num_stragglers and not is_constant,
-            "num_failed": self.failed.sum(),
-            "num_rounds": len(counts),
-            "num_workers": code.num_workers,
-            "enough": code.num_workers - num_stragglers,
-            "most": largest,
-            "responses": largest if fewest == largest else f"{fewest} to {largest}",
-        }
+            is_early=bool(code.num_stragglers > 0 and not is_constant),
+            num_failed=int(self.failed.sum()),
+            num_rounds=len(counts),
+            num_workers=code.num_workers,
+            num_enough=code.num_workers - code.num_stragglers,
+            fewest=int(counts.min()),
+            most=int(counts.max()),
+        )
 
 
 def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
@@ -113,7 +111,7 @@ class OptimizerProbe:
         # The update is compiled, so that rounds without responses raise no error.
         self.update = functools.partial(jax.jit(update), params)
 
-    def measure(self, gradients: Any) -> dict[str, float]:
+    def measure(self, gradients: Any) -> OrderMeasures:
         """Measures forbidden dependences of updates.
 
         `unequal`: On partial gradients other than by their sum. `added`: On the workers
@@ -124,7 +122,7 @@ class OptimizerProbe:
         descending = np.argsort(np.abs(weights))[::-1]
         largest = descending[:2]
         if len(largest) < 2 or not weights[largest].all():
-            return {}
+            return OrderMeasures()
         near = weights / (weights @ weights)
         apart = np.zeros_like(weights)
         apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
@@ -150,10 +148,10 @@ class OptimizerProbe:
         uneven = self._followed(shared(apart), everyone)
         all_respond = self._followed(zeros, everyone)
         none_responds = self._followed(zeros, ~everyone)
-        return {
-            "unequal": _difference(even, uneven),
-            "added": _difference(all_respond, none_responds),
-        }
+        return OrderMeasures(
+            unequal=_difference(even, uneven),
+            added=_difference(all_respond, none_responds),
+        )
 
     def _followed(self, partial_gradients, received):
         """Returns updates of a few steps, and the final state behind the aggregator."""
@@ -217,9 +215,10 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
 def rounds_of(states: list[Any]) -> MaskedRounds:
     """Returns the rounds between consecutive states."""
     coded_states = [_split(state)[0] for state in states]
+    num_undecodable = [int(state.num_undecodable) for state in coded_states]
     return MaskedRounds(
-        np.array([state.received for state in coded_states[1:]]),
-        np.diff([int(state.num_undecodable) for state in coded_states]) > 0,
+        received=np.array([state.received for state in coded_states[1:]]),
+        failed=np.diff(num_undecodable) > 0,
     )
 
 

@@ -1,11 +1,11 @@
 """Helpers of constructors: codes of plain sums, proportional loads, primes."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
@@ -89,14 +89,14 @@ def shares(loads: np.ndarray, total: int, maximum: int | None = None) -> np.ndar
     return whole
 
 
-def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
+def owned_parts(num_workers: int, num_parts: int, loads: ArrayLike) -> np.ndarray:
     """Checks loads, and returns the number of parts that each worker owns."""
-    loads = _validation.host_array(
+    known_loads = _validation.host_array(
         "loads", loads, "real numbers", num_workers=num_workers
     )
-    if np.any(loads < 0) or not np.any(loads):
-        raise ValueError(f"loads must be at least 0, and not all 0; got {loads}")
-    return shares(loads.astype(np.float64), num_parts)
+    if np.any(known_loads < 0) or not np.any(known_loads):
+        raise ValueError(f"loads must be at least 0, and not all 0; got {known_loads}")
+    return shares(known_loads.astype(np.float64), num_parts)
 
 
 def is_prime(number: int) -> bool:

@@ -1,13 +1,15 @@
 """Gradient codes: assignment of parts to workers, and encoding matrix."""
 
 import dataclasses
+import inspect
 import zlib
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import Array
@@ -98,11 +100,11 @@ class GradientCode:
     @classmethod
     def from_matrix(
         cls,
-        encoding_matrix: Any,
+        encoding_matrix: ArrayLike,
         *,
         num_stragglers: int = 0,
-        assignment: Any = None,
-        target: Any = None,
+        assignment: ArrayLike | None = None,
+        target: ArrayLike | None = None,
         check_patterns: int = 0,
     ) -> "GradientCode":
         """Returns the code of your own encoding matrix, after checks.
@@ -149,27 +151,29 @@ decoders=[LeastSquares])
         is_complex = np.iscomplexobj(matrix)
         matrix = matrix.astype(np.complex128 if is_complex else np.float64)
         num_workers, num_parts = matrix.shape
-        assignment = matrix != 0 if assignment is None else assignment
-        target = np.ones(num_parts) if target is None else target
-        assignment = _validation.host_array("assignment", assignment, "bools")
-        target = _validation.host_array("target", target, "real numbers or bools")
-        target = target.astype(np.float64)
+        held = matrix != 0
+        if assignment is not None:
+            held = _validation.host_array("assignment", assignment, "bools")
+        weights = np.ones(num_parts)
+        if target is not None:
+            weights = _validation.host_array("target", target, "real numbers or bools")
+            weights = weights.astype(np.float64)
         code = cls(
             encoding_matrix=matrix,
-            assignment=assignment,
-            target=target,
+            assignment=held,
+            target=weights,
             num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
             decoders=(LeastSquares(num_stragglers),),
         )
         cls.check(code)
-        others = np.argwhere((matrix != 0) & ~assignment)
+        others = np.argwhere((matrix != 0) & ~held)
         if others.size:
             raise ValueError(
                 "encoding_matrix must be 0 where assignment is False; got others at "
                 f"{others.tolist()}"
             )
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
-            check_tolerance(matrix, target, num_stragglers, check_patterns)
+            check_tolerance(matrix, weights, num_stragglers, check_patterns)
         return code
 
     @property
@@ -251,36 +255,43 @@ decoders=[LeastSquares])
           ValueError: If there is none, or it cannot decode the code.
           TypeError: If `decoder` has another type.
         """
-        chosen: Any = decoder
         if decoder is None:
             if not self.decoders:
                 raise ValueError("decoder must be given, since the code has none")
-            chosen = self.decoders[0]
-        elif isinstance(decoder, type) and issubclass(decoder, Decoder):
-            of_kind = self.decoders_of(decoder)
-            chosen = of_kind[0] if of_kind else self._new_decoder(decoder)
+            return self.decoders[0]
+        if isinstance(decoder, type) and issubclass(decoder, Decoder):
+            of_class = self.decoders_of(decoder)
+            if of_class:
+                return of_class[0]
+            chosen = self._new_decoder(decoder)
         else:
-            hint = " from jaxwgc.decoders, or a class among the code's decoders"
-            _validation.check_instance("decoder", decoder, Decoder, hint)
+            _validation.check_instance(
+                "decoder",
+                decoder,
+                Decoder,
+                " from jaxwgc.decoders, or a class among the code's decoders",
+            )
+            chosen = decoder
         # The code's own decoders are assumed to fit, and are not checked at each use.
         if not any(chosen is known for known in self.decoders):
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
 
-    def _new_decoder(self, kind: type[Decoder]) -> Decoder:
+    def _new_decoder(self, decoder_class: type[Decoder]) -> Decoder:
         """Returns a decoder of a class whose fields have defaults."""
         required = [
-            field.name
-            for field in dataclasses.fields(cast(Any, kind))
-            if field.default is dataclasses.MISSING
+            parameter.name
+            for parameter in inspect.signature(decoder_class).parameters.values()
+            if parameter.default is inspect.Parameter.empty
         ]
         if required:
+            name = decoder_class.__name__
             raise ValueError(
-                f"decoder {kind.__name__} needs a code {kind.needs}, or its arguments: "
-                f"pass an instance, {kind.__name__}({', '.join(required)}); got the "
-                f"class, and {self}"
+                f"decoder {name} needs a code {decoder_class.needs}, or its arguments: "
+                f"pass an instance, {name}({', '.join(required)}); got the class, and "
+                f"{self}"
             )
-        return kind()
+        return decoder_class()
 
     def decodes(
         self,
@@ -345,7 +356,7 @@ decoders=[LeastSquares])
             )
 
     @staticmethod
-    def check(code: Any, concrete: str = "") -> "GradientCode":
+    def check(code: object, concrete: str = "") -> "GradientCode":
         """Checks that `code` is a single code with consistent shapes, and returns it.
 
         Called where a code is used, since JAX transformations may have changed it.

@@ -1,10 +1,10 @@
 """Placements of parts on workers, and exact codes for a given placement."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.codes._constructors import exact_code, shares
@@ -85,7 +85,10 @@ def proportional_placement(
 
 
 def any_placement(
-    key: jax.Array, assignment: Any, num_stragglers: int, method: str | None = None
+    key: jax.Array,
+    assignment: ArrayLike,
+    num_stragglers: int,
+    method: str | None = None,
 ) -> GradientCode:
     """Returns an exact code for a given assignment with at least s + 1 copies per part.
 
@@ -149,12 +152,11 @@ def any_placement(
       "Improving distributed gradient descent using Reed-Solomon codes", ISIT 2018
       (polynomials with given zeros, there for balanced placements).
     """
-    assignment = _validation.host_array(
+    held = _validation.host_array(
         "assignment", assignment, "bools", num_workers="any", num_parts="any"
     )
-    num_workers = len(assignment)
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
-    copies = assignment.sum(0)
+    num_stragglers = _validation.check_stragglers(num_stragglers, len(held))
+    copies = held.sum(0)
     if copies.min() <= num_stragglers:
         raise ValueError(
             f"assignment must have num_stragglers + 1 = {num_stragglers + 1} holders "
@@ -169,7 +171,7 @@ def any_placement(
     for name in names:
         make_code = _METHODS[name]
         generator = np.random.default_rng(bits)
-        candidates.append(make_code(generator, assignment, num_stragglers))
+        candidates.append(make_code(generator, held, num_stragglers))
     if len(candidates) == 1:
         return candidates[0]
     return min(candidates, key=_worst_residual)

@@ -1,19 +1,24 @@
 """Location of corrupted messages by parity checks."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import working_constants
+from jaxwgc._arrays import Array, working_constants
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrived import Arrived, ErrorLocation
+from jaxwgc.coding._arrived import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
-from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
+from jaxwgc.coding._errors._majority import (
+    PROJECTION_DIM,
+    Copies,
+    find_copies,
+    find_minorities,
+)
 from jaxwgc.coding._errors._projection import project_in_units
 from jaxwgc.coding._errors._searches import find_in_turn
 
@@ -28,14 +33,14 @@ class ErrorLocator(NamedTuple):
       code: Gradient code.
       checks: From `parity_checks`.
       norms: Norms of the rows of the encoding matrix.
-      copies: Labels and signs of messages if the only relation between messages is that
-        some are copies of others; otherwise None.
+      copies: Copies, if the only relation between messages is that some are copies of
+        others; otherwise None.
     """
 
     code: GradientCode
-    checks: Any
-    norms: Any
-    copies: tuple[Any, Any] | None
+    checks: Array
+    norms: Array
+    copies: Copies | None
 
     @classmethod
     def of(cls, code: GradientCode) -> "ErrorLocator":
@@ -52,7 +57,7 @@ class ErrorLocator(NamedTuple):
                     f"got none for messages {np.flatnonzero(unchecked).tolist()}"
                 )
             copies = find_copies(matrix)
-        return cls(code, checks, norms, copies)
+        return cls(code=code, checks=checks, norms=norms, copies=copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
         """Returns which messages of a mask share a check with others, in NumPy.
@@ -90,7 +95,14 @@ class ErrorLocator(NamedTuple):
 
 
 @jax.jit
-def _locate(locator, messages, mask, key, noise, rounding):
+def _locate(
+    locator: ErrorLocator,
+    messages: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    noise: jax.typing.ArrayLike,
+    rounding: jax.typing.ArrayLike,
+) -> ErrorLocation:
     code = locator.code
     copies = locator.copies
     sample = _screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
@@ -115,7 +127,13 @@ def _locate(locator, messages, mask, key, noise, rounding):
     )
 
 
-def _screen(locator, messages, mask, key, noise):
+def _screen(
+    locator: ErrorLocator,
+    messages: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    noise: jax.Array,
+) -> Sample:
     """Projects messages, drops those that are not finite, and scales the others."""
     num_columns = PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows, units = project_in_units(key, messages, num_columns)
@@ -133,10 +151,12 @@ def _screen(locator, messages, mask, key, noise):
     # The noise has a lower bound, because products of tiny entries underflow.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * (tiny * unit) / median)
-    return Sample(rows, mask, noise.astype(norms.dtype), norms)
+    return Sample(rows=rows, mask=mask, noise=noise.astype(norms.dtype), norms=norms)
 
 
-def rounding_noise(messages: Any, message_dtype: Any) -> float:
+def rounding_noise(
+    messages: Array, message_dtype: jax.typing.DTypeLike | None
+) -> float:
     """Returns the relative difference of honest messages due to rounding.
 
     Integers count as floats of default precision.
@@ -149,7 +169,8 @@ def rounding_noise(messages: Any, message_dtype: Any) -> float:
     return float(precision.eps) * (5 if precision.bits == 64 else 2)
 
 
-def _median(values, mask):
+def _median(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns the lower median of the values in a mask, or 1 if there are none."""
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
     middle = jnp.maximum(mask.sum() - 1, 0) // 2
     return jnp.where(mask.any(), ordered[middle], 1)
@@ -158,10 +179,10 @@ def _median(values, mask):
 def locate_errors(
     code: GradientCode,
     messages: jax.Array,
-    received: Any = None,
+    received: Received | None = None,
     key: jax.Array | None = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
     noise: jax.typing.ArrayLike = 0.0,
 ) -> ErrorLocation:
     """Finds the workers that sent corrupted messages, by parity checks of the code.

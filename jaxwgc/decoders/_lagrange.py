@@ -12,7 +12,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
 from jaxwgc._targets import ROUNDING
-from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._decoder import Array, Decoder, Interpolation
 from jaxwgc.decoders._dual_code import DualCode, dual_weights
 from jaxwgc.decoders._systems import column_weights, solve_poor, squared_norm
 
@@ -132,14 +132,18 @@ class Lagrange(Decoder):
         )
         _validation.check_stragglers(self.num_stragglers, len(matrix))
 
-    def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int]:
+    def interpolation(self, mask: jax.Array) -> Interpolation:
         positions = working(self.positions)
         number = len(positions)
         points: Array = np.exp(2j * np.pi * np.arange(number) / number)
         weights = interpolate(mask, positions)[..., 0, :]
         if isinstance(positions, jax.Array):
             points = jnp.asarray(points, weights.dtype)
-        return weights, points[positions], number - self.num_stragglers
+        return Interpolation(
+            weights=weights,
+            points=points[positions],
+            num_coefficients=number - self.num_stragglers,
+        )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         positions = working(self.positions)

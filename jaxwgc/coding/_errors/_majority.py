@@ -1,11 +1,12 @@
 """Majority voting among messages that are copies of each other."""
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._arrays import Array
 from jaxwgc.coding._errors._evidence import Findings, Sample
 
 # Length of projections of copies: an error of twice the bound of honest differences
@@ -15,8 +16,21 @@ PROJECTION_DIM = 64
 _NOISE = 4.0
 
 
-def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns group and sign of each message among its copies, each (num_messages,).
+class Copies(NamedTuple):
+    """Messages that are copies of each other, up to their signs.
+
+    Attributes:
+      labels: Group of copies of each message, int (num_messages,).
+      signs: Factor of each message relative to its group, of modulus 1,
+        (num_messages,).
+    """
+
+    labels: Array
+    signs: Array
+
+
+def find_copies(matrix: np.ndarray) -> Copies | None:
+    """Returns group and sign of each message among its copies.
 
     None unless the only relation between messages is that some are multiples of others.
     """
@@ -32,12 +46,10 @@ def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     )
     if np.linalg.matrix_rank(rows[first]) < len(first):
         return None
-    return labels.reshape(-1), signs
+    return Copies(labels=labels.reshape(-1), signs=signs)
 
 
-def find_minorities(
-    sample: Sample, copies: tuple[Any, Any], largest: float
-) -> Findings:
+def find_minorities(sample: Sample, copies: Copies, largest: float) -> Findings:
     """Finds the messages that are outvoted by their copies.
 
     Args:
@@ -45,10 +57,10 @@ def find_minorities(
       copies: Labels and signs from `find_copies`.
       largest: Norm above which messages are corrupted, even if copies agree.
     """
-    (labels, signs) = copies
+    labels = jnp.asarray(copies.labels)
     is_there = sample.mask
     noise = sample.noise
-    rows = sample.rows / jnp.asarray(signs, sample.rows.dtype)[:, None]
+    rows = sample.rows / jnp.asarray(copies.signs, sample.rows.dtype)[:, None]
     rows = jnp.where(is_there[:, None], rows, 0)
     norms = jnp.linalg.norm(rows, axis=1)
     can_be_right = norms < 0.99 * largest
