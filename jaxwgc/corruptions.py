@@ -173,7 +173,7 @@ class scaling(CorruptionModel):
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
-        return self.factor * messages
+        return messages * self.factor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -272,8 +272,8 @@ class DecodingPolicy:
         late_messages = messages
         underway = memory.underway
         if arrived.joined is not None and not isinstance(underway, tuple):
-            # In simulations, a worker computes with the parameters of the round in which
-            # it started. Real messages are late as they are.
+            # In simulations, a worker computes with the parameters of the round in
+            # which it started. Real messages are late as they are.
             late_messages = underway
             joined = self._by_message(arrived.joined)
             underway = jnp.where(joined[:, None], messages, underway)

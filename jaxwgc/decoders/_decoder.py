@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import Array, scale_of, sharding_by_batch, working, working_constant
+from jaxwgc._arrays import (
+    Array,
+    dtype_of,
+    scale_of,
+    sharding_by_batch,
+    working,
+    working_constant,
+)
 from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
 from jaxwgc._targets import APPROXIMATES, DECODES
@@ -119,7 +126,8 @@ class Decoder(abc.ABC):
             )
         if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
             raise TypeError(
-                f"weights of {self} must be real numbers or bools; got {weights.dtype}"
+                f"weights of {self} must be real numbers or bools; got "
+                f"{dtype_of(weights)}"
             )
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_received(weights, mask, dtype)
