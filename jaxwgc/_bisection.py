@@ -1,14 +1,15 @@
 """Bisection over integers and times."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
+def first_true(
+    is_true: Callable[[jax.Array], jax.Array], count: jax.Array
+) -> jax.Array:
     """Returns the smallest i from 0 to count - 1 with `is_true(i)`, or count if none.
 
     The predicate must be monotone: false, then true. The largest is tried first, since
@@ -25,11 +26,15 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
         high = jnp.where(is_above, middle, high)
         return low, high, low + (high - low) // 2
 
-    start = none - 1, count, count - 1
-    return jax.lax.while_loop(lambda carry: carry[0] + 1 < carry[1], halve, start)[1]
+    def is_wide(carry):
+        low, high, _ = carry
+        return low + 1 < high
+
+    _, first, _ = jax.lax.while_loop(is_wide, halve, (none - 1, count, count - 1))
+    return first
 
 
-def first_time(is_true: Callable[[jax.Array], Any], last: jax.Array) -> jax.Array:
+def first_time(is_true: Callable[[jax.Array], jax.Array], last: jax.Array) -> jax.Array:
     """Returns the smallest time t of at least 0 with `is_true(t)`, or infinity if none.
 
     Args:
@@ -37,10 +42,12 @@ def first_time(is_true: Callable[[jax.Array], Any], last: jax.Array) -> jax.Arra
       last: Largest time. Sets the dtype of the result, and makes it NaN if it is NaN.
     """
     # Nonnegative floats are ordered like their bit patterns.
-    kind = jnp.int32 if last.dtype == np.float32 else jnp.int64
+    int_dtype = jnp.int32 if last.dtype == np.float32 else jnp.int64
     never = jnp.where(jnp.isnan(last), last, jnp.inf)
-    bits = first_true(
-        lambda bits: is_true(jax.lax.bitcast_convert_type(bits, last.dtype)),
-        jax.lax.bitcast_convert_type(never, kind),
-    )
+
+    def is_true_at(bits):
+        return is_true(jax.lax.bitcast_convert_type(bits, last.dtype))
+
+    bits_of_never = jax.lax.bitcast_convert_type(never, int_dtype)
+    bits = first_true(is_true_at, bits_of_never)
     return jax.lax.bitcast_convert_type(bits, last.dtype)

@@ -78,5 +78,6 @@ def conjugate_gradients(
         return x, state, iteration + 1
 
     start = cg_start(right.reshape(-1))
-    carry = jnp.zeros_like(start.s), start, jnp.int32(0)
-    return lax.while_loop(is_running, step, carry)[0].reshape(right.shape)
+    zeros = jnp.zeros_like(start.s)
+    x, *_ = lax.while_loop(is_running, step, (zeros, start, jnp.int32(0)))
+    return x.reshape(right.shape)

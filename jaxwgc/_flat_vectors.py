@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _arrays
 
@@ -18,10 +19,15 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
     its imaginary parts.
     """
     rows = []
-    for leaf in map(_arrays.promoted, jax.tree.leaves(tree)):
-        batch = leaf.shape[:num_batch_axes]
-        row = leaf.reshape(*batch, math.prod(leaf.shape[num_batch_axes:]))
-        rows += [row.real, row.imag] if jnp.iscomplexobj(row) else [row]
+    for leaf in jax.tree.leaves(tree):
+        array = _arrays.promoted(leaf)
+        batch = array.shape[:num_batch_axes]
+        row = array.reshape(*batch, math.prod(array.shape[num_batch_axes:]))
+        if jnp.iscomplexobj(row):
+            rows.append(row.real)
+            rows.append(row.imag)
+        else:
+            rows.append(row)
     return jnp.concatenate(rows, axis=-1)
 
 
@@ -30,16 +36,18 @@ def unravel(flat: jax.Array, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
     dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
     shapes = [tuple(leaf.shape) for leaf in leaves]
-    return jax.tree.unflatten(structure, _cut(flat, (*zip(shapes, dtypes),)))
+    return jax.tree.unflatten(structure, _cut(flat, tuple(shapes), tuple(dtypes)))
 
 
-@functools.partial(jax.jit, static_argnames="kinds")
-def _cut(flat, kinds):
+@functools.partial(jax.jit, static_argnames=("shapes", "dtypes"))
+def _cut(
+    flat: jax.Array, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...]
+) -> list[jax.Array]:
     """Splits a flat vector into leaves of given shapes and dtypes, in one program."""
     batch = flat.shape[:-1]
     unraveled = []
     start = 0
-    for shape, dtype in kinds:
+    for shape, dtype in zip(shapes, dtypes, strict=True):
         size = math.prod(shape)
         row = flat[..., start : start + size]
         start += size
@@ -52,10 +60,11 @@ def _cut(flat, kinds):
 
 def raveled_size(like: Any) -> int:
     """Returns the length of `ravel(like)`; complex entries count twice."""
-    return sum(
-        math.prod(leaf.shape) * (2 if jnp.iscomplexobj(leaf) else 1)
-        for leaf in jax.tree.leaves(like)
-    )
+    size = 0
+    for leaf in jax.tree.leaves(like):
+        numbers_per_entry = 2 if jnp.iscomplexobj(leaf) else 1
+        size += numbers_per_entry * math.prod(leaf.shape)
+    return size
 
 
 def blocks(flat: jax.Array, count: int) -> jax.Array:
@@ -63,8 +72,8 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
     size = flat.shape[-1]
     length = -(-size // count)
     if size % count:
-        padding = count * length - size
-        flat = jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, padding)])
+        no_padding = [(0, 0)] * (flat.ndim - 1)
+        flat = jnp.pad(flat, [*no_padding, (0, count * length - size)])
     return flat.reshape(*flat.shape[:-1], count, length)
 
 

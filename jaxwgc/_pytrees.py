@@ -1,6 +1,7 @@
 """Registration of the library's dataclasses as pytrees."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import jax
@@ -19,29 +20,39 @@ def register(cls: type[T]) -> type[T]:
     `jax.jit` runs the program of one class for the other. This happened in 2 of 36
     processes; see also https://github.com/cusp-ai-oss/kUPS/pull/114.
     """
-    names = {True: [], False: []}
+    static_names = []
+    array_names = []
     for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        # Annotations are strings under `from __future__ import annotations`.
-        is_static = "static" in getattr(field.type, "__metadata__", ())
-        is_static |= isinstance(field.type, str) and "Static[" in field.type
-        names[is_static].append(field.name)
+        if _is_static(field.type):
+            static_names.append(field.name)
+        else:
+            array_names.append(field.name)
 
-    def flatten(tree: T) -> tuple[Any, Any]:
-        children = [
-            (jax.tree_util.GetAttrKey(name), getattr(tree, name))
-            for name in names[False]
-        ]
-        return children, (cls, *(getattr(tree, name) for name in names[True]))
+    def flatten(tree: T) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children = []
+        for name in array_names:
+            children.append((jax.tree_util.GetAttrKey(name), getattr(tree, name)))
+        static_values = [getattr(tree, name) for name in static_names]
+        return children, (cls, *static_values)
 
-    def unflatten(static: Any, children: Any) -> T:
+    def unflatten(static: tuple[Any, ...], children: Iterable[Any]) -> T:
         # JAX also rebuilds pytrees with placeholders for arrays, which `__init__` may
         # reject.
         tree = object.__new__(cls)
-        for name, value in zip(names[False], children, strict=True):
+        for name, value in zip(array_names, children, strict=True):
             object.__setattr__(tree, name, value)
-        for name, value in zip(names[True], static[1:], strict=True):
+        _, *static_values = static
+        for name, value in zip(static_names, static_values, strict=True):
             object.__setattr__(tree, name, value)
         return tree
 
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
     return cls
+
+
+def _is_static(annotation: Any) -> bool:
+    """Returns whether the annotation of a field is `Static[...]`."""
+    # Annotations are strings under `from __future__ import annotations`.
+    if isinstance(annotation, str):
+        return "Static[" in annotation
+    return "static" in getattr(annotation, "__metadata__", ())

@@ -1,12 +1,16 @@
 """Computations for a subset of many masks, at the cost of that subset."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.tree_util import Partial
+
+# A pytree of arrays.
+T = TypeVar("T")
 
 # Number of entries of the rows that are computed together, and the fewest rows: with
 # fewer, a batch that does not pay takes too long.
@@ -30,14 +34,14 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
     return any_under_vmap(condition.any(axis=0)), False
 
 
-def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) -> Any:
+def compute_if(condition: jax.Array, function: Callable[[], T], default: T) -> T:
     """Returns `function()` if `condition` holds in any vmap lane, else `default`."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
     # A second condition compiles to a smaller program than one select per array.
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
-def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int) -> Any:
+def in_batches(function: Callable[[jax.Array], T], rows: jax.Array, size: int) -> T:
     """Applies `function` to rows in batches.
 
     Args:
@@ -50,20 +54,26 @@ def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int)
     """
     *batch, length = rows.shape
     flat = rows.reshape(-1, length)
-    num_batches = -(-len(flat) // size)
+    num_rows = len(flat)
+    num_batches = math.ceil(num_rows / size)
+
+    def without_batches(leaf):
+        return leaf.reshape(-1, *leaf.shape[2:])
+
+    def with_leading_axes(leaf):
+        return leaf[:num_rows].reshape(*batch, *leaf.shape[1:])
+
     if num_batches > 1:
-        padded = jnp.pad(flat, [(0, num_batches * size - len(flat)), (0, 0)])
+        num_added = num_batches * size - num_rows
+        padded = jnp.pad(flat, [(0, num_added), (0, 0)])
         padded = padded.reshape(num_batches, size, length)
-        values = jax.lax.map(function, padded)
-        values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values)
+        values = jax.tree.map(without_batches, jax.lax.map(function, padded))
     else:
         values = function(flat)
-    return jax.tree.map(
-        lambda leaf: leaf[: len(flat)].reshape(*batch, *leaf.shape[1:]), values
-    )
+    return jax.tree.map(with_leading_axes, values)
 
 
-def keep(values: jax.Array, rows: jax.Array, *_: Any) -> tuple[jax.Array, jax.Array]:
+def keep(values: jax.Array, rows: jax.Array, *_: object) -> tuple[jax.Array, jax.Array]:
     """Returns the values of rows (..., c) as they are, and that they are final."""
     return values, rows[..., 0] | True
 

@@ -49,14 +49,19 @@ def check_updates(
     these are None, too.
     """
     expected = shapes if params is None else shapes_of(params)
-    found = []
     leaves, structure = jax.tree.flatten(updates)
+    shapes_after_axis = []
     for leaf in leaves:
         shape = np.shape(leaf)
-        is_right = shape[:1] == (size,) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-        found.append({str(shape[1:]): ()} if is_right else leaf)
-    found = jax.tree.unflatten(structure, found)
-    if not leaves or jax.tree.structure(found) != jax.tree.structure(expected):
+        if shape[:1] == (size,) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            shapes_after_axis.append({str(shape[1:]): ()})
+        else:
+            # A leaf in place of a shape makes the structures below differ.
+            shapes_after_axis.append(leaf)
+    structure_of_shapes = jax.tree.structure(
+        jax.tree.unflatten(structure, shapes_after_axis)
+    )
+    if not leaves or structure_of_shapes != jax.tree.structure(expected):
         _compare_by_path(updates, size, axis_name, expected)
 
 
@@ -74,12 +79,12 @@ def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> 
         return
     shapes = _by_path(shapes_of(after_axis))
     shapes_of_params = _by_path(expected)
-    rule = f"be like params with a leading axis of {axis_name} = {size} in front"
+    required = f"be like params with a leading axis of {axis_name} = {size} in front"
     if shapes.keys() != shapes_of_params.keys():
         only_updates = _leaf_names("updates", shapes, shapes_of_params)
         only_params = _leaf_names("params", shapes_of_params, shapes)
         raise ValueError(
-            f"updates must {rule}; got {only_updates} only in updates, and "
+            f"updates must {required}; got {only_updates} only in updates, and "
             f"{only_params} only in params (pass the params that the loss was "
             "differentiated by; a wrapper with params of its own, such as "
             "optax.lookahead, goes around the whole chain)"
@@ -87,8 +92,8 @@ def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> 
     for path, shape in shapes.items():
         if shape != shapes_of_params[path]:
             raise ValueError(
-                f"updates{path} must {rule}; got {shape} after that axis, params have "
-                f"{shapes_of_params[path]}{_ORDER}"
+                f"updates{path} must {required}; got {shape} after that axis, params "
+                f"have {shapes_of_params[path]}{_ORDER}"
             )
 
 

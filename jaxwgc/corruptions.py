@@ -10,10 +10,11 @@ ones.
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import root_mean_square
@@ -45,12 +46,9 @@ class CorruptionModel(abc.ABC):
     """
 
     who: StragglerModel
-    # Bounds of the number fields, as keyword arguments of `_validation.check_number`.
-    _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
         _validation.check_instance("who", self.who, StragglerModel)
-        _validation.check_fields(self, **self._rules)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round."""
@@ -111,12 +109,14 @@ class additive_noise(CorruptionModel):
       Array([ True, False,  True], dtype=bool)
     """
 
-    scale: Any = 1.0
+    scale: ArrayLike = 1.0
     share: float = 1.0
-    _rules: ClassVar[Any] = {
-        "scale": {"minimum": 0},
-        "share": {"positive": True, "maximum": 1},
-    }
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_fields(
+            self, scale={"minimum": 0}, share={"positive": True, "maximum": 1}
+        )
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -127,7 +127,8 @@ class additive_noise(CorruptionModel):
             draws = jax.random.uniform(place_key, messages.shape)
             limit = jnp.sort(draws, axis=1)[:, number - 1 : number]
             noise = jnp.where(draws <= limit, noise, 0)
-        return messages + self.scale * _size_of(messages, 1) * noise
+        size = root_mean_square(messages, axis=1).astype(messages.dtype)
+        return messages + self.scale * size * noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +165,15 @@ class scaling(CorruptionModel):
       Array([[3., 3.]], dtype=float32)
     """
 
-    factor: Any = 2.0
-    _rules: ClassVar[Any] = {"factor": {}}
+    factor: ArrayLike = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_fields(self, factor={})
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
-        return self.factor * messages
+        return messages * self.factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +197,7 @@ class bit_flip(CorruptionModel):
       Array([[-1.]], dtype=float32)
     """
 
-    bit: Any = None
+    bit: int | jax.Array | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -239,8 +243,11 @@ class stuck(CorruptionModel):
       Array([[0., 0.]], dtype=float32)
     """
 
-    value: Any = 0.0
-    _rules: ClassVar[Any] = {"value": {}}
+    value: ArrayLike = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_fields(self, value={})
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -264,8 +271,11 @@ class same_vector(CorruptionModel):
       True
     """
 
-    scale: Any = 1.0
-    _rules: ClassVar[Any] = {"scale": {"minimum": 0}}
+    scale: ArrayLike = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_fields(self, scale={"minimum": 0})
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -296,11 +306,11 @@ class codeword_part(CorruptionModel):
     """
 
     code: GradientCode
-    scale: Any = 1.0
-    _rules: ClassVar[Any] = {"scale": {"minimum": 0}}
+    scale: ArrayLike = 1.0
 
     def __post_init__(self):
         super().__post_init__()
+        _validation.check_fields(self, scale={"minimum": 0})
         GradientCode.check(self.code)
 
     def corrupted(self, key, messages):
@@ -335,7 +345,7 @@ class quantization(CorruptionModel):
       Array([[1.6666667, 3.3333335]], dtype=float32)
     """
 
-    bits: Any = 8
+    bits: ArrayLike = 8
 
     def __post_init__(self):
         super().__post_init__()
@@ -346,7 +356,6 @@ class quantization(CorruptionModel):
         return quantize(key, messages, self.bits)
 
 
-def _size_of(messages, axis=None):
-    """Returns the root mean square in the dtype of messages, of each or of all."""
-    size = root_mean_square(messages, axis).astype(messages.dtype)
-    return size if axis is not None else size.reshape(())
+def _size_of(messages: jax.Array) -> jax.Array:
+    """Returns the root mean square of all entries, in the dtype of messages."""
+    return root_mean_square(messages).astype(messages.dtype).reshape(())

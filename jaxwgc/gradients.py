@@ -162,23 +162,32 @@ def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
 
     def checked(params, part):
         outputs = loss(params, part)
-        pair = outputs if has_aux else (outputs, None)
-        is_pair = isinstance(pair, tuple) and len(pair) == 2
-        if not is_pair or not jax.tree_util.all_leaves(pair[:1]):
-            rule = "(scalar, aux) with has_aux" if has_aux else "a scalar"
-            given = jax.tree.structure(outputs)
-            raise TypeError(f"loss must return {rule}; got {given}")
-        value, aux = pair
-        if np.shape(value):
-            given = f"an array of {np.shape(value)}"
-            raise TypeError(f"loss must return a scalar; got {given}")
-        _validation.check_dtypes("loss's result", value, "real floats")
-        return jnp.asarray(value), aux
+        if not has_aux:
+            return _real_scalar(outputs, "a scalar", outputs), None
+        required = "(scalar, aux) with has_aux"
+        if not isinstance(outputs, tuple) or len(outputs) != 2:
+            raise TypeError(
+                f"loss must return {required}; got {jax.tree.structure(outputs)}"
+            )
+        value, aux = outputs
+        return _real_scalar(value, required, outputs), aux
 
     return checked
 
 
-def _check_params(params):
-    has_leaves = jax.tree.leaves(params)
-    _validation.require(has_leaves, "params", "have at least one array", params)
+def _real_scalar(value: Any, required: str, outputs: Any) -> jax.Array:
+    """Checks the scalar among the outputs of a loss, and converts it to an array."""
+    if not jax.tree_util.all_leaves([value]):
+        raise TypeError(
+            f"loss must return {required}; got {jax.tree.structure(outputs)}"
+        )
+    if np.shape(value):
+        raise TypeError(f"loss must return a scalar; got an array of {np.shape(value)}")
+    _validation.check_dtypes("loss's result", value, "real floats")
+    return jnp.asarray(value)
+
+
+def _check_params(params: Any) -> None:
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params must have at least one array; got {params}")
     _validation.check_dtypes("params", params, "real or complex floats")

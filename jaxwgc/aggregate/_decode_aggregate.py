@@ -119,12 +119,16 @@ def aggregator_of_messages(
     """Returns the aggregator that `decode_aggregate` describes."""
     if _validation.check_bool("on_request", on_request):
         code.check_requests()
-        for name in ("memory", "correct_errors"):
-            if getattr(options, name):
-                raise ValueError(
-                    f"{name} must be False on request, since workers send sums of "
-                    "messages; got True"
-                )
+        if options.memory:
+            raise ValueError(
+                "memory must be False on request, since workers send sums of messages; "
+                "got True"
+            )
+        if options.correct_errors:
+            raise ValueError(
+                "correct_errors must be False on request, since workers send sums of "
+                "messages; got True"
+            )
     policy = DecodingPolicy.of(code, options, is_simulated=False)
 
     def update(updates, state, params=None, **extra):
@@ -147,7 +151,7 @@ def aggregator_of_messages(
             )
         decoding = arrived.decode(code, policy.decoder)
         if on_request:
-            shape = code.num_workers, _flat_vectors.raveled_size(params)
+            shape = (code.num_workers, _flat_vectors.raveled_size(params))
             _validation.check_shape("updates", messages, "(num_workers, length)", shape)
             gradient = coding.decode_answers(messages, params)
         else:
@@ -163,5 +167,7 @@ def aggregator_of_messages(
 
 def _location_key(key, messages):
     """Returns the key of the projections that locate errors."""
-    drawn = coding.key_from(messages)
-    return drawn if key is None else jax.random.fold_in(key, jax.random.bits(drawn))
+    key_of_messages = coding.key_from(messages)
+    if key is None:
+        return key_of_messages
+    return jax.random.fold_in(key, jax.random.bits(key_of_messages))

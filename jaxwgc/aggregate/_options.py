@@ -1,7 +1,8 @@
 """Options of decoding that all aggregators share."""
 
 import dataclasses
-from typing import Any
+
+from jax.typing import DTypeLike
 
 from jaxwgc import _validation
 from jaxwgc._targets import APPROXIMATES
@@ -45,7 +46,7 @@ class DecodingOptions:
     undecodable: str = "least_squares"
     tolerance: float | None = None
     decoder: DecoderLike = None
-    message_dtype: Any = None
+    message_dtype: DTypeLike | None = None
     memory: bool = False
     debias: str | float | None = None
     correct_errors: bool = False
@@ -76,7 +77,7 @@ class DecodingOptions:
         if self.debias is not None:
             raise ValueError(f"debias must be None with memory; got {self.debias}")
 
-    def tolerance_for(self, decoder: Decoder) -> Any:
+    def tolerance_for(self, decoder: Decoder) -> float:
         """Returns the largest relative residual with which a round counts as decoded.
 
         Args:

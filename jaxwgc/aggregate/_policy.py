@@ -3,12 +3,12 @@
 import dataclasses
 import difflib
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from jaxwgc import _updates, _validation, coding
 from jaxwgc.aggregate._options import DecodingOptions
@@ -64,7 +64,11 @@ class DecodingPolicy:
         )
 
     def init(
-        self, params: Any, key: Any = (), stragglers: Any = (), faults: Any = ()
+        self,
+        params: optax.Params,
+        key: jax.Array | tuple[()] = (),
+        stragglers: Any = (),
+        faults: Any = (),
     ) -> CodedAggregateState:
         """Returns the state before the first round."""
         # Params are checked before the init of another transformation fails. Trees
@@ -97,7 +101,7 @@ class DecodingPolicy:
             shapes=_updates.shapes_of(params),
         )
 
-    def check_state(self, state: Any) -> None:
+    def check_state(self, state: object) -> None:
         """Raises an error if a state does not fit the code or the aggregator."""
         if not isinstance(state, CodedAggregateState):
             raise TypeError(
@@ -124,7 +128,9 @@ class DecodingPolicy:
             )
         state.memory.check(self.code)
 
-    def check_params(self, state: CodedAggregateState, params: Any) -> None:
+    def check_params(
+        self, state: CodedAggregateState, params: optax.Params | None
+    ) -> None:
         """Raises ValueError if stored messages are of gradients of other params."""
         shapes = _updates.shapes_of(params)
         if jax.tree.structure(shapes) != jax.tree.structure(state.shapes):
@@ -134,8 +140,13 @@ class DecodingPolicy:
             )
 
     def observed(
-        self, received=None, finished=None, elapsed=None, late=None, **others
-    ) -> tuple[Arrived | None, Any]:
+        self,
+        received: coding.Received | None = None,
+        finished: coding.Finished | None = None,
+        elapsed: jax.Array | float | None = None,
+        late: ArrayLike | None = None,
+        **others: object,
+    ) -> tuple[Arrived | None, jax.Array | float | None]:
         """Returns the round that the extra arguments of an update describe.
 
         Returns:
@@ -152,8 +163,9 @@ class DecodingPolicy:
                 "another transformation of the chain takes them",
                 stacklevel=4,
             )
+        mask_of_late = None
         if late is not None:
-            late = _validation.as_array(
+            mask_of_late = _validation.as_array(
                 "late", late, "bools", num_workers=self.code.num_workers
             )
         if received is None and finished is None:
@@ -164,15 +176,19 @@ class DecodingPolicy:
             if self.is_simulated:
                 return None, None
         arrived = Arrived.of(self.code, received, finished, one_round=True)
-        if late is not None:
-            arrived = arrived._replace(late=late)
+        if mask_of_late is not None:
+            arrived = arrived._replace(late=mask_of_late)
         if elapsed is None:
             return arrived, 0.0
         _validation.check_number("elapsed", elapsed, minimum=0)
         return arrived, elapsed
 
     def without_errors(
-        self, arrived: Arrived, messages: Any, state: CodedAggregateState, key: Any
+        self,
+        arrived: Arrived,
+        messages: jax.Array,
+        state: CodedAggregateState,
+        key: jax.Array,
     ) -> tuple[Arrived, CodedAggregateState]:
         """Returns the messages that are not corrupted, and the state with error counts.
 
@@ -183,6 +199,7 @@ class DecodingPolicy:
           key: PRNG key of the projections.
         """
         assert self.locator is not None
+        assert isinstance(state.errors, ErrorCounts)
         messages = coding.check_messages_of(self.code, messages)
         location = self.locator.locate(
             messages,
@@ -197,10 +214,10 @@ class DecodingPolicy:
     def finish(
         self,
         decoding: coding.Decoding,
-        gradient: Any,
-        elapsed: Any,
+        gradient: optax.Updates,
+        elapsed: jax.Array | float,
         state: CodedAggregateState,
-    ) -> tuple[Any, CodedAggregateState]:
+    ) -> tuple[optax.Updates, CodedAggregateState]:
         """Returns the update and the state after a round.
 
         Args:
@@ -233,11 +250,11 @@ class DecodingPolicy:
     def add_stored(
         self,
         decoding: coding.Decoding,
-        gradient: Any,
+        gradient: optax.Updates,
         messages: jax.Array,
         arrived: Arrived,
         state: CodedAggregateState,
-    ) -> tuple[Any, CodedAggregateState]:
+    ) -> tuple[optax.Updates, CodedAggregateState]:
         """Adds stored messages to the gradient of an undecodable round.
 
         Args:
@@ -251,10 +268,12 @@ class DecodingPolicy:
           The gradient, and the state with the messages of the round stored.
         """
         memory = state.memory
+        assert isinstance(memory, coding.Memory)
         late_messages = messages
         underway = memory.underway
-        if arrived.joined is not None:
-            # A worker computes with the parameters of the round in which it started.
+        if arrived.joined is not None and not isinstance(underway, tuple):
+            # In simulations, a worker computes with the parameters of the round in
+            # which it started. Real messages are late as they are.
             late_messages = underway
             joined = self._by_message(arrived.joined)
             underway = jnp.where(joined[:, None], messages, underway)
@@ -273,21 +292,21 @@ class DecodingPolicy:
         memory = memory.after(messages, decoding.mask)._replace(underway=underway)
         return gradient, state._replace(memory=memory)
 
-    def _by_message(self, mask):
+    def _by_message(self, mask: jax.Array) -> jax.Array:
+        """Returns a mask of messages for a mask of workers."""
         return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
 
 
 def _is_misspelt(name: str) -> bool:
     """Returns whether the name of an extra argument resembles one of a round."""
-    return bool(
-        difflib.get_close_matches(
-            name, _ROUND_ARGUMENTS, n=1, cutoff=_MISSPELT_SIMILARITY
-        )
+    similar = difflib.get_close_matches(
+        name, _ROUND_ARGUMENTS, n=1, cutoff=_MISSPELT_SIMILARITY
     )
+    return bool(similar)
 
 
 def make_aggregator(
-    init: Callable[..., Any], update: Callable[..., Any]
+    init: optax.TransformInitFn, update: optax.TransformUpdateExtraArgsFn
 ) -> optax.GradientTransformationExtraArgs:
     """Returns an optax aggregator."""
     # The import is here, because an experimental module may move, which must not break

@@ -29,10 +29,10 @@ class ErrorCounts(NamedTuple):
     def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
         """Returns the counts after a round."""
         return ErrorCounts(
-            location.wrong,
-            self.num_wrong + location.wrong,
-            self.num_corrected + location.wrong.any(),
-            self.num_refused + location.refused,
+            wrong=location.wrong,
+            num_wrong=self.num_wrong + location.wrong,
+            num_corrected=self.num_corrected + location.wrong.any(),
+            num_refused=self.num_refused + location.refused,
         )
 
 
@@ -61,7 +61,7 @@ class CodedAggregateState(NamedTuple):
         params compares updates with them.
     """
 
-    key: Any
+    key: jax.Array | tuple[()]
     stragglers: Any
     faults: Any
     received: jax.Array
@@ -69,6 +69,6 @@ class CodedAggregateState(NamedTuple):
     residual: jax.Array
     num_undecodable: jax.Array
     share: jax.Array
-    memory: Any
-    errors: Any
+    memory: coding.Memory | tuple[()]
+    errors: ErrorCounts | tuple[()]
     shapes: Any

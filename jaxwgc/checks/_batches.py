@@ -24,11 +24,12 @@ def parts_of_step(
             f"batches must return arrays; got {parts[0]!r} of part 0 in step {step}"
         )
     shapes = [_updates.shapes_of(part) for part in parts]
-    for part, own in enumerate(shapes):
-        if own != shapes[0]:
+    for part, shapes_of_part in enumerate(shapes):
+        if shapes_of_part != shapes[0]:
             raise ValueError(
                 "batches must return arrays of equal structure and shapes; got "
-                f"{shapes[0]} of part 0 and {own} of part {part} in step {step}"
+                f"{shapes[0]} of part 0 and {shapes_of_part} of part {part} in step "
+                f"{step}"
             )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
@@ -60,8 +61,7 @@ def problems_of_batches(
         )
     again = parts_of_step(batches, num_parts, step)
     for part in range(num_parts):
-        pairs = zip(jax.tree.leaves(parts), jax.tree.leaves(again), strict=True)
-        if any(leaf[part].tobytes() != other[part].tobytes() for leaf, other in pairs):
+        if _bytes_of_part(again, part) != _bytes_of_part(parts, part):
             return (
                 f"batches(step={step}, part={part}) returns other arrays when it is "
                 "called again: the holders of a part would differ. Derive all "
@@ -69,6 +69,11 @@ def problems_of_batches(
                 "np.random.default_rng([step, part])",
             )
     return ()
+
+
+def _bytes_of_part(parts: Any, part: int) -> list[bytes]:
+    """Returns the bytes of each array of a part, so that NaNs are equal, too."""
+    return [leaf[part].tobytes() for leaf in jax.tree.leaves(parts)]
 
 
 def _is_shared(leaf: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.checks._batches import parts_of_step, problems_of_batches, rows_of
 from jaxwgc.checks._losses import layout_of, measure_decoded, measure_loss
+from jaxwgc.checks._measures import Measures
 from jaxwgc.checks._mistakes import problems
 from jaxwgc.checks._optimizers import (
     MaskedRounds,
@@ -52,8 +53,9 @@ class StepReport(NamedTuple):
 
     def __str__(self) -> str:
         count = len(self.problems)
+        noun = "problem" if count == 1 else "problems"
         lines = [
-            f"{count or 'no'} problem{'' if count == 1 else 's'} found",
+            f"{count or 'no'} {noun} found",
             f"decoded gradient: {self.gradient_ratio:.4g} times as long as that of the "
             f"loss on the data, relative error {self.gradient_error:.2g}",
         ]
@@ -62,7 +64,9 @@ class StepReport(NamedTuple):
                 f"rounds: {self.num_undecodable} of {len(self.num_answers)} could not "
                 f"be decoded, with {self.num_answers.mean():.3g} responses on average"
             )
-        return "\n".join(lines + [f"- {problem}" for problem in self.problems])
+        for problem in self.problems:
+            lines.append(f"- {problem}")
+        return "\n".join(lines)
 
 
 def check_step(
@@ -150,10 +154,13 @@ def check_step(
         parts = parts_of_step(batches, code.num_parts)
         data = rows_of(parts)
         changing = problems_of_batches(batches, parts)
-    everything = code, params, parts, data, received
-    _validation.check_concrete("arguments", everything, "check_step looks at values")
-    is_right = step is None or optimizer is not None
-    _validation.require(is_right, "optimizer", "be given with step", None)
+    _validation.check_concrete(
+        "arguments",
+        (code, params, parts, data, received),
+        "check_step looks at values",
+    )
+    if step is not None and optimizer is None:
+        raise ValueError("optimizer must be given with step; got None")
     start = params
     params = _perturbed(params)
     _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
@@ -165,38 +172,59 @@ def check_step(
     def gradient_of(part):
         return whole_gradient(params, part)[0]
 
-    def advance(params, state):
-        return params, probe.update(gradients, state)[1]
-
-    measured = measure_decoded(code, gradients, gradient_of, layout)
-    measured |= measure_loss(gradient_of, layout, parts)
-    rounds = [] if received is None else [MaskedRounds.observed(code, received)]
+    measures = Measures(
+        gradient=measure_decoded(code, gradients, gradient_of, layout),
+        loss=measure_loss(gradient_of, layout, parts),
+    )
+    rounds: list[MaskedRounds] = []
+    if received is not None:
+        rounds.append(MaskedRounds.observed(code, received))
     if optimizer is not None:
         probe = OptimizerProbe(optimizer, code, params)
-        if step is not None or (received is None and probe.simulates):
-            states = states_of(step or advance, start, probe.state)
-            rounds.append(rounds_of(states))
         if step is not None:
-            measured["is_dropped"] = is_dropped(probe, gradients, *states[:2])
-        measured |= probe.measure(gradients)
+            states = states_of(step, start, probe.state)
+            rounds.append(rounds_of(states))
+            measures = measures._replace(
+                is_dropped=is_dropped(
+                    probe, gradients, before=states[0], after=states[1]
+                )
+            )
+        elif received is None and probe.simulates:
+            rounds.append(_simulated_rounds(probe, gradients, start))
+        measures = measures._replace(order=probe.measure(gradients))
     if rounds:
-        measured |= max(rounds, key=lambda one: one.failed.mean()).measure(code)
+        worst = max(rounds, key=lambda masked: masked.failed.mean())
+        measures = measures._replace(rounds=worst.measure(code))
+    counts = [masked.received.sum(1) for masked in rounds]
     return StepReport(
-        problems(measured) + changing,
-        gradient_ratio=measured["ratio"],
-        gradient_error=measured["error"],
-        num_answers=np.array([n for one in rounds for n in one.received.sum(1)], int),
-        num_undecodable=sum(int(one.failed.sum()) for one in rounds),
+        problems(measures) + changing,
+        gradient_ratio=measures.gradient.ratio,
+        gradient_error=measures.gradient.error,
+        num_answers=np.concatenate([np.zeros(0, int), *counts]),
+        num_undecodable=sum(int(masked.failed.sum()) for masked in rounds),
     )
+
+
+def _simulated_rounds(
+    probe: OptimizerProbe, gradients: Any, params: Any
+) -> MaskedRounds:
+    """Returns rounds that the optimizer simulates, at fixed parameters."""
+
+    def advance(params, state):
+        _, state = probe.update(gradients, state)
+        return params, state
+
+    return rounds_of(states_of(advance, params, probe.state))
 
 
 def _perturbed(params):
     """Returns randomly shifted parameters, so that weight decay has an effect."""
-    draw = np.random.default_rng(0).normal
+    generator = np.random.default_rng(0)
 
     def move(leaf):
         leaf = np.asarray(leaf)
         size = np.sqrt(np.mean(np.abs(leaf.astype(complex)) ** 2)) or 1
-        return leaf + (_SHIFT * size * draw(size=leaf.shape)).astype(leaf.dtype)
+        shift = _SHIFT * size * generator.normal(size=leaf.shape)
+        return leaf + shift.astype(leaf.dtype)
 
     return jax.tree.map(move, params)

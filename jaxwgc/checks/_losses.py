@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _arrays, _updates, _validation, coding
-from jaxwgc.checks._mistakes import TOLERANCE
+from jaxwgc.checks._measures import TOLERANCE, GradientMeasures, LossMeasures
 from jaxwgc.codes import GradientCode
 from jaxwgc.sketching import partition
 
@@ -48,17 +48,25 @@ def layout_of(data: Any, parts: Any) -> Layout:
     structure = jax.tree.structure(parts)
     if has_rows and structure == jax.tree.structure((data, 0)):
         row_weights = np.asarray(parts[1], np.float64)
-        rows = data, np.ones(num_rows, parts[1].dtype)
-        return Layout(rows, num_rows, row_weights, row_weights == 0)
-    is_right = has_rows and structure == jax.tree.structure(data)
-    rule = "be (parts, row_weights) of jaxwgc.partition(data, num_parts), or like data"
-    given = f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
-    _validation.require(is_right, "parts", rule, given)
-    is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0
-    if np.shape(leaves[0])[:2] != is_padding.shape:
+        return Layout(
+            rows=(data, np.ones(num_rows, parts[1].dtype)),
+            num_rows=num_rows,
+            row_weights=row_weights,
+            is_padding=row_weights == 0,
+        )
+    if not has_rows or structure != jax.tree.structure(data):
+        raise ValueError(
+            "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
+            f"or like data; got {_updates.shapes_of(parts)} and data "
+            f"{_updates.shapes_of(data)}"
+        )
+    _, weights_of_partition = partition(np.ones(num_rows), num_parts)
+    is_padding = np.asarray(weights_of_partition) == 0
+    shape = np.shape(leaves[0])[:2]
+    if is_padding.shape != shape:
         # The parts are not from `partition`, so padding is unknown.
-        is_padding = np.zeros(np.shape(leaves[0])[:2], bool)
-    return Layout(data, num_rows, None, is_padding)
+        is_padding = np.zeros(shape, bool)
+    return Layout(rows=data, num_rows=num_rows, row_weights=None, is_padding=is_padding)
 
 
 def norm(tree: Any) -> float:
@@ -75,7 +83,7 @@ def flat(tree: Any) -> np.ndarray:
 
 def measure_loss(
     gradient_of: Callable[[Any], Any], layout: Layout, parts: Any
-) -> dict[str, Any]:
+) -> LossMeasures:
     """Measures whether a loss is a sum over weighted rows.
 
     Args:
@@ -91,11 +99,7 @@ def measure_loss(
     weights = layout.row_weights
     numbers = np.arange(layout.num_rows)
     size = is_padding.shape[1]
-    try:
-        constant = flat(gradient_of(rows(numbers[:0])))
-    except Exception:  # Losses may fail without rows, e.g. a maximum.
-        constant = np.full(1, np.nan)
-    constant = constant if np.isfinite(constant).all() else np.zeros(1)
+    constant = _constant_gradient(gradient_of, rows(numbers[:0]))
 
     def gradient(part):
         return flat(gradient_of(part)) - constant
@@ -106,32 +110,46 @@ def measure_loss(
     more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
     once = gradient(rows(few))
     other = gradient(rows(more))
-    both = gradient(rows(np.concatenate([few, more])))
+    together = gradient(rows(np.concatenate([few, more])))
     # The error is relative to the sum of both norms, because the gradients may nearly
     # cancel.
     length = max(np.linalg.norm(once) + np.linalg.norm(other), 1e-300)
-    missed = np.linalg.norm(both - (once + other)) / length
-    above_mean = np.linalg.norm(both - (once + other) / 2) / length
+    missed = np.linalg.norm(together - (once + other)) / length
+    above_mean = np.linalg.norm(together - (once + other) / 2) / length
     is_sum = missed <= TOLERANCE
     padding = 0.0
     is_unweighted = False
     # If rows interact, row weights cannot act on single rows either.
     if is_sum and is_padding.any():
-        filled = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
-        padding = np.linalg.norm(gradient(filled))
-    if is_sum and weights is not None and not np.isin(weights, (0, 1)).all():
+        padded = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
+        padding = np.linalg.norm(gradient(padded))
+    if is_sum and weights is not None and not _are_zeros_and_ones(weights):
         part, ones = rows(few)
         doubled = gradient((part, 2 * ones))
         is_unweighted = np.linalg.norm(doubled - once) < TOLERANCE * length
-    return {
-        "missed": missed,
-        "is_sum": is_sum,
-        "is_mean": not is_sum and above_mean <= TOLERANCE,
-        "constant": np.linalg.norm(constant),
-        "num_padding": is_padding.sum(),
-        "padding": padding,
-        "is_unweighted": is_unweighted,
-    }
+    return LossMeasures(
+        missed=float(missed),
+        is_sum=bool(is_sum),
+        is_mean=bool(not is_sum and above_mean <= TOLERANCE),
+        constant=float(np.linalg.norm(constant)),
+        num_padding=int(is_padding.sum()),
+        padding=float(padding),
+        is_unweighted=bool(is_unweighted),
+    )
+
+
+def _constant_gradient(gradient_of: Callable[[Any], Any], no_rows: Any) -> np.ndarray:
+    """Returns the gradient of a part without rows, or zero if there is none."""
+    try:
+        constant = flat(gradient_of(no_rows))
+    except Exception:  # Losses may fail without rows, e.g. a maximum.
+        return np.zeros(1)
+    return constant if np.isfinite(constant).all() else np.zeros(1)
+
+
+def _are_zeros_and_ones(weights: np.ndarray) -> bool:
+    """Returns whether row weights mark nothing but padding."""
+    return bool(np.isin(weights, (0, 1)).all())
 
 
 def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
@@ -143,9 +161,11 @@ def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
     masks = np.repeat(received, code.messages_per_worker, axis=-1)
     matrix = np.asarray(code.encoding_matrix)
     target = np.asarray(code.segment_targets)
-    weights = np.zeros((len(masks), *target.shape[:1], len(matrix)), matrix.dtype)
-    for own, mask in zip(weights, masks, strict=True):
-        own[:, mask] = np.linalg.lstsq(matrix[mask].T, target.T)[0].T
+    shape = (len(masks), code.num_segments, code.num_messages)
+    weights = np.zeros(shape, matrix.dtype)
+    for weights_of_round, mask in zip(weights, masks, strict=True):
+        solution, *_ = np.linalg.lstsq(matrix[mask].T, target.T)
+        weights_of_round[:, mask] = solution.T
     return coding.Decoding(code, jnp.asarray(masks), jnp.asarray(weights))
 
 
@@ -154,7 +174,7 @@ def measure_decoded(
     gradients: Any,
     gradient_of: Callable[[Any], Any],
     layout: Layout,
-) -> dict[str, Any]:
+) -> GradientMeasures:
     """Measures the decoded gradient of all parts against the gradient on the data."""
     target = np.asarray(code.target, np.float64)
     weights = layout.row_weights
@@ -163,52 +183,70 @@ def measure_decoded(
     is_sample = num_held < layout.num_rows
     if weights is not None and not is_sample:
         # The user's own row weights apply to the whole data, too.
-        own = (weights * target[:, None])[~layout.is_padding]
-        rows = rows[0], own.astype(rows[1].dtype)
+        weights_of_data = (weights * target[:, None])[~layout.is_padding]
+        data, ones = rows
+        rows = (data, weights_of_data.astype(ones.dtype))
     whole = flat(gradient_of(rows))
     scale = norm(gradients)
     length = max(np.linalg.norm(whole), 1e-150)
     # In the first round all workers respond, in the second all but the tolerated
     # stragglers.
-    masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
-    decoding = _least_squares(code, masks)
-    wide = jax.tree.map(_arrays.promoted, gradients)
-    vectors = [
-        flat(jax.tree.map(functools.partial(np.tensordot, own, axes=1), wide))
-        for own in np.asarray(decoding.effective_weights)
+    num_lost = np.array([[0], [code.num_stragglers]])
+    decoding = _least_squares(code, np.arange(code.num_workers) >= num_lost)
+    decoded = [
+        _weighted_sum(weights_of_parts, gradients)
+        for weights_of_parts in np.asarray(decoding.effective_weights)
     ]
-    along = np.vdot(whole, vectors[0]).real / length**2
+    error = max(np.linalg.norm(gradient - whole) for gradient in decoded)
     # Estimate of the number of rows from each part, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
-    total = shares.sum()
-    spread = np.std(shares)
-    deviation = spread * np.sqrt(len(shares))
-    if np.isin(row_weights, (0, 1)).all():
-        # There are no row weights. In the paper's form, the rows themselves are scaled.
-        is_right = abs(total - 1) <= TOLERANCE or abs(along - 1) <= abs(along - total)
-    else:
-        # If weights differ much, parts with the largest weights may not have been
-        # drawn.
-        unseen = spread / (2 * abs(shares.mean()))
-        is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * deviation + unseen
-    error = max(np.linalg.norm(vector - whole) for vector in vectors)
+    along = np.vdot(whole, decoded[0]).real / length**2
     # Approximate codes do not guarantee the exact gradient. Weights of parts that are
     # not row weights correspond to no loss on the data.
     promises = code.num_stragglers or not decoding.failed()[0]
     has_loss = weights is not None or (target == 1).all()
     is_comparable = promises and has_loss and not is_sample
-    return {
-        "num_stragglers": code.num_stragglers,
-        "total": target.sum(),
-        "scale": scale,
-        "ratio": float(np.linalg.norm(vectors[0]) / length),
-        "error": float(error / length),
-        "is_wrong": is_comparable and not error <= TOLERANCE * max(length, scale),
-        "is_sample": is_sample,
-        "is_weighted": is_right,
-        "num_held": num_held,
-        "num_rows": layout.num_rows,
-        "represented": total,
-        "deviation": deviation,
-    }
+    return GradientMeasures(
+        num_stragglers=code.num_stragglers,
+        total=float(target.sum()),
+        scale=scale,
+        ratio=float(np.linalg.norm(decoded[0]) / length),
+        error=float(error / length),
+        is_wrong=bool(is_comparable and not error <= TOLERANCE * max(length, scale)),
+        is_sample=bool(is_sample),
+        is_weighted=_is_weighted(
+            shares, along, has_row_weights=not _are_zeros_and_ones(row_weights)
+        ),
+        num_held=int(num_held),
+        num_rows=layout.num_rows,
+        represented=float(shares.sum()),
+        deviation=float(np.std(shares) * np.sqrt(len(shares))),
+    )
+
+
+def _weighted_sum(weights: np.ndarray, gradients: Any) -> np.ndarray:
+    """Returns the flat sum of partial gradients times weights (num_parts,)."""
+    wide = jax.tree.map(_arrays.promoted, gradients)
+    return flat(jax.tree.map(functools.partial(np.tensordot, weights, axes=1), wide))
+
+
+def _is_weighted(shares: np.ndarray, along: float, has_row_weights: bool) -> bool:
+    """Returns whether the weights of parts represent all rows of the data.
+
+    Args:
+      shares: Rows that each part represents, relative to all rows, (num_parts,).
+      along: Length of the decoded gradient along the gradient on the data, relative to
+        that gradient.
+      has_row_weights: Whether rows have weights other than 0 and 1. In the paper's
+        form, the rows themselves are scaled instead.
+    """
+    total = shares.sum()
+    if not has_row_weights:
+        return bool(abs(total - 1) <= TOLERANCE or abs(along - 1) <= abs(along - total))
+    spread = np.std(shares)
+    deviation = spread * np.sqrt(len(shares))
+    # If weights differ much, parts with the largest weights may not have been drawn.
+    unseen = spread / (2 * abs(shares.mean()))
+    allowed = TOLERANCE + _STANDARD_ERRORS * deviation + unseen
+    return bool(abs(total - 1) <= allowed)

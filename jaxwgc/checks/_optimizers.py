@@ -10,9 +10,9 @@ import numpy as np
 import optax
 
 from jaxwgc import coding
-from jaxwgc._validation import require
 from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
+from jaxwgc.checks._measures import OrderMeasures, RoundMeasures
 from jaxwgc.codes import GradientCode
 
 # Number of updates, enough for a schedule that starts at zero. Gradients grow tenfold
@@ -26,7 +26,7 @@ _APART = 15.0
 
 
 class MaskedRounds(NamedTuple):
-    """MaskedRounds that were simulated or observed.
+    """Rounds that were simulated or observed.
 
     Attributes:
       received: bool (rounds, num_workers).
@@ -44,39 +44,43 @@ class MaskedRounds(NamedTuple):
         failed = coding.decoding(code, received).failed(tolerance)
         return cls(received, np.asarray(failed))
 
-    def measure(self, code: GradientCode) -> dict[str, Any]:
+    def measure(self, code: GradientCode) -> RoundMeasures:
         """Measures which workers respond, if at least half of the rounds fail."""
         if self.failed.mean() < 0.5:
-            return {}
+            return RoundMeasures()
         counts = self.received.sum(1)
-        num_stragglers = code.num_stragglers
-        least = counts.min()
-        most = counts.max()
-        is_constant = not most
+        is_constant = counts.max() == 0
         if (self.received == self.received[0]).all():
             others = MaskedRounds.observed(code, ~self.received[:1])
             is_constant |= not others.failed.any()
-        return {
-            "is_constant": is_constant,
+        return RoundMeasures(
+            is_constant=bool(is_constant),
             # Approximate codes do not say how many responses are enough.
-            "is_early": num_stragglers and not is_constant,
-            "num_failed": self.failed.sum(),
-            "num_rounds": len(counts),
-            "num_workers": code.num_workers,
-            "enough": code.num_workers - num_stragglers,
-            "most": most,
-            "responses": most if least == most else f"{least} to {most}",
-        }
+            is_early=bool(code.num_stragglers > 0 and not is_constant),
+            num_failed=int(self.failed.sum()),
+            num_rounds=len(counts),
+            num_workers=code.num_workers,
+            num_enough=code.num_workers - code.num_stragglers,
+            fewest=int(counts.min()),
+            most=int(counts.max()),
+        )
 
 
 def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
     """Returns the only aggregator's state in `state`, and the leaves after it."""
-    is_one = lambda node: isinstance(node, CodedAggregateState)  # noqa: E731
-    nodes = jax.tree.leaves(state, is_leaf=is_one)
-    places = [place for place, node in enumerate(nodes) if is_one(node)]
-    rule = "have one jaxwgc.coded_aggregate or decode_aggregate in it"
-    require(len(places) == 1, "optimizer", rule, f"{len(places)} in its state")
-    return nodes[places[0]], nodes[places[0] + 1 :]
+    nodes = jax.tree.leaves(state, is_leaf=_is_of_aggregator)
+    places = [place for place, node in enumerate(nodes) if _is_of_aggregator(node)]
+    if len(places) != 1:
+        raise ValueError(
+            "optimizer must have one jaxwgc.coded_aggregate or decode_aggregate in it; "
+            f"got {len(places)} in its state"
+        )
+    [place] = places
+    return nodes[place], nodes[place + 1 :]
+
+
+def _is_of_aggregator(node: Any) -> bool:
+    return isinstance(node, CodedAggregateState)
 
 
 class OptimizerProbe:
@@ -89,10 +93,12 @@ class OptimizerProbe:
         self._code = code
         self.state = optimizer.init(params)
         coded_state, _ = _split(self.state)
-        number = len(coded_state.received)
-        rule = "have an aggregator for code"
-        given = f"one for {number} workers"
-        require(number == code.num_workers, "optimizer", rule, given)
+        num_workers = len(coded_state.received)
+        if num_workers != code.num_workers:
+            raise ValueError(
+                "optimizer must have an aggregator for code; got one for "
+                f"{num_workers} workers"
+            )
         # State of `decode_aggregate` has no key, and its updates are messages.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
@@ -105,7 +111,7 @@ class OptimizerProbe:
         # The update is compiled, so that rounds without responses raise no error.
         self.update = functools.partial(jax.jit(update), params)
 
-    def measure(self, gradients: Any) -> dict[str, float]:
+    def measure(self, gradients: Any) -> OrderMeasures:
         """Measures forbidden dependences of updates.
 
         `unequal`: On partial gradients other than by their sum. `added`: On the workers
@@ -113,9 +119,10 @@ class OptimizerProbe:
         """
         everyone = np.ones(self._code.num_workers, bool)
         weights = np.asarray(coding.effective_weights(self._code, everyone))
-        largest = np.argsort(np.abs(weights))[:-3:-1]
+        descending = np.argsort(np.abs(weights))[::-1]
+        largest = descending[:2]
         if len(largest) < 2 or not weights[largest].all():
-            return {}
+            return OrderMeasures()
         near = weights / (weights @ weights)
         apart = np.zeros_like(weights)
         apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
@@ -130,18 +137,21 @@ class OptimizerProbe:
         def shared(weights):
             """Returns the partial gradients `weights[j] * total`."""
             return jax.tree.map(
-                lambda own, leaf: np.multiply.outer(weights, own).astype(leaf.dtype),
+                lambda sum_of_parts, leaf: np.multiply.outer(
+                    weights, sum_of_parts
+                ).astype(leaf.dtype),
                 total,
                 gradients,
             )
 
-        even, uneven = (self._followed(shared(own), everyone) for own in (near, apart))
+        even = self._followed(shared(near), everyone)
+        uneven = self._followed(shared(apart), everyone)
         all_respond = self._followed(zeros, everyone)
         none_responds = self._followed(zeros, ~everyone)
-        return {
-            "unequal": _difference(even, uneven),
-            "added": _difference(all_respond, none_responds),
-        }
+        return OrderMeasures(
+            unequal=_difference(even, uneven),
+            added=_difference(all_respond, none_responds),
+        )
 
     def _followed(self, partial_gradients, received):
         """Returns updates of a few steps, and the final state behind the aggregator."""
@@ -153,10 +163,11 @@ class OptimizerProbe:
             seen.append(flat(updates))
         # Only state behind the aggregator is returned, because state before it may
         # depend on each partial gradient.
-        behind = (
-            leaf for leaf in _split(state)[1] if jnp.issubdtype(leaf.dtype, jnp.inexact)
-        )
-        return seen + [*map(flat, behind)]
+        _, leaves_behind = _split(state)
+        for leaf in leaves_behind:
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                seen.append(flat(leaf))
+        return seen
 
 
 def _difference(first, second):
@@ -192,8 +203,10 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
     for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))
         if not (isinstance(result, tuple) and len(result) >= 2):
-            given = jax.tree.structure(result)
-            raise TypeError(f"step must return (params, state, ...); got {given}")
+            raise TypeError(
+                "step must return (params, state, ...); got "
+                f"{jax.tree.structure(result)}"
+            )
         params = result[0]
         states.append(copy(result[1]))
     return states
@@ -202,9 +215,10 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
 def rounds_of(states: list[Any]) -> MaskedRounds:
     """Returns the rounds between consecutive states."""
     coded_states = [_split(state)[0] for state in states]
+    num_undecodable = [int(state.num_undecodable) for state in coded_states]
     return MaskedRounds(
-        np.array([state.received for state in coded_states[1:]]),
-        np.diff([int(state.num_undecodable) for state in coded_states]) > 0,
+        received=np.array([state.received for state in coded_states[1:]]),
+        failed=np.diff(num_undecodable) > 0,
     )
 
 

@@ -42,17 +42,20 @@ def projective_plane(order: int) -> GradientCode:
       mitigating adversarial stragglers", ISIT 2019.
     """
     order = _validation.check_int("order", order)
-    _validation.require(is_prime(order), "order", "be a prime", order)
+    if not is_prime(order):
+        raise ValueError(f"order must be a prime; got {order}")
     # A point of the plane is a line through the origin of the space. It is represented
     # by its vector with first non-zero coordinate one. The lines of the plane are the
     # planes through the origin, represented by their normals.
     residues = range(order)
-    points = np.array(
-        [(0, 0, 1)]
-        + [(0, 1, last) for last in residues]
-        + [(1, *coordinates) for coordinates in itertools.product(residues, repeat=2)]
-    )
-    return _code_of_design(points @ points.T % order == 0)
+    points = [(0, 0, 1)]
+    for third in residues:
+        points.append((0, 1, third))
+    for second, third in itertools.product(residues, repeat=2):
+        points.append((1, second, third))
+    vectors = np.array(points)
+    # A line contains the points that are orthogonal to its normal.
+    return _code_of_design(vectors @ vectors.T % order == 0)
 
 
 def paley(num_workers: int) -> GradientCode:
@@ -85,9 +88,10 @@ def paley(num_workers: int) -> GradientCode:
       1933.
     """
     num_workers = _validation.check_int("num_workers", num_workers)
-    is_right = num_workers % 4 == 3 and is_prime(num_workers)
-    rule = "be a prime with remainder 3 modulo 4"
-    _validation.require(is_right, "num_workers", rule, num_workers)
+    if num_workers % 4 != 3 or not is_prime(num_workers):
+        raise ValueError(
+            f"num_workers must be a prime with remainder 3 modulo 4; got {num_workers}"
+        )
     numbers = np.arange(num_workers)
     is_square = np.zeros(num_workers, bool)
     is_square[numbers[1:] ** 2 % num_workers] = True
@@ -95,5 +99,11 @@ def paley(num_workers: int) -> GradientCode:
 
 
 def _code_of_design(incidence: np.ndarray) -> GradientCode:
-    one_step = OneStep(len(incidence) / int(incidence[0].sum()))
-    return code_of_sums(incidence, LeastSquares(), one_step, Peeling(incidence))
+    num_workers = len(incidence)
+    parts_per_worker = int(incidence[0].sum())
+    return code_of_sums(
+        incidence,
+        LeastSquares(),
+        OneStep(num_workers / parts_per_worker),
+        Peeling(incidence),
+    )

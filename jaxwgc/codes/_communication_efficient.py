@@ -61,9 +61,13 @@ def communication_efficient(
     """
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
+    max_segments = num_workers - num_stragglers
+    if num_segments > max_segments:
+        raise ValueError(
+            "num_segments must be at most num_workers - num_stragglers = "
+            f"{max_segments}; got {num_segments}"
+        )
     replication = num_stragglers + num_segments
-    rule = f"be at most num_workers - num_stragglers = {num_workers - num_stragglers}"
-    _validation.require(replication <= num_workers, "num_segments", rule, num_segments)
     assignment = ring_distances(num_workers) < replication
     step = _best_step(num_workers, num_stragglers, num_segments)
     matrix = _encoding_matrix(assignment, num_segments, step)
@@ -92,9 +96,8 @@ def _encoding_matrix(assignment, num_segments, step):
     else:
         high = _low_columns(assignment, num_conjugate, step)
         angle = 2 * np.pi * (degree * points % num_workers) / num_workers
-        columns = np.concatenate(
-            [low, np.exp(1j * angle)[:, None, None] * high.conj()], -1
-        )
+        reversed_high = np.exp(1j * angle)[:, None, None] * high.conj()
+        columns = np.concatenate([low, reversed_high], -1)
     columns = np.where(assignment[..., None], columns, 0)
     return columns.reshape(num_workers, num_workers * num_segments)
 
@@ -109,7 +112,8 @@ def _low_columns(assignment, count, step):
     num_workers = len(assignment)
     points = positions(num_workers, step)
     of_first = _first_part_columns(assignment[:, :1], count, step)
-    turned = (np.arange(num_workers)[:, None] - np.arange(num_workers)) % num_workers
+    workers = np.arange(num_workers)
+    turned = (workers[:, None] - workers) % num_workers
     phases = np.outer(points, np.arange(count)) % num_workers
     return of_first[turned] * np.exp(2j * np.pi * phases / num_workers)
 

@@ -114,8 +114,9 @@ def multi_message(code: GradientCode) -> GradientCode:
     """
     GradientCode.check(code)
     code.check_plain("multi_message")
-    reason = "it determines the order of the parts"
-    _validation.check_concrete("code.assignment", code.assignment, reason)
+    _validation.check_concrete(
+        "code.assignment", code.assignment, "it determines the order of the parts"
+    )
     assignment = np.asarray(code.assignment)
     loads = assignment.sum(1)
     num_messages = max(1, int(loads.max()))
@@ -199,25 +200,28 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     GradientCode.check(code)
     num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
     code.check_plain("partially_coded")
-    rule = "have no clusters: apply clustered to the partial code instead"
-    _validation.require(not code.decoders_of(Clustered), "code", rule, code)
+    if code.decoders_of(Clustered):
+        raise ValueError(
+            "code must have no clusters: apply clustered to the partial code instead; "
+            f"got {code}"
+        )
     num_workers = code.num_workers
     num_parts = code.num_parts
     uncoded = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
     first = _side_by_side(uncoded, np.zeros((num_workers, num_parts), bool))
     second = _side_by_side(np.zeros_like(uncoded), code.encoding_matrix)
     rows = array_module(second).stack([first.astype(second.dtype), second], axis=1)
+    num_stragglers = 0 if num_uncoded else code.num_stragglers
+    uncoded_parts = np.full(num_workers, num_uncoded)
     parts = num_uncoded + code.parts_per_worker
     return GradientCode(
         encoding_matrix=rows.reshape(2 * num_workers, -1),
         assignment=_side_by_side(uncoded, code.assignment),
         target=_side_by_side(np.ones(uncoded.shape[1], bool), code.target),
-        num_stragglers=0 if num_uncoded else code.num_stragglers,
-        decoders=(LeastSquares(0 if num_uncoded else code.num_stragglers),),
+        num_stragglers=num_stragglers,
+        decoders=(LeastSquares(num_stragglers),),
         messages_per_worker=2,
-        required_parts=array_module(parts).stack(
-            [np.full(num_workers, num_uncoded), parts], axis=1
-        ),
+        required_parts=array_module(parts).stack([uncoded_parts, parts], axis=1),
     )
 
 

@@ -1,11 +1,11 @@
 """Helpers of constructors: codes of plain sums, proportional loads, primes."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
@@ -60,44 +60,48 @@ def ring_distances(size: int) -> np.ndarray:
     return (np.arange(size) - np.arange(size)[:, None]) % size
 
 
-def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray:
+def shares(loads: np.ndarray, total: int, maximum: int | None = None) -> np.ndarray:
     """Returns integers that sum to `total`, proportional to loads (largest remainder).
 
-    No integer exceeds `most`; the excess is distributed among the others.
+    No integer exceeds `maximum`; the excess is distributed among the others.
 
     Args:
-      loads: float (num_workers,), at least 0, not all 0. If `most` is given, they are
-        positive, and num_workers * most is at least the total.
+      loads: float (num_workers,), at least 0, not all 0. If `maximum` is given, they
+        are positive, and num_workers * maximum is at least the total.
       total: Sum of the integers.
-      most: Upper bound of each integer, or None.
+      maximum: Upper bound of each integer, or None.
     """
     # Loads are scaled so that their sum does not overflow.
     loads = loads / loads.max()
     exact = loads / loads.sum() * total
-    if most is not None:
+    if maximum is not None:
         is_full = np.zeros(len(loads), bool)
-        while np.any(exact > most):
-            is_full |= exact >= most
+        while np.any(exact > maximum):
+            is_full |= exact >= maximum
             others = np.where(is_full, 0, loads)
-            rest = total - most * is_full.sum()
-            exact = np.where(is_full, most, others / (others.sum() or 1) * rest)
+            rest = total - maximum * is_full.sum()
+            exact = np.where(is_full, maximum, others / (others.sum() or 1) * rest)
     # The small addend restores integers that rounding has decreased slightly.
     whole = np.floor(exact + 1e-9).astype(int)
-    remaining = total - whole.sum()
-    whole[np.argsort(whole - exact, kind="stable")[:remaining]] += 1
+    num_remaining = total - whole.sum()
+    largest_first = np.argsort(whole - exact, kind="stable")
+    whole[largest_first[:num_remaining]] += 1
     return whole
 
 
-def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
+def owned_parts(num_workers: int, num_parts: int, loads: ArrayLike) -> np.ndarray:
     """Checks loads, and returns the number of parts that each worker owns."""
-    sizes = {"num_workers": num_workers}
-    loads = _validation.host_array("loads", loads, "real numbers", **sizes)
-    is_right = (loads >= 0).all() and loads.any()
-    _validation.require(is_right, "loads", "be at least 0, and not all 0", loads)
-    return shares(loads.astype(np.float64), num_parts)
+    known_loads = _validation.host_array(
+        "loads", loads, "real numbers", num_workers=num_workers
+    )
+    if np.any(known_loads < 0) or not np.any(known_loads):
+        raise ValueError(f"loads must be at least 0, and not all 0; got {known_loads}")
+    return shares(known_loads.astype(np.float64), num_parts)
 
 
 def is_prime(number: int) -> bool:
     """Returns whether a number is prime, by trial division."""
-    roots = range(2, math.isqrt(max(number, 0)) + 1)
-    return number > 1 and all(number % divisor for divisor in roots)
+    if number < 2:
+        return False
+    divisors = range(2, math.isqrt(number) + 1)
+    return all(number % divisor != 0 for divisor in divisors)

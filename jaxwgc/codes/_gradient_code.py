@@ -1,18 +1,20 @@
 """Gradient codes: assignment of parts to workers, and encoding matrix."""
 
 import dataclasses
+import inspect
 import zlib
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import Array
 from jaxwgc._pytrees import Static, register
-from jaxwgc._validation import in_short, require
+from jaxwgc._validation import in_short
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -98,11 +100,11 @@ class GradientCode:
     @classmethod
     def from_matrix(
         cls,
-        encoding_matrix: Any,
+        encoding_matrix: ArrayLike,
         *,
         num_stragglers: int = 0,
-        assignment: Any = None,
-        target: Any = None,
+        assignment: ArrayLike | None = None,
+        target: ArrayLike | None = None,
         check_patterns: int = 0,
     ) -> "GradientCode":
         """Returns the code of your own encoding matrix, after checks.
@@ -139,35 +141,39 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
-        name = "encoding_matrix"
-        kind = "numbers or bools"
-        sizes = {"num_workers": "any", "num_parts": "any"}
-        matrix = _validation.host_array(name, encoding_matrix, kind, **sizes)
+        matrix = _validation.host_array(
+            "encoding_matrix",
+            encoding_matrix,
+            "numbers or bools",
+            num_workers="any",
+            num_parts="any",
+        )
         is_complex = np.iscomplexobj(matrix)
         matrix = matrix.astype(np.complex128 if is_complex else np.float64)
         num_workers, num_parts = matrix.shape
-        assignment = matrix != 0 if assignment is None else assignment
-        target = np.ones(num_parts) if target is None else target
-        assignment = _validation.host_array("assignment", assignment, "bools")
-        target = _validation.host_array("target", target, "real numbers or bools")
-        target = target.astype(np.float64)
+        held = matrix != 0
+        if assignment is not None:
+            held = _validation.host_array("assignment", assignment, "bools")
+        weights = np.ones(num_parts)
+        if target is not None:
+            weights = _validation.host_array("target", target, "real numbers or bools")
+            weights = weights.astype(np.float64)
         code = cls(
             encoding_matrix=matrix,
-            assignment=assignment,
-            target=target,
+            assignment=held,
+            target=weights,
             num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
             decoders=(LeastSquares(num_stragglers),),
         )
         cls.check(code)
-        others = np.argwhere((matrix != 0) & ~assignment)
-        require(
-            not others.size,
-            "encoding_matrix",
-            "be 0 where assignment is False",
-            f"others at {others.tolist()}",
-        )
+        others = np.argwhere((matrix != 0) & ~held)
+        if others.size:
+            raise ValueError(
+                "encoding_matrix must be 0 where assignment is False; got others at "
+                f"{others.tolist()}"
+            )
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
-            check_tolerance(matrix, target, num_stragglers, check_patterns)
+            check_tolerance(matrix, weights, num_stragglers, check_patterns)
         return code
 
     @property
@@ -227,9 +233,8 @@ decoders=[LeastSquares])
         arrays = (self.encoding_matrix, self.target)
         if _validation.is_traced(arrays):
             return None
-        checksum = zlib.crc32(
-            str((self.messages_per_worker, self.num_segments)).encode()
-        )
+        layout = (self.messages_per_worker, self.num_segments)
+        checksum = zlib.crc32(str(layout).encode())
         for array in arrays:
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
         return checksum
@@ -250,36 +255,43 @@ decoders=[LeastSquares])
           ValueError: If there is none, or it cannot decode the code.
           TypeError: If `decoder` has another type.
         """
-        chosen: Any = decoder
         if decoder is None:
             if not self.decoders:
                 raise ValueError("decoder must be given, since the code has none")
-            chosen = self.decoders[0]
-        elif isinstance(decoder, type) and issubclass(decoder, Decoder):
-            of_kind = self.decoders_of(decoder)
-            chosen = of_kind[0] if of_kind else self._new_decoder(decoder)
+            return self.decoders[0]
+        if isinstance(decoder, type) and issubclass(decoder, Decoder):
+            of_class = self.decoders_of(decoder)
+            if of_class:
+                return of_class[0]
+            chosen = self._new_decoder(decoder)
         else:
-            hint = " from jaxwgc.decoders, or a class among the code's decoders"
-            _validation.check_instance("decoder", decoder, Decoder, hint)
+            _validation.check_instance(
+                "decoder",
+                decoder,
+                Decoder,
+                " from jaxwgc.decoders, or a class among the code's decoders",
+            )
+            chosen = decoder
         # The code's own decoders are assumed to fit, and are not checked at each use.
         if not any(chosen is known for known in self.decoders):
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
 
-    def _new_decoder(self, kind: type[Decoder]) -> Decoder:
+    def _new_decoder(self, decoder_class: type[Decoder]) -> Decoder:
         """Returns a decoder of a class whose fields have defaults."""
         required = [
-            field.name
-            for field in dataclasses.fields(cast(Any, kind))
-            if field.default is dataclasses.MISSING
+            parameter.name
+            for parameter in inspect.signature(decoder_class).parameters.values()
+            if parameter.default is inspect.Parameter.empty
         ]
         if required:
+            name = decoder_class.__name__
             raise ValueError(
-                f"decoder {kind.__name__} needs a code {kind.needs}, or its arguments: "
-                f"pass an instance, {kind.__name__}({', '.join(required)}); got the "
-                f"class, and {self}"
+                f"decoder {name} needs a code {decoder_class.needs}, or its arguments: "
+                f"pass an instance, {name}({', '.join(required)}); got the class, and "
+                f"{self}"
             )
-        return kind()
+        return decoder_class()
 
     def decodes(
         self,
@@ -309,13 +321,14 @@ decoders=[LeastSquares])
           >>> code.decodes([[True, True, False, False], [True, False, True, False]])
           Array([ True, False], dtype=bool)
         """
-        sizes = {"num_messages": self.num_messages}
-        mask = jnp.asarray(_validation.as_array("mask", mask, "bools", "...", **sizes))
+        mask = _validation.as_array(
+            "mask", mask, "bools", "...", num_messages=self.num_messages
+        )
         chosen = self.choose_decoder(decoder)
         if tolerance is None:
             tolerance = chosen.tolerance
         return chosen.decodes(
-            self.encoding_matrix, self.segment_targets, mask, tolerance
+            self.encoding_matrix, self.segment_targets, jnp.asarray(mask), tolerance
         )
 
     def check_plain(self, user: str) -> None:
@@ -325,8 +338,9 @@ decoders=[LeastSquares])
           user: Name of the caller in the error message.
         """
         for name in ("num_segments", "messages_per_worker"):
-            given = getattr(self, name)
-            require(given == 1, f"code.{name}", f"be 1 for {user}", given)
+            number = getattr(self, name)
+            if number != 1:
+                raise ValueError(f"code.{name} must be 1 for {user}; got {number}")
 
     @property
     def allows_requests(self) -> bool:
@@ -335,11 +349,14 @@ decoders=[LeastSquares])
 
     def check_requests(self) -> None:
         """Raises ValueError unless `allows_requests` is True."""
-        rule = "be real with one segment for requests, e.g. codes.replicated"
-        require(self.allows_requests, "code", rule, self)
+        if not self.allows_requests:
+            raise ValueError(
+                "code must be real with one segment for requests, e.g. "
+                f"codes.replicated; got {self}"
+            )
 
     @staticmethod
-    def check(code: Any, concrete: str = "") -> "GradientCode":
+    def check(code: object, concrete: str = "") -> "GradientCode":
         """Checks that `code` is a single code with consistent shapes, and returns it.
 
         Called where a code is used, since JAX transformations may have changed it.

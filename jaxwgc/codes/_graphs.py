@@ -29,7 +29,12 @@ _MIN_SWAPS = 200
 
 
 def random_regular_graph(
-    key: jax.Array, num_vertices: int, degree: int, names: tuple[str, str]
+    key: jax.Array,
+    num_vertices: int,
+    degree: int,
+    *,
+    vertices_name: str,
+    degree_name: str,
 ) -> Array:
     """Returns the adjacency matrix of a uniformly random simple regular graph.
 
@@ -43,7 +48,8 @@ def random_regular_graph(
       key: PRNG key of either kind; may be traced.
       num_vertices: n, at least 2.
       degree: d, from 1 to n - 1, with n * d even.
-      names: Names of the two arguments in error messages.
+      vertices_name: Name of `num_vertices` in error messages.
+      degree_name: Name of `degree` in error messages.
 
     Returns:
       Bool (num_vertices, num_vertices), in NumPy unless the key is traced.
@@ -52,14 +58,15 @@ def random_regular_graph(
       ValueError: If an integer is out of range.
       TypeError: If an integer is not an int or key is not a PRNG key.
     """
-    vertices, ends = names
-    num_vertices = _validation.check_int(vertices, num_vertices, minimum=2)
-    degree = _validation.check_int(ends, degree)
-    most = num_vertices - 1
-    step = 1 + num_vertices % 2
-    is_right = degree in range(step, most + 1, step)
-    rule = f"be from 1 to {most}, and even if {vertices} = {num_vertices} is odd"
-    _validation.require(is_right, ends, rule, degree)
+    num_vertices = _validation.check_int(vertices_name, num_vertices, minimum=2)
+    degree = _validation.check_int(degree_name, degree)
+    max_degree = num_vertices - 1
+    has_odd_sum = num_vertices % 2 == 1 and degree % 2 == 1
+    if not 1 <= degree <= max_degree or has_odd_sum:
+        raise ValueError(
+            f"{degree_name} must be from 1 to {max_degree}, and even if "
+            f"{vertices_name} = {num_vertices} is odd; got {degree}"
+        )
     return known(_swapped(key, num_vertices, degree))
 
 
@@ -88,7 +95,10 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     root = numbers[numbers**2 % modulus == modulus - 1][0]
     generators = np.array([[a + root * b, c + root * d], [root * d - c, a - root * b]])
     generators = generators.transpose(2, 0, 1) % modulus
-    inverses = np.array([pow(int(x), -1, modulus) if x else 0 for x in numbers])
+    # Zero has no inverse.
+    inverses = np.zeros(modulus, int)
+    for number in range(1, modulus):
+        inverses[number] = pow(number, -1, modulus)
 
     def number_of(matrices):
         """Returns a number per matrix, equal for a matrix and its multiples."""
@@ -230,7 +240,11 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
       gradient coding via sparse random graphs", 2017.
     """
     adjacency = random_regular_graph(
-        key, num_workers, replication, ("num_workers", "replication")
+        key,
+        num_workers,
+        replication,
+        vertices_name="num_workers",
+        degree_name="replication",
     )
     matrix = as_floats(adjacency) / replication
     return unweighted(matrix, adjacency, LeastSquares(), OneStep(float(num_workers)))
@@ -273,8 +287,10 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
       Glasgow, Wootters, "Approximate gradient coding with optimal decoding", IEEE
       Journal on Selected Areas in Information Theory, 2021.
     """
-    names = "num_parts", "degree"
-    return _code_of_edges(random_regular_graph(key, num_parts, degree, names), degree)
+    adjacency = random_regular_graph(
+        key, num_parts, degree, vertices_name="num_parts", degree_name="degree"
+    )
+    return _code_of_edges(adjacency, degree)
 
 
 def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
@@ -308,25 +324,34 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
       Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; code as in
       `edge_graph`.
     """
-    rule = "be a prime with remainder 1 modulo 4"
-    for name, number in (("prime", prime), ("modulus", modulus)):
-        _validation.check_int(name, number)
-        is_right = number % 4 == 1 and is_prime(number)
-        _validation.require(is_right, name, rule, number)
-    is_right = prime != modulus and modulus**2 > 4 * prime
-    rule = "differ from prime and be larger than 2 * sqrt(prime)"
-    given = f"modulus = {modulus} and prime = {prime}"
-    _validation.require(is_right, "modulus", rule, given)
+    _check_prime("prime", prime)
+    _check_prime("modulus", modulus)
+    if modulus == prime or modulus**2 <= 4 * prime:
+        raise ValueError(
+            "modulus must differ from prime and be larger than 2 * sqrt(prime); got "
+            f"modulus = {modulus} and prime = {prime}"
+        )
     return _code_of_edges(lps_graph(prime, modulus), prime + 1)
+
+
+def _check_prime(name: str, number: int) -> None:
+    """Checks that a number is a prime of which -1 is a square modulo the prime."""
+    _validation.check_int(name, number)
+    if number % 4 != 1 or not is_prime(number):
+        raise ValueError(
+            f"{name} must be a prime with remainder 1 modulo 4; got {number}"
+        )
 
 
 def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
     xp = array_module(adjacency)
     num_parts = len(adjacency)
     num_workers = num_parts * degree // 2
-    upper = xp.triu(adjacency)
-    size = {"size": num_workers} if xp is jnp else {}
-    edges = xp.argwhere(upper, **size)
+    if isinstance(adjacency, np.ndarray):
+        edges = np.argwhere(np.triu(adjacency))
+    else:
+        # A traced graph has an unknown number of edges, unless it is given.
+        edges = jnp.argwhere(jnp.triu(adjacency), size=num_workers)
     # Edges of each part, from a stable sort of all ends; every part has equally many.
     incident = xp.argsort(edges.ravel(), stable=True).reshape(num_parts, degree) // 2
     assignment = (edges[:, :, None] == xp.arange(num_parts)).any(1)

@@ -1,7 +1,6 @@
 """Random codes of sums for peeling: LDGM and batch raptor codes."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +56,11 @@ def ldgm(
     """
     num_workers = _validation.check_int("num_workers", num_workers)
     _validation.check_up_to("parity_degree", parity_degree, num_parts=num_parts)
-    rule = f"be greater than num_parts = {num_parts}"
-    _validation.require(num_workers > num_parts, "num_workers", rule, num_workers)
+    if num_workers <= num_parts:
+        raise ValueError(
+            f"num_workers must be greater than num_parts = {num_parts}; got "
+            f"{num_workers}"
+        )
     parities = random_subsets(key, parity_degree, (num_workers - num_parts, num_parts))
     assignment = known(jnp.concatenate([jnp.eye(num_parts, dtype=bool), parities]))
     num_stragglers = 1 if parity_degree == num_parts else 0
@@ -131,15 +133,18 @@ def batch_raptor(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    rule = f"divide num_parts = {num_parts}"
-    _validation.require(num_parts % batch_size == 0, "batch_size", rule, batch_size)
+    if num_parts % batch_size != 0:
+        raise ValueError(
+            f"batch_size must divide num_parts = {num_parts}; got {batch_size}"
+        )
     num_batches = num_parts // batch_size
     max_degree = num_batches if max_degree is None else max_degree
     _validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
     # The degree distribution is computed on the host.
-    rules: Any = {"finite": True, "traceable": False}
-    _validation.check_number("c", c, minimum=0, **rules)
-    _validation.check_number("delta", delta, positive=True, maximum=1, **rules)
+    _validation.check_number("c", c, minimum=0, finite=True, traceable=False)
+    _validation.check_number(
+        "delta", delta, positive=True, maximum=1, finite=True, traceable=False
+    )
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
     degree_key, batch_key = jax.random.split(key)
     # Degrees are drawn by inverting their distribution function. Random numbers are

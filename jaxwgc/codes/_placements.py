@@ -1,10 +1,10 @@
 """Placements of parts on workers, and exact codes for a given placement."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.codes._constructors import exact_code, shares
@@ -75,15 +75,20 @@ def proportional_placement(
     num_workers = len(speeds)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
-    loads = shares(speeds.astype(np.float64), num_parts * copies, num_parts)
+    num_copies = num_parts * copies
+    loads = shares(speeds.astype(np.float64), num_copies, maximum=num_parts)
     worker = np.arange(num_workers).repeat(loads)
+    part = np.arange(num_copies) % num_parts
     assignment = np.zeros((num_workers, num_parts), bool)
-    assignment[worker, np.arange(num_parts * copies) % num_parts] = True
+    assignment[worker, part] = True
     return assignment
 
 
 def any_placement(
-    key: jax.Array, assignment: Any, num_stragglers: int, method: str | None = None
+    key: jax.Array,
+    assignment: ArrayLike,
+    num_stragglers: int,
+    method: str | None = None,
 ) -> GradientCode:
     """Returns an exact code for a given assignment with at least s + 1 copies per part.
 
@@ -147,50 +152,60 @@ def any_placement(
       "Improving distributed gradient descent using Reed-Solomon codes", ISIT 2018
       (polynomials with given zeros, there for balanced placements).
     """
-    sizes = {"num_workers": "any", "num_parts": "any"}
-    assignment = _validation.host_array("assignment", assignment, "bools", **sizes)
-    num_workers = len(assignment)
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
-    copies = assignment.sum(0)
-    rule = f"have num_stragglers + 1 = {num_stragglers + 1} holders of every part"
-    given = f"{copies.min()} holders of part {copies.argmin()}"
-    _validation.require(copies.min() > num_stragglers, "assignment", rule, given)
+    held = _validation.host_array(
+        "assignment", assignment, "bools", num_workers="any", num_parts="any"
+    )
+    num_stragglers = _validation.check_stragglers(num_stragglers, len(held))
+    copies = held.sum(0)
+    if copies.min() <= num_stragglers:
+        raise ValueError(
+            f"assignment must have num_stragglers + 1 = {num_stragglers + 1} holders "
+            f"of every part; got {copies.min()} holders of part {copies.argmin()}"
+        )
     names = tuple(_METHODS)
     if method is not None:
         names = (_validation.check_choice("method", method, names),)
     _validation.check_concrete("key", key, "a code is chosen by its values")
     bits = np.asarray(jax.random.key_data(key))
-    made = [
-        _METHODS[name](np.random.default_rng(bits), assignment, num_stragglers)
-        for name in names
-    ]
-    if len(made) == 1:
-        return made[0]
-    # Residuals at rounding level count as equal, so that the simpler code with real
-    # messages is chosen.
-    return min(made, key=_miss)
+    candidates = []
+    for name in names:
+        make_code = _METHODS[name]
+        generator = np.random.default_rng(bits)
+        candidates.append(make_code(generator, held, num_stragglers))
+    if len(candidates) == 1:
+        return candidates[0]
+    return min(candidates, key=_worst_residual)
 
 
-def _miss(code):
+def _worst_residual(code: GradientCode) -> float:
+    """Returns the residual of `worst_rounding` for as many patterns as take a moment.
+
+    Residuals at rounding level count as equal, so that the simpler code with real
+    messages is chosen.
+    """
     num_patterns = max(_MOST_WORK // code.num_workers**2, 1)
-    return max(worst_rounding(code, min(num_patterns, 1000))[0], _ROUNDING)
+    residual, _ = worst_rounding(code, min(num_patterns, 1000))
+    return max(residual, _ROUNDING)
 
 
-def _polynomials(generator, assignment, num_stragglers):
+def _polynomials(
+    generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
+) -> GradientCode:
+    """Returns the code of polynomials in the order of the workers of least norm."""
     num_workers = len(assignment)
     steps = steps_between_points(num_workers)
     orders = [positions(num_workers, step) for step in steps]
     orders += [generator.permutation(num_workers) for _ in range(_NUM_ORDERS)]
     norms = [norm_of_products(assignment, order) for order in orders]
     points = orders[np.argmin(norms)]
-    least = min(norms)
+    smallest_norm = min(norms)
     for pair in generator.integers(num_workers, size=(_NUM_EXCHANGES, 2)):
         exchanged = points.copy()
         exchanged[pair] = points[pair[::-1]]
         norm = norm_of_products(assignment, exchanged)
-        if norm < least:
+        if norm < smallest_norm:
             points = exchanged
-            least = norm
+            smallest_norm = norm
     matrix = vanishing_products(assignment, points)
     dual = _dual(matrix, num_stragglers)
     decoders = [Lagrange(points, num_stragglers), dual]
@@ -200,12 +215,16 @@ def _polynomials(generator, assignment, num_stragglers):
     return exact_code(matrix, assignment, num_stragglers, *decoders)
 
 
-def _random_rows(generator, assignment, num_stragglers):
-    shape = _NUM_DRAWS, num_stragglers + 1, len(assignment)
+def _random_rows(
+    generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
+) -> GradientCode:
+    """Returns the code of random rows with the smallest norm of B."""
+    shape = (_NUM_DRAWS, num_stragglers + 1, len(assignment))
     drawn = generator.normal(size=shape)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     matrices = [_columns(rows, assignment) for rows in drawn]
-    matrix = matrices[np.argmin([np.linalg.norm(matrix) for matrix in matrices])]
+    norms = [np.linalg.norm(matrix) for matrix in matrices]
+    matrix = matrices[np.argmin(norms)]
     dual = _dual(matrix, num_stragglers)
     return exact_code(matrix, assignment, num_stragglers, dual)
 
@@ -214,16 +233,17 @@ def _random_rows(generator, assignment, num_stragglers):
 _METHODS = {"random_rows": _random_rows, "polynomials": _polynomials}
 
 
-def _columns(rows, assignment):
+def _columns(rows: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     """Returns columns of B: minimum-norm b with C b = 1 on the holders of a part."""
-    turn, triangle = np.linalg.qr(np.where(assignment.T[:, :, None], rows.T, 0))
+    held_rows = np.where(assignment.T[:, :, None], rows.T, 0)
+    turn, triangle = np.linalg.qr(held_rows)
     ones = np.ones((len(rows), 1))
     columns = turn @ np.linalg.solve(triangle.transpose(0, 2, 1), ones)
     # Entries at workers without the part are rounding errors, and are set to zero.
     return np.where(assignment, columns[..., 0].T, 0)
 
 
-def _dual(matrix, num_stragglers):
+def _dual(matrix: np.ndarray, num_stragglers: int) -> Dual:
     """Returns the decoder by the dual code, which may have more than s dimensions."""
     vectors, singular, _ = np.linalg.svd(matrix)
     rank = int(np.sum(singular > _RANK * singular[0]))

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -201,12 +200,17 @@ def stochastic_block(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
-    is_right = num_workers % num_clusters == num_parts % num_clusters == 0
-    rule = f"divide num_workers = {num_workers} and num_parts = {num_parts}"
-    _validation.require(is_right, "num_clusters", rule, num_clusters)
-    in_range: Any = {"minimum": 0, "maximum": 1}
-    _validation.check_number("probability_inside", probability_inside, **in_range)
-    _validation.check_number("probability_across", probability_across, **in_range)
+    if num_workers % num_clusters != 0 or num_parts % num_clusters != 0:
+        raise ValueError(
+            f"num_clusters must divide num_workers = {num_workers} and num_parts = "
+            f"{num_parts}; got {num_clusters}"
+        )
+    _validation.check_number(
+        "probability_inside", probability_inside, minimum=0, maximum=1
+    )
+    _validation.check_number(
+        "probability_across", probability_across, minimum=0, maximum=1
+    )
     cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)
     cluster_of_part = np.arange(num_parts) // (num_parts // num_clusters)
     is_inside = cluster_of_worker[:, None] == cluster_of_part
@@ -277,23 +281,30 @@ def stochastic(
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    kind = "integers"
-    sizes = {"or_number": True, "num_parts": num_parts}
-    copies = _validation.concrete_array("replication", replication, kind, **sizes)
-    is_right = (copies >= 1) & (copies <= num_workers)
-    rule = f"from 1 to num_workers = {num_workers}"
-    _validation.check_entries("replication", copies, is_right, rule)
+    copies = _validation.concrete_array(
+        "replication", replication, "integers", or_number=True, num_parts=num_parts
+    )
+    _validation.check_entries(
+        "replication",
+        copies,
+        (copies >= 1) & (copies <= num_workers),
+        f"from 1 to num_workers = {num_workers}",
+    )
     copies = np.broadcast_to(copies, num_parts)
-    name = "straggler_probability"
-    sizes = {"num_workers": num_workers}
-    kind = "real numbers"
     probability = _validation.as_array(
-        name, straggler_probability, kind, or_number=True, **sizes
+        "straggler_probability",
+        straggler_probability,
+        "real numbers",
+        or_number=True,
+        num_workers=num_workers,
     )
     if not _validation.is_traced(probability):
-        is_right = (probability >= 0) & (probability < 1)
-        rule = "at least 0 and less than 1"
-        _validation.check_entries(name, probability, is_right, rule)
+        _validation.check_entries(
+            "straggler_probability",
+            probability,
+            (probability >= 0) & (probability < 1),
+            "at least 0 and less than 1",
+        )
     response = 1 - as_floats(probability)
     assignment = known(random_subsets(key, copies, (num_parts, num_workers)).T)
     matrix = as_floats(assignment) / (copies * response[..., None])

@@ -65,7 +65,8 @@ def steps_between_points(num_workers: int) -> list[int]:
     """Returns at most 64 steps m that reach all points; n - m is equivalent to m."""
     numbers = range(1, max(num_workers // 2, 1) + 1)
     steps = [number for number in numbers if math.gcd(number, num_workers) == 1]
-    return steps[:: -(-len(steps) // _MAX_CANDIDATES)]
+    stride = math.ceil(len(steps) / _MAX_CANDIDATES)
+    return steps[::stride]
 
 
 def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
@@ -77,10 +78,10 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
         which give conjugate matrices.
     """
     steps = steps_between_points(num_workers)
-    norms = [norm(step) for step in steps]
+    norms = np.array([norm(step) for step in steps])
     # Ties go to the smallest step, despite rounding of the norms.
-    most = min(norms) * (1 + 1e-9)
-    return next(step for step, own in zip(steps, norms, strict=True) if own <= most)
+    is_smallest = norms <= norms.min() * (1 + 1e-9)
+    return steps[int(is_smallest.argmax())]
 
 
 def reed_solomon(
@@ -130,9 +131,11 @@ def reed_solomon(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     _validation.check_up_to("replication", replication, num_workers=num_workers)
     _validation.check_bool("interleave", interleave)
-    is_right = num_parts * replication % num_workers == 0
-    rule = "make num_parts * replication a multiple of num_workers"
-    _validation.require(is_right, "replication", rule, replication)
+    if num_parts * replication % num_workers != 0:
+        raise ValueError(
+            "replication must make num_parts * replication a multiple of "
+            f"num_workers; got {replication}"
+        )
     assignment = _balanced_assignment(num_workers, num_parts, replication)
     step = _best_step(num_workers, num_parts, replication) if interleave else 1
     points = positions(num_workers, step)

@@ -49,8 +49,11 @@ def uncoded(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     if loads is None:
         loads = np.ones(num_workers)
-        rule = f"be a multiple of num_workers = {num_workers}"
-        _validation.require(num_parts % num_workers == 0, "num_parts", rule, num_parts)
+        if num_parts % num_workers != 0:
+            raise ValueError(
+                f"num_parts must be a multiple of num_workers = {num_workers}; got "
+                f"{num_parts}"
+            )
     sizes = owned_parts(num_workers, num_parts, loads)
     assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
     group = Group(np.arange(num_workers)[None])
@@ -92,9 +95,11 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     """
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
-    rule = f"be 1 less than a divisor of num_workers = {num_workers}"
-    is_right = num_workers % replication == 0
-    _validation.require(is_right, "num_stragglers", rule, num_stragglers)
+    if num_workers % replication != 0:
+        raise ValueError(
+            "num_stragglers must be 1 less than a divisor of num_workers = "
+            f"{num_workers}; got {num_stragglers}"
+        )
     num_blocks = num_workers // replication
     block_of_worker = np.arange(num_workers) % num_blocks
     block_of_part = np.arange(num_workers) // replication
@@ -165,7 +170,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     size_of_worker = class_sizes[workers % num_classes]
     # Position of a worker in its class, and run of each part in a class of its size.
     slot_of_worker = workers // num_classes
-    slot_of_part = np.array([_even_runs(num_workers, own) for own in size_of_worker])
+    slot_of_part = np.array([_even_runs(num_workers, size) for size in size_of_worker])
     assignment = slot_of_worker[:, None] == slot_of_part
     sizes = np.unique(class_sizes)[::-1]
     groups = np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)
@@ -178,7 +183,9 @@ def _even_runs(num_parts: int, num_runs: int) -> np.ndarray:
     Lengths of runs differ by at most one, longer ones first.
     """
     runs = np.arange(num_runs)
-    return runs.repeat(num_parts // num_runs + (runs < num_parts % num_runs))
+    length, num_longer = divmod(num_parts, num_runs)
+    lengths = np.where(runs < num_longer, length + 1, length)
+    return runs.repeat(lengths)
 
 
 def replicated(

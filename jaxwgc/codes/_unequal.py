@@ -7,7 +7,6 @@ import numpy as np
 import scipy
 
 from jaxwgc import _validation
-from jaxwgc._validation import require
 from jaxwgc.codes._constructors import unweighted
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
@@ -99,12 +98,19 @@ def unequal(
         shares = _fill(trust, num_parts)
         held = shares > 0
     else:
-        sizes = {"num_workers": len(probabilities), "num_parts": num_parts}
-        held = _validation.host_array("assignment", assignment, "bools", **sizes)
+        held = _validation.host_array(
+            "assignment",
+            assignment,
+            "bools",
+            num_workers=len(probabilities),
+            num_parts=num_parts,
+        )
         copies = held.sum(0)
-        rule = "assign every part to a worker"
-        given = f"none for part {copies.argmin()}"
-        require(copies.all(), "assignment", rule, given)
+        if not copies.all():
+            raise ValueError(
+                "assignment must assign every part to a worker; got none for part "
+                f"{copies.argmin()}"
+            )
     if correlation is not None:
         gram = _positive_definite(correlation, num_parts)
         shares = _least_error(trust, held, gram)
@@ -134,7 +140,8 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
     """
     system = np.zeros_like(gram)
     workers = []
-    for factor, parts in zip(trust, map(np.flatnonzero, held), strict=True):
+    for factor, is_held in zip(trust, held, strict=True):
+        parts = np.flatnonzero(is_held)
         block = np.ix_(parts, parts)
         inverse = factor * np.linalg.inv(gram[block])
         system[block] += inverse
@@ -148,13 +155,17 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
     return shares
 
 
-def _positive_definite(correlation, num_parts):
-    given = correlations_of(correlation, num_parts)
-    gram = given if given.ndim else given + (1 - given) * np.eye(num_parts)
+def _positive_definite(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
+    """Checks a correlation, and returns the inner products G of partial gradients."""
+    gram = correlations_of(correlation, num_parts)
+    if gram.ndim == 0:
+        gram = gram + (1 - gram) * np.eye(num_parts)
     eigenvalues = np.linalg.eigvalsh(gram)
-    is_right = eigenvalues[0] > _ROUNDING * eigenvalues[-1]
-    given = f"eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
-    require(is_right, "correlation", "make G positive definite", given)
+    if not eigenvalues[0] > _ROUNDING * eigenvalues[-1]:
+        raise ValueError(
+            "correlation must make G positive definite; got eigenvalues from "
+            f"{eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
+        )
     return gram
 
 
@@ -162,36 +173,44 @@ def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
     """Checks and returns the quantization variance ω of each worker, (num_workers,)."""
-    name = "quantization_variance"
-    kind = "real numbers"
-    sizes = {"or_number": True, "num_workers": num_workers}
-    variance = _validation.concrete_array(name, quantization_variance, kind, **sizes)
+    variance = _validation.concrete_array(
+        "quantization_variance",
+        quantization_variance,
+        "real numbers",
+        or_number=True,
+        num_workers=num_workers,
+    )
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
-    is_right = (variance >= 0) & (variance < np.inf)
-    _validation.check_entries(name, variance, is_right, "finite and at least 0")
+    _validation.check_entries(
+        "quantization_variance",
+        variance,
+        (variance >= 0) & (variance < np.inf),
+        "finite and at least 0",
+    )
     return variance
 
 
 def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
     """Checks and returns a correlation ρ, or a matrix G (num_parts, num_parts)."""
-    name = "correlation"
-    given = _validation.concrete_array(name, correlation, "real numbers")
-    given = given.astype(np.float64)
-    if given.ndim == 0:
+    gram = _validation.concrete_array("correlation", correlation, "real numbers")
+    gram = gram.astype(np.float64)
+    if gram.ndim == 0:
         # The smallest possible common correlation of this many vectors.
-        least = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
-        require(least <= given <= 1, name, "be from -1 / (num_parts - 1) to 1", given)
-        return given
-    shape = num_parts, num_parts
-    _validation.check_shape(name, given, "(num_parts, num_parts)", shape)
-    slack = _ROUNDING * np.abs(given).max()
-    is_right = np.allclose(given, given.T, rtol=0, atol=slack)
-    require(is_right, name, "be finite and symmetric", given)
-    least = np.linalg.eigvalsh(given)[0]
-    require(
-        least >= -slack * num_parts,
-        name,
-        "be positive semidefinite",
-        f"an eigenvalue of {least}",
-    )
-    return given
+        smallest = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
+        if not smallest <= gram <= 1:
+            raise ValueError(
+                f"correlation must be from -1 / (num_parts - 1) to 1; got {gram}"
+            )
+        return gram
+    shape = (num_parts, num_parts)
+    _validation.check_shape("correlation", gram, "(num_parts, num_parts)", shape)
+    slack = _ROUNDING * np.abs(gram).max()
+    if not np.allclose(gram, gram.T, rtol=0, atol=slack):
+        raise ValueError(f"correlation must be finite and symmetric; got {gram}")
+    smallest_eigenvalue = np.linalg.eigvalsh(gram)[0]
+    if smallest_eigenvalue < -slack * num_parts:
+        raise ValueError(
+            "correlation must be positive semidefinite; got an eigenvalue of "
+            f"{smallest_eigenvalue}"
+        )
+    return gram

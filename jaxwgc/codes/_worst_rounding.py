@@ -46,7 +46,8 @@ def worst_rounding(
     single = np.complex64 if code.is_complex else np.float32
     rounded = matrix.astype(single).astype(matrix.dtype)
     scale = np.linalg.norm(target) or 1.0
-    worst = -1.0, np.ones(code.num_workers, bool)
+    worst_residual = -1.0
+    worst_received = np.ones(code.num_workers, bool)
     for lost in patterns_lost(code.num_workers, code.num_stragglers, num_patterns):
         received = np.ones(code.num_workers, bool)
         received[list(lost)] = False
@@ -56,6 +57,7 @@ def worst_rounding(
         )[0]
         weights = weights.astype(single).astype(matrix.dtype)
         residual = float(np.linalg.norm(weights.T @ rounded[sent] - target) / scale)
-        if not residual <= worst[0]:
-            worst = residual, received
-    return worst
+        if not residual <= worst_residual:
+            worst_residual = residual
+            worst_received = received
+    return worst_residual, worst_received

@@ -9,6 +9,8 @@ derivatives with respect to those ignore this. First derivatives of the least-sq
 
 from jaxwgc.coding._arrived import Arrived as Arrived
 from jaxwgc.coding._arrived import ErrorLocation
+from jaxwgc.coding._arrived import Finished as Finished
+from jaxwgc.coding._arrived import Received as Received
 from jaxwgc.coding._decode import (
     decode,
     decoding,

@@ -1,13 +1,15 @@
 """Messages that arrived in a round: the only place that looks at `received`."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxwgc._arrays import sharding_by_batch
+from jaxwgc._arrays import Array, sharding_by_batch
 from jaxwgc._pytrees import register
 from jaxwgc._validation import is_traced
 from jaxwgc.codes import GradientCode
@@ -45,6 +47,13 @@ class ErrorLocation:
     refused: jax.Array
 
 
+# What a caller can know of a round: which workers responded, or an object that has
+# their mask.
+Received: TypeAlias = ArrayLike | Sequence[bool] | Arrivals | ErrorLocation | Decoding
+# Number of parts that each worker has finished.
+Finished: TypeAlias = ArrayLike | Sequence[int]
+
+
 class Arrived(NamedTuple):
     """Messages that arrived in a round.
 
@@ -59,15 +68,15 @@ class Arrived(NamedTuple):
 
     mask: jax.Array
     decoding: Decoding | None = None
-    joined: Any = None
-    late: Any = None
+    joined: jax.Array | None = None
+    late: jax.Array | None = None
 
     @classmethod
     def of(
         cls,
         code: GradientCode,
-        received: Any = None,
-        finished: Any = None,
+        received: Received | None = None,
+        finished: Finished | None = None,
         *,
         one_round: bool = False,
     ) -> "Arrived":
@@ -88,13 +97,13 @@ class Arrived(NamedTuple):
             exactly one of the two arguments is given, or a decoding is of another code.
           TypeError: If received is not bool, or finished not integer.
         """
-        if (received is None) == (finished is None):
+        if received is None and finished is not None:
+            arrived = cls(_messages_of_finished(code, finished))
+        elif received is None or finished is not None:
             raise ValueError(
                 "received or finished must be given, and not both; got "
                 f"{(received, finished)}"
             )
-        if finished is not None:
-            arrived = cls(_messages_of_finished(code, finished))
         elif isinstance(received, Decoding):
             _check_same_code(code, received.code)
             arrived = cls(received.mask, decoding=received)
@@ -145,9 +154,11 @@ class Arrived(NamedTuple):
         return Decoding(code, self.mask, self.weights(code, decoder))
 
 
-def _messages_of_workers(code: GradientCode, received: Any) -> jax.Array:
+def _messages_of_workers(
+    code: GradientCode, received: ArrayLike | Sequence[bool]
+) -> jax.Array:
     """Returns the mask of the messages of workers that sent all of them."""
-    mask = received if hasattr(received, "dtype") else np.asarray(received)
+    mask = received if isinstance(received, jax.Array) else np.asarray(received)
     if mask.dtype != bool:
         raise TypeError(f"received must be a bool mask; got {mask.dtype}")
     mask = _by_worker("received", mask, code)
@@ -156,18 +167,17 @@ def _messages_of_workers(code: GradientCode, received: Any) -> jax.Array:
     return jnp.repeat(mask, code.messages_per_worker, axis=-1)
 
 
-def _messages_of_finished(code: GradientCode, finished: Any) -> jax.Array:
+def _messages_of_finished(code: GradientCode, finished: Finished) -> jax.Array:
     """Returns the mask of the messages that workers can send after some parts."""
-    counts = finished if hasattr(finished, "dtype") else np.asarray(finished)
+    counts = finished if isinstance(finished, jax.Array) else np.asarray(finished)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"finished must be integers; got {counts.dtype}")
     counts = _by_worker("finished", counts, code)
     if not is_traced(finished, code.assignment):
-        given = np.asarray(finished)
-        parts = np.asarray(code.parts_per_worker)
-        if np.any((given < 0) | (given > parts)):
+        known = np.asarray(finished)
+        if np.any((known < 0) | (known > np.asarray(code.parts_per_worker))):
             raise ValueError(
-                f"finished must be from 0 to parts_per_worker; got {given}"
+                f"finished must be from 0 to parts_per_worker; got {known}"
             )
     parts = jnp.asarray(code.parts_per_worker)
     required = parts[:, None] if code.required_parts is None else code.required_parts
@@ -176,18 +186,18 @@ def _messages_of_finished(code: GradientCode, finished: Any) -> jax.Array:
     return mask.reshape(*counts.shape[:-1], code.num_messages)
 
 
-def _by_worker(name: str, array: Any, code: GradientCode) -> jax.Array:
+def _by_worker(name: str, array: Array, code: GradientCode) -> jax.Array:
     """Checks that the last axis is num_workers, and unshards that axis."""
-    array = jnp.asarray(array)
-    if array.shape[-1:] != (code.num_workers,):
+    by_worker = jnp.asarray(array)
+    if by_worker.shape[-1:] != (code.num_workers,):
         raise ValueError(
             f"{name} must have shape (..., num_workers) = (..., {code.num_workers}); "
-            f"got {array.shape}"
+            f"got {by_worker.shape}"
         )
-    by_batch = sharding_by_batch(array, 1)
-    if by_batch is not None and jax.typeof(array).sharding.spec[-1] is not None:
-        array = jax.sharding.reshard(array, by_batch)
-    return array
+    by_batch = sharding_by_batch(by_worker, 1)
+    if by_batch is not None and jax.typeof(by_worker).sharding.spec[-1] is not None:
+        by_worker = jax.sharding.reshard(by_worker, by_batch)
+    return by_worker
 
 
 def _check_same_code(code: GradientCode, other: GradientCode) -> None:

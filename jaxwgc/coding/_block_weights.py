@@ -109,8 +109,8 @@ def leaks_of(
     """Returns the leaks between the blocks of a gradient."""
     leaks = block_weights - unmixed(effective_weights, block_weights.shape[-1])
     size = jnp.max(jnp.abs(leaks), axis=(-3, -1))
-    most = DECODES * math.sqrt(len(target)) * jnp.abs(target)
-    is_lossy = ~(relative_residual <= DECODES) | jnp.any(size > most, axis=-1)
+    allowed = DECODES * math.sqrt(len(target)) * jnp.abs(target)
+    is_lossy = ~(relative_residual <= DECODES) | jnp.any(size > allowed, axis=-1)
     rounding = _ROUNDED_LEAKAGE * jnp.finfo(leaks.dtype).eps * jnp.abs(target)
     is_mixed = is_lossy | jnp.any(size > rounding, axis=-1)
     return Leaks(weights=leaks, is_lossy=is_lossy, is_mixed=is_mixed)

@@ -98,11 +98,11 @@ def collapse(
         return collapsed
 
     def compute_exactly():
-        own = collapsed if masked_sums is None else masked_sums(weights)
+        gradient = collapsed if masked_sums is None else masked_sums(weights)
         if leaks is None:
-            return own
+            return gradient
         sums_of_rows = masked_sums or jax.vmap(sums)
-        return _with_leaks(own, leaks, num_segments, sums_of_rows)
+        return _with_leaks(gradient, leaks, num_segments, sums_of_rows)
 
     is_rare = any_under_vmap(is_rare)
     if not isinstance(is_rare, jax.core.Tracer):

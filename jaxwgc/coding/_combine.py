@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,8 @@ def combine(
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
     # In units of epsilon, rows and floors have squares in the range of the dtype.
     eps = jnp.finfo(messages.dtype).eps
-    floors = None if floors is None else floors / eps
+    if floors is not None:
+        floors = floors / eps
 
     def sum_block(start, count):
         places = [start + place for place in range(count)]
@@ -112,14 +113,15 @@ def combine(
         if floors is None:
             for index, message in zip(places, received, strict=True):
                 rows = rows + weights[..., index, None] * message[..., None, :]
-            return _Sums(rows, None, None)
+            return _Sums(rows, rounding=None)
         unit = _unit_of(received)
-        bounds = zeros.real
+        squared_bounds = zeros.real
         for index, message in zip(places, received, strict=True):
             message = (message * unit)[..., None, :]
             rows = rows + weights[..., index, None] * message
-            bounds = bounds + (floors[..., index, None] * one_norm(message)) ** 2
-        return _Sums(rows, bounds, unit[..., None, :])
+            bound = floors[..., index, None] * one_norm(message)
+            squared_bounds = squared_bounds + bound**2
+        return _Sums(rows, _Rounding(squared_bounds, unit[..., None, :]))
 
     def add_block(block, sums):
         return sums.plus(sum_block(first_size + block * _BLOCK, _BLOCK))
@@ -131,12 +133,15 @@ def combine(
     num_blocks = (number - 1) // _BLOCK
     first_size = number - num_blocks * _BLOCK
     first = sum_block(0, first_size)
-    rows, bounds, unit = jax.lax.fori_loop(0, num_blocks, add_block, first)
+    rows, rounding = jax.lax.fori_loop(0, num_blocks, add_block, first)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
-        bounds, unit = jax.tree.map(lambda sums: sums[..., None, :], (bounds, unit))
-    if bounds is not None:
-        is_rounding = ((rows / eps) ** 2 <= bounds) & jnp.isfinite(bounds)
+        # Both halves have the same bounds.
+        rounding = jax.tree.map(lambda array: array[..., None, :], rounding)
+    if rounding is not None:
+        squared_bounds, unit = rounding
+        is_rounding = (rows / eps) ** 2 <= squared_bounds
+        is_rounding &= jnp.isfinite(squared_bounds)
         rows = jnp.where(is_rounding, 0, rows) / unit
     return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
 
@@ -148,30 +153,42 @@ def _unit_of(messages):
     of the dtype.
     """
     largest = functools.reduce(jnp.maximum, map(one_norm, messages))
-    least = jnp.finfo(largest.dtype).tiny
-    return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), least))
+    tiny = jnp.finfo(largest.dtype).tiny
+    return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), tiny))
+
+
+class _Rounding(NamedTuple):
+    """Bounds of the rounding errors of sums.
+
+    Attributes:
+      squared_bounds: Squared bounds, real (..., num_segments, length), in `unit`.
+      unit: Powers of two by which sums and bounds are multiplied, (..., 1, length).
+    """
+
+    squared_bounds: jax.Array
+    unit: jax.Array
 
 
 class _Sums(NamedTuple):
     """Sums over some messages.
 
     Attributes:
-      rows: Weighted sums times `unit`, (..., num_segments, length).
-      bounds: Squared bounds of their rounding, real; None if nothing is packed.
-      unit: Powers of two, (..., 1, length); None if nothing is packed, as 1.
+      rows: Weighted sums, (..., num_segments, length), in the unit of `rounding`.
+      rounding: Bounds of their rounding errors; None if nothing is packed.
     """
 
-    rows: Any
-    bounds: Any
-    unit: Any
+    rows: jax.Array
+    rounding: _Rounding | None
 
     def plus(self, other: "_Sums") -> "_Sums":
         """Returns the sums over the messages of both."""
-        if self.unit is None:
-            return self._replace(rows=self.rows + other.rows)
-        unit = jnp.minimum(self.unit, other.unit)
-        own_factor = unit / self.unit
-        other_factor = unit / other.unit
+        if self.rounding is None or other.rounding is None:
+            return _Sums(self.rows + other.rows, rounding=None)
+        bounds, own_unit = self.rounding
+        other_bounds, other_unit = other.rounding
+        unit = jnp.minimum(own_unit, other_unit)
+        own_factor = unit / own_unit
+        other_factor = unit / other_unit
         rows = self.rows * own_factor + other.rows * other_factor
-        bounds = self.bounds * own_factor**2 + other.bounds * other_factor**2
-        return _Sums(rows, bounds, unit)
+        bounds = bounds * own_factor**2 + other_bounds * other_factor**2
+        return _Sums(rows, _Rounding(bounds, unit))

@@ -5,17 +5,17 @@ from typing import Any
 import jax
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrived import Arrived
+from jaxwgc.coding._arrived import Arrived, Finished, Received
 from jaxwgc.coding._decoding import Decoding
 from jaxwgc.decoders import DecoderLike
 
 
 def decoding(
     code: GradientCode,
-    received: Any = None,
+    received: Received | None = None,
     decoder: DecoderLike = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
 ) -> Decoding:
     """Computes the decoding weights of a round.
 
@@ -69,10 +69,10 @@ def decoding(
 
 def decoding_weights(
     code: GradientCode,
-    received: Any = None,
+    received: Received | None = None,
     decoder: DecoderLike = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
 ) -> jax.Array:
     """Computes decoding weights a with aᵀB = target; see `decoding`.
 
@@ -104,10 +104,10 @@ def decoding_weights(
 
 def effective_weights(
     code: GradientCode,
-    received: Any = None,
+    received: Received | None = None,
     decoder: DecoderLike = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
 ) -> jax.Array:
     """Computes the weight of each partial gradient in the decoded gradient, c = aᵀB.
 
@@ -137,10 +137,10 @@ def effective_weights(
 
 def decoding_error(
     code: GradientCode,
-    received: Any = None,
+    received: Received | None = None,
     decoder: DecoderLike = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
 ) -> jax.Array:
     """Computes the squared decoding error: the squared norm of aᵀB - target.
 
@@ -171,11 +171,11 @@ def decoding_error(
 def decode(
     code: GradientCode,
     messages: jax.Array,
-    received: Any = None,
+    received: Received | None = None,
     params: Any = None,
     decoder: DecoderLike = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
 ) -> Any:
     """Decodes the gradient from the messages that arrived.
 

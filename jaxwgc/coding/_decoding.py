@@ -77,7 +77,6 @@ class Decoding:
                 f"mask must have shape (..., num_messages) = (..., {num_messages}); "
                 f"got {np.shape(self.mask)}"
             )
-        sizes = (self.code.num_segments, num_messages)
         object.__setattr__(self, "mask", jnp.asarray(self.mask))
         object.__setattr__(self, "weights", promoted(self.weights))
         if self.mask.dtype != bool:
@@ -86,10 +85,11 @@ class Decoding:
             raise TypeError(
                 f"weights must be real for {self.code}; got {self.weights.dtype}"
             )
-        if np.shape(self.weights)[-2:] != sizes:
+        num_segments = self.code.num_segments
+        if np.shape(self.weights)[-2:] != (num_segments, num_messages):
             raise ValueError(
                 "weights must have shape (..., num_segments, num_messages) = "
-                f"(..., {sizes[0]}, {sizes[1]}); got {np.shape(self.weights)}"
+                f"(..., {num_segments}, {num_messages}); got {np.shape(self.weights)}"
             )
         measured = measure(
             self.weights,
@@ -232,16 +232,15 @@ def check_messages_of(
     code: GradientCode, messages: Any, length: int | str = "any"
 ) -> jax.Array:
     """Checks messages (..., num_messages, length) of a code, and returns an array."""
-    kind = "numbers or bools"
     messages = _validation.as_array(
         "messages",
         messages,
-        kind,
+        "numbers or bools",
         "...",
         num_messages=code.num_messages,
         length=length,
     )
     if jnp.iscomplexobj(messages) != code.is_complex:
-        kind = "complex" if code.is_complex else "real"
-        raise TypeError(f"messages must be {kind} for {code}; got {messages.dtype}")
+        required = "complex" if code.is_complex else "real"
+        raise TypeError(f"messages must be {required} for {code}; got {messages.dtype}")
     return messages

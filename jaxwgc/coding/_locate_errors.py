@@ -1,19 +1,24 @@
 """Location of corrupted messages by parity checks."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import working_constants
+from jaxwgc._arrays import Array, working_constants
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrived import Arrived, ErrorLocation
+from jaxwgc.coding._arrived import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
-from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
+from jaxwgc.coding._errors._majority import (
+    PROJECTION_DIM,
+    Copies,
+    find_copies,
+    find_minorities,
+)
 from jaxwgc.coding._errors._projection import project_in_units
 from jaxwgc.coding._errors._searches import find_in_turn
 
@@ -28,14 +33,14 @@ class ErrorLocator(NamedTuple):
       code: Gradient code.
       checks: From `parity_checks`.
       norms: Norms of the rows of the encoding matrix.
-      copies: Labels and signs of messages if the only relation between messages is that
-        some are copies of others; otherwise None.
+      copies: Copies, if the only relation between messages is that some are copies of
+        others; otherwise None.
     """
 
     code: GradientCode
-    checks: Any
-    norms: Any
-    copies: tuple[Any, Any] | None
+    checks: Array
+    norms: Array
+    copies: Copies | None
 
     @classmethod
     def of(cls, code: GradientCode) -> "ErrorLocator":
@@ -46,11 +51,13 @@ class ErrorLocator(NamedTuple):
         copies = None
         if isinstance(matrix, np.ndarray):
             unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
-            rule = "have parity checks for all messages, to correct errors"
-            given = f"none for messages {np.flatnonzero(unchecked).tolist()}"
-            _validation.require(not unchecked.any(), "code", rule, given)
+            if unchecked.any():
+                raise ValueError(
+                    "code must have parity checks for all messages, to correct errors; "
+                    f"got none for messages {np.flatnonzero(unchecked).tolist()}"
+                )
             copies = find_copies(matrix)
-        return cls(code, checks, norms, copies)
+        return cls(code=code, checks=checks, norms=norms, copies=copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
         """Returns which messages of a mask share a check with others, in NumPy.
@@ -88,7 +95,14 @@ class ErrorLocator(NamedTuple):
 
 
 @jax.jit
-def _locate(locator, messages, mask, key, noise, rounding):
+def _locate(
+    locator: ErrorLocator,
+    messages: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    noise: jax.typing.ArrayLike,
+    rounding: jax.typing.ArrayLike,
+) -> ErrorLocation:
     code = locator.code
     copies = locator.copies
     sample = _screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
@@ -101,19 +115,25 @@ def _locate(locator, messages, mask, key, noise, rounding):
     # messages cannot be verified.
     refused = ~findings.is_explained | (findings.num_checks == 0)
     refused |= jnp.any(is_there & ~findings.is_checked)
-    shape = code.num_workers, code.messages_per_worker
+    shape = (code.num_workers, code.messages_per_worker)
     by_worker = (findings.wrong & ~refused).reshape(shape).any(1)
-    is_right = ~jnp.repeat(by_worker, code.messages_per_worker)
+    is_honest = ~jnp.repeat(by_worker, code.messages_per_worker)
     return ErrorLocation(
         wrong=by_worker,
-        mask=is_there & is_right & ~refused,
+        mask=is_there & is_honest & ~refused,
         disputed=findings.disputed.reshape(shape).any(1),
         checks=findings.num_checks,
         refused=refused,
     )
 
 
-def _screen(locator, messages, mask, key, noise):
+def _screen(
+    locator: ErrorLocator,
+    messages: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    noise: jax.Array,
+) -> Sample:
     """Projects messages, drops those that are not finite, and scales the others."""
     num_columns = PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows, units = project_in_units(key, messages, num_columns)
@@ -131,10 +151,12 @@ def _screen(locator, messages, mask, key, noise):
     # The noise has a lower bound, because products of tiny entries underflow.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * (tiny * unit) / median)
-    return Sample(rows, mask, noise.astype(norms.dtype), norms)
+    return Sample(rows=rows, mask=mask, noise=noise.astype(norms.dtype), norms=norms)
 
 
-def rounding_noise(messages: Any, message_dtype: Any) -> float:
+def rounding_noise(
+    messages: Array, message_dtype: jax.typing.DTypeLike | None
+) -> float:
     """Returns the relative difference of honest messages due to rounding.
 
     Integers count as floats of default precision.
@@ -147,18 +169,20 @@ def rounding_noise(messages: Any, message_dtype: Any) -> float:
     return float(precision.eps) * (5 if precision.bits == 64 else 2)
 
 
-def _median(values, mask):
+def _median(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns the lower median of the values in a mask, or 1 if there are none."""
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
-    return jnp.where(mask.any(), ordered[jnp.maximum(mask.sum() - 1, 0) // 2], 1)
+    middle = jnp.maximum(mask.sum() - 1, 0) // 2
+    return jnp.where(mask.any(), ordered[middle], 1)
 
 
 def locate_errors(
     code: GradientCode,
     messages: jax.Array,
-    received: Any = None,
+    received: Received | None = None,
     key: jax.Array | None = None,
     *,
-    finished: jax.typing.ArrayLike | None = None,
+    finished: Finished | None = None,
     noise: jax.typing.ArrayLike = 0.0,
 ) -> ErrorLocation:
     """Finds the workers that sent corrupted messages, by parity checks of the code.
@@ -226,8 +250,14 @@ def locate_errors(
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
     mask = Arrived.of(code, received, finished).mask
-    rule = "be of one round (use jax.vmap for more)"
-    for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
-        _validation.require(array.ndim == num_axes, name, rule, array.shape)
+    if messages.ndim != 2:
+        raise ValueError(
+            "messages must be of one round (use jax.vmap for more); got "
+            f"{messages.shape}"
+        )
+    if mask.ndim != 1:
+        raise ValueError(
+            f"received must be of one round (use jax.vmap for more); got {mask.shape}"
+        )
     _validation.check_number("noise", noise, minimum=0, finite=True)
     return locator.locate(messages, mask, _validation.check_key(key), noise)

@@ -29,8 +29,8 @@ class Memory(NamedTuple):
 
     messages: jax.Array
     known: jax.Array
-    underway: Any = ()
-    code: Any = ()
+    underway: jax.Array | tuple[()] = ()
+    code: dict[str, tuple[()]] | tuple[()] = ()
 
     @classmethod
     def empty(cls, code: GradientCode, params: Any, is_simulated: bool) -> "Memory":
@@ -99,7 +99,9 @@ class Memory(NamedTuple):
         return _flat_vectors.unravel(flat, params)
 
 
-def _checksum_key(code: GradientCode) -> Any:
+def _checksum_key(code: GradientCode) -> dict[str, tuple[()]] | tuple[()]:
     """Returns the checksum of a code as a pytree without arrays; () if it is traced."""
     checksum = code.checksum
-    return () if checksum is None else {f"{checksum:08x}": ()}
+    if checksum is None:
+        return ()
+    return {f"{checksum:08x}": ()}

@@ -92,12 +92,15 @@ def form_messages(
       The paper's section 2.2.
     """
     matrix = _validation.as_array("matrix_rows", matrix_rows, "numbers or bools")
-    name = "partial_gradients"
-    _validation.check_dtypes(name, partial_gradients, "numbers or bools")
-    num_held = _validation.check_parts(name, partial_gradients, "num_held")
-    rule = f"have shape (num_rows, num_held * num_segments), num_held = {num_held}"
-    is_right = matrix.ndim == 2 and matrix.shape[1] % num_held == 0
-    _validation.require(is_right, "matrix_rows", rule, matrix.shape)
+    _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
+    num_held = _validation.check_parts(
+        "partial_gradients", partial_gradients, "num_held"
+    )
+    if matrix.ndim != 2 or matrix.shape[1] % num_held != 0:
+        raise ValueError(
+            "matrix_rows must have shape (num_rows, num_held * num_segments), num_held "
+            f"= {num_held}; got {matrix.shape}"
+        )
     return _form(working(matrix), partial_gradients)
 
 
@@ -163,10 +166,11 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
     """
     request = _validation.as_array("request", request, "real numbers or bools")
     messages = _validation.as_array("messages", messages, "real numbers or bools")
-    is_right = messages.ndim > 1 and request.shape[-1:] == messages.shape[-2:-1]
-    rule = "have shape (..., messages_per_worker, length) for request without length"
-    given = f"{messages.shape} and {request.shape}"
-    _validation.require(is_right, "messages", rule, given)
+    if messages.ndim < 2 or request.shape[-1:] != messages.shape[-2:-1]:
+        raise ValueError(
+            "messages must have shape (..., messages_per_worker, length) for request "
+            f"without length; got {messages.shape} and {request.shape}"
+        )
     return _weighted_sum(request, messages)
 
 
@@ -197,9 +201,14 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       Ramamoorthy, Meng, Girimaji: see `answer_request`.
     """
     _validation.check_dtypes("params", params, "real or complex floats", True)
-    kind = "real numbers or bools"
-    sizes = {"num_workers": "any", "length": _flat_vectors.raveled_size(params)}
-    answers = _validation.as_array("answers", answers, kind, "...", **sizes)
+    answers = _validation.as_array(
+        "answers",
+        answers,
+        "real numbers or bools",
+        "...",
+        num_workers="any",
+        length=_flat_vectors.raveled_size(params),
+    )
     return _flat_vectors.unravel(promoted(answers).sum(-2), params)
 
 

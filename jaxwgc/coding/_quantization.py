@@ -53,15 +53,15 @@ def quantize(
       Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD: communication-efficient SGD via
       gradient quantization and encoding", NeurIPS 2017, section 3.1.
     """
-    given = _validation.as_array(
+    rows = _validation.as_array(
         "messages",
         messages,
         "real or complex floats",
         num_messages="any",
         length="any",
     )
-    bits = check_bits(bits, num_messages=len(given))
-    return _quantize(key, promoted(given), jnp.asarray(bits, jnp.int32))
+    bits = check_bits(bits, num_messages=len(rows))
+    return _quantize(key, promoted(rows), jnp.asarray(bits, jnp.int32))
 
 
 @jax.jit
@@ -162,22 +162,23 @@ def allocate_bits(
       together, with a near-optimal algorithm for the bits. Here, dynamic programming
       finds the optimal integers for the bound of `quantization_variance`.
     """
-    name = "straggler_probabilities"
-    stragglers = _validation.probabilities(name, straggler_probabilities)
+    stragglers = _validation.probabilities(
+        "straggler_probabilities", straggler_probabilities
+    )
     total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
     total = min(total, _MOST_BITS * len(stragglers))
     choices = [0, *range(_LEAST_BITS, min(_MOST_BITS, total) + 1)]
     variance = np.append(np.inf, quantization_variance(length, np.array(choices[1:])))
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
     # Largest sum of gains over the workers so far, for each total number of bits.
-    most = np.zeros(total + 1)
+    best_gains = np.zeros(total + 1)
     chosen = []
     for row in gains:
         options = np.full((len(choices), total + 1), -np.inf)
         for option, bits, gain in zip(options, choices, row, strict=True):
-            option[bits:] = most[: total + 1 - bits] + gain
+            option[bits:] = best_gains[: total + 1 - bits] + gain
         chosen.append(np.take(choices, options.argmax(0)))
-        most = options.max(0)
+        best_gains = options.max(0)
     bits = np.zeros(len(stragglers), int)
     for worker in reversed(range(len(stragglers))):
         bits[worker] = chosen[worker][total]
@@ -187,10 +188,13 @@ def allocate_bits(
 
 def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
     """Checks bits, if they are not traced, and returns them as an array."""
-    given = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
-    if not _validation.is_traced(given):
-        values = np.asarray(given)
-        rule = f"from {_LEAST_BITS} to {_MOST_BITS}"
-        is_right = (values >= _LEAST_BITS) & (values <= _MOST_BITS)
-        _validation.check_entries("bits", values, is_right, rule)
-    return given
+    array = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
+    if not _validation.is_traced(array):
+        values = np.asarray(array)
+        _validation.check_entries(
+            "bits",
+            values,
+            (values >= _LEAST_BITS) & (values <= _MOST_BITS),
+            f"from {_LEAST_BITS} to {_MOST_BITS}",
+        )
+    return array

@@ -1,7 +1,6 @@
 """Weighted codes, and weights of parts from the noise variances of their sources."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +47,8 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     if not _validation.is_traced(factors):
         # Known weights stay in NumPy, so that codes in NumPy keep their precision.
         factors = np.asarray(factors)
-        _validation.require(np.isfinite(factors).all(), "weights", "be finite", factors)
+        if not np.isfinite(factors).all():
+            raise ValueError(f"weights must be finite; got {factors}")
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,
@@ -99,14 +99,15 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       The end of the paper's section 4; Aitken, "On least squares and linear combination
       of observations", 1936.
     """
-    name = "variances"
-    given = _validation.as_array(name, variances, "real numbers", num_parts="any")
+    values = _validation.as_array(
+        "variances", variances, "real numbers", num_parts="any"
+    )
     # Variances are checked after conversion, because they may overflow in the dtype of
     # the computation.
-    values = _arrays.promoted(given)
+    values = _arrays.promoted(values)
     if not _validation.is_traced(values):
-        is_right = np.isfinite(values) & (values >= jnp.finfo(values.dtype).tiny)
-        _validation.check_entries(name, values, is_right, "positive and finite")
+        is_usable = np.isfinite(values) & (values >= jnp.finfo(values.dtype).tiny)
+        _validation.check_entries("variances", values, is_usable, "positive and finite")
     return _weights(values)
 
 
@@ -114,10 +115,10 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
 def _weights(variances: jax.Array) -> jax.Array:
     """Computes the weights from checked variances, as one compiled function."""
     tiny = jnp.finfo(variances.dtype).tiny
-    is_right = jnp.isfinite(variances) & (variances >= tiny)
+    is_usable = jnp.isfinite(variances) & (variances >= tiny)
     # Ratios to the smallest variance cannot overflow.
     ratios = jax.lax.stop_gradient(jnp.min(variances)) / variances
-    return jnp.where(jnp.all(is_right), ratios / jnp.mean(ratios), jnp.nan)
+    return jnp.where(jnp.all(is_usable), ratios / jnp.mean(ratios), jnp.nan)
 
 
 def source_variances(
@@ -165,29 +166,47 @@ def source_variances(
       Journal of the American Statistical Association 70 (1975): the almost unbiased
       estimator.
     """
-    kind = "real numbers or bools"
-    sizes = {"num_sources": "any", "m": "any"}
-    rows: Any = _validation.as_array("residuals", residuals, kind, **sizes)
-    sizes = dict(zip(sizes, rows.shape, strict=True))
-    scores: Any = leverage
-    scores = _validation.as_array("leverage", scores, kind, or_number=True, **sizes)
+    rows = _validation.as_array(
+        "residuals", residuals, "real numbers or bools", num_sources="any", m="any"
+    )
+    num_sources, num_rows = rows.shape
+    scores = _validation.as_array(
+        "leverage",
+        leverage,
+        "real numbers or bools",
+        or_number=True,
+        num_sources=num_sources,
+        m=num_rows,
+    )
     if row_weights is None:
         row_weights = np.ones(rows.shape, np.float32)
-    counts = _validation.as_array("row_weights", row_weights, kind, **sizes)
-    rows, scores, counts = map(_arrays.promoted, (rows, scores, counts))
+    counts = _validation.as_array(
+        "row_weights",
+        row_weights,
+        "real numbers or bools",
+        num_sources=num_sources,
+        m=num_rows,
+    )
+    rows = _arrays.promoted(rows)
+    scores = _arrays.promoted(scores)
+    counts = _arrays.promoted(counts)
     if scores.ndim == 0:
         scores = jnp.asarray(scores, rows.dtype)
     variances = _variances(rows, scores, counts)
     if not _validation.is_traced(variances):
         slack = 1e-3  # Rounding of leverage scores in half precision.
         is_share = np.abs(scores - 0.5) <= 0.5 + slack
-        _validation.check_entries("leverage", scores, is_share, "from 0 to 1")
+        _validation.check_entries(
+            "leverage", np.asarray(scores), is_share, "from 0 to 1"
+        )
         _validation.check_entries("residuals", rows, np.isfinite(rows), "finite")
         _validation.check_entries("row_weights", counts, counts >= 0, "at least 0")
         unknown = np.isnan(variances)
-        rule = "leave each source a positive sum of 1 - leverage over its rows"
-        given = f"none for source {unknown.argmax()}"
-        _validation.require(not unknown.any(), "leverage", rule, given)
+        if unknown.any():
+            raise ValueError(
+                "leverage must leave each source a positive sum of 1 - leverage over "
+                f"its rows; got none for source {unknown.argmax()}"
+            )
     return variances
 
 

@@ -9,6 +9,7 @@ from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._components import Components
 from jaxwgc.decoders._decoder import Decoder, DecoderLike
+from jaxwgc.decoders._decoder import Interpolation as Interpolation
 from jaxwgc.decoders._dual import Dual
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares

@@ -1,6 +1,6 @@
 """Decoding of clustered codes, one cluster at a time."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -50,9 +50,12 @@ class Clustered(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         _validation.check_instance("inner", self.inner, Decoder)
         _validation.check_int("num_clusters", self.num_clusters, minimum=1)
-        is_right = not any(size % self.num_clusters for size in matrix.shape)
-        rule = f"divide the shape {matrix.shape} of the encoding matrix"
-        _validation.require(is_right, "num_clusters", rule, self.num_clusters)
+        num_rows, num_columns = matrix.shape
+        if num_rows % self.num_clusters != 0 or num_columns % self.num_clusters != 0:
+            raise ValueError(
+                f"num_clusters must divide the shape {matrix.shape} of the encoding "
+                f"matrix; got {self.num_clusters}"
+            )
         self.inner.check(self._blocks(matrix)[0], self._targets(target)[0])
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
@@ -63,14 +66,16 @@ class Clustered(Decoder):
         weights = find(blocks, targets, by_cluster)
         return weights.reshape(*weights.shape[:-2], mask.shape[-1])
 
-    def _blocks(self, matrix: Any) -> Any:
+    def _blocks(self, matrix: Array) -> Array:
         """Returns the diagonal blocks, (num_clusters, rows, columns)."""
-        rows, columns = (size // self.num_clusters for size in matrix.shape)
-        index = np.arange(self.num_clusters)
-        shape = (self.num_clusters, rows, self.num_clusters, columns)
-        return matrix.reshape(shape)[index, :, index, :]
+        num_clusters = self.num_clusters
+        num_rows = matrix.shape[0] // num_clusters
+        num_columns = matrix.shape[1] // num_clusters
+        blocks = matrix.reshape(num_clusters, num_rows, num_clusters, num_columns)
+        cluster = np.arange(num_clusters)
+        return blocks[cluster, :, cluster, :]
 
-    def _targets(self, target: Any) -> Any:
+    def _targets(self, target: Array) -> Array:
         """Returns the targets, (num_clusters, num_segments, columns)."""
         return target.reshape(len(target), self.num_clusters, -1).swapaxes(0, 1)
 

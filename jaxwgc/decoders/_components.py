@@ -64,8 +64,13 @@ class Components(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        sizes = {"num_parts": matrix.shape[1], "max_degree": "any"}
-        _validation.as_array("incident", self.incident, "integers", **sizes)
+        _validation.as_array(
+            "incident",
+            self.incident,
+            "integers",
+            num_parts=matrix.shape[1],
+            max_degree="any",
+        )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _by_components(mask, jnp.asarray(self.incident), target)

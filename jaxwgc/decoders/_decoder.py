@@ -3,19 +3,40 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, TypeAlias, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeAlias, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import Array, scale_of, sharding_by_batch, working, working_constant
+from jaxwgc._arrays import (
+    Array,
+    dtype_of,
+    scale_of,
+    sharding_by_batch,
+    working,
+    working_constant,
+)
 from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
 from jaxwgc._targets import APPROXIMATES, DECODES
 from jaxwgc.decoders._systems import System
+
+
+class Interpolation(NamedTuple):
+    """Interpolation at 0 of polynomials whose values are the messages.
+
+    Attributes:
+      weights: Weights that give the value at 0, (num_messages,), zero at missing
+        messages.
+      points: Points of the values, complex (num_messages,).
+      num_coefficients: Number of coefficients of the polynomials.
+    """
+
+    weights: jax.Array
+    points: Array
+    num_coefficients: int
 
 
 @dataclass_transform(frozen_default=True)
@@ -105,7 +126,8 @@ class Decoder(abc.ABC):
             )
         if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
             raise TypeError(
-                f"weights of {self} must be real numbers or bools; got {weights.dtype}"
+                f"weights of {self} must be real numbers or bools; got "
+                f"{dtype_of(weights)}"
             )
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_received(weights, mask, dtype)
@@ -173,16 +195,11 @@ class Decoder(abc.ABC):
         """
         del matrix, target
 
-    def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int] | None:
-        """Returns how to interpolate, if messages are values of polynomials.
+    def interpolation(self, mask: jax.Array) -> Interpolation | None:
+        """Returns how to interpolate, or None if messages are no values of polynomials.
 
         Args:
           mask: Which messages arrived, bool (num_messages,).
-
-        Returns:
-          Weights (num_messages,) that give the value at 0, zero at missing messages;
-          the points, complex (num_messages,); and the number of coefficients. None if
-          messages are not values of polynomials.
         """
         del mask
         return None
@@ -193,15 +210,17 @@ class Decoder(abc.ABC):
 
     def check_one_segment(self, target: Array) -> None:
         """Raises ValueError if messages are shorter than the gradient."""
-        rule = f"be 1 for the decoder {self}"
-        _validation.require(len(target) == 1, "num_segments", rule, len(target))
+        if len(target) != 1:
+            raise ValueError(
+                f"num_segments must be 1 for the decoder {self}; got {len(target)}"
+            )
 
     def __str__(self) -> str:
         return type(self).__name__
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _at_received(weights, mask, dtype):
+def _at_received(weights: ArrayLike, mask: jax.Array, dtype: np.dtype) -> jax.Array:
     """Casts decoding weights, and sets them to zero at missing messages.
 
     The result is constant for `jax.grad`, also in the arrays of a decoder.
@@ -211,7 +230,9 @@ def _at_received(weights, mask, dtype):
 
 
 @jax.jit
-def _is_near(weights, matrix, target, tolerance):
+def _is_near(
+    weights: jax.Array, matrix: jax.Array, target: jax.Array, tolerance: ArrayLike
+) -> jax.Array:
     scale = scale_of(target)
     norms = jnp.ones(len(matrix), scale.dtype)
     system = System(matrix / scale, norms, target / scale)

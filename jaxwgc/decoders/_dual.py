@@ -59,11 +59,17 @@ class Dual(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        sizes = {"num_rows": "any", "num_workers": len(matrix)}
-        rows = _validation.as_array("rows", self.rows, "numbers or bools", **sizes)
+        rows = _validation.as_array(
+            "rows",
+            self.rows,
+            "numbers or bools",
+            num_rows="any",
+            num_workers=len(matrix),
+        )
         _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
-        number = self.num_stragglers + 1
-        _validation.check_up_to("num_stragglers + 1", number, rows=len(rows))
+        _validation.check_up_to(
+            "num_stragglers + 1", self.num_stragglers + 1, rows=len(rows)
+        )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         rows = working(self.rows)

@@ -57,9 +57,8 @@ def dual_weights(
     ridge = (_RIDGE * jnp.finfo(system.norms.dtype).eps) ** 2
     lost = jnp.argsort(received, stable=True)[:num_stragglers]
     unused = received[lost, None]
-    vectors, singular, turn = jnp.linalg.svd(
-        jnp.where(unused, 0, null[lost]), full_matrices=False
-    )
+    null_of_lost = jnp.where(unused, 0, null[lost])
+    vectors, singular, turn = jnp.linalg.svd(null_of_lost, full_matrices=False)
     # With fewer stragglers than s, the singular vectors of the padding become zero.
     vectors = jnp.where(unused, 0, vectors)
     # The dual code removes the stragglers' weights along each of these vectors, as far

@@ -12,7 +12,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import power_of_two, product, squares, working
 from jaxwgc._pytrees import Static
 from jaxwgc._targets import ROUNDING
-from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._decoder import Array, Decoder, Interpolation
 from jaxwgc.decoders._dual_code import DualCode, dual_weights
 from jaxwgc.decoders._systems import column_weights, solve_poor, squared_norm
 
@@ -53,12 +53,12 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     in_order = received[..., around]
     points = np.arange(num_workers)
     difference = (points[:, None] - points) % num_workers
-    others = difference != 0
+    is_other = difference != 0
     modulus = 2 * np.sin(np.pi * difference / num_workers)
-    log_modulus = -np.log2(modulus, where=others, out=np.zeros_like(modulus))
+    log_modulus = -np.log2(modulus, where=is_other, out=np.zeros_like(modulus))
     coarse = np.round(log_modulus * 2**_FRACTION_BITS)
     remainder = log_modulus - coarse / 2**_FRACTION_BITS
-    phase = np.where(others, 2 * difference - num_workers, 0)
+    phase = np.where(is_other, 2 * difference - num_workers, 0)
     tables = jnp.asarray(np.concatenate([coarse, phase, remainder], 1), dtype)
     sums = product(in_order.astype(dtype), tables)
     coarse_sum, phase_sum, remainder_sum = jnp.split(sums, 3, axis=-1)
@@ -85,11 +85,10 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
 def _table_entries(table, index, dtype):
     """Looks up table rows in two parts: a few leading bits, and the rest."""
     mantissa, exponent = np.frexp(table)
-    leading = np.ldexp(
-        np.round(np.ldexp(mantissa, _TABLE_BITS)), exponent - _TABLE_BITS
-    )
-    both = jnp.asarray(np.concatenate([leading, table - leading], -1), dtype)
-    return jnp.split(both[index], 2, axis=-1)
+    leading_bits = np.round(np.ldexp(mantissa, _TABLE_BITS))
+    leading = np.ldexp(leading_bits, exponent - _TABLE_BITS)
+    split_table = np.concatenate([leading, table - leading], -1)
+    return jnp.split(jnp.asarray(split_table, dtype)[index], 2, axis=-1)
 
 
 class Lagrange(Decoder):
@@ -133,14 +132,18 @@ class Lagrange(Decoder):
         )
         _validation.check_stragglers(self.num_stragglers, len(matrix))
 
-    def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int]:
+    def interpolation(self, mask: jax.Array) -> Interpolation:
         positions = working(self.positions)
         number = len(positions)
         points: Array = np.exp(2j * np.pi * np.arange(number) / number)
         weights = interpolate(mask, positions)[..., 0, :]
         if isinstance(positions, jax.Array):
             points = jnp.asarray(points, weights.dtype)
-        return weights, points[positions], number - self.num_stragglers
+        return Interpolation(
+            weights=weights,
+            points=points[positions],
+            num_coefficients=number - self.num_stragglers,
+        )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         positions = working(self.positions)

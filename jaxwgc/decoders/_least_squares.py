@@ -149,11 +149,14 @@ def _conjugate_gradients(masks, matrix, target):
     # axes of the mask.
     weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
     longest = squared_norm(weights)
+
+    def descend(_, state):
+        weights, longest = state
+        return _descend(problem, weights, longest)
+
     # The second run starts from a newly computed residual, without accumulated
     # rounding, and stops at once if the first was enough.
-    weights, longest = jax.lax.fori_loop(
-        0, 2, lambda _, last: _descend(problem, *last), (weights, longest)
-    )
+    weights, longest = jax.lax.fori_loop(0, 2, descend, (weights, longest))
     residual, gradient = problem.residual_and_gradient(weights)
     norm = squared_norm(gradient)
     is_accurate = norm * longest <= EXCESS[precision.bits] * residual
@@ -178,8 +181,8 @@ def _descend(problem, weights, longest):
         image = jnp.where(problem.mask, product(cg.p, problem.gram), 0)
         curvature = jnp.sum((cg.p.conj() * image).real, axis=-1)
         # A direction of curvature below this bound is rounding error in the null space.
-        least = jnp.finfo(image.dtype).eps * problem.matrix_norm
-        is_usable = ~is_done & (curvature > least * squared_norm(cg.p))
+        rounding = jnp.finfo(image.dtype).eps * problem.matrix_norm
+        is_usable = ~is_done & (curvature > rounding * squared_norm(cg.p))
         alpha = step_length(cg, jnp.where(is_usable, curvature, 0))
         weights = weights + alpha[..., None] * cg.p
         longest = jnp.maximum(longest, alpha)
@@ -190,8 +193,9 @@ def _descend(problem, weights, longest):
         is_done = is_done | (cg.gamma <= enough) | ~is_usable
         return weights, longest, residual, cg, is_done, step + 1
 
-    start = weights, longest, residual, cg, is_done, 0
-    return jax.lax.while_loop(is_unfinished, advance, start)[:2]
+    start = (weights, longest, residual, cg, is_done, 0)
+    weights, longest, *_ = jax.lax.while_loop(is_unfinished, advance, start)
+    return weights, longest
 
 
 class LeastSquares(Decoder):

@@ -40,8 +40,13 @@ class Peeling(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        sizes = {"num_messages": len(matrix), "num_batches": "any"}
-        _validation.as_array("assignment", self.assignment, "bools", **sizes)
+        _validation.as_array(
+            "assignment",
+            self.assignment,
+            "bools",
+            num_messages=len(matrix),
+            num_batches="any",
+        )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _peel(mask, self.assignment)
@@ -101,13 +106,15 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         recovered_now = part_round == round_number
         givers = product(single.astype(dtype), matrix)
         share = jnp.where(recovered_now, owed / jnp.where(recovered_now, givers, 1), 0)
-        given = jnp.where(single, product(share, matrix.T), 0)
-        owed = owed - product(given, matrix)
-        return weights + given, owed
+        added = jnp.where(single, product(share, matrix.T), 0)
+        owed = owed - product(added, matrix)
+        return weights + added, owed
 
     recovered = ~unknown
-    start = jnp.where(received, jnp.zeros((), dtype), 0), recovered.astype(dtype)
-    weights, _ = jax.lax.fori_loop(0, num_rounds, unpeel, start)
+    no_weights = jnp.where(received, jnp.zeros((), dtype), 0)
+    weights, _ = jax.lax.fori_loop(
+        0, num_rounds, unpeel, (no_weights, recovered.astype(dtype))
+    )
     num_recovered = recovered.sum(-1, keepdims=True)
     weights = weights * (num_parts / jnp.maximum(num_recovered, 1))
     return weights.astype(dtype)[..., None, :]

@@ -86,8 +86,13 @@ class Group(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        sizes = {"num_families": "any", "num_workers": len(matrix)}
-        _validation.as_array("groups", self.groups, "integers", **sizes)
+        _validation.as_array(
+            "groups",
+            self.groups,
+            "integers",
+            num_families="any",
+            num_workers=len(matrix),
+        )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _first_responses(mask, working(self.groups), matrix, target)
@@ -151,8 +156,13 @@ class OneCopy(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        sizes = {"num_parts": matrix.shape[1], "num_copies": "any"}
-        _validation.as_array("copies", self.copies, "integers", **sizes)
+        _validation.as_array(
+            "copies",
+            self.copies,
+            "integers",
+            num_parts=matrix.shape[1],
+            num_copies="any",
+        )
         _validation.check_int("num_workers", self.num_workers, minimum=1)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
@@ -205,7 +215,9 @@ def _lightest(mask, copies, num_workers):
         chosen = is_there & (jnp.arange(num_copies) == lightest)
         return burdens.at[..., workers].add(chosen & ~is_alone), chosen
 
-    masks = (jnp.moveaxis(by_copy, -2, 0) for by_copy in (is_there, is_alone))
-    by_part = copies // per_worker, *masks
-    chosen = jnp.moveaxis(jax.lax.scan(choose, burdens, by_part)[1], 0, -2)
+    is_there = jnp.moveaxis(is_there, -2, 0)
+    is_alone = jnp.moveaxis(is_alone, -2, 0)
+    workers = copies // per_worker
+    _, chosen = jax.lax.scan(choose, burdens, (workers, is_there, is_alone))
+    chosen = jnp.moveaxis(chosen, 0, -2)
     return by_message(chosen.astype(dtype))[..., None, :]

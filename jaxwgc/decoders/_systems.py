@@ -125,8 +125,11 @@ def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
     leave a residual in the exact one. Rows of zeros get the factor one.
     """
     matrix = jnp.asarray(matrix)
-    parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
-    largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
+    if jnp.iscomplexobj(matrix):
+        sizes = jnp.maximum(jnp.abs(matrix.real), jnp.abs(matrix.imag))
+    else:
+        sizes = jnp.abs(matrix)
+    largest = jnp.max(sizes, axis=-1)
     # Rows are scaled by their largest entries first, so that squares stay in range.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
     norm = jnp.sqrt(squared_norm(matrix * (1 / coarse)[..., None]))
@@ -173,23 +176,24 @@ def refine(
     rounding = jnp.finfo(system.matrix.dtype).eps / 2
 
     def advance(step, state):
-        iterate, best, least = state
+        iterate, best, lowest_cost = state
         residual = system.target - product(iterate, system.matrix)
         cost = (squared_norm(residual) + rounding**2 * squared_norm(iterate)).sum()
         # The first iterate is the given one.
         cost = jnp.where(step == 0, cost / _ADVANTAGE, cost)
-        best = jnp.where(cost < least, iterate, best)
-        least = jnp.where(cost < least, cost, least)
+        is_better = cost < lowest_cost
+        best = jnp.where(is_better, iterate, best)
+        lowest_cost = jnp.where(is_better, cost, lowest_cost)
         # The second iterate is zero.
         iterate = jnp.where(step == 0, 0, iterate + correct(iterate, residual))
-        return iterate, best, least
+        return iterate, best, lowest_cost
 
     # Infinity is derived from the weights, so that under shard_map it varies over the
     # mesh axes of the mask.
     start = weights * system.norms
-    least = jnp.where(start[0, 0].real < 0, jnp.inf, jnp.inf).astype(system.norms.dtype)
-    state = start, start, least
-    _, best, _ = jax.lax.fori_loop(0, num_steps + 2, advance, state)
+    infinity = jnp.where(start[0, 0].real < 0, jnp.inf, jnp.inf)
+    infinity = infinity.astype(system.norms.dtype)
+    _, best, _ = jax.lax.fori_loop(0, num_steps + 2, advance, (start, start, infinity))
     return best / system.norms
 
 
@@ -266,9 +270,9 @@ def _by_cholesky(weights, masks, system):
     """
     matrix = system.matrix
     gram = product(matrix, matrix.conj().T)
-    both = masks[:, :, None] & masks[:, None, :]
+    is_used = masks[:, :, None] & masks[:, None, :]
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    factors = jnp.linalg.cholesky(jnp.where(both, gram, identity))
+    factors = jnp.linalg.cholesky(jnp.where(is_used, gram, identity))
 
     def solve(weights, mask, factor):
         correct = Partial(_by_factor, matrix=matrix, mask=mask, factor=factor)

@@ -298,3 +298,28 @@ def test_state_of_the_other_aggregator_is_rejected():
     params = jnp.zeros(2)
     with pytest.raises(ValueError, match="state must be from init of coded_aggregate"):
         coded.update(jnp.ones((3, 2)), decode.init(params), params)
+
+
+def test_real_messages_take_arrivals_of_busy_workers():
+    """Their masks count as if they were passed one by one."""
+    code = codes.fractional_repetition(4, 1)
+    aggregate = jaxwgc.decode_aggregate(code, memory=True)
+    params = jnp.zeros(2)
+    state = aggregate.init(params)
+    late = jnp.array([False, True, False, False])
+    arrivals = stragglers.Arrivals(
+        received=jnp.array([True, False, False, False]),
+        times=jnp.ones(4),
+        elapsed=jnp.ones(()),
+        joined=~late,
+        late=late,
+    )
+    messages = coding.encode(code, jnp.array([[1.0, 2], [3, 4], [5, 6], [7, 8]]))
+    at_once = aggregate.update(messages, state, params, received=arrivals)
+    apart = aggregate.update(
+        messages, state, params, received=arrivals.received, late=late
+    )
+    np.testing.assert_array_equal(at_once[0], apart[0])
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, at_once[1].memory, apart[1].memory)
+    )

@@ -91,9 +91,9 @@ def arbitrate(
         first, second = np.unravel_index(differences.argmax(), differences.shape)
         pair = left[[first, second]]
         claims = totals[pair]
-        some = list(parts)
-        while len(some) > 1:
-            half = some[: len(some) // 2]
+        disputed = list(parts)
+        while len(disputed) > 1:
+            half = disputed[: len(disputed) // 2]
             responses = np.asarray(ask(pair, half), totals.dtype)
             num_exchanges += 1
             is_bad = ~np.isfinite(responses).all(1)
@@ -107,15 +107,16 @@ def arbitrate(
             )
             if gap >= other_gap:
                 claims = responses
-                some = half
+                disputed = half
             else:
                 claims = others
-                some = some[len(half) :]
+                disputed = disputed[len(half) :]
         else:
-            right = np.asarray(recompute(some[0]), totals.dtype)
+            message = np.asarray(recompute(disputed[0]), totals.dtype)
             num_exchanges += 1
-            largest = max(largest, np.linalg.norm(right))
-            is_bad = np.linalg.norm(claims - right, axis=1) > _NOISE * noise * largest
+            largest = max(largest, np.linalg.norm(message))
+            errors = np.linalg.norm(claims - message, axis=1)
+            is_bad = errors > _NOISE * noise * largest
         if not is_bad.any():
             return Arbitration(wrong, False, num_exchanges)
         wrong[pair] = is_bad

@@ -1,13 +1,13 @@
 """Parity checks of a code, and their values in a round without suspected messages."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product, squares
+from jaxwgc._arrays import Array, product, squares
 
 # A message counts as unchecked if its column of the parity checks has a norm below this
 # bound.
@@ -27,7 +27,7 @@ _SVD_ROUNDINGS = 16.0
 _CONTRAST = 2.0
 
 
-def parity_checks(matrix: Any) -> tuple[Any, Any]:
+def parity_checks(matrix: Array) -> tuple[Array, Array]:
     """Returns parity checks (num_checks, num_messages), and norms of rows of B.
 
     The checks are orthonormal rows H with H D⁻¹ B = 0, where D holds the norms of the
@@ -110,7 +110,13 @@ def find_signal(left: jax.Array, singular: jax.Array, threshold: jax.Array) -> S
     rounding = _SVD_ROUNDINGS * jnp.finfo(singular.dtype).eps * singular[0]
     is_signal = singular > jnp.maximum(threshold, rounding)
     basis = jnp.where(is_signal, left, 0)
-    return Signal(basis, singular * is_signal, is_signal.sum(), threshold, rounding)
+    return Signal(
+        basis=basis,
+        singular=singular * is_signal,
+        rank=is_signal.sum(),
+        threshold=threshold,
+        rounding=rounding,
+    )
 
 
 class Evidence(NamedTuple):
@@ -147,7 +153,7 @@ class Evidence(NamedTuple):
         return jnp.linalg.norm(self.checks, axis=0)
 
 
-def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
+def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
     """Computes the evidence of a round without some of its messages.
 
     Rows that are left out may hold anything.
@@ -162,10 +168,14 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
     solve = -product(right.T.conj() * inverse, left.T.conj())
     basis = jnp.where(is_lost, left, 0)
-    remaining = outside(basis, jnp.concatenate([checks, product(checks, rows)], axis=1))
+    checks_and_values = jnp.concatenate([checks, product(checks, rows)], axis=1)
+    remaining = outside(basis, checks_and_values)
     left, singular, _ = jnp.linalg.svd(remaining[:, len(rows) :], full_matrices=False)
-    num_left = jnp.sum(jnp.linalg.norm(checks, axis=1) > 0.5) - is_lost.sum()
-    size = jnp.sqrt(jnp.sum(squares(rows)) / jnp.maximum(is_used.sum(), 1))
+    # Rows of checks have norm one, or zero if a traced matrix has fewer checks.
+    num_checks = jnp.sum(jnp.linalg.norm(checks, axis=1) > 0.5)
+    num_left = num_checks - is_lost.sum()
+    num_used = jnp.maximum(is_used.sum(), 1)
+    size = jnp.sqrt(jnp.sum(squares(rows)) / num_used)
     spread = jnp.sqrt(jnp.maximum(num_left, 0) / rows.shape[1]).astype(size.dtype)
     return Evidence(
         suspects=suspects,
@@ -205,7 +215,7 @@ def explains(
     return is_noise & (evidence.num_left > 0) & jnp.all(is_unique)
 
 
-def deviates(checks: Any, sample: Sample, evidence: Evidence) -> jax.Array:
+def deviates(checks: Array, sample: Sample, evidence: Evidence) -> jax.Array:
     """Returns which messages differ from the values that the used messages imply."""
     rows = sample.rows
     kept = jnp.where(evidence.is_used[:, None], rows, 0)

@@ -4,13 +4,13 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product
+from jaxwgc._arrays import Array, product
 from jaxwgc._some_masks import compute_if, in_batches
 from jaxwgc.coding._errors._evidence import (
     UNCHECKED,
@@ -27,7 +27,7 @@ from jaxwgc.coding._errors._evidence import (
     normalized_columns,
     outside,
 )
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import Decoder, Interpolation
 
 # Number of assumptions tried for each number of windows: 0, 1 or 2 error directions are
 # weaker than the noise.
@@ -64,7 +64,23 @@ class _Search(NamedTuple):
         return find_signal(evidence.left, evidence.singular, threshold)
 
 
-def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Findings:
+class _Proposal(NamedTuple):
+    """A set of messages that may be corrupted.
+
+    Attributes:
+      wrong: Messages of the set, bool (num_messages,).
+      fits: Whether the set explains the errors.
+      is_more: Whether more attempts remain.
+    """
+
+    wrong: jax.Array
+    fits: jax.Array
+    is_more: jax.Array
+
+
+def find_in_turn(
+    checks: Array, sample: Sample, decoders: Sequence[Decoder]
+) -> Findings:
     """Finds corrupted messages, the largest errors first.
 
     A message is noisy in proportion to its size, so large errors hide small ones. The
@@ -84,12 +100,18 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
     evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(evidence.threshold)
     start = _Search(
-        evidence, jnp.zeros_like(sample.norms), evidence.num_left, zero, jnp.array(-1)
+        evidence=evidence,
+        check_norms=jnp.zeros_like(sample.norms),
+        num_checks=evidence.num_left,
+        floor=zero,
+        attempt=jnp.array(-1),
     )
+
+    def is_unfinished(search):
+        return (search.attempt < 0) | (search.signal.rank > 0)
+
     step = functools.partial(_next, checks, sample, decoders)
-    last = jax.lax.while_loop(
-        lambda search: (search.attempt < 0) | (search.signal.rank > 0), step, start
-    )
+    last = jax.lax.while_loop(is_unfinished, step, start)
     is_explained = last.floor == 0
     has_check = last.check_norms > UNCHECKED
     return Findings(
@@ -102,35 +124,39 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
     )
 
 
-def _next(checks, sample, decoders, search):
+def _next(
+    checks: Array, sample: Sample, decoders: Sequence[Decoder], search: _Search
+) -> _Search:
     """Tries one explanation of the errors, and excludes the messages that it names."""
-    evidence, check_norms, num_checks, floor, attempt = search
+    evidence = search.evidence
+    check_norms = search.check_norms
+    floor = search.floor
     signal = search.signal
-    wrong, fits, is_more = _propose(sample, decoders, search, signal)
-    is_first = attempt < 0
-    suspects = evidence.suspects | wrong
+    proposal = _propose(sample, decoders, search, signal)
+    is_first = search.attempt < 0
+    suspects = evidence.suspects | proposal.wrong
     rest = compute_if(
-        fits | is_first, lambda: estimate(checks, sample, suspects), evidence
+        proposal.fits | is_first, lambda: estimate(checks, sample, suspects), evidence
     )
-    is_found = is_first | (fits & explains(rest, signal.threshold, check_norms))
+    explains_all = explains(rest, signal.threshold, check_norms)
+    is_found = is_first | (proposal.fits & explains_all)
     goes_on = ~is_found & (signal.rank > 0)
-    is_next = goes_on & is_more & (floor == 0)
+    is_next = goes_on & proposal.is_more & (floor == 0)
     higher = jnp.where(floor < signal.rounding, signal.rounding, signal.weakest)
-    evidence = jax.lax.cond(is_found, lambda: rest, lambda: evidence)
+    raised = jnp.where(goes_on & ~is_next, higher, floor)
     return _Search(
-        evidence,
-        jnp.where(is_first, rest.check_norms, check_norms),
-        jnp.where(is_first, rest.num_left, num_checks),
-        jnp.where(is_found, 0, jnp.where(goes_on & ~is_next, higher, floor)),
-        jnp.where(is_next, attempt + 1, 0),
+        evidence=jax.lax.cond(is_found, lambda: rest, lambda: evidence),
+        check_norms=jnp.where(is_first, rest.check_norms, check_norms),
+        num_checks=jnp.where(is_first, rest.num_left, search.num_checks),
+        floor=jnp.where(is_found, 0, raised),
+        attempt=jnp.where(is_next, search.attempt + 1, 0),
     )
 
 
-def _propose(sample, decoders, search, signal):
+def _propose(
+    sample: Sample, decoders: Sequence[Decoder], search: _Search, signal: Signal
+) -> _Proposal:
     """Proposes a set of corrupted messages.
-
-    Returns a mask of the set, whether it explains the errors, and whether more attempts
-    remain.
 
     Errors in general position are tried first, then errors that agree.
     """
@@ -143,23 +169,27 @@ def _propose(sample, decoders, search, signal):
         columns, has_check = normalized_columns(evidence)
         distances = distances_from(signal.basis, columns)
         distances = jnp.where(has_check, distances, jnp.inf)
-        return *nearest(distances, signal.rank), jnp.array(True)
+        wrong, stands_apart = nearest(distances, signal.rank)
+        return _Proposal(wrong=wrong, fits=stands_apart, is_more=jnp.array(True))
 
     def agreeing():
         for decoder in decoders:
             interpolation = decoder.interpolation(evidence.is_used)
             if interpolation is not None:
                 return _smoothed(sample, search, signal, interpolation)
-        return *_guessed(evidence, signal), jnp.array(False)
+        wrong, fits = _guessed(evidence, signal)
+        return _Proposal(wrong=wrong, fits=fits, is_more=jnp.array(False))
 
     is_open = (signal.rank > 0) & (signal.rank < evidence.num_left)
     never = jnp.array(False)
-    nothing = jnp.zeros_like(evidence.suspects), never, never
-    found = compute_if(is_open & (attempt == 0), in_general_position, nothing)
-    return compute_if(is_open & (attempt > 0), agreeing, found)
+    nothing = _Proposal(jnp.zeros_like(evidence.suspects), fits=never, is_more=never)
+    proposal = compute_if(is_open & (attempt == 0), in_general_position, nothing)
+    return compute_if(is_open & (attempt > 0), agreeing, proposal)
 
 
-def _smoothed(sample, search, signal, interpolation):
+def _smoothed(
+    sample: Sample, search: _Search, signal: Signal, interpolation: Interpolation
+) -> _Proposal:
     """Proposes a set of corrupted messages by spatial smoothing.
 
     Returns a mask of the set, whether it explains the errors, and whether more attempts
@@ -200,9 +230,9 @@ def _smoothed(sample, search, signal, interpolation):
     number, hidden = jnp.divmod(search.attempt - 1, _HIDDEN)
     number += 2
     size = num_checks - number + 1
-    most = (num_sums + 1) // 2
-    shifted = places[:, None] + places[:most]
-    is_in = (places[:, None] < size) & (places[:most] < number)
+    columns = places[: (num_sums + 1) // 2]
+    shifted = places[:, None] + columns
+    is_in = (places[:, None] < size) & (columns < number)
     windows = sums[jnp.clip(shifted, 0, num_sums - 1)]
     windows = jnp.where(is_in[:, :, None], windows, 0).reshape(num_sums, -1)
     left, singular, _ = jnp.linalg.svd(windows, full_matrices=False)
@@ -218,10 +248,10 @@ def _smoothed(sample, search, signal, interpolation):
     fits &= 2 * number_wrong <= num_checks + signal.rank
     fits &= number <= largest_number
     is_last = number + (hidden == _HIDDEN - 1) > largest_number
-    return wrong, fits, ~is_last
+    return _Proposal(wrong=wrong, fits=fits, is_more=~is_last)
 
 
-def _guessed(evidence, signal):
+def _guessed(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
     """Finds the smallest set of messages that explains the errors, if it is unique.
 
     If b corrupted messages have errors of μ dimensions, b - μ of them are guessed.
@@ -238,15 +268,17 @@ def _guessed(evidence, signal):
         for index in range(len(guess)):
             column = outside(basis, columns[:, guess[index]])
             norm = jnp.linalg.norm(column)
+            column = column / jnp.where(norm > 0, norm, 1)
             # A column that already lies in the space adds nothing to the basis.
-            column = jnp.where(norm > limit, column / jnp.where(norm > 0, norm, 1), 0)
+            column = jnp.where(norm > limit, column, 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
         distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
         distances = distances.at[guess].set(0)
         wrong, stands_apart = nearest(distances, signal.rank + len(guess))
         furthest = jnp.max(jnp.where(wrong, distances, 0))
-        is_new = jnp.all(jnp.linalg.norm(basis, axis=0) > 0) & has_check[guess].all()
-        return wrong, stands_apart & is_new & (furthest < limit)
+        is_new = jnp.all(jnp.linalg.norm(basis, axis=0) > 0)
+        is_checked = has_check[guess].all()
+        return wrong, stands_apart & is_new & is_checked & (furthest < limit)
 
     best = jnp.zeros(num_messages, bool)
     is_found = is_unique = jnp.zeros((), bool)
