@@ -92,8 +92,9 @@ def least_miss(matrix, target, mask):
 def raveled(tree, batch_axes=1):
     """The leaves side by side in float64, in the order of jax.tree."""
     leaves = [np.float64(leaf) for leaf in jax.tree.leaves(tree)]
-    shape = leaves[0].shape[:batch_axes]
-    return np.concatenate([leaf.reshape(*shape, -1) for leaf in leaves], axis=-1)
+    batch_shape = leaves[0].shape[:batch_axes]
+    rows = [leaf.reshape((*batch_shape, -1)) for leaf in leaves]
+    return np.concatenate(rows, axis=-1)
 
 
 def row_scales(matrix):

@@ -152,13 +152,13 @@ def test_auxiliary_outputs():
     key = jax.random.key(0)
 
     @jax.jit
-    def step(probabilities, *arguments):
+    def step_with_aux(probabilities, params, parts, key, received):
         step = jaxwgc.sampled_value_and_grad(loss, CODE, probabilities, has_aux=True)
-        return step(*arguments)
+        return step(params, parts, key, received)
 
-    arguments = PROBABILITIES, PARAMS, PARTS, key, received
-    (value, aux), gradient = step(*arguments)
-    expected_value, expected = sampled_step(*arguments)
+    result = step_with_aux(PROBABILITIES, PARAMS, PARTS, key, received)
+    (value, aux), gradient = result
+    expected_value, expected = sampled_step(PROBABILITIES, PARAMS, PARTS, key, received)
     np.testing.assert_allclose(value, expected_value)
     np.testing.assert_allclose(gradient["w"], expected["w"])
     # Not weighted, and one for each sampled part.

@@ -20,11 +20,13 @@ ALL = np.ones(6, bool)
 
 
 @every_code(
-    "regular_graph",
-    "cyclic_mds, complex",
-    "communication_efficient, odd",
-    "multi_message",
-    "partially_coded, complex",
+    [
+        "regular_graph",
+        "cyclic_mds, complex",
+        "communication_efficient, odd",
+        "multi_message",
+        "partially_coded, complex",
+    ]
 )
 def test_a_worker_forms_its_messages_from_its_own_parts(name):
     code = CODES[name]
@@ -42,7 +44,7 @@ def test_a_worker_forms_its_messages_from_its_own_parts(name):
             np.testing.assert_allclose(formed, sent, rtol=1e-4, atol=1e-4)
 
 
-@every_code("uncoded", "reed_solomon", "communication_efficient")
+@every_code(["uncoded", "reed_solomon", "communication_efficient"])
 def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
     """Nor do derivatives see them."""
     code = CODES[name]
@@ -56,7 +58,7 @@ def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
-@every_code("reed_solomon", "communication_efficient", "multi_message, uncoded")
+@every_code(["reed_solomon", "communication_efficient", "multi_message, uncoded"])
 def test_messages_that_are_missing_never_reach_the_result(name, garbage):
     """Of stragglers, and of workers that have sent some of theirs."""
     code = CODES[name]
@@ -196,7 +198,7 @@ def test_known_weights_need_no_decoder():
             jaxwgc.Decoding(code, *wrong).collapse(gradients)
 
 
-@every_code("reed_solomon", "cyclic_repetition")
+@every_code(["reed_solomon", "cyclic_repetition"])
 def test_complex_parameters(name):
     code = CODES[name]
     draw = np.random.default_rng(0).normal(size=(2, code.num_parts, 3))

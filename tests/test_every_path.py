@@ -190,7 +190,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("is_weighted", [False, True])
-@every_code(*sorted(CODES.keys() - LEFT_OUT))
+@every_code(sorted(CODES.keys() - LEFT_OUT))
 def test_every_path(name, is_weighted, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
     code = CODES[name]

@@ -59,7 +59,7 @@ def loss(params, part):
     return jnp.sum(params * part)
 
 
-@every_code(*NAMES)
+@every_code(NAMES)
 def test_codes(name):
     """All that is done with weights, and the weights of each decoder."""
     code = CODES[name]

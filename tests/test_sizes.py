@@ -129,7 +129,7 @@ def decode_wide(code, received):
     return np.asarray(weights, wide)
 
 
-@every_code(*sorted(CODES.keys() - OUT_OF_RANGE))
+@every_code(sorted(CODES.keys() - OUT_OF_RANGE))
 def test_every_size(name):
     code = CODES[name]
     gradients, is_dead = gradients_of(code)
@@ -139,7 +139,7 @@ def test_every_size(name):
         assert not np.any(found[:2, :, is_dead]), path
 
 
-@every_code("reed_solomon", "cyclic_repetition", "communication_efficient, odd")
+@every_code(["reed_solomon", "cyclic_repetition", "communication_efficient, odd"])
 def test_double_precision(name, with_x64):
     code = CODES[name]
     gradients, is_dead = gradients_of(code)
@@ -234,7 +234,12 @@ def locate(code, messages, received):
 
 
 @every_code(
-    "cyclic_mds, complex", "fractional_repetition", "cyclic_repetition", "reed_solomon"
+    [
+        "cyclic_mds, complex",
+        "fractional_repetition",
+        "cyclic_repetition",
+        "reed_solomon",
+    ]
 )
 def test_errors_are_located_at_every_size(name):
     code = CODES[name]
@@ -269,7 +274,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@every_code("fractional_repetition", "reed_solomon")
+@every_code(["fractional_repetition", "reed_solomon"])
 def test_corruptions_are_relative(name, kind):
     code = CODES[name]
     model = MODELS[kind](stragglers.bernoulli(1.0), code)
@@ -296,7 +301,7 @@ def test_corruptions_are_relative(name, kind):
     ],
     ids=str,
 )
-@every_code("cyclic_mds, complex", "cyclic_repetition")
+@every_code(["cyclic_mds, complex", "cyclic_repetition"])
 def test_options_of_coded_aggregate(name, options):
     """Three rounds at each size give the gradients and states of size 1."""
     code = CODES[name]

@@ -224,19 +224,24 @@ class TestState:
             updates, state = optimizer.update(gradients, state, params)
             return optax.apply_updates(params, updates), state
 
-        saved = params, optimizer.init(params)
-        for _ in range(3):
-            saved = step(*saved)
+        def after_steps(num_steps, params, state):
+            for _ in range(num_steps):
+                params, state = step(params, state)
+            return params, state
+
+        start = params, optimizer.init(params)
+        params, state = after_steps(3, params, optimizer.init(params))
         with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(tmp_path / "checkpoint", saved)
+            checkpointer.save(tmp_path / "checkpoint", (params, state))
             checkpointer.wait_until_finished()
-            like = params, optimizer.init(params)
-            restored = checkpointer.restore(tmp_path / "checkpoint", like)
-        assert isinstance(restored[1][0], jaxwgc.CodedAggregateState)
-        assert restored[1][0].key.dtype == saved[1][0].key.dtype
-        chex.assert_trees_all_equal(comparable(restored), comparable(saved))
+            restored = checkpointer.restore(tmp_path / "checkpoint", start)
+        restored_params, restored_state = restored
+        assert isinstance(restored_state[0], jaxwgc.CodedAggregateState)
+        assert restored_state[0].key.dtype == state[0].key.dtype
+        chex.assert_trees_all_equal(comparable(restored), comparable((params, state)))
         chex.assert_trees_all_equal(
-            comparable(step(*step(*restored))), comparable(step(*step(*saved)))
+            comparable(after_steps(2, restored_params, restored_state)),
+            comparable(after_steps(2, params, state)),
         )
 
 

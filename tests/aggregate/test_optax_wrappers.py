@@ -221,10 +221,11 @@ def test_wrappers_that_take_no_extra_arguments():
     """As the page of errors says: the chain gives none to a plain transformation."""
     match = "got an unexpected keyword argument 'received'"
     extra = {"received": np.array([True, False, True, True, False, True])}
-    chain = aggregator(jax.random.key(0)), sam(optax.sgd(0.1))
+    aggregate = aggregator(jax.random.key(0))
+    optimizer = sam(optax.sgd(0.1))
     with expect_error(TypeError, match):
-        trained(optax.chain(*chain), partial_gradients, extra)
-    expected = trained(chain[1], gradient, {})
-    chain = chain[0], optax.GradientTransformation(*chain[1])
-    params = trained(optax.chain(*chain), partial_gradients, extra)
+        trained(optax.chain(aggregate, optimizer), partial_gradients, extra)
+    expected = trained(optimizer, gradient, {})
+    plain = optax.GradientTransformation(optimizer.init, optimizer.update)
+    params = trained(optax.chain(aggregate, plain), partial_gradients, extra)
     np.testing.assert_allclose(params["w"], expected["w"], rtol=1e-5)

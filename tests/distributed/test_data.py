@@ -255,15 +255,17 @@ def test_digest_of_random_pairs_looks_random():
 
 
 def test_different_digests_are_named():
-    one, two = np.array([[1, 2], [3, 4]], np.uint32), np.array([[3, 5]], np.uint32)
+    digest_of_4 = np.array([[1, 2]], np.uint32)
+    digest_of_5 = np.array([[3, 4]], np.uint32)
+    other_digest_of_5 = np.array([[3, 5]], np.uint32)
     digests = BatchDigests("in step 7")
-    digests.check(0, np.array([4, 5]), one)
-    digests.check(1, np.array([4]), one[:1])
+    digests.check(0, np.array([4, 5]), np.concatenate([digest_of_4, digest_of_5]))
+    digests.check(1, np.array([4]), digest_of_4)
     digests.check(2, np.array([5]), None)
     with pytest.raises(RuntimeError, match=r"workers 0 and 3 .* part 5 in step 7"):
-        digests.check(3, np.array([5]), two)
+        digests.check(3, np.array([5]), other_digest_of_5)
     with pytest.raises(RuntimeError, match="worker 0 and its replacement have"):
-        digests.check(0, np.array([5]), two)
+        digests.check(0, np.array([5]), other_digest_of_5)
 
 
 def make_task(**fields):
@@ -291,11 +293,11 @@ def test_workers_send_gradients_and_digests_of_their_batches():
     part_worker.start_thread()
     reports = []
     while len(reports) < 2:
-        number_of_round, taken = 0, np.zeros(2, np.int8)
+        taken = np.zeros(2, np.int8)
         if not reports:
-            reports += part_worker.compute(order, number_of_round, taken, 0)
+            reports += part_worker.compute(order, 0, taken, 0)
         else:
-            reports += part_worker.report(number_of_round, len(reports), taken)
+            reports += part_worker.report(0, len(reports), taken)
     assert [report.digest.tolist() for report in reports] == expected
     sum_of_parts = part_worker.answer(0, np.ones(2, np.float32))
     np.testing.assert_allclose(sum_of_parts[0], gradient, rtol=1e-5)

@@ -235,11 +235,14 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
     cluster.compute(PARAMS)
     actors = cluster._driver.actors
     why = "ArithmeticError: as told"
-    given = np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3))
-    assert actors.query(*given).shape == (1, 64)
+
+    def query():
+        return actors.query(np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3)))
+
+    assert query().shape == (1, 64)
     (folder / "raise").touch()
     with pytest.raises(NoResponse):
-        actors.query(*given)
+        query()
     assert actors.pending[-1][:2] == (1, why)
     monkeypatch.setattr(cluster._fleet, "timeouts", Timeouts(replacement=0.1))
     with pytest.raises(RuntimeError, match=f"missing: worker 1 .{why}"):

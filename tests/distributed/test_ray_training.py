@@ -3,6 +3,7 @@
 One cluster, which works on request, serves the first tests.
 """
 
+import functools
 import itertools
 import os
 import pathlib
@@ -93,20 +94,20 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
             hit.append(psutil.Process(pid))
             hit[-1].send_signal(signals[worker])
 
+    train = functools.partial(cluster.train, OPTIMIZER, PARAMS)
     saved = {"checkpoint": tmp_path, "checkpoint_every": 20, "live": True}
     begin = len(cluster.trace())
     number = cluster.step
-    given = (OPTIMIZER, PARAMS)
     first = cluster.compute(PARAMS)
     # An audit would notice the frozen worker before the time limit does.
     monkeypatch.setattr(cluster._driver, "verifier", None)
-    final = cluster.train(*given, NUM_STEPS, callbacks=[callback], **saved)
+    final = train(NUM_STEPS, callbacks=[callback], **saved)
     trace = cluster.trace()
     report = cluster.report()
     # What was saved at the end is what was returned.
-    again = cluster.train(*given, NUM_STEPS, **saved)
+    again = train(NUM_STEPS, **saved)
     # Without a checkpoint, another call begins anew.
-    twice = cluster.train(*given, 2)
+    twice = train(2)
     # A frozen worker is lost after its time limit, and then comes back.
     ray_processes.repeat_until(
         lambda: all(re.search(line, caplog.text) for line in RETURNS),
@@ -264,8 +265,8 @@ def test_interrupt_ends_the_start(tmp_path, line):
 
 def test_checkpoints_that_do_not_fit(tmp_path):
     """No worker is needed to see it."""
-    given = ray_tasks.residuals, codes.uncoded(1), PARTS[:1]
-    with RayCluster(*given, has_aux=True) as cluster:
+    code = codes.uncoded(1)
+    with RayCluster(ray_tasks.residuals, code, PARTS[:1], has_aux=True) as cluster:
 
         def train(folder, optimizer, params):
             return cluster.train(optimizer, params, 0, checkpoint=tmp_path / folder)

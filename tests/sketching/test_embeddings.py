@@ -146,16 +146,18 @@ def test_one_matrix_in_every_use(name):
 
     array = TREE["matrix"].astype(np.float64)
     weights = normal(SKETCH_SIZE, 3)
-    pairs = [array, TREE["matrix"]], [weights.astype(np.float64), weights]
+    arrays = [array, TREE["matrix"]]
+    all_weights = [weights.astype(np.float64), weights]
     with jax.enable_x64(True):
-        results = jax.device_get(every_use(KEY, *pairs))
+        results = jax.device_get(every_use(KEY, arrays, all_weights))
     exact, *results = results
     assert exact.dtype == np.float64
     assert [result.dtype for result in results] == 2 * [np.float64, np.float32]
     np.testing.assert_allclose(exact, matrix, atol=3e-7)
-    factors = (exact, array), (exact, array), (exact.T, weights), (exact.T, weights)
-    for result, (left, right), eps in zip(results, factors, (1e-13, 2e-6) * 2):
-        check_product(result, left, right, eps)
+    check_product(results[0], exact, array, 1e-13)
+    check_product(results[1], exact, array, 2e-6)
+    check_product(results[2], exact.T, weights, 1e-13)
+    check_product(results[3], exact.T, weights, 2e-6)
 
 
 def test_sums_of_many_rows_are_accurate():

@@ -94,10 +94,10 @@ def test_constrained_solutions(with_x64):
     projection = functools.partial(
         optax.projections.projection_box, lower=-0.5, upper=np.linspace(0.1, 1, 12)
     )
-    problem = *constrained_system(), 120, 25, projection
-    result = iterative_hessian_sketch(KEY, *problem)
+    matrix, target = constrained_system()
+    result = iterative_hessian_sketch(KEY, matrix, target, 120, 25, projection)
     bounds = (-0.5, np.linspace(0.1, 1, 12))
-    expected = scipy.optimize.lsq_linear(*problem[:2], bounds, tol=1e-14).x
+    expected = scipy.optimize.lsq_linear(matrix, target, bounds, tol=1e-14).x
     # Some constraints hold with equality, others do not.
     assert 0 < np.sum(projection(1.01 * expected) == 1.01 * expected) < 12
     np.testing.assert_allclose(result.solution, expected, atol=1e-9)

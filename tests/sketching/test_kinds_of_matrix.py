@@ -192,12 +192,13 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(blocks_module, "_CHUNK_BYTES", 8192)
 
 
-def check_equal(found, expected, kind, tolerance=1e-10):
-    leaves = jax.tree.leaves(found), jax.tree.leaves(expected)
-    for own, other in zip(*leaves, strict=True):
-        assert np.shape(own) == np.shape(other), kind
-        atol = tolerance * max(np.abs(other).max(), 1)
-        np.testing.assert_allclose(own, other, 0, atol, err_msg=kind)
+def check_equal(result, expected, kind, tolerance=1e-10):
+    results = jax.tree.leaves(result)
+    references = jax.tree.leaves(expected)
+    for leaf, reference in zip(results, references, strict=True):
+        assert np.shape(leaf) == np.shape(reference), kind
+        atol = tolerance * max(np.abs(reference).max(), 1)
+        np.testing.assert_allclose(leaf, reference, 0, atol, err_msg=kind)
 
 
 def test_all_functions_are_here():

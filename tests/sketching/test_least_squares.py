@@ -182,9 +182,15 @@ def test_ridge_of_sketch_and_solve(with_x64):
     """On the sketched system exactly, by the key of the embedding."""
     matrix, target = system(np.float64)
     embedding = rademacher(KEY, SKETCH_SIZE, NUM_ROWS)
-    problem = jax.random.key(9), matrix, target, SKETCH_SIZE, embedding
-    result = sketching.sketch_and_solve(*problem, ridge=0.5)
-    assert_no_warning_of_hidden_rows(sketching.sketch_and_solve, *problem, ridge=0.5)
+
+    def solve(matrix, target):
+        key = jax.random.key(9)
+        return sketching.sketch_and_solve(
+            key, matrix, target, SKETCH_SIZE, embedding, ridge=0.5
+        )
+
+    result = solve(matrix, target)
+    assert_no_warning_of_hidden_rows(solve, matrix, target)
     sketch = np.asarray(embedding.matrix())
     expected = oracles.ridge_solution(sketch @ matrix, sketch @ target, 0.5)
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
@@ -205,22 +211,25 @@ def test_ridge_of_iterations(with_x64, case):
     """As on the whole, and the derivative by the ridge."""
     matrix, target = system(np.float64)
 
-    solve = functools.partial(sketching.iterative_hessian_sketch, **ITERATIONS[case])
-    problem = KEY, matrix, target, 200, 60
+    def solve(matrix, target, ridge=0.5):
+        return sketching.iterative_hessian_sketch(
+            KEY, matrix, target, 200, 60, ridge=ridge, **ITERATIONS[case]
+        )
 
     def total(ridge):
-        result = solve(*problem, ridge=ridge)
+        result = solve(matrix, target, ridge)
         return jnp.sum(result.solution), result
 
-    ridges = 0.5, 0.4999, 0.5001
-    expected, *ends = (oracles.ridge_solution(matrix, target, own) for own in ridges)
+    expected = oracles.ridge_solution(matrix, target, 0.5)
     if case == "refresh":
         (_, result), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(0.5)
-        slopes = (ends[1] - ends[0]).sum() / 2e-4
-        np.testing.assert_allclose(slope, slopes, rtol=1e-4)
+        above = oracles.ridge_solution(matrix, target, 0.5001)
+        below = oracles.ridge_solution(matrix, target, 0.4999)
+        difference_quotient = (above - below).sum() / 2e-4
+        np.testing.assert_allclose(slope, difference_quotient, rtol=1e-4)
     else:
-        result = solve(*problem, ridge=0.5)
-        assert_no_warning_of_hidden_rows(solve, *problem, ridge=0.5)
+        result = solve(matrix, target)
+        assert_no_warning_of_hidden_rows(solve, matrix, target)
     tolerance = 1e-5 if case == "projection" else 1e-6
     np.testing.assert_allclose(result.solution, expected, rtol=tolerance)
     assert result.converged or case == "projection"

@@ -190,9 +190,9 @@ def test_ridge_is_the_closed_form(with_x64, shape):
     matrix = conditioned(1e3, shape=shape)
     target = make_target(matrix, 0.1)
     ridge = 1e-3
-    by_gram = functools.partial(preconditioned, method="gram")
-    result = by_gram(KEY, matrix, target, ridge=ridge)
-    assert_no_warning_of_hidden_rows(by_gram, KEY, matrix, target, ridge=ridge)
+    by_gram = functools.partial(preconditioned, KEY, method="gram", ridge=ridge)
+    result = by_gram(matrix, target)
+    assert_no_warning_of_hidden_rows(by_gram, matrix, target)
     expected = oracles.ridge_solution(matrix, target, ridge)
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9, atol=1e-12)
     assert result.converged

@@ -130,14 +130,15 @@ OF_EMBEDDINGS = [
     (lambda *sizes: sketching.gaussian(KEY, 1, 2), ValueError, r".* got \(1, 2\)"),
     (sketching.gaussian(KEY, 1, 2), ValueError, r" must .* got \(1, 2\)"),
 ]
-NUMBERS = "sketch_size", "num_rows", "num_parts", "num_draws", "sample_size"
+
 SOLVERS = list(GOOD)[list(GOOD).index("sketch_and_solve") :]
 ARGUMENTS = [
     *((*pair, OF_MATRICES) for pair in taking("matrix", "features")),
     *((*pair, OF_SCORES) for pair in taking("scores", "probabilities")),
     *((*pair, OF_TARGETS) for pair in taking("target")),
     *((*pair, OF_KEYS) for pair in taking("key")),
-    *((*pair, OF_NUMBERS) for pair in taking(*NUMBERS)),
+    *((*pair, OF_NUMBERS) for pair in taking("sketch_size", "num_rows", "num_parts")),
+    *((*pair, OF_NUMBERS) for pair in taking("num_draws", "sample_size")),
     *((*pair, OF_NUMBERS) for pair in taking("num_columns", "num_iterations")),
     ("rank_k_leverage_scores", "rank", OF_NUMBERS),
     ("lewis_weights", "max_iterations", OF_NUMBERS),

@@ -127,9 +127,10 @@ def test_systematic_inclusion_probabilities(size, spread):
 
 def test_rare_rows_are_not_lost():
     """Chances below 2⁻³² are rounded up, and the scale uses the rounded ones."""
-    given = jax.random.key(0), np.pad(np.float32([0.5, 0.5, 1e-15]), (0, 1997))
-    _, systematic = many_systematic(*given, np.int32(1))
-    _, poisson = jax.jit(poisson_rows, static_argnums=2)(*given, 1)
+    key = jax.random.key(0)
+    probabilities = np.pad(np.float32([0.5, 0.5, 1e-15]), (0, 1997))
+    _, systematic = many_systematic(key, probabilities, np.int32(1))
+    _, poisson = jax.jit(poisson_rows, static_argnums=2)(key, probabilities, 1)
     for inclusion in (systematic[0], poisson):
         assert inclusion[2] == 2.0**-32 and inclusion[3] == 0
 

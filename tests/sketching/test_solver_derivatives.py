@@ -140,8 +140,12 @@ def test_without_factors(solve, shape, rank):
     primals = (matrix, target)
     tangents = (change, target_change)
     zoo.check_forward(solve, primals, tangents, expected, 1e-7)
-    # Backwards, JAX transposes the same equations.
-    jax.eval_shape(jax.grad(lambda *given: jnp.sum(solve(*given)), (0, 1)), *primals)
+
+    def total(matrix, target):
+        return jnp.sum(solve(matrix, target))
+
+    # In reverse mode, JAX transposes the equations of forward mode.
+    jax.eval_shape(jax.grad(total, (0, 1)), matrix, target)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +186,10 @@ def test_over_a_convex_set():
     target_change = random.standard_normal(NUM_ROWS)
 
     def solve(matrix, target):
-        problem = KEY, matrix, target, 50, 24
         projection = optax.projections.projection_non_negative
-        return sketching.iterative_hessian_sketch(*problem, projection).solution
+        return sketching.iterative_hessian_sketch(
+            KEY, matrix, target, 50, 24, projection
+        ).solution
 
     is_free = scipy.optimize.nnls(matrix, target)[0] > 0
     assert 0 < is_free.sum() < NUM_COLUMNS
@@ -232,8 +237,9 @@ def test_newton_sketch():
 
 
 def test_logistic_regression_is_differentiable():
-    def loss(*given):
-        return jnp.sum(sketching.logistic_newton_sketch(KEY, *given, 40).solution)
+    def loss(features, labels):
+        result = sketching.logistic_newton_sketch(KEY, features, labels, 40)
+        return jnp.sum(result.solution)
 
-    given = np.ones((NUM_ROWS, NUM_COLUMNS)), np.ones(NUM_ROWS)
-    jax.eval_shape(jax.grad(loss, (0, 1)), *given)
+    features = np.ones((NUM_ROWS, NUM_COLUMNS))
+    jax.eval_shape(jax.grad(loss, (0, 1)), features, np.ones(NUM_ROWS))

@@ -180,9 +180,16 @@ def test_trials_are_summarized(study):
 def test_equal_codes_have_equal_rows_and_more_trials_extend_a_study():
     code = CODES["cyclic"]
     rules = [fastest(4), until_decodable]
-    arguments = ([code, code], [DELAYS["exponential"]], rules, KEY)
-    few = jaxwgc.compare(*arguments, 30, keep_trials=True)
-    more = jaxwgc.compare(*arguments, 70, keep_trials=True, batch_size=32)
+    compare = functools.partial(
+        jaxwgc.compare,
+        [code, code],
+        [DELAYS["exponential"]],
+        rules,
+        KEY,
+        keep_trials=True,
+    )
+    few = compare(num_trials=30)
+    more = compare(num_trials=70, batch_size=32)
     assert few.codes == ("LeastSquares, 3 copies (1)", "LeastSquares, 3 copies (2)")
     assert few.waiting == ("first 4", "until_decodable")
     for quantity in QUANTITIES:
