@@ -185,3 +185,10 @@ def check_counts(observed, expected=None):
     observed, expected = np.hstack([pairs[:, ~is_rare], pooled])
     expected = expected * observed.sum() / expected.sum()
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def check_subsets(subsets, number):
+    """All subsets are there, and are equally likely."""
+    counts = np.unique(subsets, axis=0, return_counts=True)[1]
+    assert len(counts) == number
+    check_counts(counts)

@@ -9,8 +9,6 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.coding._errors._majority import find_copies
-from jaxwgc.coding._errors._projection import key_from, project
 from tests.oracles import packed
 from tests.zoo import patterns
 
@@ -27,7 +25,6 @@ CODES = {
 COPIES = codes.fractional_repetition(9, num_stragglers=2)
 NUM_CHECKS = 4
 BATCH = 128
-projected = jax.jit(project, static_argnums=2)
 
 
 @jax.jit
@@ -233,43 +230,6 @@ class TestCopies:
         np.testing.assert_array_equal(found.mask, np.repeat([True, False, True], 6))
         decoded = jaxwgc.decode(code, messages, found, jnp.zeros(6))
         np.testing.assert_array_equal(decoded, np.ones(6))
-
-    def test_are_known_by_their_rows(self):
-        matrix = np.array([[1, 2, 0], [0, 0, 3], [-2, -4, 0], [0, 0, 1.5]])
-        labels, signs = find_copies(matrix)
-        assert labels[0] == labels[2] != labels[1] == labels[3]
-        np.testing.assert_array_equal(signs, [1, 1, -1, 1])
-        assert find_copies(np.array([[1.0, 0], [0, 1], [1, 1]])) is None
-
-
-class TestProjection:
-    @pytest.mark.parametrize("length", [3, 1024, 1500, 40_000])
-    def test_keeps_norms_and_relations(self, length):
-        generator = np.random.default_rng(length)
-        rows = generator.normal(size=(6, length))
-        rows[5] = rows[:5].sum(0)
-        drawn = projected(KEY, rows.astype(np.float32), 400)
-        ratios = np.linalg.norm(drawn, axis=1) / np.linalg.norm(rows, axis=1)
-        np.testing.assert_allclose(ratios, 1, atol=0.2)
-        # A few roundings, however many entries are added up.
-        miss = np.linalg.norm([1, 1, 1, 1, 1, -1] @ np.asarray(drawn, np.float64))
-        assert miss < 8 * 2**-24 * np.linalg.norm(drawn[5])
-
-    def test_notices_every_entry(self):
-        """An error anywhere shows with its size."""
-        rows = np.eye(2, 5000, dtype=np.float32)
-        base = projected(KEY, rows, 8)
-        for place in (0, 1023, 1024, 2047, 4096, 4999):
-            moved = rows.copy()
-            moved[1, place] += 5
-            assert 1 < np.linalg.norm(projected(KEY, moved, 8) - base) < 15
-
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64, jnp.bfloat16])
-    def test_key_depends_on_every_message(self, dtype):
-        messages = np.ones((5, 4, 5000), dtype)
-        messages[range(4), range(4), 3] += 1
-        keys = jax.jit(jax.vmap(lambda own: jax.random.key_data(key_from(own))))
-        assert len(np.unique(keys(messages), axis=0)) == 5
 
 
 def test_nobody_is_blamed_for_parts_of_unequal_size():

@@ -1,8 +1,6 @@
 """Monte Carlo studies against a Python loop, summaries and estimates against SciPy."""
 
 import collections
-import io
-import sys
 import warnings
 
 import chex
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, stragglers, studies
-from jaxwgc.studies import _progress
 
 KEY = jax.random.key(0)
 Result = collections.namedtuple("Result", ["draws", "more"])
@@ -37,11 +34,6 @@ def one_by_one(key, num_trials):
     """What the docstring promises, in a Python loop."""
     results = [alone(key, index) for index in range(num_trials)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class TestMonteCarlo:
@@ -121,27 +113,6 @@ class TestMonteCarlo:
         assert not compilations
         assert [len(other) for other in others] == [256, 400, 777]
         np.testing.assert_array_equal(others[-1][:300], first)
-
-    def test_a_bar_appears_in_long_studies(self, monkeypatch, capsys):
-        from rich import progress as rich
-
-        totals = []
-
-        class Bar(rich.Progress):
-            def add_task(self, *args, total):
-                totals.append(total)
-                return super().add_task(*args, total=total)
-
-        monkeypatch.setattr(rich, "Progress", Bar)
-        monkeypatch.setattr(sys, "stderr", Terminal())
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
-        assert totals == []
-        monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
-        assert totals == [10]
-        # A function of the caller takes the place of the bar.
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4, lambda *done: None)
-        assert totals == [10]
 
     def test_progress(self):
         calls = []

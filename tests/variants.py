@@ -15,6 +15,8 @@ TESTS = (
     "tests/codes",
     "tests/test_coding.py",
     "tests/test_locate_errors.py",
+    "tests/test_majority.py",
+    "tests/test_projection.py",
     "tests/test_precision.py",
     "tests/test_dtypes.py",
     "tests/test_zeros.py",

@@ -10,7 +10,8 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 
-from jaxwgc.sketching import iterative_hessian_sketch, row_sampling
+from jaxwgc.sketching import gaussian, iterative_hessian_sketch, row_sampling
+from jaxwgc.sketching._solvers import _iterative_hessian_sketch
 from tests.sketching.zoo import KEY
 
 # One size for most cases, so that they share compiled functions.
@@ -140,3 +141,16 @@ def test_says_no_where_it_has_not_converged(with_x64):
         KEY, coherent, system()[1], 120, 24, embedding=row_sampling
     )
     assert not result.converged
+
+
+def test_new_constructors_of_equal_embeddings_do_not_compile_again():
+    matrix, target = system()
+    sizes = []
+    for _ in range(2):
+        embedding = functools.partial(gaussian)
+        result = iterative_hessian_sketch(
+            KEY, matrix, target, 96, 24, embedding=embedding
+        )
+        assert result.converged
+        sizes.append(_iterative_hessian_sketch._solve._cache_size())
+    assert sizes[0] == sizes[1]

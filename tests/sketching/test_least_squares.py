@@ -11,7 +11,6 @@ import scipy.linalg
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, rademacher, row_sampling
-from jaxwgc.sketching._solvers import _iterative_hessian_sketch
 from tests import oracles
 from tests.sketching.solvers import (
     LINEAR,
@@ -20,7 +19,6 @@ from tests.sketching.solvers import (
     SKETCH_SIZE,
     SOLVERS,
     assert_no_warning_of_hidden_rows,
-    by_iterations,
     deficient_cases,
     solve,
     solve_traced,
@@ -145,15 +143,6 @@ def test_an_embedding_is_what_its_constructor_makes():
     expected, other = (result.residual_history for result in by_key)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
     assert abs(found[1] / other[1] - 1) > 1e-3
-
-
-def test_new_constructors_of_equal_embeddings_do_not_compile_again():
-    sizes = []
-    for _ in range(2):
-        embedding = functools.partial(gaussian)
-        assert by_iterations(KEY, *system(), SKETCH_SIZE, embedding).converged
-        sizes.append(_iterative_hessian_sketch._solve._cache_size())
-    assert sizes[0] == sizes[1]
 
 
 @jax.jit

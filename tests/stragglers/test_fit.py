@@ -4,24 +4,23 @@ import dataclasses
 import functools
 import itertools
 
-import jax
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
 
 from jaxwgc import stragglers
-from jaxwgc.stragglers._distributions import Sample
 from jaxwgc.stragglers._fitting import _fit, _likelihood, _most_likely
 from tests.catalogue.delay_laws import FITTED
 from tests.catalogue.row import by_name, every_row
-from tests.stragglers.laws import consecutive_times
+from tests.stragglers.laws import (
+    consecutive_times,
+    exponential,
+    numerical_weibull,
+    simulated,
+)
 
 BY_NAME = by_name(FITTED)
-
-
-def simulated(law, shape, seed=0):
-    return law.rvs(shape, random_state=np.random.default_rng(seed))
 
 
 def named(fits, name):
@@ -44,53 +43,6 @@ class TestFamilies:
             np.testing.assert_allclose(scaled.sf(times), expected, rtol=1e-12)
         levels = np.array([0.0, 1e-9, 0.3, 1.0])
         np.testing.assert_allclose(own.isf(levels), law.isf(levels), atol=1e-12)
-
-    def test_estimates_of_whole_times(self, row):
-        """SciPy's maximum of the likelihood, or in closed form."""
-        law = row.law
-        times = simulated(law, 500)
-        found = row.make.estimate(Sample(times, np.ones(500), np.ones(500, bool)))
-        np.testing.assert_allclose(found, row.estimate(times), rtol=1e-3)
-
-    def test_estimates_of_censored_and_weighted_times(self, row):
-        """No change of the parameters has a larger likelihood."""
-        law = row.law
-        family = row.make
-        times = simulated(law, 400)
-        ends = law.ppf(np.linspace(0.3, 1, 400))
-        is_whole = times < ends
-        assert 0.5 < is_whole.mean() < 0.95
-        sample = Sample(
-            np.minimum(times, ends), np.linspace(0, 2, 400).round(), is_whole
-        )
-
-        def likelihood(parameters):
-            own = family(*parameters)
-            terms = np.where(
-                is_whole, own.logpdf(sample.times), own.logsf(sample.times)
-            )
-            return np.sum(sample.weights * np.where(sample.weights > 0, terms, 0))
-
-        best = family.estimate(sample)
-        for change in itertools.product((-1e-3, 0, 1e-3), repeat=len(best)):
-            moved = tuple(np.array(best) * (1 + np.array(change)))
-            assert likelihood(moved) <= likelihood(best) + 1e-4
-
-    def test_end_that_is_not_known_for_sure(self, row):
-        """A tenth of the times comes before it, and so do the density and the rest."""
-        law = row.law
-        component = _likelihood.Component(
-            row.make, (0.0, 2.0, 1.0), tuple(row.arguments.values()), (0.1, 0.05)
-        )
-        times = np.linspace(-3, 60, 200_001)[None]
-        ones = np.ones_like(times)
-        measured = _likelihood.Measured(times, ones, ones > 0, ones)
-        density = np.exp(component.log_likelihoods(measured))
-        survival = np.exp(component.log_survivals(measured))
-        end = 1 + 2 * law.ppf(0)
-        np.testing.assert_allclose(survival[times < end].min(), 0.9, rtol=1e-3)
-        left = 1 - scipy.integrate.cumulative_simpson(density, x=times, initial=0)
-        np.testing.assert_allclose(survival, left, atol=1e-3)
 
     @pytest.mark.parametrize("spread", [0.0, 0.3])
     def test_parameters_within_their_standard_errors(self, row, spread):
@@ -116,20 +68,6 @@ class TestFamilies:
             assert scipy.stats.kstest(standard[:, 0] + 1, "expon").pvalue > 1e-3
         assert np.all(np.abs(standard.mean(0)) < 4 / np.sqrt(60))
         assert np.all(np.abs(standard.std(0) - 1) < 4 / np.sqrt(120))
-
-
-@dataclasses.dataclass(frozen=True)
-class numerical_weibull(stragglers.IndependentDelay):
-    """Weibull times without a closed form of the estimates."""
-
-    scale: float
-    shape: float
-    rules = stragglers.weibull.rules
-
-    draw = stragglers.weibull.draw
-    logpdf = stragglers.weibull.logpdf
-    logsf = stragglers.weibull.logsf
-    isf = stragglers.weibull.isf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,55 +103,7 @@ class shifted_weibull(stragglers.IndependentDelay):
         return self.shift + self.unshifted.isf(q)
 
 
-@dataclasses.dataclass(frozen=True)
-class exponential(stragglers.IndependentDelay):
-    """Exponential times, without a density."""
-
-    scale: float
-    rules = {"scale": {"positive": True}}
-
-    def draw(self, key, shape):
-        return self.scale * jax.random.exponential(key, shape)
-
-    def logsf(self, x):
-        return -x / self.scale
-
-    def isf(self, q):
-        return -self.scale * np.log(q)
-
-
 class TestOwnFamilies:
-    @pytest.mark.parametrize("kept", [1.0, 0.8])
-    @pytest.mark.parametrize("start", [None, (3.0, 1.0)])
-    def test_numerical_estimates_are_those_of_the_closed_form(self, kept, start):
-        times = simulated(BY_NAME["weibull"].law, 400)
-        is_whole = times < 2.5
-        assert 0.5 < is_whole.mean() < 0.95
-        weights = np.linspace(0, 2, 400).round()
-        sample = Sample(np.minimum(times, 2.5), weights, is_whole, kept)
-        expected = stragglers.weibull.estimate(sample)
-        estimated = numerical_weibull.estimate(sample, start)
-        np.testing.assert_allclose(estimated, expected, rtol=2e-3)
-
-    def test_number_with_an_upper_bound_alone(self):
-        """The logarithm of the rate, which is below 5."""
-
-        @dataclasses.dataclass(frozen=True)
-        class by_logarithm(exponential):
-            scale: float
-            rules = {"scale": {"maximum": 5.0}}
-
-            def logpdf(self, x):
-                return self.scale - np.exp(self.scale) * x
-
-            def logsf(self, x):
-                return -np.exp(self.scale) * x
-
-        times = np.random.default_rng(0).exponential(2.0, 300)
-        sample = Sample(times, np.ones(300), np.ones(300, bool))
-        (logarithm,) = by_logarithm.estimate(sample)
-        np.testing.assert_allclose(logarithm, -np.log(times.mean()), atol=2e-3)
-
     def test_lower_end_in_the_last_field(self):
         """Over 60 data sets, (estimate - truth) / error has mean 0 and deviation 1."""
         law = scipy.stats.expon(3.0, 2.0)
@@ -479,32 +369,3 @@ def test_zero_loads():
     assert all("affine in the load" in own.name for own in fits)
     found = named(fits, "log_normal, affine in the load")
     np.testing.assert_allclose(found.parameters["time"], 3.0, rtol=0.1)
-
-
-def test_chain_against_all_paths():
-    """Predictions and responsibilities by enumeration of the paths of states."""
-    generator = np.random.default_rng(0)
-    logs = np.log(generator.random((2, 6, 1)))
-    become_slow = 0.3
-    become_fast = 0.4
-    step = np.array([[0.7, 0.3], [0.4, 0.6]])
-    start = np.array([4, 3]) / 7
-    slow = np.zeros(6)
-    joint_moves = np.zeros((2, 2))
-    likelihoods = np.zeros(6)
-    for length in range(1, 7):
-        for path in itertools.product((0, 1), repeat=length):
-            moves = list(itertools.pairwise(path))
-            chance = start[path[0]] * np.prod([step[move] for move in moves])
-            chance *= np.exp(logs[path, np.arange(length), 0].sum())
-            likelihoods[length - 1] += chance
-            if length == 6:
-                slow += chance * np.array(path)
-                for move in moves:
-                    joint_moves[move] += chance
-    _, found = _likelihood.predictions(logs, become_slow, become_fast)
-    np.testing.assert_allclose(np.cumsum(found[:, 0]), np.log(likelihoods))
-    known, first, second = _likelihood.responsibilities(logs, become_slow, become_fast)
-    np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
-    expected = joint_moves / joint_moves.sum(1, keepdims=True)
-    np.testing.assert_allclose([first, second], [expected[0, 1], expected[1, 0]])

@@ -2,23 +2,17 @@
 
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.progress
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.stragglers import deadline, fastest, until_decodable
-from jaxwgc.studies import _progress
-from jaxwgc.studies._simulation import _search
-from jaxwgc.studies._simulation._masks import decode_packed
 from tests import oracles
 
 KEY = jax.random.key(7)
@@ -683,21 +677,6 @@ def test_notebooks_show_figures():
     assert compare().plot()._repr_png_().startswith(b"\x89PNG")
 
 
-def test_notebooks_without_widgets_show_no_bar(monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: None if name == "ipywidgets" else find_spec(name),
-    )
-    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
-    bars = []
-    monkeypatch.setattr(rich.progress, "Progress", lambda *_, **__: bars.append(1))
-    compare()
-    assert not bars
-
-
 def test_long_titles_are_wrapped():
     study = compare(delays=[MARKOV])
     title = study.plot().axes[0].get_title()
@@ -734,18 +713,6 @@ def test_times_of_padding_are_not_checked():
     assert np.isfinite(compare(delays=delays).time.mean).all()
     with pytest.raises(ValueError, match=r"delays\['rarely'\] returned nan"):
         compare(delays=delays, num_trials=4000)
-
-
-def test_masks_of_padding_are_not_decoded(monkeypatch):
-    decoded = []
-
-    def decode(code, masks):
-        decoded.append(len(masks))
-        return decode_packed(code, masks)
-
-    monkeypatch.setattr(_search, "decode_packed", decode)
-    compare(codes=[CODES["repetition"]], waiting=[until_decodable], num_trials=3)
-    assert decoded and max(decoded) <= 3
 
 
 def compare(**changes):
