@@ -11,6 +11,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from tests.catalogue.codes import CODES
 
 KEY = jax.random.key(0)
 CODE = codes.fractional_repetition(6, 2)
@@ -299,3 +300,146 @@ class TestModelsThatNeverDecode:
     )
     def test_models_that_may_decode(self, code, wait):
         self.make(code, wait)
+
+
+def simulated(model=None, **options):
+    """An aggregator of a complex code of six workers."""
+    model = stragglers.uniform(2) if model is None else model
+    return jaxwgc.coded_aggregate(CODES["reed_solomon"], model, KEY, **options)
+
+
+class NoArrays(stragglers.StragglerModel):
+    """Returns a mask instead of `Arrivals`."""
+
+    def sample(self, key, state, loads):
+        return loads > 0, state
+
+
+class NoArrivals(stragglers.WaitingRule):
+    """Returns times instead of `Arrivals`."""
+
+    def arrivals(self, key, times):
+        return times
+
+
+class ManyBools(stragglers.WaitingRule):
+    """Returns a bool per worker."""
+
+    def is_over(self, times, now):
+        return times <= now
+
+
+class Short(stragglers.DelayModel):
+    """Returns the times of all workers but the first."""
+
+    def sample(self, key, state, loads):
+        return loads[1:], state
+
+
+PARETO = stragglers.pareto(1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (stragglers.uniform(6), "num_stragglers must be"),
+        (
+            stragglers.delayed(PARETO, stragglers.fastest(7)),
+            "num_required.*num_workers = 6",
+        ),
+        (stragglers.delayed(Short(), stragglers.fastest(2)), "times of Short"),
+    ],
+)
+def test_models_that_do_not_fit_the_code(model, message):
+    with pytest.raises(ValueError, match=message):
+        simulated(model)
+
+
+@pytest.mark.parametrize(
+    ("wait", "message"),
+    [
+        (stragglers.relative_deadline(2, 4), "quorum.*3"),
+        (stragglers.until_decodable(codes.cyclic_mds(4, 1)), "times must"),
+    ],
+)
+def test_waiting_rules_for_more_workers(wait, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.coded_aggregate(codes.uncoded(3), stragglers.delayed(PARETO, wait), KEY)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (NoArrays(), "model.sample must return .arr"),
+        (
+            stragglers.delayed(PARETO, NoArrivals()),
+            "NoArrivals.arrivals must return .arr",
+        ),
+        (
+            stragglers.delayed(PARETO, ManyBools()),
+            "is_over of .*ManyBools.* must return one",
+        ),
+    ],
+)
+def test_models_that_return_something_else(model, message):
+    with pytest.raises(TypeError, match=message):
+        simulated(model)
+
+
+def test_errors_are_corrected_in_messages_alone():
+    with pytest.raises(ValueError, match='method must be "messages" with'):
+        simulated(correct_errors=True)
+
+
+def test_corruption_that_is_a_number():
+    with pytest.raises(TypeError, match="corrupt must be a"):
+        simulated(corrupt=0.1, method="messages")
+
+
+SIX_ROWS = np.ones((6, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("updates", "error", "message"),
+    [
+        ({"w": np.ones(())}, ValueError, r"updates\['w'\].*num_parts = 6; got"),
+        ({"w": SIX_ROWS[1:]}, ValueError, r"updates\['w'\].*= 6; got .*5"),
+        ({}, ValueError, "updates must have at least one array"),
+        ({"w": SIX_ROWS.astype(int)}, TypeError, r"updates\['w'\] must be real"),
+    ],
+)
+def test_updates_that_are_not_partial_gradients(updates, error, message):
+    aggregate = simulated()
+    with pytest.raises(error, match=message):
+        aggregate.update(updates, aggregate.init(None))
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        (
+            {"elapsed": 2.0},
+            ValueError,
+            "elapsed must be None without received; got 2.0",
+        ),
+        (
+            {"received": np.ones(6, bool), "elapsed": -1.0},
+            ValueError,
+            "elapsed must be at least 0; got -1",
+        ),
+        (
+            {"received": np.ones((1, 6), bool)},
+            ValueError,
+            r"received must have shape \(num_workers,\)",
+        ),
+        (
+            {"received": np.ones(6, bool), "elapsed": np.ones(6)},
+            TypeError,
+            "elapsed must be a real scalar",
+        ),
+    ],
+)
+def test_wrong_masks_and_times_of_a_round(extra, error, message):
+    aggregate = simulated()
+    with pytest.raises(error, match=message):
+        aggregate.update(SIX_ROWS, aggregate.init(None), None, **extra)

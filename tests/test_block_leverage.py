@@ -1,6 +1,7 @@
 """A new sample of parts at every step: unbiased, and decoded like any other round."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from optax.experimental import aggregating
 
 import jaxwgc
-from jaxwgc import sketching, stragglers
+from jaxwgc import codes, sketching, stragglers
 from tests.conftest import random_patterns
 from tests.oracles import check_mean
 from tests.zoo import regression, squared_loss
@@ -233,3 +234,58 @@ def test_traced_probabilities_that_are_wrong_give_nan():
         wrong = np.asarray(wrong, float)
         value, gradient = sampled_step(wrong, PARAMS, PARTS, key, received)
         assert np.isnan(value) and np.isnan(gradient["w"]).all()
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "options", "message"),
+    [
+        (np.array([1, 1, 1, 1, 0]), {}, "code.num_parts must be less"),
+        (np.ones(6), {"num_draws": 5}, "code.num_parts"),
+        (np.zeros(6), {}, "probabilities must not all be zero"),
+        (np.array([1, math.nan]), {}, r"probabilities\[1\] = nan"),
+        (np.ones(6), {"method": "a"}, "method must be"),
+    ],
+)
+def test_wrong_probabilities_and_options(probabilities, options, message):
+    code = codes.fractional_repetition(4, 1)
+    with pytest.raises(ValueError, match=message):
+        aggregator(code=code, probabilities=probabilities, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_parts": 6}, ValueError, "parts must have a leading axis of K = 9"),
+        (
+            {"probabilities": np.ones(6)},
+            ValueError,
+            "code.num_parts must be less than 6",
+        ),
+        (
+            {"received": np.ones(5, bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        ({"key": 0}, TypeError, "key must be a PRNG key"),
+    ],
+)
+def test_wrong_arguments_of_sampled_gradients(arguments, error, message):
+    accepted = {
+        "probabilities": np.ones(9, np.float32),
+        "num_parts": 9,
+        "key": jax.random.key(0),
+        "received": np.ones(6, bool),
+    }
+    arguments = {**accepted, **arguments}
+    parts = np.ones((arguments["num_parts"], 2), np.float32)
+
+    def run(received):
+        step = jaxwgc.sampled_value_and_grad(
+            lambda params, part: jnp.sum(params * part),
+            codes.uncoded(6),
+            arguments["probabilities"],
+        )
+        return step(np.ones(2, np.float32), parts, arguments["key"], received)
+
+    with pytest.raises(error, match=message):
+        jax.eval_shape(run, arguments["received"])

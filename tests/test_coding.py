@@ -284,3 +284,122 @@ def test_traced_counts_out_of_range_are_no_answer():
         finished = np.array([3, count, 1], count.dtype)
         expected = [True] * 3 + [False] * 3 + [True, False, False]
         np.testing.assert_array_equal(arrived(finished), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "received or finished must be given, and not both"),
+        (
+            {"received": np.ones(3, bool), "finished": np.ones(3, int)},
+            "and not both",
+        ),
+        ({"received": [[True], [True, False]]}, "inhomogeneous"),
+        (
+            {"received": np.ones((3, 1), bool)},
+            "received must have (shape|a leading axis)",
+        ),
+        ({"received": np.bool_(True)}, "received must have (shape|a leading axis)"),
+        ({"received": np.ones(4, bool)}, "received must have (shape|a leading axis)"),
+        ({"finished": np.array([3, 0, -1])}, "finished must be from 0 to"),
+        ({"finished": np.array([3, 0, 2**32 + 1])}, "finished must be from"),
+    ],
+)
+def test_rounds_that_do_not_fit_the_code_are_rejected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding_weights(codes.uncoded(3, 9), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"received": np.ones(3)}, "received must be a bool mask; got float"),
+        ({"finished": np.ones(3)}, "finished must be integers; got float64"),
+    ],
+)
+def test_rounds_of_another_type_are_rejected(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decoding_weights(codes.uncoded(3, 9), **arguments)
+
+
+def test_decodings_of_another_code_are_rejected():
+    other = jaxwgc.decoding(CODES["weighted"], ALL)
+    with pytest.raises(ValueError, match="received must be a decoding of the same"):
+        jaxwgc.decoding(CODES["uncoded"], other)
+
+
+def test_counts_of_parts_are_required_where_late_workers_are_busy():
+    arrivals = jaxwgc.stragglers.Arrivals(
+        ALL, np.ones(6, np.float32), np.float32(1), joined=ALL
+    )
+    code = codes.multi_message(codes.uncoded(6, 12))
+    with pytest.raises(ValueError, match='late must be "cancelled" for a code'):
+        jaxwgc.decoding(code, arrivals)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ([np.nan] * 6, ValueError, "weights must be finite"),
+        (2.0, ValueError, "weights must have (shape|a leading axis)"),
+        ([1] * 4, ValueError, "weights must have (shape|a leading axis)"),
+        ([[1] * 6], ValueError, "weights must have (shape|a leading axis)"),
+        (np.ones(6, complex), TypeError, "weights must be real numbers"),
+    ],
+)
+def test_wrong_weights_of_parts_are_rejected(weights, error, message):
+    with pytest.raises(error, match=message):
+        jaxwgc.weighted(CODES["uncoded"], weights)
+
+
+@pytest.mark.parametrize(
+    ("messages", "params", "message"),
+    [
+        (np.ones((6, 4), complex), np.zeros(4), "messages.* 6, 2"),
+        (np.ones((6, 2), complex), None, "params must be given with"),
+        (
+            np.ones((5, 2), complex),
+            np.zeros(4, np.float32),
+            "messages must have (shape|a leading axis)",
+        ),
+    ],
+)
+def test_combine_rejects_messages_of_another_shape(messages, params, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding(COMPLEX, ALL).combine(messages, params)
+
+
+@pytest.mark.parametrize(
+    ("messages", "params", "message"),
+    [
+        (np.ones((6, 2)), np.zeros(4), "messages must be complex"),
+        (np.full((6, 2), "a"), np.zeros(4), "messages must be numbers or"),
+        (
+            np.zeros((6, 2), np.complex64),
+            {"b": jax.ShapeDtypeStruct((4,), np.int32)},
+            r"params\['b'\] must .* got int32",
+        ),
+        (np.ones((6, 2), complex), 12, "params must be real or complex"),
+    ],
+)
+def test_combine_rejects_arrays_of_another_dtype(messages, params, message):
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decoding(COMPLEX, ALL).combine(messages, params)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "mask", "message"),
+    [
+        (np.ones((3, 2)), ALL, "partial_gradients.* = 6"),
+        (np.ones(6), ALL[None], "mask must be of one round"),
+    ],
+)
+def test_collapse_rejects_other_parts_and_several_rounds(gradients, mask, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding(CODES["uncoded"], mask).collapse(gradients)
+
+
+def test_failed_rejects_a_tolerance_that_is_text():
+    decoding = jaxwgc.decoding(CODES["uncoded"], ALL)
+    with pytest.raises(TypeError, match="tolerance must be a real scalar"):
+        decoding.failed("x")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc import corruptions
+from jaxwgc import corruptions, stragglers
 from tests.catalogue.corruptions import CODE, EXAMPLES, WHO
 
 KEY = jax.random.key(0)
@@ -79,3 +79,30 @@ def test_bits(dtype):
             differences = before ^ after
             assert sorted(set(differences.ravel().tolist())) == [0, 1 << bit]
             np.testing.assert_array_equal((differences != 0).sum(1), 1)
+
+
+WIDE = np.ones((6, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("bit", "messages", "message"),
+    [
+        (-1, WIDE, "bit must be from 0 to 31 .* float32; got -1"),
+        (16, WIDE.astype(jnp.bfloat16), "bit must be from 0 to 15 .*; got 16"),
+    ],
+)
+def test_bits_that_the_dtype_does_not_have(bit, messages, message):
+    corrupt = corruptions.bit_flip(stragglers.uniform(2), bit).corrupted
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda messages: corrupt(KEY, messages), messages)
+
+
+def test_bits_are_checked_when_messages_are_drawn():
+    model = corruptions.bit_flip(stragglers.uniform(2), 32)
+    with pytest.raises(ValueError, match="bit.*got 32"):
+        model.sample(KEY, (), WIDE, 6)
+
+
+def test_bits_that_are_no_integers():
+    with pytest.raises(TypeError, match="bit must be integers"):
+        corruptions.bit_flip(stragglers.uniform(2), 1.5)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from tests.catalogue.codes import CODES as CATALOGUE
 from tests.zoo import gradients_of, like
 
 CODES = {
@@ -117,3 +118,92 @@ class TestBadInput:
         hidden = {"w": PARAMS["w"], "b": optax.MaskedNode()}
         with pytest.raises(ValueError, match="go around transformations after"):
             self.update(params=hidden, received=self.mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": True, "undecodable": "skip"}, "undecodable must not be"),
+        ({"memory": True, "debias": "share"}, "debias must be None with"),
+        ({"debias": "all"}, "debias must be one of 'share'"),
+        ({"debias": 0}, "debias must be positive"),
+        ({"correct_errors": True, "memory": True}, "correct_errors must be"),
+        ({"key": jax.random.key(0)}, "correct_errors must be True with key"),
+        ({"message_dtype": "float64"}, "message_dtype must be bfloat16"),
+        ({"on_request": True, "memory": True}, "memory must be False on"),
+        ({"on_request": True, "correct_errors": True}, "correct_errors must"),
+        ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),
+        (
+            {
+                "code": codes.partially_coded(codes.cyclic_mds(4, 1), 1),
+                "correct_errors": True,
+            },
+            "got none for messages",
+        ),
+    ],
+)
+def test_options_that_exclude_each_other(options, message):
+    real = codes.cyclic_repetition(jax.random.key(0), 4, 1)
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decode_aggregate(**{"code": real, **options})
+
+
+def test_unknown_dtypes_of_messages():
+    code = codes.cyclic_repetition(jax.random.key(0), 4, 1)
+    with pytest.raises(TypeError, match="message_dtype must be a dtype"):
+        jaxwgc.decode_aggregate(code, message_dtype="float3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"messages": np.zeros((6, 3), np.complex64)},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": np.zeros((5, 2), np.complex64)},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": np.zeros(3, np.complex64)},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": {"w": np.ones((6, 2), np.float32)}},
+            ValueError,
+            "updates must be one array, the messages",
+        ),
+        (
+            {"received": np.ones(5, bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": np.full((6, 2), "a")},
+            TypeError,
+            "messages must be numbers or",
+        ),
+        ({"received": np.ones(6)}, TypeError, "received must be a bool mask"),
+        (
+            {"params": np.zeros(4, int)},
+            TypeError,
+            "params must be real or complex floats",
+        ),
+    ],
+)
+def test_wrong_messages_masks_and_parameters(arguments, error, message):
+    aggregate = jaxwgc.decode_aggregate(CATALOGUE["reed_solomon"])
+    params = np.zeros(4, np.float32)
+    accepted = {
+        "messages": np.zeros((6, 2), np.complex64),
+        "params": params,
+        "received": np.ones(6, bool),
+    }
+    arguments = {**accepted, **arguments}
+    messages = arguments.pop("messages")
+    with pytest.raises(error, match=message):
+        aggregate.update(messages, aggregate.init(params), **arguments)

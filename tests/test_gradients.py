@@ -176,3 +176,70 @@ class TestDifferentiation:
         # The whole has one regulariser where six parts have six.
         hessian = hessian + 5 * np.diag(12 * params["w"] ** 2)
         np.testing.assert_allclose(product["w"], hessian @ direction["w"], rtol=1e-9)
+
+
+def summed_products(params, part):
+    return jnp.sum(params * part)
+
+
+SIX_PARTS = np.ones((6, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"parts": {"x": np.ones((5, 2), np.float32)}},
+            ValueError,
+            r"parts\['x'\].*num_parts = 6; got .*5",
+        ),
+        ({"parts": {}}, ValueError, "parts must have at least one array"),
+        ({"params": {}}, ValueError, "params must have at least one array"),
+        (
+            {"received": np.ones((1, 6), bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        (
+            {"parts": {"x": np.array(["a"] * 6)}},
+            TypeError,
+            r"parts\['x'\] must be numbers",
+        ),
+        (
+            {"params": np.ones(2, int)},
+            TypeError,
+            "params must be real or complex floats",
+        ),
+    ],
+)
+def test_decoded_gradients_reject_what_does_not_fit_the_code(arguments, error, message):
+    step = jaxwgc.decoded_value_and_grad(summed_products, CODES["reed_solomon"])
+    accepted = {
+        "params": np.zeros(2, np.float32),
+        "parts": SIX_PARTS,
+        "received": np.ones(6, bool),
+    }
+    arguments = {**accepted, **arguments}
+    with pytest.raises(error, match=message):
+        step(arguments["params"], arguments["parts"], arguments["received"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (None, "parts must have (shape|a leading axis)"),
+        ({}, "parts must have (shape|a leading axis)"),
+        (3.0, "parts must have (shape|a leading axis)"),
+        ([np.float32(1)], "parts must have (shape|a leading axis)"),
+        ({"x": SIX_PARTS, "y": SIX_PARTS[1:]}, r"parts\['y'\] must have"),
+    ],
+)
+def test_partial_gradients_reject_parts_without_a_common_axis(parts, message):
+    gradients_of = jaxwgc.partial_value_and_grad(lambda params, part: jnp.sum(part))
+    with pytest.raises(ValueError, match=message):
+        gradients_of(1.0, parts)
+
+
+def test_a_loss_that_is_a_number():
+    with pytest.raises(TypeError, match="loss must be a function"):
+        jaxwgc.partial_value_and_grad(3.0)

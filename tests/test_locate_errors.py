@@ -9,6 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
+from tests.catalogue.codes import CODES as CATALOGUE
 from tests.oracles import packed
 from tests.zoo import patterns
 
@@ -323,3 +324,45 @@ def test_errors_of_reed_solomon_codes_with_few_checks(num_stragglers):
         sent = messages.at[np.array(wrong, int)].add(5)
         found = jaxwgc.locate_errors(code, sent, everyone, jax.random.key(0))
         assert np.flatnonzero(found.wrong).tolist() == wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"messages": np.ones((5, 2))},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"received": np.ones(5, bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        ({"messages": np.zeros((1, 6, 4))}, ValueError, "messages must be of one"),
+        (
+            {"received": np.ones((1, 6), bool)},
+            ValueError,
+            "received must be of one round",
+        ),
+        (
+            {"code": codes.uncoded(6), "messages": np.ones((6, 2))},
+            ValueError,
+            "code must have parity checks for all",
+        ),
+        (
+            {"messages": np.zeros((6, 4), complex)},
+            TypeError,
+            "messages must be real",
+        ),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    accepted = {
+        "code": CATALOGUE["cyclic_mds"],
+        "messages": np.zeros((6, 4)),
+        "received": np.ones(6, bool),
+        "key": KEY,
+    }
+    with pytest.raises(error, match=message):
+        jaxwgc.locate_errors(**{**accepted, **arguments})

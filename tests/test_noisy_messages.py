@@ -208,3 +208,90 @@ class TestAllocateBits:
 
     def test_more_than_can_be_used(self):
         np.testing.assert_array_equal(coding.allocate_bits([0.1, 0.5], 8, 10**6), 24)
+
+
+@pytest.mark.parametrize(
+    ("variances", "error", "message"),
+    [
+        (1.0, ValueError, "variances must have (shape|a leading axis)"),
+        ([], ValueError, "variances must have (shape|a leading axis)"),
+        ([[1.0, 2.0]], ValueError, "variances must have (shape|a leading axis)"),
+        (np.ones(6, bool), TypeError, "variances must be real numbers"),
+    ],
+)
+def test_inverse_variance_weights_rejects_other_arrays(variances, error, message):
+    with pytest.raises(error, match=message):
+        coding.inverse_variance_weights(variances)
+
+
+@pytest.mark.parametrize(
+    ("residuals", "error", "message"),
+    [
+        (np.ones(3), ValueError, "residuals must have (shape|a leading axis)"),
+        (np.ones((2, 0)), ValueError, "residuals must have (shape|a leading axis)"),
+        (np.array([[1.0], [np.nan]]), ValueError, "residuals must be"),
+        (1j * np.ones((6, 2)), TypeError, "residuals must be real numbers"),
+    ],
+)
+def test_source_variances_rejects_other_residuals(residuals, error, message):
+    with pytest.raises(error, match=message):
+        coding.source_variances(residuals)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"leverage": np.ones(6)}, "leverage must"),
+        ({"leverage": -1.0}, "leverage.* = -1"),
+        ({"leverage": 1.5}, "leverage.* = 1.5"),
+        ({"row_weights": 1.0}, "row_weights must have"),
+        ({"row_weights": -np.ones((2, 6), np.float32)}, "row_weights.*-1"),
+    ],
+)
+def test_source_variances_rejects_wrong_leverage_and_weights(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        coding.source_variances(np.ones((2, 6), np.float32), **arguments)
+
+
+@pytest.mark.parametrize("last", [1 - 1e-7, 1])
+def test_source_variances_needs_degrees_of_freedom(last):
+    """The rows of source 1 determine as many parameters as there are rows."""
+    leverage = np.float32([[0.5] * 6, [last] * 6])
+    with pytest.raises(ValueError, match="must leave.*source 1"):
+        coding.source_variances(np.ones((2, 6), np.float32), leverage)
+
+
+@pytest.mark.parametrize(
+    ("messages", "bits", "error", "message"),
+    [
+        (np.ones((1, 2)), 0, ValueError, r"bits.*got bits\[0\] = 0"),
+        (np.ones((1, 2)), 25, ValueError, r"bits.*got bits\[0\] = 25"),
+        (np.ones((1, 3)), [4, 4], ValueError, "bits must have (shape|a leading axis)"),
+        (np.ones(3), 4, ValueError, "messages must have (shape|a leading axis)"),
+        (np.ones((0, 3)), 4, ValueError, "messages must have (shape|a leading axis)"),
+        ([[1, 2]], 4, TypeError, "messages must be real or complex"),
+        (np.ones((1, 2)), 4.0, TypeError, "bits must be integers"),
+    ],
+)
+def test_quantize_rejects_wrong_messages_and_bits(messages, bits, error, message):
+    with pytest.raises(error, match=message):
+        coding.quantize(jax.random.key(0), messages, bits)
+
+
+def test_quantization_variance_rejects_wrong_and_traced_bits():
+    with pytest.raises(ValueError, match=r"bits.*got bits\[1\] = 1"):
+        coding.quantization_variance(8, [4, 1])
+    with pytest.raises(TypeError, match="bits must be"):
+        jax.eval_shape(lambda bits: coding.quantization_variance(8, bits), 4)
+
+
+@pytest.mark.parametrize(
+    ("straggler_probabilities", "message"),
+    [
+        ([0.5, 1.0], r"straggler_probabilities\[1\]"),
+        ([], "probabilities must have (shape|a leading axis)"),
+    ],
+)
+def test_allocate_bits_rejects_wrong_probabilities(straggler_probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        coding.allocate_bits(straggler_probabilities, 8, 4)

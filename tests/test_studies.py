@@ -311,3 +311,48 @@ def test_code_of_a_trace():
     ]
     assert np.all((ends[0] <= bias) & (bias <= ends[1]))
     assert np.abs(bias).max() < 0.05
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_summarize_rejects_confidences_beyond_0_and_1(confidence):
+    with pytest.raises(ValueError, match="confidence.*0 and 1"):
+        jaxwgc.summarize(np.ones(3), confidence)
+
+
+@pytest.mark.parametrize(
+    ("results", "error", "message"),
+    [
+        ({}, ValueError, "results must have (shape|a leading axis)"),
+        (1.0, ValueError, "results must have (shape|a leading axis)"),
+        (np.ones((0, 3)), ValueError, "results must have (shape|a leading axis)"),
+        (
+            {"a": np.ones(6, bool), "b": np.ones((5, 2))},
+            ValueError,
+            r"results\['b'\].*= 6; got",
+        ),
+        (np.ones(3) + 0j, TypeError, "results must be real numbers or"),
+    ],
+)
+def test_summarize_rejects_results_that_are_no_trials(results, error, message):
+    with pytest.raises(error, match=message):
+        jaxwgc.summarize(results)
+
+
+def test_summarize_rejects_a_traced_confidence():
+    with pytest.raises(TypeError, match="confidence must"):
+        jax.eval_shape(lambda level: jaxwgc.summarize(np.ones(3), level), 0.9)
+
+
+@pytest.mark.parametrize(
+    ("received", "confidence", "message"),
+    [
+        (np.ones((6, 1), bool), 1.0, "confidence.*0 and 1"),
+        (np.ones(6, bool), 0.95, "received must have (shape|a leading axis)"),
+        (np.ones((0, 1), bool), 0.95, "received must have (shape|a leading axis)"),
+    ],
+)
+def test_straggler_probabilities_rejects_what_is_no_trace(
+    received, confidence, message
+):
+    with pytest.raises(ValueError, match=message):
+        studies.straggler_probabilities(received, confidence)

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
+from jaxwgc import codes
 from jaxwgc.codes import any_placement, proportional_placement, worst_rounding
 from jaxwgc.decoders import Dual, Lagrange
-from tests.conftest import random_patterns
+from tests.conftest import bools, random_patterns
 from tests.oracles import worst_miss
 from tests.zoo import KEY, patterns_within
 
@@ -173,3 +174,53 @@ def test_float32_of_fifty_workers(method):
     errors = np.sqrt(decoding_error(code, random_patterns(50, 9, 1000)) / 50)
     assert np.median(errors) < 2e-6
     assert np.quantile(errors, 0.99) < 1e-4
+
+
+# Three workers, two parts.
+HELD = bools("11 10 11")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "num_stragglers", "message"),
+    [
+        (HELD, 2, "assignment.*got 2 .* of part 1$"),
+        (HELD, 3, "num_stragglers must be less than"),
+        (HELD[0], 0, "assignment must have (shape|a leading axis)"),
+        (HELD[:0], 0, "assignment must have (shape|a leading axis)"),
+        (HELD[:, :0], 0, "assignment must have (shape|a leading axis)"),
+    ],
+)
+def test_any_placement_rejects_parts_with_too_few_copies(
+    assignment, num_stragglers, message
+):
+    with pytest.raises(ValueError, match=message):
+        any_placement(KEY, assignment, num_stragglers)
+
+
+def test_any_placement_rejects_traced_arguments():
+    with pytest.raises(TypeError, match="concrete"):
+        jax.eval_shape(lambda held: any_placement(KEY, held, 1), HELD)
+    with pytest.raises(TypeError, match="key must be"):
+        jax.eval_shape(lambda key: any_placement(key, HELD, 1), KEY)
+
+
+def test_worst_rounding_rejects_a_traced_code():
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(worst_rounding, codes.cyclic_mds(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("speeds", "copies", "message"),
+    [
+        ([1, 0, 1], 1, r"speeds.*speeds\[1\] = 0"),
+        ([1, np.nan], 1, "speeds must be finite"),
+        ([1, 2], 3, "copies.* = 3 and"),
+        ([[1, 2]], 1, "speeds must have (shape|a leading axis)"),
+        ([], 1, "speeds must have (shape|a leading axis)"),
+    ],
+)
+def test_proportional_placement_rejects_wrong_speeds_and_copies(
+    speeds, copies, message
+):
+    with pytest.raises(ValueError, match=message):
+        proportional_placement(speeds, 3, copies)

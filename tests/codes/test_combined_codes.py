@@ -159,3 +159,134 @@ class TestFromMatrix:
         leaves, structure = jax.tree.flatten(code)
         again = jax.tree.unflatten(structure, [object() for _ in leaves])
         assert isinstance(again, jaxwgc.GradientCode)
+
+
+CYCLIC = codes.cyclic_mds(4, 1)
+SEGMENTS = codes.communication_efficient(4, 1, 2)
+MESSAGES = codes.partially_coded(CYCLIC, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (SEGMENTS, "code.num_segments.*got 2"),
+        (MESSAGES, "code.messages_per_worker.*got 2"),
+    ],
+)
+def test_multi_message_rejects_codes_of_segments_and_messages(code, message):
+    with pytest.raises(ValueError, match=message):
+        codes.multi_message(code)
+
+
+def test_multi_message_rejects_a_traced_code():
+    with pytest.raises(TypeError, match="code.assignment must be concrete"):
+        jax.eval_shape(codes.multi_message, CYCLIC)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (SEGMENTS, "code.num_segments must be 1 for"),
+        (MESSAGES, "code.messages_per_worker must be 1"),
+        (codes.clustered(CYCLIC, 2), "apply clustered to"),
+    ],
+)
+def test_partially_coded_rejects_codes_that_are_combined_already(code, message):
+    with pytest.raises(ValueError, match=message):
+        codes.partially_coded(code, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"encoding_matrix": np.ones(3)},
+            "encoding_matrix must have (shape|a leading axis)",
+        ),
+        (
+            {"encoding_matrix": np.ones((0, 3))},
+            "encoding_matrix must have (shape|a leading axis)",
+        ),
+        ({"encoding_matrix": [[np.nan]]}, "encoding_matrix must be finite"),
+        ({"assignment": [[True]]}, r"assignment must .* \(3, 3\)"),
+        ({"assignment": np.eye(3) > 0}, "False; got others at .*0, 1"),
+        ({"target": [1, 2]}, "target must have (shape|a leading axis)"),
+        ({"target": [1, 2, np.inf]}, "target must be finite; got"),
+        ({"num_stragglers": 3}, "num_stragglers must be less than num"),
+    ],
+)
+def test_from_matrix_rejects_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        from_matrix(**{"encoding_matrix": ROWS, **arguments})
+
+
+def test_from_matrix_rejects_a_complex_target_of_a_real_matrix():
+    with pytest.raises(TypeError, match="target must be real numbers or bools"):
+        from_matrix(ROWS, target=[1j, 2, 3])
+
+
+def test_from_matrix_rejects_a_traced_assignment():
+    with pytest.raises(TypeError, match="assignment must be"):
+        jax.eval_shape(lambda held: from_matrix(ROWS, assignment=held), ROWS != 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"target": np.ones(4)}, ValueError, r"code.target must have shape \(3,\)"),
+        (
+            {"assignment": np.ones((3, 4), bool)},
+            ValueError,
+            r"code.assignment.*got \(3, 4\)",
+        ),
+        (
+            {"encoding_matrix": ROWS.tolist()},
+            ValueError,
+            "code.encoding_matrix must have shape",
+        ),
+        ({"num_stragglers": -1}, ValueError, "code.num_stragglers must be at least"),
+        ({"num_segments": 0}, ValueError, "code.num_segments must be at least 1"),
+        ({"num_segments": 2}, ValueError, "code.encoding_matrix must have shape"),
+        (
+            {"messages_per_worker": 3},
+            ValueError,
+            r"code.assignment must have shape \(1, 3\)",
+        ),
+        (
+            {"messages_per_worker": 3, "assignment": np.ones((1, 3), bool)},
+            ValueError,
+            "required",
+        ),
+        (
+            {"target": np.array(["a"] * 3)},
+            TypeError,
+            "code.target must be real numbers",
+        ),
+        (
+            {"num_stragglers": "1"},
+            TypeError,
+            "code.num_stragglers must be a Python int",
+        ),
+        (
+            {"decoders": "lagrange"},
+            TypeError,
+            "code.decoders must be a Decoder; got 'l'",
+        ),
+    ],
+)
+def test_fields_of_a_code_are_checked_when_it_is_made_or_used(fields, error, message):
+    fields = {**FIELDS, "num_stragglers": 1, **fields}
+    with pytest.raises(error, match=message):
+        jaxwgc.encode(jaxwgc.GradientCode(**fields), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (np.ones(5, bool), ValueError, r"mask must have shape .*, 4\); got"),
+        (np.ones(4), TypeError, "mask must be bools; got float64"),
+    ],
+)
+def test_decodes_rejects_wrong_masks(mask, error, message):
+    with pytest.raises(error, match=message):
+        CYCLIC.decodes(mask)

@@ -74,3 +74,17 @@ class TestCommunicationEfficient:
         misses = np.abs(reached - targets(code)).max((1, 2))
         assert np.median(misses) < 1e-5
         assert misses.max() < 2e-2
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_stragglers", "num_segments", "message"),
+    [
+        (10, 6, 5, "num_segments.* = 4; got 5"),
+        (10, 10, 1, "num_stragglers must be less"),
+    ],
+)
+def test_too_many_stragglers_or_segments_are_rejected(
+    num_workers, num_stragglers, num_segments, message
+):
+    with pytest.raises(ValueError, match=message):
+        communication_efficient(num_workers, num_stragglers, num_segments)

@@ -62,3 +62,25 @@ def test_two_workers_share_lambda_parts_and_two_parts_lambda_workers(
     np.testing.assert_array_equal(matrix @ matrix.T, expected)
     np.testing.assert_array_equal(matrix.T @ matrix, expected)
     np.testing.assert_array_equal(matrix, code.assignment)
+
+
+@pytest.mark.parametrize(
+    ("num_parts", "degree", "message"),
+    [(7, 3, "degree.*= 7 .*; got 3"), (6, 6, "degree.* 1 to 5.* got 6")],
+)
+def test_edge_graph_rejects_impossible_degrees(num_parts, degree, message):
+    with pytest.raises(ValueError, match=message):
+        edge_graph(KEY, num_parts, degree)
+
+
+@pytest.mark.parametrize(
+    ("constructor", "size", "message"),
+    [
+        (projective_plane, 4, "order must be a prime; got 4"),
+        (paley, 15, "num_workers must be a prime.*; got 15"),
+        (paley, 13, "remainder 3 modulo 4; got 13"),
+    ],
+)
+def test_block_designs_reject_sizes_without_a_design(constructor, size, message):
+    with pytest.raises(ValueError, match=message):
+        constructor(size)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxwgc import decoders
-from jaxwgc.codes import _graphs, regular_graph
+from jaxwgc.codes import _graphs, ramanujan_graph, regular_graph
 from tests.conftest import own_decoder
 from tests.oracles import check_counts
 from tests.zoo import KEY
@@ -104,3 +104,26 @@ def test_ramanujan_graphs(prime, modulus, num_vertices):
     # Connected, so that the largest eigenvalue is there once.
     assert len(inner) == num_vertices - 1 - has_two_sides
     assert inner.max() <= 2 * prime**0.5
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "replication", "message"),
+    [(9, 7, "replication.*even.*; got 7"), (5, 8, "replication.*1 to 4.*; got 8")],
+)
+def test_regular_graph_rejects_impossible_degrees(num_workers, replication, message):
+    with pytest.raises(ValueError, match=message):
+        regular_graph(KEY, num_workers, replication)
+
+
+@pytest.mark.parametrize(
+    ("prime", "modulus", "message"),
+    [
+        (7, 13, "prime must be a prime with.*; got 7"),
+        (5, 21, "modulus.*got 21"),
+        (13, 13, "modulus must differ from prime"),
+        (13, 5, "larger.*got modulus = 5 and prime"),
+    ],
+)
+def test_ramanujan_graph_rejects_wrong_primes(prime, modulus, message):
+    with pytest.raises(ValueError, match=message):
+        ramanujan_graph(prime, modulus)

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,3 +78,22 @@ class TestBatchRaptor:
         np.testing.assert_array_equal(code.decoders[0].assignment, batches.all(axis=2))
         assert code.decoders[0].is_a(decoders.Peeling)
         assert own_decoder(code, decoders.OneStep) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 5}, "batch_size.*= 12; got 5"),
+        ({"batch_size": 2, "max_degree": 7}, "max_degree.* = 7 and .* 6"),
+        ({"max_degree": 1, "c": math.inf}, "c must be finite; got inf"),
+        ({"max_degree": 1, "c": 1, "delta": 1.5}, "delta.*got 1.5"),
+    ],
+)
+def test_batch_raptor_rejects_impossible_distributions(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        codes.batch_raptor(KEY, 20, 12, **arguments)
+
+
+def test_batch_raptor_rejects_a_traced_distribution():
+    with pytest.raises(TypeError, match="c must be"):
+        jax.eval_shape(lambda c: codes.batch_raptor(KEY, 20, 12, c=c), 0.1)

@@ -117,3 +117,23 @@ class TestReedSolomon:
                 points = np.exp(2j * np.pi * (step * np.arange(20) % 20) / 20)
                 other = reed_solomon_columns(code.assignment, points)
                 assert norm <= np.linalg.norm(other[code.assignment]) * (1 + 1e-9)
+
+
+def test_cyclic_mds_rejects_a_code_without_responses():
+    message = "num_stragglers must be less than num_workers; .* = 5"
+    with pytest.raises(ValueError, match=message):
+        cyclic_mds(5, 5)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_parts", "replication", "message"),
+    [
+        (10, 80, 11, "replication must be at most num_workers; .* = 11"),
+        (50, 20, 11, "replication.* num_workers; got 11"),
+    ],
+)
+def test_reed_solomon_rejects_a_wrong_replication(
+    num_workers, num_parts, replication, message
+):
+    with pytest.raises(ValueError, match=message):
+        reed_solomon(num_workers, num_parts, replication)

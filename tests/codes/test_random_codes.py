@@ -231,3 +231,62 @@ class TestLdgm:
         assert code.num_stragglers == survived
         received = patterns_within(num_workers, survived)
         assert worst_miss(code, received).max() < 1e-12
+
+
+@pytest.mark.parametrize("constructor", [codes.bernoulli, codes.regularized_bernoulli])
+def test_more_copies_than_workers_are_rejected(constructor):
+    message = "replication must be at most num_workers; .* = 11"
+    with pytest.raises(ValueError, match=message):
+        constructor(KEY, num_workers=10, num_parts=80, replication=11)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_clusters", "probability_inside", "message"),
+    [
+        ((12, 18), 4, 0.5, "clusters.*18; got 4"),
+        ((4, 4), 2, 1.5, "probability_inside.*1.5"),
+    ],
+)
+def test_stochastic_block_rejects_wrong_clusters_and_probabilities(
+    sizes, num_clusters, probability_inside, message
+):
+    num_workers, num_parts = sizes
+    with pytest.raises(ValueError, match=message):
+        codes.stochastic_block(
+            KEY, num_workers, num_parts, num_clusters, probability_inside, 0.5
+        )
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "replication", "straggler_probability", "message"),
+    [
+        (10, (1, 2, 11, 3), 0.1, "got.*= 11"),
+        (10, (1, 2, 3), 0.1, "replication must have (shape|a leading axis)"),
+        (2, 2, [0, 1.0], "less.*= 1.0"),
+        (2, 2, [0, 0.1, 0.2], "straggler_probability"),
+    ],
+)
+def test_stochastic_rejects_wrong_replications_and_probabilities(
+    num_workers, replication, straggler_probability, message
+):
+    with pytest.raises(ValueError, match=message):
+        codes.stochastic(KEY, num_workers, 4, replication, straggler_probability)
+
+
+def test_stochastic_rejects_a_traced_replication():
+    with pytest.raises(TypeError, match="replication"):
+        jax.eval_shape(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_parts", "parity_degree", "message"),
+    [
+        (4, 4, 2, "num_workers.*= 4; got 4"),
+        (6, 4, 5, "parity_degree.* = 5 and"),
+    ],
+)
+def test_ldgm_rejects_sizes_without_parities(
+    num_workers, num_parts, parity_degree, message
+):
+    with pytest.raises(ValueError, match=message):
+        codes.ldgm(KEY, num_workers, num_parts, parity_degree)

@@ -210,3 +210,48 @@ def test_sums_on_request_are_the_gradient(name, x64):
         np.testing.assert_allclose(one, other, 1e-4, 1e-5)
     jax.tree.map(np.testing.assert_array_equal, updates, found)
     assert state.num_undecodable == 0
+
+
+@pytest.mark.parametrize(
+    "constructor", [codes.binary, codes.fractional_repetition, codes.cyclic_repetition]
+)
+def test_codes_without_responses_are_rejected(constructor):
+    arguments = {"num_workers": 5, "num_stragglers": 5}
+    if constructor is codes.cyclic_repetition:
+        arguments["key"] = KEY
+    message = "num_stragglers must be less than num_workers; .* = 5"
+    with pytest.raises(ValueError, match=message):
+        constructor(**arguments)
+
+
+def test_fractional_repetition_rejects_groups_of_unequal_size():
+    with pytest.raises(ValueError, match="num_stragglers .* = 10; got 2"):
+        codes.fractional_repetition(10, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_workers": 3, "num_parts": 8}, "num_parts.* = 3; got 8"),
+        (
+            {"num_workers": 3, "num_parts": 8, "loads": [1, 2]},
+            "loads must have (shape|a leading axis)",
+        ),
+    ],
+)
+def test_uncoded_rejects_parts_that_do_not_fit_the_workers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        codes.uncoded(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("copies", "loads", "message"),
+    [
+        (4, None, "copies.* = 4 and"),
+        (2, [1, -1, 1], "loads must be at least 0"),
+        (2, [1, 1], "loads must have (shape|a leading axis)"),
+    ],
+)
+def test_replicated_rejects_copies_and_loads_that_do_not_fit(copies, loads, message):
+    with pytest.raises(ValueError, match=message):
+        codes.replicated(3, 3, copies, loads)

@@ -220,3 +220,86 @@ def test_steps_of_few_bits_with_stragglers():
     expected = expected_error(code, probabilities, correlation=gram, **given)
     check_mean(misses, 0)
     check_mean(np.sum(misses**2, 1), expected.squared_error)
+
+
+@pytest.mark.parametrize(
+    ("straggler_probabilities", "message"),
+    [
+        ([0.5, 0.0], "between.*= 0"),
+        ([1.0, 0.5], "between.*= 1"),
+        ([0.5, np.nan], "straggler_probabilities must be finite"),
+        ([], "probabilities must have (shape|a leading axis)"),
+        (0.5, "probabilities must have (shape|a leading axis)"),
+    ],
+)
+def test_wrong_probabilities_are_rejected(straggler_probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        codes.unequal(straggler_probabilities, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"assignment": np.ones((2, 2), bool)}, r"assignment.*= \(2, 3\); got"),
+        ({"assignment": np.eye(2, 3) > 0}, "every.*got none for part 2"),
+        ({"correlation": 1.0}, "correlation must make G .* eigenvalues from"),
+        ({"correlation": -0.6}, "correlation.* to 1; got -0.6"),
+        ({"correlation": np.nan}, "correlation must be from"),
+        ({"correlation": -np.eye(3)}, "correlation must be positive"),
+        ({"correlation": np.tri(3)}, "correlation must be finite and"),
+        ({"correlation": np.eye(2)}, "correlation must have (shape|a leading axis)"),
+        ({"quantization_variance": [0, -1.0]}, r"quantization_variance\[1\]"),
+        ({"quantization_variance": np.inf}, "quantization_variance must be"),
+        (
+            {"quantization_variance": [0.1]},
+            "quantization_variance must have (shape|a leading axis)",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_rejected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        codes.unequal([0.5, 0.2], 3, **arguments)
+
+
+def test_text_and_traced_arguments_are_rejected():
+    with pytest.raises(TypeError, match="correlation must be real numbers"):
+        codes.unequal([0.5, 0.2], 3, correlation="high")
+    with pytest.raises(TypeError, match="_probabilities must be"):
+        jax.eval_shape(lambda probabilities: codes.unequal(probabilities, 2), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"straggler_probabilities": [0.1, 1.1, 0]}, r"\[1\] = 1.1"),
+        (
+            {"straggler_probabilities": [0.1]},
+            "probabilities must have (shape|a leading axis)",
+        ),
+        ({"correlation": 1.5}, "correlation must be from -1 / "),
+        ({"quantization_variance": -1.0}, "quantization_variance must"),
+    ],
+)
+def test_expected_error_rejects_wrong_numbers(arguments, message):
+    code = codes.unequal([0.1, 0.2, 0.5], 2)
+    with pytest.raises(ValueError, match=message):
+        expected_error(code, **{"straggler_probabilities": 0.1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (codes.uncoded(3), "code must be real, with"),
+        (codes.cyclic_mds(4, 1), "code must be real, with OneStep"),
+        (codes.replicated(3), "messages_per_worker"),
+    ],
+)
+def test_expected_error_rejects_codes_without_its_formula(code, message):
+    with pytest.raises(ValueError, match=message):
+        expected_error(code, 0.1)
+
+
+def test_expected_error_rejects_a_traced_code():
+    code = codes.unequal([0.1, 0.2, 0.5], 2)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(lambda code: expected_error(code, 0.1), code)

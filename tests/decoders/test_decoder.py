@@ -9,6 +9,18 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
+from jaxwgc.decoders import (
+    Clustered,
+    Components,
+    Dual,
+    Group,
+    Lagrange,
+    LeastSquares,
+    OneCopy,
+    OneStep,
+    Peeling,
+)
+from tests.catalogue.codes import CODES
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
@@ -159,3 +171,103 @@ def test_a_code_without_decoders():
     code = dataclasses.replace(CODE, decoders=())
     found = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
     np.testing.assert_allclose(found @ CODE.encoding_matrix, 1, rtol=1e-5)
+
+
+class Returning(decoders.Decoder):
+    """Returns weights of a wrong shape or dtype."""
+
+    result: decoders.Static[str]
+
+    def weights(self, matrix, target, mask):
+        if self.result == "short":
+            return jnp.ones(mask.shape)
+        return 1j * jnp.ones((*mask.shape[:-1], 1, len(matrix)))
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [
+        ("cyclic_mds", Lagrange),
+        ("bernoulli", Lagrange),
+        ("multi_message", Lagrange),
+        ("communication_efficient", Lagrange),
+        ("uncoded", Components),
+        ("reed_solomon", OneStep),
+        ("cyclic_repetition", OneStep),
+        ("ldgm", OneStep),
+        ("partially_coded", OneStep),
+        ("partially_coded", Group),
+        ("cyclic_mds", Dual),
+        ("stochastic", Peeling),
+        ("multi_message", Peeling),
+        ("bernoulli", Group),
+        ("cyclic_mds", Group),
+        ("multi_message", Group),
+    ],
+)
+def test_classes_of_decoders_that_a_code_does_not_have(name, decoder):
+    code = CODES[name]
+    received = np.ones(code.num_workers, bool)
+    with pytest.raises(ValueError, match=f"decoder {decoder.__name__} needs a code"):
+        jaxwgc.decoding_weights(code, received, decoder)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        (Group(np.zeros((1, 5), int)), r"groups must .* = \(any, 6\)"),
+        (
+            Peeling(np.ones((5, 6), bool)),
+            r"assignment must have shape .* = \(6, any\)",
+        ),
+        (Lagrange(np.arange(5), 2), "positions must have shape"),
+        (Lagrange(np.arange(6), 6), "num_stragglers must be less than"),
+        (Dual(np.ones((2, 5), np.float32), 1), r"rows must .* \(any, 6\)"),
+        (Dual(np.ones((2, 6)), 2), r"\+ 1 must be at most"),
+        (Clustered(LeastSquares(), 4), "num_clusters.* got 4"),
+        (Returning("short"), r"weights.* = \(1, 6\); got \(6,\)"),
+    ],
+)
+def test_decoders_of_other_codes_are_rejected(decoder, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding_weights(CODE, np.ones(6, bool), decoder)
+
+
+def test_copies_of_another_code_are_rejected():
+    with pytest.raises(ValueError, match="copies must"):
+        jaxwgc.decoding_weights(
+            codes.uncoded(6), np.ones(6, bool), OneCopy(np.zeros((5, 2), int), 3)
+        )
+
+
+def test_peeling_is_rejected_for_segments():
+    code = CODES["communication_efficient"]
+    decoder = Peeling(np.ones((6, 6), bool))
+    with pytest.raises(ValueError, match="num_segments"):
+        jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
+
+
+def test_a_code_without_decoders_needs_one():
+    code = dataclasses.replace(CODE, decoders=())
+    with pytest.raises(ValueError, match="be given"):
+        jaxwgc.decoding_weights(code, np.ones(6, bool))
+
+
+def test_weights_of_clusters_are_checked():
+    code = codes.clustered(codes.uncoded(3, 9), 2)
+    decoder = Clustered(Returning("short"), 2)
+    with pytest.raises(ValueError, match=r"Returning .*; got \(3,\)"):
+        jaxwgc.decoding_weights(code, np.ones(6, bool), decoder)
+
+
+@pytest.mark.parametrize(
+    ("code", "decoder", "message"),
+    [
+        (codes.uncoded(6), Components(np.ones((6, 2), np.float32)), "incident must be"),
+        (CODES["reed_solomon"], Lagrange(np.ones(6), 2), "integer"),
+        (CODE, Returning("complex"), "weights of Returning must be real"),
+    ],
+)
+def test_arrays_of_another_dtype_are_rejected(code, decoder, message):
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decoding_weights(code, np.ones(6, bool), decoder)

@@ -11,6 +11,7 @@ from jaxwgc import stragglers
 from tests.catalogue.delay_laws import FAST, ROWS, WITH_LAW
 from tests.catalogue.row import by_name, every_row
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
+from tests.zoo import KEY
 
 CHAIN = WITH_LAW["markov"]
 LOADS = np.array([1.0, 2.0, 0.5])
@@ -209,3 +210,52 @@ def test_quantiles_and_deadlines_against_simulation():
         error = 4 * cut.std() / np.sqrt(len(own)) + 1e-9
         found = law.fastest_mean(num_required, 12, at_most)
         assert found == pytest.approx(cut.mean(), abs=error)
+
+
+@pytest.mark.parametrize(
+    ("probability", "slowdown", "message"),
+    [
+        (1.1, 2, "probability must be at most 1"),
+        (0.5, 0.9, "slowdown must be at least 1"),
+    ],
+)
+def test_bernoulli_slowdown_rejects_wrong_numbers(probability, slowdown, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.bernoulli_slowdown(probability, slowdown)
+
+
+@pytest.mark.parametrize(
+    ("become_slow", "message"),
+    [(1.1, "become_slow must be at most"), (0, "become_slow.*got 0")],
+)
+def test_markov_rejects_wrong_probabilities(become_slow, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.markov(FAST, FAST, become_slow, 0)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "message"),
+    [
+        ([1, 0.0], r"speeds.*speeds\[1\] = 0"),
+        ([], "speeds must have (shape|a leading axis)"),
+        (1.0, "speeds must have (shape|a leading axis)"),
+    ],
+)
+def test_unequal_speeds_rejects_wrong_speeds(speeds, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.unequal_speeds(FAST, speeds)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        stragglers.empirical(np.ones((3, 5))),
+        stragglers.unequal_speeds(FAST, np.ones(5)),
+        stragglers.markov(FAST, FAST, 0.1, 0.2),
+    ],
+    ids=["empirical", "unequal_speeds", "markov"],
+)
+def test_loads_of_another_number_of_workers_are_rejected(model):
+    message = r"loads must have shape .* \(5,\); got \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        model.sample(KEY, model.init(5), np.ones(3))

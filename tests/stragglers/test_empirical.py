@@ -140,3 +140,56 @@ class TestMeasuredAtLoads:
         assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
         expected = np.broadcast_to(stalls.time * loads, calm.shape)[is_stalled]
         np.testing.assert_allclose(stalled[is_stalled], expected)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([[1.0, 0.0]], "times must be positive"),
+        (np.ones((0, 3)), "times must have shape .* 1 rounds"),
+        (np.ones(3), "times must have (shape|a leading axis)"),
+    ],
+)
+def test_wrong_times_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.empirical(times)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loads": 0.0}, "loads must be positive"),
+        ({"measured_at": 1.0}, "measured_at must have"),
+    ],
+)
+def test_wrong_loads_of_measured_times_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.empirical(np.ones((2, 3)), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measured_at": [1.0, 2.0]}, "measured_at must be increasing"),
+        ({"measured_at": [0, -1, 0]}, "measured_at must be increasing"),
+        (
+            {"measured_at": [1.0, 2.0, 3.0], "loads": 2.0},
+            "loads must be 1 with",
+        ),
+    ],
+)
+def test_wrong_loads_at_which_times_were_measured_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.empirical(np.ones((3, 1, 3)), **options)
+
+
+def test_a_trace_of_too_few_workers_is_rejected():
+    with pytest.raises(ValueError, match="the trace must have at least 4"):
+        stragglers.empirical(np.ones((2, 3))).init(4)
+
+
+def test_traced_times_are_rejected():
+    with pytest.raises(TypeError, match="times must be"):
+        jax.eval_shape(
+            lambda times: stragglers.empirical(times).init(3), np.ones((2, 3))
+        )

@@ -369,3 +369,50 @@ def test_zero_loads():
     assert all("affine in the load" in own.name for own in fits)
     found = named(fits, "log_normal, affine in the load")
     np.testing.assert_allclose(found.parameters["time"], 3.0, rtol=0.1)
+
+
+# Six rounds of three workers.
+ROUNDS = np.arange(1.0, 19).reshape(6, 3)
+# Seven of fifteen times, and one of the five of the last worker.
+FEW = np.where(np.arange(5)[:, None] < [3, 3, 1], ROUNDS[:5], np.nan)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (ROUNDS[0], "times must have (shape|a leading axis)"),
+        (ROUNDS[:3], "times must have .* at least 4 rounds"),
+        (ROUNDS[:, :0], r"times must .*not empty .* got \(6, 0\)"),
+        (ROUNDS - 1, "times must be positive.*got 0"),
+        (np.ones((6, 3)), "times must differ"),
+    ],
+)
+def test_times_that_are_no_rounds_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.fit_delays(times)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (ROUNDS * np.nan, "half of all rounds × .* got 0%, and"),
+        (FEW, "got 47%, and 20% of worker 2. Leave out the"),
+        (ROUNDS * [1, np.nan, 1], r"workers \[1\]. L"),
+        (np.where(ROUNDS > 15, np.nan, ROUNDS), r"ds \[5\]. Lea"),
+    ],
+)
+def test_missing_times_that_hide_the_delays_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.fit_delays(times)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loads": 0.0}, "loads must be .* not all 0"),
+        ({"held_out": 1.0}, "held_out.*0 and 1"),
+    ],
+)
+def test_wrong_loads_and_shares_of_rounds_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.fit_delays(ROUNDS, **options)

@@ -180,3 +180,45 @@ def test_waiting_rules_without_an_end():
     wait = type("Made", (stragglers.WaitingRule,), {})()
     with pytest.raises(NotImplementedError, match="wait must define is_over"):
         jax.jit(stragglers.delayed(PARETO, wait).sample)(KEY, (), np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("probability", "error", "message"),
+    [
+        (1.5, ValueError, "probability must be at most 1; got 1.5"),
+        ([0.5, 1.5], ValueError, r"from 0 to 1; got probability\[1\]"),
+        (["0.5"], TypeError, "probability must be real numbers"),
+    ],
+)
+def test_bernoulli_rejects_wrong_probabilities(probability, error, message):
+    with pytest.raises(error, match=message):
+        stragglers.bernoulli(probability)
+
+
+def test_fixed_rejects_masks_of_several_rounds():
+    with pytest.raises(ValueError, match="received must have (shape|a leading axis)"):
+        stragglers.fixed(np.ones((2, 3), bool))
+
+
+def test_late_workers_cannot_be_busy_with_several_messages():
+    wait = stragglers.until_decodable(codes.replicated(3))
+    with pytest.raises(ValueError, match='late must be "cancelled" for'):
+        stragglers.delayed(PARETO, wait, "busy")
+
+
+@pytest.mark.parametrize(
+    ("model", "num_workers", "message"),
+    [
+        (stragglers.uniform(4), 4, "num_stragglers must"),
+        (stragglers.bernoulli([0.5, 0.1]), 3, "num_workers must be"),
+        (stragglers.fixed(np.ones(6, bool)), 3, "num_workers must be 6, the le"),
+    ],
+)
+def test_samples_of_another_number_of_workers_are_rejected(model, num_workers, message):
+    with pytest.raises(ValueError, match=message):
+        model.sample(KEY, (), np.ones(num_workers))
+
+
+def test_a_traced_number_of_stragglers_is_rejected():
+    with pytest.raises(TypeError, match="num_stragglers must"):
+        jax.eval_shape(lambda number: stragglers.uniform(number).init(3), 1)

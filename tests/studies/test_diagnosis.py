@@ -227,3 +227,31 @@ def test_table_has_a_row_for_each_number(levels, with_x64):
 def test_small_errors_are_not_shown_as_none():
     shown = [_diagnosis._number(value) for value in (0, 3e-6, 1e-4, 0.25)]
     assert shown == ["0.0000", "3e-06", "0.0001", "0.2500"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_stragglers": 6}, "num_stragglers must be less than"),
+        ({"num_stragglers": []}, "num_stragglers must be at least one num"),
+        ({"num_patterns": 1}, "num_patterns must be at least 2; got 1"),
+        ({"quantile_levels": [1.1]}, "Quantiles must"),
+        ({"quantile_levels": [math.nan]}, "Quantiles must"),
+    ],
+)
+def test_wrong_numbers_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        studies.diagnose(codes.uncoded(6), KEY, **{"num_stragglers": 1, **options})
+
+
+def test_levels_that_are_bools_are_rejected():
+    with pytest.raises(TypeError, match="quantile_levels must be real numbers"):
+        studies.diagnose(codes.uncoded(6), KEY, 1, quantile_levels=[True])
+
+
+def test_traced_codes_and_keys_are_rejected():
+    code = codes.uncoded(6)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(lambda code: studies.diagnose(code, KEY, 1), code)
+    with pytest.raises(TypeError, match="key must be concrete"):
+        jax.eval_shape(lambda key: studies.diagnose(code, key, 1), KEY)

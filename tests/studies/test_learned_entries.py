@@ -161,3 +161,47 @@ def test_a_model_with_a_state_that_sees_loads(with_x64):
     exact = codes.cyclic_repetition(jax.random.key(0), 10, 5)
     exact = dataclasses.replace(exact, decoders=code.decoders, num_stragglers=0)
     assert learn(exact, model) is exact
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (codes.reed_solomon(6, 6, 3), "code must be real"),
+        (codes.communication_efficient(4, 1, 2), "code.num_segments must be 1"),
+        (
+            codes.partially_coded(codes.cyclic_mds(4, 1), 1),
+            "code.messages_per_worker must be 1",
+        ),
+    ],
+)
+def test_codes_whose_entries_cannot_be_learned(code, message):
+    with pytest.raises(ValueError, match=message):
+        studies.learn_entries(code, stragglers.uniform(2), KEY)
+
+
+class NoArrays(stragglers.StragglerModel):
+    """Returns a mask instead of `Arrivals`."""
+
+    def sample(self, key, state, loads):
+        return loads > 0, state
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (stragglers.uniform(4), ValueError, "num_stragglers must be less"),
+        (NoArrays(), TypeError, "model.sample must return .arrivals, state."),
+    ],
+)
+def test_models_that_do_not_fit_the_code(model, error, message):
+    code = codes.cyclic_repetition(KEY, 4, 1)
+    with pytest.raises(error, match=message):
+        studies.learn_entries(code, model, KEY)
+
+
+def test_traced_codes_are_rejected():
+    code = codes.cyclic_repetition(KEY, 4, 1)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(
+            lambda code: studies.learn_entries(code, stragglers.uniform(2), KEY), code
+        )

@@ -782,3 +782,79 @@ def test_exact_leaves_a_choice_or_says_so():
     candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
     with pytest.raises(ValueError, match="of which none is exact in every round"):
         plan(EXPONENTIAL, 4, choices=[candidate], exact=True)
+
+
+class Negative(stragglers.DelayModel):
+    """Times below zero."""
+
+    def sample(self, key, state, loads):
+        return -loads, state
+
+
+class NoArrivals(stragglers.WaitingRule):
+    """Returns times instead of `Arrivals`."""
+
+    def arrivals(self, key, times):
+        return times
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 1.0}, "target must be between"),
+        ({"condition": 0.5}, "condition must be at least 1"),
+        ({"heterogeneity": math.inf}, "heterogeneity must be finite"),
+        ({"tail": math.inf}, "tail must be finite"),
+        ({"replications": [5]}, "replications must be at most num_workers"),
+        ({"codes": {"own": codes.uncoded(6)}}, "code 'own'.*= 4; got 6"),
+        ({"codes": {}, "replications": [1]}, "replications must be None with codes"),
+        ({"choices": []}, "choices must have at least one entry"),
+        ({"waiting": []}, "waiting must have at least one entry"),
+        ({"waiting": [stragglers.fastest(5)]}, "num_required must be at most"),
+        ({"memory": True, "late": "cancelled"}, "memory must be False with late"),
+    ],
+)
+def test_options_out_of_range_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        plan(EXPONENTIAL, 4, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codes": {"own": "mds"}}, "code 'own' must be a GradientCode"),
+        ({"choices": ["all"]}, "choices must be a Candidate"),
+        ({"waiting": ["patience"]}, "waiting must be a WaitingRule, or a"),
+        ({"waiting": [repr]}, "waiting for code 'uncoded' must be a waiting rule"),
+        ({"waiting": [NoArrivals()]}, "NoArrivals.arrivals must return .arrivals"),
+    ],
+)
+def test_options_of_another_type_are_rejected(options, message):
+    with pytest.raises(TypeError, match=message):
+        plan(EXPONENTIAL, 4, **options)
+
+
+def test_traced_keys_are_rejected():
+    with pytest.raises(TypeError, match="key must be concrete"):
+        jax.eval_shape(lambda key: jaxwgc.plan(EXPONENTIAL, 4, key), KEY)
+
+
+@pytest.mark.parametrize(
+    ("delay", "message"),
+    [
+        (stragglers.empirical(np.ones((2, 3))), "the trace must have at least 4"),
+        (Negative(), "delay must return times of at"),
+    ],
+)
+def test_delays_that_do_not_fit_the_workers_are_rejected(delay, message):
+    with pytest.raises(ValueError, match=message):
+        plan(delay, 4, replications=[1])
+
+
+def test_busy_workers_cannot_have_several_messages():
+    waiting = [stragglers.fastest(4)]
+    found = plan(EXPONENTIAL, 4, replications=[1], waiting=waiting, num_rounds=40)
+    several_messages = codes.replicated(4, 8, 2)
+    choice = dataclasses.replace(found.best, code=several_messages, late="busy")
+    with pytest.raises(ValueError, match="late of .* must be one of 'cancelled'"):
+        plan(EXPONENTIAL, 4, choices=[choice])

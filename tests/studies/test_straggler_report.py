@@ -286,3 +286,23 @@ def test_few_rounds_name_nobody():
     report = jaxwgc.straggler_report(times)
     assert set(report.kinds) == {"steady"}
     assert report.slowdown_interval.tolist() == [[0] * 4, [np.inf] * 4]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.ones(3), "times must have (shape|a leading axis)"),
+        ([[1.0, 2.0]], r"times.* at least 2 rounds; got \(1, 2\)"),
+        ([[1.0], [2.0]], r"times.* at least 2 workers; got \(2, 1\)"),
+        ([[1, 2], [3, -1]], r"times.*got -1.0 at \[1, 1\]"),
+        (np.full((3, 2), np.nan), "times.*got none"),
+    ],
+)
+def test_times_that_are_no_trace_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.straggler_report(times)
+
+
+def test_names_of_other_workers_are_rejected():
+    with pytest.raises(ValueError, match=r"names must have shape .* = \(10,\)"):
+        jaxwgc.straggler_report(TIMES, names=["a"])

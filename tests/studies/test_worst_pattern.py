@@ -349,3 +349,17 @@ class TestRidgeErrors:
         after = errors.after_swaps((1,), all_swaps((1,), 3))
         np.testing.assert_array_equal(after, target.sum())
         assert errors.climb((1,)) == (1,)
+
+
+def test_as_many_stragglers_as_workers_are_rejected():
+    code = codes.uncoded(6)
+    with pytest.raises(ValueError, match="num_stragglers.* = 6 and .* = 6"):
+        worst_pattern(code, 6)
+    with pytest.raises(ValueError, match="num_stragglers must be less than"):
+        adversarial(code, 6)
+
+
+@pytest.mark.parametrize("study", [worst_pattern, adversarial])
+def test_traced_codes_are_rejected(study):
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(lambda code: study(code, 1), codes.uncoded(6))
