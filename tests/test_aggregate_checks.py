@@ -82,13 +82,13 @@ class TestUpdatesUnlikeParams:
             aggregate.update(gradients, state)
 
     @pytest.mark.parametrize("state", [None, (), {}, np.ones(6)])
-    def test_states_of_something_else(self, state):
+    def test_states_of_another_transformation_are_rejected(self, state):
         with pytest.raises(
             TypeError, match="state must be a CodedAggregateState, from"
         ):
             coded().update(GRADIENTS, state, PARAMS)
 
-    def test_nothing_is_known_without_params(self):
+    def test_updates_are_not_checked_without_params(self):
         aggregate = coded()
         updates, _ = aggregate.update(SUMMED, aggregate.init(None))
         np.testing.assert_allclose(updates["w"], SUMMED["w"].sum(0), rtol=1e-6)
@@ -102,7 +102,7 @@ class TestOrder:
     ]
 
     @pytest.mark.parametrize("wrapped", inner, ids=["steps", "finite", "flatten"])
-    def test_the_order_that_works(self, wrapped):
+    def test_an_aggregator_before_the_wrapped_transformation_works(self, wrapped):
         """An aggregator first, and the wrapper around what follows."""
         optimizer = optax.chain(coded(), wrapped())
         params = PARAMS
@@ -156,7 +156,7 @@ class TestShapesInTheState:
         optimizer = optax.chain(aggregate or coded(), optax.adam(0.1))
         return optimizer, optimizer.init(PARAMS)
 
-    def test_no_leaves(self):
+    def test_recorded_shapes_have_no_leaves(self):
         _, state = self.state()
         assert jax.tree.leaves(state[0].shapes) == []
         assert state[0].shapes == {"w": {"(6, 2)": ()}, "b": [{"(6,)": ()}]}
@@ -199,7 +199,7 @@ class TestShapesInTheState:
 
 
 @pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
-def test_traced_times_that_are_none_show(elapsed, total):
+def test_wrong_traced_times_show_in_the_state(elapsed, total):
     aggregate = coded()
     _, state = jax.jit(aggregate.update)(
         GRADIENTS, aggregate.init(PARAMS), received=np.ones(6, bool), elapsed=elapsed
@@ -209,7 +209,7 @@ def test_traced_times_that_are_none_show(elapsed, total):
 
 @pytest.mark.filterwarnings("error")
 class TestExtraArguments:
-    def test_misspelt(self):
+    def test_misspelt_arguments_warn(self):
         """From a chain, where other transformations ignore it."""
         optimizer = optax.chain(coded(), optax.sgd(1.0))
         state = optimizer.init(PARAMS)
@@ -266,7 +266,7 @@ class TestModelsThatNeverDecode:
         model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
         return jaxwgc.coded_aggregate(code, model, KEY)
 
-    def test_fewer_than_needed(self):
+    def test_waiting_for_too_few_workers_warns(self):
         code = codes.cyclic_mds(6, num_stragglers=2)
         match = (
             r"fastest\(num_required=3\), code decodes in [0-6] of 64 .* Any 4 "
@@ -276,7 +276,7 @@ class TestModelsThatNeverDecode:
             self.make(code, stragglers.fastest(3))
         assert caught[0].filename == __file__
 
-    def test_a_rule_of_another_code(self):
+    def test_a_waiting_rule_of_another_code_warns(self):
         """Also where the aggregator is made inside of what is traced."""
         rule = stragglers.until_decodable(CODE)
         for wrap in (lambda own: own, jax.jit):

@@ -51,7 +51,7 @@ def settle(messages, gradients, claimed, disputed, liar, key):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_one_wrong_worker_is_always_found(name):
+def test_one_corrupted_worker_is_always_found(name):
     """25 rounds each. Wrong is the message, a part, or every answer."""
     model = MODELS[name]
     key = jax.random.key(0)
@@ -99,7 +99,7 @@ def test_one_wrong_worker_is_always_found(name):
         ([[1, 2], [1, 2]], [False, False], True),
     ],
 )
-def test_disputes_of_more_than_one(claims, wrong, settled):
+def test_disputes_of_several_workers_are_settled(claims, wrong, settled):
     claims = np.array(claims, float)[..., None]
     right = np.array([[1.0], [2.0]])
     found = coding.arbitrate(

@@ -108,7 +108,7 @@ def test_sampled_value_and_grad_is_unbiased(rule):
     jax.tree.map(assert_mean, gradients, gradient)
 
 
-def test_both_ways_agree():
+def test_the_aggregator_and_the_sampled_gradient_agree():
     """The same sample and the same answers give the same gradient."""
     _, gradients = partial_value_and_grad()
     optimizer = aggregator()
@@ -167,7 +167,7 @@ def test_auxiliary_outputs():
     assert np.isin(np.asarray(aux).round(4), PARTS[1].sum(1).round(4)).all()
 
 
-def test_in_optax():
+def test_the_aggregator_works_in_optax():
     """jit, a state of arrays only, both kinds of keys, `aggregating.process`."""
     _, gradients = partial_value_and_grad()
     optimizer = RAW_KEY_OPTIMIZER

@@ -99,14 +99,14 @@ def test_code_passes_through_tree_map():
     assert "num_workers=6" in repr(COMPLEX)
 
 
-def test_reverse_mode_passes_by_decoding_weights():
+def test_decoding_weights_are_constants_for_reverse_mode():
     def total(target):
         return jaxwgc.effective_weights(jaxwgc.weighted(COMPLEX, target), ALL).sum()
 
     np.testing.assert_allclose(jax.grad(total)(jnp.ones(6)), 1, atol=1e-4)
 
 
-def test_leaks_of_rounds_that_do_not_decode_stay():
+def test_leaks_of_undecodable_rounds_are_not_rounded_to_zero():
     """Three of six are lost, one too many; the leak is a thousandth of the weights."""
     weights = [15.20945, -33.69246, 5.970909, 15.95485, 217.9779, 756.6506]
     code = jaxwgc.weighted(CODES["cyclic_mds, complex"], np.array(weights))
@@ -124,7 +124,7 @@ def test_leaks_of_rounds_that_do_not_decode_stay():
     np.testing.assert_allclose(decoding.collapse(gradients), expected, rtol=1e-4)
 
 
-def test_small_entries_of_weighted_codes_are_no_rounding():
+def test_small_entries_of_weighted_codes_are_not_rounded_to_zero():
     """The weights of some of these rounds are large: rounding is near, but below."""
     code = codes.reed_solomon(200, 200, 20)
     draw = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_small_entries_of_weighted_codes_are_no_rounding():
     assert errors.max() < 1e-3 * np.linalg.norm(expected)
 
 
-def test_nothing_is_the_share_of_what_weighs_nothing():
+def test_the_recovered_share_of_a_target_of_zeros_is_zero():
     code = jaxwgc.weighted(codes.uncoded(3), np.zeros(3))
     assert jaxwgc.decoding(code, np.ones(3, bool)).share == 0
 
@@ -245,7 +245,7 @@ def test_a_weighted_code_from_double_precision_works_without_it():
     assert jnp.isfinite(jaxwgc.decoding_error(weighted[2], ALL))
 
 
-def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
+def test_weighted_codes_of_numpy_stay_in_numpy_and_others_in_float32():
     code = codes.uncoded(3)
     weights = np.array([1, 2, 1 / 3])
     on_host = jaxwgc.weighted(code, weights)
@@ -254,7 +254,7 @@ def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
     assert jaxwgc.weighted(half, weights).target.dtype == np.float32
 
 
-def test_a_mask_of_messages_is_not_one_of_workers():
+def test_a_mask_of_messages_is_rejected():
     with pytest.raises(ValueError, match=r"3\); got"):
         jaxwgc.decoding_weights(UNCODED, np.ones(9, bool))
 
@@ -277,7 +277,7 @@ def test_arrivals_of_a_model():
         np.testing.assert_array_equal(mask, messages_sent(code, np.asarray(observed)))
 
 
-def test_traced_counts_out_of_range_are_no_answer():
+def test_traced_counts_out_of_range_count_as_no_response():
     """Those that wrap around, too: the round shows as one that cannot be decoded."""
     arrived = jax.jit(lambda own: Arrived.of(UNCODED, finished=own).mask)
     for count in (np.uint8(255), np.int32(99), np.int32(-3)):

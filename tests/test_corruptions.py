@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_only_the_wrong_are_changed(name):
+def test_only_messages_of_corrupted_workers_change(name):
     """Of complex messages; those of real ones have tests of their own."""
     model = EXAMPLES[name]
     messages = jax.random.normal(KEY, (8, 30), jnp.complex64)
@@ -30,7 +30,7 @@ def test_only_the_wrong_are_changed(name):
     assert state == ()
 
 
-def test_sizes():
+def test_corruptions_have_their_documented_size():
     draw = np.random.default_rng(0).normal
     messages = 5 * draw(size=(4, 4000)).astype(np.float32)
     names = (
@@ -52,7 +52,7 @@ def test_sizes():
     np.testing.assert_allclose(errors, np.tile(errors[:1], (4, 1)), atol=1e-5)
 
 
-def test_part_of_a_codeword_is_one():
+def test_part_of_a_codeword_satisfies_the_checks():
     """With all workers, an error of rank one that satisfies the checks."""
     messages = np.random.default_rng(0).normal(size=(8, 30)).astype(np.float32)
     error = jax.jit(EXAMPLES["codeword_part"].corrupted)(KEY, messages) - messages
@@ -64,7 +64,7 @@ def test_part_of_a_codeword_is_one():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_bits(dtype):
+def test_bit_flip_flips_one_bit(dtype):
     """Each bit of one entry, by NumPy's view of it."""
     unsigned = np.dtype(f"u{np.dtype(dtype).itemsize}")
     with jax.enable_x64(dtype == np.float64):

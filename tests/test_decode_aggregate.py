@@ -25,7 +25,7 @@ def lost(code, *workers):
 
 
 @pytest.mark.parametrize("name", ["complex", "several messages"])
-def test_is_what_the_simulation_decodes(name):
+def test_updates_and_states_are_those_of_coded_aggregate(name):
     """Updates and states are those of `coded_aggregate` for the same round."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
@@ -114,7 +114,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="must be"):
             twice.update(self.messages, twice.init(PARAMS), params, received=self.mask)
 
-    def test_masks_around_it(self):
+    def test_masks_around_the_aggregator(self):
         hidden = {"w": PARAMS["w"], "b": optax.MaskedNode()}
         with pytest.raises(ValueError, match="go around transformations after"):
             self.update(params=hidden, received=self.mask)

@@ -29,7 +29,7 @@ def share_of_miss(found, truth):
     return np.abs(np.asarray(found, np.float64) - truth).max() / np.abs(truth).max()
 
 
-def test_one_code_in_both_modes():
+def test_one_code_serves_both_precisions():
     """Also where what was compiled in the other mode is still there."""
     code = codes.ldgm(KEY, 8, 6, 2)
     received = np.arange(code.num_workers) > 0
@@ -91,7 +91,7 @@ class TestMessages:
         np.testing.assert_array_equal(cast, decoded.astype(jnp.bfloat16))
 
 
-def test_shapes_have_no_entries():
+def test_shape_structs_are_taken_for_parameters_alone():
     """A `jax.ShapeDtypeStruct` is taken for parameters, and for nothing else."""
     struct = jax.ShapeDtypeStruct((6,), np.float32)
     plain = codes.uncoded(6)

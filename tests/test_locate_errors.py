@@ -123,7 +123,7 @@ def test_errors_that_agree_up_to_half_of_the_checks(name):
 
 @pytest.mark.parametrize("heavy", [1.0, 1e3])
 @pytest.mark.parametrize("name", CODES)
-def test_huge_errors_hide_no_moderate_ones(name, heavy):
+def test_moderate_errors_are_found_beside_huge_ones(name, heavy):
     """Every pair and triple, errors of 1e3 to 1e30 of a typical entry."""
     is_wrong = ~patterns(8, [2, 3])
     draw = np.random.default_rng(0)
@@ -159,7 +159,7 @@ def test_errors_of_unequal_sizes(sizes, num_missing, heavy, options):
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_more_than_can_be_explained_is_refused(name):
+def test_more_errors_than_can_be_explained_are_rejected(name):
     """Four independent errors leave no check: nobody is blamed, nothing believed."""
     is_wrong = ~patterns(8, [4])
     found = locate(CODES[name], is_wrong)
@@ -168,7 +168,7 @@ def test_more_than_can_be_explained_is_refused(name):
     assert not np.any(found.wrong | found.mask)
 
 
-def test_a_round_without_a_spare_answer_is_refused():
+def test_a_round_without_a_check_is_rejected():
     four = np.arange(8)[None] < 4
     found = locate(CODES["cyclic_mds"], np.zeros((1, 8), bool), four)
     assert found.refused[0]
@@ -210,7 +210,7 @@ class TestCopies:
 
         assert jax.jit(jax.vmap(is_found))(jax.random.split(KEY, 1000)).all()
 
-    def test_two_of_two_is_a_dispute_and_one_alone_is_not_believed(self):
+    def test_copies_that_differ_are_disputed_and_single_copies_are_dropped(self):
         code = codes.fractional_repetition(4, num_stragglers=1)
         messages = np.float32(code.encoding_matrix)
         wrong = messages + np.eye(4, dtype=np.float32)[[1]].T
@@ -233,7 +233,7 @@ class TestCopies:
         np.testing.assert_array_equal(decoded, np.ones(6))
 
 
-def test_nobody_is_blamed_for_parts_of_unequal_size():
+def test_parts_of_unequal_size_blame_no_worker():
     """Honest messages may be of any size; a round may be refused, no more."""
     spreads = np.linspace(0, 10, 256)[:, None, None]
     sizes = np.exp(spreads * np.random.default_rng(0).normal(size=(256, 8, 1)))
@@ -241,7 +241,7 @@ def test_nobody_is_blamed_for_parts_of_unequal_size():
     assert not np.any(locate(CODES["cyclic_repetition"], nobody, heavy=sizes).wrong)
 
 
-def test_a_large_part_hides_nobody():
+def test_a_large_part_hides_no_corrupted_worker():
     """The large messages of one cluster are all of its checks."""
     clusters = codes.clustered(codes.cyclic_mds(4, 2), 2)
     # Of this decoder there is a compiled function.
@@ -261,7 +261,7 @@ def test_gradients_of_all_sizes(code):
     np.testing.assert_array_equal(found.wrong, is_wrong)
 
 
-def test_huge_copies_never_agree():
+def test_different_copies_whose_squares_overflow_do_not_agree():
     messages = np.ones((9, LENGTH), np.float32)
     messages[COPIES.assignment[:, 0], :2] = [[1e24, 0], [0, 2e25], [1, 2]]
     assert bool(find(COPIES, messages).refused)
@@ -279,7 +279,7 @@ class TestKindsOfNumbers:
         messages[2, place] += error
         return messages
 
-    def test_what_is_not_finite_is_missing(self):
+    def test_messages_that_are_not_finite_count_as_missing(self):
         for value in (np.nan, np.inf, 3e38):
             found = find(self.code, self.shifted(self.ones, 5, value))
             assert not found.mask[2]
@@ -287,7 +287,7 @@ class TestKindsOfNumbers:
             assert np.isnan(value) <= (not np.any(found.wrong))
             assert int(found.mask.sum()) == 7
 
-    def test_double_precision_finds_less(self, x64):
+    def test_double_precision_finds_smaller_errors(self, x64):
         dtype = np.float64 if x64 else np.float32
         [messages] = sent(self.code, self.gradients[None].astype(dtype))
         assert not np.any(find(self.code, messages).wrong)

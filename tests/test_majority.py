@@ -5,7 +5,7 @@ import numpy as np
 from jaxwgc.coding._errors._majority import find_copies
 
 
-def test_are_known_by_their_rows():
+def test_copies_are_rows_that_are_equal_up_to_scale():
     matrix = np.array([[1, 2, 0], [0, 0, 3], [-2, -4, 0], [0, 0, 1.5]])
     labels, signs = find_copies(matrix)
     assert labels[0] == labels[2] != labels[1] == labels[3]

@@ -148,7 +148,7 @@ def with_counter():
     ],
     ids=["function", "string", "integers", "key"],
 )
-def test_what_is_no_float(params, shown):
+def test_parameters_that_are_not_floats_are_rejected(params, shown):
     """Before another transformation of the chain fails, and with what to do."""
     rule = f"params{shown}.*eqx.partition.*nnx.split.*optax.masked"
     aggregate = jaxwgc.coded_aggregate(

@@ -57,14 +57,14 @@ def test_wrong_variances(wrong):
     assert np.isnan(jax.jit(coding.inverse_variance_weights)(variances)).all()
 
 
-def test_traced_leverage_without_degrees_of_freedom():
+def test_traced_leverage_without_degrees_of_freedom_gives_nan():
     residuals = np.ones((2, 4))
     rounded = jnp.array([[0.5] * 4, [1 - 1e-7] * 4], jnp.float32)
     found = jax.jit(coding.source_variances)(residuals, rounded)
     np.testing.assert_array_equal(found, [2, np.nan])
 
 
-def test_variances_leave_filled_up_rows_out(x64):
+def test_variances_leave_padded_rows_out(x64):
     rows = RNG.normal(size=(11, 2))
     residuals, row_weights = jaxwgc.partition(rows[:, 0], 3)
     leverage, _ = jaxwgc.partition(rows[:, 1] ** 2 / 20, 3)
@@ -119,7 +119,7 @@ def exact_variance(message, bits):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_right_on_average_with_bits_a_message(dtype):
+def test_quantized_messages_are_unbiased_with_bits_per_message(dtype):
     """To four standard errors, entry by entry; and so is the squared error."""
     real = np.random.default_rng(0).normal(size=(3, 64))
     messages = real[:, ::2] + 1j * real[:, 1::2] if dtype == np.complex64 else real
@@ -140,7 +140,7 @@ def test_right_on_average_with_bits_a_message(dtype):
     assert np.all(np.abs(steps) <= levels + 1e-3)
 
 
-def test_no_smaller_bound_holds():
+def test_the_bound_of_the_quantization_variance_is_sharp():
     """Vectors that reach it: all alike, or all in the middle between two levels.
 
     For the first ones, √P / (2 M) would be too small.
@@ -164,7 +164,7 @@ def test_no_smaller_bound_holds():
         assert bound <= min(length / levels**2, np.sqrt(length) / levels)
 
 
-def test_extremes(with_x64):
+def test_zero_huge_and_infinite_messages_are_quantized(with_x64):
     sizes = np.array([0.0, 1e-30, 1e30, np.inf, np.nan], np.float32)
     messages = sizes[:, None] * np.ones((5, 3), np.float32)
     quantize = jax.jit(coding.quantize)
@@ -177,7 +177,7 @@ def test_extremes(with_x64):
     assert jax.eval_shape(quantize, KEY, half, 8).dtype == np.float32
 
 
-def test_traced_bits_that_are_none():
+def test_wrong_traced_bits_give_nan():
     found = jax.jit(coding.quantize)(KEY, np.ones((4, 2)), np.array([1, 2, 24, 25]))
     np.testing.assert_array_equal(np.isnan(found).all(1), [True, False, False, True])
 
@@ -191,7 +191,7 @@ def objective(probabilities, length, bits):
 
 class TestAllocateBits:
     @pytest.mark.parametrize("total", [2, 3, 7, 12, 17])
-    def test_as_good_as_every_other(self, total):
+    def test_no_other_allocation_is_better(self, total):
         """All allocations of four workers, one by one."""
         generator = np.random.default_rng(total)
         for length in (1, 30, 1000):
@@ -206,7 +206,7 @@ class TestAllocateBits:
             found = objective(probabilities, length, bits)
             assert found == pytest.approx(most, rel=1e-12)
 
-    def test_more_than_can_be_used(self):
+    def test_no_worker_gets_more_than_24_bits(self):
         np.testing.assert_array_equal(coding.allocate_bits([0.1, 0.5], 8, 10**6), 24)
 
 

@@ -60,7 +60,7 @@ def loss(params, part):
 
 
 @every_code(NAMES)
-def test_codes(name):
+def test_products_of_codes_have_the_highest_precision(name):
     """All that is done with weights, and the weights of each decoder."""
     code = CODES[name]
     masks = np.ones((2, code.num_workers), bool)
@@ -98,7 +98,7 @@ def test_codes(name):
 
 
 @every_row(decoder_rows.ROWS)
-def test_decoders(row):
+def test_products_of_decoders_have_the_highest_precision(row):
     """All products of a decoder that no code needs to have."""
     for name in row.codes:
         code = CODES[name]
@@ -111,7 +111,7 @@ def test_decoders(row):
         assert precisions(decode, masks) <= {HIGHEST}
 
 
-def test_dual_code():
+def test_products_of_the_dual_code_have_the_highest_precision():
     """Which Lagrange decoding takes where there are few stragglers."""
     decode = functools.partial(
         jaxwgc.decoding_weights, jaxwgc.codes.reed_solomon(8, 8, 3)
@@ -119,7 +119,7 @@ def test_dual_code():
     assert precisions(decode, np.ones((2, 8), bool)) == {HIGHEST}
 
 
-def test_sums_on_request():
+def test_products_of_sums_on_request_have_the_highest_precision():
     assert precisions(
         jaxwgc.coding.answer_request,
         np.ones(2, np.float32),
@@ -157,6 +157,6 @@ SKETCHING = {
 
 
 @pytest.mark.parametrize("name", SKETCHING)
-def test_sketching(name):
+def test_products_of_sketching_have_the_highest_precision(name):
     for rows in (ROWS, WIDE) if "gram" in name else (ROWS,):
         assert precisions(SKETCHING[name], rows) == {HIGHEST}

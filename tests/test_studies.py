@@ -222,7 +222,7 @@ class TestSummarize:
         summary = jaxwgc.summarize(np.full(7, 2.5))
         assert summary == studies.Summary(2.5, 2.5, 2.5, 0.0)
 
-    def test_a_value_that_is_not_finite_shows(self):
+    def test_a_value_that_is_not_finite_makes_its_mean_nan(self):
         summary = jaxwgc.summarize(np.array([[1.0, 1.0], [np.nan, 3.0]]))
         assert np.isnan(summary.mean[0])
         assert summary.mean[1] == 2.0

@@ -34,7 +34,7 @@ from jaxwgc import _arrays, _validation
         ),
     ],
 )
-def test_scalars(check, rule, right, wrong):
+def test_scalars_of_a_wrong_type_are_rejected(check, rule, right, wrong):
     for value in right:
         assert check("value", value) in (None, value)
     for value in wrong:

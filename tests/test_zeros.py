@@ -124,7 +124,7 @@ def test_large_codes(size, x64):
     check(code, order >= code.num_stragglers - np.arange(200)[:, None] % 3, x64)
 
 
-def test_messages_that_were_rounded_on_their_way():
+def test_zeros_stay_zero_if_messages_were_rounded_to_bfloat16():
     code = codes.reed_solomon(6, 6, 3)
     gradients, is_dead = with_dead_coordinates(code, KINDS[0])
     messages = jaxwgc.encode(code, gradients.astype(np.float32))
@@ -139,7 +139,7 @@ def test_messages_that_were_rounded_on_their_way():
     assert np.all(errors < 0.05 * np.linalg.norm(expected))
 
 
-def test_what_is_not_rounding_stays():
+def test_infinity_and_small_entries_are_not_rounded_to_zero():
     """Infinity that was received, and entries just as small as others are large."""
     code = codes.cyclic_mds(4, 2)
     messages = jaxwgc.encode(code, np.ones((4, 2), np.float32))

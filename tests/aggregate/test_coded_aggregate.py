@@ -43,7 +43,7 @@ class TestMethods:
         ("name", "message"),
         [("reed_solomon", "c64[6,4]"), ("cyclic_repetition", "f32[6,7]")],
     )
-    def test_only_messages_forms_them(self, name, message):
+    def test_only_the_method_messages_forms_messages(self, name, message):
         """An array (num_workers, length) for 7 parameters, complex ones in halves."""
         gradients = gradients_of(6)
         formed = []
@@ -54,7 +54,7 @@ class TestMethods:
         assert formed == [method == "messages" for method in METHODS]
 
     @every_method
-    def test_one_program_outside_of_jit(self, method, caplog):
+    def test_an_update_outside_of_jit_compiles_one_program(self, method, caplog):
         transform = aggregate(GROUPS, method=method)
         gradients = gradients_of(6)
         state = transform.init(None)

@@ -52,7 +52,7 @@ def _solve(matrix, mask):
 @pytest.mark.parametrize(
     ("name", "x64"), [("uncoded", True), ("cyclic_mds", False)], indirect=["x64"]
 )
-def test_against_numpy(name, x64):
+def test_updates_with_stored_messages_are_those_of_numpy(name, x64):
     """Rounds of all kinds: nobody, too few, late ones, enough, all."""
     code = CODES[name]
     draw = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_against_numpy(name, x64):
 
 
 @pytest.mark.parametrize("name", ["communication_efficient, odd", "replicated"])
-def test_what_does_not_change_is_not_missed(name):
+def test_constant_gradients_are_complete_after_a_round_of_all_workers(name):
     """After a round of all workers, whoever answers."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
@@ -108,7 +108,7 @@ def test_what_does_not_change_is_not_missed(name):
     assert state.num_undecodable >= 2
 
 
-def test_bias_goes_away_where_one_worker_is_always_late():
+def test_stored_messages_remove_the_bias_of_workers_that_are_always_late():
     """Descent to the minimum of all, though two of the workers never come in time."""
     slopes = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     delay = stragglers.unequal_speeds(
@@ -142,7 +142,7 @@ def test_bias_goes_away_where_one_worker_is_always_late():
 
 
 @pytest.mark.parametrize("debias", ["share", 0.5])
-def test_what_is_lost_is_made_up_for(debias):
+def test_debiased_updates_are_divided_by_the_recovered_share(debias):
     """By the share that is there, or always by the number; also in bfloat16."""
     code = jaxwgc.weighted(codes.uncoded(4), np.array([1.0, 2, 3, 4]))
     gradients = np.arange(8, dtype=np.float32).reshape(4, 2).astype(jnp.bfloat16)

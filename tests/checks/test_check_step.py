@@ -65,7 +65,7 @@ def problem_of(report=None, **options):
 
 
 class TestNothingIsWrong:
-    def test_losses_in_bfloat16(self):
+    def test_losses_in_bfloat16_are_no_problem(self):
         trees = PARAMS, DATA
         params, data = jax.tree.map(lambda own: jnp.asarray(own, jnp.bfloat16), trees)
         report = check(params=params, data=data, parts=jaxwgc.partition(data, 6))
@@ -88,14 +88,14 @@ class TestNothingIsWrong:
         plain = lambda params, part: jnp.sum(errors(params, part))  # noqa: E731
         assert check(plain, parts=jaxwgc.partition(few, 6)[0], data=few).ok
 
-    def test_weights(self):
+    def test_weights_of_rows_and_parts_are_no_problem(self):
         """Of rows and of parts, which are the user's own and not those of a sample."""
         parts, row_weights = PARTS
         row_weights = row_weights * np.linspace(1, 3, 24).reshape(6, 4)
         code = jaxwgc.weighted(CODE, np.arange(6.0))
         assert check(parts=(parts, row_weights), code=code).ok
 
-    def test_optimizers_and_steps(self):
+    def test_optimizers_and_steps_are_no_problem(self):
         """Decay behind the aggregator, and a schedule that starts at zero."""
         optimizer = chain(
             optax.add_decayed_weights(0.1),
@@ -115,7 +115,7 @@ class TestNothingIsWrong:
         # What was given is not donated.
         assert float(PARAMS["b"]) == 0
 
-    def test_messages(self):
+    def test_messages_from_workers_are_no_problem(self):
         optimizer = optax.chain(jaxwgc.decode_aggregate(CODE), optax.adam(0.1))
         report = check(optimizer=optimizer, received=~LOST)
         assert report.ok
@@ -169,7 +169,7 @@ class TestLosses:
         problem = problem_of(parts=jaxwgc.partition((X, -Y), 6))
         assert "Are these the parts of these data" in problem
 
-    def test_a_code_that_does_not_keep_its_word(self):
+    def test_a_code_that_tolerates_fewer_stragglers_than_it_says(self):
         code = jaxwgc.GradientCode.from_matrix(np.eye(6), num_stragglers=1)
         assert "with at most 1 stragglers" in problem_of(code=code)
 
@@ -184,7 +184,7 @@ class TestSamples:
     def report(self, weights, code=code, loss=loss):
         return check(loss, (self.small.parts, weights), self.data, code)
 
-    def test_with_its_weights(self):
+    def test_a_sample_with_its_weights_is_no_problem(self):
         assert self.small.weights.max() > 1
         assert self.report(self.small.row_weights).ok
         scaled = sketching.weighted_parts(
@@ -198,7 +198,7 @@ class TestSamples:
         parts = scaled.parts, scaled.row_weights
         assert check(without_intercept, parts, self.data, self.code).ok
 
-    def test_without_its_weights(self):
+    def test_a_sample_without_its_weights_is_reported(self):
         reports = {
             "no row weights": self.report(jnp.ones((6, 4))),
             "not those of the code": self.report(self.small.row_weights, CODE),
@@ -262,7 +262,7 @@ class TestRounds:
         ],
         ids=["early", "nobody"],
     )
-    def test_waiting(self, code, wait, words):
+    def test_waiting_rules_that_end_too_early_are_reported(self, code, wait, words):
         optimizer = chain(model=stragglers.delayed(DELAY, wait), code=code)
         problem = problem_of(optimizer=optimizer, code=code)
         assert re.match(f"[4-8] of 8 rounds cannot be decoded: {words}", problem)
@@ -283,7 +283,7 @@ class TestRounds:
 
 class TestState:
     @pytest.mark.parametrize("simulates", [True, False])
-    def test_not_carried(self, simulates):
+    def test_a_state_that_is_not_carried_over_is_reported(self, simulates):
         """Of decode_aggregate the moments of Adam show it."""
         if simulates:
             optimizer = chain(optax.sgd(0.01))
@@ -305,10 +305,10 @@ class TestState:
 
         problem = problem_of(optimizer=optimizer, step=not_carried)
         assert problem.startswith("the state is not passed on")
-        # That of coded_aggregate is carried in `test_optimizers_and_steps`.
+        # `test_optimizers_and_steps_are_no_problem` carries that of coded_aggregate.
         assert simulates or check(optimizer=optimizer, step=step).ok
 
-    def test_nothing_to_carry(self):
+    def test_an_optimizer_without_state_is_no_problem(self):
         """In an optimizer that counts nothing, where all answer in every round."""
         code = codes.uncoded(6)
         optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(0.1))
@@ -317,11 +317,11 @@ class TestState:
 
 
 class TestBadInput:
-    def test_traced(self):
+    def test_traced_arguments_are_rejected(self):
         with pytest.raises(TypeError, match="arguments must be concrete"):
             jax.jit(lambda params: check(params=params).gradient_ratio)(PARAMS)
 
-    def test_structures(self):
+    def test_wrong_structures_are_rejected(self):
         for parts in (PARTS[0][0], (PARTS[0], PARTS[1][:, 0])):
             with pytest.raises(ValueError, match="parts must be .parts, row_weights. "):
                 check(parts=parts)
@@ -330,14 +330,14 @@ class TestBadInput:
         with pytest.raises(ValueError, match="leading axis of num_parts = 6"):
             check(parts=jaxwgc.partition(DATA, 5))
 
-    def test_optimizers(self):
+    def test_optimizers_without_an_aggregator_are_rejected(self):
         with pytest.raises(ValueError, match="optimizer must have one jaxwgc.coded_ag"):
             check(optimizer=optax.adam(0.1))
         other = chain(code=codes.uncoded(5), model=stragglers.uniform(1))
         with pytest.raises(ValueError, match="an aggregator for code; got one for 5"):
             check(optimizer=other)
 
-    def test_steps(self):
+    def test_wrong_steps_are_rejected(self):
         with pytest.raises(ValueError, match="optimizer must be given with step"):
             check(step=lambda params, state: (params, state))
         with pytest.raises(TypeError, match="step must return .params, state, ...."):

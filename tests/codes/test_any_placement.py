@@ -45,7 +45,7 @@ def test_every_pattern_of_200_placements(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_their_decoders(method, with_x64):
+def test_weights_of_the_decoders_are_exact_for_every_pattern(method, with_x64):
     """Every pattern of as many placements as share what is compiled."""
     generator = np.random.default_rng(0)
     masks = patterns_within(9, 3)
@@ -72,7 +72,7 @@ def test_columns_that_repeat_have_smaller_weights_than_lagrange():
 @pytest.mark.parametrize(
     ("size", "method"), [((12, 12, 2), "polynomials"), ((50, 20, 29), "random_rows")]
 )
-def test_the_better_conditioned_method(size, method):
+def test_the_better_conditioned_method_is_chosen(size, method):
     held = random_assignment(np.random.default_rng(0), *size)
     chosen = any_placement(KEY, held, size[2])
     by_method = {name: any_placement(KEY, held, size[2], name) for name in METHODS}
@@ -83,7 +83,7 @@ def test_the_better_conditioned_method(size, method):
     )
 
 
-def test_better_conditioned_than_the_first_order():
+def test_the_order_of_workers_keeps_entries_small():
     """What is gained by looking for an order of the workers."""
     held = random_assignment(np.random.default_rng(1), 20, 20, 4)
     sizes = [
@@ -122,7 +122,7 @@ def test_worst_rounding_of_segments_and_several_messages():
         assert received.sum() == code.num_workers - 1
 
 
-def test_keys_of_both_kinds_and_precisions(make_key, x64):
+def test_keys_of_both_kinds_give_one_code_in_both_precisions(make_key, x64):
     held = random_assignment(np.random.default_rng(0), 6, 5, 2)
     code = any_placement(make_key(3), held, 2)
     with jax.enable_x64(not x64):
@@ -158,7 +158,7 @@ def test_speeds_of_any_size():
     np.testing.assert_allclose(jaxwgc.effective_weights(code, received), 1, atol=1e-5)
 
 
-def test_one_copy_is_no_code():
+def test_one_copy_of_each_part_needs_no_code():
     """Weights of one or minus one, real messages."""
     held = proportional_placement([2, 1, 1], 4, copies=1)
     code = any_placement(KEY, held, 0)
@@ -167,7 +167,7 @@ def test_one_copy_is_no_code():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float32_of_fifty_workers(method):
+def test_fifty_workers_decode_accurately_in_float32(method):
     """No worse than the prototypes of random placements with nine stragglers."""
     held = ~random_patterns(50, 10, 50).T
     code = any_placement(KEY, held, 9, method)

@@ -54,7 +54,7 @@ class TestClustered:
 
 @settings(max_examples=50, deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 7))))
-def test_takes_the_part_that_was_taken_least_often(assignment):
+def test_multi_message_takes_the_part_that_was_taken_least_often(assignment):
     """Against the rule as the docstring has it, for any assignment."""
     num_workers, num_parts = assignment.shape
     matrix = assignment * np.arange(1.0, assignment.size + 1).reshape(assignment.shape)
@@ -111,7 +111,7 @@ def test_codes_made_of_traced_codes():
 
 class TestFromMatrix:
     @pytest.mark.parametrize("kind", [list, np.array, jnp.array, np.float16])
-    def test_any_array(self, kind):
+    def test_the_matrix_may_be_any_array(self, kind):
         code = from_matrix(kind(ROWS.tolist()), num_stragglers=1, check_patterns=3)
         for field, expected in FIELDS.items():
             np.testing.assert_array_equal(getattr(code, field), expected)
@@ -146,7 +146,7 @@ class TestFromMatrix:
         with pytest.raises(ValueError, match="num_stragglers must be tolerated"):
             from_matrix(matrix, num_stragglers=3, check_patterns=19)
 
-    def test_made_inside_transformations(self):
+    def test_codes_may_be_made_inside_transformations(self):
         """Traced arrays, and whatever else JAX puts in their place."""
         code = jaxwgc.GradientCode(**FIELDS, num_stragglers=1)
 

@@ -28,7 +28,7 @@ class TestEdgeGraph:
         held = np.nonzero(code.encoding_matrix.T)[1].reshape(num_parts, degree)
         np.testing.assert_array_equal(np.sort(code.decoders[0].incident), held)
 
-    def test_divided_by_the_expected_weights_it_is_unbiased(self):
+    def test_effective_weights_have_equal_means_over_graphs_and_rounds(self):
         """Every part has the same expected weight, over graphs and answers."""
         model = stragglers.bernoulli(0.4)
 

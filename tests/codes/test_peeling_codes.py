@@ -19,7 +19,7 @@ class TestRobustSoliton:
     @pytest.mark.parametrize(
         ("num_batches", "c", "delta"), [(100, 0.1, 0.5), (1000, 0.03, 0.5), (50, 1, 1)]
     )
-    def test_is_the_published_one(self, num_batches, c, delta):
+    def test_matches_the_published_distribution(self, num_batches, c, delta):
         """Luby's rho and tau, as he writes them, for a spike within the support."""
         ripple = c * math.log(num_batches / delta) * math.sqrt(num_batches)
         spike = round(num_batches / ripple)
@@ -33,7 +33,7 @@ class TestRobustSoliton:
         # The spike stands out.
         assert found[spike - 1] > 2 * found[spike]
 
-    def test_is_the_ideal_one_without_robustness(self):
+    def test_is_the_ideal_soliton_distribution_without_robustness(self):
         found = robust_soliton(5, 0.0, 0.5, 5)
         np.testing.assert_allclose(found, [1 / 5, 1 / 2, 1 / 6, 1 / 12, 1 / 20])
 

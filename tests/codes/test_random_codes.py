@@ -68,7 +68,7 @@ def test_traced_codes_are_in_the_working_precision(with_x64):
     np.testing.assert_allclose(matrix, alone, rtol=1e-15)
 
 
-def test_subsets_of_equal_draws_have_as_many_items(monkeypatch):
+def test_random_subsets_have_their_size_if_all_draws_are_equal(monkeypatch):
     monkeypatch.setattr(
         jax.random, "bits", lambda key, shape, dtype: jnp.zeros(shape, dtype)
     )
@@ -149,7 +149,7 @@ class TestStochasticBlock:
             expected = pytest.approx(2 / (float(inside) + 0.25), rel=1e-6)
             assert own_decoder(alone, decoders.OneStep).scale == expected
 
-    def test_between_fractional_repetition_and_bernoulli(self):
+    def test_extreme_probabilities_give_fractional_repetition_and_bernoulli(self):
         repetition = codes.stochastic_block(KEY, 6, 6, 2, 1, 0)
         expected = np.kron(np.eye(2), np.ones((3, 3)))
         np.testing.assert_array_equal(repetition.encoding_matrix, expected)
@@ -203,7 +203,7 @@ class TestStochastic:
             )
             assert alone.encoding_matrix.max() == pytest.approx(1 / 0.6)
 
-    def test_no_stragglers_are_expected(self):
+    def test_columns_sum_to_one_if_no_stragglers_are_expected(self):
         code = codes.stochastic(jax.random.key(1), 6, 4, 2, 0)
         np.testing.assert_allclose(code.encoding_matrix.sum(axis=0), 1)
 
@@ -224,7 +224,7 @@ class TestLdgm:
         ("num_workers", "num_parts", "parity_degree", "survived"),
         [(5, 4, 4, 1), (7, 4, 4, 1), (4, 1, 1, 1), (5, 4, 3, 0), (7, 4, 1, 0)],
     )
-    def test_the_stragglers_it_claims_to_survive(
+    def test_tolerates_every_pattern_of_num_stragglers(
         self, num_workers, num_parts, parity_degree, survived
     ):
         code = codes.ldgm(KEY, num_workers, num_parts, parity_degree)

@@ -15,7 +15,7 @@ from tests.oracles import least_miss
 from tests.zoo import KEY, gradients_of, like
 
 
-def test_uncoded_shares_parts_out_in_runs():
+def test_uncoded_gives_each_worker_consecutive_parts():
     code = codes.uncoded(2, 6)
     expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     np.testing.assert_array_equal(code.encoding_matrix, expected)
@@ -26,7 +26,7 @@ def test_uncoded_shares_parts_out_in_runs():
     np.testing.assert_array_equal(codes.uncoded(3).encoding_matrix, np.eye(3))
 
 
-def test_uncoded_in_proportion():
+def test_uncoded_assigns_parts_in_proportion_to_loads():
     code = codes.uncoded(3, 8, loads=[2, 1, 1])
     np.testing.assert_array_equal(code.parts_per_worker, [4, 2, 2])
     np.testing.assert_array_equal(code.encoding_matrix.sum(0), np.ones(8))
@@ -44,7 +44,7 @@ def test_fractional_repetition_has_groups_of_equal_rows():
 
 
 class TestCyclicRepetition:
-    def test_float32_whatever_the_norms_of_the_rows(self):
+    def test_float32_is_as_accurate_as_numpy_for_rows_of_very_different_norms(self):
         """Tandon's matrices: their rows differ by orders of magnitude."""
         code = codes.cyclic_repetition(KEY, 40, 5)
         received = random_patterns(40, 5, 200)
@@ -106,7 +106,7 @@ def orders(code):
 class TestReplicated:
     @settings(max_examples=50, deadline=None)
     @given(st.data())
-    def test_owner_forwards_and_helpers_backwards(self, data):
+    def test_owners_take_parts_forwards_and_helpers_backwards(self, data):
         """Against lists; and every part has so many holders, whatever the loads."""
         num_workers = data.draw(st.integers(1, 6))
         num_parts = data.draw(st.integers(1, 12))
@@ -127,7 +127,7 @@ class TestReplicated:
         np.testing.assert_array_equal(rows, expected)
 
     @pytest.mark.parametrize("copies", [1, 2, 3])
-    def test_each_part_once_from_the_lightest(self, copies):
+    def test_each_part_is_requested_once_from_the_lightest_worker(self, copies):
         """Against a loop over the parts, for numbers of finished parts at random."""
         code = codes.replicated(4, 10, copies, loads=[1, 2, 1, 1])
         parts = code.parts_per_worker
@@ -154,7 +154,7 @@ class TestReplicated:
                     assert burdens[asked[0]] == burdens[workers].min()
                     burdens[asked[0]] += 1
 
-    def test_decodes_as_its_weights_do(self):
+    def test_decodings_on_request_agree_with_decoding_weights(self):
         """Whether a part is missing is known without weights: the same answer."""
         code = jaxwgc.weighted(codes.replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
         finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)

@@ -43,7 +43,7 @@ LARGER = [
     [(make(n, *own), most) for n, most, make, rows in LARGER for own in rows],
     ids=str,
 )
-def test_larger_codes(code, tolerance):
+def test_larger_codes_tolerate_their_stragglers(code, tolerance):
     """Every pattern of twelve workers, some of a hundred."""
     n = code.num_workers
     s = code.num_stragglers
@@ -68,7 +68,7 @@ every_inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
 
 
 @every_inner
-def test_stragglers_in_each_cluster(inner):
+def test_clustered_codes_tolerate_stragglers_in_each_cluster(inner):
     """Not only s in all, but s in each cluster."""
     for num_clusters in (1, 3):
         code = codes.clustered(inner, num_clusters)

@@ -46,7 +46,7 @@ def least_by_scipy(probabilities, held, gram):
 
 class TestFill:
     @pytest.mark.parametrize("tau", [1.1, 1.5, 3.0])
-    def test_rounds_that_are_drawn(self, tau, with_x64):
+    def test_errors_of_simulated_rounds_match_the_closed_forms(self, tau, with_x64):
         """Unbiased, and the closed forms of both columns, to four standard errors."""
         probabilities = probabilities_at(tau)
         code = codes.unequal(probabilities, 10)
@@ -62,7 +62,7 @@ class TestFill:
         np.testing.assert_allclose(expected.squared_error, least)
 
     @pytest.mark.parametrize(("num_workers", "num_parts"), [(1, 1), (10, 3), (7, 40)])
-    def test_few_copies_none_negative(self, num_workers, num_parts):
+    def test_shares_are_nonnegative_with_few_copies(self, num_workers, num_parts):
         generator = np.random.default_rng(num_parts)
         probabilities = generator.uniform(0.01, 0.9, num_workers)
         code = codes.unequal(probabilities, num_parts)
@@ -79,14 +79,14 @@ class TestFill:
         assert np.all(code.parts_per_worker == 3)
         np.testing.assert_allclose(code.encoding_matrix.max(1), 1 / 0.7)
 
-    def test_a_worker_that_never_straggles_is_not_all_there_is(self):
+    def test_a_worker_that_never_straggles_does_not_take_all_parts(self):
         """10⁻¹² counts as 10⁻⁶ in the shares; its coefficients stay unbiased."""
         code = codes.unequal([1e-12, 1e-6, 0.5], 3)
         assert code.parts_per_worker[1] == 2
         bias = expected_error(code, [1e-12, 1e-6, 0.5]).bias
         np.testing.assert_allclose(bias, 0, atol=1e-12)
 
-    def test_least_of_all_by_scipy(self):
+    def test_error_for_equal_parts_is_the_minimum_over_all_codes(self):
         """Parts that are all alike: no other code of these workers does better."""
         probabilities = np.random.default_rng(2).uniform(0.1, 0.8, 4)
         code = codes.unequal(probabilities, 5)
@@ -105,7 +105,7 @@ class TestAssignment:
         return gradients @ gradients.T
 
     @pytest.mark.parametrize("correlation", [None, 0.6, -0.2, "gradients"])
-    def test_least_by_scipy(self, correlation):
+    def test_error_on_an_assignment_is_the_minimum_by_scipy(self, correlation):
         given = self.factors() if correlation == "gradients" else correlation
         code = codes.unequal(
             self.probabilities, 5, assignment=self.held, correlation=given
@@ -119,7 +119,7 @@ class TestAssignment:
         least = least_by_scipy(self.probabilities, self.held, gram)
         assert found.squared_error == pytest.approx(least, rel=1e-6)
 
-    def test_uncorrelated_by_both_ways(self):
+    def test_no_correlation_equals_a_correlation_of_zero(self):
         """Workers as unlike as they come, and no digits are lost."""
         unlike = np.array([1e-9, 1 - 1e-9, 0.5, 1e-3])
         one, other = (
@@ -128,7 +128,7 @@ class TestAssignment:
         )
         np.testing.assert_allclose(one.encoding_matrix, other.encoding_matrix)
 
-    def test_everything_on_every_worker(self):
+    def test_parts_on_every_worker_are_weighted_by_reliability(self):
         """αᵢⱼ is worker i's share of all 1 / δ, whatever G is."""
         gram = self.factors()
         code = codes.unequal(
@@ -140,7 +140,7 @@ class TestAssignment:
         found = expected_error(code, self.probabilities, correlation=gram)
         assert found.squared_error == pytest.approx(gram.sum() / trust.sum())
 
-    def test_fill_with_other_coefficients(self):
+    def test_coefficients_for_a_correlation_improve_on_the_fill(self):
         """Better for that G than the fill's own, on the same parts."""
         fill, best = (
             codes.unequal(self.probabilities, 5, correlation=rho) for rho in (None, 0.3)
@@ -167,7 +167,7 @@ def test_noisy_messages_count_as_stragglers_do():
     assert found.squared_error == pytest.approx(16 / trust.sum())
 
 
-def test_estimates_cost_a_bias(with_x64):
+def test_estimated_probabilities_cause_the_predicted_bias(with_x64):
     """The formula for p̂ in the place of p, against all patterns of answers."""
     probabilities = np.array([0.2, 0.5, 0.7])
     estimates = np.array([0.3, 0.4, 0.7])

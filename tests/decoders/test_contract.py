@@ -29,7 +29,7 @@ def many_rounds(name):
 
 
 @every_decoder
-def test_batches_lanes_and_weights(row, name):
+def test_batches_lanes_and_single_rounds_have_equal_weights(row, name):
     """Of codes whose weights are traced, one that has been decoded among the lanes."""
     code = CODES[name]
     decoder = row.decoder_for(code)
@@ -63,7 +63,7 @@ def test_batches_lanes_and_weights(row, name):
 
 
 @every_decoder
-def test_against_numpy(row, name):
+def test_residuals_and_weighted_parts_are_those_of_numpy(row, name):
     """The least residual of an optimal decoder; aᵀB of the others, by a reference."""
     code = CODES[name]
     decoder = row.decoder_for(code)

@@ -77,7 +77,7 @@ class TestOneFromOutside:
         expected = by_hand(MASKS, limits[:, None, None])
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    def test_every_step(self):
+    def test_every_step_takes_the_decoder(self):
         mask = MASKS[-2]
         gradients = {"w": np.arange(12.0, dtype=np.float32).reshape(6, 2)}
 
@@ -110,7 +110,7 @@ class TestOneFromOutside:
         both = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
         np.testing.assert_allclose(both, np.tile(found, 2), atol=1e-6)
 
-    def test_what_stands_at_stragglers_does_not_count(self):
+    def test_weights_of_stragglers_are_set_to_zero(self):
         found = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
         assert found.dtype == jnp.float32
         np.testing.assert_array_equal(found, MASKS)
@@ -142,7 +142,7 @@ def test_optimal_weights_are_not_inherited():
     np.testing.assert_allclose(error, errors[MASKS.sum(1) == 4].max(), rtol=1e-5)
 
 
-def test_static_fields_by_strings():
+def test_static_fields_may_be_annotated_by_strings():
     found = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
     np.testing.assert_array_equal(found, 2 * MASKS)
 
@@ -150,7 +150,7 @@ def test_static_fields_by_strings():
 class TestStructures:
     """The class is part of the structure, so that no cache takes one for another."""
 
-    def test_classes_differ(self):
+    def test_structures_differ_between_classes(self):
         class Other(decoders.Decoder):
             def weights(self, matrix, target, mask):
                 return 2 * Garbled().weights(matrix, target, mask)
@@ -162,7 +162,7 @@ class TestStructures:
             weights(CODE, MASKS, Other()), 2 * weights(CODE, MASKS, Garbled())
         )
 
-    def test_frozen(self):
+    def test_decoders_are_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             CLIPPED.limit = 1.0
 

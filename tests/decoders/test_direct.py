@@ -58,7 +58,7 @@ class TestGroup:
                 np.testing.assert_array_equal(weights @ code.encoding_matrix, 1)
 
     @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e15])
-    def test_the_size_of_the_weights_does_not_matter(self, size):
+    def test_weights_do_not_depend_on_the_scale_of_the_code(self, size):
         """Squares of these are zero or infinite in float32."""
         code = codes.binary(5, 2)
         masks = every_pattern(5, 5)
@@ -82,7 +82,9 @@ class TestGroup:
 
     @pytest.mark.parametrize("is_weighted", [False, True])
     @pytest.mark.parametrize(("num_workers", "s"), [(7, 2), (9, 6)])
-    def test_the_family_that_loses_least(self, num_workers, s, is_weighted):
+    def test_the_family_with_the_least_error_is_chosen(
+        self, num_workers, s, is_weighted
+    ):
         """Binary codes have two families where s + 1 does not divide n."""
         weights = np.random.default_rng(1).integers(0, 4, num_workers)
         weights = weights.astype(float) if is_weighted else np.ones(num_workers)
@@ -121,7 +123,7 @@ class TestOneStep:
         np.testing.assert_allclose(decoding.error, errors, rtol=1e-4, atol=1e-4)
         assert not MASKS[0].any() and errors[0] == code.num_parts
 
-    def test_each_cluster_shares_among_its_own_answers(self):
+    def test_each_cluster_is_scaled_by_its_own_responses(self):
         code = codes.clustered(codes.uncoded(3), 2)
         masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
         found = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
@@ -171,7 +173,7 @@ class TestComponents:
         found = oracles.squared_errors(reached, code)
         np.testing.assert_allclose(found, least, rtol=1e-12, atol=1e-12)
 
-    def test_ten_thousand_masks(self):
+    def test_effective_weights_are_those_of_the_pseudo_inverse_for_10000_masks(self):
         """The same weight of each part as by `numpy.linalg.pinv`."""
         code = codes.edge_graph(KEY, 10, degree=6)
         share = np.random.default_rng(0).uniform(0.1, 0.9, (10_000, 1))
@@ -196,14 +198,14 @@ class TestComponents:
         expected = (np.linalg.pinv(rows, rcond=1e-10) @ rows).sum(1)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    def test_long_paths_are_exact(self):
+    def test_weights_on_long_paths_are_exact(self):
         """Weights alternate all the way along an even path of 2,000 parts."""
         matrix, incident = incidence(np.arange(2000)[:, None] + [0, 1], 2001, 2000, 2)
         mask = np.arange(2000)[None] < 1999
         weights = np.asarray(components_of(mask, incident, np.ones(2001)))[0]
         np.testing.assert_array_equal(weights @ matrix, np.append(np.ones(2000), 0))
 
-    def test_edges_twice(self):
+    def test_one_of_two_equal_edges_is_enough(self):
         """Two workers with the same two parts: one of them is enough."""
         code = jaxwgc.GradientCode.from_matrix([[1, 1], [1, 1]])
         components = Components(np.array([[0, 1], [0, 1]]))

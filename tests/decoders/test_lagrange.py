@@ -47,7 +47,7 @@ def missed(code, weights):
 
 
 @pytest.mark.parametrize("parameters", [(50, 20, 30), (200, 200, 20)], ids=str)
-def test_no_worse_than_numpy(parameters):
+def test_residuals_are_no_worse_than_those_of_numpy(parameters):
     """In float32, of a thousand random patterns, and of those of every kind."""
     plain = jaxwgc.codes.reed_solomon(*parameters)
     random = random_patterns(plain.num_workers, plain.num_stragglers, 1000)
@@ -66,7 +66,7 @@ def test_no_worse_than_numpy(parameters):
         assert errors.max() < 2e-3
 
 
-def test_half_of_the_workers():
+def test_half_of_the_workers_may_be_stragglers_in_float32():
     """Lagrange's weights miss by up to 1e16 here. NumPy's, by 2e-4."""
     code = jaxwgc.codes.reed_solomon(200, 200, 100)
     found, least = missed(code, decoding_weights(code, patterns(code)))
@@ -75,7 +75,7 @@ def test_half_of_the_workers():
     assert np.mean((found <= 1e-4) | (found <= 3 * least)) > 0.9
 
 
-def test_double_precision(with_x64):
+def test_half_of_the_workers_may_be_stragglers_in_float64(with_x64):
     """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
     code = jaxwgc.codes.reed_solomon(200, 200, 100)
     found, _ = missed(code, decoding_weights(code, patterns(code)))
@@ -97,7 +97,7 @@ def test_every_pattern_of_all_parameters(number, with_x64):
 
 
 @pytest.mark.parametrize("number_without", [1, 20])
-def test_parts_that_do_not_count(number_without):
+def test_parts_of_weight_zero_are_decoded(number_without):
     """Their columns are zero, and the code may have a smaller rank than it says."""
     code = jaxwgc.codes.reed_solomon(40, 40, 10)
     weights = np.arange(40) >= number_without
@@ -135,7 +135,7 @@ def test_weights_are_rounded_once(number, x64):
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_a_decoder_of_ones_own(weight):
+def test_a_lagrange_decoder_may_be_given_to_a_weighted_code(weight):
     """Also where no part counts."""
     code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
     decoder = jaxwgc.decoders.Lagrange(code.decoders[0].positions, 2)

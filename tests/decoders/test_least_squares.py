@@ -230,7 +230,7 @@ class TestFallback:
     MASKS[[3, 11], 6:] = True
     MASKS[[3, 11], 2] = False
 
-    def test_masks_that_converge_are_left_alone(self):
+    def test_only_masks_that_do_not_converge_are_decomposed(self):
         """The last rows make the code badly conditioned, the first ones do not."""
         matrix = np.float32(MATRICES["frame"])
         matrix[6] = matrix[0] + 3e-4 * matrix[6]
@@ -243,7 +243,7 @@ class TestFallback:
         check(matrix, target, found, self.MASKS, np.float32, hard=True)
 
     @pytest.mark.parametrize("mapped", [False, True])
-    def test_decompositions_stand_in_a_loop_over_poor_masks(self, mapped):
+    def test_decompositions_run_only_in_a_loop_over_unsolved_masks(self, mapped):
         """Under vmap too, where a plain condition becomes a select."""
         solve = (
             jax.vmap(nearest_weights, (0, None, None)) if mapped else nearest_weights

@@ -50,12 +50,12 @@ class TestPeeling:
         np.testing.assert_allclose(weights @ assignment, sums, atol=1e-5)
 
     @pytest.mark.parametrize("name", ASSIGNMENTS)
-    def test_every_mask(self, name):
+    def test_matches_sequential_peeling_for_every_mask(self, name):
         self.check(ASSIGNMENTS[name])
 
     @settings(max_examples=60, deadline=None)
     @given(hnp.arrays(bool, (7, 5), elements=st.booleans()))
-    def test_any_assignment(self, assignment):
+    def test_matches_sequential_peeling_for_any_assignment(self, assignment):
         self.check(assignment)
 
     def test_shares_a_part_between_the_messages_that_give_it(self):
@@ -83,7 +83,7 @@ class TestPeeling:
         for own, assignment in zip(found, assignments, strict=True):
             np.testing.assert_allclose(own, peeling(MASKS, assignment), atol=1e-6)
 
-    def test_parts_of_a_batch_have_one_fate(self, with_x64):
+    def test_parts_of_a_batch_are_recovered_together(self, with_x64):
         """Parts that workers hold by the batch are peeled by the batch."""
         code = codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=1.0)
         found = jax.jit(jaxwgc.effective_weights)(code, MASKS)

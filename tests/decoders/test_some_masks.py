@@ -59,7 +59,7 @@ def test_many_rows_are_computed_together(mapped):
     np.testing.assert_allclose(found, expected(condition, rows, SHARED), atol=1e-5)
 
 
-def test_map_over_what_is_shared():
+def test_the_shared_argument_may_be_mapped_over():
     """Codes, each with the same masks."""
     shared = draw(size=(6, 2, 4)).astype(np.float32)
     found = jax.jit(jax.vmap(compute, (None, None, 0)))(CONDITION, MAPPED, shared)
@@ -67,7 +67,7 @@ def test_map_over_what_is_shared():
     np.testing.assert_allclose(found, own, atol=1e-5)
 
 
-def test_two_axes_of_what_is_shared():
+def test_the_shared_argument_may_be_mapped_over_twice():
     shared = draw(size=(3, 6, 2, 4)).astype(np.float32)
     in_lanes = jax.jit(jax.vmap(jax.vmap(compute, (None, None, 0))))
     found = in_lanes(CONDITION, MAPPED, shared)
@@ -75,7 +75,7 @@ def test_two_axes_of_what_is_shared():
     np.testing.assert_allclose(found, own, atol=1e-5)
 
 
-def test_any_lane_is_one_condition():
+def test_a_condition_on_any_lane_stays_one_condition_under_vmap():
     """Under vmap a condition that differs from lane to lane would run both branches."""
 
     def both(condition):

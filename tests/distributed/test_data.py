@@ -123,7 +123,7 @@ def test_arrays_that_are_changed_later_were_copied():
     np.testing.assert_array_equal(first[:, 0, 0], [13, 11])
 
 
-def test_memory_is_used_again():
+def test_memory_of_released_batches_is_reused():
     """So that nothing but batches in use is held."""
     data = stacked(lambda step, part: np.zeros(2**16, np.float32))
     batch = data.of_step(1, 0)

@@ -23,7 +23,7 @@ def by_worker(*seconds):
     return lambda worker, action: seconds[worker]
 
 
-def test_events_and_actions():
+def test_two_of_five_messages_end_a_round_and_idle_workers_begin_the_next():
     """Two of five messages end a round; the next begins with the idle workers."""
     world = World(message_fleet())
     world.begin(step=0)
@@ -179,7 +179,7 @@ def test_corrupted_messages_are_left_out():
     assert np.isnan(found.losses[1])
 
 
-def test_nothing_of_a_rejected_round_is_used():
+def test_a_rejected_round_has_no_messages():
     nobody = np.zeros(5, bool)
     verdict = Verdict(nobody, nobody, True)
     verifier = types.SimpleNamespace(check=lambda this_round: verdict)
@@ -234,7 +234,7 @@ def test_round_of_all_workers_above_the_tolerance_misses_no_worker():
     assert "missing" not in why
 
 
-def test_newest_trouble_is_told(caplog):
+def test_the_newest_problem_of_a_worker_is_reported(caplog):
     """A worker dies, and its replacement sends NaN, which is said once."""
     world = World(single_fleet())
     world.begin(0)

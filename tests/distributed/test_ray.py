@@ -117,7 +117,9 @@ def test_callbacks_may_compute_and_train(cluster):
     assert among.step == 6
 
 
-def test_nobody_and_nothing_finite(cluster, folder, monkeypatch, tmp_path):
+def test_params_must_be_finite_and_rounds_need_a_response(
+    cluster, folder, monkeypatch, tmp_path
+):
     with pytest.raises(ValueError, match="must be finite; got NaN or infinity in par"):
         cluster.compute(jnp.full(5, jnp.nan))
     with pytest.raises(ValueError, match="params must be finite"):

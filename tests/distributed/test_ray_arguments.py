@@ -145,7 +145,7 @@ def test_bad_training(options, error, message):
         assert not cluster.workers
 
 
-def test_memory_is_lent_again():
+def test_memory_of_released_arrays_is_lent_again():
     """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
     memory = ArrayPool((3, 5), np.dtype(np.complex64))
     first = memory.borrow()
@@ -165,7 +165,7 @@ def test_memory_is_lent_again():
 
 @pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
 @pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
-def test_messages_travel(code, dtype, error):
+def test_packed_messages_are_unpacked_up_to_rounding(code, dtype, error):
     """Without any process: what is packed is what is read, but for rounding."""
     message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
     wire = np.asarray(pack(message, dtype))

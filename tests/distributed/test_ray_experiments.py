@@ -17,7 +17,7 @@ PATIENT = Timeouts(answer=60.0, replacement=300.0)
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
-def test_chaos_in_short(monkeypatch):
+def test_chaos_experiment_runs_with_two_workers(monkeypatch):
     """What `python -m experiments chaos` does, with two workers and less data."""
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)

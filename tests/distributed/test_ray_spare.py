@@ -135,7 +135,7 @@ def test_spare_process_is_ended(fake):
     assert fake.signals == [(4711, signal.SIGKILL)]
 
 
-def test_without_a_spare_process_there_is_none(fake):
+def test_no_spare_process_is_started_unless_asked_for(fake):
     launcher = make_launcher(has_spare=False)
     launcher.prepare_spare()
     assert not fake.actors
@@ -167,7 +167,9 @@ def test_spare_process_starts_after_all_workers(monkeypatch):
         ({"actor_options": {"num_gpus": 1}}, False),
     ],
 )
-def test_default_is_no_further_claim(arguments, has_spare):
+def test_the_spare_process_is_off_if_it_would_claim_more_resources(
+    arguments, has_spare
+):
     pytest.importorskip("ray")
     assert RayCluster(squares, CODE, PARTS, **arguments)._has_spare is has_spare
     with pytest.raises(TypeError, match="spare must be"):

@@ -33,7 +33,7 @@ def check(found):
     np.testing.assert_array_equal(found.messages.sum(0), [36, 255])
 
 
-def test_events_and_actions():
+def test_a_helper_does_one_part_of_a_slow_worker():
     """Owner and helper meet: worker 0 does one part for worker 1, which is slow."""
     world = World(request_fleet(), on_request=True)
     found = world.run(by_worker(1.0, 2.5, 1.0, 1.0))

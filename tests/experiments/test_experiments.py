@@ -282,7 +282,7 @@ CLAIMS = {
 }
 
 
-def test_errors_that_a_code_can_tell_are_told():
+def test_errors_within_the_correction_bound_are_corrected():
     """Of every kind; one more, and none is."""
     game = rounds.Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
     for kind in game.kinds:

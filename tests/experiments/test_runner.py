@@ -44,7 +44,7 @@ def test_wrong_options_are_refused_before_any_work(
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_numbers_come_back_as_they_are_shown(tmp_path):
+def test_numbers_in_json_are_read_back_as_they_are_shown(tmp_path):
     numbers = {
         "code": (50, 20),
         "time": Timing(0.5, 0.25, 1.0, runs=3),
@@ -112,7 +112,7 @@ def small(runs=4):
     )
 
 
-def test_numbers_stand_where_the_cells_stood():
+def test_measured_numbers_replace_the_cells():
     heard = []
     section = runner.measure(small(), lambda name, share: heard.append((name, share)))
     numbers = section.numbers

@@ -82,7 +82,7 @@ def test_projections_for_many_columns():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "wine", "a direction of its own"])
-def test_few_columns_in_every_draw(kind):
+def test_draws_of_few_columns_stay_within_epsilon(kind):
     """Where rows are of few directions, one that is missed is a large share of them."""
     matrix = np.random.default_rng(3).standard_normal((712, 13))
     if kind == "wine":
@@ -104,7 +104,7 @@ def test_small_matrices():
         np.testing.assert_allclose(scores, exact_scores(matrix), atol=1e-6)
 
 
-def test_units_do_not_matter():
+def test_scores_do_not_depend_on_the_units_of_columns():
     matrix = cases()["gaussian"]
     units = 2 ** np.round(np.log2(10.0 ** np.linspace(-34, 34, NUM_COLUMNS)))
     scaled = (matrix.astype(float) * units).astype(np.float32)

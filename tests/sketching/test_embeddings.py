@@ -100,7 +100,7 @@ def matrix_and_product(embedding, tree):
 
 
 @pytest.mark.parametrize("make", [gaussian, srht, MAKERS["sparse_sign"], weighted_rows])
-def test_of_one_row(make):
+def test_embeddings_of_one_row_have_shapes(make):
     call = functools.partial(matrix_and_product, make(KEY, 3, 1), np.ones((1, 1)))
     assert {own.shape for own in jax.eval_shape(call)} == {(3, 1)}
 
@@ -121,7 +121,7 @@ def check_product(found, matrix, array, eps):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_one_matrix_in_every_use(name):
+def test_every_use_has_the_same_matrix(name):
     """For all leaves and dtypes, in both modes, in traced functions, and transposed."""
     make = MAKERS[name]
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
@@ -193,7 +193,7 @@ def test_gaussian_entries():
 
 
 @pytest.mark.parametrize("make", [gaussian, rademacher])
-def test_blocks_differ(make):
+def test_blocks_of_rows_are_independent(make):
     """A key of its own for every block of rows, here of 32."""
     matrix = matrix_of(make, 2**16, 64)
     overlap = np.mean(matrix[:, :32] * matrix[:, 32:]) * 2**16
@@ -291,7 +291,7 @@ def measure(make, bases, size):
         (sparse_sign, 600, {"num_nonzeros": 12}),
     ],
 )
-def test_recommended_size_keeps_its_promise(make, num_rows, options):
+def test_recommended_size_reaches_its_distortion(make, num_rows, options):
     size = recommended_sketch_size(make, NUM_COLUMNS, EPSILON, **options)
     assert size < num_rows
     bases = [basis_of(kind, num_rows) for kind in ("incoherent", "coherent")]
@@ -302,7 +302,7 @@ def test_recommended_size_keeps_its_promise(make, num_rows, options):
 
 
 @pytest.mark.parametrize(("sketch_size", "x64"), [(2, True), (40, False)])
-def test_against_numpy(sketch_size, x64):
+def test_distortion_is_that_of_numpy(sketch_size, x64):
     """By singular values of the formed product; below the rank, at least 1."""
     basis = basis_of("incoherent", 50, dtype=np.float64 if x64 else np.float32)
     embedding = gaussian(jax.random.key(0), sketch_size, 50)

@@ -62,7 +62,7 @@ def expected_rate(step_size=None):
     return 1 - 2 * step_size * first + step_size**2 * second
 
 
-def test_contracts_as_theory_says(with_x64):
+def test_errors_contract_at_the_theoretical_rate(with_x64):
     rate = expected_rate()
     # Close to p / m, and faster than with a step of one.
     assert rate == pytest.approx(NUM_COLUMNS / 120, rel=0.15)
@@ -131,7 +131,7 @@ def test_several_targets_in_any_units_in_float32():
         np.testing.assert_allclose(solution, [best] * 12, atol=2e-4)
 
 
-def test_says_no_where_it_has_not_converged(with_x64):
+def test_too_few_steps_are_reported_as_not_converged(with_x64):
     result = of_many_keys()
     assert not np.any(result.converged) and np.all(result.num_iterations == 8)
     assert not np.any(of_many_keys(step_size=1e-12).converged)

@@ -201,7 +201,7 @@ def check_equal(result, expected, kind, tolerance=1e-10):
         np.testing.assert_allclose(leaf, reference, 0, atol, err_msg=kind)
 
 
-def test_all_functions_are_here():
+def test_accepted_arguments_cover_all_functions():
     functions = {name: getattr(sketching, name) for name in sketching.__all__}
     names = {name for name in functions if inspect.isfunction(functions[name])}
     assert names == {*GOOD, "rademacher", "count_sketch"}
@@ -243,7 +243,7 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize(("name", "argument"), ARRAYS)
-def test_those_that_are_not_taken(name, argument):
+def test_sparse_arguments_are_rejected_where_an_array_is_needed(name, argument):
     value = GOOD[name][argument]
     is_tree = isinstance(value, dict)
     dense = np.atleast_2d(np.asarray(value["x"] if is_tree else value))
@@ -334,7 +334,7 @@ def test_other_dtypes(dtype, small_chunks):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_what_cannot_be_taken():
+def test_unusable_sparse_matrices_are_rejected():
     matrix = MATRIX[:20].astype(np.float32)
     boxed = scipy.sparse.csr_array(matrix)
     boxed.data = boxed.data.astype(object)
@@ -424,7 +424,7 @@ def test_a_missing_value_in_a_block_is_named(name, make, with_x64, small_chunks)
         FUNCTIONS[name](Blocks([*map(make, split(spoilt))]))
 
 
-def test_what_blocks_may_not_be():
+def test_wrong_blocks_are_rejected():
     square = np.eye(3)
     for blocks, error, rule in [
         (iter([square]), TypeError, "can be read again, or a function .* got list_it"),
@@ -507,7 +507,7 @@ def partial_value_and_grad(rows):
         ("assignment", lambda x: codes.any_placement(KEY, x, 1)),
     ],
 )
-def test_outside_of_sketching(name, call):
+def test_sparse_matrices_are_rejected_outside_of_sketching(name, call):
     for make in SPARSE.values():
         with pytest.raises(TypeError, match=f"^{name} must be a dense array; got "):
             call(make(MATRIX[:20].astype(np.float32)))

@@ -117,7 +117,7 @@ def of_three_targets(rcond):
     return matrix, targets, result
 
 
-def test_many_targets_are_as_one_after_the_other():
+def test_many_targets_are_solved_as_if_each_were_alone():
     matrix, targets, result = of_three_targets(1e-6)
     assert result.converged.shape == result.num_iterations.shape == (3,)
     assert result.residual_history.shape[1:] == (3,) and np.all(result.converged)
@@ -134,7 +134,7 @@ def test_traced_cutoff_out_of_range_is_flagged():
         assert np.all(result.converged) or np.isnan(result.solution).all()
 
 
-def test_an_embedding_is_what_its_constructor_makes():
+def test_an_embedding_gives_the_result_of_its_constructor_and_key():
     """Its own key is used, and not the solver's."""
     by_iterations = functools.partial(solve, "iterative Hessian sketch")
     embedding = gaussian(KEY, SKETCH_SIZE, NUM_ROWS)
@@ -153,7 +153,7 @@ def of_many_samples(matrix, target):
     )(jax.random.split(KEY, 20))
 
 
-def test_says_no_where_the_sketch_misses_a_direction(with_x64):
+def test_a_direction_that_the_sketch_misses_is_reported_as_not_converged(with_x64):
     matrix = np.zeros((200, 4))
     matrix[:4] = np.eye(4)
     target = np.arange(200.0)
@@ -250,7 +250,7 @@ def test_warns_if_precision_costs_rank(name):
             sketching.numerical_rank(matrix)
 
 
-def test_an_ambiguous_rank_is_said():
+def test_an_ambiguous_rank_is_reported():
     """Columns of a large mean beside a constant one, whose slopes are lost."""
     rows = np.array(system()[0])
     clear = rows.copy()

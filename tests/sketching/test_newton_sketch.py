@@ -51,7 +51,7 @@ def solve_each(key, features, labels, ridge, initial):
     return logistic_newton_sketch(key, features, labels, 80, **options)
 
 
-def test_logistic_regression_is_that_of_scikit_learn(with_x64):
+def test_logistic_regression_matches_scikit_learn(with_x64):
     """Traced; ridges and labels out of range are flagged. Refinements save steps."""
     features, labels = data()
     # From the second start steps of full length overshoot.
@@ -150,7 +150,7 @@ def test_a_loss_that_is_nan_somewhere_is_stepped_around(with_x64):
     assert result.converged
 
 
-def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
+def test_a_gradient_that_no_sketch_sees_is_reported_as_not_converged(with_x64):
     """All of the leverage is on one row, which uniform sampling misses."""
     features = np.zeros((NUM_ROWS, NUM_COLUMNS))
     features[0] = 10
@@ -170,7 +170,7 @@ def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
     assert not result.converged
 
 
-def test_says_no_where_labels_are_separated(with_x64):
+def test_separated_labels_are_reported_as_not_converged(with_x64):
     """There is no minimum without a ridge."""
     features, _ = data()
     labels = features[:, 0] > 0

@@ -112,7 +112,7 @@ def exact_scores(kernel, data, ridge):
     return np.diag(np.linalg.solve(matrix + ridge * np.eye(len(data)), matrix))
 
 
-def test_well_within_a_factor_of_two():
+def test_bless_scores_are_within_a_factor_of_two():
     data = clusters().astype(np.float32)
     exact = exact_scores(gaussian_kernel, data, 1.0)
     assert exact.max() > 10 * exact.min()
@@ -126,7 +126,7 @@ def test_well_within_a_factor_of_two():
     assert sample.indices.size < min(0.8 * len(data), 2 * 8 * 1.5 * exact.sum())
 
 
-def test_sample_is_what_it_says():
+def test_fields_of_the_sample_are_consistent():
     data = clusters()
     sample = bless(KEY, gaussian_kernel, data, 1.0, oversampling=4.0)
     indices = np.asarray(sample.indices)
@@ -150,7 +150,7 @@ def test_weights_are_unbiased():
     assert error < 0.05 * len(data)
 
 
-def test_simple_cases(with_x64):
+def test_bless_is_exact_with_much_oversampling_or_a_large_ridge(with_x64):
     """Enough oversampling is exact; so are a large ridge, and one point."""
     data = clusters()[::6]
     sample = bless(KEY, gaussian_kernel, data, 0.1, oversampling=1e6)

@@ -230,7 +230,7 @@ def test_converges_at_the_rate_of_the_sketch(with_x64):
     assert 0.4 * ratio**0.5 < rates < 1.3 * ratio**0.5
 
 
-def test_says_no_where_it_may_not_finish(with_x64):
+def test_too_few_iterations_are_reported_as_not_converged(with_x64):
     matrix = conditioned(1e3)
     target = make_target(matrix, 0.1)
     with_at_most = functools.partial(preconditioned, KEY, matrix, target)

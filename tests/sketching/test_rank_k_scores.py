@@ -38,7 +38,7 @@ of_array = functools.partial(sketching.rank_k_leverage_scores, KEY)
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_bound_holds_and_says_enough(name, x64):
+def test_the_reported_bound_holds_and_is_informative(name, x64):
     """It is at most 1, which says nothing; what is not ambiguous is nearer."""
     dtype = np.float64 if x64 else np.float32
     rounding = 200 * np.finfo(dtype).eps

@@ -62,7 +62,7 @@ def test_top_k_is_biased():
         np.testing.assert_array_equal(values, np.ones(3))
 
 
-def test_unweighted():
+def test_unweighted_scales_are_the_counts():
     """As LEVUNW: a row counts as often as it was drawn."""
     sample = many_samples(1, PROBABILITIES, method="with_replacement", weighted=False)
     np.testing.assert_allclose(sample.scale**2, sample.counts, rtol=1e-6)

@@ -125,7 +125,7 @@ def test_num_draws_of_many_parts_in_float32():
 
 
 @pytest.mark.parametrize(("is_last", "chance"), [(False, 5.9e-8), (True, 1e-8)])
-def test_rare_parts_come_as_often_as_they_should(is_last, chance):
+def test_rare_parts_are_drawn_at_their_probability(is_last, chance):
     # On the grid of uniform variables after a likely part never, before it as 1.2e-7.
     rare = np.array([*2 ** np.arange(6), *range(3, 64, 2)])
     probabilities = np.zeros(64)

@@ -70,7 +70,7 @@ def along_rank(shape, rank, target, target_change, sketch, of_scaled=False):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_both_modes(name):
+def test_forward_and_reverse_derivatives_match_closed_forms(name):
     """Of the closed form, also where singular values coincide, and of rank two.
 
     Of several targets by one solver: what it takes then, all share.
@@ -105,7 +105,7 @@ def test_both_modes(name):
         check_both_modes(SOLVERS[name], primals, tangents, weights, expected, tolerance)
 
 
-def test_of_a_wide_matrix():
+def test_derivative_for_a_wide_matrix():
     target = np.random.default_rng(2).standard_normal(4)
     matrix, change, expected = along_rank((4, 9), 4, target, 0 * target, np.eye(4))
     primals = (matrix, target, 0.0)
@@ -130,7 +130,7 @@ def by_entries(matrix, target):
     ("solve", "shape"), [(by_operator, (4, 9)), (by_entries, (9, 4))]
 )
 @pytest.mark.parametrize("rank", [1, 4])
-def test_without_factors(solve, shape, rank):
+def test_derivative_of_solvers_without_factors(solve, shape, rank):
     """Of wide and of rank-deficient matrices, whose rank nobody has found."""
     random = np.random.default_rng(2)
     target, target_change = random.standard_normal((2, shape[0]))
@@ -178,7 +178,7 @@ def test_second_derivative_is_right_or_nan(solve):
     assert np.isnan(second(matrix, change, np.ones(NUM_COLUMNS)))
 
 
-def test_over_a_convex_set():
+def test_derivative_of_constrained_solutions():
     """As on the face of the set where the solution lies."""
     random = np.random.default_rng(4)
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
@@ -204,7 +204,7 @@ def test_over_a_convex_set():
     check_both_modes(solve, primals, tangents, weights, expected, 1e-8)
 
 
-def test_newton_sketch():
+def test_derivative_of_newton_sketch():
     """Poisson regression, of integers, with a tree of parameters and a ridge."""
     random = np.random.default_rng(5)
     features, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS - 1)) / 2

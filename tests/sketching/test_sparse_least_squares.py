@@ -236,7 +236,7 @@ def test_derivatives_of_auto_with_a_ridge(with_x64):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * np.abs(other).max())
 
 
-def test_what_is_wrong_in_traced_input():
+def test_wrong_traced_input_is_reported_as_not_converged():
     matrix, target = (part.astype(np.float32) for part in system())
     other = matrix.copy()
     spoilt = matrix.copy()

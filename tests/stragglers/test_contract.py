@@ -98,6 +98,6 @@ def test_equal_arguments_give_equal_models(row):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_words(name):
+def test_descriptions_are_phrases(name):
     short, phrase = RULES[name].describe(5)
     assert short and phrase.split()[0] in ("for", "until", "by")

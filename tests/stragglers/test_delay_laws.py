@@ -86,7 +86,7 @@ def test_fastest_workers_against_order_statistics(row):
             assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_chain():
+def test_markov_states_have_the_shares_and_spells_of_the_chain():
     """Shares and spells of a two-state Markov chain, from the first round on."""
     is_slow = rounds(CHAIN, NUM_WORKERS) > 1.7
     count = is_slow.size
@@ -123,7 +123,7 @@ class TestUnequalSpeeds:
         assert stragglers.affine(self.delay).law(1.0) is None
 
 
-def test_states_of_what_is_inside():
+def test_combined_models_keep_the_states_of_their_parts():
     """Speeds, loads and spells go together, each with its own state."""
     inner = stragglers.unequal_speeds(CHAIN, [1.0, 100.0])
     times = rounds(stragglers.affine(inner, time=1000.0), 2)
@@ -131,7 +131,7 @@ def test_states_of_what_is_inside():
     assert (times[:, 0] > 1002).any() and (times[:, 0] < 1002).any()
 
 
-def test_affine_of_no_load():
+def test_a_worker_without_parts_takes_the_overhead():
     """A worker without parts takes the overhead."""
     delay = stragglers.affine(stragglers.bernoulli_slowdown(0.0, 1.0, 2.0), 1.0)
     np.testing.assert_allclose(consecutive_times(delay, [0, 3], 1), [[2.0, 8.0]])
@@ -158,7 +158,7 @@ def test_parameters_may_be_mapped_over():
 
 
 @pytest.mark.parametrize("shape", [0.4, 1.0, 1.01, 3.0])
-def test_pareto(shape):
+def test_order_statistics_of_pareto_times_have_a_closed_form(shape):
     law = stragglers.pareto(2.0, shape).law(1.0)
     for num_required in (1, 6, 11, 12):
         later = 12 - num_required + 1
@@ -170,7 +170,7 @@ def test_pareto(shape):
 
 
 @pytest.mark.parametrize("num_workers", [10, 1000])
-def test_law_that_jumps(num_workers):
+def test_order_statistics_of_a_discrete_law(num_workers):
     law = stragglers.bernoulli_slowdown(0.1, slowdown=5.0).law(2.0)
     np.testing.assert_array_equal(law.isf([0.09, 0.1]), [10, 2])
     for num_required in (int(0.85 * num_workers), int(0.9 * num_workers)):

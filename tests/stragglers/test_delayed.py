@@ -116,7 +116,7 @@ class TestFinished:
         assert np.all(is_done[:, PARTS > 0])
         assert np.all(finished[np.isinf(arrivals.times)] == 0)
 
-    def test_no_work_and_no_time(self, x64):
+    def test_work_that_takes_no_time_is_finished(self, x64):
         """No work is finished by nobody who was left out; work may take no time."""
         received, finished = compiled(
             np.array([1.0, 1.0, 0.0, 0.0]),
@@ -126,7 +126,7 @@ class TestFinished:
         expected = np.where(received, [0, 2, 2, 1], [0, 0, 1, 0])
         np.testing.assert_array_equal(finished, expected)
 
-    def test_a_round_without_end(self, x64):
+    def test_a_round_without_responses_leaves_one_part_unfinished(self, x64):
         """Whoever works is but a part from done if the server takes nobody."""
 
         class Nobody(stragglers.WaitingRule):
@@ -188,7 +188,7 @@ def test_busy_workers_join_when_they_are_free():
     assert rounds.late.sum() > 20 and (~rounds.joined).sum() > 10
 
 
-def test_cancelled_is_what_it_was():
+def test_late_workers_are_cancelled_by_default():
     model = stragglers.delayed(Given(np.ones((1, 3))), stragglers.fastest(2))
     assert model == stragglers.delayed(model.delay, model.wait, late="cancelled")
     arrivals, _ = jax.eval_shape(

@@ -58,7 +58,7 @@ def test_histories_of_workers():
     assert len(set(rounds[0])) > 1
 
 
-def test_cells():
+def test_cells_are_drawn_equally_often():
     """All of them, about as often."""
     rounds, workers = history("cells", 40)
     counts = np.bincount((5 * rounds + workers).ravel(), minlength=35)
@@ -128,7 +128,7 @@ class TestMeasuredAtLoads:
         times = self.rounds([0.0, 1.0, 2.0], np.full((1, 8, 3), np.nan), [1.0])
         np.testing.assert_array_equal(times, np.tile([0, np.inf, np.inf], (400, 1)))
 
-    def test_stalls(self):
+    def test_stalls_are_proportional_to_the_load(self):
         """In proportion to the load."""
         delay = stragglers.empirical(self.seconds, measured_at=self.loads)
         stalls = delay.stalls(3.0)

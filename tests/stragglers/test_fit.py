@@ -246,7 +246,7 @@ CHAIN_TRUTH = {
 }
 
 
-def test_slow_spells():
+def test_slow_spells_are_estimated():
     found = one_kind("weibull", chain_times(), has_slow_state=True)
     within_errors(found, CHAIN_TRUTH)
 
@@ -296,7 +296,7 @@ def test_missing_times_are_censored():
     assert infinite.parameters == found.parameters
 
 
-def test_speeds():
+def test_speeds_of_workers_are_estimated():
     speeds = np.exp(np.random.default_rng(2).normal(0, 0.5, 8))
     times = simulated(BY_NAME["weibull"].law, (150, 8)) / speeds
     found = one_kind("weibull", times, has_speeds=True)
@@ -312,7 +312,7 @@ class TestRanking:
     """The kind that made the times comes first, or one that holds it."""
 
     @pytest.mark.parametrize("name", ["shifted_exponential", "pareto"])
-    def test_families(self, name):
+    def test_the_family_of_the_times_is_ranked_first(self, name):
         fits = stragglers.fit_delays(simulated(BY_NAME[name].law, (40, 10)))
         assert fits[0].name == f"{name}, proportional to the load"
         assert fits[0].p_value > 1e-3
@@ -323,7 +323,7 @@ class TestRanking:
         assert np.all(np.diff(is_close.astype(int)) <= 0)
         assert np.all(np.diff(means[~is_close]) <= 0)
 
-    def test_spells(self):
+    def test_a_model_with_spells_is_ranked_first(self):
         fits = stragglers.fit_delays(chain_times()[:100])
         assert fits[0].name.startswith("weibull") and "two states" in fits[0].name
         alone = named(fits, "weibull, proportional to the load")
@@ -346,7 +346,7 @@ class TestRanking:
         )
 
 
-def test_parts_are_added():
+def test_times_and_loads_of_parts_are_summed():
     parts = simulated(BY_NAME["weibull"].law, (12, 3, 4))
     added = one_kind("weibull", parts.sum(-1), 4.0)
     loads = [4.0, 2.0, 3.0]

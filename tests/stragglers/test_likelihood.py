@@ -11,7 +11,7 @@ from tests.catalogue.delay_laws import FITTED
 from tests.catalogue.row import every_row
 
 
-def test_chain_against_all_paths():
+def test_predictions_match_an_enumeration_of_all_paths():
     """Predictions and responsibilities by enumeration of the paths of states."""
     generator = np.random.default_rng(0)
     logs = np.log(generator.random((2, 6, 1)))
@@ -41,7 +41,7 @@ def test_chain_against_all_paths():
 
 
 @every_row(FITTED)
-def test_end_that_is_not_known_for_sure(row):
+def test_survival_is_the_integral_of_the_density_for_an_uncertain_end(row):
     """A tenth of the times comes before it, and so do the density and the rest."""
     law = row.law
     component = _likelihood.Component(

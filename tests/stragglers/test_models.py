@@ -36,7 +36,7 @@ class TestUniform:
         check_counts(counts)
 
     @pytest.mark.parametrize(("num_workers", "lost"), [(1, 0), (7, 6), (130, 65)])
-    def test_number_at_the_ends(self, num_workers, lost):
+    def test_every_round_has_the_number_of_stragglers(self, num_workers, lost):
         arrivals = rounds_of(stragglers.uniform(lost), np.ones(num_workers), 20)
         assert np.all(arrivals.received.sum(1) == num_workers - lost)
 
@@ -153,14 +153,14 @@ def test_one_program_serves_equal_models():
     ],
     ids=repr,
 )
-def test_lists_and_ints_are_arrays(model):
+def test_loads_may_be_lists_or_integers(model):
     expected = jax.tree.leaves(model.sample(KEY, (), jnp.array([2.0, 1, 0, 3])))
     for loads in ([2, 1, 0, 3], np.array([2, 1, 0, 3], np.int8)):
         drawn = jax.tree.leaves(model.sample(KEY, (), loads))
         jax.tree.map(np.testing.assert_array_equal, drawn, expected)
 
 
-def test_traced_loads_that_are_none_show():
+def test_wrong_traced_loads_give_nan_times():
     """As a time that is no number; such a worker is not received."""
 
     @jax.jit

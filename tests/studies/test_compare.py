@@ -209,7 +209,7 @@ def test_studies_share_programs(compilations):
     assert not compilations
 
 
-def test_64_bits(x64):
+def test_studies_run_in_double_precision(x64):
     code = CODES["cyclic"]
     waiting = {"4": fastest(4), "3": fastest(3), "done": until_decodable}
     study = jaxwgc.compare(
@@ -380,7 +380,7 @@ def test_rules_without_tolerance():
     assert study.error.mean[0, 0, 0] == 0
 
 
-def test_many_messages():
+def test_masks_of_more_than_64_messages_are_distinguished():
     """Masks of more than 64 messages are told apart by bytes."""
     code = codes.uncoded(70)
     waiting = {"most": fastest(60), "deadline": deadline(2.5)}
@@ -421,7 +421,7 @@ def test_rounds_that_do_not_decode_wait_for_all():
     np.testing.assert_array_equal(messages, arrivals.received.sum(axis=1))
 
 
-def test_table(study):
+def test_the_table_has_a_row_for_each_code_and_rule(study):
     text = str(study)
     assert text.startswith("3,000 rounds per row")
     assert text.count("\n\n") == len(DELAYS)
@@ -455,7 +455,7 @@ def test_dataframe(study):
         ("time", "error", 2, 4),
     ],
 )
-def test_figures(study, x, y, panels, lines):
+def test_figures_have_the_panels_and_lines_of_their_axes(study, x, y, panels, lines):
     figure = study.plot(x, y)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == panels
@@ -830,7 +830,7 @@ def compare(**changes):
         ({"key": 3}, TypeError, "key must be a PRNG key"),
     ],
 )
-def test_bad_input(changes, error, message):
+def test_wrong_arguments_are_rejected(changes, error, message):
     with pytest.raises(error, match=message):
         compare(**changes)
 

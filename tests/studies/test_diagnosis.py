@@ -62,7 +62,7 @@ class TestEveryPattern:
     @pytest.mark.parametrize(
         ("name", "x64"), [(name, name != "segments") for name in CODES]
     )
-    def test_by_brute_force(self, name, x64):
+    def test_errors_of_every_pattern_are_those_of_numpy(self, name, x64):
         with jax.enable_x64(x64):
             self.check(CODES[name], 1e-12 if x64 else 1e-5)
 
@@ -100,7 +100,7 @@ class TestEveryPattern:
         numbers = messages.size * (2 if code.is_complex else 1)
         assert found.message_length == numbers / 8 / 12
 
-    def test_law_of_fractional_repetition_past_its_tolerance(self):
+    def test_fractional_repetition_beyond_its_tolerance_has_a_closed_form(self):
         """E of the error is k C(n - d, r) / C(n, r) for r answers, d = s + 1."""
         code = codes.fractional_repetition(8, 1)
         found = diagnose(code, range(8), num_patterns=70)
@@ -112,7 +112,7 @@ class TestEveryPattern:
             found.worst_error, found.num_stragglers // 2 * 2 / 8, atol=1e-6
         )
 
-    def test_an_impossible_target_of_zeros(self, with_x64):
+    def test_a_target_of_zeros_has_no_error(self, with_x64):
         """Nothing is asked for, and nothing is missed; no division by zero."""
         code = jaxwgc.weighted(BERNOULLI, np.zeros(6))
         found = diagnose(code, 2, num_patterns=70)

@@ -108,12 +108,12 @@ class TestImproves:
 
 
 class TestNeverWorse:
-    def test_gives_back_what_cannot_be_better(self):
+    def test_codes_that_cannot_improve_are_returned(self):
         """Any answer speaks for its block; or whatever is lost is lost."""
         for code in (codes.fractional_repetition(10, 4), codes.uncoded(10)):
             assert learn(code) is code
 
-    def test_gives_back_codes_of_zeros(self):
+    def test_codes_of_zeros_are_returned(self):
         nothing = jaxwgc.weighted(REGULAR, np.zeros(10))
         assert learn(nothing, stragglers.uniform(2)) is nothing
         fields = {"assignment": np.eye(10) > 1, "encoding_matrix": np.zeros((10, 10))}
@@ -121,7 +121,7 @@ class TestNeverWorse:
         assert learn(empty, stragglers.uniform(2)) is empty
 
     @pytest.mark.parametrize("learning_rate", [1e-9, 100.0])
-    def test_whatever_the_learning_rate(self, learning_rate):
+    def test_no_learning_rate_makes_the_code_worse(self, learning_rate):
         """Too small to do anything but jitter, or so large that it ruins the code."""
         learned = learn(REGULAR, learning_rate=learning_rate)
         assert mean_error(learned) <= mean_error(REGULAR) * (1 + 1e-6)

@@ -99,7 +99,7 @@ def test_rule_of_halbawi_et_al(delay, mean):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_rule_that_ends_at_once():
+def test_a_rule_that_ends_before_any_response_never_reaches_the_goal():
     """Nobody answers: nothing is reached, and nothing divided by zero."""
     wait = stragglers.deadline(1e-9)
     found = plan(EXPONENTIAL, 4, waiting=[wait], replications=[2], num_rounds=40)
@@ -165,7 +165,7 @@ def test_another_goal_from_the_same_rounds(measured):
         found.replan(target=2)
 
 
-def test_do_not_code_where_workers_are_alike(x64):
+def test_equal_workers_are_not_coded(x64):
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     found = plan(stragglers.empirical(times), 8, replications=(1, 2), waiting=[enough])
     assert not found.best.is_coded
@@ -177,7 +177,7 @@ def test_do_not_code_where_workers_are_alike(x64):
     assert code.behind.value > 0.7 * found.best.time.value
 
 
-def test_code_where_one_worker_is_always_slow():
+def test_one_slow_worker_is_coded_for():
     """Without it its parts are lost for good; a second copy is cheaper than to wait."""
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     times[:, 3] *= 5
@@ -270,7 +270,7 @@ def test_stalls_that_a_trace_does_not_show():
     assert max(map(len, str(found).splitlines())) <= 80
 
 
-def test_what_a_choice_is_for(measured):
+def test_a_choice_has_the_options_of_its_simulation_and_cluster(measured):
     delay, found = measured
     by_wait = {own.waits_for: own for own in found.choices if own.name == "binary"}
     approximate = by_wait["error 10%"]
@@ -287,7 +287,7 @@ def test_what_a_choice_is_for(measured):
         exact.model(exact.model(delay))
 
 
-def test_double_precision(with_x64):
+def test_plans_run_in_double_precision(with_x64):
     options = {"waiting": [stragglers.until_decodable], "late": "cancelled"}
     found = plan(EXPONENTIAL, 4, replications=(2,), exact=True, **options)
     until = next(own for own in found.choices if own.name == "fractional_repetition")
@@ -547,7 +547,7 @@ def test_units_in_which_float32_is_not_enough_are_rejected(unit):
         ({"names": ["a"]}, "names must be one for each of num_workers = 4"),
     ],
 )
-def test_lists_are_lists(options, message):
+def test_wrong_lists_are_rejected(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         plan(EXPONENTIAL, 4, **options)
 
@@ -565,7 +565,7 @@ def test_the_only_worker_is_awaited():
     assert "waiting for the only worker" in found.answer
 
 
-def test_one_measured_round_is_no_exact_knowledge():
+def test_one_measured_round_does_not_make_a_plan_certain():
     """Three times rule out no stalls, so that copies come first."""
     found = plan(stragglers.empirical(np.array([[1.0, 2.0, 3.0]])), 3)
     assert found.best.is_coded and found.best.is_exact
@@ -581,7 +581,7 @@ def test_workers_that_all_never_respond(missing):
     assert found.answer.startswith("Workers 0, 1, 2 never respond.")
 
 
-def test_a_missing_time_in_every_round():
+def test_waiting_for_all_never_ends_if_every_round_misses_a_time():
     """Waiting for all never ends; parts of one missing response may arrive."""
     times = 1 + np.random.default_rng(0).random((21, 3))
     times[np.arange(21), np.arange(21) % 3] = np.nan

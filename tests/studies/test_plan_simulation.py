@@ -675,7 +675,7 @@ def plan_of_own_choices():
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_own_choices(name):
+def test_choices_of_the_user_are_simulated_as_by_numpy(name):
     found = plan_of_own_choices()
     [choice] = [own for own in found.choices if own.name == name]
     rounds = simulate(choice, times_of_unequal_workers(), OWN[name][1])

@@ -127,7 +127,7 @@ def test_exact_gradients_need_the_steps_of_gradient_descent():
 
 
 @pytest.mark.parametrize("is_biased", [False, True])
-def test_what_few_rounds_have_by_chance_is_no_bias(is_biased):
+def test_chance_differences_in_few_rounds_are_no_bias(is_biased):
     """Nobody is late more often than others, though in 20 rounds some were."""
     is_late = np.random.default_rng(0).random((20, 12)) < 0.1
     is_late[:, 0] |= is_biased
@@ -137,7 +137,7 @@ def test_what_few_rounds_have_by_chance_is_no_bias(is_biased):
     assert math.isinf(found.best.num_steps) == is_biased
 
 
-def test_who_is_slow_is_remembered():
+def test_stored_messages_of_a_slow_worker_reach_the_goal():
     """In little more time than the first take, and without a code the whole target."""
     found = jaxwgc.plan(
         slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL

@@ -41,7 +41,7 @@ def by_brute_force(times):
 
 
 @pytest.mark.parametrize("num_workers", [2, 3, 4, 7])
-def test_statistics(num_workers):
+def test_statistics_match_brute_force(num_workers):
     """With missing responses, a round without any, and ties."""
     generator = np.random.default_rng(num_workers)
     times = generator.integers(1, 9, (60, num_workers)).astype(float)
@@ -112,7 +112,9 @@ def simulated(kind, num_rounds, slowdown, key):
         ("intermittent", 300, 5.0, 0.9),
     ],
 )
-def test_kinds(kind, num_rounds, slowdown, share):
+def test_simulated_stragglers_are_named_by_their_kind(
+    kind, num_rounds, slowdown, share
+):
     """The share of 40 traces whose straggler is named, and nobody else."""
     expected = np.full(10, "steady", "<U12")
     expected[3] = kind
@@ -141,7 +143,7 @@ ROUNDS = np.arange(300)
         (150, 1.3, 1.0, 1.0, "until round 1"),
     ],
 )
-def test_changes(start, before, after, outlier, kind):
+def test_a_change_of_speed_is_named(start, before, after, outlier, kind):
     """Worker 3 changes its speed in a round, and each fortieth is an outlier."""
     times = np.exp(0.05 * np.random.default_rng(0).standard_normal((300, 10)))
     times[:, 3] *= np.where(start > ROUNDS, before, after)
@@ -209,7 +211,7 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
         (with_workers(1.5, 3)[:, [3, 4]], "Check or replace worker 0: "),
     ],
 )
-def test_advice(times, start):
+def test_advice_begins_with_the_measure_to_take(times, start):
     report = jaxwgc.straggler_report(times)
     assert report.advice.startswith(start), report.advice
     assert report.advice[:30] in " ".join(str(report).split())
@@ -269,7 +271,7 @@ def test_samples_of_long_traces_do_not_alias(period):
     assert report.replaced_time(is_replaced) == pytest.approx(replaced, rel=0.1)
 
 
-def test_plot():
+def test_the_plot_can_be_drawn():
     figure = pytest.importorskip("matplotlib.figure")
     times = with_workers(1.5, 4)
     times[4, 5] = np.nan

@@ -78,7 +78,7 @@ def small_code(name):
 # Tests share shapes, decoders and precisions, and so compiled programs.
 class TestExact:
     @pytest.mark.parametrize("name", SMALL_CODES)
-    def test_is_the_first_of_the_worst(self, name):
+    def test_exhaustive_search_returns_the_first_worst_pattern(self, name):
         """One straggler more than the code survives, and two."""
         x64 = name in ("weighted", "binary")
         with jax.enable_x64(x64):
@@ -124,7 +124,7 @@ class TestExact:
         assert lost_in(worst_pattern(code, 2, max_patterns=0)) == worst
 
     @pytest.mark.parametrize("decoder", [decoders.OneStep, decoders.Group])
-    def test_decoders(self, decoder):
+    def test_search_uses_the_errors_of_the_decoder(self, decoder):
         """Against the library's own errors on all 70 patterns; searched, too."""
         code = codes.fractional_repetition(8, 1)
         sets = np.array(list(itertools.combinations(range(8), 4)))
@@ -177,7 +177,7 @@ class TestSearch:
             reached += searched >= exact - 1e-8
         assert reached >= 11
 
-    def test_no_swap_is_worse(self, with_x64):
+    def test_no_swap_of_two_workers_increases_the_error(self, with_x64):
         code = random_binary_code(12, 4, seed=3)
         lost = lost_in(worst_pattern(code, 5, max_patterns=0))
         error = least_squares_error(code, lost)
@@ -186,7 +186,7 @@ class TestSearch:
                 swapped = {*lost, out} - {back}
                 assert least_squares_error(code, list(swapped)) <= error + 1e-7
 
-    def test_one_shape_a_code(self):
+    def test_one_program_serves_all_numbers_of_stragglers(self):
         """However many stragglers and patterns, one function is compiled."""
         code = small_code("reed_solomon")
         worst_pattern(code, 2)
@@ -206,7 +206,9 @@ class TestAnyCode:
         ),
         num_stragglers=st.integers(0, 4),
     )
-    def test_as_many_are_lost_as_were_asked_for(self, entries, num_stragglers):
+    def test_the_pattern_has_the_requested_number_of_stragglers(
+        self, entries, num_stragglers
+    ):
         """Also where all messages are zero, or no straggler changes anything."""
         code = code_of(np.array(entries).reshape(5, 4))
         errors = all_errors(code, num_stragglers)
@@ -258,7 +260,7 @@ class Broken(decoders.Decoder):
 
 
 @pytest.mark.parametrize("max_patterns", [0, 100])
-def test_no_number_is_the_worst_error(max_patterns):
+def test_an_error_of_nan_is_the_worst(max_patterns):
     code = small_code("binary")
     found = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
     assert lost_in(found) == (1, 4)
@@ -293,7 +295,7 @@ def test_pattern_of_the_adversary_is_that_of_the_decoder():
         assert lost_in(np.asarray(received)) == (lost,)
 
 
-def test_search_can_be_asked_for():
+def test_max_patterns_of_zero_selects_the_search():
     model = adversarial(small_code("fractional"), 4, max_patterns=0)
     arrivals, _ = model.sample(jax.random.key(0), model.init(8), jnp.ones(8))
     assert jaxwgc.decoding_error(small_code("fractional"), arrivals.received) == 4
@@ -319,7 +321,7 @@ def random_code(kind):
 
 class TestRidgeErrors:
     @pytest.mark.parametrize("kind", ["plain", "complex", "messages", "segments"])
-    def test_of_sets_and_of_every_swap(self, kind):
+    def test_errors_of_sets_and_of_every_swap_are_those_of_numpy(self, kind):
         code = random_code(kind)
         ridge = 0.01 * np.mean(np.sum(np.abs(code.encoding_matrix) ** 2, axis=1))
         expected = functools.partial(least_squares_error, code, ridge=ridge)
@@ -344,7 +346,7 @@ class TestRidgeErrors:
     @pytest.mark.parametrize(
         ("matrix", "target"), [(np.zeros((3, 2)), np.ones(2)), (np.eye(3), np.zeros(3))]
     )
-    def test_where_all_errors_are_equal(self, matrix, target):
+    def test_codes_whose_errors_are_all_equal(self, matrix, target):
         errors = RidgeErrors(code_of(matrix, target=target))
         after = errors.after_swaps((1,), all_swaps((1,), 3))
         np.testing.assert_array_equal(after, target.sum())
