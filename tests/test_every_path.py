@@ -4,7 +4,6 @@
 examples of `test_any_round` in each precision.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -35,35 +34,24 @@ def gradients_of(code, generator):
     }
 
 
-# The solver is most of a program's compilation: it stands in this one alone.
+# Decoding is most of the compilation, and all paths take its weights.
 @jax.jit
-def decode_by(code, observed):
+def decode(code, observed):
     decoding = jaxwgc.decoding(code, **arrivals(observed))
     return decoding.mask, decoding.weights
 
 
-def decode(code, observed):
-    """Decodes by the first decoder: codes of one shape and decoder share a program."""
-    return decode_by(dataclasses.replace(code, decoders=code.decoders[:1]), observed)
-
-
-def all_paths(code, decoded, gradients):
-    """Messages, and what every path makes of rounds and of gradients.
-
-    Weights are known: codes of one shape share what comes after.
-    """
-    solver = (decoders.LeastSquares(),)
-    return _all_paths(dataclasses.replace(code, decoders=solver), decoded, gradients)
-
-
 @jax.jit
-def _all_paths(code, decoded, gradients):
-    """A linear loss, whose partial gradients are `gradients` wherever params are."""
+def all_paths(code, masks, weights, gradients):
+    """Computes messages, and the results of every path for rounds of known weights.
+
+    The loss is linear: its partial gradients are `gradients` for any parameters.
+    """
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[1:], leaf.dtype), gradients)
     messages = jaxwgc.encode(code, gradients)
 
     def loss(params, part):
-        products = jax.tree.map(lambda leaf, own: jnp.sum(leaf * own), params, part)
+        products = jax.tree.map(lambda leaf, row: jnp.sum(leaf * row), params, part)
         return sum(jax.tree.leaves(products))
 
     def of_round(mask, weights):
@@ -96,7 +84,7 @@ def _all_paths(code, decoded, gradients):
             },
         }
 
-    return messages, jax.vmap(of_round)(*decoded)
+    return messages, jax.vmap(of_round)(masks, weights)
 
 
 def wide(array):
@@ -127,7 +115,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
 
     Leaks between halves and segments below `slack` of the weights may be cut off.
     """
-    messages, found = all_paths(code, decode(code, observed), gradients)
+    masks, weights = decode(code, observed)
+    messages, found = all_paths(code, masks, weights, gradients)
     for tree in found["paths"].values():
         assert kinds(tree) == kinds(gradients)
     found = jax.tree.map(lambda leaf: wide(leaf)[:number], found)
@@ -182,15 +171,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     return Checked(found, weights, decoded, effective, missed)
 
 
-# Those left out are shapes of their own for what decoders of others do.
-LEFT_OUT = {
-    *("multi_message, uncoded", "partially_coded", "reed_solomon, slack"),
-    *("projective_plane", "paley", "communication_efficient, odd"),
-}
-
-
 @pytest.mark.parametrize("is_weighted", [False, True])
-@every_code(sorted(CODES.keys() - LEFT_OUT))
+@every_code(CODES)
 def test_every_path(name, is_weighted, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
     code = CODES[name]
@@ -235,8 +217,6 @@ NAMES = (
     "ldgm",
     "from_matrix",
 )
-# Not again without the 64-bit mode: their shapes are their own, their solvers are not.
-ONLY_DOUBLE = "partially_coded, complex", "multi_message", "clustered"
 NUM_ROUNDS = 4
 # Leaves in bfloat16 without the 64-bit mode, unless others are packed with them, to
 # which rounding leaks in rounds that do not decode.
@@ -244,9 +224,9 @@ SMALL = "matrix", "number", "other"
 
 
 @st.composite
-def rounds(draw, names):
+def rounds(draw):
     """Weights of every spread and scale; masks, or numbers of parts, of every kind."""
-    name = draw(st.sampled_from(names))
+    name = draw(st.sampled_from(NAMES))
     code = CODES[name]
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread = draw(st.sampled_from([1.0, 3.0, 1e3, 1e6]))
@@ -269,8 +249,7 @@ def rounds(draw, names):
 @pytest.mark.parametrize("x64", [False, True], ids=["float32-bfloat16", "float64"])
 @given(data=st.data())
 def test_any_round(x64, data):
-    names = [name for name in NAMES if x64 or name not in ONLY_DOUBLE]
-    name, weights, observed, gradients = data.draw(rounds(names))
+    name, weights, observed, gradients = data.draw(rounds())
     code = CODES[name]
     # As many as in `test_every_path`, and so one compilation with that.
     repeated = observed[np.arange(len(zoo.observed_rounds(name))) % NUM_ROUNDS]

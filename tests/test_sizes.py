@@ -1,7 +1,5 @@
 """Gradients of any size decode alike: no square leaves the range of floats."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import corruptions, decoders, stragglers
+from jaxwgc import corruptions, stragglers
 from tests import oracles
 from tests.catalogue.codes import CODES
 from tests.zoo import KEY, every_code
@@ -53,20 +51,13 @@ def decode(code, received):
 
 
 def paths_of(code, received, gradients):
-    """Decoded gradients (rounds, sizes, length) of all paths, for gradients by size.
-
-    Codes of one shape share a compiled function, since weights are known.
-    """
-    own = dataclasses.replace(code, decoders=code.decoders[:1])
-    mask, weights = decode(own, received)
-    solver = (decoders.LeastSquares(),)
-    return _paths_of(
-        dataclasses.replace(code, decoders=solver), mask, weights, gradients
-    )
+    """Decoded gradients (rounds, sizes, length) of all paths, for gradients by size."""
+    masks, weights = decode(code, received)
+    return paths_of_weights(code, masks, weights, gradients)
 
 
 @jax.jit
-def _paths_of(code, masks, weights, gradients):
+def paths_of_weights(code, masks, weights, gradients):
     params = jnp.zeros_like(gradients[0, 0])
 
     def loss(params, part):
@@ -123,8 +114,7 @@ def check_paths(code, received, gradients, sizes, dtype):
 
 
 def decode_wide(code, received):
-    own = dataclasses.replace(code, decoders=code.decoders[:1])
-    weights = decode(own, received)[1]
+    _, weights = decode(code, received)
     wide = np.complex128 if code.is_complex else np.float64
     return np.asarray(weights, wide)
 
