@@ -127,7 +127,7 @@ class TestOrder:
             )
 
     @pytest.mark.parametrize(
-        "wrap", [lambda own: optax.MultiSteps(own, 2), optax.flatten]
+        "wrap", [lambda optimizer: optax.MultiSteps(optimizer, 2), optax.flatten]
     )
     def test_wrappers_around_an_aggregator(self, wrap):
         """Refused though the leading axis of params is the number of parts."""
@@ -279,7 +279,7 @@ class TestModelsThatNeverDecode:
     def test_a_waiting_rule_of_another_code_warns(self):
         """Also where the aggregator is made inside of what is traced."""
         rule = stragglers.until_decodable(CODE)
-        for wrap in (lambda own: own, jax.jit):
+        for wrap in (lambda function: function, jax.jit):
             with pytest.warns(UserWarning, match="UntilDecodable.code=Gradie"):
                 wrap(lambda: self.make(codes.uncoded(6), rule).init(None))()
 

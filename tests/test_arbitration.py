@@ -72,9 +72,9 @@ def test_one_corrupted_worker_is_always_found(name):
             wrong = corrupted(keys[1], jnp.asarray(messages)) - messages
             claimed[who, part] += wrong[who]
             messages[who] += wrong[who]
-        found = locate(messages, np.ones(NUM_WORKERS, bool), keys[2])
-        assert found.refused
-        disputed = np.flatnonzero(found.disputed)
+        location = locate(messages, np.ones(NUM_WORKERS, bool), keys[2])
+        assert location.refused
+        disputed = np.flatnonzero(location.disputed)
         assert who in disputed
         assert len(disputed) == 2
         liar = who if kind == 2 else None
@@ -102,12 +102,12 @@ def test_one_corrupted_worker_is_always_found(name):
 def test_disputes_of_several_workers_are_settled(claims, wrong, settled):
     claims = np.array(claims, float)[..., None]
     right = np.array([[1.0], [2.0]])
-    found = coding.arbitrate(
+    result = coding.arbitrate(
         claims.sum(1),
         range(2),
         lambda pair, some: claims[pair][:, some].sum(1),
         lambda part: right[part],
         noise=1e-9,
     )
-    np.testing.assert_array_equal(found.wrong, wrong)
-    assert found.settled == settled
+    np.testing.assert_array_equal(result.wrong, wrong)
+    assert result.settled == settled

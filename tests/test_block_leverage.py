@@ -57,10 +57,10 @@ RAW_KEY_OPTIMIZER = aggregator(jax.random.PRNGKey(0))
 update_by_raw_key = jax.jit(RAW_KEY_OPTIMIZER.update)
 
 
-def assert_mean(found, expected):
-    check_mean(found, expected, atol=1e-6)
+def assert_mean(result, expected):
+    check_mean(result, expected, atol=1e-6)
     # It does vary: the samples are not all of the data.
-    assert np.all(np.std(found, axis=0) > 0)
+    assert np.all(np.std(result, axis=0) > 0)
 
 
 @every_rule
@@ -201,7 +201,7 @@ def test_samples_and_stragglers_are_independent():
 
 
 def test_dtypes(with_x64):
-    params = {np.dtype(own).name: np.ones(2, own) for own in DTYPES}
+    params = {np.dtype(dtype).name: np.ones(2, dtype) for dtype in DTYPES}
     updates = {name: np.ones((6, 2), leaf.dtype) for name, leaf in params.items()}
     optimizer = aggregator(probabilities=np.ones(6))
     update, state = jax.jit(optimizer.update)(updates, optimizer.init(params))

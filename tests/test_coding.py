@@ -52,9 +52,11 @@ def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
     gradients = np.random.default_rng(0).normal(size=(code.num_parts, 3))
     spoiled = gradients.copy()
     spoiled[0] = np.nan
-    collapse = jax.jit(jax.value_and_grad(lambda own: jnp.sum(decoding.collapse(own))))
-    for found, expected in zip(collapse(spoiled), collapse(gradients)):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    collapse = jax.jit(
+        jax.value_and_grad(lambda leaves: jnp.sum(decoding.collapse(leaves)))
+    )
+    for result, expected in zip(collapse(spoiled), collapse(gradients)):
+        np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
@@ -74,8 +76,8 @@ def test_messages_that_are_missing_never_reach_the_result(name, garbage):
     expected, decoded = (
         decoding.combine(messages, like(gradients)) for messages in (clean, spoiled)
     )
-    for leaf, own in zip(*map(jax.tree.leaves, (decoded, expected)), strict=True):
-        np.testing.assert_array_equal(leaf, own)
+    for leaf, reference in zip(*map(jax.tree.leaves, (decoded, expected)), strict=True):
+        np.testing.assert_array_equal(leaf, reference)
         assert np.all(np.isfinite(leaf))
 
 
@@ -83,7 +85,7 @@ def test_batch_axes_of_messages_and_masks_are_broadcast():
     """Of a code with segments, whose weights have an axis of their own."""
     code = CODES["communication_efficient"]
     gradients = np.random.default_rng(0).normal(size=(3, 1, 6, 5)).astype(np.float32)
-    messages = jax.vmap(jax.vmap(lambda own: jaxwgc.encode(code, own)))(gradients)
+    messages = jax.vmap(jax.vmap(lambda tree: jaxwgc.encode(code, tree)))(gradients)
     received = random_patterns(6, 2, 4)
     decoded = jaxwgc.decode(code, messages, received, jnp.zeros(5))
     assert decoded.shape == (3, 4, 5)
@@ -170,8 +172,8 @@ def test_integer_messages_of_packed_segments():
     messages = np.arange(12).reshape(6, 2)
     received = np.ones(6, bool)
     decoded = [
-        jaxwgc.decode(code, given, received, np.zeros(4, np.float32))
-        for given in (messages, messages.astype(np.float32))
+        jaxwgc.decode(code, wire_messages, received, np.zeros(4, np.float32))
+        for wire_messages in (messages, messages.astype(np.float32))
     ]
     np.testing.assert_array_equal(*decoded)
 
@@ -239,8 +241,8 @@ def test_a_weighted_code_from_double_precision_works_without_it():
             for name in ("cyclic_mds, complex", "cyclic_repetition", "bernoulli")
         ]
     for code in weighted[:2]:
-        found = jaxwgc.effective_weights(code, ALL)
-        np.testing.assert_allclose(found, np.arange(1.0, 7), rtol=1e-4)
+        effective = jaxwgc.effective_weights(code, ALL)
+        np.testing.assert_allclose(effective, np.arange(1.0, 7), rtol=1e-4)
         assert jaxwgc.encode(code, jnp.ones((6, 2))).dtype in (np.float32, np.complex64)
     assert jnp.isfinite(jaxwgc.decoding_error(weighted[2], ALL))
 
@@ -279,7 +281,7 @@ def test_arrivals_of_a_model():
 
 def test_traced_counts_out_of_range_count_as_no_response():
     """Those that wrap around, too: the round shows as one that cannot be decoded."""
-    arrived = jax.jit(lambda own: Arrived.of(UNCODED, finished=own).mask)
+    arrived = jax.jit(lambda counts: Arrived.of(UNCODED, finished=counts).mask)
     for count in (np.uint8(255), np.int32(99), np.int32(-3)):
         finished = np.array([3, count, 1], count.dtype)
         expected = [True] * 3 + [False] * 3 + [True, False, False]

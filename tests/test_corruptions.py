@@ -41,7 +41,7 @@ def test_corruptions_have_their_documented_size():
         "same_vector",
     )
     corrupt = jax.jit(
-        lambda own: [EXAMPLES[name].corrupted(KEY, own) for name in names]
+        lambda rows: [EXAMPLES[name].corrupted(KEY, rows) for name in names]
     )
     noisy, entry, scaled, stuck, vector = map(np.asarray, corrupt(messages))
     np.testing.assert_allclose(np.std(noisy - messages, axis=1), 2.5, rtol=0.1)
@@ -74,7 +74,7 @@ def test_bit_flip_flips_one_bit(dtype):
         )
         for bit in range(8 * unsigned.itemsize):
             before, after = (
-                np.asarray(own).view(unsigned) for own in (messages, flip(bit))
+                np.asarray(array).view(unsigned) for array in (messages, flip(bit))
             )
             differences = before ^ after
             assert sorted(set(differences.ravel().tolist())) == [0, 1 << bit]

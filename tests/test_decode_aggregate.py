@@ -47,12 +47,12 @@ def test_updates_and_states_are_those_of_coded_aggregate(name):
         extra = {"received": mask, "elapsed": np.float32(elapsed)}
         updates, state = update(garbled, state, PARAMS, **extra)
         expected, other = coded(gradients, other, PARAMS, **extra)
-        for own, leaf, full in zip(
+        for update_leaf, leaf, full in zip(
             *map(jax.tree.leaves, (updates, expected, gradients)), strict=True
         ):
-            np.testing.assert_allclose(own, -0.5 * leaf, atol=1e-5)
+            np.testing.assert_allclose(update_leaf, -0.5 * leaf, atol=1e-5)
             if count == 0:
-                np.testing.assert_allclose(own, -0.5 * full.sum(0), atol=1e-4)
+                np.testing.assert_allclose(update_leaf, -0.5 * full.sum(0), atol=1e-4)
         for field in ("received", "elapsed", "residual", "num_undecodable", "shapes"):
             chex.assert_trees_all_close(
                 getattr(state[0], field), getattr(other, field), atol=1e-5

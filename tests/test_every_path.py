@@ -103,7 +103,7 @@ def kinds(tree):
 class Checked(NamedTuple):
     """What paths gave of some rounds, and what NumPy makes of their weights."""
 
-    found: dict
+    results: dict
     weights: np.ndarray
     decoded: np.ndarray
     effective: np.ndarray
@@ -116,10 +116,10 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     Leaks between halves and segments below `slack` of the weights may be cut off.
     """
     masks, weights = decode(code, observed)
-    messages, found = all_paths(code, masks, weights, gradients)
-    for tree in found["paths"].values():
+    messages, result = all_paths(code, masks, weights, gradients)
+    for tree in result["paths"].values():
         assert kinds(tree) == kinds(gradients)
-    found = jax.tree.map(lambda leaf: wide(leaf)[:number], found)
+    result = jax.tree.map(lambda leaf: wide(leaf)[:number], result)
     observed = observed[:number]
     matrix = in_working_precision(np.asarray(code.encoding_matrix))
     eps = float(jnp.finfo(matrix.dtype).eps)
@@ -131,8 +131,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     assert np.all(np.abs(wide(messages) - matrix @ blocks) <= bound)
 
     segments = (code.num_segments,) if code.num_segments > 1 else ()
-    assert found["weights"].shape == (len(observed), *segments, code.num_messages)
-    weights = found["weights"].reshape(len(observed), code.num_segments, -1)
+    assert result["weights"].shape == (len(observed), *segments, code.num_messages)
+    weights = result["weights"].reshape(len(observed), code.num_segments, -1)
     sent = zoo.messages_sent(code, observed)[:, None]
     assert not np.any(weights[np.broadcast_to(~sent, weights.shape)])
     reached = weights @ matrix
@@ -140,18 +140,18 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     rounding = (np.abs(weights) @ np.abs(matrix)).max((1, 2)) + scale
     rounding = 30 * eps * rounding + TINY
     effective = oracles.effective(code, reached)
-    assert np.all(np.abs(found["effective"] - effective) <= rounding[:, None])
+    assert np.all(np.abs(result["effective"] - effective) <= rounding[:, None])
 
     missed = np.linalg.norm(reached - oracles.targets(code), axis=(1, 2))
     missed /= np.sqrt(code.num_segments)
     off = np.sqrt(code.num_parts) * rounding
     if 1e-10 < scale < 1e15:  # Squares of others leave the range of float32.
-        assert np.all(np.abs(np.sqrt(found["error"]) - missed) <= off)
+        assert np.all(np.abs(np.sqrt(result["error"]) - missed) <= off)
     bar = 1e-3 * np.linalg.norm(code.target)
     clear = np.abs(missed - bar) > 2 * off
-    np.testing.assert_array_equal(found["failed"][clear], (missed > bar)[clear])
+    np.testing.assert_array_equal(result["failed"][clear], (missed > bar)[clear])
     whole = observed if observed.dtype == bool else observed == code.parts_per_worker
-    for state in found["states"]:
+    for state in result["states"]:
         assert np.all(np.abs(state.residual - missed) <= off)
         failed = state.num_undecodable[clear] == 1
         np.testing.assert_array_equal(failed, (missed > bar)[clear])
@@ -166,9 +166,9 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     }
     sizes = np.abs(decoded) + np.abs(effective) @ np.abs(flat)
     bound = bound + 4 * oracles.raveled(few_bits)[0] * sizes
-    for path, tree in found["paths"].items():
+    for path, tree in result["paths"].items():
         assert np.all(np.abs(oracles.raveled(tree) - decoded) <= bound), path
-    return Checked(found, weights, decoded, effective, missed)
+    return Checked(result, weights, decoded, effective, missed)
 
 
 @pytest.mark.parametrize("is_weighted", [False, True])
@@ -185,14 +185,14 @@ def test_every_path(name, is_weighted, with_x64):
     tolerance = 1e-9 if is_weighted else 1e-10
     checked = check_paths(code, observed, gradients, slack=tolerance)
     effective = checked.effective @ oracles.raveled(gradients)
-    value = checked.found["value"]
+    value = checked.results["value"]
     error = checked.missed**2
     np.testing.assert_allclose(value, effective.sum(1), atol=20 * tolerance)
     if code.decoders[0].is_optimal:
         best = oracles.best_mixtures(code, zoo.messages_sent(code, observed))
-        least = oracles.squared_errors(best, code)
+        minimum = oracles.squared_errors(best, code)
         scale = np.sum(code.target**2)
-        np.testing.assert_allclose(error, least, atol=tolerance * scale)
+        np.testing.assert_allclose(error, minimum, atol=tolerance * scale)
     if not is_weighted:
         assert np.any(error < 1e-10) or name in NEVER_EXACT
         assert np.any(error > 0.1)
@@ -254,7 +254,7 @@ def test_any_round(x64, data):
     # As many as in `test_every_path`, and so one compilation with that.
     repeated = observed[np.arange(len(zoo.observed_rounds(name))) % NUM_ROUNDS]
     with jax.enable_x64(x64):
-        own = jaxwgc.weighted(code, weights.astype(jnp.result_type(float)))
+        weighted_code = jaxwgc.weighted(code, weights.astype(jnp.result_type(float)))
         is_mixed = not (x64 or code.is_complex or code.num_segments > 1)
         gradients = {
             leaf_name: leaf.astype(
@@ -264,10 +264,12 @@ def test_any_round(x64, data):
             )
             for leaf_name, leaf in gradients.items()
         }
-        checked = check_paths(own, repeated, gradients, NUM_ROUNDS, slack=1e-4)
-        matrix = in_working_precision(own.encoding_matrix)
+        checked = check_paths(
+            weighted_code, repeated, gradients, NUM_ROUNDS, slack=1e-4
+        )
+        matrix = in_working_precision(weighted_code.encoding_matrix)
         plain = wide(decode(code, repeated)[1])[:NUM_ROUNDS]
-    check_misses(own, observed, matrix, checked.weights)
+    check_misses(weighted_code, observed, matrix, checked.weights)
     if np.all(weights) and code.num_stragglers > 0:
         # Weights of an exact code do not depend on those of its parts.
         whole = 1 if observed.dtype == bool else np.asarray(code.parts_per_worker)
@@ -288,16 +290,16 @@ def check_misses(code, observed, matrix, weights):
     plain = (matrix / columns).astype(matrix.dtype)
     if code.decoders[0].is_a(decoders.Peeling):
         return  # It decodes less, and scales it up.
-    for found, mask in zip(weights, zoo.messages_sent(code, observed), strict=True):
-        least = oracles.least_miss(plain, aim, mask)
-        if least < 1e-4 * norm:
+    for result, mask in zip(weights, zoo.messages_sent(code, observed), strict=True):
+        minimum = oracles.least_miss(plain, aim, mask)
+        if minimum < 1e-4 * norm:
             # Part by part, whatever the others weigh.
-            missed = np.linalg.norm((found @ wide(plain) - aim)[:, counts])
-            assert missed <= max(3 * least, 1e-4 * norm)
+            missed = np.linalg.norm((result @ wide(plain) - aim)[:, counts])
+            assert missed <= max(3 * minimum, 1e-4 * norm)
         elif not code.decoders[0].is_a(decoders.Group):
-            least = oracles.least_miss(matrix, target, mask)
-            missed = np.linalg.norm(found @ wide(matrix) - target)
-            assert missed <= 1.001 * least + 1e-5 * np.linalg.norm(target)
+            minimum = oracles.least_miss(matrix, target, mask)
+            missed = np.linalg.norm(result @ wide(matrix) - target)
+            assert missed <= 1.001 * minimum + 1e-5 * np.linalg.norm(target)
 
 
 def test_gradients_that_blocks_do_not_divide(with_x64):

@@ -48,11 +48,11 @@ def test_partial_gradients_equal_a_loop_over_the_parts(x64):
         value = logistic(params, part)
         return (value, {"rows": part["x"].sum(1)}) if has_aux else value
 
-    each = jaxwgc.partial_value_and_grad(loss, has_aux=has_aux)
-    found = jax.jit(each)(params, parts)
+    step = jaxwgc.partial_value_and_grad(loss, has_aux=has_aux)
+    result = jax.jit(step)(params, parts)
     expected = one_by_one(loss, params, parts, has_aux)
-    chex.assert_trees_all_close(found, expected, rtol=1e-12 if x64 else 1e-5)
-    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    chex.assert_trees_all_close(result, expected, rtol=1e-12 if x64 else 1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(result, expected)
 
 
 class TestDecodedGradients:
@@ -93,7 +93,7 @@ class TestDecodedGradients:
         watched.defvjp(lambda params: (watched(params), params), backward)
         code = CODES[name]
         step = jaxwgc.decoded_value_and_grad(
-            lambda own, part: watched(own * part), code
+            lambda weights, part: watched(weights * part), code
         )
         step = jax.jit(jax.vmap(step, (None, None, 0)))
         for num_lost, num_passes in passes.items():
@@ -126,8 +126,8 @@ class TestDifferentiation:
             return jaxwgc.Decoding(code, mask, decodings.weights[index])
 
         def loss(params, part):
-            own, row_weight = part
-            scaled = {"x": own["x"] * row_weight, "y": own["y"]}
+            part_of_step, row_weight = part
+            scaled = {"x": part_of_step["x"] * row_weight, "y": part_of_step["y"]}
             return logistic(params, scaled)
 
         def outer(gradient_of):
@@ -152,8 +152,8 @@ class TestDifferentiation:
 
         def by_hand(w, parts, index):
             gradients = jax.vmap(jax.grad(loss), (None, 0))({"w": w}, parts)["w"]
-            own = jnp.asarray(mixing)[index]
-            packed = own @ (gradients[:, :2] + 1j * gradients[:, 2:])
+            mixture = jnp.asarray(mixing)[index]
+            packed = mixture @ (gradients[:, :2] + 1j * gradients[:, 2:])
             return jnp.concatenate([packed.real, packed.imag])
 
         expected = outer(by_hand)
@@ -167,8 +167,8 @@ class TestDifferentiation:
         direction = {"w": np.array([1.0, -2, 0.5, 3])}
         step = jaxwgc.decoded_value_and_grad(logistic, code)
         round_of = jaxwgc.decoding(code, random_patterns(6, 2, 1)[0])
-        gradient = jax.jit(lambda own: step(own, parts, round_of)[1])
-        product = jax.jit(lambda own: jax.jvp(gradient, (own,), (direction,))[1])(
+        gradient = jax.jit(lambda values: step(values, parts, round_of)[1])
+        product = jax.jit(lambda values: jax.jvp(gradient, (values,), (direction,))[1])(
             params
         )
         whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)

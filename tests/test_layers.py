@@ -49,12 +49,12 @@ def arrows():
 
 
 def test_the_table_lists_every_room():
-    found = {
+    result = {
         path.stem
         for path in ROOT.iterdir()
         if not path.name.startswith("_") and (path.suffix == ".py" or path.is_dir())
     }
-    assert found == set(KNOWS)
+    assert result == set(KNOWS)
     rooms = list(KNOWS)
     assert all(KNOWS[room] <= {*rooms[:place]} for place, room in enumerate(rooms))
 

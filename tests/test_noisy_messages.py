@@ -25,28 +25,28 @@ ROWS = RNG.normal(size=(6, 8, 3))
 @given(VARIANCES)
 def test_weights_are_those_of_numpy(variances):
     with jax.enable_x64(True):
-        found = coding.inverse_variance_weights(variances)
+        result = coding.inverse_variance_weights(variances)
     inverse = variances.min() / variances
-    np.testing.assert_allclose(found, inverse / inverse.mean(), rtol=1e-12)
+    np.testing.assert_allclose(result, inverse / inverse.mean(), rtol=1e-12)
     with jax.enable_x64(False):
         # 1 / 1e-30² would overflow in float32.
         rounded = coding.inverse_variance_weights(variances)
     assert rounded.dtype == np.float32
-    np.testing.assert_allclose(rounded, found, rtol=1e-5, atol=1e-37)
+    np.testing.assert_allclose(rounded, result, rtol=1e-5, atol=1e-37)
 
 
 def test_weights_under_jit_vmap_and_grad(with_x64):
     variances = np.array([[1.0, 2, 4, 8, 16], [5.0, 5, 5, 5, 5], [1.0, 0, 1, 1, 1]])
-    found = jax.jit(jax.vmap(coding.inverse_variance_weights))(variances)
-    assert found.dtype == np.float64
+    result = jax.jit(jax.vmap(coding.inverse_variance_weights))(variances)
+    assert result.dtype == np.float64
     inverse = 1 / variances[0]
-    np.testing.assert_allclose(found[0], inverse / inverse.mean(), rtol=1e-6)
-    np.testing.assert_array_equal(found[1], 1)
-    assert np.isnan(found[2]).all()
+    np.testing.assert_allclose(result[0], inverse / inverse.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(result[1], 1)
+    assert np.isnan(result[2]).all()
     jacobian = jax.jit(jax.jacrev(coding.inverse_variance_weights))(variances[0])
     # d log w_j / d log v_l = w_l / k - 1 where l = j.
-    scaled = jacobian * variances[0] / found[0][:, None]
-    np.testing.assert_allclose(scaled, found[0] / 5 - np.eye(5), atol=1e-6)
+    scaled = jacobian * variances[0] / result[0][:, None]
+    np.testing.assert_allclose(scaled, result[0] / 5 - np.eye(5), atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan, np.inf])
@@ -60,20 +60,20 @@ def test_wrong_variances(wrong):
 def test_traced_leverage_without_degrees_of_freedom_gives_nan():
     residuals = np.ones((2, 4))
     rounded = jnp.array([[0.5] * 4, [1 - 1e-7] * 4], jnp.float32)
-    found = jax.jit(coding.source_variances)(residuals, rounded)
-    np.testing.assert_array_equal(found, [2, np.nan])
+    result = jax.jit(coding.source_variances)(residuals, rounded)
+    np.testing.assert_array_equal(result, [2, np.nan])
 
 
 def test_variances_leave_padded_rows_out(x64):
     rows = RNG.normal(size=(11, 2))
     residuals, row_weights = jaxwgc.partition(rows[:, 0], 3)
     leverage, _ = jaxwgc.partition(rows[:, 1] ** 2 / 20, 3)
-    found = jax.jit(coding.source_variances)(residuals, leverage, row_weights)
+    result = jax.jit(coding.source_variances)(residuals, leverage, row_weights)
     expected = [
-        np.sum(own[:, 0] ** 2) / np.sum(1 - own[:, 1] ** 2 / 20)
-        for own in np.split(rows, [4, 8])
+        np.sum(block[:, 0] ** 2) / np.sum(1 - block[:, 1] ** 2 / 20)
+        for block in np.split(rows, [4, 8])
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     single = coding.source_variances(np.zeros((3, 4), np.float32))
     assert single.dtype == np.float32
     np.testing.assert_array_equal(single, np.zeros(3))
@@ -125,17 +125,17 @@ def test_quantized_messages_are_unbiased_with_bits_per_message(dtype):
     messages = real[:, ::2] + 1j * real[:, 1::2] if dtype == np.complex64 else real
     messages = messages.astype(dtype)
     bits = np.array([2, 4, 9])
-    found = np.asarray(draws(messages, bits)).astype(np.complex128)
-    misses = found - messages
+    result = np.asarray(draws(messages, bits)).astype(np.complex128)
+    misses = result - messages
     spread = np.sqrt(misses.real.var(0) + misses.imag.var(0))
     assert np.all(np.abs(misses.mean(0)) <= ERROR * spread)
     sizes = np.linalg.norm(real, axis=1)
     squares = np.sum(np.abs(misses) ** 2, 2) / sizes**2
-    expected = [exact_variance(own, number) for own, number in zip(real, bits)]
+    expected = [exact_variance(message, number) for message, number in zip(real, bits)]
     assert np.all(np.abs(squares.mean(0) - expected) <= ERROR * squares.std(0))
     assert np.all(expected < coding.quantization_variance(64, bits))
     levels = 2.0 ** (bits[:, None] - 1) - 1
-    steps = np.stack([found.real, found.imag]) * levels / sizes[:, None]
+    steps = np.stack([result.real, result.imag]) * levels / sizes[:, None]
     np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
     assert np.all(np.abs(steps) <= levels + 1e-3)
 
@@ -168,18 +168,18 @@ def test_zero_huge_and_infinite_messages_are_quantized(with_x64):
     sizes = np.array([0.0, 1e-30, 1e30, np.inf, np.nan], np.float32)
     messages = sizes[:, None] * np.ones((5, 3), np.float32)
     quantize = jax.jit(coding.quantize)
-    found = np.asarray(quantize(KEY, messages, 8))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found[0], 0)
-    np.testing.assert_allclose(found[1:3], messages[1:3], rtol=0.02)
-    assert np.isnan(found[3:]).all()
+    result = np.asarray(quantize(KEY, messages, 8))
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result[0], 0)
+    np.testing.assert_allclose(result[1:3], messages[1:3], rtol=0.02)
+    assert np.isnan(result[3:]).all()
     half = np.ones((1, 2), jnp.bfloat16)
     assert jax.eval_shape(quantize, KEY, half, 8).dtype == np.float32
 
 
 def test_wrong_traced_bits_give_nan():
-    found = jax.jit(coding.quantize)(KEY, np.ones((4, 2)), np.array([1, 2, 24, 25]))
-    np.testing.assert_array_equal(np.isnan(found).all(1), [True, False, False, True])
+    result = jax.jit(coding.quantize)(KEY, np.ones((4, 2)), np.array([1, 2, 24, 25]))
+    np.testing.assert_array_equal(np.isnan(result).all(1), [True, False, False, True])
 
 
 def objective(probabilities, length, bits):
@@ -198,13 +198,13 @@ class TestAllocateBits:
             probabilities = generator.uniform(0.01, 0.9, 4)
             bits = coding.allocate_bits(probabilities, length, total)
             assert bits.sum() <= total
-            most = max(
+            best = max(
                 objective(probabilities, length, other)
                 for other in itertools.product([0, *range(2, total + 1)], repeat=4)
                 if sum(other) <= total
             )
-            found = objective(probabilities, length, bits)
-            assert found == pytest.approx(most, rel=1e-12)
+            result = objective(probabilities, length, bits)
+            assert result == pytest.approx(best, rel=1e-12)
 
     def test_no_worker_gets_more_than_24_bits(self):
         np.testing.assert_array_equal(coding.allocate_bits([0.1, 0.5], 8, 10**6), 24)

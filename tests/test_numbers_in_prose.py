@@ -130,8 +130,8 @@ def column(name, title):
 
 def cell(name, title, row):
     """Returns a number of the row whose first cell is `row`."""
-    [found] = [cells for cells in table(name) if next(iter(cells.values())) == row]
-    return number(found[title])
+    [result] = [cells for cells in table(name) if next(iter(cells.values())) == row]
+    return number(result[title])
 
 
 EVERYONE = "`uncoded`, all"
@@ -294,8 +294,8 @@ def planned_step(trace, choice_name, waits_for):
 
 def planned_ratio(trace, choice_name, waits_for):
     """Returns the step of a choice relative to waiting for all without a code."""
-    own = planned_step(trace, choice_name, waits_for)
-    return own / planned_step(trace, "uncoded", "all")
+    step_time = planned_step(trace, choice_name, waits_for)
+    return step_time / planned_step(trace, "uncoded", "all")
 
 
 def text_of_report(trace):
@@ -1252,7 +1252,7 @@ def unexplained(page, text):
     return [
         f"{page}: {place.literal.printed} in {sentence_of(place)!r} has no source"
         for place in prose_numbers.places(text)
-        if not any(is_around(own, place) for own in listed)
+        if not any(is_around(entry, place) for entry in listed)
         and not is_in_table(place)
         and not prose_numbers.is_dated(place.paragraph)
     ]

@@ -91,10 +91,10 @@ def test_products_of_codes_have_the_highest_precision(name):
         def decode(code, masks, kind=kind):
             return jaxwgc.decoding_weights(code, masks, kind)
 
-        found = precisions(functools.partial(decode, code), masks)
-        found |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
+        result = precisions(functools.partial(decode, code), masks)
+        result |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
         # The weights of one step are none of products.
-        assert found == {HIGHEST} or (kind is decoders.OneStep and not found)
+        assert result == {HIGHEST} or (kind is decoders.OneStep and not result)
 
 
 @every_row(decoder_rows.ROWS)

@@ -39,5 +39,5 @@ class TestProjection:
     def test_key_depends_on_every_message(self, dtype):
         messages = np.ones((5, 4, 5000), dtype)
         messages[range(4), range(4), 3] += 1
-        keys = jax.jit(jax.vmap(lambda own: jax.random.key_data(key_from(own))))
+        keys = jax.jit(jax.vmap(lambda batch: jax.random.key_data(key_from(batch))))
         assert len(np.unique(keys(messages), axis=0)) == 5

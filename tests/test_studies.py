@@ -116,7 +116,9 @@ class TestMonteCarlo:
 
     def test_progress(self):
         calls = []
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4, lambda *own: calls.append(own))
+        jaxwgc.monte_carlo(
+            jax.random.bits, KEY, 10, 4, lambda *progress: calls.append(progress)
+        )
         assert calls == [(4, 10), (8, 10), (10, 10)]
 
     def test_inside_jit_and_vmap(self):
@@ -132,17 +134,17 @@ class TestMonteCarlo:
 
         key = jax.random.key(3)
         inside = jax.jit(study)
-        found = inside(key)
-        assert isinstance(found.draws, jax.Array)
-        chex.assert_trees_all_close(found, study(key), rtol=1e-6)
+        result = inside(key)
+        assert isinstance(result.draws, jax.Array)
+        chex.assert_trees_all_close(result, study(key), rtol=1e-6)
         keys = jax.random.split(key, 2)
         mapped = jax.device_get(jax.jit(jax.vmap(study))(keys))
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf: leaf[1], mapped), inside(keys[1]), rtol=1e-6
         )
         nested = jaxwgc.monte_carlo(lambda key: study(key).draws.mean(), key, 2)
-        own = np.asarray(inside(jax.random.fold_in(key, 1)).draws).mean()
-        np.testing.assert_allclose(nested[1], own, rtol=1e-5)
+        expected = np.asarray(inside(jax.random.fold_in(key, 1)).draws).mean()
+        np.testing.assert_allclose(nested[1], expected, rtol=1e-5)
 
 
 class TestSummarize:
@@ -161,12 +163,14 @@ class TestSummarize:
             low, high = scipy.stats.t.interval(
                 confidence, num_trials - 1, loc=mean, scale=error
             )
-            own = summary[name]
-            np.testing.assert_allclose(own.mean, mean, rtol=1e-12)
-            np.testing.assert_allclose(own.standard_error, error, rtol=1e-10)
-            np.testing.assert_allclose(own.low, low, rtol=1e-8, atol=1e-9 * error.max())
-            np.testing.assert_allclose(own.high, high, rtol=1e-8)
-            assert own.mean.dtype == np.float64
+            interval = summary[name]
+            np.testing.assert_allclose(interval.mean, mean, rtol=1e-12)
+            np.testing.assert_allclose(interval.standard_error, error, rtol=1e-10)
+            np.testing.assert_allclose(
+                interval.low, low, rtol=1e-8, atol=1e-9 * error.max()
+            )
+            np.testing.assert_allclose(interval.high, high, rtol=1e-8)
+            assert interval.mean.dtype == np.float64
 
     def test_confidence_near_one(self):
         """One less than it is rounded to nothing, half of the sum to one."""
@@ -183,7 +187,9 @@ class TestSummarize:
     def test_jax_arrays_under_jit_and_vmap(self, x64):
         dtype = np.float64 if x64 else np.float32
         results = np.random.default_rng(2).normal(size=(3, 40)).astype(dtype)
-        summary = jax.jit(jax.vmap(lambda own: jaxwgc.summarize(own, 0.9)))(results)
+        summary = jax.jit(jax.vmap(lambda trials: jaxwgc.summarize(trials, 0.9)))(
+            results
+        )
         for row in range(3):
             low, high = scipy.stats.t.interval(
                 0.9, 39, results[row].mean(), scipy.stats.sem(results[row])
@@ -236,29 +242,33 @@ class TestProportions:
         """All counts of hits side by side, in NumPy and under jit."""
         confidences = (0.01, 0.5, 0.95, 0.999)
         hits = np.arange(num_trials)[:, None] < np.arange(num_trials + 1)
-        each = jax.jit(lambda own: [jaxwgc.summarize(own, c) for c in confidences])
-        for confidence, traced in zip(confidences, jax.device_get(each(hits))):
-            found = jaxwgc.summarize(hits, confidence)
+        summaries_of = jax.jit(
+            lambda trials: [jaxwgc.summarize(trials, c) for c in confidences]
+        )
+        for confidence, traced in zip(confidences, jax.device_get(summaries_of(hits))):
+            summary = jaxwgc.summarize(hits, confidence)
             for count in range(num_trials + 1):
                 test = scipy.stats.binomtest(count, num_trials)
                 low, high = test.proportion_ci(confidence, method="wilsoncc")
-                np.testing.assert_allclose(found.low[count], low, atol=1e-14)
-                np.testing.assert_allclose(found.high[count], high, atol=1e-14)
+                np.testing.assert_allclose(summary.low[count], low, atol=1e-14)
+                np.testing.assert_allclose(summary.high[count], high, atol=1e-14)
                 np.testing.assert_allclose(traced.low[count], low, atol=1e-6)
                 np.testing.assert_allclose(traced.high[count], high, atol=1e-6)
-            np.testing.assert_allclose(found.mean, hits.mean(0), rtol=1e-14)
+            np.testing.assert_allclose(summary.mean, hits.mean(0), rtol=1e-14)
             if num_trials > 1:
                 errors = scipy.stats.sem(hits, axis=0)
-                np.testing.assert_allclose(found.standard_error, errors, atol=1e-14)
+                np.testing.assert_allclose(summary.standard_error, errors, atol=1e-14)
                 numbers = jaxwgc.summarize(hits.astype(float), confidence)
-                chex.assert_trees_all_equal(numbers, found)
+                chex.assert_trees_all_equal(numbers, summary)
             for leaf in traced:
                 assert leaf.dtype == np.float32
 
 
 def test_trial_that_returns_keys():
     def study(key):
-        return jaxwgc.monte_carlo(lambda own: {"a": 1.0, "b": own}, key, 3)["a"]
+        return jaxwgc.monte_carlo(lambda trial_key: {"a": 1.0, "b": trial_key}, key, 3)[
+            "a"
+        ]
 
     rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
     for call in (study, jax.jit(study)):
@@ -284,9 +294,9 @@ def test_counts_and_wilsons_intervals(make):
     """From a worker that was never late to one that always was."""
     late = np.array([0, 1, 17, 49, 50])
     received = np.arange(50)[:, None] >= late
-    found = studies.straggler_probabilities(make(received), 0.9)
-    np.testing.assert_allclose(found.mean, (late + 0.5) / 51)
-    for count, low, high in zip(late.tolist(), found.low, found.high, strict=True):
+    result = studies.straggler_probabilities(make(received), 0.9)
+    np.testing.assert_allclose(result.mean, (late + 0.5) / 51)
+    for count, low, high in zip(late.tolist(), result.low, result.high, strict=True):
         interval = scipy.stats.binomtest(count, 50).proportion_ci(0.9, "wilsoncc")
         assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
@@ -299,7 +309,9 @@ def test_code_of_a_trace():
     scales = np.array([0.3, 0.6, 0.9, 1.2])
     times = np.random.default_rng(0).exponential(scales, (2000, 4))
     wait = stragglers.deadline(1.5)
-    rounds = jax.vmap(lambda own: wait.arrivals(jax.random.key(0), own))(times)
+    rounds = jax.vmap(
+        lambda times_of_round: wait.arrivals(jax.random.key(0), times_of_round)
+    )(times)
     estimates = studies.straggler_probabilities(rounds.received, 0.999)
     true = np.exp(-1.5 / scales)
     assert np.all((estimates.low < true) & (true < estimates.high))

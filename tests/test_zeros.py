@@ -70,14 +70,14 @@ def kinds_of(code):
 
     They are rounding themselves then, and hide how large it is.
     """
-    most = code.parts_per_worker.max()
-    return KINDS if 4 * most <= 3 * code.num_parts else KINDS[:2]
+    max_parts = code.parts_per_worker.max()
+    return KINDS if 4 * max_parts <= 3 * code.num_parts else KINDS[:2]
 
 
 @jax.jit
 def _on_both_paths(code, masks, gradients):
     params = jax.tree.map(lambda leaf: leaf[:, 0], gradients)
-    messages = jax.vmap(lambda own: jaxwgc.encode(code, own))(gradients)
+    messages = jax.vmap(lambda rows: jaxwgc.encode(code, rows))(gradients)
 
     def of_mask(mask, weights):
         decoding = jaxwgc.Decoding(code, mask, weights)

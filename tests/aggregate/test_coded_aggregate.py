@@ -294,12 +294,12 @@ class TestTraining:
         code = CODES["weighted"]
         params, parts = regression(code.num_parts)
         optimizer = optax.chain(aggregate(code), optax.adam(0.1))
-        found, state = jax.jit(lambda: train(optimizer, params, parts, 12))()
+        result, state = jax.jit(lambda: train(optimizer, params, parts, 12))()
         expected, _ = train(
             *(optax.adam(0.1), params, parts, 12),
-            lambda *own: full_gradient(*own, code.target),
+            lambda *arguments: full_gradient(*arguments, code.target),
         )
-        chex.assert_trees_all_close(found, expected, rtol=1e-9)
+        chex.assert_trees_all_close(result, expected, rtol=1e-9)
         assert np.abs(expected["w"][-1] - params["w"]).min() > 0.1
         assert state[0].received.sum() == 6 - code.num_stragglers
         assert state[0].num_undecodable == 0
@@ -312,23 +312,23 @@ class TestTraining:
         radius = 1.5
         clip = optax.stateless(
             lambda updates, _: jax.vmap(
-                lambda own: optax.projections.projection_l2_ball(own, radius)
+                lambda leaf: optax.projections.projection_l2_ball(leaf, radius)
             )(updates)
         )
         optimizer = aggregating.process(clip, aggregate(code), optax.adam(0.1))
         assert isinstance(optimizer, aggregating.Aggregator)
-        found, state = jax.jit(lambda: train(optimizer, params, parts, 6))()
+        result, state = jax.jit(lambda: train(optimizer, params, parts, 6))()
 
         def clipped(params, parts):
-            each = jax.vmap(jax.grad(squared_loss), (None, 0))(params, parts)
-            norms = jnp.sqrt(jnp.sum(each["w"] ** 2, axis=1) + each["b"] ** 2)
+            gradients = jax.vmap(jax.grad(squared_loss), (None, 0))(params, parts)
+            norms = jnp.sqrt(jnp.sum(gradients["w"] ** 2, axis=1) + gradients["b"] ** 2)
             factors = jnp.minimum(1, radius / norms)
-            return jax.tree.map(lambda leaf: factors @ leaf, each), norms
+            return jax.tree.map(lambda leaf: factors @ leaf, gradients), norms
 
         norms = jax.jit(clipped)(params, parts)[1]
         assert norms.min() < radius < norms.max()
         expected, _ = train(
-            optax.adam(0.1), params, parts, 6, lambda *own: clipped(*own)[0]
+            optax.adam(0.1), params, parts, 6, lambda *arguments: clipped(*arguments)[0]
         )
-        chex.assert_trees_all_close(found, expected, rtol=1e-9)
+        chex.assert_trees_all_close(result, expected, rtol=1e-9)
         assert state[1].elapsed == 6

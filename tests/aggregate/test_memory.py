@@ -82,8 +82,8 @@ def test_updates_with_stored_messages_are_those_of_numpy(name, x64):
     states = [partials.init(params), messages.init(params)]
     rounds = [(raveled(tree), mask) for tree, mask in zip(trees, received)]
     for index, expected in enumerate(by_hand(code, rounds, late)):
-        found, states = step(trees[index], states, received[index], late[index])
-        for gradient in found:
+        result, states = step(trees[index], states, received[index], late[index])
+        for gradient in result:
             np.testing.assert_allclose(
                 raveled(gradient, 0), expected, rtol=2e-3, atol=2e-3
             )
@@ -101,9 +101,9 @@ def test_constant_gradients_are_complete_after_a_round_of_all_workers(name):
     update = jax.jit(aggregate.update)
     for number in (code.num_workers, 1, 0, 2):
         received = np.arange(code.num_workers) < number
-        found, state = update(gradients, state, like(gradients), received=received)
+        result, state = update(gradients, state, like(gradients), received=received)
         np.testing.assert_allclose(
-            raveled(found, 0), raveled(gradients).sum(0), rtol=1e-3, atol=1e-4
+            raveled(result, 0), raveled(gradients).sum(0), rtol=1e-3, atol=1e-4
         )
     assert state.num_undecodable >= 2
 
@@ -155,9 +155,9 @@ def test_debiased_updates_are_divided_by_the_recovered_share(debias):
         share = (weights @ [1, 2, 3, 4] / 30) or 1
         expected = weights @ gradients.astype(float)
         expected = expected / (share if debias == "share" else 0.5)
-        found, state = aggregate.update(gradients, state, params, received=received)
-        assert found.dtype == jnp.bfloat16
-        np.testing.assert_allclose(found.astype(float), expected, rtol=1e-2)
+        result, state = aggregate.update(gradients, state, params, received=received)
+        assert result.dtype == jnp.bfloat16
+        np.testing.assert_allclose(result.astype(float), expected, rtol=1e-2)
         np.testing.assert_allclose(state.share, weights @ [1, 2, 3, 4] / 30, rtol=1e-5)
 
 

@@ -70,7 +70,7 @@ def wrong_values(row, name):
                 (CODES, ValueError, one),
             ]
         case decoders.Decoder():
-            return [(own, TypeError, "a Decoder") for own in ("guess", dict)]
+            return [(wrong, TypeError, "a Decoder") for wrong in ("guess", dict)]
         case stragglers.DelayModel():
             return [(3.0, TypeError, "a DelayModel; got 3.0")]
         case stragglers.WaitingRule():

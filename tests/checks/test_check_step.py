@@ -67,7 +67,7 @@ def problem_of(report=None, **options):
 class TestNothingIsWrong:
     def test_losses_in_bfloat16_are_no_problem(self):
         trees = PARAMS, DATA
-        params, data = jax.tree.map(lambda own: jnp.asarray(own, jnp.bfloat16), trees)
+        params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), trees)
         report = check(params=params, data=data, parts=jaxwgc.partition(data, 6))
         assert report.ok
         assert str(report).startswith("no problems found")
@@ -78,11 +78,11 @@ class TestNothingIsWrong:
     def test_parts_with_the_structure_of_the_data(self):
         """With weights among the rows, or where nothing is padding."""
         weights = np.linspace(1, 2, 20, dtype=np.float32)
-        own = {"rows": DATA, "weights": weights}
+        trees = {"rows": DATA, "weights": weights}
         assert check(
             lambda params, part: loss(params, (part["rows"], part["weights"])),
-            parts=jaxwgc.partition(own, 6)[0],
-            data=own,
+            parts=jaxwgc.partition(trees, 6)[0],
+            data=trees,
         ).ok
         few = jax.tree.map(lambda leaf: leaf[:18], DATA)
         plain = lambda params, part: jnp.sum(errors(params, part))  # noqa: E731
@@ -175,7 +175,7 @@ class TestLosses:
 
 
 class TestSamples:
-    data = tuple(np.concatenate([own] * 4)[:72] for own in DATA)
+    data = tuple(np.concatenate([leaf] * 4)[:72] for leaf in DATA)
     parts, row_weights = jaxwgc.partition(data, 18)
     sample = sketching.sample_partitions(jax.random.key(2), np.ones(18), num_distinct=6)
     small = sketching.weighted_parts(sample, parts, row_weights)
@@ -242,10 +242,10 @@ class TestOptimizers:
         # Others without a mistake are part of whole steps.
         if name not in ("sgd", "adam"):
             cases.append(([optax.scale(1 / 20)], ()))
-        for before, found in cases:
+        for before, expected in cases:
             probe = OptimizerProbe(chain(BEHIND[name], before=before), CODE, ONES)
-            for own, share in probe.measure(gradients).items():
-                assert share > 0.2 if own in found else share < 1e-3
+            for mistake, share in probe.measure(gradients).items():
+                assert share > 0.2 if mistake in expected else share < 1e-3
 
 
 class TestRounds:
@@ -376,13 +376,15 @@ def test_batches_that_change_from_call_to_call_are_named():
         order = random.permutation(20)[:4]
         return X[order], Y[order]
 
-    found = problem_of(check_batches(batches=batches))
-    assert "batches(step=0, part=0) returns other arrays" in found
+    problem = problem_of(check_batches(batches=batches))
+    assert "batches(step=0, part=0) returns other arrays" in problem
 
 
 def test_equal_batches_of_all_parts_are_named():
-    found = problem_of(check_batches(batches=lambda step, part: rows_of_step(step, 0)))
-    assert "batches(step=0, part) returns the same arrays for all parts" in found
+    problem = problem_of(
+        check_batches(batches=lambda step, part: rows_of_step(step, 0))
+    )
+    assert "batches(step=0, part) returns the same arrays for all parts" in problem
 
 
 @pytest.mark.parametrize(

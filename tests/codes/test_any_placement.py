@@ -63,9 +63,9 @@ def test_columns_that_repeat_have_smaller_weights_than_lagrange():
     code = any_placement(KEY, held, 2, "polynomials")
     masks = patterns_within(6, 2)
     weights = np.asarray(jaxwgc.decoding_weights(code, masks))
-    for mask, own in zip(masks, weights, strict=True):
-        least = np.linalg.pinv(code.encoding_matrix[mask].T) @ np.ones(6)
-        np.testing.assert_allclose(own[mask], least, atol=1e-5)
+    for mask, weights_of_mask in zip(masks, weights, strict=True):
+        minimum_norm = np.linalg.pinv(code.encoding_matrix[mask].T) @ np.ones(6)
+        np.testing.assert_allclose(weights_of_mask[mask], minimum_norm, atol=1e-5)
     assert code.decoders_of(Lagrange)
 
 

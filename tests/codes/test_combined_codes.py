@@ -26,8 +26,10 @@ class TestClustered:
         flat = codes.clustered(codes.cyclic_mds(3, 1), 4)
         np.testing.assert_array_equal(code.encoding_matrix, flat.encoding_matrix)
         masks = np.random.default_rng(0).random((20, 12)) < 0.7
-        found, expected = (jaxwgc.decoding_weights(own, masks) for own in (code, flat))
-        np.testing.assert_array_equal(found, expected)
+        result, expected = (
+            jaxwgc.decoding_weights(clustered, masks) for clustered in (code, flat)
+        )
+        np.testing.assert_array_equal(result, expected)
 
     def test_several_messages_are_carried_over(self):
         inner = codes.partially_coded(codes.cyclic_mds(3, 1), 2)
@@ -48,8 +50,8 @@ class TestClustered:
         weights = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 5.0])
         code = jaxwgc.weighted(codes.clustered(codes.cyclic_mds(3, 1), 2), weights)
         received = np.array([True, True, False, False, True, True])
-        found = jaxwgc.effective_weights(code, received)
-        np.testing.assert_allclose(found, weights, rtol=1e-5)
+        effective = jaxwgc.effective_weights(code, received)
+        np.testing.assert_allclose(effective, weights, rtol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
@@ -71,7 +73,7 @@ def test_multi_message_takes_the_part_that_was_taken_least_often(assignment):
         start = worker * num_parts // num_workers
         ring = np.roll(np.arange(num_parts), -start)
         remaining = [
-            own for own in ring[assignment[worker, ring]] if own not in taken[worker]
+            part for part in ring[assignment[worker, ring]] if part not in taken[worker]
         ]
         expected = np.zeros(num_parts)
         if remaining:
@@ -96,8 +98,8 @@ def test_codes_made_of_traced_codes():
 
     def of_key(key):
         code = codes.cyclic_repetition(key, 4, 1)
-        both = codes.partially_coded(code, 1), codes.clustered(code, 2)
-        return [own.encoding_matrix for own in both]
+        combined = codes.partially_coded(code, 1), codes.clustered(code, 2)
+        return [combined_code.encoding_matrix for combined_code in combined]
 
     for matrices, alone in zip(jax.jit(jax.vmap(of_key))(keys), of_key(keys[1])):
         assert matrices.shape == (2, 8, 8)
@@ -151,11 +153,11 @@ class TestFromMatrix:
         code = jaxwgc.GradientCode(**FIELDS, num_stragglers=1)
 
         def error(scale):
-            own = dataclasses.replace(code, encoding_matrix=scale * ROWS)
-            return jaxwgc.decoding_error(own, np.arange(3) > 0)
+            scaled = dataclasses.replace(code, encoding_matrix=scale * ROWS)
+            return jaxwgc.decoding_error(scaled, np.arange(3) > 0)
 
-        found = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
-        np.testing.assert_allclose(found, 0, atol=1e-6)
+        result = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
+        np.testing.assert_allclose(result, 0, atol=1e-6)
         leaves, structure = jax.tree.flatten(code)
         again = jax.tree.unflatten(structure, [object() for _ in leaves])
         assert isinstance(again, jaxwgc.GradientCode)

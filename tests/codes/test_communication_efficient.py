@@ -37,12 +37,12 @@ class TestCommunicationEfficient:
         low = solved[: num_segments - num_high]
         high = solved[::-1][:num_high]
         if code.is_complex:
-            found = np.concatenate([low, high])
+            result = np.concatenate([low, high])
         else:
             # The real and the imaginary parts of coefficients that are conjugate.
             np.testing.assert_allclose(high, low.conj(), atol=1e-12)
-            found = np.sqrt(2) * np.concatenate([low.real, -low.imag])
-        np.testing.assert_allclose(found, targets(code), atol=1e-12)
+            result = np.sqrt(2) * np.concatenate([low.real, -low.imag])
+        np.testing.assert_allclose(result, targets(code), atol=1e-12)
 
     @settings(max_examples=100, deadline=None)
     @given(st.data())

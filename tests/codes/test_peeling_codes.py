@@ -28,14 +28,14 @@ class TestRobustSoliton:
         tau = np.where(degrees < spike, ripple / (degrees * num_batches), 0)
         tau[spike - 1] = ripple * math.log(ripple / delta) / num_batches
         expected = (rho + tau) / np.sum(rho + tau)
-        found = robust_soliton(num_batches, c, delta, num_batches)
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        distribution = robust_soliton(num_batches, c, delta, num_batches)
+        np.testing.assert_allclose(distribution, expected, rtol=1e-12)
         # The spike stands out.
-        assert found[spike - 1] > 2 * found[spike]
+        assert distribution[spike - 1] > 2 * distribution[spike]
 
     def test_is_the_ideal_soliton_distribution_without_robustness(self):
-        found = robust_soliton(5, 0.0, 0.5, 5)
-        np.testing.assert_allclose(found, [1 / 5, 1 / 2, 1 / 6, 1 / 12, 1 / 20])
+        distribution = robust_soliton(5, 0.0, 0.5, 5)
+        np.testing.assert_allclose(distribution, [1 / 5, 1 / 2, 1 / 6, 1 / 12, 1 / 20])
 
     @given(
         num_batches=st.integers(1, 200),
@@ -47,12 +47,12 @@ class TestRobustSoliton:
         self, num_batches, c, delta, data
     ):
         max_degree = data.draw(st.integers(1, num_batches))
-        found = robust_soliton(num_batches, c, delta, max_degree)
-        assert found.shape == (max_degree,)
-        assert np.all(found > 0)
-        assert found.sum() == pytest.approx(1)
+        distribution = robust_soliton(num_batches, c, delta, max_degree)
+        assert distribution.shape == (max_degree,)
+        assert np.all(distribution > 0)
+        assert distribution.sum() == pytest.approx(1)
         whole = robust_soliton(num_batches, c, delta, num_batches)[:max_degree]
-        np.testing.assert_allclose(found, whole / whole.sum(), rtol=1e-9)
+        np.testing.assert_allclose(distribution, whole / whole.sum(), rtol=1e-9)
 
 
 class TestBatchRaptor:

@@ -64,7 +64,7 @@ class TestCyclicMds:
 def reed_solomon_columns(assignment, points):
     """Π (1 - x / x_i) at the points, over those of workers without the part."""
     factors = 1 - points[:, None] / points
-    return np.stack([factors[:, ~own].prod(1) for own in assignment.T], axis=1)
+    return np.stack([factors[:, ~column].prod(1) for column in assignment.T], axis=1)
 
 
 class TestReedSolomon:

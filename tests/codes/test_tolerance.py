@@ -40,7 +40,11 @@ LARGER = [
 
 @pytest.mark.parametrize(
     ("code", "tolerance"),
-    [(make(n, *own), most) for n, most, make, rows in LARGER for own in rows],
+    [
+        (make(n, *arguments), tolerance)
+        for n, tolerance, make, rows in LARGER
+        for arguments in rows
+    ],
     ids=str,
 )
 def test_larger_codes_tolerate_their_stragglers(code, tolerance):
@@ -72,9 +76,11 @@ def test_clustered_codes_tolerate_stragglers_in_each_cluster(inner):
     """Not only s in all, but s in each cluster."""
     for num_clusters in (1, 3):
         code = codes.clustered(inner, num_clusters)
-        own = patterns_within(inner.num_workers, inner.num_stragglers)
-        draws = np.random.default_rng(0).integers(len(own), size=(30, num_clusters))
-        assert worst_miss(code, own[draws].reshape(30, -1)).max() < 1e-9
+        inner_patterns = patterns_within(inner.num_workers, inner.num_stragglers)
+        draws = np.random.default_rng(0).integers(
+            len(inner_patterns), size=(30, num_clusters)
+        )
+        assert worst_miss(code, inner_patterns[draws].reshape(30, -1)).max() < 1e-9
 
 
 @every_inner

@@ -38,10 +38,10 @@ def least_by_scipy(probabilities, held, gram):
         shares = unraveled(entries)
         return scale @ np.einsum("ij,jl,il->i", shares, gram, shares)
 
-    constraint = {"type": "eq", "fun": lambda own: unraveled(own).sum(0) - 1}
-    given = {"constraints": constraint, "options": {"maxiter": 1000, "ftol": 1e-15}}
+    constraint = {"type": "eq", "fun": lambda vector: unraveled(vector).sum(0) - 1}
+    options = {"constraints": constraint, "options": {"maxiter": 1000, "ftol": 1e-15}}
     start = (held / held.sum(0))[held]
-    return scipy.optimize.minimize(error, start, method="SLSQP", **given).fun
+    return scipy.optimize.minimize(error, start, method="SLSQP", **options).fun
 
 
 class TestFill:
@@ -58,8 +58,8 @@ class TestFill:
             expected = expected_error(code, probabilities, correlation=rho)
             np.testing.assert_allclose(expected.bias, 0, atol=1e-12)
             check_mean(errors, expected.squared_error, err_msg=rho)
-        least = 100 / np.sum((1 - probabilities) / probabilities)
-        np.testing.assert_allclose(expected.squared_error, least)
+        minimum = 100 / np.sum((1 - probabilities) / probabilities)
+        np.testing.assert_allclose(expected.squared_error, minimum)
 
     @pytest.mark.parametrize(("num_workers", "num_parts"), [(1, 1), (10, 3), (7, 40)])
     def test_shares_are_nonnegative_with_few_copies(self, num_workers, num_parts):
@@ -90,9 +90,9 @@ class TestFill:
         """Parts that are all alike: no other code of these workers does better."""
         probabilities = np.random.default_rng(2).uniform(0.1, 0.8, 4)
         code = codes.unequal(probabilities, 5)
-        found = expected_error(code, probabilities, correlation=1.0).squared_error
-        least = least_by_scipy(probabilities, np.ones((4, 5), bool), np.ones((5, 5)))
-        assert found == pytest.approx(least, rel=1e-6)
+        result = expected_error(code, probabilities, correlation=1.0).squared_error
+        minimum = least_by_scipy(probabilities, np.ones((4, 5), bool), np.ones((5, 5)))
+        assert result == pytest.approx(minimum, rel=1e-6)
 
 
 class TestAssignment:
@@ -106,18 +106,18 @@ class TestAssignment:
 
     @pytest.mark.parametrize("correlation", [None, 0.6, -0.2, "gradients"])
     def test_error_on_an_assignment_is_the_minimum_by_scipy(self, correlation):
-        given = self.factors() if correlation == "gradients" else correlation
+        gram_or_number = self.factors() if correlation == "gradients" else correlation
         code = codes.unequal(
-            self.probabilities, 5, assignment=self.held, correlation=given
+            self.probabilities, 5, assignment=self.held, correlation=gram_or_number
         )
         np.testing.assert_array_equal(code.assignment, self.held)
         assert np.all(code.encoding_matrix[~self.held] == 0)
-        rho = 0.0 if given is None else given
-        found = expected_error(code, self.probabilities, correlation=rho)
-        np.testing.assert_allclose(found.bias, 0, atol=1e-12)
+        rho = 0.0 if gram_or_number is None else gram_or_number
+        prediction = expected_error(code, self.probabilities, correlation=rho)
+        np.testing.assert_allclose(prediction.bias, 0, atol=1e-12)
         gram = rho if np.ndim(rho) else (1 - rho) * np.eye(5) + rho
-        least = least_by_scipy(self.probabilities, self.held, gram)
-        assert found.squared_error == pytest.approx(least, rel=1e-6)
+        minimum = least_by_scipy(self.probabilities, self.held, gram)
+        assert prediction.squared_error == pytest.approx(minimum, rel=1e-6)
 
     def test_no_correlation_equals_a_correlation_of_zero(self):
         """Workers as unlike as they come, and no digits are lost."""
@@ -137,8 +137,8 @@ class TestAssignment:
         trust = (1 - self.probabilities) / self.probabilities
         shares = np.broadcast_to(trust[:, None] / trust.sum(), (4, 5))
         np.testing.assert_allclose(shares_of(code, self.probabilities), shares)
-        found = expected_error(code, self.probabilities, correlation=gram)
-        assert found.squared_error == pytest.approx(gram.sum() / trust.sum())
+        prediction = expected_error(code, self.probabilities, correlation=gram)
+        assert prediction.squared_error == pytest.approx(gram.sum() / trust.sum())
 
     def test_coefficients_for_a_correlation_improve_on_the_fill(self):
         """Better for that G than the fill's own, on the same parts."""
@@ -161,10 +161,10 @@ def test_noisy_messages_count_as_stragglers_do():
     code = codes.unequal(probabilities, 4, quantization_variance=variance)
     shares = shares_of(code, probabilities)
     np.testing.assert_allclose(shares.sum(1), 4 * trust / trust.sum())
-    found = expected_error(
+    prediction = expected_error(
         code, probabilities, correlation=1.0, quantization_variance=variance
     )
-    assert found.squared_error == pytest.approx(16 / trust.sum())
+    assert prediction.squared_error == pytest.approx(16 / trust.sum())
 
 
 def test_estimated_probabilities_cause_the_predicted_bias(with_x64):
@@ -176,10 +176,12 @@ def test_estimated_probabilities_cause_the_predicted_bias(with_x64):
     received = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(bool)
     chance = np.prod(np.where(received, 1 - probabilities, probabilities), 1)
     weights = np.asarray(jaxwgc.effective_weights(code, received))
-    found = expected_error(code, probabilities)
-    np.testing.assert_allclose(found.bias, formula)
+    prediction = expected_error(code, probabilities)
+    np.testing.assert_allclose(prediction.bias, formula)
     np.testing.assert_allclose(chance @ weights - 1, formula)
-    assert found.squared_error == pytest.approx(chance @ np.sum((weights - 1) ** 2, 1))
+    assert prediction.squared_error == pytest.approx(
+        chance @ np.sum((weights - 1) ** 2, 1)
+    )
 
 
 def test_weighted_codes_are_unbiased_too():
@@ -215,9 +217,9 @@ def test_steps_of_few_bits_with_stragglers():
     levels = 2.0 ** (bits[:, None] - 1) - 1
     fractions = np.abs(messages) / sizes * levels % 1
     rounding = fractions * (1 - fractions) * (sizes / levels) ** 2
-    given = {"quantization_variance": rounding.sum(1) / sizes[:, 0] ** 2}
+    noise = {"quantization_variance": rounding.sum(1) / sizes[:, 0] ** 2}
     gram = gradients @ gradients.T
-    expected = expected_error(code, probabilities, correlation=gram, **given)
+    expected = expected_error(code, probabilities, correlation=gram, **noise)
     check_mean(misses, 0)
     check_mean(np.sum(misses**2, 1), expected.squared_error)
 

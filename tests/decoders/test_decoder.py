@@ -56,26 +56,26 @@ def by_hand(masks, limit=0.25):
 
 class TestOneFromOutside:
     def test_weights_and_error(self):
-        found = jax.jit(jaxwgc.decoding)(CODE, MASKS, CLIPPED)
-        weights = found.weights[:, 0]
+        result = jax.jit(jaxwgc.decoding)(CODE, MASKS, CLIPPED)
+        weights = result.weights[:, 0]
         np.testing.assert_allclose(weights, by_hand(MASKS), atol=3e-5)
         effective = np.asarray(weights, np.float64) @ CODE.encoding_matrix
-        np.testing.assert_allclose(found.effective_weights, effective, atol=1e-6)
+        np.testing.assert_allclose(result.effective_weights, effective, atol=1e-6)
         error = ((effective - 1) ** 2).sum(1)
-        np.testing.assert_allclose(found.error, error, atol=1e-5)
+        np.testing.assert_allclose(result.error, error, atol=1e-5)
 
     def test_map_over_limits_and_masks(self):
         """Its arrays are traced as others are."""
         limits = np.array([0.1, 0.25, 9.0], np.float32)
 
         def weights(limit, mask):
-            own = Clipped(decoders.LeastSquares(), limit)
-            return jaxwgc.decoding_weights(CODE, mask, own)
+            decoder = Clipped(decoders.LeastSquares(), limit)
+            return jaxwgc.decoding_weights(CODE, mask, decoder)
 
         over_masks = jax.vmap(weights, (None, 0))
-        found = jax.jit(jax.vmap(over_masks, (0, None)))(limits, MASKS)
+        result = jax.jit(jax.vmap(over_masks, (0, None)))(limits, MASKS)
         expected = by_hand(MASKS, limits[:, None, None])
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
     def test_every_step_takes_the_decoder(self):
         mask = MASKS[-2]
@@ -98,22 +98,22 @@ class TestOneFromOutside:
             return [*steps, step(params, gradients["w"], mask)[1]]
 
         expected = by_hand(mask) @ CODE.encoding_matrix @ gradients["w"]
-        for found in every_step(gradients):
-            np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+        for result in every_step(gradients):
+            np.testing.assert_allclose(result["w"], expected, rtol=1e-5)
 
     def test_among_the_decoders_of_a_code(self):
         code = dataclasses.replace(CODE, decoders=(CLIPPED,))
         for decoder in (None, Clipped):
-            found = jaxwgc.decoding_weights(code, MASKS, decoder)
-            np.testing.assert_allclose(found, by_hand(MASKS), atol=3e-5)
+            result = jaxwgc.decoding_weights(code, MASKS, decoder)
+            np.testing.assert_allclose(result, by_hand(MASKS), atol=3e-5)
         clusters = codes.clustered(code, 2)
-        both = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
-        np.testing.assert_allclose(both, np.tile(found, 2), atol=1e-6)
+        weights = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
+        np.testing.assert_allclose(weights, np.tile(result, 2), atol=1e-6)
 
     def test_weights_of_stragglers_are_set_to_zero(self):
-        found = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
-        assert found.dtype == jnp.float32
-        np.testing.assert_array_equal(found, MASKS)
+        weights = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
+        assert weights.dtype == jnp.float32
+        np.testing.assert_array_equal(weights, MASKS)
 
 
 class Doubled(decoders.LeastSquares):
@@ -143,8 +143,8 @@ def test_optimal_weights_are_not_inherited():
 
 
 def test_static_fields_may_be_annotated_by_strings():
-    found = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
-    np.testing.assert_array_equal(found, 2 * MASKS)
+    result = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
+    np.testing.assert_array_equal(result, 2 * MASKS)
 
 
 class TestStructures:
@@ -156,7 +156,7 @@ class TestStructures:
                 return 2 * Garbled().weights(matrix, target, mask)
 
         kinds = Other(), Garbled(), decoders.LeastSquares()
-        assert len({jax.tree.structure(own) for own in kinds}) == 3
+        assert len({jax.tree.structure(decoder) for decoder in kinds}) == 3
         weights = jax.jit(jaxwgc.decoding_weights)
         np.testing.assert_array_equal(
             weights(CODE, MASKS, Other()), 2 * weights(CODE, MASKS, Garbled())
@@ -169,8 +169,8 @@ class TestStructures:
 
 def test_a_code_without_decoders():
     code = dataclasses.replace(CODE, decoders=())
-    found = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
-    np.testing.assert_allclose(found @ CODE.encoding_matrix, 1, rtol=1e-5)
+    weights = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
+    np.testing.assert_allclose(weights @ CODE.encoding_matrix, 1, rtol=1e-5)
 
 
 class Returning(decoders.Decoder):

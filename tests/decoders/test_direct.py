@@ -62,11 +62,11 @@ class TestGroup:
         """Squares of these are zero or infinite in float32."""
         code = codes.binary(5, 2)
         masks = every_pattern(5, 5)
-        found = [
-            weights_and_errors(jaxwgc.weighted(code, np.full(5, own)), masks)[0]
-            for own in (size, 1.0)
+        result = [
+            weights_and_errors(jaxwgc.weighted(code, np.full(5, weight)), masks)[0]
+            for weight in (size, 1.0)
         ]
-        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(*result)
 
     @pytest.mark.parametrize(
         "code",
@@ -93,13 +93,16 @@ class TestGroup:
         assert len(families) == 2
         masks = every_pattern(num_workers, num_workers)
         expected = np.array([group_weights(code, mask) for mask in masks])
-        found, errors = weights_and_errors(code, masks)
-        np.testing.assert_array_equal(found, expected)
+        result, errors = weights_and_errors(code, masks)
+        np.testing.assert_array_equal(result, expected)
         misses = expected @ code.encoding_matrix - code.target
         np.testing.assert_array_equal(errors, np.sum(misses**2, 1))
         # Both families are chosen, each where the other would lose more.
         for family in families >= 0:
-            assert {bool((own[family] > 0).any()) for own in expected} == {False, True}
+            assert {bool((weight[family] > 0).any()) for weight in expected} == {
+                False,
+                True,
+            }
 
 
 class TestOneStep:
@@ -126,8 +129,10 @@ class TestOneStep:
     def test_each_cluster_is_scaled_by_its_own_responses(self):
         code = codes.clustered(codes.uncoded(3), 2)
         masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
-        found = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
-        np.testing.assert_allclose(found, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]])
+        weights = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
+        np.testing.assert_allclose(
+            weights, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]]
+        )
 
 
 # Of at most six parts and nine edges.
@@ -148,9 +153,9 @@ def incidence(edges, num_parts, num_edges, degree):
     matrix = np.zeros((num_edges, num_parts))
     matrix[np.arange(len(edges))[:, None], edges] = 1
     incident = np.full((num_parts, degree), -1)
-    for part, own in enumerate(incident):
+    for part, row in enumerate(incident):
         messages = np.flatnonzero(matrix[:, part])
-        own[: len(messages)] = messages
+        row[: len(messages)] = messages
     return matrix, incident
 
 
@@ -169,9 +174,9 @@ class TestComponents:
         weights = np.asarray(components_of(masks, incident, code.target))
         assert not weights[~masks].any()
         reached = weights[:, None] @ code.encoding_matrix
-        least = oracles.squared_errors(oracles.best_mixtures(code, masks), code)
-        found = oracles.squared_errors(reached, code)
-        np.testing.assert_allclose(found, least, rtol=1e-12, atol=1e-12)
+        minimum = oracles.squared_errors(oracles.best_mixtures(code, masks), code)
+        result = oracles.squared_errors(reached, code)
+        np.testing.assert_allclose(result, minimum, rtol=1e-12, atol=1e-12)
 
     def test_effective_weights_are_those_of_the_pseudo_inverse_for_10000_masks(self):
         """The same weight of each part as by `numpy.linalg.pinv`."""
@@ -193,10 +198,10 @@ class TestComponents:
             code = codes.edge_graph(key, 6, degree=3)
             return code.encoding_matrix, jaxwgc.effective_weights(code, masks)
 
-        matrix, found = jax.jit(decode)(KEY)
+        matrix, result = jax.jit(decode)(KEY)
         rows = np.asarray(matrix, float) * masks[..., None]
         expected = (np.linalg.pinv(rows, rcond=1e-10) @ rows).sum(1)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
     def test_weights_on_long_paths_are_exact(self):
         """Weights alternate all the way along an even path of 2,000 parts."""

@@ -22,9 +22,11 @@ def patterns(code):
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     starts = range(0, number, 10)
     runs = [
-        around[(own + start) % number] for start in starts for own in (lost, halves)
+        around[(workers + start) % number]
+        for start in starts
+        for workers in (lost, halves)
     ]
-    masks = [~np.isin(np.arange(number), own) for own in strides + runs]
+    masks = [~np.isin(np.arange(number), workers) for workers in strides + runs]
     return np.array([mask for mask in masks if np.sum(~mask) == len(lost)])
 
 
@@ -38,12 +40,12 @@ def missed(code, weights):
     matrix = code.encoding_matrix.astype(jax.dtypes.canonicalize_dtype(complex))
     target = np.ones((1, code.num_parts))
     norm = np.sqrt(code.num_parts)
-    found = np.linalg.norm(weights @ matrix.astype(np.complex128) - target, axis=1)
-    least = [
+    norms = np.linalg.norm(weights @ matrix.astype(np.complex128) - target, axis=1)
+    least_norms = [
         least_miss(matrix, target, mask) if miss > 1e-4 * norm else miss
-        for mask, miss in zip(weights != 0, found, strict=True)
+        for mask, miss in zip(weights != 0, norms, strict=True)
     ]
-    return found / norm, np.array(least) / norm
+    return norms / norm, np.array(least_norms) / norm
 
 
 @pytest.mark.parametrize("parameters", [(50, 20, 30), (200, 200, 20)], ids=str)
@@ -56,8 +58,8 @@ def test_residuals_are_no_worse_than_those_of_numpy(parameters):
     for code in (plain, jaxwgc.weighted(plain, target)):
         weights = np.asarray(decoding_weights(code, masks))
         if code is plain:
-            found, least = missed(code, weights)
-            assert np.all((found <= 1e-4) | (found <= 3 * least))
+            misses, least_norms = missed(code, weights)
+            assert np.all((misses <= 1e-4) | (misses <= 3 * least_norms))
         # The product in float64 leaves the error of the weights themselves.
         reached = weights[:1000].astype(np.complex128) @ code.encoding_matrix
         errors = np.abs(reached / code.target - 1).max(axis=1)
@@ -69,17 +71,17 @@ def test_residuals_are_no_worse_than_those_of_numpy(parameters):
 def test_half_of_the_workers_may_be_stragglers_in_float32():
     """Lagrange's weights miss by up to 1e16 here. NumPy's, by 2e-4."""
     code = jaxwgc.codes.reed_solomon(200, 200, 100)
-    found, least = missed(code, decoding_weights(code, patterns(code)))
-    assert found.max() < 1e-3
-    assert np.all((found <= 1e-4) | (found <= 15 * least))
-    assert np.mean((found <= 1e-4) | (found <= 3 * least)) > 0.9
+    misses, least_norms = missed(code, decoding_weights(code, patterns(code)))
+    assert misses.max() < 1e-3
+    assert np.all((misses <= 1e-4) | (misses <= 15 * least_norms))
+    assert np.mean((misses <= 1e-4) | (misses <= 3 * least_norms)) > 0.9
 
 
 def test_half_of_the_workers_may_be_stragglers_in_float64(with_x64):
     """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
     code = jaxwgc.codes.reed_solomon(200, 200, 100)
-    found, _ = missed(code, decoding_weights(code, patterns(code)))
-    assert found.max() < 1e-6
+    misses, _ = missed(code, decoding_weights(code, patterns(code)))
+    assert misses.max() < 1e-6
 
 
 @pytest.mark.parametrize("number", range(1, 11))
@@ -101,13 +103,15 @@ def test_parts_of_weight_zero_are_decoded(number_without):
     """Their columns are zero, and the code may have a smaller rank than it says."""
     code = jaxwgc.codes.reed_solomon(40, 40, 10)
     weights = np.arange(40) >= number_without
-    own = jaxwgc.weighted(code, weights)
+    weighted_code = jaxwgc.weighted(code, weights)
     # Side by side, and at random.
     masks = np.concatenate([patterns(code)[-8:], random_patterns(40, 9, 100)])
     # One program for both, since weights are arrays.
-    found = np.asarray(decoding_weights(own, masks), np.complex128)
-    missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
-    assert missed.max() <= 1e-4 * np.linalg.norm(own.target)
+    result = np.asarray(decoding_weights(weighted_code, masks), np.complex128)
+    missed = np.linalg.norm(
+        result @ weighted_code.encoding_matrix - weighted_code.target, axis=1
+    )
+    assert missed.max() <= 1e-4 * np.linalg.norm(weighted_code.target)
 
 
 @pytest.mark.parametrize(("number", "x64"), [(12, True), (50, False), (200, True)])
@@ -117,18 +121,18 @@ def test_weights_are_rounded_once(number, x64):
     step = 5 if number == 12 else 19
     points = step * np.arange(number) % number
     with jax.enable_x64(x64):
-        found = np.asarray(lagrange(masks, points))[:, 0]
+        result = np.asarray(lagrange(masks, points))[:, 0]
     angle = 2 * np.pi * ((points[:, None] - points) % number).astype(np.longdouble)
     angle = angle / number
     # alpha_j / (alpha_j - alpha_i) = 1 / (1 - alpha_i / alpha_j)
     modulus = 2 * np.abs(np.sin(angle / 2))
     np.fill_diagonal(modulus, 1)
-    for mask, weights in zip(masks, found, strict=True):
+    for mask, weights in zip(masks, result, strict=True):
         logs = -np.log(modulus[mask][:, mask]).sum(axis=1)
-        own = weights[mask]
-        eps = np.finfo(found.real.dtype).eps
+        weights_of_mask = weights[mask]
+        eps = np.finfo(result.real.dtype).eps
         np.testing.assert_allclose(
-            np.abs(own.astype(np.clongdouble)),
+            np.abs(weights_of_mask.astype(np.clongdouble)),
             np.exp(logs),
             rtol=max(1.5 * float(eps), 3e-14),
         )

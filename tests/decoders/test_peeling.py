@@ -31,9 +31,9 @@ def expected_sums(assignment):
     """k / k' at the k' recovered parts, 0 at the others, for each of MASKS."""
     num_parts = assignment.shape[1]
     sums = np.zeros((len(MASKS), num_parts))
-    for mask, own in zip(MASKS, sums, strict=True):
+    for mask, mask_sums in zip(MASKS, sums, strict=True):
         known = recovered_parts(assignment[mask])
-        own[known] = num_parts / max(1, len(known))
+        mask_sums[known] = num_parts / max(1, len(known))
     return sums
 
 
@@ -79,15 +79,15 @@ class TestPeeling:
         """Codes that take from none to five rounds, side by side."""
         assignments = np.stack(list(ASSIGNMENTS.values()))
         over_masks = jax.vmap(peeling, (0, None))
-        found = jax.jit(jax.vmap(over_masks, (None, 0)))(MASKS, assignments)
-        for own, assignment in zip(found, assignments, strict=True):
-            np.testing.assert_allclose(own, peeling(MASKS, assignment), atol=1e-6)
+        result = jax.jit(jax.vmap(over_masks, (None, 0)))(MASKS, assignments)
+        for weights, assignment in zip(result, assignments, strict=True):
+            np.testing.assert_allclose(weights, peeling(MASKS, assignment), atol=1e-6)
 
     def test_parts_of_a_batch_are_recovered_together(self, with_x64):
         """Parts that workers hold by the batch are peeled by the batch."""
         code = codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=1.0)
-        found = jax.jit(jaxwgc.effective_weights)(code, MASKS)
+        result = jax.jit(jaxwgc.effective_weights)(code, MASKS)
         batches = expected_sums(code.assignment[:, ::3])
         assert np.sum(np.any(batches == 0, 1) & np.any(batches > 0, 1)) > 10
         expected = batches.repeat(3, axis=1)
-        np.testing.assert_allclose(found, expected, atol=1e-13)
+        np.testing.assert_allclose(result, expected, atol=1e-13)

@@ -210,8 +210,8 @@ class World:
         while self.engine.result is None:
             for worker, action in enumerate(self.calls):
                 if action is not None and self.due.get(worker, [None])[0] is not action:
-                    own = seconds(worker, action)
-                    self.due[worker] = action, self.now + own, own
+                    duration = seconds(worker, action)
+                    self.due[worker] = action, self.now + duration, duration
             times = {
                 worker: due
                 for worker, (action, due, _) in self.due.items()

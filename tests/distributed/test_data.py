@@ -282,10 +282,10 @@ def test_workers_send_gradients_and_digests_of_their_batches():
     worker = Worker(Assignment(0, held, np.ones((1, 2))), make_task())
     worker.prepare_data(stacked(batches))
     answer = worker.compute(order)
-    own = [batches(6, part) for part in held]
-    gradient = sum(jax.grad(loss)(PARAMS, batch) for batch in own)
+    step_batches = [batches(6, part) for part in held]
+    gradient = sum(jax.grad(loss)(PARAMS, batch) for batch in step_batches)
     np.testing.assert_allclose(answer.message[0], gradient, rtol=1e-5)
-    expected = [list(number(batch)) for batch in own]
+    expected = [list(number(batch)) for batch in step_batches]
     assert answer.digests.tolist() == expected
 
     part_worker = PartWorker(Assignment(0, held, np.eye(2)), make_task())
@@ -361,8 +361,8 @@ def test_verifier_reads_the_batch_of_the_step():
         worker = Worker(Assignment(0, np.array([part]), row), task)
         worker.prepare_data(stacked(batches, [part]))
         expected = worker.project(Workers().order(), np.array([part]), key)
-        found = copies.recompute(key, part, row)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        result = copies.recompute(key, part, row)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [BatchError, BatchValueError])

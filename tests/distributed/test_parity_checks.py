@@ -118,5 +118,5 @@ def test_the_error_names_the_corrupted_worker(check):
 def test_workers_without_a_copy_are_not_checked():
     locator = coding.ErrorLocator.of(CODE)
     for received, checked in (([1, 1, 0, 1, 0], [1, 1, 0, 0, 0]), ([0] * 5, [0] * 5)):
-        found = locator.checked_by_others(np.array(received, bool))
-        assert found.tolist() == checked
+        result = locator.checked_by_others(np.array(received, bool))
+        assert result.tolist() == checked

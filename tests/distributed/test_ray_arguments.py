@@ -38,8 +38,13 @@ def loss(params, part):
 
 
 def simple_cluster(**others):
-    given = {"loss": loss, "code": CODE, "parts": PARTS, "wait": stragglers.fastest(2)}
-    return RayCluster(**given | others)
+    arguments = {
+        "loss": loss,
+        "code": CODE,
+        "parts": PARTS,
+        "wait": stragglers.fastest(2),
+    }
+    return RayCluster(**arguments | others)
 
 
 def test_loss_is_tried_before_ray_starts(monkeypatch):

@@ -39,10 +39,10 @@ def test_wrong_workers_in_short(monkeypatch):
         "verification": Verification("arbitrate"),
         "timeouts": PATIENT,
     }
-    own = wrong_workers.train(handling, steps=10, seed=0)
-    assert own["flipped"] == own["named"] > 0
-    assert own["applied"] == own["blamed"] == own["refused"] == 0
-    assert len(table({"arbitrated": own}).rows) == 1
+    record = wrong_workers.train(handling, steps=10, seed=0)
+    assert record["flipped"] == record["named"] > 0
+    assert record["applied"] == record["blamed"] == record["refused"] == 0
+    assert len(table({"arbitrated": record}).rows) == 1
 
 
 def test_overhead_is_split_and_compared(monkeypatch):
@@ -51,11 +51,11 @@ def test_overhead_is_split_and_compared(monkeypatch):
     monkeypatch.setattr(benchmark, "NUM_AWAITED", 1)
     with benchmark._cluster(codes.uncoded(1), "bfloat16") as cluster:
         opened = contextlib.nullcontext(cluster)
-        monkeypatch.setattr(benchmark, "_cluster", lambda *given: opened)
-        own = benchmark.measure(1_000, 3, "bfloat16")
+        monkeypatch.setattr(benchmark, "_cluster", lambda *arguments: opened)
+        record = benchmark.measure(1_000, 3, "bfloat16")
         times = benchmark.compare(1_000, num_blocks=2, num_steps=3)
-    assert set(own) == {"all", *benchmark.SHARES}
-    assert min(own.values()) > 0
+    assert set(record) == {"all", *benchmark.SHARES}
+    assert min(record.values()) > 0
     assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
 
 
@@ -64,11 +64,11 @@ def test_recovery_in_short(monkeypatch):
     monkeypatch.setattr(recovery, "NUM_WORKERS", 3)
     monkeypatch.setattr(recovery, "REST_SECONDS", 0.1)
     monkeypatch.setattr(recovery, "FAULT_EVERY", 2)
-    own = recovery.measure(1, 2, seed=0, is_busy=True, spare=True)
-    assert min(own.values()) > 0
-    assert own["longest_back"] >= own["back"]
+    record = recovery.measure(1, 2, seed=0, is_busy=True, spare=True)
+    assert min(record.values()) > 0
+    assert record["longest_back"] >= record["back"]
     (table,) = recovery.study(1, seed=0, quick=True).tables.values()
-    assert len(table({"idle": own}).rows) == 1
+    assert len(table({"idle": record}).rows) == 1
 
 
 def test_experiment_in_short(monkeypatch):
@@ -78,17 +78,17 @@ def test_experiment_in_short(monkeypatch):
     monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
     monkeypatch.setattr(cluster_experiment, "REPLACEMENT_SECONDS", 300.0)
     entry = cluster_experiment.Entry(codes.uncoded(1), stragglers.fastest(1))
-    own = cluster_experiment.measure(entry, 1, 3, 0)
-    assert set(own) == set(cluster_experiment.SCENARIOS)
-    for records in own.values():
+    record = cluster_experiment.measure(entry, 1, 3, 0)
+    assert set(record) == set(cluster_experiment.SCENARIOS)
+    for records in record.values():
         [seconds] = records["seconds"]
         [errors] = records["errors"]
         assert (np.diff(seconds) > 0).all()
         assert errors[-1] < 45
-    numbers = {"codes": dict.fromkeys(names, own)}
+    numbers = {"codes": dict.fromkeys(names, record)}
     numbers |= cluster_experiment.summarize(numbers)
     assert len(cluster_experiment.tabulate(numbers).rows) == len(numbers["codes"])
-    assert len(cluster_experiment.draw(numbers).axes) == len(own)
+    assert len(cluster_experiment.draw(numbers).axes) == len(record)
 
 
 def test_loads_by_speed_in_short(monkeypatch):
@@ -106,5 +106,5 @@ def test_loads_by_speed_in_short(monkeypatch):
     assert steps.measure_loads(codes.uncoded(1), 3)["mean"] > 0.1
     monkeypatch.setattr(steps, "entries", lambda: {"by speed": code})
     (table,) = steps.loads_by_speed(3).tables.values()
-    own = {"bound": 0.1, "planned": 0.1, "measured": {"mean": 0.11, "half": 0.0}}
-    assert table({"by speed": own}).rows[0][-2:] == ["1.000", "1.100"]
+    record = {"bound": 0.1, "planned": 0.1, "measured": {"mean": 0.11, "half": 0.0}}
+    assert table({"by speed": record}).rows[0][-2:] == ["1.000", "1.100"]

@@ -63,8 +63,8 @@ def test_claims_that_no_node_meets_are_said_at_once(nodes):
         ({"resources": {"TPU": 4}}, "got room for 0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            given = {"address": nodes.address, "actor_options": options}
-            with make_cluster(**given) as cluster:
+            arguments = {"address": nodes.address, "actor_options": options}
+            with make_cluster(**arguments) as cluster:
                 cluster.compute(PARAMS)
 
 

@@ -80,7 +80,9 @@ def fake(monkeypatch):
     ray = FakeRay()
     ray.signals = []
     monkeypatch.setattr(_launcher, "find_ray", lambda: ray)
-    system = types.SimpleNamespace(kill=lambda *given: ray.signals.append(given))
+    system = types.SimpleNamespace(
+        kill=lambda *arguments: ray.signals.append(arguments)
+    )
     monkeypatch.setattr(_launcher, "os", system)
     return ray
 

@@ -200,7 +200,7 @@ def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
     processes = [psutil.Process(coordinator.pid)]
     processes += ray_processes.descendants(coordinator.pid)
     try:
-        ending = [own for own in processes if stays not in own.name()]
+        ending = [process for process in processes if stays not in process.name()]
         stop(coordinator)
         ray_processes.repeat_until(lambda: coordinator.poll() is not None)
         digests |= dict(digests_of(coordinator.stdout))
@@ -215,11 +215,15 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     folder = str(tmp_path / "checkpoints")
     # Ctrl-C in a terminal reaches the whole group. A checkpoint is asked for only then.
     said, interrupted = digests_until_stopped(
-        folder, 2, 10**6, lambda own: os.killpg(own.pid, signal.SIGINT), stays="None"
+        folder,
+        2,
+        10**6,
+        lambda process: os.killpg(process.pid, signal.SIGINT),
+        stays="None",
     )
     assert not ray_processes.folders(interrupted.pid)
     more, killed = digests_until_stopped(
-        folder, 1, 1, lambda own: own.kill(), stays="Agent"
+        folder, 1, 1, lambda process: process.kill(), stays="Agent"
     )
     # The folder of one that is killed cannot go by itself.
     for left in ray_processes.folders(killed.pid):

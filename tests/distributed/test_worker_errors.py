@@ -128,10 +128,10 @@ TEXTS = st.lists(LINES, min_size=1, max_size=3).map("\n".join)
 def test_reason_is_below_the_frames_of_the_last_traceback(text, causes, preface, depth):
     """Texts of several lines, with causes, from callbacks in callbacks."""
     error = None
-    for each in [*causes, text]:
+    for reason in [*causes, text]:
         cause = error
         try:
-            raise KeyboardInterrupt(each) from cause
+            raise KeyboardInterrupt(reason) from cause
         except KeyboardInterrupt as raised_error:
             error = raised_error
     chain = "".join(traceback.format_exception(error))

@@ -109,8 +109,8 @@ def test_scores_do_not_depend_on_the_units_of_columns():
     units = 2 ** np.round(np.log2(10.0 ** np.linspace(-34, 34, NUM_COLUMNS)))
     scaled = (matrix.astype(float) * units).astype(np.float32)
     expected = scores_of_keys(KEY, matrix, 10, 0.5)
-    found = scores_of_keys(KEY, scaled, 10, 0.5)
-    np.testing.assert_allclose(found, expected, rtol=0.02)
+    scores = scores_of_keys(KEY, scaled, 10, 0.5)
+    np.testing.assert_allclose(scores, expected, rtol=0.02)
     assert not np.any(scores_of_keys(KEY, 0 * matrix, 10, 0.5))
 
 

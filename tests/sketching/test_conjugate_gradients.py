@@ -20,8 +20,8 @@ def test_as_many_steps_as_unknowns_solve_a_system():
     rng = np.random.default_rng(0)
     matrix = positive_definite(6, rng)
     right = rng.normal(size=(6, 2))
-    found = conjugate_gradients(lambda x: matrix @ x, jnp.asarray(right), 12)
-    np.testing.assert_allclose(found, np.linalg.solve(matrix, right), rtol=1e-4)
+    solution = conjugate_gradients(lambda x: matrix @ x, jnp.asarray(right), 12)
+    np.testing.assert_allclose(solution, np.linalg.solve(matrix, right), rtol=1e-4)
 
 
 def test_iterations_stop_at_the_tolerance_and_at_their_maximum():
@@ -30,10 +30,10 @@ def test_iterations_stop_at_the_tolerance_and_at_their_maximum():
     right = jnp.asarray(rng.normal(size=20))
 
     def error(max_iterations, tolerance):
-        found = conjugate_gradients(
+        solution = conjugate_gradients(
             lambda x: matrix @ x, right, max_iterations, tolerance
         )
-        return np.linalg.norm(right - matrix @ found) / np.linalg.norm(right)
+        return np.linalg.norm(right - matrix @ solution) / np.linalg.norm(right)
 
     assert error(0, 0.0) == 1
     assert 1e-4 < error(20, 1e-2) <= 1e-2 < error(1, 0.0) < 1

@@ -102,21 +102,21 @@ def matrix_and_product(embedding, tree):
 @pytest.mark.parametrize("make", [gaussian, srht, MAKERS["sparse_sign"], weighted_rows])
 def test_embeddings_of_one_row_have_shapes(make):
     call = functools.partial(matrix_and_product, make(KEY, 3, 1), np.ones((1, 1)))
-    assert {own.shape for own in jax.eval_shape(call)} == {(3, 1)}
+    assert {leaf.shape for leaf in jax.eval_shape(call)} == {(3, 1)}
 
 
 def test_fewer_nonzeros_by_default_where_there_is_no_room():
     for size, num_nonzeros in ((5, 5), (20, 8)):
-        given = sparse_sign(KEY, size, 30, num_nonzeros)
+        embedding = sparse_sign(KEY, size, 30, num_nonzeros)
         default = sparse_sign(KEY, size, 30)
-        assert jax.tree.structure(default) == jax.tree.structure(given)
+        assert jax.tree.structure(default) == jax.tree.structure(embedding)
 
 
-def check_product(found, matrix, array, eps):
+def check_product(result, matrix, array, eps):
     """Rounding is relative to sums of absolute values."""
-    matrix, array = (np.asarray(own).astype(complex) for own in (matrix, array))
+    matrix, array = (np.asarray(operand).astype(complex) for operand in (matrix, array))
     sizes = np.tensordot(np.abs(matrix), np.abs(array), axes=1)
-    misses = np.abs(found - np.tensordot(matrix, array, axes=1))
+    misses = np.abs(result - np.tensordot(matrix, array, axes=1))
     assert np.all(misses <= eps * sizes)
 
 
@@ -245,8 +245,11 @@ def test_sparse_sign():
 
 def test_row_sampling():
     """One entry a row, by the probabilities, each as large as makes it unbiased."""
-    for given, shares in ((10 * PROBABILITIES, PROBABILITIES), (None, np.full(5, 0.2))):
-        matrix = matrix_of(row_sampling, 3000, 5, given)
+    for probabilities, shares in (
+        (10 * PROBABILITIES, PROBABILITIES),
+        (None, np.full(5, 0.2)),
+    ):
+        matrix = matrix_of(row_sampling, 3000, 5, probabilities)
         assert np.all((matrix != 0).sum(1) <= 1) and np.all((matrix != 0).sum(0) == 1)
         counts = matrix.max(0) ** 2 * 3000 * shares
         np.testing.assert_allclose(counts, counts.round(), atol=1e-2)

@@ -51,9 +51,9 @@ def disordered(dense):
 
 def bcoo(dense):
     values, places = entries(dense)
-    given = values, np.stack(places, axis=1)
+    entries_and_indices = values, np.stack(places, axis=1)
     flags = {"indices_sorted": True, "unique_indices": True}
-    return sparse.BCOO(given, shape=dense.shape, **flags)
+    return sparse.BCOO(entries_and_indices, shape=dense.shape, **flags)
 
 
 def disordered_bcoo(dense):
@@ -145,7 +145,8 @@ FUNCTIONS = {
 
 def best_ridge(matrix):
     errors = [
-        cross_validation_error(matrix, TARGET, own, "leave_one_out") for own in RIDGES
+        cross_validation_error(matrix, TARGET, ridge, "leave_one_out")
+        for ridge in RIDGES
     ]
     ridge = RIDGES[np.argmin(errors)]
     return ridge, np.array(errors), oracles.ridge_solution(matrix, TARGET, ridge)
@@ -177,13 +178,13 @@ KINDS_OF = {
 }
 
 
-def solution_of(found):
-    if not isinstance(found, sketching.Solution):
-        return found
-    assert np.all(found.converged)
+def solution_of(result):
+    if not isinstance(result, sketching.Solution):
+        return result
+    assert np.all(result.converged)
     lengths = np.linalg.norm(TARGET, axis=0)
-    np.testing.assert_allclose(found.residual_history[0], lengths, rtol=1e-12)
-    return found.solution
+    np.testing.assert_allclose(result.residual_history[0], lengths, rtol=1e-12)
+    return result.solution
 
 
 @pytest.fixture
@@ -212,10 +213,10 @@ def test_all_kinds_give_one_result(name, with_x64, small_chunks):
     function = FUNCTIONS[name]
     expected = solution_of(EXACT.get(name, function)(MATRIX))
     for kind in KINDS_OF.get(name, SOME):
-        found = solution_of(function(KINDS[kind](MATRIX)))
-        check_equal(found, expected, kind)
+        result = solution_of(function(KINDS[kind](MATRIX)))
+        check_equal(result, expected, kind)
         if name in ("leverage", "ridge", "approximate"):
-            assert isinstance(found, np.ndarray) == (kind in BLOCKS)
+            assert isinstance(result, np.ndarray) == (kind in BLOCKS)
 
 
 @pytest.mark.parametrize("name", ["leverage", "rank", "ridge", "rank k"])
@@ -249,9 +250,9 @@ def test_sparse_arguments_are_rejected_where_an_array_is_needed(name, argument):
     dense = np.atleast_2d(np.asarray(value["x"] if is_tree else value))
     for make in SPARSE.values():
         matrix = make(dense.reshape(len(dense), -1))
-        given = {argument: {"x": matrix} if is_tree else matrix}
+        changes = {argument: {"x": matrix} if is_tree else matrix}
         with pytest.raises(TypeError, match=f"^{argument}.* must be a dense array; go"):
-            getattr(sketching, name)(**GOOD[name] | given)
+            getattr(sketching, name)(**GOOD[name] | changes)
 
 
 DENSE = "gaussian", "rademacher", "srht"
@@ -285,12 +286,12 @@ def test_sampled_rows():
     expected = matrix[sample.indices] * np.asarray(sample.scale)[:, None]
     apply = jax.jit(lambda sample, matrix: sample.apply(matrix))
     for kind, make in {"dense": np.asarray, **SPARSE}.items():
-        found = sample.apply({"x": make(matrix), "y": target})
-        np.testing.assert_allclose(found["x"], expected, atol=1e-6, err_msg=kind)
+        result = sample.apply({"x": make(matrix), "y": target})
+        np.testing.assert_allclose(result["x"], expected, atol=1e-6, err_msg=kind)
         scaled = target[sample.indices] * sample.scale
-        np.testing.assert_allclose(found["y"], scaled, atol=1e-6)
+        np.testing.assert_allclose(result["y"], scaled, atol=1e-6)
         if "BCOO" in kind:
-            np.testing.assert_array_equal(apply(sample, make(matrix)), found["x"])
+            np.testing.assert_array_equal(apply(sample, make(matrix)), result["x"])
     with pytest.raises(ValueError, match="tree must be what the sample was drawn from"):
         sample.apply(matrix[:10])
     # All NaN, of zeros too, as the scale says.
@@ -329,9 +330,9 @@ def test_other_dtypes(dtype, small_chunks):
     kinds = "BCOO", "list", "disordered COO", "disordered CSR", "memory map"
     is_half = dtype in (np.float16, jnp.bfloat16)
     for make in (np.asarray, *map(KINDS.get, kinds[:2] if is_half else kinds)):
-        found = sketching.leverage_scores(make(dense))
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        scores = sketching.leverage_scores(make(dense))
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_unusable_sparse_matrices_are_rejected():
@@ -347,7 +348,7 @@ def test_unusable_sparse_matrices_are_rejected():
         lambda x: sketching.preconditioned(KEY, x, TARGET[:20]),
         lambda x: sketching.count_sketch(KEY, 8, 20) @ x,
     ]
-    for given, error, message in [
+    for unusable, error, message in [
         (COO[0](matrix * 1j), TypeError, "must be real numbers; .* of complex"),
         (bcoo(matrix * 1j), TypeError, "must be real numbers; got .* of complex64"),
         (boxed, TypeError, "must be real numbers; got csr_array of object"),
@@ -360,12 +361,12 @@ def test_unusable_sparse_matrices_are_rejected():
     ]:
         for call in calls:
             with pytest.raises(error, match=message):
-                call(given)
-        if isinstance(given, sparse.JAXSparse):
+                call(unusable)
+        if isinstance(unusable, sparse.JAXSparse):
             error = TypeError
             message = "every block must be a dense array; got BC"
         with pytest.raises(error, match=message):
-            sketching.leverage_scores(Blocks([given]))
+            sketching.leverage_scores(Blocks([unusable]))
 
 
 # Blocks.
@@ -479,9 +480,10 @@ def test_units_differ_between_columns_and_blocks(small_chunks):
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)]
+    ("name", "max_passes"),
+    [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)],
 )
-def test_passes_over_blocks(name, most, with_x64, small_chunks):
+def test_passes_over_blocks(name, max_passes, with_x64, small_chunks):
     reads = []
 
     def blocks():
@@ -490,7 +492,7 @@ def test_passes_over_blocks(name, most, with_x64, small_chunks):
 
     FUNCTIONS[name](Blocks(blocks, len(MATRIX)))
     # One more looks at the first block, for its columns and dtype.
-    assert len(reads) == most + 1
+    assert len(reads) == max_passes + 1
 
 
 def partial_value_and_grad(rows):

@@ -44,7 +44,7 @@ def test_float32_in_both_modes(name):
     with jax.enable_x64(True):
         traced = jax.eval_shape(lambda: solve(name, jax.random.PRNGKey(3), *system()))
     pairs = zip(jax.tree.leaves(result), jax.tree.leaves(traced), strict=True)
-    assert all(own.dtype == other.dtype for own, other in pairs)
+    assert all(leaf.dtype == other.dtype for leaf, other in pairs)
     assert result.solution.dtype == np.float32 and result.converged
     if name == "sketch and solve":
         residual = np.linalg.norm(target - matrix @ result.solution)
@@ -121,10 +121,10 @@ def test_many_targets_are_solved_as_if_each_were_alone():
     matrix, targets, result = of_three_targets(1e-6)
     assert result.converged.shape == result.num_iterations.shape == (3,)
     assert result.residual_history.shape[1:] == (3,) and np.all(result.converged)
-    for found, own in zip(np.asarray(result.solution).T, targets.T, strict=True):
-        alone = solve("sketch and solve", KEY, matrix, own).solution
+    for actual, target in zip(np.asarray(result.solution).T, targets.T, strict=True):
+        alone = solve("sketch and solve", KEY, matrix, target).solution
         tolerance = 1e-4 * np.abs(alone).max()
-        np.testing.assert_allclose(found, alone, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(actual, alone, rtol=0, atol=tolerance)
 
 
 def test_traced_cutoff_out_of_range_is_flagged():
@@ -138,11 +138,11 @@ def test_an_embedding_gives_the_result_of_its_constructor_and_key():
     """Its own key is used, and not the solver's."""
     by_iterations = functools.partial(solve, "iterative Hessian sketch")
     embedding = gaussian(KEY, SKETCH_SIZE, NUM_ROWS)
-    found = by_iterations(jax.random.key(9), *system(), embedding).residual_history
+    actual = by_iterations(jax.random.key(9), *system(), embedding).residual_history
     by_key = [by_iterations(key, *system()) for key in (KEY, jax.random.key(9))]
     expected, other = (result.residual_history for result in by_key)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
-    assert abs(found[1] / other[1] - 1) > 1e-3
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-4)
+    assert abs(actual[1] / other[1] - 1) > 1e-3
 
 
 @jax.jit

@@ -60,8 +60,8 @@ def test_logistic_regression_matches_scikit_learn(with_x64):
     starts[1] = 30
     batch = np.outer([1, 1, 1, 1, 1.2], labels)
     keys = jax.random.split(KEY, 5)
-    found = jax.device_get(solve_each(keys, features, batch, ridges, starts))
-    plain = [jax.tree.map(operator.itemgetter(i), found) for i in range(5)]
+    actual = jax.device_get(solve_each(keys, features, batch, ridges, starts))
+    plain = [jax.tree.map(operator.itemgetter(i), actual) for i in range(5)]
     assert not plain[3].converged and not plain[4].converged
     refined = [
         logistic_newton_sketch(

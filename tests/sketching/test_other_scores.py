@@ -215,10 +215,10 @@ def test_weakly_connected_clusters(bridge, x64):
     # The second eigenvalue is far below the rounding unit. The other clusters hang
     # together by two bridges, which carry a little current for edges inside.
     edges, weights = random_graph(20, 90)
-    both = np.concatenate([edges, edges + 20, edges + 40])
+    all_edges = np.concatenate([edges, edges + 20, edges + 40])
     bridges = np.array([[0, 20], [25, 45], [27, 50]])
     all_weights = [*np.tile(weights, 3), bridge, bridge, 2 * bridge]
-    resistances = resistances_of(np.concatenate([both, bridges]), all_weights)
+    resistances = resistances_of(np.concatenate([all_edges, bridges]), all_weights)
     inside = resistances_by_inverse(edges, weights, 20)
     # Beside the bridge, a cluster is a point.
     expected = [*np.tile(inside, 3), 1 / bridge, 1 / 3 / bridge, 1 / 3 / bridge]

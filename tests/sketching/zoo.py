@@ -72,9 +72,9 @@ def jvp(function, primals, tangents):
 
 def check_forward(function, primals, tangents, expected, tolerance):
     """Checks the change of a value along tangents."""
-    _, found = jvp(function, primals, tangents)
+    _, result = jvp(function, primals, tangents)
     tolerance = tolerance * (1 + np.abs(expected).max())
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance)
 
 
 @functools.partial(jax.jit, static_argnums=0)

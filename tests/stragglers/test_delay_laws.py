@@ -38,7 +38,7 @@ PARAMETERS = {
 def every_time(key, parameters):
     """Of 400 workers, of all models in one program; numbers of laws are mapped over."""
     loads = jnp.full(400, 3.0, float)
-    mapped = {name: BY_NAME[name].make(**own) for name, own in parameters.items()}
+    mapped = {name: BY_NAME[name].make(**fields) for name, fields in parameters.items()}
     return {
         name: delay.sample(key, delay.init(400), loads)[0]
         for name, delay in {**WITH_LAW, **mapped}.items()
@@ -78,12 +78,12 @@ def test_fastest_workers_against_order_statistics(row):
     for num_required in (1, 6, 12):
         order = scipy.stats.beta(num_required, 13 - num_required)
         expected = 2 * order.expect(row.law.ppf, epsabs=1e-9)
-        found = law.fastest_mean(num_required, 12)
-        assert found == pytest.approx(expected, rel=1e-3)
+        mean = law.fastest_mean(num_required, 12)
+        assert mean == pytest.approx(expected, rel=1e-3)
         for level in (0.1, 0.9):
-            found = law.fastest_quantile(num_required, 12, level)
+            quantile = law.fastest_quantile(num_required, 12, level)
             expected = 2 * row.law.ppf(order.ppf(level))
-            assert found == pytest.approx(expected, rel=1e-3)
+            assert quantile == pytest.approx(expected, rel=1e-3)
 
 
 def test_markov_states_have_the_shares_and_spells_of_the_chain():
@@ -165,8 +165,8 @@ def test_order_statistics_of_pareto_times_have_a_closed_form(shape):
         ends = np.array([13, later - 1 / shape, later, 13 - 1 / shape])
         logarithm = [1, 1, -1, -1] @ scipy.special.gammaln(ends)
         expected = 2 * np.exp(logarithm) if later * shape > 1 else np.inf
-        found = law.fastest_mean(num_required, 12)
-        assert found == pytest.approx(expected, rel=1e-4)
+        mean = law.fastest_mean(num_required, 12)
+        assert mean == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("num_workers", [10, 1000])
@@ -175,8 +175,8 @@ def test_order_statistics_of_a_discrete_law(num_workers):
     np.testing.assert_array_equal(law.isf([0.09, 0.1]), [10, 2])
     for num_required in (int(0.85 * num_workers), int(0.9 * num_workers)):
         slow = scipy.stats.binom.sf(num_workers - num_required, num_workers, 0.1)
-        found = law.fastest_mean(num_required, num_workers)
-        assert found == pytest.approx(2 + 8 * slow, rel=1e-5)
+        mean = law.fastest_mean(num_required, num_workers)
+        assert mean == pytest.approx(2 + 8 * slow, rel=1e-5)
 
 
 def test_workers_that_never_answer():
@@ -186,8 +186,8 @@ def test_workers_that_never_answer():
     assert law.fastest_mean(10, 32) == pytest.approx(1, rel=1e-9)
     # To a deadline of three all times are finite.
     some_dead = 1 - 0.99**32
-    found = stragglers.deadline(3.0).expected_time(law, 32)
-    assert found == pytest.approx(1 + 2 * some_dead, rel=1e-4)
+    result = stragglers.deadline(3.0).expected_time(law, 32)
+    assert result == pytest.approx(1 + 2 * some_dead, rel=1e-4)
     assert law.fastest_quantile(32, 32, 0.5) == 1
     assert law.fastest_quantile(32, 32, 0.9) == np.inf
 
@@ -199,17 +199,17 @@ def test_quantiles_and_deadlines_against_simulation():
     draws = np.random.default_rng(0).normal(size=(40_000, 12))
     times = np.sort(np.exp(deviation * draws), axis=1)
     for num_required in (3, 9, 12):
-        own = times[:, num_required - 1]
-        error = 4 * own.std() / np.sqrt(len(own))
+        ends = times[:, num_required - 1]
+        error = 4 * ends.std() / np.sqrt(len(ends))
         wait = stragglers.fastest(num_required)
         mean = wait.expected_time(law, 12)
-        assert mean == pytest.approx(own.mean(), abs=error)
-        level = np.mean(own <= wait.time_quantile(law, 12, 0.9))
-        assert level == pytest.approx(0.9, abs=4 * 0.3 / np.sqrt(len(own)))
-        cut = np.minimum(own, at_most)
-        error = 4 * cut.std() / np.sqrt(len(own)) + 1e-9
-        found = law.fastest_mean(num_required, 12, at_most)
-        assert found == pytest.approx(cut.mean(), abs=error)
+        assert mean == pytest.approx(ends.mean(), abs=error)
+        level = np.mean(ends <= wait.time_quantile(law, 12, 0.9))
+        assert level == pytest.approx(0.9, abs=4 * 0.3 / np.sqrt(len(ends)))
+        cut = np.minimum(ends, at_most)
+        error = 4 * cut.std() / np.sqrt(len(ends)) + 1e-9
+        result = law.fastest_mean(num_required, 12, at_most)
+        assert result == pytest.approx(cut.mean(), abs=error)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def rounds(key):
         name: model.sample(key, model.init(7), PARTS / 2)[0]
         for name, model in MODELS.items()
     }
-    return {name: (own, own.finished(PARTS)) for name, own in drawn.items()}
+    return {name: (values, values.finished(PARTS)) for name, values in drawn.items()}
 
 
 class TestFinished:
@@ -183,8 +183,8 @@ def test_busy_workers_join_when_they_are_free():
     _, rounds = jax.jit(lambda: jax.lax.scan(step, model.init(5), keys))()
     elapsed, *masks = map(np.array, zip(*by_hand(rows, 3)))
     np.testing.assert_allclose(rounds.elapsed, elapsed, rtol=1e-4)
-    for found, expected in zip((rounds.joined, rounds.late, rounds.received), masks):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip((rounds.joined, rounds.late, rounds.received), masks):
+        np.testing.assert_array_equal(result, expected)
     assert rounds.late.sum() > 20 and (~rounds.joined).sum() > 10
 
 

@@ -20,8 +20,8 @@ def test_estimates_of_whole_times(row):
     """SciPy's maximum of the likelihood, or in closed form."""
     law = row.law
     times = simulated(law, 500)
-    found = row.make.estimate(Sample(times, np.ones(500), np.ones(500, bool)))
-    np.testing.assert_allclose(found, row.estimate(times), rtol=1e-3)
+    result = row.make.estimate(Sample(times, np.ones(500), np.ones(500, bool)))
+    np.testing.assert_allclose(result, row.estimate(times), rtol=1e-3)
 
 
 @every_row(FITTED)
@@ -36,8 +36,12 @@ def test_estimates_of_censored_and_weighted_times(row):
     sample = Sample(np.minimum(times, ends), np.linspace(0, 2, 400).round(), is_whole)
 
     def likelihood(parameters):
-        own = family(*parameters)
-        terms = np.where(is_whole, own.logpdf(sample.times), own.logsf(sample.times))
+        law_of_family = family(*parameters)
+        terms = np.where(
+            is_whole,
+            law_of_family.logpdf(sample.times),
+            law_of_family.logsf(sample.times),
+        )
         return np.sum(sample.weights * np.where(sample.weights > 0, terms, 0))
 
     best = family.estimate(sample)

@@ -19,7 +19,7 @@ def first_rounds(delay, keys, loads):
     def at(key, loads):
         return delay.sample(key, delay.init(len(loads)), loads)[0]
 
-    return jax.vmap(lambda key: jax.vmap(lambda own: at(key, own))(loads))(keys)
+    return jax.vmap(lambda key: jax.vmap(lambda load: at(key, load))(loads))(keys)
 
 
 # No two are equal, so that a time tells where it is from.
@@ -81,14 +81,14 @@ def test_parts_are_gone_through_in_their_order(x64):
     loads = np.array([0, 0.5, 1, 2, 3, 4, 6, 7.5])
     half = np.minimum(loads, 1)
     loads = np.stack([[*loads, 0], [*half, 2]], axis=1)
-    [found] = np.asarray(first_rounds(delay, KEYS[:1], loads))
-    assert found.dtype == (np.float64 if x64 else np.float32)
+    [result] = np.asarray(first_rounds(delay, KEYS[:1], loads))
+    assert result.dtype == (np.float64 if x64 else np.float32)
     expected = [0, 0.5, 1, 3, 7, 8, 14, 16]
     expected = np.stack([[*expected, 0], [*(3 * half), np.inf]], axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     # Without a code all three of them are a load of 1.
-    found = first_rounds(stragglers.empirical(parts), KEYS[:1], np.ones_like(loads))
-    np.testing.assert_allclose(found, np.tile([7, np.inf], (1, 9, 1)), rtol=1e-6)
+    result = first_rounds(stragglers.empirical(parts), KEYS[:1], np.ones_like(loads))
+    np.testing.assert_allclose(result, np.tile([7, np.inf], (1, 9, 1)), rtol=1e-6)
 
 
 def test_loads_of_the_measurement():

@@ -24,25 +24,25 @@ BY_NAME = by_name(FITTED)
 
 
 def named(fits, name):
-    (found,) = [own for own in fits if own.name == name]
-    return found
+    (result,) = [fit for fit in fits if fit.name == name]
+    return result
 
 
 @every_row(FITTED)
 class TestFamilies:
     def test_densities_and_survivals(self, row):
         law = row.law
-        own = row.example
+        model = row.example
         times = np.linspace(0.1, 9, 50)
         for load in (1.0, 2.5):
-            scaled = own.law(load)
+            scaled = model.law(load)
             with np.errstate(divide="ignore"):
                 expected = law.logpdf(times / load) - np.log(load)
             np.testing.assert_allclose(scaled.logpdf(times), expected, atol=1e-12)
             expected = law.sf(times / load)
             np.testing.assert_allclose(scaled.sf(times), expected, rtol=1e-12)
         levels = np.array([0.0, 1e-9, 0.3, 1.0])
-        np.testing.assert_allclose(own.isf(levels), law.isf(levels), atol=1e-12)
+        np.testing.assert_allclose(model.isf(levels), law.isf(levels), atol=1e-12)
 
     @pytest.mark.parametrize("spread", [0.0, 0.3])
     def test_parameters_within_their_standard_errors(self, row, spread):
@@ -58,9 +58,9 @@ class TestFamilies:
         standard = []
         for seed in range(60):
             times = simulated(law, (num_rounds, 10), seed) / np.exp(logs)
-            found = one_kind(row.make, times, has_speeds=spread > 0)
-            errors = np.array(list(found.standard_errors.values()))
-            values = np.array(list(found.parameters.values()))
+            fit = one_kind(row.make, times, has_speeds=spread > 0)
+            errors = np.array(list(fit.standard_errors.values()))
+            values = np.array(list(fit.parameters.values()))
             standard.append((values - truth) / errors)
         standard = np.array(standard)
         if row.make.least_time and not spread:
@@ -110,10 +110,10 @@ class TestOwnFamilies:
         truth = np.array([2.0, 1.0, 3.0])
         standard = []
         for seed in range(60):
-            found = one_kind(shifted_weibull, simulated(law, (12, 10), seed))
-            assert list(found.parameters) == ["scale", "shape", "shift"]
-            errors = np.array(list(found.standard_errors.values()))
-            values = np.array(list(found.parameters.values()))
+            fit = one_kind(shifted_weibull, simulated(law, (12, 10), seed))
+            assert list(fit.parameters) == ["scale", "shape", "shift"]
+            errors = np.array(list(fit.standard_errors.values()))
+            values = np.array(list(fit.parameters.values()))
             standard.append((values - truth) / errors)
         standard = np.array(standard)
         assert np.all(np.abs(standard.mean(0)) < 4 / np.sqrt(60))
@@ -192,10 +192,10 @@ def one_kind(name, times, loads=1.0, **kind):
     return _fit._tried(measured, held_out, kind).fit
 
 
-def within_errors(found, truth, times=4.0):
+def within_errors(result, truth, times=4.0):
     for name, value in truth.items():
-        error = found.standard_errors[name]
-        assert abs(found.parameters[name] - value) < times * error, name
+        error = result.standard_errors[name]
+        assert abs(result.parameters[name] - value) < times * error, name
         assert error < 0.3 * abs(value), name
 
 
@@ -206,7 +206,7 @@ def test_affine_in_the_load():
     mean = loads.mean()
     noise = generator.lognormal(np.log(2.0), 0.3, (60, 30))
     times = 0.5 * loads + (0.3 + 0.7 * loads / mean) * noise
-    found = one_kind("log_normal", times, loads, form=1)
+    fit = one_kind("log_normal", times, loads, form=1)
     truth = {
         "median": 2.0,
         "deviation": 0.3,
@@ -214,14 +214,14 @@ def test_affine_in_the_load():
         "slope": 0.7 / mean,
         "time": 0.5,
     }
-    within_errors(found, truth)
+    within_errors(fit, truth)
     # The delay model is made of them.
-    law = found.delay.law(2.0)
+    law = fit.delay.law(2.0)
     expected = 0.5 * 2 + (0.3 + 0.7 * 2 / mean) * 2.0
     np.testing.assert_allclose(law.isf(0.5), expected, rtol=0.02)
     # An overhead below zero would fit best.
-    found = one_kind("log_normal", (loads - 0.5) * noise, loads, form=1)
-    assert abs(found.parameters["overhead"]) < 1e-3
+    fit = one_kind("log_normal", (loads - 0.5) * noise, loads, form=1)
+    assert abs(fit.parameters["overhead"]) < 1e-3
 
 
 @functools.cache
@@ -247,15 +247,15 @@ CHAIN_TRUTH = {
 
 
 def test_slow_spells_are_estimated():
-    found = one_kind("weibull", chain_times(), has_slow_state=True)
-    within_errors(found, CHAIN_TRUTH)
+    fit = one_kind("weibull", chain_times(), has_slow_state=True)
+    within_errors(fit, CHAIN_TRUTH)
 
 
 def test_rounds_in_no_order():
     """States are then independent, with the share of slow times."""
     times = np.random.default_rng(0).permuted(chain_times(), axis=0)
-    found = one_kind("weibull", times, has_slow_state=True, in_order=False)
-    shares = found.parameters["become_slow"], found.parameters["become_fast"]
+    fit = one_kind("weibull", times, has_slow_state=True, in_order=False)
+    shares = fit.parameters["become_slow"], fit.parameters["become_fast"]
     np.testing.assert_allclose(shares, [0.2, 0.8], atol=0.05)
     np.testing.assert_allclose(sum(shares), 1)
 
@@ -265,24 +265,26 @@ def test_worker_that_is_always_slow():
     times = np.ones((40, 8))
     times[:, 5] = 2.25
     times *= np.exp(0.05 * np.random.default_rng(1).standard_normal(times.shape))
-    found = one_kind("log_normal", times, has_slow_state=True)
-    chain = found.parameters["become_slow"], found.parameters["become_fast"]
+    fit = one_kind("log_normal", times, has_slow_state=True)
+    chain = fit.parameters["become_slow"], fit.parameters["become_fast"]
     become_slow, become_fast = chain
     assert become_slow + become_fast < 1e-3
     np.testing.assert_allclose(become_slow / (become_slow + become_fast), 1 / 8)
-    assert np.isnan(found.standard_errors["become_slow"])
-    assert f"become_slow {become_slow:.3g}, become_fast" in str(found)
+    assert np.isnan(fit.standard_errors["become_slow"])
+    assert f"become_slow {become_slow:.3g}, become_fast" in str(fit)
 
 
 def test_rounded_times():
     """No law of whole seconds only, nor a slow state of the one time that is long."""
     times = np.ceil(3 * simulated(BY_NAME["log_normal"].law, (40, 10)))
     times[20, 3] = 40
-    for found in stragglers.fit_delays(times):
-        assert found.held_out < 0
+    for result in stragglers.fit_delays(times):
+        assert result.held_out < 0
         smooth = ("deviation", "rate", "shape")
-        numbers = found.parameters.items()
-        assert all(1e-3 < own < 1e3 for name, own in numbers if name.endswith(smooth))
+        numbers = result.parameters.items()
+        assert all(
+            1e-3 < number < 1e3 for name, number in numbers if name.endswith(smooth)
+        )
 
 
 def test_missing_times_are_censored():
@@ -290,22 +292,22 @@ def test_missing_times_are_censored():
     times = simulated(BY_NAME["weibull"].law, (100, 20))
     last = np.sort(times, axis=1)[:, -5:-4]
     lost = np.where(times > last, np.nan, times)
-    found = one_kind("weibull", lost)
-    within_errors(found, {"scale": 2.0, "shape": 1.7})
+    fit = one_kind("weibull", lost)
+    within_errors(fit, {"scale": 2.0, "shape": 1.7})
     infinite = one_kind("weibull", np.where(np.isnan(lost), np.inf, lost))
-    assert infinite.parameters == found.parameters
+    assert infinite.parameters == fit.parameters
 
 
 def test_speeds_of_workers_are_estimated():
     speeds = np.exp(np.random.default_rng(2).normal(0, 0.5, 8))
     times = simulated(BY_NAME["weibull"].law, (150, 8)) / speeds
-    found = one_kind("weibull", times, has_speeds=True)
-    np.testing.assert_allclose(found.parameters["shape"], 1.7, rtol=0.1)
-    rounds = consecutive_times(found.delay, np.ones(8), 400)
+    fit = one_kind("weibull", times, has_speeds=True)
+    np.testing.assert_allclose(fit.parameters["shape"], 1.7, rtol=0.1)
+    rounds = consecutive_times(fit.delay, np.ones(8), 400)
     relative = np.median(rounds, axis=0) * speeds / 2.0
     np.testing.assert_allclose(relative, np.log(2) ** (1 / 1.7), rtol=0.25)
-    slow = f"{min(found.delay.speeds):.3g} (worker {speeds.argmin()})"
-    assert str(found).endswith(f"speeds {slow} to {max(found.delay.speeds):.3g}")
+    slow = f"{min(fit.delay.speeds):.3g} (worker {speeds.argmin()})"
+    assert str(fit).endswith(f"speeds {slow} to {max(fit.delay.speeds):.3g}")
 
 
 class TestRanking:
@@ -317,7 +319,7 @@ class TestRanking:
         assert fits[0].name == f"{name}, proportional to the load"
         assert fits[0].p_value > 1e-3
         # Behind it what was held out tells from the best, in that order.
-        means = np.array([own.held_out for own in fits])
+        means = np.array([fit.held_out for fit in fits])
         close = means.max() - np.log(100) / (13 * 10)
         is_close = means >= close
         assert np.all(np.diff(is_close.astype(int)) <= 0)
@@ -338,11 +340,11 @@ class TestRanking:
         shape, _, scale = scipy.stats.weibull_min.fit(times[:30].ravel(), floc=0)
         first = scipy.stats.weibull_min(shape, scale=scale)
         expected = scipy.stats.kstest(times[30:].ravel(), first.cdf, method="asymp")
-        found = named(fits, "weibull, proportional to the load")
-        np.testing.assert_allclose(found.distance, expected.statistic, rtol=1e-3)
-        np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-2)
+        fit = named(fits, "weibull, proportional to the load")
+        np.testing.assert_allclose(fit.distance, expected.statistic, rtol=1e-3)
+        np.testing.assert_allclose(fit.p_value, expected.pvalue, rtol=1e-2)
         np.testing.assert_allclose(
-            found.held_out, first.logpdf(times[30:]).mean(), rtol=1e-4
+            fit.held_out, first.logpdf(times[30:]).mean(), rtol=1e-4
         )
 
 
@@ -366,9 +368,9 @@ def test_zero_loads():
     loads = np.repeat([0.0, 1.0], 10)[:, None]
     times = simulated(BY_NAME["log_normal"].law, (20, 9)) + 3 * loads
     fits = stragglers.fit_delays(times, loads)
-    assert all("affine in the load" in own.name for own in fits)
-    found = named(fits, "log_normal, affine in the load")
-    np.testing.assert_allclose(found.parameters["time"], 3.0, rtol=0.1)
+    assert all("affine in the load" in candidate.name for candidate in fits)
+    fit = named(fits, "log_normal, affine in the load")
+    np.testing.assert_allclose(fit.parameters["time"], 3.0, rtol=0.1)
 
 
 # Six rounds of three workers.

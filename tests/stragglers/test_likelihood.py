@@ -32,8 +32,8 @@ def test_predictions_match_an_enumeration_of_all_paths():
                 slow += chance * np.array(path)
                 for move in moves:
                     joint_moves[move] += chance
-    _, found = _likelihood.predictions(logs, become_slow, become_fast)
-    np.testing.assert_allclose(np.cumsum(found[:, 0]), np.log(likelihoods))
+    _, result = _likelihood.predictions(logs, become_slow, become_fast)
+    np.testing.assert_allclose(np.cumsum(result[:, 0]), np.log(likelihoods))
     known, first, second = _likelihood.responsibilities(logs, become_slow, become_fast)
     np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
     expected = joint_moves / joint_moves.sum(1, keepdims=True)

@@ -95,7 +95,7 @@ def test_rounds_of_one_unit(model):
     np.testing.assert_array_equal(arrivals.times, times)
     np.testing.assert_array_equal(arrivals.elapsed, 1.0)
     expected = np.where(arrivals.received, parts, 0)
-    finished = jax.jit(lambda own: own.finished(parts))(arrivals)
+    finished = jax.jit(lambda arrivals: arrivals.finished(parts))(arrivals)
     np.testing.assert_array_equal(finished, expected)
     if isinstance(model, stragglers.fixed):
         assert np.all(arrivals.received == [True, False, True, True])

@@ -79,8 +79,8 @@ def simulated_in_numpy(name, delay, wait, errors, num_trials):
     else:
         elapsed = last[:, -1].copy()
         for number in range(N, 0, -1):
-            own = times <= last[:, number - 1, None]
-            decodes = errors[name][own @ binary] <= 1e-6
+            received = times <= last[:, number - 1, None]
+            decodes = errors[name][received @ binary] <= 1e-6
             elapsed = np.where(decodes, last[:, number - 1], elapsed)
         mask = times <= elapsed[:, None]
     error = errors[name][mask @ binary]
@@ -126,9 +126,9 @@ def test_order_statistics_have_a_closed_form(study):
         for rule, number in enumerate((4, 5)):
             harmonic = sum(1 / (N - index) for index in range(number))
             expected = loads[0] * (1 + harmonic / 2)
-            found = study.time.mean[place, 0, rule]
+            result = study.time.mean[place, 0, rule]
             error = study.time.standard_error[place, 0, rule]
-            assert abs(found - expected) < 5 * error
+            assert abs(result - expected) < 5 * error
 
 
 def test_errors_are_those_of_all_masks(study, errors):
@@ -137,9 +137,9 @@ def test_errors_are_those_of_all_masks(study, errors):
     for place, name in enumerate(("uncoded", "repetition", "cyclic")):
         for rule, number in enumerate((4, 5)):
             expected = errors[name][masks.sum(axis=1) == number]
-            found = study.error.mean[place, :, rule]
+            result = study.error.mean[place, :, rule]
             tolerance = 5 * expected.std() / math.sqrt(NUM_TRIALS) + 1e-7
-            np.testing.assert_allclose(found, expected.mean(), atol=tolerance)
+            np.testing.assert_allclose(result, expected.mean(), atol=tolerance)
 
 
 @pytest.mark.parametrize("wait", WAITING)
@@ -155,12 +155,12 @@ def test_a_trial_is_a_sample_of_delayed(study, wait):
         keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(40))
         arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), loads)[0]
         cell = study.codes.index("cyclic"), place, study.waiting.index(wait)
-        own = {name: values[cell][:40] for name, values in study.trials.items()}
-        np.testing.assert_allclose(own["time"], arrivals.elapsed, rtol=1e-6)
+        trials = {name: values[cell][:40] for name, values in study.trials.items()}
+        np.testing.assert_allclose(trials["time"], arrivals.elapsed, rtol=1e-6)
         messages = np.asarray(arrivals.received).sum(axis=1)
-        np.testing.assert_array_equal(own["messages"], messages)
+        np.testing.assert_array_equal(trials["messages"], messages)
         decoding = jaxwgc.decoding(CODES["cyclic"], arrivals.received)
-        np.testing.assert_allclose(own["error"], decoding.error / N, atol=1e-6)
+        np.testing.assert_allclose(trials["error"], decoding.error / N, atol=1e-6)
 
 
 def test_trials_are_summarized(study):
@@ -234,9 +234,9 @@ def test_studies_run_in_double_precision(x64):
 
 def test_finished_parts_count():
     """Codes with several messages per worker, beside a code with one."""
-    own = codes.replicated(4, num_parts=8, copies=2)
+    code = codes.replicated(4, num_parts=8, copies=2)
     study = jaxwgc.compare(
-        {"replicated": own, "plain": codes.uncoded(4)},
+        {"replicated": code, "plain": codes.uncoded(4)},
         [DELAYS["exponential"]],
         {"first 3": fastest(3), "done": until_decodable},
         KEY,
@@ -244,11 +244,11 @@ def test_finished_parts_count():
         keep_trials=True,
     )
     keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(200))
-    for rule, wait in enumerate((fastest(3), until_decodable(own))):
+    for rule, wait in enumerate((fastest(3), until_decodable(code))):
         model = stragglers.delayed(DELAYS["exponential"], wait)
-        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), own.loads)[0]
-        finished = arrivals.finished(own.parts_per_worker)
-        decoding = jaxwgc.decoding(own, finished=finished)
+        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), code.loads)[0]
+        finished = arrivals.finished(code.parts_per_worker)
+        decoding = jaxwgc.decoding(code, finished=finished)
         trials = {name: values[0, 0, rule] for name, values in study.trials.items()}
         np.testing.assert_array_equal(trials["messages"], decoding.mask.sum(axis=1))
         np.testing.assert_allclose(trials["error"], decoding.error / 8, atol=1e-6)
@@ -583,8 +583,8 @@ def test_rules_of_the_code_without_weights():
     study = compare(
         codes={"weighted": weighted}, waiting=waiting, num_trials=50, keep_trials=True
     )
-    own, plain = study.trials["time"][0, 0]
-    np.testing.assert_array_equal(own, plain)
+    times, plain = study.trials["time"][0, 0]
+    np.testing.assert_array_equal(times, plain)
     with pytest.raises(ValueError, match="for another code"):
         compare(codes=[BINARY], waiting=[until_decodable(weighted)])
 

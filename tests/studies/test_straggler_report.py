@@ -118,14 +118,14 @@ def test_simulated_stragglers_are_named_by_their_kind(
     """The share of 40 traces whose straggler is named, and nobody else."""
     expected = np.full(10, "steady", "<U12")
     expected[3] = kind
-    found = [
+    result = [
         jaxwgc.straggler_report(simulated(kind, num_rounds, slowdown, key)).kinds
         for key in range(40)
     ]
-    firsts = [[name.split()[0] for name in kinds] for kinds in found]
-    assert np.mean([each == expected.tolist() for each in firsts]) >= share
+    firsts = [[name.split()[0] for name in kinds] for kinds in result]
+    assert np.mean([names == expected.tolist() for names in firsts]) >= share
     if kind == "since":
-        onsets = [int(kinds[3].split()[-1]) for kinds in found if kinds[3] != "steady"]
+        onsets = [int(kinds[3].split()[-1]) for kinds in result if kinds[3] != "steady"]
         assert abs(np.median(onsets) - num_rounds // 2) <= 1
 
 

@@ -85,8 +85,8 @@ class TestExact:
             self.check(small_code(name), noise=1e-10 if x64 else 1e-4)
 
     def check(self, code, noise):
-        least = code.num_stragglers + 1
-        for num_stragglers in (least, least + 1):
+        smallest = code.num_stragglers + 1
+        for num_stragglers in (smallest, smallest + 1):
             errors = all_errors(code, num_stragglers)
             worst = max(errors.values())
             assert worst > 0.01
@@ -169,9 +169,11 @@ class TestSearch:
             exact, searched = (
                 least_squares_error(
                     code,
-                    lost_in(worst_pattern(code, num_stragglers, max_patterns=most)),
+                    lost_in(
+                        worst_pattern(code, num_stragglers, max_patterns=max_patterns)
+                    ),
                 )
-                for most in (50_000, 0)
+                for max_patterns in (50_000, 0)
             )
             assert searched <= exact + 1e-8
             reached += searched >= exact - 1e-8
@@ -234,9 +236,9 @@ def test_the_scale_of_weights_does_not_matter(with_x64):
     code = small_code("weighted")
     tiny = jaxwgc.weighted(small_code("binary"), 1e-20 * np.arange(1.0, 9.0))
     for max_patterns in (0, 100):
-        found = worst_pattern(tiny, 2, max_patterns=max_patterns)
+        received = worst_pattern(tiny, 2, max_patterns=max_patterns)
         expected = worst_pattern(code, 2, max_patterns=max_patterns)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(received, expected)
 
 
 def test_search_follows_the_decoding_error(with_x64):
@@ -262,8 +264,8 @@ class Broken(decoders.Decoder):
 @pytest.mark.parametrize("max_patterns", [0, 100])
 def test_an_error_of_nan_is_the_worst(max_patterns):
     code = small_code("binary")
-    found = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
-    assert lost_in(found) == (1, 4)
+    received = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
+    assert lost_in(received) == (1, 4)
 
 
 def test_every_round_loses_the_worst_pattern():
