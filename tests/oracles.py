@@ -14,7 +14,7 @@ def targets(code):
 
 
 def best_mixtures(code, sent):
-    """What the messages that were sent can make of the segments of the target.
+    """Best approximations of the target's segments by the messages that were sent.
 
     `sent` is bool (patterns, num_messages). Gives (patterns, num_segments, columns):
     for each segment the a^T B nearest to the target on that segment's columns, zero on

@@ -1,4 +1,4 @@
-"""What an aggregator rejects, and mistakes that would stay silent but for a warning."""
+"""Arguments that an aggregator rejects, and silent mistakes that cause a warning."""
 
 import functools
 import pickle
@@ -23,7 +23,7 @@ SUMMED = jax.tree.map(lambda leaf: leaf.sum(0), GRADIENTS)
 
 @functools.cache
 def coded():
-    """One aggregator for all tests, so that its update is compiled once."""
+    """The aggregator of all tests, so that its update is compiled once."""
     return jaxwgc.coded_aggregate(CODE, stragglers.uniform(2), KEY)
 
 
@@ -210,7 +210,7 @@ def test_wrong_traced_times_show_in_the_state(elapsed, total):
 @pytest.mark.filterwarnings("error")
 class TestExtraArguments:
     def test_misspelt_arguments_warn(self):
-        """From a chain, where other transformations ignore it."""
+        """Other transformations of a chain ignore them."""
         optimizer = optax.chain(coded(), optax.sgd(1.0))
         state = optimizer.init(PARAMS)
         match = "unknown extra arguments recieved: .*spelling"
@@ -277,7 +277,7 @@ class TestModelsThatNeverDecode:
         assert caught[0].filename == __file__
 
     def test_a_waiting_rule_of_another_code_warns(self):
-        """Also where the aggregator is made inside of what is traced."""
+        """The aggregator may be made inside of a traced function."""
         rule = stragglers.until_decodable(CODE)
         for wrap in (lambda function: function, jax.jit):
             with pytest.warns(UserWarning, match="UntilDecodable.code=Gradie"):

@@ -34,7 +34,7 @@ project = jax.jit(coding.project, static_argnums=2)
 
 
 def settle(messages, gradients, claimed, disputed, liar, key):
-    """Who is asked answers by what it claims of parts, but for a liar."""
+    """Workers respond with what they claim of parts, except for one that lies."""
 
     def ask(pair, parts):
         sums = claimed[disputed[pair]][:, parts].sum(1)

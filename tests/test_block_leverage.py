@@ -30,7 +30,7 @@ PARAMS, PARTS = regression(NUM_PARTS, np.float32)
 
 @functools.cache
 def partial_value_and_grad():
-    """Of every part, in NumPy, which compiles nothing for what follows."""
+    """Value and gradient of every part as NumPy arrays."""
     step = jax.jit(jaxwgc.partial_value_and_grad(squared_loss))
     return jax.device_get(step(PARAMS, PARTS))
 
@@ -42,7 +42,7 @@ def full_value_and_grad():
 
 @jax.jit
 def sampled_step(probabilities, params, parts, key, received):
-    """One program for several tests."""
+    """A sampled step, one program for several tests."""
     step = jaxwgc.sampled_value_and_grad(squared_loss, CODE, probabilities)
     return step(params, parts, key, received)
 
@@ -65,7 +65,7 @@ def assert_mean(result, expected):
 
 @every_rule
 def test_aggregate_is_unbiased(rule):
-    """Over the steps of one chain, whoever is late."""
+    """The mean is over the steps of one chain, with random stragglers."""
     num = 20_000
     _, gradients = partial_value_and_grad()
     optimizer = aggregator(**rule)

@@ -46,7 +46,7 @@ def test_a_worker_forms_its_messages_from_its_own_parts(name):
 
 @every_code(["uncoded", "reed_solomon", "communication_efficient"])
 def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
-    """Nor do derivatives see them."""
+    """Derivatives do not depend on them either."""
     code = CODES[name]
     decoding = jaxwgc.decoding(code, ~code.assignment[:, 0])
     gradients = np.random.default_rng(0).normal(size=(code.num_parts, 3))
@@ -62,7 +62,7 @@ def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
 @every_code(["reed_solomon", "communication_efficient", "multi_message, uncoded"])
 def test_messages_that_are_missing_never_reach_the_result(name, garbage):
-    """Of stragglers, and of workers that have sent some of theirs."""
+    """Workers may be stragglers, or may have sent some of their messages."""
     code = CODES[name]
     observed = np.arange(code.num_workers)
     if code.messages_per_worker == 1:
@@ -82,7 +82,7 @@ def test_messages_that_are_missing_never_reach_the_result(name, garbage):
 
 
 def test_batch_axes_of_messages_and_masks_are_broadcast():
-    """Of a code with segments, whose weights have an axis of their own."""
+    """Weights of a code with segments have an axis of their own."""
     code = CODES["communication_efficient"]
     gradients = np.random.default_rng(0).normal(size=(3, 1, 6, 5)).astype(np.float32)
     messages = jax.vmap(jax.vmap(lambda tree: jaxwgc.encode(code, tree)))(gradients)
@@ -184,7 +184,7 @@ def test_gradients_without_entries_collapse():
 
 
 def test_known_weights_need_no_decoder():
-    """As where another device has found them."""
+    """Another device may have found them."""
     code = codes.uncoded(3)
     weights = jnp.array([[2.0, 0.0, 1.0]])
     decoding = jaxwgc.Decoding(code, weights[0] > 0, weights)
@@ -280,7 +280,7 @@ def test_arrivals_of_a_model():
 
 
 def test_traced_counts_out_of_range_count_as_no_response():
-    """Those that wrap around, too: the round shows as one that cannot be decoded."""
+    """Counts that wrap around do, too: the round cannot be decoded."""
     arrived = jax.jit(lambda counts: Arrived.of(UNCODED, finished=counts).mask)
     for count in (np.uint8(255), np.int32(99), np.int32(-3)):
         finished = np.array([3, count, 1], count.dtype)

@@ -23,7 +23,7 @@ def csv(tmp_path):
 
 
 def shown(capsys, *arguments):
-    """What the command line prints."""
+    """Text that the command line prints."""
     main(["report", *map(str, arguments)])
     return capsys.readouterr().out
 

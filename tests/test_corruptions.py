@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_only_messages_of_corrupted_workers_change(name):
-    """Of complex messages; those of real ones have tests of their own."""
+    """Messages are complex; those of real ones have tests of their own."""
     model = EXAMPLES[name]
     messages = jax.random.normal(KEY, (8, 30), jnp.complex64)
 
@@ -53,7 +53,7 @@ def test_corruptions_have_their_documented_size():
 
 
 def test_part_of_a_codeword_satisfies_the_checks():
-    """With all workers, an error of rank one that satisfies the checks."""
+    """The error of all workers has rank one and satisfies the checks."""
     messages = np.random.default_rng(0).normal(size=(8, 30)).astype(np.float32)
     error = jax.jit(EXAMPLES["codeword_part"].corrupted)(KEY, messages) - messages
     error = np.asarray(error)

@@ -30,7 +30,7 @@ def share_of_miss(result, truth):
 
 
 def test_one_code_serves_both_precisions():
-    """Also where what was compiled in the other mode is still there."""
+    """Programs that were compiled in the other mode do not matter."""
     code = codes.ldgm(KEY, 8, 6, 2)
     received = np.arange(code.num_workers) > 0
     parts = np.arange(7.0 * code.num_parts, dtype=np.float32).reshape(-1, 7)
@@ -114,7 +114,7 @@ def test_shape_structs_are_taken_for_parameters_alone():
 
 
 def both(loss, has_aux=False):
-    """What differentiates a loss, from its parameters and parts alone."""
+    """Functions that differentiate a loss from its parameters and parts alone."""
     decoded = jaxwgc.decoded_value_and_grad(loss, CODES["real"], has_aux)
     return (
         jaxwgc.partial_value_and_grad(loss, has_aux),

@@ -88,7 +88,7 @@ def all_paths(code, masks, weights, gradients):
 
 
 def wide(array):
-    """In double precision."""
+    """Returns an array in double precision."""
     return np.asarray(array, np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
@@ -101,7 +101,7 @@ def kinds(tree):
 
 
 class Checked(NamedTuple):
-    """What paths gave of some rounds, and what NumPy makes of their weights."""
+    """Results of all paths for some rounds, and NumPy's results for their weights."""
 
     results: dict
     weights: np.ndarray
@@ -280,7 +280,7 @@ def test_any_round(x64, data):
 
 
 def check_misses(code, observed, matrix, weights):
-    """At most three times NumPy's: as if all parts that count did alike, or fitted."""
+    """Checks that errors are at most three times NumPy's."""
     columns = np.repeat(code.target, code.num_segments)
     counts = columns != 0
     columns = np.where(counts, columns, 1)

@@ -56,7 +56,7 @@ def test_partial_gradients_equal_a_loop_over_the_parts(x64):
 
 
 class TestDecodedGradients:
-    """One backward pass for a round; every mask is in `test_every_path`."""
+    """A round takes one backward pass; every mask is in `test_every_path`."""
 
     def test_has_aux(self, with_x64):
         code = CODES["cyclic_repetition"]

@@ -37,10 +37,9 @@ def of_rounds(locator, messages, received, keys, noise):
 
 
 def find_all(code, messages, received, noise=0.0):
-    """What is found of rounds, in NumPy; always as many side by side.
+    """Locations of errors in rounds as NumPy arrays; batches have one size.
 
-    Messages are as long as gradients of `LENGTH` make them: codes of one shape and
-    decoder share a compiled function.
+    Gradients have `LENGTH` entries: codes of one shape and decoder share a program.
     """
     locator = jaxwgc.coding.ErrorLocator.of(code)
     keys = jax.random.split(KEY, BATCH)
@@ -55,7 +54,7 @@ def find_all(code, messages, received, noise=0.0):
 
 
 def find(code, messages, received=True, noise=0.0):
-    """What is found of one round."""
+    """Location of errors in one round."""
     received = np.broadcast_to(received, (1, code.num_workers))
     result = find_all(code, np.asarray(messages)[None], received, noise)
     return jax.tree.map(lambda leaf: leaf[0], result)
@@ -75,7 +74,7 @@ def first_part(size, num_parts):
 def locate(
     code, is_wrong, received=True, sizes=3.0, heavy=1.0, agree=False, factor=None
 ):
-    """What is found of random gradients times `heavy`, missing messages being NaN.
+    """Locations for random gradients times `heavy`; missing messages are NaN.
 
     Wrong ones are off by random vectors, or by `factor` times what they should be.
     """

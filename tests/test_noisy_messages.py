@@ -88,7 +88,7 @@ def projection(weights):
 
 @pytest.mark.parametrize("is_weighted", [False, True])
 def test_variances_are_unbiased_where_the_docstring_says(is_weighted, with_x64):
-    """By the exact law of quadratic forms, E[r²] = diag (I - H) V (I - H)ᵀ."""
+    """The exact law of quadratic forms gives E[r²] = diag (I - H) V (I - H)ᵀ."""
     variances = np.array([1.0, 4, 9, 16, 25, 100]) if is_weighted else np.full(6, 3.0)
     weights = np.asarray(coding.inverse_variance_weights(variances))
     annihilator = np.eye(48) - projection(weights)
@@ -120,7 +120,7 @@ def exact_variance(message, bits):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_quantized_messages_are_unbiased_with_bits_per_message(dtype):
-    """To four standard errors, entry by entry; and so is the squared error."""
+    """Means and squared errors are right to four standard errors per entry."""
     real = np.random.default_rng(0).normal(size=(3, 64))
     messages = real[:, ::2] + 1j * real[:, 1::2] if dtype == np.complex64 else real
     messages = messages.astype(dtype)

@@ -51,7 +51,7 @@ def products_in(jaxpr):
 
 
 def precisions(function, *arguments):
-    """Those of the products of a function, which is traced and not compiled."""
+    """Precisions of the products of a function, which is traced and not compiled."""
     return set(products_in(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 

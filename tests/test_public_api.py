@@ -1,4 +1,4 @@
-"""What every public name owes: a docstring whose example runs, and no side effects."""
+"""Contract of public names: a docstring whose example runs, and no side effects."""
 
 import doctest
 import inspect
@@ -81,7 +81,7 @@ EXAMPLES_OF_TYPES = {
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES_OF_TYPES))
 def test_examples_of_types(name):
-    """Of a class and of its methods."""
+    """Examples are in docstrings of a class and of its methods."""
     run(EXAMPLES_OF_TYPES[name])
 
 

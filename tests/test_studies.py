@@ -31,7 +31,7 @@ alone = jax.jit(lambda key, index: trial(jax.random.fold_in(key, index)))
 
 
 def one_by_one(key, num_trials):
-    """What the docstring promises, in a Python loop."""
+    """Result of the docstring's rule, in a Python loop."""
     results = [alone(key, index) for index in range(num_trials)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
@@ -53,7 +53,7 @@ class TestMonteCarlo:
             assert isinstance(leaf, np.ndarray)
 
     def test_precision_is_that_of_the_trial(self, with_x64):
-        """And not that of the mode without 64 bits, as above."""
+        """The mode without 64 bits does not lower it."""
         results = jaxwgc.monte_carlo(trial, jax.random.key(0), 3, batch_size=2)
         assert results.draws.dtype == np.float64
         assert results.more["count"].dtype == np.int64
@@ -173,7 +173,7 @@ class TestSummarize:
             assert interval.mean.dtype == np.float64
 
     def test_confidence_near_one(self):
-        """One less than it is rounded to nothing, half of the sum to one."""
+        """1 - confidence must not round to 0, nor (1 + confidence) / 2 to 1."""
         summary = jaxwgc.summarize(np.array([True, False]), 1 - 2**-53)
         assert 0 < summary.low < 0.01
         assert 0.99 < summary.high < 1
@@ -291,7 +291,7 @@ def test_trial_that_reads_something_traced():
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
 def test_counts_and_wilsons_intervals(make):
-    """From a worker that was never late to one that always was."""
+    """Workers range from never late to always late."""
     late = np.array([0, 1, 17, 49, 50])
     received = np.arange(50)[:, None] >= late
     result = studies.straggler_probabilities(make(received), 0.9)

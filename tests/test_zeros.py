@@ -66,9 +66,9 @@ KINDS = "of all parts", "of one part", "sum to zero"
 
 
 def kinds_of(code):
-    """Where workers hold most parts, messages of parts that sum to zero do so, too.
+    """If workers hold most parts, messages of parts that sum to zero do so, too.
 
-    They are rounding themselves then, and hide how large it is.
+    Such messages are rounding errors, and hide their size.
     """
     max_parts = code.parts_per_worker.max()
     return KINDS if 4 * max_parts <= 3 * code.num_parts else KINDS[:2]

@@ -290,7 +290,7 @@ class TestTraining:
     """Coded training follows plain training, whoever answers."""
 
     def test_adam_on_the_full_gradient(self, with_x64):
-        """Of a complex code, with weights."""
+        """Training with a weighted complex code follows Adam on the full gradient."""
         code = CODES["weighted"]
         params, parts = regression(code.num_parts)
         optimizer = optax.chain(aggregate(code), optax.adam(0.1))

@@ -143,7 +143,7 @@ def test_stored_messages_remove_the_bias_of_workers_that_are_always_late():
 
 @pytest.mark.parametrize("debias", ["share", 0.5])
 def test_debiased_updates_are_divided_by_the_recovered_share(debias):
-    """By the share that is there, or always by the number; also in bfloat16."""
+    """The divisor is the recovered share, or a given number; bfloat16 too."""
     code = jaxwgc.weighted(codes.uncoded(4), np.array([1.0, 2, 3, 4]))
     gradients = np.arange(8, dtype=np.float32).reshape(4, 2).astype(jnp.bfloat16)
     params = jnp.zeros(2, jnp.bfloat16)
@@ -249,7 +249,7 @@ def test_memory_of_traced_codes_is_not_compared():
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["coded", "decode"])
 def test_memory_of_other_params_is_rejected(kind):
-    """Also if the raveled gradient has the same length."""
+    """Equal lengths of the raveled gradient do not hide other parameters."""
     aggregate = _aggregators(codes.uncoded(4))[kind]
     state = aggregate.init({"w": jnp.zeros(3), "b": jnp.zeros((2, 2))})
     params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
@@ -261,7 +261,7 @@ def test_memory_of_other_params_is_rejected(kind):
 
 
 def test_messages_that_are_not_finite_are_not_stored():
-    """One overflow spoils its own round, and not those after it."""
+    """An overflow spoils its own round, but no later one."""
     code = codes.uncoded(3)
     params = jnp.zeros(2)
     aggregate = jaxwgc.decode_aggregate(code, memory=True)

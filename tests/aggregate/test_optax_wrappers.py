@@ -1,4 +1,4 @@
-"""Where wrappers of optax go: each trains as without a cluster, or an error says so."""
+"""Wrappers of optax train as without a cluster, or raise an error that says why."""
 
 import pathlib
 
@@ -220,7 +220,7 @@ class TestLookahead:
 
 
 def test_wrappers_that_take_no_extra_arguments():
-    """As the page of errors says: the chain gives none to a plain transformation."""
+    """The chain passes no extra arguments to a plain transformation, as documented."""
     match = "got an unexpected keyword argument 'received'"
     extra = {"received": np.array([True, False, True, True, False, True])}
     aggregate = aggregator(jax.random.key(0))

@@ -79,7 +79,7 @@ def of_groups(code, mask):
 
 
 def of_clusters(code, mask):
-    """Those of binary codes of three workers, side by side."""
+    """aᵀB of binary codes of three workers, side by side."""
     inner = jaxwgc.codes.binary(3, 1)
     return np.concatenate(
         [of_groups(inner, cluster_mask) for cluster_mask in mask.reshape(-1, 3)]

@@ -56,7 +56,7 @@ def check(loss=loss, parts=PARTS, data=DATA, code=CODE, params=PARAMS, **options
 
 
 def problem_of(report=None, **options):
-    """Of one mistake there is one problem, which the report shows."""
+    """The only problem of a report, which its text shows."""
     report = report or check(**options)
     assert not report.ok
     [problem] = report.problems
@@ -76,7 +76,7 @@ class TestNothingIsWrong:
         assert report.num_answers.shape == (0,)
 
     def test_parts_with_the_structure_of_the_data(self):
-        """With weights among the rows, or where nothing is padding."""
+        """Weights may be among the rows, and no row has to be padding."""
         weights = np.linspace(1, 2, 20, dtype=np.float32)
         trees = {"rows": DATA, "weights": weights}
         assert check(
@@ -89,7 +89,7 @@ class TestNothingIsWrong:
         assert check(plain, parts=jaxwgc.partition(few, 6)[0], data=few).ok
 
     def test_weights_of_rows_and_parts_are_no_problem(self):
-        """Of rows and of parts, which are the user's own and not those of a sample."""
+        """The weights are the user's own and not those of a sample."""
         parts, row_weights = PARTS
         row_weights = row_weights * np.linspace(1, 3, 24).reshape(6, 4)
         code = jaxwgc.weighted(CODE, np.arange(6.0))
@@ -146,7 +146,7 @@ class TestLosses:
         assert "4 rows of weight 0 has no finite gradient" in problem
 
     def test_a_regulariser_inside(self):
-        """However small, and without a gradient at the parameters given."""
+        """It is found even if it is small and has no gradient at the parameters."""
         problem = problem_of(
             loss=lambda params, part: loss(params, part) + 1e-6 * params["b"] ** 2
         )
@@ -284,7 +284,7 @@ class TestRounds:
 class TestState:
     @pytest.mark.parametrize("simulates", [True, False])
     def test_a_state_that_is_not_carried_over_is_reported(self, simulates):
-        """Of decode_aggregate the moments of Adam show it."""
+        """The moments of Adam reveal it for decode_aggregate."""
         if simulates:
             optimizer = chain(optax.sgd(0.01))
             extra = {}
@@ -309,7 +309,7 @@ class TestState:
         assert simulates or check(optimizer=optimizer, step=step).ok
 
     def test_an_optimizer_without_state_is_no_problem(self):
-        """In an optimizer that counts nothing, where all answer in every round."""
+        """All workers respond in every round, and the optimizer counts nothing."""
         code = codes.uncoded(6)
         optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(0.1))
         step = lambda params, state: (params, state)  # noqa: E731

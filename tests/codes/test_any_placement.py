@@ -29,7 +29,7 @@ def random_assignment(generator, num_workers, num_parts, num_stragglers):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_pattern_of_200_placements(method):
-    """By least squares in NumPy; and B vanishes where the worker lacks the part."""
+    """NumPy's least squares is the reference; B is zero where a worker lacks a part."""
     generator = np.random.default_rng(0)
     for number in range(200):
         n, k = generator.integers(1, 11, 2)
@@ -84,7 +84,7 @@ def test_the_better_conditioned_method_is_chosen(size, method):
 
 
 def test_the_order_of_workers_keeps_entries_small():
-    """What is gained by looking for an order of the workers."""
+    """The search for an order of the workers keeps the entries below 30."""
     held = random_assignment(np.random.default_rng(1), 20, 20, 4)
     sizes = [
         np.abs(any_placement(key, held, 4, "polynomials").encoding_matrix).max()
@@ -112,7 +112,7 @@ def test_worst_rounding_by_enumeration():
 
 
 def test_worst_rounding_of_segments_and_several_messages():
-    """Of all kinds of codes; those of zeros and ones are not rounded."""
+    """All kinds of codes are covered; codes of zeros and ones are not rounded."""
     for code in (
         jaxwgc.codes.communication_efficient(6, 1, 2),
         jaxwgc.codes.replicated(4, 8, copies=2),

@@ -20,7 +20,7 @@ class TestCommunicationEfficient:
         "parameters", [(5, 1, 2), (8, 2, 3), (10, 3, 2), (7, 2, 1)], ids=str
     )
     def test_segments_are_the_outermost_coefficients(self, parameters):
-        """Of n - s: with the zeros of a column, these conditions leave one polynomial.
+        """A polynomial has n - s coefficients; with the zeros of a column it is unique.
 
         The rows of a real code are those of polynomials times x^((1 - f) / 2).
         """

@@ -16,7 +16,7 @@ SIZES = [(2, 1), (5, 4), (5, 2), (6, 3)]
 class TestEdgeGraph:
     @pytest.mark.parametrize(("num_parts", "degree"), SIZES)
     def test_every_worker_is_an_edge(self, num_parts, degree):
-        """Of the regular graph of the key."""
+        """The workers are the edges of the regular graph of the key."""
         code = edge_graph(KEY, num_parts, degree)
         assert code.num_workers == num_parts * degree // 2
         assert np.all(code.parts_per_worker == 2)

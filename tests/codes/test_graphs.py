@@ -32,7 +32,7 @@ def every_graph(num_vertices, degree):
 
 
 def absolute_eigenvalues(graphs):
-    """Of every graph, falling."""
+    """Absolute eigenvalues of every graph, in decreasing order."""
     values = np.abs(np.linalg.eigvalsh(graphs.astype(np.float64)))
     return np.sort(values, axis=-1)[..., ::-1]
 

@@ -35,7 +35,7 @@ def keys(num_keys, seed=0):
 
 @pytest.mark.parametrize("name", CODES)
 def test_one_key_draws_one_code(name):
-    """Whatever the precision and the kind of the key; traced, and in lanes."""
+    """Precision, kind of key, tracing and lanes do not change the code."""
     make_code = CODES[name]
     here = make_code(jax.random.key(5))
     with jax.enable_x64(True):

@@ -161,7 +161,7 @@ class TestReplicated:
                     burdens[asked[0]] += 1
 
     def test_decodings_on_request_agree_with_decoding_weights(self):
-        """Whether a part is missing is known without weights: the same answer."""
+        """A missing part is known without weights, and gives equal answers."""
         code = jaxwgc.weighted(codes.replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
         finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
         finished = np.minimum(finished, code.parts_per_worker)
@@ -190,7 +190,7 @@ class TestReplicated:
     indirect=["x64"],
 )
 def test_sums_on_request_are_the_gradient(name, x64):
-    """What has not been asked for may hold anything, and nobody sends more than one."""
+    """Parts that were not requested may hold anything; no worker sends two sums."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
     params = like(gradients)

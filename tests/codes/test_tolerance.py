@@ -73,7 +73,7 @@ every_inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
 
 @every_inner
 def test_clustered_codes_tolerate_stragglers_in_each_cluster(inner):
-    """Not only s in all, but s in each cluster."""
+    """Each cluster tolerates s stragglers."""
     for num_clusters in (1, 3):
         code = codes.clustered(inner, num_clusters)
         inner_patterns = patterns_within(inner.num_workers, inner.num_stragglers)
@@ -109,7 +109,7 @@ def test_second_messages_of_a_partial_code_may_be_missing(inner, num_uncoded):
 
 @pytest.mark.parametrize("name", CODES)
 def test_codes_are_built_on_the_host_in_double_precision(name):
-    """And hold what a worker has, of all parts alike."""
+    """Codes hold NumPy arrays, and every worker's parts have equal loads."""
     code = CODES[name]
     dtype = np.complex128 if code.is_complex else np.float64
     assert isinstance(code.encoding_matrix, np.ndarray)

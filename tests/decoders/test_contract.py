@@ -1,4 +1,4 @@
-"""What every decoder owes: weights as by NumPy, also in batches, lanes and `jit`."""
+"""Contract of every decoder: weights as by NumPy, also in batches, lanes and `jit`."""
 
 import functools
 
@@ -30,7 +30,7 @@ def many_rounds(name):
 
 @every_decoder
 def test_batches_lanes_and_single_rounds_have_equal_weights(row, name):
-    """Of codes whose weights are traced, one that has been decoded among the lanes."""
+    """The weights of the codes are traced, and one lane has no responses."""
     code = CODES[name]
     decoder = row.decoder_for(code)
     observed = many_rounds(name)

@@ -124,7 +124,7 @@ class Doubled(decoders.LeastSquares):
 
 
 class Named(decoders.Decoder):
-    """As under `from __future__ import annotations`."""
+    """Annotated by strings, as under `from __future__ import annotations`."""
 
     scale: "decoders.Static[float]"
 

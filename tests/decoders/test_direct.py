@@ -165,7 +165,7 @@ class TestComponents:
     @pytest.mark.parametrize("is_weighted", [False, True])
     @pytest.mark.parametrize("name", GRAPHS)
     def test_least_squares_for_every_pattern(self, name, is_weighted, with_x64):
-        """And with weights, of which one is zero and one hardly counts."""
+        """Weights of parts may be zero or very small."""
         edges = GRAPHS[name]
         matrix, incident = incidence(edges, 6, 9, 4)
         target = [3.0, 0, 1, 2, 1e-9, 5] if is_weighted else np.ones(6)
@@ -191,7 +191,7 @@ class TestComponents:
         np.testing.assert_allclose(reached, expected, atol=1e-5, rtol=0)
 
     def test_graphs_that_are_drawn_inside(self):
-        """In more masks than are worked on at once."""
+        """There are more masks than are decoded at once."""
         masks = np.random.default_rng(0).random((300, 9)) < 0.5
 
         def decode(key):

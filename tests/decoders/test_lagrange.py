@@ -50,7 +50,7 @@ def missed(code, weights):
 
 @pytest.mark.parametrize("parameters", [(50, 20, 30), (200, 200, 20)], ids=str)
 def test_residuals_are_no_worse_than_those_of_numpy(parameters):
-    """In float32, of a thousand random patterns, and of those of every kind."""
+    """Random patterns and patterns of every kind are decoded in float32."""
     plain = jaxwgc.codes.reed_solomon(*parameters)
     random = random_patterns(plain.num_workers, plain.num_stragglers, 1000)
     masks = np.concatenate([random, patterns(plain)])
@@ -86,7 +86,7 @@ def test_half_of_the_workers_may_be_stragglers_in_float64(with_x64):
 
 @pytest.mark.parametrize("number", range(1, 11))
 def test_every_pattern_of_all_parameters(number, with_x64):
-    """Whatever the number of parts: the weights depend on where the workers are."""
+    """The number of parts does not matter: weights depend on positions of workers."""
     for replication in range(1, number + 1):
         masks = every_pattern(number, replication - 1)
         for num_parts in range(1, 11):
@@ -140,7 +140,7 @@ def test_weights_are_rounded_once(number, x64):
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_lagrange_decoder_may_be_given_to_a_weighted_code(weight):
-    """Also where no part counts."""
+    """The weights of all parts may be zero."""
     code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
     decoder = jaxwgc.decoders.Lagrange(code.decoders[0].positions, 2)
     assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) <= 1e-9 * weight

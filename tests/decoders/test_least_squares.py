@@ -20,7 +20,7 @@ from tests.oracles import row_scales
 
 @jax.jit
 def nearest_weights(mask, matrix, target):
-    """Whatever the target, without the columns' scales, which weighted codes have."""
+    """Weights for any target, without the column scales of weighted codes."""
     rows, norms = scaled_rows(matrix)
     system = System(rows, norms, target)
     start = np.zeros((*mask.shape[:-1], *target.shape[:1], len(matrix)), matrix.dtype)
@@ -247,7 +247,7 @@ class TestFallback:
 
     @pytest.mark.parametrize("mapped", [False, True])
     def test_decompositions_run_only_in_a_loop_over_unsolved_masks(self, mapped):
-        """Under vmap too, where a plain condition becomes a select."""
+        """This holds under vmap too, which turns a plain condition into a select."""
         solve = (
             jax.vmap(nearest_weights, (0, None, None)) if mapped else nearest_weights
         )

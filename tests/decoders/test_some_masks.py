@@ -51,7 +51,7 @@ def test_map_over_masks(axis):
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_many_rows_are_computed_together(mapped):
-    """Those that are not final, and the rest of the last batch, one by one."""
+    """Unsolved rows and the rest of the last batch are computed one by one."""
     condition = np.random.default_rng(2).random((3, 200)) < 0.7
     rows = draw(size=(3, 200, 4)).astype(np.float32)
     solve = jax.vmap(compute, (0, 0, None)) if mapped else compute
@@ -76,7 +76,7 @@ def test_the_shared_argument_may_be_mapped_over_twice():
 
 
 def test_a_condition_on_any_lane_stays_one_condition_under_vmap():
-    """Under vmap a condition that differs from lane to lane would run both branches."""
+    """A condition that differs between lanes would run both branches."""
 
     def both(condition):
         return jax.lax.cond(any_under_vmap(condition), lambda: 1, lambda: 0)

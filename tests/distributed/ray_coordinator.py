@@ -17,7 +17,7 @@ from tests.distributed.ray_tasks import draw, squares
 
 
 def digest(state):
-    """Of all that training needs to go on."""
+    """Digest of all that training needs to continue."""
     result = hashlib.sha256()
     key = jax.random.key_data(state.key)
     for leaf in jax.tree.leaves(state._replace(key=key)):

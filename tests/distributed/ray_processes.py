@@ -1,4 +1,4 @@
-"""What Ray may leave behind: processes, listening ports, files in shared memory."""
+"""Processes, listening ports and files in shared memory that Ray may leave behind."""
 
 import contextlib
 import pathlib
@@ -53,7 +53,7 @@ def stay_alive(processes):
 
 
 def listening_addresses(processes):
-    """Where they listen, IP addresses alone."""
+    """IP addresses on which processes listen."""
     result = set()
     for process in processes:
         with contextlib.suppress(psutil.Error):

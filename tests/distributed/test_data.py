@@ -124,7 +124,7 @@ def test_arrays_that_are_changed_later_were_copied():
 
 
 def test_memory_of_released_batches_is_reused():
-    """So that nothing but batches in use is held."""
+    """Only batches in use hold memory."""
     data = stacked(lambda step, part: np.zeros(2**16, np.float32))
     batch = data.of_step(1, 0)
     place = batch.ctypes.data
@@ -169,7 +169,7 @@ def failing(later):
     ],
 )
 def test_bad_batches_are_named(later, error, message):
-    """With step and part, whether they were read ahead or not."""
+    """The error names step and part, whether or not the batch was read ahead."""
     match = rf"batches\(step=5, part=3\) .*{message}"
     data = stacked(failing(later))
     with pytest.raises(error, match=match):
@@ -276,7 +276,7 @@ def make_task(**fields):
 
 
 def test_workers_send_gradients_and_digests_of_their_batches():
-    """Of the step that they are told, in both protocols."""
+    """Both protocols use the batch of the step that is sent."""
     held = np.array([3, 1])
     order = jax.tree.leaves(PARAMS), sent(KEY), 6
     worker = Worker(Assignment(0, held, np.ones((1, 2))), make_task())
@@ -304,7 +304,7 @@ def test_workers_send_gradients_and_digests_of_their_batches():
 
 
 def test_batch_gets_the_step_if_it_asks():
-    """As a number that is not known when it is compiled."""
+    """The step is traced."""
 
     def batch(key, part, step):
         return {"x": part["x"] * step.astype(jnp.float32)}
@@ -351,7 +351,7 @@ class Workers:
 
 
 def test_verifier_reads_the_batch_of_the_step():
-    """What it recomputes is what a worker with this part computes."""
+    """The verifier recomputes what a worker with this part computes."""
     code = codes.fractional_repetition(2, num_stragglers=1)
     task = make_task(batches=batches)
     copies = PartCopies(code, task, None, Workers())
@@ -367,7 +367,7 @@ def test_verifier_reads_the_batch_of_the_step():
 
 @pytest.mark.parametrize("kind", [BatchError, BatchValueError])
 def test_error_of_batches_ends_a_round(kind):
-    """In the next round, the worker is replaced, as after any error."""
+    """The worker is replaced in the next round, as after any error."""
     world = World(message_fleet())
     world.begin(step=4)
     arrived = WorkerError.of(kind("as told"))

@@ -201,7 +201,7 @@ class RoundMachine(RuleBasedStateMachine):
         assert np.isfinite(result.losses).tolist() == result.received.tolist()
 
     def teardown(self):
-        """Whatever has happened, a round ends once all workers respond."""
+        """Any round ends once all workers respond."""
         self.check(self.world.finish())
 
 

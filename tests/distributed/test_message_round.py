@@ -53,7 +53,7 @@ def test_two_of_five_messages_end_a_round_and_idle_workers_begin_the_next():
 
 
 def test_losses_and_returns_are_a_line_each(caplog):
-    """One worker raises, one is killed, one is frozen; and each comes back."""
+    """One worker raises, one is killed and one is frozen; each comes back."""
     world = World(message_fleet(answer=60.0))
     world.run(by_worker(1.0, 1.1, 0.5, 0.5, 0.6))
     caplog.set_level("INFO", "jaxwgc.distributed")
@@ -108,7 +108,7 @@ def test_suspects_are_not_waited_for_and_come_back(caplog):
 
 
 def test_lost_workers_are_counted_and_waited_for_once(caplog):
-    """From the loss on, whoever responds in the meantime; and no pause is shorter."""
+    """The pause begins at the loss, and responses of others do not shorten it."""
     world = World(message_fleet(answer=60.0, replacement=8.0))
     world.run(by_worker(*[0.1] * 5))
 
@@ -155,7 +155,7 @@ def test_rule_of_the_clock_ends_a_round_in_time():
 
 
 def test_late_messages_are_kept_for_their_owner():
-    """That of the third of five workers comes a second into the next round."""
+    """The third of five messages arrives a second into the next round."""
     world = World(message_fleet())
     owner = object()
     for step in range(2):

@@ -62,7 +62,7 @@ def in_threads(*functions):
 
 
 def test_messages_losses_and_aux_are_those_of_the_batches(cluster):
-    """Of parts that are keys and rows; the keys of batches are folded in as told."""
+    """Parts are keys and rows; keys of batches are folded in as documented."""
     step = cluster.step
     round = cluster.compute(PARAMS)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
@@ -175,9 +175,9 @@ def test_trace_has_the_seconds_of_the_workers(cluster):
 
 
 def test_tasks_leave_no_record(cluster):
-    """In Ray's global control store, which would grow with every step.
+    """Records in Ray's global control store would grow with every step.
 
-    One task leaves one, so that it is seen when records have come.
+    One task leaves a record, which shows when records have arrived.
     """
     import ray
 
@@ -254,7 +254,7 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
 
 @pytest.mark.parametrize("name", ray_tasks.RAISED)
 def test_every_exception_of_a_worker_is_named(cluster, folder, name):
-    """Also those that cannot be pickled, or that would end the process."""
+    """Some cannot be pickled, or would end the process."""
     cluster.compute(PARAMS)
     actors = cluster._driver.actors
     pid = cluster.workers[1].pid

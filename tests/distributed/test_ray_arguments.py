@@ -1,4 +1,4 @@
-"""What a `RayCluster` refuses, and its pieces, without any worker."""
+"""Arguments that `RayCluster` rejects, and its pieces, without any worker."""
 
 import contextlib
 import gc
@@ -151,7 +151,7 @@ def test_bad_training(options, error, message):
 
 
 def test_memory_of_released_arrays_is_lent_again():
-    """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
+    """Memory stays lent while NumPy or JAX refers to a part of it."""
     memory = ArrayPool((3, 5), np.dtype(np.complex64))
     first = memory.borrow()
     assert (first.shape, first.dtype) == ((3, 5), np.complex64)
@@ -171,7 +171,7 @@ def test_memory_of_released_arrays_is_lent_again():
 @pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
 @pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
 def test_packed_messages_are_unpacked_up_to_rounding(code, dtype, error):
-    """Without any process: what is packed is what is read, but for rounding."""
+    """No process is needed."""
     message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
     wire = np.asarray(pack(message, dtype))
     read = np.empty(message.shape, message.dtype)
@@ -187,7 +187,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 
 def test_parts_finished_between_rounds_are_reported(monkeypatch):
-    """In the next round, with the seconds that they took; the clock is simulated."""
+    """The next round reports them and their seconds; the clock is simulated."""
     clock = [0.0]
 
     def sleep(seconds):

@@ -97,7 +97,7 @@ def test_writers_get_metrics_as_their_method_takes_them():
 
 
 def test_errors_end_training_with_a_checkpoint(tmp_path):
-    """With the traceback of the callback."""
+    """The error shows the traceback of the callback."""
 
     def fail_in_function(progress):
         if progress.state.step == 2:

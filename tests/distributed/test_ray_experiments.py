@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 def test_chaos_experiment_runs_with_two_workers(monkeypatch):
-    """What `python -m experiments chaos` does, with two workers and less data."""
+    """This is `python -m experiments chaos` with less data."""
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)
     monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 60.0)
@@ -46,7 +46,7 @@ def test_wrong_workers_in_short(monkeypatch):
 
 
 def test_overhead_is_split_and_compared(monkeypatch):
-    """On the same cluster."""
+    """All measurements use one cluster."""
     monkeypatch.setattr(benchmark, "NUM_WORKERS", 1)
     monkeypatch.setattr(benchmark, "NUM_AWAITED", 1)
     with benchmark._cluster(codes.uncoded(1), "bfloat16") as cluster:
@@ -60,7 +60,7 @@ def test_overhead_is_split_and_compared(monkeypatch):
 
 
 def test_recovery_in_short(monkeypatch):
-    """One kill, and one step with a fault."""
+    """There is one kill, and one step with a fault."""
     monkeypatch.setattr(recovery, "NUM_WORKERS", 3)
     monkeypatch.setattr(recovery, "REST_SECONDS", 0.1)
     monkeypatch.setattr(recovery, "FAULT_EVERY", 2)
@@ -72,7 +72,7 @@ def test_recovery_in_short(monkeypatch):
 
 
 def test_experiment_in_short(monkeypatch):
-    """One worker, which is killed once, and three steps; and what is shown of it."""
+    """Three steps with one worker, which is killed once, are measured and shown."""
     names = list(cluster_experiment.entries())
     monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 1)
     monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
@@ -92,7 +92,7 @@ def test_experiment_in_short(monkeypatch):
 
 
 def test_loads_by_speed_in_short(monkeypatch):
-    """In the plan, all end together; no step of the one worker is shorter than that."""
+    """The plan ends all workers together, and no step of one worker is shorter."""
     monkeypatch.setattr(steps, "SPEEDS", np.array([40.0, 20.0]))
     monkeypatch.setattr(steps, "SPEED_PARTS", 6)
     monkeypatch.setattr(steps, "TIMEOUTS", PATIENT)

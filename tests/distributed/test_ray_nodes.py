@@ -69,7 +69,7 @@ def test_claims_that_no_node_meets_are_said_at_once(nodes):
 
 
 def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
-    """What a machine holds is no more than the code can do without."""
+    """No machine holds more workers than the code tolerates."""
     options = {
         "decoding": DecodingOptions(undecodable="raise"),
         "actor_options": {"num_cpus": 0.5},

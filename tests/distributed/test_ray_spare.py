@@ -97,7 +97,7 @@ def make_launcher(has_spare=True):
 
 @pytest.mark.parametrize("response", [4711, NEVER_READY])
 def test_spare_process_takes_the_place_of_a_worker(fake, response):
-    """Also if it is still being started: it is ahead of a new process."""
+    """A spare process that is still starting is ahead of a new process."""
     launcher = make_launcher()
     fake.response = response
     launcher.prepare_spare()
@@ -181,7 +181,7 @@ def test_the_spare_process_is_off_if_it_would_claim_more_resources(
 @pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize("fault", [None, signal.SIGKILL, signal.SIGSTOP])
 def test_worker_comes_back(caplog, monkeypatch, fault):
-    """In the spare process, or in a new one if that has been killed or frozen."""
+    """It comes back in the spare process, or in a new one if that was lost."""
     if fault is None:
         monkeypatch.setattr(_launcher, "_SECONDS_TO_RESPOND", 300.0)
     caplog.set_level("INFO", "jaxwgc.distributed")

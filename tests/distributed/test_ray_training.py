@@ -173,7 +173,7 @@ def test_audits_find_a_corrupted_worker(cluster, caplog, monkeypatch):
 
 
 def digests_of(lines):
-    """What a coordinator says after each step."""
+    """Digests that a coordinator prints after each step."""
     for words in map(str.split, lines):
         if len(words) == 2 and words[0].isdigit():
             yield int(words[0]), words[1]
@@ -191,7 +191,7 @@ def start_coordinator(folder, num_workers, checkpoint_every, *options):
 
 
 def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
-    """Of a coordinator that is stopped after five steps; and its process.
+    """Digests of a coordinator that is stopped after five steps; and its process.
 
     It ends, and so do the processes below it but those with a name that stays.
     """

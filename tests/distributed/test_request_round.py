@@ -59,7 +59,7 @@ def test_a_helper_does_one_part_of_a_slow_worker():
 
 
 def test_two_helpers_share_the_work_of_a_slow_worker():
-    """With three copies, of four parts a worker; the first has finished none of its."""
+    """There are three copies and four parts per worker; the first finishes none."""
     code = codes.replicated(4, num_parts=16, copies=3)
     layout = Layout.of(code, jax.ShapeDtypeStruct((2,), np.float32), None)
     plan = RequestPlan.of(code, layout, code.choose_decoder())
@@ -131,7 +131,7 @@ def test_reports_of_earlier_rounds_leave_their_seconds():
 
 
 def told(world, worker):
-    """What a worker is told of its parts after its response."""
+    """Messages to a worker about its parts after its response."""
     world.respond(worker, num_parts=0)
     return world.calls[worker].arguments[1].tolist()
 
@@ -153,7 +153,7 @@ def test_parts_of_a_lost_worker_are_free_again():
 
 
 def test_replacement_is_asked_again():
-    """For the sum of parts that the lost process had reported."""
+    """The sum is that of the parts that the lost process had reported."""
     world = World(request_fleet(), on_request=True)
     world.begin()
     for worker in range(4):

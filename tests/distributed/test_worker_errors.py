@@ -76,7 +76,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_exception_arrives(name):
-    """With its class, its text and the place where it was raised."""
+    """Errors keep their class, their text and the place where they were raised."""
     error, reason = ERRORS[name]
     arrived = raised(error)
     assert arrived.reason == reason

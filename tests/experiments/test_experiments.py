@@ -90,7 +90,7 @@ SKETCHING = {
 
 
 def run_here(program, *arguments):
-    """In place of `run_program`: in this process, which has imported JAX already."""
+    """Replaces `run_program`: this process has imported JAX already."""
     printed = io.StringIO()
     command = ["-c", *map(str, arguments)]
     with mock.patch("sys.argv", command), contextlib.redirect_stdout(printed):
@@ -283,7 +283,7 @@ CLAIMS = {
 
 
 def test_errors_within_the_correction_bound_are_corrected():
-    """Of every kind; one more, and none is."""
+    """Two errors of any kind are corrected, three are not."""
     game = rounds.Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
     for kind in game.kinds:
         played = game.play(kind, 2, 0)

@@ -162,7 +162,7 @@ def test_every_section_is_saved_when_it_is_done(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure2", "benchmark", "delays", "chaos"])
 def test_tables_of_the_documentation_are_those_of_the_numbers(tmp_path, command, name):
-    """Of the experiments whose declaration takes no time; nothing is measured."""
+    """Only experiments whose declaration takes no time are compared."""
     shutil.copy(RESULTS / f"{name}.json", tmp_path)
     assert command("redraw", name, "--out", tmp_path)[0] == 0
     assert [*tmp_path.glob("*.md")]

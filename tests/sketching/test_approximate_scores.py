@@ -83,7 +83,7 @@ def test_projections_for_many_columns():
 
 @pytest.mark.parametrize("kind", ["gaussian", "wine", "a direction of its own"])
 def test_draws_of_few_columns_stay_within_epsilon(kind):
-    """Where rows are of few directions, one that is missed is a large share of them."""
+    """If rows have few directions, a missed one is a large share of their scores."""
     matrix = np.random.default_rng(3).standard_normal((712, 13))
     if kind == "wine":
         matrix = np.tile(sklearn.datasets.load_wine().data, (4, 1))

@@ -34,7 +34,7 @@ def test_errors_match_their_definition(with_x64, num_rows, criterion):
 
 
 def test_ridges_far_below_all_singular_values():
-    """Of wide matrices in float32, by solutions of least norm without a ridge."""
+    """Wide matrices in float32 have solutions of minimum norm without a ridge."""
     random = np.random.default_rng(0)
     matrix = random.standard_normal((9, 30))
     target = random.standard_normal(9)
@@ -73,7 +73,7 @@ def test_any_units_in_float32(num_rows):
 
 
 def test_a_row_that_no_other_row_predicts_has_an_infinite_error_without_a_ridge():
-    """Without a ridge, rows that are predicted from themselves alone cost infinity."""
+    """A duplicated column does not change the errors."""
     random = np.random.default_rng(0)
     matrix = random.standard_normal((20, 3))
     target = random.standard_normal(20)

@@ -122,7 +122,7 @@ def check_product(result, matrix, array, eps):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_use_has_the_same_matrix(name):
-    """For all leaves and dtypes, in both modes, in traced functions, and transposed."""
+    """Leaves, dtypes, precisions, tracing and transposition do not change it."""
     make = MAKERS[name]
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
     matrix, sketch = jax.device_get(matrix_and_product(embedding, TREE))
@@ -161,7 +161,7 @@ def test_every_use_has_the_same_matrix(name):
 
 
 def test_sums_of_many_rows_are_accurate():
-    """In float32 too: not one long sum in each of few buckets."""
+    """Few buckets in float32 do not accumulate one long sum each."""
     num_rows = 300_000
     embedding = count_sketch(jax.random.key(2), 8, num_rows)
     ones = np.ones(num_rows)
@@ -244,7 +244,7 @@ def test_sparse_sign():
 
 
 def test_row_sampling():
-    """One entry a row, by the probabilities, each as large as makes it unbiased."""
+    """Each row has one entry, drawn by the probabilities and scaled to be unbiased."""
     for probabilities, shares in (
         (10 * PROBABILITIES, PROBABILITIES),
         (None, np.full(5, 0.2)),
@@ -306,7 +306,7 @@ def test_recommended_size_reaches_its_distortion(make, num_rows, options):
 
 @pytest.mark.parametrize(("sketch_size", "x64"), [(2, True), (40, False)])
 def test_distortion_is_that_of_numpy(sketch_size, x64):
-    """By singular values of the formed product; below the rank, at least 1."""
+    """Singular values of the product are the reference; below the rank, at least 1."""
     basis = basis_of("incoherent", 50, dtype=np.float64 if x64 else np.float32)
     embedding = gaussian(jax.random.key(0), sketch_size, 50)
     product = np.asarray(embedding.matrix(np.float32), np.float64) @ basis

@@ -57,7 +57,7 @@ def bcoo(dense):
 
 
 def disordered_bcoo(dense):
-    """With padding, which lies out of bounds."""
+    """Entries in any order, with padding that lies out of bounds."""
     values, places = disordered(dense)
     num_rows, num_columns = dense.shape
     padding = [[num_rows, num_columns], [num_rows, 0], [0, num_columns], [-1, 1]]
@@ -300,7 +300,7 @@ def test_sampled_rows():
 
 
 def test_data_of_newton_sketch():
-    """What JAX makes of a BCOO in the functions of the caller is for JAX to say."""
+    """The caller's functions get a BCOO, and JAX decides what they may do with it."""
     matrix = MATRIX[:20, :4].astype(np.float32)
     seen = []
 
@@ -516,7 +516,7 @@ def test_sparse_matrices_are_rejected_outside_of_sketching(name, call):
 
 
 def test_an_operator_is_rebuilt_with_placeholders():
-    """As JAX does with pytrees: they are no functions, and are not checked."""
+    """JAX fills pytrees with objects that are no functions, and are not checked."""
     operator = sketching.LinearOperator(lambda v: v, shape=(5, 5))
     is_function = lambda leaf: isinstance(leaf, jax.tree_util.Partial)  # noqa: E731
     leaves, structure = jax.tree.flatten(operator, is_leaf=is_function)

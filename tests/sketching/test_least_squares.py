@@ -147,7 +147,7 @@ def test_an_embedding_gives_the_result_of_its_constructor_and_key():
 
 @jax.jit
 def of_many_samples(matrix, target):
-    """By 20 of 200 rows, each time others."""
+    """Solutions by 20 samples of 20 of 200 rows."""
     return jax.vmap(
         lambda key: sketching.sketch_and_solve(key, matrix, target, 20, row_sampling)
     )(jax.random.split(KEY, 20))
@@ -168,7 +168,7 @@ def test_a_direction_that_the_sketch_misses_is_reported_as_not_converged(with_x6
 
 
 def test_ridge_of_sketch_and_solve(with_x64):
-    """On the sketched system exactly, by the key of the embedding."""
+    """The sketched system is solved exactly, by the key of the embedding."""
     matrix, target = system(np.float64)
     embedding = rademacher(KEY, SKETCH_SIZE, NUM_ROWS)
 
@@ -197,7 +197,7 @@ ITERATIONS = {
 
 @pytest.mark.parametrize("case", ITERATIONS)
 def test_ridge_of_iterations(with_x64, case):
-    """As on the whole, and the derivative by the ridge."""
+    """The solution is that of the whole system, and so is its derivative."""
     matrix, target = system(np.float64)
 
     def solve(matrix, target, ridge=0.5):
@@ -228,7 +228,7 @@ def test_ridge_of_iterations(with_x64, case):
     "name", ["gram", "sketch and solve", "iterative Hessian sketch"]
 )
 def test_warns_if_precision_costs_rank(name):
-    """Of what float32 loses of float64, and of rows that hide others."""
+    """Float32 may lose rank that float64 has, and long rows may hide others."""
     target = system()[1]
     values = np.append(np.logspace(0, -3, NUM_COLUMNS - 2), [1e-9] * 2)
     matrix = of_singular_values(values, (NUM_ROWS, NUM_COLUMNS))

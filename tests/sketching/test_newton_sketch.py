@@ -109,7 +109,7 @@ def test_effective_dimension_sets_the_sketch_size(with_x64):
 
 
 def test_poisson_regression_on_a_pytree_from_far_away():
-    """Where the objective is larger at the start by a factor of 1e4 or more."""
+    """The objective is larger at the start by a factor of at least 1e4."""
     random = np.random.default_rng(2)
     dtype = np.float32
     features = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(dtype)

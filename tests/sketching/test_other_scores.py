@@ -64,7 +64,7 @@ def test_relative_accuracy_of_small_weights(with_x64):
 
 
 def test_large_p_counts_the_ellipse_around_all_rows(with_x64):
-    """For p to infinity: weights on the rows that touch the John ellipsoid."""
+    """As p tends to infinity, rows that touch the John ellipsoid have all weight."""
     matrix = np.zeros((200, 6))
     matrix[:4, :2] = [[1.0, 0], [0, 1], [0.5, 0.5], [0.1, -0.3]]
     result = lewis_weights(matrix, 100.0)
@@ -198,7 +198,7 @@ def test_equal_to_pseudo_inverse(num_vertices, num_edges, x64):
 
 @pytest.mark.parametrize("length", [2, 3, 200])
 def test_path_and_cycle(length, x64):
-    """Of random labels, so that those of components travel far."""
+    """Labels are random, so that those of components travel far."""
     vertices = np.arange(length)
     path = np.stack([vertices[:-1], vertices[1:]], axis=1)
     cycle = length + np.stack([vertices, np.roll(vertices, 1)], axis=1)

@@ -39,7 +39,7 @@ def make_target(matrix, noise, seed=1):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_is_as_backward_stable_as_qr(with_x64, method):
-    """At every condition and size of the residual."""
+    """Conditions and sizes of the residual vary over many orders of magnitude."""
     conditions = (1e0, 1e3, 1e6, 1e9, 1e12)
     sizes = (1e-12, 1e-6, 1e-3, 1.0)
     noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
@@ -149,7 +149,7 @@ def test_never_converged_with_a_wrong_answer(x64, options, min_converged):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_at_the_limit_of_its_precision(method):
-    """As SciPy in float32: at a condition of 1e6 no direction is given up."""
+    """At a condition of 1e6, SciPy in float32 gives up no direction either."""
     matrix = conditioned(1e6).astype(np.float32)
     # With more noise θ is so large that rounding of Xθ could hide more than is said.
     for noise in (0.0, 1e-3):

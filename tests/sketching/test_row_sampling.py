@@ -29,7 +29,7 @@ def _many_samples(key, probabilities, num=NUM_SAMPLES, size=3, **options):
 
 
 def many_samples(seed, *args, **options):
-    """In NumPy, which compiles nothing for what follows."""
+    """Samples as NumPy arrays, so that tests compile nothing more."""
     return jax.device_get(_many_samples(jax.random.key(seed), *args, **options))
 
 
@@ -63,7 +63,7 @@ def test_top_k_is_biased():
 
 
 def test_unweighted_scales_are_the_counts():
-    """As LEVUNW: a row counts as often as it was drawn."""
+    """A row counts as often as it was drawn, as in LEVUNW."""
     sample = many_samples(1, PROBABILITIES, method="with_replacement", weighted=False)
     np.testing.assert_allclose(sample.scale**2, sample.counts, rtol=1e-6)
     assert sample.counts.any()
@@ -71,7 +71,7 @@ def test_unweighted_scales_are_the_counts():
 
 @pytest.mark.parametrize("method", INCLUSION)
 def test_inclusion_probabilities(method):
-    """Those that are returned; by them, sketches are unbiased."""
+    """The returned probabilities make sketches unbiased."""
     sample = many_samples(3, PROBABILITIES, method=method)
     used = sample.counts > 0
     expected = INCLUSION[method][sample.indices[used]]

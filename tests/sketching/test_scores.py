@@ -114,7 +114,7 @@ def test_real_and_spoilt_data(how):
     indirect=["x64"],
 )
 def test_no_condition_number_loses_accuracy(way, x64):
-    """Where the algorithm changes, too."""
+    """The algorithm changes within this range."""
     for power in range(0, 11 if x64 else 5):
         matrix = conditioned(10.0**power).astype(np.float64 if x64 else np.float32)
         assert check_scores(way, matrix, rank=NUM_COLUMNS)
@@ -170,7 +170,7 @@ with_shapes = pytest.mark.parametrize(
 
 @with_shapes
 def test_ridge_scores(shape, x64):
-    """Also where the normal equations, with ridge, have a condition number of 1e20."""
+    """Normal equations with a ridge may have a condition number of 1e20."""
     dtype = np.float64 if x64 else np.float32
     for condition in (10.0, 1e3, 1e10) if x64 else (10.0, 1e3):
         matrix = conditioned(condition, shape).astype(dtype)

@@ -71,9 +71,9 @@ def along_rank(shape, rank, target, target_change, sketch, of_scaled=False):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_forward_and_reverse_derivatives_match_closed_forms(name):
-    """Of the closed form, also where singular values coincide, and of rank two.
+    """Singular values may coincide, and the rank may be two.
 
-    Of several targets by one solver: what it takes then, all share.
+    Several targets share one solver.
     """
     random = np.random.default_rng(0)
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
@@ -131,7 +131,7 @@ def by_entries(matrix, target):
 )
 @pytest.mark.parametrize("rank", [1, 4])
 def test_derivative_of_solvers_without_factors(solve, shape, rank):
-    """Of wide and of rank-deficient matrices, whose rank nobody has found."""
+    """Matrices are wide or rank-deficient, and their rank is unknown."""
     random = np.random.default_rng(2)
     target, target_change = random.standard_normal((2, shape[0]))
     matrix, change, expected = along_rank(
@@ -179,7 +179,7 @@ def test_second_derivative_is_right_or_nan(solve):
 
 
 def test_derivative_of_constrained_solutions():
-    """As on the face of the set where the solution lies."""
+    """It is that on the face of the set where the solution lies."""
     random = np.random.default_rng(4)
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
     target = matrix @ [1, -1, 0.5, 2, -0.3] + 0.1 * random.standard_normal(NUM_ROWS)

@@ -156,7 +156,7 @@ def test_ill_conditioned_systems_do_not_converge_early(with_x64):
 
 @pytest.mark.parametrize("method", ["sketch", "columns"])
 def test_deficient_entries(with_x64, method):
-    """By a sketch the solution of least norm; plain iterations give some solution."""
+    """A sketch gives the solution of minimum norm, plain iterations any solution."""
     matrix, target = system()
     matrix = matrix.copy()
     matrix[:, 1] = matrix[:, 0]
@@ -253,7 +253,7 @@ def test_wrong_traced_input_is_reported_as_not_converged():
 
 
 def test_more_columns_than_could_be_factored():
-    """As one-hot categories have: an array of this would take gigabytes."""
+    """One-hot categories have so many; an array of them would take gigabytes."""
     size = 20_000
     row = np.arange(3 * size) % (2 * size)
     random = np.random.default_rng(0)

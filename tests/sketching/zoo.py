@@ -35,7 +35,7 @@ def path_of_rank(shape, rank, seed=1):
 
 
 def start_of(path):
-    """Where a path that is quadratic in the step starts, and its change there."""
+    """Start of a path that is quadratic in the step, and its change there."""
     return path(0), (path(1) - path(-1)) / 2
 
 

@@ -36,7 +36,7 @@ PARAMETERS = {
 @jax.jit
 @jax.vmap
 def every_time(key, parameters):
-    """Of 400 workers, of all models in one program; numbers of laws are mapped over."""
+    """Times of 400 workers for all models, by one program."""
     loads = jnp.full(400, 3.0, float)
     mapped = {name: BY_NAME[name].make(**fields) for name, fields in parameters.items()}
     return {
@@ -108,7 +108,7 @@ class TestUnequalSpeeds:
     delay = stragglers.unequal_speeds(stragglers.bernoulli_slowdown(0.0, 1.0), speeds)
 
     def test_each_worker_keeps_its_speed(self):
-        """In their order, or drawn: with repetition where there are more workers."""
+        """Speeds are in their order, or drawn with repetition for more workers."""
         times = rounds(self.delay, 3, 2, LOADS)
         np.testing.assert_allclose(times, np.tile(LOADS / self.speeds, (2, 1)))
         times = rounds(self.delay, 50, 3)

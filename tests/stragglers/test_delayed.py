@@ -40,7 +40,7 @@ def test_state_and_keys_of_a_delay_of_the_user():
 
 
 def finished_of(times_of_a_part, wait, parts):
-    """Who was received and what was finished, every part of a worker taking as long."""
+    """Received workers and finished parts; all parts of a worker take equally long."""
     times = jnp.where(parts > 0, parts * jnp.asarray(times_of_a_part), 0)
     arrivals = wait.arrivals(jax.random.key(0), times)
     finished = arrivals.finished(parts)
@@ -73,7 +73,7 @@ PARTS = np.array([2, 4, 6, 10, 5, 1, 0])
 @jax.jit
 @jax.vmap
 def rounds(key):
-    """Of all models, with finished parts, in one program."""
+    """Rounds and finished parts of all models, by one program."""
     drawn = {
         name: model.sample(key, model.init(7), PARTS / 2)[0]
         for name, model in MODELS.items()
@@ -127,7 +127,7 @@ class TestFinished:
         np.testing.assert_array_equal(finished, expected)
 
     def test_a_round_without_responses_leaves_one_part_unfinished(self, x64):
-        """Whoever works is but a part from done if the server takes nobody."""
+        """If no worker is received, each one lacks its last part."""
 
         class Nobody(stragglers.WaitingRule):
             def arrivals(self, key, times):
@@ -154,7 +154,7 @@ class Given(stragglers.DelayModel):
 
 
 def by_hand(rows, awaited):
-    """One event after the other, in Python."""
+    """Simulates one event after the other, in Python."""
     free_at = np.zeros(rows.shape[1])
     now = 0.0
     for times in rows:

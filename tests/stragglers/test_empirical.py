@@ -107,7 +107,7 @@ class TestMeasuredAtLoads:
         return np.asarray(first_rounds(delay, KEYS, np.array([loads])))[:, 0]
 
     def test_a_line_between_loads(self):
-        """In proportion below the first and beyond the last."""
+        """Times are proportional to loads below the first and beyond the last."""
         base = self.rounds([0.0] * 3)
         assert np.all(np.diff(base) == self.unit)
         for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 6.0)):
@@ -129,7 +129,7 @@ class TestMeasuredAtLoads:
         np.testing.assert_array_equal(times, np.tile([0, np.inf, np.inf], (400, 1)))
 
     def test_stalls_are_proportional_to_the_load(self):
-        """In proportion to the load."""
+        """A stall at load 3 is measured at load 24."""
         delay = stragglers.empirical(self.seconds, measured_at=self.loads)
         stalls = delay.stalls(3.0)
         assert stalls[1:] == (3 / 24, 3 * 24 * self.unit * 2, 8)

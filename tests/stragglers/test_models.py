@@ -66,7 +66,7 @@ class TestBernoulli:
         check_counts(counts, number * expected)
 
     def test_probability_may_be_mapped_over(self):
-        """At the ends, too, where the outcome is sure."""
+        """Probabilities of 0 and 1 have a certain outcome."""
 
         def answers(probability):
             model = stragglers.bernoulli(probability)
@@ -161,7 +161,7 @@ def test_loads_may_be_lists_or_integers(model):
 
 
 def test_wrong_traced_loads_give_nan_times():
-    """As a time that is no number; such a worker is not received."""
+    """A worker with such a time is not received."""
 
     @jax.jit
     @jax.vmap

@@ -144,7 +144,7 @@ def test_errors_are_those_of_all_masks(study, errors):
 
 @pytest.mark.parametrize("wait", WAITING)
 def test_a_trial_is_a_sample_of_delayed(study, wait):
-    """With the key fold_in(key, i)."""
+    """Its key is fold_in(key, i)."""
     loads = jnp.asarray(CODES["cyclic"].loads)
     for place, delay in enumerate(DELAYS.values()):
         rule = WAITING[wait]
@@ -194,7 +194,7 @@ def test_equal_codes_have_equal_rows_and_more_trials_extend_a_study():
 
 
 def test_studies_share_programs(compilations):
-    """With another number of trials, other numbers in rules and other equal codes."""
+    """Numbers of trials, numbers in rules and equal codes change no program."""
 
     made = [codes.bernoulli(jax.random.key(seed), N, N, 3) for seed in (1, 2)]
 
@@ -605,7 +605,7 @@ def test_rules_decode_by_the_decoder_of_the_study():
 
 
 def test_functions_of_a_code_choose_among_its_decoders():
-    """Also among the decoders that the study does not use."""
+    """Decoders that the study does not use may be chosen, too."""
     code = codes.reed_solomon(N, N, replication=3)
     seen = []
 

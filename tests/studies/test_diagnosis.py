@@ -30,7 +30,7 @@ def diagnose(code, num_stragglers=None, key=KEY, **options):
 
 
 def least_errors(code, masks):
-    """Of least squares, over the squared norm of the target."""
+    """Errors of least squares, over the squared norm of the target."""
     sent = masks.repeat(code.messages_per_worker, axis=1)
     miss = np.abs(best_mixtures(code, sent) - targets(code)) ** 2
     return miss.sum((1, 2)) / code.num_segments / np.sum(np.asarray(code.target) ** 2)
@@ -149,7 +149,7 @@ class TestRandomPatterns:
         )
 
     def test_worst_is_not_less_than_what_was_drawn(self, monkeypatch):
-        """Where the search finds nothing: four workers of other blocks."""
+        """The search finds nothing; the worst pattern is one of those drawn."""
         code = codes.fractional_repetition(8, 1)
         harmless = np.arange(8) >= 4
         assert jaxwgc.decoding_error(code, harmless) == 0
@@ -185,7 +185,7 @@ class TestCost:
         assert named in str(diagnosis._replace(min_replication=0))
 
     def test_numbers_of_stragglers_by_default(self):
-        """From none to half of the workers, eight at most."""
+        """They go from 0 to half of the workers, and to 8 at most."""
         for num_workers, expected in (
             (1, [0]),
             (5, [0, 1, 2]),

@@ -23,7 +23,7 @@ MODEL = stragglers.bernoulli(0.3)
 
 
 def learn(code, model=MODEL, key=KEY, num_steps=150, batch_size=128, **options):
-    """In fewer steps, of fewer rounds each, than by default: enough here."""
+    """Learns in fewer and smaller steps than by default, which is enough here."""
     return studies.learn_entries(
         code, model, key, num_steps=num_steps, batch_size=batch_size, **options
     )
@@ -76,7 +76,7 @@ class TestImproves:
         )
 
     def test_weighted_codes(self):
-        """For their own target; a part of no weight stays without entries."""
+        """Entries are learned for the target; a part without weight has none."""
         weights = np.array([1.0, 0, 1, 1, 2, 1, 1, 2, 1, 1])
         code = jaxwgc.weighted(REGULAR, weights)
         learned = learn(code)
@@ -94,7 +94,7 @@ class TestImproves:
         assert mean_error(learned) < 0.95 * mean_error(code)
 
     def test_same_key_same_code(self):
-        """By the same program: one for each object would stay in memory for good."""
+        """Equal objects share one program, which would else stay in memory."""
         first = learned_regular().encoding_matrix
         client = jax.devices()[0].client
         # Programs of other tests may go at any time.
@@ -122,7 +122,7 @@ class TestNeverWorse:
 
     @pytest.mark.parametrize("learning_rate", [1e-9, 100.0])
     def test_no_learning_rate_makes_the_code_worse(self, learning_rate):
-        """Too small to do anything but jitter, or so large that it ruins the code."""
+        """Tiny rates change nothing, and large ones ruin the code on the way."""
         learned = learn(REGULAR, learning_rate=learning_rate)
         assert mean_error(learned) <= mean_error(REGULAR) * (1 + 1e-6)
 

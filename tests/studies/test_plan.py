@@ -186,7 +186,7 @@ def test_equal_workers_are_not_coded(x64):
 
 
 def test_one_slow_worker_is_coded_for():
-    """Without it its parts are lost for good; a second copy is cheaper than to wait."""
+    """Its parts would be lost, and a second copy costs less than waiting."""
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     times[:, 3] *= 5
     repetition = {"repetition": codes.fractional_repetition(8, 1)}
@@ -686,7 +686,7 @@ def test_a_picture_with_lost_workers_is_that_of_the_advice():
 
 
 def test_the_delay_model_of_a_plan_simulates_its_choices():
-    """Of the plan without a lost worker: seven workers with loads of 8/7."""
+    """The plan without a lost worker has seven workers with loads of 8/7."""
     result = plan(one_dead(), 8, replications=[1], exact=True, tail=0).without
     choice = result.best
     model = choice.model(result.delay)

@@ -770,7 +770,7 @@ def test_rounds_of_a_trace(name):
 
 
 def test_stalls_that_a_trace_does_not_show():
-    """As many as three of the measured times could have been stalls."""
+    """Three of the measured times could have been stalls."""
     chosen = [
         Candidate("", UNCODED, stragglers.fastest(NUM_WORKERS), "cancelled"),
         Candidate("", UNCODED, stragglers.fastest(5), "busy"),

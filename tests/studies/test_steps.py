@@ -92,7 +92,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_descent_takes_as_many_steps(case):
-    """To two targets, with the best step of each."""
+    """Each of two targets has its best step size."""
     delay, code, wait, heterogeneity, share, tolerance = CASES[case]
     memory = share == 1
     late = "busy" if memory else "cancelled"
@@ -140,7 +140,7 @@ def test_chance_differences_in_few_rounds_are_no_bias(is_biased):
 
 
 def test_stored_messages_of_a_slow_worker_reach_the_goal():
-    """In little more time than the first take, and without a code the whole target."""
+    """Waiting for the first takes little less time, and never reaches the target."""
     result = jaxwgc.plan(
         slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL
     )

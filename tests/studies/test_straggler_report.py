@@ -42,7 +42,7 @@ def by_brute_force(times):
 
 @pytest.mark.parametrize("num_workers", [2, 3, 4, 7])
 def test_statistics_match_brute_force(num_workers):
-    """With missing responses, a round without any, and ties."""
+    """Responses are missing, one round has none, and times tie."""
     generator = np.random.default_rng(num_workers)
     times = generator.integers(1, 9, (60, num_workers)).astype(float)
     times[generator.random(times.shape) < 0.1] = np.nan
@@ -75,7 +75,7 @@ def test_parts_are_summed():
 
 @pytest.mark.parametrize("num_rounds", [8, 40])
 def test_interval_of_the_median_is_that_of_order_statistics(num_rounds):
-    """If rounds are not correlated, or negatively: here speeds alternate."""
+    """Rounds are not correlated, or negatively: here speeds alternate."""
     signs = np.where(np.add.outer(np.arange(num_rounds), np.arange(10)) % 2, 1, -1)
     times = TIMES[:num_rounds] * 1.2**signs
     report = jaxwgc.straggler_report(times)
@@ -259,7 +259,7 @@ def test_long_traces_are_sampled():
 
 @pytest.mark.parametrize("period", [2, 10, 13])
 def test_samples_of_long_traces_do_not_alias(period):
-    """In every tenth of 40,951 rounds, a worker is four times as slow."""
+    """A worker is four times as slow in every tenth of 40,951 rounds."""
     times = np.tile(TIMES, (137, 1))[:40_951]
     times[::period, 2] *= 4
     report = jaxwgc.straggler_report(times)

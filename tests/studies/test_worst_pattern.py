@@ -36,7 +36,7 @@ def random_binary_code(num_workers, load, seed):
 
 
 def least_squares_error(code, lost, ridge=0.0):
-    """Of all messages but those of the workers that are lost; mean over the segments.
+    """Error of all messages but those of the lost workers; mean over the segments.
 
     The regularised problem is a larger one without: rows of the ridge below. Singular
     values of rounding, which NumPy's own cutoff may let through, do not count.
@@ -79,7 +79,7 @@ def small_code(name):
 class TestExact:
     @pytest.mark.parametrize("name", SMALL_CODES)
     def test_exhaustive_search_returns_the_first_worst_pattern(self, name):
-        """One straggler more than the code survives, and two."""
+        """There are one and two stragglers more than the code tolerates."""
         x64 = name in ("weighted", "binary")
         with jax.enable_x64(x64):
             self.check(small_code(name), noise=1e-10 if x64 else 1e-4)
@@ -102,7 +102,7 @@ class TestExact:
         assert errors[lost_in(worst_pattern(code, 3))] >= max(errors.values()) - 1e-9
 
     def test_ties_go_to_the_first(self):
-        """Whatever is lost, the error is the same, but for rounding."""
+        """All patterns have equal errors, but for rounding."""
         for num_stragglers in range(3):
             received = worst_pattern(small_code("reed_solomon"), num_stragglers)
             assert lost_in(received) == tuple(range(num_stragglers))
@@ -148,7 +148,7 @@ class TestSearch:
     @pytest.mark.parametrize("decoder", [decoders.Group, Optimal])
     @pytest.mark.parametrize("num_stragglers", [2, 7, 12])
     def test_sixty_workers_of_blocks(self, num_stragglers, decoder):
-        """Where no single straggler changes the error until the last copy is lost."""
+        """No single straggler changes the error until the last copy is lost."""
         code = codes.fractional_repetition(60, 2)
         decoder = decoder(**vars(code.decoders[0]))
         received = worst_pattern(code, num_stragglers, decoder, max_patterns=0)
@@ -158,7 +158,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("num_stragglers", [2, 4, 6])
     def test_reaches_the_worst_of_small_codes(self, num_stragglers, with_x64):
-        """In eleven cases of twelve; it was all of them when this was written."""
+        """Eleven of twelve searches reach it; all did when this was written."""
         generator = np.random.default_rng(num_stragglers)
         reached = 0
         for trial in range(12):
@@ -189,7 +189,7 @@ class TestSearch:
                 assert least_squares_error(code, list(swapped)) <= error + 1e-7
 
     def test_one_program_serves_all_numbers_of_stragglers(self):
-        """However many stragglers and patterns, one function is compiled."""
+        """Numbers of stragglers and of patterns compile no further function."""
         code = small_code("reed_solomon")
         worst_pattern(code, 2)
         client = jax.devices()[0].client
@@ -211,7 +211,7 @@ class TestAnyCode:
     def test_the_pattern_has_the_requested_number_of_stragglers(
         self, entries, num_stragglers
     ):
-        """Also where all messages are zero, or no straggler changes anything."""
+        """All messages may be zero, and stragglers may change nothing."""
         code = code_of(np.array(entries).reshape(5, 4))
         errors = all_errors(code, num_stragglers)
         for max_patterns in (0, 10):
