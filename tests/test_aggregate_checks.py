@@ -150,7 +150,7 @@ class TestOrder:
 
 
 class TestShapesInTheState:
-    """They are no arrays, and whatever saves pytrees saves them."""
+    """They are no arrays, and any library that saves pytrees saves them."""
 
     def state(self, aggregate=None):
         optimizer = optax.chain(aggregate or coded(), optax.adam(0.1))
@@ -255,7 +255,7 @@ class TestExtraArguments:
         ],
     )
     def test_those_of_any_transformation(self, name):
-        """Optax passes them through the chain, whoever wrote the transformation."""
+        """Optax passes them through the chain to any transformation."""
         aggregate = coded()
         aggregate.update(GRADIENTS, aggregate.init(PARAMS), **{name: None})
 

@@ -92,7 +92,7 @@ def test_one_corrupted_worker_is_always_found(name):
 @pytest.mark.parametrize(
     ("claims", "wrong", "settled"),
     [
-        # Two of three are wrong; both, so that nobody is left; one is NaN; nobody.
+        # Two of three are wrong; both, so that none is left; one is NaN; none.
         ([[1, 2], [1, 5], [9, 2]], [False, True, True], True),
         ([[3, 2], [5, 2]], [True, True], False),
         ([[1, np.nan], [1, 2]], [True, False], True),

@@ -293,7 +293,7 @@ def check_misses(code, observed, matrix, weights):
     for result, mask in zip(weights, zoo.messages_sent(code, observed), strict=True):
         minimum = oracles.least_miss(plain, aim, mask)
         if minimum < 1e-4 * norm:
-            # Part by part, whatever the others weigh.
+            # Part by part, for any weights of the others.
             missed = np.linalg.norm((result @ wide(plain) - aim)[:, counts])
             assert missed <= max(3 * minimum, 1e-4 * norm)
         elif not code.decoders[0].is_a(decoders.Group):

@@ -1,4 +1,4 @@
-"""Wrong messages are found by what a code has to spare, and nobody else is blamed."""
+"""Parity checks find corrupted messages, and blame no other worker."""
 
 import dataclasses
 
@@ -163,7 +163,7 @@ def test_errors_of_unequal_sizes(sizes, num_missing, heavy, options):
 
 @pytest.mark.parametrize("name", CODES)
 def test_more_errors_than_can_be_explained_are_rejected(name):
-    """Four independent errors leave no check: nobody is blamed, nothing believed."""
+    """Four independent errors leave no check: no worker is blamed, none is used."""
     is_wrong = ~patterns(8, [4])
     location = locate(CODES[name], is_wrong)
     assert np.all(location.refused)

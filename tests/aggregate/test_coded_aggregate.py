@@ -287,7 +287,7 @@ def full_gradient(params, parts, weights=None):
 
 
 class TestTraining:
-    """Coded training follows plain training, whoever answers."""
+    """Coded training follows plain training for any responses."""
 
     def test_adam_on_the_full_gradient(self, with_x64):
         """Training with a weighted complex code follows Adam on the full gradient."""

@@ -53,7 +53,7 @@ def _solve(matrix, mask):
     ("name", "x64"), [("uncoded", True), ("cyclic_mds", False)], indirect=["x64"]
 )
 def test_updates_with_stored_messages_are_those_of_numpy(name, x64):
-    """Rounds of all kinds: nobody, too few, late ones, enough, all."""
+    """Rounds have no, too few, late, enough or all responses."""
     code = CODES[name]
     draw = np.random.default_rng(0)
     received = draw.random((12, code.num_workers)) < 0.4
@@ -93,7 +93,7 @@ def test_updates_with_stored_messages_are_those_of_numpy(name, x64):
 
 @pytest.mark.parametrize("name", ["communication_efficient, odd", "replicated"])
 def test_constant_gradients_are_complete_after_a_round_of_all_workers(name):
-    """After a round of all workers, whoever answers."""
+    """Later responses do not matter after a round of all workers."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
     aggregate = jaxwgc.coded_aggregate(code, NEVER, jax.random.key(0), memory=True)

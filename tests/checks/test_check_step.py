@@ -224,7 +224,7 @@ BEHIND = {
 
 
 class TestOptimizers:
-    """Mistakes are found whatever the optimizer makes of the gradient."""
+    """Mistakes are found for any optimizer."""
 
     def test_before_the_aggregator(self):
         optimizer = chain(optax.identity(), before=[optax.adamw(0.1)])
@@ -260,7 +260,7 @@ class TestRounds:
             (PAIRS, stragglers.until_decodable(CODE), "2 to [34] of 6 workers respond"),
             (CODE, stragglers.deadline(0.5), ".* 0 of 6 workers respond in each, and"),
         ],
-        ids=["early", "nobody"],
+        ids=["early", "no response"],
     )
     def test_waiting_rules_that_end_too_early_are_reported(self, code, wait, words):
         optimizer = chain(model=stragglers.delayed(DELAY, wait), code=code)

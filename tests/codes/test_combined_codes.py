@@ -149,7 +149,7 @@ class TestFromMatrix:
             from_matrix(matrix, num_stragglers=3, check_patterns=19)
 
     def test_codes_may_be_made_inside_transformations(self):
-        """Traced arrays, and whatever else JAX puts in their place."""
+        """Fields may be traced arrays, or placeholders of JAX."""
         code = jaxwgc.GradientCode(**FIELDS, num_stragglers=1)
 
         def error(scale):

@@ -111,7 +111,7 @@ class TestReplicated:
     @settings(max_examples=50, deadline=None)
     @given(st.data())
     def test_owners_take_parts_forwards_and_helpers_backwards(self, data):
-        """Against lists; and every part has so many holders, whatever the loads."""
+        """Lists are the reference; every part has `copies` holders for any loads."""
         num_workers = data.draw(st.integers(1, 6))
         num_parts = data.draw(st.integers(1, 12))
         copies = data.draw(st.integers(1, num_workers))

@@ -129,7 +129,7 @@ class TestAssignment:
         np.testing.assert_allclose(one.encoding_matrix, other.encoding_matrix)
 
     def test_parts_on_every_worker_are_weighted_by_reliability(self):
-        """αᵢⱼ is worker i's share of all 1 / δ, whatever G is."""
+        """αᵢⱼ is worker i's share of all 1 / δ, for any G."""
         gram = self.factors()
         code = codes.unequal(
             self.probabilities, 5, assignment=np.ones((4, 5), bool), correlation=gram

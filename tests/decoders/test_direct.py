@@ -117,7 +117,7 @@ class TestOneStep:
         ids=["bernoulli", "stochastic"],
     )
     def test_more_or_fewer_parts_than_workers(self, code, formula):
-        """Zero where nobody answers, not 0 / 0: all of the target is missed."""
+        """Weights without responses are 0, not 0 / 0; the error is the whole target."""
         decoding = jaxwgc.decoding(code, MASKS, OneStep)
         expected = [mask * formula(max(mask.sum(), 1)) for mask in MASKS]
         np.testing.assert_allclose(decoding.weights[:, 0], expected, rtol=1e-6)
@@ -139,7 +139,7 @@ class TestOneStep:
 GRAPHS = {
     "complete": list(itertools.combinations(range(4), 2)),
     # A path, so with an even cycle nowhere; a square with a tail; two triangles that
-    # share a vertex; parts that nobody holds.
+    # share a vertex; parts that no worker holds.
     "path": [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)],
     "square": [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4)],
     "triangles": [(0, 1), (1, 2), (0, 2), (2, 3), (3, 4), (2, 4)],

@@ -119,7 +119,7 @@ def by_numpy(matrix, target, masks):
 
 
 def miss(weights, matrix, target):
-    """Squared, of each segment, in float64 whatever the weights are in."""
+    """Squared residual of each segment, in float64."""
     return np.sum(np.abs(np.asarray(weights) @ matrix - target) ** 2, axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""Rounds of two workers that are processes, and whoever asks for them.
+"""Rounds of two workers that are processes, and their callers.
 
 One Ray serves all tests of this file and of others, and one cluster those of this file.
 """
@@ -212,7 +212,7 @@ def test_parts_of_two_workers_must_be_alike(cluster):
 
 
 def test_undecodable_rounds_name_the_missing(cluster, monkeypatch):
-    """One warns, and one raises. Nobody waits for what is not finite; it may stay."""
+    """One warns, and one raises. No round waits for messages that are not finite."""
     pid = cluster.workers[1].pid
     why = "only workers .0. responded; missing: worker 1 .its message is not finite"
     monkeypatch.setattr(cluster, "_raises", False)

@@ -1,4 +1,4 @@
-"""Exceptions of workers, which reach the coordinator as text whatever they are."""
+"""Exceptions of workers, all of which reach the coordinator as text."""
 
 import pickle
 import re

@@ -117,7 +117,7 @@ class TestFinished:
         assert np.all(finished[np.isinf(arrivals.times)] == 0)
 
     def test_work_that_takes_no_time_is_finished(self, x64):
-        """No work is finished by nobody who was left out; work may take no time."""
+        """Workers that were left out finish no work; work may take no time."""
         received, finished = compiled(
             np.array([1.0, 1.0, 0.0, 0.0]),
             stragglers.fastest(1),
@@ -129,13 +129,13 @@ class TestFinished:
     def test_a_round_without_responses_leaves_one_part_unfinished(self, x64):
         """If no worker is received, each one lacks its last part."""
 
-        class Nobody(stragglers.WaitingRule):
+        class NoResponse(stragglers.WaitingRule):
             def arrivals(self, key, times):
                 received = jnp.zeros(len(times), bool)
                 return stragglers.Arrivals(received, times, jnp.asarray(jnp.inf))
 
         _, finished = compiled(
-            np.array([1.0, np.inf, 2.0, 0.0]), Nobody(), np.array([3, 4, 0, 2])
+            np.array([1.0, np.inf, 2.0, 0.0]), NoResponse(), np.array([3, 4, 0, 2])
         )
         np.testing.assert_array_equal(finished, [2, 0, 0, 1])
 

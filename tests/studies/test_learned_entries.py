@@ -109,7 +109,7 @@ class TestImproves:
 
 class TestNeverWorse:
     def test_codes_that_cannot_improve_are_returned(self):
-        """Any answer speaks for its block; or whatever is lost is lost."""
+        """One response is enough for a block, or a lost part is lost."""
         for code in (codes.fractional_repetition(10, 4), codes.uncoded(10)):
             assert learn(code) is code
 
@@ -156,7 +156,7 @@ def test_a_model_with_a_state_that_sees_loads(with_x64):
     ring &= np.arange(10) >= 2
     # Every place on the ring counts, so all of them have been seen.
     assert errors(learned, ring).mean() < 0.9 * errors(code, ring).mean()
-    # Nobody has seen the two that are always late: nothing but jitter on them.
+    # The two workers that are always late have only jitter.
     np.testing.assert_allclose(learned.encoding_matrix[:2], 1, atol=0.15)
     exact = codes.cyclic_repetition(jax.random.key(0), 10, 5)
     exact = dataclasses.replace(exact, decoders=code.decoders, num_stragglers=0)

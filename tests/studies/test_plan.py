@@ -106,7 +106,7 @@ def test_rule_of_halbawi_et_al(delay, mean):
 
 @pytest.mark.filterwarnings("error")
 def test_a_rule_that_ends_before_any_response_never_reaches_the_goal():
-    """Nobody answers: nothing is reached, and nothing divided by zero."""
+    """No worker responds: no target is reached, and no division is by zero."""
     wait = stragglers.deadline(1e-9)
     result = plan(EXPONENTIAL, 4, waiting=[wait], replications=[2], num_rounds=40)
     times = {choice.wait: choice.time.value for choice in result.choices}

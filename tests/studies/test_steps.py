@@ -130,7 +130,7 @@ def test_exact_gradients_need_the_steps_of_gradient_descent():
 
 @pytest.mark.parametrize("is_biased", [False, True])
 def test_chance_differences_in_few_rounds_are_no_bias(is_biased):
-    """Nobody is late more often than others, though in 20 rounds some were."""
+    """All workers are late equally often, though not within 20 rounds."""
     is_late = np.random.default_rng(0).random((20, 12)) < 0.1
     is_late[:, 0] |= is_biased
     delay = stragglers.empirical(np.where(is_late, 3.0, 1.0))

@@ -115,7 +115,7 @@ def simulated(kind, num_rounds, slowdown, key):
 def test_simulated_stragglers_are_named_by_their_kind(
     kind, num_rounds, slowdown, share
 ):
-    """The share of 40 traces whose straggler is named, and nobody else."""
+    """In this share of 40 traces, the straggler alone is named."""
     expected = np.full(10, "steady", "<U12")
     expected[3] = kind
     result = [

@@ -242,7 +242,7 @@ def test_the_scale_of_weights_does_not_matter(with_x64):
 
 
 def test_search_follows_the_decoding_error(with_x64):
-    """A ridge takes a message of small numbers for lost, whoever is."""
+    """A ridge counts a message of small numbers as lost."""
     is_small = np.arange(8) == 1
     code = code_of(
         np.diag(np.where(is_small, 1e-3, 1)), target=np.where(is_small, 1, 0.5)
