@@ -1,7 +1,6 @@
 """Every mistake that stays silent in training is named, and nothing else is."""
 
 import re
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,44 +10,13 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, sketching, stragglers
-from jaxwgc.checks._optimizers import OptimizerProbe
+from tests.checks.regression import CODE, DATA, PARAMS, PARTS, X, Y, chain, errors, loss
 
-# Its decoder compiles in no time.
-CODE = codes.fractional_repetition(6, 2)
 # Fewer than three of six workers are never enough.
 PAIRS = codes.fractional_repetition(6, 1)
-# 20 rows in six parts of four: as many as a part has are padding, one shape less.
-X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-Y = X @ np.arange(3, dtype=np.float32) + 1
-DATA = X, Y
-PARTS = jaxwgc.partition(DATA, 6)
-PARAMS = {"w": jnp.zeros(3), "b": jnp.zeros(())}
-ONES = jax.tree.map(jnp.ones_like, PARAMS)
 DELAY = stragglers.pareto(1.0, 2.0)
 # Of one of the two groups of CODE, so that all others are enough.
 LOST = np.array([True, False, True, False, False, False])
-
-
-def errors(params, rows):
-    x, y = rows
-    return (x @ params["w"] + params["b"] - y) ** 2
-
-
-def loss(params, part):
-    rows, row_weights = part
-    return jnp.sum(row_weights * errors(params, rows))
-
-
-PARTIAL = jax.jit(jaxwgc.partial_value_and_grad(loss))
-
-
-def chain(*behind, model=None, code=CODE, before=()):
-    model = stragglers.uniform(2) if model is None else model
-    with warnings.catch_warnings():
-        # What is said when the aggregator is made has tests of its own.
-        warnings.simplefilter("ignore")
-        aggregate = jaxwgc.coded_aggregate(code, model, jax.random.key(0))
-    return optax.chain(*before, aggregate, *(behind or [optax.sgd(0.01)]))
 
 
 def check(loss=loss, parts=PARTS, data=DATA, code=CODE, params=PARAMS, **options):
@@ -214,15 +182,6 @@ class TestSamples:
             assert used or "a sample without its weights" in problem
 
 
-BEHIND = {
-    "sgd": optax.sgd(0.1),
-    "adam": optax.adam(0.1),
-    "adafactor": optax.adafactor(0.1),
-    "lion": optax.lion(0.1),
-    "multi_steps": optax.MultiSteps(optax.adam(0.1), 16).gradient_transformation(),
-}
-
-
 class TestOptimizers:
     """Mistakes are found for any optimizer."""
 
@@ -232,20 +191,6 @@ class TestOptimizers:
         for problem, words in zip(report.problems, ["one by one", "adds"], strict=True):
             assert problem.startswith("a transformation before the aggregator")
             assert words in problem
-
-    @pytest.mark.parametrize("name", BEHIND)
-    def test_behind_the_aggregator(self, name):
-        """Two mistakes at once, each of which has a measure; or none."""
-        gradients = PARTIAL(ONES, PARTS)[1]
-        mistakes = optax.clip_by_global_norm(0.01), optax.add_decayed_weights(1e-3)
-        cases = [(mistakes, ("unequal", "added"))]
-        # Others without a mistake are part of whole steps.
-        if name not in ("sgd", "adam"):
-            cases.append(([optax.scale(1 / 20)], ()))
-        for before, expected in cases:
-            probe = OptimizerProbe(chain(BEHIND[name], before=before), CODE, ONES)
-            for mistake, share in probe.measure(gradients).items():
-                assert share > 0.2 if mistake in expected else share < 1e-3
 
 
 class TestRounds:

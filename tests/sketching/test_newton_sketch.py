@@ -11,12 +11,7 @@ import sklearn.linear_model
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, row_sampling
 from tests import oracles
-from tests.sketching.problems import (
-    poisson,
-    root_of_poisson,
-    root_of_squares,
-    squares,
-)
+from tests.sketching.problems import poisson, root_of_poisson, root_of_squares, squares
 from tests.sketching.zoo import KEY
 
 NUM_ROWS = 400

@@ -7,6 +7,7 @@ import numpy as np
 from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests import oracles
 
 KEY = jax.random.key(0)
 # One shape for most tests of scores, so that they share compiled functions.
@@ -62,6 +63,34 @@ SCORES = {
     "blocks": of_blocks,
     "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),
 }
+
+
+def check_scores(way, matrix, rcond=None, rank=None):
+    """Scores are as accurate as the condition of the kept directions allows.
+
+    Gives False where rounding decides the rank, so that there is nothing to compare.
+    """
+    dtype = np.result_type(matrix, np.float32)
+    eps = float(np.finfo(dtype).eps)
+    if rcond is None:
+        options = {}
+        rcond = 10 * min(matrix.shape) ** 0.5 * eps
+    else:
+        options = {"rcond": rcond}
+    scaled = oracles.equilibrated(matrix)
+    values = np.linalg.svd(scaled, compute_uv=False)
+    cut = rcond * values[0]
+    if np.any((values > cut / 3) & (values < 3 * cut)):
+        return False
+    kept = values[values > cut]
+    assert rank is None or len(kept) == rank
+    condition = kept[0] / kept[-1] if len(kept) else 1
+    scores = np.asarray(SCORES[way](matrix, **options))
+    assert scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
+    expected = oracles.leverage_scores(scaled, rcond)
+    tolerance = 100 * eps * max(condition, 10)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance, err_msg=way)
+    return True
 
 
 @functools.partial(jax.jit, static_argnums=0)
