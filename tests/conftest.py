@@ -201,7 +201,7 @@ def start_on_devices(number, program, *arguments):
 
 
 def printed_by(process, timeout=None):
-    """What a process has printed when it ends without an error."""
+    """Returns what a process printed, once it has ended without an error."""
     printed, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors[-3000:]
     return printed

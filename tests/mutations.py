@@ -23,7 +23,8 @@ ROOMS = "aggregate coding decoders codes stragglers studies sketching".split()
 # Tests run in this order: those of the same name, of the same room, of all rooms.
 TESTS = """**/test{name}.py {room}/test_*.py test_coding.py test_every_path.py
     test_locate_errors.py test_arbitration.py test_noisy_messages.py test_precision.py
-    test_aggregate_checks.py test_dtypes.py test_gradients.py test_refusals.py"""
+    test_aggregate_checks.py test_dtypes.py test_gradients.py test_messages.py
+    **/test_combined_codes.py **/test_waiting_arguments.py"""
 PYTEST = """-m pytest -qx -o faulthandler_timeout=120
     -o faulthandler_exit_on_timeout=true"""
 # What is replaced, as a regular expression, and by what.
@@ -31,7 +32,7 @@ SWAPS = """+ -, - +, * /, / *, ** *, // *, % //, & |, | &, << >>, and or, or and
     == !=, != ==, < >, <= >, > <, >= <, < <=, <= <, > >=, >= >, is is not, in not in"""
 FAULTS = {
     rf" {re.escape(old)} (?!not )": f" {new} "
-    for old, new in (each.split(maxsplit=1) for each in SWAPS.split(","))
+    for old, new in (swap.split(maxsplit=1) for swap in SWAPS.split(","))
 } | {
     r"\bnot |~": "",
     r"(?<=[(\[, ])-(?=\w)|\.conj\(\)": "",
@@ -49,7 +50,9 @@ FAULTS = {
 def reduced(source):
     """Returns what a program does without the places that have no faults."""
     tree = ast.parse(source)
-    tree.body = [each for each in tree.body if not isinstance(each, ast.Assign)]
+    tree.body = [
+        statement for statement in tree.body if not isinstance(statement, ast.Assign)
+    ]
     for node in ast.walk(tree):
         vars(node).update(annotation=None, returns=None, decorator_list=None, exc=None)
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -68,7 +71,7 @@ def faults_of(path):
             with contextlib.suppress(SyntaxError):
                 if reduced(changed) != expected:
                     line = source.count("\n", 0, hit.start())
-                    lines = (own.splitlines()[line] for own in (source, changed))
+                    lines = (text.splitlines()[line] for text in (source, changed))
                     name = "  ->  ".join(map(str.strip, lines))
                     yield f"{path}:{line + 1}: {name}", path, changed
 
@@ -76,7 +79,7 @@ def faults_of(path):
 def failure(path, changed):
     """Returns the first test that fails if the source of a file is changed, or None."""
     patterns = TESTS.format(name=path.stem, room=path.parts[1]).split()
-    files = [sorted(pathlib.Path("tests").glob(each)) for each in patterns]
+    files = [sorted(pathlib.Path("tests").glob(pattern)) for pattern in patterns]
     with tempfile.TemporaryDirectory() as tree:
         subprocess.run(
             ["cp", "-rp", "jaxwgc", "tests", "pyproject.toml", tree], check=True

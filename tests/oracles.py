@@ -14,7 +14,7 @@ def targets(code):
 
 
 def best_mixtures(code, sent):
-    """What the messages that were sent can make of the segments of the target.
+    """Best approximations of the target's segments by the messages that were sent.
 
     `sent` is bool (patterns, num_messages). Gives (patterns, num_segments, columns):
     for each segment the a^T B nearest to the target on that segment's columns, zero on
@@ -92,8 +92,9 @@ def least_miss(matrix, target, mask):
 def raveled(tree, batch_axes=1):
     """The leaves side by side in float64, in the order of jax.tree."""
     leaves = [np.float64(leaf) for leaf in jax.tree.leaves(tree)]
-    shape = leaves[0].shape[:batch_axes]
-    return np.concatenate([leaf.reshape(*shape, -1) for leaf in leaves], axis=-1)
+    batch_shape = leaves[0].shape[:batch_axes]
+    rows = [leaf.reshape((*batch_shape, -1)) for leaf in leaves]
+    return np.concatenate(rows, axis=-1)
 
 
 def row_scales(matrix):
@@ -184,3 +185,10 @@ def check_counts(observed, expected=None):
     observed, expected = np.hstack([pairs[:, ~is_rare], pooled])
     expected = expected * observed.sum() / expected.sum()
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def check_subsets(subsets, number):
+    """All subsets are there, and are equally likely."""
+    counts = np.unique(subsets, axis=0, return_counts=True)[1]
+    assert len(counts) == number
+    check_counts(counts)

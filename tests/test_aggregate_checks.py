@@ -1,4 +1,4 @@
-"""What an aggregator rejects, and mistakes that would stay silent but for a warning."""
+"""Arguments that an aggregator rejects, and silent mistakes that cause a warning."""
 
 import functools
 import pickle
@@ -11,6 +11,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from tests.catalogue.codes import CODES
 
 KEY = jax.random.key(0)
 CODE = codes.fractional_repetition(6, 2)
@@ -22,7 +23,7 @@ SUMMED = jax.tree.map(lambda leaf: leaf.sum(0), GRADIENTS)
 
 @functools.cache
 def coded():
-    """One aggregator for all tests, so that its update is compiled once."""
+    """The aggregator of all tests, so that its update is compiled once."""
     return jaxwgc.coded_aggregate(CODE, stragglers.uniform(2), KEY)
 
 
@@ -81,13 +82,13 @@ class TestUpdatesUnlikeParams:
             aggregate.update(gradients, state)
 
     @pytest.mark.parametrize("state", [None, (), {}, np.ones(6)])
-    def test_states_of_something_else(self, state):
+    def test_states_of_another_transformation_are_rejected(self, state):
         with pytest.raises(
             TypeError, match="state must be a CodedAggregateState, from"
         ):
             coded().update(GRADIENTS, state, PARAMS)
 
-    def test_nothing_is_known_without_params(self):
+    def test_updates_are_not_checked_without_params(self):
         aggregate = coded()
         updates, _ = aggregate.update(SUMMED, aggregate.init(None))
         np.testing.assert_allclose(updates["w"], SUMMED["w"].sum(0), rtol=1e-6)
@@ -101,7 +102,7 @@ class TestOrder:
     ]
 
     @pytest.mark.parametrize("wrapped", inner, ids=["steps", "finite", "flatten"])
-    def test_the_order_that_works(self, wrapped):
+    def test_an_aggregator_before_the_wrapped_transformation_works(self, wrapped):
         """An aggregator first, and the wrapper around what follows."""
         optimizer = optax.chain(coded(), wrapped())
         params = PARAMS
@@ -126,7 +127,7 @@ class TestOrder:
             )
 
     @pytest.mark.parametrize(
-        "wrap", [lambda own: optax.MultiSteps(own, 2), optax.flatten]
+        "wrap", [lambda optimizer: optax.MultiSteps(optimizer, 2), optax.flatten]
     )
     def test_wrappers_around_an_aggregator(self, wrap):
         """Refused though the leading axis of params is the number of parts."""
@@ -149,13 +150,13 @@ class TestOrder:
 
 
 class TestShapesInTheState:
-    """They are no arrays, and whatever saves pytrees saves them."""
+    """They are no arrays, and any library that saves pytrees saves them."""
 
     def state(self, aggregate=None):
         optimizer = optax.chain(aggregate or coded(), optax.adam(0.1))
         return optimizer, optimizer.init(PARAMS)
 
-    def test_no_leaves(self):
+    def test_recorded_shapes_have_no_leaves(self):
         _, state = self.state()
         assert jax.tree.leaves(state[0].shapes) == []
         assert state[0].shapes == {"w": {"(6, 2)": ()}, "b": [{"(6,)": ()}]}
@@ -198,7 +199,7 @@ class TestShapesInTheState:
 
 
 @pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
-def test_traced_times_that_are_none_show(elapsed, total):
+def test_wrong_traced_times_show_in_the_state(elapsed, total):
     aggregate = coded()
     _, state = jax.jit(aggregate.update)(
         GRADIENTS, aggregate.init(PARAMS), received=np.ones(6, bool), elapsed=elapsed
@@ -208,8 +209,8 @@ def test_traced_times_that_are_none_show(elapsed, total):
 
 @pytest.mark.filterwarnings("error")
 class TestExtraArguments:
-    def test_misspelt(self):
-        """From a chain, where other transformations ignore it."""
+    def test_misspelt_arguments_warn(self):
+        """Other transformations of a chain ignore them."""
         optimizer = optax.chain(coded(), optax.sgd(1.0))
         state = optimizer.init(PARAMS)
         match = "unknown extra arguments recieved: .*spelling"
@@ -254,7 +255,7 @@ class TestExtraArguments:
         ],
     )
     def test_those_of_any_transformation(self, name):
-        """Optax passes them through the chain, whoever wrote the transformation."""
+        """Optax passes them through the chain to any transformation."""
         aggregate = coded()
         aggregate.update(GRADIENTS, aggregate.init(PARAMS), **{name: None})
 
@@ -265,7 +266,7 @@ class TestModelsThatNeverDecode:
         model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
         return jaxwgc.coded_aggregate(code, model, KEY)
 
-    def test_fewer_than_needed(self):
+    def test_waiting_for_too_few_workers_warns(self):
         code = codes.cyclic_mds(6, num_stragglers=2)
         match = (
             r"fastest\(num_required=3\), code decodes in [0-6] of 64 .* Any 4 "
@@ -275,10 +276,10 @@ class TestModelsThatNeverDecode:
             self.make(code, stragglers.fastest(3))
         assert caught[0].filename == __file__
 
-    def test_a_rule_of_another_code(self):
-        """Also where the aggregator is made inside of what is traced."""
+    def test_a_waiting_rule_of_another_code_warns(self):
+        """The aggregator may be made inside of a traced function."""
         rule = stragglers.until_decodable(CODE)
-        for wrap in (lambda own: own, jax.jit):
+        for wrap in (lambda function: function, jax.jit):
             with pytest.warns(UserWarning, match="UntilDecodable.code=Gradie"):
                 wrap(lambda: self.make(codes.uncoded(6), rule).init(None))()
 
@@ -299,3 +300,146 @@ class TestModelsThatNeverDecode:
     )
     def test_models_that_may_decode(self, code, wait):
         self.make(code, wait)
+
+
+def simulated(model=None, **options):
+    """An aggregator of a complex code of six workers."""
+    model = stragglers.uniform(2) if model is None else model
+    return jaxwgc.coded_aggregate(CODES["reed_solomon"], model, KEY, **options)
+
+
+class NoArrays(stragglers.StragglerModel):
+    """Returns a mask instead of `Arrivals`."""
+
+    def sample(self, key, state, loads):
+        return loads > 0, state
+
+
+class NoArrivals(stragglers.WaitingRule):
+    """Returns times instead of `Arrivals`."""
+
+    def arrivals(self, key, times):
+        return times
+
+
+class ManyBools(stragglers.WaitingRule):
+    """Returns a bool per worker."""
+
+    def is_over(self, times, now):
+        return times <= now
+
+
+class Short(stragglers.DelayModel):
+    """Returns the times of all workers but the first."""
+
+    def sample(self, key, state, loads):
+        return loads[1:], state
+
+
+PARETO = stragglers.pareto(1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (stragglers.uniform(6), "num_stragglers must be"),
+        (
+            stragglers.delayed(PARETO, stragglers.fastest(7)),
+            "num_required.*num_workers = 6",
+        ),
+        (stragglers.delayed(Short(), stragglers.fastest(2)), "times of Short"),
+    ],
+)
+def test_models_that_do_not_fit_the_code(model, message):
+    with pytest.raises(ValueError, match=message):
+        simulated(model)
+
+
+@pytest.mark.parametrize(
+    ("wait", "message"),
+    [
+        (stragglers.relative_deadline(2, 4), "quorum.*3"),
+        (stragglers.until_decodable(codes.cyclic_mds(4, 1)), "times must"),
+    ],
+)
+def test_waiting_rules_for_more_workers(wait, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.coded_aggregate(codes.uncoded(3), stragglers.delayed(PARETO, wait), KEY)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (NoArrays(), "model.sample must return .arr"),
+        (
+            stragglers.delayed(PARETO, NoArrivals()),
+            "NoArrivals.arrivals must return .arr",
+        ),
+        (
+            stragglers.delayed(PARETO, ManyBools()),
+            "is_over of .*ManyBools.* must return one",
+        ),
+    ],
+)
+def test_models_that_return_something_else(model, message):
+    with pytest.raises(TypeError, match=message):
+        simulated(model)
+
+
+def test_errors_are_corrected_in_messages_alone():
+    with pytest.raises(ValueError, match='method must be "messages" with'):
+        simulated(correct_errors=True)
+
+
+def test_corruption_that_is_a_number():
+    with pytest.raises(TypeError, match="corrupt must be a"):
+        simulated(corrupt=0.1, method="messages")
+
+
+SIX_ROWS = np.ones((6, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("updates", "error", "message"),
+    [
+        ({"w": np.ones(())}, ValueError, r"updates\['w'\].*num_parts = 6; got"),
+        ({"w": SIX_ROWS[1:]}, ValueError, r"updates\['w'\].*= 6; got .*5"),
+        ({}, ValueError, "updates must have at least one array"),
+        ({"w": SIX_ROWS.astype(int)}, TypeError, r"updates\['w'\] must be real"),
+    ],
+)
+def test_updates_that_are_not_partial_gradients(updates, error, message):
+    aggregate = simulated()
+    with pytest.raises(error, match=message):
+        aggregate.update(updates, aggregate.init(None))
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        (
+            {"elapsed": 2.0},
+            ValueError,
+            "elapsed must be None without received; got 2.0",
+        ),
+        (
+            {"received": np.ones(6, bool), "elapsed": -1.0},
+            ValueError,
+            "elapsed must be at least 0; got -1",
+        ),
+        (
+            {"received": np.ones((1, 6), bool)},
+            ValueError,
+            r"received must have shape \(num_workers,\)",
+        ),
+        (
+            {"received": np.ones(6, bool), "elapsed": np.ones(6)},
+            TypeError,
+            "elapsed must be a real scalar",
+        ),
+    ],
+)
+def test_wrong_masks_and_times_of_a_round(extra, error, message):
+    aggregate = simulated()
+    with pytest.raises(error, match=message):
+        aggregate.update(SIX_ROWS, aggregate.init(None), None, **extra)

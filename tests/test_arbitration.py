@@ -34,7 +34,7 @@ project = jax.jit(coding.project, static_argnums=2)
 
 
 def settle(messages, gradients, claimed, disputed, liar, key):
-    """Who is asked answers by what it claims of parts, but for a liar."""
+    """Workers respond with what they claim of parts, except for one that lies."""
 
     def ask(pair, parts):
         sums = claimed[disputed[pair]][:, parts].sum(1)
@@ -51,7 +51,7 @@ def settle(messages, gradients, claimed, disputed, liar, key):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_one_wrong_worker_is_always_found(name):
+def test_one_corrupted_worker_is_always_found(name):
     """25 rounds each. Wrong is the message, a part, or every answer."""
     model = MODELS[name]
     key = jax.random.key(0)
@@ -72,9 +72,9 @@ def test_one_wrong_worker_is_always_found(name):
             wrong = corrupted(keys[1], jnp.asarray(messages)) - messages
             claimed[who, part] += wrong[who]
             messages[who] += wrong[who]
-        found = locate(messages, np.ones(NUM_WORKERS, bool), keys[2])
-        assert found.refused
-        disputed = np.flatnonzero(found.disputed)
+        location = locate(messages, np.ones(NUM_WORKERS, bool), keys[2])
+        assert location.refused
+        disputed = np.flatnonzero(location.disputed)
         assert who in disputed
         assert len(disputed) == 2
         liar = who if kind == 2 else None
@@ -92,22 +92,22 @@ def test_one_wrong_worker_is_always_found(name):
 @pytest.mark.parametrize(
     ("claims", "wrong", "settled"),
     [
-        # Two of three are wrong; both, so that nobody is left; one is NaN; nobody.
+        # Two of three are wrong; both, so that none is left; one is NaN; none.
         ([[1, 2], [1, 5], [9, 2]], [False, True, True], True),
         ([[3, 2], [5, 2]], [True, True], False),
         ([[1, np.nan], [1, 2]], [True, False], True),
         ([[1, 2], [1, 2]], [False, False], True),
     ],
 )
-def test_disputes_of_more_than_one(claims, wrong, settled):
+def test_disputes_of_several_workers_are_settled(claims, wrong, settled):
     claims = np.array(claims, float)[..., None]
     right = np.array([[1.0], [2.0]])
-    found = coding.arbitrate(
+    result = coding.arbitrate(
         claims.sum(1),
         range(2),
         lambda pair, some: claims[pair][:, some].sum(1),
         lambda part: right[part],
         noise=1e-9,
     )
-    np.testing.assert_array_equal(found.wrong, wrong)
-    assert found.settled == settled
+    np.testing.assert_array_equal(result.wrong, wrong)
+    assert result.settled == settled

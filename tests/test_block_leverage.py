@@ -1,6 +1,7 @@
 """A new sample of parts at every step: unbiased, and decoded like any other round."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from optax.experimental import aggregating
 
 import jaxwgc
-from jaxwgc import sketching, stragglers
+from jaxwgc import codes, sketching, stragglers
 from tests.conftest import random_patterns
 from tests.oracles import check_mean
 from tests.zoo import regression, squared_loss
@@ -29,7 +30,7 @@ PARAMS, PARTS = regression(NUM_PARTS, np.float32)
 
 @functools.cache
 def partial_value_and_grad():
-    """Of every part, in NumPy, which compiles nothing for what follows."""
+    """Value and gradient of every part as NumPy arrays."""
     step = jax.jit(jaxwgc.partial_value_and_grad(squared_loss))
     return jax.device_get(step(PARAMS, PARTS))
 
@@ -41,7 +42,7 @@ def full_value_and_grad():
 
 @jax.jit
 def sampled_step(probabilities, params, parts, key, received):
-    """One program for several tests."""
+    """A sampled step, one program for several tests."""
     step = jaxwgc.sampled_value_and_grad(squared_loss, CODE, probabilities)
     return step(params, parts, key, received)
 
@@ -56,15 +57,15 @@ RAW_KEY_OPTIMIZER = aggregator(jax.random.PRNGKey(0))
 update_by_raw_key = jax.jit(RAW_KEY_OPTIMIZER.update)
 
 
-def assert_mean(found, expected):
-    check_mean(found, expected, atol=1e-6)
+def assert_mean(result, expected):
+    check_mean(result, expected, atol=1e-6)
     # It does vary: the samples are not all of the data.
-    assert np.all(np.std(found, axis=0) > 0)
+    assert np.all(np.std(result, axis=0) > 0)
 
 
 @every_rule
 def test_aggregate_is_unbiased(rule):
-    """Over the steps of one chain, whoever is late."""
+    """The mean is over the steps of one chain, with random stragglers."""
     num = 20_000
     _, gradients = partial_value_and_grad()
     optimizer = aggregator(**rule)
@@ -107,7 +108,7 @@ def test_sampled_value_and_grad_is_unbiased(rule):
     jax.tree.map(assert_mean, gradients, gradient)
 
 
-def test_both_ways_agree():
+def test_the_aggregator_and_the_sampled_gradient_agree():
     """The same sample and the same answers give the same gradient."""
     _, gradients = partial_value_and_grad()
     optimizer = aggregator()
@@ -152,13 +153,13 @@ def test_auxiliary_outputs():
     key = jax.random.key(0)
 
     @jax.jit
-    def step(probabilities, *arguments):
+    def step_with_aux(probabilities, params, parts, key, received):
         step = jaxwgc.sampled_value_and_grad(loss, CODE, probabilities, has_aux=True)
-        return step(*arguments)
+        return step(params, parts, key, received)
 
-    arguments = PROBABILITIES, PARAMS, PARTS, key, received
-    (value, aux), gradient = step(*arguments)
-    expected_value, expected = sampled_step(*arguments)
+    result = step_with_aux(PROBABILITIES, PARAMS, PARTS, key, received)
+    (value, aux), gradient = result
+    expected_value, expected = sampled_step(PROBABILITIES, PARAMS, PARTS, key, received)
     np.testing.assert_allclose(value, expected_value)
     np.testing.assert_allclose(gradient["w"], expected["w"])
     # Not weighted, and one for each sampled part.
@@ -166,7 +167,7 @@ def test_auxiliary_outputs():
     assert np.isin(np.asarray(aux).round(4), PARTS[1].sum(1).round(4)).all()
 
 
-def test_in_optax():
+def test_the_aggregator_works_in_optax():
     """jit, a state of arrays only, both kinds of keys, `aggregating.process`."""
     _, gradients = partial_value_and_grad()
     optimizer = RAW_KEY_OPTIMIZER
@@ -200,7 +201,7 @@ def test_samples_and_stragglers_are_independent():
 
 
 def test_dtypes(with_x64):
-    params = {np.dtype(own).name: np.ones(2, own) for own in DTYPES}
+    params = {np.dtype(dtype).name: np.ones(2, dtype) for dtype in DTYPES}
     updates = {name: np.ones((6, 2), leaf.dtype) for name, leaf in params.items()}
     optimizer = aggregator(probabilities=np.ones(6))
     update, state = jax.jit(optimizer.update)(updates, optimizer.init(params))
@@ -233,3 +234,58 @@ def test_traced_probabilities_that_are_wrong_give_nan():
         wrong = np.asarray(wrong, float)
         value, gradient = sampled_step(wrong, PARAMS, PARTS, key, received)
         assert np.isnan(value) and np.isnan(gradient["w"]).all()
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "options", "message"),
+    [
+        (np.array([1, 1, 1, 1, 0]), {}, "code.num_parts must be less"),
+        (np.ones(6), {"num_draws": 5}, "code.num_parts"),
+        (np.zeros(6), {}, "probabilities must not all be zero"),
+        (np.array([1, math.nan]), {}, r"probabilities\[1\] = nan"),
+        (np.ones(6), {"method": "a"}, "method must be"),
+    ],
+)
+def test_wrong_probabilities_and_options(probabilities, options, message):
+    code = codes.fractional_repetition(4, 1)
+    with pytest.raises(ValueError, match=message):
+        aggregator(code=code, probabilities=probabilities, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_parts": 6}, ValueError, "parts must have a leading axis of K = 9"),
+        (
+            {"probabilities": np.ones(6)},
+            ValueError,
+            "code.num_parts must be less than 6",
+        ),
+        (
+            {"received": np.ones(5, bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        ({"key": 0}, TypeError, "key must be a PRNG key"),
+    ],
+)
+def test_wrong_arguments_of_sampled_gradients(arguments, error, message):
+    accepted = {
+        "probabilities": np.ones(9, np.float32),
+        "num_parts": 9,
+        "key": jax.random.key(0),
+        "received": np.ones(6, bool),
+    }
+    arguments = {**accepted, **arguments}
+    parts = np.ones((arguments["num_parts"], 2), np.float32)
+
+    def run(received):
+        step = jaxwgc.sampled_value_and_grad(
+            lambda params, part: jnp.sum(params * part),
+            codes.uncoded(6),
+            arguments["probabilities"],
+        )
+        return step(np.ones(2, np.float32), parts, arguments["key"], received)
+
+    with pytest.raises(error, match=message):
+        jax.eval_shape(run, arguments["received"])

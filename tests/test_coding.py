@@ -20,11 +20,13 @@ ALL = np.ones(6, bool)
 
 
 @every_code(
-    "regular_graph",
-    "cyclic_mds, complex",
-    "communication_efficient, odd",
-    "multi_message",
-    "partially_coded, complex",
+    [
+        "regular_graph",
+        "cyclic_mds, complex",
+        "communication_efficient, odd",
+        "multi_message",
+        "partially_coded, complex",
+    ]
 )
 def test_a_worker_forms_its_messages_from_its_own_parts(name):
     code = CODES[name]
@@ -42,23 +44,25 @@ def test_a_worker_forms_its_messages_from_its_own_parts(name):
             np.testing.assert_allclose(formed, sent, rtol=1e-4, atol=1e-4)
 
 
-@every_code("uncoded", "reed_solomon", "communication_efficient")
+@every_code(["uncoded", "reed_solomon", "communication_efficient"])
 def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
-    """Nor do derivatives see them."""
+    """Derivatives do not depend on them either."""
     code = CODES[name]
     decoding = jaxwgc.decoding(code, ~code.assignment[:, 0])
     gradients = np.random.default_rng(0).normal(size=(code.num_parts, 3))
     spoiled = gradients.copy()
     spoiled[0] = np.nan
-    collapse = jax.jit(jax.value_and_grad(lambda own: jnp.sum(decoding.collapse(own))))
-    for found, expected in zip(collapse(spoiled), collapse(gradients)):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    collapse = jax.jit(
+        jax.value_and_grad(lambda leaves: jnp.sum(decoding.collapse(leaves)))
+    )
+    for result, expected in zip(collapse(spoiled), collapse(gradients)):
+        np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
-@every_code("reed_solomon", "communication_efficient", "multi_message, uncoded")
+@every_code(["reed_solomon", "communication_efficient", "multi_message, uncoded"])
 def test_messages_that_are_missing_never_reach_the_result(name, garbage):
-    """Of stragglers, and of workers that have sent some of theirs."""
+    """Workers may be stragglers, or may have sent some of their messages."""
     code = CODES[name]
     observed = np.arange(code.num_workers)
     if code.messages_per_worker == 1:
@@ -72,16 +76,16 @@ def test_messages_that_are_missing_never_reach_the_result(name, garbage):
     expected, decoded = (
         decoding.combine(messages, like(gradients)) for messages in (clean, spoiled)
     )
-    for leaf, own in zip(*map(jax.tree.leaves, (decoded, expected)), strict=True):
-        np.testing.assert_array_equal(leaf, own)
+    for leaf, reference in zip(*map(jax.tree.leaves, (decoded, expected)), strict=True):
+        np.testing.assert_array_equal(leaf, reference)
         assert np.all(np.isfinite(leaf))
 
 
 def test_batch_axes_of_messages_and_masks_are_broadcast():
-    """Of a code with segments, whose weights have an axis of their own."""
+    """Weights of a code with segments have an axis of their own."""
     code = CODES["communication_efficient"]
     gradients = np.random.default_rng(0).normal(size=(3, 1, 6, 5)).astype(np.float32)
-    messages = jax.vmap(jax.vmap(lambda own: jaxwgc.encode(code, own)))(gradients)
+    messages = jax.vmap(jax.vmap(lambda tree: jaxwgc.encode(code, tree)))(gradients)
     received = random_patterns(6, 2, 4)
     decoded = jaxwgc.decode(code, messages, received, jnp.zeros(5))
     assert decoded.shape == (3, 4, 5)
@@ -97,14 +101,14 @@ def test_code_passes_through_tree_map():
     assert "num_workers=6" in repr(COMPLEX)
 
 
-def test_reverse_mode_passes_by_decoding_weights():
+def test_decoding_weights_are_constants_for_reverse_mode():
     def total(target):
         return jaxwgc.effective_weights(jaxwgc.weighted(COMPLEX, target), ALL).sum()
 
     np.testing.assert_allclose(jax.grad(total)(jnp.ones(6)), 1, atol=1e-4)
 
 
-def test_leaks_of_rounds_that_do_not_decode_stay():
+def test_leaks_of_undecodable_rounds_are_not_rounded_to_zero():
     """Three of six are lost, one too many; the leak is a thousandth of the weights."""
     weights = [15.20945, -33.69246, 5.970909, 15.95485, 217.9779, 756.6506]
     code = jaxwgc.weighted(CODES["cyclic_mds, complex"], np.array(weights))
@@ -122,7 +126,7 @@ def test_leaks_of_rounds_that_do_not_decode_stay():
     np.testing.assert_allclose(decoding.collapse(gradients), expected, rtol=1e-4)
 
 
-def test_small_entries_of_weighted_codes_are_no_rounding():
+def test_small_entries_of_weighted_codes_are_not_rounded_to_zero():
     """The weights of some of these rounds are large: rounding is near, but below."""
     code = codes.reed_solomon(200, 200, 20)
     draw = np.random.default_rng(0)
@@ -136,7 +140,7 @@ def test_small_entries_of_weighted_codes_are_no_rounding():
     assert errors.max() < 1e-3 * np.linalg.norm(expected)
 
 
-def test_nothing_is_the_share_of_what_weighs_nothing():
+def test_the_recovered_share_of_a_target_of_zeros_is_zero():
     code = jaxwgc.weighted(codes.uncoded(3), np.zeros(3))
     assert jaxwgc.decoding(code, np.ones(3, bool)).share == 0
 
@@ -168,8 +172,8 @@ def test_integer_messages_of_packed_segments():
     messages = np.arange(12).reshape(6, 2)
     received = np.ones(6, bool)
     decoded = [
-        jaxwgc.decode(code, given, received, np.zeros(4, np.float32))
-        for given in (messages, messages.astype(np.float32))
+        jaxwgc.decode(code, wire_messages, received, np.zeros(4, np.float32))
+        for wire_messages in (messages, messages.astype(np.float32))
     ]
     np.testing.assert_array_equal(*decoded)
 
@@ -180,7 +184,7 @@ def test_gradients_without_entries_collapse():
 
 
 def test_known_weights_need_no_decoder():
-    """As where another device has found them."""
+    """Another device may have found them."""
     code = codes.uncoded(3)
     weights = jnp.array([[2.0, 0.0, 1.0]])
     decoding = jaxwgc.Decoding(code, weights[0] > 0, weights)
@@ -196,7 +200,7 @@ def test_known_weights_need_no_decoder():
             jaxwgc.Decoding(code, *wrong).collapse(gradients)
 
 
-@every_code("reed_solomon", "cyclic_repetition")
+@every_code(["reed_solomon", "cyclic_repetition"])
 def test_complex_parameters(name):
     code = CODES[name]
     draw = np.random.default_rng(0).normal(size=(2, code.num_parts, 3))
@@ -237,13 +241,13 @@ def test_a_weighted_code_from_double_precision_works_without_it():
             for name in ("cyclic_mds, complex", "cyclic_repetition", "bernoulli")
         ]
     for code in weighted[:2]:
-        found = jaxwgc.effective_weights(code, ALL)
-        np.testing.assert_allclose(found, np.arange(1.0, 7), rtol=1e-4)
+        effective = jaxwgc.effective_weights(code, ALL)
+        np.testing.assert_allclose(effective, np.arange(1.0, 7), rtol=1e-4)
         assert jaxwgc.encode(code, jnp.ones((6, 2))).dtype in (np.float32, np.complex64)
     assert jnp.isfinite(jaxwgc.decoding_error(weighted[2], ALL))
 
 
-def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
+def test_weighted_codes_of_numpy_stay_in_numpy_and_others_in_float32():
     code = codes.uncoded(3)
     weights = np.array([1, 2, 1 / 3])
     on_host = jaxwgc.weighted(code, weights)
@@ -252,7 +256,7 @@ def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
     assert jaxwgc.weighted(half, weights).target.dtype == np.float32
 
 
-def test_a_mask_of_messages_is_not_one_of_workers():
+def test_a_mask_of_messages_is_rejected():
     with pytest.raises(ValueError, match=r"3\); got"):
         jaxwgc.decoding_weights(UNCODED, np.ones(9, bool))
 
@@ -275,10 +279,129 @@ def test_arrivals_of_a_model():
         np.testing.assert_array_equal(mask, messages_sent(code, np.asarray(observed)))
 
 
-def test_traced_counts_out_of_range_are_no_answer():
-    """Those that wrap around, too: the round shows as one that cannot be decoded."""
-    arrived = jax.jit(lambda own: Arrived.of(UNCODED, finished=own).mask)
+def test_traced_counts_out_of_range_count_as_no_response():
+    """Counts that wrap around do, too: the round cannot be decoded."""
+    arrived = jax.jit(lambda counts: Arrived.of(UNCODED, finished=counts).mask)
     for count in (np.uint8(255), np.int32(99), np.int32(-3)):
         finished = np.array([3, count, 1], count.dtype)
         expected = [True] * 3 + [False] * 3 + [True, False, False]
         np.testing.assert_array_equal(arrived(finished), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "received or finished must be given, and not both"),
+        (
+            {"received": np.ones(3, bool), "finished": np.ones(3, int)},
+            "and not both",
+        ),
+        ({"received": [[True], [True, False]]}, "inhomogeneous"),
+        (
+            {"received": np.ones((3, 1), bool)},
+            "received must have (shape|a leading axis)",
+        ),
+        ({"received": np.bool_(True)}, "received must have (shape|a leading axis)"),
+        ({"received": np.ones(4, bool)}, "received must have (shape|a leading axis)"),
+        ({"finished": np.array([3, 0, -1])}, "finished must be from 0 to"),
+        ({"finished": np.array([3, 0, 2**32 + 1])}, "finished must be from"),
+    ],
+)
+def test_rounds_that_do_not_fit_the_code_are_rejected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding_weights(codes.uncoded(3, 9), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"received": np.ones(3)}, "received must be a bool mask; got float"),
+        ({"finished": np.ones(3)}, "finished must be integers; got float64"),
+    ],
+)
+def test_rounds_of_another_type_are_rejected(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decoding_weights(codes.uncoded(3, 9), **arguments)
+
+
+def test_decodings_of_another_code_are_rejected():
+    other = jaxwgc.decoding(CODES["weighted"], ALL)
+    with pytest.raises(ValueError, match="received must be a decoding of the same"):
+        jaxwgc.decoding(CODES["uncoded"], other)
+
+
+def test_counts_of_parts_are_required_where_late_workers_are_busy():
+    arrivals = jaxwgc.stragglers.Arrivals(
+        ALL, np.ones(6, np.float32), np.float32(1), joined=ALL
+    )
+    code = codes.multi_message(codes.uncoded(6, 12))
+    with pytest.raises(ValueError, match='late must be "cancelled" for a code'):
+        jaxwgc.decoding(code, arrivals)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ([np.nan] * 6, ValueError, "weights must be finite"),
+        (2.0, ValueError, "weights must have (shape|a leading axis)"),
+        ([1] * 4, ValueError, "weights must have (shape|a leading axis)"),
+        ([[1] * 6], ValueError, "weights must have (shape|a leading axis)"),
+        (np.ones(6, complex), TypeError, "weights must be real numbers"),
+    ],
+)
+def test_wrong_weights_of_parts_are_rejected(weights, error, message):
+    with pytest.raises(error, match=message):
+        jaxwgc.weighted(CODES["uncoded"], weights)
+
+
+@pytest.mark.parametrize(
+    ("messages", "params", "message"),
+    [
+        (np.ones((6, 4), complex), np.zeros(4), "messages.* 6, 2"),
+        (np.ones((6, 2), complex), None, "params must be given with"),
+        (
+            np.ones((5, 2), complex),
+            np.zeros(4, np.float32),
+            "messages must have (shape|a leading axis)",
+        ),
+    ],
+)
+def test_combine_rejects_messages_of_another_shape(messages, params, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding(COMPLEX, ALL).combine(messages, params)
+
+
+@pytest.mark.parametrize(
+    ("messages", "params", "message"),
+    [
+        (np.ones((6, 2)), np.zeros(4), "messages must be complex"),
+        (np.full((6, 2), "a"), np.zeros(4), "messages must be numbers or"),
+        (
+            np.zeros((6, 2), np.complex64),
+            {"b": jax.ShapeDtypeStruct((4,), np.int32)},
+            r"params\['b'\] must .* got int32",
+        ),
+        (np.ones((6, 2), complex), 12, "params must be real or complex"),
+    ],
+)
+def test_combine_rejects_arrays_of_another_dtype(messages, params, message):
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decoding(COMPLEX, ALL).combine(messages, params)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "mask", "message"),
+    [
+        (np.ones((3, 2)), ALL, "partial_gradients.* = 6"),
+        (np.ones(6), ALL[None], "mask must be of one round"),
+    ],
+)
+def test_collapse_rejects_other_parts_and_several_rounds(gradients, mask, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding(CODES["uncoded"], mask).collapse(gradients)
+
+
+def test_failed_rejects_a_tolerance_that_is_text():
+    decoding = jaxwgc.decoding(CODES["uncoded"], ALL)
+    with pytest.raises(TypeError, match="tolerance must be a real scalar"):
+        decoding.failed("x")

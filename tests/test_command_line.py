@@ -23,7 +23,7 @@ def csv(tmp_path):
 
 
 def shown(capsys, *arguments):
-    """What the command line prints."""
+    """Text that the command line prints."""
     main(["report", *map(str, arguments)])
     return capsys.readouterr().out
 
@@ -108,7 +108,7 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(
         jaxwgc,
         "plan",
-        lambda *given, names, memory: types.SimpleNamespace(answer="uncoded"),
+        lambda *arguments, names, memory: types.SimpleNamespace(answer="uncoded"),
     )
     printed = shown(capsys, path, "--plan", "--before-collective")
     assert "Nothing to gain" in printed

@@ -9,6 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from tests.catalogue.codes import CODES as CATALOGUE
 from tests.zoo import gradients_of, like
 
 CODES = {
@@ -24,7 +25,7 @@ def lost(code, *workers):
 
 
 @pytest.mark.parametrize("name", ["complex", "several messages"])
-def test_is_what_the_simulation_decodes(name):
+def test_updates_and_states_are_those_of_coded_aggregate(name):
     """Updates and states are those of `coded_aggregate` for the same round."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
@@ -46,12 +47,12 @@ def test_is_what_the_simulation_decodes(name):
         extra = {"received": mask, "elapsed": np.float32(elapsed)}
         updates, state = update(garbled, state, PARAMS, **extra)
         expected, other = coded(gradients, other, PARAMS, **extra)
-        for own, leaf, full in zip(
+        for update_leaf, leaf, full in zip(
             *map(jax.tree.leaves, (updates, expected, gradients)), strict=True
         ):
-            np.testing.assert_allclose(own, -0.5 * leaf, atol=1e-5)
+            np.testing.assert_allclose(update_leaf, -0.5 * leaf, atol=1e-5)
             if count == 0:
-                np.testing.assert_allclose(own, -0.5 * full.sum(0), atol=1e-4)
+                np.testing.assert_allclose(update_leaf, -0.5 * full.sum(0), atol=1e-4)
         for field in ("received", "elapsed", "residual", "num_undecodable", "shapes"):
             chex.assert_trees_all_close(
                 getattr(state[0], field), getattr(other, field), atol=1e-5
@@ -113,7 +114,96 @@ class TestBadInput:
         with pytest.raises(ValueError, match="must be"):
             twice.update(self.messages, twice.init(PARAMS), params, received=self.mask)
 
-    def test_masks_around_it(self):
+    def test_masks_around_the_aggregator(self):
         hidden = {"w": PARAMS["w"], "b": optax.MaskedNode()}
         with pytest.raises(ValueError, match="go around transformations after"):
             self.update(params=hidden, received=self.mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": True, "undecodable": "skip"}, "undecodable must not be"),
+        ({"memory": True, "debias": "share"}, "debias must be None with"),
+        ({"debias": "all"}, "debias must be one of 'share'"),
+        ({"debias": 0}, "debias must be positive"),
+        ({"correct_errors": True, "memory": True}, "correct_errors must be"),
+        ({"key": jax.random.key(0)}, "correct_errors must be True with key"),
+        ({"message_dtype": "float64"}, "message_dtype must be bfloat16"),
+        ({"on_request": True, "memory": True}, "memory must be False on"),
+        ({"on_request": True, "correct_errors": True}, "correct_errors must"),
+        ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),
+        (
+            {
+                "code": codes.partially_coded(codes.cyclic_mds(4, 1), 1),
+                "correct_errors": True,
+            },
+            "got none for messages",
+        ),
+    ],
+)
+def test_options_that_exclude_each_other(options, message):
+    real = codes.cyclic_repetition(jax.random.key(0), 4, 1)
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decode_aggregate(**{"code": real, **options})
+
+
+def test_unknown_dtypes_of_messages():
+    code = codes.cyclic_repetition(jax.random.key(0), 4, 1)
+    with pytest.raises(TypeError, match="message_dtype must be a dtype"):
+        jaxwgc.decode_aggregate(code, message_dtype="float3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"messages": np.zeros((6, 3), np.complex64)},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": np.zeros((5, 2), np.complex64)},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": np.zeros(3, np.complex64)},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": {"w": np.ones((6, 2), np.float32)}},
+            ValueError,
+            "updates must be one array, the messages",
+        ),
+        (
+            {"received": np.ones(5, bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        (
+            {"messages": np.full((6, 2), "a")},
+            TypeError,
+            "messages must be numbers or",
+        ),
+        ({"received": np.ones(6)}, TypeError, "received must be a bool mask"),
+        (
+            {"params": np.zeros(4, int)},
+            TypeError,
+            "params must be real or complex floats",
+        ),
+    ],
+)
+def test_wrong_messages_masks_and_parameters(arguments, error, message):
+    aggregate = jaxwgc.decode_aggregate(CATALOGUE["reed_solomon"])
+    params = np.zeros(4, np.float32)
+    accepted = {
+        "messages": np.zeros((6, 2), np.complex64),
+        "params": params,
+        "received": np.ones(6, bool),
+    }
+    arguments = {**accepted, **arguments}
+    messages = arguments.pop("messages")
+    with pytest.raises(error, match=message):
+        aggregate.update(messages, aggregate.init(params), **arguments)

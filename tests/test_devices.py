@@ -52,7 +52,7 @@ for name, code in all_codes.items():
         sums = decoding.combine(messages, jax.ShapeDtypeStruct((12,), jnp.float32))
         if name != "segments":
             return sums
-        # What else is made of weights is the same whatever the decoder.
+        # Other results of weights do not depend on the decoder.
         return sums, decoding.effective_weights, decoding.error
 
     specs = [P("i"), P(None, "i")] if name == "group" else [P("i")]

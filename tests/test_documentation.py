@@ -42,7 +42,7 @@ def test_blocks_run_in_order(page, tmp_path, monkeypatch):
 
 
 def test_first_example_of_the_readme_is_short():
-    """Under 25 lines, with an optax chain, a loss of the user's own, and a result."""
+    """It has at most 25 lines, an optax chain, a loss and a result."""
     [code] = [code for _, code in blocks_of("README.md") if "coded_aggregate" in code]
     assert len(code.splitlines()) < 25
     for part in ("def loss(", "optax.chain(", "coded_aggregate(", "\nprint("):

@@ -24,13 +24,13 @@ def linear(params, part):
     return jnp.sum(params * part)
 
 
-def share_of_miss(found, truth):
+def share_of_miss(result, truth):
     truth = np.asarray(truth, np.float64)
-    return np.abs(np.asarray(found, np.float64) - truth).max() / np.abs(truth).max()
+    return np.abs(np.asarray(result, np.float64) - truth).max() / np.abs(truth).max()
 
 
-def test_one_code_in_both_modes():
-    """Also where what was compiled in the other mode is still there."""
+def test_one_code_serves_both_precisions():
+    """Programs that were compiled in the other mode do not matter."""
     code = codes.ldgm(KEY, 8, 6, 2)
     received = np.arange(code.num_workers) > 0
     parts = np.arange(7.0 * code.num_parts, dtype=np.float32).reshape(-1, 7)
@@ -49,8 +49,8 @@ def test_one_code_in_both_modes():
         compiled.append(jax.jit(everything))
         with jax.enable_x64(mode):
             *sums, error = compiled[-1](received, parts)
-        for found in sums:
-            np.testing.assert_allclose(found, sums[0], rtol=1e-5)
+        for result in sums:
+            np.testing.assert_allclose(result, sums[0], rtol=1e-5)
         assert np.asarray(error) < code.num_parts
 
 
@@ -64,8 +64,8 @@ class TestMessages:
         numbers = whole.astype(float)
         np.testing.assert_array_equal(messages, code.encoding_matrix @ numbers)
         plain = codes.uncoded(6)
-        for own in (whole, jnp.asarray(whole), whole.tolist()):
-            decoded = jaxwgc.decode(plain, own, LOST_TWO, np.zeros(2, np.float32))
+        for weights in (whole, jnp.asarray(whole), whole.tolist()):
+            decoded = jaxwgc.decode(plain, weights, LOST_TWO, np.zeros(2, np.float32))
             np.testing.assert_allclose(decoded, numbers[LOST_TWO].sum(0), rtol=1e-6)
 
     def test_integers_of_64_bits_keep_their_size(self):
@@ -91,7 +91,7 @@ class TestMessages:
         np.testing.assert_array_equal(cast, decoded.astype(jnp.bfloat16))
 
 
-def test_shapes_have_no_entries():
+def test_shape_structs_are_taken_for_parameters_alone():
     """A `jax.ShapeDtypeStruct` is taken for parameters, and for nothing else."""
     struct = jax.ShapeDtypeStruct((6,), np.float32)
     plain = codes.uncoded(6)
@@ -114,7 +114,7 @@ def test_shapes_have_no_entries():
 
 
 def both(loss, has_aux=False):
-    """What differentiates a loss, from its parameters and parts alone."""
+    """Functions that differentiate a loss from its parameters and parts alone."""
     decoded = jaxwgc.decoded_value_and_grad(loss, CODES["real"], has_aux)
     return (
         jaxwgc.partial_value_and_grad(loss, has_aux),
@@ -180,8 +180,8 @@ class TestLosses:
     )
     def test_losses_that_have_no_gradient(self, result, rule, has_aux):
         def loss(params, part):
-            own = result(linear(params, part))
-            return (own, part) if has_aux else own
+            value = result(linear(params, part))
+            return (value, part) if has_aux else value
 
         for call in both(loss, has_aux):
             with pytest.raises(TypeError, match=rule):
@@ -215,8 +215,8 @@ def test_small_floats_are_aggregated_in_float32(dtype, method):
     aggregate = jaxwgc.coded_aggregate(
         CODES["complex"], stragglers.uniform(2), KEY, method=method
     )
-    found, _ = aggregate.update(updates, aggregate.init(None), received=LOST_TWO)
-    assert found.dtype == dtype
+    result, _ = aggregate.update(updates, aggregate.init(None), received=LOST_TWO)
+    assert result.dtype == dtype
     truth = np.asarray(updates, np.float64).sum(0)
-    miss = np.abs(np.asarray(found, np.float64) - truth)
+    miss = np.abs(np.asarray(result, np.float64) - truth)
     assert np.all(miss <= (float(jnp.finfo(dtype).eps) / 2 + 1e-5) * np.abs(truth))

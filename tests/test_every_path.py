@@ -4,7 +4,6 @@
 examples of `test_any_round` in each precision.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -35,35 +34,24 @@ def gradients_of(code, generator):
     }
 
 
-# The solver is most of a program's compilation: it stands in this one alone.
+# Decoding is most of the compilation, and all paths take its weights.
 @jax.jit
-def decode_by(code, observed):
+def decode(code, observed):
     decoding = jaxwgc.decoding(code, **arrivals(observed))
     return decoding.mask, decoding.weights
 
 
-def decode(code, observed):
-    """Decodes by the first decoder: codes of one shape and decoder share a program."""
-    return decode_by(dataclasses.replace(code, decoders=code.decoders[:1]), observed)
-
-
-def all_paths(code, decoded, gradients):
-    """Messages, and what every path makes of rounds and of gradients.
-
-    Weights are known: codes of one shape share what comes after.
-    """
-    solver = (decoders.LeastSquares(),)
-    return _all_paths(dataclasses.replace(code, decoders=solver), decoded, gradients)
-
-
 @jax.jit
-def _all_paths(code, decoded, gradients):
-    """A linear loss, whose partial gradients are `gradients` wherever params are."""
+def all_paths(code, masks, weights, gradients):
+    """Computes messages, and the results of every path for rounds of known weights.
+
+    The loss is linear: its partial gradients are `gradients` for any parameters.
+    """
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[1:], leaf.dtype), gradients)
     messages = jaxwgc.encode(code, gradients)
 
     def loss(params, part):
-        products = jax.tree.map(lambda leaf, own: jnp.sum(leaf * own), params, part)
+        products = jax.tree.map(lambda leaf, row: jnp.sum(leaf * row), params, part)
         return sum(jax.tree.leaves(products))
 
     def of_round(mask, weights):
@@ -96,11 +84,11 @@ def _all_paths(code, decoded, gradients):
             },
         }
 
-    return messages, jax.vmap(of_round)(*decoded)
+    return messages, jax.vmap(of_round)(masks, weights)
 
 
 def wide(array):
-    """In double precision."""
+    """Returns an array in double precision."""
     return np.asarray(array, np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
@@ -113,9 +101,9 @@ def kinds(tree):
 
 
 class Checked(NamedTuple):
-    """What paths gave of some rounds, and what NumPy makes of their weights."""
+    """Results of all paths for some rounds, and NumPy's results for their weights."""
 
-    found: dict
+    results: dict
     weights: np.ndarray
     decoded: np.ndarray
     effective: np.ndarray
@@ -127,10 +115,11 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
 
     Leaks between halves and segments below `slack` of the weights may be cut off.
     """
-    messages, found = all_paths(code, decode(code, observed), gradients)
-    for tree in found["paths"].values():
+    masks, weights = decode(code, observed)
+    messages, result = all_paths(code, masks, weights, gradients)
+    for tree in result["paths"].values():
         assert kinds(tree) == kinds(gradients)
-    found = jax.tree.map(lambda leaf: wide(leaf)[:number], found)
+    result = jax.tree.map(lambda leaf: wide(leaf)[:number], result)
     observed = observed[:number]
     matrix = in_working_precision(np.asarray(code.encoding_matrix))
     eps = float(jnp.finfo(matrix.dtype).eps)
@@ -142,8 +131,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     assert np.all(np.abs(wide(messages) - matrix @ blocks) <= bound)
 
     segments = (code.num_segments,) if code.num_segments > 1 else ()
-    assert found["weights"].shape == (len(observed), *segments, code.num_messages)
-    weights = found["weights"].reshape(len(observed), code.num_segments, -1)
+    assert result["weights"].shape == (len(observed), *segments, code.num_messages)
+    weights = result["weights"].reshape(len(observed), code.num_segments, -1)
     sent = zoo.messages_sent(code, observed)[:, None]
     assert not np.any(weights[np.broadcast_to(~sent, weights.shape)])
     reached = weights @ matrix
@@ -151,18 +140,18 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     rounding = (np.abs(weights) @ np.abs(matrix)).max((1, 2)) + scale
     rounding = 30 * eps * rounding + TINY
     effective = oracles.effective(code, reached)
-    assert np.all(np.abs(found["effective"] - effective) <= rounding[:, None])
+    assert np.all(np.abs(result["effective"] - effective) <= rounding[:, None])
 
     missed = np.linalg.norm(reached - oracles.targets(code), axis=(1, 2))
     missed /= np.sqrt(code.num_segments)
     off = np.sqrt(code.num_parts) * rounding
     if 1e-10 < scale < 1e15:  # Squares of others leave the range of float32.
-        assert np.all(np.abs(np.sqrt(found["error"]) - missed) <= off)
+        assert np.all(np.abs(np.sqrt(result["error"]) - missed) <= off)
     bar = 1e-3 * np.linalg.norm(code.target)
     clear = np.abs(missed - bar) > 2 * off
-    np.testing.assert_array_equal(found["failed"][clear], (missed > bar)[clear])
+    np.testing.assert_array_equal(result["failed"][clear], (missed > bar)[clear])
     whole = observed if observed.dtype == bool else observed == code.parts_per_worker
-    for state in found["states"]:
+    for state in result["states"]:
         assert np.all(np.abs(state.residual - missed) <= off)
         failed = state.num_undecodable[clear] == 1
         np.testing.assert_array_equal(failed, (missed > bar)[clear])
@@ -177,20 +166,13 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     }
     sizes = np.abs(decoded) + np.abs(effective) @ np.abs(flat)
     bound = bound + 4 * oracles.raveled(few_bits)[0] * sizes
-    for path, tree in found["paths"].items():
+    for path, tree in result["paths"].items():
         assert np.all(np.abs(oracles.raveled(tree) - decoded) <= bound), path
-    return Checked(found, weights, decoded, effective, missed)
-
-
-# Those left out are shapes of their own for what decoders of others do.
-LEFT_OUT = {
-    *("multi_message, uncoded", "partially_coded", "reed_solomon, slack"),
-    *("projective_plane", "paley", "communication_efficient, odd"),
-}
+    return Checked(result, weights, decoded, effective, missed)
 
 
 @pytest.mark.parametrize("is_weighted", [False, True])
-@every_code(*sorted(CODES.keys() - LEFT_OUT))
+@every_code(CODES)
 def test_every_path(name, is_weighted, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
     code = CODES[name]
@@ -203,14 +185,14 @@ def test_every_path(name, is_weighted, with_x64):
     tolerance = 1e-9 if is_weighted else 1e-10
     checked = check_paths(code, observed, gradients, slack=tolerance)
     effective = checked.effective @ oracles.raveled(gradients)
-    value = checked.found["value"]
+    value = checked.results["value"]
     error = checked.missed**2
     np.testing.assert_allclose(value, effective.sum(1), atol=20 * tolerance)
     if code.decoders[0].is_optimal:
         best = oracles.best_mixtures(code, zoo.messages_sent(code, observed))
-        least = oracles.squared_errors(best, code)
+        minimum = oracles.squared_errors(best, code)
         scale = np.sum(code.target**2)
-        np.testing.assert_allclose(error, least, atol=tolerance * scale)
+        np.testing.assert_allclose(error, minimum, atol=tolerance * scale)
     if not is_weighted:
         assert np.any(error < 1e-10) or name in NEVER_EXACT
         assert np.any(error > 0.1)
@@ -235,8 +217,6 @@ NAMES = (
     "ldgm",
     "from_matrix",
 )
-# Not again without the 64-bit mode: their shapes are their own, their solvers are not.
-ONLY_DOUBLE = "partially_coded, complex", "multi_message", "clustered"
 NUM_ROUNDS = 4
 # Leaves in bfloat16 without the 64-bit mode, unless others are packed with them, to
 # which rounding leaks in rounds that do not decode.
@@ -244,9 +224,9 @@ SMALL = "matrix", "number", "other"
 
 
 @st.composite
-def rounds(draw, names):
+def rounds(draw):
     """Weights of every spread and scale; masks, or numbers of parts, of every kind."""
-    name = draw(st.sampled_from(names))
+    name = draw(st.sampled_from(NAMES))
     code = CODES[name]
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread = draw(st.sampled_from([1.0, 3.0, 1e3, 1e6]))
@@ -269,13 +249,12 @@ def rounds(draw, names):
 @pytest.mark.parametrize("x64", [False, True], ids=["float32-bfloat16", "float64"])
 @given(data=st.data())
 def test_any_round(x64, data):
-    names = [name for name in NAMES if x64 or name not in ONLY_DOUBLE]
-    name, weights, observed, gradients = data.draw(rounds(names))
+    name, weights, observed, gradients = data.draw(rounds())
     code = CODES[name]
     # As many as in `test_every_path`, and so one compilation with that.
     repeated = observed[np.arange(len(zoo.observed_rounds(name))) % NUM_ROUNDS]
     with jax.enable_x64(x64):
-        own = jaxwgc.weighted(code, weights.astype(jnp.result_type(float)))
+        weighted_code = jaxwgc.weighted(code, weights.astype(jnp.result_type(float)))
         is_mixed = not (x64 or code.is_complex or code.num_segments > 1)
         gradients = {
             leaf_name: leaf.astype(
@@ -285,10 +264,12 @@ def test_any_round(x64, data):
             )
             for leaf_name, leaf in gradients.items()
         }
-        checked = check_paths(own, repeated, gradients, NUM_ROUNDS, slack=1e-4)
-        matrix = in_working_precision(own.encoding_matrix)
+        checked = check_paths(
+            weighted_code, repeated, gradients, NUM_ROUNDS, slack=1e-4
+        )
+        matrix = in_working_precision(weighted_code.encoding_matrix)
         plain = wide(decode(code, repeated)[1])[:NUM_ROUNDS]
-    check_misses(own, observed, matrix, checked.weights)
+    check_misses(weighted_code, observed, matrix, checked.weights)
     if np.all(weights) and code.num_stragglers > 0:
         # Weights of an exact code do not depend on those of its parts.
         whole = 1 if observed.dtype == bool else np.asarray(code.parts_per_worker)
@@ -299,7 +280,7 @@ def test_any_round(x64, data):
 
 
 def check_misses(code, observed, matrix, weights):
-    """At most three times NumPy's: as if all parts that count did alike, or fitted."""
+    """Checks that errors are at most three times NumPy's."""
     columns = np.repeat(code.target, code.num_segments)
     counts = columns != 0
     columns = np.where(counts, columns, 1)
@@ -309,16 +290,16 @@ def check_misses(code, observed, matrix, weights):
     plain = (matrix / columns).astype(matrix.dtype)
     if code.decoders[0].is_a(decoders.Peeling):
         return  # It decodes less, and scales it up.
-    for found, mask in zip(weights, zoo.messages_sent(code, observed), strict=True):
-        least = oracles.least_miss(plain, aim, mask)
-        if least < 1e-4 * norm:
-            # Part by part, whatever the others weigh.
-            missed = np.linalg.norm((found @ wide(plain) - aim)[:, counts])
-            assert missed <= max(3 * least, 1e-4 * norm)
+    for result, mask in zip(weights, zoo.messages_sent(code, observed), strict=True):
+        minimum = oracles.least_miss(plain, aim, mask)
+        if minimum < 1e-4 * norm:
+            # Part by part, for any weights of the others.
+            missed = np.linalg.norm((result @ wide(plain) - aim)[:, counts])
+            assert missed <= max(3 * minimum, 1e-4 * norm)
         elif not code.decoders[0].is_a(decoders.Group):
-            least = oracles.least_miss(matrix, target, mask)
-            missed = np.linalg.norm(found @ wide(matrix) - target)
-            assert missed <= 1.001 * least + 1e-5 * np.linalg.norm(target)
+            minimum = oracles.least_miss(matrix, target, mask)
+            missed = np.linalg.norm(result @ wide(matrix) - target)
+            assert missed <= 1.001 * minimum + 1e-5 * np.linalg.norm(target)
 
 
 def test_gradients_that_blocks_do_not_divide(with_x64):

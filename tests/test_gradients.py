@@ -48,15 +48,15 @@ def test_partial_gradients_equal_a_loop_over_the_parts(x64):
         value = logistic(params, part)
         return (value, {"rows": part["x"].sum(1)}) if has_aux else value
 
-    each = jaxwgc.partial_value_and_grad(loss, has_aux=has_aux)
-    found = jax.jit(each)(params, parts)
+    step = jaxwgc.partial_value_and_grad(loss, has_aux=has_aux)
+    result = jax.jit(step)(params, parts)
     expected = one_by_one(loss, params, parts, has_aux)
-    chex.assert_trees_all_close(found, expected, rtol=1e-12 if x64 else 1e-5)
-    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    chex.assert_trees_all_close(result, expected, rtol=1e-12 if x64 else 1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(result, expected)
 
 
 class TestDecodedGradients:
-    """One backward pass for a round; every mask is in `test_every_path`."""
+    """A round takes one backward pass; every mask is in `test_every_path`."""
 
     def test_has_aux(self, with_x64):
         code = CODES["cyclic_repetition"]
@@ -93,7 +93,7 @@ class TestDecodedGradients:
         watched.defvjp(lambda params: (watched(params), params), backward)
         code = CODES[name]
         step = jaxwgc.decoded_value_and_grad(
-            lambda own, part: watched(own * part), code
+            lambda weights, part: watched(weights * part), code
         )
         step = jax.jit(jax.vmap(step, (None, None, 0)))
         for num_lost, num_passes in passes.items():
@@ -126,8 +126,8 @@ class TestDifferentiation:
             return jaxwgc.Decoding(code, mask, decodings.weights[index])
 
         def loss(params, part):
-            own, row_weight = part
-            scaled = {"x": own["x"] * row_weight, "y": own["y"]}
+            part_of_step, row_weight = part
+            scaled = {"x": part_of_step["x"] * row_weight, "y": part_of_step["y"]}
             return logistic(params, scaled)
 
         def outer(gradient_of):
@@ -152,8 +152,8 @@ class TestDifferentiation:
 
         def by_hand(w, parts, index):
             gradients = jax.vmap(jax.grad(loss), (None, 0))({"w": w}, parts)["w"]
-            own = jnp.asarray(mixing)[index]
-            packed = own @ (gradients[:, :2] + 1j * gradients[:, 2:])
+            mixture = jnp.asarray(mixing)[index]
+            packed = mixture @ (gradients[:, :2] + 1j * gradients[:, 2:])
             return jnp.concatenate([packed.real, packed.imag])
 
         expected = outer(by_hand)
@@ -167,8 +167,8 @@ class TestDifferentiation:
         direction = {"w": np.array([1.0, -2, 0.5, 3])}
         step = jaxwgc.decoded_value_and_grad(logistic, code)
         round_of = jaxwgc.decoding(code, random_patterns(6, 2, 1)[0])
-        gradient = jax.jit(lambda own: step(own, parts, round_of)[1])
-        product = jax.jit(lambda own: jax.jvp(gradient, (own,), (direction,))[1])(
+        gradient = jax.jit(lambda values: step(values, parts, round_of)[1])
+        product = jax.jit(lambda values: jax.jvp(gradient, (values,), (direction,))[1])(
             params
         )
         whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
@@ -176,3 +176,70 @@ class TestDifferentiation:
         # The whole has one regulariser where six parts have six.
         hessian = hessian + 5 * np.diag(12 * params["w"] ** 2)
         np.testing.assert_allclose(product["w"], hessian @ direction["w"], rtol=1e-9)
+
+
+def summed_products(params, part):
+    return jnp.sum(params * part)
+
+
+SIX_PARTS = np.ones((6, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"parts": {"x": np.ones((5, 2), np.float32)}},
+            ValueError,
+            r"parts\['x'\].*num_parts = 6; got .*5",
+        ),
+        ({"parts": {}}, ValueError, "parts must have at least one array"),
+        ({"params": {}}, ValueError, "params must have at least one array"),
+        (
+            {"received": np.ones((1, 6), bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        (
+            {"parts": {"x": np.array(["a"] * 6)}},
+            TypeError,
+            r"parts\['x'\] must be numbers",
+        ),
+        (
+            {"params": np.ones(2, int)},
+            TypeError,
+            "params must be real or complex floats",
+        ),
+    ],
+)
+def test_decoded_gradients_reject_what_does_not_fit_the_code(arguments, error, message):
+    step = jaxwgc.decoded_value_and_grad(summed_products, CODES["reed_solomon"])
+    accepted = {
+        "params": np.zeros(2, np.float32),
+        "parts": SIX_PARTS,
+        "received": np.ones(6, bool),
+    }
+    arguments = {**accepted, **arguments}
+    with pytest.raises(error, match=message):
+        step(arguments["params"], arguments["parts"], arguments["received"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (None, "parts must have (shape|a leading axis)"),
+        ({}, "parts must have (shape|a leading axis)"),
+        (3.0, "parts must have (shape|a leading axis)"),
+        ([np.float32(1)], "parts must have (shape|a leading axis)"),
+        ({"x": SIX_PARTS, "y": SIX_PARTS[1:]}, r"parts\['y'\] must have"),
+    ],
+)
+def test_partial_gradients_reject_parts_without_a_common_axis(parts, message):
+    gradients_of = jaxwgc.partial_value_and_grad(lambda params, part: jnp.sum(part))
+    with pytest.raises(ValueError, match=message):
+        gradients_of(1.0, parts)
+
+
+def test_a_loss_that_is_a_number():
+    with pytest.raises(TypeError, match="loss must be a function"):
+        jaxwgc.partial_value_and_grad(3.0)

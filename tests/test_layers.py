@@ -48,18 +48,18 @@ def arrows():
                     yield room, path, parts[1:]
 
 
-def test_every_room_is_here():
-    found = {
+def test_the_table_lists_every_room():
+    result = {
         path.stem
         for path in ROOT.iterdir()
         if not path.name.startswith("_") and (path.suffix == ".py" or path.is_dir())
     }
-    assert found == set(KNOWS)
+    assert result == set(KNOWS)
     rooms = list(KNOWS)
     assert all(KNOWS[room] <= {*rooms[:place]} for place, room in enumerate(rooms))
 
 
-def test_no_arrow_runs_up():
+def test_no_room_imports_a_higher_room():
     wrong = [
         f"{path.relative_to(ROOT)} imports jaxwgc.{'.'.join(parts)}"
         for room, path, parts in arrows()
@@ -80,7 +80,7 @@ def test_private_files_stay_in_their_rooms():
     assert not wrong
 
 
-def test_files_for_all_know_no_room():
+def test_files_for_all_rooms_import_no_room():
     for path in ROOT.glob("_*.py"):
         if path.name == "__init__.py":
             continue

@@ -1,4 +1,4 @@
-"""Wrong messages are found by what a code has to spare, and nobody else is blamed."""
+"""Parity checks find corrupted messages, and blame no other worker."""
 
 import dataclasses
 
@@ -9,8 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.coding._errors._majority import find_copies
-from jaxwgc.coding._errors._projection import key_from, project
+from tests.catalogue.codes import CODES as CATALOGUE
 from tests.oracles import packed
 from tests.zoo import patterns
 
@@ -27,7 +26,6 @@ CODES = {
 COPIES = codes.fractional_repetition(9, num_stragglers=2)
 NUM_CHECKS = 4
 BATCH = 128
-projected = jax.jit(project, static_argnums=2)
 
 
 @jax.jit
@@ -39,31 +37,32 @@ def of_rounds(locator, messages, received, keys, noise):
 
 
 def find_all(code, messages, received, noise=0.0):
-    """What is found of rounds, in NumPy; always as many side by side.
+    """Locations of errors in rounds as NumPy arrays; batches have one size.
 
-    Messages are as long as gradients of `LENGTH` make them: codes of one shape and
-    decoder share a compiled function.
+    Gradients have `LENGTH` entries: codes of one shape and decoder share a program.
     """
     locator = jaxwgc.coding.ErrorLocator.of(code)
     keys = jax.random.split(KEY, BATCH)
     received = received.repeat(code.messages_per_worker, axis=1)
     batches = []
     for start in range(0, len(messages), BATCH):
-        own = np.arange(start, start + BATCH) % len(messages)
-        batches.append(of_rounds(locator, messages[own], received[own], keys, noise))
-    return jax.tree.map(lambda *own: np.concatenate(own)[: len(messages)], *batches)
+        rows = np.arange(start, start + BATCH) % len(messages)
+        batches.append(of_rounds(locator, messages[rows], received[rows], keys, noise))
+    return jax.tree.map(
+        lambda *arrays: np.concatenate(arrays)[: len(messages)], *batches
+    )
 
 
 def find(code, messages, received=True, noise=0.0):
-    """What is found of one round."""
+    """Location of errors in one round."""
     received = np.broadcast_to(received, (1, code.num_workers))
-    found = find_all(code, np.asarray(messages)[None], received, noise)
-    return jax.tree.map(lambda leaf: leaf[0], found)
+    result = find_all(code, np.asarray(messages)[None], received, noise)
+    return jax.tree.map(lambda leaf: leaf[0], result)
 
 
 def sent(code, gradients):
     """Messages of rounds, in the precision of the gradients."""
-    blocks = np.array([packed(code, own) for own in gradients])
+    blocks = np.array([packed(code, gradient) for gradient in gradients])
     dtype = np.result_type(gradients, np.complex64 if code.is_complex else np.float32)
     return code.encoding_matrix.astype(dtype) @ blocks.astype(dtype)
 
@@ -75,7 +74,7 @@ def first_part(size, num_parts):
 def locate(
     code, is_wrong, received=True, sizes=3.0, heavy=1.0, agree=False, factor=None
 ):
-    """What is found of random gradients times `heavy`, missing messages being NaN.
+    """Locations for random gradients times `heavy`; missing messages are NaN.
 
     Wrong ones are off by random vectors, or by `factor` times what they should be.
     """
@@ -97,42 +96,42 @@ def locate(
 def test_independent_errors_up_to_one_less_than_checks(name):
     """Every set of up to three wrong workers; up to one beside every missing one."""
     wrong = ~patterns(8, range(NUM_CHECKS))
-    pairs = [(own, np.ones(8, bool)) for own in wrong]
+    pairs = [(is_wrong, np.ones(8, bool)) for is_wrong in wrong]
     pairs += [
-        (own, np.arange(8) != lost)
-        for own in wrong
+        (is_wrong, np.arange(8) != lost)
+        for is_wrong in wrong
         for lost in range(8)
-        if own.sum() < 2 and not own[lost]
+        if is_wrong.sum() < 2 and not is_wrong[lost]
     ]
     is_wrong, received = map(np.array, zip(*pairs))
-    found = locate(CODES[name], is_wrong, received)
-    np.testing.assert_array_equal(found.wrong, is_wrong)
-    assert not np.any(found.refused)
-    np.testing.assert_array_equal(found.mask, received & ~is_wrong)
-    np.testing.assert_array_equal(found.checks, received.sum(1) - 4)
+    location = locate(CODES[name], is_wrong, received)
+    np.testing.assert_array_equal(location.wrong, is_wrong)
+    assert not np.any(location.refused)
+    np.testing.assert_array_equal(location.mask, received & ~is_wrong)
+    np.testing.assert_array_equal(location.checks, received.sum(1) - 4)
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_errors_that_agree_up_to_half_of_the_checks(name):
     """Every pair that adds one and the same vector; three are never mistaken."""
     is_wrong = ~patterns(8, [2, 3])
-    found = locate(CODES[name], is_wrong, agree=True)
+    location = locate(CODES[name], is_wrong, agree=True)
     are_two = is_wrong.sum(1) == 2
-    np.testing.assert_array_equal(found.wrong[are_two], is_wrong[are_two])
-    assert not np.any(found.refused[are_two])
-    assert np.all(found.refused | (np.asarray(found.wrong) == is_wrong).all(1))
+    np.testing.assert_array_equal(location.wrong[are_two], is_wrong[are_two])
+    assert not np.any(location.refused[are_two])
+    assert np.all(location.refused | (np.asarray(location.wrong) == is_wrong).all(1))
 
 
 @pytest.mark.parametrize("heavy", [1.0, 1e3])
 @pytest.mark.parametrize("name", CODES)
-def test_huge_errors_hide_no_moderate_ones(name, heavy):
+def test_moderate_errors_are_found_beside_huge_ones(name, heavy):
     """Every pair and triple, errors of 1e3 to 1e30 of a typical entry."""
     is_wrong = ~patterns(8, [2, 3])
     draw = np.random.default_rng(0)
     sizes = 10 ** draw.uniform(3, 30, is_wrong.shape)
-    found = locate(CODES[name], is_wrong, sizes=sizes, heavy=first_part(heavy, 8))
-    is_right = (np.asarray(found.wrong) == is_wrong).all(1)
-    assert np.all(is_right | found.refused)
+    location = locate(CODES[name], is_wrong, sizes=sizes, heavy=first_part(heavy, 8))
+    is_right = (np.asarray(location.wrong) == is_wrong).all(1)
+    assert np.all(is_right | location.refused)
     assert np.mean(is_right) > 0.9
 
 
@@ -153,29 +152,31 @@ def test_errors_of_unequal_sizes(sizes, num_missing, heavy, options):
     is_wrong = places < len(sizes)
     received = places < 12 - num_missing
     sizes = np.asarray([*sizes, *[0] * (12 - len(sizes))])[places]
-    found = locate(code, is_wrong, received, sizes, first_part(heavy, 12), **options)
-    is_right = (np.asarray(found.wrong) == is_wrong).all(1) & ~np.asarray(found.refused)
+    location = locate(code, is_wrong, received, sizes, first_part(heavy, 12), **options)
+    is_right = (np.asarray(location.wrong) == is_wrong).all(1) & ~np.asarray(
+        location.refused
+    )
     if is_wrong[0].sum() < code.num_stragglers - num_missing:
         assert np.all(is_right)
-    assert np.all(is_right | found.refused)
+    assert np.all(is_right | location.refused)
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_more_than_can_be_explained_is_refused(name):
-    """Four independent errors leave no check: nobody is blamed, nothing believed."""
+def test_more_errors_than_can_be_explained_are_rejected(name):
+    """Four independent errors leave no check: no worker is blamed, none is used."""
     is_wrong = ~patterns(8, [4])
-    found = locate(CODES[name], is_wrong)
-    assert np.all(found.refused)
-    assert np.all(found.disputed)
-    assert not np.any(found.wrong | found.mask)
+    location = locate(CODES[name], is_wrong)
+    assert np.all(location.refused)
+    assert np.all(location.disputed)
+    assert not np.any(location.wrong | location.mask)
 
 
-def test_a_round_without_a_spare_answer_is_refused():
+def test_a_round_without_a_check_is_rejected():
     four = np.arange(8)[None] < 4
-    found = locate(CODES["cyclic_mds"], np.zeros((1, 8), bool), four)
-    assert found.refused[0]
-    assert found.checks[0] == 0
-    assert not found.mask.any()
+    location = locate(CODES["cyclic_mds"], np.zeros((1, 8), bool), four)
+    assert location.refused[0]
+    assert location.checks[0] == 0
+    assert not location.mask.any()
 
 
 class TestCopies:
@@ -183,7 +184,7 @@ class TestCopies:
     def test_majority(self, agree):
         """Against counting: every pattern of up to three wrong workers."""
         is_wrong = ~patterns(9, range(4))
-        found = locate(COPIES, is_wrong, agree=agree)
+        location = locate(COPIES, is_wrong, agree=agree)
         groups = COPIES.assignment @ 2 ** np.arange(9)
         _, labels = np.unique(groups, return_inverse=True)
         wrong = np.array([is_wrong[:, labels == g].sum(1) for g in range(3)]).T
@@ -193,12 +194,12 @@ class TestCopies:
         blamed = np.where((wrong == 3)[:, labels], False, blamed)
         expected = blamed if agree else is_wrong
         refused = np.zeros(len(is_wrong), bool) if agree else (wrong >= 2).any(1)
-        np.testing.assert_array_equal(found.refused, refused)
+        np.testing.assert_array_equal(location.refused, refused)
         np.testing.assert_array_equal(
-            found.wrong[~refused], np.asarray(expected)[~refused]
+            location.wrong[~refused], np.asarray(expected)[~refused]
         )
         disputed = (wrong >= 2)[:, labels] & refused[:, None]
-        np.testing.assert_array_equal(found.disputed, disputed)
+        np.testing.assert_array_equal(location.disputed, disputed)
 
     def test_one_of_three_rounded_to_bfloat16(self):
         """Off by 20%, which is 5 times what counts as rounding."""
@@ -207,72 +208,35 @@ class TestCopies:
             messages = jaxwgc.encode(COPIES, jax.random.normal(key, (9, LENGTH)))
             error = 0.2 * jnp.roll(messages[1], 1)
             rounded = messages.at[1].add(error).astype(jnp.bfloat16)
-            found = jaxwgc.locate_errors(COPIES, rounded, np.ones(9, bool), key)
-            return (found.wrong == (np.arange(9) == 1)).all()
+            location = jaxwgc.locate_errors(COPIES, rounded, np.ones(9, bool), key)
+            return (location.wrong == (np.arange(9) == 1)).all()
 
         assert jax.jit(jax.vmap(is_found))(jax.random.split(KEY, 1000)).all()
 
-    def test_two_of_two_is_a_dispute_and_one_alone_is_not_believed(self):
+    def test_copies_that_differ_are_disputed_and_single_copies_are_dropped(self):
         code = codes.fractional_repetition(4, num_stragglers=1)
         messages = np.float32(code.encoding_matrix)
         wrong = messages + np.eye(4, dtype=np.float32)[[1]].T
-        found = jaxwgc.locate_errors(code, wrong, np.ones(4, bool), KEY)
-        assert bool(found.refused)
-        np.testing.assert_array_equal(found.disputed, [False, True, False, True])
-        found = jaxwgc.locate_errors(code, messages, np.arange(4) < 3, KEY)
-        assert bool(found.refused)
-        assert not found.disputed.any()
+        location = jaxwgc.locate_errors(code, wrong, np.ones(4, bool), KEY)
+        assert bool(location.refused)
+        np.testing.assert_array_equal(location.disputed, [False, True, False, True])
+        location = jaxwgc.locate_errors(code, messages, np.arange(4) < 3, KEY)
+        assert bool(location.refused)
+        assert not location.disputed.any()
 
     def test_several_messages_a_worker(self):
         """A worker with one wrong message is out with all of them."""
         code = codes.replicated(3, num_parts=6, copies=3)
         messages = np.float32(code.encoding_matrix)
         messages[7] += 1
-        found = find(code, messages)
-        np.testing.assert_array_equal(found.wrong, [False, True, False])
-        np.testing.assert_array_equal(found.mask, np.repeat([True, False, True], 6))
-        decoded = jaxwgc.decode(code, messages, found, jnp.zeros(6))
+        location = find(code, messages)
+        np.testing.assert_array_equal(location.wrong, [False, True, False])
+        np.testing.assert_array_equal(location.mask, np.repeat([True, False, True], 6))
+        decoded = jaxwgc.decode(code, messages, location, jnp.zeros(6))
         np.testing.assert_array_equal(decoded, np.ones(6))
 
-    def test_are_known_by_their_rows(self):
-        matrix = np.array([[1, 2, 0], [0, 0, 3], [-2, -4, 0], [0, 0, 1.5]])
-        labels, signs = find_copies(matrix)
-        assert labels[0] == labels[2] != labels[1] == labels[3]
-        np.testing.assert_array_equal(signs, [1, 1, -1, 1])
-        assert find_copies(np.array([[1.0, 0], [0, 1], [1, 1]])) is None
 
-
-class TestProjection:
-    @pytest.mark.parametrize("length", [3, 1024, 1500, 40_000])
-    def test_keeps_norms_and_relations(self, length):
-        generator = np.random.default_rng(length)
-        rows = generator.normal(size=(6, length))
-        rows[5] = rows[:5].sum(0)
-        drawn = projected(KEY, rows.astype(np.float32), 400)
-        ratios = np.linalg.norm(drawn, axis=1) / np.linalg.norm(rows, axis=1)
-        np.testing.assert_allclose(ratios, 1, atol=0.2)
-        # A few roundings, however many entries are added up.
-        miss = np.linalg.norm([1, 1, 1, 1, 1, -1] @ np.asarray(drawn, np.float64))
-        assert miss < 8 * 2**-24 * np.linalg.norm(drawn[5])
-
-    def test_notices_every_entry(self):
-        """An error anywhere shows with its size."""
-        rows = np.eye(2, 5000, dtype=np.float32)
-        base = projected(KEY, rows, 8)
-        for place in (0, 1023, 1024, 2047, 4096, 4999):
-            moved = rows.copy()
-            moved[1, place] += 5
-            assert 1 < np.linalg.norm(projected(KEY, moved, 8) - base) < 15
-
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64, jnp.bfloat16])
-    def test_key_depends_on_every_message(self, dtype):
-        messages = np.ones((5, 4, 5000), dtype)
-        messages[range(4), range(4), 3] += 1
-        keys = jax.jit(jax.vmap(lambda own: jax.random.key_data(key_from(own))))
-        assert len(np.unique(keys(messages), axis=0)) == 5
-
-
-def test_nobody_is_blamed_for_parts_of_unequal_size():
+def test_parts_of_unequal_size_blame_no_worker():
     """Honest messages may be of any size; a round may be refused, no more."""
     spreads = np.linspace(0, 10, 256)[:, None, None]
     sizes = np.exp(spreads * np.random.default_rng(0).normal(size=(256, 8, 1)))
@@ -280,27 +244,27 @@ def test_nobody_is_blamed_for_parts_of_unequal_size():
     assert not np.any(locate(CODES["cyclic_repetition"], nobody, heavy=sizes).wrong)
 
 
-def test_a_large_part_hides_nobody():
+def test_a_large_part_hides_no_corrupted_worker():
     """The large messages of one cluster are all of its checks."""
     clusters = codes.clustered(codes.cyclic_mds(4, 2), 2)
     # Of this decoder there is a compiled function.
-    own = CODES["cyclic_mds"].decoders
-    clusters = dataclasses.replace(clusters, decoders=own)
+    inner_decoders = CODES["cyclic_mds"].decoders
+    clusters = dataclasses.replace(clusters, decoders=inner_decoders)
     zeroed = np.eye(8, dtype=bool)[:4]
-    found = locate(clusters, zeroed, heavy=first_part(100.0, 8), factor=-1)
-    assert not np.any(found.wrong & ~zeroed)
-    assert np.all(found.refused | found.wrong.any(1))
+    location = locate(clusters, zeroed, heavy=first_part(100.0, 8), factor=-1)
+    assert not np.any(location.wrong & ~zeroed)
+    assert np.all(location.refused | location.wrong.any(1))
 
 
 @pytest.mark.parametrize("code", [COPIES, CODES["cyclic_mds"]], ids=str)
 def test_gradients_of_all_sizes(code):
     sizes = np.array([1e-35, 1e-20, 1e20, 1e30])
     is_wrong = np.tile(np.arange(code.num_workers) == 1, (4, 1))
-    found = locate(code, is_wrong, heavy=sizes[:, None, None], factor=-2)
-    np.testing.assert_array_equal(found.wrong, is_wrong)
+    location = locate(code, is_wrong, heavy=sizes[:, None, None], factor=-2)
+    np.testing.assert_array_equal(location.wrong, is_wrong)
 
 
-def test_huge_copies_never_agree():
+def test_different_copies_whose_squares_overflow_do_not_agree():
     messages = np.ones((9, LENGTH), np.float32)
     messages[COPIES.assignment[:, 0], :2] = [[1e24, 0], [0, 2e25], [1, 2]]
     assert bool(find(COPIES, messages).refused)
@@ -318,37 +282,37 @@ class TestKindsOfNumbers:
         messages[2, place] += error
         return messages
 
-    def test_what_is_not_finite_is_missing(self):
+    def test_messages_that_are_not_finite_count_as_missing(self):
         for value in (np.nan, np.inf, 3e38):
-            found = find(self.code, self.shifted(self.ones, 5, value))
-            assert not found.mask[2]
-            assert not bool(found.refused)
-            assert np.isnan(value) <= (not np.any(found.wrong))
-            assert int(found.mask.sum()) == 7
+            location = find(self.code, self.shifted(self.ones, 5, value))
+            assert not location.mask[2]
+            assert not bool(location.refused)
+            assert np.isnan(value) <= (not np.any(location.wrong))
+            assert int(location.mask.sum()) == 7
 
-    def test_double_precision_finds_less(self, x64):
+    def test_double_precision_finds_smaller_errors(self, x64):
         dtype = np.float64 if x64 else np.float32
         [messages] = sent(self.code, self.gradients[None].astype(dtype))
         assert not np.any(find(self.code, messages).wrong)
         error = 1e-10 if x64 else 1e-3
-        found = find(self.code, self.shifted(messages, 5, error))
-        np.testing.assert_array_equal(found.wrong, self.second)
+        location = find(self.code, self.shifted(messages, 5, error))
+        np.testing.assert_array_equal(location.wrong, self.second)
 
     def test_noise_between_honest_copies(self):
         [messages] = sent(self.code, self.gradients[None])
         draw = np.random.default_rng(1).normal(size=messages.shape)
         noisy = (messages * (1 + 1e-4 * draw)).astype(messages.dtype)
         assert bool(find(self.code, noisy).refused)
-        found = find(self.code, self.shifted(noisy, slice(None), 1.0), noise=3e-4)
-        np.testing.assert_array_equal(found.wrong, self.second)
+        location = find(self.code, self.shifted(noisy, slice(None), 1.0), noise=3e-4)
+        np.testing.assert_array_equal(location.wrong, self.second)
 
     def test_a_code_that_is_traced(self):
         [messages] = sent(self.code, self.gradients[None])
         messages = self.shifted(messages, slice(None), 1.0)
-        found = jax.jit(jaxwgc.locate_errors)(
+        result = jax.jit(jaxwgc.locate_errors)(
             jax.tree.map(jnp.asarray, self.code), messages, np.ones(8, bool), KEY
         )
-        np.testing.assert_array_equal(found.wrong, self.second)
+        np.testing.assert_array_equal(result.wrong, self.second)
 
 
 @pytest.mark.parametrize("num_stragglers", range(2, 7))
@@ -361,5 +325,47 @@ def test_errors_of_reed_solomon_codes_with_few_checks(num_stragglers):
     everyone = np.ones(8, bool)
     for wrong in ([], [2]):
         sent = messages.at[np.array(wrong, int)].add(5)
-        found = jaxwgc.locate_errors(code, sent, everyone, jax.random.key(0))
-        assert np.flatnonzero(found.wrong).tolist() == wrong
+        location = jaxwgc.locate_errors(code, sent, everyone, jax.random.key(0))
+        assert np.flatnonzero(location.wrong).tolist() == wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"messages": np.ones((5, 2))},
+            ValueError,
+            "messages must have (shape|a leading axis)",
+        ),
+        (
+            {"received": np.ones(5, bool)},
+            ValueError,
+            "received must have (shape|a leading axis)",
+        ),
+        ({"messages": np.zeros((1, 6, 4))}, ValueError, "messages must be of one"),
+        (
+            {"received": np.ones((1, 6), bool)},
+            ValueError,
+            "received must be of one round",
+        ),
+        (
+            {"code": codes.uncoded(6), "messages": np.ones((6, 2))},
+            ValueError,
+            "code must have parity checks for all",
+        ),
+        (
+            {"messages": np.zeros((6, 4), complex)},
+            TypeError,
+            "messages must be real",
+        ),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    accepted = {
+        "code": CATALOGUE["cyclic_mds"],
+        "messages": np.zeros((6, 4)),
+        "received": np.ones(6, bool),
+        "key": KEY,
+    }
+    with pytest.raises(error, match=message):
+        jaxwgc.locate_errors(**{**accepted, **arguments})

@@ -106,10 +106,10 @@ def gradients_of(predict):
 def test_gradients_are_those_of_the_whole_loss():
     params, predict = as_tuple()
     whole, every_path = gradients_of(predict)
-    value, found = jax.jit(every_path)(params, DECODING)
+    value, result = jax.jit(every_path)(params, DECODING)
     expected_value, expected = jax.jit(jax.value_and_grad(whole))(params)
     np.testing.assert_allclose(value, expected_value, rtol=1e-4)
-    for gradient in found:
+    for gradient in result:
         chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-3)
     assert float(ravel_pytree(expected)[0].std()) > 0.1
 
@@ -117,8 +117,8 @@ def test_gradients_are_those_of_the_whole_loss():
 @pytest.mark.parametrize("make", [as_equinox, as_linen, as_nnx])
 def test_gradients_have_the_structure_of_the_parameters(make):
     params, predict = make()
-    _, found = jax.eval_shape(gradients_of(predict)[1], params, DECODING)
-    for gradient in found:
+    _, result = jax.eval_shape(gradients_of(predict)[1], params, DECODING)
+    for gradient in result:
         assert jax.tree.structure(gradient) == jax.tree.structure(params)
         chex.assert_trees_all_equal_shapes_and_dtypes(gradient, params)
 
@@ -148,7 +148,7 @@ def with_counter():
     ],
     ids=["function", "string", "integers", "key"],
 )
-def test_what_is_no_float(params, shown):
+def test_parameters_that_are_not_floats_are_rejected(params, shown):
     """Before another transformation of the chain fails, and with what to do."""
     rule = f"params{shown}.*eqx.partition.*nnx.split.*optax.masked"
     aggregate = jaxwgc.coded_aggregate(

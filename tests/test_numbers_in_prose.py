@@ -130,8 +130,8 @@ def column(name, title):
 
 def cell(name, title, row):
     """Returns a number of the row whose first cell is `row`."""
-    [found] = [cells for cells in table(name) if next(iter(cells.values())) == row]
-    return number(found[title])
+    [result] = [cells for cells in table(name) if next(iter(cells.values())) == row]
+    return number(result[title])
 
 
 EVERYONE = "`uncoded`, all"
@@ -157,14 +157,16 @@ def times_to_target(trace, words):
 SIMILAR_JOBS = ("job_1", "job_2", "job_3")
 
 
-def of_similar_jobs(*words):
+def of_similar_jobs(choice):
     """Returns relative times to the target in the jobs with similar workers."""
+    return np.concatenate([times_to_target(job, choice) for job in SIMILAR_JOBS])
+
+
+def of_codes_with_one_message():
+    """Returns relative times to the target of codes with one message per worker."""
     return np.concatenate(
-        [times_to_target(job, word) for job in SIMILAR_JOBS for word in words]
+        [of_similar_jobs("fractional_repetition"), of_similar_jobs("any_placement")]
     )
-
-
-CODES_WITH_ONE_MESSAGE = ("fractional_repetition", "any_placement")
 
 
 def choices_of(trace):
@@ -212,13 +214,13 @@ def median_of_planned_times():
     return np.median(np.concatenate(ratios))
 
 
-def largest_error_of_planned_steps(*traces):
+def largest_error_of_planned_steps(traces):
     """Returns the largest error of a planned time of a step, in percent."""
     ratios = np.concatenate([planned_over_measured(trace, "step") for trace in traces])
     return 100 * np.max(np.abs(1 / ratios - 1))
 
 
-def largest_error_of_ratios(*traces):
+def largest_error_of_ratios(traces):
     """Returns the largest error of planned times over that of waiting for all."""
     ratios = [planned_over_measured(trace, "time") for trace in traces]
     relative = np.concatenate([ratio / ratio[0] for ratio in ratios])
@@ -292,8 +294,8 @@ def planned_step(trace, choice_name, waits_for):
 
 def planned_ratio(trace, choice_name, waits_for):
     """Returns the step of a choice relative to waiting for all without a code."""
-    own = planned_step(trace, choice_name, waits_for)
-    return own / planned_step(trace, "uncoded", "all")
+    step_time = planned_step(trace, choice_name, waits_for)
+    return step_time / planned_step(trace, "uncoded", "all")
 
 
 def text_of_report(trace):
@@ -466,7 +468,7 @@ def is_equal_at_random(code, other):
     return bool(np.all(distance <= reach))
 
 
-def worst_errors(code, *numbers):
+def worst_errors(code, numbers):
     """Returns errors against an adversary, in percent, for numbers of stragglers."""
     [row] = [
         row for row in table("codes_equal_load_adversarial") if row["code"] == code
@@ -489,8 +491,8 @@ BEYOND = (6, 8, 10, 12, 15)
 
 def is_best_exact_code_under_attack(code):
     """Returns whether a code has the least worst error of the exact codes."""
-    own = worst_errors(code, *BEYOND)
-    return all(np.all(own < worst_errors(other, *BEYOND)) for other in EXACT_CODES)
+    errors = worst_errors(code, BEYOND)
+    return all(np.all(errors < worst_errors(other, BEYOND)) for other in EXACT_CODES)
 
 
 def is_decoded_to(residual, *shares):
@@ -692,28 +694,28 @@ QUOTED = [
     Quoted(
         DELAYS,
         "one message per worker 1.8",
-        lambda: min(of_similar_jobs(*CODES_WITH_ONE_MESSAGE)),
+        lambda: min(of_codes_with_one_message()),
     ),
     Quoted(
         DELAYS,
         "to 1.9 times as long. Their",
-        lambda: max(of_similar_jobs(*CODES_WITH_ONE_MESSAGE)),
+        lambda: max(of_codes_with_one_message()),
     ),
     Quoted(
         DELAYS,
         "step are accurate to 3%",
-        lambda: largest_error_of_planned_steps(*STEADY_TRACES[:-1]),
+        lambda: largest_error_of_planned_steps(STEADY_TRACES[:-1]),
     ),
     Quoted(
         DELAYS,
         "are accurate to 8%",
-        lambda: largest_error_of_planned_steps("job_3"),
+        lambda: largest_error_of_planned_steps(["job_3"]),
     ),
     Quoted(DELAYS, "about 3.4 times as long", median_of_planned_times),
     Quoted(
         DELAYS,
         "are accurate to 12%",
-        lambda: largest_error_of_ratios(*STEADY_TRACES),
+        lambda: largest_error_of_ratios(STEADY_TRACES),
     ),
     Quoted(
         PLANNING,
@@ -1009,8 +1011,8 @@ CLAIMS = [
         CODES,
         "at half its error (up to 12 of 30 stragglers)",
         lambda: np.array_equal(
-            2 * worst_errors("`edge_graph`", 6, 8, 10, 12),
-            worst_errors("`fractional_repetition`", 6, 8, 10, 12),
+            2 * worst_errors("`edge_graph`", [6, 8, 10, 12]),
+            worst_errors("`fractional_repetition`", [6, 8, 10, 12]),
         ),
     ),
     Claim(
@@ -1250,7 +1252,7 @@ def unexplained(page, text):
     return [
         f"{page}: {place.literal.printed} in {sentence_of(place)!r} has no source"
         for place in prose_numbers.places(text)
-        if not any(is_around(own, place) for own in listed)
+        if not any(is_around(entry, place) for entry in listed)
         and not is_in_table(place)
         and not prose_numbers.is_dated(place.paragraph)
     ]

@@ -51,7 +51,7 @@ def products_in(jaxpr):
 
 
 def precisions(function, *arguments):
-    """Those of the products of a function, which is traced and not compiled."""
+    """Precisions of the products of a function, which is traced and not compiled."""
     return set(products_in(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
@@ -59,8 +59,8 @@ def loss(params, part):
     return jnp.sum(params * part)
 
 
-@every_code(*NAMES)
-def test_codes(name):
+@every_code(NAMES)
+def test_products_of_codes_have_the_highest_precision(name):
     """All that is done with weights, and the weights of each decoder."""
     code = CODES[name]
     masks = np.ones((2, code.num_workers), bool)
@@ -91,14 +91,14 @@ def test_codes(name):
         def decode(code, masks, kind=kind):
             return jaxwgc.decoding_weights(code, masks, kind)
 
-        found = precisions(functools.partial(decode, code), masks)
-        found |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
+        result = precisions(functools.partial(decode, code), masks)
+        result |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
         # The weights of one step are none of products.
-        assert found == {HIGHEST} or (kind is decoders.OneStep and not found)
+        assert result == {HIGHEST} or (kind is decoders.OneStep and not result)
 
 
 @every_row(decoder_rows.ROWS)
-def test_decoders(row):
+def test_products_of_decoders_have_the_highest_precision(row):
     """All products of a decoder that no code needs to have."""
     for name in row.codes:
         code = CODES[name]
@@ -111,7 +111,7 @@ def test_decoders(row):
         assert precisions(decode, masks) <= {HIGHEST}
 
 
-def test_dual_code():
+def test_products_of_the_dual_code_have_the_highest_precision():
     """Which Lagrange decoding takes where there are few stragglers."""
     decode = functools.partial(
         jaxwgc.decoding_weights, jaxwgc.codes.reed_solomon(8, 8, 3)
@@ -119,7 +119,7 @@ def test_dual_code():
     assert precisions(decode, np.ones((2, 8), bool)) == {HIGHEST}
 
 
-def test_sums_on_request():
+def test_products_of_sums_on_request_have_the_highest_precision():
     assert precisions(
         jaxwgc.coding.answer_request,
         np.ones(2, np.float32),
@@ -157,6 +157,6 @@ SKETCHING = {
 
 
 @pytest.mark.parametrize("name", SKETCHING)
-def test_sketching(name):
+def test_products_of_sketching_have_the_highest_precision(name):
     for rows in (ROWS, WIDE) if "gram" in name else (ROWS,):
         assert precisions(SKETCHING[name], rows) == {HIGHEST}

@@ -1,4 +1,4 @@
-"""What every public name owes: a docstring whose example runs, and no side effects."""
+"""Contract of public names: a docstring whose example runs, and no side effects."""
 
 import doctest
 import inspect
@@ -17,16 +17,16 @@ ROOMS = "checks codes coding corruptions decoders distributed sketching straggle
 MODULES = [jaxwgc, *(getattr(jaxwgc, room) for room in f"{ROOMS} studies".split())]
 # Every public object of the library by its dotted name, modules aside.
 NAMES = {
-    f"{module.__name__}.{name}": own
+    f"{module.__name__}.{name}": obj
     for module in MODULES
     for name in module.__all__
-    if not isinstance(own := getattr(module, name), types.ModuleType)
+    if not isinstance(obj := getattr(module, name), types.ModuleType)
 }
 # Constructors of models are classes with the names of functions.
 FUNCTIONS = {
-    name: own
-    for name, own in NAMES.items()
-    if inspect.isfunction(own) or name.rpartition(".")[2].islower()
+    name: obj
+    for name, obj in NAMES.items()
+    if inspect.isfunction(obj) or name.rpartition(".")[2].islower()
 }
 
 
@@ -55,7 +55,7 @@ def run(example):
 
 # Once where a function has two names.
 @pytest.mark.parametrize(
-    "name", {own: name for name, own in FUNCTIONS.items()}.values()
+    "name", {obj: name for name, obj in FUNCTIONS.items()}.values()
 )
 def test_examples_of_functions(name):
     """There is one, it calls the function, and it runs."""
@@ -72,16 +72,16 @@ def test_examples_of_functions(name):
 
 EXAMPLES_OF_TYPES = {
     test.name: test
-    for own in {NAMES[name] for name in NAMES if name not in FUNCTIONS}
-    if inspect.isclass(own)
-    for test in doctest.DocTestFinder().find(own, own.__name__, globs={})
+    for obj in {NAMES[name] for name in NAMES if name not in FUNCTIONS}
+    if inspect.isclass(obj)
+    for test in doctest.DocTestFinder().find(obj, obj.__name__, globs={})
     if test.examples
 }
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES_OF_TYPES))
 def test_examples_of_types(name):
-    """Of a class and of its methods."""
+    """Examples are in docstrings of a class and of its methods."""
     run(EXAMPLES_OF_TYPES[name])
 
 

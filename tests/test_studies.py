@@ -1,8 +1,6 @@
 """Monte Carlo studies against a Python loop, summaries and estimates against SciPy."""
 
 import collections
-import io
-import sys
 import warnings
 
 import chex
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, stragglers, studies
-from jaxwgc.studies import _progress
 
 KEY = jax.random.key(0)
 Result = collections.namedtuple("Result", ["draws", "more"])
@@ -34,14 +31,9 @@ alone = jax.jit(lambda key, index: trial(jax.random.fold_in(key, index)))
 
 
 def one_by_one(key, num_trials):
-    """What the docstring promises, in a Python loop."""
+    """Result of the docstring's rule, in a Python loop."""
     results = [alone(key, index) for index in range(num_trials)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class TestMonteCarlo:
@@ -61,7 +53,7 @@ class TestMonteCarlo:
             assert isinstance(leaf, np.ndarray)
 
     def test_precision_is_that_of_the_trial(self, with_x64):
-        """And not that of the mode without 64 bits, as above."""
+        """The mode without 64 bits does not lower it."""
         results = jaxwgc.monte_carlo(trial, jax.random.key(0), 3, batch_size=2)
         assert results.draws.dtype == np.float64
         assert results.more["count"].dtype == np.int64
@@ -122,30 +114,11 @@ class TestMonteCarlo:
         assert [len(other) for other in others] == [256, 400, 777]
         np.testing.assert_array_equal(others[-1][:300], first)
 
-    def test_a_bar_appears_in_long_studies(self, monkeypatch, capsys):
-        from rich import progress as rich
-
-        totals = []
-
-        class Bar(rich.Progress):
-            def add_task(self, *args, total):
-                totals.append(total)
-                return super().add_task(*args, total=total)
-
-        monkeypatch.setattr(rich, "Progress", Bar)
-        monkeypatch.setattr(sys, "stderr", Terminal())
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
-        assert totals == []
-        monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
-        assert totals == [10]
-        # A function of the caller takes the place of the bar.
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4, lambda *done: None)
-        assert totals == [10]
-
     def test_progress(self):
         calls = []
-        jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4, lambda *own: calls.append(own))
+        jaxwgc.monte_carlo(
+            jax.random.bits, KEY, 10, 4, lambda *progress: calls.append(progress)
+        )
         assert calls == [(4, 10), (8, 10), (10, 10)]
 
     def test_inside_jit_and_vmap(self):
@@ -161,17 +134,17 @@ class TestMonteCarlo:
 
         key = jax.random.key(3)
         inside = jax.jit(study)
-        found = inside(key)
-        assert isinstance(found.draws, jax.Array)
-        chex.assert_trees_all_close(found, study(key), rtol=1e-6)
+        result = inside(key)
+        assert isinstance(result.draws, jax.Array)
+        chex.assert_trees_all_close(result, study(key), rtol=1e-6)
         keys = jax.random.split(key, 2)
         mapped = jax.device_get(jax.jit(jax.vmap(study))(keys))
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf: leaf[1], mapped), inside(keys[1]), rtol=1e-6
         )
         nested = jaxwgc.monte_carlo(lambda key: study(key).draws.mean(), key, 2)
-        own = np.asarray(inside(jax.random.fold_in(key, 1)).draws).mean()
-        np.testing.assert_allclose(nested[1], own, rtol=1e-5)
+        expected = np.asarray(inside(jax.random.fold_in(key, 1)).draws).mean()
+        np.testing.assert_allclose(nested[1], expected, rtol=1e-5)
 
 
 class TestSummarize:
@@ -190,15 +163,17 @@ class TestSummarize:
             low, high = scipy.stats.t.interval(
                 confidence, num_trials - 1, loc=mean, scale=error
             )
-            own = summary[name]
-            np.testing.assert_allclose(own.mean, mean, rtol=1e-12)
-            np.testing.assert_allclose(own.standard_error, error, rtol=1e-10)
-            np.testing.assert_allclose(own.low, low, rtol=1e-8, atol=1e-9 * error.max())
-            np.testing.assert_allclose(own.high, high, rtol=1e-8)
-            assert own.mean.dtype == np.float64
+            interval = summary[name]
+            np.testing.assert_allclose(interval.mean, mean, rtol=1e-12)
+            np.testing.assert_allclose(interval.standard_error, error, rtol=1e-10)
+            np.testing.assert_allclose(
+                interval.low, low, rtol=1e-8, atol=1e-9 * error.max()
+            )
+            np.testing.assert_allclose(interval.high, high, rtol=1e-8)
+            assert interval.mean.dtype == np.float64
 
     def test_confidence_near_one(self):
-        """One less than it is rounded to nothing, half of the sum to one."""
+        """1 - confidence must not round to 0, nor (1 + confidence) / 2 to 1."""
         summary = jaxwgc.summarize(np.array([True, False]), 1 - 2**-53)
         assert 0 < summary.low < 0.01
         assert 0.99 < summary.high < 1
@@ -212,7 +187,9 @@ class TestSummarize:
     def test_jax_arrays_under_jit_and_vmap(self, x64):
         dtype = np.float64 if x64 else np.float32
         results = np.random.default_rng(2).normal(size=(3, 40)).astype(dtype)
-        summary = jax.jit(jax.vmap(lambda own: jaxwgc.summarize(own, 0.9)))(results)
+        summary = jax.jit(jax.vmap(lambda trials: jaxwgc.summarize(trials, 0.9)))(
+            results
+        )
         for row in range(3):
             low, high = scipy.stats.t.interval(
                 0.9, 39, results[row].mean(), scipy.stats.sem(results[row])
@@ -251,7 +228,7 @@ class TestSummarize:
         summary = jaxwgc.summarize(np.full(7, 2.5))
         assert summary == studies.Summary(2.5, 2.5, 2.5, 0.0)
 
-    def test_a_value_that_is_not_finite_shows(self):
+    def test_a_value_that_is_not_finite_makes_its_mean_nan(self):
         summary = jaxwgc.summarize(np.array([[1.0, 1.0], [np.nan, 3.0]]))
         assert np.isnan(summary.mean[0])
         assert summary.mean[1] == 2.0
@@ -265,29 +242,33 @@ class TestProportions:
         """All counts of hits side by side, in NumPy and under jit."""
         confidences = (0.01, 0.5, 0.95, 0.999)
         hits = np.arange(num_trials)[:, None] < np.arange(num_trials + 1)
-        each = jax.jit(lambda own: [jaxwgc.summarize(own, c) for c in confidences])
-        for confidence, traced in zip(confidences, jax.device_get(each(hits))):
-            found = jaxwgc.summarize(hits, confidence)
+        summaries_of = jax.jit(
+            lambda trials: [jaxwgc.summarize(trials, c) for c in confidences]
+        )
+        for confidence, traced in zip(confidences, jax.device_get(summaries_of(hits))):
+            summary = jaxwgc.summarize(hits, confidence)
             for count in range(num_trials + 1):
                 test = scipy.stats.binomtest(count, num_trials)
                 low, high = test.proportion_ci(confidence, method="wilsoncc")
-                np.testing.assert_allclose(found.low[count], low, atol=1e-14)
-                np.testing.assert_allclose(found.high[count], high, atol=1e-14)
+                np.testing.assert_allclose(summary.low[count], low, atol=1e-14)
+                np.testing.assert_allclose(summary.high[count], high, atol=1e-14)
                 np.testing.assert_allclose(traced.low[count], low, atol=1e-6)
                 np.testing.assert_allclose(traced.high[count], high, atol=1e-6)
-            np.testing.assert_allclose(found.mean, hits.mean(0), rtol=1e-14)
+            np.testing.assert_allclose(summary.mean, hits.mean(0), rtol=1e-14)
             if num_trials > 1:
                 errors = scipy.stats.sem(hits, axis=0)
-                np.testing.assert_allclose(found.standard_error, errors, atol=1e-14)
+                np.testing.assert_allclose(summary.standard_error, errors, atol=1e-14)
                 numbers = jaxwgc.summarize(hits.astype(float), confidence)
-                chex.assert_trees_all_equal(numbers, found)
+                chex.assert_trees_all_equal(numbers, summary)
             for leaf in traced:
                 assert leaf.dtype == np.float32
 
 
 def test_trial_that_returns_keys():
     def study(key):
-        return jaxwgc.monte_carlo(lambda own: {"a": 1.0, "b": own}, key, 3)["a"]
+        return jaxwgc.monte_carlo(lambda trial_key: {"a": 1.0, "b": trial_key}, key, 3)[
+            "a"
+        ]
 
     rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
     for call in (study, jax.jit(study)):
@@ -310,12 +291,12 @@ def test_trial_that_reads_something_traced():
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
 def test_counts_and_wilsons_intervals(make):
-    """From a worker that was never late to one that always was."""
+    """Workers range from never late to always late."""
     late = np.array([0, 1, 17, 49, 50])
     received = np.arange(50)[:, None] >= late
-    found = studies.straggler_probabilities(make(received), 0.9)
-    np.testing.assert_allclose(found.mean, (late + 0.5) / 51)
-    for count, low, high in zip(late.tolist(), found.low, found.high, strict=True):
+    result = studies.straggler_probabilities(make(received), 0.9)
+    np.testing.assert_allclose(result.mean, (late + 0.5) / 51)
+    for count, low, high in zip(late.tolist(), result.low, result.high, strict=True):
         interval = scipy.stats.binomtest(count, 50).proportion_ci(0.9, "wilsoncc")
         assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
@@ -328,7 +309,9 @@ def test_code_of_a_trace():
     scales = np.array([0.3, 0.6, 0.9, 1.2])
     times = np.random.default_rng(0).exponential(scales, (2000, 4))
     wait = stragglers.deadline(1.5)
-    rounds = jax.vmap(lambda own: wait.arrivals(jax.random.key(0), own))(times)
+    rounds = jax.vmap(
+        lambda times_of_round: wait.arrivals(jax.random.key(0), times_of_round)
+    )(times)
     estimates = studies.straggler_probabilities(rounds.received, 0.999)
     true = np.exp(-1.5 / scales)
     assert np.all((estimates.low < true) & (true < estimates.high))
@@ -340,3 +323,48 @@ def test_code_of_a_trace():
     ]
     assert np.all((ends[0] <= bias) & (bias <= ends[1]))
     assert np.abs(bias).max() < 0.05
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_summarize_rejects_confidences_beyond_0_and_1(confidence):
+    with pytest.raises(ValueError, match="confidence.*0 and 1"):
+        jaxwgc.summarize(np.ones(3), confidence)
+
+
+@pytest.mark.parametrize(
+    ("results", "error", "message"),
+    [
+        ({}, ValueError, "results must have (shape|a leading axis)"),
+        (1.0, ValueError, "results must have (shape|a leading axis)"),
+        (np.ones((0, 3)), ValueError, "results must have (shape|a leading axis)"),
+        (
+            {"a": np.ones(6, bool), "b": np.ones((5, 2))},
+            ValueError,
+            r"results\['b'\].*= 6; got",
+        ),
+        (np.ones(3) + 0j, TypeError, "results must be real numbers or"),
+    ],
+)
+def test_summarize_rejects_results_that_are_no_trials(results, error, message):
+    with pytest.raises(error, match=message):
+        jaxwgc.summarize(results)
+
+
+def test_summarize_rejects_a_traced_confidence():
+    with pytest.raises(TypeError, match="confidence must"):
+        jax.eval_shape(lambda level: jaxwgc.summarize(np.ones(3), level), 0.9)
+
+
+@pytest.mark.parametrize(
+    ("received", "confidence", "message"),
+    [
+        (np.ones((6, 1), bool), 1.0, "confidence.*0 and 1"),
+        (np.ones(6, bool), 0.95, "received must have (shape|a leading axis)"),
+        (np.ones((0, 1), bool), 0.95, "received must have (shape|a leading axis)"),
+    ],
+)
+def test_straggler_probabilities_rejects_what_is_no_trace(
+    received, confidence, message
+):
+    with pytest.raises(ValueError, match=message):
+        studies.straggler_probabilities(received, confidence)

@@ -127,7 +127,7 @@ TABLES = {
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_are_read_as_what_they_are(name, encoding, tmp_path):
+def test_tables_of_every_format_are_read(name, encoding, tmp_path):
     text, workers = TABLES[name]
     path = tmp_path / name
     path.write_text(text, encoding=encoding)
@@ -434,7 +434,7 @@ def test_steps_and_workers_that_hardly_meet(tmp_path):
         read_trace(path, FileOptions())
 
 
-def test_pandas_is_asked_for_if_it_is_missing(tmp_path, monkeypatch):
+def test_a_missing_pandas_is_named_with_its_extra(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("host0,host1\n1,2\n")
     monkeypatch.setitem(sys.modules, "pandas", None)

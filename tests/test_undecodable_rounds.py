@@ -25,13 +25,13 @@ CODES = {
 every_code = pytest.mark.parametrize("name", CODES)
 
 
-def rounds_of(code, number, most=None):
-    """Random masks with more stragglers than tolerated, by at most `most`."""
+def rounds_of(code, number, max_beyond=None):
+    """Random masks with more stragglers than tolerated, by at most `max_beyond`."""
     random = np.random.default_rng(0)
     masks = np.ones((number, code.num_workers), bool)
     end = code.num_workers
-    if most is not None:
-        end = code.num_stragglers + most + 1
+    if max_beyond is not None:
+        end = code.num_stragglers + max_beyond + 1
     for mask in masks:
         lost = random.integers(code.num_stragglers + 1, end)
         mask[random.permutation(code.num_workers)[:lost]] = False
@@ -96,7 +96,7 @@ def test_nearly_decoded_rounds_agree():
     In these rounds, decoding clears entries that the residual may explain.
     """
     code = codes.reed_solomon(50, 20, 30)
-    masks = rounds_of(code, 1000, most=2)
+    masks = rounds_of(code, 1000, max_beyond=2)
     decoding = jaxwgc.decoding(code, masks)
     relative = np.asarray(decoding.residual) / np.linalg.norm(code.target)
     is_near = (relative > 2e-5) & ~np.asarray(decoding.failed())
@@ -116,7 +116,7 @@ def test_nearly_decoded_rounds_agree():
 
 def test_zeros_of_nearly_decoded_rounds_stay_zero():
     code = codes.reed_solomon(50, 20, 30)
-    masks = rounds_of(code, 1000, most=2)
+    masks = rounds_of(code, 1000, max_beyond=2)
     decoding = jaxwgc.decoding(code, masks)
     is_near = ~np.asarray(decoding.failed(0.99e-3))
     gradients = np.ones((code.num_parts, LENGTH), np.float32)

@@ -34,7 +34,7 @@ from jaxwgc import _arrays, _validation
         ),
     ],
 )
-def test_scalars(check, rule, right, wrong):
+def test_scalars_of_a_wrong_type_are_rejected(check, rule, right, wrong):
     for value in right:
         assert check("value", value) in (None, value)
     for value in wrong:
@@ -85,10 +85,10 @@ class TestDtypes:
 
     @pytest.mark.parametrize("kind", kinds)
     def test_kinds(self, kind):
-        for own, leaves in self.leaves.items():
+        for kind_of_leaf, leaves in self.leaves.items():
             for leaf in leaves:
                 tree = {"x": [leaf]}
-                if own in self.kinds[kind]:
+                if kind_of_leaf in self.kinds[kind]:
                     _validation.check_dtypes("tree", tree, kind)
                     continue
                 rule = rf"tree\['x'\]\[0\].* must be {kind}; got "
@@ -109,7 +109,7 @@ class TestKey:
         with pytest.raises(ValueError, match=r"key must be one key.*\(3"):
             _validation.check_key(keys)
         seen = []
-        jax.vmap(lambda own: seen.append(_validation.check_key(own)) or 0)(keys)
+        jax.vmap(lambda one_key: seen.append(_validation.check_key(one_key)) or 0)(keys)
         assert len(seen) == 1
 
     def test_other_types_and_shapes(self):

@@ -66,18 +66,18 @@ KINDS = "of all parts", "of one part", "sum to zero"
 
 
 def kinds_of(code):
-    """Where workers hold most parts, messages of parts that sum to zero do so, too.
+    """If workers hold most parts, messages of parts that sum to zero do so, too.
 
-    They are rounding themselves then, and hide how large it is.
+    Such messages are rounding errors, and hide their size.
     """
-    most = code.parts_per_worker.max()
-    return KINDS if 4 * most <= 3 * code.num_parts else KINDS[:2]
+    max_parts = code.parts_per_worker.max()
+    return KINDS if 4 * max_parts <= 3 * code.num_parts else KINDS[:2]
 
 
 @jax.jit
 def _on_both_paths(code, masks, gradients):
     params = jax.tree.map(lambda leaf: leaf[:, 0], gradients)
-    messages = jax.vmap(lambda own: jaxwgc.encode(code, own))(gradients)
+    messages = jax.vmap(lambda rows: jaxwgc.encode(code, rows))(gradients)
 
     def of_mask(mask, weights):
         decoding = jaxwgc.Decoding(code, mask, weights)
@@ -124,7 +124,7 @@ def test_large_codes(size, x64):
     check(code, order >= code.num_stragglers - np.arange(200)[:, None] % 3, x64)
 
 
-def test_messages_that_were_rounded_on_their_way():
+def test_zeros_stay_zero_if_messages_were_rounded_to_bfloat16():
     code = codes.reed_solomon(6, 6, 3)
     gradients, is_dead = with_dead_coordinates(code, KINDS[0])
     messages = jaxwgc.encode(code, gradients.astype(np.float32))
@@ -139,7 +139,7 @@ def test_messages_that_were_rounded_on_their_way():
     assert np.all(errors < 0.05 * np.linalg.norm(expected))
 
 
-def test_what_is_not_rounding_stays():
+def test_infinity_and_small_entries_are_not_rounded_to_zero():
     """Infinity that was received, and entries just as small as others are large."""
     code = codes.cyclic_mds(4, 2)
     messages = jaxwgc.encode(code, np.ones((4, 2), np.float32))

@@ -15,6 +15,8 @@ TESTS = (
     "tests/codes",
     "tests/test_coding.py",
     "tests/test_locate_errors.py",
+    "tests/test_majority.py",
+    "tests/test_projection.py",
     "tests/test_precision.py",
     "tests/test_dtypes.py",
     "tests/test_zeros.py",
@@ -41,8 +43,8 @@ OPTIONS = {"seeds shifted by one": ["--shift-seeds=1"], "lowest versions": []}
 
 def run(name: str, python: str, flags: list[str]) -> tuple[int, list[str]]:
     """Runs the tests in one variant; returns how many passed, and names of others."""
-    given = {"XLA_FLAGS": UNOPTIMISED, "OPENBLAS_NUM_THREADS": "1"}
-    env = os.environ | given | VARIANTS.get(name, {})
+    common = {"XLA_FLAGS": UNOPTIMISED, "OPENBLAS_NUM_THREADS": "1"}
+    env = os.environ | common | VARIANTS.get(name, {})
     if subprocess.run([python, "-c", PRODUCT], env=env).returncode:
         return 0, ["this processor lacks its instructions"]
     done = subprocess.run(
@@ -65,13 +67,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", default=[])
     parser.add_argument("--lowest", metavar="PYTHON")
     parser.add_argument("--flags", default="-n auto --dist loadgroup")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     failures = 0
-    for name in given.names or (*VARIANTS, *OPTIONS):
-        python = given.lowest if name == "lowest versions" else sys.executable
+    for name in arguments.names or (*VARIANTS, *OPTIONS):
+        python = arguments.lowest if name == "lowest versions" else sys.executable
         if python is None:
             continue
-        passed, failed = run(name, python, given.flags.split())
+        passed, failed = run(name, python, arguments.flags.split())
         failures += len(failed)
         print(f"{name:26} {passed:5} passed, {len(failed)} failed", *failed, flush=True)
     sys.exit(bool(failures))

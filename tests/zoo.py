@@ -14,7 +14,7 @@ from tests.conftest import every_pattern
 KEY = jax.random.key(0)
 
 
-def every_code(*names):
+def every_code(names):
     """Runs a test with each of these codes, as `name`."""
     return pytest.mark.parametrize("name", names)
 

@@ -43,7 +43,7 @@ class TestMethods:
         ("name", "message"),
         [("reed_solomon", "c64[6,4]"), ("cyclic_repetition", "f32[6,7]")],
     )
-    def test_only_messages_forms_them(self, name, message):
+    def test_only_the_method_messages_forms_messages(self, name, message):
         """An array (num_workers, length) for 7 parameters, complex ones in halves."""
         gradients = gradients_of(6)
         formed = []
@@ -54,7 +54,7 @@ class TestMethods:
         assert formed == [method == "messages" for method in METHODS]
 
     @every_method
-    def test_one_program_outside_of_jit(self, method, caplog):
+    def test_an_update_outside_of_jit_compiles_one_program(self, method, caplog):
         transform = aggregate(GROUPS, method=method)
         gradients = gradients_of(6)
         state = transform.init(None)
@@ -224,19 +224,24 @@ class TestState:
             updates, state = optimizer.update(gradients, state, params)
             return optax.apply_updates(params, updates), state
 
-        saved = params, optimizer.init(params)
-        for _ in range(3):
-            saved = step(*saved)
+        def after_steps(num_steps, params, state):
+            for _ in range(num_steps):
+                params, state = step(params, state)
+            return params, state
+
+        start = params, optimizer.init(params)
+        params, state = after_steps(3, params, optimizer.init(params))
         with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(tmp_path / "checkpoint", saved)
+            checkpointer.save(tmp_path / "checkpoint", (params, state))
             checkpointer.wait_until_finished()
-            like = params, optimizer.init(params)
-            restored = checkpointer.restore(tmp_path / "checkpoint", like)
-        assert isinstance(restored[1][0], jaxwgc.CodedAggregateState)
-        assert restored[1][0].key.dtype == saved[1][0].key.dtype
-        chex.assert_trees_all_equal(comparable(restored), comparable(saved))
+            restored = checkpointer.restore(tmp_path / "checkpoint", start)
+        restored_params, restored_state = restored
+        assert isinstance(restored_state[0], jaxwgc.CodedAggregateState)
+        assert restored_state[0].key.dtype == state[0].key.dtype
+        chex.assert_trees_all_equal(comparable(restored), comparable((params, state)))
         chex.assert_trees_all_equal(
-            comparable(step(*step(*restored))), comparable(step(*step(*saved)))
+            comparable(after_steps(2, restored_params, restored_state)),
+            comparable(after_steps(2, params, state)),
         )
 
 
@@ -282,19 +287,19 @@ def full_gradient(params, parts, weights=None):
 
 
 class TestTraining:
-    """Coded training follows plain training, whoever answers."""
+    """Coded training follows plain training for any responses."""
 
     def test_adam_on_the_full_gradient(self, with_x64):
-        """Of a complex code, with weights."""
+        """Training with a weighted complex code follows Adam on the full gradient."""
         code = CODES["weighted"]
         params, parts = regression(code.num_parts)
         optimizer = optax.chain(aggregate(code), optax.adam(0.1))
-        found, state = jax.jit(lambda: train(optimizer, params, parts, 12))()
+        result, state = jax.jit(lambda: train(optimizer, params, parts, 12))()
         expected, _ = train(
             *(optax.adam(0.1), params, parts, 12),
-            lambda *own: full_gradient(*own, code.target),
+            lambda *arguments: full_gradient(*arguments, code.target),
         )
-        chex.assert_trees_all_close(found, expected, rtol=1e-9)
+        chex.assert_trees_all_close(result, expected, rtol=1e-9)
         assert np.abs(expected["w"][-1] - params["w"]).min() > 0.1
         assert state[0].received.sum() == 6 - code.num_stragglers
         assert state[0].num_undecodable == 0
@@ -307,23 +312,23 @@ class TestTraining:
         radius = 1.5
         clip = optax.stateless(
             lambda updates, _: jax.vmap(
-                lambda own: optax.projections.projection_l2_ball(own, radius)
+                lambda leaf: optax.projections.projection_l2_ball(leaf, radius)
             )(updates)
         )
         optimizer = aggregating.process(clip, aggregate(code), optax.adam(0.1))
         assert isinstance(optimizer, aggregating.Aggregator)
-        found, state = jax.jit(lambda: train(optimizer, params, parts, 6))()
+        result, state = jax.jit(lambda: train(optimizer, params, parts, 6))()
 
         def clipped(params, parts):
-            each = jax.vmap(jax.grad(squared_loss), (None, 0))(params, parts)
-            norms = jnp.sqrt(jnp.sum(each["w"] ** 2, axis=1) + each["b"] ** 2)
+            gradients = jax.vmap(jax.grad(squared_loss), (None, 0))(params, parts)
+            norms = jnp.sqrt(jnp.sum(gradients["w"] ** 2, axis=1) + gradients["b"] ** 2)
             factors = jnp.minimum(1, radius / norms)
-            return jax.tree.map(lambda leaf: factors @ leaf, each), norms
+            return jax.tree.map(lambda leaf: factors @ leaf, gradients), norms
 
         norms = jax.jit(clipped)(params, parts)[1]
         assert norms.min() < radius < norms.max()
         expected, _ = train(
-            optax.adam(0.1), params, parts, 6, lambda *own: clipped(*own)[0]
+            optax.adam(0.1), params, parts, 6, lambda *arguments: clipped(*arguments)[0]
         )
-        chex.assert_trees_all_close(found, expected, rtol=1e-9)
+        chex.assert_trees_all_close(result, expected, rtol=1e-9)
         assert state[1].elapsed == 6

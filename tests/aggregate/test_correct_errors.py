@@ -81,7 +81,7 @@ class TestMessages:
         return aggregate.update(messages, state, PARAMS, received=EVERYBODY)
 
     @pytest.mark.parametrize("aggregate", [PLAIN, KEYED], ids=["no key", "key"])
-    def test_wrong_and_missing(self, aggregate):
+    def test_corrupted_and_missing_messages_are_corrected(self, aggregate):
         messages = self.messages.at[1].multiply(-1).at[4].set(jnp.nan)
         gradient, state = self.update(messages, aggregate)
         assert_close(gradient, EXACT)

@@ -52,8 +52,8 @@ def _solve(matrix, mask):
 @pytest.mark.parametrize(
     ("name", "x64"), [("uncoded", True), ("cyclic_mds", False)], indirect=["x64"]
 )
-def test_against_numpy(name, x64):
-    """Rounds of all kinds: nobody, too few, late ones, enough, all."""
+def test_updates_with_stored_messages_are_those_of_numpy(name, x64):
+    """Rounds have no, too few, late, enough or all responses."""
     code = CODES[name]
     draw = np.random.default_rng(0)
     received = draw.random((12, code.num_workers)) < 0.4
@@ -82,8 +82,8 @@ def test_against_numpy(name, x64):
     states = [partials.init(params), messages.init(params)]
     rounds = [(raveled(tree), mask) for tree, mask in zip(trees, received)]
     for index, expected in enumerate(by_hand(code, rounds, late)):
-        found, states = step(trees[index], states, received[index], late[index])
-        for gradient in found:
+        result, states = step(trees[index], states, received[index], late[index])
+        for gradient in result:
             np.testing.assert_allclose(
                 raveled(gradient, 0), expected, rtol=2e-3, atol=2e-3
             )
@@ -92,8 +92,8 @@ def test_against_numpy(name, x64):
 
 
 @pytest.mark.parametrize("name", ["communication_efficient, odd", "replicated"])
-def test_what_does_not_change_is_not_missed(name):
-    """After a round of all workers, whoever answers."""
+def test_constant_gradients_are_complete_after_a_round_of_all_workers(name):
+    """Later responses do not matter after a round of all workers."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
     aggregate = jaxwgc.coded_aggregate(code, NEVER, jax.random.key(0), memory=True)
@@ -101,14 +101,14 @@ def test_what_does_not_change_is_not_missed(name):
     update = jax.jit(aggregate.update)
     for number in (code.num_workers, 1, 0, 2):
         received = np.arange(code.num_workers) < number
-        found, state = update(gradients, state, like(gradients), received=received)
+        result, state = update(gradients, state, like(gradients), received=received)
         np.testing.assert_allclose(
-            raveled(found, 0), raveled(gradients).sum(0), rtol=1e-3, atol=1e-4
+            raveled(result, 0), raveled(gradients).sum(0), rtol=1e-3, atol=1e-4
         )
     assert state.num_undecodable >= 2
 
 
-def test_bias_goes_away_where_one_worker_is_always_late():
+def test_stored_messages_remove_the_bias_of_workers_that_are_always_late():
     """Descent to the minimum of all, though two of the workers never come in time."""
     slopes = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     delay = stragglers.unequal_speeds(
@@ -142,8 +142,8 @@ def test_bias_goes_away_where_one_worker_is_always_late():
 
 
 @pytest.mark.parametrize("debias", ["share", 0.5])
-def test_what_is_lost_is_made_up_for(debias):
-    """By the share that is there, or always by the number; also in bfloat16."""
+def test_debiased_updates_are_divided_by_the_recovered_share(debias):
+    """The divisor is the recovered share, or a given number; bfloat16 too."""
     code = jaxwgc.weighted(codes.uncoded(4), np.array([1.0, 2, 3, 4]))
     gradients = np.arange(8, dtype=np.float32).reshape(4, 2).astype(jnp.bfloat16)
     params = jnp.zeros(2, jnp.bfloat16)
@@ -155,9 +155,9 @@ def test_what_is_lost_is_made_up_for(debias):
         share = (weights @ [1, 2, 3, 4] / 30) or 1
         expected = weights @ gradients.astype(float)
         expected = expected / (share if debias == "share" else 0.5)
-        found, state = aggregate.update(gradients, state, params, received=received)
-        assert found.dtype == jnp.bfloat16
-        np.testing.assert_allclose(found.astype(float), expected, rtol=1e-2)
+        result, state = aggregate.update(gradients, state, params, received=received)
+        assert result.dtype == jnp.bfloat16
+        np.testing.assert_allclose(result.astype(float), expected, rtol=1e-2)
         np.testing.assert_allclose(state.share, weights @ [1, 2, 3, 4] / 30, rtol=1e-5)
 
 
@@ -249,7 +249,7 @@ def test_memory_of_traced_codes_is_not_compared():
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["coded", "decode"])
 def test_memory_of_other_params_is_rejected(kind):
-    """Also if the raveled gradient has the same length."""
+    """Equal lengths of the raveled gradient do not hide other parameters."""
     aggregate = _aggregators(codes.uncoded(4))[kind]
     state = aggregate.init({"w": jnp.zeros(3), "b": jnp.zeros((2, 2))})
     params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
@@ -261,7 +261,7 @@ def test_memory_of_other_params_is_rejected(kind):
 
 
 def test_messages_that_are_not_finite_are_not_stored():
-    """One overflow spoils its own round, and not those after it."""
+    """An overflow spoils its own round, but no later one."""
     code = codes.uncoded(3)
     params = jnp.zeros(2)
     aggregate = jaxwgc.decode_aggregate(code, memory=True)

@@ -1,4 +1,4 @@
-"""Where wrappers of optax go: each trains as without a cluster, or an error says so."""
+"""Wrappers of optax train as without a cluster, or raise an error that says why."""
 
 import pathlib
 
@@ -135,7 +135,7 @@ VALUE = {"value": 1.0}
         (reduce_on_plateau, VALUE),
     ],
 )
-def test_behind_the_aggregator_wrappers_train(wrap, extra):
+def test_wrappers_behind_the_aggregator_train(wrap, extra):
     expected = trained(wrap(optax.sgd(0.1)), gradient, extra)
     optimizer = optax.chain(aggregator(jax.random.key(0)), wrap(optax.sgd(0.1)))
     params = trained(optimizer, partial_gradients, extra)
@@ -152,7 +152,7 @@ def test_behind_the_aggregator_wrappers_train(wrap, extra):
         inject_hyperparams,
     ],
 )
-def test_around_the_chain_these_wrappers_train(wrap):
+def test_wrappers_that_may_stand_around_the_chain_train(wrap):
     expected = trained(wrap(optax.sgd(0.1)), gradient, {})
     optimizer = wrap(optax.chain(aggregator(jax.random.key(0)), optax.sgd(0.1)))
     params = trained(optimizer, partial_gradients, {})
@@ -173,7 +173,9 @@ def test_around_the_chain_these_wrappers_train(wrap):
         (optax.contrib.mechanize, jax.random.key, TypeError, PRODUCT),
     ],
 )
-def test_around_the_chain_these_wrappers_raise(wrap, make_key, error, match):
+def test_wrappers_that_may_not_stand_around_the_chain_raise(
+    wrap, make_key, error, match
+):
     extra = {"grad_fn": partial_gradients} if wrap is opaque_sam else {}
     optimizer = wrap(optax.chain(aggregator(make_key(0)), optax.sgd(0.1)))
     with expect_error(error, match):
@@ -218,13 +220,14 @@ class TestLookahead:
 
 
 def test_wrappers_that_take_no_extra_arguments():
-    """As the page of errors says: the chain gives none to a plain transformation."""
+    """The chain passes no extra arguments to a plain transformation, as documented."""
     match = "got an unexpected keyword argument 'received'"
     extra = {"received": np.array([True, False, True, True, False, True])}
-    chain = aggregator(jax.random.key(0)), sam(optax.sgd(0.1))
+    aggregate = aggregator(jax.random.key(0))
+    optimizer = sam(optax.sgd(0.1))
     with expect_error(TypeError, match):
-        trained(optax.chain(*chain), partial_gradients, extra)
-    expected = trained(chain[1], gradient, {})
-    chain = chain[0], optax.GradientTransformation(*chain[1])
-    params = trained(optax.chain(*chain), partial_gradients, extra)
+        trained(optax.chain(aggregate, optimizer), partial_gradients, extra)
+    expected = trained(optimizer, gradient, {})
+    plain = optax.GradientTransformation(optimizer.init, optimizer.update)
+    params = trained(optax.chain(aggregate, plain), partial_gradients, extra)
     np.testing.assert_allclose(params["w"], expected["w"], rtol=1e-5)

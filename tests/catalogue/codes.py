@@ -61,7 +61,7 @@ in_two_clusters = functools.partial(codes.clustered, num_clusters=2)
 
 
 def reed_solomon_codes(n):
-    """Of at most eight parts."""
+    """Codes with at most eight parts."""
     for num_parts in range(1, 9):
         for replication in range(1, n + 1):
             if num_parts * replication % n == 0:
@@ -69,7 +69,7 @@ def reed_solomon_codes(n):
 
 
 def cyclic_repetition_codes(n):
-    """Of few sizes: each shape of a draw is a compiled function."""
+    """Codes of few sizes, since each shape of a draw compiles a function."""
     if n in (1, 2, 3, 4, 8):
         yield from (codes.cyclic_repetition(KEY, n, s) for s in tolerances(n))
 

@@ -42,8 +42,11 @@ class DecoderRow(Row):
 
 def fields_of(kind, name):
     """The fields of a code's own decoder of a class."""
-    own = CODES[name].decoders_of(kind)[0]
-    return {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
+    decoder = CODES[name].decoders_of(kind)[0]
+    return {
+        field.name: getattr(decoder, field.name)
+        for field in dataclasses.fields(decoder)
+    }
 
 
 def one_step(weight):
@@ -76,20 +79,22 @@ def of_groups(code, mask):
 
 
 def of_clusters(code, mask):
-    """Those of binary codes of three workers, side by side."""
+    """aᵀB of binary codes of three workers, side by side."""
     inner = jaxwgc.codes.binary(3, 1)
-    return np.concatenate([of_groups(inner, own) for own in mask.reshape(-1, 3)])
+    return np.concatenate(
+        [of_groups(inner, cluster_mask) for cluster_mask in mask.reshape(-1, 3)]
+    )
 
 
 def recovered_parts(rows):
     """Parts that peeling recovers: a queue of messages with one unknown part."""
     neighbours = [set(np.flatnonzero(row)) for row in rows]
     known = set()
-    while alone := [own for own in neighbours if len(own) == 1]:
+    while alone := [unknown for unknown in neighbours if len(unknown) == 1]:
         [part] = alone[-1]
         known.add(part)
-        for own in neighbours:
-            own.discard(part)
+        for parts in neighbours:
+            parts.discard(part)
     return sorted(known)
 
 

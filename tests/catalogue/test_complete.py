@@ -10,7 +10,7 @@ from tests.catalogue.rows import COMPLETE_ROWS, EVERY_ROW, PROTOCOLS, SKETCHING
 
 
 def makes(constructor, kind):
-    """Whether a public object is a class of a kind, or a function that returns one."""
+    """Returns whether a public object is a class of a kind or returns one."""
     if inspect.isclass(constructor):
         is_base = inspect.isabstract(constructor) or constructor is kind
         return issubclass(constructor, kind) and not is_base

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
+from jaxwgc import codes
 from jaxwgc.codes import any_placement, proportional_placement, worst_rounding
 from jaxwgc.decoders import Dual, Lagrange
-from tests.conftest import random_patterns
+from tests.conftest import bools, random_patterns
 from tests.oracles import worst_miss
 from tests.zoo import KEY, patterns_within
 
@@ -28,7 +29,7 @@ def random_assignment(generator, num_workers, num_parts, num_stragglers):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_pattern_of_200_placements(method):
-    """By least squares in NumPy; and B vanishes where the worker lacks the part."""
+    """NumPy's least squares is the reference; B is zero where a worker lacks a part."""
     generator = np.random.default_rng(0)
     for number in range(200):
         n, k = generator.integers(1, 11, 2)
@@ -44,7 +45,7 @@ def test_every_pattern_of_200_placements(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_their_decoders(method, with_x64):
+def test_weights_of_the_decoders_are_exact_for_every_pattern(method, with_x64):
     """Every pattern of as many placements as share what is compiled."""
     generator = np.random.default_rng(0)
     masks = patterns_within(9, 3)
@@ -62,16 +63,16 @@ def test_columns_that_repeat_have_smaller_weights_than_lagrange():
     code = any_placement(KEY, held, 2, "polynomials")
     masks = patterns_within(6, 2)
     weights = np.asarray(jaxwgc.decoding_weights(code, masks))
-    for mask, own in zip(masks, weights, strict=True):
-        least = np.linalg.pinv(code.encoding_matrix[mask].T) @ np.ones(6)
-        np.testing.assert_allclose(own[mask], least, atol=1e-5)
+    for mask, weights_of_mask in zip(masks, weights, strict=True):
+        minimum_norm = np.linalg.pinv(code.encoding_matrix[mask].T) @ np.ones(6)
+        np.testing.assert_allclose(weights_of_mask[mask], minimum_norm, atol=1e-5)
     assert code.decoders_of(Lagrange)
 
 
 @pytest.mark.parametrize(
     ("size", "method"), [((12, 12, 2), "polynomials"), ((50, 20, 29), "random_rows")]
 )
-def test_the_better_conditioned_method(size, method):
+def test_the_better_conditioned_method_is_chosen(size, method):
     held = random_assignment(np.random.default_rng(0), *size)
     chosen = any_placement(KEY, held, size[2])
     by_method = {name: any_placement(KEY, held, size[2], name) for name in METHODS}
@@ -82,8 +83,8 @@ def test_the_better_conditioned_method(size, method):
     )
 
 
-def test_better_conditioned_than_the_first_order():
-    """What is gained by looking for an order of the workers."""
+def test_the_order_of_workers_keeps_entries_small():
+    """The search for an order of the workers keeps the entries below 30."""
     held = random_assignment(np.random.default_rng(1), 20, 20, 4)
     sizes = [
         np.abs(any_placement(key, held, 4, "polynomials").encoding_matrix).max()
@@ -111,7 +112,7 @@ def test_worst_rounding_by_enumeration():
 
 
 def test_worst_rounding_of_segments_and_several_messages():
-    """Of all kinds of codes; those of zeros and ones are not rounded."""
+    """All kinds of codes are covered; codes of zeros and ones are not rounded."""
     for code in (
         jaxwgc.codes.communication_efficient(6, 1, 2),
         jaxwgc.codes.replicated(4, 8, copies=2),
@@ -121,7 +122,7 @@ def test_worst_rounding_of_segments_and_several_messages():
         assert received.sum() == code.num_workers - 1
 
 
-def test_keys_of_both_kinds_and_precisions(make_key, x64):
+def test_keys_of_both_kinds_give_one_code_in_both_precisions(make_key, x64):
     held = random_assignment(np.random.default_rng(0), 6, 5, 2)
     code = any_placement(make_key(3), held, 2)
     with jax.enable_x64(not x64):
@@ -157,7 +158,7 @@ def test_speeds_of_any_size():
     np.testing.assert_allclose(jaxwgc.effective_weights(code, received), 1, atol=1e-5)
 
 
-def test_one_copy_is_no_code():
+def test_one_copy_of_each_part_needs_no_code():
     """Weights of one or minus one, real messages."""
     held = proportional_placement([2, 1, 1], 4, copies=1)
     code = any_placement(KEY, held, 0)
@@ -166,10 +167,60 @@ def test_one_copy_is_no_code():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float32_of_fifty_workers(method):
+def test_fifty_workers_decode_accurately_in_float32(method):
     """No worse than the prototypes of random placements with nine stragglers."""
     held = ~random_patterns(50, 10, 50).T
     code = any_placement(KEY, held, 9, method)
     errors = np.sqrt(decoding_error(code, random_patterns(50, 9, 1000)) / 50)
     assert np.median(errors) < 2e-6
     assert np.quantile(errors, 0.99) < 1e-4
+
+
+# Three workers, two parts.
+HELD = bools("11 10 11")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "num_stragglers", "message"),
+    [
+        (HELD, 2, "assignment.*got 2 .* of part 1$"),
+        (HELD, 3, "num_stragglers must be less than"),
+        (HELD[0], 0, "assignment must have (shape|a leading axis)"),
+        (HELD[:0], 0, "assignment must have (shape|a leading axis)"),
+        (HELD[:, :0], 0, "assignment must have (shape|a leading axis)"),
+    ],
+)
+def test_any_placement_rejects_parts_with_too_few_copies(
+    assignment, num_stragglers, message
+):
+    with pytest.raises(ValueError, match=message):
+        any_placement(KEY, assignment, num_stragglers)
+
+
+def test_any_placement_rejects_traced_arguments():
+    with pytest.raises(TypeError, match="concrete"):
+        jax.eval_shape(lambda held: any_placement(KEY, held, 1), HELD)
+    with pytest.raises(TypeError, match="key must be"):
+        jax.eval_shape(lambda key: any_placement(key, HELD, 1), KEY)
+
+
+def test_worst_rounding_rejects_a_traced_code():
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(worst_rounding, codes.cyclic_mds(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("speeds", "copies", "message"),
+    [
+        ([1, 0, 1], 1, r"speeds.*speeds\[1\] = 0"),
+        ([1, np.nan], 1, "speeds must be finite"),
+        ([1, 2], 3, "copies.* = 3 and"),
+        ([[1, 2]], 1, "speeds must have (shape|a leading axis)"),
+        ([], 1, "speeds must have (shape|a leading axis)"),
+    ],
+)
+def test_proportional_placement_rejects_wrong_speeds_and_copies(
+    speeds, copies, message
+):
+    with pytest.raises(ValueError, match=message):
+        proportional_placement(speeds, 3, copies)

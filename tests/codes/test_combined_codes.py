@@ -26,8 +26,10 @@ class TestClustered:
         flat = codes.clustered(codes.cyclic_mds(3, 1), 4)
         np.testing.assert_array_equal(code.encoding_matrix, flat.encoding_matrix)
         masks = np.random.default_rng(0).random((20, 12)) < 0.7
-        found, expected = (jaxwgc.decoding_weights(own, masks) for own in (code, flat))
-        np.testing.assert_array_equal(found, expected)
+        result, expected = (
+            jaxwgc.decoding_weights(clustered, masks) for clustered in (code, flat)
+        )
+        np.testing.assert_array_equal(result, expected)
 
     def test_several_messages_are_carried_over(self):
         inner = codes.partially_coded(codes.cyclic_mds(3, 1), 2)
@@ -48,13 +50,13 @@ class TestClustered:
         weights = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 5.0])
         code = jaxwgc.weighted(codes.clustered(codes.cyclic_mds(3, 1), 2), weights)
         received = np.array([True, True, False, False, True, True])
-        found = jaxwgc.effective_weights(code, received)
-        np.testing.assert_allclose(found, weights, rtol=1e-5)
+        effective = jaxwgc.effective_weights(code, received)
+        np.testing.assert_allclose(effective, weights, rtol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 7))))
-def test_takes_the_part_that_was_taken_least_often(assignment):
+def test_multi_message_takes_the_part_that_was_taken_least_often(assignment):
     """Against the rule as the docstring has it, for any assignment."""
     num_workers, num_parts = assignment.shape
     matrix = assignment * np.arange(1.0, assignment.size + 1).reshape(assignment.shape)
@@ -71,7 +73,7 @@ def test_takes_the_part_that_was_taken_least_often(assignment):
         start = worker * num_parts // num_workers
         ring = np.roll(np.arange(num_parts), -start)
         remaining = [
-            own for own in ring[assignment[worker, ring]] if own not in taken[worker]
+            part for part in ring[assignment[worker, ring]] if part not in taken[worker]
         ]
         expected = np.zeros(num_parts)
         if remaining:
@@ -96,8 +98,8 @@ def test_codes_made_of_traced_codes():
 
     def of_key(key):
         code = codes.cyclic_repetition(key, 4, 1)
-        both = codes.partially_coded(code, 1), codes.clustered(code, 2)
-        return [own.encoding_matrix for own in both]
+        combined = codes.partially_coded(code, 1), codes.clustered(code, 2)
+        return [combined_code.encoding_matrix for combined_code in combined]
 
     for matrices, alone in zip(jax.jit(jax.vmap(of_key))(keys), of_key(keys[1])):
         assert matrices.shape == (2, 8, 8)
@@ -111,7 +113,7 @@ def test_codes_made_of_traced_codes():
 
 class TestFromMatrix:
     @pytest.mark.parametrize("kind", [list, np.array, jnp.array, np.float16])
-    def test_any_array(self, kind):
+    def test_the_matrix_may_be_any_array(self, kind):
         code = from_matrix(kind(ROWS.tolist()), num_stragglers=1, check_patterns=3)
         for field, expected in FIELDS.items():
             np.testing.assert_array_equal(getattr(code, field), expected)
@@ -146,16 +148,147 @@ class TestFromMatrix:
         with pytest.raises(ValueError, match="num_stragglers must be tolerated"):
             from_matrix(matrix, num_stragglers=3, check_patterns=19)
 
-    def test_made_inside_transformations(self):
-        """Traced arrays, and whatever else JAX puts in their place."""
+    def test_codes_may_be_made_inside_transformations(self):
+        """Fields may be traced arrays, or placeholders of JAX."""
         code = jaxwgc.GradientCode(**FIELDS, num_stragglers=1)
 
         def error(scale):
-            own = dataclasses.replace(code, encoding_matrix=scale * ROWS)
-            return jaxwgc.decoding_error(own, np.arange(3) > 0)
+            scaled = dataclasses.replace(code, encoding_matrix=scale * ROWS)
+            return jaxwgc.decoding_error(scaled, np.arange(3) > 0)
 
-        found = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
-        np.testing.assert_allclose(found, 0, atol=1e-6)
+        result = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
+        np.testing.assert_allclose(result, 0, atol=1e-6)
         leaves, structure = jax.tree.flatten(code)
         again = jax.tree.unflatten(structure, [object() for _ in leaves])
         assert isinstance(again, jaxwgc.GradientCode)
+
+
+CYCLIC = codes.cyclic_mds(4, 1)
+SEGMENTS = codes.communication_efficient(4, 1, 2)
+MESSAGES = codes.partially_coded(CYCLIC, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (SEGMENTS, "code.num_segments.*got 2"),
+        (MESSAGES, "code.messages_per_worker.*got 2"),
+    ],
+)
+def test_multi_message_rejects_codes_of_segments_and_messages(code, message):
+    with pytest.raises(ValueError, match=message):
+        codes.multi_message(code)
+
+
+def test_multi_message_rejects_a_traced_code():
+    with pytest.raises(TypeError, match="code.assignment must be concrete"):
+        jax.eval_shape(codes.multi_message, CYCLIC)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (SEGMENTS, "code.num_segments must be 1 for"),
+        (MESSAGES, "code.messages_per_worker must be 1"),
+        (codes.clustered(CYCLIC, 2), "apply clustered to"),
+    ],
+)
+def test_partially_coded_rejects_codes_that_are_combined_already(code, message):
+    with pytest.raises(ValueError, match=message):
+        codes.partially_coded(code, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"encoding_matrix": np.ones(3)},
+            "encoding_matrix must have (shape|a leading axis)",
+        ),
+        (
+            {"encoding_matrix": np.ones((0, 3))},
+            "encoding_matrix must have (shape|a leading axis)",
+        ),
+        ({"encoding_matrix": [[np.nan]]}, "encoding_matrix must be finite"),
+        ({"assignment": [[True]]}, r"assignment must .* \(3, 3\)"),
+        ({"assignment": np.eye(3) > 0}, "False; got others at .*0, 1"),
+        ({"target": [1, 2]}, "target must have (shape|a leading axis)"),
+        ({"target": [1, 2, np.inf]}, "target must be finite; got"),
+        ({"num_stragglers": 3}, "num_stragglers must be less than num"),
+    ],
+)
+def test_from_matrix_rejects_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        from_matrix(**{"encoding_matrix": ROWS, **arguments})
+
+
+def test_from_matrix_rejects_a_complex_target_of_a_real_matrix():
+    with pytest.raises(TypeError, match="target must be real numbers or bools"):
+        from_matrix(ROWS, target=[1j, 2, 3])
+
+
+def test_from_matrix_rejects_a_traced_assignment():
+    with pytest.raises(TypeError, match="assignment must be"):
+        jax.eval_shape(lambda held: from_matrix(ROWS, assignment=held), ROWS != 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"target": np.ones(4)}, ValueError, r"code.target must have shape \(3,\)"),
+        (
+            {"assignment": np.ones((3, 4), bool)},
+            ValueError,
+            r"code.assignment.*got \(3, 4\)",
+        ),
+        (
+            {"encoding_matrix": ROWS.tolist()},
+            ValueError,
+            "code.encoding_matrix must have shape",
+        ),
+        ({"num_stragglers": -1}, ValueError, "code.num_stragglers must be at least"),
+        ({"num_segments": 0}, ValueError, "code.num_segments must be at least 1"),
+        ({"num_segments": 2}, ValueError, "code.encoding_matrix must have shape"),
+        (
+            {"messages_per_worker": 3},
+            ValueError,
+            r"code.assignment must have shape \(1, 3\)",
+        ),
+        (
+            {"messages_per_worker": 3, "assignment": np.ones((1, 3), bool)},
+            ValueError,
+            "required",
+        ),
+        (
+            {"target": np.array(["a"] * 3)},
+            TypeError,
+            "code.target must be real numbers",
+        ),
+        (
+            {"num_stragglers": "1"},
+            TypeError,
+            "code.num_stragglers must be a Python int",
+        ),
+        (
+            {"decoders": "lagrange"},
+            TypeError,
+            "code.decoders must be a Decoder; got 'l'",
+        ),
+    ],
+)
+def test_fields_of_a_code_are_checked_when_it_is_made_or_used(fields, error, message):
+    fields = {**FIELDS, "num_stragglers": 1, **fields}
+    with pytest.raises(error, match=message):
+        jaxwgc.encode(jaxwgc.GradientCode(**fields), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (np.ones(5, bool), ValueError, r"mask must have shape .*, 4\); got"),
+        (np.ones(4), TypeError, "mask must be bools; got float64"),
+    ],
+)
+def test_decodes_rejects_wrong_masks(mask, error, message):
+    with pytest.raises(error, match=message):
+        CYCLIC.decodes(mask)

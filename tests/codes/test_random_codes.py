@@ -1,22 +1,18 @@
 """Random codes: what they draw, the laws of their errors, and what they survive."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, decoders
 from jaxwgc.codes import _random_codes
-from jaxwgc.codes._peeling_codes import robust_soliton
 from tests.conftest import every_pattern, own_decoder
-from tests.oracles import check_counts, check_mean, worst_miss
+from tests.oracles import check_counts, check_mean, check_subsets, worst_miss
 from tests.zoo import KEY, patterns_within
 
 CODES = {
@@ -37,16 +33,9 @@ def keys(num_keys, seed=0):
     return jax.random.split(jax.random.key(seed), num_keys)
 
 
-def check_subsets(subsets, number):
-    """All subsets are there, and are equally likely."""
-    counts = np.unique(subsets, axis=0, return_counts=True)[1]
-    assert len(counts) == number
-    check_counts(counts)
-
-
 @pytest.mark.parametrize("name", CODES)
 def test_one_key_draws_one_code(name):
-    """Whatever the precision and the kind of the key; traced, and in lanes."""
+    """Precision, kind of key, tracing and lanes do not change the code."""
     make_code = CODES[name]
     here = make_code(jax.random.key(5))
     with jax.enable_x64(True):
@@ -79,7 +68,7 @@ def test_traced_codes_are_in_the_working_precision(with_x64):
     np.testing.assert_allclose(matrix, alone, rtol=1e-15)
 
 
-def test_subsets_of_equal_draws_have_as_many_items(monkeypatch):
+def test_random_subsets_have_their_size_if_all_draws_are_equal(monkeypatch):
     monkeypatch.setattr(
         jax.random, "bits", lambda key, shape, dtype: jnp.zeros(shape, dtype)
     )
@@ -160,7 +149,7 @@ class TestStochasticBlock:
             expected = pytest.approx(2 / (float(inside) + 0.25), rel=1e-6)
             assert own_decoder(alone, decoders.OneStep).scale == expected
 
-    def test_between_fractional_repetition_and_bernoulli(self):
+    def test_extreme_probabilities_give_fractional_repetition_and_bernoulli(self):
         repetition = codes.stochastic_block(KEY, 6, 6, 2, 1, 0)
         expected = np.kron(np.eye(2), np.ones((3, 3)))
         np.testing.assert_array_equal(repetition.encoding_matrix, expected)
@@ -214,7 +203,7 @@ class TestStochastic:
             )
             assert alone.encoding_matrix.max() == pytest.approx(1 / 0.6)
 
-    def test_no_stragglers_are_expected(self):
+    def test_columns_sum_to_one_if_no_stragglers_are_expected(self):
         code = codes.stochastic(jax.random.key(1), 6, 4, 2, 0)
         np.testing.assert_allclose(code.encoding_matrix.sum(axis=0), 1)
 
@@ -235,7 +224,7 @@ class TestLdgm:
         ("num_workers", "num_parts", "parity_degree", "survived"),
         [(5, 4, 4, 1), (7, 4, 4, 1), (4, 1, 1, 1), (5, 4, 3, 0), (7, 4, 1, 0)],
     )
-    def test_the_stragglers_it_claims_to_survive(
+    def test_tolerates_every_pattern_of_num_stragglers(
         self, num_workers, num_parts, parity_degree, survived
     ):
         code = codes.ldgm(KEY, num_workers, num_parts, parity_degree)
@@ -244,66 +233,60 @@ class TestLdgm:
         assert worst_miss(code, received).max() < 1e-12
 
 
-class TestRobustSoliton:
-    @pytest.mark.parametrize(
-        ("num_batches", "c", "delta"), [(100, 0.1, 0.5), (1000, 0.03, 0.5), (50, 1, 1)]
-    )
-    def test_is_the_published_one(self, num_batches, c, delta):
-        """Luby's rho and tau, as he writes them, for a spike within the support."""
-        ripple = c * math.log(num_batches / delta) * math.sqrt(num_batches)
-        spike = round(num_batches / ripple)
-        degrees = np.arange(1, num_batches + 1)
-        rho = np.append(1 / num_batches, 1 / (degrees[1:] * degrees[:-1]))
-        tau = np.where(degrees < spike, ripple / (degrees * num_batches), 0)
-        tau[spike - 1] = ripple * math.log(ripple / delta) / num_batches
-        expected = (rho + tau) / np.sum(rho + tau)
-        found = robust_soliton(num_batches, c, delta, num_batches)
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
-        # The spike stands out.
-        assert found[spike - 1] > 2 * found[spike]
-
-    def test_is_the_ideal_one_without_robustness(self):
-        found = robust_soliton(5, 0.0, 0.5, 5)
-        np.testing.assert_allclose(found, [1 / 5, 1 / 2, 1 / 6, 1 / 12, 1 / 20])
-
-    @given(
-        num_batches=st.integers(1, 200),
-        c=st.floats(0, 10),
-        delta=st.floats(0, 1, exclude_min=True),
-        data=st.data(),
-    )
-    def test_is_a_distribution_cut_off_at_the_maximal_degree(
-        self, num_batches, c, delta, data
-    ):
-        max_degree = data.draw(st.integers(1, num_batches))
-        found = robust_soliton(num_batches, c, delta, max_degree)
-        assert found.shape == (max_degree,)
-        assert np.all(found > 0)
-        assert found.sum() == pytest.approx(1)
-        whole = robust_soliton(num_batches, c, delta, num_batches)[:max_degree]
-        np.testing.assert_allclose(found, whole / whole.sum(), rtol=1e-9)
+@pytest.mark.parametrize("constructor", [codes.bernoulli, codes.regularized_bernoulli])
+def test_more_copies_than_workers_are_rejected(constructor):
+    message = "replication must be at most num_workers; .* = 11"
+    with pytest.raises(ValueError, match=message):
+        constructor(KEY, num_workers=10, num_parts=80, replication=11)
 
 
-class TestBatchRaptor:
-    @pytest.mark.parametrize("max_degree", [None, 3])
-    def test_degrees_are_of_the_distribution(self, max_degree):
-        code = codes.batch_raptor(KEY, 20_000, 10, max_degree=max_degree, c=0.2)
-        highest = max_degree or 10
-        counts = np.bincount(code.parts_per_worker, minlength=highest + 1)
-        assert counts[0] == 0
-        assert len(counts) == highest + 1
-        expected = robust_soliton(10, 0.2, 0.5, highest) * 20_000
-        check_counts(counts[1:], expected)
+@pytest.mark.parametrize(
+    ("sizes", "num_clusters", "probability_inside", "message"),
+    [
+        ((12, 18), 4, 0.5, "clusters.*18; got 4"),
+        ((4, 4), 2, 1.5, "probability_inside.*1.5"),
+    ],
+)
+def test_stochastic_block_rejects_wrong_clusters_and_probabilities(
+    sizes, num_clusters, probability_inside, message
+):
+    num_workers, num_parts = sizes
+    with pytest.raises(ValueError, match=message):
+        codes.stochastic_block(
+            KEY, num_workers, num_parts, num_clusters, probability_inside, 0.5
+        )
 
-    def test_batches_of_a_degree_are_uniform(self):
-        code = codes.batch_raptor(KEY, 20_000, 5)
-        pairs = code.assignment[code.parts_per_worker == 2]
-        check_subsets(pairs, 10)
 
-    def test_workers_hold_whole_batches(self):
-        code = codes.batch_raptor(KEY, 40, 12, batch_size=3)
-        batches = code.assignment.reshape(40, 4, 3)
-        np.testing.assert_array_equal(batches.all(axis=2), batches.any(axis=2))
-        np.testing.assert_array_equal(code.decoders[0].assignment, batches.all(axis=2))
-        assert code.decoders[0].is_a(decoders.Peeling)
-        assert own_decoder(code, decoders.OneStep) is None
+@pytest.mark.parametrize(
+    ("num_workers", "replication", "straggler_probability", "message"),
+    [
+        (10, (1, 2, 11, 3), 0.1, "got.*= 11"),
+        (10, (1, 2, 3), 0.1, "replication must have (shape|a leading axis)"),
+        (2, 2, [0, 1.0], "less.*= 1.0"),
+        (2, 2, [0, 0.1, 0.2], "straggler_probability"),
+    ],
+)
+def test_stochastic_rejects_wrong_replications_and_probabilities(
+    num_workers, replication, straggler_probability, message
+):
+    with pytest.raises(ValueError, match=message):
+        codes.stochastic(KEY, num_workers, 4, replication, straggler_probability)
+
+
+def test_stochastic_rejects_a_traced_replication():
+    with pytest.raises(TypeError, match="replication"):
+        jax.eval_shape(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_parts", "parity_degree", "message"),
+    [
+        (4, 4, 2, "num_workers.*= 4; got 4"),
+        (6, 4, 5, "parity_degree.* = 5 and"),
+    ],
+)
+def test_ldgm_rejects_sizes_without_parities(
+    num_workers, num_parts, parity_degree, message
+):
+    with pytest.raises(ValueError, match=message):
+        codes.ldgm(KEY, num_workers, num_parts, parity_degree)

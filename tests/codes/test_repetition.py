@@ -15,7 +15,7 @@ from tests.oracles import least_miss
 from tests.zoo import KEY, gradients_of, like
 
 
-def test_uncoded_shares_parts_out_in_runs():
+def test_uncoded_gives_each_worker_consecutive_parts():
     code = codes.uncoded(2, 6)
     expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     np.testing.assert_array_equal(code.encoding_matrix, expected)
@@ -26,7 +26,7 @@ def test_uncoded_shares_parts_out_in_runs():
     np.testing.assert_array_equal(codes.uncoded(3).encoding_matrix, np.eye(3))
 
 
-def test_uncoded_in_proportion():
+def test_uncoded_assigns_parts_in_proportion_to_loads():
     code = codes.uncoded(3, 8, loads=[2, 1, 1])
     np.testing.assert_array_equal(code.parts_per_worker, [4, 2, 2])
     np.testing.assert_array_equal(code.encoding_matrix.sum(0), np.ones(8))
@@ -44,18 +44,18 @@ def test_fractional_repetition_has_groups_of_equal_rows():
 
 
 class TestCyclicRepetition:
-    def test_float32_whatever_the_norms_of_the_rows(self):
+    def test_float32_is_as_accurate_as_numpy_for_rows_of_very_different_norms(self):
         """Tandon's matrices: their rows differ by orders of magnitude."""
         code = codes.cyclic_repetition(KEY, 40, 5)
         received = random_patterns(40, 5, 200)
         weights = np.asarray(jaxwgc.decoding_weights(code, received), float)
         matrix = np.asarray(code.encoding_matrix, np.float32)
-        found = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
-        least = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]
-        found = found / np.sqrt(40)
-        least = np.array(least) / np.sqrt(40)
-        assert np.mean(found > 1e-3) < 0.05
-        assert np.mean((found <= 1e-5) | (found <= 3 * least)) > 0.9
+        norms = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
+        residuals = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]
+        norms = norms / np.sqrt(40)
+        residuals = np.array(residuals) / np.sqrt(40)
+        assert np.mean(norms > 1e-3) < 0.05
+        assert np.mean((norms <= 1e-5) | (norms <= 3 * residuals)) > 0.9
 
     def test_rows_are_in_the_null_space_of_the_random_matrix(self):
         code = codes.cyclic_repetition(KEY, 12, 4)
@@ -85,9 +85,13 @@ def test_groups_and_classes_of_binary_codes(data):
     # Equal rows in a group, every part once in a family.
     groups = code.decoders[0].groups
     for family in groups:
-        own = [code.assignment[family == group] for group in range(family.max() + 1)]
-        assert all(np.all(rows == rows[0]) for rows in own)
-        np.testing.assert_array_equal(sum(rows[0].astype(int) for rows in own), 1)
+        rows_of_groups = [
+            code.assignment[family == group] for group in range(family.max() + 1)
+        ]
+        assert all(np.all(rows == rows[0]) for rows in rows_of_groups)
+        np.testing.assert_array_equal(
+            sum(rows[0].astype(int) for rows in rows_of_groups), 1
+        )
     # Every worker is in the family of its class, and in no other.
     np.testing.assert_array_equal((groups >= 0).sum(0), 1)
     assert len(groups) == 1 + (num_workers % (num_stragglers + 1) > 0)
@@ -100,14 +104,14 @@ def test_groups_and_classes_of_binary_codes(data):
 def orders(code):
     """The parts of each worker, in the order of its messages."""
     rows = code.encoding_matrix.reshape(code.num_workers, -1, code.num_parts)
-    return [np.nonzero(own)[1].tolist() for own in rows]
+    return [np.nonzero(row)[1].tolist() for row in rows]
 
 
 class TestReplicated:
     @settings(max_examples=50, deadline=None)
     @given(st.data())
-    def test_owner_forwards_and_helpers_backwards(self, data):
-        """Against lists; and every part has so many holders, whatever the loads."""
+    def test_owners_take_parts_forwards_and_helpers_backwards(self, data):
+        """Lists are the reference; every part has `copies` holders for any loads."""
         num_workers = data.draw(st.integers(1, 6))
         num_parts = data.draw(st.integers(1, 12))
         copies = data.draw(st.integers(1, num_workers))
@@ -117,36 +121,38 @@ class TestReplicated:
         shares = np.array(loads) / sum(loads) * num_parts
         owned = orders(codes.replicated(num_workers, num_parts, 1, loads))
         assert sum(owned, []) == list(range(num_parts))
-        assert np.all(np.abs([len(own) for own in owned] - shares) < 1)
+        assert np.all(np.abs([len(part) for part in owned] - shares) < 1)
         for worker, order in enumerate(orders(code)):
             helped = [owned[(worker + step) % num_workers] for step in range(1, copies)]
-            assert order == owned[worker] + sum((own[::-1] for own in helped), [])
+            assert order == owned[worker] + sum((part[::-1] for part in helped), [])
         assert np.all(code.assignment.sum(0) == copies)
         rows = code.encoding_matrix[code.decoders[0].copies]
         expected = np.eye(num_parts)[:, None].repeat(copies, axis=1)
         np.testing.assert_array_equal(rows, expected)
 
     @pytest.mark.parametrize("copies", [1, 2, 3])
-    def test_each_part_once_from_the_lightest(self, copies):
+    def test_each_part_is_requested_once_from_the_lightest_worker(self, copies):
         """Against a loop over the parts, for numbers of finished parts at random."""
         code = codes.replicated(4, 10, copies, loads=[1, 2, 1, 1])
         parts = code.parts_per_worker
         finished = np.random.default_rng(0).integers(0, parts + 1, (200, 4))
         finished[0] = parts
-        requests = jax.jit(lambda own: jaxwgc.decoding(code, finished=own).requests)
+        requests = jax.jit(
+            lambda counts: jaxwgc.decoding(code, finished=counts).requests
+        )
         requests = np.asarray(requests(finished))
         assert requests.shape == (200, 4, code.messages_per_worker)
         assert set(np.unique(requests)) <= {0, 1}
         for counts, request in zip(finished, requests, strict=True):
-            done = [set(own[:count]) for own, count in zip(orders(code), counts)]
+            done = [set(order[:count]) for order, count in zip(orders(code), counts)]
             having = [[w for w in range(4) if part in done[w]] for part in range(10)]
-            alone = [own[0] for own in having if len(own) == 1]
+            alone = [order[0] for order in having if len(order) == 1]
             burdens = np.bincount(alone, minlength=4)
             for part, workers in enumerate(having):
                 asked = [
                     worker
-                    for worker, own in enumerate(orders(code))
-                    if part in own and request[worker, own.index(part)]
+                    for worker, order in enumerate(orders(code))
+                    if part in order and request[worker, order.index(part)]
                 ]
                 assert len(asked) == min(len(workers), 1)
                 assert set(asked) <= set(workers)
@@ -154,8 +160,8 @@ class TestReplicated:
                     assert burdens[asked[0]] == burdens[workers].min()
                     burdens[asked[0]] += 1
 
-    def test_decodes_as_its_weights_do(self):
-        """Whether a part is missing is known without weights: the same answer."""
+    def test_decodings_on_request_agree_with_decoding_weights(self):
+        """A missing part is known without weights, and gives equal answers."""
         code = jaxwgc.weighted(codes.replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
         finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
         finished = np.minimum(finished, code.parts_per_worker)
@@ -164,12 +170,12 @@ class TestReplicated:
         def decode(finished):
             decoded = jaxwgc.decoding(code, finished=finished)
             tolerances = 1e-5, 1e-3, 0.5
-            found = [code.decodes(decoded.mask, own) for own in tolerances]
-            failed = [decoded.failed(own) for own in tolerances]
-            return decoded.mask, decoded.effective_weights, found, failed
+            actual = [code.decodes(decoded.mask, tolerance) for tolerance in tolerances]
+            failed = [decoded.failed(tolerance) for tolerance in tolerances]
+            return decoded.mask, decoded.effective_weights, actual, failed
 
-        mask, weights, found, failed = decode(finished)
-        np.testing.assert_array_equal(found, ~np.array(failed))
+        mask, weights, result, failed = decode(finished)
+        np.testing.assert_array_equal(result, ~np.array(failed))
         arrived = np.asarray(mask).astype(int) @ (code.encoding_matrix != 0) > 0
         np.testing.assert_allclose(weights, arrived * code.target)
 
@@ -184,7 +190,7 @@ class TestReplicated:
     indirect=["x64"],
 )
 def test_sums_on_request_are_the_gradient(name, x64):
-    """What has not been asked for may hold anything, and nobody sends more than one."""
+    """Parts that were not requested may hold anything; no worker sends two sums."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
     params = like(gradients)
@@ -198,15 +204,60 @@ def test_sums_on_request_are_the_gradient(name, x64):
         messages = jnp.where(decoded.mask[:, None], messages, jnp.nan)
         by_worker = messages.reshape(code.num_workers, code.messages_per_worker, -1)
         answers = jaxwgc.coding.answer_request(decoded.requests, by_worker)
-        found = jaxwgc.coding.decode_answers(answers, params)
+        actual = jaxwgc.coding.decode_answers(answers, params)
         expected = jaxwgc.decode(code, messages, decoded, params)
         state = aggregate.init(params)
         updated = aggregate.update(answers, state, params, finished=finished)
-        return answers, found, expected, updated
+        return answers, actual, expected, updated
 
-    answers, found, expected, (updates, state) = a_round(gradients, finished)
+    answers, result, expected, (updates, state) = a_round(gradients, finished)
     assert answers.shape == (code.num_workers, 7)
-    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    for one, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
         np.testing.assert_allclose(one, other, 1e-4, 1e-5)
-    jax.tree.map(np.testing.assert_array_equal, updates, found)
+    jax.tree.map(np.testing.assert_array_equal, updates, result)
     assert state.num_undecodable == 0
+
+
+@pytest.mark.parametrize(
+    "constructor", [codes.binary, codes.fractional_repetition, codes.cyclic_repetition]
+)
+def test_codes_without_responses_are_rejected(constructor):
+    arguments = {"num_workers": 5, "num_stragglers": 5}
+    if constructor is codes.cyclic_repetition:
+        arguments["key"] = KEY
+    message = "num_stragglers must be less than num_workers; .* = 5"
+    with pytest.raises(ValueError, match=message):
+        constructor(**arguments)
+
+
+def test_fractional_repetition_rejects_groups_of_unequal_size():
+    with pytest.raises(ValueError, match="num_stragglers .* = 10; got 2"):
+        codes.fractional_repetition(10, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_workers": 3, "num_parts": 8}, "num_parts.* = 3; got 8"),
+        (
+            {"num_workers": 3, "num_parts": 8, "loads": [1, 2]},
+            "loads must have (shape|a leading axis)",
+        ),
+    ],
+)
+def test_uncoded_rejects_parts_that_do_not_fit_the_workers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        codes.uncoded(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("copies", "loads", "message"),
+    [
+        (4, None, "copies.* = 4 and"),
+        (2, [1, -1, 1], "loads must be at least 0"),
+        (2, [1, 1], "loads must have (shape|a leading axis)"),
+    ],
+)
+def test_replicated_rejects_copies_and_loads_that_do_not_fit(copies, loads, message):
+    with pytest.raises(ValueError, match=message):
+        codes.replicated(3, 3, copies, loads)

@@ -40,10 +40,14 @@ LARGER = [
 
 @pytest.mark.parametrize(
     ("code", "tolerance"),
-    [(make(n, *own), most) for n, most, make, rows in LARGER for own in rows],
+    [
+        (make(n, *arguments), tolerance)
+        for n, tolerance, make, rows in LARGER
+        for arguments in rows
+    ],
     ids=str,
 )
-def test_larger_codes(code, tolerance):
+def test_larger_codes_tolerate_their_stragglers(code, tolerance):
     """Every pattern of twelve workers, some of a hundred."""
     n = code.num_workers
     s = code.num_stragglers
@@ -68,13 +72,15 @@ every_inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
 
 
 @every_inner
-def test_stragglers_in_each_cluster(inner):
-    """Not only s in all, but s in each cluster."""
+def test_clustered_codes_tolerate_stragglers_in_each_cluster(inner):
+    """Each cluster tolerates s stragglers."""
     for num_clusters in (1, 3):
         code = codes.clustered(inner, num_clusters)
-        own = patterns_within(inner.num_workers, inner.num_stragglers)
-        draws = np.random.default_rng(0).integers(len(own), size=(30, num_clusters))
-        assert worst_miss(code, own[draws].reshape(30, -1)).max() < 1e-9
+        inner_patterns = patterns_within(inner.num_workers, inner.num_stragglers)
+        draws = np.random.default_rng(0).integers(
+            len(inner_patterns), size=(30, num_clusters)
+        )
+        assert worst_miss(code, inner_patterns[draws].reshape(30, -1)).max() < 1e-9
 
 
 @every_inner
@@ -103,7 +109,7 @@ def test_second_messages_of_a_partial_code_may_be_missing(inner, num_uncoded):
 
 @pytest.mark.parametrize("name", CODES)
 def test_codes_are_built_on_the_host_in_double_precision(name):
-    """And hold what a worker has, of all parts alike."""
+    """Codes hold NumPy arrays, and every worker's parts have equal loads."""
     code = CODES[name]
     dtype = np.complex128 if code.is_complex else np.float64
     assert isinstance(code.encoding_matrix, np.ndarray)

@@ -38,15 +38,15 @@ def least_by_scipy(probabilities, held, gram):
         shares = unraveled(entries)
         return scale @ np.einsum("ij,jl,il->i", shares, gram, shares)
 
-    constraint = {"type": "eq", "fun": lambda own: unraveled(own).sum(0) - 1}
-    given = {"constraints": constraint, "options": {"maxiter": 1000, "ftol": 1e-15}}
+    constraint = {"type": "eq", "fun": lambda vector: unraveled(vector).sum(0) - 1}
+    options = {"constraints": constraint, "options": {"maxiter": 1000, "ftol": 1e-15}}
     start = (held / held.sum(0))[held]
-    return scipy.optimize.minimize(error, start, method="SLSQP", **given).fun
+    return scipy.optimize.minimize(error, start, method="SLSQP", **options).fun
 
 
 class TestFill:
     @pytest.mark.parametrize("tau", [1.1, 1.5, 3.0])
-    def test_rounds_that_are_drawn(self, tau, with_x64):
+    def test_errors_of_simulated_rounds_match_the_closed_forms(self, tau, with_x64):
         """Unbiased, and the closed forms of both columns, to four standard errors."""
         probabilities = probabilities_at(tau)
         code = codes.unequal(probabilities, 10)
@@ -58,11 +58,11 @@ class TestFill:
             expected = expected_error(code, probabilities, correlation=rho)
             np.testing.assert_allclose(expected.bias, 0, atol=1e-12)
             check_mean(errors, expected.squared_error, err_msg=rho)
-        least = 100 / np.sum((1 - probabilities) / probabilities)
-        np.testing.assert_allclose(expected.squared_error, least)
+        minimum = 100 / np.sum((1 - probabilities) / probabilities)
+        np.testing.assert_allclose(expected.squared_error, minimum)
 
     @pytest.mark.parametrize(("num_workers", "num_parts"), [(1, 1), (10, 3), (7, 40)])
-    def test_few_copies_none_negative(self, num_workers, num_parts):
+    def test_shares_are_nonnegative_with_few_copies(self, num_workers, num_parts):
         generator = np.random.default_rng(num_parts)
         probabilities = generator.uniform(0.01, 0.9, num_workers)
         code = codes.unequal(probabilities, num_parts)
@@ -79,20 +79,20 @@ class TestFill:
         assert np.all(code.parts_per_worker == 3)
         np.testing.assert_allclose(code.encoding_matrix.max(1), 1 / 0.7)
 
-    def test_a_worker_that_never_straggles_is_not_all_there_is(self):
+    def test_a_worker_that_never_straggles_does_not_take_all_parts(self):
         """10⁻¹² counts as 10⁻⁶ in the shares; its coefficients stay unbiased."""
         code = codes.unequal([1e-12, 1e-6, 0.5], 3)
         assert code.parts_per_worker[1] == 2
         bias = expected_error(code, [1e-12, 1e-6, 0.5]).bias
         np.testing.assert_allclose(bias, 0, atol=1e-12)
 
-    def test_least_of_all_by_scipy(self):
+    def test_error_for_equal_parts_is_the_minimum_over_all_codes(self):
         """Parts that are all alike: no other code of these workers does better."""
         probabilities = np.random.default_rng(2).uniform(0.1, 0.8, 4)
         code = codes.unequal(probabilities, 5)
-        found = expected_error(code, probabilities, correlation=1.0).squared_error
-        least = least_by_scipy(probabilities, np.ones((4, 5), bool), np.ones((5, 5)))
-        assert found == pytest.approx(least, rel=1e-6)
+        result = expected_error(code, probabilities, correlation=1.0).squared_error
+        minimum = least_by_scipy(probabilities, np.ones((4, 5), bool), np.ones((5, 5)))
+        assert result == pytest.approx(minimum, rel=1e-6)
 
 
 class TestAssignment:
@@ -105,21 +105,21 @@ class TestAssignment:
         return gradients @ gradients.T
 
     @pytest.mark.parametrize("correlation", [None, 0.6, -0.2, "gradients"])
-    def test_least_by_scipy(self, correlation):
-        given = self.factors() if correlation == "gradients" else correlation
+    def test_error_on_an_assignment_is_the_minimum_by_scipy(self, correlation):
+        gram_or_number = self.factors() if correlation == "gradients" else correlation
         code = codes.unequal(
-            self.probabilities, 5, assignment=self.held, correlation=given
+            self.probabilities, 5, assignment=self.held, correlation=gram_or_number
         )
         np.testing.assert_array_equal(code.assignment, self.held)
         assert np.all(code.encoding_matrix[~self.held] == 0)
-        rho = 0.0 if given is None else given
-        found = expected_error(code, self.probabilities, correlation=rho)
-        np.testing.assert_allclose(found.bias, 0, atol=1e-12)
+        rho = 0.0 if gram_or_number is None else gram_or_number
+        prediction = expected_error(code, self.probabilities, correlation=rho)
+        np.testing.assert_allclose(prediction.bias, 0, atol=1e-12)
         gram = rho if np.ndim(rho) else (1 - rho) * np.eye(5) + rho
-        least = least_by_scipy(self.probabilities, self.held, gram)
-        assert found.squared_error == pytest.approx(least, rel=1e-6)
+        minimum = least_by_scipy(self.probabilities, self.held, gram)
+        assert prediction.squared_error == pytest.approx(minimum, rel=1e-6)
 
-    def test_uncorrelated_by_both_ways(self):
+    def test_no_correlation_equals_a_correlation_of_zero(self):
         """Workers as unlike as they come, and no digits are lost."""
         unlike = np.array([1e-9, 1 - 1e-9, 0.5, 1e-3])
         one, other = (
@@ -128,8 +128,8 @@ class TestAssignment:
         )
         np.testing.assert_allclose(one.encoding_matrix, other.encoding_matrix)
 
-    def test_everything_on_every_worker(self):
-        """αᵢⱼ is worker i's share of all 1 / δ, whatever G is."""
+    def test_parts_on_every_worker_are_weighted_by_reliability(self):
+        """αᵢⱼ is worker i's share of all 1 / δ, for any G."""
         gram = self.factors()
         code = codes.unequal(
             self.probabilities, 5, assignment=np.ones((4, 5), bool), correlation=gram
@@ -137,10 +137,10 @@ class TestAssignment:
         trust = (1 - self.probabilities) / self.probabilities
         shares = np.broadcast_to(trust[:, None] / trust.sum(), (4, 5))
         np.testing.assert_allclose(shares_of(code, self.probabilities), shares)
-        found = expected_error(code, self.probabilities, correlation=gram)
-        assert found.squared_error == pytest.approx(gram.sum() / trust.sum())
+        prediction = expected_error(code, self.probabilities, correlation=gram)
+        assert prediction.squared_error == pytest.approx(gram.sum() / trust.sum())
 
-    def test_fill_with_other_coefficients(self):
+    def test_coefficients_for_a_correlation_improve_on_the_fill(self):
         """Better for that G than the fill's own, on the same parts."""
         fill, best = (
             codes.unequal(self.probabilities, 5, correlation=rho) for rho in (None, 0.3)
@@ -161,13 +161,13 @@ def test_noisy_messages_count_as_stragglers_do():
     code = codes.unequal(probabilities, 4, quantization_variance=variance)
     shares = shares_of(code, probabilities)
     np.testing.assert_allclose(shares.sum(1), 4 * trust / trust.sum())
-    found = expected_error(
+    prediction = expected_error(
         code, probabilities, correlation=1.0, quantization_variance=variance
     )
-    assert found.squared_error == pytest.approx(16 / trust.sum())
+    assert prediction.squared_error == pytest.approx(16 / trust.sum())
 
 
-def test_estimates_cost_a_bias(with_x64):
+def test_estimated_probabilities_cause_the_predicted_bias(with_x64):
     """The formula for p̂ in the place of p, against all patterns of answers."""
     probabilities = np.array([0.2, 0.5, 0.7])
     estimates = np.array([0.3, 0.4, 0.7])
@@ -176,10 +176,12 @@ def test_estimates_cost_a_bias(with_x64):
     received = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(bool)
     chance = np.prod(np.where(received, 1 - probabilities, probabilities), 1)
     weights = np.asarray(jaxwgc.effective_weights(code, received))
-    found = expected_error(code, probabilities)
-    np.testing.assert_allclose(found.bias, formula)
+    prediction = expected_error(code, probabilities)
+    np.testing.assert_allclose(prediction.bias, formula)
     np.testing.assert_allclose(chance @ weights - 1, formula)
-    assert found.squared_error == pytest.approx(chance @ np.sum((weights - 1) ** 2, 1))
+    assert prediction.squared_error == pytest.approx(
+        chance @ np.sum((weights - 1) ** 2, 1)
+    )
 
 
 def test_weighted_codes_are_unbiased_too():
@@ -215,8 +217,91 @@ def test_steps_of_few_bits_with_stragglers():
     levels = 2.0 ** (bits[:, None] - 1) - 1
     fractions = np.abs(messages) / sizes * levels % 1
     rounding = fractions * (1 - fractions) * (sizes / levels) ** 2
-    given = {"quantization_variance": rounding.sum(1) / sizes[:, 0] ** 2}
+    noise = {"quantization_variance": rounding.sum(1) / sizes[:, 0] ** 2}
     gram = gradients @ gradients.T
-    expected = expected_error(code, probabilities, correlation=gram, **given)
+    expected = expected_error(code, probabilities, correlation=gram, **noise)
     check_mean(misses, 0)
     check_mean(np.sum(misses**2, 1), expected.squared_error)
+
+
+@pytest.mark.parametrize(
+    ("straggler_probabilities", "message"),
+    [
+        ([0.5, 0.0], "between.*= 0"),
+        ([1.0, 0.5], "between.*= 1"),
+        ([0.5, np.nan], "straggler_probabilities must be finite"),
+        ([], "probabilities must have (shape|a leading axis)"),
+        (0.5, "probabilities must have (shape|a leading axis)"),
+    ],
+)
+def test_wrong_probabilities_are_rejected(straggler_probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        codes.unequal(straggler_probabilities, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"assignment": np.ones((2, 2), bool)}, r"assignment.*= \(2, 3\); got"),
+        ({"assignment": np.eye(2, 3) > 0}, "every.*got none for part 2"),
+        ({"correlation": 1.0}, "correlation must make G .* eigenvalues from"),
+        ({"correlation": -0.6}, "correlation.* to 1; got -0.6"),
+        ({"correlation": np.nan}, "correlation must be from"),
+        ({"correlation": -np.eye(3)}, "correlation must be positive"),
+        ({"correlation": np.tri(3)}, "correlation must be finite and"),
+        ({"correlation": np.eye(2)}, "correlation must have (shape|a leading axis)"),
+        ({"quantization_variance": [0, -1.0]}, r"quantization_variance\[1\]"),
+        ({"quantization_variance": np.inf}, "quantization_variance must be"),
+        (
+            {"quantization_variance": [0.1]},
+            "quantization_variance must have (shape|a leading axis)",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_rejected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        codes.unequal([0.5, 0.2], 3, **arguments)
+
+
+def test_text_and_traced_arguments_are_rejected():
+    with pytest.raises(TypeError, match="correlation must be real numbers"):
+        codes.unequal([0.5, 0.2], 3, correlation="high")
+    with pytest.raises(TypeError, match="_probabilities must be"):
+        jax.eval_shape(lambda probabilities: codes.unequal(probabilities, 2), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"straggler_probabilities": [0.1, 1.1, 0]}, r"\[1\] = 1.1"),
+        (
+            {"straggler_probabilities": [0.1]},
+            "probabilities must have (shape|a leading axis)",
+        ),
+        ({"correlation": 1.5}, "correlation must be from -1 / "),
+        ({"quantization_variance": -1.0}, "quantization_variance must"),
+    ],
+)
+def test_expected_error_rejects_wrong_numbers(arguments, message):
+    code = codes.unequal([0.1, 0.2, 0.5], 2)
+    with pytest.raises(ValueError, match=message):
+        expected_error(code, **{"straggler_probabilities": 0.1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (codes.uncoded(3), "code must be real, with"),
+        (codes.cyclic_mds(4, 1), "code must be real, with OneStep"),
+        (codes.replicated(3), "messages_per_worker"),
+    ],
+)
+def test_expected_error_rejects_codes_without_its_formula(code, message):
+    with pytest.raises(ValueError, match=message):
+        expected_error(code, 0.1)
+
+
+def test_expected_error_rejects_a_traced_code():
+    code = codes.unequal([0.1, 0.2, 0.5], 2)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(lambda code: expected_error(code, 0.1), code)

@@ -1,4 +1,4 @@
-"""What every decoder owes: weights as by NumPy, also in batches, lanes and `jit`."""
+"""Contract of every decoder: weights as by NumPy, also in batches, lanes and `jit`."""
 
 import functools
 
@@ -29,8 +29,8 @@ def many_rounds(name):
 
 
 @every_decoder
-def test_batches_lanes_and_weights(row, name):
-    """Of codes whose weights are traced, one that has been decoded among the lanes."""
+def test_batches_lanes_and_single_rounds_have_equal_weights(row, name):
+    """The weights of the codes are traced, and one lane has no responses."""
     code = CODES[name]
     decoder = row.decoder_for(code)
     observed = many_rounds(name)
@@ -38,8 +38,10 @@ def test_batches_lanes_and_weights(row, name):
     part_weights[0] = 1
 
     def decode(observed, weights):
-        own = jaxwgc.weighted(code, weights)
-        return jaxwgc.decoding(own, **arrivals(observed), decoder=decoder).weights
+        weighted_code = jaxwgc.weighted(code, weights)
+        return jaxwgc.decoding(
+            weighted_code, **arrivals(observed), decoder=decoder
+        ).weights
 
     in_lanes = jax.jit(jax.vmap(jax.vmap(decode, (0, None)), (None, 0)))
     expected = np.asarray(in_lanes(observed, part_weights.astype(float)))
@@ -47,23 +49,23 @@ def test_batches_lanes_and_weights(row, name):
     @jax.jit
     def in_batches(weights):
         grid = observed.reshape(2, 25, 4, -1)
-        return [decode(own, weights) for own in (grid, grid[:, :0], observed[0])]
+        return [decode(masks, weights) for masks in (grid, grid[:, :0], observed[0])]
 
     grid, empty, alone = in_batches(part_weights[1].astype(float))
     assert grid.shape == (2, 25, 4, *expected.shape[2:])
     assert empty.shape == (2, 0, 4, *expected.shape[2:])
     size = row.tolerance * np.abs(expected).max()
     decoding = jaxwgc.decoding(code, **arrivals(observed), decoder=decoder)
-    for found, own in (
+    for result, reference in (
         (grid.reshape(expected[1].shape), expected[1]),
         (alone, expected[1, 0]),
         (decoding.weights, expected[0]),
     ):
-        np.testing.assert_allclose(found, own, rtol=0, atol=size)
+        np.testing.assert_allclose(result, reference, rtol=0, atol=size)
 
 
 @every_decoder
-def test_against_numpy(row, name):
+def test_residuals_and_weighted_parts_are_those_of_numpy(row, name):
     """The least residual of an optimal decoder; aᵀB of the others, by a reference."""
     code = CODES[name]
     decoder = row.decoder_for(code)
@@ -81,9 +83,9 @@ def test_against_numpy(row, name):
         np.testing.assert_allclose(mixtures, expected, atol=1e-5)
     else:
         assert row.example.is_optimal, f"{row} needs a reference: it is not optimal"
-        least = oracles.squared_errors(oracles.best_mixtures(code, sent), code)
+        minimum = oracles.squared_errors(oracles.best_mixtures(code, sent), code)
         errors = oracles.squared_errors(mixtures, code)
-        np.testing.assert_allclose(errors, least, atol=1e-4)
+        np.testing.assert_allclose(errors, minimum, atol=1e-4)
     # What is missed is reported.
     expected = oracles.squared_errors(mixtures, code)
     np.testing.assert_allclose(decoding.error, expected, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,18 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
+from jaxwgc.decoders import (
+    Clustered,
+    Components,
+    Dual,
+    Group,
+    Lagrange,
+    LeastSquares,
+    OneCopy,
+    OneStep,
+    Peeling,
+)
+from tests.catalogue.codes import CODES
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
@@ -44,28 +56,28 @@ def by_hand(masks, limit=0.25):
 
 class TestOneFromOutside:
     def test_weights_and_error(self):
-        found = jax.jit(jaxwgc.decoding)(CODE, MASKS, CLIPPED)
-        weights = found.weights[:, 0]
+        result = jax.jit(jaxwgc.decoding)(CODE, MASKS, CLIPPED)
+        weights = result.weights[:, 0]
         np.testing.assert_allclose(weights, by_hand(MASKS), atol=3e-5)
         effective = np.asarray(weights, np.float64) @ CODE.encoding_matrix
-        np.testing.assert_allclose(found.effective_weights, effective, atol=1e-6)
+        np.testing.assert_allclose(result.effective_weights, effective, atol=1e-6)
         error = ((effective - 1) ** 2).sum(1)
-        np.testing.assert_allclose(found.error, error, atol=1e-5)
+        np.testing.assert_allclose(result.error, error, atol=1e-5)
 
     def test_map_over_limits_and_masks(self):
         """Its arrays are traced as others are."""
         limits = np.array([0.1, 0.25, 9.0], np.float32)
 
         def weights(limit, mask):
-            own = Clipped(decoders.LeastSquares(), limit)
-            return jaxwgc.decoding_weights(CODE, mask, own)
+            decoder = Clipped(decoders.LeastSquares(), limit)
+            return jaxwgc.decoding_weights(CODE, mask, decoder)
 
         over_masks = jax.vmap(weights, (None, 0))
-        found = jax.jit(jax.vmap(over_masks, (0, None)))(limits, MASKS)
+        result = jax.jit(jax.vmap(over_masks, (0, None)))(limits, MASKS)
         expected = by_hand(MASKS, limits[:, None, None])
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
-    def test_every_step(self):
+    def test_every_step_takes_the_decoder(self):
         mask = MASKS[-2]
         gradients = {"w": np.arange(12.0, dtype=np.float32).reshape(6, 2)}
 
@@ -86,22 +98,22 @@ class TestOneFromOutside:
             return [*steps, step(params, gradients["w"], mask)[1]]
 
         expected = by_hand(mask) @ CODE.encoding_matrix @ gradients["w"]
-        for found in every_step(gradients):
-            np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+        for result in every_step(gradients):
+            np.testing.assert_allclose(result["w"], expected, rtol=1e-5)
 
     def test_among_the_decoders_of_a_code(self):
         code = dataclasses.replace(CODE, decoders=(CLIPPED,))
         for decoder in (None, Clipped):
-            found = jaxwgc.decoding_weights(code, MASKS, decoder)
-            np.testing.assert_allclose(found, by_hand(MASKS), atol=3e-5)
+            result = jaxwgc.decoding_weights(code, MASKS, decoder)
+            np.testing.assert_allclose(result, by_hand(MASKS), atol=3e-5)
         clusters = codes.clustered(code, 2)
-        both = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
-        np.testing.assert_allclose(both, np.tile(found, 2), atol=1e-6)
+        weights = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
+        np.testing.assert_allclose(weights, np.tile(result, 2), atol=1e-6)
 
-    def test_what_stands_at_stragglers_does_not_count(self):
-        found = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
-        assert found.dtype == jnp.float32
-        np.testing.assert_array_equal(found, MASKS)
+    def test_weights_of_stragglers_are_set_to_zero(self):
+        weights = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
+        assert weights.dtype == jnp.float32
+        np.testing.assert_array_equal(weights, MASKS)
 
 
 class Doubled(decoders.LeastSquares):
@@ -112,7 +124,7 @@ class Doubled(decoders.LeastSquares):
 
 
 class Named(decoders.Decoder):
-    """As under `from __future__ import annotations`."""
+    """Annotated by strings, as under `from __future__ import annotations`."""
 
     scale: "decoders.Static[float]"
 
@@ -130,32 +142,132 @@ def test_optimal_weights_are_not_inherited():
     np.testing.assert_allclose(error, errors[MASKS.sum(1) == 4].max(), rtol=1e-5)
 
 
-def test_static_fields_by_strings():
-    found = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
-    np.testing.assert_array_equal(found, 2 * MASKS)
+def test_static_fields_may_be_annotated_by_strings():
+    result = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
+    np.testing.assert_array_equal(result, 2 * MASKS)
 
 
 class TestStructures:
     """The class is part of the structure, so that no cache takes one for another."""
 
-    def test_classes_differ(self):
+    def test_structures_differ_between_classes(self):
         class Other(decoders.Decoder):
             def weights(self, matrix, target, mask):
                 return 2 * Garbled().weights(matrix, target, mask)
 
         kinds = Other(), Garbled(), decoders.LeastSquares()
-        assert len({jax.tree.structure(own) for own in kinds}) == 3
+        assert len({jax.tree.structure(decoder) for decoder in kinds}) == 3
         weights = jax.jit(jaxwgc.decoding_weights)
         np.testing.assert_array_equal(
             weights(CODE, MASKS, Other()), 2 * weights(CODE, MASKS, Garbled())
         )
 
-    def test_frozen(self):
+    def test_decoders_are_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             CLIPPED.limit = 1.0
 
 
 def test_a_code_without_decoders():
     code = dataclasses.replace(CODE, decoders=())
-    found = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
-    np.testing.assert_allclose(found @ CODE.encoding_matrix, 1, rtol=1e-5)
+    weights = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
+    np.testing.assert_allclose(weights @ CODE.encoding_matrix, 1, rtol=1e-5)
+
+
+class Returning(decoders.Decoder):
+    """Returns weights of a wrong shape or dtype."""
+
+    result: decoders.Static[str]
+
+    def weights(self, matrix, target, mask):
+        if self.result == "short":
+            return jnp.ones(mask.shape)
+        return 1j * jnp.ones((*mask.shape[:-1], 1, len(matrix)))
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [
+        ("cyclic_mds", Lagrange),
+        ("bernoulli", Lagrange),
+        ("multi_message", Lagrange),
+        ("communication_efficient", Lagrange),
+        ("uncoded", Components),
+        ("reed_solomon", OneStep),
+        ("cyclic_repetition", OneStep),
+        ("ldgm", OneStep),
+        ("partially_coded", OneStep),
+        ("partially_coded", Group),
+        ("cyclic_mds", Dual),
+        ("stochastic", Peeling),
+        ("multi_message", Peeling),
+        ("bernoulli", Group),
+        ("cyclic_mds", Group),
+        ("multi_message", Group),
+    ],
+)
+def test_classes_of_decoders_that_a_code_does_not_have(name, decoder):
+    code = CODES[name]
+    received = np.ones(code.num_workers, bool)
+    with pytest.raises(ValueError, match=f"decoder {decoder.__name__} needs a code"):
+        jaxwgc.decoding_weights(code, received, decoder)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        (Group(np.zeros((1, 5), int)), r"groups must .* = \(any, 6\)"),
+        (
+            Peeling(np.ones((5, 6), bool)),
+            r"assignment must have shape .* = \(6, any\)",
+        ),
+        (Lagrange(np.arange(5), 2), "positions must have shape"),
+        (Lagrange(np.arange(6), 6), "num_stragglers must be less than"),
+        (Dual(np.ones((2, 5), np.float32), 1), r"rows must .* \(any, 6\)"),
+        (Dual(np.ones((2, 6)), 2), r"\+ 1 must be at most"),
+        (Clustered(LeastSquares(), 4), "num_clusters.* got 4"),
+        (Returning("short"), r"weights.* = \(1, 6\); got \(6,\)"),
+    ],
+)
+def test_decoders_of_other_codes_are_rejected(decoder, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decoding_weights(CODE, np.ones(6, bool), decoder)
+
+
+def test_copies_of_another_code_are_rejected():
+    with pytest.raises(ValueError, match="copies must"):
+        jaxwgc.decoding_weights(
+            codes.uncoded(6), np.ones(6, bool), OneCopy(np.zeros((5, 2), int), 3)
+        )
+
+
+def test_peeling_is_rejected_for_segments():
+    code = CODES["communication_efficient"]
+    decoder = Peeling(np.ones((6, 6), bool))
+    with pytest.raises(ValueError, match="num_segments"):
+        jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
+
+
+def test_a_code_without_decoders_needs_one():
+    code = dataclasses.replace(CODE, decoders=())
+    with pytest.raises(ValueError, match="be given"):
+        jaxwgc.decoding_weights(code, np.ones(6, bool))
+
+
+def test_weights_of_clusters_are_checked():
+    code = codes.clustered(codes.uncoded(3, 9), 2)
+    decoder = Clustered(Returning("short"), 2)
+    with pytest.raises(ValueError, match=r"Returning .*; got \(3,\)"):
+        jaxwgc.decoding_weights(code, np.ones(6, bool), decoder)
+
+
+@pytest.mark.parametrize(
+    ("code", "decoder", "message"),
+    [
+        (codes.uncoded(6), Components(np.ones((6, 2), np.float32)), "incident must be"),
+        (CODES["reed_solomon"], Lagrange(np.ones(6), 2), "integer"),
+        (CODE, Returning("complex"), "weights of Returning must be real"),
+    ],
+)
+def test_arrays_of_another_dtype_are_rejected(code, decoder, message):
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decoding_weights(code, np.ones(6, bool), decoder)

@@ -7,17 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import jaxwgc
 from jaxwgc import codes
 from jaxwgc.decoders import Components, Group, OneStep
-from jaxwgc.decoders._peeling import _peel as peeling
 from tests import oracles
-from tests.catalogue.decoders import group_weights, recovered_parts
-from tests.conftest import bools, every_pattern
+from tests.catalogue.decoders import group_weights
+from tests.conftest import every_pattern
 from tests.zoo import KEY
 
 MASKS = every_pattern(7, 7)
@@ -62,15 +58,15 @@ class TestGroup:
                 np.testing.assert_array_equal(weights @ code.encoding_matrix, 1)
 
     @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e15])
-    def test_the_size_of_the_weights_does_not_matter(self, size):
+    def test_weights_do_not_depend_on_the_scale_of_the_code(self, size):
         """Squares of these are zero or infinite in float32."""
         code = codes.binary(5, 2)
         masks = every_pattern(5, 5)
-        found = [
-            weights_and_errors(jaxwgc.weighted(code, np.full(5, own)), masks)[0]
-            for own in (size, 1.0)
+        result = [
+            weights_and_errors(jaxwgc.weighted(code, np.full(5, weight)), masks)[0]
+            for weight in (size, 1.0)
         ]
-        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(*result)
 
     @pytest.mark.parametrize(
         "code",
@@ -86,7 +82,9 @@ class TestGroup:
 
     @pytest.mark.parametrize("is_weighted", [False, True])
     @pytest.mark.parametrize(("num_workers", "s"), [(7, 2), (9, 6)])
-    def test_the_family_that_loses_least(self, num_workers, s, is_weighted):
+    def test_the_family_with_the_least_error_is_chosen(
+        self, num_workers, s, is_weighted
+    ):
         """Binary codes have two families where s + 1 does not divide n."""
         weights = np.random.default_rng(1).integers(0, 4, num_workers)
         weights = weights.astype(float) if is_weighted else np.ones(num_workers)
@@ -95,13 +93,16 @@ class TestGroup:
         assert len(families) == 2
         masks = every_pattern(num_workers, num_workers)
         expected = np.array([group_weights(code, mask) for mask in masks])
-        found, errors = weights_and_errors(code, masks)
-        np.testing.assert_array_equal(found, expected)
+        result, errors = weights_and_errors(code, masks)
+        np.testing.assert_array_equal(result, expected)
         misses = expected @ code.encoding_matrix - code.target
         np.testing.assert_array_equal(errors, np.sum(misses**2, 1))
         # Both families are chosen, each where the other would lose more.
         for family in families >= 0:
-            assert {bool((own[family] > 0).any()) for own in expected} == {False, True}
+            assert {bool((weight[family] > 0).any()) for weight in expected} == {
+                False,
+                True,
+            }
 
 
 class TestOneStep:
@@ -116,7 +117,7 @@ class TestOneStep:
         ids=["bernoulli", "stochastic"],
     )
     def test_more_or_fewer_parts_than_workers(self, code, formula):
-        """Zero where nobody answers, not 0 / 0: all of the target is missed."""
+        """Weights without responses are 0, not 0 / 0; the error is the whole target."""
         decoding = jaxwgc.decoding(code, MASKS, OneStep)
         expected = [mask * formula(max(mask.sum(), 1)) for mask in MASKS]
         np.testing.assert_allclose(decoding.weights[:, 0], expected, rtol=1e-6)
@@ -125,95 +126,20 @@ class TestOneStep:
         np.testing.assert_allclose(decoding.error, errors, rtol=1e-4, atol=1e-4)
         assert not MASKS[0].any() and errors[0] == code.num_parts
 
-    def test_each_cluster_shares_among_its_own_answers(self):
+    def test_each_cluster_is_scaled_by_its_own_responses(self):
         code = codes.clustered(codes.uncoded(3), 2)
         masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
-        found = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
-        np.testing.assert_allclose(found, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]])
-
-
-# Messages as rows, parts as columns.
-ASSIGNMENTS = {
-    "chain": bools("10000 11000 01100 00111 00010 11111 00000"),
-    "several give the same part": np.eye(5, dtype=bool)[[0, 0, 0, 1, 1, 2, 2]],
-    "nothing alone": np.ones((7, 5), bool),
-    "nothing": np.zeros((7, 5), bool),
-    "sparse": np.random.default_rng(0).random((7, 5)) < 0.3,
-    "denser": np.random.default_rng(1).random((7, 5)) < 0.5,
-}
-
-
-def expected_sums(assignment):
-    """k / k' at the k' recovered parts, 0 at the others, for each of MASKS."""
-    num_parts = assignment.shape[1]
-    sums = np.zeros((len(MASKS), num_parts))
-    for mask, own in zip(MASKS, sums, strict=True):
-        known = recovered_parts(assignment[mask])
-        own[known] = num_parts / max(1, len(known))
-    return sums
-
-
-class TestPeeling:
-    """Against one that goes through the messages one at a time."""
-
-    def check(self, assignment):
-        weights = peeling(MASKS, assignment)
-        assert weights.shape == (128, 1, 7)
-        assert weights.dtype == np.float32
-        weights = np.float64(weights[:, 0])
-        np.testing.assert_array_equal(weights[~MASKS], 0)
-        sums = expected_sums(assignment)
-        np.testing.assert_allclose(weights @ assignment, sums, atol=1e-5)
-
-    @pytest.mark.parametrize("name", ASSIGNMENTS)
-    def test_every_mask(self, name):
-        self.check(ASSIGNMENTS[name])
-
-    @settings(max_examples=60, deadline=None)
-    @given(hnp.arrays(bool, (7, 5), elements=st.booleans()))
-    def test_any_assignment(self, assignment):
-        self.check(assignment)
-
-    def test_shares_a_part_between_the_messages_that_give_it(self):
-        """Their mean: the least noise of all that sum to the same."""
-        weights = peeling(np.ones(7, bool), ASSIGNMENTS["several give the same part"])
-        expected = np.repeat([1 / 3, 1 / 2, 1 / 2], [3, 2, 2]) * 5 / 3
-        np.testing.assert_allclose(weights[0], expected, rtol=1e-6)
-
-    def test_goes_through_chains_of_any_length(self):
-        """Forty rounds, each of which needs the one before, exact in float32."""
-        assignment = np.eye(40, dtype=bool) | np.eye(40, k=-1, dtype=bool)
-        masks = np.ones((3, 40), bool)
-        masks[[1, 2], [20, 0]] = False
-        sums = peeling(masks, assignment)[:, 0] @ assignment.astype(float)
-        expected = np.zeros((3, 40))
-        expected[0] = 1
-        expected[1, :20] = 2
-        np.testing.assert_array_equal(sums, expected)
-
-    def test_map_over_masks_and_codes(self):
-        """Codes that take from none to five rounds, side by side."""
-        assignments = np.stack(list(ASSIGNMENTS.values()))
-        over_masks = jax.vmap(peeling, (0, None))
-        found = jax.jit(jax.vmap(over_masks, (None, 0)))(MASKS, assignments)
-        for own, assignment in zip(found, assignments, strict=True):
-            np.testing.assert_allclose(own, peeling(MASKS, assignment), atol=1e-6)
-
-    def test_parts_of_a_batch_have_one_fate(self, with_x64):
-        """Parts that workers hold by the batch are peeled by the batch."""
-        code = codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=1.0)
-        found = jax.jit(jaxwgc.effective_weights)(code, MASKS)
-        batches = expected_sums(code.assignment[:, ::3])
-        assert np.sum(np.any(batches == 0, 1) & np.any(batches > 0, 1)) > 10
-        expected = batches.repeat(3, axis=1)
-        np.testing.assert_allclose(found, expected, atol=1e-13)
+        weights = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
+        np.testing.assert_allclose(
+            weights, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]]
+        )
 
 
 # Of at most six parts and nine edges.
 GRAPHS = {
     "complete": list(itertools.combinations(range(4), 2)),
     # A path, so with an even cycle nowhere; a square with a tail; two triangles that
-    # share a vertex; parts that nobody holds.
+    # share a vertex; parts that no worker holds.
     "path": [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)],
     "square": [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4)],
     "triangles": [(0, 1), (1, 2), (0, 2), (2, 3), (3, 4), (2, 4)],
@@ -227,9 +153,9 @@ def incidence(edges, num_parts, num_edges, degree):
     matrix = np.zeros((num_edges, num_parts))
     matrix[np.arange(len(edges))[:, None], edges] = 1
     incident = np.full((num_parts, degree), -1)
-    for part, own in enumerate(incident):
+    for part, row in enumerate(incident):
         messages = np.flatnonzero(matrix[:, part])
-        own[: len(messages)] = messages
+        row[: len(messages)] = messages
     return matrix, incident
 
 
@@ -239,7 +165,7 @@ class TestComponents:
     @pytest.mark.parametrize("is_weighted", [False, True])
     @pytest.mark.parametrize("name", GRAPHS)
     def test_least_squares_for_every_pattern(self, name, is_weighted, with_x64):
-        """And with weights, of which one is zero and one hardly counts."""
+        """Weights of parts may be zero or very small."""
         edges = GRAPHS[name]
         matrix, incident = incidence(edges, 6, 9, 4)
         target = [3.0, 0, 1, 2, 1e-9, 5] if is_weighted else np.ones(6)
@@ -248,11 +174,11 @@ class TestComponents:
         weights = np.asarray(components_of(masks, incident, code.target))
         assert not weights[~masks].any()
         reached = weights[:, None] @ code.encoding_matrix
-        least = oracles.squared_errors(oracles.best_mixtures(code, masks), code)
-        found = oracles.squared_errors(reached, code)
-        np.testing.assert_allclose(found, least, rtol=1e-12, atol=1e-12)
+        minimum = oracles.squared_errors(oracles.best_mixtures(code, masks), code)
+        result = oracles.squared_errors(reached, code)
+        np.testing.assert_allclose(result, minimum, rtol=1e-12, atol=1e-12)
 
-    def test_ten_thousand_masks(self):
+    def test_effective_weights_are_those_of_the_pseudo_inverse_for_10000_masks(self):
         """The same weight of each part as by `numpy.linalg.pinv`."""
         code = codes.edge_graph(KEY, 10, degree=6)
         share = np.random.default_rng(0).uniform(0.1, 0.9, (10_000, 1))
@@ -265,26 +191,26 @@ class TestComponents:
         np.testing.assert_allclose(reached, expected, atol=1e-5, rtol=0)
 
     def test_graphs_that_are_drawn_inside(self):
-        """In more masks than are worked on at once."""
+        """There are more masks than are decoded at once."""
         masks = np.random.default_rng(0).random((300, 9)) < 0.5
 
         def decode(key):
             code = codes.edge_graph(key, 6, degree=3)
             return code.encoding_matrix, jaxwgc.effective_weights(code, masks)
 
-        matrix, found = jax.jit(decode)(KEY)
+        matrix, result = jax.jit(decode)(KEY)
         rows = np.asarray(matrix, float) * masks[..., None]
         expected = (np.linalg.pinv(rows, rcond=1e-10) @ rows).sum(1)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
-    def test_long_paths_are_exact(self):
+    def test_weights_on_long_paths_are_exact(self):
         """Weights alternate all the way along an even path of 2,000 parts."""
         matrix, incident = incidence(np.arange(2000)[:, None] + [0, 1], 2001, 2000, 2)
         mask = np.arange(2000)[None] < 1999
         weights = np.asarray(components_of(mask, incident, np.ones(2001)))[0]
         np.testing.assert_array_equal(weights @ matrix, np.append(np.ones(2000), 0))
 
-    def test_edges_twice(self):
+    def test_one_of_two_equal_edges_is_enough(self):
         """Two workers with the same two parts: one of them is enough."""
         code = jaxwgc.GradientCode.from_matrix([[1, 1], [1, 1]])
         components = Components(np.array([[0, 1], [0, 1]]))

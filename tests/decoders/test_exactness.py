@@ -106,7 +106,7 @@ def test_rounds_until_decodable_are_exact_with_every_decoder():
     assert wait.arrivals(KEY, times).elapsed == 4
 
 
-def test_decoder_class_without_its_arguments_is_told_what_it_needs():
+def test_a_decoder_class_without_its_arguments_raises_an_error_that_lists_them():
     message = r"decoder Ridge needs a code .*, or its arguments: .* Ridge\(penalty\)"
     with pytest.raises(ValueError, match=message):
         jaxwgc.decoding_weights(CODE, np.ones(4, bool), Ridge)

@@ -1,14 +1,11 @@
 """Lagrange's weights and what stands in for them, on patterns of every kind."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc.decoders._dual import DualCode, dual_weights
 from jaxwgc.decoders._lagrange import interpolate
-from jaxwgc.decoders._systems import System, scaled_rows
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import least_miss
 
@@ -25,9 +22,11 @@ def patterns(code):
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     starts = range(0, number, 10)
     runs = [
-        around[(own + start) % number] for start in starts for own in (lost, halves)
+        around[(workers + start) % number]
+        for start in starts
+        for workers in (lost, halves)
     ]
-    masks = [~np.isin(np.arange(number), own) for own in strides + runs]
+    masks = [~np.isin(np.arange(number), workers) for workers in strides + runs]
     return np.array([mask for mask in masks if np.sum(~mask) == len(lost)])
 
 
@@ -41,17 +40,17 @@ def missed(code, weights):
     matrix = code.encoding_matrix.astype(jax.dtypes.canonicalize_dtype(complex))
     target = np.ones((1, code.num_parts))
     norm = np.sqrt(code.num_parts)
-    found = np.linalg.norm(weights @ matrix.astype(np.complex128) - target, axis=1)
-    least = [
+    norms = np.linalg.norm(weights @ matrix.astype(np.complex128) - target, axis=1)
+    least_norms = [
         least_miss(matrix, target, mask) if miss > 1e-4 * norm else miss
-        for mask, miss in zip(weights != 0, found, strict=True)
+        for mask, miss in zip(weights != 0, norms, strict=True)
     ]
-    return found / norm, np.array(least) / norm
+    return norms / norm, np.array(least_norms) / norm
 
 
 @pytest.mark.parametrize("parameters", [(50, 20, 30), (200, 200, 20)], ids=str)
-def test_no_worse_than_numpy(parameters):
-    """In float32, of a thousand random patterns, and of those of every kind."""
+def test_residuals_are_no_worse_than_those_of_numpy(parameters):
+    """Random patterns and patterns of every kind are decoded in float32."""
     plain = jaxwgc.codes.reed_solomon(*parameters)
     random = random_patterns(plain.num_workers, plain.num_stragglers, 1000)
     masks = np.concatenate([random, patterns(plain)])
@@ -59,8 +58,8 @@ def test_no_worse_than_numpy(parameters):
     for code in (plain, jaxwgc.weighted(plain, target)):
         weights = np.asarray(decoding_weights(code, masks))
         if code is plain:
-            found, least = missed(code, weights)
-            assert np.all((found <= 1e-4) | (found <= 3 * least))
+            misses, least_norms = missed(code, weights)
+            assert np.all((misses <= 1e-4) | (misses <= 3 * least_norms))
         # The product in float64 leaves the error of the weights themselves.
         reached = weights[:1000].astype(np.complex128) @ code.encoding_matrix
         errors = np.abs(reached / code.target - 1).max(axis=1)
@@ -69,25 +68,25 @@ def test_no_worse_than_numpy(parameters):
         assert errors.max() < 2e-3
 
 
-def test_half_of_the_workers():
+def test_half_of_the_workers_may_be_stragglers_in_float32():
     """Lagrange's weights miss by up to 1e16 here. NumPy's, by 2e-4."""
     code = jaxwgc.codes.reed_solomon(200, 200, 100)
-    found, least = missed(code, decoding_weights(code, patterns(code)))
-    assert found.max() < 1e-3
-    assert np.all((found <= 1e-4) | (found <= 15 * least))
-    assert np.mean((found <= 1e-4) | (found <= 3 * least)) > 0.9
+    misses, least_norms = missed(code, decoding_weights(code, patterns(code)))
+    assert misses.max() < 1e-3
+    assert np.all((misses <= 1e-4) | (misses <= 15 * least_norms))
+    assert np.mean((misses <= 1e-4) | (misses <= 3 * least_norms)) > 0.9
 
 
-def test_double_precision(with_x64):
+def test_half_of_the_workers_may_be_stragglers_in_float64(with_x64):
     """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
     code = jaxwgc.codes.reed_solomon(200, 200, 100)
-    found, _ = missed(code, decoding_weights(code, patterns(code)))
-    assert found.max() < 1e-6
+    misses, _ = missed(code, decoding_weights(code, patterns(code)))
+    assert misses.max() < 1e-6
 
 
 @pytest.mark.parametrize("number", range(1, 11))
 def test_every_pattern_of_all_parameters(number, with_x64):
-    """Whatever the number of parts: the weights depend on where the workers are."""
+    """The number of parts does not matter: weights depend on positions of workers."""
     for replication in range(1, number + 1):
         masks = every_pattern(number, replication - 1)
         for num_parts in range(1, 11):
@@ -100,17 +99,19 @@ def test_every_pattern_of_all_parameters(number, with_x64):
 
 
 @pytest.mark.parametrize("number_without", [1, 20])
-def test_parts_that_do_not_count(number_without):
+def test_parts_of_weight_zero_are_decoded(number_without):
     """Their columns are zero, and the code may have a smaller rank than it says."""
     code = jaxwgc.codes.reed_solomon(40, 40, 10)
     weights = np.arange(40) >= number_without
-    own = jaxwgc.weighted(code, weights)
+    weighted_code = jaxwgc.weighted(code, weights)
     # Side by side, and at random.
     masks = np.concatenate([patterns(code)[-8:], random_patterns(40, 9, 100)])
     # One program for both, since weights are arrays.
-    found = np.asarray(decoding_weights(own, masks), np.complex128)
-    missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
-    assert missed.max() <= 1e-4 * np.linalg.norm(own.target)
+    result = np.asarray(decoding_weights(weighted_code, masks), np.complex128)
+    missed = np.linalg.norm(
+        result @ weighted_code.encoding_matrix - weighted_code.target, axis=1
+    )
+    assert missed.max() <= 1e-4 * np.linalg.norm(weighted_code.target)
 
 
 @pytest.mark.parametrize(("number", "x64"), [(12, True), (50, False), (200, True)])
@@ -120,60 +121,26 @@ def test_weights_are_rounded_once(number, x64):
     step = 5 if number == 12 else 19
     points = step * np.arange(number) % number
     with jax.enable_x64(x64):
-        found = np.asarray(lagrange(masks, points))[:, 0]
+        result = np.asarray(lagrange(masks, points))[:, 0]
     angle = 2 * np.pi * ((points[:, None] - points) % number).astype(np.longdouble)
     angle = angle / number
     # alpha_j / (alpha_j - alpha_i) = 1 / (1 - alpha_i / alpha_j)
     modulus = 2 * np.abs(np.sin(angle / 2))
     np.fill_diagonal(modulus, 1)
-    for mask, weights in zip(masks, found, strict=True):
+    for mask, weights in zip(masks, result, strict=True):
         logs = -np.log(modulus[mask][:, mask]).sum(axis=1)
-        own = weights[mask]
-        eps = np.finfo(found.real.dtype).eps
+        weights_of_mask = weights[mask]
+        eps = np.finfo(result.real.dtype).eps
         np.testing.assert_allclose(
-            np.abs(own.astype(np.clongdouble)),
+            np.abs(weights_of_mask.astype(np.clongdouble)),
             np.exp(logs),
             rtol=max(1.5 * float(eps), 3e-14),
         )
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_a_decoder_of_ones_own(weight):
-    """Also where no part counts."""
+def test_a_lagrange_decoder_may_be_given_to_a_weighted_code(weight):
+    """The weights of all parts may be zero."""
     code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
     decoder = jaxwgc.decoders.Lagrange(code.decoders[0].positions, 2)
     assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) <= 1e-9 * weight
-
-
-def test_steps_of_the_dual_code_converge_to_rounding():
-    """A system that is not quite that of the mask would take more of them."""
-    code = jaxwgc.codes.reed_solomon(60, 60, 15)
-    number = code.num_workers
-    lost = code.num_stragglers
-    positions = np.asarray(code.decoders[0].positions)
-    around = np.argsort(positions)
-    powers = positions[:, None] * np.arange(1, lost + 1) % number
-    null = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
-    of_all = np.full(number, 1 / number)
-    masks = [
-        ~np.isin(np.arange(60), np.roll(around, 2 * turn)[:lost]) for turn in range(30)
-    ]
-
-    @jax.jit
-    def solve(masks, matrix):
-        matrix, norms = scaled_rows(matrix)
-        dual = DualCode(
-            jnp.asarray(of_all, matrix.dtype), jnp.asarray(null, matrix.dtype)
-        )
-        none = jnp.full((1, number), jnp.nan, matrix.dtype)
-        target = jnp.ones((1, number), matrix.dtype)
-        system = System(matrix, norms, target)
-        solve = jax.vmap(lambda mask: dual_weights(none, mask, system, dual, lost))
-        return solve(masks) * norms, matrix
-
-    matrix = code.encoding_matrix.astype(np.complex64)
-    weights, matrix = solve(np.array(masks), matrix)
-    weights = np.asarray(weights[:, 0], np.complex128)
-    missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
-    eps = np.finfo(np.float32).eps
-    assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))

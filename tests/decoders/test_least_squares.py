@@ -20,7 +20,7 @@ from tests.oracles import row_scales
 
 @jax.jit
 def nearest_weights(mask, matrix, target):
-    """Whatever the target, without the columns' scales, which weighted codes have."""
+    """Weights for any target, without the column scales of weighted codes."""
     rows, norms = scaled_rows(matrix)
     system = System(rows, norms, target)
     start = np.zeros((*mask.shape[:-1], *target.shape[:1], len(matrix)), matrix.dtype)
@@ -99,8 +99,9 @@ TARGETS = {
     "zero": (SPARSE, np.zeros((1, 6))),
 }
 # Three segments each, so that systems of one dtype share a compiled function.
-SYSTEMS = {name: (own, np.ones((3, 6))) for name, own in MATRICES.items()} | {
-    name: (own, np.resize(target, (3, 6))) for name, (own, target) in TARGETS.items()
+SYSTEMS = {name: (matrix, np.ones((3, 6))) for name, matrix in MATRICES.items()} | {
+    name: (matrix, np.resize(target, (3, 6)))
+    for name, (matrix, target) in TARGETS.items()
 }
 HARD = "rows of all sizes", "condition 1e3"
 
@@ -118,34 +119,34 @@ def by_numpy(matrix, target, masks):
 
 
 def miss(weights, matrix, target):
-    """Squared, of each segment, in float64 whatever the weights are in."""
+    """Squared residual of each segment, in float64."""
     return np.sum(np.abs(np.asarray(weights) @ matrix - target) ** 2, axis=-1)
 
 
-def check(matrix, target, found, masks, dtype, hard=False):
+def check(matrix, target, result, masks, dtype, hard=False):
     """The least error, and the weights of least norm that have it.
 
     NumPy's own error is above the least one where a code is badly conditioned, which
     only the error is compared for, and with less strictness.
     """
     matrix, target = (
-        np.asarray(own, np.result_type(own, float)) for own in (matrix, target)
+        np.asarray(array, np.result_type(array, float)) for array in (matrix, target)
     )
     expected = by_numpy(matrix, target, masks)
-    assert found.shape == expected.shape
-    assert found.dtype == dtype
+    assert result.shape == expected.shape
+    assert result.dtype == dtype
     single = np.finfo(dtype).bits == 32
     share = (1e-6 if hard else 1e-9) if single else (1e-12 if hard else 1e-18)
     tolerance = share * np.sum(np.abs(target) ** 2)
-    least = miss(expected, matrix, target)
-    excess = miss(found, matrix, target) - least
-    assert np.all(excess <= tolerance + (2e-6 if single else 1e-11) * least)
-    silent = np.broadcast_to(~masks[:, None], found.shape)
-    np.testing.assert_array_equal(np.asarray(found)[silent], 0)
+    minimum = miss(expected, matrix, target)
+    excess = miss(result, matrix, target) - minimum
+    assert np.all(excess <= tolerance + (2e-6 if single else 1e-11) * minimum)
+    silent = np.broadcast_to(~masks[:, None], result.shape)
+    np.testing.assert_array_equal(np.asarray(result)[silent], 0)
     if not hard:
         scale = np.abs(expected).max()
         np.testing.assert_allclose(
-            found, expected, rtol=0, atol=scale * (1e-4 if single else 1e-8)
+            result, expected, rtol=0, atol=scale * (1e-4 if single else 1e-8)
         )
 
 
@@ -156,8 +157,8 @@ class TestAgainstNumpy:
         dtype = matrix.dtype if x64 else {"f": "f4", "c": "c8"}[matrix.dtype.kind]
         matrix = matrix.astype(dtype)
         target = target.astype(dtype)
-        found = nearest_weights(MASKS, matrix, target)
-        check(matrix, target, found, MASKS, np.dtype(dtype), hard=name in HARD)
+        weights = nearest_weights(MASKS, matrix, target)
+        check(matrix, target, weights, MASKS, np.dtype(dtype), hard=name in HARD)
 
     @settings(max_examples=40, deadline=None)
     @given(
@@ -168,15 +169,15 @@ class TestAgainstNumpy:
         """Ranks, zeros and equal rows of every kind."""
         matrix = matrix.astype(np.float32)
         target = target.astype(np.float32)
-        found = nearest_weights(MASKS, matrix, target)
-        check(matrix, target, found, MASKS, np.float32, hard=True)
+        weights = nearest_weights(MASKS, matrix, target)
+        check(matrix, target, weights, MASKS, np.float32, hard=True)
 
     def test_where_conjugate_gradients_do_not_converge(self, with_x64):
         """The Gram matrix has the square of the code's condition: up to 1e13 here."""
         matrix = with_condition(1e5)
         target = np.ones((3, 6))
-        found = nearest_weights(MASKS, matrix, target)
-        check(matrix, target, found, MASKS, np.float64, hard=True)
+        weights = nearest_weights(MASKS, matrix, target)
+        check(matrix, target, weights, MASKS, np.float64, hard=True)
 
     def test_wide_codes(self, with_x64):
         """More parts than messages."""
@@ -201,13 +202,15 @@ def test_large_bernoulli_code():
         return _least_squares._conjugate_gradients(masks, matrix, target)
 
     operands = code.encoding_matrix, target
-    _, converged = iterate(*(own.astype(np.float32) for own in operands))
+    _, converged = iterate(*(operand.astype(np.float32) for operand in operands))
     assert converged.all()
-    least = by_numpy(code.encoding_matrix, target, masks)
-    expected = miss(least, code.encoding_matrix, target).mean()
+    weights = by_numpy(code.encoding_matrix, target, masks)
+    expected = miss(weights, code.encoding_matrix, target).mean()
     assert 0.1 < expected < 20
     decoder = jaxwgc.decoders.LeastSquares
-    error = jax.jit(lambda own: jaxwgc.decoding_error(code, own, decoder))(masks)
+    error = jax.jit(lambda received: jaxwgc.decoding_error(code, received, decoder))(
+        masks
+    )
     np.testing.assert_allclose(np.mean(error, dtype=float), expected, rtol=1e-6)
 
 
@@ -230,7 +233,7 @@ class TestFallback:
     MASKS[[3, 11], 6:] = True
     MASKS[[3, 11], 2] = False
 
-    def test_masks_that_converge_are_left_alone(self):
+    def test_only_masks_that_do_not_converge_are_decomposed(self):
         """The last rows make the code badly conditioned, the first ones do not."""
         matrix = np.float32(MATRICES["frame"])
         matrix[6] = matrix[0] + 3e-4 * matrix[6]
@@ -239,12 +242,12 @@ class TestFallback:
         target = np.ones((3, 6), np.float32)
         _, converged = iterate(self.MASKS, matrix, target)
         assert np.delete(converged, [3, 11]).all()
-        found = nearest_weights(self.MASKS, matrix, target)
-        check(matrix, target, found, self.MASKS, np.float32, hard=True)
+        weights = nearest_weights(self.MASKS, matrix, target)
+        check(matrix, target, weights, self.MASKS, np.float32, hard=True)
 
     @pytest.mark.parametrize("mapped", [False, True])
-    def test_decompositions_stand_in_a_loop_over_poor_masks(self, mapped):
-        """Under vmap too, where a plain condition becomes a select."""
+    def test_decompositions_run_only_in_a_loop_over_unsolved_masks(self, mapped):
+        """This holds under vmap too, which turns a plain condition into a select."""
         solve = (
             jax.vmap(nearest_weights, (0, None, None)) if mapped else nearest_weights
         )
@@ -279,9 +282,9 @@ class TestDecodingError:
         @jax.value_and_grad
         def error(step):
             matrix = code.encoding_matrix + step * direction
-            own = dataclasses.replace(code, encoding_matrix=matrix)
+            scaled = dataclasses.replace(code, encoding_matrix=matrix)
             return jaxwgc.decoding_error(
-                own, masks, jaxwgc.decoders.LeastSquares
+                scaled, masks, jaxwgc.decoders.LeastSquares
             ).mean()
 
         step = 1e-5

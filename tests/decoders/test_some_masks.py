@@ -44,39 +44,39 @@ def compute(condition, mapped, shared):
 @pytest.mark.parametrize("axis", [0, None])
 def test_map_over_masks(axis):
     condition = CONDITION if axis == 0 else CONDITION[0]
-    found = jax.jit(jax.vmap(compute, (axis, 0, None)))(condition, MAPPED, SHARED)
+    result = jax.jit(jax.vmap(compute, (axis, 0, None)))(condition, MAPPED, SHARED)
     condition = np.broadcast_to(condition, (3, 5))
-    np.testing.assert_allclose(found, expected(condition, MAPPED, SHARED), atol=1e-5)
+    np.testing.assert_allclose(result, expected(condition, MAPPED, SHARED), atol=1e-5)
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_many_rows_are_computed_together(mapped):
-    """Those that are not final, and the rest of the last batch, one by one."""
+    """Unsolved rows and the rest of the last batch are computed one by one."""
     condition = np.random.default_rng(2).random((3, 200)) < 0.7
     rows = draw(size=(3, 200, 4)).astype(np.float32)
     solve = jax.vmap(compute, (0, 0, None)) if mapped else compute
-    found = jax.jit(solve)(condition, rows, SHARED)
-    np.testing.assert_allclose(found, expected(condition, rows, SHARED), atol=1e-5)
+    result = jax.jit(solve)(condition, rows, SHARED)
+    np.testing.assert_allclose(result, expected(condition, rows, SHARED), atol=1e-5)
 
 
-def test_map_over_what_is_shared():
+def test_the_shared_argument_may_be_mapped_over():
     """Codes, each with the same masks."""
     shared = draw(size=(6, 2, 4)).astype(np.float32)
-    found = jax.jit(jax.vmap(compute, (None, None, 0)))(CONDITION, MAPPED, shared)
-    own = expected(CONDITION, MAPPED, shared[:, None, None])
-    np.testing.assert_allclose(found, own, atol=1e-5)
+    result = jax.jit(jax.vmap(compute, (None, None, 0)))(CONDITION, MAPPED, shared)
+    reference = expected(CONDITION, MAPPED, shared[:, None, None])
+    np.testing.assert_allclose(result, reference, atol=1e-5)
 
 
-def test_two_axes_of_what_is_shared():
+def test_the_shared_argument_may_be_mapped_over_twice():
     shared = draw(size=(3, 6, 2, 4)).astype(np.float32)
     in_lanes = jax.jit(jax.vmap(jax.vmap(compute, (None, None, 0))))
-    found = in_lanes(CONDITION, MAPPED, shared)
-    own = expected(CONDITION[:, None], MAPPED[:, None], shared[:, :, None])
-    np.testing.assert_allclose(found, own, atol=1e-5)
+    result = in_lanes(CONDITION, MAPPED, shared)
+    reference = expected(CONDITION[:, None], MAPPED[:, None], shared[:, :, None])
+    np.testing.assert_allclose(result, reference, atol=1e-5)
 
 
-def test_any_lane_is_one_condition():
-    """Under vmap a condition that differs from lane to lane would run both branches."""
+def test_a_condition_on_any_lane_stays_one_condition_under_vmap():
+    """A condition that differs between lanes would run both branches."""
 
     def both(condition):
         return jax.lax.cond(any_under_vmap(condition), lambda: 1, lambda: 0)

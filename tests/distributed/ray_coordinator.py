@@ -17,12 +17,12 @@ from tests.distributed.ray_tasks import draw, squares
 
 
 def digest(state):
-    """Of all that training needs to go on."""
-    found = hashlib.sha256()
+    """Digest of all that training needs to continue."""
+    result = hashlib.sha256()
     key = jax.random.key_data(state.key)
     for leaf in jax.tree.leaves(state._replace(key=key)):
-        found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()
+        result.update(np.asarray(leaf).tobytes())
+    return result.hexdigest()
 
 
 def never_load(part):

@@ -1,4 +1,4 @@
-"""What Ray may leave behind: processes, listening ports, files in shared memory."""
+"""Processes, listening ports and files in shared memory that Ray may leave behind."""
 
 import contextlib
 import pathlib
@@ -22,10 +22,10 @@ def repeat_until(is_done, act=lambda: None):
 def descendants(pid=None):
     """All processes below one, but that of `multiprocessing`, which ends with us."""
     try:
-        found = psutil.Process(pid).children(recursive=True)
+        result = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [own for own in found if not is_resource_tracker(own)]
+    return [process for process in result if not is_resource_tracker(process)]
 
 
 def is_resource_tracker(process):
@@ -53,16 +53,16 @@ def stay_alive(processes):
 
 
 def listening_addresses(processes):
-    """Where they listen, IP addresses alone."""
-    found = set()
+    """IP addresses on which processes listen."""
+    result = set()
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            found |= {
+            result |= {
                 connection.laddr.ip
                 for connection in process.net_connections("tcp")
                 if connection.status == psutil.CONN_LISTEN
             }
-    return found
+    return result
 
 
 def shared_memory():

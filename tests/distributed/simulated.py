@@ -29,7 +29,7 @@ NUM_STRAGGLERS = 3
 
 
 def message_layout(num_workers):
-    """One part and one message per worker."""
+    """Layout of one part and one message per worker."""
     return Layout(
         held=[np.array([worker]) for worker in range(num_workers)],
         num_parts=num_workers,
@@ -53,7 +53,7 @@ def message_fleet(ends=None, **timeouts):
 
 
 def single_fleet(**timeouts):
-    """One worker, whose message is needed."""
+    """Fleet of one worker, whose message is needed."""
     rules = Rules(until_decodable(np.all), np.all, False, num_stragglers=0)
     return Fleet(1, Timeouts(**timeouts), rules)
 
@@ -77,7 +77,7 @@ def is_call(action, method):
 
 
 class Worker:
-    """What a process does with its calls."""
+    """Simulates what a process does with its calls."""
 
     def __init__(self):
         self.number = -1
@@ -210,8 +210,8 @@ class World:
         while self.engine.result is None:
             for worker, action in enumerate(self.calls):
                 if action is not None and self.due.get(worker, [None])[0] is not action:
-                    own = seconds(worker, action)
-                    self.due[worker] = action, self.now + own, own
+                    duration = seconds(worker, action)
+                    self.due[worker] = action, self.now + duration, duration
             times = {
                 worker: due
                 for worker, (action, due, _) in self.due.items()

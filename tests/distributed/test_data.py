@@ -123,8 +123,8 @@ def test_arrays_that_are_changed_later_were_copied():
     np.testing.assert_array_equal(first[:, 0, 0], [13, 11])
 
 
-def test_memory_is_used_again():
-    """So that nothing but batches in use is held."""
+def test_memory_of_released_batches_is_reused():
+    """Only batches in use hold memory."""
     data = stacked(lambda step, part: np.zeros(2**16, np.float32))
     batch = data.of_step(1, 0)
     place = batch.ctypes.data
@@ -169,7 +169,7 @@ def failing(later):
     ],
 )
 def test_bad_batches_are_named(later, error, message):
-    """With step and part, whether they were read ahead or not."""
+    """The error names step and part, whether or not the batch was read ahead."""
     match = rf"batches\(step=5, part=3\) .*{message}"
     data = stacked(failing(later))
     with pytest.raises(error, match=match):
@@ -255,15 +255,17 @@ def test_digest_of_random_pairs_looks_random():
 
 
 def test_different_digests_are_named():
-    one, two = np.array([[1, 2], [3, 4]], np.uint32), np.array([[3, 5]], np.uint32)
+    digest_of_4 = np.array([[1, 2]], np.uint32)
+    digest_of_5 = np.array([[3, 4]], np.uint32)
+    other_digest_of_5 = np.array([[3, 5]], np.uint32)
     digests = BatchDigests("in step 7")
-    digests.check(0, np.array([4, 5]), one)
-    digests.check(1, np.array([4]), one[:1])
+    digests.check(0, np.array([4, 5]), np.concatenate([digest_of_4, digest_of_5]))
+    digests.check(1, np.array([4]), digest_of_4)
     digests.check(2, np.array([5]), None)
     with pytest.raises(RuntimeError, match=r"workers 0 and 3 .* part 5 in step 7"):
-        digests.check(3, np.array([5]), two)
+        digests.check(3, np.array([5]), other_digest_of_5)
     with pytest.raises(RuntimeError, match="worker 0 and its replacement have"):
-        digests.check(0, np.array([5]), two)
+        digests.check(0, np.array([5]), other_digest_of_5)
 
 
 def make_task(**fields):
@@ -274,16 +276,16 @@ def make_task(**fields):
 
 
 def test_workers_send_gradients_and_digests_of_their_batches():
-    """Of the step that they are told, in both protocols."""
+    """Both protocols use the batch of the step that is sent."""
     held = np.array([3, 1])
     order = jax.tree.leaves(PARAMS), sent(KEY), 6
     worker = Worker(Assignment(0, held, np.ones((1, 2))), make_task())
     worker.prepare_data(stacked(batches))
     answer = worker.compute(order)
-    own = [batches(6, part) for part in held]
-    gradient = sum(jax.grad(loss)(PARAMS, batch) for batch in own)
+    step_batches = [batches(6, part) for part in held]
+    gradient = sum(jax.grad(loss)(PARAMS, batch) for batch in step_batches)
     np.testing.assert_allclose(answer.message[0], gradient, rtol=1e-5)
-    expected = [list(number(batch)) for batch in own]
+    expected = [list(number(batch)) for batch in step_batches]
     assert answer.digests.tolist() == expected
 
     part_worker = PartWorker(Assignment(0, held, np.eye(2)), make_task())
@@ -291,18 +293,18 @@ def test_workers_send_gradients_and_digests_of_their_batches():
     part_worker.start_thread()
     reports = []
     while len(reports) < 2:
-        number_of_round, taken = 0, np.zeros(2, np.int8)
+        taken = np.zeros(2, np.int8)
         if not reports:
-            reports += part_worker.compute(order, number_of_round, taken, 0)
+            reports += part_worker.compute(order, 0, taken, 0)
         else:
-            reports += part_worker.report(number_of_round, len(reports), taken)
+            reports += part_worker.report(0, len(reports), taken)
     assert [report.digest.tolist() for report in reports] == expected
     sum_of_parts = part_worker.answer(0, np.ones(2, np.float32))
     np.testing.assert_allclose(sum_of_parts[0], gradient, rtol=1e-5)
 
 
 def test_batch_gets_the_step_if_it_asks():
-    """As a number that is not known when it is compiled."""
+    """The step is traced."""
 
     def batch(key, part, step):
         return {"x": part["x"] * step.astype(jnp.float32)}
@@ -349,7 +351,7 @@ class Workers:
 
 
 def test_verifier_reads_the_batch_of_the_step():
-    """What it recomputes is what a worker with this part computes."""
+    """The verifier recomputes what a worker with this part computes."""
     code = codes.fractional_repetition(2, num_stragglers=1)
     task = make_task(batches=batches)
     copies = PartCopies(code, task, None, Workers())
@@ -359,13 +361,13 @@ def test_verifier_reads_the_batch_of_the_step():
         worker = Worker(Assignment(0, np.array([part]), row), task)
         worker.prepare_data(stacked(batches, [part]))
         expected = worker.project(Workers().order(), np.array([part]), key)
-        found = copies.recompute(key, part, row)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        result = copies.recompute(key, part, row)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [BatchError, BatchValueError])
 def test_error_of_batches_ends_a_round(kind):
-    """In the next round, the worker is replaced, as after any error."""
+    """The worker is replaced in the next round, as after any error."""
     world = World(message_fleet())
     world.begin(step=4)
     arrived = WorkerError.of(kind("as told"))

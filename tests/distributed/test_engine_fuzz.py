@@ -131,8 +131,8 @@ class RoundMachine(RuleBasedStateMachine):
     @invariant()
     def rounds_are_right(self):
         self.note_losses()
-        while (found := self.world.engine.result) is not None:
-            self.check(found)
+        while (result := self.world.engine.result) is not None:
+            self.check(result)
             self.check_waited_for_replacements()
             self.next_round()
 
@@ -175,33 +175,33 @@ class RoundMachine(RuleBasedStateMachine):
                 away = decided_at - lost_at
                 assert away >= fleet.timeouts.replacement, engine.result.reason
 
-    def check(self, found):
+    def check(self, result):
         engine = self.world.engine
-        assert np.isfinite(found.messages).all()
+        assert np.isfinite(result.messages).all()
         if self.on_request:
-            weights = np.asarray(found.decoding.effective_weights)
+            weights = np.asarray(result.decoding.effective_weights)
             expected = weights @ simulated.GRADIENTS
-            np.testing.assert_allclose(found.messages.sum(0), expected, rtol=1e-6)
+            np.testing.assert_allclose(result.messages.sum(0), expected, rtol=1e-6)
             assert {*weights.tolist()} <= {0.0, 1.0}
-            known = np.isfinite(found.losses)
+            known = np.isfinite(result.losses)
             assert known[weights == 1].all()
             np.testing.assert_array_equal(
-                found.losses[known], np.arange(1.0, 9.0)[known]
+                result.losses[known], np.arange(1.0, 9.0)[known]
             )
             return
         expected = np.arange(1.0, 1 + self.num_workers) + 10 * engine.number
-        for worker, message in enumerate(found.messages):
-            if found.received[worker]:
+        for worker, message in enumerate(result.messages):
+            if result.received[worker]:
                 assert (message == expected[worker]).all()
-            elif found.late is None or not found.late[worker]:
+            elif result.late is None or not result.late[worker]:
                 assert not message.any()
             else:
                 assert (message < expected[worker]).all()
                 assert message[0] % 10 == worker + 1
-        assert np.isfinite(found.losses).tolist() == found.received.tolist()
+        assert np.isfinite(result.losses).tolist() == result.received.tolist()
 
     def teardown(self):
-        """Whatever has happened, a round ends once all workers respond."""
+        """Any round ends once all workers respond."""
         self.check(self.world.finish())
 
 

@@ -31,7 +31,7 @@ def loss(params, part):
 
 def compare(name, code, mesh, params, rounds):
     parts = [np.float32(draw(size=(code.num_parts, *own))) for own in ((4, 3), (4,))]
-    parts[0][..., 1] = 0  # A feature that nobody has.
+    parts[0][..., 1] = 0  # A feature that is always zero.
     reference = jax.jit(jaxwgc.decoded_value_and_grad(loss, code))
     placed = distributed.place_parts(parts, code, mesh)
     step = jax.jit(distributed.mesh_value_and_grad(loss, code, mesh))

@@ -23,7 +23,7 @@ def by_worker(*seconds):
     return lambda worker, action: seconds[worker]
 
 
-def test_events_and_actions():
+def test_two_of_five_messages_end_a_round_and_idle_workers_begin_the_next():
     """Two of five messages end a round; the next begins with the idle workers."""
     world = World(message_fleet())
     world.begin(step=0)
@@ -43,17 +43,17 @@ def test_events_and_actions():
     assert "its message has shape (1, 3), not (1, 2)" in world.fleet.slots[4].trouble
     world.now = 0.4
     world.respond(0)
-    found = world.engine.result
-    assert found.received.tolist() == [True, False, False, True, False]
-    assert found.times[[0, 3]].tolist() == [0.4, 0.2]
-    assert found.messages[:, 0].tolist() == [1, 0, 0, 4, 0]
+    result = world.engine.result
+    assert result.received.tolist() == [True, False, False, True, False]
+    assert result.times[[0, 3]].tolist() == [0.4, 0.2]
+    assert result.messages[:, 0].tolist() == [1, 0, 0, 4, 0]
     world.log.clear()
     world.begin(step=1)
     assert [(send.worker, send.number) for send in world.log] == [(0, 1), (3, 1)]
 
 
 def test_losses_and_returns_are_a_line_each(caplog):
-    """One worker raises, one is killed, one is frozen; and each comes back."""
+    """One worker raises, one is killed and one is frozen; each comes back."""
     world = World(message_fleet(answer=60.0))
     world.run(by_worker(1.0, 1.1, 0.5, 0.5, 0.6))
     caplog.set_level("INFO", "jaxwgc.distributed")
@@ -94,13 +94,13 @@ def test_suspects_are_not_waited_for_and_come_back(caplog):
     world = World(message_fleet(ends=lambda times: times.max()))
     world.run(by_worker(*[0.1] * 5))
     caplog.set_level("INFO", "jaxwgc.distributed")
-    found = world.run(by_worker(0.1, 0.1, 0.1, 0.1, 1.5), 1)
-    assert found.received.tolist() == [True] * 4 + [False]
-    assert 1.0 <= found.elapsed <= 1.2
+    result = world.run(by_worker(0.1, 0.1, 0.1, 0.1, 1.5), 1)
+    assert result.received.tolist() == [True] * 4 + [False]
+    assert 1.0 <= result.elapsed <= 1.2
     assert world.fleet.slots[4].is_suspected
     for step in range(2, 8):
-        found = world.run(by_worker(*[0.1] * 5), step)
-    assert found.received.all()
+        result = world.run(by_worker(*[0.1] * 5), step)
+    assert result.received.all()
     assert not any(isinstance(action, Replace) for action in world.log)
     back = "worker 4 is back in step 5 .*it was suspected: silent for 1."
     assert re.search(back, caplog.text)
@@ -108,7 +108,7 @@ def test_suspects_are_not_waited_for_and_come_back(caplog):
 
 
 def test_lost_workers_are_counted_and_waited_for_once(caplog):
-    """From the loss on, whoever responds in the meantime; and no pause is shorter."""
+    """The pause begins at the loss, and responses of others do not shorten it."""
     world = World(message_fleet(answer=60.0, replacement=8.0))
     world.run(by_worker(*[0.1] * 5))
 
@@ -122,8 +122,8 @@ def test_lost_workers_are_counted_and_waited_for_once(caplog):
     assert left == [f"{number} of 3 spare workers left" for number in (2, 1, 0, 0)]
     world.fleet.actions()
     world.calls[:4] = [None] * 4
-    found = world.run(seconds, 2)
-    assert 5.0 <= found.elapsed <= 8.2
+    result = world.run(seconds, 2)
+    assert 5.0 <= result.elapsed <= 8.2
     assert world.run(seconds, 3).elapsed <= 8.2
     for step in range(4, 7):
         assert world.run(seconds, step).elapsed <= 5.2
@@ -148,46 +148,46 @@ def test_deaths_at_the_start():
 def test_rule_of_the_clock_ends_a_round_in_time():
     """After 2.5 seconds, of which no message tells; two come before."""
     world = World(message_fleet(ends=lambda times: 2.5))
-    found = world.run(by_worker(1, 2, 3, 4, 5))
-    assert found.elapsed == 2.5
-    assert found.received.tolist() == [True, True, False, False, False]
-    assert found.messages.tolist() == [[1, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
+    result = world.run(by_worker(1, 2, 3, 4, 5))
+    assert result.elapsed == 2.5
+    assert result.received.tolist() == [True, True, False, False, False]
+    assert result.messages.tolist() == [[1, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
 
 
 def test_late_messages_are_kept_for_their_owner():
-    """That of the third of five workers comes a second into the next round."""
+    """The third of five messages arrives a second into the next round."""
     world = World(message_fleet())
     owner = object()
     for step in range(2):
-        found = world.run(by_worker(1, 2, 3, 4, 5), step, owner)
-    assert found.received.tolist() == [True, True, False, False, False]
-    assert found.late.tolist() == [False, False, True, False, False]
-    assert found.messages[:, 0].tolist() == [11, 12, 3, 0, 0]
-    found = world.run(by_worker(1, 2, 3, 4, 5), 2, object())
-    assert not found.late.any()
-    assert found.messages[:, 0].tolist() == [21, 22, 0, 0, 0]
+        result = world.run(by_worker(1, 2, 3, 4, 5), step, owner)
+    assert result.received.tolist() == [True, True, False, False, False]
+    assert result.late.tolist() == [False, False, True, False, False]
+    assert result.messages[:, 0].tolist() == [11, 12, 3, 0, 0]
+    result = world.run(by_worker(1, 2, 3, 4, 5), 2, object())
+    assert not result.late.any()
+    assert result.messages[:, 0].tolist() == [21, 22, 0, 0, 0]
     # All are timed.
     np.testing.assert_array_equal(world.fleet.rows[0][:4], [1, 2, 3, 4])
 
 
 def test_corrupted_messages_are_left_out():
     world = World(message_fleet(ends=lambda times: times.max()))
-    found = world.run(by_worker(*[0.1] * 5), verifier=Verifier())
-    assert found.received.tolist() == [True, False, True, True, True]
-    assert found.wrong.tolist() == [False, True, False, False, False]
-    assert not found.messages[1].any()
-    assert np.isnan(found.losses[1])
+    result = world.run(by_worker(*[0.1] * 5), verifier=Verifier())
+    assert result.received.tolist() == [True, False, True, True, True]
+    assert result.wrong.tolist() == [False, True, False, False, False]
+    assert not result.messages[1].any()
+    assert np.isnan(result.losses[1])
 
 
-def test_nothing_of_a_rejected_round_is_used():
+def test_a_rejected_round_has_no_messages():
     nobody = np.zeros(5, bool)
     verdict = Verdict(nobody, nobody, True)
     verifier = types.SimpleNamespace(check=lambda this_round: verdict)
     world = World(message_fleet())
-    found = world.run(by_worker(*[0.1] * 5), verifier=verifier)
-    assert found.refused and not found.received.any() and not found.messages.any()
+    result = world.run(by_worker(*[0.1] * 5), verifier=verifier)
+    assert result.refused and not result.received.any() and not result.messages.any()
     why = "its messages contradict each other, or are too few to compare"
-    assert world.fleet.why_undecodable(found) == why
+    assert world.fleet.why_undecodable(result) == why
 
 
 def test_rows_of_the_trace():
@@ -221,20 +221,20 @@ def test_undecodable_rounds_say_how_long_and_why_they_waited():
     why = world.fleet.why_undecodable(world.engine.result)
     assert why.endswith("after 0 s: all workers have responded or are excluded")
     world = World(message_fleet(ends=lambda times: 2.5))
-    found = world.run(by_worker(3, 3, 3, 3, 3))
-    why = world.fleet.why_undecodable(found)
+    result = world.run(by_worker(3, 3, 3, 3, 3))
+    why = world.fleet.why_undecodable(result)
     assert why.endswith("the round ended after 2.5 s: the waiting rule ended it")
 
 
 def test_round_of_all_workers_above_the_tolerance_misses_no_worker():
     world = World(message_fleet(ends=lambda times: 2.5))
-    found = world.run(by_worker(3, 3, 3, 3, 3))._replace(received=np.ones(5, bool))
-    why = world.fleet.why_undecodable(found)
+    result = world.run(by_worker(3, 3, 3, 3, 3))._replace(received=np.ones(5, bool))
+    why = world.fleet.why_undecodable(result)
     assert why.startswith("all workers responded, and the residual of their messages")
     assert "missing" not in why
 
 
-def test_newest_trouble_is_told(caplog):
+def test_the_newest_problem_of_a_worker_is_reported(caplog):
     """A worker dies, and its replacement sends NaN, which is said once."""
     world = World(single_fleet())
     world.begin(0)

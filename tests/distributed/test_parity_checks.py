@@ -90,7 +90,7 @@ def check():
     return check
 
 
-def test_one_is_outvoted_and_one_is_found_by_recomputing(check):
+def test_corrupted_workers_are_outvoted_or_found_by_recomputing(check):
     assert check(Workers(1, 1, 1, 1, 1)) == ([0, 1, 2, 3, 4], [], False)
     assert check(Workers(1, -1, 1, 1, 1), "drop") == ([0, 2, 3, 4], [1], False)
     assert check(Workers(1, -1, 1, 1, -2)) == ([0, 2, 3], [1, 4], False)
@@ -98,7 +98,7 @@ def test_one_is_outvoted_and_one_is_found_by_recomputing(check):
     assert check(Workers(3, -1, 1, 1, -2)) == ([2, 3], [0, 1, 4], False)
 
 
-def test_what_cannot_be_told_is_rejected(check, caplog):
+def test_contradictory_messages_reject_the_round(check, caplog):
     """Nothing of two copies that differ is used, nor if one of them is lost."""
     assert check(Workers(1, 1, 1, 1, -2), "drop") == ([], [], True)
     line = "messages of workers [3, 4] contradict each other in step 7: round rejected"
@@ -106,7 +106,7 @@ def test_what_cannot_be_told_is_rejected(check, caplog):
     assert check(Workers(3, -1, 1, 1, -2, lost=[3])) == ([], [0, 1], True)
 
 
-def test_raise_names_the_worker(check):
+def test_the_error_names_the_corrupted_worker(check):
     assert check(Workers(1, 1, 1, 1, 1), "raise") == ([0, 1, 2, 3, 4], [], False)
     with pytest.raises(RuntimeError, match="wrong answers in step 7: worker 1 on "):
         check(Workers(1, -1, 1, 1, 1), "raise")
@@ -115,8 +115,8 @@ def test_raise_names_the_worker(check):
         check(Workers(1, 1, 1, 1, -2), "raise")
 
 
-def test_who_has_no_copy_is_not_checked():
+def test_workers_without_a_copy_are_not_checked():
     locator = coding.ErrorLocator.of(CODE)
     for received, checked in (([1, 1, 0, 1, 0], [1, 1, 0, 0, 0]), ([0] * 5, [0] * 5)):
-        found = locator.checked_by_others(np.array(received, bool))
-        assert found.tolist() == checked
+        result = locator.checked_by_others(np.array(received, bool))
+        assert result.tolist() == checked

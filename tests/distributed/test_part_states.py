@@ -66,7 +66,7 @@ def test_every_status_is_reached_and_excluded_workers_stay_out():
     assert {*TRANSITIONS[PartEvent.LOSE]} == {*OPEN, *FINISHED}
 
 
-def test_what_is_derived_from_the_statuses():
+def test_masks_and_counts_are_derived_from_the_statuses():
     states = PartStates(PARTS, NUM_PARTS)
     assert not states.have_open.any() and not states.have_round.any()
     for worker in range(2):

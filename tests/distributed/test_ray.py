@@ -1,4 +1,4 @@
-"""Rounds of two workers that are processes, and whoever asks for them.
+"""Rounds of two workers that are processes, and their callers.
 
 One Ray serves all tests of this file and of others, and one cluster those of this file.
 """
@@ -62,7 +62,7 @@ def in_threads(*functions):
 
 
 def test_messages_losses_and_aux_are_those_of_the_batches(cluster):
-    """Of parts that are keys and rows; the keys of batches are folded in as told."""
+    """Parts are keys and rows; keys of batches are folded in as documented."""
     step = cluster.step
     round = cluster.compute(PARAMS)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
@@ -117,7 +117,9 @@ def test_callbacks_may_compute_and_train(cluster):
     assert among.step == 6
 
 
-def test_nobody_and_nothing_finite(cluster, folder, monkeypatch, tmp_path):
+def test_params_must_be_finite_and_rounds_need_a_response(
+    cluster, folder, monkeypatch, tmp_path
+):
     with pytest.raises(ValueError, match="must be finite; got NaN or infinity in par"):
         cluster.compute(jnp.full(5, jnp.nan))
     with pytest.raises(ValueError, match="params must be finite"):
@@ -173,9 +175,9 @@ def test_trace_has_the_seconds_of_the_workers(cluster):
 
 
 def test_tasks_leave_no_record(cluster):
-    """In Ray's global control store, which would grow with every step.
+    """Records in Ray's global control store would grow with every step.
 
-    One task leaves one, so that it is seen when records have come.
+    One task leaves a record, which shows when records have arrived.
     """
     import ray
 
@@ -210,7 +212,7 @@ def test_parts_of_two_workers_must_be_alike(cluster):
 
 
 def test_undecodable_rounds_name_the_missing(cluster, monkeypatch):
-    """One warns, and one raises. Nobody waits for what is not finite; it may stay."""
+    """One warns, and one raises. No round waits for messages that are not finite."""
     pid = cluster.workers[1].pid
     why = "only workers .0. responded; missing: worker 1 .its message is not finite"
     monkeypatch.setattr(cluster, "_raises", False)
@@ -235,11 +237,14 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
     cluster.compute(PARAMS)
     actors = cluster._driver.actors
     why = "ArithmeticError: as told"
-    given = np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3))
-    assert actors.query(*given).shape == (1, 64)
+
+    def query():
+        return actors.query(np.array([1]), 60.0, np.array([0]), sent(jax.random.key(3)))
+
+    assert query().shape == (1, 64)
     (folder / "raise").touch()
     with pytest.raises(NoResponse):
-        actors.query(*given)
+        query()
     assert actors.pending[-1][:2] == (1, why)
     monkeypatch.setattr(cluster._fleet, "timeouts", Timeouts(replacement=0.1))
     with pytest.raises(RuntimeError, match=f"missing: worker 1 .{why}"):
@@ -249,7 +254,7 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
 
 @pytest.mark.parametrize("name", ray_tasks.RAISED)
 def test_every_exception_of_a_worker_is_named(cluster, folder, name):
-    """Also those that cannot be pickled, or that would end the process."""
+    """Some cannot be pickled, or would end the process."""
     cluster.compute(PARAMS)
     actors = cluster._driver.actors
     pid = cluster.workers[1].pid

@@ -1,4 +1,4 @@
-"""What a `RayCluster` refuses, and its pieces, without any worker."""
+"""Arguments that `RayCluster` rejects, and its pieces, without any worker."""
 
 import contextlib
 import gc
@@ -38,8 +38,13 @@ def loss(params, part):
 
 
 def simple_cluster(**others):
-    given = {"loss": loss, "code": CODE, "parts": PARTS, "wait": stragglers.fastest(2)}
-    return RayCluster(**given | others)
+    arguments = {
+        "loss": loss,
+        "code": CODE,
+        "parts": PARTS,
+        "wait": stragglers.fastest(2),
+    }
+    return RayCluster(**arguments | others)
 
 
 def test_loss_is_tried_before_ray_starts(monkeypatch):
@@ -145,8 +150,8 @@ def test_bad_training(options, error, message):
         assert not cluster.workers
 
 
-def test_memory_is_lent_again():
-    """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
+def test_memory_of_released_arrays_is_lent_again():
+    """Memory stays lent while NumPy or JAX refers to a part of it."""
     memory = ArrayPool((3, 5), np.dtype(np.complex64))
     first = memory.borrow()
     assert (first.shape, first.dtype) == ((3, 5), np.complex64)
@@ -165,8 +170,8 @@ def test_memory_is_lent_again():
 
 @pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
 @pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
-def test_messages_travel(code, dtype, error):
-    """Without any process: what is packed is what is read, but for rounding."""
+def test_packed_messages_are_unpacked_up_to_rounding(code, dtype, error):
+    """No process is needed."""
     message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
     wire = np.asarray(pack(message, dtype))
     read = np.empty(message.shape, message.dtype)
@@ -182,7 +187,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 
 def test_parts_finished_between_rounds_are_reported(monkeypatch):
-    """In the next round, with the seconds that they took; the clock is simulated."""
+    """The next round reports them and their seconds; the clock is simulated."""
     clock = [0.0]
 
     def sleep(seconds):

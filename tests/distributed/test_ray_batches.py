@@ -60,7 +60,7 @@ def losses_of_one_process(batches, num_steps):
 
 
 def assert_params_close(params, expected):
-    """Up to rounding errors, relative to the norm: measured 1e-7."""
+    """Checks parameters up to rounding errors relative to the norm (measured 1e-7)."""
     assert optax.tree.norm(params - expected) < 1e-5 * optax.tree.norm(expected)
 
 
@@ -83,7 +83,7 @@ def open_cluster(code, batches, **options):
 def test_training_from_a_memory_map_is_that_of_one_process(
     rows_of_file, code, verification
 ):
-    """Over two epochs, with a worker that is killed on the way."""
+    """Training takes two epochs, in which a worker is killed."""
     seen = []
 
     def callback(progress):
@@ -124,7 +124,7 @@ def test_resumed_training_sees_the_same_batches(rows_of_file, tmp_path):
 
 @pytest.mark.parametrize("code", [ONE_MESSAGE, ON_REQUEST])
 def test_bad_batches_end_training_and_lose_nothing(code, tmp_path):
-    """One after the other in one cluster; in the end, the data are repaired."""
+    """One cluster sees one bad batch after the other, and then repaired data."""
     directions = tmp_path / "change"
     directions.write_text("nothing")
     folder = tmp_path / "checkpoints"
@@ -195,7 +195,7 @@ def test_first_batches_of_another_shape_are_named():
 
 
 def test_datasets_by_index(rows_of_file):
-    """Those of grain, whose `MapDataset` is such an object."""
+    """`MapDataset` of grain is such an object."""
     dataset = Squares()
     batches = Examples(dataset, NUM_PARTS, rows_per_part=3)
     with open_cluster(ONE_MESSAGE, batches) as cluster:

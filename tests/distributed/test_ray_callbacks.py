@@ -61,7 +61,11 @@ class Writer:
 
     def __init__(self, method):
         self.calls = []
-        setattr(self, method, lambda *given, **named: self.calls.append((given, named)))
+        setattr(
+            self,
+            method,
+            lambda *arguments, **named: self.calls.append((arguments, named)),
+        )
 
 
 def test_writers_get_metrics_as_their_method_takes_them():
@@ -80,20 +84,20 @@ def test_writers_get_metrics_as_their_method_takes_them():
     }
     metrics = [progress.metrics() for progress in seen]
     assert metrics[1] == expected
-    assert {type(value) for each in metrics for value in each.values()} == {float}
+    assert {type(value) for record in metrics for value in record.values()} == {float}
     names = "responded", "corrupted", "undecodable", "worker/1/seconds"
     # A worker whose message was rejected has responded.
     assert [metrics[3][name] for name in names] == [2, 1, 1, 0.5]
     assert [str(metrics[2][name]) for name in names] == ["1.0", "0.0", "1.0", "nan"]
     assert wandb.calls[1] == ((expected,), {"step": 2})
     assert clu.calls[1] == ((2, expected), {})
-    second = [given for given, _ in board.calls if given[2] == 2]
+    second = [arguments for arguments, _ in board.calls if arguments[2] == 2]
     assert second == [(name, value, 2) for name, value in expected.items()]
     assert (len(wandb.calls), len(clu.calls), len(board.calls)) == (4, 4, 27)
 
 
 def test_errors_end_training_with_a_checkpoint(tmp_path):
-    """With the traceback of the callback."""
+    """The error shows the traceback of the callback."""
 
     def fail_in_function(progress):
         if progress.state.step == 2:

@@ -17,8 +17,8 @@ PATIENT = Timeouts(answer=60.0, replacement=300.0)
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
-def test_chaos_in_short(monkeypatch):
-    """What `python -m experiments chaos` does, with two workers and less data."""
+def test_chaos_experiment_runs_with_two_workers(monkeypatch):
+    """This is `python -m experiments chaos` with less data."""
     for name, value in (("NUM_WORKERS", 2), ("NUM_ROWS", 400), ("NUM_COLUMNS", 20)):
         monkeypatch.setattr(chaos, name, value)
     monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 60.0)
@@ -39,60 +39,60 @@ def test_wrong_workers_in_short(monkeypatch):
         "verification": Verification("arbitrate"),
         "timeouts": PATIENT,
     }
-    own = wrong_workers.train(handling, steps=10, seed=0)
-    assert own["flipped"] == own["named"] > 0
-    assert own["applied"] == own["blamed"] == own["refused"] == 0
-    assert len(table({"arbitrated": own}).rows) == 1
+    record = wrong_workers.train(handling, steps=10, seed=0)
+    assert record["flipped"] == record["named"] > 0
+    assert record["applied"] == record["blamed"] == record["refused"] == 0
+    assert len(table({"arbitrated": record}).rows) == 1
 
 
 def test_overhead_is_split_and_compared(monkeypatch):
-    """On the same cluster."""
+    """All measurements use one cluster."""
     monkeypatch.setattr(benchmark, "NUM_WORKERS", 1)
     monkeypatch.setattr(benchmark, "NUM_AWAITED", 1)
     with benchmark._cluster(codes.uncoded(1), "bfloat16") as cluster:
         opened = contextlib.nullcontext(cluster)
-        monkeypatch.setattr(benchmark, "_cluster", lambda *given: opened)
-        own = benchmark.measure(1_000, 3, "bfloat16")
+        monkeypatch.setattr(benchmark, "_cluster", lambda *arguments: opened)
+        record = benchmark.measure(1_000, 3, "bfloat16")
         times = benchmark.compare(1_000, num_blocks=2, num_steps=3)
-    assert set(own) == {"all", *benchmark.SHARES}
-    assert min(own.values()) > 0
+    assert set(record) == {"all", *benchmark.SHARES}
+    assert min(record.values()) > 0
     assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
 
 
 def test_recovery_in_short(monkeypatch):
-    """One kill, and one step with a fault."""
+    """There is one kill, and one step with a fault."""
     monkeypatch.setattr(recovery, "NUM_WORKERS", 3)
     monkeypatch.setattr(recovery, "REST_SECONDS", 0.1)
     monkeypatch.setattr(recovery, "FAULT_EVERY", 2)
-    own = recovery.measure(1, 2, seed=0, is_busy=True, spare=True)
-    assert min(own.values()) > 0
-    assert own["longest_back"] >= own["back"]
+    record = recovery.measure(1, 2, seed=0, is_busy=True, spare=True)
+    assert min(record.values()) > 0
+    assert record["longest_back"] >= record["back"]
     (table,) = recovery.study(1, seed=0, quick=True).tables.values()
-    assert len(table({"idle": own}).rows) == 1
+    assert len(table({"idle": record}).rows) == 1
 
 
 def test_experiment_in_short(monkeypatch):
-    """One worker, which is killed once, and three steps; and what is shown of it."""
+    """Three steps with one worker, which is killed once, are measured and shown."""
     names = list(cluster_experiment.entries())
     monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 1)
     monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
     monkeypatch.setattr(cluster_experiment, "REPLACEMENT_SECONDS", 300.0)
     entry = cluster_experiment.Entry(codes.uncoded(1), stragglers.fastest(1))
-    own = cluster_experiment.measure(entry, 1, 3, 0)
-    assert set(own) == set(cluster_experiment.SCENARIOS)
-    for records in own.values():
+    record = cluster_experiment.measure(entry, 1, 3, 0)
+    assert set(record) == set(cluster_experiment.SCENARIOS)
+    for records in record.values():
         [seconds] = records["seconds"]
         [errors] = records["errors"]
         assert (np.diff(seconds) > 0).all()
         assert errors[-1] < 45
-    numbers = {"codes": dict.fromkeys(names, own)}
+    numbers = {"codes": dict.fromkeys(names, record)}
     numbers |= cluster_experiment.summarize(numbers)
     assert len(cluster_experiment.tabulate(numbers).rows) == len(numbers["codes"])
-    assert len(cluster_experiment.draw(numbers).axes) == len(own)
+    assert len(cluster_experiment.draw(numbers).axes) == len(record)
 
 
 def test_loads_by_speed_in_short(monkeypatch):
-    """In the plan, all end together; no step of the one worker is shorter than that."""
+    """The plan ends all workers together, and no step of one worker is shorter."""
     monkeypatch.setattr(steps, "SPEEDS", np.array([40.0, 20.0]))
     monkeypatch.setattr(steps, "SPEED_PARTS", 6)
     monkeypatch.setattr(steps, "TIMEOUTS", PATIENT)
@@ -106,5 +106,5 @@ def test_loads_by_speed_in_short(monkeypatch):
     assert steps.measure_loads(codes.uncoded(1), 3)["mean"] > 0.1
     monkeypatch.setattr(steps, "entries", lambda: {"by speed": code})
     (table,) = steps.loads_by_speed(3).tables.values()
-    own = {"bound": 0.1, "planned": 0.1, "measured": {"mean": 0.11, "half": 0.0}}
-    assert table({"by speed": own}).rows[0][-2:] == ["1.000", "1.100"]
+    record = {"bound": 0.1, "planned": 0.1, "measured": {"mean": 0.11, "half": 0.0}}
+    assert table({"by speed": record}).rows[0][-2:] == ["1.000", "1.100"]

@@ -63,13 +63,13 @@ def test_claims_that_no_node_meets_are_said_at_once(nodes):
         ({"resources": {"TPU": 4}}, "got room for 0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            given = {"address": nodes.address, "actor_options": options}
-            with make_cluster(**given) as cluster:
+            arguments = {"address": nodes.address, "actor_options": options}
+            with make_cluster(**arguments) as cluster:
                 cluster.compute(PARAMS)
 
 
 def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
-    """What a machine holds is no more than the code can do without."""
+    """No machine holds more workers than the code tolerates."""
     options = {
         "decoding": DecodingOptions(undecodable="raise"),
         "actor_options": {"num_cpus": 0.5},

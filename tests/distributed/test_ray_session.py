@@ -77,7 +77,7 @@ def test_bad_addresses(address):
 
 
 def test_ray_that_was_shut_down_is_not_started_anew():
-    """As its calls would do, with its defaults, open to the network."""
+    """Ray's own calls would start it with defaults that are open to the network."""
     with pytest.raises(RuntimeError, match="Ray was shut down while"):
         _session.check_connected()
     actors = _actors.Actors(SimulatedLauncher(None), 1, lambda: None)

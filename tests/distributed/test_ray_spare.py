@@ -80,7 +80,9 @@ def fake(monkeypatch):
     ray = FakeRay()
     ray.signals = []
     monkeypatch.setattr(_launcher, "find_ray", lambda: ray)
-    system = types.SimpleNamespace(kill=lambda *given: ray.signals.append(given))
+    system = types.SimpleNamespace(
+        kill=lambda *arguments: ray.signals.append(arguments)
+    )
     monkeypatch.setattr(_launcher, "os", system)
     return ray
 
@@ -95,7 +97,7 @@ def make_launcher(has_spare=True):
 
 @pytest.mark.parametrize("response", [4711, NEVER_READY])
 def test_spare_process_takes_the_place_of_a_worker(fake, response):
-    """Also if it is still being started: it is ahead of a new process."""
+    """A spare process that is still starting is ahead of a new process."""
     launcher = make_launcher()
     fake.response = response
     launcher.prepare_spare()
@@ -135,7 +137,7 @@ def test_spare_process_is_ended(fake):
     assert fake.signals == [(4711, signal.SIGKILL)]
 
 
-def test_without_a_spare_process_there_is_none(fake):
+def test_no_spare_process_is_started_unless_asked_for(fake):
     launcher = make_launcher(has_spare=False)
     launcher.prepare_spare()
     assert not fake.actors
@@ -167,7 +169,9 @@ def test_spare_process_starts_after_all_workers(monkeypatch):
         ({"actor_options": {"num_gpus": 1}}, False),
     ],
 )
-def test_default_is_no_further_claim(arguments, has_spare):
+def test_the_spare_process_is_off_if_it_would_claim_more_resources(
+    arguments, has_spare
+):
     pytest.importorskip("ray")
     assert RayCluster(squares, CODE, PARTS, **arguments)._has_spare is has_spare
     with pytest.raises(TypeError, match="spare must be"):
@@ -177,7 +181,7 @@ def test_default_is_no_further_claim(arguments, has_spare):
 @pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize("fault", [None, signal.SIGKILL, signal.SIGSTOP])
 def test_worker_comes_back(caplog, monkeypatch, fault):
-    """In the spare process, or in a new one if that has been killed or frozen."""
+    """It comes back in the spare process, or in a new one if that was lost."""
     if fault is None:
         monkeypatch.setattr(_launcher, "_SECONDS_TO_RESPOND", 300.0)
     caplog.set_level("INFO", "jaxwgc.distributed")

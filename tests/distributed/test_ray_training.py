@@ -3,6 +3,7 @@
 One cluster, which works on request, serves the first tests.
 """
 
+import functools
 import itertools
 import os
 import pathlib
@@ -93,20 +94,20 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
             hit.append(psutil.Process(pid))
             hit[-1].send_signal(signals[worker])
 
+    train = functools.partial(cluster.train, OPTIMIZER, PARAMS)
     saved = {"checkpoint": tmp_path, "checkpoint_every": 20, "live": True}
     begin = len(cluster.trace())
     number = cluster.step
-    given = (OPTIMIZER, PARAMS)
     first = cluster.compute(PARAMS)
     # An audit would notice the frozen worker before the time limit does.
     monkeypatch.setattr(cluster._driver, "verifier", None)
-    final = cluster.train(*given, NUM_STEPS, callbacks=[callback], **saved)
+    final = train(NUM_STEPS, callbacks=[callback], **saved)
     trace = cluster.trace()
     report = cluster.report()
     # What was saved at the end is what was returned.
-    again = cluster.train(*given, NUM_STEPS, **saved)
+    again = train(NUM_STEPS, **saved)
     # Without a checkpoint, another call begins anew.
-    twice = cluster.train(*given, 2)
+    twice = train(2)
     # A frozen worker is lost after its time limit, and then comes back.
     ray_processes.repeat_until(
         lambda: all(re.search(line, caplog.text) for line in RETURNS),
@@ -172,7 +173,7 @@ def test_audits_find_a_corrupted_worker(cluster, caplog, monkeypatch):
 
 
 def digests_of(lines):
-    """What a coordinator says after each step."""
+    """Digests that a coordinator prints after each step."""
     for words in map(str.split, lines):
         if len(words) == 2 and words[0].isdigit():
             yield int(words[0]), words[1]
@@ -190,7 +191,7 @@ def start_coordinator(folder, num_workers, checkpoint_every, *options):
 
 
 def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
-    """Of a coordinator that is stopped after five steps; and its process.
+    """Digests of a coordinator that is stopped after five steps; and its process.
 
     It ends, and so do the processes below it but those with a name that stays.
     """
@@ -199,7 +200,7 @@ def digests_until_stopped(folder, num_workers, checkpoint_every, stop, stays):
     processes = [psutil.Process(coordinator.pid)]
     processes += ray_processes.descendants(coordinator.pid)
     try:
-        ending = [own for own in processes if stays not in own.name()]
+        ending = [process for process in processes if stays not in process.name()]
         stop(coordinator)
         ray_processes.repeat_until(lambda: coordinator.poll() is not None)
         digests |= dict(digests_of(coordinator.stdout))
@@ -214,11 +215,15 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     folder = str(tmp_path / "checkpoints")
     # Ctrl-C in a terminal reaches the whole group. A checkpoint is asked for only then.
     said, interrupted = digests_until_stopped(
-        folder, 2, 10**6, lambda own: os.killpg(own.pid, signal.SIGINT), stays="None"
+        folder,
+        2,
+        10**6,
+        lambda process: os.killpg(process.pid, signal.SIGINT),
+        stays="None",
     )
     assert not ray_processes.folders(interrupted.pid)
     more, killed = digests_until_stopped(
-        folder, 1, 1, lambda own: own.kill(), stays="Agent"
+        folder, 1, 1, lambda process: process.kill(), stays="Agent"
     )
     # The folder of one that is killed cannot go by itself.
     for left in ray_processes.folders(killed.pid):
@@ -264,8 +269,8 @@ def test_interrupt_ends_the_start(tmp_path, line):
 
 def test_checkpoints_that_do_not_fit(tmp_path):
     """No worker is needed to see it."""
-    given = ray_tasks.residuals, codes.uncoded(1), PARTS[:1]
-    with RayCluster(*given, has_aux=True) as cluster:
+    code = codes.uncoded(1)
+    with RayCluster(ray_tasks.residuals, code, PARTS[:1], has_aux=True) as cluster:
 
         def train(folder, optimizer, params):
             return cluster.train(optimizer, params, 0, checkpoint=tmp_path / folder)

@@ -26,32 +26,32 @@ def by_worker(*seconds):
     return seconds_of
 
 
-def check(found):
+def check(result):
     """The sums are what the decoding says."""
-    weights = np.asarray(found.decoding.effective_weights)
+    weights = np.asarray(result.decoding.effective_weights)
     np.testing.assert_array_equal(weights, 1.0)
-    np.testing.assert_array_equal(found.messages.sum(0), [36, 255])
+    np.testing.assert_array_equal(result.messages.sum(0), [36, 255])
 
 
-def test_events_and_actions():
+def test_a_helper_does_one_part_of_a_slow_worker():
     """Owner and helper meet: worker 0 does one part for worker 1, which is slow."""
     world = World(request_fleet(), on_request=True)
-    found = world.run(by_worker(1.0, 2.5, 1.0, 1.0))
-    check(found)
-    assert found.decoding.requests.tolist() == [
+    result = world.run(by_worker(1.0, 2.5, 1.0, 1.0))
+    check(result)
+    assert result.decoding.requests.tolist() == [
         [1, 1, 1, 0],
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [1, 1, 0, 0],
     ]
-    assert 3.0 <= found.elapsed < 3.1
-    np.testing.assert_array_equal(found.losses, np.arange(1, 9))
-    assert found.times[0].tolist() == [1, 2, 3, np.inf]
+    assert 3.0 <= result.elapsed < 3.1
+    np.testing.assert_array_equal(result.losses, np.arange(1, 9))
+    assert result.times[0].tolist() == [1, 2, 3, np.inf]
     methods = [getattr(action, "method", "") for action in world.log]
     assert [methods.count(method) for method in ("compute", "answer")] == [4, 4]
     # Each report is followed by a call for the next, unless sums are asked for.
     listens = [action for action in world.log if is_call(action, "report")]
-    assert [(each.worker, each.arguments[0]) for each in listens][:3] == [
+    assert [(listen.worker, listen.arguments[0]) for listen in listens][:3] == [
         (0, 1),
         (2, 1),
         (3, 1),
@@ -59,7 +59,7 @@ def test_events_and_actions():
 
 
 def test_two_helpers_share_the_work_of_a_slow_worker():
-    """With three copies, of four parts a worker; the first has finished none of its."""
+    """There are three copies and four parts per worker; the first finishes none."""
     code = codes.replicated(4, num_parts=16, copies=3)
     layout = Layout.of(code, jax.ShapeDtypeStruct((2,), np.float32), None)
     plan = RequestPlan.of(code, layout, code.choose_decoder())
@@ -95,9 +95,9 @@ def test_rule_that_sees_workers():
         ends=lambda times: np.sort(times)[1], sees_workers=True
     )
     world = World(fleet, on_request=True)
-    found = world.run(by_worker(1.0, 2.0, 1.5, 3.0))
-    assert 6.0 <= found.elapsed < 6.1
-    assert np.isfinite(found.times).sum(1).tolist() == [4, 3, 4, 1]
+    result = world.run(by_worker(1.0, 2.0, 1.5, 3.0))
+    assert 6.0 <= result.elapsed < 6.1
+    assert np.isfinite(result.times).sum(1).tolist() == [4, 3, 4, 1]
 
 
 @pytest.mark.parametrize(("dies", "seconds"), [(True, 4.2), (False, 5.2)])
@@ -112,10 +112,10 @@ def test_lost_between_report_and_sum(dies, seconds):
             return np.inf if worker == 1 else 0.01
         return 1.0
 
-    found = world.run(seconds_of)
-    check(found)
-    assert not found.received[1]
-    assert 4.0 <= found.elapsed < seconds
+    result = world.run(seconds_of)
+    check(result)
+    assert not result.received[1]
+    assert 4.0 <= result.elapsed < seconds
     # A worker is asked again only if its request has changed.
     asked = [action.worker for action in world.log if is_call(action, "answer")]
     assert asked.count(2) == 1
@@ -131,7 +131,7 @@ def test_reports_of_earlier_rounds_leave_their_seconds():
 
 
 def told(world, worker):
-    """What a worker is told of its parts after its response."""
+    """Messages to a worker about its parts after its response."""
     world.respond(worker, num_parts=0)
     return world.calls[worker].arguments[1].tolist()
 
@@ -153,7 +153,7 @@ def test_parts_of_a_lost_worker_are_free_again():
 
 
 def test_replacement_is_asked_again():
-    """For the sum of parts that the lost process had reported."""
+    """The sum is that of the parts that the lost process had reported."""
     world = World(request_fleet(), on_request=True)
     world.begin()
     for worker in range(4):
@@ -203,9 +203,9 @@ def test_excluded_workers_are_sent_nothing_more_in_their_round():
     world.poll()
     world.respond(1)
     assert world.calls[1] is None and world.fleet.slots[1].state == "idle"
-    found = world.finish()
-    check(found)
-    assert not found.received[1]
+    result = world.finish()
+    check(result)
+    assert not result.received[1]
     world.begin(1)
     assert is_call(world.calls[1], "compute")
     check(world.finish())
@@ -214,10 +214,10 @@ def test_excluded_workers_are_sent_nothing_more_in_their_round():
 def test_parts_of_a_corrupted_worker_are_finished_by_the_others():
     world = World(request_fleet(), on_request=True)
     for step in range(2):
-        found = world.run(by_worker(1.0, 1.0, 1.0, 1.0), step, verifier=Verifier())
-        check(found)
-        assert found.wrong.tolist() == [False, step == 0, False, False]
-        assert found.received[1] == (step == 1)
+        result = world.run(by_worker(1.0, 1.0, 1.0, 1.0), step, verifier=Verifier())
+        check(result)
+        assert result.wrong.tolist() == [False, step == 0, False, False]
+        assert result.received[1] == (step == 1)
 
 
 def test_parts_that_become_longer_are_finished():

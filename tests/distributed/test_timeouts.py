@@ -40,7 +40,7 @@ def test_silence_doubles_the_limit_of_a_worker_for_a_while():
     assert limit.of(0) == 2.0
 
 
-def test_a_number_stays_a_number_and_a_run_continues():
+def test_a_fixed_limit_stays_fixed_and_a_resumed_run_keeps_its_limit():
     limit = ResponseLimit(5.0, 1)
     limit.note(0, 3.0)
     limit.note_silence(0)

@@ -82,7 +82,7 @@ def test_no_response_time_is_below_the_workers_own_seconds(messages, looks):
 
 @given(MESSAGES, LOOKS)
 def test_travel_time_is_not_negative(messages, looks):
-    """Nor is a response time longer than from the call to the reading."""
+    """A response time is at most the time from the call to the reading."""
     for reading in readings(messages, looks):
         assert reading.shortest >= 0
         assert reading.seconds <= reading.read - reading.message.called

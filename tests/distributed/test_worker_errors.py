@@ -1,4 +1,4 @@
-"""Exceptions of workers, which reach the coordinator as text whatever they are."""
+"""Exceptions of workers, all of which reach the coordinator as text."""
 
 import pickle
 import re
@@ -76,7 +76,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_exception_arrives(name):
-    """With its class, its text and the place where it was raised."""
+    """Errors keep their class, their text and the place where they were raised."""
     error, reason = ERRORS[name]
     arrived = raised(error)
     assert arrived.reason == reason
@@ -128,10 +128,10 @@ TEXTS = st.lists(LINES, min_size=1, max_size=3).map("\n".join)
 def test_reason_is_below_the_frames_of_the_last_traceback(text, causes, preface, depth):
     """Texts of several lines, with causes, from callbacks in callbacks."""
     error = None
-    for each in [*causes, text]:
+    for reason in [*causes, text]:
         cause = error
         try:
-            raise KeyboardInterrupt(each) from cause
+            raise KeyboardInterrupt(reason) from cause
         except KeyboardInterrupt as raised_error:
             error = raised_error
     chain = "".join(traceback.format_exception(error))

@@ -55,7 +55,7 @@ FEW = ["uncoded", "fractional_repetition", "projective_plane"]
 CODES = {
     "codes.equal_load.FEW_CODES": FEW,
     "codes.equal_load.CLAIMS": [
-        own for own in equal_load.CLAIMS if {*own[2], *own[3]} <= {*FEW}
+        claim for claim in equal_load.CLAIMS if {*claim[2], *claim[3]} <= {*FEW}
     ],
     "codes.noise.exact_codes": lambda key, every=noise.exact_codes: only(
         every(key), "binary", "fractional_repetition"
@@ -90,10 +90,10 @@ SKETCHING = {
 
 
 def run_here(program, *arguments):
-    """In place of `run_program`: in this process, which has imported JAX already."""
+    """Replaces `run_program`: this process has imported JAX already."""
     printed = io.StringIO()
-    given = ["-c", *map(str, arguments)]
-    with mock.patch("sys.argv", given), contextlib.redirect_stdout(printed):
+    command = ["-c", *map(str, arguments)]
+    with mock.patch("sys.argv", command), contextlib.redirect_stdout(printed):
         exec(timing._PRELUDE + program, {})
     return json.loads(printed.getvalue())
 
@@ -227,9 +227,9 @@ def test_files_are_those_of_the_documentation(line, command, settings):
     assert written <= expected
     assert written == expected or "only" in line or "--trace" in line
     numbers = json.loads((out / f"{prefix}.json").read_text())
-    for section, own in numbers.items():
-        if isinstance(own, dict) and section != "environment":
-            assert {*own} <= {*kept[section]}
+    for section, section_numbers in numbers.items():
+        if isinstance(section_numbers, dict) and section != "environment":
+            assert {*section_numbers} <= {*kept[section]}
     CLAIMS.get(name, lambda numbers: None)(numbers)
 
 
@@ -242,15 +242,15 @@ def check_codes(numbers):
     received = 13 - np.array([1, 3, 5])
     expected = (13 - 16 * received / (3 + received)) / 13
     plane = errors["projective_plane(3)"]
-    for own in (plane["random"]["mean"], plane["adversarial"]):
-        np.testing.assert_allclose(own, expected, 1e-5, 1e-12)
+    for plane_errors in (plane["random"]["mean"], plane["adversarial"]):
+        np.testing.assert_allclose(plane_errors, expected, 1e-5, 1e-12)
     # Four of five stragglers are the copies of a block of 4 of 12 parts.
     repetition = errors["fractional_repetition(12, 3)"]["adversarial"]
     np.testing.assert_allclose(repetition, [0, 0, 1 / 3], 1e-5, 1e-12)
     # Elimination recovers what peeling does.
-    for own in numbers["recovery"]["recovered"].values():
-        least = np.array(own["peeling"]["mean"])
-        assert np.all(own["elimination"]["mean"] >= least)
+    for recovered in numbers["recovery"]["recovered"].values():
+        peeling_error = np.array(recovered["peeling"]["mean"])
+        assert np.all(recovered["elimination"]["mean"] >= peeling_error)
 
 
 def check_weights(numbers):
@@ -265,11 +265,11 @@ def check_weights(numbers):
 def check_slow_workers(numbers):
     """Every part of the trace is ready when the first of its two holders has it."""
     owners, place = np.divmod(np.arange(32), 8)
-    own = TIMES[:, owners] * (place + 1) / 8
+    by_owner = TIMES[:, owners] * (place + 1) / 8
     by_helper = TIMES[:, owners - 1] * (1 + (8 - place) / 8)
-    ready = np.minimum(own, by_helper).max(axis=1)
-    for found in numbers["on_request"][:2]:
-        seconds = {name: own["mean"] for name, own in found["seconds"].items()}
+    ready = np.minimum(by_owner, by_helper).max(axis=1)
+    for result in numbers["on_request"][:2]:
+        seconds = {name: seconds["mean"] for name, seconds in result["seconds"].items()}
         assert seconds["bound"] < seconds["request_3"] < seconds["all"]
     mean = numbers["on_request"][0]["seconds"]["request_2"]["mean"]
     assert mean == pytest.approx(ready.mean(), rel=1e-5)
@@ -282,8 +282,8 @@ CLAIMS = {
 }
 
 
-def test_errors_that_a_code_can_tell_are_told():
-    """Of every kind; one more, and none is."""
+def test_errors_within_the_correction_bound_are_corrected():
+    """Two errors of any kind are corrected, three are not."""
     game = rounds.Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
     for kind in game.kinds:
         played = game.play(kind, 2, 0)

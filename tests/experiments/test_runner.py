@@ -44,7 +44,7 @@ def test_wrong_options_are_refused_before_any_work(
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_numbers_come_back_as_they_are_shown(tmp_path):
+def test_numbers_in_json_are_read_back_as_they_are_shown(tmp_path):
     numbers = {
         "code": (50, 20),
         "time": Timing(0.5, 0.25, 1.0, runs=3),
@@ -53,12 +53,14 @@ def test_numbers_come_back_as_they_are_shown(tmp_path):
         "mixed": [1, 0.5],
     }
     (tmp_path / "a.json").write_bytes(results.to_json(numbers))
-    found = results.to_records(json.loads((tmp_path / "a.json").read_text()))
-    assert found.code == (50, 20) and found["mixed"] == [1, 0.5]
-    assert found.time == numbers["time"]
-    np.testing.assert_array_equal(found.curve.mean, [2, 2])
-    assert np.isnan(found.curve.standard_error)
-    assert found["mean"][:2] == (0.66666667, -math.inf) and np.isnan(found["mean"].high)
+    result = results.to_records(json.loads((tmp_path / "a.json").read_text()))
+    assert result.code == (50, 20) and result["mixed"] == [1, 0.5]
+    assert result.time == numbers["time"]
+    np.testing.assert_array_equal(result.curve.mean, [2, 2])
+    assert np.isnan(result.curve.standard_error)
+    assert result["mean"][:2] == (0.66666667, -math.inf) and np.isnan(
+        result["mean"].high
+    )
 
 
 def test_tables_are_templates_of_records():
@@ -112,17 +114,17 @@ def small(runs=4):
     )
 
 
-def test_numbers_stand_where_the_cells_stood():
+def test_measured_numbers_replace_the_cells():
     heard = []
     section = runner.measure(small(), lambda name, share: heard.append((name, share)))
     numbers = section.numbers
     assert list(numbers) == ["known", "normal", "beside", "rows", "runs", "sum"]
     assert numbers["known"] == [1, 2] and numbers["runs"] == 4 and numbers["sum"] == 3
     with jax.enable_x64(True):
-        found = jaxwgc.summarize(jaxwgc.monte_carlo(jax.random.normal, KEY, 4))
-    expected = pytest.approx(found._asdict(), rel=1e-5)
+        summary = jaxwgc.summarize(jaxwgc.monte_carlo(jax.random.normal, KEY, 4))
+    expected = pytest.approx(summary._asdict(), rel=1e-5)
     assert numbers["normal"]["zero"] == expected
-    assert numbers["normal"]["many"][0]["mean"] == pytest.approx(5 + found.mean, 1e-5)
+    assert numbers["normal"]["many"][0]["mean"] == pytest.approx(5 + summary.mean, 1e-5)
     assert set(numbers["beside"]) == {"known", "uniform"}
     assert section.tables[""].rows == [["3.0"]]
     shares = [share for _, share in heard]
@@ -160,7 +162,7 @@ def test_every_section_is_saved_when_it_is_done(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure2", "benchmark", "delays", "chaos"])
 def test_tables_of_the_documentation_are_those_of_the_numbers(tmp_path, command, name):
-    """Of the experiments whose declaration takes no time; nothing is measured."""
+    """Only experiments whose declaration takes no time are compared."""
     shutil.copy(RESULTS / f"{name}.json", tmp_path)
     assert command("redraw", name, "--out", tmp_path)[0] == 0
     assert [*tmp_path.glob("*.md")]

@@ -72,10 +72,10 @@ def deficient_cases():
     }
 
 
-def assert_no_warning_of_hidden_rows(solve, key, matrix, *problem, ridge):
-    """With a ridge, rows that others hide are no loss of rank."""
+def assert_no_warning_of_hidden_rows(solve, matrix, target):
+    """Checks that a solver with a ridge does not warn if a row hides the others."""
     matrix = matrix.copy()
     matrix[0] *= 1e20
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        solve(key, matrix, *problem, ridge=ridge)
+        solve(matrix, target)

@@ -82,8 +82,8 @@ def test_projections_for_many_columns():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "wine", "a direction of its own"])
-def test_few_columns_in_every_draw(kind):
-    """Where rows are of few directions, one that is missed is a large share of them."""
+def test_draws_of_few_columns_stay_within_epsilon(kind):
+    """If rows have few directions, a missed one is a large share of their scores."""
     matrix = np.random.default_rng(3).standard_normal((712, 13))
     if kind == "wine":
         matrix = np.tile(sklearn.datasets.load_wine().data, (4, 1))
@@ -104,13 +104,13 @@ def test_small_matrices():
         np.testing.assert_allclose(scores, exact_scores(matrix), atol=1e-6)
 
 
-def test_units_do_not_matter():
+def test_scores_do_not_depend_on_the_units_of_columns():
     matrix = cases()["gaussian"]
     units = 2 ** np.round(np.log2(10.0 ** np.linspace(-34, 34, NUM_COLUMNS)))
     scaled = (matrix.astype(float) * units).astype(np.float32)
     expected = scores_of_keys(KEY, matrix, 10, 0.5)
-    found = scores_of_keys(KEY, scaled, 10, 0.5)
-    np.testing.assert_allclose(found, expected, rtol=0.02)
+    scores = scores_of_keys(KEY, scaled, 10, 0.5)
+    np.testing.assert_allclose(scores, expected, rtol=0.02)
     assert not np.any(scores_of_keys(KEY, 0 * matrix, 10, 0.5))
 
 

@@ -17,7 +17,7 @@ RIDGES = np.logspace(-2, 3, 6)
     ("num_rows", "criterion"),
     [(60, "generalized"), (12, "leave_one_out"), (5, "generalized")],
 )
-def test_against_the_definition(with_x64, num_rows, criterion):
+def test_errors_match_their_definition(with_x64, num_rows, criterion):
     random = np.random.default_rng(0)
     # Columns in units of their own, in which the ridge is.
     matrix = random.standard_normal((num_rows, 8)) * np.logspace(-2, 1, 8)
@@ -34,7 +34,7 @@ def test_against_the_definition(with_x64, num_rows, criterion):
 
 
 def test_ridges_far_below_all_singular_values():
-    """Of wide matrices in float32, by solutions of least norm without a ridge."""
+    """Wide matrices in float32 have solutions of minimum norm without a ridge."""
     random = np.random.default_rng(0)
     matrix = random.standard_normal((9, 30))
     target = random.standard_normal(9)
@@ -72,8 +72,8 @@ def test_any_units_in_float32(num_rows):
     np.testing.assert_allclose(by_matrix.solution * 1e20, large, rtol=0, atol=bound)
 
 
-def test_no_ridge_and_no_rest():
-    """Without a ridge, rows that are predicted from themselves alone cost infinity."""
+def test_a_row_that_no_other_row_predicts_has_an_infinite_error_without_a_ridge():
+    """A duplicated column does not change the errors."""
     random = np.random.default_rng(0)
     matrix = random.standard_normal((20, 3))
     target = random.standard_normal(20)

@@ -100,29 +100,29 @@ def matrix_and_product(embedding, tree):
 
 
 @pytest.mark.parametrize("make", [gaussian, srht, MAKERS["sparse_sign"], weighted_rows])
-def test_of_one_row(make):
+def test_embeddings_of_one_row_have_shapes(make):
     call = functools.partial(matrix_and_product, make(KEY, 3, 1), np.ones((1, 1)))
-    assert {own.shape for own in jax.eval_shape(call)} == {(3, 1)}
+    assert {leaf.shape for leaf in jax.eval_shape(call)} == {(3, 1)}
 
 
 def test_fewer_nonzeros_by_default_where_there_is_no_room():
     for size, num_nonzeros in ((5, 5), (20, 8)):
-        given = sparse_sign(KEY, size, 30, num_nonzeros)
+        embedding = sparse_sign(KEY, size, 30, num_nonzeros)
         default = sparse_sign(KEY, size, 30)
-        assert jax.tree.structure(default) == jax.tree.structure(given)
+        assert jax.tree.structure(default) == jax.tree.structure(embedding)
 
 
-def check_product(found, matrix, array, eps):
+def check_product(result, matrix, array, eps):
     """Rounding is relative to sums of absolute values."""
-    matrix, array = (np.asarray(own).astype(complex) for own in (matrix, array))
+    matrix, array = (np.asarray(operand).astype(complex) for operand in (matrix, array))
     sizes = np.tensordot(np.abs(matrix), np.abs(array), axes=1)
-    misses = np.abs(found - np.tensordot(matrix, array, axes=1))
+    misses = np.abs(result - np.tensordot(matrix, array, axes=1))
     assert np.all(misses <= eps * sizes)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_one_matrix_in_every_use(name):
-    """For all leaves and dtypes, in both modes, in traced functions, and transposed."""
+def test_every_use_has_the_same_matrix(name):
+    """Leaves, dtypes, precisions, tracing and transposition do not change it."""
     make = MAKERS[name]
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
     matrix, sketch = jax.device_get(matrix_and_product(embedding, TREE))
@@ -146,20 +146,22 @@ def test_one_matrix_in_every_use(name):
 
     array = TREE["matrix"].astype(np.float64)
     weights = normal(SKETCH_SIZE, 3)
-    pairs = [array, TREE["matrix"]], [weights.astype(np.float64), weights]
+    arrays = [array, TREE["matrix"]]
+    all_weights = [weights.astype(np.float64), weights]
     with jax.enable_x64(True):
-        results = jax.device_get(every_use(KEY, *pairs))
+        results = jax.device_get(every_use(KEY, arrays, all_weights))
     exact, *results = results
     assert exact.dtype == np.float64
     assert [result.dtype for result in results] == 2 * [np.float64, np.float32]
     np.testing.assert_allclose(exact, matrix, atol=3e-7)
-    factors = (exact, array), (exact, array), (exact.T, weights), (exact.T, weights)
-    for result, (left, right), eps in zip(results, factors, (1e-13, 2e-6) * 2):
-        check_product(result, left, right, eps)
+    check_product(results[0], exact, array, 1e-13)
+    check_product(results[1], exact, array, 2e-6)
+    check_product(results[2], exact.T, weights, 1e-13)
+    check_product(results[3], exact.T, weights, 2e-6)
 
 
 def test_sums_of_many_rows_are_accurate():
-    """In float32 too: not one long sum in each of few buckets."""
+    """Few buckets in float32 do not accumulate one long sum each."""
     num_rows = 300_000
     embedding = count_sketch(jax.random.key(2), 8, num_rows)
     ones = np.ones(num_rows)
@@ -191,7 +193,7 @@ def test_gaussian_entries():
 
 
 @pytest.mark.parametrize("make", [gaussian, rademacher])
-def test_blocks_differ(make):
+def test_blocks_of_rows_are_independent(make):
     """A key of its own for every block of rows, here of 32."""
     matrix = matrix_of(make, 2**16, 64)
     overlap = np.mean(matrix[:, :32] * matrix[:, 32:]) * 2**16
@@ -242,9 +244,12 @@ def test_sparse_sign():
 
 
 def test_row_sampling():
-    """One entry a row, by the probabilities, each as large as makes it unbiased."""
-    for given, shares in ((10 * PROBABILITIES, PROBABILITIES), (None, np.full(5, 0.2))):
-        matrix = matrix_of(row_sampling, 3000, 5, given)
+    """Each row has one entry, drawn by the probabilities and scaled to be unbiased."""
+    for probabilities, shares in (
+        (10 * PROBABILITIES, PROBABILITIES),
+        (None, np.full(5, 0.2)),
+    ):
+        matrix = matrix_of(row_sampling, 3000, 5, probabilities)
         assert np.all((matrix != 0).sum(1) <= 1) and np.all((matrix != 0).sum(0) == 1)
         counts = matrix.max(0) ** 2 * 3000 * shares
         np.testing.assert_allclose(counts, counts.round(), atol=1e-2)
@@ -289,7 +294,7 @@ def measure(make, bases, size):
         (sparse_sign, 600, {"num_nonzeros": 12}),
     ],
 )
-def test_recommended_size_keeps_its_promise(make, num_rows, options):
+def test_recommended_size_reaches_its_distortion(make, num_rows, options):
     size = recommended_sketch_size(make, NUM_COLUMNS, EPSILON, **options)
     assert size < num_rows
     bases = [basis_of(kind, num_rows) for kind in ("incoherent", "coherent")]
@@ -300,8 +305,8 @@ def test_recommended_size_keeps_its_promise(make, num_rows, options):
 
 
 @pytest.mark.parametrize(("sketch_size", "x64"), [(2, True), (40, False)])
-def test_against_numpy(sketch_size, x64):
-    """By singular values of the formed product; below the rank, at least 1."""
+def test_distortion_is_that_of_numpy(sketch_size, x64):
+    """Singular values of the product are the reference; below the rank, at least 1."""
     basis = basis_of("incoherent", 50, dtype=np.float64 if x64 else np.float32)
     embedding = gaussian(jax.random.key(0), sketch_size, 50)
     product = np.asarray(embedding.matrix(np.float32), np.float64) @ basis

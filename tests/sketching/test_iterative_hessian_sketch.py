@@ -10,7 +10,8 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 
-from jaxwgc.sketching import iterative_hessian_sketch, row_sampling
+from jaxwgc.sketching import gaussian, iterative_hessian_sketch, row_sampling
+from jaxwgc.sketching._solvers import _iterative_hessian_sketch
 from tests.sketching.zoo import KEY
 
 # One size for most cases, so that they share compiled functions.
@@ -61,7 +62,7 @@ def expected_rate(step_size=None):
     return 1 - 2 * step_size * first + step_size**2 * second
 
 
-def test_contracts_as_theory_says(with_x64):
+def test_errors_contract_at_the_theoretical_rate(with_x64):
     rate = expected_rate()
     # Close to p / m, and faster than with a step of one.
     assert rate == pytest.approx(NUM_COLUMNS / 120, rel=0.15)
@@ -94,10 +95,10 @@ def test_constrained_solutions(with_x64):
     projection = functools.partial(
         optax.projections.projection_box, lower=-0.5, upper=np.linspace(0.1, 1, 12)
     )
-    problem = *constrained_system(), 120, 25, projection
-    result = iterative_hessian_sketch(KEY, *problem)
+    matrix, target = constrained_system()
+    result = iterative_hessian_sketch(KEY, matrix, target, 120, 25, projection)
     bounds = (-0.5, np.linspace(0.1, 1, 12))
-    expected = scipy.optimize.lsq_linear(*problem[:2], bounds, tol=1e-14).x
+    expected = scipy.optimize.lsq_linear(matrix, target, bounds, tol=1e-14).x
     # Some constraints hold with equality, others do not.
     assert 0 < np.sum(projection(1.01 * expected) == 1.01 * expected) < 12
     np.testing.assert_allclose(result.solution, expected, atol=1e-9)
@@ -130,7 +131,7 @@ def test_several_targets_in_any_units_in_float32():
         np.testing.assert_allclose(solution, [best] * 12, atol=2e-4)
 
 
-def test_says_no_where_it_has_not_converged(with_x64):
+def test_too_few_steps_are_reported_as_not_converged(with_x64):
     result = of_many_keys()
     assert not np.any(result.converged) and np.all(result.num_iterations == 8)
     assert not np.any(of_many_keys(step_size=1e-12).converged)
@@ -140,3 +141,16 @@ def test_says_no_where_it_has_not_converged(with_x64):
         KEY, coherent, system()[1], 120, 24, embedding=row_sampling
     )
     assert not result.converged
+
+
+def test_new_constructors_of_equal_embeddings_do_not_compile_again():
+    matrix, target = system()
+    sizes = []
+    for _ in range(2):
+        embedding = functools.partial(gaussian)
+        result = iterative_hessian_sketch(
+            KEY, matrix, target, 96, 24, embedding=embedding
+        )
+        assert result.converged
+        sizes.append(_iterative_hessian_sketch._solve._cache_size())
+    assert sizes[0] == sizes[1]

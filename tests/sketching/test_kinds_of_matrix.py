@@ -52,13 +52,13 @@ def disordered(dense):
 
 def bcoo(dense):
     values, places = entries(dense)
-    given = values, np.stack(places, axis=1)
+    entries_and_indices = values, np.stack(places, axis=1)
     flags = {"indices_sorted": True, "unique_indices": True}
-    return sparse.BCOO(given, shape=dense.shape, **flags)
+    return sparse.BCOO(entries_and_indices, shape=dense.shape, **flags)
 
 
 def disordered_bcoo(dense):
-    """With padding, which lies out of bounds."""
+    """Entries in any order, with padding that lies out of bounds."""
     values, places = disordered(dense)
     num_rows, num_columns = dense.shape
     padding = [[num_rows, num_columns], [num_rows, 0], [0, num_columns], [-1, 1]]
@@ -146,7 +146,8 @@ FUNCTIONS = {
 
 def best_ridge(matrix):
     errors = [
-        cross_validation_error(matrix, TARGET, own, "leave_one_out") for own in RIDGES
+        cross_validation_error(matrix, TARGET, ridge, "leave_one_out")
+        for ridge in RIDGES
     ]
     ridge = RIDGES[np.argmin(errors)]
     return ridge, np.array(errors), oracles.ridge_solution(matrix, TARGET, ridge)
@@ -178,13 +179,13 @@ KINDS_OF = {
 }
 
 
-def solution_of(found):
-    if not isinstance(found, sketching.Solution):
-        return found
-    assert np.all(found.converged)
+def solution_of(result):
+    if not isinstance(result, sketching.Solution):
+        return result
+    assert np.all(result.converged)
     lengths = np.linalg.norm(TARGET, axis=0)
-    np.testing.assert_allclose(found.residual_history[0], lengths, rtol=1e-12)
-    return found.solution
+    np.testing.assert_allclose(result.residual_history[0], lengths, rtol=1e-12)
+    return result.solution
 
 
 @pytest.fixture
@@ -193,12 +194,13 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(blocks_module, "_CHUNK_BYTES", 8192)
 
 
-def check_equal(found, expected, kind, tolerance=1e-10):
-    leaves = jax.tree.leaves(found), jax.tree.leaves(expected)
-    for own, other in zip(*leaves, strict=True):
-        assert np.shape(own) == np.shape(other), kind
-        atol = tolerance * max(np.abs(other).max(), 1)
-        np.testing.assert_allclose(own, other, 0, atol, err_msg=kind)
+def check_equal(result, expected, kind, tolerance=1e-10):
+    results = jax.tree.leaves(result)
+    references = jax.tree.leaves(expected)
+    for leaf, reference in zip(results, references, strict=True):
+        assert np.shape(leaf) == np.shape(reference), kind
+        atol = tolerance * max(np.abs(reference).max(), 1)
+        np.testing.assert_allclose(leaf, reference, 0, atol, err_msg=kind)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -206,10 +208,10 @@ def test_all_kinds_give_one_result(name, with_x64, small_chunks):
     function = FUNCTIONS[name]
     expected = solution_of(EXACT.get(name, function)(MATRIX))
     for kind in KINDS_OF.get(name, SOME):
-        found = solution_of(function(KINDS[kind](MATRIX)))
-        check_equal(found, expected, kind)
+        result = solution_of(function(KINDS[kind](MATRIX)))
+        check_equal(result, expected, kind)
         if name in ("leverage", "ridge", "approximate"):
-            assert isinstance(found, np.ndarray) == (kind in BLOCKS)
+            assert isinstance(result, np.ndarray) == (kind in BLOCKS)
 
 
 @pytest.mark.parametrize("name", ["leverage", "rank", "ridge", "rank k"])
@@ -238,15 +240,15 @@ DENSE = [
 
 
 @pytest.mark.parametrize(("row", "argument"), DENSE)
-def test_sparse_matrices_are_refused_in_place_of_dense_arrays(row, argument):
+def test_sparse_arguments_are_rejected_where_an_array_is_needed(row, argument):
     value = row.arguments[argument]
     is_tree = isinstance(value, dict)
     dense = np.atleast_2d(np.asarray(value["x"] if is_tree else value))
     for make in SPARSE.values():
         matrix = make(dense.reshape(len(dense), -1))
-        given = {argument: {"x": matrix} if is_tree else matrix}
+        changes = {argument: {"x": matrix} if is_tree else matrix}
         with pytest.raises(TypeError, match=f"^{argument}.* must be a dense array; go"):
-            row.make(**{**row.arguments, **given})
+            row.make(**{**row.arguments, **changes})
 
 
 DENSE = "gaussian", "rademacher", "srht"
@@ -280,12 +282,12 @@ def test_sampled_rows():
     expected = matrix[sample.indices] * np.asarray(sample.scale)[:, None]
     apply = jax.jit(lambda sample, matrix: sample.apply(matrix))
     for kind, make in {"dense": np.asarray, **SPARSE}.items():
-        found = sample.apply({"x": make(matrix), "y": target})
-        np.testing.assert_allclose(found["x"], expected, atol=1e-6, err_msg=kind)
+        result = sample.apply({"x": make(matrix), "y": target})
+        np.testing.assert_allclose(result["x"], expected, atol=1e-6, err_msg=kind)
         scaled = target[sample.indices] * sample.scale
-        np.testing.assert_allclose(found["y"], scaled, atol=1e-6)
+        np.testing.assert_allclose(result["y"], scaled, atol=1e-6)
         if "BCOO" in kind:
-            np.testing.assert_array_equal(apply(sample, make(matrix)), found["x"])
+            np.testing.assert_array_equal(apply(sample, make(matrix)), result["x"])
     with pytest.raises(ValueError, match="tree must be what the sample was drawn from"):
         sample.apply(matrix[:10])
     # All NaN, of zeros too, as the scale says.
@@ -294,7 +296,7 @@ def test_sampled_rows():
 
 
 def test_data_of_newton_sketch():
-    """What JAX makes of a BCOO in the functions of the caller is for JAX to say."""
+    """The caller's functions get a BCOO, and JAX decides what they may do with it."""
     matrix = MATRIX[:20, :4].astype(np.float32)
     seen = []
 
@@ -324,12 +326,12 @@ def test_other_dtypes(dtype, small_chunks):
     kinds = "BCOO", "list", "disordered COO", "disordered CSR", "memory map"
     is_half = dtype in (np.float16, jnp.bfloat16)
     for make in (np.asarray, *map(KINDS.get, kinds[:2] if is_half else kinds)):
-        found = sketching.leverage_scores(make(dense))
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        scores = sketching.leverage_scores(make(dense))
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
-def test_what_cannot_be_taken():
+def test_unusable_sparse_matrices_are_rejected():
     matrix = MATRIX[:20].astype(np.float32)
     boxed = scipy.sparse.csr_array(matrix)
     boxed.data = boxed.data.astype(object)
@@ -342,7 +344,7 @@ def test_what_cannot_be_taken():
         lambda x: sketching.preconditioned(KEY, x, TARGET[:20]),
         lambda x: sketching.count_sketch(KEY, 8, 20) @ x,
     ]
-    for given, error, message in [
+    for unusable, error, message in [
         (COO[0](matrix * 1j), TypeError, "must be real numbers; .* of complex"),
         (bcoo(matrix * 1j), TypeError, "must be real numbers; got .* of complex64"),
         (boxed, TypeError, "must be real numbers; got csr_array of object"),
@@ -355,12 +357,12 @@ def test_what_cannot_be_taken():
     ]:
         for call in calls:
             with pytest.raises(error, match=message):
-                call(given)
-        if isinstance(given, sparse.JAXSparse):
+                call(unusable)
+        if isinstance(unusable, sparse.JAXSparse):
             error = TypeError
             message = "every block must be a dense array; got BC"
         with pytest.raises(error, match=message):
-            sketching.leverage_scores(Blocks([given]))
+            sketching.leverage_scores(Blocks([unusable]))
 
 
 # Blocks.
@@ -419,7 +421,7 @@ def test_a_missing_value_in_a_block_is_named(name, make, with_x64, small_chunks)
         FUNCTIONS[name](Blocks([*map(make, split(spoilt))]))
 
 
-def test_what_blocks_may_not_be():
+def test_wrong_blocks_are_rejected():
     square = np.eye(3)
     for blocks, error, rule in [
         (iter([square]), TypeError, "can be read again, or a function .* got list_it"),
@@ -474,9 +476,10 @@ def test_units_differ_between_columns_and_blocks(small_chunks):
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)]
+    ("name", "max_passes"),
+    [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)],
 )
-def test_passes_over_blocks(name, most, with_x64, small_chunks):
+def test_passes_over_blocks(name, max_passes, with_x64, small_chunks):
     reads = []
 
     def blocks():
@@ -485,7 +488,7 @@ def test_passes_over_blocks(name, most, with_x64, small_chunks):
 
     FUNCTIONS[name](Blocks(blocks, len(MATRIX)))
     # One more looks at the first block, for its columns and dtype.
-    assert len(reads) == most + 1
+    assert len(reads) == max_passes + 1
 
 
 def partial_value_and_grad(rows):
@@ -502,14 +505,14 @@ def partial_value_and_grad(rows):
         ("assignment", lambda x: codes.any_placement(KEY, x, 1)),
     ],
 )
-def test_outside_of_sketching(name, call):
+def test_sparse_matrices_are_rejected_outside_of_sketching(name, call):
     for make in SPARSE.values():
         with pytest.raises(TypeError, match=f"^{name} must be a dense array; got "):
             call(make(MATRIX[:20].astype(np.float32)))
 
 
 def test_an_operator_is_rebuilt_with_placeholders():
-    """As JAX does with pytrees: they are no functions, and are not checked."""
+    """JAX fills pytrees with objects that are no functions, and are not checked."""
     operator = sketching.LinearOperator(lambda v: v, shape=(5, 5))
     is_function = lambda leaf: isinstance(leaf, jax.tree_util.Partial)  # noqa: E731
     leaves, structure = jax.tree.flatten(operator, is_leaf=is_function)

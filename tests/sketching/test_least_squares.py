@@ -11,7 +11,6 @@ import scipy.linalg
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, rademacher, row_sampling
-from jaxwgc.sketching._solvers import _iterative_hessian_sketch
 from tests import oracles
 from tests.sketching.solvers import (
     LINEAR,
@@ -20,7 +19,6 @@ from tests.sketching.solvers import (
     SKETCH_SIZE,
     SOLVERS,
     assert_no_warning_of_hidden_rows,
-    by_iterations,
     deficient_cases,
     solve,
     solve_traced,
@@ -46,7 +44,7 @@ def test_float32_in_both_modes(name):
     with jax.enable_x64(True):
         traced = jax.eval_shape(lambda: solve(name, jax.random.PRNGKey(3), *system()))
     pairs = zip(jax.tree.leaves(result), jax.tree.leaves(traced), strict=True)
-    assert all(own.dtype == other.dtype for own, other in pairs)
+    assert all(leaf.dtype == other.dtype for leaf, other in pairs)
     assert result.solution.dtype == np.float32 and result.converged
     if name == "sketch and solve":
         residual = np.linalg.norm(target - matrix @ result.solution)
@@ -119,14 +117,14 @@ def of_three_targets(rcond):
     return matrix, targets, result
 
 
-def test_many_targets_are_as_one_after_the_other():
+def test_many_targets_are_solved_as_if_each_were_alone():
     matrix, targets, result = of_three_targets(1e-6)
     assert result.converged.shape == result.num_iterations.shape == (3,)
     assert result.residual_history.shape[1:] == (3,) and np.all(result.converged)
-    for found, own in zip(np.asarray(result.solution).T, targets.T, strict=True):
-        alone = solve("sketch and solve", KEY, matrix, own).solution
+    for actual, target in zip(np.asarray(result.solution).T, targets.T, strict=True):
+        alone = solve("sketch and solve", KEY, matrix, target).solution
         tolerance = 1e-4 * np.abs(alone).max()
-        np.testing.assert_allclose(found, alone, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(actual, alone, rtol=0, atol=tolerance)
 
 
 def test_traced_cutoff_out_of_range_is_flagged():
@@ -136,35 +134,26 @@ def test_traced_cutoff_out_of_range_is_flagged():
         assert np.all(result.converged) or np.isnan(result.solution).all()
 
 
-def test_an_embedding_is_what_its_constructor_makes():
+def test_an_embedding_gives_the_result_of_its_constructor_and_key():
     """Its own key is used, and not the solver's."""
     by_iterations = functools.partial(solve, "iterative Hessian sketch")
     embedding = gaussian(KEY, SKETCH_SIZE, NUM_ROWS)
-    found = by_iterations(jax.random.key(9), *system(), embedding).residual_history
+    actual = by_iterations(jax.random.key(9), *system(), embedding).residual_history
     by_key = [by_iterations(key, *system()) for key in (KEY, jax.random.key(9))]
     expected, other = (result.residual_history for result in by_key)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
-    assert abs(found[1] / other[1] - 1) > 1e-3
-
-
-def test_new_constructors_of_equal_embeddings_do_not_compile_again():
-    sizes = []
-    for _ in range(2):
-        embedding = functools.partial(gaussian)
-        assert by_iterations(KEY, *system(), SKETCH_SIZE, embedding).converged
-        sizes.append(_iterative_hessian_sketch._solve._cache_size())
-    assert sizes[0] == sizes[1]
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-4)
+    assert abs(actual[1] / other[1] - 1) > 1e-3
 
 
 @jax.jit
 def of_many_samples(matrix, target):
-    """By 20 of 200 rows, each time others."""
+    """Solutions by 20 samples of 20 of 200 rows."""
     return jax.vmap(
         lambda key: sketching.sketch_and_solve(key, matrix, target, 20, row_sampling)
     )(jax.random.split(KEY, 20))
 
 
-def test_says_no_where_the_sketch_misses_a_direction(with_x64):
+def test_a_direction_that_the_sketch_misses_is_reported_as_not_converged(with_x64):
     matrix = np.zeros((200, 4))
     matrix[:4] = np.eye(4)
     target = np.arange(200.0)
@@ -179,12 +168,18 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
 
 
 def test_ridge_of_sketch_and_solve(with_x64):
-    """On the sketched system exactly, by the key of the embedding."""
+    """The sketched system is solved exactly, by the key of the embedding."""
     matrix, target = system(np.float64)
     embedding = rademacher(KEY, SKETCH_SIZE, NUM_ROWS)
-    problem = jax.random.key(9), matrix, target, SKETCH_SIZE, embedding
-    result = sketching.sketch_and_solve(*problem, ridge=0.5)
-    assert_no_warning_of_hidden_rows(sketching.sketch_and_solve, *problem, ridge=0.5)
+
+    def solve(matrix, target):
+        key = jax.random.key(9)
+        return sketching.sketch_and_solve(
+            key, matrix, target, SKETCH_SIZE, embedding, ridge=0.5
+        )
+
+    result = solve(matrix, target)
+    assert_no_warning_of_hidden_rows(solve, matrix, target)
     sketch = np.asarray(embedding.matrix())
     expected = oracles.ridge_solution(sketch @ matrix, sketch @ target, 0.5)
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
@@ -202,25 +197,28 @@ ITERATIONS = {
 
 @pytest.mark.parametrize("case", ITERATIONS)
 def test_ridge_of_iterations(with_x64, case):
-    """As on the whole, and the derivative by the ridge."""
+    """The solution is that of the whole system, and so is its derivative."""
     matrix, target = system(np.float64)
 
-    solve = functools.partial(sketching.iterative_hessian_sketch, **ITERATIONS[case])
-    problem = KEY, matrix, target, 200, 60
+    def solve(matrix, target, ridge=0.5):
+        return sketching.iterative_hessian_sketch(
+            KEY, matrix, target, 200, 60, ridge=ridge, **ITERATIONS[case]
+        )
 
     def total(ridge):
-        result = solve(*problem, ridge=ridge)
+        result = solve(matrix, target, ridge)
         return jnp.sum(result.solution), result
 
-    ridges = 0.5, 0.4999, 0.5001
-    expected, *ends = (oracles.ridge_solution(matrix, target, own) for own in ridges)
+    expected = oracles.ridge_solution(matrix, target, 0.5)
     if case == "refresh":
         (_, result), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(0.5)
-        slopes = (ends[1] - ends[0]).sum() / 2e-4
-        np.testing.assert_allclose(slope, slopes, rtol=1e-4)
+        above = oracles.ridge_solution(matrix, target, 0.5001)
+        below = oracles.ridge_solution(matrix, target, 0.4999)
+        difference_quotient = (above - below).sum() / 2e-4
+        np.testing.assert_allclose(slope, difference_quotient, rtol=1e-4)
     else:
-        result = solve(*problem, ridge=0.5)
-        assert_no_warning_of_hidden_rows(solve, *problem, ridge=0.5)
+        result = solve(matrix, target)
+        assert_no_warning_of_hidden_rows(solve, matrix, target)
     tolerance = 1e-5 if case == "projection" else 1e-6
     np.testing.assert_allclose(result.solution, expected, rtol=tolerance)
     assert result.converged or case == "projection"
@@ -230,7 +228,7 @@ def test_ridge_of_iterations(with_x64, case):
     "name", ["gram", "sketch and solve", "iterative Hessian sketch"]
 )
 def test_warns_if_precision_costs_rank(name):
-    """Of what float32 loses of float64, and of rows that hide others."""
+    """Float32 may lose rank that float64 has, and long rows may hide others."""
     target = system()[1]
     values = np.append(np.logspace(0, -3, NUM_COLUMNS - 2), [1e-9] * 2)
     matrix = of_singular_values(values, (NUM_ROWS, NUM_COLUMNS))
@@ -252,7 +250,7 @@ def test_warns_if_precision_costs_rank(name):
             sketching.numerical_rank(matrix)
 
 
-def test_an_ambiguous_rank_is_said():
+def test_an_ambiguous_rank_is_reported():
     """Columns of a large mean beside a constant one, whose slopes are lost."""
     rows = np.array(system()[0])
     clear = rows.copy()

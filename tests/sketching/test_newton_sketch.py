@@ -11,12 +11,7 @@ import sklearn.linear_model
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, row_sampling
 from tests import oracles
-from tests.sketching.problems import (
-    poisson,
-    root_of_poisson,
-    root_of_squares,
-    squares,
-)
+from tests.sketching.problems import poisson, root_of_poisson, root_of_squares, squares
 from tests.sketching.zoo import KEY
 
 NUM_ROWS = 400
@@ -51,7 +46,7 @@ def solve_each(key, features, labels, ridge, initial):
     return logistic_newton_sketch(key, features, labels, 80, **options)
 
 
-def test_logistic_regression_is_that_of_scikit_learn(with_x64):
+def test_logistic_regression_matches_scikit_learn(with_x64):
     """Traced; ridges and labels out of range are flagged. Refinements save steps."""
     features, labels = data()
     # From the second start steps of full length overshoot.
@@ -60,8 +55,8 @@ def test_logistic_regression_is_that_of_scikit_learn(with_x64):
     starts[1] = 30
     batch = np.outer([1, 1, 1, 1, 1.2], labels)
     keys = jax.random.split(KEY, 5)
-    found = jax.device_get(solve_each(keys, features, batch, ridges, starts))
-    plain = [jax.tree.map(operator.itemgetter(i), found) for i in range(5)]
+    actual = jax.device_get(solve_each(keys, features, batch, ridges, starts))
+    plain = [jax.tree.map(operator.itemgetter(i), actual) for i in range(5)]
     assert not plain[3].converged and not plain[4].converged
     refined = [
         logistic_newton_sketch(
@@ -109,7 +104,7 @@ def test_effective_dimension_sets_the_sketch_size(with_x64):
 
 
 def test_poisson_regression_on_a_pytree_from_far_away():
-    """Where the objective is larger at the start by a factor of 1e4 or more."""
+    """The objective is larger at the start by a factor of at least 1e4."""
     random = np.random.default_rng(2)
     dtype = np.float32
     features = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(dtype)
@@ -150,7 +145,7 @@ def test_a_loss_that_is_nan_somewhere_is_stepped_around(with_x64):
     assert result.converged
 
 
-def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
+def test_a_gradient_that_no_sketch_sees_is_reported_as_not_converged(with_x64):
     """All of the leverage is on one row, which uniform sampling misses."""
     features = np.zeros((NUM_ROWS, NUM_COLUMNS))
     features[0] = 10
@@ -170,7 +165,7 @@ def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
     assert not result.converged
 
 
-def test_says_no_where_labels_are_separated(with_x64):
+def test_separated_labels_are_reported_as_not_converged(with_x64):
     """There is no minimum without a ridge."""
     features, _ = data()
     labels = features[:, 0] > 0

@@ -64,7 +64,7 @@ def test_relative_accuracy_of_small_weights(with_x64):
 
 
 def test_large_p_counts_the_ellipse_around_all_rows(with_x64):
-    """For p to infinity: weights on the rows that touch the John ellipsoid."""
+    """As p tends to infinity, rows that touch the John ellipsoid have all weight."""
     matrix = np.zeros((200, 6))
     matrix[:4, :2] = [[1.0, 0], [0, 1], [0.5, 0.5], [0.1, -0.3]]
     result = lewis_weights(matrix, 100.0)
@@ -112,7 +112,7 @@ def exact_scores(kernel, data, ridge):
     return np.diag(np.linalg.solve(matrix + ridge * np.eye(len(data)), matrix))
 
 
-def test_well_within_a_factor_of_two():
+def test_bless_scores_are_within_a_factor_of_two():
     data = clusters().astype(np.float32)
     exact = exact_scores(gaussian_kernel, data, 1.0)
     assert exact.max() > 10 * exact.min()
@@ -126,7 +126,7 @@ def test_well_within_a_factor_of_two():
     assert sample.indices.size < min(0.8 * len(data), 2 * 8 * 1.5 * exact.sum())
 
 
-def test_sample_is_what_it_says():
+def test_fields_of_the_sample_are_consistent():
     data = clusters()
     sample = bless(KEY, gaussian_kernel, data, 1.0, oversampling=4.0)
     indices = np.asarray(sample.indices)
@@ -150,7 +150,7 @@ def test_weights_are_unbiased():
     assert error < 0.05 * len(data)
 
 
-def test_simple_cases(with_x64):
+def test_bless_is_exact_with_much_oversampling_or_a_large_ridge(with_x64):
     """Enough oversampling is exact; so are a large ridge, and one point."""
     data = clusters()[::6]
     sample = bless(KEY, gaussian_kernel, data, 0.1, oversampling=1e6)
@@ -198,7 +198,7 @@ def test_equal_to_pseudo_inverse(num_vertices, num_edges, x64):
 
 @pytest.mark.parametrize("length", [2, 3, 200])
 def test_path_and_cycle(length, x64):
-    """Of random labels, so that those of components travel far."""
+    """Labels are random, so that those of components travel far."""
     vertices = np.arange(length)
     path = np.stack([vertices[:-1], vertices[1:]], axis=1)
     cycle = length + np.stack([vertices, np.roll(vertices, 1)], axis=1)
@@ -215,10 +215,10 @@ def test_weakly_connected_clusters(bridge, x64):
     # The second eigenvalue is far below the rounding unit. The other clusters hang
     # together by two bridges, which carry a little current for edges inside.
     edges, weights = random_graph(20, 90)
-    both = np.concatenate([edges, edges + 20, edges + 40])
+    all_edges = np.concatenate([edges, edges + 20, edges + 40])
     bridges = np.array([[0, 20], [25, 45], [27, 50]])
     all_weights = [*np.tile(weights, 3), bridge, bridge, 2 * bridge]
-    resistances = resistances_of(np.concatenate([both, bridges]), all_weights)
+    resistances = resistances_of(np.concatenate([all_edges, bridges]), all_weights)
     inside = resistances_by_inverse(edges, weights, 20)
     # Beside the bridge, a cluster is a point.
     expected = [*np.tile(inside, 3), 1 / bridge, 1 / 3 / bridge, 1 / 3 / bridge]

@@ -39,7 +39,7 @@ def test_whole_parts_are_a_reshape():
 
 def test_dtypes(x64):
     dtypes = np.float16, np.int8, np.bool_
-    parts, row_weights = sketching.partition([np.ones(6, own) for own in dtypes], 3)
+    parts, row_weights = sketching.partition([np.ones(6, dtype) for dtype in dtypes], 3)
     assert [part.dtype for part in parts] == [*dtypes]
     assert row_weights.dtype == np.float32
     default = np.float64 if x64 else np.float32
@@ -136,8 +136,8 @@ def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, with_x6
     parts, row_weights = sketching.partition(data, NUM_PARTS)
     small = sketching.weighted_parts(sample, parts, row_weights, rescaling, scale)
     value, gradient = objective_and_gradient(repeated)
-    found, found_gradient = weighted_value_and_grad(theta, small)
-    np.testing.assert_allclose(found, value, rtol=1e-12)
+    result, found_gradient = weighted_value_and_grad(theta, small)
+    np.testing.assert_allclose(result, value, rtol=1e-12)
     tolerance = 1e-12 * np.abs(gradient).max()
     np.testing.assert_allclose(found_gradient, gradient, rtol=0, atol=tolerance)
 

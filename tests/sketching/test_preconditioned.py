@@ -39,7 +39,7 @@ def make_target(matrix, noise, seed=1):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_is_as_backward_stable_as_qr(with_x64, method):
-    """At every condition and size of the residual."""
+    """Conditions and sizes of the residual vary over many orders of magnitude."""
     conditions = (1e0, 1e3, 1e6, 1e9, 1e12)
     sizes = (1e-12, 1e-6, 1e-3, 1.0)
     noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
@@ -107,53 +107,59 @@ def hard_cases():
 
 
 @pytest.mark.parametrize(
-    ("options", "least", "x64"),
+    ("options", "min_converged", "x64"),
     [
-        *(({"method": own}, 0.85, x64) for own in METHODS for x64 in (False, True)),
+        *(
+            ({"method": method}, 0.85, x64)
+            for method in METHODS
+            for x64 in (False, True)
+        ),
         # A square Gaussian matrix, nearly: its condition multiplies what rounding does.
         ({"sketch_size": 13}, 0.7, True),
         ({"sketch_size": 12, "embedding": row_sampling}, 0.4, False),
     ],
 )
-def test_never_converged_with_a_wrong_answer(x64, options, least):
+def test_never_converged_with_a_wrong_answer(x64, options, min_converged):
     """The residual is what is promised, and what is right is mostly said to be so."""
     dtype = np.float64 if x64 else np.float32
     matrices, targets = (array.astype(dtype) for array in hard_cases())
     cases = zip(map(jax.random.key, range(len(targets))), matrices, targets)
     with jax.enable_x64(x64):
         if "method" in options:
-            own = solve_traced if x64 else solve
-            solve_case = functools.partial(own, options["method"])
+            solver = solve_traced if x64 else solve
+            solve_case = functools.partial(solver, options["method"])
         else:
             by_sketch = functools.partial(preconditioned, method="sketch", **options)
             solve_case = jax.jit(by_sketch)
         result = stacked([solve_case(*case) for case in cases])
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
     # Lengths in so small a sketch are off by a factor.
-    most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
+    tolerance = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
     # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
     cases = zip(matrices, targets, result.solution)
-    found = np.array([residual_norm(*case) for case in cases])
+    actual = np.array([residual_norm(*case) for case in cases])
     cases = zip(matrices, targets)
     best = np.array([truncated_residual(*case, 4 * rcond) for case in cases])
-    is_right = found - best <= most * np.linalg.norm(targets.astype(float), axis=1)
+    is_right = actual - best <= tolerance * np.linalg.norm(
+        targets.astype(float), axis=1
+    )
     assert is_right[result.converged].all(), np.flatnonzero(~is_right)
-    assert np.mean(result.converged[is_right]) >= least
+    assert np.mean(result.converged[is_right]) >= min_converged
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_at_the_limit_of_its_precision(method):
-    """As SciPy in float32: at a condition of 1e6 no direction is given up."""
+    """At a condition of 1e6, SciPy in float32 gives up no direction either."""
     matrix = conditioned(1e6).astype(np.float32)
     # With more noise θ is so large that rounding of Xθ could hide more than is said.
     for noise in (0.0, 1e-3):
         target = make_target(matrix, noise).astype(np.float32)
         expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
         result = solve(method, KEY, matrix, target)
-        least = residual_norm(matrix, target, expected)
-        error = residual_norm(matrix, target, result.solution) - least
+        minimum = residual_norm(matrix, target, expected)
+        error = residual_norm(matrix, target, result.solution) - minimum
         assert result.converged
-        assert error < 5e-4 * least + 5e-6 * np.linalg.norm(target)
+        assert error < 5e-4 * minimum + 5e-6 * np.linalg.norm(target)
 
 
 def test_equal_columns_of_many_rows_in_float32():
@@ -190,9 +196,9 @@ def test_ridge_is_the_closed_form(with_x64, shape):
     matrix = conditioned(1e3, shape=shape)
     target = make_target(matrix, 0.1)
     ridge = 1e-3
-    by_gram = functools.partial(preconditioned, method="gram")
-    result = by_gram(KEY, matrix, target, ridge=ridge)
-    assert_no_warning_of_hidden_rows(by_gram, KEY, matrix, target, ridge=ridge)
+    by_gram = functools.partial(preconditioned, KEY, method="gram", ridge=ridge)
+    result = by_gram(matrix, target)
+    assert_no_warning_of_hidden_rows(by_gram, matrix, target)
     expected = oracles.ridge_solution(matrix, target, ridge)
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9, atol=1e-12)
     assert result.converged
@@ -230,7 +236,7 @@ def test_converges_at_the_rate_of_the_sketch(with_x64):
     assert 0.4 * ratio**0.5 < rates < 1.3 * ratio**0.5
 
 
-def test_says_no_where_it_may_not_finish(with_x64):
+def test_too_few_iterations_are_reported_as_not_converged(with_x64):
     matrix = conditioned(1e3)
     target = make_target(matrix, 0.1)
     with_at_most = functools.partial(preconditioned, KEY, matrix, target)
@@ -274,9 +280,9 @@ def test_the_cutoff_does_not_grow_with_rows():
     matrix = matrix.astype(np.float32)
     target = target.astype(np.float32)
     expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
-    least = residual_norm(matrix, target, expected)
+    minimum = residual_norm(matrix, target, expected)
     result = sketching.preconditioned(KEY, matrix, target)
     assert result.converged and result.rank.rank == 2
     # As in scikit-learn's own test.
-    found = residual_norm(matrix, target, result.solution)
-    assert found == pytest.approx(least, rel=1e-6)
+    actual = residual_norm(matrix, target, result.solution)
+    assert actual == pytest.approx(minimum, rel=1e-6)

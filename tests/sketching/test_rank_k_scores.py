@@ -38,7 +38,7 @@ of_array = functools.partial(sketching.rank_k_leverage_scores, KEY)
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_bound_holds_and_says_enough(name, x64):
+def test_the_reported_bound_holds_and_is_informative(name, x64):
     """It is at most 1, which says nothing; what is not ambiguous is nearer."""
     dtype = np.float64 if x64 else np.float32
     rounding = 200 * np.finfo(dtype).eps
@@ -46,24 +46,24 @@ def test_bound_holds_and_says_enough(name, x64):
     rank = min(RANK, np.count_nonzero(SPECTRA[name]))
     matrix = matrix.astype(dtype)
     for num_passes, size in ((5, 1.0),) if x64 else ((3, 2.0**100), (5, 2.0**-100)):
-        found = of_array(matrix * dtype(size), RANK, num_passes=num_passes)
-        scores = np.asarray(found.scores, float)
-        assert found.scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
-        assert found.rank == rank
+        result = of_array(matrix * dtype(size), RANK, num_passes=num_passes)
+        scores = np.asarray(result.scores, float)
+        assert result.scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
+        assert result.rank == rank
         is_slow = name == "slow" and num_passes == 3
-        assert bool(found.is_ambiguous) == (name == "cluster across k" or is_slow)
+        assert bool(result.is_ambiguous) == (name == "cluster across k" or is_slow)
         errors = np.abs(np.sqrt(scores) - np.sqrt(expected))
-        assert errors.max() <= found.error_bound + rounding
+        assert errors.max() <= result.error_bound + rounding
     if name == "cluster across k":
         # Those of five directions nevertheless.
         np.testing.assert_allclose(scores.sum(), RANK, rtol=1e-4)
-        np.testing.assert_allclose(found.gap, 0, atol=1e-4)
+        np.testing.assert_allclose(result.gap, 0, atol=1e-4)
         return
-    assert found.error_bound < 0.05
+    assert result.error_bound < 0.05
     values = SPECTRA[name][:RANK]
-    np.testing.assert_allclose(found.singular_values / size, values, atol=1e-4)
+    np.testing.assert_allclose(result.singular_values / size, values, atol=1e-4)
     gap = 1 - SPECTRA[name][RANK] / values[-1] if rank == RANK else rank > 0
-    np.testing.assert_allclose(found.gap, gap, atol=2e-2)
+    np.testing.assert_allclose(result.gap, gap, atol=2e-2)
 
 
 def test_counts_in_six_passes(with_x64):
@@ -72,29 +72,31 @@ def test_counts_in_six_passes(with_x64):
     topics = random.dirichlet(np.full(500, 0.05), 20)
     shares = random.dirichlet(np.full(20, 0.1), 1000)
     matrix = random.poisson(100 * shares @ topics).astype(float)
-    found = of_array(matrix, 20, num_passes=6)
+    result = of_array(matrix, 20, num_passes=6)
     expected = leverage_scores(matrix, rank=20)
-    np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(result.scores, expected, rtol=0, atol=1e-5)
     is_large = expected > np.median(expected)
-    np.testing.assert_allclose(found.scores[is_large], expected[is_large], rtol=1e-5)
+    np.testing.assert_allclose(result.scores[is_large], expected[is_large], rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(6, 30), (4, 1)])
 def test_all_directions_are_leverage_scores(shape, with_x64):
     matrix = np.random.default_rng(0).standard_normal(shape)
     rank = min(shape)
-    found = of_array(matrix, rank)
+    result = of_array(matrix, rank)
     np.testing.assert_allclose(
-        found.scores, leverage_scores(matrix, rank=rank), atol=1e-9
+        result.scores, leverage_scores(matrix, rank=rank), atol=1e-9
     )
-    assert found.rank == rank and not found.is_ambiguous
+    assert result.rank == rank and not result.is_ambiguous
 
 
 def test_cutoff_is_of_singular_values(with_x64):
     matrix, _ = of_spectrum("falling")
-    found = of_array(matrix, RANK, rcond=0.3, num_passes=5)
-    assert found.rank == 3 and not found.is_ambiguous
-    np.testing.assert_allclose(found.scores, leverage_scores(matrix, rank=3), atol=1e-8)
+    result = of_array(matrix, RANK, rcond=0.3, num_passes=5)
+    assert result.rank == 3 and not result.is_ambiguous
+    np.testing.assert_allclose(
+        result.scores, leverage_scores(matrix, rank=3), atol=1e-8
+    )
 
 
 def six_pass_scores(matrix):
@@ -138,10 +140,10 @@ def test_second_derivatives_are_nan(with_x64):
 
 def test_traced_matrices():
     matrix, expected = of_spectrum("gap")
-    both = np.stack([matrix, -2 * matrix]).astype(np.float32)
+    matrices = np.stack([matrix, -2 * matrix]).astype(np.float32)
     of_both = jax.jit(jax.vmap(lambda matrix: of_array(matrix, RANK, num_passes=4)))
-    np.testing.assert_allclose(of_both(both).scores, [expected] * 2, atol=1e-5)
-    both[1, 3, 4] = np.nan
-    found = of_both(both)
-    assert np.isfinite(found.scores[0]).all() and np.isnan(found.scores[1]).all()
-    assert found.rank[1] == 0 and found.is_ambiguous[1] and np.isnan(found.gap[1])
+    np.testing.assert_allclose(of_both(matrices).scores, [expected] * 2, atol=1e-5)
+    matrices[1, 3, 4] = np.nan
+    result = of_both(matrices)
+    assert np.isfinite(result.scores[0]).all() and np.isnan(result.scores[1]).all()
+    assert result.rank[1] == 0 and result.is_ambiguous[1] and np.isnan(result.gap[1])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxwgc.sketching import row_probabilities, sample_rows
-from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from tests.oracles import check_counts
 
 # Row 1 is in every sample of 3 distinct rows, and in every Poisson sample.
@@ -30,14 +29,8 @@ def _many_samples(key, probabilities, num=NUM_SAMPLES, size=3, **options):
 
 
 def many_samples(seed, *args, **options):
-    """In NumPy, which compiles nothing for what follows."""
+    """Samples as NumPy arrays, so that tests compile nothing more."""
     return jax.device_get(_many_samples(jax.random.key(seed), *args, **options))
-
-
-@jax.jit
-def many_systematic(key, probabilities, size):
-    keys = jax.random.split(key, 20)
-    return jax.vmap(lambda key: systematic_rows(key, probabilities, size))(keys)
 
 
 def spread(sample, values, num_rows=5):
@@ -69,8 +62,8 @@ def test_top_k_is_biased():
         np.testing.assert_array_equal(values, np.ones(3))
 
 
-def test_unweighted():
-    """As LEVUNW: a row counts as often as it was drawn."""
+def test_unweighted_scales_are_the_counts():
+    """A row counts as often as it was drawn, as in LEVUNW."""
     sample = many_samples(1, PROBABILITIES, method="with_replacement", weighted=False)
     np.testing.assert_allclose(sample.scale**2, sample.counts, rtol=1e-6)
     assert sample.counts.any()
@@ -78,7 +71,7 @@ def test_unweighted():
 
 @pytest.mark.parametrize("method", INCLUSION)
 def test_inclusion_probabilities(method):
-    """Those that are returned; by them, sketches are unbiased."""
+    """The returned probabilities make sketches unbiased."""
     sample = many_samples(3, PROBABILITIES, method=method)
     used = sample.counts > 0
     expected = INCLUSION[method][sample.indices[used]]
@@ -102,36 +95,6 @@ def test_without_replacement_has_its_size_and_every_triple():
     # All ten are as likely, where rows are: by symmetry of the random order.
     assert len(triples) == 10
     check_counts(list(triples.values()))
-
-
-@pytest.mark.parametrize(
-    ("size", "spread"), [(300, 2.0), (1900, 0.1), (7, 4.0), (2000, 1.0)]
-)
-def test_systematic_inclusion_probabilities(size, spread):
-    """They sum to the size, which every sample has, also with rounding."""
-    num_rows = 2000
-    probabilities = np.exp(spread * np.random.default_rng(0).normal(size=num_rows))
-    probabilities = probabilities / probabilities.sum()
-    result = many_systematic(jax.random.key(6), probabilities, np.int32(size))
-    is_in, inclusion = jax.device_get(result)
-    np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
-    total = np.sum(inclusion, axis=1, dtype=float)
-    np.testing.assert_allclose(total, size, rtol=1e-6)
-    # In proportion, where they are not 1, as all are where all rows are taken.
-    inclusion = inclusion[0]
-    assert (inclusion < 1).any() == (size < num_rows)
-    is_large = (inclusion < 1) & (inclusion > 1e-4)
-    ratio = (inclusion / probabilities)[is_large]
-    np.testing.assert_allclose(ratio, ratio[:1].repeat(len(ratio)), rtol=1e-5)
-
-
-def test_rare_rows_are_not_lost():
-    """Chances below 2⁻³² are rounded up, and the scale uses the rounded ones."""
-    given = jax.random.key(0), np.pad(np.float32([0.5, 0.5, 1e-15]), (0, 1997))
-    _, systematic = many_systematic(*given, np.int32(1))
-    _, poisson = jax.jit(poisson_rows, static_argnums=2)(*given, 1)
-    for inclusion in (systematic[0], poisson):
-        assert inclusion[2] == 2.0**-32 and inclusion[3] == 0
 
 
 def test_overflow_is_reported():

@@ -127,11 +127,11 @@ def test_lewis_weights(name, p):
 
 def check_forward_mode(function, primal, change, rtol, step=1e-6):
     """Compares with differences of values of the same program."""
-    _, found = jvp(function, (primal,), (change,))
+    _, result = jvp(function, (primal,), (change,))
     ends = [primal + step * change, primal - step * change]
     ends = [np.asarray(jvp(function, (end,), (change,))[0]) for end in ends]
     expected = (ends[0] - ends[1]) / (2 * step)
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-8)
+    np.testing.assert_allclose(result, expected, rtol=rtol, atol=1e-8)
 
 
 def approximate_scores(matrix):

@@ -10,40 +10,11 @@ import sklearn.datasets
 from jax.experimental import sparse
 
 from jaxwgc.sketching import leverage_scores, ridge_leverage_scores
-from jaxwgc.sketching._linalg.rows import block_size
 from tests import oracles
-from tests.sketching.zoo import NUM_COLUMNS, NUM_ROWS, SCORES, conditioned
+from tests.sketching.zoo import NUM_COLUMNS, NUM_ROWS, SCORES, check_scores, conditioned
 
 # "svd" is another name of "qr".
 WAYS = [way for way in SCORES if way != "svd"]
-
-
-def check_scores(way, matrix, rcond=None, rank=None):
-    """Scores are as accurate as the condition of the kept directions allows.
-
-    Gives False where rounding decides the rank, so that there is nothing to compare.
-    """
-    dtype = np.result_type(matrix, np.float32)
-    eps = float(np.finfo(dtype).eps)
-    if rcond is None:
-        options = {}
-        rcond = 10 * min(matrix.shape) ** 0.5 * eps
-    else:
-        options = {"rcond": rcond}
-    scaled = oracles.equilibrated(matrix)
-    values = np.linalg.svd(scaled, compute_uv=False)
-    cut = rcond * values[0]
-    if np.any((values > cut / 3) & (values < 3 * cut)):
-        return False
-    kept = values[values > cut]
-    assert rank is None or len(kept) == rank
-    condition = kept[0] / kept[-1] if len(kept) else 1
-    scores = np.asarray(SCORES[way](matrix, **options))
-    assert scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
-    expected = oracles.leverage_scores(scaled, rcond)
-    tolerance = 100 * eps * max(condition, 10)
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance, err_msg=way)
-    return True
 
 
 SETS = ("digits", "breast_cancer", "diabetes", "wine", "iris")
@@ -114,29 +85,10 @@ def test_real_and_spoilt_data(how):
     indirect=["x64"],
 )
 def test_no_condition_number_loses_accuracy(way, x64):
-    """Where the algorithm changes, too."""
+    """The algorithm changes within this range."""
     for power in range(0, 11 if x64 else 5):
         matrix = conditioned(10.0**power).astype(np.float64 if x64 else np.float32)
         assert check_scores(way, matrix, rank=NUM_COLUMNS)
-
-
-@pytest.mark.parametrize("way", ["gram", "sparse"])
-def test_many_blocks_of_rows(way):
-    random = np.random.default_rng(1)
-    size = block_size(20_001, 40)
-    # Rows of very different sizes, so that one missed or counted twice shows.
-    matrix = random.standard_normal((20_001, 40)) ** 3
-    matrix *= random.random(matrix.shape) < 0.1
-    matrix[size : 2 * size] = 0
-    matrix[5] = 1
-    deficient = matrix.copy()
-    deficient[:, 4] = deficient[:, 0]
-    assert len(matrix) > 2 * size
-    assert check_scores(way, matrix.astype(np.float32), rank=40)
-    assert check_scores(way, deficient.astype(np.float32), rank=39)
-    # With so many rows, norms are near the largest float32.
-    units = np.resize([1e-36, 1.0, 1e36], 40)
-    assert check_scores(way, (matrix * units).astype(np.float32), rank=40)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +122,7 @@ with_shapes = pytest.mark.parametrize(
 
 @with_shapes
 def test_ridge_scores(shape, x64):
-    """Also where the normal equations, with ridge, have a condition number of 1e20."""
+    """Normal equations with a ridge may have a condition number of 1e20."""
     dtype = np.float64 if x64 else np.float32
     for condition in (10.0, 1e3, 1e10) if x64 else (10.0, 1e3):
         matrix = conditioned(condition, shape).astype(dtype)

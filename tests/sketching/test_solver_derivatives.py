@@ -70,10 +70,10 @@ def along_rank(shape, rank, target, target_change, sketch, of_scaled=False):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_both_modes(name):
-    """Of the closed form, also where singular values coincide, and of rank two.
+def test_forward_and_reverse_derivatives_match_closed_forms(name):
+    """Singular values may coincide, and the rank may be two.
 
-    Of several targets by one solver: what it takes then, all share.
+    Several targets share one solver.
     """
     random = np.random.default_rng(0)
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
@@ -105,7 +105,7 @@ def test_both_modes(name):
         check_both_modes(SOLVERS[name], primals, tangents, weights, expected, tolerance)
 
 
-def test_of_a_wide_matrix():
+def test_derivative_for_a_wide_matrix():
     target = np.random.default_rng(2).standard_normal(4)
     matrix, change, expected = along_rank((4, 9), 4, target, 0 * target, np.eye(4))
     primals = (matrix, target, 0.0)
@@ -130,8 +130,8 @@ def by_entries(matrix, target):
     ("solve", "shape"), [(by_operator, (4, 9)), (by_entries, (9, 4))]
 )
 @pytest.mark.parametrize("rank", [1, 4])
-def test_without_factors(solve, shape, rank):
-    """Of wide and of rank-deficient matrices, whose rank nobody has found."""
+def test_derivative_of_solvers_without_factors(solve, shape, rank):
+    """Matrices are wide or rank-deficient, and their rank is unknown."""
     random = np.random.default_rng(2)
     target, target_change = random.standard_normal((2, shape[0]))
     matrix, change, expected = along_rank(
@@ -140,8 +140,12 @@ def test_without_factors(solve, shape, rank):
     primals = (matrix, target)
     tangents = (change, target_change)
     zoo.check_forward(solve, primals, tangents, expected, 1e-7)
-    # Backwards, JAX transposes the same equations.
-    jax.eval_shape(jax.grad(lambda *given: jnp.sum(solve(*given)), (0, 1)), *primals)
+
+    def total(matrix, target):
+        return jnp.sum(solve(matrix, target))
+
+    # In reverse mode, JAX transposes the equations of forward mode.
+    jax.eval_shape(jax.grad(total, (0, 1)), matrix, target)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +178,18 @@ def test_second_derivative_is_right_or_nan(solve):
     assert np.isnan(second(matrix, change, np.ones(NUM_COLUMNS)))
 
 
-def test_over_a_convex_set():
-    """As on the face of the set where the solution lies."""
+def test_derivative_of_constrained_solutions():
+    """It is that on the face of the set where the solution lies."""
     random = np.random.default_rng(4)
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
     target = matrix @ [1, -1, 0.5, 2, -0.3] + 0.1 * random.standard_normal(NUM_ROWS)
     target_change = random.standard_normal(NUM_ROWS)
 
     def solve(matrix, target):
-        problem = KEY, matrix, target, 50, 24
         projection = optax.projections.projection_non_negative
-        return sketching.iterative_hessian_sketch(*problem, projection).solution
+        return sketching.iterative_hessian_sketch(
+            KEY, matrix, target, 50, 24, projection
+        ).solution
 
     is_free = scipy.optimize.nnls(matrix, target)[0] > 0
     assert 0 < is_free.sum() < NUM_COLUMNS
@@ -199,7 +204,7 @@ def test_over_a_convex_set():
     check_both_modes(solve, primals, tangents, weights, expected, 1e-8)
 
 
-def test_newton_sketch():
+def test_derivative_of_newton_sketch():
     """Poisson regression, of integers, with a tree of parameters and a ridge."""
     random = np.random.default_rng(5)
     features, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS - 1)) / 2
@@ -232,8 +237,9 @@ def test_newton_sketch():
 
 
 def test_logistic_regression_is_differentiable():
-    def loss(*given):
-        return jnp.sum(sketching.logistic_newton_sketch(KEY, *given, 40).solution)
+    def loss(features, labels):
+        result = sketching.logistic_newton_sketch(KEY, features, labels, 40)
+        return jnp.sum(result.solution)
 
-    given = np.ones((NUM_ROWS, NUM_COLUMNS)), np.ones(NUM_ROWS)
-    jax.eval_shape(jax.grad(loss, (0, 1)), *given)
+    features = np.ones((NUM_ROWS, NUM_COLUMNS))
+    jax.eval_shape(jax.grad(loss, (0, 1)), features, np.ones(NUM_ROWS))

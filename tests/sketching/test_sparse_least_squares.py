@@ -46,8 +46,8 @@ def operator_of(matrix, has_sketch=False):
 
 
 def of_lineax(matrix):
-    own = lineax.MatrixLinearOperator(matrix)
-    return sketching.LinearOperator(own.mv, own.transpose().mv, matrix.shape)
+    operator = lineax.MatrixLinearOperator(matrix)
+    return sketching.LinearOperator(operator.mv, operator.transpose().mv, matrix.shape)
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -64,13 +64,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"operator"}))
+@pytest.mark.parametrize("kind", KINDS)
 def test_as_backward_stable_as_qr(with_x64, kind):
     make, method = KINDS[kind]
-    # Of a plain operator the units of columns are not mended.
-    matrix, target = system(10.0 if kind == "operator of lineax" else 1e6)
-    given = make(jnp.asarray(matrix))
-    result = sketching.preconditioned(KEY, given, target, method=method)
+    # Columns of an operator without a sketch are not scaled.
+    is_unscaled = kind in ("operator", "operator of lineax")
+    matrix, target = system(10.0 if is_unscaled else 1e6)
+    operator = make(jnp.asarray(matrix))
+    result = sketching.preconditioned(KEY, operator, target, method=method)
     assert result.converged
     assert oracles.backward_error(matrix, target, result.solution) < 4e-15
     assert (result.rank is None) == ("sketch" not in kind)
@@ -123,11 +124,11 @@ def test_small_residuals_converge(kind, has_ridge, x64):
             rows = np.concatenate([matrix, ridge**0.5 * np.eye(20)]).astype(float)
             right = np.concatenate([target, np.zeros((20, len(noise)))]) / units
             best = np.linalg.lstsq(rows, right, rcond=None)[0]
-            found = np.asarray(result.solution, float) / units
-            least, norms = (
+            actual = np.asarray(result.solution, float) / units
+            minimum, norms = (
                 np.linalg.norm(part, axis=0) for part in (right - rows @ best, right)
             )
-            excess = np.linalg.norm(right - rows @ found, axis=0) - least
+            excess = np.linalg.norm(right - rows @ actual, axis=0) - minimum
             assert np.all(excess <= (1e-9 if x64 else 1e-5) * norms)
 
 
@@ -155,16 +156,16 @@ def test_ill_conditioned_systems_do_not_converge_early(with_x64):
 
 @pytest.mark.parametrize("method", ["sketch", "columns"])
 def test_deficient_entries(with_x64, method):
-    """By a sketch the solution of least norm; plain iterations give some solution."""
+    """A sketch gives the solution of minimum norm, plain iterations any solution."""
     matrix, target = system()
     matrix = matrix.copy()
     matrix[:, 1] = matrix[:, 0]
     result = sketching.preconditioned(KEY, bcoo_of(matrix), target, method=method)
     expected = scipy.linalg.lstsq(matrix, target)[0]
-    least = oracles.residual_norm(matrix, target, expected)
-    found = oracles.residual_norm(matrix, target, result.solution)
+    minimum = oracles.residual_norm(matrix, target, expected)
+    actual = oracles.residual_norm(matrix, target, result.solution)
     assert result.converged
-    np.testing.assert_allclose(found, least, rtol=1e-12)
+    np.testing.assert_allclose(actual, minimum, rtol=1e-12)
     if method == "sketch":
         np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
         assert result.rank.rank == NUM_COLUMNS - 1
@@ -189,11 +190,11 @@ def test_auto_with_a_ridge_tries_columns_first(with_x64):
         (twice, 1e-40, True),
         (twice, 0.0, True),
     ):
-        given = bcoo_of(matrix)
-        result = solve(given, ridge)
+        sparse_matrix = bcoo_of(matrix)
+        result = solve(sparse_matrix, ridge)
         ways = {
             method: sketching.preconditioned(
-                KEY, given, target, method=method, ridge=ridge
+                KEY, sparse_matrix, target, method=method, ridge=ridge
             )
             for method in ("sketch", "columns")
         }
@@ -218,25 +219,25 @@ def test_derivatives_of_auto_with_a_ridge(with_x64):
 
         return jax.grad(of_solution, argnums=(0, 1, 2))
 
-    own = bcoo_of(matrix)
-    places = tuple(own.indices.T)
+    sparse_matrix = bcoo_of(matrix)
+    places = tuple(sparse_matrix.indices.T)
 
     def by_auto(entries, target, ridge):
-        given = sparse.BCOO((entries, own.indices), shape=matrix.shape)
-        return sketching.preconditioned(KEY, given, target, ridge=ridge).solution
+        rebuilt = sparse.BCOO((entries, sparse_matrix.indices), shape=matrix.shape)
+        return sketching.preconditioned(KEY, rebuilt, target, ridge=ridge).solution
 
     def directly(entries, target, ridge):
         rows = jnp.zeros(matrix.shape).at[places].set(entries)
         gram = rows.T @ rows + ridge * jnp.eye(NUM_COLUMNS)
         return jnp.linalg.solve(gram, rows.T @ target)
 
-    found = total(by_auto)(own.data, target, 1.0)
-    expected = total(directly)(own.data, target, 1.0)
-    for one, other in zip(found, expected, strict=True):
+    result = total(by_auto)(sparse_matrix.data, target, 1.0)
+    expected = total(directly)(sparse_matrix.data, target, 1.0)
+    for one, other in zip(result, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * np.abs(other).max())
 
 
-def test_what_is_wrong_in_traced_input():
+def test_wrong_traced_input_is_reported_as_not_converged():
     matrix, target = (part.astype(np.float32) for part in system())
     other = matrix.copy()
     spoilt = matrix.copy()
@@ -252,15 +253,15 @@ def test_what_is_wrong_in_traced_input():
 
 
 def test_more_columns_than_could_be_factored():
-    """As one-hot categories have: an array of this would take gigabytes."""
+    """One-hot categories have so many; an array of them would take gigabytes."""
     size = 20_000
     row = np.arange(3 * size) % (2 * size)
     random = np.random.default_rng(0)
     entries = np.ones(row.size), (row, random.integers(0, size, row.size))
-    given = scipy.sparse.coo_array(entries, shape=(2 * size, size))
+    sparse_matrix = scipy.sparse.coo_array(entries, shape=(2 * size, size))
     targets = random.standard_normal((2 * size, 3)) * [1, 100, 0]
-    result = sketching.preconditioned(KEY, given, targets, ridge=0.1)
+    result = sketching.preconditioned(KEY, sparse_matrix, targets, ridge=0.1)
     solution = np.asarray(result.solution)
     assert solution.dtype == np.float32 and result.converged.all()
-    gradient = given.T @ (targets - given @ solution) - 0.1 * solution
+    gradient = sparse_matrix.T @ (targets - sparse_matrix @ solution) - 0.1 * solution
     assert np.all(np.abs(gradient).max(axis=0) <= [2e-3, 0.2, 0])

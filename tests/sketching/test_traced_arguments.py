@@ -54,7 +54,9 @@ FUNCTIONS = {
         + [(matrix, 0.1, rcond) for matrix, rcond in NO_CUTOFFS],
     ),
     "Lewis": (
-        lambda *given: sketching.lewis_weights(*given[:2], rcond=given[2]).weights,
+        lambda matrix, p, rcond: (
+            sketching.lewis_weights(matrix, p, rcond=rcond).weights
+        ),
         [(MATRIX, 6.0, 1e-6), *((matrix, 1.0, 1e-6) for (matrix,) in MATRICES)],
         [(MATRIX, p, 1e-6) for p in (-1.0, NAN)]
         + [(matrix, 1.0, rcond) for matrix, rcond in NO_CUTOFFS],
@@ -70,7 +72,7 @@ FUNCTIONS = {
         NO_CHANCES,
     ),
     "rows": (
-        lambda *given: sketching.row_probabilities(given[0], "slev", given[1]),
+        lambda scores, alpha: sketching.row_probabilities(scores, "slev", alpha),
         [(CHANCES, 0.6), (CHANCES, 1.0)],
         [(CHANCES, 2.0), (CHANCES, -0.5), *((one, 0.6) for (one,) in NO_CHANCES)],
     ),
@@ -93,9 +95,9 @@ REFERENCES = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_traced_arguments(name):
     function, right, wrong = FUNCTIONS[name]
-    batch = jax.tree.map(lambda *own: np.stack(own), *right, *wrong)
+    batch = jax.tree.map(lambda *arrays: np.stack(arrays), *right, *wrong)
     results = np.asarray(jax.jit(jax.vmap(function))(*batch))
     reference = REFERENCES.get(name, function)
-    for found, arguments in zip(results, right):
-        np.testing.assert_allclose(found, reference(*arguments), rtol=1e-4, atol=1e-5)
+    for result, arguments in zip(results, right):
+        np.testing.assert_allclose(result, reference(*arguments), rtol=1e-4, atol=1e-5)
     assert np.isnan(results[len(right) :]).all()

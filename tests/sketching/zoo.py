@@ -7,6 +7,7 @@ import numpy as np
 from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests import oracles
 
 KEY = jax.random.key(0)
 # One shape for most tests of scores, so that they share compiled functions.
@@ -35,7 +36,7 @@ def path_of_rank(shape, rank, seed=1):
 
 
 def start_of(path):
-    """Where a path that is quadratic in the step starts, and its change there."""
+    """Start of a path that is quadratic in the step, and its change there."""
     return path(0), (path(1) - path(-1)) / 2
 
 
@@ -64,6 +65,34 @@ SCORES = {
 }
 
 
+def check_scores(way, matrix, rcond=None, rank=None):
+    """Scores are as accurate as the condition of the kept directions allows.
+
+    Gives False where rounding decides the rank, so that there is nothing to compare.
+    """
+    dtype = np.result_type(matrix, np.float32)
+    eps = float(np.finfo(dtype).eps)
+    if rcond is None:
+        options = {}
+        rcond = 10 * min(matrix.shape) ** 0.5 * eps
+    else:
+        options = {"rcond": rcond}
+    scaled = oracles.equilibrated(matrix)
+    values = np.linalg.svd(scaled, compute_uv=False)
+    cut = rcond * values[0]
+    if np.any((values > cut / 3) & (values < 3 * cut)):
+        return False
+    kept = values[values > cut]
+    assert rank is None or len(kept) == rank
+    condition = kept[0] / kept[-1] if len(kept) else 1
+    scores = np.asarray(SCORES[way](matrix, **options))
+    assert scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
+    expected = oracles.leverage_scores(scaled, rcond)
+    tolerance = 100 * eps * max(condition, 10)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance, err_msg=way)
+    return True
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def jvp(function, primals, tangents):
     """A value and its change; compiled once for arguments of one shape."""
@@ -72,9 +101,9 @@ def jvp(function, primals, tangents):
 
 def check_forward(function, primals, tangents, expected, tolerance):
     """Checks the change of a value along tangents."""
-    _, found = jvp(function, primals, tangents)
+    _, result = jvp(function, primals, tangents)
     tolerance = tolerance * (1 + np.abs(expected).max())
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,10 +1,13 @@
-"""Rounds in numbers, and the level at which a law is rejected."""
+"""Simulated rounds and times, and the level at which a law is rejected."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxwgc import stragglers
 
 # Samples are drawn with fixed keys; a law is rejected below this p-value.
 SIGNIFICANCE = 1e-3
@@ -37,3 +40,39 @@ def _simulated(delay, loads, keys):
         return state, times
 
     return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
+
+
+def simulated(law, shape, seed=0):
+    """Times drawn from a distribution of SciPy."""
+    return law.rvs(shape, random_state=np.random.default_rng(seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class numerical_weibull(stragglers.IndependentDelay):
+    """Weibull times without a closed form of the estimates."""
+
+    scale: float
+    shape: float
+    rules = stragglers.weibull.rules
+
+    draw = stragglers.weibull.draw
+    logpdf = stragglers.weibull.logpdf
+    logsf = stragglers.weibull.logsf
+    isf = stragglers.weibull.isf
+
+
+@dataclasses.dataclass(frozen=True)
+class exponential(stragglers.IndependentDelay):
+    """Exponential times, without a density."""
+
+    scale: float
+    rules = {"scale": {"positive": True}}
+
+    def draw(self, key, shape):
+        return self.scale * jax.random.exponential(key, shape)
+
+    def logsf(self, x):
+        return -x / self.scale
+
+    def isf(self, q):
+        return -self.scale * np.log(q)

@@ -1,4 +1,4 @@
-"""What every delay model, straggler model and waiting rule owes."""
+"""Contract of every delay model, straggler model and waiting rule."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def num_workers_of(model):
 
 @every_model
 def test_shapes_and_dtypes(name, x64, make_key):
-    """Of what is drawn for either kind of key; the state keeps its own."""
+    """Either kind of key may be given, and the state keeps its own."""
     model = MODELS[name]
     count = num_workers_of(model)
     state = model.init(count)
@@ -92,12 +92,12 @@ def has_arrays(row):
 
 @every_row([row for row in ROWS if not has_arrays(row)])
 def test_equal_arguments_give_equal_models(row):
-    """So that they share compiled programs."""
+    """Equal models share compiled programs."""
     assert row.example == row.example and hash(row.example) == hash(row.example)
     assert row.example != stragglers.uniform(1)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_words(name):
+def test_descriptions_are_phrases(name):
     short, phrase = RULES[name].describe(5)
     assert short and phrase.split()[0] in ("for", "until", "by")

@@ -11,6 +11,7 @@ from jaxwgc import stragglers
 from tests.catalogue.delay_laws import FAST, ROWS, WITH_LAW
 from tests.catalogue.row import by_name, every_row
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
+from tests.zoo import KEY
 
 CHAIN = WITH_LAW["markov"]
 LOADS = np.array([1.0, 2.0, 0.5])
@@ -35,9 +36,9 @@ PARAMETERS = {
 @jax.jit
 @jax.vmap
 def every_time(key, parameters):
-    """Of 400 workers, of all models in one program; numbers of laws are mapped over."""
+    """Times of 400 workers for all models, by one program."""
     loads = jnp.full(400, 3.0, float)
-    mapped = {name: BY_NAME[name].make(**own) for name, own in parameters.items()}
+    mapped = {name: BY_NAME[name].make(**fields) for name, fields in parameters.items()}
     return {
         name: delay.sample(key, delay.init(400), loads)[0]
         for name, delay in {**WITH_LAW, **mapped}.items()
@@ -77,15 +78,15 @@ def test_fastest_workers_against_order_statistics(row):
     for num_required in (1, 6, 12):
         order = scipy.stats.beta(num_required, 13 - num_required)
         expected = 2 * order.expect(row.law.ppf, epsabs=1e-9)
-        found = law.fastest_mean(num_required, 12)
-        assert found == pytest.approx(expected, rel=1e-3)
+        mean = law.fastest_mean(num_required, 12)
+        assert mean == pytest.approx(expected, rel=1e-3)
         for level in (0.1, 0.9):
-            found = law.fastest_quantile(num_required, 12, level)
+            quantile = law.fastest_quantile(num_required, 12, level)
             expected = 2 * row.law.ppf(order.ppf(level))
-            assert found == pytest.approx(expected, rel=1e-3)
+            assert quantile == pytest.approx(expected, rel=1e-3)
 
 
-def test_chain():
+def test_markov_states_have_the_shares_and_spells_of_the_chain():
     """Shares and spells of a two-state Markov chain, from the first round on."""
     is_slow = rounds(CHAIN, NUM_WORKERS) > 1.7
     count = is_slow.size
@@ -107,7 +108,7 @@ class TestUnequalSpeeds:
     delay = stragglers.unequal_speeds(stragglers.bernoulli_slowdown(0.0, 1.0), speeds)
 
     def test_each_worker_keeps_its_speed(self):
-        """In their order, or drawn: with repetition where there are more workers."""
+        """Speeds are in their order, or drawn with repetition for more workers."""
         times = rounds(self.delay, 3, 2, LOADS)
         np.testing.assert_allclose(times, np.tile(LOADS / self.speeds, (2, 1)))
         times = rounds(self.delay, 50, 3)
@@ -122,7 +123,7 @@ class TestUnequalSpeeds:
         assert stragglers.affine(self.delay).law(1.0) is None
 
 
-def test_states_of_what_is_inside():
+def test_combined_models_keep_the_states_of_their_parts():
     """Speeds, loads and spells go together, each with its own state."""
     inner = stragglers.unequal_speeds(CHAIN, [1.0, 100.0])
     times = rounds(stragglers.affine(inner, time=1000.0), 2)
@@ -130,7 +131,7 @@ def test_states_of_what_is_inside():
     assert (times[:, 0] > 1002).any() and (times[:, 0] < 1002).any()
 
 
-def test_affine_of_no_load():
+def test_a_worker_without_parts_takes_the_overhead():
     """A worker without parts takes the overhead."""
     delay = stragglers.affine(stragglers.bernoulli_slowdown(0.0, 1.0, 2.0), 1.0)
     np.testing.assert_allclose(consecutive_times(delay, [0, 3], 1), [[2.0, 8.0]])
@@ -157,25 +158,25 @@ def test_parameters_may_be_mapped_over():
 
 
 @pytest.mark.parametrize("shape", [0.4, 1.0, 1.01, 3.0])
-def test_pareto(shape):
+def test_order_statistics_of_pareto_times_have_a_closed_form(shape):
     law = stragglers.pareto(2.0, shape).law(1.0)
     for num_required in (1, 6, 11, 12):
         later = 12 - num_required + 1
         ends = np.array([13, later - 1 / shape, later, 13 - 1 / shape])
         logarithm = [1, 1, -1, -1] @ scipy.special.gammaln(ends)
         expected = 2 * np.exp(logarithm) if later * shape > 1 else np.inf
-        found = law.fastest_mean(num_required, 12)
-        assert found == pytest.approx(expected, rel=1e-4)
+        mean = law.fastest_mean(num_required, 12)
+        assert mean == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("num_workers", [10, 1000])
-def test_law_that_jumps(num_workers):
+def test_order_statistics_of_a_discrete_law(num_workers):
     law = stragglers.bernoulli_slowdown(0.1, slowdown=5.0).law(2.0)
     np.testing.assert_array_equal(law.isf([0.09, 0.1]), [10, 2])
     for num_required in (int(0.85 * num_workers), int(0.9 * num_workers)):
         slow = scipy.stats.binom.sf(num_workers - num_required, num_workers, 0.1)
-        found = law.fastest_mean(num_required, num_workers)
-        assert found == pytest.approx(2 + 8 * slow, rel=1e-5)
+        mean = law.fastest_mean(num_required, num_workers)
+        assert mean == pytest.approx(2 + 8 * slow, rel=1e-5)
 
 
 def test_workers_that_never_answer():
@@ -185,8 +186,8 @@ def test_workers_that_never_answer():
     assert law.fastest_mean(10, 32) == pytest.approx(1, rel=1e-9)
     # To a deadline of three all times are finite.
     some_dead = 1 - 0.99**32
-    found = stragglers.deadline(3.0).expected_time(law, 32)
-    assert found == pytest.approx(1 + 2 * some_dead, rel=1e-4)
+    result = stragglers.deadline(3.0).expected_time(law, 32)
+    assert result == pytest.approx(1 + 2 * some_dead, rel=1e-4)
     assert law.fastest_quantile(32, 32, 0.5) == 1
     assert law.fastest_quantile(32, 32, 0.9) == np.inf
 
@@ -198,14 +199,63 @@ def test_quantiles_and_deadlines_against_simulation():
     draws = np.random.default_rng(0).normal(size=(40_000, 12))
     times = np.sort(np.exp(deviation * draws), axis=1)
     for num_required in (3, 9, 12):
-        own = times[:, num_required - 1]
-        error = 4 * own.std() / np.sqrt(len(own))
+        ends = times[:, num_required - 1]
+        error = 4 * ends.std() / np.sqrt(len(ends))
         wait = stragglers.fastest(num_required)
         mean = wait.expected_time(law, 12)
-        assert mean == pytest.approx(own.mean(), abs=error)
-        level = np.mean(own <= wait.time_quantile(law, 12, 0.9))
-        assert level == pytest.approx(0.9, abs=4 * 0.3 / np.sqrt(len(own)))
-        cut = np.minimum(own, at_most)
-        error = 4 * cut.std() / np.sqrt(len(own)) + 1e-9
-        found = law.fastest_mean(num_required, 12, at_most)
-        assert found == pytest.approx(cut.mean(), abs=error)
+        assert mean == pytest.approx(ends.mean(), abs=error)
+        level = np.mean(ends <= wait.time_quantile(law, 12, 0.9))
+        assert level == pytest.approx(0.9, abs=4 * 0.3 / np.sqrt(len(ends)))
+        cut = np.minimum(ends, at_most)
+        error = 4 * cut.std() / np.sqrt(len(ends)) + 1e-9
+        result = law.fastest_mean(num_required, 12, at_most)
+        assert result == pytest.approx(cut.mean(), abs=error)
+
+
+@pytest.mark.parametrize(
+    ("probability", "slowdown", "message"),
+    [
+        (1.1, 2, "probability must be at most 1"),
+        (0.5, 0.9, "slowdown must be at least 1"),
+    ],
+)
+def test_bernoulli_slowdown_rejects_wrong_numbers(probability, slowdown, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.bernoulli_slowdown(probability, slowdown)
+
+
+@pytest.mark.parametrize(
+    ("become_slow", "message"),
+    [(1.1, "become_slow must be at most"), (0, "become_slow.*got 0")],
+)
+def test_markov_rejects_wrong_probabilities(become_slow, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.markov(FAST, FAST, become_slow, 0)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "message"),
+    [
+        ([1, 0.0], r"speeds.*speeds\[1\] = 0"),
+        ([], "speeds must have (shape|a leading axis)"),
+        (1.0, "speeds must have (shape|a leading axis)"),
+    ],
+)
+def test_unequal_speeds_rejects_wrong_speeds(speeds, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.unequal_speeds(FAST, speeds)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        stragglers.empirical(np.ones((3, 5))),
+        stragglers.unequal_speeds(FAST, np.ones(5)),
+        stragglers.markov(FAST, FAST, 0.1, 0.2),
+    ],
+    ids=["empirical", "unequal_speeds", "markov"],
+)
+def test_loads_of_another_number_of_workers_are_rejected(model):
+    message = r"loads must have shape .* \(5,\); got \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        model.sample(KEY, model.init(5), np.ones(3))

@@ -40,7 +40,7 @@ def test_state_and_keys_of_a_delay_of_the_user():
 
 
 def finished_of(times_of_a_part, wait, parts):
-    """Who was received and what was finished, every part of a worker taking as long."""
+    """Received workers and finished parts; all parts of a worker take equally long."""
     times = jnp.where(parts > 0, parts * jnp.asarray(times_of_a_part), 0)
     arrivals = wait.arrivals(jax.random.key(0), times)
     finished = arrivals.finished(parts)
@@ -73,12 +73,12 @@ PARTS = np.array([2, 4, 6, 10, 5, 1, 0])
 @jax.jit
 @jax.vmap
 def rounds(key):
-    """Of all models, with finished parts, in one program."""
+    """Rounds and finished parts of all models, by one program."""
     drawn = {
         name: model.sample(key, model.init(7), PARTS / 2)[0]
         for name, model in MODELS.items()
     }
-    return {name: (own, own.finished(PARTS)) for name, own in drawn.items()}
+    return {name: (values, values.finished(PARTS)) for name, values in drawn.items()}
 
 
 class TestFinished:
@@ -116,8 +116,8 @@ class TestFinished:
         assert np.all(is_done[:, PARTS > 0])
         assert np.all(finished[np.isinf(arrivals.times)] == 0)
 
-    def test_no_work_and_no_time(self, x64):
-        """No work is finished by nobody who was left out; work may take no time."""
+    def test_work_that_takes_no_time_is_finished(self, x64):
+        """Workers that were left out finish no work; work may take no time."""
         received, finished = compiled(
             np.array([1.0, 1.0, 0.0, 0.0]),
             stragglers.fastest(1),
@@ -126,16 +126,16 @@ class TestFinished:
         expected = np.where(received, [0, 2, 2, 1], [0, 0, 1, 0])
         np.testing.assert_array_equal(finished, expected)
 
-    def test_a_round_without_end(self, x64):
-        """Whoever works is but a part from done if the server takes nobody."""
+    def test_a_round_without_responses_leaves_one_part_unfinished(self, x64):
+        """If no worker is received, each one lacks its last part."""
 
-        class Nobody(stragglers.WaitingRule):
+        class NoResponse(stragglers.WaitingRule):
             def arrivals(self, key, times):
                 received = jnp.zeros(len(times), bool)
                 return stragglers.Arrivals(received, times, jnp.asarray(jnp.inf))
 
         _, finished = compiled(
-            np.array([1.0, np.inf, 2.0, 0.0]), Nobody(), np.array([3, 4, 0, 2])
+            np.array([1.0, np.inf, 2.0, 0.0]), NoResponse(), np.array([3, 4, 0, 2])
         )
         np.testing.assert_array_equal(finished, [2, 0, 0, 1])
 
@@ -154,7 +154,7 @@ class Given(stragglers.DelayModel):
 
 
 def by_hand(rows, awaited):
-    """One event after the other, in Python."""
+    """Simulates one event after the other, in Python."""
     free_at = np.zeros(rows.shape[1])
     now = 0.0
     for times in rows:
@@ -183,12 +183,12 @@ def test_busy_workers_join_when_they_are_free():
     _, rounds = jax.jit(lambda: jax.lax.scan(step, model.init(5), keys))()
     elapsed, *masks = map(np.array, zip(*by_hand(rows, 3)))
     np.testing.assert_allclose(rounds.elapsed, elapsed, rtol=1e-4)
-    for found, expected in zip((rounds.joined, rounds.late, rounds.received), masks):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip((rounds.joined, rounds.late, rounds.received), masks):
+        np.testing.assert_array_equal(result, expected)
     assert rounds.late.sum() > 20 and (~rounds.joined).sum() > 10
 
 
-def test_cancelled_is_what_it_was():
+def test_late_workers_are_cancelled_by_default():
     model = stragglers.delayed(Given(np.ones((1, 3))), stragglers.fastest(2))
     assert model == stragglers.delayed(model.delay, model.wait, late="cancelled")
     arrivals, _ = jax.eval_shape(

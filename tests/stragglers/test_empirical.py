@@ -19,7 +19,7 @@ def first_rounds(delay, keys, loads):
     def at(key, loads):
         return delay.sample(key, delay.init(len(loads)), loads)[0]
 
-    return jax.vmap(lambda key: jax.vmap(lambda own: at(key, own))(loads))(keys)
+    return jax.vmap(lambda key: jax.vmap(lambda load: at(key, load))(loads))(keys)
 
 
 # No two are equal, so that a time tells where it is from.
@@ -58,7 +58,7 @@ def test_histories_of_workers():
     assert len(set(rounds[0])) > 1
 
 
-def test_cells():
+def test_cells_are_drawn_equally_often():
     """All of them, about as often."""
     rounds, workers = history("cells", 40)
     counts = np.bincount((5 * rounds + workers).ravel(), minlength=35)
@@ -81,14 +81,14 @@ def test_parts_are_gone_through_in_their_order(x64):
     loads = np.array([0, 0.5, 1, 2, 3, 4, 6, 7.5])
     half = np.minimum(loads, 1)
     loads = np.stack([[*loads, 0], [*half, 2]], axis=1)
-    [found] = np.asarray(first_rounds(delay, KEYS[:1], loads))
-    assert found.dtype == (np.float64 if x64 else np.float32)
+    [result] = np.asarray(first_rounds(delay, KEYS[:1], loads))
+    assert result.dtype == (np.float64 if x64 else np.float32)
     expected = [0, 0.5, 1, 3, 7, 8, 14, 16]
     expected = np.stack([[*expected, 0], [*(3 * half), np.inf]], axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     # Without a code all three of them are a load of 1.
-    found = first_rounds(stragglers.empirical(parts), KEYS[:1], np.ones_like(loads))
-    np.testing.assert_allclose(found, np.tile([7, np.inf], (1, 9, 1)), rtol=1e-6)
+    result = first_rounds(stragglers.empirical(parts), KEYS[:1], np.ones_like(loads))
+    np.testing.assert_allclose(result, np.tile([7, np.inf], (1, 9, 1)), rtol=1e-6)
 
 
 def test_loads_of_the_measurement():
@@ -107,7 +107,7 @@ class TestMeasuredAtLoads:
         return np.asarray(first_rounds(delay, KEYS, np.array([loads])))[:, 0]
 
     def test_a_line_between_loads(self):
-        """In proportion below the first and beyond the last."""
+        """Times are proportional to loads below the first and beyond the last."""
         base = self.rounds([0.0] * 3)
         assert np.all(np.diff(base) == self.unit)
         for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 6.0)):
@@ -128,8 +128,8 @@ class TestMeasuredAtLoads:
         times = self.rounds([0.0, 1.0, 2.0], np.full((1, 8, 3), np.nan), [1.0])
         np.testing.assert_array_equal(times, np.tile([0, np.inf, np.inf], (400, 1)))
 
-    def test_stalls(self):
-        """In proportion to the load."""
+    def test_stalls_are_proportional_to_the_load(self):
+        """A stall at load 3 is measured at load 24."""
         delay = stragglers.empirical(self.seconds, measured_at=self.loads)
         stalls = delay.stalls(3.0)
         assert stalls[1:] == (3 / 24, 3 * 24 * self.unit * 2, 8)
@@ -140,3 +140,56 @@ class TestMeasuredAtLoads:
         assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
         expected = np.broadcast_to(stalls.time * loads, calm.shape)[is_stalled]
         np.testing.assert_allclose(stalled[is_stalled], expected)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([[1.0, 0.0]], "times must be positive"),
+        (np.ones((0, 3)), "times must have shape .* 1 rounds"),
+        (np.ones(3), "times must have (shape|a leading axis)"),
+    ],
+)
+def test_wrong_times_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.empirical(times)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loads": 0.0}, "loads must be positive"),
+        ({"measured_at": 1.0}, "measured_at must have"),
+    ],
+)
+def test_wrong_loads_of_measured_times_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.empirical(np.ones((2, 3)), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measured_at": [1.0, 2.0]}, "measured_at must be increasing"),
+        ({"measured_at": [0, -1, 0]}, "measured_at must be increasing"),
+        (
+            {"measured_at": [1.0, 2.0, 3.0], "loads": 2.0},
+            "loads must be 1 with",
+        ),
+    ],
+)
+def test_wrong_loads_at_which_times_were_measured_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.empirical(np.ones((3, 1, 3)), **options)
+
+
+def test_a_trace_of_too_few_workers_is_rejected():
+    with pytest.raises(ValueError, match="the trace must have at least 4"):
+        stragglers.empirical(np.ones((2, 3))).init(4)
+
+
+def test_traced_times_are_rejected():
+    with pytest.raises(TypeError, match="times must be"):
+        jax.eval_shape(
+            lambda times: stragglers.empirical(times).init(3), np.ones((2, 3))
+        )

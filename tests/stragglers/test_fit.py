@@ -4,93 +4,45 @@ import dataclasses
 import functools
 import itertools
 
-import jax
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
 
 from jaxwgc import stragglers
-from jaxwgc.stragglers._distributions import Sample
 from jaxwgc.stragglers._fitting import _fit, _likelihood, _most_likely
 from tests.catalogue.delay_laws import FITTED
 from tests.catalogue.row import by_name, every_row
-from tests.stragglers.laws import consecutive_times
+from tests.stragglers.laws import (
+    consecutive_times,
+    exponential,
+    numerical_weibull,
+    simulated,
+)
 
 BY_NAME = by_name(FITTED)
 
 
-def simulated(law, shape, seed=0):
-    return law.rvs(shape, random_state=np.random.default_rng(seed))
-
-
 def named(fits, name):
-    (found,) = [own for own in fits if own.name == name]
-    return found
+    (result,) = [fit for fit in fits if fit.name == name]
+    return result
 
 
 @every_row(FITTED)
 class TestFamilies:
     def test_densities_and_survivals(self, row):
         law = row.law
-        own = row.example
+        model = row.example
         times = np.linspace(0.1, 9, 50)
         for load in (1.0, 2.5):
-            scaled = own.law(load)
+            scaled = model.law(load)
             with np.errstate(divide="ignore"):
                 expected = law.logpdf(times / load) - np.log(load)
             np.testing.assert_allclose(scaled.logpdf(times), expected, atol=1e-12)
             expected = law.sf(times / load)
             np.testing.assert_allclose(scaled.sf(times), expected, rtol=1e-12)
         levels = np.array([0.0, 1e-9, 0.3, 1.0])
-        np.testing.assert_allclose(own.isf(levels), law.isf(levels), atol=1e-12)
-
-    def test_estimates_of_whole_times(self, row):
-        """SciPy's maximum of the likelihood, or in closed form."""
-        law = row.law
-        times = simulated(law, 500)
-        found = row.make.estimate(Sample(times, np.ones(500), np.ones(500, bool)))
-        np.testing.assert_allclose(found, row.estimate(times), rtol=1e-3)
-
-    def test_estimates_of_censored_and_weighted_times(self, row):
-        """No change of the parameters has a larger likelihood."""
-        law = row.law
-        family = row.make
-        times = simulated(law, 400)
-        ends = law.ppf(np.linspace(0.3, 1, 400))
-        is_whole = times < ends
-        assert 0.5 < is_whole.mean() < 0.95
-        sample = Sample(
-            np.minimum(times, ends), np.linspace(0, 2, 400).round(), is_whole
-        )
-
-        def likelihood(parameters):
-            own = family(*parameters)
-            terms = np.where(
-                is_whole, own.logpdf(sample.times), own.logsf(sample.times)
-            )
-            return np.sum(sample.weights * np.where(sample.weights > 0, terms, 0))
-
-        best = family.estimate(sample)
-        for change in itertools.product((-1e-3, 0, 1e-3), repeat=len(best)):
-            moved = tuple(np.array(best) * (1 + np.array(change)))
-            assert likelihood(moved) <= likelihood(best) + 1e-4
-
-    def test_end_that_is_not_known_for_sure(self, row):
-        """A tenth of the times comes before it, and so do the density and the rest."""
-        law = row.law
-        component = _likelihood.Component(
-            row.make, (0.0, 2.0, 1.0), tuple(row.arguments.values()), (0.1, 0.05)
-        )
-        times = np.linspace(-3, 60, 200_001)[None]
-        ones = np.ones_like(times)
-        measured = _likelihood.Measured(times, ones, ones > 0, ones)
-        density = np.exp(component.log_likelihoods(measured))
-        survival = np.exp(component.log_survivals(measured))
-        end = 1 + 2 * law.ppf(0)
-        np.testing.assert_allclose(survival[times < end].min(), 0.9, rtol=1e-3)
-        left = 1 - scipy.integrate.cumulative_simpson(density, x=times, initial=0)
-        np.testing.assert_allclose(survival, left, atol=1e-3)
+        np.testing.assert_allclose(model.isf(levels), law.isf(levels), atol=1e-12)
 
     @pytest.mark.parametrize("spread", [0.0, 0.3])
     def test_parameters_within_their_standard_errors(self, row, spread):
@@ -106,9 +58,9 @@ class TestFamilies:
         standard = []
         for seed in range(60):
             times = simulated(law, (num_rounds, 10), seed) / np.exp(logs)
-            found = one_kind(row.make, times, has_speeds=spread > 0)
-            errors = np.array(list(found.standard_errors.values()))
-            values = np.array(list(found.parameters.values()))
+            fit = one_kind(row.make, times, has_speeds=spread > 0)
+            errors = np.array(list(fit.standard_errors.values()))
+            values = np.array(list(fit.parameters.values()))
             standard.append((values - truth) / errors)
         standard = np.array(standard)
         if row.make.least_time and not spread:
@@ -116,20 +68,6 @@ class TestFamilies:
             assert scipy.stats.kstest(standard[:, 0] + 1, "expon").pvalue > 1e-3
         assert np.all(np.abs(standard.mean(0)) < 4 / np.sqrt(60))
         assert np.all(np.abs(standard.std(0) - 1) < 4 / np.sqrt(120))
-
-
-@dataclasses.dataclass(frozen=True)
-class numerical_weibull(stragglers.IndependentDelay):
-    """Weibull times without a closed form of the estimates."""
-
-    scale: float
-    shape: float
-    rules = stragglers.weibull.rules
-
-    draw = stragglers.weibull.draw
-    logpdf = stragglers.weibull.logpdf
-    logsf = stragglers.weibull.logsf
-    isf = stragglers.weibull.isf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,65 +103,17 @@ class shifted_weibull(stragglers.IndependentDelay):
         return self.shift + self.unshifted.isf(q)
 
 
-@dataclasses.dataclass(frozen=True)
-class exponential(stragglers.IndependentDelay):
-    """Exponential times, without a density."""
-
-    scale: float
-    rules = {"scale": {"positive": True}}
-
-    def draw(self, key, shape):
-        return self.scale * jax.random.exponential(key, shape)
-
-    def logsf(self, x):
-        return -x / self.scale
-
-    def isf(self, q):
-        return -self.scale * np.log(q)
-
-
 class TestOwnFamilies:
-    @pytest.mark.parametrize("kept", [1.0, 0.8])
-    @pytest.mark.parametrize("start", [None, (3.0, 1.0)])
-    def test_numerical_estimates_are_those_of_the_closed_form(self, kept, start):
-        times = simulated(BY_NAME["weibull"].law, 400)
-        is_whole = times < 2.5
-        assert 0.5 < is_whole.mean() < 0.95
-        weights = np.linspace(0, 2, 400).round()
-        sample = Sample(np.minimum(times, 2.5), weights, is_whole, kept)
-        expected = stragglers.weibull.estimate(sample)
-        estimated = numerical_weibull.estimate(sample, start)
-        np.testing.assert_allclose(estimated, expected, rtol=2e-3)
-
-    def test_number_with_an_upper_bound_alone(self):
-        """The logarithm of the rate, which is below 5."""
-
-        @dataclasses.dataclass(frozen=True)
-        class by_logarithm(exponential):
-            scale: float
-            rules = {"scale": {"maximum": 5.0}}
-
-            def logpdf(self, x):
-                return self.scale - np.exp(self.scale) * x
-
-            def logsf(self, x):
-                return -np.exp(self.scale) * x
-
-        times = np.random.default_rng(0).exponential(2.0, 300)
-        sample = Sample(times, np.ones(300), np.ones(300, bool))
-        (logarithm,) = by_logarithm.estimate(sample)
-        np.testing.assert_allclose(logarithm, -np.log(times.mean()), atol=2e-3)
-
     def test_lower_end_in_the_last_field(self):
         """Over 60 data sets, (estimate - truth) / error has mean 0 and deviation 1."""
         law = scipy.stats.expon(3.0, 2.0)
         truth = np.array([2.0, 1.0, 3.0])
         standard = []
         for seed in range(60):
-            found = one_kind(shifted_weibull, simulated(law, (12, 10), seed))
-            assert list(found.parameters) == ["scale", "shape", "shift"]
-            errors = np.array(list(found.standard_errors.values()))
-            values = np.array(list(found.parameters.values()))
+            fit = one_kind(shifted_weibull, simulated(law, (12, 10), seed))
+            assert list(fit.parameters) == ["scale", "shape", "shift"]
+            errors = np.array(list(fit.standard_errors.values()))
+            values = np.array(list(fit.parameters.values()))
             standard.append((values - truth) / errors)
         standard = np.array(standard)
         assert np.all(np.abs(standard.mean(0)) < 4 / np.sqrt(60))
@@ -302,10 +192,10 @@ def one_kind(name, times, loads=1.0, **kind):
     return _fit._tried(measured, held_out, kind).fit
 
 
-def within_errors(found, truth, times=4.0):
+def within_errors(result, truth, times=4.0):
     for name, value in truth.items():
-        error = found.standard_errors[name]
-        assert abs(found.parameters[name] - value) < times * error, name
+        error = result.standard_errors[name]
+        assert abs(result.parameters[name] - value) < times * error, name
         assert error < 0.3 * abs(value), name
 
 
@@ -316,7 +206,7 @@ def test_affine_in_the_load():
     mean = loads.mean()
     noise = generator.lognormal(np.log(2.0), 0.3, (60, 30))
     times = 0.5 * loads + (0.3 + 0.7 * loads / mean) * noise
-    found = one_kind("log_normal", times, loads, form=1)
+    fit = one_kind("log_normal", times, loads, form=1)
     truth = {
         "median": 2.0,
         "deviation": 0.3,
@@ -324,14 +214,14 @@ def test_affine_in_the_load():
         "slope": 0.7 / mean,
         "time": 0.5,
     }
-    within_errors(found, truth)
+    within_errors(fit, truth)
     # The delay model is made of them.
-    law = found.delay.law(2.0)
+    law = fit.delay.law(2.0)
     expected = 0.5 * 2 + (0.3 + 0.7 * 2 / mean) * 2.0
     np.testing.assert_allclose(law.isf(0.5), expected, rtol=0.02)
     # An overhead below zero would fit best.
-    found = one_kind("log_normal", (loads - 0.5) * noise, loads, form=1)
-    assert abs(found.parameters["overhead"]) < 1e-3
+    fit = one_kind("log_normal", (loads - 0.5) * noise, loads, form=1)
+    assert abs(fit.parameters["overhead"]) < 1e-3
 
 
 @functools.cache
@@ -356,16 +246,16 @@ CHAIN_TRUTH = {
 }
 
 
-def test_slow_spells():
-    found = one_kind("weibull", chain_times(), has_slow_state=True)
-    within_errors(found, CHAIN_TRUTH)
+def test_slow_spells_are_estimated():
+    fit = one_kind("weibull", chain_times(), has_slow_state=True)
+    within_errors(fit, CHAIN_TRUTH)
 
 
 def test_rounds_in_no_order():
     """States are then independent, with the share of slow times."""
     times = np.random.default_rng(0).permuted(chain_times(), axis=0)
-    found = one_kind("weibull", times, has_slow_state=True, in_order=False)
-    shares = found.parameters["become_slow"], found.parameters["become_fast"]
+    fit = one_kind("weibull", times, has_slow_state=True, in_order=False)
+    shares = fit.parameters["become_slow"], fit.parameters["become_fast"]
     np.testing.assert_allclose(shares, [0.2, 0.8], atol=0.05)
     np.testing.assert_allclose(sum(shares), 1)
 
@@ -375,24 +265,26 @@ def test_worker_that_is_always_slow():
     times = np.ones((40, 8))
     times[:, 5] = 2.25
     times *= np.exp(0.05 * np.random.default_rng(1).standard_normal(times.shape))
-    found = one_kind("log_normal", times, has_slow_state=True)
-    chain = found.parameters["become_slow"], found.parameters["become_fast"]
+    fit = one_kind("log_normal", times, has_slow_state=True)
+    chain = fit.parameters["become_slow"], fit.parameters["become_fast"]
     become_slow, become_fast = chain
     assert become_slow + become_fast < 1e-3
     np.testing.assert_allclose(become_slow / (become_slow + become_fast), 1 / 8)
-    assert np.isnan(found.standard_errors["become_slow"])
-    assert f"become_slow {become_slow:.3g}, become_fast" in str(found)
+    assert np.isnan(fit.standard_errors["become_slow"])
+    assert f"become_slow {become_slow:.3g}, become_fast" in str(fit)
 
 
 def test_rounded_times():
     """No law of whole seconds only, nor a slow state of the one time that is long."""
     times = np.ceil(3 * simulated(BY_NAME["log_normal"].law, (40, 10)))
     times[20, 3] = 40
-    for found in stragglers.fit_delays(times):
-        assert found.held_out < 0
+    for result in stragglers.fit_delays(times):
+        assert result.held_out < 0
         smooth = ("deviation", "rate", "shape")
-        numbers = found.parameters.items()
-        assert all(1e-3 < own < 1e3 for name, own in numbers if name.endswith(smooth))
+        numbers = result.parameters.items()
+        assert all(
+            1e-3 < number < 1e3 for name, number in numbers if name.endswith(smooth)
+        )
 
 
 def test_missing_times_are_censored():
@@ -400,40 +292,40 @@ def test_missing_times_are_censored():
     times = simulated(BY_NAME["weibull"].law, (100, 20))
     last = np.sort(times, axis=1)[:, -5:-4]
     lost = np.where(times > last, np.nan, times)
-    found = one_kind("weibull", lost)
-    within_errors(found, {"scale": 2.0, "shape": 1.7})
+    fit = one_kind("weibull", lost)
+    within_errors(fit, {"scale": 2.0, "shape": 1.7})
     infinite = one_kind("weibull", np.where(np.isnan(lost), np.inf, lost))
-    assert infinite.parameters == found.parameters
+    assert infinite.parameters == fit.parameters
 
 
-def test_speeds():
+def test_speeds_of_workers_are_estimated():
     speeds = np.exp(np.random.default_rng(2).normal(0, 0.5, 8))
     times = simulated(BY_NAME["weibull"].law, (150, 8)) / speeds
-    found = one_kind("weibull", times, has_speeds=True)
-    np.testing.assert_allclose(found.parameters["shape"], 1.7, rtol=0.1)
-    rounds = consecutive_times(found.delay, np.ones(8), 400)
+    fit = one_kind("weibull", times, has_speeds=True)
+    np.testing.assert_allclose(fit.parameters["shape"], 1.7, rtol=0.1)
+    rounds = consecutive_times(fit.delay, np.ones(8), 400)
     relative = np.median(rounds, axis=0) * speeds / 2.0
     np.testing.assert_allclose(relative, np.log(2) ** (1 / 1.7), rtol=0.25)
-    slow = f"{min(found.delay.speeds):.3g} (worker {speeds.argmin()})"
-    assert str(found).endswith(f"speeds {slow} to {max(found.delay.speeds):.3g}")
+    slow = f"{min(fit.delay.speeds):.3g} (worker {speeds.argmin()})"
+    assert str(fit).endswith(f"speeds {slow} to {max(fit.delay.speeds):.3g}")
 
 
 class TestRanking:
     """The kind that made the times comes first, or one that holds it."""
 
     @pytest.mark.parametrize("name", ["shifted_exponential", "pareto"])
-    def test_families(self, name):
+    def test_the_family_of_the_times_is_ranked_first(self, name):
         fits = stragglers.fit_delays(simulated(BY_NAME[name].law, (40, 10)))
         assert fits[0].name == f"{name}, proportional to the load"
         assert fits[0].p_value > 1e-3
         # Behind it what was held out tells from the best, in that order.
-        means = np.array([own.held_out for own in fits])
+        means = np.array([fit.held_out for fit in fits])
         close = means.max() - np.log(100) / (13 * 10)
         is_close = means >= close
         assert np.all(np.diff(is_close.astype(int)) <= 0)
         assert np.all(np.diff(means[~is_close]) <= 0)
 
-    def test_spells(self):
+    def test_a_model_with_spells_is_ranked_first(self):
         fits = stragglers.fit_delays(chain_times()[:100])
         assert fits[0].name.startswith("weibull") and "two states" in fits[0].name
         alone = named(fits, "weibull, proportional to the load")
@@ -448,15 +340,15 @@ class TestRanking:
         shape, _, scale = scipy.stats.weibull_min.fit(times[:30].ravel(), floc=0)
         first = scipy.stats.weibull_min(shape, scale=scale)
         expected = scipy.stats.kstest(times[30:].ravel(), first.cdf, method="asymp")
-        found = named(fits, "weibull, proportional to the load")
-        np.testing.assert_allclose(found.distance, expected.statistic, rtol=1e-3)
-        np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-2)
+        fit = named(fits, "weibull, proportional to the load")
+        np.testing.assert_allclose(fit.distance, expected.statistic, rtol=1e-3)
+        np.testing.assert_allclose(fit.p_value, expected.pvalue, rtol=1e-2)
         np.testing.assert_allclose(
-            found.held_out, first.logpdf(times[30:]).mean(), rtol=1e-4
+            fit.held_out, first.logpdf(times[30:]).mean(), rtol=1e-4
         )
 
 
-def test_parts_are_added():
+def test_times_and_loads_of_parts_are_summed():
     parts = simulated(BY_NAME["weibull"].law, (12, 3, 4))
     added = one_kind("weibull", parts.sum(-1), 4.0)
     loads = [4.0, 2.0, 3.0]
@@ -476,35 +368,53 @@ def test_zero_loads():
     loads = np.repeat([0.0, 1.0], 10)[:, None]
     times = simulated(BY_NAME["log_normal"].law, (20, 9)) + 3 * loads
     fits = stragglers.fit_delays(times, loads)
-    assert all("affine in the load" in own.name for own in fits)
-    found = named(fits, "log_normal, affine in the load")
-    np.testing.assert_allclose(found.parameters["time"], 3.0, rtol=0.1)
+    assert all("affine in the load" in candidate.name for candidate in fits)
+    fit = named(fits, "log_normal, affine in the load")
+    np.testing.assert_allclose(fit.parameters["time"], 3.0, rtol=0.1)
 
 
-def test_chain_against_all_paths():
-    """Predictions and responsibilities by enumeration of the paths of states."""
-    generator = np.random.default_rng(0)
-    logs = np.log(generator.random((2, 6, 1)))
-    become_slow = 0.3
-    become_fast = 0.4
-    step = np.array([[0.7, 0.3], [0.4, 0.6]])
-    start = np.array([4, 3]) / 7
-    slow = np.zeros(6)
-    joint_moves = np.zeros((2, 2))
-    likelihoods = np.zeros(6)
-    for length in range(1, 7):
-        for path in itertools.product((0, 1), repeat=length):
-            moves = list(itertools.pairwise(path))
-            chance = start[path[0]] * np.prod([step[move] for move in moves])
-            chance *= np.exp(logs[path, np.arange(length), 0].sum())
-            likelihoods[length - 1] += chance
-            if length == 6:
-                slow += chance * np.array(path)
-                for move in moves:
-                    joint_moves[move] += chance
-    _, found = _likelihood.predictions(logs, become_slow, become_fast)
-    np.testing.assert_allclose(np.cumsum(found[:, 0]), np.log(likelihoods))
-    known, first, second = _likelihood.responsibilities(logs, become_slow, become_fast)
-    np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
-    expected = joint_moves / joint_moves.sum(1, keepdims=True)
-    np.testing.assert_allclose([first, second], [expected[0, 1], expected[1, 0]])
+# Six rounds of three workers.
+ROUNDS = np.arange(1.0, 19).reshape(6, 3)
+# Seven of fifteen times, and one of the five of the last worker.
+FEW = np.where(np.arange(5)[:, None] < [3, 3, 1], ROUNDS[:5], np.nan)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (ROUNDS[0], "times must have (shape|a leading axis)"),
+        (ROUNDS[:3], "times must have .* at least 4 rounds"),
+        (ROUNDS[:, :0], r"times must .*not empty .* got \(6, 0\)"),
+        (ROUNDS - 1, "times must be positive.*got 0"),
+        (np.ones((6, 3)), "times must differ"),
+    ],
+)
+def test_times_that_are_no_rounds_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.fit_delays(times)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (ROUNDS * np.nan, "half of all rounds × .* got 0%, and"),
+        (FEW, "got 47%, and 20% of worker 2. Leave out the"),
+        (ROUNDS * [1, np.nan, 1], r"workers \[1\]. L"),
+        (np.where(ROUNDS > 15, np.nan, ROUNDS), r"ds \[5\]. Lea"),
+    ],
+)
+def test_missing_times_that_hide_the_delays_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.fit_delays(times)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loads": 0.0}, "loads must be .* not all 0"),
+        ({"held_out": 1.0}, "held_out.*0 and 1"),
+    ],
+)
+def test_wrong_loads_and_shares_of_rounds_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        stragglers.fit_delays(ROUNDS, **options)

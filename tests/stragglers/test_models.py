@@ -36,7 +36,7 @@ class TestUniform:
         check_counts(counts)
 
     @pytest.mark.parametrize(("num_workers", "lost"), [(1, 0), (7, 6), (130, 65)])
-    def test_number_at_the_ends(self, num_workers, lost):
+    def test_every_round_has_the_number_of_stragglers(self, num_workers, lost):
         arrivals = rounds_of(stragglers.uniform(lost), np.ones(num_workers), 20)
         assert np.all(arrivals.received.sum(1) == num_workers - lost)
 
@@ -66,7 +66,7 @@ class TestBernoulli:
         check_counts(counts, number * expected)
 
     def test_probability_may_be_mapped_over(self):
-        """At the ends, too, where the outcome is sure."""
+        """Probabilities of 0 and 1 have a certain outcome."""
 
         def answers(probability):
             model = stragglers.bernoulli(probability)
@@ -95,7 +95,7 @@ def test_rounds_of_one_unit(model):
     np.testing.assert_array_equal(arrivals.times, times)
     np.testing.assert_array_equal(arrivals.elapsed, 1.0)
     expected = np.where(arrivals.received, parts, 0)
-    finished = jax.jit(lambda own: own.finished(parts))(arrivals)
+    finished = jax.jit(lambda arrivals: arrivals.finished(parts))(arrivals)
     np.testing.assert_array_equal(finished, expected)
     if isinstance(model, stragglers.fixed):
         assert np.all(arrivals.received == [True, False, True, True])
@@ -153,15 +153,15 @@ def test_one_program_serves_equal_models():
     ],
     ids=repr,
 )
-def test_lists_and_ints_are_arrays(model):
+def test_loads_may_be_lists_or_integers(model):
     expected = jax.tree.leaves(model.sample(KEY, (), jnp.array([2.0, 1, 0, 3])))
     for loads in ([2, 1, 0, 3], np.array([2, 1, 0, 3], np.int8)):
         drawn = jax.tree.leaves(model.sample(KEY, (), loads))
         jax.tree.map(np.testing.assert_array_equal, drawn, expected)
 
 
-def test_traced_loads_that_are_none_show():
-    """As a time that is no number; such a worker is not received."""
+def test_wrong_traced_loads_give_nan_times():
+    """A worker with such a time is not received."""
 
     @jax.jit
     @jax.vmap
@@ -180,3 +180,45 @@ def test_waiting_rules_without_an_end():
     wait = type("Made", (stragglers.WaitingRule,), {})()
     with pytest.raises(NotImplementedError, match="wait must define is_over"):
         jax.jit(stragglers.delayed(PARETO, wait).sample)(KEY, (), np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("probability", "error", "message"),
+    [
+        (1.5, ValueError, "probability must be at most 1; got 1.5"),
+        ([0.5, 1.5], ValueError, r"from 0 to 1; got probability\[1\]"),
+        (["0.5"], TypeError, "probability must be real numbers"),
+    ],
+)
+def test_bernoulli_rejects_wrong_probabilities(probability, error, message):
+    with pytest.raises(error, match=message):
+        stragglers.bernoulli(probability)
+
+
+def test_fixed_rejects_masks_of_several_rounds():
+    with pytest.raises(ValueError, match="received must have (shape|a leading axis)"):
+        stragglers.fixed(np.ones((2, 3), bool))
+
+
+def test_late_workers_cannot_be_busy_with_several_messages():
+    wait = stragglers.until_decodable(codes.replicated(3))
+    with pytest.raises(ValueError, match='late must be "cancelled" for'):
+        stragglers.delayed(PARETO, wait, "busy")
+
+
+@pytest.mark.parametrize(
+    ("model", "num_workers", "message"),
+    [
+        (stragglers.uniform(4), 4, "num_stragglers must"),
+        (stragglers.bernoulli([0.5, 0.1]), 3, "num_workers must be"),
+        (stragglers.fixed(np.ones(6, bool)), 3, "num_workers must be 6, the le"),
+    ],
+)
+def test_samples_of_another_number_of_workers_are_rejected(model, num_workers, message):
+    with pytest.raises(ValueError, match=message):
+        model.sample(KEY, (), np.ones(num_workers))
+
+
+def test_a_traced_number_of_stragglers_is_rejected():
+    with pytest.raises(TypeError, match="num_stragglers must"):
+        jax.eval_shape(lambda number: stragglers.uniform(number).init(3), 1)

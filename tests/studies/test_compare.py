@@ -2,23 +2,17 @@
 
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.progress
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.stragglers import deadline, fastest, until_decodable
-from jaxwgc.studies import _progress
-from jaxwgc.studies._simulation import _search
-from jaxwgc.studies._simulation._masks import decode_packed
 from tests import oracles
 
 KEY = jax.random.key(7)
@@ -85,8 +79,8 @@ def simulated_in_numpy(name, delay, wait, errors, num_trials):
     else:
         elapsed = last[:, -1].copy()
         for number in range(N, 0, -1):
-            own = times <= last[:, number - 1, None]
-            decodes = errors[name][own @ binary] <= 1e-6
+            received = times <= last[:, number - 1, None]
+            decodes = errors[name][received @ binary] <= 1e-6
             elapsed = np.where(decodes, last[:, number - 1], elapsed)
         mask = times <= elapsed[:, None]
     error = errors[name][mask @ binary]
@@ -132,9 +126,9 @@ def test_order_statistics_have_a_closed_form(study):
         for rule, number in enumerate((4, 5)):
             harmonic = sum(1 / (N - index) for index in range(number))
             expected = loads[0] * (1 + harmonic / 2)
-            found = study.time.mean[place, 0, rule]
+            result = study.time.mean[place, 0, rule]
             error = study.time.standard_error[place, 0, rule]
-            assert abs(found - expected) < 5 * error
+            assert abs(result - expected) < 5 * error
 
 
 def test_errors_are_those_of_all_masks(study, errors):
@@ -143,14 +137,14 @@ def test_errors_are_those_of_all_masks(study, errors):
     for place, name in enumerate(("uncoded", "repetition", "cyclic")):
         for rule, number in enumerate((4, 5)):
             expected = errors[name][masks.sum(axis=1) == number]
-            found = study.error.mean[place, :, rule]
+            result = study.error.mean[place, :, rule]
             tolerance = 5 * expected.std() / math.sqrt(NUM_TRIALS) + 1e-7
-            np.testing.assert_allclose(found, expected.mean(), atol=tolerance)
+            np.testing.assert_allclose(result, expected.mean(), atol=tolerance)
 
 
 @pytest.mark.parametrize("wait", WAITING)
 def test_a_trial_is_a_sample_of_delayed(study, wait):
-    """With the key fold_in(key, i)."""
+    """Its key is fold_in(key, i)."""
     loads = jnp.asarray(CODES["cyclic"].loads)
     for place, delay in enumerate(DELAYS.values()):
         rule = WAITING[wait]
@@ -161,12 +155,12 @@ def test_a_trial_is_a_sample_of_delayed(study, wait):
         keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(40))
         arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), loads)[0]
         cell = study.codes.index("cyclic"), place, study.waiting.index(wait)
-        own = {name: values[cell][:40] for name, values in study.trials.items()}
-        np.testing.assert_allclose(own["time"], arrivals.elapsed, rtol=1e-6)
+        trials = {name: values[cell][:40] for name, values in study.trials.items()}
+        np.testing.assert_allclose(trials["time"], arrivals.elapsed, rtol=1e-6)
         messages = np.asarray(arrivals.received).sum(axis=1)
-        np.testing.assert_array_equal(own["messages"], messages)
+        np.testing.assert_array_equal(trials["messages"], messages)
         decoding = jaxwgc.decoding(CODES["cyclic"], arrivals.received)
-        np.testing.assert_allclose(own["error"], decoding.error / N, atol=1e-6)
+        np.testing.assert_allclose(trials["error"], decoding.error / N, atol=1e-6)
 
 
 def test_trials_are_summarized(study):
@@ -180,9 +174,16 @@ def test_trials_are_summarized(study):
 def test_equal_codes_have_equal_rows_and_more_trials_extend_a_study():
     code = CODES["cyclic"]
     rules = [fastest(4), until_decodable]
-    arguments = ([code, code], [DELAYS["exponential"]], rules, KEY)
-    few = jaxwgc.compare(*arguments, 30, keep_trials=True)
-    more = jaxwgc.compare(*arguments, 70, keep_trials=True, batch_size=32)
+    compare = functools.partial(
+        jaxwgc.compare,
+        [code, code],
+        [DELAYS["exponential"]],
+        rules,
+        KEY,
+        keep_trials=True,
+    )
+    few = compare(num_trials=30)
+    more = compare(num_trials=70, batch_size=32)
     assert few.codes == ("LeastSquares, 3 copies (1)", "LeastSquares, 3 copies (2)")
     assert few.waiting == ("first 4", "until_decodable")
     for quantity in QUANTITIES:
@@ -193,7 +194,7 @@ def test_equal_codes_have_equal_rows_and_more_trials_extend_a_study():
 
 
 def test_studies_share_programs(compilations):
-    """With another number of trials, other numbers in rules and other equal codes."""
+    """Numbers of trials, numbers in rules and equal codes change no program."""
 
     made = [codes.bernoulli(jax.random.key(seed), N, N, 3) for seed in (1, 2)]
 
@@ -208,7 +209,7 @@ def test_studies_share_programs(compilations):
     assert not compilations
 
 
-def test_64_bits(x64):
+def test_studies_run_in_double_precision(x64):
     code = CODES["cyclic"]
     waiting = {"4": fastest(4), "3": fastest(3), "done": until_decodable}
     study = jaxwgc.compare(
@@ -233,9 +234,9 @@ def test_64_bits(x64):
 
 def test_finished_parts_count():
     """Codes with several messages per worker, beside a code with one."""
-    own = codes.replicated(4, num_parts=8, copies=2)
+    code = codes.replicated(4, num_parts=8, copies=2)
     study = jaxwgc.compare(
-        {"replicated": own, "plain": codes.uncoded(4)},
+        {"replicated": code, "plain": codes.uncoded(4)},
         [DELAYS["exponential"]],
         {"first 3": fastest(3), "done": until_decodable},
         KEY,
@@ -243,11 +244,11 @@ def test_finished_parts_count():
         keep_trials=True,
     )
     keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(200))
-    for rule, wait in enumerate((fastest(3), until_decodable(own))):
+    for rule, wait in enumerate((fastest(3), until_decodable(code))):
         model = stragglers.delayed(DELAYS["exponential"], wait)
-        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), own.loads)[0]
-        finished = arrivals.finished(own.parts_per_worker)
-        decoding = jaxwgc.decoding(own, finished=finished)
+        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), code.loads)[0]
+        finished = arrivals.finished(code.parts_per_worker)
+        decoding = jaxwgc.decoding(code, finished=finished)
         trials = {name: values[0, 0, rule] for name, values in study.trials.items()}
         np.testing.assert_array_equal(trials["messages"], decoding.mask.sum(axis=1))
         np.testing.assert_allclose(trials["error"], decoding.error / 8, atol=1e-6)
@@ -379,7 +380,7 @@ def test_rules_without_tolerance():
     assert study.error.mean[0, 0, 0] == 0
 
 
-def test_many_messages():
+def test_masks_of_more_than_64_messages_are_distinguished():
     """Masks of more than 64 messages are told apart by bytes."""
     code = codes.uncoded(70)
     waiting = {"most": fastest(60), "deadline": deadline(2.5)}
@@ -420,7 +421,7 @@ def test_rounds_that_do_not_decode_wait_for_all():
     np.testing.assert_array_equal(messages, arrivals.received.sum(axis=1))
 
 
-def test_table(study):
+def test_the_table_has_a_row_for_each_code_and_rule(study):
     text = str(study)
     assert text.startswith("3,000 rounds per row")
     assert text.count("\n\n") == len(DELAYS)
@@ -454,7 +455,7 @@ def test_dataframe(study):
         ("time", "error", 2, 4),
     ],
 )
-def test_figures(study, x, y, panels, lines):
+def test_figures_have_the_panels_and_lines_of_their_axes(study, x, y, panels, lines):
     figure = study.plot(x, y)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == panels
@@ -582,8 +583,8 @@ def test_rules_of_the_code_without_weights():
     study = compare(
         codes={"weighted": weighted}, waiting=waiting, num_trials=50, keep_trials=True
     )
-    own, plain = study.trials["time"][0, 0]
-    np.testing.assert_array_equal(own, plain)
+    times, plain = study.trials["time"][0, 0]
+    np.testing.assert_array_equal(times, plain)
     with pytest.raises(ValueError, match="for another code"):
         compare(codes=[BINARY], waiting=[until_decodable(weighted)])
 
@@ -604,7 +605,7 @@ def test_rules_decode_by_the_decoder_of_the_study():
 
 
 def test_functions_of_a_code_choose_among_its_decoders():
-    """Also among the decoders that the study does not use."""
+    """Decoders that the study does not use may be chosen, too."""
     code = codes.reed_solomon(N, N, replication=3)
     seen = []
 
@@ -676,21 +677,6 @@ def test_notebooks_show_figures():
     assert compare().plot()._repr_png_().startswith(b"\x89PNG")
 
 
-def test_notebooks_without_widgets_show_no_bar(monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: None if name == "ipywidgets" else find_spec(name),
-    )
-    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
-    bars = []
-    monkeypatch.setattr(rich.progress, "Progress", lambda *_, **__: bars.append(1))
-    compare()
-    assert not bars
-
-
 def test_long_titles_are_wrapped():
     study = compare(delays=[MARKOV])
     title = study.plot().axes[0].get_title()
@@ -727,18 +713,6 @@ def test_times_of_padding_are_not_checked():
     assert np.isfinite(compare(delays=delays).time.mean).all()
     with pytest.raises(ValueError, match=r"delays\['rarely'\] returned nan"):
         compare(delays=delays, num_trials=4000)
-
-
-def test_masks_of_padding_are_not_decoded(monkeypatch):
-    decoded = []
-
-    def decode(code, masks):
-        decoded.append(len(masks))
-        return decode_packed(code, masks)
-
-    monkeypatch.setattr(_search, "decode_packed", decode)
-    compare(codes=[CODES["repetition"]], waiting=[until_decodable], num_trials=3)
-    assert decoded and max(decoded) <= 3
 
 
 def compare(**changes):
@@ -856,7 +830,7 @@ def compare(**changes):
         ({"key": 3}, TypeError, "key must be a PRNG key"),
     ],
 )
-def test_bad_input(changes, error, message):
+def test_wrong_arguments_are_rejected(changes, error, message):
     with pytest.raises(error, match=message):
         compare(**changes)
 

@@ -23,7 +23,7 @@ MODEL = stragglers.bernoulli(0.3)
 
 
 def learn(code, model=MODEL, key=KEY, num_steps=150, batch_size=128, **options):
-    """In fewer steps, of fewer rounds each, than by default: enough here."""
+    """Learns in fewer and smaller steps than by default, which is enough here."""
     return studies.learn_entries(
         code, model, key, num_steps=num_steps, batch_size=batch_size, **options
     )
@@ -76,7 +76,7 @@ class TestImproves:
         )
 
     def test_weighted_codes(self):
-        """For their own target; a part of no weight stays without entries."""
+        """Entries are learned for the target; a part without weight has none."""
         weights = np.array([1.0, 0, 1, 1, 2, 1, 1, 2, 1, 1])
         code = jaxwgc.weighted(REGULAR, weights)
         learned = learn(code)
@@ -94,7 +94,7 @@ class TestImproves:
         assert mean_error(learned) < 0.95 * mean_error(code)
 
     def test_same_key_same_code(self):
-        """By the same program: one for each object would stay in memory for good."""
+        """Equal objects share one program, which would else stay in memory."""
         first = learned_regular().encoding_matrix
         client = jax.devices()[0].client
         # Programs of other tests may go at any time.
@@ -108,12 +108,12 @@ class TestImproves:
 
 
 class TestNeverWorse:
-    def test_gives_back_what_cannot_be_better(self):
-        """Any answer speaks for its block; or whatever is lost is lost."""
+    def test_codes_that_cannot_improve_are_returned(self):
+        """One response is enough for a block, or a lost part is lost."""
         for code in (codes.fractional_repetition(10, 4), codes.uncoded(10)):
             assert learn(code) is code
 
-    def test_gives_back_codes_of_zeros(self):
+    def test_codes_of_zeros_are_returned(self):
         nothing = jaxwgc.weighted(REGULAR, np.zeros(10))
         assert learn(nothing, stragglers.uniform(2)) is nothing
         fields = {"assignment": np.eye(10) > 1, "encoding_matrix": np.zeros((10, 10))}
@@ -121,8 +121,8 @@ class TestNeverWorse:
         assert learn(empty, stragglers.uniform(2)) is empty
 
     @pytest.mark.parametrize("learning_rate", [1e-9, 100.0])
-    def test_whatever_the_learning_rate(self, learning_rate):
-        """Too small to do anything but jitter, or so large that it ruins the code."""
+    def test_no_learning_rate_makes_the_code_worse(self, learning_rate):
+        """Tiny rates change nothing, and large ones ruin the code on the way."""
         learned = learn(REGULAR, learning_rate=learning_rate)
         assert mean_error(learned) <= mean_error(REGULAR) * (1 + 1e-6)
 
@@ -156,8 +156,52 @@ def test_a_model_with_a_state_that_sees_loads(with_x64):
     ring &= np.arange(10) >= 2
     # Every place on the ring counts, so all of them have been seen.
     assert errors(learned, ring).mean() < 0.9 * errors(code, ring).mean()
-    # Nobody has seen the two that are always late: nothing but jitter on them.
+    # The two workers that are always late have only jitter.
     np.testing.assert_allclose(learned.encoding_matrix[:2], 1, atol=0.15)
     exact = codes.cyclic_repetition(jax.random.key(0), 10, 5)
     exact = dataclasses.replace(exact, decoders=code.decoders, num_stragglers=0)
     assert learn(exact, model) is exact
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (codes.reed_solomon(6, 6, 3), "code must be real"),
+        (codes.communication_efficient(4, 1, 2), "code.num_segments must be 1"),
+        (
+            codes.partially_coded(codes.cyclic_mds(4, 1), 1),
+            "code.messages_per_worker must be 1",
+        ),
+    ],
+)
+def test_codes_whose_entries_cannot_be_learned(code, message):
+    with pytest.raises(ValueError, match=message):
+        studies.learn_entries(code, stragglers.uniform(2), KEY)
+
+
+class NoArrays(stragglers.StragglerModel):
+    """Returns a mask instead of `Arrivals`."""
+
+    def sample(self, key, state, loads):
+        return loads > 0, state
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (stragglers.uniform(4), ValueError, "num_stragglers must be less"),
+        (NoArrays(), TypeError, "model.sample must return .arrivals, state."),
+    ],
+)
+def test_models_that_do_not_fit_the_code(model, error, message):
+    code = codes.cyclic_repetition(KEY, 4, 1)
+    with pytest.raises(error, match=message):
+        studies.learn_entries(code, model, KEY)
+
+
+def test_traced_codes_are_rejected():
+    code = codes.cyclic_repetition(KEY, 4, 1)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(
+            lambda code: studies.learn_entries(code, stragglers.uniform(2), KEY), code
+        )

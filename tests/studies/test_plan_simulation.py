@@ -93,7 +93,7 @@ def from_any_copy(code, families=None):
         arrived = []
         for family in families:
             copies = (held & family[:, None]).T
-            first = np.stack([times[:, own].min(axis=1) for own in copies], axis=1)
+            first = np.stack([times[:, copy].min(axis=1) for copy in copies], axis=1)
             is_there = first[:, None] <= moments[:, :, None]
             arrived.append(is_there & (first < np.inf)[:, None])
         arrived = np.array(arrived)
@@ -109,7 +109,7 @@ def from_classes(code):
     class_of_worker = np.arange(code.num_workers) % (code.num_stragglers + 1)
     size_of_class = np.bincount(class_of_worker)
     size = size_of_class[class_of_worker]
-    return from_any_copy(code, [size == own for own in np.unique(size_of_class)])
+    return from_any_copy(code, [size == choice for choice in np.unique(size_of_class)])
 
 
 @functools.cache
@@ -240,13 +240,13 @@ def curvatures():
     return np.geomspace(1 / GOAL["condition"], 1, 8)[:, None]
 
 
-def gradients_at_optimum(num_parts, found):
+def gradients_at_optimum(num_parts, result):
     """Returns gradients of the parts, (num_parts, 1, 1 + num_parts).
 
     For data split into n parts, their mean square is `heterogeneity` times the mean
     square of the initial gradient. They are independent, apart from a sum of zero.
     """
-    square = found.heterogeneity * curvatures().mean()
+    square = result.heterogeneity * curvatures().mean()
     # The mean over all parts is removed, and parts of fewer data differ more.
     square *= num_parts / (NUM_WORKERS - 1)
     deviations = np.eye(num_parts) - 1 / num_parts
@@ -268,10 +268,10 @@ def loss(place):
     return np.mean(np.sum(curvatures() * place**2, axis=2), axis=1)
 
 
-def losses_of_descent(rounds, step, found):
+def losses_of_descent(rounds, step, result):
     """Returns losses (clusters, 1 + rounds) of descent with the decoded gradients."""
     num_parts = rounds.weights.shape[2]
-    at_optimum = gradients_at_optimum(num_parts, found)[:, 0]
+    at_optimum = gradients_at_optimum(num_parts, result)[:, 0]
     place = start(rounds, num_parts)
     losses = [loss(place)]
     # The step size makes up for a scale of all gradients.
@@ -284,7 +284,7 @@ def losses_of_descent(rounds, step, found):
     return np.stack(losses, axis=1)
 
 
-def losses_with_memory(code, rounds, step, found):
+def losses_with_memory(code, rounds, step, result):
     """Returns losses of descent with stored messages, for a code of least squares.
 
     The coordinator stores the newest message of each worker. A late message has the
@@ -294,7 +294,7 @@ def losses_with_memory(code, rounds, step, found):
     """
     matrix = np.asarray(code.encoding_matrix)
     decode = least_squares(code)
-    at_optimum = gradients_at_optimum(code.num_parts, found)
+    at_optimum = gradients_at_optimum(code.num_parts, result)
     place = start(rounds, code.num_parts)
     losses = [loss(place)]
     stored = np.zeros((len(place), NUM_WORKERS, *place.shape[1:]))
@@ -336,7 +336,7 @@ def spread(values):
     return values.std(ddof=1) / math.sqrt(len(values))
 
 
-def assert_mean(estimate, values, found, *, event, is_closed_form=False):
+def assert_mean(estimate, values, result, *, event, is_closed_form=False):
     """Compares an estimate of a plan with values (clusters, rounds).
 
     Args:
@@ -347,78 +347,78 @@ def assert_mean(estimate, values, found, *, event, is_closed_form=False):
         in the simulation.
       is_closed_form: Whether the plan has no rounds.
     """
-    own = spread(values.mean(axis=1))
+    standard_error = spread(values.mean(axis=1))
     planned = 0
     rare = 0
     if not is_closed_form:
         # Few rounds may have a standard error of 0 by chance. The simulation tells what
         # it is for as many rounds.
-        planned = own * math.sqrt(values.size / found.num_rounds)
+        planned = standard_error * math.sqrt(values.size / result.num_rounds)
         planned = max(planned, estimate.standard_error)
-        rare = NUM_RARE * event / found.num_rounds
-    tolerance = DEVIATIONS * math.hypot(own, planned) + rare
+        rare = NUM_RARE * event / result.num_rounds
+    tolerance = DEVIATIONS * math.hypot(standard_error, planned) + rare
     expected = pytest.approx(values.mean(), rel=ROUNDING, abs=tolerance)
     assert estimate.value == expected
 
 
-def assert_quantile(choice, elapsed, found):
+def assert_quantile(choice, elapsed, result):
     """Compares the 90% quantile of step times; groups of clusters give its error."""
     groups = np.quantile(elapsed.reshape(NUM_GROUPS, -1), 0.9, axis=1)
-    own = spread(groups)
-    planned = own * math.sqrt(elapsed.size / found.num_rounds)
+    standard_error = spread(groups)
+    planned = standard_error * math.sqrt(elapsed.size / result.num_rounds)
     planned = max(planned, choice.step_quantile.standard_error)
     planned = 0 if choice.is_closed_form else planned
-    tolerance = DEVIATIONS * math.hypot(own, planned)
+    tolerance = DEVIATIONS * math.hypot(standard_error, planned)
     expected = pytest.approx(np.quantile(elapsed, 0.9), rel=ROUNDING, abs=tolerance)
     assert choice.step_quantile.value == expected
 
 
-def assert_rounds(choice, rounds, found):
+def assert_rounds(choice, rounds, result):
     """Compares the times, messages and errors of a choice with simulated rounds."""
     elapsed = rounds.elapsed
     assert_mean(
         choice.step_time,
         elapsed,
-        found,
+        result,
         event=elapsed.mean() / 2,
         is_closed_form=choice.is_closed_form,
     )
-    assert_quantile(choice, elapsed, found)
+    assert_quantile(choice, elapsed, result)
     errors = squared_errors(choice.code, rounds.weights)
     if choice.is_exact:
         assert errors.max() < ROUNDING
         assert choice.decoding_error == (0, 0)
     else:
-        assert_mean(choice.decoding_error, errors, found, event=0.5)
+        assert_mean(choice.decoding_error, errors, result, event=0.5)
     messages = rounds.responding.sum(axis=2).astype(float)
     if choice.memory:
         messages += rounds.late.sum(axis=2)
-    assert_mean(Estimate(choice.num_answers, 0.0), messages, found, event=1)
+    assert_mean(Estimate(choice.num_answers, 0.0), messages, result, event=1)
 
 
-def assert_steps(choice, rounds, found):
+def assert_steps(choice, rounds, result):
     """Compares the loss after the planned number of steps with the target.
 
     Choices of more steps than simulated rounds are left out.
     """
     if math.isinf(choice.num_steps):
-        assert_lowest_loss(choice, rounds, found)
+        assert_lowest_loss(choice, rounds, result)
     if choice.num_steps > NUM_ROUNDS:
         return
 
     def losses_for(step):
         if choice.memory:
-            return losses_with_memory(choice.code, rounds, step, found)
-        return losses_of_descent(rounds, step, found)
+            return losses_with_memory(choice.code, rounds, step, result)
+        return losses_of_descent(rounds, step, result)
 
     def reached(losses):
         logarithms = np.log(losses.mean(axis=0))
         return np.interp(choice.num_steps, np.arange(len(logarithms)), logarithms)
 
     losses = losses_for(choice.step_size)
-    target = math.log(found.target)
+    target = math.log(result.target)
     at_target = losses[:, round(choice.num_steps)]
-    tolerance = relative_tolerance(at_target, rounds, found)
+    tolerance = relative_tolerance(at_target, rounds, result)
     assert reached(losses) == pytest.approx(target, abs=tolerance)
     # No step of another size reaches a lower loss.
     for factor in (0.6, 1.4):
@@ -426,37 +426,37 @@ def assert_steps(choice, rounds, found):
         assert reached(other) > reached(losses) - math.log(MODEL)
     # If descent has converged, its loss is the lowest one. Errors in few rounds are not
     # compared.
-    left = (1 - choice.step_size / found.condition) ** NUM_ROUNDS
-    if left < ROUNDING and choice.lowest_loss > found.target / 10:
+    left = (1 - choice.step_size / result.condition) ** NUM_ROUNDS
+    if left < ROUNDING and choice.lowest_loss > result.target / 10:
         last = losses[:, -NUM_ROUNDS // 4 :].mean(axis=1)
-        tolerance = relative_tolerance(last, rounds, found)
+        tolerance = relative_tolerance(last, rounds, result)
         lowest = pytest.approx(math.log(choice.lowest_loss), abs=tolerance)
         assert math.log(last.mean()) == lowest
 
 
-def assert_lowest_loss(choice, rounds, found):
+def assert_lowest_loss(choice, rounds, result):
     """Compares the lowest loss of a choice that does not reach the target.
 
     It is the loss of small steps, due to the mean weights of the parts.
     """
     num_parts = choice.code.num_parts
     weights = rounds.weights.real.mean(axis=1)
-    gradients = weights / weights.mean() @ gradients_at_optimum(num_parts, found)[:, 0]
+    gradients = weights / weights.mean() @ gradients_at_optimum(num_parts, result)[:, 0]
     gradient = gradients.mean(axis=0) / num_parts
     lowest = np.sum(gradient**2) * np.mean(1 / curvatures())
     # Changes of the squares with the weights of each cluster, to first order.
     changes = 2 * gradients @ gradient / num_parts - np.sum(gradient**2)
-    tolerance = relative_tolerance(changes, rounds, found)
-    assert lowest > found.target * math.exp(-tolerance)
+    tolerance = relative_tolerance(changes, rounds, result)
+    assert lowest > result.target * math.exp(-tolerance)
     expected = pytest.approx(math.log(lowest), abs=tolerance)
     assert math.log(choice.lowest_loss) == expected
 
 
-def relative_tolerance(losses, rounds, found):
+def relative_tolerance(losses, rounds, result):
     """Returns the tolerance of the logarithm of a mean of losses (clusters,)."""
-    own = spread(losses) / losses.mean()
-    planned = own * math.sqrt(rounds.elapsed.size / found.num_rounds)
-    return DEVIATIONS * math.hypot(own, planned) + math.log(MODEL)
+    relative_error = spread(losses) / losses.mean()
+    planned = relative_error * math.sqrt(rounds.elapsed.size / result.num_rounds)
+    return DEVIATIONS * math.hypot(relative_error, planned) + math.log(MODEL)
 
 
 # Standard codes and rules.
@@ -486,19 +486,19 @@ def standard_plan(late):
 @pytest.mark.parametrize("late", ["busy", "cancelled"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_standard_choices(name, late):
-    found = standard_plan(late)
-    assert {own.name for own in found.choices} == {*DECODERS}
-    chosen = [own for own in found.choices if own.name == name]
+    result = standard_plan(late)
+    assert {choice.name for choice in result.choices} == {*DECODERS}
+    chosen = [choice for choice in result.choices if choice.name == name]
     # Workers that stop between two messages are never busy.
     stop = "cancelled" if name.startswith("replicated") else late
-    assert {own.late for own in chosen} == {stop}
+    assert {choice.late for choice in chosen} == {stop}
     unit_times = times_of_unequal_workers()
     if name.startswith("replicated"):
         unit_times = unit_times[:NUM_FEW_CLUSTERS]
     for choice in chosen:
         rounds = simulate(choice, unit_times, DECODERS[name])
-        assert_rounds(choice, rounds, found)
-        assert_steps(choice, rounds, found)
+        assert_rounds(choice, rounds, result)
+        assert_steps(choice, rounds, result)
 
 
 @functools.cache
@@ -510,8 +510,8 @@ def exact_plan():
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_exact_choices(name):
-    found = exact_plan()
-    chosen = [own for own in found.choices if own.name == name]
+    result = exact_plan()
+    chosen = [choice for choice in result.choices if choice.name == name]
     assert chosen
     unit_times = times_of_unequal_workers()
     if name.startswith("replicated"):
@@ -520,13 +520,13 @@ def test_exact_choices(name):
         rounds = simulate(choice, unit_times, DECODERS[name])
         assert squared_errors(choice.code, rounds.weights).max() < 1e-9
         assert choice.decoding_error == (0, 0)
-        assert_rounds(choice, rounds, found)
+        assert_rounds(choice, rounds, result)
 
 
 def test_choices_that_are_not_exact_are_left_out():
     waiting = [stragglers.fastest(number) for number in (3, 4, 5)]
-    own = {"fractional_repetition": REPETITION, "binary": BINARY}
-    options = {"codes": own, "waiting": waiting, "late": "cancelled", **GOAL}
+    own_codes = {"fractional_repetition": REPETITION, "binary": BINARY}
+    options = {"codes": own_codes, "waiting": waiting, "late": "cancelled", **GOAL}
     key = jax.random.key(6)
     all_choices = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, **options).choices
     expected = set()
@@ -534,8 +534,8 @@ def test_choices_that_are_not_exact_are_left_out():
         rounds = simulate(choice, times_of_unequal_workers(), DECODERS[choice.name])
         if squared_errors(choice.code, rounds.weights).max() < ROUNDING:
             expected.add((choice.name, choice.wait))
-    found = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, exact=True, **options)
-    assert {(own.name, own.wait) for own in found.choices} == expected
+    result = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, exact=True, **options)
+    assert {(choice.name, choice.wait) for choice in result.choices} == expected
     assert 0 < len(expected) < len(all_choices)
 
 
@@ -562,8 +562,8 @@ def plan_of_equal_workers(late):
 @pytest.mark.parametrize("late", ["cancelled", "busy"])
 @pytest.mark.parametrize("name", ["uncoded", "fractional_repetition"])
 def test_closed_forms(name, late):
-    found = plan_of_equal_workers(late)
-    chosen = [own for own in found.choices if own.name == name]
+    result = plan_of_equal_workers(late)
+    chosen = [choice for choice in result.choices if choice.name == name]
     # Uncoded workers are always compared with waiting for all of them.
     assert len(chosen) == (5 if name == "uncoded" else 4)
     for choice in chosen:
@@ -573,8 +573,8 @@ def test_closed_forms(name, late):
         if choice.is_closed_form:
             assert choice.step_time.standard_error == 0
         rounds = simulate(choice, times_of_equal_workers(), from_any_copy)
-        assert_rounds(choice, rounds, found)
-        assert_steps(choice, rounds, found)
+        assert_rounds(choice, rounds, result)
+        assert_steps(choice, rounds, result)
 
 
 # Own codes and rules.
@@ -675,12 +675,12 @@ def plan_of_own_choices():
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_own_choices(name):
-    found = plan_of_own_choices()
-    [choice] = [own for own in found.choices if own.name == name]
+def test_choices_of_the_user_are_simulated_as_by_numpy(name):
+    result = plan_of_own_choices()
+    [choice] = [choice for choice in result.choices if choice.name == name]
     rounds = simulate(choice, times_of_unequal_workers(), OWN[name][1])
-    assert_rounds(choice, rounds, found)
-    assert_steps(choice, rounds, found)
+    assert_rounds(choice, rounds, result)
+    assert_steps(choice, rounds, result)
 
 
 @pytest.mark.parametrize(
@@ -693,11 +693,11 @@ def test_own_choices(name):
     ],
 )
 def test_steps_for_another_goal(name, heterogeneity):
-    found = plan_of_own_choices().replan(heterogeneity=heterogeneity)
-    [choice] = [own for own in found.choices if own.name == name]
+    result = plan_of_own_choices().replan(heterogeneity=heterogeneity)
+    [choice] = [choice for choice in result.choices if choice.name == name]
     rounds = simulate(choice, times_of_unequal_workers(), OWN[name][1])
     assert choice.num_steps <= NUM_ROUNDS
-    assert_steps(choice, rounds, found)
+    assert_steps(choice, rounds, result)
 
 
 def test_classes_of_a_binary_code_that_do_not_combine():
@@ -710,10 +710,10 @@ def test_classes_of_a_binary_code_that_do_not_combine():
     delay = stragglers.unequal_speeds(
         stragglers.shifted_exponential(SHIFT, RATE), SPEEDS[:5]
     )
-    found = jaxwgc.plan(delay, 5, jax.random.key(7), choices=chosen, **GOAL)
-    for choice in found.choices:
+    result = jaxwgc.plan(delay, 5, jax.random.key(7), choices=chosen, **GOAL)
+    for choice in result.choices:
         unit_times = times_of_unequal_workers()[..., :5]
-        assert_rounds(choice, simulate(choice, unit_times, from_classes), found)
+        assert_rounds(choice, simulate(choice, unit_times, from_classes), result)
 
 
 # Traces, and stalls that they do not show.
@@ -763,14 +763,14 @@ def plan_for_trace():
 
 @pytest.mark.parametrize("name", TRACED)
 def test_rounds_of_a_trace(name):
-    found = plan_for_trace()
-    [choice] = [own for own in found.choices if own.name == name]
+    result = plan_for_trace()
+    [choice] = [choice for choice in result.choices if choice.name == name]
     unit_times = times_by_history(trace_with_a_lost_response())
-    assert_rounds(choice, simulate(choice, unit_times, OWN[name][1]), found)
+    assert_rounds(choice, simulate(choice, unit_times, OWN[name][1]), result)
 
 
 def test_stalls_that_a_trace_does_not_show():
-    """As many as three of the measured times could have been stalls."""
+    """Three of the measured times could have been stalls."""
     chosen = [
         Candidate("", UNCODED, stragglers.fastest(NUM_WORKERS), "cancelled"),
         Candidate("", UNCODED, stragglers.fastest(5), "busy"),
@@ -778,15 +778,15 @@ def test_stalls_that_a_trace_does_not_show():
     ]
     delay = stragglers.empirical(trace(), "workers")
     options = {"choices": chosen, "tail": TAIL, "num_rounds": 8000, **GOAL}
-    found = jaxwgc.plan(delay, NUM_WORKERS, jax.random.key(8), **options)
+    result = jaxwgc.plan(delay, NUM_WORKERS, jax.random.key(8), **options)
     unit_times = times_by_history(trace())
     random = np.random.default_rng(6)
     is_stalled = random.random(unit_times.shape) < 3 / trace().size
     stall = TAIL * trace().max()
     stalled_times = np.where(is_stalled, np.maximum(unit_times, stall), unit_times)
-    for choice in found.choices:
+    for choice in result.choices:
         rounds = simulate(choice, unit_times, from_any_copy)
-        assert_rounds(choice, rounds, found)
+        assert_rounds(choice, rounds, result)
         elapsed = simulate(choice, stalled_times, from_any_copy).elapsed
         event = elapsed.mean() / 2
-        assert_mean(choice.stalled_step_time, elapsed, found, event=event)
+        assert_mean(choice.stalled_step_time, elapsed, result, event=event)

@@ -92,7 +92,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_descent_takes_as_many_steps(case):
-    """To two targets, with the best step of each."""
+    """Each of two targets has its best step size."""
     delay, code, wait, heterogeneity, share, tolerance = CASES[case]
     memory = share == 1
     late = "busy" if memory else "cancelled"
@@ -102,11 +102,11 @@ def test_descent_takes_as_many_steps(case):
     length = math.ceil(plan.best.num_steps)
     assert 5 < length < 200
     for target in (GOAL["target"], 0.2):
-        own = plan.replan(target=target).best
-        number = math.ceil(own.num_steps)
+        best = plan.replan(target=target).best
+        number = math.ceil(best.num_steps)
         size = heterogeneity * CURVATURE.mean()
         losses, clock = descend(
-            code, own.model(delay), memory, own.step_size / share, size, length
+            code, best.model(delay), memory, best.step_size / share, size, length
         )
         before, after = np.asarray(losses).mean(0)[[number - 2, number - 1]]
         assert (1 - tolerance) * after < target < (1 + tolerance) * before
@@ -115,42 +115,44 @@ def test_descent_takes_as_many_steps(case):
 
 
 def test_exact_gradients_need_the_steps_of_gradient_descent():
-    [own] = jaxwgc.plan(
+    [own_plan] = jaxwgc.plan(
         FAST,
         4,
         KEY,
         choices=[Candidate("own", codes.uncoded(4), stragglers.fastest(4))],
     ).choices
     curvature = np.geomspace(1 / 100, 1, 8)
-    loss = np.mean(np.abs(1 - own.step_size * curvature) ** (2 * own.num_steps))
+    loss = np.mean(
+        np.abs(1 - own_plan.step_size * curvature) ** (2 * own_plan.num_steps)
+    )
     assert loss == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("is_biased", [False, True])
-def test_what_few_rounds_have_by_chance_is_no_bias(is_biased):
-    """Nobody is late more often than others, though in 20 rounds some were."""
+def test_chance_differences_in_few_rounds_are_no_bias(is_biased):
+    """All workers are late equally often, though not within 20 rounds."""
     is_late = np.random.default_rng(0).random((20, 12)) < 0.1
     is_late[:, 0] |= is_biased
     delay = stragglers.empirical(np.where(is_late, 3.0, 1.0))
     choice = Candidate("own", codes.uncoded(12), stragglers.deadline(2.0))
-    found = jaxwgc.plan(delay, 12, KEY, choices=[choice], tail=0, target=1e-5)
-    assert math.isinf(found.best.num_steps) == is_biased
+    result = jaxwgc.plan(delay, 12, KEY, choices=[choice], tail=0, target=1e-5)
+    assert math.isinf(result.best.num_steps) == is_biased
 
 
-def test_who_is_slow_is_remembered():
-    """In little more time than the first take, and without a code the whole target."""
-    found = jaxwgc.plan(
+def test_stored_messages_of_a_slow_worker_reach_the_goal():
+    """Waiting for the first takes little less time, and never reaches the target."""
+    result = jaxwgc.plan(
         slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL
     )
-    by_kind = {(own.waits_for, own.memory): own for own in found.choices}
+    by_kind = {(choice.waits_for, choice.memory): choice for choice in result.choices}
     remembering = by_kind["first 5 + late", True]
     waiting = by_kind["all", False]
-    assert found.best.memory and found.best.late == "busy"
+    assert result.best.memory and result.best.late == "busy"
     assert math.isinf(by_kind["first 5", False].time.value)
     assert remembering.time.value < 0.5 * waiting.time.value
-    answer = " ".join(found.answer.split())
-    assert "late messages stored" in answer and "+ late" in str(found)
+    answer = " ".join(result.answer.split())
+    assert "late messages stored" in answer and "+ late" in str(result)
     # Late answers are sent, too: one in three rounds or so.
     assert 5.2 < remembering.num_answers < 5.5
-    harder = found.replan(target=1e-4)
-    assert harder.best.memory and harder.best.num_steps > found.best.num_steps
+    harder = result.replan(target=1e-4)
+    assert harder.best.memory and harder.best.num_steps > result.best.num_steps

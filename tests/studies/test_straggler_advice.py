@@ -143,7 +143,7 @@ def random_trace(seed):
 
 
 def test_advice_misses_no_saving_of_random_speeds():
-    """Of 1,000 traces, and it names no worker of the other speed but by chance."""
+    """In 1,000 traces, it names workers of the other speed only by chance."""
     num_wrong = 0
     for seed in range(1000):
         times, is_slow = random_trace(seed)

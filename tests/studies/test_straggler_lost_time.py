@@ -64,7 +64,7 @@ def test_share_of_the_time_lost_is_that_of_the_column():
 @pytest.mark.parametrize("num_rounds", [30, 300])
 @pytest.mark.parametrize("law", ["exponential", "pareto", "normal", "correlated"])
 def test_no_equal_worker_is_named(num_rounds, law):
-    """For its time lost, or to be measured further."""
+    """None is named for its lost time, or to be measured further."""
 
     def make_times(generator):
         shape = (num_rounds, 10)

@@ -23,7 +23,7 @@ def with_losses(seed, num_rounds, share):
     ("num_rounds", "share"), [(10, 0.01), (30, 0.02), (30, 0.1), (200, 0.05)]
 )
 def test_no_worker_is_named_if_responses_are_lost_by_chance(num_rounds, share):
-    """Of 100 reports, 5% may name any worker: 11 with a probability of 1%."""
+    """5% of 100 reports may name a worker: at most 11 with a probability of 99%."""
     reports = [
         jaxwgc.straggler_report(with_losses(seed, num_rounds, share))
         for seed in range(100)
@@ -47,7 +47,7 @@ def test_a_worker_that_stopped_responding_is_named_with_the_first_round():
 
 
 def test_a_worker_that_stopped_is_named_if_all_lose_responses():
-    """Without the end, it loses as many responses as others."""
+    """Before its end, it loses as many responses as others."""
     times = with_losses(0, 300, share=0.1)
     times[280:, 2] = np.nan
     report = jaxwgc.straggler_report(times)

@@ -41,8 +41,8 @@ def by_brute_force(times):
 
 
 @pytest.mark.parametrize("num_workers", [2, 3, 4, 7])
-def test_statistics(num_workers):
-    """With missing responses, a round without any, and ties."""
+def test_statistics_match_brute_force(num_workers):
+    """Responses are missing, one round has none, and times tie."""
     generator = np.random.default_rng(num_workers)
     times = generator.integers(1, 9, (60, num_workers)).astype(float)
     times[generator.random(times.shape) < 0.1] = np.nan
@@ -75,7 +75,7 @@ def test_parts_are_summed():
 
 @pytest.mark.parametrize("num_rounds", [8, 40])
 def test_interval_of_the_median_is_that_of_order_statistics(num_rounds):
-    """If rounds are not correlated, or negatively: here speeds alternate."""
+    """Rounds are not correlated, or negatively: here speeds alternate."""
     signs = np.where(np.add.outer(np.arange(num_rounds), np.arange(10)) % 2, 1, -1)
     times = TIMES[:num_rounds] * 1.2**signs
     report = jaxwgc.straggler_report(times)
@@ -112,18 +112,20 @@ def simulated(kind, num_rounds, slowdown, key):
         ("intermittent", 300, 5.0, 0.9),
     ],
 )
-def test_kinds(kind, num_rounds, slowdown, share):
-    """The share of 40 traces whose straggler is named, and nobody else."""
+def test_simulated_stragglers_are_named_by_their_kind(
+    kind, num_rounds, slowdown, share
+):
+    """In this share of 40 traces, the straggler alone is named."""
     expected = np.full(10, "steady", "<U12")
     expected[3] = kind
-    found = [
+    result = [
         jaxwgc.straggler_report(simulated(kind, num_rounds, slowdown, key)).kinds
         for key in range(40)
     ]
-    firsts = [[name.split()[0] for name in kinds] for kinds in found]
-    assert np.mean([each == expected.tolist() for each in firsts]) >= share
+    firsts = [[name.split()[0] for name in kinds] for kinds in result]
+    assert np.mean([names == expected.tolist() for names in firsts]) >= share
     if kind == "since":
-        onsets = [int(kinds[3].split()[-1]) for kinds in found if kinds[3] != "steady"]
+        onsets = [int(kinds[3].split()[-1]) for kinds in result if kinds[3] != "steady"]
         assert abs(np.median(onsets) - num_rounds // 2) <= 1
 
 
@@ -141,7 +143,7 @@ ROUNDS = np.arange(300)
         (150, 1.3, 1.0, 1.0, "until round 1"),
     ],
 )
-def test_changes(start, before, after, outlier, kind):
+def test_a_change_of_speed_is_named(start, before, after, outlier, kind):
     """Worker 3 changes its speed in a round, and each fortieth is an outlier."""
     times = np.exp(0.05 * np.random.default_rng(0).standard_normal((300, 10)))
     times[:, 3] *= np.where(start > ROUNDS, before, after)
@@ -209,7 +211,7 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
         (with_workers(1.5, 3)[:, [3, 4]], "Check or replace worker 0: "),
     ],
 )
-def test_advice(times, start):
+def test_advice_begins_with_the_measure_to_take(times, start):
     report = jaxwgc.straggler_report(times)
     assert report.advice.startswith(start), report.advice
     assert report.advice[:30] in " ".join(str(report).split())
@@ -257,7 +259,7 @@ def test_long_traces_are_sampled():
 
 @pytest.mark.parametrize("period", [2, 10, 13])
 def test_samples_of_long_traces_do_not_alias(period):
-    """In every tenth of 40,951 rounds, a worker is four times as slow."""
+    """A worker is four times as slow in every tenth of 40,951 rounds."""
     times = np.tile(TIMES, (137, 1))[:40_951]
     times[::period, 2] *= 4
     report = jaxwgc.straggler_report(times)
@@ -269,7 +271,7 @@ def test_samples_of_long_traces_do_not_alias(period):
     assert report.replaced_time(is_replaced) == pytest.approx(replaced, rel=0.1)
 
 
-def test_plot():
+def test_the_plot_can_be_drawn():
     figure = pytest.importorskip("matplotlib.figure")
     times = with_workers(1.5, 4)
     times[4, 5] = np.nan
@@ -286,3 +288,23 @@ def test_few_rounds_name_nobody():
     report = jaxwgc.straggler_report(times)
     assert set(report.kinds) == {"steady"}
     assert report.slowdown_interval.tolist() == [[0] * 4, [np.inf] * 4]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.ones(3), "times must have (shape|a leading axis)"),
+        ([[1.0, 2.0]], r"times.* at least 2 rounds; got \(1, 2\)"),
+        ([[1.0], [2.0]], r"times.* at least 2 workers; got \(2, 1\)"),
+        ([[1, 2], [3, -1]], r"times.*got -1.0 at \[1, 1\]"),
+        (np.full((3, 2), np.nan), "times.*got none"),
+    ],
+)
+def test_times_that_are_no_trace_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.straggler_report(times)
+
+
+def test_names_of_other_workers_are_rejected():
+    with pytest.raises(ValueError, match=r"names must have shape .* = \(10,\)"):
+        jaxwgc.straggler_report(TIMES, names=["a"])

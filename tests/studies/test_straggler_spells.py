@@ -28,7 +28,7 @@ def num_alarms(traces):
     ("to_slow", "to_fast"), [(0.01, 0.2), (0.02, 0.2), (0.03, 0.25), (0.05, 0.2)]
 )
 def test_false_alarms_of_slow_spells(num_workers, to_slow, to_fast):
-    """Of 100 reports, 5% may name any worker: 11 with a probability of 1%."""
+    """5% of 100 reports may name a worker: at most 11 with a probability of 99%."""
     traces = [
         two_states(np.random.default_rng(key), (300, num_workers), to_slow, to_fast)
         for key in range(100)
@@ -88,7 +88,7 @@ def test_a_change_is_found_among_slow_spells():
 
 
 def test_changes_of_several_workers_are_no_spells_of_each_other():
-    """As in `job_3`: four workers are slow in the last 30 of 250 rounds."""
+    """Four workers are slow in the last 30 of 250 rounds, as in `job_3`."""
     times = np.exp(0.05 * np.random.default_rng(0).standard_normal((250, 10)))
     times[220:, 6:] *= 1.2
     kinds = jaxwgc.straggler_report(times).kinds

@@ -59,7 +59,7 @@ def test_workers_that_are_alike_are_rarely_named(num_rounds):
 
 
 def test_significance_is_that_of_a_binomial_test():
-    """Without correlation of rounds: another worker than 3 is last in turns."""
+    """Rounds are not correlated: workers other than 3 are last in turns."""
     waits = np.ones((120, 8))
     last = np.where(np.arange(120) % 2, 3, np.arange(120) % 8)
     waits[np.arange(120), last] = 0

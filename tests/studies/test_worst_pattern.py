@@ -36,7 +36,7 @@ def random_binary_code(num_workers, load, seed):
 
 
 def least_squares_error(code, lost, ridge=0.0):
-    """Of all messages but those of the workers that are lost; mean over the segments.
+    """Error of all messages but those of the lost workers; mean over the segments.
 
     The regularised problem is a larger one without: rows of the ridge below. Singular
     values of rounding, which NumPy's own cutoff may let through, do not count.
@@ -78,15 +78,15 @@ def small_code(name):
 # Tests share shapes, decoders and precisions, and so compiled programs.
 class TestExact:
     @pytest.mark.parametrize("name", SMALL_CODES)
-    def test_is_the_first_of_the_worst(self, name):
-        """One straggler more than the code survives, and two."""
+    def test_exhaustive_search_returns_the_first_worst_pattern(self, name):
+        """There are one and two stragglers more than the code tolerates."""
         x64 = name in ("weighted", "binary")
         with jax.enable_x64(x64):
             self.check(small_code(name), noise=1e-10 if x64 else 1e-4)
 
     def check(self, code, noise):
-        least = code.num_stragglers + 1
-        for num_stragglers in (least, least + 1):
+        smallest = code.num_stragglers + 1
+        for num_stragglers in (smallest, smallest + 1):
             errors = all_errors(code, num_stragglers)
             worst = max(errors.values())
             assert worst > 0.01
@@ -102,7 +102,7 @@ class TestExact:
         assert errors[lost_in(worst_pattern(code, 3))] >= max(errors.values()) - 1e-9
 
     def test_ties_go_to_the_first(self):
-        """Whatever is lost, the error is the same, but for rounding."""
+        """All patterns have equal errors, but for rounding."""
         for num_stragglers in range(3):
             received = worst_pattern(small_code("reed_solomon"), num_stragglers)
             assert lost_in(received) == tuple(range(num_stragglers))
@@ -124,7 +124,7 @@ class TestExact:
         assert lost_in(worst_pattern(code, 2, max_patterns=0)) == worst
 
     @pytest.mark.parametrize("decoder", [decoders.OneStep, decoders.Group])
-    def test_decoders(self, decoder):
+    def test_search_uses_the_errors_of_the_decoder(self, decoder):
         """Against the library's own errors on all 70 patterns; searched, too."""
         code = codes.fractional_repetition(8, 1)
         sets = np.array(list(itertools.combinations(range(8), 4)))
@@ -148,7 +148,7 @@ class TestSearch:
     @pytest.mark.parametrize("decoder", [decoders.Group, Optimal])
     @pytest.mark.parametrize("num_stragglers", [2, 7, 12])
     def test_sixty_workers_of_blocks(self, num_stragglers, decoder):
-        """Where no single straggler changes the error until the last copy is lost."""
+        """No single straggler changes the error until the last copy is lost."""
         code = codes.fractional_repetition(60, 2)
         decoder = decoder(**vars(code.decoders[0]))
         received = worst_pattern(code, num_stragglers, decoder, max_patterns=0)
@@ -158,7 +158,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("num_stragglers", [2, 4, 6])
     def test_reaches_the_worst_of_small_codes(self, num_stragglers, with_x64):
-        """In eleven cases of twelve; it was all of them when this was written."""
+        """Eleven of twelve searches reach it; all did when this was written."""
         generator = np.random.default_rng(num_stragglers)
         reached = 0
         for trial in range(12):
@@ -169,15 +169,17 @@ class TestSearch:
             exact, searched = (
                 least_squares_error(
                     code,
-                    lost_in(worst_pattern(code, num_stragglers, max_patterns=most)),
+                    lost_in(
+                        worst_pattern(code, num_stragglers, max_patterns=max_patterns)
+                    ),
                 )
-                for most in (50_000, 0)
+                for max_patterns in (50_000, 0)
             )
             assert searched <= exact + 1e-8
             reached += searched >= exact - 1e-8
         assert reached >= 11
 
-    def test_no_swap_is_worse(self, with_x64):
+    def test_no_swap_of_two_workers_increases_the_error(self, with_x64):
         code = random_binary_code(12, 4, seed=3)
         lost = lost_in(worst_pattern(code, 5, max_patterns=0))
         error = least_squares_error(code, lost)
@@ -186,8 +188,8 @@ class TestSearch:
                 swapped = {*lost, out} - {back}
                 assert least_squares_error(code, list(swapped)) <= error + 1e-7
 
-    def test_one_shape_a_code(self):
-        """However many stragglers and patterns, one function is compiled."""
+    def test_one_program_serves_all_numbers_of_stragglers(self):
+        """Numbers of stragglers and of patterns compile no further function."""
         code = small_code("reed_solomon")
         worst_pattern(code, 2)
         client = jax.devices()[0].client
@@ -206,8 +208,10 @@ class TestAnyCode:
         ),
         num_stragglers=st.integers(0, 4),
     )
-    def test_as_many_are_lost_as_were_asked_for(self, entries, num_stragglers):
-        """Also where all messages are zero, or no straggler changes anything."""
+    def test_the_pattern_has_the_requested_number_of_stragglers(
+        self, entries, num_stragglers
+    ):
+        """All messages may be zero, and stragglers may change nothing."""
         code = code_of(np.array(entries).reshape(5, 4))
         errors = all_errors(code, num_stragglers)
         for max_patterns in (0, 10):
@@ -232,13 +236,13 @@ def test_the_scale_of_weights_does_not_matter(with_x64):
     code = small_code("weighted")
     tiny = jaxwgc.weighted(small_code("binary"), 1e-20 * np.arange(1.0, 9.0))
     for max_patterns in (0, 100):
-        found = worst_pattern(tiny, 2, max_patterns=max_patterns)
+        received = worst_pattern(tiny, 2, max_patterns=max_patterns)
         expected = worst_pattern(code, 2, max_patterns=max_patterns)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(received, expected)
 
 
 def test_search_follows_the_decoding_error(with_x64):
-    """A ridge takes a message of small numbers for lost, whoever is."""
+    """A ridge counts a message of small numbers as lost."""
     is_small = np.arange(8) == 1
     code = code_of(
         np.diag(np.where(is_small, 1e-3, 1)), target=np.where(is_small, 1, 0.5)
@@ -258,10 +262,10 @@ class Broken(decoders.Decoder):
 
 
 @pytest.mark.parametrize("max_patterns", [0, 100])
-def test_no_number_is_the_worst_error(max_patterns):
+def test_an_error_of_nan_is_the_worst(max_patterns):
     code = small_code("binary")
-    found = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
-    assert lost_in(found) == (1, 4)
+    received = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
+    assert lost_in(received) == (1, 4)
 
 
 def test_every_round_loses_the_worst_pattern():
@@ -293,7 +297,7 @@ def test_pattern_of_the_adversary_is_that_of_the_decoder():
         assert lost_in(np.asarray(received)) == (lost,)
 
 
-def test_search_can_be_asked_for():
+def test_max_patterns_of_zero_selects_the_search():
     model = adversarial(small_code("fractional"), 4, max_patterns=0)
     arrivals, _ = model.sample(jax.random.key(0), model.init(8), jnp.ones(8))
     assert jaxwgc.decoding_error(small_code("fractional"), arrivals.received) == 4
@@ -319,7 +323,7 @@ def random_code(kind):
 
 class TestRidgeErrors:
     @pytest.mark.parametrize("kind", ["plain", "complex", "messages", "segments"])
-    def test_of_sets_and_of_every_swap(self, kind):
+    def test_errors_of_sets_and_of_every_swap_are_those_of_numpy(self, kind):
         code = random_code(kind)
         ridge = 0.01 * np.mean(np.sum(np.abs(code.encoding_matrix) ** 2, axis=1))
         expected = functools.partial(least_squares_error, code, ridge=ridge)
@@ -344,8 +348,22 @@ class TestRidgeErrors:
     @pytest.mark.parametrize(
         ("matrix", "target"), [(np.zeros((3, 2)), np.ones(2)), (np.eye(3), np.zeros(3))]
     )
-    def test_where_all_errors_are_equal(self, matrix, target):
+    def test_codes_whose_errors_are_all_equal(self, matrix, target):
         errors = RidgeErrors(code_of(matrix, target=target))
         after = errors.after_swaps((1,), all_swaps((1,), 3))
         np.testing.assert_array_equal(after, target.sum())
         assert errors.climb((1,)) == (1,)
+
+
+def test_as_many_stragglers_as_workers_are_rejected():
+    code = codes.uncoded(6)
+    with pytest.raises(ValueError, match="num_stragglers.* = 6 and .* = 6"):
+        worst_pattern(code, 6)
+    with pytest.raises(ValueError, match="num_stragglers must be less than"):
+        adversarial(code, 6)
+
+
+@pytest.mark.parametrize("study", [worst_pattern, adversarial])
+def test_traced_codes_are_rejected(study):
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(lambda code: study(code, 1), codes.uncoded(6))

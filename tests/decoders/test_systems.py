@@ -29,8 +29,8 @@ def by_lstsq(code, masks):
     weights = np.zeros(masks.shape, code.encoding_matrix.dtype)
     norms = row_scales(code.encoding_matrix)
     rows = code.encoding_matrix / norms[:, None]
-    for own, mask in zip(weights, masks, strict=True):
-        own[mask] = np.linalg.lstsq(rows[mask].T, code.target, rcond=1e-10)[0]
+    for mask_weights, mask in zip(weights, masks, strict=True):
+        mask_weights[mask] = np.linalg.lstsq(rows[mask].T, code.target, rcond=1e-10)[0]
     return weights / norms
 
 
@@ -38,9 +38,9 @@ def by_lstsq(code, masks):
 def test_all_short_masks_as_by_numpy(name, with_x64):
     code = CODES[name]
     expected = by_lstsq(code, SHORT)
-    found = jaxwgc.decoding_weights(code, SHORT)
+    weights = jaxwgc.decoding_weights(code, SHORT)
     size = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * size)
+    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-11 * size)
 
 
 @pytest.mark.parametrize("name", ["plain", "weighted"])
@@ -57,10 +57,10 @@ def test_batches_lanes_and_single_masks(name, x64):
     tolerance = size * (1e-11 if x64 else 2e-4)
     alone = jax.jit(decode)
     lanes = jax.jit(jax.vmap(decode))
-    for found in (jax.jit(decode)(SHORT), lanes(SHORT)):
-        np.testing.assert_allclose(found, batch, rtol=0, atol=tolerance)
-    for mask, own in list(zip(SHORT, batch, strict=True))[::20]:
-        np.testing.assert_allclose(alone(mask), own, rtol=0, atol=tolerance)
+    for result in (jax.jit(decode)(SHORT), lanes(SHORT)):
+        np.testing.assert_allclose(result, batch, rtol=0, atol=tolerance)
+    for mask, weights in list(zip(SHORT, batch, strict=True))[::20]:
+        np.testing.assert_allclose(alone(mask), weights, rtol=0, atol=tolerance)
 
 
 def factorised(code, masks):
@@ -84,15 +84,18 @@ def test_masks_that_are_not_factorised_are_decomposed(x64):
     weights, is_solved = factorised(code, masks)
     assert not is_solved.any()
     systems = systems_of(jnp.asarray(matrix), code.segment_targets, False)
-    found = _systems.solve_poor(~is_solved, weights, masks, matrix, np.ones((1, 12)))
-    left = systems[0].residual(found)
+    result = _systems.solve_poor(~is_solved, weights, masks, matrix, np.ones((1, 12)))
+    left = systems[0].residual(result)
     expected = systems[0].residual(jnp.asarray(by_lstsq(code, masks))[:, None])
     np.testing.assert_allclose(
         left, expected, atol=10 * ROUNDING[jnp.finfo(left.dtype).bits]
     )
-    size = np.abs(found).max()
+    size = np.abs(result).max()
     np.testing.assert_allclose(
-        found[:, 0], by_lstsq(code, masks), rtol=0, atol=size * (1e-11 if x64 else 1e-5)
+        result[:, 0],
+        by_lstsq(code, masks),
+        rtol=0,
+        atol=size * (1e-11 if x64 else 1e-5),
     )
 
 

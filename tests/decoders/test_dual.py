@@ -1,0 +1,43 @@
+"""Weights by iterations on the dual code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxwgc
+from jaxwgc.decoders._dual import DualCode, dual_weights
+from jaxwgc.decoders._systems import System, scaled_rows
+
+
+def test_steps_of_the_dual_code_converge_to_rounding():
+    """A system that is not quite that of the mask would take more of them."""
+    code = jaxwgc.codes.reed_solomon(60, 60, 15)
+    number = code.num_workers
+    lost = code.num_stragglers
+    positions = np.asarray(code.decoders[0].positions)
+    around = np.argsort(positions)
+    powers = positions[:, None] * np.arange(1, lost + 1) % number
+    null = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
+    of_all = np.full(number, 1 / number)
+    masks = [
+        ~np.isin(np.arange(60), np.roll(around, 2 * turn)[:lost]) for turn in range(30)
+    ]
+
+    @jax.jit
+    def solve(masks, matrix):
+        matrix, norms = scaled_rows(matrix)
+        dual = DualCode(
+            jnp.asarray(of_all, matrix.dtype), jnp.asarray(null, matrix.dtype)
+        )
+        none = jnp.full((1, number), jnp.nan, matrix.dtype)
+        target = jnp.ones((1, number), matrix.dtype)
+        system = System(matrix, norms, target)
+        solve = jax.vmap(lambda mask: dual_weights(none, mask, system, dual, lost))
+        return solve(masks) * norms, matrix
+
+    matrix = code.encoding_matrix.astype(np.complex64)
+    weights, matrix = solve(np.array(masks), matrix)
+    weights = np.asarray(weights[:, 0], np.complex128)
+    missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
+    eps = np.finfo(np.float32).eps
+    assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))
