@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxwgc.distributed.ray import _actors, _driver, _session
 from jaxwgc.distributed.ray._events import Call, Launch
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
+from jaxwgc.distributed.ray._worker import read_order
 from tests.distributed.simulated import (
     SimulatedLauncher,
     SimulatedRay,
@@ -75,6 +76,25 @@ def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
             with pytest.raises(ArithmeticError):
                 driver.run(0, [np.zeros(2)], None)
             assert driver._now() == 0
+
+
+@pytest.mark.parametrize(("length", "is_large"), [(2, False), (10_000, True)])
+def test_order_of_a_query_is_that_of_the_round(length, is_large):
+    """Large parameters are in Ray's object store, and the order is a reference."""
+    params = np.arange(length, dtype=float)
+    with simulated() as ray:
+        ray.put = lambda value: ("reference", value)
+        ray.get = lambda order: order[1]
+        driver = make_driver(SimulatedLauncher(ray))
+        workers = _driver.WorkersOfRound(driver.actors, driver.fleet)
+        # Such a round has its order, and ends at once.
+        with pytest.raises(RuntimeError, match="closed during a round"):
+            driver.is_closed.set()
+            driver.run(7, [params], "key")
+        assert (driver.actors.order[0] == "reference") is is_large
+        [leaf], key, step = read_order(workers.order())
+    np.testing.assert_array_equal(leaf, params)
+    assert (key, step) == ("key", 7)
 
 
 def test_start_says_what_it_does(caplog):
