@@ -158,6 +158,25 @@ def test_audit_without_a_response_finds_nothing():
     assert not check(workers, FIRST_TWO, num_rounds=10).any()
 
 
+def test_part_of_batches_is_recomputed_in_the_step_of_the_round():
+    """Twice by the same process, for two steps and parts."""
+
+    def batches(step, part):
+        return PARTS[part] + step
+
+    workers = Workers(1, 1, 1)
+    task = TASK._replace(load=None, batches=batches)
+    copies = _verification.PartCopies(CODE, task, None, workers)
+    key = sent(jax.random.key(3))
+    for step, part in ((7, 4), (9, 1)):
+        order = pickle.dumps(([np.asarray(PARAMS)], sent(KEY), step))
+        workers.order = lambda order=order: order
+        gradient = jax.grad(loss)(PARAMS, batches(step, part))
+        expected = _worker.project(read(key), gradient[None], 64)[0]
+        found = copies.recompute(key, part, np.ones((1, 1)))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_rounds_in_which_no_part_was_sent_are_not_audited():
     workers = Workers(1, 1, 1)
     check(workers, np.zeros((3, 4)))
