@@ -140,6 +140,17 @@ def test_quantized_messages_are_unbiased_with_bits_per_message(dtype):
     assert np.all(np.abs(steps) <= levels + 1e-3)
 
 
+def test_messages_are_rounded_independently():
+    """Equal messages of several workers: their mean has less noise than one of them."""
+    message = np.random.default_rng(0).normal(size=64)
+    messages = np.tile(message, (3, 1)).astype(np.float32)
+    bits = np.array([4, 4, 4])
+    misses = np.asarray(draws(messages, bits), float) - messages
+    of_one = np.sum(misses[:, 0] ** 2, 1).mean()
+    of_mean = np.sum(misses.mean(1) ** 2, 1).mean()
+    assert of_mean == pytest.approx(of_one / 3, rel=0.1)
+
+
 def test_the_bound_of_the_quantization_variance_is_sharp():
     """Vectors that reach it: all alike, or all in the middle between two levels.
 

@@ -104,6 +104,17 @@ class TestGroup:
                 True,
             }
 
+    def test_heavy_part_is_lost_by_neither_family(self):
+        """Family 0 lacks one part that counts nine times, and family 1 lacks three."""
+        code = codes.binary(5, 1)
+        families = [[0, -1, 1, -1, 2], [-1, 0, -1, 1, -1]]
+        np.testing.assert_array_equal(code.decoders[0].groups, families)
+        heavy = jaxwgc.weighted(code, np.array([1.0, 1, 1, 1, 9]))
+        received = np.array([True, False, True, True, False])
+        for own, expected in ((code, [1, 0, 1, 0, 0]), (heavy, [0, 0, 0, 1, 0])):
+            found = jaxwgc.decoding_weights(own, received, Group)
+            np.testing.assert_array_equal(found, expected)
+
 
 class TestOneStep:
     """The catalogue has the formulas for as many parts as workers."""

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxwgc.distributed.ray import _actors, _driver, _session
-from jaxwgc.distributed.ray._events import Call, Launch
+from jaxwgc.distributed.ray import _actors, _driver, _launcher, _session
+from jaxwgc.distributed.ray._events import Call, Launch, Verdict
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
+from jaxwgc.distributed.ray._worker import read_order
 from tests.distributed.simulated import (
     SimulatedLauncher,
     SimulatedRay,
@@ -61,6 +62,66 @@ def test_clock_is_read_before_the_call(steps):
                 assert event.seconds == taken
 
 
+def test_response_time_counts_from_the_oldest_call_without_a_response():
+    """The worker has two calls, of which the second comes three seconds later."""
+    with simulated(worked=5) as ray:
+        actors = _actors.Actors(SimulatedLauncher(ray), 1, lambda: None)
+        actors.perform([Launch(0)])
+        actors.next_event(math.inf)
+        actors.perform([Call(0, "compute", 0)])
+        begin = ray.now
+        ray.now += 3
+        actors.perform([Call(0, "compute", 1)])
+        event = actors.next_event(math.inf)
+        assert event.seconds == ray.now - begin == 8
+
+
+def test_deferred_call_is_forgotten_with_its_worker():
+    """A worker has at most four calls without a response; the fifth is deferred."""
+    with simulated(worked=5) as ray:
+        actors = _actors.Actors(SimulatedLauncher(ray), 1, lambda: None)
+        actors.perform([Launch(0)])
+        actors.next_event(math.inf)
+        for number in range(_launcher.MAX_CALLS + 1):
+            actors.perform([Call(0, "compute", number)])
+        num_calls = len(ray.due)
+        actors.end(0)
+        assert actors.next_event(0.0) is None
+        # One call started the worker.
+        assert len(ray.due) == num_calls == 1 + _launcher.MAX_CALLS
+
+
+def test_deferred_call_follows_the_first_response():
+    with simulated(worked=5) as ray:
+        actors = _actors.Actors(SimulatedLauncher(ray), 1, lambda: None)
+        actors.perform([Launch(0)])
+        actors.next_event(math.inf)
+        for number in range(_launcher.MAX_CALLS + 2):
+            actors.perform([Call(0, "compute", number, call=number)])
+        ray.now += 5
+        event = actors.next_event(math.inf)
+        assert event.call == _launcher.MAX_CALLS + 1
+
+
+def test_seconds_of_a_verification_are_no_time_of_the_engines():
+    """No worker is silent while its messages are verified."""
+    with simulated() as ray:
+        driver = make_driver(SimulatedLauncher(ray))
+        driver.start(0)
+
+        def check(this_round):
+            ray.now += 100
+            everyone = np.ones(1, bool)
+            return Verdict(everyone, ~everyone, False)
+
+        driver.verifier = types.SimpleNamespace(check=check)
+        this_round = driver.run(0, [np.zeros(2)], None)
+        assert this_round.timings["examination"] == 100
+        begin = driver._now()
+        driver.run(1, [np.zeros(2)], None)
+        assert driver._now() == begin
+
+
 def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
     """Otherwise, the clock of the engines would run backwards."""
     with simulated() as ray:
@@ -75,6 +136,25 @@ def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
             with pytest.raises(ArithmeticError):
                 driver.run(0, [np.zeros(2)], None)
             assert driver._now() == 0
+
+
+@pytest.mark.parametrize(("length", "is_large"), [(2, False), (10_000, True)])
+def test_order_of_a_query_is_that_of_the_round(length, is_large):
+    """Large parameters are in Ray's object store, and the order is a reference."""
+    params = np.arange(length, dtype=float)
+    with simulated() as ray:
+        ray.put = lambda value: ("reference", value)
+        ray.get = lambda order: order[1]
+        driver = make_driver(SimulatedLauncher(ray))
+        workers = _driver.WorkersOfRound(driver.actors, driver.fleet)
+        # Such a round has its order, and ends at once.
+        with pytest.raises(RuntimeError, match="closed during a round"):
+            driver.is_closed.set()
+            driver.run(7, [params], "key")
+        assert (driver.actors.order[0] == "reference") is is_large
+        [leaf], key, step = read_order(workers.order())
+    np.testing.assert_array_equal(leaf, params)
+    assert (key, step) == ("key", 7)
 
 
 def test_start_says_what_it_does(caplog):

@@ -179,6 +179,40 @@ def test_corrupted_messages_are_left_out():
     assert np.isnan(result.losses[1])
 
 
+def test_corrupted_rounds_are_counted_anew_for_a_replacement():
+    """Two of the first process, whose death has another reason, and then three."""
+
+    def check(this_round):
+        wrong = this_round.received & (np.arange(5) == 1)
+        return Verdict(this_round.received & ~wrong, wrong, False)
+
+    world = World(message_fleet(ends=lambda times: times.max()))
+    verifier = types.SimpleNamespace(check=check)
+    seconds = by_worker(*[0.1] * 5)
+
+    def run_until_wrong():
+        for _ in range(20):
+            if world.run(seconds, verifier=verifier).wrong[1]:
+                return
+        raise AssertionError("worker 1 does not respond")
+
+    def warnings():
+        replaced = [own for own in world.log if isinstance(own, Replace)]
+        return [own.warning for own in replaced if own.warning]
+
+    run_until_wrong()
+    run_until_wrong()
+    world.begin(verifier=verifier)
+    world.lose(1)
+    world.finish()
+    run_until_wrong()
+    run_until_wrong()
+    assert not warnings()
+    run_until_wrong()
+    [warning] = warnings()
+    assert "its messages were corrupted in 3 rounds" in warning
+
+
 def test_a_rejected_round_has_no_messages():
     nobody = np.zeros(5, bool)
     verdict = Verdict(nobody, nobody, True)

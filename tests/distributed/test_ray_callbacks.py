@@ -120,6 +120,18 @@ def test_errors_end_training_with_a_checkpoint(tmp_path):
         assert last["step"] == state.step == {"fail_in_function": 2, "log": 3}[name]
 
 
+def test_all_callbacks_see_the_last_step():
+    """Also those that come after the one that stops."""
+    steps = []
+
+    def stop(progress):
+        return "stop" if progress.state.step == 3 else None
+
+    state = train(6, stop, lambda progress: steps.append(progress.state.step))
+    assert state.step == 3
+    assert steps == [1, 2, 3]
+
+
 def test_json_lines_after_the_checkpoint_are_dropped(tmp_path):
     """The run stops at step 3, and is killed in the middle of the line of step 5."""
     path = tmp_path / "metrics.jsonl"

@@ -34,6 +34,26 @@ def test_systematic_inclusion_probabilities(size, spread):
     np.testing.assert_allclose(ratio, ratio[:1].repeat(len(ratio)), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "spread"), [(300, 2.0), (1900, 0.1), (7, 4.0), (2000, 1.0)]
+)
+def test_systematic_inclusion_probabilities_in_float64(size, spread, with_x64):
+    """They sum to the size exactly, and are in proportion up to 2⁻³²."""
+    num_rows = 2000
+    probabilities = np.exp(spread * np.random.default_rng(0).normal(size=num_rows))
+    probabilities = probabilities / probabilities.sum()
+    result = many_systematic(jax.random.key(6), probabilities, np.int32(size))
+    is_in, inclusion = jax.device_get(result)
+    assert inclusion.dtype == np.float64
+    np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
+    np.testing.assert_allclose(np.sum(inclusion, axis=1), size, rtol=1e-12)
+    inclusion = inclusion[0]
+    assert (inclusion < 1).any() == (size < num_rows)
+    is_large = (inclusion < 1) & (inclusion > 1e-2)
+    ratio = (inclusion / probabilities)[is_large]
+    np.testing.assert_allclose(ratio, ratio[:1].repeat(len(ratio)), rtol=1e-6)
+
+
 def test_rare_rows_are_not_lost():
     """Chances below 2⁻³² are rounded up, and the scale uses the rounded ones."""
     key = jax.random.key(0)

@@ -11,7 +11,14 @@ from jax.experimental import sparse
 
 from jaxwgc.sketching import leverage_scores, ridge_leverage_scores
 from tests import oracles
-from tests.sketching.zoo import NUM_COLUMNS, NUM_ROWS, SCORES, check_scores, conditioned
+from tests.sketching.zoo import (
+    NUM_COLUMNS,
+    NUM_ROWS,
+    SCORES,
+    check_scores,
+    conditioned,
+    of_singular_values,
+)
 
 # "svd" is another name of "qr".
 WAYS = [way for way in SCORES if way != "svd"]
@@ -174,3 +181,10 @@ def test_memory_is_that_of_the_entries():
     assert used < 0.5 * 4 * shape[0] * shape[1]
     counts = np.bincount(indices[:, 1], minlength=100)
     np.testing.assert_allclose(compiled(entries), 1 / counts[indices[:, 1]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_small_directions_of_tall_matrices_are_kept(way):
+    """The cutoff grows with the number of columns: for that of rows, the rank is 3."""
+    matrix = of_singular_values([1, 1, 1, 4e-5], (20_000, 4)).astype(np.float32)
+    assert check_scores(way, matrix, rank=4)

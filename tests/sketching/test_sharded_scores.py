@@ -76,6 +76,11 @@ np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-12)
 samples = [sketching.sample_rows(key, own, 20) for own in (scores, np.asarray(scores))]
 np.testing.assert_array_equal(samples[0].indices, samples[1].indices)
 jax.eval_shape(lambda: sketching.lewis_weights(on_explicit, 2.0))
+# Lewis weights are the leverage scores of rows that are scaled by them.
+weights = np.asarray(sketching.lewis_weights(on_explicit, 1.0).weights)
+check_close(weights, sketching.lewis_weights(matrix, 1.0).weights)
+scaled_rows = matrix / np.sqrt(weights)[:, None]
+np.testing.assert_allclose(leverage_scores(scaled_rows), weights, rtol=1e-9)
 matrix[399, 3] = np.nan
 assert np.isnan(traced(jax.device_put(matrix, layouts[2]))).all()
 print("all good")

@@ -149,6 +149,23 @@ def test_derivative_of_solvers_without_factors(solve, shape, rank):
 
 
 @pytest.mark.parametrize(
+    ("solve", "shape"), [(by_operator, (4, 9)), (by_entries, (9, 4))]
+)
+@pytest.mark.parametrize("rank", [1, 4])
+def test_reverse_mode_without_factors(solve, shape, rank):
+    """By value: JAX transposes the products of an operator, and those of entries."""
+    random = np.random.default_rng(2)
+    target, target_change = random.standard_normal((2, shape[0]))
+    weights = random.standard_normal(shape[1])
+    matrix, change, expected = along_rank(
+        shape, rank, target, target_change, np.eye(shape[0]), solve is by_entries
+    )
+    primals = (matrix, target)
+    tangents = (change, target_change)
+    check_both_modes(solve, primals, tangents, weights, expected, 1e-7)
+
+
+@pytest.mark.parametrize(
     "solve",
     [functools.partial(preconditioned, ridge=0.0, method="gram"), by_operator],
     ids=["gram", "operator"],
