@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxwgc import sketching
-from tests.catalogue.problems import MATRIX, SAMPLE
+from tests.catalogue.problems import SAMPLE
 from tests.sketching.refusals import check_refusal
 
 
@@ -134,10 +134,15 @@ def test_weighted_parts(changes, message):
     check_refusal(sketching.weighted_parts, changes, ValueError, message)
 
 
-def test_strings_are_no_rows():
-    changes = {"rows": {"x": np.full((4, 2), "a")}}
-    message = r"rows\['x'\] must be arrays of JAX; got <U1"
-    check_refusal(sketching.scale_rows, changes, TypeError, message)
-    changes = {"data": {"x": np.full(MATRIX.shape, "a")}}
-    message = r"data\['x'\] must be arrays of JAX; got <U1"
-    check_refusal(sketching.partition, changes, TypeError, message)
+@pytest.mark.parametrize(
+    ("function", "argument", "shape"),
+    [
+        (sketching.scale_rows, "rows", (4, 2)),
+        (sketching.partition, "data", (20, 4)),
+        (sketching.weighted_parts, "parts", (3, 6)),
+    ],
+)
+def test_strings_are_no_data(function, argument, shape):
+    changes = {argument: {"x": np.full(shape, "a")}}
+    message = rf"{argument}\['x'\] must be numbers.* bools.*; got <U1"
+    check_refusal(function, changes, TypeError, message)

@@ -51,6 +51,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
       The paper's section 3.2, for K that divides N.
     """
     _validation.check_all_dense("data", data)
+    _validation.check_dtypes("data", data, "numbers, bools or keys")
     data = jax.tree.map(jnp.asarray, data)
     num_rows = _validation.check_parts("data", data, "N")
     num_parts = _validation.check_up_to("num_parts", num_parts, num_rows=num_rows)

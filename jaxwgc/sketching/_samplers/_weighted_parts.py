@@ -119,6 +119,7 @@ def scale_rows(rows: Any, factors: ArrayLike) -> Any:
     factors = _conversions.float_array("factors", factors)
     _validation.check_shape("factors", factors, "(k,)", ("any",))
     _validation.check_all_dense("rows", rows)
+    _validation.check_dtypes("rows", rows, "numbers or bools")
     _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
 
     def scale(leaf: Any) -> Array:
@@ -187,6 +188,7 @@ def weighted_parts(
     shape = row_weights.shape
     _validation.check_shape("row_weights", row_weights, "(K, m)", ("any", "any"))
     _validation.check_all_dense("parts", parts)
+    _validation.check_dtypes("parts", parts, "numbers, bools or keys")
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
         if np.shape(leaf)[:2] != shape:
             raise ValueError(

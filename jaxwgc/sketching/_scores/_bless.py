@@ -106,9 +106,10 @@ def bless(
       all points, does not.
     """
     key = _validation.check_key(key)
+    _validation.check_callable("kernel", kernel)
     _validation.check_number("ridge", ridge, positive=True, traceable=False)
     _validation.check_number("oversampling", oversampling, positive=True)
-    _validation.check_number("step", step, minimum=1)
+    _validation.check_number("step", step)
     if step <= 1:
         raise ValueError(f"step must be more than 1; got {step}")
     points = _conversions.finite_array("data", data)

@@ -68,11 +68,9 @@ def effective_resistances(
       and steady state distributions for Markov chains", Operations Research 33 (1985),
       for the elimination.
     """
-    _validation.check_dense("edges", edges)
+    edges = _validation.as_array("edges", edges, "integers")
     host_edges = None if _validation.is_traced(edges) else np.asarray(edges)
     edges = jnp.asarray(edges)
-    if not jnp.issubdtype(edges.dtype, jnp.integer):
-        raise TypeError(f"edges must be integers; got an array of {edges.dtype}")
     _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
     if num_vertices is None:
         if host_edges is None:
