@@ -106,15 +106,22 @@ def check_one_array(name: str, value: Any, meaning: str) -> None:
         )
 
 
-def _by_path(shapes):
+def _by_path(shapes: Any) -> dict[str, str]:
     """Converts a result of `shapes_of` to a dict from paths of leaves to shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        shapes, is_leaf=lambda node: isinstance(node, dict) and [*node.values()] == [()]
-    )
-    return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
+    by_path = {}
+    leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=_is_shape)
+    for path, leaf in leaves:
+        [shape] = leaf
+        by_path[jax.tree_util.keystr(path)] = shape
+    return by_path
 
 
-def _leaf_names(name, shapes, others):
+def _is_shape(node: object) -> bool:
+    """Returns whether a node of `shapes_of` stands for an array."""
+    return isinstance(node, dict) and list(node.values()) == [()]
+
+
+def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> str:
     """Returns the names of the first leaves with a path that `others` lacks."""
     names = [f"{name}{path}" for path in shapes if path not in others]
     if not names:

@@ -153,7 +153,9 @@ class OptimizerProbe:
             added=_difference(all_respond, none_responds),
         )
 
-    def _followed(self, partial_gradients, received):
+    def _followed(
+        self, partial_gradients: Any, received: np.ndarray
+    ) -> list[np.ndarray]:
         """Returns updates of a few steps, and the final state behind the aggregator."""
         seen = []
         state = self.state
@@ -170,14 +172,15 @@ class OptimizerProbe:
         return seen
 
 
-def _difference(first, second):
-    """Returns the largest relative difference of two results."""
+def _difference(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    """Returns the largest relative difference between two lists of vectors."""
     largest = 0.0
-    for one, two in zip(first, second, strict=True):
-        longest = max(np.linalg.norm(one), np.linalg.norm(two))
+    for vector, other in zip(first, second, strict=True):
+        longest = max(np.linalg.norm(vector), np.linalg.norm(other))
         # The relative difference of zeros, or after overflow, is undefined.
         if longest > 0 and np.isfinite(longest):
-            largest = max(largest, float(np.linalg.norm(one - two) / longest))
+            difference = np.linalg.norm(vector - other) / longest
+            largest = max(largest, float(difference))
     return largest
 
 
@@ -222,7 +225,8 @@ def rounds_of(states: list[Any]) -> MaskedRounds:
     )
 
 
-def _are_equal(first, second):
+def _are_equal(first: Any, second: Any) -> bool:
+    """Returns whether all arrays of two pytrees are equal."""
     return jax.tree.all(
-        jax.tree.map(lambda one, two: np.all(one == two), first, second)
+        jax.tree.map(lambda leaf, other: np.all(leaf == other), first, second)
     )
