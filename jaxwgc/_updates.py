@@ -79,21 +79,22 @@ def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> 
         return
     shapes = _by_path(shapes_of(after_axis))
     shapes_of_params = _by_path(expected)
-    required = f"be like params with a leading axis of {axis_name} = {size} in front"
     if shapes.keys() != shapes_of_params.keys():
         only_updates = _leaf_names("updates", shapes, shapes_of_params)
         only_params = _leaf_names("params", shapes_of_params, shapes)
         raise ValueError(
-            f"updates must {required}; got {only_updates} only in updates, and "
-            f"{only_params} only in params (pass the params that the loss was "
-            "differentiated by; a wrapper with params of its own, such as "
-            "optax.lookahead, goes around the whole chain)"
+            f"updates must be like params with a leading axis of {axis_name} = {size} "
+            f"in front; got {only_updates} only in updates, and {only_params} only in "
+            "params (pass the params that the loss was differentiated by; a wrapper "
+            "with params of its own, such as optax.lookahead, goes around the whole "
+            "chain)"
         )
     for path, shape in shapes.items():
         if shape != shapes_of_params[path]:
             raise ValueError(
-                f"updates{path} must {required}; got {shape} after that axis, params "
-                f"have {shapes_of_params[path]}{_ORDER}"
+                f"updates{path} must be like params with a leading axis of {axis_name} "
+                f"= {size} in front; got {shape} after that axis, params have "
+                f"{shapes_of_params[path]}{_ORDER}"
             )
 
 

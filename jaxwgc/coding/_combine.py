@@ -106,23 +106,23 @@ def combine(
     if floors is not None:
         floors = floors / eps
 
+    def received_message(index):
+        return jnp.where(mask[..., index, None], messages[..., index, :], 0)
+
     def sum_block(start, count):
-        places = [start + place for place in range(count)]
-        received = [
-            jnp.where(mask[..., index, None], messages[..., index, :], 0)
-            for index in places
-        ]
+        indices = [start + place for place in range(count)]
+        received = [received_message(index) for index in indices]
         rows = zeros
         if floors is None:
-            for index, message in zip(places, received, strict=True):
+            for index, message in zip(indices, received, strict=True):
                 rows = rows + weights[..., index, None] * message[..., None, :]
             return _Sums(rows, rounding=None)
         unit = _unit_of(received)
         squared_bounds = zeros.real
-        for index, message in zip(places, received, strict=True):
-            message = (message * unit)[..., None, :]
-            rows = rows + weights[..., index, None] * message
-            bound = floors[..., index, None] * one_norm(message)
+        for index, message in zip(indices, received, strict=True):
+            row = (message * unit)[..., None, :]
+            rows = rows + weights[..., index, None] * row
+            bound = floors[..., index, None] * one_norm(row)
             squared_bounds = squared_bounds + bound**2
         return _Sums(rows, _Rounding(squared_bounds, unit[..., None, :]))
 
