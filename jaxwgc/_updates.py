@@ -29,7 +29,7 @@ def check_unmasked(params: Any) -> None:
         )
 
 
-def _is_masked(node: Any) -> bool:
+def _is_masked(node: object) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
