@@ -50,7 +50,7 @@ def register(cls: type[T]) -> type[T]:
     return cls
 
 
-def _is_static(annotation: Any) -> bool:
+def _is_static(annotation: object) -> bool:
     """Returns whether the annotation of a field is `Static[...]`."""
     # Annotations are strings under `from __future__ import annotations`.
     if isinstance(annotation, str):

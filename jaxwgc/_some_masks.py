@@ -122,7 +122,9 @@ def masked_map(
     return flat.reshape(values.shape)
 
 
-def _replace_together(is_open, function, values, rows):
+def _replace_together(
+    is_open: jax.Array, function: Partial, values: jax.Array, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Replaces values by whole batches; returns the values and what is still open.
 
     Ends early if fewer than half of the values are final.

@@ -29,7 +29,7 @@ def check_unmasked(params: Any) -> None:
         )
 
 
-def _is_masked(node: Any) -> bool:
+def _is_masked(node: object) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
@@ -79,21 +79,22 @@ def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> 
         return
     shapes = _by_path(shapes_of(after_axis))
     shapes_of_params = _by_path(expected)
-    required = f"be like params with a leading axis of {axis_name} = {size} in front"
     if shapes.keys() != shapes_of_params.keys():
         only_updates = _leaf_names("updates", shapes, shapes_of_params)
         only_params = _leaf_names("params", shapes_of_params, shapes)
         raise ValueError(
-            f"updates must {required}; got {only_updates} only in updates, and "
-            f"{only_params} only in params (pass the params that the loss was "
-            "differentiated by; a wrapper with params of its own, such as "
-            "optax.lookahead, goes around the whole chain)"
+            f"updates must be like params with a leading axis of {axis_name} = {size} "
+            f"in front; got {only_updates} only in updates, and {only_params} only in "
+            "params (pass the params that the loss was differentiated by; a wrapper "
+            "with params of its own, such as optax.lookahead, goes around the whole "
+            "chain)"
         )
     for path, shape in shapes.items():
         if shape != shapes_of_params[path]:
             raise ValueError(
-                f"updates{path} must {required}; got {shape} after that axis, params "
-                f"have {shapes_of_params[path]}{_ORDER}"
+                f"updates{path} must be like params with a leading axis of {axis_name} "
+                f"= {size} in front; got {shape} after that axis, params have "
+                f"{shapes_of_params[path]}{_ORDER}"
             )
 
 
@@ -106,15 +107,22 @@ def check_one_array(name: str, value: Any, meaning: str) -> None:
         )
 
 
-def _by_path(shapes):
+def _by_path(shapes: Any) -> dict[str, str]:
     """Converts a result of `shapes_of` to a dict from paths of leaves to shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        shapes, is_leaf=lambda node: isinstance(node, dict) and [*node.values()] == [()]
-    )
-    return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
+    by_path = {}
+    leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=_is_shape)
+    for path, leaf in leaves:
+        [shape] = leaf
+        by_path[jax.tree_util.keystr(path)] = shape
+    return by_path
 
 
-def _leaf_names(name, shapes, others):
+def _is_shape(node: object) -> bool:
+    """Returns whether a node of `shapes_of` stands for an array."""
+    return isinstance(node, dict) and list(node.values()) == [()]
+
+
+def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> str:
     """Returns the names of the first leaves with a path that `others` lacks."""
     names = [f"{name}{path}" for path in shapes if path not in others]
     if not names:

@@ -56,13 +56,18 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
         _validation.check_parts("parts", parts, "num_parts")
         _validation.check_dtypes("parts", parts, "numbers, bools or keys")
         (values, aux), gradients = _by_part(loss, has_aux, params, parts)
-        return ((values, aux) if has_aux else values), gradients
+        if has_aux:
+            return (values, aux), gradients
+        return values, gradients
 
     return partial
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _by_part(loss, has_aux, params, parts):
+def _by_part(
+    loss: Callable[..., Any], has_aux: bool, params: Any, parts: Any
+) -> tuple[tuple[jax.Array, Any], Any]:
+    """Returns values and aux of all parts, and their gradients, by one program."""
     checked = checked_loss(loss, has_aux)
     value_and_grad = jax.value_and_grad(checked, has_aux=True)
     return jax.vmap(value_and_grad, in_axes=(None, 0))(params, parts)
@@ -144,7 +149,9 @@ def decoded_value_and_grad(
         gradient = round_decoding.collapse(
             lambda weights: backward(weights.astype(values.dtype))[0]
         )
-        return ((value, aux) if has_aux else value), gradient
+        if has_aux:
+            return (value, aux), gradient
+        return value, gradient
 
     return decode
 
@@ -162,25 +169,29 @@ def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
 
     def checked(params, part):
         outputs = loss(params, part)
-        if not has_aux:
-            return _real_scalar(outputs, "a scalar", outputs), None
-        required = "(scalar, aux) with has_aux"
-        if not isinstance(outputs, tuple) or len(outputs) != 2:
+        if has_aux:
+            if not _is_pair(outputs) or not jax.tree_util.all_leaves(outputs[:1]):
+                raise TypeError(
+                    "loss must return (scalar, aux) with has_aux; got "
+                    f"{jax.tree.structure(outputs)}"
+                )
+            value, aux = outputs
+            return _real_scalar(value), aux
+        if not jax.tree_util.all_leaves([outputs]):
             raise TypeError(
-                f"loss must return {required}; got {jax.tree.structure(outputs)}"
+                f"loss must return a scalar; got {jax.tree.structure(outputs)}"
             )
-        value, aux = outputs
-        return _real_scalar(value, required, outputs), aux
+        return _real_scalar(outputs), None
 
     return checked
 
 
-def _real_scalar(value: Any, required: str, outputs: Any) -> jax.Array:
-    """Checks the scalar among the outputs of a loss, and converts it to an array."""
-    if not jax.tree_util.all_leaves([value]):
-        raise TypeError(
-            f"loss must return {required}; got {jax.tree.structure(outputs)}"
-        )
+def _is_pair(outputs: Any) -> bool:
+    return isinstance(outputs, tuple) and len(outputs) == 2
+
+
+def _real_scalar(value: Any) -> jax.Array:
+    """Checks the value of a loss, and converts it to an array."""
     if np.shape(value):
         raise TypeError(f"loss must return a scalar; got an array of {np.shape(value)}")
     _validation.check_dtypes("loss's result", value, "real floats")

@@ -10,11 +10,12 @@ import optax
 from jaxwgc import _updates, _validation, coding
 from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._state import CodedAggregateState
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.stragglers import StragglerModel
+from jaxwgc.stragglers import Arrivals, StragglerModel
 
 
 def coded_aggregate(
@@ -203,7 +204,7 @@ def _aggregator(
         if corrupt is not None:
             messages, state = _corrupt(code, corrupt, messages, state)
         if options.correct_errors:
-            location_key = jax.random.fold_in(state.key, 1)
+            location_key = jax.random.fold_in(_key_of(state), 1)
             arrived, state = policy.without_errors(
                 arrived, messages, state, location_key
             )
@@ -219,15 +220,28 @@ def _aggregator(
     return make_aggregator(init, update)
 
 
-def _draw(model, loads, state):
+def _key_of(state: CodedAggregateState) -> jax.Array:
+    """Returns the key, which `check_state` has found in the state."""
+    assert not isinstance(state.key, tuple)
+    return state.key
+
+
+def _draw(
+    model: StragglerModel, loads: jax.Array, state: CodedAggregateState
+) -> tuple[Arrivals, CodedAggregateState]:
     """Returns arrivals drawn from the straggler model, and the next state."""
-    next_key, round_key = jax.random.split(state.key)
+    next_key, round_key = jax.random.split(_key_of(state))
     arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
     return arrivals, state._replace(key=next_key, stragglers=stragglers)
 
 
-def _corrupt(code, corrupt, messages, state):
+def _corrupt(
+    code: GradientCode,
+    corrupt: CorruptionModel,
+    messages: jax.Array,
+    state: CodedAggregateState,
+) -> tuple[jax.Array, CodedAggregateState]:
     """Returns messages corrupted by the corruption model, and the next state."""
-    next_key, key = jax.random.split(state.key)
+    next_key, key = jax.random.split(_key_of(state))
     messages, _, faults = corrupt.sample(key, state.faults, messages, code.num_workers)
     return messages, state._replace(key=next_key, faults=faults)

@@ -165,7 +165,7 @@ def aggregator_of_messages(
     return make_aggregator(policy.init, update)
 
 
-def _location_key(key, messages):
+def _location_key(key: jax.Array | None, messages: jax.Array) -> jax.Array:
     """Returns the key of the projections that locate errors."""
     key_of_messages = coding.key_from(messages)
     if key is None:

@@ -119,6 +119,11 @@ class DecodingPolicy:
                 "state must be from init of coded_aggregate; got one of "
                 "decode_aggregate, without a key"
             )
+        if self.options.correct_errors and not isinstance(state.errors, ErrorCounts):
+            raise ValueError(
+                "state must be from init with correct_errors=True; got a state without "
+                "error counts"
+            )
         if not self.options.memory:
             return
         if not isinstance(state.memory, coding.Memory):

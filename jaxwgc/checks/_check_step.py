@@ -217,7 +217,7 @@ def _simulated_rounds(
     return rounds_of(states_of(advance, params, probe.state))
 
 
-def _perturbed(params):
+def _perturbed(params: Any) -> Any:
     """Returns randomly shifted parameters, so that weight decay has an effect."""
     generator = np.random.default_rng(0)
 

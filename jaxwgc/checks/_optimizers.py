@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from jaxwgc import coding
 from jaxwgc.aggregate import CodedAggregateState
@@ -37,12 +38,12 @@ class MaskedRounds(NamedTuple):
     failed: np.ndarray
 
     @classmethod
-    def observed(cls, code: GradientCode, received: Any) -> "MaskedRounds":
+    def observed(cls, code: GradientCode, received: ArrayLike) -> "MaskedRounds":
         """Returns observed rounds, given masks, bool ([rounds,] num_workers)."""
-        received = np.atleast_2d(received)
+        masks = np.atleast_2d(received)
         tolerance = code.choose_decoder().tolerance
-        failed = coding.decoding(code, received).failed(tolerance)
-        return cls(received, np.asarray(failed))
+        failed = coding.decoding(code, masks).failed(tolerance)
+        return cls(received=masks, failed=np.asarray(failed))
 
     def measure(self, code: GradientCode) -> RoundMeasures:
         """Measures which workers respond, if at least half of the rounds fail."""
@@ -66,7 +67,7 @@ class MaskedRounds(NamedTuple):
         )
 
 
-def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
+def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
     """Returns the only aggregator's state in `state`, and the leaves after it."""
     nodes = jax.tree.leaves(state, is_leaf=_is_of_aggregator)
     places = [place for place, node in enumerate(nodes) if _is_of_aggregator(node)]
@@ -79,7 +80,7 @@ def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
     return nodes[place], nodes[place + 1 :]
 
 
-def _is_of_aggregator(node: Any) -> bool:
+def _is_of_aggregator(node: object) -> bool:
     return isinstance(node, CodedAggregateState)
 
 
@@ -153,7 +154,9 @@ class OptimizerProbe:
             added=_difference(all_respond, none_responds),
         )
 
-    def _followed(self, partial_gradients, received):
+    def _followed(
+        self, partial_gradients: Any, received: np.ndarray
+    ) -> list[np.ndarray]:
         """Returns updates of a few steps, and the final state behind the aggregator."""
         seen = []
         state = self.state
@@ -170,19 +173,23 @@ class OptimizerProbe:
         return seen
 
 
-def _difference(first, second):
-    """Returns the largest relative difference of two results."""
+def _difference(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    """Returns the largest relative difference between two lists of vectors."""
     largest = 0.0
-    for one, two in zip(first, second, strict=True):
-        longest = max(np.linalg.norm(one), np.linalg.norm(two))
+    for vector, other in zip(first, second, strict=True):
+        longest = max(np.linalg.norm(vector), np.linalg.norm(other))
         # The relative difference of zeros, or after overflow, is undefined.
         if longest > 0 and np.isfinite(longest):
-            largest = max(largest, float(np.linalg.norm(one - two) / longest))
+            difference = np.linalg.norm(vector - other) / longest
+            largest = max(largest, float(difference))
     return largest
 
 
 def is_dropped(
-    probe: OptimizerProbe, partial_gradients: Any, before: Any, after: Any
+    probe: OptimizerProbe,
+    partial_gradients: Any,
+    before: optax.OptState,
+    after: optax.OptState,
 ) -> bool:
     """Returns whether a step kept the old state instead of the updated one."""
     if probe.simulates:
@@ -194,7 +201,9 @@ def is_dropped(
     return _are_equal(before, after) and not _are_equal(before, expected)
 
 
-def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]:
+def states_of(
+    advance: Callable[..., Any], params: Any, state: optax.OptState
+) -> list[optax.OptState]:
     """Returns the initial state, and the state after each of several steps."""
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
     # The arguments are copied, because a step may donate them.
@@ -212,7 +221,7 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
     return states
 
 
-def rounds_of(states: list[Any]) -> MaskedRounds:
+def rounds_of(states: list[optax.OptState]) -> MaskedRounds:
     """Returns the rounds between consecutive states."""
     coded_states = [_split(state)[0] for state in states]
     num_undecodable = [int(state.num_undecodable) for state in coded_states]
@@ -222,7 +231,8 @@ def rounds_of(states: list[Any]) -> MaskedRounds:
     )
 
 
-def _are_equal(first, second):
+def _are_equal(first: Any, second: Any) -> bool:
+    """Returns whether all arrays of two pytrees are equal."""
     return jax.tree.all(
-        jax.tree.map(lambda one, two: np.all(one == two), first, second)
+        jax.tree.map(lambda leaf, other: np.all(leaf == other), first, second)
     )

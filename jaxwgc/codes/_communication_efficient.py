@@ -75,7 +75,9 @@ def communication_efficient(
     return dataclasses.replace(code, num_segments=num_segments)
 
 
-def _encoding_matrix(assignment, num_segments, step):
+def _encoding_matrix(
+    assignment: np.ndarray, num_segments: int, step: int
+) -> np.ndarray:
     """Returns the values of the code's polynomials in columns (part, segment).
 
     One half consists of polynomials P(x) of degree f - 1, f = n - s. The other half is
@@ -102,7 +104,7 @@ def _encoding_matrix(assignment, num_segments, step):
     return columns.reshape(num_workers, num_workers * num_segments)
 
 
-def _low_columns(assignment, count, step):
+def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
     """Returns values of a polynomial P for each u < count, with coefficient 1 of x^u.
 
     They are (num_workers, num_parts, count). P vanishes at the workers without the
@@ -118,7 +120,7 @@ def _low_columns(assignment, count, step):
     return of_first[turned] * np.exp(2j * np.pi * phases / num_workers)
 
 
-def _first_part_columns(assignment, count, step):
+def _first_part_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
     """Returns values of P = q x^u times the first count - u terms of the series 1 / q.
 
     q is ∏ₗ (1 - x / αₗ) over the workers l without the part, and h this product over

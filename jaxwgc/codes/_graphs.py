@@ -86,15 +86,17 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     """
     bound = int(prime**0.5)
     span = np.arange(-bound, bound + 1)
-    quaternions = np.stack(np.meshgrid(span, span, span, span), -1).reshape(-1, 4)
+    grid = np.meshgrid(span, span, span, span)
+    quaternions = np.stack(grid, -1).reshape(-1, 4)
     is_chosen = (quaternions**2).sum(-1) == prime
     is_chosen &= (quaternions[:, 0] > 0) & (quaternions[:, 0] % 2 == 1)
     a, b, c, d = quaternions[is_chosen].T
     numbers = np.arange(modulus)
     # The root is a square root of -1 modulo `modulus`.
     root = numbers[numbers**2 % modulus == modulus - 1][0]
-    generators = np.array([[a + root * b, c + root * d], [root * d - c, a - root * b]])
-    generators = generators.transpose(2, 0, 1) % modulus
+    first_row = [a + root * b, c + root * d]
+    second_row = [root * d - c, a - root * b]
+    generators = np.array([first_row, second_row]).transpose(2, 0, 1) % modulus
     # Zero has no inverse.
     inverses = np.zeros(modulus, int)
     for number in range(1, modulus):
@@ -103,7 +105,8 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     def number_of(matrices):
         """Returns a number per matrix, equal for a matrix and its multiples."""
         flat = matrices.reshape(-1, 4) % modulus
-        first = flat[np.arange(len(flat)), (flat != 0).argmax(-1)]
+        place = (flat != 0).argmax(-1)
+        first = flat[np.arange(len(flat)), place]
         flat = flat * inverses[first][:, None] % modulus
         return flat @ modulus ** np.arange(4)
 
@@ -131,8 +134,10 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
     adjacency = jnp.asarray(start)
     if sparse_degree:
         edges = np.argwhere(np.triu(start)).astype(np.int32)
-        neighbours = np.nonzero(start)[1].reshape(num_vertices, -1).astype(np.int32)
-        first, last = _swap_edges(key, jnp.asarray(neighbours), jnp.asarray(edges)).T
+        _, columns = np.nonzero(start)
+        neighbours = columns.reshape(num_vertices, -1).astype(np.int32)
+        swapped = _swap_edges(key, jnp.asarray(neighbours), jnp.asarray(edges))
+        first, last = swapped.T
         adjacency = jnp.zeros_like(adjacency).at[first, last].set(True)
         adjacency |= adjacency.T
     if sparse_degree == degree:
@@ -174,21 +179,23 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         a, b = edges[first]
         c, d = edges[second % num_edges]
         # Either end of the second edge can be first.
-        is_forward = second < num_edges
-        c, d = jnp.where(is_forward, jnp.stack([c, d]), jnp.stack([d, c]))
+        forward = jnp.stack([c, d])
+        backward = jnp.stack([d, c])
+        c, d = jnp.where(second < num_edges, forward, backward)
         ends = jnp.stack([a, b, c, d])
         rows = neighbours[ends]
         is_double = (rows[0] == d).any() | (rows[1] == c).any()
         swap = (a != d) & (b != c) & ~is_double
-        rows = jnp.where(
-            swap & (rows == jnp.stack([b, a, d, c])[:, None]),
-            jnp.stack([d, c, b, a])[:, None],
-            rows,
-        )
+        old_neighbours = jnp.stack([b, a, d, c])[:, None]
+        new_neighbours = jnp.stack([d, c, b, a])[:, None]
+        is_replaced = swap & (rows == old_neighbours)
+        rows = jnp.where(is_replaced, new_neighbours, rows)
         neighbours = neighbours.at[ends].set(rows)
-        edges = edges.at[first].set(jnp.where(swap, jnp.stack([a, d]), edges[first]))
+        first_edge = jnp.where(swap, jnp.stack([a, d]), edges[first])
+        edges = edges.at[first].set(first_edge)
         second = second % num_edges
-        edges = edges.at[second].set(jnp.where(swap, jnp.stack([c, b]), edges[second]))
+        second_edge = jnp.where(swap, jnp.stack([c, b]), edges[second])
+        edges = edges.at[second].set(second_edge)
         return neighbours, edges, draws
 
     def run_round(index, state):
@@ -198,9 +205,11 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         draws = jax.random.randint(
             jax.random.fold_in(key, index), (num_edges, 2), 0, ends, jnp.int32
         )
-        return lax.fori_loop(0, num_edges, attempt, (*state, draws))[:2]
+        neighbours, edges, _ = lax.fori_loop(0, num_edges, attempt, (*state, draws))
+        return neighbours, edges
 
-    return lax.fori_loop(0, num_rounds, run_round, (neighbours, edges))[1]
+    _, edges = lax.fori_loop(0, num_rounds, run_round, (neighbours, edges))
+    return edges
 
 
 def regular_graph(key: jax.Array, num_workers: int, replication: int) -> GradientCode:

@@ -149,7 +149,8 @@ def batch_raptor(
     degree_key, batch_key = jax.random.split(key)
     # Degrees are drawn by inverting their distribution function. Random numbers are
     # 32-bit integers, so that a key gives the same code in every precision.
-    thresholds = np.minimum(np.cumsum(probabilities)[:-1] * 2**32, 2**32 - 1)
+    cumulative = np.cumsum(probabilities)[:-1]
+    thresholds = np.minimum(cumulative * 2**32, 2**32 - 1)
     draws = jax.random.bits(degree_key, (num_workers,), jnp.uint32)
     thresholds = jnp.asarray(thresholds.astype(np.uint32))
     degrees = 1 + jnp.searchsorted(thresholds, draws, side="right")
@@ -164,7 +165,8 @@ def robust_soliton(
 ) -> np.ndarray:
     """Returns probabilities of the degrees 1, ..., max_degree, in float64."""
     degrees = np.arange(1, num_batches + 1)
-    weights = np.concatenate([[1 / num_batches], 1 / (degrees[1:] * degrees[:-1])])
+    of_higher_degrees = 1 / (degrees[1:] * degrees[:-1])
+    weights = np.concatenate([[1 / num_batches], of_higher_degrees])
     # Differences of logarithms, since quotients by tiny delta overflow.
     log_delta = math.log(delta)
     ripple = c * (math.log(num_batches) - log_delta) * math.sqrt(num_batches)

@@ -247,6 +247,7 @@ def _dual(matrix: np.ndarray, num_stragglers: int) -> Dual:
     """Returns the decoder by the dual code, which may have more than s dimensions."""
     vectors, singular, _ = np.linalg.svd(matrix)
     rank = int(np.sum(singular > _RANK * singular[0]))
-    of_all = np.linalg.lstsq(matrix.T, np.ones(matrix.shape[1]), rcond=_RANK)[0]
+    target = np.ones(matrix.shape[1])
+    of_all, *_ = np.linalg.lstsq(matrix.T, target, rcond=_RANK)
     null = vectors[:, rank:].conj().T
     return Dual(np.concatenate([of_all[None], null]), num_stragglers)

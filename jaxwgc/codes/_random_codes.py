@@ -42,9 +42,11 @@ def random_subsets(
     draws = jax.random.bits(key, shape, jnp.uint32)
     if eligible is not None:
         draws = jnp.where(eligible, draws // 2, _LARGEST)
-    sizes = jnp.broadcast_to(jnp.asarray(sizes, jnp.int32), shape[:1])[:, None]
+    sizes = jnp.asarray(sizes, jnp.int32)
+    sizes = jnp.broadcast_to(sizes, shape[:1])[:, None]
     # Sorting the values is several times faster than ranking by argsort.
-    last = jnp.take_along_axis(draws.sort(axis=-1), jnp.maximum(sizes - 1, 0), axis=-1)
+    ascending = draws.sort(axis=-1)
+    last = jnp.take_along_axis(ascending, jnp.maximum(sizes - 1, 0), axis=-1)
     smaller = draws < last
     # The first of equal draws are taken, so that there are exactly `sizes` items.
     tied = draws == last
@@ -88,9 +90,8 @@ def bernoulli(
     """
     _validation.check_int("num_parts", num_parts, minimum=1)
     _validation.check_up_to("replication", replication, num_workers=num_workers)
-    shape = num_workers, num_parts
     probability = replication / num_workers
-    assignment = bernoulli_matrix(key, shape, probability)
+    assignment = bernoulli_matrix(key, (num_workers, num_parts), probability)
     return _code(assignment, replication)
 
 
@@ -130,10 +131,10 @@ def regularized_bernoulli(
     """
     _validation.check_int("num_parts", num_parts, minimum=1)
     _validation.check_up_to("replication", replication, num_workers=num_workers)
-    shape = num_workers, num_parts
     entries_key, thinning_key = jax.random.split(key)
     probability = replication / num_workers
-    columns = bernoulli_matrix(entries_key, shape, probability).T
+    entries = bernoulli_matrix(entries_key, (num_workers, num_parts), probability)
+    columns = entries.T
     weights = columns.sum(axis=-1)
     sizes = jnp.where(weights > 2 * replication, replication, weights)
     thinned = random_subsets(thinning_key, sizes, columns.shape, eligible=columns)

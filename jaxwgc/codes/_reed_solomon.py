@@ -144,15 +144,19 @@ def reed_solomon(
     return exact_code(matrix, assignment, replication - 1, decoder)
 
 
-def _balanced_assignment(num_workers, num_parts, replication):
+def _balanced_assignment(
+    num_workers: int, num_parts: int, replication: int
+) -> np.ndarray:
     """Assigns copy i of part j to worker (i + jd + t) mod n, t = floor((i + jd) / n).
 
     The shift t prevents repeated supports if n divides a multiple of d.
     """
-    position = np.arange(replication) + replication * np.arange(num_parts)[:, None]
+    copies = np.arange(replication)
+    parts = np.arange(num_parts)[:, None]
+    position = copies + replication * parts
     workers = (position + position // num_workers) % num_workers
     assignment = np.zeros((num_workers, num_parts), bool)
-    assignment[workers, np.arange(num_parts)[:, None]] = True
+    assignment[workers, parts] = True
     return assignment
 
 

@@ -55,11 +55,14 @@ def uncoded(
                 f"{num_parts}"
             )
     sizes = owned_parts(num_workers, num_parts, loads)
-    assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
-    group = Group(np.arange(num_workers)[None])
-    one_step = OneStep(float(num_workers))
-    peeling = Peeling(np.eye(num_workers, dtype=bool))
-    return code_of_sums(assignment, group, LeastSquares(), one_step, peeling)
+    identity = np.eye(num_workers, dtype=bool)
+    return code_of_sums(
+        identity.repeat(sizes, axis=1),
+        Group(np.arange(num_workers)[None]),
+        LeastSquares(),
+        OneStep(float(num_workers)),
+        Peeling(identity),
+    )
 
 
 def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -107,15 +110,16 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     return _code_of_groups(assignment, block_of_worker[None], num_stragglers)
 
 
-def _code_of_groups(assignment, groups, num_stragglers):
+def _code_of_groups(
+    assignment: np.ndarray, groups: np.ndarray, num_stragglers: int
+) -> GradientCode:
     """Returns a code of workers with equal messages within a group."""
-    least_squares = LeastSquares(num_stragglers)
-    one_step = OneStep(len(assignment) / (num_stragglers + 1))
+    num_workers = len(assignment)
     return code_of_sums(
         assignment,
         Group(groups),
-        least_squares,
-        one_step,
+        LeastSquares(num_stragglers),
+        OneStep(num_workers / (num_stragglers + 1)),
         Peeling(assignment),
         num_stragglers=num_stragglers,
     )
@@ -253,14 +257,16 @@ def replicated(
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
     # Number of parts that a worker computes before it reaches the parts of an owner.
-    sizes_met = sizes[(np.arange(num_workers)[:, None] + steps) % num_workers]
+    owners_met = (np.arange(num_workers)[:, None] + steps) % num_workers
+    sizes_met = sizes[owners_met]
     num_held = sizes_met.sum(1)
     before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]
     # Number of the owner's parts that are computed before each part: a worker goes
     # through its own parts from the first one on, through others from the last one on.
     starts = (sizes.cumsum() - sizes)[owners]
     place = np.arange(num_parts)[:, None] - starts
-    turns = before + np.where(steps == 0, place, sizes[owners] - 1 - place)
+    place_from_last = sizes[owners] - 1 - place
+    turns = before + np.where(steps == 0, place, place_from_last)
     num_messages = int(num_held.max())
     messages = holders * num_messages + turns
     matrix = np.zeros((num_workers * num_messages, num_parts))

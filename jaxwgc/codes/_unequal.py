@@ -125,10 +125,13 @@ def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
     ends = num_parts * trust.cumsum() / trust.sum()
     ends[-1] = num_parts
     whole = ends.round()
-    ends = np.where(np.abs(ends - whole) < _ROUNDING, whole, ends)[:, None]
-    starts = np.concatenate([np.zeros((1, 1)), ends[:-1]])
+    ends = np.where(np.abs(ends - whole) < _ROUNDING, whole, ends)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    # Worker i takes the interval from starts[i] to ends[i], part j from j to j + 1.
     parts = np.arange(num_parts)
-    return np.clip(np.minimum(ends, parts + 1) - np.maximum(starts, parts), 0, None)
+    first = np.maximum(starts[:, None], parts)
+    last = np.minimum(ends[:, None], parts + 1)
+    return np.clip(last - first, 0, None)
 
 
 def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.ndarray:

@@ -58,7 +58,8 @@ def measure(
     squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
     error = squared_error(blocks / scale, target)
     # The derivative of the root is infinite at zero.
-    distance = jnp.where(error > 0, jnp.sqrt(jnp.where(error > 0, error, 1)), error)
+    root = jnp.sqrt(jnp.where(error > 0, error, 1))
+    distance = jnp.where(error > 0, root, error)
     return Measured(
         block_weights=blocks,
         effective_weights=effective,

@@ -112,7 +112,12 @@ def collapse(
     return jax.lax.cond(is_rare, compute_exactly, lambda: collapsed)
 
 
-def _with_leaks(gradient, leaks, num_segments, sums_of_rows):
+def _with_leaks(
+    gradient: Any,
+    leaks: Leaks,
+    num_segments: int,
+    sums_of_rows: Callable[[jax.Array], Any],
+) -> Any:
     """Adds to each block of a gradient what leaks from each block of the parts.
 
     Args:

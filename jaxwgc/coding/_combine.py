@@ -61,14 +61,17 @@ def floor_weights(
     inverse_norms = jnp.where(columns > 0, units / jnp.sqrt(columns), 0)
     inverse_norms = jnp.repeat(inverse_norms, num_blocks // num_segments, axis=-1)
     inverse_norms = inverse_norms.reshape(*mask.shape[:-1], 1, num_parts, num_blocks)
-    ratio = jnp.max(jnp.abs(leaks.weights) * inverse_norms, axis=(-2, -1))
-    ratio = ratio.reshape(*ratio.shape[:-1], num_segments, -1).max(-1)
+    ratios = jnp.abs(leaks.weights) * inverse_norms
+    ratio_of_block = jnp.max(ratios, axis=(-2, -1))
+    batch = ratio_of_block.shape[:-1]
+    ratio = ratio_of_block.reshape(*batch, num_segments, -1).max(-1)
     # In a round that does not decode, the leak is no rounding error, and is kept.
     ratio = jnp.where(leaks.is_lossy[..., None], 0, ratio)
     computed = jnp.promote_types(message_dtype, jnp.float32)
-    eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
-    count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
-    rounded = (_LEAKS + _LEAKS_OF_FEW / count.astype(ratio.dtype)) * eps
+    eps = max(jnp.finfo(weights.dtype).eps, jnp.finfo(computed).eps)
+    count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
+    count = count[..., None, None].astype(ratio.dtype)
+    rounded = (_LEAKS + _LEAKS_OF_FEW / count) * eps
     rounded += _ROUNDED_MESSAGES * jnp.finfo(message_dtype).eps
     unit = inverse_power_of_two(jnp.max(one_norm(weights)))
     leaked = ratio[..., None] * (unit * _LEAKS)
@@ -103,23 +106,23 @@ def combine(
     if floors is not None:
         floors = floors / eps
 
+    def received_message(index):
+        return jnp.where(mask[..., index, None], messages[..., index, :], 0)
+
     def sum_block(start, count):
-        places = [start + place for place in range(count)]
-        received = [
-            jnp.where(mask[..., index, None], messages[..., index, :], 0)
-            for index in places
-        ]
+        indices = [start + place for place in range(count)]
+        received = [received_message(index) for index in indices]
         rows = zeros
         if floors is None:
-            for index, message in zip(places, received, strict=True):
+            for index, message in zip(indices, received, strict=True):
                 rows = rows + weights[..., index, None] * message[..., None, :]
             return _Sums(rows, rounding=None)
         unit = _unit_of(received)
         squared_bounds = zeros.real
-        for index, message in zip(places, received, strict=True):
-            message = (message * unit)[..., None, :]
-            rows = rows + weights[..., index, None] * message
-            bound = floors[..., index, None] * one_norm(message)
+        for index, message in zip(indices, received, strict=True):
+            row = (message * unit)[..., None, :]
+            rows = rows + weights[..., index, None] * row
+            bound = floors[..., index, None] * one_norm(row)
             squared_bounds = squared_bounds + bound**2
         return _Sums(rows, _Rounding(squared_bounds, unit[..., None, :]))
 
@@ -146,13 +149,14 @@ def combine(
     return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
 
 
-def _unit_of(messages):
+def _unit_of(messages: list[jax.Array]) -> jax.Array:
     """Returns powers of two that scale the largest of several messages to about one.
 
     They differ by entry. Squares and partial sums of scaled entries stay in the range
     of the dtype.
     """
-    largest = functools.reduce(jnp.maximum, map(one_norm, messages))
+    sizes = [one_norm(message) for message in messages]
+    largest = functools.reduce(jnp.maximum, sizes)
     tiny = jnp.finfo(largest.dtype).tiny
     return inverse_power_of_two(jnp.maximum(jax.lax.stop_gradient(largest), tiny))
 

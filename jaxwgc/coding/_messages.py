@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._arrays import product, promoted, working
+from jaxwgc._arrays import Array, product, promoted, working
 from jaxwgc.codes import GradientCode
 
 
@@ -104,7 +104,7 @@ def form_messages(
     return _form(working(matrix), partial_gradients)
 
 
-def _form(matrix, partial_gradients):
+def _form(matrix: Array, partial_gradients: Any) -> jax.Array:
     """Computes messages of checked partial gradients."""
     # Leaves are promoted before jit, which would truncate integers of 64 bits.
     leaves = [promoted(leaf) for leaf in jax.tree.leaves(partial_gradients)]
@@ -112,12 +112,13 @@ def _form(matrix, partial_gradients):
 
 
 @jax.jit
-def _form_of_leaves(matrix, leaves):
+def _form_of_leaves(matrix: jax.Array, leaves: list[jax.Array]) -> jax.Array:
     num_held = len(leaves[0])
     gradients = _flat_vectors.ravel(leaves, num_batch_axes=1)
     is_complex = jnp.iscomplexobj(matrix)
     num_segments = matrix.shape[1] // num_held
-    rows = _flat_vectors.blocks(gradients, num_segments * (2 if is_complex else 1))
+    num_blocks = 2 * num_segments if is_complex else num_segments
+    rows = _flat_vectors.blocks(gradients, num_blocks)
     rows = rows.reshape(num_held * rows.shape[1], rows.shape[2])
     if not is_complex:
         return product(matrix.astype(gradients.dtype), rows)
@@ -213,7 +214,9 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
 
 
 @jax.jit
-def _weighted_sum(request, messages):
+def _weighted_sum(request: jax.Array, messages: jax.Array) -> jax.Array:
+    """Returns the sum of the requested messages, without those of factor 0."""
     messages = promoted(messages)
     messages = jnp.where(request[..., None] != 0, messages, 0)
-    return product(request.astype(messages.dtype)[..., None, :], messages)[..., 0, :]
+    factors = request.astype(messages.dtype)[..., None, :]
+    return product(factors, messages)[..., 0, :]

@@ -65,7 +65,7 @@ def quantize(
 
 
 @jax.jit
-def _quantize(key, messages, bits):
+def _quantize(key: jax.Array, messages: jax.Array, bits: jax.Array) -> jax.Array:
     # A complex entry is a pair of floats.
     entries = messages.view(messages.real.dtype)
     is_known = (bits >= _LEAST_BITS) & (bits <= _MOST_BITS)
@@ -81,7 +81,8 @@ def _quantize(key, messages, bits):
     steps = jnp.abs(scaled) / jnp.where(norm == 0, 1, norm) * levels
     below = jnp.floor(steps)
     draws = jax.random.uniform(key, entries.shape, entries.dtype)
-    taken = jnp.sign(scaled) * (below + (draws < steps - below)) / levels
+    is_rounded_up = draws < steps - below
+    taken = jnp.sign(scaled) * (below + is_rounded_up) / levels
     return (taken * norm / shrink).view(messages.dtype)
 
 
@@ -118,7 +119,9 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
     _validation.check_concrete("bits", bits, "the variance is computed on the host")
     levels = 2.0 ** (np.asarray(check_bits(bits)) - 1) - 1
     root = np.sqrt(length)
-    return np.where(2 * levels < root, root / levels - 1, length / (4 * levels**2))
+    of_few_levels = root / levels - 1
+    of_many_levels = length / (4 * levels**2)
+    return np.where(2 * levels < root, of_few_levels, of_many_levels)
 
 
 def allocate_bits(
@@ -167,8 +170,9 @@ def allocate_bits(
     )
     total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
     total = min(total, _MOST_BITS * len(stragglers))
-    choices = [0, *range(_LEAST_BITS, min(_MOST_BITS, total) + 1)]
-    variance = np.append(np.inf, quantization_variance(length, np.array(choices[1:])))
+    positive_choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
+    choices = np.append(0, positive_choices)
+    variance = np.append(np.inf, quantization_variance(length, positive_choices))
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
     # Largest sum of gains over the workers so far, for each total number of bits.
     best_gains = np.zeros(total + 1)

@@ -57,7 +57,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     )
 
 
-def _floats(array):
+def _floats(array: _arrays.Array) -> _arrays.Array:
     """Converts to floats, since products of small integers would wrap around."""
     if not isinstance(array, np.ndarray):
         return _arrays.promoted(array)
@@ -211,7 +211,9 @@ def source_variances(
 
 
 @jax.jit
-def _variances(residuals, leverage, row_weights):
+def _variances(
+    residuals: jax.Array, leverage: jax.Array, row_weights: jax.Array
+) -> jax.Array:
     """Computes the variances from checked arguments, as one compiled function."""
     squares = jnp.sum(row_weights * residuals**2, axis=1)
     degrees = jnp.sum(row_weights * (1 - leverage), axis=1)

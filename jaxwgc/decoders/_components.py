@@ -77,14 +77,20 @@ class Components(Decoder):
 
 
 @jax.jit
-def _by_components(mask, incident, target):
+def _by_components(
+    mask: jax.Array, incident: jax.Array, target: jax.Array
+) -> jax.Array:
+    """Returns weights (..., 1, num_messages), in batches of masks."""
     num_edges = mask.shape[-1]
+    num_vertices = len(incident)
     dtype = jnp.result_type(float)
     incident = jnp.where(incident < 0, num_edges, incident)
-    vertex = jnp.arange(len(incident))[:, None]
+    vertex = jnp.arange(num_vertices)[:, None]
     # The two vertices of each edge, and the other ends of the edges at each vertex.
-    first = jnp.full(num_edges, len(incident)).at[incident].min(vertex, mode="drop")
-    last = jnp.full(num_edges, -1).at[incident].max(vertex, mode="drop")
+    first = jnp.full(num_edges, num_vertices)
+    first = first.at[incident].min(vertex, mode="drop")
+    last = jnp.full(num_edges, -1)
+    last = last.at[incident].max(vertex, mode="drop")
     neighbours = (first + last).at[incident].get(mode="clip") - vertex
     # The allowed error of a part grows as its weight decreases.
     sizes = (jnp.abs(target[0]) / scale_of(target)).astype(dtype)
@@ -98,7 +104,13 @@ def _by_components(mask, incident, target):
     return in_batches(weights, mask, at_once)[..., None, :]
 
 
-def _weights(mask, incident, ends, neighbours, slack):
+def _weights(
+    mask: jax.Array,
+    incident: jax.Array,
+    ends: tuple[jax.Array, jax.Array],
+    neighbours: jax.Array,
+    slack: jax.Array,
+) -> jax.Array:
     """Computes weights (n, masks) of the messages in `mask`, bool (n, masks)."""
     first, last = ends
     is_there = mask.at[incident].get(mode="fill", fill_value=False)
@@ -138,7 +150,9 @@ def _weights(mask, incident, ends, neighbours, slack):
     return jnp.where(mask, weights, 0)
 
 
-def _shortest_paths(is_there, neighbours):
+def _shortest_paths(
+    is_there: jax.Array, neighbours: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Returns the first vertex of each component and distances from it, (k, masks).
 
     Propagates minima along edges until nothing changes. Each number encodes a vertex
@@ -157,7 +171,12 @@ def _shortest_paths(is_there, neighbours):
     # mesh axes of the mask.
     start = jnp.where(is_there[:, 0], vertex, vertex) * num_vertices
     changes = is_there.any()
-    number, _ = jax.lax.while_loop(lambda state: state[1], advance, (start, changes))
+
+    def has_changed(state):
+        _, changes = state
+        return changes
+
+    number, _ = jax.lax.while_loop(has_changed, advance, (start, changes))
     root = number // num_vertices
     depth = number % num_vertices
     return root.astype(jnp.int32), depth.astype(jnp.int32)

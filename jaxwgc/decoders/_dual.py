@@ -78,7 +78,13 @@ class Dual(Decoder):
 
 
 @functools.partial(jax.jit, static_argnames="num_stragglers")
-def _corrected(mask, rows, num_stragglers, matrix, target):
+def _corrected(
+    mask: jax.Array,
+    rows: jax.Array,
+    num_stragglers: int,
+    matrix: jax.Array,
+    target: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Returns weights, and which of them are inaccurate."""
     system, _ = systems_of(matrix, target, is_unweighted=True)
     dtype = system.matrix.dtype

@@ -77,7 +77,15 @@ def dual_weights(
     return refine(correct, weights, system, num_steps=_STEPS)
 
 
-def _without_lost(iterate, _, received, lost, remove, dual, norms):
+def _without_lost(
+    iterate: jax.Array,
+    _: jax.Array,
+    received: jax.Array,
+    lost: jax.Array,
+    remove: jax.Array,
+    dual: DualCode,
+    norms: jax.Array,
+) -> jax.Array:
     """Returns the change towards weights that decode, and vanish at stragglers.
 
     Weights that decode differ from the weights of all workers by weights of the dual

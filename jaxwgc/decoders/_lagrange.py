@@ -14,7 +14,7 @@ from jaxwgc._pytrees import Static
 from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder, Interpolation
 from jaxwgc.decoders._dual_code import DualCode, dual_weights
-from jaxwgc.decoders._systems import column_weights, solve_poor, squared_norm
+from jaxwgc.decoders._systems import System, column_weights, solve_poor, squared_norm
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32, and sums of remainders have negligible
@@ -78,11 +78,14 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     entry, tail = _table_entries(circle, turns, dtype)
     parts = power * entry + (power * tail + power_rest * (entry + tail))
     parts = parts * power_of_two(exponent, dtype)[..., None]
-    weights = jax.lax.complex(parts[..., 0], parts[..., 1])[..., positions]
+    weights = jax.lax.complex(parts[..., 0], parts[..., 1])
+    weights = weights[..., positions]
     return jnp.where(received, weights, 0)[..., None, :]
 
 
-def _table_entries(table, index, dtype):
+def _table_entries(
+    table: np.ndarray, index: jax.Array, dtype: jax.typing.DTypeLike
+) -> list[jax.Array]:
     """Looks up table rows in two parts: a few leading bits, and the rest."""
     mantissa, exponent = np.frexp(table)
     leading_bits = np.round(np.ldexp(mantissa, _TABLE_BITS))
@@ -158,7 +161,13 @@ class Lagrange(Decoder):
         return solve_poor(is_poor, weights, mask, matrix, target, attempt)
 
 
-def _by_dual_code(weights, mask, system, positions, powers):
+def _by_dual_code(
+    weights: jax.Array,
+    mask: jax.Array,
+    system: System,
+    positions: jax.Array,
+    powers: jax.Array,
+) -> jax.Array:
     """Corrects inaccurate weights of one mask, with enough messages, by the dual code.
 
     Weights αᵢ⁻ʲ decode to zero if the power j is above the degrees of the code, n - s
@@ -187,7 +196,13 @@ def _by_dual_code(weights, mask, system, positions, powers):
 
 
 @functools.partial(jax.jit, static_argnames="num_stragglers")
-def _closed_form(mask, positions, num_stragglers, matrix, target):
+def _closed_form(
+    mask: jax.Array,
+    positions: jax.Array,
+    num_stragglers: int,
+    matrix: jax.Array,
+    target: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Returns weights, and which of them may be inaccurate.
 
     Interpolation does not apply to masks with too few messages. On other masks it may
@@ -199,7 +214,8 @@ def _closed_form(mask, positions, num_stragglers, matrix, target):
     is_short = (~mask).sum(-1) > num_stragglers
     # The residual is estimated, because computing it would take as long as the weights.
     columns = column_weights(target)
-    sizes = squared_norm(matrix.astype(dtype) * (1 / columns.astype(dtype)))
+    scaled = matrix.astype(dtype) * (1 / columns.astype(dtype))
+    sizes = squared_norm(scaled)
     norm = product(squares(weights[..., 0, :]), sizes)
     size = jnp.sqrt(norm / squared_norm(target[0] / columns))
     precision = jnp.finfo(dtype)

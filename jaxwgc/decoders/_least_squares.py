@@ -129,18 +129,20 @@ class _Problem(NamedTuple):
         return (gradient <= enough) | (residual <= self.floor)
 
 
-def _conjugate_gradients(masks, matrix, target):
+def _conjugate_gradients(
+    masks: jax.Array, matrix: jax.Array, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Returns weights (masks, num_segments, num_messages), and which converged."""
     mask = masks[:, None, :]
     precision = jnp.finfo(matrix.dtype)
     matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
     target_norm = squared_norm(target)
     problem = _Problem(
-        mask,
-        matrix,
-        product(matrix, matrix.conj().T),
-        target,
-        matrix_norm,
+        mask=mask,
+        matrix=matrix,
+        gram=product(matrix, matrix.conj().T),
+        target=target,
+        matrix_norm=matrix_norm,
         tolerance=_GRADIENT[precision.bits] ** 2 * matrix_norm,
         floor=(_DONE_EPS * precision.eps) ** 2 * target_norm,
         noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
@@ -165,7 +167,9 @@ def _conjugate_gradients(masks, matrix, target):
     return weights, (is_minimum & is_accurate).all(axis=-1)
 
 
-def _descend(problem, weights, longest):
+def _descend(
+    problem: _Problem, weights: jax.Array, longest: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Runs conjugate gradients; returns the weights and the longest step."""
     max_steps = 4 * min(problem.matrix.shape) + 10
     residual, gradient = problem.residual_and_gradient(weights)

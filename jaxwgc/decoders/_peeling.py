@@ -95,8 +95,13 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         jnp.where(unknown, -1, 0),
         jnp.where(received, -1, -1),
     )
+
+    def is_unfinished(state):
+        has_recovered, *_ = state
+        return has_recovered
+
     _, num_rounds, unknown, part_round, message_round = jax.lax.while_loop(
-        lambda state: state[0], peel, start
+        is_unfinished, peel, start
     )
 
     def unpeel(step, carry):

@@ -99,12 +99,15 @@ class Group(Decoder):
 
 
 @jax.jit
-def _first_responses(mask, groups, matrix, target):
+def _first_responses(
+    mask: jax.Array, groups: jax.Array, matrix: jax.Array, target: jax.Array
+) -> jax.Array:
+    """Returns weights of 1 for the first response of each group of the best family."""
     num_workers = mask.shape[-1]
     dtype = jnp.result_type(float)
     member = groups >= 0
-    same = (groups[:, :, None] == groups[:, None, :]) & member[:, :, None]
-    same = same.any(axis=0)
+    is_equal = groups[:, :, None] == groups[:, None, :]
+    same = (is_equal & member[:, :, None]).any(axis=0)
     order = jnp.arange(num_workers)
     earlier = same & (order[:, None] < order)
     responses = mask.astype(dtype)
@@ -115,7 +118,8 @@ def _first_responses(mask, groups, matrix, target):
     leader = ~earlier.any(axis=0)
     sizes = jnp.abs(target[0]) / scale_of(target)
     worth = product((matrix != 0).astype(dtype), sizes**2)
-    lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
+    worth_of_silent = jnp.where(silent & leader, worth, 0)
+    lost = product(worth_of_silent, member.T.astype(dtype))
     chosen = member[jnp.argmin(lost, axis=-1)]
     return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]
 
@@ -189,14 +193,15 @@ class OneCopy(Decoder):
 
 
 @functools.partial(jax.jit, static_argnames="num_workers")
-def _lightest(mask, copies, num_workers):
+def _lightest(mask: jax.Array, copies: jax.Array, num_workers: int) -> jax.Array:
+    """Returns weights of 1 for the copies of parts on the workers with fewest parts."""
     dtype = jnp.result_type(float)
     num_parts, num_copies = copies.shape
     num_messages = mask.shape[-1]
     # For each message, its index in the flattened `copies`. Empty messages have an
     # index out of range, for which `jnp.take` fills in zero.
-    places = jnp.full(num_messages, copies.size)
-    places = places.at[copies].set(jnp.arange(copies.size).reshape(copies.shape))
+    indices = jnp.arange(copies.size).reshape(copies.shape)
+    places = jnp.full(num_messages, copies.size).at[copies].set(indices)
 
     def by_message(by_copy):
         flat = by_copy.reshape(*mask.shape[:-1], copies.size)
@@ -205,8 +210,9 @@ def _lightest(mask, copies, num_workers):
     is_there = mask[..., copies]
     is_alone = is_there & (is_there.sum(-1, keepdims=True) == 1)
     per_worker = num_messages // num_workers
+    batch = mask.shape[:-1]
     burdens = by_message(is_alone.astype(jnp.int32))
-    burdens = burdens.reshape(*mask.shape[:-1], num_workers, per_worker).sum(-1)
+    burdens = burdens.reshape(*batch, num_workers, per_worker).sum(-1)
 
     def choose(burdens, part):
         workers, is_there, is_alone = part

@@ -52,7 +52,8 @@ class System(NamedTuple):
         """Returns the norm of aᵀB - target, relative to the norm of the target."""
         residual = product(weights * self.norms, self.matrix) - self.target
         scale = jnp.sqrt(squared_norm(self.target).sum(-1))
-        return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
+        norm = jnp.sqrt(squared_norm(residual).sum(-1))
+        return norm / jnp.where(scale > 0, scale, 1)
 
     def is_solved_by(self, weights: jax.Array) -> jax.Array:
         """Returns whether the residual of weights is within rounding."""
@@ -231,7 +232,9 @@ def solve_in_turn(
 
 
 @jax.jit
-def _by_svd(weights, mask, system):
+def _by_svd(
+    weights: jax.Array, mask: jax.Array, system: System
+) -> tuple[jax.Array, jax.Array]:
     """Computes weights of one mask by singular value decomposition; it is solved.
 
     Singular values below 2 sqrt(max(n, k)) eps of the largest are truncated. (NumPy
@@ -243,8 +246,9 @@ def _by_svd(weights, mask, system):
     rows = jnp.where(mask[:, None], system.matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
     unit = jnp.finfo(rows.dtype).eps * singular[0]
+    squared_ridge = (_RIDGE * unit) ** 2
     # The ridge of a matrix of zeros is zero.
-    ridged = singular / jnp.where(unit > 0, singular**2 + (_RIDGE * unit) ** 2, 1)
+    ridged = singular / jnp.where(unit > 0, singular**2 + squared_ridge, 1)
     cutoff = _CUTOFF * math.sqrt(max(rows.shape)) * unit
     truncated = ridged * (singular > cutoff)
     for inverses in ridged, truncated:
@@ -256,13 +260,15 @@ def _by_svd(weights, mask, system):
     return weights, mask[0] | True
 
 
-def _by_inverse(_, residual, inverse):
+def _by_inverse(_: jax.Array, residual: jax.Array, inverse: jax.Array) -> jax.Array:
     """Returns the weights that remove a residual, by an inverse of the matrix."""
     return product(residual, inverse)
 
 
 @jax.jit
-def _by_cholesky(weights, masks, system):
+def _by_cholesky(
+    weights: jax.Array, masks: jax.Array, system: System
+) -> tuple[jax.Array, jax.Array]:
     """Computes weights of some masks by Cholesky decompositions, and which are solved.
 
     The Gram matrix has the square of the condition number of the mask. Masks of nearly
@@ -288,13 +294,21 @@ def _by_cholesky(weights, masks, system):
     return weights, is_solved & (pivots.min(-1) >= _SMALLEST_PIVOT * precision.eps)
 
 
-def _by_factor(_, residual, matrix, mask, factor):
+def _by_factor(
+    _: jax.Array,
+    residual: jax.Array,
+    matrix: jax.Array,
+    mask: jax.Array,
+    factor: jax.Array,
+) -> jax.Array:
     """Returns the weights that remove a residual, by a factor of the Gram matrix."""
     half = _half_solution(residual, matrix, mask, factor)
     return jax.lax.linalg.triangular_solve(factor, half, lower=True)
 
 
-def _half_solution(residual, matrix, mask, factor):
+def _half_solution(
+    residual: jax.Array, matrix: jax.Array, mask: jax.Array, factor: jax.Array
+) -> jax.Array:
     """Returns g L⁻ᴴ for half the gradient g of the squared residual.
 
     Its squared norm is the excess of the squared residual over the minimum.
@@ -309,7 +323,9 @@ _decompose = functools.partial(solve_in_turn, _by_svd)
 _factorise = functools.partial(solve_in_turn, _by_cholesky)
 
 
-def _attempt_first(weights, mask, systems, attempt):
+def _attempt_first(
+    weights: jax.Array, mask: jax.Array, systems: Systems, attempt: Partial
+) -> tuple[jax.Array, jax.Array]:
     """Decomposes one mask unless `attempt` gives weights that decode it."""
     plain, _ = systems
     weights = attempt(weights, mask, plain)
@@ -348,7 +364,16 @@ def solve_poor(
 
 
 @functools.partial(jax.jit, static_argnames="is_unweighted")
-def _solve_poor(is_poor, weights, mask, matrix, target, is_unweighted, attempt):
+def _solve_poor(
+    is_poor: jax.Array,
+    weights: jax.Array,
+    mask: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    is_unweighted: bool,
+    attempt: Partial | None,
+) -> jax.Array:
+    """Computes `solve_poor` as one compiled function."""
     systems = systems_of(matrix, target, is_unweighted)
     one_by_one = Partial(_decompose, systems=systems)
     if attempt is not None:

@@ -104,3 +104,15 @@ class TestMessages:
             assert int(state.errors.num_corrected) == wrong
         _, state = self.update(noisy.at[2, 0].add(1.0), NARROW)
         np.testing.assert_array_equal(state.errors.wrong, np.arange(6) == 2)
+
+
+def test_state_without_error_counts_is_rejected():
+    code = codes.reed_solomon(5, 5, 3)
+    plain = jaxwgc.decode_aggregate(code)
+    correcting = jaxwgc.decode_aggregate(code, correct_errors=True)
+    params = jnp.zeros(2)
+    messages = jaxwgc.encode(code, jnp.ones((5, 2)))
+    with pytest.raises(ValueError, match="from init with correct_errors=True"):
+        correcting.update(
+            messages, plain.init(params), params, received=jnp.ones(5, bool)
+        )

@@ -17,9 +17,10 @@ _AT_ONCE = 32
 
 def key_from(messages: jax.Array) -> jax.Array:
     """Derives a key that cannot be predicted without knowing every message."""
-    parts = promoted(messages)[:, :_NUM_BUCKETS]
-    parts = jnp.stack([parts.real, parts.imag]) if jnp.iscomplexobj(parts) else parts
-    words = jax.lax.bitcast_convert_type(parts, jnp.uint32).reshape(-1)
+    entries = promoted(messages)[:, :_NUM_BUCKETS]
+    if jnp.iscomplexobj(entries):
+        entries = jnp.stack([entries.real, entries.imag])
+    words = jax.lax.bitcast_convert_type(entries, jnp.uint32).reshape(-1)
     # Every bit of each word, and its position, changes many bits of the sum.
     places = jnp.arange(len(words), dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
     for shift in (16, 15, 13):
@@ -52,11 +53,12 @@ def project_in_units(
       num_columns: Length of the projections, which keep the norm on average.
     """
     messages = promoted(messages)
-    units = inverse_power_of_two(one_norm(messages).max(1, keepdims=True, initial=0))
+    largest = one_norm(messages).max(1, keepdims=True, initial=0)
+    units = inverse_power_of_two(largest)
     messages = messages * units
     while messages.shape[1] > _NUM_BUCKETS:
-        key, own_key = jax.random.split(key)
-        messages = _signed_sums(own_key, messages)
+        key, sign_key = jax.random.split(key)
+        messages = _signed_sums(sign_key, messages)
     pieces = _flat_vectors.blocks(messages, _AT_ONCE)
     real = jnp.finfo(messages.dtype).dtype
     mix = jax.random.normal(key, (*pieces.shape[1:], num_columns), real)
@@ -66,10 +68,12 @@ def project_in_units(
     return jax.lax.optimization_barrier(products).sum(1), units
 
 
-def _signed_sums(key, messages):
+def _signed_sums(key: jax.Array, messages: jax.Array) -> jax.Array:
     """Adds up to 32 entries of each message, with random signs, to each sum."""
     depth = min(-(-messages.shape[1] // _NUM_BUCKETS), _AT_ONCE)
     rows = _flat_vectors.blocks(messages, depth)
     words = jax.random.bits(key, rows.shape[2:], jnp.uint32)
-    bits = (words >> jnp.arange(depth, dtype=jnp.uint32)[:, None]) & 1
-    return jax.lax.optimization_barrier(jnp.where(bits == 1, -rows, rows).sum(1))
+    shifts = jnp.arange(depth, dtype=jnp.uint32)[:, None]
+    is_negative = ((words >> shifts) & 1) == 1
+    sums = jnp.where(is_negative, -rows, rows).sum(1)
+    return jax.lax.optimization_barrier(sums)

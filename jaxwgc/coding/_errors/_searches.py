@@ -247,7 +247,9 @@ def _smoothed(
     fits = (number_wrong > signal.rank) & (number_wrong < size)
     fits &= 2 * number_wrong <= num_checks + signal.rank
     fits &= number <= largest_number
-    is_last = number + (hidden == _HIDDEN - 1) > largest_number
+    is_last_of_number = hidden == _HIDDEN - 1
+    next_number = number + is_last_of_number
+    is_last = next_number > largest_number
     return _Proposal(wrong=wrong, fits=fits, is_more=~is_last)
 
 
@@ -281,7 +283,8 @@ def _guessed(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
         return wrong, stands_apart & is_new & is_checked & (furthest < limit)
 
     best = jnp.zeros(num_messages, bool)
-    is_found = is_unique = jnp.zeros((), bool)
+    is_found = jnp.zeros((), bool)
+    is_unique = jnp.zeros((), bool)
     total = 0
     for size in range(1, num_checks // 2):
         total += math.comb(num_messages, size)
@@ -289,7 +292,8 @@ def _guessed(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
             break
         sets = np.array([*itertools.combinations(range(num_messages), size)])
         wrong, fits = in_batches(jax.vmap(explained), jnp.asarray(sets), _AT_ONCE)
-        in_bounds = 2 * (signal.rank + size) <= evidence.num_left + signal.rank - 1
+        num_wrong = signal.rank + size
+        in_bounds = 2 * num_wrong <= evidence.num_left + signal.rank - 1
         fits &= in_bounds & ~is_found
         first = wrong[jnp.argmax(fits)]
         best = jnp.where(fits.any(), first, best)
