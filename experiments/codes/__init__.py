@@ -9,6 +9,7 @@ from experiments.codes import (
     learned,
     matrices,
     noise,
+    noisy_messages,
     partial_work,
     recovery,
     unequal,
@@ -24,6 +25,7 @@ SECTIONS = {
     "partial_work": partial_work.study,
     "unequal": unequal.study,
     "placement": noise.any_placement,
+    "noisy": noisy_messages.study,
 }
 
 

@@ -14,6 +14,7 @@ from jaxwgc.decoders._dual import Dual
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
 from jaxwgc.decoders._peeling import Peeling
+from jaxwgc.decoders._ridge import Ridge
 from jaxwgc.decoders._selection import Group, OneCopy, OneStep
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "OneCopy",
     "OneStep",
     "Peeling",
+    "Ridge",
     "Static",
 ]

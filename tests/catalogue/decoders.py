@@ -106,12 +106,34 @@ def of_peeling(code, mask):
     return mixture
 
 
+def of_ridge(noise):
+    """Reference for noisy messages: regularised normal equations."""
+
+    def mixture(code, mask):
+        rows = code.encoding_matrix[mask]
+        gram = rows @ rows.conj().T
+        penalty = noise**2 * np.diag(np.diagonal(gram))
+        normal = (gram + penalty).conj()
+        # A message of no parts has a row of zeros, and the weight zero.
+        weights, *_ = np.linalg.lstsq(normal, rows.conj() @ code.target)
+        return weights @ rows
+
+    return mixture
+
+
 ROWS = (
     DecoderRow(
         make=decoders.LeastSquares,
         arguments={"num_missing": 0},
         rules={"num_missing": "at least 0"},
         codes={"bernoulli": None},
+        tolerance=2e-5,
+    ),
+    DecoderRow(
+        make=decoders.Ridge,
+        arguments={"noise": 0.1},
+        rules={"noise": "at least 0.01"},
+        codes={"bernoulli": of_ridge(0.1), "cyclic_mds": of_ridge(0.1)},
         tolerance=2e-5,
     ),
     DecoderRow(

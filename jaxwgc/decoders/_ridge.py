@@ -1,0 +1,76 @@
+"""Regularised least-squares decoding, for noisy messages."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _validation
+from jaxwgc._arrays import scale_of
+from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._least_squares import nearest_weights
+from jaxwgc.decoders._systems import System, scaled_rows, squared_norm
+
+# Below this noise, the system may be too ill-conditioned for float32, and the weights
+# are those of least squares anyway.
+_SMALLEST_NOISE = 1e-2
+
+
+class Ridge(Decoder):
+    """Weights with the least expected error if messages are noisy, for any code.
+
+    They minimise ‖aᵀB - target‖² + noise² Σᵢ |aᵢ|² ‖bᵢ‖², where bᵢ is the row of the
+    i-th message. This is the expected squared error of the decoded sum if the gradients
+    of the parts are uncorrelated and of equal variance, and if each message has an
+    independent error of `noise` times its own standard deviation. Least squares, which
+    ignore the noise, may amplify it by large weights.
+
+    The decoder is inexact on purpose: with noiseless messages, it leaves a residual of
+    the order of noise², also if all workers respond. See `Decoder.is_exact`.
+
+    Attributes:
+      noise: Standard deviation of the error of a message relative to that of the
+        message, at least 0.01. For messages of M bits per entry, about the root of
+        `coding.quantization_variance(length, M)`.
+
+    Example:
+      It has smaller weights than exact decoding, and so amplifies noise less:
+
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=2)
+      >>> received = jnp.array([True, True, True, False])
+      >>> decoder = jaxwgc.decoders.Ridge(noise=0.1)
+      >>> weights = jaxwgc.decoding_weights(code, received, decoder)
+      >>> exact = jaxwgc.decoding_weights(code, received)
+      >>> bool(jnp.linalg.norm(weights) < jnp.linalg.norm(exact))
+      True
+
+    References:
+      Hoerl and Kennard, "Ridge regression: biased estimation for nonorthogonal
+      problems", Technometrics 1970.
+    """
+
+    noise: float
+
+    is_exact: ClassVar[bool] = False
+
+    def check(self, matrix: Array, target: Array) -> None:
+        _validation.check_number("noise", self.noise, minimum=_SMALLEST_NOISE)
+
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        scale = scale_of(target)
+        rows = jnp.asarray(matrix) / scale
+        # With a column for the noise of each message, the problem is one of least
+        # squares.
+        noise_of_messages = self.noise * jnp.sqrt(squared_norm(rows))
+        noise_columns = jnp.diag(noise_of_messages).astype(rows.dtype)
+        scaled, norms = scaled_rows(jnp.concatenate([rows, noise_columns], axis=1))
+        no_noise = jnp.zeros((len(target), len(rows)), norms.dtype)
+        system = System(
+            matrix=scaled,
+            norms=norms,
+            target=jnp.concatenate([target / scale, no_noise], axis=1),
+        )
+        start = jnp.zeros(0)
+        weights, _ = nearest_weights(start, mask, system)
+        return weights
