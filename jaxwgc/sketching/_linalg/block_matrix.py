@@ -20,11 +20,7 @@ from jaxwgc.sketching._linalg.blocks import (
 )
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of
-from jaxwgc.sketching._linalg.matrix import (
-    QRMatrix,
-    Triangle,
-    gram_products_of_block,
-)
+from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle, gram_products_of_block
 
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding

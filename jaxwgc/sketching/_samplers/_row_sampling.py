@@ -6,10 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._linalg.sparse import Entries
 from jaxwgc.sketching._samplers._normalisation import distribution
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows

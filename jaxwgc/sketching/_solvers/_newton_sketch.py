@@ -17,7 +17,6 @@ from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
-from jaxwgc.sketching._solvers._least_squares import Solution
 from jaxwgc.sketching._solvers._minimiser import minimiser
 from jaxwgc.sketching._solvers._newton_problem import (
     Arguments,
@@ -25,6 +24,7 @@ from jaxwgc.sketching._solvers._newton_problem import (
     Point,
     Problem,
 )
+from jaxwgc.sketching._solvers._solution import Solution
 
 
 def newton_sketch(
