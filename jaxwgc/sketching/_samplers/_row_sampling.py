@@ -83,4 +83,5 @@ class _RowEmbedding(Embedding):
         sample = self._drawn()
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         slots = jnp.arange(sample.indices.shape[0])
-        return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))
+        entries = sample.scale.astype(dtype)
+        return zeros.at[slots, sample.indices].set(entries)

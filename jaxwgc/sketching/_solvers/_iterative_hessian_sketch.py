@@ -1,7 +1,7 @@
 """Constrained least squares by Newton steps with sketched Hessians."""
 
 import functools
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -213,14 +213,13 @@ def _solve(
     # Without a projection, derivatives come from `implicit_solution`, not from the
     # iterations.
     constant = lax.stop_gradient if projection is None else _unchanged
-    momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
     steps = Steps(
         matrix=constant(matrix),
         ridge=constant(ridge),
         target=target,
         embedding=embedding,
         step_size=step_size,
-        momentum=momentum,
+        momentum=0 if refresh else min(matrix.shape) / embedding.sketch_size,
         num_inner_steps=num_inner_steps,
         projection=projection,
         fixed_sketch=None,
@@ -228,41 +227,73 @@ def _solve(
     if not refresh:
         # A constant sketch is computed once for all targets, outside of the loop.
         steps = steps._replace(fixed_sketch=steps.sketch(embedding.key))
-
-    def solve(target: Array) -> Solution:
-        # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
-        unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
-        scaled_target = target * unit
-
-        def scaled_projection(solution: Array) -> Array:
-            assert projection is not None
-            projected = projection(solution * size / unit)
-            return projected.astype(matrix.dtype) * unit / size
-
-        steps_of_target = steps._replace(
-            target=constant(scaled_target),
-            projection=None if projection is None else scaled_projection,
-        )
-        result = iterated(steps_of_target, tolerance, num_iterations)
-        solution, prepared, history, converged = result
-        rank = None
-        if isinstance(prepared, FactoredSketch):
-            rank = prepared.factors.rank
-            solution = implicit_solution(
-                solution, Dense(matrix), scaled_target, ridge, prepared.factors
-            )
-        scaled_result = Solution(
-            solution=solution * size,
-            num_iterations=jnp.int32(num_iterations),
-            converged=converged,
-            residual_history=history,
-            rank=rank,
-        )
-        return in_units(scaled_result, unit, inverse_power_of_two(largest))
-
+    problem = _ScaledProblem(
+        matrix=matrix,
+        ridge=ridge,
+        size=size,
+        column_sizes=inverse_power_of_two(largest),
+        steps=steps,
+    )
+    solve = functools.partial(_solve_target, problem, tolerance, num_iterations)
     if target.ndim == 1:
         return solve(target)
     return jax.vmap(solve, in_axes=-1, out_axes=-1)(target)
+
+
+class _ScaledProblem(NamedTuple):
+    """X and the ridge in units of the size of X, and the steps for any target.
+
+    Attributes:
+      matrix: X times `size`.
+      ridge: The ridge times `size`², or None.
+      size: A power of two.
+      column_sizes: Powers of two that scale the columns of X to size 1, (p,).
+      steps: The steps, with the projection in the original units.
+    """
+
+    matrix: Array
+    ridge: Array | None
+    size: Array
+    column_sizes: Array
+    steps: Steps
+
+
+def _solve_target(
+    problem: _ScaledProblem, tolerance: Array, num_iterations: int, target: Array
+) -> Solution:
+    """Solves the problem for one target y, (N,)."""
+    steps = problem.steps
+    size = problem.size
+    # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
+    unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
+    scaled_target = target * unit
+    projection = steps.projection
+    if projection is None:
+        steps = steps._replace(target=lax.stop_gradient(scaled_target))
+    else:
+
+        def scaled_projection(solution: Array) -> Array:
+            projected = projection(solution * size / unit)
+            return projected.astype(solution.dtype) * unit / size
+
+        steps = steps._replace(target=scaled_target, projection=scaled_projection)
+    result = iterated(steps, tolerance, num_iterations)
+    solution = result.solution
+    rank = None
+    if isinstance(result.prepared, FactoredSketch):
+        factors = result.prepared.factors
+        rank = factors.rank
+        solution = implicit_solution(
+            solution, Dense(problem.matrix), scaled_target, problem.ridge, factors
+        )
+    scaled_solution = Solution(
+        solution=solution * size,
+        num_iterations=jnp.int32(num_iterations),
+        converged=result.converged,
+        residual_history=result.history,
+        rank=rank,
+    )
+    return in_units(scaled_solution, unit, problem.column_sizes)
 
 
 def _unchanged(value: T) -> T:
