@@ -48,13 +48,11 @@ from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
 from jaxwgc.sketching._scores._rank_k_scores import RankKScores, rank_k_leverage_scores
 from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
-from jaxwgc.sketching._solvers._least_squares import (
-    Solution,
-    preconditioned,
-    sketch_and_solve,
-)
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
+from jaxwgc.sketching._solvers._preconditioned import preconditioned
+from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
+from jaxwgc.sketching._solvers._solution import Solution
 
 # In the order of the documentation.
 __all__ = [

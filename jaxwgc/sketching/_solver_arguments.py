@@ -1,6 +1,6 @@
 """Arguments that several solvers and scores share: checks, conversions, defaults."""
 
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +22,18 @@ class HasDtype(Protocol):
 T = TypeVar("T", bound=HasDtype)
 
 
-def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
+def right_hand_side(target: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Checks and converts the right-hand side y for a matrix of the given shape."""
-    target = finite_array("target", target)
-    if target.ndim not in (1, 2) or len(target) != shape[0] or target.size == 0:
+    array = finite_array("target", target)
+    if array.ndim not in (1, 2) or len(array) != shape[0] or array.size == 0:
         raise ValueError(
-            f"target must have shape (N,) or (N, c); got {target.shape} with a matrix "
+            f"target must have shape (N,) or (N, c); got {array.shape} with a matrix "
             f"of shape {shape}"
         )
-    return target
+    return array
 
 
-def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
+def sketch_size(value: int, shape: tuple[int, ...], more: int = 0) -> int:
     """Checks that a sketch size is at least min(N, p) + `more`."""
     value = _validation.check_int("sketch_size", value, minimum=1)
     smallest = min(shape) + more

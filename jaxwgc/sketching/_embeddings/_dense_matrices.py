@@ -8,11 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-    random_signs,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 
 # Entries of S in memory at one time: large enough for products to run at full speed.

@@ -98,15 +98,15 @@ class Embedding(abc.ABC):
             f"matrix; got {type(self).__name__}"
         )
 
-    def _draw(self) -> Any:
-        """Draws the random argument of `_apply_to_part`."""
+    def _draw(self) -> tuple[Array, Array]:
+        """Draws the random arrays of `_apply_to_part`."""
         raise TypeError(
             "embedding must be count_sketch or sparse_sign for Blocks and sharded "
             f"rows; got {type(self).__name__}"
         )
 
     def _apply_to_part(
-        self, arrays: list[Array], drawn: Any, start: Array | None
+        self, arrays: list[Array], drawn: tuple[Array, Array], start: Array | None
     ) -> list[Array]:
         """Multiplies columns of S by rows of arrays.
 
@@ -145,7 +145,7 @@ def embed(
     return made
 
 
-def check_sizes(key: Any, sketch_size: Any, num_rows: Any) -> tuple[Array, int, int]:
+def check_sizes(key: Array, sketch_size: int, num_rows: int) -> tuple[Array, int, int]:
     """Checks the arguments that all embeddings share."""
     key = _validation.check_key(key)
     sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)

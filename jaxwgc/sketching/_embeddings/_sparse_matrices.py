@@ -107,8 +107,9 @@ class _SparseEmbedding(Embedding):
         bits = jax.random.bits(self.key, shape, jnp.uint32)
         buckets = _distinct(bits[: self.num_nonzeros], self.sketch_size)
         order = np.arange(self.num_nonzeros, dtype=np.uint32)
-        signs = bits[self.num_nonzeros + order // 32] >> (order % 32)[:, None] & 1
-        return buckets, 1 - 2 * signs.astype(jnp.float32)
+        words = bits[self.num_nonzeros + order // 32]
+        is_negative = words >> (order % 32)[:, None] & 1
+        return buckets, 1 - 2 * is_negative.astype(jnp.float32)
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         return self._apply_to_part(arrays, self._draw(), None)

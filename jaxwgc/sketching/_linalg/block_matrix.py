@@ -20,11 +20,7 @@ from jaxwgc.sketching._linalg.blocks import (
 )
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of
-from jaxwgc.sketching._linalg.matrix import (
-    QRMatrix,
-    Triangle,
-    gram_products_of_block,
-)
+from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle, gram_products_of_block
 
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding
@@ -212,13 +208,16 @@ def _chunk_products(rows: Array, target: Array) -> _ChunkProducts:
 
 
 @jax.jit
-def _drawn(embedding: "Embedding") -> Any:
+def _drawn(embedding: "Embedding") -> tuple[Array, Array]:
     return embedding._draw()
 
 
 @jax.jit
 def _chunk_sketch(
-    embedding: "Embedding", arrays: list[Array], drawn: Any, start: Array
+    embedding: "Embedding",
+    arrays: list[Array],
+    drawn: tuple[Array, Array],
+    start: Array,
 ) -> list[Array]:
     return embedding._apply_to_part(arrays, drawn, start)
 

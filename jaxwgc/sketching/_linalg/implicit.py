@@ -113,8 +113,6 @@ def solve_augmented(
     def solve(_, right_hand_sides: tuple[Array, Array]) -> tuple[Array, Array]:
         target, offset = right_hand_sides
         scale = factors.scale
-        root = None if ridge is None else jnp.sqrt(ridge)
-        tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
         if isinstance(factors, Factors):
             # The pseudo-inverse ignores the part of the offset in the null space.
             offset = factors.in_row_space(offset, factors.row_space())
@@ -124,25 +122,7 @@ def solve_augmented(
         unit = inverse_power_of_two(jnp.maximum(largest_target, largest_offset))
         scaled_target = target * unit
         scaled_offset = scaled_offset * unit
-        if isinstance(factors, Factors):
-            problem = Refinement(
-                matrix=matrix,
-                factors=factors,
-                tolerance=tolerance,
-                target=scaled_target,
-                root=root,
-                offset=scaled_offset,
-            )
-            x = problem.solve(_MAX_ITERATIONS).point.x
-        else:
-            system = ScaledSystem(matrix, factors, tolerance, root)
-            # Least squares with Xᵀ ignore the part of the offset outside of the range
-            # of Xᵀ.
-            pulled = system.solve(
-                scaled_offset, _MAX_SLOW_ITERATIONS, is_transposed=True
-            ).x
-            right_hand_side = system.padded(scaled_target) - pulled
-            x = system.solve(right_hand_side, _MAX_SLOW_ITERATIONS).x
+        x = _scaled_solution(matrix, ridge, factors, scaled_target, scaled_offset)
         solution = scaled(scale, x) / unit
         return target - matrix.mv(solution), solution
 
@@ -152,3 +132,30 @@ def solve_augmented(
     linked_offset = offset + jnp.where(False, jnp.sum(target, axis=0), 0)
     right_hand_sides = (linked_target, linked_offset)
     return lax.custom_linear_solve(apply, right_hand_sides, solve, symmetric=True)
+
+
+def _scaled_solution(
+    matrix: Matrix,
+    ridge: Array | None,
+    factors: Factors | ColumnScaling,
+    target: Array,
+    offset: Array,
+) -> Array:
+    """Solves the equations of `solve_augmented` for θ, in scaled columns."""
+    root = None if ridge is None else jnp.sqrt(ridge)
+    tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
+    if isinstance(factors, Factors):
+        problem = Refinement(
+            matrix=matrix,
+            factors=factors,
+            tolerance=tolerance,
+            target=target,
+            root=root,
+            offset=offset,
+        )
+        return problem.solve(_MAX_ITERATIONS).point.x
+    system = ScaledSystem(matrix, factors, tolerance, root)
+    # Least squares with Xᵀ ignore the part of the offset outside of the range of Xᵀ.
+    pulled = system.solve(offset, _MAX_SLOW_ITERATIONS, is_transposed=True).x
+    right_hand_side = system.padded(target) - pulled
+    return system.solve(right_hand_side, _MAX_SLOW_ITERATIONS).x

@@ -41,7 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def matrix_of(name: str, value: Any) -> RowMatrix:
+def matrix_of(name: str, value: "MatrixLike | LinearOperator") -> RowMatrix:
     """Checks and converts a matrix with access to rows.
 
     Raises:
@@ -57,7 +57,9 @@ def matrix_of(name: str, value: Any) -> RowMatrix:
     return _matrix_of_values(name, _values_of(name, value))
 
 
-def system_of(key: Array, matrix: Any, target: ArrayLike) -> tuple[Matrix, Array]:
+def system_of(
+    key: Array, matrix: "MatrixLike | LinearOperator", target: ArrayLike
+) -> tuple[Matrix, Array]:
     """Checks X of any kind and the right-hand side y; returns both in one dtype.
 
     Args:
@@ -74,7 +76,9 @@ def system_of(key: Array, matrix: Any, target: ArrayLike) -> tuple[Matrix, Array
     return Operator(operator), jnp.where(is_adjoint, target, jnp.nan)
 
 
-def row_system_of(matrix: Any, target: ArrayLike) -> tuple[RowMatrix, Array]:
+def row_system_of(
+    matrix: "MatrixLike | LinearOperator", target: ArrayLike
+) -> tuple[RowMatrix, Array]:
     """Checks X with access to rows and y, like `system_of`; rejects operators."""
     if isinstance(matrix, Blocks | LinearOperator):
         rows = matrix_of("matrix", matrix)

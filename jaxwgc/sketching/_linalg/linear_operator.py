@@ -160,7 +160,7 @@ class Operator(Matrix):
     def sketch(self, embedding, *arrays):
         assert self.functions.sketch is not None
         small = self.functions.sketch(embedding)
-        expected = embedding.sketch_size, self.shape[1]
+        expected = (embedding.sketch_size, self.shape[1])
         _validation.check_shape("operator.sketch", small, "(m, p)", expected)
         return [small.astype(self.dtype), *(embedding @ array for array in arrays)]
 

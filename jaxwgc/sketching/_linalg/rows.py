@@ -25,15 +25,17 @@ def gram(rows: Array) -> Array:
     half = rows.shape[1] // 2
     if half < 32:
         return product(rows.T, rows)
-    upper = product(rows[:, :half].T, rows)
-    corner = product(rows[:, half:].T, rows[:, half:])
-    lower = jnp.concatenate([upper[:, half:].T, corner], axis=1)
+    left = rows[:, :half]
+    right = rows[:, half:]
+    upper = product(left.T, rows)
+    lower = jnp.concatenate([upper[:, half:].T, product(right.T, right)], axis=1)
     return jnp.concatenate([upper, lower], axis=0)
 
 
 def diagonal(matrix: Array) -> Array:
     """Returns the diagonal as a sum, which compiles faster than `jnp.diagonal`."""
-    return jnp.sum(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0), axis=0)
+    is_diagonal = jnp.eye(len(matrix), dtype=bool)
+    return jnp.sum(jnp.where(is_diagonal, matrix, 0), axis=0)
 
 
 def triangle(matrix: Array) -> Array:

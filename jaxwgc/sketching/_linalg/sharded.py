@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ from jaxwgc.sketching._linalg.matrix import RowMatrix
 
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
 
 _EVERYWHERE = PartitionSpec()
 
@@ -46,21 +50,23 @@ class Sharded(RowMatrix):
         return self.array.dtype
 
     def mv(self, vector):
-        def on_each(rows: Dense, along: Any, vector: Array) -> Array:
+        def on_each(rows: Dense, along: tuple[()], vector: Array) -> Array:
             del along
             return rows.mv(vector)
 
         return self._on_devices(on_each, (), vector, is_summed=False)
 
     def rmv(self, vector):
-        def on_each(rows: Dense, vector: Array, args: Any) -> Array:
+        def on_each(rows: Dense, vector: Array, args: tuple[()]) -> Array:
             del args
             return rows.rmv(vector)
 
         return self._on_devices(on_each, vector, ())
 
     def sketch(self, embedding, *arrays):
-        def on_each(rows: Dense, along: Any, embedding: "Embedding") -> list[Array]:
+        def on_each(
+            rows: Dense, along: tuple[Array, ...], embedding: "Embedding"
+        ) -> list[Array]:
             start = lax.axis_index(self.axes) * rows.shape[0]
             drawn = embedding._draw()
             return embedding._apply_to_part([rows.array, *along], drawn, start)
@@ -68,15 +74,18 @@ class Sharded(RowMatrix):
         return self._on_devices(on_each, arrays, embedding)
 
     def sum_rows(self, function, *args, along=()):
-        def on_each(rows: Dense, along: Any, args: Any) -> Any:
+        def on_each(
+            rows: Dense, along: tuple[Array, ...], args: tuple[Any, ...]
+        ) -> Any:
             return rows.sum_rows(function, *args, along=along)
 
         return self._on_devices(on_each, along, args)
 
     def row_norms(self, basis, scale):
-        def on_each(rows: Dense, along: Any, args: tuple[Array, Array]) -> Array:
+        def on_each(rows: Dense, along: tuple[()], args: tuple[Array, Array]) -> Array:
             del along
-            return rows.row_norms(*args)
+            basis, scale = args
+            return rows.row_norms(basis, scale)
 
         return self._on_devices(on_each, (), (basis, scale), is_summed=False)
 
@@ -85,12 +94,12 @@ class Sharded(RowMatrix):
 
     def _on_devices(
         self,
-        function: Callable[[Dense, Any, Any], Any],
-        along: Any,
-        args: Any,
+        function: Callable[[Dense, A, B], T],
+        along: A,
+        args: B,
         *,
         is_summed: bool = True,
-    ) -> Any:
+    ) -> T:
         """Runs `function(rows, slices, args)` on the rows of each device.
 
         Args:
@@ -102,7 +111,7 @@ class Sharded(RowMatrix):
         """
         by_rows = PartitionSpec(self.axes)
 
-        def on_each(rows: Array, along: Any, args: Any) -> Any:
+        def on_each(rows: Array, along: A, args: B) -> T:
             result = function(Dense(rows), along, args)
             return lax.psum(result, self.axes) if is_summed else result
 

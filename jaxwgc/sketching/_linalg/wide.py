@@ -6,11 +6,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.factors import (
-    Factors,
-    factors_of_small,
-    gram_factors,
-)
+from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, gram_factors
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.projector import at_most_one, orthonormaliser_of_gram
 from jaxwgc.sketching._linalg.rows import column_scale, triangle

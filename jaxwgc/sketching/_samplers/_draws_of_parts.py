@@ -37,9 +37,11 @@ def draw_until_distinct(
     # Expected numbers of further arrivals, Πⱼ (stop - arrival_j), without a difference
     # of large numbers.
     means = units[indices] * jnp.expm1(log_arrivals[last] - log_arrivals)
-    later = _poisson(count_key, jnp.where(is_drawn, jnp.maximum(means, 0), 0))
+    means = jnp.where(is_drawn, jnp.maximum(means, 0), 0)
+    later = _poisson(count_key, means)
     # Counts are bounded such that their sum also fits in int32.
-    counts = 1 + jnp.minimum(later, _MAX_COUNT // num_distinct - 1)
+    max_later = _MAX_COUNT // num_distinct - 1
+    counts = 1 + jnp.minimum(later, max_later)
     return indices, jnp.where(is_drawn, counts, 0)
 
 
@@ -47,13 +49,14 @@ def _poisson(key: Array, mean: Array) -> Array:
     """Draws a Poisson variable for every mean, int32; saturates at 2³¹ - 128."""
     small_key, large_key = jax.random.split(key)
     is_large = mean >= _LARGE_MEAN
-    small = jax.random.poisson(small_key, jnp.where(is_large, 1, mean), dtype=jnp.int32)
-    safe = jnp.clip(mean, _LARGE_MEAN, 2.0**31)
+    small_mean = jnp.where(is_large, 1, mean)
+    small = jax.random.poisson(small_key, small_mean, dtype=jnp.int32)
+    large_mean = jnp.clip(mean, _LARGE_MEAN, 2.0**31)
     normal = jax.random.normal(large_key, mean.shape, mean.dtype)
-    root = jnp.sqrt(safe)
+    root = jnp.sqrt(large_mean)
     skewness = (normal**2 - 1) / 6
     excess = (normal - normal**3) / (72 * root)
-    large = jnp.round(safe + root * normal + skewness + excess)
+    large = jnp.round(large_mean + root * normal + skewness + excess)
     # The largest float32 below 2**31.
     large = jnp.minimum(large, 2.0**31 - 128).astype(jnp.int32)
     return jnp.where(is_large, large, small)
@@ -91,9 +94,10 @@ def draw_counts(key: Array, probabilities: Array, num_draws: int) -> Array:
     """
     num_parts = probabilities.shape[0]
     depth = (num_parts - 1).bit_length()
+    num_leaves = 2**depth
     # The root is at index 1, and the children of node i are at 2i and 2i + 1. Each step
     # adds a level.
-    tree = jnp.pad(probabilities, (2**depth, 2**depth - num_parts))
+    tree = jnp.pad(probabilities, (num_leaves, num_leaves - num_parts))
     tree = lax.fori_loop(0, depth, lambda _, tree: _with_sums(tree), tree)
     sides = tree.reshape(-1, 2)
     total = jnp.sum(sides, axis=1)
@@ -102,15 +106,19 @@ def draw_counts(key: Array, probabilities: Array, num_draws: int) -> Array:
     rounding = jax.random.uniform(keys[depth], share.shape, share.dtype)
     # A side of probability zero is never taken.
     units = jnp.floor(share * _UNITS + rounding).astype(jnp.uint32)
-    units = jnp.where(sides[:, 0] <= sides[:, 1], units, _UNITS - units)
+    is_left_rarer = sides[:, 0] <= sides[:, 1]
+    left_units = jnp.where(is_left_rarer, units, _UNITS - units)
 
     def descend(nodes: Array, level_key: Array) -> tuple[Array, None]:
         bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
-        return 2 * nodes + (bits >= units[nodes]), None
+        goes_right = bits >= left_units[nodes]
+        return 2 * nodes + goes_right, None
 
     # Under `shard_map`, the root has to vary with the device as the tree and the key
     # do. So it is computed from both.
-    root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
+    depends_on_both = (tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0)
+    root = jnp.where(depends_on_both, 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
     nodes, _ = lax.scan(descend, nodes, keys[:depth])
-    return jnp.zeros(num_parts, jnp.int32).at[nodes - 2**depth].add(1)
+    parts = nodes - num_leaves
+    return jnp.zeros(num_parts, jnp.int32).at[parts].add(1)

@@ -7,6 +7,8 @@ from jax import Array, lax
 
 # Probabilities are multiples of 2**-32, so that their sums are exact.
 _UNIT = 2.0**32
+# The largest float32 below 2**31.
+_MAX_SHIFT = 2.0**31 - 128
 _LARGEST = np.uint32(2**32 - 1)
 
 
@@ -38,10 +40,12 @@ def systematic_rows(
     units = _fit_total(units, sample_size - num_certain)
     start = jax.random.bits(start_key, (), jnp.uint32)
     ends = start + jnp.cumsum(units, dtype=jnp.uint32)
-    is_selected = is_certain | (ends < units)
+    contains_tooth = ends < units
+    is_selected = is_certain | contains_tooth
     inclusion = _from_units(units, is_certain, probabilities.dtype)
-    unshuffled = jnp.zeros(num_rows, bool).at[order].set(is_selected)
-    return unshuffled, jnp.zeros_like(probabilities).at[order].set(inclusion)
+    selected_rows = jnp.zeros(num_rows, bool).at[order].set(is_selected)
+    inclusion_of_rows = jnp.zeros_like(probabilities).at[order].set(inclusion)
+    return selected_rows, inclusion_of_rows
 
 
 def _in_units(chances: Array) -> tuple[Array, Array]:
@@ -58,7 +62,8 @@ def _in_units(chances: Array) -> tuple[Array, Array]:
 
 
 def _from_units(units: Array, is_certain: Array, dtype: np.dtype) -> Array:
-    return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
+    chances = units.astype(dtype) / _UNIT
+    return jnp.where(is_certain, 1, chances).astype(dtype)
 
 
 def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
@@ -107,8 +112,8 @@ def _fit_total(units: Array, total: Array) -> Array:
         whole, fraction = excess(units)
         share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
         by = -units.astype(jnp.float32) * share.astype(jnp.float32)
-        bound = 2.0**31 - 128
-        units = shift(units, jnp.round(jnp.clip(by, -bound, bound)).astype(jnp.int32))
+        by = jnp.round(jnp.clip(by, -_MAX_SHIFT, _MAX_SHIFT))
+        units = shift(units, by.astype(jnp.int32))
     _, fraction = excess(units)
     is_free = (units > 1) & (units < _LARGEST)
     is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(fraction))

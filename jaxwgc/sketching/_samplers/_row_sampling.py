@@ -6,10 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._linalg.sparse import Entries
 from jaxwgc.sketching._samplers._normalisation import distribution
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
@@ -86,4 +83,5 @@ class _RowEmbedding(Embedding):
         sample = self._drawn()
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         slots = jnp.arange(sample.indices.shape[0])
-        return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))
+        entries = sample.scale.astype(dtype)
+        return zeros.at[slots, sample.indices].set(entries)

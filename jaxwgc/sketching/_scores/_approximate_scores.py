@@ -146,15 +146,15 @@ def _scores(
     num_projections: int | None,
 ) -> Array | np.ndarray:
     num_rows, num_columns = matrix.shape
-    sketch_key, projection_key = jax.random.split(key)
+    keys = jax.random.split(key)
     num_nonzeros = min(_NUM_NONZEROS, sketch_size)
-    embedding = sparse_sign(sketch_key, sketch_size, num_rows, num_nonzeros)
+    embedding = sparse_sign(keys[0], sketch_size, num_rows, num_nonzeros)
     [small] = matrix.sketch(embedding)
     factors = factors_of_small(small, rcond)
     inverse = orthonormaliser(Dense(small), factors)
     if num_projections is not None:
         shape = (num_columns, num_projections)
-        projection = jax.random.normal(projection_key, shape, matrix.dtype)
+        projection = jax.random.normal(keys[1], shape, matrix.dtype)
         inverse = product(inverse, projection)
     norms = matrix.row_norms(inverse, factors.scale)
     total = norms.sum()

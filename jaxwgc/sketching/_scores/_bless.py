@@ -116,68 +116,97 @@ def bless(
     _validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype = diagonal.dtype
-    num_points = diagonal.size
-    points = points.astype(dtype)
     trace = float(diagonal.sum())
-    eps = float(jnp.finfo(dtype).eps)
-    smallest_ridge = 8 * eps * trace
+    smallest_ridge = 8 * float(jnp.finfo(dtype).eps) * trace
     if not math.isfinite(ridge) or ridge < smallest_ridge:
         raise ValueError(
             "ridge must be finite and at least 8 machine epsilons times the trace of "
             f"the kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
         )
-
-    def scores_of(
-        indices: np.ndarray,
-        weights: np.ndarray,
-        shift: float,
-        ridge: float,
-        is_projected: bool,
-    ) -> np.ndarray:
-        scores = np.asarray(
-            _scores(
-                points,
-                diagonal,
-                _padded_landmarks(indices, weights, dtype),
-                np.asarray([shift, ridge], dtype),
-                kernel,
-                is_projected,
-            )
-        )
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                "kernel must be finite and positive semi-definite; got NaN or infinite "
-                "scores"
-            )
-        return scores
-
-    indices = np.zeros(0, np.int32)
-    weights = np.zeros(0)
-    # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
-    # ridge. So the path starts at most one step below the trace, without landmarks.
-    num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
-    for i in range(num_steps):
-        current = float(ridge) * step ** (num_steps - 1 - i)
-        scores = scores_of(indices, weights, current, current, is_projected=False)
-        # Exact scores are within these bounds. Rounding may take computed ones outside.
-        lower = diagonal / (current + trace)
-        upper = np.minimum(diagonal / current, 1)
-        scores = np.clip(scores, lower, upper).astype(np.float64)
-        probabilities = np.minimum(oversampling * scores, 1)
-        uniform = jax.random.uniform(jax.random.fold_in(key, i), (num_points,))
-        indices = np.flatnonzero(uniform < probabilities)
-        weights = 1 / probabilities[indices]
+    problem = _KernelProblem(kernel, points.astype(dtype), diagonal)
+    indices, weights = _sampled_landmarks(key, problem, ridge, oversampling, step)
     # The shift is for landmarks that are numerically dependent. It is less than the
     # ridge.
-    shift = 4 * eps * diagonal[indices].sum() if indices.size else 1.0
-    ones = np.ones(indices.size)
-    scores = scores_of(indices, ones, shift, ridge, is_projected=True)
+    shift = 1.0
+    if indices.size:
+        shift = 4 * float(jnp.finfo(dtype).eps) * diagonal[indices].sum()
+    landmarks = _Landmarks(indices, np.ones(indices.size))
+    scores = problem.scores(landmarks, shift, ridge, is_projected=True)
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
         weights=jnp.asarray(weights, dtype),
         # Exact scores are at most this bound. Computed ones may exceed it.
         scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
     )
+
+
+class _Landmarks(NamedTuple):
+    """Indices of landmarks, int (size,), and their weights, (size,)."""
+
+    indices: np.ndarray
+    weights: np.ndarray
+
+
+class _KernelProblem(NamedTuple):
+    """A kernel, the points, and k(x, x) of all points."""
+
+    kernel: Kernel
+    points: Array
+    diagonal: np.ndarray
+
+    def scores(
+        self, landmarks: _Landmarks, shift: float, ridge: float, is_projected: bool
+    ) -> np.ndarray:
+        """Computes scores of all points from landmarks; see `_compiled_scores`."""
+        # Landmarks are padded with points of weight 0, which do not count. Powers of
+        # two give few compiled programs.
+        size = next_power_of_two(max(8, landmarks.indices.size))
+        padding = (0, size - landmarks.indices.size)
+        dtype = self.diagonal.dtype
+        roots = np.pad(np.sqrt(landmarks.weights), padding)
+        scores = _compiled_scores(
+            self.points,
+            self.diagonal,
+            np.pad(landmarks.indices.astype(np.int32), padding),
+            roots.astype(dtype),
+            np.asarray([shift, ridge], dtype),
+            self.kernel,
+            is_projected,
+        )
+        if not np.isfinite(np.asarray(scores)).all():
+            raise ValueError(
+                "kernel must be finite and positive semi-definite; got NaN or infinite "
+                "scores"
+            )
+        return np.asarray(scores)
+
+
+def _sampled_landmarks(
+    key: Array,
+    problem: _KernelProblem,
+    ridge: float,
+    oversampling: float,
+    step: float,
+) -> _Landmarks:
+    """Samples landmarks along a path of falling ridges, which ends at `ridge`."""
+    diagonal = problem.diagonal
+    trace = float(diagonal.sum())
+    landmarks = _Landmarks(np.zeros(0, np.int32), np.zeros(0))
+    # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
+    # ridge. So the path starts at most one step below the trace, without landmarks.
+    num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
+    for i in range(num_steps):
+        current = float(ridge) * step ** (num_steps - 1 - i)
+        scores = problem.scores(landmarks, current, current, is_projected=False)
+        # Exact scores are within these bounds. Rounding may take computed ones outside.
+        lower = diagonal / (current + trace)
+        upper = np.minimum(diagonal / current, 1)
+        scores = np.clip(scores, lower, upper).astype(np.float64)
+        probabilities = np.minimum(oversampling * scores, 1)
+        uniform = jax.random.uniform(jax.random.fold_in(key, i), (diagonal.size,))
+        indices = np.flatnonzero(uniform < probabilities)
+        landmarks = _Landmarks(indices, weights=1 / probabilities[indices])
+    return landmarks
 
 
 def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
@@ -197,45 +226,26 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     return diagonal
 
 
-class _Landmarks(NamedTuple):
-    """Indices of landmarks, int32 (size,), and the roots of their weights, (size,)."""
-
-    indices: np.ndarray
-    roots: np.ndarray
-
-
-def _padded_landmarks(
-    indices: np.ndarray, weights: np.ndarray, dtype: np.dtype
-) -> _Landmarks:
-    """Pads landmarks to a power of two with points of weight 0, which do not count."""
-    size = next_power_of_two(max(8, indices.size))
-    padding = (0, size - indices.size)
-    return _Landmarks(
-        indices=np.pad(indices.astype(np.int32), padding),
-        roots=np.pad(np.sqrt(weights), padding).astype(dtype),
-    )
-
-
 @functools.partial(jax.jit, static_argnames="kernel")
 def _compiled_diagonal(points: Array, kernel: Kernel) -> Array:
     return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(points)
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "is_projected"))
-def _scores(
+def _compiled_scores(
     points: Array,
     diagonal: np.ndarray,
-    landmarks: _Landmarks,
+    indices: np.ndarray,
+    roots: np.ndarray,
     shift_and_ridge: np.ndarray,
     kernel: Kernel,
     is_projected: bool,
 ) -> Array:
-    """Computes scores of all points from weighted landmarks.
+    """Computes scores of all points from landmarks and the roots of their weights.
 
     Let z be the coordinates of a point in the span of the landmarks. The score is (k(x,
     x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.
     """
-    indices, roots = landmarks
     shift, ridge = shift_and_ridge
     chosen = points[indices]
     identity = jnp.eye(len(indices), dtype=diagonal.dtype)

@@ -108,8 +108,10 @@ def _choose(
 ) -> RidgeChoice:
     matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
     num_rows, num_columns = matrix.shape
-    left, values, right, finite = _decomposed(matrix)
-    is_valid = finite & jnp.isfinite(target).all() & jnp.all(ridges >= 0)
+    factors = _decomposed(matrix)
+    left = factors.left
+    values = factors.values
+    is_valid = factors.finite & jnp.isfinite(target).all() & jnp.all(ridges >= 0)
     targets = jnp.where(is_valid, target, 0).reshape(len(target), -1)
     # Scaling by an exact power of two avoids overflow of squares.
     scale = inverse_power_of_two(values[0])
@@ -147,21 +149,27 @@ def _choose(
     if criterion == "generalized":
         mean = (jnp.sum(shrinkage, axis=1) + num_others) / num_rows
         errors = _divided(_divided(errors, mean, rounding), mean, rounding)
-    best = jnp.argmin(errors)
-    values = jnp.where(is_kept, values, 1)
-    root = jnp.sqrt(ridges[best])
-    # v + ridge / v for singular values v, in units of the larger of v and √ridge, to
-    # avoid overflow.
-    larger = jnp.maximum(values, root)
-    weights = values / larger + root / larger * (root / values)
-    coordinates = coordinates / unit / larger[:, None] / weights[:, None]
-    solution = product(right, jnp.where(is_kept[:, None], coordinates, 0))
+    ridge = ridges[jnp.argmin(errors)]
+    solution = _solution(factors, is_kept, coordinates / unit, ridge)
     nan = jnp.where(is_valid, 0, jnp.nan)
     return RidgeChoice(
-        ridge=ridges[best] + nan,
+        ridge=ridge + nan,
         errors=errors / unit / unit + nan,
         solution=solution.reshape(-1, *target.shape[1:]) + nan,
     )
+
+
+def _solution(
+    factors: "_Factors", is_kept: Array, coordinates: Array, ridge: Array
+) -> Array:
+    """Computes V diag(1 / (s + ridge / s)) Uᵀy in the kept directions."""
+    values = jnp.where(is_kept, factors.values, 1)
+    root = jnp.sqrt(ridge)
+    # s + ridge / s in units of the larger of s and √ridge, to avoid overflow.
+    larger = jnp.maximum(values, root)
+    weights = values / larger + root / larger * (root / values)
+    weighted = coordinates / larger[:, None] / weights[:, None]
+    return product(factors.right, jnp.where(is_kept[:, None], weighted, 0))
 
 
 class _Fit(NamedTuple):
@@ -218,11 +226,24 @@ def _divided(residuals: Array, divisors: Array, rounding: Array) -> Array:
     return jnp.where(is_exact, residuals / jnp.where(is_exact, divisors, 1), jnp.inf)
 
 
-def _decomposed(matrix: RowMatrix) -> tuple[Array, Array, Array, Array]:
-    """Returns L, s and V with X = U diag(s) Vᵀ, U = X L, and whether X is finite.
+class _Factors(NamedTuple):
+    """Factors of X = U diag(s) Vᵀ.
 
-    Columns keep their units, which are those of the ridge.
+    Attributes:
+      left: L with U = X L, (p, k), zero in the columns of truncated singular values.
+      values: s, (k,), zero if truncated.
+      right: V, (p, k).
+      finite: Whether X is finite.
     """
+
+    left: Array
+    values: Array
+    right: Array
+    finite: Array
+
+
+def _decomposed(matrix: RowMatrix) -> _Factors:
+    """Computes the factors of X, whose columns keep their units, as the ridge does."""
     num_rows, num_columns = matrix.shape
     rcond = solver_cutoff(matrix.shape, matrix.dtype)
     threshold = 1e4 * jnp.finfo(matrix.dtype).eps
@@ -233,5 +254,9 @@ def _decomposed(matrix: RowMatrix) -> tuple[Array, Array, Array, Array]:
     rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
     is_kept = jnp.arange(values.size) < factors.rank.rank
     left = product(factors.scale[:, None] * factors.inverse, rotation)
-    left = jnp.where(is_kept, left, 0)
-    return left, jnp.where(is_kept, values, 0), right.T, factors.finite
+    return _Factors(
+        left=jnp.where(is_kept, left, 0),
+        values=jnp.where(is_kept, values, 0),
+        right=right.T,
+        finite=factors.finite,
+    )

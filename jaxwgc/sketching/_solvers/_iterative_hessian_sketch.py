@@ -1,8 +1,6 @@
 """Constrained least squares by Newton steps with sketched Hessians."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -11,19 +9,21 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import warn_of_precision
-from jaxwgc.sketching._linalg.monitor import Criterion, all_met
-from jaxwgc.sketching._linalg.rows import gram, scaled
-from jaxwgc.sketching._solvers._least_squares import Solution, in_units
+from jaxwgc.sketching._solvers._hessian_sketch_steps import (
+    FactoredSketch,
+    Projection,
+    Steps,
+    iterated,
+)
+from jaxwgc.sketching._solvers._solution import Solution, in_units
 
-Projection = Callable[[Array], Array]
 T = TypeVar("T")
 
 
@@ -186,121 +186,6 @@ def _default_step_size(sketch_size: int, rank: int, refresh: bool) -> float:
     return num_free * (num_free - 3) / (sketch_size * (sketch_size - 1))
 
 
-class _FactoredSketch(NamedTuple):
-    """A sketch for steps without a projection."""
-
-    factors: Factors
-    row_space: Array
-
-
-class _SketchedHessian(NamedTuple):
-    """A sketch for steps with a projection: its Hessian, and the largest eigenvalue."""
-
-    hessian: Array
-    largest: Array
-
-
-class _State(NamedTuple):
-    """State of the iterations for one target.
-
-    Attributes:
-      solution: θ.
-      last: θ before the last step.
-      gradient: Xᵀ(y - Xθ) - ridge θ.
-      prepared: The sketch of the last step.
-    """
-
-    solution: Array
-    last: Array
-    gradient: Array
-    prepared: _FactoredSketch | _SketchedHessian
-
-
-class _Steps(NamedTuple):
-    """The steps for one target, with X and y scaled to size 1.
-
-    Attributes:
-      matrix: X.
-      ridge: The ridge, or None.
-      target: y.
-      embedding: S, to which the key of a step is given.
-      step_size: See `iterative_hessian_sketch`.
-      momentum: The factor of the last change of θ.
-      num_inner_steps: See `iterative_hessian_sketch`.
-      projection: The projection in the units of θ here, or None.
-      fixed_sketch: The result of `sketch` that all steps use, or None.
-    """
-
-    matrix: Array
-    ridge: Array | None
-    target: Array
-    embedding: Embedding
-    step_size: Array
-    momentum: float
-    num_inner_steps: int
-    projection: Projection | None
-    fixed_sketch: tuple[Array, _FactoredSketch | _SketchedHessian] | None
-
-    def sketch(self, key: Array) -> tuple[Array, _FactoredSketch | _SketchedHessian]:
-        """Returns a sketch of X, and its factors or its Hessian.
-
-        The sketch changes the iterations, not their limit, and so has no derivative.
-        """
-        embedding = dataclasses.replace(self.embedding, key=key)
-        small = embedding @ lax.stop_gradient(self.matrix)
-        ridge = lax.stop_gradient(self.ridge)
-        if self.projection is None:
-            return small, _factored(small, ridge)
-        return small, _hessian_of(small, ridge)
-
-    def gradient(self, solution: Array) -> tuple[Array, Array]:
-        """Computes Xᵀ(y - Xθ) - ridge θ, and the objective."""
-        gradient, squared = Dense(self.matrix).sum_rows(
-            _residual_products, solution, along=(self.target,)
-        )
-        if self.ridge is None:
-            return gradient, squared
-        pulled = self.ridge * solution
-        return gradient - pulled, squared + jnp.sum(pulled * solution)
-
-    def start(self, key: Array) -> tuple[_State, Array]:
-        """Returns the state at θ = 0, or at its projection, and the objective."""
-        solution = jnp.zeros(self.matrix.shape[1], self.matrix.dtype)
-        if self.projection is not None:
-            solution = self.projection(solution)
-        gradient, squared = self.gradient(solution)
-        # The loop returns the factors of the last sketch, so that the program computes
-        # factors in one place.
-        _, shapes = jax.eval_shape(self.sketch, key)
-        prepared = jax.tree.map(jnp.zeros_like, shapes)
-        return _State(solution, solution, gradient, prepared), squared
-
-    def step(self, state: _State, key: Array) -> tuple[_State, tuple[Array, Array]]:
-        """Takes a step; also returns the root of the objective, and ‖SXΔθ‖."""
-        if self.fixed_sketch is None:
-            small, prepared = self.sketch(key)
-        else:
-            small, prepared = self.fixed_sketch
-        downhill = self.step_size * state.gradient
-        if isinstance(prepared, _FactoredSketch):
-            change = _free_change(prepared, downhill)
-        else:
-            assert self.projection is not None
-            change = _constrained_change(
-                prepared,
-                state.solution,
-                downhill,
-                self.projection,
-                num_steps=self.num_inner_steps,
-            )
-        change = change + self.momentum * (state.solution - state.last)
-        moved = jnp.linalg.norm(product(small, change))
-        solution = state.solution + change
-        gradient, squared = self.gradient(solution)
-        new_state = _State(solution, state.solution, gradient, prepared)
-        return new_state, (jnp.sqrt(squared), moved)
-
-
 @functools.partial(
     jax.jit,
     static_argnames=("num_iterations", "projection", "num_inner_steps", "refresh"),
@@ -328,14 +213,13 @@ def _solve(
     # Without a projection, derivatives come from `implicit_solution`, not from the
     # iterations.
     constant = lax.stop_gradient if projection is None else _unchanged
-    momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
-    steps = _Steps(
+    steps = Steps(
         matrix=constant(matrix),
         ridge=constant(ridge),
         target=target,
         embedding=embedding,
         step_size=step_size,
-        momentum=momentum,
+        momentum=0 if refresh else min(matrix.shape) / embedding.sketch_size,
         num_inner_steps=num_inner_steps,
         projection=projection,
         fixed_sketch=None,
@@ -343,129 +227,74 @@ def _solve(
     if not refresh:
         # A constant sketch is computed once for all targets, outside of the loop.
         steps = steps._replace(fixed_sketch=steps.sketch(embedding.key))
-
-    def solve(target: Array) -> Solution:
-        # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
-        unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
-        scaled_target = target * unit
-
-        def scaled_projection(solution: Array) -> Array:
-            assert projection is not None
-            projected = projection(solution * size / unit)
-            return projected.astype(matrix.dtype) * unit / size
-
-        steps_of_target = steps._replace(
-            target=constant(scaled_target),
-            projection=None if projection is None else scaled_projection,
-        )
-        result = _iterated(steps_of_target, tolerance, num_iterations)
-        solution, prepared, history, converged = result
-        rank = None
-        if isinstance(prepared, _FactoredSketch):
-            rank = prepared.factors.rank
-            solution = implicit_solution(
-                solution, Dense(matrix), scaled_target, ridge, prepared.factors
-            )
-        scaled_result = Solution(
-            solution=solution * size,
-            num_iterations=jnp.int32(num_iterations),
-            converged=converged,
-            residual_history=history,
-            rank=rank,
-        )
-        return in_units(scaled_result, unit, inverse_power_of_two(largest))
-
+    problem = _ScaledProblem(
+        matrix=matrix,
+        ridge=ridge,
+        size=size,
+        column_sizes=inverse_power_of_two(largest),
+        steps=steps,
+    )
+    solve = functools.partial(_solve_target, problem, tolerance, num_iterations)
     if target.ndim == 1:
         return solve(target)
     return jax.vmap(solve, in_axes=-1, out_axes=-1)(target)
 
 
+class _ScaledProblem(NamedTuple):
+    """X and the ridge in units of the size of X, and the steps for any target.
+
+    Attributes:
+      matrix: X times `size`.
+      ridge: The ridge times `size`², or None.
+      size: A power of two.
+      column_sizes: Powers of two that scale the columns of X to size 1, (p,).
+      steps: The steps, with the projection in the original units.
+    """
+
+    matrix: Array
+    ridge: Array | None
+    size: Array
+    column_sizes: Array
+    steps: Steps
+
+
+def _solve_target(
+    problem: _ScaledProblem, tolerance: Array, num_iterations: int, target: Array
+) -> Solution:
+    """Solves the problem for one target y, (N,)."""
+    steps = problem.steps
+    size = problem.size
+    # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
+    unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
+    scaled_target = target * unit
+    projection = steps.projection
+    if projection is None:
+        steps = steps._replace(target=lax.stop_gradient(scaled_target))
+    else:
+
+        def scaled_projection(solution: Array) -> Array:
+            projected = projection(solution * size / unit)
+            return projected.astype(solution.dtype) * unit / size
+
+        steps = steps._replace(target=scaled_target, projection=scaled_projection)
+    result = iterated(steps, tolerance, num_iterations)
+    solution = result.solution
+    rank = None
+    if isinstance(result.prepared, FactoredSketch):
+        factors = result.prepared.factors
+        rank = factors.rank
+        solution = implicit_solution(
+            solution, Dense(problem.matrix), scaled_target, problem.ridge, factors
+        )
+    scaled_solution = Solution(
+        solution=solution * size,
+        num_iterations=jnp.int32(num_iterations),
+        converged=result.converged,
+        residual_history=result.history,
+        rank=rank,
+    )
+    return in_units(scaled_solution, unit, problem.column_sizes)
+
+
 def _unchanged(value: T) -> T:
     return value
-
-
-class _Result(NamedTuple):
-    """Result of the iterations: θ, the last sketch, the history, and convergence."""
-
-    solution: Array
-    prepared: _FactoredSketch | _SketchedHessian
-    history: Array
-    converged: Array
-
-
-def _iterated(steps: _Steps, tolerance: Array, num_iterations: int) -> _Result:
-    """Runs the iterations for one target."""
-    keys = jax.random.split(steps.embedding.key, num_iterations)
-    start, squared = steps.start(keys[0])
-    state, (norms, moved) = lax.scan(steps.step, start, keys)
-    target_norm = jnp.linalg.norm(steps.target)
-    # The change is divided by the step size, since small steps do not mean
-    # convergence.
-    length = moved[-1] / jnp.minimum(steps.step_size, 1)
-    criteria = [Criterion(length, tolerance * target_norm)]
-    if steps.projection is None:
-        # The exact gradient is tested, too, since it includes directions that the
-        # sketch missed.
-        bound = 10 * tolerance * jnp.linalg.norm(steps.matrix) * target_norm
-        criteria.append(Criterion(jnp.linalg.norm(state.gradient), bound))
-    return _Result(
-        solution=state.solution,
-        prepared=state.prepared,
-        history=jnp.concatenate([jnp.sqrt(squared)[None], norms]),
-        converged=all_met(criteria),
-    )
-
-
-def _factored(small: Array, ridge: Array | None) -> _FactoredSketch:
-    rcond = solver_cutoff(small.shape, small.dtype)
-    root = None if ridge is None else jnp.sqrt(ridge)
-    factors = factors_of_small(small, rcond, root=root)
-    return _FactoredSketch(factors, factors.row_space())
-
-
-def _hessian_of(small: Array, ridge: Array | None) -> _SketchedHessian:
-    hessian = gram(small)
-    if ridge is not None:
-        hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
-    return _SketchedHessian(hessian, jnp.linalg.eigvalsh(hessian)[-1])
-
-
-def _free_change(sketch: _FactoredSketch, gradient: Array) -> Array:
-    """Returns the unconstrained Newton step of a sketched Hessian."""
-    factors = sketch.factors
-    coordinates = product(factors.inverse.T, factors.scale * gradient)
-    return scaled(factors.scale, factors.direction(coordinates, sketch.row_space))
-
-
-def _residual_products(
-    block: Array, target: Array, solution: Array
-) -> tuple[Array, Array]:
-    """Computes Xᵀr and ‖r‖² of the residual r = y - Xθ of a block of rows."""
-    residual = target - product(block, solution)
-    return product(residual, block), jnp.sum(residual**2)
-
-
-def _constrained_change(
-    sketch: _SketchedHessian,
-    solution: Array,
-    gradient: Array,
-    projection: Projection,
-    *,
-    num_steps: int,
-) -> Array:
-    """Takes accelerated projected gradient steps, with restarts after overshoots."""
-    inverse = 1 / jnp.where(sketch.largest > 0, sketch.largest, 1)
-
-    def step(_, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        point, extrapolated, weight = state
-        slope = product(sketch.hessian, extrapolated - solution)
-        new = projection(extrapolated - inverse * (slope - gradient))
-        is_overshot = jnp.sum((extrapolated - new) * (new - point)) > 0
-        weight = jnp.where(is_overshot, 1, weight)
-        new_weight = (1 + jnp.sqrt(1 + 4 * weight**2)) / 2
-        extrapolated = new + (weight - 1) / new_weight * (new - point)
-        return new, extrapolated, new_weight
-
-    state = (solution, solution, jnp.ones((), solution.dtype))
-    end, _, _ = lax.fori_loop(0, num_steps, step, state)
-    return end - solution

@@ -11,8 +11,8 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._solvers._least_squares import Solution
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
+from jaxwgc.sketching._solvers._solution import Solution
 
 
 def logistic_newton_sketch(

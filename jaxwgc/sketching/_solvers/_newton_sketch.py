@@ -17,7 +17,6 @@ from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
-from jaxwgc.sketching._solvers._least_squares import Solution
 from jaxwgc.sketching._solvers._minimiser import minimiser
 from jaxwgc.sketching._solvers._newton_problem import (
     Arguments,
@@ -25,6 +24,7 @@ from jaxwgc.sketching._solvers._newton_problem import (
     Point,
     Problem,
 )
+from jaxwgc.sketching._solvers._solution import Solution
 
 
 def newton_sketch(
@@ -218,42 +218,11 @@ def _newton_steps(
     flat, unravel = ravel_pytree(lax.stop_gradient(params))
     problem = Problem(functions, unravel, lax.stop_gradient(arguments))
     value, gradient = jax.value_and_grad(problem.objective)(flat)
-    eps = jnp.finfo(flat.dtype).eps
-    tiny = jnp.finfo(flat.dtype).tiny
 
     def is_running(state: _State) -> Array:
         return state.monitor.is_running(max_iterations)
 
-    def step(state: _State) -> _State:
-        point = state.point
-        root = problem.root(point.flat)
-        key = jax.random.fold_in(embedding.key, state.monitor.iteration)
-        small = dataclasses.replace(embedding, key=key) @ root
-        change, unseen = problem.direction(root, small, point.gradient, num_refinements)
-        # Rounding of the parameters and of B θ limits the accuracy of the objective.
-        terms = product(jnp.abs(root), jnp.abs(point.flat))
-        rounding = 2 * eps * jnp.linalg.norm(terms)
-        # `unseen` is relative to the size of the objective, or to its rounding if
-        # larger.
-        length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
-        unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
-        slope = product(change, point.gradient)
-        new_point, has_failed = problem.line_search(point, change, slope, rounding)
-        # The tolerance is relative to the current value, since the value at the start
-        # may be larger by any factor.
-        decrement = Criterion(
-            error=-slope / 2,
-            tolerance=tolerance * jnp.abs(new_point.value),
-            floor=rounding**2 / 2,
-        )
-        # The bound √eps is stricter than a step needs, and above rounding. If the
-        # gradient is in the null space of the sketch, `unseen` is far larger.
-        is_seen = Criterion(unseen, tolerance=float(eps) ** 0.5)
-        monitor = state.monitor.update(
-            new_point.value, [decrement, is_seen], has_stagnated=has_failed
-        )
-        return _State(new_point, monitor)
-
+    step = functools.partial(_step, problem, embedding, tolerance, num_refinements)
     start = _State(
         point=Point(flat, value, gradient),
         monitor=Monitor.init(value, max_iterations),
@@ -266,3 +235,42 @@ def _newton_steps(
         converged=end.monitor.has_converged,
         residual_history=end.monitor.history,
     )
+
+
+def _step(
+    problem: Problem,
+    embedding: Embedding,
+    tolerance: Array,
+    num_refinements: int,
+    state: _State,
+) -> _State:
+    """Takes a Newton step by a new sketch."""
+    point = state.point
+    eps = jnp.finfo(point.flat.dtype).eps
+    tiny = jnp.finfo(point.flat.dtype).tiny
+    root = problem.root(point.flat)
+    key = jax.random.fold_in(embedding.key, state.monitor.iteration)
+    small = dataclasses.replace(embedding, key=key) @ root
+    change, unseen = problem.direction(root, small, point.gradient, num_refinements)
+    # Rounding of the parameters and of B θ limits the accuracy of the objective.
+    terms = product(jnp.abs(root), jnp.abs(point.flat))
+    rounding = 2 * eps * jnp.linalg.norm(terms)
+    # `unseen` is relative to the size of the objective, or to its rounding if larger.
+    length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
+    unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
+    slope = product(change, point.gradient)
+    new_point, has_failed = problem.line_search(point, change, slope, rounding)
+    # The tolerance is relative to the current value, since the value at the start may
+    # be larger by any factor.
+    decrement = Criterion(
+        error=-slope / 2,
+        tolerance=tolerance * jnp.abs(new_point.value),
+        floor=rounding**2 / 2,
+    )
+    # The bound √eps is stricter than a step needs, and above rounding. If the gradient
+    # is in the null space of the sketch, `unseen` is far larger.
+    seen = Criterion(unseen, tolerance=float(eps) ** 0.5)
+    monitor = state.monitor.update(
+        new_point.value, [decrement, seen], has_stagnated=has_failed
+    )
+    return _State(new_point, monitor)

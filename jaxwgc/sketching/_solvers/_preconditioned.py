@@ -1,25 +1,19 @@
-"""Least squares by one sketch, or to full accuracy."""
+"""Least squares to full accuracy."""
 
 import functools
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
 from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.factors import (
-    NumericalRank,
-    factors_of_small,
-    solver_cutoff,
-)
+from jaxwgc.sketching._linalg.factors import solver_cutoff
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
@@ -37,6 +31,7 @@ from jaxwgc.sketching._solvers._preconditioners import (
     by_factors,
     tried_columns,
 )
+from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
@@ -59,185 +54,6 @@ _MAX_SLOW_ITERATIONS = 999
 # 50 to 100 for few columns. The factorisation adds p³ over the entries, times this.
 _SKETCH_ITERATIONS = 64
 _FACTOR_ITERATIONS = 0.2
-
-
-class Solution(NamedTuple):
-    """The result of a solver, with fixed shapes under `jax.jit`.
-
-    For least squares with a target (N, c), the c columns are c systems, and every field
-    has c as its last axis.
-
-    Attributes:
-      solution: θ, of shape (p,), or a pytree like the parameters.
-      num_iterations: int32, the number of iterations.
-      converged: Whether the solver's test was passed. See the docstring of the solver.
-        False if the result is not finite, and for least squares also if θ underflows in
-        its dtype.
-      residual_history: (max_iterations + 1,), from the starting point on: the norm of
-        the residual, or the value of the objective if the docstring of the solver says
-        so. After the last iteration, its value is repeated.
-      rank: The `NumericalRank` of X as computed by the solver. If it is ambiguous,
-        rounding or small changes of X decide which singular values are truncated, and
-        so solution and derivatives. None if the solver computes no rank.
-    """
-
-    solution: Array
-    num_iterations: Array
-    converged: Array
-    residual_history: Array
-    rank: NumericalRank | None = None
-
-
-def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
-    """Converts the solution for y * `unit` to the solution for y, (N,) or (N, c).
-
-    `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
-    more than rounding; scales bring the columns of X to one size. It also becomes False
-    if X is so small or large that products with it lose digits.
-    """
-    solution = result.solution / unit
-    smallest = jnp.min(scale)
-    maxexp = jnp.finfo(solution.dtype).maxexp
-    is_in_range = (smallest <= 2.0 ** (maxexp - 24)) & (smallest >= 2.0 ** (8 - maxexp))
-    size = jnp.max(jnp.abs(scaled(1 / scale, result.solution)), axis=0)
-    lost = jnp.abs(scaled(1 / scale, solution * unit - result.solution))
-    is_carried = jnp.all(lost <= jnp.finfo(solution.dtype).eps * size, axis=0)
-    rank = jax.tree.map(lambda x: jnp.broadcast_to(x, unit.shape), result.rank)
-    return Solution(
-        solution=solution,
-        num_iterations=result.num_iterations,
-        converged=result.converged & is_in_range & is_carried,
-        residual_history=result.residual_history / unit,
-        rank=rank,
-    )
-
-
-def sketch_and_solve(
-    key: Array,
-    matrix: "MatrixLike | LinearOperator",
-    target: ArrayLike,
-    sketch_size: int,
-    embedding: EmbeddingLike = sparse_sign,
-    *,
-    ridge: ArrayLike = 0.0,
-    rcond: ArrayLike | None = None,
-) -> Solution:
-    """Solves sketched least squares: minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
-
-    It takes one sketch and one factorisation, without iterations. With an embedding of
-    distortion ε, the residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of its
-    minimum. The required sketch size grows with 1 / ε. See `preconditioned` for an
-    exact solution in similar time.
-
-    Args:
-      key: A PRNG key.
-      matrix: X, real, of shape (N, p), of any rank. It is an array, a sparse matrix (a
-        BCOO or one of SciPy), `Blocks`, or a `LinearOperator` that has a `sketch`.
-        Sketching a sparse matrix takes time proportional to its entries. `Blocks` are
-        read twice.
-      target: y, of shape (N,), or (N, c) for c systems, which share the matrix.
-      sketch_size: m, the number of rows of S, at least min(N, p). A useful solution
-        needs several times p.
-      embedding: The distribution of S. Either a constructor, which is called with key,
-        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` or
-        `row_sampling` (uniform). Or an `Embedding` of shape (m, N), which has its own
-        key. Sparse matrices support the last three constructors only, which are sparse
-        themselves; `Blocks` and sharded rows support `count_sketch` and `sparse_sign`.
-      ridge: A non-negative number, may be traced.
-      rcond: Singular values of SX below `rcond` times the largest are truncated, after
-        its columns have been scaled to norms near 1. By default 4 + √min(N, p) machine
-        epsilons of the dtype.
-
-    Returns:
-      A `Solution`. If SX is rank-deficient, θ is the minimum-norm solution. The history
-      holds the norms of y and of y - Xθ; with a ridge, the roots of the unsketched
-      objective. `num_iterations` is 1. `converged` says that the sketch has the rank of
-      X, and that the result is finite: a NaN in a traced matrix or target gives NaN and
-      False. It does not bound the error of θ. Derivatives of `solution` are as in
-      `preconditioned`, of the sketched system.
-
-    Raises:
-      ValueError: If shapes do not match, entries are not finite (unless traced), or
-        sketch_size is smaller than min(N, p); if the embedding has the wrong shape,
-        ridge is negative, or rcond is outside [0, 1); if an operator has no `sketch`,
-        or is invalid as in `preconditioned`.
-      TypeError: If an array is complex or not numeric, or the embedding is neither a
-        constructor nor an `Embedding`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
-      >>> target = matrix @ jnp.array([1.0, -2.0])
-      >>> result = sketching.sketch_and_solve(jax.random.key(1), matrix, target, 20)
-      >>> print(result.solution.round(3))
-      [ 1. -2.]
-
-    References:
-      Sarlós, "Improved approximation algorithms for large matrices via random
-      projections", FOCS 2006; Woodruff, "Sketching as a tool for numerical linear
-      algebra", Foundations and Trends in Theoretical Computer Science 10 (2014),
-      section 2.
-    """
-    _validation.check_key(key)
-    checked, target = system_of(key, matrix, target)
-    if isinstance(checked, Operator) and checked.functions.sketch is None:
-        raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
-    default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
-    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
-    embedding = embed(embedding, key, sketch_size, checked.shape[0])
-    solution = _solve_once(checked, target, embedding, regulariser, rcond)
-    if regulariser is None and solution.rank is not None:
-        warn_of_precision(matrix, checked, solution.rank.rank)
-    return solution
-
-
-@compiled()
-def _solve_once(
-    matrix: Matrix,
-    target: Array,
-    embedding: Embedding,
-    ridge: Array | None,
-    rcond: Array,
-) -> Solution:
-    unit = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
-    unit = inverse_power_of_two(unit)
-    small, small_target = matrix.sketch(embedding, target * unit)
-    # Derivatives come from `implicit_solution`, not from the steps of the computation.
-    fixed_sketch = lax.stop_gradient(small)
-    fixed_small_target = lax.stop_gradient(small_target)
-    fixed_ridge = lax.stop_gradient(ridge)
-    fixed_target = lax.stop_gradient(target) * unit
-    root = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
-    factors = factors_of_small(fixed_sketch, rcond, root=root)
-    # U = S X diag(scale) P, which has orthonormal columns (without the rows of a
-    # ridge).
-    left = product(fixed_sketch * factors.scale, factors.inverse)
-    coordinates = product(left.T, fixed_small_target)
-    step = factors.direction(coordinates, factors.row_space())
-    solution = implicit_solution(
-        scaled(factors.scale, step), Dense(small), small_target, ridge, factors
-    )
-    probe = factors.null_vector()
-    fixed_solution = lax.stop_gradient(solution)
-    products = lax.stop_gradient(matrix).line_products(
-        fixed_target, fixed_solution, factors.scale * probe
-    )
-    squared = products.squared
-    if fixed_ridge is not None:
-        squared += fixed_ridge * jnp.sum(fixed_solution**2, axis=0)
-    squares = jnp.sum(fixed_target**2, axis=0)
-    sees_all = factors.sees_all(probe, jnp.sqrt(products.curvature), rcond)
-    result = Solution(
-        solution=solution,
-        num_iterations=jnp.full(unit.shape, 1, jnp.int32),
-        converged=sees_all & jnp.isfinite(squared),
-        residual_history=jnp.sqrt(jnp.stack([squares, squared])),
-        rank=factors.rank,
-    )
-    return in_units(result, unit, factors.scale)
 
 
 def preconditioned(
