@@ -134,11 +134,11 @@ def sample_rows(
         default large enough for an overflow probability below 1e-9.
 
     Returns:
-      A `RowSample`. It has min(sample_size, N) slots with replacement, num_slots with
-      Poisson sampling and sample_size otherwise. If traced probabilities are negative,
-      NaN, infinite or all zero, all counts are 0 and the scale is NaN. If fewer than
-      sample_size probabilities are positive, methods that draw distinct rows leave the
-      remaining slots at count 0.
+      A `RowSample`. It has min(sample_size, N) slots with replacement, min(num_slots,
+      N) with Poisson sampling, and sample_size otherwise. If traced probabilities are
+      negative, NaN, infinite or all zero, all counts are 0 and the scale is NaN. If
+      fewer than sample_size probabilities are positive, methods that draw distinct rows
+      leave the remaining slots at count 0.
 
     Raises:
       ValueError: If method is unknown, sample_size is out of range, or num_slots is
