@@ -1,8 +1,8 @@
 """Decoding error at equal load, with random and with adversarial stragglers."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,22 +33,40 @@ NUM_DRAWS = 5
 MAX_PATTERNS = 50_000
 # Lower end of the axis of the figure.
 LOWEST_SHOWN = 1e-5
+# Ends of labels in the figure.
+LABEL_ENDS = {"uncoded": " (load 1)", "learn_entries": " (of a regular graph)"}
 
 DESIGN = ("projective_plane",)
 REPETITION = ("fractional_repetition",)
 BERNOULLI = ("bernoulli", "regularized_bernoulli")
 RANDOM = (*BERNOULLI, "regular_graph", "stochastic_block")
-# Published orderings: each code of the first group has a smaller error than each code
-# of the second group.
+
+
+class Claim(NamedTuple):
+    """A published ordering: the first codes have smaller errors than the second.
+
+    Attributes:
+        text: Text for the table.
+        kind: Stragglers: "random", of which means count, or "adversarial".
+        smaller: Names of the codes with the smaller errors.
+        larger: Names of the codes with the larger errors.
+    """
+
+    text: str
+    kind: str
+    smaller: tuple[str, ...]
+    larger: tuple[str, ...]
+
+
 CLAIMS = (
-    ("worst: block design < Bernoulli codes", "adversarial", DESIGN, BERNOULLI),
-    ("worst: block design < every random code", "adversarial", DESIGN, RANDOM),
-    ("worst: block design < repetition", "adversarial", DESIGN, REPETITION),
-    ("worst: every random code < repetition", "adversarial", RANDOM, REPETITION),
-    ("mean: repetition < block design", "random", REPETITION, DESIGN),
-    ("mean: repetition < every random code", "random", REPETITION, RANDOM),
-    ("mean: block design < Bernoulli codes", "random", DESIGN, BERNOULLI),
-    ("mean: block design < every random code", "random", DESIGN, RANDOM),
+    Claim("worst: block design < Bernoulli codes", "adversarial", DESIGN, BERNOULLI),
+    Claim("worst: block design < every random code", "adversarial", DESIGN, RANDOM),
+    Claim("worst: block design < repetition", "adversarial", DESIGN, REPETITION),
+    Claim("worst: every random code < repetition", "adversarial", RANDOM, REPETITION),
+    Claim("mean: repetition < block design", "random", REPETITION, DESIGN),
+    Claim("mean: repetition < every random code", "random", REPETITION, RANDOM),
+    Claim("mean: block design < Bernoulli codes", "random", DESIGN, BERNOULLI),
+    Claim("mean: block design < every random code", "random", DESIGN, RANDOM),
 )
 
 
@@ -61,6 +79,12 @@ class Entry(NamedTuple):
     is_random: bool = False
 
 
+def family(name: str) -> str:
+    """Returns the name of the constructor in the name of an entry."""
+    constructor, _, _ = name.partition("(")
+    return constructor
+
+
 def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     """Returns every construction of that load, with n workers or n - 1."""
     order = ORDER if effort.is_full else SMALL_ORDER
@@ -70,17 +94,22 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     divisible = num_workers - 1
 
     def name_of(construct, arguments):
-        return f"{construct.__name__}({', '.join(f'{value:g}' for value in arguments)})"
+        shown = ", ".join(f"{value:g}" for value in arguments)
+        return f"{construct.__name__}({shown})"
 
-    def given(name, code, is_exact=True):
+    def entry_of(name, code, is_exact=True):
         return Entry(name, lambda key: code, is_exact)
 
     def fixed(construct, *arguments, is_exact=True):
-        return given(name_of(construct, arguments), construct(*arguments), is_exact)
+        code = construct(*arguments)
+        return entry_of(name_of(construct, arguments), code, is_exact)
 
     def drawn(construct, *arguments, is_exact=False):
+        def make(key):
+            return construct(key, *arguments)
+
         name = name_of(construct, arguments)
-        return Entry(name, lambda key: construct(key, *arguments), is_exact, True)
+        return Entry(name, make, is_exact, is_random=True)
 
     cluster = codes.reed_solomon(2 * order, 2 * order, load)
     clustered = codes.clustered(cluster, load // 2)
@@ -90,7 +119,7 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     # With this probability of a part of another cluster, the mean load is order + 1.
     across = (1 - PROBABILITY_INSIDE) / (order - 1)
     nested = f"reed_solomon({2 * order}, {2 * order}, {load})"
-    every = [
+    constructions = [
         fixed(codes.uncoded, num_workers),
         fixed(codes.fractional_repetition, divisible, order),
         fixed(codes.binary, num_workers, order),
@@ -98,8 +127,8 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         fixed(codes.cyclic_mds, num_workers, order),
         fixed(codes.reed_solomon, num_workers, num_workers, load),
         fixed(codes.communication_efficient, num_workers, order - 1, 2),
-        given(f"clustered({nested}, {load // 2})", clustered),
-        given(f"any_placement(random, {order})", anywhere),
+        entry_of(f"clustered({nested}, {load // 2})", clustered),
+        entry_of(f"any_placement(random, {order})", anywhere),
         fixed(codes.projective_plane, order, is_exact=False),
         drawn(codes.bernoulli, num_workers, num_workers, load),
         drawn(codes.regularized_bernoulli, num_workers, num_workers, load),
@@ -117,41 +146,40 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         drawn(codes.stochastic, num_workers, num_workers, load, PROBABILITY),
     ]
     if not effort.is_full:
-        return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]
+        return [entry for entry in constructions if family(entry.name) in FEW_CODES]
     graph = codes.regular_graph(key, num_workers, load)
     model = stragglers.bernoulli(PROBABILITY)
     learned = jaxwgc.studies.learn_entries(graph, model, key)
-    return [*every, given("learn_entries(regular_graph)", learned, is_exact=False)]
+    name = "learn_entries(regular_graph)"
+    return [*constructions, entry_of(name, learned, is_exact=False)]
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
     """Returns errors of all codes, in float64 so that exact codes are exact."""
-    every = entries(effort, jax.random.fold_in(key, 1))
     numbers = STRAGGLERS if effort.is_full else FEW_STRAGGLERS
     num_draws = NUM_DRAWS if effort.is_full else 1
     draw_keys = jax.random.split(jax.random.fold_in(key, 2), num_draws)
-
-    def cells(entry):
-        return {
-            "exact_up_to": entry.make(draw_keys[0]).num_stragglers,
+    num_workers = 0
+    cells = {}
+    for entry in entries(effort, jax.random.fold_in(key, 1)):
+        code = entry.make(draw_keys[0])
+        num_workers = max(num_workers, code.num_workers)
+        keys = draw_keys if entry.is_random else draw_keys[:1]
+        cells[entry.name] = {
+            "exact_up_to": code.num_stragglers,
             "is_exact": entry.is_exact,
             "": Trial(one_run, entry, numbers),
-            "adversarial": Once(
-                worst_errors,
-                entry,
-                draw_keys if entry.is_random else draw_keys[:1],
-                numbers,
-            ),
+            "adversarial": Once(worst_errors, entry, keys, numbers),
         }
-
-    num_workers = max(entry.make(draw_keys[0]).num_workers for entry in every)
-    is_all = [math.comb(num_workers, number) <= MAX_PATTERNS for number in numbers]
+    is_exhaustive = [
+        math.comb(num_workers, number) <= MAX_PATTERNS for number in numbers
+    ]
     return Study(
         {
             "num_workers": num_workers,
             "stragglers": numbers,
-            "worst_pattern_is_exhaustive": is_all,
-            "errors": {entry.name: cells(entry) for entry in every},
+            "worst_pattern_is_exhaustive": is_exhaustive,
+            "errors": cells,
         },
         key=jax.random.fold_in(key, 3),
         runs=effort.runs,
@@ -180,22 +208,26 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
     }
 
 
-def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
+def worst_errors(
+    entry: Entry, keys: jax.Array, numbers: tuple[int, ...]
+) -> Iterator[float]:
     """Yields errors at patterns of `worst_pattern`, means over the codes drawn."""
     drawn = [entry.make(key) for key in keys]
-    search = jaxwgc.studies.worst_pattern
-    most = MAX_PATTERNS
     for number in numbers:
-        worst = [search(code, number, max_patterns=most) for code in drawn]
-        # Not jitted: codes of the same size share the jitted functions inside.
-        errors = map(jaxwgc.decoding_error, drawn, worst)
-        yield float(np.mean(list(errors)) / drawn[0].num_parts)
+        errors = []
+        for code in drawn:
+            received = jaxwgc.studies.worst_pattern(
+                code, number, max_patterns=MAX_PATTERNS
+            )
+            # Not jitted: codes of the same size share the jitted functions inside.
+            errors.append(jaxwgc.decoding_error(code, received))
+        yield float(np.mean(errors) / drawn[0].num_parts)
 
 
 tabulate_codes = tables.table_of(
     "Equal load: the codes",
     {
-        "code": lambda row: f"`{row['name'].partition('(')[0]}`",
+        "code": lambda row: f"`{family(row['name'])}`",
         "arguments": lambda row: row["name"].partition("(")[2].removesuffix(")"),
         "parts": "{parts.mean:.2f}",
         "copies": "{copies.mean:.2f}",
@@ -210,8 +242,8 @@ def tabulate_random(numbers: Numbers) -> ResultTable:
 
     def cells(row):
         is_proven = np.array(numbers["stragglers"]) <= row["exact_up_to"]
-        seen = (row["random"].mean > ROUNDING) | is_proven
-        return np.where(seen, tables.percents(row["random"]), "none seen")
+        is_shown = (row["random"].mean > ROUNDING) | is_proven
+        return np.where(is_shown, tables.percents(row["random"]), "none seen")
 
     heads = [f"s = {number}" for number in numbers["stragglers"]]
     return _tabulate(numbers, "random", "mean error", heads, cells)
@@ -219,58 +251,81 @@ def tabulate_random(numbers: Numbers) -> ResultTable:
 
 def tabulate_adversarial(numbers: Numbers) -> ResultTable:
     """Returns worst errors; heads show which searches were exhaustive."""
-    pairs = zip(numbers["stragglers"], numbers["worst_pattern_is_exhaustive"])
-    heads = [f"s = {number}{' (all)' if is_all else ''}" for number, is_all in pairs]
+    heads = []
+    is_exhaustive = numbers["worst_pattern_is_exhaustive"]
+    for number, is_all in zip(numbers["stragglers"], is_exhaustive, strict=True):
+        heads.append(f"s = {number} (all)" if is_all else f"s = {number}")
 
     def cells(row):
-        return map(percent, row["adversarial"])
+        return [percent(error) for error in row["adversarial"]]
 
     return _tabulate(numbers, "worst", "error", heads, cells)
 
 
-def _tabulate(numbers, kind, what, heads, cells) -> ResultTable:
-    every = numbers["errors"].items()
-    return ResultTable(
-        f"Equal load, {kind} stragglers of about {numbers['num_workers']}: {what}, "
+def _tabulate(
+    numbers: Numbers,
+    kind: str,
+    quantity: str,
+    heads: list[str],
+    cells: Callable[[Numbers], Iterable[str]],
+) -> ResultTable:
+    table = ResultTable(
+        f"Equal load, {kind} stragglers of about {numbers['num_workers']}: {quantity}, "
         "percent",
         ["code", *heads],
-        [[f"`{name.split('(')[0]}`", *cells(row)] for name, row in every],
     )
+    for name, row in numbers["errors"].items():
+        table.rows.append([f"`{family(name)}`", *cells(row)])
+    return table
 
 
 def tabulate_orderings(numbers: Numbers) -> ResultTable:
     """Returns a row per ordering, and a column per number of stragglers."""
-    every = {name.split("(")[0]: errors for name, errors in numbers["errors"].items()}
-
-    def cell(column, kind, smaller, larger):
-        is_mean = kind == "random"
-        error = {
-            name: (errors["random"].mean if is_mean else errors[kind])[column]
-            for name, errors in every.items()
-        }
-        # The hardest pair of codes for the claim.
-        of = error.__getitem__
-        pair = max(smaller, key=of), min(larger, key=of)
-        halves = [half_width(every[name]["random"])[column] for name in pair]
-        margin = np.hypot(*halves) if is_mean else 0.0
-        holds = compare(error[pair[0]], error[pair[1]], margin)
-        sign = {"yes": " < ", "no": " > ", "tie": " ≈ "}[holds]
-        rounded = [float(f"{error[name]:.2g}") for name in pair]
-        shown = [percent(0.0 if each < ROUNDING else each) for each in rounded]
-        return f"{holds}: {sign.join(shown)}"
-
+    records = {family(name): record for name, record in numbers["errors"].items()}
     heads = [f"s = {number}" for number in numbers["stragglers"]]
-    columns = range(len(heads))
-    return ResultTable(
+    table = ResultTable(
         "Published orderings at equal load: does it hold, errors in percent",
         ["ordering", *heads],
-        [[claim, *(cell(at, *own) for at in columns)] for claim, *own in CLAIMS],
     )
+    for claim in CLAIMS:
+        row = [claim.text]
+        for column in range(len(heads)):
+            row.append(check_claim(claim, records, column))
+        table.rows.append(row)
+    return table
+
+
+def check_claim(claim: Claim, records: dict[str, Numbers], column: int) -> str:
+    """Returns whether a claim holds for a number of stragglers, with the errors."""
+    is_mean = claim.kind == "random"
+
+    def error_of(name):
+        errors = records[name][claim.kind]
+        return errors.mean[column] if is_mean else errors[column]
+
+    # The hardest pair of codes for the claim.
+    left = max(claim.smaller, key=error_of)
+    right = min(claim.larger, key=error_of)
+    margin = 0.0
+    if is_mean:
+        left_half = half_width(records[left]["random"])[column]
+        right_half = half_width(records[right]["random"])[column]
+        margin = float(np.hypot(left_half, right_half))
+    holds = compare(error_of(left), error_of(right), margin)
+    sign = {"yes": "<", "no": ">", "tie": "≈"}[holds]
+    return f"{holds}: {rounded(error_of(left))} {sign} {rounded(error_of(right))}"
+
+
+def rounded(error: float) -> str:
+    """Returns an error in percent with two digits; rounding counts as 0."""
+    two_digits = float(f"{error:.2g}")
+    return percent(0.0 if two_digits < ROUNDING else two_digits)
 
 
 def compare(left: float, right: float, margin: float) -> str:
     """Returns whether `left` is smaller, or "tie" within a margin; NaN is a tie."""
-    if not abs(right - left) > np.maximum(margin, ROUNDING):
+    is_different = abs(right - left) > np.maximum(margin, ROUNDING)
+    if not is_different:
         return "tie"
     return "yes" if left < right else "no"
 
@@ -280,27 +335,35 @@ def draw(numbers: Numbers) -> Figure:
     figure, panels = new_figure(11, 8, columns=2, rows=2)
     # Zero and smaller errors have a place of their own below the axis.
     floor = LOWEST_SHOWN / 2.5
-    more = {"uncoded": " (load 1)", "learn_entries": " (of a regular graph)"}
-    titles = {True: "exact for few stragglers", False: "approximate"}
-    for (is_exact, title), row in zip(titles.items(), panels.reshape(2, 2)):
-        every = numbers["errors"].items()
-        shown = [(name, each) for name, each in every if each["is_exact"] == is_exact]
-        for index, (name, record) in enumerate(shown):
-            name = name.split("(")[0]
-            look = style(index) | {"label": name + more.get(name, "")}
-            curves = record["random"].mean, record["adversarial"]
-            for axes, errors in zip(row, curves):
-                raised = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
-                axes.plot(numbers["stragglers"], raised, **look)
-        look = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "alignment": "left"}
-        row[1].legend(title=title, **look)
-        row[0].set_ylabel("decoding error / number of parts")
+
+    def draw_row(left, right, is_exact, title):
+        """Draws the codes that are exact for few stragglers, or the others."""
+        records = {
+            family(name): record
+            for name, record in numbers["errors"].items()
+            if record["is_exact"] == is_exact
+        }
+        for index, (name, record) in enumerate(records.items()):
+            label = name + LABEL_ENDS.get(name, "")
+            mean = record["random"].mean
+            worst = np.array(record["adversarial"])
+            for axes, errors in ((left, mean), (right, worst)):
+                raised = np.where(errors > LOWEST_SHOWN, errors, floor)
+                axes.plot(numbers["stragglers"], raised, label=label, **style(index))
+        right.legend(
+            title=title, loc="center left", bbox_to_anchor=(1, 0.5), alignment="left"
+        )
+        left.set_ylabel("decoding error / number of parts")
+
+    draw_row(panels[0], panels[1], True, "exact for few stragglers")
+    draw_row(panels[2], panels[3], False, "approximate")
     panels[0].set_title("random stragglers, mean")
     panels[1].set_title("adversary: the worst pattern found")
     panels[0].set(yscale="log", ylim=(floor / 1.5, 1.2), xticks=numbers["stragglers"])
-    ticks = {floor: "less or 0"}
-    ticks |= {10.0**power: f"$10^{{{power}}}$" for power in range(-5, 1)}
-    panels[0].set_yticks([*ticks], [*ticks.values()])
+    powers = range(-5, 1)
+    ticks = [floor, *(10.0**power for power in powers)]
+    labels = ["less or 0", *(f"$10^{{{power}}}$" for power in powers)]
+    panels[0].set_yticks(ticks, labels)
     for axes in panels:
         axes.minorticks_off()
     for axes in panels[2:]:

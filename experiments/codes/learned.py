@@ -1,7 +1,6 @@
 """Learned entries compared with zeros and ones on the same assignment."""
 
 import dataclasses
-import itertools
 import math
 
 import jax
@@ -44,22 +43,24 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """Returns both errors, and the reduction by learning."""
+    """Returns errors before and after learning, and the reduction."""
 
     def row(name, record):
-        both = record.zeros_and_ones, record.learned
-        errors = [percent(mean.mean, half_width(mean)) for mean in both]
+        before = record.zeros_and_ones
+        before_cell = percent(before.mean, half_width(before))
         if record.unchanged:
-            return name, errors[0], "unchanged", "–"
+            return [name, before_cell, "unchanged", "–"]
+        after = record.learned
+        after_cell = percent(after.mean, half_width(after))
         saved = percent(record.reduction, record.reduction_half_interval)
-        return name, *errors, f"{saved}%"
+        return [name, before_cell, after_cell, f"{saved}%"]
 
     return ResultTable(
         f"Learned entries, n = k = {NUM_WORKERS}, d = {REPLICATION}, each worker "
         f"straggles with probability {PROBABILITY:g}: mean error in percent over "
         f"{numbers['num_masks']:,} fresh masks",
         ["assignment", "zeros and ones", "learned", "reduction, paired"],
-        itertools.starmap(row, numbers["assignments"].items()),
+        [row(name, record) for name, record in numbers["assignments"].items()],
     )
 
 

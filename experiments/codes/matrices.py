@@ -1,5 +1,7 @@
 """Figure of the encoding matrices of all codes."""
 
+import math
+
 import jax
 import numpy as np
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
@@ -57,26 +59,38 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 def draw(shown: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
     """Draws a panel per code: rows are messages, columns are parts."""
-    rows = -(-len(shown) // columns)
+    rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(2.3 * columns, 2.6 * rows))
     panels = figure.subplots(rows, columns).ravel()
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
     # Square roots, so that small entries are visible beside large ones.
-    scale = FuncNorm((_signed_root, lambda y: y * np.abs(y)), vmin=-1, vmax=1)
+    scale = FuncNorm((_signed_root, _signed_square), vmin=-1, vmax=1)
     for axes, (name, code) in zip(panels, shown.items(), strict=False):
         matrix = np.real(np.asarray(code.encoding_matrix))
         axes.imshow(matrix / np.abs(matrix).max(), cmap=ENTRIES, norm=scale)
         axes.set_title(name, fontsize=9, family="monospace")
-        part = ", real part" if code.is_complex else ""
-        axes.set_xlabel(f"{matrix.shape[0]} × {matrix.shape[1]}{part}", fontsize=8)
+        num_messages, num_parts = matrix.shape
+        size = f"{num_messages} × {num_parts}"
+        if code.is_complex:
+            size += ", real part"
+        axes.set_xlabel(size, fontsize=8)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
-    ticks = [-1, -0.25, -0.05, 0, 0.05, 0.25, 1]
-    look = {"shrink": 0.5, "aspect": 40, "label": "entry over the largest one"}
-    figure.colorbar(panels[0].images[0], ax=panels, ticks=ticks, **look)
+    figure.colorbar(
+        panels[0].images[0],
+        ax=panels,
+        ticks=[-1, -0.25, -0.05, 0, 0.05, 0.25, 1],
+        shrink=0.5,
+        aspect=40,
+        label="entry over the largest one",
+    )
     return figure
 
 
 def _signed_root(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _signed_square(values: np.ndarray) -> np.ndarray:
+    return values * np.abs(values)

@@ -1,7 +1,6 @@
 """Amplification of rounding by exact codes, and by codes for any placement."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,21 +25,33 @@ METHODS = {"polynomials": "polynomials", "random_rows": "random rows"}
 # Speed of the fastest worker relative to the slowest.
 SPREAD = 4
 
+# Makes a code from the numbers of workers n and of stragglers s.
+Make = Callable[[int, int], jaxwgc.GradientCode]
 
-def exact_codes(key: jax.Array) -> dict[str, Callable[[int, int], Any]]:
-    """Returns exact codes by name, as functions of n and s."""
+
+def exact_codes(key: jax.Array) -> dict[str, Make]:
+    """Returns constructors of exact codes by name."""
+
+    def reed_solomon(n, s):
+        return codes.reed_solomon(n, n, s + 1)
+
+    def in_published_order(n, s):
+        return codes.reed_solomon(n, n, s + 1, interleave=False)
+
+    def communication_efficient(n, s):
+        return codes.communication_efficient(n, s, num_segments=2)
+
+    def cyclic_repetition(n, s):
+        return codes.cyclic_repetition(key, n, s)
+
     return {
         "fractional_repetition": repetition,
         "binary": codes.binary,
-        "reed_solomon": lambda n, s: codes.reed_solomon(n, n, s + 1),
-        "reed_solomon, published order": lambda n, s: codes.reed_solomon(
-            n, n, s + 1, interleave=False
-        ),
-        "communication_efficient, m = 2": lambda n, s: codes.communication_efficient(
-            n, s, 2
-        ),
+        "reed_solomon": reed_solomon,
+        "reed_solomon, published order": in_published_order,
+        "communication_efficient, m = 2": communication_efficient,
         "cyclic_mds": codes.cyclic_mds,
-        "cyclic_repetition": lambda n, s: codes.cyclic_repetition(key, n, s),
+        "cyclic_repetition": cyclic_repetition,
     }
 
 
@@ -56,8 +67,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
     sizes = NUM_WORKERS if effort.is_full else FEW_WORKERS
     num_patterns = min(effort.runs, MAX_PATTERNS)
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    orders = [generator.random((num_patterns, n)).argsort(axis=1) for n in sizes]
-    masks = [order.argsort(axis=1) >= n // 10 for n, order in zip(sizes, orders)]
+    masks = []
+    for num_workers in sizes:
+        ranks = _ranks(generator, num_patterns, num_workers)
+        masks.append(ranks >= num_workers // 10)
     return Study(
         {
             "patterns": num_patterns,
@@ -71,7 +84,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def measure(make: Callable[[int, int], Any], masks: np.ndarray) -> Numbers:
+def measure(make: Make, masks: np.ndarray) -> Numbers:
     """Decodes in both precisions; computes noise and residuals in float64."""
     num_workers = masks.shape[1]
     code = make(num_workers, num_workers // 10)
@@ -93,31 +106,39 @@ def measure(make: Callable[[int, int], Any], masks: np.ndarray) -> Numbers:
 
 def residuals(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
     """Returns norms of aᵀB - target relative to the target."""
-    shape = len(weights), code.num_segments, code.num_messages
-    exactly = weights.astype(np.complex128).reshape(shape)
+    shape = (len(weights), code.num_segments, code.num_messages)
+    wide_weights = weights.astype(np.complex128).reshape(shape)
     target = np.kron(np.ones(code.num_parts), np.eye(code.num_segments))
-    off = exactly @ np.asarray(code.encoding_matrix) - target
-    return np.linalg.norm(off, axis=(1, 2)) / np.linalg.norm(target)
+    residual = wide_weights @ np.asarray(code.encoding_matrix) - target
+    return np.linalg.norm(residual, axis=(1, 2)) / np.linalg.norm(target)
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per code, and a column per size."""
 
-    def cell(own):
-        noise = "lost"
-        if own.miss_float64 <= DECODABLE:
-            noise = f"{own.noise:.3g}" if own.noise < 1000 else f"{own.noise:.0e}"
-        return f"{noise} / {own.miss_float32:.0e}".replace(" 0e+00", " 0")
+    def noise_of(record):
+        if record.miss_float64 > DECODABLE:
+            return "lost"
+        if record.noise < 1000:
+            return f"{record.noise:.3g}"
+        return f"{record.noise:.0e}"
 
-    return ResultTable(
+    def residual_of(record):
+        if record.miss_float32 == 0:
+            return "0"
+        return f"{record.miss_float32:.0e}"
+
+    heads = [f"n = {record.num_workers}" for record in numbers["codes"]["binary"]]
+    table = ResultTable(
         f"Noise amplification, s = n / 10, median of {numbers['patterns']} patterns: "
         "float64 / worst residual in float32",
-        ["code", *(f"n = {cell.num_workers}" for cell in numbers["codes"]["binary"])],
-        [
-            [name if " " in name else f"`{name}`", *map(cell, row)]
-            for name, row in numbers["codes"].items()
-        ],
+        ["code", *heads],
     )
+    for name, records in numbers["codes"].items():
+        label = name if " " in name else f"`{name}`"
+        cells = [f"{noise_of(record)} / {residual_of(record)}" for record in records]
+        table.rows.append([label, *cells])
+    return table
 
 
 def draw(numbers: Numbers) -> Figure:
@@ -143,51 +164,55 @@ def any_placement(effort: Effort, key: jax.Array) -> Study:
     """Returns residuals of codes for any placement in float32, by construction."""
     num_patterns = min(effort.runs, PLACEMENT_PATTERNS)
     key = jax.random.fold_in(key, 6)
-    cells = [
-        {
-            "size": ", ".join(map(str, size)),
-            "placement": kind,
-            "": Once(measure_placement, key, size, kind, num_patterns),
-        }
-        for size in (SIZES if effort.is_full else FEW_SIZES)
-        for kind in PLACEMENTS
-    ]
+    cells = []
+    for size in SIZES if effort.is_full else FEW_SIZES:
+        for kind in PLACEMENTS:
+            record = Once(measure_placement, key, size, kind, num_patterns)
+            shown_size = ", ".join(map(str, size))
+            cells.append({"size": shown_size, "placement": kind, "": record})
+    columns = {"workers, parts, stragglers": "{size}", "placement": "{placement}"}
+    for name, label in METHODS.items():
+        columns[label] = f"{{{name}[median]:.0e}} / {{{name}[worst]:.0e}}"
+    columns["chosen"] = "{taken}, {worst_rounding:.0e}"
     table = table_of(
         "Any placement in float32: median / worst residual of {patterns} patterns, and "
         "the chosen construction with its `worst_rounding`",
-        {"workers, parts, stragglers": "{size}", "placement": "{placement}"}
-        | {
-            label: f"{{{name}[median]:.0e}} / {{{name}[worst]:.0e}}"
-            for name, label in METHODS.items()
-        }
-        | {"chosen": "{taken}, {worst_rounding:.0e}"},
-        "codes",
+        columns,
+        rows="codes",
     )
     numbers = {"patterns": num_patterns, "codes": cells}
     return Study(numbers, tables={"placement": table})
 
 
-def measure_placement(key, size, kind: str, num_patterns: int) -> Numbers:
+def measure_placement(
+    key: jax.Array, size: tuple[int, int, int], kind: str, num_patterns: int
+) -> Numbers:
     """Returns relative residuals of weights in float32 by construction."""
     num_workers, num_parts, num_stragglers = size
     copies = num_stragglers + 1
     speeds = np.linspace(1, SPREAD, num_workers)
-    held = codes.proportional_placement(speeds, num_parts, copies)
     if kind == "random":
-        held = (_ranks(0, num_parts, num_workers) < copies).T
-    masks = _ranks(1, num_patterns, num_workers) >= num_stragglers
+        holders = _ranks(np.random.default_rng(0), num_parts, num_workers) < copies
+        held = holders.T
+    else:
+        held = codes.proportional_placement(speeds, num_parts, copies)
+    ranks = _ranks(np.random.default_rng(1), num_patterns, num_workers)
+    masks = ranks >= num_stragglers
     decode = jax.jit(jaxwgc.decoding_weights)
     record = {}
     for method in METHODS:
         code = codes.any_placement(key, held, num_stragglers, method)
-        off = residuals(code, np.asarray(decode(code, masks)))
-        record[method] = {"median": np.median(off), "worst": off.max()}
+        norms = residuals(code, np.asarray(decode(code, masks)))
+        record[method] = {"median": np.median(norms), "worst": norms.max()}
     chosen = codes.any_placement(key, held, num_stragglers)
-    record["taken"] = METHODS["polynomials" if chosen.is_complex else "random_rows"]
-    record["worst_rounding"] = codes.worst_rounding(chosen)[0]
+    # Only polynomials make complex codes.
+    construction = "polynomials" if chosen.is_complex else "random_rows"
+    record["taken"] = METHODS[construction]
+    record["worst_rounding"], _ = codes.worst_rounding(chosen)
     return record
 
 
-def _ranks(seed: int, number: int, num_workers: int) -> np.ndarray:
-    order = np.random.default_rng(seed).random((number, num_workers)).argsort(1)
-    return order.argsort(1)
+def _ranks(generator: np.random.Generator, number: int, num_workers: int) -> np.ndarray:
+    """Returns the ranks of workers in random orders, (number, num_workers)."""
+    order = generator.random((number, num_workers)).argsort(axis=1)
+    return order.argsort(axis=1)

@@ -1,6 +1,5 @@
 """Decoding error with the finished parts of stragglers, by deadline of the round."""
 
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -71,27 +70,19 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns two rows per code, and a column per deadline."""
-    shown = {"whole": "whole workers", "finished": "finished parts"}
-
-    def row(name, kind):
-        own = numbers["codes"][name]
-        return (
-            f"`{name}`",
-            str(own.messages),
-            f"{own.work:.3g}",
-            shown[kind],
-            *percents(own[kind]),
-        )
-
-    return ResultTable(
+    heads = [f"t = {deadline:g}" for deadline in numbers["deadlines"]]
+    table = ResultTable(
         f"Unfinished work, {NUM_WORKERS} workers, deadline t: mean error in percent of "
         f"{numbers['runs']:,} rounds",
-        [
-            *("code", "messages", "work", "counted"),
-            *(f"t = {deadline:g}" for deadline in numbers["deadlines"]),
-        ],
-        itertools.starmap(row, itertools.product(numbers["codes"], shown)),
+        ["code", "messages", "work", "counted", *heads],
     )
+    for name, record in numbers["codes"].items():
+        first_cells = [f"`{name}`", str(record.messages), f"{record.work:.3g}"]
+        whole = percents(record.whole)
+        finished = percents(record.finished)
+        table.rows.append([*first_cells, "whole workers", *whole])
+        table.rows.append([*first_cells, "finished parts", *finished])
+    return table
 
 
 def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbers:

@@ -1,8 +1,7 @@
 """Parts recovered by peeling and by elimination, by number of responses."""
 
 import functools
-import itertools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,39 +19,41 @@ NUM_PARTS = 50
 FEW_WORKERS = 20
 FEW_PARTS = 10
 SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
-FEW_SETTINGS = "ldgm, parity degree 5", "batch_raptor, batch size 1"
+FEW_SETTINGS = ("ldgm, parity degree 5", "batch_raptor, batch size 1")
 SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
 # Elimination takes longer than peeling.
 MAX_RUNS = 500
 
+# Makes a code from a key, the number of workers and the number of parts.
+Make = Callable[[jax.Array, int, int], jaxwgc.GradientCode]
 
-def settings() -> dict[str, Any]:
-    """Returns constructors by name, functions of key, workers and parts."""
-    made: dict[str, Any] = {}
+
+def settings() -> dict[str, Make]:
+    """Returns constructors by name."""
+    constructors: dict[str, Make] = {}
     for degree in (2, 3, 5):
-        make = functools.partial(codes.ldgm, parity_degree=degree)
-        made[f"ldgm, parity degree {degree}"] = make
-    for size, limit in ((1, None), (1, 5), (5, None), (5, 2)):
-        limited = f", max. degree {limit}" if limit else ""
-        options = {"batch_size": size, "max_degree": limit}
-        make = functools.partial(codes.batch_raptor, **options)
-        made[f"batch_raptor, batch size {size}{limited}"] = make
-    return made
+        name = f"ldgm, parity degree {degree}"
+        constructors[name] = functools.partial(codes.ldgm, parity_degree=degree)
+    for batch_size, max_degree in ((1, None), (1, 5), (5, None), (5, 2)):
+        name = f"batch_raptor, batch size {batch_size}"
+        if max_degree:
+            name += f", max. degree {max_degree}"
+        constructors[name] = functools.partial(
+            codes.batch_raptor, batch_size=batch_size, max_degree=max_degree
+        )
+    return constructors
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per setting."""
-    sizes = (NUM_WORKERS, NUM_PARTS) if effort.is_full else (FEW_WORKERS, FEW_PARTS)
+    num_workers = NUM_WORKERS if effort.is_full else FEW_WORKERS
+    num_parts = NUM_PARTS if effort.is_full else FEW_PARTS
+    cells = {}
+    for name, make in settings().items():
+        if effort.is_full or name in FEW_SETTINGS:
+            cells[name] = Trial(one_run, make, num_workers, num_parts)
     return Study(
-        {
-            "num_workers": sizes[0],
-            "num_parts": sizes[1],
-            "recovered": {
-                name: Trial(one_run, make, *sizes)
-                for name, make in settings().items()
-                if effort.is_full or name in FEW_SETTINGS
-            },
-        },
+        {"num_workers": num_workers, "num_parts": num_parts, "recovered": cells},
         key=jax.random.fold_in(key, 6),
         runs=min(effort.runs, MAX_RUNS),
         batch_size=50,
@@ -62,7 +63,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(key: jax.Array, make: Any, num_workers: int, num_parts: int):
+def one_run(
+    key: jax.Array, make: Make, num_workers: int, num_parts: int
+) -> dict[str, jax.Array]:
     """Returns fractions of recovered parts by fraction of responses, (shares,)."""
     code_key, order_key = jax.random.split(key)
     code = make(code_key, num_workers, num_parts)
@@ -89,28 +92,30 @@ def determined(matrix: jax.Array, received: jax.Array) -> jax.Array:
     rows = jnp.where(received[:, None], jnp.asarray(matrix, float), 0)
     values, vectors = jnp.linalg.eigh(rows.T @ rows)
     # Rows are sums of parts: the largest value is at least 1 unless there are none.
-    null_space = jnp.where(values < 1e-9 * jnp.maximum(values[-1], 1), vectors, 0)
+    is_zero = values < 1e-9 * jnp.maximum(values[-1], 1)
+    null_space = jnp.where(is_zero, vectors, 0)
     return jnp.sum(null_space**2, axis=1) < 1e-9
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns peeling beside elimination."""
-
-    def row(name, record):
-        family, label = name.split(", ", 1)
-        peeling = percents(record["peeling"])
-        elimination = record["elimination"].mean
-        shown = [SHARES.index(share) for share in SHOWN_SHARES]
-        cells = (f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown)
-        return f"`{family}`, {label}", f"{record['parts'].mean:.2f}", *cells
-
-    return ResultTable(
+    heads = [f"{100 * share:.0f}% respond" for share in SHOWN_SHARES]
+    table = ResultTable(
         f"Parts recovered in percent, n = {numbers['num_workers']} and k = "
         f"{numbers['num_parts']}, mean of {numbers['runs']} codes and patterns: "
         "peeling / elimination",
-        ["code", "parts", *(f"{100 * share:.0f}% respond" for share in SHOWN_SHARES)],
-        itertools.starmap(row, numbers["recovered"].items()),
+        ["code", "parts", *heads],
     )
+    for name, record in numbers["recovered"].items():
+        family, label = name.split(", ", 1)
+        peeling = percents(record["peeling"])
+        elimination = 100 * record["elimination"].mean
+        row = [f"`{family}`, {label}", f"{record['parts'].mean:.2f}"]
+        for share in SHOWN_SHARES:
+            index = SHARES.index(share)
+            row.append(f"{peeling[index]} / {elimination[index]:.1f}")
+        table.rows.append(row)
+    return table
 
 
 def draw(numbers: Numbers) -> Figure:

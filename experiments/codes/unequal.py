@@ -1,8 +1,6 @@
 """Unbiased codes for unequal workers, compared with codes for one probability."""
 
 import dataclasses
-import functools
-import itertools
 
 import jax
 import numpy as np
@@ -25,21 +23,26 @@ def study(effort: Effort, key: jax.Array) -> Study:
     bits = np.asarray(jax.random.bits(jax.random.fold_in(key, 9), (4,)))
     num_masks = MASKS_PER_RUN * effort.runs
     draws = np.random.default_rng(bits).random((num_masks, NUM_WORKERS))
-    probabilities = [np.exp(-RATES * (time - 1)) for time in TIMES]
-    every = [codes_for(p) for p in probabilities]
+    means = []
+    minima = []
+    copies = {}
+    cells: dict[str, list[Once]] = {}
+    for time in TIMES:
+        probabilities = np.exp(-RATES * (time - 1))
+        means.append(probabilities.mean())
+        minima.append(NUM_WORKERS**2 / np.sum((1 - probabilities) / probabilities))
+        masks = draws >= probabilities
+        for name, code in codes_for(probabilities).items():
+            # The placement is the same at all times.
+            copies.setdefault(name, code.assignment.sum())
+            cells.setdefault(name, []).append(Once(measure, code, masks))
     return Study(
         {
             "num_masks": num_masks,
-            "mean_probabilities": [p.mean() for p in probabilities],
-            "least": [NUM_WORKERS**2 / np.sum((1 - p) / p) for p in probabilities],
-            "copies": {name: code.assignment.sum() for name, code in every[0].items()},
-            "codes": {
-                name: [
-                    Once(measure, by_name[name], draws >= p)
-                    for by_name, p in zip(every, probabilities, strict=True)
-                ]
-                for name in every[0]
-            },
+            "mean_probabilities": means,
+            "least": minima,
+            "copies": copies,
+            "codes": cells,
         },
         x64=True,
         tables={"unequal": tabulate},
@@ -51,7 +54,9 @@ def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
     fill = codes.unequal(probabilities, NUM_WORKERS)
     ring = np.eye(NUM_WORKERS, dtype=bool)
     ring |= np.roll(ring, 1, axis=1)
-    on_ring = functools.partial(codes.unequal, assignment=ring)
+
+    def on_ring(probabilities):
+        return codes.unequal(probabilities, NUM_WORKERS, assignment=ring)
 
     def summed(shares):
         """Returns the code of shares α."""
@@ -59,20 +64,22 @@ def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
         return dataclasses.replace(fill, encoding_matrix=matrix, assignment=shares != 0)
 
     halves = summed(ring / 2)
-    mean = np.full(NUM_WORKERS, probabilities.mean())
-    one_step, nearest = (
-        dataclasses.replace(halves, encoding_matrix=ring * 1.0, decoders=(decoder,))
-        for decoder in (decoders.OneStep(NUM_WORKERS / 2), decoders.LeastSquares())
-    )
+
+    def decoded_by(decoder):
+        """Returns the code of sums of two neighbours with a decoder."""
+        ones = ring.astype(float)
+        return dataclasses.replace(halves, encoding_matrix=ones, decoders=(decoder,))
+
+    # With equal p, all coefficients are equal.
+    equal_probabilities = np.full(NUM_WORKERS, probabilities.mean())
     return {
         "`unequal`": fill,
         "sums of `unequal`, neighbours in a chain": summed(chain(probabilities)),
-        "`unequal`, a ring given": on_ring(probabilities, NUM_WORKERS),
+        "`unequal`, a ring given": on_ring(probabilities),
         "stochastic, ring, own p": halves,
-        # With equal p, all coefficients are equal.
-        "stochastic, ring, mean p": on_ring(mean, NUM_WORKERS),
-        "one step, ring": one_step,
-        "optimal decoding, ring": nearest,
+        "stochastic, ring, mean p": on_ring(equal_probabilities),
+        "one step, ring": decoded_by(decoders.OneStep(NUM_WORKERS / 2)),
+        "optimal decoding, ring": decoded_by(decoders.LeastSquares()),
     }
 
 
@@ -86,41 +93,50 @@ def chain(probabilities: np.ndarray) -> np.ndarray:
 
 def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Numbers:
     """Returns squared errors of the sum for equal and for uncorrelated parts."""
-    off = np.asarray(jaxwgc.effective_weights(code, masks)) - 1
-    errors = np.stack([off.sum(1) ** 2, np.sum(off**2, 1)], 1)
-    means = jaxwgc.summarize(off)
+    deviations = np.asarray(jaxwgc.effective_weights(code, masks)) - 1
+    of_equal_parts = deviations.sum(axis=1) ** 2
+    of_uncorrelated_parts = np.sum(deviations**2, axis=1)
+    errors = np.stack([of_equal_parts, of_uncorrelated_parts], axis=1)
+    means = jaxwgc.summarize(deviations)
     biases = np.abs(means.mean)
+    # Biases within chance count as 0.
+    is_bias = biases > 4 * means.standard_error
     return {
-        # Biases within chance count as 0.
-        "bias": np.where(biases > 4 * means.standard_error, biases, 0).max(),
+        "bias": np.where(is_bias, biases, 0).max(),
         "errors": jaxwgc.summarize(errors),
     }
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per code and a column per time, below the formula."""
-
-    def row(name, cells):
-        both = [[_interval(at(own.errors, kind)) for kind in (0, 1)] for own in cells]
-        errors = map(" / ".join, both)
-        biases = [cell.bias for cell in cells]
-        bias = f"{min(biases):.2f}–{max(biases):.2f}" if any(biases) else "none seen"
-        return name, str(numbers["copies"][name]), *errors, bias
-
-    formula = [f"{least:.2f}" for least in numbers["least"]]
     means = zip(TIMES, numbers["mean_probabilities"], strict=True)
     heads = [f"τ = {time:g}, mean p = {mean:.2f}" for time, mean in means]
-    return ResultTable(
+    table = ResultTable(
         f"Ten workers and parts, mean of {numbers['num_masks']:,} rounds: squared "
         "error for equal parts / uncorrelated parts",
         ["code", "copies", *heads, "largest bias"],
-        [
-            ["minimum by the formula", "", *formula, ""],
-            *itertools.starmap(row, numbers["codes"].items()),
-        ],
     )
+    formula = [f"{minimum:.2f}" for minimum in numbers["least"]]
+    table.rows.append(["minimum by the formula", "", *formula, ""])
+    for name, cells in numbers["codes"].items():
+        row = [name, str(numbers["copies"][name])]
+        for cell in cells:
+            of_equal_parts = _interval(at(cell.errors, 0))
+            of_uncorrelated_parts = _interval(at(cell.errors, 1))
+            row.append(f"{of_equal_parts} / {of_uncorrelated_parts}")
+        row.append(_range([cell.bias for cell in cells]))
+        table.rows.append(row)
+    return table
+
+
+def _range(biases: list[float]) -> str:
+    if not any(biases):
+        return "none seen"
+    return f"{min(biases):.2f}–{max(biases):.2f}"
 
 
 def _interval(summary: jaxwgc.Summary) -> str:
-    is_zero = summary.mean < ROUNDING
-    return "0" if is_zero else with_half(summary.mean, float(half_width(summary)))
+    mean = float(summary.mean)
+    if mean < ROUNDING:
+        return "0"
+    return with_half(mean, float(half_width(summary)))

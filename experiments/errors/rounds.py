@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,11 @@ class two_directions(corruptions.CorruptionModel):
 
     def corrupted(self, key, messages):
         """Returns all messages as if all were corrupted."""
-        keys = jax.random.split(key)
-        shape = messages.shape
-        dtype = messages.dtype
-        mix = jax.random.normal(keys[0], (shape[0], 2), dtype)
-        vectors = jax.random.normal(keys[1], (2, shape[1]), dtype)
-        size = jnp.sqrt(jnp.mean(jnp.abs(messages) ** 2)).astype(dtype)
-        return messages + size * mix @ vectors
+        mix_key, vectors_key = jax.random.split(key)
+        num_messages, length = messages.shape
+        mix = jax.random.normal(mix_key, (num_messages, 2), messages.dtype)
+        vectors = jax.random.normal(vectors_key, (2, length), messages.dtype)
+        return messages + size_of(messages) * mix @ vectors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,12 +48,17 @@ class lightest_codeword(corruptions.CorruptionModel):
         draws = jax.random.uniform(order_key, (len(basis),)) + ~self.who.received
         place = jnp.argsort(jnp.argsort(draws))
         zeros = (place < rank - 1) & self.who.received
-        *_, right = jnp.linalg.svd(jnp.where(zeros[:, None], basis, 0))
+        _, _, right = jnp.linalg.svd(jnp.where(zeros[:, None], basis, 0))
         word = basis @ right[-1].conj()
         word /= jnp.max(jnp.abs(word))
         vector = jax.random.normal(vector_key, messages.shape[1:], messages.dtype)
-        size = jnp.sqrt(jnp.mean(jnp.abs(messages) ** 2)).astype(messages.dtype)
-        return messages + size * word[:, None] * vector
+        return messages + size_of(messages) * word[:, None] * vector
+
+
+def size_of(messages: jax.Array) -> jax.Array:
+    """Returns the root mean square of all entries, in the dtype of the messages."""
+    mean_square = jnp.mean(jnp.abs(messages) ** 2)
+    return jnp.sqrt(mean_square).astype(messages.dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,19 +66,18 @@ class one_of(corruptions.CorruptionModel):
     """One of several models by a traced index, so that one program serves all."""
 
     models: tuple[corruptions.CorruptionModel, ...]
-    index: Any
+    index: jax.Array
 
     def corrupted(self, key, messages):
         """Returns all messages as if all were corrupted."""
-        branches = [
-            lambda key, messages, model=model: model.corrupted(key, messages)
-            for model in self.models
-        ]
+        branches = [model.corrupted for model in self.models]
         return jax.lax.switch(self.index, branches, key, messages)
 
 
 # Makes a model of the corrupted workers and the code.
-Corrupt = Callable[[Any, jaxwgc.GradientCode], corruptions.CorruptionModel]
+Corrupt = Callable[
+    [stragglers.StragglerModel, jaxwgc.GradientCode], corruptions.CorruptionModel
+]
 INDEPENDENT: dict[str, Corrupt] = {
     "noise": lambda who, code: corruptions.additive_noise(who),
     "sign": lambda who, code: corruptions.sign_flip(who),
@@ -113,18 +115,29 @@ class Outcomes(NamedTuple):
       error: Relative error of the decoded gradient.
     """
 
-    is_right: Any
-    is_refused: Any
-    blames: Any
-    error: Any
+    is_right: jax.Array | np.ndarray
+    is_refused: jax.Array | np.ndarray
+    blames: jax.Array | np.ndarray
+    error: jax.Array | np.ndarray
 
 
-def one_of_kinds(kinds: dict[str, Corrupt], index, who, code) -> one_of:
+def one_of_kinds(
+    kinds: dict[str, Corrupt],
+    index: jax.Array,
+    who: stragglers.StragglerModel,
+    code: jaxwgc.GradientCode,
+) -> one_of:
     """Returns the model of that index among kinds of errors."""
-    return one_of(who, tuple(make(who, code) for make in kinds.values()), index)
+    models = tuple(make(who, code) for make in kinds.values())
+    return one_of(who, models, index)
 
 
-def corrupt_and_decode(code: jaxwgc.GradientCode, model: Any, keys: Any, mask: Any):
+def corrupt_and_decode(
+    code: jaxwgc.GradientCode,
+    model: corruptions.CorruptionModel,
+    keys: jax.Array,
+    mask: jax.Array,
+) -> tuple[jaxwgc.coding.ErrorLocation, jax.Array]:
     """Returns located errors, and the relative error of the decoded gradient."""
     gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
     sent = jaxwgc.encode(code, gradients)
@@ -132,8 +145,8 @@ def corrupt_and_decode(code: jaxwgc.GradientCode, model: Any, keys: Any, mask: A
     located = jaxwgc.coding.ErrorLocator.of(code).locate(messages, mask, keys[3])
     params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
     exact = gradients.sum(0)
-    off = jaxwgc.decode(code, messages, located, params) - exact
-    return located, jnp.linalg.norm(off) / jnp.linalg.norm(exact)
+    deviation = jaxwgc.decode(code, messages, located, params) - exact
+    return located, jnp.linalg.norm(deviation) / jnp.linalg.norm(exact)
 
 
 class Rounds:
@@ -157,16 +170,19 @@ class Rounds:
             model = one_of_kinds(self.kinds, kind, stragglers.fixed(~is_wrong), code)
             mask = jnp.repeat(received, code.messages_per_worker)
             located, error = corrupt_and_decode(code, model, keys, mask)
+            is_located = jnp.all(located.wrong == is_wrong)
             return Outcomes(
-                jnp.all(located.wrong == is_wrong) & ~located.refused,
-                located.refused,
-                jnp.any(located.wrong & ~is_wrong),
-                error,
+                is_right=is_located & ~located.refused,
+                is_refused=located.refused,
+                blames=jnp.any(located.wrong & ~is_wrong),
+                error=error,
             )
 
         @jax.jit
-        def play(keys, *numbers):
-            return jax.lax.map(lambda key: one_round(key, *numbers), keys)
+        def play(keys, kind, num_wrong, num_missing):
+            return jax.lax.map(
+                lambda key: one_round(key, kind, num_wrong, num_missing), keys
+            )
 
         self._play = play
 
@@ -178,4 +194,5 @@ class Rounds:
         if batch:
             keys = jax.vmap(lambda key: jax.random.fold_in(key, batch))(keys)
         index = list(self.kinds).index(kind)
-        return jax.tree.map(np.asarray, self._play(keys, index, num_wrong, num_missing))
+        outcomes = self._play(keys, index, num_wrong, num_missing)
+        return jax.tree.map(np.asarray, outcomes)

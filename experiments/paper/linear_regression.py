@@ -1,8 +1,6 @@
 """Linear regression on uneven leverage scores: table 2 and figure 2."""
 
-import functools
-import operator
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +34,10 @@ PROTOCOLS = {"literal": 1e-7, "doubled": 2e-7}
 OWN_BEST = "own_best_step"
 
 
-def squared_error(params: jax.Array, part: Any) -> jax.Array:
+def squared_error(params: jax.Array, part: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Returns the sum of squared residuals L_S; its gradient has the factor 2."""
     features, responses = part
     return jnp.sum((features @ params - responses) ** 2)
-
-
-def problem(parts: Any) -> tuple[Any, Any, Any]:
-    """Returns loss, start and parts for `descent`."""
-    return squared_error, jnp.zeros(NUM_FEATURES), parts
 
 
 def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,7 +53,9 @@ def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return features, features @ params + noise
 
 
-def draw_sample(key, compression, rescalings=("paper",)):
+def draw_sample(
+    key: jax.Array, compression: int, rescalings: Sequence[str] = ("paper",)
+) -> tuple[tuple[jax.Array, jax.Array], list[sketching.WeightedParts], jax.Array]:
     """Returns data, k sampled parts in each rescaling, and the number of draws."""
     data_key, sample_key = jax.random.split(key)
     data = draw_data(data_key)
@@ -70,71 +65,94 @@ def draw_sample(key, compression, rescalings=("paper",)):
     probabilities = sketching.partition_probabilities(scores, num_parts)
     number = descent.CODE.num_parts
     sample = sketching.sample_partitions(sample_key, probabilities, num_distinct=number)
-    draw = functools.partial(
-        sketching.weighted_parts, sample, parts, row_weights, scale="rows"
-    )
-    small = [draw(rescaling=rescaling) for rescaling in rescalings]
+    small = []
+    for rescaling in rescalings:
+        small.append(
+            sketching.weighted_parts(
+                sample, parts, row_weights, scale="rows", rescaling=rescaling
+            )
+        )
     return data, small, sample.num_draws
 
 
-def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
+def one_run(
+    key: jax.Array,
+    compression: int,
+    protocols: tuple[str, ...] = (*PROTOCOLS, OWN_BEST),
+) -> Numbers:
     """Solves one data set and sample in each protocol, with and without weights."""
     sample_key, *descent_keys = jax.random.split(key, 3)
-    is_best = [name == OWN_BEST for name in protocols]
-    rescalings = ["unbiased" if best else "paper" for best in is_best]
+    rescalings = [
+        "unbiased" if protocol == OWN_BEST else "paper" for protocol in protocols
+    ]
     data, small, num_draws = draw_sample(sample_key, compression, rescalings)
-    solution = least_squares_solution(*data)
-    # At its own best step, the unweighted method has the mean weight, so that both
-    # objectives have the same size.
-    means = [s.weights.mean() if best else 1.0 for s, best in zip(small, is_best)]
+    features, responses = data
+    solution = least_squares_solution(features, responses)
+    constant_weights = []
+    for protocol, sampled in zip(protocols, small, strict=True):
+        # At its own best step, the unweighted method has the mean weight, so that both
+        # objectives have the same size.
+        is_best = protocol == OWN_BEST
+        constant_weights.append(sampled.weights.mean() if is_best else 1.0)
     step_sizes = jnp.array([PROTOCOLS.get(protocol, jnp.nan) for protocol in protocols])
 
     def solve(lane):
-        small, mean, step_size = lane
+        small, constant_weight, step_size = lane
 
         def descend(descent_key, weights):
-            mu, largest = extreme_curvatures(small.parts[0], weights)
-            own_step = jnp.where(jnp.isnan(step_size), 2 / (mu + largest), step_size)
+            smallest, largest = extreme_curvatures(small.parts[0], weights)
+            best_step = 2 / (smallest + largest)
             end = descent.descend(
                 descent_key,
-                *problem(small.parts),
+                squared_error,
+                jnp.zeros(NUM_FEATURES),
+                small.parts,
                 weights,
-                own_step,
+                jnp.where(jnp.isnan(step_size), best_step, step_size),
                 STOP_NORM,
                 MAX_ITERATIONS,
             )
             return {
-                "condition": largest / mu,
+                "condition": largest / smallest,
                 "iterations": end.iterations,
                 "error": jnp.sum((end.params - solution) ** 2),
             }
 
-        return by_weighting(descend, descent_keys, small.weights, mean)
+        return by_weighting(descend, descent_keys, small.weights, constant_weight)
 
     # Sequential, so that one program serves all protocols.
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *small)
-    solved = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
+    solved = jax.lax.map(solve, (lanes, jnp.stack(constant_weights), step_sizes))
+    numbers = {}
+    for index, protocol in enumerate(protocols):
+        numbers[protocol] = entry_of(solved, index)
+        numbers[protocol]["draws_per_part"] = num_draws / descent.CODE.num_parts
+    return numbers
 
-    return {
-        protocol: {"draws_per_part": num_draws / descent.CODE.num_parts}
-        | jax.tree.map(operator.itemgetter(lane), solved)
-        for lane, protocol in enumerate(protocols)
-    }
 
-
-def by_weighting(run, keys, weights: jax.Array, unweighted: Any = 1.0) -> Numbers:
+def by_weighting(
+    run: Callable[[jax.Array, jax.Array], Numbers],
+    keys: list[jax.Array],
+    weights: jax.Array,
+    constant_weight: jax.Array | float = 1.0,
+) -> dict[str, Numbers]:
     """Returns `run(key, weights)` with the weights, and with one weight for all."""
     # Vectorized, which compiles in half the time.
-    both = jnp.stack([weights, jnp.full_like(weights, unweighted)])
-    solved = jax.vmap(run)(jnp.stack(keys), both)
-    lanes = [jax.tree.map(operator.itemgetter(lane), solved) for lane in range(2)]
-    return dict(zip(WEIGHTINGS, lanes))
+    constant = jnp.full_like(weights, constant_weight)
+    solved = jax.vmap(run)(jnp.stack(keys), jnp.stack([weights, constant]))
+    return {name: entry_of(solved, index) for index, name in enumerate(WEIGHTINGS)}
+
+
+def entry_of(stacked: Numbers, index: int) -> Numbers:
+    """Returns an entry of all arrays along their leading axes."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
 def extreme_curvatures(features: jax.Array, weights: jax.Array) -> jax.Array:
     """Returns the smallest and the largest curvature of weighted parts."""
     rows = (features * jnp.sqrt(weights)[:, None, None]).reshape(-1, NUM_FEATURES)
-    return jnp.linalg.eigvalsh(2 * rows.T @ rows)[jnp.array([0, -1])]
+    curvatures = jnp.linalg.eigvalsh(2 * rows.T @ rows)
+    return curvatures[jnp.array([0, -1])]
 
 
 def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Array:
@@ -142,15 +160,19 @@ def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Arr
     return jnp.linalg.solve(features.T @ features, features.T @ responses)
 
 
-def cells(numbers: Numbers) -> list[dict[str, Any]]:
+def cells(numbers: Numbers) -> list[dict[str, Numbers]]:
     """Returns the rows of the paper's table, with the runs of each protocol."""
-    return [
-        {"ρ": c, "weighting": w, "published": PUBLISHED_ITERATIONS[c][w]}
-        | {"run": found["doubled"]}
-        | {name: found[name][w] for name in found}
-        for c, found in zip(COMPRESSIONS, numbers["reproduced"].values(), strict=True)
-        for w in WEIGHTINGS
-    ]
+    rows = []
+    for compression in COMPRESSIONS:
+        record = numbers["reproduced"][f"rho={compression}"]
+        for weighting in WEIGHTINGS:
+            row = {protocol: record[protocol][weighting] for protocol in record}
+            row["ρ"] = compression
+            row["weighting"] = weighting
+            row["published"] = PUBLISHED_ITERATIONS[compression][weighting]
+            row["run"] = record["doubled"]
+            rows.append(row)
+    return rows
 
 
 CELL = {"ρ": "{ρ}", "weights": lambda row: YES_NO[row["weighting"] == "weighted"]}
@@ -164,8 +186,9 @@ def difference(row: Numbers) -> str:
 
 def draws(row: Numbers) -> str:
     """Returns q/k, once for both weightings."""
-    is_weighted = row["weighting"] == "weighted"
-    return interval(row["run"]["draws_per_part"], 3) if is_weighted else ""
+    if row["weighting"] == "weighted":
+        return interval(row["run"]["draws_per_part"], 3)
+    return ""
 
 
 TABLES = {
@@ -211,12 +234,22 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
     positions = np.arange(len(rows))
     published = [row["published"] for row in rows]
     axes.bar(positions - 0.27, published, 0.25, color="0.6", label="published")
-    bars = (0, "doubled", "step 2e-7"), (0.27, "literal", "step 1e-7 (literal)")
-    for color, (offset, protocol, label) in zip(("tab:blue", "tab:orange"), bars):
-        look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
+
+    def draw_bars(protocol, label, color, offset):
         counts = [row[protocol]["iterations"] for row in rows]
-        means, halves = zip(*((own.mean, tables.half_width(own)) for own in counts))
-        axes.bar(positions + offset, means, 0.25, yerr=halves, label=label, **look)
+        axes.bar(
+            positions + offset,
+            [count.mean for count in counts],
+            0.25,
+            yerr=[tables.half_width(count) for count in counts],
+            label=label,
+            color=color,
+            capsize=3,
+            error_kw={"linewidth": 1},
+        )
+
+    draw_bars("doubled", "step 2e-7", "tab:blue", offset=0)
+    draw_bars("literal", "step 1e-7 (literal)", "tab:orange", offset=0.27)
     axes.set_xticks(positions, [f"ρ = {row['ρ']}\n{row['weighting']}" for row in rows])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("iterations to ‖∇‖ < 0.1")
@@ -263,7 +296,7 @@ def figure2(runs: int = 1_000, seed: int = 0) -> Study:
         runs=runs,
         batch_size=250,
         x64=True,
-        reduce=lambda norms: {name: reduce_norms(norms[name]) for name in WEIGHTINGS},
+        reduce=reduce_norms,
         tables={"": figure_table},
         figures={"": draw_norms},
     )
@@ -273,36 +306,45 @@ def norms_of_run(key: jax.Array) -> Numbers:
     """Returns gradient norms of both methods on one data set and sample."""
     sample_key, *descent_keys = jax.random.split(key, 3)
     _, (small,), _ = draw_sample(sample_key, FIGURE_COMPRESSION)
-    given = problem(small.parts)
-    step_size = PROTOCOLS["doubled"]
 
     def norms(key, weights):
-        return descent.gradient_norms(key, *given, weights, step_size, NUM_ITERATIONS)
+        return descent.gradient_norms(
+            key,
+            squared_error,
+            jnp.zeros(NUM_FEATURES),
+            small.parts,
+            weights,
+            PROTOCOLS["doubled"],
+            NUM_ITERATIONS,
+        )
 
     return by_weighting(norms, descent_keys, small.weights)
 
 
-def reduce_norms(norms: np.ndarray) -> Numbers:
-    """Returns the mean and the central 90% of the runs."""
-    quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
-    return {"norm": jaxwgc.summarize(norms), "quantiles_5_95": quantiles}
+def reduce_norms(norms: dict[str, np.ndarray]) -> Numbers:
+    """Returns the mean and the central 90% of the runs of both methods."""
+    numbers = {}
+    for name in WEIGHTINGS:
+        quantiles = np.quantile(norms[name], [0.05, 0.95], axis=0)
+        mean = jaxwgc.summarize(norms[name])
+        numbers[name] = {"norm": mean, "quantiles_5_95": quantiles}
+    return numbers
 
 
 def figure_table(numbers: Numbers) -> ResultTable:
     """Returns a row for every fifty iterations."""
     norms = [record["norm"] for record in numbers["gradient_norm"].values()]
-    level = STOP_NORM
-    at = tables.at
-    show = tables.interval_power_of_ten
-    steps = range(0, NUM_ITERATIONS, 50)
-    rows = [[str(step), *(show(at(own, step)) for own in norms)] for step in steps]
-    below = [str(np.argmax(norm.mean < level)) for norm in norms]
-    return ResultTable(
+    table = ResultTable(
         f"Figure 2: mean gradient norm of {numbers['runs']:,} runs with 95% confidence "
         "interval",
         ["iteration", *numbers["gradient_norm"]],
-        [*rows, [f"mean below {level:g} after", *below]],
     )
+    for step in range(0, NUM_ITERATIONS, 50):
+        shown = [tables.interval_power_of_ten(tables.at(norm, step)) for norm in norms]
+        table.rows.append([str(step), *shown])
+    first_below = [str(np.argmax(norm.mean < STOP_NORM)) for norm in norms]
+    table.rows.append([f"mean below {STOP_NORM:g} after", *first_below])
+    return table
 
 
 def draw_norms(numbers: Numbers) -> figures.Figure:
@@ -310,14 +352,15 @@ def draw_norms(numbers: Numbers) -> figures.Figure:
     figure, (axes,) = figures.new_figure(7, 4.5)
     iterations = np.arange(NUM_ITERATIONS)
     for weighting, record in numbers["gradient_norm"].items():
-        band = {"color": COLORS[weighting], "linewidth": 0}
-        axes.fill_between(iterations, *record["quantiles_5_95"], alpha=0.15, **band)
-        interval = figures.log_interval(record["norm"])
-        axes.fill_between(iterations, *interval, alpha=0.35, **band)
-        look = {"color": COLORS[weighting], "label": f"{weighting}, mean"}
-        axes.plot(iterations, record["norm"].mean, **look)
-    look = {"xytext": (0, 4), "linestyle": ":"}
-    figures.threshold(axes, STOP_NORM, "termination, ‖∇‖ < 0.1", 2, **look)
+        color = COLORS[weighting]
+        low, high = record["quantiles_5_95"]
+        axes.fill_between(iterations, low, high, alpha=0.15, color=color, linewidth=0)
+        low, high = figures.log_interval(record["norm"])
+        axes.fill_between(iterations, low, high, alpha=0.35, color=color, linewidth=0)
+        mean = record["norm"].mean
+        axes.plot(iterations, mean, color=color, label=f"{weighting}, mean")
+    label = "termination, ‖∇‖ < 0.1"
+    figures.threshold(axes, STOP_NORM, label, at=2, linestyle=":", xytext=(0, 4))
     axes.set_title(
         f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
         "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"

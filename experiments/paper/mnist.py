@@ -2,11 +2,12 @@
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import jaxwgc
 from experiments.paper import descent
@@ -49,7 +50,7 @@ ITERATIONS_UNIT = 0.1
 STEP_SIZES = (1.0, 0.5, 0.2, 0.1)
 # Rows rescaled by 1/√(rΠ) as in section 3.2; losses rescaled by 1/(qΠ), which is
 # unbiased; no rescaling.
-PROTOCOLS = "paper", "unbiased", "plain"
+PROTOCOLS = ("paper", "unbiased", "plain")
 
 
 class Digits(NamedTuple):
@@ -59,11 +60,46 @@ class Digits(NamedTuple):
     labels: jax.Array
 
 
+class Data(NamedTuple):
+    """Images to train and to test, and leverage scores of the training images."""
+
+    training: Digits
+    test: Digits
+    scores: jax.Array
+
+
 class Rule(NamedTuple):
     """Step size of a protocol, and the gradient norm that ends it."""
 
     step_size: float
     stop_norm: float
+
+
+class DrawnParts(NamedTuple):
+    """Sampled parts of a random partition.
+
+    Attributes:
+        images: Images of the parts, (parts, rows, 784).
+        labels: Labels of the images, (parts, rows).
+        real_rows: 1 for an image, 0 for padding, (parts, rows).
+        sample: The sample of the parts.
+        paper_scales: Scale of the rows of each part in the paper, (parts,).
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    real_rows: jax.Array
+    sample: sketching.PartitionSample
+    paper_scales: jax.Array
+
+
+class Lane(NamedTuple):
+    """One descent: its rule, scales of rows and losses by part, and weights."""
+
+    rule: Rule
+    row_scale: jax.Array
+    loss_scale: jax.Array
+    weights: jax.Array
 
 
 def load_digits() -> tuple[Digits, Digits]:
@@ -74,12 +110,14 @@ def load_digits() -> tuple[Digits, Digits]:
     order = np.random.default_rng(0).permutation(len(images))
     images = jnp.asarray(images[order])
     labels = jnp.asarray(labels[order])
-    split = slice(NUM_TRAINING), slice(NUM_TRAINING, None)
-    training, test = (Digits(images[part], labels[part]) for part in split)
+    training = Digits(images[:NUM_TRAINING], labels[:NUM_TRAINING])
+    test = Digits(images[NUM_TRAINING:], labels[NUM_TRAINING:])
     return training, test
 
 
-def logistic_loss(params: jax.Array, part: Any) -> jax.Array:
+def logistic_loss(
+    params: jax.Array, part: tuple[jax.Array, jax.Array, ArrayLike, ArrayLike]
+) -> jax.Array:
     """Returns the sum of logistic losses of rows with weights and scales."""
     images, labels, row_weights, row_scales = part
     logits = row_scales * (images @ params)
@@ -91,40 +129,41 @@ def test_error(params: jax.Array, test: Digits) -> jax.Array:
     return 100 * jnp.mean((test.images @ params > 0) != (test.labels > 0.5))
 
 
-def draw_parts(key: jax.Array, data: Any, compression: int) -> tuple[Any, ...]:
-    """Draws a random partition and a sample of its parts; `one_run` explains `data`.
-
-    Returns:
-        Images and labels of the sampled parts, which rows are no padding, the sample,
-        and the scale of rows of each part in the paper.
-    """
-    training, _, scores = data
+def draw_parts(key: jax.Array, data: Data, compression: int) -> DrawnParts:
+    """Draws a random partition and a sample of its parts."""
     order_key, sample_key = jax.random.split(key)
     order = jax.random.permutation(order_key, NUM_TRAINING)
     num_parts = compression * NUM_PARTS
     rows, row_weights = jaxwgc.partition(order, num_parts)
-    probabilities = sketching.partition_probabilities(scores[order], num_parts)
-    draw = sketching.sample_partitions
-    sample = draw(sample_key, probabilities, num_distinct=NUM_PARTS)
+    probabilities = sketching.partition_probabilities(data.scores[order], num_parts)
+    sample = sketching.sample_partitions(
+        sample_key, probabilities, num_distinct=NUM_PARTS
+    )
     rows = rows[sample.indices]
     real_rows = row_weights[sample.indices]
-    paper = sketching.rescaling_factors(sample, "paper", num_rows=jnp.sum(real_rows))
-    return training.images[rows], training.labels[rows], real_rows, sample, paper
+    num_rows = jnp.sum(real_rows)
+    return DrawnParts(
+        images=data.training.images[rows],
+        labels=data.training.labels[rows],
+        real_rows=real_rows,
+        sample=sample,
+        paper_scales=sketching.rescaling_factors(sample, "paper", num_rows=num_rows),
+    )
 
 
-def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.Array]:
+def trajectories(key: jax.Array, data: Data, compression: int) -> dict[str, jax.Array]:
     """Returns gradient norms and test errors (steps, 2, iterations) of the protocol.
 
     The second axis is with and without weights. No code is needed, since decoded
     gradients are exact.
     """
-    images, labels, real_rows, sample, paper = draw_parts(key, data, compression)
-    rows = (images * paper[:, None, None]).reshape(-1, 784)
-    labels = labels.ravel()
-    counts = sample.counts.astype(rows.dtype)
-    test = data[1]
-    both = jnp.stack([counts, jnp.ones_like(counts)])[:, :, None] * real_rows
-    row_weights = both.reshape(2, -1)
+    drawn = draw_parts(key, data, compression)
+    rows = (drawn.images * drawn.paper_scales[:, None, None]).reshape(-1, 784)
+    labels = drawn.labels.ravel()
+    counts = drawn.sample.counts.astype(rows.dtype)
+    test = data.test
+    part_weights = jnp.stack([counts, jnp.ones_like(counts)])
+    row_weights = (part_weights[:, :, None] * drawn.real_rows).reshape(2, -1)
     steps = jnp.asarray(FIT_STEPS, rows.dtype)[:, None, None]
 
     def iterate(params, _):
@@ -139,24 +178,31 @@ def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.A
     return {"norm": jnp.moveaxis(norms, 0, -1), "error": jnp.moveaxis(errors, 0, -1)}
 
 
-def fit(key: jax.Array, data: Any, runs: int) -> Rule:
+def fit(key: jax.Array, data: Data, runs: int) -> Rule:
     """Fits step and threshold of the paper's protocol to its numbers."""
     misfit = np.zeros((len(FIT_NORMS), len(FIT_STEPS)))
     for compression in COMPRESSIONS:
         trial = functools.partial(trajectories, data=data, compression=compression)
         curves = jaxwgc.monte_carlo(trial, key, runs, batch_size=1)
         # Axes (thresholds, runs, steps, weightings, iterations).
-        below = curves["norm"] < FIT_NORMS[:, None, None, None, None]
-        last = FIT_ITERATIONS - 1
-        ended = np.where(below.any(-1), below.argmax(-1), last)
-        errors = np.take_along_axis(curves["error"][None], ended[..., None], -1)[..., 0]
+        is_below = curves["norm"] < FIT_NORMS[:, None, None, None, None]
+        first_below = is_below.argmax(axis=-1)
+        ends = np.where(is_below.any(axis=-1), first_below, FIT_ITERATIONS - 1)
+        all_errors = curves["error"][None]
+        errors = np.take_along_axis(all_errors, ends[..., None], axis=-1)[..., 0]
         for index, weighting in enumerate(WEIGHTINGS):
-            error, iterations = PUBLISHED[f"rho={compression} {weighting}"].values()
-            off = errors[..., index].mean(1) - error, ended[..., index].mean(1)
-            misfit += (off[0] / ERROR_UNIT) ** 2
-            misfit += ((off[1] / iterations - 1) / ITERATIONS_UNIT) ** 2
-    norm, step = np.unravel_index(np.argmin(misfit), misfit.shape)
-    return Rule(float(FIT_STEPS[step]), float(FIT_NORMS[norm]))
+            published = PUBLISHED[f"rho={compression} {weighting}"]
+            mean_error = errors[..., index].mean(axis=1)
+            mean_end = ends[..., index].mean(axis=1)
+            error_deviation = mean_error - published["error"]
+            end_deviation = mean_end / published["iterations"] - 1
+            misfit += (error_deviation / ERROR_UNIT) ** 2
+            misfit += (end_deviation / ITERATIONS_UNIT) ** 2
+    norm_index, step_index = np.unravel_index(np.argmin(misfit), misfit.shape)
+    return Rule(
+        step_size=float(FIT_STEPS[step_index]),
+        stop_norm=float(FIT_NORMS[norm_index]),
+    )
 
 
 def calibrate(training: Digits, test: Digits) -> Rule:
@@ -187,47 +233,61 @@ def calibrate(training: Digits, test: Digits) -> Rule:
     raise AssertionError("no step size of the grid reaches the published error")
 
 
-def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int) -> Any:
+def one_run(
+    key: jax.Array, data: Data, rules: dict[str, Rule], compression: int
+) -> Numbers:
     """Descends on one random partition and sample in every protocol.
 
-    All six descents, with and without weights, read the same images. `data` has both
-    sets of images and the leverage scores of the training images.
+    All six descents, with and without weights, read the same images.
     """
-    test = data[1]
     sample_key, descent_key = jax.random.split(key)
-    images, labels, real_rows, sample, paper = draw_parts(sample_key, data, compression)
-    unbiased = sketching.rescaling_factors(sample, "unbiased")
-    ones = jnp.ones_like(paper)
-    counts = sample.counts.astype(ones.dtype)
+    drawn = draw_parts(sample_key, data, compression)
+    unbiased = sketching.rescaling_factors(drawn.sample, "unbiased")
+    ones = jnp.ones_like(drawn.paper_scales)
+    counts = drawn.sample.counts.astype(ones.dtype)
 
-    def descend(key, step_size, stop_norm, row_scale, loss_scale, weights):
-        row_scales = jnp.broadcast_to(row_scale[:, None], real_rows.shape)
-        part = images, labels, real_rows * loss_scale[:, None], row_scales
+    def descend(key, lane):
+        row_scales = jnp.broadcast_to(lane.row_scale[:, None], drawn.real_rows.shape)
+        row_weights = drawn.real_rows * lane.loss_scale[:, None]
         end = descent.descend(
             key,
             logistic_loss,
             jnp.zeros(784),
-            part,
-            weights,
-            step_size,
-            stop_norm,
-            MAX_ITERATIONS,
+            parts=(drawn.images, drawn.labels, row_weights, row_scales),
+            weights=lane.weights,
+            step_size=lane.rule.step_size,
+            stop_norm=lane.rule.stop_norm,
+            max_iterations=MAX_ITERATIONS,
         )
-        return {"error": test_error(end.params, test), "iterations": end.iterations}
+        error = test_error(end.params, data.test)
+        return {"error": error, "iterations": end.iterations}
 
-    scales = {"paper": (paper, ones), "plain": (ones, ones)}
-    scales["unbiased"] = ones, unbiased**2
-    lanes = [(*rules[p], *scales[p], w) for p in PROTOCOLS for w in (counts, ones)]
+    row_scales = {"paper": drawn.paper_scales, "unbiased": ones, "plain": ones}
+    loss_scales = {"paper": ones, "unbiased": unbiased**2, "plain": ones}
+    lanes = []
+    for protocol in PROTOCOLS:
+        for weights in (counts, ones):
+            lanes.append(
+                Lane(
+                    rule=rules[protocol],
+                    row_scale=row_scales[protocol],
+                    loss_scale=loss_scales[protocol],
+                    weights=weights,
+                )
+            )
     keys = jax.random.split(descent_key, len(lanes))
-    ends = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
-    found: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
-    for lane, protocol in enumerate(PROTOCOLS):
-        both = jax.tree.map(lambda leaf, at=2 * lane: leaf[at : at + 2], ends)
-        found[protocol] = {
-            weighting: {name: leaf[second] for name, leaf in both.items()}
-            for second, weighting in enumerate(WEIGHTINGS)
-        } | {"error_saved": both["error"][1] - both["error"][0]}
-    return found
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+    ends = jax.vmap(descend)(keys, stacked)
+    ends = jax.tree.map(lambda leaf: leaf.reshape(len(PROTOCOLS), 2), ends)
+    numbers: Numbers = {"draws_per_part": drawn.sample.num_draws / NUM_PARTS}
+    for row, protocol in enumerate(PROTOCOLS):
+        numbers[protocol] = {
+            weighting: {name: leaf[row, column] for name, leaf in ends.items()}
+            for column, weighting in enumerate(WEIGHTINGS)
+        }
+        weighted_error, unweighted_error = ends["error"][row]
+        numbers[protocol]["error_saved"] = unweighted_error - weighted_error
+    return numbers
 
 
 @command("mnist", "Table 1, MNIST 4 against 9", prefix="table1")
@@ -243,17 +303,23 @@ def mnist(runs: int = 200, seed: int = 0) -> Study:
     @functools.cache
     def prepared():
         training, test = load_digits()
-        data = training, test, jax.jit(sketching.leverage_scores)(training.images)
+        scores = jax.jit(sketching.leverage_scores)(training.images)
+        data = Data(training, test, scores)
         on_sum = calibrate(training, test)
         paper = fit(fit_key, data, min(runs, FIT_RUNS))
         return data, {"paper": paper, "unbiased": on_sum, "plain": on_sum}
 
+    def fitted_rule():
+        _, rules = prepared()
+        return rules["paper"]
+
     def trial(key, compression):
-        return one_run(key, *prepared(), compression)
+        data, rules = prepared()
+        return one_run(key, data, rules, compression)
 
     return Study(
         {
-            "rules": {"paper": Once(lambda: prepared()[1]["paper"])},
+            "rules": {"paper": Once(fitted_rule)},
             "reproduced": {f"rho={c}": Trial(trial, c) for c in COMPRESSIONS},
         },
         key=key,
@@ -264,18 +330,19 @@ def mnist(runs: int = 200, seed: int = 0) -> Study:
     )
 
 
-def cells(numbers: Numbers) -> list[dict[str, Any]]:
+def cells(numbers: Numbers) -> list[dict[str, Numbers]]:
     """Returns the rows of the paper's table, with the runs of each protocol."""
-    return [
-        {"ρ": compression.removeprefix("rho="), "weights": YES_NO[w == "weighted"]}
-        | {"published": PUBLISHED[f"{compression} {w}"]}
-        | {protocol: record[protocol][w] for protocol in PROTOCOLS}
-        for compression, record in numbers["reproduced"].items()
-        for w in WEIGHTINGS
-    ]
+    rows = []
+    for compression, record in numbers["reproduced"].items():
+        for weighting in WEIGHTINGS:
+            row = {protocol: record[protocol][weighting] for protocol in PROTOCOLS}
+            row["ρ"] = compression.removeprefix("rho=")
+            row["weights"] = YES_NO[weighting == "weighted"]
+            row["published"] = PUBLISHED[f"{compression} {weighting}"]
+            rows.append(row)
+    return rows
 
 
-SHOWN = "{%s[error]} / {%s[iterations]:1}"
 main_table = table_of(
     "Table 1: test error in percent / iterations, mean of {runs} runs with 95% "
     "confidence interval",
@@ -283,7 +350,7 @@ main_table = table_of(
         "ρ": "{ρ}",
         "weights": "{weights}",
         "published (6 runs)": "{published[error]:g} / {published[iterations]:g}",
-        **{name: SHOWN.replace("%s", name) for name in PROTOCOLS},
+        **{name: f"{{{name}[error]}} / {{{name}[iterations]:1}}" for name in PROTOCOLS},
     },
     cells,
 )
@@ -297,20 +364,28 @@ def fit_table(numbers: Numbers) -> ResultTable:
         summary = cell["paper"][quantity]
         # The standard error of a mean of six runs.
         spread = summary.standard_error * np.sqrt(numbers["runs"] / 6)
-        return (
-            *(cell["ρ"], cell["weights"], name),
-            *(f"{published:g}", interval(summary, digits), f"{spread:.2f}"),
-            f"{(published - summary.mean) / spread:+.1f}",
-        )
+        deviation = (published - summary.mean) / spread
+        return [
+            cell["ρ"],
+            cell["weights"],
+            name,
+            f"{published:g}",
+            interval(summary, digits),
+            f"{spread:.2f}",
+            f"{deviation:+.1f}",
+        ]
 
+    rows = []
+    for cell in cells(numbers):
+        rows.append(row(cell, "error", "error, %", digits=2))
+        rows.append(row(cell, "iterations", "iterations", digits=1))
     rule = numbers["rules"]["paper"]
-    quantities = ("error", "error, %", 2), ("iterations", "iterations", 1)
     return ResultTable(
         f"Table 1 fitted: step {rule.step_size:.2g}, threshold {rule.stop_norm:.0f}, "
         "two parameters to twelve numbers. Deviations are in standard errors of a mean "
         "of six runs",
         ["ρ", "weights", "", "published", "fitted", "standard error", "deviation"],
-        [row(cell, *quantity) for cell in cells(numbers) for quantity in quantities],
+        rows,
     )
 
 
@@ -331,23 +406,41 @@ def draw(numbers: Numbers) -> figures.Figure:
     figure, (axes,) = figures.new_figure(7, 4.2)
     positions = np.arange(len(COMPRESSIONS))
     names = [f"rho={c}" for c in COMPRESSIONS]
-    looks = ("tab:blue", "o", -0.06), ("tab:red", "s", 0.06)
-    for weighting, (color, marker, offset) in zip(WEIGHTINGS, looks):
-        at = positions + offset
+
+    def draw_errors(weighting, color, marker, offset):
         published = [PUBLISHED[f"{name} {weighting}"]["error"] for name in names]
+        axes.plot(
+            positions + offset,
+            published,
+            color=color,
+            marker=marker,
+            markerfacecolor="white",
+            linestyle=":",
+            label=f"published, {weighting} (6 runs)",
+        )
         runs = [numbers["reproduced"][name]["paper"] for name in names]
         errors = [run[weighting]["error"] for run in runs]
-        look = {"marker": marker, "color": color}
-        hollow = look | {"markerfacecolor": "white", "linestyle": ":"}
-        hollow["label"] = f"published, {weighting} (6 runs)"
-        axes.plot(at, published, **hollow)
-        look["label"] = f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)"
-        means, halves = zip(*((own.mean, tables.half_width(own)) for own in errors))
-        axes.errorbar(at, means, yerr=halves, capsize=3, **look)
-    look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}
-    at = positions[-1] + 0.25
+        axes.errorbar(
+            positions + offset,
+            [error.mean for error in errors],
+            yerr=[tables.half_width(error) for error in errors],
+            capsize=3,
+            color=color,
+            marker=marker,
+            label=f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)",
+        )
+
+    draw_errors("weighted", "tab:blue", "o", offset=-0.06)
+    draw_errors("unweighted", "tab:red", "s", offset=0.06)
     figures.threshold(
-        axes, PUBLISHED_UNCOMPRESSED_ERROR, "uncompressed, published", at, **look
+        axes,
+        PUBLISHED_UNCOMPRESSED_ERROR,
+        "uncompressed, published",
+        at=positions[-1] + 0.25,
+        linestyle="--",
+        xytext=(0, -4),
+        ha="right",
+        va="top",
     )
     axes.set_xticks(positions, [str(compression) for compression in COMPRESSIONS])
     axes.set_xlim(-0.3, positions[-1] + 0.3)

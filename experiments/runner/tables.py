@@ -1,10 +1,9 @@
 """Tables of results, and the format of their numbers."""
 
-import itertools
 import string
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from rich.console import Console
@@ -19,8 +18,11 @@ ROUNDING = 1e-12
 YES_NO = {None: "", True: "yes", False: "no"}
 
 
+# Nested dicts and lists of numbers, or their records.
+Numbers = Any
 # Templates or functions of a record, by the heads of their columns.
-Columns = Mapping[str, str | Callable[[Any], str]]
+Template = str | Callable[[Numbers], str]
+Columns = Mapping[str, Template]
 
 
 class _Cells(string.Formatter):
@@ -37,11 +39,14 @@ class _Cells(string.Formatter):
         if value is None:
             return "never"
         factor, _, spec = format_spec.rpartition(" ")
-        if isinstance(value, jaxwgc.Summary) and spec == "e":
-            return interval_power_of_ten(value)
         if isinstance(value, jaxwgc.Summary):
-            return interval(value, int(spec or 2), float(factor or 1))
-        return format(value * float(factor) if factor else value, spec)
+            if spec == "e":
+                return interval_power_of_ten(value)
+            digits = int(spec) if spec else 2
+            return interval(value, digits, float(factor or 1))
+        if factor:
+            value = value * float(factor)
+        return format(value, spec)
 
 
 class ResultTable:
@@ -66,10 +71,16 @@ class ResultTable:
     def to_markdown(self) -> str:
         """Returns caption and table; all columns but the first are right-aligned."""
         caption = self.title.replace("*", r"\*")
-        rule = [":--"] + ["--:"] * (len(self.columns) - 1)
-        lines = ["| " + " | ".join(row) + " |\n" for row in (self.columns, *self.rows)]
-        table = "".join([lines[0], "|" + "|".join(rule) + "|\n", *lines[1:]])
-        return f"*{caption}*\n\n{table}"
+        rule = "|:--" + "|--:" * (len(self.columns) - 1) + "|"
+        lines = [f"*{caption}*", "", _markdown_row(self.columns), rule]
+        for row in self.rows:
+            lines.append(_markdown_row(row))
+        return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: list[str]) -> str:
+    text = " | ".join(cells)
+    return f"| {text} |"
 
 
 class Printed(ResultTable):
@@ -86,8 +97,10 @@ class Printed(ResultTable):
 
 
 def table_of(
-    title: str, columns: Columns, rows: str | Callable[[Any], Iterable[Any]] = ""
-) -> Callable[[Any], ResultTable]:
+    title: str,
+    columns: Columns,
+    rows: str | Callable[[Numbers], Iterable[Numbers]] = "",
+) -> Callable[[Numbers], ResultTable]:
     """Returns a function that makes a table of numbers, with a row per record.
 
     Args:
@@ -98,45 +111,63 @@ def table_of(
             a record as "name", and a record that is no dict as "value".
     """
 
-    def table(numbers: Any) -> ResultTable:
-        named = rows if callable(rows) else lambda numbers: numbers[rows]
-        records = named(numbers) if rows else numbers
+    def table(numbers: Numbers) -> ResultTable:
+        if callable(rows):
+            records = rows(numbers)
+        elif rows:
+            records = numbers[rows]
+        else:
+            records = numbers
         if isinstance(records, Mapping):
-            records = itertools.starmap(_named, records.items())
+            records = [_named(name, record) for name, record in records.items()]
         caption = title.format_map(numbers) if "{" in title else title
-        cells = [[_cell(each, row) for each in columns.values()] for row in records]
-        return ResultTable(caption, columns, cells)
+        result = ResultTable(caption, columns)
+        for record in records:
+            result.rows.append([_cell(column, record) for column in columns.values()])
+        return result
 
     return table
 
 
-def _named(name: str, record: Any) -> Any:
-    own: Any = record if isinstance(record, Mapping) else {}
-    return ChainMap({"name": name, "value": record}, own)
+def _named(name: str, record: Numbers) -> Mapping[str, Numbers]:
+    by_position = {"name": name, "value": record}
+    if isinstance(record, dict):
+        return ChainMap(by_position, record)
+    return by_position
 
 
-def _cell(column: str | Callable[[Any], str], record: Any) -> str:
-    return column(record) if callable(column) else _Cells().vformat(column, (), record)
+def _cell(column: Template, record: Numbers) -> str:
+    if callable(column):
+        return column(record)
+    return _Cells().vformat(column, (), record)
 
 
-def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
+def at(summary: jaxwgc.Summary, *index: int | slice | list[int]) -> jaxwgc.Summary:
     """Returns the summary of one entry, or some, of a summary of arrays."""
-    ends = (np.asarray(field)[index] for field in summary[:3])
-    return jaxwgc.Summary(*ends, standard_error=np.nan)
+    return jaxwgc.Summary(
+        mean=np.asarray(summary.mean)[index],
+        low=np.asarray(summary.low)[index],
+        high=np.asarray(summary.high)[index],
+        standard_error=np.nan,
+    )
 
 
-def entries(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def entries(record: Mapping[str, Numbers]) -> list[dict[str, Numbers]]:
     """Returns a record per index of a record of arrays and summaries of arrays."""
+
+    def entry(values, index):
+        if isinstance(values, jaxwgc.Summary):
+            return at(values, index)
+        return values[index]
+
+    first = next(iter(record.values()))
     return [
-        {
-            name: at(each, index) if isinstance(each, jaxwgc.Summary) else each[index]
-            for name, each in record.items()
-        }
-        for index in range(len(next(iter(record.values()))))
+        {name: entry(values, index) for name, values in record.items()}
+        for index in range(len(first))
     ]
 
 
-def half_width(summary: jaxwgc.Summary) -> Any:
+def half_width(summary: jaxwgc.Summary) -> np.ndarray:
     """Returns the upper half of the 95% confidence interval; NaN from one run."""
     return np.asarray(summary.high) - np.asarray(summary.mean)
 
@@ -154,7 +185,7 @@ def interval_power_of_ten(summary: jaxwgc.Summary) -> str:
     return f"({interval(summary, 2, 1 / 10.0**exponent)}) × 10{power}"
 
 
-def percent(mean: float, half: float = 0.0) -> str:
+def percent(mean: SupportsFloat, half: SupportsFloat = 0.0) -> str:
     """Returns a fraction in percent, with half of its interval if it has one.
 
     Digits end at the first of the interval, or at the second if the first is a one.
@@ -163,15 +194,18 @@ def percent(mean: float, half: float = 0.0) -> str:
     half = 100 * float(half)
     if 100 * ROUNDING < mean < 1e-3:
         return "< 0.001"
-    if not np.isfinite(half) or half < 100 * ROUNDING:
-        return "0" if abs(mean) < 100 * ROUNDING else f"{mean:.3g}"
-    return with_half(mean, half)
+    if np.isfinite(half) and half >= 100 * ROUNDING:
+        return with_half(mean, half)
+    if abs(mean) < 100 * ROUNDING:
+        return "0"
+    return f"{mean:.3g}"
 
 
 def percents(summary: jaxwgc.Summary) -> list[str]:
     """Returns each entry in percent, with its interval."""
-    pair = summary.mean, half_width(summary)
-    return [*map(percent, *map(np.atleast_1d, pair))]
+    means = np.atleast_1d(summary.mean)
+    halves = np.atleast_1d(half_width(summary))
+    return [percent(mean, half) for mean, half in zip(means, halves, strict=True)]
 
 
 def with_half(mean: float, half: float, digits: int | None = None) -> str:
@@ -182,15 +216,21 @@ def with_half(mean: float, half: float, digits: int | None = None) -> str:
     if digits is None:
         digits = max(-int(np.floor(np.log10(half / 2))), 0)
     shown = f"{mean:z.{digits}f}"
-    return f"{shown} ± {half:.{digits}f}" if np.isfinite(half) else shown
+    if np.isfinite(half):
+        return f"{shown} ± {half:.{digits}f}"
+    return shown
 
 
 def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
     """Returns ratios of means of paired runs (runs, ...); delta-method intervals."""
-    ratio = above.mean(axis=0) / below.mean(axis=0)
-    spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
+    mean_below = below.mean(axis=0)
+    ratio = above.mean(axis=0) / mean_below
+    spread = jaxwgc.summarize((above - ratio * below) / mean_below)
     return jaxwgc.Summary(
-        ratio, ratio + spread.low, ratio + spread.high, standard_error=np.nan
+        mean=ratio,
+        low=ratio + spread.low,
+        high=ratio + spread.high,
+        standard_error=np.nan,
     )
 
 
@@ -200,8 +240,22 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
     If errors differ by orders of magnitude between runs, a few of the worst runs
     determine the arithmetic mean, but not the geometric mean.
     """
-    ends = map(np.exp, jaxwgc.summarize(np.log(values))[:3])
-    return jaxwgc.Summary(*ends, standard_error=np.nan)
+    logarithms = jaxwgc.summarize(np.log(values))
+    return jaxwgc.Summary(
+        mean=np.exp(logarithms.mean),
+        low=np.exp(logarithms.low),
+        high=np.exp(logarithms.high),
+        standard_error=np.nan,
+    )
+
+
+def arrow(low: float, high: float, level: float) -> str:
+    """Returns an arrow if the interval from low to high is below or above a level."""
+    if high < level:
+        return " ↓"
+    if low > level:
+        return " ↑"
+    return ""
 
 
 def verdict(ratio: jaxwgc.Summary) -> str:
@@ -210,7 +264,7 @@ def verdict(ratio: jaxwgc.Summary) -> str:
     high = float(ratio.high)
     if max(abs(low - 1), abs(high - 1)) < 5e-4:
         return "1"
-    sign = " ↓" if high < 1 else " ↑" if low > 1 else ""
+    sign = arrow(low, high, level=1)
     half = (high - low) / 2
     if not ratio.mean < 1e4:
         # Some runs have diverged.

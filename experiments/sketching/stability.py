@@ -50,7 +50,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def measure(key, shape, precision) -> Iterator[Numbers]:
+def measure(
+    key: jax.Array, shape: tuple[int, int], precision: str
+) -> Iterator[Numbers]:
     """Yields errors of every method at every difficulty."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     for difficulty in np.geomspace(1, PRECISIONS[precision], NUM_DIFFICULTIES):
@@ -58,11 +60,20 @@ def measure(key, shape, precision) -> Iterator[Numbers]:
         exact = reference(matrix, target)
         for method in METHODS:
             solution, converged = solve(method, key, matrix, target)
-            row = {"method": method, "difficulty": difficulty, "converged": converged}
-            yield row | errors_of(matrix, target, exact, solution)
+            yield {
+                "method": method,
+                "difficulty": difficulty,
+                "converged": converged,
+                **errors_of(matrix, target, exact, solution),
+            }
 
 
-def problem(rng, shape, difficulty, precision) -> tuple[np.ndarray, np.ndarray]:
+def problem(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    difficulty: float,
+    precision: str,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns a problem whose condition number and residual grow with the difficulty.
 
     As in Epperly, Meier and Nakatsukasa, "Fast randomized least-squares solvers can be
@@ -71,8 +82,8 @@ def problem(rng, shape, difficulty, precision) -> tuple[np.ndarray, np.ndarray]:
     of the residual is the difficulty times half of machine epsilon.
     """
     num_rows, num_columns = shape
-    left = np.linalg.qr(rng.standard_normal((num_rows, num_columns + 1)))[0]
-    right = np.linalg.qr(rng.standard_normal((num_columns, num_columns)))[0]
+    left, _ = np.linalg.qr(rng.standard_normal((num_rows, num_columns + 1)))
+    right, _ = np.linalg.qr(rng.standard_normal((num_columns, num_columns)))
     values = np.geomspace(1, 1 / difficulty, num_columns)
     matrix = (left[:, :-1] * values) @ right.T
     solution = rng.standard_normal(num_columns)
@@ -94,18 +105,26 @@ def reference(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
         first = wide_target - residual - wide @ solution
         second = -(residual @ wide)
         inner = scipy.linalg.solve_triangular(upper, second.astype(float), trans=1)
-        part = basis.T @ first.astype(float)
-        residual = residual + first - basis @ (part - inner)
-        solution = solution + scipy.linalg.solve_triangular(upper, part - inner)
+        difference = basis.T @ first.astype(float) - inner
+        residual = residual + first - basis @ difference
+        solution = solution + scipy.linalg.solve_triangular(upper, difference)
     return solution
 
 
-def solve(method, key, matrix, target) -> tuple[np.ndarray, bool | None]:
+def economic_qr(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns Q and R in the precision of the matrix, unlike NumPy."""
+    # The stub of SciPy knows only the factors with pivots.
+    factors: Any = scipy.linalg.qr(matrix, mode="economic")
+    basis, upper = factors
+    return basis, upper
+
+
+def solve(
+    method: str, key: jax.Array, matrix: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, bool | None]:
     """Returns θ, and whether the solver reports convergence."""
     if method == QR:
-        # NumPy's is in double precision, whatever it is given.
-        factors: Any = scipy.linalg.qr(matrix, mode="economic")
-        basis, upper = factors
+        basis, upper = economic_qr(matrix)
         return scipy.linalg.solve_triangular(upper, basis.T @ target), None
     size = ROWS_PER_COLUMN * matrix.shape[1]
     if method == PLAIN:
@@ -118,21 +137,28 @@ def solve(method, key, matrix, target) -> tuple[np.ndarray, bool | None]:
 
 def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndarray:
     """Returns θ by LSQR from zero, with R of the sketch as its preconditioner."""
-    factors: Any = scipy.linalg.qr(sketch, mode="economic")
-    upper = factors[1]
+    _, upper = economic_qr(sketch)
+
+    def product(x):
+        return matrix @ scipy.linalg.solve_triangular(upper, x)
+
+    def transposed_product(y):
+        return scipy.linalg.solve_triangular(upper, matrix.T @ y, trans=1)
+
+    # The stub of SciPy does not know the arguments.
     make_operator: Any = scipy.sparse.linalg.LinearOperator
     operator = make_operator(
-        matrix.shape,
-        matvec=lambda x: matrix @ scipy.linalg.solve_triangular(upper, x),
-        rmatvec=lambda y: scipy.linalg.solve_triangular(upper, matrix.T @ y, trans=1),
-        dtype=matrix.dtype,
+        matrix.shape, matvec=product, rmatvec=transposed_product, dtype=matrix.dtype
     )
-    limits: dict[str, Any] = {"atol": 0, "btol": 0, "conlim": 0, "iter_lim": ITERATIONS}
-    solved = scipy.sparse.linalg.lsqr(operator, target, **limits)
-    return scipy.linalg.solve_triangular(upper, solved[0].astype(matrix.dtype))
+    preconditioned, *_ = scipy.sparse.linalg.lsqr(
+        operator, target, atol=0.0, btol=0.0, conlim=0.0, iter_lim=ITERATIONS
+    )
+    return scipy.linalg.solve_triangular(upper, preconditioned.astype(matrix.dtype))
 
 
-def errors_of(matrix, target, exact, solution) -> dict[str, float]:
+def errors_of(
+    matrix: np.ndarray, target: np.ndarray, exact: np.ndarray, solution: np.ndarray
+) -> dict[str, float]:
     """Returns forward, residual and backward error from extended precision."""
     wide = matrix.astype(np.longdouble)
     wide_solution = solution.astype(np.longdouble)
@@ -145,28 +171,35 @@ def errors_of(matrix, target, exact, solution) -> dict[str, float]:
     weight += float(residual @ residual)
     backward = np.linalg.norm(gradient / np.sqrt(weight)) / np.linalg.norm(values)
     forward = np.sqrt(np.sum(change**2) / np.sum(exact**2))
-    fit = np.sqrt(np.sum((wide @ change) ** 2)) / np.linalg.norm(target.astype(float))
-    errors = map(float, (forward, fit, backward))
-    return dict(zip(ERRORS, errors, strict=True))
+    residual_change = np.sqrt(np.sum((wide @ change) ** 2))
+    return {
+        "forward": float(forward),
+        "residual": float(residual_change / np.linalg.norm(target.astype(float))),
+        "backward": float(backward),
+    }
+
+
+def rows_of(numbers: Numbers, precision: str, method: str) -> list[Numbers]:
+    """Returns the measured problems of a precision and a method."""
+    return [row for row in numbers["measured"][precision] if row.method == method]
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns backward errors in units of machine epsilon of the precision."""
-    rows, columns = numbers["shape"]
-
-    def row(precision, method):
-        runs = [row for row in numbers["measured"][precision] if row.method == method]
-        flags = [row.converged for row in runs if row.converged is not None]
-        errors = [row.backward / np.finfo(precision).eps for row in runs]
-        ends = f"{np.median(errors):.2g} eps", f"{max(errors):.2g} eps"
-        converged = f"{sum(flags)} of {len(flags)}" if flags else ""
-        return precision, method, *ends, converged
-
-    return ResultTable(
-        f"{rows:,} × {columns}, {NUM_DIFFICULTIES} difficulties",
+    num_rows, num_columns = numbers["shape"]
+    table = ResultTable(
+        f"{num_rows:,} × {num_columns}, {NUM_DIFFICULTIES} difficulties",
         ["precision", "method", "backward error: median", "worst", "converged"],
-        itertools.starmap(row, itertools.product(PRECISIONS, METHODS)),
     )
+    for precision, method in itertools.product(PRECISIONS, METHODS):
+        runs = rows_of(numbers, precision, method)
+        errors = [run.backward / np.finfo(precision).eps for run in runs]
+        median = f"{np.median(errors):.2g} eps"
+        worst = f"{max(errors):.2g} eps"
+        flags = [run.converged for run in runs if run.converged is not None]
+        converged = f"{sum(flags)} of {len(flags)}" if flags else ""
+        table.rows.append([precision, method, median, worst, converged])
+    return table
 
 
 def draw(numbers: Numbers) -> Figure:
@@ -177,14 +210,29 @@ def draw(numbers: Numbers) -> Figure:
     cells = itertools.product(PRECISIONS, ERRORS)
     for axes, (precision, error) in zip(panels, cells, strict=True):
         for index, method in enumerate(METHODS):
-            runs = [r for r in numbers["measured"][precision] if r.method == method]
-            x = np.array([row.difficulty for row in runs])
-            y = np.maximum([row[error] for row in runs], np.finfo(precision).eps * 1e-3)
-            name = method.replace("`", "")
-            line(axes, index, x, y, label=name, linewidth=1, markersize=4)
-            is_open = np.array([row.converged is False for row in runs])
-            look: dict[str, Any] = {"color": "white", "markersize": 2, "zorder": 3}
-            axes.plot(x[is_open], y[is_open], "o", **look)
+            runs = rows_of(numbers, precision, method)
+            difficulties = np.array([run.difficulty for run in runs])
+            # Zeros have no place on the axis.
+            lowest = np.finfo(precision).eps * 1e-3
+            errors = np.maximum([run[error] for run in runs], lowest)
+            line(
+                axes,
+                index,
+                difficulties,
+                errors,
+                label=method.replace("`", ""),
+                linewidth=1,
+                markersize=4,
+            )
+            is_hollow = np.array([run.converged is False for run in runs])
+            axes.plot(
+                difficulties[is_hollow],
+                errors[is_hollow],
+                "o",
+                color="white",
+                markersize=2,
+                zorder=3,
+            )
         axes.set(title=f"{ERRORS[error]}, {precision}", xscale="log", yscale="log")
     for axes in panels[-len(ERRORS) :]:
         axes.set_xlabel("difficulty")

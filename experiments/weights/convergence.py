@@ -1,8 +1,5 @@
 """Convergence of coded descent, and its distance from the whole solution."""
 
-import itertools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,20 +44,28 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def descend(key: jax.Array, compression: int) -> Numbers:
     """Returns iterations to each threshold, and distances from the whole solution."""
     sample_key, *keys = jax.random.split(key, 3)
-    data, (small,), _ = linear_regression.draw_sample(sample_key, compression)
-    solution = linear_regression.least_squares_solution(*data)
-    residual = jnp.sum((data[1] - data[0] @ solution) ** 2)
+    (features, responses), (small,), _ = linear_regression.draw_sample(
+        sample_key, compression
+    )
+    solution = linear_regression.least_squares_solution(features, responses)
+    residual = jnp.sum((responses - features @ solution) ** 2)
 
     def solve(key, weights):
         ends = linear_regression.extreme_curvatures(small.parts[0], weights)
         rate = jnp.max(jnp.abs(1 - STEP_SIZE * ends))
 
         def until(threshold):
-            problem = linear_regression.problem(small.parts)
             end = descent.descend(
-                key, *problem, weights, STEP_SIZE, threshold, MAX_ITERATIONS
+                key,
+                linear_regression.squared_error,
+                jnp.zeros(linear_regression.NUM_FEATURES),
+                small.parts,
+                weights,
+                STEP_SIZE,
+                threshold,
+                MAX_ITERATIONS,
             )
-            off = data[0] @ (end.params - solution)
+            off = features @ (end.params - solution)
             return end.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
 
         iterations, distance = jax.vmap(until)(jnp.array(THRESHOLDS))
@@ -96,14 +101,18 @@ def sketch(key: jax.Array) -> Numbers:
 
     # Each sample extends the last one to twice the number of draws.
     keys = jax.random.split(sample_key, DRAWS[-1] // DRAWS[0])
-    counts = jnp.cumsum(jax.vmap(count)(keys), axis=0)[np.array(DRAWS) // DRAWS[0] - 1]
+    cumulative = jnp.cumsum(jax.vmap(count)(keys), axis=0)
+    counts = cumulative[np.array(DRAWS) // DRAWS[0] - 1]
 
     def measure(counts):
         weights = counts / (counts.sum() * probabilities)
         gram = jnp.einsum("j,jpq->pq", weights, grams)
-        distortion = jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram - jnp.eye(len(gram)))))
+        deviations = jnp.linalg.eigvalsh(gram - jnp.eye(len(gram)))
         off = jnp.linalg.solve(gram[:-1, :-1], gram[:-1, -1])
-        return {"distortion": distortion, "distance": jnp.linalg.norm(off)}
+        return {
+            "distortion": jnp.max(jnp.abs(deviations)),
+            "distance": jnp.linalg.norm(off),
+        }
 
     return jax.vmap(measure)(counts)
 
@@ -112,16 +121,19 @@ def reduce(trials: Numbers) -> Numbers:
     """Returns means, and for sketches the bound."""
     if "distortion" not in trials:
         return jaxwgc.summarize(trials)
-    distortion = trials["distortion"]
-    distance = trials["distance"]
-    speaks = distortion < 1
-    bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.nan)
+    distortion = np.asarray(trials["distortion"])
+    distance = np.asarray(trials["distance"])
+    is_bounded = distortion < 1
+    bound = np.full_like(distortion, np.nan)
+    bound[is_bounded] = distortion[is_bounded] / (1 - distortion[is_bounded])
     shares = (0.1, 0.5, 0.9)
-    deciles = {name: np.quantile(own, shares, axis=0) for name, own in trials.items()}
+    deciles = {
+        name: np.quantile(values, shares, axis=0) for name, values in trials.items()
+    }
     return {
         **jaxwgc.summarize(trials),
         "deciles": deciles,
-        "speaks": speaks.mean(axis=0),
+        "speaks": is_bounded.mean(axis=0),
         "violations": (distance > bound * (1 + 1e-9)).sum(axis=0),
         "bound_over_distance": np.nanmedian(bound / distance, axis=0),
     }
@@ -129,44 +141,41 @@ def reduce(trials: Numbers) -> Numbers:
 
 def tabulate_iterations(numbers: Numbers) -> ResultTable:
     """Returns iterations by threshold, and those that O(1/ε) allows."""
-    every = curves(numbers)
+    records = curves(numbers)
     weighted = numbers["descent"]["rho=2"]["weighted"]
     first = weighted["iterations"].mean[0]
-
-    def row(index, threshold):
-        counts = [at(record["iterations"], index) for record in every.values()]
-        return [
-            f"{threshold:g}",
-            *(interval(count, 1) for count in counts),
-            f"{first * THRESHOLDS[0] / threshold:,.0f}",
-            tables.interval_power_of_ten(at(weighted["distance"], index)),
-        ]
-
-    rows = [*itertools.starmap(row, enumerate(THRESHOLDS))]
+    table = ResultTable(
+        f"Iterations to a norm of the gradient with step {STEP_SIZE:g}, and distance "
+        f"from θ_ols there, mean of {numbers['runs']:,} runs",
+        ["‖g‖ ≤", *records, "C/ε from the first row", "distance, weighted, ρ = 2"],
+    )
+    for index, threshold in enumerate(THRESHOLDS):
+        row = [f"{threshold:g}"]
+        for record in records.values():
+            row.append(interval(at(record["iterations"], index), 1))
+        row.append(f"{first * THRESHOLDS[0] / threshold:,.0f}")
+        row.append(tables.interval_power_of_ten(at(weighted["distance"], index)))
+        table.rows.append(row)
     for quantity, name in (
         ("per_decade", "per decade, measured"),
         ("asymptotic", "per decade, slowest direction"),
     ):
-        cells = [interval(record[quantity], 1) for record in every.values()]
-        rows.append([name, *cells, "", ""])
-    return ResultTable(
-        f"Iterations to a norm of the gradient with step {STEP_SIZE:g}, and distance "
-        f"from θ_ols there, mean of {numbers['runs']:,} runs",
-        ["‖g‖ ≤", *every, "C/ε from the first row", "distance, weighted, ρ = 2"],
-        rows,
-    )
+        counts = [interval(record[quantity], 1) for record in records.values()]
+        table.rows.append([name, *counts, "", ""])
+    return table
 
 
 def curves(numbers: Numbers) -> dict[str, Numbers]:
     """Returns the measurements of descent by label."""
-    return {
-        f"{name}, {compression.replace('rho=', 'ρ = ')}": by_name[name]
-        for compression, by_name in numbers["descent"].items()
-        for name in WEIGHTINGS
-    }
+    records = {}
+    for compression, by_name in numbers["descent"].items():
+        ratio = compression.replace("rho=", "ρ = ")
+        for name in WEIGHTINGS:
+            records[f"{name}, {ratio}"] = by_name[name]
+    return records
 
 
-def draws(numbers: Numbers) -> list[dict[str, Any]]:
+def draws(numbers: Numbers) -> list[dict[str, Numbers]]:
     """Returns a record per number of draws."""
     record = {"draws": DRAWS, **numbers["sketches"]}
     del record["deciles"]
@@ -193,8 +202,15 @@ def draw_iterations(numbers: Numbers) -> Figure:
     for index, (label, record) in enumerate(curves(numbers).items()):
         for axes, quantity in zip(panels, ("iterations", "distance"), strict=True):
             curve = record[quantity]
-            look = {"label": label, "markersize": 4}
-            line(axes, index, THRESHOLDS, curve.mean, (curve.low, curve.high), **look)
+            line(
+                axes,
+                index,
+                x=THRESHOLDS,
+                y=curve.mean,
+                band=(curve.low, curve.high),
+                label=label,
+                markersize=4,
+            )
     first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
     bound = first * THRESHOLDS[0] / np.array(THRESHOLDS)
     panels[0].plot(THRESHOLDS, bound, ":", color="0.3", label="O(1/ε) from there")
@@ -210,14 +226,30 @@ def draw_iterations(numbers: Numbers) -> Figure:
 def draw_distance(numbers: Numbers) -> Figure:
     """Draws distance by distortion, with deciles of both."""
     figure, (axes,) = new_figure(7, 4.6)
-    (left, x, right), (low, y, high) = numbers["sketches"]["deciles"].values()
-    look = {"color": COLORS[0], "label": "median, 10–90% of the runs", "capsize": 2}
-    axes.errorbar(x, y, (y - low, high - y), (x - left, right - x), fmt="o", **look)
+    deciles = numbers["sketches"]["deciles"]
+    left, x, right = deciles["distortion"]
+    low, y, high = deciles["distance"]
+    axes.errorbar(
+        x,
+        y,
+        yerr=(y - low, high - y),
+        xerr=(x - left, right - x),
+        fmt="o",
+        color=COLORS[0],
+        label="median, 10–90% of the runs",
+        capsize=2,
+    )
     shown = np.geomspace(left.min(), 0.98, 200)
     axes.plot(shown, shown / (1 - shown), ":", color="0.3", label="bound ε / (1 − ε)")
-    for here, there, draws in zip(x, y, DRAWS, strict=True):
-        place = {"textcoords": "offset points", "xytext": (6, -12), "fontsize": 8}
-        axes.annotate(f"q = {draws:,}", (here, there), color="0.3", **place)
+    for num_draws, point in zip(DRAWS, zip(x, y, strict=True), strict=True):
+        axes.annotate(
+            f"q = {num_draws:,}",
+            point,
+            textcoords="offset points",
+            xytext=(6, -12),
+            fontsize=8,
+            color="0.3",
+        )
     axes.set(xscale="log", yscale="log", xlabel="distortion ε of the sample")
     axes.set_ylabel("distance ‖X(θ̃ − θ_ols)‖ / ‖Xθ_ols − y‖")
     axes.legend()

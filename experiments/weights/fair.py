@@ -1,7 +1,7 @@
 """Weights against none, each method at its own best step: least squares and MNIST."""
 
 import itertools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,14 @@ import jaxwgc
 from experiments.paper import linear_regression, mnist
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import ResultTable, at, interval, verdict, with_half
+from experiments.runner.tables import (
+    ResultTable,
+    arrow,
+    at,
+    interval,
+    verdict,
+    with_half,
+)
 from experiments.weights import methods
 from jaxwgc import sketching
 
@@ -62,17 +69,21 @@ def draw_all(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     images = basis @ params
     lengths = jnp.linalg.norm(images, axis=1, keepdims=True)
     targets = SIGNAL * jnp.linalg.norm(noise) / lengths * images + noise
-    pairs = (features, basis), (responses, targets)
-    first, second = (jnp.concatenate([own[None], others]) for own, others in pairs)
-    return first, second
+    every_features = jnp.concatenate([features[None], basis])
+    every_response = jnp.concatenate([responses[None], targets])
+    return every_features, every_response
 
 
 def one_run(key: jax.Array, compression: int) -> Numbers:
     """Returns the excess of every method on every kind of data."""
     data_key, run_key = jax.random.split(key)
-    kinds = draw_all(data_key)
+
+    def run_kind(data):
+        features, responses = data
+        return one_kind(run_key, features, responses, compression)
+
     # Sequential, so that one program serves all kinds.
-    return jax.lax.map(lambda d: one_kind(run_key, d[0], d[1], compression), kinds)
+    return jax.lax.map(run_kind, draw_all(data_key))
 
 
 def one_kind(key, features, responses, compression) -> Numbers:
@@ -92,17 +103,15 @@ def one_kind(key, features, responses, compression) -> Numbers:
         off = params - solution
         return off @ gram @ off / smallest
 
-    curvature = 2 * jnp.linalg.eigvalsh(gram)[-1]
-    loss = methods.squared_error
     return methods.run_all(
         key,
-        (grams, products),
-        probabilities,
-        curvature,
-        loss,
-        jnp.zeros(NUM_FEATURES),
-        excess,
-        CHECKPOINTS,
+        parts=(grams, products),
+        probabilities=probabilities,
+        curvature=2 * jnp.linalg.eigvalsh(gram)[-1],
+        loss=methods.squared_error,
+        start=jnp.zeros(NUM_FEATURES),
+        measure=excess,
+        checkpoints=CHECKPOINTS,
     )
 
 
@@ -110,7 +119,7 @@ def reduce(trials: Numbers) -> Numbers:
     """Compares methods by kind of data; for two kinds at every step size."""
     records = {}
     for index, kind in enumerate(KINDS):
-        errors = {name: found[:, index] for name, found in trials["found"].items()}
+        errors = {name: error[:, index] for name, error in trials["measured"].items()}
         chosen = methods.choose_all(errors)
         records[kind] = {
             "spread": jaxwgc.summarize(trials["spread"][:, index]),
@@ -124,29 +133,32 @@ def reduce(trials: Numbers) -> Numbers:
 
 def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
     """Returns compression, kind and results."""
-    return [
-        (compression.removeprefix("rho="), kind, record)
-        for compression, every in numbers["compared"].items()
-        for kind, record in every.items()
-    ]
+    records = []
+    for compression, by_kind in numbers["compared"].items():
+        ratio = compression.removeprefix("rho=")
+        for kind, record in by_kind.items():
+            records.append((ratio, kind, record))
+    return records
 
 
 def tabulate_best(numbers: Numbers) -> ResultTable:
     """Returns errors after many steps, each method at its own best step."""
     others = [name for name in methods.METHODS if name != methods.BASELINE]
-
-    def row(compression, kind, record):
-        base = f"{record['error'][methods.BASELINE].mean[-1]:.2e}"
-        summaries = interval(record["spread"]), interval(record["draws_per_part"])
-        ratios = [verdict(at(record["best_step"][name], -1)) for name in others]
-        return kind, compression, *summaries, base, *ratios
-
-    return ResultTable(
+    table = ResultTable(
         f"Excess relative to unweighted after {CHECKPOINTS[-1]} steps, each method "
         f"at its own best step, geometric mean of {shown_runs(numbers)} paired runs",
         ["data", "ρ", "spread of Π", "q/k", "excess of unweighted", *others],
-        itertools.starmap(row, cells(numbers)),
     )
+    for compression, kind, record in cells(numbers):
+        baseline = record["error"][methods.BASELINE]
+        row = [kind, compression]
+        row.append(interval(record["spread"]))
+        row.append(interval(record["draws_per_part"]))
+        row.append(f"{baseline.mean[-1]:.2e}")
+        for name in others:
+            row.append(verdict(at(record["best_step"][name], -1)))
+        table.rows.append(row)
+    return table
 
 
 def tabulate_fixed(numbers: Numbers) -> ResultTable:
@@ -155,9 +167,13 @@ def tabulate_fixed(numbers: Numbers) -> ResultTable:
     pairs = [*itertools.product(range(len(CHECKPOINTS)), few)]
 
     def row(compression, kind, record):
-        ratios = [verdict(at(record["fixed_step"][name], i)) for i, name in pairs]
-        best = (methods.step_of(n, record["lanes"][n][0]) for n in methods.ONE_SHOT[:3])
-        return kind, compression, *ratios, " / ".join(best)
+        ratios = []
+        for index, name in pairs:
+            ratios.append(verdict(at(record["fixed_step"][name], index)))
+        best_steps = []
+        for name in methods.ONE_SHOT[:3]:
+            best_steps.append(methods.step_of(record["lanes"][name][0]))
+        return kind, compression, *ratios, " / ".join(best_steps)
 
     heads = [f"{name}, {CHECKPOINTS[index]} steps" for index, name in pairs]
     return ResultTable(
@@ -178,15 +194,22 @@ def shown_runs(numbers: Numbers) -> int:
 
 def draw_steps(numbers: Numbers) -> Figure:
     """Draws the excess by step size, early and late."""
-    every = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
+    by_kind = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
     figure, panels = new_figure(10, 7, columns=2, rows=2)
     cells = itertools.product(SHOWN, enumerate(CHECKPOINTS))
-    for axes, (kind, (column, steps)) in zip(panels, cells):
+    for axes, (kind, (column, steps)) in zip(panels, cells, strict=True):
         for index, name in enumerate(methods.METHODS):
-            curves = every[kind]["by_step"][name]
-            mean, *band, _ = at(curves, slice(None), column)
-            look = {"markersize": 4, "linewidth": 1.2, "label": name}
-            line(axes, index, methods.SIZES, mean, band, **look)
+            curve = at(by_kind[kind]["by_step"][name], slice(None), column)
+            line(
+                axes,
+                index,
+                x=methods.SIZES,
+                y=curve.mean,
+                band=(curve.low, curve.high),
+                markersize=4,
+                linewidth=1.2,
+                label=name,
+            )
         axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))
         axes.set_title(f"{kind}: after {steps} steps")
     for axes in panels[2:]:
@@ -199,24 +222,30 @@ def draw_steps(numbers: Numbers) -> Figure:
 
 def draw_spread(numbers: Numbers) -> Figure:
     """Draws ratios to unweighted by the spread of the probabilities."""
-    every = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
-    order = sorted(KINDS[1:], key=lambda kind: every[kind]["spread"].mean)
-    spreads = [every[kind]["spread"].mean for kind in order]
+    by_kind = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
+    records = [by_kind[kind] for kind in KINDS[1:]]
+    records.sort(key=lambda record: record["spread"].mean)
+    spreads = [record["spread"].mean for record in records]
     figure, panels = new_figure(10, 4.6, columns=2)
-    few = "weighted", "weighted, unbiased", "uniform"
-    every_method = methods.METHODS
-    columns = (
-        ("fixed_step", 0, few, f"one step for all, after {CHECKPOINTS[0]} steps"),
-        ("best_step", -1, every_method, f"best steps, after {CHECKPOINTS[-1]} steps"),
-    )
-    for axes, (quantity, at_step, shown, title) in zip(panels, columns, strict=True):
-        for index, name in enumerate(every_method):
-            if name in shown and name != methods.BASELINE:
-                ratios = [at(every[kind][quantity][name], at_step) for kind in order]
-                mean, *band, _ = zip(*ratios)
-                line(axes, index, spreads, mean, band, label=name)
+
+    def draw_ratios(axes, quantity, checkpoint, shown):
+        for index, name in enumerate(methods.METHODS):
+            if name not in shown or name == methods.BASELINE:
+                continue
+            ratios = [at(record[quantity][name], checkpoint) for record in records]
+            means = [ratio.mean for ratio in ratios]
+            lows = [ratio.low for ratio in ratios]
+            highs = [ratio.high for ratio in ratios]
+            line(axes, index, spreads, means, (lows, highs), label=name)
+
+    few = ("weighted", "weighted, unbiased", "uniform")
+    draw_ratios(panels[0], "fixed_step", 0, few)
+    panels[0].set_title(f"one step for all, after {CHECKPOINTS[0]} steps")
+    draw_ratios(panels[1], "best_step", -1, methods.METHODS)
+    panels[1].set_title(f"best steps, after {CHECKPOINTS[-1]} steps")
+    for axes in panels:
         axes.axhline(1, color="0.3", linewidth=1, linestyle=":")
-        axes.set(xscale="log", yscale="log", title=title)
+        axes.set(xscale="log", yscale="log")
         axes.set_xlabel("spread of Π: standard deviation / mean")
     panels[0].set_ylabel("excess / excess of unweighted")
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right upper")
@@ -229,6 +258,15 @@ DIGIT_CHECKPOINTS = (5, 30)
 FEWER = 5
 
 
+class DigitData(NamedTuple):
+    """The digits, leverage scores of the training images, and largest curvature."""
+
+    training: mnist.Digits
+    test: mnist.Digits
+    scores: jax.Array
+    curvature: float
+
+
 def digits(effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per compression."""
     compressions = DIGIT_COMPRESSIONS if effort.is_full else DIGIT_COMPRESSIONS[-1:]
@@ -237,7 +275,7 @@ def digits(effort: Effort, key: jax.Array) -> Study:
     gram = training.images.T @ training.images
     # The curvature of the logistic loss is at most 1/4.
     curvature = float(jnp.linalg.eigvalsh(gram)[-1]) / 4
-    data = training, test, scores, curvature
+    data = DigitData(training, test, scores, curvature)
     return Study(
         {"compared": {f"rho={c}": Trial(digits_run, data, c) for c in compressions}},
         key=key,
@@ -248,9 +286,9 @@ def digits(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def digits_run(key: jax.Array, data: Any, compression: int) -> Numbers:
+def digits_run(key: jax.Array, data: DigitData, compression: int) -> Numbers:
     """Returns training loss and test error of every method."""
-    training, test, scores, curvature = data
+    training = data.training
     order_key, run_key = jax.random.split(key)
     order = jax.random.permutation(order_key, mnist.NUM_TRAINING)
     num_parts = compression * mnist.NUM_PARTS
@@ -263,34 +301,37 @@ def digits_run(key: jax.Array, data: Any, compression: int) -> Numbers:
     def measure(params):
         logits = training.images @ params
         losses = jax.nn.softplus(logits) - training.labels * logits
-        return {"loss": jnp.mean(losses), "error": mnist.test_error(params, test)}
+        error = mnist.test_error(params, data.test)
+        return {"loss": jnp.mean(losses), "error": error}
 
-    probabilities = sketching.partition_probabilities(scores[order], num_parts)
+    scores = data.scores[order]
     return methods.run_all(
         run_key,
-        parts,
-        probabilities,
-        jnp.asarray(curvature),
-        mnist.logistic_loss,
-        jnp.zeros(784),
-        measure,
-        DIGIT_CHECKPOINTS,
-        load,
+        parts=parts,
+        probabilities=sketching.partition_probabilities(scores, num_parts),
+        curvature=jnp.asarray(data.curvature),
+        loss=mnist.logistic_loss,
+        start=jnp.zeros(784),
+        measure=measure,
+        checkpoints=DIGIT_CHECKPOINTS,
+        load=load,
     )
 
 
 def reduce_digits(trials: Numbers) -> Numbers:
     """Compares methods; steps are chosen by the training loss."""
-    found = trials["found"].items()
-    losses = {name: own["loss"] for name, own in found}
-    errors = {name: own["error"] for name, own in found}
+    measured = trials["measured"]
+    losses = {name: record["loss"] for name, record in measured.items()}
+    errors = {name: record["error"] for name, record in measured.items()}
     chosen = methods.choose_all(losses)
-    best = {n: chosen.take(errors[n], chosen.best[n]) for n in methods.METHODS}
-    fixed = {n: chosen.take(errors[n], chosen.fixed) for n in methods.ONE_SHOT}
+    best = {
+        name: chosen.take(errors[name], chosen.best[name]) for name in methods.METHODS
+    }
+    fixed = {name: chosen.take(errors[name], chosen.fixed) for name in methods.ONE_SHOT}
 
-    def differences(every):
-        base = every[methods.BASELINE]
-        return jaxwgc.summarize({name: error - base for name, error in every.items()})
+    def differences(by_name):
+        base = by_name[methods.BASELINE]
+        return jaxwgc.summarize({name: error - base for name, error in by_name.items()})
 
     return {
         "spread": jaxwgc.summarize(trials["spread"]),
@@ -305,44 +346,53 @@ def reduce_digits(trials: Numbers) -> Numbers:
 def tabulate_digits(numbers: Numbers) -> ResultTable:
     """Returns loss and test error relative to unweighted."""
 
-    def difference(summary):
-        low = summary.low
-        high = summary.high
-        sign = " ↓" if high < 0 else " ↑" if low > 0 else ""
-        return with_half(summary.mean, (high - low) / 2, 2) + sign
-
-    def row(compression, name, record):
-        is_base = name == methods.BASELINE
-        same = ""
-        same_error = ""
-        if name in methods.ONE_SHOT and not is_base:
-            same = verdict(at(record["fixed_step"][name], 0))
-            same_error = difference(at(record["test_error_difference_fixed"][name], 0))
-        if is_base:
-            loss = f"{at(record['error'][name], -1).mean:.4f}"
-            error = interval(at(record["test_error"][name], -1)) + "%"
-        else:
-            loss = verdict(at(record["best_step"][name], -1))
-            error = difference(at(record["test_error_difference"][name], -1))
-        step = methods.step_of(name, record["lanes"][name][-1])
+    rows = []
+    scores = []
+    for compression, record in numbers["compared"].items():
         ratio = compression.removeprefix("rho=")
-        return ratio, name, same, same_error, step, loss, error
-
-    every = numbers["compared"].items()
-    scores = ", ".join(
-        f"{record['spread'].mean:.2f} and {record['draws_per_part'].mean:.2f} at "
-        + compression.replace("rho=", "ρ = ")
-        for compression, record in every
-    )
+        for name in methods.METHODS:
+            rows.append([ratio, *digits_row(name, record)])
+        spread = record["spread"].mean
+        draws = record["draws_per_part"].mean
+        scores.append(f"{spread:.2f} and {draws:.2f} at ρ = {ratio}")
     first, last = DIGIT_CHECKPOINTS
     return ResultTable(
         "MNIST, 4 against 9: ratio of mean training losses to unweighted, and "
         f"difference of test errors, {shown_runs(numbers)} paired runs; spread of Π "
-        f"and q/k are {scores}",
+        f"and q/k are {', '.join(scores)}",
         [
-            *("ρ", "method", f"same step, loss after {first}"),
-            *("same step, test error, points", "best step"),
-            *(f"own best step, loss after {last}", "test error"),
+            "ρ",
+            "method",
+            f"same step, loss after {first}",
+            "same step, test error, points",
+            "best step",
+            f"own best step, loss after {last}",
+            "test error",
         ],
-        [row(c, name, record) for c, record in every for name in methods.METHODS],
+        rows,
     )
+
+
+def digits_row(name: str, record: Numbers) -> list[str]:
+    """Returns the cells of a method: same step, best step, loss and test error."""
+    best_step = methods.step_of(record["lanes"][name][-1])
+    if name == methods.BASELINE:
+        loss = f"{at(record['error'][name], -1).mean:.4f}"
+        error = interval(at(record["test_error"][name], -1)) + "%"
+        return [name, "", "", best_step, loss, error]
+    same_loss = ""
+    same_error = ""
+    if name in methods.ONE_SHOT:
+        same_loss = verdict(at(record["fixed_step"][name], 0))
+        same_error = difference(at(record["test_error_difference_fixed"][name], 0))
+    loss = verdict(at(record["best_step"][name], -1))
+    error = difference(at(record["test_error_difference"][name], -1))
+    return [name, same_loss, same_error, best_step, loss, error]
+
+
+def difference(summary: jaxwgc.Summary) -> str:
+    """Returns a difference with its interval, and an arrow if it excludes 0."""
+    low = float(summary.low)
+    high = float(summary.high)
+    text = with_half(float(summary.mean), (high - low) / 2, 2)
+    return text + arrow(low, high, level=0)

@@ -5,7 +5,7 @@ size absorbs are omitted: the paper's 1 / (rΠ) is 1 / (kΠ) here.
 """
 
 import functools
-import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +35,11 @@ DIVERGED = 1e30
 # One of so many runs chooses the step sizes; the others are shown.
 TUNING_SHARE = 4
 
+# Sum of the losses of a part, `loss(params, part)`.
+Loss = Callable[[jax.Array, Any], jax.Array]
 
-def squared_error(params: jax.Array, part: Any) -> jax.Array:
+
+def squared_error(params: jax.Array, part: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Returns the sum of squared residuals up to a constant, from XᵀX and Xᵀy."""
     gram, product = part
     return params @ gram @ params - 2 * params @ product
@@ -45,11 +48,24 @@ def squared_error(params: jax.Array, part: Any) -> jax.Array:
 def schedules(delays: tuple[float, ...], num_steps: int) -> np.ndarray:
     """Returns step sizes (lanes, num_steps), constant if the delay is infinite."""
     steps = np.arange(num_steps)
-    return np.array([s / (1 + steps / delay) for delay in delays for s in SIZES])
+    lanes = []
+    for delay in delays:
+        decrease = 1 + steps / delay
+        for size in SIZES:
+            lanes.append(size / decrease)
+    return np.array(lanes)
 
 
 def run_all(
-    key, parts, probabilities, curvature, loss, start, measure, checkpoints, load=None
+    key: jax.Array,
+    parts: Any,
+    probabilities: jax.Array,
+    curvature: jax.Array,
+    loss: Loss,
+    start: jax.Array,
+    measure: Callable[[jax.Array], Numbers],
+    checkpoints: tuple[int, ...],
+    load: Callable[[Any], Any] | None = None,
 ) -> Numbers:
     """Returns `measure(params)` by method, (lanes, checkpoints).
 
@@ -68,22 +84,23 @@ def run_all(
     num_parts = len(probabilities)
     k = CODE.num_parts
     even = jnp.full(num_parts, 1 / num_parts, probabilities.dtype)
-    both = jnp.stack([probabilities, even])
 
     def draw(key, probabilities):
-        sample = sketching.sample_partitions(key, probabilities, num_distinct=k)
-        return sample.indices, sample.counts, sample.probabilities, sample.num_draws
+        return sketching.sample_partitions(key, probabilities, num_distinct=k)
 
     def draw_unbiased(key, probabilities):
         sample = sketching.sample_partitions(key, probabilities, num_draws=k)
         factors = sketching.rescaling_factors(sample)
         return sample.indices, sample.counts * factors**2
 
-    pair = jax.vmap(draw)(jax.random.split(sample_key), both)
-    (by_scores, evenly), counts, drawn, draws = pair
-    counts = counts[0].astype(even.dtype)
-    drawn = drawn[0]
-    q = draws[0]
+    # The first sample is drawn by the scores, the second evenly.
+    laws = jnp.stack([probabilities, even])
+    samples = jax.vmap(draw)(jax.random.split(sample_key), laws)
+    by_scores = samples.indices[0]
+    evenly = samples.indices[1]
+    counts = samples.counts[0].astype(even.dtype)
+    drawn = samples.probabilities[0]
+    q = samples.num_draws[0]
     weights = {
         "weighted": counts / (k * drawn),
         "weighted, unbiased": counts / (q * drawn),
@@ -99,7 +116,9 @@ def run_all(
 
     def chosen(indices):
         few = jax.tree.map(lambda leaf: leaf[indices], parts)
-        return few if load is None else jax.vmap(load)(few)
+        if load is None:
+            return few
+        return jax.vmap(load)(few)
 
     def one_shot(indices, weights):
         """Descends on the same parts at every step."""
@@ -142,22 +161,29 @@ def run_all(
 
     # Vectorized, which compiles once.
     kept = jax.vmap(one_shot)(jnp.stack(indices), jnp.stack(list(weights.values())))
-    fresh = jax.vmap(iterative)(both)
-    by_method = {
-        name: jax.tree.map(operator.itemgetter(index), measured)
-        for names, measured in ((ONE_SHOT, kept), (ITERATIVE, fresh))
-        for index, name in enumerate(names)
+    fresh = jax.vmap(iterative)(laws)
+    return {
+        "measured": _by_name(ONE_SHOT, kept) | _by_name(ITERATIVE, fresh),
+        "spread": jnp.std(probabilities) / jnp.mean(probabilities),
+        "draws_per_part": q / k,
     }
-    spread = jnp.std(probabilities) / jnp.mean(probabilities)
-    return {"found": by_method, "spread": spread, "draws_per_part": q / k}
+
+
+def _by_name(names: tuple[str, ...], stacked: Numbers) -> dict[str, Numbers]:
+    """Returns the entries along the leading axis by name."""
+    by_name = {}
+    for index, name in enumerate(names):
+        by_name[name] = jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
+    return by_name
 
 
 def choose(errors: np.ndarray) -> np.ndarray:
     """Returns lanes of the least error, (checkpoints,), of (runs, lanes, checkpoints).
 
-    Means of logarithms.
+    Errors of runs are averaged in logarithm.
     """
-    return np.argmin(np.mean(np.log(np.fmin(errors, DIVERGED)), axis=0), axis=0)
+    logarithms = np.log(np.fmin(errors, DIVERGED))
+    return np.argmin(logarithms.mean(axis=0), axis=0)
 
 
 class Chosen(NamedTuple):
@@ -170,7 +196,7 @@ class Chosen(NamedTuple):
     def take(self, values: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """Returns (shown runs, checkpoints) of (runs, lanes, checkpoints)."""
         values = values[self.shown]
-        return np.stack([values[:, lane, at] for at, lane in enumerate(lanes)], axis=1)
+        return values[:, lanes, np.arange(len(lanes))]
 
 
 def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
@@ -208,12 +234,17 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
 
 def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     """Returns mean errors of the runs that are shown, (constant steps, checkpoints)."""
-    lanes = chosen.shown, slice(len(SIZES))
-    return {n: geometric_mean(np.fmin(e[lanes], DIVERGED)) for n, e in errors.items()}
+    means = {}
+    for name, error in errors.items():
+        constant_steps = error[chosen.shown, : len(SIZES)]
+        means[name] = geometric_mean(np.fmin(constant_steps, DIVERGED))
+    return means
 
 
-def step_of(method: str, lane: int) -> str:
+def step_of(lane: int) -> str:
     """Returns the step of a lane, for a table."""
-    delay, size = divmod(int(lane), len(SIZES))
-    decreasing = ", halved after 10" if delay else ""
-    return f"{SIZES[size]:.2g}{decreasing}"
+    delay_index, size_index = divmod(int(lane), len(SIZES))
+    size = f"{SIZES[size_index]:.2g}"
+    if np.isinf(DELAYS[delay_index]):
+        return size
+    return f"{size}, halved after 10"

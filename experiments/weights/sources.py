@@ -1,7 +1,5 @@
 """Parts from sources with different noise, weighted by inverse variances."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -45,22 +43,24 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def deviations(spread: Any) -> jax.Array:
+def deviations(spread: jax.Array) -> jax.Array:
     """Returns standard deviations of noise, evenly spaced in logarithm around 1."""
     return jnp.asarray(spread, float) ** jnp.linspace(-0.5, 0.5, NUM_SOURCES)
 
 
 def one_run(key: jax.Array) -> Numbers:
     """Returns squared errors of all methods in every setting."""
-    spreads, counts = map(jnp.array, zip(*SETTINGS, strict=True))
+    spreads = jnp.array([spread for spread, _ in SETTINGS])
+    counts = jnp.array([count for _, count in SETTINGS])
     return jax.vmap(one_setting, in_axes=(None, 0, 0))(key, spreads, counts)
 
 
 def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
     """Runs coded descent on one data set with the weights of each method."""
     *data_keys, descent_key = jax.random.split(key, 4)
-    shape = NUM_SOURCES, max(ROW_COUNTS)
-    row_weights = jnp.broadcast_to(jnp.arange(shape[1]) < count, shape).astype(float)
+    num_rows = max(ROW_COUNTS)
+    shape = (NUM_SOURCES, num_rows)
+    row_weights = jnp.broadcast_to(jnp.arange(num_rows) < count, shape).astype(float)
     features = jax.random.normal(data_keys[0], (*shape, NUM_FEATURES))
     features = features * row_weights[..., None]
     truth = jax.random.normal(data_keys[1], (NUM_FEATURES,))
@@ -82,8 +82,9 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         )
         return coding.inverse_variance_weights(variances)
 
-    def fit(estimated, turn):
-        key, is_known = turn
+    def fit(estimated, key_and_method):
+        key, method = key_and_method
+        is_known = method == METHODS.index("known")
         weights = jnp.where(is_known, known, estimated)
         hessian = 2 * jnp.einsum("j,jpq->pq", weights, grams)
         curvatures = jnp.linalg.eigvalsh(hessian)
@@ -95,15 +96,15 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
             (grams, products),
             weights,
             step_size,
-            1e-7 * curvatures[0],
-            MAX_ITERATIONS,
+            stop_norm=1e-7 * curvatures[0],
+            max_iterations=MAX_ITERATIONS,
         )
         error = jnp.sum((end.params - truth) ** 2)
         return estimate(end.params, weights), error
 
-    is_known = jnp.arange(len(METHODS)) == METHODS.index("known")
-    turns = jax.random.split(descent_key, len(METHODS)), is_known
-    _, errors = jax.lax.scan(fit, jnp.ones(NUM_SOURCES), turns)
+    keys = jax.random.split(descent_key, len(METHODS))
+    indices = jnp.arange(len(METHODS))
+    _, errors = jax.lax.scan(fit, jnp.ones(NUM_SOURCES), (keys, indices))
     # The Gauss-Markov solution with true variances, and its expected squared error.
     precisions = deviations(spread) ** -2
     covariance = jnp.linalg.inv(jnp.einsum("j,jpq->pq", precisions, grams))
@@ -130,13 +131,17 @@ def reduce(trials: Numbers) -> Numbers:
     }
 
 
-def settings(numbers: Numbers) -> list[dict[str, Any]]:
+def settings(numbers: Numbers) -> list[dict[str, Numbers]]:
     """Returns a record per setting."""
-    spreads, counts = zip(*SETTINGS)
-    over_last = numbers["unweighted_over_last"]
-    known = {"spread": spreads, "count": counts, "over_last": over_last}
-    known |= {name: numbers[name] for name in ("oracle", "law")}
-    return entries(known | numbers["over_oracle"])
+    record = {
+        "spread": [spread for spread, _ in SETTINGS],
+        "count": [count for _, count in SETTINGS],
+        "over_last": numbers["unweighted_over_last"],
+        "oracle": numbers["oracle"],
+        "law": numbers["law"],
+        **numbers["over_oracle"],
+    }
+    return entries(record)
 
 
 tabulate = table_of(
@@ -157,17 +162,21 @@ tabulate = table_of(
 def draw(numbers: Numbers) -> Figure:
     """Draws errors relative to the oracle by spread and by rows."""
     figure, panels = new_figure(10, 4.4, columns=2, sharex=False)
-    for varied, (axes, ticks) in enumerate(zip(panels, (SPREADS, ROW_COUNTS))):
-        fixed = (SPREAD, ROW_COUNT)[1 - varied]
-        every = [i for i, cell in enumerate(SETTINGS) if cell[1 - varied] == fixed]
-        every.sort(key=lambda index: SETTINGS[index][varied])
-        values = [SETTINGS[index][varied] for index in every]
+
+    def draw_panel(axes, values, settings, ticks):
+        """Draws the errors of some settings at the values of what varies."""
+        chosen = [SETTINGS.index(setting) for setting in settings]
         for index, name in enumerate(METHODS):
-            over = at(numbers["over_oracle"][name], every)
+            over = at(numbers["over_oracle"][name], chosen)
             line(axes, index, values, over.mean, (over.low, over.high), label=name)
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
+
+    spreads = sorted(spread for spread, count in SETTINGS if count == ROW_COUNT)
+    draw_panel(panels[0], spreads, [(s, ROW_COUNT) for s in spreads], ticks=SPREADS)
+    counts = sorted(count for spread, count in SETTINGS if spread == SPREAD)
+    draw_panel(panels[1], counts, [(SPREAD, c) for c in counts], ticks=ROW_COUNTS)
     panels[0].set(xlabel="largest / smallest standard deviation of the noise")
     panels[0].set(title=f"{ROW_COUNT} rows per source", ylabel="error / oracle's error")
     panels[1].set(xlabel="rows per source", title=f"spread {SPREAD}")
