@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 Array: TypeAlias = jax.Array | np.ndarray
 A = TypeVar("A", bound=jax.Array | np.ndarray)
@@ -121,6 +122,20 @@ def scale_of(numbers: Array) -> jax.Array:
     """
     largest = jnp.max(jnp.abs(numbers))
     return jnp.where(largest > 0, largest, 1)
+
+
+def varying_with(condition: jax.Array, value: ArrayLike) -> jax.Array:
+    """Returns `value`, which varies over the mesh axes of `condition` under shard_map.
+
+    A loop must start from arrays that vary over the same mesh axes as the results of
+    its steps, and constants do not vary. JAX has no public name for the axes of an
+    array in all versions that we support, so the value is selected by an array.
+
+    Args:
+      condition: bool, of a shape that broadcasts with that of the value.
+      value: The constant.
+    """
+    return jnp.where(condition, value, value)
 
 
 def squares(numbers: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._arrays import varying_with
+
 
 def first_true(
     is_true: Callable[[jax.Array], jax.Array], count: jax.Array
@@ -15,9 +17,7 @@ def first_true(
     The predicate must be monotone: false, then true. The largest is tried first, since
     unfinished rounds are the usual case.
     """
-    # The zero is derived from `count`, so that under shard_map it varies over the mesh
-    # axes of `count`.
-    none = 0 * count
+    none = varying_with(count > 0, jnp.zeros_like(count))
 
     def halve(carry):
         low, high, middle = carry

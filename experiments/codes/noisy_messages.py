@@ -8,7 +8,7 @@ import numpy as np
 
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Once, Study
-from experiments.runner.tables import ResultTable, interval
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes, coding, decoders
 
 NUM_WORKERS = 20
@@ -18,10 +18,12 @@ LENGTH = 100
 BITS = (4, 6, 8)
 FEW_BITS = (4,)
 MAX_PATTERNS = 500
+# Quantile of the errors beside the median.
+HIGH = 0.95
 
 
 def noisy_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
-    """Returns codes of 20 workers and 20 parts with four or five parts per worker."""
+    """Returns codes of 20 workers with four or five parts per worker."""
     return {
         "fractional_repetition": codes.fractional_repetition(
             NUM_WORKERS, NUM_STRAGGLERS
@@ -56,7 +58,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def measure(
     code: jaxwgc.GradientCode, bits: int, num_patterns: int, key: jax.Array
 ) -> Numbers:
-    """Returns squared errors of random gradients, relative to that of no update."""
+    """Returns squared errors of random gradients, relative to that of no update.
+
+    The median and a high quantile: errors of least squares have heavy tails.
+    """
     noise = math.sqrt(coding.quantization_variance(LENGTH, bits))
 
     def one_round(key: jax.Array) -> dict[str, jax.Array]:
@@ -78,9 +83,10 @@ def measure(
         }
 
     errors = jax.jit(jax.vmap(one_round))(jax.random.split(key, num_patterns))
-    return jaxwgc.summarize(
-        {name: np.asarray(values) for name, values in errors.items()}
-    )
+    return {
+        name: {"median": np.median(values), "high": np.quantile(values, HIGH)}
+        for name, values in errors.items()
+    }
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
@@ -89,19 +95,20 @@ def tabulate(numbers: Numbers) -> ResultTable:
     columns = ["code"]
     for bits in bits_of_messages:
         columns += [f"{bits} bits: least squares", f"{bits} bits: `Ridge`"]
+
+    def cell(errors):
+        return f"{errors['median']:.2g} / {errors['high']:.2g}"
+
     rows = []
     for name, cells in numbers["codes"].items():
         row = [f"`{name}`"]
         for bits in bits_of_messages:
-            row += [
-                interval(cells[bits]["least_squares"], 3),
-                interval(cells[bits]["ridge"], 3),
-            ]
+            row += [cell(cells[bits]["least_squares"]), cell(cells[bits]["ridge"])]
         rows.append(row)
     return ResultTable(
-        f"Messages of few bits: mean squared error relative to no update, "
-        f"n = k = {NUM_WORKERS}, each worker straggles with probability "
-        f"{STRAGGLER_PROBABILITY:g}, {numbers['patterns']} rounds",
+        "Messages of few bits: squared error relative to no update, median / "
+        f"{HIGH:.0%} quantile, n = k = {NUM_WORKERS}, each worker straggles with "
+        f"probability {STRAGGLER_PROBABILITY:g}, {numbers['patterns']} rounds",
         columns,
         rows,
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import scale_of
+from jaxwgc._arrays import scale_of, varying_with
 from jaxwgc._some_masks import in_batches
 from jaxwgc.decoders._decoder import Array, Decoder
 
@@ -167,9 +167,7 @@ def _shortest_paths(
         return nearer, (nearer != number).any()
 
     vertex = jnp.arange(num_vertices, dtype=jnp.uint32)[:, None]
-    # The start is derived from the mask, so that under shard_map it varies over the
-    # mesh axes of the mask.
-    start = jnp.where(is_there[:, 0], vertex, vertex) * num_vertices
+    start = varying_with(is_there[:, 0], vertex) * num_vertices
     changes = is_there.any()
 
     def has_changed(state):

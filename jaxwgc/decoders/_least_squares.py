@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import product, varying_with
 from jaxwgc._conjugate_gradients import cg_start, cg_step, step_length
 from jaxwgc._some_masks import in_batches
 from jaxwgc.decoders._decoder import Array, Decoder
@@ -62,10 +62,8 @@ def least_squares_weights(
     """
     systems = systems_of(matrix, target, is_unweighted)
     plain, _ = systems
-    # Zeros are derived from the mask, so that under shard_map they vary over the mesh
-    # axes of the mask.
     zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)
-    weights = jnp.where(mask[..., None, :], zeros, 0)
+    weights = varying_with(mask[..., None, :], zeros)
     weights, is_solved = solve_in_turn(nearest_weights, weights, mask, systems)
     count = (~mask).sum(-1)
     is_decodable = (count <= num_missing) & (num_missing > 0)
@@ -147,9 +145,7 @@ def _conjugate_gradients(
         floor=(_DONE_EPS * precision.eps) ** 2 * target_norm,
         noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
     )
-    # Weights are derived from the mask, so that under shard_map they vary over the mesh
-    # axes of the mask.
-    weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
+    weights = varying_with(mask, jnp.zeros((len(target), 1), matrix.dtype))
     longest = squared_norm(weights)
 
     def descend(_, state):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import product, varying_with
 from jaxwgc.decoders._decoder import Array, Decoder
 
 
@@ -85,15 +85,13 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         unknown = unknown & ~recovered_now
         return recovered_now.any(), round_number + 1, unknown, part_round, message_round
 
-    # The start is derived from the mask, so that under shard_map it varies over the
-    # mesh axes of the mask.
-    unknown = jnp.where(received[..., :1], jnp.ones(num_parts, bool), True)
+    unknown = varying_with(received[..., :1], jnp.ones(num_parts, bool))
     start = (
         unknown.any(),
         jnp.int32(0),
         unknown,
         jnp.where(unknown, -1, 0),
-        jnp.where(received, -1, -1),
+        varying_with(received, -1),
     )
 
     def is_unfinished(state):

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxwgc._arrays import Array, power_below, product, scale_of, squares
+from jaxwgc._arrays import (
+    Array,
+    power_below,
+    product,
+    scale_of,
+    squares,
+    varying_with,
+)
 from jaxwgc._some_masks import any_under_vmap, keep, masked_map
 from jaxwgc._targets import DECODES, ROUNDING
 
@@ -189,11 +196,9 @@ def refine(
         iterate = jnp.where(step == 0, 0, iterate + correct(iterate, residual))
         return iterate, best, lowest_cost
 
-    # Infinity is derived from the weights, so that under shard_map it varies over the
-    # mesh axes of the mask.
     start = weights * system.norms
-    infinity = jnp.where(start[0, 0].real < 0, jnp.inf, jnp.inf)
-    infinity = infinity.astype(system.norms.dtype)
+    infinity = jnp.asarray(jnp.inf, system.norms.dtype)
+    infinity = varying_with(start[0, 0].real < 0, infinity)
     _, best, _ = jax.lax.fori_loop(0, num_steps + 2, advance, (start, start, infinity))
     return best / system.norms
 
@@ -255,9 +260,7 @@ def _by_svd(
         inverse = product(right.conj().T * inverses, left.conj().T)
         correct = Partial(_by_inverse, inverse=jnp.where(mask, inverse, 0))
         weights = refine(correct, weights, system)
-    # True is derived from the mask: under shard_map it varies over the mesh axes
-    # of the mask.
-    return weights, mask[0] | True
+    return weights, varying_with(mask[0], True)
 
 
 def _by_inverse(_: jax.Array, residual: jax.Array, inverse: jax.Array) -> jax.Array:

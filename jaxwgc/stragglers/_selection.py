@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._arrays import varying_with
+
 # Number of workers up to which all pairs are compared. Bisection takes a step per bit.
 _MOST_IN_PAIRS = 32
 
@@ -58,7 +60,5 @@ def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
         raised = bound | (jnp.ones((), values.dtype) << (num_bits - 1 - step))
         return jnp.where((values < raised).sum() <= count, raised, bound)
 
-    # Inside `shard_map`, the loop must start from a zero that varies over the mesh axes
-    # over which the values vary.
-    zero = (0 * (values.min() + count)).astype(values.dtype)
+    zero = varying_with(values.min() < count, jnp.zeros((), values.dtype))
     return jax.lax.fori_loop(0, num_bits, set_bit, zero)
