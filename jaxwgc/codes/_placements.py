@@ -191,7 +191,7 @@ def _worst_residual(code: GradientCode) -> float:
 def _polynomials(
     generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
 ) -> GradientCode:
-    """Returns the code of polynomials in the order of the workers of least norm."""
+    """Returns the code of polynomials, for the order with the smallest norm of B."""
     num_workers = len(assignment)
     steps = steps_between_points(num_workers)
     orders = [positions(num_workers, step) for step in steps]

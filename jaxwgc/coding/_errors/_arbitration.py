@@ -1,5 +1,6 @@
 """Arbitration between workers with different copies of one message."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -80,28 +81,68 @@ def arbitrate(
     totals = np.asarray(totals)
     totals = totals.astype(np.promote_types(totals.dtype, np.float64))
     wrong = ~np.isfinite(totals).all(1)
-    num_exchanges = 0
-    # The rounding error of sums and differences is proportional to their largest terms.
     largest = np.linalg.norm(totals[~wrong], axis=1).max(initial=0)
+    arbiter = _Arbiter(ask=ask, recompute=recompute, noise=noise, largest=largest)
     while True:
         left = np.flatnonzero(~wrong)
         differences = np.linalg.norm(totals[left, None] - totals[left], axis=2)
-        if differences.max(initial=0) <= _NOISE * noise * largest:
-            return Arbitration(wrong, len(left) > 0, num_exchanges)
+        if differences.max(initial=0) <= arbiter.largest_rounding:
+            return Arbitration(wrong, len(left) > 0, arbiter.num_exchanges)
         first, second = np.unravel_index(differences.argmax(), differences.shape)
         pair = left[[first, second]]
-        claims = totals[pair]
+        is_wrong = arbiter.judge(pair, totals[pair], parts)
+        if not is_wrong.any():
+            return Arbitration(wrong, False, arbiter.num_exchanges)
+        wrong[pair] = is_wrong
+
+
+@dataclasses.dataclass
+class _Arbiter:
+    """Comparison of two workers, part by part.
+
+    Attributes:
+      ask: See `arbitrate`.
+      recompute: See `arbitrate`.
+      noise: See `arbitrate`.
+      largest: Largest norm so far of a sum or difference of messages. Rounding errors
+        are proportional to it.
+      num_exchanges: Number of calls of `ask` and `recompute` so far.
+    """
+
+    ask: Callable[[np.ndarray, Sequence[int]], np.ndarray]
+    recompute: Callable[[int], np.ndarray]
+    noise: float
+    largest: float
+    num_exchanges: int = 0
+
+    @property
+    def largest_rounding(self) -> float:
+        """Bound of the difference of honest copies, and of their sums."""
+        return _NOISE * self.noise * self.largest
+
+    def judge(
+        self, pair: np.ndarray, claims: np.ndarray, parts: Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """Returns which of two workers are corrupted, bool (2,).
+
+        Halves the disputed parts until one is left, and recomputes its message.
+
+        Args:
+          pair: The two workers.
+          claims: Their different sums over `parts`, (2, length).
+          parts: Parts that both hold.
+        """
         disputed = list(parts)
         while len(disputed) > 1:
             half = disputed[: len(disputed) // 2]
-            responses = np.asarray(ask(pair, half), totals.dtype)
-            num_exchanges += 1
-            is_bad = ~np.isfinite(responses).all(1)
-            if is_bad.any():
-                break
+            responses = np.asarray(self.ask(pair, half), claims.dtype)
+            self.num_exchanges += 1
+            is_finite = np.isfinite(responses).all(1)
+            if not is_finite.all():
+                return ~is_finite
             others = claims - responses
             norms = np.linalg.norm([responses, others], axis=2)
-            largest = max(largest, norms.max())
+            self.largest = max(self.largest, norms.max())
             gap, other_gap = np.linalg.norm(
                 [responses[0] - responses[1], others[0] - others[1]], axis=1
             )
@@ -111,12 +152,7 @@ def arbitrate(
             else:
                 claims = others
                 disputed = disputed[len(half) :]
-        else:
-            message = np.asarray(recompute(disputed[0]), totals.dtype)
-            num_exchanges += 1
-            largest = max(largest, np.linalg.norm(message))
-            errors = np.linalg.norm(claims - message, axis=1)
-            is_bad = errors > _NOISE * noise * largest
-        if not is_bad.any():
-            return Arbitration(wrong, False, num_exchanges)
-        wrong[pair] = is_bad
+        message = np.asarray(self.recompute(disputed[0]), claims.dtype)
+        self.num_exchanges += 1
+        self.largest = max(self.largest, float(np.linalg.norm(message)))
+        return np.linalg.norm(claims - message, axis=1) > self.largest_rounding
