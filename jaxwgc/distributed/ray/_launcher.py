@@ -12,15 +12,11 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._messages import Layout
+from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._session import find_ray, log
-from jaxwgc.distributed.ray._worker import (
-    Assignment,
-    PartWorker,
-    Task,
-    Worker,
-    actor_class,
-    environment,
-)
+from jaxwgc.distributed.ray._task import Assignment, Task
+from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.distributed.ray._worker_process import actor_class, environment
 
 # Maximum number of calls of a worker without a response.
 MAX_CALLS = 4
@@ -81,8 +77,9 @@ class Launcher:
         self._task = [ray.put(task)]
         self._assignments = _assignments(code, layout, parts)
         remote = ray.remote(max_restarts=0, max_task_retries=0)
-        kind = Worker if code.messages_per_worker == 1 else PartWorker
-        self._remote = remote(actor_class(kind)).options(**_options(code, options))
+        worker_class = Worker if code.messages_per_worker == 1 else PartWorker
+        remote_class = remote(actor_class(worker_class))
+        self._remote = remote_class.options(**_options(code, options))
         self._has_spare = has_spare
         self._spare: Any = None
         # Task that returns the process of the spare actor once it is ready.
@@ -169,8 +166,12 @@ def _assignments(code: GradientCode, layout: Layout, parts: Any) -> list[Assignm
     for worker in range(code.num_workers):
         held = layout.held[worker]
         rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
-        own = None if references is None else [references[part] for part in held]
-        assignments.append(Assignment(worker, held, rows, own))
+        references_of_worker = None
+        if references is not None:
+            references_of_worker = [references[part] for part in held]
+        assignments.append(
+            Assignment(worker=worker, held=held, rows=rows, parts=references_of_worker)
+        )
     return assignments
 
 

@@ -15,14 +15,9 @@ from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified, Verdict
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._messages import sent
-from jaxwgc.distributed.ray._worker import (
-    PROJECTION_DIM,
-    Assignment,
-    Task,
-    Worker,
-    project,
-    read_order,
-)
+from jaxwgc.distributed.ray._task import Assignment, Task, read_order
+from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.distributed.ray._worker_base import PROJECTION_DIM, project
 
 
 class QueriedWorkers(Protocol):
