@@ -105,7 +105,7 @@ def as_tuples(held: np.ndarray) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(parts) for parts in held.tolist())
 
 
-def check_mesh(code: Any, mesh: Any, axis: str | None) -> str:
+def check_mesh(code: GradientCode, mesh: Mesh, axis: str | None) -> str:
     """Checks code, mesh and axis; returns the axis of the workers."""
     GradientCode.check(code, concrete="it says which device holds what")
     _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")

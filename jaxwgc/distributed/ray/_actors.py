@@ -4,7 +4,7 @@ import collections
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
 from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launches, end_process
 from jaxwgc.distributed.ray._messages import Answer
-from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
 
 # Timeout in seconds for reading a response that is already on this machine.
@@ -31,7 +31,7 @@ class _OpenCall(NamedTuple):
       number: Round of the call; None for the start of a worker.
     """
 
-    task: Any
+    task: RayReference
     identifier: int
     time: float
     number: int | None = None
@@ -52,10 +52,12 @@ class Actors:
       pending: Events that have been read, and not returned.
     """
 
-    def __init__(self, launcher: Launches, num_workers: int, check_open: Callable):
+    def __init__(
+        self, launcher: Launches, num_workers: int, check_open: Callable[[], None]
+    ):
         self._launcher = launcher
         self._check_open = check_open
-        self._actors: list[Any] = [None] * num_workers
+        self._actors: list[RayActor | None] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
         # Calls without a response, oldest first.
         self._calls: list[list[_OpenCall]] = [[] for _ in range(num_workers)]
@@ -65,7 +67,7 @@ class Actors:
         self.pending: collections.deque[events.WorkerEvent] = collections.deque()
         self._first_ready: events.Ready | None = None
         self._travel_time = TravelTime()
-        self.order: Any = None
+        self.order: RayReference | bytes | None = None
         self.step = 0
         self.read_seconds = 0.0
 
@@ -113,7 +115,9 @@ class Actors:
             self.read_seconds += time.monotonic() - now
         return self.pending.popleft() if self.pending else None
 
-    def query(self, workers: np.ndarray, seconds: float, *arguments: Any) -> np.ndarray:
+    def query(
+        self, workers: np.ndarray, seconds: float, *arguments: object
+    ) -> np.ndarray:
         """Returns projections of several workers, (num_asked, num_columns).
 
         See `Worker.project`.
@@ -181,7 +185,7 @@ class Actors:
         calls.append(_OpenCall(task, action.call, called, action.number))
 
     def _event(
-        self, worker: int, task: Any, now: float, was_waiting: bool
+        self, worker: int, task: RayReference, now: float, was_waiting: bool
     ) -> events.WorkerEvent:
         """Converts the result of a finished task to an event."""
         newest = self._calls[worker][-1]

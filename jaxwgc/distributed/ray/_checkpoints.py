@@ -193,7 +193,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_checkpoints(
-    folder: Any,
+    folder: str | Path | None,
     start: TrainingState,
     code: GradientCode,
     limit: ResponseLimit,

@@ -471,7 +471,7 @@ class RayCluster:
         return self._fleet.slots if self._driver else []
 
     def _compute(
-        self, params: Any, step: int, key: jax.Array, owner: Any = None
+        self, params: Any, step: int, key: jax.Array, owner: object = None
     ) -> Round:
         """Runs the round of a step that the caller counts, in one thread at a time."""
         with self._lock:

@@ -3,7 +3,7 @@
 import pickle
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._launcher import Launches
 from jaxwgc.distributed.ray._message_round import MessageRound
-from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round
+from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round, SentKey
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._rounds import Engine, RoundStart
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._start_up import StartUp
+from jaxwgc.distributed.ray._task import Order
 from jaxwgc.distributed.ray._verification import Verifier
 
 # Polling interval in seconds for silent workers.
@@ -40,7 +41,7 @@ class WorkersOfRound:
         self._actors = actors
         self._fleet = fleet
 
-    def order(self) -> Any:
+    def order(self) -> Order | bytes:
         """Returns leaves of params, key and step of the round, maybe pickled."""
         order = self._actors.order
         # Large parameters are in Ray's object store, and small ones are pickled.
@@ -55,7 +56,7 @@ class WorkersOfRound:
         """Returns the index of a worker and where it runs, in words."""
         return f"worker {worker} on {self._fleet.slots[worker].where}"
 
-    def query(self, workers: np.ndarray, *arguments: Any) -> np.ndarray:
+    def query(self, workers: np.ndarray, *arguments: object) -> np.ndarray:
         """Returns projections of several workers: see `Actors.query`."""
         return self._actors.query(workers, self._fleet.limit.seconds, *arguments)
 
@@ -133,7 +134,7 @@ class Driver:
             self._plan.requests(mask)
 
     def run(
-        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
+        self, step: int, leaves: list[np.ndarray], key: SentKey, owner: object = None
     ) -> Round:
         """Runs one round, and returns it.
 

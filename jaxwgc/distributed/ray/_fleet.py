@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ class WorkerSlot:
     error: Exception | None = None
     call: int = -1
     number: int = -1
-    owner: Any = None
+    owner: object = None
     since: float = 0.0
     is_suspected: bool = False
     relaunch_at: float = -np.inf
@@ -130,7 +129,7 @@ class Fleet:
         """Returns how often each worker was lost, int (num_workers,)."""
         return np.array([slot.num_replaced for slot in self.slots])
 
-    def call(self, call: events.Call, now: float, owner: Any = None) -> None:
+    def call(self, call: events.Call, now: float, owner: object = None) -> None:
         """Adds a call of a worker, which replaces a call without a response."""
         slot = self.slots[call.worker]
         if slot.state != "computing":

@@ -4,7 +4,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 # Signals that Ctrl-C and schedulers send, and Python's default handlers.
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -17,7 +16,7 @@ def _is_main_thread() -> bool:
 
 @contextlib.contextmanager
 def _handled_by(
-    handler: Callable[[int, Any], None], numbers: Iterable[int]
+    handler: Callable[[int, object], None], numbers: Iterable[int]
 ) -> Iterator[None]:
     """Passes signals to `handler` while the block runs, if in the main thread."""
     handlers_before = {}
@@ -67,7 +66,7 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
     which handles signals, it has no effect.
     """
 
-    def end(number: int, _: Any) -> None:
+    def end(number: int, _: object) -> None:
         _noticed.came.append(number)
         check_interrupt()
 

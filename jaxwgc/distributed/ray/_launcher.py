@@ -13,7 +13,7 @@ import numpy as np
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._messages import Layout
 from jaxwgc.distributed.ray._part_worker import PartWorker
-from jaxwgc.distributed.ray._session import find_ray, log
+from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray, log
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._worker import Worker
 from jaxwgc.distributed.ray._worker_process import actor_class, environment
@@ -28,7 +28,7 @@ _SECONDS_TO_RESPOND = 1.0
 class Launches(Protocol):
     """Starts the processes of workers."""
 
-    def launch(self, worker: int, step: int) -> tuple[Any, Any]:
+    def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
         """Returns the actor of a worker, and the task of its start.
 
         Args:
@@ -81,11 +81,11 @@ class Launcher:
         remote_class = remote(actor_class(worker_class))
         self._remote = remote_class.options(**_options(code, options))
         self._has_spare = has_spare
-        self._spare: Any = None
+        self._spare: RayActor | None = None
         # Task that returns the process of the spare actor once it is ready.
-        self._warm_up: Any = None
+        self._warm_up: RayReference | None = None
 
-    def launch(self, worker: int, step: int) -> tuple[Any, Any]:
+    def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
         """Returns the actor of a worker, and the task of its start."""
         assignment = self._assignments[worker]._replace(step=step)
         spare = self._take_spare()
@@ -98,8 +98,9 @@ class Launcher:
     def prepare_spare(self) -> None:
         """Starts a spare process if there should be one, and is none."""
         if self._has_spare and self._spare is None:
-            self._spare = self._remote.remote(None, self._task)
-            self._warm_up = self._spare.warm_up.remote()
+            spare = self._remote.remote(None, self._task)
+            self._spare = spare
+            self._warm_up = spare.warm_up.remote()
 
     def end_spare(self) -> None:
         """Ends the spare process if there is one."""
@@ -114,18 +115,19 @@ class Launcher:
         end_process(self._spare, pid)
         self._spare = None
 
-    def _take_spare(self) -> Any:
+    def _take_spare(self) -> RayActor | None:
         """Returns the spare actor, or None if it cannot be used."""
-        if self._spare is None:
+        spare = self._spare
+        if spare is None:
             return None
-        if not self._can_be_used():
+        if not self._can_be_used(spare):
             log.warning("the spare process has ended or does not respond")
             self.end_spare()
-        spare = self._spare
+            return None
         self._spare = None
         return spare
 
-    def _can_be_used(self) -> bool:
+    def _can_be_used(self, spare: RayActor) -> bool:
         """Returns whether the spare process responds, or is still being started."""
         ray = find_ray()
         ready, _ = ray.wait([self._warm_up], timeout=0)
@@ -133,13 +135,13 @@ class Launcher:
             return True
         try:
             ray.get(self._warm_up, timeout=0)
-            ray.get(self._spare.warm_up.remote(), timeout=_SECONDS_TO_RESPOND)
+            ray.get(spare.warm_up.remote(), timeout=_SECONDS_TO_RESPOND)
         except Exception:
             return False
         return True
 
 
-def end_process(actor: Any, pid: int | None) -> None:
+def end_process(actor: RayActor, pid: int | None) -> None:
     """Ends an actor, and kills its process, which may be frozen, if it is known."""
     # If Ray has already ended, a call of Ray would start a new instance.
     if find_ray().is_initialized():

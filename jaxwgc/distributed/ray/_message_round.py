@@ -1,7 +1,5 @@
 """Engine of a round in which each worker sends one message."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
@@ -27,7 +25,7 @@ class MessageRound(RoundEngine):
     """
 
     def __init__(
-        self, fleet: Fleet, layout: Layout, start: RoundStart, owner: Any = None
+        self, fleet: Fleet, layout: Layout, start: RoundStart, owner: object = None
     ):
         super().__init__(fleet, layout, start, (len(fleet.slots),))
         self._owner = owner

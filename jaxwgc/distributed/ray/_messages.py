@@ -5,7 +5,7 @@ import dataclasses
 import enum
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -274,6 +274,10 @@ class Keys:
 
     words: np.ndarray
     kind: str = dataclasses.field(metadata={"static": True})
+
+
+# A key as it is sent: words of a raw key, or a typed key.
+SentKey: TypeAlias = np.ndarray | Keys
 
 
 def sent(tree: Any) -> Any:

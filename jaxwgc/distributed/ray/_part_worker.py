@@ -12,7 +12,13 @@ import numpy as np
 from jaxwgc import _flat_vectors
 from jaxwgc.distributed.ray._errors import BatchError, WorkerError
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import HOLD_SECONDS, Report, Taken, pack
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    Report,
+    SentKey,
+    Taken,
+    pack,
+)
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
 from jaxwgc.distributed.ray._worker_base import WorkerBase
 
@@ -43,7 +49,7 @@ class _Step:
 
     number: int
     leaves: list[jax.Array]
-    key: Any
+    key: SentKey | None
     step: int
     taken: np.ndarray
     gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
@@ -222,7 +228,7 @@ class PartWorker(WorkerBase):
         return self._corrupted(step.step, np.asarray(wire))
 
     def project(
-        self, order: Order | bytes, parts: np.ndarray, key: Any, number: int
+        self, order: Order | bytes, parts: np.ndarray, key: SentKey, number: int
     ) -> np.ndarray:
         """Returns the projection of the gradient of one part of a round.
 
@@ -342,8 +348,8 @@ class PartWorker(WorkerBase):
         return jax.ShapeDtypeStruct(wire.shape, wire.dtype)
 
     def _arguments(
-        self, turn: int, key: Any, step: int
-    ) -> tuple[Any, np.uint32, Any, np.uint32]:
+        self, turn: int, key: SentKey | None, step: int
+    ) -> tuple[Any, np.uint32, SentKey | None, np.uint32]:
         """Returns part, index, key and step of `_one_part`."""
         part = self.data.of_step(step, turn)
         return part, np.uint32(self.held[turn]), key, np.uint32(step)

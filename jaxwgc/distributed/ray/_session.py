@@ -13,7 +13,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -31,7 +31,14 @@ _SYSTEM_CONFIG = {"worker_niceness": 0}
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
-def find_ray() -> Any:
+# Ray is imported at its first use, so that the type checker does not know its module,
+# its actors, and its references to objects and results.
+RayModule: TypeAlias = Any
+RayActor: TypeAlias = Any
+RayReference: TypeAlias = Any
+
+
+def find_ray() -> RayModule:
     """Returns the module `ray`."""
     return find_extra("ray")
 
@@ -104,7 +111,9 @@ class _Connection:
 session = _Connection().session
 
 
-def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str | None:
+def _connect(
+    ray: RayModule, address: str | None, stack: contextlib.ExitStack
+) -> str | None:
     """Joins or starts Ray; returns the folder of a Ray that is started, or None."""
     folder = None
     if address is None:
@@ -147,7 +156,7 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str 
     return folder
 
 
-def _imported_for_loopback() -> Any:
+def _imported_for_loopback() -> RayModule:
     """Imports Ray so that it takes 127.0.0.1 for an address of this machine.
 
     On Linux it listens on the address in the network instead, unless an environment

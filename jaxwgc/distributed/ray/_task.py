@@ -3,12 +3,13 @@
 import inspect
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc.distributed.ray._messages import SentKey
 from jaxwgc.gradients import partial_value_and_grad
 
 # Settings of JAX that workers take over from the coordinator.
@@ -16,7 +17,7 @@ COMPILATION_CACHE = "jax_compilation_cache_dir"
 SHARED_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", COMPILATION_CACHE)
 
 # Leaves of params, key as it travels, and step of a round.
-Order = tuple[list[np.ndarray], Any, int]
+Order: TypeAlias = tuple[list[np.ndarray], SentKey, int]
 
 
 class Task(NamedTuple):
@@ -49,7 +50,7 @@ class Task(NamedTuple):
     corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None
     message_dtype: str | None
     params: Any = None
-    key: Any = None
+    key: SentKey | None = None
     settings: dict[str, Any] = {}
     report_size: int = 1
     has_queries: bool = False

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._session import find_extra
+
+if TYPE_CHECKING:
+    from jaxwgc.distributed.ray._cluster import RayCluster
 
 
 def train(
@@ -139,7 +142,7 @@ def _num_undecodable(optimizer_state: Any) -> jax.Array:
 
 @contextlib.contextmanager
 def live_table(
-    num_steps: int, cluster: Any
+    num_steps: int, cluster: "RayCluster"
 ) -> Iterator[list[Callable[[Progress], None]]]:
     """Shows a row for each worker in the terminal; yields the callbacks for training.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import coding
-from jaxwgc.distributed.ray._messages import Answer, pack
+from jaxwgc.distributed.ray._messages import Answer, SentKey, pack
 from jaxwgc.distributed.ray._task import Order, read_order
 from jaxwgc.distributed.ray._worker_base import WorkerBase
 
@@ -37,7 +37,9 @@ class Worker(WorkerBase):
             digests=digests,
         )
 
-    def project(self, order: Order | bytes, parts: np.ndarray, key: Any) -> np.ndarray:
+    def project(
+        self, order: Order | bytes, parts: np.ndarray, key: SentKey
+    ) -> np.ndarray:
         """Returns the projection (PROJECTION_DIM,) of a message formed from some parts.
 
         Args:
@@ -54,7 +56,12 @@ class Worker(WorkerBase):
         return self._projection(self._corrupted(step, wire), key)
 
     def _call_compiled(
-        self, leaves: list[np.ndarray], data: Any, rows: np.ndarray, key: Any, step: int
+        self,
+        leaves: list[np.ndarray],
+        data: Any,
+        rows: np.ndarray,
+        key: SentKey,
+        step: int,
     ) -> tuple[np.ndarray, np.ndarray, Any, np.ndarray | None]:
         """Returns message, losses, aux and digests with these rows of the code."""
         held = self.held.astype(np.uint32)

@@ -21,7 +21,7 @@ from jaxwgc.distributed.ray._data import (
 )
 from jaxwgc.distributed.ray._digests import digest
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import read, sent, unpack
+from jaxwgc.distributed.ray._messages import SentKey, read, sent, unpack
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._task import Assignment, Task, draw_batch
 from jaxwgc.gradients import checked_loss
@@ -148,7 +148,7 @@ class WorkerBase(abc.ABC):
     def _compile(self) -> jax.ShapeDtypeStruct:
         """Compiles all functions; returns the shape and dtype of a sent message."""
 
-    def _projection(self, wire: np.ndarray, key: Any) -> np.ndarray:
+    def _projection(self, wire: np.ndarray, key: SentKey) -> np.ndarray:
         """Returns the projection (PROJECTION_DIM,) of a message as it is sent."""
         single = np.complex64 if np.iscomplexobj(self.rows) else np.float32
         dtype = np.promote_types(wire.dtype, single)
@@ -175,7 +175,7 @@ class WorkerBase(abc.ABC):
         leaves: list[jax.Array],
         part: Any,
         index: jax.Array,
-        key: Any,
+        key: SentKey,
         step: jax.Array,
     ) -> tuple[jax.Array, Any, Any]:
         """Returns loss and aux of one part, and its gradient, leaves (1, ...)."""
