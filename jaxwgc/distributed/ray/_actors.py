@@ -106,7 +106,8 @@ class Actors:
             tasks = list(newest)
             now = time.monotonic()
             ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
-            if was_waiting := not ready:
+            was_waiting = not ready
+            if was_waiting:
                 self._travel_time.note_silence(now)
                 ready, _ = ray.wait(tasks, timeout=seconds)
             now = time.monotonic()
@@ -151,11 +152,12 @@ class Actors:
         """Ends an actor, and kills its process, which may be frozen."""
         actor = self._actors[worker]
         pid = self._pids[worker]
-        self._actors[worker] = self._pids[worker] = None
+        self._actors[worker] = None
+        self._pids[worker] = None
         self._calls[worker] = []
         self._deferred.pop(worker, None)
-        kept = [event for event in self.pending if event.worker != worker]
-        self.pending = collections.deque(kept)
+        events_of_others = [event for event in self.pending if event.worker != worker]
+        self.pending = collections.deque(events_of_others)
         if actor is not None:
             end_process(actor, pid)
 
@@ -211,6 +213,7 @@ class Actors:
         return events.Response(worker, newest.identifier, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.WorkerEvent:
+        """Records the process of a worker, and compares its parts with the first."""
         first = self._first_ready or ready
         self._first_ready = first
         if ready.signature != first.signature:
@@ -226,14 +229,16 @@ class Actors:
                 ends_training=ready.has_batches,
             )
         is_here = ready.node == find_ray().get_runtime_context().get_node_id()
-        self._pids[ready.worker] = pid = ready.pid if is_here else None
+        pid = ready.pid if is_here else None
+        self._pids[ready.worker] = pid
         return ready._replace(pid=pid)
 
     def _lost(self, worker: int, error: Exception) -> events.Lost:
+        """Converts an exception of a call to an event."""
         self._check_open()
         exceptions = find_ray().exceptions
-        has_died = isinstance(error, exceptions.RayError)
-        has_died &= not isinstance(error, exceptions.RayTaskError)
+        is_of_task = isinstance(error, exceptions.RayTaskError)
+        has_died = isinstance(error, exceptions.RayError) and not is_of_task
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, WorkerError):
             return events.Lost(
@@ -247,4 +252,6 @@ class Actors:
         trouble = f"{name}: {line_of(str(cause))}"
         if name.startswith("Actor"):
             trouble = f"its process died ({name})"
-        return events.Lost(worker, trouble, error, has_died)
+        return events.Lost(
+            worker=worker, trouble=trouble, error=error, has_died=has_died
+        )

@@ -18,7 +18,7 @@ from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._callbacks import TrainingState
+from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
 from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
@@ -282,12 +282,13 @@ class RayCluster:
 
         A round that is under way in another thread ends with a RuntimeError.
         """
-        if (driver := self._driver) is not None:
-            driver.is_closed.set()
+        if self._driver is not None:
+            self._driver.is_closed.set()
         with self._lock:
             driver = self._driver
             stack = self._stack
-            self._driver = self._stack = None
+            self._driver = None
+            self._stack = None
             with stack or contextlib.nullcontext():
                 if driver is not None:
                     driver.end()
@@ -338,7 +339,7 @@ class RayCluster:
         params: Any,
         num_steps: int,
         *,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 100,
         checkpoint_fallback: bool = False,
@@ -401,18 +402,24 @@ class RayCluster:
             raise ValueError(f"memory must be False with on_wrong; got {memory}")
         aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
-        compute = functools.partial(self._compute, owner=object() if memory else None)
+        # Late messages are kept for their owner, this call of `train`.
+        owner = object() if memory else None
+        compute = functools.partial(self._compute, owner=owner)
         params = jax.tree.map(jnp.asarray, params)
-        state = TrainingState(params, chain.init(params), self.key, 0)
-        no_table = contextlib.nullcontext([])
-        with _training.live_table(num_steps, self) if live else no_table as table:
+        state = TrainingState(
+            params=params, optimizer_state=chain.init(params), key=self.key, step=0
+        )
+        table_callbacks = contextlib.nullcontext([])
+        if live:
+            table_callbacks = _training.live_table(num_steps, self)
+        with table_callbacks as callbacks_of_table:
             return _training.train(
                 compute,
                 self.code,
                 chain,
                 state,
                 num_steps,
-                callbacks=[*callbacks, *table],
+                callbacks=[*callbacks, *callbacks_of_table],
                 checkpoint=checkpoint,
                 checkpoint_every=checkpoint_every,
                 checkpoint_fallback=checkpoint_fallback,
@@ -486,12 +493,13 @@ class RayCluster:
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
         """Warns once about an undecodable round, or raises an error."""
-        decoding = this_round.decoding
-        received = this_round.received
-        mask = received if decoding is None else np.asarray(decoding.mask)
-        is_empty = not (received.any() or this_round.refused)
+        mask = this_round.received
+        if this_round.decoding is not None:
+            mask = np.asarray(this_round.decoding.mask)
+        is_empty = not this_round.received.any() and not this_round.refused
         raises = is_empty or self._raises
-        if (self._has_warned and not raises) or self._decodes(mask):
+        has_told = self._has_warned and not raises
+        if has_told or self._decodes(mask):
             return
         why = self._fleet.why_undecodable(this_round)
         message = f"the round of step {step} cannot be decoded, since {why}"

@@ -144,10 +144,12 @@ class Driver:
         self._paused += begin - self._ended
         # The pause is counted once, even if the round ends with an error below.
         self._ended = begin
-        order = leaves, key, step
-        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
-        order = find_ray().put(order) if is_large else pickle.dumps(order)
-        self.actors.order = order
+        order = (leaves, key, step)
+        num_bytes = sum(leaf.nbytes for leaf in leaves)
+        if num_bytes > _LARGEST_IN_TASK:
+            self.actors.order = find_ray().put(order)
+        else:
+            self.actors.order = pickle.dumps(order)
         self.actors.step = step
         self.actors.read_seconds = 0.0
         start = RoundStart(

@@ -13,7 +13,13 @@ import optax
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
-from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, begin, call
+from jaxwgc.distributed.ray._callbacks import (
+    Callback,
+    Progress,
+    TrainingState,
+    begin,
+    call,
+)
 from jaxwgc.distributed.ray._checkpoints import open_checkpoints
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
@@ -31,7 +37,7 @@ def train(
     optimizer: optax.GradientTransformationExtraArgs,
     state: TrainingState,
     num_steps: int,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     *,
@@ -101,7 +107,7 @@ def train(
     return state
 
 
-def _call_all(callbacks: Sequence[Any], progress: Progress) -> bool:
+def _call_all(callbacks: Sequence[Callback], progress: Progress) -> bool:
     """Calls all callbacks, and returns whether one of them ends the training."""
     results = [call(callback, progress) for callback in callbacks]
     # A result may be an array, which has no single answer to `==`.
@@ -159,8 +165,10 @@ def live_table(
     report = None
 
     def shown() -> Any:
+        if table is not None:
+            return table
         num_ready = sum(bool(slot.node) for slot in cluster.workers)
-        return table or f"{num_ready} of {num_workers} workers are ready"
+        return f"{num_ready} of {num_workers} workers are ready"
 
     with display(get_renderable=shown, refresh_per_second=4):
 
