@@ -3,7 +3,7 @@
 import pickle
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -169,6 +169,7 @@ class Driver:
         if self.verifier is not None:
             timings["examination"] = seconds.examination
         elapsed = self._ended - begin
+        assert engine.result is not None
         return engine.result._replace(timings=timings, elapsed=elapsed)
 
     def end(self) -> None:
@@ -183,7 +184,7 @@ class Driver:
         """
         return time.monotonic() - self._paused
 
-    def _run(self, engine: Engine) -> LoopSeconds:
+    def _run(self, engine: Engine[Any]) -> LoopSeconds:
         """Runs an engine until it has a result, and returns what took how long."""
         transfer = 0.0
         examination = 0.0

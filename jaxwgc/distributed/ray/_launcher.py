@@ -181,7 +181,9 @@ def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of Ray's actors, with the environment of a worker."""
     runtime = dict(options.get("runtime_env", {}))
     runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
-    options = {**options, "runtime_env": runtime}
+    all_options: dict[str, Any] = {}
     if code.messages_per_worker > 1:
-        options = {"max_concurrency": 2 * MAX_CALLS, **options}
-    return options
+        all_options["max_concurrency"] = 2 * MAX_CALLS
+    all_options |= options
+    all_options["runtime_env"] = runtime
+    return all_options

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,11 @@ class RoundStart(NamedTuple):
     is_verified: bool = False
 
 
-class Engine(abc.ABC):
+# What an engine results in.
+Result = TypeVar("Result")
+
+
+class Engine(abc.ABC, Generic[Result]):
     """State machine of a round, or of the start of the workers.
 
     All times are from the clock of the caller. The caller performs all actions before
@@ -46,7 +50,7 @@ class Engine(abc.ABC):
 
     Attributes:
       poll_at: Time at which `poll` should be called at the latest.
-      result: The `Round` once it is over, None before.
+      result: Result once the engine has one, None before.
       unverified: Messages that wait for a verdict, or None.
     """
 
@@ -54,7 +58,7 @@ class Engine(abc.ABC):
         self._fleet = fleet
         self._begin = now
         self.poll_at = now
-        self.result: Any = None
+        self.result: Result | None = None
         self.unverified: events.Unverified | None = None
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
@@ -89,7 +93,7 @@ class Engine(abc.ABC):
         """Takes the steps that are due."""
 
 
-class RoundEngine(Engine):
+class RoundEngine(Engine[Round]):
     """Base class of the engines of rounds.
 
     Args:

@@ -65,16 +65,16 @@ def train(
             while state.step < num_steps:
                 check_interrupt()
                 round = compute(state.params, state.step, state.key)
-                received = round.received
-                if round.decoding is not None:
-                    received = round.decoding.mask, round.decoding.weights
                 if num_done == 0:
                     log.info("compiling the optimizer step")
                 params, optimizer_state, is_finite, failed = update(
                     state.params,
                     state.optimizer_state,
                     round.messages,
-                    received,
+                    round.received,
+                    # The code of the decoding is no argument: see `_update_of`.
+                    None if round.decoding is None else round.decoding.mask,
+                    None if round.decoding is None else round.decoding.weights,
                     round.late,
                     np.float32(round.elapsed),
                 )
@@ -124,11 +124,11 @@ def _update_of(
     """
 
     @jax.jit
-    def update(params, before, messages, received, late, elapsed):
-        if isinstance(received, tuple):
+    def update(params, before, messages, received, mask, weights, late, elapsed):
+        if weights is not None:
             # The code is a constant of the program, so that a NumPy code keeps its
             # precision.
-            received = Decoding(code, *received)
+            received = Decoding(code=code, mask=mask, weights=weights)
         updates, after = optimizer.update(
             messages, before, params, received=received, late=late, elapsed=elapsed
         )
