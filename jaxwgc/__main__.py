@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +12,20 @@ import numpy as np
 import jaxwgc
 from jaxwgc._column_names import ColumnOptions
 from jaxwgc._table_files import FileOptions, Trace, read_trace
+
+
+class _Result(NamedTuple):
+    """Result of a command.
+
+    Attributes:
+      fields: Result as a dict for JSON.
+      text: Result as text.
+      draw: Returns a `matplotlib.figure.Figure` of the result.
+    """
+
+    fields: dict[str, Any]
+    text: str
+    draw: Callable[[], Any]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,23 +51,26 @@ def main(arguments: list[str] | None = None) -> None:
     plan.set_defaults(command=plan, run=_plan)
     options = parser.parse_args(arguments)
     try:
-        found, text, figure = options.run(options)
-        print(json.dumps(found, indent=1) if options.json else text)
+        result: _Result = options.run(options)
+        if options.json:
+            print(json.dumps(result.fields, indent=1))
+        else:
+            print(result.text)
         if options.plot:
-            figure().savefig(options.plot, dpi=160)
+            result.draw().savefig(options.plot, dpi=160)
     except (EOFError, ImportError, OSError, TypeError, ValueError) as error:
         options.command.error(str(error))
 
 
 def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
     """Adds the arguments of `report`."""
-    kind = report.add_mutually_exclusive_group()
-    kind.add_argument(
+    content = report.add_mutually_exclusive_group()
+    content.add_argument(
         "--waits",
         action="store_true",
         help="the file has the times that workers wait for each other",
     )
-    kind.add_argument(
+    content.add_argument(
         "--before-collective",
         action="store_true",
         help="times end before workers wait for each other, also if all are equal",
@@ -142,8 +160,8 @@ def _read(options: argparse.Namespace, *, waits: bool) -> Trace:
     return trace
 
 
-def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
-    """Returns a report as a dict, as text, and the function that draws it."""
+def _report(options: argparse.Namespace) -> _Result:
+    """Returns a report."""
     if options.memory and not options.plan:
         raise ValueError("--memory is an option of the plan: add --plan")
     trace = _read(options, waits=options.waits)
@@ -156,12 +174,13 @@ def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
             steps=trace.steps,
             before_collective=options.before_collective,
         )
-    found = report.to_dict()
-    texts = [str(report)]
+    fields = report.to_dict()
+    text = str(report)
     if options.plan:
-        found["plan"] = _advice(report, trace.times, memory=options.memory)
-        texts.append(found["plan"])
-    return found, "\n\n".join(texts), report.plot
+        advice = _advice(report, trace.times, memory=options.memory)
+        fields["plan"] = advice
+        text = f"{text}\n\n{advice}"
+    return _Result(fields=fields, text=text, draw=report.plot)
 
 
 def _advice(
@@ -184,8 +203,8 @@ def _advice(
     return plan.answer
 
 
-def _plan(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
-    """Returns a plan as a dict, as text, and the function that draws it."""
+def _plan(options: argparse.Namespace) -> _Result:
+    """Returns a plan."""
     trace = _read(options, waits=False)
     report = jaxwgc.straggler_report(
         trace.times, names=trace.workers, before_collective=options.before_collective
@@ -206,7 +225,7 @@ def _plan(options: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
         replications=options.replications,
         target=options.target,
     )
-    return plan.to_dict(), str(plan), plan.plot
+    return _Result(fields=plan.to_dict(), text=str(plan), draw=plan.plot)
 
 
 if __name__ == "__main__":

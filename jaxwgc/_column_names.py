@@ -217,8 +217,10 @@ def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
 def _names_time(name: str, known: Sequence[str]) -> bool:
     """Returns whether a name is a known one of times, with or without a unit."""
     plain_name = _plain(name)
-    stem, _, last = plain_name.rpartition("_")
-    return plain_name in known or (last in _UNITS_PER_SECOND and stem in known)
+    if plain_name in known:
+        return True
+    stem, _, last_word = plain_name.rpartition("_")
+    return last_word in _UNITS_PER_SECOND and stem in known
 
 
 def _place(
@@ -241,12 +243,14 @@ def _place(
 
 def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
     """Returns the wide form with the columns that match a pattern."""
-    matches = [
-        name
-        for name in names
-        if fnmatch.fnmatchcase(name, pattern)
-        and (name == pattern or not (is_step_name(name) or name == step))
-    ]
+    matches = []
+    for name in names:
+        if not fnmatch.fnmatchcase(name, pattern):
+            continue
+        # A column of steps is no worker, unless it is named in full.
+        is_step = is_step_name(name) or name == step
+        if name == pattern or not is_step:
+            matches.append(name)
     if not matches:
         raise ValueError(
             "--workers must be a pattern of column names, such as 'host*'; got "
@@ -264,32 +268,53 @@ def _numbered(
     names: Sequence[str], time_names: Sequence[str], step: str | None
 ) -> WideForm:
     """Returns the wide form with columns of numbered workers, such as "host0"."""
-    # Worker by column name, for each text around the workers. Numbers and letters are
-    # apart.
-    groups: dict[tuple[str, bool], dict[str, str]] = {}
+    # Columns by the text around the worker. Numbers and letters are apart.
+    groups: dict[tuple[str, bool], list[_NumberedColumn]] = {}
     for name in names:
-        match = _WORKER_IN_NAME.search(name)
-        if match is not None:
-            rest = f"{name[: match.start()]} {name[match.end() :]}".strip()
-            word, number = match.groups()
-            # A table of workers calls the worker "0" rather than "worker/0".
-            worker = number.lstrip(" _/.:#-") if word.lower() == "worker" else match[0]
-        elif name.isdecimal():
-            rest = ""
-            worker = name
-        else:
-            continue
-        if _may_be_time(rest, time_names):
-            group = groups.setdefault((rest, worker[-1].isdecimal()), {})
-            group[name] = worker
+        column = _numbered_column(name)
+        if column is not None and _may_be_time(column.rest, time_names):
+            has_number = column.worker[-1].isdecimal()
+            groups.setdefault((column.rest, has_number), []).append(column)
     if len(groups) == 1:
-        (((rest, _), workers),) = groups.items()
+        (columns,) = groups.values()
+        workers = {column.name: column.worker for column in columns}
         _check_are_different(workers)
-        return wide_form(names, workers, _units_per_second(rest), step)
+        return wide_form(names, workers, _units_per_second(columns[0].rest), step)
     problem = "no column is known to hold times of workers"
     if groups:
         problem = "several groups of columns may hold times of workers"
     raise ValueError(f"{problem}; the columns are {listed(names)}. {_HOW_TO_CHOOSE}")
+
+
+class _NumberedColumn(NamedTuple):
+    """Column with a worker in its name.
+
+    Attributes:
+      name: Name of the column.
+      worker: Name of the worker.
+      rest: Text around the worker.
+    """
+
+    name: str
+    worker: str
+    rest: str
+
+
+def _numbered_column(name: str) -> _NumberedColumn | None:
+    """Returns the column of a numbered worker, or None if no worker is in its name."""
+    match = _WORKER_IN_NAME.search(name)
+    if match is None:
+        if name.isdecimal():
+            return _NumberedColumn(name=name, worker=name, rest="")
+        return None
+    word, number = match.groups()
+    worker = match[0]
+    if word.lower() == "worker":
+        # A table of workers calls the worker "0" rather than "worker/0".
+        worker = number.lstrip(" _/.:#-")
+    before = name[: match.start()]
+    after = name[match.end() :]
+    return _NumberedColumn(name=name, worker=worker, rest=f"{before} {after}".strip())
 
 
 def _check_are_different(workers: dict[str, str]) -> None:
@@ -312,15 +337,16 @@ def wide_form(
 ) -> WideForm:
     """Returns the wide form with these workers, by column name, and chosen step."""
     others = [name for name in names if name not in workers]
-    steps = [step] if step else [name for name in others if is_step_name(name)]
+    possible_steps = [name for name in others if is_step_name(name)]
+    if step is None and len(possible_steps) == 1:
+        step = possible_steps[0]
+    skipped = [name for name in others if name != step and not is_step_name(name)]
     return WideForm(
         times=tuple(names.index(name) for name in workers),
         workers=tuple(workers.values()),
         units_per_second=units_per_second,
-        step=names.index(steps[0]) if len(steps) == 1 else None,
-        skipped=tuple(
-            name for name in others if name not in steps and not is_step_name(name)
-        ),
+        step=None if step is None else names.index(step),
+        skipped=tuple(skipped),
     )
 
 

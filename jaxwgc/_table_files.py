@@ -164,9 +164,12 @@ def _json_row(line: str, like: Any) -> list | dict:
         raise ValueError(f"JSON; {error}") from error
     if not isinstance(row, list | dict):
         raise ValueError(f"a list or an object; got {row}")
-    if isinstance(like, list) and (not isinstance(row, list) or len(row) != len(like)):
-        raise ValueError(f"a list of {len(like)} times, like the first row; got {row}")
-    if isinstance(like, dict) and not isinstance(row, dict):
+    if isinstance(like, list):
+        if not isinstance(row, list) or len(row) != len(like):
+            raise ValueError(
+                f"a list of {len(like)} times, like the first row; got {row}"
+            )
+    elif isinstance(like, dict) and not isinstance(row, dict):
         raise ValueError(f"an object, like the first row; got {row}")
     return row
 
@@ -202,8 +205,10 @@ def _read_text(path: Path, options: FileOptions) -> Trace:
     for place in form.places:
         if isinstance(form, WideForm) or place != form.worker:
             columns[place] = _numbers_as_far_as_possible(columns[place])
-    if isinstance(form, WideForm) and all(map(str.isdecimal, form.workers)):
-        _check_is_no_step(columns[form.times[0]].to_numpy())
+    if isinstance(form, WideForm):
+        has_numbered_workers = all(worker.isdecimal() for worker in form.workers)
+        if has_numbered_workers:
+            _check_is_no_step(columns[form.times[0]].to_numpy())
     worker_times = times_of(columns, form, options.skip_bad_rows)
     return _trace(worker_times, layout.num_bad_lines)
 
@@ -305,8 +310,11 @@ def _delimiter(line: str) -> str | None:
     """Returns the delimiter of cells, from the first line; None for spaces."""
     words = line.split()
     if len(words) > 1 and all(_is_number(word) for word in words):
-        return None if "\t" not in line else "\t"
-    return next((mark for mark in _DELIMITERS if mark in line), None)
+        return "\t" if "\t" in line else None
+    for mark in _DELIMITERS:
+        if mark in line:
+            return mark
+    return None
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
@@ -326,10 +334,13 @@ def _num_cells(line: str, delimiter: str | None) -> int:
 
 def _is_header(cells: list[str]) -> bool:
     """Returns whether the first row holds names, or consecutive numbers of workers."""
-    others = cells[1:] if is_step_name(cells[0]) else cells
-    numbers = [str(number) for number in range(len(others) + 1)]
-    if len(others) > 1 and others in (numbers[:-1], numbers[1:]):
-        return True
+    workers = cells[1:] if is_step_name(cells[0]) else cells
+    num_workers = len(workers)
+    if num_workers > 1:
+        from_zero = [str(number) for number in range(num_workers)]
+        from_one = [str(number) for number in range(1, num_workers + 1)]
+        if workers in (from_zero, from_one):
+            return True
     return not all(cell == "" or _is_number(cell) for cell in cells)
 
 
@@ -388,8 +399,13 @@ def _text_columns(form: LongForm | WideForm) -> Any:
 
 def _number_groups(form: LongForm | WideForm) -> list[tuple[int, ...]]:
     """Returns the places of numbers that are written alike: steps, and times."""
-    times = form.times if isinstance(form, WideForm) else (form.seconds,)
+    times = _time_places(form)
     return [times] if form.step is None else [(form.step,), times]
+
+
+def _time_places(form: LongForm | WideForm) -> tuple[int, ...]:
+    """Returns the places of the columns of times."""
+    return form.times if isinstance(form, WideForm) else (form.seconds,)
 
 
 def _marks_are_in_doubt(
@@ -402,18 +418,29 @@ def _marks_are_in_doubt(
     separated by commas.
     """
     groups = _number_groups(form)
-    for place in [place for group in groups for place in group]:
-        column = columns[place]
-        if column.dtype.kind not in "iufb":
-            texts = [cell.strip() for cell in column if isinstance(cell, str)]
-            texts = [cell for cell in texts if "," in cell or cell.count(".") > 1]
-            if any(map(_is_number, texts)):
+    for group in groups:
+        for place in group:
+            if _has_numbers_with_marks(columns[place]):
                 return True
     if delimiter in (",", None):
         return False
-    return any(
-        _points_may_group([columns[place] for place in group]) for group in groups
-    )
+    for group in groups:
+        if _points_may_group([columns[place] for place in group]):
+            return True
+    return False
+
+
+def _has_numbers_with_marks(column: Any) -> bool:
+    """Returns whether a cell is text, and a number with a comma or several points."""
+    if column.dtype.kind in "iufb":
+        return False
+    for cell in column:
+        if not isinstance(cell, str):
+            continue
+        has_marks = "," in cell or cell.count(".") > 1
+        if has_marks and _is_number(cell.strip()):
+            return True
+    return False
 
 
 def _points_may_group(columns: list[Any]) -> bool:
@@ -442,16 +469,9 @@ def _decimal_mark(
       ValueError: If marks may be decimal marks and may separate thousands, or do not
         fit the mark that the user has chosen.
     """
-    groups = [
-        [
-            cell.strip()
-            for place in places
-            for cell in texts[place].dropna()
-            if _is_number(cell.strip()) and cell.strip()[-1].isdecimal()
-        ]
-        for places in _number_groups(form)
-    ]
-    cells = [cell for group in groups for cell in group]
+    steps = [] if form.step is None else _number_cells(texts, (form.step,))
+    times = _number_cells(texts, _time_places(form))
+    cells = [*steps, *times]
     if chosen is not None:
         pattern = _COMMA_NUMBER if chosen == "," else _POINT_NUMBER
         for cell in cells:
@@ -460,13 +480,10 @@ def _decimal_mark(
                     f"--decimal {chosen} must fit all numbers; got {cell!r}"
                 )
         return chosen
-    may_be_point = all(map(_POINT_NUMBER.fullmatch, cells))
-    may_be_comma = all(map(_COMMA_NUMBER.fullmatch, cells))
+    may_be_point = all(_POINT_NUMBER.fullmatch(cell) for cell in cells)
+    may_be_comma = all(_COMMA_NUMBER.fullmatch(cell) for cell in cells)
     if may_be_point and may_be_comma:
-        *steps, times = groups
-        steps_have_marks = any(
-            not cell.isdecimal() for group in steps for cell in group
-        )
+        steps_have_marks = not all(cell.isdecimal() for cell in steps)
         if not steps_have_marks and all("." in cell for cell in times):
             # Numbers in thousands would be among smaller ones without a point.
             return None
@@ -480,6 +497,17 @@ def _decimal_mark(
     return "." if may_be_point else None
 
 
+def _number_cells(texts: dict[int, Any], places: tuple[int, ...]) -> list[str]:
+    """Returns the cells of some columns that are numbers and end in a digit."""
+    cells = []
+    for place in places:
+        for text in texts[place].dropna():
+            cell = text.strip()
+            if _is_number(cell) and cell[-1].isdecimal():
+                cells.append(cell)
+    return cells
+
+
 def _numbers_as_far_as_possible(column: Any) -> Any:
     """Converts the cells of a column to numbers; cells that hold none stay text."""
     import pandas
@@ -488,7 +516,9 @@ def _numbers_as_far_as_possible(column: Any) -> Any:
         return column
     values: Any = pandas.to_numeric(column, errors="coerce")
     is_text = values.isna() & column.notna()
-    return values.astype(object).where(~is_text, column) if is_text.any() else values
+    if is_text.any():
+        return values.astype(object).where(~is_text, column)
+    return values
 
 
 def _check_is_no_step(column: np.ndarray) -> None:

@@ -38,7 +38,7 @@ from experiments.codes import equal_load
 from experiments.delays import against_the_clock, planning, straggler_reports
 from experiments.paper import mnist
 from jaxwgc.distributed import Timeouts
-from jaxwgc.distributed.ray import _options, _response_limit, _worker
+from jaxwgc.distributed.ray import _options, _part_worker, _response_limit
 from jaxwgc.stragglers import _empirical
 from jaxwgc.studies._planning import _standard_candidates
 from jaxwgc.studies._reports import _barrier, _changes, _kinds, _levels, _outliers
@@ -603,7 +603,7 @@ QUOTED = [
     Quoted(
         CLUSTER,
         "ready within 50 milliseconds",
-        lambda: 1000 * _worker.HOLD_SECONDS,
+        lambda: 1000 * _part_worker.HOLD_SECONDS,
     ),
     Quoted(
         CLUSTER,

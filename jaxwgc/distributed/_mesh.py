@@ -114,29 +114,42 @@ def mesh_value_and_grad(
     def step(params, parts, received=None, *, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
         _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
-        rule = "be placed for the same code and axis"
-        _validation.require(parts.held == expected, "parts", rule, parts.held)
+        if parts.held != expected:
+            raise ValueError(
+                f"parts must be placed for the same code and axis; got {parts.held}"
+            )
         arrived = Arrived.of(code, received, finished, one_round=True)
         return compute(params, parts.arrays, arrived)
 
     return step
 
 
-def _weighted_sum(value_and_grad, axis, params, parts, weights):
+def _weighted_sum(
+    value_and_grad: Callable[[Any, Any], Any],
+    axis: str,
+    params: Any,
+    parts: Any,
+    weights: jax.Array,
+) -> Any:
     """Returns the weighted sum of value and gradient over the parts of all shards."""
 
-    def add(total, task):
-        part, weight = task
-        own = jax.tree.map(_arrays.promoted, value_and_grad(params, part))
-        more = jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf, own)
-        # Gradients of weight zero are left out, because they may hold NaN.
-        more = jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), more)
-        return jax.tree.map(jnp.add, total, more), None
+    def add(total, part_and_weight):
+        part, weight = part_and_weight
 
-    part = jax.tree.map(lambda leaf: leaf[0], parts)
-    like = jax.eval_shape(value_and_grad, params, part)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    start = jax.tree.map(_arrays.promoted, zeros)
-    total, _ = jax.lax.scan(add, start, (parts, weights))
+        def weighted(leaf):
+            leaf = _arrays.promoted(leaf)
+            product = weight.astype(leaf.dtype) * leaf
+            # Gradients of weight zero are left out, because they may hold NaN.
+            return jnp.where(weight == 0, 0, product)
+
+        summands = jax.tree.map(weighted, value_and_grad(params, part))
+        return jax.tree.map(jnp.add, total, summands), None
+
+    def zeros(leaf):
+        return _arrays.promoted(jnp.zeros(leaf.shape, leaf.dtype))
+
+    first_part = jax.tree.map(lambda leaf: leaf[0], parts)
+    like = jax.eval_shape(value_and_grad, params, first_part)
+    total, _ = jax.lax.scan(add, jax.tree.map(zeros, like), (parts, weights))
     total = jax.lax.psum(total, axis)
-    return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), total, like)
+    return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), total, like)

@@ -76,37 +76,49 @@ def place_parts(
 
     sharding = NamedSharding(mesh, PartitionSpec(axis))
     order = held.ravel()
-    rows = sharding.addressable_devices_indices_map(order.shape).values()
-    indices = sorted({part for own in rows for part in order[own].tolist()})
-    loaded = [load(index) for index in indices]
-    check_alike(loaded)
+    local_parts = set()
+    # For each device of this process, the places in `order` of its parts.
+    for places in sharding.addressable_devices_indices_map(order.shape).values():
+        local_parts.update(order[places].tolist())
+    loaded = {part: load(part) for part in sorted(local_parts)}
+    check_alike(list(loaded.values()))
 
     def place(*leaves):
-        by_part = dict(zip(indices, leaves, strict=True))
+        leaf_of_part = dict(zip(loaded, leaves, strict=True))
         # JAX stacks keys, because NumPy has no dtype for them.
         is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
         stack = jnp.stack if is_key else np.stack
 
         def shard(index):
-            return stack([by_part[part] for part in order[index[0]].tolist()])
+            parts_of_shard = order[index[0]].tolist()
+            return stack([leaf_of_part[part] for part in parts_of_shard])
 
         shape = (*order.shape, *np.shape(leaves[0]))
         return jax.make_array_from_callback(shape, sharding, shard)
 
-    arrays = jax.tree.map(place, *loaded)
-    return PlacedParts(arrays, tuple(map(tuple, held.tolist())))
+    arrays = jax.tree.map(place, *loaded.values())
+    return PlacedParts(arrays=arrays, held=as_tuples(held))
 
 
-def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
+def as_tuples(held: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """Converts the parts of each shard to tuples, which can be compared and hashed."""
+    return tuple(tuple(parts) for parts in held.tolist())
+
+
+def check_mesh(code: GradientCode, mesh: Mesh, axis: str | None) -> str:
     """Checks code, mesh and axis; returns the axis of the workers."""
     GradientCode.check(code, concrete="it says which device holds what")
     _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
-    axis = mesh.axis_names[0] if axis is None else axis
+    if axis is None:
+        axis = str(mesh.axis_names[0])
     _validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    others = [name for name in types if name != axis and types[name] != AxisType.Auto]
-    rule = f"have the type Auto for axes other than {axis!r} (axis_types of make_mesh)"
-    _validation.require(not others, "mesh", rule, types)
+    for name, axis_type in types.items():
+        if name != axis and axis_type != AxisType.Auto:
+            raise ValueError(
+                f"mesh must have the type Auto for axes other than {axis!r} "
+                f"(axis_types of make_mesh); got {types}"
+            )
     return axis
 
 
@@ -121,13 +133,17 @@ def check_alike(parts: Sequence[Any]) -> None:
     """Raises ValueError if parts differ in structure, shapes or dtypes."""
     signatures = [signature(part) for part in parts]
     for other in signatures[1:]:
-        given = f"one of {signatures[0]} and one of {other}"
-        _validation.require(other == signatures[0], "parts", "be alike", given)
+        if other != signatures[0]:
+            raise ValueError(
+                f"parts must be alike; got one of {signatures[0]} and one of {other}"
+            )
 
 
 def signature(part: Any) -> str:
     """Describes structure, shapes and dtypes of a part, to compare and to show them."""
-    return ", ".join(
-        f"{jax.tree_util.keystr(path)} {_arrays.dtype_of(leaf)}{list(np.shape(leaf))}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
-    ).strip()
+    descriptions = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(part):
+        name = jax.tree_util.keystr(path)
+        shape = list(np.shape(leaf))
+        descriptions.append(f"{name} {_arrays.dtype_of(leaf)}{shape}")
+    return ", ".join(descriptions).strip()

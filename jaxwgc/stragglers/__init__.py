@@ -24,14 +24,13 @@ from jaxwgc.stragglers._missing_at_end import missing_at_end as missing_at_end
 from jaxwgc.stragglers._models import Arrivals, DelayModel, Stalls, StragglerModel
 from jaxwgc.stragglers._models import check_round as check_round
 from jaxwgc.stragglers._straggler_models import bernoulli, delayed, fixed, uniform
-from jaxwgc.stragglers._waiting_rules import UntilDecodable as UntilDecodable
+from jaxwgc.stragglers._until_decodable import UntilDecodable as UntilDecodable
+from jaxwgc.stragglers._until_decodable import coverage, until_decodable
 from jaxwgc.stragglers._waiting_rules import (
     WaitingRule,
-    coverage,
     deadline,
     fastest,
     relative_deadline,
-    until_decodable,
 )
 
 __all__ = [

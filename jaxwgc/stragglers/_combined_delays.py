@@ -1,10 +1,11 @@
 """Delay models that add overheads, speeds or slow spells to other delay models."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
@@ -44,14 +45,16 @@ class affine(DelayModel):
     """
 
     delay: DelayModel
-    overhead: Any = 0.0
-    slope: Any = 1.0
-    time: Any = 0.0
+    overhead: float = 0.0
+    slope: float = 1.0
+    time: float = 0.0
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
-        rule = {"minimum": 0}
-        _validation.check_fields(self, overhead=rule, slope=rule, time=rule)
+        at_least_zero = {"minimum": 0}
+        _validation.check_fields(
+            self, overhead=at_least_zero, slope=at_least_zero, time=at_least_zero
+        )
 
     def init(self, num_workers):
         """Returns the initial state of `delay`."""
@@ -67,7 +70,9 @@ class affine(DelayModel):
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of times at a load, or None if `delay` has none."""
         law = self.delay.law(self.overhead + self.slope * load)
-        return None if law is None else Moved(law, self.time * load, 1.0)
+        if law is None:
+            return None
+        return Moved(law, shift=self.time * load, scale=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +105,7 @@ class unequal_speeds(DelayModel):
     """
 
     delay: DelayModel
-    speeds: Any
+    speeds: jax.Array | np.ndarray | Sequence[float]
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
@@ -165,20 +170,20 @@ class markov(DelayModel):
 
     fast: DelayModel
     slow: DelayModel
-    become_slow: Any
-    become_fast: Any
+    become_slow: float
+    become_fast: float
 
     def __post_init__(self):
         _validation.check_instance("fast", self.fast, DelayModel)
         _validation.check_instance("slow", self.slow, DelayModel)
-        rule = {"minimum": 0, "maximum": 1}
-        _validation.check_fields(self, become_slow=rule, become_fast=rule)
+        probability = {"minimum": 0, "maximum": 1}
+        _validation.check_fields(self, become_slow=probability, become_fast=probability)
         total = self.become_slow + self.become_fast
-        is_right = _validation.is_traced(total) or total > 0
-        _validation.require(is_right, "become_slow + become_fast", "be positive", total)
+        if not _validation.is_traced(total) and total <= 0:
+            raise ValueError(f"become_slow + become_fast must be positive; got {total}")
 
     @property
-    def slow_share(self) -> Any:
+    def slow_share(self) -> float:
         """Stationary probability of the slow state."""
         return self.become_slow / (self.become_slow + self.become_fast)
 
@@ -193,18 +198,21 @@ class markov(DelayModel):
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
         key, fast_key, slow_key = jax.random.split(key, 3)
-        before = state["is_slow"]
-        loads = loads_of(loads, before)
-        goes_on = jnp.where(before == 1, 1 - self.become_fast, self.become_slow)
-        draws = jax.random.uniform(key, before.shape, jnp.float32)
-        is_slow = draws < jnp.where(before < 0, self.slow_share, goes_on)
+        was_slow = state["is_slow"]
+        loads = loads_of(loads, was_slow)
+        transition = jnp.where(was_slow == 1, 1 - self.become_fast, self.become_slow)
+        slow_probability = jnp.where(was_slow < 0, self.slow_share, transition)
+        draws = jax.random.uniform(key, was_slow.shape, jnp.float32)
+        is_slow = draws < slow_probability
         fast_times, fast_state = self.fast.sample(fast_key, state["fast"], loads)
         slow_times, slow_state = self.slow.sample(slow_key, state["slow"], loads)
-        return jnp.where(is_slow, slow_times, fast_times), {
-            "is_slow": is_slow.astype(before.dtype),
+        times = jnp.where(is_slow, slow_times, fast_times)
+        next_state = {
+            "is_slow": is_slow.astype(was_slow.dtype),
             "fast": fast_state,
             "slow": slow_state,
         }
+        return times, next_state
 
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of times at a load, or None if a state has none."""
@@ -212,7 +220,7 @@ class markov(DelayModel):
         slow = self.slow.law(load)
         if fast is None or slow is None:
             return None
-        return Mixture(fast, slow, self.slow_share)
+        return Mixture(first=fast, second=slow, probability=self.slow_share)
 
 
 def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.Array:
@@ -222,8 +230,15 @@ def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.A
     random, without replacement if there are enough. A `state` with choices is kept;
     -1 stands for none.
     """
-    chosen = jnp.arange(num_measured)
-    if len(state) != num_measured:
-        is_many = len(state) > num_measured
-        chosen = jax.random.choice(key, chosen, state.shape, replace=is_many)
+    num_simulated = len(state)
+    measured_workers = jnp.arange(num_measured)
+    if num_simulated == num_measured:
+        chosen = measured_workers
+    else:
+        chosen = jax.random.choice(
+            key,
+            measured_workers,
+            (num_simulated,),
+            replace=num_simulated > num_measured,
+        )
     return jnp.where(state < 0, chosen, state).astype(state.dtype)

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -65,14 +65,14 @@ class Distribution(abc.ABC):
     """
 
     @abc.abstractmethod
-    def sf(self, x: Any) -> Any:
+    def sf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the probability of a time above x."""
 
     @abc.abstractmethod
-    def isf(self, q: Any) -> Any:
+    def isf(self, q: float | np.ndarray) -> np.ndarray:
         """Returns the smallest time that is exceeded with probability at most q."""
 
-    def logpdf(self, x: Any) -> Any:
+    def logpdf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the log-density at x; required for fitting."""
         raise NotImplementedError(f"logpdf is not defined by {self!r}")
 
@@ -95,25 +95,27 @@ class Distribution(abc.ABC):
           The mean; infinity if the integral diverges, or if the time is infinite with a
           probability above 1e-9.
         """
-        later = num_workers - num_required + 1
+        num_later = num_workers - num_required + 1
         times, longer = self._cells
-        chances = scipy.special.betainc(later, num_required, longer).mean(0)
+        # Mean over each cell of the probability that the f-th time is longer.
+        chances = scipy.special.betainc(num_later, num_required, longer).mean(0)
         widths = np.diff(np.minimum(times, at_most))
         is_endless = np.isinf(widths)
         if np.any(chances[is_endless] > _NEVER):
             return math.inf
-        within = chances @ np.where(is_endless, 0, widths)
-        mean = float(min(times[0], at_most) + within)
+        within_cells = chances @ np.where(is_endless, 0, widths)
+        mean = float(min(times[0], at_most) + within_cells)
         if at_most < math.inf or np.isinf(times[-1]):
             return mean
         # Beyond all cells, the survival function is continued by a power law.
         lowest = scipy.special.expit(_LOG_ODDS[-1])
-        first, second = self.isf(lowest * np.array([1, 10]))
-        exponent = math.log10(first / second) if second > 0 else 0.0
-        if exponent >= later * (1 - 1e-9):
+        last, earlier = self.isf(lowest * np.array([1, 10]))
+        exponent = math.log10(last / earlier) if earlier > 0 else 0.0
+        if exponent >= num_later * (1 - 1e-9):
             return math.inf
-        chance = scipy.special.betainc(later, num_required, lowest)
-        return mean + float(chance * first * exponent / (later - exponent))
+        chance = scipy.special.betainc(num_later, num_required, lowest)
+        beyond_cells = chance * last * exponent / (num_later - exponent)
+        return mean + float(beyond_cells)
 
     def fastest_quantile(
         self, num_required: int, num_workers: int, level: float
@@ -125,8 +127,8 @@ class Distribution(abc.ABC):
           num_workers: n.
           level: Probability of a time that is at most the quantile, between 0 and 1.
         """
-        later = num_workers - num_required + 1
-        probability = scipy.special.betaincinv(later, num_required, 1 - level)
+        num_later = num_workers - num_required + 1
+        probability = scipy.special.betaincinv(num_later, num_required, 1 - level)
         return float(self.isf(probability))
 
     @functools.cached_property
@@ -148,15 +150,15 @@ class Moved(Distribution):
     shift: float
     scale: float
 
-    def sf(self, x: Any) -> np.ndarray:
+    def sf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the probability of a time above x."""
         return self.law.sf((np.asarray(x) - self.shift) / self.scale)
 
-    def isf(self, q: Any) -> np.ndarray:
+    def isf(self, q: float | np.ndarray) -> np.ndarray:
         """Returns the smallest time that is exceeded with probability at most q."""
         return self.shift + self.scale * self.law.isf(q)
 
-    def logpdf(self, x: Any) -> np.ndarray:
+    def logpdf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the log-density at x."""
         standard = (np.asarray(x) - self.shift) / self.scale
         return self.law.logpdf(standard) - np.log(self.scale)
@@ -170,18 +172,19 @@ class Mixture(Distribution):
     second: Distribution
     probability: float
 
-    def sf(self, x: Any) -> np.ndarray:
+    def sf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the probability of a time above x."""
         first = self.first.sf(x)
         second = self.second.sf(x)
         return (1 - self.probability) * first + self.probability * second
 
-    def logpdf(self, x: Any) -> np.ndarray:
+    def logpdf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the log-density at x."""
         first = np.log1p(-self.probability) + self.first.logpdf(x)
-        return np.logaddexp(first, np.log(self.probability) + self.second.logpdf(x))
+        second = np.log(self.probability) + self.second.logpdf(x)
+        return np.logaddexp(first, second)
 
-    def isf(self, q: Any) -> np.ndarray:
+    def isf(self, q: float | np.ndarray) -> np.ndarray:
         """Inverts the survival function by bisection between both parts' inverses."""
         q = np.asarray(q, np.float64)
         ends = np.stack([self.first.isf(q), self.second.isf(q)])

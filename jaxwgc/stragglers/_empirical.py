@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
-from jaxwgc._validation import require
 from jaxwgc.stragglers._combined_delays import chosen_workers
 from jaxwgc.stragglers._missing_at_end import missing_at_end
 from jaxwgc.stragglers._models import DelayModel, Stalls, loads_of
@@ -27,8 +27,8 @@ def empirical(
     times: Any,
     resample: str = "rounds",
     *,
-    loads: Any = 1.0,
-    measured_at: Any = None,
+    loads: ArrayLike = 1.0,
+    measured_at: ArrayLike | None = None,
     replace: bool = False,
 ) -> DelayModel:
     """Returns a delay model that resamples measured times, e.g. `RayCluster.trace`.
@@ -82,44 +82,69 @@ def empirical(
       right?", 1983 (the rule of three).
     """
     table = _validation.measured_times(times)
-    if measured_at is not None:
-        name = "measured_at"
-        measured_at = _validation.host_array(
-            name, measured_at, "real numbers", loads="any"
-        )
-        measured_at = measured_at.astype(np.float64)
-        grows = np.all(np.diff(measured_at, prepend=-1e-300) > 0)
-        is_right = grows and table.ndim == 3 and len(table) == len(measured_at)
-        rule = "be increasing, of shape (loads,), for times (loads, rounds, workers)"
-        require(is_right, name, rule, f"{measured_at} and times {table.shape}")
-        # Loads are stored on the last axis, like parts.
-        table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
+    if measured_at is None:
+        worker_loads = _positive_loads(loads, num_workers=table.shape[1])
+        if table.ndim == 2:
+            # A worker has one part, with load 1.
+            part_times = (table / worker_loads)[:, :, None]
+            largest_load = 1.0
+        else:
+            part_times = table
+            largest_load = np.max(worker_loads)
+        # Cumulative seconds after the first, second, ... part.
+        seconds = part_times.cumsum(-1)
+        known_loads = np.linspace(0, largest_load, seconds.shape[2] + 1)[1:]
+    else:
+        known_loads = _increasing_loads(measured_at, table)
+        worker_loads = _positive_loads(loads, num_workers=table.shape[2])
+        if np.any(worker_loads != 1):
+            raise ValueError(f"loads must be 1 with measured_at; got {loads}")
+        # Loads are stored on the last axis, like parts.
+        seconds = np.moveaxis(table, 0, -1).copy()
+    if known_loads[0] > 0:
+        # Zero load takes no time.
+        no_time = np.zeros_like(seconds[:, :, :1])
+        seconds = np.concatenate([no_time, seconds], axis=-1)
+        known_loads = np.concatenate([[0.0], known_loads])
+    return _Empirical(
+        table=seconds,
+        known=known_loads,
+        probability=0.0,
+        stall=0.0,
+        begins_anew=measured_at is None,
+        resample=resample,
+        replace=replace,
+    )
+
+
+def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
+    """Checks the loads of the first axis of times, and converts them to float64."""
+    loads = _validation.host_array(
+        "measured_at", measured_at, "real numbers", loads="any"
+    )
+    loads = loads.astype(np.float64)
+    is_increasing = loads[0] >= 0 and np.all(np.diff(loads) > 0)
+    if not is_increasing or table.ndim != 3 or len(table) != len(loads):
+        raise ValueError(
+            "measured_at must be increasing, of shape (loads,), for times (loads, "
+            f"rounds, workers); got {loads} and times {table.shape}"
+        )
+    return loads
+
+
+def _positive_loads(loads: ArrayLike, num_workers: int) -> np.ndarray:
+    """Checks one load or a load per worker, and converts them to float64."""
     worker_loads = _validation.concrete_array("loads", loads, "real numbers")
     worker_loads = worker_loads.astype(np.float64)
-    num_workers = table.shape[1]
-    is_right = np.all((worker_loads > 0) & np.isfinite(worker_loads))
-    is_right &= worker_loads.shape in ((), (num_workers,))
-    rule = f"be positive and finite, one number or {num_workers}"
-    require(is_right, "loads", rule, loads)
-    if table.ndim == 2:
-        table = (table / worker_loads)[:, :, None]
-        worker_loads = 1.0
-    elif measured_at is not None:
-        require(np.all(worker_loads == 1), "loads", "be 1 with measured_at", loads)
-    begins_anew = measured_at is None
-    if measured_at is None:
-        # Cumulative seconds after the first, second, ... part.
-        table = table.cumsum(-1)
-        measured_at = np.linspace(0, np.max(worker_loads), table.shape[2] + 1)[1:]
-    if measured_at[0] > 0:
-        # Zero load takes no time.
-        table = np.concatenate([np.zeros_like(table[:, :, :1]), table], -1)
-        measured_at = np.concatenate([[0.0], measured_at])
-    calm = {"probability": 0.0, "stall": 0.0}
-    options = {"begins_anew": begins_anew, "resample": resample, "replace": replace}
-    return _Empirical(table, measured_at, **calm, **options)
+    is_positive = np.all((worker_loads > 0) & np.isfinite(worker_loads))
+    if not is_positive or worker_loads.shape not in ((), (num_workers,)):
+        raise ValueError(
+            f"loads must be positive and finite, one number or {num_workers}; got "
+            f"{loads}"
+        )
+    return worker_loads
 
 
 @register
@@ -133,8 +158,8 @@ class _Empirical(DelayModel):
 
     table: np.ndarray
     known: np.ndarray
-    probability: Any
-    stall: Any
+    probability: float
+    stall: float
     begins_anew: Static[bool]
     resample: Static[str]
     replace: Static[bool]
@@ -147,10 +172,12 @@ class _Empirical(DelayModel):
         """Returns -1 for each worker: no worker or round of the trace is chosen yet."""
         unchosen = jnp.full(num_workers, -1)
         num_measured = self.table.shape[1]
-        is_right = num_workers <= num_measured or self.replace
-        is_right |= self.resample == "cells"
-        given = f"{num_measured}: replace=True lets several workers use one history"
-        require(is_right, "the trace", f"have at least {num_workers} workers", given)
+        may_share_history = self.replace or self.resample == "cells"
+        if num_workers > num_measured and not may_share_history:
+            raise ValueError(
+                f"the trace must have at least {num_workers} workers; got "
+                f"{num_measured}: replace=True lets several workers use one history"
+            )
         return {"workers": unchosen, "rounds": unchosen}
 
     def sample(self, key, state, loads):
@@ -168,9 +195,9 @@ class _Empirical(DelayModel):
         if not self.begins_anew:
             times = _between(known, seconds, jnp.minimum(loads, known[-1]))
             return jnp.maximum(multiple, 1) * times, state
-        number = jnp.floor(multiple)
-        times = _between(known, seconds, loads - number * known[-1])
-        return _share(number, seconds[:, -1]) + times, state
+        num_passes = jnp.floor(multiple)
+        times = _between(known, seconds, loads - num_passes * known[-1])
+        return _share(num_passes, seconds[:, -1]) + times, state
 
     def stopped(self, num_workers):
         """Returns the workers that do not respond in the last rounds of the trace."""
@@ -190,7 +217,9 @@ class _Empirical(DelayModel):
         stall = float(tail * longest / self.known[-1])
         probability = min(_RULE_OF_THREE / max(is_finite.sum(), 1), 1.0)
         stalled = dataclasses.replace(self, probability=probability, stall=stall)
-        return Stalls(stalled, probability, stall, len(times))
+        return Stalls(
+            delay=stalled, probability=probability, time=stall, num_rounds=len(times)
+        )
 
     def _drawn(self, key, state):
         """Draws a round and worker of the trace per worker; also returns the state."""
@@ -212,7 +241,7 @@ class _Empirical(DelayModel):
         return rounds, workers, {"workers": workers, "rounds": rounds}
 
 
-def _share(count: Any, seconds: jax.Array) -> jax.Array:
+def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
     """Multiplies counts by seconds; a count of 0 gives 0, even for infinite seconds."""
     return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
 

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,10 @@ from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
 from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
 from jaxwgc.stragglers._models import DelayModel, loads_of
+
+# What each number in a field must be: keyword arguments of `_validation.check_number`
+# by the name of the field.
+Rules = Mapping[str, Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ class IndependentDelay(DelayModel, Distribution):
       (4,)
     """
 
-    rules: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    rules: ClassVar[Rules] = {}
     fitted: ClassVar[tuple[str, ...] | None] = None
     least_time: ClassVar[str | None] = None
 
@@ -84,13 +88,13 @@ class IndependentDelay(DelayModel, Distribution):
 
     def law(self, load: float) -> Distribution:
         """Returns the distribution of the time at a load."""
-        return Moved(self, 0.0, load)
+        return Moved(self, shift=0.0, scale=load)
 
-    def logsf(self, x: Any) -> Any:
+    def logsf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the log-probability of a time above x."""
         raise NotImplementedError(f"logsf is not defined by {self!r}")
 
-    def sf(self, x: Any) -> Any:
+    def sf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the probability of a time above x."""
         return np.exp(self.logsf(np.asarray(x)))
 

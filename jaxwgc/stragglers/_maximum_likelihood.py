@@ -2,13 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy
 
 from jaxwgc.stragglers._distributions import Sample
+
+if TYPE_CHECKING:
+    from jaxwgc.stragglers._independent_delay import IndependentDelay
 
 # Factors of 1 and of the median time from which the search for a positive number
 # starts, and shares of the interval for a number with two bounds.
@@ -43,10 +46,11 @@ class _Axis(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, rule: Any) -> "_Axis":
+    def of(cls, rule: Mapping[str, float]) -> "_Axis":
         """Returns the range that a rule of `IndependentDelay.rules` allows."""
         low = 0.0 if rule.get("positive") else rule.get("minimum", -math.inf)
-        return cls(float(low), float(rule.get("maximum", math.inf)))
+        high = rule.get("maximum", math.inf)
+        return cls(low=float(low), high=float(high))
 
     def to_real(self, number: float) -> float:
         """Maps a number to the real line."""
@@ -67,7 +71,7 @@ class _Axis(NamedTuple):
 
     def starts(self, median: float) -> list[float]:
         """Returns numbers from which the search starts."""
-        sizes = [factor * unit for unit in (1.0, median) for factor in _FACTORS]
+        sizes = [*_FACTORS, *(factor * median for factor in _FACTORS)]
         if math.isinf(self.low):
             return [min(size, self.high) for size in (0.0, *sizes)]
         if math.isinf(self.high):
@@ -76,7 +80,7 @@ class _Axis(NamedTuple):
 
 
 def maximum_likelihood(
-    family: Any, sample: Sample, start: tuple[float, ...] | None
+    family: "type[IndependentDelay]", sample: Sample, start: tuple[float, ...] | None
 ) -> tuple[float, ...]:
     """Returns maximum-likelihood estimates of a law's fitted fields, in their order.
 
@@ -109,15 +113,17 @@ def maximum_likelihood(
         kept=sample.kept,
     )
     searched = [name for name in names if name not in known]
-    axes = [_Axis.of(family.rules.get(name, {})) for name in searched]
+    axes = {name: _Axis.of(family.rules.get(name, {})) for name in searched}
 
-    def law_at(place):
-        numbers = map(_Axis.from_real, axes, place)
-        return family(**dict(zip(searched, map(float, numbers), strict=True)), **known)
+    def law_at(point):
+        fields = dict(known)
+        for name, place in zip(searched, point, strict=True):
+            fields[name] = float(axes[name].from_real(place))
+        return family(**fields)
 
-    def cost(place):
+    def cost(point):
         try:
-            law = law_at(place)
+            law = law_at(point)
         except ValueError:
             return _IMPOSSIBLE
         likelihood = _log_likelihood(law, sample)
@@ -125,13 +131,11 @@ def maximum_likelihood(
 
     if start is None:
         step = _STEP
-        first = min(_places(axes, sample), key=cost)
+        first = min(_points(list(axes.values()), sample), key=cost)
     else:
         step = _SMALL_STEP
-        given = dict(zip(names, start, strict=True))
-        first = [
-            axis.to_real(given[name]) for name, axis in zip(searched, axes, strict=True)
-        ]
+        estimates = dict(zip(names, start, strict=True))
+        first = [axes[name].to_real(estimates[name]) for name in searched]
     law = law_at(_minimum(cost, np.asarray(first), step))
     return tuple(float(getattr(law, name)) for name in names)
 
@@ -148,20 +152,21 @@ def _minimum(
         "xatol": _ENOUGH,
         "fatol": _ENOUGH**2,
     }
-    found = scipy.optimize.minimize(cost, first, method="Nelder-Mead", options=options)
-    return found.x
+    result = scipy.optimize.minimize(cost, first, method="Nelder-Mead", options=options)
+    return result.x
 
 
-def _places(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
-    """Yields points on the real line from which the search may start."""
+def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
+    """Yields points, with a place on the real line per axis, to start the search."""
     median = float(np.median(sample.times))
-    numbers = [axis.starts(median) for axis in axes]
-    every = max(math.prod(map(len, numbers)) // _MOST_STARTS, 1)
-    for point in itertools.islice(itertools.product(*numbers), 0, None, every):
-        yield list(map(_Axis.to_real, axes, point))
+    starts = [axis.starts(median) for axis in axes]
+    num_starts = math.prod(len(numbers) for numbers in starts)
+    step = max(num_starts // _MOST_STARTS, 1)
+    for numbers in itertools.islice(itertools.product(*starts), 0, None, step):
+        yield [axis.to_real(number) for axis, number in zip(axes, numbers)]
 
 
-def _log_likelihood(law: Any, sample: Sample) -> float:
+def _log_likelihood(law: "IndependentDelay", sample: Sample) -> float:
     """Returns the mean log-likelihood, adjusted if the scale was estimated, too."""
     times = sample.times
     weights = sample.weights
@@ -177,7 +182,7 @@ def _log_likelihood(law: Any, sample: Sample) -> float:
     return float(mean)
 
 
-def _information_on_scale(law: Any) -> float:
+def _information_on_scale(law: "IndependentDelay") -> float:
     """Returns the Fisher information of a time on the logarithm of its scale.
 
     It is the mean of the second difference of the log-density over quantiles.

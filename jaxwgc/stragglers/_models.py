@@ -7,12 +7,15 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxwgc import _arrays, _validation
 from jaxwgc._arrays import is_kind
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
 
-# Number of rounded quantities, each off by at most half a machine epsilon: the finish
+# float of rounded quantities, each off by at most half a machine epsilon: the finish
 # time, the elapsed time, their ratio, and its product with the number of parts.
 _ROUNDINGS = 4
 
@@ -37,14 +40,14 @@ class Arrivals(NamedTuple):
     joined: jax.Array | None = None
     late: jax.Array | None = None
 
-    def finished(self, parts: Any) -> jax.Array:
+    def finished(self, parts: ArrayLike) -> jax.Array:
         """Returns how many parts each worker had finished when the round ended.
 
         Workers compute their parts one by one, at constant speed. A worker has finished
         its last part if and only if it was received.
 
         Args:
-          parts: Number of parts of each worker, int (num_workers,), e.g.
+          parts: float of parts of each worker, int (num_workers,), e.g.
             `code.parts_per_worker`.
 
         Returns:
@@ -54,15 +57,19 @@ class Arrivals(NamedTuple):
           ValueError: If workers were busy with earlier rounds: workers with several
             messages stop between parts.
         """
-        rule = 'be "cancelled" for a code of several messages per worker'
-        _validation.require(self.joined is None, "late", rule, "busy")
-        times, elapsed = map(_arrays.promoted, (self.times, self.elapsed))
-        elapsed = jnp.asarray(elapsed)[..., None]
+        if self.joined is not None:
+            raise ValueError(
+                'late must be "cancelled" for a code of several messages per worker; '
+                "got busy"
+            )
+        times = _arrays.promoted(self.times)
+        elapsed = jnp.asarray(_arrays.promoted(self.elapsed))[..., None]
         # Fraction of the work that is done: 1 if the time is zero, 0 if it is infinite.
         share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
         share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
         # Rounding may make a finished part appear slightly unfinished.
-        slack = _ROUNDINGS * max(jnp.finfo(each.dtype).eps for each in (times, elapsed))
+        epsilon = max(jnp.finfo(times.dtype).eps, jnp.finfo(elapsed.dtype).eps)
+        slack = _ROUNDINGS * epsilon
         parts = jnp.asarray(parts)
         done = jnp.minimum(jnp.floor(parts * share * (1 + slack)), parts - 1)
         done = jnp.where(self.received, parts, jnp.maximum(done, 0))
@@ -103,20 +110,25 @@ class StragglerModel(Model):
           The `Arrivals`, and the next state.
         """
 
-    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+    def warn_where_undecodable(
+        self, code: GradientCode, decoder: DecoderLike = None
+    ) -> None:
         """Warns if rounds are known to end before the code decodes."""
 
     @staticmethod
-    def check(name: str, model: Any, loads: Any) -> None:
+    def check(name: str, model: Any, loads: jax.Array | np.ndarray) -> None:
         """Raises TypeError unless a model returns rounds of the right size."""
         _validation.check_instance(name, model, StragglerModel)
         num_workers = len(loads)
         state = model.init(num_workers)
-        drawn = jax.eval_shape(
-            lambda *traced: model.sample(*traced, loads), jax.random.key(0), state
-        )
-        is_pair = isinstance(drawn, tuple) and len(drawn) == 2
-        check_round(f"{name}.sample", drawn[0] if is_pair else drawn, num_workers)
+
+        def sample(key, state):
+            return model.sample(key, state, loads)
+
+        sampled = jax.eval_shape(sample, jax.random.key(0), state)
+        is_pair = isinstance(sampled, tuple) and len(sampled) == 2
+        arrivals = sampled[0] if is_pair else sampled
+        check_round(f"{name}.sample", arrivals, num_workers)
 
 
 class DelayModel(Model):
@@ -187,7 +199,7 @@ class Stalls(NamedTuple):
       probability: Probability of a stall per worker and round. A larger one would have
         shown in the measured times with probability 95% (rule of three).
       time: Length of a stall at load 1.
-      num_rounds: Number of measured rounds.
+      num_rounds: float of measured rounds.
     """
 
     delay: DelayModel
@@ -198,29 +210,38 @@ class Stalls(NamedTuple):
 
 def check_round(name: str, arrivals: Any, num_workers: int) -> None:
     """Raises TypeError unless `name` returns arrivals with valid fields."""
-    fields = (("received", "bools", (num_workers,)), ("elapsed", "real numbers", ()))
-    for field, kind, shape in fields:
-        given = getattr(arrivals, field, None)
-        if np.shape(given) != shape or not is_kind(given, kind):
-            rule = f"return (arrivals, state), with {field} {kind} {shape}"
-            raise TypeError(f"{name} must {rule}; got {arrivals!r}")
+    received = getattr(arrivals, "received", None)
+    if np.shape(received) != (num_workers,) or not is_kind(received, "bools"):
+        raise TypeError(
+            f"{name} must return (arrivals, state), with received bools "
+            f"({num_workers},); got {arrivals!r}"
+        )
+    elapsed = getattr(arrivals, "elapsed", None)
+    if np.shape(elapsed) != () or not is_kind(elapsed, "real numbers"):
+        raise TypeError(
+            f"{name} must return (arrivals, state), with elapsed real numbers (); got "
+            f"{arrivals!r}"
+        )
 
 
-def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
+def loads_of(loads: ArrayLike, state: jax.Array | None = None) -> jax.Array:
     """Checks loads and converts them to floats; invalid traced loads become NaN."""
-    loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
+    vector = _vector("loads", loads, "finite and at least 0", is_finite=True)
     if state is not None:
-        _validation.check_shape("loads", loads, "(num_workers,)", state.shape)
-    return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
+        _validation.check_shape("loads", vector, "(num_workers,)", state.shape)
+    return jnp.where((vector >= 0) & (vector < jnp.inf), vector, jnp.nan)
 
 
-def times_of(times: Any) -> jax.Array:
+def times_of(times: ArrayLike) -> jax.Array:
     """Checks times and converts them to floats; negative traced times become NaN."""
-    times = _vector("times", times, "at least 0, and infinity without a response")
-    return jnp.where(times >= 0, times, jnp.nan)
+    vector = _vector("times", times, "at least 0, and infinity without a response")
+    return jnp.where(vector >= 0, vector, jnp.nan)
 
 
-def _vector(name, value, rule, largest=None):
+def _vector(
+    name: str, value: Any, requirement: str, is_finite: bool = False
+) -> jax.Array:
+    """Checks a vector of numbers that are at least 0, and promotes it to floats."""
     array = value if hasattr(value, "dtype") else np.asarray(value)
     if isinstance(array, jax.ShapeDtypeStruct):
         raise TypeError(f"{name} must be real numbers; got {array!r}")
@@ -233,10 +254,12 @@ def _vector(name, value, rule, largest=None):
         )
     if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array, np.float64)
-        is_right = (values >= 0) & (values != largest)
-        if not np.all(is_right):
-            index = int(np.argmin(is_right))
+        is_valid = values >= 0
+        if is_finite:
+            is_valid &= np.isfinite(values)
+        if not np.all(is_valid):
+            index = int(np.argmin(is_valid))
             raise ValueError(
-                f"{name} must be {rule}; got {name}[{index}] = {values[index]}"
+                f"{name} must be {requirement}; got {name}[{index}] = {values[index]}"
             )
     return _arrays.promoted(array)

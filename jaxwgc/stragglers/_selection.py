@@ -1,7 +1,5 @@
 """Masks that select a given number of workers: the fastest ones, or random ones."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +10,9 @@ _MOST_IN_PAIRS = 32
 
 
 @jax.jit
-def fastest_workers(key: jax.Array, times: jax.Array, count: Any) -> jax.Array:
+def fastest_workers(
+    key: jax.Array, times: jax.Array, count: int | jax.Array
+) -> jax.Array:
     """Returns the mask of the `count` smallest times; ties are resolved at random.
 
     Few times are ranked by comparing all pairs. For more, bisection on the bits of the
@@ -32,7 +32,9 @@ def fastest_workers(key: jax.Array, times: jax.Array, count: Any) -> jax.Array:
 
 
 @jax.jit
-def random_workers(key: jax.Array, among: jax.Array, count: Any) -> jax.Array:
+def random_workers(
+    key: jax.Array, among: jax.Array, count: int | jax.Array
+) -> jax.Array:
     """Draws a mask of `count` workers without replacement from those in `among`."""
     draws = _distinct_draws(key, len(among))
     draws = jnp.where(among, draws, jnp.iinfo(jnp.int32).max)
@@ -49,7 +51,7 @@ def _distinct_draws(key: jax.Array, num_workers: int) -> jax.Array:
 
 
 @jax.jit
-def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
+def _largest_bound(values: jax.Array, count: int | jax.Array) -> jax.Array:
     """Returns the largest t such that at most `count` of the integers are below t.
 
     If values are distinct, exactly `count` are below; ties have the value t.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,19 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._targets import DECODES
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import _models
-from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel, loads_of
+from jaxwgc.stragglers._models import (
+    Arrivals,
+    DelayModel,
+    StragglerModel,
+    loads_of,
+)
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
 
-# Number of random orders of arrival on which a suspicious waiting rule is tested.
+# float of random orders of arrival on which a suspicious waiting rule is tested.
 _NUM_ORDERS = 64
 
 
@@ -63,41 +70,52 @@ class delayed(StragglerModel):
         _validation.check_choice("late", self.late, ("cancelled", "busy"))
         _validation.check_instance("delay", self.delay, DelayModel)
         _validation.check_instance("wait", self.wait, WaitingRule)
-        per_worker = getattr(self.wait.code, "messages_per_worker", 1)
-        is_right = self.late == "cancelled" or per_worker == 1
-        rule = 'be "cancelled" for a code of several messages per worker'
-        _validation.require(is_right, "late", rule, self.late)
+        code = self.wait.code
+        if self.late == "busy" and code is not None and code.messages_per_worker > 1:
+            raise ValueError(
+                'late must be "cancelled" for a code of several messages per worker; '
+                f"got {self.late}"
+            )
 
     def init(self, num_workers):
         """Returns the state of `delay`, and the remaining busy time of each worker."""
-        state = self.delay.init(num_workers)
+        delay_state = self.delay.init(num_workers)
         if self.late == "cancelled":
-            return state
-        return state, jnp.zeros(num_workers, jnp.result_type(float))
+            return delay_state
+        return delay_state, jnp.zeros(num_workers, jnp.result_type(float))
 
     def sample(self, key, state, loads):
         """Draws finish times, and ends the round by the waiting rule."""
         delay_key, wait_key = jax.random.split(key)
         loads = loads_of(loads)
         is_busy = self.late == "busy"
-        state, remaining = state if is_busy else (state, 0)
-        times, state = self.delay.sample(delay_key, state, loads)
-        name = f"times of {type(self.delay).__name__}"
-        _validation.check_shape(name, times, "(num_workers,)", loads.shape)
+        if is_busy:
+            delay_state, remaining = state
+        else:
+            delay_state = state
+            remaining = 0
+        times, delay_state = self.delay.sample(delay_key, delay_state, loads)
+        delay_name = type(self.delay).__name__
+        _validation.check_shape(
+            f"times of {delay_name}", times, "(num_workers,)", loads.shape
+        )
         arrivals = self.wait.arrivals(wait_key, remaining + times)
-        name = f"{type(self.wait).__name__}.arrivals"
-        _models.check_round(name, arrivals, len(loads))
+        rule_name = type(self.wait).__name__
+        _models.check_round(f"{rule_name}.arrivals", arrivals, len(loads))
         if not is_busy:
-            return arrivals, state
+            return arrivals, delay_state
         joined = remaining <= arrivals.elapsed
         arrivals = arrivals._replace(joined=joined, late=joined & (remaining > 0))
-        after = jnp.where(joined, remaining + times, remaining) - arrivals.elapsed
+        response_times = jnp.where(joined, remaining + times, remaining)
+        remaining = response_times - arrivals.elapsed
         # Workers that would never finish are replaced.
-        is_free = arrivals.received | ~jnp.isfinite(after)
-        after = jnp.where(is_free, 0, after).astype(jnp.result_type(float))
-        return arrivals, (state, after)
+        is_free = arrivals.received | ~jnp.isfinite(remaining)
+        remaining = jnp.where(is_free, 0, remaining).astype(jnp.result_type(float))
+        return arrivals, (delay_state, remaining)
 
-    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+    def warn_where_undecodable(
+        self, code: GradientCode, decoder: DecoderLike = None
+    ) -> None:
         """Warns if the waiting rule ends rounds before the code decodes.
 
         Rules that wait for too few workers, or for another code, are tested on random
@@ -107,19 +125,22 @@ class delayed(StragglerModel):
         num_workers = code.num_workers
         if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
             return
-        enough = num_workers - int(np.asarray(code.num_stragglers))
+        num_stragglers = int(np.asarray(code.num_stragglers))
+        num_enough = num_workers - num_stragglers
         if wait.code is not None:
             # A code with an equal assignment differs only in the weights of parts, and
             # decodes at equal times.
             is_early = not np.array_equal(wait.code.assignment, code.assignment)
+        elif isinstance(wait, fastest) and num_stragglers > 0:
+            is_early = wait.num_required < num_enough
         else:
             # Approximate codes do not say how many responses are enough.
-            is_early = isinstance(wait, fastest) and wait.num_required < enough
-            is_early &= code.num_stragglers > 0
+            is_early = False
         if not is_early:
             return
-        times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
-        times = np.random.default_rng(0).permuted(times, axis=1)
+        in_order = np.arange(num_workers, dtype=np.float32)
+        orders = np.tile(in_order, (_NUM_ORDERS, 1))
+        times = np.random.default_rng(0).permuted(orders, axis=1)
         # This may run while a function is traced, but the test needs concrete values.
         with jax.ensure_compile_time_eval():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
@@ -129,8 +150,8 @@ class delayed(StragglerModel):
             warnings.warn(
                 f"with model.wait = {wait}, code decodes in {num_decoded} of "
                 f"{_NUM_ORDERS} random orders of arrival; other rounds count in "
-                f"num_undecodable. Any {enough} responses are enough: use "
-                f"stragglers.fastest({enough}), or until_decodable of this code",
+                f"num_undecodable. Any {num_enough} responses are enough: use "
+                f"stragglers.fastest({num_enough}), or until_decodable of this code",
                 stacklevel=3,
             )
 
@@ -211,20 +232,20 @@ class bernoulli(StragglerModel):
       in distributed learning", 2020, section II (independent stragglers).
     """
 
-    probability: Any
+    probability: float | jax.Array | np.ndarray | Sequence[float]
 
     def __post_init__(self):
         if np.ndim(self.probability) == 0:
             _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
             return
-        name = "probability"
         values = _validation.host_array(
-            name, self.probability, "real numbers", num_workers="any"
+            "probability", self.probability, "real numbers", num_workers="any"
         )
-        is_right = (values >= 0) & (values <= 1)
-        _validation.check_entries(name, values, is_right, "from 0 to 1")
+        is_probability = (values >= 0) & (values <= 1)
+        _validation.check_entries("probability", values, is_probability, "from 0 to 1")
         # Tuples are comparable, so that equal models are equal.
-        object.__setattr__(self, name, tuple(values.astype(float).tolist()))
+        probabilities = tuple(values.astype(float).tolist())
+        object.__setattr__(self, "probability", probabilities)
 
     def sample(self, key, state, loads):
         """Draws the arrivals of one round."""
@@ -259,7 +280,7 @@ class fixed(StragglerModel):
       Array([ True, False,  True], dtype=bool)
     """
 
-    received: Any
+    received: jax.Array | np.ndarray
 
     def __post_init__(self):
         _validation.as_array("received", self.received, "bools", num_workers="any")
@@ -270,12 +291,15 @@ class fixed(StragglerModel):
         return _unit_round(jnp.asarray(self.received)), state
 
 
-def _check_as_many(num_workers: int, name: str, expected: int) -> None:
-    rule = f"be {expected}, the length of {name}"
-    _validation.require(num_workers == expected, "num_workers", rule, num_workers)
+def _check_as_many(num_workers: int, name: str, length: int) -> None:
+    """Raises ValueError unless a vector has an entry per worker."""
+    if num_workers != length:
+        raise ValueError(
+            f"num_workers must be {length}, the length of {name}; got {num_workers}"
+        )
 
 
 def _unit_round(received: jax.Array) -> Arrivals:
     """Returns arrivals after one time unit; other workers never respond."""
     times = jnp.where(received, 1.0, jnp.inf)
-    return Arrivals(received, times, jnp.ones(()))
+    return Arrivals(received=received, times=times, elapsed=jnp.ones(()))

@@ -1,21 +1,26 @@
-"""Waiting rules: when a round ends, by responses, time or decodability."""
+"""Waiting rules: when a round ends, by the number of responses or by time."""
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._bisection import first_time
-from jaxwgc._pytrees import register
-from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._selection import fastest_workers
+
+# Response times of a round: simulated ones, or those of a real round.
+Times = jax.Array | np.ndarray
+# A time, and whether it has come.
+Scalar = jax.Array | np.floating | float
+Flag = jax.Array | np.ndarray | np.bool_ | bool
 
 
 class WaitingRule:
@@ -48,11 +53,11 @@ class WaitingRule:
       (Array([ True,  True, False], dtype=bool), 1.5)
     """
 
-    code: Any = None
-    tolerance: Any = None
+    code: GradientCode | None = None
+    tolerance: float | None = None
     shares_programs: ClassVar[bool] = False
 
-    def is_over(self, times: Any, now: Any) -> Any:
+    def is_over(self, times: Times, now: Scalar) -> Flag:
         """Returns whether a round is over, a bool.
 
         Args:
@@ -66,7 +71,7 @@ class WaitingRule:
             )
         return self.ends(times) <= now
 
-    def ends(self, times: Any) -> Any:
+    def ends(self, times: Times) -> Scalar:
         """Returns when a round ends if there are no more responses; infinity if never.
 
         Found by bisection if a rule only defines `is_over`. For a simulated round, with
@@ -79,7 +84,7 @@ class WaitingRule:
             return self._end(times)
         return _compiled_end(self, times)
 
-    def arrivals(self, key: jax.Array, times: Any) -> Arrivals:
+    def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
         """Returns the arrivals of a simulated round.
 
         Args:
@@ -87,8 +92,9 @@ class WaitingRule:
           times: Response time of each worker, (num_workers,); infinity if never.
         """
         times = times_of(times)
-        elapsed = self.ends(times)
-        return Arrivals((times <= elapsed) & jnp.isfinite(times), times, elapsed)
+        elapsed = jnp.asarray(self.ends(times))
+        received = (times <= elapsed) & jnp.isfinite(times)
+        return Arrivals(received=received, times=times, elapsed=elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns a short label, and a phrase such as "for all 8 workers".
@@ -177,13 +183,14 @@ class fastest(WaitingRule):
         self._check_number(len(times))
         return times.__array_namespace__().sort(times)[self.num_required - 1]
 
-    def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
+    def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
         """Returns the arrivals of exactly f workers; the key resolves ties."""
         times = times_of(times)
         self._check_number(len(times))
         first = fastest_workers(key, times, self.num_required)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
-        return Arrivals(first & jnp.isfinite(times), times, elapsed)
+        received = first & jnp.isfinite(times)
+        return Arrivals(received=received, times=times, elapsed=elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns a label and a phrase, e.g. "first 7", "for the first 7 of 8"."""
@@ -230,7 +237,7 @@ class deadline(WaitingRule):
       delays using approximate gradient coding", 2019.
     """
 
-    seconds: Any
+    seconds: float
     shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -239,7 +246,8 @@ class deadline(WaitingRule):
     def ends(self, times):
         """Returns the smaller of the deadline and the last time."""
         xp = times.__array_namespace__()
-        return xp.minimum(times.max(), xp.asarray(self.seconds, dtype=times.dtype))
+        seconds = xp.asarray(self.seconds, dtype=times.dtype)
+        return xp.minimum(times.max(), seconds)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns a label and a phrase, e.g. "1.35 s", "for 1.346 s"."""
@@ -266,7 +274,7 @@ class relative_deadline(WaitingRule):
 
     Args:
       factor: Multiple of the time of the quorum-th response; at least 1.
-      quorum: Number of responses that set the deadline, from 1 to the number of
+      quorum: float of responses that set the deadline, from 1 to the number of
         workers.
 
     Raises:
@@ -287,7 +295,7 @@ class relative_deadline(WaitingRule):
       mitigation", ICLR 2023: (1 + mu) times the time of the fastest worker.
     """
 
-    factor: Any
+    factor: float
     quorum: int
 
     def __post_init__(self):
@@ -299,170 +307,5 @@ class relative_deadline(WaitingRule):
         _validation.check_up_to("quorum", self.quorum, num_workers=len(times))
         xp = times.__array_namespace__()
         factor = xp.asarray(self.factor, dtype=times.dtype)
-        return xp.minimum(times.max(), factor * xp.sort(times)[self.quorum - 1])
-
-
-def until_decodable(
-    code: GradientCode, tolerance: float = DECODES, decoder: Any = None
-) -> WaitingRule:
-    """Returns a waiting rule that ends a round as soon as the responses decode.
-
-    Repetition and binary codes often need fewer responses than n - s, which always
-    suffice, and approximate codes are often accurate with more stragglers. This rule
-    considers which workers responded, not how many. If the responding workers do not
-    decode, it waits for all workers, forever if one of them never responds.
-
-    Simultaneous responses are taken together. For a code with several messages per
-    worker, each message counts when it arrives: workers compute their parts one by one,
-    at constant speed.
-
-    A simulated round decodes as many masks as n has binary digits; a real round decodes
-    one mask per response. This is a bisection, valid because more responses never
-    increase the residual. With `OneStep`, which violates this, a round may last longer
-    than necessary.
-
-    Args:
-      code: Gradient code.
-      tolerance: Bound of the norm of aᵀB - target, relative to the norm of the target.
-        With the default, rounds last until the gradient is exact, also with a decoder
-        that is inexact on purpose, such as `OneStep`.
-      decoder: See `jaxwgc.decoding_weights`.
-
-    Returns:
-      A waiting rule.
-
-    Raises:
-      ValueError: If tolerance is negative, the decoder does not fit, or (when called)
-        the number of times differs from the number of workers.
-      TypeError: If an argument has the wrong type.
-
-    Example:
-      Workers 0 and 2 of four hold one half of the parts, 1 and 3 the other half:
-
-      >>> import jax, jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
-      >>> wait = jaxwgc.stragglers.until_decodable(code)
-      >>> times = jnp.array([1.0, 2.0, jnp.inf, 3.0])
-      >>> arrivals = wait.arrivals(jax.random.key(0), times)
-      >>> arrivals.received, float(arrivals.elapsed)
-      (Array([ True,  True, False, False], dtype=bool), 2.0)
-
-    References:
-      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
-      graphs", 2017, for the decoding error as a criterion.
-    """
-    GradientCode.check(code)
-    _validation.check_number("tolerance", tolerance, minimum=0)
-    if decoder is not None:
-        decoder = code.choose_decoder(decoder)
-    return UntilDecodable(code, tolerance, decoder)
-
-
-def coverage(code: GradientCode, share: float) -> WaitingRule:
-    """Returns a waiting rule that ends a round once a share of the parts is finished.
-
-    For codes with messages that are parts or groups of parts, such as
-    `codes.replicated` and `codes.fractional_repetition`. If all parts have equal
-    weights, it is `until_decodable` with tolerance √(1 - share). To correct for lost
-    parts, use `debias="share"` of `jaxwgc.coded_aggregate`.
-
-    Args:
-      code: Gradient code.
-      share: Fraction of the parts, above 0 and at most 1.
-
-    Returns:
-      A waiting rule.
-
-    Raises:
-      ValueError: If share is not above 0 and at most 1.
-      TypeError: If an argument has the wrong type.
-
-    Example:
-      Three of four parts; the slowest worker has not finished the last one:
-
-      >>> import jax, jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
-      >>> wait = jaxwgc.stragglers.coverage(code, 0.75)
-      >>> arrivals = jax.jit(wait.arrivals)(jax.random.key(0), jnp.array([2.0, 3.0]))
-      >>> arrivals.finished(code.parts_per_worker), float(arrivals.elapsed)
-      (Array([2, 1], dtype=int32), 2.0)
-
-    References:
-      Giladi et al., "DropCompute: simple and more robust distributed synchronous
-      training via compute variance reduction", NeurIPS 2023.
-    """
-    _validation.check_number("share", share, positive=True, maximum=1)
-    # The tolerance also accepts shares that are too small by rounding.
-    return until_decodable(code, math.sqrt(1 - share + DECODES**2))
-
-
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
-class UntilDecodable(WaitingRule):
-    """Rule of `until_decodable`; a pytree, so that equal shapes share programs."""
-
-    code: Any = None
-    tolerance: Any = DECODES
-    decoder: Any = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, UntilDecodable) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    @property
-    def _identity(self):
-        # Decoders may hold arrays, which are not comparable.
-        return id(self.code), self.tolerance, id(self.decoder)
-
-    def is_over(self, times, now):
-        """Returns whether the responses until now decode, or all have arrived.
-
-        Times are per worker or per message, (num_messages,).
-        """
-        times = self._by_message(times)
-        mask = (times <= now) & (times < jnp.inf)
-        return mask.all() | self.code.decodes(mask, self.tolerance, self.decoder)
-
-    def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
-        """Returns the arrivals of a round that ends once its messages decode."""
-        times = times_of(times)
-        elapsed = self.ends(self._message_times(times))
-        received = (times <= elapsed) & jnp.isfinite(times)
-        return Arrivals(received, times, elapsed)
-
-    def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns a label and phrase: "decodable", "until the responses decode"."""
-        if self.tolerance <= DECODES:
-            return "decodable", "until the responses decode"
-        error = f"{self.tolerance**2:.0%}"
-        return f"error {error}", f"until the decoding error is at most {error}"
-
-    def _message_times(self, times):
-        """Returns the arrival time of each message, (num_messages,)."""
-        if self.code.required_parts is None:
-            return times
-        required = jnp.asarray(self.code.required_parts, times.dtype)
-        parts = jnp.asarray(self.code.parts_per_worker, times.dtype)[:, None]
-        share = jnp.where(parts > 0, required / jnp.maximum(parts, 1), 1)
-        # Messages without required parts arrive at once, even from lost workers.
-        return jnp.where(share > 0, times[:, None] * share, 0).ravel()
-
-    def _end(self, times):
-        times = self._by_message(times_of(times))
-        decoder = self.code.choose_decoder(self.decoder)
-        end = decoder.decoding_time(
-            self.code.encoding_matrix, self.code.segment_targets, times, self.tolerance
-        )
-        # A round that never decodes is over when all messages have arrived.
-        return jnp.where(jnp.isfinite(end), end, times.max())
-
-    def _by_message(self, times):
-        """Converts times per worker to times per message; keeps times per message."""
-        num_workers = self.code.num_workers
-        per_worker = self.code.messages_per_worker
-        is_right = len(times) in (num_workers, num_workers * per_worker)
-        rule = f"have shape (num_workers,) = ({num_workers},) to match the code"
-        _validation.require(is_right, "times", rule, times.shape)
-        return times.repeat(num_workers * per_worker // len(times))
+        quorum_time = xp.sort(times)[self.quorum - 1]
+        return xp.minimum(times.max(), factor * quorum_time)

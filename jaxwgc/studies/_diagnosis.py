@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -75,15 +75,25 @@ class Diagnosis(NamedTuple):
         levels = [f"{100 * level:g}%" for level in self.quantile_levels]
         rows = [["stragglers", "mean", "±", *levels, "worst", "noise"]]
         for row, number in enumerate(self.num_stragglers):
-            every = " (all)" if self.is_exhaustive[row] else ""
-            errors = self.mean_error, self.standard_error, self.worst_error
-            mean, error, worst = (_number(values[row]) for values in errors)
-            quantiles = map(_number, self.error_quantiles[row])
-            noise = f"{self.noise_amplification[row]:.2f}"
-            rows.append([f"{number}{every}", mean, error, *quantiles, worst, noise])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-        return "\n".join(lines + table)
+            suffix = " (all)" if self.is_exhaustive[row] else ""
+            quantiles = [_number(quantile) for quantile in self.error_quantiles[row]]
+            rows.append(
+                [
+                    f"{number}{suffix}",
+                    _number(self.mean_error[row]),
+                    _number(self.standard_error[row]),
+                    *quantiles,
+                    _number(self.worst_error[row]),
+                    f"{self.noise_amplification[row]:.2f}",
+                ]
+            )
+        widths = []
+        for column in zip(*rows, strict=True):
+            widths.append(max(len(cell) for cell in column))
+        for row in rows:
+            cells = [cell.rjust(width) for cell, width in zip(row, widths)]
+            lines.append("  ".join(cells))
+        return "\n".join(lines)
 
 
 def _number(value: float) -> str:
@@ -143,41 +153,26 @@ def diagnose(
     code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
-    name = "quantile_levels"
-    levels = _validation.concrete_array(name, quantile_levels, "real numbers")
+    levels = _validation.concrete_array(
+        "quantile_levels", quantile_levels, "real numbers"
+    )
 
     bits = jax.random.bits(key, (4,))
     _validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
-    shape = num_patterns, code.num_workers
-    rank = generator.random(shape).argsort(axis=1).argsort(axis=1)
-    scale = float(np.sum(np.asarray(code.target, np.float64) ** 2)) or 1.0
+    draws = generator.random((num_patterns, code.num_workers))
+    # Random ranks of the workers: those of the lowest ranks straggle.
+    ranks = draws.argsort(axis=1).argsort(axis=1)
     rows = []
     for number in numbers:
         is_exhaustive = math.comb(code.num_workers, number) <= num_patterns
-        patterns = rank >= number
         if is_exhaustive:
             sets = _worst_pattern.every_set(code.num_workers, number)
             patterns = _worst_pattern.masks_without(sets, code.num_workers)
+        else:
+            patterns = ranks >= number
         worst = _worst_pattern.worst_pattern(code, number, max_patterns=max_patterns)
-        masks = np.concatenate([worst[None], patterns])
-        errors, noise = np.array(_worst_pattern.decode_masks(code, masks)) / scale
-        # If the search was not exhaustive, a random pattern may be worse than the found
-        # one.
-        hardest = errors.argmax()
-        spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
-        rows.append(
-            {
-                "num_stragglers": number,
-                "is_exhaustive": is_exhaustive,
-                "mean_error": errors[1:].mean(),
-                "standard_error": spread / math.sqrt(len(patterns)),
-                "error_quantiles": np.quantile(errors[1:], levels),
-                "worst_error": errors[hardest],
-                "worst_received": masks[hardest],
-                "noise_amplification": math.sqrt(noise[1:].mean()),
-            }
-        )
+        rows.append(_row(code, patterns, worst, is_exhaustive, levels))
     copies = np.asarray(code.assignment).sum(axis=0)
     return Diagnosis(
         parts_per_worker=float(np.mean(code.parts_per_worker)),
@@ -185,16 +180,73 @@ def diagnose(
         replication=float(copies.mean()),
         min_replication=int(copies.min()),
         message_length=code.messages_per_worker / code.num_segments,
+        num_stragglers=np.array(numbers),
+        is_exhaustive=np.array([row.is_exhaustive for row in rows]),
+        mean_error=np.array([row.mean_error for row in rows]),
+        standard_error=np.array([row.standard_error for row in rows]),
         quantile_levels=levels,
-        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+        error_quantiles=np.array([row.error_quantiles for row in rows]),
+        worst_error=np.array([row.worst_error for row in rows]),
+        worst_received=np.array([row.worst_received for row in rows]),
+        noise_amplification=np.array([row.noise_amplification for row in rows]),
     )
 
 
-def _numbers_of_stragglers(numbers, num_workers):
+class _Row(NamedTuple):
+    """Row of a `Diagnosis`, for one number of stragglers."""
+
+    is_exhaustive: bool
+    mean_error: float
+    standard_error: float
+    error_quantiles: np.ndarray
+    worst_error: float
+    worst_received: np.ndarray
+    noise_amplification: float
+
+
+def _row(
+    code: GradientCode,
+    patterns: np.ndarray,
+    worst: np.ndarray,
+    is_exhaustive: bool,
+    levels: np.ndarray,
+) -> _Row:
+    """Decodes the patterns of one number of stragglers.
+
+    Args:
+      code: Gradient code.
+      patterns: Which workers respond, bool (patterns, num_workers).
+      worst: Pattern of the search for the worst one, bool (num_workers,).
+      is_exhaustive: Whether these are all patterns.
+      levels: Levels of the quantiles.
+    """
+    masks = np.concatenate([worst[None], patterns])
+    decoded_errors, decoded_noise = _worst_pattern.decode_masks(code, masks)
+    scale = float(np.sum(np.asarray(code.target, np.float64) ** 2)) or 1.0
+    errors = decoded_errors / scale
+    noise = decoded_noise / scale
+    errors_of_patterns = errors[1:]
+    spread = 0.0 if is_exhaustive else errors_of_patterns.std(ddof=1)
+    # If the search was not exhaustive, a random pattern may be worse than its result.
+    hardest = errors.argmax()
+    return _Row(
+        is_exhaustive=is_exhaustive,
+        mean_error=errors_of_patterns.mean(),
+        standard_error=spread / math.sqrt(len(patterns)),
+        error_quantiles=np.quantile(errors_of_patterns, levels),
+        worst_error=errors[hardest],
+        worst_received=masks[hardest],
+        noise_amplification=math.sqrt(noise[1:].mean()),
+    )
+
+
+def _numbers_of_stragglers(numbers: Any, num_workers: int) -> list[int]:
+    """Returns the numbers of stragglers of the rows, after checks."""
     if numbers is None:
         last = num_workers // 2
         evenly = np.linspace(0, last, min(last + 1, _NUM_ROWS))
         return np.unique(evenly.round().astype(int)).tolist()
-    numbers = [numbers] if np.ndim(numbers) == 0 else list(numbers)
-    _validation.require(numbers, "num_stragglers", "be at least one number", numbers)
-    return [_validation.check_stragglers(number, num_workers) for number in numbers]
+    listed = [numbers] if np.ndim(numbers) == 0 else list(numbers)
+    if not listed:
+        raise ValueError(f"num_stragglers must be at least one number; got {listed}")
+    return [_validation.check_stragglers(number, num_workers) for number in listed]

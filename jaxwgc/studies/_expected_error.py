@@ -73,15 +73,23 @@ def expected_error(
     GradientCode.check(code, concrete="its error is computed on the host")
     code.check_plain("expected_error")
     fixed = [decoder for decoder in code.decoders_of(OneStep) if not decoder.shared]
-    rule = "be real, with OneStep(..., shared=False) among its decoders"
-    _validation.require(not code.is_complex and fixed, "code", rule, code)
-    name = "straggler_probabilities"
-    sizes = {"or_number": True, "num_workers": code.num_workers}
-    given = straggler_probabilities
-    given = _validation.concrete_array(name, given, "real numbers", **sizes)
-    stragglers = np.broadcast_to(given, code.num_workers).astype(np.float64)
-    is_right = (stragglers >= 0) & (stragglers <= 1)
-    _validation.check_entries(name, stragglers, is_right, "from 0 to 1")
+    if code.is_complex or not fixed:
+        raise ValueError(
+            "code must be real, with OneStep(..., shared=False) among its decoders; "
+            f"got {code}"
+        )
+    probabilities = _validation.concrete_array(
+        "straggler_probabilities",
+        straggler_probabilities,
+        "real numbers",
+        or_number=True,
+        num_workers=code.num_workers,
+    )
+    stragglers = np.broadcast_to(probabilities, code.num_workers).astype(np.float64)
+    is_probability = (stragglers >= 0) & (stragglers <= 1)
+    _validation.check_entries(
+        "straggler_probabilities", stragglers, is_probability, "from 0 to 1"
+    )
     variance = variances_of(quantization_variance, code.num_workers)
     inner = correlations_of(correlation, code.num_parts)
 
@@ -96,4 +104,4 @@ def expected_error(
     bias = responses @ sent - np.asarray(code.target, np.float64)
     [systematic] = squared_norms(bias[None])
     chance = responses * (stragglers + variance) @ squared_norms(sent)
-    return ExpectedError(bias, float(systematic + chance))
+    return ExpectedError(bias=bias, squared_error=float(systematic + chance))

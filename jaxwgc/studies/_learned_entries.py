@@ -77,27 +77,31 @@ def learn_entries(
     """
     GradientCode.check(code, concrete="the better of two codes is returned")
     code.check_plain("learn_entries")
-    _validation.require(not code.is_complex, "code", "be real", code)
+    if code.is_complex:
+        raise ValueError(f"code must be real; got {code}")
     loads = np.asarray(code.loads, np.float64)
     StragglerModel.check("model", model, loads)
     key = _validation.check_key(key)
     num_steps = _validation.check_int("num_steps", num_steps, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    rule = {"positive": True, "traceable": False}
-    _validation.check_number("learning_rate", learning_rate, **rule)
+    _validation.check_number(
+        "learning_rate", learning_rate, positive=True, traceable=False
+    )
 
     matrix = np.asarray(code.encoding_matrix, np.float64)
     assignment = np.asarray(code.assignment)
-    scale = np.sqrt(np.mean(matrix[assignment] ** 2)) if assignment.any() else 0.0
-    if scale == 0:
+    if not matrix[assignment].any():
         return code
+    scale = np.sqrt(np.mean(matrix[assignment] ** 2))
     decoders = code.decoders_of(LeastSquares) or (LeastSquares(),)
     learned = dataclasses.replace(
         code, encoding_matrix=matrix, num_stragglers=0, decoders=decoders
     )
-    found = _learn(model, num_steps, batch_size, learned, key, scale, learning_rate)
-    entries, difference, standard_error = found
-    if not difference < -_STANDARD_ERRORS * standard_error:
+    entries, difference, standard_error = _learn(
+        model, num_steps, batch_size, learned, key, scale, learning_rate
+    )
+    is_better = difference < -_STANDARD_ERRORS * standard_error
+    if not is_better:
         return code
     matrix = np.where(assignment, np.asarray(entries, np.float64), 0)
     return dataclasses.replace(learned, encoding_matrix=matrix)
@@ -125,7 +129,11 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     def step(carry, key):
         relative, optimizer_state, states = carry
         masks, states = draw(key, states)
-        gradient = jax.grad(lambda own: errors(own * scale, masks).mean())(relative)
+
+        def mean_error(relative):
+            return errors(relative * scale, masks).mean()
+
+        gradient = jax.grad(mean_error)(relative)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state)
         relative = optax.apply_updates(relative, updates)
         return (relative, optimizer_state, states), None
@@ -133,8 +141,8 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     def compare(states, key):
         masks, states = draw(key, states)
         # Both codes are decoded one after the other, so that they share one program.
-        compared = functools.partial(errors, masks=masks)
-        new, old = jax.lax.map(compared, jnp.stack([relative * scale, before]))
+        entries_of_codes = jnp.stack([relative * scale, before])
+        new, old = jax.lax.map(lambda entries: errors(entries, masks), entries_of_codes)
         return states, new - old
 
     states = jax.vmap(lambda _: model.init(code.num_workers))(jnp.arange(batch_size))

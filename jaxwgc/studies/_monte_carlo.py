@@ -72,13 +72,15 @@ def monte_carlo(
     """
     key = jnp.asarray(_validation.check_key(key))
     num_trials = _validation.check_int("num_trials", num_trials, minimum=1)
-    batch_size = _DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+    if batch_size is None:
+        batch_size = _DEFAULT_BATCH_SIZE
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    devices = _checked_devices(devices)
+    mesh = None if devices is None else _mesh_of(devices)
+    num_devices = 1 if mesh is None else mesh.size
     # Few sizes, so that studies with other numbers of trials share compiled programs.
-    num_per_device = -(-num_trials // len(devices))
+    num_per_device = -(-num_trials // num_devices)
     batch_size = min(batch_size, _arrays.next_power_of_two(num_per_device))
-    at_once = batch_size * len(devices)
+    at_once = batch_size * num_devices
 
     # JAX keeps the compiled program as long as the function `trial` exists, also under
     # vmap.
@@ -95,13 +97,14 @@ def monte_carlo(
 
     if _validation.is_traced(key):
         return run_traced()
-    if devices != [None]:
+    if mesh is not None:
         # Each device runs its own loop, so that trials with loops do not wait for other
         # devices.
-        mesh = Mesh(devices, "trials")
-        each = PartitionSpec("trials")
-        specs: dict[str, Any] = {"mesh": mesh, "in_specs": each, "out_specs": each}
-        run = jax.jit(jax.shard_map(run, check_vma=False, **specs))
+        by_device = PartitionSpec("trials")
+        sharded = jax.shard_map(
+            run, mesh=mesh, in_specs=by_device, out_specs=by_device, check_vma=False
+        )
+        run = jax.jit(sharded)
     batches = []
     with Progress(progress, num_trials) as shown:
         for start in range(0, num_trials, at_once):
@@ -114,19 +117,19 @@ def monte_carlo(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_trials], *batches)
 
 
-def _checked_devices(devices):
-    """Checks devices; None becomes [None], for the default device."""
-    if devices is None:
-        return [None]
-    devices = list(devices)
-    if not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices must be from jax.devices(); got {devices}")
-    own = {each for each in devices if each.process_index == jax.process_index()}
-    is_right = len(own) == len(devices) > 0
-    _validation.require(
-        is_right, "devices", "be distinct devices of this process", devices
-    )
-    return devices
+def _mesh_of(devices: Sequence[Any]) -> Mesh:
+    """Checks devices, and returns a mesh of them with the axis "trials"."""
+    listed = list(devices)
+    if not all(isinstance(device, jax.Device) for device in listed):
+        raise TypeError(f"devices must be from jax.devices(); got {listed}")
+    process = jax.process_index()
+    are_local = all(device.process_index == process for device in listed)
+    are_distinct = len(set(listed)) == len(listed)
+    if not listed or not are_local or not are_distinct:
+        raise ValueError(
+            f"devices must be distinct devices of this process; got {listed}"
+        )
+    return Mesh(listed, "trials")
 
 
 class Summary(NamedTuple):
@@ -198,9 +201,12 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         low = summary.low
         high = summary.high
         if num_trials > 1 or _arrays.dtype_of(leaf) == np.bool_:
-            wilson = _wilson_interval(xp, values.sum(0), num_trials, confidence)
+            share_low, share_high = _wilson_interval(
+                xp, values.sum(0), num_trials, confidence
+            )
             is_share = ((values == 0) | (values == 1)).all(0)
-            low, high = (xp.where(is_share, *ends) for ends in zip(wilson, (low, high)))
+            low = xp.where(is_share, share_low, low)
+            high = xp.where(is_share, share_high, high)
         return summary._replace(low=low[()], high=high[()])
 
     return jax.tree.map(of_leaf, results)
@@ -220,7 +226,7 @@ def student_summary(trials: Any, confidence: float = 0.95) -> Summary:
     high = mean + half
     if num_trials >= _NUM_OF_ONE_SIGN:
         low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
-    return Summary(mean, low[()], high[()], error)
+    return Summary(mean=mean, low=low[()], high=high[()], standard_error=error)
 
 
 def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
@@ -265,16 +271,26 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
       on Information Theory 27, 1981 (the added ½); Newcombe, "Two-sided
       confidence intervals for the single proportion", 1998.
     """
-    sizes = {"rounds": "any", "num_workers": "any"}
-    received = _validation.host_array("received", received, "bools", **sizes)
-    rounds = len(received)
-    lost = ~received
-    estimates = (lost.sum(0) + 0.5) / (rounds + 1)
+    responses = _validation.host_array(
+        "received", received, "bools", rounds="any", num_workers="any"
+    )
+    num_rounds = len(responses)
+    lost = ~responses
+    estimates = (lost.sum(0) + 0.5) / (num_rounds + 1)
     return summarize(lost, confidence)._replace(mean=estimates)
 
 
-def _wilson_interval(xp, hits, num_trials, confidence):
-    """Computes Wilson's interval of a proportion, with continuity correction."""
+def _wilson_interval(
+    xp: Any, hits: Any, num_trials: int, confidence: float
+) -> tuple[Any, Any]:
+    """Computes Wilson's interval of a proportion, with continuity correction.
+
+    Args:
+      xp: Module `numpy` or `jax.numpy`.
+      hits: Numbers of hits, arrays of this module.
+      num_trials: Number of trials.
+      confidence: Level of the interval.
+    """
     # The lower quantile is used, because (1 + confidence) / 2 could round to one.
     z = -scipy.special.ndtri((1 - confidence) / 2)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,8 +140,8 @@ def adversarial(
       mitigating adversarial stragglers", 2019; Charles, Papailiopoulos, Ellenberg,
       "Approximate gradient coding via sparse random graphs", 2017.
     """
-    options = {"max_patterns": max_patterns}
-    return fixed(worst_pattern(code, num_stragglers, decoder, **options))
+    received = worst_pattern(code, num_stragglers, decoder, max_patterns=max_patterns)
+    return fixed(received)
 
 
 class _Adversary:
@@ -182,7 +181,11 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
     return min(lost for lost, error in errors.items() if error >= worst)
 
 
-def _improve(adversary: _Adversary, lost: tuple[int, ...], errors: Any) -> None:
+def _improve(
+    adversary: _Adversary,
+    lost: tuple[int, ...],
+    errors: dict[tuple[int, ...], float],
+) -> None:
     """Swaps stragglers for responders as long as this increases the error.
 
     Adds the errors of all sets on the way to `errors`, and stops at a known set.
@@ -193,14 +196,19 @@ def _improve(adversary: _Adversary, lost: tuple[int, ...], errors: Any) -> None:
     record = float(error)
     while lost not in errors:
         errors[lost] = float(error)
-        if (better := _better_swap(adversary, lost, record)) is None:
+        better = _better_swap(adversary, lost, record)
+        if better is None:
             return
         lost, error = better
         record = max(record, error)
 
 
-def _better_swap(adversary: _Adversary, lost: tuple[int, ...], record: float) -> Any:
+def _better_swap(
+    adversary: _Adversary, lost: tuple[int, ...], record: float
+) -> tuple[tuple[int, ...], float] | None:
     """Returns the best set of the first batch of swaps with an improvement, or None.
+
+    Its decoding error comes second.
 
     Swaps are tried in descending order of ridge errors, since these mostly have the
     largest errors: usually one batch suffices. To show that no swap is better, all are
@@ -213,14 +221,16 @@ def _better_swap(adversary: _Adversary, lost: tuple[int, ...], record: float) ->
     order = np.argsort(-ridge_errors, kind="stable")
     if adversary.ridge_error_is_bound:
         order = order[ridge_errors[order] > record - noise]
-    least = ridge.of(lost) + ridge.tolerance
+    ridge_error = ridge.of(lost) + ridge.tolerance
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
         sets = [swapped(lost, swap) for swap in swaps[batch]]
         errors = adversary.errors(np.array(sets))
         best = int(np.argmax(errors >= errors.max() - noise))
-        is_better = errors[best] >= record - noise and ridge_errors[batch[best]] > least
-        if is_better or errors.max() > record + noise:
+        has_larger_error = errors.max() > record + noise
+        ties = errors[best] >= record - noise
+        has_larger_ridge_error = ridge_errors[batch[best]] > ridge_error
+        if has_larger_error or (ties and has_larger_ridge_error):
             return sets[best], float(errors[best])
     return None
 
@@ -326,7 +336,9 @@ def masks_without(lost: np.ndarray, num_workers: int) -> np.ndarray:
     return masks
 
 
-def decode_masks(code: GradientCode, masks: np.ndarray) -> tuple[np.ndarray, ...]:
+def decode_masks(
+    code: GradientCode, masks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Decodes masks in batches; codes of equal shapes share compiled programs.
 
     Args:
@@ -343,12 +355,13 @@ def decode_masks(code: GradientCode, masks: np.ndarray) -> tuple[np.ndarray, ...
     # This also gives concrete errors if it runs while a function is traced.
     with jax.ensure_compile_time_eval():
         decoded = jax.device_get([_decode(code, batch) for batch in batches])
-    both = np.concatenate(decoded, axis=1, dtype=np.float64)
-    return tuple(both[:, : len(masks)])
+    errors, noise = np.concatenate(decoded, axis=1, dtype=np.float64)
+    return errors[: len(masks)], noise[: len(masks)]
 
 
 @jax.jit
-def _decode(code, masks):
+def _decode(code: GradientCode, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns decoding errors and squared noise of masks, (number,) each."""
     decoded = decoding(code, masks)
     sizes = jnp.sum(squares(jnp.asarray(code.encoding_matrix)), axis=1)
     noise = jnp.sum(squares(decoded.weights) * sizes, axis=(-2, -1))

@@ -110,13 +110,13 @@ class RoundMachine(RuleBasedStateMachine):
             if slot.state in ("lost", "starting"):
                 assert not states.have_round[worker]
                 continue
-            finished = np.flatnonzero(states.are(*FINISHED)[worker])
+            finished = np.flatnonzero(states.are(FINISHED)[worker])
             if len(finished):
                 assert process.number == engine.number
                 assert {*finished.tolist()} <= {*process.done}
             if engine.requests is None and states.have_open[worker]:
                 assert slot.state == "computing"
-        claims = states.are(PartStatus.COMPUTING).sum(1)
+        claims = states.are([PartStatus.COMPUTING]).sum(1)
         assert claims.max() <= max(2, simulated.PLAN.report_size)
 
     @invariant()

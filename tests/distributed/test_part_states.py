@@ -71,7 +71,7 @@ def test_masks_and_counts_are_derived_from_the_statuses():
     assert not states.have_open.any() and not states.have_round.any()
     for worker in range(2):
         states.apply_to_worker(PartEvent.SEND, worker)
-    assert states.are(PartStatus.HELD).tolist() == [[True] * 3, [True, True, False]]
+    assert states.are([PartStatus.HELD]).tolist() == [[True] * 3, [True, True, False]]
     states.apply(PartEvent.CLAIM, 0, np.array([0, 2]))
     states.apply(PartEvent.TAKE, 1, np.array([1]))
     states.apply(PartEvent.REPORT, 0, np.array([2]))

@@ -16,9 +16,11 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
-from jaxwgc.distributed.ray import _cluster, _worker
+from jaxwgc.distributed.ray import _cluster, _part_worker, _worker_base
 from jaxwgc.distributed.ray._messages import ArrayPool, pack, sent, unpack
-from jaxwgc.distributed.ray._worker import Assignment, PartWorker, Task, Worker
+from jaxwgc.distributed.ray._part_worker import PartWorker
+from jaxwgc.distributed.ray._task import Assignment, Task
+from jaxwgc.distributed.ray._worker import Worker
 
 pytest.importorskip("ray")
 
@@ -194,7 +196,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
         clock[0] += seconds
 
     simulated = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
-    monkeypatch.setattr(_worker, "time", simulated)
+    monkeypatch.setattr(_part_worker, "time", simulated)
     task = Task(loss, False, None, None, lambda *_: 0.125, None, None, LIKE, sent(KEY))
     worker = PartWorker(Assignment(0, np.arange(2), np.eye(2)), task)
     worker.prepare([*PARTS[:2]])
@@ -218,9 +220,9 @@ def test_first_query_compiles_nothing(kind):
     rows = np.eye(2)[: 1 + (kind is PartWorker)]
     worker = kind(Assignment(0, np.arange(2), rows), task)
     worker.prepare([*PARTS[:2]])
-    number = _worker.project._cache_size()
+    number = _worker_base.project._cache_size()
     order = jax.tree.leaves(PARAMS), sent(KEY), 0
     others = [-1] if kind is PartWorker else []
     key = sent(jax.random.key(3))
     assert worker.project(order, np.array([1]), key, *others).shape == (64,)
-    assert _worker.project._cache_size() == number
+    assert _worker_base.project._cache_size() == number

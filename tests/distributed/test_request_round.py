@@ -10,10 +10,10 @@ from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Report, Taken
 from jaxwgc.distributed.ray._part_states import PartStatus
+from jaxwgc.distributed.ray._part_worker import turns_left
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._rounds import RoundStart
-from jaxwgc.distributed.ray._worker import turns_left
 from tests.distributed.simulated import Verifier, World, is_call, request_fleet
 
 
@@ -182,12 +182,12 @@ def test_late_and_repeated_reports_do_not_count():
     world.now += 1.0
     world.respond(0, num_parts=1)
     states = world.engine._parts
-    assert states.turns(0, PartStatus.REPORTED).tolist() == [0]
+    assert states.turns(0, [PartStatus.REPORTED]).tolist() == [0]
     assert world.fleet.rows[0][0, 3] == 0.25
     world.workers[0].reports += world.workers[0].reports
     world.now += 1.0
     world.respond(0, num_parts=0)
-    assert states.turns(0, PartStatus.REPORTED).tolist() == [0]
+    assert states.turns(0, [PartStatus.REPORTED]).tolist() == [0]
     assert world.engine.times[0].tolist() == [1.0, np.inf, np.inf, np.inf]
 
 

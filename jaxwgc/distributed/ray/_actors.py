@@ -4,7 +4,7 @@ import collections
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
 from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launches, end_process
 from jaxwgc.distributed.ray._messages import Answer
-from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
 
 # Timeout in seconds for reading a response that is already on this machine.
@@ -31,7 +31,7 @@ class _OpenCall(NamedTuple):
       number: Round of the call; None for the start of a worker.
     """
 
-    task: Any
+    task: RayReference
     identifier: int
     time: float
     number: int | None = None
@@ -52,10 +52,12 @@ class Actors:
       pending: Events that have been read, and not returned.
     """
 
-    def __init__(self, launcher: Launches, num_workers: int, check_open: Callable):
+    def __init__(
+        self, launcher: Launches, num_workers: int, check_open: Callable[[], None]
+    ):
         self._launcher = launcher
         self._check_open = check_open
-        self._actors: list[Any] = [None] * num_workers
+        self._actors: list[RayActor | None] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
         # Calls without a response, oldest first.
         self._calls: list[list[_OpenCall]] = [[] for _ in range(num_workers)]
@@ -65,7 +67,7 @@ class Actors:
         self.pending: collections.deque[events.WorkerEvent] = collections.deque()
         self._first_ready: events.Ready | None = None
         self._travel_time = TravelTime()
-        self.order: Any = None
+        self.order: RayReference | bytes | None = None
         self.step = 0
         self.read_seconds = 0.0
 
@@ -104,7 +106,8 @@ class Actors:
             tasks = list(newest)
             now = time.monotonic()
             ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
-            if was_waiting := not ready:
+            was_waiting = not ready
+            if was_waiting:
                 self._travel_time.note_silence(now)
                 ready, _ = ray.wait(tasks, timeout=seconds)
             now = time.monotonic()
@@ -113,7 +116,9 @@ class Actors:
             self.read_seconds += time.monotonic() - now
         return self.pending.popleft() if self.pending else None
 
-    def query(self, workers: np.ndarray, seconds: float, *arguments: Any) -> np.ndarray:
+    def query(
+        self, workers: np.ndarray, seconds: float, *arguments: object
+    ) -> np.ndarray:
         """Returns projections of several workers, (num_asked, num_columns).
 
         See `Worker.project`.
@@ -147,11 +152,12 @@ class Actors:
         """Ends an actor, and kills its process, which may be frozen."""
         actor = self._actors[worker]
         pid = self._pids[worker]
-        self._actors[worker] = self._pids[worker] = None
+        self._actors[worker] = None
+        self._pids[worker] = None
         self._calls[worker] = []
         self._deferred.pop(worker, None)
-        kept = [event for event in self.pending if event.worker != worker]
-        self.pending = collections.deque(kept)
+        events_of_others = [event for event in self.pending if event.worker != worker]
+        self.pending = collections.deque(events_of_others)
         if actor is not None:
             end_process(actor, pid)
 
@@ -181,7 +187,7 @@ class Actors:
         calls.append(_OpenCall(task, action.call, called, action.number))
 
     def _event(
-        self, worker: int, task: Any, now: float, was_waiting: bool
+        self, worker: int, task: RayReference, now: float, was_waiting: bool
     ) -> events.WorkerEvent:
         """Converts the result of a finished task to an event."""
         newest = self._calls[worker][-1]
@@ -207,6 +213,7 @@ class Actors:
         return events.Response(worker, newest.identifier, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.WorkerEvent:
+        """Records the process of a worker, and compares its parts with the first."""
         first = self._first_ready or ready
         self._first_ready = first
         if ready.signature != first.signature:
@@ -222,14 +229,16 @@ class Actors:
                 ends_training=ready.has_batches,
             )
         is_here = ready.node == find_ray().get_runtime_context().get_node_id()
-        self._pids[ready.worker] = pid = ready.pid if is_here else None
+        pid = ready.pid if is_here else None
+        self._pids[ready.worker] = pid
         return ready._replace(pid=pid)
 
     def _lost(self, worker: int, error: Exception) -> events.Lost:
+        """Converts an exception of a call to an event."""
         self._check_open()
         exceptions = find_ray().exceptions
-        has_died = isinstance(error, exceptions.RayError)
-        has_died &= not isinstance(error, exceptions.RayTaskError)
+        is_of_task = isinstance(error, exceptions.RayTaskError)
+        has_died = isinstance(error, exceptions.RayError) and not is_of_task
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, WorkerError):
             return events.Lost(
@@ -243,4 +252,6 @@ class Actors:
         trouble = f"{name}: {line_of(str(cause))}"
         if name.startswith("Actor"):
             trouble = f"its process died ({name})"
-        return events.Lost(worker, trouble, error, has_died)
+        return events.Lost(
+            worker=worker, trouble=trouble, error=error, has_died=has_died
+        )

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 import jax
 import numpy as np
@@ -16,11 +16,11 @@ class TrainingState(NamedTuple):
     """State of a training, with all that is needed to continue it.
 
     Attributes:
-      params: a pytree.
-      optimizer_state: that of `optax.chain(decode_aggregate(...), optimizer)`; its
+      params: Pytree.
+      optimizer_state: State of `optax.chain(decode_aggregate(...), optimizer)`; its
         first entry counts the rounds that could not be decoded.
-      key: of batches.
-      step: how many have been taken.
+      key: Key of batches.
+      step: Number of steps that have been taken.
     """
 
     params: Any
@@ -55,19 +55,22 @@ class Progress(NamedTuple):
         `worker/3/seconds`, the time from the start of the round to the response of
         worker 3, on request to its last part. NaN if the worker did not respond.
         """
-        round = self.round
-        times = np.where(np.isfinite(round.times), round.times, np.nan)
+        this_round = self.round
+        is_response = np.isfinite(this_round.times)
+        times = np.where(is_response, this_round.times, np.nan)
         seconds = np.fmax.reduce(times.reshape(len(times), -1), axis=1)
-        values = {
-            "loss": self.loss,
-            "step_seconds": round.elapsed,
-            "responded": np.isfinite(seconds).sum(),
-            "corrupted": 0 if round.wrong is None else round.wrong.sum(),
-            "undecodable": self.undecodable,
-            "replaced": round.replaced,
+        num_corrupted = 0 if this_round.wrong is None else this_round.wrong.sum()
+        metrics = {
+            "loss": float(self.loss),
+            "step_seconds": float(this_round.elapsed),
+            "responded": float(np.isfinite(seconds).sum()),
+            "corrupted": float(num_corrupted),
+            "undecodable": float(self.undecodable),
+            "replaced": float(this_round.replaced),
         }
-        values |= {f"worker/{index}/seconds": own for index, own in enumerate(seconds)}
-        return {name: float(value) for name, value in values.items()}
+        for worker, seconds_of_worker in enumerate(seconds.tolist()):
+            metrics[f"worker/{worker}/seconds"] = seconds_of_worker
+        return metrics
 
 
 class JsonLines:
@@ -116,14 +119,44 @@ class JsonLines:
 
     def __call__(self, progress: Progress) -> None:
         """Appends the line of a step."""
-        metrics = progress.metrics().items()
-        values = {name: own if np.isfinite(own) else None for name, own in metrics}
-        line = json.dumps({"run": self._run, "step": progress.state.step, **values})
+        fields: dict[str, Any] = {"run": self._run, "step": progress.state.step}
+        for name, value in progress.metrics().items():
+            fields[name] = value if np.isfinite(value) else None
+        line = json.dumps(fields)
         with self.path.open("a") as file:
             file.write(line + "\n")
 
 
-def begin(callbacks: Sequence[Any], run: str, step: int) -> list[Any]:
+class LogsMetrics(Protocol):
+    """Metric writer such as a run of wandb."""
+
+    def log(self, metrics: dict[str, float], *, step: int) -> object:
+        """Writes the metrics of a step."""
+        ...
+
+
+class WritesScalars(Protocol):
+    """Metric writer such as a writer of clu."""
+
+    def write_scalars(self, step: int, metrics: dict[str, float]) -> object:
+        """Writes the metrics of a step."""
+        ...
+
+
+class AddsScalar(Protocol):
+    """Metric writer such as a `SummaryWriter` of TensorBoard."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> object:
+        """Writes one metric of a step."""
+        ...
+
+
+Callback: TypeAlias = (
+    Callable[[Progress], object] | LogsMetrics | WritesScalars | AddsScalar
+)
+
+
+def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
     """Prepares callbacks for a run that starts at `step`; returns them in order.
 
     JSON lines come first, so that a file has the line of a step even if another
@@ -132,30 +165,56 @@ def begin(callbacks: Sequence[Any], run: str, step: int) -> list[Any]:
     Raises:
       TypeError: If a callback is neither a function nor a metric writer.
     """
-    methods = "__call__", "log", "write_scalars", "add_scalar"
+    writers_of_lines = []
+    others = []
     for callback in callbacks:
         if isinstance(callback, JsonLines):
             callback.begin(run, step)
-        if not any(hasattr(callback, method) for method in methods):
+            writers_of_lines.append(callback)
+        elif callable(callback) or _is_metric_writer(callback):
+            others.append(callback)
+        else:
             raise TypeError(
                 "callbacks must be functions of a Progress, or have log(dict, step=), "
                 "write_scalars(step, dict) or add_scalar(name, value, step); got "
                 f"{callback!r}"
             )
-    return sorted(callbacks, key=lambda each: not isinstance(each, JsonLines))
+    return [*writers_of_lines, *others]
 
 
-def call(callback: Any, progress: Progress) -> Any:
+# A metric writer may have its method from `__getattr__`, which `isinstance` with a
+# Protocol does not see.
+
+
+def _logs_metrics(callback: object) -> TypeGuard[LogsMetrics]:
+    return hasattr(callback, "log")
+
+
+def _writes_scalars(callback: object) -> TypeGuard[WritesScalars]:
+    return hasattr(callback, "write_scalars")
+
+
+def _adds_scalar(callback: object) -> TypeGuard[AddsScalar]:
+    return hasattr(callback, "add_scalar")
+
+
+def _is_metric_writer(callback: object) -> bool:
+    return (
+        _logs_metrics(callback) or _writes_scalars(callback) or _adds_scalar(callback)
+    )
+
+
+def call(callback: Callback, progress: Progress) -> object:
     """Calls a function with `progress`, or a metric writer with its metrics."""
     if callable(callback):
         return callback(progress)
     metrics = progress.metrics()
     step = progress.state.step
-    if hasattr(callback, "log"):
+    if _logs_metrics(callback):
         callback.log(metrics, step=step)
-    elif hasattr(callback, "write_scalars"):
+    elif _writes_scalars(callback):
         callback.write_scalars(step, metrics)
-    else:
+    elif _adds_scalar(callback):
         # NaNs are left out, because TensorBoard warns of each. Seconds of stragglers
         # are NaN.
         for name, value in metrics.items():

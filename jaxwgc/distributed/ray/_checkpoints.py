@@ -193,7 +193,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_checkpoints(
-    folder: Any,
+    folder: str | Path | None,
     start: TrainingState,
     code: GradientCode,
     limit: ResponseLimit,
@@ -267,6 +267,7 @@ def _restored(
     fields = jax.tree.structure(saved).unflatten(arrays)
     del fields[_CODE]
     if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
-        kind = jax.random.key_impl(start.key)
-        fields["key"] = jax.random.wrap_key_data(fields["key"], impl=kind)
-    return TrainingState(**fields)._replace(step=int(fields["step"]))
+        implementation = jax.random.key_impl(start.key)
+        fields["key"] = jax.random.wrap_key_data(fields["key"], impl=implementation)
+    fields["step"] = int(fields["step"])
+    return TrainingState(**fields)

@@ -18,7 +18,7 @@ from jaxwgc import _validation
 from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._callbacks import TrainingState
+from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
 from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
@@ -39,18 +39,18 @@ from jaxwgc.distributed.ray._session import (
     claimed_resources,
     session,
 )
+from jaxwgc.distributed.ray._task import (
+    COMPILATION_CACHE,
+    SHARED_SETTINGS,
+    Task,
+    try_loss,
+)
 from jaxwgc.distributed.ray._trace import filled
 from jaxwgc.distributed.ray._verification import (
     Audits,
     ParityChecks,
     PartCopies,
     Verifier,
-)
-from jaxwgc.distributed.ray._worker import (
-    COMPILATION_CACHE,
-    SHARED_SETTINGS,
-    Task,
-    try_loss,
 )
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies import StragglerReport, straggler_report
@@ -199,8 +199,8 @@ class RayCluster:
         GradientCode.check(code)
         if code.messages_per_worker > 1:
             code.check_requests()
-        is_right = (key is None) == (batch is None)
-        _validation.require(is_right, "key and batch", "go together", [key, batch])
+        if (key is None) != (batch is None):
+            raise ValueError(f"key and batch must go together; got {[key, batch]}")
         _validation.check_instance("decoding", decoding, DecodingOptions)
         check_decoding_options(decoding)
         _validation.check_instance("verification", verification, Verification)
@@ -227,19 +227,26 @@ class RayCluster:
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
             self._parts = sent(parts)
-        task = _task_of(loss, has_aux, load, batch, faults, decoding)
-        has_digests = batches is not None and verification.digests
-        self._task = task._replace(batches=batches, has_digests=has_digests)
-        # Workers claim no CPU from a Ray of our own, because it has no other users.
-        claims: dict[str, Any] = {"num_cpus": 0}
-        if address is not None:
-            claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-        # Task events are disabled, because Ray's record of all tasks would grow without
-        # bounds.
-        claims |= {"enable_task_events": False, **(actor_options or {})}
-        self._options = claims
+        _validation.check_bool("has_aux", has_aux)
+        _validation.check_callable("loss", loss)
+        if batch is not None:
+            _validation.check_callable("batch", batch)
+        # The fields that depend on params are added when the workers start.
+        self._task = Task(
+            loss=loss,
+            has_aux=has_aux,
+            load=load,
+            batch=batch,
+            delay=faults.delay,
+            corrupt=faults.corrupt,
+            message_dtype=decoding.message_dtype,
+            batches=batches,
+            has_digests=batches is not None and verification.digests,
+        )
+        self._options = _actor_options(address, actor_options)
         if spare is None:
-            self._has_spare = address is None and not claimed_resources(claims)
+            claims_nothing = not claimed_resources(self._options)
+            self._has_spare = address is None and claims_nothing
         else:
             _validation.check_bool("spare", spare)
             self._has_spare = spare
@@ -275,12 +282,13 @@ class RayCluster:
 
         A round that is under way in another thread ends with a RuntimeError.
         """
-        if (driver := self._driver) is not None:
-            driver.is_closed.set()
+        if self._driver is not None:
+            self._driver.is_closed.set()
         with self._lock:
             driver = self._driver
             stack = self._stack
-            self._driver = self._stack = None
+            self._driver = None
+            self._stack = None
             with stack or contextlib.nullcontext():
                 if driver is not None:
                     driver.end()
@@ -331,7 +339,7 @@ class RayCluster:
         params: Any,
         num_steps: int,
         *,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 100,
         checkpoint_fallback: bool = False,
@@ -390,22 +398,28 @@ class RayCluster:
         _validation.check_bool("checkpoint_fallback", checkpoint_fallback)
         _validation.check_bool("live", live)
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
-        is_right = not memory or self._locator is None
-        _validation.require(is_right, "memory", "be False with on_wrong", memory)
+        if memory and self._locator is not None:
+            raise ValueError(f"memory must be False with on_wrong; got {memory}")
         aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
-        compute = functools.partial(self._compute, owner=object() if memory else None)
+        # Late messages are kept for their owner, this call of `train`.
+        owner = object() if memory else None
+        compute = functools.partial(self._compute, owner=owner)
         params = jax.tree.map(jnp.asarray, params)
-        state = TrainingState(params, chain.init(params), self.key, 0)
-        no_table = contextlib.nullcontext([])
-        with _training.live_table(num_steps, self) if live else no_table as table:
+        state = TrainingState(
+            params=params, optimizer_state=chain.init(params), key=self.key, step=0
+        )
+        table_callbacks = contextlib.nullcontext([])
+        if live:
+            table_callbacks = _training.live_table(num_steps, self)
+        with table_callbacks as callbacks_of_table:
             return _training.train(
                 compute,
                 self.code,
                 chain,
                 state,
                 num_steps,
-                callbacks=[*callbacks, *table],
+                callbacks=[*callbacks, *callbacks_of_table],
                 checkpoint=checkpoint,
                 checkpoint_every=checkpoint_every,
                 checkpoint_fallback=checkpoint_fallback,
@@ -464,7 +478,7 @@ class RayCluster:
         return self._fleet.slots if self._driver else []
 
     def _compute(
-        self, params: Any, step: int, key: jax.Array, owner: Any = None
+        self, params: Any, step: int, key: jax.Array, owner: object = None
     ) -> Round:
         """Runs the round of a step that the caller counts, in one thread at a time."""
         with self._lock:
@@ -479,18 +493,19 @@ class RayCluster:
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
         """Warns once about an undecodable round, or raises an error."""
-        decoding = this_round.decoding
-        received = this_round.received
-        mask = received if decoding is None else np.asarray(decoding.mask)
-        is_empty = not (received.any() or this_round.refused)
+        mask = this_round.received
+        if this_round.decoding is not None:
+            mask = np.asarray(this_round.decoding.mask)
+        is_empty = not this_round.received.any() and not this_round.refused
         raises = is_empty or self._raises
-        if (self._has_warned and not raises) or self._decodes(mask):
+        has_told = self._has_warned and not raises
+        if has_told or self._decodes(mask):
             return
         why = self._fleet.why_undecodable(this_round)
         message = f"the round of step {step} cannot be decoded, since {why}"
         if raises:
-            errors = [slot.error for slot in self.workers if slot.error]
-            raise RuntimeError(message) from (errors or [None])[0]
+            errors = (slot.error for slot in self.workers if slot.error)
+            raise RuntimeError(message) from next(errors, None)
         warnings.warn(f"{message} (said once)", stacklevel=4)
         self._has_warned = True
 
@@ -511,7 +526,9 @@ class RayCluster:
             with noticed_interrupts():
                 folder = self._stack.enter_context(session(self._address))
                 check_interrupt()
-                num_processes = self.code.num_workers + self._has_spare
+                num_processes = self.code.num_workers
+                if self._has_spare:
+                    num_processes += 1
                 check_resources(num_processes, self._options)
                 self._driver = self._make_driver(like, folder)
                 try:
@@ -578,14 +595,17 @@ class RayCluster:
         return None
 
 
-def _task_of(
-    loss: Any, has_aux: Any, load: Any, batch: Any, faults: Faults, options: Any
-) -> Task:
-    """Returns the task of the workers, without the fields that depend on params."""
-    _validation.check_bool("has_aux", has_aux)
-    _validation.check_callable("loss", loss)
-    if batch is not None:
-        _validation.check_callable("batch", batch)
-    return Task(
-        loss, has_aux, load, batch, faults.delay, faults.corrupt, options.message_dtype
-    )
+def _actor_options(
+    address: str | None, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns the options of Ray's actors, with defaults: see `RayCluster`."""
+    # Workers claim no CPU from a Ray of our own, because it has no other users.
+    claims: dict[str, Any] = {"num_cpus": 0}
+    if address is not None:
+        claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+    # Task events are disabled, because Ray's record of all tasks would grow without
+    # bounds.
+    claims["enable_task_events"] = False
+    if options is not None:
+        claims |= options
+    return claims

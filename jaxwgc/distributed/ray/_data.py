@@ -52,7 +52,7 @@ class StoredParts(DataSource):
       origin: The first part, in words.
     """
 
-    def __init__(self, parts: list, *, is_stacked: bool, origin: str = "parts"):
+    def __init__(self, parts: list[Any], *, is_stacked: bool, origin: str = "parts"):
         if is_stacked:
             self._groups = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)]
         else:
@@ -68,7 +68,7 @@ class StoredParts(DataSource):
         """Does nothing."""
 
 
-def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list:
+def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
     """Returns loaded parts as they are sent, and checks that they are alike.
 
     Raises:

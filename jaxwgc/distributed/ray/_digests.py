@@ -42,29 +42,28 @@ def _words_of(leaf: jax.Array) -> jax.Array:
         leaf = jnp.stack([leaf.real, leaf.imag])
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
-    num_bits = (
-        jnp.iinfo(leaf.dtype).bits if _is_int(leaf) else jnp.finfo(leaf.dtype).bits
-    )
+    if jnp.issubdtype(leaf.dtype, jnp.integer):
+        num_bits = jnp.iinfo(leaf.dtype).bits
+    else:
+        num_bits = jnp.finfo(leaf.dtype).bits
     if num_bits >= 32:
         # An array of 64 bits becomes pairs of words.
         return jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
-    small = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{num_bits}")).ravel()
+    entries = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{num_bits}")).ravel()
     # Several entries share a word.
-    num_parts = 32 // num_bits
-    small = jnp.pad(small, (0, -small.size % num_parts)).reshape(num_parts, -1)
-    words = jnp.zeros(small.shape[1], jnp.uint32)
-    for place, entries in enumerate(small):
-        words |= entries.astype(jnp.uint32) << np.uint32(num_bits * place)
+    entries_per_word = 32 // num_bits
+    padding = -entries.size % entries_per_word
+    rows = jnp.pad(entries, (0, padding)).reshape(entries_per_word, -1)
+    words = jnp.zeros(rows.shape[1], jnp.uint32)
+    for place, row in enumerate(rows):
+        words |= row.astype(jnp.uint32) << np.uint32(num_bits * place)
     return words
-
-
-def _is_int(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _digest_of_words(words: jax.Array, seed: int) -> jax.Array:
     """Returns two sums of words that are mixed with their positions, uint32 (2,)."""
-    words = jnp.pad(words, (0, -words.size % _NUM_LANES)).reshape(-1, _NUM_LANES)
+    padding = -words.size % _NUM_LANES
+    words = jnp.pad(words, (0, padding)).reshape(-1, _NUM_LANES)
     positions = jax.lax.iota(jnp.uint32, words.size).reshape(words.shape)
     first = words ^ ((positions + np.uint32(seed)) * _OF_POSITIONS)
     first = (first ^ (first >> 16)) * _OF_FIRST_MIX
@@ -100,12 +99,14 @@ class BatchDigests:
         """
         if digests is None:
             return
-        for part, own in zip(parts.tolist(), digests.tolist()):
-            other, expected = self._first.setdefault(part, (worker, tuple(own)))
-            if tuple(own) == expected:
+        for part, words in zip(parts.tolist(), digests.tolist()):
+            this_digest = tuple(words)
+            first = self._first.setdefault(part, (worker, this_digest))
+            first_worker, first_digest = first
+            if this_digest == first_digest:
                 continue
-            holders = f"workers {other} and {worker} have"
-            if other == worker:
+            holders = f"workers {first_worker} and {worker} have"
+            if first_worker == worker:
                 holders = f"worker {worker} and its replacement have"
             raise RuntimeError(
                 f"{holders} different batches of part {part} {self._when}: "

@@ -13,12 +13,13 @@ from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._launcher import Launches
 from jaxwgc.distributed.ray._message_round import MessageRound
-from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round
+from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round, SentKey
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._rounds import Engine, RoundStart
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._start_up import StartUp
+from jaxwgc.distributed.ray._task import Order
 from jaxwgc.distributed.ray._verification import Verifier
 
 # Polling interval in seconds for silent workers.
@@ -40,7 +41,7 @@ class WorkersOfRound:
         self._actors = actors
         self._fleet = fleet
 
-    def order(self) -> Any:
+    def order(self) -> Order | bytes:
         """Returns leaves of params, key and step of the round, maybe pickled."""
         order = self._actors.order
         # Large parameters are in Ray's object store, and small ones are pickled.
@@ -55,7 +56,7 @@ class WorkersOfRound:
         """Returns the index of a worker and where it runs, in words."""
         return f"worker {worker} on {self._fleet.slots[worker].where}"
 
-    def query(self, workers: np.ndarray, *arguments: Any) -> np.ndarray:
+    def query(self, workers: np.ndarray, *arguments: object) -> np.ndarray:
         """Returns projections of several workers: see `Actors.query`."""
         return self._actors.query(workers, self._fleet.limit.seconds, *arguments)
 
@@ -133,7 +134,7 @@ class Driver:
             self._plan.requests(mask)
 
     def run(
-        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
+        self, step: int, leaves: list[np.ndarray], key: SentKey, owner: object = None
     ) -> Round:
         """Runs one round, and returns it.
 
@@ -143,10 +144,12 @@ class Driver:
         self._paused += begin - self._ended
         # The pause is counted once, even if the round ends with an error below.
         self._ended = begin
-        order = leaves, key, step
-        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
-        order = find_ray().put(order) if is_large else pickle.dumps(order)
-        self.actors.order = order
+        order = (leaves, key, step)
+        num_bytes = sum(leaf.nbytes for leaf in leaves)
+        if num_bytes > _LARGEST_IN_TASK:
+            self.actors.order = find_ray().put(order)
+        else:
+            self.actors.order = pickle.dumps(order)
         self.actors.step = step
         self.actors.read_seconds = 0.0
         start = RoundStart(
@@ -166,6 +169,7 @@ class Driver:
         if self.verifier is not None:
             timings["examination"] = seconds.examination
         elapsed = self._ended - begin
+        assert engine.result is not None
         return engine.result._replace(timings=timings, elapsed=elapsed)
 
     def end(self) -> None:
@@ -180,7 +184,7 @@ class Driver:
         """
         return time.monotonic() - self._paused
 
-    def _run(self, engine: Engine) -> LoopSeconds:
+    def _run(self, engine: Engine[Any]) -> LoopSeconds:
         """Runs an engine until it has a result, and returns what took how long."""
         transfer = 0.0
         examination = 0.0

@@ -66,8 +66,9 @@ class WorkerValueError(WorkerError, ValueError):
 
 def error_of_user(why: str, cause: Exception | None) -> Exception:
     """Returns the exception to raise for an error of the user's data or functions."""
-    kind = ValueError if isinstance(cause, ValueError) else RuntimeError
-    return kind(why)
+    if isinstance(cause, ValueError):
+        return ValueError(why)
+    return RuntimeError(why)
 
 
 def line_of(text: str) -> str:
@@ -128,11 +129,11 @@ def _text_of(error: BaseException) -> str:
     except Exception as failure:
         return f"(its text raises {type(failure).__name__})"
     if isinstance(error, BaseExceptionGroup):
-        kinds = [
+        inner_texts = [
             f"{type(inner).__name__}: {line_of(_text_of(inner))}"
             for inner in error.exceptions
         ]
-        text = f"{text}: {'; '.join(kinds)}"
+        text = f"{text}: {'; '.join(inner_texts)}"
     return text
 
 

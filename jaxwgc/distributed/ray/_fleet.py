@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ class WorkerSlot:
     error: Exception | None = None
     call: int = -1
     number: int = -1
-    owner: Any = None
+    owner: object = None
     since: float = 0.0
     is_suspected: bool = False
     relaunch_at: float = -np.inf
@@ -130,7 +129,7 @@ class Fleet:
         """Returns how often each worker was lost, int (num_workers,)."""
         return np.array([slot.num_replaced for slot in self.slots])
 
-    def call(self, call: events.Call, now: float, owner: Any = None) -> None:
+    def call(self, call: events.Call, now: float, owner: object = None) -> None:
         """Adds a call of a worker, which replaces a call without a response."""
         slot = self.slots[call.worker]
         if slot.state != "computing":
@@ -182,7 +181,8 @@ class Fleet:
         # The pause is 0, 1, 3, 7, ... seconds after 1, 2, 3, 4, ... failures.
         pause = 2.0 ** min(slot.num_failures - 1, 10) - 1
         slot.relaunch_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
-        slot.away_since = now if slot.away_since is None else slot.away_since
+        if slot.away_since is None:
+            slot.away_since = now
         slot.state = "lost"
         slot.pid = None
         slot.is_suspected = False
@@ -203,16 +203,21 @@ class Fleet:
 
     def blame_corrupted(self, corrupted: np.ndarray, now: float) -> None:
         """Logs corrupted messages; replaces a worker after several rounds with them."""
-        for slot in np.array(self.slots)[corrupted]:
+        for worker in np.flatnonzero(corrupted).tolist():
+            slot = self.slots[worker]
             slot.num_corrupted += 1
-            times = slot.num_corrupted
-            name = f"worker {slot.index} on {slot.where}"
-            left_out = f"its messages are excluded ({times} rounds so far)"
-            log.warning("%s is wrong %s: %s", name, self.when, left_out)
-            if times == MAX_CORRUPTED_ROUNDS:
-                why = f"its messages were corrupted in {times} rounds"
+            num_rounds = slot.num_corrupted
+            name = f"worker {worker} on {slot.where}"
+            log.warning(
+                "%s is wrong %s: its messages are excluded (%d rounds so far)",
+                name,
+                self.when,
+                num_rounds,
+            )
+            if num_rounds == MAX_CORRUPTED_ROUNDS:
+                why = f"its messages were corrupted in {num_rounds} rounds"
                 warning = f"{name} is replaced, since {why}"
-                self.lose(events.Lost(slot.index, why), now, warning)
+                self.lose(events.Lost(worker, trouble=why), now, warning)
 
     def recover(self, slot: WorkerSlot) -> None:
         """Clears the failures and the trouble of a worker after a valid response."""
@@ -229,26 +234,31 @@ class Fleet:
     def poll(self, now: float) -> None:
         """Suspects and replaces silent workers; launches processes that are due."""
         for slot in self.slots:
-            silent = now - slot.since
-            is_computing = slot.state == "computing"
-            name = "start"
-            limit = self.timeouts.start
-            if is_computing:
-                name = "answer"
-                limit = self.limit.of(slot.index)
-            trouble = f"silent for {silent:.1f} s; timeouts.{name} is {limit:g}"
-            if (is_computing or slot.state == "starting") and silent > limit:
-                if is_computing:
-                    self.limit.note_silence(slot.index)
-                self.lose(events.Lost(slot.index, trouble), now)
-            elif is_computing and silent > limit / 2 and not slot.is_suspected:
-                slot.is_suspected = True
-                slot.trouble = trouble
-                self._log_loss(slot, "suspected")
+            if slot.state == "computing":
+                self._poll_computing(slot, now)
+            elif slot.state == "starting":
+                silent = now - slot.since
+                limit = self.timeouts.start
+                if silent > limit:
+                    trouble = _silence(silent, "start", limit)
+                    self.lose(events.Lost(slot.index, trouble), now)
             if slot.state == "lost" and slot.relaunch_at <= now:
                 slot.state = "starting"
                 slot.since = now
                 self._actions.append(events.Launch(slot.index))
+
+    def _poll_computing(self, slot: WorkerSlot, now: float) -> None:
+        """Suspects a silent worker after half of its limit, and then replaces it."""
+        silent = now - slot.since
+        limit = self.limit.of(slot.index)
+        trouble = _silence(silent, "answer", limit)
+        if silent > limit:
+            self.limit.note_silence(slot.index)
+            self.lose(events.Lost(slot.index, trouble), now)
+        elif silent > limit / 2 and not slot.is_suspected:
+            slot.is_suspected = True
+            slot.trouble = trouble
+            self._log_loss(slot, "suspected")
 
     def reason_to_stop(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> str:
         """Returns why a round need not wait for further messages, or an empty string.
@@ -283,11 +293,11 @@ class Fleet:
         if this_round.refused:
             return "its messages contradict each other, or are too few to compare"
         received = np.flatnonzero(this_round.received).tolist()
-        missing = "; ".join(
-            f"worker {slot.index}" + (f" ({slot.trouble})" if slot.trouble else "")
-            for slot in self.slots
-            if slot.index not in received
-        )
+        missing = []
+        for slot in self.slots:
+            if slot.index not in received:
+                trouble = f" ({slot.trouble})" if slot.trouble else ""
+                missing.append(f"worker {slot.index}{trouble}")
         end = f"the round ended after {this_round.elapsed:.3g} s: {this_round.reason}"
         if not missing:
             return (
@@ -295,13 +305,25 @@ class Fleet:
                 f"tolerance; {end}"
             )
         senders = f"only workers {received}" if received else "no worker"
-        return f"{senders} responded; missing: {missing}; {end}"
+        return f"{senders} responded; missing: {'; '.join(missing)}; {end}"
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
         """Logs a loss in one line, and the traceback of the worker at level DEBUG."""
-        spares = self.rules.num_stragglers
-        left = max(0, spares - sum(bool(each.trouble) for each in self.slots))
-        text = "worker %d is %s %s: %s; %d of %d spare workers left"
-        log.warning(text, slot.index, what, self.when, slot.trouble, left, spares)
+        num_spares = self.rules.num_stragglers
+        num_troubled = sum(bool(other.trouble) for other in self.slots)
+        log.warning(
+            "worker %d is %s %s: %s; %d of %d spare workers left",
+            slot.index,
+            what,
+            self.when,
+            slot.trouble,
+            max(0, num_spares - num_troubled),
+            num_spares,
+        )
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)
+
+
+def _silence(seconds: float, timeout: str, limit: float) -> str:
+    """Returns how long a worker has been silent, and its limit, in words."""
+    return f"silent for {seconds:.1f} s; timeouts.{timeout} is {limit:g}"

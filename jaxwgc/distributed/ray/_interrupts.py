@@ -3,8 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 # Signals that Ctrl-C and schedulers send, and Python's default handlers.
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -16,14 +15,18 @@ def _is_main_thread() -> bool:
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, Any], None], numbers: Any) -> Iterator[None]:
+def _handled_by(
+    handler: Callable[[int, object], None], numbers: Iterable[int]
+) -> Iterator[None]:
     """Passes signals to `handler` while the block runs, if in the main thread."""
-    is_main = _is_main_thread()
-    before = {each: signal.signal(each, handler) for each in numbers if is_main}
+    handlers_before = {}
+    if _is_main_thread():
+        for number in numbers:
+            handlers_before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler_before in before.items():
+        for number, handler_before in handlers_before.items():
             signal.signal(number, handler_before)
 
 
@@ -63,15 +66,19 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
     which handles signals, it has no effect.
     """
 
-    def end(number: int, _: Any) -> None:
+    def end(number: int, _: object) -> None:
         _noticed.came.append(number)
         check_interrupt()
 
     if not _is_main_thread():
         yield check_interrupt
         return
-    ours = [each for each in _ENDING if signal.getsignal(each) == _ENDING[each]]
-    with _handled_by(end, ours):
+    with_default_handler = [
+        number
+        for number, default in _ENDING.items()
+        if signal.getsignal(number) == default
+    ]
+    with _handled_by(end, with_default_handler):
         _noticed.num_blocks += 1
         try:
             yield check_interrupt
@@ -90,4 +97,6 @@ def check_interrupt() -> None:
     """
     if _noticed.came and _is_main_thread():
         number = _noticed.came[0]
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)

@@ -12,15 +12,11 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._messages import Layout
-from jaxwgc.distributed.ray._session import find_ray, log
-from jaxwgc.distributed.ray._worker import (
-    Assignment,
-    PartWorker,
-    Task,
-    Worker,
-    actor_class,
-    environment,
-)
+from jaxwgc.distributed.ray._part_worker import PartWorker
+from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray, log
+from jaxwgc.distributed.ray._task import Assignment, Task
+from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.distributed.ray._worker_process import actor_class, environment
 
 # Maximum number of calls of a worker without a response.
 MAX_CALLS = 4
@@ -32,7 +28,7 @@ _SECONDS_TO_RESPOND = 1.0
 class Launches(Protocol):
     """Starts the processes of workers."""
 
-    def launch(self, worker: int, step: int) -> tuple[Any, Any]:
+    def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
         """Returns the actor of a worker, and the task of its start.
 
         Args:
@@ -81,14 +77,15 @@ class Launcher:
         self._task = [ray.put(task)]
         self._assignments = _assignments(code, layout, parts)
         remote = ray.remote(max_restarts=0, max_task_retries=0)
-        kind = Worker if code.messages_per_worker == 1 else PartWorker
-        self._remote = remote(actor_class(kind)).options(**_options(code, options))
+        worker_class = Worker if code.messages_per_worker == 1 else PartWorker
+        remote_class = remote(actor_class(worker_class))
+        self._remote = remote_class.options(**_options(code, options))
         self._has_spare = has_spare
-        self._spare: Any = None
+        self._spare: RayActor | None = None
         # Task that returns the process of the spare actor once it is ready.
-        self._warm_up: Any = None
+        self._warm_up: RayReference | None = None
 
-    def launch(self, worker: int, step: int) -> tuple[Any, Any]:
+    def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
         """Returns the actor of a worker, and the task of its start."""
         assignment = self._assignments[worker]._replace(step=step)
         spare = self._take_spare()
@@ -101,8 +98,9 @@ class Launcher:
     def prepare_spare(self) -> None:
         """Starts a spare process if there should be one, and is none."""
         if self._has_spare and self._spare is None:
-            self._spare = self._remote.remote(None, self._task)
-            self._warm_up = self._spare.warm_up.remote()
+            spare = self._remote.remote(None, self._task)
+            self._spare = spare
+            self._warm_up = spare.warm_up.remote()
 
     def end_spare(self) -> None:
         """Ends the spare process if there is one."""
@@ -117,18 +115,19 @@ class Launcher:
         end_process(self._spare, pid)
         self._spare = None
 
-    def _take_spare(self) -> Any:
+    def _take_spare(self) -> RayActor | None:
         """Returns the spare actor, or None if it cannot be used."""
-        if self._spare is None:
+        spare = self._spare
+        if spare is None:
             return None
-        if not self._can_be_used():
+        if not self._can_be_used(spare):
             log.warning("the spare process has ended or does not respond")
             self.end_spare()
-        spare = self._spare
+            return None
         self._spare = None
         return spare
 
-    def _can_be_used(self) -> bool:
+    def _can_be_used(self, spare: RayActor) -> bool:
         """Returns whether the spare process responds, or is still being started."""
         ray = find_ray()
         ready, _ = ray.wait([self._warm_up], timeout=0)
@@ -136,13 +135,13 @@ class Launcher:
             return True
         try:
             ray.get(self._warm_up, timeout=0)
-            ray.get(self._spare.warm_up.remote(), timeout=_SECONDS_TO_RESPOND)
+            ray.get(spare.warm_up.remote(), timeout=_SECONDS_TO_RESPOND)
         except Exception:
             return False
         return True
 
 
-def end_process(actor: Any, pid: int | None) -> None:
+def end_process(actor: RayActor, pid: int | None) -> None:
     """Ends an actor, and kills its process, which may be frozen, if it is known."""
     # If Ray has already ended, a call of Ray would start a new instance.
     if find_ray().is_initialized():
@@ -169,8 +168,12 @@ def _assignments(code: GradientCode, layout: Layout, parts: Any) -> list[Assignm
     for worker in range(code.num_workers):
         held = layout.held[worker]
         rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
-        own = None if references is None else [references[part] for part in held]
-        assignments.append(Assignment(worker, held, rows, own))
+        references_of_worker = None
+        if references is not None:
+            references_of_worker = [references[part] for part in held]
+        assignments.append(
+            Assignment(worker=worker, held=held, rows=rows, parts=references_of_worker)
+        )
     return assignments
 
 
@@ -178,7 +181,9 @@ def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of Ray's actors, with the environment of a worker."""
     runtime = dict(options.get("runtime_env", {}))
     runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
-    options = {**options, "runtime_env": runtime}
+    all_options: dict[str, Any] = {}
     if code.messages_per_worker > 1:
-        options = {"max_concurrency": 2 * MAX_CALLS, **options}
-    return options
+        all_options["max_concurrency"] = 2 * MAX_CALLS
+    all_options |= options
+    all_options["runtime_env"] = runtime
+    return all_options

@@ -35,10 +35,11 @@ def difference(before: Any, now: Any) -> str:
 def finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
     """Converts params to finite NumPy leaves with the dtypes of `like`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    found = []
+    arrays = []
     for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
-        found.append(np.asarray(leaf, shape.dtype))
-        if not is_finite(found[-1]):
+        array = np.asarray(leaf, shape.dtype)
+        if not is_finite(array):
             name = f"params{jax.tree_util.keystr(path)}"
             raise ValueError(f"params must be finite; got NaN or infinity in {name}")
-    return found
+        arrays.append(array)
+    return arrays

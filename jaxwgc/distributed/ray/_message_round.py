@@ -1,12 +1,16 @@
 """Engine of a round in which each worker sends one message."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Answer, Layout, is_finite, unpack
+from jaxwgc.distributed.ray._messages import (
+    Answer,
+    Layout,
+    PartValues,
+    is_finite,
+    unpack,
+)
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
 
 
@@ -21,7 +25,7 @@ class MessageRound(RoundEngine):
     """
 
     def __init__(
-        self, fleet: Fleet, layout: Layout, start: RoundStart, owner: Any = None
+        self, fleet: Fleet, layout: Layout, start: RoundStart, owner: object = None
     ):
         super().__init__(fleet, layout, start, (len(fleet.slots),))
         self._owner = owner
@@ -91,8 +95,11 @@ class MessageRound(RoundEngine):
             self._fleet.recover(slot)
         self._fleet.rows[slot.number][worker] = event.seconds
         if is_mine:
-            parts = self._layout.held[worker]
-            self._values[worker, 0] = parts, answer.losses, answer.aux
+            self._values[worker, 0] = PartValues(
+                parts=self._layout.held[worker],
+                losses=answer.losses,
+                aux=answer.aux,
+            )
             self.times[worker] = now - self._begin
             self._ends = None
         else:

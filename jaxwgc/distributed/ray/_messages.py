@@ -5,7 +5,7 @@ import dataclasses
 import enum
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,20 @@ class Round(NamedTuple):
     reason: str = ""
 
 
+class PartValues(NamedTuple):
+    """Losses and aux of some parts.
+
+    Attributes:
+      parts: Indices of the parts, int (num_some,).
+      losses: (num_some,).
+      aux: Pytree, leaves (num_some, ...).
+    """
+
+    parts: np.ndarray
+    losses: np.ndarray | float
+    aux: Any
+
+
 class Layout(NamedTuple):
     """Shapes and dtypes of the responses of all workers.
 
@@ -144,30 +158,32 @@ class Layout(NamedTuple):
         dtype_read = messages.dtype
         if dtype is not None:
             dtype_read = np.dtype(np.complex64 if code.is_complex else np.float32)
-        held = [_in_order(code, worker) for worker in range(code.num_workers)]
-        return cls(held, code.num_parts, messages.shape, dtype_read)
+        return cls(
+            held=[_in_order(code, worker) for worker in range(code.num_workers)],
+            num_parts=code.num_parts,
+            shape=messages.shape,
+            dtype=dtype_read,
+        )
 
-    def by_part(self, values: Iterable[tuple[Any, Any, Any]]) -> tuple[np.ndarray, Any]:
-        """Returns losses (num_parts,) and aux, leaves (num_parts, ...), of all parts.
+    def by_part(self, values: Iterable[PartValues]) -> PartValues:
+        """Returns the losses and aux of all parts.
 
-        Losses are NaN and aux is zero for a part without values.
-
-        Args:
-          values: Triples of parts, losses (num_some,) and aux, leaves (num_some, ...).
+        Losses are NaN and aux is zero for a part without values. Aux is None if there
+        are no values at all.
         """
 
         def zeros(leaf):
             return np.zeros((self.num_parts, *leaf.shape[1:]), leaf.dtype)
 
         losses = np.full(self.num_parts, np.nan)
-        all_aux = None
-        for parts, own, aux in values:
-            losses[parts] = own
-            if all_aux is None:
-                all_aux = jax.tree.map(zeros, aux)
-            for found, leaf in zip(jax.tree.leaves(all_aux), jax.tree.leaves(aux)):
-                found[parts] = leaf
-        return losses, all_aux
+        aux = None
+        for some in values:
+            losses[some.parts] = some.losses
+            if aux is None:
+                aux = jax.tree.map(zeros, some.aux)
+            for array, leaf in zip(jax.tree.leaves(aux), jax.tree.leaves(some.aux)):
+                array[some.parts] = leaf
+        return PartValues(parts=np.arange(self.num_parts), losses=losses, aux=aux)
 
 
 def _in_order(code: GradientCode, worker: int) -> np.ndarray:
@@ -180,10 +196,11 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
         return np.zeros(1, int)
     if code.required_parts is None:
         return parts
-    start = worker * code.messages_per_worker
-    rows = np.asarray(code.encoding_matrix)[start : start + code.messages_per_worker]
+    shape = (code.num_workers, code.messages_per_worker, -1)
+    messages = np.asarray(code.encoding_matrix).reshape(shape)[worker]
     required = np.asarray(code.required_parts)[worker][:, None]
-    needed_at = np.where(rows[:, parts] != 0, required, len(parts)).min(0)
+    is_needed = messages[:, parts] != 0
+    needed_at = np.where(is_needed, required, len(parts)).min(0)
     return parts[np.argsort(needed_at, kind="stable")]
 
 
@@ -242,8 +259,9 @@ class ArrayPool:
             # without a copy.
             size = int(np.prod(self._shape)) * self._dtype.itemsize
             memory = np.empty(size + 64, np.uint8)
-            memory = memory[-memory.ctypes.data % 64 :][:size]
-            block = memory.view(self._dtype).reshape(self._shape)
+            start = -memory.ctypes.data % 64
+            aligned = memory[start : start + size]
+            block = aligned.view(self._dtype).reshape(self._shape)
         loan = _Loan(block)
         weakref.finalize(loan, self._returned.append, block)
         return np.asarray(loan)
@@ -254,8 +272,12 @@ class ArrayPool:
 class Keys:
     """Typed keys in a form that can be pickled: their words and their kind."""
 
-    words: Any
+    words: np.ndarray
     kind: str = dataclasses.field(metadata={"static": True})
+
+
+# A key as it is sent: words of a raw key, or a typed key.
+SentKey: TypeAlias = np.ndarray | Keys
 
 
 def sent(tree: Any) -> Any:
@@ -265,7 +287,7 @@ def sent(tree: Any) -> Any:
         if not jnp.issubdtype(_arrays.dtype_of(leaf), jax.dtypes.prng_key):
             return np.asarray(leaf)
         words = np.asarray(jax.random.key_data(leaf))
-        return Keys(words, str(jax.random.key_impl(leaf)))
+        return Keys(words=words, kind=str(jax.random.key_impl(leaf)))
 
     return jax.tree.map(of_leaf, tree)
 
@@ -273,8 +295,12 @@ def sent(tree: Any) -> Any:
 def read(tree: Any) -> Any:
     """Inverts `sent`: converts `Keys` back to typed keys."""
 
-    def of_node(node):
-        is_keys = isinstance(node, Keys)
-        return jax.random.wrap_key_data(node.words, impl=node.kind) if is_keys else node
+    def is_keys(node):
+        return isinstance(node, Keys)
 
-    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Keys))
+    def of_node(node):
+        if is_keys(node):
+            return jax.random.wrap_key_data(node.words, impl=node.kind)
+        return node
+
+    return jax.tree.map(of_node, tree, is_leaf=is_keys)

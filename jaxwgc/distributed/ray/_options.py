@@ -60,7 +60,8 @@ class Verification:
             _validation.check_choice("on_wrong", self.on_wrong, choices)
         if self.audit is not None:
             _validation.check_number("audit", self.audit, minimum=0, traceable=False)
-            _validation.require(self.audit < 1, "audit", "be below 1", self.audit)
+            if self.audit >= 1:
+                raise ValueError(f"audit must be below 1; got {self.audit}")
         _validation.check_number("noise", self.noise, minimum=0, traceable=False)
 
     def locator(self, code: GradientCode) -> coding.ErrorLocator | None:
@@ -70,16 +71,24 @@ class Verification:
           ValueError: If an option does not fit the code.
         """
         is_on_request = code.messages_per_worker > 1
-        rule = "be None for codes of one message per worker (use on_wrong)"
-        _validation.require(is_on_request or not self.audit, "audit", rule, self.audit)
+        if self.audit and not is_on_request:
+            raise ValueError(
+                "audit must be None for codes of one message per worker (use "
+                f"on_wrong); got {self.audit}"
+            )
         if self.on_wrong is None:
             return None
-        rule = "be None for codes of several messages per worker (use audit)"
-        _validation.require(not is_on_request, "on_wrong", rule, repr(self.on_wrong))
+        if is_on_request:
+            raise ValueError(
+                "on_wrong must be None for codes of several messages per worker (use "
+                f"audit); got {self.on_wrong!r}"
+            )
         locator = coding.ErrorLocator.of(code)
-        is_right = self.on_wrong != "arbitrate" or locator.copies is not None
-        rule = "be 'drop' or 'raise' unless all checks of the code compare copies"
-        _validation.require(is_right, "on_wrong", rule, f"'arbitrate' for {code}")
+        if self.on_wrong == "arbitrate" and locator.copies is None:
+            raise ValueError(
+                "on_wrong must be 'drop' or 'raise' unless all checks of the code "
+                f"compare copies; got 'arbitrate' for {code}"
+            )
         return locator
 
 
@@ -115,12 +124,19 @@ class Timeouts:
     replacement: float = 60.0
 
     def __post_init__(self):
-        for name, seconds in vars(self).items():
-            if name != "answer" or seconds is not None:
-                _validation.check_number(name, seconds, positive=True, traceable=False)
-        is_long = self.answer is None or self.answer >= SHORTEST_ANSWER_SECONDS
-        rule = f"be at least {SHORTEST_ANSWER_SECONDS:g} seconds"
-        _validation.require(is_long, "answer", rule, self.answer)
+        if self.answer is not None:
+            _check_seconds("answer", self.answer)
+            if self.answer < SHORTEST_ANSWER_SECONDS:
+                raise ValueError(
+                    f"answer must be at least {SHORTEST_ANSWER_SECONDS:g} seconds; got "
+                    f"{self.answer}"
+                )
+        _check_seconds("start", self.start)
+        _check_seconds("replacement", self.replacement)
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    _validation.check_number(name, seconds, positive=True, traceable=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +158,10 @@ class Faults:
     corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self):
-        for name, function in vars(self).items():
-            if function is not None:
-                _validation.check_callable(name, function)
+        if self.delay is not None:
+            _validation.check_callable("delay", self.delay)
+        if self.corrupt is not None:
+            _validation.check_callable("corrupt", self.corrupt)
 
 
 def check_decoding_options(decoding: DecodingOptions) -> None:
@@ -158,8 +175,9 @@ def check_decoding_options(decoding: DecodingOptions) -> None:
     }
     for name, owner in owners.items():
         value = getattr(decoding, name)
-        if value != getattr(defaults, name):
+        default = getattr(defaults, name)
+        if value != default:
             raise ValueError(
-                f"decoding.{name} must be {getattr(defaults, name)} in a RayCluster "
-                f"(use {owner}); got {value}"
+                f"decoding.{name} must be {default} in a RayCluster (use {owner}); got "
+                f"{value}"
             )

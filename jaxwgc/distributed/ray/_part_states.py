@@ -18,6 +18,7 @@ others have taken or finished if it has no others.
 
 import enum
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -148,44 +149,45 @@ class PartStates:
 
     def apply_to_worker(self, event: PartEvent, worker: int) -> None:
         """Changes the statuses of all turns of a worker that the event can change."""
-        self.apply(event, worker, self.turns(worker, *TRANSITIONS[event]))
+        self.apply(event, worker, self.turns(worker, TRANSITIONS[event]))
 
     def status(self, worker: int, turn: int) -> PartStatus:
         """Returns the status of one part of a worker."""
         return PartStatus(self._statuses[worker, turn])
 
-    def turns(self, worker: int, *statuses: PartStatus) -> np.ndarray:
+    def turns(self, worker: int, statuses: Iterable[PartStatus]) -> np.ndarray:
         """Returns the turns of a worker that have one of these statuses, ascending."""
-        return np.flatnonzero(_is_among(statuses)[self._statuses[worker]])
+        is_among = _mask_of(tuple(statuses))[self._statuses[worker]]
+        return np.flatnonzero(is_among)
 
-    def are(self, *statuses: PartStatus) -> np.ndarray:
+    def are(self, statuses: Iterable[PartStatus]) -> np.ndarray:
         """Returns which parts have one of these statuses, (num_workers, num_turns)."""
-        return _is_among(statuses)[self._statuses]
+        return _mask_of(tuple(statuses))[self._statuses]
 
     @property
     def is_reported(self) -> np.ndarray:
         """Parts that sums can contain, bool (num_workers, num_turns)."""
-        return self.are(PartStatus.REPORTED)
+        return self.are([PartStatus.REPORTED])
 
     @property
     def have_open(self) -> np.ndarray:
         """Workers that can still finish parts, bool (num_workers,)."""
-        return self.are(*OPEN).any(1)
+        return self.are(OPEN).any(1)
 
     @property
     def have_round(self) -> np.ndarray:
         """Workers that were sent the round and can be lost, bool (num_workers,)."""
-        return self.are(*TRANSITIONS[PartEvent.LOSE]).any(1)
+        return self.are(TRANSITIONS[PartEvent.LOSE]).any(1)
 
     @property
     def is_excluded(self) -> np.ndarray:
         """Workers that are excluded from the rest of the round, bool (num_workers,)."""
-        return self.are(PartStatus.EXCLUDED).any(1)
+        return self.are([PartStatus.EXCLUDED]).any(1)
 
     @property
     def num_finished(self) -> np.ndarray:
         """Number of parts that each worker has finished, int (num_workers,)."""
-        return self.are(*FINISHED).sum(1)
+        return self.are(FINISHED).sum(1)
 
     def reported_parts(self) -> np.ndarray:
         """Returns which parts some worker has reported, bool (num_parts,)."""
@@ -197,7 +199,7 @@ class PartStates:
         Args:
           workers: bool (num_workers,).
         """
-        return self._parts_among(self.are(PartStatus.COMPUTING) & workers[:, None])
+        return self._parts_among(self.are([PartStatus.COMPUTING]) & workers[:, None])
 
     def _parts_among(self, turns: np.ndarray) -> np.ndarray:
         """Converts a mask (num_workers, num_turns) to one of parts, (num_parts,)."""
@@ -208,12 +210,13 @@ class PartStates:
     def taken(self, worker: int) -> np.ndarray:
         """Returns what a worker is told of its parts, `Taken` as int8 (num_held,)."""
         taken = np.full(self._parts.shape[1], Taken.FREE, np.int8)
-        taken[self.turns(worker, PartStatus.TAKEN)] = Taken.COMPUTING
-        taken[self.turns(worker, PartStatus.COVERED)] = Taken.FINISHED
-        return taken[self._parts[worker] < self._num_parts]
+        taken[self.turns(worker, [PartStatus.TAKEN])] = Taken.COMPUTING
+        taken[self.turns(worker, [PartStatus.COVERED])] = Taken.FINISHED
+        is_present = self._parts[worker] < self._num_parts
+        return taken[is_present]
 
 
 @functools.cache
-def _is_among(statuses: tuple[PartStatus, ...]) -> np.ndarray:
-    """Returns for each status whether it is one of some, bool (num_statuses,)."""
+def _mask_of(statuses: tuple[PartStatus, ...]) -> np.ndarray:
+    """Returns the mask of some statuses among all, bool (num_statuses,)."""
     return np.isin(list(PartStatus), statuses)

@@ -1,7 +1,7 @@
 """Turns, messages and sums of a code with several messages per worker."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ class RequestPlan(NamedTuple):
 
     code: GradientCode
     layout: Layout
-    find_weights: Callable[[np.ndarray], Any]
+    find_weights: Callable[[np.ndarray], jax.Array]
     parts: np.ndarray
     is_held: np.ndarray
     support: np.ndarray
@@ -57,9 +57,15 @@ class RequestPlan(NamedTuple):
             held = layout.held[worker][:load]
             parts[worker, :load] = held
             support[worker, :, :load] = rows[worker][:, held]
-        is_held = parts < code.num_parts
-        may_skip = support.sum(2).max() <= 1
-        return cls(code, layout, find_weights, parts, is_held, support, may_skip)
+        return cls(
+            code=code,
+            layout=layout,
+            find_weights=find_weights,
+            parts=parts,
+            is_held=parts < code.num_parts,
+            support=support,
+            may_skip=bool(support.sum(2).max() <= 1),
+        )
 
     def mask(self, done: np.ndarray) -> np.ndarray:
         """Returns a mask of finished messages, (num_workers, messages_per_worker)."""

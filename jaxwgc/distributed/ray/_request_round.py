@@ -11,7 +11,7 @@ import numpy as np
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import Report, is_finite, unpack
+from jaxwgc.distributed.ray._messages import PartValues, Report, is_finite, unpack
 from jaxwgc.distributed.ray._part_states import SETTLED, PartEvent, PartStates
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._requested_sums import RequestedSums
@@ -88,9 +88,13 @@ class RequestRound(RoundEngine):
             return
         self._sharing.update(worker, has_begun=False)
         slot = self._fleet.slots[worker]
-        arguments = self.number, self._parts.taken(worker), slot.num_seen
+        call = events.Call(
+            worker=worker,
+            method="compute",
+            number=self.number,
+            arguments=(self.number, self._parts.taken(worker), slot.num_seen),
+        )
         slot.num_seen = 0
-        call = events.Call(worker, "compute", self.number, arguments)
         self._fleet.call(call, now)
 
     def _request_reports(self, now: float) -> None:
@@ -99,8 +103,12 @@ class RequestRound(RoundEngine):
         for slot in self._fleet.slots:
             if slot.state == "idle" and have_open[slot.index]:
                 self._sharing.update(slot.index, has_begun=True)
-                arguments = slot.num_seen, self._parts.taken(slot.index)
-                call = events.Call(slot.index, "report", self.number, arguments)
+                call = events.Call(
+                    worker=slot.index,
+                    method="report",
+                    number=self.number,
+                    arguments=(slot.num_seen, self._parts.taken(slot.index)),
+                )
                 self._fleet.call(call, now)
 
     def _end_first_phase(self, now: float) -> None:
@@ -155,7 +163,12 @@ class RequestRound(RoundEngine):
             is_new = not is_requested[worker]
             if state == "idle" or (is_new and state == "computing"):
                 request = self.requests[worker]
-                call = events.Call(worker, "answer", self.number, (request,))
+                call = events.Call(
+                    worker=worker,
+                    method="answer",
+                    number=self.number,
+                    arguments=(request,),
+                )
                 self._fleet.call(call, now)
                 self._sums.request(worker, request)
 
@@ -193,9 +206,11 @@ class RequestRound(RoundEngine):
                 self._fleet.call(call, now)
         received = self.requests.any(1)
         self.messages[~received] = 0
-        mask = jnp.asarray(self._mask.ravel())
-        weights = jnp.asarray(self.requests.reshape(1, -1))
-        decoding = Decoding(self._plan.code, mask, weights)
+        decoding = Decoding(
+            code=self._plan.code,
+            mask=jnp.asarray(self._mask.ravel()),
+            weights=jnp.asarray(self.requests.reshape(1, -1)),
+        )
         self._conclude(received, now, decoding=decoding)
 
     # Responses and losses, which come in both phases.
@@ -228,8 +243,11 @@ class RequestRound(RoundEngine):
             return
         self._parts.apply(PartEvent.REPORT, worker, np.array([turn]))
         self._ends = None
-        part = self._plan.parts[worker, [turn]]
-        self._values[worker, turn] = part, report.loss, report.aux
+        self._values[worker, turn] = PartValues(
+            parts=self._plan.parts[worker, [turn]],
+            losses=report.loss,
+            aux=report.aux,
+        )
         if slot.away_since is not None and not self._replaced[worker]:
             self._fleet.recover(slot)
 

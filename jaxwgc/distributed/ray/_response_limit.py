@@ -21,10 +21,10 @@ class ResponseLimit:
 
     def __init__(self, answer: float | None, num_workers: int):
         self._is_fixed = answer is not None
-        # Seconds of recent responses, oldest first. In `_own`, a silence counts as a
-        # response.
+        # Seconds of recent responses, oldest first. In the second array, a silence
+        # counts as a response.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
-        self._own = self._recent.copy()
+        self._recent_with_silences = self._recent.copy()
         self.seconds = _CEILING_SECONDS if answer is None else answer
         self._limits = np.full(num_workers, self.seconds)
 
@@ -45,8 +45,8 @@ class ResponseLimit:
 
     def note(self, worker: int, seconds: float) -> None:
         """Records a response time."""
-        for times in (self._recent, self._own):
-            times[worker] = np.append(times[worker, 1:], seconds)
+        _append(self._recent, worker, seconds)
+        _append(self._recent_with_silences, worker, seconds)
         self._adapt()
 
     def note_silence(self, worker: int) -> None:
@@ -55,21 +55,28 @@ class ResponseLimit:
         A step that has become longer is not interrupted for ever.
         """
         seconds = 2 * self.of(worker) / _MULTIPLE
-        self._own[worker] = np.append(self._own[worker, 1:], seconds)
+        _append(self._recent_with_silences, worker, seconds)
         self._adapt()
 
     def resume(self, slowest: float) -> None:
         """Continues from the slowest recent response of an earlier run."""
         if slowest:
-            self._recent[:] = self._own[:] = slowest
+            self._recent[:] = slowest
+            self._recent_with_silences[:] = slowest
             self._adapt()
 
     def _adapt(self) -> None:
+        """Computes the limits from the recent responses, unless they are fixed."""
         if self._is_fixed:
             return
         limit = _MULTIPLE * self.slowest
         self.seconds = float(np.clip(limit, SHORTEST_ANSWER_SECONDS, _CEILING_SECONDS))
-        limits = _MULTIPLE * np.fmax.reduce(self._own, axis=1)
+        limits = _MULTIPLE * np.fmax.reduce(self._recent_with_silences, axis=1)
         limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
         # The limit is NaN for a worker that has not responded yet.
         self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
+
+
+def _append(recent: np.ndarray, worker: int, seconds: float) -> None:
+    """Adds the newest response of a worker, in place of the oldest one."""
+    recent[worker] = np.append(recent[worker, 1:], seconds)

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._digests import BatchDigests
 from jaxwgc.distributed.ray._errors import error_of_user
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Layout, Round
+from jaxwgc.distributed.ray._messages import Layout, PartValues, Round
 
 
 class RoundStart(NamedTuple):
@@ -30,7 +30,11 @@ class RoundStart(NamedTuple):
     is_verified: bool = False
 
 
-class Engine(abc.ABC):
+# What an engine results in.
+Result = TypeVar("Result")
+
+
+class Engine(abc.ABC, Generic[Result]):
     """State machine of a round, or of the start of the workers.
 
     All times are from the clock of the caller. The caller performs all actions before
@@ -46,7 +50,7 @@ class Engine(abc.ABC):
 
     Attributes:
       poll_at: Time at which `poll` should be called at the latest.
-      result: The `Round` once it is over, None before.
+      result: Result once the engine has one, None before.
       unverified: Messages that wait for a verdict, or None.
     """
 
@@ -54,7 +58,7 @@ class Engine(abc.ABC):
         self._fleet = fleet
         self._begin = now
         self.poll_at = now
-        self.result: Any = None
+        self.result: Result | None = None
         self.unverified: events.Unverified | None = None
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
@@ -89,7 +93,7 @@ class Engine(abc.ABC):
         """Takes the steps that are due."""
 
 
-class RoundEngine(Engine):
+class RoundEngine(Engine[Round]):
     """Base class of the engines of rounds.
 
     Args:
@@ -115,8 +119,8 @@ class RoundEngine(Engine):
         self.times = np.full(shape, np.inf)
         self._losses_before = fleet.num_losses()
         self._digests = BatchDigests(fleet.when)
-        # Parts, losses and aux of the responses, by worker and turn.
-        self._values: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+        # Losses and aux in the responses, by worker and turn.
+        self._values: dict[tuple[int, int], PartValues] = {}
         # Time at which the waiting rule ends the round; None if it must be computed
         # again.
         self._ends: float | None = None
@@ -136,10 +140,10 @@ class RoundEngine(Engine):
             case events.Lost() if self._ends_training(event):
                 # The worker is replaced if the user computes another round.
                 self._fleet.lose(event, now)
-                why = f"worker {event.worker} failed {self._fleet.when}"
-                raise error_of_user(f"{why}: {event.trouble}", event.error) from (
-                    event.error
+                why = (
+                    f"worker {event.worker} failed {self._fleet.when}: {event.trouble}"
                 )
+                raise error_of_user(why, event.error) from event.error
             case _:
                 super()._note(event, now)
 
@@ -187,8 +191,10 @@ class RoundEngine(Engine):
 
     def _check(self, wire: np.ndarray) -> None:
         """Raises ValueError if a message has another shape, as it is sent."""
-        pair = (2,) if np.iscomplexobj(self.messages) else ()
-        expected = (1, self.messages.shape[1], *pair)
+        expected = (1, self.messages.shape[1])
+        if np.iscomplexobj(self.messages):
+            # Real and imaginary parts.
+            expected = (*expected, 2)
         if wire.shape != expected:
             raise ValueError(f"its message has shape {wire.shape}, not {expected}")
 
@@ -201,9 +207,12 @@ class RoundEngine(Engine):
         late: np.ndarray | None = None,
     ) -> None:
         """Sets the result, without losses of corrupted workers."""
-        verdict = self._verdict
-        wrong = None if verdict is None else verdict.wrong
-        losses, aux = self._layout.by_part(
+        wrong = None
+        is_rejected = False
+        if self._verdict is not None:
+            wrong = self._verdict.wrong
+            is_rejected = self._verdict.rejected
+        values = self._layout.by_part(
             values
             for (worker, _), values in self._values.items()
             if wrong is None or not wrong[worker]
@@ -213,12 +222,12 @@ class RoundEngine(Engine):
             received=received,
             times=self.times,
             elapsed=now - self._begin,
-            losses=losses,
-            aux=aux,
+            losses=np.asarray(values.losses),
+            aux=values.aux,
             timings={},
             decoding=decoding,
             late=late,
             wrong=wrong,
-            refused=verdict is not None and verdict.rejected,
+            refused=is_rejected,
             reason=self._reason,
         )

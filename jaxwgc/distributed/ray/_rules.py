@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import ErrorLocator
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import WaitingRule, fastest
 
 
@@ -31,7 +33,7 @@ class Rules(NamedTuple):
 
 
 def decodes_of(
-    code: GradientCode, decoder: Any, tolerance: Any
+    code: GradientCode, decoder: DecoderLike, tolerance: float
 ) -> Callable[[np.ndarray], bool]:
     """Returns a function that computes whether a mask of messages can be decoded."""
     # The code is a constant of the program, so that a NumPy code keeps its precision.
@@ -45,7 +47,10 @@ def decodes_of(
 
 
 def rules_of(
-    code: GradientCode, wait: WaitingRule | None, decodes: Callable, locator: Any
+    code: GradientCode,
+    wait: WaitingRule | None,
+    decodes: Callable[[np.ndarray], bool],
+    locator: ErrorLocator | None,
 ) -> Rules:
     """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
     if wait is None and locator is not None:

@@ -13,9 +13,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from jaxwgc import _validation
+from typing import Any, TypeAlias
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -33,7 +31,14 @@ _SYSTEM_CONFIG = {"worker_niceness": 0}
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
-def find_ray() -> Any:
+# Ray is imported at its first use, so that the type checker does not know its module,
+# its actors, and its references to objects and results.
+RayModule: TypeAlias = Any
+RayActor: TypeAlias = Any
+RayReference: TypeAlias = Any
+
+
+def find_ray() -> RayModule:
     """Returns the module `ray`."""
     return find_extra("ray")
 
@@ -88,9 +93,11 @@ class _Connection:
                     with contextlib.ExitStack() as stack:
                         self._folder = _connect(ray, address, stack)
                         self._stack = stack.pop_all()
-            is_same = address in (None, "auto", self._address)
-            rule = f"be that of the other open clusters, {self._address!r}"
-            _validation.require(is_same, "address", rule, repr(address))
+            if address not in (None, "auto", self._address):
+                raise ValueError(
+                    "address must be that of the other open clusters, "
+                    f"{self._address!r}; got {address!r}"
+                )
             self._num_users += 1
         try:
             yield self._folder
@@ -104,7 +111,9 @@ class _Connection:
 session = _Connection().session
 
 
-def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str | None:
+def _connect(
+    ray: RayModule, address: str | None, stack: contextlib.ExitStack
+) -> str | None:
     """Joins or starts Ray; returns the folder of a Ray that is started, or None."""
     folder = None
     if address is None:
@@ -112,7 +121,11 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str 
     else:
         log.info("connecting to Ray at %s", address)
     # `log_to_driver` shows the output of workers in the coordinator's process.
-    settings = {"address": address, "log_to_driver": True, "configure_logging": False}
+    settings: dict[str, Any] = {
+        "address": address,
+        "log_to_driver": True,
+        "configure_logging": False,
+    }
     if address is None:
         # A Ray in a folder of its own is not found by `ray.init(address="auto")`. The
         # folder of a killed process stays, because its owner cannot be determined.
@@ -120,8 +133,10 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str 
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
         folder = stack.enter_context(temporary)
-        settings |= {"address": "local", "_temp_dir": folder}
-        settings |= {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
+        settings["address"] = "local"
+        settings["_temp_dir"] = folder
+        settings["include_dashboard"] = False
+        settings["_node_ip_address"] = _LOOPBACK
         settings["_system_config"] = {
             name: value
             for name, value in _SYSTEM_CONFIG.items()
@@ -141,7 +156,7 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> str 
     return folder
 
 
-def _imported_for_loopback() -> Any:
+def _imported_for_loopback() -> RayModule:
     """Imports Ray so that it takes 127.0.0.1 for an address of this machine.
 
     On Linux it listens on the address in the network instead, unless an environment
@@ -152,7 +167,10 @@ def _imported_for_loopback() -> Any:
     """
     os.environ.setdefault(_CLUSTER_VARIABLE, "0")
     ray = find_ray()
-    if ray.is_initialized() or (host := ray.util.get_node_ip_address()) == _LOOPBACK:
+    if ray.is_initialized():
+        return ray
+    host = ray.util.get_node_ip_address()
+    if host == _LOOPBACK:
         return ray
     raise RuntimeError(
         f"RayCluster starts Ray on {_LOOPBACK} only, but Ray was imported before and "
@@ -165,25 +183,39 @@ def check_address(address: str) -> None:
     """Raises ConnectionError, within seconds, if no Ray responds there."""
     if address in ("auto", "local"):
         return
-    is_right = re.fullmatch(r"[^/]+:\d+", address)
-    rule = "be host:port of Ray itself, or 'auto'"
-    _validation.require(is_right, "address", rule, repr(address))
+    if not re.fullmatch(r"[^/]+:\d+", address):
+        raise ValueError(
+            f"address must be host:port of Ray itself, or 'auto'; got {address!r}"
+        )
     # The check runs in another process, which can be ended. Ray itself would try to
     # connect for minutes.
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-    ask = [*ask, "--address", address]
-    seconds = _SECONDS_TO_CONNECT
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "health-check",
+        "--address",
+        address,
+    ]
     try:
-        subprocess.run(ask, capture_output=True, check=True, timeout=seconds)
+        subprocess.run(
+            command, capture_output=True, check=True, timeout=_SECONDS_TO_CONNECT
+        )
     except subprocess.SubprocessError as error:
-        why = f"no Ray cluster responds at address {address!r} within {seconds} seconds"
-        raise ConnectionError(why) from error
+        raise ConnectionError(
+            f"no Ray cluster responds at address {address!r} within "
+            f"{_SECONDS_TO_CONNECT} seconds"
+        ) from error
 
 
 def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
     """Returns the resources that the options of an actor claim, without zeros."""
-    claims = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus")}
-    claims |= {"memory": options.get("memory"), **(options.get("resources") or {})}
+    claims = {
+        "CPU": options["num_cpus"],
+        "GPU": options.get("num_gpus"),
+        "memory": options.get("memory"),
+    }
+    claims |= options.get("resources") or {}
     return {name: amount for name, amount in claims.items() if amount}
 
 
@@ -192,11 +224,15 @@ def check_resources(num_actors: int, options: Mapping[str, Any]) -> None:
     claims = claimed_resources(options)
     if not claims:
         return
-    nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
-    # The small addend allows for rounding, for example of three times a third.
-    room = sum(
-        int(min(own.get(name, 0) / claims[name] for name in claims) + 1e-6)
-        for own in nodes
-    )
-    rule = f"have room for {num_actors} actors that claim {claims} each"
-    _validation.require(room >= num_actors, "the cluster", rule, f"room for {room}")
+    room = 0
+    for node in find_ray().nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            ratios = [resources.get(name, 0) / claims[name] for name in claims]
+            # The small addend allows for rounding, for example of three times a third.
+            room += int(min(ratios) + 1e-6)
+    if room < num_actors:
+        raise ValueError(
+            f"the cluster must have room for {num_actors} actors that claim {claims} "
+            f"each; got room for {room}"
+        )

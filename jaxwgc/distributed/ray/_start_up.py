@@ -13,8 +13,11 @@ from jaxwgc.distributed.ray._rounds import Engine
 _MAX_DEATHS_AT_START = 3
 
 
-class StartUp(Engine):
-    """Engine that starts all workers, and waits until each is ready."""
+class StartUp(Engine[bool]):
+    """Engine that starts all workers, and waits until each is ready.
+
+    Its result is True.
+    """
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Raises an error if a worker cannot start; restarts dead processes."""

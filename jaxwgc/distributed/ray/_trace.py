@@ -18,20 +18,23 @@ def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
 def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the trace, with runs of NaNs replaced by the worker's next seconds.
 
-    As many of the next ones as there are NaNs, and the first ones after the last. The
-    length of a run depends on the seconds before it. Repeated in its place, these would
-    make slow responses more frequent than they are.
+    A run of m NaNs becomes the next m seconds of the worker. After the last seconds,
+    the first ones follow. Seconds before a run are not repeated: a slow response causes
+    a long run, so slow responses would become more frequent than they are.
     """
     table = np.array(rows)
     for worker in range(table.shape[1]):
         seconds = table[:, worker].ravel()
+        measured = seconds[np.isfinite(seconds)]
+        if not len(measured):
+            continue
         is_gap = np.isnan(seconds)
-        is_finite = np.isfinite(seconds)
-        found = seconds[is_finite]
+        num_measured_before = np.isfinite(seconds).cumsum()
         num_gaps = is_gap.cumsum()
-        in_run = num_gaps - np.maximum.accumulate(np.where(is_gap, 0, num_gaps))
-        if len(found):
-            behind = (is_finite.cumsum() + in_run - 1)[is_gap]
-            seconds[is_gap] = found[behind % len(found)]
+        num_gaps_before_run = np.maximum.accumulate(np.where(is_gap, 0, num_gaps))
+        # Place of each NaN in its run, from 0.
+        place_in_run = num_gaps - num_gaps_before_run - 1
+        source = num_measured_before + place_in_run
+        seconds[is_gap] = measured[source[is_gap] % len(measured)]
         table[:, worker] = seconds.reshape(table[:, worker].shape)
     return table

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,22 @@ import optax
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
-from jaxwgc.distributed.ray._callbacks import Progress, TrainingState, begin, call
+from jaxwgc.distributed.ray._callbacks import (
+    Callback,
+    Progress,
+    TrainingState,
+    begin,
+    call,
+)
 from jaxwgc.distributed.ray._checkpoints import open_checkpoints
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._session import find_extra
+
+if TYPE_CHECKING:
+    from jaxwgc.distributed.ray._cluster import RayCluster
 
 
 def train(
@@ -28,7 +37,7 @@ def train(
     optimizer: optax.GradientTransformationExtraArgs,
     state: TrainingState,
     num_steps: int,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     *,
@@ -56,15 +65,16 @@ def train(
             while state.step < num_steps:
                 check_interrupt()
                 round = compute(state.params, state.step, state.key)
-                received = round.received
-                if round.decoding is not None:
-                    received = round.decoding.mask, round.decoding.weights
                 if num_done == 0:
                     log.info("compiling the optimizer step")
-                params, after, is_finite, failed = update(
-                    *state[:2],
+                params, optimizer_state, is_finite, failed = update(
+                    state.params,
+                    state.optimizer_state,
                     round.messages,
-                    received,
+                    round.received,
+                    # The code of the decoding is no argument: see `_update_of`.
+                    None if round.decoding is None else round.decoding.mask,
+                    None if round.decoding is None else round.decoding.weights,
                     round.late,
                     np.float32(round.elapsed),
                 )
@@ -76,13 +86,19 @@ def train(
                     )
                 # The state is replaced in one assignment, because Ctrl-C may come at
                 # any time.
-                state = TrainingState(params, after, state.key, state.step + 1)
+                state = TrainingState(
+                    params=params,
+                    optimizer_state=optimizer_state,
+                    key=state.key,
+                    step=state.step + 1,
+                )
                 if num_done == 0:
                     log.info("step %d is done: loss %.6g", state.step - 1, loss)
                 num_done += 1
-                progress = Progress(state, round, loss, bool(failed))
-                results = [call(callback, progress) for callback in callbacks]
-                if any(isinstance(own, str) and own == "stop" for own in results):
+                progress = Progress(
+                    state=state, round=round, loss=loss, undecodable=bool(failed)
+                )
+                if _call_all(callbacks, progress):
                     break
                 if state.step % checkpoint_every == 0:
                     checkpoints.save(state)
@@ -91,7 +107,16 @@ def train(
     return state
 
 
-def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
+def _call_all(callbacks: Sequence[Callback], progress: Progress) -> bool:
+    """Calls all callbacks, and returns whether one of them ends the training."""
+    results = [call(callback, progress) for callback in callbacks]
+    # A result may be an array, which has no single answer to `==`.
+    return any(isinstance(result, str) and result == "stop" for result in results)
+
+
+def _update_of(
+    optimizer: optax.GradientTransformationExtraArgs, code: GradientCode
+) -> Callable[..., Any]:
     """Returns a function for one step of the optimizer.
 
     It returns params, optimizer state, whether params are finite, and whether the round
@@ -99,25 +124,31 @@ def _update_of(optimizer: Any, code: GradientCode) -> Callable[..., Any]:
     """
 
     @jax.jit
-    def update(params, before, messages, received, late, elapsed):
-        if isinstance(received, tuple):
+    def update(params, before, messages, received, mask, weights, late, elapsed):
+        if weights is not None:
             # The code is a constant of the program, so that a NumPy code keeps its
             # precision.
-            received = Decoding(code, *received)
+            received = Decoding(code=code, mask=mask, weights=weights)
         updates, after = optimizer.update(
             messages, before, params, received=received, late=late, elapsed=elapsed
         )
         params = optax.apply_updates(params, updates)
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
-        failed = after[0].num_undecodable > before[0].num_undecodable
-        return params, after, jnp.stack(finite).all(), failed
+        are_finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+        is_finite = jnp.stack(are_finite).all()
+        failed = _num_undecodable(after) > _num_undecodable(before)
+        return params, after, is_finite, failed
 
     return update
 
 
+def _num_undecodable(optimizer_state: Any) -> jax.Array:
+    """Returns the count of the aggregator, which comes first in the chain."""
+    return optimizer_state[0].num_undecodable
+
+
 @contextlib.contextmanager
 def live_table(
-    num_steps: int, cluster: Any
+    num_steps: int, cluster: "RayCluster"
 ) -> Iterator[list[Callable[[Progress], None]]]:
     """Shows a row for each worker in the terminal; yields the callbacks for training.
 
@@ -134,8 +165,10 @@ def live_table(
     report = None
 
     def shown() -> Any:
+        if table is not None:
+            return table
         num_ready = sum(bool(slot.node) for slot in cluster.workers)
-        return table or f"{num_ready} of {num_workers} workers are ready"
+        return f"{num_ready} of {num_workers} workers are ready"
 
     with display(get_renderable=shown, refresh_per_second=4):
 
@@ -144,11 +177,13 @@ def live_table(
             metrics = progress.metrics()
             steps = steps + 1
             num_missed = num_missed + ~progress.round.received
+            seconds_per_step = (time.monotonic() - start) / steps
             title = (
                 f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
-                f"{(time.monotonic() - start) / steps:.3g} s a step"
+                f"{seconds_per_step:.3g} s a step"
             )
-            if steps >= 8 and steps.bit_count() == 1:
+            is_power_of_two = steps.bit_count() == 1
+            if steps >= 8 and is_power_of_two:
                 # Training continues without a report if `report` raises an error, for
                 # example because there are no times.
                 with contextlib.suppress(ValueError):
@@ -160,18 +195,25 @@ def live_table(
                 "slowdown",
                 "kind",
                 "trouble",
-                caption=report and report.advice,
+                caption=None if report is None else report.advice,
             )
             new.title = title
             new.title_justify = "left"
-            slow = [[""] * num_workers] * 2
-            if report is not None:
-                slow = [[f"{each:.2f}" for each in report.slowdown], report.kinds]
-            rows = zip(num_missed / steps, cluster.workers, *slow)
-            for worker, (share, slot, *about) in enumerate(rows):
+            for worker, slot in enumerate(cluster.workers):
                 seconds = metrics[f"worker/{worker}/seconds"]
-                answer = f"{seconds:.3f} s" if seconds >= 0 else "none"
-                new.add_row(str(worker), f"{share:.1%}", answer, *about, slot.trouble)
+                slowdown = ""
+                kind_of_worker = ""
+                if report is not None:
+                    slowdown = f"{report.slowdown[worker]:.2f}"
+                    kind_of_worker = report.kinds[worker]
+                new.add_row(
+                    str(worker),
+                    f"{num_missed[worker] / steps:.1%}",
+                    f"{seconds:.3f} s" if seconds >= 0 else "none",
+                    slowdown,
+                    kind_of_worker,
+                    slot.trouble,
+                )
             table = new
 
         yield [show]

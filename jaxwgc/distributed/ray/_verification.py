@@ -14,21 +14,16 @@ from jaxwgc.distributed.ray._data import DataSource, HostBatches, StoredParts
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified, Verdict
 from jaxwgc.distributed.ray._fleet import log
-from jaxwgc.distributed.ray._messages import sent
-from jaxwgc.distributed.ray._worker import (
-    PROJECTION_DIM,
-    Assignment,
-    Task,
-    Worker,
-    project,
-    read_order,
-)
+from jaxwgc.distributed.ray._messages import SentKey, sent
+from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
+from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.distributed.ray._worker_base import PROJECTION_DIM, project
 
 
 class QueriedWorkers(Protocol):
     """Interface of the workers to a verifier."""
 
-    def order(self) -> Any:
+    def order(self) -> Order | bytes:
         """Returns leaves of params, key and step of the round, maybe pickled."""
         ...
 
@@ -40,7 +35,7 @@ class QueriedWorkers(Protocol):
         """Returns the index of a worker and where it runs, in words."""
         ...
 
-    def query(self, workers: np.ndarray, *arguments: Any) -> np.ndarray:
+    def query(self, workers: np.ndarray, *arguments: object) -> np.ndarray:
         """Returns projections of several workers, (num_queried, PROJECTION_DIM).
 
         Args:
@@ -73,7 +68,7 @@ class PartCopies:
         self._parts = parts
         self._worker: Worker | None = None
 
-    def recompute(self, key: Any, part: int, row: np.ndarray) -> np.ndarray:
+    def recompute(self, key: SentKey, part: int, row: np.ndarray) -> np.ndarray:
         """Returns the projection of the message of one part, computed here.
 
         Args:
@@ -86,7 +81,8 @@ class PartCopies:
         held = np.array([part])
         data = self._data_of(int(part), step)
         if self._worker is None:
-            self._worker = Worker(Assignment(0, held, row, step=step), self._task)
+            assignment = Assignment(worker=0, held=held, rows=row, step=step)
+            self._worker = Worker(assignment, self._task)
             self._worker.prepare_data(data)
         self._worker.held = held
         self._worker.rows = row
@@ -98,10 +94,10 @@ class PartCopies:
         if self._task.batches is not None:
             return HostBatches(self._task.batches, [part], step, is_stacked=True)
         if self._task.load is not None:
-            own = sent(self._task.load(part))
+            data = sent(self._task.load(part))
         else:
-            own = jax.tree.map(operator.itemgetter(part), self._parts)
-        return StoredParts([own], is_stacked=True)
+            data = jax.tree.map(operator.itemgetter(part), self._parts)
+        return StoredParts([data], is_stacked=True)
 
 
 class Verifier(abc.ABC):
@@ -153,9 +149,10 @@ class ParityChecks(Verifier):
         def locate(messages, mask, number):
             # Only a worker that knows all messages can guess the key.
             key = jax.random.fold_in(coding.key_from(messages), number)
-            return locator.locate(
+            location = locator.locate(
                 messages, mask, key, self._noise, copies.message_dtype
-            ), key
+            )
+            return location, key
 
         self._locate = jax.jit(locate)
 
@@ -169,23 +166,38 @@ class ParityChecks(Verifier):
             this_round.messages, this_round.received, this_round.number + 1
         )
         location = jax.tree.map(np.asarray, location)
-        verdict = Verdict(location.mask, location.wrong, bool(location.refused))
+        verdict = Verdict(
+            right=location.mask,
+            wrong=location.wrong,
+            rejected=bool(location.refused),
+        )
         disputed = location.disputed
         when = this_round.when
         if verdict.rejected and disputed.any() and self._on_wrong == "arbitrate":
             verdict = self._arbitrate(this_round, disputed, key)
         if verdict.rejected and disputed.any():
-            text = "messages of workers %s contradict each other %s: round rejected"
-            log.warning(text, np.flatnonzero(disputed).tolist(), when)
-        named = verdict.wrong if verdict.wrong.any() else disputed
-        if self._on_wrong == "raise" and named.any():
-            names = "; ".join(map(self._workers.name, np.flatnonzero(named).tolist()))
-            what = "wrong answers" if verdict.wrong.any() else "a wrong answer from one"
-            raise RuntimeError(f"{what} {when}: {names}")
+            log.warning(
+                "messages of workers %s contradict each other %s: round rejected",
+                np.flatnonzero(disputed).tolist(),
+                when,
+            )
+        if self._on_wrong == "raise":
+            if verdict.wrong.any():
+                raise RuntimeError(
+                    f"wrong answers {when}: {self._named(verdict.wrong)}"
+                )
+            if disputed.any():
+                names = self._named(disputed)
+                raise RuntimeError(f"a wrong answer from one {when}: {names}")
         return verdict
 
+    def _named(self, workers: np.ndarray) -> str:
+        """Returns the names of some workers, given as a mask."""
+        indices = np.flatnonzero(workers).tolist()
+        return "; ".join(self._workers.name(worker) for worker in indices)
+
     def _arbitrate(
-        self, this_round: Unverified, disputed: np.ndarray, key: Any
+        self, this_round: Unverified, disputed: np.ndarray, key: jax.Array
     ) -> Verdict:
         """Settles disputes of workers by sums over fewer and fewer parts.
 
@@ -196,41 +208,66 @@ class ParityChecks(Verifier):
         messages = this_round.messages
         received = this_round.received
         scales = (self._locator.norms * signs)[:, None]
-        matrix = np.asarray(self._code.encoding_matrix)
-        matrix = matrix.reshape(len(received), self._code.num_parts, -1)
-        totals = np.asarray(project(key, messages, PROJECTION_DIM)) / scales
-        key = sent(key)
+        projections = np.asarray(project(key, messages, PROJECTION_DIM))
+        noise = self._noise_of(messages)
         wrong = np.zeros_like(received)
-        is_settled = True
+        are_all_settled = True
         for label in np.unique(labels[disputed]):
             group = np.flatnonzero(disputed & (labels == label))
-            rows = matrix[group[0]]
-            scale = scales[group]
-
-            def ask(pair, parts, group=group, scale=scale):
-                claims = self._workers.query(group[pair], np.asarray(parts), key)
-                return claims / scale[pair]
-
-            def recompute(part, rows=rows, scale=scale):
-                return self._copies.recompute(key, part, rows[part][None]) / scale[0]
-
-            parts = np.flatnonzero(rows.any(1))
-            noise = self._noise_of(messages)
+            claims = projections[group] / scales[group]
             try:
-                settlement = coding.arbitrate(
-                    totals[group], parts, ask, recompute, noise
+                settlement = self._settle(
+                    group, scales[group], claims, sent(key), noise
                 )
             except NoResponse:
-                is_settled = False
+                are_all_settled = False
                 continue
             wrong[group] = settlement.wrong
-            is_settled &= settlement.settled
-        if not is_settled:
-            return Verdict(np.zeros_like(received), wrong, True)
+            if not settlement.settled:
+                are_all_settled = False
+        if not are_all_settled:
+            nobody = np.zeros_like(received)
+            return Verdict(right=nobody, wrong=wrong, rejected=True)
         number = this_round.number + 1
         others, _ = self._locate(messages, received & ~disputed, number)
-        right = np.asarray(others.mask) | (disputed & ~wrong)
-        return Verdict(right, wrong | np.asarray(others.wrong), False)
+        return Verdict(
+            right=np.asarray(others.mask) | (disputed & ~wrong),
+            wrong=wrong | np.asarray(others.wrong),
+            rejected=False,
+        )
+
+    def _settle(
+        self,
+        group: np.ndarray,
+        scales: np.ndarray,
+        claims: np.ndarray,
+        key: SentKey,
+        noise: float,
+    ) -> coding.Arbitration:
+        """Settles the dispute of a group of workers.
+
+        Args:
+          group: Indices of the workers, int (n,).
+          scales: Factor of the message of each worker, (n, 1).
+          claims: Projections of their messages without the factors.
+          key: Key of the projections.
+          noise: Relative difference of honest copies.
+
+        Raises:
+          NoResponse: If a worker is lost.
+        """
+        shape = (self._code.num_workers, self._code.num_parts, -1)
+        rows = np.asarray(self._code.encoding_matrix).reshape(shape)[group[0]]
+
+        def ask(pair, parts):
+            asked = self._workers.query(group[pair], np.asarray(parts), key)
+            return asked / scales[pair]
+
+        def recompute(part):
+            return self._copies.recompute(key, part, rows[part][None]) / scales[0]
+
+        parts = np.flatnonzero(rows.any(axis=1))
+        return coding.arbitrate(claims, parts, ask, recompute, noise)
 
 
 class Audits(Verifier):
@@ -255,7 +292,7 @@ class Audits(Verifier):
             # If a worker does not respond, the audit is left to a later round.
             with contextlib.suppress(NoResponse):
                 wrong = self._corrupted(this_round)
-        return Verdict(~wrong, wrong, False)
+        return Verdict(right=~wrong, wrong=wrong, rejected=False)
 
     def _corrupted(self, this_round: Unverified) -> np.ndarray:
         """Returns the corrupted workers, after a comparison of two copies of one part.
@@ -287,7 +324,7 @@ class Audits(Verifier):
         """
         assert this_round.requests is not None
         code = self._code
-        shape = code.num_workers, code.messages_per_worker, code.num_parts
+        shape = (code.num_workers, code.messages_per_worker, code.num_parts)
         rows = np.asarray(code.encoding_matrix).reshape(shape)
         is_sent = np.einsum("im,imj->ij", this_round.requests, rows) != 0
         if not is_sent.any():

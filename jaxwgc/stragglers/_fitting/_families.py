@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def default_families() -> list[type[IndependentDelay]]:
     return [law for law in laws if _can_be_fitted(law)]
 
 
-def checked_families(families: Any) -> list[type[IndependentDelay]]:
+def checked_families(families: object) -> list[type[IndependentDelay]]:
     """Returns the delay laws of the caller as a list, after checks."""
     if isinstance(families, type) or not isinstance(families, Iterable):
         raise TypeError(

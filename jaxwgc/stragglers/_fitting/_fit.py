@@ -1,11 +1,11 @@
 """Fitting of delay models to measured times."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
@@ -14,7 +14,7 @@ from jaxwgc.stragglers._fitting._families import (
     checked_families,
     default_families,
 )
-from jaxwgc.stragglers._fitting._likelihood import Measured, forms
+from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._uncertainty import (
     parameters_of,
@@ -65,15 +65,15 @@ class DelayFit(NamedTuple):
         ]
         if isinstance(self.delay, unequal_speeds):
             speeds = self.delay.speeds
-            slow = f"{min(speeds):.3g} (worker {np.argmin(speeds)})"
-            numbers.append(f"speeds {slow} to {max(speeds):.3g}")
+            slowest = f"{min(speeds):.3g} (worker {np.argmin(speeds)})"
+            numbers.append(f"speeds {slowest} to {max(speeds):.3g}")
         shown = ", ".join(numbers).replace(" ± nan", "")
         return f"{self.held_out:7.3f} {self.distance:6.3f}  {self.name}: {shown}"
 
 
 def fit_delays(
     times: Any,
-    loads: Any = 1.0,
+    loads: ArrayLike = 1.0,
     *,
     families: Sequence[type[IndependentDelay]] | None = None,
     in_order: bool = True,
@@ -139,20 +139,25 @@ def fit_delays(
     measured = _measured(times, loads)
     _validation.check_bool("in_order", in_order)
     _validation.check_share("held_out", held_out)
-    tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
+    is_held_out = _last_rounds(measured, held_out)
     models: list[_Tried] = []
     for family in families:
-        # A shift of the law is already a fixed time, proportional to the load.
-        ways = forms(measured)
-        if family.least_time == "shift" and len(ways[-1].bounds) == 1:
-            ways = ways[:1]
-        simple = [tried(Kind(family, form)) for form in ways]
-        best = _ranked(simple)[0].kind
-        slow = best._replace(has_slow_state=True, in_order=in_order)
-        further = [slow]
+        possible_forms = forms(measured)
+        if family.least_time == "shift" and len(possible_forms[-1].bounds) == 1:
+            # A shift of the law is already a fixed time, proportional to the load.
+            possible_forms = possible_forms[:1]
+        simple_models = [
+            _tried(measured, is_held_out, Kind(family, form)) for form in possible_forms
+        ]
+        best = _ranked(simple_models)[0].kind
+        two_states = best._replace(has_slow_state=True, in_order=in_order)
+        further_kinds = [two_states]
         if measured.times.shape[1] > 1:
-            further += [kind._replace(has_speeds=True) for kind in (best, slow)]
-        models += [*simple, *map(tried, further)]
+            further_kinds.append(best._replace(has_speeds=True))
+            further_kinds.append(two_states._replace(has_speeds=True))
+        models.extend(simple_models)
+        for kind in further_kinds:
+            models.append(_tried(measured, is_held_out, kind))
     return tuple(model.fit for model in _ranked(models))
 
 
@@ -174,53 +179,87 @@ class _Tried(NamedTuple):
     fit: DelayFit
 
 
-def _ranked(models):
+def _ranked(models: list[_Tried]) -> list[_Tried]:
     """Sorts models by likelihood; nearly equal ones by number of parameters."""
-    best = max(model.gain for model in models)
+    largest_gain = max(model.gain for model in models)
+    nearly_best = []
+    others = []
+    for model in models:
+        if model.gain < largest_gain - _DECISIVE:
+            others.append(model)
+        else:
+            nearly_best.append(model)
+    nearly_best.sort(key=lambda model: (model.num_parameters, -model.likelihood))
+    others.sort(key=lambda model: -model.gain)
+    return nearly_best + others
 
-    def place(model):
-        if model.gain < best - _DECISIVE:
-            return 1, -model.gain, 0
-        return 0, model.num_parameters, -model.likelihood
 
-    return sorted(models, key=place)
-
-
-def _last_rounds(measured, share):
+def _last_rounds(measured: Measured, share: float) -> np.ndarray:
     """Returns a mask (rounds,) of held-out rounds: the last ones of each load."""
-    _, load = np.unique(measured.loads, axis=0, return_inverse=True)
-    is_last = np.zeros(len(load), bool)
-    for number in range(load.max() + 1):
-        rounds = np.flatnonzero(load == number)
-        count = min(max(int(round(len(rounds) * share)), 1), len(rounds) - 1)
-        is_last[rounds[len(rounds) - count :]] = True
+    different_loads, load_of_round = np.unique(
+        measured.loads, axis=0, return_inverse=True
+    )
+    num_rounds = len(load_of_round)
+    is_last = np.zeros(num_rounds, bool)
+    for load in range(len(different_loads)):
+        rounds = np.flatnonzero(load_of_round == load)
+        num_held_out = max(round(len(rounds) * share), 1)
+        # At least one round of each load remains.
+        num_held_out = min(num_held_out, len(rounds) - 1)
+        is_last[rounds[len(rounds) - num_held_out :]] = True
     if not is_last.any():
         # If every load was measured only once, the last rounds are held out.
-        is_last[-max(int(len(load) * share), 1) :] = True
+        num_held_out = max(int(num_rounds * share), 1)
+        is_last[num_rounds - num_held_out :] = True
     return is_last
 
 
-def _tried(measured, is_held_out, kind):
+def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
     """Fits a model to all rounds; scores a fit to the first rounds on the last ones."""
-    first = Measured(*(array[~is_held_out] for array in measured))
-    start = kind.most_likely(first)
-    gain, scores = _scores(predictive(kind, first, start), measured, is_held_out)
+    first_rounds = measured.rounds(~is_held_out)
+    start = kind.most_likely(first_rounds)
+    scores = _scores(predictive(kind, first_rounds, start), measured, is_held_out)
     model = kind.most_likely(measured, start)
     for component in model.components:
         check_density(component.law)
     likelihood = model.log_likelihoods(measured).sum()
     model = unbiased(kind, measured, model)
-    name = f"{kind.family.__name__}, {kind.form.name}"
-    name += ", two states" * kind.has_slow_state + ", speeds" * kind.has_speeds
-    errors = standard_errors(measured, kind, model)
-    values = parameters_of(kind, model)
-    fit = DelayFit(name, _delay(kind, model), values, errors, *scores)
-    number = kind.num_parameters(measured.times.shape[1])
-    return _Tried(kind, number, likelihood, gain, fit)
+    fit = DelayFit(
+        name=kind.name,
+        delay=_delay(kind, model),
+        parameters=parameters_of(kind, model),
+        standard_errors=standard_errors(measured, kind, model),
+        held_out=float(scores.gain / scores.num_times),
+        distance=scores.distance,
+        p_value=scores.p_value,
+    )
+    return _Tried(
+        kind=kind,
+        num_parameters=kind.num_parameters(measured.times.shape[1]),
+        likelihood=likelihood,
+        gain=scores.gain,
+        fit=fit,
+    )
 
 
-def _scores(model, measured, is_held_out):
-    """Returns the log-likelihood of held-out times, and the scores of a `DelayFit`."""
+class _Scores(NamedTuple):
+    """Quality of the predictions of held-out times.
+
+    Attributes:
+      gain: Log-likelihood of the held-out times.
+      num_times: Number of complete held-out times.
+      distance: See `DelayFit`.
+      p_value: See `DelayFit`.
+    """
+
+    gain: float
+    num_times: int
+    distance: float
+    p_value: float
+
+
+def _scores(model: Model, measured: Measured, is_held_out: np.ndarray) -> _Scores:
+    """Scores the predictions of held-out times by a model of the other rounds."""
     # The model is applied to all rounds, since earlier rounds tell the states of
     # workers.
     is_whole = measured.is_whole[is_held_out]
@@ -231,46 +270,68 @@ def _scores(model, measured, is_held_out):
     levels = scipy.stats.CensoredData.right_censored(below.ravel(), ~is_whole.ravel())
     curve = scipy.stats.ecdf(levels).cdf
     before = np.concatenate([[0.0], curve.probabilities[:-1]])
-    distance = np.abs([curve.probabilities - curve.quantiles, before - curve.quantiles])
-    largest = float(distance.max())
-    count = is_whole.sum()
-    p_value = float(scipy.special.kolmogorov(largest * np.sqrt(count)))
-    return gain, (float(gain / count), largest, p_value)
+    distances_after = np.abs(curve.probabilities - curve.quantiles)
+    distances_before = np.abs(before - curve.quantiles)
+    distance = float(max(distances_after.max(), distances_before.max()))
+    num_times = is_whole.sum()
+    return _Scores(
+        gain=gain,
+        num_times=num_times,
+        distance=distance,
+        p_value=float(scipy.special.kolmogorov(distance * np.sqrt(num_times))),
+    )
 
 
-def _delay(kind, model):
+def _delay(kind: Kind, model: Model) -> DelayModel:
     """Builds the delay model of a fit with the public constructors."""
-    states = [component.law for component in model.components]
-    if kind.form.bounds:
-        states = [affine(each.law, *each.load) for each in model.components]
+    states = [_delay_of_state(kind, component) for component in model.components]
     delay = states[0]
-    slow = states[-1]
     if kind.has_slow_state:
-        delay = markov(delay, slow, model.become_slow, model.become_fast)
+        delay = markov(
+            fast=delay,
+            slow=states[1],
+            become_slow=model.become_slow,
+            become_fast=model.become_fast,
+        )
     if kind.has_speeds:
-        delay = unequal_speeds(delay, model.speeds)
+        delay = unequal_speeds(delay, np.asarray(model.speeds))
     return delay
 
 
-def _measured(times, loads):
+def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
+    """Builds the delay model of a component."""
+    if not kind.form.bounds:
+        return component.law
+    overhead, slope, time = component.load
+    return affine(component.law, overhead=overhead, slope=slope, time=time)
+
+
+def _measured(times: Any, loads: ArrayLike) -> Measured:
     """Checks times; a missing time becomes a lower bound, the longest of its round."""
     table = _validation.measured_times(times, least_rounds=4)
-    given = _validation.concrete_array("loads", loads, "real numbers")
+    checked_loads = _validation.concrete_array("loads", loads, "real numbers")
+    checked_loads = checked_loads.astype(np.float64)
     if table.ndim == 3:
+        # The times of all parts are those of the largest load.
         table = table.sum(-1)
-        given = np.max(given)
-    shared = np.broadcast_to(given.astype(np.float64), table.shape)
-    is_right = np.all((shared >= 0) & np.isfinite(shared)) and shared.any()
-    _validation.require(is_right, "loads", "be at least 0, finite and not all 0", loads)
+        checked_loads = np.max(checked_loads)
+    load_of_time = np.broadcast_to(checked_loads, table.shape)
+    is_valid = np.all((load_of_time >= 0) & np.isfinite(load_of_time))
+    if not is_valid or not load_of_time.any():
+        raise ValueError(f"loads must be at least 0, finite and not all 0; got {loads}")
     is_whole = np.isfinite(table)
     _check_responses(is_whole)
     table = _not_rounded(table, is_whole)
     last = np.max(table, axis=1, where=is_whole, initial=0, keepdims=True)
-    whole_or_last = np.where(is_whole, table, last)
-    return Measured(whole_or_last, shared, is_whole, np.ones(table.shape))
+    return Measured(
+        times=np.where(is_whole, table, last),
+        loads=load_of_time,
+        is_whole=is_whole,
+        speeds=np.ones(table.shape),
+    )
 
 
-def _check_responses(is_whole):
+def _check_responses(is_whole: np.ndarray) -> None:
     """Checks that enough times are finite: overall, and of each worker and round."""
     if is_whole.mean() < 0.5:
         shares = is_whole.mean(axis=0)
@@ -294,10 +355,11 @@ def _check_responses(is_whole):
         )
 
 
-def _not_rounded(table, is_whole):
+def _not_rounded(table: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
     """Spreads times that rounding made equal over the width of a rounding step."""
     values = np.unique(table[is_whole])
-    _validation.require(len(values) > 1, "times", "differ", values)
+    if len(values) == 1:
+        raise ValueError(f"times must differ; got {values}")
     if len(values) > is_whole.sum() / 2:
         return table
     unit = np.diff(values).min()

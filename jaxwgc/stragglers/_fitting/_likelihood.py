@@ -1,6 +1,7 @@
 """Models of measured times, and their likelihood."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +29,46 @@ class Measured(NamedTuple):
     is_whole: np.ndarray
     speeds: np.ndarray
 
-    def at_speed(self, speeds: Any) -> "Measured":
+    def at_speed(self, speeds: float | np.ndarray) -> "Measured":
         """Returns the times with speeds of the workers multiplied by `speeds`."""
         return self._replace(speeds=self.speeds * speeds)
+
+    def with_candidates(self, speeds: np.ndarray) -> "Measured":
+        """Returns the times at each of some speeds, (candidates, rounds, workers)."""
+        shape = np.broadcast_shapes(speeds.shape, self.times.shape)
+        return Measured(
+            times=np.broadcast_to(self.times, shape),
+            loads=np.broadcast_to(self.loads, shape),
+            is_whole=np.broadcast_to(self.is_whole, shape),
+            speeds=np.broadcast_to(speeds, shape),
+        )
+
+    def rounds(self, which: np.ndarray) -> "Measured":
+        """Returns the times of some rounds, given as a mask."""
+        return Measured(
+            times=self.times[which],
+            loads=self.loads[which],
+            is_whole=self.is_whole[which],
+            speeds=self.speeds[which],
+        )
+
+    def every(self, step: int) -> "Measured":
+        """Returns the times of every `step`-th worker."""
+        return Measured(
+            times=self.times[:, ::step],
+            loads=self.loads[:, ::step],
+            is_whole=self.is_whole[:, ::step],
+            speeds=self.speeds[:, ::step],
+        )
+
+    def flat(self) -> "Measured":
+        """Returns the times of all rounds and workers as vectors."""
+        return Measured(
+            times=self.times.ravel(),
+            loads=self.loads.ravel(),
+            is_whole=self.is_whole.ravel(),
+            speeds=self.speeds.ravel(),
+        )
 
 
 class Component(NamedTuple):
@@ -48,21 +86,24 @@ class Component(NamedTuple):
     before: tuple[float, float] = (0.0, 1.0)
 
     @property
-    def law(self) -> Any:
+    def law(self) -> IndependentDelay:
         """Returns the distribution of X, a delay model of the family."""
-        names = self.family.fitted_fields()
-        numbers = map(float, self.parameters)
-        return self.family(**dict(zip(names, numbers, strict=True)))
+        fields = {}
+        for name, number in zip(
+            self.family.fitted_fields(), self.parameters, strict=True
+        ):
+            fields[name] = float(number)
+        return self.family(**fields)
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns the log-likelihood of each time, (rounds, workers)."""
         units, scale = self.units(measured)
         probability, distance = self.before
-        is_before, early = self._before(units)
+        is_before, num_distances = self._before(units)
         with np.errstate(divide="ignore"):
-            before = np.log(probability / distance) - early
-        density = np.log1p(-probability) + self.law.logpdf(units)
-        density = np.where(is_before, before, density) - np.log(scale)
+            density_before = np.log(probability / distance) - num_distances
+        density_after = np.log1p(-probability) + self.law.logpdf(units)
+        density = np.where(is_before, density_before, density_after) - np.log(scale)
         if measured.is_whole.all():
             return density
         return np.where(measured.is_whole, density, self.log_survivals(measured))
@@ -71,23 +112,24 @@ class Component(NamedTuple):
         """Returns the log-probability of a longer time, for each time."""
         units, _ = self.units(measured)
         probability, _ = self.before
-        is_before, early = self._before(units)
-        before = np.log1p(-probability * np.exp(-early))
-        survival = np.log1p(-probability) + self.law.logsf(units)
-        return np.where(is_before, before, survival)
+        is_before, num_distances = self._before(units)
+        survival_before = np.log1p(-probability * np.exp(-num_distances))
+        survival_after = np.log1p(-probability) + self.law.logsf(units)
+        return np.where(is_before, survival_before, survival_after)
 
     def units(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
         """Returns X for each time, and the factor of X in the time."""
         overhead, slope, time = self.load
         scale = overhead + slope * measured.loads
-        units = (measured.times * measured.speeds - time * measured.loads) / scale
-        return units, scale / measured.speeds
+        random_times = measured.times * measured.speeds - time * measured.loads
+        return random_times / scale, scale / measured.speeds
 
-    def _before(self, units):
+    def _before(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns which X are below the lower end, and by how many mean distances."""
         end = float(self.law.isf(1.0))
+        _, mean_distance = self.before
         is_before = (units < end) | (units <= 0)
-        return is_before, np.maximum(end - units, 0) / self.before[1]
+        return is_before, np.maximum(end - units, 0) / mean_distance
 
 
 class Form(NamedTuple):
@@ -108,11 +150,17 @@ class Form(NamedTuple):
     @property
     def free_names(self) -> tuple[str, ...]:
         """Names of the free constants."""
-        return LOAD[3 - len(self.bounds) :]
+        num_fixed = len(LOAD) - len(self.bounds)
+        return LOAD[num_fixed:]
 
-    def load(self, free: tuple[float, ...]) -> tuple[float, float, float]:
+    def load(self, free: Sequence[float]) -> tuple[float, float, float]:
         """Returns overhead, slope and time, given the free ones."""
-        slope, time = (1.0, 0.0)[: 2 - len(free)] + free
+        slope = 1.0
+        time = 0.0
+        if len(free) == 1:
+            (time,) = free
+        elif len(free) == 2:
+            slope, time = free
         return 1 - slope * self.mean_load, slope, time
 
 
@@ -120,16 +168,29 @@ def forms(measured: Measured) -> tuple[Form, ...]:
     """Returns the forms to fit: proportional if no load is zero, and affine."""
     is_loaded = measured.loads > 0
     rates = measured.times[is_loaded] / measured.loads[is_loaded]
-    time = (0.0, float(rates.min()) * (1 - _ROOM))
-    proportional = Form("proportional to the load")
+    time_bounds = (0.0, float(rates.min()) * (1 - _ROOM))
+    proportional = Form(name="proportional to the load")
     if np.all(measured.loads == measured.loads.flat[0]):
-        return proportional, Form("after a fixed time", ("time",), (time,))
-    # If a load is zero, an overhead of zero is excluded, since it would predict a time
-    # of zero.
+        fixed_time = Form(
+            name="after a fixed time", names=("time",), bounds=(time_bounds,)
+        )
+        return proportional, fixed_time
+    largest_slope = 1.0
+    if not is_loaded.all():
+        # An overhead of zero is excluded, since it would predict a time of zero for
+        # load zero.
+        largest_slope = 1 - _ROOM
     mean_load = float(measured.loads.mean())
-    slope = (0.0, (1.0 if is_loaded.all() else 1 - _ROOM) / mean_load)
-    affine = Form("affine in the load", LOAD, (slope, time), mean_load)
-    return (proportional, affine) if is_loaded.all() else (affine,)
+    slope_bounds = (0.0, largest_slope / mean_load)
+    affine = Form(
+        name="affine in the load",
+        names=LOAD,
+        bounds=(slope_bounds, time_bounds),
+        mean_load=mean_load,
+    )
+    if not is_loaded.all():
+        return (affine,)
+    return proportional, affine
 
 
 class Model(NamedTuple):
@@ -138,7 +199,7 @@ class Model(NamedTuple):
     components: tuple[Component, ...]
     become_slow: float = 0.0
     become_fast: float = 1.0
-    speeds: Any = 1.0
+    speeds: float | np.ndarray = 1.0
 
     @property
     def slow_share(self) -> float:
@@ -147,7 +208,8 @@ class Model(NamedTuple):
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns log-likelihoods of times, given earlier rounds, (rounds, workers)."""
-        return self._predicted(measured)[1]
+        _, log_likelihoods = self._predicted(measured)
+        return log_likelihoods
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
         """Returns log-probabilities of longer times, given earlier rounds."""
@@ -156,7 +218,8 @@ class Model(NamedTuple):
         logs = [component.log_survivals(measured) for component in self.components]
         return mixed(slow, logs)
 
-    def _predicted(self, measured):
+    def _predicted(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+        """Returns probabilities of the slow state, and log-likelihoods of times."""
         measured = measured.at_speed(self.speeds)
         logs = [component.log_likelihoods(measured) for component in self.components]
         if len(logs) == 1:
@@ -164,13 +227,19 @@ class Model(NamedTuple):
         return predictions(np.stack(logs), self.become_slow, self.become_fast)
 
 
-def mixed(slow: np.ndarray | float, logs: Any) -> np.ndarray:
+def mixed(
+    slow: np.ndarray | float, logs: Sequence[np.ndarray] | np.ndarray
+) -> np.ndarray:
     """Returns the logarithm of a mixture, with the probability of its last part."""
     with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log1p(-slow) + logs[0], np.log(slow) + logs[-1])
+        fast_part = np.log1p(-slow) + logs[0]
+        slow_part = np.log(slow) + logs[-1]
+        return np.logaddexp(fast_part, slow_part)
 
 
-def predictions(log_likelihoods, become_slow, become_fast):
+def predictions(
+    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Computes state probabilities of each round, given earlier rounds (filter).
 
     Args:
@@ -188,16 +257,32 @@ def predictions(log_likelihoods, become_slow, become_fast):
         evidence = np.clip(slow_log - fast_log, -_MOST_EVIDENCE, _MOST_EVIDENCE)
     # A time that is impossible in both states gives no information.
     odds = np.exp(np.where(np.isnan(evidence), 0.0, evidence))
-    before = np.empty_like(odds)
+    slow_before = np.empty_like(odds)
     slow = become_slow / (become_slow + become_fast)
-    for number, odd in enumerate(odds):
-        before[number] = slow
-        known = slow * odd / (1 - slow + slow * odd)
-        slow = known * (1 - become_fast) + (1 - known) * become_slow
-    return before, mixed(before, log_likelihoods)
+    for this_round, odds_of_round in enumerate(odds):
+        slow_before[this_round] = slow
+        slow_after = slow * odds_of_round / (1 - slow + slow * odds_of_round)
+        slow = slow_after * (1 - become_fast) + (1 - slow_after) * become_slow
+    return slow_before, mixed(slow_before, log_likelihoods)
 
 
-def responsibilities(log_likelihoods, become_slow, become_fast):
+class Smoothed(NamedTuple):
+    """States of workers in each round, given all rounds.
+
+    Attributes:
+      slow: Probability of the slow state, (rounds, workers).
+      become_slow: Next estimate of `become_slow`: frequency of the transition.
+      become_fast: Next estimate of `become_fast`.
+    """
+
+    slow: np.ndarray
+    become_slow: float
+    become_fast: float
+
+
+def responsibilities(
+    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
+) -> Smoothed:
     """Computes state probabilities of each round, given all rounds (smoother).
 
     Args:
@@ -205,34 +290,34 @@ def responsibilities(log_likelihoods, become_slow, become_fast):
       become_slow: See `predictions`.
       become_fast: See `predictions`.
 
-    Returns:
-      The probability of the slow state (rounds, workers), and the next estimates of
-      `become_slow` and `become_fast`: frequencies of transitions.
-
     References:
       Baum, Petrie, Soules, Weiss, "A maximization technique occurring in the
       statistical analysis of probabilistic functions of Markov chains", 1970.
     """
-    before, total = predictions(log_likelihoods, become_slow, become_fast)
-    prior = np.stack([1 - before, before])
+    slow_before, total = predictions(log_likelihoods, become_slow, become_fast)
+    prior = np.stack([1 - slow_before, slow_before])
     is_finite = np.isfinite(total)
-    given = np.exp(log_likelihoods - np.where(is_finite, total, 0)) * prior
-    given = np.where(is_finite, given, prior)
+    posterior = np.exp(log_likelihoods - np.where(is_finite, total, 0)) * prior
+    posterior = np.where(is_finite, posterior, prior)
     transition = np.array(
         [[1 - become_slow, become_slow], [become_fast, 1 - become_fast]]
     )
-    smoothed = [given[:, -1]]
-    moves = np.zeros((2, 2))
-    for later in range(len(before) - 1, 0, -1):
+    # From the last round to the first.
+    smoothed = [posterior[:, -1]]
+    num_moves = np.zeros((2, 2))
+    for later in range(len(slow_before) - 1, 0, -1):
         ratio = smoothed[-1] / np.maximum(prior[:, later], 1e-300)
-        joint = given[:, later - 1, None] * transition[:, :, None] * ratio
-        moves += joint.sum(-1)
+        joint = posterior[:, later - 1, None] * transition[:, :, None] * ratio
+        num_moves += joint.sum(-1)
         smoothed.append(joint.sum(1))
     slow = np.stack(smoothed[::-1])[:, 1]
-    counts = np.maximum(moves.sum(1), 1e-300)
+    num_rounds_in_state = np.maximum(num_moves.sum(1), 1e-300)
+    changes = np.array([num_moves[0, 1], num_moves[1, 0]]) / num_rounds_in_state
     # If no transitions were observed, the chain gets the observed shares of states as
     # stationary distribution.
-    share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
-    least = _SMALLEST * np.array([share, 1 - share])
-    chances = np.clip([moves[0, 1], moves[1, 0]] / counts, least, 1 - least)
-    return slow, float(chances[0]), float(chances[1])
+    slow_share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
+    smallest = _SMALLEST * np.array([slow_share, 1 - slow_share])
+    changes = np.clip(changes, smallest, 1 - smallest)
+    return Smoothed(
+        slow=slow, become_slow=float(changes[0]), become_fast=float(changes[1])
+    )

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 
 from jaxwgc.stragglers._distributions import NO_WEIGHT, Sample
 from jaxwgc.stragglers._fitting._likelihood import (
@@ -28,6 +29,18 @@ _SLOW_SHARES = (0.05, 0.2)
 _SPEED_ITERATIONS = 4
 # Logarithms of factors tried on each worker's speed, first coarse, then fine.
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
+# Log-likelihood that stands for that of an impossible time, when speeds are compared.
+_LOWEST_LOG_LIKELIHOOD = -1e6
+# Cost of parameters for which a time is impossible.
+_IMPOSSIBLE = 1e10
+# Distance of the first simplex from the bounds, and its steps from scratch and from a
+# nearby model, as shares of the interval between the bounds.
+_MARGIN = 1e-3
+_STEP = 0.3
+_SMALL_STEP = 0.05
+# Number of evaluations from scratch and from a nearby model.
+_EVALUATIONS = 150
+_FEW_EVALUATIONS = 20
 
 
 class Kind(NamedTuple):
@@ -48,6 +61,16 @@ class Kind(NamedTuple):
     in_order: bool = True
 
     @property
+    def name(self) -> str:
+        """Name of the kind, e.g. "weibull, proportional to the load, speeds"."""
+        words = [self.family.__name__, self.form.name]
+        if self.has_slow_state:
+            words.append("two states")
+        if self.has_speeds:
+            words.append("speeds")
+        return ", ".join(words)
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the fitted parameters of the family."""
         return self.family.fitted_fields()
@@ -61,129 +84,213 @@ class Kind(NamedTuple):
         """Returns the number of free parameters, including all speeds but one."""
         number = len(self.parameters) + len(self.form.bounds)
         if self.has_slow_state:
-            number = 2 * number + 1 + self.in_order
-        return number + (num_workers - 1) * self.has_speeds
+            # Two states, with the probability to become slow.
+            number = 2 * number + 1
+            if self.in_order:
+                # The probability to become fast.
+                number += 1
+        if self.has_speeds:
+            number += num_workers - 1
+        return number
 
     def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
         """Searches for the maximum-likelihood model, from `start` if it is given."""
         step = -(-measured.times.size // _ENOUGH)
         if start is None and step > 1:
-            some = Measured(*(array[:, ::step] for array in measured))
-            start = self._replace(has_speeds=False)._search(some, None)
+            coarse = self._replace(has_speeds=False)
+            start = coarse._search(measured.every(step), None)
         return self._search(measured, start)
 
-    def _search(self, measured, start):
+    def _search(self, measured: Measured, start: Model | None) -> Model:
         if not self.has_speeds:
             return _at_one_speed(measured, self, start)
         if start is None or np.ndim(start.speeds) == 0:
-            # Speeds relative to the median worker of each round.
-            logs = np.log(measured.times)
-            logs = logs - np.median(logs, axis=1, keepdims=True)
-            speeds = np.exp(-np.median(logs, axis=0))
+            speeds = _rough_speeds(measured)
         else:
-            speeds = start.speeds
+            speeds = np.asarray(start.speeds)
+        model = start
         for _ in range(_SPEED_ITERATIONS):
-            start = _at_one_speed(measured.at_speed(speeds), self, start)
-            speeds = _better_speeds(measured, start, speeds)
-        assert start is not None
-        return start._replace(speeds=speeds)
+            model = _at_one_speed(measured.at_speed(speeds), self, model)
+            speeds = _better_speeds(measured, model, speeds)
+        assert model is not None
+        return model._replace(speeds=speeds)
 
 
-def _at_one_speed(measured, kind, start):
-    everything = np.ones(measured.times.shape)
+def _rough_speeds(measured: Measured) -> np.ndarray:
+    """Returns speeds relative to the median worker of each round, (workers,)."""
+    logs = np.log(measured.times)
+    relative_logs = logs - np.median(logs, axis=1, keepdims=True)
+    return np.exp(-np.median(relative_logs, axis=0))
+
+
+def _at_one_speed(measured: Measured, kind: Kind, start: Model | None) -> Model:
+    """Searches for the most likely model with fixed speeds of the workers."""
+    full_weights = np.ones(measured.times.shape)
     if not kind.has_slow_state:
-        before = None if start is None else start.components[0]
-        return Model((_component(measured, everything, kind, before),))
+        first = None if start is None else start.components[0]
+        return Model((_component(measured, full_weights, kind, first),))
     if start is not None:
         return _two_states(measured, kind, start, _MORE_ITERATIONS)
-    single = _component(measured, everything, kind, None)
+    single = _component(measured, full_weights, kind, None)
     tails = single.log_survivals(measured)
     models = []
     for share in _SLOW_SHARES:
         is_slow = tails < np.quantile(tails, share)
-        groups = ~is_slow, is_slow
-        parts = (_component(measured, 1.0 * own, kind, single) for own in groups)
-        share = float(is_slow.mean())
-        parted = Model(tuple(parts), share, 1 - share)
-        models.append(_two_states(measured, kind, parted, _ITERATIONS))
+        fast_weights = np.where(is_slow, 0.0, 1.0)
+        fast = _component(measured, fast_weights, kind, single)
+        slow = _component(measured, 1 - fast_weights, kind, single)
+        slow_share = float(is_slow.mean())
+        first_model = Model(
+            components=(fast, slow),
+            become_slow=slow_share,
+            become_fast=1 - slow_share,
+        )
+        models.append(_two_states(measured, kind, first_model, _ITERATIONS))
     return max(models, key=lambda model: model.log_likelihoods(measured).sum())
 
 
-def _two_states(measured, kind, model, num_iterations):
+def _two_states(
+    measured: Measured, kind: Kind, model: Model, num_iterations: int
+) -> Model:
     """Fits a model with two states by expectation maximisation."""
-    last = -np.inf
+    last_mean = -np.inf
     for _ in range(num_iterations):
-        logs = np.stack([each.log_likelihoods(measured) for each in model.components])
-        mean = predictions(logs, *model[1:3])[1].mean()
-        if mean < last + _GAIN:
+        fast, slow = model.components
+        logs = np.stack(
+            [fast.log_likelihoods(measured), slow.log_likelihoods(measured)]
+        )
+        _, log_likelihoods = predictions(logs, model.become_slow, model.become_fast)
+        mean = log_likelihoods.mean()
+        if mean < last_mean + _GAIN:
             break
-        last = mean
-        slow, become_slow, become_fast = responsibilities(logs, *model[1:3])
+        last_mean = mean
+        states = responsibilities(logs, model.become_slow, model.become_fast)
+        become_slow = states.become_slow
+        become_fast = states.become_fast
         if not kind.in_order:
-            become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
+            become_slow = float(np.clip(states.slow.mean(), 1e-6, 1 - 1e-6))
             become_fast = 1 - become_slow
-        pairs = zip((1 - slow, slow), model.components)
-        components = (_component(measured, own, kind, each) for own, each in pairs)
-        model = Model(tuple(components), become_slow, become_fast)
+        model = Model(
+            components=(
+                _component(measured, 1 - states.slow, kind, fast),
+                _component(measured, states.slow, kind, slow),
+            ),
+            become_slow=become_slow,
+            become_fast=become_fast,
+        )
     return model
 
 
-def _component(measured, weights, kind, start):
+def _component(
+    measured: Measured, weights: np.ndarray, kind: Kind, start: Component | None
+) -> Component:
     """Fits a component to weighted times, by a search over its load parameters."""
-    from scipy import optimize
-
-    family = kind.family
-    form = kind.form
-    flat = Measured(*(array.ravel() for array in measured))
     whole_weight = float(np.sum(weights * measured.is_whole))
-    num_parameters = kind.num_parameters(measured.times.shape[1])
+    num_rounds, num_workers = measured.times.shape
+    num_parameters = kind.num_parameters(num_workers)
     if kind.has_slow_state and start is not None and whole_weight < num_parameters:
         # The likelihood is unbounded if a state shrinks to one time, or if speeds make
         # one time of each worker equal.
         return start
-    weights = weights.ravel()
-    kept = 1 - kind.has_speeds / max(len(measured.times), 2)
-
-    def made(free, near):
-        component = Component(family, form.load(tuple(map(float, free))))
-        units = np.maximum(component.units(flat)[0], 1e-300)
-        sample = Sample(units, weights, flat.is_whole, kept)
-        return component._replace(parameters=family.estimate(sample, near))
-
-    def cost(free):
-        component = made(free, near)
-        if not all(np.isfinite(component.parameters)):
-            return 1e10
-        logs = component.log_likelihoods(flat)
-        mean = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0)) / whole_weight
-        return -mean if np.isfinite(mean) else 1e10
-
+    kept = 1.0
+    if kind.has_speeds:
+        kept -= 1 / max(num_rounds, 2)
+    weighted = _WeightedTimes(
+        measured=measured.flat(),
+        weights=weights.ravel(),
+        whole_weight=whole_weight,
+        kept=kept,
+    )
     near = None if start is None else start.parameters
-    if not form.bounds:
-        return made((), near)
-    spread = 0.3 if start is None else 0.05
-    low, high = np.array(form.bounds).T
-    first = (low + high) / 2 if start is None else start.load[-len(form.bounds) :]
-    first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
+    if not kind.form.bounds:
+        return weighted.component(kind, np.empty(0), near)
+    low, high = np.array(kind.form.bounds).T
+    width = high - low
+    if start is None:
+        step = _STEP
+        num_evaluations = _EVALUATIONS
+        first = (low + high) / 2
+    else:
+        step = _SMALL_STEP
+        num_evaluations = _FEW_EVALUATIONS
+        first = np.array(start.load[-len(kind.form.bounds) :])
+    first = np.clip(first, low + _MARGIN * width, high - _MARGIN * width)
+    near = weighted.component(kind, first, near).parameters
     # Steps point to the middle of the bounds, so that the simplex stays within them.
-    ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
-    simplex = np.vstack([first, first + np.diag(ways)])
-    near = made(first, near).parameters
-    options = {"maxfev": 150 if start is None else 20, "xatol": 1e-4, "fatol": 1e-7}
-    options["initial_simplex"] = simplex
-    search = {"method": "Nelder-Mead", "bounds": form.bounds, "options": options}
-    best = optimize.minimize(cost, first, **search)
-    return made(best.x, near)
+    signs = np.where(first < (low + high) / 2, 1, -1)
+    best = scipy.optimize.minimize(
+        lambda free: weighted.cost(weighted.component(kind, free, near)),
+        first,
+        method="Nelder-Mead",
+        bounds=kind.form.bounds,
+        options={
+            "initial_simplex": np.vstack(
+                [first, first + np.diag(signs * step * width)]
+            ),
+            "maxfev": num_evaluations,
+            "xatol": 1e-4,
+            "fatol": 1e-7,
+        },
+    )
+    return weighted.component(kind, best.x, near)
 
 
-def _better_speeds(measured, model, speeds):
+class _WeightedTimes(NamedTuple):
+    """Times to which a component is fitted.
+
+    Attributes:
+      measured: Times as vectors.
+      weights: Weights of the times.
+      whole_weight: Sum of the weights of the complete times.
+      kept: See `Sample`.
+    """
+
+    measured: Measured
+    weights: np.ndarray
+    whole_weight: float
+    kept: float
+
+    def component(
+        self, kind: Kind, free: np.ndarray, near: tuple[float, ...] | None
+    ) -> Component:
+        """Fits the parameters of a family, given the free constants of the load.
+
+        Args:
+          kind: Kind of model.
+          free: Slope and time, only the time, or nothing.
+          near: Parameters where the search begins, or None.
+        """
+        load = kind.form.load([float(constant) for constant in free])
+        component = Component(kind.family, load)
+        units, _ = component.units(self.measured)
+        sample = Sample(
+            times=np.maximum(units, 1e-300),
+            weights=self.weights,
+            is_whole=self.measured.is_whole,
+            kept=self.kept,
+        )
+        return component._replace(parameters=kind.family.estimate(sample, near))
+
+    def cost(self, component: Component) -> float:
+        """Returns the negative mean log-likelihood of a component."""
+        if not all(np.isfinite(component.parameters)):
+            return _IMPOSSIBLE
+        logs = component.log_likelihoods(self.measured)
+        has_weight = self.weights > NO_WEIGHT
+        total = np.sum(self.weights * np.where(has_weight, logs, 0))
+        mean = float(total) / self.whole_weight
+        return -mean if np.isfinite(mean) else _IMPOSSIBLE
+
+
+def _better_speeds(measured: Measured, model: Model, speeds: np.ndarray) -> np.ndarray:
     """Maximises the likelihood over each speed; normalises the geometric mean to 1."""
     for grid in _SPEED_GRIDS:
-        tried = speeds * np.exp(grid)[:, None, None]
+        factors = np.exp(grid)
         # The leading axis holds the candidate speeds.
-        moved = Measured(*np.broadcast_arrays(*measured._replace(speeds=tried)))
-        logs = [component.log_likelihoods(moved) for component in model.components]
-        likelihoods = mixed(model.slow_share, logs)
-        best = np.maximum(likelihoods, -1e6).sum(1).argmax(0)
-        speeds = speeds * np.exp(grid)[best]
+        candidates = speeds * factors[:, None, None]
+        times = measured.with_candidates(candidates)
+        logs = [component.log_likelihoods(times) for component in model.components]
+        log_likelihoods = mixed(model.slow_share, logs)
+        totals = np.maximum(log_likelihoods, _LOWEST_LOG_LIKELIHOOD).sum(axis=1)
+        speeds = speeds * factors[totals.argmax(axis=0)]
     return speeds / np.exp(np.mean(np.log(speeds)))

@@ -1,8 +1,12 @@
 """Named parameters of a fitted model, their standard errors, and bias correction."""
 
-import numpy as np
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from jaxwgc.stragglers._fitting._likelihood import LOAD, Measured, Model
+import numpy as np
+import scipy
+
+from jaxwgc.stragglers._fitting._likelihood import LOAD, Component, Measured, Model
 from jaxwgc.stragglers._fitting._most_likely import Kind
 
 STATES = {1: ("",), 2: ("fast ", "slow ")}
@@ -16,9 +20,14 @@ _STEP = 1e-4
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
     """Returns the constructor arguments of a fitted model by name, without speeds."""
-    shown = {*kind.parameters, *kind.form.names, *(CHAIN * kind.has_slow_state)}
-    numbers = _by_name(kind, model).items()
-    return {name: value for name, value in numbers if name.split()[-1] in shown}
+    shown = {*kind.parameters, *kind.form.names}
+    if kind.has_slow_state:
+        shown.update(CHAIN)
+    parameters = {}
+    for name, value in _by_name(kind, model).items():
+        if _without_state(name) in shown:
+            parameters[name] = value
+    return parameters
 
 
 def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, float]:
@@ -32,78 +41,103 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     scales = _scales(kind, numbers)
 
     def likelihood(changed):
-        moved = _moved(kind, model, numbers | dict(zip(scales, changed, strict=True)))
+        changed_numbers = dict(zip(scales, changed, strict=True))
+        moved = _moved(kind, model, numbers | changed_numbers)
         return moved.log_likelihoods(measured).sum()
 
     values = np.array([numbers[name] for name in scales])
-    steps = _STEP * np.abs([*scales.values()])
-    deviations = map(float, _deviations(likelihood, values, steps))
-    errors = dict.fromkeys(numbers, np.nan) | dict(zip(scales, deviations, strict=True))
+    steps = _STEP * np.abs(list(scales.values()))
+    errors = dict.fromkeys(numbers, np.nan)
+    deviations = _deviations(likelihood, values, steps)
+    for name, deviation in zip(scales, deviations, strict=True):
+        errors[name] = float(deviation)
     # With speeds, each lower end is estimated by the mean of the minima of all workers.
-    number = measured.times.shape[1] if kind.has_speeds else 1
-    minima = _minima(kind, measured, model)
-    for state, (*_, distance) in zip(STATES[len(model.components)], minima):
+    num_minima = measured.times.shape[1] if kind.has_speeds else 1
+    for minimum in _minima(kind, measured, model):
         if kind.ends_at_least_time:
-            end = state + str(kind.family.least_time)
-            errors[end] = distance / float(np.sqrt(number))
-        errors[state + "overhead"] = errors[state + "slope"] * kind.form.mean_load
+            end = minimum.state + str(kind.family.least_time)
+            errors[end] = minimum.distance / float(np.sqrt(num_minima))
+        error_of_slope = errors[minimum.state + "slope"]
+        errors[minimum.state + "overhead"] = error_of_slope * kind.form.mean_load
     if not kind.in_order:
         errors["become_fast"] = errors["become_slow"]
     return {name: errors[name] for name in parameters_of(kind, model)}
 
 
-def _by_name(kind, model):
+def _without_state(name: str) -> str:
+    """Returns the name of a parameter without its state, e.g. "time"."""
+    return name.split()[-1]
+
+
+def _by_name(kind: Kind, model: Model) -> dict[str, float]:
     """Returns the numbers of all components and of the Markov chain by name."""
     numbers = {}
     for state, component in zip(STATES[len(model.components)], model.components):
-        values = *component.parameters, *component.load
-        for name, value in zip((*kind.parameters, *LOAD), values, strict=True):
+        for name, value in zip(kind.parameters, component.parameters, strict=True):
             numbers[state + name] = float(value)
-    return numbers | dict(zip(CHAIN, model[1:3], strict=True))
+        for name, value in zip(LOAD, component.load, strict=True):
+            numbers[state + name] = float(value)
+    numbers["become_slow"] = model.become_slow
+    numbers["become_fast"] = model.become_fast
+    return numbers
 
 
-def _scales(kind, numbers):
+def _scales(kind: Kind, numbers: dict[str, float]) -> dict[str, float]:
     """Returns the scale of each parameter in which the likelihood is smooth."""
     end = kind.family.least_time
-    bounds = dict(zip(kind.form.free_names, kind.form.bounds)) if end is None else {}
-    smooth = {*kind.parameters, *CHAIN[: 1 + kind.in_order], *bounds} - {end}
+    bounds = {}
+    if end is None:
+        bounds = dict(zip(kind.form.free_names, kind.form.bounds, strict=True))
+    smooth = {*kind.parameters, *bounds, "become_slow"} - {end}
+    if kind.in_order:
+        smooth.add("become_fast")
     limits = bounds | dict.fromkeys(CHAIN, (0.0, 1.0))
     scales = {}
     for name, value in numbers.items():
-        last = name.split()[-1]
-        low, high = limits.get(last, (value - 1, value + 1))
-        room = _AT_END * (high - low)
-        if last in smooth and low + room < value < high - room:
-            scales[name] = high - low if last in bounds else value
+        parameter = _without_state(name)
+        if parameter not in smooth:
+            continue
+        scale = value
+        if parameter in limits:
+            low, high = limits[parameter]
+            margin = _AT_END * (high - low)
+            if not low + margin < value < high - margin:
+                continue
+            if parameter in bounds:
+                scale = high - low
+        scales[name] = scale
     return scales
 
 
-def _moved(kind, model, numbers):
+def _moved(kind: Kind, model: Model, numbers: dict[str, float]) -> Model:
     """Returns a copy of the model with new parameter values."""
     components = []
     for state, component in zip(STATES[len(model.components)], model.components):
-        parameters, free = (
-            tuple(numbers[state + name] for name in names)
-            for names in (kind.parameters, kind.form.free_names)
-        )
+        parameters = tuple(numbers[state + name] for name in kind.parameters)
+        free = [numbers[state + name] for name in kind.form.free_names]
         load = kind.form.load(free)
         components.append(component._replace(parameters=parameters, load=load))
-    become_slow, become_fast = (numbers[name] for name in CHAIN)
-    if not kind.in_order:
-        become_fast = 1 - become_slow
-    return Model(tuple(components), become_slow, become_fast, model.speeds)
+    become_slow = numbers["become_slow"]
+    become_fast = numbers["become_fast"] if kind.in_order else 1 - become_slow
+    return Model(
+        components=tuple(components),
+        become_slow=become_slow,
+        become_fast=become_fast,
+        speeds=model.speeds,
+    )
 
 
-def _deviations(likelihood, values, steps):
+def _deviations(
+    likelihood: Callable[[np.ndarray], float], values: np.ndarray, steps: np.ndarray
+) -> np.ndarray:
     """Returns standard deviations from the inverse observed information matrix."""
-    from scipy import optimize
 
     def gradient(point):
-        return optimize.approx_fprime(point, likelihood, steps)
+        return scipy.optimize.approx_fprime(point, likelihood, steps)
 
     # If the likelihood is not finite nearby, deviations are NaN.
     with np.errstate(all="ignore"):
-        second = np.atleast_2d(optimize.approx_fprime(values, gradient, steps))
+        second = np.atleast_2d(scipy.optimize.approx_fprime(values, gradient, steps))
         try:
             variances = np.diag(np.linalg.inv(-(second + second.T) / 2))
         except np.linalg.LinAlgError:
@@ -114,9 +148,12 @@ def _deviations(likelihood, values, steps):
 def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
     """Returns the model with uncertain lower ends of distributions, for predictions."""
     components = []
-    for component, count, distance in _minima(kind, measured, model):
-        if component.law.isf(1.0) > 0 or component.load[-1] > 0:
-            component = component._replace(before=(1 / (count + 1), distance))
+    for minimum in _minima(kind, measured, model):
+        component = minimum.component
+        _, _, time = component.load
+        if component.law.isf(1.0) > 0 or time > 0:
+            probability = 1 / (minimum.num_times + 1)
+            component = component._replace(before=(probability, minimum.distance))
         components.append(component)
     return model._replace(components=tuple(components))
 
@@ -126,27 +163,55 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
     if not kind.ends_at_least_time:
         return model
     components = []
-    for component, _, distance in _minima(kind, measured, model):
-        numbers = dict(zip(kind.parameters, component.parameters, strict=True))
-        end = numbers[str(kind.family.least_time)]
-        # The end is at most halved, so that it stays positive.
-        numbers[str(kind.family.least_time)] = max(end - distance, end / 2)
-        components.append(component._replace(parameters=tuple(numbers.values())))
+    for minimum in _minima(kind, measured, model):
+        parameters = []
+        for name, value in zip(
+            kind.parameters, minimum.component.parameters, strict=True
+        ):
+            if name == kind.family.least_time:
+                # The end is at most halved, so that it stays positive.
+                value = max(value - minimum.distance, value / 2)
+            parameters.append(value)
+        component = minimum.component._replace(parameters=tuple(parameters))
+        components.append(component)
     return model._replace(components=tuple(components))
 
 
-def _minima(kind, measured, model):
-    """Yields each component, its number of times, and the bias of their minimum.
+class _Minimum(NamedTuple):
+    """Bias of the minimum of the times of a component.
+
+    Attributes:
+      component: The component.
+      state: Name of its state, as in `STATES`.
+      num_times: Expected number of its times.
+      distance: Expected distance of their minimum from the lower end of X.
+    """
+
+    component: Component
+    state: str
+    num_times: float
+    distance: float
+
+
+def _minima(kind: Kind, measured: Measured, model: Model) -> Iterator[_Minimum]:
+    """Yields the bias of the minimum time of each component.
 
     For independent times of any distribution, the next of m + 1 is the minimum with
     probability 1 / (m + 1). The minimum of m times is about as far from the end as the
     quantile of 1 / (m + 1). Workers with speeds have a minimum each.
     """
-    number = measured.is_whole.sum()
-    slow = model.slow_share
+    num_times = measured.is_whole.sum()
     if kind.has_speeds:
-        number = number / measured.times.shape[1]
-    for component, share in zip(model.components, (1 - slow, slow)):
-        count = max(share * number, 1.0)
-        end, least = component.law.isf(np.array([1.0, count / (count + 1)]))
-        yield component, count, float(max(least - end, 1e-9 * least))
+        num_times = num_times / measured.times.shape[1]
+    shares = (1 - model.slow_share, model.slow_share)
+    states = STATES[len(model.components)]
+    for component, state, share in zip(model.components, states, shares):
+        num_times_of_state = max(share * num_times, 1.0)
+        probability = num_times_of_state / (num_times_of_state + 1)
+        end, smallest = component.law.isf(np.array([1.0, probability]))
+        yield _Minimum(
+            component=component,
+            state=state,
+            num_times=num_times_of_state,
+            distance=float(max(smallest - end, 1e-9 * smallest)),
+        )

@@ -1,13 +1,13 @@
 """Times of workers that are slow with a given probability."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,11 @@ class bernoulli_slowdown(IndependentDelay):
       mitigation in distributed learning", 2019 (independent stragglers).
     """
 
-    probability: Any
-    slowdown: Any
-    time: Any = 1.0
+    probability: float
+    slowdown: float
+    time: float = 1.0
     shares_programs: ClassVar[bool] = True
-    rules: ClassVar[Any] = {
+    rules: ClassVar[Rules] = {
         "probability": {"minimum": 0, "maximum": 1},
         "slowdown": {"minimum": 1},
         "time": {"positive": True},

@@ -1,13 +1,13 @@
 """Gamma times."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 import scipy
 
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules
 from jaxwgc.stragglers._laws._exponential_times import log_times
 
 
@@ -38,10 +38,10 @@ class gamma(IndependentDelay):
       1994, chapter 17.
     """
 
-    scale: Any
-    shape: Any
+    scale: float
+    shape: float
     shares_programs: ClassVar[bool] = True
-    rules: ClassVar[Any] = {"scale": {"positive": True}, "shape": {"positive": True}}
+    rules: ClassVar[Rules] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""

@@ -1,7 +1,7 @@
 """Log-normal times."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules
 from jaxwgc.stragglers._laws._exponential_times import log_times
 
 _SMALLEST_DEVIATION = 1e-6
@@ -40,10 +40,10 @@ class log_normal(IndependentDelay):
       replication on grids and a cloud", 2012, for similar empirical times.
     """
 
-    median: Any
-    deviation: Any
+    median: float
+    deviation: float
     shares_programs: ClassVar[bool] = True
-    rules: ClassVar[Any] = dict.fromkeys(("median", "deviation"), {"positive": True})
+    rules: ClassVar[Rules] = dict.fromkeys(("median", "deviation"), {"positive": True})
 
     def draw(self, key, shape):
         """Draws times at load 1."""
@@ -64,7 +64,9 @@ class log_normal(IndependentDelay):
         return self.median * np.exp(-self.deviation * scipy.special.ndtri(q))
 
     @classmethod
-    def estimate(cls, sample: Sample, start: Any = None) -> tuple[float, ...]:
+    def estimate(
+        cls, sample: Sample, start: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:
         """Returns the maximum-likelihood estimates of median and deviation.
 
         They have a closed form; censored times use expectation maximisation.

@@ -1,13 +1,13 @@
 """Pareto times, with heavy tails."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules
 from jaxwgc.stragglers._laws._exponential_times import (
     exponential_time,
     log_density,
@@ -39,11 +39,11 @@ class pareto(IndependentDelay):
       "Efficient straggler replication in large-scale parallel computing", 2019.
     """
 
-    scale: Any
-    shape: Any
+    scale: float
+    shape: float
     least_time: ClassVar[str] = "scale"
     shares_programs: ClassVar[bool] = True
-    rules: ClassVar[Any] = {"scale": {"positive": True}, "shape": {"positive": True}}
+    rules: ClassVar[Rules] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""
@@ -64,7 +64,9 @@ class pareto(IndependentDelay):
         return self.scale * np.exp(exponential_time(q) / self.shape)
 
     @classmethod
-    def estimate(cls, sample: Sample, start: Any = None) -> tuple[float, ...]:
+    def estimate(
+        cls, sample: Sample, start: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:
         """Returns the maximum-likelihood estimates of scale and shape."""
         scale = sample.least_time
         return scale, rate_of(sample, log_times(sample.times) - np.log(scale))

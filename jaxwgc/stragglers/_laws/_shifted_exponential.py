@@ -1,13 +1,13 @@
 """Shifted exponential times."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules
 from jaxwgc.stragglers._laws._exponential_times import (
     exponential_time,
     log_density,
@@ -37,11 +37,11 @@ class shifted_exponential(IndependentDelay):
       Lee et al., 2018, section IV; Halbawi et al., ISIT 2018.
     """
 
-    shift: Any
-    rate: Any
+    shift: float
+    rate: float
     least_time: ClassVar[str] = "shift"
     shares_programs: ClassVar[bool] = True
-    rules: ClassVar[Any] = {"shift": {"minimum": 0}, "rate": {"positive": True}}
+    rules: ClassVar[Rules] = {"shift": {"minimum": 0}, "rate": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""
@@ -60,7 +60,9 @@ class shifted_exponential(IndependentDelay):
         return self.shift + exponential_time(q) / self.rate
 
     @classmethod
-    def estimate(cls, sample: Sample, start: Any = None) -> tuple[float, ...]:
+    def estimate(
+        cls, sample: Sample, start: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:
         """Returns the maximum-likelihood estimates of shift and rate."""
         shift = sample.least_time
         return shift, rate_of(sample, sample.times - shift)

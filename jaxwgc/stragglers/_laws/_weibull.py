@@ -1,13 +1,13 @@
 """Weibull times."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from jaxwgc.stragglers._distributions import Sample
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules
 from jaxwgc.stragglers._laws._exponential_times import exponential_time, log_times
 
 _SMALLEST_DEVIATION = 1e-6
@@ -39,10 +39,10 @@ class weibull(IndependentDelay):
       clusters", 2019, section V (Weibull run times).
     """
 
-    scale: Any
-    shape: Any
+    scale: float
+    shape: float
     shares_programs: ClassVar[bool] = True
-    rules: ClassVar[Any] = {"scale": {"positive": True}, "shape": {"positive": True}}
+    rules: ClassVar[Rules] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""
@@ -63,7 +63,9 @@ class weibull(IndependentDelay):
         return self.scale * exponential_time(q) ** (1 / self.shape)
 
     @classmethod
-    def estimate(cls, sample: Sample, start: Any = None) -> tuple[float, ...]:
+    def estimate(
+        cls, sample: Sample, start: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:
         """Returns the maximum-likelihood estimates of scale and shape.
 
         The shape is found by Newton's method, with the scale in closed form.
@@ -79,13 +81,16 @@ class weibull(IndependentDelay):
         largest = logs.max()
         for _ in range(_ITERATIONS):
             powers = weights * np.exp(shape * (logs - largest))
-            total, first, second = (np.sum(powers * logs**order) for order in range(3))
-            value = first / total - sample.kept / shape - mean
-            slope = second / total - (first / total) ** 2 + sample.kept / shape**2
+            total = np.sum(powers)
+            first_moment = np.sum(powers * logs) / total
+            second_moment = np.sum(powers * logs**2) / total
+            value = first_moment - sample.kept / shape - mean
+            slope = second_moment - first_moment**2 + sample.kept / shape**2
             step = value / slope
             # The shape is at most halved, so that it stays positive.
             shape -= min(step, shape / 2)
             if abs(step) < _CONVERGED * shape:
                 break
         total = np.sum(weights * np.exp(shape * (logs - largest)))
-        return np.exp(largest + np.log(total / count) / shape), shape
+        log_scale = largest + np.log(total / count) / shape
+        return np.exp(log_scale), shape

@@ -35,8 +35,9 @@ def groups_of_equal_loads(inputs: Inputs) -> list[Group]:
     groups: dict[bytes, Group] = {}
     for place, code in enumerate(inputs.codes.values()):
         loads = np.asarray(code.loads, np.float64)
-        group = groups.setdefault(loads.tobytes(), Group(loads, [], {}))
-        known = {one.identity: index for index, one in enumerate(group.waiting)}
+        empty = Group(loads=loads, waiting=[], places={})
+        group = groups.setdefault(loads.tobytes(), empty)
+        known = {waiting.identity: at for at, waiting in enumerate(group.waiting)}
         for number, rules in enumerate(inputs.rules.values()):
             waiting = Waiting.of(code, rules[place], inputs.late)
             if waiting.identity not in known:
@@ -59,18 +60,21 @@ def simulated(
       ValueError: If a rule ends rounds at times that are NaN.
     """
     trials = {}
+    code_names = list(inputs.codes)
+    rule_names = list(inputs.rules)
     for place, (name, delay) in enumerate(inputs.delays.items()):
-        drawn = Draws(name, delay, key, schedule)
+        draws = Draws(name=name, delay=delay, key=key, schedule=schedule)
         for group in groups:
-            of_rules = simulate(drawn, group.loads, group.waiting, shown.advance)
+            trials_of_rules = simulate(draws, group.loads, group.waiting, shown.advance)
             for (code, rule), index in group.places.items():
-                if np.isnan(of_rules[index].time).any():
+                trials_of_cell = trials_of_rules[index]
+                if np.isnan(trials_of_cell.time).any():
                     raise ValueError(
-                        f"waiting[{[*inputs.rules][rule]!r}] must end rounds at a time "
-                        f"or at infinity; with delays[{name!r}] and "
-                        f"codes[{[*inputs.codes][code]!r}] a round ends at nan"
+                        f"waiting[{rule_names[rule]!r}] must end rounds at a time or "
+                        f"at infinity; with delays[{name!r}] and "
+                        f"codes[{code_names[code]!r}] a round ends at nan"
                     )
-                trials[code, place, rule] = of_rules[index]
+                trials[code, place, rule] = trials_of_cell
     return trials
 
 
@@ -88,11 +92,11 @@ class _CellsOfCode(NamedTuple):
     @classmethod
     def of(cls, trials: dict[Cell, Trials]) -> "_CellsOfCode":
         """Returns the cells of a code with their distinct masks."""
-        of_cells = [of_cell.masks for of_cell in trials.values()]
-        masks, places = distinct_rows(np.concatenate(of_cells))
-        ends = np.cumsum([len(of_cell) for of_cell in of_cells])
-        split = np.split(places, ends[:-1])
-        return cls(masks, dict(zip(trials, split, strict=True)))
+        masks_of_cells = [trials_of_cell.masks for trials_of_cell in trials.values()]
+        masks, places = distinct_rows(np.concatenate(masks_of_cells))
+        ends = np.cumsum([len(masks_of_cell) for masks_of_cell in masks_of_cells])
+        places_of_cells = np.split(places, ends[:-1])
+        return cls(masks=masks, places=dict(zip(trials, places_of_cells, strict=True)))
 
 
 def quantities_of_cells(
@@ -103,14 +107,14 @@ def quantities_of_cells(
     Masks that occur in several cells of a code are decoded once.
     """
     for place, code in enumerate(inputs.codes.values()):
-        cells = _CellsOfCode.of(
-            {cell: trials[cell] for cell in trials if cell[0] == place}
-        )
+        trials_of_code = {cell: trials[cell] for cell in trials if cell[0] == place}
+        cells = _CellsOfCode.of(trials_of_code)
         decoded = decode_packed(code, cells.masks)
         shown.advance()
-        for cell, places in cells.places.items():
-            of_trials = decoded.take(places[trials[cell].places])
-            yield cell, _quantities(trials[cell], of_trials, tolerance)
+        for cell, trials_of_cell in trials_of_code.items():
+            places = cells.places[cell]
+            decoded_trials = decoded.take(places[trials_of_cell.places])
+            yield cell, _quantities(trials_of_cell, decoded_trials, tolerance)
 
 
 def _quantities(

@@ -139,14 +139,17 @@ def compare(
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=1)
     _validation.check_number("tolerance", tolerance, minimum=0, traceable=False)
     _validation.check_bool("keep_trials", keep_trials)
-    batch_size = _BATCH_SIZE if batch_size is None else batch_size
+    if batch_size is None:
+        batch_size = _BATCH_SIZE
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
     inputs = checked_inputs(codes, delays, waiting, late, decoder)
     if not any(inputs.has_dependent_rounds):
         num_rounds = 1
     num_trials = -(-num_trials // num_rounds) * num_rounds
-    schedule = Schedule(num_trials, num_rounds, batch_size)
-    shape = len(inputs.codes), len(inputs.delays), len(inputs.rules)
+    schedule = Schedule(
+        num_trials=num_trials, num_rounds=num_rounds, batch_size=batch_size
+    )
+    shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
     # Trials that do not fit into memory raise an error before the simulation.
     table = _Table.empty(shape, num_trials, keep_trials)
     groups = groups_of_equal_loads(inputs)
@@ -155,7 +158,8 @@ def compare(
         trials = simulated(inputs, groups, key, schedule, shown)
         cells = quantities_of_cells(inputs, trials, tolerance, shown)
         for cell, quantities in cells:
-            is_dependent = inputs.has_dependent_rounds[cell[1]]
+            _, delay, _ = cell
+            is_dependent = inputs.has_dependent_rounds[delay]
             table.fill(cell, quantities, num_rounds if is_dependent else 1)
     return Comparison(
         codes=tuple(inputs.codes),
@@ -182,11 +186,18 @@ class _Table(NamedTuple):
     @classmethod
     def empty(cls, shape: Cell, num_trials: int, keep_trials: bool) -> "_Table":
         """Returns a table of cells of that shape, to be filled."""
-        summaries = {name: Summary(*np.empty((4, *shape))) for name in QUANTITIES}
+        summaries = {}
         trials = {}
-        if keep_trials:
-            trials = {name: np.empty((*shape, num_trials)) for name in QUANTITIES}
-        return cls(summaries, trials)
+        for name in QUANTITIES:
+            summaries[name] = Summary(
+                mean=np.empty(shape),
+                low=np.empty(shape),
+                high=np.empty(shape),
+                standard_error=np.empty(shape),
+            )
+            if keep_trials:
+                trials[name] = np.empty((*shape, num_trials))
+        return cls(summaries=summaries, trials=trials)
 
     def fill(
         self, cell: Cell, quantities: dict[str, np.ndarray], num_rounds: int
@@ -202,8 +213,8 @@ class _Table(NamedTuple):
             if self.trials:
                 self.trials[name][cell] = trials
             summary = _summary(name, trials, num_rounds)
-            for ends, value in zip(self.summaries[name], summary, strict=True):
-                ends[cell] = value
+            for table, value in zip(self.summaries[name], summary, strict=True):
+                table[cell] = value
 
 
 def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:

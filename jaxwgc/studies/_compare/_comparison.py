@@ -73,14 +73,16 @@ class Comparison:
         """
         import pandas
 
-        axes = {"code": self.codes, "delay": self.delays, "waiting": self.waiting}
-        labels = []
-        for names in axes.values():
-            numbers = _figures.numbers_of(names)
-            labels.append(names if numbers is None else numbers)
-        cells = np.meshgrid(*labels, indexing="ij")
-        columns: dict[str, Any] = {
-            axis: of_axis.ravel() for axis, of_axis in zip(axes, cells, strict=True)
+        codes, delays, waiting = np.meshgrid(
+            _numbers_or_names(self.codes),
+            _numbers_or_names(self.delays),
+            _numbers_or_names(self.waiting),
+            indexing="ij",
+        )
+        columns: dict[str, np.ndarray] = {
+            "code": codes.ravel(),
+            "delay": delays.ravel(),
+            "waiting": waiting.ravel(),
         }
         for quantity in QUANTITIES:
             summary = getattr(self, quantity)
@@ -158,6 +160,12 @@ class Comparison:
                     rows.append((code, rule, *cells))
             paragraphs.append(f"{delay}\n{aligned(rows)}")
         return "\n\n".join(paragraphs)
+
+
+def _numbers_or_names(names: tuple[str, ...]) -> np.ndarray:
+    """Returns names as numbers if all of them are numbers."""
+    numbers = _figures.numbers_of(names)
+    return np.array(names) if numbers is None else numbers
 
 
 def _cell(summary: Summary, place: tuple[int, int, int]) -> str:

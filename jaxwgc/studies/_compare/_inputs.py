@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import DelayModel, WaitingRule
 from jaxwgc.studies._simulation._program_arguments import with_one_decoder
 from jaxwgc.studies._simulation._rules import rule_of_code
+
+T = TypeVar("T")
 
 
 class Inputs(NamedTuple):
@@ -35,13 +38,19 @@ class Inputs(NamedTuple):
 
 
 def checked_inputs(
-    codes: Any, delays: Any, waiting: Any, late: str, decoder: Any
+    codes: Mapping[Any, GradientCode] | Iterable[GradientCode],
+    delays: Mapping[Any, DelayModel] | Iterable[DelayModel],
+    waiting: Mapping[Any, Any] | Iterable[Any],
+    late: str,
+    decoder: DecoderLike | Mapping[Any, DecoderLike],
 ) -> Inputs:
     """Returns the names and objects of a comparison; see `compare` for errors."""
     _validation.check_choice("late", late, ("cancelled", "busy"))
-    named_codes = _named(
-        "codes", codes, _check_code, lambda listed: _code_labels(listed, decoder)
-    )
+
+    def code_labels(codes):
+        return _code_labels(codes, decoder)
+
+    named_codes = _named("codes", codes, _check_code, code_labels)
     all_num_workers = {name: code.num_workers for name, code in named_codes.items()}
     if len(set(all_num_workers.values())) > 1:
         raise ValueError(
@@ -49,20 +58,19 @@ def checked_inputs(
             "Compare the codes of each number of workers in a study of its own"
         )
     num_workers = next(iter(all_num_workers.values()))
-    named_delays = _named("delays", delays, _check_delay, lambda own: [*map(repr, own)])
-    named_rules = _named(
-        "waiting",
-        waiting,
-        _check_rule,
-        lambda listed: [_rule_label(rule, num_workers) for rule in listed],
-    )
+
+    def delay_labels(delays):
+        return [repr(delay) for delay in delays]
+
+    def rule_labels(rules):
+        return [_rule_label(rule, num_workers) for rule in rules]
+
+    named_delays = _named("delays", delays, _check_delay, delay_labels)
+    named_rules = _named("waiting", waiting, _check_rule, rule_labels)
     # Functions of a code see the decoder of the study.
     named_codes = _with_default_decoders(named_codes, decoder)
     rules = {
-        name: tuple(
-            rule_of_code(f"waiting[{name!r}] for codes[{code_name!r}]", rule, code)
-            for code_name, code in named_codes.items()
-        )
+        name: _rules_of_codes(name, rule, named_codes)
         for name, rule in named_rules.items()
     }
     if late == "busy":
@@ -79,12 +87,23 @@ def checked_inputs(
     )
 
 
+def _rules_of_codes(
+    name: str, rule: Any, codes: dict[str, GradientCode]
+) -> tuple[WaitingRule, ...]:
+    """Returns the waiting rule of each code, after checks."""
+    rules = []
+    for code_name, code in codes.items():
+        rule_name = f"waiting[{name!r}] for codes[{code_name!r}]"
+        rules.append(rule_of_code(rule_name, rule, code))
+    return tuple(rules)
+
+
 def _named(
     argument: str,
-    values: Any,
-    check: Callable[[str, Any], None],
-    labels_of: Callable[[Sequence[Any]], list[str]],
-) -> dict[str, Any]:
+    values: Mapping[Any, T] | Iterable[T],
+    check: Callable[[str, T], None],
+    labels_of: Callable[[Sequence[T]], list[str]],
+) -> dict[str, T]:
     """Returns the checked objects of a dict or list by name."""
     names = None
     if isinstance(values, Mapping):
@@ -132,19 +151,22 @@ def _check_rule(name: str, rule: Any) -> None:
         )
 
 
-def _code_labels(codes: Sequence[GradientCode], decoder: Any) -> list[str]:
+def _code_labels(
+    codes: Sequence[GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
+) -> list[str]:
     """Returns short labels of codes, e.g. "Lagrange, 4 copies", numbered if equal."""
     # The keys of a dict of decoders are these labels.
-    of_study = None if isinstance(decoder, Mapping) else decoder
+    decoder_of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
     for code in codes:
         copies = float(np.asarray(code.assignment).sum(axis=0).mean())
         noun = "copy" if copies == 1 else "copies"
-        labels.append(f"{code.choose_decoder(of_study)}, {copies:.3g} {noun}")
+        labels.append(f"{code.choose_decoder(decoder_of_study)}, {copies:.3g} {noun}")
     numbered = []
     for place, label in enumerate(labels):
         if labels.count(label) > 1:
-            label = f"{label} ({labels[: place + 1].count(label)})"
+            num_before = labels[:place].count(label)
+            label = f"{label} ({num_before + 1})"
         numbered.append(label)
     return numbered
 
@@ -154,19 +176,20 @@ def _rule_label(rule: Any, num_workers: int) -> str:
     if isinstance(rule, WaitingRule):
         return rule.describe(num_workers)[0]
     if isinstance(rule, functools.partial):
-        arguments = [*map(repr, rule.args)]
+        arguments = [repr(argument) for argument in rule.args]
         arguments += [f"{name}={value!r}" for name, value in rule.keywords.items()]
         return f"{_rule_label(rule.func, num_workers)}({', '.join(arguments)})"
     return getattr(rule, "__name__", repr(rule))
 
 
 def _with_default_decoders(
-    codes: dict[str, GradientCode], decoder: Any
+    codes: dict[str, GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
 ) -> dict[str, GradientCode]:
     """Makes the decoder of the study the default decoder of each code."""
-    decoders = (
-        decoder if isinstance(decoder, Mapping) else dict.fromkeys(codes, decoder)
-    )
+    if isinstance(decoder, Mapping):
+        decoders = decoder
+    else:
+        decoders = dict.fromkeys(codes, decoder)
     for name in decoders:
         if name not in codes:
             raise ValueError(

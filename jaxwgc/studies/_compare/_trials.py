@@ -86,11 +86,13 @@ class Trials(NamedTuple):
     @classmethod
     def joined(cls, batches: list[Rounds], num_trials: int) -> "Trials":
         """Joins the rounds of all batches, without the trials of the padding."""
-        time, work, _, packed = (
-            np.concatenate(leaves)[:num_trials] for leaves in zip(*batches, strict=True)
+        time = np.concatenate([rounds.time for rounds in batches])
+        work = np.concatenate([rounds.work for rounds in batches])
+        packed = np.concatenate([rounds.masks for rounds in batches])
+        masks, places = distinct_rows(packed[:num_trials])
+        return cls(
+            time=time[:num_trials], work=work[:num_trials], masks=masks, places=places
         )
-        masks, places = distinct_rows(packed)
-        return cls(time=time, work=work, masks=masks, places=places)
 
 
 class Draws(NamedTuple):
@@ -138,11 +140,11 @@ def simulate(
             for one in waiting
         ]
         ended = end_rounds(waiting, drawn_for_rules)
-        for of_rule, rounds in zip(rounds_of_rules, ended, strict=True):
-            of_rule.append(rounds)
+        for batches, rounds in zip(rounds_of_rules, ended, strict=True):
+            batches.append(rounds)
         advance()
     num_trials = draws.schedule.num_trials
-    return [Trials.joined(of_rule, num_trials) for of_rule in rounds_of_rules]
+    return [Trials.joined(batches, num_trials) for batches in rounds_of_rules]
 
 
 def _draw(draws: Draws, numbers: np.ndarray, loads: np.ndarray) -> Drawn:
@@ -152,21 +154,28 @@ def _draw(draws: Draws, numbers: np.ndarray, loads: np.ndarray) -> Drawn:
         times = draw_times(as_argument(draws.delay), delay_keys, loads)
     except (TypeError, ValueError) as error:
         raise ValueError(f"delays[{draws.name!r}] cannot be drawn: {error}") from error
-    return Drawn(keys, times, loads)
+    return Drawn(keys=keys, times=times, loads=loads)
 
 
 @jax.jit
-def _keys_of(key: jax.Array, numbers: Any) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys of trials, and those by which `delayed` draws their times."""
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
-    return keys, jax.vmap(jax.vmap(jax.random.split))(keys)[:, :, 0]
+def _keys_of(key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of trials, and those by which `delayed` draws their times.
+
+    Args:
+      key: PRNG key.
+      numbers: Trial numbers, (clusters, num_rounds).
+    """
+    keys_of_cluster = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = jax.vmap(keys_of_cluster, in_axes=(None, 0))(key, numbers)
+    delay_and_wait_keys = jax.vmap(jax.vmap(jax.random.split))(keys)
+    return keys, delay_and_wait_keys[:, :, 0]
 
 
 def _check_times(name: str, times: np.ndarray) -> None:
     if not times.min() >= 0:
-        wrong = times[~(times >= 0)][0]
+        invalid = times[~(times >= 0)]
         raise ValueError(
             "delays must return times of at least 0, and infinity for a worker that "
-            f"never responds; delays[{name!r}] returned {wrong}. Check its parameters "
-            "and the loads of the codes"
+            f"never responds; delays[{name!r}] returned {invalid[0]}. Check its "
+            "parameters and the loads of the codes"
         )

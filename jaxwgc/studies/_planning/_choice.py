@@ -118,7 +118,9 @@ class Choice(Candidate, Costs):
     @classmethod
     def of(cls, candidate: Candidate, costs: Costs) -> "Choice":
         """Joins a candidate and its costs."""
-        return cls(**_fields_of(candidate, Candidate), **_fields_of(costs, Costs))
+        fields_of_candidate = _fields_of(candidate, Candidate)
+        fields_of_costs = _fields_of(costs, Costs)
+        return cls(**fields_of_candidate, **fields_of_costs)
 
     @property
     def tolerance(self) -> float:
@@ -146,8 +148,11 @@ class Choice(Candidate, Costs):
         return {"code": self.code, "wait": self.wait, "decoding": decoding}
 
 
-def _fields_of(record: Any, kind: type) -> dict[str, Any]:
+def _fields_of(
+    record: Candidate | Costs, dataclass: type[Candidate] | type[Costs]
+) -> dict[str, Any]:
     """Returns the fields of a record that a dataclass has, by name."""
-    return {
-        field.name: getattr(record, field.name) for field in dataclasses.fields(kind)
-    }
+    fields = {}
+    for field in dataclasses.fields(dataclass):
+        fields[field.name] = getattr(record, field.name)
+    return fields

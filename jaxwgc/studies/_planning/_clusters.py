@@ -59,10 +59,11 @@ class Clusters(NamedTuple):
         """Draws times of `shape` (clusters, rounds) for the loads of all codes."""
         argument = as_argument(delay)
         keys = jax.random.split(key, shape)
-        random = np.random.default_rng(0)
-        factors = random.random((*shape, codes[0].num_workers), np.float32)
-        factors = 1 - np.float32(_TIME_ROUNDING) * factors
-        num_times = math.prod(shape) * codes[0].num_workers
+        num_workers = codes[0].num_workers
+        generator = np.random.default_rng(0)
+        changes = generator.random((*shape, num_workers), np.float32)
+        factors = 1 - np.float32(_TIME_ROUNDING) * changes
+        num_times = math.prod(shape) * num_workers
         draw = draw_few_times if num_times <= FEW_TIMES else draw_times
         by_loads = {}
         drawn = {}
@@ -74,13 +75,13 @@ class Clusters(NamedTuple):
             times = np.asarray(draw(argument, keys, loads))
             _check_times(times)
             by_loads[place] = times
-            unequal = (times * factors).astype(jnp.result_type(float))
-            drawn[place] = Drawn(keys, unequal, loads)
+            different_times = (times * factors).astype(jnp.result_type(float))
+            drawn[place] = Drawn(keys=keys, times=different_times, loads=loads)
         return cls(
             delay=delay,
-            num_measured=stalls.num_rounds if stalls else math.inf,
+            num_measured=math.inf if stalls is None else stalls.num_rounds,
             has_stalls=stalls is not None and delay is stalls.delay,
-            has_state=bool(jax.tree.leaves(delay.init(codes[0].num_workers))),
+            has_state=bool(jax.tree.leaves(delay.init(num_workers))),
             key=key,
             by_loads=by_loads,
             drawn=drawn,
@@ -89,12 +90,20 @@ class Clusters(NamedTuple):
     @property
     def num_clusters(self) -> int:
         """Number of simulated clusters."""
-        return len(next(iter(self.by_loads.values())))
+        num_clusters, _, _ = self._shape
+        return num_clusters
 
     @property
     def num_simulated(self) -> int:
         """Number of simulated rounds of all clusters."""
-        return next(iter(self.by_loads.values()))[..., 0].size
+        num_clusters, num_rounds, _ = self._shape
+        return num_clusters * num_rounds
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Numbers of clusters, of their rounds, and of workers."""
+        times_of_first_loads = next(iter(self.by_loads.values()))
+        return times_of_first_loads.shape
 
     def times(self, code: GradientCode) -> np.ndarray:
         """Returns the times for the loads of a code, (clusters, rounds, workers)."""

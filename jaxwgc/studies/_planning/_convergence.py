@@ -1,8 +1,9 @@
 """Number of gradient descent steps to a target, with noisy or stale gradients."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
 from jaxwgc import _validation
@@ -15,17 +16,19 @@ _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 # them, log-losses are interpolated linearly, since small products change them in
 # proportion.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
+_UNIT_VECTORS = np.eye(len(MOVES))
 # Smallest and largest number of steps.
 _FEWEST = 1e-3
 _MOST = 1e15
 # Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
-_LEAST = 1e-300
+# Smallest mean square with a logarithm.
+_SMALLEST = 1e-300
 
 # Model of gradient descent, with fresh gradients or with stale ones.
 Descent: TypeAlias = "Weights | StaleDescent"
 # Function from the number of steps to the expected loss, relative to the initial loss.
-LossAfter: TypeAlias = Callable[[Any], np.ndarray]
+LossAfter: TypeAlias = Callable[[float | np.ndarray], np.ndarray]
 
 
 class Goal(NamedTuple):
@@ -37,13 +40,23 @@ class Goal(NamedTuple):
     num_workers: int
 
     @classmethod
-    def checked(cls, target, condition, heterogeneity, num_workers) -> "Goal":
+    def checked(
+        cls, target: float, condition: float, heterogeneity: float, num_workers: int
+    ) -> "Goal":
         """Checks the numbers, and returns the goal."""
         _validation.check_share("target", target)
-        rule = {"finite": True, "traceable": False}
-        _validation.check_number("condition", condition, minimum=1, **rule)
-        _validation.check_number("heterogeneity", heterogeneity, minimum=0, **rule)
-        return cls(float(target), float(condition), float(heterogeneity), num_workers)
+        _validation.check_number(
+            "condition", condition, minimum=1, finite=True, traceable=False
+        )
+        _validation.check_number(
+            "heterogeneity", heterogeneity, minimum=0, finite=True, traceable=False
+        )
+        return cls(
+            target=float(target),
+            condition=float(condition),
+            heterogeneity=float(heterogeneity),
+            num_workers=num_workers,
+        )
 
     def quadratic(self) -> tuple[np.ndarray, float]:
         """Returns the curvatures, and the squared size of gradients at the optimum.
@@ -80,7 +93,40 @@ class Weights(NamedTuple):
     lasting: np.ndarray
     correlation: np.ndarray
 
-    def loss(self, step: Any, goal: Goal) -> LossAfter:
+    @classmethod
+    def equal(cls, num_settings: int) -> "Weights":
+        """Returns the moments of weights that are exact in every round."""
+        zeros = np.zeros(num_settings)
+        return cls(
+            noise=zeros,
+            bias=zeros,
+            scale_variance=zeros,
+            lasting=zeros,
+            correlation=zeros,
+        )
+
+    @classmethod
+    def stacked(cls, weights: Sequence["Weights"]) -> "Weights":
+        """Stacks the moments of candidates, (candidates, settings)."""
+        return cls(
+            noise=np.stack([moments.noise for moments in weights]),
+            bias=np.stack([moments.bias for moments in weights]),
+            scale_variance=np.stack([moments.scale_variance for moments in weights]),
+            lasting=np.stack([moments.lasting for moments in weights]),
+            correlation=np.stack([moments.correlation for moments in weights]),
+        )
+
+    def of_all_clusters(self) -> "Weights":
+        """Returns the moments from all clusters: the first entry of `leave_one_out`."""
+        return Weights(
+            noise=self.noise[..., 0],
+            bias=self.bias[..., 0],
+            scale_variance=self.scale_variance[..., 0],
+            lasting=self.lasting[..., 0],
+            correlation=self.correlation[..., 0],
+        )
+
+    def loss(self, step: float | np.ndarray, goal: Goal) -> LossAfter:
         """Returns the expected loss as a function of the number of steps.
 
         The loss is the quadratic of `Goal`. A step multiplies the distance x in a
@@ -89,30 +135,37 @@ class Weights(NamedTuple):
         size in all directions and parts, and add up to zero.
         """
         curvature, parts = goal.quadratic()
-        noise, bias, variance, lasting, correlation = (
-            np.asarray(number)[..., None] for number in self
-        )
+        # The last axis is that of the curvatures.
+        noise = np.asarray(self.noise)[..., None]
+        bias = np.asarray(self.bias)[..., None]
+        variance = np.asarray(self.scale_variance)[..., None]
+        lasting = np.asarray(self.lasting)[..., None]
+        correlation = np.asarray(self.correlation)[..., None]
         step = np.asarray(step)[..., None]
         moved = step * curvature
         kept = 1 - moved
         # Correlations of u_t with earlier rounds enter the product of factors, to
         # second order. Correlations of a_tj enter the sum of its decayed contributions.
-        like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
-        square = kept**2 + moved**2 * variance * (1 + 4 * like)
-        again = correlation * kept
-        growth = 1 + 2 * lasting * again / (1 - again)
+        size = np.abs(kept)
+        correlated = lasting * correlation * size / (1 - correlation * size)
+        square = kept**2 + moved**2 * variance * (1 + 4 * correlated)
+        repeated = correlation * kept
+        growth = 1 + 2 * lasting * repeated / (1 - repeated)
         with np.errstate(divide="ignore", invalid="ignore"):
-            noisy = step**2 * noise * growth / (1 - square)
+            noise_in_limit = step**2 * noise * growth / (1 - square)
             # Exponentials of logarithms are faster than powers.
-            paces = np.log(square), np.log(np.abs(kept))
+            log_square = np.log(square)
+            log_size = np.log(size)
         is_stable = (square < 1).all(-1)
 
         def after(num_steps):
             num_steps = np.asarray(num_steps)[..., None]
             with np.errstate(over="ignore", invalid="ignore"):
-                left, alone = (np.exp(num_steps * pace) for pace in paces)
-                biased = bias / curvature**2 * (1 - alone) ** 2
-                loss = left + parts * curvature * (noisy * (1 - left) + biased)
+                left = np.exp(num_steps * log_square)
+                left_without_noise = np.exp(num_steps * log_size)
+                biased = bias / curvature**2 * (1 - left_without_noise) ** 2
+                noisy = noise_in_limit * (1 - left)
+                loss = left + parts * curvature * (noisy + biased)
             return np.where(is_stable, loss.mean(-1), np.inf)
 
         return after
@@ -134,39 +187,54 @@ class StaleDescent(NamedTuple):
         that have not responded by then, (...,).
     """
 
-    left: Any
-    displaced: Any
-    unknown: Any
+    left: jax.Array | np.ndarray
+    displaced: jax.Array | np.ndarray
+    unknown: jax.Array | np.ndarray
 
-    def loss(self, step: Any, goal: Goal) -> LossAfter:
+    def without_each_cluster(self) -> "StaleDescent":
+        """Returns `leave_one_out` of simulated descents with an axis of clusters."""
+        return StaleDescent(
+            left=leave_one_out(np.asarray(self.left)),
+            displaced=leave_one_out(np.asarray(self.displaced)),
+            unknown=leave_one_out(np.asarray(self.unknown)),
+        )
+
+    def of_all_clusters(self) -> "StaleDescent":
+        """Returns the descent of all clusters: the first entry of `leave_one_out`."""
+        return StaleDescent(
+            left=self.left[0], displaced=self.displaced[0], unknown=self.unknown[0]
+        )
+
+    def loss(self, step: float | np.ndarray, goal: Goal) -> LossAfter:
         """Returns the expected loss as a function of the number of steps."""
         curvature, parts = goal.quadratic()
         step = np.asarray(step)[..., None]
         # Weights of the simulated products that interpolate linearly between them.
-        nearby = [np.interp(step * curvature, MOVES, one) for one in np.eye(len(MOVES))]
-        left, displaced = (
-            np.stack(nearby, -1) @ np.log(np.maximum(squares, _LEAST))
-            for squares in self[:2]
-        )
-        last = left.shape[-1] - 1
-        end = left[..., last]
-        middle = left[..., last // 2]
-        is_gone = end < 0.99 * np.log(_LEAST)
-        pace = np.where(is_gone, end / last, (end - middle) / (last - last // 2))
+        weights = [np.interp(step * curvature, MOVES, unit) for unit in _UNIT_VECTORS]
+        interpolation = np.stack(weights, axis=-1)
+        log_left = interpolation @ np.log(np.maximum(self.left, _SMALLEST))
+        log_displaced = interpolation @ np.log(np.maximum(self.displaced, _SMALLEST))
+        last = log_left.shape[-1] - 1
+        half = last // 2
+        end = log_left[..., last]
+        middle = log_left[..., half]
+        is_gone = end < 0.99 * np.log(_SMALLEST)
+        pace = np.where(is_gone, end / last, (end - middle) / (last - half))
         is_stable = (pace < 0).all(-1)
 
         def after(num_steps):
             steps = np.asarray(num_steps)[..., None]
-            more = np.maximum(steps - last, 0)
-            away = np.abs(np.minimum(steps, last) - np.arange(last + 1))
-            nearby = np.maximum(1 - away, 0)[..., None]
+            num_beyond = np.maximum(steps - last, 0)
+            # Weights of the simulated steps that interpolate linearly between them.
+            distance = np.abs(np.minimum(steps, last) - np.arange(last + 1))
+            weights = np.maximum(1 - distance, 0)[..., None]
             with np.errstate(over="ignore", invalid="ignore"):
-                later = np.where(more > 0, more * pace, 0)
-                initial = np.exp((left @ nearby)[..., 0] + later)
-                moved = np.exp((displaced @ nearby)[..., 0] + later)
-                lost = self.unknown[..., None] * (1 - np.exp(later / 2)) ** 2
-                lost = step**2 * moved + lost / curvature**2
-                loss = initial + parts * curvature * lost
+                log_beyond = np.where(num_beyond > 0, num_beyond * pace, 0)
+                initial = np.exp((log_left @ weights)[..., 0] + log_beyond)
+                moved = np.exp((log_displaced @ weights)[..., 0] + log_beyond)
+                lost = self.unknown[..., None] * (1 - np.exp(log_beyond / 2)) ** 2
+                displacement = step**2 * moved + lost / curvature**2
+                loss = initial + parts * curvature * displacement
             return np.where(is_stable, loss.mean(-1), np.inf)
 
         return after
@@ -177,14 +245,18 @@ def best_step(descent: Descent, goal: Goal) -> np.ndarray:
 
     If none reaches the target, it is the one that comes closest.
     """
-    tried = _STEPS.reshape(-1, *[1] * np.ndim(descent[-1]))
+    num_axes = np.ndim(descent[-1])
+    tried = np.expand_dims(_STEPS, axis=tuple(range(1, 1 + num_axes)))
     steps = num_steps(descent, tried, goal, _COARSE_BISECTIONS)
     lowest = descent.loss(tried, goal)(np.inf)
-    best = np.where(np.isfinite(steps).any(0), steps.argmin(0), lowest.argmin(0))
+    is_reached = np.isfinite(steps).any(axis=0)
+    best = np.where(is_reached, steps.argmin(axis=0), lowest.argmin(axis=0))
     return _STEPS[best]
 
 
-def num_steps(descent: Descent, step: Any, goal: Goal, bisections=40) -> np.ndarray:
+def num_steps(
+    descent: Descent, step: float | np.ndarray, goal: Goal, bisections: int = 40
+) -> np.ndarray:
     """Computes the number of steps to the target; infinite if it is not reached.
 
     It is a real number, from bisection: the loss is above the target before, and at
@@ -206,8 +278,8 @@ def num_steps(descent: Descent, step: Any, goal: Goal, bisections=40) -> np.ndar
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
     """Returns the mean of all groups, and means without one, (1 + groups, ...)."""
     total = groups.sum(0)
-    number = len(groups)
+    num_groups = len(groups)
     # If a group is infinite, means without it are NaN.
     with np.errstate(invalid="ignore"):
-        without = (total - groups) / (number - 1)
-    return np.concatenate([total[None] / number, without])
+        without_one = (total - groups) / (num_groups - 1)
+    return np.concatenate([total[None] / num_groups, without_one])

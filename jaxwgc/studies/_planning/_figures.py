@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxwgc.studies._planning._choice import Choice, Estimate
+
 if TYPE_CHECKING:
     from jaxwgc.studies._planning._results import Plan
 
@@ -27,24 +29,23 @@ def draw(plan: "Plan") -> Any:
     return figure
 
 
-def _draw_times(axes: Any, plan: "Plan", rows: list[Any]) -> None:
+def _draw_times(axes: Any, plan: "Plan", rows: list[Choice]) -> None:
     """Draws the time to the target of the best choice per code."""
     places = np.arange(len(rows))
-    cases = {"as measured" if plan.has_stalls else "": "time"}
+    times = [choice.time for choice in rows]
     if plan.has_stalls:
-        cases["with stalls"] = "stalled_time"
-    for number, (label, name) in enumerate(cases.items()):
-        times = [getattr(choice, name) for choice in rows]
-        errors = [_NUM_ERRORS * time.standard_error for time in times]
-        axes.errorbar(
-            [time.value for time in times],
-            places + 0.2 * number,
-            xerr=np.nan_to_num(errors),
-            fmt="os"[number],
-            color=f"C{number}",
-            capsize=3,
-            label=label,
+        stalled_times = [choice.stalled_time for choice in rows]
+        _draw_case(axes, places, times, label="as measured", marker="o", color="C0")
+        _draw_case(
+            axes,
+            places + 0.2,
+            stalled_times,
+            label="with stalls",
+            marker="s",
+            color="C1",
         )
+    else:
+        _draw_case(axes, places, times, label="", marker="o", color="C0")
     labels = [_label(choice) for choice in rows]
     axes.set_yticks(places, labels=labels)
     axes.set(
@@ -61,21 +62,37 @@ def _draw_times(axes: Any, plan: "Plan", rows: list[Any]) -> None:
         axes.set(xlabel="no choice reaches it", xticks=[])
 
 
+def _draw_case(
+    axes: Any,
+    places: np.ndarray,
+    times: list[Estimate],
+    *,
+    label: str,
+    marker: str,
+    color: str,
+) -> None:
+    """Draws times with intervals, one per row."""
+    errors = [_NUM_ERRORS * time.standard_error for time in times]
+    axes.errorbar(
+        [time.value for time in times],
+        places,
+        xerr=np.nan_to_num(errors),
+        fmt=marker,
+        color=color,
+        capsize=3,
+        label=label,
+    )
+
+
 def _draw_errors(axes: Any, plan: "Plan") -> None:
     """Draws the step time of every choice against its decoding error."""
-    for label, is_coded, marker in (("uncoded", False, "o"), ("coded", True, "^")):
-        choices = [
-            choice
-            for choice in plan.choices
-            if choice.is_coded == is_coded and math.isfinite(choice.step_time.value)
-        ]
-        axes.plot(
-            [choice.step_time.value for choice in choices],
-            [100 * choice.decoding_error.value for choice in choices],
-            marker,
-            fillstyle="none",
-            label=label,
-        )
+    ending = [
+        choice for choice in plan.choices if math.isfinite(choice.step_time.value)
+    ]
+    uncoded = [choice for choice in ending if not choice.is_coded]
+    coded = [choice for choice in ending if choice.is_coded]
+    _draw_choices(axes, uncoded, label="uncoded", marker="o")
+    _draw_choices(axes, coded, label="coded", marker="^")
     best = plan.best
     if math.isfinite(best.step_time.value):
         error = 100 * best.decoding_error.value
@@ -90,7 +107,18 @@ def _draw_errors(axes: Any, plan: "Plan") -> None:
     axes.legend()
 
 
-def _label(choice: Any) -> str:
+def _draw_choices(axes: Any, choices: list[Choice], *, label: str, marker: str) -> None:
+    """Draws a marker for each choice: step time and decoding error."""
+    axes.plot(
+        [choice.step_time.value for choice in choices],
+        [100 * choice.decoding_error.value for choice in choices],
+        marker,
+        fillstyle="none",
+        label=label,
+    )
+
+
+def _label(choice: Choice) -> str:
     copies = f" × {choice.replication:.2g}" if choice.is_coded else ""
     label = f"{choice.name}{copies}, {choice.waits_for}"
     if len(label) > _NUM_CHARACTERS:

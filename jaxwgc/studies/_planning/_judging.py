@@ -10,7 +10,7 @@ from jaxwgc import stragglers
 from jaxwgc.studies._planning._candidates import BUSY, Candidate
 from jaxwgc.studies._planning._choice import Estimate, RoundStatistics
 from jaxwgc.studies._planning._clusters import Clusters
-from jaxwgc.studies._planning._convergence import StaleDescent, Weights, leave_one_out
+from jaxwgc.studies._planning._convergence import Weights, leave_one_out
 from jaxwgc.studies._planning._noise_and_bias import moments_of_weights
 from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, simulate
 from jaxwgc.studies._planning._stale_descent import simulate_descents
@@ -25,29 +25,33 @@ def judge(
 
     Calls `advance` for each candidate.
     """
-    forms = [_closed_form(one, clusters.delay) for one in candidates]
-    unknown = [
-        one
-        for one, form in zip(candidates, forms, strict=True)
-        if form is None or not _counts_exactly(one)
-    ]
-    rounds = dict(zip(map(id, unknown), simulate(unknown, clusters), strict=True))
-    storing = [one for one in candidates if one.memory]
-    descents = dict(
-        zip(map(id, storing), simulate_descents(storing, clusters), strict=True)
+    forms = [_closed_form(candidate, clusters.delay) for candidate in candidates]
+    places_of_simulated = []
+    places_with_memory = []
+    for place, candidate in enumerate(candidates):
+        if forms[place] is None or not _counts_exactly(candidate):
+            places_of_simulated.append(place)
+        if candidate.memory:
+            places_with_memory.append(place)
+    simulated = simulate([candidates[place] for place in places_of_simulated], clusters)
+    rounds = dict(zip(places_of_simulated, simulated, strict=True))
+    simulated_descents = simulate_descents(
+        [candidates[place] for place in places_with_memory], clusters
     )
-    statistics = []
-    for one, form in zip(candidates, forms, strict=True):
-        if form is not None and id(one) not in rounds:
-            own = _statistics_in_closed_form(one, form, clusters)
+    descents = dict(zip(places_with_memory, simulated_descents, strict=True))
+    all_statistics = []
+    for place, candidate in enumerate(candidates):
+        form = forms[place]
+        if form is not None and place not in rounds:
+            statistics = _statistics_in_closed_form(candidate, form, clusters)
         else:
-            own = _simulated_statistics(one, form, rounds[id(one)], clusters)
-        if one.memory:
-            descent = StaleDescent(*map(leave_one_out, descents[id(one)]))
-            own = own._replace(descent=descent)
-        statistics.append(own)
+            statistics = _simulated_statistics(candidate, form, rounds[place], clusters)
+        if place in descents:
+            descent = descents[place].without_each_cluster()
+            statistics = statistics._replace(descent=descent)
+        all_statistics.append(statistics)
         advance()
-    return statistics
+    return all_statistics
 
 
 def _counts_exactly(candidate: Candidate) -> bool:
@@ -59,17 +63,19 @@ def _statistics_in_closed_form(
     candidate: Candidate, form: "_ClosedForm", clusters: Clusters
 ) -> RoundStatistics:
     """Returns the statistics of an exact candidate with a closed form."""
-    no_error = np.zeros(1 + clusters.num_clusters)
-    num_answers: Any = getattr(candidate.wait, "num_required", math.nan)
+    num_settings = 1 + clusters.num_clusters
+    # Only rules that wait for a number of responses have a known number of them.
+    assert isinstance(candidate.wait, stragglers.fastest)
+    num_answers = candidate.wait.num_required
     if not candidate.code.allows_requests:
         num_answers *= candidate.code.messages_per_worker
     return RoundStatistics(
-        seconds=np.full(1 + clusters.num_clusters, form.mean),
-        quantile=Estimate(form.quantile, 0.0),
+        seconds=np.full(num_settings, form.mean),
+        quantile=Estimate(value=form.quantile, standard_error=0.0),
         is_closed_form=True,
         num_answers=float(num_answers),
-        error=no_error,
-        weights=Weights(*[no_error] * len(Weights._fields)),
+        error=np.zeros(num_settings),
+        weights=Weights.equal(num_settings),
     )
 
 
@@ -80,22 +86,26 @@ def _simulated_statistics(
     clusters: Clusters,
 ) -> RoundStatistics:
     """Returns the statistics of simulated rounds, in closed form if known."""
-    error = np.zeros(1 + clusters.num_clusters)
-    weights = Weights(*[error] * len(Weights._fields))
-    shape = clusters.num_clusters, -1
+    num_clusters = clusters.num_clusters
+    num_settings = 1 + num_clusters
+    error = np.zeros(num_settings)
+    weights = Weights.equal(num_settings)
     decoded = rounds.decoded
     if decoded is not None:
-        error = leave_one_out(decoded.error.reshape(shape).mean(1))
+        error_of_rounds = decoded.error.reshape(num_clusters, -1)
+        error = leave_one_out(error_of_rounds.mean(axis=1))
         effective = decoded.effective_weights
-        effective = effective.reshape(*shape, effective.shape[-1])
-        weights = moments_of_weights(candidate, effective, clusters)
+        num_parts = effective.shape[-1]
+        weights = moments_of_weights(
+            candidate, effective.reshape(num_clusters, -1, num_parts), clusters
+        )
     if form is None:
-        elapsed = rounds.elapsed.reshape(shape)
-        seconds = leave_one_out(elapsed.mean(1))
+        elapsed = rounds.elapsed.reshape(num_clusters, -1)
+        seconds = leave_one_out(elapsed.mean(axis=1))
         quantile = _quantile(elapsed)
     else:
-        seconds = np.full(1 + clusters.num_clusters, form.mean)
-        quantile = Estimate(form.quantile, 0.0)
+        seconds = np.full(num_settings, form.mean)
+        quantile = Estimate(value=form.quantile, standard_error=0.0)
     num_stored = rounds.num_late if candidate.memory else 0.0
     return RoundStatistics(
         seconds=seconds,
@@ -121,21 +131,28 @@ def _closed_form(
     wait = candidate.wait
     loads = np.asarray(candidate.code.loads, np.float64)
     is_busy = candidate.late == BUSY and wait != stragglers.fastest(len(loads))
-    law = None if is_busy or np.ptp(loads) else delay.law(float(loads[0]))
+    has_equal_loads = np.all(loads == loads[0])
+    if is_busy or not has_equal_loads:
+        return None
+    law = delay.law(float(loads[0]))
     if law is None:
         return None
     mean = wait.expected_time(law, len(loads))
     quantile = wait.time_quantile(law, len(loads), LEVEL)
     if mean is None or quantile is None:
         return None
-    return _ClosedForm(mean, quantile)
+    return _ClosedForm(mean=mean, quantile=quantile)
 
 
-def _quantile(elapsed):
-    """Estimates a quantile; its error follows from the quantiles of the groups."""
-    whole, groups = (
-        np.quantile(elapsed, LEVEL, axis, method="inverted_cdf") for axis in (None, 1)
-    )
-    is_finite = np.isfinite(groups).all()
-    error = groups.std(ddof=1) / math.sqrt(len(groups)) if is_finite else math.nan
-    return Estimate(float(whole), float(error))
+def _quantile(elapsed: np.ndarray) -> Estimate:
+    """Estimates a quantile; its error follows from the quantiles of the clusters.
+
+    Args:
+      elapsed: Durations, (clusters, rounds).
+    """
+    quantile = np.quantile(elapsed, LEVEL, method="inverted_cdf")
+    of_clusters = np.quantile(elapsed, LEVEL, axis=1, method="inverted_cdf")
+    error = math.nan
+    if np.isfinite(of_clusters).all():
+        error = of_clusters.std(ddof=1) / math.sqrt(len(of_clusters))
+    return Estimate(value=float(quantile), standard_error=float(error))

@@ -14,10 +14,10 @@ from jaxwgc.studies._simulation._program_arguments import as_argument, from_argu
 
 def never_responding(clusters: Clusters) -> tuple[int, ...]:
     """Returns the indices of workers without a response in any simulated round."""
-    responds = np.any(
-        [np.isfinite(times).any((0, 1)) for times in clusters.by_loads.values()],
-        axis=0,
-    )
+    responds_with_loads = [
+        np.isfinite(times).any(axis=(0, 1)) for times in clusters.by_loads.values()
+    ]
+    responds = np.any(responds_with_loads, axis=0)
     return tuple(np.flatnonzero(~responds).tolist())
 
 
@@ -84,10 +84,12 @@ class OtherWorkers(stragglers.DelayModel):
         return _stalls_of(self, tail)
 
 
-def _stalls_of(model: Any, tail: float) -> stragglers.Stalls | None:
+def _stalls_of(
+    model: WithLostWorkers | OtherWorkers, tail: float
+) -> stragglers.Stalls | None:
     """Returns the stalls of the inner delay model of a model, as seen by the model."""
-    found = from_argument(model.delay).stalls(tail)
-    if found is None:
+    stalls = from_argument(model.delay).stalls(tail)
+    if stalls is None:
         return None
-    stalled = dataclasses.replace(model, delay=as_argument(found.delay))
-    return found._replace(delay=stalled)
+    stalled = dataclasses.replace(model, delay=as_argument(stalls.delay))
+    return stalls._replace(delay=stalled)

@@ -44,22 +44,22 @@ def moments_of_weights(
     # stay busy.
     if not clusters.has_state and candidate.late != BUSY:
         lasting = 0.0
-    scale, square, deviation = (
-        leave_one_out(values.mean(1))
-        for values in (scale, scale**2, np.mean(deviations**2, axis=2))
-    )
+    mean_scale = leave_one_out(scale.mean(axis=1))
+    mean_squared_scale = leave_one_out(np.mean(scale**2, axis=1))
+    squared_deviations = np.mean(deviations**2, axis=2)
+    squared_deviation = leave_one_out(squared_deviations.mean(axis=1))
     if clusters.has_stalls:
         # The bias that the rounds of a trace may hide by chance is added.
         hidden = scipy.special.chdtri(len(target), _UNSEEN) / len(target)
-        bias += float(deviation[0]) * hidden / clusters.num_measured
+        bias += float(squared_deviation[0]) * hidden / clusters.num_measured
     # A scale of 0 gives NaN: without decoded gradients, the target is never reached.
-    size = np.where(scale > 0, scale, np.nan) ** 2
+    size = np.where(mean_scale > 0, mean_scale, np.nan) ** 2
     return Weights(
-        noise=np.maximum(deviation - bias, 0) / size,
-        bias=np.minimum(bias, deviation) / size,
-        scale_variance=np.maximum(square - scale**2, 0) / size,
-        lasting=np.full_like(scale, lasting),
-        correlation=np.full_like(scale, noise.correlation),
+        noise=np.maximum(squared_deviation - bias, 0) / size,
+        bias=np.minimum(bias, squared_deviation) / size,
+        scale_variance=np.maximum(mean_squared_scale - mean_scale**2, 0) / size,
+        lasting=np.full_like(mean_scale, lasting),
+        correlation=np.full_like(mean_scale, noise.correlation),
     )
 
 
@@ -87,16 +87,15 @@ def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
     around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):
-        return _PersistentNoise(0.0, 0.0, 0.0)
-    first, second = (
-        np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)
-    )
+        return _PersistentNoise(square=0.0, share=0.0, correlation=0.0)
+    lag_1 = np.mean(around[:, 1:] * around[:, :-1]) / square
+    lag_2 = np.mean(around[:, 2:] * around[:, :-2]) / square
     # An estimate below this bound is consistent with noise without memory.
-    if first < _DEVIATIONS / math.sqrt(runs.size):
-        return _PersistentNoise(square, 0.0, 0.0)
-    correlation = float(np.clip(second / first, 0, _MOST_CORRELATED))
-    share = float(min(first / max(correlation, first), 1))
-    return _PersistentNoise(square, share, correlation)
+    if lag_1 < _DEVIATIONS / math.sqrt(runs.size):
+        return _PersistentNoise(square=square, share=0.0, correlation=0.0)
+    correlation = float(np.clip(lag_2 / lag_1, 0, _MOST_CORRELATED))
+    share = float(min(lag_1 / max(correlation, lag_1), 1))
+    return _PersistentNoise(square=square, share=share, correlation=correlation)
 
 
 def _mean_square_bias(
@@ -120,7 +119,8 @@ def _mean_square_bias(
     # one degree of freedom per part.
     chance = noise.square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
-    return bias if bias > _DEVIATIONS * deviation + chance else 0.0
+    is_significant = bias > _DEVIATIONS * deviation + chance
+    return bias if is_significant else 0.0
 
 
 def _bias_of_lost_parts(
@@ -178,5 +178,7 @@ def _is_low(means: np.ndarray, clusters: Clusters, growth: float) -> np.ndarray:
     information = scipy.special.kl_div(means, mean)
     information += scipy.special.kl_div(1 - means, 1 - mean)
     needed = growth * math.log(len(means) / _CHANCE)
-    is_low = (means < mean) & (information > needed / clusters.num_simulated)
-    return is_low & ((information > needed / clusters.num_measured) | (means == 0))
+    is_low_in_simulation = information > needed / clusters.num_simulated
+    is_low_in_trace = information > needed / clusters.num_measured
+    is_low = is_low_in_simulation & (is_low_in_trace | (means == 0))
+    return (means < mean) & is_low

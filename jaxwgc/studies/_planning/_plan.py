@@ -1,7 +1,6 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._candidates import BUSY, CANCELLED, Candidate
+from jaxwgc.studies._planning._choice import RoundStatistics
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judging import judge
@@ -211,18 +211,23 @@ def plan(
     if stalls is not None and stalls.time > 0:
         models.append(stalls.delay)
 
-    def clusters_of(model, compared):
-        own_codes = [named.code for named in compared]
-        return Clusters.of(model, own_codes, key, shape, stalls)
+    def clusters_of(model, named_codes):
+        codes_of_clusters = [named.code for named in named_codes]
+        return Clusters.of(model, codes_of_clusters, key, shape, stalls)
 
     baseline = NamedCode("uncoded", uncoded(num_workers))
     if chosen is not None:
-        compared = [NamedCode(one.name, one.code, one.by_speed) for one in chosen]
+        compared = [
+            NamedCode(candidate.name, candidate.code, candidate.by_speed)
+            for candidate in chosen
+        ]
     elif codes is not None:
         compared = [baseline, *_checked_codes(codes, num_workers)]
     else:
-        alone = clusters_of(model, [baseline])
-        speeds = speeds_of(alone.times(baseline.code), alone.num_measured)
+        uncoded_clusters = clusters_of(model, [baseline])
+        speeds = speeds_of(
+            uncoded_clusters.times(baseline.code), uncoded_clusters.num_measured
+        )
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
     # Without stalls and, if the trace does not rule them out, with them.
     cases = [clusters_of(model, compared) for model in models]
@@ -234,11 +239,14 @@ def plan(
 
     with Progress(progress, len(cases) * len(candidates)) as shown:
         judged = [judge(candidates, case, shown.advance) for case in cases]
+    # Statistics of each candidate in all cases.
     rounds = list(zip(*judged, strict=True))
     if exact:
-        is_exact = [all(r.error[0] <= DECODES**2 for r in own) for own in rounds]
-        candidates = list(itertools.compress(candidates, is_exact))
-        rounds = list(itertools.compress(rounds, is_exact))
+        exact_places = [
+            place for place, cases in enumerate(rounds) if _are_exact(cases)
+        ]
+        candidates = [candidates[place] for place in exact_places]
+        rounds = [rounds[place] for place in exact_places]
         if not candidates:
             raise ValueError(
                 "exact must be False for these choices, of which none is exact in "
@@ -286,9 +294,14 @@ def plan(
     )
 
 
+def _are_exact(cases: Sequence[RoundStatistics]) -> bool:
+    """Returns whether a candidate has no decoding error in any case."""
+    return all(statistics.error[0] <= DECODES**2 for statistics in cases)
+
+
 def _candidates(
     compared: Sequence[NamedCode],
-    waiting: Sequence[Any] | None,
+    waiting: Sequence[RuleLike] | None,
     clusters: Clusters,
     late: str,
     exact: bool,
@@ -305,28 +318,36 @@ def _candidates(
         else:
             rules = _rules_of(named, waiting)
         # Workers with several messages stop between messages: they are cancelled.
-        stop = CANCELLED if named.code.messages_per_worker > 1 else late
-        candidates += [
-            Candidate(named.name, named.code, rule, stop, by_speed=named.by_speed)
-            for rule in rules
-        ]
+        sends_several_messages = named.code.messages_per_worker > 1
+        for rule in rules:
+            candidates.append(
+                Candidate(
+                    name=named.name,
+                    code=named.code,
+                    wait=rule,
+                    late=CANCELLED if sends_several_messages else late,
+                    by_speed=named.by_speed,
+                )
+            )
     return candidates
 
 
 def _checked_bytes(num_parameters: float, bytes_per_number: float) -> float:
     """Returns the number of bytes of a gradient."""
-    for name, number in (
-        ("num_parameters", num_parameters),
-        ("bytes_per_number", bytes_per_number),
-    ):
-        _validation.check_number(name, number, positive=True, traceable=False)
+    _validation.check_number(
+        "num_parameters", num_parameters, positive=True, traceable=False
+    )
+    _validation.check_number(
+        "bytes_per_number", bytes_per_number, positive=True, traceable=False
+    )
     return num_parameters * bytes_per_number
 
 
 def _checked_shape(num_rounds: int) -> tuple[int, int]:
     """Returns the number of simulated clusters, and of rounds of each."""
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
-    return _NUM_CLUSTERS, max(-(-num_rounds // _NUM_CLUSTERS), _FEWEST_ROUNDS)
+    rounds_per_cluster = math.ceil(num_rounds / _NUM_CLUSTERS)
+    return _NUM_CLUSTERS, max(rounds_per_cluster, _FEWEST_ROUNDS)
 
 
 def _check_options(late: str, memory: bool, exact: bool, tail: float) -> None:
@@ -344,7 +365,9 @@ def _check_options(late: str, memory: bool, exact: bool, tail: float) -> None:
 
 def _worker_names(names: Sequence[str] | None, num_workers: int) -> tuple[str, ...]:
     """Returns the names of workers, 0, 1, ... by default."""
-    labels = tuple(map(str, range(num_workers) if names is None else names))
+    if names is None:
+        return tuple(str(worker) for worker in range(num_workers))
+    labels = tuple(str(name) for name in names)
     if len(labels) != num_workers:
         raise ValueError(
             f"names must be one for each of num_workers = {num_workers}; got {labels}"
@@ -365,12 +388,12 @@ def _listed(name: str, values: Any) -> list[Any] | None:
 
 
 def _checked_replications(
-    replications: Any, own_codes: Any, num_workers: int
+    replications: Any, codes: Any, num_workers: int
 ) -> Sequence[int]:
     """Returns the replication factors to try."""
     if replications is None:
         return range(1, min(num_workers, _MOST_COPIES) + 1)
-    if own_codes is not None:
+    if codes is not None:
         raise ValueError(
             f"replications must be None with codes, which have their own; got "
             f"{replications}"
@@ -389,34 +412,41 @@ def _checked_choices(choices: Any, num_workers: int) -> list[Candidate] | None:
             "choices: plan.choices"
         )
     listed = _listed("choices", choices)
-    for one in listed or []:
-        _validation.check_instance("choices", one, Candidate)
-        _check_code(one.name, one.code, num_workers)
-        name = f"wait of choice {one.name!r}"
-        _validation.check_instance(name, one.wait, WaitingRule)
-        _validation.check_bool(f"memory of choice {one.name!r}", one.memory)
-        late = (CANCELLED,) if one.sends_several_messages else (CANCELLED, BUSY)
-        _validation.check_choice("late of choices", one.late, late)
-        if one.memory and one.late != BUSY:
-            raise ValueError(
-                f"late of choice {one.name!r} must be 'busy' with memory=True, since "
-                f"workers that are cancelled send no late messages; got {one.late!r}"
-            )
-        rule_of_code(name, one.wait, one.code)
+    if listed is None:
+        return None
+    for choice in listed:
+        _validation.check_instance("choices", choice, Candidate)
+        _check_choice(choice, num_workers)
     return listed
 
 
-def _checked_codes(own_codes: Any, num_workers: int) -> list[NamedCode]:
-    """Returns the codes of the caller, after checks."""
-    if not isinstance(own_codes, Mapping):
-        raise TypeError(
-            "codes must be a dict with names; got " + _validation.in_short(own_codes)
+def _check_choice(choice: Candidate, num_workers: int) -> None:
+    """Checks a choice of another plan, and that its rule fits its code."""
+    _check_code(choice.name, choice.code, num_workers)
+    rule_name = f"wait of choice {choice.name!r}"
+    _validation.check_instance(rule_name, choice.wait, WaitingRule)
+    _validation.check_bool(f"memory of choice {choice.name!r}", choice.memory)
+    allowed = (CANCELLED,) if choice.sends_several_messages else (CANCELLED, BUSY)
+    _validation.check_choice("late of choices", choice.late, allowed)
+    if choice.memory and choice.late != BUSY:
+        raise ValueError(
+            f"late of choice {choice.name!r} must be 'busy' with memory=True, since "
+            f"workers that are cancelled send no late messages; got {choice.late!r}"
         )
-    if not own_codes:
-        raise ValueError(f"codes must have at least one entry; got {own_codes}")
-    for name, code in own_codes.items():
+    rule_of_code(rule_name, choice.wait, choice.code)
+
+
+def _checked_codes(codes: Any, num_workers: int) -> list[NamedCode]:
+    """Returns the codes of the caller, after checks."""
+    if not isinstance(codes, Mapping):
+        raise TypeError(
+            f"codes must be a dict with names; got {_validation.in_short(codes)}"
+        )
+    if not codes:
+        raise ValueError(f"codes must have at least one entry; got {codes}")
+    for name, code in codes.items():
         _check_code(name, code, num_workers)
-    return [NamedCode(str(name), code) for name, code in own_codes.items()]
+    return [NamedCode(str(name), code) for name, code in codes.items()]
 
 
 def _check_code(name: str, code: Any, num_workers: int) -> None:
@@ -429,7 +459,7 @@ def _check_code(name: str, code: Any, num_workers: int) -> None:
         )
 
 
-def _rules_of(named: NamedCode, waiting: Sequence[Any]) -> list[WaitingRule]:
+def _rules_of(named: NamedCode, waiting: Sequence[RuleLike]) -> list[WaitingRule]:
     """Returns the waiting rules of the caller for a code, after checks."""
     for rule in waiting:
         if not isinstance(rule, WaitingRule) and not callable(rule):
@@ -446,10 +476,11 @@ def _storing(
     candidates: Sequence[Candidate], baseline: GradientCode
 ) -> list[Candidate]:
     """Returns uncoded candidates that wait for some workers, with stored messages."""
-    num_workers = baseline.num_workers
-    fewer = {stragglers.fastest(count) for count in range(1, num_workers)}
-    return [
-        dataclasses.replace(one, memory=True)
-        for one in candidates
-        if one.code is baseline and one.wait in fewer
-    ]
+    storing = []
+    for candidate in candidates:
+        wait = candidate.wait
+        if candidate.code is not baseline or not isinstance(wait, stragglers.fastest):
+            continue
+        if wait.num_required < baseline.num_workers:
+            storing.append(dataclasses.replace(candidate, memory=True))
+    return storing

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxwgc.studies._planning import _convergence
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice, Costs, Estimate, RoundStatistics
-from jaxwgc.studies._planning._convergence import Goal, StaleDescent, Weights
+from jaxwgc.studies._planning._convergence import Goal, Weights
 
 # Differences of regret below which choices count as equally good.
 _SAME_REGRET = 1e-3
@@ -41,23 +41,23 @@ def ranked_choices(
     choices = []
     for index in order:
         candidate = candidates[index]
-        own = rounds[index]
+        calm_rounds = rounds[index][0]
         step_time = jackknife(calm.seconds[index])
         # A round that does not end decodes nothing.
         ends = math.isfinite(step_time.value)
-        num_answers = own[0].num_answers
+        # Parameters to all workers, and the awaited messages.
         num_gradients = candidate.code.num_workers
-        num_gradients += num_answers / candidate.code.num_segments
+        num_gradients += calm_rounds.num_answers / candidate.code.num_segments
         # Differences of infinite times are NaN, which is no reason to warn.
         with np.errstate(invalid="ignore"):
             behind = jackknife(calm.times[index] - best_times)
         costs = Costs(
             step_time=step_time,
-            step_quantile=own[0].quantile,
+            step_quantile=calm_rounds.quantile,
             stalled_step_time=jackknife(stalled.seconds[index]),
-            is_closed_form=own[0].is_closed_form,
-            decoding_error=jackknife(own[0].error) if ends else _UNKNOWN,
-            num_answers=num_answers,
+            is_closed_form=calm_rounds.is_closed_form,
+            decoding_error=jackknife(calm_rounds.error) if ends else _UNKNOWN,
+            num_answers=calm_rounds.num_answers,
             num_bytes=num_gradients * num_bytes,
             num_steps=float(calm.num_steps[index, 0]),
             step_size=float(calm.step_size[index]),
@@ -66,7 +66,7 @@ def ranked_choices(
             stalled_time=jackknife(stalled.times[index]),
             behind=behind,
             regret=float(regret[index]),
-            rounds=own,
+            rounds=rounds[index],
         )
         choices.append(Choice.of(candidate, costs))
     return tuple(choices)
@@ -98,20 +98,20 @@ def _to_target(rounds: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
 
     Standard errors follow by the jackknife.
     """
-    seconds = np.stack([own.seconds for own in rounds])
-    weights = Weights(*map(np.stack, zip(*(own.weights for own in rounds))))
-    of_all = Weights(*(column[:, 0] for column in weights))
-    step_size = _convergence.best_step(of_all, goal)
+    seconds = np.stack([statistics.seconds for statistics in rounds])
+    weights = Weights.stacked([statistics.weights for statistics in rounds])
+    weights_of_all = weights.of_all_clusters()
+    step_size = _convergence.best_step(weights_of_all, goal)
     num_steps = _convergence.num_steps(weights, step_size[:, None], goal)
-    lowest_loss = of_all.loss(step_size, goal)(np.inf)
-    for index, own in enumerate(rounds):
-        descent = own.descent
+    lowest_loss = weights_of_all.loss(step_size, goal)(np.inf)
+    for index, statistics in enumerate(rounds):
+        descent = statistics.descent
         if descent is None:
             continue
-        of_all = StaleDescent(*(column[0] for column in descent))
-        step_size[index] = _convergence.best_step(of_all, goal)
+        descent_of_all = descent.of_all_clusters()
+        step_size[index] = _convergence.best_step(descent_of_all, goal)
         num_steps[index] = _convergence.num_steps(descent, step_size[index], goal)
-        lowest_loss[index] = of_all.loss(step_size[index], goal)(np.inf)
+        lowest_loss[index] = descent_of_all.loss(step_size[index], goal)(np.inf)
     times = np.where(np.isfinite(num_steps), num_steps * seconds, np.inf)
     with np.errstate(invalid="ignore"):
         excess = times[:, 0] / times[:, 0].min() - 1
@@ -144,16 +144,17 @@ def _order(
       least_regret: Regret in its other case.
     """
     seconds = calm.seconds[:, 0]
-    keys: list[Any] = [
-        np.round(regret / _SAME_REGRET),
-        np.round(least_regret / _SAME_REGRET),
-        [one.replication for one in candidates],
-        calm.times[:, 0],
-        np.isinf(seconds),
-        calm.lowest_loss,
+    # The last key is the first to decide.
+    keys = (
         seconds,
-    ]
-    return np.lexsort(keys[::-1])
+        calm.lowest_loss,
+        np.isinf(seconds),
+        calm.times[:, 0],
+        np.array([candidate.replication for candidate in candidates]),
+        np.round(least_regret / _SAME_REGRET),
+        np.round(regret / _SAME_REGRET),
+    )
+    return np.lexsort(keys)
 
 
 def jackknife(values: np.ndarray) -> Estimate:
@@ -161,4 +162,4 @@ def jackknife(values: np.ndarray) -> Estimate:
     with np.errstate(invalid="ignore"):
         variance = (len(values) - 2) * np.var(values[1:] - values[0])
     error = math.sqrt(variance) if np.isfinite(variance) else math.nan
-    return Estimate(float(values[0]), error)
+    return Estimate(value=float(values[0]), standard_error=error)

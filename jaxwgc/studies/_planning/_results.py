@@ -82,7 +82,7 @@ class Plan(NamedTuple):
 
         Choices with memory are listed separately.
         """
-        best: dict[Any, Choice] = {}
+        best: dict[tuple[int, bool], Choice] = {}
         for choice in self.choices:
             best.setdefault((id(choice.code), choice.memory), choice)
         return tuple(best.values())
@@ -99,7 +99,8 @@ class Plan(NamedTuple):
     @property
     def uncoded(self) -> Choice | None:
         """Best choice with each part on one worker; None if there is none."""
-        return next((each for each in self.choices if not each.is_coded), None)
+        uncoded = (choice for choice in self.choices if not choice.is_coded)
+        return next(uncoded, None)
 
     @property
     def next_best(self) -> Choice | None:
@@ -109,7 +110,8 @@ class Plan(NamedTuple):
     @property
     def baseline(self) -> Choice | None:
         """Equal work without a code, waiting for all workers; None if not judged."""
-        return next((each for each in self.choices if each.is_baseline), None)
+        baselines = (choice for choice in self.choices if choice.is_baseline)
+        return next(baselines, None)
 
     def replan(
         self,

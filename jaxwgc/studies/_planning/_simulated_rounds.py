@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._targets import ROUNDING
+from jaxwgc.codes import GradientCode
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._simulation._masks import decode_bits, distinct_rows, in_batches
@@ -20,7 +21,6 @@ from jaxwgc.studies._simulation._rounds import (
     ENDS_OF_FEW,
     ENDS_OF_MANY,
     FEW_TIMES,
-    Rounds,
     Waiting,
     end_rounds,
 )
@@ -99,17 +99,21 @@ def simulate(
     decoded: dict[int, DecodedRounds] = {}
     for identity, places in places_of_codes.items():
         call = functools.partial(decode, codes[identity])
-        of_code = _decode_distinct(call, [ended[place] for place in places])
-        decoded |= dict(zip(places, of_code, strict=True))
-    return [
-        SimulatedRounds(
-            elapsed=np.asarray(rounds.time, np.float64),
-            num_answers=_num_answers(candidate, rounds.masks).mean(),
-            num_late=float(np.mean(rounds.num_late)),
-            decoded=decoded.get(place),
+        masks = [np.asarray(ended[place].masks) for place in places]
+        decoded |= dict(zip(places, _decode_distinct(call, masks), strict=True))
+    simulated = []
+    for place, candidate in enumerate(candidates):
+        rounds = ended[place]
+        num_answers = _num_answers(candidate, np.asarray(rounds.masks))
+        simulated.append(
+            SimulatedRounds(
+                elapsed=np.asarray(rounds.time, np.float64),
+                num_answers=num_answers.mean(),
+                num_late=float(np.mean(rounds.num_late)),
+                decoded=decoded.get(place),
+            )
         )
-        for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True))
-    ]
+    return simulated
 
 
 def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:
@@ -118,26 +122,36 @@ def _num_answers(candidate: Candidate, packed: np.ndarray) -> np.ndarray:
     if not code.allows_requests:
         return np.bitwise_count(packed).sum(axis=1)
     bits = np.unpackbits(packed, axis=1, count=code.num_messages)
-    return bits.reshape(len(bits), code.num_workers, -1).any(axis=2).sum(axis=1)
+    has_sum = bits.reshape(len(bits), code.num_workers, -1).any(axis=2)
+    return has_sum.sum(axis=1)
 
 
 def _decode_distinct(
-    decode: Callable[[np.ndarray], Any], ended: Sequence[Rounds]
+    decode: Callable[[np.ndarray], tuple[jax.Array, jax.Array]],
+    masks_of_candidates: Sequence[np.ndarray],
 ) -> Iterator[DecodedRounds]:
     """Yields the decoded rounds of each candidate of a code.
 
     Masks that occur in several rounds are decoded once.
+
+    Args:
+      decode: Maps a batch of packed masks to errors and effective weights.
+      masks_of_candidates: Packed masks of the rounds of each candidate.
     """
-    masks, places = distinct_rows(np.concatenate([rounds.masks for rounds in ended]))
+    masks, places = distinct_rows(np.concatenate(masks_of_candidates))
     batches = jax.device_get([decode(batch) for batch in in_batches(masks)])
-    error, weights = (
-        np.concatenate(own, dtype=np.float64) for own in zip(*batches, strict=True)
-    )
-    for own in np.split(places, len(ended)):
-        yield DecodedRounds(error, weights, own)
+    errors, weights = zip(*batches, strict=True)
+    error_of_masks = np.concatenate(errors, dtype=np.float64)
+    weights_of_masks = np.concatenate(weights, dtype=np.float64)
+    for places_of_candidate in np.split(places, len(masks_of_candidates)):
+        yield DecodedRounds(
+            error_of_masks=error_of_masks,
+            weights_of_masks=weights_of_masks,
+            masks=places_of_candidate,
+        )
 
 
-def _decode(code, packed):
+def _decode(code: GradientCode, packed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns relative errors and effective weights of packed masks."""
     decoded = decode_bits(code, packed)
     residual = decoded.relative_residual

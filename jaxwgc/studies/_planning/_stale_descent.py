@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxwgc import stragglers
 from jaxwgc.aggregate import coded_aggregate
+from jaxwgc.codes import GradientCode
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
@@ -38,28 +39,46 @@ def simulate_descents(
         return []
     delay = as_argument(clusters.delay)
     keys = jax.random.split(clusters.key, clusters.num_clusters)
-    descents = jax.device_get(
-        [
-            _descend(
-                one.late, delay, as_argument(one.wait), one.code, _draws(one), keys
-            )
-            for one in candidates
-        ]
-    )
+    # All programs are started before the host waits for the first.
+    started = []
+    for candidate in candidates:
+        wait = as_argument(candidate.wait)
+        draws = _draws(candidate)
+        started.append(
+            _descend(candidate.late, delay, wait, candidate.code, draws, keys)
+        )
+    descents = jax.device_get(started)
     return [jax.tree.map(np.float64, descent) for descent in descents]
 
 
 def _draws(candidate: Candidate) -> np.ndarray:
     """Returns draws of the parts' gradients at the optimum, (num_parts, draws)."""
     num_parts = candidate.code.num_parts
-    shape = num_parts, min(num_parts, _MOST_DRAWS)
-    random = np.random.default_rng(0).standard_normal(shape)
-    return np.linalg.qr(random)[0] * math.sqrt(num_parts)
+    num_draws = min(num_parts, _MOST_DRAWS)
+    normal = np.random.default_rng(0).standard_normal((num_parts, num_draws))
+    orthogonal, _ = np.linalg.qr(normal)
+    return orthogonal * math.sqrt(num_parts)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _descend(late, delay, wait, code, draws, keys):
-    """Simulates descent with memory; the `StaleDescent` has an axis of keys."""
+def _descend(
+    late: str,
+    delay: Any,
+    wait: Any,
+    code: GradientCode,
+    draws: jax.Array,
+    keys: jax.Array,
+) -> StaleDescent:
+    """Simulates descent with memory; the `StaleDescent` has an axis of keys.
+
+    Args:
+      late: See `stragglers.delayed`.
+      delay: Delay model, from `as_argument`.
+      wait: Waiting rule, from `as_argument`.
+      code: Gradient code.
+      draws: Draws of the parts' gradients at the optimum, (num_parts, draws).
+      keys: PRNG key of each cluster.
+    """
     moves = jnp.asarray(MOVES, jnp.result_type(float))[:, None]
     model = stragglers.delayed(from_argument(delay), from_argument(wait), late)
     target = jnp.asarray(code.target, moves.dtype)
@@ -70,7 +89,8 @@ def _descend(late, delay, wait, code, draws, keys):
         aggregate = coded_aggregate(code, model, key, memory=True)
         # A complex message packs two numbers. With stored messages, errors of one
         # number affect the other, so that both are simulated.
-        shape = 1 + code.is_complex, len(moves), 1 + draws.shape[1]
+        num_numbers = 2 if code.is_complex else 1
+        shape = (num_numbers, len(moves), 1 + draws.shape[1])
         # Column 0 is a distance that starts at one. The other columns start at zero,
         # and are moved by gradients at the optimum.
         start = jnp.zeros(shape).at[..., 0].set(1)
@@ -82,13 +102,19 @@ def _descend(late, delay, wait, code, draws, keys):
             change, state = aggregate.update(gradients, state, place)
             place = jnp.clip(place - change, -_DIVERGED, _DIVERGED)
             squares = jnp.mean(place**2, axis=0)
-            unknown = jnp.mean(change[:, 0, 1:] ** 2)
-            return (place, state), (squares[:, 0], squares[:, 1:].mean(1), unknown)
+            descent = StaleDescent(
+                left=squares[:, 0],
+                displaced=squares[:, 1:].mean(1),
+                unknown=jnp.mean(change[:, 0, 1:] ** 2),
+            )
+            return (place, state), descent
 
-        carry = start, aggregate.init(start)
-        left, displaced, unknown = jax.lax.scan(step, carry, length=_NUM_STEPS)[1]
-        left = jnp.pad(left.T, [(0, 0), (1, 0)], constant_values=1)
-        displaced = jnp.pad(displaced.T, [(0, 0), (1, 0)])
-        return StaleDescent(left, displaced, unknown[-1])
+        carry = (start, aggregate.init(start))
+        _, steps = jax.lax.scan(step, carry, length=_NUM_STEPS)
+        return StaleDescent(
+            left=jnp.pad(steps.left.T, [(0, 0), (1, 0)], constant_values=1),
+            displaced=jnp.pad(steps.displaced.T, [(0, 0), (1, 0)]),
+            unknown=steps.unknown[-1],
+        )
 
     return jax.vmap(run)(keys)

@@ -32,8 +32,8 @@ _CHRONIC = 1.25
 _DEVIATIONS = 20.0
 # Minimum number of measured rounds for medians that tell speeds apart.
 _FEWEST_MEASURED = 5
-# Numbers of parts per worker to try for codes with requests, and maximum number of
-# parts of all workers.
+# Numbers of parts per worker for codes with requests, of which the first fits the
+# maximum number of parts of all workers.
 _PARTS_OF_WORKER = (8, 4, 2)
 _MOST_PARTS = 512
 
@@ -60,8 +60,12 @@ def standard_codes(
     They have as many parts as workers, except for codes with requests and codes for
     workers of unequal speeds.
     """
-    few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
-    num_parts = num_workers * max(few, default=1)
+    parts_of_worker = 1
+    for number in _PARTS_OF_WORKER:
+        if number * num_workers <= _MOST_PARTS:
+            parts_of_worker = number
+            break
+    num_parts = num_workers * parts_of_worker
     if speeds is not None:
         yield from _codes_by_speed(num_parts, speeds, max(replications) > 1)
     for copies in replications:
@@ -129,22 +133,25 @@ def standard_rules(
     # Approximate rules are left out, since one missing response may lose all parts.
     only_exact = decoder.is_a(Lagrange) or named.by_speed
     is_coded = np.asarray(code.assignment).sum() > code.num_parts
-    enough = code.num_workers - int(np.asarray(code.num_stragglers))
-    if code.num_stragglers or not is_coded:
-        yield stragglers.fastest(enough)
-    if code.num_stragglers and not only_exact:
+    num_stragglers = int(np.asarray(code.num_stragglers))
+    num_enough = code.num_workers - num_stragglers
+    if num_stragglers > 0 or not is_coded:
+        yield stragglers.fastest(num_enough)
+    if num_stragglers > 0 and not only_exact:
         yield stragglers.until_decodable(code)
     # A round without the response of the only worker decodes nothing.
     if exact or only_exact or code.num_workers == 1:
         return
-    shares = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
-    for number in sorted({code.num_workers - 1, *shares}, reverse=True):
-        if 0 < number < enough:
+    numbers = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
+    numbers.add(code.num_workers - 1)
+    for number in sorted(numbers, reverse=True):
+        if 0 < number < num_enough:
             yield stragglers.fastest(number)
     if is_coded and not decoder.is_a(OneStep):
-        for squared in _SQUARED_ERRORS:
+        for squared_error in _SQUARED_ERRORS:
             # The tolerance allows for rounding of errors that are equal to it.
-            yield stragglers.until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
+            tolerance = math.sqrt(squared_error * (1 + _ROUNDING))
+            yield stragglers.until_decodable(code, tolerance)
     times = clusters.times(code)
     quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
     for seconds in np.unique(quantiles):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxwgc.stragglers import Stalls
-from jaxwgc.studies._planning._choice import Choice
+from jaxwgc.studies._planning._choice import Choice, Estimate
 from jaxwgc.studies._planning._ranking import jackknife
 from jaxwgc.studies._reports._text import workers_named
 
@@ -120,11 +120,11 @@ def _alternatives(plan: "Plan") -> Iterator[str]:
         coded = (choice for choice in plan.choices if choice.is_coded)
         others = {"The best code": next(coded, None)}
     others["Waiting for all"] = plan.baseline
-    told = [best]
+    identities_told = {id(best)}
     for name, choice in others.items():
-        if choice is not None and not any(choice is each for each in told):
+        if choice is not None and id(choice) not in identities_told:
             yield f"{name}: {choice}, {_comparison(choice, plan)}."
-            told.append(choice)
+            identities_told.add(id(choice))
 
 
 def _comparison(choice: Choice, plan: "Plan") -> str:
@@ -177,9 +177,10 @@ def _work_by_speed(plan: "Plan") -> Iterator[str]:
 
     Nothing is said if it does not shorten steps, or if it is the best choice.
     """
-    by_speed = next(
-        (each for each in plan.choices if each.by_speed and not each.is_coded), None
+    uncoded_by_speed = (
+        choice for choice in plan.choices if choice.by_speed and not choice.is_coded
     )
+    by_speed = next(uncoded_by_speed, None)
     if by_speed is None or by_speed.code is plan.best.code:
         return
     gain_and_loads = _gain_and_loads(by_speed, plan)
@@ -221,19 +222,16 @@ def _printed_loads(choice: Choice) -> list[str]:
 
 def _loads(choice: Choice, plan: "Plan") -> str:
     """Returns a sentence on the loads of workers."""
-    printed = _printed_loads(choice)
+    printed = []
+    for load, name in zip(_printed_loads(choice), plan.names):
+        printed.append(f"{load} (worker {name})")
+    noun = _name_of_loads(choice)
     if len(printed) <= _NUM_LOADS:
-        loads = ", ".join(
-            f"{load} (worker {name})" for load, name in zip(printed, plan.names)
-        )
-        return f"{_name_of_loads(choice)}: {loads}."
+        return f"{noun}: {', '.join(printed)}."
     loads = np.asarray(choice.code.loads)
-    least = int(loads.argmin())
-    most = int(loads.argmax())
-    smallest = f"{printed[least]} (worker {plan.names[least]})"
-    largest = f"{printed[most]} (worker {plan.names[most]})"
-    name = _name_of_loads(choice)
-    return f"{name}: from {smallest} to {largest}, see `code.loads`."
+    smallest = printed[int(loads.argmin())]
+    largest = printed[int(loads.argmax())]
+    return f"{noun}: from {smallest} to {largest}, see `code.loads`."
 
 
 def _name_of_loads(choice: Choice) -> str:
@@ -263,14 +261,24 @@ def _hidden_stalls(plan: "Plan") -> Iterator[str]:
 
 def _table(plan: "Plan") -> Iterator[str]:
     """Yields the lines of a table with the best choice per code."""
-    second, last = ("stalls", "regret") if plan.has_stalls else ("90%", "±")
-    header = ["code", "d", "waits for", "step", second, "error", "MB"]
-    rows = [[*header, "steps", "time", last]]
-    rows += [_row(choice, plan) for choice in plan.shown]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    header = [
+        "code",
+        "d",
+        "waits for",
+        "step",
+        "stalls" if plan.has_stalls else "90%",
+        "error",
+        "MB",
+        "steps",
+        "time",
+        "regret" if plan.has_stalls else "±",
+    ]
+    rows = [header, *(_row(choice, plan) for choice in plan.shown)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
     for row in rows:
-        names = " ".join(map(str.ljust, row[:3], widths))
-        yield "  ".join([names, *map(str.rjust, row[3:], widths[3:])]).rstrip()
+        texts = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3])]
+        numbers = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:])]
+        yield "  ".join([" ".join(texts), *numbers]).rstrip()
 
 
 def _row(choice: Choice, plan: "Plan") -> list[str]:
@@ -295,7 +303,7 @@ def _row(choice: Choice, plan: "Plan") -> list[str]:
     ]
 
 
-def _cell(value: Any, form: str) -> str:
+def _cell(value: float, form: str) -> str:
     return f"{value:{form}}" if math.isfinite(value) else "-"
 
 
@@ -320,7 +328,7 @@ def _notes(plan: "Plan") -> str:
 def to_dict(plan: "Plan") -> dict[str, Any]:
     """Returns the dict of `Plan.to_dict`."""
     followed = plan.followed
-    found = {
+    fields = {
         "advice": plan.answer,
         "lost": {plan.names[worker]: since for worker, since in plan.lost.items()},
         "num_workers": followed.num_workers,
@@ -333,16 +341,15 @@ def to_dict(plan: "Plan") -> dict[str, Any]:
     }
     stalls = followed.stalls
     if stalls is not None and followed.has_stalls:
-        found["stalls"] = {"time": stalls.time, "probability": stalls.probability}
+        fields["stalls"] = {"time": stalls.time, "probability": stalls.probability}
     if followed is not plan:
-        found["choices_with_lost_workers"] = [_to_dict(own) for own in plan.shown]
-    return found
+        with_lost_workers = [_to_dict(choice) for choice in plan.shown]
+        fields["choices_with_lost_workers"] = with_lost_workers
+    return fields
 
 
 def _to_dict(choice: Choice) -> dict[str, Any]:
-    numbers = ("num_bytes", "num_steps", "regret", "tolerance")
-    estimates = ("step_time", "stalled_step_time", "decoding_error", "time")
-    found = {
+    return {
         "code": choice.name,
         "replication": choice.replication,
         "by_speed": choice.by_speed,
@@ -350,12 +357,23 @@ def _to_dict(choice: Choice) -> dict[str, Any]:
         "waits_for": choice.waits_for,
         "late": choice.late,
         "memory": choice.memory,
+        "num_bytes": _finite(choice.num_bytes),
+        "num_steps": _finite(choice.num_steps),
+        "regret": _finite(choice.regret),
+        "tolerance": _finite(choice.tolerance),
+        "step_time": _estimate(choice.step_time),
+        "stalled_step_time": _estimate(choice.stalled_step_time),
+        "decoding_error": _estimate(choice.decoding_error),
+        "time": _estimate(choice.time),
+        "stalled_time": _estimate(choice.stalled_time),
     }
-    found |= {name: _finite(getattr(choice, name)) for name in numbers}
-    for name in (*estimates, "stalled_time"):
-        value, error = getattr(choice, name)
-        found[name] = {"value": _finite(value), "standard_error": _finite(error)}
-    return found
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
+    return {
+        "value": _finite(estimate.value),
+        "standard_error": _finite(estimate.standard_error),
+    }
 
 
 def _finite(number: float) -> float | None:

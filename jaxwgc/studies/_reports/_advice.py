@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -70,16 +70,19 @@ def _about_missing(report: StragglerReport) -> list[str]:
     names = report.names
     num_rounds = report.num_rounds
     is_gone = _is_kind(report, "missing since")
-    is_often = report.missing_p_value < FALSE_ALARMS
-    is_often &= report.missing > _MISSING * num_rounds
-    is_often |= report.kinds == "missing"
-    is_often &= ~is_gone
+    misses_many = report.missing > _MISSING * num_rounds
+    is_significant = report.missing_p_value < FALSE_ALARMS
+    never_responds = report.kinds == "missing"
+    is_often = ((is_significant & misses_many) | never_responds) & ~is_gone
     if is_gone.any():
-        places = [kind.split()[-1] for kind in report.kinds[is_gone]]
-        noun = report.noun if len(set(places)) == 1 else f"{report.noun}s"
-        firsts = ", ".join(places if len(set(places)) > 1 else places[:1])
+        # The kinds end in the first round without a response.
+        starts = [kind.split()[-1] for kind in report.kinds[is_gone]]
+        if len(set(starts)) == 1:
+            since = f"{report.noun} {starts[0]}"
+        else:
+            since = f"{report.noun}s {', '.join(starts)}"
         sentences.append(
-            f"Check {workers_named(names[is_gone])}: no response since {noun} {firsts}."
+            f"Check {workers_named(names[is_gone])}: no response since {since}."
         )
     if is_often.any():
         at_most = "up to " if is_often.sum() > 1 else ""
@@ -90,15 +93,15 @@ def _about_missing(report: StragglerReport) -> list[str]:
     num_lost = int(np.isnan(report.round_medians).sum())
     if num_lost > _MISSING * num_rounds:
         sentences.append(f"No worker responded in {num_lost} of {num_rounds} rounds.")
-    others = report.missing[~is_gone & ~is_often] - num_lost
-    share = others.sum() / max(others.size * (num_rounds - num_lost), 1)
+    missing_of_others = report.missing[~is_gone & ~is_often] - num_lost
+    num_others = len(missing_of_others)
+    num_expected = num_others * (num_rounds - num_lost)
+    share = missing_of_others.sum() / max(num_expected, 1)
     if share > _MANY_MISSING:
-        of_whom = (
-            "of the other workers" if len(others) < len(names) else "of all workers"
-        )
+        workers = "the other workers" if num_others < len(names) else "all workers"
         sentences.append(
-            f"{share:.0%} of the responses {of_whom} are missing, of each worker about "
-            "as many as chance explains."
+            f"{share:.0%} of the responses of {workers} are missing, of each worker "
+            "about as many as chance explains."
         )
     return sentences
 
@@ -161,6 +164,13 @@ def _of_rounds(report: StragglerReport, is_kept: np.ndarray) -> StragglerReport:
     )
 
 
+class _Remedy(NamedTuple):
+    """Action and mean time of a round after it; ordered by time, then by action."""
+
+    time: float
+    action: str
+
+
 def _remedy(report: StragglerReport) -> str:
     """Returns the action that shortens rounds most, or "" if none is worth it."""
     names = report.names
@@ -169,27 +179,26 @@ def _remedy(report: StragglerReport) -> str:
     is_replaced = _is_kind(report, "since")
     if is_chronic.sum() == 1:
         is_replaced = is_replaced | is_chronic
-    remedies = [
-        (
-            report.replaced_time(is_replaced),
-            f"Check or replace {workers_named(names[is_replaced])}",
-        ),
-        (
-            report.replaced_time(is_stalling),
-            f"Wait for fewer, since {workers_named(names[is_stalling])} may stall",
-        ),
-    ]
+    replacement = _Remedy(
+        time=report.replaced_time(is_replaced),
+        action=f"Check or replace {workers_named(names[is_replaced])}",
+    )
+    waiting = _Remedy(
+        time=report.replaced_time(is_stalling),
+        action=f"Wait for fewer, since {workers_named(names[is_stalling])} may stall",
+    )
+    remedies = [replacement, waiting]
     shares = _shares_of_work(report)
     if shares:
         action = f"Give work in proportion to speed, {' and '.join(shares)}"
-        remedies.append((report.proportional_time(), action))
-    time, action = min(remedies)
-    saved = 1 - time / report.round_time
+        remedies.append(_Remedy(time=report.proportional_time(), action=action))
+    best = min(remedies)
+    saved = 1 - best.time / report.round_time
     if saved <= WORTH:
         return ""
     return (
-        f"{action}: a round would take {time:.3g} instead of {report.round_time:.3g} "
-        f"({saved:.0%} less)."
+        f"{best.action}: a round would take {best.time:.3g} instead of "
+        f"{report.round_time:.3g} ({saved:.0%} less)."
     )
 
 

@@ -34,12 +34,13 @@ def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarr
     num_rounds, num_workers = residuals.shape
     if not is_tested.any():
         return np.ones(num_workers)
-    own = _autocorrelations(residuals)
+    correlations = _autocorrelations(residuals)
+    num_lags = len(correlations)
     # Bartlett's weights keep the variance positive.
-    weights = 1 - np.arange(1, len(own) + 1) / (len(own) + 1)
-    own_factors = 1 + 2 * weights @ own
-    common_factor = _common_factor(own[:, is_tested], num_rounds)
-    return np.sqrt(np.maximum(own_factors, common_factor))
+    weights = 1 - np.arange(1, num_lags + 1) / (num_lags + 1)
+    factors_of_workers = 1 + 2 * weights @ correlations
+    common_factor = _common_factor(correlations[:, is_tested], num_rounds)
+    return np.sqrt(np.maximum(factors_of_workers, common_factor))
 
 
 def common_variance_factor(residuals: np.ndarray) -> float:
@@ -68,15 +69,20 @@ def _autocorrelations(residuals: np.ndarray) -> np.ndarray:
     return np.array(products[1:]) / np.maximum(products[0], 1e-300)
 
 
-def _common_factor(own: np.ndarray, num_rounds: int) -> float:
-    """Returns the variance factor that workers have in common, from (lags, workers)."""
-    num_lags, num_workers = own.shape
+def _common_factor(correlations: np.ndarray, num_rounds: int) -> float:
+    """Returns the variance factor that workers have in common.
+
+    Args:
+      correlations: Autocorrelations, (lags, workers).
+      num_rounds: Number of rounds.
+    """
+    num_lags, num_workers = correlations.shape
     shrinkage = max(1 - 9 / num_rounds, 0.1)
-    r = (np.median(own[0]) + 4 / num_rounds) / shrinkage
+    r = (np.median(correlations[0]) + 4 / num_rounds) / shrinkage
     r = np.clip(r, 0, _LARGEST_CORRELATION)
     lag_1_factor = (1 + r) / (1 - r)
     mixed_factor = 1.0
-    lag_means = own[:2].mean(axis=1) + 4 / num_rounds
+    lag_means = correlations[:2].mean(axis=1) + 4 / num_rounds
     standard_error = 1 / np.sqrt(num_rounds * num_workers)
     if num_lags > 1 and lag_means[0] > _NUM_STANDARD_ERRORS * standard_error:
         q = np.clip(lag_means[1] / lag_means[0], 0, _LARGEST_CORRELATION)

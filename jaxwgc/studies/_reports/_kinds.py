@@ -61,11 +61,12 @@ def kinds_of(
     kinds[p_chronic < FALSE_ALARMS] = "chronic"
     changes = _changes(logs, log_references, change.place, p_change < FALSE_ALARMS)
     places = change.place.copy()
-    for worker, (kind, place) in changes.items():
+    for worker, change_of_worker in changes.items():
         # Of no use for workers that are like others.
-        if kind == "fast until" and kinds[worker] != "fast":
+        if change_of_worker.kind == "fast until" and kinds[worker] != "fast":
             continue
-        kinds[worker] = f"{kind} {noun} {steps[place]}"
+        place = change_of_worker.place
+        kinds[worker] = f"{change_of_worker.kind} {noun} {steps[place]}"
         places[worker] = place
     is_before = np.arange(len(logs))[:, None] < places
     return {
@@ -78,13 +79,20 @@ def kinds_of(
     }
 
 
+class _ChangeOfWorker(NamedTuple):
+    """Kind of a change, e.g. "since", and the first row after it."""
+
+    kind: str
+    place: int
+
+
 def _changes(
     logs: np.ndarray,
     log_references: np.ndarray,
     place: np.ndarray,
     is_changed: np.ndarray,
-) -> dict[int, tuple[str, int]]:
-    """Returns the kind of the change of workers, and the first row after it.
+) -> dict[int, _ChangeOfWorker]:
+    """Returns the changes of workers.
 
     Args:
       logs: (rows, workers), NaN for no response.
@@ -103,13 +111,13 @@ def _changes(
     for worker, kind in kinds.items():
         start = int(place[worker])
         if worker in ends:
-            changes[worker] = "until", ends[worker]
+            changes[worker] = _ChangeOfWorker(kind="until", place=ends[worker])
         elif kind == "since" and others_became_faster(
             logs[:, worker], log_references, start
         ):
-            changes[worker] = "others faster since", start
+            changes[worker] = _ChangeOfWorker(kind="others faster since", place=start)
         else:
-            changes[worker] = kind, start
+            changes[worker] = _ChangeOfWorker(kind=kind, place=start)
     return changes
 
 

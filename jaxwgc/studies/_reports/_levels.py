@@ -32,10 +32,9 @@ def column_medians(values: np.ndarray) -> np.ndarray:
     """Returns the median of each column, ignoring NaNs; NaN if all are NaN."""
     ordered = np.sort(values, axis=0)
     count = np.isfinite(values).sum(axis=0)
-    return (
-        column_order_statistic(ordered, (count - 1) // 2)
-        + column_order_statistic(ordered, count // 2)
-    ) / 2
+    lower = column_order_statistic(ordered, (count - 1) // 2)
+    upper = column_order_statistic(ordered, count // 2)
+    return (lower + upper) / 2
 
 
 def column_means(values: np.ndarray) -> np.ndarray:

@@ -125,17 +125,18 @@ def _lost_times(
     """
     unit = _unit_of(gaps)
     num_batches = min(len(gaps), _NUM_BATCHES)
-    sums = np.array(
-        [
-            np.bincount(workers, weights=weights, minlength=num_workers)
-            for workers, weights in zip(
-                np.array_split(last_worker, num_batches),
-                np.array_split(gaps / unit, num_batches),
+    batches = np.array_split(np.arange(len(gaps)), num_batches)
+    sums = []
+    for rounds in batches:
+        sums.append(
+            np.bincount(
+                last_worker[rounds], weights=gaps[rounds] / unit, minlength=num_workers
             )
-        ]
+        )
+    sizes = [len(rounds) for rounds in batches]
+    means, standard_errors, degrees = _errors_of_batches(
+        np.array(sums), np.array(sizes)
     )
-    sizes = [len(batch) for batch in np.array_split(gaps, num_batches)]
-    means, standard_errors, degrees = _errors_of_batches(sums, np.array(sizes))
     quantile = scipy.special.stdtrit(degrees, 0.975)
     return unit * means, unit * quantile * standard_errors
 

@@ -32,8 +32,10 @@ from jaxwgc.studies._reports._statistics import (
 from jaxwgc.studies._reports._text import aligned, for_json, worker_labels
 from jaxwgc.studies._reports._wait_report import WaitReport, wait_report
 
-# Maximum number of workers in the printed table.
+# Number of workers up to which the printed table has all of them, and otherwise the
+# minimum and maximum number of workers in it.
 _NUM_ROWS = 20
+_FEWEST_ROWS = 5
 
 
 class StragglerReport(NamedTuple):
@@ -155,9 +157,11 @@ class StragglerReport(NamedTuple):
         if self.after_barrier:
             size = f"{self.num_rounds} rounds of {num_workers} workers."
             return "\n\n".join([textwrap.fill(self.advice, 80), size])
-        order = np.lexsort((-self.time_lost, self.kinds == "steady"))
-        if len(order) > _NUM_ROWS:
-            order = order[: np.clip((self.kinds != "steady").sum(), 5, _NUM_ROWS)]
+        is_steady = self.kinds == "steady"
+        order = np.lexsort((-self.time_lost, is_steady))
+        if num_workers > _NUM_ROWS:
+            num_shown = np.clip((~is_steady).sum(), _FEWEST_ROWS, _NUM_ROWS)
+            order = order[:num_shown]
         rows = [("worker", "kind", "slowdown [95%]", "last in", "time lost", "missing")]
         rows += [self._row(worker) for worker in order]
         shown = f" ({len(order)} shown)" if len(order) < num_workers else ""
@@ -179,15 +183,15 @@ class StragglerReport(NamedTuple):
 
     def _row(self, worker: int) -> tuple[str, ...]:
         """Returns the cells of a worker in the printed table."""
-        kind = str(self.kinds[worker])
-        if "until" in kind:
-            kind += f" ({self.slowdown_before[worker]:.2f})"
-        elif "since" in kind and not kind.startswith("missing"):
-            kind += f" ({self.slowdown_after[worker]:.2f})"
+        shown_kind = str(self.kinds[worker])
+        if "until" in shown_kind:
+            shown_kind += f" ({self.slowdown_before[worker]:.2f})"
+        elif "since" in shown_kind and not shown_kind.startswith("missing"):
+            shown_kind += f" ({self.slowdown_after[worker]:.2f})"
         low, high = self.slowdown_interval[:, worker]
         return (
             str(self.names[worker]),
-            kind,
+            shown_kind,
             f"{self.slowdown[worker]:.2f} [{low:.2f}, {high:.2f}]",
             f"{self.last[worker]:.0%}",
             f"{self.time_lost[worker]:.3g} ± {self.time_lost_error[worker]:.2g}",

@@ -175,12 +175,14 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     # A worker that did not take part is not last.
     filled = np.where(np.isnan(table), np.inf, table)
     ordered = np.sort(filled, axis=1)
-    least = ordered[:, :1]
-    second = np.where(np.isinf(ordered[:, 1:2]), least, ordered[:, 1:2])
-    is_last = filled == least
+    shortest = ordered[:, :1]
+    second_shortest = ordered[:, 1:2]
+    # No time is lost to the only worker that takes part.
+    second_shortest = np.where(np.isinf(second_shortest), shortest, second_shortest)
+    is_last = filled == shortest
     turns = is_last / is_last.sum(axis=1, keepdims=True)
     # If several workers are last, no time is lost to any of them.
-    lost, lost_error = batch_means(is_last * (second - least))
+    lost, lost_error = batch_means(is_last * (second_shortest - shortest))
     takes_part = ~np.isnan(table)
     chances = 1 / takes_part.sum(axis=1)
     p_values = np.ones(num_workers)
@@ -191,10 +193,11 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     is_late = p_values < FALSE_ALARMS
     kinds = np.where(is_late, "late", "steady").astype("<U7")
     kinds[missing == num_rounds] = "missing"
-    others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
-    saved = np.where(np.isinf(others), 0, others - least[:, 0])
-    num_parts = np.maximum(takes_part.sum(axis=0), 1)
-    means = np.sum(table, axis=0, where=takes_part) / num_parts
+    shortest_of_others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
+    has_others = np.isfinite(shortest_of_others)
+    saved = np.where(has_others, shortest_of_others - shortest[:, 0], 0)
+    num_rounds_of_worker = np.maximum(takes_part.sum(axis=0), 1)
+    means = np.sum(table, axis=0, where=takes_part) / num_rounds_of_worker
     return WaitReport(
         names=labels,
         kinds=kinds,

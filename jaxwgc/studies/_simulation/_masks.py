@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,12 @@ class DecodedMasks(NamedTuple):
 
     def take(self, places: np.ndarray) -> "DecodedMasks":
         """Returns the results of the masks at some indices."""
-        return DecodedMasks(*(values[places] for values in self))
+        return DecodedMasks(
+            residual=self.residual[places],
+            error=self.error[places],
+            share=self.share[places],
+            messages=self.messages[places],
+        )
 
 
 def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
@@ -46,15 +51,15 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     """
     weight = _equal_weight(code)
     batches = [_decode(weight, code, batch) for batch in in_batches(packed)]
-    decoded = jax.device_get(batches)
-    dtype = decoded[0][0].dtype
-    residual, share = np.concatenate(decoded, axis=1, dtype=np.float64)
-    residual = residual[: len(packed)]
-    is_rounding = residual <= ROUNDING[jnp.finfo(dtype).bits]
+    residuals, shares = zip(*jax.device_get(batches), strict=True)
+    residual = np.concatenate(residuals, dtype=np.float64)[: len(packed)]
+    share = np.concatenate(shares, dtype=np.float64)[: len(packed)]
+    num_bits = jnp.finfo(residuals[0].dtype).bits
+    is_rounding = residual <= ROUNDING[num_bits]
     return DecodedMasks(
         residual=residual,
         error=np.where(is_rounding, 0, residual**2),
-        share=np.where(is_rounding, 1, share[: len(packed)]),
+        share=np.where(is_rounding, 1, share),
         messages=np.bitwise_count(packed).sum(axis=1, dtype=np.float64),
     )
 
@@ -103,8 +108,8 @@ def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if width <= 8:
         # Integers are sorted several times faster than bytes.
         padded = np.pad(packed, [(0, 0), (0, 8 - width)])
-        keys: Any = np.ascontiguousarray(padded).view(np.uint64)[:, 0]
+        keys = np.ascontiguousarray(padded).view(np.uint64)
     else:
-        keys = np.ascontiguousarray(packed).view(f"V{width}")[:, 0]
-    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+        keys = np.ascontiguousarray(packed).view(f"V{width}")
+    _, first, places = np.unique(keys[:, 0], return_index=True, return_inverse=True)
     return packed[first], places.astype(np.int32)

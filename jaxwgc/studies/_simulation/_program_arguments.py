@@ -14,6 +14,7 @@ from jaxwgc import stragglers
 from jaxwgc._arrays import dtype_of
 from jaxwgc._pytrees import Static, register
 from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
 
 # Compiler options for programs that run for milliseconds. They compile in half of the
 # time.
@@ -40,19 +41,24 @@ class _Constant:
 def as_argument(model: Any) -> Any:
     """Returns a delay model or waiting rule as a pytree, for compiled functions."""
     if model.shares_programs:
-        names = [field.name for field in dataclasses.fields(model)]
-        return _Numbers(type(model), {name: getattr(model, name) for name in names})
-    return _Constant(model) if jax.tree_util.all_leaves([model]) else model
+        fields = {}
+        for field in dataclasses.fields(model):
+            fields[field.name] = getattr(model, field.name)
+        return _Numbers(type(model), fields)
+    is_pytree = not jax.tree_util.all_leaves([model])
+    return model if is_pytree else _Constant(model)
 
 
 def from_argument(argument: Any) -> Any:
     """Returns the delay model or waiting rule that was given to `as_argument`."""
     if isinstance(argument, _Numbers):
         return argument.kind(**argument.fields)
-    return argument.model if isinstance(argument, _Constant) else argument
+    if isinstance(argument, _Constant):
+        return argument.model
+    return argument
 
 
-def with_one_decoder(code: GradientCode, decoder: Any = None) -> GradientCode:
+def with_one_decoder(code: GradientCode, decoder: DecoderLike = None) -> GradientCode:
     """Returns a code without the decoders that are not used.
 
     Codes of equal shapes with equal decoders share compiled programs.

@@ -2,8 +2,8 @@
 
 import dataclasses
 import operator
-from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
+from jaxwgc.decoders import Decoder
 from jaxwgc.stragglers import UntilDecodable, WaitingRule, delayed
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
@@ -22,6 +23,9 @@ from jaxwgc.studies._simulation._program_arguments import (
     with_one_decoder,
 )
 from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
+
+# Arrays are NumPy's on the host, and JAX's in compiled programs.
+Array: TypeAlias = jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +47,22 @@ class Waiting:
     def of(cls, code: GradientCode, rule: WaitingRule, late: str) -> "Waiting":
         """Returns the waiting rule of a code."""
         if isinstance(rule, UntilDecodable):
-            return cls(rule, late, rule.code)
-        return cls(rule, late, code if code.messages_per_worker > 1 else None)
+            return cls(rule=rule, late=late, code=rule.code)
+        has_several_messages = code.messages_per_worker > 1
+        return cls(rule=rule, late=late, code=code if has_several_messages else None)
 
     @property
-    def kind(self) -> Hashable:
+    def decoder(self) -> Decoder | None:
+        """Decoder of `until_decodable`; None for the default, and for other rules."""
+        if isinstance(self.rule, UntilDecodable):
+            return self.rule.decoder
+        return None
+
+    @property
+    def program(self) -> Hashable:
         """Value that is equal for rules that differ only in numbers."""
-        decoder = getattr(self.rule, "decoder", None)
-        rule = signature(self.rule_without_code)
-        return self.late, id(self.code), id(decoder), rule
+        rule_signature = signature(self.rule_without_code)
+        return self.late, id(self.code), id(self.decoder), rule_signature
 
     @property
     def rule_without_code(self) -> Any:
@@ -65,11 +76,11 @@ class Waiting:
         """The code as an argument, with the decoder of the rule."""
         if self.code is None:
             return None
-        return with_one_decoder(self.code, getattr(self.rule, "decoder", None))
+        return with_one_decoder(self.code, self.decoder)
 
     @property
-    def identity(self) -> Any:
-        """Hashable value that is equal for equal rounds."""
+    def identity(self) -> Hashable:
+        """Value that is equal for equal rounds."""
         code = None if self.code is None else id(self.code)
         try:
             hash(self.rule)
@@ -87,9 +98,9 @@ class Drawn(NamedTuple):
       loads: Load of each worker, (num_workers,).
     """
 
-    keys: Any
-    times: Any
-    loads: Any
+    keys: jax.Array
+    times: Array
+    loads: Array
 
 
 class Rounds(NamedTuple):
@@ -102,10 +113,10 @@ class Rounds(NamedTuple):
       masks: Mask of the messages that arrived, packed bits, uint8 (rounds, bytes).
     """
 
-    time: Any
-    work: Any
-    num_late: Any
-    masks: Any
+    time: Array
+    work: Array
+    num_late: Array | int
+    masks: Array
 
 
 # Number of simulated times up to which programs are compiled quickly. Above, programs
@@ -113,7 +124,7 @@ class Rounds(NamedTuple):
 FEW_TIMES = 100_000
 
 
-def _draw(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
+def _draw(delay: Any, keys: jax.Array, loads: jax.Array) -> jax.Array:
     """Draws finish times of consecutive rounds, (clusters, rounds, num_workers).
 
     Args:
@@ -134,7 +145,8 @@ def _draw(delay: Any, keys: jax.Array, loads: Any) -> jax.Array:
             times, state = drawn
             return state, promoted(times)
 
-        return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
+        _, times = jax.lax.scan(step, delay.init(len(loads)), keys)
+        return times
 
     return jax.vmap(run)(keys)
 
@@ -181,18 +193,20 @@ def _is_carried(state: Any, after: Any) -> bool:
     if structure != structure_after:
         return False
     for leaf, leaf_after in zip(leaves, leaves_after, strict=True):
-        before = jax.typeof(leaf)
-        then = jax.typeof(leaf_after)
+        type_before = jax.typeof(leaf)
+        type_after = jax.typeof(leaf_after)
+        if type_before.shape != type_after.shape:
+            return False
         # Python numbers get their dtype from the states after them.
-        if before.shape != then.shape or (
-            before.dtype != then.dtype and not before.weak_type
-        ):
+        if type_before.dtype != type_after.dtype and not type_before.weak_type:
             return False
     return True
 
 
 def end_rounds(
-    waiting: Sequence[Waiting], drawn: Sequence[Drawn], program: Any = None
+    waiting: Sequence[Waiting],
+    drawn: Sequence[Drawn],
+    program: Callable[..., Rounds] | None = None,
 ) -> list[Rounds]:
     """Applies waiting rules, and returns the rounds of each rule on the host.
 
@@ -205,49 +219,58 @@ def end_rounds(
       drawn: Drawn times for each rule, equally many for all.
       program: `ENDS_OF_MANY` (default) or `ENDS_OF_FEW` rounds.
     """
-    program = ENDS_OF_MANY if program is None else program
-    is_searched = [can_search(one.rule, one.late) for one in waiting]
+    if program is None:
+        program = ENDS_OF_MANY
+    searched: list[int] = []
     groups: dict[Hashable, list[int]] = {}
     for place, one in enumerate(waiting):
-        if not is_searched[place]:
-            groups.setdefault(one.kind, []).append(place)
+        if can_search(one.rule, one.late):
+            searched.append(place)
+        else:
+            groups.setdefault(one.program, []).append(place)
     # The programs of all rules are started before the host waits for the first.
-    started = [
-        _start(program, [waiting[own] for own in places], [drawn[p] for p in places])
-        for places in groups.values()
-    ]
-    rounds: list[Any] = [
-        _searched_rounds(one.rule, times) if searched else None
-        for one, times, searched in zip(waiting, drawn, is_searched, strict=True)
-    ]
+    started = []
+    for places in groups.values():
+        waiting_of_group = [waiting[place] for place in places]
+        drawn_of_group = [drawn[place] for place in places]
+        started.append(_start(program, waiting_of_group, drawn_of_group))
+    rounds: dict[int, Rounds] = {}
+    for place in searched:
+        rounds[place] = _searched_rounds(waiting[place].rule, drawn[place])
     for places, results in zip(groups.values(), started, strict=True):
-        of_rules = jax.device_get(results)
+        stacked = jax.device_get(results)
         for index, place in enumerate(places):
-            rounds[place] = jax.tree.map(operator.itemgetter(index), of_rules)
-    return rounds
+            rounds[place] = jax.tree.map(operator.itemgetter(index), stacked)
+    return [rounds[place] for place in range(len(waiting))]
 
 
-def _start(program: Any, waiting: Sequence[Waiting], drawn: Sequence[Drawn]) -> Rounds:
+def _start(
+    program: Callable[..., Rounds], waiting: Sequence[Waiting], drawn: Sequence[Drawn]
+) -> Rounds:
     """Starts the rounds of rules that differ only in numbers, asynchronously."""
-    different = list({id(times): times for times in drawn}.values())
-    by_identity = {id(times): place for place, times in enumerate(different)}
-    places = np.array([by_identity[id(times)] for times in drawn])
+    # Rules with the same drawn times share one array of them.
+    different: dict[int, Drawn] = {id(times): times for times in drawn}
+    identities = list(different)
     rules = [one.rule_without_code for one in waiting]
-    rules = jax.tree.map(lambda *leaves: np.stack(leaves), *rules)
-    times = np.stack([one.times for one in different])
-    loads = np.stack([one.loads for one in different])
-    code = waiting[0].code_argument
-    return program(waiting[0].late, code, rules, places, drawn[0].keys, times, loads)
+    return program(
+        waiting[0].late,
+        waiting[0].code_argument,
+        rules=jax.tree.map(lambda *leaves: np.stack(leaves), *rules),
+        places=np.array([identities.index(id(times)) for times in drawn]),
+        keys=drawn[0].keys,
+        times=np.stack([times.times for times in different.values()]),
+        loads=np.stack([times.loads for times in different.values()]),
+    )
 
 
 def _ends(
     late: str,
     code: GradientCode | None,
     rules: Any,
-    places: Any,
-    keys: Any,
-    times: Any,
-    loads: Any,
+    places: jax.Array,
+    keys: jax.Array,
+    times: jax.Array,
+    loads: jax.Array,
 ) -> Rounds:
     """Applies stacked rules to drawn times; results have axes of rules and rounds.
 
@@ -272,23 +295,26 @@ def _ends(
             key, times = this_round
             state = (times, remaining) if is_busy else times
             arrivals, state = model.sample(key, state, loads[place])
-            joined = arrivals.joined
             mask = arrivals.received
             if code is not None and code.messages_per_worker > 1:
                 mask = Arrived.of(code, arrivals).mask
             rounds = Rounds(
                 time=arrivals.elapsed,
-                work=_work(arrivals.elapsed, joined, times, loads[place]),
+                work=_work(arrivals.elapsed, arrivals.joined, times, loads[place]),
                 num_late=0 if arrivals.late is None else arrivals.late.sum(),
                 masks=jnp.packbits(mask),
             )
-            return state[1] if is_busy else remaining, rounds
+            if is_busy:
+                _, remaining = state
+            return remaining, rounds
 
         def of_cluster(keys, times):
             idle = jnp.zeros(loads.shape[1], jnp.result_type(float))
             if is_busy:
-                return jax.lax.scan(of_round, idle, (keys, times))[1]
-            _, rounds = jax.vmap(of_round, (None, 0))(idle, (keys, times))
+                _, rounds = jax.lax.scan(of_round, idle, (keys, times))
+            else:
+                of_rounds = jax.vmap(of_round, in_axes=(None, 0))
+                _, rounds = of_rounds(idle, (keys, times))
             return rounds
 
         rounds = jax.vmap(of_cluster)(keys, times[place])
@@ -303,8 +329,9 @@ ENDS_OF_MANY = jax.jit(_ends, static_argnums=0)
 ENDS_OF_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 
 
-def _searched_rounds(rule: Any, drawn: Drawn) -> Rounds:
+def _searched_rounds(rule: WaitingRule, drawn: Drawn) -> Rounds:
     """Returns the rounds of `until_decodable` on the host."""
+    assert isinstance(rule, UntilDecodable)
     loads = np.asarray(drawn.loads)
     times = np.asarray(drawn.times).reshape(-1, len(loads))
     elapsed = ends_of_rounds(rule, times)
@@ -312,11 +339,15 @@ def _searched_rounds(rule: Any, drawn: Drawn) -> Rounds:
     # The share of work of a lost worker is not a number before it is replaced.
     with np.errstate(invalid="ignore"):
         work = _work(elapsed[:, None], None, times, loads)
-    nobody = np.zeros(len(times))
-    return Rounds(elapsed, work, nobody, np.packbits(received, axis=1))
+    return Rounds(
+        time=elapsed,
+        work=work,
+        num_late=np.zeros(len(times)),
+        masks=np.packbits(received, axis=1),
+    )
 
 
-def _work(elapsed: Any, joined: Any, times: Any, loads: Any) -> Any:
+def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> Array:
     """Returns the work of rounds, in passes over the data.
 
     Workers that are cancelled have done the work of the elapsed time. Busy workers that

@@ -81,7 +81,7 @@ def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> boo
     # Parts of weight 0 are in no message of the code.
     rule_matrix = np.where(matrix.any(axis=0), rule_matrix, 0)
     slack = _ROUNDING * np.abs(matrix).max()
-    return np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack)
+    return bool(np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack))
 
 
 def _matrix_of_unit_weights(code: GradientCode) -> np.ndarray:

@@ -1,16 +1,14 @@
 """Rounds that end once their messages decode, found by a search over distinct masks."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import UntilDecodable
+from jaxwgc.stragglers import UntilDecodable, WaitingRule
 from jaxwgc.studies._simulation._masks import decode_packed, distinct_rows
 from jaxwgc.studies._simulation._program_arguments import with_one_decoder
 
 
-def can_search(rule: Any, late: str) -> bool:
+def can_search(rule: WaitingRule, late: str) -> bool:
     """Returns whether `ends_of_rounds` finds the ends of rounds of a waiting rule."""
     if not isinstance(rule, UntilDecodable) or late != "cancelled":
         return False
@@ -37,23 +35,23 @@ def ends_of_rounds(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
     low = np.zeros(num_trials, int)
     high = np.full(num_trials, num_workers + 1)
     # Exact codes decode from this number, and most of them from no fewer.
-    enough = num_workers - int(np.asarray(code.num_stragglers))
-    first_guesses = [enough, enough - 1]
-    while True:
-        is_open = high - low > 1
-        if not is_open.any():
-            break
+    num_enough = num_workers - int(np.asarray(code.num_stragglers))
+    first_guesses = [num_enough, num_enough - 1]
+    while np.any(high - low > 1):
         middle = (low + high) // 2
         if first_guesses:
             guess = first_guesses.pop(0)
             middle = np.where((low < guess) & (guess < high), guess, middle)
-        asked = trials[is_open]
-        now = in_order[asked, middle[asked] - 1]
-        decodes = _decode(code, times[asked], now, rule.tolerance)
-        high[asked[decodes]] = middle[asked[decodes]]
-        low[asked[~decodes]] = middle[asked[~decodes]]
+        open_trials = trials[high - low > 1]
+        now = in_order[open_trials, middle[open_trials] - 1]
+        decodes = _decode(code, times[open_trials], now, rule.tolerance)
+        decoded = open_trials[decodes]
+        undecoded = open_trials[~decodes]
+        high[decoded] = middle[decoded]
+        low[undecoded] = middle[undecoded]
     # Rounds that do not decode last until all workers have responded.
-    return in_order[trials, np.minimum(high, num_workers) - 1]
+    num_awaited = np.minimum(high, num_workers)
+    return in_order[trials, num_awaited - 1]
 
 
 def _decode(
@@ -62,4 +60,5 @@ def _decode(
     """Returns whether the responses until `now` decode, bool (trials,)."""
     received = (times <= now[:, None]) & np.isfinite(times)
     masks, places = distinct_rows(np.packbits(received, axis=1))
-    return (decode_packed(code, masks).residual <= tolerance)[places]
+    decodes = decode_packed(code, masks).residual <= tolerance
+    return decodes[places]

@@ -1,0 +1,389 @@
+"""Worker of rounds on request: keeps gradients of parts, and sends sums of them."""
+
+import dataclasses
+import threading
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _flat_vectors
+from jaxwgc.distributed.ray._errors import BatchError, WorkerError
+from jaxwgc.distributed.ray._events import Ready
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    Report,
+    SentKey,
+    Taken,
+    pack,
+)
+from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
+from jaxwgc.distributed.ray._worker_base import WorkerBase
+
+# Number of gradients that are added up in one pass through memory.
+_AT_ONCE = 8
+# A worker waits this multiple of the time of a part before it computes parts that other
+# workers are computing.
+_PARTS_HELD = 2
+
+
+@dataclasses.dataclass(eq=False)
+class _Step:
+    """State of one round on a worker: see `PartWorker.compute`.
+
+    Attributes:
+      number: Number of the round.
+      leaves: Leaves of params.
+      key: Key of the round as it travels.
+      step: Step of the round.
+      taken: `Taken` of each part of the worker, int8 (num_held,).
+      gradients: Finished gradients by turn.
+      reports: Reports in the order in which parts were finished.
+      num_quiet: Number of the first reports that are sent only together with a further
+        one.
+      is_stopped: Whether the worker computes no further part.
+      error: Error of the user's `batches`, which ends this round only.
+    """
+
+    number: int
+    leaves: list[jax.Array]
+    key: SentKey | None
+    step: int
+    taken: np.ndarray
+    gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
+    reports: list[Report] = dataclasses.field(default_factory=list)
+    num_quiet: int = 0
+    is_stopped: bool = False
+    error: WorkerError | None = None
+
+    @property
+    def turns(self) -> np.ndarray:
+        """Turns that the worker has not computed: see `turns_left`."""
+        is_done = np.full(len(self.taken), self.is_stopped)
+        is_done[list(self.gradients)] = True
+        return turns_left(self.taken, is_done)
+
+    @property
+    def has_free_part(self) -> bool:
+        """True if a part is left that no other worker has finished or is computing."""
+        return bool((self.taken[self.turns] == Taken.FREE).any())
+
+
+def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
+    """Returns the turns that a worker has not done, untaken parts first.
+
+    Args:
+      taken: int (num_turns,), `Taken` of each part.
+      is_done: bool (num_turns,), parts that the worker has finished.
+    """
+    left = np.flatnonzero(~is_done)
+    return left[np.argsort(taken[left], kind="stable")]
+
+
+class _PartResult(NamedTuple):
+    """Results of the compiled function of one part.
+
+    Attributes:
+      gradient: (length,).
+      loss: Loss of the part.
+      aux: Pytree, what the loss returns besides.
+      is_finite: Whether all entries of the gradient are finite.
+      digest: Digest of its batch, or None.
+    """
+
+    gradient: jax.Array
+    loss: jax.Array
+    aux: Any
+    is_finite: jax.Array
+    digest: jax.Array | None
+
+
+class _NextPart(NamedTuple):
+    """Part that the worker computes next.
+
+    Attributes:
+      step: Its round.
+      turn: Its turn.
+      turn_after: Turn of the untaken part after it, or None.
+    """
+
+    step: _Step
+    turn: int
+    turn_after: int | None
+
+
+class PartWorker(WorkerBase):
+    """Computes parts one by one, and keeps their gradients until a sum is requested.
+
+    One thread computes. The calls of the coordinator come in others, and hardly wait
+    for it: only for the next report.
+    """
+
+    _is_stacked = False
+
+    def __init__(self, assignment: Assignment | None, task: Task | list[Any]):
+        super().__init__(assignment, task)
+        # The lock of the state below, which all threads share.
+        self._changed = threading.Condition()
+        self._step = _Step(
+            number=-1, leaves=[], key=None, step=0, taken=np.zeros(0, np.int8)
+        )
+        self._num_calls = 0
+        self._error: WorkerError | None = None
+        # Seconds of the last part.
+        self._part_seconds = 0.0
+
+    def start(self, assignment: Assignment | None = None) -> Ready:
+        """Loads the parts, compiles, and starts the thread that computes."""
+        ready = super().start(assignment)
+        self.start_thread()
+        return ready
+
+    def start_thread(self) -> None:
+        """Starts the thread that computes the parts of the newest round."""
+        threading.Thread(target=self._work, daemon=True).start()
+
+    # Calls of the coordinator.
+
+    def compute(
+        self, order: Order | bytes, number: int, taken: np.ndarray, seen: int
+    ) -> list[Report]:
+        """Starts another round after the current part, and returns the first reports.
+
+        The first are those of the last round that the coordinator has not seen. They
+        wait for one of this round, to save a call, unless it has seen none of the last.
+
+        Args:
+          order: Leaves of params, key and step, maybe pickled.
+          number: Number of the round. Numbers grow, and of two rounds the later counts.
+          taken: int (num_held,), `Taken` of each of its parts.
+          seen: Number of reports of the last round that the coordinator has seen.
+        """
+        leaves, key, step = read_order(order)
+        with self._changed:
+            if number > self._step.number:
+                unseen = self._step.reports[seen:]
+                self._step = _Step(
+                    number=number,
+                    leaves=jax.device_put(leaves),
+                    key=key,
+                    step=step,
+                    taken=taken,
+                    reports=unseen,
+                    num_quiet=len(unseen) if seen else 0,
+                )
+        return self.report(number, 0, taken)
+
+    def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
+        """Waits for a report after the first `seen` ones, and returns the new reports.
+
+        They may include reports of an earlier round, in which the worker was late. The
+        list is empty if another call takes over.
+        """
+        with self._changed:
+            step = self._step
+            if step.number != number:
+                return []
+            step.taken = taken
+            step.is_stopped = False
+            self._num_calls += 1
+            this_call = self._num_calls
+            self._changed.notify_all()
+
+            def is_waiting_for(num_reports):
+                is_newest = this_call == self._num_calls and not step.is_stopped
+                has_failed = self._error is not None or step.error is not None
+                return is_newest and not has_failed and len(step.reports) < num_reports
+
+            num_first = max(seen, step.num_quiet) + 1
+            self._changed.wait_for(lambda: not is_waiting_for(num_first))
+            if len(step.reports) >= num_first:
+                # The call waits for more reports to return together, while untaken
+                # parts are left.
+                num_full = step.num_quiet + self.task.report_size
+                self._changed.wait_for(
+                    lambda: not (is_waiting_for(num_full) and step.has_free_part),
+                    HOLD_SECONDS,
+                )
+            error = self._error or step.error
+            if error is not None:
+                raise error
+            return step.reports[seen:]
+
+    def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
+        """Returns the sum of the worker's messages, weighted by a request.
+
+        None if the worker has gone on to another round. The worker then stops until the
+        next call for reports.
+        """
+        self.stop(number)
+        with self._changed:
+            self._num_calls += 1
+            step = self._step
+        if step.number != number:
+            return None
+        wire = self._sum(step.gradients, request @ self.rows)
+        return self._corrupted(step.step, np.asarray(wire))
+
+    def project(
+        self, order: Order | bytes, parts: np.ndarray, key: SentKey, number: int
+    ) -> np.ndarray:
+        """Returns the projection of the gradient of one part of a round.
+
+        The stored gradient is used if there is one. Otherwise the gradient is computed,
+        while other work goes on.
+        """
+        turn = self.held.tolist().index(parts[0])
+        gradient = None
+        with self._changed:
+            if self._step.number == number:
+                gradient = self._step.gradients.get(turn)
+        leaves, step_key, step = read_order(order)
+        if gradient is None:
+            arguments = self._arguments(turn, step_key, step)
+            gradient = self._compiled(leaves, *arguments).gradient
+        wire = self._corrupted(step, np.asarray(self._pack(gradient)))
+        return self._projection(wire, key)
+
+    def stop(self, number: int) -> list[Report]:
+        """Ends a round after the current part."""
+        with self._changed:
+            if self._step.number == number:
+                self._step.is_stopped = True
+            self._changed.notify_all()
+        return []
+
+    # The thread that computes.
+
+    def _work(self) -> None:
+        """Computes the parts of the newest round, one after the other."""
+        try:
+            while True:
+                next_part = self._wait_for_part()
+                if next_part is not None:
+                    self._compute_part(next_part)
+        except BaseException as error:
+            with self._changed:
+                self._error = WorkerError.of(error)
+                self._changed.notify_all()
+
+    def _wait_for_part(self) -> _NextPart | None:
+        """Waits for a part to compute; None if the parts were taken meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._step.turns) > 0)
+            # Other workers are expected to finish and send the parts that they have or
+            # compute. This worker computes these parts only after a while.
+            hold = max(_PARTS_HELD * self._part_seconds, HOLD_SECONDS)
+            self._changed.wait_for(lambda: self._step.has_free_part, hold)
+            step = self._step
+            turns = step.turns.tolist()
+            if not turns:
+                return None
+            turn_after = None
+            for turn in turns[1:]:
+                if step.taken[turn] == Taken.FREE:
+                    turn_after = turn
+                    break
+            return _NextPart(step=step, turn=turns[0], turn_after=turn_after)
+
+    def _compute_part(self, next_part: _NextPart) -> None:
+        """Computes a part, and adds its gradient and report."""
+        step = next_part.step
+        try:
+            gradient, report = self._finish(next_part)
+        except BatchError as error:
+            with self._changed:
+                step.error = WorkerError.of(error)
+                step.is_stopped = True
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self._part_seconds = report.seconds
+            step.gradients[next_part.turn] = gradient
+            # The report may be one of an earlier round, in which the worker was late.
+            self._step.reports.append(report)
+            self._changed.notify_all()
+
+    def _finish(self, next_part: _NextPart) -> tuple[jax.Array, Report]:
+        """Returns the gradient of a part and its report.
+
+        Batches of the turn after it, and of the first turn of the next step, are read
+        meanwhile.
+        """
+        begin = time.monotonic()
+        state = next_part.step
+        if self.task.delay is not None:
+            time.sleep(self.task.delay(self.worker, state.step))
+        arguments = self._arguments(next_part.turn, state.key, state.step)
+        groups_of_steps = [(state.step + 1, 0)]
+        if next_part.turn_after is not None:
+            groups_of_steps.insert(0, (state.step, next_part.turn_after))
+        self.data.expect(groups_of_steps)
+        result = self._compiled(state.leaves, *arguments)
+        report = Report(
+            number=state.number,
+            turn=next_part.turn,
+            loss=float(result.loss),
+            aux=jax.tree.map(lambda leaf: np.asarray(leaf)[None], result.aux),
+            is_finite=bool(result.is_finite),
+            seconds=time.monotonic() - begin,
+            digest=None if result.digest is None else np.asarray(result.digest),
+        )
+        return result.gradient, report
+
+    # Compiled functions.
+
+    def _compile(self) -> jax.ShapeDtypeStruct:
+        """Compiles the gradient of one part, and the sum of gradients."""
+        leaves = jax.tree.leaves(self.task.params)
+        arguments = self._arguments(0, self.task.key, self._first_step)
+        lowered = jax.jit(self._one_part).lower(leaves, *arguments)
+        self._compiled = lowered.compile()
+        self._zeros = jnp.zeros_like(lowered.out_info.gradient)
+        self._add = jax.jit(_add, donate_argnums=0)
+        self._pack = jax.jit(lambda total: pack(total[None], self.task.message_dtype))
+        wire = self._sum({0: self._zeros}, np.ones(1)).block_until_ready()
+        return jax.ShapeDtypeStruct(wire.shape, wire.dtype)
+
+    def _arguments(
+        self, turn: int, key: SentKey | None, step: int
+    ) -> tuple[Any, np.uint32, SentKey | None, np.uint32]:
+        """Returns part, index, key and step of `_one_part`."""
+        part = self.data.of_step(step, turn)
+        return part, np.uint32(self.held[turn]), key, np.uint32(step)
+
+    def _one_part(self, leaves, part, index, key, step) -> _PartResult:
+        """Computes loss and gradient of one part."""
+        loss, aux, gradient = self._loss_aux_and_gradient(
+            leaves, part, index, key, step
+        )
+        vector = _flat_vectors.ravel(gradient)
+        return _PartResult(
+            gradient=vector,
+            loss=loss,
+            aux=aux,
+            is_finite=jnp.isfinite(vector).all(),
+            digest=self._digest(part),
+        )
+
+    def _sum(self, gradients: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
+        """Returns the weighted sum of gradients, in the form in which it is sent."""
+        asked = np.flatnonzero(weights)
+        total = jnp.zeros_like(self._zeros)
+        for start in range(0, len(asked), _AT_ONCE):
+            turns = asked[start : start + _AT_ONCE]
+            added = [gradients[turn] for turn in turns]
+            added += [self._zeros] * (_AT_ONCE - len(turns))
+            factors = np.zeros(_AT_ONCE, total.dtype)
+            factors[: len(turns)] = weights[turns]
+            total = self._add(total, factors, added)
+        return self._pack(total)
+
+
+def _add(total: jax.Array, factors: jax.Array, gradients: list[jax.Array]) -> jax.Array:
+    """Adds gradients, each times a factor, to a total."""
+    for factor, gradient in zip(factors, gradients):
+        total = total + factor * gradient
+    return total

@@ -1,0 +1,188 @@
+"""Waiting rule that ends a round as soon as the responses decode."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxwgc import _validation
+from jaxwgc._pytrees import register
+from jaxwgc._targets import DECODES
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.stragglers._models import Arrivals, times_of
+from jaxwgc.stragglers._waiting_rules import WaitingRule
+
+
+def until_decodable(
+    code: GradientCode, tolerance: float = DECODES, decoder: DecoderLike = None
+) -> WaitingRule:
+    """Returns a waiting rule that ends a round as soon as the responses decode.
+
+    Repetition and binary codes often need fewer responses than n - s, which always
+    suffice, and approximate codes are often accurate with more stragglers. This rule
+    considers which workers responded, not how many. If the responding workers do not
+    decode, it waits for all workers, forever if one of them never responds.
+
+    Simultaneous responses are taken together. For a code with several messages per
+    worker, each message counts when it arrives: workers compute their parts one by one,
+    at constant speed.
+
+    A simulated round decodes as many masks as n has binary digits; a real round decodes
+    one mask per response. This is a bisection, valid because more responses never
+    increase the residual. With `OneStep`, which violates this, a round may last longer
+    than necessary.
+
+    Args:
+      code: Gradient code.
+      tolerance: Bound of the norm of aᵀB - target, relative to the norm of the target.
+        With the default, rounds last until the gradient is exact, also with a decoder
+        that is inexact on purpose, such as `OneStep`.
+      decoder: See `jaxwgc.decoding_weights`.
+
+    Returns:
+      A waiting rule.
+
+    Raises:
+      ValueError: If tolerance is negative, the decoder does not fit, or (when called)
+        the number of times differs from the number of workers.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      Workers 0 and 2 of four hold one half of the parts, 1 and 3 the other half:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> wait = jaxwgc.stragglers.until_decodable(code)
+      >>> times = jnp.array([1.0, 2.0, jnp.inf, 3.0])
+      >>> arrivals = wait.arrivals(jax.random.key(0), times)
+      >>> arrivals.received, float(arrivals.elapsed)
+      (Array([ True,  True, False, False], dtype=bool), 2.0)
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
+      graphs", 2017, for the decoding error as a criterion.
+    """
+    GradientCode.check(code)
+    _validation.check_number("tolerance", tolerance, minimum=0)
+    if decoder is not None:
+        decoder = code.choose_decoder(decoder)
+    return UntilDecodable(code, tolerance, decoder)
+
+
+def coverage(code: GradientCode, share: float) -> WaitingRule:
+    """Returns a waiting rule that ends a round once a share of the parts is finished.
+
+    For codes with messages that are parts or groups of parts, such as
+    `codes.replicated` and `codes.fractional_repetition`. If all parts have equal
+    weights, it is `until_decodable` with tolerance √(1 - share). To correct for lost
+    parts, use `debias="share"` of `jaxwgc.coded_aggregate`.
+
+    Args:
+      code: Gradient code.
+      share: Fraction of the parts, above 0 and at most 1.
+
+    Returns:
+      A waiting rule.
+
+    Raises:
+      ValueError: If share is not above 0 and at most 1.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      Three of four parts; the slowest worker has not finished the last one:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
+      >>> wait = jaxwgc.stragglers.coverage(code, 0.75)
+      >>> arrivals = jax.jit(wait.arrivals)(jax.random.key(0), jnp.array([2.0, 3.0]))
+      >>> arrivals.finished(code.parts_per_worker), float(arrivals.elapsed)
+      (Array([2, 1], dtype=int32), 2.0)
+
+    References:
+      Giladi et al., "DropCompute: simple and more robust distributed synchronous
+      training via compute variance reduction", NeurIPS 2023.
+    """
+    _validation.check_number("share", share, positive=True, maximum=1)
+    # The tolerance also accepts shares that are too small by rounding.
+    return until_decodable(code, math.sqrt(1 - share + DECODES**2))
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class UntilDecodable(WaitingRule):
+    """Rule of `until_decodable`; a pytree, so that equal shapes share programs."""
+
+    code: Any
+    tolerance: Any = DECODES
+    decoder: Decoder | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UntilDecodable) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self):
+        # Decoders may hold arrays, which are not comparable.
+        return id(self.code), self.tolerance, id(self.decoder)
+
+    def is_over(self, times, now):
+        """Returns whether the responses until now decode, or all have arrived.
+
+        Times are per worker or per message, (num_messages,).
+        """
+        times = self._by_message(times)
+        mask = (times <= now) & (times < jnp.inf)
+        return mask.all() | self.code.decodes(mask, self.tolerance, self.decoder)
+
+    def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
+        """Returns the arrivals of a round that ends once its messages decode."""
+        times = times_of(times)
+        elapsed = jnp.asarray(self.ends(self._message_times(times)))
+        received = (times <= elapsed) & jnp.isfinite(times)
+        return Arrivals(received=received, times=times, elapsed=elapsed)
+
+    def describe(self, num_workers: int) -> tuple[str, str]:
+        """Returns a label and phrase: "decodable", "until the responses decode"."""
+        if self.tolerance <= DECODES:
+            return "decodable", "until the responses decode"
+        error = f"{self.tolerance**2:.0%}"
+        return f"error {error}", f"until the decoding error is at most {error}"
+
+    def _message_times(self, times):
+        """Returns the arrival time of each message, (num_messages,)."""
+        if self.code.required_parts is None:
+            return times
+        required = jnp.asarray(self.code.required_parts, times.dtype)
+        parts = jnp.asarray(self.code.parts_per_worker, times.dtype)[:, None]
+        share = jnp.where(parts > 0, required / jnp.maximum(parts, 1), 1)
+        # Messages without required parts arrive at once, even from lost workers.
+        message_times = jnp.where(share > 0, times[:, None] * share, 0)
+        return message_times.ravel()
+
+    def _end(self, times):
+        times = self._by_message(times_of(times))
+        decoder = self.code.choose_decoder(self.decoder)
+        end = decoder.decoding_time(
+            self.code.encoding_matrix, self.code.segment_targets, times, self.tolerance
+        )
+        # A round that never decodes is over when all messages have arrived.
+        return jnp.where(jnp.isfinite(end), end, times.max())
+
+    def _by_message(self, times):
+        """Converts times per worker to times per message; keeps times per message."""
+        num_workers = self.code.num_workers
+        num_messages = num_workers * self.code.messages_per_worker
+        if len(times) == num_messages:
+            return times
+        if len(times) != num_workers:
+            raise ValueError(
+                f"times must have shape (num_workers,) = ({num_workers},) to match the "
+                f"code; got {times.shape}"
+            )
+        return times.repeat(self.code.messages_per_worker)
