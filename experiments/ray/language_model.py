@@ -98,7 +98,7 @@ def ways() -> dict[str, Way]:
 
 
 @command("language-model", "Steps of a language model among failures", count="steps")
-def language_model(steps: int = 160, fault_every: int = 20, seed: int = 0) -> Study:
+def language_model(steps: int = 120, fault_every: int = 20, seed: int = 0) -> Study:
     """Trains a language model while workers are killed and frozen: loss by time.
 
     Compares finished parts on request, a restart from the last checkpoint, and updates
@@ -381,7 +381,7 @@ def tabulate(numbers: Numbers):
         "steps repeated": "{repeated}",
         "steps with gradients missing": "{incomplete}",
         "held-out loss": "{loss:.4f}",
-        "distance of the parameters": "{distance:.0e}",
+        "distance of the parameters": "{distance:.1g}",
     }
     return table_of(title, columns, "ways")(numbers)
 
