@@ -11,7 +11,7 @@ import sys
 
 # Ctrl-C ends the program at once, also during imports and compiled code. It raises an
 # exception if there are processes to end first.
-if __name__ == "__main__" and not {"cluster", "chaos"} & {*sys.argv}:
+if __name__ == "__main__" and not {"cluster", "chaos", "language-model"} & {*sys.argv}:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import importlib
@@ -26,7 +26,7 @@ for module in (
     *("sketching", "paper.mnist", "paper.linear_regression", "codes", "weights"),
     *("benchmark", "delays.straggler_reports", "delays.planning", "delays.models"),
     *("delays.against_the_clock", "delays.slow_workers", "errors.wrong_answers"),
-    *("ray.cluster", "ray.chaos", "ray.wrong_workers"),
+    *("ray.cluster", "ray.chaos", "ray.wrong_workers", "ray.language_model"),
 ):
     importlib.import_module(f"experiments.{module}")
 

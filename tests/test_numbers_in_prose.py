@@ -37,6 +37,7 @@ import jaxwgc
 from experiments.codes import equal_load
 from experiments.delays import against_the_clock, planning, straggler_reports
 from experiments.paper import mnist
+from experiments.ray import language_model
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _options, _part_worker, _response_limit
 from jaxwgc.stragglers import _empirical
@@ -238,6 +239,27 @@ def on_request(delays, numerator="request_2", denominator="all"):
 def milliseconds(code, fault):
     """Returns the median time of a step of `python -m experiments cluster`."""
     return results("cluster")["summary"][code][fault]["milliseconds"]["median"]
+
+
+def way_of_language_model(name):
+    """Returns the record of a way of `python -m experiments language-model`."""
+    [own] = [own for own in results("language_model")["ways"] if own["way"] == name]
+    return own
+
+
+def seconds_per_restart():
+    """Returns the seconds of a restart, without those of repeated steps."""
+    calm = way_of_language_model("no faults")
+    own = way_of_language_model("restart from checkpoint")
+    num_steps = results("language_model")["num_steps"]
+    repeated = own["repeated"] * calm["seconds"] / num_steps
+    return (own["seconds"] - calm["seconds"] - repeated) / own["restarts"]
+
+
+def seconds_of_messages(num_bytes):
+    """Returns seconds for 8 messages of GPT-2 XL at 10, 25 and 100 Gbit/s, rounded."""
+    bits = 8 * 8 * num_bytes * 1.5e9
+    return np.round(bits / (1e9 * np.array([10, 25, 100])))
 
 
 NUM_COPIES = (2, 3, 5)
@@ -615,6 +637,8 @@ QUOTED = [
         "a step of 210 milliseconds",
         lambda: milliseconds("uncoded, all", "calm"),
     ),
+    Quoted(CLUSTER, "sleeps for 0.1 seconds", lambda: language_model.SECONDS_PER_PART),
+    Quoted(CLUSTER, "lost after 3 seconds", lambda: language_model.RESPONSE_SECONDS),
     Quoted(CLUSTER, "takes 27 to", lambda: min(added_on_request())),
     Quoted(CLUSTER, "to 30 milliseconds more", lambda: max(added_on_request())),
     Quoted(CLUSTER, "without a code (1.13", lambda: min(ratios_on_request())),
@@ -949,6 +973,7 @@ REPORTED = "reported for another library"
 
 PARAMETERS = [
     Parameter("README.md", "CC BY-SA 3.0", LICENCE),
+    Parameter(CLUSTER, "GPT-2 XL has 1.5 billion", "size of the published model"),
     Parameter(CLUSTER, "medians from 10 milliseconds", "scaled on purpose"),
     Parameter(CLUSTER, "to 4 seconds), no worker", "scaled on purpose"),
     Parameter(
@@ -993,6 +1018,49 @@ CLAIMS = [
         "README.md",
         "The weights save a quarter of what the paper reports at ρ = 4",
         lambda: is_about(saved_by_weights("4"), 1 / 4),
+    ),
+    Claim(
+        CLUSTER,
+        "seconds out, at 10, 25 and 100 Gbit/s | 38, 15, 4 | 38, 15, 4",
+        lambda: np.array_equal(seconds_of_messages(num_bytes=4), [38, 15, 4]),
+    ),
+    Claim(
+        CLUSTER,
+        "seconds in, at 10, 25 and 100 Gbit/s | 38, 15, 4 | 19, 8, 2",
+        lambda: (
+            np.array_equal(seconds_of_messages(num_bytes=4), [38, 15, 4])
+            and np.array_equal(seconds_of_messages(num_bytes=2), [19, 8, 2])
+        ),
+    ),
+    Claim(
+        CLUSTER,
+        "the final loss is the loss without faults to all printed digits",
+        lambda: (
+            cell("language_model", "held-out loss", "on request, 2 copies")
+            == cell("language_model", "held-out loss", "restart from checkpoint")
+            == cell("language_model", "held-out loss", "no faults")
+        ),
+    ),
+    Claim(
+        CLUSTER,
+        "each takes about half a minute",
+        lambda: 20 < seconds_per_restart() < 40,
+    ),
+    Claim(
+        CLUSTER,
+        "Their loss is no higher here",
+        lambda: (
+            way_of_language_model("ignoring lost workers")["loss"]
+            <= way_of_language_model("no faults")["loss"]
+        ),
+    ),
+    Claim(
+        CLUSTER,
+        "are as fast as those on request",
+        lambda: (
+            way_of_language_model("ignoring lost workers")["seconds"]
+            <= way_of_language_model("on request, 2 copies")["seconds"]
+        ),
     ),
     Claim(
         CLUSTER,

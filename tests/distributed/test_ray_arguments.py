@@ -170,6 +170,16 @@ def test_memory_of_released_arrays_is_lent_again():
     assert memory.borrow().ctypes.data == place
 
 
+def test_memory_is_lent_again_after_jax_has_read_it():
+    """Without a second block, which large messages may have no room for."""
+    memory = ArrayPool((3, 5), np.dtype(np.complex64))
+    first = memory.borrow()
+    place = first.ctypes.data
+    in_jax = jnp.asarray(first)
+    del first, in_jax
+    assert memory.borrow().ctypes.data == place
+
+
 @pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
 @pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
 def test_packed_messages_are_unpacked_up_to_rounding(code, dtype, error):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import coordinator as benchmark
-from experiments.benchmark import recovery
+from experiments.benchmark import large_messages, recovery
 from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
@@ -57,6 +57,19 @@ def test_overhead_is_split_and_compared(monkeypatch):
     assert set(record) == {"all", *benchmark.SHARES}
     assert min(record.values()) > 0
     assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
+
+
+def test_large_messages_in_short(monkeypatch):
+    """Shares of a step and memory of the processes, with one worker."""
+    monkeypatch.setattr(large_messages, "NUM_WORKERS", 1)
+    monkeypatch.setattr(large_messages, "NUM_WARM", 1)
+    own = large_messages.measure(1, "bfloat16", is_small=True)
+    shares = [own[name] for name in ("broadcast", "waiting", "transfer", "update")]
+    assert min(shares) > 0
+    assert sum(shares) == pytest.approx(own["seconds"])
+    assert own["worker"] > 0 and own["all_gib"] > 0
+    (table,) = large_messages.study(1, seed=0, quick=True).tables.values()
+    assert len(table({"bfloat16": own}).rows) == 1
 
 
 def test_recovery_in_short(monkeypatch):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import enum
+import gc
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -252,6 +253,9 @@ class ArrayPool:
 
     def borrow(self) -> np.ndarray:
         """Returns an array with arbitrary entries that is not referenced elsewhere."""
+        if not self._returned:
+            # JAX lets go of the arrays that it has read when Python collects garbage.
+            gc.collect(0)
         if self._returned:
             block = self._returned.pop()
         else:

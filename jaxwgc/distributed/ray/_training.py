@@ -102,6 +102,8 @@ def train(
                     break
                 if state.step % checkpoint_every == 0:
                     checkpoints.save(state)
+                # The memory of these messages is free for those of the next round.
+                del round, progress
         finally:
             checkpoints.save(state)
     return state
