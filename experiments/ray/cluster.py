@@ -305,7 +305,7 @@ def draw(numbers: Numbers) -> figures.Figure:
             errors = np.array([np.interp(grid, *run) for run in runs])
             middle = np.median(errors, 0)
             band = (errors.min(0), errors.max(0))
-            figures.line(axes, index, grid, middle, band, label=name, of=number)
+            figures.line(axes, index, grid, middle, band, label=name, num_lines=number)
         axes.set(title=scenario, xlabel="seconds", xscale="log", yscale="log")
     panels[0].set_yticks([4, 6, 10, 20], ["4", "6", "10", "20"])
     panels[0].minorticks_off()
