@@ -1,13 +1,15 @@
 """Monte Carlo study of codes, delays and numbers of awaited workers, beside NumPy."""
 
+import functools
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 import jaxwgc
-from experiments.runner.study import Once, Study, timed
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import in_own_process, run_program
 from jaxwgc import codes, stragglers
 
@@ -40,19 +42,24 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def run(seed: int, few: int, many: int) -> dict[str, Any]:
+def run(seed: int, few: int, many: int) -> Numbers:
     """Returns seconds of `jaxwgc.compare` and NumPy, and means that disagree."""
-    made = all_codes(seed)
-    first, _ = seconds_of(lambda: by_jaxwgc(made, seed, few))
-    agains = [seconds_of(lambda: by_jaxwgc(made, seed, few))[0] for _ in range(3)]
-    again_many, comparison = seconds_of(lambda: by_jaxwgc(made, seed, many))
-    numpy_seconds, _ = seconds_of(lambda: by_numpy(made, seed, few))
-    numpy_many, means = seconds_of(lambda: by_numpy(made, seed, many))
+    compared_codes = all_codes(seed)
+    run_jaxwgc = functools.partial(by_jaxwgc, compared_codes, seed)
+    run_numpy = functools.partial(by_numpy, compared_codes, seed)
+    first, _ = seconds_of(run_jaxwgc, few)
+    later = []
+    for _ in range(3):
+        seconds, _ = seconds_of(run_jaxwgc, few)
+        later.append(seconds)
+    again_many, comparison = seconds_of(run_jaxwgc, many)
+    numpy_seconds, _ = seconds_of(run_numpy, few)
+    numpy_many, means = seconds_of(run_numpy, many)
     return {
         "few": few,
         "many": many,
         "first": first,
-        "again": min(agains),
+        "again": min(later),
         "again_many": again_many,
         "numpy": numpy_seconds,
         "numpy_many": numpy_many,
@@ -62,10 +69,15 @@ def run(seed: int, few: int, many: int) -> dict[str, Any]:
     }
 
 
-def seconds_of(function: Any) -> tuple[float, Any]:
-    """Returns the seconds of a call and its result."""
+Result = TypeVar("Result")
+
+
+def seconds_of(
+    function: Callable[[int], Result], num_trials: int
+) -> tuple[float, Result]:
+    """Returns the seconds of a study of some trials, and its result."""
     start = time.perf_counter()
-    result = function()
+    result = function(num_trials)
     return time.perf_counter() - start, result
 
 
@@ -80,7 +92,12 @@ def all_codes(seed: int) -> dict[str, jaxwgc.GradientCode]:
     }
 
 
-def by_jaxwgc(made, seed, num_trials) -> jaxwgc.Comparison:
+Codes = dict[str, jaxwgc.GradientCode]
+# Means and standard errors, (2, quantities), by code, delay and number of workers.
+Means = dict[tuple[str, str, int], np.ndarray]
+
+
+def by_jaxwgc(compared: Codes, seed: int, num_trials: int) -> jaxwgc.Comparison:
     """Returns the study by this library."""
     delays = {
         "exponential": stragglers.shifted_exponential(shift=1.0, rate=1.0),
@@ -88,10 +105,10 @@ def by_jaxwgc(made, seed, num_trials) -> jaxwgc.Comparison:
         "weibull": stragglers.weibull(scale=1.0, shape=0.8),
     }
     waiting = {f: stragglers.fastest(f) for f in AWAITED}
-    return jaxwgc.compare(made, delays, waiting, jax.random.key(seed), num_trials)
+    return jaxwgc.compare(compared, delays, waiting, jax.random.key(seed), num_trials)
 
 
-def by_numpy(made, seed, num_trials) -> dict[tuple[str, str, int], np.ndarray]:
+def by_numpy(compared: Codes, seed: int, num_trials: int) -> Means:
     """Returns means and standard errors of a study by NumPy, (2, quantities)."""
     rng = np.random.default_rng(seed)
     shape = (num_trials, NUM_WORKERS)
@@ -102,27 +119,26 @@ def by_numpy(made, seed, num_trials) -> dict[tuple[str, str, int], np.ndarray]:
         "weibull": rng.weibull(0.8, shape),
     }
     for delay, base in drawn.items():
-        for name, code in made.items():
+        for name, code in compared.items():
             matrix = np.asarray(code.encoding_matrix)
             loads = np.asarray(code.loads)
             times = loads * base
             rank = times.argsort(axis=1).argsort(axis=1)
             in_order = np.sort(times, axis=1)
             for f in AWAITED:
-                masks, places = np.unique(rank < f, axis=0, return_inverse=True)
+                masks, mask_of_trial = np.unique(rank < f, axis=0, return_inverse=True)
                 rows = np.where(masks[:, :, None], matrix, 0)
                 weights = np.linalg.pinv(rows, rcond=1e-9).sum(axis=1)
                 reached = np.einsum("mi,mij->mj", weights, rows)
-                error = (
-                    np.sum(np.abs(reached - 1) ** 2, axis=1)[places] / code.num_parts
-                )
+                error_of_mask = np.sum(np.abs(reached - 1) ** 2, axis=1)
+                error = error_of_mask[mask_of_trial] / code.num_parts
                 trials = np.stack([in_order[:, f - 1], error, error <= 1e-6])
                 spread = trials.std(axis=1, ddof=1) / np.sqrt(num_trials)
                 results[name, delay, f] = np.stack([trials.mean(axis=1), spread])
     return results
 
 
-def disagreement(comparison, means) -> dict[str, int]:
+def disagreement(comparison: jaxwgc.Comparison, means: Means) -> dict[str, int]:
     """Returns how many means are outside of the interval of their difference."""
     outside = 0
     for (name, delay, f), (expected, spread) in means.items():
@@ -131,13 +147,13 @@ def disagreement(comparison, means) -> dict[str, int]:
             comparison.delays.index(delay),
             comparison.waiting.index(str(f)),
         )
-        for place, quantity in enumerate(("time", "error", "exact")):
-            summary = getattr(comparison, quantity)
-            own = summary.standard_error[cell]
-            distance = abs(summary.mean[cell] - expected[place])
+        summaries = (comparison.time, comparison.error, comparison.exact)
+        for index, summary in enumerate(summaries):
+            distance = abs(summary.mean[cell] - expected[index])
+            error = np.hypot(summary.standard_error[cell], spread[index])
             # Residuals of float32 differ by up to 1e-7 from those of float64.
-            bound = HALF_WIDTH * np.hypot(own, spread[place]) + 1e-6
-            outside += bool(distance > bound)
+            if distance > HALF_WIDTH * error + 1e-6:
+                outside += 1
     return {"outside": outside, "means": 3 * len(means)}
 
 

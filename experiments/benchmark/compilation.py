@@ -4,7 +4,7 @@ import functools
 import operator
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.monitoring
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.runner.study import Once, Study, timed
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import in_own_process, measure_in_turn
 from jaxwgc import codes, decoders, sketching, stragglers
 
@@ -38,71 +38,86 @@ def largest(repeats: int, seed: int, quick: bool) -> Study:
 def compile_all(seed: int, quick: bool) -> list[tuple[str, int, float]]:
     """Returns names, operations after optimization, and seconds."""
     measured = []
-    every = [*programs(seed).items()]
-    for name, (function, *arguments) in every[: 2 if quick else None]:
-        lowered = jax.jit(function).lower(*arguments)
+    named = programs(seed)
+    names = [*named][:2] if quick else [*named]
+    for name in names:
+        program = named[name]
+        lowered = jax.jit(program.function).lower(*program.arguments)
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
-        measured.append((name, (compiled.as_text() or "").count(" = "), seconds))
-    return sorted(measured, key=lambda row: -row[1])[:SHOWN]
+        text = compiled.as_text() or ""
+        num_operations = text.count(" = ")
+        measured.append((name, num_operations, seconds))
+    measured.sort(key=lambda row: row[1], reverse=True)
+    return measured[:SHOWN]
 
 
-def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]]:
-    """Returns functions and their arguments by name."""
+class Program(NamedTuple):
+    """A function to compile for its arguments."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+def programs(seed: int) -> dict[str, Program]:
+    """Returns the programs by name."""
     key = jax.random.key(seed)
-    paper = codes.reed_solomon(50, 20, 30)
-    some = {
-        "reed_solomon": paper,
-        "reed_solomon, weighted": jaxwgc.weighted(paper, np.arange(1.0, 21)),
+    reed_solomon = codes.reed_solomon(50, 20, 30)
+    compiled_codes = {
+        "reed_solomon": reed_solomon,
+        "reed_solomon, weighted": jaxwgc.weighted(reed_solomon, np.arange(1.0, 21)),
         "cyclic_mds": codes.cyclic_mds(8, 2),
         "communication_efficient": codes.communication_efficient(8, 2, 2),
         "fractional_repetition": codes.fractional_repetition(6, 2),
         "bernoulli": codes.bernoulli(key, 20, 20, replication=3),
     }
-    calls: dict[str, Any] = {}
-    for name, code in some.items():
+    named: dict[str, Program] = {}
+    for name, code in compiled_codes.items():
         uniform = stragglers.uniform(code.num_stragglers)
-        calls[f"a step of Adam, {name}"] = step(code, uniform, key)
+        named[f"a step of Adam, {name}"] = step(code, uniform, key)
         mask = np.arange(code.num_workers) > 0
-        effective = functools.partial(jaxwgc.effective_weights, code)
-        calls[f"a round, {name}"] = effective, mask
-    code = some["reed_solomon"]
+        effective_weights = functools.partial(jaxwgc.effective_weights, code)
+        named[f"a round, {name}"] = Program(effective_weights, (mask,))
     delay = stragglers.shifted_exponential(1.0, 1.0)
-    wait = stragglers.until_decodable(code)
-    until_decodable = step(code, stragglers.delayed(delay, wait), key)
-    calls["a step of Adam, reed_solomon, until decodable"] = until_decodable
+    wait = stragglers.until_decodable(reed_solomon)
+    until_decodable = step(reed_solomon, stragglers.delayed(delay, wait), key)
+    named["a step of Adam, reed_solomon, until decodable"] = until_decodable
     matrix = jax.random.normal(key, (200, 6))
     target = matrix @ jnp.arange(6.0)
     for method in ("gram", "sketch", "factor"):
         solve = functools.partial(sketching.preconditioned, method=method)
-        calls[f"preconditioned, {method}"] = solve, key, matrix, target
+        named[f"preconditioned, {method}"] = Program(solve, (key, matrix, target))
     newton = functools.partial(sketching.logistic_newton_sketch, sketch_size=50)
-    calls["logistic_newton_sketch"] = newton, key, matrix, target > 0
-    calls["leverage_scores"] = sketching.leverage_scores, matrix
-    calls["lewis_weights"] = functools.partial(sketching.lewis_weights, p=1.0), matrix
-    rows = functools.partial(sketching.sample_rows, sample_size=20)
-    calls["sample_rows"] = rows, key, jnp.ones(200) / 200
-    return calls
+    named["logistic_newton_sketch"] = Program(newton, (key, matrix, target > 0))
+    named["leverage_scores"] = Program(sketching.leverage_scores, (matrix,))
+    lewis_weights = functools.partial(sketching.lewis_weights, p=1.0)
+    named["lewis_weights"] = Program(lewis_weights, (matrix,))
+    sample_rows = functools.partial(sketching.sample_rows, sample_size=20)
+    named["sample_rows"] = Program(sample_rows, (key, jnp.ones(200) / 200))
+    return named
 
 
-def step(code, model, key):
+def step(
+    code: jaxwgc.GradientCode, model: stragglers.StragglerModel, key: jax.Array
+) -> Program:
     """Returns the update of an optax chain and its arguments."""
     optimizer = optax.chain(jaxwgc.coded_aggregate(code, model, key), optax.adam(1e-3))
     gradients = jax.tree.map(lambda leaf: np.stack([leaf] * code.num_parts), PARAMS)
-    return optimizer.update, gradients, optimizer.init(PARAMS), PARAMS
+    return Program(optimizer.update, (gradients, optimizer.init(PARAMS), PARAMS))
 
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 # Shape of the matrix whose least squares are the first call of a process.
-YARDSTICK = 2_000, 20
+YARDSTICK = (2_000, 20)
 
 
 def first_calls(repeats: int, seed: int, quick: bool) -> Study:
     """Returns a row per call, from processes that have not compiled before."""
     names = ["encode"] if quick else [*calls()]
+    repeats = 1 if quick else min(repeats, 3)
     return timed(
-        [Once(measure, name, 1 if quick else min(repeats, 3), seed) for name in names],
+        [Once(measure, name, repeats, seed) for name in names],
         "First calls: compiled programs, seconds, and seconds over those of the first "
         "`jnp.linalg.lstsq` of a random "
         f"{YARDSTICK[0]:,} × {YARDSTICK[1]} matrix in the same "
@@ -117,18 +132,22 @@ def first_calls(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def measure(name: str, repeats: int, seed: int) -> dict[str, Any]:
+def measure(name: str, repeats: int, seed: int) -> Numbers:
     """Returns the run with the median ratio."""
     runs = [in_own_process(run, name, seed) for _ in range(repeats)]
-    return sorted(runs, key=lambda one: one["seconds"] / one["lstsq"])[repeats // 2]
+    runs.sort(key=lambda record: record["seconds"] / record["lstsq"])
+    return runs[repeats // 2]
 
 
-def run(name: str, seed: int) -> dict[str, Any]:
+def run(name: str, seed: int) -> Numbers:
     """Times the yardstick and then the call."""
     programs = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: programs.append(event) if event == COMPILED else None
-    )
+
+    def count_program(event, duration_secs, **metadata):
+        if event == COMPILED:
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count_program)
 
     def least_squares():
         matrix = jax.random.normal(jax.random.key(seed), YARDSTICK)
@@ -137,9 +156,13 @@ def run(name: str, seed: int) -> dict[str, Any]:
     [(_, lstsq)] = measure_in_turn([least_squares], repeats=1)
     call = calls()[name]()
     programs.clear()
-    [(_, own)] = measure_in_turn([call], repeats=1)
-    times = {"seconds": own.median, "lstsq": lstsq.median}
-    return {"call": name, "programs": len(programs), **times}
+    [(_, first_call)] = measure_in_turn([call], repeats=1)
+    return {
+        "call": name,
+        "programs": len(programs),
+        "seconds": first_call.median,
+        "lstsq": lstsq.median,
+    }
 
 
 def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
@@ -168,9 +191,12 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
         x, y = part
         return jnp.sum((x @ params["w"] - y) ** 2)
 
-    def update(make, updates, **options):
+    def call_of(function, *arguments, **options):
+        return lambda: functools.partial(function, *arguments, **options)
+
+    def update_of(make_aggregate, updates, **options):
         def prepare():
-            aggregate = make()()
+            aggregate = make_aggregate()
             state = aggregate.init(params)
             return lambda: aggregate.update(updates, state, params, **options)
 
@@ -188,32 +214,36 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
 
         return functools.partial(step, params, optimizer.init(params))
 
-    def of(function, *arguments, **options):
-        return lambda: functools.partial(function, *arguments, **options)
+    def coded():
+        return jaxwgc.coded_aggregate(code, uniform, other_key)
 
-    until_decodable = stragglers.delayed(delay, stragglers.until_decodable(code))
-    coded = functools.partial(jaxwgc.coded_aggregate, code)
-    block = functools.partial(jaxwgc.block_leverage_aggregate, code, uniform)
+    def coded_until_decodable():
+        wait = stragglers.until_decodable(code)
+        return jaxwgc.coded_aggregate(code, stragglers.delayed(delay, wait), other_key)
+
+    def decoding():
+        return jaxwgc.decode_aggregate(code)
+
+    def block_leverage():
+        probabilities = np.full(40, 0.025)
+        return jaxwgc.block_leverage_aggregate(code, uniform, other_key, probabilities)
+
+    block_gradients = {"w": np.ones((40, 5), np.float32)}
     partial = jaxwgc.partial_value_and_grad(loss)
     decoded = jaxwgc.decoded_value_and_grad(loss, code)
     prepared = {
         "README step": readme_step,
-        "coded_aggregate.update": update(of(coded, uniform, other_key), gradients),
-        "coded_aggregate.update, until decodable": update(
-            of(coded, until_decodable, other_key), gradients
+        "coded_aggregate.update": update_of(coded, gradients),
+        "coded_aggregate.update, until decodable": update_of(
+            coded_until_decodable, gradients
         ),
-        "decode_aggregate.update": update(
-            of(jaxwgc.decode_aggregate, code), messages, received=received
-        ),
-        "block_leverage_aggregate.update": update(
-            of(block, other_key, np.full(40, 0.025)),
-            {"w": np.ones((40, 5), np.float32)},
-        ),
-        "partial_value_and_grad": of(partial, params, parts),
-        "decoded_value_and_grad": of(decoded, params, parts, received),
+        "decode_aggregate.update": update_of(decoding, messages, received=received),
+        "block_leverage_aggregate.update": update_of(block_leverage, block_gradients),
+        "partial_value_and_grad": call_of(partial, params, parts),
+        "decoded_value_and_grad": call_of(decoded, params, parts, received),
     }
-    # Arguments by the name of the function.
-    given: dict[str, tuple[Any, ...]] = {
+    # Arguments by the name of the function, which ends at a comma.
+    arguments_of: dict[str, tuple[Any, ...]] = {
         "encode": (code, gradients),
         "decode": (code, messages, received, params),
         "decoding_weights": (code, received),
@@ -250,10 +280,14 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
         "check_step": {"data": (x, y)},
         "sketching.logistic_newton_sketch": {"ridge": 1.0},
     }
-    for name, arguments in given.items():
-        function = operator.attrgetter(name.split(",")[0])(jaxwgc)
-        prepared[name] = of(function, *arguments, **options.get(name, {}))
-    # An embedding is drawn when it is applied.
-    draw = functools.partial(sketching.sparse_sign, *given["sketching.sparse_sign"])
-    prepared["sketching.sparse_sign"] = of(lambda: draw().apply((x, y)))
+    for name, arguments in arguments_of.items():
+        path, _, _ = name.partition(",")
+        function = operator.attrgetter(path)(jaxwgc)
+        prepared[name] = call_of(function, *arguments, **options.get(name, {}))
+
+    def apply_sparse_sign():
+        # An embedding is drawn when it is applied.
+        return sketching.sparse_sign(key, 100, 1000).apply((x, y))
+
+    prepared["sketching.sparse_sign"] = call_of(apply_sparse_sign)
     return prepared

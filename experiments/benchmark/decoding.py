@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.study import Once, Study, timed
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import measure_in_turn, median_seconds
 from jaxwgc.decoders import Lagrange, LeastSquares
 
@@ -35,18 +36,26 @@ def numpy_lagrange(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
 NUM_CLIMBS = 3
 NUM_STEPS = 20
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
+# Returns the error of every mask (number, num_workers).
+ErrorOf = Callable[[np.ndarray], np.ndarray]
 
 
 def positions(code: jaxwgc.GradientCode) -> np.ndarray:
     """Returns the positions of workers on the circle of points."""
-    return code.decoders_of(Lagrange)[0].positions
+    [lagrange] = code.decoders_of(Lagrange)
+    return lagrange.positions
 
 
-def random_masks(seed: int, code: jaxwgc.GradientCode, number: int, lost=None):
-    """Draws masks that lose `lost` workers, by default as many as tolerated."""
+def random_masks(
+    seed: int, code: jaxwgc.GradientCode, number: int, num_lost: int | None = None
+) -> np.ndarray:
+    """Draws masks that lose `num_lost` workers, by default as many as tolerated."""
+    if num_lost is None:
+        num_lost = code.num_stragglers
     rng = np.random.default_rng(seed)
-    order = rng.random((number, code.num_workers)).argsort(axis=1).argsort(axis=1)
-    return order >= (code.num_stragglers if lost is None else lost)
+    order = rng.random((number, code.num_workers)).argsort(axis=1)
+    ranks = order.argsort(axis=1)
+    return ranks >= num_lost
 
 
 def in_batches(function: Callable[..., Any], masks: np.ndarray, size: int = 256) -> Any:
@@ -54,31 +63,52 @@ def in_batches(function: Callable[..., Any], masks: np.ndarray, size: int = 256)
 
     So one program serves any number of masks.
     """
-    padded = np.ones((-(-len(masks) // size) * size, masks.shape[1]), bool)
-    padded[: len(masks)] = masks
-    pieces = [function(batch) for batch in np.split(padded, len(padded) // size)]
-    return jax.tree.map(lambda *own: np.concatenate(own)[: len(masks)], *pieces)
+    number, num_workers = masks.shape
+    num_batches = math.ceil(number / size)
+    padded = np.ones((num_batches * size, num_workers), bool)
+    padded[:number] = masks
+    results = [function(batch) for batch in np.split(padded, num_batches)]
+
+    def joined(*leaves):
+        return np.concatenate(leaves)[:number]
+
+    return jax.tree.map(joined, *results)
 
 
 def strides(code: jaxwgc.GradientCode) -> np.ndarray:
     """Returns masks that lose workers at equal distances, for every distance."""
     number = code.num_workers
-    lost = np.arange(code.num_stragglers)
-    sets = [step * lost % number for step in range(1, number)]
-    return _losing(number, [group for group in sets if len(set(group)) == len(group)])
+    lost_sets = []
+    for step in range(1, number):
+        lost = step * np.arange(code.num_stragglers) % number
+        is_distinct = len(np.unique(lost)) == len(lost)
+        if is_distinct:
+            lost_sets.append(lost)
+    return _losing(number, lost_sets)
 
 
 def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
     """Returns masks that lose one run or two runs of neighbours on the circle."""
     number = code.num_workers
-    lost = np.arange(code.num_stragglers)
-    around = np.argsort(positions(code))
-    halves = lost + (lost >= len(lost) // 2) * (number // 2)
-    places = [(place + at) % number for at in range(number) for place in (lost, halves)]
-    return _losing(number, [around[place] for place in places])
+    workers_around = np.argsort(positions(code))
+    one_run = np.arange(code.num_stragglers)
+    # The second half of the run is on the other side of the circle.
+    two_runs = one_run.copy()
+    two_runs[len(one_run) // 2 :] += number // 2
+    lost_sets = []
+    for shift in range(number):
+        lost_sets.append(workers_around[(one_run + shift) % number])
+        lost_sets.append(workers_around[(two_runs + shift) % number])
+    return _losing(number, lost_sets)
 
 
-def climb(seed, masks, error, num_steps, num_swaps=256) -> np.ndarray:
+def climb(
+    seed: int,
+    masks: np.ndarray,
+    error_of: ErrorOf,
+    num_steps: int,
+    num_swaps: int = 256,
+) -> np.ndarray:
     """Returns each mask after swaps of stragglers that increase the error most.
 
     Climbs end if no swap increases the error, or after `num_steps` swaps.
@@ -86,36 +116,49 @@ def climb(seed, masks, error, num_steps, num_swaps=256) -> np.ndarray:
     rng = np.random.default_rng(seed)
     climbed = masks.copy()
     for mask in climbed:
-        worst = error(mask[None])[0]
+        largest = error_of(mask[None])[0]
         for _ in range(num_steps):
             swapped = np.tile(mask, (num_swaps, 1))
-            places = np.arange(num_swaps)
-            swapped[places, rng.choice(np.flatnonzero(mask), num_swaps)] = False
-            swapped[places, rng.choice(np.flatnonzero(~mask), num_swaps)] = True
-            errors = error(swapped)
-            best = errors.argmax()
-            if not errors[best] > worst:
+            rows = np.arange(num_swaps)
+            newly_lost = rng.choice(np.flatnonzero(mask), num_swaps)
+            swapped[rows, newly_lost] = False
+            newly_received = rng.choice(np.flatnonzero(~mask), num_swaps)
+            swapped[rows, newly_received] = True
+            errors = error_of(swapped)
+            index = errors.argmax()
+            is_larger = errors[index] > largest
+            if not is_larger:
                 break
-            worst = errors[best]
-            mask[:] = swapped[best]
+            largest = errors[index]
+            mask[:] = swapped[index]
     return climbed
 
 
-def search(seed, code, masks, error, quick) -> dict[str, np.ndarray]:
+def search(
+    seed: int,
+    code: jaxwgc.GradientCode,
+    masks: np.ndarray,
+    error_of: ErrorOf,
+    quick: bool,
+) -> dict[str, np.ndarray]:
     """Returns the masks, those of other kinds, and climbs from the worst of all."""
     kinds = {"random": masks, "strides": strides(code), "neighbours": neighbours(code)}
-    every = np.concatenate([*kinds.values()])
-    starts = every[np.argsort(-error(every))[: 1 if quick else NUM_CLIMBS]]
-    steps = 2 if quick else NUM_STEPS
-    return kinds | {"search": climb(seed, starts, error, steps)}
+    candidates = np.concatenate([*kinds.values()])
+    worst_first = np.argsort(-error_of(candidates))
+    num_climbs = 1 if quick else NUM_CLIMBS
+    num_steps = 2 if quick else NUM_STEPS
+    starts = candidates[worst_first[:num_climbs]]
+    kinds["search"] = climb(seed, starts, error_of, num_steps)
+    return kinds
 
 
-def _losing(number: int, sets: list[np.ndarray]) -> np.ndarray:
-    return np.array([~np.isin(np.arange(number), lost) for lost in sets])
+def _losing(number: int, lost_sets: list[np.ndarray]) -> np.ndarray:
+    """Returns masks (sets, number) that lose the workers of each set."""
+    workers = np.arange(number)
+    return np.array([~np.isin(workers, lost) for lost in lost_sets])
 
 
 NUM_PATTERNS = 1_000
-SPREAD = "{%[median]:.1e} / {%[percentile_99]:.1e} / {%[worst]:.1e}"
 
 
 def accuracy(repeats: int, seed: int, quick: bool) -> Study:
@@ -131,10 +174,11 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
         masks = random_masks(seed, code, number)
 
         def worst_error(masks):
-            return errors(code, masks, seed)[0]
+            weights, _ = errors(code, masks, seed)
+            return weights
 
         weights, gradient = errors(code, masks, seed)
-        found = search(seed, code, masks, worst_error, quick)["search"]
+        kinds = search(seed, code, masks, worst_error, quick)
         with jax.enable_x64(True):
             weights_float64, _ = errors(code, masks, seed)
         return {
@@ -143,23 +187,25 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
             "largest_entry": float(np.abs(code.encoding_matrix).max()),
             "gradient_float32": spread(gradient),
             "weights_float32": spread(weights),
-            "worst_found_float32": worst_error(found).max(),
+            "worst_found_float32": worst_error(kinds["search"]).max(),
             "weights_float64": spread(weights_float64),
         }
 
-    cells = itertools.product(CODES, (True, False))
+    cells = []
+    for parameters, interleave in itertools.product(CODES, (True, False)):
+        cells.append(Once(measure, parameters, interleave))
     return timed(
-        [Once(measure, *cell) for cell in cells],
+        cells,
         f"Errors over {number:,} random patterns with exactly f responses: median / "
         "99th percentile / worst",
         {
             "(n, k, d)": "{code}",
             "order of points": "{order}",
             "largest entry of B": "{largest_entry:.1e}",
-            "gradient, float32": SPREAD.replace("%", "gradient_float32"),
-            "weights, float32": SPREAD.replace("%", "weights_float32"),
+            "gradient, float32": spread_template("gradient_float32"),
+            "weights, float32": spread_template("weights_float32"),
             "worst found": "{worst_found_float32:.1e}",
-            "weights, float64": SPREAD.replace("%", "weights_float64"),
+            "weights, float64": spread_template("weights_float64"),
         },
     )
 
@@ -169,11 +215,13 @@ class Interpolation(Lagrange):
 
     def weights(self, matrix, target, mask):
         """Returns the weights of every mask."""
-        alone, _, _ = self.interpolation(mask)
-        return alone[..., None, :]
+        weights, _, _ = self.interpolation(mask)
+        return weights[..., None, :]
 
 
-def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
+def errors(
+    code: jaxwgc.GradientCode, masks: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns per mask max |aᵀB - 1| and the relative error of a gradient."""
     points = positions(code)
     interpolation = None
@@ -187,9 +235,10 @@ def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
     )
     # In float64 from here on, so that only the library's rounding counts.
     reached = weights.astype(np.complex128) @ code.encoding_matrix
+    weight_errors = np.abs(reached - 1).max(axis=1)
     truth = gradients.astype(np.float64).sum(axis=0)
-    off = np.linalg.norm(decoded.astype(np.float64) - truth, axis=1)
-    return np.abs(reached - 1).max(axis=1), off / np.linalg.norm(truth)
+    distances = np.linalg.norm(decoded.astype(np.float64) - truth, axis=1)
+    return weight_errors, distances / np.linalg.norm(truth)
 
 
 @jax.jit
@@ -203,15 +252,30 @@ def decode(code, masks, gradients, decoder):
 
 def spread(errors: np.ndarray) -> dict[str, float]:
     """Returns median, 99th percentile and maximum."""
-    names = "median", "percentile_99", "worst"
-    return dict(zip(names, np.quantile(errors, (0.5, 0.99, 1.0))))
+    median, percentile_99, worst = np.quantile(errors, (0.5, 0.99, 1.0))
+    return {"median": median, "percentile_99": percentile_99, "worst": worst}
 
 
-WORST_CODES = tuple(
-    (number, number, replication)
-    for number in (50, 100, 200)
-    for replication in (number // 10, number // 5, number // 2)
-) + ((50, 20, 30), (100, 50, 10))
+def spread_template(name: str) -> str:
+    """Returns the template of a column of `spread`."""
+    statistics = ("median", "percentile_99", "worst")
+    return " / ".join(f"{{{name}[{statistic}]:.1e}}" for statistic in statistics)
+
+
+# As (n, k, d).
+WORST_CODES = (
+    (50, 50, 5),
+    (50, 50, 10),
+    (50, 50, 25),
+    (100, 100, 10),
+    (100, 100, 20),
+    (100, 100, 50),
+    (200, 200, 20),
+    (200, 200, 40),
+    (200, 200, 100),
+    (50, 20, 30),
+    (100, 50, 10),
+)
 NUM_RANDOM = 2_000
 
 
@@ -225,15 +289,19 @@ def worst_patterns(repeats: int, seed: int, quick: bool) -> Study:
         code = jaxwgc.codes.reed_solomon(*parameters)
         number = 20 if quick else NUM_RANDOM
         masks = random_masks(seed, code, number)
-        error = relative_residual(code)
-        kinds = search(seed, code, masks, error, quick)
-        errors = {kind: error(masks) for kind, masks in kinds.items()}
-        worst = kinds["search"][errors["search"].argmax()]
-        largest = {kind: float(values.max()) for kind, values in errors.items()}
-        return {"code": parameters, **largest, "lstsq": numpy_residual(code, worst)}
+        error_of = relative_residual(code)
+        numbers: Numbers = {"code": parameters}
+        kinds = search(seed, code, masks, error_of, quick)
+        for kind, masks_of_kind in kinds.items():
+            numbers[kind] = float(error_of(masks_of_kind).max())
+        searched = kinds["search"]
+        worst_mask = searched[error_of(searched).argmax()]
+        numbers["lstsq"] = numpy_residual(code, worst_mask)
+        return numbers
 
+    chosen = WORST_CODES[:1] if quick else WORST_CODES
     return timed(
-        [Once(measure, own) for own in WORST_CODES[: 1 if quick else None]],
+        [Once(measure, parameters) for parameters in chosen],
         "Reed–Solomon codes in float32: the largest relative residual of decoding "
         "weights for exactly d - 1 stragglers",
         {
@@ -247,14 +315,15 @@ def worst_patterns(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def relative_residual(code: jaxwgc.GradientCode):
+def relative_residual(code: jaxwgc.GradientCode) -> ErrorOf:
     """Returns a function of masks (number, num_workers) on the host."""
     decode = jax.jit(lambda masks: jaxwgc.decoding_weights(code, masks))
     matrix = code.encoding_matrix.astype(np.complex64).astype(np.complex128)
 
     def error(masks: np.ndarray) -> np.ndarray:
         weights = in_batches(decode, masks).astype(np.complex128)
-        return np.linalg.norm(weights @ matrix - 1, axis=1) / np.sqrt(code.num_parts)
+        residuals = np.linalg.norm(weights @ matrix - 1, axis=1)
+        return residuals / np.sqrt(code.num_parts)
 
     return error
 
@@ -263,7 +332,8 @@ def numpy_residual(code: jaxwgc.GradientCode, mask: np.ndarray) -> float:
     """Returns the residual of NumPy's weights, rounded to complex64."""
     rows = code.encoding_matrix.astype(np.complex64)[mask].astype(np.complex128)
     norms = np.linalg.norm(rows, axis=1)
-    solved = np.linalg.lstsq((rows / norms[:, None]).T, np.ones(code.num_parts))[0]
+    unit_rows = rows / norms[:, None]
+    solved, *_ = np.linalg.lstsq(unit_rows.T, np.ones(code.num_parts))
     weights = (solved / norms).astype(np.complex64).astype(np.complex128)
     return float(np.linalg.norm(weights @ rows - 1) / np.sqrt(code.num_parts))
 
@@ -290,13 +360,15 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
             lambda: [numpy_lstsq(code, mask) for mask in few],
             lambda: [numpy_lagrange(code, mask) for mask in few],
         )
-        times = {"numpy_lstsq": lstsq / len(few), "numpy_lagrange": lagrange / len(few)}
+        seconds = {}
+        seconds["numpy_lstsq"] = lstsq / len(few)
+        seconds["numpy_lagrange"] = lagrange / len(few)
         for name, is_double in (("complex64", False), ("complex128", True)):
             with jax.enable_x64(is_double):
-                (seconds,) = median_seconds(repeats, lambda: decode(masks))
-            times[name] = seconds / len(masks)
-        ratio = times["numpy_lstsq"] / times["complex64"]
-        return {"code": parameters, "seconds": times, "ratio": ratio}
+                [all_masks] = median_seconds(repeats, lambda: decode(masks))
+            seconds[name] = all_masks / len(masks)
+        ratio = seconds["numpy_lstsq"] / seconds["complex64"]
+        return {"code": parameters, "seconds": seconds, "ratio": ratio}
 
     return timed(
         [Once(measure, parameters) for parameters in CODES],
@@ -323,16 +395,17 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
         code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, replication)
         masks = random_masks(seed, code, number, num_stragglers)
         error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
-        run = functools.partial(numpy_mean_error, code, masks)
-        [(mean, timing)] = measure_in_turn([run], repeats=1)
+        run_numpy = functools.partial(numpy_mean_error, code, masks)
+        [(mean, timing)] = measure_in_turn([run_numpy], repeats=1)
         seconds = {"numpy": timing.median / number}
         means = {"numpy": mean}
+        run = functools.partial(error, code, masks, decoder=LeastSquares)
         for name in PRECISIONS:
             with jax.enable_x64(name == "float64"):
-                errors = functools.partial(error, code, masks, decoder=LeastSquares)
-                (whole,) = median_seconds(repeats, errors)
-                means[name] = float(np.asarray(errors(), np.float64).mean())
-                seconds[name] = whole / number
+                [all_masks] = median_seconds(repeats, run)
+                errors = np.asarray(run(), np.float64)
+            means[name] = float(errors.mean())
+            seconds[name] = all_masks / number
         return {
             "code": (100, 100, replication),
             "num_stragglers": num_stragglers,

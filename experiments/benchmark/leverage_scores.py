@@ -3,7 +3,6 @@
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 
-from experiments.runner.study import Once, Study, timed
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import in_own_process, median_seconds, run_program
 from jaxwgc import sketching
 
@@ -74,9 +73,14 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def ratio(above: str, below: str, digits: int) -> Callable[[Any], str]:
+def ratio(above: str, below: str, digits: int) -> Callable[[Numbers], str]:
     """Returns the column of a ratio of two times."""
-    return lambda row: f"{row['seconds'][above] / row['seconds'][below]:.{digits}f}"
+
+    def column(row):
+        seconds = row["seconds"]
+        return f"{seconds[above] / seconds[below]:.{digits}f}"
+
+    return column
 
 
 @jax.jit
@@ -89,10 +93,12 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
     """Yields a row per matrix and precision."""
     rng = np.random.default_rng(seed)
     gaussian = rng.normal(size=(num_rows, num_columns))
-    low_rank = rng.normal(size=(num_rows, num_columns * 3 // 4))
-    low_rank = low_rank @ rng.normal(size=(num_columns * 3 // 4, num_columns))
-    orthogonal = np.linalg.qr(rng.normal(size=(num_columns, num_columns)))[0]
-    graded = np.linalg.qr(gaussian)[0] * np.logspace(0, -10, num_columns) @ orthogonal
+    rank = num_columns * 3 // 4
+    left_factor = rng.normal(size=(num_rows, rank))
+    low_rank = left_factor @ rng.normal(size=(rank, num_columns))
+    right, _ = np.linalg.qr(rng.normal(size=(num_columns, num_columns)))
+    left, _ = np.linalg.qr(gaussian)
+    graded = left * np.logspace(0, -10, num_columns) @ right
     for name, matrix, dtype in (
         ("well conditioned", gaussian, np.float64),
         ("rank 3/4", low_rank, np.float64),
@@ -103,21 +109,27 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
         with jax.enable_x64(dtype == np.float64):
             on_device = jnp.asarray(matrix)
             score = jax.jit(sketching.leverage_scores)
-            times = median_seconds(
+            products, ours, numpy_svd = median_seconds(
                 repeats,
                 functools.partial(two_products, on_device),
                 functools.partial(score, on_device),
                 functools.partial(np.linalg.svd, matrix, full_matrices=False),
             )
             scores = np.asarray(score(on_device))
-        exactly = matrix.astype(np.float64)
-        left, singular, _ = scipy.linalg.svd(exactly, full_matrices=False)
-        rank = np.sum(singular > max(matrix.shape) * np.finfo(dtype).eps * singular[0])
+        wide = matrix.astype(np.float64)
+        left, singular, _ = scipy.linalg.svd(wide, full_matrices=False)
+        cutoff = max(matrix.shape) * np.finfo(dtype).eps * singular[0]
+        rank = np.sum(singular > cutoff)
+        exact_scores = np.sum(left[:, :rank] ** 2, axis=1)
         yield {
             "matrix": name,
             "dtype": np.dtype(dtype).name,
-            "seconds": dict(zip(("two_products", "jaxwgc", "numpy_svd"), times)),
-            "worst_error": np.abs(scores - np.sum(left[:, :rank] ** 2, axis=1)).max(),
+            "seconds": {
+                "two_products": products,
+                "jaxwgc": ours,
+                "numpy_svd": numpy_svd,
+            },
+            "worst_error": np.abs(scores - exact_scores).max(),
         }
 
 
@@ -150,26 +162,32 @@ def approximate_rows(rows: int, columns: int, repeats: int, seed: int) -> Iterat
     key = jax.random.key(seed)
     for name in ("Gaussian", "heavy tails", "rank 3/5"):
         matrix = draw(rng, name, rows, columns)
-        functions = [
+        estimates = [functools.partial(estimate, key, matrix, eps) for eps in EPSILONS]
+        products_time, exact_time, *estimate_times = median_seconds(
+            repeats,
             functools.partial(two_products, matrix),
             functools.partial(scores, matrix),
-            *(functools.partial(estimate, key, matrix, eps) for eps in EPSILONS),
-        ]
-        floor, reference, *ours = median_seconds(repeats, *functions)
-        times = {"two_products": floor, "exact": reference}
-        truth = np.asarray(functions[1](), np.float64)
-        for epsilon, seconds, function in zip(EPSILONS, ours, functions[2:]):
-            quotient = np.asarray(function(), np.float64) / truth
+            *estimates,
+        )
+        truth = np.asarray(scores(matrix), np.float64)
+        for index, epsilon in enumerate(EPSILONS):
+            quotient = np.asarray(estimates[index](), np.float64) / truth
             yield {
                 "matrix": name,
                 "epsilon": epsilon,
-                "seconds": times | {"approximate": seconds},
+                "seconds": {
+                    "two_products": products_time,
+                    "exact": exact_time,
+                    "approximate": estimate_times[index],
+                },
                 "within_epsilon": np.mean(np.abs(quotient - 1) <= epsilon),
                 "within_factor_2": np.mean((quotient >= 0.5) & (quotient <= 2)),
             }
 
 
-def draw(rng: Any, name: str, num_rows: int, num_columns: int) -> jax.Array:
+def draw(
+    rng: np.random.Generator, name: str, num_rows: int, num_columns: int
+) -> jax.Array:
     """Returns a matrix with even scores, with uneven scores, or of lower rank."""
     width = num_columns * 3 // 5 if name == "rank 3/5" else num_columns
     matrix = rng.standard_normal((num_rows, width), np.float32)

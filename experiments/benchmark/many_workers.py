@@ -5,7 +5,7 @@ import functools
 import resource
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,42 +45,53 @@ def graphs(repeats: int, seed: int, quick: bool) -> Study:
         draws = np.random.default_rng(seed).random((NUM_MASKS, code.num_workers))
         masks = draws >= LOST_SHARE
         few = masks[:FEW_MASKS]
+        first = masks[0]
         decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
         sparse = csr_array(code.encoding_matrix)
         batch, single, peer = median_seconds(
             repeats,
             lambda: decode(masks),
-            lambda: decode(masks[0]),
-            lambda: [scipy_lsqr(sparse, m) for m in few],
+            lambda: decode(first),
+            lambda: [scipy_lsqr(sparse, mask) for mask in few],
         )
-        seconds = {"batch": batch / NUM_MASKS, "single": single}
-        seconds["lsqr"] = peer / FEW_MASKS
-        weights = scipy_lsqr(sparse, few[0])
+        seconds = {
+            "batch": batch / NUM_MASKS,
+            "single": single,
+            "lsqr": peer / FEW_MASKS,
+        }
+        weights = scipy_lsqr(sparse, first)
         if code.num_workers <= LARGEST_FOR_PEERS:
             # An argument, since XLA would take minutes to multiply constants.
             least_squares = dataclasses.replace(code, decoders=(LeastSquares(),))
             on_device = jax.device_put(least_squares)
             iterate = jax.jit(jaxwgc.decoding_weights)
-            (whole,) = median_seconds(min(repeats, 3), lambda: iterate(on_device, few))
-            peer = functools.partial(numpy_lstsq, code, few[0])
-            [(weights[few[0]], timing)] = measure_in_turn([peer], repeats=1)
-            seconds |= {"least_squares": whole / FEW_MASKS, "lstsq": timing.median}
+            [few_masks] = median_seconds(
+                min(repeats, 3), lambda: iterate(on_device, few)
+            )
+            seconds["least_squares"] = few_masks / FEW_MASKS
+            peer = functools.partial(numpy_lstsq, code, first)
+            [(weights_of_received, timing)] = measure_in_turn([peer], repeats=1)
+            seconds["lstsq"] = timing.median
+            weights[first] = weights_of_received
         return {
             "graph": "ramanujan_graph" if num_parts is None else "edge_graph",
             "num_workers": code.num_workers,
             "num_parts": code.num_parts,
             "seconds": seconds,
-            "error": error_of(code, few[0], np.asarray(decode(few[0]))),
-            "reference": error_of(code, few[0], weights),
+            "error": error_of(code, first, np.asarray(decode(first))),
+            "reference": error_of(code, first, weights),
         }
 
     sizes = NUM_PARTS[:2] if quick else (*NUM_PARTS, None)
 
     def cell(name):
         def shown(row):
-            microseconds = 1e6 * row["seconds"].get(name, np.nan)
-            digits = ",.0f" if microseconds > 100 else ".3g"
-            return f"{microseconds:{digits}}".replace("nan", "–")
+            if name not in row["seconds"]:
+                return "–"
+            microseconds = 1e6 * row["seconds"][name]
+            if microseconds > 100:
+                return f"{microseconds:,.0f}"
+            return f"{microseconds:.3g}"
 
         return shown
 
@@ -116,24 +127,28 @@ def draw(numbers: Numbers) -> Figure:
         "batch": f"Components, of {NUM_MASKS} masks",
     }
     for index, (name, label) in enumerate(labels.items()):
-        own = [row for row in rows if name in row["seconds"]]
-        times = [1e6 * row["seconds"][name] for row in own]
-        line(axes, index, [row["num_workers"] for row in own], times, label=label)
-    workers = [row["num_workers"] for row in rows]
+        measured = [row for row in rows if name in row["seconds"]]
+        workers = [row["num_workers"] for row in measured]
+        times = [1e6 * row["seconds"][name] for row in measured]
+        line(axes, index, workers, times, label=label)
+    workers = np.array([row["num_workers"] for row in rows])
     last = 1e6 * rows[-1]["seconds"]["batch"]
-    look = {"color": "0.6", "label": "proportional to the workers"}
-    axes.plot(workers, last * np.array(workers) / workers[-1], "--", **look)
+    proportional = last * workers / workers[-1]
+    label = "proportional to the workers"
+    axes.plot(workers, proportional, "--", color="0.6", label=label)
     axes.set(xscale="log", yscale="log", xlabel="workers")
     axes.set_ylabel("microseconds per mask")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def scipy_lsqr(matrix: Any, mask: np.ndarray) -> np.ndarray:
+def scipy_lsqr(matrix: csr_array, mask: np.ndarray) -> np.ndarray:
     """Returns weights by sparse least squares, as without this library."""
+    columns = matrix[mask].T
+    target = np.ones(columns.shape[0])
     weights = np.zeros(len(mask))
-    target = np.ones(matrix.shape[1])
-    weights[mask] = lsqr(matrix[mask].T, target, atol=TOLERANCE, btol=TOLERANCE)[0]
+    solved = lsqr(columns, target, atol=TOLERANCE, btol=TOLERANCE)
+    weights[mask] = solved[0]
     return weights
 
 
@@ -279,7 +294,7 @@ def trials(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def run(setting: Setting, seed: int) -> dict[str, Any]:
+def run(setting: Setting, seed: int) -> Numbers:
     """Returns seconds with compilation, and peak resident memory in GiB."""
     start = time.perf_counter()
     keys = jax.random.split(jax.random.key(seed), 4)
@@ -295,23 +310,34 @@ def run(setting: Setting, seed: int) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    error = jaxwgc.summarize(errors)
-    return setting._asdict() | {"seconds": seconds, "peak": peak, "error": error}
+    return {
+        **setting._asdict(),
+        "seconds": seconds,
+        "peak": peak,
+        "error": jaxwgc.summarize(errors),
+    }
 
 
 def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
     """Returns the code of each cluster."""
     num_parts = setting.k * CLUSTER // setting.n
-    arguments: dict[str, tuple[Any, ...]] = {
-        "stochastic": (key, CLUSTER, num_parts, REPLICATION, PROBABILITY),
-        "fractional_repetition": (CLUSTER, REPLICATION - 1),
-        "reed_solomon": (CLUSTER, num_parts, CLUSTER // 5),
-        "uncoded": (CLUSTER, num_parts),
-    }
-    return getattr(codes, setting.code)(*arguments[setting.code])
+    if setting.code == "stochastic":
+        return codes.stochastic(key, CLUSTER, num_parts, REPLICATION, PROBABILITY)
+    if setting.code == "fractional_repetition":
+        return codes.fractional_repetition(CLUSTER, REPLICATION - 1)
+    if setting.code == "reed_solomon":
+        return codes.reed_solomon(CLUSTER, num_parts, CLUSTER // 5)
+    return codes.uncoded(CLUSTER, num_parts)
 
 
-def trial(key, code, setting, features, responses, solution) -> jax.Array:
+def trial(
+    key: jax.Array,
+    code: jaxwgc.GradientCode,
+    setting: Setting,
+    features: jax.Array,
+    responses: jax.Array,
+    solution: jax.Array,
+) -> jax.Array:
     """Returns ‖θ - θ_ols‖² / ‖θ_ols‖² after the steps.
 
     Parts are rows, and decoding weights are weights of rows. So a step is two products
@@ -343,10 +369,9 @@ def table2(repeats: int, seed: int, quick: bool) -> Study:
     def measure():
         start = time.perf_counter()
         for compression in linear_regression.COMPRESSIONS:
-            trial = Trial(linear_regression.one_run, compression, ["doubled"]).run
+            cell = Trial(linear_regression.one_run, compression, ("doubled",))
             key = jax.random.key(seed)
-            size = linear_regression.BATCH_SIZE
-            jaxwgc.monte_carlo(trial, key, runs, size)
+            jaxwgc.monte_carlo(cell.run, key, runs, linear_regression.BATCH_SIZE)
         return {"seconds": time.perf_counter() - start}
 
     return timed(

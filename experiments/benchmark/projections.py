@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import scipy.sparse
 from jax.experimental import sparse
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
-from experiments.runner.study import Once, Study, timed
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import median_seconds
 from jaxwgc import sketching
 
@@ -28,8 +28,19 @@ OURS = ("gaussian", "rademacher", "srht", "sparse_sign", "count_sketch")
 # Kinds of matrices, and methods of NumPy's generator that draw their entries.
 KINDS = {"Gaussian": "standard_normal", "Cauchy": "standard_cauchy"}
 
+# A dense array, or a sparse matrix of SciPy or JAX, which have no common type.
+Matrix = Any
 # sketch(seed, matrix) draws an embedding and applies it.
-Sketch = Callable[[int, Any], Any]
+Sketch = Callable[[int, Matrix], Matrix]
+
+
+class Embedding(NamedTuple):
+    """An embedding of a library."""
+
+    library: str
+    name: str
+    sketch: Sketch
+    takes_sparse: bool
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
@@ -38,7 +49,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     The distortion is that of `sketching.embedding_distortion`, in float64 by NumPy.
     """
     sizes = (2_000, 5, 80) if quick else (NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE)
-    seeds = range(seed, seed + (2 if quick else NUM_SEEDS))
+    num_rows, num_columns, sketch_size = sizes
+    num_seeds = 2 if quick else NUM_SEEDS
+    seeds = range(seed, seed + num_seeds)
 
     def spread(kind):
         def cell(row):
@@ -49,8 +62,8 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
     return timed(
         Once(rows, sizes, repeats, seeds),
-        f"{sizes[2]} random combinations of {sizes[0]:,} rows of {sizes[1]}, "
-        f"float32: milliseconds, and distortion, mean of {len(seeds)} / worst",
+        f"{sketch_size} random combinations of {num_rows:,} rows of {num_columns}, "
+        f"float32: milliseconds, and distortion, mean of {num_seeds} / worst",
         {
             "library": "{library}",
             "embedding": "{embedding}",
@@ -61,74 +74,89 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
+def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator[Numbers]:
     """Yields a row per embedding, of dense and of sparse input."""
     num_rows, num_columns, sketch_size = sizes
-    every = every_sketch(sketch_size, num_rows)
-    some = {
-        name: sketch
-        for name, sketch in every.items()
-        if name[0] == "SciPy" or name[1] in SPARSE or "Sparse" in name[1]
-    }
+    embeddings = all_embeddings(sketch_size, num_rows)
     dense, thin = draw(seeds[0], num_rows, num_columns)
-    for kind, sketches, matrices in (("dense", every, dense), ("sparse", some, thin)):
-        inverses = {
-            name: np.linalg.inv(np.linalg.qr(as_dense(matrix), mode="r"))
-            for name, matrix in matrices.items()
+    yield from rows_of("dense", embeddings, dense, repeats, seeds)
+    for_sparse = [embedding for embedding in embeddings if embedding.takes_sparse]
+    yield from rows_of("sparse", for_sparse, thin, repeats, seeds)
+
+
+def rows_of(
+    kind: str,
+    embeddings: list[Embedding],
+    matrices: dict[str, Matrix],
+    repeats: int,
+    seeds: range,
+) -> Iterator[Numbers]:
+    """Yields a row per embedding of matrices of one kind."""
+    inverses = {}
+    on_devices = {}
+    for name, matrix in matrices.items():
+        triangle = np.linalg.qr(as_dense(matrix), mode="r")
+        inverses[name] = np.linalg.inv(triangle)
+        on_devices[name] = on_device(matrix)
+
+    def inputs_of(embedding):
+        return on_devices if embedding.library == "jaxwgc" else matrices
+
+    calls = []
+    for embedding in embeddings:
+        matrix = inputs_of(embedding)["Gaussian"]
+        calls.append(functools.partial(embedding.sketch, seeds[0], matrix))
+    seconds = median_seconds(repeats, *calls)
+    for embedding, seconds_of_embedding in zip(embeddings, seconds, strict=True):
+        distortions: dict[str, list[float]] = {}
+        for name, matrix in inputs_of(embedding).items():
+            distortions[name] = []
+            for seed in seeds:
+                sketched = as_dense(embedding.sketch(seed, matrix))
+                distortions[name].append(distortion(sketched @ inverses[name]))
+        yield {
+            "library": embedding.library,
+            "embedding": embedding.name,
+            "input": kind,
+            "seconds": seconds_of_embedding,
+            "distortion": distortions,
         }
-        ours = {name: on_device(matrix) for name, matrix in matrices.items()}
-        given = [ours if library == "jaxwgc" else matrices for library, _ in sketches]
-        calls = [
-            functools.partial(sketch, seeds[0], inputs["Gaussian"])
-            for sketch, inputs in zip(sketches.values(), given)
-        ]
-        seconds = median_seconds(repeats, *calls)
-        for (name, sketch), inputs, time in zip(sketches.items(), given, seconds):
-            yield {
-                "library": name[0],
-                "embedding": name[1],
-                "input": kind,
-                "seconds": time,
-                "distortion": {
-                    each: [
-                        distortion(as_dense(sketch(seed, matrix)) @ inverses[each])
-                        for seed in seeds
-                    ]
-                    for each, matrix in inputs.items()
-                },
-            }
 
 
-def draw(seed: int, *shape: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def draw(
+    seed: int, num_rows: int, num_columns: int
+) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
     """Returns dense and sparse matrices; in Cauchy ones, a few rows dominate."""
-    dense = np.random.default_rng(seed)
-    thin = np.random.default_rng(seed)
-    mask = thin.random(shape) < DENSITY
-    bases = {}
-    sparse_ones = {}
+    shape = (num_rows, num_columns)
+    dense_generator = np.random.default_rng(seed)
+    sparse_generator = np.random.default_rng(seed)
+    mask = sparse_generator.random(shape) < DENSITY
+    dense: dict[str, Matrix] = {}
+    thin: dict[str, Matrix] = {}
     for kind, law in KINDS.items():
-        basis, _ = np.linalg.qr(getattr(dense, law)(shape))
-        bases[kind] = basis.astype(np.float32)
-        entries = (getattr(thin, law)(shape) * mask).astype(np.float32)
-        sparse_ones[kind] = scipy.sparse.csc_array(entries)
-    return bases, sparse_ones
+        basis, _ = np.linalg.qr(getattr(dense_generator, law)(shape))
+        dense[kind] = basis.astype(np.float32)
+        entries = getattr(sparse_generator, law)(shape) * mask
+        thin[kind] = scipy.sparse.csc_array(entries.astype(np.float32))
+    return dense, thin
 
 
-def on_device(matrix: Any) -> Any:
+def on_device(matrix: Matrix) -> Matrix:
     """Returns an array or a sparse matrix of JAX."""
     if scipy.sparse.issparse(matrix):
         return sparse.BCOO.from_scipy_sparse(matrix)
     return jnp.asarray(matrix)
 
 
-def as_dense(matrix: Any) -> np.ndarray:
+def as_dense(matrix: Matrix) -> np.ndarray:
     """Returns a float64 array of an array or a sparse matrix of SciPy."""
-    matrix = matrix.toarray() if scipy.sparse.issparse(matrix) else matrix
+    if scipy.sparse.issparse(matrix):
+        matrix = matrix.toarray()
     return np.asarray(matrix, np.float64)
 
 
-def every_sketch(sketch_size: int, num_rows: int) -> dict[tuple[str, str], Sketch]:
-    """Returns embeddings by library and name."""
+def all_embeddings(sketch_size: int, num_rows: int) -> list[Embedding]:
+    """Returns the embeddings of all libraries."""
 
     def ours(name: str) -> Sketch:
         make = getattr(sketching, name)
@@ -139,21 +167,29 @@ def every_sketch(sketch_size: int, num_rows: int) -> dict[tuple[str, str], Sketc
 
         return lambda seed, matrix: sketch(jax.random.key(seed), matrix)
 
-    def scikit_learn(projection: Any) -> Sketch:
-        # It multiplies from the right.
-        return lambda seed, matrix: (
-            projection(sketch_size, random_state=seed).fit_transform(matrix.T).T
-        )
+    # The stub of scikit-learn knows only the default of the size.
+    def scikit_learn(projection_class: Any) -> Sketch:
+        def sketch(seed, matrix):
+            projection = projection_class(sketch_size, random_state=seed)
+            # It multiplies from the right.
+            return projection.fit_transform(matrix.T).T
 
-    def clarkson_woodruff_transform(seed: int, matrix: Any) -> np.ndarray:
+        return sketch
+
+    sparse_projection = scikit_learn(SparseRandomProjection)
+    gaussian_projection = scikit_learn(GaussianRandomProjection)
+
+    def clarkson_woodruff(seed: int, matrix: Matrix) -> Matrix:
         return scipy.linalg.clarkson_woodruff_transform(matrix, sketch_size, rng=seed)
 
-    peers = SparseRandomProjection, GaussianRandomProjection
-    return {
-        **{("jaxwgc", name): ours(name) for name in OURS},
-        ("SciPy", "clarkson_woodruff_transform"): clarkson_woodruff_transform,
-        **{("scikit-learn", peer.__name__): scikit_learn(peer) for peer in peers},
-    }
+    return [
+        *(Embedding("jaxwgc", name, ours(name), name in SPARSE) for name in OURS),
+        Embedding("SciPy", "clarkson_woodruff_transform", clarkson_woodruff, True),
+        Embedding("scikit-learn", "SparseRandomProjection", sparse_projection, True),
+        Embedding(
+            "scikit-learn", "GaussianRandomProjection", gaussian_projection, False
+        ),
+    ]
 
 
 def distortion(sketch: np.ndarray) -> float:

@@ -13,8 +13,9 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 from jax.experimental import sparse
+from jax.typing import ArrayLike
 
-from experiments.runner.study import Once, Study, timed
+from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.tables import table_of
 from experiments.runner.timing import measure_in_turn, run_program
 from jaxwgc import sketching
@@ -24,10 +25,12 @@ NUM_ROWS = 200_000
 BUDGET = 10.0
 BACKWARD_ERROR = 1e-12
 # Solvers stop by estimates of their own: each gets the first that keeps the error.
-TOLERANCES = 1e-12, 1e-13, 1e-14
+TOLERANCES = (1e-12, 1e-13, 1e-14)
 MAX_ITERATIONS = 2_000
 # A function of the tolerance returns the solution and its number of iterations.
-Solve = Callable[[float], tuple[Any, int]]
+Solve = Callable[[float], tuple[ArrayLike, int]]
+# A sparse array of SciPy, whose stub lacks products and shapes of two axes.
+SparseMatrix = Any
 # A memory map in float32, beyond half of a memory of 23 GiB.
 MAP_ROWS = 32_000_000
 MAP_COLUMNS = 100
@@ -41,8 +44,13 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         f"Sparse least squares, float64, to a backward error of {BACKWARD_ERROR:.0e}, "
         "or the least that a solver reaches"
     )
+
+    def matrix_and_shape(row):
+        num_rows, num_columns = row["shape"]
+        return f"{row['matrix']}, {num_rows:,} × {num_columns:,}"
+
     columns = {
-        "matrix": lambda row: "{}, {:,} × {:,}".format(row["matrix"], *row["shape"]),
+        "matrix": matrix_and_shape,
         "entries": "{entries:,}",
         "solver": "{solver}",
         "its tolerance": "{tolerance:.0e}",
@@ -58,14 +66,14 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 def rows(name: str, num_rows: int, repeats: int, seed: int) -> Iterator:
     """Yields a row per solver, all timed in turn."""
     rng = np.random.default_rng(seed)
-    matrix: Any = scipy.sparse.csr_array(MATRICES[name](rng, num_rows))
+    matrix: SparseMatrix = scipy.sparse.csr_array(MATRICES[name](rng, num_rows))
     matrix.sum_duplicates()
     target = matrix @ rng.standard_normal(matrix.shape[1])
     noise = rng.standard_normal(len(target))
     target += 0.1 * np.linalg.norm(target) / np.linalg.norm(noise) * noise
     norm = scipy.sparse.linalg.norm(matrix)
 
-    def backward_error(solution: Any) -> float:
+    def backward_error(solution: ArrayLike) -> float:
         """Returns Stewart's bound, which `lsqr` and `lsmr` estimate."""
         residual = target - matrix @ np.asarray(solution)
         gradient = np.linalg.norm(matrix.T @ residual)
@@ -82,8 +90,9 @@ def rows(name: str, num_rows: int, repeats: int, seed: int) -> Iterator:
             is_reached = min(errors.values()) <= BACKWARD_ERROR
             if is_reached or num_iterations >= MAX_ITERATIONS:
                 break
-        tolerances.append(min(errors, key=errors.__getitem__))
-        runs.append(functools.partial(solve, tolerances[-1]))
+        best = min(errors, key=lambda tolerance: errors[tolerance])
+        tolerances.append(best)
+        runs.append(functools.partial(solve, best))
     timings = measure_in_turn(runs, repeats, BUDGET)
     for solver, tolerance, timing in zip(solvers, tolerances, timings, strict=True):
         (solution, num_iterations), time = timing
@@ -99,26 +108,36 @@ def rows(name: str, num_rows: int, repeats: int, seed: int) -> Iterator:
         }
 
 
-def solvers_for(matrix: Any, target: np.ndarray, seed: int) -> dict[str, Solve]:
+def solvers_for(
+    matrix: SparseMatrix, target: np.ndarray, seed: int
+) -> dict[str, Solve]:
     """Returns solvers by name, functions of a tolerance."""
     key = jax.random.key(seed)
     bcoo = sparse.BCOO.from_scipy_sparse(matrix)
     y = jnp.asarray(target)
 
     def ours(method: str) -> Solve:
-        def solve(tolerance: float) -> tuple[Any, int]:
-            options = {"tolerance": tolerance, "max_iterations": MAX_ITERATIONS}
-            solved = sketching.preconditioned(key, bcoo, y, method=method, **options)
+        def solve(tolerance: float) -> tuple[ArrayLike, int]:
+            solved = sketching.preconditioned(
+                key,
+                bcoo,
+                y,
+                method=method,
+                tolerance=tolerance,
+                max_iterations=MAX_ITERATIONS,
+            )
             return solved.solution, int(solved.num_iterations)
 
         return solve
 
     def peer(name: str, limit: str) -> Solve:
-        def solve(tolerance: float) -> tuple[Any, int]:
-            options = {"atol": tolerance, "btol": tolerance, limit: MAX_ITERATIONS}
+        def solve(tolerance: float) -> tuple[ArrayLike, int]:
             function = getattr(scipy.sparse.linalg, name)
-            solved = function(matrix, target, conlim=0, **options)
-            return solved[0], solved[2]
+            limits = {limit: MAX_ITERATIONS}
+            solution, _, num_iterations, *_ = function(
+                matrix, target, atol=tolerance, btol=tolerance, conlim=0, **limits
+            )
+            return solution, num_iterations
 
         return solve
 
@@ -130,7 +149,7 @@ def solvers_for(matrix: Any, target: np.ndarray, seed: int) -> dict[str, Solve]:
     }
 
 
-def random_entries(rng: Any, num_rows: int) -> Any:
+def random_entries(rng: np.random.Generator, num_rows: int) -> SparseMatrix:
     """Returns twenty normal entries per row: well conditioned."""
     num_columns = num_rows // 200
     return scipy.sparse.random_array(
@@ -141,7 +160,7 @@ def random_entries(rng: Any, num_rows: int) -> Any:
     )
 
 
-def graph(rng: Any, num_rows: int) -> Any:
+def graph(rng: np.random.Generator, num_rows: int) -> SparseMatrix:
     """Returns differences of neighbours on a ring, many per edge; one is grounded."""
     num_vertices = num_rows // 200
     ring = np.arange(num_vertices)
@@ -155,17 +174,18 @@ def graph(rng: Any, num_rows: int) -> Any:
     return matrix.tocsc()[:, 1:]
 
 
-def categories(rng: Any, num_rows: int) -> Any:
+def categories(rng: np.random.Generator, num_rows: int) -> SparseMatrix:
     """Returns two one-hot factors, with half as many columns as rows."""
     size = num_rows // 4
-    columns = [rng.zipf(1.3, num_rows) % size, size + rng.integers(size, size=num_rows)]
+    first = rng.zipf(1.3, num_rows) % size
+    second = size + rng.integers(size, size=num_rows)
     row = np.tile(np.arange(num_rows), 2)
-    shape = num_rows, 2 * size
-    entries = np.ones(2 * num_rows), (row, np.concatenate(columns))
-    return scipy.sparse.coo_array(entries, shape)
+    column = np.concatenate([first, second])
+    ones = np.ones(2 * num_rows)
+    return scipy.sparse.coo_array((ones, (row, column)), (num_rows, 2 * size))
 
 
-def banded(rng: Any, num_rows: int) -> Any:
+def banded(rng: np.random.Generator, num_rows: int) -> SparseMatrix:
     """Returns weighted second differences: a beam, of a condition number near 1e5."""
     num_columns = num_rows // 200
     first = np.arange(num_rows) * (num_columns + 2) // num_rows - 2
@@ -173,19 +193,19 @@ def banded(rng: Any, num_rows: int) -> Any:
     data = rng.random((num_rows, 1)) * np.array([1.0, -2.0, 1.0])
     # The ends are held.
     is_inside = (column >= 0) & (column < num_columns)
-    row = np.nonzero(is_inside)[0]
-    shape = num_rows, num_columns
-    return scipy.sparse.coo_array((data[is_inside], (row, column[is_inside])), shape)
+    row, _ = np.nonzero(is_inside)
+    entries = (data[is_inside], (row, column[is_inside]))
+    return scipy.sparse.coo_array(entries, (num_rows, num_columns))
 
 
-def outliers(rng: Any, num_rows: int) -> Any:
+def outliers(rng: np.random.Generator, num_rows: int) -> SparseMatrix:
     """Returns a matrix of which some rows are 1e4 times as large as the others."""
     factor = np.ones(num_rows)
     factor[rng.choice(num_rows, num_rows // 1000, replace=False)] = 1e4
     return scipy.sparse.diags_array(factor) @ random_entries(rng, num_rows)
 
 
-MATRICES: dict[str, Callable[..., Any]] = {
+MATRICES: dict[str, Callable[[np.random.Generator, int], SparseMatrix]] = {
     "random": random_entries,
     "graph": graph,
     "one-hot": categories,
@@ -243,7 +263,7 @@ def memory_map(repeats: int, seed: int, quick: bool) -> Study:
     """
     num_rows, block_rows = (20_000, 5_000) if quick else (MAP_ROWS, MAP_BLOCK)
 
-    def measure() -> dict[str, Any]:
+    def measure() -> Numbers:
         with tempfile.TemporaryDirectory(dir=".") as folder:
             path = Path(folder) / "rows"
             with path.open("wb") as file:

@@ -56,11 +56,15 @@ def mesh(repeats: int, seed: int, quick: bool) -> Study:
 def relative_times(repeats: int, calls: dict[str, Callable[[], Any]]) -> Numbers:
     """Returns seconds of calls timed in turn, and ratios to the first one."""
     seconds = median_seconds(3 * repeats, *calls.values())
-    times = [{"seconds": own, "ratio": own / seconds[0]} for own in seconds]
-    return dict(zip(calls, times, strict=True))
+    times = {}
+    for name, of_call in zip(calls, seconds, strict=True):
+        times[name] = {"seconds": of_call, "ratio": of_call / seconds[0]}
+    return times
 
 
-def problem(seed: int, num_rows: int):
+def problem(
+    seed: int, num_rows: int
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array], jax.Array]:
     """Returns parameters, images and labels, and a key."""
     keys = jax.random.split(jax.random.key(seed), 5)
     params = {
@@ -90,12 +94,18 @@ def measure(repeats: int, seed: int, num_rows: int) -> Numbers:
     loads = jnp.asarray(descent.CODE.loads, jnp.float32)
     sgd = optax.sgd(1e-5)
 
-    def stepper(gradient, optimizer):
+    def call_of(step, state):
+        return functools.partial(jax.jit(step), params, state)
+
+    def call_of_optimizer(gradient, optimizer):
         def step(params, state):
             updates, state = optimizer.update(gradient(params), state, params)
             return optax.apply_updates(params, updates), state
 
-        return step, optimizer.init(params)
+        return call_of(step, optimizer.init(params))
+
+    def plain_gradient(params):
+        return jax.grad(loss)(params, whole)
 
     decoded = jaxwgc.decoded_value_and_grad(loss, descent.CODE)
 
@@ -112,19 +122,19 @@ def measure(repeats: int, seed: int, num_rows: int) -> Numbers:
             descent.CODE, descent.STRAGGLERS, key, method=method, **options
         )
         partials = jaxwgc.partial_value_and_grad(loss)
-        optimizer = optax.chain(aggregate, sgd)
-        return stepper(lambda params: partials(params, parts)[1], optimizer)
 
-    steps = {
-        "plain full batch": stepper(lambda params: jax.grad(loss)(params, whole), sgd),
-        "coded, one backward pass": (collapsed, (key, sgd.init(params))),
+        def partial_gradients(params):
+            _, gradients = partials(params, parts)
+            return gradients
+
+        return call_of_optimizer(partial_gradients, optax.chain(aggregate, sgd))
+
+    calls = {
+        "plain full batch": call_of_optimizer(plain_gradient, sgd),
+        "coded, one backward pass": call_of(collapsed, (key, sgd.init(params))),
         "coded, effective weights on partial gradients": coded("partials"),
         "coded, every message formed and decoded": coded("messages"),
         "coded, corrupted messages corrected": coded("messages", correct_errors=True),
-    }
-    calls = {
-        name: functools.partial(jax.jit(step), params, state)
-        for name, (step, state) in steps.items()
     }
     return relative_times(repeats, calls)
 
@@ -140,10 +150,11 @@ def in_another_process(*parameters: int) -> Numbers:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", program]
     printed = subprocess.check_output(command, text=True, env=environment)
-    return json.loads(printed.splitlines()[-1])
+    last_line = printed.splitlines()[-1]
+    return json.loads(last_line)
 
 
-def measure_mesh(repeats: int, seed: int, num_rows: int, num_codes: int):
+def measure_mesh(repeats: int, seed: int, num_rows: int, num_codes: int) -> Numbers:
     """Returns times of all steps on the devices."""
     mesh = jax.make_mesh((NUM_DEVICES,), ("workers",))
     params, data, _ = problem(seed, num_rows)
@@ -165,20 +176,18 @@ def measure_mesh(repeats: int, seed: int, num_rows: int, num_codes: int):
         out_specs=PartitionSpec(),
         check_vma=False,
     )
-    uncoded = codes.uncoded(NUM_WORKERS)
-    steps = {"plain": (plain, distributed.place_parts(parts, uncoded, mesh).arrays)}
-    for name, code in [*CODES.items()][:num_codes]:
-        compute = distributed.mesh_value_and_grad(part_loss, code, mesh)
-        step = functools.partial(compute, received=received)
-        steps[name] = step, distributed.place_parts(parts, code, mesh)
 
     @functools.partial(jax.jit, static_argnums=0)
     def update(step, params, placed):
         _, gradient = step(params, placed)
         return jax.tree.map(lambda old, slope: old - 1e-5 * slope, params, gradient)
 
-    calls = {
-        name: functools.partial(update, step, params, placed)
-        for name, (step, placed) in steps.items()
-    }
+    uncoded = codes.uncoded(NUM_WORKERS)
+    placed = distributed.place_parts(parts, uncoded, mesh)
+    calls = {"plain": functools.partial(update, plain, params, placed.arrays)}
+    for name in [*CODES][:num_codes]:
+        compute = distributed.mesh_value_and_grad(part_loss, CODES[name], mesh)
+        step = functools.partial(compute, received=received)
+        placed = distributed.place_parts(parts, CODES[name], mesh)
+        calls[name] = functools.partial(update, step, params, placed)
     return relative_times(repeats, calls)

@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,41 +47,45 @@ def time(
         runs: Simulated trainings per choice.
         quick: Train on the first trace alone, on fewer rows, at most 8 times.
     """
-    runs, num_rows = (min(runs, 8), 960) if quick else (runs, 9_984)
-    traces = [*read_traces(trace).items()][: 1 if quick else None]
+    traces = read_traces(trace)
+    names = [*traces]
+    num_rows = 9_984
+    if quick:
+        names = names[:1]
+        runs = min(runs, 8)
+        num_rows = 960
     key = jax.random.key(seed)
     sections = {}
-    for name, times in traces:
-        sections[name] = functools.partial(
-            study, name, times, is_sorted=False, runs=runs, num_rows=num_rows, key=key
+    for name in names:
+        build = functools.partial(
+            study, name, traces[name], runs=runs, num_rows=num_rows, key=key
         )
+        sections[name] = functools.partial(build, is_sorted=False)
         if trace is None and name == SORTED:
-            sections[f"{name}_sorted"] = functools.partial(
-                study,
-                name,
-                times,
-                is_sorted=True,
-                runs=runs,
-                num_rows=num_rows,
-                key=key,
-            )
+            sections[f"{name}_sorted"] = functools.partial(build, is_sorted=True)
     return sections
 
 
-def study(name, times, is_sorted: bool, runs: int, num_rows: int, key) -> Study:
+def study(
+    name: str,
+    times: np.ndarray,
+    is_sorted: bool,
+    runs: int,
+    num_rows: int,
+    key: jax.Array,
+) -> Study:
     """Returns a cell per choice, planned by the first half of the rounds."""
     num_workers = times.shape[1]
     # Codes on request have up to eight parts per worker.
     rows = num_rows - num_rows % (8 * num_workers)
     problem = Problem.of_digits(rows, num_workers, is_sorted)
-    planned, judged = (
-        stragglers.empirical(half, replace=True) for half in halves(times)
-    )
-    keys = jax.random.split(key)
+    first, second = halves(times)
+    judged = stragglers.empirical(second, replace=True)
+    plan_key, train_key = jax.random.split(key)
     plan = jaxwgc.plan(
-        planned,
+        stragglers.empirical(first, replace=True),
         num_workers,
-        keys[0],
+        plan_key,
         replications=(1, 2),
         target=TARGET,
         condition=CONDITION,
@@ -98,13 +102,18 @@ def study(name, times, is_sorted: bool, runs: int, num_rows: int, key) -> Study:
                 "waits_for": choice.waits_for,
                 "planned_step": choice.step_time.value,
                 "planned_time": choice.time.value,
-                "": Once(train, problem, judged, runs, keys[1], choice),
+                "": Once(train, problem, judged, runs, train_key, choice),
             }
             for choice in shown_choices(plan)
         ],
     }
-    show: Any = {"tables": {"": tabulate}, "figures": {} if is_sorted else {"": draw}}
-    return Study(numbers, runs=runs, derive=curves, **show)
+    return Study(
+        numbers,
+        runs=runs,
+        derive=curves,
+        tables={"": tabulate},
+        figures={} if is_sorted else {"": draw},
+    )
 
 
 def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
@@ -113,12 +122,13 @@ def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
     Exact and inexact gradients are separate. Deadlines, which insure against stalls,
     are left out.
     """
-    best: dict[Any, Choice] = {}
+    best: dict[tuple[str, float, bool, bool], Choice] = {}
     for choice in plan.choices:
-        is_exact = choice.decoding_error.value < ROUNDING
-        kind = choice.name, choice.replication, choice.memory, is_exact
-        if not isinstance(choice.wait, stragglers.deadline):
-            best.setdefault(kind, choice)
+        if isinstance(choice.wait, stragglers.deadline):
+            continue
+        is_exact = bool(choice.decoding_error.value < ROUNDING)
+        kind = (choice.name, choice.replication, choice.memory, is_exact)
+        best.setdefault(kind, choice)
     everyone = best.pop(("uncoded", 1.0, False, True))
     return [everyone, *best.values()][:SHOWN]
 
@@ -131,26 +141,28 @@ class Problem(NamedTuple):
             (num_rows, features).
         ridge: Ridge of the mean loss.
         curvature: Largest curvature.
-        least: Minimum of the mean loss.
+        minimum: Minimum of the mean loss.
         heterogeneity: See `jaxwgc.plan`.
     """
 
     rows: jax.Array
     ridge: float
     curvature: float
-    least: float
+    minimum: float
     heterogeneity: float
 
     @classmethod
     def of_digits(cls, num_rows: int, num_parts: int, is_sorted: bool) -> "Problem":
         """Returns the first rows of MNIST 4 vs 9, in their order or sorted by digit."""
-        digits = load_digits()[0]
-        images, labels = (np.asarray(each, float)[:num_rows] for each in digits)
+        training, _ = load_digits()
+        images = np.asarray(training.images, float)[:num_rows]
+        labels = np.asarray(training.labels, float)[:num_rows]
         rows = np.append(images - images.mean(0), np.ones((num_rows, 1)), axis=1)
         rows *= (2 * labels - 1)[:, None]
         if is_sorted:
             rows = rows[np.argsort(labels, stable=True)]
-        curvature = float(np.linalg.eigvalsh(rows.T @ rows / num_rows)[-1]) / 4
+        eigenvalues = np.linalg.eigvalsh(rows.T @ rows / num_rows)
+        curvature = float(eigenvalues[-1]) / 4
         ridge = curvature / (CONDITION - 1)
 
         def loss_and_slope(params):
@@ -164,19 +176,27 @@ class Problem(NamedTuple):
             return slopes.mean(1) + ridge * params
 
         start = np.zeros(rows.shape[1])
-        options = {"jac": True, "method": "L-BFGS-B", "tol": 1e-12}
-        optimum = scipy.optimize.minimize(loss_and_slope, start, **options)
+        optimum = scipy.optimize.minimize(
+            loss_and_slope, start, jac=True, method="L-BFGS-B", tol=1e-12
+        )
         spread = np.sum(part_slopes(optimum.x) ** 2, 1).mean()
+        _, start_slope = loss_and_slope(start)
         return cls(
-            jnp.asarray(rows, jnp.float32),
-            ridge,
-            curvature + ridge,
-            float(optimum.fun),
-            float(spread / np.sum(loss_and_slope(start)[1] ** 2)),
+            rows=jnp.asarray(rows, jnp.float32),
+            ridge=ridge,
+            curvature=curvature + ridge,
+            minimum=float(optimum.fun),
+            heterogeneity=float(spread / np.sum(start_slope**2)),
         )
 
 
-def train(problem: Problem, delay, runs: int, key, choice: Choice) -> Numbers:
+def train(
+    problem: Problem,
+    delay: stragglers.DelayModel,
+    runs: int,
+    key: jax.Array,
+    choice: Choice,
+) -> Numbers:
     """Returns time and loss before each step of each run, (runs, steps)."""
     code = choice.code
     model = choice.model(delay)
@@ -185,9 +205,13 @@ def train(problem: Problem, delay, runs: int, key, choice: Choice) -> Numbers:
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def descend(problem, key):
-        debias = None if choice.memory else "share"
-        options = {"memory": choice.memory, "debias": debias}
-        aggregate: Any = jaxwgc.coded_aggregate(code, model, key, **options)
+        aggregate = jaxwgc.coded_aggregate(
+            code,
+            model,
+            key,
+            memory=choice.memory,
+            debias=None if choice.memory else "share",
+        )
         num_rows, num_features = problem.rows.shape
         parts = problem.rows.reshape(code.num_parts, -1, num_features)
 
@@ -202,12 +226,14 @@ def train(problem: Problem, delay, runs: int, key, choice: Choice) -> Numbers:
             return (params, after), (state.elapsed, loss)
 
         start = jnp.zeros(num_features)
-        carry = start, aggregate.init(start)
-        return jax.lax.scan(step, carry, length=NUM_STEPS)[1]
+        carry = (start, aggregate.init(start))
+        _, clock_and_loss = jax.lax.scan(step, carry, length=NUM_STEPS)
+        return clock_and_loss
 
-    keys = jax.random.split(key, runs)
-    clock, loss = map(np.asarray, descend(problem, keys))
-    loss = (loss - problem.least) / (np.log(2) - problem.least)
+    clock, loss = descend(problem, jax.random.split(key, runs))
+    clock = np.asarray(clock)
+    # The loss of the start is that of θ = 0.
+    loss = (np.asarray(loss) - problem.minimum) / (np.log(2) - problem.minimum)
     step = jaxwgc.summarize(clock[:, -1] / (NUM_STEPS - 1))
     return {"step": step, "curves": {"time": clock, "loss": loss}}
 
@@ -215,16 +241,23 @@ def train(problem: Problem, delay, runs: int, key, choice: Choice) -> Numbers:
 def curves(numbers: Numbers) -> Numbers:
     """Returns times to the target, and curves on times that all choices have."""
     choices = numbers["choices"]
+    all_reached = []
+    ends = []
     for choice in choices:
-        runs = choice["curves"]
-        choice["reached"] = np.array([*map(time_to, runs["time"], runs["loss"])])
-    last = np.ma.masked_invalid([choice["reached"] for choice in choices]).max()
-    longest = min(choice["curves"]["time"][:, -1].min() for choice in choices)
-    times = np.linspace(0, min(longest, 1.3 * float(last)), NUM_TIMES)
+        clocks = choice["curves"]["time"]
+        losses = choice["curves"]["loss"]
+        reached = [time_to(*run) for run in zip(clocks, losses, strict=True)]
+        choice["reached"] = np.array(reached)
+        all_reached.append(choice["reached"])
+        ends.append(clocks[:, -1].min())
+    last = np.ma.masked_invalid(all_reached).max()
+    times = np.linspace(0, min(*ends, 1.3 * float(last)), NUM_TIMES)
     for choice in choices:
-        pairs = zip(*choice.pop("curves").values(), strict=True)
-        on_grid = np.array([np.interp(times, *pair) for pair in pairs])
-        choice["loss"] = jaxwgc.summarize(on_grid)
+        runs = choice.pop("curves")
+        on_grid = []
+        for clock, loss in zip(runs["time"], runs["loss"], strict=True):
+            on_grid.append(np.interp(times, clock, loss))
+        choice["loss"] = jaxwgc.summarize(np.array(on_grid))
         choice["time"] = jaxwgc.summarize(choice.pop("reached"))
     return {"times": times}
 
@@ -239,6 +272,20 @@ def time_to(clock: np.ndarray, loss: np.ndarray) -> float:
     return float(clock[last] + share * (clock[last + 1] - clock[last]))
 
 
+def shown_time(choice: Numbers) -> str:
+    """Returns the time to the target."""
+    if np.isfinite(choice.time.mean):
+        return interval(choice.time, 0)
+    return "never"
+
+
+def shown_planned_time(choice: Numbers) -> str:
+    """Returns the planned time to the target."""
+    if np.isfinite(choice.planned_time):
+        return f"{choice.planned_time:.0f}"
+    return "never"
+
+
 tabulate = table_of(
     "{trace}, {num_workers} workers: time of a step, and time until the loss above its "
     f"minimum falls to {TARGET:.0%} of the start, in the unit of the trace",
@@ -246,10 +293,8 @@ tabulate = table_of(
         "code, waiting rule": label,
         "step": "{step}",
         "planned": "{planned_step:.2f}",
-        "time to target": lambda choice: (
-            interval(choice["time"], 0) if np.isfinite(choice["time"].mean) else "never"
-        ),
-        "planned time": lambda own: f"{own.planned_time:.0f}".replace("inf", "never"),
+        "time to target": shown_time,
+        "planned time": shown_planned_time,
     },
     "choices",
 )
@@ -261,10 +306,15 @@ def draw(numbers: Numbers) -> Figure:
     choices = numbers["choices"][: len(figures.COLORS)]
     for index, choice in enumerate(choices):
         name = label(choice).replace("`", "").replace("_", " ")
-        mean = choice["loss"].mean
-        band = figures.log_interval(choice["loss"])
-        look: dict[str, Any] = {"label": name, "of": len(choices)}
-        figures.line(axes, index, numbers["times"], mean, band, **look)
+        figures.line(
+            axes,
+            index,
+            x=numbers["times"],
+            y=choice["loss"].mean,
+            band=figures.log_interval(choice["loss"]),
+            num_lines=len(choices),
+            label=name,
+        )
     axes.axhline(TARGET, color="0.3", linewidth=1, linestyle="--")
     axes.set(yscale="log", ylabel="loss above its minimum", xlabel="time")
     axes.locator_params(axis="x", nbins=6)

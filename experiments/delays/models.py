@@ -1,11 +1,10 @@
 """Delay models judged by held-out times, and by known laws."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +20,9 @@ SHARES = (3 / 4, 7 / 8, 15 / 16)
 SHOWN_FITS = 8
 # Simulated data sets of known laws, and their shape.
 DATA_SETS = 100
-SHAPE = NUM_ROUNDS, NUM_WORKERS = 40, 10
+NUM_ROUNDS = 40
+NUM_WORKERS = 10
+SHAPE = (NUM_ROUNDS, NUM_WORKERS)
 # Standard deviation of the logarithms of speeds of unequal workers.
 SPREAD = 0.3
 # Half of a 95% interval in standard errors.
@@ -57,15 +58,18 @@ def delays(trace: Path = LANGUAGE_MODELS, runs: int = 400, seed: int = 0) -> Sec
         runs: Simulated histories as long as the measured ones, and samples for the
             intervals of what was measured.
     """
-    sections: dict[str, Callable[[], Study]] = {
-        name: functools.partial(study, name, times, runs, seed)
-        for name, times in read_traces(trace).items()
-    }
+    sections: dict[str, Callable[[], Study]] = {}
+    for name, times in read_traces(trace).items():
+        sections[name] = functools.partial(study, name, times, runs, seed)
     if trace == LANGUAGE_MODELS:
-        cells = {name: Once(fits_of_known, name, seed) for name in KNOWN}
-        show = {"known": tabulate_known}
-        sections["known"] = lambda: Study({"known": cells}, tables=show)
+        sections["known"] = functools.partial(study_of_known, seed)
     return sections
+
+
+def study_of_known(seed: int) -> Study:
+    """Returns the fits of data of known laws."""
+    cells = {name: Once(fits_of_known, name, seed) for name in KNOWN}
+    return Study({"known": cells}, tables={"known": tabulate_known})
 
 
 def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:
@@ -96,34 +100,33 @@ def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
         fits = stragglers.fit_delays(first)
     except ValueError as error:
         raise ExperimentError(f"{name}: {error}") from error
-    counts = sorted({math.ceil(share * times.shape[1]) for share in SHARES})
+    num_workers = times.shape[1]
+    num_rounds = len(second)
+    counts = sorted({math.ceil(share * num_workers) for share in SHARES})
     generator = np.random.default_rng(seed)
     # Bootstrap samples of whole rounds.
-    again = second[generator.integers(0, len(second), (runs, len(second)))]
-    spread = [of_fastest(rounds, counts) for rounds in again]
-    models = {"best fit": fits[0].delay} | {
-        what: stragglers.empirical(first, what, replace=True)
-        for what in ("rounds", "workers", "cells")
-    }
+    chosen_rounds = generator.integers(0, num_rounds, (runs, num_rounds))
+    quantiles = [of_fastest(second[chosen], counts) for chosen in chosen_rounds]
+    models: dict[str, stragglers.DelayModel] = {"best fit": fits[0].delay}
+    for unit in ("rounds", "workers", "cells"):
+        models[unit] = stragglers.empirical(first, unit, replace=True)
     keys = jax.random.split(jax.random.key(seed), runs)
-    num_workers = times.shape[1]
-    drawn = {
-        name: simulated(model, num_workers, len(second), keys)
-        for name, model in models.items()
-    }
+    predicted = {}
+    for model_name, model in models.items():
+        histories = simulated(model, num_workers, num_rounds, keys)
+        predicted[model_name] = of_fastest(np.concatenate(histories), counts)
+    shown_fits = []
+    for fit in fits[:SHOWN_FITS]:
+        shown_fits.append(
+            {"name": fit.name, "held_out": fit.held_out, "distance": fit.distance}
+        )
     return {
-        "fits": [
-            {name: getattr(fit, name) for name in ("name", "held_out", "distance")}
-            for fit in fits[:SHOWN_FITS]
-        ],
+        "fits": shown_fits,
         "num_workers": num_workers,
         "counts": counts,
         "measured": of_fastest(second, counts),
-        "interval": np.quantile(spread, [0.025, 0.975], axis=0),
-        "said": {
-            name: of_fastest(np.concatenate(times), counts)
-            for name, times in drawn.items()
-        },
+        "interval": np.quantile(quantiles, [0.025, 0.975], axis=0),
+        "said": predicted,
     }
 
 
@@ -135,37 +138,39 @@ def of_fastest(times: np.ndarray, counts: list[int]) -> np.ndarray:
 
 def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
     """Returns two rows per f: median and 90% quantile."""
-
-    def row(column, count, row, what):
-        true = numbers["measured"][row][column]
-        low, high = (end[row][column] for end in numbers["interval"])
-        shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
-        said = [own[row][column] / true - 1 for own in numbers["said"].values()]
-        return str(count), what, shown, *(f"{100 * error:+.1f}" for error in said)
-
-    return ResultTable(
+    table = ResultTable(
         f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
         "second half of the rounds, in seconds with 95% interval; error in percent of "
         f"predictions by the first half: {numbers['fits'][0]['name']}, and resampling "
         "of",
         ["f", "quantile", "measured", *numbers["said"]],
-        [
-            row(*counted, *quantile)
-            for counted in enumerate(numbers["counts"])
-            for quantile in enumerate(("median", "90%"))
-        ],
     )
+    lows, highs = numbers["interval"]
+    for column, count in enumerate(numbers["counts"]):
+        for index, quantile in enumerate(("median", "90%")):
+            measured = numbers["measured"][index][column]
+            low = lows[index][column]
+            high = highs[index][column]
+            row = [str(count), quantile, f"{measured:.3g} [{low:.3g}, {high:.3g}]"]
+            for predicted in numbers["said"].values():
+                error = predicted[index][column] / measured - 1
+                row.append(f"{100 * error:+.1f}")
+            table.rows.append(row)
+    return table
 
 
-def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
+def fits_of_known(name: str, seed: int) -> Iterator[Numbers]:
     """Fits the families to delays of equal workers, and of workers of unequal speed."""
     known = KNOWN[name]
     families = [getattr(stragglers, family) for family in KNOWN]
 
     def is_covered(fit):
-        off = {key: fit.parameters[key] - at for key, at in known.parameters.items()}
-        widths = {key: _HALF_WIDTH * fit.standard_errors[key] for key in off}
-        return {key: abs(off[key]) < widths[key] for key in off}
+        covered = {}
+        for parameter, value in known.parameters.items():
+            error = abs(fit.parameters[parameter] - value)
+            half_width = _HALF_WIDTH * fit.standard_errors[parameter]
+            covered[parameter] = error < half_width
+        return covered
 
     for number in range(DATA_SETS):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
@@ -186,25 +191,28 @@ def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
 
 def tabulate_known(numbers: Numbers) -> ResultTable:
     """Returns a row per family."""
-
-    def row(name, sets):
-        inside = [fit["is_covered"] for fit in sets if fit["is_covered"] is not None]
-        parameters = KNOWN[name].parameters
-        values = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
-        shares = [
-            *([fit[kind].startswith(name) for fit in sets] for kind in heads),
-            *([covered[parameter] for covered in inside] for parameter in parameters),
-        ]
-        return f"`{name}({values})`", *(f"{np.mean(share):.0%}" for share in shares)
-
-    heads = {"first": "first", "first_unequal": "first, unequal speeds"}
-    return ResultTable(
+    table = ResultTable(
         f"{DATA_SETS} data sets of each family, {NUM_ROUNDS} rounds of {NUM_WORKERS} "
         "workers: how often it is the best fit; for unequal speeds also how often 95% "
         "intervals contain its parameters",
         [
-            *("family", *heads.values(), "location or scale in its interval"),
+            "family",
+            "first",
+            "first, unequal speeds",
+            "location or scale in its interval",
             "shape or rate in its interval",
         ],
-        itertools.starmap(row, numbers["known"].items()),
     )
+    for family, fits in numbers["known"].items():
+        parameters = KNOWN[family].parameters
+        values = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
+        row = [f"`{family}({values})`"]
+        for kind in ("first", "first_unequal"):
+            is_first = [fit[kind].startswith(family) for fit in fits]
+            row.append(f"{np.mean(is_first):.0%}")
+        covered = [fit["is_covered"] for fit in fits if fit["is_covered"] is not None]
+        for parameter in parameters:
+            is_inside = [by_parameter[parameter] for by_parameter in covered]
+            row.append(f"{np.mean(is_inside):.0%}")
+        table.rows.append(row)
+    return table

@@ -16,7 +16,7 @@ from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import Printed, ResultTable, table_of, with_half
 from jaxwgc import codes, stragglers
-from jaxwgc.studies import Candidate
+from jaxwgc.studies import Candidate, Choice
 
 NUM_ROUNDS = 15
 NUM_WORKERS = 32
@@ -29,7 +29,7 @@ GOALS: dict[str, dict[str, float]] = {
 }
 # The fastest choice in a trace without deadlines that nearly all workers meet, and the
 # choice of a plan.
-CHOICES = "fastest in the trace", "least regret"
+CHOICES = ("fastest in the trace", "least regret")
 # The choice of a plan by the other rounds.
 BEST = "second half"
 # Fraction of workers that respond before a late deadline.
@@ -40,12 +40,13 @@ STALE = "first f, stale gradients"
 _NUM_PARTS = 8
 
 
-def _with_stalls(generator, shape):
+def _with_stalls(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     times = generator.lognormal(0.0, 0.2, shape)
-    return np.where(generator.random(shape) < 1 / 500, 20 * times, times)
+    is_stalled = generator.random(shape) < 1 / 500
+    return np.where(is_stalled, 20 * times, times)
 
 
-LAWS: dict[str, Callable[[np.random.Generator, Any], np.ndarray]] = {
+LAWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
     "shifted exponential": lambda generator, shape: 1 + generator.exponential(1, shape),
     "Pareto, shape 1.5": lambda generator, shape: 1 + generator.pareto(1.5, shape),
     "Pareto, shape 2.5": lambda generator, shape: 1 + generator.pareto(2.5, shape),
@@ -54,62 +55,92 @@ LAWS: dict[str, Callable[[np.random.Generator, Any], np.ndarray]] = {
 }
 
 
-def simulated_pairs(name: str, number: int, seed: int) -> Iterator[dict[str, Any]]:
+def simulated_pairs(name: str, number: int, seed: int) -> Iterator[Numbers]:
     """Yields the regrets by goal, for pairs of traces of a law."""
+    draw = LAWS[name]
+    law_index = list(LAWS).index(name)
+    shape = (NUM_ROUNDS, NUM_WORKERS)
     for pair in range(number):
-        generator = np.random.default_rng([seed, list(LAWS).index(name), pair])
-        shape = NUM_ROUNDS, NUM_WORKERS
-        first, second = (LAWS[name](generator, shape) for _ in range(2))
-        yield regrets(first, second, NUM_WORKERS, jax.random.key(seed), OPTIONS)[0]
+        generator = np.random.default_rng([seed, law_index, pair])
+        first = draw(generator, shape)
+        second = draw(generator, shape)
+        key = jax.random.key(seed)
+        by_goal, _ = regrets(first, second, NUM_WORKERS, key, OPTIONS)
+        yield by_goal
 
 
-def regrets(first, second, num_workers, key, options):
+def regrets(
+    first: np.ndarray,
+    second: np.ndarray,
+    num_workers: int,
+    key: jax.Array,
+    options: dict[str, Any],
+) -> tuple[dict[str, Numbers], jaxwgc.Plan]:
     """Returns the regrets by goal, and the plan by the first rounds.
 
     The regret is the additional time in the second rounds relative to the best choice
     there.
     """
-    delays = (stragglers.empirical(each, replace=True) for each in (first, second))
-    plan = jaxwgc.plan
-    by_first, by_second = (functools.partial(plan, own, num_workers) for own in delays)
-    keys = [jax.random.fold_in(key, number) for number in range(3)]
-    before = by_first(keys[0], **options)
-    after = by_second(keys[1], tail=0, **options)
+    first_delay = stragglers.empirical(first, replace=True)
+    second_delay = stragglers.empirical(second, replace=True)
+    first_key, second_key, judge_key = (jax.random.fold_in(key, i) for i in range(3))
+    before = jaxwgc.plan(first_delay, num_workers, first_key, **options)
+    after = jaxwgc.plan(second_delay, num_workers, second_key, tail=0, **options)
     # Judges choices of both plans by the same draws, in the same programs.
-    rules = options | {"replications": None, "tail": 0}
-    plans = before, after
-    judged = [by_second(keys[2], choices=own.choices, **rules) for own in plans]
-    again = {_identity(choice): choice for each in judged for choice in each.choices}
-    found = {}
+    rules = judging_options(options)
+    judged_before = jaxwgc.plan(
+        second_delay, num_workers, judge_key, choices=before.choices, **rules
+    )
+    judged_after = jaxwgc.plan(
+        second_delay, num_workers, judge_key, choices=after.choices, **rules
+    )
+    judged = {}
+    for choice in (*judged_before.choices, *judged_after.choices):
+        judged[_identity(choice)] = choice
+    by_goal = {}
     for name, goal in GOALS.items():
         plan = before.replan(**goal)
-        early = [choice for choice in plan.choices if not _is_late_deadline(choice)]
-        alone = min(early, key=lambda choice: choice.time.value)
-        chosen = [alone, plan.best, after.replan(**goal).best]
-        few = tuple(again[_identity(choice)] for choice in chosen)
-        times = {
-            _identity(choice): choice.time.value
-            for choice in judged[0]._replace(choices=few).replan(**goal).choices
+        chosen = {
+            CHOICES[0]: _fastest_in_trace(plan),
+            CHOICES[1]: plan.best,
+            BEST: after.replan(**goal).best,
         }
-        least = min(times.values())
-        ratios = [times[_identity(choice)] / least for choice in chosen]
-        found[name] = {
-            how: {"choice": label(choice), "regret": ratio - 1}
-            for how, choice, ratio in zip((*CHOICES, BEST), chosen, ratios)
-        }
-    return found, before
+        few = tuple(judged[_identity(choice)] for choice in chosen.values())
+        times = {}
+        for choice in judged_before._replace(choices=few).replan(**goal).choices:
+            times[_identity(choice)] = choice.time.value
+        shortest = min(times.values())
+        by_goal[name] = {}
+        for way, choice in chosen.items():
+            regret = times[_identity(choice)] / shortest - 1
+            by_goal[name][way] = {"choice": label(choice), "regret": regret}
+    return by_goal, before
 
 
-def _is_late_deadline(choice):
-    most = _LATE_DEADLINE * choice.code.num_workers
-    return isinstance(choice.wait, stragglers.deadline) and choice.num_answers > most
+def judging_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of a plan that judges given choices, without stalls."""
+    return {**options, "replications": None, "tail": 0}
 
 
-def _identity(choice):
+def _fastest_in_trace(plan: jaxwgc.Plan) -> Choice:
+    """Returns the fastest choice without deadlines that nearly all workers meet."""
+
+    def is_late_deadline(choice):
+        if not isinstance(choice.wait, stragglers.deadline):
+            return False
+        return choice.num_answers > _LATE_DEADLINE * choice.code.num_workers
+
+    choices = [choice for choice in plan.choices if not is_late_deadline(choice)]
+    return min(choices, key=lambda choice: choice.time.value)
+
+
+def _identity(choice: Candidate | Choice) -> tuple[int, stragglers.WaitingRule, bool]:
     return id(choice.code), choice.wait, choice.memory
 
 
-def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
+def by_halves(
+    times: np.ndarray, number: int, key: jax.Array, options: dict[str, Any]
+) -> Numbers:
     """Returns regrets of plans by the first half, and step times of other choices."""
     first, second = halves(times)
     goals, plan = regrets(first, second, number, key, options)
@@ -121,7 +152,7 @@ def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
     by_speed = codes.replicated(number, num_parts, 2, speeds)
     everyone = stragglers.fastest(number)
     others = stragglers.fastest(number - 1)
-    done = stragglers.until_decodable
+    until_decodable = stragglers.until_decodable
     stored = next(choice for choice in plan.choices if choice.memory)
     uncoded = codes.uncoded(number)
     by_load = codes.uncoded(number, num_parts, speeds)
@@ -129,15 +160,16 @@ def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
         EVERYONE: Candidate("", uncoded, everyone, "busy"),
         "work in proportion to speed": Candidate("", by_load, everyone, "busy"),
         "proportional placement × 2": Candidate("", shared, others, "busy"),
-        "on request × 2": Candidate("", request, done(request)),
-        "on request × 2, by speed": Candidate("", by_speed, done(by_speed)),
+        "on request × 2": Candidate("", request, until_decodable(request)),
+        "on request × 2, by speed": Candidate("", by_speed, until_decodable(by_speed)),
         STALE: stored,
         "choice of the plan": plan.best,
     }
     delay = stragglers.empirical(second, replace=True)
-    rules = options | {"replications": None, "tail": 0}
-    judged = jaxwgc.plan(delay, number, key, choices=[*ways.values()], **rules)
-    seconds = {_identity(each): each.step_time.value for each in judged.choices}
+    judged = jaxwgc.plan(
+        delay, number, key, choices=[*ways.values()], **judging_options(options)
+    )
+    seconds = {_identity(choice): choice.step_time.value for choice in judged.choices}
     return {
         "goals": goals,
         "waits_for": stored.waits_for,
@@ -148,43 +180,52 @@ def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
 
 def tabulate_simulated(numbers: Numbers) -> ResultTable:
     """Returns a row per law, and one for all."""
-    every = [pair for pairs in numbers.values() for pair in pairs]
+    all_pairs = [pair for pairs in numbers.values() for pair in pairs]
     heads = ["law"]
-    rows = [[name] for name in (*numbers, "all")]
-    for what in CHOICES:
-        heads += [f"{what}: median", f"{what}: worst"]
-        for row, pairs in zip(rows, (*numbers.values(), every)):
-            shares = [each[what]["regret"] for pair in pairs for each in pair.values()]
-            row += [f"{100 * np.median(shares):.1f}", f"{100 * np.max(shares):.0f}"]
+    for way in CHOICES:
+        heads += [f"{way}: median", f"{way}: worst"]
+
+    def row(name, pairs):
+        cells = [name]
+        for way in CHOICES:
+            regrets = [goal[way]["regret"] for pair in pairs for goal in pair.values()]
+            cells.append(f"{100 * np.median(regrets):.1f}")
+            cells.append(f"{100 * np.max(regrets):.0f}")
+        return cells
+
+    rows = [row(name, pairs) for name, pairs in numbers.items()]
     return ResultTable(
         f"Planned by a trace of {NUM_ROUNDS} rounds of {NUM_WORKERS} workers: "
         "additional time in another such trace relative to the best choice there, in "
-        f"percent; {len(every)} pairs of traces, {len(GOALS)} goals each",
+        f"percent; {len(all_pairs)} pairs of traces, {len(GOALS)} goals each",
         heads,
-        rows,
+        [*rows, row("all", all_pairs)],
     )
 
 
 def tabulate_ways(numbers: Numbers) -> ResultTable:
     """Returns a row per way to act, and a column per trace."""
 
-    def column(found):
-        cells = {way: f"{time:.4g}" for way, time in found["ways"].items()}
-        cells[STALE] += f" (f = {found['waits_for'].split()[1]})"
-        cells["perfect division"] = f"{found['bound']:.4g}"
-        for what in (CHOICES[1], BEST):
-            cells[f"choice: {what}"] = found["goals"]["default goal"][what]["choice"]
+    def column(record):
+        cells = {way: f"{time:.4g}" for way, time in record["ways"].items()}
+        num_awaited = record["waits_for"].split()[1]
+        cells[STALE] += f" (f = {num_awaited})"
+        cells["perfect division"] = f"{record['bound']:.4g}"
+        goals = record["goals"]
+        for way in (CHOICES[1], BEST):
+            cells[f"choice: {way}"] = goals["default goal"][way]["choice"]
         for goal in GOALS:
-            regret = found["goals"][goal][CHOICES[1]]["regret"]
+            regret = goals[goal][CHOICES[1]]["regret"]
             cells[f"regret, %: {goal}"] = f"{100 * regret:.1f}"
         return cells
 
+    heads = [f"`{name}`" for name in numbers["traces"]]
     columns = [column(trace["halves"]) for trace in numbers["traces"].values()]
     return ResultTable(
         "Time of a step in the second half of the rounds, in the unit of each trace. "
         "Speeds, f and the plan are those of the first half. Regret: additional time "
         "of its choice to a goal, relative to a plan by the second half",
-        ["", *(f"`{name}`" for name in numbers["traces"])],
+        ["", *heads],
         [[way, *(cells[way] for cells in columns)] for way in columns[0]],
     )
 
@@ -193,12 +234,14 @@ def draw_ways(numbers: Numbers) -> figures.Figure:
     """Draws the time of a step relative to waiting for all by trace."""
     figure, (axes,) = figures.new_figure(9, 3.4)
     names = [name.replace("_", "\n") for name in numbers["traces"]]
-    found = [trace["halves"] for trace in numbers["traces"].values()]
-    for index, way in enumerate([*found[0]["ways"]][1:]):
-        shares = [each["ways"][way] / each["ways"][EVERYONE] for each in found]
-        look = figures.style(index) | {"linestyle": ""}
-        axes.plot(names, shares, label=way, **look)
-    bounds = [each["bound"] / each["ways"][EVERYONE] for each in found]
+    records = [trace["halves"] for trace in numbers["traces"].values()]
+    ways = [way for way in records[0]["ways"] if way != EVERYONE]
+    for index, way in enumerate(ways):
+        ratios = [record["ways"][way] / record["ways"][EVERYONE] for record in records]
+        look = figures.style(index)
+        look["linestyle"] = ""
+        axes.plot(names, ratios, label=way, **look)
+    bounds = [record["bound"] / record["ways"][EVERYONE] for record in records]
     axes.plot(names, bounds, "k_", markersize=30, label="perfect division")
     axes.axhline(1, color="0.3", linewidth=1)
     axes.set(ylim=(0, None), ylabel="time of a step\nrelative to waiting for all")
@@ -208,17 +251,26 @@ def draw_ways(numbers: Numbers) -> figures.Figure:
 
 GOAL: dict[str, Any] = {"target": 0.01, "condition": 100.0, "heterogeneity": 0.1}
 # Goals in the table of decisions, which all use the same rounds.
-TARGETS = 0.1, 0.01, 0.001, 0.0001
-HETEROGENEITIES = 0.01, 0.1, 1.0
-REPLICATIONS = 1, 2
+TARGETS = (0.1, 0.01, 0.001, 0.0001)
+HETEROGENEITIES = (0.01, 0.1, 1.0)
+REPLICATIONS = (1, 2)
 # Trace of the printed plan.
 PRINTED = "one_slow_seconds"
 # Pairs of short traces simulated from each law: one to plan with, one to judge by.
 NUM_PAIRS = 12
 # Fields of a choice in tables.
 FIELDS = (
-    *("name", "replication", "waits_for", "step_time", "stalled_step_time", "time"),
-    *("step_quantile", "decoding_error", "num_bytes", "num_steps", "behind"),
+    "name",
+    "replication",
+    "waits_for",
+    "step_time",
+    "stalled_step_time",
+    "time",
+    "step_quantile",
+    "decoding_error",
+    "num_bytes",
+    "num_steps",
+    "behind",
 )
 
 
@@ -235,23 +287,26 @@ def plan(trace: Path | None = None, rounds: int = 1_000, seed: int = 0) -> Secti
     traces = read_traces(trace)
 
     def measured():
-        cells = {name: Once(measure, own, rounds, key) for name, own in traces.items()}
-        tables: Any = {name: functools.partial(tabulate, name) for name in traces}
-        more = {"decisions": tabulate_decisions, "ways": tabulate_ways}
+        cells = {}
+        tables: dict[str, Callable[[Numbers], ResultTable]] = {}
+        for name, times in traces.items():
+            cells[name] = Once(measure, times, rounds, key)
+            tables[name] = functools.partial(tabulate, name)
+        tables["decisions"] = tabulate_decisions
+        tables["ways"] = tabulate_ways
         numbers = {"target": GOAL["target"], "traces": cells}
-        return Study(numbers, tables=tables | more, figures={"ways": draw_ways})
+        return Study(numbers, tables=tables, figures={"ways": draw_ways})
 
     def printed():
-        found = jaxwgc.plan(stragglers.empirical(traces[PRINTED]), 4, key)
+        plan = jaxwgc.plan(stragglers.empirical(traces[PRINTED]), 4, key)
         return Study(
-            {"text": str(found)},
+            {"text": str(plan)},
             tables={"": lambda numbers: Printed(numbers["text"])},
-            figures={PRINTED: lambda _: found.plot()},
+            figures={PRINTED: lambda numbers: plan.plot()},
         )
 
     def simulated():
-        each = functools.partial(Once, simulated_pairs)
-        cells = {name: each(name, NUM_PAIRS, seed) for name in LAWS}
+        cells = {name: Once(simulated_pairs, name, NUM_PAIRS, seed) for name in LAWS}
         return Study(cells, tables={"": tabulate_simulated})
 
     if trace:
@@ -259,46 +314,59 @@ def plan(trace: Path | None = None, rounds: int = 1_000, seed: int = 0) -> Secti
     return {"printed": printed, "measured": measured, "simulated": simulated}
 
 
-def measure(times: np.ndarray, rounds: int, key: jax.Array) -> dict[str, Any]:
+def measure(times: np.ndarray, rounds: int, key: jax.Array) -> Numbers:
     """Returns the best choices of each code and for each goal, and their regrets."""
     num_workers = times.shape[1]
     # The same for all plans, so that they share their programs.
-    options: dict[str, Any] = {"replications": REPLICATIONS, "memory": True}
-    options["num_rounds"] = rounds
+    options: dict[str, Any] = {
+        "replications": REPLICATIONS,
+        "memory": True,
+        "num_rounds": rounds,
+    }
     try:
         delay = stragglers.empirical(times, replace=True)
         plan = jaxwgc.plan(delay, num_workers, key, **options, **GOAL)
-        found = by_halves(times, num_workers, key, options)
+        judged = by_halves(times, num_workers, key, options)
     except (TypeError, ValueError) as error:
         raise ExperimentError(str(error)) from error
-    everyone = "uncoded", stragglers.fastest(num_workers)
-    best = {id(choice) for choice in plan.by_code}
+    everyone = stragglers.fastest(num_workers)
+    best_of_codes = {id(choice) for choice in plan.by_code}
+    choices = []
+    for choice in plan.choices:
+        is_baseline = choice.name == "uncoded" and choice.wait == everyone
+        if is_baseline or id(choice) in best_of_codes:
+            choices.append({name: getattr(choice, name) for name in FIELDS})
+    decisions = []
+    for target in TARGETS:
+        for heterogeneity in HETEROGENEITIES:
+            decisions.append(decide(plan, target, heterogeneity))
     return {
         "num_workers": num_workers,
-        "choices": [
-            {name: getattr(choice, name) for name in FIELDS}
-            for choice in plan.choices
-            if id(choice) in best or (choice.name, choice.wait) == everyone
-        ],
-        "decisions": [
-            {"target": target, "heterogeneity": parts} | decide(plan, target, parts)
-            for target in TARGETS
-            for parts in HETEROGENEITIES
-        ],
-        "halves": found,
+        "choices": choices,
+        "decisions": decisions,
+        "halves": judged,
     }
 
 
-def decide(plan: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str, Any]:
+def decide(plan: jaxwgc.Plan, target: float, heterogeneity: float) -> Numbers:
     """Returns the best choice for a goal, and the best one with or without a code."""
-    other = plan.replan(target=target, heterogeneity=heterogeneity)
-    best = other.best
+    replanned = plan.replan(target=target, heterogeneity=heterogeneity)
+    best = replanned.best
+    other_side = [
+        choice for choice in replanned.choices if choice.is_coded != best.is_coded
+    ]
     longer = math.nan
-    against = [each for each in other.choices if each.is_coded != best.is_coded]
-    if other.is_reached and against:
-        longer = against[0].behind.value / best.time.value
-    found = {name: getattr(best, name) for name in ("name", "replication", "waits_for")}
-    return found | {"is_reached": other.is_reached, "other_side_takes_longer": longer}
+    if replanned.is_reached and other_side:
+        longer = other_side[0].behind.value / best.time.value
+    return {
+        "target": target,
+        "heterogeneity": heterogeneity,
+        "name": best.name,
+        "replication": best.replication,
+        "waits_for": best.waits_for,
+        "is_reached": replanned.is_reached,
+        "other_side_takes_longer": longer,
+    }
 
 
 def tabulate_decisions(numbers: Numbers) -> ResultTable:
@@ -308,19 +376,24 @@ def tabulate_decisions(numbers: Numbers) -> ResultTable:
         if not best["is_reached"]:
             return "none reaches it"
         longer = best["other_side_takes_longer"]
-        return label(best) + (f" ({longer:.0%})" if np.isfinite(longer) else "")
+        if np.isfinite(longer):
+            return f"{label(best)} ({longer:.0%})"
+        return label(best)
 
-    def row(name, target):
-        decisions = numbers["traces"][name]["decisions"]
-        every = [cell(best) for best in decisions if best["target"] == target]
-        return name, f"{target:g}", *every
-
-    return ResultTable(
+    heads = [f"heterogeneity {value:g}" for value in HETEROGENEITIES]
+    table = ResultTable(
         "The best choice by goal. In brackets: additional time of the best code if the "
         "choice is uncoded, or of the best uncoded choice if it is coded",
-        ["trace", "target", *(f"heterogeneity {value:g}" for value in HETEROGENEITIES)],
-        [row(name, target) for name in numbers["traces"] for target in TARGETS],
+        ["trace", "target", *heads],
     )
+    for name, trace in numbers["traces"].items():
+        for target in TARGETS:
+            row = [name, f"{target:g}"]
+            for best in trace["decisions"]:
+                if best["target"] == target:
+                    row.append(cell(best))
+            table.rows.append(row)
+    return table
 
 
 def tabulate(name: str, numbers: Numbers) -> ResultTable:
@@ -331,11 +404,17 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
     def is_reached(choice):
         return np.isfinite(choice["time"].value)
 
+    def num_steps(choice):
+        if is_reached(choice):
+            return f"{choice['num_steps']:.1f}"
+        return "never"
+
     def longer(choice):
+        if not is_reached(choice):
+            return ""
         value = choice["behind"].value
         error = choice["behind"].standard_error
-        shown = with_half(100 * value / best, 200 * error / best, 1)
-        return shown if is_reached(choice) else ""
+        return with_half(100 * value / best, 200 * error / best, 1)
 
     return table_of(
         f"{name}, {trace['num_workers']} workers, to a loss of {numbers['target']:g} "
@@ -349,9 +428,7 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
             "90%": "{step_quantile[value]:#.4g}",
             "error, %": "{decoding_error[value]:100 .1f}",
             "MB": "{num_bytes:1e-6 .0f}",
-            "steps": lambda choice: (
-                f"{choice['num_steps']:.1f}" if is_reached(choice) else "never"
-            ),
+            "steps": num_steps,
             "longer than the best, %": longer,
         },
     )(trace["choices"])

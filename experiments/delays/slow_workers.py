@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +53,9 @@ def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
     }
 
 
-def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarray:
+def ends(
+    times: np.ndarray, code: jaxwgc.GradientCode, wait: stragglers.WaitingRule
+) -> np.ndarray:
     """Returns ends of rounds, (rounds,), from times (rounds, workers) at load 1."""
     loads = np.asarray(code.loads)
     key = jax.random.key(0)
@@ -68,8 +69,9 @@ def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarr
 
 def exact_codes(times: np.ndarray) -> np.ndarray:
     """Returns the times of the fastest n - s workers with s + 1 times the work."""
-    in_order = np.sort(times, axis=1)[:, ::-1]
-    return in_order * np.arange(1, times.shape[1] + 1)
+    slowest_first = np.sort(times, axis=1)[:, ::-1]
+    work = np.arange(1, times.shape[1] + 1)
+    return slowest_first * work
 
 
 def rounds_of(draw: Callable[[], np.ndarray]) -> Numbers:
@@ -81,34 +83,40 @@ def rounds_of(draw: Callable[[], np.ndarray]) -> Numbers:
     seconds = {"all": exact[:, 0], "best_code": exact[:, best]}
     for copies in COPIES:
         code = codes.replicated(num_workers, num_workers * NUM_PARTS, copies)
-        rules = {f"request_{copies}": stragglers.until_decodable(code)}
+        rule = stragglers.until_decodable(code)
+        seconds[f"request_{copies}"] = ends(times, code, rule)
         if copies == 2:
-            rules |= {f"{share}": stragglers.coverage(code, share) for share in COVERED}
-        seconds |= {name: ends(times, code, rule) for name, rule in rules.items()}
+            for share in COVERED:
+                rule = stragglers.coverage(code, share)
+                seconds[f"{share}"] = ends(times, code, rule)
     seconds["bound"] = num_workers / np.sum(1 / times, axis=1)
-    summaries = {name: jaxwgc.summarize(each) for name, each in seconds.items()}
+    summaries = {name: jaxwgc.summarize(rounds) for name, rounds in seconds.items()}
     return {"num_workers": num_workers, "stragglers": best, "seconds": summaries}
 
 
-def drawn(law, num_rounds: int, keys: jax.Array) -> np.ndarray:
+def drawn(law: stragglers.DelayModel, num_rounds: int, keys: jax.Array) -> np.ndarray:
     """Returns random times of the rounds, of one key."""
-    return simulated(law, NUM_WORKERS, num_rounds, keys)[0]
+    [times] = simulated(law, NUM_WORKERS, num_rounds, keys)
+    return times
 
 
 def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -> Study:
     """Returns every round of the traces, and rounds of random delays."""
-    draws: dict[str, Callable[[], np.ndarray]] = {
-        f"`{name}`": lambda times=times: times for name, times in traces.items()
-    }
+    rows = []
+    for name, times in traces.items():
+        cell = Once(rounds_of, lambda times=times: times)
+        rows.append({"delays": f"`{name}`", "": cell})
     keys = jax.random.split(key, (len(LAWS), 1))
-    for keys_of_law, (name, law) in zip(keys, LAWS.items()):
-        draws[name] = functools.partial(drawn, law, num_rounds, keys_of_law)
+    for index, (name, law) in enumerate(LAWS.items()):
+        draw = functools.partial(drawn, law, num_rounds, keys[index])
+        rows.append({"delays": name, "": Once(rounds_of, draw)})
 
     def ratio(row):
-        return f"{row['seconds']['request_2'].mean / row['seconds']['all'].mean:.2f}"
+        seconds = row["seconds"]
+        return f"{seconds['request_2'].mean / seconds['all'].mean:.2f}"
 
     return timed(
-        [{"delays": name, "": Once(rounds_of, draw)} for name, draw in draws.items()],
+        rows,
         "Time of a step: waiting for all without a code; any n - s of the workers, "
         "each with s + 1 times the work; finished parts on request with 2 copies and "
         "with 3, and with 2 until that share of the parts is covered; perfect "
@@ -131,18 +139,19 @@ def blocks(num_rounds: int, key: jax.Array) -> Study:
     """Returns the setting of block coordinate gradient coding, in millions."""
 
     def measure(num_workers):
-        times = simulated(BLOCK_LAW, num_workers, num_rounds // 2, key[None])[0]
+        [times] = simulated(BLOCK_LAW, num_workers, num_rounds // 2, key[None])
         times = times * (WORK / num_workers / 1e6)
         code = codes.replicated(num_workers, num_workers * BLOCK_PARTS, BLOCK_COPIES)
-        taken = ends(times, code, stragglers.until_decodable(code))
+        rounds = ends(times, code, stragglers.until_decodable(code))
         best = exact_codes(times).mean(0).min()
-        return {"best_code": best, "request": jaxwgc.summarize(taken)}
+        return {"best_code": best, "request": jaxwgc.summarize(rounds)}
 
+    rows = []
+    for num_workers, published in PUBLISHED.items():
+        cell = Once(measure, num_workers)
+        rows.append({"num_workers": num_workers, "published": published, "": cell})
     return timed(
-        [
-            {"num_workers": number, "published": value, "": Once(measure, number)}
-            for number, value in PUBLISHED.items()
-        ],
+        rows,
         f"Time of a step, in millions, of {WORK:,} units of work that each take 50 + "
         "Exp(mean 1000): block coordinate gradient coding as published, and finished "
         "parts on request. Both count computation alone",
@@ -166,26 +175,48 @@ def draw_meeting() -> figures.Figure:
     # The part of each message: (workers, messages per worker).
     parts = np.reshape(code.encoding_matrix, (*requests.shape, -1)).argmax(-1)
     figure, (axes,) = figures.new_figure(8.6, 2.6)
-    kinds = "own part, sent", "part of the next worker, sent", "not needed"
-    colors = *figures.COLORS[:2], "0.8"
-    for (worker, turn), is_sent in np.ndenumerate(requests):
+    first_copy, second_copy, *_ = figures.COLORS
+    not_needed = "0.8"
+    for (worker, position), is_sent in np.ndenumerate(requests):
         seconds = 1 / SPEEDS[worker] / NUM_PARTS
-        start = turn * seconds
-        end = min((turn + 1) * seconds, elapsed)
+        start = position * seconds
+        end = min((position + 1) * seconds, elapsed)
         if start > elapsed - 1e-6:
             continue
-        kind = int(turn >= NUM_PARTS) if is_sent else 2
-        look = {"edgecolor": "white", "linewidth": 1, "color": colors[kind]}
-        axes.barh(worker, end - start, 0.8, start, **look)
+        if not is_sent:
+            color = not_needed
+        elif position < NUM_PARTS:
+            color = first_copy
+        else:
+            color = second_copy
+        axes.barh(
+            worker,
+            end - start,
+            height=0.8,
+            left=start,
+            edgecolor="white",
+            linewidth=1,
+            color=color,
+        )
         if end - start > 0.06:
-            look = {"ha": "center", "va": "center", "fontsize": 8}
-            look["color"] = "black" if kind else "white"
-            axes.text((start + end) / 2, worker, parts[worker, turn], **look)
+            axes.text(
+                (start + end) / 2,
+                worker,
+                parts[worker, position],
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if color == first_copy else "black",
+            )
     axes.set(xlabel="time, in units of an even share of the work")
     axes.set_yticks(range(num_workers), [f"worker {n}" for n in range(num_workers)])
     axes.invert_yaxis()
     axes.grid(False)
     axes.axvline(elapsed, color="0.3", linewidth=1, linestyle="--")
-    handles = [Patch(color=color) for color in colors]
-    figure.legend(handles, kinds, loc="outside lower center", ncols=3)
+    handles = [
+        Patch(color=first_copy, label="own part, sent"),
+        Patch(color=second_copy, label="part of the next worker, sent"),
+        Patch(color=not_needed, label="not needed"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -1,13 +1,14 @@
 """Times of workers: traces of the repository, of a file, and simulated traces."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runner.results import ExperimentError
+import jaxwgc
+from experiments.runner.results import ExperimentError, Record
+from jaxwgc import stragglers
 from jaxwgc._table_files import FileOptions, read_trace
 from jaxwgc._validation import measured_times
 
@@ -39,7 +40,11 @@ def read_traces(path: Path | None = None) -> dict[str, np.ndarray]:
             raise ValueError("times must be of at least 2 workers")
     except (OSError, EOFError, TypeError, ValueError) as error:
         raise ExperimentError(f"--trace {path}: {error}") from error
-    return {name: own if own.ndim == 2 else own.sum(-1) for name, own in traces.items()}
+    for name, times in traces.items():
+        if times.ndim == 3:
+            # Times of microbatches, of which a worker computes all.
+            traces[name] = times.sum(axis=-1)
+    return traces
 
 
 def halves(times: np.ndarray) -> list[np.ndarray]:
@@ -47,7 +52,9 @@ def halves(times: np.ndarray) -> list[np.ndarray]:
     return np.split(times, [len(times) // 2])
 
 
-def simulated(delay, num_workers: int, num_rounds: int, keys) -> np.ndarray:
+def simulated(
+    delay: stragglers.DelayModel, num_workers: int, num_rounds: int, keys: jax.Array
+) -> np.ndarray:
     """Draws histories of rounds, (runs, rounds, workers)."""
 
     @jax.jit
@@ -58,12 +65,15 @@ def simulated(delay, num_workers: int, num_rounds: int, keys) -> np.ndarray:
             return state, times
 
         keys = jax.random.split(key, num_rounds)
-        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
+        _, times = jax.lax.scan(step, delay.init(num_workers), keys)
+        return times
 
     return np.asarray(draw(keys))
 
 
-def label(choice: Any) -> str:
+def label(choice: jaxwgc.studies.Choice | Record) -> str:
     """Returns code, copies and waiting rule of a `Choice`, or of its numbers."""
-    copies = f" × {choice.replication:.3g}" if choice.replication > 1 else ""
-    return f"`{choice.name}`{copies}, {choice.waits_for}"
+    code = f"`{choice.name}`"
+    if choice.replication > 1:
+        code += f" × {choice.replication:.3g}"
+    return f"{code}, {choice.waits_for}"

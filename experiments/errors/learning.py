@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 
 import jaxwgc
 from experiments.errors.rounds import Corrupt, one_of_kinds
-from experiments.paper.mnist import load_digits, test_error
+from experiments.paper.mnist import Digits, load_digits, test_error
 from experiments.runner.study import Numbers, Once, Study, timed
 from jaxwgc import codes, corruptions, stragglers
 
@@ -32,42 +32,61 @@ KINDS: dict[str, Corrupt] = {
 WAYS = ("clean", "not corrected", "corrected")
 
 
-def _loss(params, part):
+Parts = tuple[jax.Array, jax.Array]
+
+
+def _loss(params: jax.Array, part: Parts) -> jax.Array:
     images, labels = part
     logits = images @ params
     return jnp.sum(jax.nn.softplus(logits) - labels * logits)
 
 
-def _parts(is_sorted: int = False):
+def _parts(is_sorted: bool = False) -> tuple[Parts, Digits]:
+    """Returns images and labels of 20 parts, and the images to test."""
     training, test = load_digits()
-    order = jnp.argsort(training.labels) if is_sorted else slice(None)
-    parts, _ = jaxwgc.partition((training.images[order], training.labels[order]), 20)
+    images, labels = training
+    if is_sorted:
+        order = jnp.argsort(labels)
+        images = images[order]
+        labels = labels[order]
+    parts, _ = jaxwgc.partition((images, labels), 20)
     return parts, test
 
 
 def study(quick: bool, key: jax.Array) -> Study:
     """Returns logistic regression with two workers lost and two corrupted per round."""
-    trained = {way: trainer(way, 2 if quick else NUM_SEEDS, key) for way in WAYS}
+    num_seeds = 2 if quick else NUM_SEEDS
+    trainers = {way: trainer(way, num_seeds, key) for way in WAYS}
+    cells = {}
+    for index, kind in enumerate(KINDS):
+        cells[kind] = {way: Once(train, trainers[way], index) for way in WAYS}
+    columns = {"error": "{name}"}
+    for way in WAYS:
+        columns[f"{way}: test error"] = f"{{{way}[error]}}"
+    for way in WAYS:
+        columns[f"{way}: loss"] = f"{{{way}[loss]:.4g}}"
+    columns["rounds corrected"] = "{corrected[corrected]:.0f}"
+    columns["rounds rejected"] = "{corrected[refused]:.0f}"
     return timed(
-        {
-            kind: {way: Once(train, trained[way], index) for way in WAYS}
-            for index, kind in enumerate(KINDS)
-        },
+        cells,
         f"MNIST 4 vs 9, {NUM_STEPS} steps of gradient descent, RS(20, 20, 9), "
         f"{NUM_LOST} of {NUM_WORKERS} workers lost and {NUM_WRONG} corrupted in each "
         "round: test error in percent, loss on all data, and with correction the "
         "rounds in which a worker was blamed, or which were rejected",
-        {"error": "{name}"}
-        | {f"{way}: test error": f"{{{way}[error]}}" for way in WAYS}
-        | {f"{way}: loss": f"{{{way}[loss]:.4g}}" for way in WAYS}
-        | {
-            "rounds corrected": "{corrected[corrected]:.0f}",
-            "rounds rejected": "{corrected[refused]:.0f}",
-        },
+        columns,
     )
 
 
-def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
+class Trained(NamedTuple):
+    """Ends of trainings: test error, loss, and rounds corrected and rejected."""
+
+    error: jax.Array
+    loss: jax.Array
+    corrected: jax.Array | int
+    refused: jax.Array | int
+
+
+def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Trained]:
     """Returns a function that trains with the kind of errors of an index."""
     parts, test = _parts()
     partials = jaxwgc.partial_value_and_grad(_loss)
@@ -91,27 +110,40 @@ def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
             updates, state = chain.update(gradients, state, params)
             return (optax.apply_updates(params, updates), state), losses.sum()
 
-        start = jnp.zeros(parts[0].shape[-1])
-        carry: Any = start, chain.init(start)
+        images, _ = parts
+        start = jnp.zeros(images.shape[-1])
+        carry = (start, chain.init(start))
+        # The type checker does not know the type of the state of a chain.
         end: Any = jax.lax.scan(step, carry, length=NUM_STEPS)
         (params, state), losses = end
-        errors = state[0].errors
-        counts = (errors.num_corrected, errors.num_refused) if errors else (0, 0)
-        return test_error(jnp.asarray(params), test), losses[-1], *counts
+        aggregate_state, *_ = state
+        errors = aggregate_state.errors
+        return Trained(
+            error=test_error(params, test),
+            loss=losses[-1],
+            corrected=errors.num_corrected if errors else 0,
+            refused=errors.num_refused if errors else 0,
+        )
 
     keys = jax.random.split(key, num_seeds)
-    return jax.jit(lambda kind: jax.lax.map(lambda key: one_run(key, kind), keys))
+
+    @jax.jit
+    def train_all(kind):
+        return jax.lax.map(lambda key: one_run(key, kind), keys)
+
+    return train_all
 
 
-def train(trained: Callable[[int], Any], kind: int) -> Numbers:
+def train(train_all: Callable[[int], Trained], kind: int) -> Numbers:
     """Returns the final test error and loss, and rounds corrected and rejected."""
-    error, loss, corrected, refused = trained(kind)
+    trained = train_all(kind)
+    # A guess between two digits, if training diverges.
+    errors = jnp.where(jnp.isfinite(trained.loss), trained.error, 50.0)
     return {
-        # A guess between two digits, if training diverges.
-        "error": jaxwgc.summarize(jnp.where(jnp.isfinite(loss), error, 50.0)),
-        "loss": float(jnp.mean(loss)),
-        "corrected": float(jnp.mean(corrected)),
-        "refused": float(jnp.mean(refused)),
+        "error": jaxwgc.summarize(errors),
+        "loss": float(jnp.mean(trained.loss)),
+        "corrected": float(jnp.mean(trained.corrected)),
+        "refused": float(jnp.mean(trained.refused)),
     }
 
 
@@ -125,7 +157,9 @@ def krum(messages: jax.Array) -> jax.Array:
     """Returns the message with the least distance to its n - f - 2 nearest ones."""
     differences = messages[:, None] - messages
     squares = jnp.sort(jnp.sum(differences**2, axis=2), axis=1)
-    scores = squares[:, 1 : len(messages) - NUM_WRONG - 1].sum(1)
+    # The nearest message is the message itself.
+    num_nearest = len(messages) - NUM_WRONG - 2
+    scores = squares[:, 1 : 1 + num_nearest].sum(axis=1)
     return messages[jnp.argmin(scores)]
 
 
@@ -139,43 +173,49 @@ OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def compared(runs: int, key: jax.Array) -> Study:
     """Returns errors of the gradient, from uncoded and from coded messages."""
-    names = [*OTHERS, "coded, corrected"]
+    cells = []
+    for data, is_sorted in (("shuffled", False), ("sorted by digit", True)):
+        for kind in KINDS:
+            cell = Once(compare, kind, is_sorted, runs, key)
+            cells.append({"data": data, "kind": kind, "": cell})
+    columns = {"data": "{data}", "error": "{kind}"}
+    for name in (*OTHERS, "coded, corrected"):
+        columns[name] = f"{{{name}:.1e}}"
     return timed(
-        [
-            {"data": data, "kind": kind, "": Once(compare, kind, is_sorted, runs, key)}
-            for is_sorted, data in enumerate(("shuffled", "sorted by digit"))
-            for kind in KINDS
-        ],
+        cells,
         f"Relative error of the gradient, median, {NUM_WRONG} of {NUM_WORKERS} workers "
         "corrupted: aggregations of one message per part, and of coded messages, which "
         "need nine times the work",
-        {"data": "{data}", "error": "{kind}"}
-        | {name: f"{{{name}:.1e}}" for name in names},
+        columns,
     )
 
 
-def compare(kind: str, is_sorted: int, runs: int, key: jax.Array) -> Numbers:
+def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
     """Returns medians over rounds of the relative error of the gradient."""
     parts, _ = _parts(is_sorted)
-    params = 0.01 * jax.random.normal(key, parts[0].shape[-1:])
-    gradients = jaxwgc.partial_value_and_grad(_loss)(params, parts)[1]
+    images, _ = parts
+    params = 0.01 * jax.random.normal(key, images.shape[-1:])
+    _, gradients = jaxwgc.partial_value_and_grad(_loss)(params, parts)
     exact = gradients.sum(0)
     uncoded = codes.uncoded(NUM_WORKERS)
     locator = jaxwgc.coding.ErrorLocator.of(CODE)
     model = functools.partial(KINDS[kind], stragglers.uniform(NUM_WRONG))
 
-    def off(decoded):
-        return jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
+    def relative_error(gradient):
+        return jnp.linalg.norm(gradient - exact) / jnp.linalg.norm(exact)
 
-    def one_round(key) -> dict[str, Any]:
+    def one_round(key) -> dict[str, jax.Array]:
         messages, *_ = model(uncoded).sample(key, (), gradients, NUM_WORKERS)
-        misses = {n: off(NUM_WORKERS * mean(messages)) for n, mean in OTHERS.items()}
+        errors = {}
+        for name, mean in OTHERS.items():
+            errors[name] = relative_error(NUM_WORKERS * mean(messages))
         sent = jaxwgc.encode(CODE, gradients)
         sent, *_ = model(CODE).sample(key, (), sent, NUM_WORKERS)
         received = jnp.ones(NUM_WORKERS, bool)
         located = locator.locate(sent, received, jax.random.fold_in(key, 1))
-        misses["coded, corrected"] = off(jaxwgc.decode(CODE, sent, located, params))
-        return misses
+        decoded = jaxwgc.decode(CODE, sent, located, params)
+        errors["coded, corrected"] = relative_error(decoded)
+        return errors
 
     keys = jax.random.split(key, runs)
     errors = jax.jit(lambda keys: jax.lax.map(one_round, keys))(keys)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,27 +30,41 @@ SIZES = 10.0 ** np.arange(-8, 3.1, 0.5)
 
 def bits(runs: int, key: jax.Array) -> Study:
     """Returns detections by bit and by size of the error."""
-    every = rounds_of.known_codes(key)
-    cells = {
-        name: {
-            "bits": Once(flipped, every[name], 5 * runs, key),
-            "whole": Once(sized, every[name], 1.0, runs, key),
-            "entry": Once(sized, every[name], 1e-9, runs, key),
+    known = rounds_of.known_codes(key)
+    cells = {}
+    for name in SHOWN:
+        code = known[name]
+        cells[name] = {
+            "bits": Once(flipped, code, 5 * runs, key),
+            "whole": Once(sized, code, 1.0, runs, key),
+            "entry": Once(sized, code, 1e-9, runs, key),
         }
-        for name in SHOWN
-    }
     numbers = {"rounds": 5 * runs, "sizes": SIZES.tolist(), "codes": cells}
     return Study(numbers, tables={"bits": tabulate}, figures={"sizes": draw})
 
 
-def _play(code, model_of, settings, runs, key):
-    """Returns per setting what is detected, and errors of decoded gradients."""
+class Played(NamedTuple):
+    """Rounds with one corrupted message: detection, and error of the gradient."""
+
+    is_detected: np.ndarray
+    error: np.ndarray
+
+
+def _play(
+    code: jaxwgc.GradientCode,
+    model_of: Callable[[stragglers.StragglerModel, Any], corruptions.CorruptionModel],
+    settings: jax.Array,
+    runs: int,
+    key: jax.Array,
+) -> list[Played]:
+    """Returns the rounds per setting of the model."""
     number = code.num_workers
 
     def one_round(key, setting):
         keys = jax.random.split(key, 4)
         wrong = jax.random.randint(keys[1], (), 0, number)
-        model = model_of(stragglers.fixed(jnp.arange(number) != wrong), setting)
+        honest = stragglers.fixed(jnp.arange(number) != wrong)
+        model = model_of(honest, setting)
         everyone = jnp.ones(number, bool)
         located, error = rounds_of.corrupt_and_decode(code, model, keys, everyone)
         is_detected = located.wrong.any() | located.refused | ~located.mask.all()
@@ -58,26 +73,33 @@ def _play(code, model_of, settings, runs, key):
     keys = jax.random.split(key, runs)
 
     @jax.jit
-    def every(setting):
+    def play_all(setting):
         return jax.lax.map(lambda key: one_round(key, setting), keys)
 
-    return [jax.tree.map(np.asarray, every(setting)) for setting in settings]
+    played = []
+    for setting in settings:
+        is_detected, error = play_all(setting)
+        played.append(Played(np.asarray(is_detected), np.asarray(error)))
+    return played
 
 
 def flipped(code: jaxwgc.GradientCode, runs: int, key: jax.Array) -> list[Numbers]:
     """Returns per bit the detections, and the worst error of decoded gradients."""
-    played = _play(code, corruptions.bit_flip, jnp.arange(NUM_BITS), runs, key)
-    return [
-        {
-            "detected": int(detected.sum()),
-            "harm": float(error.max()),
-            "harmful": int(np.sum(error > HARMLESS)),
-        }
-        for detected, error in played
-    ]
+    numbers = []
+    for rounds in _play(code, corruptions.bit_flip, jnp.arange(NUM_BITS), runs, key):
+        numbers.append(
+            {
+                "detected": int(rounds.is_detected.sum()),
+                "harm": float(rounds.error.max()),
+                "harmful": int(np.sum(rounds.error > HARMLESS)),
+            }
+        )
+    return numbers
 
 
-def sized(code, share: float, runs: int, key: jax.Array) -> list[Numbers]:
+def sized(
+    code: jaxwgc.GradientCode, share: float, runs: int, key: jax.Array
+) -> list[Numbers]:
     """Returns detections by relative size of an error in a share of the entries."""
 
     def model_of(who, size):
@@ -85,37 +107,54 @@ def sized(code, share: float, runs: int, key: jax.Array) -> list[Numbers]:
 
     # Errors in one entry are relative to the norm of the message.
     scale = np.sqrt(rounds_of.NUM_PARAMETERS) if share < 1 else 1.0
-    played = _play(code, model_of, jnp.asarray(SIZES * scale, jnp.float32), runs, key)
-    return [{"detected": seen.mean(), "harm": error.max()} for seen, error in played]
+    sizes = jnp.asarray(SIZES * scale, jnp.float32)
+    numbers = []
+    for rounds in _play(code, model_of, sizes, runs, key):
+        detected = rounds.is_detected.mean()
+        numbers.append({"detected": detected, "harm": rounds.error.max()})
+    return numbers
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per bit."""
 
-    def row(bit):
-        kind = "sign" if bit == 31 else "exponent" if bit >= 23 else "mantissa"
-        outcomes = [code.bits[bit] for code in numbers["codes"].values()]
-        return f"{bit}, {kind}", *(f"{o.detected} ({o.harm:.0e})" for o in outcomes)
+    def kind_of(bit):
+        if bit == 31:
+            return "sign"
+        return "exponent" if bit >= 23 else "mantissa"
 
-    return ResultTable(
+    table = ResultTable(
         f"One bit of one entry of one message is flipped, {numbers['rounds']:,} rounds "
         f"per bit, {rounds_of.NUM_PARAMETERS:,} parameters: rounds in which it is "
         "detected, and in brackets the largest relative error of the decoded gradient",
         ["bit", *numbers["codes"]],
-        map(row, reversed(range(NUM_BITS))),
     )
+    for bit in reversed(range(NUM_BITS)):
+        row = [f"{bit}, {kind_of(bit)}"]
+        for code in numbers["codes"].values():
+            outcome = code.bits[bit]
+            row.append(f"{outcome.detected} ({outcome.harm:.0e})")
+        table.rows.append(row)
+    return table
 
 
 def draw(numbers: Numbers) -> Figure:
     """Draws detections and the largest error of decoded gradients by size."""
     figure, (left, right) = new_figure(9, 4, columns=2, sharey=False)
     for index, (name, code) in enumerate(numbers["codes"].items()):
-        for style, kind in (("-", "whole"), ("--", "entry")):
-            look = {"linestyle": style, "label": name if kind == "whole" else None}
+        for linestyle, kind in (("-", "whole"), ("--", "entry")):
+            label = name if kind == "whole" else None
             shares = [100 * cell.detected for cell in code[kind]]
             harms = [max(cell.harm, 1e-9) for cell in code[kind]]
             for axes, values in ((left, shares), (right, harms)):
-                line(axes, index, numbers["sizes"], values, **look)
+                line(
+                    axes,
+                    index,
+                    numbers["sizes"],
+                    values,
+                    linestyle=linestyle,
+                    label=label,
+                )
     left.set(ylabel="detected, percent")
     right.set(yscale="log", ylabel="relative error of the decoded gradient")
     right.axhline(HARMLESS, color="0.6", linewidth=0.8)
@@ -171,17 +210,22 @@ Known = Callable[[str], Rounds]
 
 def located(runs: int, rounds: Known) -> Study:
     """Returns the rounds in which exactly the corrupted workers are located."""
-    cells = [
-        {"code": name, "missing": missing, "wrong": wrong}
-        | {"": Once(_located, rounds, name, missing, wrong)}
-        for (name, missing), numbers in CELLS.items()
-        for wrong in numbers
-    ]
+    cells = []
+    for (name, missing), numbers in CELLS.items():
+        for wrong in numbers:
+            cells.append(
+                {
+                    "code": name,
+                    "missing": missing,
+                    "wrong": wrong,
+                    "": Once(_located, rounds, name, missing, wrong),
+                }
+            )
 
-    def least(kinds):
+    def minimum_over(kinds):
         def cell(row):
-            shown = [row["right"][name] for name in kinds if name in row["right"]]
-            return str(min(shown, default="beyond"))
+            counts = [row["right"][name] for name in kinds if name in row["right"]]
+            return str(min(counts, default="beyond"))
 
         return cell
 
@@ -194,8 +238,8 @@ def located(runs: int, rounds: Known) -> Study:
             "missing": "{missing}",
             "checks": "{checks}",
             "corrupted": "{wrong}",
-            "independent": least(INDEPENDENT),
-            "that agree": least(TOGETHER),
+            "independent": minimum_over(INDEPENDENT),
+            "that agree": minimum_over(TOGETHER),
             "rejected, of all": "{refused}",
             "honest workers blamed": "{blamed}",
             "largest error of the gradient": "{error:.0e}",
@@ -208,20 +252,28 @@ def located(runs: int, rounds: Known) -> Study:
 def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     code = rounds(name).code
     checks = code.num_stragglers - missing
-    # Half as many colluders can be located.
-    kinds = INDEPENDENT | (TOGETHER if wrong <= checks // 2 else {})
     if 2 * wrong >= code.num_workers:
         # If half of all signs are flipped, the other half may be the corrupted one.
-        kinds = {"noise": INDEPENDENT["noise"]}
+        kinds = ["noise"]
+    elif wrong <= checks // 2:
+        kinds = [*INDEPENDENT, *TOGETHER]
+    else:
+        # Half as many colluders can be located.
+        kinds = [*INDEPENDENT]
     played = {kind: rounds(name).play(kind, wrong, missing) for kind in kinds}
-    every = Outcomes(*map(np.concatenate, zip(*played.values())))
+    together = _concatenated([*played.values()])
     return {
         "checks": checks,
-        "right": {name: each.is_right.sum() for name, each in played.items()},
-        "refused": every.is_refused.sum(),
-        "blamed": every.blames.sum(),
-        "error": every.error[every.is_right].max(initial=0),
+        "right": {kind: outcomes.is_right.sum() for kind, outcomes in played.items()},
+        "refused": together.is_refused.sum(),
+        "blamed": together.blames.sum(),
+        "error": together.error[together.is_right].max(initial=0),
     }
+
+
+def _concatenated(outcomes: list[Outcomes]) -> Outcomes:
+    """Returns the outcomes of all rounds."""
+    return jax.tree.map(lambda *fields: np.concatenate(fields), *outcomes)
 
 
 def clean(runs: int, rounds: Known, names: list[str]) -> Study:
@@ -242,19 +294,21 @@ def clean(runs: int, rounds: Known, names: list[str]) -> Study:
 
 def _clean(rounds: Known, name: str) -> Numbers:
     played = [rounds(name).play("noise", 0, 1, batch) for batch in range(BATCHES)]
-    every = Outcomes(*map(np.concatenate, zip(*played)))
-    counts = {"blamed": every.blames.sum(), "refused": every.is_refused.sum()}
-    return counts | {"error": every.error.max()}
+    together = _concatenated(played)
+    return {
+        "blamed": together.blames.sum(),
+        "refused": together.is_refused.sum(),
+        "error": together.error.max(),
+    }
 
 
 def beyond(runs: int, rounds: Known) -> Study:
     """Returns the outcomes with more colluders than the code can locate."""
-    cells = [
-        {"code": name, "wrong": wrong, "kind": kind}
-        | {"": Once(_beyond, rounds, name, kind, wrong)}
-        for name, wrong in BEYOND.items()
-        for kind in TOGETHER | WORST
-    ]
+    cells = []
+    for name, wrong in BEYOND.items():
+        for kind in (*TOGETHER, *WORST):
+            cell = Once(_beyond, rounds, name, kind, wrong)
+            cells.append({"code": name, "wrong": wrong, "kind": kind, "": cell})
     table = table_of(
         "More workers with errors that agree than the code can locate, {rounds} rounds",
         {
@@ -273,9 +327,10 @@ def beyond(runs: int, rounds: Known) -> Study:
 
 def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
     played = rounds(name).play(kind, wrong)
+    is_unnoticed = (played.error > HARMLESS) & ~played.is_refused
     return {
         "right": played.is_right.sum(),
         "refused": played.is_refused.sum(),
         "blamed": played.blames.sum(),
-        "unnoticed": np.sum((played.error > HARMLESS) & ~played.is_refused),
+        "unnoticed": np.sum(is_unnoticed),
     }

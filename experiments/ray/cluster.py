@@ -1,6 +1,7 @@
 """Training on real processes of which some are slow or killed, by code."""
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -89,10 +90,9 @@ def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> Sections:
     check_positive(steps=steps)
 
     def study():
-        cells = {
-            name: Once(measure, entry, runs, steps, seed)
-            for name, entry in entries().items()
-        }
+        cells = {}
+        for name, entry in entries().items():
+            cells[name] = Once(measure, entry, runs, steps, seed)
         return Study(
             {"codes": cells},
             derive=summarize,
@@ -119,7 +119,8 @@ def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
 
     def delay(worker: int, step: int) -> float:
         is_slow = step // STEPS_A_SCENARIO == 1 and worker in SLOW_WORKERS
-        return float(seconds[worker] * (SLOWDOWN if is_slow else 1))
+        slowdown = SLOWDOWN if is_slow else 1.0
+        return float(seconds[worker] * slowdown)
 
     return delay
 
@@ -255,15 +256,22 @@ def kill_one(workers: Any, random: np.random.Generator) -> None:
             os.kill(up[random.integers(len(up))], signal.SIGKILL)
 
 
-def summarize(numbers: Numbers) -> dict[str, Any]:
+def summarize(numbers: Numbers) -> dict[str, Numbers]:
     """Returns milliseconds per step and final errors: medians over runs, and range."""
 
     def of_runs(runs):
-        taken = 1e3 * np.array(runs["seconds"])[:, -1] / len(runs["seconds"][0])
-        ends = {"median": np.median(taken), "low": taken.min(), "high": taken.max()}
-        error = np.median(np.array(runs["errors"])[:, -1])
-        distance = max(runs["distances"])
-        return {"milliseconds": ends, "error": error, "distance": distance}
+        seconds = np.array(runs["seconds"])
+        num_steps = seconds.shape[1]
+        milliseconds = 1e3 * seconds[:, -1] / num_steps
+        return {
+            "milliseconds": {
+                "median": np.median(milliseconds),
+                "low": milliseconds.min(),
+                "high": milliseconds.max(),
+            },
+            "error": np.median(np.array(runs["errors"])[:, -1]),
+            "distance": max(runs["distances"]),
+        }
 
     summary = {
         name: {scenario: of_runs(runs) for scenario, runs in scenarios.items()}
@@ -272,21 +280,30 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
     return {"summary": summary}
 
 
-def milliseconds(scenario: str) -> str:
-    """Returns the template of the times of a scenario."""
-    own = f"{scenario}[milliseconds]"
-    return f"{{{own}[median]:.0f}} ({{{own}[low]:.0f}}–{{{own}[high]:.0f}})"
+def milliseconds(row: Numbers, scenario: str) -> str:
+    """Returns the median time of a step in a scenario, and its range."""
+    times = row[scenario]["milliseconds"]
+    return f"{times['median']:.0f} ({times['low']:.0f}–{times['high']:.0f})"
+
+
+def largest_distance(row: Numbers) -> str:
+    """Returns the largest distance of the parameters over the scenarios."""
+    distances = [row[scenario]["distance"] for scenario in SCENARIOS]
+    return f"{max(distances):.0e}"
 
 
 tabulate = table_of(
     "Eight processes on MNIST 4 vs 9, medians (and range) over runs",
-    {"code and waiting rule": "{name}"}
-    | {f"{name}: ms per step": milliseconds(name) for name in SCENARIOS}
-    | {f"{name}: test error, %": f"{{{name}[error]:.2f}}" for name in SCENARIOS}
-    | {
-        "largest distance of the parameters": lambda row: (
-            f"{max(row[name]['distance'] for name in SCENARIOS):.0e}"
-        )
+    {
+        "code and waiting rule": "{name}",
+        **{
+            f"{scenario}: ms per step": functools.partial(
+                milliseconds, scenario=scenario
+            )
+            for scenario in SCENARIOS
+        },
+        **{f"{name}: test error, %": f"{{{name}[error]:.2f}}" for name in SCENARIOS},
+        "largest distance of the parameters": largest_distance,
     },
     "summary",
 )
@@ -295,21 +312,29 @@ tabulate = table_of(
 def draw(numbers: Numbers) -> figures.Figure:
     """Draws test error against seconds by scenario, with bands over the runs."""
     figure, panels = figures.new_figure(10.8, 3.8, len(SCENARIOS))
-    number = len(numbers["codes"])
-    for axes, scenario in zip(panels, SCENARIOS):
+    num_codes = len(numbers["codes"])
+    for axes, scenario in zip(panels, SCENARIOS, strict=True):
         for index, (name, by_scenario) in enumerate(numbers["codes"].items()):
             records = by_scenario[scenario]
             seconds = np.array(records["seconds"])
             grid = np.geomspace(seconds[:, 0].max(), seconds[:, -1].max(), 60)
-            runs = zip(seconds, records["errors"])
-            errors = np.array([np.interp(grid, *run) for run in runs])
-            middle = np.median(errors, 0)
-            band = (errors.min(0), errors.max(0))
-            figures.line(axes, index, grid, middle, band, label=name, of=number)
+            on_grid = []
+            for clock, error in zip(seconds, records["errors"], strict=True):
+                on_grid.append(np.interp(grid, clock, error))
+            errors = np.array(on_grid)
+            figures.line(
+                axes,
+                index,
+                x=grid,
+                y=np.median(errors, axis=0),
+                band=(errors.min(axis=0), errors.max(axis=0)),
+                num_lines=num_codes,
+                label=name,
+            )
         axes.set(title=scenario, xlabel="seconds", xscale="log", yscale="log")
     panels[0].set_yticks([4, 6, 10, 20], ["4", "6", "10", "20"])
     panels[0].minorticks_off()
     panels[0].set_ylabel("test error, percent")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=number)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=num_codes)
     return figure

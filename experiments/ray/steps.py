@@ -50,13 +50,13 @@ def waiting(steps: int) -> Study:
         "uncoded, half more than the third": (uncoded, third),
         "fractional repetition": (halves, stragglers.until_decodable(halves)),
     }
-    cells = {
-        name: {
-            "measured": Once(measure, *rule, drawn_delay(rule[0]), steps),
-            **{late: Once(simulate, *rule, late) for late in ("busy", "cancelled")},
+    cells = {}
+    for name, (code, wait) in rules.items():
+        cells[name] = {
+            "measured": Once(measure, code, wait, drawn_delay(code), steps),
+            "busy": Once(simulate, code, wait, "busy"),
+            "cancelled": Once(simulate, code, wait, "cancelled"),
         }
-        for name, rule in rules.items()
-    }
     return timed(
         cells,
         f"Mean of {steps} steps of eight processes, and simulations relative to it",
@@ -71,16 +71,22 @@ def waiting(steps: int) -> Study:
 
 def ratio(name: str, digits: int) -> Callable[[Numbers], str]:
     """Returns the column of a time relative to the measured one."""
-    return lambda row: f"{row[name] / row['measured']['mean']:.{digits}f}"
+
+    def column(row):
+        return f"{row[name] / row['measured']['mean']:.{digits}f}"
+
+    return column
 
 
 def milliseconds(row: Numbers) -> str:
     """Returns the measured milliseconds of a step with their interval."""
-    own = row["measured"]
-    return with_half(1e3 * own["mean"], 1e3 * own["half"], 0)
+    seconds = row["measured"]
+    return with_half(1e3 * seconds["mean"], 1e3 * seconds["half"], 0)
 
 
-def simulate(code, wait: stragglers.WaitingRule, late: str) -> float:
+def simulate(
+    code: jaxwgc.GradientCode, wait: stragglers.WaitingRule, late: str
+) -> float:
     """Returns the mean seconds of a simulated step."""
     delay = stragglers.shifted_exponential(shift=SHIFT, rate=1 / MEAN)
     model = stragglers.delayed(delay, wait, late=late)
@@ -106,7 +112,12 @@ def drawn_delay(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
     return delay
 
 
-def measure(code, wait: stragglers.WaitingRule, delay, steps: int) -> dict[str, float]:
+def measure(
+    code: jaxwgc.GradientCode,
+    wait: stragglers.WaitingRule,
+    delay: Callable[[int, int], float],
+    steps: int,
+) -> dict[str, float]:
     """Returns the mean seconds of a step, and half of its 95% interval."""
     with jaxwgc.distributed.RayCluster(
         lambda params, part: jnp.sum(params * part),
@@ -139,20 +150,21 @@ def entries() -> dict[str, jaxwgc.GradientCode]:
         for copies in (1, 2):
             held = codes.proportional_placement(speeds, SPEED_PARTS, copies)
             code = codes.any_placement(key, held, num_stragglers=copies - 1)
-            placed[f"{copies} cop{'ies' if copies > 1 else 'y'}, {name}"] = code
+            noun = "copy" if copies == 1 else "copies"
+            placed[f"{copies} {noun}, {name}"] = code
     return placed
 
 
 def loads_by_speed(steps: int) -> Study:
     """Returns the mean seconds of a step, planned and measured, and their bound."""
-    cells = {
-        name: {
-            "bound": float(np.sum(code.parts_per_worker) / SPEEDS.sum()),
+    cells = {}
+    for name, code in entries().items():
+        bound = np.sum(code.parts_per_worker) / SPEEDS.sum()
+        cells[name] = {
+            "bound": float(bound),
             "planned": Once(planned, code),
             "measured": Once(measure_loads, code, steps),
         }
-        for name, code in entries().items()
-    }
     return timed(
         cells,
         f"{SPEED_PARTS} parts on four processes, two of them half as fast, mean of "
@@ -204,14 +216,18 @@ def overhead(steps: int) -> Study:
     """Returns the overhead of steps with empty work, without a code and on request."""
     num_parts = NUM_WORKERS * PARTS_EACH
     uncoded = np.eye(NUM_WORKERS).repeat(PARTS_EACH, 1)
-    given = {
+    measured_codes = {
         # As many parts as on request, added up as they are computed.
         "uncoded": jaxwgc.GradientCode.from_matrix(uncoded),
         "on request, 1 copy": codes.replicated(NUM_WORKERS, num_parts, copies=1),
         "on request, 2 copies": codes.replicated(NUM_WORKERS, num_parts, copies=2),
     }
+    cells = {
+        name: Once(measure_overhead, code, steps)
+        for name, code in measured_codes.items()
+    }
     return timed(
-        {name: Once(measure_overhead, code, steps) for name, code in given.items()},
+        cells,
         f"A step with empty work, {NUM_WORKERS} workers with {PARTS_EACH} parts "
         f"each and their copies, {NUM_PARAMS:,} parameters in float32",
         {
@@ -225,7 +241,7 @@ def overhead(steps: int) -> Study:
     )
 
 
-def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
+def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
     """Returns median milliseconds, mean traffic and memory per worker."""
     calls: collections.Counter[str] = collections.Counter()
     perform = Actors.perform
@@ -254,11 +270,19 @@ def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
         timed_rounds(cluster, params, 0)
         with mock.patch.multiple(Actors, **patches):
             rounds = timed_rounds(cluster, params, steps, num_warm=0)
-        paths = [Path(f"/proc/{slot.pid}/statm") for slot in cluster.workers]
-        pages = [[int(size) for size in path.read_text().split()] for path in paths]
-    page = os.sysconf("SC_PAGE_SIZE") / 1e6
+        private_pages = [private_pages_of(slot.pid) for slot in cluster.workers]
+    page_megabytes = os.sysconf("SC_PAGE_SIZE") / 1e6
     return {
         "milliseconds": 1e3 * float(np.median([seconds for seconds, _ in rounds])),
-        "megabytes": page * float(np.mean([own[1] - own[2] for own in pages])),
-        **{name: calls[name] / steps for name in ("calls", "control_bytes", "vectors")},
+        "megabytes": page_megabytes * float(np.mean(private_pages)),
+        "calls": calls["calls"] / steps,
+        "control_bytes": calls["control_bytes"] / steps,
+        "vectors": calls["vectors"] / steps,
     }
+
+
+def private_pages_of(pid: int | None) -> int:
+    """Returns the resident pages of a process that it does not share."""
+    statistics = Path(f"/proc/{pid}/statm").read_text().split()
+    _, resident, shared, *_ = map(int, statistics)
+    return resident - shared

@@ -4,6 +4,7 @@ import functools
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,7 +15,7 @@ import numpy as np
 
 import jaxwgc
 from experiments.ray.steps import timed_rounds
-from experiments.runner.study import Once, Sections, Study, command, timed
+from experiments.runner.study import Numbers, Once, Sections, Study, command, timed
 from jaxwgc import codes
 from jaxwgc.distributed import Faults, Verification
 from jaxwgc.distributed.ray import _fleet
@@ -38,17 +39,18 @@ NUM_LARGE = 1_000_000
 
 
 # Times of a step and of its verification.
-MILLISECONDS = tuple(
-    f"{what}, {mean}"
-    for what in ("ms per step", "ms of verification")
-    for mean in ("median", "mean")
+MILLISECONDS = (
+    "ms per step, median",
+    "ms per step, mean",
+    "ms of verification, median",
+    "ms of verification, mean",
 )
 
 
 def solomon(**options: Any) -> dict[str, Any]:
     """Returns a Reed–Solomon code with 4 copies and options for the cluster."""
     code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
-    return {"code": code} | options
+    return {"code": code, **options}
 
 
 def handlings() -> dict[str, dict[str, Any]]:
@@ -98,14 +100,14 @@ def bits(steps: int, seed: int) -> Study:
     )
 
 
-def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
+def train(handling: dict[str, Any], steps: int, seed: int) -> Numbers:
     """Returns counts of flipped and detected bits, and errors of gradients."""
     code = handling["code"]
     random = np.random.default_rng(seed)
     x = random.normal(size=(code.num_parts, NUM_ROWS // code.num_parts, NUM_PARAMS))
     x = x.astype(np.float32) / np.sqrt(NUM_ROWS)
     solution = random.normal(size=NUM_PARAMS).astype(np.float32)
-    parts = x, x @ solution
+    parts = (x, x @ solution)
 
     def loss(params, part):
         x, y = part
@@ -155,12 +157,19 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
                 }
             )
 
-    counted = "flipped", "named", "blamed", "refused", "applied"
-    found: dict[str, Any] = {name: sum(row[name] for row in rows) for name in counted}
+    return summarize(rows)
+
+
+def summarize(rows: list[dict[str, Any]]) -> Numbers:
+    """Returns counts over the steps, first steps, and the largest error."""
+    numbers: Numbers = {}
+    for name in ("flipped", "named", "blamed", "refused", "applied"):
+        numbers[name] = sum(row[name] for row in rows)
     for name in ("flipped", "named", "replaced"):
-        steps_with = (step for step, row in enumerate(rows) if row[name])
-        found[f"first_{name}"] = next(steps_with, None)
-    return found | {"worst": max(0.0, *(row["error"] for row in rows))}
+        steps = [step for step, row in enumerate(rows) if row[name]]
+        numbers[f"first_{name}"] = steps[0] if steps else None
+    numbers["worst"] = max(0.0, *(row["error"] for row in rows))
+    return numbers
 
 
 def is_flipped(step: int, seed: int) -> bool:
@@ -168,7 +177,7 @@ def is_flipped(step: int, seed: int) -> bool:
     return np.random.default_rng((seed, step)).random() < SHARE
 
 
-def flips(folder: str, seed: int) -> Any:
+def flips(folder: str, seed: int) -> Callable[[int, int, np.ndarray], np.ndarray]:
     """Returns `corrupt`, with which the first process of one worker flips bits."""
     file = Path(folder) / "first"
 
@@ -191,6 +200,12 @@ def flips(folder: str, seed: int) -> Any:
 
 def audits(rounds: int, seed: int) -> Study:
     """Returns the rounds until a worker is detected that is wrong in all of them."""
+
+    def rounds_until_detection(row):
+        if not row["found"]:
+            return "never"
+        return f"{row['mean']:.1f} ± {row['half']:.1f}"
+
     return timed(
         {f"{audit:g}": Once(audited, audit, rounds, seed) for audit in AUDITS},
         f"On request with 2 copies, {NUM_WORKERS} workers of which one is always "
@@ -198,16 +213,14 @@ def audits(rounds: int, seed: int) -> Study:
         {
             "audit": "{name}",
             "times detected": "{found}",
-            "rounds until detection": lambda row: (
-                f"{row['mean']:.1f} ± {row['half']:.1f}" if row["found"] else "never"
-            ),
+            "rounds until detection": rounds_until_detection,
             "expected": "{expected:.1f}",
             "honest workers blamed": "{blamed}",
         },
     )
 
 
-def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
+def audited(audit: float, rounds: int, seed: int) -> Numbers:
     """Returns the mean rounds between detections, and their expected value."""
     num_parts = NUM_WORKERS * PARTS_EACH
     code = codes.replicated(NUM_WORKERS, num_parts, copies=2)
@@ -246,10 +259,15 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
             blamed += int(wrong.sum() - wrong[WRONG_WORKER])
     # An audited part is requested from its sender and from its other holder.
     share = np.asarray(code.assignment)[WRONG_WORKER].sum() / num_parts
+    mean = None
+    half = None
+    if gaps:
+        mean = float(np.mean(gaps))
+        half = float(1.96 * np.std(gaps) / np.sqrt(len(gaps)))
     return {
         "found": len(gaps),
-        "mean": float(np.mean(gaps)) if gaps else None,
-        "half": float(1.96 * np.std(gaps) / np.sqrt(len(gaps))) if gaps else None,
+        "mean": mean,
+        "half": half,
         "expected": float(1 / (audit * share)),
         "blamed": blamed,
     }
@@ -257,29 +275,34 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
 
 def price(steps: int) -> Study:
     """Returns the overhead of verification at the coordinator."""
-    request = {"code": codes.replicated(NUM_WORKERS, copies=2)}
-    given = {
+    request = codes.replicated(NUM_WORKERS, copies=2)
+    audit = Verification(audit=0.1)
+    clusters = {
         "Reed–Solomon": solomon(wait=ALL_BUT_ONE),
         "Reed–Solomon, on_wrong": solomon(wait=ALL_BUT_ONE, verification=DROP),
-        "on request": request,
-        "on request, audit=0.1": request | {"verification": Verification(audit=0.1)},
+        "on request": {"code": request},
+        "on request, audit=0.1": {"code": request, "verification": audit},
     }
     return timed(
-        {name: Once(seconds, options, steps) for name, options in given.items()},
+        {name: Once(seconds, options, steps) for name, options in clusters.items()},
         f"Steps without work, {NUM_WORKERS} workers, {NUM_LARGE:,} parameters in "
         "float32",
         {"code": "{name}", **{name: f"{{{name}:.1f}}" for name in MILLISECONDS}},
     )
 
 
-def seconds(given: dict[str, Any], steps: int) -> dict[str, float]:
+def seconds(options: dict[str, Any], steps: int) -> dict[str, float]:
     """Returns median and mean milliseconds of a step and of its verification."""
-    parts = np.ones((given["code"].num_parts, 1), np.float32)
+    parts = np.ones((options["code"].num_parts, 1), np.float32)
     with jaxwgc.distributed.RayCluster(
-        lambda params, part: jnp.sum(part) * params[0], parts=parts, **given
+        lambda params, part: jnp.sum(part) * params[0], parts=parts, **options
     ) as cluster:
         rounds = timed_rounds(cluster, np.zeros(NUM_LARGE, np.float32), steps)
-    taken = [1e3 * seconds for seconds, _ in rounds]
-    looked = [1e3 * done.timings.get("examination", 0.0) for _, done in rounds]
-    times = (mean(own) for own in (taken, looked) for mean in (np.median, np.mean))
-    return dict(zip(MILLISECONDS, times))
+    steps_ms = [1e3 * seconds for seconds, _ in rounds]
+    verification_ms = [1e3 * done.timings.get("examination", 0.0) for _, done in rounds]
+    return {
+        "ms per step, median": float(np.median(steps_ms)),
+        "ms per step, mean": float(np.mean(steps_ms)),
+        "ms of verification, median": float(np.median(verification_ms)),
+        "ms of verification, mean": float(np.mean(verification_ms)),
+    }

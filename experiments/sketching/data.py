@@ -1,6 +1,6 @@
 """Least-squares problems with rows of even and of uneven leverage scores."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -67,7 +67,9 @@ KINDS = {
 }
 
 
-def regressions(key, num_rows, num_columns) -> dict[str, Regression]:
+def regressions(
+    key: jax.Array, num_rows: int, num_columns: int
+) -> dict[str, Regression]:
     """Draws problems of all kinds from the same normal rows, noise and coefficients.
 
     As in Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging",
@@ -87,7 +89,7 @@ def regressions(key, num_rows, num_columns) -> dict[str, Regression]:
     coefficients = np.where(is_outer, 1.0, 0.1)
     drawn = {}
     for name, kind in KINDS.items():
-        widths: Any = 1.0
+        widths = np.ones((num_rows, 1))
         if kind.degrees is not None:
             squares = generator.chisquare(kind.degrees, (num_rows, 1))
             widths = np.sqrt(kind.degrees / squares)

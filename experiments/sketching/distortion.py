@@ -1,6 +1,5 @@
 """Distortion of embeddings by size, and whether recommended sizes keep their bound."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +21,21 @@ MAX_ROWS = 4096
 KINDS = ("GA", "T1")
 
 # make(key, sketch_size, scores)
-Make = Callable[[jax.Array, int, Any], sketching.Embedding]
+Make = Callable[[jax.Array, int, jax.Array], sketching.Embedding]
 
 
-def oblivious(construct: Callable[..., sketching.Embedding], **options: Any) -> Make:
+def oblivious(construct: Callable[..., sketching.Embedding], **options: int) -> Make:
     """Returns the constructor of an embedding that does not use the scores."""
-    return lambda key, size, scores: construct(key, size, len(scores), **options)
+
+    def make(key, size, scores):
+        return construct(key, size, len(scores), **options)
+
+    return make
+
+
+def by_leverage(key: jax.Array, size: int, scores: jax.Array) -> sketching.Embedding:
+    """Draws rows by leverage scores."""
+    return sketching.row_sampling(key, size, len(scores), scores)
 
 
 EMBEDDINGS: dict[str, Make] = {
@@ -37,9 +45,7 @@ EMBEDDINGS: dict[str, Make] = {
     "count_sketch": oblivious(sketching.count_sketch),
     "sparse_sign": oblivious(sketching.sparse_sign),
     "row_sampling, uniform": oblivious(sketching.row_sampling),
-    "row_sampling, leverage": lambda key, size, scores: sketching.row_sampling(
-        key, size, len(scores), scores
-    ),
+    "row_sampling, leverage": by_leverage,
 }
 
 
@@ -48,18 +54,18 @@ def study(effort: Effort, key: jax.Array) -> Study:
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     num_rows = min(num_rows, MAX_ROWS)
-    every = data.regressions(data_key, num_rows, num_columns)
-    chosen = {kind: every[kind] for kind in KINDS}
+    problems = regressions(data_key, num_rows, num_columns)
     factors = FACTORS if effort.is_full else FEW_FACTORS
+    sizes = [factor * num_columns for factor in factors]
+    cells = {}
+    for name, make in EMBEDDINGS.items():
+        cells[name] = [Trial(one_run, make, size, problems) for size in sizes]
     return Study(
         {
             "num_rows": num_rows,
             "num_columns": num_columns,
             "factors": factors,
-            "distortion": {
-                name: [Trial(one_run, make, f * num_columns, chosen) for f in factors]
-                for name, make in EMBEDDINGS.items()
-            },
+            "distortion": cells,
         },
         key=run_key,
         runs=effort.runs,
@@ -69,7 +75,17 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(key: jax.Array, make: Make, size: int, every: dict[str, Any]) -> Numbers:
+def regressions(
+    key: jax.Array, num_rows: int, num_columns: int
+) -> dict[str, data.Regression]:
+    """Returns problems of the kinds of data in the tables."""
+    problems = data.regressions(key, num_rows, num_columns)
+    return {kind: problems[kind] for kind in KINDS}
+
+
+def one_run(
+    key: jax.Array, make: Make, size: int, problems: dict[str, data.Regression]
+) -> Numbers:
     """Returns distortions by kind of data, in float32."""
 
     def distortion(problem: data.Regression) -> jax.Array:
@@ -77,7 +93,7 @@ def one_run(key: jax.Array, make: Make, size: int, every: dict[str, Any]) -> Num
         scores = jnp.asarray(problem.scores, jnp.float32)
         return sketching.embedding_distortion(basis, make(key, size, scores))
 
-    return {kind: distortion(problem) for kind, problem in every.items()}
+    return {kind: distortion(problem) for kind, problem in problems.items()}
 
 
 def label(name: str) -> str:
@@ -89,18 +105,24 @@ def label(name: str) -> str:
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per embedding, and a column per size and kind of data."""
 
-    def cell(mean: jaxwgc.Summary) -> str:
-        return interval(mean, 3 if mean.mean < 1 else 2 if mean.mean < 10 else 1)
+    def cell(summary: jaxwgc.Summary) -> str:
+        if summary.mean < 1:
+            return interval(summary, 3)
+        return interval(summary, 2 if summary.mean < 10 else 1)
 
-    return ResultTable(
+    heads = [f"{kind}, m = {f}p" for kind in KINDS for f in numbers["factors"]]
+    table = ResultTable(
         f"Distortion, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}, "
         f"mean of {numbers['runs']} embeddings",
-        ["embedding", *(f"{k}, m = {f}p" for k in KINDS for f in numbers["factors"])],
-        [
-            [label(name), *(cell(size[kind]) for kind in KINDS for size in row)]
-            for name, row in numbers["distortion"].items()
-        ],
+        ["embedding", *heads],
     )
+    for name, by_size in numbers["distortion"].items():
+        row = [label(name)]
+        for kind in KINDS:
+            for by_kind in by_size:
+                row.append(cell(by_kind[kind]))
+        table.rows.append(row)
+    return table
 
 
 EPSILON = 0.5
@@ -142,19 +164,24 @@ def cell(
     size = sketching.recommended_sketch_size(
         family, num_columns, EPSILON, DELTA, **options
     )
-    trial = Trial(one_run, make, size, {"": problem})
-    return {"size": size} | ({"": trial} if size <= limit else {})
+    numbers: Numbers = {"size": size}
+    if size <= limit:
+        numbers[""] = Trial(one_run, make, size, {"": problem})
+    return numbers
 
 
 def recommended(effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per embedding and kind of data, with its mean distortion."""
     num_rows = NUM_ROWS if effort.is_full else FEW_ROWS
     data_key, run_key = jax.random.split(key)
-    every = data.regressions(data_key, num_rows, NUM_COLUMNS)
+    problems = regressions(data_key, num_rows, NUM_COLUMNS)
     # Both sizes of `sparse_sign` in turn; row sampling by scores before uniform rows.
     names = [*NAMES[:5], FEW_NONZEROS, *reversed(NAMES[5:])]
-    chosen = {kind: every[kind] for kind in KINDS}
-    cells = {n: {k: cell(n, own, num_rows) for k, own in chosen.items()} for n in names}
+    cells = {}
+    for name in names:
+        cells[name] = {
+            kind: cell(name, problem, num_rows) for kind, problem in problems.items()
+        }
     return Study(
         {"num_rows": num_rows, "embeddings": cells},
         key=run_key,
@@ -174,12 +201,17 @@ def promise(effort: Effort, key: jax.Array) -> Study:
         num_rows, num_columns = shapes[shape]
         if name in ("gaussian", "rademacher"):
             num_rows = min(num_rows, DENSE_ROWS)
-        problem = data.regressions(data_key, num_rows, num_columns)[kind]
-        name = FEW_NONZEROS if name == "sparse_sign" else name
+        problem = regressions(data_key, num_rows, num_columns)[kind]
+        if name == "sparse_sign":
+            name = FEW_NONZEROS
         return cell(name, problem, MAX_DRAWS, NONZEROS[shape])
 
-    pairs = [*itertools.product(shapes, KINDS)]
-    cells = {n: {", ".join(own): of_kind(n, *own) for own in pairs} for n in NAMES}
+    cells: Numbers = {}
+    for name in NAMES:
+        cells[name] = {}
+        for shape in shapes:
+            for kind in KINDS:
+                cells[name][f"{shape}, {kind}"] = of_kind(name, shape, kind)
     return Study(
         {"families": cells},
         key=run_key,
@@ -194,6 +226,7 @@ def reduce(trials: Numbers) -> Numbers:
     """Returns the number of distortions above ε, the largest one, and their mean."""
     distortions = np.asarray(trials[""])
     return {
+        # NaN is a failure.
         "failures": int(np.sum(~(distortions <= EPSILON))),
         "largest": float(distortions.max()),
         "distortion": jaxwgc.summarize(distortions),
@@ -207,21 +240,27 @@ def tabulate_recommended(numbers: Numbers) -> ResultTable:
     def cells(record):
         size = f"{record['size']:,}"
         if "failures" not in record:
-            return size, "> N", "–"
+            return [size, "> N", "–"]
         within = f"{runs - record['failures']} of {runs}"
-        return size, within, interval(record["distortion"], 3)
+        return [size, within, interval(record["distortion"], 3)]
 
-    columns = "size", f"at most {EPSILON}", "mean distortion"
-    return ResultTable(
+    heads = ["embedding"]
+    for kind in KINDS:
+        heads.append(f"{kind}: size")
+        heads.append(f"{kind}: at most {EPSILON}")
+        heads.append(f"{kind}: mean distortion")
+    table = ResultTable(
         f"Recommended sizes for p = {NUM_COLUMNS}, ε = {EPSILON} and δ = {DELTA}, "
         f"N = {numbers['num_rows']:,}: of {runs} embeddings those with a distortion "
         "of at most ε",
-        ["embedding", *(f"{kind}: {column}" for kind in KINDS for column in columns)],
-        [
-            [label(name), *itertools.chain(*map(cells, by_kind.values()))]
-            for name, by_kind in numbers["embeddings"].items()
-        ],
+        heads,
     )
+    for name, by_kind in numbers["embeddings"].items():
+        row = [label(name)]
+        for record in by_kind.values():
+            row.extend(cells(record))
+        table.rows.append(row)
+    return table
 
 
 def tabulate_promise(numbers: Numbers) -> ResultTable:
@@ -229,15 +268,20 @@ def tabulate_promise(numbers: Numbers) -> ResultTable:
     families = numbers["families"]
     runs = numbers["runs"]
 
-    def show(record: Any) -> str:
+    def cell(record: Numbers) -> str:
+        size = f"{record['size']:,}"
         if "failures" not in record:
-            return f"{record['size']:,}: –"
-        return f"{record['size']:,}: {record['failures']:,} ({record['largest']:.2g})"
+            return f"{size}: –"
+        return f"{size}: {record['failures']:,} ({record['largest']:.2g})"
 
-    return ResultTable(
+    first_family = next(iter(families.values()))
+    table = ResultTable(
         f"Recommended sizes for ε = {EPSILON} and δ = {DELTA}: how many of {runs:,} "
         f"distortions are above ε, where the promise is at most {DELTA * runs:.0f} "
         "(and the largest of all)",
-        ["embedding", *next(iter(families.values()))],
-        [[label(name), *map(show, cells.values())] for name, cells in families.items()],
+        ["embedding", *first_family],
     )
+    for name, records in families.items():
+        shown = [cell(record) for record in records.values()]
+        table.rows.append([label(name), *shown])
+    return table

@@ -1,7 +1,6 @@
 """Iterations on sketches: the iterative Hessian sketch, and block leverage."""
 
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -34,33 +33,40 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def contraction(effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per method and size."""
-    shape, ratios = (SHAPE, RATIOS) if effort.is_full else (SMALL_SHAPE, RATIOS[:2])
+    shape = SHAPE if effort.is_full else SMALL_SHAPE
+    ratios = RATIOS if effort.is_full else RATIOS[:2]
+    _, num_columns = shape
     with jax.enable_x64(True):
         matrix, target = system(jax.random.fold_in(key, 0), shape)
-
-    def cell(method: str, ratio: int) -> Numbers:
+    cells = []
+    for method in METHODS:
         solution = optimum(matrix, target, method)
-        size = ratio * shape[1]
-        trial = Trial(errors_of_sketch, matrix, target, solution, method, size)
-        expected = theory(method, size, shape[1])
-        return {"method": method, "ratio": ratio, "theory": expected, "": trial}
-
+        for ratio in ratios:
+            size = ratio * num_columns
+            trial = Trial(errors_of_sketch, matrix, target, solution, method, size)
+            cells.append(
+                {
+                    "method": method,
+                    "ratio": ratio,
+                    "theory": theory(method, size, num_columns),
+                    "": trial,
+                }
+            )
     table = table_of(
         "Iterative Hessian sketch of {shape[0]:,} × {shape[1]}, Gaussian sketches, "
         "{iterations} iterations, mean of {runs} runs",
         {
             "method": "{method}",
             "m / p": "{ratio}",
-            "factor, measured": lambda own: (
-                interval(own.factor, 4) if own.theory else ""
+            "factor, measured": lambda row: (
+                interval(row.factor, 4) if row.theory else ""
             ),
-            "factor, theory": lambda own: f"{own.theory:.4f}" if own.theory else "",
+            "factor, theory": lambda row: f"{row.theory:.4f}" if row.theory else "",
             "last error: median": "{median_last:.0e}",
             "worst": "{worst_last:.0e}",
         },
         "measured",
     )
-    cells = [cell(method, ratio) for method in METHODS for ratio in ratios]
     return Study(
         {"shape": shape, "iterations": NUM_ITERATIONS, "measured": cells},
         key=jax.random.fold_in(key, 1),
@@ -74,17 +80,20 @@ def contraction(effort: Effort, key: jax.Array) -> Study:
 
 def system(key: jax.Array, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns a Gaussian matrix, and y = Xθ + noise with a θ of both signs."""
+    num_rows, num_columns = shape
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     matrix = rng.standard_normal(shape)
-    target = matrix @ rng.standard_normal(shape[1])
-    return matrix, target + 0.1 * rng.standard_normal(shape[0])
+    target = matrix @ rng.standard_normal(num_columns)
+    return matrix, target + 0.1 * rng.standard_normal(num_rows)
 
 
 def optimum(matrix: np.ndarray, target: np.ndarray, method: str) -> np.ndarray:
     """Returns θ*, by SciPy and NumPy."""
     if method == CONSTRAINED:
-        return scipy.optimize.nnls(matrix, target)[0]
-    return np.linalg.lstsq(matrix, target)[0]
+        solution, *_ = scipy.optimize.nnls(matrix, target)
+    else:
+        solution, *_ = np.linalg.lstsq(matrix, target)
+    return solution
 
 
 def theory(method: str, sketch_size: int, num_columns: int) -> float | None:
@@ -100,7 +109,14 @@ def theory(method: str, sketch_size: int, num_columns: int) -> float | None:
     return 1 - free * (free - 3) / ((free - 1) * (sketch_size - 1))
 
 
-def errors_of_sketch(key, matrix, target, optimum, method, size) -> Numbers:
+def errors_of_sketch(
+    key: jax.Array,
+    matrix: np.ndarray,
+    target: np.ndarray,
+    optimum: np.ndarray,
+    method: str,
+    size: int,
+) -> Numbers:
     """Returns ‖X(θ_t - θ*)‖² / ‖Xθ*‖² at the end, and its mean factor per iteration."""
     solved = sketching.iterative_hessian_sketch(
         key, matrix, target, size, NUM_ITERATIONS, **METHODS[method]
@@ -122,8 +138,10 @@ def errors_of_sketch(key, matrix, target, optimum, method, size) -> Numbers:
 def with_median(trials: dict[str, np.ndarray]) -> Numbers:
     """Returns means, and the median, which few diverging runs do not change."""
     last = trials["last"]
-    ends = {"median_last": np.median(last), "worst_last": last.max()}
-    return jaxwgc.summarize(trials) | ends
+    numbers = dict(jaxwgc.summarize(trials))
+    numbers["median_last"] = np.median(last)
+    numbers["worst_last"] = last.max()
+    return numbers
 
 
 # Steps in the table; the last is the number of steps.
@@ -162,13 +180,13 @@ def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     shape = (NUM_PARTS, ROWS_PER_PART, NUM_COLUMNS)
     sizes = jnp.exp(1.5 * jax.random.normal(size_key, (NUM_PARTS, 1, 1)))
     matrix = sizes * jax.random.normal(matrix_key, shape)
-    matrix = jnp.linalg.qr(matrix.reshape(-1, NUM_COLUMNS))[0]
+    matrix, _ = jnp.linalg.qr(matrix.reshape(-1, NUM_COLUMNS))
     image = matrix @ jax.random.normal(params_key, (NUM_COLUMNS,))
     noise = jax.random.normal(noise_key, image.shape)
     return matrix, image + noise * jnp.linalg.norm(image) / jnp.linalg.norm(noise)
 
 
-def loss(params: jax.Array, part: Any) -> jax.Array:
+def loss(params: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     """Returns half the sum of squares."""
     rows, targets, weights = part
     return jnp.sum(weights * (rows @ params - targets) ** 2) / 2
@@ -183,40 +201,50 @@ def one_run(key: jax.Array, num_steps: int) -> Numbers:
     optimum = target @ matrix
     scores = jnp.sum(matrix**2, axis=1)
     leverage = sketching.partition_probabilities(scores, NUM_PARTS)
-    probabilities = jnp.stack([leverage, jnp.full(NUM_PARTS, 1 / NUM_PARTS)])
+    uniform = jnp.full(NUM_PARTS, 1 / NUM_PARTS)
     whole = (*parts, row_weights)
     compare = functools.partial(one_sampling, whole, optimum, num_steps)
-    measured = jax.vmap(compare)(jnp.stack(keys), probabilities)
-    return {
-        quantity: {
-            f"{kind}, {sampling}": values[index]
-            for kind, values in by_kind.items()
-            for index, sampling in enumerate(SAMPLINGS)
-        }
-        for quantity, by_kind in measured.items()
-    }
+    measured = jax.vmap(compare)(jnp.stack(keys), jnp.stack([leverage, uniform]))
+    numbers: Numbers = {}
+    for quantity, by_kind in measured.items():
+        numbers[quantity] = {}
+        for kind, values in by_kind.items():
+            for index, sampling in enumerate(SAMPLINGS):
+                numbers[quantity][f"{kind}, {sampling}"] = values[index]
+    return numbers
 
 
-def one_sampling(whole, optimum, num_steps, key, probabilities) -> Numbers:
-    """Returns errors of both kinds at every step, and the one-shot limit."""
+def one_sampling(
+    whole: tuple[jax.Array, jax.Array, jax.Array],
+    optimum: jax.Array,
+    num_steps: int,
+    key: jax.Array,
+    probabilities: jax.Array,
+) -> Numbers:
+    """Returns errors of one-shot and iterative samples, and the one-shot limit."""
     sample_key, steps_key = jax.random.split(key)
     number = CODE.num_parts
     sample = sketching.sample_partitions(sample_key, probabilities, num_draws=number)
-    *parts, row_weights = whole
-    small = sketching.weighted_parts(sample, tuple(parts), row_weights)
+    all_rows, all_targets, row_weights = whole
+    small = sketching.weighted_parts(sample, (all_rows, all_targets), row_weights)
+    small_rows, small_targets = small.parts
     weights = small.row_weights * small.weights[:, None]
-    rows = (small.parts[0] * jnp.sqrt(weights)[..., None]).reshape(-1, NUM_COLUMNS)
-    responses = (small.parts[1] * jnp.sqrt(weights)).reshape(-1)
+    scales = jnp.sqrt(weights)
+    rows = (small_rows * scales[..., None]).reshape(-1, NUM_COLUMNS)
+    responses = (small_targets * scales).reshape(-1)
     one_shot = jaxwgc.decoded_value_and_grad(loss, CODE)
     iterative = jaxwgc.sampled_value_and_grad(
         loss, CODE, probabilities, num_draws=number
     )
 
     def fixed(params, key, received):
-        return one_shot(params, (*small.parts, weights), received)[1]
+        parts = (small_rows, small_targets, weights)
+        _, gradient = one_shot(params, parts, received)
+        return gradient
 
     def fresh(params, key, received):
-        return iterative(params, whole, key, received)[1]
+        _, gradient = iterative(params, whole, key, received)
+        return gradient
 
     def error(params):
         return jnp.sum((params - optimum) ** 2, axis=-1) / jnp.sum(optimum**2)
@@ -224,12 +252,14 @@ def one_sampling(whole, optimum, num_steps, key, probabilities) -> Numbers:
     # The best fixed step of a problem that stays the same.
     curvatures = jnp.linalg.eigvalsh(rows.T @ rows)
     fixed_sizes = jnp.full(num_steps, 2 / (curvatures[0] + curvatures[-1]))
-    fresh_sizes = 1 / (jnp.arange(num_steps) + jnp.array(DELAYS, float)[:, None])
+    delays = jnp.array(DELAYS, float)[:, None]
+    fresh_sizes = 1 / (jnp.arange(num_steps) + delays)
     fresh_paths = jax.vmap(lambda sizes: descend(steps_key, fresh, sizes))(fresh_sizes)
     one_shot_path = descend(steps_key, fixed, fixed_sizes)
+    limit, *_ = jnp.linalg.lstsq(rows, responses)
     return {
         "errors": {"one-shot": error(one_shot_path), "iterative": error(fresh_paths)},
-        "limits": {"one-shot": error(jnp.linalg.lstsq(rows, responses)[0])},
+        "limits": {"one-shot": error(limit)},
     }
 
 
@@ -258,7 +288,8 @@ def reduce(steps: tuple[int, ...], trials: Numbers) -> Numbers:
         delays[name] = None
         if "iterative" in name:
             final = curves[:, :, -1].mean(axis=0)
-            index = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
+            finite = np.where(np.isfinite(final), final, np.inf)
+            index = int(np.argmin(finite))
             delays[name] = DELAYS[index]
             curves = curves[:, index]
         errors[name] = jaxwgc.summarize(curves[:, np.array(steps)])
@@ -271,17 +302,20 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     def cell(summary):
         """Returns percent, to three digits of the mean."""
-        digits = max(2 - int(np.floor(np.log10(100 * summary.mean))), 0)
-        return interval(summary, digits, 100)
+        exponent = int(np.floor(np.log10(100 * summary.mean)))
+        return interval(summary, max(2 - exponent, 0), 100)
 
-    def row(name, summary):
-        limit = numbers["limits"].get(name)
-        cells = [cell(at(summary, index)) for index in range(len(numbers["steps"]))]
-        delay = str(numbers["delays"][name] or "")
-        return name, delay, *cells, cell(limit) if limit else "0"
-
-    return ResultTable(
+    heads = [f"step {step:,}" for step in numbers["steps"]]
+    table = ResultTable(
         f"‖X(θ − θ*)‖² / ‖Xθ*‖² in percent, mean of {numbers['runs']} runs",
-        ["parts", "delay", *(f"step {step:,}" for step in numbers["steps"]), "limit"],
-        itertools.starmap(row, numbers["errors"].items()),
+        ["parts", "delay", *heads, "limit"],
     )
+    for name, summary in numbers["errors"].items():
+        delay = numbers["delays"][name]
+        limit = numbers["limits"].get(name)
+        row = [name, str(delay) if delay else ""]
+        for index in range(len(heads)):
+            row.append(cell(at(summary, index)))
+        row.append(cell(limit) if limit else "0")
+        table.rows.append(row)
+    return table

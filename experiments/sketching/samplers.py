@@ -1,7 +1,7 @@
 """Least squares on sampled rows, and labels of rows that scores choose."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ FACTOR = 16
 # Rows of a block that are drawn together.
 BLOCK_SIZE = 4
 # Problems by the kind of their data.
-Every = dict[str, data.Regression]
+Problems = dict[str, data.Regression]
 # Relative cutoff of squared singular values of the sampled basis.
 CUTOFF = 1e-13
 
@@ -42,7 +42,9 @@ SAMPLERS = {
 }
 
 
-def draw_rows(key, probabilities, size, sampler: Sampler):
+def draw_rows(
+    key: jax.Array, probabilities: jax.Array, size: int, sampler: Sampler
+) -> tuple[jax.Array, jax.Array]:
     """Returns indices of rows, and their factors, which are 0 for padding."""
     if sampler.method != "blocks":
         sample = sketching.sample_rows(
@@ -57,26 +59,30 @@ def draw_rows(key, probabilities, size, sampler: Sampler):
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
 
-def one_run(key, every: Every, size: int, samplers: dict[str, Sampler]) -> Numbers:
+def one_run(
+    key: jax.Array, problems: Problems, size: int, samplers: dict[str, Sampler]
+) -> Numbers:
     """Returns minimum-norm coordinates (p,) from sampled rows, by sampler and data.
 
     All samplers have the same key.
     """
-    fields = "scores", "basis", "target"
-    stacked = [jnp.stack([getattr(o, n) for o in every.values()]) for n in fields]
+    all_scores = jnp.stack([problem.scores for problem in problems.values()])
+    all_bases = jnp.stack([problem.basis for problem in problems.values()])
+    all_targets = jnp.stack([problem.target for problem in problems.values()])
 
     def solutions(sampler):
         def solve(problem):
             scores, basis, target = problem
             probabilities = sketching.row_probabilities(scores, sampler.rule)
             indices, scale = draw_rows(key, probabilities, size, sampler)
-            sampled = basis[indices], target[indices]
+            sampled = (basis[indices], target[indices])
             rows, values = sketching.scale_rows(sampled, scale)
             inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
             return inverse @ (rows.T @ values)
 
         # Sequential, so that one program serves all kinds of data.
-        return dict(zip(every, jax.lax.map(solve, stacked), strict=True))
+        solved = jax.lax.map(solve, (all_scores, all_bases, all_targets))
+        return dict(zip(problems, solved, strict=True))
 
     return {name: solutions(sampler) for name, sampler in samplers.items()}
 
@@ -85,27 +91,39 @@ def study(effort: Effort, key: jax.Array) -> Study:
     """Returns one cell for all samplers."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
-    every = data.regressions(data_key, num_rows, num_columns)
+    problems = data.regressions(data_key, num_rows, num_columns)
     size = FACTOR * num_columns
-    shape = {"num_rows": num_rows, "num_columns": num_columns}
+    records = {}
+    for kind, problem in problems.items():
+        records[kind] = {
+            "num_rows": num_rows,
+            "num_columns": num_columns,
+            "largest": problem.scores.max(),
+            "coherence": problem.coherence,
+        }
+
+    def reduce_all(trials):
+        return {
+            name: {
+                kind: reduce(solutions, problems[kind])
+                for kind, solutions in by_kind.items()
+            }
+            for name, by_kind in trials.items()
+        }
+
     return Study(
         {
-            **shape,
+            "num_rows": num_rows,
+            "num_columns": num_columns,
             "size": size,
-            "data": {
-                kind: shape | {"largest": own.scores.max(), "coherence": own.coherence}
-                for kind, own in every.items()
-            },
-            "excess": {"": Trial(one_run, every, size, SAMPLERS)},
+            "data": records,
+            "excess": {"": Trial(one_run, problems, size, SAMPLERS)},
         },
         key=run_key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
-        reduce=lambda trials: {
-            name: {kind: reduce(each, every[kind]) for kind, each in by_kind.items()}
-            for name, by_kind in trials.items()
-        },
+        reduce=reduce_all,
         tables={
             "data": tabulate_data,
             "samplers": tabulate(
@@ -117,7 +135,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "samplers_bias": tabulate(
                 "Squared bias / variance of the fitted values in percent of the "
                 "smallest squared residual, {size} rows",
-                lambda own: f"{_percent(own.squared_bias)} / {_percent(own.variance)}",
+                bias_cell,
             ),
         },
     )
@@ -135,14 +153,16 @@ def reduce(solutions: np.ndarray, problem: data.Regression) -> Numbers:
     runs = len(solutions)
     ordered = np.sort(np.sum(errors**2, axis=1)) / problem.squared_residual
     half = 0.98 * np.sqrt(runs)
+    low_rank = max(int(np.floor(runs / 2 - half)), 1)
+    high_rank = min(int(np.ceil(runs / 2 + half)) + 1, runs)
     mean = errors.mean(axis=0)
     variance = np.sum((errors - mean) ** 2) / max(runs - 1, 1)
     # The square of the mean has a share of the variance in expectation.
     bias = max(np.sum(mean**2) - variance / runs, 0.0)
     return {
         "median": np.median(ordered),
-        "low": ordered[max(int(np.floor(runs / 2 - half)), 1) - 1],
-        "high": ordered[min(int(np.ceil(runs / 2 + half)) + 1, runs) - 1],
+        "low": ordered[low_rank - 1],
+        "high": ordered[high_rank - 1],
         "squared_bias": bias / problem.squared_residual,
         "variance": variance / problem.squared_residual,
     }
@@ -151,7 +171,7 @@ def reduce(solutions: np.ndarray, problem: data.Regression) -> Numbers:
 tabulate_data = table_of(
     "The data, N = {num_rows:,} and p = {num_columns}",
     {
-        "data": lambda own: data.KINDS[own["name"]].label,
+        "data": lambda row: data.KINDS[row["name"]].label,
         "rows": "{num_rows:,}",
         "columns": "{num_columns}",
         "largest leverage score": "{largest:.2g}",
@@ -161,26 +181,41 @@ tabulate_data = table_of(
 )
 
 
-def tabulate(title: str, cell: Callable[[Any], str]) -> Callable[..., ResultTable]:
+def tabulate(
+    title: str, cell: Callable[[Numbers], str]
+) -> Callable[[Numbers], ResultTable]:
     """Returns a table with a row per sampler, and a column per kind of data."""
-    return lambda numbers: ResultTable(
-        title.format_map(numbers),
-        ["sampler", *(data.KINDS[kind].label for kind in numbers["data"])],
-        [[name, *map(cell, own.values())] for name, own in numbers["excess"].items()],
-    )
+
+    def table(numbers):
+        heads = [data.KINDS[kind].label for kind in numbers["data"]]
+        result = ResultTable(title.format_map(numbers), ["sampler", *heads])
+        for name, by_kind in numbers["excess"].items():
+            shown = [cell(record) for record in by_kind.values()]
+            result.rows.append([name, *shown])
+        return result
+
+    return table
 
 
-def median_cell(own: Numbers) -> str:
+def median_cell(record: Numbers) -> str:
     """Returns the median with its interval, in percent."""
-    if own.high - own.low <= 1e-9 * own.median:
-        return _percent(own.median)
-    return f"{_percent(own.median)} ({_percent(own.low)} to {_percent(own.high)})"
+    median = _percent(record.median)
+    if record.high - record.low <= 1e-9 * record.median:
+        return median
+    return f"{median} ({_percent(record.low)} to {_percent(record.high)})"
+
+
+def bias_cell(record: Numbers) -> str:
+    """Returns the squared bias and the variance, in percent."""
+    return f"{_percent(record.squared_bias)} / {_percent(record.variance)}"
 
 
 def _percent(share: float) -> str:
     if share < ROUNDING:
         return "0"
-    return f"{100 * share:.0f}" if share >= 1 else f"{100 * share:.2g}"
+    if share >= 1:
+        return f"{100 * share:.0f}"
+    return f"{100 * share:.2g}"
 
 
 # Without replacement, so that there are as many labels as rows.
@@ -208,11 +243,13 @@ def digits(effort: Effort) -> data.Regression:
 def active(effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per kind of data and number of labels."""
     data_key, run_key = jax.random.split(key)
-    drawn = data.regressions(data_key, *data.sizes(effort))
-    every = {kind: drawn[kind] for kind in ACTIVE_KINDS} | {"digits": digits(effort)}
+    num_rows, num_columns = data.sizes(effort)
+    drawn = data.regressions(data_key, num_rows, num_columns)
+    problems = {kind: drawn[kind] for kind in ACTIVE_KINDS}
+    problems["digits"] = digits(effort)
 
     def cell(kind: str, factor: int) -> Numbers:
-        problem = every[kind]
+        problem = problems[kind]
         num_rows, num_columns = problem.basis.shape
         labels = factor * num_columns
         return {
@@ -239,16 +276,21 @@ def active(effort: Effort, key: jax.Array) -> Study:
         "Excess of the squared residual over all rows in percent of the smallest one, "
         "median of {runs} choices of rows and its 95% interval"
     )
+
+    def reduce_cell(trials):
+        numbers = {}
+        for choice, by_kind in trials.items():
+            # A cell has one kind of data.
+            [(kind, solutions)] = by_kind.items()
+            numbers[choice] = reduce(solutions, problems[kind])
+        return numbers
+
     return Study(
-        {"cells": [cell(kind, factor) for kind in every for factor in FACTORS]},
+        {"cells": [cell(kind, factor) for kind in problems for factor in FACTORS]},
         key=run_key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
-        reduce=lambda trials: {
-            choice: reduce(solutions, every[kind])
-            for choice, by_kind in trials.items()
-            for kind, solutions in by_kind.items()
-        },
+        reduce=reduce_cell,
         tables={"active": table_of(title, columns, "cells")},
     )

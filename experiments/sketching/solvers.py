@@ -46,25 +46,31 @@ def study(effort: Effort, key: jax.Array) -> Study:
         solvers = entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full)
         return compare(solvers, matrix, target, repeats)
 
-    cells = {f"{value:.0e}": Once(measure, value) for value in CONDITIONS.values()}
-    return Study(
-        {"shape": shape, "measured": cells},
-        x64=True,
-        tables={
-            f"solvers_{name}": tabulate(condition)
-            for name, condition in CONDITIONS.items()
-        },
-    )
+    cells = {}
+    tables = {}
+    for name, condition in CONDITIONS.items():
+        cells[f"{condition:.0e}"] = Once(measure, condition)
+        tables[f"solvers_{name}"] = tabulate(condition)
+    return Study({"shape": shape, "measured": cells}, x64=True, tables=tables)
 
 
-def system(key, shape, condition) -> tuple[np.ndarray, np.ndarray]:
+def generator(key: jax.Array) -> np.random.Generator:
+    """Returns NumPy's generator with random bits of the key as its seed."""
+    return np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+
+
+def system(
+    key: jax.Array, shape: tuple[int, int], condition: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns X with logarithmically spaced singular values, and y = Xθ + noise."""
-    bits = [jax.random.bits(jax.random.fold_in(key, turn), (4,)) for turn in range(2)]
-    rng, noise_rng = (np.random.default_rng(np.asarray(own)) for own in bits)
-    shapes = shape, (shape[1], shape[1])
-    left, right = (np.linalg.qr(rng.standard_normal(each))[0] for each in shapes)
-    matrix = (left * np.geomspace(1, 1 / condition, shape[1])) @ right.T
-    target = matrix @ noise_rng.standard_normal(shape[1])
+    _, num_columns = shape
+    rng = generator(jax.random.fold_in(key, 0))
+    noise_rng = generator(jax.random.fold_in(key, 1))
+    left, _ = np.linalg.qr(rng.standard_normal(shape))
+    right, _ = np.linalg.qr(rng.standard_normal((num_columns, num_columns)))
+    values = np.geomspace(1, 1 / condition, num_columns)
+    matrix = (left * values) @ right.T
+    target = matrix @ noise_rng.standard_normal(num_columns)
     noise = noise_rng.standard_normal(len(target))
     scale = NOISE * np.linalg.norm(target) / np.linalg.norm(noise)
     return matrix, target + noise * scale
@@ -77,7 +83,9 @@ def scipy_solution(matrix: np.ndarray, target: np.ndarray, driver: str) -> np.nd
     return solved[0]
 
 
-def entries(key, matrix, target, is_full) -> dict[str, Callable[[], Any]]:
+def entries(
+    key: jax.Array, matrix: np.ndarray, target: np.ndarray, is_full: bool
+) -> dict[str, Callable[[], Any]]:
     """Returns solvers by name and setting; they return θ, a `Solution`, or nothing."""
     x = jnp.asarray(matrix)
     y = jnp.asarray(target)
@@ -95,8 +103,8 @@ def entries(key, matrix, target, is_full) -> dict[str, Callable[[], Any]]:
         solvers[f'`preconditioned` "{method}"'] = run
     for name, factor in SKETCHES if is_full else SKETCHES[::4]:
         size = factor * num_columns
-        make = getattr(sketching, name)
-        run = ours(sketching.sketch_and_solve, size, make)
+        embedding = getattr(sketching, name)
+        run = ours(sketching.sketch_and_solve, size, embedding)
         solvers[f"`sketch_and_solve`, {name} {factor}p"] = run
     for number in (1, 2, 4) if is_full else (2,):
         run = ours(
@@ -106,20 +114,31 @@ def entries(key, matrix, target, is_full) -> dict[str, Callable[[], Any]]:
             embedding=sketching.sparse_sign,
         )
         solvers[f"`iterative_hessian_sketch`, 8p {number} it."] = run
-    limits = {"atol": 1e-15, "btol": 1e-15, "iter_lim": MAX_LSQR_ITERATIONS}
-    lsqr = functools.partial(scipy.sparse.linalg.lsqr, **limits)
+    for driver in ("gelsd", "gelsy"):
+        run = functools.partial(scipy_solution, column_major, target, driver)
+        solvers[f"scipy `lstsq`, {driver}"] = run
+    solvers["scipy `lsqr`"] = functools.partial(
+        scipy.sparse.linalg.lsqr,
+        matrix,
+        target,
+        atol=1e-15,
+        btol=1e-15,
+        iter_lim=MAX_LSQR_ITERATIONS,
+    )
+    solvers["numpy `lstsq`"] = lambda: np.linalg.lstsq(column_major, target)[0]
     model = sklearn.linear_model.LinearRegression(fit_intercept=False)
-    return solvers | {
-        "scipy `lstsq`, gelsd": lambda: scipy_solution(column_major, target, "gelsd"),
-        "scipy `lstsq`, gelsy": lambda: scipy_solution(column_major, target, "gelsy"),
-        "scipy `lsqr`": lambda: lsqr(matrix, target),
-        "numpy `lstsq`": lambda: np.linalg.lstsq(column_major, target)[0],
-        "scikit-learn `LinearRegression`": lambda: model.fit(matrix, target).coef_,
-        "`jax.numpy` `lstsq`": lambda: jnp.linalg.lstsq(x, y)[0],
-    }
+    name = "scikit-learn `LinearRegression`"
+    solvers[name] = lambda: model.fit(matrix, target).coef_
+    solvers["`jax.numpy` `lstsq`"] = lambda: jnp.linalg.lstsq(x, y)[0]
+    return solvers
 
 
-def compare(solvers, matrix, target, repeats: int) -> list[Numbers]:
+def compare(
+    solvers: dict[str, Callable[[], Any]],
+    matrix: np.ndarray,
+    target: np.ndarray,
+    repeats: int,
+) -> list[Numbers]:
     """Times all solvers in turn; the excess is relative to SciPy's default."""
 
     def norm(solution):
@@ -135,18 +154,18 @@ def compare(solvers, matrix, target, repeats: int) -> list[Numbers]:
     return measured
 
 
-def unpacked(result: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def unpacked(result: Any) -> tuple[np.ndarray, dict[str, int | bool | None]]:
     """Returns the solution of a solver, its iterations, and whether it converged."""
-    iterations = converged = None
+    iterations = None
+    converged = None
     if isinstance(result, sketching.Solution):
         iterations = int(result.num_iterations)
         converged = bool(result.converged)
         result = result.solution
     elif isinstance(result, tuple):
-        # Reasons 3 and 7 of `lsqr`: the condition number, and the iteration limit.
-        iterations = result[2]
-        converged = result[1] not in (3, 6, 7)
-        result = result[0]
+        result, reason, iterations, *_ = result
+        # Reasons of `lsqr`: the condition number (3 and 6), and the iteration limit.
+        converged = reason not in (3, 6, 7)
     elif isinstance(result, sklearn.linear_model.LogisticRegression):
         iterations = int(result.n_iter_[0])
         result = result.coef_[0]
@@ -207,39 +226,68 @@ def coarse(images: np.ndarray) -> np.ndarray:
     return images.reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(-1, 49)
 
 
-def compare_logistic(key, features, labels, repeats) -> Iterator[Numbers]:
-    """Yields time and distance from the reference of every solver."""
-    x, y = jax.device_put((features, labels))
+def logistic_solvers(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray
+) -> dict[str, Callable[[], Any]]:
+    """Returns solvers by name; the first is the reference."""
+    num_rows, num_columns = features.shape
     solvers: dict[str, Callable[[], Any]] = {}
     for solver, tolerance in PEERS.items():
-        options = {"solver": solver, "tol": tolerance, "max_iter": 10_000}
-        options |= {"C": 1 / (len(labels) * RIDGE), "fit_intercept": False}
-        model = sklearn.linear_model.LogisticRegression(**options)
+        model = sklearn.linear_model.LogisticRegression(
+            C=1 / (num_rows * RIDGE),
+            fit_intercept=False,
+            solver=solver,
+            tol=tolerance,
+            max_iter=10_000,
+        )
         fit = functools.partial(model.fit, features, labels)
         solvers[f"scikit-learn, {solver}"] = fit
+    x, y = jax.device_put((features, labels))
     for factor, refinements in SETTINGS:
-        refined = f", {refinements} ref." if refinements else ""
-        solvers[f"`logistic_newton_sketch`, {factor}p{refined}"] = functools.partial(
+        name = f"`logistic_newton_sketch`, {factor}p"
+        if refinements:
+            name += f", {refinements} ref."
+        solvers[name] = functools.partial(
             sketching.logistic_newton_sketch,
-            *(key, x, y, factor * features.shape[1]),
+            key,
+            x,
+            y,
+            sketch_size=factor * num_columns,
             num_refinements=refinements,
             max_iterations=MAX_STEPS,
             ridge=RIDGE,
         )
+    return solvers
+
+
+def compare_logistic(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, repeats: int
+) -> Iterator[Numbers]:
+    """Yields time and distance from the reference of every solver."""
+    solvers = logistic_solvers(key, features, labels)
     timed = measure_in_turn([*solvers.values()], repeats, LOGISTIC_BUDGET, warm=True)
-    optimum, _ = unpacked(timed[0][0])
-    for name, (solved, time) in zip(solvers, timed):
+    reference, _ = timed[0]
+    optimum, _ = unpacked(reference)
+    for name, (solved, time) in zip(solvers, timed, strict=True):
         params, counts = unpacked(solved)
         difference = params - optimum
         relative = np.linalg.norm(difference) / np.linalg.norm(optimum)
-        largest = np.abs(difference).max()
-        differences = {"largest_difference": largest, "relative_difference": relative}
-        yield {"name": name, "time": time, **counts, **differences}
+        yield {
+            "name": name,
+            "time": time,
+            **counts,
+            "largest_difference": np.abs(difference).max(),
+            "relative_difference": relative,
+        }
 
 
 def scientific(name: str, otherwise: str = "") -> Callable[[Numbers], str]:
     """Returns the column of a number, which is 0 for the reference."""
-    return lambda row: f"{row[name]:.1e}" if row[name] else otherwise
+
+    def column(row):
+        return f"{row[name]:.1e}" if row[name] else otherwise
+
+    return column
 
 
 tabulate_logistic = table_of(
