@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,9 @@ import numpy as np
 import jaxwgc
 from jaxwgc._column_names import ColumnOptions
 from jaxwgc._table_files import FileOptions, Trace, read_trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class _Result(NamedTuple):
@@ -25,7 +28,7 @@ class _Result(NamedTuple):
 
     fields: dict[str, Any]
     text: str
-    draw: Callable[[], Any]
+    draw: Callable[[], "Figure"]
 
 
 def main(arguments: list[str] | None = None) -> None:

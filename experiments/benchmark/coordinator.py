@@ -294,7 +294,7 @@ def _step():
     return code, optimizer, update
 
 
-def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any]:
+def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, float]:
     """Returns median milliseconds per step and of its shares."""
     code, *step = _step()
     timings = []
@@ -310,5 +310,8 @@ def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any
             times = {"all": computing + decoding, "decoding": decoding, **timings[-1]}
             times["waiting"] = computing - times["broadcast"] - times["transfer"]
             records.append(times)
-    medians = {name: np.median([own[name] for own in records]) for name in records[0]}
-    return {name: 1e3 * float(median) for name, median in medians.items()}
+    milliseconds = {}
+    for name in records[0]:
+        median = np.median([times[name] for times in records])
+        milliseconds[name] = 1e3 * float(median)
+    return milliseconds

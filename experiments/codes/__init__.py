@@ -39,4 +39,6 @@ def codes(runs: int = 2_000, seed: int = 0) -> Sections:
     """
     effort = Effort(runs, is_full=runs >= 100)
     key = jax.random.key(seed)
-    return {name: functools.partial(own, effort, key) for name, own in SECTIONS.items()}
+    return {
+        name: functools.partial(build, effort, key) for name, build in SECTIONS.items()
+    }

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,9 +20,9 @@ STRAGGLERS = [
 ]
 NUM_WORKERS = 10
 STRAGGLER = 3
-NUM_ROUNDS = 30, 300
+NUM_ROUNDS = (30, 300)
 # Lag-1 autocorrelation of the workers' speeds.
-CORRELATIONS = 0.0, 0.8
+CORRELATIONS = (0.0, 0.8)
 # Standard deviations of the logarithms of times, by worker and by round.
 NOISE = 0.05
 COMMON_NOISE = 0.1
@@ -33,15 +34,15 @@ NUM_BARRIERS = 300
 NUM_BARRIER_WORKERS = 8
 BARRIER_JITTER_SECONDS = 0.005
 # Probabilities with which equal workers become slow and fast again, in a round.
-SPELLS = (0.01, 0.2), (0.01, 0.3), (0.02, 0.2), (0.03, 0.25), (0.05, 0.2), (0.05, 0.3)
+SPELLS = ((0.01, 0.2), (0.01, 0.3), (0.02, 0.2), (0.03, 0.25), (0.05, 0.2), (0.05, 0.3))
 SLOWDOWN_OF_SPELLS = 5.0
 # Share of responses that are lost by chance.
 LOST_RESPONSES = 0.05
 # Words of the advice that name a worker: for its missing responses or its lost time.
-NAMING_WORDS = "Check worker", "Find out what slowed", "Measure more rounds"
+NAMING_WORDS = ("Check worker", "Find out what slowed", "Measure more rounds")
 # Rounds and workers of traces of equal workers.
-ALARM_SIZES = (30, 10), (300, 8), (300, 32)
-SIZES = (2_000, 10), (100_000, 256), (1_000_000, 64)
+ALARM_SIZES = ((30, 10), (300, 8), (300, 32))
+SIZES = ((2_000, 10), (100_000, 256), (1_000_000, 64))
 
 
 @command("report", "Straggler reports", count="traces")
@@ -115,7 +116,9 @@ def synchronous(seed: int) -> Study:
     return _printed(texts)
 
 
-def correlated_noise(generator, shape, correlation):
+def correlated_noise(
+    generator: np.random.Generator, shape: tuple[int, int], correlation: float
+) -> np.ndarray:
     """Returns normal variables (rounds, workers) of a lag-1 autocorrelation."""
     noise = generator.standard_normal(shape)
     for number in range(1, len(noise)):
@@ -173,10 +176,18 @@ def simulated(traces: int, seed: int) -> Study:
         ]
         return {"kind": kind, "slowdown": slowdown, "rounds": rounds, "cells": cells}
 
-    def of_stragglers(text):
-        return lambda row: "" if row.kind == "steady" else text.format(**row.cells[0])
+    def of_stragglers(template):
+        def column(row):
+            if row.kind == "steady":
+                return ""
+            return template.format(**row.cells[0])
 
-    rows = [row(number, *own) for own in STRAGGLERS for number in NUM_ROUNDS]
+        return column
+
+    rows = []
+    for kind, slowdown in STRAGGLERS:
+        for num_rounds in NUM_ROUNDS:
+            rows.append(row(num_rounds, kind, slowdown))
     table = table_of(
         f"One straggler of {NUM_WORKERS} workers with times that vary by {NOISE:.0%}: "
         "traces in which its kind is named correctly and in which another worker is "
@@ -225,19 +236,19 @@ def times_with_losses(generator, shape):
 
 
 # Times of equal workers, from a generator and a shape.
-EQUAL_WORKERS = {
+EQUAL_WORKERS: dict[str, Callable[..., np.ndarray]] = {
     "log-normal": functools.partial(normal_times, correlation=0.0),
     "log-normal, autocorrelation 0.5": functools.partial(normal_times, correlation=0.5),
     "log-normal, autocorrelation 0.8": functools.partial(normal_times, correlation=0.8),
     f"log-normal, {LOST_RESPONSES:.0%} of the responses lost": times_with_losses,
     "exponential": lambda generator, shape: generator.exponential(size=shape),
     "Pareto, shape 1.5": lambda generator, shape: 1 + generator.pareto(1.5, shape),
-} | {
-    f"slow spells, {becomes_slow:g} and {becomes_fast:g}": functools.partial(
+}
+for becomes_slow, becomes_fast in SPELLS:
+    name = f"slow spells, {becomes_slow:g} and {becomes_fast:g}"
+    EQUAL_WORKERS[name] = functools.partial(
         times_with_spells, becomes_slow=becomes_slow, becomes_fast=becomes_fast
     )
-    for becomes_slow, becomes_fast in SPELLS
-}
 
 
 def alarm_rate(law, size, traces, seed) -> float:
@@ -245,34 +256,29 @@ def alarm_rate(law, size, traces, seed) -> float:
     num_alarms = 0
     for number in range(traces):
         generator = np.random.default_rng([seed, *size, number])
-        found = jaxwgc.straggler_report(EQUAL_WORKERS[law](generator, size))
-        is_in_advice = any(words in found.advice for words in NAMING_WORDS)
-        num_alarms += is_in_advice or np.any(found.kinds != "steady")
+        report = jaxwgc.straggler_report(EQUAL_WORKERS[law](generator, size))
+        is_in_advice = any(words in report.advice for words in NAMING_WORDS)
+        if is_in_advice or np.any(report.kinds != "steady"):
+            num_alarms += 1
     return num_alarms / traces
 
 
 def alarms(traces: int, seed: int) -> Study:
     """Returns a row per law of the times of equal workers."""
-    rows = [
-        {
-            "law": law,
-            "rates": [
-                Once(alarm_rate, law, size, traces, seed) for size in ALARM_SIZES
-            ],
-        }
-        for law in EQUAL_WORKERS
-    ]
-    columns = {
-        f"{rounds} rounds of {workers}": f"{{rates[{place}]:.1%}}"
-        for place, (rounds, workers) in enumerate(ALARM_SIZES)
-    }
+    rows = []
+    for law in EQUAL_WORKERS:
+        rates = [Once(alarm_rate, law, size, traces, seed) for size in ALARM_SIZES]
+        rows.append({"law": law, "rates": rates})
+    columns = {"times": "{law}"}
+    for index, (num_rounds, num_workers) in enumerate(ALARM_SIZES):
+        columns[f"{num_rounds} rounds of {num_workers}"] = f"{{rates[{index}]:.1%}}"
     table = table_of(
         "False alarms: fraction of reports of equal workers that name any of them, "
         "by its kind or in the advice. "
         f"Times vary by {ALARM_NOISE:.0%}. In a slow spell, a worker takes "
         f"{SLOWDOWN_OF_SPELLS:g} times as long; in each round, workers become slow and "
         "fast again with the two probabilities",
-        {"times": "{law}"} | columns,
+        columns,
         "rows",
     )
     return Study({"rows": rows}, tables={"alarms": table})

@@ -137,19 +137,24 @@ def measure(
         for number in range(1, steps + 1):
             up = working(cluster, hit)
             timers = []
-            kinds = (kill_every, signal.SIGKILL), (freeze_every, signal.SIGSTOP)
-            for every, kind in kinds:
-                if number % every:
-                    continue
+            signals = []
+            if number % kill_every == 0:
+                signals.append(signal.SIGKILL)
+            if number % freeze_every == 0:
+                signals.append(signal.SIGSTOP)
+            for sent_signal in signals:
                 worker = int(random.choice(sorted(up)))
                 pid = up.pop(worker)
                 hit.add(pid)
-                moment = random.uniform(0, 1.2 * PARTS_EACH * work) if on_request else 0
+                moment = 0.0
+                if on_request:
+                    moment = random.uniform(0, 1.2 * PARTS_EACH * work)
                 since[worker] = time.monotonic() + moment
-                timers.append(threading.Timer(moment, send, (pid, kind)))
-                timers[-1].start()
-                if not moment:
-                    timers[-1].join()
+                timer = threading.Timer(moment, send, (pid, sent_signal))
+                timer.start()
+                if not on_request:
+                    timer.join()
+                timers.append(timer)
             away = NUM_WORKERS - len(up)
             done = cluster.compute(params)
             received = done.received if done.decoding is None else done.decoding
@@ -188,8 +193,8 @@ def working(cluster: Any, hit: set[int]) -> dict[int, int]:
 
 def resident_mib() -> float:
     """Returns the coordinator's memory in use."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    _, resident, *_ = Path("/proc/self/statm").read_text().split()
+    return int(resident) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def store_mib() -> float:
@@ -238,7 +243,8 @@ def tabulate(title: str, numbers: Numbers) -> ResultTable:
         "seconds away, shortest": "{shortest_away:.1f}",
         "workers away at once, most": "{most_away}",
     }
-    rows = [(name, cell.format(**numbers["summary"])) for name, cell in formats.items()]
+    summary = numbers["summary"]
+    rows = [(name, cell.format(**summary)) for name, cell in formats.items()]
     return ResultTable(title, ["quantity", "value"], rows)
 
 

@@ -128,7 +128,7 @@ def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
 SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
 
 
-def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
+def measure(entry: Entry, runs: int, steps: int, seed: int) -> Numbers:
     """Returns seconds since the start and test errors (runs, steps) by scenario.
 
     Also returns the relative distance of the final parameters from those of a single
@@ -136,7 +136,8 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
     """
     training, test = load_digits()
     parts, row_weights = jaxwgc.partition(tuple(training), entry.code.num_parts)
-    data = (*parts, row_weights, jnp.ones_like(row_weights))
+    images, labels = parts
+    data = (images, labels, row_weights, jnp.ones_like(row_weights))
     decoder = jaxwgc.decode_aggregate(entry.code, on_request=entry.on_request)
     chain = optax.chain(decoder, OPTIMIZER)
 
@@ -183,25 +184,33 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
                     seconds.append(time.monotonic() - begin)
                 records["seconds"].append(seconds)
                 records["errors"].append(errors)
-                off = jnp.linalg.norm(params - true_params)
-                distance = float(off / jnp.linalg.norm(true_params))
-                records["distances"].append(distance)
+                distance = jnp.linalg.norm(params - true_params)
+                relative_distance = distance / jnp.linalg.norm(true_params)
+                records["distances"].append(float(relative_distance))
             numbers[scenario] = records
     return numbers
 
 
-def arrived(done: jaxwgc.distributed.Round) -> Any:
+def arrived(
+    done: jaxwgc.distributed.Round,
+) -> np.ndarray | jax.Array | jaxwgc.Decoding:
     """Returns `received` for the decoder of a round."""
     return done.received if done.decoding is None else done.decoding
 
 
-def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
+def in_one_process(
+    data: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    params: jax.Array,
+    steps: int,
+) -> jax.Array:
     """Returns the parameters after that many steps in a single process."""
+
+    def total_loss(params):
+        return jax.vmap(logistic_loss, (None, 0))(params, data).sum()
 
     @jax.jit
     def step(params, state):
-        losses = jax.vmap(logistic_loss, (None, 0))
-        gradient = jax.grad(lambda params: losses(params, data).sum())(params)
+        gradient = jax.grad(total_loss)(params)
         updates, state = OPTIMIZER.update(gradient, state)
         return optax.apply_updates(params, updates), state
 
@@ -211,7 +220,9 @@ def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
     return params
 
 
-def settle(workers: Any, params: jax.Array) -> jaxwgc.distributed.Round:
+def settle(
+    workers: jaxwgc.distributed.RayCluster, params: jax.Array
+) -> jaxwgc.distributed.Round:
     """Runs rounds until all workers are up to date, and returns the last round.
 
     Raises:
@@ -233,7 +244,9 @@ def settle(workers: Any, params: jax.Array) -> jaxwgc.distributed.Round:
 
 
 def compute_with_a_kill(
-    workers: Any, params: jax.Array, random: np.random.Generator
+    workers: jaxwgc.distributed.RayCluster,
+    params: jax.Array,
+    random: np.random.Generator,
 ) -> jaxwgc.distributed.Round:
     """Runs a round in which a random worker is killed, and returns the round.
 
@@ -248,7 +261,9 @@ def compute_with_a_kill(
     return done
 
 
-def kill_one(workers: Any, random: np.random.Generator) -> None:
+def kill_one(
+    workers: jaxwgc.distributed.RayCluster, random: np.random.Generator
+) -> None:
     """Kills a random worker, unless it has just ended by itself."""
     up = [slot.pid for slot in workers.workers if slot.pid]
     if up:

@@ -93,13 +93,22 @@ def to_records(value: Any) -> Any:
             return jaxwgc.Summary(**{"standard_error": math.nan, **record})
         return record
     if isinstance(value, list):
-        values = [to_records(child) for child in value]
-        # A list of counts and fractions is not an array.
-        kinds = {(type(child), np.shape(child)) for child in values}
-        if len(kinds) == 1 and isinstance(values[0], float | np.ndarray):
-            return np.array(values)
-        return tuple(values) if len(kinds) == 1 and type(values[0]) is int else values
-    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        return _array_or_list([to_records(child) for child in value])
+    if isinstance(value, str):
+        return NOT_FINITE.get(value, value)
+    return value
+
+
+def _array_or_list(values: list[Any]) -> np.ndarray | tuple[int, ...] | list[Any]:
+    # A list of counts and fractions is not an array.
+    kinds = {(type(child), np.shape(child)) for child in values}
+    if len(kinds) != 1:
+        return values
+    if isinstance(values[0], float | np.ndarray):
+        return np.array(values)
+    if type(values[0]) is int:
+        return tuple(values)
+    return values
 
 
 def to_builtin(value: Any, name_of: Any = float) -> Any:
@@ -123,6 +132,7 @@ def to_builtin(value: Any, name_of: Any = float) -> Any:
     if isinstance(value, list | tuple):
         return [to_builtin(child, name_of) for child in value]
     if isinstance(value, float):
-        rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-        return rounded if math.isfinite(value) else name_of(value)
+        if not math.isfinite(value):
+            return name_of(value)
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     return value

@@ -17,10 +17,8 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 import jaxwgc
 from experiments.runner import results
 from experiments.runner.figures import LOOK, Figure
-from experiments.runner.tables import Columns, ResultTable, console, table_of
+from experiments.runner.tables import Columns, Numbers, ResultTable, console, table_of
 
-# Measured numbers: nested dicts and lists.
-Numbers = Any
 Made = TypeVar("Made")
 Watch = Callable[[str, float], Any]
 Shown = Mapping[str, Callable[[Numbers], Made]]
@@ -72,7 +70,7 @@ class Study:
     """
 
     numbers: Numbers
-    key: Any = None
+    key: jax.Array | None = None
     runs: int = 1
     batch_size: int | None = None
     x64: bool = False
@@ -91,13 +89,18 @@ def timed(cells: Any, title: str, columns: Columns, **options: Any) -> Study:
 Sections = Mapping[str, Callable[[], Study]]
 
 
-def sections_of(studies: Mapping[str, Any], effort: Effort, seed: int) -> Sections:
+def sections_of(
+    studies: Mapping[str, Callable[[Effort, jax.Array], Study]],
+    effort: Effort,
+    seed: int,
+) -> Sections:
     """Returns functions that build the studies, each with a key of its own."""
     key = jax.random.key(seed)
-    return {
-        name: functools.partial(study, effort, jax.random.fold_in(key, index))
-        for index, (name, study) in enumerate(studies.items())
-    }
+    sections = {}
+    for index, (name, study) in enumerate(studies.items()):
+        study_key = jax.random.fold_in(key, index)
+        sections[name] = functools.partial(study, effort, study_key)
+    return sections
 
 
 class Section(NamedTuple):
@@ -119,12 +122,14 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         nonlocal done
         watch(name, done / total)
         if isinstance(cell, Trial):
+            if study.key is None:
+                raise ValueError(f"a study of trials needs a key; cell {name} has none")
+
+            def progress(num_done: int, num_runs: int) -> None:
+                watch(name, (done + num_done / num_runs) / total)
+
             trials = jaxwgc.monte_carlo(
-                cell.run,
-                study.key,
-                study.runs,
-                study.batch_size,
-                lambda runs, of: watch(name, (done + runs / of) / total),
+                cell.run, study.key, study.runs, study.batch_size, progress
             )
             measured = study.reduce(trials)
         else:
@@ -160,10 +165,16 @@ def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") 
     """Replaces each cell in nested dicts and lists by `run(cell, name)`."""
     if isinstance(node, dict):
         filled = {key: _filled(child, run, key or name) for key, child in node.items()}
-        return filled | (filled.pop("", None) or {})
+        # The numbers of the cell "" stand behind those of the other keys.
+        added = filled.pop("", None)
+        if added:
+            filled.update(added)
+        return filled
     if isinstance(node, list):
         return [_filled(child, run, name) for child in node]
-    return run(node, name) if isinstance(node, Trial | Once) else node
+    if isinstance(node, Trial | Once):
+        return run(node, name)
+    return node
 
 
 def run(
@@ -244,7 +255,9 @@ def run(
             waiting.remove(name)
             unfinished = {"unfinished": waiting} if waiting else {}
             if is_measured:
-                done = {key: own for key, own in content.items() if own is not None}
+                done = {
+                    key: value for key, value in content.items() if value is not None
+                }
                 save(path("", "json"), results.to_json(done | unfinished))
 
 
@@ -279,8 +292,8 @@ def command(
             run(name, title, sections, runs, seed, out, files, count)
 
         added = inspect.signature(execute, follow_wrapped=False).parameters["out"]
-        every = [*signature.parameters.values(), added]
-        execute.__dict__["__signature__"] = signature.replace(parameters=every)
+        parameters = [*signature.parameters.values(), added]
+        execute.__dict__["__signature__"] = signature.replace(parameters=parameters)
         execute.__annotations__ = {**function.__annotations__, "out": Path}
         execute.__doc__ = f"{inspect.getdoc(function)}\n{_COMMON_HELP}"
         COMMANDS[name] = execute

@@ -220,9 +220,9 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     best = {name: chosen.take(errors[name], chosen.best[name]) for name in errors}
     fixed = {name: chosen.take(errors[name], chosen.fixed) for name in ONE_SHOT}
 
-    def ratios(every):
-        base = every[BASELINE]
-        return {name: geometric_mean(error / base) for name, error in every.items()}
+    def ratios(by_name):
+        base = by_name[BASELINE]
+        return {name: geometric_mean(error / base) for name, error in by_name.items()}
 
     return {
         "lanes": chosen.best,

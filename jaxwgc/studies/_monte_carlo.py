@@ -25,7 +25,7 @@ def monte_carlo(
     key: jax.Array,
     num_trials: int,
     batch_size: int | None = None,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Any:
     """Runs a trial many times, vmapped in batches of one compiled program.

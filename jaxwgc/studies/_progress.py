@@ -22,7 +22,7 @@ class Progress:
       TypeError: If `report` is neither None nor a function.
     """
 
-    def __init__(self, report: Callable[[int, int], Any] | None, total: int):
+    def __init__(self, report: Callable[[int, int], object] | None, total: int):
         if report is not None:
             _validation.check_callable("progress", report)
         self._report = report
@@ -35,7 +35,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

@@ -43,7 +43,7 @@ def compare(
     num_rounds: int = 50,
     keep_trials: bool = False,
     batch_size: int | None = None,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Comparison:
     """Simulates rounds of all combinations of codes, delay models and waiting rules.
 

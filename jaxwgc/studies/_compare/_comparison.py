@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from jaxwgc import _validation
 from jaxwgc.studies._compare import _figures
 from jaxwgc.studies._monte_carlo import Summary
 from jaxwgc.studies._reports._text import aligned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
 
@@ -61,7 +65,7 @@ class Comparison:
     work: Summary
     trials: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self) -> "DataFrame":
         """Returns a `pandas.DataFrame` with a row for each cell.
 
         Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
@@ -92,7 +96,9 @@ class Comparison:
             columns[f"{quantity}_standard_error"] = summary.standard_error.ravel()
         return pandas.DataFrame(columns)
 
-    def plot(self, x: str = "waiting", y: str = "error", *, log: bool = False) -> Any:
+    def plot(
+        self, x: str = "waiting", y: str = "error", *, log: bool = False
+    ) -> "Figure":
         """Draws a quantity with its intervals.
 
         For x="waiting" or a quantity, there is a panel for each delay model and a line
@@ -131,7 +137,12 @@ class Comparison:
         places = [list(names).index(axis) for axis in order]
 
         def in_order(summary: Summary) -> Summary:
-            return Summary(*(np.transpose(values, places) for values in summary))
+            return Summary(
+                mean=np.transpose(summary.mean, places),
+                low=np.transpose(summary.low, places),
+                high=np.transpose(summary.high, places),
+                standard_error=np.transpose(summary.standard_error, places),
+            )
 
         return _figures.draw(
             horizontal=in_order(getattr(self, x)) if x in QUANTITIES else None,

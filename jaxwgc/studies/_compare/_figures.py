@@ -1,11 +1,15 @@
 """Figures of a comparison: lines with intervals, one panel per name."""
 
 import textwrap
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jaxwgc.studies._monte_carlo import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Lines are also told apart by their markers, in print and for color-blind readers.
 _MARKERS = "osD^vP*X<>"
@@ -34,7 +38,7 @@ def draw(
     names: Names,
     labels: tuple[str, str],
     is_log: bool,
-) -> Any:
+) -> "Figure":
     """Returns a `matplotlib.figure.Figure`.
 
     Args:
@@ -86,20 +90,37 @@ def draw(
     return figure
 
 
-def _draw_line(axes: Any, x: Any, y: Summary, **look: str) -> None:
+def _draw_line(
+    axes: "Axes", x: Summary | np.ndarray, y: Summary, *, label: str, marker: str
+) -> None:
     """Draws one line with intervals; x is a `Summary`, too, or numbers."""
-    x_error = None
     if isinstance(x, Summary):
+        x_values = x.mean
         x_error = _distances(x)
-        x = x.mean
+    else:
+        x_values = x
+        x_error = None
     axes.errorbar(
-        x, y.mean, yerr=_distances(y), xerr=x_error, markersize=4, capsize=2, **look
+        x_values,
+        y.mean,
+        yerr=_distances(y),
+        xerr=x_error,
+        markersize=4,
+        capsize=2,
+        label=label,
+        marker=marker,
     )
 
 
 def _part(summary: Summary, panel: int, line: int, in_order: np.ndarray) -> Summary:
     """Returns the points of one line, in an order."""
-    return Summary(*(values[panel, line, in_order] for values in summary))
+    place = (panel, line, in_order)
+    return Summary(
+        mean=summary.mean[place],
+        low=summary.low[place],
+        high=summary.high[place],
+        standard_error=summary.standard_error[place],
+    )
 
 
 def _distances(summary: Summary) -> np.ndarray:

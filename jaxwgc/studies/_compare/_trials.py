@@ -1,7 +1,7 @@
 """Trials of a delay model under many waiting rules, in batches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -115,7 +115,7 @@ def simulate(
     draws: Draws,
     loads: np.ndarray,
     waiting: list[Waiting],
-    advance: Callable[[], Any],
+    advance: Callable[[], None],
 ) -> list[Trials]:
     """Simulates the rounds of all trials, with equal times for all rules.
 

@@ -1,13 +1,16 @@
 """Draws a plan: times to the target, and step times against decoding errors."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxwgc.studies._planning._choice import Choice, Estimate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from jaxwgc.studies._planning._results import Plan
 
 # Number of standard errors on each side of a time: an interval of 95%.
@@ -16,7 +19,7 @@ _NUM_ERRORS = 1.96
 _NUM_CHARACTERS = 40
 
 
-def draw(plan: "Plan") -> Any:
+def draw(plan: "Plan") -> "Figure":
     """Returns the figure of `Plan.plot`."""
     from matplotlib.figure import Figure
 
@@ -29,7 +32,7 @@ def draw(plan: "Plan") -> Any:
     return figure
 
 
-def _draw_times(axes: Any, plan: "Plan", rows: list[Choice]) -> None:
+def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
     """Draws the time to the target of the best choice per code."""
     places = np.arange(len(rows))
     times = [choice.time for choice in rows]
@@ -63,7 +66,7 @@ def _draw_times(axes: Any, plan: "Plan", rows: list[Choice]) -> None:
 
 
 def _draw_case(
-    axes: Any,
+    axes: "Axes",
     places: np.ndarray,
     times: list[Estimate],
     *,
@@ -84,7 +87,7 @@ def _draw_case(
     )
 
 
-def _draw_errors(axes: Any, plan: "Plan") -> None:
+def _draw_errors(axes: "Axes", plan: "Plan") -> None:
     """Draws the step time of every choice against its decoding error."""
     ending = [
         choice for choice in plan.choices if math.isfinite(choice.step_time.value)
@@ -107,7 +110,9 @@ def _draw_errors(axes: Any, plan: "Plan") -> None:
     axes.legend()
 
 
-def _draw_choices(axes: Any, choices: list[Choice], *, label: str, marker: str) -> None:
+def _draw_choices(
+    axes: "Axes", choices: list[Choice], *, label: str, marker: str
+) -> None:
     """Draws a marker for each choice: step time and decoding error."""
     axes.plot(
         [choice.step_time.value for choice in choices],

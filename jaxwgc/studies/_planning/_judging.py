@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ LEVEL = 0.9
 
 
 def judge(
-    candidates: Sequence[Candidate], clusters: Clusters, advance: Callable[[], Any]
+    candidates: Sequence[Candidate], clusters: Clusters, advance: Callable[[], None]
 ) -> list[RoundStatistics]:
     """Computes statistics of candidates in closed form, otherwise by simulation.
 

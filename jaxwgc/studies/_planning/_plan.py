@@ -64,7 +64,7 @@ def plan(
     num_parameters: int = 1_000_000,
     bytes_per_number: float = 4,
     tail: float = 10.0,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Plan:
     """Finds the code, replication factor and waiting rule with the shortest training.
 

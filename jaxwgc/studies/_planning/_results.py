@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxwgc.stragglers import DelayModel, Stalls
 from jaxwgc.studies._planning import _figures, _tables
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._ranking import ranked_choices
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Maximum number of rows in the table, without the baseline.
 _NUM_ROWS = 12
@@ -154,7 +157,7 @@ class Plan(NamedTuple):
             **goal._asdict(),
         )
 
-    def plot(self) -> Any:
+    def plot(self) -> "Figure":
         """Draws the times to the target, and step times against decoding errors.
 
         Times are those of the rows of the table, with intervals of 95%. The other panel

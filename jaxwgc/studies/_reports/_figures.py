@@ -1,8 +1,11 @@
 """Figure of a report: a heat map of rounds and workers beside bars of workers."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Largest number of workers that are named beside the heat map.
 _NUM_NAMES = 40
@@ -26,7 +29,7 @@ class Bars(NamedTuple):
     title: str
 
 
-def draw(heat: Heat, bars: Bars, names: np.ndarray, num_rounds: int) -> Any:
+def draw(heat: Heat, bars: Bars, names: np.ndarray, num_rounds: int) -> "Figure":
     """Returns a `matplotlib.figure.Figure` of a report.
 
     Raises:

@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from jaxwgc.studies._reports._statistics import (
 )
 from jaxwgc.studies._reports._text import aligned, for_json, worker_labels
 from jaxwgc.studies._reports._wait_report import WaitReport, wait_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Number of workers up to which the printed table has all of them, and otherwise the
 # minimum and maximum number of workers in it.
@@ -204,7 +207,7 @@ class StragglerReport(NamedTuple):
         del fields["times"], fields["round_medians"], fields["steps"]
         return for_json(fields)
 
-    def plot(self) -> Any:
+    def plot(self) -> "Figure":
         """Draws slowdowns by round and worker, and the time lost per worker.
 
         Returns:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -21,6 +21,9 @@ from jaxwgc.studies._reports._text import (
     worker_labels,
     workers_named,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Maximum number of workers in the printed table.
 _NUM_ROWS = 20
@@ -134,7 +137,7 @@ class WaitReport(NamedTuple):
         del fields["sampled_waits"]
         return for_json(fields)
 
-    def plot(self) -> Any:
+    def plot(self) -> "Figure":
         """Draws waits by round and worker, and the mean wait of each worker.
 
         Returns:
