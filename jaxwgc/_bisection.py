@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxwgc._arrays import varying_with
 
@@ -34,7 +35,7 @@ def first_true(
     return first
 
 
-def first_time(is_true: Callable[[jax.Array], jax.Array], last: jax.Array) -> jax.Array:
+def first_time(is_true: Callable[[jax.Array], ArrayLike], last: jax.Array) -> jax.Array:
     """Returns the smallest time t of at least 0 with `is_true(t)`, or infinity if none.
 
     Args:

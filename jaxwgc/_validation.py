@@ -22,12 +22,6 @@ def is_traced(*values: object) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
-def require(is_right: Any, name: str, rule: str, given: Any) -> None:
-    """Raises ValueError "`name` must `rule`; got `given`" unless `is_right`."""
-    if not is_right:
-        raise ValueError(f"{name} must {rule}; got {given}")
-
-
 def in_short(value: object) -> str:
     """Returns the `repr` of a value, or the type if the `repr` is long."""
     text = repr(value)

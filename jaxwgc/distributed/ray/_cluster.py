@@ -239,7 +239,7 @@ class RayCluster:
             batch=batch,
             delay=faults.delay,
             corrupt=faults.corrupt,
-            message_dtype=decoding.message_dtype,
+            message_dtype=_validation.check_message_dtype(decoding.message_dtype),
             batches=batches,
             has_digests=batches is not None and verification.digests,
         )

@@ -207,7 +207,7 @@ class ParityChecks(Verifier):
         labels, signs = self._locator.copies
         messages = this_round.messages
         received = this_round.received
-        scales = (self._locator.norms * signs)[:, None]
+        scales = np.asarray(self._locator.norms * signs)[:, None]
         projections = np.asarray(project(key, messages, PROJECTION_DIM))
         noise = self._noise_of(messages)
         wrong = np.zeros_like(received)
