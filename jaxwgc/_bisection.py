@@ -47,7 +47,7 @@ def first_time(is_true: Callable[[jax.Array], ArrayLike], last: jax.Array) -> ja
     never = jnp.where(jnp.isnan(last), last, jnp.inf)
 
     def is_true_at(bits):
-        return is_true(jax.lax.bitcast_convert_type(bits, last.dtype))
+        return jnp.asarray(is_true(jax.lax.bitcast_convert_type(bits, last.dtype)))
 
     bits_of_never = jax.lax.bitcast_convert_type(never, int_dtype)
     bits = first_true(is_true_at, bits_of_never)
