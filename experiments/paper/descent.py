@@ -5,6 +5,7 @@ gradient is decoded from the messages of the others.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,10 @@ CODE = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, replication=30)
 STRAGGLERS = jaxwgc.stragglers.uniform(CODE.num_stragglers)
 
 
+# Sum over a part, `loss(params, part)`, of trees of arrays.
+Loss = Callable[[Any, Any], jax.Array]
+
+
 class Descent(NamedTuple):
     """End of gradient descent: parameters, iterations, norm of the gradient."""
 
@@ -27,7 +32,16 @@ class Descent(NamedTuple):
     gradient_norm: jax.Array
 
 
-def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterations):
+def descend(
+    key: jax.Array,
+    loss: Loss,
+    params: Any,
+    parts: Any,
+    weights: jax.Array,
+    step_size: jax.Array | float,
+    stop_norm: jax.Array | float,
+    max_iterations: int,
+) -> Descent:
     """Descends until the decoded gradient is shorter than `stop_norm`.
 
     Iterations count the steps taken. `loss(params, part)` is the sum over a part, and
@@ -43,10 +57,11 @@ def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterati
         params, state, _, iterations = carry
         new_params, state, norm = step(params, state)
         # The step that finds a short gradient is not taken.
-        done = norm < stop_norm
-        choose = functools.partial(jnp.where, done)
+        is_done = norm < stop_norm
+        choose = functools.partial(jnp.where, is_done)
         params = jax.tree.map(choose, params, new_params)
-        return params, state, norm, iterations + jnp.where(done, 0, 1)
+        iterations = jnp.where(is_done, iterations, iterations + 1)
+        return params, state, norm, iterations
 
     infinite = jnp.full((), jnp.inf, jax.tree.leaves(params)[0].dtype)
     start = (params, initial(params), infinite, jnp.zeros((), jnp.int32))
@@ -54,7 +69,15 @@ def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterati
     return Descent(params, iterations, norm)
 
 
-def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations):
+def gradient_norms(
+    key: jax.Array,
+    loss: Loss,
+    params: Any,
+    parts: Any,
+    weights: jax.Array,
+    step_size: jax.Array | float,
+    num_iterations: int,
+) -> jax.Array:
     """Returns the norm of the decoded gradient at every iteration, without a stop."""
     initial, step = _stepper(key, loss, parts, weights, step_size)
 
@@ -68,7 +91,13 @@ def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations)
     return norms
 
 
-def _stepper(key, loss, parts, weights, step_size):
+def _stepper(
+    key: jax.Array,
+    loss: Loss,
+    parts: Any,
+    weights: jax.Array,
+    step_size: jax.Array | float,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns `init` and `step` of a coded optimizer step."""
     code = jaxwgc.weighted(CODE, weights)
     aggregate = jaxwgc.coded_aggregate(code, STRAGGLERS, key)
