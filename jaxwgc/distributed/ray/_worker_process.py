@@ -15,7 +15,7 @@ _METHODS = ("warm_up", "start", "compute", "report", "answer", "project", "stop"
 
 def actor_class(worker_class: type[WorkerBase]) -> type[WorkerBase]:
     """Returns the class of Ray's actors; each method raises only `WorkerError`."""
-    methods = {}
+    methods: dict[str, Any] = {"__module__": __name__}
     for name in _METHODS:
         if hasattr(worker_class, name):
             methods[name] = reporting(getattr(worker_class, name))
