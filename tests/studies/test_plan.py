@@ -782,3 +782,16 @@ def test_exact_leaves_a_choice_or_says_so():
     candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
     with pytest.raises(ValueError, match="of which none is exact in every round"):
         plan(EXPONENTIAL, 4, choices=[candidate], exact=True)
+
+
+def test_late_messages_are_received_too_with_memory():
+    """Worker 1 takes one and a half rounds of worker 0."""
+    chosen = [
+        Candidate("own", codes.uncoded(2), stragglers.fastest(1), "busy", memory)
+        for memory in (False, True)
+    ]
+    delay = stragglers.empirical(np.tile([1.0, 1.5], (40, 1)))
+    found = plan(delay, 2, choices=chosen, tail=0)
+    num_answers = {own.memory: own.num_answers for own in found.choices}
+    assert num_answers[False] == 1
+    assert num_answers[True] > 1.3
