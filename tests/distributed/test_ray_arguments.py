@@ -17,7 +17,7 @@ from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray import _cluster, _part_worker, _worker_base
-from jaxwgc.distributed.ray._messages import ArrayPool, pack, sent, unpack
+from jaxwgc.distributed.ray._messages import ArrayPool, Layout, pack, sent, unpack
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._worker import Worker
@@ -190,6 +190,16 @@ def test_packed_messages_are_unpacked_up_to_rounding(code, dtype, error):
     unpack(wire, read)
     assert wire.dtype.itemsize == (4 if dtype is None else 2)
     np.testing.assert_allclose(read, message, rtol=error)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("code", [CODE, codes.uncoded(4)])
+def test_narrow_messages_are_read_in_single_precision(code, dtype, x64):
+    """Those of parameters in double precision, too."""
+    like = jax.ShapeDtypeStruct((5,), np.float64 if x64 else np.float32)
+    layout = Layout.of(code, like, dtype)
+    assert layout.dtype == (np.complex64 if code.is_complex else np.float32)
+    assert layout.shape[0] == code.num_workers
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

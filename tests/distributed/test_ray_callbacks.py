@@ -42,7 +42,7 @@ def compute(params, step, key):
     )
 
 
-def train(num_steps, *callbacks, checkpoint=None, limit=None):
+def train(num_steps, *callbacks, checkpoint=None, checkpoint_every=100, limit=None):
     start = TrainingState(PARAMS, CHAIN.init(PARAMS), jax.random.key(0), 0)
     return _training.train(
         compute,
@@ -52,6 +52,7 @@ def train(num_steps, *callbacks, checkpoint=None, limit=None):
         num_steps,
         callbacks,
         checkpoint,
+        checkpoint_every,
         limit=limit or ResponseLimit(None, 2),
     )
 
@@ -130,6 +131,14 @@ def test_all_callbacks_see_the_last_step():
     state = train(6, stop, lambda progress: steps.append(progress.state.step))
     assert state.step == 3
     assert steps == [1, 2, 3]
+
+
+def test_checkpoints_of_a_resumed_run_are_those_of_a_whole_one(tmp_path):
+    """Every two steps from the start; the run is resumed after step 3."""
+    train(3, checkpoint=tmp_path, checkpoint_every=2)
+    train(7, checkpoint=tmp_path, checkpoint_every=2)
+    names = {path.name for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert names == {"6", "7"}
 
 
 def test_json_lines_after_the_checkpoint_are_dropped(tmp_path):

@@ -9,12 +9,13 @@ from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Report, Taken
-from jaxwgc.distributed.ray._part_states import PartStatus
+from jaxwgc.distributed.ray._part_states import PartEvent, PartStates, PartStatus
 from jaxwgc.distributed.ray._part_worker import turns_left
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._rounds import RoundStart
-from tests.distributed.simulated import Verifier, World, is_call, request_fleet
+from jaxwgc.distributed.ray._work_sharing import WorkSharing
+from tests.distributed.simulated import PLAN, Verifier, World, is_call, request_fleet
 
 
 def by_worker(*seconds):
@@ -226,3 +227,18 @@ def test_parts_that_become_longer_are_finished():
     world.run(by_worker(0.01, 0.01, 0.01, 0.01))
     assert world.fleet.limit.seconds == 2.0
     check(world.run(by_worker(3.0, 3.0, 3.0, 3.0), 1))
+
+
+@pytest.mark.parametrize("is_suspected", [False, True])
+def test_parts_are_not_left_to_a_suspected_helper(is_suspected):
+    """Worker 1 computes its own parts, which worker 0 would compute after its own."""
+    fleet = request_fleet()
+    parts = PartStates(PLAN.parts, PLAN.code.num_parts)
+    sharing = WorkSharing(PLAN, parts, fleet)
+    for worker in (0, 1):
+        parts.apply_to_worker(PartEvent.SEND, worker)
+    sharing.update(1, has_begun=False)
+    fleet.slots[1].is_suspected = is_suspected
+    sharing.update(0, has_begun=False)
+    of_others = Taken.FREE if is_suspected else Taken.COMPUTING
+    assert parts.taken(0).tolist() == [Taken.FREE] * 2 + [of_others] * 2

@@ -62,3 +62,16 @@ def test_no_worker_of_a_real_job_is_suspected(median):
         for worker in np.argsort(row):
             assert not row[worker] > limit.of(worker) / 2
             limit.note(worker, row[worker])
+
+
+def test_median_is_that_of_one_worker():
+    """Of its 20 newest responses; a silence is no response."""
+    limit = ResponseLimit(None, 2)
+    assert limit.median(0) == np.inf
+    limit.note(0, 4.0)
+    for seconds in np.arange(20.0):
+        limit.note(0, seconds)
+        limit.note(1, 100.0)
+    limit.note_silence(0)
+    assert limit.median(0) == 9.5
+    assert limit.median(1) == 100.0

@@ -104,6 +104,11 @@ def test_overflow_is_reported():
     assert sample.counts.tolist() == [1] * 20
 
 
+def test_poisson_samples_have_no_more_slots_than_rows():
+    sample = sample_rows(jax.random.key(0), np.ones(5), 3, "poisson", num_slots=20)
+    assert sample.indices.shape == sample.scale.shape == (5,)
+
+
 def test_default_slots_suffice():
     sample = many_samples(7, np.ones(400), 500, 100, method="poisson")
     assert 100 < sample.counts.shape[1] < 200

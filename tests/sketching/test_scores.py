@@ -9,7 +9,11 @@ import scipy.linalg
 import sklearn.datasets
 from jax.experimental import sparse
 
-from jaxwgc.sketching import leverage_scores, ridge_leverage_scores
+from jaxwgc.sketching import (
+    leverage_scores,
+    numerical_rank,
+    ridge_leverage_scores,
+)
 from tests import oracles
 from tests.sketching.zoo import (
     NUM_COLUMNS,
@@ -188,3 +192,23 @@ def test_small_directions_of_tall_matrices_are_kept(way):
     """The cutoff grows with the number of columns: for that of rows, the rank is 3."""
     matrix = of_singular_values([1, 1, 1, 4e-5], (20_000, 4)).astype(np.float32)
     assert check_scores(way, matrix, rank=4)
+
+
+@pytest.mark.parametrize(
+    ("smallest", "rank", "is_ambiguous"),
+    [
+        (2e-2, 4, False),
+        (5e-3, 4, True),
+        (2e-3, 4, True),
+        (5e-4, 3, True),
+        (2e-4, 3, True),
+        (5e-5, 3, False),
+    ],
+)
+def test_rank_is_ambiguous_on_both_sides_of_the_cutoff(smallest, rank, is_ambiguous):
+    """Within a factor of ten of a cutoff of 0.001."""
+    signs = scipy.linalg.hadamard(4)
+    matrix = np.tile(signs, (5, 1)) * [1, 1, 1, smallest] @ signs
+    found = numerical_rank(matrix.astype(np.float32), 1e-3)
+    assert found.rank == rank
+    assert found.is_ambiguous == is_ambiguous

@@ -265,3 +265,18 @@ def test_more_columns_than_could_be_factored():
     assert solution.dtype == np.float32 and result.converged.all()
     gradient = sparse_matrix.T @ (targets - sparse_matrix @ solution) - 0.1 * solution
     assert np.all(np.abs(gradient).max(axis=0) <= [2e-3, 0.2, 0])
+
+
+@pytest.mark.parametrize(("num_columns", "is_sketched"), [(2048, True), (2049, False)])
+def test_wide_sparse_matrices_are_not_sketched(num_columns, is_sketched):
+    """Without a sketch no rank is found; shapes tell, so that nothing is computed."""
+    num_rows = 3 * num_columns
+    indices = np.arange(num_columns)[:, None].repeat(2, axis=1)
+    shape = num_rows, num_columns
+    matrix = sparse.BCOO((np.ones(num_columns, np.float32), indices), shape=shape)
+    target = np.ones(num_rows, np.float32)
+    result = jax.eval_shape(
+        lambda matrix: sketching.preconditioned(KEY, matrix, target, num_columns),
+        matrix,
+    )
+    assert (result.rank is not None) == is_sketched

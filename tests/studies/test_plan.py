@@ -880,3 +880,16 @@ def test_busy_workers_cannot_have_several_messages():
     choice = dataclasses.replace(result.best, code=several_messages, late="busy")
     with pytest.raises(ValueError, match="late of .* must be one of 'cancelled'"):
         plan(EXPONENTIAL, 4, choices=[choice])
+
+
+def test_late_messages_are_received_too_with_memory():
+    """Worker 1 takes one and a half rounds of worker 0."""
+    chosen = [
+        Candidate("own", codes.uncoded(2), stragglers.fastest(1), "busy", memory)
+        for memory in (False, True)
+    ]
+    delay = stragglers.empirical(np.tile([1.0, 1.5], (40, 1)))
+    found = plan(delay, 2, choices=chosen, tail=0)
+    num_answers = {own.memory: own.num_answers for own in found.choices}
+    assert num_answers[False] == 1
+    assert num_answers[True] > 1.3

@@ -124,3 +124,21 @@ def test_times_at_both_ends_of_the_floats():
         advice = report.advice
     assert report.round_time == pytest.approx(1e300 / 300)
     assert advice.startswith("One round takes 100% of the total time: worker 3 in")
+
+
+def test_both_ends_of_an_interval_are_widened_by_correlation():
+    """Each half is a multiple of that of independent rounds, in logarithms."""
+    independent = np.random.default_rng(0).standard_normal((2000, 8))
+    correlated = independent.copy()
+    for number in range(1, len(correlated)):
+        correlated[number] *= np.sqrt(1 - 0.9**2)
+        correlated[number] += 0.9 * correlated[number - 1]
+
+    def halves(noise):
+        report = jaxwgc.straggler_report(np.exp(0.1 * noise))
+        low, high = report.slowdown_interval
+        below = np.log(report.slowdown / low).mean()
+        above = np.log(high / report.slowdown).mean()
+        return np.array([below, above])
+
+    assert np.all(halves(correlated) > 2 * halves(independent))
