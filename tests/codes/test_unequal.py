@@ -294,6 +294,10 @@ def test_expected_error_rejects_wrong_numbers(arguments, message):
         (codes.uncoded(3), "code must be real, with"),
         (codes.cyclic_mds(4, 1), "code must be real, with OneStep"),
         (codes.replicated(3), "messages_per_worker"),
+        (
+            codes.clustered(codes.unequal([0.1, 0.2], 2), 2),
+            r"with OneStep\(..., shared=False\) among its decoders; got .*Clustered",
+        ),
     ],
 )
 def test_expected_error_rejects_codes_without_its_formula(code, message):
