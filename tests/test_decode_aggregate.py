@@ -207,3 +207,12 @@ def test_wrong_messages_masks_and_parameters(arguments, error, message):
     messages = arguments.pop("messages")
     with pytest.raises(error, match=message):
         aggregate.update(messages, aggregate.init(params), **arguments)
+
+
+def test_missing_params_are_named():
+    code = CODES["real"]
+    aggregate = jaxwgc.decode_aggregate(code)
+    messages = np.ones((6, 4), np.float32)
+    message = "params must be given to update, .*; got None"
+    with pytest.raises(ValueError, match=message):
+        aggregate.update(messages, aggregate.init(PARAMS), received=np.ones(6, bool))

@@ -177,13 +177,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
 
 @pytest.mark.parametrize("is_weighted", [False, True])
 @every_code(CODES)
-def test_every_path(name, is_weighted, with_x64, request):
+def test_every_path(name, is_weighted, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
-    if name == "reed_solomon, slack" and not is_weighted:
-        # Rows 0 and 3 are equal up to rounding. With these two responses the weights
-        # are 6e14 in float64; those of minimum norm are 0.
-        reason = "weights of two equal rows are not those of minimum norm"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     code = CODES[name]
     observed = zoo.observed_rounds(name)
     if is_weighted:

@@ -301,6 +301,7 @@ def train(
         optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, weight_decay=0.1)
     )
     num_restarts = 0
+    num_known_faults = 0
     while True:
         cluster = RayCluster(
             loss,
@@ -325,11 +326,12 @@ def train(
                 )
             return state.params, num_restarts
         except RuntimeError:
-            # Without a fault in the meantime, the error has another cause.
-            if not way.restarts or num_restarts == len(faults.steps):
+            # Without a fault since the last restart, the error has another cause.
+            if not way.restarts or num_known_faults == len(faults.steps):
                 raise
+            num_known_faults = len(faults.steps)
             num_restarts += 1
-            remove_last_words(folder)
+            remove_checkpoint_of_failure(folder)
 
 
 def delay_of(code: jaxwgc.GradientCode):
@@ -339,15 +341,15 @@ def delay_of(code: jaxwgc.GradientCode):
     return lambda worker, step: seconds
 
 
-def remove_last_words(folder: Path) -> None:
+def remove_checkpoint_of_failure(folder: Path) -> None:
     """Removes the checkpoint of the step that failed.
 
     `RayCluster.train` writes it, because its coordinator survives. A job that ends with
     one of its workers has only the regular checkpoints.
     """
-    for step in folder.iterdir():
-        if step.name.isdigit() and int(step.name) % CHECKPOINT_EVERY:
-            shutil.rmtree(step)
+    for path in folder.iterdir():
+        if path.name.isdigit() and int(path.name) % CHECKPOINT_EVERY:
+            shutil.rmtree(path)
 
 
 def distance(params: Any, reference: Any) -> float:
@@ -392,17 +394,20 @@ def draw(numbers: Numbers) -> figures.Figure:
     number = len(numbers["ways"])
     for index, own in enumerate(numbers["ways"]):
         steps = np.asarray(own["steps"])
-        restarts = np.flatnonzero(np.diff(steps) < 0) + 1
+        restarts = np.flatnonzero(np.diff(steps) <= 0) + 1
         figures.line(
             axes,
             index,
             np.insert(own["times"], restarts, np.nan),
             np.insert(own["losses"], restarts, np.nan),
             label=own["way"],
-            of=number,
+            num_lines=number,
             markevery=[],
         )
-        hit = [int(np.argmax(steps >= step)) for step in own["fault_steps"]]
+        hit = []
+        for step in own["fault_steps"]:
+            # The first loss after the fault; none, if training ended before.
+            hit += np.flatnonzero(steps >= step)[:1].tolist()
         axes.plot(
             np.asarray(own["times"])[hit],
             np.asarray(own["losses"])[hit],

@@ -204,7 +204,8 @@ def _aggregator(
         if corrupt is not None:
             messages, state = _corrupt(code, corrupt, messages, state)
         if options.correct_errors:
-            location_key = jax.random.fold_in(_key_of(state), 1)
+            next_key, location_key = jax.random.split(_key_of(state))
+            state = state._replace(key=next_key)
             arrived, state = policy.without_errors(
                 arrived, messages, state, location_key
             )

@@ -134,6 +134,11 @@ def aggregator_of_messages(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
+        if params is None:
+            raise ValueError(
+                "params must be given to update, since the gradient has their shapes; "
+                "got None"
+            )
         _updates.check_unmasked(params)
         if options.memory:
             policy.check_params(state, params)

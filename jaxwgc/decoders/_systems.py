@@ -254,6 +254,9 @@ def _by_svd(
     squared_ridge = (_RIDGE * unit) ** 2
     # The ridge of a matrix of zeros is zero.
     ridged = singular / jnp.where(unit > 0, singular**2 + squared_ridge, 1)
+    # Smaller singular values are rounding errors of the matrix, e.g. of equal rows.
+    # With many steps of refinement, a ridge would fit the target by them.
+    ridged *= singular > unit
     cutoff = _CUTOFF * math.sqrt(max(rows.shape)) * unit
     truncated = ridged * (singular > cutoff)
     for inverses in ridged, truncated:

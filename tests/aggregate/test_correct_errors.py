@@ -116,3 +116,13 @@ def test_state_without_error_counts_is_rejected():
         correcting.update(
             messages, plain.init(params), params, received=jnp.ones(5, bool)
         )
+
+
+def test_each_observed_round_has_projections_of_its_own():
+    """A key is used once: not for the next round, nor for the stragglers of one."""
+    aggregate = coded(stragglers.uniform(0), None, True)
+    first = aggregate.init(PARAMS)
+    _, second = aggregate.update(PARTIALS, first, PARAMS, received=EVERYBODY)
+    _, third = aggregate.update(PARTIALS, second, PARAMS, received=EVERYBODY)
+    words = [jax.random.key_data(state.key) for state in (first, second, third)]
+    assert len({tuple(key.tolist()) for key in words}) == 3

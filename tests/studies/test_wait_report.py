@@ -210,6 +210,16 @@ def test_times_and_waits_in_data_frames_are_aligned():
             ValueError,
             r"a wait of 2.0 in a time of 1.0 at \[1, 1\]",
         ),
+        (
+            {"waits": np.ones((3, 2)), "steps": [1, 2, 3]},
+            ValueError,
+            r"steps must be None without times; got \[1, 2, 3\]",
+        ),
+        (
+            {"times": np.ones((3, 2)), "before_collective": "no"},
+            TypeError,
+            "before_collective must be True or False; got 'no'",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, error, message):

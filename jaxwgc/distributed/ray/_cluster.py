@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import secrets
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -590,7 +591,8 @@ class RayCluster:
                 on_wrong=str(options.on_wrong),
             )
         if options.audit:
-            seed = int(jax.random.bits(self.key))
+            # Not from `self.key`, which all workers know.
+            seed = secrets.randbits(32)
             return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
         return None
 

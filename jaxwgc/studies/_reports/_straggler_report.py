@@ -363,7 +363,10 @@ def straggler_report(
     """
     if times is None and waits is None:
         raise TypeError("straggler_report needs times or waits; got neither")
+    _validation.check_bool("before_collective", before_collective)
     if times is None:
+        if steps is not None:
+            raise ValueError(f"steps must be None without times; got {steps!r}")
         idle = report_times(waits, names, steps, waits=True)
         return wait_report(idle.times, idle.workers)
     if _tables.is_frame(times) and _tables.is_frame(waits):
