@@ -206,8 +206,10 @@ def _read_text(path: Path, options: FileOptions) -> Trace:
         if isinstance(form, WideForm) or place != form.worker:
             columns[place] = _numbers_as_far_as_possible(columns[place])
     if isinstance(form, WideForm):
-        has_numbered_workers = all(worker.isdecimal() for worker in form.workers)
-        if has_numbered_workers:
+        # Not the names of workers: those of the columns "worker0", ... are "0", ....
+        names = [layout.names[place] for place in form.times]
+        has_numbered_columns = all(name.isdecimal() for name in names)
+        if has_numbered_columns:
             _check_is_no_step(columns[form.times[0]].to_numpy())
     worker_times = times_of(columns, form, options.skip_bad_rows)
     return _trace(worker_times, layout.num_bad_lines)

@@ -308,6 +308,15 @@ def test_files_that_cannot_be_read(name, text, message, tmp_path):
         read_trace(path, FileOptions())
 
 
+def test_times_that_increase_are_no_steps_if_columns_have_names(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step,worker0,worker1\n1,1.0,2.1\n2,1.5,2.0\n3,2.0,2.2\n")
+    trace = read_trace(path, FileOptions())
+    np.testing.assert_array_equal(trace.times, [[1, 2.1], [1.5, 2], [2, 2.2]])
+    assert list(trace.workers) == ["0", "1"]
+    assert list(trace.steps) == [1, 2, 3]
+
+
 def test_steps_in_a_numpy_file(tmp_path):
     np.save(tmp_path / "a.npy", np.column_stack([[1, 2, 3], TIMES]))
     with pytest.raises(ValueError, match="the first column increases in each row"):

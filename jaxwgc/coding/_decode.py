@@ -7,7 +7,7 @@ import jax
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrived import Arrived, Finished, Received
 from jaxwgc.coding._decoding import Decoding
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders import Decoder, DecoderLike
 
 
 def decoding(
@@ -208,5 +208,10 @@ def decode(
       >>> jaxwgc.decode(code, messages, received, {"w": jnp.zeros(2)})["w"].round()
       Array([6., 9.], dtype=float32)
     """
+    if isinstance(params, Decoder):
+        raise TypeError(
+            f"params must be the parameters of the model; got the decoder {params}. "
+            "Pass it by name: decoder=..."
+        )
     decoded = decoding(code, received, decoder, finished=finished)
     return decoded.combine(messages, params)

@@ -13,7 +13,7 @@ from jaxwgc.decoders._systems import System, scaled_rows, squared_norm
 
 # Below this noise, the system may be too ill-conditioned for float32, and the weights
 # are those of least squares anyway.
-_SMALLEST_NOISE = 1e-2
+_SMALLEST_NOISE = 0.01
 
 
 class Ridge(Decoder):
@@ -26,12 +26,14 @@ class Ridge(Decoder):
     ignore the noise, may amplify it by large weights.
 
     The decoder is inexact on purpose: with noiseless messages, it leaves a residual of
-    the order of noise², also if all workers respond. See `Decoder.is_exact`.
+    the order of noise², also if all workers respond. See `Decoder.is_exact`, and set
+    the tolerance of `stragglers.until_decodable`.
 
     Attributes:
       noise: Standard deviation of the error of a message relative to that of the
-        message, at least 0.01. For messages of M bits per entry, about the root of
-        `coding.quantization_variance(length, M)`.
+        message, at least 0.01; with less, use another decoder. For messages of b bits
+        per number, about the root of `coding.quantization_variance(length, b)`. May be
+        traced; values out of range are then not noticed.
 
     Example:
       It has smaller weights than exact decoding, and so amplifies noise less:
@@ -55,19 +57,23 @@ class Ridge(Decoder):
     is_exact: ClassVar[bool] = False
 
     def check(self, matrix: Array, target: Array) -> None:
-        _validation.check_number("noise", self.noise, minimum=_SMALLEST_NOISE)
+        _validation.check_number("noise", self.noise, finite=True)
+        if not _validation.is_traced(self.noise) and self.noise < _SMALLEST_NOISE:
+            raise ValueError(
+                f"noise must be at least {_SMALLEST_NOISE}; got {self.noise}. With "
+                "less, use another decoder: noise hardly changes the weights"
+            )
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         scale = scale_of(target)
-        rows = jnp.asarray(matrix) / scale
+        # Rows are scaled first, so that their squares stay in range.
+        rows, norms = scaled_rows(jnp.asarray(matrix) / scale)
         # With a column for the noise of each message, the problem is one of least
         # squares.
-        noise_of_messages = self.noise * jnp.sqrt(squared_norm(rows))
-        noise_columns = jnp.diag(noise_of_messages).astype(rows.dtype)
-        scaled, norms = scaled_rows(jnp.concatenate([rows, noise_columns], axis=1))
+        noise_columns = jnp.diag(self.noise * jnp.sqrt(squared_norm(rows)))
         no_noise = jnp.zeros((len(target), len(rows)), norms.dtype)
         system = System(
-            matrix=scaled,
+            matrix=jnp.concatenate([rows, noise_columns.astype(rows.dtype)], axis=1),
             norms=norms,
             target=jnp.concatenate([target / scale, no_noise], axis=1),
         )

@@ -33,14 +33,15 @@ def until_decodable(
 
     A simulated round decodes as many masks as n has binary digits; a real round decodes
     one mask per response. This is a bisection, valid because more responses never
-    increase the residual. With `OneStep`, which violates this, a round may last longer
-    than necessary.
+    increase the residual. With `OneStep` and `Ridge`, which violate this, a round may
+    last longer than necessary.
 
     Args:
       code: Gradient code.
       tolerance: Bound of the norm of aᵀB - target, relative to the norm of the target.
         With the default, rounds last until the gradient is exact, also with a decoder
-        that is inexact on purpose, such as `OneStep`.
+        that is inexact on purpose, such as `OneStep`. With `Ridge`, set a tolerance
+        above noise²: its residual is of this order, also if all workers respond.
       decoder: See `jaxwgc.decoding_weights`.
 
     Returns:

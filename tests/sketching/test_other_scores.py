@@ -243,3 +243,17 @@ def test_loops_and_parallel_edges():
 def test_weights_whose_squares_are_beyond_the_range(with_x64):
     result = resistances_of([[0, 1], [1, 2]], [1e-150, 1e150])
     np.testing.assert_allclose(result, [1e150, 1e-150])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_ends_of_edges_may_have_a_narrow_dtype(dtype):
+    last = np.iinfo(dtype).max
+    path = np.array([[0, last], [last, 1]], dtype)
+    np.testing.assert_allclose(effective_resistances(path), [1, 1])
+
+
+def test_ends_of_edges_may_be_traced_one_by_one():
+    def resistance(first, second):
+        return effective_resistances([[first, second]], num_vertices=3)
+
+    np.testing.assert_allclose(jax.jit(resistance)(0, 1), [1])

@@ -68,10 +68,13 @@ def effective_resistances(
       and steady state distributions for Markov chains", Operations Research 33 (1985),
       for the elimination.
     """
+    is_traced = _validation.is_traced(edges)
+    if is_traced:
+        # Lists of tracers become an array.
+        edges = jnp.asarray(edges)
     edges = _validation.as_array("edges", edges, "integers")
-    host_edges = None if _validation.is_traced(edges) else np.asarray(edges)
-    edges = jnp.asarray(edges)
     _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
+    host_edges = None if is_traced else np.asarray(edges)
     if num_vertices is None:
         if host_edges is None:
             raise TypeError("num_vertices must be given if edges are traced")
@@ -93,7 +96,9 @@ def effective_resistances(
     if values is not None:
         is_valid = np.isfinite(values) & (values > 0)
         _validation.check_entries("weights", values, is_valid, "positive and finite")
-    return _resistances(edges, conductances, num_vertices)
+    # Ends may come in a dtype that is too narrow for the number of vertices.
+    ends = jnp.asarray(edges).astype(jnp.int32)
+    return _resistances(ends, conductances, num_vertices)
 
 
 @functools.partial(jax.jit, static_argnames="num_vertices")
