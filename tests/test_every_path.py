@@ -200,9 +200,11 @@ def test_every_path(name, is_weighted, with_x64):
     if not is_weighted:
         assert np.any(error < 1e-10) or name in NEVER_EXACT
         assert np.any(error > 0.1)
-        # Halves and segments leak into each other in rounds that do not decode.
+        # Halves and segments leak into each other in rounds that do not decode, unless
+        # the effective weights are real, as they always are with this code.
         leaks = np.abs(checked.decoded - effective).max(1) > 0.1
-        assert np.any(leaks) == (code.is_complex or code.num_segments > 1)
+        has_halves = code.is_complex and name != "reed_solomon, slack"
+        assert np.any(leaks) == (has_halves or code.num_segments > 1)
         assert not np.any(leaks & (error < 1e-10))
 
 
