@@ -134,6 +134,8 @@ def aggregator_of_messages(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
+        _updates.check_one_array("updates", updates, "the messages of all workers")
+        _validation.check_dtypes("messages", updates, "numbers or bools")
         if params is None:
             raise ValueError(
                 "params must be given to update, since the gradient has their shapes; "
@@ -142,8 +144,6 @@ def aggregator_of_messages(
         _updates.check_unmasked(params)
         if options.memory:
             policy.check_params(state, params)
-        _updates.check_one_array("updates", updates, "the messages of all workers")
-        _validation.check_dtypes("messages", updates, "numbers or bools")
         return aggregate(updates, state, params, arrived, elapsed)
 
     # The function is compiled as one program, also outside of jit.

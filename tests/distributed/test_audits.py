@@ -12,10 +12,12 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed.ray import _verification, _worker
+from jaxwgc.distributed.ray import _verification
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified
 from jaxwgc.distributed.ray._messages import read, sent
+from jaxwgc.distributed.ray._task import Task
+from jaxwgc.distributed.ray._worker_base import project
 
 CODE = codes.replicated(3, num_parts=6, copies=2)
 PARTS = np.random.default_rng(0).normal(size=(6, 8, 5)).astype(np.float32)
@@ -31,7 +33,7 @@ def loss(params, part):
 
 
 PARTIALS = np.asarray(jaxwgc.partial_value_and_grad(loss)(PARAMS, PARTS)[1])
-TASK = _worker.Task(
+TASK = Task(
     loss,
     has_aux=False,
     load=PARTS.__getitem__,
@@ -68,7 +70,7 @@ class Workers:
         [part] = parts
         self.queries.append((*workers.tolist(), int(part), number))
         claims = self.factors[workers][:, None] * PARTIALS[part]
-        return np.asarray(_worker.project(read(key), np.float32(claims), 64))
+        return np.asarray(project(read(key), np.float32(claims), 64))
 
 
 def check(workers, requests, num_rounds=1, audit=1.0, noise=0.0):
@@ -172,7 +174,7 @@ def test_part_of_batches_is_recomputed_in_the_step_of_the_round():
         order = pickle.dumps(([np.asarray(PARAMS)], sent(KEY), step))
         workers.order = lambda order=order: order
         gradient = jax.grad(loss)(PARAMS, batches(step, part))
-        expected = _worker.project(read(key), gradient[None], 64)[0]
+        expected = project(read(key), gradient[None], 64)[0]
         found = copies.recompute(key, part, np.ones((1, 1)))
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
