@@ -101,7 +101,9 @@ def expected_error(
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2
 
     responses = 1 - stragglers
-    sent = float(fixed[0].scale) * np.asarray(code.encoding_matrix, np.float64)
+    sent = float(np.asarray(fixed[0].scale)) * np.asarray(
+        code.encoding_matrix, np.float64
+    )
     bias = responses @ sent - np.asarray(code.target, np.float64)
     [systematic] = squared_norms(bias[None])
     chance = responses * (stragglers + variance) @ squared_norms(sent)

@@ -72,9 +72,9 @@ def effective_resistances(
     if is_traced:
         # Lists of tracers become an array.
         edges = jnp.asarray(edges)
-    edges = _validation.as_array("edges", edges, "integers")
-    _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
-    host_edges = None if is_traced else np.asarray(edges)
+    ends = _validation.as_array("edges", edges, "integers")
+    _validation.check_shape("edges", ends, "(m, 2)", ("any", 2))
+    host_edges = None if is_traced else np.asarray(ends)
     if num_vertices is None:
         if host_edges is None:
             raise TypeError("num_vertices must be given if edges are traced")
@@ -89,16 +89,16 @@ def effective_resistances(
                 f"{smallest} to {largest} with num_vertices = {num_vertices}"
             )
     if weights is None:
-        weights = np.ones(edges.shape[0])
+        weights = np.ones(len(ends))
     conductances = _conversions.float_array("weights", weights)
-    _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
+    _validation.check_shape("weights", conductances, "(m,)", ends.shape[:1])
     values = _conversions.concrete(weights, conductances.dtype)
     if values is not None:
         is_valid = np.isfinite(values) & (values > 0)
         _validation.check_entries("weights", values, is_valid, "positive and finite")
     # Ends may come in a dtype that is too narrow for the number of vertices.
-    ends = jnp.asarray(edges).astype(jnp.int32)
-    return _resistances(ends, conductances, num_vertices)
+    vertices = jnp.asarray(ends).astype(jnp.int32)
+    return _resistances(vertices, conductances, num_vertices)
 
 
 @functools.partial(jax.jit, static_argnames="num_vertices")
