@@ -198,8 +198,12 @@ def check_parts(name: str, tree: Any, axis_name: str) -> int:
     leaves = jax.tree.leaves(tree)
     shape = np.shape(leaves[0]) if leaves else ()
     if not shape or shape[0] == 0:
+        advice = ""
+        if isinstance(tree, list | tuple) and leaves:
+            advice = " (a list is a pytree of its entries: convert it with np.array)"
         raise ValueError(
-            f"{name} must have a leading axis of {axis_name}, at least 1; got {tree}"
+            f"{name} must have a leading axis of {axis_name}, at least 1; got "
+            f"{in_short(tree)}{advice}"
         )
     check_leading_axis(name, tree, shape[0], axis_name)
     return shape[0]

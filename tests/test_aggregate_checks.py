@@ -420,7 +420,7 @@ def test_updates_that_are_not_partial_gradients(updates, error, message):
         (
             {"elapsed": 2.0},
             ValueError,
-            "elapsed must be None without received; got 2.0",
+            "elapsed must be None without received or finished; got 2.0",
         ),
         (
             {"received": np.ones(6, bool), "elapsed": -1.0},

@@ -176,7 +176,8 @@ class DecodingPolicy:
         if received is None and finished is None:
             if elapsed is not None:
                 raise ValueError(
-                    f"elapsed must be None without received; got {elapsed}"
+                    "elapsed must be None without received or finished; got "
+                    f"{elapsed}. Pass what was received, too"
                 )
             if self.is_simulated:
                 return None, None

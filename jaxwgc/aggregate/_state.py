@@ -8,7 +8,7 @@ from jaxwgc import coding
 
 
 class ErrorCounts(NamedTuple):
-    """Counts of corrupted messages so far.
+    """Corrupted workers of the last round, and counts of them so far.
 
     Attributes:
       wrong: bool (num_workers,), workers with messages that were found corrupted in

@@ -282,6 +282,16 @@ def test_the_plot_can_be_drawn():
     assert len(bars.patches) == 10
 
 
+def test_the_plot_counts_steps_as_the_report_does():
+    times = with_workers(1.5, 4)
+    steps = 1000 + 10 * np.arange(len(times))
+    heat, _ = jaxwgc.straggler_report(times, steps=steps).plot().axes[:2]
+    assert heat.get_xlabel() == "step"
+    format_tick = heat.xaxis.get_major_formatter()
+    assert format_tick(100.0, None) == "2000"
+    assert format_tick(-5.0, None) == format_tick(300.0, None) == ""
+
+
 def test_few_rounds_name_nobody():
     """Two rounds show nothing, and one response of a worker does not either."""
     times = np.array([[1.0, 1.0, 9.0, np.nan], [1.0, 2.0, 9.0, 3.0]])

@@ -201,7 +201,8 @@ class RayCluster:
         if code.messages_per_worker > 1:
             code.check_requests()
         if (key is None) != (batch is None):
-            raise ValueError(f"key and batch must go together; got {[key, batch]}")
+            missing = "key" if key is None else "batch"
+            raise ValueError(f"key and batch must be given together; got no {missing}")
         _validation.check_instance("decoding", decoding, DecodingOptions)
         check_decoding_options(decoding)
         _validation.check_instance("verification", verification, Verification)
@@ -221,7 +222,7 @@ class RayCluster:
                     f"{type(parts).__name__}"
                 )
         elif parts is None:
-            raise ValueError("parts must have at least one array without batches")
+            raise ValueError("parts or batches must be given; got neither")
         elif callable(parts):
             load = parts
         else:

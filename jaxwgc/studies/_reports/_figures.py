@@ -29,8 +29,17 @@ class Bars(NamedTuple):
     title: str
 
 
-def draw(heat: Heat, bars: Bars, names: np.ndarray, num_rounds: int) -> "Figure":
+def draw(
+    heat: Heat, bars: Bars, names: np.ndarray, steps: np.ndarray, noun: str
+) -> "Figure":
     """Returns a `matplotlib.figure.Figure` of a report.
+
+    Args:
+      heat: Values of the rounds, or of a sample of them.
+      bars: A value of each worker.
+      names: Name of each worker.
+      steps: Number of each round, int (rounds,).
+      noun: What they count, "round" or "step".
 
     Raises:
       ImportError: If matplotlib (extra `plot`) is not installed.
@@ -49,11 +58,17 @@ def draw(heat: Heat, bars: Bars, names: np.ndarray, num_rounds: int) -> "Figure"
         vmax=heat.limits[1],
         aspect="auto",
         interpolation="nearest",
-        extent=(-0.5, num_rounds - 0.5, len(rows) - 0.5, -0.5),
+        extent=(-0.5, len(steps) - 0.5, len(rows) - 0.5, -0.5),
     )
     color_bar = figure.colorbar(image, ax=left)
     color_bar.set_ticks(list(heat.ticks.values()), labels=list(heat.ticks))
-    left.set(xlabel="round", ylabel="worker", title=heat.title)
+    left.set(xlabel=noun, ylabel="worker", title=heat.title)
+
+    def step_at(place: float, _: int | None) -> str:
+        index = round(place)
+        return str(steps[index]) if 0 <= index < len(steps) else ""
+
+    left.xaxis.set_major_formatter(step_at)
     if len(rows) <= _NUM_NAMES:
         left.set_yticks(rows, labels=names)
     right.barh(rows, bars.values, xerr=bars.errors, color="0.4")

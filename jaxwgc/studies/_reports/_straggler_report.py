@@ -235,7 +235,8 @@ class StragglerReport(NamedTuple):
                 title="time lost per round",
             ),
             names=self.names,
-            num_rounds=self.num_rounds,
+            steps=self.steps,
+            noun=self.noun,
         )
 
 

@@ -162,7 +162,8 @@ class WaitReport(NamedTuple):
                 title="mean wait",
             ),
             names=self.names,
-            num_rounds=self.num_rounds,
+            steps=np.arange(self.num_rounds),
+            noun="round",
         )
 
 
