@@ -115,8 +115,8 @@ def _choose(
     targets = jnp.where(is_valid, target, 0).reshape(len(target), -1)
     # Scaling by an exact power of two avoids overflow of squares.
     scale = inverse_power_of_two(values[0])
-    unit = inverse_power_of_two(jnp.max(jnp.abs(targets)))
-    targets = targets * unit
+    to_unit = inverse_power_of_two(jnp.max(jnp.abs(targets)))
+    targets = targets * to_unit
     # A ridge that overflows becomes the largest float, which removes all directions.
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
     squares = (values * scale) ** 2
@@ -150,11 +150,11 @@ def _choose(
         mean = (jnp.sum(shrinkage, axis=1) + num_others) / num_rows
         errors = _divided(_divided(errors, mean, rounding), mean, rounding)
     ridge = ridges[jnp.argmin(errors)]
-    solution = _solution(factors, is_kept, coordinates / unit, ridge)
+    solution = _solution(factors, is_kept, coordinates / to_unit, ridge)
     nan = jnp.where(is_valid, 0, jnp.nan)
     return RidgeChoice(
         ridge=ridge + nan,
-        errors=errors / unit / unit + nan,
+        errors=errors / to_unit / to_unit + nan,
         solution=solution.reshape(-1, *target.shape[1:]) + nan,
     )
 

@@ -265,16 +265,16 @@ def _solve_target(
     steps = problem.steps
     size = problem.size
     # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
-    unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
-    scaled_target = target * unit
+    to_unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
+    scaled_target = target * to_unit
     projection = steps.projection
     if projection is None:
         steps = steps._replace(target=lax.stop_gradient(scaled_target))
     else:
 
         def scaled_projection(solution: Array) -> Array:
-            projected = projection(solution * size / unit)
-            return projected.astype(solution.dtype) * unit / size
+            projected = projection(solution * size / to_unit)
+            return projected.astype(solution.dtype) * to_unit / size
 
         steps = steps._replace(target=scaled_target, projection=scaled_projection)
     result = iterated(steps, tolerance, num_iterations)
@@ -293,7 +293,7 @@ def _solve_target(
         residual_history=result.history,
         rank=rank,
     )
-    return in_units(scaled_solution, unit, problem.column_sizes)
+    return in_units(scaled_solution, to_unit, problem.column_sizes)
 
 
 def _unchanged(value: T) -> T:

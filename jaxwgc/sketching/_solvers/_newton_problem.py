@@ -173,14 +173,14 @@ def _inverse_root(small: Array, ridge: Array | None) -> Array:
     # A Cholesky factor is several times faster, and accurate enough for a direction
     # unless the matrix is nearly singular.
     hessian = gram(small) + (0 if ridge is None else ridge) * identity
-    unit = inverse_power_of_two(jnp.sqrt(diagonal(hessian)))
-    lower = jnp.linalg.cholesky(hessian * unit * unit[:, None])
+    to_unit = inverse_power_of_two(jnp.sqrt(diagonal(hessian)))
+    lower = jnp.linalg.cholesky(hessian * to_unit * to_unit[:, None])
     smallest = jnp.min(diagonal(lower)) ** 2
     is_regular = smallest > 1e4 * jnp.finfo(small.dtype).eps
 
     def cheap(_: None) -> Array:
         inverse = solve_triangular(lower, identity, lower=True)
-        return unit[:, None] * inverse.T
+        return to_unit[:, None] * inverse.T
 
     # If there is no Cholesky factor, `smallest` is NaN, which counts as singular.
     return lax.cond(is_regular, cheap, robust, None)

@@ -303,10 +303,10 @@ def _solve(
     fixed_ridge = lax.stop_gradient(ridge)
     fixed_target = lax.stop_gradient(target)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
-    unit = inverse_power_of_two(jnp.max(jnp.abs(fixed_target), axis=0))
+    to_unit = inverse_power_of_two(jnp.max(jnp.abs(fixed_target), axis=0))
     problem = Problem(
         matrix=lax.stop_gradient(matrix),
-        target=fixed_target * unit,
+        target=fixed_target * to_unit,
         root=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
         tolerance=tolerance,
     )
@@ -323,7 +323,7 @@ def _solve(
     factors = result.factors
     solution = scaled(factors.scale, result.solution)
     solution = jnp.where(jnp.isfinite(result.squared), solution, jnp.nan)
-    solution = implicit_solution(solution, matrix, target * unit, ridge, factors)
+    solution = implicit_solution(solution, matrix, target * to_unit, ridge, factors)
     scaled_result = Solution(
         solution=solution,
         num_iterations=result.iteration,
@@ -331,4 +331,4 @@ def _solve(
         residual_history=result.history,
         rank=factors.rank,
     )
-    return in_units(scaled_result, unit, factors.scale)
+    return in_units(scaled_result, to_unit, factors.scale)

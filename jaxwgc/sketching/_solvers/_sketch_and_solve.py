@@ -114,14 +114,15 @@ def _solve_once(
     ridge: Array | None,
     rcond: Array,
 ) -> Solution:
-    unit = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
-    unit = inverse_power_of_two(unit)
-    small, small_target = matrix.sketch(embedding, target * unit)
+    # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
+    largest = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
+    to_unit = inverse_power_of_two(largest)
+    small, small_target = matrix.sketch(embedding, target * to_unit)
     # Derivatives come from `implicit_solution`, not from the steps of the computation.
     fixed_sketch = lax.stop_gradient(small)
     fixed_small_target = lax.stop_gradient(small_target)
     fixed_ridge = lax.stop_gradient(ridge)
-    fixed_target = lax.stop_gradient(target) * unit
+    fixed_target = lax.stop_gradient(target) * to_unit
     root = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
     factors = factors_of_small(fixed_sketch, rcond, root=root)
     # U = S X diag(scale) P, which has orthonormal columns (without the rows of a
@@ -132,6 +133,7 @@ def _solve_once(
     solution = implicit_solution(
         scaled(factors.scale, step), Dense(small), small_target, ridge, factors
     )
+    # A direction that the sketch does not see; X must not see it, either.
     probe = factors.null_vector()
     fixed_solution = lax.stop_gradient(solution)
     products = lax.stop_gradient(matrix).line_products(
@@ -144,9 +146,9 @@ def _solve_once(
     sees_all = factors.sees_all(probe, jnp.sqrt(products.curvature), rcond)
     result = Solution(
         solution=solution,
-        num_iterations=jnp.full(unit.shape, 1, jnp.int32),
+        num_iterations=jnp.full(to_unit.shape, 1, jnp.int32),
         converged=sees_all & jnp.isfinite(squared),
         residual_history=jnp.sqrt(jnp.stack([squares, squared])),
         rank=factors.rank,
     )
-    return in_units(result, unit, factors.scale)
+    return in_units(result, to_unit, factors.scale)

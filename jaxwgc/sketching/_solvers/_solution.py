@@ -37,25 +37,25 @@ class Solution(NamedTuple):
     rank: NumericalRank | None = None
 
 
-def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
-    """Converts the solution for y * `unit` to the solution for y, (N,) or (N, c).
+def in_units(result: Solution, to_unit: Array, scale: Array) -> Solution:
+    """Converts the solution for y * `to_unit` to the solution for y, (N,) or (N, c).
 
     `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
     more than rounding; scales bring the columns of X to one size. It also becomes False
     if X is so small or large that products with it lose digits.
     """
-    solution = result.solution / unit
+    solution = result.solution / to_unit
     smallest = jnp.min(scale)
     maxexp = jnp.finfo(solution.dtype).maxexp
     is_in_range = (smallest <= 2.0 ** (maxexp - 24)) & (smallest >= 2.0 ** (8 - maxexp))
     size = jnp.max(jnp.abs(scaled(1 / scale, result.solution)), axis=0)
-    lost = jnp.abs(scaled(1 / scale, solution * unit - result.solution))
+    lost = jnp.abs(scaled(1 / scale, solution * to_unit - result.solution))
     is_carried = jnp.all(lost <= jnp.finfo(solution.dtype).eps * size, axis=0)
-    rank = jax.tree.map(lambda x: jnp.broadcast_to(x, unit.shape), result.rank)
+    rank = jax.tree.map(lambda x: jnp.broadcast_to(x, to_unit.shape), result.rank)
     return Solution(
         solution=solution,
         num_iterations=result.num_iterations,
         converged=result.converged & is_in_range & is_carried,
-        residual_history=result.residual_history / unit,
+        residual_history=result.residual_history / to_unit,
         rank=rank,
     )
