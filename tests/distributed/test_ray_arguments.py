@@ -155,6 +155,14 @@ def test_bad_training(options, error, message):
         assert not cluster.workers
 
 
+def test_memory_is_refused_where_undecodable_rounds_raise():
+    raising = DecodingOptions(undecodable="raise")
+    with simple_cluster(decoding=raising) as cluster:
+        with pytest.raises(ValueError, match="memory must be False with undecodable="):
+            cluster.train(optax.sgd(0.1), PARAMS, 1, memory=True)
+        assert not cluster.workers
+
+
 def test_memory_is_not_lent_again_while_a_part_is_in_use():
     memory = ArrayPool((3, 5), np.dtype(np.complex64))
     first = memory.borrow()

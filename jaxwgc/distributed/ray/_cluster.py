@@ -258,6 +258,7 @@ class RayCluster:
             # raises first.
             decoding = dataclasses.replace(decoding, undecodable="least_squares")
         self._decoding = decoding
+        # Raises an error if an option does not fit the code.
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
@@ -402,6 +403,11 @@ class RayCluster:
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(f"memory must be False with on_wrong; got {memory}")
+        if memory and self._raises:
+            raise ValueError(
+                "memory must be False with undecodable='raise': stored messages stand "
+                f"in for lost ones in undecodable rounds, which raise; got {memory}"
+            )
         aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
         # Late messages are kept for their owner, this call of `train`.
