@@ -21,7 +21,6 @@ from tests.sketching.zoo import (
     SCORES,
     check_scores,
     conditioned,
-    of_singular_values,
 )
 
 # "svd" is another name of "qr".
@@ -189,9 +188,18 @@ def test_memory_is_that_of_the_entries():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_small_directions_of_tall_matrices_are_kept(way):
-    """The cutoff grows with the number of columns: for that of rows, the rank is 3."""
-    matrix = of_singular_values([1, 1, 1, 4e-5], (20_000, 4)).astype(np.float32)
-    assert check_scores(way, matrix, rank=4)
+    """The cutoff grows with the number of columns: for that of rows, the rank is 3.
+
+    The last direction is that of the first row alone, which has the score 1.
+    """
+    random = np.random.default_rng(0)
+    left = np.eye(20_000, 4)[:, ::-1]
+    left[4:, :3] = np.linalg.qr(random.standard_normal((19_996, 3)))[0]
+    left[:4, :3] = 0
+    right = np.linalg.qr(random.standard_normal((4, 4)))[0]
+    matrix = (left * [1, 1, 1, 4e-5] @ right.T).astype(np.float32)
+    scores = SCORES[way](matrix)
+    np.testing.assert_allclose(scores[0], 1, atol=0.1)
 
 
 @pytest.mark.parametrize(
