@@ -149,10 +149,12 @@ def test_rounds_are_audited_with_their_probability():
 
 
 def test_suspected_workers_are_not_asked():
-    workers = Workers(1, 1, 1, suspected=[1])
-    requests = np.where([[False], [True], [True]], 0, FIRST_TWO)
-    check(workers, requests, num_rounds=30)
-    assert {helper for _, helper, _, _ in workers.queries} <= {2}
+    """Workers 1 and 2 hold two parts each of those that worker 0 has sent."""
+    requests = np.array([[1.0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
+    for suspected, helpers in ([], {1, 2}), ([1], {2}):
+        workers = Workers(1, 1, 1, suspected=suspected)
+        check(workers, requests, num_rounds=30)
+        assert {helper for _, helper, _, _ in workers.queries} == helpers
 
 
 def test_audit_without_a_response_finds_nothing():
