@@ -111,3 +111,26 @@ def test_disputes_of_several_workers_are_settled(claims, wrong, settled):
     )
     np.testing.assert_array_equal(result.wrong, wrong)
     assert result.settled == settled
+
+
+def test_rounding_of_large_sums_that_cancel_is_no_corruption():
+    """Differences of large sums have their rounding errors, not those of the rest."""
+    random = np.random.default_rng(0)
+    parts = np.float32(random.random((4, 100)) * [[1e8], [5.0], [1e8], [0.25]])
+    parts[2] = -parts[0]
+    claimed = np.stack([parts, parts])
+    # The second worker is corrupted in the last part.
+    claimed[1, 3] += 1000
+
+    def sums(workers, chosen):
+        return claimed[workers][:, chosen].sum(axis=1, dtype=np.float32)
+
+    settlement = coding.arbitrate(
+        # Sums in another order have other rounding errors.
+        sums(np.array([0, 1]), [3, 2, 1, 0]),
+        [0, 1, 2, 3],
+        sums,
+        lambda part: parts[part],
+        NOISE,
+    )
+    assert settlement.wrong.tolist() == [False, True]
