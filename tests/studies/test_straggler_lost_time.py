@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
+from jaxwgc.studies._reports._lost_time import last_workers
 
 # Of 100 reports, 5% may name any worker: 11 with a probability of 1%.
 MOST_OF_100 = 10
@@ -122,3 +123,12 @@ def test_workers_that_stall_together_are_named_together():
     times = trace(0)
     times[7, [3, 5]] = 100
     assert "workers 3, 5 in round 7." in jaxwgc.straggler_report(times).advice
+
+
+def test_lost_time_is_per_round_of_the_whole_trace():
+    times = trace(0)
+    times[60:120, 0] *= 3
+    ordered = np.sort(times, axis=1)
+    lost = np.sum(ordered[60:120, -1] - ordered[60:120, -2]) / len(times)
+    lasts = last_workers(times, np.median(times, axis=1))
+    assert lasts.lost_time == pytest.approx(lost, rel=0.02)

@@ -142,3 +142,15 @@ def test_reports_of_short_traces_with_many_missing_responses():
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 assert jaxwgc.straggler_report(times).advice
+
+
+def test_stalls_are_counted_per_response():
+    """A worker that responds rarely stalls no more often in all, but per response."""
+    generator = np.random.default_rng(0)
+    times = np.exp(0.05 * generator.standard_normal((4000, 8)))
+    times[generator.random((4000, 8)) < 0.0025] *= 20
+    responds = np.arange(4000) % 10 == 0
+    times[~responds, 0] = np.nan
+    times[::250, 0] = 20.0
+    report = jaxwgc.straggler_report(times)
+    assert report.kinds.tolist() == ["intermittent"] + ["steady"] * 7
