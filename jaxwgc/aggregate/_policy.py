@@ -215,7 +215,7 @@ class DecodingPolicy:
             self.options.message_dtype,
         )
         state = state._replace(errors=state.errors.after(location))
-        return Arrived(location.mask, late=arrived.late), state
+        return Arrived(location.mask), state
 
     def finish(
         self,
