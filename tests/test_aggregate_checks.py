@@ -260,6 +260,39 @@ class TestExtraArguments:
         aggregate.update(GRADIENTS, aggregate.init(PARAMS), **{name: None})
 
 
+RECEIVED = np.ones(6, bool)
+
+
+class TestArgumentsWithoutEffect:
+    @pytest.mark.parametrize("make", [coded, lambda: jaxwgc.decode_aggregate(CODE)])
+    def test_late_messages_without_memory(self, make):
+        aggregate = make()
+        state = aggregate.init(PARAMS)
+        with pytest.raises(ValueError, match="late must be None without memory"):
+            aggregate.update(GRADIENTS, state, PARAMS, received=RECEIVED, late=RECEIVED)
+
+    def test_late_messages_of_a_simulated_round(self):
+        aggregate = simulated(memory=True)
+        state = aggregate.init(PARAMS)
+        with pytest.raises(ValueError, match="late must be None without received"):
+            aggregate.update(GRADIENTS, state, PARAMS, late=RECEIVED)
+
+    def test_noise_of_messages_that_are_not_corrected(self):
+        with pytest.raises(ValueError, match="correct_errors must be True with noise"):
+            jaxwgc.decode_aggregate(CODE, noise=0.1)
+        with pytest.raises(ValueError, match="correct_errors must be True with noise"):
+            simulated(noise=0.1)
+
+
+@pytest.mark.parametrize("undecodable", ["raise", "zero"])
+def test_choices_of_an_aggregator_are_not_those_of_a_cluster(undecodable):
+    message = "undecodable must be .*'least_squares'[ or,]* 'skip'; got"
+    with pytest.raises(ValueError, match=message):
+        jaxwgc.decode_aggregate(CODE, undecodable=undecodable)
+    with pytest.raises(ValueError, match=message):
+        simulated(undecodable=undecodable)
+
+
 @pytest.mark.filterwarnings("error")
 class TestModelsThatNeverDecode:
     def make(self, code, wait):

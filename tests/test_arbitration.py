@@ -73,7 +73,7 @@ def test_one_corrupted_worker_is_always_found(name):
             claimed[who, part] += wrong[who]
             messages[who] += wrong[who]
         location = locate(messages, np.ones(NUM_WORKERS, bool), keys[2])
-        assert location.refused
+        assert location.rejected
         disputed = np.flatnonzero(location.disputed)
         assert who in disputed
         assert len(disputed) == 2

@@ -106,7 +106,7 @@ def test_independent_errors_up_to_one_less_than_checks(name):
     is_wrong, received = map(np.array, zip(*pairs))
     location = locate(CODES[name], is_wrong, received)
     np.testing.assert_array_equal(location.wrong, is_wrong)
-    assert not np.any(location.refused)
+    assert not np.any(location.rejected)
     np.testing.assert_array_equal(location.mask, received & ~is_wrong)
     np.testing.assert_array_equal(location.checks, received.sum(1) - 4)
 
@@ -118,8 +118,8 @@ def test_errors_that_agree_up_to_half_of_the_checks(name):
     location = locate(CODES[name], is_wrong, agree=True)
     are_two = is_wrong.sum(1) == 2
     np.testing.assert_array_equal(location.wrong[are_two], is_wrong[are_two])
-    assert not np.any(location.refused[are_two])
-    assert np.all(location.refused | (np.asarray(location.wrong) == is_wrong).all(1))
+    assert not np.any(location.rejected[are_two])
+    assert np.all(location.rejected | (np.asarray(location.wrong) == is_wrong).all(1))
 
 
 @pytest.mark.parametrize("heavy", [1.0, 1e3])
@@ -131,7 +131,7 @@ def test_moderate_errors_are_found_beside_huge_ones(name, heavy):
     sizes = 10 ** draw.uniform(3, 30, is_wrong.shape)
     location = locate(CODES[name], is_wrong, sizes=sizes, heavy=first_part(heavy, 8))
     is_right = (np.asarray(location.wrong) == is_wrong).all(1)
-    assert np.all(is_right | location.refused)
+    assert np.all(is_right | location.rejected)
     assert np.mean(is_right) > 0.9
 
 
@@ -154,11 +154,11 @@ def test_errors_of_unequal_sizes(sizes, num_missing, heavy, options):
     sizes = np.asarray([*sizes, *[0] * (12 - len(sizes))])[places]
     location = locate(code, is_wrong, received, sizes, first_part(heavy, 12), **options)
     is_right = (np.asarray(location.wrong) == is_wrong).all(1) & ~np.asarray(
-        location.refused
+        location.rejected
     )
     if is_wrong[0].sum() < code.num_stragglers - num_missing:
         assert np.all(is_right)
-    assert np.all(is_right | location.refused)
+    assert np.all(is_right | location.rejected)
 
 
 @pytest.mark.parametrize("name", CODES)
@@ -166,7 +166,7 @@ def test_more_errors_than_can_be_explained_are_rejected(name):
     """Four independent errors leave no check: no worker is blamed, none is used."""
     is_wrong = ~patterns(8, [4])
     location = locate(CODES[name], is_wrong)
-    assert np.all(location.refused)
+    assert np.all(location.rejected)
     assert np.all(location.disputed)
     assert not np.any(location.wrong | location.mask)
 
@@ -174,7 +174,7 @@ def test_more_errors_than_can_be_explained_are_rejected(name):
 def test_a_round_without_a_check_is_rejected():
     four = np.arange(8)[None] < 4
     location = locate(CODES["cyclic_mds"], np.zeros((1, 8), bool), four)
-    assert location.refused[0]
+    assert location.rejected[0]
     assert location.checks[0] == 0
     assert not location.mask.any()
 
@@ -193,12 +193,12 @@ class TestCopies:
         blamed = np.where((wrong == 2)[:, labels], ~is_wrong, is_wrong)
         blamed = np.where((wrong == 3)[:, labels], False, blamed)
         expected = blamed if agree else is_wrong
-        refused = np.zeros(len(is_wrong), bool) if agree else (wrong >= 2).any(1)
-        np.testing.assert_array_equal(location.refused, refused)
+        rejected = np.zeros(len(is_wrong), bool) if agree else (wrong >= 2).any(1)
+        np.testing.assert_array_equal(location.rejected, rejected)
         np.testing.assert_array_equal(
-            location.wrong[~refused], np.asarray(expected)[~refused]
+            location.wrong[~rejected], np.asarray(expected)[~rejected]
         )
-        disputed = (wrong >= 2)[:, labels] & refused[:, None]
+        disputed = (wrong >= 2)[:, labels] & rejected[:, None]
         np.testing.assert_array_equal(location.disputed, disputed)
 
     def test_one_of_three_rounded_to_bfloat16(self):
@@ -218,10 +218,10 @@ class TestCopies:
         messages = np.float32(code.encoding_matrix)
         wrong = messages + np.eye(4, dtype=np.float32)[[1]].T
         location = jaxwgc.locate_errors(code, wrong, np.ones(4, bool), KEY)
-        assert bool(location.refused)
+        assert bool(location.rejected)
         np.testing.assert_array_equal(location.disputed, [False, True, False, True])
         location = jaxwgc.locate_errors(code, messages, np.arange(4) < 3, KEY)
-        assert bool(location.refused)
+        assert bool(location.rejected)
         assert not location.disputed.any()
 
     def test_several_messages_a_worker(self):
@@ -237,7 +237,7 @@ class TestCopies:
 
 
 def test_parts_of_unequal_size_blame_no_worker():
-    """Honest messages may be of any size; a round may be refused, no more."""
+    """Honest messages may be of any size; a round may be rejected, no more."""
     spreads = np.linspace(0, 10, 256)[:, None, None]
     sizes = np.exp(spreads * np.random.default_rng(0).normal(size=(256, 8, 1)))
     nobody = np.zeros((256, 8), bool)
@@ -253,7 +253,7 @@ def test_a_large_part_hides_no_corrupted_worker():
     zeroed = np.eye(8, dtype=bool)[:4]
     location = locate(clusters, zeroed, heavy=first_part(100.0, 8), factor=-1)
     assert not np.any(location.wrong & ~zeroed)
-    assert np.all(location.refused | location.wrong.any(1))
+    assert np.all(location.rejected | location.wrong.any(1))
 
 
 @pytest.mark.parametrize("code", [COPIES, CODES["cyclic_mds"]], ids=str)
@@ -267,7 +267,7 @@ def test_gradients_of_all_sizes(code):
 def test_different_copies_whose_squares_overflow_do_not_agree():
     messages = np.ones((9, LENGTH), np.float32)
     messages[COPIES.assignment[:, 0], :2] = [[1e24, 0], [0, 2e25], [1, 2]]
-    assert bool(find(COPIES, messages).refused)
+    assert bool(find(COPIES, messages).rejected)
 
 
 class TestKindsOfNumbers:
@@ -286,7 +286,7 @@ class TestKindsOfNumbers:
         for value in (np.nan, np.inf, 3e38):
             location = find(self.code, self.shifted(self.ones, 5, value))
             assert not location.mask[2]
-            assert not bool(location.refused)
+            assert not bool(location.rejected)
             assert np.isnan(value) <= (not np.any(location.wrong))
             assert int(location.mask.sum()) == 7
 
@@ -302,7 +302,7 @@ class TestKindsOfNumbers:
         [messages] = sent(self.code, self.gradients[None])
         draw = np.random.default_rng(1).normal(size=messages.shape)
         noisy = (messages * (1 + 1e-4 * draw)).astype(messages.dtype)
-        assert bool(find(self.code, noisy).refused)
+        assert bool(find(self.code, noisy).rejected)
         location = find(self.code, self.shifted(noisy, slice(None), 1.0), noise=3e-4)
         np.testing.assert_array_equal(location.wrong, self.second)
 

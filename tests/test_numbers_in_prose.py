@@ -1262,7 +1262,7 @@ CLAIMS = [
         "Clean rounds raise no alarm",
         lambda: (
             not any(
-                run["blamed"] or run["refused"]
+                run["blamed"] or run["rejected"]
                 for run in results("wrong_answers")["clean"]["codes"].values()
             )
         ),

@@ -246,7 +246,7 @@ def test_errors_are_located_at_every_size(name):
         located = locate(code, wrong, received)
         expected = np.arange(code.num_workers) == 1
         np.testing.assert_array_equal(located.wrong, np.tile(expected, (len(sizes), 1)))
-        assert not np.any(located.refused)
+        assert not np.any(located.rejected)
         assert np.all(located.mask == ~expected)
     # One message is 1e30 times as large as the others.
     spoilt = messages.at[:, 1].multiply(1e30)

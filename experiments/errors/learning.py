@@ -66,7 +66,7 @@ def study(quick: bool, key: jax.Array) -> Study:
     for way in WAYS:
         columns[f"{way}: loss"] = f"{{{way}[loss]:.4g}}"
     columns["rounds corrected"] = "{corrected[corrected]:.0f}"
-    columns["rounds rejected"] = "{corrected[refused]:.0f}"
+    columns["rounds rejected"] = "{corrected[rejected]:.0f}"
     return timed(
         cells,
         f"MNIST 4 vs 9, {NUM_STEPS} steps of gradient descent, RS(20, 20, 9), "
@@ -83,7 +83,7 @@ class Trained(NamedTuple):
     error: jax.Array
     loss: jax.Array
     corrected: jax.Array | int
-    refused: jax.Array | int
+    rejected: jax.Array | int
 
 
 def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Trained]:
@@ -122,7 +122,7 @@ def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Trained
             error=test_error(params, test),
             loss=losses[-1],
             corrected=errors.num_corrected if errors else 0,
-            refused=errors.num_refused if errors else 0,
+            rejected=errors.num_rejected if errors else 0,
         )
 
     keys = jax.random.split(key, num_seeds)
@@ -143,7 +143,7 @@ def train(train_all: Callable[[int], Trained], kind: int) -> Numbers:
         "error": jaxwgc.summarize(errors),
         "loss": float(jnp.mean(trained.loss)),
         "corrected": float(jnp.mean(trained.corrected)),
-        "refused": float(jnp.mean(trained.refused)),
+        "rejected": float(jnp.mean(trained.rejected)),
     }
 
 

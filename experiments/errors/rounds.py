@@ -110,13 +110,13 @@ class Outcomes(NamedTuple):
 
     Attributes:
       is_right: Whether exactly the corrupted workers are located.
-      is_refused: Whether the round is rejected.
+      is_rejected: Whether the round is rejected.
       blames: Whether an honest worker is blamed.
       error: Relative error of the decoded gradient.
     """
 
     is_right: jax.Array | np.ndarray
-    is_refused: jax.Array | np.ndarray
+    is_rejected: jax.Array | np.ndarray
     blames: jax.Array | np.ndarray
     error: jax.Array | np.ndarray
 
@@ -172,8 +172,8 @@ class Rounds:
             located, error = corrupt_and_decode(code, model, keys, mask)
             is_located = jnp.all(located.wrong == is_wrong)
             return Outcomes(
-                is_right=is_located & ~located.refused,
-                is_refused=located.refused,
+                is_right=is_located & ~located.rejected,
+                is_rejected=located.rejected,
                 blames=jnp.any(located.wrong & ~is_wrong),
                 error=error,
             )

@@ -67,8 +67,8 @@ def _play(
         model = model_of(honest, setting)
         everyone = jnp.ones(number, bool)
         located, error = rounds_of.corrupt_and_decode(code, model, keys, everyone)
-        is_detected = located.wrong.any() | located.refused | ~located.mask.all()
-        return is_detected, jnp.where(located.refused, 0, error)
+        is_detected = located.wrong.any() | located.rejected | ~located.mask.all()
+        return is_detected, jnp.where(located.rejected, 0, error)
 
     keys = jax.random.split(key, runs)
 
@@ -240,7 +240,7 @@ def located(runs: int, rounds: Known) -> Study:
             "corrupted": "{wrong}",
             "independent": minimum_over(INDEPENDENT),
             "that agree": minimum_over(TOGETHER),
-            "rejected, of all": "{refused}",
+            "rejected, of all": "{rejected}",
             "honest workers blamed": "{blamed}",
             "largest error of the gradient": "{error:.0e}",
         },
@@ -265,7 +265,7 @@ def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     return {
         "checks": checks,
         "right": {kind: outcomes.is_right.sum() for kind, outcomes in played.items()},
-        "refused": together.is_refused.sum(),
+        "rejected": together.is_rejected.sum(),
         "blamed": together.blames.sum(),
         "error": together.error[together.is_right].max(initial=0),
     }
@@ -283,7 +283,7 @@ def clean(runs: int, rounds: Known, names: list[str]) -> Study:
         {
             "code": "{name}",
             "honest workers blamed": "{blamed}",
-            "rejected": "{refused}",
+            "rejected": "{rejected}",
             "largest error of the gradient": "{error:.0e}",
         },
         "codes",
@@ -297,7 +297,7 @@ def _clean(rounds: Known, name: str) -> Numbers:
     together = _concatenated(played)
     return {
         "blamed": together.blames.sum(),
-        "refused": together.is_refused.sum(),
+        "rejected": together.is_rejected.sum(),
         "error": together.error.max(),
     }
 
@@ -316,7 +316,7 @@ def beyond(runs: int, rounds: Known) -> Study:
             "corrupted": "{wrong}",
             "error": "{kind}",
             "located": "{right}",
-            "rejected": "{refused}",
+            "rejected": "{rejected}",
             "honest workers blamed": "{blamed}",
             "error above 1e-5": "{unnoticed}",
         },
@@ -327,10 +327,10 @@ def beyond(runs: int, rounds: Known) -> Study:
 
 def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
     played = rounds(name).play(kind, wrong)
-    is_unnoticed = (played.error > HARMLESS) & ~played.is_refused
+    is_unnoticed = (played.error > HARMLESS) & ~played.is_rejected
     return {
         "right": played.is_right.sum(),
-        "refused": played.is_refused.sum(),
+        "rejected": played.is_rejected.sum(),
         "blamed": played.blames.sum(),
         "unnoticed": np.sum(is_unnoticed),
     }

@@ -93,7 +93,7 @@ def bits(steps: int, seed: int) -> Study:
             "first detected at step": "{first_named}",
             "replaced at step": "{first_replaced}",
             "honest workers blamed": "{blamed}",
-            "rounds rejected": "{refused}",
+            "rounds rejected": "{rejected}",
             "wrong gradients": "{applied}",
             "largest error": "{worst:.0e}",
         },
@@ -144,14 +144,14 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> Numbers:
             is_named = bool(wrong[WRONG_WORKER])
             has_responded = np.isfinite(done.times[WRONG_WORKER])
             has_flipped = is_first and has_responded and is_flipped(step, seed)
-            error = 0.0 if done.refused else float(error)
+            error = 0.0 if done.rejected else float(error)
             rows.append(
                 {
                     "flipped": has_flipped or is_named,
                     "named": is_named,
                     "replaced": not is_first,
                     "blamed": int(wrong.sum() - is_named),
-                    "refused": done.refused,
+                    "rejected": done.rejected,
                     "applied": error > HARMLESS,
                     "error": error,
                 }
@@ -163,7 +163,7 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> Numbers:
 def summarize(rows: list[dict[str, Any]]) -> Numbers:
     """Returns counts over the steps, first steps, and the largest error."""
     numbers: Numbers = {}
-    for name in ("flipped", "named", "blamed", "refused", "applied"):
+    for name in ("flipped", "named", "blamed", "rejected", "applied"):
         numbers[name] = sum(row[name] for row in rows)
     for name in ("flipped", "named", "replaced"):
         steps = [step for step, row in enumerate(rows) if row[name]]

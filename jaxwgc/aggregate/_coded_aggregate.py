@@ -9,7 +9,11 @@ import optax
 
 from jaxwgc import _updates, _validation, coding
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._policy import (
+    DecodingPolicy,
+    check_undecodable,
+    make_aggregator,
+)
 from jaxwgc.aggregate._state import CodedAggregateState
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
@@ -94,7 +98,7 @@ def coded_aggregate(
         the state count corrupted messages. Only with `method="messages"`, and not with
         memory.
       noise: Difference of honest copies of a message, relative to its norm, if it is
-        larger than rounding.
+        larger than rounding. Only with correct_errors.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`, which is an optax gradient
@@ -143,6 +147,7 @@ def coded_aggregate(
         raise ValueError(
             f'method must be "messages" with corrupt or correct_errors; got {method!r}'
         )
+    check_undecodable(undecodable)
     options = DecodingOptions(
         undecodable=undecodable,
         tolerance=tolerance,

@@ -7,7 +7,11 @@ import optax
 
 from jaxwgc import _flat_vectors, _updates, _validation, coding
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._policy import (
+    DecodingPolicy,
+    check_undecodable,
+    make_aggregator,
+)
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
@@ -60,7 +64,7 @@ def decode_aggregate(
       correct_errors: Whether to locate and exclude corrupted messages, as in
         `coded_aggregate`; not on request.
       noise: Difference of honest copies of a message, relative to its norm, if it is
-        larger than rounding.
+        larger than rounding. Only with correct_errors.
       key: PRNG key for the projections that locate errors. By default it is derived
         from the messages, so that it is unknown before they are sent. A secret key also
         protects against workers that collude.
@@ -93,6 +97,7 @@ def decode_aggregate(
       The paper's section 2.2.
     """
     GradientCode.check(code)
+    check_undecodable(undecodable)
     options = DecodingOptions(
         undecodable=undecodable,
         tolerance=tolerance,

@@ -47,14 +47,14 @@ class DecodingPolicy:
         cls, code: GradientCode, options: DecodingOptions, is_simulated: bool
     ) -> "DecodingPolicy":
         """Returns the policy of an aggregator, after checks of the options."""
-        if options.undecodable == "raise":
-            raise ValueError(
-                "undecodable must be 'least_squares' or 'skip'; got 'raise', which "
-                "needs a RayCluster"
-            )
         locator = None
         if options.correct_errors:
             locator = coding.ErrorLocator.of(code)
+        elif _validation.is_traced(options.noise) or options.noise != 0:
+            raise ValueError(
+                "correct_errors must be True with noise, which the location of errors "
+                f"alone takes; got noise={options.noise}"
+            )
         return cls(
             code=code,
             options=options,
@@ -85,7 +85,7 @@ class DecodingPolicy:
                 wrong=jnp.zeros(num_workers, bool),
                 num_wrong=jnp.zeros(num_workers, jnp.int32),
                 num_corrected=jnp.int32(0),
-                num_refused=jnp.int32(0),
+                num_rejected=jnp.int32(0),
             )
         return CodedAggregateState(
             key=key,
@@ -170,6 +170,11 @@ class DecodingPolicy:
             )
         mask_of_late = None
         if late is not None:
+            if not self.options.memory:
+                raise ValueError(
+                    "late must be None without memory, because only memory stores late "
+                    "messages; make the aggregator with memory=True"
+                )
             mask_of_late = _validation.as_array(
                 "late", late, "bools", num_workers=self.code.num_workers
             )
@@ -178,6 +183,11 @@ class DecodingPolicy:
                 raise ValueError(
                     "elapsed must be None without received or finished; got "
                     f"{elapsed}. Pass what was received, too"
+                )
+            if late is not None:
+                raise ValueError(
+                    "late must be None without received or finished; pass what was "
+                    "received, too"
                 )
             if self.is_simulated:
                 return None, None
@@ -301,6 +311,16 @@ class DecodingPolicy:
     def _by_message(self, mask: jax.Array) -> jax.Array:
         """Returns a mask of messages for a mask of workers."""
         return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
+
+
+def check_undecodable(undecodable: str) -> None:
+    """Checks what an aggregator, which is no `RayCluster`, makes of some rounds."""
+    if undecodable == "raise":
+        raise ValueError(
+            "undecodable must be 'least_squares' or 'skip'; got 'raise', which needs a "
+            "RayCluster"
+        )
+    _validation.check_choice("undecodable", undecodable, ("least_squares", "skip"))
 
 
 def _is_misspelt(name: str) -> bool:

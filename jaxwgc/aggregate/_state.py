@@ -16,7 +16,7 @@ class ErrorCounts(NamedTuple):
       num_wrong: int32 (num_workers,), number of rounds in which each worker was found
         corrupted.
       num_corrected: int32 scalar, number of rounds with at least one corrupted worker.
-      num_refused: int32 scalar, number of rejected rounds: their checks failed without
+      num_rejected: int32 scalar, number of rejected rounds: their checks failed without
         an explanation, or a message took part in no check. Nothing is decoded from
         these rounds, and they also count as undecodable.
     """
@@ -24,7 +24,7 @@ class ErrorCounts(NamedTuple):
     wrong: jax.Array
     num_wrong: jax.Array
     num_corrected: jax.Array
-    num_refused: jax.Array
+    num_rejected: jax.Array
 
     def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
         """Returns the counts after a round."""
@@ -32,7 +32,7 @@ class ErrorCounts(NamedTuple):
             wrong=location.wrong,
             num_wrong=self.num_wrong + location.wrong,
             num_corrected=self.num_corrected + location.wrong.any(),
-            num_refused=self.num_refused + location.refused,
+            num_rejected=self.num_rejected + location.rejected,
         )
 
 

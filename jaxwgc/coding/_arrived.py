@@ -28,15 +28,15 @@ class ErrorLocation:
 
     Attributes:
       wrong: Workers with corrupted messages, bool (num_workers,); all False if
-        `refused`.
+        `rejected`.
       mask: Messages to decode from, bool (num_messages,): finite messages that arrived
         from workers that are not corrupted. All False if
-        `refused`.
-      disputed: If `refused`, the workers in failed checks, bool (num_workers,).
+        `rejected`.
+      disputed: If `rejected`, the workers in failed checks, bool (num_workers,).
       checks: Number of independent checks of the messages that arrived, int scalar.
         Errors in general position are found in up to checks - 1 messages, others in
         up to half of checks.
-      refused: Whether the round is rejected, bool scalar: failed checks cannot be
+      rejected: Whether the round is rejected, bool scalar: failed checks cannot be
         explained, or a message takes part in no check because too few others arrived.
     """
 
@@ -44,7 +44,7 @@ class ErrorLocation:
     mask: jax.Array
     disputed: jax.Array
     checks: jax.Array
-    refused: jax.Array
+    rejected: jax.Array
 
 
 # What a caller can know of a round: which workers responded, or an object that has

@@ -113,17 +113,17 @@ def _locate(
     is_there = sample.mask
     # A round is rejected if messages take part in no parity check, because these
     # messages cannot be verified.
-    refused = ~findings.is_explained | (findings.num_checks == 0)
-    refused |= jnp.any(is_there & ~findings.is_checked)
+    rejected = ~findings.is_explained | (findings.num_checks == 0)
+    rejected |= jnp.any(is_there & ~findings.is_checked)
     shape = (code.num_workers, code.messages_per_worker)
-    by_worker = (findings.wrong & ~refused).reshape(shape).any(1)
+    by_worker = (findings.wrong & ~rejected).reshape(shape).any(1)
     is_honest = ~jnp.repeat(by_worker, code.messages_per_worker)
     return ErrorLocation(
         wrong=by_worker,
-        mask=is_there & is_honest & ~refused,
+        mask=is_there & is_honest & ~rejected,
         disputed=findings.disputed.reshape(shape).any(1),
         checks=findings.num_checks,
-        refused=refused,
+        rejected=rejected,
     )
 
 

@@ -64,7 +64,7 @@ def least_squares_weights(
     plain, _ = systems
     zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)
     weights = varying_with(mask[..., None, :], zeros)
-    weights, is_solved = solve_in_turn(nearest_weights, weights, mask, systems)
+    weights, is_solved = solve_in_turn(_from_zero, weights, mask, systems)
     count = (~mask).sum(-1)
     is_decodable = (count <= num_missing) & (num_missing > 0)
     is_off = ~plain.is_solved_by(weights)
@@ -72,17 +72,22 @@ def least_squares_weights(
 
 
 @jax.jit
-def nearest_weights(
+def _from_zero(
     weights: jax.Array, mask: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
+    """Computes `nearest_weights` for `solve_in_turn`, which passes earlier weights."""
+    del weights
+    return nearest_weights(mask, system)
+
+
+@jax.jit
+def nearest_weights(mask: jax.Array, system: System) -> tuple[jax.Array, jax.Array]:
     """Computes weights by conjugate gradients, and which of them are solved.
 
     Args:
-      weights: Not used: conjugate gradients start from zero.
       mask: bool (..., num_messages).
       system: Matrix and target.
     """
-    del weights
     iterate = functools.partial(
         _conjugate_gradients, matrix=system.matrix, target=system.target
     )

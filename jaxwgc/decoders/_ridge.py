@@ -77,6 +77,5 @@ class Ridge(Decoder):
             norms=norms,
             target=jnp.concatenate([target / scale, no_noise], axis=1),
         )
-        start = jnp.zeros(0)
-        weights, _ = nearest_weights(start, mask, system)
+        weights, _ = nearest_weights(mask, system)
         return weights

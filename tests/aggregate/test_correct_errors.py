@@ -52,7 +52,7 @@ def test_simulated_rounds():
     errors = state.errors
     np.testing.assert_array_equal(errors.wrong, [True, True] + 4 * [False])
     np.testing.assert_array_equal(errors.num_wrong, [5, 5, 0, 0, 0, 0])
-    assert (int(errors.num_corrected), int(errors.num_refused)) == (5, 0)
+    assert (int(errors.num_corrected), int(errors.num_rejected)) == (5, 0)
     assert int(state.num_undecodable) == 0
     np.testing.assert_array_equal(state.received, ~errors.wrong)
 
@@ -93,7 +93,7 @@ class TestMessages:
         messages = self.messages.at[1].multiply(-1).at[3].multiply(3)
         gradient, state = self.update(messages)
         assert_close(gradient, PARAMS)
-        assert int(state.errors.num_refused) == int(state.num_undecodable) == 1
+        assert int(state.errors.num_rejected) == int(state.num_undecodable) == 1
 
     def test_rounded_messages(self):
         """Rounding to bfloat16 on the way is no error."""

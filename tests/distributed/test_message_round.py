@@ -219,7 +219,7 @@ def test_a_rejected_round_has_no_messages():
     verifier = types.SimpleNamespace(check=lambda this_round: verdict)
     world = World(message_fleet())
     result = world.run(by_worker(*[0.1] * 5), verifier=verifier)
-    assert result.refused and not result.received.any() and not result.messages.any()
+    assert result.rejected and not result.received.any() and not result.messages.any()
     why = "its messages contradict each other, or are too few to compare"
     assert world.fleet.why_undecodable(result) == why
 

@@ -51,7 +51,7 @@ def test_arbitration_finds_the_corrupted_one_of_two_copies(corrupt):
         this_round = cluster.compute(PARAMS)
     assert this_round.wrong.tolist() == [False, True]
     assert this_round.received.tolist() == [True, False]
-    assert not this_round.refused
+    assert not this_round.rejected
     decoded = jaxwgc.decode(
         code, this_round.messages, this_round.received, jnp.zeros(LENGTH)
     )

@@ -41,7 +41,7 @@ def test_wrong_workers_in_short(monkeypatch):
     }
     record = wrong_workers.train(handling, steps=10, seed=0)
     assert record["flipped"] == record["named"] > 0
-    assert record["applied"] == record["blamed"] == record["refused"] == 0
+    assert record["applied"] == record["blamed"] == record["rejected"] == 0
     assert len(table({"arbitrated": record}).rows) == 1
 
 

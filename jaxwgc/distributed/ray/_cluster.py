@@ -331,9 +331,11 @@ class RayCluster:
             workers. A batch with another structure, shape or dtype is a ValueError.
         """
         with self._lock:
-            round = self._compute(params, self.step, self.key)
+            this_round = self._compute(
+                params, self.step, self.key, owner=None, decodes=self._decodes
+            )
             self.step += 1
-            return round
+            return this_round
 
     def train(
         self,
@@ -411,7 +413,12 @@ class RayCluster:
         chain = optax.chain(aggregate, optimizer)
         # Late messages are kept for their owner, this call of `train`.
         owner = object() if memory else None
-        compute = functools.partial(self._compute, owner=owner)
+        decodes = self._decodes
+        if debias is not None:
+            options = dataclasses.replace(self._decoding, debias=debias)
+            tolerance = options.tolerance_for(self._decoder)
+            decodes = decodes_of(self.code, self._decoder, tolerance)
+        compute = functools.partial(self._compute, owner=owner, decodes=decodes)
         params = jax.tree.map(jnp.asarray, params)
         state = TrainingState(
             params=params, optimizer_state=chain.init(params), key=self.key, step=0
@@ -485,9 +492,24 @@ class RayCluster:
         return self._fleet.slots if self._driver else []
 
     def _compute(
-        self, params: Any, step: int, key: jax.Array, owner: object = None
+        self,
+        params: Any,
+        step: int,
+        key: jax.Array,
+        *,
+        owner: object,
+        decodes: Callable[[np.ndarray], bool],
     ) -> Round:
-        """Runs the round of a step that the caller counts, in one thread at a time."""
+        """Runs the round of a step that the caller counts, in one thread at a time.
+
+        Args:
+          params: Parameters.
+          step: Number of the step.
+          key: PRNG key of batches.
+          owner: Owner of late messages, see `MessageRound`.
+          decodes: Returns whether a mask of messages can be decoded. If it cannot, the
+            cluster warns or raises.
+        """
         with self._lock:
             driver = self._started(params, step)
             leaves = finite_leaves(params, self._params_like)
@@ -495,18 +517,20 @@ class RayCluster:
             this_round = driver.run(step, leaves, sent(key), owner)
             num_replaced = int(self._fleet.num_losses().sum() - before)
             this_round = this_round._replace(replaced=num_replaced)
-            self._check_decodes(this_round, step)
+            self._check_decodes(this_round, step, decodes)
             return this_round
 
-    def _check_decodes(self, this_round: Round, step: int) -> None:
+    def _check_decodes(
+        self, this_round: Round, step: int, decodes: Callable[[np.ndarray], bool]
+    ) -> None:
         """Warns once about an undecodable round, or raises an error."""
         mask = this_round.received
         if this_round.decoding is not None:
             mask = np.asarray(this_round.decoding.mask)
-        is_empty = not this_round.received.any() and not this_round.refused
+        is_empty = not this_round.received.any() and not this_round.rejected
         raises = is_empty or self._raises
         has_told = self._has_warned and not raises
-        if has_told or self._decodes(mask):
+        if has_told or decodes(mask):
             return
         why = self._fleet.why_undecodable(this_round)
         message = f"the round of step {step} cannot be decoded, since {why}"

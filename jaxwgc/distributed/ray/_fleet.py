@@ -290,7 +290,7 @@ class Fleet:
 
     def why_undecodable(self, this_round: Round) -> str:
         """Returns why a round cannot be decoded, with the missing workers."""
-        if this_round.refused:
+        if this_round.rejected:
             return "its messages contradict each other, or are too few to compare"
         received = np.flatnonzero(this_round.received).tolist()
         missing = []

@@ -97,8 +97,8 @@ class Round(NamedTuple):
         not decoded: in `train` with memory. None without memory.
       wrong: bool (num_workers,), workers with corrupted messages, which are excluded:
         not in `received`, and zero. None without `on_wrong` and `audit`.
-      refused: whether the round is rejected: its checks fail without an explanation, or
-        too few messages arrived for any check. `received` is then all False.
+      rejected: Whether the round is rejected: its checks fail without an explanation,
+        or too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
       reason: Why the round ended, in words.
     """
@@ -113,7 +113,7 @@ class Round(NamedTuple):
     decoding: coding.Decoding | None = None
     late: np.ndarray | None = None
     wrong: np.ndarray | None = None
-    refused: bool = False
+    rejected: bool = False
     replaced: int = 0
     reason: str = ""
 

@@ -228,6 +228,6 @@ class RoundEngine(Engine[Round]):
             decoding=decoding,
             late=late,
             wrong=wrong,
-            refused=is_rejected,
+            rejected=is_rejected,
             reason=self._reason,
         )

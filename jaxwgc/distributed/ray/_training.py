@@ -75,6 +75,7 @@ def train(
                     # The code of the decoding is no argument: see `_update_of`.
                     None if round.decoding is None else round.decoding.mask,
                     None if round.decoding is None else round.decoding.weights,
+                    # None unless late messages are stored.
                     round.late,
                     np.float32(round.elapsed),
                 )

@@ -169,7 +169,7 @@ class ParityChecks(Verifier):
         verdict = Verdict(
             right=location.mask,
             wrong=location.wrong,
-            rejected=bool(location.refused),
+            rejected=bool(location.rejected),
         )
         disputed = location.disputed
         when = this_round.when

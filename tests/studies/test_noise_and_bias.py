@@ -1,0 +1,41 @@
+"""Moments of effective weights, from which `jaxwgc.plan` takes noise and bias."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxwgc import codes, stragglers, studies
+from jaxwgc.studies._planning._clusters import Clusters
+from jaxwgc.studies._planning._noise_and_bias import moments_of_weights
+
+CODE = codes.uncoded(4)
+NUM_MEASURED = 30
+
+
+@pytest.mark.parametrize("has_stalls", [False, True])
+def test_stalls_add_the_bias_that_a_short_trace_may_hide(has_stalls):
+    """The bias is one that χ² with a degree of freedom per part hides in 5%."""
+    shape = (8, 50, CODE.num_workers)
+    times = np.ones(shape, np.float32)
+    clusters = Clusters(
+        delay=stragglers.shifted_exponential(0.0, 1.0),
+        num_measured=NUM_MEASURED,
+        has_stalls=has_stalls,
+        has_state=False,
+        key=jax.random.key(0),
+        by_loads={np.asarray(CODE.loads, np.float32).tobytes(): times},
+        drawn={},
+    )
+    candidate = studies.Candidate("uncoded", CODE, stragglers.fastest(3))
+    # Some weights are negative, so that no part counts as lost.
+    weights = np.random.default_rng(0).normal(1.0, 1.0, shape)
+    moments = moments_of_weights(candidate, weights, clusters)
+    variance = np.var(weights, axis=2).mean()
+    size = weights.mean() ** 2
+    hidden = scipy.stats.chi2.isf(0.05, df=4) / 4
+    expected = variance * hidden / NUM_MEASURED if has_stalls else 0.0
+    np.testing.assert_allclose(moments.bias[0], expected / size, rtol=1e-5)
+    np.testing.assert_allclose(
+        moments.noise[0], (variance - expected) / size, rtol=1e-5
+    )
