@@ -347,3 +347,10 @@ def test_recommended_sizes_of_sparse_sign():
     # Too few entries for the theorem: that of count_sketch still holds.
     assert size(num_nonzeros=10) == recommended_sketch_size(count_sketch, 10, 0.5)
     assert size(num_nonzeros=5000) == 5000
+
+
+def test_recommended_sizes_are_of_as_many_nonzeros_as_sparse_sign_has():
+    """Theory needs at least 8.5 nonzeros per column; the default of both is 8."""
+    size = recommended_sketch_size(sparse_sign, 10, 0.62)
+    assert size == recommended_sketch_size(count_sketch, 10, 0.62)
+    assert size > recommended_sketch_size(sparse_sign, 10, 0.62, num_nonzeros=9)
