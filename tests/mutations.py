@@ -26,6 +26,8 @@ TESTS = """**/test{name}.py {room}/test_*.py catalogue/test_*.py
     test_locate_errors.py test_arbitration.py test_noisy_messages.py test_precision.py
     test_aggregate_checks.py test_dtypes.py test_gradients.py test_messages.py
     **/test_combined_codes.py **/test_waiting_arguments.py"""
+# What the tests import or read.
+COPIED = "jaxwgc tests experiments docs README.md pyproject.toml"
 PYTEST = """-m pytest -qx -o faulthandler_timeout=120
     -o faulthandler_exit_on_timeout=true"""
 # What is replaced, as a regular expression, and by what.
@@ -77,26 +79,46 @@ def faults_of(path):
                     yield f"{path}:{line + 1}: {name}", path, changed
 
 
-def failure(path, changed):
-    """Returns the first test that fails if the source of a file is changed, or None."""
+def run_tests(path, source, *flags):
+    """Runs the tests of a file with another source, in a copy of the tree.
+
+    Returns:
+      Whether all tests pass, and what pytest has printed.
+    """
     patterns = TESTS.format(name=path.stem, room=path.parts[1]).split()
     files = [sorted(pathlib.Path("tests").glob(pattern)) for pattern in patterns]
     with tempfile.TemporaryDirectory() as tree:
-        subprocess.run(
-            ["cp", "-rp", "jaxwgc", "tests", "pyproject.toml", tree], check=True
-        )
-        pathlib.Path(tree, path).write_text(changed)
-        command = [sys.executable, *PYTEST.split(), *dict.fromkeys(sum(files, []))]
+        subprocess.run(["cp", "-rp", *COPIED.split(), tree], check=True)
+        pathlib.Path(tree, path).write_text(source)
+        command = [sys.executable, *PYTEST.split(), *flags]
+        command += dict.fromkeys(sum(files, []))
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    outcome = failed[1] if failed else "the time limit, or a crash"
-    return outcome if done.returncode else None
+    return done.returncode == 0, done.stdout
+
+
+def failure(path, changed):
+    """Returns the first test that fails if the source of a file is changed, or None."""
+    passes, printed = run_tests(path, changed)
+    if passes:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
+    return failed[1] if failed else "the time limit, or a crash"
+
+
+def check_collection(paths):
+    """Raises an error if pytest cannot import tests from a copy of the tree."""
+    first_of_rooms = {path.parts[1]: path for path in reversed(paths)}
+    for path in first_of_rooms.values():
+        passes, printed = run_tests(path, path.read_text(), "--collect-only")
+        if not passes:
+            raise RuntimeError(f"the tests of {path} fail without a fault: {printed}")
 
 
 def main(count, seed, *places):
     """Prints the outcome of each fault, and how many were caught."""
     core = pathlib.Path("jaxwgc")
     paths = sorted(path for room in ROOMS for path in (core / room).rglob("*.py"))
+    check_collection(paths)
     faults = [fault for path in paths for fault in faults_of(path)]
     faults = [fault for fault in faults if fault[0].startswith(places or "jaxwgc")]
     chosen = random.Random(int(seed)).sample(faults, min(int(count), len(faults)))
