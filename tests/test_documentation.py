@@ -12,6 +12,7 @@ PAGES = [
     "README.md",
     "docs/api/distributed.md",
     "docs/codes.md",
+    "docs/coming-from-elsewhere.md",
     "docs/getting-started.md",
     "docs/if-something-looks-wrong.md",
     "docs/recipes.md",
