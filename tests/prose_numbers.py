@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-_SKIPPED = {"changelog.md", "mathematics.md"}
+# Pages, and folders of pages, whose numbers are not looked at.
+_SKIPPED = {"api", "changelog.md", "mathematics.md", "results"}
 PAGES = [
     "README.md",
     *(
-        f"docs/{path.name}"
-        for path in sorted((ROOT / "docs").glob("*.md"))
-        if path.name not in _SKIPPED
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        if path.relative_to(ROOT / "docs").parts[0] not in _SKIPPED
     ),
 ]
 

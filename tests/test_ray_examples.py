@@ -1,6 +1,7 @@
-"""The programs in `examples`, run as a user runs them, in a small size."""
+"""Programs in `examples` and on a page, run as a user runs them, in a small size."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,21 @@ def test_training_goes_on_with_another_number_of_workers(tmp_path):
     assert "step 3: " not in said
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_page_for_those_who_come_from_elsewhere_is_a_program(tmp_path):
+    """Its blocks with real workers do not run in `test_documentation.py`."""
+    page = (ROOT / "docs" / "coming-from-elsewhere.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert sum("RayCluster(" in block for block in blocks) == 2
+    script = tmp_path / "page.py"
+    check = "print(np.max(errors) < 1e-12, float(ours.max()) < 1e-5, weights.shape)"
+    script.write_text("\n".join([*blocks, check]), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *fits, checked = done.stdout.splitlines()
+    fits = [re.findall(r"\d", fit) for fit in fits if fit.startswith("[")]
+    assert fits == [list("01234")] * 3
+    assert checked == "True True (1000, 12)"
