@@ -111,6 +111,8 @@ def coded_aggregate(
     leaves others to the transformations behind it.
 
     Example:
+      A step in which 3 of 6 workers do not respond:
+
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
       >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
       >>> optimizer = optax.chain(
@@ -129,7 +131,8 @@ def coded_aggregate(
       Array([-0.6, -0.5], dtype=float32)
 
     References:
-      The paper's sections 2 and 4 and figure 1.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, sections 2 and 4 and figure 1.
     """
     GradientCode.check(code)
     loads = jnp.asarray(code.loads, jnp.result_type(float))

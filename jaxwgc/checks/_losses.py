@@ -238,8 +238,8 @@ def _is_weighted(shares: np.ndarray, along: float, has_row_weights: bool) -> boo
       shares: Rows that each part represents, relative to all rows, (num_parts,).
       along: Length of the decoded gradient along the gradient on the data, relative to
         that gradient.
-      has_row_weights: Whether rows have weights other than 0 and 1. In the paper's
-        form, the rows themselves are scaled instead.
+      has_row_weights: Whether rows have weights other than 0 and 1. False if the rows
+        themselves are scaled instead.
     """
     total = shares.sum()
     if not has_row_weights:

@@ -305,8 +305,10 @@ decoders=[LeastSquares])
           mask: Which messages have arrived, bool (..., num_messages); num_messages is
             num_workers, except for codes with several messages per worker.
           tolerance: Bound of the norm of aᵀB - target, relative to the norm of the
-            target. By default that of the decoder: see `jaxwgc.coded_aggregate`.
-          decoder: See `jaxwgc.decoding_weights`.
+            target. By default that of the decoder: 0.001, or 0.999 for a decoder that
+            is inexact on purpose.
+          decoder: Decoder instance, or decoder class supported by the code. Defaults to
+            `code.decoders[0]`.
 
         Returns:
           Bool (...).

@@ -126,7 +126,9 @@ def reed_solomon(
 
     References:
       Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
-      Reed-Solomon codes", ISIT 2018; the paper's section 4.
+      Reed-Solomon codes", ISIT 2018, for the code and its points; Charalambides,
+      Pilanci, Hero, "Weighted gradient coding with leverage score sampling", ICASSP
+      2020, section 4. The interleaving is new here.
     """
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     _validation.check_up_to("replication", replication, num_workers=num_workers)

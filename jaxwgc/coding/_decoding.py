@@ -58,7 +58,8 @@ class Decoding:
       Array([3., 5.], dtype=float32)
 
     References:
-      The paper's sections 2.2 and 4.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, sections 2.2 and 4.
     """
 
     code: GradientCode
@@ -117,7 +118,8 @@ class Decoding:
         """Returns the factors by which each worker multiplies its messages on request.
 
         They are the decoding weights at the messages that arrived, real
-        (..., num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.
+        (..., num_workers, messages_per_worker). `jaxwgc.coding.answer_request` applies
+        a row to the messages of a worker.
 
         Raises:
           ValueError: If the code has segments or complex messages: their sums do not
@@ -146,7 +148,8 @@ class Decoding:
         """Decodes the gradient from messages, as `jaxwgc.decode` does.
 
         Args:
-          messages: (..., num_messages, length), see `jaxwgc.decode`.
+          messages: (..., num_messages, length), in the form of `jaxwgc.encode`.
+            Messages that did not arrive may hold anything, including NaN.
           params: Pytree with the structure, shapes and dtypes of the gradient.
           message_dtype: Dtype that messages were rounded to. Defaults to their dtype.
 
@@ -154,7 +157,9 @@ class Decoding:
           A pytree like params, with the batch axes in front.
 
         Raises:
-          ValueError, TypeError: See `jaxwgc.decode`.
+          ValueError: If messages have the wrong shape, or params are None.
+          TypeError: If params are not floats, or messages are not numbers, complex for
+            a real code, or real for a complex one.
         """
         _validation.check_message_dtype(message_dtype)
         if params is None:

@@ -211,12 +211,14 @@ def locate_errors(
       code: Gradient code with more messages than its rank. It should not be traced:
         otherwise copies of messages are not recognised, and checks are computed in
         every call.
-      messages: (num_messages, length) of one round, see `jaxwgc.decode`. Messages that
-        are not finite count as missing, not as corrupted.
-      received: See `jaxwgc.decoding`.
+      messages: (num_messages, length) of one round, in the form of `jaxwgc.encode`.
+        Messages that are not finite count as missing, not as corrupted.
+      received: Which workers responded with all of their messages, bool (num_workers,);
+        or an `Arrivals` or a `Decoding` of the round.
       key: PRNG key of either kind, for the projections. If it is drawn after the
         messages arrived, workers cannot choose errors that the projections hide.
-      finished: See `jaxwgc.decoding`.
+      finished: Number of parts that each worker has finished, int (num_workers,), in
+        place of `received`; for codes with several messages per worker.
       noise: Difference of honest copies of a message, relative to its norm, if it is
         larger than rounding, e.g. between two kinds of processors.
 

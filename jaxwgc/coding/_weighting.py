@@ -38,7 +38,8 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       Array([2., 1., 3.], dtype=float32)
 
     References:
-      The paper's theorem 4.1.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, theorem 4.1.
     """
     GradientCode.check(code)
     factors = _validation.as_array(
@@ -96,8 +97,9 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       >>> code = jaxwgc.weighted(jaxwgc.codes.cyclic_mds(4, num_stragglers=1), weights)
 
     References:
-      The end of the paper's section 4; Aitken, "On least squares and linear combination
-      of observations", 1936.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, end of section 4; Aitken, "On least squares and linear
+      combination of observations", 1936.
     """
     values = _validation.as_array(
         "variances", variances, "real numbers", num_parts="any"

@@ -119,7 +119,8 @@ class Lagrange(Decoder):
 
     References:
       Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
-      Reed-Solomon codes", ISIT 2018; the paper's section 2.2.
+      Reed-Solomon codes", ISIT 2018; Charalambides, Pilanci, Hero, "Weighted gradient
+      coding with leverage score sampling", ICASSP 2020, proof of theorem 4.1.
     """
 
     positions: Array

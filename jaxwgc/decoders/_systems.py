@@ -98,10 +98,14 @@ def column_weights(target: Array) -> jax.Array:
 def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
     """Returns the systems of a code, in the order in which to try them.
 
-    In the first, columns are divided by the weights of their parts. So the error of
-    each part is relative to its weight, and no part is lost in the rounding of larger
-    ones (theorem 4.1 of the paper). The second is for masks with a residual above
-    `DECODES` in the first.
+    In the first system, columns are divided by the weights of their parts. The error of
+    each part is then relative to its weight, and no part is lost in the rounding of
+    larger ones. The second system is for masks with a residual above `DECODES` in the
+    first.
+
+    References:
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, theorem 4.1 (weights do not change the decoding weights).
 
     Args:
       matrix: B, (num_messages, c).

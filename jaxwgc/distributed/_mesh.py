@@ -37,23 +37,25 @@ def mesh_value_and_grad(
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
-      code: a gradient code. Not traced.
-      mesh: a mesh of devices.
-      axis: the axis of the mesh that workers are spread over; the first by default.
-        Params may be sharded over the others.
-      decoder: see `jaxwgc.decoding`.
+      code: Gradient code. Not traced.
+      mesh: Mesh of devices.
+      axis: Name of the axis of the mesh over which workers are spread; the first by
+        default. Params may be sharded over the others.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
 
     Returns:
-      A function of `params`, `parts` and `received`. Params are replicated, or sharded
-      over other axes. Parts come from `place_parts` with this code, mesh and axis.
-      `received` has no batch axes; `finished` may be passed in its place, see
-      `jaxwgc.decoding`. The function returns `(value, gradient)`, replicated: the
-      scalar sum over j of c_j loss_j, with the effective weights c, and a pytree like
-      params. A whole optax step around it can be compiled by `jax.jit`.
+      A function of `params`, `parts` and `received`. Params are a pytree of floats,
+      replicated or sharded over other axes. Parts come from `place_parts` with this
+      code, mesh and axis. `received` is the bool mask (num_workers,) of responses; for
+      codes with several messages per worker, `finished`, int (num_workers,), may take
+      its place. The function returns `(value, gradient)`, replicated: the scalar sum
+      over j of cⱼ lossⱼ, with the effective weights c, and a pytree like params. A
+      whole optax step around it can be compiled by `jax.jit`.
 
     Raises:
-      ValueError: If an argument breaks its rule or the mesh has no such axis. When
-        called: if parts are placed for another code or mesh, or `received` has the
+      ValueError: If an argument has an invalid value, or the mesh has no such axis.
+        When called: if parts are placed for another code or mesh, or `received` has the
         wrong shape.
       TypeError: If an argument has the wrong type, the loss does not return a scalar of
         real floats, or params are not floats.
@@ -73,7 +75,8 @@ def mesh_value_and_grad(
       Array([20.,  8.], dtype=float32)
 
     References:
-      The paper's section 2.2.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     axis = check_mesh(code, mesh, axis)
     held = held_parts(code, mesh.shape[axis])

@@ -47,7 +47,7 @@ class Arrivals(NamedTuple):
         its last part if and only if it was received.
 
         Args:
-          parts: float of parts of each worker, int (num_workers,), e.g.
+          parts: Number of parts of each worker, int (num_workers,), e.g.
             `code.parts_per_worker`.
 
         Returns:
@@ -199,7 +199,7 @@ class Stalls(NamedTuple):
       probability: Probability of a stall per worker and round. A larger one would have
         shown in the measured times with probability 95% (rule of three).
       time: Length of a stall at load 1.
-      num_rounds: float of measured rounds.
+      num_rounds: Number of measured rounds.
     """
 
     delay: DelayModel

@@ -22,7 +22,7 @@ from jaxwgc.stragglers._models import (
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
 
-# float of random orders of arrival on which a suspicious waiting rule is tested.
+# Number of random orders of arrival on which a waiting rule is tested before a warning.
 _NUM_ORDERS = 64
 
 
@@ -180,7 +180,8 @@ class uniform(StragglerModel):
       (3, 1.0)
 
     References:
-      The paper's section 2.1: any s workers may fail.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.1 (any s workers may fail).
     """
 
     num_stragglers: int

@@ -42,7 +42,8 @@ def until_decodable(
         With the default, rounds last until the gradient is exact, also with a decoder
         that is inexact on purpose, such as `OneStep`. With `Ridge`, set a tolerance
         above noise²: its residual is of this order, also if all workers respond.
-      decoder: See `jaxwgc.decoding_weights`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
 
     Returns:
       A waiting rule.

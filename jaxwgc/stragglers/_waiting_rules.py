@@ -78,7 +78,8 @@ class WaitingRule:
         all times known, this is the end of the round: later times have no influence.
 
         Args:
-          times: See `is_over`.
+          times: Response time of each worker from the start of the round,
+            (num_workers,); infinity for workers that never respond.
         """
         if _validation.is_traced(self, times):
             return self._end(times)
@@ -120,7 +121,7 @@ class WaitingRule:
         """Returns a quantile of the duration of rounds, or None without a closed form.
 
         Args:
-          law: See `expected_time`.
+          law: Distribution of the time of a worker.
           num_workers: n.
           level: Probability of a duration that is at most the quantile.
         """
@@ -168,7 +169,8 @@ class fastest(WaitingRule):
       Array([False,  True,  True], dtype=bool)
 
     References:
-      The paper's section 2.1: the f fastest workers.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.1 (the f fastest workers).
     """
 
     num_required: int
@@ -274,7 +276,7 @@ class relative_deadline(WaitingRule):
 
     Args:
       factor: Multiple of the time of the quorum-th response; at least 1.
-      quorum: float of responses that set the deadline, from 1 to the number of
+      quorum: Number of responses that set the deadline, from 1 to the number of
         workers.
 
     Raises:

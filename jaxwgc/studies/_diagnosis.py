@@ -123,8 +123,10 @@ def diagnose(
         numbers from 0 to n / 2.
       num_patterns: Number of random patterns for each, at least 2.
       quantile_levels: Levels of the quantiles of errors over patterns, from 0 to 1.
-      decoder: See `jaxwgc.decoding_weights`.
-      max_patterns: See `worst_pattern`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      max_patterns: Maximum number of patterns for an exhaustive search for the worst
+        one.
 
     Returns:
       A `Diagnosis`, in JAX's working precision.

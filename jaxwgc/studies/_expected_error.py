@@ -45,7 +45,8 @@ def expected_error(
         G = (1 - ρ) I + ρ 11ᵀ, or G itself, positive semidefinite. For 0, the error is
         E‖c - 1‖² with effective weights c. For 1, i.e. equal partial gradients, it is
         E(Σⱼ cⱼ - k)², the worst case for unbiased codes without negative entries.
-      quantization_variance: See `codes.unequal`.
+      quantization_variance: Variance of the error of each worker's message, relative to
+        its squared norm, at least 0: (num_workers,), or one number for all.
 
     Returns:
       An `ExpectedError`.

@@ -56,7 +56,8 @@ def worst_pattern(
     Args:
       code: Gradient code. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
-      decoder: See `jaxwgc.decoding_weights`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
       max_patterns: Maximum number of patterns for an exhaustive search.
 
     Returns:
@@ -113,8 +114,9 @@ def adversarial(
     Args:
       code: Gradient code to attack. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
-      decoder: See `jaxwgc.decoding_weights`.
-      max_patterns: See `jaxwgc.studies.worst_pattern`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      max_patterns: Maximum number of patterns for an exhaustive search.
 
     Returns:
       A straggler model. Times are 1 for workers that respond and infinity for the

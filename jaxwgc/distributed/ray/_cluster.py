@@ -166,8 +166,9 @@ class RayCluster:
       ... )
 
     References:
-      The paper's section 2.2. Ray: Moritz et al., "Ray: a distributed framework for
-      emerging AI applications", OSDI 2018.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2; Moritz et al., "Ray: a distributed framework
+      for emerging AI applications", OSDI 2018.
     """
 
     step = 0
@@ -377,10 +378,11 @@ class RayCluster:
           live: Whether to show how many workers have started, and then the loss, the
             seconds per step, the stragglers, and the slowdowns, kinds and advice of
             `report`.
-          memory: See `jaxwgc.decode_aggregate`: the newest message of each worker
-            stands for a missing one. Late messages of steps of this call are stored
-            as they come. Kept in checkpoints; empty if the code has changed.
-          debias: See `jaxwgc.decode_aggregate`.
+          memory: Whether the newest message of each worker stands for a missing one.
+            Late messages of steps of this call are stored as they come. Kept in
+            checkpoints; empty if the code has changed.
+          debias: Correction for lost parts, as in `jaxwgc.decode_aggregate`: `"share"`,
+            or the mean weight of partial gradients.
 
         Returns:
           A `TrainingState`.

@@ -102,9 +102,10 @@ def leverage_scores(
       [0.5 0.5 1. ]
 
     References:
-      The paper's section 3.1. Drineas, Magdon-Ismail, Mahoney and Woodruff, "Fast
-      approximation of matrix coherence and statistical leverage", JMLR 13 (2012),
-      section 1.1, for the definition. Demmel, Grigori, Hoemmen and Langou,
+      Charalambides, Pilanci and Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.1, and Drineas, Magdon-Ismail, Mahoney and
+      Woodruff, "Fast approximation of matrix coherence and statistical leverage", JMLR
+      13 (2012), section 1.1, for the definition. Demmel, Grigori, Hoemmen and Langou,
       "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J.
       Sci. Comput. 34 (2012), for `Blocks`. The second pass follows Fukaya, Kannan,
       Nakatsukasa, Yamamoto and Yanagisawa, "Shifted Cholesky QR for computing the QR

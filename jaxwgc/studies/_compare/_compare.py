@@ -85,10 +85,11 @@ def compare(
       key: PRNG key of either kind.
       num_trials: Number of trials of each cell, at least 1. If rounds depend on each
         other, it is rounded up to a multiple of num_rounds.
-      late: What late workers do, see `stragglers.delayed`: `"cancelled"` or `"busy"`.
-        Codes with several messages per worker need `"cancelled"`.
-      decoder: Decoder of all codes, see `jaxwgc.decoding_weights`, or a dict with the
-        decoders of some codes by name.
+      late: What late workers do. `"cancelled"` workers stop when the round ends.
+        `"busy"` workers continue, and join the round in which they respond. Codes with
+        several messages per worker need `"cancelled"`.
+      decoder: Decoder of all codes, an instance or a class, or a dict with the decoders
+        of some codes by name. Defaults to the first decoder of each code.
       tolerance: Residual relative to the norm of the target up to which a round is
         exact. A residual that is rounding is exact for every tolerance.
       num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each

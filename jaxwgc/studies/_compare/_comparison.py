@@ -42,7 +42,8 @@ class Comparison:
         as 0. If few trials have an error, the upper end of the interval is at least the
         upper limit of the probability of an error times the mean size of errors. The
         size is 1 if no trial has an error.
-      share: Share of the gradient recovered, see `jaxwgc.Decoding`.
+      share: Fraction of the gradient recovered: 1 if decoding is exact, less by the
+        fraction of parts that are lost.
       exact: Proportion of rounds that decode: their residual is at most `tolerance` of
         the norm of the target.
       messages: Number of messages of a round that arrive before it ends.

@@ -119,9 +119,9 @@ def plan(
       waiting: Waiting rules to try, or functions that return one for a code, e.g.
         `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
         and `until_decodable`.
-      late: `"busy"` or `"cancelled"`: what workers with one message do that have not
-        responded when a round ends, see `stragglers.delayed`. Entries of `choices` keep
-        their own.
+      late: What workers with one message do that have not responded when a round ends.
+        `"busy"` workers continue, and join the round in which they respond.
+        `"cancelled"` workers stop. Entries of `choices` keep their own.
       memory: Whether to try storing late messages, for uncoded workers that wait for a
         number of workers. False by default, since a short trace does not tell how
         stale messages can get with heavy-tailed times.

@@ -126,15 +126,18 @@ class Plan(NamedTuple):
         """Returns the plan for another goal, without new simulations.
 
         Args:
-          target: See `plan`. None keeps the value.
-          condition: See `plan`. None keeps the value.
-          heterogeneity: See `plan`. None keeps the value.
+          target: Loss above its minimum to reach, relative to the initial one. None
+            keeps the value.
+          condition: Ratio of the largest to the smallest curvature. None keeps it.
+          heterogeneity: Mean square of the gradients of the parts at the optimum,
+            relative to the initial gradient. None keeps it.
 
         Returns:
           A `Plan` with the same choices in another order.
 
         Raises:
-          ValueError, TypeError: See `plan`.
+          ValueError: If an argument is out of the range that `plan` accepts.
+          TypeError: If an argument is not a real number.
         """
         goal = Goal.checked(
             target=self.target if target is None else target,
