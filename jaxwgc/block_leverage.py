@@ -28,6 +28,22 @@ class BlockLeverageState(NamedTuple):
       indices: Parts of the last sample, int32 (k,).
       weights: Factors of their partial gradients, (k,); 0 for unused slots.
       coded: `jaxwgc.CodedAggregateState` of the code and its stragglers.
+
+    Example:
+      The sample of an update; the last of four parts has probability 0:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> aggregate = jaxwgc.block_leverage_aggregate(
+      ...     jaxwgc.codes.uncoded(2),
+      ...     jaxwgc.stragglers.uniform(0),
+      ...     jax.random.key(0),
+      ...     probabilities=jnp.array([0.4, 0.3, 0.3, 0.0]),
+      ...     num_draws=2,
+      ... )
+      >>> state = aggregate.init(jnp.zeros(2))
+      >>> gradient, state = aggregate.update(jnp.ones((4, 2)), state)
+      >>> state.indices.shape, bool((state.indices < 3).all())
+      ((2,), True)
     """
 
     key: jax.Array
@@ -119,8 +135,8 @@ def block_leverage_aggregate(
     def init(params: Any) -> BlockLeverageState:
         _, weights_like = jax.eval_shape(sampler.draw, key)
         return BlockLeverageState(
-            # The key is copied, so that `init` can be called again after the state was
-            # donated.
+            # The key is copied, because the state may be donated before `init` is
+            # called again.
             key=jnp.array(sample_key, copy=True),
             indices=jnp.zeros(code.num_parts, jnp.int32),
             weights=jnp.zeros_like(weights_like),
@@ -134,7 +150,7 @@ def block_leverage_aggregate(
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
-    # The function is compiled as one program, also outside of jit.
+    # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def sample(
         updates: Any, key: jax.Array
@@ -276,7 +292,7 @@ class _PartSampler:
             )
             valid = sample.num_draws > 0
         weights = sample.counts * sketching.rescaling_factors(sample) ** 2
-        # Invalid draws give NaN, because a zero gradient would look like convergence.
+        # Invalid draws give NaN. A zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
 
 
@@ -288,7 +304,7 @@ def _part_sampler(
     def draw_one(key: jax.Array) -> sketching.PartitionSample:
         return sketching.sample_partitions(key, probabilities, num_draws=1)
 
-    # Tracing one draw checks the probabilities without computing it.
+    # Tracing one draw checks the probabilities, and computes nothing.
     jax.eval_shape(draw_one, jax.random.key(0))
     if num_draws is not None:
         num_draws = _validation.check_int("num_draws", num_draws, minimum=1)

@@ -43,6 +43,22 @@ class CorruptionModel(abc.ABC):
 
     Attributes:
       who: Straggler model that selects the corrupted workers.
+
+    Example:
+      A worker that sends zeros:
+
+      >>> import dataclasses
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class zeros(jaxwgc.corruptions.CorruptionModel):
+      ...     def corrupted(self, key, messages):
+      ...         return jnp.zeros_like(messages)
+      >>> model = zeros(who=jaxwgc.stragglers.uniform(1))
+      >>> messages, wrong, _ = model.sample(
+      ...     jax.random.key(0), model.init(4), jnp.ones((4, 2)), num_workers=4
+      ... )
+      >>> int(wrong.sum()), int((messages == 0).all(axis=1).sum())
+      (1, 1)
     """
 
     who: StragglerModel

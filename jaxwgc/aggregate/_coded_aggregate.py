@@ -173,8 +173,8 @@ def _aggregator(
 
     def init(params):
         faults = () if corrupt is None else corrupt.init(code.num_workers)
-        # The key is copied, so that the caller's key remains after the state was
-        # donated.
+        # The key is copied, because the caller may donate the state and still use the
+        # key.
         return policy.init(
             params,
             key=jnp.array(key, copy=True),
@@ -192,7 +192,7 @@ def _aggregator(
         )
         return aggregate(updates, state, arrived, elapsed)
 
-    # The function is compiled as one program, also outside of jit.
+    # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, arrived, elapsed):
         if arrived is None:

@@ -152,7 +152,7 @@ def aggregator_of_messages(
             policy.check_params(state, params)
         return aggregate(updates, state, params, arrived, elapsed)
 
-    # The function is compiled as one program, also outside of jit.
+    # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, arrived, elapsed):
         if options.correct_errors:

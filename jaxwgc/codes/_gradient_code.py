@@ -272,7 +272,7 @@ decoders=[LeastSquares])
                 " from jaxwgc.decoders, or a class among the code's decoders",
             )
             chosen = decoder
-        # The code's own decoders are assumed to fit, and are not checked at each use.
+        # Decoders of the code itself fit, and are not checked at each use.
         if not any(chosen is known for known in self.decoders):
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen

@@ -30,14 +30,26 @@ class ErrorLocation:
       wrong: Workers with corrupted messages, bool (num_workers,); all False if
         `refused`.
       mask: Messages to decode from, bool (num_messages,): finite messages that arrived
-        from workers that are not corrupted. All False if
-        `refused`.
+        from workers that are not corrupted. All False if `refused`.
       disputed: If `refused`, the workers in failed checks, bool (num_workers,).
       checks: Number of independent checks of the messages that arrived, int scalar.
         Errors in general position are found in up to checks - 1 messages, others in
         up to half of checks.
       refused: Whether the round is rejected, bool scalar: failed checks cannot be
         explained, or a message takes part in no check because too few others arrived.
+
+    Example:
+      Worker 4 of 6 sends wrong numbers, and is excluded from decoding:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=2)
+      >>> messages = jaxwgc.encode(code, jnp.ones((6, 3))).at[4].set(9.0)
+      >>> received = jnp.ones(6, bool)
+      >>> location = jaxwgc.locate_errors(code, messages, received, jax.random.key(1))
+      >>> location.wrong.nonzero()[0].tolist(), bool(location.refused)
+      ([4], False)
+      >>> jaxwgc.decode(code, messages, location, jnp.zeros(3))
+      Array([6., 6., 6.], dtype=float32)
     """
 
     wrong: jax.Array

@@ -24,6 +24,17 @@ class PlacedParts:
         axis of the workers.
       held: the parts of each shard in their order, as many for each: the last one again
         where a shard has fewer.
+
+    Example:
+      Each device has a tuple of parts:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import distributed
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("workers",))
+      >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=1)
+      >>> placed = distributed.place_parts(jnp.ones((4, 2)), code, mesh)
+      >>> len(placed.held) == jax.device_count(), placed.arrays.shape[1:]
+      (True, (2,))
     """
 
     arrays: Any

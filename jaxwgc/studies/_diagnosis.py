@@ -45,6 +45,18 @@ class Diagnosis(NamedTuple):
         the partial gradients, root mean square over the patterns, (rows,). Every
         message has noise in proportion to its size, as from rounding. 1 for uncoded
         workers without stragglers.
+
+    Example:
+      The worst two stragglers are the workers with both copies of a block:
+
+      >>> import jax
+      >>> from jaxwgc import codes, studies
+      >>> code = codes.fractional_repetition(6, num_stragglers=1)
+      >>> diagnosis = studies.diagnose(code, jax.random.key(0), [1, 2])
+      >>> diagnosis.mean_error.round(3), diagnosis.worst_error.round(3)
+      (array([0.   , 0.067]), array([0.   , 0.333]))
+      >>> diagnosis.worst_received[1]
+      array([False,  True,  True, False,  True,  True])
     """
 
     parts_per_worker: float

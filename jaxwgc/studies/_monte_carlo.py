@@ -140,6 +140,12 @@ class Summary(NamedTuple):
       low: Lower end of the confidence interval of the mean.
       high: Upper end of the confidence interval of the mean.
       standard_error: Standard error of the mean; NaN for one trial.
+
+    Example:
+      >>> import numpy as np, jaxwgc
+      >>> summary = jaxwgc.summarize(np.array([1.0, 2.0, 3.0, 2.0]))
+      >>> print(f"{summary.mean:.2f}, from {summary.low:.2f} to {summary.high:.2f}")
+      2.00, from 0.70 to 3.30
     """
 
     mean: Any

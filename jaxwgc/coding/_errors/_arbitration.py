@@ -18,6 +18,23 @@ class Arbitration(NamedTuple):
       wrong: Which workers contradict recomputed parts, bool (num_disputed,).
       settled: Whether all other workers agree, or only one of them is left.
       num_exchanges: Number of queries to pairs of workers, and of recomputed parts.
+
+    Example:
+      The second of two workers sent a wrong sum:
+
+      >>> import numpy as np
+      >>> from jaxwgc import coding
+      >>> correct = np.array([[1.0], [2.0]])
+      >>> claims = np.array([[[1.0], [2.0]], [[1.0], [9.0]]])
+      >>> outcome = coding.arbitrate(
+      ...     claims.sum(axis=1),
+      ...     parts=[0, 1],
+      ...     ask=lambda workers, parts: claims[workers][:, parts].sum(axis=1),
+      ...     recompute=lambda part: correct[part],
+      ...     noise=1e-7,
+      ... )
+      >>> outcome.wrong, outcome.settled
+      (array([False,  True]), True)
     """
 
     wrong: np.ndarray

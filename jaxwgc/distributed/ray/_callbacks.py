@@ -21,6 +21,17 @@ class TrainingState(NamedTuple):
         first entry counts the rounds that could not be decoded.
       key: Key of batches.
       step: Number of steps that have been taken.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc, optax
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum((params - part) ** 2),
+      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
+      ...     jnp.array([1.0, 2.0, 6.0]),
+      ... )
+      >>> with cluster:  # doctest: +SKIP
+      ...     state = cluster.train(optax.sgd(0.1), jnp.zeros(()), num_steps=50)
+      >>> state.step, state.params.round(3)  # doctest: +SKIP
     """
 
     params: Any
@@ -38,6 +49,21 @@ class Progress(NamedTuple):
       loss: Sum of the losses of the parts before the step. NaN if the loss of a part is
         not known.
       undecodable: Whether the round could not be decoded.
+
+    Example:
+      A callback that ends the training once the loss is small:
+
+      >>> import jax.numpy as jnp, jaxwgc, optax
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum((params - part) ** 2),
+      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
+      ...     jnp.array([1.0, 2.0, 6.0]),
+      ... )
+      >>> def stop_early(progress):
+      ...     print(progress.state.step, progress.loss, progress.metrics()["responded"])
+      ...     return "stop" if progress.loss < 15 else None
+      >>> with cluster:  # doctest: +SKIP
+      ...     state = cluster.train(optax.sgd(0.1), jnp.zeros(()), 50, callbacks=[stop_early])
     """
 
     state: TrainingState

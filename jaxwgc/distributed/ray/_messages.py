@@ -101,6 +101,17 @@ class Round(NamedTuple):
         too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
       reason: Why the round ended, in words.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum((params - part) ** 2),
+      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
+      ...     jnp.array([1.0, 2.0, 6.0]),
+      ... )
+      >>> with cluster:  # doctest: +SKIP
+      ...     this_round = cluster.compute(jnp.zeros(()))
+      >>> this_round.received, this_round.losses  # doctest: +SKIP
     """
 
     messages: np.ndarray

@@ -29,6 +29,17 @@ class BlessSample(NamedTuple):
       weights: (M,), inverse inclusion probabilities of the landmarks, at least 1. Σ
         weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> def kernel(x, y):
+      ...     return jnp.exp(-jnp.sum((x[:, None] - y) ** 2, axis=-1))
+      >>> data = jax.random.normal(jax.random.key(0), (300, 1))
+      >>> sample = sketching.bless(jax.random.key(1), kernel, data, ridge=1.0)
+      >>> print(sample.scores.shape, bool(sample.weights.min() >= 1))
+      (300,) True
+      >>> landmarks = data[sample.indices]
     """
 
     indices: Array

@@ -28,6 +28,14 @@ class LewisWeights(NamedTuple):
       converged: bool scalar, whether `residual` is at most the tolerance.
       residual: scalar, the largest |log(τᵢ / wᵢ)|, the relative error. At the solution,
         the weights w equal the leverage scores τ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+      >>> result = sketching.lewis_weights(matrix, p=1)
+      >>> print(result.weights.round(3), bool(result.residual < 1e-4))
+      [0.5 0.5 1. ] True
     """
 
     weights: Array

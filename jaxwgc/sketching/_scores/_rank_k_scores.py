@@ -46,6 +46,16 @@ class RankKScores(NamedTuple):
       is_ambiguous: bool scalar, whether X does not determine the scores. Either
         rounding decides the rank, or k is inside a cluster of singular values that are
         equal up to rounding or the residual. The k directions are then arbitrary.
+
+    Example:
+      The two leading directions of a diagonal matrix are its first two rows:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.diag(jnp.array([4.0, 3.0, 1.0, 0.5]))
+      >>> result = sketching.rank_k_leverage_scores(jax.random.key(0), matrix, 2)
+      >>> print(result.scores.round(3), result.rank, result.is_ambiguous)
+      [1. 1. 0. 0.] 2 False
     """
 
     scores: Array | np.ndarray

@@ -47,6 +47,16 @@ class DelayFit(NamedTuple):
         model: the largest difference of probabilities.
       p_value: Probability of at least this distance if the model is true and times are
         independent.
+
+    Example:
+      Gamma distributed times:
+
+      >>> import numpy as np
+      >>> from jaxwgc import stragglers
+      >>> times = np.random.default_rng(0).gamma(4.0, 0.5, (40, 10))
+      >>> best = stragglers.fit_delays(times, families=[stragglers.gamma])[0]
+      >>> best.name, list(best.parameters), best.p_value > 0.05
+      ('gamma, proportional to the load', ['scale', 'shape'], True)
     """
 
     name: str

@@ -52,6 +52,30 @@ class Comparison:
         in a round, since they complete it.
       trials: Trials of each quantity by name, float64 (codes, delays, waiting,
         num_trials). Empty unless `compare` has `keep_trials=True`.
+
+    Example:
+      Mean error and time of two codes with two waiting rules:
+
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import codes, stragglers
+      >>> study = jaxwgc.compare(
+      ...     {
+      ...         "uncoded": codes.uncoded(6),
+      ...         "2 copies": codes.fractional_repetition(6, num_stragglers=1),
+      ...     },
+      ...     {"stalls": stragglers.bernoulli_slowdown(probability=0.1, slowdown=10.0)},
+      ...     {"first 5": stragglers.fastest(5), "all": stragglers.fastest(6)},
+      ...     jax.random.key(0),
+      ...     num_trials=1000,
+      ... )
+      >>> study.codes, study.waiting
+      (('uncoded', '2 copies'), ('first 5', 'all'))
+      >>> study.error.mean[:, 0].round(3)
+      array([[0.167, 0.   ],
+             [0.   , 0.   ]])
+      >>> study.time.mean[:, 0].round()
+      array([[ 2.,  5.],
+             [ 4., 10.]])
     """
 
     codes: tuple[str, ...]

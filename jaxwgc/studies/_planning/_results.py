@@ -41,6 +41,39 @@ class Plan(NamedTuple):
         since which it has not, or 0.
       without: Plan for the other workers, with all of the data; None if no worker is
         lost, or if codes, choices or waiting rules were given.
+
+    Example:
+      With heavy-tailed times, a second copy of the work pays:
+
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import stragglers
+      >>> plan = jaxwgc.plan(
+      ...     stragglers.pareto(scale=1.0, shape=1.5),
+      ...     4,
+      ...     jax.random.key(0),
+      ...     replications=[2],
+      ...     waiting=[lambda code: stragglers.fastest(4 - code.num_stragglers)],
+      ...     late="cancelled",
+      ...     exact=True,
+      ... )
+      >>> print(plan)
+      Code: replicated with 2 copies, waiting for the first 3 of 4 workers.
+      Next best: fractional_repetition with 2 copies, waiting for the first 3 of 4
+      workers, takes as long (± 0.0).
+      Not coding: uncoded, waiting for all 4 workers, takes 50.0% longer (± 0.0).
+      <BLANKLINE>
+      code                  d waits for   step    90%  error    MB  steps   time  ±
+      replicated            2 first 3    4.629  7.329   0.0%  28.0  67.12  310.7  0
+      fractional_repetition 2 first 3    4.629  7.329   0.0%  28.0  67.12  310.7  0
+      uncoded               1 all        6.943  11.40   0.0%  32.0  67.12  466.0  0
+      <BLANKLINE>
+      Sorted by time. d: copies of a part; step, 90%: mean and quantile, in the unit
+      of the delay model; error: squared, relative, mean over rounds; MB: through the
+      coordinator in a step, for 1,000,000 parameters; steps, time: to a loss of 0.01
+      of the start with condition 100 and heterogeneity 0.1; -: never. For each code,
+      the best waiting rule is shown, of 3 choices in total. ±: one standard error.
+      >>> plan.best.name, plan.best.waits_for
+      ('replicated', 'first 3')
     """
 
     choices: tuple[Choice, ...]
