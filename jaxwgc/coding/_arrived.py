@@ -59,8 +59,8 @@ class ErrorLocation:
     refused: jax.Array
 
 
-# What a caller can know of a round: which workers responded, or an object that has
-# their mask.
+# Forms in which a caller describes a round: the mask of the workers that responded, or
+# an object with their mask.
 Received: TypeAlias = ArrayLike | Sequence[bool] | Arrivals | ErrorLocation | Decoding
 # Number of parts that each worker has finished.
 Finished: TypeAlias = ArrayLike | Sequence[int]

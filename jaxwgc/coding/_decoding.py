@@ -170,7 +170,7 @@ class Decoding:
         )
         num_blocks = self.block_weights.shape[-1]
         length = -(-_flat_vectors.raveled_size(params) // num_blocks)
-        # Messages are promoted before jit, which would truncate integers of 64 bits.
+        # Messages are promoted here, because jit would truncate integers of 64 bits.
         messages = check_messages_of(self.code, messages, length)
         sent_dtype = messages.dtype if message_dtype is None else message_dtype
         messages = promoted(messages)
@@ -208,8 +208,8 @@ class Decoding:
             )
         leaks = self._leaks()
         num_segments = self.code.num_segments
-        # A function is recognised as a callable leaf, because gradients such as Equinox
-        # modules are callable, too, but are not leaves.
+        # A function is a callable leaf. Gradients such as Equinox modules are callable,
+        # too, but are not leaves.
         if isinstance(partial_gradients, jax.tree_util.Partial) or (
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])

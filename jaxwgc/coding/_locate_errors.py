@@ -88,8 +88,8 @@ class ErrorLocator(NamedTuple):
           noise: See `locate_errors`.
           message_dtype: Dtype that messages were rounded to.
         """
-        # The computation is one program, because `lax.cond` outside of jit compiles its
-        # branches at every call.
+        # `lax.cond` outside of jit would compile its branches at every call, so this is
+        # one program.
         rounding = rounding_noise(messages, message_dtype)
         return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
@@ -111,8 +111,7 @@ def _locate(
     else:
         findings = find_minorities(sample, copies, _LARGEST)
     is_there = sample.mask
-    # A round is rejected if messages take part in no parity check, because these
-    # messages cannot be verified.
+    # A message in no parity check cannot be verified, so its round is rejected.
     refused = ~findings.is_explained | (findings.num_checks == 0)
     refused |= jnp.any(is_there & ~findings.is_checked)
     shape = (code.num_workers, code.messages_per_worker)
@@ -140,15 +139,15 @@ def _screen(
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
     rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
-    # Rows are scaled by the median norm, so that squares neither overflow nor
-    # underflow. Norms are compared in the unit of one of the messages.
+    # The median norm scales the rows, so that squares neither overflow nor underflow.
+    # Norms are compared in the unit of one message.
     lengths = jnp.linalg.norm(rows, axis=1)
     unit = _median(units[:, 0], mask & (lengths > 0))
     sizes = lengths * (unit / units[:, 0])
     median = _median(sizes, mask & (sizes > 0))
     clipped = jnp.minimum(sizes / median, _LARGEST)
     rows *= (clipped / jnp.where(lengths > 0, lengths, 1))[:, None]
-    # The noise has a lower bound, because products of tiny entries underflow.
+    # Products of tiny entries underflow. The noise therefore has a lower bound.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * (tiny * unit) / median)
     return Sample(rows=rows, mask=mask, noise=noise.astype(norms.dtype), norms=norms)
@@ -165,7 +164,7 @@ def rounding_noise(
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
     precision = jnp.finfo(dtype)
-    # In double precision, the rounding of projections exceeds that of messages.
+    # Projections have larger rounding than messages in double precision.
     return float(precision.eps) * (5 if precision.bits == 64 else 2)
 
 

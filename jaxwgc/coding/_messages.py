@@ -108,7 +108,7 @@ def form_messages(
 
 def _form(matrix: Array, partial_gradients: Any) -> jax.Array:
     """Computes messages of checked partial gradients."""
-    # Leaves are promoted before jit, which would truncate integers of 64 bits.
+    # Leaves are promoted here, because jit would truncate integers of 64 bits.
     leaves = [promoted(leaf) for leaf in jax.tree.leaves(partial_gradients)]
     return _form_of_leaves(matrix, leaves)
 

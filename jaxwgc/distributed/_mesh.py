@@ -82,8 +82,8 @@ def mesh_value_and_grad(
     held = held_parts(code, mesh.shape[axis])
     decoder = code.choose_decoder(decoder)
     value_and_grad = jax.value_and_grad(scalar_loss(loss))
-    # The compiler partitions the other axes of the mesh. `check_vma` is off, so that
-    # gradients are those of a shard alone, for any loss.
+    # The compiler partitions the other axes of the mesh. Without `check_vma`, gradients
+    # are those of one shard, for any loss.
     weighted_sum = jax.shard_map(
         functools.partial(_weighted_sum, value_and_grad, axis),
         mesh=mesh,
@@ -110,8 +110,8 @@ def mesh_value_and_grad(
             return gradient
 
         gradient = round_decoding.collapse(sum_over_parts)
-        # Only the first value is used: its weights are the effective weights. Further
-        # values belong to the leakage.
+        # The first value has the effective weights. Further values belong to the
+        # leakage.
         return values[0], gradient
 
     def step(params, parts, received=None, *, finished=None):
@@ -142,7 +142,7 @@ def _weighted_sum(
         def weighted(leaf):
             leaf = _arrays.promoted(leaf)
             product = weight.astype(leaf.dtype) * leaf
-            # Gradients of weight zero are left out, because they may hold NaN.
+            # A gradient of weight zero is left out, because it may hold NaN.
             return jnp.where(weight == 0, 0, product)
 
         summands = jax.tree.map(weighted, value_and_grad(params, part))

@@ -88,7 +88,7 @@ def place_parts(
     sharding = NamedSharding(mesh, PartitionSpec(axis))
     order = held.ravel()
     local_parts = set()
-    # For each device of this process, the places in `order` of its parts.
+    # Each device of this process has the places of its parts in `order`.
     for places in sharding.addressable_devices_indices_map(order.shape).values():
         local_parts.update(order[places].tolist())
     loaded = {part: load(part) for part in sorted(local_parts)}

@@ -15,8 +15,9 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
 
-# float of rounded quantities, each off by at most half a machine epsilon: the finish
-# time, the elapsed time, their ratio, and its product with the number of parts.
+# Number of rounded quantities, each with an error of at most half a machine epsilon:
+# the finish time, the elapsed time, their ratio, and its product with the number of
+# parts.
 _ROUNDINGS = 4
 
 
@@ -75,10 +76,11 @@ class Arrivals(NamedTuple):
             )
         times = _arrays.promoted(self.times)
         elapsed = jnp.asarray(_arrays.promoted(self.elapsed))[..., None]
-        # Fraction of the work that is done: 1 if the time is zero, 0 if it is infinite.
+        # Fraction of the work that is done. It is 1 if the time is zero, and 0 if it is
+        # infinite.
         share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
         share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
-        # Rounding may make a finished part appear slightly unfinished.
+        # Rounding may make a finished part look slightly unfinished.
         epsilon = max(jnp.finfo(times.dtype).eps, jnp.finfo(elapsed.dtype).eps)
         slack = _ROUNDINGS * epsilon
         parts = jnp.asarray(parts)
@@ -182,6 +184,7 @@ class DelayModel(Model):
       >>> @dataclasses.dataclass(frozen=True)
       ... class uniform_times(stragglers.DelayModel):
       ...     longest: float
+      ...
       ...     def sample(self, key, state, loads):
       ...         share = jax.random.uniform(key, loads.shape, minval=0.5, maxval=1.0)
       ...         return self.longest * loads * share, state

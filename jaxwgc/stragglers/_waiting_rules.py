@@ -16,7 +16,7 @@ from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._selection import fastest_workers
 
-# Response times of a round: simulated ones, or those of a real round.
+# Response times of a simulated or a real round.
 Times = jax.Array | np.ndarray
 # A time, and whether it has come.
 Scalar = jax.Array | np.floating | float
@@ -137,11 +137,11 @@ class WaitingRule:
             return over
 
         last = times.max()
-        # If all workers have responded, the round is over.
+        # The round is over when all workers have responded.
         return jnp.minimum(first_time(is_over, last), last)
 
 
-# The rule is a static argument, so that its NumPy arrays keep their precision.
+# A static argument keeps the precision of NumPy arrays in the rule.
 _compiled_end = jax.jit(lambda rule, times: rule._end(times), static_argnums=0)
 
 

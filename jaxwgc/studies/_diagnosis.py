@@ -13,7 +13,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.studies import _worst_pattern
 
-# Default number of rows, one per number of stragglers.
+# Default number of rows. Each row is a number of stragglers.
 _NUM_ROWS = 8
 _REASON = "patterns are enumerated on the host"
 
@@ -175,7 +175,7 @@ def diagnose(
     _validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
     draws = generator.random((num_patterns, code.num_workers))
-    # Random ranks of the workers: those of the lowest ranks straggle.
+    # Workers have random ranks. Those of the lowest ranks straggle.
     ranks = draws.argsort(axis=1).argsort(axis=1)
     rows = []
     for number in numbers:
@@ -241,7 +241,7 @@ def _row(
     noise = decoded_noise / scale
     errors_of_patterns = errors[1:]
     spread = 0.0 if is_exhaustive else errors_of_patterns.std(ddof=1)
-    # If the search was not exhaustive, a random pattern may be worse than its result.
+    # A random pattern may be worse than the result of a search that was not exhaustive.
     hardest = errors.argmax()
     return _Row(
         is_exhaustive=is_exhaustive,

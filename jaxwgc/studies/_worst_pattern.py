@@ -15,16 +15,17 @@ from jaxwgc.coding import decoding
 from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.stragglers import StragglerModel, fixed
 
-# Errors count as equal if they differ by less than this number of machine epsilons
-# times the squared norm of the target.
+# Errors are equal if they differ by less than this number of machine epsilons times the
+# squared norm of the target.
 _NOISE = 100
-# Numbers of random patterns that climb by ridge errors, and of the worst patterns among
-# all that begin or end a climb, from which the search by decoding errors starts.
+# Number of random patterns that climb by ridge errors. Then the number of worst
+# patterns, at the start or end of a climb, from which the search by decoding errors
+# starts.
 _NUM_RANDOM = 30
 _NUM_STARTS = 5
-# Ridge, relative to the mean squared norm of the rows of B. It is small, so that ridge
-# errors follow least-squares errors. It is large enough that remaining copies of a part
-# do not hide a lost copy.
+# Ridge, relative to the mean squared norm of the rows of B. It is small enough that
+# ridge errors follow least-squares errors. It is large enough that a lost copy of a
+# part shows beside the remaining copies.
 _RIDGE = 0.01
 # Number of masks decoded per call.
 BATCH = 128
@@ -152,8 +153,8 @@ class _Adversary:
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
         self._code = dataclasses.replace(code, decoders=(decoder,))
-        # The error of an optimal decoder never exceeds the ridge error, since it is the
-        # minimum over all weights.
+        # The error of an optimal decoder is the minimum over all weights, so it never
+        # exceeds the ridge error.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
         dtype = working(code.encoding_matrix).dtype
@@ -257,7 +258,7 @@ class RidgeErrors:
         ridge = _RIDGE * np.mean(np.sum(np.abs(matrix) ** 2, axis=1))
         self.num_workers = code.num_workers
         self._rows = matrix / np.sqrt(ridge if ridge > 0 else 1)
-        # The segments of a part have separate targets; their errors are averaged.
+        # Segments of a part have separate targets. Their errors are averaged.
         target = np.asarray(code.target, np.float64)[:, None]
         segments = np.eye(code.num_segments) / np.sqrt(code.num_segments)
         self._targets = np.kron(target, segments)
@@ -354,7 +355,7 @@ def decode_masks(
     padding = [(0, -len(masks) % BATCH), (0, 0)]
     batches = np.pad(masks, padding, constant_values=True)
     batches = batches.reshape(-1, BATCH, code.num_workers)
-    # This also gives concrete errors if it runs while a function is traced.
+    # Errors are concrete, even if this runs while a function is traced.
     with jax.ensure_compile_time_eval():
         decoded = jax.device_get([_decode(code, batch) for batch in batches])
     errors, noise = np.concatenate(decoded, axis=1, dtype=np.float64)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Bound of the difference of honest copies, and of their sums and differences, as a
+# Bound of the difference of honest copies, and of sums and differences of copies, as a
 # multiple of the noise.
 _NOISE = 8.0
 

@@ -233,7 +233,7 @@ class RayCluster:
         _validation.check_callable("loss", loss)
         if batch is not None:
             _validation.check_callable("batch", batch)
-        # The fields that depend on params are added when the workers start.
+        # Fields that depend on params are set when the workers start.
         self._task = Task(
             loss=loss,
             has_aux=has_aux,
@@ -254,11 +254,11 @@ class RayCluster:
             self._has_spare = spare
         self._raises = decoding.undecodable == "raise"
         if self._raises:
-            # The aggregator never receives an undecodable round, because `compute`
-            # raises first.
+            # `compute` raises an error for an undecodable round, so the aggregator
+            # never receives one.
             decoding = dataclasses.replace(decoding, undecodable="least_squares")
         self._decoding = decoding
-        # Raises an error if an option does not fit the code.
+        # The call raises an error if an option does not fit the code.
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
@@ -531,7 +531,7 @@ class RayCluster:
             if self._parts is not None:
                 first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
                 try_loss(self._task, like, first, self.key)
-            # Ctrl-C may come in a fork by which Ray starts its processes.
+            # Ctrl-C may arrive in a fork with which Ray starts its processes.
             with noticed_interrupts():
                 folder = self._stack.enter_context(session(self._address))
                 check_interrupt()
@@ -565,7 +565,7 @@ class RayCluster:
         options = self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
         if settings[COMPILATION_CACHE] is None and folder is not None:
-            # Replaced workers find there what others have compiled.
+            # A replacement finds the compiled programs of other workers in this folder.
             settings[COMPILATION_CACHE] = str(Path(folder, "compiled"))
         task = self._task._replace(params=like, key=sent(self.key), settings=settings)
         task = task._replace(has_queries=bool(options.on_wrong or options.audit))
@@ -599,8 +599,8 @@ class RayCluster:
                 on_wrong=str(options.on_wrong),
             )
         if options.audit:
-            # Reproducible by the key. Workers know it, too: audits are for faulty
-            # workers, not for workers that try to avoid them.
+            # The key makes audits reproducible. Workers know it: audits find faulty
+            # workers, not workers that evade audits.
             seed = int(jax.random.bits(self.key))
             return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
         return None
@@ -610,12 +610,11 @@ def _actor_options(
     address: str | None, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Returns the options of Ray's actors, with defaults: see `RayCluster`."""
-    # Workers claim no CPU from a Ray of our own, because it has no other users.
+    # A Ray of our own has no other users, so workers claim no CPU.
     claims: dict[str, Any] = {"num_cpus": 0}
     if address is not None:
         claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-    # Task events are disabled, because Ray's record of all tasks would grow without
-    # bounds.
+    # Ray's record of all tasks would grow without bounds, so task events are disabled.
     claims["enable_task_events"] = False
     if options is not None:
         claims |= options

@@ -13,7 +13,8 @@ from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._rules import Rules
 from jaxwgc.distributed.ray._trace import mark_lost
 
-# Longest pause, in seconds, before a process is launched again after several failures.
+# Longest pause, in seconds, before a process that failed several times is launched
+# again.
 _LONGEST_PAUSE_SECONDS = 60.0
 # Number of rounds with corrupted messages after which a worker is replaced.
 MAX_CORRUPTED_ROUNDS = 3

@@ -15,8 +15,8 @@ import numpy as np
 from jaxwgc import _arrays, coding
 from jaxwgc.codes import GradientCode
 
-# Seconds for which a report waits for further reports, to send all in one call. Long
-# against a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
+# Seconds for which a report waits, so that one call sends several reports. Long against
+# a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
 # replaced.
 HOLD_SECONDS = 0.05
 
@@ -223,7 +223,7 @@ def pack(message: jax.Array, dtype: str | None) -> jax.Array:
     if dtype is not None:
         message = message.astype(dtype)
     if message.dtype == jnp.bfloat16:
-        # NumPy has no bfloat16, and would pickle such an array number by number.
+        # NumPy has no bfloat16. It would pickle such an array number by number.
         message = jax.lax.bitcast_convert_type(message, jnp.uint16)
     return message
 
@@ -265,13 +265,12 @@ class ArrayPool:
     def borrow(self) -> np.ndarray:
         """Returns an array with arbitrary entries that is not referenced elsewhere."""
         if not self._returned:
-            # JAX lets go of the arrays that it has read when Python collects garbage.
+            # JAX releases arrays that it has read when Python collects garbage.
             gc.collect(0)
         if self._returned:
             block = self._returned.pop()
         else:
-            # Blocks start at a multiple of 64 bytes, because JAX uses such arrays
-            # without a copy.
+            # JAX uses arrays without a copy if they start at a multiple of 64 bytes.
             size = int(np.prod(self._shape)) * self._dtype.itemsize
             memory = np.empty(size + 64, np.uint8)
             start = -memory.ctypes.data % 64
@@ -291,7 +290,7 @@ class Keys:
     kind: str = dataclasses.field(metadata={"static": True})
 
 
-# A key as it is sent: words of a raw key, or a typed key.
+# Form in which a key is sent: words of a raw key, or a typed key.
 SentKey: TypeAlias = np.ndarray | Keys
 
 

@@ -9,8 +9,8 @@ from jaxwgc import _validation, coding
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
-# Shortest time limit for a silent worker, because a machine that starts processes may
-# pause other processes for up to a second.
+# Shortest time limit, in seconds, for a silent worker. A machine that starts processes
+# may pause others for up to a second.
 SHORTEST_ANSWER_SECONDS = 2.0
 
 

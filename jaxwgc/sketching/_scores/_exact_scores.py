@@ -239,6 +239,6 @@ def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
     if matrix.is_wide:
         _, factors, _ = factors_of_wide(matrix, rcond)
         return factors.rank
-    # The second Gram matrix is always computed, since the first one does not show small
-    # singular values.
+    # The first Gram matrix does not show small singular values, so the second one is
+    # always computed.
     return factors_of(matrix, None, rcond, threshold=1.0).rank

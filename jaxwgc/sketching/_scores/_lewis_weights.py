@@ -134,8 +134,8 @@ def _lewis_weights(
     finite, basis = _orthonormal_basis(matrix, rcond)
     valid = finite & (p > 0) & jnp.isfinite(p)
     p = jnp.where(valid, p, 2)
-    # Rows are stored as directions and logarithms of norms, so that powers of weights
-    # do not leave the range of the dtype.
+    # Rows are stored as directions and logarithms of norms. Powers of weights then stay
+    # in the range of the dtype.
     squares = jnp.sum(basis**2, axis=1)
     is_row = squares > 0
     safe_lengths = jnp.sqrt(jnp.where(is_row, squares, 1))
@@ -148,8 +148,7 @@ def _lewis_weights(
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
         weighted = Dense(directions * roots[:, None])
-        # Squared row norms of the directions. Multiplied by squared roots, they are the
-        # scores.
+        # Squared row norms of the directions. Times squared roots, they are the scores.
         factors = factors_of(weighted, None, cutoff)
         inverse = orthonormaliser(weighted, factors)
         norms = Dense(directions).row_norms(inverse, factors.scale)
@@ -169,7 +168,7 @@ def _lewis_weights(
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
-        # The number is a float until here, since JAX before 0.12 fails to differentiate
+        # The number is a float until here. JAX before 0.12 fails to differentiate
         # `custom_root` with an integer output.
         num_iterations=num_iterations.astype(jnp.int32),
         converged=valid & (residual <= tolerance),
@@ -223,8 +222,8 @@ def _iterate(
     def is_running(state: _State) -> Array:
         return state.monitor.is_running(max_iterations)
 
-    # The first step does not change the weights. It computes the first ratios, so that
-    # the code for ratios is compiled once, in the loop.
+    # The first step computes the first ratios, and leaves the weights unchanged. The
+    # code for ratios is then compiled once, in the loop.
     one = jnp.ones((), start.dtype)
     state = _State(
         log_weights=start,

@@ -81,7 +81,7 @@ class log_normal(IndependentDelay):
         variance = np.average((logs - mean) ** 2, weights=whole)
         deviation = max(np.sqrt(variance), _SMALLEST_DEVIATION)
         for _ in range(_ITERATIONS):
-            # Moments of a normal variable, given that it is above the bound.
+            # Moments of a normal variable above the bound.
             bound = (after - mean) / deviation
             log_tail = scipy.special.log_ndtr(-bound)
             ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)

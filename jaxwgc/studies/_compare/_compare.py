@@ -23,10 +23,10 @@ from jaxwgc.studies._compare._trials import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Largest number of trials with an error for which Student's interval, which assumes a
-# normal distribution of the mean, may be too short.
+# Number of trials with an error up to which Student's interval may be too short, since
+# it assumes a normal distribution of the mean.
 _FEW_ERRORS = 10
-# Default number of trials per call of a compiled program: a few MB of times.
+# Default number of trials per call of a compiled program. Their times need a few MB.
 _BATCH_SIZE = 4096
 
 
@@ -151,7 +151,8 @@ def compare(
         num_trials=num_trials, num_rounds=num_rounds, batch_size=batch_size
     )
     shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
-    # Trials that do not fit into memory raise an error before the simulation.
+    # Memory for kept trials is allocated before the simulation, so that a lack of
+    # memory shows at once.
     table = _Table.empty(shape, num_trials, keep_trials)
     groups = groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
@@ -222,7 +223,7 @@ def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:
     """Returns mean and interval of trials, or of clusters of consecutive trials."""
     if num_rounds > 1:
         trials = trials.reshape(-1, num_rounds).mean(axis=1, dtype=np.float64)
-    # Means of infinite times have no interval.
+    # A mean of infinite times has no interval.
     with np.errstate(invalid="ignore"):
         if name == "exact":
             return summarize(trials)

@@ -153,7 +153,7 @@ class Comparison:
         _validation.check_choice("y", y, QUANTITIES)
         names = {"codes": self.codes, "delays": self.delays, "waiting": self.waiting}
         across = x if x in names else "waiting"
-        # Axes of the arrays for panels, lines and points.
+        # Axes of the arrays that become panels, lines and points.
         order = {
             "waiting": ("delays", "codes", "waiting"),
             "delays": ("waiting", "codes", "delays"),
@@ -212,7 +212,7 @@ def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
     if mean == low == 0 and high > 0:
         return f"< {high:.2g}"
     if mean == high == 1 and low < 1:
-        # Two digits of the distance from 1.
+        # Two digits of the distance from 1 are shown.
         decimals = 1 - math.floor(math.log10(1 - low))
         return f"> {low:.{decimals}f}"
     half = (high - low) / 2

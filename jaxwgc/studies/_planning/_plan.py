@@ -35,12 +35,11 @@ from jaxwgc.studies._simulation._rules import rule_of_code
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
-# Number of simulated clusters; their scatter gives the standard errors.
+# Number of simulated clusters. Their scatter gives the standard errors.
 _NUM_CLUSTERS = 20
-# Minimum number of rounds per cluster, so that the start with idle workers hardly
-# matters.
+# Minimum number of rounds per cluster. The start with idle workers then hardly matters.
 _FEWEST_ROUNDS = 50
-# Default maximum of the replication factor.
+# Default maximum of replication factors.
 _MOST_COPIES = 4
 
 
@@ -229,7 +228,7 @@ def plan(
             uncoded_clusters.times(baseline.code), uncoded_clusters.num_measured
         )
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
-    # Without stalls and, if the trace does not rule them out, with them.
+    # Clusters without stalls, and with stalls if the trace does not rule them out.
     cases = [clusters_of(model, compared) for model in models]
     candidates = chosen
     if candidates is None:
@@ -312,12 +311,12 @@ def _candidates(
         if waiting is None:
             rules = list(standard_rules(named, clusters, exact))
         elif place == 0:
-            # Uncoded workers are always also judged with waiting for all.
+            # Waiting for all is always among the rules of uncoded workers.
             everyone = stragglers.fastest(named.code.num_workers)
             rules = _rules_of(named, [everyone, *waiting])
         else:
             rules = _rules_of(named, waiting)
-        # Workers with several messages stop between messages: they are cancelled.
+        # Workers with several messages are cancelled: they stop between messages.
         sends_several_messages = named.code.messages_per_worker > 1
         for rule in rules:
             candidates.append(

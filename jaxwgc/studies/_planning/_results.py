@@ -14,7 +14,7 @@ from jaxwgc.studies._planning._ranking import ranked_choices
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Maximum number of rows in the table, without the baseline.
+# Maximum number of rows of the table, besides the baseline.
 _NUM_ROWS = 12
 
 

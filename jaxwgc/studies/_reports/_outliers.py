@@ -11,15 +11,15 @@ from jaxwgc.studies._reports._text import workers_named
 if TYPE_CHECKING:
     from jaxwgc.studies._reports._straggler_report import StragglerReport
 
-# Smallest share of the round time that is worth a sentence.
+# Share of the round time from which on a sentence mentions it.
 WORTH = 0.02
-# Largest share of the rounds that are reported on their own if most of the time is lost
-# in them, and the minimum number of rounds for a single one. The longest of fewer
-# rounds often holds most of the time by chance.
+# Largest share of the rounds that are reported separately if most of the time is lost
+# in them, and minimum number of rounds of the trace for a single one. In shorter
+# traces, the longest round often has most of the time lost, by chance.
 _FEW_ROUNDS = 0.01
 _LEAST_ROUNDS = 10
-# Rounds in which at least this fraction of the time of such a round is lost belong to
-# them.
+# Other rounds belong to them if their time lost is at least this fraction of that of
+# such a round.
 _SIMILAR = 0.5
 # Maximum number of such rounds in the text.
 _NUM_NAMED_ROUNDS = 3
@@ -45,7 +45,7 @@ def outlying_rounds(report: StragglerReport) -> np.ndarray:
     candidates = candidates[np.argsort(-lost[candidates])]
     worst = lost[candidates]
     lost_elsewhere = np.delete(lost, candidates).sum()
-    # Time lost in the remaining candidates if 0, 1, ... of them are left out.
+    # Time lost in the candidates without the 0, 1, ... worst ones.
     remaining = np.append(np.cumsum(worst[::-1])[::-1], 0)
     num_outliers = np.argmax(remaining <= lost_elsewhere)
     if not num_outliers:

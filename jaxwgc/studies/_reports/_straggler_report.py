@@ -417,7 +417,7 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
     labels = worker_labels(worker_times.workers, table, argument="times")
     if not np.isfinite(table).any():
         raise ValueError("times must have at least one response; got none")
-    # A copy, since the report uses the times later.
+    # The report uses the times later, so they are copied.
     table = np.where(np.isfinite(table), table, np.nan)
     means = round_means(table)
     has_steps = worker_times.steps is not None
@@ -447,7 +447,8 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
             missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
         )
     slowdown = median_slowdowns(table, means._replace(medians=references))
-    # The median of all rounds may lie outside of the interval from the sampled ones.
+    # The median of all rounds may be outside of the interval, which is that of sampled
+    # rounds.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(
         [np.fmin(low, slowdown), np.fmax(high, slowdown)]
