@@ -101,8 +101,11 @@ def coded_aggregate(
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: If an argument has an invalid value. In `update`: if updates are not
-        like params with a leading axis of num_parts, or `received` has the wrong shape.
+      ValueError: If a choice is unknown, a number is negative, the decoder does not fit
+        the code, or options exclude each other: corrupt and correct_errors with
+        "partials", and memory with debias, correct_errors or "skip". In `update`: if
+        updates are not like params with a leading axis of num_parts, or `received` has
+        the wrong shape.
       TypeError: If the code, model, key, updates or `received` have the wrong type, or
         the model does not return rounds for the workers of the code.
 

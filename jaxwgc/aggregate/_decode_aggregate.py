@@ -55,8 +55,9 @@ def decode_aggregate(
         `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` says how
         many messages could be requested.
       memory: Whether to store the newest message of each worker, and to use it for a
-        missing one, by the formula of `coded_aggregate`; not on request. `update` then takes `late`, bool (num_workers,): workers with
-        rows of an earlier round. These rows are stored, but not decoded.
+        missing one, by the formula of `coded_aggregate`; not on request. `update` then
+        takes `late`, bool (num_workers,): workers with rows of an earlier round. These
+        rows are stored, but not decoded.
       debias: Correction for lost parts. `"share"` divides the gradient by the fraction
         recovered, in rounds that are not exact. A number is the mean weight of partial
         gradients, and divides the gradient of every round. Not with memory.
@@ -74,9 +75,11 @@ def decode_aggregate(
         are decoded in at least float32. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: If an argument has an invalid value. In `update`: if updates are not
-        messages for a gradient like params, params or `received` are not given, or
-        `received` has the wrong shape.
+      ValueError: If a choice is unknown, a number is negative, the decoder does not fit
+        the code, or options exclude each other: memory with on_request, debias,
+        correct_errors or "skip". In `update`: if updates are not messages for a
+        gradient like params, params or `received` are not given, or `received` has the
+        wrong shape.
       TypeError: If the code, the messages, params or `received` have the wrong type.
 
     Example:

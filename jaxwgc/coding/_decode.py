@@ -40,8 +40,8 @@ def decoding(
         that exceeds the parts of a worker counts as no response.
 
     Returns:
-      A `Decoding`. Its weights have the shape (..., num_segments, num_messages), and are
-      constants for `jax.grad`.
+      A `Decoding`. Its weights, (..., num_segments, num_messages), are constants for
+      `jax.grad`.
 
     Raises:
       ValueError: If `received` or `finished` has the wrong shape, not exactly one of
@@ -257,8 +257,8 @@ def decode(
       with them are cleared.
 
     Raises:
-      ValueError: If messages, `received` or `finished` have the wrong shape, not exactly
-        one of the last two is given, or the decoder does not fit the code.
+      ValueError: If messages, `received` or `finished` have the wrong shape, if not
+        exactly one of the last two is given, or if the decoder does not fit the code.
       TypeError: If params are not floats, messages are not numbers, complex for a real
         code, or real for a complex one, or `received` is not boolean.
 

@@ -225,9 +225,10 @@ def locate_errors(
       An `ErrorLocation`, accepted as `received` by `jaxwgc.decode` and others.
 
     Raises:
-      ValueError: If the code has no checks, or an argument has the wrong shape or an
-        invalid value.
-      TypeError: If an argument has the wrong type.
+      ValueError: If the code has no checks, messages or received have the wrong shape,
+        or noise is negative.
+      TypeError: If code is not a GradientCode, messages are not numbers of the code's
+        kind (real or complex), received is not bool, or key is not a PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

@@ -222,10 +222,11 @@ class deadline(WaitingRule):
     """Waits until a deadline, or until all workers have responded.
 
     Args:
-      seconds: Deadline from the start of the round; positive.
+      seconds: Deadline from the start of the round, in seconds; positive.
 
     Raises:
-      ValueError, TypeError: If seconds is invalid.
+      ValueError: If seconds is not positive.
+      TypeError: If seconds is not a real number.
 
     Example:
       >>> import jax, jaxwgc

@@ -65,10 +65,17 @@ def monte_carlo(
         (for a key, return `jax.random.key_data(key)`).
 
     Example:
+      Decoding errors if 3 random workers of 10 straggle:
+
       >>> import jax, jaxwgc
-      >>> draws = jaxwgc.monte_carlo(jax.random.normal, jax.random.key(0), 1000)
-      >>> draws.shape
-      (1000,)
+      >>> code = jaxwgc.codes.fractional_repetition(10, num_stragglers=1)
+      >>> def trial(key):
+      ...     model = jaxwgc.stragglers.uniform(3)
+      ...     arrivals, _ = model.sample(key, model.init(10), code.loads)
+      ...     return jaxwgc.decoding_error(code, arrivals)
+      >>> errors = jaxwgc.monte_carlo(trial, jax.random.key(0), num_trials=1000)
+      >>> errors.shape, bool(abs(errors.mean() - 2 / 3) < 0.1)
+      ((1000,), True)
     """
     key = jnp.asarray(_validation.check_key(key))
     num_trials = _validation.check_int("num_trials", num_trials, minimum=1)

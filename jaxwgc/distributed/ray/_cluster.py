@@ -137,7 +137,10 @@ class RayCluster:
 
     Raises:
       ImportError: If Ray is not installed.
-      ValueError, TypeError: If an argument breaks its rule.
+      ValueError: If key is given without batch, or batch without key; if not exactly
+        one of parts and batches is given; if the leading axis of parts is not
+        num_parts; or if an option does not fit the code.
+      TypeError: If an argument has the wrong type, e.g. loss is not a function.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc

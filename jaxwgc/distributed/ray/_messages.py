@@ -38,10 +38,12 @@ class Answer(NamedTuple):
     Attributes:
       message: (1, length); a complex one as its real and imaginary parts, with an axis
         of two at the end, and one in bfloat16 as its bits.
-      losses: (num_held,), those of its parts.
-      aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
-      seconds: that the worker took from the receipt of its task to this message.
-      digests: of its batches, uint32 (num_held, 2); None if they are not compared.
+      losses: Losses of the worker's parts, (num_held,).
+      aux: Auxiliary outputs of the loss for these parts, a pytree with leaves
+        (num_held, ...).
+      seconds: Seconds from the receipt of the worker's task to this message.
+      digests: Digests of the worker's batches, uint32 (num_held, 2); None if they are
+        not compared.
     """
 
     message: np.ndarray
@@ -77,27 +79,27 @@ class Round(NamedTuple):
     """The result of a round: the responses of a cluster for one set of parameters.
 
     Attributes:
-      messages: (num_workers, length), zero where there is none. On request, the sum
-        that each worker was asked for, for `jaxwgc.coding.decode_answers`.
+      messages: (num_workers, length), zero if a message is missing. On request, the
+        requested sum of each worker, for `jaxwgc.coding.decode_answers`.
       received: bool (num_workers,), workers with messages to decode. On request,
-        workers that were asked for a sum.
+        workers from which a sum was requested.
       times: float (num_workers,), seconds from the start of the round to each response;
         infinity if there was none before the end of the round. On request (num_workers,
         num_turns), to each part, in the order of the worker.
-      elapsed: duration of the round in seconds.
+      elapsed: Duration of the round in seconds.
       losses: float (num_parts,), loss of each part; NaN if no worker with the part
         responded.
-      aux: auxiliary outputs of the loss, with `has_aux`: a pytree; leaves
+      aux: Auxiliary outputs of the loss, with `has_aux`: a pytree with leaves
         (num_parts, ...), zero if the loss is NaN. None without `has_aux`.
-      timings: seconds of the coordinator for the broadcast, for the transfer of
+      timings: Seconds of the coordinator for the broadcast, for the transfer of
         responses, and for their verification, if there is one.
-      decoding: on request, the `jaxwgc.Decoding` by which workers were asked. It can be
-        passed as `received` to every function. None for other codes.
+      decoding: On request, the `jaxwgc.Decoding` with the weights of the requested
+        sums. Every function accepts it as `received`. None for other codes.
       late: bool (num_workers,), workers with a message of an earlier round, which is
         not decoded: in `train` with memory. None without memory.
       wrong: bool (num_workers,), workers with corrupted messages, which are excluded:
         not in `received`, and zero. None without `on_wrong` and `audit`.
-      refused: whether the round is rejected: its checks fail without an explanation, or
+      refused: Whether the round is rejected: its checks fail without an explanation, or
         too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
       reason: Why the round ended, in words.

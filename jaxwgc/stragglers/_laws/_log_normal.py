@@ -26,7 +26,8 @@ class log_normal(IndependentDelay):
       deviation: Standard deviation of the logarithm of times; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If a parameter is not positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc

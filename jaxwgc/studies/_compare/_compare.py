@@ -102,7 +102,8 @@ def compare(
         is installed, and in a notebook, if rich and ipywidgets are.
 
     Returns:
-      A `Comparison` with means, 95% intervals, tables and figures.
+      A `Comparison` with means, 95% intervals, tables and figures. Its arrays have the
+      shape (codes, delays, waiting), and times the unit of the delay models.
 
     Raises:
       ValueError: If codes have different numbers of workers, a rule does not fit a

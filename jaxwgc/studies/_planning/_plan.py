@@ -105,7 +105,8 @@ def plan(
     over the fastest choice, in the worse of the two cases, is the smallest.
 
     Args:
-      delay: Delay model, e.g. `jaxwgc.stragglers.empirical` of measured times.
+      delay: Delay model, e.g. `jaxwgc.stragglers.empirical` of measured times. The
+        times of the plan have its unit, which is seconds for the models of the library.
       num_workers: n, at least 1.
       key: PRNG key of either kind, for the rounds.
       names: Names of the workers in the text. Defaults to 0, 1, ….
@@ -143,11 +144,12 @@ def plan(
         installed.
 
     Returns:
-      A `Plan`.
+      A `Plan`. `print(plan)` shows the advice and a table.
 
     Raises:
-      ValueError: If an argument has an invalid value, codes have another number of
-        workers, or a trace has too few workers.
+      ValueError: If a number is out of its range, names or replications do not fit
+        num_workers, codes have another number of workers, or a trace has too few
+        workers.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -166,12 +168,9 @@ def plan(
       ...     late="cancelled",
       ...     exact=True,
       ... )
-      >>> plan.best.name, plan.best.wait
-      ('uncoded', fastest(num_required=8))
-      >>> (
-      ...     round(plan.best.step_time.value, 3),
-      ...     round(plan.next_best.step_time.value, 3),
-      ... )
+      >>> print(plan.best)
+      uncoded, waiting for all 8 workers
+      >>> round(plan.best.step_time.value, 3), round(plan.next_best.step_time.value, 3)
       (1.136, 2.172)
 
     References:
