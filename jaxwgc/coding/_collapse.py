@@ -27,9 +27,9 @@ def collapse_leaves(
     has responded for it.
 
     Args:
-      weights: See `collapse`.
-      leaks: See `collapse`.
-      num_segments: See `collapse`.
+      weights: Effective weights, (num_parts,).
+      leaks: Leaks between blocks; None if the gradient is one block.
+      num_segments: Number of segments of the code.
       partial_gradients: Pytree with leaves (num_parts, ...).
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(partial_gradients)
@@ -122,9 +122,10 @@ def _with_leaks(
 
     Args:
       gradient: Sum of partial gradients with the effective weights.
-      leaks: See `collapse`.
-      num_segments: See `collapse`.
-      sums_of_rows: Function of weights (rows, num_parts), see `masked_sums`.
+      leaks: Leaks between blocks.
+      num_segments: Number of segments of the code.
+      sums_of_rows: Function of weights (rows, num_parts) that returns the weighted sums
+        of partial gradients, with rows as the leading axis.
     """
     weights = jnp.where(leaks.is_mixed, leaks.weights, 0)
     num_blocks = weights.shape[-1]

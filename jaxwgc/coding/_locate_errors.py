@@ -84,8 +84,8 @@ class ErrorLocator(NamedTuple):
         Args:
           messages: (num_messages, length).
           mask: Which messages arrived, bool (num_messages,).
-          key: See `locate_errors`.
-          noise: See `locate_errors`.
+          key: PRNG key of the projections.
+          noise: Difference of honest copies of a message, relative to its norm.
           message_dtype: Dtype that messages were rounded to.
         """
         # `lax.cond` outside of jit would compile its branches at every call, so this is

@@ -150,9 +150,9 @@ class Decoder(abc.ABC):
         Computes weights by default. A subclass may use a faster criterion.
 
         Args:
-          matrix: See `weights`.
-          target: See `weights`.
-          mask: See `weights`.
+          matrix: B, real or complex (num_messages, columns).
+          target: Target of aᵀB, real (num_segments, columns).
+          mask: Which messages arrived, bool (..., num_messages).
           tolerance: Bound of the residual relative to the norm of the target.
 
         Returns:
@@ -170,10 +170,10 @@ class Decoder(abc.ABC):
         more messages never increase the residual. A subclass may use a formula.
 
         Args:
-          matrix: See `weights`.
-          target: See `weights`.
+          matrix: B, real or complex (num_messages, columns).
+          target: Target of aᵀB, real (num_segments, columns).
           times: Time at which each message arrives, (num_messages,); infinity if never.
-          tolerance: See `decodes`.
+          tolerance: Bound of the residual relative to the norm of the target.
 
         Returns:
           A scalar, infinity if all messages together do not suffice.

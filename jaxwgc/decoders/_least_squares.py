@@ -53,7 +53,7 @@ def least_squares_weights(
       mask: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
-      num_missing: See `LeastSquares`.
+      num_missing: Number of messages that may be missing for exact decoding.
       is_unweighted: Whether all parts have equal weights.
 
     Returns:

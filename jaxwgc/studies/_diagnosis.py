@@ -144,8 +144,8 @@ def diagnose(
       A `Diagnosis`, in JAX's working precision.
 
     Raises:
-      ValueError: If a number of stragglers is not from 0 to n - 1, num_patterns is below
-        2, a level is not from 0 to 1, or the decoder does not fit the code.
+      ValueError: If a number of stragglers is not from 0 to n - 1, if num_patterns is
+        below 2, if a level is not from 0 to 1, or if the decoder does not fit the code.
       TypeError: If an argument has the wrong type, or code is traced.
 
     Example:

@@ -118,9 +118,9 @@ class _Arbiter:
     """Comparison of two workers, part by part.
 
     Attributes:
-      ask: See `arbitrate`.
-      recompute: See `arbitrate`.
-      noise: See `arbitrate`.
+      ask: Function that queries two workers for sums of parts, as in `arbitrate`.
+      recompute: Function that recomputes the projection of a part.
+      noise: Difference of honest copies, relative to the norms of their terms.
       largest: Largest norm so far of a sum or difference of messages. Rounding errors
         are proportional to it.
       num_exchanges: Number of calls of `ask` and `recompute` so far.

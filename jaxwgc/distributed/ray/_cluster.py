@@ -397,7 +397,7 @@ class RayCluster:
           FloatingPointError: If a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
             writer. Also see `compute`.
-          RuntimeError: See `compute`.
+          RuntimeError: If a round fails as in `compute`.
           ImportError: If Orbax or rich is needed and not installed.
         """
         _validation.check_int("num_steps", num_steps, minimum=0)

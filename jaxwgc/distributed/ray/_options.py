@@ -34,7 +34,8 @@ class Verification:
         others finish its parts. It is replaced as with `on_wrong`. A worker that is
         always corrupted, and has a share of all parts, is unseen for
         1 / (audit * share) rounds on average. None and 0 never ask.
-      noise: See `jaxwgc.locate_errors`.
+      noise: Difference of honest copies of a message, relative to its norm, if it is
+        larger than rounding, e.g. between two kinds of processors.
       digests: With `RayCluster(batches=...)`: workers send a digest of 64 bits of each
         batch with their responses. If two holders of a part have different batches,
         the round ends with an error that names step, part and workers, before its

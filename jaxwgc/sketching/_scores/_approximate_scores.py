@@ -56,8 +56,10 @@ def approximate_leverage_scores(
       epsilon: A Python number in (0, 1), since it sets sizes. Below about 4 / √p, no
         Gaussian matrix is used, but one product with a p×p matrix. If the sketch would
         have at least N/2 rows, the scores are exact.
-      rcond: See `leverage_scores`; applied to the sketch. Rows that are below the
-        rounding of larger rows are lost, since the sketch is a sum of rows.
+      rcond: Cutoff of the numerical rank, relative to the largest singular value, a
+        real scalar in [0, 1), may be traced. It applies to the sketch, with the default
+        of `leverage_scores`. Rows that are below the rounding of larger rows are lost,
+        since the sketch is a sum of rows.
 
     Returns:
       (N,), each in [0, 1]. Each nonzero score is within 1 ± epsilon of the exact one

@@ -71,8 +71,10 @@ def lewis_weights(
       tolerance: Largest accepted residual; by default 100 √d max(1, p) machine epsilons
         of the dtype.
       max_iterations: An int of at least 1.
-      rcond: See `leverage_scores`; applied to X once. Directions that only rows below
-        the rounding of larger rows span are truncated.
+      rcond: Cutoff of the numerical rank, relative to the largest singular value, a
+        real scalar in [0, 1), may be traced. It applies to X once, with the default of
+        `leverage_scores`. Directions that only rows below the rounding of larger rows
+        span are truncated.
 
     Returns:
       A `LewisWeights`. A row of zeros has the weight 0. If a traced matrix has a NaN or

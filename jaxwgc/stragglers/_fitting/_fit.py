@@ -258,8 +258,8 @@ class _Scores(NamedTuple):
     Attributes:
       gain: Log-likelihood of the held-out times.
       num_times: Number of complete held-out times.
-      distance: See `DelayFit`.
-      p_value: See `DelayFit`.
+      distance: Kolmogorov-Smirnov distance of the times from the predictions.
+      p_value: Probability of at least this distance if the model is true.
     """
 
     gain: float
@@ -321,7 +321,7 @@ def _measured(times: Any, loads: ArrayLike) -> Measured:
     checked_loads = _validation.concrete_array("loads", loads, "real numbers")
     checked_loads = checked_loads.astype(np.float64)
     if table.ndim == 3:
-        # A worker with all parts has the largest load.
+        # The sum over its parts is the time of a worker at the largest load.
         table = table.sum(-1)
         checked_loads = np.max(checked_loads)
     load_of_time = np.broadcast_to(checked_loads, table.shape)

@@ -25,7 +25,7 @@ class Inputs(NamedTuple):
       codes: Codes by name, each with the decoder of the study as its only decoder.
       delays: Delay models by name.
       rules: For the name of each waiting rule, the rule of each code, in their order.
-      late: See `compare`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       has_dependent_rounds: Whether a round depends on the rounds before it, for each
         delay model in their order.
     """

@@ -157,7 +157,7 @@ def _bias_of_lost_parts(
     shares = target[is_used] ** 2 / np.sum(target**2)
     scale = shares @ means
     deviations = np.where(is_lost, means - scale, 0)
-    # The weights that lost parts lack are those that the other parts have in excess.
+    # The other parts together have as much excess weight as the lost parts lack.
     excess = -(shares @ deviations)
     rest = 1 - shares[is_lost].sum()
     square = shares @ deviations**2 + excess**2 / rest

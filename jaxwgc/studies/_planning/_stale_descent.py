@@ -72,7 +72,7 @@ def _descend(
     """Simulates descent with memory; the `StaleDescent` has an axis of keys.
 
     Args:
-      late: See `stragglers.delayed`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       delay: Delay model, from `as_argument`.
       wait: Waiting rule, from `as_argument`.
       code: Gradient code.

@@ -34,7 +34,7 @@ class Waiting:
 
     Attributes:
       rule: Waiting rule.
-      late: What late workers do, see `stragglers.delayed`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       code: Code of the rule, or code with several messages per worker. None for any
         other code: rounds are then equal for equal loads.
     """
@@ -275,7 +275,7 @@ def _ends(
     """Applies stacked rules to drawn times; results have axes of rules and rounds.
 
     Args:
-      late: See `stragglers.delayed`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       code: See `Waiting`.
       rules: Waiting rules, see `Waiting.rule_without_code`, with an axis of rules.
       places: Index of the times and loads of each rule.
