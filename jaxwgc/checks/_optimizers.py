@@ -198,7 +198,7 @@ def is_dropped(
         return _are_equal(_split(before)[0], _split(after)[0])
     received = _split(after)[0].received
     expected = probe.update(partial_gradients, before, received=received)[1]
-    # An optimizer whose state never changes is not a mistake.
+    # If the state of an optimizer never changes, an equal state is not a mistake.
     return _are_equal(before, after) and not _are_equal(before, expected)
 
 

@@ -346,7 +346,7 @@ decoders=[LeastSquares])
 
     @property
     def allows_requests(self) -> bool:
-        """Returns whether workers can be asked for a weighted sum of their messages."""
+        """Returns whether a weighted sum of messages can be requested from a worker."""
         return self.num_segments == 1 and not self.is_complex
 
     def check_requests(self) -> None:

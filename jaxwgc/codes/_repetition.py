@@ -264,8 +264,8 @@ def replicated(
     num_held = sizes_met.sum(1)
     before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]
     # Number of parts of the same owner that the worker computes earlier. It computes
-    # its own parts from the first to the last, and those of others from the last to the
-    # first.
+    # its own parts from the first to the last, and parts of other owners from the last
+    # to the first.
     starts = (sizes.cumsum() - sizes)[owners]
     place = np.arange(num_parts)[:, None] - starts
     place_from_last = sizes[owners] - 1 - place

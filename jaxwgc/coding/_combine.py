@@ -13,10 +13,10 @@ from jaxwgc.coding._block_weights import Leaks
 # Number of messages in a block. Blocks are summed first, and then added up.
 _BLOCK = 8
 # Bounds of leaks, as multiples of their root mean square. The bound is _LEAKS for
-# residuals, and _LEAKS + _LEAKS_OF_FEW / number of messages for rounding. Maxima over
-# all patterns of exact codes of up to 7 workers are 3 for residuals, 8 for rounding of
-# two messages and 4 for rounding of six. Rounding of many messages is normally
-# distributed: 6 is nine standard deviations.
+# residuals, and _LEAKS + _LEAKS_OF_FEW / number of messages for rounding. Residuals
+# reach 3 over all patterns of exact codes of up to 7 workers. Rounding reaches 8 with
+# two messages, and 4 with six. Rounding of many messages is normally distributed: 6 is
+# nine standard deviations.
 _LEAKS = 6
 _LEAKS_OF_FEW = 24
 # Bound of the rounding of sent messages, in machine epsilons. It is seven standard

@@ -22,7 +22,7 @@ from jaxwgc.coding._errors._majority import (
 from jaxwgc.coding._errors._projection import project_in_units
 from jaxwgc.coding._errors._searches import find_in_turn
 
-# Bound to which norms of messages are clipped, relative to the median.
+# Upper bound of norms of messages, relative to the median. Longer messages are clipped.
 _LARGEST = 1e12
 
 

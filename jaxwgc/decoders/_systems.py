@@ -69,8 +69,8 @@ class System(NamedTuple):
         return self.residual(weights) <= ROUNDING[bits]
 
 
-# Systems in the order in which they are tried. The second one is None if all parts have
-# equal weights, because it equals the first.
+# Systems, in the order of use. The second one is None if all parts have equal weights,
+# because it equals the first.
 Systems: TypeAlias = tuple[System, System | None]
 
 

@@ -87,8 +87,8 @@ class Distribution(abc.ABC):
         for all f and n.
 
         Args:
-          num_required: f.
-          num_workers: n.
+          num_required: Number of awaited workers, f.
+          num_workers: Number of workers, n.
           at_most: Upper bound to which times are clipped.
 
         Returns:
@@ -123,8 +123,8 @@ class Distribution(abc.ABC):
         """Returns a quantile of the f-th smallest of n independent finish times.
 
         Args:
-          num_required: f.
-          num_workers: n.
+          num_required: Number of awaited workers, f.
+          num_workers: Number of workers, n.
           level: Probability of a time that is at most the quantile, between 0 and 1.
         """
         num_later = num_workers - num_required + 1

@@ -18,8 +18,8 @@ RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: an event that is not seen in m draws has a probability below 3 / m,
 # with 95% confidence.
 _RULE_OF_THREE = 3.0
-# Missing responses at the end of a trace mean that a worker has stopped if chance gives
-# them with less than this probability, over all workers.
+# Probability, over all workers, below which chance does not explain missing responses
+# at the end of a trace. The worker has then stopped.
 _STOPPED_BY_CHANCE = 1e-3
 
 

@@ -30,7 +30,7 @@ _ENOUGH = 3e-4
 # this change of the logarithm of times.
 _LEVELS = (np.arange(40) + 0.5) / 40
 _CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
-# Cost of numbers for which a time is impossible.
+# Cost of numbers that make a measured time impossible.
 _IMPOSSIBLE = 1e10
 
 

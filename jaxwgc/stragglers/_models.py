@@ -225,7 +225,7 @@ class DelayModel(Model):
         Empty for parametric models, and if workers of the trace are drawn at random.
 
         Args:
-          num_workers: n.
+          num_workers: Number of workers, n.
 
         Returns:
           For the index of each such worker, the first round without its responses.

@@ -101,7 +101,7 @@ class WaitingRule:
         """Returns a short label, and a phrase such as "for all 8 workers".
 
         Args:
-          num_workers: n.
+          num_workers: Number of workers, n.
         """
         return str(self), f"by {self}"
 
@@ -111,7 +111,7 @@ class WaitingRule:
         Args:
           law: Distribution of the time of one worker; workers are independent and
             identically distributed.
-          num_workers: n.
+          num_workers: Number of workers, n.
         """
         return None
 
@@ -122,7 +122,7 @@ class WaitingRule:
 
         Args:
           law: Distribution of the time of a worker.
-          num_workers: n.
+          num_workers: Number of workers, n.
           level: Probability of a duration that is at most the quantile.
         """
         return None

@@ -248,7 +248,7 @@ class RidgeErrors:
     so that all swaps together need one inverse.
 
     Attributes:
-      num_workers: n.
+      num_workers: Number of workers, n.
       tolerance: Errors that differ by less count as equal.
     """
 

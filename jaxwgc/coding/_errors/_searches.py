@@ -239,7 +239,7 @@ def _smoothed(
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
     steering = jnp.where(places[:, None] < size, powers[:-1], 0)
     steering /= jnp.sqrt(size.astype(threshold.dtype))
-    # With few checks, there are fewer vectors than sums.
+    # If there are few checks, there are fewer vectors than sums.
     basis = jnp.where(jnp.arange(left.shape[1]) < number_wrong, left, 0)
     distances = jnp.where(is_there, distances_from(basis, steering), jnp.inf)
     wrong, _ = nearest(distances, number_wrong)

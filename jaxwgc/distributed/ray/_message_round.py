@@ -49,8 +49,8 @@ class MessageRound(RoundEngine):
         if self._ends is None:
             self._ends = self._begin + self._fleet.rules.ends(self.times)
         self.poll_at = self._ends
-        # The round does not wait again for a worker that was lost in it. It waits for
-        # the replacement during `timeouts.replacement`.
+        # The round does not wait again for a worker that was lost in it. It waits
+        # `timeouts.replacement` seconds for the replacement.
         self._reason = self._reason_to_stop(self.received, self._replaced, now)
         if self._reason:
             self.messages[~(self.received | self.late)] = 0

@@ -57,13 +57,13 @@ class Report(NamedTuple):
     """A worker's report that it has finished a part, on request.
 
     Attributes:
-      number: of the round.
-      turn: the place of the part among those of the worker.
-      loss: that of the part.
-      aux: a pytree, leaves (1, ...), what the loss gave besides.
-      is_finite: whether all entries of its gradient are.
-      seconds: that the worker took for the part.
-      digest: of its batch, uint32 (2,); None if batches are not compared.
+      number: Number of the round.
+      turn: Position of the part in the order of the worker.
+      loss: Loss of the part.
+      aux: Auxiliary outputs of the loss, a pytree with leaves (1, ...).
+      is_finite: Whether all entries of the gradient of the part are finite.
+      seconds: Seconds that the worker took for the part.
+      digest: Digest of the batch, uint32 (2,); None if batches are not compared.
     """
 
     number: int
@@ -149,10 +149,10 @@ class Layout(NamedTuple):
     """Shapes and dtypes of the responses of all workers.
 
     Attributes:
-      held: the parts of each worker, in the order in which it computes them.
-      num_parts: of all workers.
-      shape: of the messages of all workers, one each, as they are decoded.
-      dtype: of these.
+      held: Parts of each worker, in the order of computation.
+      num_parts: Number of parts of all workers.
+      shape: Shape of the messages to decode, one per worker.
+      dtype: Dtype of these messages.
     """
 
     held: Sequence[np.ndarray]

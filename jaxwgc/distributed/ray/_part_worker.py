@@ -24,8 +24,8 @@ from jaxwgc.distributed.ray._worker_base import WorkerBase
 
 # Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# Multiple of the time of a part for which a worker waits before it computes parts that
-# other workers are computing.
+# A worker waits before it computes parts that other workers are computing: this
+# multiple of the time of a part.
 _PARTS_HELD = 2
 
 

@@ -35,8 +35,8 @@ class RequestRound(RoundEngine):
       start: `RoundStart` of the round; its memory is for the sums.
 
     Attributes:
-      requests: (num_workers, messages_per_worker), weights of the sums that workers are
-        asked for; None while they compute.
+      requests: Weights of the requested sums, (num_workers, messages_per_worker); None
+        while workers compute.
     """
 
     def __init__(self, fleet: Fleet, plan: RequestPlan, start: RoundStart):

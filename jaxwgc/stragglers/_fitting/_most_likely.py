@@ -31,7 +31,7 @@ _SPEED_ITERATIONS = 4
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
 # Log-likelihood of an impossible time in comparisons of speeds.
 _LOWEST_LOG_LIKELIHOOD = -1e6
-# Cost of parameters for which a time is impossible.
+# Cost of parameters that make a measured time impossible.
 _IMPOSSIBLE = 1e10
 # Distance of the first simplex from the bounds, and its steps from scratch and from a
 # nearby model. All are shares of the interval between the bounds.

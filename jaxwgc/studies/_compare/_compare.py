@@ -23,8 +23,8 @@ from jaxwgc.studies._compare._trials import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Number of trials with an error up to which Student's interval may be too short, since
-# it assumes a normal distribution of the mean.
+# Number of trials with an error, up to which Student's interval may be too short. It
+# assumes a normal distribution of the mean.
 _FEW_ERRORS = 10
 # Default number of trials per call of a compiled program. Their times need a few MB.
 _BATCH_SIZE = 4096

@@ -25,14 +25,15 @@ class Plan(NamedTuple):
       choices: Every `Choice`, by increasing `regret` in steps of a thousandth; of
         choices with equal regret, those with the fewest copies come first. Choices that
         do not reach the target are last, ordered by their final loss.
-      num_workers: n.
-      target: Argument of `plan`.
-      condition: Argument of `plan`.
-      heterogeneity: Argument of `plan`.
+      num_workers: Number of workers, n.
+      target: Loss above its minimum to reach, relative to the initial one.
+      condition: Ratio of the largest to the smallest curvature.
+      heterogeneity: Mean square of the gradients of the parts at the optimum, relative
+        to the initial gradient.
       num_rounds: Number of simulated rounds, for times or weights without a closed
         form.
-      num_parameters: Argument of `plan`.
-      bytes_per_number: Argument of `plan`.
+      num_parameters: Length of the gradient.
+      bytes_per_number: Bytes of a parameter and of a number in a message.
       delay: Delay model of the plan, with which `choice.model(plan.delay)` simulates a
         choice. That of `without` has the other workers, with all of the work.
       stalls: Stalls that the trace does not rule out; None for parametric delay models.

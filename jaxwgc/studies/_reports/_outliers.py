@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 # Share of the round time from which on a sentence mentions it.
 WORTH = 0.02
-# Largest share of the rounds that are reported separately if most of the time is lost
-# in them, and minimum number of rounds of the trace for a single one. In shorter
-# traces, the longest round often has most of the time lost, by chance.
+# Largest share of the rounds that are reported separately, if most of the time is lost
+# in them. Then the minimum number of rounds of the trace for a single such round: in
+# shorter traces, the longest round often loses most of the time by chance.
 _FEW_ROUNDS = 0.01
 _LEAST_ROUNDS = 10
-# Other rounds belong to them if their time lost is at least this fraction of that of
-# such a round.
+# Fraction of the time lost in such a round. Other rounds that lose at least as much
+# belong to them.
 _SIMILAR = 0.5
 # Maximum number of such rounds in the text.
 _NUM_NAMED_ROUNDS = 3

@@ -447,8 +447,7 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
             missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
         )
     slowdown = median_slowdowns(table, means._replace(medians=references))
-    # The median of all rounds may be outside of the interval, which is that of sampled
-    # rounds.
+    # The interval is that of sampled rounds, and may exclude the median of all rounds.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(
         [np.fmin(low, slowdown), np.fmax(high, slowdown)]
