@@ -79,7 +79,7 @@ class RoundMeasures(NamedTuple):
     """Measures of rounds if most of them fail; zero unless measured.
 
     Attributes:
-      is_constant: Whether the same workers respond in each round, while the others would
+      is_constant: Whether the same workers respond in each round, and the others would
         be enough; or whether no worker responds.
       is_early: Whether rounds end with too few responses for another reason.
       num_failed: Number of rounds that cannot be decoded.

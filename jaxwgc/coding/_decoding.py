@@ -103,7 +103,7 @@ class Decoding:
 
     @property
     def received(self) -> jax.Array:
-        """Mask of the workers that sent all of their messages, bool (..., num_workers)."""
+        """Mask of workers that sent all of their messages, bool (..., num_workers)."""
         return self.mask.reshape(
             *self.mask.shape[:-1], self.code.num_workers, self.code.messages_per_worker
         ).all(axis=-1)
