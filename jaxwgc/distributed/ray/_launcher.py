@@ -73,7 +73,7 @@ class Launcher:
         has_spare: bool,
     ):
         ray = find_ray()
-        # In a list, the reference stays a reference. `Worker.warm_up` reads it.
+        # Ray passes a reference inside a list as it is. `Worker.warm_up` reads it.
         self._task = [ray.put(task)]
         self._assignments = _assignments(code, layout, parts)
         remote = ray.remote(max_restarts=0, max_task_retries=0)

@@ -200,8 +200,8 @@ class PartWorker(WorkerBase):
             num_first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(num_first))
             if len(step.reports) >= num_first:
-                # While untaken parts are left, the call waits, to return several
-                # reports together.
+                # The call waits a little to return several reports together, if free
+                # parts are left.
                 num_full = step.num_quiet + self.task.report_size
                 self._changed.wait_for(
                     lambda: not (is_waiting_for(num_full) and step.has_free_part),

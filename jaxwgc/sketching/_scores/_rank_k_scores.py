@@ -193,7 +193,7 @@ def _scores(
     is_kept = values[:rank] > rcond * values[0]
     vectors = jnp.where(is_kept, vectors[:, :rank], 0)
     divisors = jnp.where(is_kept, values[:rank], 1)
-    # The directions are constants, because only XᵀX has a derivative here.
+    # The directions are constants, so the product has the derivative of XᵀX alone.
     passed = matrix.gram_products(vectors, scale)
     # A maximum may lose a NaN. Sums do not.
     finite &= jnp.isfinite(passed).all()

@@ -16,11 +16,11 @@ from jaxwgc.studies._reports._text import workers_named
 if TYPE_CHECKING:
     from jaxwgc.studies._reports._straggler_report import StragglerReport
 
-# Share of the round time, lost to different stragglers in each round, from which on the
+# Share of the round time that different stragglers cost in each round, above which the
 # advice is to wait for fewer workers. This saves some of the time.
 _WORTH_WAITING = 0.2
-# Share of missing responses of a worker, and of all other workers, from which on the
-# advice mentions them.
+# Share of missing responses above which the advice mentions them: of a worker, and of
+# all other workers.
 _MISSING = 0.01
 _MANY_MISSING = 0.05
 

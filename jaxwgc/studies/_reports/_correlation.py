@@ -4,8 +4,8 @@ import numpy as np
 
 # Largest autocorrelation that is corrected.
 _LARGEST_CORRELATION = 0.97
-# Lag-1 autocorrelation, in standard errors, above which the one at lag 2 extrapolates
-# it.
+# Lag-1 autocorrelation, in standard errors, above which lags 1 and 2 are extrapolated
+# to all lags.
 _NUM_STANDARD_ERRORS = 2
 # Number of lags of the long-run variance, as a multiple of the cube root of the number
 # of rounds.

@@ -18,8 +18,8 @@ WORTH = 0.02
 # shorter traces, the longest round often loses most of the time by chance.
 _FEW_ROUNDS = 0.01
 _LEAST_ROUNDS = 10
-# Fraction of the time lost in such a round. Other rounds that lose at least as much
-# belong to them.
+# A round also belongs to them if it loses at least this fraction of the time that the
+# smallest of them loses.
 _SIMILAR = 0.5
 # Maximum number of such rounds in the text.
 _NUM_NAMED_ROUNDS = 3
