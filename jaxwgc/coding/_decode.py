@@ -30,9 +30,10 @@ def decoding(
     Args:
       code: Gradient code with encoding matrix B.
       received: Which workers responded with all of their messages, bool
-        (..., num_workers). Alternatively an `Arrivals` of a straggler model (its
-        finished parts count for codes with several messages per worker), an
+        (..., num_workers). Alternatively an `Arrivals` of a straggler model, an
         `ErrorLocation` (its mask counts), or a `Decoding`, which is returned unchanged.
+        The finished parts of an `Arrivals` count for codes with several messages per
+        worker.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       finished: Number of parts each worker has finished, int (..., num_workers), for
@@ -44,9 +45,9 @@ def decoding(
       `jax.grad`.
 
     Raises:
-      ValueError: If `received` or `finished` has the wrong shape, not exactly one of
-        them is given, `finished` exceeds the parts of a worker, or the decoder does not
-        fit the code.
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
       TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
         not a decoder.
 
@@ -100,9 +101,9 @@ def decoding_weights(
       (..., num_segments, num_messages), the weights for each segment.
 
     Raises:
-      ValueError: If `received` or `finished` has the wrong shape, not exactly one of
-        them is given, `finished` exceeds the parts of a worker, or the decoder does not
-        fit the code.
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
       TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
         not a decoder.
 
@@ -155,9 +156,9 @@ def effective_weights(
       Real (..., num_parts).
 
     Raises:
-      ValueError: If `received` or `finished` has the wrong shape, not exactly one of
-        them is given, `finished` exceeds the parts of a worker, or the decoder does not
-        fit the code.
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
       TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
         not a decoder.
 
@@ -204,9 +205,9 @@ def decoding_error(
       Real (...).
 
     Raises:
-      ValueError: If `received` or `finished` has the wrong shape, not exactly one of
-        them is given, `finished` exceeds the parts of a worker, or the decoder does not
-        fit the code.
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
       TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
         not a decoder.
 

@@ -20,10 +20,10 @@ class Ridge(Decoder):
     """Weights with the least expected error if messages are noisy, for any code.
 
     They minimise ‖aᵀB - target‖² + noise² Σᵢ |aᵢ|² ‖bᵢ‖², where bᵢ is the row of the
-    i-th message. This is the expected squared error of the decoded sum if the gradients
-    of the parts are uncorrelated and of equal variance, and if each message has an
-    independent error of `noise` times its own standard deviation. Least squares, which
-    ignore the noise, may amplify it by large weights.
+    i-th message. This is the expected squared error of the decoded sum under two
+    conditions. The gradients of the parts are uncorrelated and of equal variance, and
+    each message has an independent error of `noise` times its own standard deviation.
+    Least squares, which ignore the noise, may amplify it by large weights.
 
     The decoder is inexact on purpose: with noiseless messages, it leaves a residual of
     the order of noise², also if all workers respond. See `Decoder.is_exact`, and set

@@ -41,11 +41,11 @@ def worst_pattern(
     """Returns the pattern of exactly s stragglers with the largest decoding error.
 
     Tries all C(n, s) patterns if there are at most `max_patterns`. Otherwise a search
-    starts from random patterns. It swaps stragglers for responders, first as long as a
-    swap raises the error of ridge regression, and then, for the worst patterns, as long
-    as a swap raises the decoding error. The true worst pattern may be worse. For 100
-    workers a search takes seconds if conjugate gradients converge, and minutes if every
-    pattern is decomposed.
+    starts from random patterns. It swaps stragglers for responders as long as a swap
+    raises the error of ridge regression. For the worst patterns, it then goes on as
+    long as a swap raises the decoding error. The true worst pattern may be worse. For
+    100 workers a search takes seconds if conjugate gradients converge, and minutes if
+    every pattern is decomposed.
 
     If no swap changes the decoding error (a block of copies is lost only with its last
     copy), the error of ridge regression decides, which grows with every straggler.
@@ -243,8 +243,8 @@ class RidgeErrors:
 
     The error of a set of stragglers is the minimum of ‖aᵀB - target‖² + ridge ‖a‖² over
     weights a that are zero at the stragglers. It is an upper bound of the least-squares
-    error, and grows with every straggler, even if the latter does not (a block of
-    copies is lost only with its last copy). A swap changes it by an update of rank two,
+    error, and grows with every straggler. The least-squares error may not: a block of
+    copies is lost only with its last copy. A swap changes it by an update of rank two,
     so that all swaps together need one inverse.
 
     Attributes:

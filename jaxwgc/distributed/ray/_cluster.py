@@ -364,12 +364,12 @@ class RayCluster:
           callbacks: List of functions and metric writers, called after every step.
             A function gets a `Progress`. If it returns `"stop"`, training ends with a
             checkpoint. It may use the cluster: training has a count of steps of its
-            own. `JsonLines(path)` writes a file. An object that is no function is a
-            metric writer if it has `log(dict, step=)`, such as a run of wandb,
-            `write_scalars(step, dict)`, such as a writer of clu, or
+            own. `JsonLines(path)` writes a file. A metric writer is an object that
+            cannot be called and has one of three methods: `log(dict, step=)`, such as a
+            run of wandb, `write_scalars(step, dict)`, such as a writer of clu, or
             `add_scalar(name, value, step)`, such as a `SummaryWriter` of TensorBoard.
-            It gets `Progress.metrics()`. If a callback raises, training ends with a
-            checkpoint and this error.
+            It gets `Progress.metrics()`. If a callback raises, training ends with a checkpoint
+            and this error.
           checkpoint: Folder. If it has a checkpoint, training continues from its
             params, optimizer state, key and step, also under another code. Written
             every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
@@ -448,13 +448,13 @@ class RayCluster:
         A worker measures the seconds from the receipt of its task to the finished
         message by its own clock. The coordinator adds the travel time of task and
         message. If the coordinator was busy when a message came, for example with a
-        callback, it adds the shortest travel time so far, or the time since it last
-        looked if this is longer. On request no travel time is added, since reports
+        callback, it adds the shortest travel time so far. It adds the time since it
+        last looked if this is longer. On request no travel time is added, since reports
         travel while workers compute.
 
-        Infinity stands for a worker that was lost. A worker that was busy with an
-        earlier round, or left a part to others, has the seconds of its next responses
-        instead, and NaN if it has never responded.
+        Infinity stands for a worker that was lost. If a worker was busy with an earlier
+        round, or left a part to others, the seconds of its next responses stand in. NaN
+        stands for a worker that has never responded.
         """
         rows = self._fleet.rows
         return filled(rows) if rows else np.zeros((0, self.code.num_workers))

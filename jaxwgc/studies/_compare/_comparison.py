@@ -39,9 +39,9 @@ class Comparison:
       error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
         part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
         residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
-        as 0. If few trials have an error, the upper end of the interval is at least the
-        upper limit of the probability of an error times the mean size of errors. The
-        size is 1 if no trial has an error.
+        as 0. If few trials have an error, the upper end of the interval is at least a
+        product: the upper limit of the probability of an error, times the mean size of
+        errors. The size is 1 if no trial has an error.
       share: Fraction of the gradient recovered: 1 if decoding is exact, less by the
         fraction of parts that are lost.
       exact: Proportion of rounds that decode: their residual is at most `tolerance` of

@@ -28,9 +28,9 @@ _NUM_NAMED_ROUNDS = 3
 def outlying_rounds(report: StragglerReport) -> np.ndarray:
     """Returns the few rounds in which most of the time is lost, the worst one first.
 
-    These are the worst rounds up to the one after which the others among the worst 1%
-    lose less than all further rounds, and those in which nearly as much is lost. The
-    result is empty if they matter little.
+    Among the worst 1% of the rounds, these are the fewest after which the others lose
+    less than all further rounds. Rounds that lose nearly as much are added. The result
+    is empty if they matter little.
     """
     num_rounds = np.isfinite(report.round_medians).sum()
     num_candidates = int(_FEW_ROUNDS * num_rounds)
