@@ -98,8 +98,8 @@ __all__ = [
     "weighted",
 ]
 
-# Modules of the names that are imported at their first use, to keep `import jaxwgc`
-# fast. Names that are not listed are in `jaxwgc.studies`.
+# Module of each name that is imported at its first use, to keep `import jaxwgc` fast.
+# Names that are missing here are in `jaxwgc.studies`.
 _LATER = {
     "BlockLeverageState": "block_leverage",
     "CodedAggregateState": "aggregate",

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 Array: TypeAlias = jax.Array | np.ndarray
 A = TypeVar("A", bound=jax.Array | np.ndarray)
 
-# Dtypes that an array may have, by the kind that error messages name.
+# Allowed dtypes, by the name of their kind in error messages.
 KINDS = {
     "numbers or bools": (jnp.number, jnp.bool_),
     "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
@@ -30,8 +30,8 @@ KINDS = {
 
 def is_sparse(value: object) -> bool:
     """Returns whether `value` is a sparse matrix of JAX or SciPy."""
-    # Importing the module takes as long as importing the rest of the library. If a
-    # process has not imported the module, it has no sparse matrix of JAX.
+    # Importing this module doubles the import time of the library. A process that has
+    # not imported it has no sparse matrix of JAX.
     sparse = sys.modules.get("jax.experimental.sparse")
     if sparse is not None and isinstance(value, sparse.JAXSparse):
         return True
@@ -179,8 +179,8 @@ def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
     """Returns the power of two nearest to 1 / values; 1 for zeros."""
-    # The exponent is kept away from the ends of the range: subnormal powers would be
-    # flushed to zero.
+    # The exponent stays away from the ends of the range, because subnormal powers would
+    # be flushed to zero.
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 3)
     safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
     return 1 / power_below(safe * 2**0.5)

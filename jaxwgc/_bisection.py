@@ -42,7 +42,7 @@ def first_time(is_true: Callable[[jax.Array], ArrayLike], last: jax.Array) -> ja
       is_true: Monotone predicate of a time.
       last: Largest time. Sets the dtype of the result, and makes it NaN if it is NaN.
     """
-    # Nonnegative floats are ordered like their bit patterns.
+    # Nonnegative floats have the same order as their bit patterns.
     int_dtype = jnp.int32 if last.dtype == np.float32 else jnp.int64
     never = jnp.where(jnp.isnan(last), last, jnp.inf)
 

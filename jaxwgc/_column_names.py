@@ -27,17 +27,17 @@ _UNITS_PER_SECOND = {
 }
 # The micro sign and the Greek letter.
 _MICRO = str.maketrans("\u00b5\u03bc", "uu")
-# Units that are no other word in a name.
+# Units that mean nothing else in a column name.
 _CLEAR_UNITS = ("ms", "msec", "milliseconds", "usec", "microseconds", "ns", "nsec")
-# Names of times that may hold waits, if no column names waits.
+# Column names that mean times or waits. They may mean waits if no other column names
+# waits.
 _NAMES_OF_ANY_TIME = ("seconds", "time", "duration")
-# A worker in a column name, by number or by a single letter: "host0", "rank-3",
-# "host-a".
+# Name and number (or letter) of a worker in a column name: "host0", "rank-3", "host-a".
 _WORKER_IN_NAME = re.compile(
     rf"(?<![a-z])({'|'.join(_WORKER_NAMES)})([ _/.:#-]?\d+|[ _/.:#-][a-z](?![a-z0-9]))",
     re.IGNORECASE,
 )
-# Number of column names that a message lists.
+# Maximum number of column names in an error message.
 _NUM_LISTED = 12
 _HOW_TO_CHOOSE = (
     "Choose columns by --workers PATTERN (a column per worker), or by --step, --worker "
@@ -247,7 +247,7 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
     for name in names:
         if not fnmatch.fnmatchcase(name, pattern):
             continue
-        # A column of steps is no worker, unless it is named in full.
+        # A column of steps is not a worker, unless its full name is given.
         is_step = is_step_name(name) or name == step
         if name == pattern or not is_step:
             matches.append(name)
@@ -268,7 +268,8 @@ def _numbered(
     names: Sequence[str], time_names: Sequence[str], step: str | None
 ) -> WideForm:
     """Returns the wide form with columns of numbered workers, such as "host0"."""
-    # Columns by the text around the worker. Numbers and letters are apart.
+    # Columns, grouped by the text around the worker. Numbers and letters form separate
+    # groups.
     groups: dict[tuple[str, bool], list[_NumberedColumn]] = {}
     for name in names:
         column = _numbered_column(name)
@@ -310,7 +311,7 @@ def _numbered_column(name: str) -> _NumberedColumn | None:
     word, number = match.groups()
     worker = match[0]
     if word.lower() == "worker":
-        # A table of workers calls the worker "0" rather than "worker/0".
+        # In a table of workers, "worker/0" is shown as "0".
         worker = number.lstrip(" _/.:#-")
     before = name[: match.start()]
     after = name[match.end() :]
@@ -359,7 +360,7 @@ def _may_be_time(rest: str, time_names: Sequence[str]) -> bool:
     if words == [""]:
         return True
     if len(words) == 1 and words[0] in _CLEAR_UNITS:
-        # A point begins a domain name.
+        # A point here is the start of a domain name.
         return not rest.startswith(".")
     if time_names is _NAMES_OF_ANY_TIME:
         return _names_time(rest, time_names)

@@ -8,7 +8,8 @@ import jax
 
 T = TypeVar("T")
 
-# Marks a field as part of the pytree's structure, not as an array: Static[int].
+# Static[int] marks a field that belongs to the structure of the pytree, and is not an
+# array.
 Static: TypeAlias = Annotated[T, "static"]
 
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.tree_util import Partial
 
-# A pytree of arrays.
 T = TypeVar("T")
 
-# Number of entries of the rows that are computed together, and the fewest rows: with
-# fewer, a batch that does not pay takes too long.
+# Number of entries that are computed together, and the minimum number of rows. With
+# fewer rows, a batch that brings no gain takes too long.
 _ENTRIES_TOGETHER = 512
 _FEWEST_TOGETHER = 16
 
@@ -37,7 +36,7 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 def compute_if(condition: jax.Array, function: Callable[[], T], default: T) -> T:
     """Returns `function()` if `condition` holds in any vmap lane, else `default`."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
-    # A second condition compiles to a smaller program than one select per array.
+    # One `cond` compiles to a smaller program than one `select` per array.
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
@@ -154,13 +153,13 @@ def _replace_together(
 def _add_axis(axis_size, in_batched, condition, function, together, values, rows):
     """Computes `masked_map` over an axis that `jax.vmap` adds to some arguments."""
     if any(jax.tree.leaves(in_batched[1:3])):
-        # Functions are processed one by one, because arrays that rows share must not
-        # be repeated for each row.
+        # Functions are called one by one, because vmap would repeat the shared arrays
+        # for each row.
         axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
         one_by_one = jax.vmap(sequential_vmap(masked_map), axes)
         return one_by_one(condition, function, together, values, rows), True
 
-    # The new axis becomes another axis of rows.
+    # The new batch axis becomes a second axis of rows.
     def with_axis(array, has_axis):
         shape = array.shape if has_axis else (axis_size, *array.shape)
         return jnp.broadcast_to(array, shape)

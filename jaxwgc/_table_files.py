@@ -24,16 +24,18 @@ from jaxwgc._tables import MIN_INCREASES, WorkerTimes, times_of
 _TEXT_FILES = (".csv", ".tsv", ".txt")
 _JSON_FILES = (".jsonl", ".ndjson")
 _NUMPY_FILES = (".npy", ".npz")
-# Delimiters of text files: the first of these that the first line has, or else spaces.
+# Delimiters of text files. The first one that occurs in the first line is used, and
+# spaces if none occurs.
 _DELIMITERS = ("\t", ";", "|", ",")
-# Numbers by their decimal mark, with or without groups of three digits.
+# Numbers with a decimal point or a decimal comma, with or without groups of three
+# digits.
 _POINT_NUMBER = re.compile(
     r"[+-]?(\d*\.?\d+([eE][+-]?\d+)?|\d+\.|[1-9]\d{0,2}(,\d{3})+(\.\d*)?)"
 )
 _COMMA_NUMBER = re.compile(
     r"[+-]?(\d*,?\d+([eE][+-]?\d+)?|[1-9]\d{0,2}(\.\d{3})+(,\d*)?)"
 )
-# First line that Excel reads as the name of the delimiter.
+# Excel reads a first line such as "sep=;" as the delimiter.
 _EXCEL_DELIMITER = re.compile(r"sep=.", re.IGNORECASE)
 
 
@@ -206,7 +208,7 @@ def _read_text(path: Path, options: FileOptions) -> Trace:
         if isinstance(form, WideForm) or place != form.worker:
             columns[place] = _numbers_as_far_as_possible(columns[place])
     if isinstance(form, WideForm):
-        # Not the names of workers: those of the columns "worker0", ... are "0", ....
+        # These are names of columns, e.g. "worker0". The name of this worker is "0".
         names = [layout.names[place] for place in form.times]
         has_numbered_columns = all(name.isdecimal() for name in names)
         if has_numbered_columns:
@@ -280,7 +282,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
             if _is_header(names):
                 other_lines.append(place)
                 continue
-            # `numpy.savetxt` writes names as a comment.
+            # `numpy.savetxt` writes column names as a comment.
             commented = _cells(comment, delimiter)
             if len(commented) == len(names) and _is_header(commented):
                 names = commented
@@ -487,7 +489,7 @@ def _decimal_mark(
     if may_be_point and may_be_comma:
         steps_have_marks = not all(cell.isdecimal() for cell in steps)
         if not steps_have_marks and all("." in cell for cell in times):
-            # Numbers in thousands would be among smaller ones without a point.
+            # If these points grouped thousands, smaller numbers would have no point.
             return None
         marked = next(cell for cell in cells if not cell.isdecimal())
         raise ValueError(

@@ -18,12 +18,12 @@ from jaxwgc._column_names import (
     wide_form,
 )
 
-# Largest number of entries (step, worker) per row of a table with a row per time.
-# Beyond it, the columns of steps and workers are hardly the right ones.
+# Maximum number of entries (step, worker) per row of a table with one time per row.
+# Above it, the chosen columns of steps and workers are probably wrong.
 _MAX_ENTRIES_PER_ROW = 100
-# Number of increases in a row that are no chance.
+# Number of consecutive increases that chance does not explain.
 MIN_INCREASES = 8
-# Seconds since 1970 are above this number, and nearly all of them increase.
+# Times in seconds since 1970 exceed this number. Nearly all of them increase.
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
 

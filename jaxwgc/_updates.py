@@ -56,7 +56,7 @@ def check_updates(
         if shape[:1] == (size,) and jnp.issubdtype(leaf.dtype, jnp.inexact):
             shapes_after_axis.append({str(shape[1:]): ()})
         else:
-            # A leaf in place of a shape makes the structures below differ.
+            # A leaf instead of a shape makes the comparison of structures below fail.
             shapes_after_axis.append(leaf)
     structure_of_shapes = jax.tree.structure(
         jax.tree.unflatten(structure, shapes_after_axis)

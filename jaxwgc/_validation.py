@@ -259,8 +259,8 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
         if has_entries and _arrays.is_kind(leaf, kind):
             continue
         is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
-        # NumPy's dtype of a function or a string says nothing, so the error shows the
-        # leaf.
+        # The NumPy dtype of a function or a string is meaningless, so the error shows
+        # the leaf.
         shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
         raise TypeError(
             f"{name}{jax.tree_util.keystr(path)} must be {kind}; got {shown}"

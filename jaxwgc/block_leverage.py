@@ -28,6 +28,22 @@ class BlockLeverageState(NamedTuple):
       indices: Parts of the last sample, int32 (k,).
       weights: Factors of their partial gradients, (k,); 0 for unused slots.
       coded: `jaxwgc.CodedAggregateState` of the code and its stragglers.
+
+    Example:
+      The sample of an update; the last of four parts has probability 0:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> aggregate = jaxwgc.block_leverage_aggregate(
+      ...     jaxwgc.codes.uncoded(2),
+      ...     jaxwgc.stragglers.uniform(0),
+      ...     jax.random.key(0),
+      ...     probabilities=jnp.array([0.4, 0.3, 0.3, 0.0]),
+      ...     num_draws=2,
+      ... )
+      >>> state = aggregate.init(jnp.zeros(2))
+      >>> gradient, state = aggregate.update(jnp.ones((4, 2)), state)
+      >>> state.indices.shape, bool((state.indices < 3).all())
+      ((2,), True)
     """
 
     key: jax.Array
@@ -59,8 +75,8 @@ def block_leverage_aggregate(
 
     Args:
       code: Gradient code over the k slots of the sample: k = code.num_parts.
-      model: Straggler model.
-      key: PRNG key of either kind.
+      model: Straggler model, e.g. `jaxwgc.stragglers.uniform(2)`.
+      key: PRNG key of either kind, for samples and stragglers.
       probabilities: Π, (K,), e.g. from `jaxwgc.sketching.partition_probabilities`;
         normalised to sum to 1. A part of probability 0 is never used. If they are
         traced and invalid, or too few are positive, the result is NaN.
@@ -68,7 +84,8 @@ def block_leverage_aggregate(
         have weight 0. By default, parts are drawn until k + 1 distinct ones have been
         seen, and the last one is dropped (`jaxwgc.sketching.drop_last_distinct`), so
         that all k slots are used.
-      options: See `jaxwgc.coded_aggregate`.
+      options: Keyword arguments of `jaxwgc.coded_aggregate`, such as `decoder` and
+        `undecodable`.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator` with a `BlockLeverageState` as
@@ -83,6 +100,8 @@ def block_leverage_aggregate(
       TypeError: If an argument has the wrong type.
 
     Example:
+      Three of five parts in each update:
+
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
       >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
       >>> optimizer = optax.chain(
@@ -103,9 +122,10 @@ def block_leverage_aggregate(
       (2,) (3,)
 
     References:
-      The paper's section 3.2; Charalambides, Pilanci and Hero, "Gradient coding with
-      iterative block leverage score sampling", IEEE Trans. Inf. Theory 70 (2024): a
-      new sample at every step.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.2 (parts drawn by block leverage scores);
+      "Gradient coding with iterative block leverage score sampling", by the same
+      authors, IEEE Trans. Inf. Theory 70, 2024 (a new sample at every step).
     """
     _validation.check_key(key)
     sample_key, coded_key = jax.random.split(key)
@@ -115,8 +135,8 @@ def block_leverage_aggregate(
     def init(params: Any) -> BlockLeverageState:
         _, weights_like = jax.eval_shape(sampler.draw, key)
         return BlockLeverageState(
-            # The key is copied, so that `init` can be called again after the state was
-            # donated.
+            # The key is copied, because the state may be donated before `init` is
+            # called again.
             key=jnp.array(sample_key, copy=True),
             indices=jnp.zeros(code.num_parts, jnp.int32),
             weights=jnp.zeros_like(weights_like),
@@ -130,7 +150,7 @@ def block_leverage_aggregate(
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
-    # The function is compiled as one program, also outside of jit.
+    # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def sample(
         updates: Any, key: jax.Array
@@ -166,23 +186,27 @@ def sampled_value_and_grad(
 
     It needs one backward pass over the k sampled parts: a step costs k / K of a full
     one. The parts are weighted so that value and gradient are unbiased estimates of
-    the sum over all K parts. See also `jaxwgc.decoded_value_and_grad`.
+    the sum over all K parts.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
       code: Gradient code over the k slots of the sample: k = code.num_parts.
-      probabilities: See `jaxwgc.block_leverage_aggregate`.
-      num_draws: See `jaxwgc.block_leverage_aggregate`.
+      probabilities: Π, (K,), e.g. from `jaxwgc.sketching.partition_probabilities`;
+        normalised to sum to 1. A part of probability 0 is never used.
+      num_draws: Number q of draws with replacement, with min(q, K) = k. By default,
+        parts are drawn until k + 1 distinct ones have been seen, and the last one is
+        dropped.
       has_aux: Whether `loss` returns `(scalar, aux)`.
-      decoder: See `jaxwgc.decoding_weights`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
 
     Returns:
-      A function of `params`, `parts` (leaves (K, ...)), `key` and `received` (see
-      `jaxwgc.decoding_weights`; without batch axes). It returns `(value, gradient)`, a
-      scalar and a pytree like params. With has_aux it returns
-      `((value, aux), gradient)`, leaves of aux (k, ...) for the sampled parts. With
-      too few responses both come from least-squares decoding, and the value may not
-      be a sum of losses.
+      A function of `params` (pytree of floats), `parts` (pytree with leaves (K, ...)),
+      `key` (PRNG key) and `received`, the bool mask (num_workers,) of the workers that
+      responded. It returns `(value, gradient)`, a scalar and a pytree like params. With
+      has_aux it returns `((value, aux), gradient)`, leaves of aux (k, ...) for the
+      sampled parts. With too few responses both come from least-squares decoding, and
+      the value may not be a sum of losses.
 
     Raises:
       ValueError: If k does not match num_draws or the number of positive
@@ -192,6 +216,8 @@ def sampled_value_and_grad(
         bool or loss does not return a scalar.
 
     Example:
+      Three of six parts in each step:
+
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> loss = lambda params, part: jnp.sum((part @ params["w"]) ** 2)
       >>> parts = jnp.arange(24.0).reshape(6, 2, 2)
@@ -205,9 +231,10 @@ def sampled_value_and_grad(
       (2,)
 
     References:
-      The paper's sections 2.2 and 3.2; Charalambides, Pilanci and Hero, "Gradient
-      coding with iterative block leverage score sampling", IEEE Trans. Inf. Theory 70
-      (2024).
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, sections 2.2 and 3.2; "Gradient coding with iterative
+      block leverage score sampling", by the same authors, IEEE Trans. Inf. Theory 70,
+      2024.
     """
     GradientCode.check(code)
     sampler = _part_sampler(code, probabilities, num_draws)
@@ -265,7 +292,7 @@ class _PartSampler:
             )
             valid = sample.num_draws > 0
         weights = sample.counts * sketching.rescaling_factors(sample) ** 2
-        # Invalid draws give NaN, because a zero gradient would look like convergence.
+        # Invalid draws give NaN. A zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
 
 
@@ -277,7 +304,7 @@ def _part_sampler(
     def draw_one(key: jax.Array) -> sketching.PartitionSample:
         return sketching.sample_partitions(key, probabilities, num_draws=1)
 
-    # Tracing one draw checks the probabilities without computing it.
+    # Tracing one draw checks the probabilities, and computes nothing.
     jax.eval_shape(draw_one, jax.random.key(0))
     if num_draws is not None:
         num_draws = _validation.check_int("num_draws", num_draws, minimum=1)

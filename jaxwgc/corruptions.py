@@ -43,6 +43,22 @@ class CorruptionModel(abc.ABC):
 
     Attributes:
       who: Straggler model that selects the corrupted workers.
+
+    Example:
+      A worker that sends zeros:
+
+      >>> import dataclasses
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class zeros(jaxwgc.corruptions.CorruptionModel):
+      ...     def corrupted(self, key, messages):
+      ...         return jnp.zeros_like(messages)
+      >>> model = zeros(who=jaxwgc.stragglers.uniform(1))
+      >>> messages, wrong, _ = model.sample(
+      ...     jax.random.key(0), model.init(4), jnp.ones((4, 2)), num_workers=4
+      ... )
+      >>> int(wrong.sum()), int((messages == 0).all(axis=1).sum())
+      (1, 1)
     """
 
     who: StragglerModel
@@ -91,7 +107,7 @@ class additive_noise(CorruptionModel):
     """Gaussian noise, relative to the root mean square of each message.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       scale: Standard deviation relative to the root mean square; at least 0.
       share: Fraction of the entries with noise, above 0 and at most 1; at least one
         entry.
@@ -136,7 +152,7 @@ class sign_flip(CorruptionModel):
     """The negative of each message.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -155,7 +171,7 @@ class scaling(CorruptionModel):
     """The product of each message and a constant factor.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       factor: Factor of the messages.
 
     Example:
@@ -181,7 +197,7 @@ class bit_flip(CorruptionModel):
     """One flipped bit in one entry of each message, as from faulty memory.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       bit: Position of the bit in the floating-point number, from 0 (last bit of the
         mantissa) to the sign (31 in float32). None draws it at random. May be traced.
 
@@ -233,7 +249,7 @@ class stuck(CorruptionModel):
     """One constant in place of all entries.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       value: The constant.
 
     Example:
@@ -259,7 +275,7 @@ class same_vector(CorruptionModel):
     """One random vector added to each message: a shared fault, or collusion.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       scale: Root mean square of the vector, relative to all messages; at least 0.
 
     Example:
@@ -291,9 +307,9 @@ class codeword_part(CorruptionModel):
     fails. Corrupted workers can be told from the others only by their number.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       code: Code of the messages.
-      scale: See `same_vector`.
+      scale: Root mean square of the vector, relative to all messages; at least 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -334,7 +350,7 @@ class quantization(CorruptionModel):
     rounding.
 
     Args:
-      who: See `CorruptionModel`.
+      who: Straggler model that selects the corrupted workers.
       bits: Number of bits from 2 to 24, an int or ints (num_messages,).
 
     Example:

@@ -37,17 +37,22 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
       TypeError: If loss does not return a real float scalar, or params are not floats.
 
     Example:
+      Two parts with one row each:
+
       >>> import jax.numpy as jnp, jaxwgc
       >>> loss = lambda params, part: jnp.sum((part @ params["w"]) ** 2)
       >>> parts = jnp.array([[[1.0, 0.0]], [[0.0, 2.0]]])
       >>> params = {"w": jnp.ones(2)}
       >>> values, gradients = jaxwgc.partial_value_and_grad(loss)(params, parts)
+      >>> values
+      Array([1., 4.], dtype=float32)
       >>> gradients["w"]
       Array([[2., 0.],
              [0., 8.]], dtype=float32)
 
     References:
-      The paper's section 2.1 (partial gradients gⱼ).
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.1 (partial gradients gⱼ).
     """
     checked_loss(loss, has_aux)
 
@@ -86,17 +91,21 @@ def decoded_value_and_grad(
     rounding, at about the cost of a plain gradient.
 
     Args:
-      loss: `loss(params, part) -> scalar`, summed over the rows of the part.
-      code: Gradient code.
+      loss: `loss(params, part) -> scalar`, a real float, summed (not averaged) over the
+        rows of the part.
+      code: Gradient code with num_parts parts.
       has_aux: Whether `loss` returns `(scalar, aux)`.
-      decoder: See `jaxwgc.decoding_weights`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
 
     Returns:
-      A function of `params`, `parts` (leaves (num_parts, ...)) and `received` or
-      `finished` (see `jaxwgc.decoding_weights`; without batch axes). It returns
-      `(value, gradient)`: the scalar sum over j of cⱼ lossⱼ, and a pytree like params.
-      With has_aux it returns `((value, aux), gradient)`, leaves of aux
-      (num_parts, ...).
+      A function of `params` (pytree of floats), `parts` (pytree with leaves
+      (num_parts, ...)) and `received`, the bool mask (num_workers,) of the workers that
+      responded. For codes with several messages per worker, `finished` may take the
+      place of `received`: the number of parts that each worker has finished, int
+      (num_workers,). The function returns `(value, gradient)`: the scalar sum over j of
+      cⱼ lossⱼ, and a pytree like params. With has_aux it returns
+      `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Note:
       A complex code with too many stragglers needs a second backward pass, for leakage
@@ -116,6 +125,8 @@ def decoded_value_and_grad(
         return a real float scalar, or params are not floats.
 
     Example:
+      The gradient of all three parts, without the response of worker 1:
+
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> loss = lambda params, part: jnp.sum((part @ params["w"]) ** 2)
       >>> code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 3, num_stragglers=1)
@@ -127,7 +138,8 @@ def decoded_value_and_grad(
       Array([20.,  8.], dtype=float32)
 
     References:
-      The paper's section 2.2: c = aᵀB.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2 (c = aᵀB).
     """
     GradientCode.check(code)
     decoder = code.choose_decoder(decoder)

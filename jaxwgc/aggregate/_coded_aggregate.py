@@ -105,8 +105,11 @@ def coded_aggregate(
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: If an argument has an invalid value. In `update`: if updates are not
-        like params with a leading axis of num_parts, or `received` has the wrong shape.
+      ValueError: If a choice is unknown, a number is negative, the decoder does not fit
+        the code, or options exclude each other: corrupt and correct_errors with
+        "partials", and memory with debias, correct_errors or "skip". In `update`: if
+        updates are not like params with a leading axis of num_parts, or `received` has
+        the wrong shape.
       TypeError: If the code, model, key, updates or `received` have the wrong type, or
         the model does not return rounds for the workers of the code.
 
@@ -115,6 +118,8 @@ def coded_aggregate(
     leaves others to the transformations behind it.
 
     Example:
+      A step in which 3 of 6 workers do not respond:
+
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
       >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
       >>> optimizer = optax.chain(
@@ -133,7 +138,8 @@ def coded_aggregate(
       Array([-0.6, -0.5], dtype=float32)
 
     References:
-      The paper's sections 2 and 4 and figure 1.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, sections 2 and 4 and figure 1.
     """
     GradientCode.check(code)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
@@ -175,8 +181,8 @@ def _aggregator(
 
     def init(params):
         faults = () if corrupt is None else corrupt.init(code.num_workers)
-        # The key is copied, so that the caller's key remains after the state was
-        # donated.
+        # The key is copied, because the caller may donate the state and still use the
+        # key.
         return policy.init(
             params,
             key=jnp.array(key, copy=True),
@@ -194,7 +200,7 @@ def _aggregator(
         )
         return aggregate(updates, state, arrived, elapsed)
 
-    # The function is compiled as one program, also outside of jit.
+    # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, arrived, elapsed):
         if arrived is None:

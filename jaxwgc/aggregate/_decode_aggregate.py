@@ -35,19 +35,20 @@ def decode_aggregate(
     Put it first in `optax.chain`. Its updates are the messages of the workers, as
     `jaxwgc.encode` returns them: row i is the result of `jaxwgc.coding.form_messages`
     on worker i. Rows of workers that did not respond may hold anything, including NaN.
-    It returns a pytree like params. Wrappers go around later transformations, see
-    `coded_aggregate`.
+    It returns a pytree like params. Wrappers such as `optax.MultiSteps` go around the
+    transformations behind it, not around the chain.
 
     `update` needs `received`, the bool mask (num_workers,) of the workers that
-    responded, or `finished`, the number of parts that each worker has finished. The
-    state sums up the optional `elapsed`, the duration of the round.
+    responded, or `finished`, the number of parts that each worker has finished, int
+    (num_workers,). The state sums up the optional `elapsed`, the duration of the round.
 
     Args:
       code: Gradient code.
       undecodable: Result of a round that cannot be decoded exactly: `"least_squares"`
-        or `"skip"`, as in `coded_aggregate`.
-      tolerance: Fraction of the norm of the target above which the residual makes a
-        round undecodable, see `coded_aggregate`.
+        takes the nearest gradient that the responses give, `"skip"` a zero update.
+      tolerance: A round is undecodable if the norm of aᵀB - target is above this
+        fraction of the norm of the target. By default that of the decoder: 0.001, and
+        0.999 for decoders that are inexact on purpose, and with `debias`.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       message_dtype: Dtype that messages were rounded to when sent, e.g. `"bfloat16"`;
@@ -57,12 +58,15 @@ def decode_aggregate(
         the weights in `Decoding.requests`. Updates are then the results of
         `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` says how
         many messages could be requested.
-      memory: Whether to use stored messages for missing ones, as in `coded_aggregate`;
-        not on request. `update` then takes `late`, bool (num_workers,): workers with
-        rows of an earlier round. These rows are stored, but not decoded.
-      debias: Correction for lost parts, as in `coded_aggregate`.
-      correct_errors: Whether to locate and exclude corrupted messages, as in
-        `coded_aggregate`; not on request.
+      memory: Whether to store the newest message of each worker, and to use it for a
+        missing one, by the formula of `coded_aggregate`; not on request. `update` then
+        takes `late`, bool (num_workers,): workers with rows of an earlier round. These
+        rows are stored, but not decoded.
+      debias: Correction for lost parts. `"share"` divides the gradient by the fraction
+        recovered, in rounds that are not exact. A number is the mean weight of partial
+        gradients, and divides the gradient of every round. Not with memory.
+      correct_errors: Whether to locate corrupted messages in every round, as
+        `jaxwgc.locate_errors` does, and to exclude them; not on request or with memory.
       noise: Difference of honest copies of a message, relative to its norm, if it is
         larger than rounding. Only with correct_errors.
       key: PRNG key for the projections that locate errors. By default it is derived
@@ -75,12 +79,16 @@ def decode_aggregate(
         are decoded in at least float32. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: If an argument has an invalid value. In `update`: if updates are not
-        messages for a gradient like params, params or `received` are not given, or
-        `received` has the wrong shape.
+      ValueError: If a choice is unknown, a number is negative, the decoder does not fit
+        the code, or options exclude each other: memory with on_request, debias,
+        correct_errors or "skip". In `update`: if updates are not messages for a
+        gradient like params, params or `received` are not given, or `received` has the
+        wrong shape.
       TypeError: If the code, the messages, params or `received` have the wrong type.
 
     Example:
+      A step without the message of worker 1:
+
       >>> import jax.numpy as jnp, jaxwgc, optax
       >>> code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
       >>> optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(0.1))
@@ -94,7 +102,8 @@ def decode_aggregate(
       Array([-0.6, -0.5], dtype=float32)
 
     References:
-      The paper's section 2.2.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     GradientCode.check(code)
     check_undecodable(undecodable)
@@ -151,7 +160,7 @@ def aggregator_of_messages(
             policy.check_params(state, params)
         return aggregate(updates, state, params, arrived, elapsed)
 
-    # The function is compiled as one program, also outside of jit.
+    # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, arrived, elapsed):
         if options.correct_errors:

@@ -16,20 +16,25 @@ class DecodingOptions:
     `jaxwgc.decode_aggregate` and `jaxwgc.coded_aggregate` take them as keywords.
 
     Args:
-      undecodable: Result of a round that cannot be decoded. `"least_squares"` and
-        `"skip"` are explained in `jaxwgc.coded_aggregate`. `"raise"`, for a
-        `RayCluster` only, raises an error that names the missing workers.
-      tolerance: See `jaxwgc.coded_aggregate`.
-      decoder: See `jaxwgc.decoding_weights`.
+      undecodable: Result of a round that cannot be decoded: `"least_squares"` takes the
+        nearest gradient that the responses give, `"skip"` a zero update. `"raise"`, for
+        a `RayCluster` only, raises an error that names the missing workers.
+      tolerance: A round is undecodable if the norm of aᵀB - target is above this
+        fraction of the norm of the target. By default that of the decoder.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
       message_dtype: Dtype to which messages are rounded when sent, e.g. `"bfloat16"`:
         half the bytes, and a relative error of up to 2^-8 in every entry of a message,
         multiplied by the decoding weights in the gradient. None sends messages
         unchanged.
-      memory: See `jaxwgc.coded_aggregate`; `RayCluster.train` has its own argument.
-      debias: See `jaxwgc.coded_aggregate`; `RayCluster.train` has its own argument.
-      correct_errors: See `jaxwgc.coded_aggregate`; a `RayCluster` takes a
-        `jaxwgc.distributed.Verification`.
-      noise: See `jaxwgc.coded_aggregate`.
+      memory: Whether to use stored messages for missing ones. Only for aggregators:
+        `RayCluster.train` has its own argument.
+      debias: Correction for lost parts: `"share"`, or the mean weight of partial
+        gradients. Only for aggregators: `RayCluster.train` has its own argument.
+      correct_errors: Whether to locate and exclude corrupted messages. Only for
+        aggregators: a `RayCluster` takes a `jaxwgc.distributed.Verification`.
+      noise: Difference of honest copies of a message, relative to its norm, if it is
+        larger than rounding.
 
     Raises:
       ValueError: If an option has an invalid value, or memory is combined with one of

@@ -19,8 +19,8 @@ from jaxwgc.decoders import Decoder
 
 # Extra arguments that describe a round.
 _ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
-# Similarity, from 0 to 1, above which an unknown name counts as misspelt. One wrong
-# letter in "late" leaves 0.75; no extra argument of optax exceeds 0.5.
+# Similarity, from 0 to 1, above which an unknown name counts as misspelt. "late" with
+# one wrong letter has 0.75. Extra arguments of optax have at most 0.5.
 _MISSPELT_SIMILARITY = 0.7
 
 
@@ -71,7 +71,7 @@ class DecodingPolicy:
         faults: Any = (),
     ) -> CodedAggregateState:
         """Returns the state before the first round."""
-        # Params are checked before the init of another transformation fails. Trees
+        # Params are checked here, before another transformation fails on them. Trees
         # without leaves pass, because optax maps over states with such placeholders.
         _validation.check_dtypes("params", params, "real or complex floats", True)
         _updates.check_unmasked(params)
@@ -158,8 +158,8 @@ class DecodingPolicy:
           What has arrived, and the duration. None if the arguments describe no round,
           so that it is simulated.
         """
-        # optax.chain passes extra arguments to all transformations, so most unknown
-        # names are for another transformation.
+        # optax.chain passes extra arguments to all transformations. Most unknown names
+        # are therefore for another transformation.
         misspelt = [name for name in sorted(others) if _is_misspelt(name)]
         if misspelt:
             warnings.warn(
@@ -253,7 +253,7 @@ class DecodingPolicy:
             )
         if self.options.undecodable == "skip":
             gradient = jax.tree.map(lambda leaf: jnp.where(failed, 0, leaf), gradient)
-        # A negative traced time makes the total NaN.
+        # A negative time makes the total NaN if it is traced.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
         return gradient, state._replace(
             received=decoding.received,
@@ -288,8 +288,9 @@ class DecodingPolicy:
         late_messages = messages
         underway = memory.underway
         if arrived.joined is not None and not isinstance(underway, tuple):
-            # In simulations, a worker computes with the parameters of the round in
-            # which it started. Real messages are late as they are.
+            # A simulated late message was computed with the parameters of the round in
+            # which its worker started. Late messages of real workers arrive as they
+            # are.
             late_messages = underway
             joined = self._by_message(arrived.joined)
             underway = jnp.where(joined[:, None], messages, underway)
@@ -335,8 +336,7 @@ def make_aggregator(
     init: optax.TransformInitFn, update: optax.TransformUpdateExtraArgsFn
 ) -> optax.GradientTransformationExtraArgs:
     """Returns an optax aggregator."""
-    # The import is here, because an experimental module may move, which must not break
-    # `import jaxwgc`.
+    # The module is experimental and may move, which must not break `import jaxwgc`.
     from optax.experimental import aggregating
 
     return aggregating.Aggregator(init, update)

@@ -22,7 +22,7 @@ from jaxwgc.checks._optimizers import (
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
-# Size of the random shift of parameters before measurements, relative to their size.
+# Random shift of the parameters before measurements, relative to their size.
 _SHIFT = 0.01
 
 
@@ -38,6 +38,20 @@ class StepReport(NamedTuple):
       num_answers: Number of workers that responded in each tested round, int (rounds,);
         empty without an optimizer, a step or `received`.
       num_undecodable: Number of these rounds that could not be decoded.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> x = jax.random.normal(jax.random.key(0), (100, 3))
+      >>> def loss(params, part):
+      ...     x, row_weights = part
+      ...     return jnp.sum(row_weights * (x @ params["w"] - 1) ** 2)
+      >>> parts = jaxwgc.partition(x, num_parts=4)
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> report = jaxwgc.check_step(loss, code, {"w": jnp.ones(3)}, parts, data=x)
+      >>> report.ok, round(report.gradient_ratio, 3), report.gradient_error < 1e-3
+      (True, 1.0, True)
+      >>> print(str(report).splitlines()[0])
+      no problems found
     """
 
     problems: tuple[str, ...]

@@ -14,7 +14,7 @@ from jaxwgc.checks._measures import TOLERANCE, GradientMeasures, LossMeasures
 from jaxwgc.codes import GradientCode
 from jaxwgc.sketching import partition
 
-# Bound of the error of a sample's total weight, in standard errors.
+# Maximum error of the total weight of a sample, in standard errors.
 _STANDARD_ERRORS = 4
 
 
@@ -64,14 +64,14 @@ def layout_of(data: Any, parts: Any) -> Layout:
     is_padding = np.asarray(weights_of_partition) == 0
     shape = np.shape(leaves[0])[:2]
     if is_padding.shape != shape:
-        # The parts are not from `partition`, so padding is unknown.
+        # Parts that are not from `partition` have unknown padding.
         is_padding = np.zeros(shape, bool)
     return Layout(rows=data, num_rows=num_rows, row_weights=None, is_padding=is_padding)
 
 
 def norm(tree: Any) -> float:
     """Returns the norm of one gradient, or of a stack of gradients."""
-    # In double precision, squares of single precision stay in range.
+    # Squares of single-precision numbers stay in range in double precision.
     return float(np.linalg.norm(flat(tree)))
 
 
@@ -104,8 +104,8 @@ def measure_loss(
     def gradient(part):
         return flat(gradient_of(part)) - constant
 
-    # `more` has other rows than `few` if there are enough. Repeated rows would keep
-    # mean and variance, so that interactions of rows would not show.
+    # `more` has other rows than `few` if there are enough rows. Repeated rows would
+    # keep mean and variance, and would hide interactions between rows.
     few = numbers[:size]
     more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
     once = gradient(rows(few))
@@ -119,7 +119,8 @@ def measure_loss(
     is_sum = missed <= TOLERANCE
     padding = 0.0
     is_unweighted = False
-    # If rows interact, row weights cannot act on single rows either.
+    # Padding and row weights are tested only if the loss is a sum: if rows interact,
+    # weights cannot act on single rows.
     if is_sum and is_padding.any():
         padded = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
         padding = np.linalg.norm(gradient(padded))
@@ -182,15 +183,15 @@ def measure_decoded(
     num_held = (~layout.is_padding).sum()
     is_sample = num_held < layout.num_rows
     if weights is not None and not is_sample:
-        # The user's own row weights apply to the whole data, too.
+        # Row weights of the user also apply to the whole data.
         weights_of_data = (weights * target[:, None])[~layout.is_padding]
         data, ones = rows
         rows = (data, weights_of_data.astype(ones.dtype))
     whole = flat(gradient_of(rows))
     scale = norm(gradients)
     length = max(np.linalg.norm(whole), 1e-150)
-    # In the first round all workers respond, in the second all but the tolerated
-    # stragglers.
+    # All workers respond in the first round. In the second round, as many straggle as
+    # the code tolerates.
     num_lost = np.array([[0], [code.num_stragglers]])
     decoding = _least_squares(code, np.arange(code.num_workers) >= num_lost)
     decoded = [
@@ -198,12 +199,12 @@ def measure_decoded(
         for weights_of_parts in np.asarray(decoding.effective_weights)
     ]
     error = max(np.linalg.norm(gradient - whole) for gradient in decoded)
-    # Estimate of the number of rows from each part, relative to the true number.
+    # Each part gives an estimate of the number of rows, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
     along = np.vdot(whole, decoded[0]).real / length**2
-    # Approximate codes do not guarantee the exact gradient. Weights of parts that are
-    # not row weights correspond to no loss on the data.
+    # Approximate codes do not guarantee the exact gradient. With weights of parts that
+    # are not row weights, no loss on the data has the decoded gradient.
     promises = code.num_stragglers or not decoding.failed()[0]
     has_loss = weights is not None or (target == 1).all()
     is_comparable = promises and has_loss and not is_sample
@@ -238,15 +239,15 @@ def _is_weighted(shares: np.ndarray, along: float, has_row_weights: bool) -> boo
       shares: Rows that each part represents, relative to all rows, (num_parts,).
       along: Length of the decoded gradient along the gradient on the data, relative to
         that gradient.
-      has_row_weights: Whether rows have weights other than 0 and 1. In the paper's
-        form, the rows themselves are scaled instead.
+      has_row_weights: Whether rows have weights other than 0 and 1. False if the rows
+        themselves are scaled instead.
     """
     total = shares.sum()
     if not has_row_weights:
         return bool(abs(total - 1) <= TOLERANCE or abs(along - 1) <= abs(along - total))
     spread = np.std(shares)
     deviation = spread * np.sqrt(len(shares))
-    # If weights differ much, parts with the largest weights may not have been drawn.
+    # If weights differ much, the sample may lack the parts with the largest weights.
     unseen = spread / (2 * abs(shares.mean()))
     allowed = TOLERANCE + _STANDARD_ERRORS * deviation + unseen
     return bool(abs(total - 1) <= allowed)

@@ -7,7 +7,7 @@ TOLERANCE = 0.02
 
 
 class LossMeasures(NamedTuple):
-    """Whether a loss is a sum over weighted rows.
+    """Measures of whether a loss is a sum over weighted rows.
 
     Attributes:
       missed: Relative difference between the gradient of twice as many rows and the sum
@@ -76,12 +76,12 @@ class OrderMeasures(NamedTuple):
 
 
 class RoundMeasures(NamedTuple):
-    """Which workers respond in rounds of which most fail; zero unless measured.
+    """Measures of rounds if most of them fail; zero unless measured.
 
     Attributes:
       is_constant: Whether the same workers respond in each round, and the others would
-        be enough or nobody responds.
-      is_early: Whether too few workers respond otherwise.
+        be enough; or whether no worker responds.
+      is_early: Whether rounds end with too few responses for another reason.
       num_failed: Number of rounds that cannot be decoded.
       num_rounds: Number of rounds.
       num_workers: Number of workers.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxwgc.checks._measures import Measures
 
-# Fraction of an update that a forbidden dependence must exceed to be reported.
+# A forbidden dependence is reported if it changes an update by more than this fraction.
 _SHARE = 0.1
 
 

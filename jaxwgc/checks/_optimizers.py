@@ -16,13 +16,13 @@ from jaxwgc.checks._losses import flat, norm
 from jaxwgc.checks._measures import OrderMeasures, RoundMeasures
 from jaxwgc.codes import GradientCode
 
-# Number of updates, enough for a schedule that starts at zero. Gradients grow tenfold
-# per update, so that they exceed a clipping threshold.
+# Number of updates. It is enough for a schedule that starts at zero. Gradients grow
+# tenfold per update, so that they exceed any usual clipping threshold.
 _NUM_UPDATES = 4
 # Number of rounds to simulate, or of steps to run.
 _NUM_ROUNDS = 8
-# Size of partial gradients relative to their sum. With smaller ones clipping may not
-# show; with larger ones sums in bfloat16 are inaccurate.
+# Size of partial gradients relative to their sum. Clipping may not show with smaller
+# ones. Sums in bfloat16 are inaccurate with larger ones.
 _APART = 15.0
 
 
@@ -56,7 +56,7 @@ class MaskedRounds(NamedTuple):
             is_constant |= not others.failed.any()
         return RoundMeasures(
             is_constant=bool(is_constant),
-            # Approximate codes do not say how many responses are enough.
+            # An approximate code has no number of responses that is always enough.
             is_early=bool(code.num_stragglers > 0 and not is_constant),
             num_failed=int(self.failed.sum()),
             num_rounds=len(counts),
@@ -100,7 +100,7 @@ class OptimizerProbe:
                 "optimizer must have an aggregator for code; got one for "
                 f"{num_workers} workers"
             )
-        # State of `decode_aggregate` has no key, and its updates are messages.
+        # A state without a key is one of `decode_aggregate`, with messages as updates.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
         def update(params, partial_gradients, state, **extra):
@@ -164,8 +164,8 @@ class OptimizerProbe:
             updates, state = self.update(partial_gradients, state, received=received)
             partial_gradients = jax.tree.map(lambda leaf: 10 * leaf, partial_gradients)
             seen.append(flat(updates))
-        # Only state behind the aggregator is returned, because state before it may
-        # depend on each partial gradient.
+        # State before the aggregator is left out, because it may depend on each partial
+        # gradient.
         _, leaves_behind = _split(state)
         for leaf in leaves_behind:
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -178,7 +178,7 @@ def _difference(first: list[np.ndarray], second: list[np.ndarray]) -> float:
     largest = 0.0
     for vector, other in zip(first, second, strict=True):
         longest = max(np.linalg.norm(vector), np.linalg.norm(other))
-        # The relative difference of zeros, or after overflow, is undefined.
+        # The relative difference is undefined for zeros and after overflow.
         if longest > 0 and np.isfinite(longest):
             difference = np.linalg.norm(vector - other) / longest
             largest = max(largest, float(difference))
@@ -193,11 +193,12 @@ def is_dropped(
 ) -> bool:
     """Returns whether a step kept the old state instead of the updated one."""
     if probe.simulates:
-        # Every simulated round changes the key.
+        # Every simulated round changes the key. An unchanged state was therefore
+        # dropped.
         return _are_equal(_split(before)[0], _split(after)[0])
     received = _split(after)[0].received
     expected = probe.update(partial_gradients, before, received=received)[1]
-    # Equal states are no mistake if the optimizer has no state that changes.
+    # If the state of an optimizer never changes, an equal state is not a mistake.
     return _are_equal(before, after) and not _are_equal(before, expected)
 
 

@@ -44,9 +44,9 @@ def projective_plane(order: int) -> GradientCode:
     order = _validation.check_int("order", order)
     if not is_prime(order):
         raise ValueError(f"order must be a prime; got {order}")
-    # A point of the plane is a line through the origin of the space. It is represented
-    # by its vector with first non-zero coordinate one. The lines of the plane are the
-    # planes through the origin, represented by their normals.
+    # Points of the plane are lines through the origin of the space. Each is represented
+    # by its vector with first nonzero coordinate 1. Lines of the plane are planes
+    # through the origin, represented by their normals.
     residues = range(order)
     points = [(0, 0, 1)]
     for third in residues:

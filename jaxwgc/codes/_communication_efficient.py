@@ -91,7 +91,8 @@ def _encoding_matrix(
     low = _low_columns(assignment, num_segments - num_conjugate, step)
     points = positions(num_workers, step)
     if num_segments % 2 == 0:
-        # Angles are multiples of pi / n modulo 2n, exact until converted to floats.
+        # Angles are multiples of pi / n modulo 2n: exact integers until this
+        # conversion.
         angle = np.pi * (degree * points % (2 * num_workers)) / num_workers
         centred = np.exp(-1j * angle)[:, None, None] * low
         columns = np.sqrt(2) * np.concatenate([centred.real, centred.imag], -1)
@@ -133,7 +134,8 @@ def _first_part_columns(assignment: np.ndarray, count: int, step: int) -> np.nda
     for point in points[assignment[:, 0]]:
         series = np.convolve(series, [1, -roots[-point]])
     order = np.arange(count)
-    # Entry (p, u) is the coefficient of x^p in x^u h(x); it wraps above the diagonal.
+    # Entry (p, u) is the coefficient of x^p in x^u h(x). Indices wrap above the
+    # diagonal, and `tril` drops these entries.
     terms = np.tril(series[order[:, None] - order])
     powers = roots[np.outer(points, order) % num_workers]
     return vanishing_products(assignment, points) * (powers @ terms)

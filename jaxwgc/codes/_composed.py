@@ -162,8 +162,8 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     For stragglers that are slow but not lost. A worker first computes `num_uncoded` (u)
     parts that no other worker holds, and sends their sum. Then it computes its parts in
     `code`, and sends its message of `code`. Decoding is exact if every worker sends its
-    first message, and at most s do not send their second one, where s is the number of
-    stragglers that `code` tolerates.
+    first message, and at most s do not send their second one. `code` tolerates s
+    stragglers.
 
     Args:
       code: Code of the coded parts, with one message per worker, one segment and one

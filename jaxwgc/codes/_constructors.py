@@ -81,7 +81,7 @@ def shares(loads: np.ndarray, total: int, maximum: int | None = None) -> np.ndar
             others = np.where(is_full, 0, loads)
             rest = total - maximum * is_full.sum()
             exact = np.where(is_full, maximum, others / (others.sum() or 1) * rest)
-    # The small addend restores integers that rounding has decreased slightly.
+    # The addend restores integers that rounding has decreased slightly.
     whole = np.floor(exact + 1e-9).astype(int)
     num_remaining = total - whole.sum()
     largest_first = np.argsort(whole - exact, kind="stable")

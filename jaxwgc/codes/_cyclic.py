@@ -58,8 +58,7 @@ def cyclic_repetition(
 def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
     """Computes rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
     num_workers, num_stragglers = others.shape
-    # Numbers are drawn in float32, so that the code does not depend on the precision
-    # setting.
+    # Draws in float32 give the same code at every precision setting.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
     xp = jnp if _validation.is_traced(draws) else np
     draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)
@@ -125,11 +124,11 @@ def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:
     the last bits; multiplying out the factors would lose all digits (s = 98, n = 100).
     """
     sines = np.sin(np.pi * np.arange(1, num_stragglers + 1) / num_workers)
-    # Coefficients are symmetric in t and s - t, so reversing the powers does not change
-    # them.
+    # The coefficients are symmetric in t and s - t, so the powers may be reversed.
     coefficients = np.concatenate([[1.0], np.cumprod(sines[::-1] / sines)])
     if (num_workers + num_stragglers) % 2 == 0:
-        # c is (n - 1) / 2 here. For n + s odd it is n / 2, and -omega^c is one.
+        # c is (n - 1) / 2 in this branch. If n + s is odd, c is n / 2 and -omega^c is
+        # one.
         powers = np.arange(num_stragglers, -1, -1)
         coefficients = coefficients * np.exp(-1j * np.pi * powers / num_workers)
     return coefficients * ((num_stragglers + 1) / coefficients.sum())

@@ -272,7 +272,7 @@ decoders=[LeastSquares])
                 " from jaxwgc.decoders, or a class among the code's decoders",
             )
             chosen = decoder
-        # The code's own decoders are assumed to fit, and are not checked at each use.
+        # Decoders of the code itself fit, and are not checked at each use.
         if not any(chosen is known for known in self.decoders):
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
@@ -305,8 +305,10 @@ decoders=[LeastSquares])
           mask: Which messages have arrived, bool (..., num_messages); num_messages is
             num_workers, except for codes with several messages per worker.
           tolerance: Bound of the norm of aᵀB - target, relative to the norm of the
-            target. By default that of the decoder: see `jaxwgc.coded_aggregate`.
-          decoder: See `jaxwgc.decoding_weights`.
+            target. By default that of the decoder: 0.001, or 0.999 for a decoder that
+            is inexact on purpose.
+          decoder: Decoder instance, or decoder class supported by the code. Defaults to
+            `code.decoders[0]`.
 
         Returns:
           Bool (...).
@@ -344,7 +346,7 @@ decoders=[LeastSquares])
 
     @property
     def allows_requests(self) -> bool:
-        """Returns whether workers can be asked for a weighted sum of their messages."""
+        """Returns whether a weighted sum of messages can be requested from a worker."""
         return self.num_segments == 1 and not self.is_complex
 
     def check_requests(self) -> None:

@@ -20,10 +20,10 @@ from jaxwgc.codes._constructors import (
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.decoders import Components, LeastSquares, OneStep, Peeling
 
-# Number of attempted swaps, in rounds of one per edge; at least 200 in total. For up to
-# 12 edges, the distribution is then within 1e-8 of the uniform one (total variation, by
-# powers of the transition matrix). At 100 to 300 vertices, eigenvalues, triangles and
-# retained edges do not change with four times as many.
+# Attempted swaps per edge, at least 200 in total. For up to 12 edges, the distribution
+# is then within 1e-8 of the uniform one in total variation (powers of the transition
+# matrix). With 100 to 300 vertices, four times as many swaps do not change eigenvalues,
+# triangles and retained edges.
 _SWAPS_PER_EDGE = 10
 _MIN_SWAPS = 200
 
@@ -92,7 +92,7 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     is_chosen &= (quaternions[:, 0] > 0) & (quaternions[:, 0] % 2 == 1)
     a, b, c, d = quaternions[is_chosen].T
     numbers = np.arange(modulus)
-    # The root is a square root of -1 modulo `modulus`.
+    # A square root of -1 modulo `modulus`.
     root = numbers[numbers**2 % modulus == modulus - 1][0]
     first_row = [a + root * b, c + root * d]
     second_row = [root * d - c, a - root * b]
@@ -110,7 +110,7 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
         flat = flat * inverses[first][:, None] % modulus
         return flat @ modulus ** np.arange(4)
 
-    # Breadth-first search from the identity.
+    # The group is found by breadth-first search from the identity.
     known = number_of(np.eye(2, dtype=int))
     frontier = known
     while len(frontier):
@@ -126,7 +126,7 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     return adjacency
 
 
-# Jitted so that calls outside of jit reuse the compiled loop.
+# Under jit, later calls reuse the compiled loop.
 @functools.partial(jax.jit, static_argnames=("num_vertices", "degree"))
 def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
     sparse_degree = min(degree, num_vertices - 1 - degree)
@@ -199,8 +199,8 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         return neighbours, edges, draws
 
     def run_round(index, state):
-        # Random numbers are drawn for one round of swaps: drawing all at once would
-        # take memory, and one by one would take time.
+        # Random numbers are drawn for one round of swaps at a time. All at once would
+        # need much memory, and one by one would be slow.
         ends = np.array([num_edges, 2 * num_edges], np.int32)
         draws = jax.random.randint(
             jax.random.fold_in(key, index), (num_edges, 2), 0, ends, jnp.int32
@@ -359,9 +359,10 @@ def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
     if isinstance(adjacency, np.ndarray):
         edges = np.argwhere(np.triu(adjacency))
     else:
-        # A traced graph has an unknown number of edges, unless it is given.
+        # The number of edges of a traced graph is unknown, unless it is given.
         edges = jnp.argwhere(jnp.triu(adjacency), size=num_workers)
-    # Edges of each part, from a stable sort of all ends; every part has equally many.
+    # A stable sort of all ends gives the edges of each part. Every part has equally
+    # many.
     incident = xp.argsort(edges.ravel(), stable=True).reshape(num_parts, degree) // 2
     assignment = (edges[:, :, None] == xp.arange(num_parts)).any(1)
     return code_of_sums(

@@ -140,15 +140,15 @@ def batch_raptor(
     num_batches = num_parts // batch_size
     max_degree = num_batches if max_degree is None else max_degree
     _validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
-    # The degree distribution is computed on the host.
+    # c is concrete, because the degree distribution is computed on the host.
     _validation.check_number("c", c, minimum=0, finite=True, traceable=False)
     _validation.check_number(
         "delta", delta, positive=True, maximum=1, finite=True, traceable=False
     )
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
     degree_key, batch_key = jax.random.split(key)
-    # Degrees are drawn by inverting their distribution function. Random numbers are
-    # 32-bit integers, so that a key gives the same code in every precision.
+    # Degrees are quantiles at random numbers. These are 32-bit integers, so that a key
+    # gives the same code in every precision.
     cumulative = np.cumsum(probabilities)[:-1]
     thresholds = np.minimum(cumulative * 2**32, 2**32 - 1)
     draws = jax.random.bits(degree_key, (num_workers,), jnp.uint32)
@@ -167,10 +167,10 @@ def robust_soliton(
     degrees = np.arange(1, num_batches + 1)
     of_higher_degrees = 1 / (degrees[1:] * degrees[:-1])
     weights = np.concatenate([[1 / num_batches], of_higher_degrees])
-    # Differences of logarithms, since quotients by tiny delta overflow.
+    # A quotient by a tiny delta would overflow, so logarithms are subtracted.
     log_delta = math.log(delta)
     ripple = c * (math.log(num_batches) - log_delta) * math.sqrt(num_batches)
-    # The spike is beyond all degrees, unless the quotient is small enough to round.
+    # The spike lies beyond all degrees, unless the quotient is small enough to round.
     spike = num_batches + 1
     if ripple * spike > num_batches:
         spike = max(1, round(num_batches / ripple))

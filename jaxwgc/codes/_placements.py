@@ -18,18 +18,18 @@ from jaxwgc.codes._reed_solomon import (
 from jaxwgc.codes._worst_rounding import worst_rounding
 from jaxwgc.decoders import Dual, Lagrange
 
-# Number of random orders of the workers on the circle, and of exchanges of two workers
-# by which the best order is improved.
+# Number of random orders of the workers on the circle, and of tried exchanges of two
+# workers, which improve the best order.
 _NUM_ORDERS = 64
 _NUM_EXCHANGES = 400
-# Number of draws of random rows, of which the draw with the smallest norm of B is kept.
+# Number of draws of random rows. The draw with the smallest norm of B is kept.
 _NUM_DRAWS = 32
-# Bound of the number of straggler patterns in a comparison of codes, times the squared
-# number of workers.
+# Bound of the work of a comparison of codes: number of straggler patterns times the
+# squared number of workers.
 _MOST_WORK = 4_000_000
-# Residuals below this count as rounding in float32.
+# Residual in float32 below which it counts as rounding.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-# Singular values below this fraction of the largest are rounding errors.
+# Fraction of the largest singular value below which others are rounding errors.
 _RANK = 1e-10
 
 
@@ -209,7 +209,8 @@ def _polynomials(
     matrix = vanishing_products(assignment, points)
     dual = _dual(matrix, num_stragglers)
     decoders = [Lagrange(points, num_stragglers), dual]
-    # If parts share their holders, smaller weights than Lagrange's exist.
+    # If parts share their holders, the dual decoder finds smaller weights than
+    # Lagrange.
     if len(dual.rows) > num_stragglers + 1:
         decoders.reverse()
     return exact_code(matrix, assignment, num_stragglers, *decoders)
@@ -239,7 +240,7 @@ def _columns(rows: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     turn, triangle = np.linalg.qr(held_rows)
     ones = np.ones((len(rows), 1))
     columns = turn @ np.linalg.solve(triangle.transpose(0, 2, 1), ones)
-    # Entries at workers without the part are rounding errors, and are set to zero.
+    # Entries at workers without the part are rounding errors. They are set to zero.
     return np.where(assignment, columns[..., 0].T, 0)
 
 

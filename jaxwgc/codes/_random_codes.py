@@ -15,14 +15,13 @@ from jaxwgc.decoders import Decoder, LeastSquares, OneStep, Peeling
 _LARGEST = np.uint32(2**32 - 1)
 
 
-# Jitted so that calls outside of jit compile once per shape, not once per operation.
+# Under jit, calls compile once per shape, not once per operation.
 @functools.partial(jax.jit, static_argnames="shape")
 def bernoulli_matrix(
     key: jax.Array, shape: tuple[int, ...], probability: jax.typing.ArrayLike
 ) -> jax.Array:
     """Draws independent bools, True with `probability`, broadcast to `shape`."""
-    # Numbers are drawn in float32, so that a key gives the same code in every
-    # precision.
+    # Draws in float32 give the same code in every precision.
     draws = jax.random.uniform(key, shape, jnp.float32)
     return draws < jnp.asarray(probability, jnp.float32)
 
@@ -48,7 +47,7 @@ def random_subsets(
     ascending = draws.sort(axis=-1)
     last = jnp.take_along_axis(ascending, jnp.maximum(sizes - 1, 0), axis=-1)
     smaller = draws < last
-    # The first of equal draws are taken, so that there are exactly `sizes` items.
+    # Of equal draws, the first are taken, so that there are exactly `sizes` items.
     tied = draws == last
     missing = sizes - smaller.sum(axis=-1, keepdims=True)
     return smaller | (tied & (tied.cumsum(axis=-1) <= missing))

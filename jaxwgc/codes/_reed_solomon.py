@@ -11,7 +11,8 @@ from jaxwgc.codes._constructors import exact_code
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Lagrange
 
-# Maximum number of steps that are tried; of more, every second one, third one, etc.
+# Maximum number of steps between points that are tried. If there are more, every
+# second, third, ... one is tried.
 _MAX_CANDIDATES = 64
 
 
@@ -48,8 +49,8 @@ def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
     difference = (points[:, None] - points) % num_workers
     modulus = 2 * np.sin(np.pi * difference / num_workers)
     log_modulus = np.log(modulus, where=difference != 0, out=np.zeros_like(modulus))
-    # The factors of all other workers have the product n, so n is divided by the
-    # factors of the holders.
+    # The product of the factors of all other workers is n. Dividing n by the factors of
+    # the holders leaves those of the workers without the part.
     log_held = log_modulus @ assignment.astype(np.float64)
     return num_workers * np.exp(
         -log_held, where=assignment, out=np.zeros_like(log_held)
@@ -126,7 +127,9 @@ def reed_solomon(
 
     References:
       Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
-      Reed-Solomon codes", ISIT 2018; the paper's section 4.
+      Reed-Solomon codes", ISIT 2018, for the code and its points; Charalambides,
+      Pilanci, Hero, "Weighted gradient coding with leverage score sampling", ICASSP
+      2020, section 4. The interleaving is new here.
     """
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     _validation.check_up_to("replication", replication, num_workers=num_workers)

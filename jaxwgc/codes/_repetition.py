@@ -42,7 +42,8 @@ def uncoded(
              [0., 0., 1.]])
 
     References:
-      The paper's section 2.2, before coding.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.1 (partition of the data).
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = num_workers if num_parts is None else num_parts
@@ -172,7 +173,8 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     workers = np.arange(num_workers)
     class_sizes = np.bincount(workers % num_classes)
     size_of_worker = class_sizes[workers % num_classes]
-    # Position of a worker in its class, and run of each part in a class of its size.
+    # Position of each worker in its class, and the run of each part in a class of this
+    # size.
     slot_of_worker = workers // num_classes
     slot_of_part = np.array([_even_runs(num_workers, size) for size in size_of_worker])
     assignment = slot_of_worker[:, None] == slot_of_part
@@ -256,13 +258,14 @@ def replicated(
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
-    # Number of parts that a worker computes before it reaches the parts of an owner.
+    # Number of parts that a worker computes before the first part of each owner.
     owners_met = (np.arange(num_workers)[:, None] + steps) % num_workers
     sizes_met = sizes[owners_met]
     num_held = sizes_met.sum(1)
     before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]
-    # Number of the owner's parts that are computed before each part: a worker goes
-    # through its own parts from the first one on, through others from the last one on.
+    # Number of parts of the same owner that the worker computes earlier. It computes
+    # its own parts from the first to the last, and parts of other owners from the last
+    # to the first.
     starts = (sizes.cumsum() - sizes)[owners]
     place = np.arange(num_parts)[:, None] - starts
     place_from_last = sizes[owners] - 1 - place

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-# Residual that counts as exact in float64, relative to the norm of the target.
+# Residual in float64 up to which decoding is exact, relative to the norm of the target.
 _EXACT = 1e-6
 
 

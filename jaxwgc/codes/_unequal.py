@@ -11,9 +11,10 @@ from jaxwgc.codes._constructors import unweighted
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
 
-# Smallest straggler probability: a worker with probability 0 would receive all parts.
+# Lower bound of straggler probabilities. With probability 0, a worker would receive all
+# parts.
 _LEAST_PROBABILITY = 1e-6
-# Fractions of a part, and relative eigenvalues, below this are rounding errors.
+# Fractions of a part, and relative eigenvalues, below this number are rounding errors.
 _ROUNDING = 1e-9
 
 
@@ -127,7 +128,8 @@ def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
     whole = ends.round()
     ends = np.where(np.abs(ends - whole) < _ROUNDING, whole, ends)
     starts = np.concatenate([[0.0], ends[:-1]])
-    # Worker i takes the interval from starts[i] to ends[i], part j from j to j + 1.
+    # Worker i takes the interval from starts[i] to ends[i]. Part j is the interval from
+    # j to j + 1.
     parts = np.arange(num_parts)
     first = np.maximum(starts[:, None], parts)
     last = np.minimum(ends[:, None], parts + 1)
@@ -149,8 +151,7 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
         inverse = factor * np.linalg.inv(gram[block])
         system[block] += inverse
         workers.append((parts, inverse))
-    # The system is solved by Cholesky, because its rounding does not grow with the
-    # ratios of trust.
+    # Cholesky is used, because its rounding does not grow with the ratios of trust.
     multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
     shares = np.zeros(held.shape)
     for share, (parts, inverse) in zip(shares, workers, strict=True):
@@ -198,7 +199,7 @@ def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nda
     gram = _validation.concrete_array("correlation", correlation, "real numbers")
     gram = gram.astype(np.float64)
     if gram.ndim == 0:
-        # The smallest possible common correlation of this many vectors.
+        # Smallest correlation that this many vectors can have with each other.
         smallest = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
         if not smallest <= gram <= 1:
             raise ValueError(

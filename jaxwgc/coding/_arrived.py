@@ -30,14 +30,26 @@ class ErrorLocation:
       wrong: Workers with corrupted messages, bool (num_workers,); all False if
         `rejected`.
       mask: Messages to decode from, bool (num_messages,): finite messages that arrived
-        from workers that are not corrupted. All False if
-        `rejected`.
+        from workers that are not corrupted. All False if `rejected`.
       disputed: If `rejected`, the workers in failed checks, bool (num_workers,).
       checks: Number of independent checks of the messages that arrived, int scalar.
         Errors in general position are found in up to checks - 1 messages, others in
         up to half of checks.
       rejected: Whether the round is rejected, bool scalar: failed checks cannot be
         explained, or a message takes part in no check because too few others arrived.
+
+    Example:
+      Worker 4 of 6 sends wrong numbers, and is excluded from decoding:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=2)
+      >>> messages = jaxwgc.encode(code, jnp.ones((6, 3))).at[4].set(9.0)
+      >>> received = jnp.ones(6, bool)
+      >>> location = jaxwgc.locate_errors(code, messages, received, jax.random.key(1))
+      >>> location.wrong.nonzero()[0].tolist(), bool(location.rejected)
+      ([4], False)
+      >>> jaxwgc.decode(code, messages, location, jnp.zeros(3))
+      Array([6., 6., 6.], dtype=float32)
     """
 
     wrong: jax.Array
@@ -47,8 +59,8 @@ class ErrorLocation:
     rejected: jax.Array
 
 
-# What a caller can know of a round: which workers responded, or an object that has
-# their mask.
+# Forms in which a caller describes a round: the mask of the workers that responded, or
+# an object with their mask.
 Received: TypeAlias = ArrayLike | Sequence[bool] | Arrivals | ErrorLocation | Decoding
 # Number of parts that each worker has finished.
 Finished: TypeAlias = ArrayLike | Sequence[int]

@@ -15,8 +15,9 @@ from jaxwgc import _flat_vectors
 from jaxwgc._arrays import Array, product, scale_of, squares
 from jaxwgc._targets import DECODES
 
-# Leakage in machine epsilons of the weight of a part, up to which it is dropped as
-# rounding if no part exceeds it. Larger leakage also occurs in rounds that decode.
+# Bound of leakage that is dropped as rounding, in machine epsilons of the weight of a
+# part. Leakage is dropped if no part exceeds the bound. More leakage also occurs in
+# rounds that decode.
 _ROUNDED_LEAKAGE = 100
 
 
@@ -51,13 +52,13 @@ def measure(
     blocks = mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
     is_own_block = jnp.eye(num_blocks, dtype=bool)[:, None, :]
     effective = jnp.where(is_own_block, blocks, 0).sum(axis=(-3, -1)) / num_blocks
-    # Squares of tiny entries would underflow without the scale.
+    # The scale keeps squares of tiny entries from underflow.
     scale = jax.lax.stop_gradient(scale_of(target))
     target = target / scale
     squared_norm = jnp.sum(squares(target))
     squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
     error = squared_error(blocks / scale, target)
-    # The derivative of the root is infinite at zero.
+    # The square root has an infinite derivative at zero.
     root = jnp.sqrt(jnp.where(error > 0, error, 1))
     distance = jnp.where(error > 0, root, error)
     return Measured(

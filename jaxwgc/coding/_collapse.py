@@ -27,9 +27,9 @@ def collapse_leaves(
     has responded for it.
 
     Args:
-      weights: See `collapse`.
-      leaks: See `collapse`.
-      num_segments: See `collapse`.
+      weights: Effective weights, (num_parts,).
+      leaks: Leaks between blocks; None if the gradient is one block.
+      num_segments: Number of segments of the code.
       partial_gradients: Pytree with leaves (num_parts, ...).
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(partial_gradients)
@@ -57,8 +57,8 @@ def collapse_leaves(
         return jax.tree.unflatten(structure, totals)
 
     def masked_sums(weights):
-        # Rows are selected only if necessary, because selecting copies all rows, which
-        # takes longer than the sum.
+        # A selection copies all rows, which takes longer than the sum. Rows are
+        # therefore selected only if necessary.
         is_used = jnp.any(weights.reshape(-1, num_parts) != 0, axis=0)
         return sums(weights, is_used)
 
@@ -106,8 +106,8 @@ def collapse(
 
     is_rare = any_under_vmap(is_rare)
     if not isinstance(is_rare, jax.core.Tracer):
-        # Outside of jit, lax.cond would compile its branches, which are new functions,
-        # at every call.
+        # Branches are new functions. Outside of jit, lax.cond would compile them at
+        # every call.
         return compute_exactly() if is_rare else collapsed
     return jax.lax.cond(is_rare, compute_exactly, lambda: collapsed)
 
@@ -122,22 +122,23 @@ def _with_leaks(
 
     Args:
       gradient: Sum of partial gradients with the effective weights.
-      leaks: See `collapse`.
-      num_segments: See `collapse`.
-      sums_of_rows: Function of weights (rows, num_parts), see `masked_sums`.
+      leaks: Leaks between blocks.
+      num_segments: Number of segments of the code.
+      sums_of_rows: Function of weights (rows, num_parts) that returns the weighted sums
+        of partial gradients, with rows as the leading axis.
     """
     weights = jnp.where(leaks.is_mixed, leaks.weights, 0)
     num_blocks = weights.shape[-1]
     halves = num_blocks // num_segments
-    # The leaks of second halves are those of first halves, multiplied by i. A single
-    # segment leaks only from one half to the other.
+    # The leaks of second halves are i times those of first halves. A single segment
+    # leaks only from one half to the other.
     first = 1 if num_segments == 1 else 0
     rows = jnp.moveaxis(weights[first:, :, ::halves], 1, -1)
     num_into = len(rows)
     sums = sums_of_rows(rows.reshape(-1, rows.shape[-1]))
     sums = _flat_vectors.blocks(_flat_vectors.ravel(sums, 1), num_blocks)
     sums = sums.reshape(num_into, num_segments, num_segments, halves, sums.shape[-1])
-    # Block p gains, for each segment v, segment v of the sum with weights (p, :, v).
+    # For each segment v, block p gains segment v of the sum with weights (p, :, v).
     gained = jnp.trace(sums, axis1=1, axis2=2)
     gained = jnp.pad(gained, [(first, 0), (0, 0), (0, 0)])
     if halves == 2:
@@ -145,7 +146,7 @@ def _with_leaks(
         turned = jnp.stack([-second[:, 1], second[:, 0]], axis=1)
         gained = gained[:, 0] + turned.reshape(num_blocks, gained.shape[-1])
     flat = _flat_vectors.ravel(gradient)
-    # In a round that decodes, leaks would move parameters without a gradient.
+    # If a round decodes, entries that are zero in the gradient stay zero.
     is_moved = leaks.is_lossy | (flat != 0)
     gained = jnp.where(is_moved, gained.ravel()[: flat.size], 0)
     return _flat_vectors.unravel(flat + gained, gradient)

@@ -10,16 +10,17 @@ import jax.numpy as jnp
 from jaxwgc._arrays import inverse_power_of_two, one_norm, product, squares
 from jaxwgc.coding._block_weights import Leaks
 
-# Number of messages summed in a block, before the sum is added to the total.
+# Number of messages in a block. Blocks are summed first, and then added up.
 _BLOCK = 8
-# Bounds of leaks, as multiples of their root mean square: _LEAKS for residuals, and
-# _LEAKS + _LEAKS_OF_FEW / number of messages for rounding. Over all patterns of the
-# exact codes of up to 7 workers, residuals reach 3. Rounding reaches 8 for two messages
-# and 4 for six. The rounding error of many messages is normally distributed, and 6 is
+# Bounds of leaks, as multiples of their root mean square. The bound is _LEAKS for
+# residuals, and _LEAKS + _LEAKS_OF_FEW / number of messages for rounding. Residuals
+# reach 3 over all patterns of exact codes of up to 7 workers. Rounding reaches 8 with
+# two messages, and 4 with six. Rounding of many messages is normally distributed: 6 is
 # nine standard deviations.
 _LEAKS = 6
 _LEAKS_OF_FEW = 24
-# Bound of the rounding of sent messages in machine epsilons: seven standard deviations.
+# Bound of the rounding of sent messages, in machine epsilons. It is seven standard
+# deviations.
 _ROUNDED_MESSAGES = 2
 
 
@@ -54,8 +55,8 @@ def floor_weights(
     """
     num_blocks, num_parts, _ = leaks.weights.shape[-3:]
     num_segments = weights.shape[-2]
-    # Columns of B are scaled by powers of two, so that squares stay in range. The two
-    # halves of a segment have the same column.
+    # Powers of two scale the columns of B, so that squares stay in range. The two
+    # halves of a segment share a column.
     units = inverse_power_of_two(jnp.max(one_norm(matrix), axis=0))
     columns = product(mask.astype(units.dtype), squares(matrix * units))
     inverse_norms = jnp.where(columns > 0, units / jnp.sqrt(columns), 0)
@@ -65,7 +66,7 @@ def floor_weights(
     ratio_of_block = jnp.max(ratios, axis=(-2, -1))
     batch = ratio_of_block.shape[:-1]
     ratio = ratio_of_block.reshape(*batch, num_segments, -1).max(-1)
-    # In a round that does not decode, the leak is no rounding error, and is kept.
+    # If a round does not decode, its leak is larger than rounding, and is kept.
     ratio = jnp.where(leaks.is_lossy[..., None], 0, ratio)
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(weights.dtype).eps, jnp.finfo(computed).eps)
@@ -101,7 +102,8 @@ def combine(
         weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
     )
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
-    # In units of epsilon, rows and floors have squares in the range of the dtype.
+    # Rows and floors are in units of epsilon, so that squares stay in the range of the
+    # dtype.
     eps = jnp.finfo(messages.dtype).eps
     if floors is not None:
         floors = floors / eps
@@ -129,17 +131,16 @@ def combine(
     def add_block(block, sums):
         return sums.plus(sum_block(first_size + block * _BLOCK, _BLOCK))
 
-    # One pass over the messages. A matrix product would first copy them for the
-    # selection, which takes several times as long as the product. Sums of blocks are
-    # rounded less than one long sum. The first block initialises the sum: under
-    # shard_map, zeros would not vary over the mesh axes of messages.
+    # The loop reads each message once. A matrix product would first copy the selected
+    # messages, which takes several times as long as the product. Sums of blocks also
+    # have less rounding than one long sum. The sum starts with the first block, because
+    # under shard_map zeros would not vary over the mesh axes of messages.
     num_blocks = (number - 1) // _BLOCK
     first_size = number - num_blocks * _BLOCK
     first = sum_block(0, first_size)
     rows, rounding = jax.lax.fori_loop(0, num_blocks, add_block, first)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
-        # Both halves have the same bounds.
         rounding = jax.tree.map(lambda array: array[..., None, :], rounding)
     if rounding is not None:
         squared_bounds, unit = rounding

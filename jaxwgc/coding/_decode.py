@@ -30,22 +30,24 @@ def decoding(
     Args:
       code: Gradient code with encoding matrix B.
       received: Which workers responded with all of their messages, bool
-        (..., num_workers). Alternatively an `Arrivals` of a straggler model (its
-        finished parts count for codes with several messages per worker), an
+        (..., num_workers). Alternatively an `Arrivals` of a straggler model, an
         `ErrorLocation` (its mask counts), or a `Decoding`, which is returned unchanged.
-      decoder: Decoder, or class of decoders that the code has. Defaults to
+        The finished parts of an `Arrivals` count for codes with several messages per
+        worker.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       finished: Number of parts each worker has finished, int (..., num_workers), for
         codes with several messages per worker, in place of `received`. A traced number
         that exceeds the parts of a worker counts as no response.
 
     Returns:
-      A `Decoding`. Its weights are constants for `jax.grad`.
+      A `Decoding`. Its weights, (..., num_segments, num_messages), are constants for
+      `jax.grad`.
 
     Raises:
-      ValueError: If `received` or `finished` has the wrong shape, not exactly one of
-        them is given, `finished` exceeds the parts of a worker, or the decoder does not
-        fit the code.
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
       TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
         not a decoder.
 
@@ -55,9 +57,14 @@ def decoding(
       >>> decoding = jaxwgc.decoding(code, jnp.array([True, True, False, True]))
       >>> decoding.weights
       Array([[1., 1., 0., 0.]], dtype=float32)
+      >>> bool(decoding.failed())
+      False
 
     References:
-      The paper's section 2.2 and theorem 4.1; Halbawi et al., ISIT 2018; Charles,
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2 (aᵀB = target) and theorem 4.1 (weighted
+      targets); Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient
+      descent using Reed-Solomon codes", ISIT 2018 (closed form); Charles,
       Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random graphs",
       2017 (one-step and optimal decoding); Horii, Yoshida, Kobayashi, Matsushima,
       "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
@@ -74,20 +81,35 @@ def decoding_weights(
     *,
     finished: Finished | None = None,
 ) -> jax.Array:
-    """Computes decoding weights a with aᵀB = target; see `decoding`.
+    """Computes the decoding weights a of a round, which minimise ‖aᵀB - target‖₂.
+
+    If the code tolerates the stragglers, aᵀB equals the target. If several weights do,
+    decoders differ in the weights that they return.
 
     Args:
-      code: See `decoding`.
-      received: See `decoding`.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      code: Gradient code with encoding matrix B.
+      received: Which workers responded with all of their messages, bool (...,
+        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      finished: Number of parts that each worker has finished, int (..., num_workers),
+        in place of `received`; for codes with several messages per worker.
 
     Returns:
       (..., num_messages), complex for a complex code, zero at stragglers; num_messages
       is num_workers for codes with one message per worker. For a code with segments
       (..., num_segments, num_messages), the weights for each segment.
 
+    Raises:
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
+      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
+        not a decoder.
+
     Example:
+      Without worker 2, its block comes from worker 0, or half from each copy:
+
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])
@@ -95,6 +117,10 @@ def decoding_weights(
       Array([1., 1., 0., 0.], dtype=float32)
       >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.LeastSquares).round(3)
       Array([1. , 0.5, 0. , 0.5], dtype=float32)
+
+    References:
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     GradientCode.check(code)
     arrived = Arrived.of(code, received, finished)
@@ -118,19 +144,35 @@ def effective_weights(
     `decoded_value_and_grad` and `decoding_error` include these leaks.
 
     Args:
-      code: See `decoding`.
-      received: See `decoding`.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      code: Gradient code with encoding matrix B.
+      received: Which workers responded with all of their messages, bool (...,
+        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      finished: Number of parts that each worker has finished, int (..., num_workers),
+        in place of `received`; for codes with several messages per worker.
 
     Returns:
       Real (..., num_parts).
 
+    Raises:
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
+      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
+        not a decoder.
+
     Example:
+      Without a code, the parts of a straggler are lost:
+
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.uncoded(3)
       >>> jaxwgc.effective_weights(code, jnp.array([True, False, True]))
       Array([1., 0., 1.], dtype=float32)
+
+    References:
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     return decoding(code, received, decoder, finished=finished).effective_weights
 
@@ -151,19 +193,35 @@ def decoding_error(
     does not contribute to first order.
 
     Args:
-      code: See `decoding`.
-      received: See `decoding`.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      code: Gradient code with encoding matrix B.
+      received: Which workers responded with all of their messages, bool (...,
+        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      finished: Number of parts that each worker has finished, int (..., num_workers),
+        in place of `received`; for codes with several messages per worker.
 
     Returns:
       Real (...).
 
+    Raises:
+      ValueError: If not exactly one of `received` and `finished` is given, or it has
+        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
+        does not fit the code.
+      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
+        not a decoder.
+
     Example:
+      Two of three parts are lost:
+
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.uncoded(3)
       >>> jaxwgc.decoding_error(code, jnp.array([True, False, False]))
       Array(2., dtype=float32)
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
+      graphs", 2017.
     """
     return decoding(code, received, decoder, finished=finished).error
 
@@ -180,14 +238,18 @@ def decode(
     """Decodes the gradient from the messages that arrived.
 
     Args:
-      code: See `decoding`.
+      code: Gradient code with which the messages were encoded.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
         Messages that did not arrive may hold anything, including NaN.
-      received: See `decoding`. Batch axes are broadcast against messages.
+      received: Which workers responded with all of their messages, bool (...,
+        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
+        Batch axes are broadcast against messages.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      finished: Number of parts that each worker has finished, int (..., num_workers),
+        in place of `received`; for codes with several messages per worker.
 
     Returns:
       The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params, with
@@ -196,17 +258,24 @@ def decode(
       with them are cleared.
 
     Raises:
-      ValueError: If messages have the wrong shape, or for a reason in `decoding`.
-      TypeError: If params are not floats, or messages are not numbers, complex for a
-        real code, or real for a complex one.
+      ValueError: If messages, `received` or `finished` have the wrong shape, if not
+        exactly one of the last two is given, or if the decoder does not fit the code.
+      TypeError: If params are not floats, messages are not numbers, complex for a real
+        code, or real for a complex one, or `received` is not boolean.
 
     Example:
+      The message of worker 1 is lost:
+
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
       >>> messages = jaxwgc.encode(code, {"w": jnp.arange(6.0).reshape(3, 2)})
       >>> received = jnp.array([True, False, True])
       >>> jaxwgc.decode(code, messages, received, {"w": jnp.zeros(2)})["w"].round()
       Array([6., 9.], dtype=float32)
+
+    References:
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     if isinstance(params, Decoder):
         raise TypeError(

@@ -58,7 +58,8 @@ class Decoding:
       Array([3., 5.], dtype=float32)
 
     References:
-      The paper's sections 2.2 and 4.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, sections 2.2 and 4.
     """
 
     code: GradientCode
@@ -102,7 +103,7 @@ class Decoding:
 
     @property
     def received(self) -> jax.Array:
-        """Which workers have sent all their messages, bool (..., num_workers)."""
+        """Mask of workers that sent all of their messages, bool (..., num_workers)."""
         return self.mask.reshape(
             *self.mask.shape[:-1], self.code.num_workers, self.code.messages_per_worker
         ).all(axis=-1)
@@ -117,7 +118,8 @@ class Decoding:
         """Returns the factors by which each worker multiplies its messages on request.
 
         They are the decoding weights at the messages that arrived, real
-        (..., num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.
+        (..., num_workers, messages_per_worker). `jaxwgc.coding.answer_request` applies
+        a row to the messages of a worker.
 
         Raises:
           ValueError: If the code has segments or complex messages: their sums do not
@@ -146,7 +148,8 @@ class Decoding:
         """Decodes the gradient from messages, as `jaxwgc.decode` does.
 
         Args:
-          messages: (..., num_messages, length), see `jaxwgc.decode`.
+          messages: (..., num_messages, length), in the form of `jaxwgc.encode`.
+            Messages that did not arrive may hold anything, including NaN.
           params: Pytree with the structure, shapes and dtypes of the gradient.
           message_dtype: Dtype that messages were rounded to. Defaults to their dtype.
 
@@ -154,7 +157,9 @@ class Decoding:
           A pytree like params, with the batch axes in front.
 
         Raises:
-          ValueError, TypeError: See `jaxwgc.decode`.
+          ValueError: If messages have the wrong shape, or params are None.
+          TypeError: If params are not floats, or messages are not numbers, complex for
+            a real code, or real for a complex one.
         """
         _validation.check_message_dtype(message_dtype)
         if params is None:
@@ -165,7 +170,7 @@ class Decoding:
         )
         num_blocks = self.block_weights.shape[-1]
         length = -(-_flat_vectors.raveled_size(params) // num_blocks)
-        # Messages are promoted before jit, which would truncate integers of 64 bits.
+        # Messages are promoted here, because jit would truncate integers of 64 bits.
         messages = check_messages_of(self.code, messages, length)
         sent_dtype = messages.dtype if message_dtype is None else message_dtype
         messages = promoted(messages)
@@ -203,8 +208,8 @@ class Decoding:
             )
         leaks = self._leaks()
         num_segments = self.code.num_segments
-        # A function is recognised as a callable leaf, because gradients such as Equinox
-        # modules are callable, too, but are not leaves.
+        # A function is a callable leaf. Gradients such as Equinox modules are callable,
+        # too, but are not leaves.
         if isinstance(partial_gradients, jax.tree_util.Partial) or (
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])

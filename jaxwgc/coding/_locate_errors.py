@@ -22,7 +22,7 @@ from jaxwgc.coding._errors._majority import (
 from jaxwgc.coding._errors._projection import project_in_units
 from jaxwgc.coding._errors._searches import find_in_turn
 
-# Bound to which norms of messages are clipped, relative to the median.
+# Upper bound of norms of messages, relative to the median. Longer messages are clipped.
 _LARGEST = 1e12
 
 
@@ -84,12 +84,12 @@ class ErrorLocator(NamedTuple):
         Args:
           messages: (num_messages, length).
           mask: Which messages arrived, bool (num_messages,).
-          key: See `locate_errors`.
-          noise: See `locate_errors`.
+          key: PRNG key of the projections.
+          noise: Difference of honest copies of a message, relative to its norm.
           message_dtype: Dtype that messages were rounded to.
         """
-        # The computation is one program, because `lax.cond` outside of jit compiles its
-        # branches at every call.
+        # `lax.cond` outside of jit would compile its branches at every call, so this is
+        # one program.
         rounding = rounding_noise(messages, message_dtype)
         return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
@@ -111,8 +111,7 @@ def _locate(
     else:
         findings = find_minorities(sample, copies, _LARGEST)
     is_there = sample.mask
-    # A round is rejected if messages take part in no parity check, because these
-    # messages cannot be verified.
+    # A message in no parity check cannot be verified, so its round is rejected.
     rejected = ~findings.is_explained | (findings.num_checks == 0)
     rejected |= jnp.any(is_there & ~findings.is_checked)
     shape = (code.num_workers, code.messages_per_worker)
@@ -140,15 +139,15 @@ def _screen(
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
     rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
-    # Rows are scaled by the median norm, so that squares neither overflow nor
-    # underflow. Norms are compared in the unit of one of the messages.
+    # The median norm scales the rows, so that squares neither overflow nor underflow.
+    # Norms are compared in the unit of one message.
     lengths = jnp.linalg.norm(rows, axis=1)
     unit = _median(units[:, 0], mask & (lengths > 0))
     sizes = lengths * (unit / units[:, 0])
     median = _median(sizes, mask & (sizes > 0))
     clipped = jnp.minimum(sizes / median, _LARGEST)
     rows *= (clipped / jnp.where(lengths > 0, lengths, 1))[:, None]
-    # The noise has a lower bound, because products of tiny entries underflow.
+    # Products of tiny entries underflow. The noise therefore has a lower bound.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * (tiny * unit) / median)
     return Sample(rows=rows, mask=mask, noise=noise.astype(norms.dtype), norms=norms)
@@ -165,7 +164,7 @@ def rounding_noise(
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
     precision = jnp.finfo(dtype)
-    # In double precision, the rounding of projections exceeds that of messages.
+    # Projections have larger rounding than messages in double precision.
     return float(precision.eps) * (5 if precision.bits == 64 else 2)
 
 
@@ -211,12 +210,14 @@ def locate_errors(
       code: Gradient code with more messages than its rank. It should not be traced:
         otherwise copies of messages are not recognised, and checks are computed in
         every call.
-      messages: (num_messages, length) of one round, see `jaxwgc.decode`. Messages that
-        are not finite count as missing, not as corrupted.
-      received: See `jaxwgc.decoding`.
+      messages: (num_messages, length) of one round, in the form of `jaxwgc.encode`.
+        Messages that are not finite count as missing, not as corrupted.
+      received: Which workers responded with all of their messages, bool (num_workers,);
+        or an `Arrivals` or a `Decoding` of the round.
       key: PRNG key of either kind, for the projections. If it is drawn after the
         messages arrived, workers cannot choose errors that the projections hide.
-      finished: See `jaxwgc.decoding`.
+      finished: Number of parts that each worker has finished, int (num_workers,), in
+        place of `received`; for codes with several messages per worker.
       noise: Difference of honest copies of a message, relative to its norm, if it is
         larger than rounding, e.g. between two kinds of processors.
 
@@ -224,9 +225,10 @@ def locate_errors(
       An `ErrorLocation`, accepted as `received` by `jaxwgc.decode` and others.
 
     Raises:
-      ValueError: If the code has no checks, or an argument has the wrong shape or an
-        invalid value.
-      TypeError: If an argument has the wrong type.
+      ValueError: If the code has no checks, messages or received have the wrong shape,
+        or noise is negative.
+      TypeError: If code is not a GradientCode, messages are not numbers of the code's
+        kind (real or complex), received is not bool, or key is not a PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

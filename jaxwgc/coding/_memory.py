@@ -25,6 +25,20 @@ class Memory(NamedTuple):
         length), with the parameters of the round in which they began; () elsewhere.
       code: Checksum of the code, as the key of a dict without arrays; () if the code is
         traced.
+
+    Example:
+      Worker 1 has not responded yet:
+
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.uncoded(3)
+      >>> aggregate = jaxwgc.decode_aggregate(code, memory=True)
+      >>> params = jnp.zeros(2)
+      >>> state = aggregate.init(params)
+      >>> messages = jaxwgc.encode(code, jnp.ones((3, 2)))
+      >>> received = jnp.array([True, False, True])
+      >>> _, state = aggregate.update(messages, state, params, received=received)
+      >>> state.memory.known, state.memory.messages[0]
+      (Array([ True, False,  True], dtype=bool), Array([1., 1.], dtype=float32))
     """
 
     messages: jax.Array

@@ -14,12 +14,12 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     """Computes the message of every worker: row i is the sum over j of Bᵢⱼ gⱼ.
 
     A NaN in a partial gradient reaches every message, since it is multiplied by zero.
-    (A NaN in a message that is not received has no effect: see `decode`.)
+    `decode` ignores a NaN in a message that is not received.
 
     Args:
       code: Gradient code.
-      partial_gradients: Pytree with leaves (num_parts, ...); entry j of each leaf
-        belongs to gⱼ.
+      partial_gradients: Pytree of numbers with leaves (num_parts, ...); entry j of each
+        leaf belongs to gⱼ.
 
     Returns:
       Messages (num_messages, length) in the widest dtype of the leaves, at least
@@ -35,14 +35,15 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
-      >>> jaxwgc.encode(code, {"w": jnp.arange(4.0)})
+      >>> jaxwgc.encode(code, {"w": jnp.arange(4.0)})  # a message per worker
       Array([[1.],
              [5.],
              [1.],
              [5.]], dtype=float32)
 
     References:
-      The paper's section 2.2; the packing is new here.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2. The packing is new here.
     """
     GradientCode.check(code)
     _validation.check_leading_axis(
@@ -66,7 +67,7 @@ def form_messages(
       partial_gradients: Pytree with leaves (num_held, ...).
 
     Returns:
-      Messages (num_rows, length), see `encode`.
+      Messages (num_rows, length), in the dtype and length of those of `encode`.
 
     Raises:
       ValueError: If the number of columns is not a multiple of the number of parts, or
@@ -89,7 +90,8 @@ def form_messages(
       True
 
     References:
-      The paper's section 2.2.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     matrix = _validation.as_array("matrix_rows", matrix_rows, "numbers or bools")
     _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
@@ -106,7 +108,7 @@ def form_messages(
 
 def _form(matrix: Array, partial_gradients: Any) -> jax.Array:
     """Computes messages of checked partial gradients."""
-    # Leaves are promoted before jit, which would truncate integers of 64 bits.
+    # Leaves are promoted here, because jit would truncate integers of 64 bits.
     leaves = [promoted(leaf) for leaf in jax.tree.leaves(partial_gradients)]
     return _form_of_leaves(matrix, leaves)
 
@@ -181,7 +183,8 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
     Args:
       answers: (..., num_workers, length), from `answer_request`; zero for workers
         without a request.
-      params: Pytree like the gradient, see `jaxwgc.decode`.
+      params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
+        and dtypes of the gradient.
 
     Returns:
       A pytree like params, with the batch axes in front.

@@ -9,8 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, promoted
 
-# Bounds of the number of bits: at least a sign and a level, at most the precision of
-# float32.
+# Smallest and largest number of bits: a sign and a level, and the precision of float32.
 _LEAST_BITS = 2
 _MOST_BITS = 24
 
@@ -72,8 +71,7 @@ def _quantize(key: jax.Array, messages: jax.Array, bits: jax.Array) -> jax.Array
     levels = (1 << (bits - 1)) - 1
     levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
     levels = jnp.broadcast_to(levels, len(entries))[:, None]
-    # Entries are scaled by a power of two near 1 / largest, so that squares stay in
-    # range.
+    # Scaling by a power of two near 1 / largest keeps squares in range.
     largest = jnp.abs(entries).max(1, keepdims=True)
     shrink = inverse_power_of_two(largest)
     scaled = entries * shrink
@@ -174,7 +172,7 @@ def allocate_bits(
     choices = np.append(0, positive_choices)
     variance = np.append(np.inf, quantization_variance(length, positive_choices))
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
-    # Largest sum of gains over the workers so far, for each total number of bits.
+    # Largest sum of gains of the workers so far, by total number of bits.
     best_gains = np.zeros(total + 1)
     chosen = []
     for row in gains:

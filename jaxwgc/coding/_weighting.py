@@ -9,7 +9,8 @@ import numpy as np
 from jaxwgc import _arrays, _validation
 from jaxwgc.codes import GradientCode
 
-# A source has degrees of freedom if they exceed this many machine epsilons per row.
+# Machine epsilons per row, above which the degrees of freedom of a source are not
+# rounding.
 _ROUNDING = 10
 
 
@@ -38,14 +39,15 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       Array([2., 1., 3.], dtype=float32)
 
     References:
-      The paper's theorem 4.1.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, theorem 4.1.
     """
     GradientCode.check(code)
     factors = _validation.as_array(
         "weights", weights, "real numbers or bools", num_parts=code.num_parts
     )
     if not _validation.is_traced(factors):
-        # Known weights stay in NumPy, so that codes in NumPy keep their precision.
+        # Concrete weights stay in NumPy, so that codes in NumPy keep their precision.
         factors = np.asarray(factors)
         if not np.isfinite(factors).all():
             raise ValueError(f"weights must be finite; got {factors}")
@@ -96,14 +98,14 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       >>> code = jaxwgc.weighted(jaxwgc.codes.cyclic_mds(4, num_stragglers=1), weights)
 
     References:
-      The end of the paper's section 4; Aitken, "On least squares and linear combination
-      of observations", 1936.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, end of section 4; Aitken, "On least squares and linear
+      combination of observations", 1936.
     """
     values = _validation.as_array(
         "variances", variances, "real numbers", num_parts="any"
     )
-    # Variances are checked after conversion, because they may overflow in the dtype of
-    # the computation.
+    # The check follows the conversion, because variances may overflow in the new dtype.
     values = _arrays.promoted(values)
     if not _validation.is_traced(values):
         is_usable = np.isfinite(values) & (values >= jnp.finfo(values.dtype).tiny)

@@ -11,10 +11,10 @@ from jaxwgc._arrays import scale_of, varying_with
 from jaxwgc._some_masks import in_batches
 from jaxwgc.decoders._decoder import Array, Decoder
 
-# Number of entries, over all masks, that are looked up at a time, so that they fit into
+# Number of entries, over all masks, that are looked up at a time. They fit into the
 # cache.
 _ENTRIES = 2**18
-# Second largest integer, so that adding 1 does not overflow.
+# The second largest integer, because 1 is added to it.
 _LAST = np.uint32(2**32 - 2)
 
 
@@ -86,18 +86,18 @@ def _by_components(
     dtype = jnp.result_type(float)
     incident = jnp.where(incident < 0, num_edges, incident)
     vertex = jnp.arange(num_vertices)[:, None]
-    # The two vertices of each edge, and the other ends of the edges at each vertex.
+    # Vertices of each edge, and opposite ends of the edges at each vertex.
     first = jnp.full(num_edges, num_vertices)
     first = first.at[incident].min(vertex, mode="drop")
     last = jnp.full(num_edges, -1)
     last = last.at[incident].max(vertex, mode="drop")
     neighbours = (first + last).at[incident].get(mode="clip") - vertex
-    # The allowed error of a part grows as its weight decreases.
+    # A part with a smaller weight has a larger allowed error.
     sizes = (jnp.abs(target[0]) / scale_of(target)).astype(dtype)
     slack = 1 / jnp.maximum(sizes, jnp.finfo(dtype).eps) ** 2
 
     def weights(masks):
-        # Masks are the last axis, so that gathered entries are contiguous.
+        # Masks are the last axis, so that lookups read contiguous entries.
         return _weights(masks.T, incident, (first, last), neighbours, slack).T
 
     at_once = max(_ENTRIES // incident.size, 1)
@@ -116,7 +116,7 @@ def _weights(
     is_there = mask.at[incident].get(mode="fill", fill_value=False)
     root, depth = _shortest_paths(is_there, neighbours)
     sign = (1 - 2 * (depth % 2)).astype(slack.dtype)
-    # Depths at the ends of an edge differ by at most one. They are equal only if the
+    # Depths at the ends of an edge differ by at most one. Equal depths mean that the
     # edge closes an odd cycle.
     depths = depth[neighbours]
     is_odd = is_there & (depths == depth[:, None])
@@ -126,7 +126,7 @@ def _weights(
     parent_edge = jnp.where(is_parent, incident[..., None], -1).max(1)
     is_child = is_there & (parent_edge[neighbours] == incident[..., None])
 
-    # Each sum extends over a vertex and its descendants.
+    # Each sum is over a vertex and its descendants.
     num_odd = is_odd.sum(1).astype(slack.dtype)
     slack = jnp.broadcast_to(slack[:, None], sign.shape)
     at_vertex = jnp.stack([sign, slack, num_odd])
@@ -136,8 +136,8 @@ def _weights(
 
     below = jax.lax.fori_loop(0, depth.max(initial=0), gather, at_vertex)
     excess, all_slack, all_odd = jnp.take_along_axis(below, root[None], axis=1)
-    # Amount by which each unit of slack, or each end of an odd edge, compensates for
-    # the difference in size of the two sides.
+    # The two sides may differ in size. This amount of each unit of slack, or of each
+    # end of an odd edge, makes up for the difference.
     has_odd = all_odd > 0
     ratio = excess / jnp.where(has_odd, all_odd, all_slack)
     flow = below[0] - ratio * jnp.where(has_odd, below[2], below[1])

@@ -81,7 +81,7 @@ class Decoder(abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        # A subclass with new weights need not be optimal.
+        # A subclass that defines `weights` may no longer be optimal.
         if "weights" in vars(cls) and "is_optimal" not in vars(cls):
             cls.is_optimal = False
         register(dataclasses.dataclass(frozen=True)(cls))
@@ -114,8 +114,8 @@ class Decoder(abc.ABC):
         find = functools.partial(self.weights, matrix, target)
         by_batch = sharding_by_batch(mask, 2)
         if by_batch is not None:
-            # The function batches and sorts masks, so the compiler chooses the sharding
-            # inside.
+            # The compiler chooses the sharding inside the function, which batches and
+            # sorts masks.
             find = jax.sharding.auto_axes(find, out_sharding=by_batch)
         weights = find(mask)
         shape = (*mask.shape[:-1], len(target), len(matrix))
@@ -150,9 +150,9 @@ class Decoder(abc.ABC):
         Computes weights by default. A subclass may use a faster criterion.
 
         Args:
-          matrix: See `weights`.
-          target: See `weights`.
-          mask: See `weights`.
+          matrix: B, real or complex (num_messages, columns).
+          target: Target of aᵀB, real (num_segments, columns).
+          mask: Which messages arrived, bool (..., num_messages).
           tolerance: Bound of the residual relative to the norm of the target.
 
         Returns:
@@ -170,10 +170,10 @@ class Decoder(abc.ABC):
         more messages never increase the residual. A subclass may use a formula.
 
         Args:
-          matrix: See `weights`.
-          target: See `weights`.
+          matrix: B, real or complex (num_messages, columns).
+          target: Target of aᵀB, real (num_segments, columns).
           times: Time at which each message arrives, (num_messages,); infinity if never.
-          tolerance: See `decodes`.
+          tolerance: Bound of the residual relative to the norm of the target.
 
         Returns:
           A scalar, infinity if all messages together do not suffice.
@@ -239,6 +239,6 @@ def _is_near(
     return system.residual(weights) <= tolerance
 
 
-# A decoder, a class (the code's own decoder of that class), or None (the code's first
-# decoder).
+# A decoder, a class (for the decoder of that class that the code has), or None (for the
+# first decoder of the code).
 DecoderLike: TypeAlias = Decoder | type[Decoder] | None

@@ -9,9 +9,9 @@ from jax.tree_util import Partial
 from jaxwgc._arrays import product
 from jaxwgc.decoders._systems import System, refine
 
-# Ridge in eps: smaller ones do not improve the accuracy.
+# Ridge in machine epsilons. A smaller one is not more accurate.
 _RIDGE = 0.5
-# Number of refinement steps, which remove rounding errors of the decomposition.
+# Number of refinement steps. They remove rounding errors of the decomposition.
 _STEPS = 5
 
 
@@ -59,10 +59,11 @@ def dual_weights(
     unused = received[lost, None]
     null_of_lost = jnp.where(unused, 0, null[lost])
     vectors, singular, turn = jnp.linalg.svd(null_of_lost, full_matrices=False)
-    # With fewer stragglers than s, the singular vectors of the padding become zero.
+    # If there are fewer stragglers than s, the singular vectors of the padding become
+    # zero.
     vectors = jnp.where(unused, 0, vectors)
-    # The dual code removes the stragglers' weights along each of these vectors, as far
-    # as the ridge allows. What the ridge leaves becomes a residual.
+    # Along each of these vectors, the dual code removes the weights of stragglers as
+    # far as the ridge allows. The rest becomes a residual.
     remove = product(null, turn.conj().T * singular) * (1 - ridge)
     remove = remove / (singular**2 + ridge * (1 - singular**2))
     remove = product(remove, vectors.conj().T)

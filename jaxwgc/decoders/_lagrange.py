@@ -17,15 +17,15 @@ from jaxwgc.decoders._dual_code import DualCode, dual_weights
 from jaxwgc.decoders._systems import System, column_weights, solve_poor, squared_norm
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
-# Sums of multiples are exact in float32, and sums of remainders have negligible
-# rounding errors.
+# Sums of multiples are exact in float32. Sums of remainders have negligible rounding.
 _FRACTION_BITS = 10
-# Number of leading bits of table entries. Products of leading bits are exact in
-# float32, and products with the remaining bits are added.
+# Number of leading bits of table entries. Their products are exact in float32. Products
+# with the remaining bits are added.
 _TABLE_BITS = 11
-# Residual due to rounding of weights and of B, in eps of the norm of the weights. In
-# float32, 0.2 to 0.45 was measured over random and neighbouring stragglers of n from 50
-# to 200. In float64, 1.4 to 105 was measured: residuals may exceed the bound.
+# Residual due to rounding of weights and of B, in machine epsilons of the norm of the
+# weights. Measured for random and neighbouring stragglers of 50 to 200 workers: 0.2 to
+# 0.45 in float32, and 1.4 to 105 in float64. Residuals in float64 may therefore exceed
+# the bound.
 _EPS_OF_NORM = {32: 0.5, 64: 1}
 
 
@@ -63,8 +63,8 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     sums = product(in_order.astype(dtype), tables)
     coarse_sum, phase_sum, remainder_sum = jnp.split(sums, 3, axis=-1)
 
-    # From here on, exponents and angles are exact integers. Sines, cosines and powers
-    # come from tables, because arguments in radians would be rounded.
+    # Exponents and angles are exact integers from here on. Tables give sines, cosines
+    # and powers, because arguments in radians would be rounded.
     coarse_sum = coarse_sum.astype(jnp.int32)
     exponent = coarse_sum >> _FRACTION_BITS
     fraction = coarse_sum & (2**_FRACTION_BITS - 1)
@@ -119,7 +119,8 @@ class Lagrange(Decoder):
 
     References:
       Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
-      Reed-Solomon codes", ISIT 2018; the paper's section 2.2.
+      Reed-Solomon codes", ISIT 2018; Charalambides, Pilanci, Hero, "Weighted gradient
+      coding with leverage score sampling", ICASSP 2020, proof of theorem 4.1.
     """
 
     positions: Array
@@ -154,7 +155,7 @@ class Lagrange(Decoder):
             mask, positions, self.num_stragglers, matrix, target
         )
         attempt = None
-        # The dual code gives a system of the size of s.
+        # The system of the dual code has size s.
         if 0 < 2 * self.num_stragglers <= min(matrix.shape):
             powers = np.arange(len(positions) - self.num_stragglers, len(positions))
             attempt = Partial(_by_dual_code, positions=positions, powers=powers)
@@ -212,7 +213,7 @@ def _closed_form(
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     weights = interpolate(mask, positions).astype(dtype)
     is_short = (~mask).sum(-1) > num_stragglers
-    # The residual is estimated, because computing it would take as long as the weights.
+    # The exact residual would take as long as the weights, so it is estimated.
     columns = column_weights(target)
     scaled = matrix.astype(dtype) * (1 / columns.astype(dtype))
     sizes = squared_norm(scaled)

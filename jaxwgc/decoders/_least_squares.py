@@ -21,13 +21,13 @@ from jaxwgc.decoders._systems import (
     systems_of,
 )
 
-# Number of masks that iterate together: their vectors fit into cache.
+# Number of masks that iterate together. Their vectors fit into the cache.
 _BATCH = 128
-# Convergence: bound of the gradient of the squared residual, relative to the norms of
-# matrix and residual. It is a few machine epsilons: the excess of the squared residual
-# is of second order in this bound, but the decoded gradient is of first order.
+# Bound of the gradient of the squared residual at convergence, relative to the norms of
+# matrix and residual: a few machine epsilons. The excess of the squared residual is of
+# second order in this bound, but the error of the decoded gradient is of first order.
 _GRADIENT = {32: 5e-7, 64: 1e-15}
-# Weights are also done if the residual is below this many eps of the target.
+# Residual, in machine epsilons of the target, below which iterations also end.
 _DONE_EPS = 64
 
 
@@ -53,7 +53,7 @@ def least_squares_weights(
       mask: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
-      num_missing: See `LeastSquares`.
+      num_missing: Number of messages that may be missing for exact decoding.
       is_unweighted: Whether all parts have equal weights.
 
     Returns:
@@ -157,8 +157,8 @@ def _conjugate_gradients(
         weights, longest = state
         return _descend(problem, weights, longest)
 
-    # The second run starts from a newly computed residual, without accumulated
-    # rounding, and stops at once if the first was enough.
+    # The second run starts from a new residual, without accumulated rounding. It stops
+    # at once if the first run was enough.
     weights, longest = jax.lax.fori_loop(0, 2, descend, (weights, longest))
     residual, gradient = problem.residual_and_gradient(weights)
     norm = squared_norm(gradient)
@@ -185,7 +185,8 @@ def _descend(
         weights, longest, residual, cg, is_done, step = state
         image = jnp.where(problem.mask, product(cg.p, problem.gram), 0)
         curvature = jnp.sum((cg.p.conj() * image).real, axis=-1)
-        # A direction of curvature below this bound is rounding error in the null space.
+        # Directions with a curvature below this bound are rounding errors in the null
+        # space.
         rounding = jnp.finfo(image.dtype).eps * problem.matrix_norm
         is_usable = ~is_done & (curvature > rounding * squared_norm(cg.p))
         alpha = step_length(cg, jnp.where(is_usable, curvature, 0))

@@ -11,8 +11,8 @@ from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._least_squares import nearest_weights
 from jaxwgc.decoders._systems import System, scaled_rows, squared_norm
 
-# Below this noise, the system may be too ill-conditioned for float32, and the weights
-# are those of least squares anyway.
+# Smallest accepted noise. With less, the weights are nearly those of least squares, and
+# the system may be too ill-conditioned for float32.
 _SMALLEST_NOISE = 0.01
 
 
@@ -20,10 +20,10 @@ class Ridge(Decoder):
     """Weights with the least expected error if messages are noisy, for any code.
 
     They minimise ‖aᵀB - target‖² + noise² Σᵢ |aᵢ|² ‖bᵢ‖², where bᵢ is the row of the
-    i-th message. This is the expected squared error of the decoded sum if the gradients
-    of the parts are uncorrelated and of equal variance, and if each message has an
-    independent error of `noise` times its own standard deviation. Least squares, which
-    ignore the noise, may amplify it by large weights.
+    i-th message. This is the expected squared error of the decoded sum under two
+    conditions. The gradients of the parts are uncorrelated and of equal variance, and
+    each message has an independent error of `noise` times its own standard deviation.
+    Least squares, which ignore the noise, may amplify it by large weights.
 
     The decoder is inexact on purpose: with noiseless messages, it leaves a residual of
     the order of noise², also if all workers respond. See `Decoder.is_exact`, and set
@@ -66,10 +66,9 @@ class Ridge(Decoder):
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         scale = scale_of(target)
-        # Rows are scaled first, so that their squares stay in range.
+        # Scaled rows have squares in the range of the dtype.
         rows, norms = scaled_rows(jnp.asarray(matrix) / scale)
-        # With a column for the noise of each message, the problem is one of least
-        # squares.
+        # A column for the noise of each message makes this a least-squares problem.
         noise_columns = jnp.diag(self.noise * jnp.sqrt(squared_norm(rows)))
         no_noise = jnp.zeros((len(target), len(rows)), norms.dtype)
         system = System(

@@ -112,8 +112,8 @@ def _first_responses(
     earlier = same & (order[:, None] < order)
     responses = mask.astype(dtype)
     first = mask & (product(responses, earlier.astype(dtype)) == 0)
-    # Families are compared by the lost part of the target, which is exactly zero for a
-    # complete family. The covered part would be a rounded sum.
+    # The lost part of the target decides, because it is exactly zero for a complete
+    # family. The covered part would be a rounded sum.
     silent = product(responses, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
     sizes = jnp.abs(target[0]) / scale_of(target)
@@ -198,8 +198,8 @@ def _lightest(mask: jax.Array, copies: jax.Array, num_workers: int) -> jax.Array
     dtype = jnp.result_type(float)
     num_parts, num_copies = copies.shape
     num_messages = mask.shape[-1]
-    # For each message, its index in the flattened `copies`. Empty messages have an
-    # index out of range, for which `jnp.take` fills in zero.
+    # Index of each message in the flattened `copies`. Empty messages have an index out
+    # of range, for which `jnp.take` gives zero.
     indices = jnp.arange(copies.size).reshape(copies.shape)
     places = jnp.full(num_messages, copies.size).at[copies].set(indices)
 

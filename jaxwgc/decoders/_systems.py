@@ -22,23 +22,24 @@ from jaxwgc._arrays import (
 from jaxwgc._some_masks import any_under_vmap, keep, masked_map
 from jaxwgc._targets import DECODES, ROUNDING
 
-# Singular values below this times sqrt(max(n, k)) eps times the largest are truncated.
+# Singular values below _CUTOFF sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
-# Ridge in eps of the largest singular value: smaller and larger ones leave larger
-# errors on nearly singular masks.
+# Ridge in machine epsilons of the largest singular value. Smaller and larger ridges
+# leave larger errors for nearly singular masks.
 _RIDGE = 2
-# Weights given to a refinement are kept if their cost is below this fraction of the
-# cost of every step.
+# The given weights are kept if their cost is below this fraction of the cost after
+# every refinement step.
 _ADVANTAGE = 0.9
-# Number of refinement steps: nearly singular masks need eight.
+# Number of refinement steps that nearly singular masks need.
 _STEPS = 8
-# Number of refinement steps of masks that are well-conditioned enough to factorise.
+# Number of refinement steps for masks that are well-conditioned enough for a Cholesky
+# factorisation.
 _FEW_STEPS = 4
-# Smallest squared diagonal entry of a Cholesky factor, in eps: with smaller entries the
-# rows are nearly dependent, and the weights need not have minimum norm.
+# Smallest squared diagonal entry of a Cholesky factor, in machine epsilons. Below it,
+# rows are nearly dependent, and weights may not have minimum norm.
 _SMALLEST_PIVOT = 1e3
-# Bound of the relative excess of the squared residual over its minimum; its root bounds
-# the change of the decoded gradient.
+# Bound of the relative excess of the squared residual over its minimum. Its square root
+# bounds the change of the decoded gradient.
 EXCESS = {32: 1e-8, 64: 1e-20}
 
 
@@ -68,8 +69,8 @@ class System(NamedTuple):
         return self.residual(weights) <= ROUNDING[bits]
 
 
-# The systems without and with part weights, in the order in which to try them. None if
-# all weights are equal, so that the systems are.
+# Systems, in the order of use. The second one is None if all parts have equal weights,
+# because it equals the first.
 Systems: TypeAlias = tuple[System, System | None]
 
 
@@ -98,10 +99,14 @@ def column_weights(target: Array) -> jax.Array:
 def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
     """Returns the systems of a code, in the order in which to try them.
 
-    In the first, columns are divided by the weights of their parts. So the error of
-    each part is relative to its weight, and no part is lost in the rounding of larger
-    ones (theorem 4.1 of the paper). The second is for masks with a residual above
-    `DECODES` in the first.
+    In the first system, columns are divided by the weights of their parts. The error of
+    each part is then relative to its weight, and no part is lost in the rounding of
+    larger ones. The second system is for masks with a residual above `DECODES` in the
+    first.
+
+    References:
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, theorem 4.1 (weights do not change the decoding weights).
 
     Args:
       matrix: B, (num_messages, c).
@@ -120,8 +125,8 @@ def _scaled_system(matrix: Array, target: Array, columns: jax.Array) -> System:
     """Returns the system with columns and rows of B divided by their sizes."""
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     columns = columns.astype(jnp.finfo(dtype).dtype)
-    # The matrix is multiplied by inverses, because division of complex numbers compiles
-    # to a large program.
+    # Division of complex numbers compiles to a large program, so inverses are
+    # multiplied.
     rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
     return System(rows, norms, jnp.asarray(target, columns.dtype) / columns)
 
@@ -138,11 +143,11 @@ def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
     else:
         sizes = jnp.abs(matrix)
     largest = jnp.max(sizes, axis=-1)
-    # Rows are scaled by their largest entries first, so that squares stay in range.
+    # The first scale is that of the largest entries, so that squares stay in range.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
     norm = jnp.sqrt(squared_norm(matrix * (1 / coarse)[..., None]))
-    # Codes of small integers have integer squared norms, which are never 1.44 times a
-    # power of four. So rounding does not decide between two powers.
+    # Squared norms of integer codes are integers, which are never 1.44 times a power of
+    # four. So rounding cannot change the power of two.
     fine = 2 * power_below(jnp.where(norm > 0, norm / 1.2, 0.5))
     powers = coarse * fine
     return matrix * (1 / powers)[..., None], powers
@@ -254,8 +259,8 @@ def _by_svd(
     squared_ridge = (_RIDGE * unit) ** 2
     # The ridge of a matrix of zeros is zero.
     ridged = singular / jnp.where(unit > 0, singular**2 + squared_ridge, 1)
-    # Smaller singular values are rounding errors of the matrix, e.g. of equal rows.
-    # With many steps of refinement, a ridge would fit the target by them.
+    # Smaller singular values are rounding errors of the matrix, e.g. of equal rows. In
+    # many steps of refinement, a ridge would use them to fit the target.
     ridged *= singular > unit
     cutoff = _CUTOFF * math.sqrt(max(rows.shape)) * unit
     truncated = ridged * (singular > cutoff)
@@ -362,7 +367,7 @@ def solve_poor(
     Returns:
       (..., num_segments, num_messages), zero at messages that were not received.
     """
-    # Outside of jit, the decompositions are compiled only if a mask needs them.
+    # Outside of jit, decompositions are compiled only if a mask needs them.
     if not isinstance(is_poor, jax.core.Tracer) and not np.any(is_poor):
         return weights
     is_unweighted = has_equal_weights(target)
@@ -384,7 +389,7 @@ def _solve_poor(
     one_by_one = Partial(_decompose, systems=systems)
     if attempt is not None:
         one_by_one = Partial(_attempt_first, systems=systems, attempt=attempt)
-    # Gram matrices that are larger than the matrix do not pay.
+    # A Gram matrix that is larger than the matrix saves no work.
     num_messages, num_columns = matrix.shape
     is_wide = num_messages <= num_columns
     together = Partial(_factorise, systems=systems) if is_wide else None

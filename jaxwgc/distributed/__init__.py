@@ -31,8 +31,8 @@ __all__ = [
     "place_parts",
 ]
 
-# Modules of the names, which are imported at their first use: a process of a worker
-# needs none of them, and starts sooner without.
+# Module of each name, imported at its first use. The process of a worker needs none of
+# them, and starts sooner without them.
 _MODULES = {
     "Faults": "ray._options",
     "JsonLines": "ray._callbacks",

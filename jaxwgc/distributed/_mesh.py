@@ -37,23 +37,25 @@ def mesh_value_and_grad(
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
-      code: a gradient code. Not traced.
-      mesh: a mesh of devices.
-      axis: the axis of the mesh that workers are spread over; the first by default.
-        Params may be sharded over the others.
-      decoder: see `jaxwgc.decoding`.
+      code: Gradient code. Not traced.
+      mesh: Mesh of devices.
+      axis: Name of the axis of the mesh over which workers are spread; the first by
+        default. Params may be sharded over the others.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
 
     Returns:
-      A function of `params`, `parts` and `received`. Params are replicated, or sharded
-      over other axes. Parts come from `place_parts` with this code, mesh and axis.
-      `received` has no batch axes; `finished` may be passed in its place, see
-      `jaxwgc.decoding`. The function returns `(value, gradient)`, replicated: the
-      scalar sum over j of c_j loss_j, with the effective weights c, and a pytree like
-      params. A whole optax step around it can be compiled by `jax.jit`.
+      A function of `params`, `parts` and `received`. Params are a pytree of floats,
+      replicated or sharded over other axes. Parts come from `place_parts` with this
+      code, mesh and axis. `received` is the bool mask (num_workers,) of responses; for
+      codes with several messages per worker, `finished`, int (num_workers,), may take
+      its place. The function returns `(value, gradient)`, replicated: the scalar sum
+      over j of cⱼ lossⱼ, with the effective weights c, and a pytree like params. A
+      whole optax step around it can be compiled by `jax.jit`.
 
     Raises:
-      ValueError: If an argument breaks its rule or the mesh has no such axis. When
-        called: if parts are placed for another code or mesh, or `received` has the
+      ValueError: If an argument has an invalid value, or the mesh has no such axis.
+        When called: if parts are placed for another code or mesh, or `received` has the
         wrong shape.
       TypeError: If an argument has the wrong type, the loss does not return a scalar of
         real floats, or params are not floats.
@@ -73,14 +75,15 @@ def mesh_value_and_grad(
       Array([20.,  8.], dtype=float32)
 
     References:
-      The paper's section 2.2.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2.
     """
     axis = check_mesh(code, mesh, axis)
     held = held_parts(code, mesh.shape[axis])
     decoder = code.choose_decoder(decoder)
     value_and_grad = jax.value_and_grad(scalar_loss(loss))
-    # The compiler partitions the other axes of the mesh. `check_vma` is off, so that
-    # gradients are those of a shard alone, for any loss.
+    # The compiler partitions the other axes of the mesh. Without `check_vma`, gradients
+    # are those of one shard, for any loss.
     weighted_sum = jax.shard_map(
         functools.partial(_weighted_sum, value_and_grad, axis),
         mesh=mesh,
@@ -107,8 +110,8 @@ def mesh_value_and_grad(
             return gradient
 
         gradient = round_decoding.collapse(sum_over_parts)
-        # Only the first value is used: its weights are the effective weights. Further
-        # values belong to the leakage.
+        # The first value has the effective weights. Further values belong to the
+        # leakage.
         return values[0], gradient
 
     def step(params, parts, received=None, *, finished=None):
@@ -139,7 +142,7 @@ def _weighted_sum(
         def weighted(leaf):
             leaf = _arrays.promoted(leaf)
             product = weight.astype(leaf.dtype) * leaf
-            # Gradients of weight zero are left out, because they may hold NaN.
+            # A gradient of weight zero is left out, because it may hold NaN.
             return jnp.where(weight == 0, 0, product)
 
         summands = jax.tree.map(weighted, value_and_grad(params, part))

@@ -20,10 +20,21 @@ class PlacedParts:
     """Parts of the data, each on the devices that work on it.
 
     Attributes:
-      arrays: a pytree; leaves (num_shards * parts_per_shard, ...), sharded over the
+      arrays: Pytree with leaves (num_shards * parts_per_shard, ...), sharded over the
         axis of the workers.
-      held: the parts of each shard in their order, as many for each: the last one again
-        where a shard has fewer.
+      held: Indices of the parts of each shard, in order. A shard with fewer parts
+        repeats its last one, so that all shards have equally many.
+
+    Example:
+      Each device has a tuple of parts:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import distributed
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("workers",))
+      >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=1)
+      >>> placed = distributed.place_parts(jnp.ones((4, 2)), code, mesh)
+      >>> len(placed.held) == jax.device_count(), placed.arrays.shape[1:]
+      (True, (2,))
     """
 
     arrays: Any
@@ -38,15 +49,16 @@ def place_parts(
     Each part is computed once, so each device along the axis gets an equal share.
 
     Args:
-      parts: a pytree; leaves (num_parts, ...), in NumPy or JAX; memory-mapped arrays
-        are read where they are needed. Or a function `load(j)` that gives part j, a
+      parts: Pytree with leaves (num_parts, ...), in NumPy or JAX. Memory-mapped arrays
+        are read where they are needed. Or a function `load(j)` that returns part j, a
         pytree of arrays; each process calls it for the parts of its own devices only.
-      code: a gradient code. Not traced.
-      mesh: a mesh of devices; of all processes, where there are several.
-      axis: the axis of the mesh that workers are spread over; the first by default.
+      code: Gradient code. Not traced.
+      mesh: Mesh of devices, of all processes if there are several.
+      axis: Name of the axis of the mesh over which workers are spread; the first by
+        default.
 
     Returns:
-      The parts, as `mesh_value_and_grad` takes them.
+      `PlacedParts`, the argument `parts` of the function of `mesh_value_and_grad`.
 
     Raises:
       ValueError: If the leading axis of parts is not num_parts, loaded parts differ in
@@ -60,8 +72,8 @@ def place_parts(
       >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=1)
       >>> parts = jnp.arange(8.0).reshape(4, 2)
       >>> placed = distributed.place_parts(parts, code, mesh)
-      >>> placed.held if jax.device_count() == 1 else ((0, 1, 2, 3),)
-      ((0, 1, 2, 3),)
+      >>> sorted(part for held in placed.held for part in set(held))
+      [0, 1, 2, 3]
     """
     axis = check_mesh(code, mesh, axis)
     held = held_parts(code, mesh.shape[axis])
@@ -77,7 +89,7 @@ def place_parts(
     sharding = NamedSharding(mesh, PartitionSpec(axis))
     order = held.ravel()
     local_parts = set()
-    # For each device of this process, the places in `order` of its parts.
+    # Each device of this process has the places of its parts in `order`.
     for places in sharding.addressable_devices_indices_map(order.shape).values():
         local_parts.update(order[places].tolist())
     loaded = {part: load(part) for part in sorted(local_parts)}

@@ -113,7 +113,7 @@ class unequal_speeds(DelayModel):
             "speeds", self.speeds, "real numbers", num_workers="any"
         )
         _validation.check_entries("speeds", speeds, speeds > 0, "positive")
-        # Tuples are comparable, so that equal models are equal.
+        # Tuples can be compared, so that models with equal fields are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
     def init(self, num_workers):

@@ -11,10 +11,10 @@ import scipy
 
 # Number of bisections: enough for float64.
 _BISECTIONS = 60
-# Log-odds of a longer time, for probabilities from 1e-18 to 1 - 1e-16. Their quantiles
-# separate the cells of integrals.
+# Log-odds of a longer time, for probabilities from 1e-18 to 1 - 1e-16. Integrals are
+# sums over the cells between their quantiles.
 _LOG_ODDS = np.linspace(36.75, -41.5, 8001)
-# Places of the nodes of Gauss-Legendre quadrature in a cell, from 0 to 1.
+# Nodes of Gauss-Legendre quadrature, as positions in a cell from 0 to 1.
 _NODES = 0.5 + np.array([[-0.5], [0.5]]) / math.sqrt(3)
 # Probability per round below which an event is ignored.
 _NEVER = 1e-9
@@ -87,8 +87,8 @@ class Distribution(abc.ABC):
         for all f and n.
 
         Args:
-          num_required: f.
-          num_workers: n.
+          num_required: Number of awaited workers, f.
+          num_workers: Number of workers, n.
           at_most: Upper bound to which times are clipped.
 
         Returns:
@@ -97,7 +97,7 @@ class Distribution(abc.ABC):
         """
         num_later = num_workers - num_required + 1
         times, longer = self._cells
-        # Mean over each cell of the probability that the f-th time is longer.
+        # Probability that the f-th time is longer, as a mean over each cell.
         chances = scipy.special.betainc(num_later, num_required, longer).mean(0)
         widths = np.diff(np.minimum(times, at_most))
         is_endless = np.isinf(widths)
@@ -107,7 +107,7 @@ class Distribution(abc.ABC):
         mean = float(min(times[0], at_most) + within_cells)
         if at_most < math.inf or np.isinf(times[-1]):
             return mean
-        # Beyond all cells, the survival function is continued by a power law.
+        # A power law continues the survival function beyond the last cell.
         lowest = scipy.special.expit(_LOG_ODDS[-1])
         last, earlier = self.isf(lowest * np.array([1, 10]))
         exponent = math.log10(last / earlier) if earlier > 0 else 0.0
@@ -123,8 +123,8 @@ class Distribution(abc.ABC):
         """Returns a quantile of the f-th smallest of n independent finish times.
 
         Args:
-          num_required: f.
-          num_workers: n.
+          num_required: Number of awaited workers, f.
+          num_workers: Number of workers, n.
           level: Probability of a time that is at most the quantile, between 0 and 1.
         """
         num_later = num_workers - num_required + 1
@@ -137,7 +137,7 @@ class Distribution(abc.ABC):
         times = np.unique(self.isf(scipy.special.expit(_LOG_ODDS)))
         first = times[:-1]
         last = times[1:]
-        # No finite time is in a cell that ends at infinity.
+        # A cell that ends at infinity has no finite times.
         widths = np.where(np.isinf(last), 0, last - first)
         return times, self.sf(first + _NODES * widths)
 
@@ -190,7 +190,7 @@ class Mixture(Distribution):
         ends = np.stack([self.first.isf(q), self.second.isf(q)])
         low = ends.min(0)
         high = ends.max(0)
-        # If times of the second distribution are infinite, all finite times are from
+        # If the second distribution has only infinite times, all finite times are from
         # the first one.
         others = (q - self.probability) / max(1 - self.probability, 1e-300)
         last = self.first.isf(np.clip(others, 0, 1))

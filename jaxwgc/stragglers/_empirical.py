@@ -15,11 +15,11 @@ from jaxwgc.stragglers._missing_at_end import missing_at_end
 from jaxwgc.stragglers._models import DelayModel, Stalls, loads_of
 
 RESAMPLE = ("rounds", "workers", "cells")
-# Rule of three: with 95% confidence, an event not seen in m draws has a probability
-# below 3 / m.
+# Rule of three: an event that is not seen in m draws has a probability below 3 / m,
+# with 95% confidence.
 _RULE_OF_THREE = 3.0
-# Probability by chance, over all workers, below which missing responses at the end of a
-# trace mean that a worker has stopped.
+# Probability, over all workers, below which chance does not explain missing responses
+# at the end of a trace. The worker has then stopped.
 _STOPPED_BY_CHANCE = 1e-3
 
 
@@ -87,13 +87,13 @@ def empirical(
     if measured_at is None:
         worker_loads = _positive_loads(loads, num_workers=table.shape[1])
         if table.ndim == 2:
-            # A worker has one part, with load 1.
+            # Each worker has one part, with load 1.
             part_times = (table / worker_loads)[:, :, None]
             largest_load = 1.0
         else:
             part_times = table
             largest_load = np.max(worker_loads)
-        # Cumulative seconds after the first, second, ... part.
+        # Seconds from the start to the end of the first, second, ... part.
         seconds = part_times.cumsum(-1)
         known_loads = np.linspace(0, largest_load, seconds.shape[2] + 1)[1:]
     else:
@@ -101,7 +101,7 @@ def empirical(
         worker_loads = _positive_loads(loads, num_workers=table.shape[2])
         if np.any(worker_loads != 1):
             raise ValueError(f"loads must be 1 with measured_at; got {loads}")
-        # Loads are stored on the last axis, like parts.
+        # The last axis holds loads here, as it holds parts above.
         seconds = np.moveaxis(table, 0, -1).copy()
     if known_loads[0] > 0:
         # Zero load takes no time.
@@ -254,6 +254,6 @@ def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Arra
     low = seconds[workers, place]
     high = seconds[workers, place + 1]
     share = (loads - known[place]) / (known[place + 1] - known[place])
-    # Between a finite and an infinite time, times are infinite.
+    # Interpolation between a finite and an infinite time gives an infinite time.
     is_finite = jnp.isfinite(low) & jnp.isfinite(high)
     return low + _share(share, jnp.where(is_finite, high - low, jnp.inf))

@@ -14,8 +14,8 @@ from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
 from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
 from jaxwgc.stragglers._models import DelayModel, loads_of
 
-# What each number in a field must be: keyword arguments of `_validation.check_number`
-# by the name of the field.
+# Rules of the numbers in fields: keyword arguments of `_validation.check_number`, by
+# name of the field.
 Rules = Mapping[str, Mapping[str, float]]
 
 
@@ -83,7 +83,7 @@ class IndependentDelay(DelayModel, Distribution):
         """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads)
         times = self.draw(key, loads.shape)
-        # Zero load takes no time, even if the worker is lost (infinite time at load 1).
+        # Zero load takes no time, even for a lost worker (infinite time at load 1).
         return jnp.where(loads == 0, 0, loads * times), state
 
     def law(self, load: float) -> Distribution:

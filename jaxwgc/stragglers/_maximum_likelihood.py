@@ -13,24 +13,24 @@ from jaxwgc.stragglers._distributions import Sample
 if TYPE_CHECKING:
     from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Factors of 1 and of the median time from which the search for a positive number
-# starts, and shares of the interval for a number with two bounds.
+# Starts of the search. For a positive number, factors of 1 and of the median time. For
+# a number with two bounds, shares of the interval.
 _FACTORS = (0.25, 1.0, 4.0)
 _SHARES = (0.1, 0.5, 0.9)
-# Number of points that are tried before the search.
+# Maximum number of points that are tried before the search.
 _MOST_STARTS = 729
-# Steps of the first simplex: from a tried point, and from estimates for similar times.
+# Steps of the first simplex, from a tried point, and from estimates for similar times.
 _STEP = 0.3
 _SMALL_STEP = 0.02
-# Number of evaluations per number.
+# Number of evaluations per fitted number.
 _EVALUATIONS = 150
-# Relative error of the estimates at which the search stops.
+# Relative error of the estimates that ends the search.
 _ENOUGH = 3e-4
-# Probabilities of longer times, and changes of the logarithm of times, for the
-# information on the scale.
+# The information on the scale is computed at the quantiles of these probabilities, with
+# this change of the logarithm of times.
 _LEVELS = (np.arange(40) + 0.5) / 40
 _CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
-# Cost of numbers for which a time is impossible.
+# Cost of numbers that make a measured time impossible.
 _IMPOSSIBLE = 1e10
 
 
@@ -104,7 +104,7 @@ def maximum_likelihood(
     is_used = sample.counts
     if family.least_time is not None:
         known = {family.least_time: sample.least_time}
-        # The density may be infinite there.
+        # The density may be infinite at the smallest time.
         is_used = is_used & (sample.times > sample.least_time)
     sample = Sample(
         times=sample.times[is_used],

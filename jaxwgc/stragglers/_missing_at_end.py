@@ -34,7 +34,7 @@ def missing_at_end(is_response: np.ndarray) -> MissingAtEnd:
     num_at_end = np.where(responds, is_response[::-1].argmax(axis=0), num_rounds)
     start = num_rounds - num_at_end
     num_missing_before = start - is_response.sum(axis=0)
-    # One missing response more avoids a share of 0.
+    # One more missing response avoids a share of 0.
     own_shares = (num_missing_before + 1) / (start + 2)
     common_share = (num_missing_before.sum() + 1) / (start.sum() + 2)
     p_value = np.maximum(own_shares, common_share) ** num_at_end

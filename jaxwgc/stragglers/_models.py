@@ -15,8 +15,9 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
 
-# float of rounded quantities, each off by at most half a machine epsilon: the finish
-# time, the elapsed time, their ratio, and its product with the number of parts.
+# Number of rounded quantities, each with an error of at most half a machine epsilon:
+# the finish time, the elapsed time, their ratio, and its product with the number of
+# parts.
 _ROUNDINGS = 4
 
 
@@ -32,6 +33,17 @@ class Arrivals(NamedTuple):
         at its start, or after a response to an earlier round. None if all did.
       late: Workers with a response to an earlier round that arrived in this round, bool
         (num_workers,). None if there are none.
+
+    Example:
+      Worker 1 has finished 4 of its 5 parts when the round ends after 2 seconds:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> wait = jaxwgc.stragglers.deadline(2.0)
+      >>> arrivals = wait.arrivals(jax.random.key(0), jnp.array([1.0, 2.5, 1.5]))
+      >>> arrivals.received, float(arrivals.elapsed)
+      (Array([ True, False,  True], dtype=bool), 2.0)
+      >>> arrivals.finished(parts=jnp.array([5, 5, 5]))
+      Array([5, 4, 5], dtype=int32)
     """
 
     received: jax.Array
@@ -47,7 +59,7 @@ class Arrivals(NamedTuple):
         its last part if and only if it was received.
 
         Args:
-          parts: float of parts of each worker, int (num_workers,), e.g.
+          parts: Number of parts of each worker, int (num_workers,), e.g.
             `code.parts_per_worker`.
 
         Returns:
@@ -64,10 +76,11 @@ class Arrivals(NamedTuple):
             )
         times = _arrays.promoted(self.times)
         elapsed = jnp.asarray(_arrays.promoted(self.elapsed))[..., None]
-        # Fraction of the work that is done: 1 if the time is zero, 0 if it is infinite.
+        # Fraction of the work that is done. It is 1 if the time is zero, and 0 if it is
+        # infinite.
         share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
         share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
-        # Rounding may make a finished part appear slightly unfinished.
+        # Rounding may make a finished part look slightly unfinished.
         epsilon = max(jnp.finfo(times.dtype).eps, jnp.finfo(elapsed.dtype).eps)
         slack = _ROUNDINGS * epsilon
         parts = jnp.asarray(parts)
@@ -93,6 +106,26 @@ class StragglerModel(Model):
 
     To write your own, define a frozen dataclass with `sample`, and with `init` if it
     has a state. Equal models share compiled programs.
+
+    Example:
+      A model in which worker 0 never responds:
+
+      >>> import dataclasses
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import stragglers
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class first_is_lost(stragglers.StragglerModel):
+      ...     def sample(self, key, state, loads):
+      ...         times = jnp.ones(len(loads)).at[0].set(jnp.inf)
+      ...         received = jnp.isfinite(times)
+      ...         arrivals = stragglers.Arrivals(received, times, elapsed=jnp.ones(()))
+      ...         return arrivals, state
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> aggregate = jaxwgc.coded_aggregate(code, first_is_lost(), jax.random.key(0))
+      >>> state = aggregate.init(jnp.zeros(2))
+      >>> gradient, state = aggregate.update(jnp.ones((4, 2)), state)
+      >>> state.received
+      Array([False,  True,  True,  True], dtype=bool)
     """
 
     @abc.abstractmethod
@@ -140,6 +173,25 @@ class DelayModel(Model):
     Attributes:
       shares_programs: Whether `sample` computes with the fields without branching on
         them, so that studies may compile one program for all values. False by default.
+
+    Example:
+      Seconds between half of a longest time and the whole of it, in proportion to the
+      load:
+
+      >>> import dataclasses
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import stragglers
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class uniform_times(stragglers.DelayModel):
+      ...     longest: float
+      ...
+      ...     def sample(self, key, state, loads):
+      ...         share = jax.random.uniform(key, loads.shape, minval=0.5, maxval=1.0)
+      ...         return self.longest * loads * share, state
+      >>> delay = uniform_times(longest=4.0)
+      >>> times, _ = delay.sample(jax.random.key(0), delay.init(3), jnp.ones(3))
+      >>> bool(jnp.all((times >= 2) & (times <= 4)))
+      True
     """
 
     shares_programs: ClassVar[bool] = False
@@ -173,7 +225,7 @@ class DelayModel(Model):
         Empty for parametric models, and if workers of the trace are drawn at random.
 
         Args:
-          num_workers: n.
+          num_workers: Number of workers, n.
 
         Returns:
           For the index of each such worker, the first round without its responses.
@@ -199,7 +251,17 @@ class Stalls(NamedTuple):
       probability: Probability of a stall per worker and round. A larger one would have
         shown in the measured times with probability 95% (rule of three).
       time: Length of a stall at load 1.
-      num_rounds: float of measured rounds.
+      num_rounds: Number of measured rounds.
+
+    Example:
+      A trace of 1,200 times without stalls:
+
+      >>> import numpy as np
+      >>> from jaxwgc import stragglers
+      >>> times = np.random.default_rng(0).uniform(1.0, 2.0, (300, 4))
+      >>> stalls = stragglers.empirical(times).stalls(tail=10.0)
+      >>> float(stalls.probability), stalls.num_rounds, bool(stalls.time < 20)
+      (0.0025, 300, True)
     """
 
     delay: DelayModel

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from jaxwgc._arrays import varying_with
 
-# Number of workers up to which all pairs are compared. Bisection takes a step per bit.
+# Maximum number of workers for a comparison of all pairs. Bisection takes a step per
+# bit.
 _MOST_IN_PAIRS = 32
 
 
@@ -18,7 +19,7 @@ def fastest_workers(
     Few times are ranked by comparing all pairs. For more, bisection on the bits of the
     times is used: under vmap on the CPU both are several times faster than sorting.
     """
-    # Nonnegative floats have the order of their bit patterns as integers.
+    # Nonnegative floats have the same order as their bit patterns.
     bits = jnp.int32 if times.dtype == jnp.float32 else jnp.int64
     order = jax.lax.bitcast_convert_type(jnp.abs(times), bits)
     if len(times) <= _MOST_IN_PAIRS:
@@ -43,7 +44,7 @@ def random_workers(
 
 def _distinct_draws(key: jax.Array, num_workers: int) -> jax.Array:
     """Draws a random integer for each worker, all of them different."""
-    # The lowest bits hold the index, so that all draws differ.
+    # The index is in the lowest bits, so that all draws differ.
     index_bits = (num_workers + 1).bit_length()
     draws = jax.random.bits(key, (num_workers,), jnp.uint32) >> 2
     draws = (draws >> index_bits << index_bits).astype(jnp.int32)

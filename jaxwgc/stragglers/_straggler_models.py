@@ -22,7 +22,7 @@ from jaxwgc.stragglers._models import (
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
 
-# float of random orders of arrival on which a suspicious waiting rule is tested.
+# Number of random orders of arrival on which a waiting rule is tested before a warning.
 _NUM_ORDERS = 64
 
 
@@ -108,7 +108,7 @@ class delayed(StragglerModel):
         arrivals = arrivals._replace(joined=joined, late=joined & (remaining > 0))
         response_times = jnp.where(joined, remaining + times, remaining)
         remaining = response_times - arrivals.elapsed
-        # Workers that would never finish are replaced.
+        # A worker that would never finish is replaced.
         is_free = arrivals.received | ~jnp.isfinite(remaining)
         remaining = jnp.where(is_free, 0, remaining).astype(jnp.result_type(float))
         return arrivals, (delay_state, remaining)
@@ -128,20 +128,20 @@ class delayed(StragglerModel):
         num_stragglers = int(np.asarray(code.num_stragglers))
         num_enough = num_workers - num_stragglers
         if wait.code is not None:
-            # A code with an equal assignment differs only in the weights of parts, and
-            # decodes at equal times.
+            # Codes with equal assignments differ in the weights of parts at most. They
+            # decode at equal times.
             is_early = not np.array_equal(wait.code.assignment, code.assignment)
         elif isinstance(wait, fastest) and num_stragglers > 0:
             is_early = wait.num_required < num_enough
         else:
-            # Approximate codes do not say how many responses are enough.
+            # An approximate code has no number of responses that is always enough.
             is_early = False
         if not is_early:
             return
         in_order = np.arange(num_workers, dtype=np.float32)
         orders = np.tile(in_order, (_NUM_ORDERS, 1))
         times = np.random.default_rng(0).permuted(orders, axis=1)
-        # This may run while a function is traced, but the test needs concrete values.
+        # The test needs concrete values, even if it runs while a function is traced.
         with jax.ensure_compile_time_eval():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
             received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
@@ -180,7 +180,8 @@ class uniform(StragglerModel):
       (3, 1.0)
 
     References:
-      The paper's section 2.1: any s workers may fail.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.1 (any s workers may fail).
     """
 
     num_stragglers: int
@@ -243,7 +244,7 @@ class bernoulli(StragglerModel):
         )
         is_probability = (values >= 0) & (values <= 1)
         _validation.check_entries("probability", values, is_probability, "from 0 to 1")
-        # Tuples are comparable, so that equal models are equal.
+        # Tuples can be compared, so that models with equal fields are equal.
         probabilities = tuple(values.astype(float).tolist())
         object.__setattr__(self, "probability", probabilities)
 

@@ -42,7 +42,8 @@ def until_decodable(
         With the default, rounds last until the gradient is exact, also with a decoder
         that is inexact on purpose, such as `OneStep`. With `Ridge`, set a tolerance
         above noise²: its residual is of this order, also if all workers respond.
-      decoder: See `jaxwgc.decoding_weights`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
 
     Returns:
       A waiting rule.
@@ -108,7 +109,7 @@ def coverage(code: GradientCode, share: float) -> WaitingRule:
       training via compute variance reduction", NeurIPS 2023.
     """
     _validation.check_number("share", share, positive=True, maximum=1)
-    # The tolerance also accepts shares that are too small by rounding.
+    # The tolerance allows for shares that rounding has reduced.
     return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 
 
@@ -129,7 +130,7 @@ class UntilDecodable(WaitingRule):
 
     @property
     def _identity(self):
-        # Decoders may hold arrays, which are not comparable.
+        # Decoders may hold arrays, which cannot be compared.
         return id(self.code), self.tolerance, id(self.decoder)
 
     def is_over(self, times, now):
@@ -162,7 +163,7 @@ class UntilDecodable(WaitingRule):
         required = jnp.asarray(self.code.required_parts, times.dtype)
         parts = jnp.asarray(self.code.parts_per_worker, times.dtype)[:, None]
         share = jnp.where(parts > 0, required / jnp.maximum(parts, 1), 1)
-        # Messages without required parts arrive at once, even from lost workers.
+        # A message without required parts arrives at once, even from a lost worker.
         message_times = jnp.where(share > 0, times[:, None] * share, 0)
         return message_times.ravel()
 
@@ -172,7 +173,7 @@ class UntilDecodable(WaitingRule):
         end = decoder.decoding_time(
             self.code.encoding_matrix, self.code.segment_targets, times, self.tolerance
         )
-        # A round that never decodes is over when all messages have arrived.
+        # A round that never decodes ends when all messages have arrived.
         return jnp.where(jnp.isfinite(end), end, times.max())
 
     def _by_message(self, times):

@@ -16,7 +16,7 @@ from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._selection import fastest_workers
 
-# Response times of a round: simulated ones, or those of a real round.
+# Response times of a simulated or a real round.
 Times = jax.Array | np.ndarray
 # A time, and whether it has come.
 Scalar = jax.Array | np.floating | float
@@ -78,7 +78,8 @@ class WaitingRule:
         all times known, this is the end of the round: later times have no influence.
 
         Args:
-          times: See `is_over`.
+          times: Response time of each worker from the start of the round,
+            (num_workers,); infinity for workers that never respond.
         """
         if _validation.is_traced(self, times):
             return self._end(times)
@@ -100,7 +101,7 @@ class WaitingRule:
         """Returns a short label, and a phrase such as "for all 8 workers".
 
         Args:
-          num_workers: n.
+          num_workers: Number of workers, n.
         """
         return str(self), f"by {self}"
 
@@ -110,7 +111,7 @@ class WaitingRule:
         Args:
           law: Distribution of the time of one worker; workers are independent and
             identically distributed.
-          num_workers: n.
+          num_workers: Number of workers, n.
         """
         return None
 
@@ -120,8 +121,8 @@ class WaitingRule:
         """Returns a quantile of the duration of rounds, or None without a closed form.
 
         Args:
-          law: See `expected_time`.
-          num_workers: n.
+          law: Distribution of the time of a worker.
+          num_workers: Number of workers, n.
           level: Probability of a duration that is at most the quantile.
         """
         return None
@@ -136,11 +137,11 @@ class WaitingRule:
             return over
 
         last = times.max()
-        # If all workers have responded, the round is over.
+        # The round is over when all workers have responded.
         return jnp.minimum(first_time(is_over, last), last)
 
 
-# The rule is a static argument, so that its NumPy arrays keep their precision.
+# A static argument keeps the precision of NumPy arrays in the rule.
 _compiled_end = jax.jit(lambda rule, times: rule._end(times), static_argnums=0)
 
 
@@ -168,7 +169,8 @@ class fastest(WaitingRule):
       Array([False,  True,  True], dtype=bool)
 
     References:
-      The paper's section 2.1: the f fastest workers.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.1 (the f fastest workers).
     """
 
     num_required: int
@@ -220,10 +222,11 @@ class deadline(WaitingRule):
     """Waits until a deadline, or until all workers have responded.
 
     Args:
-      seconds: Deadline from the start of the round; positive.
+      seconds: Deadline from the start of the round, in seconds; positive.
 
     Raises:
-      ValueError, TypeError: If seconds is invalid.
+      ValueError: If seconds is not positive.
+      TypeError: If seconds is not a real number.
 
     Example:
       >>> import jax, jaxwgc
@@ -274,7 +277,7 @@ class relative_deadline(WaitingRule):
 
     Args:
       factor: Multiple of the time of the quorum-th response; at least 1.
-      quorum: float of responses that set the deadline, from 1 to the number of
+      quorum: Number of responses that set the deadline, from 1 to the number of
         workers.
 
     Raises:

@@ -13,7 +13,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.studies import _worst_pattern
 
-# Default number of rows, one per number of stragglers.
+# Default number of rows. Each row is a number of stragglers.
 _NUM_ROWS = 8
 _REASON = "patterns are enumerated on the host"
 
@@ -45,6 +45,18 @@ class Diagnosis(NamedTuple):
         the partial gradients, root mean square over the patterns, (rows,). Every
         message has noise in proportion to its size, as from rounding. 1 for uncoded
         workers without stragglers.
+
+    Example:
+      The worst two stragglers are the workers with both copies of a block:
+
+      >>> import jax
+      >>> from jaxwgc import codes, studies
+      >>> code = codes.fractional_repetition(6, num_stragglers=1)
+      >>> diagnosis = studies.diagnose(code, jax.random.key(0), [1, 2])
+      >>> diagnosis.mean_error.round(3), diagnosis.worst_error.round(3)
+      (array([0.   , 0.067]), array([0.   , 0.333]))
+      >>> diagnosis.worst_received[1]
+      array([False,  True,  True, False,  True,  True])
     """
 
     parts_per_worker: float
@@ -123,14 +135,17 @@ def diagnose(
         numbers from 0 to n / 2.
       num_patterns: Number of random patterns for each, at least 2.
       quantile_levels: Levels of the quantiles of errors over patterns, from 0 to 1.
-      decoder: See `jaxwgc.decoding_weights`.
-      max_patterns: See `worst_pattern`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      max_patterns: Maximum number of patterns for an exhaustive search for the worst
+        one.
 
     Returns:
       A `Diagnosis`, in JAX's working precision.
 
     Raises:
-      ValueError: If an argument has an invalid value.
+      ValueError: If a number of stragglers is not from 0 to n - 1, if num_patterns is
+        below 2, if a level is not from 0 to 1, or if the decoder does not fit the code.
       TypeError: If an argument has the wrong type, or code is traced.
 
     Example:
@@ -161,7 +176,7 @@ def diagnose(
     _validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
     draws = generator.random((num_patterns, code.num_workers))
-    # Random ranks of the workers: those of the lowest ranks straggle.
+    # Workers have random ranks. Those of the lowest ranks straggle.
     ranks = draws.argsort(axis=1).argsort(axis=1)
     rows = []
     for number in numbers:
@@ -227,7 +242,7 @@ def _row(
     noise = decoded_noise / scale
     errors_of_patterns = errors[1:]
     spread = 0.0 if is_exhaustive else errors_of_patterns.std(ddof=1)
-    # If the search was not exhaustive, a random pattern may be worse than its result.
+    # A random pattern may be worse than the result of a search that was not exhaustive.
     hardest = errors.argmax()
     return _Row(
         is_exhaustive=is_exhaustive,

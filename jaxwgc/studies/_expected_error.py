@@ -17,6 +17,15 @@ class ExpectedError(NamedTuple):
       bias: Mean effective weight of each partial gradient minus its target,
         (num_parts,). Zero for an unbiased code.
       squared_error: E‖ĝ - g‖², in units of the mean square of a partial gradient.
+
+    Example:
+      Worker 0 straggles more often than the code assumes:
+
+      >>> from jaxwgc import codes, studies
+      >>> code = codes.unequal([0.5, 0.5, 0.1], num_parts=4)
+      >>> expected = studies.expected_error(code, [0.6, 0.5, 0.1])
+      >>> expected.bias.round(3), round(expected.squared_error, 3)
+      (array([-0.073,  0.   ,  0.   ,  0.   ]), 0.606)
     """
 
     bias: np.ndarray
@@ -45,7 +54,8 @@ def expected_error(
         G = (1 - ρ) I + ρ 11ᵀ, or G itself, positive semidefinite. For 0, the error is
         E‖c - 1‖² with effective weights c. For 1, i.e. equal partial gradients, it is
         E(Σⱼ cⱼ - k)², the worst case for unbiased codes without negative entries.
-      quantization_variance: See `codes.unequal`.
+      quantization_variance: Variance of the error of each worker's message, relative to
+        its squared norm, at least 0: (num_workers,), or one number for all.
 
     Returns:
       An `ExpectedError`.

@@ -15,11 +15,11 @@ from jaxwgc.decoders import LeastSquares
 from jaxwgc.stragglers import StragglerModel
 
 # Number of rounds that compare two codes, and number of standard errors by which the
-# new code must be better.
+# new code must win.
 _NUM_TEST_ROUNDS = 16_384
 _STANDARD_ERRORS = 3.0
 # Random change of the entries, relative to their root mean square. It moves the start
-# off saddle points.
+# away from saddle points.
 _JITTER = 0.02
 
 
@@ -140,7 +140,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def compare(states, key):
         masks, states = draw(key, states)
-        # Both codes are decoded one after the other, so that they share one program.
+        # Decoding the codes one by one needs only one program.
         entries_of_codes = jnp.stack([relative * scale, before])
         new, old = jax.lax.map(lambda entries: errors(entries, masks), entries_of_codes)
         return states, new - old

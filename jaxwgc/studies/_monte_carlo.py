@@ -15,7 +15,7 @@ from jaxwgc._some_masks import in_batches
 from jaxwgc.studies._progress import Progress
 
 _DEFAULT_BATCH_SIZE = 256
-# Number of results from which on intervals of nonnegative results are clipped at 0.
+# Minimum number of nonnegative results at which intervals are clipped at 0.
 _NUM_OF_ONE_SIGN = 10
 _trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
@@ -65,10 +65,17 @@ def monte_carlo(
         (for a key, return `jax.random.key_data(key)`).
 
     Example:
+      Decoding errors if 3 random workers of 10 straggle:
+
       >>> import jax, jaxwgc
-      >>> draws = jaxwgc.monte_carlo(jax.random.normal, jax.random.key(0), 1000)
-      >>> draws.shape
-      (1000,)
+      >>> code = jaxwgc.codes.fractional_repetition(10, num_stragglers=1)
+      >>> def trial(key):
+      ...     model = jaxwgc.stragglers.uniform(3)
+      ...     arrivals, _ = model.sample(key, model.init(10), code.loads)
+      ...     return jaxwgc.decoding_error(code, arrivals)
+      >>> errors = jaxwgc.monte_carlo(trial, jax.random.key(0), num_trials=1000)
+      >>> errors.shape, bool(abs(errors.mean() - 2 / 3) < 0.1)
+      ((1000,), True)
     """
     key = jnp.asarray(_validation.check_key(key))
     num_trials = _validation.check_int("num_trials", num_trials, minimum=1)
@@ -82,8 +89,7 @@ def monte_carlo(
     batch_size = min(batch_size, _arrays.next_power_of_two(num_per_device))
     at_once = batch_size * num_devices
 
-    # JAX keeps the compiled program as long as the function `trial` exists, also under
-    # vmap.
+    # JAX keeps the compiled program as long as `trial` exists, also under vmap.
     run = jax.vmap(jax.jit(trial))
 
     def batch_of(numbers, run=run):
@@ -98,8 +104,8 @@ def monte_carlo(
     if _validation.is_traced(key):
         return run_traced()
     if mesh is not None:
-        # Each device runs its own loop, so that trials with loops do not wait for other
-        # devices.
+        # Each device has its own loop, so that a trial with loops does not wait for
+        # other devices.
         by_device = PartitionSpec("trials")
         sharded = jax.shard_map(
             run, mesh=mesh, in_specs=by_device, out_specs=by_device, check_vma=False
@@ -110,7 +116,7 @@ def monte_carlo(
         for start in range(0, num_trials, at_once):
             batch = batch_of(start + np.arange(at_once), run)
             if _validation.is_traced(batch):
-                # The trial reads a traced value, or this call is under jit.
+                # This call is under jit, or the trial reads a traced value.
                 return run_traced()
             batches.append(jax.device_get(batch))
             shown.update(min(start + at_once, num_trials))
@@ -140,6 +146,12 @@ class Summary(NamedTuple):
       low: Lower end of the confidence interval of the mean.
       high: Upper end of the confidence interval of the mean.
       standard_error: Standard error of the mean; NaN for one trial.
+
+    Example:
+      >>> import numpy as np, jaxwgc
+      >>> summary = jaxwgc.summarize(np.array([1.0, 2.0, 3.0, 2.0]))
+      >>> print(f"{summary.mean:.2f}, from {summary.low:.2f} to {summary.high:.2f}")
+      2.00, from 0.70 to 3.30
     """
 
     mean: Any
@@ -291,11 +303,12 @@ def _wilson_interval(
       num_trials: Number of trials.
       confidence: Level of the interval.
     """
-    # The lower quantile is used, because (1 + confidence) / 2 could round to one.
+    # (1 + confidence) / 2 could round to one, so the lower quantile is used.
     z = -scipy.special.ndtri((1 - confidence) / 2)
 
     def low_end(count):
-        # Without hits the lower end is 0, and the argument of the root may be negative.
+        # The argument of the root may be negative if there are no hits. The lower end
+        # is then 0.
         spread = 4 * count * (num_trials - count + 1) / num_trials - 2 - 1 / num_trials
         root = xp.sqrt(xp.maximum(z**2 + spread, 0))
         low = (2 * count + z**2 - 1 - z * root) / (2 * (num_trials + z**2))

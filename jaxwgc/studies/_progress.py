@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxwgc import _validation
 
-# Seconds of work before a bar appears. Shorter studies show nothing.
+# Seconds before a bar appears. Shorter studies show none.
 _PATIENCE_SECONDS = 2.0
 
 

@@ -15,16 +15,17 @@ from jaxwgc.coding import decoding
 from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.stragglers import StragglerModel, fixed
 
-# Errors count as equal if they differ by less than this number of machine epsilons
-# times the squared norm of the target.
+# Errors are equal if they differ by less than this number of machine epsilons times the
+# squared norm of the target.
 _NOISE = 100
-# Numbers of random patterns that climb by ridge errors, and of the worst patterns among
-# all that begin or end a climb, from which the search by decoding errors starts.
+# Number of random patterns that climb by ridge errors. Then the number of worst
+# patterns, at the start or end of a climb, from which the search by decoding errors
+# starts.
 _NUM_RANDOM = 30
 _NUM_STARTS = 5
-# Ridge, relative to the mean squared norm of the rows of B. It is small, so that ridge
-# errors follow least-squares errors. It is large enough that remaining copies of a part
-# do not hide a lost copy.
+# Ridge, relative to the mean squared norm of the rows of B. It is small enough that
+# ridge errors follow least-squares errors. It is large enough that a lost copy of a
+# part shows beside the remaining copies.
 _RIDGE = 0.01
 # Number of masks decoded per call.
 BATCH = 128
@@ -40,11 +41,11 @@ def worst_pattern(
     """Returns the pattern of exactly s stragglers with the largest decoding error.
 
     Tries all C(n, s) patterns if there are at most `max_patterns`. Otherwise a search
-    starts from random patterns. It swaps stragglers for responders, first as long as a
-    swap raises the error of ridge regression, and then, for the worst patterns, as long
-    as a swap raises the decoding error. The true worst pattern may be worse. For 100
-    workers a search takes seconds if conjugate gradients converge, and minutes if every
-    pattern is decomposed.
+    starts from random patterns. It swaps stragglers for responders as long as a swap
+    raises the error of ridge regression. For the worst patterns, it then goes on as
+    long as a swap raises the decoding error. The true worst pattern may be worse. For
+    100 workers a search takes seconds if conjugate gradients converge, and minutes if
+    every pattern is decomposed.
 
     If no swap changes the decoding error (a block of copies is lost only with its last
     copy), the error of ridge regression decides, which grows with every straggler.
@@ -56,7 +57,8 @@ def worst_pattern(
     Args:
       code: Gradient code. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
-      decoder: See `jaxwgc.decoding_weights`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
       max_patterns: Maximum number of patterns for an exhaustive search.
 
     Returns:
@@ -113,8 +115,9 @@ def adversarial(
     Args:
       code: Gradient code to attack. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
-      decoder: See `jaxwgc.decoding_weights`.
-      max_patterns: See `jaxwgc.studies.worst_pattern`.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      max_patterns: Maximum number of patterns for an exhaustive search.
 
     Returns:
       A straggler model. Times are 1 for workers that respond and infinity for the
@@ -150,8 +153,8 @@ class _Adversary:
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
         self._code = dataclasses.replace(code, decoders=(decoder,))
-        # The error of an optimal decoder never exceeds the ridge error, since it is the
-        # minimum over all weights.
+        # The error of an optimal decoder is the minimum over all weights, so it never
+        # exceeds the ridge error.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
         dtype = working(code.encoding_matrix).dtype
@@ -240,12 +243,12 @@ class RidgeErrors:
 
     The error of a set of stragglers is the minimum of ‖aᵀB - target‖² + ridge ‖a‖² over
     weights a that are zero at the stragglers. It is an upper bound of the least-squares
-    error, and grows with every straggler, even if the latter does not (a block of
-    copies is lost only with its last copy). A swap changes it by an update of rank two,
+    error, and grows with every straggler. The least-squares error may not: a block of
+    copies is lost only with its last copy. A swap changes it by an update of rank two,
     so that all swaps together need one inverse.
 
     Attributes:
-      num_workers: n.
+      num_workers: Number of workers, n.
       tolerance: Errors that differ by less count as equal.
     """
 
@@ -255,7 +258,7 @@ class RidgeErrors:
         ridge = _RIDGE * np.mean(np.sum(np.abs(matrix) ** 2, axis=1))
         self.num_workers = code.num_workers
         self._rows = matrix / np.sqrt(ridge if ridge > 0 else 1)
-        # The segments of a part have separate targets; their errors are averaged.
+        # Segments of a part have separate targets. Their errors are averaged.
         target = np.asarray(code.target, np.float64)[:, None]
         segments = np.eye(code.num_segments) / np.sqrt(code.num_segments)
         self._targets = np.kron(target, segments)
@@ -352,7 +355,7 @@ def decode_masks(
     padding = [(0, -len(masks) % BATCH), (0, 0)]
     batches = np.pad(masks, padding, constant_values=True)
     batches = batches.reshape(-1, BATCH, code.num_workers)
-    # This also gives concrete errors if it runs while a function is traced.
+    # Errors are concrete, even if this runs while a function is traced.
     with jax.ensure_compile_time_eval():
         decoded = jax.device_get([_decode(code, batch) for batch in batches])
     errors, noise = np.concatenate(decoded, axis=1, dtype=np.float64)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Bound of the difference of honest copies, and of their sums and differences, as a
+# Bound of the difference of honest copies, and of sums and differences of copies, as a
 # multiple of the noise.
 _NOISE = 8.0
 
@@ -18,6 +18,23 @@ class Arbitration(NamedTuple):
       wrong: Which workers contradict recomputed parts, bool (num_disputed,).
       settled: Whether all other workers agree, or only one of them is left.
       num_exchanges: Number of queries to pairs of workers, and of recomputed parts.
+
+    Example:
+      The second of two workers sent a wrong sum:
+
+      >>> import numpy as np
+      >>> from jaxwgc import coding
+      >>> correct = np.array([[1.0], [2.0]])
+      >>> claims = np.array([[[1.0], [2.0]], [[1.0], [9.0]]])
+      >>> outcome = coding.arbitrate(
+      ...     claims.sum(axis=1),
+      ...     parts=[0, 1],
+      ...     ask=lambda workers, parts: claims[workers][:, parts].sum(axis=1),
+      ...     recompute=lambda part: correct[part],
+      ...     noise=1e-7,
+      ... )
+      >>> outcome.wrong, outcome.settled
+      (array([False,  True]), True)
     """
 
     wrong: np.ndarray
@@ -101,9 +118,9 @@ class _Arbiter:
     """Comparison of two workers, part by part.
 
     Attributes:
-      ask: See `arbitrate`.
-      recompute: See `arbitrate`.
-      noise: See `arbitrate`.
+      ask: Function that queries two workers for sums of parts, as in `arbitrate`.
+      recompute: Function that recomputes the projection of a part.
+      noise: Difference of honest copies, relative to the norms of their terms.
       largest: Largest norm so far of a sum or difference of messages. Rounding errors
         are proportional to it.
       num_exchanges: Number of calls of `ask` and `recompute` so far.

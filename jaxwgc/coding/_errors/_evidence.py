@@ -9,21 +9,20 @@ import numpy as np
 
 from jaxwgc._arrays import Array, product, squares
 
-# A message counts as unchecked if its column of the parity checks has a norm below this
-# bound.
+# Norm of the column of the parity checks of a message, below which the message counts
+# as unchecked.
 UNCHECKED = 1e-3
-# Largest singular value of check values that counts as noise, relative to its
-# expectation: twice the maximum over 10,000 rounds of exact codes.
+# Bound of singular values of check values that count as noise, relative to their
+# expectation. It is twice the maximum over 10,000 rounds of exact codes.
 ROUNDINGS = 2.0
-# A message has no check left if the norm of its checks falls below this fraction of the
-# initial norm.
+# Fraction of the initial norm of the checks of a message, below which no check is left.
 _AMBIGUOUS = 2e-6
-# Amplification of noise above which a suspect is not exonerated.
+# Largest amplification of noise at which a suspect can be exonerated.
 _REACH = 10.0
 # Error bound of computed singular values, in machine epsilons times the largest one.
 _SVD_ROUNDINGS = 16.0
-# The gap after the nearest columns is clear if the next distance exceeds the last
-# accepted distance by this factor.
+# Ratio of the next distance to the last accepted one, above which the gap between them
+# is clear.
 _CONTRAST = 2.0
 
 
@@ -34,7 +33,7 @@ def parity_checks(matrix: Array) -> tuple[Array, Array]:
     rows of B: messages divided by these norms are equally noisy. A NumPy matrix gives
     NumPy arrays. A traced matrix gives as many rows as messages, padded with zeros.
     """
-    # A NumPy matrix is processed by NumPy, so that it keeps its precision.
+    # NumPy processes a NumPy matrix, so that it keeps its precision.
     xp = jnp if isinstance(matrix, jax.Array) else np
     norms = xp.linalg.norm(matrix, axis=1)
     norms = xp.where(norms > 0, norms, 1)
@@ -163,7 +162,7 @@ def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
     checks = jnp.asarray(checks, rows.dtype)
     columns = jnp.where(is_used, 0, checks)
     left, singular, right = jnp.linalg.svd(columns, full_matrices=False)
-    # The bound needs no scale, because columns have norm at most one.
+    # Columns have norm at most one, so the bound needs no scale.
     is_lost = singular > max(checks.shape) * jnp.finfo(singular.dtype).eps
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
     solve = -product(right.T.conj() * inverse, left.T.conj())
@@ -171,7 +170,7 @@ def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
     checks_and_values = jnp.concatenate([checks, product(checks, rows)], axis=1)
     remaining = outside(basis, checks_and_values)
     left, singular, _ = jnp.linalg.svd(remaining[:, len(rows) :], full_matrices=False)
-    # Rows of checks have norm one, or zero if a traced matrix has fewer checks.
+    # Rows of checks have norm one, or norm zero if they pad a traced matrix.
     num_checks = jnp.sum(jnp.linalg.norm(checks, axis=1) > 0.5)
     num_left = num_checks - is_lost.sum()
     num_used = jnp.maximum(is_used.sum(), 1)
@@ -208,7 +207,7 @@ def explains(
       threshold: Singular value up to which checks with the suspects are noise.
       check_norms: Norms of the checks of each message if none is left out.
     """
-    # A message could be corrupted if all of its checks contain a suspect.
+    # Another message may be the corrupted one if each of its checks contains a suspect.
     is_unique = evidence.check_norms > _AMBIGUOUS * check_norms
     is_unique |= ~(evidence.is_used & (check_norms > UNCHECKED))
     is_noise = evidence.singular[0] <= 2 * threshold
@@ -242,8 +241,8 @@ def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns a mask of the `number` nearest columns, and whether the gap is clear."""
-    # Ranks are counted, because sorting compiles to a larger program. Ties go to the
-    # first column.
+    # Counting ranks compiles to a smaller program than sorting. Ties go to the first
+    # column.
     places = jnp.arange(len(distances))
     is_nearer = distances < distances[:, None]
     is_nearer |= (distances == distances[:, None]) & (places < places[:, None])

@@ -9,8 +9,8 @@ import numpy as np
 from jaxwgc._arrays import Array
 from jaxwgc.coding._errors._evidence import Findings, Sample
 
-# Length of projections of copies: an error of twice the bound of honest differences
-# is missed with probability 1 / 7e9.
+# Length of projections of copies. An error of twice the bound of honest differences is
+# missed with probability 1 / 7e9.
 PROJECTION_DIM = 64
 # Bound of the difference of honest copies, as a multiple of the noise.
 _NOISE = 4.0
@@ -68,8 +68,8 @@ def find_minorities(sample: Sample, copies: Copies, largest: float) -> Findings:
         lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
     )
     smaller = jnp.minimum(norms[:, None], norms)
-    # Messages have norm about one. Smaller messages result from cancellation, and have
-    # equal noise.
+    # Messages have norm about one. Smaller ones result from cancellation, and are
+    # equally noisy.
     agrees = differences <= _NOISE * noise * jnp.maximum(smaller, 1)
     agrees &= can_be_right[:, None] & can_be_right
     pairs = is_there[:, None] & is_there & (labels[:, None] == labels)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxwgc import _flat_vectors
 from jaxwgc._arrays import inverse_power_of_two, one_norm, promoted
 
-# Maximum number of sums to which entries are added with random signs.
+# Maximum number of buckets. Each bucket is a sum of entries with random signs.
 _NUM_BUCKETS = 1024
-# Number of entries summed at a time, because the rounding error grows with the length
-# of a sum. At most the number of bits of a word, from which the signs are taken.
+# Number of entries summed at a time. Longer sums have larger rounding errors. The signs
+# are bits of one word, so this is at most the number of bits of a word.
 _AT_ONCE = 32
 
 
@@ -21,7 +21,7 @@ def key_from(messages: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(entries):
         entries = jnp.stack([entries.real, entries.imag])
     words = jax.lax.bitcast_convert_type(entries, jnp.uint32).reshape(-1)
-    # Every bit of each word, and its position, changes many bits of the sum.
+    # A change of any bit of a word, or of its position, changes many bits of the sum.
     places = jnp.arange(len(words), dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
     for shift in (16, 15, 13):
         words = (words ^ (words >> shift) ^ places) * jnp.uint32(0x2C1B3C6D)

@@ -29,13 +29,13 @@ from jaxwgc.coding._errors._evidence import (
 )
 from jaxwgc.decoders import Decoder, Interpolation
 
-# Number of assumptions tried for each number of windows: 0, 1 or 2 error directions are
-# weaker than the noise.
+# Number of assumptions for each number of windows: that 0, 1 or 2 error directions are
+# hidden in the noise.
 _HIDDEN = 3
-# Maximum number of guesses per round, and number tried at a time.
+# Maximum number of guesses per round, and number of guesses tried at a time.
 _MOST_GUESSES = 20_000
 _AT_ONCE = 256
-# A column lies in a space if its distance is below this multiple of the rounding error.
+# Distance, as a multiple of the rounding error, below which a column lies in a space.
 _ROUNDING = 10.0
 
 
@@ -94,8 +94,8 @@ def find_in_turn(
       decoders: Decoders of the code. One of them may interpolate polynomials.
     """
     no_suspects = jnp.zeros_like(sample.mask)
-    # The loop starts with zeros in place of evidence, so that the program of `estimate`
-    # occurs only in the loop.
+    # The loop starts with zeros in place of evidence. `estimate` is then compiled only
+    # once, in the loop.
     shapes = jax.eval_shape(estimate, checks, sample, no_suspects)
     evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(evidence.threshold)
@@ -164,8 +164,8 @@ def _propose(
     attempt = search.attempt
 
     def in_general_position():
-        # Each corrupted message adds its column of the checks to the space that the
-        # errors span. If the ranks agree, these are exactly the columns in that space.
+        # The errors span the columns of the checks at the corrupted messages. If the
+        # ranks agree, no other columns are in this space.
         columns, has_check = normalized_columns(evidence)
         distances = distances_from(signal.basis, columns)
         distances = jnp.where(has_check, distances, jnp.inf)
@@ -215,14 +215,14 @@ def _smoothed(
     num_sums = len(points) - num_coefficients
     num_checks = is_there.sum() - num_coefficients
     weights = weights / jnp.max(jnp.abs(weights))
-    # NumPy points give powers in NumPy, which are rounded only once.
+    # NumPy computes the powers of NumPy points, so that they are rounded only once.
     powers = points ** np.arange(num_sums + 1)[:, None]
     powers = jnp.asarray(powers, rows.dtype)
     sums = product(powers[1:], weights[:, None] * norms[:, None] * rows)
     places = jnp.arange(num_sums)
     sums = jnp.where((places < num_checks)[:, None], sums, 0)
     threshold = signal.threshold * jnp.linalg.norm(weights * norms)
-    # The sums are reduced to as many columns as they have dimensions above the noise.
+    # The sums are reduced to one column for each dimension above the noise.
     left, singular, _ = jnp.linalg.svd(sums, full_matrices=False)
     directions = find_signal(left, singular, threshold)
     sums = (directions.basis * directions.singular)[:, : num_sums // 2]
@@ -239,7 +239,7 @@ def _smoothed(
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
     steering = jnp.where(places[:, None] < size, powers[:-1], 0)
     steering /= jnp.sqrt(size.astype(threshold.dtype))
-    # With few checks, there are fewer vectors than sums.
+    # If there are few checks, there are fewer vectors than sums.
     basis = jnp.where(jnp.arange(left.shape[1]) < number_wrong, left, 0)
     distances = jnp.where(is_there, distances_from(basis, steering), jnp.inf)
     wrong, _ = nearest(distances, number_wrong)

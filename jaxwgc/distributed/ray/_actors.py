@@ -15,7 +15,7 @@ from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 from jaxwgc.distributed.ray._travel_time import TravelTime
 
-# Timeout in seconds for reading a response that is already on this machine.
+# Seconds until reading a response that is already on this machine fails.
 _SECONDS_TO_READ = 10
 # Identifier of the call that starts a worker.
 _START_CALL = -1
@@ -61,8 +61,8 @@ class Actors:
         self._pids: list[int | None] = [None] * num_workers
         # Calls without a response, oldest first.
         self._calls: list[list[_OpenCall]] = [[] for _ in range(num_workers)]
-        # Newest call of each worker that has the maximum number of calls without a
-        # response.
+        # Newest call of each worker that may not be called, because it has the maximum
+        # number of calls without a response.
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.WorkerEvent] = collections.deque()
         self._first_ready: events.Ready | None = None
@@ -84,7 +84,7 @@ class Actors:
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
-                        # The stack level is that of the user's call of `compute`.
+                        # The stack level of the user's call of `compute`.
                         warnings.warn(action.warning, stacklevel=6)
                 case _:
                     self._call(action)
@@ -180,8 +180,8 @@ class Actors:
         self._deferred.pop(worker, None)
         first = self.order if action.method == "compute" else action.number
         method = getattr(self._actors[worker], action.method)
-        # The clock is read before the call, because the worker may have finished before
-        # this process runs again.
+        # The clock is read first, because the worker may finish before this process
+        # runs again.
         called = time.monotonic()
         task = method.remote(first, *action.arguments)
         calls.append(_OpenCall(task, action.call, called, action.number))

@@ -21,6 +21,17 @@ class TrainingState(NamedTuple):
         first entry counts the rounds that could not be decoded.
       key: Key of batches.
       step: Number of steps that have been taken.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc, optax
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum((params - part) ** 2),
+      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
+      ...     jnp.array([1.0, 2.0, 6.0]),
+      ... )
+      >>> with cluster:  # doctest: +SKIP
+      ...     state = cluster.train(optax.sgd(0.1), jnp.zeros(()), num_steps=50)
+      >>> state.step, state.params.round(3)  # doctest: +SKIP
     """
 
     params: Any
@@ -38,6 +49,23 @@ class Progress(NamedTuple):
       loss: Sum of the losses of the parts before the step. NaN if the loss of a part is
         not known.
       undecodable: Whether the round could not be decoded.
+
+    Example:
+      A callback that ends the training once the loss is small:
+
+      >>> import jax.numpy as jnp, jaxwgc, optax
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum((params - part) ** 2),
+      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
+      ...     jnp.array([1.0, 2.0, 6.0]),
+      ... )
+      >>> def stop_early(progress):
+      ...     print(progress.state.step, progress.loss, progress.metrics()["responded"])
+      ...     return "stop" if progress.loss < 15 else None
+      >>> with cluster:  # doctest: +SKIP
+      ...     state = cluster.train(
+      ...         optax.sgd(0.1), jnp.zeros(()), 50, callbacks=[stop_early]
+      ...     )
     """
 
     state: TrainingState
@@ -105,8 +133,8 @@ class JsonLines:
         self.path.touch()
         lines = self.path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
-            # Only the start of a line is compared, because a killed process may leave
-            # an incomplete line.
+            # A killed process may leave an incomplete line, so only the start of a line
+            # is compared.
             if line[: len(start)] != start[: len(line)]:
                 raise ValueError(
                     f"JsonLines needs a file of this run; line {number} of {self.path} "
@@ -182,8 +210,8 @@ def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
     return [*writers_of_lines, *others]
 
 
-# A metric writer may have its method from `__getattr__`, which `isinstance` with a
-# Protocol does not see.
+# `isinstance` with a Protocol would not find a method that a metric writer has by
+# `__getattr__`.
 
 
 def _logs_metrics(callback: object) -> TypeGuard[LogsMetrics]:
@@ -215,8 +243,8 @@ def call(callback: Callback, progress: Progress) -> object:
     elif _writes_scalars(callback):
         callback.write_scalars(step, metrics)
     elif _adds_scalar(callback):
-        # NaNs are left out, because TensorBoard warns of each. Seconds of stragglers
-        # are NaN.
+        # TensorBoard warns of each NaN, so NaNs are left out. Seconds of stragglers are
+        # NaN.
         for name, value in metrics.items():
             if not np.isnan(value):
                 callback.add_scalar(name, value, step)

@@ -20,16 +20,17 @@ from jaxwgc.distributed.ray._leaves import by_name, difference
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._session import find_extra
 
-# Checksum of the code, and start of the names of leaves that depend on the code: those
-# of `decode_aggregate`.
+# Name of the checksum of the code, and start of the names of leaves that depend on the
+# code: those of `decode_aggregate`.
 _CODE = "code"
 _OF_CODE = "optimizer_state.0."
-# Seconds of the slowest recent response, from which timeouts continue.
+# Name of the seconds of the slowest recent response. Timeouts continue from it.
 _SLOWEST = "slowest_response"
-# Checksum of all other leaves. Orbax does not notice every change of stored bytes.
+# Name of the checksum of all other leaves. Orbax does not notice every change of stored
+# bytes.
 _CHECKSUM = "checksum"
-# Added to the name of the folder of a damaged step, before a random number. Orbax
-# ignores folders with such names.
+# Suffix of the folder of a damaged step, before a random number. Orbax ignores folders
+# with such names.
 _DAMAGED = ".damaged-"
 
 
@@ -91,7 +92,7 @@ class Checkpoints:
         slowest = np.asarray(self._limit.slowest, np.float32)
         saved = {**_saved(state, self._code), _SLOWEST: slowest}
         saved[_CHECKSUM] = _checksum(by_name(saved))
-        # Interrupts are delayed, because Orbax must not be interrupted while it saves.
+        # Orbax must not be interrupted while it saves, so interrupts are delayed.
         with uninterrupted():
             self._manager.save(state.step, args=ocp.args.StandardSave(saved))
 

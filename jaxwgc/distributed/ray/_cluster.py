@@ -137,7 +137,10 @@ class RayCluster:
 
     Raises:
       ImportError: If Ray is not installed.
-      ValueError, TypeError: If an argument breaks its rule.
+      ValueError: If key is given without batch, or batch without key; if not exactly
+        one of parts and batches is given; if the leading axis of parts is not
+        num_parts; or if an option does not fit the code.
+      TypeError: If an argument has the wrong type, e.g. loss is not a function.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -166,8 +169,9 @@ class RayCluster:
       ... )
 
     References:
-      The paper's section 2.2. Ray: Moritz et al., "Ray: a distributed framework for
-      emerging AI applications", OSDI 2018.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 2.2; Moritz et al., "Ray: a distributed framework
+      for emerging AI applications", OSDI 2018.
     """
 
     step = 0
@@ -232,7 +236,7 @@ class RayCluster:
         _validation.check_callable("loss", loss)
         if batch is not None:
             _validation.check_callable("batch", batch)
-        # The fields that depend on params are added when the workers start.
+        # Fields that depend on params are set when the workers start.
         self._task = Task(
             loss=loss,
             has_aux=has_aux,
@@ -253,11 +257,11 @@ class RayCluster:
             self._has_spare = spare
         self._raises = decoding.undecodable == "raise"
         if self._raises:
-            # The aggregator never receives an undecodable round, because `compute`
-            # raises first.
+            # `compute` raises an error for an undecodable round, so the aggregator
+            # never receives one.
             decoding = dataclasses.replace(decoding, undecodable="least_squares")
         self._decoding = decoding
-        # Raises an error if an option does not fit the code.
+        # The call raises an error if an option does not fit the code.
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
@@ -362,9 +366,9 @@ class RayCluster:
           callbacks: List of functions and metric writers, called after every step.
             A function gets a `Progress`. If it returns `"stop"`, training ends with a
             checkpoint. It may use the cluster: training has a count of steps of its
-            own. `JsonLines(path)` writes a file. An object that is no function is a
-            metric writer if it has `log(dict, step=)`, such as a run of wandb,
-            `write_scalars(step, dict)`, such as a writer of clu, or
+            own. `JsonLines(path)` writes a file. A metric writer is an object that
+            cannot be called and has one of three methods: `log(dict, step=)`, such as a
+            run of wandb, `write_scalars(step, dict)`, such as a writer of clu, or
             `add_scalar(name, value, step)`, such as a `SummaryWriter` of TensorBoard.
             It gets `Progress.metrics()`. If a callback raises, training ends with a
             checkpoint and this error.
@@ -379,10 +383,11 @@ class RayCluster:
           live: Whether to show how many workers have started, and then the loss, the
             seconds per step, the stragglers, and the slowdowns, kinds and advice of
             `report`.
-          memory: See `jaxwgc.decode_aggregate`: the newest message of each worker
-            stands for a missing one. Late messages of steps of this call are stored
-            as they come. Kept in checkpoints; empty if the code has changed.
-          debias: See `jaxwgc.decode_aggregate`.
+          memory: Whether the newest message of each worker stands for a missing one.
+            Late messages of steps of this call are stored as they come. Kept in
+            checkpoints; empty if the code has changed.
+          debias: Correction for lost parts, as in `jaxwgc.decode_aggregate`: `"share"`,
+            or the mean weight of partial gradients.
 
         Returns:
           A `TrainingState`.
@@ -394,7 +399,7 @@ class RayCluster:
           FloatingPointError: If a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
             writer. Also see `compute`.
-          RuntimeError: See `compute`.
+          RuntimeError: If a round fails as in `compute`.
           ImportError: If Orbax or rich is needed and not installed.
         """
         _validation.check_int("num_steps", num_steps, minimum=0)
@@ -450,13 +455,13 @@ class RayCluster:
         A worker measures the seconds from the receipt of its task to the finished
         message by its own clock. The coordinator adds the travel time of task and
         message. If the coordinator was busy when a message came, for example with a
-        callback, it adds the shortest travel time so far, or the time since it last
-        looked if this is longer. On request no travel time is added, since reports
+        callback, it adds the shortest travel time so far. It adds the time since it
+        last looked if this is longer. On request no travel time is added, since reports
         travel while workers compute.
 
-        Infinity stands for a worker that was lost. A worker that was busy with an
-        earlier round, or left a part to others, has the seconds of its next responses
-        instead, and NaN if it has never responded.
+        Infinity stands for a worker that was lost. If a worker was busy with an earlier
+        round, or left a part to others, the seconds of its next responses stand in. NaN
+        stands for a worker that has never responded.
         """
         rows = self._fleet.rows
         return filled(rows) if rows else np.zeros((0, self.code.num_workers))
@@ -553,7 +558,7 @@ class RayCluster:
             if self._parts is not None:
                 first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
                 try_loss(self._task, like, first, self.key)
-            # Ctrl-C may come in a fork by which Ray starts its processes.
+            # Ctrl-C may arrive in a fork with which Ray starts its processes.
             with noticed_interrupts():
                 folder = self._stack.enter_context(session(self._address))
                 check_interrupt()
@@ -587,7 +592,7 @@ class RayCluster:
         options = self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
         if settings[COMPILATION_CACHE] is None and folder is not None:
-            # Replaced workers find there what others have compiled.
+            # A replacement finds the compiled programs of other workers in this folder.
             settings[COMPILATION_CACHE] = str(Path(folder, "compiled"))
         task = self._task._replace(params=like, key=sent(self.key), settings=settings)
         task = task._replace(has_queries=bool(options.on_wrong or options.audit))
@@ -621,8 +626,8 @@ class RayCluster:
                 on_wrong=str(options.on_wrong),
             )
         if options.audit:
-            # Reproducible by the key. Workers know it, too: audits are for faulty
-            # workers, not for workers that try to avoid them.
+            # The key makes audits reproducible. Workers know it: audits find faulty
+            # workers, not workers that evade audits.
             seed = int(jax.random.bits(self.key))
             return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
         return None
@@ -632,12 +637,11 @@ def _actor_options(
     address: str | None, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Returns the options of Ray's actors, with defaults: see `RayCluster`."""
-    # Workers claim no CPU from a Ray of our own, because it has no other users.
+    # A Ray of our own has no other users, so workers claim no CPU.
     claims: dict[str, Any] = {"num_cpus": 0}
     if address is not None:
         claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-    # Task events are disabled, because Ray's record of all tasks would grow without
-    # bounds.
+    # Ray's record of all tasks would grow without bounds, so task events are disabled.
     claims["enable_task_events"] = False
     if options is not None:
         claims |= options

@@ -124,15 +124,16 @@ class HostBatches(DataSource):
         self._like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), first
         )
-        # Memory of bytes, because arrays of some dtypes of JAX cannot be lent.
+        # The memory consists of bytes, because arrays of some dtypes of JAX cannot be
+        # lent.
         group_size = len(self._groups[0])
         self._memory = [
             ArrayPool((group_size * leaf.nbytes,), np.dtype(np.uint8))
             for leaf in jax.tree.leaves(first)
         ]
-        # Held while `batches` is called.
+        # This lock is held while `batches` is called.
         self._is_reading = threading.Lock()
-        # Held while the dictionary of reads is used.
+        # This lock is held while the dictionary of reads is used.
         self._lock = threading.Lock()
         self._reads: dict[tuple[int, int], Future] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -140,7 +141,7 @@ class HostBatches(DataSource):
     def of_step(self, step: int, group: int) -> Any:
         """Returns the batches of a group in a step, and reads them if necessary."""
         with self._lock:
-            # A read that is waited for is not dropped by another thread.
+            # Another thread must not drop a read for which this thread waits.
             read = self._reads.pop((step, group), None)
             if read is None:
                 self._drop_reads(except_for=())

@@ -10,12 +10,12 @@ import numpy as np
 from jaxwgc.distributed._placement import signature
 
 # Odd multipliers: 2^32 over the golden ratio for positions, and those of the finalisers
-# of MurmurHash3 and of lowbias32 (Wellons) for words.
+# of MurmurHash3 and lowbias32 (Wellons) for words.
 _OF_POSITIONS = np.uint32(0x9E3779B9)
 _OF_FIRST_MIX = np.uint32(0x85EBCA6B)
 _OF_SECOND_MIX = np.uint32(0xC2B2AE35)
 _OF_LAST_MIX = np.uint32(0x2C1B3C6D)
-# Number of words that are added side by side, which the compiler vectorises.
+# Number of parallel sums of words. The compiler vectorises them.
 _NUM_LANES = 64
 
 

@@ -24,8 +24,8 @@ from jaxwgc.distributed.ray._verification import Verifier
 
 # Polling interval in seconds for silent workers.
 _POLL_SECONDS = 0.1
-# Largest size of params, in bytes, that are sent as an argument of the task, which is
-# faster than Ray's object store.
+# Largest size of params, in bytes, as an argument of the task. This is faster than
+# Ray's object store.
 _LARGEST_IN_TASK = 2**16
 
 
@@ -44,7 +44,7 @@ class WorkersOfRound:
     def order(self) -> Order | bytes:
         """Returns leaves of params, key and step of the round, maybe pickled."""
         order = self._actors.order
-        # Large parameters are in Ray's object store, and small ones are pickled.
+        # Large params are in Ray's object store. Small ones are pickled bytes.
         return order if isinstance(order, bytes) else find_ray().get(order)
 
     def can_be_queried(self) -> np.ndarray:
@@ -97,12 +97,12 @@ class Driver:
         self.fleet = fleet
         self._layout = layout
         self._plan = plan
-        # `close` sets this event in another thread, to end the current round.
+        # `close`, in another thread, sets this event to end the current round.
         self.is_closed = threading.Event()
         self.actors = Actors(launcher, len(fleet.slots), self._check_open)
         self.verifier: Verifier | None = None
         self._memory = ArrayPool(layout.shape, layout.dtype)
-        # End of the last round, and total seconds in which the clock of the engines
+        # End of the last round, and total seconds during which the clock of the engines
         # stood still.
         self._ended = time.monotonic()
         self._paused = 0.0
@@ -142,7 +142,7 @@ class Driver:
         """
         begin = time.monotonic()
         self._paused += begin - self._ended
-        # The pause is counted once, even if the round ends with an error below.
+        # The pause counts once, even if an error below ends the round.
         self._ended = begin
         order = (leaves, key, step)
         num_bytes = sum(leaf.nbytes for leaf in leaves)

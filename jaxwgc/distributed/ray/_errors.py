@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-# Longest reason in characters: one line of the log.
+# Maximum number of characters of a reason: one line of the log.
 _LONGEST_REASON = 500
-# Longest text, and longest traceback, of an exception in characters.
+# Maximum number of characters of the text and of the traceback of an exception.
 _LONGEST_TEXT = 10_000
 _TRACEBACK_HEADER = "Traceback (most recent call last):"
 
@@ -116,7 +116,7 @@ def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(*args, **kwargs)
         except BaseException as error:
-            # Ray would try to pickle the cause.
+            # `from None`, because Ray would try to pickle the cause.
             raise WorkerError.of(error) from None
 
     return call

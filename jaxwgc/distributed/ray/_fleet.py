@@ -13,7 +13,8 @@ from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._rules import Rules
 from jaxwgc.distributed.ray._trace import mark_lost
 
-# Longest pause, in seconds, before a process is launched again after several failures.
+# Longest pause, in seconds, before a process that failed several times is launched
+# again.
 _LONGEST_PAUSE_SECONDS = 60.0
 # Number of rounds with corrupted messages after which a worker is replaced.
 MAX_CORRUPTED_ROUNDS = 3
@@ -263,10 +264,11 @@ class Fleet:
     def reason_to_stop(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> str:
         """Returns why a round need not wait for further messages, or an empty string.
 
-        A round need not wait if all workers have responded, are suspected, or are in
-        `given_up`, and either the messages in `mask` decode, or no suspect and no
-        replacement is worth waiting for. A replacement is waited for from the loss of
-        its worker on, which may be rounds ago, for `timeouts.replacement` seconds.
+        A round need not wait if no worker is left to wait for, and either the messages
+        in `mask` decode, or no suspect and no replacement is worth waiting for. No
+        worker is left if each has responded, is suspected, or is in `given_up`. A
+        replacement is waited for from the loss of its worker on, which may be rounds
+        ago, for `timeouts.replacement` seconds.
         """
         is_worth_waiting = False
         longest_away = None

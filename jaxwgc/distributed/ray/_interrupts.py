@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-# Signals that Ctrl-C and schedulers send, and Python's default handlers.
+# Signals of Ctrl-C and of schedulers, with their default handlers in Python.
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 

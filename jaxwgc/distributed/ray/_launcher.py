@@ -20,8 +20,8 @@ from jaxwgc.distributed.ray._worker_process import actor_class, environment
 
 # Maximum number of calls of a worker without a response.
 MAX_CALLS = 4
-# Seconds in which a spare process must respond before it is used; it takes milliseconds
-# on an idle machine, and the round waits for it meanwhile.
+# Seconds within which a spare process must respond before it is used. The round waits
+# meanwhile. An idle machine takes milliseconds.
 _SECONDS_TO_RESPOND = 1.0
 
 
@@ -73,7 +73,7 @@ class Launcher:
         has_spare: bool,
     ):
         ray = find_ray()
-        # Ray does not unpickle what is referred to from a list: see `Worker.warm_up`.
+        # Ray passes a reference inside a list as it is. `Worker.warm_up` reads it.
         self._task = [ray.put(task)]
         self._assignments = _assignments(code, layout, parts)
         remote = ray.remote(max_restarts=0, max_task_retries=0)
@@ -82,7 +82,7 @@ class Launcher:
         self._remote = remote_class.options(**_options(code, options))
         self._has_spare = has_spare
         self._spare: RayActor | None = None
-        # Task that returns the process of the spare actor once it is ready.
+        # Task that returns the process of the spare actor when it is ready.
         self._warm_up: RayReference | None = None
 
     def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:

@@ -39,8 +39,8 @@ class MessageRound(RoundEngine):
         return np.isfinite(self.times)
 
     def _send(self, worker: int, now: float) -> None:
-        # A worker that was lost after its response is not called again, because its
-        # message is here.
+        # If a worker is lost after its response, its message is here, and it is not
+        # called again.
         if not self.received[worker]:
             call = events.Call(worker, "compute", self.number)
             self._fleet.call(call, now, self._owner)
@@ -49,8 +49,8 @@ class MessageRound(RoundEngine):
         if self._ends is None:
             self._ends = self._begin + self._fleet.rules.ends(self.times)
         self.poll_at = self._ends
-        # A worker that was lost in this round is not waited for again. Its replacement
-        # is waited for during `timeouts.replacement`.
+        # The round does not wait again for a worker that was lost in it. It waits
+        # `timeouts.replacement` seconds for the replacement.
         self._reason = self._reason_to_stop(self.received, self._replaced, now)
         if self._reason:
             self.messages[~(self.received | self.late)] = 0
@@ -91,7 +91,7 @@ class MessageRound(RoundEngine):
             self._fleet.blame(slot, "its message is not finite")
             return
         if is_mine or slot.away_since is not None:
-            # A late message is not decoded, but shows that the process is well.
+            # A late message is not decoded. It shows that the process works.
             self._fleet.recover(slot)
         self._fleet.rows[slot.number][worker] = event.seconds
         if is_mine:

@@ -15,8 +15,8 @@ import numpy as np
 from jaxwgc import _arrays, coding
 from jaxwgc.codes import GradientCode
 
-# Seconds for which a report waits for further reports, to send all in one call. Long
-# against a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
+# Seconds for which a report waits, so that one call sends several reports. Long against
+# a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
 # replaced.
 HOLD_SECONDS = 0.05
 
@@ -38,10 +38,12 @@ class Answer(NamedTuple):
     Attributes:
       message: (1, length); a complex one as its real and imaginary parts, with an axis
         of two at the end, and one in bfloat16 as its bits.
-      losses: (num_held,), those of its parts.
-      aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
-      seconds: that the worker took from the receipt of its task to this message.
-      digests: of its batches, uint32 (num_held, 2); None if they are not compared.
+      losses: Losses of the worker's parts, (num_held,).
+      aux: Auxiliary outputs of the loss for these parts, a pytree with leaves
+        (num_held, ...).
+      seconds: Seconds from the receipt of the worker's task to this message.
+      digests: Digests of the worker's batches, uint32 (num_held, 2); None if they are
+        not compared.
     """
 
     message: np.ndarray
@@ -55,13 +57,13 @@ class Report(NamedTuple):
     """A worker's report that it has finished a part, on request.
 
     Attributes:
-      number: of the round.
-      turn: the place of the part among those of the worker.
-      loss: that of the part.
-      aux: a pytree, leaves (1, ...), what the loss gave besides.
-      is_finite: whether all entries of its gradient are.
-      seconds: that the worker took for the part.
-      digest: of its batch, uint32 (2,); None if batches are not compared.
+      number: Number of the round.
+      turn: Position of the part in the order of the worker.
+      loss: Loss of the part.
+      aux: Auxiliary outputs of the loss, a pytree with leaves (1, ...).
+      is_finite: Whether all entries of the gradient of the part are finite.
+      seconds: Seconds that the worker took for the part.
+      digest: Digest of the batch, uint32 (2,); None if batches are not compared.
     """
 
     number: int
@@ -77,22 +79,22 @@ class Round(NamedTuple):
     """The result of a round: the responses of a cluster for one set of parameters.
 
     Attributes:
-      messages: (num_workers, length), zero where there is none. On request, the sum
-        that each worker was asked for, for `jaxwgc.coding.decode_answers`.
+      messages: (num_workers, length), zero if a message is missing. On request, the
+        requested sum of each worker, for `jaxwgc.coding.decode_answers`.
       received: bool (num_workers,), workers with messages to decode. On request,
-        workers that were asked for a sum.
+        workers from which a sum was requested.
       times: float (num_workers,), seconds from the start of the round to each response;
         infinity if there was none before the end of the round. On request (num_workers,
         num_turns), to each part, in the order of the worker.
-      elapsed: duration of the round in seconds.
+      elapsed: Duration of the round in seconds.
       losses: float (num_parts,), loss of each part; NaN if no worker with the part
         responded.
-      aux: auxiliary outputs of the loss, with `has_aux`: a pytree; leaves
+      aux: Auxiliary outputs of the loss, with `has_aux`: a pytree with leaves
         (num_parts, ...), zero if the loss is NaN. None without `has_aux`.
-      timings: seconds of the coordinator for the broadcast, for the transfer of
+      timings: Seconds of the coordinator for the broadcast, for the transfer of
         responses, and for their verification, if there is one.
-      decoding: on request, the `jaxwgc.Decoding` by which workers were asked. It can be
-        passed as `received` to every function. None for other codes.
+      decoding: On request, the `jaxwgc.Decoding` with the weights of the requested
+        sums. Every function accepts it as `received`. None for other codes.
       late: bool (num_workers,), workers with a message of an earlier round, which is
         not decoded: in `train` with memory. None without memory.
       wrong: bool (num_workers,), workers with corrupted messages, which are excluded:
@@ -101,6 +103,17 @@ class Round(NamedTuple):
         or too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
       reason: Why the round ended, in words.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum((params - part) ** 2),
+      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
+      ...     jnp.array([1.0, 2.0, 6.0]),
+      ... )
+      >>> with cluster:  # doctest: +SKIP
+      ...     this_round = cluster.compute(jnp.zeros(()))
+      >>> this_round.received, this_round.losses  # doctest: +SKIP
     """
 
     messages: np.ndarray
@@ -136,10 +149,10 @@ class Layout(NamedTuple):
     """Shapes and dtypes of the responses of all workers.
 
     Attributes:
-      held: the parts of each worker, in the order in which it computes them.
-      num_parts: of all workers.
-      shape: of the messages of all workers, one each, as they are decoded.
-      dtype: of these.
+      held: Parts of each worker, in the order of computation.
+      num_parts: Number of parts of all workers.
+      shape: Shape of the messages to decode, one per worker.
+      dtype: Dtype of these messages.
     """
 
     held: Sequence[np.ndarray]
@@ -212,7 +225,7 @@ def pack(message: jax.Array, dtype: str | None) -> jax.Array:
     if dtype is not None:
         message = message.astype(dtype)
     if message.dtype == jnp.bfloat16:
-        # NumPy has no bfloat16, and would pickle such an array number by number.
+        # NumPy has no bfloat16. It would pickle such an array number by number.
         message = jax.lax.bitcast_convert_type(message, jnp.uint16)
     return message
 
@@ -254,13 +267,12 @@ class ArrayPool:
     def borrow(self) -> np.ndarray:
         """Returns an array with arbitrary entries that is not referenced elsewhere."""
         if not self._returned:
-            # JAX lets go of the arrays that it has read when Python collects garbage.
+            # JAX releases arrays that it has read when Python collects garbage.
             gc.collect(0)
         if self._returned:
             block = self._returned.pop()
         else:
-            # Blocks start at a multiple of 64 bytes, because JAX uses such arrays
-            # without a copy.
+            # JAX uses arrays without a copy if they start at a multiple of 64 bytes.
             size = int(np.prod(self._shape)) * self._dtype.itemsize
             memory = np.empty(size + 64, np.uint8)
             start = -memory.ctypes.data % 64
@@ -280,7 +292,7 @@ class Keys:
     kind: str = dataclasses.field(metadata={"static": True})
 
 
-# A key as it is sent: words of a raw key, or a typed key.
+# Form in which a key is sent: words of a raw key, or a typed key.
 SentKey: TypeAlias = np.ndarray | Keys
 
 

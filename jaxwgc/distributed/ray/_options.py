@@ -9,8 +9,8 @@ from jaxwgc import _validation, coding
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
-# Shortest time limit for a silent worker, because a machine that starts processes may
-# pause other processes for up to a second.
+# Shortest time limit, in seconds, for a silent worker. A machine that starts processes
+# may pause others for up to a second.
 SHORTEST_ANSWER_SECONDS = 2.0
 
 
@@ -19,22 +19,24 @@ class Verification:
     """Options for the detection of corrupted messages by a `RayCluster`.
 
     Args:
-      on_wrong: For codes with one message per worker: messages are compared before they
-        are decoded, by the parity checks of the code (see `jaxwgc.locate_errors`).
-        `"drop"` leaves corrupted messages out. `"arbitrate"`, for codes of copies such
-        as `codes.fractional_repetition`, asks two workers that differ for sums over
-        fewer and fewer of their parts, and recomputes the last one. `"raise"` raises an
-        error that names worker and machine. A round is rejected if the corrupted
-        messages cannot be told, or if there is nothing to compare with: nothing of it
-        is used, and `undecodable` says what follows. A worker with messages that were
-        corrupted in three rounds is replaced, with a warning. None compares nothing.
-      audit: For rounds on request: probability, below 1, that a round asks for one part
-        twice, the worker that sent it and another that holds it. If they differ, the
-        part is recomputed, and the corrupted worker is left out of the round: the
-        others finish its parts. It is replaced as with `on_wrong`. A worker that is
-        always corrupted, and has a share of all parts, is unseen for
-        1 / (audit * share) rounds on average. None and 0 never ask.
-      noise: See `jaxwgc.locate_errors`.
+      on_wrong: For codes with one message per worker. The parity checks of the code
+        compare messages before they are decoded, as in `jaxwgc.locate_errors`. `"drop"`
+        leaves corrupted messages out. `"arbitrate"` is for codes of copies, such as
+        `codes.fractional_repetition`: two workers that differ are queried for sums over
+        fewer and fewer of their parts, and the last part is recomputed. `"raise"`
+        raises an error that names worker and machine. A round is rejected if its errors
+        cannot be explained, or if too few messages arrived for any check. Nothing of a
+        rejected round is used, and `undecodable` says what follows. A worker with
+        corrupted messages in three rounds is replaced, with a warning. None compares
+        nothing.
+      audit: For rounds on request. Probability, below 1, that a round requests one part
+        twice: from the worker that sent it, and from another that holds it. If they
+        differ, the part is recomputed, and the corrupted worker is left out of the
+        round: the others finish its parts. It is replaced as with `on_wrong`. A worker
+        with a given share of all parts, all of them corrupted, is found after 1 /
+        (audit * share) rounds on average. None and 0 disable audits.
+      noise: Difference of honest copies of a message, relative to its norm, if it is
+        larger than rounding, e.g. between two kinds of processors.
       digests: With `RayCluster(batches=...)`: workers send a digest of 64 bits of each
         batch with their responses. If two holders of a part have different batches,
         the round ends with an error that names step, part and workers, before its

@@ -86,11 +86,11 @@ OPEN = (
 )
 # Statuses of parts that a running process has finished.
 FINISHED = (PartStatus.REPORTED, PartStatus.NOT_FINITE)
-# Statuses of parts of which a further report is ignored.
+# Statuses of parts whose further reports are ignored.
 SETTLED = (*FINISHED, PartStatus.EXCLUDED)
 
-# New status of a part, by event and status. An event for a part with a status that is
-# not listed is an error.
+# New status of a part, by event and status. Combinations that are not listed are
+# errors.
 TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
     PartEvent.SEND: {PartStatus.LOST: PartStatus.HELD},
     PartEvent.CLAIM: {PartStatus.HELD: PartStatus.COMPUTING},

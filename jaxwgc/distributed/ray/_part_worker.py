@@ -24,8 +24,8 @@ from jaxwgc.distributed.ray._worker_base import WorkerBase
 
 # Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# A worker waits this multiple of the time of a part before it computes parts that other
-# workers are computing.
+# A worker waits before it computes parts that other workers are computing: this
+# multiple of the time of a part.
 _PARTS_HELD = 2
 
 
@@ -125,7 +125,7 @@ class PartWorker(WorkerBase):
 
     def __init__(self, assignment: Assignment | None, task: Task | list[Any]):
         super().__init__(assignment, task)
-        # The lock of the state below, which all threads share.
+        # Lock of the state below, which all threads share.
         self._changed = threading.Condition()
         self._step = _Step(
             number=-1, leaves=[], key=None, step=0, taken=np.zeros(0, np.int8)
@@ -200,7 +200,7 @@ class PartWorker(WorkerBase):
             num_first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(num_first))
             if len(step.reports) >= num_first:
-                # The call waits for more reports to return together, while untaken
+                # The call waits a little to return several reports together, if free
                 # parts are left.
                 num_full = step.num_quiet + self.task.report_size
                 self._changed.wait_for(
@@ -273,8 +273,8 @@ class PartWorker(WorkerBase):
         """Waits for a part to compute; None if the parts were taken meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._step.turns) > 0)
-            # Other workers are expected to finish and send the parts that they have or
-            # compute. This worker computes these parts only after a while.
+            # Other workers should finish the parts that they have or compute. This
+            # worker computes these parts only after a while.
             hold = max(_PARTS_HELD * self._part_seconds, HOLD_SECONDS)
             self._changed.wait_for(lambda: self._step.has_free_part, hold)
             step = self._step
@@ -302,7 +302,7 @@ class PartWorker(WorkerBase):
         with self._changed:
             self._part_seconds = report.seconds
             step.gradients[next_part.turn] = gradient
-            # The report may be one of an earlier round, in which the worker was late.
+            # This may be a report of an earlier round, in which the worker was late.
             self._step.reports.append(report)
             self._changed.notify_all()
 

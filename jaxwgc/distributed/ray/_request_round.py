@@ -18,8 +18,8 @@ from jaxwgc.distributed.ray._requested_sums import RequestedSums
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
 from jaxwgc.distributed.ray._work_sharing import WorkSharing
 
-# The wait for a sum ends after these seconds, plus this multiple of the time that other
-# sums took, if other workers have then finished its parts.
+# Time limit for a sum whose parts other workers have finished: these seconds, plus this
+# multiple of the time that other sums took.
 _PATIENCE_SECONDS = 0.5
 _TIMES_OTHERS = 2.0
 # Polling interval in seconds while a round waits for sums.
@@ -35,8 +35,8 @@ class RequestRound(RoundEngine):
       start: `RoundStart` of the round; its memory is for the sums.
 
     Attributes:
-      requests: (num_workers, messages_per_worker), weights of the sums that workers are
-        asked for; None while they compute.
+      requests: Weights of the requested sums, (num_workers, messages_per_worker); None
+        while workers compute.
     """
 
     def __init__(self, fleet: Fleet, plan: RequestPlan, start: RoundStart):
@@ -47,14 +47,15 @@ class RequestRound(RoundEngine):
         num_workers, messages_per_worker, _ = plan.support.shape
         self._sums = RequestedSums(num_workers, messages_per_worker)
         self.requests: np.ndarray | None = None
-        # Messages that can be sums when the waiting rule ends the first phase.
+        # Messages that were finished when the waiting rule ended the first phase. They
+        # can be requested.
         self._mask = np.zeros((num_workers, messages_per_worker), bool)
         # Time of the newest requests, and of the newest sum since then.
         self._requested_at = start.now
         self._newest_sum_at = start.now
         workers = np.flatnonzero(fleet.are("idle", "computing")).tolist()
-        # All claims are recorded before the first call, so that each worker is told
-        # all of them.
+        # All claims are recorded before the first call, because each call tells a
+        # worker all claims.
         for worker in workers:
             self._parts.apply_to_worker(PartEvent.SEND, worker)
             self._sharing.update(worker, has_begun=False)

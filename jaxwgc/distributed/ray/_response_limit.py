@@ -4,7 +4,8 @@ import numpy as np
 
 from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS
 
-# Longest time limit for a silent worker, and the limit before its first response.
+# Longest time limit, in seconds, for a silent worker. It is also the limit before the
+# first response of a worker.
 _CEILING_SECONDS = 60.0
 # Time limit as a multiple of the slowest recent response, and number of recent
 # responses per worker.
@@ -21,8 +22,8 @@ class ResponseLimit:
 
     def __init__(self, answer: float | None, num_workers: int):
         self._is_fixed = answer is not None
-        # Seconds of recent responses, oldest first. In the second array, a silence
-        # counts as a response.
+        # Seconds of recent responses, oldest first. The second array also counts
+        # silences as responses.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
         self._recent_with_silences = self._recent.copy()
         self.seconds = _CEILING_SECONDS if answer is None else answer

@@ -30,7 +30,7 @@ class RoundStart(NamedTuple):
     is_verified: bool = False
 
 
-# What an engine results in.
+# Type of the result of an engine.
 Result = TypeVar("Result")
 
 
@@ -121,10 +121,10 @@ class RoundEngine(Engine[Round]):
         self._digests = BatchDigests(fleet.when)
         # Losses and aux in the responses, by worker and turn.
         self._values: dict[tuple[int, int], PartValues] = {}
-        # Time at which the waiting rule ends the round; None if it must be computed
+        # Time at which the waiting rule ends the round. None if it must be computed
         # again.
         self._ends: float | None = None
-        # Why the round need not wait any longer, in words; empty while it waits.
+        # Reason to end the round, in words. Empty while the round waits.
         self._reason = ""
         self._verdict: events.Verdict | None = None
 
@@ -138,7 +138,7 @@ class RoundEngine(Engine[Round]):
                 self._fleet.blame_corrupted(event.wrong, now)
                 self._judge(event, now)
             case events.Lost() if self._ends_training(event):
-                # The worker is replaced if the user computes another round.
+                # If the user computes another round, the worker is replaced.
                 self._fleet.lose(event, now)
                 why = (
                     f"worker {event.worker} failed {self._fleet.when}: {event.trouble}"

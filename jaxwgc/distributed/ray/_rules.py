@@ -36,9 +36,10 @@ def decodes_of(
     code: GradientCode, decoder: DecoderLike, tolerance: float
 ) -> Callable[[np.ndarray], bool]:
     """Returns a function that computes whether a mask of messages can be decoded."""
-    # The code is a constant of the program, so that a NumPy code keeps its precision.
+    # The code is a constant of the program, because a NumPy code would lose precision
+    # as an argument.
     decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
-    # Results are cached, because the waiting rule and the end of the round use equal
+    # The cache helps, because the waiting rule and the end of the round use equal
     # masks, which recur in later rounds.
     known = functools.lru_cache(maxsize=10_000)(
         lambda mask: bool(decodes(np.frombuffer(mask, bool)))
@@ -67,7 +68,7 @@ def rules_of(
         return float(wait.ends(times))
 
     def can_be_used(mask: np.ndarray) -> bool:
-        # Messages that no check compares with others do not count.
+        # A message counts only if a check compares it with others.
         return decodes(mask if locator is None else locator.checked_by_others(mask))
 
     sees_workers = wait is not None and (

@@ -17,22 +17,22 @@ from typing import Any, TypeAlias
 
 log = logging.getLogger("jaxwgc.distributed")
 
-# Seconds for the health check, most of which the start of its process takes.
+# Seconds for the health check. Starting its process takes most of them.
 _SECONDS_TO_CONNECT = 10
 _LOOPBACK = "127.0.0.1"
-# Ray's documented switch between one machine and clusters.
+# Documented variable of Ray that allows clusters of several machines on Windows and
+# macOS.
 _CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Settings of a Ray of our own; a variable of the environment, `RAY_` and the name,
-# precedes. By default, Ray lowers the priority of its workers by 15, so that they
-# hardly run beside other busy processes.
+# Settings of a Ray of our own. An environment variable `RAY_<name>` takes precedence.
+# By default, Ray lowers the priority of its workers by 15. They would then hardly run
+# beside other busy processes.
 _SYSTEM_CONFIG = {"worker_niceness": 0}
-# Parent of the temporary folder: /tmp, like Ray's own, because paths of sockets must be
-# short.
+# Parent of the temporary folder. Paths of sockets must be short, so it is /tmp, as for
+# Ray itself.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
-# Ray is imported at its first use, so that the type checker does not know its module,
-# its actors, and its references to objects and results.
+# Ray is imported at its first use, so the type checker does not know its types.
 RayModule: TypeAlias = Any
 RayActor: TypeAlias = Any
 RayReference: TypeAlias = Any
@@ -127,8 +127,8 @@ def _connect(
         "configure_logging": False,
     }
     if address is None:
-        # A Ray in a folder of its own is not found by `ray.init(address="auto")`. The
-        # folder of a killed process stays, because its owner cannot be determined.
+        # `ray.init(address="auto")` does not find a Ray in its own folder. The folder
+        # of a killed process stays, because its owner is unknown.
         temporary = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
@@ -147,8 +147,8 @@ def _connect(
     stack.callback(ray.shutdown)
     handler = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
-        # The warning is suppressed, because a fork is safe if an exec follows at once,
-        # as in all forks here.
+        # Forks here are safe, because an exec follows at once. The warning is therefore
+        # suppressed.
         warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         ray.init(**settings)
     if signal.getsignal(signal.SIGTERM) != handler:
@@ -187,7 +187,7 @@ def check_address(address: str) -> None:
         raise ValueError(
             f"address must be host:port of Ray itself, or 'auto'; got {address!r}"
         )
-    # The check runs in another process, which can be ended. Ray itself would try to
+    # Another process runs the check, because it can be ended. Ray itself would try to
     # connect for minutes.
     command = [
         sys.executable,
@@ -229,7 +229,7 @@ def check_resources(num_actors: int, options: Mapping[str, Any]) -> None:
         if node["Alive"]:
             resources = node["Resources"]
             ratios = [resources.get(name, 0) / claims[name] for name in claims]
-            # The small addend allows for rounding, for example of three times a third.
+            # The addend allows for rounding, e.g. of three times a third.
             room += int(min(ratios) + 1e-6)
     if room < num_actors:
         raise ValueError(

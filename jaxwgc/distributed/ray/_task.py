@@ -37,7 +37,7 @@ class Task(NamedTuple):
       key: Key of the first round as it travels.
       settings: Settings of JAX, by name.
       report_size: On request, number of parts after which a worker reports at once.
-      has_queries: Whether workers may be asked for projections of their messages.
+      has_queries: Whether the coordinator may request projections of messages.
       batches: `batches(step, part)`, which the worker calls in each step, or None.
       has_digests: Whether workers send a digest of each batch.
     """
@@ -59,7 +59,7 @@ class Task(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What differs from worker to worker.
+    """Properties of one worker: its parts and its rows of the code.
 
     Attributes:
       worker: Index of the worker.

@@ -59,7 +59,7 @@ def train(
     ):
         state = checkpoints.state
         callbacks = begin(callbacks, checkpoints.run, state.step)
-        # Steps of this call, without those before a checkpoint.
+        # Number of steps of this call. Steps before a checkpoint do not count.
         num_done = 0
         try:
             while state.step < num_steps:
@@ -72,7 +72,8 @@ def train(
                     state.optimizer_state,
                     round.messages,
                     round.received,
-                    # The code of the decoding is no argument: see `_update_of`.
+                    # Mask and weights are arguments, and the code is a constant of
+                    # `_update_of`.
                     None if round.decoding is None else round.decoding.mask,
                     None if round.decoding is None else round.decoding.weights,
                     # None unless late messages are stored.
@@ -85,8 +86,8 @@ def train(
                         f"step {state.step} gives params that are not finite, from "
                         f"those of a loss of {loss:.6g}; training ends before it"
                     )
-                # The state is replaced in one assignment, because Ctrl-C may come at
-                # any time.
+                # Ctrl-C may come at any time, so one assignment replaces the whole
+                # state.
                 state = TrainingState(
                     params=params,
                     optimizer_state=optimizer_state,
@@ -103,7 +104,7 @@ def train(
                     break
                 if state.step % checkpoint_every == 0:
                     checkpoints.save(state)
-                # The memory of these messages is free for those of the next round.
+                # The next round reuses the memory of these messages.
                 del round, progress
         finally:
             checkpoints.save(state)
@@ -113,7 +114,7 @@ def train(
 def _call_all(callbacks: Sequence[Callback], progress: Progress) -> bool:
     """Calls all callbacks, and returns whether one of them ends the training."""
     results = [call(callback, progress) for callback in callbacks]
-    # A result may be an array, which has no single answer to `==`.
+    # The comparison of an array with "stop" would give an array.
     return any(isinstance(result, str) and result == "stop" for result in results)
 
 
@@ -129,8 +130,8 @@ def _update_of(
     @jax.jit
     def update(params, before, messages, received, mask, weights, late, elapsed):
         if weights is not None:
-            # The code is a constant of the program, so that a NumPy code keeps its
-            # precision.
+            # The code is a constant of the program, because a NumPy code would lose
+            # precision as an argument.
             received = Decoding(code=code, mask=mask, weights=weights)
         updates, after = optimizer.update(
             messages, before, params, received=received, late=late, elapsed=elapsed
@@ -187,8 +188,8 @@ def live_table(
             )
             is_power_of_two = steps.bit_count() == 1
             if steps >= 8 and is_power_of_two:
-                # Training continues without a report if `report` raises an error, for
-                # example because there are no times.
+                # `report` raises an error if, for example, there are no times. Training
+                # then continues without a report.
                 with contextlib.suppress(ValueError):
                     report = cluster.report()
             new = new_table(

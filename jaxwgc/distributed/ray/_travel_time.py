@@ -43,7 +43,7 @@ class TravelTime:
           was_waiting: Whether the coordinator was waiting when the response arrived.
             Such responses measure the travel time.
         """
-        # Clocks of two machines may run at slightly different speeds.
+        # The clocks of two machines may differ slightly in speed.
         travel = max(read - called - worker_seconds, 0.0)
         if was_waiting:
             self._shortest = min(self._shortest, travel)

@@ -147,7 +147,7 @@ class ParityChecks(Verifier):
         self._on_wrong = on_wrong
 
         def locate(messages, mask, number):
-            # Only a worker that knows all messages can guess the key.
+            # A worker can guess the key only if it knows all messages.
             key = jax.random.fold_in(coding.key_from(messages), number)
             location = locator.locate(
                 messages, mask, key, self._noise, copies.message_dtype

@@ -101,8 +101,7 @@ class Worker(WorkerBase):
         first_part = jax.tree.map(lambda leaf: leaf[0], parts)
         like, _ = jax.eval_shape(of_part, first_part, held[0], columns[0])
         zero = jnp.zeros(like.shape, like.dtype)
-        # Parts are computed one after the other, so that memory holds one gradient at a
-        # time.
+        # Parts are computed one by one, so that memory holds one gradient.
         message, values = jax.lax.scan(add, zero, (parts, held, columns))
         losses, aux, digests = values
         wire = pack(message, self.task.message_dtype)

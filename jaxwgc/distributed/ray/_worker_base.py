@@ -28,7 +28,7 @@ from jaxwgc.gradients import checked_loss
 
 # Number of random projections of a message that are compared in a dispute.
 PROJECTION_DIM = 64
-# Linux's number of the option of `prctl` for the signal at the end of the parent.
+# Number of the option of `prctl` in Linux for the signal when the parent ends.
 _PARENT_DEATH_SIGNAL = 1
 
 project = jax.jit(coding.project, static_argnums=2)
@@ -102,13 +102,13 @@ class WorkerBase(abc.ABC):
     def _set_up_process(self) -> None:
         """Ties this process to Ray's, and takes over the settings of the task."""
         if sys.platform == "linux":
-            # Linux ends this process when Ray's own process ends, even if this process
-            # is frozen.
+            # Linux then ends this process when Ray's own process ends, even if this
+            # process is frozen.
             ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         reference = self._task_reference
         if reference is not None:
-            # The task is unpickled here, so that an error of the user's modules is
-            # reported like others. Two threads may do it at once in a spare process.
+            # The task is unpickled here, so that an error in a module of the user is
+            # reported like others. In a spare process, two threads may do this at once.
             [self.task] = find_ray().get(reference)
             self._task_reference = None
         for name, value in self.task.settings.items():
@@ -139,8 +139,7 @@ class WorkerBase(abc.ABC):
         self._structure = jax.tree.structure(self.task.params)
         wire_like = self._compile()
         if self.task.has_queries:
-            # The projection is compiled here, so that the first query takes no longer
-            # than others.
+            # Compiling the projection here keeps the first query as fast as others.
             message = np.zeros(wire_like.shape, wire_like.dtype)
             self._projection(message, sent(jax.random.key(0)))
 
@@ -161,7 +160,7 @@ class WorkerBase(abc.ABC):
         """Returns a message, corrupted if the task says so."""
         if self.task.corrupt is None:
             return wire
-        # The function of the user may change its argument.
+        # The user's function may change its argument.
         message = np.array(wire[0])
         corrupted = self.task.corrupt(self.worker, step, message)
         return np.asarray(corrupted)[None]
@@ -182,8 +181,8 @@ class WorkerBase(abc.ABC):
         params = jax.tree.unflatten(self._structure, leaves)
         part = read(part)
         if self.task.batch is not None:
-            # The key depends on step and part, so that all holders of a part draw the
-            # same rows.
+            # The key depends on step and part only, so that all holders of a part draw
+            # the same rows.
             step_key = jax.random.fold_in(read(key), step)
             part_key = jax.random.fold_in(step_key, index)
             part = draw_batch(self.task.batch, part_key, part, step)

@@ -33,7 +33,7 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
     variables = {name: str(num_threads) for name in _THREAD_VARIABLES}
     variables["JAX_PLATFORMS"] = "" if has_accelerator else "cpu"
-    # Freed memory is kept, because the system takes four times as long to provide
+    # The process keeps freed memory. The system takes four times as long to provide
     # fresh memory for a gradient as the worker takes to write the gradient.
     variables["MALLOC_MMAP_MAX_"] = "0"
     variables["MALLOC_TRIM_THRESHOLD_"] = str(2**62)
@@ -42,6 +42,6 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         flags = os.environ.get("XLA_FLAGS", "")
         variables["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     if 0 < num_gpus < 1:
-        # JAX allocates three quarters of a GPU's memory at the start.
+        # JAX would allocate three quarters of a whole GPU at the start.
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
     return variables

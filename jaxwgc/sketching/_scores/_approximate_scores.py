@@ -21,13 +21,13 @@ from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.projector import orthonormaliser
 from jaxwgc.sketching._scores._exact_scores import leverage_scores
 
-# Number of sketch rows to which each row of X is added. With 4, a collision of two rows
-# of leverage 1 in one sketch row does no harm. With 1 or 2, it does.
+# Number of sketch rows to which each row of X is added. With 4, two rows of leverage 1
+# may share a sketch row without harm. With 1 or 2, they may not.
 _NUM_NONZEROS = 4
 
-# Probability that the Gaussian matrix exceeds the error epsilon for a row. It is half
-# of the target of 1%, so that in nearly every draw 99% of rows are within epsilon if
-# they span many directions.
+# Probability that the error of the Gaussian matrix for a row exceeds epsilon. It is
+# half of the target of 1%. If rows span many directions, 99% of them are then within
+# epsilon in nearly every draw.
 _MISSES = 0.005
 
 
@@ -56,8 +56,10 @@ def approximate_leverage_scores(
       epsilon: A Python number in (0, 1), since it sets sizes. Below about 4 / √p, no
         Gaussian matrix is used, but one product with a p×p matrix. If the sketch would
         have at least N/2 rows, the scores are exact.
-      rcond: See `leverage_scores`; applied to the sketch. Rows that are below the
-        rounding of larger rows are lost, since the sketch is a sum of rows.
+      rcond: Cutoff of the numerical rank, relative to the largest singular value, a
+        real scalar in [0, 1), may be traced. It applies to the sketch, with the default
+        of `leverage_scores`. Rows that are below the rounding of larger rows are lost,
+        since the sketch is a sum of rows.
 
     Returns:
       (N,), each in [0, 1]. Each nonzero score is within 1 ± epsilon of the exact one
@@ -113,9 +115,9 @@ def approximate_leverage_scores(
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
     """Returns the number of sketch rows, and of projection columns or None."""
     needed = _degrees_of_freedom(epsilon)
-    # With fewer than 3p additional rows, the sketch is not always a subspace embedding.
-    # With 4 times as many as a projection needs, all rows of a few columns, which fail
-    # together, exceed epsilon with a probability below 1e-4.
+    # The sketch needs at least 3p additional rows to be a subspace embedding in every
+    # draw. If X has few columns, all its rows fail together. With 4 times as many rows
+    # as a projection needs, this has a probability below 1e-4.
     extra = max(3 * num_columns, 4 * needed)
     num_projections = math.ceil(1 / (1 / needed - 1 / extra))
     sketch_size = num_columns + extra

@@ -29,6 +29,17 @@ class BlessSample(NamedTuple):
       weights: (M,), inverse inclusion probabilities of the landmarks, at least 1. Σ
         weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> def kernel(x, y):
+      ...     return jnp.exp(-jnp.sum((x[:, None] - y) ** 2, axis=-1))
+      >>> data = jax.random.normal(jax.random.key(0), (300, 1))
+      >>> sample = sketching.bless(jax.random.key(1), kernel, data, ridge=1.0)
+      >>> print(sample.scores.shape, bool(sample.weights.min() >= 1))
+      (300,) True
+      >>> landmarks = data[sample.indices]
     """
 
     indices: Array
@@ -125,8 +136,8 @@ def bless(
         )
     problem = _KernelProblem(kernel, points.astype(dtype), diagonal)
     indices, weights = _sampled_landmarks(key, problem, ridge, oversampling, step)
-    # The shift is for landmarks that are numerically dependent. It is less than the
-    # ridge.
+    # Landmarks may be numerically dependent. The shift, which is less than the ridge,
+    # allows for it.
     shift = 1.0
     if indices.size:
         shift = 4 * float(jnp.finfo(dtype).eps) * diagonal[indices].sum()
@@ -135,7 +146,7 @@ def bless(
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
         weights=jnp.asarray(weights, dtype),
-        # Exact scores are at most this bound. Computed ones may exceed it.
+        # Exact scores never exceed this bound. Rounded scores may.
         scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
     )
 
@@ -158,8 +169,8 @@ class _KernelProblem(NamedTuple):
         self, landmarks: _Landmarks, shift: float, ridge: float, is_projected: bool
     ) -> np.ndarray:
         """Computes scores of all points from landmarks; see `_compiled_scores`."""
-        # Landmarks are padded with points of weight 0, which do not count. Powers of
-        # two give few compiled programs.
+        # Points of weight 0 pad the landmarks to a power of two, so that few programs
+        # are compiled.
         size = next_power_of_two(max(8, landmarks.indices.size))
         padding = (0, size - landmarks.indices.size)
         dtype = self.diagonal.dtype
@@ -193,12 +204,13 @@ def _sampled_landmarks(
     trace = float(diagonal.sum())
     landmarks = _Landmarks(np.zeros(0, np.int32), np.zeros(0))
     # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
-    # ridge. So the path starts at most one step below the trace, without landmarks.
+    # ridge. The path therefore starts without landmarks, at most one step below the
+    # trace.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
         scores = problem.scores(landmarks, current, current, is_projected=False)
-        # Exact scores are within these bounds. Rounding may take computed ones outside.
+        # Exact scores are within these bounds. Rounded scores may not be.
         lower = diagonal / (current + trace)
         upper = np.minimum(diagonal / current, 1)
         scores = np.clip(scores, lower, upper).astype(np.float64)

@@ -70,7 +70,7 @@ def effective_resistances(
     """
     is_traced = _validation.is_traced(edges)
     if is_traced:
-        # Lists of tracers become an array.
+        # A list of tracers becomes an array.
         edges = jnp.asarray(edges)
     ends = _validation.as_array("edges", edges, "integers")
     _validation.check_shape("edges", ends, "(m, 2)", ("any", 2))
@@ -96,7 +96,7 @@ def effective_resistances(
     if values is not None:
         is_valid = np.isfinite(values) & (values > 0)
         _validation.check_entries("weights", values, is_valid, "positive and finite")
-    # Ends may come in a dtype that is too narrow for the number of vertices.
+    # The dtype of the given ends may be too narrow for the number of vertices.
     vertices = jnp.asarray(ends).astype(jnp.int32)
     return _resistances(vertices, conductances, num_vertices)
 
@@ -109,7 +109,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     edges = jnp.where(valid, edges, 0)
     weights = jnp.where(valid, weights, 1)
     first, second = edges.T
-    # Weights are in units of the largest one, so that sums do not overflow.
+    # The largest weight is the unit, so that sums do not overflow.
     unit = jnp.max(weights, initial=0)
     unit = jnp.where(unit > 0, unit, 1)
     conductances = jnp.where(first != second, weights / unit, 0)
@@ -137,9 +137,9 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     def resistance(edge: tuple[Array, Array, Array]) -> Array:
         first, second, conductance = edge
         flow = flows[first] - flows[second]
-        # A flow is a pivot times a voltage. With a unit current, no voltage is above
-        # the voltage between the ends of the edge, which is at most 1 / conductance.
-        # This bound removes rounding errors of flows into weakly connected parts.
+        # A flow is a pivot times a voltage. With a unit current, the largest voltage is
+        # that between the ends of the edge, which is at most 1 / conductance. This
+        # bound removes rounding errors of flows into weakly connected parts.
         bound = pivots / jnp.where(conductance > 0, conductance, 1)
         bound = jnp.where(is_plain, jnp.inf, bound)
         return jnp.sum(jnp.clip(flow, -bound, bound) ** 2 * inverse_pivots)
@@ -214,7 +214,8 @@ def _components(first: Array, second: Array, num_vertices: int) -> Array:
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         old, _ = state
         smaller = jnp.minimum(old[first], old[second])
-        # Labels of the two ends are merged, then each vertex follows its label.
+        # The two ends of each edge take the smaller label. Then each vertex follows its
+        # label.
         new = old.at[old[first]].min(smaller).at[old[second]].min(smaller)
         new = new.at[first].min(smaller).at[second].min(smaller)
         new = new[new]

@@ -102,9 +102,10 @@ def leverage_scores(
       [0.5 0.5 1. ]
 
     References:
-      The paper's section 3.1. Drineas, Magdon-Ismail, Mahoney and Woodruff, "Fast
-      approximation of matrix coherence and statistical leverage", JMLR 13 (2012),
-      section 1.1, for the definition. Demmel, Grigori, Hoemmen and Langou,
+      Charalambides, Pilanci and Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.1, and Drineas, Magdon-Ismail, Mahoney and
+      Woodruff, "Fast approximation of matrix coherence and statistical leverage", JMLR
+      13 (2012), section 1.1, for the definition. Demmel, Grigori, Hoemmen and Langou,
       "Communication-optimal parallel and sequential QR and LU factorizations", SIAM J.
       Sci. Comput. 34 (2012), for `Blocks`. The second pass follows Fukaya, Kannan,
       Nakatsukasa, Yamamoto and Yanagisawa, "Shifted Cholesky QR for computing the QR
@@ -143,9 +144,10 @@ def ridge_leverage_scores(
       matrix: X, (N, p), of any kind that `leverage_scores` takes.
       ridge: A real scalar of at least 0, may be traced. It is added to XᵀX unscaled,
         not times N, and must be in the range of the dtype of X.
-      rcond: See `leverage_scores`; applied to X stacked on √ridge I. If √ridge is below
-        the cutoff, the null space of X and directions of noise alone count 0, as they
-        do without a ridge.
+      rcond: Cutoff of the numerical rank, relative to the largest singular value, a
+        real scalar in [0, 1), may be traced. It applies to X stacked on √ridge I, with
+        the default of `leverage_scores`. If √ridge is below the cutoff, the null space
+        of X and directions of noise alone count 0, as they do without a ridge.
 
     Returns:
       (N,), each in [0, 1]. The error is of the order of machine epsilon times the
@@ -201,7 +203,8 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
 
     Args:
       matrix: X, (N, p), of any kind that `leverage_scores` takes.
-      rcond: See `leverage_scores`.
+      rcond: Cutoff of the numerical rank, relative to the largest singular value, a
+        real scalar in [0, 1), may be traced. By default that of `leverage_scores`.
 
     Returns:
       A `NumericalRank`: 0 and True if a traced matrix has a NaN or infinity.
@@ -223,7 +226,7 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
 
     References:
       Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
-      the numerical rank. See `leverage_scores` for the algorithm.
+      the numerical rank.
     """
     checked = matrix_of("matrix", matrix)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
@@ -238,6 +241,6 @@ def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
     if matrix.is_wide:
         _, factors, _ = factors_of_wide(matrix, rcond)
         return factors.rank
-    # The second Gram matrix is always computed, since the first one does not show small
-    # singular values.
+    # The first Gram matrix does not show small singular values, so the second one is
+    # always computed.
     return factors_of(matrix, None, rcond, threshold=1.0).rank

@@ -62,13 +62,13 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
     """
     small = product(basis.T, images)
     squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
-    # Eigenvalues ascend: the leading ones are last.
+    # Eigenvalues ascend, so the leading ones are last.
     squares = squares[::-1][:width]
     vectors = vectors[:, ::-1][:, :width]
     noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
     is_kept = squares > noise * squares[0]
-    # Directions in the null space have no image. They stay as they are, so that the
-    # last pass has a full block of orthonormal directions.
+    # A direction in the null space has no image, and stays as it is. The last pass then
+    # has a full block of orthonormal directions.
     further = product(images, vectors / jnp.where(is_kept, squares, 1))
     return jnp.linalg.qr(jnp.where(is_kept, further, product(basis, vectors)))[0]
 

@@ -28,6 +28,14 @@ class LewisWeights(NamedTuple):
       converged: bool scalar, whether `residual` is at most the tolerance.
       residual: scalar, the largest |log(τᵢ / wᵢ)|, the relative error. At the solution,
         the weights w equal the leverage scores τ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+      >>> result = sketching.lewis_weights(matrix, p=1)
+      >>> print(result.weights.round(3), bool(result.residual < 1e-4))
+      [0.5 0.5 1. ] True
     """
 
     weights: Array
@@ -63,8 +71,10 @@ def lewis_weights(
       tolerance: Largest accepted residual; by default 100 √d max(1, p) machine epsilons
         of the dtype.
       max_iterations: An int of at least 1.
-      rcond: See `leverage_scores`; applied to X once. Directions that only rows below
-        the rounding of larger rows span are truncated.
+      rcond: Cutoff of the numerical rank, relative to the largest singular value, a
+        real scalar in [0, 1), may be traced. It applies to X once, with the default of
+        `leverage_scores`. Directions that only rows below the rounding of larger rows
+        span are truncated.
 
     Returns:
       A `LewisWeights`. A row of zeros has the weight 0. If a traced matrix has a NaN or
@@ -126,8 +136,8 @@ def _lewis_weights(
     finite, basis = _orthonormal_basis(matrix, rcond)
     valid = finite & (p > 0) & jnp.isfinite(p)
     p = jnp.where(valid, p, 2)
-    # Rows are stored as directions and logarithms of norms, so that powers of weights
-    # do not leave the range of the dtype.
+    # Rows are stored as directions and logarithms of norms. Powers of weights then stay
+    # in the range of the dtype.
     squares = jnp.sum(basis**2, axis=1)
     is_row = squares > 0
     safe_lengths = jnp.sqrt(jnp.where(is_row, squares, 1))
@@ -140,8 +150,7 @@ def _lewis_weights(
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
         weighted = Dense(directions * roots[:, None])
-        # Squared row norms of the directions. Multiplied by squared roots, they are the
-        # scores.
+        # Squared row norms of the directions. Times squared roots, they are the scores.
         factors = factors_of(weighted, None, cutoff)
         inverse = orthonormaliser(weighted, factors)
         norms = Dense(directions).row_norms(inverse, factors.scale)
@@ -161,7 +170,7 @@ def _lewis_weights(
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
-        # The number is a float until here, since JAX before 0.12 fails to differentiate
+        # The number is a float until here. JAX before 0.12 fails to differentiate
         # `custom_root` with an integer output.
         num_iterations=num_iterations.astype(jnp.int32),
         converged=valid & (residual <= tolerance),
@@ -215,8 +224,8 @@ def _iterate(
     def is_running(state: _State) -> Array:
         return state.monitor.is_running(max_iterations)
 
-    # The first step does not change the weights. It computes the first ratios, so that
-    # the code for ratios is compiled once, in the loop.
+    # The first step computes the first ratios, and leaves the weights unchanged. The
+    # code for ratios is then compiled once, in the loop.
     one = jnp.ones((), start.dtype)
     state = _State(
         log_weights=start,

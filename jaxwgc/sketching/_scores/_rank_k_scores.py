@@ -20,8 +20,8 @@ from jaxwgc.sketching._linalg.projector import as_scores, without_derivative
 from jaxwgc.sketching._linalg.rows import safe
 from jaxwgc.sketching._scores._leading_directions import leading_directions
 
-# Maximum number of conjugate gradient steps for derivatives. With a gap of 1e-3, 300
-# are enough in float64.
+# Maximum number of steps of conjugate gradients for derivatives. In float64, 300 are
+# enough for a gap of 1e-3.
 _MAX_STEPS = 1000
 
 
@@ -46,6 +46,16 @@ class RankKScores(NamedTuple):
       is_ambiguous: bool scalar, whether X does not determine the scores. Either
         rounding decides the rank, or k is inside a cluster of singular values that are
         equal up to rounding or the residual. The k directions are then arbitrary.
+
+    Example:
+      The two leading directions of a diagonal matrix are its first two rows:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.diag(jnp.array([4.0, 3.0, 1.0, 0.5]))
+      >>> result = sketching.rank_k_leverage_scores(jax.random.key(0), matrix, 2)
+      >>> print(result.scores.round(3), result.rank, result.is_ambiguous)
+      [1. 1. 0. 0.] 2 False
     """
 
     scores: Array | np.ndarray
@@ -149,7 +159,7 @@ def rank_k_leverage_scores(
     if oversampling is None:
         oversampling = rank + 10
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
-    # At least one more direction is computed, to measure the gap after the last one.
+    # The gap after the last direction needs at least one more direction.
     width = rank + max(oversampling, 1)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
     checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
@@ -169,13 +179,13 @@ def _scores(
     num_columns = matrix.shape[1]
     largest = matrix.column_maxima().max()
     finite = jnp.isfinite(largest)
-    # All columns share one scale, since their units matter.
+    # The units of the columns matter, so all columns share one scale.
     scale = inverse_power_of_two(jnp.where(finite, largest, 1))
     fixed = lax.stop_gradient(matrix)
 
     def run(basis: Array) -> Array:
         passed = fixed.gram_products(basis, scale)
-        # Decompositions of NaN are undefined, and differ by backend.
+        # The result of a decomposition of NaN is undefined, and differs by backend.
         return jnp.where(jnp.isfinite(passed).all(), passed, 0)
 
     start = jax.random.normal(key, (num_columns, min(width, num_columns)), matrix.dtype)
@@ -183,9 +193,9 @@ def _scores(
     is_kept = values[:rank] > rcond * values[0]
     vectors = jnp.where(is_kept, vectors[:, :rank], 0)
     divisors = jnp.where(is_kept, values[:rank], 1)
-    # The directions are constants, so that the product has the derivative of XᵀX alone.
+    # The directions are constants, so the product has the derivative of XᵀX alone.
     passed = matrix.gram_products(vectors, scale)
-    # The maximum `largest` may lose a NaN; sums do not.
+    # A maximum may lose a NaN. Sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
     accuracy = _accuracy(vectors, values, lax.stop_gradient(passed), rcond)
@@ -232,13 +242,12 @@ def _accuracy(vectors: Array, values: Array, passed: Array, rcond: Array) -> _Ac
     skewness = jnp.linalg.norm(squares)
     num_kept = jnp.sum(is_kept, dtype=jnp.int32)
     smallest = jnp.where(num_kept > 0, values[jnp.maximum(num_kept - 1, 0)], 0)
-    # If values are truncated, the next value counts as 0, since truncated values are
-    # rounding.
+    # Truncated values are rounding. The value after them counts as 0.
     beyond = jnp.where(num_kept < rank, 0, jnp.append(values, 0)[num_kept])
     gap = smallest - beyond
     eps = float(jnp.finfo(values.dtype).eps)
     rounding = 10 * len(values) ** 0.5 * eps * largest
-    # Zero singular values became up to 33 machine epsilons by rounding. The cutoff is
+    # Rounding turned zero singular values into up to 33 machine epsilons. The cutoff is
     # 63 with 40 columns.
     is_near = jnp.abs(values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))

@@ -9,11 +9,11 @@ from jaxwgc import _validation
 from jaxwgc.stragglers import _laws
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Probabilities of longer times, whose quantiles bound the cells in which the density is
-# integrated, and the largest error of the integral.
+# Probabilities of longer times. Their quantiles bound the cells in which the density is
+# integrated. Then the largest error of this integral.
 _LEVELS = np.linspace(0.9, 0.1, 1001)
 _LARGEST_ERROR = 0.05
-# Relative spread of times below which rounding decides.
+# Relative spread of times below which a fit would be one of rounding errors.
 _SMALLEST_SPREAD = 1e-6
 
 

@@ -25,7 +25,7 @@ from jaxwgc.stragglers._fitting._uncertainty import (
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._models import DelayModel
 
-# Difference of log-likelihoods that decides between models: evidence of 100 to 1.
+# Difference of log-likelihoods that decides between models: odds of 100 to 1.
 _DECISIVE = np.log(100)
 
 
@@ -47,6 +47,16 @@ class DelayFit(NamedTuple):
         model: the largest difference of probabilities.
       p_value: Probability of at least this distance if the model is true and times are
         independent.
+
+    Example:
+      Gamma distributed times:
+
+      >>> import numpy as np
+      >>> from jaxwgc import stragglers
+      >>> times = np.random.default_rng(0).gamma(4.0, 0.5, (40, 10))
+      >>> best = stragglers.fit_delays(times, families=[stragglers.gamma])[0]
+      >>> best.name, list(best.parameters), best.p_value > 0.05
+      ('gamma, proportional to the load', ['scale', 'shape'], True)
     """
 
     name: str
@@ -144,7 +154,7 @@ def fit_delays(
     for family in families:
         possible_forms = forms(measured)
         if family.least_time == "shift" and len(possible_forms[-1].bounds) == 1:
-            # A shift of the law is already a fixed time, proportional to the load.
+            # A shift of the law already is a fixed time in proportion to the load.
             possible_forms = possible_forms[:1]
         simple_models = [
             _tried(measured, is_held_out, Kind(family, form)) for form in possible_forms
@@ -208,7 +218,7 @@ def _last_rounds(measured: Measured, share: float) -> np.ndarray:
         num_held_out = min(num_held_out, len(rounds) - 1)
         is_last[rounds[len(rounds) - num_held_out :]] = True
     if not is_last.any():
-        # If every load was measured only once, the last rounds are held out.
+        # If each load was measured once, the last rounds are held out.
         num_held_out = max(int(num_rounds * share), 1)
         is_last[num_rounds - num_held_out :] = True
     return is_last
@@ -248,8 +258,8 @@ class _Scores(NamedTuple):
     Attributes:
       gain: Log-likelihood of the held-out times.
       num_times: Number of complete held-out times.
-      distance: See `DelayFit`.
-      p_value: See `DelayFit`.
+      distance: Kolmogorov-Smirnov distance of the times from the predictions.
+      p_value: Probability of at least this distance if the model is true.
     """
 
     gain: float
@@ -260,13 +270,12 @@ class _Scores(NamedTuple):
 
 def _scores(model: Model, measured: Measured, is_held_out: np.ndarray) -> _Scores:
     """Scores the predictions of held-out times by a model of the other rounds."""
-    # The model is applied to all rounds, since earlier rounds tell the states of
-    # workers.
+    # The model sees all rounds, because earlier rounds tell the states of workers.
     is_whole = measured.is_whole[is_held_out]
     gain = model.log_likelihoods(measured)[is_held_out].sum()
     below = 1 - np.exp(model.log_survivals(measured)[is_held_out])
-    # If the model is true, `below` is uniform, and the Kaplan-Meier estimate of its
-    # distribution function is near the identity.
+    # `below` is uniform if the model is true. The Kaplan-Meier estimate of its
+    # distribution function is then near the identity.
     levels = scipy.stats.CensoredData.right_censored(below.ravel(), ~is_whole.ravel())
     curve = scipy.stats.ecdf(levels).cdf
     before = np.concatenate([[0.0], curve.probabilities[:-1]])
@@ -312,7 +321,7 @@ def _measured(times: Any, loads: ArrayLike) -> Measured:
     checked_loads = _validation.concrete_array("loads", loads, "real numbers")
     checked_loads = checked_loads.astype(np.float64)
     if table.ndim == 3:
-        # The times of all parts are those of the largest load.
+        # The sum over its parts is the time of a worker at the largest load.
         table = table.sum(-1)
         checked_loads = np.max(checked_loads)
     load_of_time = np.broadcast_to(checked_loads, table.shape)

@@ -7,13 +7,13 @@ import numpy as np
 
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Constants of `affine`.
+# Fields of `affine`.
 LOAD = ("overhead", "slope", "time")
-# Relative distance between the minimum time and the upper bound of the fixed time.
+# Relative distance of the upper bound of the fixed time from the minimum time.
 _ROOM = 1e-3
-# Smallest distance of a probability from 0 and 1, where EM would get stuck.
+# Smallest distance of a probability from 0 and 1. EM cannot leave 0 and 1.
 _SMALLEST = 1e-6
-# Bound of log-likelihood ratios, so that their exponentials are finite.
+# Bound of log-likelihood ratios. Their exponentials stay finite.
 _MOST_EVIDENCE = 700.0
 
 
@@ -255,7 +255,7 @@ def predictions(
     fast_log, slow_log = log_likelihoods
     with np.errstate(invalid="ignore"):
         evidence = np.clip(slow_log - fast_log, -_MOST_EVIDENCE, _MOST_EVIDENCE)
-    # A time that is impossible in both states gives no information.
+    # A time that is impossible in both states says nothing about the state.
     odds = np.exp(np.where(np.isnan(evidence), 0.0, evidence))
     slow_before = np.empty_like(odds)
     slow = become_slow / (become_slow + become_fast)
@@ -302,7 +302,7 @@ def responsibilities(
     transition = np.array(
         [[1 - become_slow, become_slow], [become_fast, 1 - become_fast]]
     )
-    # From the last round to the first.
+    # The loop goes from the last round to the first.
     smoothed = [posterior[:, -1]]
     num_moves = np.zeros((2, 2))
     for later in range(len(slow_before) - 1, 0, -1):
@@ -313,8 +313,8 @@ def responsibilities(
     slow = np.stack(smoothed[::-1])[:, 1]
     num_rounds_in_state = np.maximum(num_moves.sum(1), 1e-300)
     changes = np.array([num_moves[0, 1], num_moves[1, 0]]) / num_rounds_in_state
-    # If no transitions were observed, the chain gets the observed shares of states as
-    # stationary distribution.
+    # Without observed transitions, the stationary distribution has the observed shares
+    # of states.
     slow_share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
     smallest = _SMALLEST * np.array([slow_share, 1 - slow_share])
     changes = np.clip(changes, smallest, 1 - smallest)

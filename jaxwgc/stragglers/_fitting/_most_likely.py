@@ -29,16 +29,16 @@ _SLOW_SHARES = (0.05, 0.2)
 _SPEED_ITERATIONS = 4
 # Logarithms of factors tried on each worker's speed, first coarse, then fine.
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
-# Log-likelihood that stands for that of an impossible time, when speeds are compared.
+# Log-likelihood of an impossible time in comparisons of speeds.
 _LOWEST_LOG_LIKELIHOOD = -1e6
-# Cost of parameters for which a time is impossible.
+# Cost of parameters that make a measured time impossible.
 _IMPOSSIBLE = 1e10
 # Distance of the first simplex from the bounds, and its steps from scratch and from a
-# nearby model, as shares of the interval between the bounds.
+# nearby model. All are shares of the interval between the bounds.
 _MARGIN = 1e-3
 _STEP = 0.3
 _SMALL_STEP = 0.05
-# Number of evaluations from scratch and from a nearby model.
+# Number of evaluations, from scratch and from a nearby model.
 _EVALUATIONS = 150
 _FEW_EVALUATIONS = 20
 
@@ -84,10 +84,10 @@ class Kind(NamedTuple):
         """Returns the number of free parameters, including all speeds but one."""
         number = len(self.parameters) + len(self.form.bounds)
         if self.has_slow_state:
-            # Two states, with the probability to become slow.
+            # Two states have twice the parameters, and the probability to become slow.
             number = 2 * number + 1
             if self.in_order:
-                # The probability to become fast.
+                # Also the probability to become fast.
                 number += 1
         if self.has_speeds:
             number += num_workers - 1
@@ -189,7 +189,7 @@ def _component(
     num_rounds, num_workers = measured.times.shape
     num_parameters = kind.num_parameters(num_workers)
     if kind.has_slow_state and start is not None and whole_weight < num_parameters:
-        # The likelihood is unbounded if a state shrinks to one time, or if speeds make
+        # The likelihood has no bound if a state shrinks to one time, or if speeds make
         # one time of each worker equal.
         return start
     kept = 1.0
@@ -216,7 +216,7 @@ def _component(
         first = np.array(start.load[-len(kind.form.bounds) :])
     first = np.clip(first, low + _MARGIN * width, high - _MARGIN * width)
     near = weighted.component(kind, first, near).parameters
-    # Steps point to the middle of the bounds, so that the simplex stays within them.
+    # Steps point to the middle of the bounds, so the simplex stays inside.
     signs = np.where(first < (low + high) / 2, 1, -1)
     best = scipy.optimize.minimize(
         lambda free: weighted.cost(weighted.component(kind, free, near)),
@@ -286,7 +286,7 @@ def _better_speeds(measured: Measured, model: Model, speeds: np.ndarray) -> np.n
     """Maximises the likelihood over each speed; normalises the geometric mean to 1."""
     for grid in _SPEED_GRIDS:
         factors = np.exp(grid)
-        # The leading axis holds the candidate speeds.
+        # Candidate speeds are the leading axis.
         candidates = speeds * factors[:, None, None]
         times = measured.with_candidates(candidates)
         logs = [component.log_likelihoods(times) for component in model.components]

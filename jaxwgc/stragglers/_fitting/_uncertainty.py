@@ -11,8 +11,8 @@ from jaxwgc.stragglers._fitting._most_likely import Kind
 
 STATES = {1: ("",), 2: ("fast ", "slow ")}
 CHAIN = ("become_slow", "become_fast")
-# Distance from a bound, as a share of the allowed interval, below which a parameter
-# counts as being at the bound.
+# Distance from a bound, as a share of the allowed interval, below which a parameter is
+# at the bound.
 _AT_END = 1e-3
 # Step of finite differences, relative to the scale of a parameter.
 _STEP = 1e-4
@@ -51,7 +51,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     deviations = _deviations(likelihood, values, steps)
     for name, deviation in zip(scales, deviations, strict=True):
         errors[name] = float(deviation)
-    # With speeds, each lower end is estimated by the mean of the minima of all workers.
+    # With speeds, the mean of the minima of all workers estimates each lower end.
     num_minima = measured.times.shape[1] if kind.has_speeds else 1
     for minimum in _minima(kind, measured, model):
         if kind.ends_at_least_time:
@@ -135,7 +135,7 @@ def _deviations(
     def gradient(point):
         return scipy.optimize.approx_fprime(point, likelihood, steps)
 
-    # If the likelihood is not finite nearby, deviations are NaN.
+    # Deviations are NaN if the likelihood nearby is not finite.
     with np.errstate(all="ignore"):
         second = np.atleast_2d(scipy.optimize.approx_fprime(values, gradient, steps))
         try:

@@ -20,7 +20,9 @@ class bernoulli_slowdown(IndependentDelay):
       time: Time at load 1, in seconds; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If probability is not from 0 to 1, slowdown is below 1, or time is not
+        positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc

@@ -24,7 +24,8 @@ class gamma(IndependentDelay):
         standard deviation is the mean divided by the square root of shape.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If a parameter is not positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc

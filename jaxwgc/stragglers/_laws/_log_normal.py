@@ -26,7 +26,8 @@ class log_normal(IndependentDelay):
       deviation: Standard deviation of the logarithm of times; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If a parameter is not positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc
@@ -81,7 +82,7 @@ class log_normal(IndependentDelay):
         variance = np.average((logs - mean) ** 2, weights=whole)
         deviation = max(np.sqrt(variance), _SMALLEST_DEVIATION)
         for _ in range(_ITERATIONS):
-            # Moments of a normal variable, given that it is above the bound.
+            # Moments of a normal variable above the bound.
             bound = (after - mean) / deviation
             log_tail = scipy.special.log_ndtr(-bound)
             ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)

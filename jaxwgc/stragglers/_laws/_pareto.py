@@ -25,7 +25,8 @@ class pareto(IndependentDelay):
       shape: Tail index; positive. Means are finite above 1, variances above 2.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If a parameter is not positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc

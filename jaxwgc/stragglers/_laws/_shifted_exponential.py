@@ -24,7 +24,8 @@ class shifted_exponential(IndependentDelay):
       rate: Loads per second beyond the shift; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If shift is negative, or rate is not positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc

@@ -25,7 +25,8 @@ class weibull(IndependentDelay):
         tails above.
 
     Raises:
-      ValueError, TypeError: If a parameter is invalid.
+      ValueError: If a parameter is not positive.
+      TypeError: If a parameter is not a real number.
 
     Example:
       >>> import jax, jaxwgc

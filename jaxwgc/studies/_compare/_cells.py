@@ -125,7 +125,7 @@ def _quantities(
         "time": trials.time,
         "error": decoded.error,
         "share": decoded.share,
-        # The error is 0 if the residual is rounding.
+        # An error of 0 means that the residual is rounding.
         "exact": (decoded.residual <= tolerance) | (decoded.error == 0),
         "messages": decoded.messages,
         "work": trials.work,

@@ -23,10 +23,10 @@ from jaxwgc.studies._compare._trials import Schedule
 from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Largest number of trials with an error for which Student's interval, which assumes a
-# normal distribution of the mean, may be too short.
+# Number of trials with an error, up to which Student's interval may be too short. It
+# assumes a normal distribution of the mean.
 _FEW_ERRORS = 10
-# Default number of trials per call of a compiled program: a few MB of times.
+# Default number of trials per call of a compiled program. Their times need a few MB.
 _BATCH_SIZE = 4096
 
 
@@ -85,10 +85,11 @@ def compare(
       key: PRNG key of either kind.
       num_trials: Number of trials of each cell, at least 1. If rounds depend on each
         other, it is rounded up to a multiple of num_rounds.
-      late: What late workers do, see `stragglers.delayed`: `"cancelled"` or `"busy"`.
-        Codes with several messages per worker need `"cancelled"`.
-      decoder: Decoder of all codes, see `jaxwgc.decoding_weights`, or a dict with the
-        decoders of some codes by name.
+      late: What late workers do. `"cancelled"` workers stop when the round ends.
+        `"busy"` workers continue, and join the round in which they respond. Codes with
+        several messages per worker need `"cancelled"`.
+      decoder: Decoder of all codes, an instance or a class, or a dict with the decoders
+        of some codes by name. Defaults to the first decoder of each code.
       tolerance: Residual relative to the norm of the target up to which a round is
         exact. A residual that is rounding is exact for every tolerance.
       num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each
@@ -101,7 +102,8 @@ def compare(
         is installed, and in a notebook, if rich and ipywidgets are.
 
     Returns:
-      A `Comparison` with means, 95% intervals, tables and figures.
+      A `Comparison` with means, 95% intervals, tables and figures. Its arrays have the
+      shape (codes, delays, waiting), and times the unit of the delay models.
 
     Raises:
       ValueError: If codes have different numbers of workers, a rule does not fit a
@@ -150,7 +152,8 @@ def compare(
         num_trials=num_trials, num_rounds=num_rounds, batch_size=batch_size
     )
     shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
-    # Trials that do not fit into memory raise an error before the simulation.
+    # Memory for kept trials is allocated before the simulation, so that a lack of
+    # memory shows at once.
     table = _Table.empty(shape, num_trials, keep_trials)
     groups = groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
@@ -221,7 +224,7 @@ def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:
     """Returns mean and interval of trials, or of clusters of consecutive trials."""
     if num_rounds > 1:
         trials = trials.reshape(-1, num_rounds).mean(axis=1, dtype=np.float64)
-    # Means of infinite times have no interval.
+    # A mean of infinite times has no interval.
     with np.errstate(invalid="ignore"):
         if name == "exact":
             return summarize(trials)

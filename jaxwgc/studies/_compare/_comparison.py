@@ -39,10 +39,11 @@ class Comparison:
       error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
         part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
         residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
-        as 0. If few trials have an error, the upper end of the interval is at least the
-        upper limit of the probability of an error times the mean size of errors. The
-        size is 1 if no trial has an error.
-      share: Share of the gradient recovered, see `jaxwgc.Decoding`.
+        as 0. If few trials have an error, the upper end of the interval is at least a
+        product: the upper limit of the probability of an error, times the mean size of
+        errors. The size is 1 if no trial has an error.
+      share: Fraction of the gradient recovered: 1 if decoding is exact, less by the
+        fraction of parts that are lost.
       exact: Proportion of rounds that decode: their residual is at most `tolerance` of
         the norm of the target.
       messages: Number of messages of a round that arrive before it ends.
@@ -51,6 +52,30 @@ class Comparison:
         in a round, since they complete it.
       trials: Trials of each quantity by name, float64 (codes, delays, waiting,
         num_trials). Empty unless `compare` has `keep_trials=True`.
+
+    Example:
+      Mean error and time of two codes with two waiting rules:
+
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import codes, stragglers
+      >>> study = jaxwgc.compare(
+      ...     {
+      ...         "uncoded": codes.uncoded(6),
+      ...         "2 copies": codes.fractional_repetition(6, num_stragglers=1),
+      ...     },
+      ...     {"stalls": stragglers.bernoulli_slowdown(probability=0.1, slowdown=10.0)},
+      ...     {"first 5": stragglers.fastest(5), "all": stragglers.fastest(6)},
+      ...     jax.random.key(0),
+      ...     num_trials=1000,
+      ... )
+      >>> study.codes, study.waiting
+      (('uncoded', '2 copies'), ('first 5', 'all'))
+      >>> study.error.mean[:, 0].round(3)
+      array([[0.167, 0.   ],
+             [0.   , 0.   ]])
+      >>> study.time.mean[:, 0].round()
+      array([[ 2.,  5.],
+             [ 4., 10.]])
     """
 
     codes: tuple[str, ...]
@@ -128,7 +153,7 @@ class Comparison:
         _validation.check_choice("y", y, QUANTITIES)
         names = {"codes": self.codes, "delays": self.delays, "waiting": self.waiting}
         across = x if x in names else "waiting"
-        # Axes of the arrays for panels, lines and points.
+        # Axes of the arrays that become panels, lines and points.
         order = {
             "waiting": ("delays", "codes", "waiting"),
             "delays": ("waiting", "codes", "delays"),
@@ -187,7 +212,7 @@ def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
     if mean == low == 0 and high > 0:
         return f"< {high:.2g}"
     if mean == high == 1 and low < 1:
-        # Two digits of the distance from 1.
+        # Two digits of the distance from 1 are shown.
         decimals = 1 - math.floor(math.log10(1 - low))
         return f"> {low:.{decimals}f}"
     half = (high - low) / 2

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Lines are also told apart by their markers, in print and for color-blind readers.
+# Markers tell lines apart in print, and for color-blind readers.
 _MARKERS = "osD^vP*X<>"
-# Largest number of panels side by side.
+# Maximum number of panels side by side.
 _MOST_COLUMNS = 3
 # Size of a panel, and width of the legend, in inches.
 _WIDTH = 3.6
 _HEIGHT = 3.2
 _LEGEND_WIDTH = 1.5
-# Characters of a line of a title, and largest number of lines, that fit a panel.
+# Maximum number of characters of a line of a title, and of lines, that fit a panel.
 _TITLE_WIDTH = 38
 _MOST_TITLE_LINES = 3
 
@@ -69,7 +69,7 @@ def draw(
         for line, name in enumerate(names.lines):
             y = _part(vertical, panel, line, in_order)
             if is_log:
-                # A line that goes on to a mean of 0 would be a vertical drop.
+                # On a logarithmic axis, a line to a mean of 0 would drop vertically.
                 y = y._replace(mean=np.where(y.mean > 0, y.mean, np.nan))
             x = positions[in_order]
             if horizontal is not None:
@@ -79,7 +79,7 @@ def draw(
         axes.set_title(_wrapped(names.panels[panel]), fontsize="medium")
         axes.set_xlabel(labels[0])
         if is_log:
-            # Bars down to 0 are drawn to the lower end of the axis.
+            # Bars to 0 are drawn to the lower end of the axis.
             axes.set_yscale("log", nonpositive="clip")
         if horizontal is None and numbers is None:
             axes.set_xticks(range(len(names.points)), labels=names.points, rotation=30)

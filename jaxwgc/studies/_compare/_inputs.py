@@ -25,7 +25,7 @@ class Inputs(NamedTuple):
       codes: Codes by name, each with the decoder of the study as its only decoder.
       delays: Delay models by name.
       rules: For the name of each waiting rule, the rule of each code, in their order.
-      late: See `compare`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       has_dependent_rounds: Whether a round depends on the rounds before it, for each
         delay model in their order.
     """
@@ -67,7 +67,7 @@ def checked_inputs(
 
     named_delays = _named("delays", delays, _check_delay, delay_labels)
     named_rules = _named("waiting", waiting, _check_rule, rule_labels)
-    # Functions of a code see the decoder of the study.
+    # Functions of a code get codes with the decoder of the study.
     named_codes = _with_default_decoders(named_codes, decoder)
     rules = {
         name: _rules_of_codes(name, rule, named_codes)
@@ -155,7 +155,7 @@ def _code_labels(
     codes: Sequence[GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
 ) -> list[str]:
     """Returns short labels of codes, e.g. "Lagrange, 4 copies", numbered if equal."""
-    # The keys of a dict of decoders are these labels.
+    # A dict of decoders has these labels as keys.
     decoder_of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
     for code in codes:

@@ -133,7 +133,7 @@ def simulate(
         drawn = _draw(draws, batch.numbers, loads)
         times = np.asarray(drawn.times)[: batch.num_clusters]
         _check_times(draws.name, times)
-        # Compiled programs need batches of equal size. The host does not.
+        # Batches of equal size are for compiled programs. The host drops the padding.
         without_padding = drawn._replace(times=times)
         drawn_for_rules = [
             without_padding if can_search(one.rule, one.late) else drawn

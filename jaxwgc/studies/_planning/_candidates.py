@@ -21,7 +21,8 @@ class Candidate:
       name: Constructor of the code, or its name in `codes`. It is only printed.
       code: Gradient code.
       wait: Waiting rule.
-      late: What late workers do, see `delayed`: `"cancelled"` or `"busy"`.
+      late: What late workers do: `"cancelled"` (they stop when the round ends) or
+        `"busy"` (they continue, and join the round in which they respond).
       memory: Whether late messages are stored, for `jaxwgc.coded_aggregate` or
         `RayCluster.train`.
       by_speed: Whether `plan` has made the loads proportional to the speeds of the

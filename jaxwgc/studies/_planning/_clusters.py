@@ -20,7 +20,7 @@ from jaxwgc.studies._simulation._rounds import (
 
 # Longest times that rounds may be simulated with, in float32.
 _UNIT_RANGE = (1e-15, 1e15)
-# Relative random change of times, so that the order of equal times is random.
+# Relative random change of times, which puts equal times in random order.
 _TIME_ROUNDING = 1e-6
 
 

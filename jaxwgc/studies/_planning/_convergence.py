@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxwgc import _validation
 
-# Number of curvatures of the quadratic, and constant step sizes to try. The largest
-# curvature is 1, so that steps below 2 are stable.
+# Number of curvatures of the quadratic, and constant step sizes to try. Steps below 2
+# are stable, because the largest curvature is 1.
 _NUM_CURVATURES = 8
 _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
-# Products of step size and curvature for which stale descent is simulated. Between
-# them, log-losses are interpolated linearly, since small products change them in
+# Products of step size and curvature for which stale descent is simulated. Log-losses
+# are interpolated linearly between them, because small products change log-losses in
 # proportion.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
 _UNIT_VECTORS = np.eye(len(MOVES))
@@ -22,12 +22,12 @@ _FEWEST = 1e-3
 _MOST = 1e15
 # Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
-# Smallest mean square with a logarithm.
+# Smallest mean square whose logarithm is taken.
 _SMALLEST = 1e-300
 
-# Model of gradient descent, with fresh gradients or with stale ones.
+# Gradient descent with fresh gradients, or with stale ones.
 Descent: TypeAlias = "Weights | StaleDescent"
-# Function from the number of steps to the expected loss, relative to the initial loss.
+# Expected loss after a number of steps, relative to the initial loss.
 LossAfter: TypeAlias = Callable[[float | np.ndarray], np.ndarray]
 
 
@@ -66,7 +66,7 @@ class Goal(NamedTuple):
         per direction, for weights with mean square one.
         """
         curvature = np.geomspace(1 / self.condition, 1, _NUM_CURVATURES)
-        # For an initial loss of one half, the squared gradient is the mean curvature. A
+        # The squared gradient is the mean curvature if the initial loss is one half. A
         # mean of n independent parts has n - 1 degrees of freedom.
         freedom = max(self.num_workers - 1, 1)
         return curvature, self.heterogeneity * curvature.mean() / freedom
@@ -135,7 +135,7 @@ class Weights(NamedTuple):
         size in all directions and parts, and add up to zero.
         """
         curvature, parts = goal.quadratic()
-        # The last axis is that of the curvatures.
+        # Curvatures are the last axis.
         noise = np.asarray(self.noise)[..., None]
         bias = np.asarray(self.bias)[..., None]
         variance = np.asarray(self.scale_variance)[..., None]
@@ -144,8 +144,9 @@ class Weights(NamedTuple):
         step = np.asarray(step)[..., None]
         moved = step * curvature
         kept = 1 - moved
-        # Correlations of u_t with earlier rounds enter the product of factors, to
-        # second order. Correlations of a_tj enter the sum of its decayed contributions.
+        # Correlations of u_t with earlier rounds change the product of factors, to
+        # second order. Correlations of a_tj change the sum of its decayed
+        # contributions.
         size = np.abs(kept)
         correlated = lasting * correlation * size / (1 - correlation * size)
         square = kept**2 + moved**2 * variance * (1 + 4 * correlated)
@@ -209,7 +210,7 @@ class StaleDescent(NamedTuple):
         """Returns the expected loss as a function of the number of steps."""
         curvature, parts = goal.quadratic()
         step = np.asarray(step)[..., None]
-        # Weights of the simulated products that interpolate linearly between them.
+        # Linear interpolation between the simulated products has these weights.
         weights = [np.interp(step * curvature, MOVES, unit) for unit in _UNIT_VECTORS]
         interpolation = np.stack(weights, axis=-1)
         log_left = interpolation @ np.log(np.maximum(self.left, _SMALLEST))
@@ -225,7 +226,7 @@ class StaleDescent(NamedTuple):
         def after(num_steps):
             steps = np.asarray(num_steps)[..., None]
             num_beyond = np.maximum(steps - last, 0)
-            # Weights of the simulated steps that interpolate linearly between them.
+            # Linear interpolation between the simulated steps has these weights.
             distance = np.abs(np.minimum(steps, last) - np.arange(last + 1))
             weights = np.maximum(1 - distance, 0)[..., None]
             with np.errstate(over="ignore", invalid="ignore"):

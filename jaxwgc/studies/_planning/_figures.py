@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from jaxwgc.studies._planning._results import Plan
 
-# Number of standard errors on each side of a time: an interval of 95%.
+# Number of standard errors on each side of a time, for a 95% interval.
 _NUM_ERRORS = 1.96
 # Maximum length of a label.
 _NUM_CHARACTERS = 40

@@ -64,7 +64,7 @@ def _statistics_in_closed_form(
 ) -> RoundStatistics:
     """Returns the statistics of an exact candidate with a closed form."""
     num_settings = 1 + clusters.num_clusters
-    # Only rules that wait for a number of responses have a known number of them.
+    # Only `fastest` waits for a known number of responses.
     assert isinstance(candidate.wait, stragglers.fastest)
     num_answers = candidate.wait.num_required
     if not candidate.code.allows_requests:

@@ -11,16 +11,17 @@ from jaxwgc.studies._planning._candidates import BUSY, Candidate
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import Weights, leave_one_out
 
-# z-score above which a persistent deviation counts as bias, not as noise.
+# z-score above which a persistent deviation is a bias, and not noise.
 _DEVIATIONS = 3.0
-# Accepted probability that chance, in the few rounds of a trace, counts as bias. It is
-# small, since many choices of many plans are tested.
+# Accepted probability that chance in the few rounds of a trace looks like a bias. It is
+# small, because many choices of many plans are tested.
 _CHANCE = 1e-6
-# Accepted probability that a trace hides a larger bias than is assumed with stalls.
+# Accepted probability that a trace hides a larger bias than the one that is assumed
+# with stalls.
 _UNSEEN = 0.05
 # Lag-1 autocorrelation above which a deviation is treated as bias.
 _MOST_CORRELATED = 0.98
-# Mean squared deviation that counts as rounding, relative to mean squared weights.
+# Mean squared deviation below which it is rounding, relative to mean squared weights.
 _ROUNDING = 1e-12
 
 
@@ -40,7 +41,7 @@ def moments_of_weights(
         _bias_of_lost_parts(candidate.code, weights, noise, clusters),
     )
     lasting = noise.share
-    # Lateness persists between rounds only if the delay has a state or late workers
+    # Lateness lasts for several rounds only if the delay has a state, or late workers
     # stay busy.
     if not clusters.has_state and candidate.late != BUSY:
         lasting = 0.0
@@ -49,10 +50,11 @@ def moments_of_weights(
     squared_deviations = np.mean(deviations**2, axis=2)
     squared_deviation = leave_one_out(squared_deviations.mean(axis=1))
     if clusters.has_stalls:
-        # The bias that the rounds of a trace may hide by chance is added.
+        # Chance may hide a bias in the rounds of a trace. This bias is added.
         hidden = scipy.special.chdtri(len(target), _UNSEEN) / len(target)
         bias += float(squared_deviation[0]) * hidden / clusters.num_measured
-    # A scale of 0 gives NaN: without decoded gradients, the target is never reached.
+    # Without decoded gradients, the scale is 0 and the result NaN: the target is never
+    # reached.
     size = np.where(mean_scale > 0, mean_scale, np.nan) ** 2
     return Weights(
         noise=np.maximum(squared_deviation - bias, 0) / size,
@@ -90,7 +92,7 @@ def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
         return _PersistentNoise(square=0.0, share=0.0, correlation=0.0)
     lag_1 = np.mean(around[:, 1:] * around[:, :-1]) / square
     lag_2 = np.mean(around[:, 2:] * around[:, :-2]) / square
-    # An estimate below this bound is consistent with noise without memory.
+    # A smaller estimate is consistent with noise without memory.
     if lag_1 < _DEVIATIONS / math.sqrt(runs.size):
         return _PersistentNoise(square=square, share=0.0, correlation=0.0)
     correlation = float(np.clip(lag_2 / lag_1, 0, _MOST_CORRELATED))
@@ -115,8 +117,8 @@ def _mean_square_bias(
     bias = float(np.mean(first_half * second_half))
     deviation = 2 * noise.square * noise.growth / num_rounds
     deviation /= math.sqrt(runs[:, 0].size)
-    # By chance, the sum of squared means over rounds is chi-square distributed, with
-    # one degree of freedom per part.
+    # For noise alone, the sum of squared means over rounds is chi-square distributed
+    # with one degree of freedom per part.
     chance = noise.square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
     is_significant = bias > _DEVIATIONS * deviation + chance
@@ -142,7 +144,7 @@ def _bias_of_lost_parts(
     is_used = target != 0
     relative = weights[..., is_used] / target[is_used]
     largest = relative.max()
-    # A weight below 0 is noise: the bound does not hold, and no part is just lost.
+    # A weight below 0 is noise. No part is just lost then, and the bound does not hold.
     if largest <= 0 or relative.min() < 0:
         return 0.0
     means = relative.mean((0, 1)) / largest
@@ -155,7 +157,7 @@ def _bias_of_lost_parts(
     shares = target[is_used] ** 2 / np.sum(target**2)
     scale = shares @ means
     deviations = np.where(is_lost, means - scale, 0)
-    # The other parts are too heavy together by as much as lost parts are too light.
+    # The other parts together have as much excess weight as the lost parts lack.
     excess = -(shares @ deviations)
     rest = 1 - shares[is_lost].sum()
     square = shares @ deviations**2 + excess**2 / rest

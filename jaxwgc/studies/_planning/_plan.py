@@ -35,12 +35,11 @@ from jaxwgc.studies._simulation._rules import rule_of_code
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
-# Number of simulated clusters; their scatter gives the standard errors.
+# Number of simulated clusters. Their scatter gives the standard errors.
 _NUM_CLUSTERS = 20
-# Minimum number of rounds per cluster, so that the start with idle workers hardly
-# matters.
+# Minimum number of rounds per cluster. The start with idle workers then hardly matters.
 _FEWEST_ROUNDS = 50
-# Default maximum of the replication factor.
+# Default maximum of replication factors.
 _MOST_COPIES = 4
 
 
@@ -106,7 +105,8 @@ def plan(
     over the fastest choice, in the worse of the two cases, is the smallest.
 
     Args:
-      delay: Delay model, e.g. `jaxwgc.stragglers.empirical` of measured times.
+      delay: Delay model, e.g. `jaxwgc.stragglers.empirical` of measured times. The
+        times of the plan have its unit, which is seconds for the models of the library.
       num_workers: n, at least 1.
       key: PRNG key of either kind, for the rounds.
       names: Names of the workers in the text. Defaults to 0, 1, ….
@@ -119,9 +119,9 @@ def plan(
       waiting: Waiting rules to try, or functions that return one for a code, e.g.
         `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
         and `until_decodable`.
-      late: `"busy"` or `"cancelled"`: what workers with one message do that have not
-        responded when a round ends, see `stragglers.delayed`. Entries of `choices` keep
-        their own.
+      late: What workers with one message do that have not responded when a round ends.
+        `"busy"` workers continue, and join the round in which they respond.
+        `"cancelled"` workers stop. Entries of `choices` keep their own.
       memory: Whether to try storing late messages, for uncoded workers that wait for a
         number of workers. False by default, since a short trace does not tell how
         stale messages can get with heavy-tailed times.
@@ -144,11 +144,12 @@ def plan(
         installed.
 
     Returns:
-      A `Plan`.
+      A `Plan`. `print(plan)` shows the advice and a table.
 
     Raises:
-      ValueError: If an argument has an invalid value, codes have another number of
-        workers, or a trace has too few workers.
+      ValueError: If a number is out of its range, names or replications do not fit
+        num_workers, codes have another number of workers, or a trace has too few
+        workers.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -167,12 +168,9 @@ def plan(
       ...     late="cancelled",
       ...     exact=True,
       ... )
-      >>> plan.best.name, plan.best.wait
-      ('uncoded', fastest(num_required=8))
-      >>> (
-      ...     round(plan.best.step_time.value, 3),
-      ...     round(plan.next_best.step_time.value, 3),
-      ... )
+      >>> print(plan.best)
+      uncoded, waiting for all 8 workers
+      >>> round(plan.best.step_time.value, 3), round(plan.next_best.step_time.value, 3)
       (1.136, 2.172)
 
     References:
@@ -229,7 +227,7 @@ def plan(
             uncoded_clusters.times(baseline.code), uncoded_clusters.num_measured
         )
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
-    # Without stalls and, if the trace does not rule them out, with them.
+    # Clusters without stalls, and with stalls if the trace does not rule them out.
     cases = [clusters_of(model, compared) for model in models]
     candidates = chosen
     if candidates is None:
@@ -312,12 +310,12 @@ def _candidates(
         if waiting is None:
             rules = list(standard_rules(named, clusters, exact))
         elif place == 0:
-            # Uncoded workers are always also judged with waiting for all.
+            # Waiting for all is always among the rules of uncoded workers.
             everyone = stragglers.fastest(named.code.num_workers)
             rules = _rules_of(named, [everyone, *waiting])
         else:
             rules = _rules_of(named, waiting)
-        # Workers with several messages stop between messages: they are cancelled.
+        # Workers with several messages are cancelled: they stop between messages.
         sends_several_messages = named.code.messages_per_worker > 1
         for rule in rules:
             candidates.append(

@@ -11,7 +11,7 @@ from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice, Costs, Estimate, RoundStatistics
 from jaxwgc.studies._planning._convergence import Goal, Weights
 
-# Differences of regret below which choices count as equally good.
+# Difference of regret below which choices are equally good.
 _SAME_REGRET = 1e-3
 _UNKNOWN = Estimate(math.nan, math.nan)
 
@@ -45,10 +45,11 @@ def ranked_choices(
         step_time = jackknife(calm.seconds[index])
         # A round that does not end decodes nothing.
         ends = math.isfinite(step_time.value)
-        # Parameters to all workers, and the awaited messages.
+        # Each worker receives the parameters. The coordinator receives the awaited
+        # messages.
         num_gradients = candidate.code.num_workers
         num_gradients += calm_rounds.num_answers / candidate.code.num_segments
-        # Differences of infinite times are NaN, which is no reason to warn.
+        # A difference of infinite times is NaN, without a warning.
         with np.errstate(invalid="ignore"):
             behind = jackknife(calm.times[index] - best_times)
         costs = Costs(
@@ -144,7 +145,7 @@ def _order(
       least_regret: Regret in its other case.
     """
     seconds = calm.seconds[:, 0]
-    # The last key is the first to decide.
+    # `lexsort` sorts by the last key first.
     keys = (
         seconds,
         calm.lowest_loss,

@@ -14,7 +14,7 @@ from jaxwgc.studies._planning._ranking import ranked_choices
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Maximum number of rows in the table, without the baseline.
+# Maximum number of rows of the table, besides the baseline.
 _NUM_ROWS = 12
 
 
@@ -25,14 +25,15 @@ class Plan(NamedTuple):
       choices: Every `Choice`, by increasing `regret` in steps of a thousandth; of
         choices with equal regret, those with the fewest copies come first. Choices that
         do not reach the target are last, ordered by their final loss.
-      num_workers: n.
-      target: Argument of `plan`.
-      condition: Argument of `plan`.
-      heterogeneity: Argument of `plan`.
+      num_workers: Number of workers, n.
+      target: Loss above its minimum to reach, relative to the initial one.
+      condition: Ratio of the largest to the smallest curvature.
+      heterogeneity: Mean square of the gradients of the parts at the optimum, relative
+        to the initial gradient.
       num_rounds: Number of simulated rounds, for times or weights without a closed
         form.
-      num_parameters: Argument of `plan`.
-      bytes_per_number: Argument of `plan`.
+      num_parameters: Length of the gradient.
+      bytes_per_number: Bytes of a parameter and of a number in a message.
       delay: Delay model of the plan, with which `choice.model(plan.delay)` simulates a
         choice. That of `without` has the other workers, with all of the work.
       stalls: Stalls that the trace does not rule out; None for parametric delay models.
@@ -41,6 +42,39 @@ class Plan(NamedTuple):
         since which it has not, or 0.
       without: Plan for the other workers, with all of the data; None if no worker is
         lost, or if codes, choices or waiting rules were given.
+
+    Example:
+      With heavy-tailed times, a second copy of the work pays:
+
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import stragglers
+      >>> plan = jaxwgc.plan(
+      ...     stragglers.pareto(scale=1.0, shape=1.5),
+      ...     4,
+      ...     jax.random.key(0),
+      ...     replications=[2],
+      ...     waiting=[lambda code: stragglers.fastest(4 - code.num_stragglers)],
+      ...     late="cancelled",
+      ...     exact=True,
+      ... )
+      >>> print(plan)
+      Code: replicated with 2 copies, waiting for the first 3 of 4 workers.
+      Next best: fractional_repetition with 2 copies, waiting for the first 3 of 4
+      workers, takes as long (± 0.0).
+      Not coding: uncoded, waiting for all 4 workers, takes 50.0% longer (± 0.0).
+      <BLANKLINE>
+      code                  d waits for   step    90%  error    MB  steps   time  ±
+      replicated            2 first 3    4.629  7.329   0.0%  28.0  67.12  310.7  0
+      fractional_repetition 2 first 3    4.629  7.329   0.0%  28.0  67.12  310.7  0
+      uncoded               1 all        6.943  11.40   0.0%  32.0  67.12  466.0  0
+      <BLANKLINE>
+      Sorted by time. d: copies of a part; step, 90%: mean and quantile, in the unit
+      of the delay model; error: squared, relative, mean over rounds; MB: through the
+      coordinator in a step, for 1,000,000 parameters; steps, time: to a loss of 0.01
+      of the start with condition 100 and heterogeneity 0.1; -: never. For each code,
+      the best waiting rule is shown, of 3 choices in total. ±: one standard error.
+      >>> plan.best.name, plan.best.waits_for
+      ('replicated', 'first 3')
     """
 
     choices: tuple[Choice, ...]
@@ -126,15 +160,18 @@ class Plan(NamedTuple):
         """Returns the plan for another goal, without new simulations.
 
         Args:
-          target: See `plan`. None keeps the value.
-          condition: See `plan`. None keeps the value.
-          heterogeneity: See `plan`. None keeps the value.
+          target: Loss above its minimum to reach, relative to the initial one. None
+            keeps the value.
+          condition: Ratio of the largest to the smallest curvature. None keeps it.
+          heterogeneity: Mean square of the gradients of the parts at the optimum,
+            relative to the initial gradient. None keeps it.
 
         Returns:
           A `Plan` with the same choices in another order.
 
         Raises:
-          ValueError, TypeError: See `plan`.
+          ValueError: If an argument is out of the range that `plan` accepts.
+          TypeError: If an argument is not a real number.
         """
         goal = Goal.checked(
             target=self.target if target is None else target,

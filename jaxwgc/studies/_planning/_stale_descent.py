@@ -18,13 +18,13 @@ from jaxwgc.studies._planning._convergence import MOVES, StaleDescent
 from jaxwgc.studies._simulation._program_arguments import as_argument, from_argument
 
 # Number of simulated steps with memory. Later steps shrink the residual at the rate of
-# the last half of the simulated steps. Workers that have not responded by then are
-# assumed never to respond.
+# the second half of these steps. Workers that have not responded by then are assumed
+# never to respond.
 _NUM_STEPS = 200
-# Maximum number of random draws of the parts' gradients at the optimum, which are
+# Maximum number of random draws of the gradients of parts at the optimum. The draws are
 # orthogonal to each other.
 _MOST_DRAWS = 8
-# Distance at which descent counts as diverged.
+# Distance from the optimum at which descent has diverged.
 _DIVERGED = 1e3
 
 
@@ -72,7 +72,7 @@ def _descend(
     """Simulates descent with memory; the `StaleDescent` has an axis of keys.
 
     Args:
-      late: See `stragglers.delayed`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       delay: Delay model, from `as_argument`.
       wait: Waiting rule, from `as_argument`.
       code: Gradient code.
@@ -87,12 +87,12 @@ def _descend(
 
     def run(key):
         aggregate = coded_aggregate(code, model, key, memory=True)
-        # A complex message packs two numbers. With stored messages, errors of one
-        # number affect the other, so that both are simulated.
+        # A complex message packs two numbers. With stored messages, an error of one
+        # affects the other, so both are simulated.
         num_numbers = 2 if code.is_complex else 1
         shape = (num_numbers, len(moves), 1 + draws.shape[1])
-        # Column 0 is a distance that starts at one. The other columns start at zero,
-        # and are moved by gradients at the optimum.
+        # Column 0 is a distance that starts at one. Gradients at the optimum move the
+        # other columns, which start at zero.
         start = jnp.zeros(shape).at[..., 0].set(1)
 
         def step(carry: Any, _: Any):

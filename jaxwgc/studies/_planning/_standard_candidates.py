@@ -13,27 +13,27 @@ from jaxwgc.decoders import Lagrange, OneCopy, OneStep
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._clusters import Clusters
 
-# Shares of the workers to wait for. Rules also wait for all workers, for all but one,
-# and for the number that an exact code needs.
+# Shares of the workers for which rules wait. Other rules wait for all workers, for all
+# but one, and for the number that an exact code needs.
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
-# Levels of the quantiles of worker times that serve as deadlines. The maximum bounds
-# the round time if a worker takes longer than ever before.
+# Levels of the quantiles of worker times that become deadlines. The maximum bounds the
+# time of rounds in which a worker takes longer than ever before.
 _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 # Squared decoding errors at which an approximate rule ends the round.
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
 # Shares of finished parts at which a rule of coverage ends the round.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
-# Speeds count as permanently different if the medians of workers differ by more than
-# the factor _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. For 8
-# to 128 equal workers, 15 to 300 rounds and any delay law, chance gives up to 19
-# standard deviations. Measured traces with permanent differences give at least 290.
+# Speeds differ permanently if the medians of workers differ by more than the factor
+# _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. Chance gives up
+# to 19 for 8 to 128 equal workers, 15 to 300 rounds and any delay law. Measured traces
+# with permanent differences give at least 290.
 _CHRONIC = 1.25
 _DEVIATIONS = 20.0
-# Minimum number of measured rounds for medians that tell speeds apart.
+# Minimum number of measured rounds for medians that show speeds.
 _FEWEST_MEASURED = 5
-# Numbers of parts per worker for codes with requests, of which the first fits the
-# maximum number of parts of all workers.
+# Numbers of parts per worker, for codes with requests. The first number that keeps the
+# total below its maximum is used.
 _PARTS_OF_WORKER = (8, 4, 2)
 _MOST_PARTS = 512
 
@@ -78,7 +78,8 @@ def standard_codes(
             yield NamedCode("fractional_repetition", code)
         else:
             yield NamedCode("binary", codes.binary(num_workers, copies - 1))
-            # Exact codes that need any n - s responses are equivalent; one is enough.
+            # All exact codes that need any n - s responses are equivalent, so one is
+            # enough.
             code = codes.reed_solomon(num_workers, num_workers, copies)
             yield NamedCode("reed_solomon", code)
 
@@ -130,7 +131,7 @@ def standard_rules(
     if decoder.is_a(OneCopy):
         yield from _rules_on_request(code, exact)
         return
-    # Approximate rules are left out, since one missing response may lose all parts.
+    # One missing response may lose all parts, so approximate rules are left out.
     only_exact = decoder.is_a(Lagrange) or named.by_speed
     is_coded = np.asarray(code.assignment).sum() > code.num_parts
     num_stragglers = int(np.asarray(code.num_stragglers))
@@ -139,7 +140,7 @@ def standard_rules(
         yield stragglers.fastest(num_enough)
     if num_stragglers > 0 and not only_exact:
         yield stragglers.until_decodable(code)
-    # A round without the response of the only worker decodes nothing.
+    # With one worker, a round without its response decodes nothing.
     if exact or only_exact or code.num_workers == 1:
         return
     numbers = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
@@ -149,7 +150,7 @@ def standard_rules(
             yield stragglers.fastest(number)
     if is_coded and not decoder.is_a(OneStep):
         for squared_error in _SQUARED_ERRORS:
-            # The tolerance allows for rounding of errors that are equal to it.
+            # The tolerance includes errors that equal it up to rounding.
             tolerance = math.sqrt(squared_error * (1 + _ROUNDING))
             yield stragglers.until_decodable(code, tolerance)
     times = clusters.times(code)
@@ -165,6 +166,6 @@ def _rules_on_request(code: GradientCode, exact: bool) -> Iterator[WaitingRule]:
     if exact:
         return
     for share in _SHARES_COVERED:
-        # A rule that may lose less than one part is equal to `until_decodable`.
+        # A rule that may lose less than one part equals `until_decodable`.
         if (1 - share) * code.num_parts > 1 - _ROUNDING:
             yield stragglers.coverage(code, share)

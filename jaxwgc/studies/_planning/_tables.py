@@ -15,17 +15,18 @@ from jaxwgc.studies._reports._text import workers_named
 if TYPE_CHECKING:
     from jaxwgc.studies._planning._results import Plan
 
-# Characters of a line.
+# Maximum number of characters of a line.
 _WIDTH = 80
 # Maximum number of workers for which all loads are printed.
 _NUM_LOADS = 16
-# Number of standard errors above which a shorter step is no chance.
+# Number of standard errors above which a difference of steps is not chance.
 _DEVIATIONS = 2.0
-# Probability of stalls above which it is told as a percentage.
+# Probability of stalls above which it is printed as a percentage.
 _FREQUENT = 0.2
-# Standard error of a ratio of times below which it is not told.
+# Standard error of a ratio of times below which it is not printed.
 _SMALL_ERROR = 0.01
-# Relative differences of times that count as none, because they are printed as 0.0%.
+# Relative difference of times below which it counts as none. It would be printed as
+# 0.0%.
 _SAME_TIME = 5e-4
 
 
@@ -187,7 +188,7 @@ def _work_by_speed(plan: "Plan") -> Iterator[str]:
     if not gain_and_loads:
         return
     if by_speed is plan.uncoded and plan.best.is_coded:
-        # `_alternatives` has compared it.
+        # `_alternatives` has compared this choice.
         yield f"Work in proportion to speed helps.{gain_and_loads}"
         return
     comparison = _comparison(by_speed, plan)
@@ -235,7 +236,7 @@ def _loads(choice: Choice, plan: "Plan") -> str:
 
 
 def _name_of_loads(choice: Choice) -> str:
-    # Copies on request are computed only if they are needed.
+    # Copies on request are computed only if necessary.
     return "Loads with all copies" if choice.sends_several_messages else "Loads"
 
 

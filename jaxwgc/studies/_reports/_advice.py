@@ -16,11 +16,11 @@ from jaxwgc.studies._reports._text import workers_named
 if TYPE_CHECKING:
     from jaxwgc.studies._reports._straggler_report import StragglerReport
 
-# Smallest share of the round time, lost to different stragglers in each round, for
-# which waiting for fewer workers is the advice: it saves a part of it.
+# Share of the round time that different stragglers cost in each round, above which the
+# advice is to wait for fewer workers. This saves some of the time.
 _WORTH_WAITING = 0.2
-# Smallest share of missing responses of a worker, and of all other workers, that is in
-# the advice.
+# Share of missing responses above which the advice mentions them: of a worker, and of
+# all other workers.
 _MISSING = 0.01
 _MANY_MISSING = 0.05
 
@@ -75,7 +75,7 @@ def _about_missing(report: StragglerReport) -> list[str]:
     never_responds = report.kinds == "missing"
     is_often = ((is_significant & misses_many) | never_responds) & ~is_gone
     if is_gone.any():
-        # The kinds end in the first round without a response.
+        # The name of a kind ends with the first round without a response.
         starts = [kind.split()[-1] for kind in report.kinds[is_gone]]
         if len(set(starts)) == 1:
             since = f"{report.noun} {starts[0]}"
@@ -204,7 +204,7 @@ def _remedy(report: StragglerReport) -> str:
 
 def _shares_of_work(report: StragglerReport) -> list[str]:
     """Returns "less to worker 1" and "more to worker 2", for workers that respond."""
-    # Changes late in the trace hardly show in the median slowdown.
+    # A change late in the trace hardly changes the median slowdown.
     is_slower_since = _is_kind(report, "since") | _is_kind(
         report, "others faster since"
     )

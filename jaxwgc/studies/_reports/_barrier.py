@@ -3,19 +3,20 @@
 import numpy as np
 
 # Largest range of the times of a round, relative to its longest time, in nearly all
-# rounds: up to the first, workers are equal; up to the second, they are if no worker is
-# last more often than others; up to the third, if rounds also differ far more.
+# rounds. Up to the first bound, times are equal. Up to the second, they are equal if no
+# worker is last more often than others. Up to the third, rounds must also differ far
+# more than workers.
 _RANGE_OF_JITTER = 0.02
 _RANGE_IN_TURNS = 0.08
 _RANGE_IN_UNEQUAL_ROUNDS = 0.12
-# Share of the rounds that must have such a range. A stall shows that there is no
-# barrier.
+# Share of the rounds that must have such a range. A stall in more rounds shows that
+# there is no barrier.
 _NEARLY_ALL = 0.95
-# Standard deviation of log-times within rounds over that of the rounds, if they differ
-# far more.
+# Ratio of the standard deviations of log-times, within rounds to between rounds, below
+# which rounds differ far more.
 _FAR_BELOW = 0.1
-# Largest share of rounds in which one worker is last, as a multiple of an equal share,
-# besides standard errors.
+# Largest share of rounds in which one worker is last, as a multiple of an equal share.
+# Standard errors are added.
 _EQUAL_SHARES = 1.5
 _NUM_STANDARD_ERRORS = 4
 
@@ -28,7 +29,7 @@ def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
         round.
       medians: Time of the median worker of each round, (rounds,).
     """
-    # One response alone shows nothing.
+    # A round with one response shows nothing.
     has_several = np.isfinite(times).sum(axis=1) > 1
     if not has_several.any():
         return False

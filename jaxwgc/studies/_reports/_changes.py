@@ -15,8 +15,8 @@ from jaxwgc.studies._reports._levels import (
     level_deviations,
 )
 
-# A worker has another speed since a change only if its log-slowdown before the change
-# was below this fraction of its log-slowdown afterwards.
+# Largest log-slowdown before a change of speed, as a fraction of the log-slowdown after
+# it.
 _SHARE_BEFORE = 1 / 3
 
 
@@ -46,14 +46,14 @@ def likeliest_change(logs: np.ndarray) -> Change:
             residuals=np.zeros_like(logs),
         )
     median = column_medians(logs)
-    # Values are clipped at 3 standard deviations, so that outliers do not look like a
+    # Values are clipped at 3 standard deviations. An outlier then does not look like a
     # change.
     bound = 3 * 1.4826 * column_medians(np.abs(logs - median))
     low = median - bound
     high = median + bound
     clipped = np.clip(logs, low, high)
     sums = np.nancumsum(clipped - column_means(clipped), axis=0)
-    # Least squares place the change, at least a twentieth of the rows away from both
+    # Least squares find the change, at least a twentieth of the rows away from both
     # ends.
     length = len(logs)
     edge = length // 20 + 1
@@ -67,7 +67,7 @@ def likeliest_change(logs: np.ndarray) -> Change:
     level_after = column_means(np.clip(second, low, high))
     residuals = clipped - np.where(is_before, level_before, level_after)
     square = np.maximum(np.nansum(residuals**2, axis=0), 1e-300)
-    # Two levels and a place are fitted.
+    # The fit has three parameters: two levels and a position.
     degrees = max(length - 3, 1) / length
     return Change(
         place=place,
@@ -109,7 +109,7 @@ def kinds_of_changes(
             if not name:
                 continue
             if name.endswith("until"):
-                # A spell in the middle is not a speed from the start.
+                # A spell in the middle is not the speed at the start.
                 sign = -np.sign(jump)
                 halves = sign * np.array([first_half[worker], second_half[worker]])
                 is_change = np.all(halves > MARGIN) and not _is_spell(
@@ -201,7 +201,7 @@ def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
     direction = np.sign(jump)
     is_spell_here = direction * (logs - np.nanmedian(logs) + jump / 2) > 0
     is_spell_here = is_spell_here[~np.isnan(logs)]
-    # Noise interrupts a spell for a round.
+    # Noise may interrupt a spell for a round.
     is_between = is_spell_here[:-2] & is_spell_here[2:]
     is_spell_here[1:-1] |= is_between
     length = _longest_run(is_spell_here)
@@ -211,10 +211,10 @@ def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
     num_spells = for_two.sum() - for_three.sum()
     if not num_spells:
         return False
-    # Spells of one round are mostly noise, and are left out.
+    # Spells of one round are left out, because they are mostly noise.
     continuing = for_three.sum() / for_two.sum()
     p_value = num_spells * continuing ** max(length - 2, 0)
-    # A spell at the beginning looks like a change, and so does one at the end.
+    # Spells at the beginning and at the end look like changes.
     return bool(p_value > FALSE_ALARMS / 2)
 
 

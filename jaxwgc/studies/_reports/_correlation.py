@@ -2,12 +2,13 @@
 
 import numpy as np
 
-# Largest autocorrelation that is corrected for.
+# Largest autocorrelation that is corrected.
 _LARGEST_CORRELATION = 0.97
-# Smallest lag-1 autocorrelation that is extrapolated by that at lag 2, in standard
-# errors.
+# Lag-1 autocorrelation, in standard errors, above which lags 1 and 2 are extrapolated
+# to all lags.
 _NUM_STANDARD_ERRORS = 2
-# Lags of the long-run variance, as a multiple of the cube root of the rounds.
+# Number of lags of the long-run variance, as a multiple of the cube root of the number
+# of rounds.
 _LAGS = 3
 
 

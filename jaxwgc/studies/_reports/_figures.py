@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Largest number of workers that are named beside the heat map.
+# Maximum number of workers with names beside the heat map.
 _NUM_NAMES = 40
 
 

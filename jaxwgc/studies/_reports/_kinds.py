@@ -22,7 +22,8 @@ from jaxwgc.studies._reports._levels import (
     level_deviations,
 )
 
-# Log-slowdown of a stall, relative to the worker's usual time.
+# Log-slowdown from which on a time is a stall, relative to the usual time of the
+# worker.
 _STALL = np.log(1.5)
 # Number of tests of each worker.
 _NUM_TESTS = 4
@@ -52,7 +53,7 @@ def kinds_of(
         *_p_values_of_level(interval, is_tested),
         _p_values_of_stalls(logs - interval.median),
     ]
-    # Bonferroni's correction for the number of tests.
+    # Bonferroni's correction multiplies by the number of tests.
     p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
     p_change, p_chronic, p_fast, p_stalls = np.minimum(p_values, 1)
     kinds = np.where(count > 0, "steady", "missing").astype(object)
@@ -62,7 +63,7 @@ def kinds_of(
     changes = _changes(logs, log_references, change.place, p_change < FALSE_ALARMS)
     places = change.place.copy()
     for worker, change_of_worker in changes.items():
-        # Of no use for workers that are like others.
+        # This kind does not help with workers that are like others.
         if change_of_worker.kind == "fast until" and kinds[worker] != "fast":
             continue
         place = change_of_worker.place
@@ -185,6 +186,6 @@ def _p_values_of_stalls(deviations: np.ndarray) -> np.ndarray:
     """
     count = np.isfinite(deviations).sum(axis=0)
     is_stalled = deviations > _STALL
-    # Consecutive stalled rounds count as one stall.
+    # Consecutive rounds with stalls count as one stall.
     num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(axis=0)
     return scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum())

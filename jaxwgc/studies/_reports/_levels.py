@@ -4,7 +4,7 @@ import numpy as np
 
 # Probability that a report names any worker if all of them are alike.
 FALSE_ALARMS = 0.05
-# Logarithmic slowdown below which a worker is not named, however significant it is.
+# Log-slowdown below which a worker is not named, however significant it is.
 MARGIN = np.log(1.05)
 # Minimum number of responses of a tested worker.
 LEAST_RESPONSES = 8

@@ -9,12 +9,12 @@ from jaxwgc.studies._reports._correlation import common_variance_factor
 from jaxwgc.studies._reports._levels import FALSE_ALARMS, LEAST_RESPONSES, MARGIN
 from jaxwgc.studies._reports._statistics import sampled_rounds
 
-# Workers are named if more than this share of the time lost is lost to them.
+# Workers are named if they cause more than this share of the time lost.
 _MOST = 0.5
-# Share of false alarms for lost times: kinds have most of them. In simulations, the sum
-# is below `FALSE_ALARMS`.
+# Share of false alarms for lost times. Kinds have most of them. The sum is below
+# `FALSE_ALARMS` in simulations.
 _SHARE_OF_ALARMS = 0.1
-# Exponents of the bound of a tail, for weights of at most 1.
+# Exponents in the bound of a tail probability, for weights of at most 1.
 _TILTS = np.geomspace(1e-3, 50, 100)
 
 
@@ -52,9 +52,9 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     medians = medians[places]
     ordered = np.sort(np.where(np.isnan(times), 0.0, times), axis=1)
     longest = ordered[:, -1]
-    # No time is lost to the only worker that responds.
+    # A worker that responds alone causes no lost time.
     second = np.maximum(ordered[:, -2], medians)
-    # Times in units of the longest one, so that sums do not overflow.
+    # The longest time is the unit, so that sums do not overflow.
     gaps = (longest - second) / longest.max()
     excess = (longest - medians) / longest.max()
     lost = np.where(longest > np.exp(MARGIN) * medians, gaps, 0.0)

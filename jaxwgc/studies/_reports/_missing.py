@@ -43,7 +43,7 @@ def missing_responses(is_response: np.ndarray) -> MissingResponses:
     num_missing_before = num_missing - (num_rounds - start)
     num_tests = _NUM_TESTS * num_workers
     is_gone = (p_end * num_tests < FALSE_ALARMS) & ~never_responds
-    # Rounds since a worker is gone tell nothing of chance.
+    # Rounds after a worker has gone say nothing about chance.
     num_by_chance = np.where(is_gone, num_missing_before, num_missing)
     p_values = np.minimum(_p_values_of_counts(num_by_chance), p_end)
     return MissingResponses(

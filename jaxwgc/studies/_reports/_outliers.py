@@ -11,15 +11,15 @@ from jaxwgc.studies._reports._text import workers_named
 if TYPE_CHECKING:
     from jaxwgc.studies._reports._straggler_report import StragglerReport
 
-# Smallest share of the round time that is worth a sentence.
+# Share of the round time from which on a sentence mentions it.
 WORTH = 0.02
-# Largest share of the rounds that are reported on their own if most of the time is lost
-# in them, and the minimum number of rounds for a single one. The longest of fewer
-# rounds often holds most of the time by chance.
+# Largest share of the rounds that are reported separately, if most of the time is lost
+# in them. Then the minimum number of rounds of the trace for a single such round: in
+# shorter traces, the longest round often loses most of the time by chance.
 _FEW_ROUNDS = 0.01
 _LEAST_ROUNDS = 10
-# Rounds in which at least this fraction of the time of such a round is lost belong to
-# them.
+# A round also belongs to them if it loses at least this fraction of the time that the
+# smallest of them loses.
 _SIMILAR = 0.5
 # Maximum number of such rounds in the text.
 _NUM_NAMED_ROUNDS = 3
@@ -28,9 +28,9 @@ _NUM_NAMED_ROUNDS = 3
 def outlying_rounds(report: StragglerReport) -> np.ndarray:
     """Returns the few rounds in which most of the time is lost, the worst one first.
 
-    These are the worst rounds up to the one after which the others among the worst 1%
-    lose less than all further rounds, and those in which nearly as much is lost. The
-    result is empty if they matter little.
+    Among the worst 1% of the rounds, these are the fewest after which the others lose
+    less than all further rounds. Rounds that lose nearly as much are added. The result
+    is empty if they matter little.
     """
     num_rounds = np.isfinite(report.round_medians).sum()
     num_candidates = int(_FEW_ROUNDS * num_rounds)
@@ -45,7 +45,7 @@ def outlying_rounds(report: StragglerReport) -> np.ndarray:
     candidates = candidates[np.argsort(-lost[candidates])]
     worst = lost[candidates]
     lost_elsewhere = np.delete(lost, candidates).sum()
-    # Time lost in the remaining candidates if 0, 1, ... of them are left out.
+    # Time lost in the candidates without the 0, 1, ... worst ones.
     remaining = np.append(np.cumsum(worst[::-1])[::-1], 0)
     num_outliers = np.argmax(remaining <= lost_elsewhere)
     if not num_outliers:

@@ -9,10 +9,11 @@ from jaxwgc.studies._reports._statistics import (
     sampled_rounds,
 )
 
-# Share of missing responses above which the median of those that came depends on which
-# workers responded.
+# Share of missing responses above which the median of a round depends on which workers
+# responded.
 _MANY_MISSING = 0.2
-# Iterations of the median polish, and the logarithmic change at which it ends.
+# Maximum number of iterations of the median polish, and the logarithmic change that
+# ends it.
 _NUM_ITERATIONS = 50
 _TOLERANCE = 1e-4
 

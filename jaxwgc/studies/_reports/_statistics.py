@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-# Number of batches of consecutive rounds, for the intervals of means.
+# Number of batches of consecutive rounds. They give the intervals of means.
 _NUM_BATCHES = 10
-# Maximum number of rounds in tests and pictures, since sorting more is slow.
+# Maximum number of rounds in tests and pictures. Sorting more rounds is slow.
 NUM_SAMPLED = 4096
-# Number of times in a block of rows, so that a block stays in the cache.
+# Number of times in a block of rows. A block stays in the cache.
 _BLOCK_SIZE = 2**18
-# Number of columns that are read at once: those of a line of the cache.
+# Number of columns that are read at once. They fill a line of the cache.
 _NUM_COLUMNS = 8
 
 
@@ -73,7 +73,7 @@ def round_means(times: np.ndarray) -> RoundMeans:
         block = times[rows]
         is_response = ~np.isnan(block)
         count = is_response.sum(axis=1)
-        # NaNs come last. Of two workers in the middle, the faster one is the median
+        # NaNs come last. If two workers are in the middle, the faster one is the median
         # worker.
         ordered = np.sort(block, axis=1)
         places = np.arange(len(block))
@@ -172,7 +172,7 @@ def median_slowdowns(times: np.ndarray, means: RoundMeans) -> np.ndarray:
     buffer = np.empty((_NUM_COLUMNS, num_rounds))
     for start in range(0, num_workers, _NUM_COLUMNS):
         columns = times[:, start : start + _NUM_COLUMNS].T
-        # Ratios beyond the floats are infinite.
+        # Ratios beyond the range of floats are infinite.
         with np.errstate(over="ignore"):
             ratios = np.divide(columns, means.medians, out=buffer[: len(columns)])
         for worker, row in enumerate(ratios, start):
@@ -198,7 +198,7 @@ def _unit_of(values: np.ndarray) -> float:
     Values divided by it are not rounded, and their sums and squares do not overflow.
     """
     _, exponent = np.frexp(np.max(values, initial=0.0))
-    # Powers beyond are no normal floats.
+    # Larger and smaller powers are not normal floats.
     return float(2.0 ** np.clip(exponent, -1000, 1000))
 
 

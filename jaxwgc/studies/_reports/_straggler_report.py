@@ -85,6 +85,28 @@ class StragglerReport(NamedTuple):
         are summed.
       round_medians: Time of the median worker in each round, (rounds,). NaN without
         responses.
+
+    Example:
+      Worker 2 takes 1.5 times as long as the others:
+
+      >>> import numpy as np, jaxwgc
+      >>> times = 1 + 0.1 * np.random.default_rng(0).random((100, 4))
+      >>> times[:, 2] *= 1.5
+      >>> report = jaxwgc.straggler_report(times)
+      >>> print(report)
+      100 rounds of 4 workers. Mean time of a round: 1.58, a worker: 1.19, the median
+      worker: 1.05. Time lost: 33.6%.
+      <BLANKLINE>
+      worker  kind     slowdown [95%]     last in  time lost      missing
+      2       chronic  1.51 [1.49, 1.53]  100%     0.506 ± 0.011  0
+      0       steady   1.00 [1.00, 1.00]  0%       0 ± 0          0
+      1       steady   1.00 [1.00, 1.00]  0%       0 ± 0          0
+      3       steady   1.00 [1.00, 1.00]  0%       0 ± 0          0
+      <BLANKLINE>
+      Check or replace worker 2: a round would take 1.08 instead of 1.58 (32% less).
+      jaxwgc.plan compares waiting rules and codes.
+      >>> report.kinds.tolist(), report.slowdown.round(2).tolist()
+      (['steady', 'steady', 'chronic', 'steady'], [1.0, 1.0, 1.51, 1.0])
     """
 
     names: np.ndarray
@@ -395,7 +417,7 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
     labels = worker_labels(worker_times.workers, table, argument="times")
     if not np.isfinite(table).any():
         raise ValueError("times must have at least one response; got none")
-    # A copy, since the report uses the times later.
+    # The report uses the times later, so they are copied.
     table = np.where(np.isfinite(table), table, np.nan)
     means = round_means(table)
     has_steps = worker_times.steps is not None
@@ -425,7 +447,7 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
             missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
         )
     slowdown = median_slowdowns(table, means._replace(medians=references))
-    # The median of all rounds may lie outside of the interval from the sampled ones.
+    # The interval is that of sampled rounds, and may exclude the median of all rounds.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(
         [np.fmin(low, slowdown), np.fmax(high, slowdown)]

@@ -12,8 +12,7 @@ from jaxwgc._targets import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived, Decoding
 
-# Number of masks per call. Every call has this number, so that studies of all sizes
-# share compiled programs.
+# Number of masks in each call, so that studies of all sizes share compiled programs.
 _BATCH = 1024
 
 

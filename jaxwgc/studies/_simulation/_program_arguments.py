@@ -16,7 +16,7 @@ from jaxwgc._pytrees import Static, register
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
-# Compiler options for programs that run for milliseconds. They compile in half of the
+# Compiler options for programs that run for milliseconds. Compilation takes half of the
 # time.
 QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
 

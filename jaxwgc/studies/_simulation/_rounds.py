@@ -24,7 +24,7 @@ from jaxwgc.studies._simulation._program_arguments import (
 )
 from jaxwgc.studies._simulation._search import can_search, ends_of_rounds
 
-# Arrays are NumPy's on the host, and JAX's in compiled programs.
+# NumPy arrays on the host, JAX arrays in compiled programs.
 Array: TypeAlias = jax.Array | np.ndarray
 
 
@@ -34,7 +34,7 @@ class Waiting:
 
     Attributes:
       rule: Waiting rule.
-      late: What late workers do, see `stragglers.delayed`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       code: Code of the rule, or code with several messages per worker. None for any
         other code: rounds are then equal for equal loads.
     """
@@ -119,8 +119,8 @@ class Rounds(NamedTuple):
     masks: Array
 
 
-# Number of simulated times up to which programs are compiled quickly. Above, programs
-# that run faster pay.
+# Number of simulated times up to which quick compilation saves time. More times need
+# faster programs.
 FEW_TIMES = 100_000
 
 
@@ -197,7 +197,7 @@ def _is_carried(state: Any, after: Any) -> bool:
         type_after = jax.typeof(leaf_after)
         if type_before.shape != type_after.shape:
             return False
-        # Python numbers get their dtype from the states after them.
+        # Python numbers take the dtype of the state after them.
         if type_before.dtype != type_after.dtype and not type_before.weak_type:
             return False
     return True
@@ -228,7 +228,7 @@ def end_rounds(
             searched.append(place)
         else:
             groups.setdefault(one.program, []).append(place)
-    # The programs of all rules are started before the host waits for the first.
+    # All programs are started before the host waits for the first.
     started = []
     for places in groups.values():
         waiting_of_group = [waiting[place] for place in places]
@@ -248,7 +248,7 @@ def _start(
     program: Callable[..., Rounds], waiting: Sequence[Waiting], drawn: Sequence[Drawn]
 ) -> Rounds:
     """Starts the rounds of rules that differ only in numbers, asynchronously."""
-    # Rules with the same drawn times share one array of them.
+    # Rules with the same drawn times share one array.
     different: dict[int, Drawn] = {id(times): times for times in drawn}
     identities = list(different)
     rules = [one.rule_without_code for one in waiting]
@@ -275,7 +275,7 @@ def _ends(
     """Applies stacked rules to drawn times; results have axes of rules and rounds.
 
     Args:
-      late: See `stragglers.delayed`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
       code: See `Waiting`.
       rules: Waiting rules, see `Waiting.rule_without_code`, with an axis of rules.
       places: Index of the times and loads of each rule.
@@ -336,7 +336,7 @@ def _searched_rounds(rule: WaitingRule, drawn: Drawn) -> Rounds:
     times = np.asarray(drawn.times).reshape(-1, len(loads))
     elapsed = ends_of_rounds(rule, times)
     received = (times <= elapsed[:, None]) & np.isfinite(times)
-    # The share of work of a lost worker is not a number before it is replaced.
+    # The share of work of a lost worker is NaN before it is replaced below.
     with np.errstate(invalid="ignore"):
         work = _work(elapsed[:, None], None, times, loads)
     return Rounds(
@@ -367,6 +367,6 @@ def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> A
         share = xp.minimum(share, 1)
     else:
         share = joined
-    # A lost worker does no work. For it, the share above is not a number.
+    # A lost worker does no work. Its share above is NaN.
     share = xp.where(xp.isfinite(times), share, 0)
     return (loads * share).sum(axis=-1) / len(loads)

@@ -10,8 +10,7 @@ from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import WaitingRule, check_round
 
-# Entries of encoding matrices that differ by this share are equal up to rounding in
-# float32.
+# Relative difference of entries of encoding matrices that is rounding in float32.
 _ROUNDING = 1e-5
 
 
@@ -78,7 +77,7 @@ def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> boo
         or not np.array_equal(rule_code.required_parts, code.required_parts)
     ):
         return False
-    # Parts of weight 0 are in no message of the code.
+    # No message of the code has a part of weight 0.
     rule_matrix = np.where(matrix.any(axis=0), rule_matrix, 0)
     slack = _ROUNDING * np.abs(matrix).max()
     return bool(np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack))

@@ -30,11 +30,11 @@ def ends_of_rounds(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
     num_trials, num_workers = times.shape
     in_order = np.sort(times, axis=1)
     trials = np.arange(num_trials)
-    # `low` responses do not decode, and `high` responses do. One more than all stands
-    # for rounds that do not decode.
+    # `low` responses do not decode, and `high` responses decode. num_workers + 1 stands
+    # for rounds that never decode.
     low = np.zeros(num_trials, int)
     high = np.full(num_trials, num_workers + 1)
-    # Exact codes decode from this number, and most of them from no fewer.
+    # Exact codes decode from this number of responses. Most of them need all of these.
     num_enough = num_workers - int(np.asarray(code.num_stragglers))
     first_guesses = [num_enough, num_enough - 1]
     while np.any(high - low > 1):
@@ -49,7 +49,7 @@ def ends_of_rounds(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
         undecoded = open_trials[~decodes]
         high[decoded] = middle[decoded]
         low[undecoded] = middle[undecoded]
-    # Rounds that do not decode last until all workers have responded.
+    # A round that does not decode lasts until all workers have responded.
     num_awaited = np.minimum(high, num_workers)
     return in_order[trials, num_awaited - 1]
 
