@@ -139,9 +139,11 @@ def draw_round() -> str:
 
 def draw_code() -> str:
     """The encoding matrix: a row per worker, a column per part."""
-    drawn = [text(44, 37 + 29 * worker, f"worker {worker + 1}") for worker in range(3)]
+    drawn = [text(55, 13, "part")]
+    for worker in range(3):
+        drawn.append(text(44, 37 + 29 * worker, f"worker {worker + 1}"))
     for part in range(3):
-        drawn.append(text(98 + 36 * part, 13, f"part {part + 1}", size=11))
+        drawn.append(text(98 + 36 * part, 13, str(part + 1)))
         for worker in range(3):
             coefficient = COEFFICIENTS[worker][part]
             left = 82 + 36 * part
@@ -229,4 +231,4 @@ def picture(content: str) -> str:
 
 if __name__ == "__main__":
     for word, draw in WORDS.items():
-        FOLDER.joinpath(f"{word}.svg").write_text(picture(draw()))
+        FOLDER.joinpath(f"{word}.svg").write_text(picture(draw()), encoding="utf-8")
