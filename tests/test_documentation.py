@@ -93,3 +93,36 @@ def test_tutorials_are_kept_without_their_outputs(path):
             assert ("plt.show()" in "".join(cell["source"])) == (
                 "alt" in cell["metadata"]
             )
+
+
+def hook(name):
+    """Returns the module docs/hooks/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/hooks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_code_of_the_table_has_a_picture():
+    """`python docs/hooks/code_pictures.py` has been run since the last new code.
+
+    That each constructor has a row is a condition of docs/hooks/lists.py.
+    """
+    rows = hook("code_rows").code_rows()
+    pictures = {path.stem for path in (ROOT / "docs/images/codes").glob("*.svg")}
+    assert pictures == rows.keys()
+    for name, row in rows.items():
+        is_approximate = row.tolerates in {"approximate", "unbiased", "recovers parts"}
+        if is_approximate:
+            assert row.example.num_stragglers == 0, name
+
+
+def test_pictures_of_the_eight_words_are_those_that_are_drawn():
+    """`python docs/hooks/word_pictures.py` has been run since its last change."""
+    pictures = hook("word_pictures")
+    home = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    for word, draw in pictures.WORDS.items():
+        path = ROOT / f"docs/images/words/{word}.svg"
+        assert path.read_text(encoding="utf-8") == pictures.picture(draw()), word
+        assert f'<div id="{word}" markdown>' in home
+        assert f"images/words/{word}.svg" in home

@@ -1427,6 +1427,30 @@ CLAIMS = [
         lambda: max(bound_over_distance(num_large=5)) < 3,
     ),
     Claim(
+        WEIGHTS,
+        r"In all of these runs $\epsilon < 1$, and none is beyond the bound",
+        lambda: (
+            set(results("weights")["convergence"]["sketches"]["speaks"]) == {1.0}
+            and not any(results("weights")["convergence"]["sketches"]["violations"])
+        ),
+    ),
+    Claim(
+        WRONG,
+        "Corrected trainings end at the loss of clean ones, to all printed digits",
+        lambda: all(
+            f"{kind['clean']['loss']:.4g}" == f"{kind['corrected']['loss']:.4g}"
+            for kind in results("wrong_answers")["training"].values()
+        ),
+    ),
+    Claim(
+        WRONG,
+        "of 10,000 with a missing message, for each of six codes, none is rejected",
+        lambda: (
+            results("wrong_answers")["clean"]["rounds"] == 10_000
+            and len(results("wrong_answers")["clean"]["codes"]) == 6
+        ),
+    ),
+    Claim(
         WRONG,
         "Clean rounds raise no alarm",
         lambda: (

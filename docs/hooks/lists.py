@@ -2,60 +2,74 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import code_rows
 
 from jaxwgc import codes, stragglers
 
 # Reference to a paper: authors, and the title in quotation marks.
 _REFERENCE = re.compile(r'References:\s+(.*?),\s*"', re.DOTALL)
-# Beginning of the summary of a function that returns an object of a kind.
-_RETURNED = re.compile(r"^Returns (?:a waiting rule that |a delay model that )?")
+# Beginning of the summary of a function that returns a waiting rule.
+_RETURNED = re.compile(r"^Returns (?:a waiting rule that )?")
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
 def table_of_codes() -> str:
-    """A row per constructor of codes: name, summary and source."""
-    rows = []
-    for name, constructor in _public(codes):
-        if inspect.isfunction(constructor) and _returns_code(constructor):
-            summary = _summary(constructor)
-            rows.append(
-                f"| {_link(codes, name)} | {summary} | {_source(constructor)} |"
-            )
-    head = ["| code | | source |", "|:--|:--|:--|"]
-    return "\n".join(["", *head, *sorted(rows), ""])
-
-
-def table_of_delays() -> str:
-    """A row per delay model: name and summary."""
-    return _table("delay models", stragglers.DelayModel)
+    """A row per constructor of codes, in the order of `code_rows.py`."""
+    constructors = {
+        name: constructor
+        for name, constructor in _public(codes)
+        if _return_type(constructor) == "GradientCode"
+    }
+    described = code_rows.code_rows()
+    if described.keys() != constructors.keys():
+        raise ValueError(
+            "code_rows.py must have a row per public constructor of codes; the "
+            f"difference is {sorted(described.keys() ^ constructors.keys())}"
+        )
+    lines = [
+        "",
+        "| matrix | code | arguments | paper | tolerates | decoder | measured in |",
+        "|:--|:--|:--|:--|:--|:--|:--|",
+    ]
+    for name, row in described.items():
+        cells = [
+            f"![](images/codes/{name}.svg)",
+            _link(codes, name),
+            f"`{_required_arguments(constructors[name])}`",
+            _source(constructors[name]),
+            row.tolerates,
+            f"`{type(row.example.decoders[0]).__name__}`",
+            row.measured,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def table_of_waiting_rules() -> str:
-    """A row per waiting rule: name and summary."""
-    return _table("waiting rules", stragglers.WaitingRule)
+    """A row per public waiting rule, a class or a function that returns one."""
+    kind = stragglers.WaitingRule
+    rows = []
+    for name, rule in _public(stragglers):
+        is_rule = inspect.isclass(rule) and issubclass(rule, kind)
+        if not is_rule:
+            is_rule = _return_type(rule) == kind.__name__
+        if is_rule and not inspect.isabstract(rule) and rule is not kind:
+            rows.append(f"| {_link(stragglers, name)} | {_summary(rule)} |")
+    return "\n".join(["", "| waiting rules | |", "|:--|:--|", *sorted(rows), ""])
 
 
 # Tables by the name of their comments in the pages.
 TABLES: dict[str, Callable[[], str]] = {
     "list_codes": table_of_codes,
-    "list_delays": table_of_delays,
     "list_waiting_rules": table_of_waiting_rules,
 }
-
-
-def _table(heading: str, kind: type) -> str:
-    """A row per public class of a kind, and per function that returns one."""
-    rows = []
-    for name, model in _public(stragglers):
-        is_class = inspect.isclass(model) and issubclass(model, kind)
-        if not is_class:
-            is_class = _return_type(model) == kind.__name__
-        if is_class and not inspect.isabstract(model) and model is not kind:
-            rows.append(f"| {_link(stragglers, name)} | {_summary(model)} |")
-    return "\n".join(["", f"| {heading} | |", "|:--|:--|", *sorted(rows), ""])
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
@@ -63,8 +77,14 @@ def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
         yield name, getattr(module, name)
 
 
-def _returns_code(constructor: Any) -> bool:
-    return _return_type(constructor) == "GradientCode"
+def _required_arguments(function: Any) -> str:
+    """The names of the arguments without a default."""
+    parameters = inspect.signature(function).parameters.values()
+    return ", ".join(
+        parameter.name
+        for parameter in parameters
+        if parameter.default is inspect.Parameter.empty
+    )
 
 
 def _return_type(function: Any) -> str:

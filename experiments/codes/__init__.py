@@ -7,7 +7,6 @@ import jax
 from experiments.codes import (
     equal_load,
     learned,
-    matrices,
     noise,
     noisy_messages,
     partial_work,
@@ -19,7 +18,6 @@ from experiments.runner.study import Effort, Sections, command
 SECTIONS = {
     "equal_load": equal_load.study,
     "noise": noise.study,
-    "matrices": matrices.study,
     "recovery": recovery.study,
     "learned": learned.study,
     "partial_work": partial_work.study,

@@ -17,6 +17,8 @@ from jaxwgc import codes, stragglers
 
 STRAGGLERS = (2, 4, 6, 8, 10, 12, 15)
 FEW_STRAGGLERS = (1, 3, 5)
+# Columns of the table with both kinds of stragglers: beyond the tolerance of all codes.
+SHOWN = slice(2, None, 2)
 # The order of a projective plane sets the size: 31 workers with 6 parts, or 13 with 4.
 ORDER = 5
 SMALL_ORDER = 3
@@ -186,6 +188,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         batch_size=500,
         x64=True,
         tables={
+            "equal_load": tabulate_both,
             "equal_load_codes": tabulate_codes,
             "equal_load_random": tabulate_random,
             "equal_load_adversarial": tabulate_adversarial,
@@ -241,12 +244,33 @@ def tabulate_random(numbers: Numbers) -> ResultTable:
     """Returns means; 0 only for numbers of stragglers that a code tolerates."""
 
     def cells(row):
-        is_proven = np.array(numbers["stragglers"]) <= row["exact_up_to"]
-        is_shown = (row["random"].mean > ROUNDING) | is_proven
-        return np.where(is_shown, tables.percents(row["random"]), "none seen")
+        return random_cells(row, numbers["stragglers"])
 
     heads = [f"s = {number}" for number in numbers["stragglers"]]
     return _tabulate(numbers, "random", "mean error", heads, cells)
+
+
+def random_cells(row: Numbers, stragglers: Iterable[int]) -> Iterable[str]:
+    """Returns mean errors of a code, by number of stragglers."""
+    is_proven = np.array(stragglers) <= row["exact_up_to"]
+    is_shown = (row["random"].mean > ROUNDING) | is_proven
+    return np.where(is_shown, tables.percents(row["random"]), "none seen")
+
+
+def tabulate_both(numbers: Numbers) -> ResultTable:
+    """Returns some columns of the tables of random and of worst stragglers."""
+    heads = [f"s = {number}" for number in numbers["stragglers"][SHOWN]]
+    table = ResultTable(
+        f"Equal load, s of about {numbers['num_workers']} workers straggle: mean error "
+        "at random / error of the worst pattern, percent",
+        ["code", *heads],
+    )
+    for name, row in numbers["errors"].items():
+        means = list(random_cells(row, numbers["stragglers"]))[SHOWN]
+        worst = [percent(error) for error in row["adversarial"][SHOWN]]
+        cells = [f"{mean} / {error}" for mean, error in zip(means, worst, strict=True)]
+        table.rows.append([f"`{name}`", *cells])
+    return table
 
 
 def tabulate_adversarial(numbers: Numbers) -> ResultTable:
@@ -280,18 +304,27 @@ def _tabulate(
 
 
 def tabulate_orderings(numbers: Numbers) -> ResultTable:
-    """Returns a row per ordering, and a column per number of stragglers."""
+    """Returns a row per ordering: for which numbers of stragglers it holds."""
     records = {family(name): record for name, record in numbers["errors"].items()}
-    heads = [f"s = {number}" for number in numbers["stragglers"]]
     table = ResultTable(
-        "Published orderings at equal load: does it hold, errors in percent",
-        ["ordering", *heads],
+        "Published orderings at equal load: numbers of stragglers s for which they "
+        "hold, and the others with their errors in percent",
+        ["ordering", "holds", "does not hold"],
     )
     for claim in CLAIMS:
-        row = [claim.text]
-        for column in range(len(heads)):
-            row.append(check_claim(claim, records, column))
-        table.rows.append(row)
+        verdicts = {
+            number: check_claim(claim, records, column)
+            for column, number in enumerate(numbers["stragglers"])
+        }
+        holds = [str(s) for s, text in verdicts.items() if text.startswith("yes")]
+        others = [
+            f"{s} ({text.partition(': ')[2]})"
+            for s, text in verdicts.items()
+            if not text.startswith("yes")
+        ]
+        if not holds:
+            others = [f"{others[0]} to {others[-1]}"]
+        table.rows.append([claim.text, ", ".join(holds), ", ".join(others)])
     return table
 
 

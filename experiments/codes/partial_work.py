@@ -16,6 +16,8 @@ SHIFT = 0.5
 RATE = 2.0
 DEADLINES = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 FEW_DEADLINES = (1.0, 2.0)
+# Columns of the table.
+SHOWN = slice(None, None, 2)
 MAX_RUNS = 1_000
 
 
@@ -70,7 +72,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns two rows per code, and a column per deadline."""
-    heads = [f"t = {deadline:g}" for deadline in numbers["deadlines"]]
+    heads = [f"t = {deadline:g}" for deadline in numbers["deadlines"][SHOWN]]
     table = ResultTable(
         f"Unfinished work, {NUM_WORKERS} workers, deadline t: mean error in percent of "
         f"{numbers['runs']:,} rounds",
@@ -78,8 +80,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
     for name, record in numbers["codes"].items():
         first_cells = [f"`{name}`", str(record.messages), f"{record.work:.3g}"]
-        whole = percents(record.whole)
-        finished = percents(record.finished)
+        whole = percents(record.whole)[SHOWN]
+        finished = percents(record.finished)[SHOWN]
         table.rows.append([*first_cells, "whole workers", *whole])
         table.rows.append([*first_cells, "finished parts", *finished])
     return table

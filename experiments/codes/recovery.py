@@ -20,7 +20,7 @@ FEW_WORKERS = 20
 FEW_PARTS = 10
 SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
 FEW_SETTINGS = ("ldgm, parity degree 5", "batch_raptor, batch size 1")
-SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
+SHOWN_SHARES = (0.2, 0.5, 0.8)
 # Elimination takes longer than peeling.
 MAX_RUNS = 500
 

@@ -61,9 +61,11 @@ def study(quick: bool, key: jax.Array) -> Study:
     for index, kind in enumerate(KINDS):
         cells[kind] = {way: Once(train, trainers[way], index) for way in WAYS}
     columns = {"error": "{name}"}
-    for way in WAYS:
+    # Clean trainings end where corrected ones do.
+    shown = [way for way in WAYS if way != "clean"]
+    for way in shown:
         columns[f"{way}: test error"] = f"{{{way}[error]}}"
-    for way in WAYS:
+    for way in shown:
         columns[f"{way}: loss"] = f"{{{way}[loss]:.4g}}"
     columns["rounds corrected"] = "{corrected[corrected]:.0f}"
     columns["rounds rejected"] = "{corrected[rejected]:.0f}"

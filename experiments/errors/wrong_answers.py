@@ -1,6 +1,7 @@
 """Corrupted messages: detection rates, false alarms and training."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -118,23 +119,25 @@ def sized(
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per bit."""
 
-    def kind_of(bit):
-        if bit == 31:
-            return "sign"
-        return "exponent" if bit >= 23 else "mantissa"
-
     table = ResultTable(
         f"One bit of one entry of one message is flipped, {numbers['rounds']:,} rounds "
         f"per bit, {rounds_of.NUM_PARAMETERS:,} parameters: rounds in which it is "
         "detected, and in brackets the largest relative error of the decoded gradient",
-        ["bit", *numbers["codes"]],
+        ["bit (exponent from 23)", *numbers["codes"]],
     )
-    for bit in reversed(range(NUM_BITS)):
-        row = [f"{bit}, {kind_of(bit)}"]
-        for code in numbers["codes"].values():
-            outcome = code.bits[bit]
-            row.append(f"{outcome.detected} ({outcome.harm:.0e})")
-        table.rows.append(row)
+
+    def cells(bit):
+        outcomes = [code.bits[bit] for code in numbers["codes"].values()]
+        return [f"{outcome.detected} ({outcome.harm:.0e})" for outcome in outcomes]
+
+    # Every other bit. Neighbours with equal cells share a row.
+    shown = range(NUM_BITS - 2, -1, -2)
+    for same_cells, group in itertools.groupby(shown, key=cells):
+        bits = list(group)
+        name = str(bits[0])
+        if len(bits) > 1:
+            name = f"{bits[0]} to {bits[-1]}"
+        table.rows.append([name, *same_cells])
     return table
 
 
@@ -235,7 +238,6 @@ def located(runs: int, rounds: Known) -> Study:
         "kinds of errors that agree. If half of the workers are corrupted, noise alone",
         {
             "code": "{code}",
-            "missing": "{missing}",
             "checks": "{checks}",
             "corrupted": "{wrong}",
             "independent": minimum_over(INDEPENDENT),
@@ -244,9 +246,23 @@ def located(runs: int, rounds: Known) -> Study:
             "honest workers blamed": "{blamed}",
             "largest error of the gradient": "{error:.0e}",
         },
-        "cells",
+        informative,
     )
     return Study({"rounds": runs, "cells": cells}, tables={"": table})
+
+
+def informative(numbers: Numbers) -> list[Numbers]:
+    """Returns the cells, without those that equal one with more corrupted workers."""
+    shown = []
+    cells = numbers["cells"]
+    for cell, following in itertools.zip_longest(cells, cells[1:]):
+        is_repeated = following is not None and all(
+            cell[name] == following[name]
+            for name in ("code", "missing", "right", "refused", "blamed")
+        )
+        if not is_repeated:
+            shown.append(cell)
+    return shown
 
 
 def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
