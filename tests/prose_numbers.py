@@ -10,8 +10,9 @@ _SKIPPED = {"changelog.md", "mathematics.md"}
 PAGES = [
     "README.md",
     *(
-        f"docs/{path.name}"
-        for path in sorted((ROOT / "docs").glob("*.md"))
+        path.relative_to(ROOT).as_posix()
+        for folder in ("docs", "docs/reproduction")
+        for path in sorted((ROOT / folder).glob("*.md"))
         if path.name not in _SKIPPED
     ),
 ]

@@ -58,7 +58,10 @@ def test_pages_hold_the_tables_that_were_measured():
     spec = importlib.util.spec_from_file_location("tables", path)
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    texts = {page.name: page.read_text(encoding="utf-8") for page in tables.PAGES}
+    texts = {
+        page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
+        for page in tables.PAGES
+    }
     assert len(tables.BLOCK.findall(texts["README.md"])) >= 2
     for name, text in texts.items():
         assert tables.filled(text) == text, name

@@ -17,7 +17,11 @@ import lists
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "reproduction").glob("*.md")),
+]
 BLOCK = re.compile(r"(<!-- ((?:README:)?\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
