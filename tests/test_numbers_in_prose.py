@@ -952,11 +952,6 @@ QUOTED = [
     ),
     Quoted(
         BENCHMARKS,
-        "take 25.6 seconds",
-        lambda: results("benchmark")["table2"][0]["seconds"],
-    ),
-    Quoted(
-        BENCHMARKS,
         "takes 4.76 seconds",
         lambda: results("benchmark")["comparison"][0]["first"],
     ),
