@@ -63,19 +63,20 @@ for panel, axes in enumerate(panels):
     for code, name in enumerate(study.codes):
         elapsed = study.time.mean[code, panel]
         axes.plot(elapsed, study.error.mean[code, panel], ".-", label=name)
-    axes.set(title=study.delays[panel], xlabel="time of a round")
-    axes.set(yscale="symlog", ylim=(0, 1))
-    axes.set_yscale("linear")
+    axes.set(title=study.delays[panel], xlabel="time of a round", xscale="log")
+    axes.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+    axes.minorticks_off()
 panels[0].set_ylabel("error of the gradient")
 panels[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Each line goes from one awaited worker on the left to all on the right, where the
-# error is 0. With even workers, uncoded is exact first: twice the work takes longer
-# than the slowest worker. With stalls, two copies are exact long before the last
-# uncoded worker.
+# Each line goes from one awaited worker on the left to all on the right. With even
+# workers, uncoded is exact first: twice the work takes longer than the slowest worker.
+# With stalls, two copies lose little when uncoded workers still wait for the last one.
+# The plan prefers `replicated` in both cases, because it computes second copies only of
+# parts whose owner is late.
 #
 # [Should you code at all?](../planning.md) has measured clusters and how the plan is
-# computed, and [Slow workers that still count](../slow-workers.md) the codes that
-# compute second copies only on request.
+# computed, and [Slow workers that still count](../slow-workers.md) explains
+# `replicated`.

@@ -44,7 +44,7 @@ for worker in range(num_workers):
         zorder=2 if named else 1,
         label=f"worker {worker}" if named else None,
     )
-axes.set(xlabel="step", ylabel="seconds", yscale="log")
+axes.set(xlabel="step", ylabel="seconds")
 axes.legend()
 plt.show()
 
