@@ -49,7 +49,7 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
-	@echo 'make compare     all codes and all sketches compared, 14 minutes (QUICK=1: few runs)'
+	@echo 'make compare     all codes and all sketches compared, 16 minutes (QUICK=1: few runs)'
 	@echo 'make benchmark   time the library and its peers, 11 minutes'
 	@echo 'make measure     every number of README and docs anew, real workers too, 115 minutes'
 	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
@@ -74,7 +74,7 @@ reproduce: $(STAMPS)/experiments
 	$(list_results)
 
 compare: $(STAMPS)/experiments
-	$(call about,14,3)
+	$(call about,16,3)
 	$(BIN)/python -m experiments codes $(call flags)
 	$(BIN)/python -m experiments sketching $(call flags)
 	$(list_results)

@@ -12,7 +12,7 @@ import jaxwgc
 from jaxwgc import codes
 
 EQUAL = "[equal load](#equal-load)"
-DESIGNS = "[block designs](reproduction.md)"
+DESIGNS = "[block designs](reproduction/kadhe.md)"
 NOISE = "[noise](#noise)"
 PLACEMENTS = "[placements](#given-placements)"
 PEELING = "[peeling](#recovery-by-peeling)"

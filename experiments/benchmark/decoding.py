@@ -80,10 +80,7 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
         {
             "(n, k, d)": "{code}",
             "order of points": "{order}",
-            "largest entry of B": "{largest_entry:.1e}",
             "gradient, float32": spread_template("gradient_float32"),
-            "weights, float32": spread_template("weights_float32"),
-            "worst found": "{worst_found_float32:.1e}",
             "weights, float64": spread_template("weights_float64"),
         },
     )

@@ -10,6 +10,7 @@ from experiments.codes import (
     noise,
     noisy_messages,
     partial_work,
+    published,
     recovery,
     unequal,
 )
@@ -24,6 +25,9 @@ SECTIONS = {
     "unequal": unequal.study,
     "placement": noise.any_placement,
     "noisy": noisy_messages.study,
+    "random_codes": published.random_codes,
+    "expanders": published.expanders,
+    "designs": published.designs,
 }
 
 

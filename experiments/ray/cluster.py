@@ -20,7 +20,7 @@ from experiments.ray import steps as step_times
 from experiments.runner import figures
 from experiments.runner.results import check_positive
 from experiments.runner.study import Numbers, Once, Sections, Study, command
-from experiments.runner.tables import table_of
+from experiments.runner.tables import ResultTable, table_of
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
@@ -96,7 +96,7 @@ def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> Sections:
         return Study(
             {"codes": cells},
             derive=summarize,
-            tables={"": tabulate},
+            tables={"": tabulate, "tandon": tabulate_tandon},
             figures={"": draw},
         )
 
@@ -126,6 +126,13 @@ def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
 
 
 SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
+# Both codes of Tandon et al., and the same workers without a code.
+TANDON = (
+    "uncoded, all",
+    "uncoded, first 6",
+    "fractional repetition",
+    "cyclic repetition",
+)
 
 
 def measure(entry: Entry, runs: int, steps: int, seed: int) -> Numbers:
@@ -322,6 +329,19 @@ tabulate = table_of(
     },
     "summary",
 )
+
+
+def tabulate_tandon(numbers: Numbers) -> ResultTable:
+    """Returns times of a step with the codes of Tandon et al. and without a code."""
+    table = ResultTable(
+        "Eight processes: milliseconds of a step, median over runs",
+        ["code and waiting rule", *SCENARIOS],
+    )
+    for name in TANDON:
+        row = numbers["summary"][name]
+        times = [row[scenario]["milliseconds"]["median"] for scenario in SCENARIOS]
+        table.rows.append([name, *(f"{median:.0f}" for median in times)])
+    return table
 
 
 def draw(numbers: Numbers) -> figures.Figure:

@@ -66,6 +66,7 @@ CODES = {
     "codes.unequal.TIMES": (1.5,),
     "codes.learned.NUM_WORKERS": 12,
     "codes.learned.PROBABILITY": 0.2,
+    "codes.published.COPIES": (5,),
 }
 SKETCHING = {
     "sketching.distortion.EMBEDDINGS": only(
@@ -247,6 +248,16 @@ def check_codes(numbers):
     # Four of five stragglers are the copies of a block of 4 of 12 parts.
     repetition = errors["fractional_repetition(12, 3)"]["adversarial"]
     np.testing.assert_allclose(repetition, [0, 0, 1 / 3], 1e-5, 1e-12)
+    # In a Paley design of 11 workers, two of 5 parts each have 2 parts in common.
+    paley = numbers["designs"]["errors"]["`paley(11)`"]
+    received = 11 - np.array([2, 3, 4, 6, 7, 8])
+    expected = (11 - 25 * received / (3 + 2 * received)) / 11
+    for paley_errors in (paley["random"]["mean"], paley["worst"]):
+        np.testing.assert_allclose(paley_errors, expected, 1e-5, 1e-12)
+    # Optimal decoding is at least as good as one step.
+    for record in numbers["random_codes"]["errors"].values():
+        one_step = np.array(record["one_step"]["mean"])
+        assert np.all(record["optimal"]["mean"] <= one_step + 1e-12)
     # Elimination recovers what peeling does.
     for recovered in numbers["recovery"]["recovered"].values():
         peeling_error = np.array(recovered["peeling"]["mean"])
