@@ -945,7 +945,7 @@ QUOTED = [
     ),
     Quoted(
         REPORTS,
-        "64 workers takes 4.3 seconds",
+        "workers takes 4.3 seconds",
         lambda: cell("report_speed", "seconds", "1,000,000"),
     ),
     Quoted(REPORTS, "at most 1% of the rounds", lambda: 100 * _outliers._FEW_ROUNDS),
