@@ -96,7 +96,7 @@ def influence(
     Note:
       Under `jax.jit`, quantities that your function does not use are not computed.
 
-      `Blocks` are read seven times: once for the factors, at least three times for θ,
+      `Blocks` are read six times: three times for factors and θ as in `preconditioned`,
       and once each for residuals, scores and standard errors.
 
       Derivatives are those of `leverage_scores` and `preconditioned`. If X is
@@ -246,12 +246,14 @@ def _solve(
     )
     factors = result.factors
     assert isinstance(factors, Factors)
+    # A NaN in the ridge alone leaves the residual finite.
+    is_finite = factors.finite & jnp.isfinite(result.squared)
     coefficients = scaled(factors.scale, result.solution)
-    coefficients = jnp.where(jnp.isfinite(result.squared), coefficients, jnp.nan)
+    coefficients = jnp.where(is_finite, coefficients, jnp.nan)
     solution = Solution(
         solution=implicit_solution(coefficients, matrix, target, ridge, factors),
         num_iterations=result.iteration,
-        converged=result.converged,
+        converged=result.converged & is_finite,
         residual_history=result.history,
         rank=factors.rank,
     )
