@@ -60,7 +60,7 @@ class Influence(NamedTuple):
       residual_variance: s² = Σ w e² / d, () or (c,).
       degrees_of_freedom: d = N - p, a scalar: the number of rows of positive weight
         less the rank of X, or with a ridge less the sum of the ridge leverage scores.
-      rank: The `NumericalRank` of X, of which the rows are multiplied by √w.
+      rank: The `NumericalRank` of √w X, with a ridge of √w X stacked on √ridge I.
       converged: bool, () or (c,), whether θ passed the test of `preconditioned`.
     """
 
@@ -91,7 +91,7 @@ class Fit(NamedTuple):
       num_parameters: The sum of the exact scores.
       scale: (p,), powers of two that scale the columns of X.
       estimator: E, (p, p), for which θ = diag(scale) E diag(scale) XᵀWy.
-      rank: The `NumericalRank` of √w X.
+      rank: The `NumericalRank`, see `Influence`.
       converged: Whether θ is backward stable.
       to_unit: The powers of two that make targets unit size, () or (c,).
     """
