@@ -31,9 +31,6 @@ class Diagnostics(NamedTuple):
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns time and error of the diagnostics of a fit in both precisions."""
 
-    def num_rows(dtype: str) -> int:
-        return NUM_ROWS[dtype] // 100 if quick else NUM_ROWS[dtype]
-
     def size_and_dtype(row):
         rows, columns = row["shape"]
         return f"{rows:,} × {columns}, {row['dtype']}"
@@ -43,7 +40,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         return "–" if error is None else f"{error:.1e}"
 
     return timed(
-        [Once(rows, dtype, num_rows(dtype), repeats, seed) for dtype in NUM_ROWS],
+        Once(rows, repeats, seed, quick),
         "Regression diagnostics: largest error of leave-one-out residuals, if those "
         "have variance 1, and largest relative error of HC3 standard errors",
         {
@@ -56,7 +53,13 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     )
 
 
-def rows(dtype: str, num_rows: int, repeats: int, seed: int) -> Iterator:
+def rows(repeats: int, seed: int, quick: bool) -> Iterator:
+    """Yields a row per precision and way."""
+    for dtype, num_rows in NUM_ROWS.items():
+        yield from rows_of(dtype, num_rows // 100 if quick else num_rows, repeats, seed)
+
+
+def rows_of(dtype: str, num_rows: int, repeats: int, seed: int) -> Iterator:
     """Yields a row per way, all timed in turn."""
     rng = np.random.default_rng(seed)
     matrix = rng.standard_normal((num_rows, NUM_COLUMNS)).astype(dtype)

@@ -107,13 +107,13 @@ def influence(
       >>> from jaxwgc import sketching
       >>> steps = jnp.arange(5.0)
       >>> line = jnp.stack([jnp.ones(5), steps], axis=1)
-      >>> fit = sketching.influence(line, jnp.array([0.0, 1.0, 2.0, 3.0, 9.0]))
+      >>> fit = sketching.influence(line, jnp.array([1.0, 1.0, 2.0, 3.0, 9.0]))
       >>> print(fit.leave_one_out_residuals.round(2))
-      [ 2.5   0.   -1.25 -2.86  5.  ]
+      [ 3.5  -0.57 -1.5  -2.86  5.5 ]
       >>> print(fit.cooks_distance.round(2))
-      [0.94 0.   0.07 0.36 3.75]
+      [0.89 0.01 0.05 0.3  2.2 ]
       >>> print(fit.standard_errors.hc3.round(2))
-      [1.86 0.91]
+      [2.4  1.34]
 
     References:
       Belsley, Kuh and Welsch, "Regression diagnostics" (1980), section 2.1, for the
