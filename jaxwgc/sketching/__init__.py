@@ -47,6 +47,8 @@ from jaxwgc.sketching._scores._exact_scores import (
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
 from jaxwgc.sketching._scores._rank_k_scores import RankKScores, rank_k_leverage_scores
 from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
+from jaxwgc.sketching._solvers._diagnostics import Influence, StandardErrors
+from jaxwgc.sketching._solvers._influence import influence
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
@@ -104,5 +106,8 @@ __all__ = [
     "logistic_newton_sketch",
     "choose_ridge",
     "RidgeChoice",
+    "influence",
+    "Influence",
+    "StandardErrors",
     "Solution",
 ]

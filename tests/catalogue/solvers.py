@@ -166,4 +166,24 @@ ROWS = (
         kinds={"matrix": "matrix", "target": "right-hand side"},
         traceable=("matrix", "target", "ridges"),
     ),
+    Row(
+        make=sketching.influence,
+        arguments={
+            "matrix": MATRIX,
+            "target": TARGET,
+            "weights": np.linspace(0.5, 2.0, 20),
+            "ridge": 0.5,
+            "leverage": np.linspace(0.1, 0.5, 20),
+            "rcond": 1e-3,
+        },
+        kinds={
+            "matrix": "matrix",
+            "target": "right-hand side",
+            "weights": "row weights",
+            "ridge": "ridge",
+            "leverage": "scores of rows",
+            "rcond": "cutoff",
+        },
+        traceable=("matrix", "target", "weights", "ridge", "leverage", "rcond"),
+    ),
 )

@@ -62,6 +62,19 @@ WRONG = {
         (np.array([1.0, np.inf, 1.0, 1.0]), ValueError, "must be positive and finite"),
         (np.ones(4, complex), TypeError, "must be real"),
     ],
+    "row weights": [
+        (np.full(20, np.nan), ValueError, "must be finite; got 20 NaN"),
+        (np.full(20, -2.0), ValueError, r"must be not negative; got .*\[0\] = -2.0"),
+        (np.ones(19), ValueError, r"must have shape \(N,\) .*\(20,\); got \(19,\)"),
+        (np.ones((20, 1)), ValueError, r"must have shape .*; got \(20, 1\)"),
+        (np.ones(20, complex), TypeError, "must be real"),
+    ],
+    "scores of rows": [
+        (np.full(20, 1.5), ValueError, r"must be between 0 and 1; got .*\[0\] = 1.5"),
+        (np.full(20, -0.5), ValueError, r"must be between 0 and 1; got .*\[0\] = -"),
+        (np.ones(19), ValueError, r"must have shape \(N,\) .*\(20,\); got \(19,\)"),
+        ("no", TypeError, "must be real numbers; got str"),
+    ],
     "numbers": [
         (np.full((20, 4), np.nan), ValueError, "must be finite"),
         (np.ones((20, 4), complex), TypeError, "must be real"),

@@ -121,6 +121,7 @@ KINDS = {**SPARSE, **BLOCKS, "sharded": sharded}
 # sharded rows are in test_sharded_scores.py.
 SOME = "disordered CSR", "list"
 RIDGES = [0.1, 1.0, 10.0]
+WEIGHTS = RANDOM.random(300)
 
 
 def of(name, *args, **options):
@@ -141,6 +142,7 @@ FUNCTIONS = {
     "by a sketch": of("preconditioned", TARGET, method="sketch"),
     "sketch and solve": of("sketch_and_solve", TARGET, 60),
     "leave one out": of("choose_ridge", TARGET, RIDGES),
+    "influence": of("influence", TARGET, WEIGHTS, ridge=0.5),
 }
 
 
@@ -176,6 +178,7 @@ KINDS_OF = {
     **dict.fromkeys(("leverage", "cut-off"), KINDS),
     **dict.fromkeys(("rank k", "by a sketch"), (*SOME, "sparse blocks")),
     "preconditioned": ("list",),
+    "influence": (*SOME, "sparse blocks", "memory map", "sharded"),
 }
 
 
@@ -477,7 +480,12 @@ def test_units_differ_between_columns_and_blocks(small_chunks):
 
 @pytest.mark.parametrize(
     ("name", "max_passes"),
-    [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)],
+    [
+        ("leverage", 2),
+        ("preconditioned", 3),
+        ("sketch and solve", 2),
+        ("influence", 6),
+    ],
 )
 def test_passes_over_blocks(name, max_passes, with_x64, small_chunks):
     reads = []

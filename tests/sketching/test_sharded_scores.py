@@ -58,6 +58,12 @@ for options, ridge in (({"ridge": 0.1}, 0.1), ({"method": "sketch"}, 0.0)):
 hat = matrix @ ridge_solution(matrix, np.eye(400), 0.1)
 errors = np.mean(((target - hat @ target) / (1 - np.diag(hat))[:, None]) ** 2)
 check_close(sketching.choose_ridge(shards, target, [0.1]).errors, errors)
+weights = random.random(400)
+influence = lambda x: sketching.influence(x, target, weights, ridge=0.1)
+for layout in (layouts[0], layouts[2]):
+    found = jax.jit(influence)(jax.device_put(matrix, layout))
+    assert found.cooks_distance.sharding.is_equivalent_to(layout, 2)
+    jax.tree.map(check_close, found, jax.device_get(influence(matrix)))
 for function, own in ((sketching.leverage_scores, leverage_scores), (rank_k, rank_k)):
     change = jax.jvp(function, (shards,), (shards**2,))[1]
     ends = [own(matrix + step * matrix**2) for step in (1e-6, -1e-6)]

@@ -1,5 +1,6 @@
 """Matrices in blocks of rows, which are read on the host."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,11 @@ class BlockMatrix(QRMatrix):
 
     def __init__(self, blocks: Blocks):
         self._chunks = Chunks(blocks)
+
+    def row_scaled(self, factors):
+        matrix = copy.copy(self)
+        matrix._chunks = self._chunks.row_scaled(np.asarray(factors))
+        return matrix
 
     @property
     def shape(self):

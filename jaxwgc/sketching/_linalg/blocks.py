@@ -1,5 +1,6 @@
 """Matrices in blocks of rows, read once per pass."""
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -123,6 +124,8 @@ class Chunks:
 
     def __init__(self, blocks: Blocks):
         self._blocks = blocks
+        # Factors of the rows, (N,), or None.
+        self._row_factors: np.ndarray | None = None
         # Fingerprints of the chunks in the first pass.
         self._prints: list[Fingerprint] = []
         first = next(self._read(), None)
@@ -159,7 +162,7 @@ class Chunks:
                         f"{start} on"
                     )
             prints.append(fingerprint)
-            yield Chunk(start, rows, size)
+            yield Chunk(start, self._scaled(rows, start, size), size)
             start += size
         if start != self.shape[0]:
             raise ValueError(
@@ -167,6 +170,21 @@ class Chunks:
                 f"{self.shape[0]}"
             )
         self._prints = prints
+
+    def row_scaled(self, factors: np.ndarray) -> "Chunks":
+        """Returns the chunks with each row multiplied by its factor, (N,)."""
+        chunks = copy.copy(self)
+        chunks._row_factors = factors
+        chunks.largest = self.largest * factors.max()
+        return chunks
+
+    def _scaled(self, rows: Any, start: int, size: int) -> Any:
+        """Multiplies rows by their factors; rows of zeros may follow `size` rows."""
+        if self._row_factors is None:
+            return rows
+        factors = np.zeros((rows.shape[0], 1), self.dtype)
+        factors[:size, 0] = self._row_factors[start : start + size]
+        return rows.multiply(factors).tocsr() if is_sparse(rows) else rows * factors
 
     def _read(self) -> Iterator[tuple[Any, int]]:
         """Yields chunks of one size, except for the last, with their unpadded sizes.

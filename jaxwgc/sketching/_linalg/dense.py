@@ -41,6 +41,9 @@ class Dense(QRMatrix):
         """Returns X diag(scale)."""
         return Dense(self.array * scale)
 
+    def row_scaled(self, factors):
+        return Dense(self.array * factors[:, None])
+
     def mv(self, vector):
         return product(self.array, vector)
 

@@ -111,6 +111,10 @@ class RowMatrix(Matrix):
         """
 
     @abc.abstractmethod
+    def row_scaled(self, factors: Array) -> "RowMatrix":
+        """Returns diag(factors) X for factors (N,)."""
+
+    @abc.abstractmethod
     def column_maxima(self) -> Array:
         """Computes the largest absolute value in each column, (p,).
 

@@ -49,6 +49,14 @@ class Sharded(RowMatrix):
     def dtype(self):
         return self.array.dtype
 
+    def row_scaled(self, factors):
+        def on_each(rows: Dense, factors: Array, args: tuple[()]) -> Array:
+            del args
+            return rows.row_scaled(factors).array
+
+        array = self._on_devices(on_each, factors, (), is_summed=False)
+        return dataclasses.replace(self, array=array)
+
     def mv(self, vector):
         def on_each(rows: Dense, along: tuple[()], vector: Array) -> Array:
             del along

@@ -111,6 +111,12 @@ class Sparse(RowMatrix):
         """Returns X diag(scale)."""
         return dataclasses.replace(self, entries=self._scaled_entries(scale))
 
+    def row_scaled(self, factors):
+        row, column, data = self.entries
+        # Rows of the padding are out of bounds, and their entries are zero.
+        data = data * factors.at[row].get(mode="fill", fill_value=0)
+        return dataclasses.replace(self, entries=Entries(row, column, data))
+
     def mv(self, vector):
         row, column, data = self.entries
         moved = scaled(data, vector[column])

@@ -113,14 +113,24 @@ def by_factors(
     rcond: Array,
     method: str,
     max_iterations: int,
+    threshold: float = 0.0,
 ) -> ScaledSolution:
-    """Solves with the factors of X or of its sketch as the preconditioner."""
+    """Solves with the factors of X or of its sketch as the preconditioner.
+
+    Args:
+      problem: The problem.
+      embedding: S, for `method` "sketch".
+      rcond: The cutoff of singular values, as a share of the largest.
+      method: "gram", "factor" or "sketch".
+      max_iterations: The largest number of iterations.
+      threshold: As in `gram_factors`, which raise it to what iterations need.
+    """
     matrix, target, root, tolerance = problem
     sees_all = jnp.bool_(True)
     at_zero = None
     if method == "gram":
         assert isinstance(matrix, RowMatrix)
-        threshold = 1e4 * jnp.finfo(matrix.dtype).eps
+        threshold = max(threshold, 1e4 * float(jnp.finfo(matrix.dtype).eps))
         factors = gram_factors(matrix, root, rcond, threshold)
     elif method == "factor":
         assert isinstance(matrix, QRMatrix)
