@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two
 from jaxwgc.sketching import _conversions
 
@@ -17,7 +18,7 @@ def spatial_order(points: ArrayLike) -> Array:
     range. So rows first compete with those nearby, and the sample spreads in space.
 
     Args:
-      points: Real, (N, d), the place of each row: the inputs of a model, rather than
+      points: Real, (N, p), the place of each row: the inputs of a model, rather than
         its features. Coordinates should have comparable scales. Correlated coordinates
         can be rotated to their principal axes first.
 
@@ -48,7 +49,9 @@ def spatial_order(points: ArrayLike) -> Array:
       score sampling", ICLR 2024, algorithm 2, which splits along coordinates in turn or
       along principal directions.
     """
-    return _order_of_tree(_conversions.finite_matrix("points", points))
+    points = _conversions.finite_array("points", points)
+    _validation.check_shape("points", points, "(N, p)", ("any", "any"))
+    return _order_of_tree(points)
 
 
 @jax.jit
