@@ -61,17 +61,20 @@ def one_run(
     bases = jnp.stack([regression.basis for regression in regressions])
     values = jnp.stack([regression.target for regression in regressions])
     scores = jnp.stack([regression.scores for regression in regressions])
-    points = jnp.stack([problem.points for problem in problems.values()])
+    orders = jnp.stack([problem.order for problem in problems.values()])
     squares = np.array([regression.squared_residual for regression in regressions])
     solutions = np.stack([regression.coordinates for regression in regressions])
 
     def excesses(sampler: Sampler) -> dict[str, jax.Array]:
         def excess(problem):
-            basis, target, scores, points, square, solution = problem
+            basis, target, scores, order, square, solution = problem
             probabilities = sketching.row_probabilities(scores, sampler.rule)
-            order = sketching.spatial_order(points) if sampler.is_spatial else None
             sample = sketching.sample_rows(
-                key, probabilities, size, sampler.method, order=order
+                key,
+                probabilities,
+                size,
+                sampler.method,
+                order=order if sampler.is_spatial else None,
             )
             rows, labels = sample.apply((basis, target))
             gram = rows.T @ rows + RIDGE * jnp.eye(basis.shape[1])
@@ -80,7 +83,7 @@ def one_run(
 
         # Sequential, so that one program serves all problems.
         by_problem = jax.lax.map(
-            excess, (bases, values, scores, points, squares, solutions)
+            excess, (bases, values, scores, orders, squares, solutions)
         )
         return dict(zip(problems, by_problem, strict=True))
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.polynomial import legendre
 
 from experiments.sketching import data
+from jaxwgc import sketching
 
 # Seconds of the oscillator, and times at which its displacement is known.
 DURATION = 20.0
@@ -22,14 +23,14 @@ NUM_STEPS = 400
 
 
 class Target(NamedTuple):
-    """A regression, and where its rows are.
+    """A regression, and the order of its rows in space.
 
     Attributes:
-        points: Both parameters of each row, (N, 2), from -1 to 1.
+        order: The rows in the order of a k-d tree of their parameters, (N,).
         regression: Polynomials of both parameters, and the simulated values.
     """
 
-    points: np.ndarray
+    order: np.ndarray
     regression: data.Regression
 
 
@@ -47,7 +48,8 @@ def targets(num_per_axis: int, degree: int, seed: int) -> dict[str, Target]:
     problems = {}
     for name, (points, target) in values.items():
         matrix = polynomials(points, degree)
-        problems[name] = Target(points, data.Regression.of(name, matrix, target))
+        order = np.asarray(sketching.spatial_order(points))
+        problems[name] = Target(order, data.Regression.of(name, matrix, target))
     return problems
 
 

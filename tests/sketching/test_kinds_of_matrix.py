@@ -255,7 +255,9 @@ DENSE = "gaussian", "rademacher", "srht"
 
 
 # `count_sketch` is a `sparse_sign` of one entry.
-@pytest.mark.parametrize("name", [*DENSE, "sparse_sign", "sparse_stack", "row_sampling"])
+@pytest.mark.parametrize(
+    "name", [*DENSE, "sparse_sign", "sparse_stack", "row_sampling"]
+)
 def test_embeddings(name):
     make = getattr(sketching, name)
     embedding = make(KEY, 8, 300)
@@ -278,7 +280,9 @@ def test_stack_of_blocks_and_sharded_rows(kind):
     make = sketching.sparse_stack
     solution = sketching.sketch_and_solve(KEY, KINDS[kind](MATRIX), TARGET, 60, make)
     expected = sketching.sketch_and_solve(KEY, MATRIX, TARGET, 60, make)
-    np.testing.assert_allclose(solution.solution, expected.solution, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        solution.solution, expected.solution, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_sampled_rows():
