@@ -147,9 +147,9 @@ def tabulate_rows(numbers: Numbers) -> ResultTable:
     """Returns a row per problem and goal, with the number of rows that it takes."""
     names = (INDEPENDENT, DISTINCT, SPATIAL)
     table = ResultTable(
-        "Rows that a median excess takes, interpolated, and the share that pivotal "
-        "sampling saves",
-        ["problem", "excess", *names, "of independent rows", "of distinct rows"],
+        "Rows that a median excess takes, interpolated, and the share of rows that "
+        "pivotal sampling saves",
+        ["problem", "excess", *names, *(f"saved, of {name}" for name in names[:2])],
     )
 
     def share(rows: float, other_rows: float) -> str:

@@ -163,10 +163,10 @@ def sparse_stack(
       Ten rows that arrive later:
 
       >>> new = jnp.ones((10, 3))
-      >>> sum = sketch + sketching.sparse_stack(key, 40, 10, 4, first_row=1000) @ new
+      >>> total = sketch + sketching.sparse_stack(key, 40, 10, 4, first_row=1000) @ new
       >>> all_rows = jnp.concatenate([old, new])
       >>> expected = sketching.sparse_stack(key, 40, 1010, 4) @ all_rows
-      >>> print(jnp.allclose(sum, expected, atol=1e-5))
+      >>> print(jnp.allclose(total, expected, atol=1e-5))
       True
 
     References:
