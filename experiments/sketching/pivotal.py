@@ -18,12 +18,12 @@ DEGREE = 12
 FEW_PER_AXIS = 20
 LOW_DEGREE = 4
 # Sampled rows per column.
-FACTORS = (1.2, 1.5, 2, 3, 4, 6)
+FACTORS = (1.2, 1.5, 2, 3, 4, 6, 9, 12)
 FEW_FACTORS = (1.5, 6)
 # Medians of samples vary more than means over rows.
 MORE_RUNS = 4
 # Excess of the squared residual, relative to the smallest one, that the fit may have.
-GOALS = (1.0, 0.5, 0.25)
+GOALS = (1.0, 0.5, 0.25, 0.1)
 # Added to the Gram matrix of the sampled basis, so that it is never singular.
 RIDGE = 1e-12
 

@@ -224,7 +224,8 @@ def bias_cell(record: Numbers) -> str:
 def _percent(share: float) -> str:
     if share < ROUNDING:
         return "0"
-    if share >= 1:
+    # Two digits of 99.5% are 100%.
+    if share >= 0.995:
         return f"{100 * share:.0f}"
     return f"{100 * share:.2g}"
 
