@@ -144,8 +144,8 @@ def sample_rows(
         root of the count, so that a row counts as often as it was drawn.
       num_slots: The length of the result for `"poisson"`, an int of at least 1. By
         default large enough for an overflow probability below 1e-9.
-      order: A permutation of the rows for `"pivotal"`, integers (N,). By default, the
-        order in which they are given.
+      order: A permutation of the rows for `"pivotal"`, integers (N,), may be traced.
+        By default, the order in which they are given.
 
     Returns:
       A `RowSample`. It has min(sample_size, N) slots with replacement, min(num_slots,
@@ -185,8 +185,12 @@ def sample_rows(
       applications", SODA 2006, for draws with replacement and Poisson sampling; Madow,
       "On the theory of systematic sampling, II", Ann. Math. Statist. 20 (1949); Hartley
       and Rao, "Sampling with unequal probabilities and without replacement", Ann. Math.
-      Statist. 33 (1962), for the random order; Papailiopoulos, Kyrillidis and
-      Boutsidis, "Provable deterministic leverage score sampling", KDD 2014, for top-k.
+      Statist. 33 (1962), for the random order; Deville and Tillé, "Unequal probability
+      sampling without replacement through a splitting method", Biometrika 85 (1998),
+      and Shimizu, Cheng, Musco and Weare, "Improved active learning via dependent
+      leverage score sampling", ICLR 2024, algorithm 1, for pivotal sampling;
+      Papailiopoulos, Kyrillidis and Boutsidis, "Provable deterministic leverage score
+      sampling", KDD 2014, for top-k.
     """
     _validation.check_choice("method", method, METHODS)
     _validation.check_bool("weighted", weighted)
