@@ -36,7 +36,7 @@ class Sampler(NamedTuple):
     is_spatial: bool = False
 
 
-INDEPENDENT = "leverage, independent (Poisson)"
+INDEPENDENT = "leverage, Poisson"
 DISTINCT = "leverage, without replacement"
 SPATIAL = "leverage, pivotal in spatial order"
 SAMPLERS = {
@@ -147,9 +147,15 @@ def tabulate_rows(numbers: Numbers) -> ResultTable:
     """Returns a row per problem and goal, with the number of rows that it takes."""
     names = (INDEPENDENT, DISTINCT, SPATIAL)
     table = ResultTable(
-        "Rows that a median excess takes, interpolated, and the share of rows that "
+        "Rows that a median excess takes, interpolated, and the share of them that "
         "pivotal sampling saves",
-        ["problem", "excess", *names, *(f"saved, of {name}" for name in names[:2])],
+        [
+            "problem",
+            "excess",
+            *names,
+            "saved against Poisson",
+            "saved against without replacement",
+        ],
     )
 
     def share(rows: float, other_rows: float) -> str:
