@@ -469,6 +469,11 @@ def excess_of_uniform_labels():
     return [number(row["uniform / leverage"]) for row in rows]
 
 
+def rows_saved_by_pivotal_sampling():
+    """Returns shares of rows, in percent, that independent samples take beyond it."""
+    return column("sketching_pivotal_rows", "saved against Poisson")
+
+
 def random_errors(code):
     """Returns mean errors at random stragglers, in percent, by their number."""
     [row] = [row for row in table("codes_equal_load_random") if row["code"] == code]
@@ -1141,6 +1146,8 @@ QUOTED = [
     ),
     Quoted(SKETCHING, "uniform rows is 2.3", lambda: min(excess_of_uniform_labels())),
     Quoted(SKETCHING, "to 4.9 times that", lambda: max(excess_of_uniform_labels())),
+    Quoted(SKETCHING, "need [32% to", lambda: min(rows_saved_by_pivotal_sampling())),
+    Quoted(SKETCHING, "46% fewer", lambda: max(rows_saved_by_pivotal_sampling())),
     Quoted(
         WEIGHTS,
         "estimation: 3% at",

@@ -22,8 +22,8 @@ SKETCH_SIZE = 400
 NUM_SEEDS = 10
 # Of sparse input, and our embeddings that take it.
 DENSITY = 0.05
-SPARSE = ("sparse_sign", "count_sketch")
-OURS = ("gaussian", "rademacher", "srht", "sparse_sign", "count_sketch")
+SPARSE = ("sparse_sign", "sparse_stack", "count_sketch")
+OURS = ("gaussian", "rademacher", "srht", *SPARSE)
 
 # Kinds of matrices, and methods of NumPy's generator that draw their entries.
 KINDS = {"Gaussian": "standard_normal", "Cauchy": "standard_cauchy"}

@@ -4,6 +4,7 @@ from experiments.runner.study import Effort, Sections, command, sections_of
 from experiments.sketching import (
     distortion,
     iterations,
+    pivotal,
     rank_k,
     samplers,
     solvers,
@@ -23,6 +24,8 @@ SECTIONS = {
     "rank_k": rank_k.study,
     "promise": distortion.promise,
     "active": samplers.active,
+    "stacks": distortion.stacks,
+    "pivotal": pivotal.study,
 }
 
 

@@ -44,6 +44,7 @@ EMBEDDINGS: dict[str, Make] = {
     "srht": oblivious(sketching.srht),
     "count_sketch": oblivious(sketching.count_sketch),
     "sparse_sign": oblivious(sketching.sparse_sign),
+    "sparse_stack": oblivious(sketching.sparse_stack),
     "row_sampling, uniform": oblivious(sketching.row_sampling),
     "row_sampling, leverage": by_leverage,
 }
@@ -110,7 +111,9 @@ def tabulate(numbers: Numbers) -> ResultTable:
             return interval(summary, 3)
         return interval(summary, 2 if summary.mean < 10 else 1)
 
-    heads = [f"{kind}, m = {f}p" for kind in KINDS for f in numbers["factors"]]
+    first_cells = next(iter(numbers["distortion"].values()))
+    kinds = list(first_cells[0])
+    heads = [f"{kind}, m = {f}p" for kind in kinds for f in numbers["factors"]]
     table = ResultTable(
         f"Distortion, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}, "
         f"mean of {numbers['runs']} embeddings",
@@ -118,11 +121,52 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
     for name, by_size in numbers["distortion"].items():
         row = [label(name)]
-        for kind in KINDS:
+        for kind in kinds:
             for by_kind in by_size:
                 row.append(cell(by_kind[kind]))
         table.rows.append(row)
     return table
+
+
+# Embeddings with a few non-zeros in each column.
+SPARSE = ("sparse_sign", "sparse_stack")
+# Entries per column of the embeddings that `stacks` compares.
+NUM_NONZEROS = (2, 4, 8)
+# Differences between them are small, and need more runs than other sections.
+STACK_RUNS = 4
+FEW_NUM_NONZEROS = (2,)
+IDENTITY = "unit vectors"
+
+
+def stacks(effort: Effort, key: jax.Array) -> Study:
+    """Returns a cell per number of non-zeros, size and way to choose their rows."""
+    data_key, run_key = jax.random.split(key)
+    num_rows, num_columns = data.sizes(effort)
+    num_rows = min(num_rows, MAX_ROWS)
+    problems = regressions(data_key, num_rows, num_columns)
+    # The subspace of unit vectors has rows of leverage 1, and others of leverage 0.
+    unit_vectors = np.eye(num_rows, num_columns)
+    problems[IDENTITY] = data.Regression.of(IDENTITY, unit_vectors, unit_vectors[:, 0])
+    nonzeros = NUM_NONZEROS if effort.is_full else FEW_NUM_NONZEROS
+    cells: Numbers = {}
+    for number in nonzeros:
+        for name in SPARSE:
+            make = oblivious(getattr(sketching, name), num_nonzeros=number)
+            sizes = [factor * num_columns for factor in FEW_FACTORS]
+            trials = [Trial(one_run, make, size, problems) for size in sizes]
+            cells[f"{name}, {number} non-zeros"] = trials
+    return Study(
+        {
+            "num_rows": num_rows,
+            "num_columns": num_columns,
+            "factors": FEW_FACTORS,
+            "distortion": cells,
+        },
+        key=run_key,
+        runs=STACK_RUNS * effort.runs,
+        batch_size=1,
+        tables={"stacks": tabulate},
+    )
 
 
 EPSILON = 0.5
@@ -131,8 +175,8 @@ DELTA = 0.05
 NUM_COLUMNS = 5
 NUM_ROWS = 16_384
 FEW_ROWS = 2048
-# The smaller size of `sparse_sign` needs log(p / δ) / ε non-zeros in each column of S.
-FEW_NONZEROS = "sparse_sign, 10 non-zeros"
+# The smaller size of `SPARSE` needs log(p / δ) / ε non-zeros in each column of S.
+MORE_NONZEROS = ", 10 non-zeros"
 # Failures are rare, and need more runs than other sections.
 MORE_RUNS = 10
 # Rows and columns: one column, some, and nearly as many as rows.
@@ -157,10 +201,10 @@ def cell(
         options = {"num_rows": num_rows}
     elif name == "row_sampling, uniform":
         options = {"coherence": max(num_columns, num_rows * problem.scores.max())}
-    elif name == FEW_NONZEROS:
-        options = {"num_nonzeros": nonzeros}
-        make = oblivious(sketching.sparse_sign, **options)
     family = getattr(sketching, name.split(",")[0])
+    if name.endswith(MORE_NONZEROS):
+        options = {"num_nonzeros": nonzeros}
+        make = oblivious(family, **options)
     size = sketching.recommended_sketch_size(
         family, num_columns, EPSILON, DELTA, **options
     )
@@ -175,8 +219,12 @@ def recommended(effort: Effort, key: jax.Array) -> Study:
     num_rows = NUM_ROWS if effort.is_full else FEW_ROWS
     data_key, run_key = jax.random.split(key)
     problems = regressions(data_key, num_rows, NUM_COLUMNS)
-    # Both sizes of `sparse_sign` in turn; row sampling by scores before uniform rows.
-    names = [*NAMES[:5], FEW_NONZEROS, *reversed(NAMES[5:])]
+    # Both sizes of sparse embeddings in turn; rows by scores before uniform rows.
+    names: list[str] = []
+    for name in (*NAMES[:6], *reversed(NAMES[6:])):
+        names.append(name)
+        if name in SPARSE:
+            names.append(name + MORE_NONZEROS)
     cells = {}
     for name in names:
         cells[name] = {
@@ -202,8 +250,8 @@ def promise(effort: Effort, key: jax.Array) -> Study:
         if name in ("gaussian", "rademacher"):
             num_rows = min(num_rows, DENSE_ROWS)
         problem = regressions(data_key, num_rows, num_columns)[kind]
-        if name == "sparse_sign":
-            name = FEW_NONZEROS
+        if name in SPARSE:
+            name += MORE_NONZEROS
         return cell(name, problem, MAX_DRAWS, NONZEROS[shape])
 
     cells: Numbers = {}

@@ -145,26 +145,37 @@ def reduce(solutions: np.ndarray, problem: data.Regression) -> Numbers:
     """Returns median, bias and variance of coordinates (runs, p) in the basis.
 
     All are relative to the smallest squared residual. In an orthonormal basis, bias and
-    variance are those of the fitted values Xθ, and their sum is the mean excess. The
-    interval of the median is given by order statistics of ranks n / 2 ± 0.98 √n,
-    rounded outwards: 95% for any distribution without atoms.
+    variance are those of the fitted values Xθ, and their sum is the mean excess.
     """
     errors = solutions - problem.coordinates
     runs = len(solutions)
-    ordered = np.sort(np.sum(errors**2, axis=1)) / problem.squared_residual
-    half = 0.98 * np.sqrt(runs)
-    low_rank = max(int(np.floor(runs / 2 - half)), 1)
-    high_rank = min(int(np.ceil(runs / 2 + half)) + 1, runs)
+    excesses = np.sum(errors**2, axis=1) / problem.squared_residual
     mean = errors.mean(axis=0)
     variance = np.sum((errors - mean) ** 2) / max(runs - 1, 1)
     # The square of the mean has a share of the variance in expectation.
     bias = max(np.sum(mean**2) - variance / runs, 0.0)
     return {
+        **median_with_interval(excesses),
+        "squared_bias": bias / problem.squared_residual,
+        "variance": variance / problem.squared_residual,
+    }
+
+
+def median_with_interval(values: np.ndarray) -> Numbers:
+    """Returns the median and its interval, by order statistics.
+
+    Their ranks are n / 2 ± 0.98 √n, rounded outwards: 95% for any distribution without
+    atoms.
+    """
+    num_values = len(values)
+    ordered = np.sort(values)
+    half = 0.98 * np.sqrt(num_values)
+    low_rank = max(int(np.floor(num_values / 2 - half)), 1)
+    high_rank = min(int(np.ceil(num_values / 2 + half)) + 1, num_values)
+    return {
         "median": np.median(ordered),
         "low": ordered[low_rank - 1],
         "high": ordered[high_rank - 1],
-        "squared_bias": bias / problem.squared_residual,
-        "variance": variance / problem.squared_residual,
     }
 
 
@@ -213,7 +224,8 @@ def bias_cell(record: Numbers) -> str:
 def _percent(share: float) -> str:
     if share < ROUNDING:
         return "0"
-    if share >= 1:
+    # Two digits of 99.5% are 100%.
+    if share >= 0.995:
         return f"{100 * share:.0f}"
     return f"{100 * share:.2g}"
 

@@ -17,7 +17,11 @@ from jaxwgc.sketching._embeddings._distortion import (
 )
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._hadamard_transform import srht
-from jaxwgc.sketching._embeddings._sparse_matrices import count_sketch, sparse_sign
+from jaxwgc.sketching._embeddings._sparse_matrices import (
+    count_sketch,
+    sparse_sign,
+    sparse_stack,
+)
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.linear_operator import LinearOperator
@@ -30,6 +34,7 @@ from jaxwgc.sketching._samplers._sample_partitions import (
     sample_partitions,
 )
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
+from jaxwgc.sketching._samplers._spatial_order import spatial_order
 from jaxwgc.sketching._samplers._weighted_parts import (
     WeightedParts,
     rescaling_factors,
@@ -78,6 +83,7 @@ __all__ = [
     "row_probabilities",
     "sample_rows",
     "RowSample",
+    "spatial_order",
     # Samplers of parts.
     "partition",
     "partition_probabilities",
@@ -95,6 +101,7 @@ __all__ = [
     "srht",
     "count_sketch",
     "sparse_sign",
+    "sparse_stack",
     "row_sampling",
     "embedding_distortion",
     "recommended_sketch_size",

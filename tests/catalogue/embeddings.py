@@ -43,6 +43,24 @@ ROWS = (
         traceable=("key",),
     ),
     Row(
+        make=sketching.sparse_stack,
+        arguments={
+            "key": KEY,
+            "sketch_size": 3,
+            "num_rows": 4,
+            "num_nonzeros": 2,
+            "first_block": 1,
+            "first_row": 5,
+        },
+        rules={
+            **SIZES,
+            "num_nonzeros": "at least 1",
+            "first_block": "at least 0",
+            "first_row": "at least 0",
+        },
+        traceable=("key", "first_block", "first_row"),
+    ),
+    Row(
         make=sketching.row_sampling,
         arguments={
             "key": KEY,

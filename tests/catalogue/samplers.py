@@ -27,10 +27,17 @@ ROWS = (
             "method": "poisson",
             "weighted": True,
             "num_slots": 3,
+            "order": None,
         },
         rules={"sample_size": "at least 1", "num_slots": "at least 1"},
         kinds={"probabilities": "proportional to probabilities"},
         traceable=("key", "probabilities"),
+    ),
+    Row(
+        make=sketching.spatial_order,
+        arguments={"points": MATRIX},
+        kinds={"points": "matrix"},
+        traceable=("points",),
     ),
     # Parts.
     Row(

@@ -17,7 +17,7 @@ from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning, rounds
 from experiments.paper import mnist
 from experiments.runner import timing
-from experiments.sketching import distortion, samplers, stability
+from experiments.sketching import distortion, pivotal, samplers, stability
 from experiments.weights import fair
 from jaxwgc import codes, stragglers
 from tests.experiments.conftest import RESULTS
@@ -74,10 +74,15 @@ SKETCHING = {
     ),
     "sketching.distortion.FEW_FACTORS": (4,),
     "sketching.distortion.NAMES": ("count_sketch",),
+    "sketching.distortion.SPARSE": ("sparse_stack",),
     "sketching.distortion.SMALL_SHAPES": {"one column": (256, 1)},
     "sketching.iterations.CODE": codes.fractional_repetition(10, num_stragglers=4),
     "sketching.iterations.FEW_STEPS": (2, 20),
     "sketching.iterations.RATIOS": (4,),
+    "sketching.pivotal.FEW_FACTORS": (6,),
+    "sketching.pivotal.SAMPLERS": only(
+        pivotal.SAMPLERS, pivotal.INDEPENDENT, pivotal.DISTINCT, pivotal.SPATIAL
+    ),
     "sketching.rank_k.NUM_PASSES": (3,),
     "sketching.samplers.ACTIVE_KINDS": (),
     "sketching.samplers.FACTORS": (16,),

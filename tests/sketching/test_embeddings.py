@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse
 import scipy.stats
 
 from jaxwgc.sketching import (
@@ -21,6 +22,7 @@ from jaxwgc.sketching import (
     recommended_sketch_size,
     row_sampling,
     sparse_sign,
+    sparse_stack,
     srht,
 )
 from tests.oracles import check_counts
@@ -44,6 +46,8 @@ MAKERS = {
     "srht": srht,
     # `count_sketch` is a `sparse_sign` of one entry.
     "sparse_sign": functools.partial(sparse_sign, num_nonzeros=3),
+    # 1000 rows in three blocks, of unequal size.
+    "sparse_stack": functools.partial(sparse_stack, num_nonzeros=3),
     "row_sampling": weighted_rows,
 }
 
@@ -67,7 +71,7 @@ def many_matrices(make, key, sketch_size, num_rows, num):
     [
         *((name, 3) for name in MAKERS),
         # Those that take rows more than once where there are fewer, or distinct ones.
-        *((name, 11) for name in ("srht", "sparse_sign")),
+        *((name, 11) for name in ("srht", "sparse_sign", "sparse_stack")),
     ],
 )
 def test_unbiased(name, sketch_size):
@@ -99,17 +103,21 @@ def matrix_and_product(embedding, tree):
     return embedding.matrix(), embedding @ tree
 
 
-@pytest.mark.parametrize("make", [gaussian, srht, MAKERS["sparse_sign"], weighted_rows])
+@pytest.mark.parametrize(
+    "make",
+    [gaussian, srht, MAKERS["sparse_sign"], MAKERS["sparse_stack"], weighted_rows],
+)
 def test_embeddings_of_one_row_have_shapes(make):
     call = functools.partial(matrix_and_product, make(KEY, 3, 1), np.ones((1, 1)))
     assert {leaf.shape for leaf in jax.eval_shape(call)} == {(3, 1)}
 
 
 def test_fewer_nonzeros_by_default_where_there_is_no_room():
-    for size, num_nonzeros in ((5, 5), (20, 8)):
-        embedding = sparse_sign(KEY, size, 30, num_nonzeros)
-        default = sparse_sign(KEY, size, 30)
-        assert jax.tree.structure(default) == jax.tree.structure(embedding)
+    for make in (sparse_sign, sparse_stack):
+        for size, num_nonzeros in ((5, 5), (20, 8)):
+            embedding = make(KEY, size, 30, num_nonzeros)
+            default = make(KEY, size, 30)
+            assert jax.tree.structure(default) == jax.tree.structure(embedding)
 
 
 def check_product(result, matrix, array, eps):
@@ -173,7 +181,9 @@ def test_sums_of_many_rows_are_accurate():
     np.testing.assert_allclose(sketch, expected, atol=bound)
 
 
-@pytest.mark.parametrize("make", [gaussian, srht, sparse_sign, weighted_rows])
+@pytest.mark.parametrize(
+    "make", [gaussian, srht, sparse_sign, sparse_stack, weighted_rows]
+)
 def test_never_forms_the_matrix(make):
     embedding = jax.eval_shape(lambda: make(KEY, 1000, 200_000))
     rows = jax.ShapeDtypeStruct((200_000, 2), np.float32)
@@ -243,6 +253,72 @@ def test_sparse_sign():
     np.testing.assert_allclose(np.linalg.norm(matrix, axis=0), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(("sketch_size", "sizes"), [(6, (3, 3)), (5, (2, 3))])
+def test_sparse_stack(sketch_size, sizes):
+    """Each block has one entry per column; buckets and signs are independent."""
+    matrix = matrix_of(sparse_stack, sketch_size, 8000, 2)
+    np.testing.assert_allclose(matrix**2 * 2, matrix != 0, atol=1e-6)
+    columns = collections.Counter(map(tuple, np.sign(matrix.T).tolist()))
+    assert len(columns) == 4 * math.prod(sizes)
+    for column in columns:
+        in_blocks = np.split(np.abs(column), sizes[:1])
+        assert [block.sum() for block in in_blocks] == [1, 1]
+    check_counts(list(columns.values()))
+
+
+def test_columns_of_a_stack_are_independent():
+    """Chunks of columns, and columns of one chunk, share no bits."""
+    matrix = matrix_of(sparse_stack, 8, 4096, 4)
+    grams = matrix.T @ matrix
+    off_diagonal = grams[~np.eye(4096, dtype=bool)]
+    # The inner products of independent columns have the variance 1 / sketch_size.
+    assert abs(off_diagonal.mean()) < 5 / np.sqrt(8 * 4096**2)
+    assert abs(off_diagonal.var() * 8 - 1) < 0.01
+
+
+@pytest.mark.parametrize("first_row", [0, 17, 1024, 2500])
+def test_stacks_grow_to_more_rows_of_data(first_row):
+    """Later rows of data have the columns that they have in the whole S."""
+    whole = np.asarray(sparse_stack(KEY, 20, 5000, 4).matrix())
+    part = sparse_stack(KEY, 20, 1500, 4, first_row=first_row).matrix()
+    np.testing.assert_array_equal(part, whole[:, first_row : first_row + 1500])
+
+
+@jax.jit
+def sketch_of_batches(key, batches):
+    """Adds the sketches of batches (num, size, ...) in one compiled loop."""
+    size = batches.shape[1]
+
+    def add(total, batch):
+        number, rows = batch
+        embedding = sparse_stack(key, 20, size, 4, first_row=number * size)
+        return total + embedding @ rows, None
+
+    numbers = jnp.arange(len(batches))
+    total, _ = jax.lax.scan(add, jnp.zeros((20, 3)), (numbers, batches))
+    return total
+
+
+def test_sketch_of_a_stream_is_that_of_all_rows():
+    rows = normal(3000, 3)
+    total = sketch_of_batches(KEY, rows.reshape(10, 300, 3))
+    expected = sparse_stack(KEY, 20, 3000, 4) @ rows
+    np.testing.assert_allclose(total, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("as_sparse", [False, True])
+def test_stacks_grow_to_larger_sketches(as_sparse):
+    """Further blocks of an equal size go below the first ones, up to their scale."""
+    rows = normal(2000, 3)
+    rows[rows < 0.5] = 0
+    matrix = scipy.sparse.csr_array(rows) if as_sparse else rows
+    first = sparse_stack(KEY, 20, 2000, 4) @ matrix
+    more = sparse_stack(KEY, 30, 2000, 6, first_block=4) @ matrix
+    whole = sparse_stack(KEY, 50, 2000, 10) @ matrix
+    scaled = [first * np.sqrt(0.4), more * np.sqrt(0.6)]
+    np.testing.assert_allclose(np.concatenate(scaled), whole, atol=1e-4)
+
+
 def test_row_sampling():
     """Each row has one entry, drawn by the probabilities and scaled to be unbiased."""
     for probabilities, shares in (
@@ -292,13 +368,14 @@ def measure(make, bases, size):
         (srht, 9000, {"num_rows": 9000}),
         (count_sketch, 2000, {}),
         (sparse_sign, 600, {"num_nonzeros": 12}),
+        (sparse_stack, 600, {"num_nonzeros": 12}),
     ],
 )
 def test_recommended_size_reaches_its_distortion(make, num_rows, options):
     size = recommended_sketch_size(make, NUM_COLUMNS, EPSILON, **options)
     assert size < num_rows
     bases = [basis_of(kind, num_rows) for kind in ("incoherent", "coherent")]
-    if make is sparse_sign:
+    if make in (sparse_sign, sparse_stack):
         make = functools.partial(make, **options)
     distortions = np.asarray(measure(make, np.stack(bases), size))
     assert np.all(np.sum(distortions <= EPSILON, axis=0) >= 95)
@@ -347,6 +424,10 @@ def test_recommended_sizes_of_sparse_sign():
     # Too few entries for the theorem: that of count_sketch still holds.
     assert size(num_nonzeros=10) == recommended_sketch_size(count_sketch, 10, 0.5)
     assert size(num_nonzeros=5000) == 5000
+    # Blocks of an equal size.
+    stacked = functools.partial(recommended_sketch_size, sparse_stack, 10, 0.5)
+    assert stacked(num_nonzeros=11) == 11 * math.ceil(160 * math.log(200) / 11)
+    assert stacked(num_nonzeros=5000) == 5000
 
 
 def test_recommended_sizes_are_of_as_many_nonzeros_as_sparse_sign_has():

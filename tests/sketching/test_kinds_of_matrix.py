@@ -258,7 +258,9 @@ DENSE = "gaussian", "rademacher", "srht"
 
 
 # `count_sketch` is a `sparse_sign` of one entry.
-@pytest.mark.parametrize("name", [*DENSE, "sparse_sign", "row_sampling"])
+@pytest.mark.parametrize(
+    "name", [*DENSE, "sparse_sign", "sparse_stack", "row_sampling"]
+)
 def test_embeddings(name):
     make = getattr(sketching, name)
     embedding = make(KEY, 8, 300)
@@ -270,10 +272,20 @@ def test_embeddings(name):
                 embedding @ tree
         else:
             check_equal(embedding @ tree, embedding @ {**tree, "x": matrix}, kind, 1e-5)
-    if name != "sparse_sign":
+    if name not in ("sparse_sign", "sparse_stack"):
         for kind in ("list", "sharded"):
             with pytest.raises(TypeError, match="for Blocks and sharded rows; got _"):
                 sketching.sketch_and_solve(KEY, KINDS[kind](MATRIX), TARGET, 8, make)
+
+
+@pytest.mark.parametrize("kind", ["list", "sharded"])
+def test_stack_of_blocks_and_sharded_rows(kind):
+    make = sketching.sparse_stack
+    solution = sketching.sketch_and_solve(KEY, KINDS[kind](MATRIX), TARGET, 60, make)
+    expected = sketching.sketch_and_solve(KEY, MATRIX, TARGET, 60, make)
+    np.testing.assert_allclose(
+        solution.solution, expected.solution, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_sampled_rows():

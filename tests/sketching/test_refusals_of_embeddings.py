@@ -19,6 +19,17 @@ def test_more_entries_per_column_than_rows():
     check_refusal(sketching.sparse_sign, {"num_nonzeros": 4}, ValueError, message)
 
 
+def test_more_blocks_than_rows():
+    message = "got num_nonzeros = 4 and sketch_size = 3"
+    check_refusal(sketching.sparse_stack, {"num_nonzeros": 4}, ValueError, message)
+
+
+def test_number_of_a_row_is_no_array():
+    changes = {"first_row": np.arange(2)}
+    message = "first_row must be an int; got array"
+    check_refusal(sketching.sparse_stack, changes, TypeError, message)
+
+
 def test_probabilities_of_other_rows():
     changes = {"probabilities": np.ones(5)}
     message = r"probabilities must have shape \(num_rows,\) = \(4,\)"

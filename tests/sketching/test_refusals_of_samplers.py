@@ -34,10 +34,29 @@ def test_mixture_of_probabilities_above_one():
             {"method": "without_replacement", "sample_size": 5, "num_slots": None},
             "got sample_size = 5 and num_rows = 4",
         ),
+        (
+            {"method": "pivotal", "sample_size": 5, "num_slots": None},
+            "got sample_size = 5 and num_rows = 4",
+        ),
+        ({"order": [0, 1, 2, 3]}, "order must be for method 'pivotal' only; got 'poi"),
+        (
+            {"method": "pivotal", "num_slots": None, "order": [0, 1, 2]},
+            r"order must have shape \(N,\) = \(4,\); got \(3,\)",
+        ),
+        (
+            {"method": "pivotal", "num_slots": None, "order": [0, 1, 2, 2]},
+            "order must have each of the 4 rows once",
+        ),
     ],
 )
 def test_sample_rows(changes, message):
     check_refusal(sketching.sample_rows, changes, ValueError, message)
+
+
+def test_order_of_rows_by_floats():
+    changes = {"method": "pivotal", "num_slots": None, "order": np.arange(4.0)}
+    message = "order must be integers"
+    check_refusal(sketching.sample_rows, changes, TypeError, message)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.oracles import check_counts
 PROBABILITIES = np.array([0.1, 0.5, 0.15, 0.05, 0.2])
 INCLUSION = {
     "without_replacement": np.array([0.4, 1, 0.6, 0.2, 0.8]),
+    "pivotal": np.array([0.4, 1, 0.6, 0.2, 0.8]),
     "poisson": np.array([0.3, 1, 0.45, 0.15, 0.6]),
 }
 METHODS = ("with_replacement", *INCLUSION)

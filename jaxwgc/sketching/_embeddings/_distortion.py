@@ -15,10 +15,22 @@ from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._hadamard_transform import srht
-from jaxwgc.sketching._embeddings._sparse_matrices import count_sketch, sparse_sign
+from jaxwgc.sketching._embeddings._sparse_matrices import (
+    count_sketch,
+    sparse_sign,
+    sparse_stack,
+)
 from jaxwgc.sketching._samplers._row_sampling import row_sampling
 
-_CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_sampling)
+_CONSTRUCTORS = (
+    gaussian,
+    rademacher,
+    srht,
+    count_sketch,
+    sparse_sign,
+    sparse_stack,
+    row_sampling,
+)
 
 # The theorem for sparse embeddings gives the order of the size, not its constant.
 _SPARSE_CONSTANT = 4
@@ -106,15 +118,17 @@ def recommended_sketch_size(
       / ε, the smaller 4 p log(p / δ) / ε² (at least num_nonzeros). The theorem gives
       the order only. The constant 4 is not proved; it holds in our measurements for p
       from 1 to 50 and ε from 0.3 to 0.9.
+    - `sparse_stack`: the size for `sparse_sign`, rounded up to a multiple of
+      num_nonzeros, so that all blocks have an equal size. Both theorems hold for it.
     - `row_sampling`: μ log(2p / δ) / h(ε) with the coherence μ.
 
     Args:
-      embedding: The constructor of the embedding, one of these six.
+      embedding: The constructor of the embedding, one of these seven.
       num_columns: p, the dimension of the subspace, at least 1.
       epsilon: ε, between 0 and 1.
       delta: δ, between 0 and 1.
       num_rows: N; required for `srht`, otherwise unused.
-      num_nonzeros: The argument of `sparse_sign`.
+      num_nonzeros: The argument of `sparse_sign` and `sparse_stack`.
       coherence: μ, the largest ratio of a row's leverage score to its sampling
         probability. It is p (the default) for sampling by exact scores, and N times the
         largest score for uniform sampling.
@@ -187,9 +201,12 @@ def recommended_sketch_size(
     else:
         size = p * (p + 1) / (epsilon**2 * delta)
         log = math.log(p / delta)
-        if embedding is sparse_sign and num_nonzeros * epsilon >= log:
+        has_more_nonzeros = embedding is not count_sketch
+        if has_more_nonzeros and num_nonzeros * epsilon >= log:
             size = min(size, _SPARSE_CONSTANT * p * log / epsilon**2)
-        if embedding is sparse_sign:
+        if has_more_nonzeros:
             size = max(size, num_nonzeros)
+        if embedding is sparse_stack:
+            size = num_nonzeros * math.ceil(size / num_nonzeros * (1 - 1e-12))
     # The factor prevents rounding up an integer that has an error in its last bits.
     return max(1, math.ceil(size * (1 - 1e-12)))

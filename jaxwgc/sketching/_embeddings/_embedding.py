@@ -24,10 +24,11 @@ from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
 class Embedding(abc.ABC):
     """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
 
-    The constructors are `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign`
-    and `row_sampling`. An embedding holds a key, not S: every use draws an identical S.
-    The key alone determines S, for any dtype of the argument and in 32-bit and 64-bit
-    mode. An embedding is a pytree, and passes through `jax.jit` and `jax.vmap`.
+    The constructors are `gaussian`, `rademacher`, `srht`, `count_sketch`,
+    `sparse_sign`, `sparse_stack` and `row_sampling`. An embedding holds a key, not S:
+    every use draws an identical S. The key alone determines S, for any dtype of the
+    argument and in 32-bit and 64-bit mode. An embedding is a pytree, and passes through
+    `jax.jit` and `jax.vmap`.
     `embedding @ X` is SX.
 
     Attributes:
@@ -54,8 +55,8 @@ class Embedding(abc.ABC):
           tree: A pytree; leaves (num_rows, ...), real or complex. Integers and bools
             become the default float dtype, float16 and bfloat16 become float32. A leaf
             may be a real sparse matrix (num_rows, p), a BCOO or one of SciPy, for
-            `count_sketch`, `sparse_sign` and `row_sampling`. They take time
-            proportional to its entries.
+            `count_sketch`, `sparse_sign`, `sparse_stack` and `row_sampling`. They take
+            time proportional to its entries.
 
         Returns:
           A pytree of the same structure, leaves (sketch_size, ...), all dense.
@@ -94,15 +95,15 @@ class Embedding(abc.ABC):
         """Returns S times a sparse matrix, given by its entries."""
         del entries, shape
         raise TypeError(
-            "embedding must be count_sketch, sparse_sign or row_sampling for a sparse "
-            f"matrix; got {type(self).__name__}"
+            "embedding must be count_sketch, sparse_sign, sparse_stack or row_sampling "
+            f"for a sparse matrix; got {type(self).__name__}"
         )
 
     def _draw(self) -> tuple[Array, Array]:
         """Draws the random arrays of `_apply_to_part`."""
         raise TypeError(
-            "embedding must be count_sketch or sparse_sign for Blocks and sharded "
-            f"rows; got {type(self).__name__}"
+            "embedding must be count_sketch, sparse_sign or sparse_stack for Blocks "
+            f"and sharded rows; got {type(self).__name__}"
         )
 
     def _apply_to_part(

@@ -1,4 +1,4 @@
-"""Poisson and systematic samples of rows, with exact inclusion probabilities."""
+"""Exact inclusion probabilities, and Poisson and systematic samples of rows."""
 
 import jax
 import jax.numpy as jnp
@@ -34,18 +34,32 @@ def systematic_rows(
     num_rows = probabilities.shape[0]
     order = jnp.arange(num_rows, dtype=jnp.int32)
     order = jax.random.permutation(order_key, order)
-    shuffled = probabilities[order]
-    chances, num_certain = _inclusion_chances(shuffled, sample_size)
-    is_certain, units = _in_units(chances)
-    units = _fit_total(units, sample_size - num_certain)
+    units, is_certain, inclusion = inclusion_of_fixed_size(
+        probabilities[order], sample_size
+    )
     start = jax.random.bits(start_key, (), jnp.uint32)
     ends = start + jnp.cumsum(units, dtype=jnp.uint32)
     contains_tooth = ends < units
     is_selected = is_certain | contains_tooth
-    inclusion = _from_units(units, is_certain, probabilities.dtype)
     selected_rows = jnp.zeros(num_rows, bool).at[order].set(is_selected)
     inclusion_of_rows = jnp.zeros_like(probabilities).at[order].set(inclusion)
     return selected_rows, inclusion_of_rows
+
+
+def inclusion_of_fixed_size(
+    probabilities: Array, sample_size: int
+) -> tuple[Array, Array, Array]:
+    """Computes inclusion probabilities min(1, c p) that sum to `sample_size` exactly.
+
+    Returns:
+      The probabilities below 1 in units of 2**-32 (uint32), of which the others have 0;
+      which ones are 1; and all as floats.
+    """
+    chances, num_certain = _inclusion_chances(probabilities, sample_size)
+    is_certain, units = _in_units(chances)
+    units = _fit_total(units, sample_size - num_certain)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    return units, is_certain, inclusion
 
 
 def _in_units(chances: Array) -> tuple[Array, Array]:

@@ -18,9 +18,16 @@ from jaxwgc.sketching._embeddings._embedding import (
 from jaxwgc.sketching._linalg.sparse import Entries
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
+from jaxwgc.sketching._samplers._pivotal import permutation_of_rows, pivotal_rows
 from jaxwgc.sketching._samplers._sample_partitions import draw_parts
 
-METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
+METHODS = (
+    "with_replacement",
+    "without_replacement",
+    "pivotal",
+    "poisson",
+    "top_k",
+)
 
 # Minus the log-probability that Poisson sampling selects more rows than slots.
 _LOG_OVERFLOW = math.log(1e9)
@@ -105,6 +112,7 @@ def sample_rows(
     *,
     weighted: bool = True,
     num_slots: int | None = None,
+    order: ArrayLike | None = None,
 ) -> RowSample:
     """Samples distinct rows, with counts and the scales that make the sample unbiased.
 
@@ -116,6 +124,10 @@ def sample_rows(
       rows. The inclusion probability π is min(1, c p), with c such that the sum is
       sample_size. It is known exactly, unlike for successive or Gumbel top-k draws, so
       that the scale 1 / √π is exactly unbiased (Horvitz-Thompson).
+    - `"pivotal"`: sample_size distinct rows with the same π, spread over `order`.
+      Neighbours compete in a binary tree, and so are rarely both in the sample. If rows
+      that are close in the order have similar labels, fewer rows give the same error.
+      See `spatial_order`.
     - `"poisson"`: each row independently, with the probability π = min(1, sample_size
       p). The number of rows is random, with a mean of at most sample_size. The scale is
       1 / √π.
@@ -127,11 +139,13 @@ def sample_rows(
       probabilities: p, (N,), not negative; normalised to sum to 1. Scores are allowed.
       sample_size: The number of rows, an int of at least 1; for methods that draw
         distinct rows, at most N.
-      method: One of the four above.
+      method: One of the five above.
       weighted: False for an unweighted sample, as LEVUNW needs. The scale is the square
         root of the count, so that a row counts as often as it was drawn.
       num_slots: The length of the result for `"poisson"`, an int of at least 1. By
         default large enough for an overflow probability below 1e-9.
+      order: A permutation of the rows for `"pivotal"`, integers (N,), may be traced.
+        By default, the order in which they are given.
 
     Returns:
       A `RowSample`. It has min(sample_size, N) slots with replacement, min(num_slots,
@@ -141,10 +155,13 @@ def sample_rows(
       leave the remaining slots at count 0.
 
     Raises:
-      ValueError: If method is unknown, sample_size is out of range, or num_slots is
-        given with a method other than `"poisson"`; if probabilities do not have one
-        axis, or (unless traced) are negative, NaN, infinite or all zero.
-      TypeError: If the key is no PRNG key, or a size is not an int.
+      ValueError: If method is unknown, sample_size is out of range, num_slots is given
+        with a method other than `"poisson"`, or order with one other than `"pivotal"`;
+        if probabilities do not have one axis, or (unless traced) are negative, NaN,
+        infinite or all zero; if order has another shape or (unless traced) is no
+        permutation.
+      TypeError: If the key is no PRNG key, a size is not an int, or order is not of
+        integers.
 
     Note:
       Inclusion probabilities are rounded to multiples of 2⁻³²; positive ones stay
@@ -168,8 +185,12 @@ def sample_rows(
       applications", SODA 2006, for draws with replacement and Poisson sampling; Madow,
       "On the theory of systematic sampling, II", Ann. Math. Statist. 20 (1949); Hartley
       and Rao, "Sampling with unequal probabilities and without replacement", Ann. Math.
-      Statist. 33 (1962), for the random order; Papailiopoulos, Kyrillidis and
-      Boutsidis, "Provable deterministic leverage score sampling", KDD 2014, for top-k.
+      Statist. 33 (1962), for the random order; Deville and Tillé, "Unequal probability
+      sampling without replacement through a splitting method", Biometrika 85 (1998),
+      and Shimizu, Cheng, Musco and Weare, "Improved active learning via dependent
+      leverage score sampling", ICLR 2024, algorithm 1, for pivotal sampling;
+      Papailiopoulos, Kyrillidis and Boutsidis, "Provable deterministic leverage score
+      sampling", KDD 2014, for top-k.
     """
     _validation.check_choice("method", method, METHODS)
     _validation.check_bool("weighted", weighted)
@@ -179,7 +200,9 @@ def sample_rows(
     probabilities = nonnegative_vector("probabilities", probabilities)
     if num_slots is not None and method != "poisson":
         raise ValueError(f"num_slots must be for method 'poisson' only; got {method!r}")
-    if method in ("without_replacement", "top_k"):
+    if order is not None and method != "pivotal":
+        raise ValueError(f"order must be for method 'pivotal' only; got {method!r}")
+    if method in ("without_replacement", "pivotal", "top_k"):
         _validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
     if num_slots is not None:
         num_slots = _validation.check_int("num_slots", num_slots, minimum=1)
@@ -189,9 +212,12 @@ def sample_rows(
         num_slots = sample_size
     if method == "top_k":
         return _largest_rows(probabilities, sample_size=sample_size)
+    if order is not None:
+        order = permutation_of_rows(order, len(probabilities))
     return _random_rows(
         key,
         probabilities,
+        order,
         sample_size=sample_size,
         num_slots=min(num_slots, len(probabilities)),
         method=method,
@@ -233,6 +259,7 @@ def _largest_rows(scores: Array, *, sample_size: int) -> RowSample:
 def _random_rows(
     key: Array,
     scores: Array,
+    order: Array | None,
     *,
     sample_size: int,
     num_slots: int,
@@ -252,6 +279,12 @@ def _random_rows(
     else:
         if method == "poisson":
             is_selected, inclusion = poisson_rows(key, probabilities, sample_size)
+        elif method == "pivotal":
+            if order is None:
+                order = jnp.arange(len(probabilities), dtype=jnp.int32)
+            is_selected, inclusion = pivotal_rows(
+                key, probabilities, sample_size, order
+            )
         else:
             is_selected, inclusion = systematic_rows(key, probabilities, sample_size)
         indices, counts, num_lost = _into_slots(is_selected, num_slots)

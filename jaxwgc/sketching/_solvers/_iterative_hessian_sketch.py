@@ -66,8 +66,9 @@ def iterative_hessian_sketch(
         `projection_box` or `projection_l1_ball`. Pass the same object in every call: a
         new lambda compiles again. By default there are no constraints.
       embedding: The distribution of S. Either a constructor, such as `gaussian`,
-        `rademacher`, `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an
-        `Embedding` of shape (m, N). The keys of all S are then split from its key.
+        `rademacher`, `srht`, `count_sketch`, `sparse_sign`, `sparse_stack` or
+        `row_sampling`; or an `Embedding` of shape (m, N). The keys of all S are then
+        split from its key.
       ridge: A non-negative number, may be traced. The default step size ignores it:
         with a large ridge, a step size of 1 is better.
       refresh: Whether every iteration draws a new sketch. False uses one sketch for all

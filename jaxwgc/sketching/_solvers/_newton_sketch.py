@@ -65,8 +65,9 @@ def newton_sketch(
       params: The starting point, a pytree of real arrays.
       sketch_size: m, at least min(N, p). With a ridge, any size works.
       embedding: The distribution of S. Either a constructor, such as `gaussian`,
-        `rademacher`, `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an
-        `Embedding` of shape (m, N). The keys of all S are then derived from its key.
+        `rademacher`, `srht`, `count_sketch`, `sparse_sign`, `sparse_stack` or
+        `row_sampling`; or an `Embedding` of shape (m, N). The keys of all S are then
+        derived from its key.
       args: Further arguments of the two functions. Data in args are not compiled into
         the program. Pass the same function objects in every call: new ones compile
         again.

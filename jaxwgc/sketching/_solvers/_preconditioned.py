@@ -117,10 +117,11 @@ def preconditioned(
       target: y, of shape (N,), or (N, c) for c systems, which share P.
       sketch_size: m, at least min(N, p); 8p by default.
       embedding: The distribution of S. Either a constructor, which is called with key,
-        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` or
-        `row_sampling` (uniform). Or an `Embedding` of shape (m, N), which has its own
-        key. Sparse matrices support the last three constructors only, which are sparse
-        themselves; `Blocks` and sharded rows support `count_sketch` and `sparse_sign`.
+        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign`,
+        `sparse_stack` or `row_sampling` (uniform). Or an `Embedding` of shape (m, N),
+        which has its own key. Sparse matrices support the last four constructors only,
+        which are sparse themselves; `Blocks` and sharded rows support the first three
+        of these.
       method: `"auto"`, `"gram"`, `"sketch"`, `"factor"` or `"columns"`, see above. For
         a wide matrix, `"gram"` means `"factor"`. `"columns"` is for sparse matrices and
         operators only, `"gram"` for arrays, `"factor"` for arrays on one device and

@@ -51,10 +51,11 @@ def sketch_and_solve(
       sketch_size: m, the number of rows of S, at least min(N, p). A useful solution
         needs several times p.
       embedding: The distribution of S. Either a constructor, which is called with key,
-        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` or
-        `row_sampling` (uniform). Or an `Embedding` of shape (m, N), which has its own
-        key. Sparse matrices support the last three constructors only, which are sparse
-        themselves; `Blocks` and sharded rows support `count_sketch` and `sparse_sign`.
+        m and N: `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign`,
+        `sparse_stack` or `row_sampling` (uniform). Or an `Embedding` of shape (m, N),
+        which has its own key. Sparse matrices support the last four constructors only,
+        which are sparse themselves; `Blocks` and sharded rows support the first three
+        of these.
       ridge: A non-negative number, may be traced.
       rcond: Singular values of SX below `rcond` times the largest are truncated, after
         its columns have been scaled to norms near 1. By default 4 + √min(N, p) machine

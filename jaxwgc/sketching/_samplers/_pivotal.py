@@ -1,0 +1,85 @@
+"""Pivotal samples of rows: neighbours compete, so that samples spread."""
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxwgc import _validation
+from jaxwgc._arrays import next_power_of_two
+from jaxwgc.sketching._samplers._exact_inclusion import inclusion_of_fixed_size
+
+# Rows that compete, their probabilities in units of 2**-32, and the selected rows.
+_State: TypeAlias = tuple[Array, Array, Array]
+
+
+def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
+    """Checks an order of rows, and converts it to int32 (num_rows,).
+
+    Values of a traced order are not checked.
+    """
+    order = _validation.as_array("order", order, "integers", N=num_rows)
+    if not _validation.is_traced(order):
+        if not np.array_equal(np.sort(order), np.arange(num_rows)):
+            raise ValueError(
+                f"order must have each of the {num_rows} rows once, numbered from 0; "
+                f"got {_validation.in_short(order)}"
+            )
+    return jnp.asarray(order, jnp.int32)
+
+
+def pivotal_rows(
+    key: Array, probabilities: Array, sample_size: int, order: Array
+) -> tuple[Array, Array]:
+    """Draws a pivotal sample: a mask of its rows, and all inclusion probabilities.
+
+    Rows are the leaves of a complete binary tree, in the given order. At each node, the
+    two rows that are left of its subtrees compete. One of them is decided, in or out of
+    the sample, and the other takes what is left of both probabilities to the parent.
+    """
+    units, is_certain, inclusion = inclusion_of_fixed_size(probabilities, sample_size)
+    num_rows = len(probabilities)
+    num_leaves = max(next_power_of_two(num_rows), 2)
+    num_levels = num_leaves.bit_length() - 1
+    num_matches = num_leaves // 2
+    padding = (0, num_leaves - num_rows)
+
+    def compete(level: Array, state: _State) -> _State:
+        rows, units, is_selected = state
+        level_key = jax.random.fold_in(key, level)
+        bits = jax.random.bits(level_key, (num_matches,), jnp.uint32)
+        first = units[0::2]
+        # Sums are integers modulo 2**32. They are exact, and so is the sample size.
+        total = first + units[1::2]
+        is_above_one = total < first
+        # Below 1, a row takes all with a probability in proportion to its own. Above 1,
+        # a row is left over with a probability in proportion to its distance from 1.
+        weight = jnp.where(is_above_one, -first, first)
+        total_weight = jnp.where(is_above_one, -total, total)
+        first_goes_on = _below(bits, total_weight) < weight
+        goes_on = jnp.where(first_goes_on, rows[0::2], rows[1::2])
+        decided = jnp.where(first_goes_on, rows[1::2], rows[0::2])
+        selected = jnp.where(is_above_one, decided, num_rows)
+        is_selected = is_selected.at[selected].set(True, mode="drop")
+        # A level has half as many nodes as the one below; the others have no rows.
+        rows = jnp.pad(goes_on, (0, num_matches))
+        units = jnp.pad(total, (0, num_matches))
+        return rows, units, is_selected
+
+    leaves = (jnp.pad(order, padding), jnp.pad(units[order], padding), is_certain)
+    *_, is_selected = lax.fori_loop(np.int32(0), np.int32(num_levels), compete, leaves)
+    return is_selected, inclusion
+
+
+def _below(bits: Array, size: Array) -> Array:
+    """Returns ⌊bits · size / 2³²⌋, a random number below `size`; 0 stands for 2³²."""
+    # Products of halves fit into 32 bits.
+    half = jnp.uint32(2**16)
+    high, low = jnp.divmod(bits, half)
+    size_high, size_low = jnp.divmod(size, half)
+    middle = high * size_low + low * size_low // half
+    carry = (low * size_high + middle % half) // half
+    return jnp.where(size == 0, bits, high * size_high + middle // half + carry)
