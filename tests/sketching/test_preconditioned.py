@@ -207,6 +207,19 @@ def test_ridge_is_the_closed_form(with_x64, shape):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_traced_ridge_that_is_negative_gives_nan(with_x64, method):
+    matrix = conditioned(10.0)
+
+    @jax.jit
+    def solve_with(ridge):
+        return preconditioned(KEY, matrix, matrix[:, 0], 96, method=method, ridge=ridge)
+
+    result = solve_with(-1.0)
+    assert np.isnan(result.solution).all()
+    assert not result.converged
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_history_falls_to_the_residual_and_stays(with_x64, method):
     matrix = conditioned(1e5)
     target = make_target(matrix, 0.1)

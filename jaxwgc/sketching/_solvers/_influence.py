@@ -246,14 +246,12 @@ def _solve(
     )
     factors = result.factors
     assert isinstance(factors, Factors)
-    # A NaN in the ridge alone leaves the residual finite.
-    is_finite = factors.finite & jnp.isfinite(result.squared)
     coefficients = scaled(factors.scale, result.solution)
-    coefficients = jnp.where(is_finite, coefficients, jnp.nan)
+    coefficients = jnp.where(jnp.isfinite(result.squared), coefficients, jnp.nan)
     solution = Solution(
         solution=implicit_solution(coefficients, matrix, target, ridge, factors),
         num_iterations=result.iteration,
-        converged=result.converged & is_finite,
+        converged=result.converged,
         residual_history=result.history,
         rank=factors.rank,
     )

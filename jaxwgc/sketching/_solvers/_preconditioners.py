@@ -147,11 +147,13 @@ def by_factors(
     refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
     is_lowest = refinement.is_lowest(state, is_sketched=method == "sketch")
+    # With a ridge of NaN, θ stays at 0, and the residual is finite.
+    squared = jnp.where(factors.finite, state.point.squared, jnp.nan)
     return ScaledSolution(
         solution=state.point.x,
-        squared=state.point.squared,
+        squared=squared,
         iteration=state.monitor.iteration,
-        converged=sees_all & state.is_solved & is_lowest,
+        converged=sees_all & state.is_solved & is_lowest & factors.finite,
         history=state.monitor.history,
         factors=factors,
     )
