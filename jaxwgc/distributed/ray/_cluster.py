@@ -368,8 +368,8 @@ class RayCluster:
             cannot be called and has one of three methods: `log(dict, step=)`, such as a
             run of wandb, `write_scalars(step, dict)`, such as a writer of clu, or
             `add_scalar(name, value, step)`, such as a `SummaryWriter` of TensorBoard.
-            It gets `Progress.metrics()`. If a callback raises, training ends with a checkpoint
-            and this error.
+            It gets `Progress.metrics()`. If a callback raises, training ends with a
+            checkpoint and this error.
           checkpoint: Folder. If it has a checkpoint, training continues from its
             params, optimizer state, key and step, also under another code. Written
             every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
