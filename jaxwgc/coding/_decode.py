@@ -108,7 +108,7 @@ def decoding_weights(
         not a decoder.
 
     Example:
-      Without worker 2, its block comes from worker 0, or half from each copy:
+      Workers 1 and 3 hold the same block. One of them is used, or each by half:
 
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)

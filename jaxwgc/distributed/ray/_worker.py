@@ -19,7 +19,7 @@ class Worker(WorkerBase):
     _is_stacked = True
 
     def compute(self, order: Order | bytes) -> Answer:
-        """Returns the message for leaves of params, key and step, maybe pickled."""
+        """Returns the message for leaves of params, key and step, possibly pickled."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
@@ -43,9 +43,9 @@ class Worker(WorkerBase):
         """Returns the projection (PROJECTION_DIM,) of a message formed from some parts.
 
         Args:
-          order: See `compute`.
-          parts: Indices of parts that it holds.
-          key: Key of `coding.project`, as it travels.
+          order: Leaves of params, key and step of the round, possibly pickled.
+          parts: Indices of parts that the worker holds.
+          key: Key of `coding.project`, in the form in which it is sent.
         """
         leaves, step_key, step = read_order(order)
         num_segments = self.rows.shape[1] // len(self.held)

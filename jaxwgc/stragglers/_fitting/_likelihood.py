@@ -286,9 +286,10 @@ def responsibilities(
     """Computes state probabilities of each round, given all rounds (smoother).
 
     Args:
-      log_likelihoods: See `predictions`.
-      become_slow: See `predictions`.
-      become_fast: See `predictions`.
+      log_likelihoods: Log-likelihood of each time for fast and slow workers,
+        (2, rounds, workers).
+      become_slow: Probability that a fast worker is slow in the next round.
+      become_fast: Probability that a slow worker is fast in the next round.
 
     References:
       Baum, Petrie, Soules, Weiss, "A maximization technique occurring in the

@@ -242,7 +242,7 @@ class _WeightedTimes(NamedTuple):
       measured: Times as vectors.
       weights: Weights of the times.
       whole_weight: Sum of the weights of the complete times.
-      kept: See `Sample`.
+      kept: Fraction of the degrees of freedom that the speeds do not use up.
     """
 
     measured: Measured

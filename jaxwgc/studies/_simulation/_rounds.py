@@ -276,8 +276,8 @@ def _ends(
 
     Args:
       late: What late workers do: `"cancelled"` or `"busy"`.
-      code: See `Waiting`.
-      rules: Waiting rules, see `Waiting.rule_without_code`, with an axis of rules.
+      code: Code of the rules, or code with several messages per worker; else None.
+      rules: Waiting rules without their codes, with an axis of rules.
       places: Index of the times and loads of each rule.
       keys: PRNG keys, (clusters, rounds).
       times: Finish times, (number, clusters, rounds, num_workers).
