@@ -1211,7 +1211,7 @@ PARAMETERS = [
     Parameter(THE_PAPER, "0.1 (on the mean loss)", "grid of step sizes"),
     Parameter(THE_PAPER, "at the step 2e-7", "twice the step of the paper"),
     Parameter(THE_PAPER, "With the step 2e-7", "twice the step of the paper"),
-    Parameter(THE_PAPER, "the step 1e-7", "step of the paper"),
+    Parameter(THE_PAPER, "step of the text, 1e-7", "step of the paper"),
     Parameter(THE_PAPER, "has 12.5 rows", "1,000 rows in 20 parts of 4"),
     Parameter(SKETCHING, "condition number of 1e8", "argument of the experiment"),
     Parameter(SKETCHING, "below 0.02 in float32", "bound in tests/sketching"),

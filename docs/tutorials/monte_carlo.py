@@ -55,11 +55,11 @@ study = jaxwgc.compare(
 # figure of your own takes a few lines.
 
 # %% alt="Decoding error per part against the fraction of stragglers, on a logarithmic scale, for four codes with optimal and one-step decoding. Optimal decoding of repetition and of edges of a graph has the smallest error, and one-step decoding of the Bernoulli code the largest."
-figure, axes = plt.subplots(figsize=(6.5, 4.0), layout="constrained")
+figure, axes = plt.subplots(figsize=(8, 4.0), layout="constrained")
 for name, error in zip(study.codes, study.error.mean[:, 0], strict=True):
     axes.semilogy([*waiting], error, "--" if name in one_step else "-", label=name)
 axes.set(xlabel="stragglers (%)", ylabel="error per part", ylim=(1e-4, 1))
-axes.legend(fontsize=8)
+figure.legend(loc="outside right upper", fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -70,7 +70,8 @@ plt.show()
 # its pattern.
 
 # %%
-for name, code in optimal.items():
+for name in ("repetition", "edges of a graph"):
+    code = optimal[name]
     received = jaxwgc.studies.worst_pattern(code, num_stragglers=20, max_patterns=1)
     worst = float(jaxwgc.decoding_error(code, received)) / code.num_parts
     mean = study.error.mean[study.codes.index(name), 0, [*waiting].index(20)]
