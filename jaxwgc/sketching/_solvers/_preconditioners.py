@@ -39,6 +39,20 @@ class Problem(NamedTuple):
     tolerance: Array
 
 
+class Preconditioner(NamedTuple):
+    """Factors of X or of a sketch.
+
+    Attributes:
+      factors: The factors, with the rows of a ridge.
+      sees_all: Whether they contain all directions of X above the cutoff.
+      is_sketched: Whether they are those of a sketch.
+    """
+
+    factors: Factors
+    sees_all: Array
+    is_sketched: bool
+
+
 class ScaledSolution(NamedTuple):
     """Result of iterations: θ / scale, and the fields of `Solution`.
 
@@ -115,28 +129,63 @@ def by_factors(
     max_iterations: int,
 ) -> ScaledSolution:
     """Solves with the factors of X or of its sketch as the preconditioner."""
-    matrix, target, root, tolerance = problem
-    sees_all = jnp.bool_(True)
-    at_zero = None
-    if method == "gram":
-        assert isinstance(matrix, RowMatrix)
-        threshold = 1e4 * jnp.finfo(matrix.dtype).eps
-        factors = gram_factors(matrix, root, rcond, threshold)
-    elif method == "factor":
-        assert isinstance(matrix, QRMatrix)
-        small, gradient, squared = matrix.triangle_and_products(target, root)
-        factors = factors_of_small(small.factor, rcond, small.scale, root)
-        at_zero = (gradient, squared)
-    else:
+    matrix, target, root, _ = problem
+    if method != "factor":
+        preconditioner = preconditioner_of(matrix, embedding, rcond, method, root)
+        return refined(problem, preconditioner, max_iterations)
+    # A streamed matrix is read once for both.
+    assert isinstance(matrix, QRMatrix)
+    small, gradient, squared = matrix.triangle_and_products(target, root)
+    preconditioner = Preconditioner(
+        factors=factors_of_small(small.factor, rcond, small.scale, root),
+        sees_all=jnp.bool_(True),
+        is_sketched=False,
+    )
+    return refined(problem, preconditioner, max_iterations, (gradient, squared))
+
+
+def preconditioner_of(
+    matrix: Matrix,
+    embedding: Embedding | None,
+    rcond: Array,
+    method: str,
+    root: Array | None,
+) -> Preconditioner:
+    """Computes the factors of X, or of its sketch by the embedding."""
+    if method == "sketch":
         assert embedding is not None
         (sketch,) = matrix.sketch(embedding)
         factors = factors_of_small(sketch, rcond, root=root)
         probe = factors.null_vector()
         image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
-        sees_all = factors.sees_all(probe, image, rcond)
+        return Preconditioner(
+            factors=factors,
+            sees_all=factors.sees_all(probe, image, rcond),
+            is_sketched=True,
+        )
+    if method == "gram":
+        assert isinstance(matrix, RowMatrix)
+        threshold = 1e4 * jnp.finfo(matrix.dtype).eps
+        factors = gram_factors(matrix, root, rcond, threshold)
+    else:
+        assert isinstance(matrix, QRMatrix)
+        small = matrix.triangle(root)
+        factors = factors_of_small(small.factor, rcond, small.scale, root)
+    return Preconditioner(factors, sees_all=jnp.bool_(True), is_sketched=False)
+
+
+def refined(
+    problem: Problem,
+    preconditioner: Preconditioner,
+    max_iterations: int,
+    at_zero: tuple[Array, Array] | None = None,
+) -> ScaledSolution:
+    """Solves by iterations with a preconditioner; `at_zero` is Xᵀy and yᵀy if known."""
+    matrix, target, root, tolerance = problem
+    factors, sees_all, is_sketched = preconditioner
     refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
-    is_lowest = refinement.is_lowest(state, is_sketched=method == "sketch")
+    is_lowest = refinement.is_lowest(state, is_sketched)
     return ScaledSolution(
         solution=state.point.x,
         squared=state.point.squared,
