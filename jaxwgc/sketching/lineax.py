@@ -13,7 +13,6 @@ from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, promoted
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _solver_arguments
-from jaxwgc.sketching._conversions import scalar
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.dense import Dense
@@ -141,8 +140,6 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         if self.tolerance is not None:
             _validation.check_number("tolerance", self.tolerance, minimum=0)
         _validation.check_int("max_iterations", self.max_iterations, minimum=0)
-        if self.rcond is not None:
-            _validation.check_number("rcond", self.rcond, minimum=0)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]):
         """Computes the preconditioner."""
@@ -160,12 +157,9 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         if method == "sketch":
             num_rows = matrix.shape[0]
             embedding = embed(self.embedding, self.key, sketch_size, num_rows)
-        rcond = self.rcond
-        if rcond is None:
-            rcond = solver_cutoff(matrix.shape, matrix.dtype)
-        preconditioner = preconditioner_of(
-            matrix, embedding, scalar(rcond, matrix.dtype), method, root=None
-        )
+        default_rcond = solver_cutoff(matrix.shape, matrix.dtype)
+        matrix, rcond = _solver_arguments.with_cutoff(matrix, self.rcond, default_rcond)
+        preconditioner = preconditioner_of(matrix, embedding, rcond, method, root=None)
         return _State(matrix, preconditioner, structures, is_transposed=is_wide)
 
     def compute(self, state: _State, vector: Any, options: dict[str, Any]):

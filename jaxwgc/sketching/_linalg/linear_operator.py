@@ -40,7 +40,10 @@ _PRODUCTS_AT_ONCE = 16
 class LinearOperator:
     """A matrix X given by a function v ↦ Xv.
 
-    `preconditioned` accepts it as a matrix, and never forms X.
+    `preconditioned`, `sketch_and_solve` and `approximate_leverage_scores` accept it as
+    a matrix. They also accept operators of lineax: a `MatrixLinearOperator` counts as
+    its array, every other one as a `LinearOperator` of its products, in which pytrees
+    are concatenated.
 
     Attributes:
       matvec: A linear JAX function of v (p,) that returns Xv (N,).
@@ -51,9 +54,9 @@ class LinearOperator:
       dtype: The dtype of v, u and the products, real; by default the default float
         dtype.
       sketch: Optional function of an `Embedding` S (m, N) that returns SX, (m, p). With
-        it, sketching solvers work as they do for arrays. The generic function takes m
-        products Xᵀu for m rows: `lambda embedding: jax.lax.map(rmatvec,
-        embedding.matrix())`.
+        it, sketching solvers work as they do for arrays. The generic function takes p
+        products Xv, one per column: `lambda embedding: jax.lax.map(lambda v: embedding
+        @ matvec(v), jnp.eye(p)).T`.
 
     An operator is a pytree, in which functions are `jax.tree_util.Partial`, and passes
     through `jax.jit`. Solvers compile once per function object: a lambda in the call

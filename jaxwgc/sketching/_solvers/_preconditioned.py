@@ -114,7 +114,7 @@ def preconditioned(
       key: A PRNG key, for `"sketch"`.
       matrix: X, real, of shape (N, p), of any rank and with columns in any units. It is
         an array (rows may be sharded as in `leverage_scores`), a sparse matrix (a BCOO
-        or one of SciPy), `Blocks`, or a `LinearOperator`.
+        or one of SciPy), `Blocks`, or a `LinearOperator` or one of lineax.
       target: y, of shape (N,), or (N, c) for c systems, which share P.
       sketch_size: m, at least min(N, p); 8p by default.
       embedding: The distribution of S. Either a constructor, which is called with key,
