@@ -36,7 +36,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         "seconds": "{time}",
         "error of θ": "{error:.1e}",
         "excess of the residual": "{excess:.1e}",
-        "steps": "{steps}",
+        "steps": lambda row: "" if row["steps"] is None else f"{row['steps']}",
         "successful": lambda row: "yes" if row["successful"] else "no",
     }
     cells = []
