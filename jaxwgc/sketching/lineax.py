@@ -258,7 +258,7 @@ def _minimum_norm(
     from X, so that the square of the condition number does not matter.
     """
     matrix = state.matrix
-    factors, sees_all, _ = state.preconditioner
+    factors = state.preconditioner.factors
     in_row_space = factors.in_row_space(vector, factors.row_space())
     offset = scaled(factors.scale, in_row_space)
     to_unit = inverse_power_of_two(jnp.max(jnp.abs(offset)))
@@ -275,7 +275,7 @@ def _minimum_norm(
     return Solution(
         solution=jnp.where(is_finite, solution, jnp.nan),
         num_iterations=solved.monitor.iteration,
-        converged=solved.is_solved & sees_all,
+        converged=solved.is_solved & state.preconditioner.sees_all,
         residual_history=solved.monitor.history,
         rank=factors.rank,
     )

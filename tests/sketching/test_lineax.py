@@ -256,7 +256,8 @@ def test_states(kind, with_x64):
     result = solved(operator.T, right, solver, state=state)
     np.testing.assert_allclose(result.value, by_pinv(matrix.T, right), atol=1e-11)
     assert result.result == lx.RESULTS.successful
-    again = solved(operator.T, right, solver).value
+    made = jax.jit(lambda: solver.init(operator.T, {}))()
+    again = solved(operator.T, right, solver, state=made).value
     np.testing.assert_allclose(again, result.value, atol=1e-11)
 
 

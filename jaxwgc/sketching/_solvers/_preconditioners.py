@@ -1,10 +1,12 @@
 """Iterations of `preconditioned`, by the kind of preconditioner."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
+from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._linalg.factors import (
     Factors,
@@ -39,7 +41,9 @@ class Problem(NamedTuple):
     tolerance: Array
 
 
-class Preconditioner(NamedTuple):
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preconditioner:
     """Factors of X or of a sketch.
 
     Attributes:
@@ -50,7 +54,7 @@ class Preconditioner(NamedTuple):
 
     factors: Factors
     sees_all: Array
-    is_sketched: bool
+    is_sketched: Static[bool]
 
 
 class ScaledSolution(NamedTuple):
@@ -182,15 +186,15 @@ def refined(
 ) -> ScaledSolution:
     """Solves by iterations with a preconditioner; `at_zero` is Xᵀy and yᵀy if known."""
     matrix, target, root, tolerance = problem
-    factors, sees_all, is_sketched = preconditioner
+    factors = preconditioner.factors
     refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
-    is_lowest = refinement.is_lowest(state, is_sketched)
+    is_lowest = refinement.is_lowest(state, preconditioner.is_sketched)
     return ScaledSolution(
         solution=state.point.x,
         squared=state.point.squared,
         iteration=state.monitor.iteration,
-        converged=sees_all & state.is_solved & is_lowest,
+        converged=preconditioner.sees_all & state.is_solved & is_lowest,
         history=state.monitor.history,
         factors=factors,
     )
