@@ -330,7 +330,7 @@ def test_sampled_rows_store_no_more_than_a_dense_result():
     expected = np.asarray(sample.apply(matrix))
     np.testing.assert_array_equal(rows.todense(), expected)
     result = sketching.leverage_scores(rows)
-    np.testing.assert_allclose(result, sketching.leverage_scores(expected), atol=1e-5)
+    np.testing.assert_allclose(result, sketching.leverage_scores(expected), atol=5e-4)
 
 
 def test_data_of_newton_sketch():
