@@ -214,7 +214,8 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
             raise ValueError(
                 "method must be 'auto' or 'sketch' for an operator of more than 2 "
                 f"sketch_size rows that is no MatrixLinearOperator; got "
-                f"{self.method!r}. lineax.materialise converts it"
+                f"{self.method!r}. Convert it with "
+                "lineax.MatrixLinearOperator(operator.as_matrix())"
             )
         return "sketch"
 
