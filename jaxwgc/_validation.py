@@ -340,7 +340,7 @@ def check_drawn_from(name: str, indices: jax.Array, size: int, kind: str) -> Non
     """Checks that all sampled rows or parts exist, unless indices are traced."""
     if is_traced(indices):
         return
-    largest = int(np.max(indices))
+    largest = int(np.asarray(indices).max())
     if largest >= size:
         raise ValueError(
             f"{name} must be what the sample was drawn from; got {size} {kind} and a "

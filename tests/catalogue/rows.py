@@ -28,4 +28,5 @@ PROTOCOLS = [
 SKETCHING = [*scores.ROWS, *samplers.ROWS, *embeddings.ROWS, *solvers.ROWS]
 # Rows that have all parameters of their constructor or function.
 COMPLETE_ROWS = [row for _, _, file in PROTOCOLS for row in file.ROWS] + SKETCHING
+COMPLETE_ROWS.extend(solvers.LINEAX_ROWS)
 EVERY_ROW = [*COMPLETE_ROWS, *functions.ROWS]

@@ -3,9 +3,11 @@
 A new solver needs a row in `ROWS`.
 """
 
+import lineax
 import numpy as np
 
 from jaxwgc import sketching
+from jaxwgc.sketching.lineax import SketchPreconditioned
 from tests.catalogue.problems import (
     KEY,
     LABELS,
@@ -185,5 +187,34 @@ ROWS = (
             "rcond": "cutoff",
         },
         traceable=("matrix", "target", "weights", "ridge", "leverage", "rcond"),
+    ),
+)
+
+
+class LineaxRow(Row):
+    """A solver of lineax, which checks some arguments when it is given an operator."""
+
+    def call(self, arguments):
+        return self.make(**arguments).init(lineax.MatrixLinearOperator(MATRIX), {})
+
+
+LINEAX_ROWS = (
+    LineaxRow(
+        make=SketchPreconditioned,
+        arguments={
+            "key": KEY,
+            "sketch_size": 8,
+            "embedding": sketching.gaussian,
+            "method": "sketch",
+            "tolerance": 1e-6,
+            "max_iterations": 50,
+            "rcond": 1e-3,
+        },
+        rules={
+            "sketch_size": "at least 1",
+            "tolerance": "at least 0",
+            "max_iterations": "at least 0",
+        },
+        kinds={"embedding": "constructor", "rcond": "cutoff"},
     ),
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from jaxwgc.sketching import approximate_leverage_scores
+from jaxwgc.sketching import LinearOperator, approximate_leverage_scores
 from jaxwgc.sketching._scores import _approximate_scores
 from tests import oracles
 from tests.sketching.zoo import KEY
@@ -126,3 +126,61 @@ def test_jit_vmap_keys_and_x64():
     np.testing.assert_allclose(mapped[0], scores, rtol=1e-4)
     matrix[3, 4] = np.nan
     assert np.isnan(scores_of_keys(key, matrix)).all()
+
+
+def times(matrix, vector):
+    return matrix @ vector
+
+
+def operator_of(matrix, sketch=None):
+    matvec = jax.tree_util.Partial(times, matrix)
+    return LinearOperator(matvec, shape=matrix.shape, dtype=matrix.dtype, sketch=sketch)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 0.2], ids=["projected", "not projected"])
+@pytest.mark.parametrize("has_sketch", [False, True], ids=["products", "sketch"])
+def test_operators_have_the_scores_of_their_arrays(has_sketch, epsilon, with_x64):
+    """Of one key, up to rounding: sketch and Gaussian matrix are equal."""
+    matrix = cases()["gaussian"].astype(float)
+    sketch = (lambda embedding: embedding @ matrix) if has_sketch else None
+    result = approximate_leverage_scores(KEY, operator_of(matrix, sketch), epsilon)
+    expected = approximate_leverage_scores(KEY, matrix, epsilon)
+    np.testing.assert_allclose(result, expected, rtol=1e-9)
+
+
+def test_operators_of_few_rows_have_exact_scores(with_x64):
+    matrix = np.random.default_rng(2).standard_normal((30, 5))
+    scores = approximate_leverage_scores(KEY, operator_of(matrix))
+    np.testing.assert_allclose(scores, exact_scores(matrix), rtol=1e-9)
+
+
+def test_traced_operators(with_x64):
+    matrix = np.random.default_rng(3).standard_normal((712, 13))
+    change = np.random.default_rng(4).standard_normal((712, 13))
+
+    @jax.jit
+    def scores(matrix, rcond):
+        return approximate_leverage_scores(KEY, operator_of(matrix), rcond=rcond)
+
+    def of_array(matrix):
+        return approximate_leverage_scores(KEY, matrix, rcond=1e-3)
+
+    result, tangent = jax.jvp(lambda x: scores(x, 1e-3), (matrix,), (change,))
+    expected = jax.jvp(of_array, (matrix,), (change,))
+    np.testing.assert_allclose(result, expected[0], rtol=1e-9)
+    np.testing.assert_allclose(tangent, expected[1], atol=1e-9)
+    assert np.isnan(scores(matrix, -1.0)).all()
+    matrix[3, 4] = np.nan
+    assert np.isnan(scores(matrix, 1e-3)).all()
+
+
+def test_operators_that_are_not_adjoint():
+    matrix = np.random.default_rng(3).standard_normal((712, 13)).astype(np.float32)
+    wrong = LinearOperator(
+        jax.tree_util.Partial(times, matrix),
+        jax.tree_util.Partial(times, 2 * matrix.T),
+        shape=matrix.shape,
+    )
+    with pytest.raises(ValueError, match="operator.matvec and operator.rmatvec must"):
+        approximate_leverage_scores(KEY, wrong)
+    assert np.isnan(jax.jit(approximate_leverage_scores)(KEY, wrong)).all()

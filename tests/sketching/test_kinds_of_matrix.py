@@ -298,16 +298,54 @@ def test_sampled_rows():
     apply = jax.jit(lambda sample, matrix: sample.apply(matrix))
     for kind, make in {"dense": np.asarray, **SPARSE}.items():
         result = sample.apply({"x": make(matrix), "y": target})
-        np.testing.assert_allclose(result["x"], expected, atol=1e-6, err_msg=kind)
+        rows = result["x"] if kind == "dense" else result["x"].todense()
+        np.testing.assert_allclose(rows, expected, atol=1e-6, err_msg=kind)
         scaled = target[sample.indices] * sample.scale
         np.testing.assert_allclose(result["y"], scaled, atol=1e-6)
         if "BCOO" in kind:
-            np.testing.assert_array_equal(apply(sample, make(matrix)), result["x"])
+            traced = apply(sample, make(matrix))
+            np.testing.assert_array_equal(traced.data, result["x"].data)
+            np.testing.assert_array_equal(traced.indices, result["x"].indices)
     with pytest.raises(ValueError, match="tree must be what the sample was drawn from"):
         sample.apply(matrix[:10])
     # All NaN, of zeros too, as the scale says.
     lost = sample._replace(scale=sample.scale * np.nan)
-    assert np.isnan(lost.apply(bcoo(matrix))).all()
+    assert np.isnan(lost.apply(bcoo(matrix)).data).all()
+    assert np.isnan(lost.apply(bcoo(matrix)).todense()).any(axis=1).all()
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_sampled_rows_stay_sparse(is_traced):
+    """A dense result would take 4 TB."""
+    num_rows, num_columns, num_slots = 2000, 10**9, 1000
+    random = np.random.default_rng(0)
+    indices = np.stack([np.arange(num_rows), random.integers(num_columns, size=2000)])
+    entries = sparse.BCOO(
+        (jnp.ones(num_rows), jnp.asarray(indices.T)), shape=(num_rows, num_columns)
+    )
+    sample = sketching.sample_rows(KEY, np.ones(num_rows), num_slots)
+    apply = jax.jit(sample.apply) if is_traced else sample.apply
+    rows = apply(entries)
+    assert rows.shape == (num_slots, num_columns)
+    assert rows.nse == num_rows
+    used = np.count_nonzero(sample.counts)
+    tight = rows.sum_duplicates()
+    assert tight.nse == used
+    order = np.argsort(tight.indices[:, 0])
+    np.testing.assert_allclose(tight.data[order], sample.scale[:used], rtol=1e-6)
+    columns = indices[1][sample.indices[:used]]
+    np.testing.assert_array_equal(tight.indices[order, 1], columns)
+
+
+def test_sampled_rows_store_no_more_than_a_dense_result():
+    matrix = MATRIX[:200].astype(np.float32)
+    sample = sketching.sample_rows(KEY, np.ones(200), 7, "without_replacement")
+    rows = sample.apply(sparse.BCOO.fromdense(matrix))
+    assert rows.nse == 7 * matrix.shape[1]
+    expected = np.asarray(sample.apply(matrix))
+    np.testing.assert_array_equal(rows.todense(), expected)
+    result = sketching.leverage_scores(rows)
+    np.testing.assert_allclose(result, sketching.leverage_scores(expected), atol=5e-4)
 
 
 def test_data_of_newton_sketch():

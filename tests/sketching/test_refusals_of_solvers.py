@@ -198,7 +198,11 @@ OF_MATRICES = [
     for argument, kind in row.kinds.items()
     if kind == "matrix"
 ]
-TAKE_OPERATORS = (sketch_and_solve, preconditioned)
+TAKE_OPERATORS = (
+    sketch_and_solve,
+    preconditioned,
+    sketching.approximate_leverage_scores,
+)
 TAKE_NO_BLOCKS = (
     sketching.lewis_weights,
     iterative_hessian_sketch,

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, dataclass_transform
+from typing import TYPE_CHECKING, Any, Protocol, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jaxwgc._arrays import is_sparse
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
 
 
 @dataclass_transform(frozen_default=True)
@@ -90,6 +93,10 @@ class Embedding(abc.ABC):
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         """Returns the products of S with several matrices (num_rows, any)."""
+
+    def _apply_to_sparse(self, matrix: "BCOO") -> Array:
+        """Returns S times a sparse matrix."""
+        return self._apply_to_entries(entries_of_bcoo(matrix), matrix.shape)
 
     def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
         """Returns S times a sparse matrix, given by its entries."""
@@ -169,7 +176,7 @@ class _RowMap(Protocol):
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]: ...
 
-    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array: ...
+    def _apply_to_sparse(self, matrix: "BCOO") -> "Array | BCOO": ...
 
 
 @jax.jit
@@ -183,8 +190,7 @@ def apply_to_leaves(row_map: _RowMap, tree: Any) -> Any:
     results = []
     for leaf in leaves:
         if is_sparse(leaf):
-            entries = entries_of_bcoo(leaf)
-            results.append(row_map._apply_to_entries(entries, leaf.shape))
+            results.append(row_map._apply_to_sparse(leaf))
         else:
             sketch = next(sketches)
             results.append(sketch.reshape(sketch.shape[0], *leaf.shape[1:]))

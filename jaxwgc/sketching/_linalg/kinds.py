@@ -24,33 +24,42 @@ from jaxwgc.sketching._linalg.linear_operator import (
     Operator,
     checked_operator,
 )
+from jaxwgc.sketching._linalg.lineax_operators import from_lineax
 from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
 from jaxwgc.sketching._linalg.sharded import Sharded
 from jaxwgc.sketching._linalg.sparse import Sparse
 
 if TYPE_CHECKING:
+    import lineax
     from jax.experimental.sparse import BCOO, JAXSparse
     from scipy.sparse import sparray, spmatrix
 
 # Matrices with access to rows. The types of sparse matrices are only imported for type
-# checks, since their modules import slowly.
-MatrixLike: TypeAlias = "ArrayLike | Blocks | JAXSparse | sparray | spmatrix"
+# checks, since their modules import slowly; lineax is optional.
+MatrixLike: TypeAlias = (
+    "ArrayLike | Blocks | JAXSparse | sparray | spmatrix | lineax.MatrixLinearOperator"
+)
+# Matrices that may give products only.
+OperatorLike: TypeAlias = "LinearOperator | lineax.AbstractLinearOperator"
 
 M = TypeVar("M", bound=Matrix)
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def matrix_of(name: str, value: "MatrixLike | LinearOperator") -> RowMatrix:
+def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
     """Checks and converts a matrix with access to rows.
 
     Raises:
-      TypeError: If `value` is a `LinearOperator` or no matrix.
+      TypeError: If `value` is an operator or no matrix.
     """
+    value = from_lineax(value)
     if isinstance(value, LinearOperator):
         raise TypeError(
             f"{name} must be an array, a sparse matrix or Blocks, since rows are read "
-            "one by one; got a LinearOperator, which gives products only"
+            "one by one; got a LinearOperator, which gives products only. Use "
+            "approximate_leverage_scores, preconditioned or sketch_and_solve, which "
+            "take operators, or form its array from products with jnp.eye(p)"
         )
     if isinstance(value, Blocks):
         return BlockMatrix(value)
@@ -58,7 +67,7 @@ def matrix_of(name: str, value: "MatrixLike | LinearOperator") -> RowMatrix:
 
 
 def system_of(
-    key: Array, matrix: "MatrixLike | LinearOperator", target: ArrayLike
+    key: Array, matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[Matrix, Array]:
     """Checks X of any kind and the right-hand side y; returns both in one dtype.
 
@@ -67,6 +76,7 @@ def system_of(
       matrix: X.
       target: y.
     """
+    matrix = from_lineax(matrix)
     if not isinstance(matrix, LinearOperator):
         return row_system_of(matrix, target)
     operator, is_adjoint = checked_operator(key, matrix)
@@ -77,9 +87,10 @@ def system_of(
 
 
 def row_system_of(
-    matrix: "MatrixLike | LinearOperator", target: ArrayLike
+    matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[RowMatrix, Array]:
     """Checks X with access to rows and y, like `system_of`; rejects operators."""
+    matrix = from_lineax(matrix)
     if isinstance(matrix, Blocks | LinearOperator):
         rows = matrix_of("matrix", matrix)
         target = _solver_arguments.right_hand_side(target, rows.shape)

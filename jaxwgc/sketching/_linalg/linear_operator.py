@@ -15,6 +15,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching._linalg.matrix import Matrix
+from jaxwgc.sketching._linalg.rows import padded_with_zeros
 
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding
@@ -29,6 +30,9 @@ _FUNCTIONS = {
 _BY_NAME = "Pass arguments by name: LinearOperator(matvec, shape=(N, p))"
 # Number of pairs of random vectors that test whether two functions are adjoint.
 _NUM_PROBES = 4
+# Number of products in memory at a time: enough to share the random numbers of a
+# sketch, and few for X with many rows.
+_PRODUCTS_AT_ONCE = 16
 
 
 @dataclass_transform(frozen_default=True)
@@ -36,7 +40,10 @@ _NUM_PROBES = 4
 class LinearOperator:
     """A matrix X given by a function v ↦ Xv.
 
-    `preconditioned` accepts it as a matrix, and never forms X.
+    `preconditioned`, `sketch_and_solve` and `approximate_leverage_scores` accept it as
+    a matrix. They also accept operators of lineax: a `MatrixLinearOperator` counts as
+    its array, every other one as a `LinearOperator` of its products, in which pytrees
+    are concatenated.
 
     Attributes:
       matvec: A linear JAX function of v (p,) that returns Xv (N,).
@@ -47,9 +54,9 @@ class LinearOperator:
       dtype: The dtype of v, u and the products, real; by default the default float
         dtype.
       sketch: Optional function of an `Embedding` S (m, N) that returns SX, (m, p). With
-        it, sketching solvers work as they do for arrays. The generic function takes m
-        products Xᵀu for m rows: `lambda embedding: jax.lax.map(rmatvec,
-        embedding.matrix())`.
+        it, sketching solvers work as they do for arrays. The generic function takes p
+        products Xv, one per column: `lambda embedding: jax.lax.map(lambda v: embedding
+        @ matvec(v), jnp.eye(p)).T`.
 
     An operator is a pytree, in which functions are `jax.tree_util.Partial`, and passes
     through `jax.jit`. Solvers compile once per function object: a lambda in the call
@@ -158,11 +165,40 @@ class Operator(Matrix):
         return self.functions.transposed_times(vector)
 
     def sketch(self, embedding, *arrays):
-        assert self.functions.sketch is not None
-        small = self.functions.sketch(embedding)
-        expected = (embedding.sketch_size, self.shape[1])
-        _validation.check_shape("operator.sketch", small, "(m, p)", expected)
+        if self.functions.sketch is None:
+            small = self._map_columns(lambda column: embedding @ column).T
+        else:
+            small = self.functions.sketch(embedding)
+            expected = (embedding.sketch_size, self.shape[1])
+            _validation.check_shape("operator.sketch", small, "(m, p)", expected)
         return [small.astype(self.dtype), *(embedding @ array for array in arrays)]
+
+    def to_array(self) -> Array:
+        """Returns X, (N, p), from p products."""
+        return self._map_columns(lambda column: column).T
+
+    def row_norms(self, basis: Array, scale: Array) -> Array:
+        """Computes the squared row norms (N,) of X diag(scale) Q for Q (p, l).
+
+        It takes l products, and keeps the results of a few of them at a time.
+        """
+        vectors = (scale[:, None] * basis).T
+        num_left = -len(vectors) % _PRODUCTS_AT_ONCE
+        padded = padded_with_zeros(vectors, num_left)
+        batches = padded.reshape(-1, _PRODUCTS_AT_ONCE, self.shape[1])
+
+        def add(total: Array, batch: Array) -> tuple[Array, None]:
+            return total + jnp.sum(self.mv(batch.T) ** 2, axis=1), None
+
+        norms, _ = lax.scan(add, jnp.zeros(self.shape[0], self.dtype), batches)
+        return norms
+
+    def _map_columns(self, function: Callable[[Array], Array]) -> Array:
+        """Returns `function` of each column of X, stacked; a few columns at a time."""
+        num_columns = self.shape[1]
+        units = jnp.eye(num_columns, dtype=self.dtype)
+        batch_size = min(_PRODUCTS_AT_ONCE, num_columns)
+        return lax.map(lambda v: function(self.mv(v)), units, batch_size=batch_size)
 
 
 def _of_columns(function: Callable[[Array], Array], vector: Array) -> Array:

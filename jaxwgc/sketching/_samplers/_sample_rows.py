@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,14 @@ from jaxwgc.sketching._embeddings._embedding import (
     bucket_entries,
     number_arrays,
 )
-from jaxwgc.sketching._linalg.sparse import Entries
+from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
 from jaxwgc.sketching._samplers._pivotal import permutation_of_rows, pivotal_rows
 from jaxwgc.sketching._samplers._sample_partitions import draw_parts
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
 
 METHODS = (
     "with_replacement",
@@ -55,8 +58,9 @@ class RowSample(NamedTuple):
     def apply(self, tree: Any) -> Any:
         """Returns the sampled rows of every array of a pytree, times their scale.
 
-        The Gram matrix of the result has the expectation XᵀX. For a sparse matrix, time
-        and memory are proportional to its entries and the result.
+        The Gram matrix of the result has the expectation XᵀX. A sparse matrix stays
+        sparse: time is proportional to its entries, and no array of size num_slots × p
+        is made.
 
         Args:
           tree: A pytree; leaves (N, ...), arrays of numbers or sparse matrices as in
@@ -65,7 +69,12 @@ class RowSample(NamedTuple):
             `y[sample.indices]`.
 
         Returns:
-          A pytree of the same structure, leaves (num_slots, ...), all dense.
+          A pytree of the same structure, leaves (num_slots, ...). A sparse matrix,
+          also one of SciPy, becomes a BCOO. Its number of stored entries cannot depend
+          on the rows that were drawn: it is that of the matrix, and at most num_slots p
+          if `unique_indices` is true. The rest is padding, out of bounds. Outside of
+          `jax.jit`, `rows.sum_duplicates()` drops it; inside, `rows.sum_duplicates(nse=
+          num_slots * k)` does if rows have at most k entries.
 
         Raises:
           ValueError: If leaves differ in their leading axis, or (unless traced) a
@@ -89,16 +98,52 @@ class RowSample(NamedTuple):
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         return [self._scaled(array[self.indices]) for array in arrays]
 
-    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
+    def _apply_to_sparse(self, matrix: "BCOO") -> "BCOO":
+        from jax.experimental import sparse
+
         num_slots = self.indices.shape[0]
-        # Unused slots belong to no row, and rows that were not drawn are dropped.
-        indices = jnp.where(self.scale != 0, self.indices, shape[0])
-        slots = jnp.arange(num_slots, dtype=jnp.int32)
-        bucket = jnp.full((1, shape[0]), num_slots, jnp.int32)
-        bucket = bucket.at[0, indices].set(slots, mode="drop")
+        num_rows, num_columns = matrix.shape
+        row, column, data = entries_of_bcoo(matrix)
+        slot_of_row = self._slots_of_rows(num_rows)
+        slot = slot_of_row.at[row].get(mode="fill", fill_value=num_slots)
+        # Entries of drawn rows come first, and all others become padding.
+        num_entries = matrix.nse
+        if matrix.unique_indices:
+            num_entries = min(num_entries, num_slots * num_columns)
+        is_drawn = (slot < num_slots) & (column < num_columns)
+        (kept,) = jnp.nonzero(is_drawn, size=num_entries, fill_value=matrix.nse)
+        slot = slot.at[kept].get(mode="fill", fill_value=num_slots)
+        column = column.at[kept].get(mode="fill", fill_value=num_columns)
+        data = data.at[kept].get(mode="fill", fill_value=0)
+        scale = self.scale.astype(data.dtype)
+        data = data * scale.at[slot].get(mode="fill", fill_value=0)
+        # A sample of invalid probabilities is NaN everywhere.
+        is_valid = jnp.all(jnp.isfinite(self.scale))
+        place = jnp.arange(num_entries, dtype=slot.dtype)
+        slot = jnp.where(is_valid, slot, place % num_slots)
+        column = jnp.where(is_valid, column.astype(slot.dtype), place % num_columns)
+        return sparse.BCOO(
+            (jnp.where(is_valid, data, jnp.nan), jnp.stack([slot, column], axis=1)),
+            shape=(num_slots, num_columns),
+            unique_indices=matrix.unique_indices,
+        )
+
+    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
+        """Returns the sampled rows of a sparse matrix as an array."""
+        num_slots = self.indices.shape[0]
+        bucket = self._slots_of_rows(shape[0])[None]
         ones = jnp.ones_like(bucket)
         rows = bucket_entries(entries, bucket, ones, (num_slots, shape[1]))
         return self._scaled(rows)
+
+    def _slots_of_rows(self, num_rows: int) -> Array:
+        """Returns the slot of every row, or num_slots if it was not drawn."""
+        num_slots = self.indices.shape[0]
+        # Unused slots belong to no row.
+        indices = jnp.where(self.scale != 0, self.indices, num_rows)
+        slots = jnp.arange(num_slots, dtype=jnp.int32)
+        none = jnp.full(num_rows, num_slots, jnp.int32)
+        return none.at[indices].set(slots, mode="drop")
 
     def _scaled(self, rows: Array) -> Array:
         return rows * self.scale.astype(rows.dtype)[:, None]

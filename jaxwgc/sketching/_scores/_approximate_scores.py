@@ -16,7 +16,18 @@ from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of_small, rank_cutoff
-from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
+from jaxwgc.sketching._linalg.kinds import (
+    MatrixLike,
+    OperatorLike,
+    compiled,
+    matrix_of,
+)
+from jaxwgc.sketching._linalg.linear_operator import (
+    LinearOperator,
+    Operator,
+    checked_operator,
+)
+from jaxwgc.sketching._linalg.lineax_operators import from_lineax
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.projector import orthonormaliser
 from jaxwgc.sketching._scores._exact_scores import leverage_scores
@@ -32,7 +43,10 @@ _MISSES = 0.005
 
 
 def approximate_leverage_scores(
-    key: Array, matrix: MatrixLike, epsilon: float = 0.5, rcond: ArrayLike | None = None
+    key: Array,
+    matrix: "MatrixLike | OperatorLike",
+    epsilon: float = 0.5,
+    rcond: ArrayLike | None = None,
 ) -> Array | np.ndarray:
     """Returns leverage scores within a factor 1 ± epsilon, each with probability 99%.
 
@@ -52,7 +66,10 @@ def approximate_leverage_scores(
 
     Args:
       key: One PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
-      matrix: X, (N, p), of any kind that `leverage_scores` takes.
+      matrix: X, (N, p), of any kind that `leverage_scores` takes, or an operator, a
+        `LinearOperator` or one of lineax. An operator takes p products, 16 of which are
+        in memory at a time, and then as many as the Gaussian matrix has columns. Its
+        `sketch` replaces the first p.
       epsilon: A Python number in (0, 1), since it sets sizes. Below about 4 / √p, no
         Gaussian matrix is used, but one product with a p×p matrix. If the sketch would
         have at least N/2 rows, the scores are exact.
@@ -71,8 +88,8 @@ def approximate_leverage_scores(
 
     Raises:
       ValueError: If the matrix does not have two axes, has no rows or columns, or
-        (unless traced) has NaN or infinite entries; if epsilon or rcond is out of
-        range.
+        (unless traced) has NaN or infinite entries; if an operator is invalid as in
+        `preconditioned`; if epsilon or rcond is out of range.
       TypeError: If the matrix is complex or not numeric, the key is no PRNG key, or
         epsilon is traced.
 
@@ -96,11 +113,14 @@ def approximate_leverage_scores(
     """
     key = _validation.check_key(key)
     _validation.check_share("epsilon", epsilon)
-    checked = matrix_of("matrix", matrix)
+    converted = from_lineax(matrix)
+    if isinstance(converted, LinearOperator):
+        return _scores_of_operator(key, converted, epsilon, rcond)
+    checked = matrix_of("matrix", converted)
     num_rows, num_columns = checked.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
     if 2 * sketch_size >= num_rows:
-        return leverage_scores(matrix, rcond=rcond)
+        return leverage_scores(converted, rcond=rcond)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
     checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(
@@ -110,6 +130,30 @@ def approximate_leverage_scores(
         sketch_size=sketch_size,
         num_projections=num_projections,
     )
+
+
+def _scores_of_operator(
+    key: Array, operator: LinearOperator, epsilon: float, rcond: ArrayLike | None
+) -> Array:
+    checked, is_adjoint = checked_operator(key, operator)
+    matrix = Operator(checked)
+    num_rows, num_columns = matrix.shape
+    sketch_size, num_projections = _sizes(num_columns, float(epsilon))
+    # An error that cannot be raised under jax.jit becomes a NaN in the result.
+    factor = jnp.where(is_adjoint, jnp.ones((), matrix.dtype), jnp.nan)
+    default_rcond = rank_cutoff(matrix.shape, matrix.dtype)
+    factor, rcond = _solver_arguments.with_cutoff(factor, rcond, default_rcond)
+    if 2 * sketch_size >= num_rows:
+        # X has fewer entries than two sketches.
+        return factor * leverage_scores(matrix.to_array(), rcond=rcond)
+    scores = _scores(
+        matrix,
+        key,
+        rcond,
+        sketch_size=sketch_size,
+        num_projections=num_projections,
+    )
+    return factor * scores
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
@@ -140,7 +184,7 @@ def _degrees_of_freedom(epsilon: float) -> int:
 
 @compiled("sketch_size", "num_projections")
 def _scores(
-    matrix: RowMatrix,
+    matrix: RowMatrix | Operator,
     key: Array,
     rcond: Array,
     *,

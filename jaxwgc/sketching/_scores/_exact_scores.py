@@ -83,7 +83,7 @@ def leverage_scores(
         columns; if `Blocks` change between passes; if the method is unknown, or does
         not support the kind of matrix; if rcond is outside [0, 1).
       TypeError: If the matrix is complex, a sparse matrix of another kind, a
-        `LinearOperator`, or not numeric.
+        `LinearOperator` (see `approximate_leverage_scores`), or not numeric.
 
     Note:
       `"gram"` decides by `jax.lax.cond` whether a second pass is needed. Under

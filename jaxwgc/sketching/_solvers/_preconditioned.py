@@ -17,11 +17,12 @@ from jaxwgc.sketching._linalg.factors import solver_cutoff
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
+    OperatorLike,
     compiled,
     system_of,
     warn_of_precision,
 )
-from jaxwgc.sketching._linalg.linear_operator import LinearOperator, Operator
+from jaxwgc.sketching._linalg.linear_operator import Operator
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._linalg.sparse import Sparse
@@ -43,12 +44,12 @@ METHODS = ("auto", "gram", "sketch", "factor", "columns")
 # matrix is faster.
 _MAX_GRAM_COLUMNS = 256
 _MAX_GRAM_RATIO = 64
-_SKETCH_ROWS_PER_COLUMN = 8
+SKETCH_ROWS_PER_COLUMN = 8
 # Largest number of columns of a sparse matrix to sketch. A sketch of more columns takes
 # gigabytes. It also takes longer than thousands of iterations, since columns have few
 # entries.
 _MAX_SKETCHED_COLUMNS = 2048
-_MAX_ITERATIONS = 49
+MAX_ITERATIONS = 49
 _MAX_SLOW_ITERATIONS = 999
 # Time of a sketch and its iterations, in iterations with column scales alone: measured
 # 50 to 100 for few columns. The factorisation adds p³ over the entries, times this.
@@ -58,7 +59,7 @@ _FACTOR_ITERATIONS = 0.2
 
 def preconditioned(
     key: Array,
-    matrix: "MatrixLike | LinearOperator",
+    matrix: "MatrixLike | OperatorLike",
     target: ArrayLike,
     sketch_size: int | None = None,
     embedding: EmbeddingLike = sparse_sign,
@@ -113,7 +114,7 @@ def preconditioned(
       key: A PRNG key, for `"sketch"`.
       matrix: X, real, of shape (N, p), of any rank and with columns in any units. It is
         an array (rows may be sharded as in `leverage_scores`), a sparse matrix (a BCOO
-        or one of SciPy), `Blocks`, or a `LinearOperator`.
+        or one of SciPy), `Blocks`, or a `LinearOperator` or one of lineax.
       target: y, of shape (N,), or (N, c) for c systems, which share P.
       sketch_size: m, at least min(N, p); 8p by default.
       embedding: The distribution of S. Either a constructor, which is called with key,
@@ -213,12 +214,12 @@ def preconditioned(
     target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
     regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
     if sketch_size is None:
-        sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
+        sketch_size = SKETCH_ROWS_PER_COLUMN * num_columns
     sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
-    chosen = _method(method, checked, sketch_size)
+    chosen = chosen_method(method, checked, sketch_size)
     if max_iterations is None:
         is_slow = chosen == "columns"
-        max_iterations = _MAX_SLOW_ITERATIONS if is_slow else _MAX_ITERATIONS
+        max_iterations = _MAX_SLOW_ITERATIONS if is_slow else MAX_ITERATIONS
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     tries_columns = method == "auto" and chosen == "sketch" and regulariser is not None
     num_tries = 0
@@ -241,7 +242,7 @@ def preconditioned(
     return solution
 
 
-def _method(method: str, matrix: Matrix, sketch_size: int) -> str:
+def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
     """Chooses the method for the kind and size of a matrix, or checks a given one."""
     num_rows, num_columns = matrix.shape
     is_long = num_rows > 2 * sketch_size

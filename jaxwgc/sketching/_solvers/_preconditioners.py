@@ -1,10 +1,12 @@
 """Iterations of `preconditioned`, by the kind of preconditioner."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
+from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._linalg.factors import (
     Factors,
@@ -37,6 +39,22 @@ class Problem(NamedTuple):
     target: Array
     root: Array | None
     tolerance: Array
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """Factors of X or of a sketch.
+
+    Attributes:
+      factors: The factors, with the rows of a ridge.
+      sees_all: Whether they contain all directions of X above the cutoff.
+      is_sketched: Whether they are those of a sketch.
+    """
+
+    factors: Factors
+    sees_all: Array
+    is_sketched: Static[bool]
 
 
 class ScaledSolution(NamedTuple):
@@ -123,37 +141,75 @@ def by_factors(
       rcond: The cutoff of singular values, as a share of the largest.
       method: "gram", "factor" or "sketch".
       max_iterations: The largest number of iterations.
-      threshold: As in `gram_factors`, which raise it to what iterations need.
+      threshold: As in `gram_factors`, raised to what iterations need.
     """
-    matrix, target, root, tolerance = problem
-    sees_all = jnp.bool_(True)
-    at_zero = None
-    if method == "gram":
-        assert isinstance(matrix, RowMatrix)
-        threshold = max(threshold, 1e4 * float(jnp.finfo(matrix.dtype).eps))
-        factors = gram_factors(matrix, root, rcond, threshold)
-    elif method == "factor":
-        assert isinstance(matrix, QRMatrix)
-        small, gradient, squared = matrix.triangle_and_products(target, root)
-        factors = factors_of_small(small.factor, rcond, small.scale, root)
-        at_zero = (gradient, squared)
-    else:
+    matrix, target, root, _ = problem
+    if method != "factor":
+        preconditioner = preconditioner_of(
+            matrix, embedding, rcond, method, root, threshold
+        )
+        return refined(problem, preconditioner, max_iterations)
+    # A streamed matrix is read once for both.
+    assert isinstance(matrix, QRMatrix)
+    small, gradient, squared = matrix.triangle_and_products(target, root)
+    preconditioner = Preconditioner(
+        factors=factors_of_small(small.factor, rcond, small.scale, root),
+        sees_all=jnp.bool_(True),
+        is_sketched=False,
+    )
+    return refined(problem, preconditioner, max_iterations, (gradient, squared))
+
+
+def preconditioner_of(
+    matrix: Matrix,
+    embedding: Embedding | None,
+    rcond: Array,
+    method: str,
+    root: Array | None,
+    threshold: float = 0.0,
+) -> Preconditioner:
+    """Computes the factors of X, or of its sketch by the embedding."""
+    if method == "sketch":
         assert embedding is not None
         (sketch,) = matrix.sketch(embedding)
         factors = factors_of_small(sketch, rcond, root=root)
         probe = factors.null_vector()
         image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
-        sees_all = factors.sees_all(probe, image, rcond)
+        return Preconditioner(
+            factors=factors,
+            sees_all=factors.sees_all(probe, image, rcond),
+            is_sketched=True,
+        )
+    if method == "gram":
+        assert isinstance(matrix, RowMatrix)
+        least = 1e4 * float(jnp.finfo(matrix.dtype).eps)
+        factors = gram_factors(matrix, root, rcond, max(threshold, least))
+    else:
+        assert isinstance(matrix, QRMatrix)
+        small = matrix.triangle(root)
+        factors = factors_of_small(small.factor, rcond, small.scale, root)
+    return Preconditioner(factors, sees_all=jnp.bool_(True), is_sketched=False)
+
+
+def refined(
+    problem: Problem,
+    preconditioner: Preconditioner,
+    max_iterations: int,
+    at_zero: tuple[Array, Array] | None = None,
+) -> ScaledSolution:
+    """Solves by iterations with a preconditioner; `at_zero` is Xᵀy and yᵀy if known."""
+    matrix, target, root, tolerance = problem
+    factors = preconditioner.factors
     refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
     state = refinement.solve(max_iterations)
-    is_lowest = refinement.is_lowest(state, is_sketched=method == "sketch")
-    # With a ridge of NaN, θ stays at 0, and the residual is finite.
-    squared = jnp.where(factors.finite, state.point.squared, jnp.nan)
+    is_lowest = refinement.is_lowest(state, preconditioner.is_sketched)
+    is_solved = state.is_solved & is_lowest & factors.finite
     return ScaledSolution(
         solution=state.point.x,
-        squared=squared,
+        # With a ridge of NaN, θ stays at 0, and the residual is finite.
+        squared=jnp.where(factors.finite, state.point.squared, jnp.nan),
         iteration=state.monitor.iteration,
-        converged=sees_all & state.is_solved & is_lowest & factors.finite,
+        converged=preconditioner.sees_all & is_solved,
         history=state.monitor.history,
         factors=factors,
     )

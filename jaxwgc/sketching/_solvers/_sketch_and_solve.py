@@ -14,11 +14,12 @@ from jaxwgc.sketching._linalg.factors import factors_of_small, solver_cutoff
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
+    OperatorLike,
     compiled,
     system_of,
     warn_of_precision,
 )
-from jaxwgc.sketching._linalg.linear_operator import LinearOperator, Operator
+from jaxwgc.sketching._linalg.linear_operator import Operator
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._solvers._solution import Solution, in_units
@@ -26,7 +27,7 @@ from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 def sketch_and_solve(
     key: Array,
-    matrix: "MatrixLike | LinearOperator",
+    matrix: "MatrixLike | OperatorLike",
     target: ArrayLike,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
