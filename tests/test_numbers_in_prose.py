@@ -1147,7 +1147,7 @@ QUOTED = [
     Quoted(SKETCHING, "uniform rows is 2.3", lambda: min(excess_of_uniform_labels())),
     Quoted(SKETCHING, "to 4.9 times that", lambda: max(excess_of_uniform_labels())),
     Quoted(SKETCHING, "need [32% to", lambda: min(rows_saved_by_pivotal_sampling())),
-    Quoted(SKETCHING, "46% fewer", lambda: max(rows_saved_by_pivotal_sampling())),
+    Quoted(SKETCHING, "54% fewer", lambda: max(rows_saved_by_pivotal_sampling())),
     Quoted(
         WEIGHTS,
         "estimation: 3% at",
