@@ -73,6 +73,7 @@ class Refinement(NamedTuple):
       root: √ridge, or None.
       offset: The required value of Xᵀ(y - Xθ) in scaled columns, instead of zero.
       at_zero: Xᵀy and yᵀy, if known before the first pass.
+      is_sketched: Whether the factors may be those of a sketch.
     """
 
     matrix: Matrix
@@ -82,6 +83,7 @@ class Refinement(NamedTuple):
     root: Array | None = None
     offset: Array | None = None
     at_zero: tuple[Array, Array] | None = None
+    is_sketched: bool = True
 
     def solve(self, max_iterations: int) -> State:
         """Runs conjugate gradients from θ = 0 until θ is backward stable.
@@ -181,7 +183,12 @@ class Refinement(NamedTuple):
         fallen by half of its digits, or is small enough to stop. See van der Vorst and
         Ye, "Residual replacement strategies for Krylov subspace iterative methods",
         SIAM J. Sci. Comput. 22 (2000).
+
+        With factors of X, each step is one of iterative refinement. Its direction is
+        P s for the recomputed s: the updated one has no digits left after the first.
         """
+        if not self.is_sketched:
+            return jnp.ones(updated.gamma.shape, bool)
         eps = jnp.finfo(updated.gamma.dtype).eps
         has_lost_digits = updated.gamma <= eps * replaced_gamma
         # The factor 1/4 is a margin, since the updated s is an estimate.
@@ -237,7 +244,7 @@ class Refinement(NamedTuple):
             floor=root_eps / 8 * target_norm,
         )
 
-    def is_lowest(self, state: State, is_sketched: bool) -> Array:
+    def is_lowest(self, state: State) -> Array:
         """Tests whether the residual is near its minimum, by a product with X itself.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
@@ -246,7 +253,7 @@ class Refinement(NamedTuple):
         factors = self.factors
         point = state.point
         decrease = state.decrease
-        if is_sketched:
+        if self.is_sketched:
             steepest = cg_start(state.s)
             direction = scaled(factors.scale, product(factors.inverse, steepest.p))
             length = jnp.linalg.norm(self.matrix.mv(direction), axis=0)

@@ -54,6 +54,13 @@ def triangle(matrix: Array) -> Array:
     return triangle(jnp.concatenate([triangles, matrix[num_in_blocks:]]))
 
 
+def transposed_product(rows: Array, vectors: Array) -> Array:
+    """Returns the product of `rows`.T (p, n) and vectors (n,) or (n, c)."""
+    if vectors.ndim == 1:
+        return jnp.sum(rows * vectors[:, None], axis=0)
+    return product(rows.T, vectors)
+
+
 def scaled(factors: Array, vectors: Array) -> Array:
     """Returns vectors (n,) or (n, c) times factors (n,)."""
     return (factors * vectors.T).T

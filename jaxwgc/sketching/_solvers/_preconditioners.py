@@ -134,9 +134,17 @@ def by_factors(
         probe = factors.null_vector()
         image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
         sees_all = factors.sees_all(probe, image, rcond)
-    refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
+    refinement = Refinement(
+        matrix=matrix,
+        factors=factors,
+        tolerance=tolerance,
+        target=target,
+        root=root,
+        at_zero=at_zero,
+        is_sketched=method == "sketch",
+    )
     state = refinement.solve(max_iterations)
-    is_lowest = refinement.is_lowest(state, is_sketched=method == "sketch")
+    is_lowest = refinement.is_lowest(state)
     return ScaledSolution(
         solution=state.point.x,
         squared=state.point.squared,
