@@ -154,7 +154,7 @@ class BlockMatrix(QRMatrix):
 
 
 def _rmv_of_block(block: Array, vector: Array) -> Array:
-    return product(block.T, vector)
+    return transposed_product(block, vector)
 
 
 def _padded(array: np.ndarray, num_rows: int) -> np.ndarray:
