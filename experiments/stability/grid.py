@@ -1,6 +1,7 @@
 """Backward errors and iterations by condition number and residual: Figure 3."""
 
-from collections.abc import Iterator
+import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,28 +39,29 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 def measure(
     key: jax.Array, shape: tuple[int, int], exponents: tuple[int, ...]
-) -> Iterator[Numbers]:
-    """Yields errors and iterations of every method in every problem.
+) -> dict[str, dict[str, list[Any]]]:
+    """Returns errors and iterations by method, one entry per problem.
 
     Condition numbers are powers of ten, and norms of the residual their inverses.
+    Problems are sorted by condition number, then by residual.
     """
     rng = problems.generator(key)
-    for condition in exponents:
-        for residual in exponents:
-            problem = problems.random_problem(
-                rng, shape, 10.0**condition, 10.0**-residual
-            )
-            for method in METHODS:
-                solved = SOLVERS[method](key, problem)
-                yield {
-                    "method": method,
-                    "condition": condition,
-                    "residual": residual,
-                    "backward": problems.backward_error(problem, solved.solution),
-                    "gradient": problems.gradient_norm(problem, solved.solution),
-                    "iterations": solved.num_iterations,
-                    "converged": solved.converged,
-                }
+    measured = {method: empty_record() for method in METHODS}
+    for condition, residual in itertools.product(exponents, exponents):
+        problem = problems.random_problem(rng, shape, 10.0**condition, 10.0**-residual)
+        for method, record in measured.items():
+            solved = SOLVERS[method](key, problem)
+            solution = solved.solution
+            record["backward"].append(problems.backward_error(problem, solution))
+            record["gradient"].append(problems.gradient_norm(problem, solution))
+            record["iterations"].append(solved.num_iterations)
+            record["converged"].append(solved.converged)
+    return measured
+
+
+def empty_record() -> dict[str, list[Any]]:
+    """Returns lists for the quantities of one method."""
+    return {"backward": [], "gradient": [], "iterations": [], "converged": []}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
@@ -81,17 +83,17 @@ def tabulate(numbers: Numbers) -> ResultTable:
             "converged",
         ],
     )
-    rows = numbers["measured"]
-    gradients_of_qr = np.array([row.gradient for row in rows if row.method == QR])
+    measured = numbers["measured"]
+    gradients_of_qr = np.array(measured[QR]["gradient"])
     for method in METHODS:
-        runs = [row for row in rows if row.method == method]
-        errors = np.array([run.backward for run in runs]) / EPS
-        ratios = np.array([run.gradient for run in runs]) / gradients_of_qr
-        flags = np.array([run.converged is not False for run in runs])
+        record = measured[method]
+        errors = np.array(record["backward"]) / EPS
+        ratios = np.array(record["gradient"]) / gradients_of_qr
+        flags = np.array([flag is not False for flag in record["converged"]])
+        counts = record["iterations"]
         iterations = ""
         converged = ""
-        if runs[0].iterations is not None:
-            counts = [run.iterations for run in runs]
+        if None not in counts:
             iterations = f"{min(counts)}–{max(counts)}"
             converged = f"{sum(flags)} of {len(flags)}"
         table.rows.append(
@@ -117,16 +119,16 @@ def draw(numbers: Numbers) -> Figure:
     error_map = ScalarMappable(LogNorm(1e-18, 1e-13))
     count_map = ScalarMappable(Normalize(0, 50))
     for axes, lower_axes, method in zip(above, below, SHOWN, strict=True):
-        runs = [row for row in numbers["measured"] if row.method == method]
+        record = numbers["measured"][method]
         shape = (len(exponents), len(exponents))
-        errors = np.array([run.backward for run in runs]).reshape(shape)
-        counts = np.array([run.iterations or 0 for run in runs]).reshape(shape)
+        errors = np.array(record["backward"]).reshape(shape)
         clipped = np.maximum(errors, 1e-18)
         axes.pcolormesh(exponents, exponents, clipped, norm=error_map.norm)
         axes.set_title(method.replace("`", ""), fontsize=8)
         if method == QR:
             lower_axes.set_axis_off()
             continue
+        counts = np.array(record["iterations"]).reshape(shape)
         lower_axes.pcolormesh(exponents, exponents, counts, norm=count_map.norm)
         lower_axes.set_xlabel("−log₁₀ residual")
     for axes in (above[0], below[0]):

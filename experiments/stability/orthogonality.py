@@ -1,6 +1,6 @@
 """Norms of Xᵀr at condition number 1e12 and residual 1e-3: Table 1."""
 
-from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,31 +25,37 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def measure(key: jax.Array, shape: tuple[int, int], runs: int) -> Iterator[Numbers]:
-    """Yields ‖Xᵀr‖, θ's norm and error, and the iterations of every method."""
+def measure(
+    key: jax.Array, shape: tuple[int, int], runs: int
+) -> dict[str, dict[str, list[Any]]]:
+    """Returns ‖Xᵀr‖, errors and iterations by method, one entry per problem."""
     rng = problems.generator(key)
+    measured = {method: empty_record() for method in METHODS}
     for run in range(runs):
         problem = problems.random_problem(rng, shape, CONDITION, RESIDUAL)
         exact = problems.reference(problem)
         run_key = jax.random.fold_in(key, run)
-        for method in METHODS:
+        for method, record in measured.items():
             solved = SOLVERS[method](run_key, problem)
             solution = solved.solution
-            yield {
-                "method": method,
-                "gradient": problems.gradient_norm(problem, solution),
-                "backward": problems.backward_error(problem, solution),
-                "forward": problems.forward_error(exact, solution),
-                "iterations": solved.num_iterations,
-                "converged": solved.converged,
-            }
+            record["gradient"].append(problems.gradient_norm(problem, solution))
+            record["backward"].append(problems.backward_error(problem, solution))
+            record["forward"].append(problems.forward_error(exact, solution))
+            record["iterations"].append(solved.num_iterations)
+    return measured
+
+
+def empty_record() -> dict[str, list[Any]]:
+    """Returns lists for the quantities of one method."""
+    return {"gradient": [], "backward": [], "forward": [], "iterations": []}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns medians over problems."""
     num_rows, num_columns = numbers["shape"]
-    rows = numbers["measured"]
-    num_problems = sum(row.method == QR for row in rows)
+    measured = numbers["measured"]
+    num_problems = len(measured[QR]["gradient"])
+    gradient_of_qr = np.median(measured[QR]["gradient"])
     eps = np.finfo(float).eps
     table = ResultTable(
         f"{num_rows:,} × {num_columns}, float64, condition 1e12, residual 1e-3: "
@@ -64,20 +70,20 @@ def tabulate(numbers: Numbers) -> ResultTable:
         ],
     )
 
-    def median(method: str, quantity: str) -> float:
-        return float(np.median([row[quantity] for row in rows if row.method == method]))
-
     for method in METHODS:
-        is_iterative = method in {row.method for row in rows if row.iterations}
-        gradient = median(method, "gradient")
+        record = measured[method]
+        gradient = np.median(record["gradient"])
+        iterations = ""
+        if None not in record["iterations"]:
+            iterations = f"{np.median(record['iterations']):.0f}"
         table.rows.append(
             [
                 method,
                 f"{gradient:.1e}",
-                f"{gradient / median(QR, 'gradient'):.2g}",
-                f"{median(method, 'backward') / eps:.2g} eps",
-                f"{median(method, 'forward'):.2g}",
-                f"{median(method, 'iterations'):.0f}" if is_iterative else "",
+                f"{gradient / gradient_of_qr:.2g}",
+                f"{np.median(record['backward']) / eps:.2g} eps",
+                f"{np.median(record['forward']):.2g}",
+                iterations,
             ]
         )
     return table
