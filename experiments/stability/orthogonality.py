@@ -65,7 +65,6 @@ def tabulate(numbers: Numbers) -> ResultTable:
             "‖Xᵀr‖",
             "over QR's",
             "backward error",
-            "forward error",
             "iterations",
         ],
     )
@@ -82,7 +81,6 @@ def tabulate(numbers: Numbers) -> ResultTable:
                 f"{gradient:.1e}",
                 f"{gradient / gradient_of_qr:.2g}",
                 f"{np.median(record['backward']) / eps:.2g} eps",
-                f"{np.median(record['forward']):.2g}",
                 iterations,
             ]
         )
