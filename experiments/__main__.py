@@ -23,7 +23,8 @@ from experiments.runner.study import COMMANDS, sections_to_measure
 from experiments.runner.tables import console
 
 for module in (
-    *("sketching", "paper.mnist", "paper.linear_regression", "codes", "weights"),
+    *("sketching", "stability", "paper.mnist", "paper.linear_regression"),
+    *("codes", "weights"),
     *("benchmark", "delays.straggler_reports", "delays.planning", "delays.models"),
     *("delays.against_the_clock", "delays.slow_workers", "errors.wrong_answers"),
     *("ray.cluster", "ray.chaos", "ray.wrong_workers", "ray.language_model"),

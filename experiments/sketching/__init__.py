@@ -8,7 +8,6 @@ from experiments.sketching import (
     rank_k,
     samplers,
     solvers,
-    stability,
 )
 
 # Timings first, while nothing else has filled memory.
@@ -20,10 +19,9 @@ SECTIONS = {
     "recommended": distortion.recommended,
     "samplers": samplers.study,
     "block_leverage": iterations.block_leverage,
-    "stability": stability.study,
+    "active": samplers.active,
     "rank_k": rank_k.study,
     "promise": distortion.promise,
-    "active": samplers.active,
     "stacks": distortion.stacks,
     "pivotal": pivotal.study,
 }

@@ -17,7 +17,8 @@ from experiments.delays import models, planning, slow_workers
 from experiments.errors import learning, rounds
 from experiments.paper import mnist
 from experiments.runner import timing
-from experiments.sketching import distortion, pivotal, samplers, stability
+from experiments.sketching import distortion, pivotal, samplers
+from experiments.stability import difficulty
 from experiments.weights import fair
 from jaxwgc import codes, stragglers
 from tests.experiments.conftest import RESULTS
@@ -89,9 +90,9 @@ SKETCHING = {
     "sketching.samplers.SAMPLERS": only(samplers.SAMPLERS, "LEV, top k", "LEV, blocks"),
     "sketching.solvers.SETTINGS": ((2, 1),),
     "sketching.solvers.SKETCHES": (("count_sketch", 4),),
-    "sketching.stability.NUM_DIFFICULTIES": 1,
-    "sketching.stability.METHODS": (stability.PLAIN, stability.GRAM, stability.QR),
-    "sketching.stability.PRECISIONS": only(stability.PRECISIONS, "float32"),
+    "stability.difficulty.NUM_DIFFICULTIES": 1,
+    "stability.difficulty.METHODS": (difficulty.PLAIN, difficulty.GRAM, difficulty.QR),
+    "stability.difficulty.PRECISIONS": only(difficulty.PRECISIONS, "float32"),
 }
 
 
@@ -186,6 +187,7 @@ COMMANDS = [
     "codes --runs 4",
     "weights --runs 4",
     "sketching --runs 2",
+    "stability --runs 2",
     f"only {SECTIONS} benchmark --repeats 1 --quick",
     "report --traces 2",
     "plan --rounds 40 --trace one_slow_seconds.npy",

@@ -53,6 +53,34 @@ def test_is_as_backward_stable_as_qr(with_x64, method):
         assert error < 10 * np.finfo(float).eps, (condition, size)
 
 
+def gradient_norm(matrix, target, solution):
+    """‖Xᵀ(y - Xθ)‖ in extended precision."""
+    missed = oracles.residual(matrix, target, solution)
+    return float(np.linalg.norm((missed @ matrix.astype(np.longdouble)).astype(float)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_normal_equations_hold_as_after_qr(with_x64, method):
+    """Rounding of Xᵀr dominates θ: its norm is that of QR, in the median of problems.
+
+    Measured: at most 1.1 times. With products that add rows in order, with directions
+    from an updated residual or without damped steps, it is 4 to 50 times.
+    """
+    ratios = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        noise = random.standard_normal(NUM_ROWS)
+        matrix = conditioned(1e10, seed=seed)
+        basis, upper = np.linalg.qr(matrix)
+        noise -= basis @ (basis.T @ noise)
+        target = make_target(matrix, 0) + 0.1 * noise / np.linalg.norm(noise)
+        by_qr = scipy.linalg.solve_triangular(upper, basis.T @ target)
+        result = solve_traced(method, jax.random.key(seed), matrix, target)
+        reached = gradient_norm(matrix, target, result.solution)
+        ratios.append(reached / gradient_norm(matrix, target, by_qr))
+    assert np.median(ratios) < 10
+
+
 def stacked(solutions):
     """Several solutions as one of NumPy arrays."""
     return jax.tree.map(lambda *fields: np.stack(fields), *solutions)

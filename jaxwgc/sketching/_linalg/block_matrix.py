@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxwgc._arrays import is_sparse, product
+from jaxwgc._arrays import is_sparse
 from jaxwgc.sketching._linalg.blocks import (
     NUM_THREADS,
     SPARSE_ROWS,
@@ -22,6 +22,7 @@ from jaxwgc.sketching._linalg.blocks import (
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of
 from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle, gram_products_of_block
+from jaxwgc.sketching._linalg.rows import transposed_product
 
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding
@@ -160,7 +161,7 @@ class BlockMatrix(QRMatrix):
 
 
 def _rmv_of_block(block: Array, vector: Array) -> Array:
-    return product(block.T, vector)
+    return transposed_product(block, vector)
 
 
 def _padded(array: np.ndarray, num_rows: int) -> np.ndarray:

@@ -11,7 +11,12 @@ from jax import Array, lax
 from jaxwgc._arrays import product
 from jaxwgc._pytrees import register
 from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle
-from jaxwgc.sketching._linalg.rows import block_size, column_scale, triangle
+from jaxwgc.sketching._linalg.rows import (
+    block_size,
+    column_scale,
+    transposed_product,
+    triangle,
+)
 
 T = TypeVar("T")
 
@@ -48,7 +53,7 @@ class Dense(QRMatrix):
         return product(self.array, vector)
 
     def rmv(self, vector):
-        return product(self.array.T, vector)
+        return transposed_product(self.array, vector)
 
     def sketch(self, embedding, *arrays):
         return embedding @ [self.array, *arrays]

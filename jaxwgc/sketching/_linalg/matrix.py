@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._linalg.rows import gram
+from jaxwgc.sketching._linalg.rows import gram, transposed_product
 
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding
@@ -188,8 +188,8 @@ def _line_products_of_block(
     residual = target - product(block, solution)
     moved = product(block, direction)
     return LineProducts(
-        gradient=product(block.T, residual),
+        gradient=transposed_product(block, residual),
         squared=jnp.sum(residual**2, axis=0),
-        image=product(block.T, moved),
+        image=transposed_product(block, moved),
         curvature=jnp.sum(moved**2, axis=0),
     )

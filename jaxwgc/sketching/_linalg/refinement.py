@@ -10,8 +10,11 @@ from jaxwgc._arrays import product
 from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.factors import Factors
 from jaxwgc.sketching._linalg.matrix import LineProducts, Matrix
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, all_met, select
+from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
 from jaxwgc.sketching._linalg.rows import safe, scaled
+
+# Share of the tolerance of the backward error that damped steps have to reach.
+_DAMPED_SHARE = 1 / 64
 
 
 class Point(NamedTuple):
@@ -39,7 +42,8 @@ class State(NamedTuple):
       cg: The state of conjugate gradients. Its s is updated, not recomputed.
       replaced_gamma: ‖s‖² at the last replacement of the updated s.
       alpha: The length of the last step, 1 before the first one.
-      decrease: The decrease of ‖r‖² in the last step.
+      decrease: The decrease of ‖r‖² in the last step that was not damped.
+      damping: ω² of `Refinement.damping`, 0 until the point is solved.
       is_solved: Whether the point is backward stable and its residual is the least.
       best_x: The x of the smallest backward error.
       least_error: The smallest backward error.
@@ -52,6 +56,7 @@ class State(NamedTuple):
     replaced_gamma: Array
     alpha: Array
     decrease: Array
+    damping: Array
     is_solved: Array
     best_x: Array
     least_error: Array
@@ -73,6 +78,7 @@ class Refinement(NamedTuple):
       root: √ridge, or None.
       offset: The required value of Xᵀ(y - Xθ) in scaled columns, instead of zero.
       at_zero: Xᵀy and yᵀy, if known before the first pass.
+      is_sketched: Whether the factors may be those of a sketch.
     """
 
     matrix: Matrix
@@ -82,11 +88,14 @@ class Refinement(NamedTuple):
     root: Array | None = None
     offset: Array | None = None
     at_zero: tuple[Array, Array] | None = None
+    is_sketched: bool = True
 
     def solve(self, max_iterations: int) -> State:
         """Runs conjugate gradients from θ = 0 until θ is backward stable.
 
-        If no θ is, the point of the result has the x of the smallest backward error.
+        If rounding of Xᵀr dominates θ, damped steps follow, see `damping`. If no θ is
+        backward stable, the point of the result has the x of the smallest backward
+        error.
         """
         row_space = self.factors.row_space()
 
@@ -120,6 +129,7 @@ class Refinement(NamedTuple):
             replaced_gamma=cg.gamma,
             alpha=jnp.ones_like(squared),
             decrease=jnp.zeros_like(squared),
+            damping=jnp.zeros_like(squared),
             is_solved=is_solved,
             best_x=zeros,
             least_error=jnp.where(is_solved, jnp.zeros_like(squared), jnp.inf),
@@ -132,29 +142,43 @@ class Refinement(NamedTuple):
         Systems whose iterations have ended keep their state.
         """
         factors = self.factors
-        direction = factors.direction(state.cg.p, row_space)
+        damping = state.damping
+        weights = self._weights(damping)
+        direction = factors.direction(weights * state.cg.p, row_space)
         # The pass over X is at a point near the end of the step, so that the residual
         # is recomputed, not updated.
         trial = state.point.x + state.alpha * direction
         products = self._line_products(trial, direction)
-        alpha = step_length(state.cg, products.curvature)
+        curvature = products.curvature + damping * jnp.sum(direction**2, axis=0)
+        alpha = step_length(state.cg, curvature)
         point, is_lost = _moved(trial, products, direction, alpha - state.alpha)
         s = product(factors.inverse.T, point.gradient)
-        change = product(factors.inverse.T, products.image)
+        image = products.image + damping * direction
+        change = weights * product(factors.inverse.T, image)
         updated = cg_step(state.cg, state.cg.s - alpha * change)
-        restarted = cg_start(s)
-        is_replaced = self._is_replaced(point, updated, state.replaced_gamma)
+        is_damped = damping > 0
+        tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * self.tolerance
+        updated_error = self._backward_error(point, updated.s / safe(weights))
+        # The factor 1/4 is a margin, since the updated s is an estimate.
+        is_replaced = (updated_error <= tolerance / 4) | self._has_lost_digits(
+            updated, state.replaced_gamma
+        )
         error = jnp.where(is_lost, jnp.inf, self._backward_error(point, s))
-        decrease = alpha * state.cg.gamma
-        criteria = [Criterion(error, self.tolerance)]
+        is_better = error < state.least_error
+        decrease = jnp.where(is_damped, state.decrease, alpha * state.cg.gamma)
+        is_solved = error <= self.tolerance
+        # The second step makes a direct solution as accurate as a refined one.
+        is_late = (state.monitor.iteration > 0) | jnp.all(s == 0, axis=0)
+        may_stop = is_replaced & is_late
         if self.offset is None:
             # The decrease of the last step also counts, since the last step may be the
             # longest one.
-            part = jnp.maximum(restarted.gamma, decrease)
-            criteria.append(self._excess(point, part, state.monitor))
-        # The second step makes a direct solution as accurate as a refined one.
-        is_late = (state.monitor.iteration > 0) | jnp.all(s == 0, axis=0)
-        is_better = error < state.least_error
+            part = jnp.maximum(jnp.sum(s**2, axis=0), decrease)
+            is_solved &= self._excess(point, part, state.monitor).is_met
+            starts_damping = may_stop & is_solved & ~is_damped
+            damping = jnp.where(starts_damping, self.damping(point), damping)
+            may_stop &= is_damped | (damping == 0)
+        restarted = cg_start(self._weights(damping) * s)
         moved = State(
             point=point,
             s=s,
@@ -162,31 +186,58 @@ class Refinement(NamedTuple):
             replaced_gamma=select(is_replaced, restarted.gamma, state.replaced_gamma),
             alpha=jnp.where(alpha > 0, alpha, state.alpha),
             decrease=decrease,
-            is_solved=all_met(criteria),
+            damping=damping,
+            is_solved=is_solved,
             best_x=jnp.where(is_better, point.x, state.best_x),
             least_error=jnp.where(is_better, error, state.least_error),
             monitor=state.monitor.update(
-                jnp.sqrt(point.squared), criteria, may_stop=is_replaced & is_late
+                jnp.sqrt(point.squared),
+                [Criterion(error, tolerance)],
+                may_stop=may_stop & is_solved,
+                has_stagnated=is_damped & ~is_better,
             ),
         )
         return select(state.monitor.is_running(max_iterations), moved, state)
 
-    def _is_replaced(
-        self, point: Point, updated: CGState, replaced_gamma: Array
-    ) -> Array:
-        """Returns whether the recomputed s replaces the updated one.
+    def damping(self, point: Point) -> Array:
+        """Returns ω² for damped steps from a solved point, 0 if none are needed.
+
+        Rounding of Xᵀr changes θ by up to eps ‖X‖ ‖r‖ / s² along a singular vector. If
+        that exceeds ‖θ‖, each step replaces one such change by another, and leaves the
+        rounding of both in Xᵀr. Damped steps minimise ‖r - Xd‖² + ω² ‖d‖² instead, for
+        ω = ‖r‖ / ‖θ‖. Their preconditioner V (s² + ω²)^(-1/2) is that of Karlson and
+        Waldén's estimate, so that they lower the backward error, and leave θ as it is
+        along singular values below ω.
+        """
+        values = self.factors.singular_values
+        smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))
+        squared = point.squared / safe(jnp.sum(point.x**2, axis=0))
+        rounding = jnp.finfo(values.dtype).eps * self.factors.norm
+        is_needed = smallest**2 <= rounding * jnp.sqrt(squared)
+        return jnp.where(is_needed, squared, 0)
+
+    def _weights(self, damping: Array) -> Array:
+        """Returns s / √(s² + ω²), (p,) or (p, c), from P to the damped one."""
+        values = self.factors.singular_values
+        squares = jnp.add.outer(values**2, damping)
+        return scaled(values, 1 / jnp.sqrt(safe(squares)))
+
+    def _has_lost_digits(self, updated: CGState, replaced_gamma: Array) -> Array:
+        """Returns whether the recomputed s must replace the updated one.
 
         Rounding of the updated s is relative to s at the last replacement. Rounding
         also makes directions less conjugate. So conjugate gradients restart when s has
-        fallen by half of its digits, or is small enough to stop. See van der Vorst and
-        Ye, "Residual replacement strategies for Krylov subspace iterative methods",
-        SIAM J. Sci. Comput. 22 (2000).
+        fallen by half of its digits. See van der Vorst and Ye, "Residual replacement
+        strategies for Krylov subspace iterative methods", SIAM J. Sci. Comput. 22
+        (2000).
+
+        With factors of X, one step lowers s that far, and each step is one of iterative
+        refinement.
         """
+        if not self.is_sketched:
+            return jnp.ones(updated.gamma.shape, bool)
         eps = jnp.finfo(updated.gamma.dtype).eps
-        has_lost_digits = updated.gamma <= eps * replaced_gamma
-        # The factor 1/4 is a margin, since the updated s is an estimate.
-        is_small = self._backward_error(point, updated.s) <= self.tolerance / 4
-        return has_lost_digits | is_small
+        return updated.gamma <= eps * replaced_gamma
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
         """Computes products with A, for the residual of x and a direction."""
@@ -237,7 +288,7 @@ class Refinement(NamedTuple):
             floor=root_eps / 8 * target_norm,
         )
 
-    def is_lowest(self, state: State, is_sketched: bool) -> Array:
+    def is_lowest(self, state: State) -> Array:
         """Tests whether the residual is near its minimum, by a product with X itself.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
@@ -246,7 +297,7 @@ class Refinement(NamedTuple):
         factors = self.factors
         point = state.point
         decrease = state.decrease
-        if is_sketched:
+        if self.is_sketched:
             steepest = cg_start(state.s)
             direction = scaled(factors.scale, product(factors.inverse, steepest.p))
             length = jnp.linalg.norm(self.matrix.mv(direction), axis=0)

@@ -108,7 +108,8 @@ def preconditioned(
 
     Every iteration computes the residual from X instead of updating it. So the result
     is as backward stable as that of a QR factorisation, at any condition number and
-    size of the residual.
+    size of the residual. If rounding of Xᵀr dominates θ, damped steps follow, which
+    make the norm of Xᵀr as small as after QR.
 
     Args:
       key: A PRNG key, for `"sketch"`.

@@ -200,9 +200,17 @@ def refined(
     """Solves by iterations with a preconditioner; `at_zero` is Xᵀy and yᵀy if known."""
     matrix, target, root, tolerance = problem
     factors = preconditioner.factors
-    refinement = Refinement(matrix, factors, tolerance, target, root, at_zero=at_zero)
+    refinement = Refinement(
+        matrix=matrix,
+        factors=factors,
+        tolerance=tolerance,
+        target=target,
+        root=root,
+        at_zero=at_zero,
+        is_sketched=preconditioner.is_sketched,
+    )
     state = refinement.solve(max_iterations)
-    is_lowest = refinement.is_lowest(state, preconditioner.is_sketched)
+    is_lowest = refinement.is_lowest(state)
     is_solved = state.is_solved & is_lowest & factors.finite
     return ScaledSolution(
         solution=state.point.x,
