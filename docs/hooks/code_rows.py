@@ -12,7 +12,7 @@ import jaxwgc
 from jaxwgc import codes
 
 EQUAL = "[equal load](#equal-load)"
-DESIGNS = "[block designs](reproduction/kadhe.md)"
+DESIGNS = "[block designs](reproduction/kadhe.md#paley-designs)"
 NOISE = "[noise](#noise)"
 PLACEMENTS = "[placements](#given-placements)"
 PEELING = "[peeling](#recovery-by-peeling)"
@@ -69,7 +69,7 @@ def code_rows() -> dict[str, CodeRow]:
         ),
         "multi_message": CodeRow(codes.multi_message(pairs), "s of `code`", UNFINISHED),
         "partially_coded": CodeRow(
-            codes.partially_coded(pairs, 1), "s of `code`, slow", UNFINISHED
+            codes.partially_coded(pairs, 1), "slow workers only", UNFINISHED
         ),
         "edge_graph": CodeRow(
             codes.edge_graph(key, 6, 4), APPROXIMATE, f"{EQUAL}, {SCALE}"
