@@ -40,10 +40,6 @@ def uncoded(
       array([[1., 0., 0.],
              [0., 1., 0.],
              [0., 0., 1.]])
-
-    References:
-      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
-      sampling", ICASSP 2020, section 2.1 (partition of the data).
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = num_workers if num_parts is None else num_parts
