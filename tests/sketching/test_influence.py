@@ -269,10 +269,10 @@ def test_float32_at_many_rows():
     left_out = residuals / rest
     estimator = np.linalg.pinv(wide)
     np.testing.assert_allclose(fit.leave_one_out_residuals, left_out, atol=5e-4)
-    check_close(fit.leverage, 1 - rest, 1e-4)
-    check_close(fit.standard_errors.hc3, sandwich(estimator, left_out**2), 3e-5)
+    check_close(fit.leverage, 1 - rest, 5e-5)
+    check_close(fit.standard_errors.hc3, sandwich(estimator, left_out**2), 1e-6)
     variance = residuals @ residuals / (100_000 - 50)
-    check_close(fit.residual_variance, variance, 1e-5)
+    check_close(fit.residual_variance, variance, 2e-6)
 
 
 def test_units_of_float32():

@@ -108,12 +108,12 @@ def influence(
       >>> steps = jnp.arange(5.0)
       >>> line = jnp.stack([jnp.ones(5), steps], axis=1)
       >>> fit = sketching.influence(line, jnp.array([1.0, 1.0, 2.0, 3.0, 9.0]))
-      >>> print(fit.leave_one_out_residuals.round(2))
-      [ 3.5  -0.57 -1.5  -2.86  5.5 ]
-      >>> print(fit.cooks_distance.round(2))
-      [0.89 0.01 0.05 0.3  2.2 ]
-      >>> print(fit.standard_errors.hc3.round(2))
-      [2.4  1.34]
+      >>> print((100 * fit.leave_one_out_residuals).round())
+      [ 350.  -57. -150. -286.  550.]
+      >>> print((100 * fit.cooks_distance).round())
+      [ 89.   1.   5.  30. 220.]
+      >>> print((100 * fit.standard_errors.hc3).round())
+      [240. 134.]
 
     References:
       Belsley, Kuh and Welsch, "Regression diagnostics" (1980), section 2.1, for the
