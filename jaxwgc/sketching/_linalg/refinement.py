@@ -172,12 +172,15 @@ class Refinement(NamedTuple):
         may_stop = is_replaced & is_late
         if self.offset is None:
             # The decrease of the last step also counts, since the last step may be the
-            # longest one.
-            part = jnp.maximum(jnp.sum(s**2, axis=0), decrease)
+            # longest one. The factor 2 leaves room for the rounding of Xθ, which
+            # `is_lowest` adds.
+            part = 2 * jnp.maximum(jnp.sum(s**2, axis=0), decrease)
             is_solved &= self._excess(point, part, state.monitor).is_met
             starts_damping = may_stop & is_solved & ~is_damped
             damping = jnp.where(starts_damping, self.damping(point), damping)
             may_stop &= is_damped | (damping == 0)
+        # A damped step that does not help is taken back, and ends the iterations.
+        is_kept = ~is_damped | (is_better & is_solved)
         restarted = cg_start(self._weights(damping) * s)
         moved = State(
             point=point,
@@ -194,9 +197,10 @@ class Refinement(NamedTuple):
                 jnp.sqrt(point.squared),
                 [Criterion(error, tolerance)],
                 may_stop=may_stop & is_solved,
-                has_stagnated=is_damped & ~is_better,
+                has_stagnated=~is_kept,
             ),
         )
+        moved = select(is_kept, moved, state._replace(monitor=moved.monitor))
         return select(state.monitor.is_running(max_iterations), moved, state)
 
     def damping(self, point: Point) -> Array:
