@@ -23,12 +23,11 @@ def is_notebook(page):
 def on_page_markdown(markdown, page, **_):
     """Adds the downloads to the Markdown that notebook.md.j2 makes of a notebook.
 
-    Without the escapes of HTML, and the style sheet that mkdocs-jupyter appends.
+    Removes the escapes of HTML.
     """
     if not is_notebook(page):
         return markdown
-    shown = html.unescape(markdown.rpartition("<style>")[0].rstrip())
-    title, _, body = shown.strip().partition("\n")
+    title, _, body = html.unescape(markdown).strip().partition("\n")
     name = PurePosixPath(page.file.src_uri).stem
     return f"{title}\n{DOWNLOADS.format(name=name)}{body}"
 
