@@ -38,6 +38,14 @@ class Embedding(abc.ABC):
       key: The PRNG key of S.
       sketch_size: The number of rows of S, an int.
       num_rows: N, the number of columns of S, and of rows of its operands.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> x = jax.random.normal(jax.random.key(0), (1000, 5))
+      >>> embedding = sketching.sparse_sign(jax.random.key(1), 100, num_rows=1000)
+      >>> (embedding @ x).shape
+      (100, 5)
     """
 
     key: Array

@@ -39,6 +39,17 @@ class NumericalRank(NamedTuple):
         the cutoff. Rounding or small changes of the data may then decide the rank.
         Values below 2 + √min(N, p) / 2 machine epsilons (of the largest) do not count:
         rounding turns zeros into such values.
+
+    Example:
+      The third column is a combination of the others:
+
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> steps = jnp.arange(100.0)
+      >>> matrix = jnp.stack([jnp.ones(100), steps, 2 * steps + 1], axis=1)
+      >>> result = sketching.numerical_rank(matrix)
+      >>> int(result.rank), bool(result.is_ambiguous)
+      (2, False)
     """
 
     rank: Array

@@ -48,7 +48,8 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
        [1. 1. 0.]]
 
     References:
-      The paper's section 3.2, for K that divides N.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.2, for K that divides N.
     """
     _validation.check_all_dense("data", data)
     _validation.check_dtypes("data", data, "numbers, bools or keys")
@@ -110,7 +111,8 @@ def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
       [0.625 0.375]
 
     References:
-      The paper's section 3.2, Πᵢ.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.2, Πᵢ.
     """
     shares, valid = distribution("scores", scores)
     parts, _ = partition(shares, num_parts)

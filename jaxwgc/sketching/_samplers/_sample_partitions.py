@@ -24,6 +24,16 @@ class PartitionSample(NamedTuple):
       probabilities: (k,), the probability of each of these parts in one draw from all K
         parts. They do not sum to 1.
       num_draws: int32 scalar q, the sum of the counts.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> probabilities = jnp.array([0.4, 0.3, 0.2, 0.1])
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), probabilities, num_draws=4
+      ... )
+      >>> int(sample.counts.sum()), int(sample.num_draws)
+      (4, 4)
     """
 
     indices: Array
@@ -89,8 +99,9 @@ def sample_partitions(
       rescaling of `weighted_parts` is unbiased. With `num_distinct`, q is random and
       the last draw is always a new part, most likely a rare one. So rare parts count
       too much and likely parts too little. The mean over all parts, weighted by Π,
-      stays 1. In the paper's experiments, the measured bias is within 3%. For 20 out of
-      40 parts with probabilities spread over a factor of 100, it is from -2% to +14%.
+      stays 1. In the experiments of the reference, the measured bias is within 3%. For
+      20 out of 40 parts with probabilities spread over a factor of 100, it is from -2%
+      to +14%.
       For 3 out of 4 parts with probabilities 0.5, 0.3, 0.15 and 0.05, it is from -10%
       to +35%. `drop_last_distinct` removes the bias.
 
@@ -110,8 +121,10 @@ def sample_partitions(
       3 1
 
     References:
-      The paper's section 3.2. Its text draws until k distinct parts are found
-      (`num_distinct`). Its first step, read literally, is k draws (`num_draws`).
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.2. Its text draws until k distinct parts
+      are found (`num_distinct`). Its first step, read literally, is k draws
+      (`num_draws`).
     """
     key = _validation.check_key(key)
     unconverted = probabilities

@@ -47,6 +47,20 @@ class RowSample(NamedTuple):
       scale: (num_slots,), the factor of each row, which includes its count; 0 in unused
         slots. The sum of scale² x xᵀ over the slots has the expectation XᵀX.
       num_lost: int32 scalar, the number of selected rows without a slot.
+
+    Example:
+      A sample of 100 draws, and its scaled rows:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> x = jax.random.normal(jax.random.key(0), (1000, 5))
+      >>> y = x @ jnp.arange(5.0)
+      >>> sample = sketching.sample_rows(
+      ...     jax.random.key(1), sketching.leverage_scores(x), 100
+      ... )
+      >>> small_x, small_y = sample.apply((x, y))
+      >>> small_x.shape, int(sample.counts.sum())
+      ((100, 5), 100)
     """
 
     indices: Array

@@ -28,6 +28,20 @@ class WeightedParts(NamedTuple):
       row_weights: (k, m), factors for the loss of each row; 0 for padding.
       weights: (k,), the counts as floats, factors for the gradient of each part:
         `jaxwgc.weighted(code, weights)`.
+
+    Example:
+      Four of eight parts, and a code that applies their weights:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import sketching
+      >>> parts, row_weights = jaxwgc.partition(jnp.ones((80, 2)), num_parts=8)
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), jnp.full(8, 1 / 8), num_distinct=4
+      ... )
+      >>> small = sketching.weighted_parts(sample, parts, row_weights)
+      >>> small.parts.shape, small.row_weights.shape
+      ((4, 10, 2), (4, 10))
+      >>> code = jaxwgc.weighted(jaxwgc.codes.uncoded(4), small.weights)
     """
 
     parts: Any
@@ -73,8 +87,10 @@ def rescaling_factors(
       0.2
 
     References:
-      The paper's sections 3.1 and 3.2, step 3; Drineas, Mahoney and Muthukrishnan,
-      "Sampling algorithms for l2 regression and applications", SODA 2006, for q draws.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, sections 3.1 and 3.2, step 3; Drineas, Mahoney and
+      Muthukrishnan, "Sampling algorithms for l2 regression and applications", SODA
+      2006, for q draws.
     """
     _validation.check_choice("rescaling", rescaling, RESCALINGS)
     if (num_rows is not None) != (rescaling == "paper"):
@@ -91,9 +107,10 @@ def rescaling_factors(
 def scale_rows(rows: Any, factors: ArrayLike) -> Any:
     """Multiplies all rows of part j in every leaf by factor j.
 
-    This is the paper's rescaling: for least squares, the rows of X and the entries of y
-    are both multiplied. For other losses, multiply row weights by the square of the
-    factor instead, as `weighted_parts` does by default, and do not pass labels.
+    For least squares, the rows of X and the entries of y are both multiplied, as
+    Charalambides, Pilanci and Hero do. For other losses, multiply row weights by the
+    square of the factor instead, as `weighted_parts` does by default, and do not pass
+    labels.
 
     Args:
       rows: A pytree, leaves (k, m, ...). Integers and bools become the default float
@@ -114,7 +131,8 @@ def scale_rows(rows: Any, factors: ArrayLike) -> Any:
        [2. 2. 2.]]
 
     References:
-      The paper's section 3.2, step 3.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.2, step 3.
     """
     factors = _conversions.float_array("factors", factors)
     _validation.check_shape("factors", factors, "(k,)", ("any",))
@@ -150,8 +168,8 @@ def weighted_parts(
       sample: A `PartitionSample` from `sample_partitions`.
       parts: A pytree, leaves (K, m, ...), from `partition`.
       row_weights: (K, m), from `partition`.
-      rescaling: `"unbiased"` or `"paper"`. See `rescaling_factors`. The paper's number
-        of rows r is the sum of the row weights of the drawn parts.
+      rescaling: `"unbiased"` or `"paper"`. See `rescaling_factors`. For `"paper"`, the
+        number of rows r is the sum of the row weights of the drawn parts.
       scale: The target of the rescaling.
         - `"row_weights"`: row weights are multiplied by the square of the factor, and
           the data are left as they are.
@@ -180,8 +198,9 @@ def weighted_parts(
       (4, 2) [0.4 0.4] 10.0
 
     References:
-      The paper's section 3.2 and, for the equality with a sketch of repeated rows,
-      Theorem 5.1 and Corollary 5.2.
+      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
+      sampling", ICASSP 2020, section 3.2 and, for the equality with a sketch of
+      repeated rows, theorem 5.1 and corollary 5.2.
     """
     _validation.check_choice("scale", scale, SCALES)
     row_weights = _conversions.float_array("row_weights", row_weights)

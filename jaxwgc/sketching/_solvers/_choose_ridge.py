@@ -28,6 +28,16 @@ class RidgeChoice(NamedTuple):
         range of the dtype become 0 or infinite, but the choice still compares them.
       solution: θ of that ridge, (p,) or (p, c). Entries beyond the range of the dtype
         are 0 or infinite.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> x = jax.random.normal(jax.random.key(0), (1000, 5))
+      >>> y = x @ jnp.arange(5.0)
+      >>> noisy = y + jax.random.normal(jax.random.key(1), y.shape)
+      >>> choice = sketching.choose_ridge(x, noisy, jnp.array([1.0, 1e3, 1e6]))
+      >>> float(choice.ridge), choice.errors.shape, choice.solution.shape
+      (1.0, (3,), (5,))
     """
 
     ridge: Array

@@ -28,6 +28,17 @@ class Solution(NamedTuple):
       rank: The `NumericalRank` of X as computed by the solver. If it is ambiguous,
         rounding or small changes of X decide which singular values are truncated, and
         so solution and derivatives. None if the solver computes no rank.
+
+    Example:
+      Least squares without noise:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> x = jax.random.normal(jax.random.key(0), (1000, 5))
+      >>> y = x @ jnp.arange(5.0)
+      >>> result = sketching.preconditioned(jax.random.key(1), x, y)
+      >>> print(result.solution.round(), bool(result.converged), result.rank.rank)
+      [0. 1. 2. 3. 4.] True 5
     """
 
     solution: Array
