@@ -69,7 +69,7 @@ params = {
 
 
 # %%
-def train(code, tolerance, num_steps=120):
+def train(code, tolerance, num_steps=100):
     received = []
 
     def record_and_kill(progress):

@@ -104,8 +104,8 @@ print(
 
 # %% alt="Distance to the solution by step: the corrected run lies on the run without faults, and the other one does not converge"
 figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
-for (name, (distances, _)), line in zip(runs.items(), ["-", "-", "--"], strict=True):
-    axes.semilogy(distances, line, label=name)
+for (name, (distances, _)), width in zip(runs.items(), [5, 1.5, 1.5], strict=True):
+    axes.semilogy(distances, label=name, linewidth=width)
 axes.set(xlabel="step", ylabel="distance to the solution")
 axes.legend()
 plt.show()
