@@ -438,6 +438,18 @@ def gains_of_new_samples():
     return 1 / np.concatenate(new)
 
 
+def chronic_workers_named(slowdown, num_rounds):
+    """Returns the share of traces that name a chronic straggler, in percent."""
+    [row] = [
+        row
+        for row in table("report_simulated")
+        if row["straggler"] == "chronic"
+        and row["slowdown"] == slowdown
+        and row["rounds"] == num_rounds
+    ]
+    return number(row["named correctly"])
+
+
 def probability_of_three_stalls():
     """Returns the share of traces of 30 rounds with at least 3 stalls, in percent."""
     num_rounds = 30
@@ -974,6 +986,8 @@ QUOTED = [
         lambda: 100 * straggler_reports.STALLED,
     ),
     Quoted(REPORTS, "of them, 19% have", probability_of_three_stalls),
+    Quoted(REPORTS, "99.9% name", lambda: chronic_workers_named("1.3", "30")),
+    Quoted(REPORTS, "34.6% one", lambda: chronic_workers_named("1.1", "30")),
     Quoted(
         THE_PAPER,
         "the published errors (7",
@@ -1205,6 +1219,8 @@ PARAMETERS = [
     Parameter(PLANNING, "can hide, with 95% confidence", LEVEL),
     Parameter(REPORTS, "its 95% confidence", LEVEL),
     Parameter(REPORTS, "CC BY 4.0", LICENCE),
+    Parameter(REPORTS, "always 1.3 times", "row of report_simulated"),
+    Parameter(REPORTS, "that is 1.1 times", "row of report_simulated"),
     Parameter(REPORTS, "correlated (0.4", "see test_most_workers_are_correlated"),
     Parameter(REPORTS, "to 0.7 for most", "see test_most_workers_are_correlated"),
     Parameter(REPORTS, "autocorrelation of up to 0.5 with", "see report_alarms"),
@@ -1421,6 +1437,15 @@ CLAIMS = [
         lambda: (
             [trace for trace in TRACES if way(trace, "proportional placement × 2") < 1]
             == ["job_4"]
+        ),
+    ),
+    Claim(
+        REPORTS,
+        "With 300 rounds, all do",
+        lambda: (
+            chronic_workers_named("1.3", "300")
+            == chronic_workers_named("1.1", "300")
+            == 100
         ),
     ),
     Claim(
