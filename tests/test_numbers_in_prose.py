@@ -1013,6 +1013,11 @@ QUOTED = [
         "probability of at most 5%",
         lambda: 100 * _levels.FALSE_ALARMS,
     ),
+    Quoted(
+        REPORTS,
+        "(up to 46.3%): a spell",
+        lambda: max(column("report_alarms", "30 rounds of 10")),
+    ),
     Quoted(REPORTS, "and of 0.8 with", lambda: straggler_reports.CORRELATIONS[-1]),
     Quoted(
         REPORTS,
