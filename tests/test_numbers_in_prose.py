@@ -1629,6 +1629,16 @@ CLAIMS = [
     ),
     Claim(
         WRONG,
+        "float32 [rejects up to 84 of 200 rounds]",
+        lambda: max(column("wrong_answers_located", "rejected, of all")) == 84,
+    ),
+    Claim(
+        WRONG,
+        "rarely blames an honest worker",
+        lambda: max(column("wrong_answers_located", "honest workers blamed")) <= 1,
+    ),
+    Claim(
+        WRONG,
         "Corrected trainings end at the loss of clean ones, to all printed digits",
         lambda: all(
             f"{kind['clean']['loss']:.4g}" == f"{kind['corrected']['loss']:.4g}"
