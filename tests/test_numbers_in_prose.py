@@ -1621,7 +1621,7 @@ CLAIMS = [
     ),
     Claim(
         WEIGHTS,
-        r"In all of these runs $\epsilon < 1$, and none is beyond the bound",
+        r"$\epsilon < 1$, and none is beyond the bound",
         lambda: (
             set(results("weights")["convergence"]["sketches"]["speaks"]) == {1.0}
             and not any(results("weights")["convergence"]["sketches"]["violations"])
