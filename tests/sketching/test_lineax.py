@@ -347,12 +347,7 @@ def test_refusals():
     solver.init(as_matrix(as_function(matrix).as_matrix()), {})
 
 
-# In a traced function, a composition raises "No constant handler": to be found out.
-FAULT = pytest.mark.xfail(raises=TypeError, reason="a tracer in a static leaf")
-TAKEN = [kind for kind in OPERATORS if kind != "composition"]
-
-
-@pytest.mark.parametrize("kind", [*TAKEN, pytest.param("composition", marks=FAULT)])
+@pytest.mark.parametrize("kind", OPERATORS)
 def test_our_solvers_take_operators_of_lineax(kind, with_x64):
     matrix, change = map(jnp.asarray, start_of(path_of(TALL, None)))
     vector, _ = map(jnp.asarray, vectors_of(TALL))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.tree_util import Partial
 from jax.typing import DTypeLike
 
@@ -247,7 +248,6 @@ def _checked_function(
 ) -> Callable[[Array], Array]:
     """Checks the result of a function of vectors, and hoists traced arrays from it."""
     vector = np.zeros(length, dtype)
-    function = _hoisted(function, vector)
     image = jax.eval_shape(function, vector)
     shape = getattr(image, "shape", None)
     if shape != (image_length,) or getattr(image, "dtype", None) != dtype:
@@ -255,17 +255,25 @@ def _checked_function(
             f"operator.{name} must return {dtype} of shape ({image_length},) for one "
             f"of ({length},); got {image}"
         )
-    return function
+    return _hoisted(function, vector)
 
 
 def _hoisted(
     function: Callable[[Array], Array], vector: np.ndarray
 ) -> Callable[[Array], Array]:
-    """Turns traced arrays in the closure of a function into leaves, for `jax.jit`."""
-    converted, constants = jax.closure_convert(function, vector)
-    if not constants:
+    """Turns traced arrays in the closure of a function into leaves, for `jax.jit`.
+
+    `jax.closure_convert` does so with arrays of floats alone.
+    """
+    program = jax.make_jaxpr(function)(vector)
+    if not _validation.is_traced(program.consts):
         return function
-    return Partial(lambda constants, v: converted(v, *constants), constants)
+
+    def run(constants: list[Array], v: Array) -> Array:
+        (image,) = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, constants))(v)
+        return image
+
+    return Partial(run, program.consts)
 
 
 @jax.jit
