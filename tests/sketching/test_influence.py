@@ -390,3 +390,28 @@ def test_unused_quantities_are_not_computed():
 
     distances = products(lambda x, y: influence(x, y).residuals)
     assert distances < products(influence)
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-9])
+def test_studentized_residual_of_an_outlier_among_nearly_exact_rows(noise):
+    """It is infinite if the residuals of the other rows are lost in rounding."""
+    draw = np.random.default_rng(1)
+    matrix = np.column_stack([np.ones(400), draw.normal(size=(400, 2))])
+    target = matrix @ [1, 2, 3] + noise * draw.normal(size=400)
+    target[0] += 1
+    fit = sketching.influence(np.float32(matrix), np.float32(target))
+    assert bool(np.isinf(fit.studentized_residuals[0])) == (noise < 1e-6)
+    assert np.argmax(fit.studentized_residuals) == 0
+    assert np.argmax(fit.dffits) == 0
+
+
+def test_standard_errors_without_degrees_of_freedom_are_nan():
+    """Residuals are zero up to rounding, and so would be the robust errors."""
+    matrix = np.random.default_rng(0).normal(size=(10, 2))
+    fits = [
+        sketching.influence(matrix[:2], np.ones(2)),
+        sketching.influence(matrix, np.arange(10.0), np.zeros(10)),
+    ]
+    for fit in fits:
+        for errors in fit.standard_errors:
+            assert np.all(np.isnan(errors))

@@ -192,3 +192,13 @@ def test_drop_last_distinct_is_unbiased():
     assert np.all(np.abs(deviations(dropped)) < 4)
     # Without the drop the rare part is counted too often, as documented.
     assert deviations(sample)[3] > 10
+
+
+def test_traced_order_that_is_no_permutation_gives_nan():
+    key = jax.random.key(0)
+    scores = np.ones(50)
+    sample = jax.jit(
+        lambda order: sketching.sample_rows(key, scores, 5, "pivotal", order=order)
+    )(np.zeros(50, int))
+    assert np.all(np.isnan(sample.scale))
+    assert not sample.counts.any()

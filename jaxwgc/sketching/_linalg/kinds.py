@@ -53,13 +53,15 @@ def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
     Raises:
       TypeError: If `value` is an operator or no matrix.
     """
+    kind = type(value).__name__
     value = from_lineax(value)
     if isinstance(value, LinearOperator):
         raise TypeError(
             f"{name} must be an array, a sparse matrix or Blocks, since rows are read "
-            "one by one; got a LinearOperator, which gives products only. Use "
+            f"one by one; got a {kind}, which gives products only. Use "
             "approximate_leverage_scores, preconditioned or sketch_and_solve, which "
-            "take operators, or form its array from products with jnp.eye(p)"
+            "take operators, or form its array: by products with jnp.eye(p), or by "
+            "as_matrix() of an operator of lineax"
         )
     if isinstance(value, Blocks):
         return BlockMatrix(value)

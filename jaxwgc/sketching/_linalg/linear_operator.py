@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import Partial
 from jax.typing import DTypeLike
 
@@ -270,7 +270,7 @@ def _hoisted(
         return function
 
     def run(constants: list[Array], v: Array) -> Array:
-        (image,) = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, constants))(v)
+        (image,) = jaxpr_as_fun(program.replace(consts=constants))(v)
         return image
 
     return Partial(run, program.consts)

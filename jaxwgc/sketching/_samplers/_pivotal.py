@@ -19,7 +19,7 @@ _State: TypeAlias = tuple[Array, Array, Array]
 def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
     """Checks an order of rows, and converts it to int32 (num_rows,).
 
-    Values of a traced order are not checked.
+    A traced order is checked by `is_permutation`.
     """
     order = _validation.as_array("order", order, "integers", N=num_rows)
     if not _validation.is_traced(order):
@@ -29,6 +29,11 @@ def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
                 f"got {_validation.in_short(order)}"
             )
     return jnp.asarray(order, jnp.int32)
+
+
+def is_permutation(order: Array) -> Array:
+    """Returns whether an order has each row once."""
+    return jnp.all(jnp.sort(order) == jnp.arange(len(order)))
 
 
 def pivotal_rows(

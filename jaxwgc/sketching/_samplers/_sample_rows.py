@@ -18,7 +18,11 @@ from jaxwgc.sketching._embeddings._embedding import (
 from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
-from jaxwgc.sketching._samplers._pivotal import permutation_of_rows, pivotal_rows
+from jaxwgc.sketching._samplers._pivotal import (
+    is_permutation,
+    permutation_of_rows,
+    pivotal_rows,
+)
 from jaxwgc.sketching._samplers._sample_partitions import draw_parts
 
 if TYPE_CHECKING:
@@ -209,7 +213,8 @@ def sample_rows(
     Returns:
       A `RowSample`. It has min(sample_size, N) slots with replacement, min(num_slots,
       N) with Poisson sampling, and sample_size otherwise. If traced probabilities are
-      negative, NaN, infinite or all zero, all counts are 0 and the scale is NaN. If
+      negative, NaN, infinite or all zero, or a traced order is no permutation, all
+      counts are 0 and the scale is NaN. If
       fewer than sample_size probabilities are positive, methods that draw distinct rows
       leave the remaining slots at count 0.
 
@@ -328,6 +333,8 @@ def _random_rows(
     """Runs the other methods of `sample_rows`, in one compiled function."""
     num_lost = jnp.zeros((), jnp.int32)
     probabilities, valid = normalised(scores)
+    if order is not None:
+        valid &= is_permutation(order)
     probabilities = jnp.where(valid, probabilities, 0)
     if method == "with_replacement":
         drawn = draw_parts(key, scores, sample_size, until_distinct=False)

@@ -10,8 +10,8 @@ from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.rows import scaled
 
-# A leverage within this number of machine epsilons of 1 counts as 1, since rounding
-# makes such differences.
+# Shares within this number of machine epsilons of 1 count as 1, since rounding makes
+# such differences: a leverage, and the share of a row in the sum of squared residuals.
 _ROUNDING = 100
 
 
@@ -53,7 +53,8 @@ class Influence(NamedTuple):
       standardized_residuals: r = √w e / (s √(1 - h)), also called internally
         studentised.
       studentized_residuals: t, which is r with the s of the fit to all other rows, also
-        called externally studentised: t = r √((d - 1) / (d - r²)).
+        called externally studentised: t = r √((d - 1) / (d - r²)). Infinite if r² is
+        within 100 machine epsilons of d, relative to d.
       cooks_distance: r² h / ((1 - h) p), with p the degrees of freedom of the fit.
       dffits: t √(h / (1 - h)).
       standard_errors: The `StandardErrors` of θ.
@@ -154,11 +155,13 @@ def _complement(leverage: Array) -> Array:
 def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
     """Computes studentised residuals from standardised ones.
 
-    They are infinite if the fit to all other rows is exact.
+    They are infinite if the fit to all other rows is exact up to rounding.
     """
     others = jnp.where(degrees_of_freedom > 1, degrees_of_freedom - 1, jnp.nan)
-    rest = jnp.maximum(degrees_of_freedom - standardized**2, 0)
-    return standardized * jnp.sqrt(others / rest)
+    rest = 1 - standardized**2 / degrees_of_freedom
+    rounding = _ROUNDING * jnp.finfo(standardized.dtype).eps
+    rest = jnp.where(rest <= rounding, 0, rest)
+    return standardized * jnp.sqrt(others / degrees_of_freedom / rest)
 
 
 def _variances(
@@ -179,8 +182,10 @@ def _variances(
     variance = squared / freedom
     # One column for the classical errors, and one per target for each other kind.
     roots = fit.scale[:, None] * jnp.sqrt(sums)
+    # Without degrees of freedom, residuals are rounding.
+    robust = jnp.where(freedom > 0, roots[:, 1:], jnp.nan)
     shape = fit.coefficients.shape
-    hc0, hc2, hc3 = (part.reshape(shape) for part in jnp.split(roots[:, 1:], 3, axis=1))
+    hc0, hc2, hc3 = (part.reshape(shape) for part in jnp.split(robust, 3, axis=1))
     errors = StandardErrors(
         classical=jnp.multiply.outer(roots[:, 0], jnp.sqrt(variance)),
         hc0=hc0,

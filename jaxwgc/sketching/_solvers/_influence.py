@@ -70,19 +70,22 @@ def influence(
     Returns:
       An `Influence`. The weighted fit is that of √w X to √w y. Its leverage,
       standardised residuals, distances and standard errors are those of these rows, as
-      in R; the two other kinds of residuals have the units of y.
+      in R; the two other kinds of residuals have the units of y. statsmodels' influence
+      of a WLS result has another leverage, without the weight of the row. A row of
+      weight 0 has standardised residuals and distances of 0: look at its residual.
 
       If h is 1 (within 100 machine epsilons), a row alone determines its fit, and its
       deletion lowers the rank. All quantities of this row that divide by 1 - h are NaN,
-      and so are HC2 and HC3. If d is 0, s² and what follows from it is NaN. With d = 1,
-      studentised residuals are 0 or NaN.
+      and so are HC2 and HC3. Their rounding errors are in proportion to 1 / (1 - h): in
+      float32, enable x64 for rows with h above 0.99. If d is 0, s² and all standard
+      errors are NaN. With d = 1, studentised residuals are 0 or NaN.
 
       If X is rank-deficient, θ is the minimum-norm solution, and p is the rank.
 
       With a ridge, h are ridge leverage scores, and p is their sum. Residuals of
       deleted rows are exact. Standard errors are those of θ as an estimator, without
-      its bias. The other quantities have the formulas above, and not the distributions
-      that they have without a ridge.
+      its bias. The other quantities have the formulas of `Influence`, and not the
+      distributions that they have without a ridge.
 
       If a traced argument is not finite, negative or out of range, the result is NaN.
 
