@@ -63,6 +63,26 @@ class State(NamedTuple):
     monitor: Monitor
 
 
+class _Move(NamedTuple):
+    """The end of a step of conjugate gradients.
+
+    Attributes:
+      point: The point, with its recomputed residual.
+      s: Pᵀ times the gradient of the point.
+      updated: The state of conjugate gradients, whose s is updated.
+      alpha: The length of the step.
+      error: The backward error of the point, infinite if its residual is lost.
+      updated_error: Its estimate by the updated s.
+    """
+
+    point: Point
+    s: Array
+    updated: CGState
+    alpha: Array
+    error: Array
+    updated_error: Array
+
+
 class Refinement(NamedTuple):
     """Least squares with A = X diag(scale) stacked on `root` diag(scale).
 
@@ -141,6 +161,55 @@ class Refinement(NamedTuple):
 
         Systems whose iterations have ended keep their state.
         """
+        move = self._move(row_space, state)
+        is_damped = state.damping > 0
+        tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * self.tolerance
+        # The factor 1/4 is a margin, since the updated s is an estimate.
+        is_replaced = (move.updated_error <= tolerance / 4) | self._has_lost_digits(
+            move.updated, state.replaced_gamma
+        )
+        is_better = move.error < state.least_error
+        decrease = jnp.where(is_damped, state.decrease, move.alpha * state.cg.gamma)
+        is_solved = move.error <= self.tolerance
+        # The second step makes a direct solution as accurate as a refined one.
+        is_late = (state.monitor.iteration > 0) | jnp.all(move.s == 0, axis=0)
+        may_stop = is_replaced & is_late
+        damping = state.damping
+        if self.offset is None:
+            # The decrease of the last step also counts, since the last step may be the
+            # longest one. The factor 2 leaves room for the rounding of Xθ, which
+            # `is_lowest` adds.
+            part = 2 * jnp.maximum(jnp.sum(move.s**2, axis=0), decrease)
+            is_solved &= self._excess(move.point, part, state.monitor).is_met
+            starts_damping = may_stop & is_solved & ~is_damped
+            damping = jnp.where(starts_damping, self.damping(move.point), damping)
+            may_stop &= is_damped | (damping == 0)
+        # A damped step that does not help is taken back, and ends the iterations.
+        is_kept = ~is_damped | (is_better & is_solved)
+        restarted = cg_start(self._weights(damping) * move.s)
+        moved = State(
+            point=move.point,
+            s=move.s,
+            cg=select(is_replaced, restarted, move.updated),
+            replaced_gamma=select(is_replaced, restarted.gamma, state.replaced_gamma),
+            alpha=jnp.where(move.alpha > 0, move.alpha, state.alpha),
+            decrease=decrease,
+            damping=damping,
+            is_solved=is_solved,
+            best_x=jnp.where(is_better, move.point.x, state.best_x),
+            least_error=jnp.where(is_better, move.error, state.least_error),
+            monitor=state.monitor.update(
+                jnp.sqrt(move.point.squared),
+                [Criterion(move.error, tolerance)],
+                may_stop=may_stop & is_solved,
+                has_stagnated=~is_kept,
+            ),
+        )
+        moved = select(is_kept, moved, state._replace(monitor=moved.monitor))
+        return select(state.monitor.is_running(max_iterations), moved, state)
+
+    def _move(self, row_space: Array, state: State) -> _Move:
+        """Computes the end of a step of conjugate gradients, and its errors."""
         factors = self.factors
         damping = state.damping
         weights = self._weights(damping)
@@ -156,52 +225,15 @@ class Refinement(NamedTuple):
         image = products.image + damping * direction
         change = weights * product(factors.inverse.T, image)
         updated = cg_step(state.cg, state.cg.s - alpha * change)
-        is_damped = damping > 0
-        tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * self.tolerance
-        updated_error = self._backward_error(point, updated.s / safe(weights))
-        # The factor 1/4 is a margin, since the updated s is an estimate.
-        is_replaced = (updated_error <= tolerance / 4) | self._has_lost_digits(
-            updated, state.replaced_gamma
-        )
         error = jnp.where(is_lost, jnp.inf, self._backward_error(point, s))
-        is_better = error < state.least_error
-        decrease = jnp.where(is_damped, state.decrease, alpha * state.cg.gamma)
-        is_solved = error <= self.tolerance
-        # The second step makes a direct solution as accurate as a refined one.
-        is_late = (state.monitor.iteration > 0) | jnp.all(s == 0, axis=0)
-        may_stop = is_replaced & is_late
-        if self.offset is None:
-            # The decrease of the last step also counts, since the last step may be the
-            # longest one. The factor 2 leaves room for the rounding of Xθ, which
-            # `is_lowest` adds.
-            part = 2 * jnp.maximum(jnp.sum(s**2, axis=0), decrease)
-            is_solved &= self._excess(point, part, state.monitor).is_met
-            starts_damping = may_stop & is_solved & ~is_damped
-            damping = jnp.where(starts_damping, self.damping(point), damping)
-            may_stop &= is_damped | (damping == 0)
-        # A damped step that does not help is taken back, and ends the iterations.
-        is_kept = ~is_damped | (is_better & is_solved)
-        restarted = cg_start(self._weights(damping) * s)
-        moved = State(
+        return _Move(
             point=point,
             s=s,
-            cg=select(is_replaced, restarted, updated),
-            replaced_gamma=select(is_replaced, restarted.gamma, state.replaced_gamma),
-            alpha=jnp.where(alpha > 0, alpha, state.alpha),
-            decrease=decrease,
-            damping=damping,
-            is_solved=is_solved,
-            best_x=jnp.where(is_better, point.x, state.best_x),
-            least_error=jnp.where(is_better, error, state.least_error),
-            monitor=state.monitor.update(
-                jnp.sqrt(point.squared),
-                [Criterion(error, tolerance)],
-                may_stop=may_stop & is_solved,
-                has_stagnated=~is_kept,
-            ),
+            updated=updated,
+            alpha=alpha,
+            error=error,
+            updated_error=self._backward_error(point, updated.s / safe(weights)),
         )
-        moved = select(is_kept, moved, state._replace(monitor=moved.monitor))
-        return select(state.monitor.is_running(max_iterations), moved, state)
 
     def damping(self, point: Point) -> Array:
         """Returns ω² for damped steps from a solved point, 0 if none are needed.
