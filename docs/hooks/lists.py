@@ -35,18 +35,18 @@ def table_of_codes() -> str:
         )
     lines = [
         "",
-        "| matrix | code | arguments | paper | tolerates | decoder | measured in |",
+        "| matrix | code | tolerates | arguments | decoder | measured in | paper |",
         "|:--|:--|:--|:--|:--|:--|:--|",
     ]
     for name, row in described.items():
         cells = [
-            f"![](images/codes/{name}.svg)",
+            f"![Matrix of {name}](images/codes/{name}.svg)",
             _link(codes, name),
-            f"`{_required_arguments(constructors[name])}`",
-            _source(constructors[name]),
             row.tolerates,
+            f"`{_required_arguments(constructors[name])}`",
             f"`{type(row.example.decoders[0]).__name__}`",
             row.measured,
+            _source(constructors[name]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
