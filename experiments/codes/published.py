@@ -145,9 +145,9 @@ def expanders(effort: Effort, key: jax.Array) -> Study:
 
 def graph_and_degree(effort: Effort) -> tuple[Code, int]:
     """Returns the code of the edges of a graph, and the degree of the graph."""
-    prime, _ = GRAPH
+    prime, modulus = GRAPH
     if effort.is_full:
-        return codes.ramanujan_graph(*GRAPH), prime + 1
+        return codes.ramanujan_graph(prime, modulus), prime + 1
     small = codes.edge_graph(jax.random.key(0), num_parts=20, degree=prime + 1)
     return small, prime + 1
 

@@ -66,7 +66,8 @@ def oscillator(stiffness: np.ndarray, drive: np.ndarray) -> np.ndarray:
 
     x″ + x′ / 2 + stiffness x = cos(drive t) / 2, for `DURATION` seconds.
     """
-    damping, force = 0.5, 0.5
+    damping = 0.5
+    force = 0.5
     frequency = np.sqrt(stiffness - damping**2 / 4)
     amplitude = force / (stiffness - drive**2 + 1j * damping * drive)
     largest = np.zeros(len(stiffness))

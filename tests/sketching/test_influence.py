@@ -97,7 +97,9 @@ def test_rows_are_deleted_one_by_one(weights, ridge, with_x64):
     fit = traced(MATRIX, target, weights, ridge=ridge)
     matrix, weighted_target = weighted_rows(weights, MATRIX, target)
     whole = oracles.ridge_solution(matrix, weighted_target, ridge)
-    moves, errors, variances = [], [], []
+    moves = []
+    errors = []
+    variances = []
     for row in range(NUM_ROWS):
         others = np.delete(matrix, row, axis=0)
         other_target = np.delete(weighted_target, row)

@@ -317,7 +317,9 @@ def test_sampled_rows():
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_sampled_rows_stay_sparse(is_traced):
     """A dense result would take 4 TB."""
-    num_rows, num_columns, num_slots = 2000, 10**9, 1000
+    num_rows = 2000
+    num_columns = 10**9
+    num_slots = 1000
     random = np.random.default_rng(0)
     indices = np.stack([np.arange(num_rows), random.integers(num_columns, size=2000)])
     entries = sparse.BCOO(

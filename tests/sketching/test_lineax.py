@@ -279,7 +279,8 @@ def test_embeddings(with_x64):
 
 
 def test_an_operator_of_products_is_not_materialised():
-    num_rows, num_columns = 100_000, 200
+    num_rows = 100_000
+    num_columns = 200
     solver = SketchPreconditioned(
         KEY, sketch_size=1000, embedding=sketching.count_sketch
     )

@@ -15,8 +15,9 @@ def recursive_order(rows, points):
     widest = np.argmax(np.ptp(places, axis=0))
     ordered = rows[np.argsort(places[:, widest], kind="stable")]
     half = 2 ** ((len(rows) - 1).bit_length() - 1)
-    left, right = ordered[:half], ordered[half:]
-    return recursive_order(left, points) + recursive_order(right, points)
+    left = recursive_order(ordered[:half], points)
+    right = recursive_order(ordered[half:], points)
+    return left + right
 
 
 @pytest.mark.parametrize(
