@@ -23,8 +23,7 @@ def nearest_weights(mask, matrix, target):
     """Weights for any target, without the column scales of weighted codes."""
     rows, norms = scaled_rows(matrix)
     system = System(rows, norms, target)
-    start = np.zeros((*mask.shape[:-1], *target.shape[:1], len(matrix)), matrix.dtype)
-    weights, is_solved = _least_squares.nearest_weights(start, mask, system)
+    weights, is_solved = _least_squares.nearest_weights(mask, system)
     return replace_poor(~is_solved, weights, mask, (system, system))
 
 
