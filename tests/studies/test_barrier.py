@@ -46,6 +46,12 @@ def test_equal_times_of_all_workers_are_those_after_a_barrier(
         assert report.to_dict()["after_barrier"] is True
 
 
+def test_advice_says_within_how_much_workers_took_the_same_time():
+    times = busy_times(0).max(1, keepdims=True) * np.linspace(0.998, 1, 8)
+    report = jaxwgc.straggler_report(times)
+    assert "all workers took the same time (within 0.2%)" in report.advice
+
+
 def test_a_collective_that_one_worker_always_leaves_last():
     times = after_barrier(busy_times(0), 0.002)
     times[:, 5] += 0.003

@@ -461,7 +461,9 @@ def test_figures_have_the_panels_and_lines_of_their_axes(study, x, y, panels, li
     assert len(shown) == panels
     assert all(len(axes.containers) == lines for axes in shown)
     assert {axes.get_xlabel() for axes in shown} == {x}
-    assert shown[0].get_ylabel() == y
+    for axes in shown:
+        is_leftmost = axes.get_subplotspec().is_first_col()
+        assert axes.get_ylabel() == (y if is_leftmost else "")
     figure.canvas.draw()
 
 

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 import jaxwgc
+from jaxwgc.studies._reports import _wait_report
 
 
 def waits_of(times):
@@ -225,3 +226,17 @@ def test_times_and_waits_in_data_frames_are_aligned():
 def test_arguments_that_make_no_sense(arguments, error, message):
     with pytest.raises(error, match=message):
         jaxwgc.straggler_report(**arguments)
+
+
+def test_correlation_of_consecutive_rounds_is_estimated_without_bias():
+    """The factor (1 + r) / (1 - r) is that of a Gaussian series with r = 0.5."""
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((20, 2000)) * np.sqrt(1 - 0.5**2)
+    series = np.empty_like(noise)
+    series[0] = generator.standard_normal(2000)
+    for number in range(1, 20):
+        series[number] = 0.5 * series[number - 1] + noise[number]
+    factors = np.array([_wait_report._correlation_factor(one) for one in series.T])
+    correlations = (factors - 1) / (factors + 1)
+    # Without the correction for 20 rounds, the mean is below 0.4.
+    assert correlations.mean() == pytest.approx(0.5, abs=0.03)
