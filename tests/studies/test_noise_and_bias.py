@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import jaxwgc
 from jaxwgc import codes, stragglers, studies
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._noise_and_bias import moments_of_weights
@@ -13,12 +14,10 @@ CODE = codes.uncoded(4)
 NUM_MEASURED = 30
 
 
-@pytest.mark.parametrize("has_stalls", [False, True])
-def test_stalls_add_the_bias_that_a_short_trace_may_hide(has_stalls):
-    """The bias is one that χ² with a degree of freedom per part hides in 5%."""
-    shape = (8, 50, CODE.num_workers)
+def clusters_of(shape, *, has_stalls):
+    """Eight clusters whose times are all one, as `jaxwgc.plan` simulates them."""
     times = np.ones(shape, np.float32)
-    clusters = Clusters(
+    return Clusters(
         delay=stragglers.shifted_exponential(0.0, 1.0),
         num_measured=NUM_MEASURED,
         has_stalls=has_stalls,
@@ -27,6 +26,13 @@ def test_stalls_add_the_bias_that_a_short_trace_may_hide(has_stalls):
         by_loads={np.asarray(CODE.loads, np.float32).tobytes(): times},
         drawn={},
     )
+
+
+@pytest.mark.parametrize("has_stalls", [False, True])
+def test_stalls_add_the_bias_that_a_short_trace_may_hide(has_stalls):
+    """The bias is one that χ² with a degree of freedom per part hides in 5%."""
+    shape = (8, 50, CODE.num_workers)
+    clusters = clusters_of(shape, has_stalls=has_stalls)
     candidate = studies.Candidate("uncoded", CODE, stragglers.fastest(3))
     # Some weights are negative, so that no part counts as lost.
     weights = np.random.default_rng(0).normal(1.0, 1.0, shape)
@@ -39,3 +45,20 @@ def test_stalls_add_the_bias_that_a_short_trace_may_hide(has_stalls):
     np.testing.assert_allclose(
         moments.noise[0], (variance - expected) / size, rtol=1e-5
     )
+
+
+def test_weights_proportional_to_the_target_have_neither_noise_nor_bias():
+    """Only their scale varies."""
+    target = np.array([1.0, 2.0, 5.0, 3.0])
+    shape = (8, 50, CODE.num_workers)
+    scale = np.random.default_rng(0).uniform(0.5, 1.5, shape[:2])
+    candidate = studies.Candidate(
+        "weighted", jaxwgc.weighted(CODE, target), stragglers.fastest(3)
+    )
+    moments = moments_of_weights(
+        candidate, scale[..., None] * target, clusters_of(shape, has_stalls=False)
+    )
+    np.testing.assert_allclose(moments.noise[0], 0, atol=1e-12)
+    np.testing.assert_allclose(moments.bias[0], 0, atol=1e-12)
+    expected = scale.var() / scale.mean() ** 2
+    np.testing.assert_allclose(moments.scale_variance[0], expected, rtol=1e-6)
