@@ -62,3 +62,19 @@ def test_weights_proportional_to_the_target_have_neither_noise_nor_bias():
     np.testing.assert_allclose(moments.bias[0], 0, atol=1e-12)
     expected = scale.var() / scale.mean() ** 2
     np.testing.assert_allclose(moments.scale_variance[0], expected, rtol=1e-6)
+
+
+def test_noise_is_relative_to_the_mean_square_of_the_target():
+    target = np.array([1.0, 2.0, 5.0, 3.0])
+    orthogonal = np.array([5.0, 3.0, -1.0, -2.0])
+    shape = (8, 50, CODE.num_workers)
+    size = np.random.default_rng(0).normal(0.0, 0.1, (*shape[:2], 1))
+    candidate = studies.Candidate(
+        "weighted", jaxwgc.weighted(CODE, target), stragglers.fastest(3)
+    )
+    moments = moments_of_weights(
+        candidate, target + size * orthogonal, clusters_of(shape, has_stalls=False)
+    )
+    # Both vectors have a squared norm of 39.
+    np.testing.assert_allclose(moments.noise[0], np.mean(size**2), rtol=1e-6)
+    np.testing.assert_allclose(moments.scale_variance[0], 0, atol=1e-12)
