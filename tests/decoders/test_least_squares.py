@@ -96,13 +96,15 @@ TARGETS = {
     # Each row on its own, one of them in reach and one not.
     "segments": (SPARSE, np.stack([SPARSE[0], SPARSE[1] - SPARSE[2], np.arange(6.0)])),
     "zero": (SPARSE, np.zeros((1, 6))),
+    # Conjugate gradients converge at once for the first segment alone.
+    "one of zeros": (with_condition(1e3), np.stack([np.zeros(6), np.ones(6)])),
 }
 # Three segments each, so that systems of one dtype share a compiled function.
 SYSTEMS = {name: (matrix, np.ones((3, 6))) for name, matrix in MATRICES.items()} | {
     name: (matrix, np.resize(target, (3, 6)))
     for name, (matrix, target) in TARGETS.items()
 }
-HARD = "rows of all sizes", "condition 1e3"
+HARD = "rows of all sizes", "condition 1e3", "one of zeros"
 
 
 def by_numpy(matrix, target, masks):

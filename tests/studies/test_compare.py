@@ -467,6 +467,12 @@ def test_figures_have_the_panels_and_lines_of_their_axes(study, x, y, panels, li
     figure.canvas.draw()
 
 
+def test_a_study_has_one_round_and_one_trial_at_least():
+    study = compare(num_rounds=1, num_trials=1)
+    assert study.num_trials == 1
+    assert np.isfinite(study.time.mean).all()
+
+
 def test_names_that_are_numbers_are_an_axis():
     waiting = {number: fastest(number) for number in (6, 2)}
     study = jaxwgc.compare([CODES["uncoded"]], [DELAYS["slow"]], waiting, KEY, 20)
