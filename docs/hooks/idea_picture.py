@@ -2,17 +2,28 @@
 
     python docs/hooks/idea_picture.py
 
-It shows the example of word_pictures.py. It is white, so that it is legible on GitHub's
-dark pages, too, and is turned over by extra.css on dark pages of the site. It is as wide
-as a phone: no letter is smaller than 11 pixels there.
+It shows the example of word_pictures.py. Its background is white, so that it is legible
+on GitHub's dark pages, too. On dark pages of the site, extra.css turns it over. It is
+as wide as a phone, where its smallest letters have 11 pixels.
 """
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import word_pictures
-from word_pictures import INK, PARTS, RED, line, numbered_part, text
+from word_pictures import (
+    PARTS,
+    RED,
+    arrow,
+    block,
+    box,
+    line,
+    numbered_part,
+    parts_of,
+    picture,
+    straggler_box,
+    text,
+)
 
 FILE = Path(__file__).parents[1] / "images" / "idea.svg"
 WIDTH = 360
@@ -38,10 +49,10 @@ def draw_data() -> str:
     """The parts, and a line from each to the workers that hold it."""
     drawn = [label(20, "Data: three parts, each for two workers")]
     for part, x in enumerate(COLUMNS):
-        drawn.append(word_pictures.block(x - 52, 32, 104, 26, PARTS[part]))
+        drawn.append(block(x - 52, 32, 104, 26, PARTS[part]))
         drawn.append(text(x, 50, f"part {part + 1}", "#fff"))
     for worker, x in enumerate(COLUMNS):
-        for place, part in enumerate(word_pictures.parts_of(worker)):
+        for place, part in enumerate(parts_of(worker)):
             # Lines to the left leave the part on its left.
             end = x + SQUARES[place] + 12
             start = COLUMNS[part] + (end - COLUMNS[part]) / 6
@@ -54,9 +65,9 @@ def draw_workers() -> str:
     drawn = []
     for worker, x in enumerate(COLUMNS):
         is_late = worker == 2
-        make_box = word_pictures.straggler_box if is_late else word_pictures.box
+        make_box = straggler_box if is_late else box
         drawn.append(make_box(x - 52, 108, 104, 68))
-        for place, part in enumerate(word_pictures.parts_of(worker)):
+        for place, part in enumerate(parts_of(worker)):
             drawn.append(numbered_part(x + SQUARES[place], 118, 24, part))
         drawn.append(text(x, 164, f"worker {worker + 1}"))
     return "".join(drawn)
@@ -67,8 +78,8 @@ def draw_messages() -> str:
     late = COLUMNS[2]
     return "".join(
         [
-            word_pictures.arrow("M60 180 V206"),
-            word_pictures.arrow("M180 180 V206"),
+            arrow("M60 180 V206"),
+            arrow("M180 180 V206"),
             line(f"M{late} 180 V198", RED, 'stroke-dasharray="5 4"'),
             text(20, 231, "½ ×"),
             gradient(50, 226, 0),
@@ -89,9 +100,9 @@ def draw_server() -> str:
     """The server adds the two messages with weights."""
     return "".join(
         [
-            word_pictures.arrow("M60 266 V292"),
-            word_pictures.arrow("M180 266 V292"),
-            word_pictures.box(8, 298, 344, 88),
+            arrow("M60 266 V292"),
+            arrow("M180 266 V292"),
+            box(8, 298, 344, 88),
             label(320, "Server: 2 × message 1 − message 2"),
             text(72, 353, "="),
             gradient(98, 348, 0),
@@ -117,10 +128,10 @@ def draw_legend() -> str:
     )
 
 
-def picture() -> str:
+def draw_idea() -> str:
     """Returns the SVG file."""
     content = draw_data() + draw_workers() + draw_messages() + draw_server()
-    return word_pictures.picture(
+    return picture(
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fff"/>'
         f"{content}{draw_legend()}",
         width=WIDTH,
@@ -129,4 +140,4 @@ def picture() -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(picture(), encoding="utf-8")
+    FILE.write_text(draw_idea(), encoding="utf-8")
