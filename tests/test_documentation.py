@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -137,3 +138,16 @@ def test_pictures_of_the_eight_words_are_those_that_are_drawn():
         assert path.read_text(encoding="utf-8") == pictures.picture(draw()), word
         assert f'<div id="{word}" markdown>' in home
         assert f"images/words/{word}.svg" in home
+
+
+def test_picture_of_the_idea_is_the_one_that_is_drawn(monkeypatch):
+    """`python docs/hooks/idea_picture.py` has been run since its last change."""
+    # The module puts its folder on the path, to import word_pictures.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = ROOT / "docs/images/idea.svg"
+    assert path.read_text(encoding="utf-8") == hook("idea_picture").draw_idea()
+    for page, address in (
+        ("README.md", "docs/images/idea.svg"),
+        ("docs/index.md", "images/idea.svg"),
+    ):
+        assert f"]({address})" in (ROOT / page).read_text(encoding="utf-8")

@@ -35,13 +35,12 @@ def table_of_codes() -> str:
         )
     lines = [
         "",
-        "| matrix | code | tolerates | arguments | decoder | measured in | paper |",
-        "|:--|:--|:--|:--|:--|:--|:--|",
+        "| code | tolerates | arguments | decoder | measured in | paper |",
+        "|:--|:--|:--|:--|:--|:--|",
     ]
     for name, row in described.items():
         cells = [
-            f"![Matrix of {name}](images/codes/{name}.svg)",
-            _link(codes, name),
+            f"{_link(codes, name)} ![Matrix](images/codes/{name}.svg)",
             row.tolerates,
             f"`{_required_arguments(constructors[name])}`",
             f"`{type(row.example.decoders[0]).__name__}`",

@@ -14,7 +14,7 @@ WIDTH = 200
 HEIGHT = 112
 INK = "#4b5563"
 RED = "#d9483b"
-# Colours of parts 1, 2 and 3, as in communication.svg.
+# Colours of parts 1, 2 and 3, as in idea.svg and communication.svg.
 PARTS = ("#3b82c4", "#2a9d6f", "#c98a0b")
 # Encoding matrix: a row per worker, a column per part.
 COEFFICIENTS = (("½", "1", "0"), ("0", "1", "−1"), ("½", "0", "1"))
@@ -107,10 +107,10 @@ def draw_message() -> str:
     return "".join(
         [
             box(8, 20, 84, 72),
-            text(28, 48, "½ ×"),
-            block(44, 34, 40, 18, PARTS[0]),
-            text(28, 78, "1 ×"),
-            block(44, 64, 40, 18, PARTS[1]),
+            text(26, 48, "½ ×"),
+            block(46, 34, 38, 18, PARTS[0]),
+            text(26, 78, "1 ×"),
+            block(46, 64, 38, 18, PARTS[1]),
             arrow("M96 57 H140"),
             message_bar(148, 48, 40, 0),
         ]
@@ -215,7 +215,7 @@ WORDS = {
 }
 
 
-def picture(content: str) -> str:
+def picture(content: str, width: int = WIDTH, height: int = HEIGHT) -> str:
     """Returns a whole SVG file."""
     head = (
         '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
@@ -223,8 +223,8 @@ def picture(content: str) -> str:
         "</marker></defs>"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" '
         f'text-anchor="middle">{head}{content}</svg>\n'
     )
 
