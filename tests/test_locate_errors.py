@@ -224,6 +224,19 @@ class TestCopies:
         assert bool(location.rejected)
         assert not location.disputed.any()
 
+    def test_workers_are_disputed_if_one_of_their_messages_is(self):
+        """Each pair of three workers has two parts in common."""
+        code = codes.replicated(3, num_parts=6, copies=2)
+        for message in range(len(code.encoding_matrix)):
+            messages = np.float32(code.encoding_matrix)
+            messages[message] += 1
+            location = find(code, messages)
+            part = np.flatnonzero(code.encoding_matrix[message])
+            assert bool(location.rejected)
+            np.testing.assert_array_equal(
+                location.disputed, code.assignment[:, part].all(axis=1)
+            )
+
     def test_several_messages_a_worker(self):
         """A worker with one wrong message is out with all of them."""
         code = codes.replicated(3, num_parts=6, copies=3)
