@@ -1351,8 +1351,6 @@ PARAMETERS = [
     Parameter(PLANNING, "an error of 10% is the best", "see CLAIMS"),
     Parameter(STARTED, "draws 20 times", "argument of the example"),
     Parameter(STARTED, "means with 95% confidence", LEVEL),
-    Parameter(PLANNING, "*90%* a percentile", "name of a column"),
-    Parameter(PLANNING, "has 95% confidence intervals", LEVEL),
     Parameter(PLANNING, "up to $3/m$, with 95% confidence", LEVEL),
     Parameter(PLANNING, "can hide, with 95% confidence", LEVEL),
     Parameter(REPORTS, "its 95% confidence", LEVEL),
