@@ -247,7 +247,13 @@ def draw_ways(numbers: Numbers) -> figures.Figure:
         look["linestyle"] = ""
         axes.plot(places + offsets[index], ratios, label=way, **look)
     bounds = [record["bound"] / record["ways"][EVERYONE] for record in records]
-    axes.plot(places, bounds, "k_", markersize=40, label="perfect division")
+    axes.hlines(
+        bounds,
+        places - _HALF_WIDTH,
+        places + _HALF_WIDTH,
+        color="black",
+        label="perfect division",
+    )
     axes.set_xticks(places, names)
     axes.grid(visible=False, axis="x")
     axes.axhline(1, color="0.3", linewidth=1)

@@ -75,7 +75,8 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
     )
     axes.grid(axis="x", alpha=0.3)
     if rows:
-        axes.invert_yaxis()
+        # The first row is at the top, with room for its label.
+        axes.set_ylim(len(rows) - 0.3, -0.6)
     if plan.has_stalls and rows:
         axes.legend()
     if not rows:
