@@ -1354,6 +1354,8 @@ PARAMETERS = [
     Parameter(PLANNING, "up to $3/m$, with 95% confidence", LEVEL),
     Parameter(PLANNING, "can hide, with 95% confidence", LEVEL),
     Parameter(REPORTS, "its 95% confidence", LEVEL),
+    Parameter(REPORTS, "half of its 95% interval", LEVEL),
+    Parameter(REPORTS, "Black lines are 95% intervals", LEVEL),
     Parameter(REPORTS, "CC BY 4.0", LICENCE),
     Parameter(REPORTS, "always 1.3 times", "row of report_simulated"),
     Parameter(REPORTS, "that is 1.1 times", "row of report_simulated"),
