@@ -72,8 +72,8 @@ class Plan(NamedTuple):
       unit of the delay model; error: squared, relative, mean over rounds; MB: through
       the coordinator in a step, for 1,000,000 parameters; steps, time: to a loss of
       0.01 of the start with condition 100 and heterogeneity 0.1; -: never; ±: one
-      standard error. Sorted by time. For each code, the best waiting rule is shown, of
-      3 choices in total.
+      standard error. Sorted by time. For each code, the best waiting rule is shown,
+      of 3 choices in total.
       >>> plan.best.name, plan.best.waits_for
       ('replicated', 'first 3')
     """
