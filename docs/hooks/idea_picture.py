@@ -96,14 +96,14 @@ def draw_messages() -> str:
     )
 
 
-def draw_server() -> str:
-    """The server adds the two messages with weights."""
+def draw_coordinator() -> str:
+    """The coordinator adds the two messages with weights."""
     return "".join(
         [
             arrow("M60 266 V292"),
             arrow("M180 266 V292"),
             box(8, 298, 344, 88),
-            label(320, "Server: 2 × message 1 − message 2"),
+            label(320, "Coordinator: 2 × message 1 − message 2"),
             text(72, 353, "="),
             gradient(98, 348, 0),
             text(121, 353, "+"),
@@ -130,7 +130,7 @@ def draw_legend() -> str:
 
 def draw_idea() -> str:
     """Returns the SVG file."""
-    content = draw_data() + draw_workers() + draw_messages() + draw_server()
+    content = draw_data() + draw_workers() + draw_messages() + draw_coordinator()
     return picture(
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fff"/>'
         f"{content}{draw_legend()}",

@@ -2,7 +2,7 @@
 # # Wrong answers
 #
 # A worker with a faulty processor sends plausible but wrong numbers, and no error. A
-# code with spare messages finds the worker in the same round: messages of a code
+# code with redundant messages finds the worker in the same round: messages of a code
 # satisfy linear relations, and a wrong one breaks them.
 
 # %%

@@ -115,8 +115,9 @@ def draw_random_codes(numbers: Numbers) -> Figure:
         axes.plot([], [], ":", color="0.4", label="dotted: one-step decoding")
         axes.set(title=f"{copies} copies", xlabel="fraction of stragglers")
         axes.set(yscale="log", ylim=(LOWEST_SHOWN, 1))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     panels[0].set_ylabel("decoding error / number of parts")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 

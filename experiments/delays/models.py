@@ -140,9 +140,10 @@ def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
     """Returns two rows per f: median and 90% quantile."""
     table = ResultTable(
         f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
-        "second half of the rounds, in seconds with 95% interval; error in percent of "
-        f"predictions by the first half: {numbers['fits'][0]['name']}, and resampling "
-        "of",
+        "second half of the rounds, in seconds with 95% interval; errors in percent of "
+        "predictions from the first half: by the best fit "
+        f"({numbers['fits'][0]['name']}), and by resampling whole rounds, histories of "
+        "workers, or single times (cells)",
         ["f", "quantile", "measured", *numbers["said"]],
     )
     lows, highs = numbers["interval"]

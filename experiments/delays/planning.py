@@ -36,6 +36,8 @@ BEST = "second half"
 _LATE_DEADLINE = 0.98
 EVERYONE = "waiting for all"
 STALE = "first f, stale gradients"
+# Half of the width of a trace in the figure of ways; traces have a distance of 1.
+_HALF_WIDTH = 0.3
 # Parts per worker if loads are unequal or parts are sent on request.
 _NUM_PARTS = 8
 
@@ -236,13 +238,24 @@ def draw_ways(numbers: Numbers) -> figures.Figure:
     names = [name.replace("_", "\n") for name in numbers["traces"]]
     records = [trace["halves"] for trace in numbers["traces"].values()]
     ways = [way for way in records[0]["ways"] if way != EVERYONE]
+    places = np.arange(len(names))
+    # Ways of equal time stand side by side.
+    offsets = np.linspace(-_HALF_WIDTH, _HALF_WIDTH, len(ways))
     for index, way in enumerate(ways):
         ratios = [record["ways"][way] / record["ways"][EVERYONE] for record in records]
         look = figures.style(index)
         look["linestyle"] = ""
-        axes.plot(names, ratios, label=way, **look)
+        axes.plot(places + offsets[index], ratios, label=way, **look)
     bounds = [record["bound"] / record["ways"][EVERYONE] for record in records]
-    axes.plot(names, bounds, "k_", markersize=30, label="perfect division")
+    axes.hlines(
+        bounds,
+        places - _HALF_WIDTH,
+        places + _HALF_WIDTH,
+        color="black",
+        label="perfect division",
+    )
+    axes.set_xticks(places, names)
+    axes.grid(visible=False, axis="x")
     axes.axhline(1, color="0.3", linewidth=1)
     axes.set(ylim=(0, None), ylabel="time of a step\nrelative to waiting for all")
     figure.legend(loc="outside right upper")
@@ -256,6 +269,8 @@ HETEROGENEITIES = (0.01, 0.1, 1.0)
 REPLICATIONS = (1, 2)
 # Trace of the printed plan.
 PRINTED = "one_slow_seconds"
+# Rows of its table that are shown.
+NUM_PRINTED_ROWS = 6
 # Pairs of short traces simulated from each law: one to plan with, one to judge by.
 NUM_PAIRS = 12
 # Fields of a choice in tables.
@@ -301,7 +316,7 @@ def plan(trace: Path | None = None, rounds: int = 1_000, seed: int = 0) -> Secti
         plan = jaxwgc.plan(stragglers.empirical(traces[PRINTED]), 4, key)
         return Study(
             {"text": str(plan)},
-            tables={"": lambda numbers: Printed(numbers["text"])},
+            tables={"": lambda numbers: Printed(shortened(numbers["text"]))},
             figures={PRINTED: lambda numbers: plan.plot()},
         )
 
@@ -396,6 +411,13 @@ def tabulate_decisions(numbers: Numbers) -> ResultTable:
     return table
 
 
+def shortened(text: str) -> str:
+    """Returns the advice of a printed plan and the first rows of its table."""
+    advice, table, _ = text.split("\n\n")
+    lines = table.splitlines()[: 1 + NUM_PRINTED_ROWS]
+    return "\n".join([advice, "", *lines, "…"])
+
+
 def tabulate(name: str, numbers: Numbers) -> ResultTable:
     """Returns the best choices of each code for one trace."""
     trace = numbers["traces"][name]
@@ -418,17 +440,20 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
 
     return table_of(
         f"{name}, {trace['num_workers']} workers, to a loss of {numbers['target']:g} "
-        "of the start",
+        "of the start. Sorted by regret. Longer than the best: additional time without "
+        "stalls (± 95% confidence interval). Step: mean, in the unit of the trace; "
+        "with stalls, 90%: its mean with stalls, and its quantile without. Error: of "
+        "decoding. MB: through the coordinator per step, for a million parameters",
         {
             "code": "`{name}`",
             "copies": "{replication:.3g}",
             "waiting rule": "{waits_for}",
+            "longer than the best, %": longer,
+            "steps": num_steps,
             "step": "{step_time[value]:#.4g}",
             "with stalls": "{stalled_step_time[value]:#.4g}",
             "90%": "{step_quantile[value]:#.4g}",
             "error, %": "{decoding_error[value]:100 .1f}",
             "MB": "{num_bytes:1e-6 .0f}",
-            "steps": num_steps,
-            "longer than the best, %": longer,
         },
     )(trace["choices"])

@@ -371,5 +371,5 @@ def draw(numbers: Numbers) -> figures.Figure:
     panels[0].minorticks_off()
     panels[0].set_ylabel("test error, percent")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=num_codes)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -22,7 +22,7 @@ _ROUNDINGS = 4
 
 
 class Arrivals(NamedTuple):
-    """Responses of a round as seen by the server.
+    """Responses of a round as seen by the coordinator.
 
     Attributes:
       received: Workers with messages that are decoded, bool (num_workers,).

@@ -72,15 +72,16 @@ def test_losses_and_returns_are_a_line_each(caplog):
     messages = [text.replace(" (node elsewher)", "") for text in caplog.messages]
     raised = "ArithmeticError: as told"
     killed = "its process died"
+    left = "the code tolerates 2 more of 3 stragglers"
+    left_after_both = "the code tolerates 1 more of 3 stragglers"
     assert messages[:4] == [
-        f"worker 0 is lost in step 1: {raised}; 2 of 3 spare workers left",
-        f"worker 1 is lost in step 1: {killed}; 1 of 3 spare workers left",
+        f"worker 0 is lost in step 1: {raised}; {left}",
+        f"worker 1 is lost in step 1: {killed}; {left_after_both}",
         f"worker 0 is back in step 2 on host0; it was lost: {raised}",
         f"worker 1 is back in step 3 on host1; it was lost: {killed}",
     ]
     frozen = r"silent for {}\.\d s; timeouts.answer is 60"
     suspected, lost, back = messages[4:]
-    left = "2 of 3 spare workers left"
     pattern = rf"worker 2 is suspected in step \d+: {frozen.format(30)}; {left}"
     assert re.fullmatch(pattern, suspected)
     pattern = rf"worker 2 is lost in step \d+: {frozen.format(60)}; {left}"
@@ -119,7 +120,9 @@ def test_lost_workers_are_counted_and_waited_for_once(caplog):
     for worker in range(4):
         world.lose(worker)
     left = [text.split("; ")[-1] for text in caplog.messages]
-    assert left == [f"{number} of 3 spare workers left" for number in (2, 1, 0, 0)]
+    assert left == [
+        f"the code tolerates {number} more of 3 stragglers" for number in (2, 1, 0, 0)
+    ]
     world.fleet.actions()
     world.calls[:4] = [None] * 4
     result = world.run(seconds, 2)
@@ -285,6 +288,6 @@ def test_the_newest_problem_of_a_worker_is_reported(caplog):
     assert world.engine.result.received.tolist() == [False]
     troubles = [text.split(": ", 1)[1] for text in caplog.messages]
     assert troubles == [
-        "ArithmeticError: as told; 0 of 0 spare workers left",
-        "its message is not finite; 0 of 0 spare workers left",
+        "ArithmeticError: as told; the code tolerates 0 more of 0 stragglers",
+        "its message is not finite; the code tolerates 0 more of 0 stragglers",
     ]

@@ -275,7 +275,7 @@ def test_stalls_that_a_trace_does_not_show():
     text = " ".join(str(result).split())
     assert "longer if one time in 107 stalls" in text
     assert "This choice is the fastest with such stalls and without." in text
-    assert "stalls: mean without and with stalls" in text
+    assert "step, stalls: mean time of a step without and with stalls" in text
     assert "time regret" in text and "Sorted by regret" in text
     assert max(map(len, str(result).splitlines())) <= 80
 

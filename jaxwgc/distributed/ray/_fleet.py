@@ -311,16 +311,16 @@ class Fleet:
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
         """Logs a loss in one line, and the traceback of the worker at level DEBUG."""
-        num_spares = self.rules.num_stragglers
+        num_stragglers = self.rules.num_stragglers
         num_troubled = sum(bool(other.trouble) for other in self.slots)
         log.warning(
-            "worker %d is %s %s: %s; %d of %d spare workers left",
+            "worker %d is %s %s: %s; the code tolerates %d more of %d stragglers",
             slot.index,
             what,
             self.when,
             slot.trouble,
-            max(0, num_spares - num_troubled),
-            num_spares,
+            max(0, num_stragglers - num_troubled),
+            num_stragglers,
         )
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)

@@ -54,7 +54,7 @@ class WorkerBase(abc.ABC):
             self.task = task
         else:
             self._task_reference = task
-        self._name = "spare worker"
+        self._name = "spare process"
         if assignment is not None:
             self._name = f"worker {assignment.worker}"
             self._assign(assignment)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 _NUM_ERRORS = 1.96
 # Maximum length of a label.
 _NUM_CHARACTERS = 40
+# Width in inches, at which letters of ten points are legible on the screen of a phone.
+_INCHES = 5.0
+# Height of a row of times, which has its label above the points.
+_INCHES_PER_ROW = 0.42
+# Distance of the points below their label, in rows: as measured, and with stalls.
+_MEASURED_BELOW = 0.2
+_STALLED_BELOW = 0.4
+# Height of the panel of decoding errors.
+_INCHES_OF_ERRORS = 2.8
 
 
 def draw(plan: "Plan") -> "Figure":
@@ -25,10 +34,12 @@ def draw(plan: "Plan") -> "Figure":
 
     plan = plan.followed
     rows = [choice for choice in plan.shown if math.isfinite(choice.time.value)]
-    figure = Figure((9.0, 2.2 + 0.25 * len(rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    _draw_times(left, plan, rows)
-    _draw_errors(right, plan)
+    height_of_times = 0.9 + _INCHES_PER_ROW * len(rows)
+    heights = (height_of_times, _INCHES_OF_ERRORS)
+    figure = Figure((_INCHES, sum(heights)), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=heights)
+    _draw_times(upper, plan, rows)
+    _draw_errors(lower, plan)
     return figure
 
 
@@ -36,21 +47,27 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
     """Draws the time to the target of the best choice per code."""
     places = np.arange(len(rows))
     times = [choice.time for choice in rows]
+    _draw_case(
+        axes,
+        places + _MEASURED_BELOW,
+        times,
+        label="as measured",
+        marker="o",
+        color="C0",
+    )
     if plan.has_stalls:
-        stalled_times = [choice.stalled_time for choice in rows]
-        _draw_case(axes, places, times, label="as measured", marker="o", color="C0")
         _draw_case(
             axes,
-            places + 0.2,
-            stalled_times,
+            places + _STALLED_BELOW,
+            [choice.stalled_time for choice in rows],
             label="with stalls",
             marker="s",
             color="C1",
         )
-    else:
-        _draw_case(axes, places, times, label="", marker="o", color="C0")
     labels = [_label(choice) for choice in rows]
-    axes.set_yticks(places, labels=labels)
+    # Labels stand above the points: beside them, they would take half of the width.
+    axes.set_yticks(places, labels=labels, ha="left", va="bottom")
+    axes.tick_params(axis="y", length=0, pad=-4)
     axes.set(
         xlim=(0, None),
         xlabel="in the unit of the delay model",
@@ -58,7 +75,8 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
     )
     axes.grid(axis="x", alpha=0.3)
     if rows:
-        axes.invert_yaxis()
+        # The first row is at the top, with room for its label.
+        axes.set_ylim(len(rows) - 0.3, -0.6)
     if plan.has_stalls and rows:
         axes.legend()
     if not rows:

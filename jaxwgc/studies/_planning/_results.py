@@ -68,11 +68,12 @@ class Plan(NamedTuple):
       fractional_repetition 2 first 3    4.629  7.329   0.0%  28.0  67.12  310.7  0
       uncoded               1 all        6.943  11.40   0.0%  32.0  67.12  466.0  0
       <BLANKLINE>
-      Sorted by time. d: copies of a part; step, 90%: mean and quantile, in the unit
-      of the delay model; error: squared, relative, mean over rounds; MB: through the
-      coordinator in a step, for 1,000,000 parameters; steps, time: to a loss of 0.01
-      of the start with condition 100 and heterogeneity 0.1; -: never. For each code,
-      the best waiting rule is shown, of 3 choices in total. ±: one standard error.
+      d: copies of a part; step, 90%: mean and quantile of the time of a step, in the
+      unit of the delay model; error: squared, relative, mean over rounds; MB: through
+      the coordinator in a step, for 1,000,000 parameters; steps, time: to a loss of
+      0.01 of the start with condition 100 and heterogeneity 0.1; -: never; ±: one
+      standard error. Sorted by time. For each code, the best waiting rule is shown,
+      of 3 choices in total.
       >>> plan.best.name, plan.best.waits_for
       ('replicated', 'first 3')
     """

@@ -310,19 +310,21 @@ def _cell(value: float, form: str) -> str:
 
 def _notes(plan: "Plan") -> str:
     """Returns the notes below the table, on its order, its columns and the goal."""
-    second = "stalls: mean without and with stalls"
-    order = "regret, the share of time above the best, without stalls or with them"
-    if not plan.has_stalls:
-        second = "90%: mean and quantile"
-        order = "time"
+    step = "step, 90%: mean and quantile of the time of a step"
+    last = "±: one standard error. Sorted by time"
+    if plan.has_stalls:
+        step = "step, stalls: mean time of a step without and with stalls"
+        last = (
+            "regret: how much longer it takes than the fastest choice, without stalls "
+            "or with them, whichever is more; ±: one standard error. Sorted by regret"
+        )
     return (
-        f"Sorted by {order}. d: copies of a part; step, {second}, in the unit of the "
-        "delay model; error: squared, relative, mean over rounds; MB: through the "
-        f"coordinator in a step, for {plan.num_parameters:,} parameters; steps, time: "
-        f"to a loss of {plan.target:g} of the start with condition "
-        f"{plan.condition:g} and heterogeneity {plan.heterogeneity:g}; -: never. For "
-        f"each code, the best waiting rule is shown, of {len(plan.choices)} choices in "
-        "total. ±: one standard error."
+        f"d: copies of a part; {step}, in the unit of the delay model; error: squared, "
+        "relative, mean over rounds; MB: through the coordinator in a step, for "
+        f"{plan.num_parameters:,} parameters; steps, time: to a loss of "
+        f"{plan.target:g} of the start with condition {plan.condition:g} and "
+        f"heterogeneity {plan.heterogeneity:g}; -: never; {last}. For each code, the "
+        f"best waiting rule is shown, of {len(plan.choices)} choices in total."
     )
 
 
