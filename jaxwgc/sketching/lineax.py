@@ -176,7 +176,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
             lx.RESULTS.max_steps_reached,
             lx.RESULTS.stagnation,
         )
-        # lineax itself looks for the cause of NaN.
+        # lineax itself reports a solution that is not finite.
         is_finite = jnp.all(jnp.isfinite(solved.solution))
         result = lx.RESULTS.where(
             solved.converged | ~is_finite, lx.RESULTS.successful, failure
@@ -255,8 +255,9 @@ def _minimum_norm(
 ) -> Solution:
     """Computes the minimum-norm minimiser u of ‖Xᵀu - vector‖.
 
-    It is u = -Xθ with Xᵀ(-Xθ) = vector. The residual -Xθ of this system is recomputed
-    from X, so that the square of the condition number does not matter.
+    It is u = -Xθ for the θ with Xᵀ(-Xθ) = vector. Iterations recompute u = -Xθ as a
+    residual, so that the error of u does not grow with the square of the condition
+    number.
     """
     matrix = state.matrix
     factors = state.preconditioner.factors

@@ -18,8 +18,8 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 from jaxwgc.sketching._linalg.sparse import Entries
 
-# Number of columns of a stack that one key draws: few against usual numbers of rows,
-# and enough for a fast draw.
+# Number of columns of a stack that are drawn with one key: small against usual numbers
+# of rows, and large enough for a fast draw.
 _CHUNK_COLUMNS = 1024
 
 
@@ -280,7 +280,7 @@ class _StackedEmbedding(_SparseEmbedding):
 def _some_columns(drawn: Array, start: Array, size: int) -> Array:
     """Slices columns of buckets or signs; columns beyond the last one are zero.
 
-    The rows of a chunk beyond the last row of the matrix are zero, too.
+    They multiply the padding of a chunk, which is zero as well.
     """
     padded = jnp.pad(drawn, [(0, 0), (0, size)])
     return lax.dynamic_slice_in_dim(padded, start, size, 1)
@@ -301,5 +301,5 @@ def _distinct(bits: Array, size: int) -> Array:
         new = jnp.where(is_taken, size - count + step, drawn[step])
         return chosen.at[step].set(new)
 
-    # -1 means not chosen yet: no drawn number is equal to it.
+    # -1 means that no number is chosen yet: it is not equal to any drawn number.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))

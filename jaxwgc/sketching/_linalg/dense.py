@@ -75,7 +75,7 @@ class Dense(QRMatrix):
         return lax.fori_loop(0, num_blocks, add, function(*last_slices, *args))
 
     def map_rows(self, function: Callable[[Array], Array]) -> Array:
-        """Returns the numbers (N,) that `function(block)` returns, one per row."""
+        """Applies `function` to blocks of rows; it returns one number per row."""
         num_rows = len(self.array)
         size = block_size(*self.array.shape)
         num_blocks = -(-num_rows // size)

@@ -15,8 +15,9 @@ from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._linalg.scaled_system import ColumnScaling, ScaledSystem
 
+# Largest number of iterations with factors as the preconditioner.
 _MAX_ITERATIONS = 99
-# Maximum number of iterations with column scales as the only preconditioner.
+# Largest number of iterations with column scales as the preconditioner.
 _MAX_SLOW_ITERATIONS = 999
 
 
@@ -65,7 +66,7 @@ def _implicit_solution_jvp(primals, tangents):
         offset = 0 * vector if ridge is None else -ridge * vector
         return vector - solve(matrix.mv(vector), offset)[1]
 
-    # The solution has the minimum norm in these units.
+    # θ / `unit` has the minimum norm.
     if isinstance(factors, Factors):
         unit = 1 / inverse_power_of_two(jnp.max(jnp.abs(solution)))
         unit = jnp.full(factors.scale.shape, unit)
@@ -73,7 +74,8 @@ def _implicit_solution_jvp(primals, tangents):
     else:
         unit = factors.scale
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
-        # `once` is in the null space or is rounding, which a second projection reduces.
+        # `once` is in the null space, or it is rounding error. A second projection
+        # keeps the former, and reduces the latter.
         once = null_part(scaled(unit, draw))
         length = jnp.linalg.norm(scaled(1 / unit, once))
         second_length = jnp.linalg.norm(scaled(1 / unit, null_part(once)))
@@ -126,8 +128,8 @@ def solve_augmented(
         solution = scaled(scale, x) / unit
         return target - matrix.mv(solution), solution
 
-    # JAX can only transpose a solve that is linear in all of its right-hand side. So
-    # each part depends on the other part, by zero times its sum.
+    # JAX can transpose a linear solve only if all parts of its right-hand side are
+    # differentiated. So a zero that depends on the other part is added to each part.
     linked_target = target + jnp.where(False, jnp.sum(offset, axis=0), 0)
     linked_offset = offset + jnp.where(False, jnp.sum(target, axis=0), 0)
     right_hand_sides = (linked_target, linked_offset)
@@ -155,7 +157,8 @@ def _scaled_solution(
         )
         return problem.solve(_MAX_ITERATIONS).point.x
     system = ScaledSystem(matrix, factors, tolerance, root)
-    # Least squares with Xᵀ ignore the part of the offset outside of the range of Xᵀ.
+    # The least-squares solution ignores the part of the offset outside of the range of
+    # Xᵀ.
     pulled = system.solve(offset, _MAX_SLOW_ITERATIONS, is_transposed=True).x
     right_hand_side = system.padded(target) - pulled
     return system.solve(right_hand_side, _MAX_SLOW_ITERATIONS).x

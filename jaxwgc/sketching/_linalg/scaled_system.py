@@ -36,7 +36,7 @@ class Iterate(NamedTuple):
       r: The residual, with the rows of a ridge.
       cg: The state of conjugate gradients.
       is_check: Whether the next iteration recomputes the residual.
-      monitor: Has converged if such a residual has passed the test.
+      monitor: Has converged if a recomputed residual has passed the test.
     """
 
     x: Array
@@ -107,7 +107,7 @@ class ScaledSystem(NamedTuple):
         )
 
         def is_running(state: Iterate) -> Array:
-            # The last residual is recomputed, too.
+            # The residual of the last iteration is recomputed as well.
             is_unchecked = state.is_check & ~state.monitor.has_ended
             return state.monitor.is_running(max_iterations) | is_unchecked
 

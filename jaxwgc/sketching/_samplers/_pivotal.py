@@ -1,4 +1,4 @@
-"""Pivotal samples of rows: neighbours compete, so that samples spread."""
+"""Pivotal sampling of rows, which spreads a sample over the order of the rows."""
 
 from typing import TypeAlias
 
@@ -42,8 +42,8 @@ def pivotal_rows(
     """Draws a pivotal sample: a mask of its rows, and all inclusion probabilities.
 
     Rows are the leaves of a complete binary tree, in the given order. At each node, the
-    two rows that are left of its subtrees compete. One of them is decided, in or out of
-    the sample, and the other takes what is left of both probabilities to the parent.
+    undecided rows of its two subtrees compete. One of them is decided: it is selected
+    or rejected. The other goes on to the parent, with the rest of both probabilities.
     """
     units, is_certain, inclusion = inclusion_of_fixed_size(probabilities, sample_size)
     num_rows = len(probabilities)
@@ -69,7 +69,7 @@ def pivotal_rows(
         decided = jnp.where(first_goes_on, rows[1::2], rows[0::2])
         selected = jnp.where(is_above_one, decided, num_rows)
         is_selected = is_selected.at[selected].set(True, mode="drop")
-        # A level has half as many nodes as the one below; the others have no rows.
+        # The parents are half as many as the nodes. The rest of the arrays is padding.
         rows = jnp.pad(goes_on, (0, num_matches))
         units = jnp.pad(total, (0, num_matches))
         return rows, units, is_selected

@@ -150,7 +150,7 @@ def _lewis_weights(
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
         weighted = Dense(directions * roots[:, None])
-        # Squared row norms of the directions. Times squared roots, they are the scores.
+        # `norms` are the scores divided by the squares of `roots`.
         factors = factors_of(weighted, None, cutoff)
         inverse = orthonormaliser(weighted, factors)
         norms = Dense(directions).row_norms(inverse, factors.scale)

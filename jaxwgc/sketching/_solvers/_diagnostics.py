@@ -10,8 +10,8 @@ from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.rows import scaled
 
-# Shares within this number of machine epsilons of 1 count as 1, since rounding makes
-# such differences: a leverage, and the share of a row in the sum of squared residuals.
+# A leverage within this number of machine epsilons of 1 counts as 1, since rounding
+# errors are of this size. So does the share of a row in the sum of squared residuals.
 _ROUNDING = 100
 
 
@@ -180,9 +180,10 @@ def _variances(
     )
     freedom = jnp.where(degrees_of_freedom > 0, degrees_of_freedom, jnp.nan)
     variance = squared / freedom
-    # One column for the classical errors, and one per target for each other kind.
+    # The columns of `sums`: one for the classical errors, then one per target for each
+    # other kind.
     roots = fit.scale[:, None] * jnp.sqrt(sums)
-    # Without degrees of freedom, residuals are rounding.
+    # Without degrees of freedom, residuals are only rounding errors.
     robust = jnp.where(freedom > 0, roots[:, 1:], jnp.nan)
     shape = fit.coefficients.shape
     hc0, hc2, hc3 = (part.reshape(shape) for part in jnp.split(robust, 3, axis=1))
@@ -199,10 +200,10 @@ def _variances(
 def _sums_of_block(
     block: Array, residuals: Array, leverage: Array, scale: Array, estimator: Array
 ) -> tuple[Array, Array]:
-    """Computes the terms of one block in Σ e² and in Σ ω a².
+    """Computes the terms of one block of rows in Σ e² and in Σ ω a².
 
-    aᵢ is the change of θ / scale with yᵢ. The variances ω are 1, e², e² / (1 - h) and
-    e² / (1 - h)².
+    e are the residuals times √w, and aᵢ is the derivative of θ / scale with respect to
+    √wᵢ yᵢ. The variances ω are 1, e², e² / (1 - h) and e² / (1 - h)².
     """
     changes = product(block * scale, estimator.T)
     squares = residuals**2

@@ -31,6 +31,7 @@ from jaxwgc.sketching._solvers._diagnostics import Fit, Influence, diagnostics
 from jaxwgc.sketching._solvers._preconditioners import Problem, by_factors
 from jaxwgc.sketching._solvers._solution import Solution, in_units
 
+# Largest number of iterations for θ, as in `preconditioned`.
 _MAX_ITERATIONS = 49
 
 
@@ -146,7 +147,7 @@ def influence(
         rcond,
         method="gram" if has_gram else "factor",
     )
-    # Rows of weight 0 lower the rank in any precision.
+    # With weights, no warning is given: rows of weight 0 may lower the rank.
     if regulariser is None and weights is None:
         warn_of_precision(matrix, rows, result.rank.rank)
     return result
@@ -262,7 +263,7 @@ def _solve(
 
 
 def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Array:
-    """Computes the sum of the scores without their rounding: rank - ridge tr(K⁺)."""
+    """Computes the sum of the exact scores: rank - ridge tr((XᵀX + ridge I)⁺)."""
     rank = jnp.asarray(factors.rank.rank, factors.scale.dtype)
     if ridge is None:
         return rank

@@ -256,7 +256,8 @@ def _step(
     # Rounding of the parameters and of B θ limits the accuracy of the objective.
     terms = product(jnp.abs(root), jnp.abs(point.flat))
     rounding = 2 * eps * jnp.linalg.norm(terms)
-    # `unseen` is relative to the size of the objective, or to its rounding if larger.
+    # `unseen` is divided by the size of a gradient: ‖SB‖ times the root of the
+    # objective. The second term of `length` is a margin for rounding errors.
     length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
     unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
     slope = product(change, point.gradient)
@@ -268,8 +269,8 @@ def _step(
         tolerance=tolerance * jnp.abs(new_point.value),
         floor=rounding**2 / 2,
     )
-    # The bound √eps is stricter than a step needs, and above rounding. If the gradient
-    # is in the null space of the sketch, `unseen` is far larger.
+    # The bound √eps is above rounding errors. If the gradient has a part in the null
+    # space of the sketch, `unseen` is far larger.
     seen = Criterion(unseen, tolerance=float(eps) ** 0.5)
     monitor = state.monitor.update(
         new_point.value, [decrement, seen], has_stagnated=has_failed

@@ -36,8 +36,9 @@ from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
-# For ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch
-# and its iterations at 200 columns, for any number of rows. For more columns, the
+# An array is sketched if it has more columns and more rows per column than this. For
+# ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch and
+# its iterations at 200 columns, for any number of rows. For more columns, the
 # factorisation of the sketch dominates. At 1,000 columns and 20 rows per column, it
 # takes three times as long as the Gram matrices. By counting operations (not timed),
 # the two break even at about 64 rows per column. For well-conditioned X, one Gram
@@ -49,11 +50,14 @@ SKETCH_ROWS_PER_COLUMN = 8
 # gigabytes. It also takes longer than thousands of iterations, since columns have few
 # entries.
 _MAX_SKETCHED_COLUMNS = 2048
+# Default largest number of iterations with factors, and with column scales alone.
 MAX_ITERATIONS = 49
 _MAX_SLOW_ITERATIONS = 999
-# Time of a sketch and its iterations, in iterations with column scales alone: measured
-# 50 to 100 for few columns. The factorisation adds p³ over the entries, times this.
+# Time of a sketch and its iterations, in units of one iteration with column scales
+# alone. Measured as 50 to 100 for few columns.
 _SKETCH_ITERATIONS = 64
+# Time of the factorisation of a sketch, in units of one iteration with column scales
+# alone times p³ over the number of entries.
 _FACTOR_ITERATIONS = 0.2
 
 
@@ -279,8 +283,8 @@ def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
 def _num_tries(matrix: Sparse) -> int:
     """Returns the number of iterations with column scales to try before a sketch.
 
-    They take about half of its time. If they do not converge, the solution takes half
-    as long again as by the sketch alone.
+    They take about half the time of the sketch. If they do not converge, the solution
+    takes 1.5 times as long as by the sketch alone.
     """
     num_rows, num_columns = matrix.shape
     num_entries = matrix.num_entries + num_rows + num_columns
@@ -302,7 +306,7 @@ def _solve(
     max_iterations: int,
     num_tries: int,
 ) -> Solution:
-    # Derivatives come from `implicit_solution`, not from the steps of the computation.
+    # Derivatives come from `implicit_solution` instead of the iterations.
     fixed_ridge = lax.stop_gradient(ridge)
     fixed_target = lax.stop_gradient(target)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.

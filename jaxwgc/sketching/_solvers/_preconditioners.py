@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
     Attributes:
       matrix: X, constant for `jax.grad`.
-      target: y in units of its size.
+      target: y, scaled to size 1.
       root: √ridge, or None.
       tolerance: Tolerance of the backward error.
     """
@@ -63,7 +63,7 @@ class ScaledSolution(NamedTuple):
     Attributes:
       solution: θ / scale, (p,) or (p, c).
       squared: Squared norm of the residual.
-      factors: The `Factors` or `ColumnScaling` that preconditioned them.
+      factors: The `Factors` or `ColumnScaling` of the preconditioner.
     """
 
     solution: Array
@@ -94,10 +94,11 @@ def by_columns(problem: Problem, max_iterations: int) -> ScaledSolution:
 def tried_columns(
     problem: Problem, num_tries: int, max_iterations: int
 ) -> tuple[ScaledSolution, Array]:
-    """Solves as `by_columns`, and returns whether no factors are needed.
+    """Solves with column scales, and returns whether all systems are solved.
 
-    The result has the form of `by_factors`. A ridge gives every X full rank, unless it
-    is lost in the rounding of X.
+    The result has the shapes of a result of `by_factors`. With a ridge, X stacked on
+    √ridge I has full rank, unless the ridge is as small as the rounding errors of X.
+    Otherwise, no system counts as solved.
     """
     tried = by_columns(problem, num_tries)
     scaling = tried.factors
@@ -141,7 +142,8 @@ def by_factors(
       rcond: The cutoff of singular values, as a share of the largest.
       method: "gram", "factor" or "sketch".
       max_iterations: The largest number of iterations.
-      threshold: As in `gram_factors`, raised to what iterations need.
+      threshold: See `gram_factors`. Raised to 1e4 machine epsilons, which are enough
+        for a preconditioner.
     """
     matrix, target, root, _ = problem
     if method != "factor":
@@ -149,7 +151,7 @@ def by_factors(
             matrix, embedding, rcond, method, root, threshold
         )
         return refined(problem, preconditioner, max_iterations)
-    # A streamed matrix is read once for both.
+    # One pass over a streamed matrix computes both R and the products with the target.
     assert isinstance(matrix, QRMatrix)
     small, gradient, squared = matrix.triangle_and_products(target, root)
     preconditioner = Preconditioner(
