@@ -103,8 +103,9 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         default 4 + √min(N, p) machine epsilons.
 
     The result is `lx.RESULTS.successful` if `preconditioned` converged. Otherwise it is
-    `max_steps_reached` or `stagnation`. The statistics are `num_steps`, `max_steps` and
-    `rank`, the numerical rank.
+    `max_steps_reached` or `stagnation`. The error message of lineax for the former asks
+    to increase `max_steps`, which is `max_iterations` here. The statistics are
+    `num_steps`, `max_steps` and `rank`, the numerical rank.
 
     Raises:
       ValueError: If an attribute is out of range; in `init`, if `sketch_size`,
@@ -159,7 +160,9 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
             embedding = embed(self.embedding, self.key, sketch_size, num_rows)
         default_rcond = solver_cutoff(matrix.shape, matrix.dtype)
         matrix, rcond = _solver_arguments.with_cutoff(matrix, self.rcond, default_rcond)
-        preconditioner = preconditioner_of(matrix, embedding, rcond, method, root=None)
+        preconditioner = preconditioner_of(
+            matrix, embedding, rcond, method, root_ridge=None
+        )
         return _State(matrix, preconditioner, structures, is_transposed=is_wide)
 
     def compute(self, state: _State, vector: Any, options: dict[str, Any]):
@@ -235,19 +238,13 @@ def _least_squares(
     """Minimises ‖Xθ - vector‖."""
     to_unit = inverse_power_of_two(jnp.max(jnp.abs(vector)))
     problem = Problem(
-        matrix=state.matrix, target=vector * to_unit, root=None, tolerance=tolerance
+        matrix=state.matrix,
+        target=vector * to_unit,
+        root_ridge=None,
+        tolerance=tolerance,
     )
     result = refined(problem, state.preconditioner, max_iterations)
-    factors = result.factors
-    solution = scaled(factors.scale, result.solution)
-    scaled_result = Solution(
-        solution=jnp.where(jnp.isfinite(result.squared), solution, jnp.nan),
-        num_iterations=result.iteration,
-        converged=result.converged,
-        residual_history=result.history,
-        rank=factors.rank,
-    )
-    return in_units(scaled_result, to_unit, factors.scale)
+    return in_units(result.unscaled(), to_unit, result.factors.scale)
 
 
 def _minimum_norm(
@@ -262,14 +259,14 @@ def _minimum_norm(
     matrix = state.matrix
     factors = state.preconditioner.factors
     in_row_space = factors.in_row_space(vector, factors.row_space())
-    offset = scaled(factors.scale, in_row_space)
-    to_unit = inverse_power_of_two(jnp.max(jnp.abs(offset)))
+    required_gradient = scaled(factors.scale, in_row_space)
+    to_unit = inverse_power_of_two(jnp.max(jnp.abs(required_gradient)))
     refinement = Refinement(
         matrix=matrix,
         factors=factors,
         tolerance=tolerance,
         target=jnp.zeros(matrix.shape[0], matrix.dtype),
-        offset=offset * to_unit,
+        required_gradient=required_gradient * to_unit,
     )
     solved = refinement.solve(max_iterations)
     is_finite = jnp.isfinite(solved.point.squared) & factors.finite

@@ -115,14 +115,14 @@ class BlockMatrix(QRMatrix):
         """Returns the largest absolute value of the first chunk for all columns."""
         return jnp.full(self.shape[1], self._chunks.largest)
 
-    def triangle(self, root):
+    def triangle(self, root_ridge):
         # The target is a view of one zero, since N zeros may not fit in memory.
         zeros = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
-        triangle, _, _ = self.triangle_and_products(zeros, root)
+        triangle, _, _ = self.triangle_and_products(zeros, root_ridge)
         return triangle
 
-    def triangle_and_products(self, target, root):
-        del root
+    def triangle_and_products(self, target, root_ridge):
+        del root_ridge
         num_columns = self.shape[1]
         gradient: Any = None
         squared: Any = None

@@ -99,10 +99,10 @@ class Dense(QRMatrix):
     def column_maxima(self):
         return jnp.abs(lax.stop_gradient(self.array)).max(axis=0)
 
-    def triangle(self, root):
-        scale = column_scale(self.column_maxima(), root)
+    def triangle(self, root_ridge):
+        scale = column_scale(self.column_maxima(), root_ridge)
         return Triangle(triangle(self.array * scale), scale)
 
-    def triangle_and_products(self, target, root):
+    def triangle_and_products(self, target, root_ridge):
         squared = jnp.sum(target**2, axis=0)
-        return self.triangle(root), self.rmv(jnp.asarray(target)), squared
+        return self.triangle(root_ridge), self.rmv(jnp.asarray(target)), squared

@@ -188,26 +188,26 @@ class Factors(NamedTuple):
 
 def factors_of(
     matrix: RowMatrix,
-    root: Array | None,
+    root_ridge: Array | None,
     rcond: ArrayLike,
     method: str = "gram",
     threshold: ArrayLike = WELL_CONDITIONED,
 ) -> Factors:
-    """Computes the factors of X stacked on `root` I.
+    """Computes the factors of X stacked on `root_ridge` I.
 
     Args:
       matrix: X.
-      root: √ridge, or None.
+      root_ridge: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
       method: "gram" for a tall X, or "qr". A streamed matrix always uses "qr", which
         reads it once.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
     """
     if method == "gram" and not matrix.is_streamed:
-        return gram_factors(matrix, root, rcond, threshold)
+        return gram_factors(matrix, root_ridge, rcond, threshold)
     assert isinstance(matrix, QRMatrix)
-    small = lax.stop_gradient(matrix).triangle(root)
-    return factors_of_small(small.factor, rcond, small.scale, root)
+    small = lax.stop_gradient(matrix).triangle(root_ridge)
+    return factors_of_small(small.factor, rcond, small.scale, root_ridge)
 
 
 @functools.partial(jax.jit, static_argnames="has_units")
@@ -215,14 +215,22 @@ def factors_of_small(
     small: Array,
     rcond: ArrayLike,
     scale: Array | float = 1.0,
-    root: Array | None = None,
+    root_ridge: Array | None = None,
     *,
     has_units: bool = True,
 ) -> Factors:
-    """Computes factors from R or a sketch of X diag(scale), stacked on `root` I."""
+    """Computes the factors of X stacked on `root_ridge` I.
+
+    Args:
+      small: R of a QR factorisation of X diag(scale), or a sketch of X diag(scale).
+      rcond: The cutoff of singular values, as a share of the largest.
+      scale: The scales of the columns of `small`.
+      root_ridge: √ridge, or None.
+      has_units: Whether columns are scaled to norms near 1.
+    """
     small = lax.stop_gradient(small)
-    if root is not None:
-        ridge_rows = root * jnp.eye(small.shape[1], dtype=root.dtype)
+    if root_ridge is not None:
+        ridge_rows = root_ridge * jnp.eye(small.shape[1], dtype=root_ridge.dtype)
         small = jnp.concatenate([small, ridge_rows * scale])
     first = column_scale(jnp.max(jnp.abs(small), axis=0))
     squares = jnp.sum((small * first) ** 2, axis=0)
@@ -241,7 +249,7 @@ def factors_of_small(
 
 def gram_factors(
     matrix: RowMatrix,
-    root: Array | None,
+    root_ridge: Array | None,
     rcond: ArrayLike,
     threshold: ArrayLike = WELL_CONDITIONED,
     *,
@@ -257,18 +265,18 @@ def gram_factors(
 
     Args:
       matrix: X.
-      root: √ridge, or None. Rows `root` I count as rows of X.
+      root_ridge: √ridge, or None. Rows `root_ridge` I count as rows of X.
       rcond: The cutoff of singular values, as a share of the largest.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
       has_units: Whether columns are scaled to norms near 1.
     """
     matrix = lax.stop_gradient(matrix)
-    scale = column_scale(matrix.column_maxima(), root)
+    scale = column_scale(matrix.column_maxima(), root_ridge)
     if not has_units:
         scale = jnp.full(scale.shape, jnp.min(scale))
     first_gram = matrix.gram(scale)
-    if root is not None:
-        first_gram += jnp.diag((root * scale) ** 2)
+    if root_ridge is not None:
+        first_gram += jnp.diag((root_ridge * scale) ** 2)
     squares = diagonal(first_gram)
     unit = unit_scale(scale, squares) if has_units else jnp.ones_like(squares)
     finite = jnp.isfinite(squares).all()
@@ -289,8 +297,8 @@ def gram_factors(
         roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
         whitening = basis / roots * unit[:, None]
         second_gram = matrix.gram(scale, whitening)
-        if root is not None:
-            second_gram += gram((root * scale)[:, None] * whitening)
+        if root_ridge is not None:
+            second_gram += gram((root_ridge * scale)[:, None] * whitening)
         second_gram = jnp.where(finite, second_gram, 0)
         inner_values, inner_vectors = jnp.linalg.eigh(second_gram)
         inner_roots = jnp.sqrt(jnp.maximum(inner_values, eps * inner_values[-1]))

@@ -159,17 +159,18 @@ class QRMatrix(RowMatrix):
     """A matrix with a QR factorisation."""
 
     @abc.abstractmethod
-    def triangle(self, root: Array | None) -> Triangle:
+    def triangle(self, root_ridge: Array | None) -> Triangle:
         """Computes R of X diag(scale).
 
-        With √ridge = `root`, the scales are chosen for X stacked on `root` I.
+        The scales are chosen for X stacked on `root_ridge` I, where `root_ridge` is
+        √ridge or None.
         """
 
     @abc.abstractmethod
     def triangle_and_products(
-        self, target: Array | np.ndarray, root: Array | None
+        self, target: Array | np.ndarray, root_ridge: Array | None
     ) -> tuple[Triangle, Array, Array]:
-        """Computes `triangle(root)`, Xᵀy and ‖y‖² of a target, in one pass over X."""
+        """Computes `triangle(root_ridge)`, Xᵀy and ‖y‖², in one pass over X."""
 
 
 def _gram_of_block(block: Array, scale: Array, basis: Array | None) -> Array:

@@ -82,7 +82,7 @@ def safe(value: Array) -> Array:
     return jnp.where(value > 0, value, 1)
 
 
-def column_scale(maxima: Array, root: Array | None = None) -> Array:
+def column_scale(maxima: Array, root_ridge: Array | None = None) -> Array:
     """Returns a power of two per column that scales its largest entry to about 1.
 
     Scales avoid overflow of squares of finite columns. Powers of two are exact. If X is
@@ -90,10 +90,10 @@ def column_scale(maxima: Array, root: Array | None = None) -> Array:
 
     Args:
       maxima: The largest absolute value in each column of X, (p,).
-      root: If given, rows `root` I count as rows of X.
+      root_ridge: If given, rows `root_ridge` I count as rows of X.
     """
-    if root is not None:
-        maxima = jnp.maximum(maxima, root)
+    if root_ridge is not None:
+        maxima = jnp.maximum(maxima, root_ridge)
     # A column of zeros gets the scale of the smallest other column, which is the
     # largest scale. `Factors.row_space` divides rounding errors by the scale.
     is_nonzero = maxima > 0

@@ -167,8 +167,8 @@ def iterated(steps: Steps, tolerance: Array, num_iterations: int) -> Result:
 
 def _factored(small: Array, ridge: Array | None) -> FactoredSketch:
     rcond = solver_cutoff(small.shape, small.dtype)
-    root = None if ridge is None else jnp.sqrt(ridge)
-    factors = factors_of_small(small, rcond, root=root)
+    root_ridge = None if ridge is None else jnp.sqrt(ridge)
+    factors = factors_of_small(small, rcond, root_ridge=root_ridge)
     return FactoredSketch(factors, factors.row_space())
 
 

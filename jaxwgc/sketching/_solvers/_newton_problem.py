@@ -162,7 +162,9 @@ class _Search(NamedTuple):
 def root_factors(root: Array, ridge: Array | None) -> Factors:
     """Computes the factors of B, or of a sketch of B, stacked on √ridge I."""
     weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return factors_of_small(root, solver_cutoff(root.shape, root.dtype), root=weight)
+    return factors_of_small(
+        root, solver_cutoff(root.shape, root.dtype), root_ridge=weight
+    )
 
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:

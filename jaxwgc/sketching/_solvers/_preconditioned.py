@@ -24,7 +24,6 @@ from jaxwgc.sketching._linalg.kinds import (
 )
 from jaxwgc.sketching._linalg.linear_operator import Operator
 from jaxwgc.sketching._linalg.matrix import Matrix
-from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._linalg.sparse import Sparse
 from jaxwgc.sketching._solvers._preconditioners import (
     Problem,
@@ -314,7 +313,7 @@ def _solve(
     problem = Problem(
         matrix=lax.stop_gradient(matrix),
         target=fixed_target * to_unit,
-        root=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
+        root_ridge=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
         tolerance=tolerance,
     )
     solve_by_factors = functools.partial(
@@ -328,14 +327,9 @@ def _solve(
     else:
         result = solve_by_factors()
     factors = result.factors
-    solution = scaled(factors.scale, result.solution)
-    solution = jnp.where(jnp.isfinite(result.squared), solution, jnp.nan)
-    solution = implicit_solution(solution, matrix, target * to_unit, ridge, factors)
-    scaled_result = Solution(
-        solution=solution,
-        num_iterations=result.iteration,
-        converged=result.converged,
-        residual_history=result.history,
-        rank=factors.rank,
+    solution = result.unscaled()
+    differentiable = implicit_solution(
+        solution.solution, matrix, target * to_unit, ridge, factors
     )
-    return in_units(scaled_result, to_unit, factors.scale)
+    solution = solution._replace(solution=differentiable)
+    return in_units(solution, to_unit, factors.scale)

@@ -23,21 +23,22 @@ from jaxwgc.sketching._linalg.scaled_system import (
     column_scaling,
 )
 from jaxwgc.sketching._linalg.sparse import Sparse
+from jaxwgc.sketching._solvers._solution import ScaledSolution
 
 
 class Problem(NamedTuple):
-    """Least squares of X stacked on `root` I.
+    """Least squares of X stacked on `root_ridge` I.
 
     Attributes:
       matrix: X, constant for `jax.grad`.
       target: y, scaled to size 1.
-      root: √ridge, or None.
+      root_ridge: √ridge, or None.
       tolerance: Tolerance of the backward error.
     """
 
     matrix: Matrix
     target: Array
-    root: Array | None
+    root_ridge: Array | None
     tolerance: Array
 
 
@@ -57,29 +58,12 @@ class Preconditioner:
     is_sketched: Static[bool]
 
 
-class ScaledSolution(NamedTuple):
-    """Result of iterations: θ / scale, and the fields of `Solution`.
-
-    Attributes:
-      solution: θ / scale, (p,) or (p, c).
-      squared: Squared norm of the residual.
-      factors: The `Factors` or `ColumnScaling` of the preconditioner.
-    """
-
-    solution: Array
-    squared: Array
-    iteration: Array
-    converged: Array
-    history: Array
-    factors: Factors | ColumnScaling
-
-
 def by_columns(problem: Problem, max_iterations: int) -> ScaledSolution:
     """Solves with column scales as the only preconditioner."""
-    matrix, target, root, tolerance = problem
+    matrix, target, root_ridge, tolerance = problem
     assert isinstance(matrix, Operator | Sparse)
-    scaling = column_scaling(matrix, root)
-    system = ScaledSystem(matrix, scaling, tolerance, root)
+    scaling = column_scaling(matrix, root_ridge)
+    system = ScaledSystem(matrix, scaling, tolerance, root_ridge)
     state = system.solve(system.padded(target), max_iterations)
     return ScaledSolution(
         solution=state.x,
@@ -106,8 +90,8 @@ def tried_columns(
     num_columns = problem.matrix.shape[1]
     dtype = problem.matrix.dtype
     rounding = 100 * jnp.finfo(dtype).eps * scaling.norm
-    assert problem.root is not None
-    has_full_rank = problem.root * jnp.min(scaling.scale) > rounding
+    assert problem.root_ridge is not None
+    has_full_rank = problem.root_ridge * jnp.min(scaling.scale) > rounding
     ones = jnp.ones(num_columns, dtype)
     rank = NumericalRank(jnp.int32(num_columns), jnp.bool_(False))
     identity = jnp.diag(ones)
@@ -145,17 +129,17 @@ def by_factors(
       threshold: See `gram_factors`. Raised to 1e4 machine epsilons, which are enough
         for a preconditioner.
     """
-    matrix, target, root, _ = problem
+    matrix, target, root_ridge, _ = problem
     if method != "factor":
         preconditioner = preconditioner_of(
-            matrix, embedding, rcond, method, root, threshold
+            matrix, embedding, rcond, method, root_ridge, threshold
         )
         return refined(problem, preconditioner, max_iterations)
     # One pass over a streamed matrix computes both R and the products with the target.
     assert isinstance(matrix, QRMatrix)
-    small, gradient, squared = matrix.triangle_and_products(target, root)
+    small, gradient, squared = matrix.triangle_and_products(target, root_ridge)
     preconditioner = Preconditioner(
-        factors=factors_of_small(small.factor, rcond, small.scale, root),
+        factors=factors_of_small(small.factor, rcond, small.scale, root_ridge),
         sees_all=jnp.bool_(True),
         is_sketched=False,
     )
@@ -167,14 +151,14 @@ def preconditioner_of(
     embedding: Embedding | None,
     rcond: Array,
     method: str,
-    root: Array | None,
+    root_ridge: Array | None,
     threshold: float = 0.0,
 ) -> Preconditioner:
     """Computes the factors of X, or of its sketch by the embedding."""
     if method == "sketch":
         assert embedding is not None
         (sketch,) = matrix.sketch(embedding)
-        factors = factors_of_small(sketch, rcond, root=root)
+        factors = factors_of_small(sketch, rcond, root_ridge=root_ridge)
         probe = factors.null_vector()
         image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
         return Preconditioner(
@@ -185,11 +169,11 @@ def preconditioner_of(
     if method == "gram":
         assert isinstance(matrix, RowMatrix)
         least = 1e4 * float(jnp.finfo(matrix.dtype).eps)
-        factors = gram_factors(matrix, root, rcond, max(threshold, least))
+        factors = gram_factors(matrix, root_ridge, rcond, max(threshold, least))
     else:
         assert isinstance(matrix, QRMatrix)
-        small = matrix.triangle(root)
-        factors = factors_of_small(small.factor, rcond, small.scale, root)
+        small = matrix.triangle(root_ridge)
+        factors = factors_of_small(small.factor, rcond, small.scale, root_ridge)
     return Preconditioner(factors, sees_all=jnp.bool_(True), is_sketched=False)
 
 
@@ -197,18 +181,25 @@ def refined(
     problem: Problem,
     preconditioner: Preconditioner,
     max_iterations: int,
-    at_zero: tuple[Array, Array] | None = None,
+    target_products: tuple[Array, Array] | None = None,
 ) -> ScaledSolution:
-    """Solves by iterations with a preconditioner; `at_zero` is Xᵀy and yᵀy if known."""
-    matrix, target, root, tolerance = problem
+    """Solves by iterations with a preconditioner.
+
+    Args:
+      problem: The problem.
+      preconditioner: The preconditioner.
+      max_iterations: The largest number of iterations.
+      target_products: Xᵀy and ‖y‖², if known.
+    """
+    matrix, target, root_ridge, tolerance = problem
     factors = preconditioner.factors
     refinement = Refinement(
         matrix=matrix,
         factors=factors,
         tolerance=tolerance,
         target=target,
-        root=root,
-        at_zero=at_zero,
+        root_ridge=root_ridge,
+        target_products=target_products,
         is_sketched=preconditioner.is_sketched,
     )
     state = refinement.solve(max_iterations)

@@ -125,8 +125,8 @@ def _solve_once(
     fixed_small_target = lax.stop_gradient(small_target)
     fixed_ridge = lax.stop_gradient(ridge)
     fixed_target = lax.stop_gradient(target) * to_unit
-    root = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
-    factors = factors_of_small(fixed_sketch, rcond, root=root)
+    root_ridge = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
+    factors = factors_of_small(fixed_sketch, rcond, root_ridge=root_ridge)
     # U = S X diag(scale) P. Without a ridge, its columns are orthonormal.
     left = product(fixed_sketch * factors.scale, factors.inverse)
     coordinates = product(left.T, fixed_small_target)
