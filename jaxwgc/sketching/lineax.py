@@ -274,7 +274,7 @@ def _minimum_norm(
     return Solution(
         solution=jnp.where(is_finite, solution, jnp.nan),
         num_iterations=solved.monitor.iteration,
-        converged=solved.is_solved & state.preconditioner.sees_all,
+        converged=solved.is_solved & state.preconditioner.has_all_directions,
         residual_history=solved.monitor.history,
         rank=factors.rank,
     )

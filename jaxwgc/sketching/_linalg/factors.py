@@ -134,7 +134,7 @@ class Factors(NamedTuple):
             vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
         return vectors
 
-    def sees_all(self, probe: Array, image: Array, rcond: Array) -> Array:
+    def has_all_directions(self, probe: Array, image: Array, rcond: Array) -> Array:
         """Tests whether the sketch contains all directions of X above the cutoff.
 
         The null space of SX contains the null space of X, and all directions of X that
@@ -258,10 +258,10 @@ def gram_factors(
     """Computes factors of a tall X from one Gram matrix, or from two if needed.
 
     The eigenvalues of XᵀX are accurate to eps times the largest only, so that singular
-    values below √eps are lost. The second Gram matrix is that of Y = X V (Λ +
-    shift)^(-1/2), which has the column space of X. The singular values of Y are at
-    least those of X over √eps. So its Gram matrix resolves them down to eps times the
-    largest singular value of X.
+    values below √eps are lost. The second Gram matrix is YᵀY for Y = X V (Λ +
+    shift)^(-1/2), which has the column space of X. With all values relative to the
+    largest one, the shift is 4 eps. So a small singular value σ of X becomes about σ /
+    (2 √eps) in Y, and YᵀY resolves singular values of X down to about eps.
 
     Args:
       matrix: X.

@@ -175,8 +175,8 @@ class Refinement(NamedTuple):
         is_better = step.error < state.least_error
         decrease = jnp.where(is_damped, state.decrease, step.alpha * state.cg.gamma)
         is_solved = step.error <= self.tolerance
-        # A second step always follows the first one. It makes a direct solution as
-        # accurate as a refined one.
+        # Unless s is zero, a second step follows the first one. It makes a direct
+        # solution as accurate as a refined one.
         is_late = (state.monitor.iteration > 0) | jnp.all(step.s == 0, axis=0)
         may_stop = is_replaced & is_late
         damping = state.damping
@@ -234,9 +234,9 @@ class Refinement(NamedTuple):
 
         The rounding error of the updated s is relative to s at the last replacement.
         Rounding also makes directions less conjugate. So conjugate gradients restart
-        when s has lost half of its digits. See van der Vorst and Ye, "Residual
-        replacement strategies for Krylov subspace iterative methods", SIAM J. Sci.
-        Comput. 22 (2000).
+        when ‖s‖ has fallen to √eps of its norm at the last replacement, and half of its
+        digits are lost. See van der Vorst and Ye, "Residual replacement strategies for
+        Krylov subspace iterative methods", SIAM J. Sci. Comput. 22 (2000).
 
         With factors of X, one step makes s that small. Each step is then one of
         iterative refinement.

@@ -153,7 +153,7 @@ class ScaledSystem(NamedTuple):
     def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
         """Bounds the backward error by the updated and the recomputed residual.
 
-        If the residual r is small against y, the rounding of y - Aθ alone can exceed
+        If the residual r is small against y, the rounding error of y - Aθ can exceed
         the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A
         by d θᵀ / θᵀθ makes u the residual of θ. A further change by u uᵀA / uᵀu, up to
         the same rounding, makes θ exact. Both sizes are known without the condition

@@ -60,8 +60,11 @@ def pivotal_rows(
         # Sums are integers modulo 2**32. They are exact, and so is the sample size.
         total = first + units[1::2]
         is_above_one = total < first
-        # Below 1, a row takes all with a probability in proportion to its own. Above 1,
-        # a row is left over with a probability in proportion to its distance from 1.
+        # If the sum of both probabilities is below 1, one row goes on with the sum, and
+        # the other is rejected. A row goes on with a probability in proportion to its
+        # own. If the sum is at least 1, one row goes on with the sum minus 1, and the
+        # other is selected. A row goes on with a probability in proportion to 1 minus
+        # its own.
         weight = jnp.where(is_above_one, -first, first)
         total_weight = jnp.where(is_above_one, -total, total)
         first_goes_on = _below(bits, total_weight) < weight

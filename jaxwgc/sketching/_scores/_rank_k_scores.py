@@ -286,12 +286,12 @@ def _projection_jvp(primals, tangents):
     change = tangents[-1]
     inner = product(vectors.T, change)
 
-    def beside(columns: Array) -> Array:
+    def orthogonal_part(columns: Array) -> Array:
         return columns - product(vectors, product(vectors.T, columns))
 
     def shifted(columns: Array) -> Array:
         images = matrix.gram_products(columns, scale)[: columns.shape[0]]
-        return columns * values**2 - beside(images)
+        return columns * values**2 - orthogonal_part(images)
 
     def solve(function: Callable[..., Array], right: Array) -> Array:
         """Returns the solutions, or NaN if the iteration did not converge."""
@@ -301,7 +301,9 @@ def _projection_jvp(primals, tangents):
         is_solved = error <= eps**0.5 * jnp.linalg.norm(right)
         return jnp.where(is_solved, solution, jnp.nan)
 
-    moved = lax.custom_linear_solve(shifted, beside(change), solve, symmetric=True)
+    moved = lax.custom_linear_solve(
+        shifted, orthogonal_part(change), solve, symmetric=True
+    )
     inner = inner / values[:, None] ** 2
     change = (moved - product(vectors, inner) / 2) / values
     factor = 1 + 0 * without_derivative(jnp.sum(image))

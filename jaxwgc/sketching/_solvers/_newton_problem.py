@@ -93,7 +93,7 @@ class Problem(NamedTuple):
         inverse = _inverse_root(small, self.ridge)
         preconditioned_gradient = product(gradient, inverse)
         change = -product(inverse, preconditioned_gradient)
-        unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
+        null_norm = jnp.linalg.norm(gradient + self.hessian(small, change))
         if num_steps:
 
             def preconditioned_hessian(vector: Array) -> Array:
@@ -111,7 +111,7 @@ class Problem(NamedTuple):
             # direction is not refined.
             is_usable = jnp.isfinite(refined).all() & (refined != 0).any()
             change = jnp.where(is_usable, refined, change)
-        return change, unseen
+        return change, null_norm
 
     def line_search(
         self, point: Point, change: Array, slope: Array, rounding: Array

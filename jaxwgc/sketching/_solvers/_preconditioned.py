@@ -49,14 +49,15 @@ SKETCH_ROWS_PER_COLUMN = 8
 # gigabytes. It also takes longer than thousands of iterations, since columns have few
 # entries.
 _MAX_SKETCHED_COLUMNS = 2048
-# Default largest number of iterations with factors, and with column scales alone.
+# Default largest number of iterations with factors.
 MAX_ITERATIONS = 49
+# Default largest number of iterations with column scales as the preconditioner.
 _MAX_SLOW_ITERATIONS = 999
-# Time of a sketch and its iterations, in units of one iteration with column scales
-# alone. Measured as 50 to 100 for few columns.
+# Time of a sketch and its iterations, in units of one iteration with column scales.
+# Measured as 50 to 100 for few columns.
 _SKETCH_ITERATIONS = 64
-# Time of the factorisation of a sketch, in units of one iteration with column scales
-# alone times p³ over the number of entries.
+# Time of the factorisation of a sketch, in the same units, divided by p³ over the
+# number of entries.
 _FACTOR_ITERATIONS = 0.2
 
 

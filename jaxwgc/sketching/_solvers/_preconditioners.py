@@ -49,12 +49,13 @@ class Preconditioner:
 
     Attributes:
       factors: The factors, with the rows of a ridge.
-      sees_all: Whether they contain all directions of X above the cutoff.
-      is_sketched: Whether they are those of a sketch.
+      has_all_directions: Whether the factors contain all directions of X above the
+        cutoff.
+      is_sketched: Whether the factors are computed from a sketch.
     """
 
     factors: Factors
-    sees_all: Array
+    has_all_directions: Array
     is_sketched: Static[bool]
 
 
@@ -140,7 +141,7 @@ def by_factors(
     small, gradient, squared = matrix.triangle_and_products(target, root_ridge)
     preconditioner = Preconditioner(
         factors=factors_of_small(small.factor, rcond, small.scale, root_ridge),
-        sees_all=jnp.bool_(True),
+        has_all_directions=jnp.bool_(True),
         is_sketched=False,
     )
     return refined(problem, preconditioner, max_iterations, (gradient, squared))
@@ -163,7 +164,7 @@ def preconditioner_of(
         image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
         return Preconditioner(
             factors=factors,
-            sees_all=factors.sees_all(probe, image, rcond),
+            has_all_directions=factors.has_all_directions(probe, image, rcond),
             is_sketched=True,
         )
     if method == "gram":
@@ -174,7 +175,9 @@ def preconditioner_of(
         assert isinstance(matrix, QRMatrix)
         small = matrix.triangle(root_ridge)
         factors = factors_of_small(small.factor, rcond, small.scale, root_ridge)
-    return Preconditioner(factors, sees_all=jnp.bool_(True), is_sketched=False)
+    return Preconditioner(
+        factors, has_all_directions=jnp.bool_(True), is_sketched=False
+    )
 
 
 def refined(
@@ -210,7 +213,7 @@ def refined(
         # With a ridge of NaN, θ stays at 0, and the residual is finite.
         squared=jnp.where(factors.finite, state.point.squared, jnp.nan),
         iteration=state.monitor.iteration,
-        converged=preconditioner.sees_all & is_solved,
+        converged=preconditioner.has_all_directions & is_solved,
         history=state.monitor.history,
         factors=factors,
     )

@@ -145,11 +145,13 @@ def _solve_once(
     if fixed_ridge is not None:
         squared += fixed_ridge * jnp.sum(fixed_solution**2, axis=0)
     squares = jnp.sum(fixed_target**2, axis=0)
-    sees_all = factors.sees_all(probe, jnp.sqrt(products.curvature), rcond)
+    has_all_directions = factors.has_all_directions(
+        probe, jnp.sqrt(products.curvature), rcond
+    )
     result = Solution(
         solution=solution,
         num_iterations=jnp.full(to_unit.shape, 1, jnp.int32),
-        converged=sees_all & jnp.isfinite(squared),
+        converged=has_all_directions & jnp.isfinite(squared),
         residual_history=jnp.sqrt(jnp.stack([squares, squared])),
         rank=factors.rank,
     )
