@@ -64,9 +64,9 @@ class Outcome(NamedTuple):
 
     Attributes:
       tolerance: The backward error that ends the iterations.
-      decrease: As in `State`.
-      damping: As in `State`.
-      is_solved: As in `State`.
+      decrease: See `State`.
+      damping: See `State`.
+      is_solved: See `State`.
       is_replaced: Whether the recomputed s replaces the updated one.
       is_better: Whether the backward error is the smallest so far.
       is_kept: Whether the step is kept. Otherwise, it is undone and the iterations end.

@@ -56,8 +56,8 @@ class ScaledSolution(NamedTuple):
       solution: θ / scale, (p,) or (p, c).
       squared: The squared norm of the residual. If it is not finite, θ is invalid.
       iteration: The number of iterations.
-      converged: As in `Solution`.
-      history: As `residual_history` in `Solution`.
+      converged: See `Solution`.
+      history: The `residual_history` of a `Solution`.
       factors: The `Factors` or `ColumnScaling` of the preconditioner.
     """
 
