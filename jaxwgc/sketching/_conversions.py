@@ -45,7 +45,29 @@ def _check_real(name: str, value: Any, array: Any) -> None:
     if not is_kind(array, "real numbers or bools"):
         raise TypeError(
             f"{name} must be real numbers; got {type(value).__name__} of {array.dtype}"
+            f"{_advice_for_frame(value)}"
         )
+
+
+def _advice_for_frame(value: Any) -> str:
+    """Returns what to do with a data frame that is no matrix, as the end of an error.
+
+    For other values, the text is empty.
+    """
+    if not (hasattr(value, "columns") and hasattr(value, "dtypes")):
+        return ""
+    names = []
+    for name in value.columns:
+        if not is_kind(np.asarray(value[name]), "real numbers or bools"):
+            names.append(repr(name))
+    if not names:
+        return "; its columns have different dtypes: use frame.astype(float)"
+    if len(names) == 1:
+        return f"; drop column {names[0]}, or encode it as numbers"
+    shown = ", ".join(names[:5])
+    if len(names) > 5:
+        shown += f" and {len(names) - 5} more"
+    return f"; drop columns {shown}, or encode them as numbers"
 
 
 def finite_array(name: str, value: Any) -> Array:

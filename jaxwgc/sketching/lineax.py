@@ -103,8 +103,9 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         default 4 + √min(N, p) machine epsilons.
 
     The result is `lx.RESULTS.successful` if `preconditioned` converged. Otherwise it is
-    `max_steps_reached` or `stagnation`. The statistics are `num_steps`, `max_steps` and
-    `rank`, the numerical rank.
+    `max_steps_reached` or `stagnation`. The error message of lineax for the former asks
+    to increase `max_steps`, which is `max_iterations` here. The statistics are
+    `num_steps`, `max_steps` and `rank`, the numerical rank.
 
     Raises:
       ValueError: If an attribute is out of range; in `init`, if `sketch_size`,
@@ -159,7 +160,9 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
             embedding = embed(self.embedding, self.key, sketch_size, num_rows)
         default_rcond = solver_cutoff(matrix.shape, matrix.dtype)
         matrix, rcond = _solver_arguments.with_cutoff(matrix, self.rcond, default_rcond)
-        preconditioner = preconditioner_of(matrix, embedding, rcond, method, root=None)
+        preconditioner = preconditioner_of(
+            matrix, embedding, rcond, method, root_ridge=None
+        )
         return _State(matrix, preconditioner, structures, is_transposed=is_wide)
 
     def compute(self, state: _State, vector: Any, options: dict[str, Any]):
@@ -176,7 +179,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
             lx.RESULTS.max_steps_reached,
             lx.RESULTS.stagnation,
         )
-        # lineax itself looks for the cause of NaN.
+        # lineax itself reports a solution that is not finite.
         is_finite = jnp.all(jnp.isfinite(solved.solution))
         result = lx.RESULTS.where(
             solved.converged | ~is_finite, lx.RESULTS.successful, failure
@@ -235,19 +238,13 @@ def _least_squares(
     """Minimises ‖Xθ - vector‖."""
     to_unit = inverse_power_of_two(jnp.max(jnp.abs(vector)))
     problem = Problem(
-        matrix=state.matrix, target=vector * to_unit, root=None, tolerance=tolerance
+        matrix=state.matrix,
+        target=vector * to_unit,
+        root_ridge=None,
+        tolerance=tolerance,
     )
     result = refined(problem, state.preconditioner, max_iterations)
-    factors = result.factors
-    solution = scaled(factors.scale, result.solution)
-    scaled_result = Solution(
-        solution=jnp.where(jnp.isfinite(result.squared), solution, jnp.nan),
-        num_iterations=result.iteration,
-        converged=result.converged,
-        residual_history=result.history,
-        rank=factors.rank,
-    )
-    return in_units(scaled_result, to_unit, factors.scale)
+    return in_units(result.unscaled(), to_unit, result.factors.scale)
 
 
 def _minimum_norm(
@@ -255,20 +252,21 @@ def _minimum_norm(
 ) -> Solution:
     """Computes the minimum-norm minimiser u of ‖Xᵀu - vector‖.
 
-    It is u = -Xθ with Xᵀ(-Xθ) = vector. The residual -Xθ of this system is recomputed
-    from X, so that the square of the condition number does not matter.
+    It is u = -Xθ for the θ with Xᵀ(-Xθ) = vector. Iterations recompute u = -Xθ as a
+    residual, so that the error of u does not grow with the square of the condition
+    number.
     """
     matrix = state.matrix
     factors = state.preconditioner.factors
     in_row_space = factors.in_row_space(vector, factors.row_space())
-    offset = scaled(factors.scale, in_row_space)
-    to_unit = inverse_power_of_two(jnp.max(jnp.abs(offset)))
+    required_gradient = scaled(factors.scale, in_row_space)
+    to_unit = inverse_power_of_two(jnp.max(jnp.abs(required_gradient)))
     refinement = Refinement(
         matrix=matrix,
         factors=factors,
         tolerance=tolerance,
         target=jnp.zeros(matrix.shape[0], matrix.dtype),
-        offset=offset * to_unit,
+        required_gradient=required_gradient * to_unit,
     )
     solved = refinement.solve(max_iterations)
     is_finite = jnp.isfinite(solved.point.squared) & factors.finite
@@ -276,7 +274,7 @@ def _minimum_norm(
     return Solution(
         solution=jnp.where(is_finite, solution, jnp.nan),
         num_iterations=solved.monitor.iteration,
-        converged=solved.is_solved & state.preconditioner.sees_all,
+        converged=solved.is_solved & state.preconditioner.has_all_directions,
         residual_history=solved.monitor.history,
         rank=factors.rank,
     )

@@ -30,6 +30,14 @@ def test_number_of_a_row_is_no_array():
     check_refusal(sketching.sparse_stack, changes, TypeError, message)
 
 
+@pytest.mark.parametrize("name", ["first_row", "first_block"])
+@pytest.mark.parametrize("convert", [int, np.int64])
+def test_number_of_a_row_beyond_int32(name, convert):
+    message = f"{name} must be at most 2147483647; got 2147483648"
+    changes = {name: convert(2**31)}
+    check_refusal(sketching.sparse_stack, changes, ValueError, message)
+
+
 def test_probabilities_of_other_rows():
     changes = {"probabilities": np.ones(5)}
     message = r"probabilities must have shape \(num_rows,\) = \(4,\)"

@@ -6,6 +6,7 @@ Refusals of one argument alone are tested for each row of `tests/catalogue`.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from jax.experimental import sparse
 
@@ -48,6 +49,30 @@ def test_rank_above_that_of_the_matrix():
     message = r"got rank = 5 and min\(N, p\) = 4"
     changes = {"rank": 5}
     check_refusal(sketching.rank_k_leverage_scores, changes, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"city": ["a", "b"]},
+            "object; drop column 'city', or encode it as numbers",
+        ),
+        (
+            {"city": ["a", "b"], 7: ["c", "d"]},
+            "drop columns 'city', 7, or encode them as numbers",
+        ),
+        (
+            {f"x{i}": ["a", "b"] for i in range(8)},
+            "drop columns 'x0', 'x1', 'x2', 'x3', 'x4' and 3 more, or encode them",
+        ),
+        ({"flag": [True, False]}, r"have different dtypes: use frame.astype\(float\)"),
+    ],
+)
+def test_data_frames_of_mixed_dtypes(columns, message):
+    frame = pandas.DataFrame({"size": [1.0, 2.0], **columns})
+    message = f"matrix must be real numbers; got DataFrame .*{message}"
+    check_refusal(leverage_scores, {"matrix": frame}, TypeError, message)
 
 
 def test_lewis_weights_of_an_infinite_norm():

@@ -210,8 +210,8 @@ def bucket_entries(
 ) -> Array:
     """Multiplies entries by the factors of their rows, and adds them to buckets.
 
-    Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries out of
-    bounds, and those of buckets out of bounds, are dropped.
+    Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries are
+    dropped if they or their buckets are out of bounds.
     """
     row, column, data = entries
     total = jnp.zeros(shape, data.dtype)

@@ -18,8 +18,8 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 from jaxwgc.sketching._linalg.sparse import Entries
 
-# Number of columns of a stack that one key draws: few against usual numbers of rows,
-# and enough for a fast draw.
+# Number of columns of a stack that are drawn with one key: small against usual numbers
+# of rows, and large enough for a fast draw.
 _CHUNK_COLUMNS = 1024
 
 
@@ -133,8 +133,9 @@ def sparse_stack(
       num_rows: N, the number of rows of the matrices it multiplies, at least 1.
       num_nonzeros: The number of blocks, which is the number of entries per column,
         from 1 to sketch_size; by default min(8, sketch_size).
-      first_block: The number of the first block, an int of at least 0, may be traced.
-      first_row: The number of the first row of data, an int of at least 0, may be
+      first_block: The number of the first block, an int from 0 to 2³¹ - 1, may be
+        traced.
+      first_row: The number of the first row of data, an int from 0 to 2³¹ - 1, may be
         traced.
 
     Returns:
@@ -142,7 +143,7 @@ def sparse_stack(
 
     Raises:
       ValueError: If a size is less than 1, num_nonzeros is above sketch_size, or
-        first_block or first_row is negative.
+        first_block or first_row is negative or above 2³¹ - 1.
       TypeError: If one of these numbers is not an int or the key is no PRNG key.
 
     Example:
@@ -194,7 +195,7 @@ def _position(name: str, value: ArrayLike) -> Array:
     """Checks a number of a block or of a row, and converts it to an int32 scalar."""
     if np.ndim(value) or not is_kind(value, "integers"):
         raise TypeError(f"{name} must be an int; got {_validation.in_short(value)}")
-    _validation.check_number(name, value, minimum=0)
+    _validation.check_number(name, value, minimum=0, maximum=np.iinfo(np.int32).max)
     return _conversions.scalar(value, np.int32)
 
 
@@ -280,7 +281,7 @@ class _StackedEmbedding(_SparseEmbedding):
 def _some_columns(drawn: Array, start: Array, size: int) -> Array:
     """Slices columns of buckets or signs; columns beyond the last one are zero.
 
-    The rows of a chunk beyond the last row of the matrix are zero, too.
+    They multiply the padding of a chunk, which is zero as well.
     """
     padded = jnp.pad(drawn, [(0, 0), (0, size)])
     return lax.dynamic_slice_in_dim(padded, start, size, 1)
@@ -301,5 +302,5 @@ def _distinct(bits: Array, size: int) -> Array:
         new = jnp.where(is_taken, size - count + step, drawn[step])
         return chosen.at[step].set(new)
 
-    # -1 means not chosen yet: no drawn number is equal to it.
+    # -1 means that no number is chosen yet: it is not equal to any drawn number.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))

@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 @jax.tree_util.register_static
 class BlockMatrix(QRMatrix):
-    """The matrix of `Blocks`. Each method reads all chunks once.
+    """The matrix of `Blocks`. Each product or sum over rows reads all chunks once.
 
-    Chunks are summed in float64, in any mode. Loops run in Python.
+    Sums over chunks are in float64, with or without x64. Loops run in Python.
     """
 
     is_streamed = True
@@ -115,19 +115,19 @@ class BlockMatrix(QRMatrix):
         """Returns the largest absolute value of the first chunk for all columns."""
         return jnp.full(self.shape[1], self._chunks.largest)
 
-    def triangle(self, root):
-        # A view of one zero, since N zeros may not fit in memory.
+    def triangle(self, root_ridge):
+        # The target is a view of one zero, since N zeros may not fit in memory.
         zeros = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
-        triangle, _, _ = self.triangle_and_products(zeros, root)
+        triangle, _, _ = self.triangle_and_products(zeros, root_ridge)
         return triangle
 
-    def triangle_and_products(self, target, root):
-        del root
+    def triangle_and_products(self, target, root_ridge):
+        del root_ridge
         num_columns = self.shape[1]
         gradient: Any = None
         squared: Any = None
-        # The factors of chunks, stacked. A QR factorisation replaces them by one R
-        # before they become too many.
+        # The factors of the chunks so far, stacked. If there are more than 2p rows, a
+        # QR factorisation reduces them to p rows.
         factors = np.zeros((0, num_columns))
         for _, rows, slices in self._dense_chunks((target,)):
             [target_rows] = slices
@@ -138,7 +138,8 @@ class BlockMatrix(QRMatrix):
             if len(factors) > 2 * num_columns:
                 factors = np.linalg.qr(factors, mode="r")
         factor = jnp.asarray(np.linalg.qr(factors, mode="r"), self.dtype)
-        # QR needs no scales.
+        # Householder QR is accurate for columns of very different norm, so that all
+        # scales are 1.
         triangle = Triangle(factor, jnp.ones(num_columns, self.dtype))
         gradient = jnp.asarray(gradient, self.dtype)
         return triangle, gradient, jnp.asarray(squared, self.dtype)
@@ -171,7 +172,7 @@ def _padded(array: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def _added(sums: Any, parts: Any) -> Any:
-    """Adds a pytree to sums in float64; None stands for no sums yet."""
+    """Adds a pytree to sums in float64; `sums` is None before the first chunk."""
     parts = jax.tree.map(lambda part: np.asarray(part, float), parts)
     return parts if sums is None else jax.tree.map(np.add, sums, parts)
 
@@ -187,7 +188,7 @@ def _chunk_sum(
 
 
 class _ChunkProducts(NamedTuple):
-    """R with RᵀR = XᵀX of the rows X of a chunk, their Xᵀy, and ‖y‖²."""
+    """Products of the rows X of a chunk: R with RᵀR = XᵀX, Xᵀy and ‖y‖²."""
 
     factor: Array
     gradient: Array
@@ -205,7 +206,7 @@ def _chunk_products(rows: Array, target: Array) -> _ChunkProducts:
     factors = factors_of(matrix, None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T
-    # In a column of zeros, the computed factor is rounding alone, and is removed.
+    # For a column of zeros, the computed factor is only rounding error.
     factor = jnp.where(jnp.any(rows != 0, axis=0), factor, 0)
     return _ChunkProducts(
         factor=factor,

@@ -10,6 +10,8 @@ import numpy as np
 from jaxwgc._arrays import is_sparse, next_power_of_two
 from jaxwgc.sketching import _conversions
 
+# Bytes per chunk of dense rows: large against the overhead of a compiled call, small
+# against the memory of a computer.
 _CHUNK_BYTES = 2**25
 # Largest relative difference between fingerprints of equal chunks in two passes.
 _SAME = 1e-5
@@ -97,7 +99,7 @@ class Chunk(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """A number that identifies rows, and the scale of its rounding."""
+    """A weighted sum that identifies rows, and the scale of its rounding error."""
 
     weighted_sum: np.floating
     scale: np.floating
@@ -108,13 +110,13 @@ class Fingerprint(NamedTuple):
         return bool(np.isfinite(self.weighted_sum) and np.isfinite(self.scale))
 
     def differs_from(self, other: "Fingerprint") -> bool:
-        """Returns whether the rows are others, up to rounding."""
+        """Returns whether the rows differ by more than rounding."""
         difference = abs(self.weighted_sum - other.weighted_sum)
         return bool(difference > _SAME * self.scale)
 
 
 class Chunks:
-    """The rows of `Blocks`, in chunks of equal size and equal content in every pass.
+    """The rows of `Blocks`, in chunks that are equal in every pass.
 
     Attributes:
       shape: (N, p).
@@ -179,7 +181,7 @@ class Chunks:
         return chunks
 
     def _scaled(self, rows: Any, start: int, size: int) -> Any:
-        """Multiplies rows by their factors; rows of zeros may follow `size` rows."""
+        """Multiplies the first `size` rows by their factors; zeros may follow them."""
         if self._row_factors is None:
             return rows
         factors = np.zeros((rows.shape[0], 1), self.dtype)
@@ -187,10 +189,11 @@ class Chunks:
         return rows.multiply(factors).tocsr() if is_sparse(rows) else rows * factors
 
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """Yields chunks of one size, except for the last, with their unpadded sizes.
+        """Yields chunks, and the number of rows of each chunk without padding.
 
-        Chunks of one size need one compiled function. An array may be overwritten when
-        the next one is read. Sparse blocks are chunks without a copy.
+        Dense chunks have one size, except for the last, so that functions of a chunk
+        are compiled once. A dense chunk may be overwritten when the next one is read.
+        Sparse blocks are split into chunks without a copy.
         """
         buffer: np.ndarray | None = None
         num_filled = 0
@@ -216,14 +219,14 @@ class Chunks:
                     yield buffer, num_filled
                     num_filled = 0
         if buffer is not None and num_filled:
-            # Powers of two give few different sizes, and little padding for small
-            # matrices.
+            # The last chunk is padded to a power of two, so that functions are compiled
+            # for few sizes. A small matrix gets little padding.
             size = min(len(buffer), max(256, next_power_of_two(num_filled)))
             buffer[num_filled:size] = 0
             yield buffer[:size], num_filled
 
     def _alike_blocks(self) -> Iterator[Any]:
-        """Yields the blocks, after a check that they fit together."""
+        """Yields the blocks, after a check that columns and sparsity are the same."""
         num_columns: int | None = None
         are_sparse = False
         for block in self._blocks:
@@ -247,7 +250,7 @@ def _float_dtype(block: Any) -> np.dtype:
 def _chunk_buffer(num_columns: int, dtype: np.dtype) -> np.ndarray:
     """Returns an empty chunk of dense rows.
 
-    It has at least 16p rows, so that p x p matrices are small beside it.
+    It has at least 16p rows, so that p × p matrices are small compared with it.
     """
     num_rows = _CHUNK_BYTES // (num_columns * dtype.itemsize)
     return np.empty((max(num_rows, 16 * num_columns), num_columns), dtype)
@@ -272,7 +275,7 @@ def some_rows(matrix: Any, start: int, stop: int) -> Any:
 
 
 def _check_finite(rows: Any, start: int) -> None:
-    # Products with zero are zero, or NaN in rows that are not finite.
+    # Zero times a finite entry is zero, and zero times any other entry is NaN.
     with np.errstate(invalid="ignore"):
         sums = (0 * rows) @ np.ones(rows.shape[1])
     if sums.any():
@@ -281,10 +284,10 @@ def _check_finite(rows: Any, start: int) -> None:
 
 
 def _fingerprint(rows: Any) -> Fingerprint:
-    """Computes a weighted sum of rows.
+    """Computes the fingerprint of rows, from the eighth root of a sum over each row.
 
-    Rows enter by the eighth roots of their sums. So a difference in size shows, and
-    even a row of 1e8 does not hide the others.
+    A change of the size of a row changes its root, unlike its sign. With the sums
+    themselves, a row of entries near 1e8 would hide the other rows.
     """
     num_rows, num_columns = rows.shape
     row_weights = np.cos(np.arange(num_rows)).astype(rows.dtype)

@@ -75,7 +75,7 @@ class Dense(QRMatrix):
         return lax.fori_loop(0, num_blocks, add, function(*last_slices, *args))
 
     def map_rows(self, function: Callable[[Array], Array]) -> Array:
-        """Returns the numbers (N,) that `function(block)` returns, one per row."""
+        """Applies `function` to blocks of rows; it returns one number per row."""
         num_rows = len(self.array)
         size = block_size(*self.array.shape)
         num_blocks = -(-num_rows // size)
@@ -99,10 +99,10 @@ class Dense(QRMatrix):
     def column_maxima(self):
         return jnp.abs(lax.stop_gradient(self.array)).max(axis=0)
 
-    def triangle(self, root):
-        scale = column_scale(self.column_maxima(), root)
+    def triangle(self, root_ridge):
+        scale = column_scale(self.column_maxima(), root_ridge)
         return Triangle(triangle(self.array * scale), scale)
 
-    def triangle_and_products(self, target, root):
+    def triangle_and_products(self, target, root_ridge):
         squared = jnp.sum(target**2, axis=0)
-        return self.triangle(root), self.rmv(jnp.asarray(target)), squared
+        return self.triangle(root_ridge), self.rmv(jnp.asarray(target)), squared

@@ -64,6 +64,7 @@ def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> Numerica
     eps = jnp.finfo(singular_values.dtype).eps
     root = singular_values.shape[0] ** 0.5
     shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
+    # Singular values below (2 + √p / 2) machine epsilons are rounding errors of zero.
     # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
     # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
     # columns, and 5 with 50 columns. With QR, they became up to 2.
@@ -114,30 +115,30 @@ class Factors(NamedTuple):
 
     @property
     def norm(self) -> Array:
-        """Returns the Frobenius norm of X diag(scale)."""
+        """Returns the Frobenius norm of X diag(scale), or 1 if X is zero."""
         return safe(jnp.linalg.norm(self.singular_values))
 
     def null_vector(self) -> Array:
         """Returns a vector in the null space of the factored matrix, or zero.
 
-        It is the projection of a fixed normal vector, which is independent of a sketch.
+        It is the projection of a fixed normal random vector, independent of sketches.
         """
         draw = np.random.default_rng(0).standard_normal(self.scale.shape)
         draw = jnp.asarray(draw, self.scale.dtype)
-        return jnp.where(self.has_null_space, self.cut_off(draw), 0)
+        return jnp.where(self.has_null_space, self.truncated_part(draw), 0)
 
-    def cut_off(self, vectors: Array) -> Array:
+    def truncated_part(self, vectors: Array) -> Array:
         """Returns the parts of vectors (p,) or (p, c) in the truncated directions."""
-        # A second projection removes the rounding of the first one.
+        # A second projection removes the rounding error of the first one.
         for _ in range(2):
             vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
         return vectors
 
-    def sees_all(self, probe: Array, image: Array, rcond: Array) -> Array:
+    def has_all_directions(self, probe: Array, image: Array, rcond: Array) -> Array:
         """Tests whether the sketch contains all directions of X above the cutoff.
 
         The null space of SX contains the null space of X, and all directions of X that
-        the sketch misses. A generic vector of this space detects missed directions.
+        the sketch misses. A random vector of this space detects missed directions.
 
         Args:
           probe: The `null_vector`.
@@ -149,11 +150,12 @@ class Factors(NamedTuple):
 
     @jax.jit
     def row_space(self) -> Array:
-        """Returns an orthonormal basis of the rows of X, in the units of X."""
+        """Returns an orthonormal basis of the row space of X, without column scales."""
 
         def basis() -> Array:
             rows = self.vectors / self.scale[:, None]
-            # Pivoting keeps the accuracy of rows of all sizes.
+            # An LU factorisation with pivoting keeps the relative accuracy of rows of
+            # very different size, and has a well-conditioned L.
             lower, _, order = lax.linalg.lu(rows)
             lower = jnp.tril(lower, -1) + jnp.eye(*rows.shape, dtype=rows.dtype)
             # Truncated columns are zero and last.
@@ -164,45 +166,48 @@ class Factors(NamedTuple):
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
     def in_row_space(self, vector: Array, row_space: Array) -> Array:
-        """Removes the part of a vector in the null space of X, in the units of X.
+        """Removes the part of a vector in the null space of X, without column scales.
 
-        V spans the row space of X diag(scale). The minimum-norm solution in this space
-        is not the one in the units of X.
+        V spans the row space of X diag(scale). A solution in the span of V minimises
+        ‖θ / scale‖ instead of ‖θ‖.
         """
         part = vector
-        # A second projection removes the rounding of the first one.
+        # A second projection removes the rounding error of the first one.
         for _ in range(2):
             part = product(row_space, product(row_space.T, part))
         return jnp.where(self.has_null_space, part, vector)
 
     def direction(self, in_range: Array, row_space: Array) -> Array:
-        """Computes the minimum-norm step that removes a residual, in scaled columns."""
+        """Computes the step of θ / scale that changes Xθ by U `in_range`.
+
+        The step of θ has the minimum norm.
+        """
         step = scaled(self.scale, product(self.inverse, in_range))
         return scaled(1 / self.scale, self.in_row_space(step, row_space))
 
 
 def factors_of(
     matrix: RowMatrix,
-    root: Array | None,
+    root_ridge: Array | None,
     rcond: ArrayLike,
     method: str = "gram",
     threshold: ArrayLike = WELL_CONDITIONED,
 ) -> Factors:
-    """Computes the factors of X stacked on `root` I.
+    """Computes the factors of X stacked on `root_ridge` I.
 
     Args:
       matrix: X.
-      root: √ridge, or None.
+      root_ridge: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
-      method: "gram" for a tall X, or "qr". For a streamed matrix, which QR reads once,
-        it is always "qr".
+      method: "gram" for a tall X, or "qr". A streamed matrix always uses "qr", which
+        reads it once.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
     """
     if method == "gram" and not matrix.is_streamed:
-        return gram_factors(matrix, root, rcond, threshold)
+        return gram_factors(matrix, root_ridge, rcond, threshold)
     assert isinstance(matrix, QRMatrix)
-    small = lax.stop_gradient(matrix).triangle(root)
-    return factors_of_small(small.factor, rcond, small.scale, root)
+    small = lax.stop_gradient(matrix).triangle(root_ridge)
+    return factors_of_small(small.factor, rcond, small.scale, root_ridge)
 
 
 @functools.partial(jax.jit, static_argnames="has_units")
@@ -210,14 +215,22 @@ def factors_of_small(
     small: Array,
     rcond: ArrayLike,
     scale: Array | float = 1.0,
-    root: Array | None = None,
+    root_ridge: Array | None = None,
     *,
     has_units: bool = True,
 ) -> Factors:
-    """Computes factors from R or a sketch of X diag(scale), stacked on `root` I."""
+    """Computes the factors of X stacked on `root_ridge` I.
+
+    Args:
+      small: R of a QR factorisation of X diag(scale), or a sketch of X diag(scale).
+      rcond: The cutoff of singular values, as a share of the largest.
+      scale: The scales of the columns of `small`.
+      root_ridge: √ridge, or None.
+      has_units: Whether columns are scaled to norms near 1.
+    """
     small = lax.stop_gradient(small)
-    if root is not None:
-        ridge_rows = root * jnp.eye(small.shape[1], dtype=root.dtype)
+    if root_ridge is not None:
+        ridge_rows = root_ridge * jnp.eye(small.shape[1], dtype=root_ridge.dtype)
         small = jnp.concatenate([small, ridge_rows * scale])
     first = column_scale(jnp.max(jnp.abs(small), axis=0))
     squares = jnp.sum((small * first) ** 2, axis=0)
@@ -236,7 +249,7 @@ def factors_of_small(
 
 def gram_factors(
     matrix: RowMatrix,
-    root: Array | None,
+    root_ridge: Array | None,
     rcond: ArrayLike,
     threshold: ArrayLike = WELL_CONDITIONED,
     *,
@@ -245,25 +258,25 @@ def gram_factors(
     """Computes factors of a tall X from one Gram matrix, or from two if needed.
 
     The eigenvalues of XᵀX are accurate to eps times the largest only, so that singular
-    values below √eps are lost. The second Gram matrix is that of Y = X V (Λ +
-    shift)^(-1/2), which has the column space of X. The singular values of Y are at
-    least those of X over √eps. So its Gram matrix resolves them down to eps times the
-    largest singular value of X.
+    values below √eps are lost. The second Gram matrix is YᵀY for Y = X V (Λ +
+    shift)^(-1/2), which has the column space of X. With all values relative to the
+    largest one, the shift is 4 eps. So a small singular value σ of X becomes about σ /
+    (2 √eps) in Y, and YᵀY resolves singular values of X down to about eps.
 
     Args:
       matrix: X.
-      root: √ridge, or None. Rows `root` I count as rows of X.
+      root_ridge: √ridge, or None. Rows `root_ridge` I count as rows of X.
       rcond: The cutoff of singular values, as a share of the largest.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
       has_units: Whether columns are scaled to norms near 1.
     """
     matrix = lax.stop_gradient(matrix)
-    scale = column_scale(matrix.column_maxima(), root)
+    scale = column_scale(matrix.column_maxima(), root_ridge)
     if not has_units:
         scale = jnp.full(scale.shape, jnp.min(scale))
     first_gram = matrix.gram(scale)
-    if root is not None:
-        first_gram += jnp.diag((root * scale) ** 2)
+    if root_ridge is not None:
+        first_gram += jnp.diag((root_ridge * scale) ** 2)
     squares = diagonal(first_gram)
     unit = unit_scale(scale, squares) if has_units else jnp.ones_like(squares)
     finite = jnp.isfinite(squares).all()
@@ -284,8 +297,8 @@ def gram_factors(
         roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
         whitening = basis / roots * unit[:, None]
         second_gram = matrix.gram(scale, whitening)
-        if root is not None:
-            second_gram += gram((root * scale)[:, None] * whitening)
+        if root_ridge is not None:
+            second_gram += gram((root_ridge * scale)[:, None] * whitening)
         second_gram = jnp.where(finite, second_gram, 0)
         inner_values, inner_vectors = jnp.linalg.eigh(second_gram)
         inner_roots = jnp.sqrt(jnp.maximum(inner_values, eps * inner_values[-1]))

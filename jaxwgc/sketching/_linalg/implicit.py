@@ -15,8 +15,9 @@ from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._linalg.scaled_system import ColumnScaling, ScaledSystem
 
+# Largest number of iterations with factors as the preconditioner.
 _MAX_ITERATIONS = 99
-# Maximum number of iterations with column scales as the only preconditioner.
+# Largest number of iterations with column scales as the preconditioner.
 _MAX_SLOW_ITERATIONS = 999
 
 
@@ -55,17 +56,17 @@ def _implicit_solution_jvp(primals, tangents):
 
     residual = target - matrix.mv(solution)
     right_hand_side = target_change - change_of(lambda matrix: matrix.mv(solution))
-    offset = -change_of(lambda matrix: matrix.rmv(residual))
+    required_gradient = -change_of(lambda matrix: matrix.rmv(residual))
     if ridge is not None:
-        offset += ridge_change * solution
+        required_gradient += ridge_change * solution
     solve = functools.partial(solve_augmented, matrix, ridge, factors)
-    _, change = solve(right_hand_side, offset)
+    _, change = solve(right_hand_side, required_gradient)
 
     def null_part(vector: Array) -> Array:
-        offset = 0 * vector if ridge is None else -ridge * vector
-        return vector - solve(matrix.mv(vector), offset)[1]
+        required_gradient = 0 * vector if ridge is None else -ridge * vector
+        return vector - solve(matrix.mv(vector), required_gradient)[1]
 
-    # The solution has the minimum norm in these units.
+    # θ / `unit` has the minimum norm.
     if isinstance(factors, Factors):
         unit = 1 / inverse_power_of_two(jnp.max(jnp.abs(solution)))
         unit = jnp.full(factors.scale.shape, unit)
@@ -73,15 +74,16 @@ def _implicit_solution_jvp(primals, tangents):
     else:
         unit = factors.scale
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
-        # `once` is in the null space or is rounding, which a second projection reduces.
+        # `once` is in the null space, or it is rounding error. A second projection
+        # keeps the former, and reduces the latter.
         once = null_part(scaled(unit, draw))
         length = jnp.linalg.norm(scaled(1 / unit, once))
         second_length = jnp.linalg.norm(scaled(1 / unit, null_part(once)))
         has_null_space = second_length > length / 2
 
     def of_null_space() -> Array:
-        offset = -scaled(1 / unit, scaled(1 / unit, solution))
-        image, _ = solve(jnp.zeros_like(target), offset)
+        required_gradient = -scaled(1 / unit, scaled(1 / unit, solution))
+        image, _ = solve(jnp.zeros_like(target), required_gradient)
         image = without_derivative(-image)
         pulled = change_of(lambda matrix: matrix.rmv(image))
         return null_part(scaled(unit, scaled(unit, pulled)))
@@ -95,12 +97,12 @@ def solve_augmented(
     ridge: Array | None,
     factors: Factors | ColumnScaling,
     target: Array,
-    offset: Array,
+    required_gradient: Array,
 ) -> tuple[Array, Array]:
-    """Solves r + Xθ = target and Xᵀr - ridge θ = offset for r and θ.
+    """Solves r + Xθ = target and Xᵀr - ridge θ = required_gradient for r and θ.
 
     If X is rank-deficient, it applies the pseudo-inverse, which ignores the part of
-    offset in the null space of X.
+    `required_gradient` in the null space of X.
     """
 
     def apply(unknowns: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -111,26 +113,28 @@ def solve_augmented(
         return residual + matrix.mv(solution), gradient
 
     def solve(_, right_hand_sides: tuple[Array, Array]) -> tuple[Array, Array]:
-        target, offset = right_hand_sides
+        target, required_gradient = right_hand_sides
         scale = factors.scale
         if isinstance(factors, Factors):
-            # The pseudo-inverse ignores the part of the offset in the null space.
-            offset = factors.in_row_space(offset, factors.row_space())
-        scaled_offset = scaled(scale, offset)
+            # The pseudo-inverse ignores the part in the null space of X.
+            required_gradient = factors.in_row_space(
+                required_gradient, factors.row_space()
+            )
+        scaled_gradient = scaled(scale, required_gradient)
         largest_target = jnp.max(jnp.abs(target))
-        largest_offset = jnp.max(jnp.abs(scaled_offset))
-        unit = inverse_power_of_two(jnp.maximum(largest_target, largest_offset))
+        largest_gradient = jnp.max(jnp.abs(scaled_gradient))
+        unit = inverse_power_of_two(jnp.maximum(largest_target, largest_gradient))
         scaled_target = target * unit
-        scaled_offset = scaled_offset * unit
-        x = _scaled_solution(matrix, ridge, factors, scaled_target, scaled_offset)
+        scaled_gradient = scaled_gradient * unit
+        x = _scaled_solution(matrix, ridge, factors, scaled_target, scaled_gradient)
         solution = scaled(scale, x) / unit
         return target - matrix.mv(solution), solution
 
-    # JAX can only transpose a solve that is linear in all of its right-hand side. So
-    # each part depends on the other part, by zero times its sum.
-    linked_target = target + jnp.where(False, jnp.sum(offset, axis=0), 0)
-    linked_offset = offset + jnp.where(False, jnp.sum(target, axis=0), 0)
-    right_hand_sides = (linked_target, linked_offset)
+    # JAX can transpose a linear solve only if all parts of its right-hand side are
+    # differentiated. So a zero that depends on the other part is added to each part.
+    linked_target = target + jnp.where(False, jnp.sum(required_gradient, axis=0), 0)
+    linked_gradient = required_gradient + jnp.where(False, jnp.sum(target, axis=0), 0)
+    right_hand_sides = (linked_target, linked_gradient)
     return lax.custom_linear_solve(apply, right_hand_sides, solve, symmetric=True)
 
 
@@ -139,10 +143,10 @@ def _scaled_solution(
     ridge: Array | None,
     factors: Factors | ColumnScaling,
     target: Array,
-    offset: Array,
+    required_gradient: Array,
 ) -> Array:
     """Solves the equations of `solve_augmented` for θ, in scaled columns."""
-    root = None if ridge is None else jnp.sqrt(ridge)
+    root_ridge = None if ridge is None else jnp.sqrt(ridge)
     tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
     if isinstance(factors, Factors):
         problem = Refinement(
@@ -150,12 +154,13 @@ def _scaled_solution(
             factors=factors,
             tolerance=tolerance,
             target=target,
-            root=root,
-            offset=offset,
+            root_ridge=root_ridge,
+            required_gradient=required_gradient,
         )
         return problem.solve(_MAX_ITERATIONS).point.x
-    system = ScaledSystem(matrix, factors, tolerance, root)
-    # Least squares with Xᵀ ignore the part of the offset outside of the range of Xᵀ.
-    pulled = system.solve(offset, _MAX_SLOW_ITERATIONS, is_transposed=True).x
+    system = ScaledSystem(matrix, factors, tolerance, root_ridge)
+    # The least-squares solution ignores the part of the required gradient outside of
+    # the range of Xᵀ.
+    pulled = system.solve(required_gradient, _MAX_SLOW_ITERATIONS, is_transposed=True).x
     right_hand_side = system.padded(target) - pulled
     return system.solve(right_hand_side, _MAX_SLOW_ITERATIONS).x

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO, JAXSparse
     from scipy.sparse import sparray, spmatrix
 
-# Matrices with access to rows. The types of sparse matrices are only imported for type
-# checks, since their modules import slowly; lineax is optional.
+# Matrices with access to rows. The types of sparse matrices are imported only for type
+# checks, since their modules import slowly. lineax is optional.
 MatrixLike: TypeAlias = (
     "ArrayLike | Blocks | JAXSparse | sparray | spmatrix | lineax.MatrixLinearOperator"
 )
-# Matrices that may give products only.
+# Matrices without access to rows, given by their products with vectors.
 OperatorLike: TypeAlias = "LinearOperator | lineax.AbstractLinearOperator"
 
 M = TypeVar("M", bound=Matrix)
@@ -118,7 +118,7 @@ def _values_of(name: str, value: Any) -> "Array | BCOO":
 def _matrix_of_values(name: str, values: "Array | BCOO") -> RowMatrix:
     if not isinstance(values, Array):
         return Sparse.of(values)
-    # The sharding of a traced array is known on a mesh of explicit axes only.
+    # The sharding of a traced array is known only on a mesh with explicit axes.
     is_traced = _validation.is_traced(values)
     sharding = jax.typeof(values).sharding if is_traced else values.sharding
     if not isinstance(sharding, NamedSharding):
@@ -151,7 +151,7 @@ def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -
         return
     shape = matrix.shape
     dtype = matrix.dtype
-    # NumPy is used, since JAX would compile programs.
+    # NumPy is used, since JAX would compile a program for each shape.
     ranks = np.asarray(rank)
     if ranks.dtype.kind == "i":
         computed_rank = ranks.max()
@@ -179,7 +179,7 @@ def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -
 
 
 def _rank_in_float64(matrix: np.ndarray) -> int:
-    """Computes the numerical rank with columns of norm 1."""
+    """Computes the numerical rank in float64, of columns scaled to norm 1."""
     norms = np.linalg.norm(matrix, axis=0)
     rtol = rank_cutoff(matrix.shape, np.dtype(float))
     scaled = matrix / np.where(norms > 0, norms, 1)

@@ -21,18 +21,18 @@ from jaxwgc.sketching._linalg.rows import padded_with_zeros
 if TYPE_CHECKING:
     from jaxwgc.sketching._embeddings._embedding import Embedding
 
-# Functions of a `LinearOperator`, and what errors say of them.
+# Functions of a `LinearOperator`, and their descriptions in error messages.
 _FUNCTIONS = {
     "matvec": "a function of v (p,) that returns Xv (N,)",
     "rmatvec": "a function of u (N,) that returns Xᵀu (p,), or None",
     "sketch": "a function of an Embedding S that returns SX (m, p), or None",
 }
-# End of the errors of the constructor: other libraries have arguments in other orders.
+# End of the constructor's error messages: other libraries order arguments differently.
 _BY_NAME = "Pass arguments by name: LinearOperator(matvec, shape=(N, p))"
 # Number of pairs of random vectors that test whether two functions are adjoint.
 _NUM_PROBES = 4
-# Number of products in memory at a time: enough to share the random numbers of a
-# sketch, and few for X with many rows.
+# Number of products Xv in memory at a time: large enough to share the random numbers of
+# a sketch, small enough for X with many rows.
 _PRODUCTS_AT_ONCE = 16
 
 
@@ -195,7 +195,7 @@ class Operator(Matrix):
         return norms
 
     def _map_columns(self, function: Callable[[Array], Array]) -> Array:
-        """Returns `function` of each column of X, stacked; a few columns at a time."""
+        """Applies `function` to columns of X, a few at a time, and stacks results."""
         num_columns = self.shape[1]
         units = jnp.eye(num_columns, dtype=self.dtype)
         batch_size = min(_PRODUCTS_AT_ONCE, num_columns)
@@ -246,7 +246,7 @@ def _checked_function(
     image_length: int,
     dtype: np.dtype,
 ) -> Callable[[Array], Array]:
-    """Checks the result of a function of vectors, and hoists traced arrays from it."""
+    """Checks the shape and dtype of a function's result, and hoists traced arrays."""
     vector = np.zeros(length, dtype)
     image = jax.eval_shape(function, vector)
     shape = getattr(image, "shape", None)
@@ -263,7 +263,7 @@ def _hoisted(
 ) -> Callable[[Array], Array]:
     """Turns traced arrays in the closure of a function into leaves, for `jax.jit`.
 
-    `jax.closure_convert` does so with arrays of floats alone.
+    `jax.closure_convert` does so for arrays of floats only.
     """
     program = jax.make_jaxpr(function)(vector)
     if not _validation.is_traced(program.consts):
@@ -297,7 +297,7 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
 
     norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
     norm = jnp.mean(norms)
-    # The bound is far above rounding. Adjoints that differ by this share of their norm
-    # are still detected.
+    # The bound is far above rounding errors. Errors of an adjoint that are larger than
+    # this share of its norm are detected.
     bound = 4 * float(jnp.finfo(dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def is_of_lineax(value: object) -> bool:
     """Returns whether `value` is a linear operator of lineax."""
-    # A process that has not imported lineax has no operator of it.
+    # If lineax has not been imported, no value is one of its operators.
     lineax = sys.modules.get("lineax")
     return lineax is not None and isinstance(value, lineax.AbstractLinearOperator)
 
@@ -69,9 +69,9 @@ class _SplitOperator:
     """An operator as a pytree of arrays, since its leaves may also be functions.
 
     Attributes:
-      arrays: Its leaves, None for those that are no arrays.
-      others: Its leaves, None for arrays.
-      structure: Its structure.
+      arrays: The leaves of the operator, with None for a leaf that is not an array.
+      others: The leaves of the operator, with None for an array.
+      structure: The pytree structure of the operator.
     """
 
     arrays: list[Any]

@@ -85,7 +85,7 @@ class Matrix(abc.ABC):
 class RowMatrix(Matrix):
     """A matrix that is read by blocks of rows."""
 
-    # Whether each method reads X once from outside of JAX, such as from a disk.
+    # Whether X is read from outside of JAX, such as from a disk, once per product.
     # Functions of such a matrix run on the host and have no derivatives.
     is_streamed = False
 
@@ -107,7 +107,7 @@ class RowMatrix(Matrix):
     def row_norms(self, basis: Array, scale: Array) -> Array | np.ndarray:
         """Computes the squared row norms (N,) of X diag(scale) Q for Q (p, l).
 
-        Those of a streamed matrix are a NumPy array.
+        For a streamed matrix, they are a NumPy array.
         """
 
     @abc.abstractmethod
@@ -118,7 +118,7 @@ class RowMatrix(Matrix):
     def column_maxima(self) -> Array:
         """Computes the largest absolute value in each column, (p,).
 
-        Those of a streamed matrix are estimates from its first rows.
+        For a streamed matrix, they are estimates from its first rows.
         """
 
     def gram(self, scale: Array, basis: Array | None = None) -> Array:
@@ -126,7 +126,7 @@ class RowMatrix(Matrix):
         return self.sum_rows(_gram_of_block, scale, basis)
 
     def gram_products(self, basis: Array, scale: Array) -> Array:
-        """Computes X'ᵀX'Q stacked on (X'Q)ᵀX'Q for X' = X `scale`, (p + l, l)."""
+        """Computes ZᵀZQ stacked on (ZQ)ᵀZQ for Z = X diag(scale), (p + l, l)."""
         return self.sum_rows(gram_products_of_block, scale, basis)
 
     def line_products(
@@ -159,14 +159,18 @@ class QRMatrix(RowMatrix):
     """A matrix with a QR factorisation."""
 
     @abc.abstractmethod
-    def triangle(self, root: Array | None) -> Triangle:
-        """Computes R. Scales suit X stacked on `root` I, too."""
+    def triangle(self, root_ridge: Array | None) -> Triangle:
+        """Computes R of X diag(scale).
+
+        The scales are chosen for X stacked on `root_ridge` I, where `root_ridge` is
+        √ridge or None.
+        """
 
     @abc.abstractmethod
     def triangle_and_products(
-        self, target: Array | np.ndarray, root: Array | None
+        self, target: Array | np.ndarray, root_ridge: Array | None
     ) -> tuple[Triangle, Array, Array]:
-        """Computes R, and Xᵀy and ‖y‖² of a target, in one pass over X."""
+        """Computes `triangle(root_ridge)`, Xᵀy and ‖y‖², in one pass over X."""
 
 
 def _gram_of_block(block: Array, scale: Array, basis: Array | None) -> Array:

@@ -16,8 +16,8 @@ class Criterion(NamedTuple):
 
     Attributes:
       error: A measure of the distance from the solution.
-      tolerance: The error required.
-      floor: The error that rounding alone produces. No smaller error is required.
+      tolerance: The largest error that meets the criterion.
+      floor: The error that rounding alone produces. It always meets the criterion.
     """
 
     error: Array
@@ -115,5 +115,5 @@ class Monitor(NamedTuple):
 
 
 def select(is_chosen: Array, chosen: T, other: T) -> T:
-    """Returns, for each system, its part of one state or the other."""
+    """Selects the state of each system from `chosen` or from `other`."""
     return jax.tree.map(functools.partial(jnp.where, is_chosen), chosen, other)

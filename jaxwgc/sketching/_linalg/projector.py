@@ -9,18 +9,20 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching._linalg.factors import Factors
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 
-# Scores are the diagonal of a projector. At constant rank, the projector is smooth,
-# even if singular values coincide; singular vectors are not. So values come from
-# decompositions of constants, and derivatives from the equations that the values solve.
-# Derivatives are along matrices of equal rank, since the rank jumps along others.
+# Scores are the diagonal of a projector. If the rank is constant, the projector is
+# smooth, even if singular values coincide. Singular vectors are not smooth. So values
+# come from decompositions without derivatives, and derivatives from the equations that
+# the values solve. Derivatives are along matrices of equal rank.
 
 
 @jax.custom_jvp
 def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
-    """Returns L = `inverse` with X L orthonormal, and its derivative by XᵀX = `gram`.
+    """Returns L = `inverse`, for which L Lᵀ = `gram`⁺, with a derivative.
 
-    The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
-    the rows of X, and its span contains L. Truncated columns are zero.
+    `gram` is XᵀX, so that X L has orthonormal columns. The derivative is with respect
+    to `gram`, up to a rotation of L, on which scores do not depend. `row_basis` is an
+    orthonormal basis of the row space of X, which contains L. Truncated columns are
+    zero.
     """
     del row_basis, gram
     return inverse
@@ -40,9 +42,9 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
 def _off_rows(row_basis: Array, row_projector: Array) -> Array:
     """Computes the projector on the null space of X.
 
-    Its value comes from the orthonormal `row_basis`, since X times it has to vanish.
-    Its derivative comes from `row_projector`, X⁺X of other factors, which may be less
-    exact.
+    Its value comes from the orthonormal `row_basis`, since X times the projector must
+    be accurately zero. Its derivative comes from `row_projector`, X⁺X, which may be
+    less accurate.
     """
     rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
     projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
@@ -56,7 +58,7 @@ def orthonormaliser(
 ) -> Array:
     """Returns L for which X diag(scale) L is orthonormal, with its derivative.
 
-    It takes a pass over X, for the derivative only.
+    The derivative takes one further pass over X.
 
     Args:
       matrix: X.

@@ -8,9 +8,10 @@ from jaxwgc._arrays import inverse_power_of_two, product
 # Entries per block, about 4 MiB in float64, so that a block and its product stay in a
 # cache. Sums over rows are taken in two levels, which keeps their rounding small.
 _BLOCK_ENTRIES = 2**19
+# Smallest and largest number of rows per block.
 _MIN_ROWS = 256
 _MAX_ROWS = 8192
-# Least number of rows per block of a QR factorisation.
+# Smallest number of rows per block of a QR factorisation.
 _MIN_QR_ROWS = 256
 
 
@@ -81,7 +82,7 @@ def safe(value: Array) -> Array:
     return jnp.where(value > 0, value, 1)
 
 
-def column_scale(maxima: Array, root: Array | None = None) -> Array:
+def column_scale(maxima: Array, root_ridge: Array | None = None) -> Array:
     """Returns a power of two per column that scales its largest entry to about 1.
 
     Scales avoid overflow of squares of finite columns. Powers of two are exact. If X is
@@ -89,12 +90,12 @@ def column_scale(maxima: Array, root: Array | None = None) -> Array:
 
     Args:
       maxima: The largest absolute value in each column of X, (p,).
-      root: If given, rows `root` I count as rows of X.
+      root_ridge: If given, rows `root_ridge` I count as rows of X.
     """
-    if root is not None:
-        maxima = jnp.maximum(maxima, root)
-    # A column of zeros is treated like the smallest column. Treated like a large one,
-    # its rounding would count.
+    if root_ridge is not None:
+        maxima = jnp.maximum(maxima, root_ridge)
+    # A column of zeros gets the scale of the smallest other column, which is the
+    # largest scale. `Factors.row_space` divides rounding errors by the scale.
     is_nonzero = maxima > 0
     smallest = jnp.min(maxima, initial=jnp.max(maxima), where=is_nonzero)
     return inverse_power_of_two(jnp.where(is_nonzero, maxima, smallest))
@@ -103,7 +104,12 @@ def column_scale(maxima: Array, root: Array | None = None) -> Array:
 def unit_scale(scale: Array, squares: Array) -> Array:
     """Computes powers of two that scale columns to norms near 1.
 
-    Their products with `scale` stay normal numbers.
+    Args:
+      scale: Powers of two by which the columns are already scaled, (p,).
+      squares: The squared norms of these columns, (p,).
+
+    Returns:
+      Further powers of two, (p,). Their products with `scale` are normal numbers.
     """
     unit = inverse_power_of_two(jnp.sqrt(squares))
     smallest_product = 2 * jnp.finfo(scale.dtype).tiny

@@ -36,7 +36,7 @@ class Iterate(NamedTuple):
       r: The residual, with the rows of a ridge.
       cg: The state of conjugate gradients.
       is_check: Whether the next iteration recomputes the residual.
-      monitor: Has converged if such a residual has passed the test.
+      monitor: Has converged if a recomputed residual has passed the test.
     """
 
     x: Array
@@ -52,32 +52,32 @@ class Iterate(NamedTuple):
 
 
 class ScaledSystem(NamedTuple):
-    """Least squares with A = X diag(scale) stacked on `root` diag(scale)."""
+    """Least squares with A = X diag(scale) stacked on `root_ridge` diag(scale)."""
 
     matrix: Matrix
     scaling: ColumnScaling
     tolerance: Array
-    root: Array | None = None
+    root_ridge: Array | None = None
 
     def times(self, vector: Array) -> Array:
         """Returns Av."""
         vector = scaled(self.scaling.scale, vector)
         image = self.matrix.mv(vector)
-        if self.root is None:
+        if self.root_ridge is None:
             return image
-        return jnp.concatenate([image, self.root * vector])
+        return jnp.concatenate([image, self.root_ridge * vector])
 
     def transposed_times(self, vector: Array) -> Array:
         """Returns Aᵀu."""
         num_rows = self.matrix.shape[0]
         image = self.matrix.rmv(vector[:num_rows])
-        if self.root is not None:
-            image += self.root * vector[num_rows:]
+        if self.root_ridge is not None:
+            image += self.root_ridge * vector[num_rows:]
         return scaled(self.scaling.scale, image)
 
     def padded(self, target: Array) -> Array:
         """Pads the right-hand side with zeros for the rows of a ridge."""
-        if self.root is None:
+        if self.root_ridge is None:
             return target
         return padded_with_zeros(target, self.matrix.shape[1])
 
@@ -107,7 +107,7 @@ class ScaledSystem(NamedTuple):
         )
 
         def is_running(state: Iterate) -> Array:
-            # The last residual is recomputed, too.
+            # The residual of the last iteration is recomputed as well.
             is_unchecked = state.is_check & ~state.monitor.has_ended
             return state.monitor.is_running(max_iterations) | is_unchecked
 
@@ -153,7 +153,7 @@ class ScaledSystem(NamedTuple):
     def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
         """Bounds the backward error by the updated and the recomputed residual.
 
-        If the residual r is small against y, the rounding of y - Aθ alone can exceed
+        If the residual r is small against y, the rounding error of y - Aθ can exceed
         the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A
         by d θᵀ / θᵀθ makes u the residual of θ. A further change by u uᵀA / uᵀu, up to
         the same rounding, makes θ exact. Both sizes are known without the condition
@@ -171,21 +171,23 @@ class ScaledSystem(NamedTuple):
         return (slope + 2 * rounding) / safe(self.scaling.norm)
 
 
-def column_scaling(matrix: Operator | Sparse, root: Array | None) -> ColumnScaling:
+def column_scaling(
+    matrix: Operator | Sparse, root_ridge: Array | None
+) -> ColumnScaling:
     """Computes powers of two that scale columns to about 1, and the scaled norm of X.
 
-    Rows `root` I count as rows of X. All columns of an operator share one power, and
-    its norm is an estimate.
+    Rows `root_ridge` I count as rows of X. All columns of an operator share one power,
+    and its norm is an estimate.
     """
     num_columns = matrix.shape[1]
-    root = jnp.zeros((), matrix.dtype) if root is None else root
+    root_ridge = jnp.zeros((), matrix.dtype) if root_ridge is None else root_ridge
     if isinstance(matrix, Operator):
         norm, _ = probed(jax.random.key(0), matrix.functions)
-        norm = jnp.hypot(norm, root * num_columns**0.5)
+        norm = jnp.hypot(norm, root_ridge * num_columns**0.5)
         scale = inverse_power_of_two(norm)
         return ColumnScaling(jnp.full(num_columns, scale), norm * scale)
     # Columns are scaled in two steps, to avoid overflow of squares.
-    scale = inverse_power_of_two(jnp.maximum(matrix.column_maxima(), root))
-    norms = jnp.sqrt(matrix.column_squares(scale) + (root * scale) ** 2)
+    scale = inverse_power_of_two(jnp.maximum(matrix.column_maxima(), root_ridge))
+    norms = jnp.sqrt(matrix.column_squares(scale) + (root_ridge * scale) ** 2)
     unit = inverse_power_of_two(norms)
     return ColumnScaling(scale * unit, jnp.linalg.norm(norms * unit))

@@ -28,7 +28,7 @@ _EVERYWHERE = PartitionSpec()
 class Sharded(RowMatrix):
     """An array (N, p) with rows on several devices.
 
-    Each method runs on the rows of each device, and adds over devices.
+    Each method runs on the rows of each device. Sums over rows then add over devices.
 
     Attributes:
       array: X.
@@ -111,8 +111,8 @@ class Sharded(RowMatrix):
         """Runs `function(rows, slices, args)` on the rows of each device.
 
         Args:
-          function: Its arguments have all its arrays: on a mesh of explicit axes, JAX
-            rejects arrays in closures.
+          function: A function without arrays in its closure, which JAX rejects on a
+            mesh with explicit axes.
           along: A pytree of arrays with N rows. `slices` are the rows of the device.
           args: A pytree of arrays that all devices share.
           is_summed: Whether to sum results over devices. Otherwise, they have N rows.
@@ -128,8 +128,8 @@ class Sharded(RowMatrix):
             mesh=self.mesh,
             in_specs=(by_rows, by_rows, _EVERYWHERE),
             out_specs=_EVERYWHERE if is_summed else by_rows,
-            # Loops start from zeros, which are equal on all devices, and end with
-            # values that differ, which the check would reject.
+            # The check rejects a loop that starts from values that are equal on all
+            # devices, such as zeros, and ends with values that differ.
             check_vma=False,
         )
         along = jax.device_put(along, NamedSharding(self.mesh, by_rows))

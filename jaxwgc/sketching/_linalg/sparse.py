@@ -36,14 +36,14 @@ def entries_of_bcoo(matrix: "BCOO") -> Entries:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sparse(RowMatrix):
-    """The entries of a sparse matrix, sorted by rows; duplicates are summed.
+    """A sparse matrix, as entries sorted by rows. Entries at equal positions add up.
 
     Products with vectors take time proportional to the entries. On CPUs, segment sums
     are three times as fast as products with BCOO. Blocks of rows are densified one at a
     time.
 
     Attributes:
-      entries: The entries, padded with zeros beyond the last row.
+      entries: The entries. Padding follows: zeros in a row beyond the last one.
       starts: The index of the first entry of each block of rows, and the number of
         entries.
       window: The number of entries that are read at a time.
@@ -131,7 +131,7 @@ class Sparse(RowMatrix):
         small = embedding._apply_to_entries(self.entries, self.sizes)
         return [small, *(embedding @ array for array in arrays)]
 
-    # Two products with entries are faster than products with dense blocks.
+    # Products with the entries are faster than products with densified blocks.
     line_products = Matrix.line_products
 
     def sum_rows(self, function, *args, along=()):

@@ -26,7 +26,7 @@ def factors_of_wide(
         scale = jnp.full(scale.shape, jnp.min(scale))
     tall = matrix.scaled(scale).T
     if isinstance(tall, Dense):
-        # One power of two for all columns of Xᵀ, which are rows of X.
+        # All columns of Xᵀ share one power of two, since they are the rows of X.
         unit = jnp.min(column_scale(tall.column_maxima()))
         small = triangle(lax.stop_gradient(tall.array) * unit)
         factors = factors_of_small(small, rcond, unit, has_units=False)
@@ -38,7 +38,8 @@ def factors_of_wide(
 
 def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
     """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
-    # With a ridge, columns keep their units, and no direction is truncated.
+    # With a ridge, all columns share one scale, since the ridge has the units of X. The
+    # factorisation then truncates nothing: truncation below includes the ridge.
     cutoff = rcond if ridge is None else 0.0
     tall, factors, scale = factors_of_wide(matrix, cutoff, has_units=ridge is None)
     vectors = factors.vectors

@@ -1,4 +1,4 @@
-"""Random numbers of draws: until parts are distinct, or in all."""
+"""Numbers of draws of each part, for a given number of distinct parts or of draws."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def draw_until_distinct(
     negated, indices = lax.top_k(-log_arrivals, num_distinct)
     log_arrivals = -negated
     is_drawn = jnp.isfinite(log_arrivals)
-    # Slot of the last part to arrive. Unused slots never arrive, and come after it.
+    # The slot of the latest arrival. Unused slots, with infinite arrival times, follow.
     last = jnp.sum(is_drawn) - 1
     # Expected numbers of further arrivals, Πⱼ (stop - arrival_j), without a difference
     # of large numbers.
@@ -104,7 +104,7 @@ def draw_counts(key: Array, probabilities: Array, num_draws: int) -> Array:
     share = jnp.min(sides, axis=1) / jnp.where(total > 0, total, 1)
     keys = jax.random.split(key, depth + 1)
     rounding = jax.random.uniform(keys[depth], share.shape, share.dtype)
-    # A side of probability zero is never taken.
+    # A side of probability zero gets 0 units, since `rounding` is less than 1.
     units = jnp.floor(share * _UNITS + rounding).astype(jnp.uint32)
     is_left_rarer = sides[:, 0] <= sides[:, 1]
     left_units = jnp.where(is_left_rarer, units, _UNITS - units)

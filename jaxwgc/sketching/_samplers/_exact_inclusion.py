@@ -27,8 +27,10 @@ def systematic_rows(
 ) -> tuple[Array, Array]:
     """Draws a systematic sample of shuffled rows: a mask, and inclusion probabilities.
 
-    All sums are modulo 2**32 in integers: a row contains a tooth of the comb if adding
-    its length overflows. So probabilities are exact, unlike sums of 1e5 floats.
+    The inclusion probabilities are intervals, laid end to end from a random start in
+    [0, 1). A row is selected if its interval contains an integer. Ends of intervals are
+    computed modulo 1, as integers modulo 2**32. An interval contains an integer if its
+    end overflows. So probabilities are exact, unlike with sums of 1e5 floats.
     """
     order_key, start_key = jax.random.split(key)
     num_rows = probabilities.shape[0]
@@ -39,8 +41,8 @@ def systematic_rows(
     )
     start = jax.random.bits(start_key, (), jnp.uint32)
     ends = start + jnp.cumsum(units, dtype=jnp.uint32)
-    contains_tooth = ends < units
-    is_selected = is_certain | contains_tooth
+    contains_integer = ends < units
+    is_selected = is_certain | contains_integer
     selected_rows = jnp.zeros(num_rows, bool).at[order].set(is_selected)
     inclusion_of_rows = jnp.zeros_like(probabilities).at[order].set(inclusion)
     return selected_rows, inclusion_of_rows
@@ -52,8 +54,8 @@ def inclusion_of_fixed_size(
     """Computes inclusion probabilities min(1, c p) that sum to `sample_size` exactly.
 
     Returns:
-      The probabilities below 1 in units of 2**-32 (uint32), of which the others have 0;
-      which ones are 1; and all as floats.
+      Three arrays (N,): the probabilities below 1 in units of 2**-32, uint32, with 0
+      for the others; whether a probability is 1; and all probabilities as floats.
     """
     chances, num_certain = _inclusion_chances(probabilities, sample_size)
     is_certain, units = _in_units(chances)
@@ -86,7 +88,7 @@ def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, A
     num_rows = descending.shape[0]
     tails = jnp.cumsum(descending[::-1])[::-1]
     remaining = sample_size - jnp.arange(num_rows)
-    # Without the tolerance, rounding would leave equal probabilities just below 1.
+    # Without the tolerance, rounding may leave a probability just below 1 instead of 1.
     tolerance = 1 - 8 * jnp.finfo(descending.dtype).eps
     is_certain = (descending > 0) & (remaining > 0)
     is_certain &= remaining * descending >= tolerance * tails

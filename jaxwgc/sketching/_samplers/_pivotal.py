@@ -1,4 +1,4 @@
-"""Pivotal samples of rows: neighbours compete, so that samples spread."""
+"""Pivotal sampling of rows, which spreads a sample over the order of the rows."""
 
 from typing import TypeAlias
 
@@ -42,8 +42,8 @@ def pivotal_rows(
     """Draws a pivotal sample: a mask of its rows, and all inclusion probabilities.
 
     Rows are the leaves of a complete binary tree, in the given order. At each node, the
-    two rows that are left of its subtrees compete. One of them is decided, in or out of
-    the sample, and the other takes what is left of both probabilities to the parent.
+    undecided rows of its two subtrees compete. One of them is decided: it is selected
+    or rejected. The other goes on to the parent, with the rest of both probabilities.
     """
     units, is_certain, inclusion = inclusion_of_fixed_size(probabilities, sample_size)
     num_rows = len(probabilities)
@@ -60,8 +60,11 @@ def pivotal_rows(
         # Sums are integers modulo 2**32. They are exact, and so is the sample size.
         total = first + units[1::2]
         is_above_one = total < first
-        # Below 1, a row takes all with a probability in proportion to its own. Above 1,
-        # a row is left over with a probability in proportion to its distance from 1.
+        # If the sum of both probabilities is below 1, one row goes on with the sum, and
+        # the other is rejected. A row goes on with a probability in proportion to its
+        # own. If the sum is at least 1, one row goes on with the sum minus 1, and the
+        # other is selected. A row goes on with a probability in proportion to 1 minus
+        # its own.
         weight = jnp.where(is_above_one, -first, first)
         total_weight = jnp.where(is_above_one, -total, total)
         first_goes_on = _below(bits, total_weight) < weight
@@ -69,7 +72,7 @@ def pivotal_rows(
         decided = jnp.where(first_goes_on, rows[1::2], rows[0::2])
         selected = jnp.where(is_above_one, decided, num_rows)
         is_selected = is_selected.at[selected].set(True, mode="drop")
-        # A level has half as many nodes as the one below; the others have no rows.
+        # The parents are half as many as the nodes. The rest of the arrays is padding.
         rows = jnp.pad(goes_on, (0, num_matches))
         units = jnp.pad(total, (0, num_matches))
         return rows, units, is_selected

@@ -185,8 +185,8 @@ def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
     """Returns 1 / √(size Πⱼ), or 0 if the count is 0."""
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
-    # Two roots are multiplied, since the product below a single root may leave the
-    # range of float32.
+    # Two roots are multiplied, since the product under a single root may overflow or
+    # underflow in float32.
     roots = jnp.sqrt(jnp.where(is_drawn, sample.probabilities, 1))
     roots *= jnp.sqrt(jnp.maximum(jnp.asarray(size, dtype), jnp.finfo(dtype).tiny))
     return jnp.where(is_drawn, 1 / roots, 0)

@@ -15,7 +15,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     bucket_entries,
     number_arrays,
 )
-from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
+from jaxwgc.sketching._linalg.sparse import Entries
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
 from jaxwgc.sketching._samplers._pivotal import (
@@ -24,6 +24,7 @@ from jaxwgc.sketching._samplers._pivotal import (
     pivotal_rows,
 )
 from jaxwgc.sketching._samplers._sample_partitions import draw_parts
+from jaxwgc.sketching._samplers._sparse_rows import sampled_bcoo, slots_of_rows
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
@@ -117,51 +118,15 @@ class RowSample(NamedTuple):
         return [self._scaled(array[self.indices]) for array in arrays]
 
     def _apply_to_sparse(self, matrix: "BCOO") -> "BCOO":
-        from jax.experimental import sparse
-
-        num_slots = self.indices.shape[0]
-        num_rows, num_columns = matrix.shape
-        row, column, data = entries_of_bcoo(matrix)
-        slot_of_row = self._slots_of_rows(num_rows)
-        slot = slot_of_row.at[row].get(mode="fill", fill_value=num_slots)
-        # Entries of drawn rows come first, and all others become padding.
-        num_entries = matrix.nse
-        if matrix.unique_indices:
-            num_entries = min(num_entries, num_slots * num_columns)
-        is_drawn = (slot < num_slots) & (column < num_columns)
-        (kept,) = jnp.nonzero(is_drawn, size=num_entries, fill_value=matrix.nse)
-        slot = slot.at[kept].get(mode="fill", fill_value=num_slots)
-        column = column.at[kept].get(mode="fill", fill_value=num_columns)
-        data = data.at[kept].get(mode="fill", fill_value=0)
-        scale = self.scale.astype(data.dtype)
-        data = data * scale.at[slot].get(mode="fill", fill_value=0)
-        # A sample of invalid probabilities is NaN everywhere.
-        is_valid = jnp.all(jnp.isfinite(self.scale))
-        place = jnp.arange(num_entries, dtype=slot.dtype)
-        slot = jnp.where(is_valid, slot, place % num_slots)
-        column = jnp.where(is_valid, column.astype(slot.dtype), place % num_columns)
-        return sparse.BCOO(
-            (jnp.where(is_valid, data, jnp.nan), jnp.stack([slot, column], axis=1)),
-            shape=(num_slots, num_columns),
-            unique_indices=matrix.unique_indices,
-        )
+        return sampled_bcoo(matrix, self.indices, self.scale)
 
     def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
         """Returns the sampled rows of a sparse matrix as an array."""
         num_slots = self.indices.shape[0]
-        bucket = self._slots_of_rows(shape[0])[None]
+        bucket = slots_of_rows(self.indices, self.scale, shape[0])[None]
         ones = jnp.ones_like(bucket)
         rows = bucket_entries(entries, bucket, ones, (num_slots, shape[1]))
         return self._scaled(rows)
-
-    def _slots_of_rows(self, num_rows: int) -> Array:
-        """Returns the slot of every row, or num_slots if it was not drawn."""
-        num_slots = self.indices.shape[0]
-        # Unused slots belong to no row.
-        indices = jnp.where(self.scale != 0, self.indices, num_rows)
-        slots = jnp.arange(num_slots, dtype=jnp.int32)
-        none = jnp.full(num_rows, num_slots, jnp.int32)
-        return none.at[indices].set(slots, mode="drop")
 
     def _scaled(self, rows: Array) -> Array:
         return rows * self.scale.astype(rows.dtype)[:, None]
@@ -292,8 +257,8 @@ def sample_rows(
 def _num_poisson_slots(sample_size: int) -> int:
     """Returns a number of slots that is exceeded with a probability below 1e-9.
 
-    It is from Bernstein's inequality, since the number of selected rows has a mean and
-    a variance of at most `sample_size`.
+    The number is from Bernstein's inequality. The number of selected rows has a mean
+    and a variance of at most `sample_size`.
     """
     third = _LOG_OVERFLOW / 3
     excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)

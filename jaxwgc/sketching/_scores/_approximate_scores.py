@@ -36,9 +36,9 @@ from jaxwgc.sketching._scores._exact_scores import leverage_scores
 # may share a sketch row without harm. With 1 or 2, they may not.
 _NUM_NONZEROS = 4
 
-# Probability that the error of the Gaussian matrix for a row exceeds epsilon. It is
-# half of the target of 1%. If rows span many directions, 99% of them are then within
-# epsilon in nearly every draw.
+# Probability that the Gaussian projection changes the score of a row by a factor
+# outside of 1 ± epsilon. It is half of the 1% that is documented. If rows span many
+# directions, 99% of the scores are then within 1 ± epsilon in nearly every draw.
 _MISSES = 0.005
 
 
@@ -144,7 +144,7 @@ def _scores_of_operator(
     default_rcond = rank_cutoff(matrix.shape, matrix.dtype)
     factor, rcond = _solver_arguments.with_cutoff(factor, rcond, default_rcond)
     if 2 * sketch_size >= num_rows:
-        # X has fewer entries than two sketches.
+        # X has at most as many rows as two sketches, so that its array fits in memory.
         return factor * leverage_scores(matrix.to_array(), rcond=rcond)
     scores = _scores(
         matrix,
@@ -159,9 +159,10 @@ def _scores_of_operator(
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
     """Returns the number of sketch rows, and of projection columns or None."""
     needed = _degrees_of_freedom(epsilon)
-    # The sketch needs at least 3p additional rows to be a subspace embedding in every
-    # draw. If X has few columns, all its rows fail together. With 4 times as many rows
-    # as a projection needs, this has a probability below 1e-4.
+    # The sketch needs at least 3p rows beyond p to be a subspace embedding in every
+    # draw. If X has few columns, a bad draw of the sketch makes all scores wrong. With
+    # 4 times as many further rows as a projection needs columns, the probability of a
+    # bad draw is below 1e-4.
     extra = max(3 * num_columns, 4 * needed)
     num_projections = math.ceil(1 / (1 / needed - 1 / extra))
     sketch_size = num_columns + extra
@@ -172,7 +173,10 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float) -> int:
-    """Returns the least k, to 3%, for which χ²_k / k is rarely beyond 1 ± epsilon."""
+    """Returns the least k, to within 3%, for which χ²_k / k is within 1 ± epsilon.
+
+    The probability of a larger deviation of χ²_k / k is at most `_MISSES`.
+    """
     k = 1
     while True:
         below = scipy.special.chdtr(k, k * (1 - epsilon))

@@ -137,7 +137,7 @@ def bless(
     problem = _KernelProblem(kernel, points.astype(dtype), diagonal)
     indices, weights = _sampled_landmarks(key, problem, ridge, oversampling, step)
     # Landmarks may be numerically dependent. The shift, which is less than the ridge,
-    # allows for it.
+    # makes their kernel matrix positive definite.
     shift = 1.0
     if indices.size:
         shift = 4 * float(jnp.finfo(dtype).eps) * diagonal[indices].sum()

@@ -14,6 +14,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if
 from jaxwgc.sketching import _conversions
 
+# Numbers in memory per batch of edges, one per vertex and edge.
 _BLOCK = 2**20
 
 
@@ -166,7 +167,7 @@ def _normalised_laplacian(
     component, 0 at others.
     """
     degrees = jnp.sum(adjacency, axis=1)
-    # A vertex without edges has neither scale nor derivative.
+    # The degree of a vertex without edges is replaced, since √ has no derivative at 0.
     roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
     inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
     roots = jnp.where(degrees > 0, roots, 0)

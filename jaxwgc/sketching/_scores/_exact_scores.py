@@ -189,8 +189,8 @@ def _scores(
 ) -> Array | np.ndarray:
     if matrix.is_wide:
         return wide_scores(matrix, ridge, rcond)
-    root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return row_scores(matrix, factors_of(matrix, root, rcond, method), ridge)
+    root_ridge = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
+    return row_scores(matrix, factors_of(matrix, root_ridge, rcond, method), ridge)
 
 
 def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:

@@ -18,11 +18,11 @@ def leading_directions(
 
     `run` maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass.
 
-    The first passes grow a Krylov basis. Each of its blocks is the image of the last
-    block, made orthogonal to all earlier ones. One further pass computes the images of
-    the leading directions one by one. In the basis, a direction of 1e-3 of the largest
-    is as small as the rounding of its square in float32. The last of `num_passes` is
-    left to the caller.
+    The first passes build a Krylov basis Q. Each of its blocks is the image of the last
+    block, made orthogonal to all earlier blocks. One further pass computes the images
+    of the leading directions in the span of Q. It resolves a singular value of 1e-3 of
+    the largest one in float32. The square of this value is lost in the rounding errors
+    of QᵀXᵀXQ. The caller makes the last of the `num_passes` passes.
     """
     num_columns, width = start.shape
     block, _ = jnp.linalg.qr(start)
@@ -58,7 +58,8 @@ def _next_block(basis: Array, new: Array) -> Array:
 def _in_basis(basis: Array, images: Array, width: int) -> Array:
     """Returns the leading directions in the span of a basis Q, from images XᵀX Q.
 
-    This is half a power iteration more than Rayleigh-Ritz, since the images are known.
+    They are the Rayleigh-Ritz vectors times XᵀX, which takes no further pass, since the
+    images are known.
     """
     small = product(basis.T, images)
     squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
@@ -67,8 +68,8 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
     vectors = vectors[:, ::-1][:, :width]
     noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
     is_kept = squares > noise * squares[0]
-    # A direction in the null space has no image, and stays as it is. The last pass then
-    # has a full block of orthonormal directions.
+    # The image of a direction in the null space is only rounding error, so that the
+    # direction itself is kept. The next pass then has a full block of directions.
     further = product(images, vectors / jnp.where(is_kept, squares, 1))
     return jnp.linalg.qr(jnp.where(is_kept, further, product(basis, vectors)))[0]
 

@@ -150,13 +150,13 @@ def _lewis_weights(
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
         weighted = Dense(directions * roots[:, None])
-        # Squared row norms of the directions. Times squared roots, they are the scores.
+        # `norms` are the scores divided by the squares of `roots`.
         factors = factors_of(weighted, None, cutoff)
         inverse = orthonormaliser(weighted, factors)
         norms = Dense(directions).row_norms(inverse, factors.scale)
-        is_seen = is_row & (norms > 0)
-        log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
-        return jnp.where(is_seen, log_scores - log_weights, 0)
+        is_positive = is_row & (norms > 0)
+        log_scores = jnp.log(jnp.where(is_positive, norms, 1)) + 2 * logs
+        return jnp.where(is_positive, log_scores - log_weights, 0)
 
     cutoff = jnp.asarray(rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)

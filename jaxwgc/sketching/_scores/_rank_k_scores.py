@@ -20,7 +20,7 @@ from jaxwgc.sketching._linalg.projector import as_scores, without_derivative
 from jaxwgc.sketching._linalg.rows import safe
 from jaxwgc.sketching._scores._leading_directions import leading_directions
 
-# Maximum number of steps of conjugate gradients for derivatives. In float64, 300 are
+# Largest number of steps of conjugate gradients for derivatives. In float64, 300 are
 # enough for a gap of 1e-3.
 _MAX_STEPS = 1000
 
@@ -242,13 +242,14 @@ def _accuracy(vectors: Array, values: Array, passed: Array, rcond: Array) -> _Ac
     skewness = jnp.linalg.norm(squares)
     num_kept = jnp.sum(is_kept, dtype=jnp.int32)
     smallest = jnp.where(num_kept > 0, values[jnp.maximum(num_kept - 1, 0)], 0)
-    # Truncated values are rounding. The value after them counts as 0.
+    # If some of the leading values are truncated, the next value is only rounding
+    # error, and counts as 0.
     beyond = jnp.where(num_kept < rank, 0, jnp.append(values, 0)[num_kept])
     gap = smallest - beyond
     eps = float(jnp.finfo(values.dtype).eps)
     rounding = 10 * len(values) ** 0.5 * eps * largest
-    # Rounding turned zero singular values into up to 33 machine epsilons. The cutoff is
-    # 63 with 40 columns.
+    # Measured: rounding turned zero singular values into up to 33 machine epsilons. The
+    # default cutoff is 63 machine epsilons with 40 columns.
     is_near = jnp.abs(values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
@@ -285,12 +286,12 @@ def _projection_jvp(primals, tangents):
     change = tangents[-1]
     inner = product(vectors.T, change)
 
-    def beside(columns: Array) -> Array:
+    def orthogonal_part(columns: Array) -> Array:
         return columns - product(vectors, product(vectors.T, columns))
 
     def shifted(columns: Array) -> Array:
         images = matrix.gram_products(columns, scale)[: columns.shape[0]]
-        return columns * values**2 - beside(images)
+        return columns * values**2 - orthogonal_part(images)
 
     def solve(function: Callable[..., Array], right: Array) -> Array:
         """Returns the solutions, or NaN if the iteration did not converge."""
@@ -300,7 +301,9 @@ def _projection_jvp(primals, tangents):
         is_solved = error <= eps**0.5 * jnp.linalg.norm(right)
         return jnp.where(is_solved, solution, jnp.nan)
 
-    moved = lax.custom_linear_solve(shifted, beside(change), solve, symmetric=True)
+    moved = lax.custom_linear_solve(
+        shifted, orthogonal_part(change), solve, symmetric=True
+    )
     inner = inner / values[:, None] ** 2
     change = (moved - product(vectors, inner) / 2) / values
     factor = 1 + 0 * without_derivative(jnp.sum(image))

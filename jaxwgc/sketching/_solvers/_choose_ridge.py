@@ -132,14 +132,15 @@ def _choose(
     squares = (values * scale) ** 2
     is_kept = squares > 0
     if num_rows < 4 * num_columns:
-        # For small singular values, rounding has made U less orthogonal.
+        # U = X L has lost orthogonality in the directions of small singular values, and
+        # is orthogonalised once more.
         basis, triangle = jnp.linalg.qr(matrix.mv(left))
         matrix = Dense(basis)
         left = jnp.diag(jnp.sign(jnp.diagonal(triangle)))
     coordinates: Array = matrix.sum_rows(_coordinates, left, along=(targets,))
-    # In the directions U of X, 1 - H is ridge / (σ² + ridge), and 1 in all others. If
-    # there are no others, a common factor cancels in all errors. Dividing by it allows
-    # ridges that are small beside all singular values.
+    # In the directions U of X, 1 - H is ridge / (σ² + ridge). In all other directions,
+    # it is 1. Without other directions, the factor ridge / (min σ² + ridge) cancels in
+    # all errors. It is divided out, since it is 0 up to rounding for a small ridge.
     num_others = num_rows - jnp.sum(is_kept)
     eps = float(jnp.finfo(matrix.dtype).eps)
     rounding = jnp.where(num_others > 0, 100 * eps, 0)
@@ -190,7 +191,7 @@ class _Fit(NamedTuple):
       shrinkage: The factors 1 - H of the directions U, (num_ridges, k), up to a common
         factor if there are no other directions.
       coordinates: Uᵀy, (k, c).
-      has_others: 1 if there are directions beside U, otherwise 0.
+      has_others: 1 if there are directions orthogonal to U, otherwise 0.
       rounding: The largest factor 1 - H of a row that counts as rounding of zero.
     """
 
@@ -217,7 +218,7 @@ def _errors(rows: Array, target: Array, fit: _Fit, is_left_out: Array) -> Array:
     residuals = residuals.reshape(len(basis), *scaled.shape[1:])
     in_others = target - product(basis, fit.coordinates)
     residuals += fit.has_others * in_others[:, None]
-    # 1 - H of each row and ridge.
+    # The diagonal of 1 - H, for each row and ridge.
     leverage_complement = fit.has_others * (
         1 - jnp.sum(basis**2, axis=1, keepdims=True)
     )
@@ -228,9 +229,9 @@ def _errors(rows: Array, target: Array, fit: _Fit, is_left_out: Array) -> Array:
 
 
 def _divided(residuals: Array, divisors: Array, rounding: Array) -> Array:
-    """Divides residuals; they become infinite if the divisor is only rounding.
+    """Divides residuals; they become infinite if the divisor is at most `rounding`.
 
-    The divisor of a row that is alone in a direction is rounding.
+    This is the case for a row of leverage 1.
     """
     is_exact = divisors > rounding
     return jnp.where(is_exact, residuals / jnp.where(is_exact, divisors, 1), jnp.inf)
@@ -253,7 +254,7 @@ class _Factors(NamedTuple):
 
 
 def _decomposed(matrix: RowMatrix) -> _Factors:
-    """Computes the factors of X, whose columns keep their units, as the ridge does."""
+    """Computes the factors of X without column scales, since the ridge has none."""
     num_rows, num_columns = matrix.shape
     rcond = solver_cutoff(matrix.shape, matrix.dtype)
     threshold = 1e4 * jnp.finfo(matrix.dtype).eps

@@ -10,8 +10,8 @@ from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.rows import scaled
 
-# Shares within this number of machine epsilons of 1 count as 1, since rounding makes
-# such differences: a leverage, and the share of a row in the sum of squared residuals.
+# A leverage within this number of machine epsilons of 1 counts as 1, since rounding
+# errors are of this size. So does the share of a row in the sum of squared residuals.
 _ROUNDING = 100
 
 
@@ -91,7 +91,8 @@ class Fit(NamedTuple):
       num_rows: N, without rows of weight 0.
       num_parameters: The sum of the exact scores.
       scale: (p,), powers of two that scale the columns of X.
-      estimator: E, (p, p), for which θ = diag(scale) E diag(scale) XᵀWy.
+      gram_inverse: E, (p, p), for which θ = diag(scale) E diag(scale) XᵀWy: a
+        generalised inverse of the Gram matrix of √w X diag(scale), with the ridge.
       rank: The `NumericalRank`, see `Influence`.
       converged: Whether θ is backward stable.
       to_unit: The powers of two that make targets unit size, () or (c,).
@@ -104,7 +105,7 @@ class Fit(NamedTuple):
     num_rows: Array | int
     num_parameters: Array
     scale: Array
-    estimator: Array
+    gram_inverse: Array
     rank: NumericalRank
     converged: Array
     to_unit: Array
@@ -176,13 +177,14 @@ def _variances(
       degrees_of_freedom: N - p.
     """
     squared, sums = matrix.sum_rows(
-        _sums_of_block, fit.scale, fit.estimator, along=(residuals, fit.leverage)
+        _sums_of_block, fit.scale, fit.gram_inverse, along=(residuals, fit.leverage)
     )
     freedom = jnp.where(degrees_of_freedom > 0, degrees_of_freedom, jnp.nan)
     variance = squared / freedom
-    # One column for the classical errors, and one per target for each other kind.
+    # The columns of `sums`: one for the classical errors, then one per target for each
+    # other kind.
     roots = fit.scale[:, None] * jnp.sqrt(sums)
-    # Without degrees of freedom, residuals are rounding.
+    # Without degrees of freedom, residuals are only rounding errors.
     robust = jnp.where(freedom > 0, roots[:, 1:], jnp.nan)
     shape = fit.coefficients.shape
     hc0, hc2, hc3 = (part.reshape(shape) for part in jnp.split(robust, 3, axis=1))
@@ -197,14 +199,14 @@ def _variances(
 
 
 def _sums_of_block(
-    block: Array, residuals: Array, leverage: Array, scale: Array, estimator: Array
+    block: Array, residuals: Array, leverage: Array, scale: Array, gram_inverse: Array
 ) -> tuple[Array, Array]:
-    """Computes the terms of one block in Σ e² and in Σ ω a².
+    """Computes the terms of one block of rows in Σ e² and in Σ ω a².
 
-    aᵢ is the change of θ / scale with yᵢ. The variances ω are 1, e², e² / (1 - h) and
-    e² / (1 - h)².
+    e are the residuals times √w, and aᵢ is the derivative of θ / scale with respect to
+    √wᵢ yᵢ. The variances ω are 1, e², e² / (1 - h) and e² / (1 - h)².
     """
-    changes = product(block * scale, estimator.T)
+    changes = product(block * scale, gram_inverse.T)
     squares = residuals**2
     columns = squares.reshape(len(squares), -1)
     rest = _complement(leverage)[:, None]

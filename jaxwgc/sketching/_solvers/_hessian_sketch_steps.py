@@ -55,11 +55,11 @@ class Steps(NamedTuple):
       matrix: X.
       ridge: The ridge, or None.
       target: y.
-      embedding: S, to which the key of a step is given.
+      embedding: S. Each step replaces its key.
       step_size: See `iterative_hessian_sketch`.
-      momentum: The factor of the last change of θ.
+      momentum: The factor of the last change of θ, which is added to a step.
       num_inner_steps: See `iterative_hessian_sketch`.
-      projection: The projection in the units of θ here, or None.
+      projection: The projection of the scaled θ, or None.
       fixed_sketch: The result of `sketch` that all steps use, or None.
     """
 
@@ -101,8 +101,8 @@ class Steps(NamedTuple):
         if self.projection is not None:
             solution = self.projection(solution)
         gradient, squared = self.gradient(solution)
-        # The loop returns the factors of the last sketch, so that the program computes
-        # factors in one place.
+        # The loop returns the sketch of its last step. At the start, it is zero, so
+        # that the program computes factors only inside the loop.
         _, shapes = jax.eval_shape(self.sketch, key)
         prepared = jax.tree.map(jnp.zeros_like, shapes)
         return _State(solution, solution, gradient, prepared), squared
@@ -148,12 +148,12 @@ def iterated(steps: Steps, tolerance: Array, num_iterations: int) -> Result:
     start, squared = steps.start(keys[0])
     state, (norms, moved) = lax.scan(steps.step, start, keys)
     target_norm = jnp.linalg.norm(steps.target)
-    # The change is divided by the step size, since small steps do not mean
-    # convergence.
+    # The change is divided by the step size, since a change may be small because the
+    # step size is.
     length = moved[-1] / jnp.minimum(steps.step_size, 1)
     criteria = [Criterion(length, tolerance * target_norm)]
     if steps.projection is None:
-        # The exact gradient is tested, too, since it includes directions that the
+        # The exact gradient is tested as well, since it includes directions that the
         # sketch missed.
         bound = 10 * tolerance * jnp.linalg.norm(steps.matrix) * target_norm
         criteria.append(Criterion(jnp.linalg.norm(state.gradient), bound))
@@ -167,8 +167,8 @@ def iterated(steps: Steps, tolerance: Array, num_iterations: int) -> Result:
 
 def _factored(small: Array, ridge: Array | None) -> FactoredSketch:
     rcond = solver_cutoff(small.shape, small.dtype)
-    root = None if ridge is None else jnp.sqrt(ridge)
-    factors = factors_of_small(small, rcond, root=root)
+    root_ridge = None if ridge is None else jnp.sqrt(ridge)
+    factors = factors_of_small(small, rcond, root_ridge=root_ridge)
     return FactoredSketch(factors, factors.row_space())
 
 

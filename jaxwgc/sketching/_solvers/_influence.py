@@ -31,6 +31,7 @@ from jaxwgc.sketching._solvers._diagnostics import Fit, Influence, diagnostics
 from jaxwgc.sketching._solvers._preconditioners import Problem, by_factors
 from jaxwgc.sketching._solvers._solution import Solution, in_units
 
+# Largest number of iterations for θ, as in `preconditioned`.
 _MAX_ITERATIONS = 49
 
 
@@ -146,7 +147,7 @@ def influence(
         rcond,
         method="gram" if has_gram else "factor",
     )
-    # Rows of weight 0 lower the rank in any precision.
+    # With weights, no warning is given: rows of weight 0 may lower the rank.
     if regulariser is None and weights is None:
         warn_of_precision(matrix, rows, result.rank.rank)
     return result
@@ -214,7 +215,7 @@ def _influence(
         num_rows=num_rows,
         num_parameters=_num_parameters(factors, inverse, ridge),
         scale=factors.scale,
-        estimator=_estimator(factors, inverse),
+        gram_inverse=_gram_inverse(factors, inverse),
         rank=factors.rank,
         converged=in_units(solution, to_unit, factors.scale).converged,
         to_unit=to_unit,
@@ -240,7 +241,7 @@ def _solve(
     problem = Problem(
         matrix=lax.stop_gradient(matrix),
         target=lax.stop_gradient(target),
-        root=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
+        root_ridge=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
         tolerance=jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype),
     )
     # The scores need factors that are more accurate than those of a preconditioner.
@@ -249,20 +250,15 @@ def _solve(
     )
     factors = result.factors
     assert isinstance(factors, Factors)
-    coefficients = scaled(factors.scale, result.solution)
-    coefficients = jnp.where(jnp.isfinite(result.squared), coefficients, jnp.nan)
-    solution = Solution(
-        solution=implicit_solution(coefficients, matrix, target, ridge, factors),
-        num_iterations=result.iteration,
-        converged=result.converged,
-        residual_history=result.history,
-        rank=factors.rank,
+    solution = result.unscaled()
+    differentiable = implicit_solution(
+        solution.solution, matrix, target, ridge, factors
     )
-    return solution, factors
+    return solution._replace(solution=differentiable), factors
 
 
 def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Array:
-    """Computes the sum of the scores without their rounding: rank - ridge tr(K⁺)."""
+    """Computes the sum of the exact scores: rank - ridge tr((XᵀX + ridge I)⁺)."""
     rank = jnp.asarray(factors.rank.rank, factors.scale.dtype)
     if ridge is None:
         return rank
@@ -270,8 +266,12 @@ def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Ar
     return rank - jnp.sum(ridge * unscaled * unscaled)
 
 
-def _estimator(factors: Factors, inverse: Array) -> Array:
-    """Computes E, for which diag(scale) E diag(scale) Xᵀy is θ."""
+def _gram_inverse(factors: Factors, inverse: Array) -> Array:
+    """Computes E for which θ = diag(scale) E diag(scale) Xᵀy.
+
+    It is a generalised inverse of the Gram matrix of the scaled columns of X stacked on
+    √ridge I. If X has a null space, it is the one of minimum-norm solutions.
+    """
 
     def of_minimum_norm() -> Array:
         return without_derivative(factors.direction(inverse.T, factors.row_space()))

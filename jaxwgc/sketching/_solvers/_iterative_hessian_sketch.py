@@ -142,7 +142,7 @@ def iterative_hessian_sketch(
     dtype = jnp.promote_types(rows.dtype, target.dtype)
     rows = rows.astype(dtype)
     target = target.astype(dtype)
-    # With fewer rows, the expected error is not finite.
+    # With fewer rows of the sketch, the expected error of a step is not finite.
     sketch_size = _solver_arguments.sketch_size(sketch_size, rows.shape, more=4)
     num_iterations = _validation.check_int("num_iterations", num_iterations, minimum=1)
     _validation.check_bool("refresh", refresh)
@@ -211,7 +211,7 @@ def _solve(
     matrix = matrix * size
     if ridge is not None:
         ridge = ridge * size * size
-    # Without a projection, derivatives come from `implicit_solution`, not from the
+    # Without a projection, derivatives come from `implicit_solution` instead of the
     # iterations.
     constant = lax.stop_gradient if projection is None else _unchanged
     steps = Steps(

@@ -39,8 +39,8 @@ def _minimiser_jvp(functions, unravel, primals, tangents):
         return jax.grad(problem.objective)(flat)
 
     _, gradient_change = jax.jvp(gradient, (arguments,), tangents[1:])
-    # The Hessian is BᵀB, so that this is a least-squares system. It is solved with the
-    # accuracy of least squares.
+    # The Hessian is BᵀB + ridge I. The system is solved as least squares with B, which
+    # is more accurate than with the product BᵀB.
     root = Problem(functions, unravel, arguments).root(flat)
     ridge = arguments.ridge
     factors = root_factors(root, ridge)

@@ -14,8 +14,9 @@ from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_c
 from jaxwgc.sketching._linalg.monitor import select
 from jaxwgc.sketching._linalg.rows import diagonal, gram
 
-# Armijo's constant, and the largest number of halvings of a step.
+# Armijo's constant: the share of the linear decrease that a step must reach.
 _SUFFICIENT = 0.1
+# Largest number of halvings of a step.
 _MAX_HALVINGS = 40
 
 
@@ -86,12 +87,13 @@ class Problem(NamedTuple):
     ) -> tuple[Array, Array]:
         """Computes a descent direction by a sketch of B, refined by B.
 
-        Also returns the norm of the gradient's part outside of the sketch's range.
+        Also returns the norm of the part of the gradient outside of the row space of
+        the sketch.
         """
         inverse = _inverse_root(small, self.ridge)
         preconditioned_gradient = product(gradient, inverse)
         change = -product(inverse, preconditioned_gradient)
-        unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
+        null_norm = jnp.linalg.norm(gradient + self.hessian(small, change))
         if num_steps:
 
             def preconditioned_hessian(vector: Array) -> Array:
@@ -105,20 +107,21 @@ class Problem(NamedTuple):
                 tolerance=float(jnp.finfo(gradient.dtype).eps),
             )
             refined = product(inverse, refined)
-            # Squares of a very small or large gradient leave the range of the dtype.
+            # Squares of a very small or large gradient overflow or underflow. Then the
+            # direction is not refined.
             is_usable = jnp.isfinite(refined).all() & (refined != 0).any()
             change = jnp.where(is_usable, refined, change)
-        return change, unseen
+        return change, null_norm
 
     def line_search(
         self, point: Point, change: Array, slope: Array, rounding: Array
     ) -> tuple[Point, Array]:
         """Returns the next point, and whether the search failed.
 
-        If values differ by rounding alone, slopes decide: Hager and Zhang, "A new
-        conjugate gradient method with guaranteed descent and an efficient line search",
-        SIAM J. Optim. 16 (2005), equation 4.1, which is Armijo's rule for a quadratic
-        function.
+        A step is accepted by Armijo's rule. If values differ only by rounding errors,
+        the slope after the step decides: Hager and Zhang, "A new conjugate gradient
+        method with guaranteed descent and an efficient line search", SIAM J. Optim. 16
+        (2005), equation 4.1. For a quadratic function, this is Armijo's rule.
         """
         evaluate = jax.value_and_grad(self.objective)
         magnitude = jnp.abs(point.value)
@@ -159,11 +162,13 @@ class _Search(NamedTuple):
 def root_factors(root: Array, ridge: Array | None) -> Factors:
     """Computes the factors of B, or of a sketch of B, stacked on √ridge I."""
     weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return factors_of_small(root, solver_cutoff(root.shape, root.dtype), root=weight)
+    return factors_of_small(
+        root, solver_cutoff(root.shape, root.dtype), root_ridge=weight
+    )
 
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:
-    """Returns W such that W Wᵀ is the (pseudo-)inverse of BᵀB + ridge I, B a sketch."""
+    """Returns W for which W Wᵀ is (BᵀB + ridge I)⁺, where B is a sketch."""
 
     def robust(_: None) -> Array:
         factors = root_factors(small, ridge)

@@ -252,13 +252,14 @@ def _step(
     root = problem.root(point.flat)
     key = jax.random.fold_in(embedding.key, state.monitor.iteration)
     small = dataclasses.replace(embedding, key=key) @ root
-    change, unseen = problem.direction(root, small, point.gradient, num_refinements)
+    change, null_norm = problem.direction(root, small, point.gradient, num_refinements)
     # Rounding of the parameters and of B θ limits the accuracy of the objective.
     terms = product(jnp.abs(root), jnp.abs(point.flat))
     rounding = 2 * eps * jnp.linalg.norm(terms)
-    # `unseen` is relative to the size of the objective, or to its rounding if larger.
+    # `null_norm` is divided by the size of a gradient: ‖SB‖ times the root of the
+    # objective. The second term of `length` is a margin for rounding errors.
     length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
-    unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
+    null_norm = null_norm / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
     slope = product(change, point.gradient)
     new_point, has_failed = problem.line_search(point, change, slope, rounding)
     # The tolerance is relative to the current value, since the value at the start may
@@ -268,10 +269,10 @@ def _step(
         tolerance=tolerance * jnp.abs(new_point.value),
         floor=rounding**2 / 2,
     )
-    # The bound √eps is stricter than a step needs, and above rounding. If the gradient
-    # is in the null space of the sketch, `unseen` is far larger.
-    seen = Criterion(unseen, tolerance=float(eps) ** 0.5)
+    # The bound √eps is above rounding errors. If the gradient has a part in the null
+    # space of the sketch, `null_norm` is far larger.
+    in_row_space = Criterion(null_norm, tolerance=float(eps) ** 0.5)
     monitor = state.monitor.update(
-        new_point.value, [decrement, seen], has_stagnated=has_failed
+        new_point.value, [decrement, in_row_space], has_stagnated=has_failed
     )
     return _State(new_point, monitor)

@@ -24,7 +24,6 @@ from jaxwgc.sketching._linalg.kinds import (
 )
 from jaxwgc.sketching._linalg.linear_operator import Operator
 from jaxwgc.sketching._linalg.matrix import Matrix
-from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._linalg.sparse import Sparse
 from jaxwgc.sketching._solvers._preconditioners import (
     Problem,
@@ -36,8 +35,9 @@ from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
-# For ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch
-# and its iterations at 200 columns, for any number of rows. For more columns, the
+# An array is sketched if it has more columns and more rows per column than this. For
+# ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch and
+# its iterations at 200 columns, for any number of rows. For more columns, the
 # factorisation of the sketch dominates. At 1,000 columns and 20 rows per column, it
 # takes three times as long as the Gram matrices. By counting operations (not timed),
 # the two break even at about 64 rows per column. For well-conditioned X, one Gram
@@ -49,11 +49,15 @@ SKETCH_ROWS_PER_COLUMN = 8
 # gigabytes. It also takes longer than thousands of iterations, since columns have few
 # entries.
 _MAX_SKETCHED_COLUMNS = 2048
+# Default largest number of iterations with factors.
 MAX_ITERATIONS = 49
+# Default largest number of iterations with column scales as the preconditioner.
 _MAX_SLOW_ITERATIONS = 999
-# Time of a sketch and its iterations, in iterations with column scales alone: measured
-# 50 to 100 for few columns. The factorisation adds p³ over the entries, times this.
+# Time of a sketch and its iterations, in units of one iteration with column scales.
+# Measured as 50 to 100 for few columns.
 _SKETCH_ITERATIONS = 64
+# Time of the factorisation of a sketch, in the same units, divided by p³ over the
+# number of entries.
 _FACTOR_ITERATIONS = 0.2
 
 
@@ -279,8 +283,8 @@ def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
 def _num_tries(matrix: Sparse) -> int:
     """Returns the number of iterations with column scales to try before a sketch.
 
-    They take about half of its time. If they do not converge, the solution takes half
-    as long again as by the sketch alone.
+    They take about half the time of the sketch. If they do not converge, the solution
+    takes 1.5 times as long as by the sketch alone.
     """
     num_rows, num_columns = matrix.shape
     num_entries = matrix.num_entries + num_rows + num_columns
@@ -302,7 +306,7 @@ def _solve(
     max_iterations: int,
     num_tries: int,
 ) -> Solution:
-    # Derivatives come from `implicit_solution`, not from the steps of the computation.
+    # Derivatives come from `implicit_solution` instead of the iterations.
     fixed_ridge = lax.stop_gradient(ridge)
     fixed_target = lax.stop_gradient(target)
     # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
@@ -310,7 +314,7 @@ def _solve(
     problem = Problem(
         matrix=lax.stop_gradient(matrix),
         target=fixed_target * to_unit,
-        root=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
+        root_ridge=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
         tolerance=tolerance,
     )
     solve_by_factors = functools.partial(
@@ -324,14 +328,9 @@ def _solve(
     else:
         result = solve_by_factors()
     factors = result.factors
-    solution = scaled(factors.scale, result.solution)
-    solution = jnp.where(jnp.isfinite(result.squared), solution, jnp.nan)
-    solution = implicit_solution(solution, matrix, target * to_unit, ridge, factors)
-    scaled_result = Solution(
-        solution=solution,
-        num_iterations=result.iteration,
-        converged=result.converged,
-        residual_history=result.history,
-        rank=factors.rank,
+    solution = result.unscaled()
+    differentiable = implicit_solution(
+        solution.solution, matrix, target * to_unit, ridge, factors
     )
-    return in_units(scaled_result, to_unit, factors.scale)
+    solution = solution._replace(solution=differentiable)
+    return in_units(solution, to_unit, factors.scale)

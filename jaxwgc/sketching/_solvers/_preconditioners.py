@@ -23,21 +23,22 @@ from jaxwgc.sketching._linalg.scaled_system import (
     column_scaling,
 )
 from jaxwgc.sketching._linalg.sparse import Sparse
+from jaxwgc.sketching._solvers._solution import ScaledSolution
 
 
 class Problem(NamedTuple):
-    """Least squares of X stacked on `root` I.
+    """Least squares of X stacked on `root_ridge` I.
 
     Attributes:
       matrix: X, constant for `jax.grad`.
-      target: y in units of its size.
-      root: √ridge, or None.
+      target: y, scaled to size 1.
+      root_ridge: √ridge, or None.
       tolerance: Tolerance of the backward error.
     """
 
     matrix: Matrix
     target: Array
-    root: Array | None
+    root_ridge: Array | None
     tolerance: Array
 
 
@@ -48,38 +49,22 @@ class Preconditioner:
 
     Attributes:
       factors: The factors, with the rows of a ridge.
-      sees_all: Whether they contain all directions of X above the cutoff.
-      is_sketched: Whether they are those of a sketch.
+      has_all_directions: Whether the factors contain all directions of X above the
+        cutoff.
+      is_sketched: Whether the factors are computed from a sketch.
     """
 
     factors: Factors
-    sees_all: Array
+    has_all_directions: Array
     is_sketched: Static[bool]
-
-
-class ScaledSolution(NamedTuple):
-    """Result of iterations: θ / scale, and the fields of `Solution`.
-
-    Attributes:
-      solution: θ / scale, (p,) or (p, c).
-      squared: Squared norm of the residual.
-      factors: The `Factors` or `ColumnScaling` that preconditioned them.
-    """
-
-    solution: Array
-    squared: Array
-    iteration: Array
-    converged: Array
-    history: Array
-    factors: Factors | ColumnScaling
 
 
 def by_columns(problem: Problem, max_iterations: int) -> ScaledSolution:
     """Solves with column scales as the only preconditioner."""
-    matrix, target, root, tolerance = problem
+    matrix, target, root_ridge, tolerance = problem
     assert isinstance(matrix, Operator | Sparse)
-    scaling = column_scaling(matrix, root)
-    system = ScaledSystem(matrix, scaling, tolerance, root)
+    scaling = column_scaling(matrix, root_ridge)
+    system = ScaledSystem(matrix, scaling, tolerance, root_ridge)
     state = system.solve(system.padded(target), max_iterations)
     return ScaledSolution(
         solution=state.x,
@@ -94,10 +79,11 @@ def by_columns(problem: Problem, max_iterations: int) -> ScaledSolution:
 def tried_columns(
     problem: Problem, num_tries: int, max_iterations: int
 ) -> tuple[ScaledSolution, Array]:
-    """Solves as `by_columns`, and returns whether no factors are needed.
+    """Solves with column scales, and returns whether all systems are solved.
 
-    The result has the form of `by_factors`. A ridge gives every X full rank, unless it
-    is lost in the rounding of X.
+    The result has the shapes of a result of `by_factors`. With a ridge, X stacked on
+    √ridge I has full rank, unless the ridge is as small as the rounding errors of X.
+    Otherwise, no system counts as solved.
     """
     tried = by_columns(problem, num_tries)
     scaling = tried.factors
@@ -105,8 +91,8 @@ def tried_columns(
     num_columns = problem.matrix.shape[1]
     dtype = problem.matrix.dtype
     rounding = 100 * jnp.finfo(dtype).eps * scaling.norm
-    assert problem.root is not None
-    has_full_rank = problem.root * jnp.min(scaling.scale) > rounding
+    assert problem.root_ridge is not None
+    has_full_rank = problem.root_ridge * jnp.min(scaling.scale) > rounding
     ones = jnp.ones(num_columns, dtype)
     rank = NumericalRank(jnp.int32(num_columns), jnp.bool_(False))
     identity = jnp.diag(ones)
@@ -141,20 +127,21 @@ def by_factors(
       rcond: The cutoff of singular values, as a share of the largest.
       method: "gram", "factor" or "sketch".
       max_iterations: The largest number of iterations.
-      threshold: As in `gram_factors`, raised to what iterations need.
+      threshold: See `gram_factors`. Raised to 1e4 machine epsilons, which are enough
+        for a preconditioner.
     """
-    matrix, target, root, _ = problem
+    matrix, target, root_ridge, _ = problem
     if method != "factor":
         preconditioner = preconditioner_of(
-            matrix, embedding, rcond, method, root, threshold
+            matrix, embedding, rcond, method, root_ridge, threshold
         )
         return refined(problem, preconditioner, max_iterations)
-    # A streamed matrix is read once for both.
+    # One pass over a streamed matrix computes both R and the products with the target.
     assert isinstance(matrix, QRMatrix)
-    small, gradient, squared = matrix.triangle_and_products(target, root)
+    small, gradient, squared = matrix.triangle_and_products(target, root_ridge)
     preconditioner = Preconditioner(
-        factors=factors_of_small(small.factor, rcond, small.scale, root),
-        sees_all=jnp.bool_(True),
+        factors=factors_of_small(small.factor, rcond, small.scale, root_ridge),
+        has_all_directions=jnp.bool_(True),
         is_sketched=False,
     )
     return refined(problem, preconditioner, max_iterations, (gradient, squared))
@@ -165,48 +152,57 @@ def preconditioner_of(
     embedding: Embedding | None,
     rcond: Array,
     method: str,
-    root: Array | None,
+    root_ridge: Array | None,
     threshold: float = 0.0,
 ) -> Preconditioner:
     """Computes the factors of X, or of its sketch by the embedding."""
     if method == "sketch":
         assert embedding is not None
         (sketch,) = matrix.sketch(embedding)
-        factors = factors_of_small(sketch, rcond, root=root)
+        factors = factors_of_small(sketch, rcond, root_ridge=root_ridge)
         probe = factors.null_vector()
         image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
         return Preconditioner(
             factors=factors,
-            sees_all=factors.sees_all(probe, image, rcond),
+            has_all_directions=factors.has_all_directions(probe, image, rcond),
             is_sketched=True,
         )
     if method == "gram":
         assert isinstance(matrix, RowMatrix)
         least = 1e4 * float(jnp.finfo(matrix.dtype).eps)
-        factors = gram_factors(matrix, root, rcond, max(threshold, least))
+        factors = gram_factors(matrix, root_ridge, rcond, max(threshold, least))
     else:
         assert isinstance(matrix, QRMatrix)
-        small = matrix.triangle(root)
-        factors = factors_of_small(small.factor, rcond, small.scale, root)
-    return Preconditioner(factors, sees_all=jnp.bool_(True), is_sketched=False)
+        small = matrix.triangle(root_ridge)
+        factors = factors_of_small(small.factor, rcond, small.scale, root_ridge)
+    return Preconditioner(
+        factors, has_all_directions=jnp.bool_(True), is_sketched=False
+    )
 
 
 def refined(
     problem: Problem,
     preconditioner: Preconditioner,
     max_iterations: int,
-    at_zero: tuple[Array, Array] | None = None,
+    target_products: tuple[Array, Array] | None = None,
 ) -> ScaledSolution:
-    """Solves by iterations with a preconditioner; `at_zero` is Xᵀy and yᵀy if known."""
-    matrix, target, root, tolerance = problem
+    """Solves by iterations with a preconditioner.
+
+    Args:
+      problem: The problem.
+      preconditioner: The preconditioner.
+      max_iterations: The largest number of iterations.
+      target_products: Xᵀy and ‖y‖², if known.
+    """
+    matrix, target, root_ridge, tolerance = problem
     factors = preconditioner.factors
     refinement = Refinement(
         matrix=matrix,
         factors=factors,
         tolerance=tolerance,
         target=target,
-        root=root,
-        at_zero=at_zero,
+        root_ridge=root_ridge,
+        target_products=target_products,
         is_sketched=preconditioner.is_sketched,
     )
     state = refinement.solve(max_iterations)
@@ -217,7 +213,7 @@ def refined(
         # With a ridge of NaN, θ stays at 0, and the residual is finite.
         squared=jnp.where(factors.finite, state.point.squared, jnp.nan),
         iteration=state.monitor.iteration,
-        converged=preconditioner.sees_all & is_solved,
+        converged=preconditioner.has_all_directions & is_solved,
         history=state.monitor.history,
         factors=factors,
     )

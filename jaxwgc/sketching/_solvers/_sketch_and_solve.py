@@ -120,22 +120,22 @@ def _solve_once(
     largest = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
     to_unit = inverse_power_of_two(largest)
     small, small_target = matrix.sketch(embedding, target * to_unit)
-    # Derivatives come from `implicit_solution`, not from the steps of the computation.
+    # Derivatives come from `implicit_solution` instead of the factorisation.
     fixed_sketch = lax.stop_gradient(small)
     fixed_small_target = lax.stop_gradient(small_target)
     fixed_ridge = lax.stop_gradient(ridge)
     fixed_target = lax.stop_gradient(target) * to_unit
-    root = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
-    factors = factors_of_small(fixed_sketch, rcond, root=root)
-    # U = S X diag(scale) P, which has orthonormal columns (without the rows of a
-    # ridge).
+    root_ridge = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
+    factors = factors_of_small(fixed_sketch, rcond, root_ridge=root_ridge)
+    # U = S X diag(scale) P. Without a ridge, its columns are orthonormal.
     left = product(fixed_sketch * factors.scale, factors.inverse)
     coordinates = product(left.T, fixed_small_target)
     step = factors.direction(coordinates, factors.row_space())
     solution = implicit_solution(
         scaled(factors.scale, step), Dense(small), small_target, ridge, factors
     )
-    # A direction that the sketch does not see; X must not see it, either.
+    # A vector in the null space of SX. If X does not map it to zero, the sketch has
+    # missed a direction of X.
     probe = factors.null_vector()
     fixed_solution = lax.stop_gradient(solution)
     products = lax.stop_gradient(matrix).line_products(
@@ -145,11 +145,13 @@ def _solve_once(
     if fixed_ridge is not None:
         squared += fixed_ridge * jnp.sum(fixed_solution**2, axis=0)
     squares = jnp.sum(fixed_target**2, axis=0)
-    sees_all = factors.sees_all(probe, jnp.sqrt(products.curvature), rcond)
+    has_all_directions = factors.has_all_directions(
+        probe, jnp.sqrt(products.curvature), rcond
+    )
     result = Solution(
         solution=solution,
         num_iterations=jnp.full(to_unit.shape, 1, jnp.int32),
-        converged=sees_all & jnp.isfinite(squared),
+        converged=has_all_directions & jnp.isfinite(squared),
         residual_history=jnp.sqrt(jnp.stack([squares, squared])),
         rank=factors.rank,
     )

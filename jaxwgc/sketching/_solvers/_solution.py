@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc.sketching._linalg.factors import NumericalRank
+from jaxwgc.sketching._linalg.factors import Factors, NumericalRank
 from jaxwgc.sketching._linalg.rows import scaled
+from jaxwgc.sketching._linalg.scaled_system import ColumnScaling
 
 
 class Solution(NamedTuple):
@@ -46,6 +47,37 @@ class Solution(NamedTuple):
     converged: Array
     residual_history: Array
     rank: NumericalRank | None = None
+
+
+class ScaledSolution(NamedTuple):
+    """The result of iterations in scaled columns.
+
+    Attributes:
+      solution: θ / scale, (p,) or (p, c).
+      squared: The squared norm of the residual. If it is not finite, θ is invalid.
+      iteration: The number of iterations.
+      converged: See `Solution`.
+      history: The `residual_history` of a `Solution`.
+      factors: The `Factors` or `ColumnScaling` of the preconditioner.
+    """
+
+    solution: Array
+    squared: Array
+    iteration: Array
+    converged: Array
+    history: Array
+    factors: Factors | ColumnScaling
+
+    def unscaled(self) -> Solution:
+        """Returns the `Solution`, with θ NaN if the residual is not finite."""
+        solution = scaled(self.factors.scale, self.solution)
+        return Solution(
+            solution=jnp.where(jnp.isfinite(self.squared), solution, jnp.nan),
+            num_iterations=self.iteration,
+            converged=self.converged,
+            residual_history=self.history,
+            rank=self.factors.rank,
+        )
 
 
 def in_units(result: Solution, to_unit: Array, scale: Array) -> Solution:

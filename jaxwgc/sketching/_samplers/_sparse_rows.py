@@ -1,0 +1,68 @@
+"""The sampled rows of a sparse matrix, which stay sparse."""
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxwgc.sketching._linalg.sparse import entries_of_bcoo
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
+
+
+def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:
+    """Returns the slot of every row in a sample, or num_slots if it was not drawn.
+
+    Args:
+      indices: The row of each slot, (num_slots,).
+      scale: The factor of each slot, (num_slots,), 0 for unused slots.
+      num_rows: N.
+    """
+    num_slots = indices.shape[0]
+    # Unused slots belong to no row.
+    used_indices = jnp.where(scale != 0, indices, num_rows)
+    slots = jnp.arange(num_slots, dtype=jnp.int32)
+    none = jnp.full(num_rows, num_slots, jnp.int32)
+    return none.at[used_indices].set(slots, mode="drop")
+
+
+def sampled_bcoo(matrix: "BCOO", indices: Array, scale: Array) -> "BCOO":
+    """Returns the sampled rows of a matrix times their scale, (num_slots, p).
+
+    The number of stored entries does not depend on the rows that were drawn. Entries
+    that are not drawn become padding, out of bounds.
+
+    Args:
+      matrix: X, (N, p).
+      indices: The row of each slot, (num_slots,).
+      scale: The factor of each slot, (num_slots,), 0 for unused slots.
+    """
+    from jax.experimental import sparse
+
+    num_slots = indices.shape[0]
+    num_rows, num_columns = matrix.shape
+    row, column, data = entries_of_bcoo(matrix)
+    slot_of_row = slots_of_rows(indices, scale, num_rows)
+    slot = slot_of_row.at[row].get(mode="fill", fill_value=num_slots)
+    # Entries of drawn rows come first, and padding follows.
+    num_entries = matrix.nse
+    if matrix.unique_indices:
+        num_entries = min(num_entries, num_slots * num_columns)
+    is_drawn = (slot < num_slots) & (column < num_columns)
+    (kept,) = jnp.nonzero(is_drawn, size=num_entries, fill_value=matrix.nse)
+    slot = slot.at[kept].get(mode="fill", fill_value=num_slots)
+    column = column.at[kept].get(mode="fill", fill_value=num_columns)
+    data = data.at[kept].get(mode="fill", fill_value=0)
+    factors = scale.astype(data.dtype)
+    data = data * factors.at[slot].get(mode="fill", fill_value=0)
+    # If probabilities are invalid, the scale is NaN. All entries are then NaN.
+    is_valid = jnp.all(jnp.isfinite(scale))
+    place = jnp.arange(num_entries, dtype=slot.dtype)
+    slot = jnp.where(is_valid, slot, place % num_slots)
+    column = jnp.where(is_valid, column.astype(slot.dtype), place % num_columns)
+    return sparse.BCOO(
+        (jnp.where(is_valid, data, jnp.nan), jnp.stack([slot, column], axis=1)),
+        shape=(num_slots, num_columns),
+        unique_indices=matrix.unique_indices,
+    )
