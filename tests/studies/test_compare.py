@@ -459,7 +459,9 @@ def test_figures_have_the_panels_and_lines_of_their_axes(study, x, y, panels, li
     figure = study.plot(x, y)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == panels
-    assert all(len(axes.containers) == lines for axes in shown)
+    for axes in shown:
+        markers = [points.get_marker() for points, *_ in axes.containers]
+        assert len(markers) == len(set(markers)) == lines
     assert {axes.get_xlabel() for axes in shown} == {x}
     for axes in shown:
         is_leftmost = axes.get_subplotspec().is_first_col()
