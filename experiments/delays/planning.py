@@ -286,6 +286,7 @@ FIELDS = (
     "num_bytes",
     "num_steps",
     "behind",
+    "regret",
 )
 
 
@@ -440,14 +441,17 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
 
     return table_of(
         f"{name}, {trace['num_workers']} workers, to a loss of {numbers['target']:g} "
-        "of the start. Sorted by regret. Longer than the best: additional time without "
-        "stalls (± 95% confidence interval). Step: mean, in the unit of the trace; "
-        "with stalls, 90%: its mean with stalls, and its quantile without. Error: of "
-        "decoding. MB: through the coordinator per step, for a million parameters",
+        "of the start. Regret: how much longer it takes than the fastest choice, as "
+        "measured or with stalls, whichever is more. Longer than the best: as measured "
+        "(± 95% confidence interval). Step, with stalls: mean time of a step, in the "
+        "unit of the trace, as measured and with stalls. 90%: quantile of this time, "
+        "as measured. Error: of decoding. MB: through the coordinator per step, for a "
+        "million parameters",
         {
             "code": "`{name}`",
             "copies": "{replication:.3g}",
             "waiting rule": "{waits_for}",
+            "regret, %": "{regret:100 .1f}",
             "longer than the best, %": longer,
             "steps": num_steps,
             "step": "{step_time[value]:#.4g}",
