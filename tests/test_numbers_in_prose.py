@@ -1352,7 +1352,7 @@ PARAMETERS = [
     Parameter(STARTED, "draws 20 times", "argument of the example"),
     Parameter(STARTED, "means with 95% confidence", LEVEL),
     Parameter(PLANNING, "up to $3/m$, with 95% confidence", LEVEL),
-    Parameter(PLANNING, "can hide, with 95% confidence", LEVEL),
+    Parameter(PLANNING, "they hide, with 95% confidence", LEVEL),
     Parameter(REPORTS, "its 95% confidence", LEVEL),
     Parameter(REPORTS, "half of its 95% interval", LEVEL),
     Parameter(REPORTS, "Black lines are 95% intervals", LEVEL),
@@ -1568,7 +1568,7 @@ CLAIMS = [
     ),
     Claim(
         PLANNING,
-        "chosen by the first half in five of six traces",
+        "in five of six traces, they are the choice of both halves",
         lambda: (
             num_traces_with_stale_gradients("least regret")
             == num_traces_with_stale_gradients("second half")
