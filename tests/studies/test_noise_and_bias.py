@@ -14,14 +14,14 @@ CODE = codes.uncoded(4)
 NUM_MEASURED = 30
 
 
-def clusters_of(shape, *, has_stalls):
+def clusters_of(shape, *, has_stalls=False, has_state=False):
     """Eight clusters whose times are all one, as `jaxwgc.plan` simulates them."""
     times = np.ones(shape, np.float32)
     return Clusters(
         delay=stragglers.shifted_exponential(0.0, 1.0),
         num_measured=NUM_MEASURED,
         has_stalls=has_stalls,
-        has_state=False,
+        has_state=has_state,
         key=jax.random.key(0),
         by_loads={np.asarray(CODE.loads, np.float32).tobytes(): times},
         drawn={},
@@ -56,7 +56,7 @@ def test_weights_proportional_to_the_target_have_neither_noise_nor_bias():
         "weighted", jaxwgc.weighted(CODE, target), stragglers.fastest(3)
     )
     moments = moments_of_weights(
-        candidate, scale[..., None] * target, clusters_of(shape, has_stalls=False)
+        candidate, scale[..., None] * target, clusters_of(shape)
     )
     np.testing.assert_allclose(moments.noise[0], 0, atol=1e-12)
     np.testing.assert_allclose(moments.bias[0], 0, atol=1e-12)
@@ -73,8 +73,24 @@ def test_noise_is_relative_to_the_mean_square_of_the_target():
         "weighted", jaxwgc.weighted(CODE, target), stragglers.fastest(3)
     )
     moments = moments_of_weights(
-        candidate, target + size * orthogonal, clusters_of(shape, has_stalls=False)
+        candidate, target + size * orthogonal, clusters_of(shape)
     )
     # Both vectors have a squared norm of 39.
     np.testing.assert_allclose(moments.noise[0], np.mean(size**2), rtol=1e-6)
     np.testing.assert_allclose(moments.scale_variance[0], 0, atol=1e-12)
+
+
+def test_lasting_noise_is_told_from_noise_without_memory():
+    """Autoregressive noise of correlation 0.8 has a quarter of the variance."""
+    generator = np.random.default_rng(0)
+    shape = (8, 4000, CODE.num_workers)
+    lasting = generator.normal(size=shape)
+    for number in range(1, shape[1]):
+        new = np.sqrt(1 - 0.8**2) * lasting[:, number]
+        lasting[:, number] = 0.8 * lasting[:, number - 1] + new
+    noise = 0.5 * lasting + np.sqrt(0.75) * generator.normal(size=shape)
+    candidate = studies.Candidate("uncoded", CODE, stragglers.fastest(3))
+    clusters = clusters_of(shape, has_state=True)
+    moments = moments_of_weights(candidate, 10 + noise, clusters)
+    np.testing.assert_allclose(moments.correlation[0], 0.8, atol=0.1)
+    np.testing.assert_allclose(moments.lasting[0], 0.25, atol=0.05)

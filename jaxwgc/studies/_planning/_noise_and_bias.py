@@ -96,7 +96,7 @@ def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
     if lag_1 < _DEVIATIONS / math.sqrt(runs.size):
         return _PersistentNoise(square=square, share=0.0, correlation=0.0)
     correlation = float(np.clip(lag_2 / lag_1, 0, _MOST_CORRELATED))
-    share = float(min(lag_1 / max(correlation, lag_1), 1))
+    share = float(lag_1 / max(correlation, lag_1))
     return _PersistentNoise(square=square, share=share, correlation=correlation)
 
 
