@@ -21,8 +21,8 @@ _NUM_CHARACTERS = 40
 _INCHES = 5.0
 # Height of a row of times, which has its label above the points.
 _INCHES_PER_ROW = 0.45
-# Distances below a label, in rows: of the points as measured and with stalls, and of the
-# line that separates the row from the next one.
+# Distances below a label, in rows: of the points as measured and with stalls, and of
+# the line that separates the row from the next one.
 _MEASURED_BELOW = 0.14
 _STALLED_BELOW = 0.34
 _SEPARATOR_BELOW = 0.52
