@@ -20,8 +20,9 @@ FOLDER = Path(__file__).parents[1] / "images" / "codes"
 SIZE = 84
 POSITIVE = "#2f6fb3"
 NEGATIVE = "#d9483b"
-# Opacities of entries, from small to large. Their squares are shares of the largest.
-OPACITIES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+# Opacities of entries, from small to large. The smallest stands out from light and from
+# dark pages.
+OPACITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Messages of codes too large to draw: the first ones, and the parts in them.
 MOST_MESSAGES = 24
 
@@ -41,9 +42,8 @@ def picture(matrix: np.ndarray) -> str:
     cell = SIZE / max(matrix.shape)
     width = round(cell * num_columns) + 2
     height = round(cell * num_rows) + 2
-    levels = np.array(OPACITIES)
-    # Square roots, so that small entries are visible beside large ones.
-    level_of = np.abs(np.sqrt(np.abs(matrix))[..., None] - levels).argmin(-1)
+    # Square roots, so that small entries differ from each other, too.
+    level_of = np.rint(np.sqrt(np.abs(matrix)) * (len(OPACITIES) - 1))
     drawn = []
     for color, is_drawn in ((POSITIVE, matrix > 1e-6), (NEGATIVE, matrix < -1e-6)):
         for level, opacity in enumerate(OPACITIES):

@@ -20,10 +20,12 @@ _NUM_CHARACTERS = 40
 # Width in inches, at which letters of ten points are legible on the screen of a phone.
 _INCHES = 5.0
 # Height of a row of times, which has its label above the points.
-_INCHES_PER_ROW = 0.42
-# Distance of the points below their label, in rows: as measured, and with stalls.
-_MEASURED_BELOW = 0.2
-_STALLED_BELOW = 0.4
+_INCHES_PER_ROW = 0.45
+# Distances below a label, in rows: of the points as measured and with stalls, and of
+# the line that separates the row from the next one.
+_MEASURED_BELOW = 0.14
+_STALLED_BELOW = 0.34
+_SEPARATOR_BELOW = 0.52
 # Height of the panel of decoding errors.
 _INCHES_OF_ERRORS = 2.8
 
@@ -74,6 +76,9 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
         title=f"time to a loss of {plan.target:g} of the start",
     )
     axes.grid(axis="x", alpha=0.3)
+    axes.grid(visible=False, axis="y")
+    for place in places[:-1]:
+        axes.axhline(place + _SEPARATOR_BELOW, color="0.8", linewidth=0.8, zorder=0)
     if rows:
         # The first row is at the top, with room for its label.
         axes.set_ylim(len(rows) - 0.3, -0.6)
