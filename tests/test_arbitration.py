@@ -134,3 +134,90 @@ def test_rounding_of_large_sums_that_cancel_is_no_corruption():
         NOISE,
     )
     assert settlement.wrong.tolist() == [False, True]
+
+
+LIES = ("part", "message", "scaled", "colluding", "garbage", "inflated", "zero")
+
+
+class Dispute:
+    """Random copies of a message of eight parts, of which some are corrupted.
+
+    Parts have norms from 0.01 to 100, and corruptions sizes from 0.1 to 1e12. Some
+    corrupted workers respond as if the message were right, others with anything.
+    """
+
+    def __init__(self, random, num_wrong, noise):
+        self.random = random
+        self.noise = noise
+        scales = 10 ** random.uniform(-2, 2, (PARTS_EACH, 1))
+        self.parts = scales * random.standard_normal((PARTS_EACH, 16))
+        self.wrong = np.zeros(NUM_WORKERS, bool)
+        self.wrong[random.choice(NUM_WORKERS, num_wrong, replace=False)] = True
+        self.lies = random.choice(LIES, NUM_WORKERS)
+        self.claims = np.repeat(self.parts[None], NUM_WORKERS, 0)
+        errors = np.zeros((NUM_WORKERS, 16))
+        shared_error = 1e3 * random.standard_normal(16)
+        for worker in np.flatnonzero(self.wrong):
+            size = 10 ** random.uniform(-1, 12)
+            error = size * random.standard_normal(16)
+            if self.lies[worker] == "part":
+                self.claims[worker, random.integers(PARTS_EACH)] += error
+            elif self.lies[worker] == "colluding":
+                self.claims[worker, 3] += shared_error
+            elif self.lies[worker] == "scaled":
+                self.claims[worker] *= random.choice([-size, size])
+            else:
+                errors[worker] = error
+        self.totals = self.rounded(self.claims) + errors
+
+    def rounded(self, terms):
+        """Sums terms (workers, parts, length), with errors relative to the largest."""
+        sums = terms.sum(axis=1)
+        largest = np.linalg.norm(terms, axis=2).max(axis=1)
+        largest = np.maximum(largest, np.linalg.norm(sums, axis=1))
+        errors = self.random.uniform(-1, 1, sums.shape) / np.sqrt(sums.shape[1])
+        return sums + self.noise / 4 * largest[:, None] * errors
+
+    def ask(self, workers, parts):
+        sums = self.rounded(self.claims[workers][:, parts])
+        for place, worker in enumerate(workers):
+            size = 10 ** self.random.uniform(-1, 12)
+            lie = size * self.random.standard_normal(sums.shape[1])
+            if not self.wrong[worker]:
+                continue
+            if self.lies[worker] == "garbage":
+                sums[place] = lie
+            elif self.lies[worker] == "inflated":
+                sums[place] += lie
+            elif self.lies[worker] == "zero":
+                sums[place] = 0
+        return sums
+
+    def differs(self):
+        """Which totals differ from the right one by more than noise."""
+        right = self.parts.sum(axis=0)
+        size = max(np.linalg.norm(right), np.linalg.norm(self.parts))
+        return np.linalg.norm(self.totals - right, axis=1) > 10 * self.noise * size
+
+
+@pytest.mark.parametrize("noise", [NOISE, 1e-4, 2.0**-6])
+@pytest.mark.parametrize("num_wrong", [1, 2, 3])
+def test_no_settled_verdict_is_wrong(num_wrong, noise):
+    """1,000 random disputes of four workers; no honest one is accused."""
+    random = np.random.default_rng(num_wrong)
+    num_settled = 0
+    for _ in range(1000):
+        dispute = Dispute(random, num_wrong, noise)
+        outcome = coding.arbitrate(
+            dispute.totals,
+            range(PARTS_EACH),
+            dispute.ask,
+            lambda part, dispute=dispute: dispute.parts[part],
+            noise,
+        )
+        assert not (outcome.wrong & ~dispute.wrong).any()
+        if outcome.settled:
+            num_settled += 1
+            assert not (dispute.differs() & ~outcome.wrong).any()
+    # Without it, a function that settles nothing would pass.
+    assert num_settled > 950

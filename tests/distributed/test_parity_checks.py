@@ -98,6 +98,11 @@ def test_corrupted_workers_are_outvoted_or_found_by_recomputing(check):
     assert check(Workers(3, -1, 1, 1, -2)) == ([2, 3], [0, 1, 4], False)
 
 
+def test_a_corrupted_message_does_not_hide_a_smaller_one(check):
+    """Rounding of the message of worker 0 exceeds all that the others sent."""
+    assert check(Workers(1e9, -1, 1, 1, 1)) == ([2, 3, 4], [0, 1], False)
+
+
 def test_contradictory_messages_reject_the_round(check, caplog):
     """Nothing of two copies that differ is used, nor if one of them is lost."""
     assert check(Workers(1, 1, 1, 1, -2), "drop") == ([], [], True)

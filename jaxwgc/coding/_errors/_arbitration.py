@@ -1,13 +1,13 @@
 """Arbitration between workers with different copies of one message."""
 
-import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# Bound of the difference of honest copies, and of sums and differences of copies, as a
-# multiple of the noise.
+# Bound of the rounding error of a sum or difference of honest copies, as a multiple of
+# the noise.
 _NOISE = 8.0
 
 
@@ -16,7 +16,8 @@ class Arbitration(NamedTuple):
 
     Attributes:
       wrong: Which workers contradict recomputed parts, bool (num_disputed,).
-      settled: Whether all other workers agree, or only one of them is left.
+      settled: Whether all other workers agree up to rounding, or only one of them is
+        left.
       num_exchanges: Number of queries to pairs of workers, and of recomputed parts.
 
     Example:
@@ -60,7 +61,12 @@ def arbitrate(
     The responses of a worker add up to its message. A worker that sent a corrupted
     message therefore contradicts itself, or an honest worker in the recomputed part,
     whatever it responds. If both workers are corrupted, in different parts, at least
-    one of them is found.
+    one of them is found, and the other is compared with the workers that are left.
+    Rounding errors are judged by the norms of a worker's own sums, so that a large
+    corruption hides no other.
+
+    A settled verdict is right if at least one of the workers is not corrupted: the last
+    one that is left cannot be compared with another.
 
     Args:
       totals: Projections of the messages, (num_disputed, num_columns).
@@ -98,78 +104,91 @@ def arbitrate(
     totals = np.asarray(totals)
     totals = totals.astype(np.promote_types(totals.dtype, np.float64))
     wrong = ~np.isfinite(totals).all(1)
-    largest = np.linalg.norm(totals[~wrong], axis=1).max(initial=0)
-    arbiter = _Arbiter(ask=ask, recompute=recompute, noise=noise, largest=largest)
+    totals = np.where(wrong[:, None], 0, totals)
+    norms = np.linalg.norm(totals, axis=1)
+    differences = np.linalg.norm(totals[:, None] - totals, axis=2)
+    # Largest difference of each pair that rounding explains.
+    allowed = _NOISE * noise * np.minimum(norms[:, None], norms)
+    is_compared = np.zeros_like(differences, dtype=bool)
+    num_exchanges = 0
     while True:
-        left = np.flatnonzero(~wrong)
-        differences = np.linalg.norm(totals[left, None] - totals[left], axis=2)
-        if differences.max(initial=0) <= arbiter.largest_rounding:
-            return Arbitration(wrong, len(left) > 0, arbiter.num_exchanges)
-        first, second = np.unravel_index(differences.argmax(), differences.shape)
-        pair = left[[first, second]]
-        is_wrong = arbiter.judge(pair, totals[pair], parts)
-        if not is_wrong.any():
-            return Arbitration(wrong, False, arbiter.num_exchanges)
-        wrong[pair] = is_wrong
+        is_pair = ~wrong & ~wrong[:, None]
+        is_disputed = is_pair & (differences > allowed)
+        is_open = is_disputed & ~is_compared
+        if not is_open.any():
+            is_settled = bool(~wrong.all() and not is_disputed.any())
+            return Arbitration(wrong, is_settled, num_exchanges)
+        largest = np.where(is_open, differences, -1).argmax()
+        pair = np.array(np.unravel_index(largest, differences.shape))
+        comparison = _compare(
+            totals[pair], parts, functools.partial(ask, pair), recompute, noise
+        )
+        num_exchanges += comparison.num_exchanges
+        wrong[pair] = comparison.wrong
+        first, second = pair
+        for place in ((first, second), (second, first)):
+            is_compared[place] = True
+            allowed[place] = max(allowed[place], comparison.rounding.min())
 
 
-@dataclasses.dataclass
-class _Arbiter:
-    """Comparison of two workers, part by part.
+class _Comparison(NamedTuple):
+    """Outcome of a comparison of two workers.
 
     Attributes:
-      ask: Function that queries two workers for sums of parts, as in `arbitrate`.
-      recompute: Function that recomputes the projection of a part.
-      noise: Difference of honest copies, relative to the norms of their terms.
-      largest: Largest norm so far of a sum or difference of messages. Rounding errors
-        are proportional to it.
-      num_exchanges: Number of calls of `ask` and `recompute` so far.
+      wrong: Which of them contradict a recomputed part, or sent numbers that are not
+        finite, bool (2,).
+      rounding: Bound of the rounding errors of each worker, (2,). It is relative to the
+        norms of the worker's own sums: another worker cannot enlarge it.
+      num_exchanges: Number of queries and recomputed parts.
     """
 
-    ask: Callable[[np.ndarray, Sequence[int]], np.ndarray]
-    recompute: Callable[[int], np.ndarray]
-    noise: float
-    largest: float
-    num_exchanges: int = 0
+    wrong: np.ndarray
+    rounding: np.ndarray
+    num_exchanges: int
 
-    @property
-    def largest_rounding(self) -> float:
-        """Bound of the difference of honest copies, and of their sums."""
-        return _NOISE * self.noise * self.largest
 
-    def judge(
-        self, pair: np.ndarray, claims: np.ndarray, parts: Sequence[int] | np.ndarray
-    ) -> np.ndarray:
-        """Returns which of two workers are corrupted, bool (2,).
+def _compare(
+    claims: np.ndarray,
+    parts: Sequence[int] | np.ndarray,
+    ask: Callable[[Sequence[int]], np.ndarray],
+    recompute: Callable[[int], np.ndarray],
+    noise: float,
+) -> _Comparison:
+    """Compares two workers by the part in which they differ most.
 
-        Halves the disputed parts until one is left, and recomputes its message.
+    Disputed parts are halved until one is left, which is recomputed.
 
-        Args:
-          pair: The two workers.
-          claims: Their different sums over `parts`, (2, length).
-          parts: Parts that both hold.
-        """
-        disputed = list(parts)
-        while len(disputed) > 1:
-            half = disputed[: len(disputed) // 2]
-            responses = np.asarray(self.ask(pair, half), claims.dtype)
-            self.num_exchanges += 1
-            is_finite = np.isfinite(responses).all(1)
-            if not is_finite.all():
-                return ~is_finite
-            others = claims - responses
-            norms = np.linalg.norm([responses, others], axis=2)
-            self.largest = max(self.largest, norms.max())
-            gap, other_gap = np.linalg.norm(
-                [responses[0] - responses[1], others[0] - others[1]], axis=1
-            )
-            if gap >= other_gap:
-                claims = responses
-                disputed = half
-            else:
-                claims = others
-                disputed = disputed[len(half) :]
-        message = np.asarray(self.recompute(disputed[0]), claims.dtype)
-        self.num_exchanges += 1
-        self.largest = max(self.largest, float(np.linalg.norm(message)))
-        return np.linalg.norm(claims - message, axis=1) > self.largest_rounding
+    Args:
+      claims: Their different sums over `parts`, (2, num_columns).
+      parts: Parts that both hold.
+      ask: Function that queries both workers for their sums over parts.
+      recompute: As in `arbitrate`.
+      noise: As in `arbitrate`.
+    """
+    disputed = list(parts)
+    largest = np.linalg.norm(claims, axis=1)
+    num_exchanges = 0
+    while len(disputed) > 1:
+        half = disputed[: len(disputed) // 2]
+        responses = np.asarray(ask(half), claims.dtype)
+        num_exchanges += 1
+        is_finite = np.isfinite(responses).all(1)
+        if not is_finite.all():
+            return _Comparison(~is_finite, _NOISE * noise * largest, num_exchanges)
+        others = claims - responses
+        largest = np.maximum(largest, np.linalg.norm(responses, axis=1))
+        largest = np.maximum(largest, np.linalg.norm(others, axis=1))
+        gap = np.linalg.norm(responses[0] - responses[1])
+        other_gap = np.linalg.norm(others[0] - others[1])
+        if gap >= other_gap:
+            claims = responses
+            disputed = half
+        else:
+            claims = others
+            disputed = disputed[len(half) :]
+    message = np.asarray(recompute(disputed[0]), claims.dtype)
+    num_exchanges += 1
+    largest = np.maximum(largest, np.linalg.norm(message))
+    rounding = _NOISE * noise * largest
+    errors = np.linalg.norm(claims - message, axis=1)
+    return _Comparison(errors > rounding, rounding, num_exchanges)
