@@ -73,7 +73,8 @@ def coded_aggregate(
         decodes hardly any round exactly: raise the tolerance to the residual that you
         accept. For decoders that are inexact on purpose, such as `OneStep`, and with
         `debias`, it is 0.999: a round is undecodable if a zero update is as near to the
-        gradient.
+        gradient. With `memory` it is 0.001: stored messages complete every round that
+        is not exact.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       memory: Whether to store the newest message of each worker, and to use stored

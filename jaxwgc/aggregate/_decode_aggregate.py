@@ -48,7 +48,8 @@ def decode_aggregate(
         takes the nearest gradient that the responses give, `"skip"` a zero update.
       tolerance: A round is undecodable if the norm of aᵀB - target is above this
         fraction of the norm of the target. By default that of the decoder: 0.001, and
-        0.999 for decoders that are inexact on purpose, and with `debias`.
+        0.999 for decoders that are inexact on purpose. With `debias` 0.999, and with
+        `memory` 0.001 by default.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       message_dtype: Dtype that messages were rounded to when sent, e.g. `"bfloat16"`;

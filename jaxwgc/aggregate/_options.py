@@ -5,7 +5,7 @@ import dataclasses
 from jax.typing import DTypeLike
 
 from jaxwgc import _validation
-from jaxwgc._targets import APPROXIMATES
+from jaxwgc._targets import APPROXIMATES, DECODES
 from jaxwgc.decoders import Decoder, DecoderLike
 
 
@@ -20,7 +20,8 @@ class DecodingOptions:
         nearest gradient that the responses give, `"skip"` a zero update. `"raise"`, for
         a `RayCluster` only, raises an error that names the missing workers.
       tolerance: A round is undecodable if the norm of aᵀB - target is above this
-        fraction of the norm of the target. By default that of the decoder.
+        fraction of the norm of the target. By default that of the decoder, with
+        `debias` 0.999, and with `memory` 0.001.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
       message_dtype: Dtype to which messages are rounded when sent, e.g. `"bfloat16"`:
@@ -86,8 +87,15 @@ class DecodingOptions:
         """Returns the largest relative residual with which a round counts as decoded.
 
         Args:
-          decoder: Decoder of the code. Its tolerance is the default, without `debias`.
+          decoder: Decoder of the code. Its tolerance is the default, without `memory`
+            and `debias`.
         """
         if self.tolerance is not None:
             return self.tolerance
-        return decoder.tolerance if self.debias is None else APPROXIMATES
+        if self.memory:
+            # Stored messages complete every round that is not exact, also that of a
+            # decoder that is inexact on purpose.
+            return DECODES
+        if self.debias is not None:
+            return APPROXIMATES
+        return decoder.tolerance

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 import jaxwgc
-from jaxwgc import codes, coding, stragglers
+from jaxwgc import codes, coding, decoders, stragglers
 from tests.catalogue.codes import CODES
 from tests.oracles import raveled
 from tests.zoo import gradients_of, like
@@ -91,15 +91,26 @@ def test_updates_with_stored_messages_are_those_of_numpy(name, x64):
         np.testing.assert_array_equal(state.memory.known, (received | late).any(axis=0))
 
 
-@pytest.mark.parametrize("name", ["communication_efficient, odd", "replicated"])
-def test_constant_gradients_are_complete_after_a_round_of_all_workers(name):
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [
+        ("communication_efficient, odd", None),
+        ("replicated", None),
+        # Both are inexact on purpose: without memory, all rounds count as decoded.
+        ("uncoded", decoders.Ridge(0.1)),
+        ("fractional_repetition", decoders.OneStep),
+    ],
+)
+def test_constant_gradients_are_complete_after_a_round_of_all_workers(name, decoder):
     """Later responses do not matter after a round of all workers."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
-    aggregate = jaxwgc.coded_aggregate(code, NEVER, jax.random.key(0), memory=True)
+    aggregate = jaxwgc.coded_aggregate(
+        code, NEVER, jax.random.key(0), memory=True, decoder=decoder
+    )
     state = aggregate.init(like(gradients))
     update = jax.jit(aggregate.update)
-    for number in (code.num_workers, 1, 0, 2):
+    for number in (code.num_workers, 1, 0, 2, code.num_workers - 1):
         received = np.arange(code.num_workers) < number
         result, state = update(gradients, state, like(gradients), received=received)
         np.testing.assert_allclose(

@@ -419,8 +419,8 @@ class RayCluster:
         # Late messages are kept for their owner, this call of `train`.
         owner = object() if memory else None
         decodes = self._decodes
-        if debias is not None:
-            options = dataclasses.replace(self._decoding, debias=debias)
+        if memory or debias is not None:
+            options = dataclasses.replace(self._decoding, memory=memory, debias=debias)
             tolerance = options.tolerance_for(self._decoder)
             decodes = decodes_of(self.code, self._decoder, tolerance)
         compute = functools.partial(self._compute, owner=owner, decodes=decodes)
