@@ -303,8 +303,10 @@ def summarize(numbers: Numbers) -> dict[str, Numbers]:
 
 
 def milliseconds(row: Numbers, scenario: str) -> str:
-    """Returns the median time of a step in a scenario, and its range."""
+    """Returns the median time of a step in a scenario, and its range over runs."""
     times = row[scenario]["milliseconds"]
+    if times["low"] == times["high"]:
+        return f"{times['median']:.0f}"
     return f"{times['median']:.0f} ({times['low']:.0f}–{times['high']:.0f})"
 
 
@@ -314,9 +316,16 @@ def largest_distance(row: Numbers) -> str:
     return f"{max(distances):.0e}"
 
 
-tabulate = table_of(
-    "Eight processes on MNIST 4 vs 9, medians (and range) over runs",
-    {
+def about_runs(numbers: Numbers) -> str:
+    """Returns how many runs a table of medians is made from."""
+    records = numbers["codes"]["uncoded, all"]["calm"]
+    num_runs = len(records["seconds"])
+    return "one run" if num_runs == 1 else f"medians of {num_runs} runs (and range)"
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """Returns times of a step and final test errors, by code and scenario."""
+    columns = {
         "code and waiting rule": "{name}",
         **{
             f"{scenario}: ms per step": functools.partial(
@@ -326,15 +335,15 @@ tabulate = table_of(
         },
         **{f"{name}: test error, %": f"{{{name}[error]:.2f}}" for name in SCENARIOS},
         "largest distance of the parameters": largest_distance,
-    },
-    "summary",
-)
+    }
+    title = f"Eight processes on MNIST 4 vs 9: {about_runs(numbers)}"
+    return table_of(title, columns, "summary")(numbers)
 
 
 def tabulate_tandon(numbers: Numbers) -> ResultTable:
     """Returns times of a step with the codes of Tandon et al. and without a code."""
     table = ResultTable(
-        "Eight processes: milliseconds of a step, median over runs",
+        f"Eight processes, milliseconds of a step: {about_runs(numbers)}",
         ["code and waiting rule", *SCENARIOS],
     )
     for name in TANDON:
