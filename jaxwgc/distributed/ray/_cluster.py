@@ -460,8 +460,11 @@ class RayCluster:
         travel while workers compute.
 
         Infinity stands for a worker that was lost. If a worker was busy with an earlier
-        round, or left a part to others, the seconds of its next responses stand in. NaN
-        stands for a worker that has never responded.
+        round, or left a part to others, the seconds of its next responses stand in; for
+        the last rounds, in which it may still be busy, those of its first responses.
+        NaN stands for a worker that has never responded, and for all rounds since the
+        last response of a worker that has stopped: it is silent for at least 2 rounds,
+        and for longer than its silences before explain. `report` names this round.
         """
         rows = self._fleet.rows
         return filled(rows) if rows else np.zeros((0, self.code.num_workers))
