@@ -3,11 +3,13 @@
 import re
 import types
 
+import jax
 import numpy as np
 import pytest
 
+from jaxwgc import codes
 from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
-from jaxwgc.distributed.ray._messages import Answer
+from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._start_up import StartUp
 from jaxwgc.distributed.ray._trace import filled, mark_lost
 from jaxwgc.studies import straggler_report
@@ -299,6 +301,23 @@ def test_round_of_all_workers_above_the_tolerance_misses_no_worker():
     why = world.fleet.why_undecodable(result)
     assert why.startswith("all workers responded, and the residual of their messages")
     assert "missing" not in why
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("message_dtype", [None, "bfloat16", "float16"])
+def test_messages_beyond_float16_are_named(dtype, message_dtype):
+    params = jax.ShapeDtypeStruct((2,), dtype)
+    layout = Layout.of(codes.uncoded(1), params, message_dtype)
+    world = World(single_fleet())
+    world.begin()
+    world.engine._layout = layout
+    world.respond(0, is_finite=False)
+    why = world.fleet.why_undecodable(world.engine.result)
+    assert "its message is not finite" in why
+    advice = "in float16, whose largest number is 65504: scale the loss down, or use"
+    assert (advice in why) is (dtype is np.float16 or message_dtype == "float16")
+    if advice in why:
+        assert layout.not_finite("sum").startswith(f"its sum is not finite {advice}")
 
 
 def test_the_newest_problem_of_a_worker_is_reported(caplog):

@@ -139,7 +139,8 @@ class RayCluster:
       ImportError: If Ray is not installed.
       ValueError: If key is given without batch, or batch without key; if not exactly
         one of parts and batches is given; if the leading axis of parts is not
-        num_parts; or if an option does not fit the code.
+        num_parts; if an integer in parts needs more than 32 bits and x64 is off; or if
+        an option does not fit the code.
       TypeError: If an argument has the wrong type, e.g. loss is not a function.
 
     Example:
@@ -231,6 +232,7 @@ class RayCluster:
         else:
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+            _validation.check_integers_are_kept("parts", parts)
             self._parts = sent(parts)
         _validation.check_bool("has_aux", has_aux)
         _validation.check_callable("loss", loss)
