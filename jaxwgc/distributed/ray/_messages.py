@@ -234,8 +234,9 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
     return parts[np.argsort(needed_at, kind="stable")]
 
 
-def pack(message: jax.Array, dtype: str | None) -> jax.Array:
+def pack(message: jax.typing.ArrayLike, dtype: str | None) -> jax.Array:
     """Converts a message to the form in which it is sent: see `Answer`."""
+    message = jnp.asarray(message)
     if jnp.iscomplexobj(message):
         message = jnp.stack([message.real, message.imag], axis=-1)
     if dtype is not None:
