@@ -1,6 +1,6 @@
 """Trains a small character-level language model on workers that may be lost.
 
-    pip install ".[experiments]"               # in a checkout of the repository
+    pip install ".[ray]" flax tyro             # in a checkout of the repository
     python examples/train.py --folder run      # about 0.6 million parameters
 
 The text is that of Python's own help topics, so nothing is downloaded. Every part of a

@@ -268,6 +268,28 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
         )
 
 
+def check_integers_are_kept(name: str, tree: Any) -> None:
+    """Checks that JAX keeps all integers: without x64, it drops all but 32 bits."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not _arrays.is_kind(leaf, "integers"):
+            continue
+        dtype = _arrays.dtype_of(leaf)
+        kept = jax.dtypes.canonicalize_dtype(dtype)
+        if dtype == kept:
+            continue
+        values = np.ravel(leaf)
+        limits = np.iinfo(kept)
+        is_beyond = (values < limits.min) | (values > limits.max)
+        if is_beyond.any():
+            value = values[is_beyond][0]
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must fit {kept}, because JAX "
+                f"drops the other bits of {dtype} without x64; got {value}: "
+                "enable x64, e.g. by jax.config.update('jax_enable_x64', True), or use "
+                "smaller integers"
+            )
+
+
 # Advice that errors add, by kind in `_arrays.KINDS`. This kind is for parameters and
 # their gradients.
 _ADVICE = {

@@ -40,7 +40,7 @@ from experiments.paper import mnist
 from experiments.ray import language_model
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _options, _part_worker, _response_limit
-from jaxwgc.stragglers import _empirical
+from jaxwgc.stragglers import _missing_at_end
 from jaxwgc.studies._reports import _barrier, _changes, _kinds, _levels, _outliers
 from tests import prose_numbers
 from tests.prose_numbers import PAGES, ROOT
@@ -1024,7 +1024,7 @@ QUOTED = [
     Quoted(
         PLANNING,
         "probability of at least 0.1%",
-        lambda: 100 * _empirical._STOPPED_BY_CHANCE,
+        lambda: 100 * _missing_at_end._STOPPED_BY_CHANCE,
     ),
     Quoted(
         REPORTS,

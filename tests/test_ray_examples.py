@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,22 @@ def test_training_goes_on_with_another_number_of_workers(tmp_path):
     assert "step 3: " not in said
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_page_of_the_script_installs_what_it_imports():
+    page = (ROOT / "docs" / "cluster" / "start-here.md").read_text(encoding="utf-8")
+    script = (ROOT / "examples" / "train.py").read_text(encoding="utf-8")
+    [command] = re.findall(
+        r"^\$ (pip install .*)\n\$ python examples/train\.py", page, re.MULTILINE
+    )
+    assert command in script
+    extra, *packages = command.removeprefix('pip install ".[').split()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = project["dependencies"]
+    required += project["optional-dependencies"][extra.removesuffix(']"')]
+    installed = {re.split(r"[>=]", name)[0] for name in required} | {*packages}
+    imported = set(re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE))
+    assert imported - sys.stdlib_module_names - {"jaxwgc"} <= installed
 
 
 def test_page_for_those_who_come_from_elsewhere_is_a_program(tmp_path):

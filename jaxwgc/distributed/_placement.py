@@ -62,7 +62,8 @@ def place_parts(
 
     Raises:
       ValueError: If the leading axis of parts is not num_parts, loaded parts differ in
-        structure, shape or dtype, or the mesh has no such axis.
+        structure, shape or dtype, or the mesh has no such axis; if an integer needs
+        more than 32 bits and x64 is off.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -93,6 +94,8 @@ def place_parts(
     for places in sharding.addressable_devices_indices_map(order.shape).values():
         local_parts.update(order[places].tolist())
     loaded = {part: load(part) for part in sorted(local_parts)}
+    for part, loaded_part in loaded.items():
+        _validation.check_integers_are_kept(f"part {part}", loaded_part)
     check_alike(list(loaded.values()))
 
     def place(*leaves):

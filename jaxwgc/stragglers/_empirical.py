@@ -18,9 +18,6 @@ RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: an event that is not seen in m draws has a probability below 3 / m,
 # with 95% confidence.
 _RULE_OF_THREE = 3.0
-# Probability, over all workers, below which chance does not explain missing responses
-# at the end of a trace. The worker has then stopped.
-_STOPPED_BY_CHANCE = 1e-3
 
 
 def empirical(
@@ -204,10 +201,9 @@ class _Empirical(DelayModel):
         num_measured = self.table.shape[1]
         if self.resample == "cells" or num_workers != num_measured:
             return {}
-        start, p_value = missing_at_end(np.isfinite(self.table[..., -1]))
-        has_stopped = (start == 0) | (p_value * num_workers < _STOPPED_BY_CHANCE)
-        workers = np.flatnonzero(has_stopped).tolist()
-        return {worker: int(start[worker]) for worker in workers}
+        end = missing_at_end(np.isfinite(self.table[..., -1]))
+        workers = np.flatnonzero((end.start == 0) | end.has_stopped).tolist()
+        return {worker: int(end.start[worker]) for worker in workers}
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""

@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Probability, over all workers, below which chance does not explain missing responses
+# at the end of a trace. The worker has then stopped.
+_STOPPED_BY_CHANCE = 1e-3
+
 
 class MissingAtEnd(NamedTuple):
     """Rounds after the last responses of workers.
@@ -17,6 +21,11 @@ class MissingAtEnd(NamedTuple):
 
     start: np.ndarray
     p_value: np.ndarray
+
+    @property
+    def has_stopped(self) -> np.ndarray:
+        """Workers whose last responses are missing by no chance, bool (workers,)."""
+        return self.p_value * len(self.p_value) < _STOPPED_BY_CHANCE
 
 
 def missing_at_end(is_response: np.ndarray) -> MissingAtEnd:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jaxwgc import codes
-from jaxwgc.distributed.ray._data import HostBatches
+from jaxwgc.distributed.ray._data import HostBatches, load_parts
 from jaxwgc.distributed.ray._digests import BatchDigests, digest
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError, WorkerError
 from jaxwgc.distributed.ray._events import Launch, Lost
-from jaxwgc.distributed.ray._messages import sent
+from jaxwgc.distributed.ray._messages import sent, unpack
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._verification import PartCopies
@@ -142,6 +142,23 @@ def test_batches_have_any_dtype(dtype):
     np.testing.assert_array_equal(group["b"], values[0, [1, 1]])
 
 
+def test_integers_that_jax_would_cut_are_rejected_at_the_start():
+    wide = {"ids": np.array([7, 2**40 + 3])}
+    message = (
+        r"batches\(step=0, part=3\) raised ValueError: its batch\['ids'\] must fit "
+        "int32, .* without x64; got 1099511627779: enable x64"
+    )
+    with pytest.raises(BatchError, match=message):
+        stacked(lambda step, part: wide)
+    with jax.enable_x64(True):
+        group = stacked(lambda step, part: wide).of_step(0, 0)
+    np.testing.assert_array_equal(group["ids"], [wide["ids"]] * 2)
+    with pytest.raises(
+        RuntimeError, match=r"part 1 failed: .* part 1\['ids'\] must fit"
+    ):
+        load_parts(lambda index: wide, [1])
+
+
 def test_batches_may_have_keys():
     key = jax.random.key(3)
     [words] = jax.tree.leaves(stacked(lambda step, part: key).of_step(0, 0))
@@ -159,6 +176,7 @@ def failing(later):
         (lambda: 1 / 0, BatchError, "raised ZeroDivisionError: division by zero"),
         (lambda: sys.exit(3), BatchError, "raised SystemExit: 3"),
         (lambda: "a.npz", BatchError, "raised TypeError: its batch must be numbers"),
+        (lambda: {"a": np.array([7, -(2**40)])}, BatchError, r".'a'.* got -1099511"),
         (lambda: None, BatchValueError, "must return arrays; got None"),
         (lambda: np.ones(4, np.float32), BatchValueError, "got .*float32.4."),
         (lambda: np.ones(3, np.int32), BatchValueError, "got .*now int32.3."),
@@ -298,6 +316,37 @@ def test_workers_send_gradients_and_digests_of_their_batches():
     assert [report.digest.tolist() for report in reports] == expected
     sum_of_parts = part_worker.answer(0, np.ones(2, np.float32))
     np.testing.assert_allclose(sum_of_parts[0], gradient, rtol=1e-5)
+
+
+@pytest.mark.parametrize("message_dtype", [None, "bfloat16", "float16"])
+@pytest.mark.parametrize("weight", [2.0, 2j])
+def test_corrupt_gets_numbers(message_dtype, weight):
+    """Whatever the form in which they are sent."""
+    seen = []
+
+    def corrupt(worker, step, message):
+        seen.append(message.copy())
+        message[0] = -message[0]
+        return message
+
+    task = make_task()._replace(message_dtype=message_dtype, corrupt=corrupt)
+    row = np.full((1, 1), weight)
+    worker = Worker(Assignment(0, np.array([1]), row), task)
+    worker.prepare_data(stacked(batches, [1]))
+    answer = worker.compute((jax.tree.leaves(PARAMS), sent(KEY), 6))
+    expected = np.asarray(jax.grad(loss)(PARAMS, batches(6, 1)))
+    if weight == 2j:
+        # A complex message has both halves of the gradient.
+        expected = np.array([1, 1j], np.complex64) @ np.pad(expected, (0, 1)).reshape(
+            2, 3
+        )
+    [message] = seen
+    assert message.dtype == expected.dtype
+    np.testing.assert_allclose(message, weight * expected, rtol=1e-2)
+    received = np.empty((1, len(message)), message.dtype)
+    unpack(answer.message, received)
+    message[0] = -message[0]
+    np.testing.assert_array_equal(received[0], message)
 
 
 def test_batch_gets_the_step_if_it_asks():

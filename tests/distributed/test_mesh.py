@@ -253,6 +253,7 @@ def study(devices):
 DEVICE = jax.devices()[0]
 TYPES = {"axis_types": (AxisType.Auto, AxisType.Explicit)}
 EXPLICIT = jax.make_mesh((1, 1), ("workers", "model"), **TYPES)
+LARGE = {"ids": np.full((4, 2), 2**32, np.uint64)}
 OTHER = distributed.PlacedParts(PARTS, ((0, 1), (2, 3)))
 INTS = {"params": {"w": np.ones(3, int)}, "received": MASK}
 VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
@@ -274,6 +275,7 @@ VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
         (place, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
         (make, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
         (place, ValueError, {"parts": PARTS[1:]}, "leading axis of num_parts = 4"),
+        (place, ValueError, {"parts": LARGE}, r"part 0\[.ids.\] must fit uint32"),
         (compute, ValueError, {"placed": OTHER}, "parts must be placed for the same"),
         (compute, ValueError, {"received": MASK[None]}, "received must have shape"),
         (compute, ValueError, {"received": MASK[1:]}, "received must have shape"),

@@ -3,13 +3,16 @@
 import re
 import types
 
+import jax
 import numpy as np
 import pytest
 
+from jaxwgc import codes
 from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
-from jaxwgc.distributed.ray._messages import Answer
+from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._start_up import StartUp
 from jaxwgc.distributed.ray._trace import filled, mark_lost
+from jaxwgc.studies import straggler_report
 from tests.distributed.simulated import (
     Verifier,
     World,
@@ -239,6 +242,35 @@ def test_rows_of_the_trace():
     np.testing.assert_array_equal(rows, [[[nan, nan]], [[1, nan]], [[inf, inf]]])
 
 
+def test_worker_that_has_stopped_has_no_times_of_its_own_past():
+    """Worker 0 is busy in every other round, also at the end; worker 2 returns."""
+    rows = np.arange(1.0, 181).reshape(60, 3)
+    rows[1::2, 0] = np.nan
+    rows[30:, 1] = np.nan
+    rows[30:-1, 2] = np.nan
+    trace = filled(rows)
+    assert np.isfinite(trace[:, [0, 2]]).all()
+    np.testing.assert_array_equal(trace[:, 1], rows[:, 1])
+    report = straggler_report(trace)
+    assert report.kinds[1] == "missing since round 30"
+    assert "worker 1: no response since round 30" in report.advice
+    # On request, a worker that responds leaves parts to others.
+    in_turns = np.stack([rows, np.full_like(rows, np.nan)], axis=2)
+    in_turns[0, :, 1] = 1
+    trace = filled(in_turns)
+    assert np.isfinite(trace[:, [0, 2]]).all()
+    assert np.isfinite(trace[:30, 1]).all()
+    assert np.isnan(trace[30:, 1]).all()
+
+
+def test_worker_that_may_be_busy_at_the_end_has_all_times():
+    """The last round of a long trace ends without the slowest response."""
+    rows = np.ones((20_000, 2))
+    rows[-1, 1] = np.nan
+    assert np.isfinite(filled(rows)).all()
+    assert filled(np.array([[1.0, np.nan]])).shape == (1, 2)
+
+
 def test_undecodable_rounds_say_how_long_and_why_they_waited():
     """A lost worker is away for too long; all have responded; the rule ends it."""
     world = World(single_fleet(replacement=8.0))
@@ -269,6 +301,23 @@ def test_round_of_all_workers_above_the_tolerance_misses_no_worker():
     why = world.fleet.why_undecodable(result)
     assert why.startswith("all workers responded, and the residual of their messages")
     assert "missing" not in why
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("message_dtype", [None, "bfloat16", "float16"])
+def test_messages_beyond_float16_are_named(dtype, message_dtype):
+    params = jax.ShapeDtypeStruct((2,), dtype)
+    layout = Layout.of(codes.uncoded(1), params, message_dtype)
+    world = World(single_fleet())
+    world.begin()
+    world.engine._layout = layout
+    world.respond(0, is_finite=False)
+    why = world.fleet.why_undecodable(world.engine.result)
+    assert "its message is not finite" in why
+    advice = "in float16, whose largest number is 65504: scale the loss down, or use"
+    assert (advice in why) is (dtype is np.float16 or message_dtype == "float16")
+    if advice in why:
+        assert layout.not_finite("sum").startswith(f"its sum is not finite {advice}")
 
 
 def test_the_newest_problem_of_a_worker_is_reported(caplog):

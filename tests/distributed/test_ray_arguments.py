@@ -89,6 +89,7 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"code": SEVERAL, "wait": None}, ValueError, "be real with one segment for"),
         ({"parts": None}, ValueError, "parts or batches must be given; got neither"),
         ({"parts": {}}, ValueError, "parts must have at least one array"),
+        ({"parts": np.full(4, 2**31)}, ValueError, "parts must fit int32, because JAX"),
         ({"batches": len}, ValueError, "parts must be None with batches"),
         ({"parts": None, "batches": 3}, TypeError, "batches must be a function; got 3"),
         (

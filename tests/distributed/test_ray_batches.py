@@ -1,5 +1,6 @@
 """Batches that workers read in each step, from files and by index."""
 
+import functools
 import os
 import signal
 
@@ -174,15 +175,28 @@ def test_bad_batches_end_training_and_lose_nothing(code, tmp_path):
     assert_params_close(state.params, params)
 
 
-def test_bad_first_batch_ends_the_start():
-    with open_cluster(ONE_MESSAGE, batch_tasks.missing_file) as cluster:
+@pytest.mark.parametrize(
+    ("batches", "name", "error"),
+    [
+        (batch_tasks.missing_file, "missing_file", "FileNotFoundError"),
+        # The array is sent with the function.
+        (
+            functools.partial(batch_tasks.fill, np.zeros((2, 5), np.float32)),
+            "fill",
+            "ValueError: .* is read-only; arrays that a function takes from its surr",
+        ),
+    ],
+)
+def test_bad_first_batch_ends_the_start(batches, name, error):
+    with open_cluster(ONE_MESSAGE, batches) as cluster:
         match = (
-            r"worker . failed to start: BatchError: batches\(step=3, part=.\) raised"
+            "worker . failed to start: BatchError: "
+            rf"batches\(step=3, part=.\) raised {error}"
         )
         with pytest.raises(RuntimeError, match=match) as info:
             cluster.resume(3)
             cluster.compute(PARAMS)
-    assert "in missing_file" in str(info.value.__cause__)
+    assert f"in {name}" in str(info.value.__cause__)
 
 
 def test_first_batches_of_another_shape_are_named():

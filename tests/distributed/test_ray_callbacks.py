@@ -42,12 +42,20 @@ def compute(params, step, key):
     )
 
 
-def train(num_steps, *callbacks, checkpoint=None, checkpoint_every=100, limit=None):
-    start = TrainingState(PARAMS, CHAIN.init(PARAMS), jax.random.key(0), 0)
+def train(
+    num_steps,
+    *callbacks,
+    params=PARAMS,
+    chain=CHAIN,
+    checkpoint=None,
+    checkpoint_every=100,
+    limit=None,
+):
+    start = TrainingState(params, chain.init(params), jax.random.key(0), 0)
     return _training.train(
         compute,
         CODE,
-        CHAIN,
+        chain,
         start,
         num_steps,
         callbacks,
@@ -95,6 +103,23 @@ def test_writers_get_metrics_as_their_method_takes_them():
     second = [arguments for arguments, _ in board.calls if arguments[2] == 2]
     assert second == [(name, value, 2) for name, value in expected.items()]
     assert (len(wandb.calls), len(clu.calls), len(board.calls)) == (4, 4, 27)
+
+
+def test_callbacks_that_write_into_their_state_change_no_training():
+    """Into dicts, whose arrays are then of NumPy, and may be written into, too."""
+
+    def overwrite(progress):
+        _, (momentum, _) = progress.state.optimizer_state
+        for tree in (progress.state.params, momentum.trace):
+            tree["w"] = np.array(tree["w"])
+            tree["w"][:] = 7.0
+
+    momentum = optax.sgd(0.1, momentum=0.9)
+    chain = optax.chain(jaxwgc.decode_aggregate(CODE), momentum)
+    options = {"params": {"w": PARAMS}, "chain": chain}
+    expected = train(3, **options)
+    state = train(3, overwrite, **options)
+    np.testing.assert_array_equal(state.params["w"], expected.params["w"])
 
 
 def test_errors_end_training_with_a_checkpoint(tmp_path):

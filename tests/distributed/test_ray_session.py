@@ -1,14 +1,17 @@
 """Ray itself, found, joined and left, as far as no worker is needed for it."""
 
 import concurrent.futures
+import contextlib
 import signal
 import socket
 import threading
 import types
 
+import psutil
 import pytest
 
 from jaxwgc.distributed.ray import _actors, _interrupts, _session
+from tests.distributed import ray_processes
 from tests.distributed.simulated import SimulatedLauncher
 
 ray = pytest.importorskip("ray")
@@ -84,3 +87,20 @@ def test_ray_that_was_shut_down_is_not_started_anew():
     actors._actors = ["of a Ray that is gone"]
     actors.end(0)
     assert not ray.is_initialized()
+
+
+def test_ray_outlives_the_thread_that_starts_it():
+    """Linux would end Ray's processes with it, and Ray this process a minute later."""
+    processes = []
+    try:
+        with contextlib.ExitStack() as stack:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                opened = pool.submit(stack.enter_context, _session.session(None))
+                opened.result()
+            processes = ray_processes.descendants()
+            ended, _ = psutil.wait_procs(processes, timeout=1)
+            assert processes and not ended
+        assert not ray.is_initialized()
+        assert not ray_processes.stay_alive(processes)
+    finally:
+        ray_processes.end_all(processes)

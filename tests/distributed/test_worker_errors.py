@@ -89,6 +89,18 @@ def test_value_errors_stay_value_errors():
     assert not isinstance(raised(TypeError("as told")), ValueError)
 
 
+@pytest.mark.parametrize("write", [lambda x: x.fill(0), lambda x: np.add(x, 1, out=x)])
+def test_writing_into_a_read_only_array_says_what_to_do(write):
+    array = np.ones(3)
+    array.flags.writeable = False
+    with pytest.raises(ValueError) as info:
+        write(array)
+    assert raised(info.value).reason.endswith(
+        "copy them in the function, e.g. by np.array"
+    )
+    assert "copy" not in raised(OSError("the disk is read-only")).reason
+
+
 def test_errors_are_converted_once():
     error = WorkerError("KeyError: 'a'", "of another thread")
     assert raised(error).traceback_text == "of another thread"

@@ -44,7 +44,7 @@ class Progress(NamedTuple):
     """The argument of the callbacks of `RayCluster.train`, after a step.
 
     Attributes:
-      state: `TrainingState` after the step.
+      state: `TrainingState` after the step, a copy: training goes on with its own.
       round: `Round` of the step.
       loss: Sum of the losses of the parts before the step. NaN if the loss of a part is
         not known.

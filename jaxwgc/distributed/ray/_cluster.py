@@ -139,7 +139,8 @@ class RayCluster:
       ImportError: If Ray is not installed.
       ValueError: If key is given without batch, or batch without key; if not exactly
         one of parts and batches is given; if the leading axis of parts is not
-        num_parts; or if an option does not fit the code.
+        num_parts; if an integer in parts needs more than 32 bits and x64 is off; or if
+        an option does not fit the code.
       TypeError: If an argument has the wrong type, e.g. loss is not a function.
 
     Example:
@@ -231,6 +232,7 @@ class RayCluster:
         else:
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+            _validation.check_integers_are_kept("parts", parts)
             self._parts = sent(parts)
         _validation.check_bool("has_aux", has_aux)
         _validation.check_callable("loss", loss)
@@ -460,8 +462,11 @@ class RayCluster:
         travel while workers compute.
 
         Infinity stands for a worker that was lost. If a worker was busy with an earlier
-        round, or left a part to others, the seconds of its next responses stand in. NaN
-        stands for a worker that has never responded.
+        round, or left a part to others, the seconds of its next responses stand in; for
+        the last rounds, in which it may still be busy, those of its first responses.
+        NaN stands for a worker that has never responded, and for all rounds since the
+        last response of a worker that has stopped: it is silent for at least 2 rounds,
+        and for longer than its silences before explain. `report` names this round.
         """
         rows = self._fleet.rows
         return filled(rows) if rows else np.zeros((0, self.code.num_workers))

@@ -80,6 +80,7 @@ def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
         try:
             part = load(index)
             _validation.check_dtypes(f"part {index}", part, _KINDS)
+            _validation.check_integers_are_kept(f"part {index}", part)
             parts.append(sent(part))
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
@@ -184,6 +185,7 @@ class HostBatches(DataSource):
         try:
             batch = self._batches(step, part)
             _validation.check_dtypes("its batch", batch, _KINDS)
+            _validation.check_integers_are_kept("its batch", batch)
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {error}"
             raise BatchError(f"{call} raised {why}") from error

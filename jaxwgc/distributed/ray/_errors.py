@@ -10,6 +10,12 @@ from typing import Any
 _LONGEST_REASON = 500
 # Maximum number of characters of the text and of the traceback of an exception.
 _LONGEST_TEXT = 10_000
+# Texts of the errors of NumPy for arrays that cannot be written.
+_READ_ONLY = ("assignment destination is read-only", "output array is read-only")
+_READ_ONLY_ADVICE = (
+    "; arrays that a function takes from its surroundings are read-only on workers, "
+    "which share their memory: copy them in the function, e.g. by np.array"
+)
 _TRACEBACK_HEADER = "Traceback (most recent call last):"
 
 
@@ -49,8 +55,11 @@ class WorkerError(Exception):
         if isinstance(error, WorkerError):
             return error
         text_class = WorkerValueError if isinstance(error, ValueError) else cls
+        reason = f"{type(error).__name__}: {line_of(_text_of(error))}"
+        if any(text in reason for text in _READ_ONLY):
+            reason += _READ_ONLY_ADVICE
         return text_class(
-            reason=f"{type(error).__name__}: {line_of(_text_of(error))}",
+            reason=reason,
             traceback_text=_without_middle(_traceback_of(error)),
             ends_training=isinstance(error, BatchError),
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-def _is_main_thread() -> bool:
+def is_main_thread() -> bool:
     """Returns whether this is the thread in which signals are handled."""
     return threading.current_thread() is threading.main_thread()
 
@@ -20,7 +20,7 @@ def _handled_by(
 ) -> Iterator[None]:
     """Passes signals to `handler` while the block runs, if in the main thread."""
     handlers_before = {}
-    if _is_main_thread():
+    if is_main_thread():
         for number in numbers:
             handlers_before[number] = signal.signal(number, handler)
     try:
@@ -70,7 +70,7 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
         _noticed.came.append(number)
         check_interrupt()
 
-    if not _is_main_thread():
+    if not is_main_thread():
         yield check_interrupt
         return
     with_default_handler = [
@@ -95,7 +95,7 @@ def check_interrupt() -> None:
     fork. JAX and Ray have such callbacks. Only signals that came in a block of
     `noticed_interrupts` are known.
     """
-    if _noticed.came and _is_main_thread():
+    if _noticed.came and is_main_thread():
         number = _noticed.came[0]
         if number == signal.SIGINT:
             raise KeyboardInterrupt

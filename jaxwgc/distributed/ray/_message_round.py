@@ -88,7 +88,7 @@ class MessageRound(RoundEngine):
         if is_mine:
             self._digests.check(worker, self._layout.held[worker], answer.digests)
         if is_mine and not is_finite(message):
-            self._fleet.blame(slot, "its message is not finite")
+            self._fleet.blame(slot, self._layout.not_finite("message"))
             return
         if is_mine or slot.away_since is not None:
             # A late message is not decoded. It shows that the process works.

@@ -153,12 +153,15 @@ class Layout(NamedTuple):
       num_parts: Number of parts of all workers.
       shape: Shape of the messages to decode, one per worker.
       dtype: Dtype of these messages.
+      has_float16: Whether parameters, and so their gradients, or sent messages are in
+        float16.
     """
 
     held: Sequence[np.ndarray]
     num_parts: int
     shape: tuple[int, ...]
     dtype: np.dtype
+    has_float16: bool = False
 
     @classmethod
     def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":
@@ -169,14 +172,27 @@ class Layout(NamedTuple):
             return coding.encode(code, partial_gradients)[: code.num_workers]
 
         messages = jax.eval_shape(encoded, params)
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
         dtype_read = messages.dtype
         if dtype is not None:
+            dtypes.add(np.dtype(dtype))
             dtype_read = np.dtype(np.complex64 if code.is_complex else np.float32)
         return cls(
             held=[_in_order(code, worker) for worker in range(code.num_workers)],
             num_parts=code.num_parts,
             shape=messages.shape,
             dtype=dtype_read,
+            has_float16=np.dtype(np.float16) in dtypes,
+        )
+
+    def not_finite(self, name: str) -> str:
+        """Says that a message or a sum is not finite, and what helps in float16."""
+        if not self.has_float16:
+            return f"its {name} is not finite"
+        return (
+            f"its {name} is not finite in float16, whose largest number is "
+            f"{np.finfo(np.float16).max:g}: scale the loss down, or use bfloat16 or "
+            "float32 as message_dtype and as dtype of params"
         )
 
     def by_part(self, values: Iterable[PartValues]) -> PartValues:
@@ -218,8 +234,9 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
     return parts[np.argsort(needed_at, kind="stable")]
 
 
-def pack(message: jax.Array, dtype: str | None) -> jax.Array:
+def pack(message: jax.typing.ArrayLike, dtype: str | None) -> jax.Array:
     """Converts a message to the form in which it is sent: see `Answer`."""
+    message = jnp.asarray(message)
     if jnp.iscomplexobj(message):
         message = jnp.stack([message.real, message.imag], axis=-1)
     if dtype is not None:

@@ -149,7 +149,8 @@ class Faults:
       delay: `delay(worker, step)`, seconds to sleep before a response, or on request
         before each part.
       corrupt: `corrupt(worker, step, message)`, a NumPy array like the message, sent in
-        its place.
+        its place. The message has shape (length,) and real or complex numbers of at
+        least 32 bits per component, also if messages are sent with fewer bits.
 
     Example:
       >>> import jaxwgc

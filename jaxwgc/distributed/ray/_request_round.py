@@ -240,7 +240,7 @@ class RequestRound(RoundEngine):
         self.times[worker, turn] = now - self._begin
         if not report.is_finite:
             self._parts.apply(PartEvent.REPORT_NOT_FINITE, worker, np.array([turn]))
-            self._fleet.blame(slot, "its message is not finite")
+            self._fleet.blame(slot, self._layout.not_finite("message"))
             return
         self._parts.apply(PartEvent.REPORT, worker, np.array([turn]))
         self._ends = None
@@ -266,7 +266,7 @@ class RequestRound(RoundEngine):
             self._newest_sum_at = now
             self._fleet.recover(slot)
         else:
-            self._fleet.blame(slot, "its sum is not finite")
+            self._fleet.blame(slot, self._layout.not_finite("sum"))
             self._withdraw(PartEvent.EXCLUDE, worker)
 
     def _note_losses(self) -> None:

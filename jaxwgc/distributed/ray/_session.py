@@ -13,7 +13,10 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
+
+from jaxwgc.distributed.ray._interrupts import is_main_thread
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -116,6 +119,7 @@ def _connect(
 ) -> str | None:
     """Joins or starts Ray; returns the folder of a Ray that is started, or None."""
     folder = None
+    thread = None
     if address is None:
         log.info("starting Ray on this machine")
     else:
@@ -142,6 +146,10 @@ def _connect(
             for name, value in _SYSTEM_CONFIG.items()
             if f"RAY_{name}" not in os.environ
         }
+        if not is_main_thread():
+            # On Linux, Ray's processes end with the thread that starts them. This
+            # thread lasts until Ray is shut down.
+            thread = stack.enter_context(ThreadPoolExecutor(1))
     else:
         check_address(address)
     stack.callback(ray.shutdown)
@@ -150,7 +158,10 @@ def _connect(
         # Forks here are safe, because an exec follows at once. The warning is therefore
         # suppressed.
         warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-        ray.init(**settings)
+        if thread is None:
+            ray.init(**settings)
+        else:
+            thread.submit(ray.init, **settings).result()
     if signal.getsignal(signal.SIGTERM) != handler:
         signal.signal(signal.SIGTERM, handler)
     return folder

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxwgc.stragglers import missing_at_end
+
 
 def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
     """Writes infinity for a lost worker in all rows since its last response."""
@@ -21,10 +23,19 @@ def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
     A run of m NaNs becomes the next m seconds of the worker. After the last seconds,
     the first ones follow. Seconds before a run are not repeated: a slow response causes
     a long run, so slow responses would become more frequent than they are.
+
+    NaNs after the last response of a worker stay if the worker has stopped responding.
+    Otherwise it is only busy at the end of the trace: see `missing_at_end`.
     """
     table = np.array(rows)
+    is_response = np.isfinite(table).reshape(*table.shape[:2], -1).any(axis=2)
+    # Any worker may be busy at the end of a round, so the last round does not count.
+    end = missing_at_end(is_response[: max(len(table) - 1, 1)])
+    has_stopped = end.has_stopped & ~is_response[-1]
     for worker in range(table.shape[1]):
-        seconds = table[:, worker].ravel()
+        num_rounds = end.start[worker] if has_stopped[worker] else len(table)
+        rows_of_worker = table[:num_rounds, worker]
+        seconds = rows_of_worker.ravel()
         measured = seconds[np.isfinite(seconds)]
         if not len(measured):
             continue
@@ -36,5 +47,5 @@ def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
         place_in_run = num_gaps - num_gaps_before_run - 1
         source = num_measured_before + place_in_run
         seconds[is_gap] = measured[source[is_gap] % len(measured)]
-        table[:, worker] = seconds.reshape(table[:, worker].shape)
+        table[:num_rounds, worker] = seconds.reshape(rows_of_worker.shape)
     return table

@@ -98,7 +98,11 @@ def train(
                     log.info("step %d is done: loss %.6g", state.step - 1, loss)
                 num_done += 1
                 progress = Progress(
-                    state=state, round=round, loss=loss, undecodable=bool(failed)
+                    # A callback may write into dicts and lists of its own copy.
+                    state=jax.tree.map(lambda leaf: leaf, state),
+                    round=round,
+                    loss=loss,
+                    undecodable=bool(failed),
                 )
                 if _call_all(callbacks, progress):
                     break

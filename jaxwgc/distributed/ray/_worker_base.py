@@ -21,7 +21,7 @@ from jaxwgc.distributed.ray._data import (
 )
 from jaxwgc.distributed.ray._digests import digest
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import SentKey, read, sent, unpack
+from jaxwgc.distributed.ray._messages import SentKey, pack, read, sent, unpack
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._task import Assignment, Task, draw_batch
 from jaxwgc.gradients import checked_loss
@@ -149,21 +149,27 @@ class WorkerBase(abc.ABC):
 
     def _projection(self, wire: np.ndarray, key: SentKey) -> np.ndarray:
         """Returns the projection (PROJECTION_DIM,) of a message as it is sent."""
+        message = self._numbers(wire)
+        projections = project(read(key), message, PROJECTION_DIM)
+        return np.asarray(projections[0])
+
+    def _numbers(self, wire: np.ndarray) -> np.ndarray:
+        """Returns the numbers (1, length) of a message as it is sent."""
         single = np.complex64 if np.iscomplexobj(self.rows) else np.float32
         dtype = np.promote_types(wire.dtype, single)
         message = np.empty(wire.shape[:2], dtype)
         unpack(wire, message)
-        projections = project(read(key), message, PROJECTION_DIM)
-        return np.asarray(projections[0])
+        return message
 
     def _corrupted(self, step: int, wire: np.ndarray) -> np.ndarray:
         """Returns a message, corrupted if the task says so."""
         if self.task.corrupt is None:
             return wire
         # The user's function may change its argument.
-        message = np.array(wire[0])
-        corrupted = self.task.corrupt(self.worker, step, message)
-        return np.asarray(corrupted)[None]
+        message = self._numbers(wire)
+        corrupted = self.task.corrupt(self.worker, step, message[0])
+        corrupted = np.asarray(corrupted, message.dtype)[None]
+        return np.asarray(pack(corrupted, self.task.message_dtype))
 
     def _digest(self, part: Any) -> jax.Array | None:
         """Returns the digest of a batch, or None if batches are not compared."""
