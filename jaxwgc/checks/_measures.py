@@ -68,7 +68,7 @@ class GradientMeasures(NamedTuple):
     @property
     def needs_cause(self) -> bool:
         """Whether the loss is the cause of another gradient than that on the data."""
-        return not self.agrees and not self.not_finite
+        return not self.agrees and self.not_finite == ""
 
 
 class OrderMeasures(NamedTuple):

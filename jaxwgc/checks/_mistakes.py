@@ -47,7 +47,7 @@ _MISTAKES = (
     ),
     _Mistake(
         symptom="the gradient is NaN or infinite for {gradient.not_finite}",
-        occurs=lambda m: m.gradient.not_finite and math.isfinite(m.loss.padding),
+        occurs=lambda m: m.gradient.not_finite != "" and math.isfinite(m.loss.padding),
         advice=(
             "Are the parts, their row weights and params finite? "
             'jax.config.update("jax_debug_nans", True) finds the operation'
