@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import jax
 
@@ -11,6 +11,23 @@ T = TypeVar("T")
 # Static[int] marks a field that belongs to the structure of the pytree, and is not an
 # array.
 Static: TypeAlias = Annotated[T, "static"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByIdentity(Generic[T]):
+    """An object as a static argument of compiled functions, equal to itself alone.
+
+    Objects of the user's classes may be equal although they compute other results, and
+    may have no hash.
+    """
+
+    value: T
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def register(cls: type[T]) -> type[T]:

@@ -89,15 +89,15 @@ def block_leverage_aggregate(
 
     Returns:
       An `optax.experimental.aggregating.Aggregator` with a `BlockLeverageState` as
-      state. Updates have a leading axis of K; integers and bools become
-      the default float. `update` takes the extra arguments of
-      `jaxwgc.coded_aggregate`.
+      state. Updates are floats like params, with a leading axis of K. `update` takes
+      the extra arguments of `jaxwgc.coded_aggregate`.
 
     Raises:
       ValueError: If k does not match num_draws or the number of positive
         probabilities, another argument is invalid, or (in `update`) the leading axis
         of a leaf is not K.
-      TypeError: If an argument has the wrong type.
+      TypeError: If an argument has the wrong type, or (in `update`) a leaf is of
+        integers or bools.
 
     Example:
       Three of five parts in each update:

@@ -211,8 +211,10 @@ def test_dtypes(with_x64):
         assert leaf.dtype == name
         np.testing.assert_allclose(np.asarray(leaf, np.complex64), total, rtol=1e-2)
     # A weighted sum of integers would be cut off.
-    with pytest.raises(TypeError, match="updates.* must be real or complex floats"):
-        optimizer.update({**updates, "float32": np.ones((6, 2), int)}, state)
+    for wrong in (int, bool):
+        wrong_updates = {**updates, "float32": np.ones((6, 2), wrong)}
+        with pytest.raises(TypeError, match="updates.* must be real or complex floats"):
+            optimizer.update(wrong_updates, state)
 
 
 def test_draws_that_leave_slots_empty():

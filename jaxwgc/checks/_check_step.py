@@ -1,5 +1,6 @@
 """Checks of a coded step before training."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ class StepReport(NamedTuple):
       gradient_ratio: Norm of the decoded gradient if all workers respond, over the
         norm of the gradient of the loss on the data.
       gradient_error: Norm of their difference, relative to the latter. The maximum over
-        two rounds: all workers, and all but as many as the code tolerates.
+        two rounds: all workers, and all but as many as the code tolerates. With
+        `batches` and no `whole_loss`, the latter is scaled to the norm of the former.
       num_answers: Number of workers that responded in each tested round, int (rounds,);
         empty without an optimizer, a step or `received`.
       num_undecodable: Number of these rounds that could not be decoded.
@@ -95,6 +97,7 @@ def check_step(
     received: jax.typing.ArrayLike | None = None,
     step: Callable[..., Any] | None = None,
     has_aux: bool = False,
+    whole_loss: Callable[..., Any] | None = None,
 ) -> StepReport:
     """Compares a coded step with the gradient on the whole data, and names mistakes.
 
@@ -103,15 +106,22 @@ def check_step(
     start of training. The loss must be deterministic: switch dropout off.
 
     - With the loss alone it detects: a mean in place of a sum over the rows of a part;
-      rows that interact; a regulariser inside the loss; padding without weights; a
-      sample without its weights; parts that are not from the data.
+      rows that interact; a regulariser that counts once per part; padding without
+      weights; a sample without its weights; parts that are not from the data; gradients
+      that are not finite. If the decoded gradient is that on the whole data, a mean, a
+      regulariser and rows that interact are no problem.
     - With an optimizer it also detects: transformations before the aggregator; rounds
       that cannot be decoded because the model waits for too few workers or for another
       code, or because a mask is inverted.
     - With a step it also detects a state that is not passed on.
     - With `batches` it also detects batches that differ from call to call.
 
-    Weights of the code are taken as intended, and applied to the gradient on the data.
+    The gradient on the whole data is that of `loss` on all rows at once. A loss that
+    is divided by the number of parts is smaller there: pass the undivided loss as
+    `whole_loss`. With `batches` and no `whole_loss`, a constant factor is no problem.
+
+    Weights of the code may average the parts, e.g. 1/num_parts for a loss that is a
+    mean. They may also be weights of rows, and are then applied to all rows.
 
     Args:
       loss: `loss(params, part) -> scalar`, for parts with any number of rows.
@@ -133,6 +143,8 @@ def check_step(
         optimizer. It is run a few times. Responses in these rounds replace simulated
         ones.
       has_aux: Whether `loss` returns `(scalar, aux)`.
+      whole_loss: `whole_loss(params, rows) -> scalar`, the loss that training should
+        minimise, for all rows in the form of one part. By default, this is `loss`.
 
     Returns:
       A `jaxwgc.checks.StepReport`, with the problems in words.
@@ -181,13 +193,24 @@ def check_step(
     layout = layout_of(data, parts)
     coded_gradients = jax.jit(partial_value_and_grad(loss, has_aux))
     gradients = jax.device_get(coded_gradients(params, parts)[1])
-    whole_gradient = jax.jit(jax.grad(checked_loss(loss, has_aux), has_aux=True))
+    gradient_and_aux = jax.jit(jax.grad(checked_loss(loss, has_aux), has_aux=True))
 
     def gradient_of(part):
-        return whole_gradient(params, part)[0]
+        return gradient_and_aux(params, part)[0]
 
+    gradient_on_data = gradient_of
+    if whole_loss is not None:
+        _validation.check_callable("whole_loss", whole_loss)
+        gradient_on_data = functools.partial(jax.jit(jax.grad(whole_loss)), params)
     measures = Measures(
-        gradient=measure_decoded(code, gradients, gradient_of, layout),
+        gradient=measure_decoded(
+            code,
+            gradients,
+            gradient_on_data,
+            layout,
+            is_whole_loss=whole_loss is not None,
+            any_factor=batches is not None and whole_loss is None,
+        ),
         loss=measure_loss(gradient_of, layout, parts),
     )
     rounds: list[MaskedRounds] = []

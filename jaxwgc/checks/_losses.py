@@ -170,26 +170,70 @@ def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
     return coding.Decoding(code, jnp.asarray(masks), jnp.asarray(weights))
 
 
+def _gradients_on_data(
+    code: GradientCode, gradient_of: Callable[[Any], Any], layout: Layout
+) -> list[np.ndarray]:
+    """Returns the gradient on the data, and that on rows with the weights of the code.
+
+    Weights of the code may average the losses of the parts, or be weights of rows. The
+    second gradient is left out if it is equal to the first, or if the loss has no
+    row weights.
+    """
+    weights = layout.row_weights
+    num_held = (~layout.is_padding).sum()
+    if weights is None or num_held < layout.num_rows:
+        return [flat(gradient_of(layout.rows))]
+    target = np.asarray(code.target, np.float64)
+    data, ones = layout.rows
+    # Row weights of the user also apply to the whole data.
+    weights_of_data = [weights]
+    if (target != 1).any():
+        weights_of_data.append(weights * target[:, None])
+    return [
+        flat(gradient_of((data, of_rows[~layout.is_padding].astype(ones.dtype))))
+        for of_rows in weights_of_data
+    ]
+
+
 def measure_decoded(
     code: GradientCode,
     gradients: Any,
     gradient_of: Callable[[Any], Any],
     layout: Layout,
+    *,
+    is_whole_loss: bool,
+    any_factor: bool,
 ) -> GradientMeasures:
-    """Measures the decoded gradient of all parts against the gradient on the data."""
+    """Measures the decoded gradient of all parts against the gradient on the data.
+
+    Args:
+      code: Gradient code.
+      gradients: Partial gradients, leaves (num_parts, ...).
+      gradient_of: `gradient_of(rows)`, the gradient on the data.
+      layout: Layout of the data and the parts.
+      is_whole_loss: Whether this is the gradient of a loss for the whole data, and not
+        that of the loss for parts.
+      any_factor: Whether a constant positive factor is no error.
+    """
     target = np.asarray(code.target, np.float64)
     weights = layout.row_weights
-    rows = layout.rows
     num_held = (~layout.is_padding).sum()
     is_sample = num_held < layout.num_rows
-    if weights is not None and not is_sample:
-        # Row weights of the user also apply to the whole data.
-        weights_of_data = (weights * target[:, None])[~layout.is_padding]
-        data, ones = rows
-        rows = (data, weights_of_data.astype(ones.dtype))
-    whole = flat(gradient_of(rows))
+    total = _weighted_sum(target, gradients)
+    whole = min(
+        _gradients_on_data(code, gradient_of, layout),
+        key=lambda gradient: np.linalg.norm(total - gradient),
+    )
     scale = norm(gradients)
     length = max(np.linalg.norm(whole), 1e-150)
+    expected = whole
+    if any_factor:
+        expected = whole * (np.linalg.norm(total) / length)
+    # Squares of the terms of the sum add up if the terms are independent.
+    norms_of_parts = np.array([norm(part) for part in _unstacked(gradients)])
+    rounding = TOLERANCE * max(
+        np.linalg.norm(expected), np.linalg.norm(target * norms_of_parts)
+    )
     # All workers respond in the first round. In the second round, as many straggle as
     # the code tolerates.
     num_lost = np.array([[0], [code.num_stragglers]])
@@ -198,7 +242,8 @@ def measure_decoded(
         _weighted_sum(weights_of_parts, gradients)
         for weights_of_parts in np.asarray(decoding.effective_weights)
     ]
-    error = max(np.linalg.norm(gradient - whole) for gradient in decoded)
+    error = max(np.linalg.norm(gradient - expected) for gradient in decoded)
+    expected_length = max(np.linalg.norm(expected), 1e-150)
     # Each part gives an estimate of the number of rows, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
@@ -206,15 +251,17 @@ def measure_decoded(
     # Approximate codes do not guarantee the exact gradient. With weights of parts that
     # are not row weights, no loss on the data has the decoded gradient.
     promises = code.num_stragglers or not decoding.failed()[0]
-    has_loss = weights is not None or (target == 1).all()
+    has_loss = is_whole_loss or weights is not None or (target == 1).all()
     is_comparable = promises and has_loss and not is_sample
     return GradientMeasures(
         num_stragglers=code.num_stragglers,
         total=float(target.sum()),
         scale=scale,
+        not_finite=_not_finite(norms_of_parts, whole),
         ratio=float(np.linalg.norm(decoded[0]) / length),
-        error=float(error / length),
-        is_wrong=bool(is_comparable and not error <= TOLERANCE * max(length, scale)),
+        error=float(error / expected_length),
+        agrees=bool(np.linalg.norm(total - expected) <= rounding),
+        is_wrong=bool(is_comparable and not error <= rounding),
         is_sample=bool(is_sample),
         is_weighted=_is_weighted(
             shares, along, has_row_weights=not _are_zeros_and_ones(row_weights)
@@ -224,6 +271,22 @@ def measure_decoded(
         represented=float(shares.sum()),
         deviation=float(np.std(shares) * np.sqrt(len(shares))),
     )
+
+
+def _unstacked(gradients: Any) -> list[Any]:
+    """Returns the partial gradients of stacked ones, leaves (num_parts, ...)."""
+    num_parts = len(jax.tree.leaves(gradients)[0])
+    return [
+        jax.tree.map(operator.itemgetter(part), gradients) for part in range(num_parts)
+    ]
+
+
+def _not_finite(norms_of_parts: np.ndarray, whole: np.ndarray) -> str:
+    """Returns which gradients are not finite, in words; empty if all are."""
+    [parts] = np.nonzero(~np.isfinite(norms_of_parts))
+    if len(parts):
+        return f"{len(parts)} of {len(norms_of_parts)} parts, the first is {parts[0]}"
+    return "" if np.isfinite(whole).all() else "the whole data"
 
 
 def _weighted_sum(weights: np.ndarray, gradients: Any) -> np.ndarray:

@@ -36,8 +36,11 @@ class GradientMeasures(NamedTuple):
       num_stragglers: Number of stragglers that the code tolerates.
       total: Sum of the weights of all parts.
       scale: Norm of the partial gradients.
+      not_finite: Which gradients are not finite, in words; empty if all are.
       ratio: Norm of the decoded gradient, relative to the gradient on the data.
       error: Norm of the difference, relative to the gradient on the data.
+      agrees: Whether the weighted sum of the partial gradients is the gradient on the
+        data, up to rounding. If it is, the loss is right.
       is_wrong: Whether the code promises a smaller difference.
       is_sample: Whether parts hold fewer rows than the data.
       is_weighted: Whether the weights of a sample represent all rows.
@@ -50,8 +53,10 @@ class GradientMeasures(NamedTuple):
     num_stragglers: int
     total: float
     scale: float
+    not_finite: str
     ratio: float
     error: float
+    agrees: bool
     is_wrong: bool
     is_sample: bool
     is_weighted: bool
@@ -59,6 +64,11 @@ class GradientMeasures(NamedTuple):
     num_rows: int
     represented: float
     deviation: float
+
+    @property
+    def needs_cause(self) -> bool:
+        """Whether the loss is the cause of another gradient than that on the data."""
+        return not self.agrees and self.not_finite == ""
 
 
 class OrderMeasures(NamedTuple):

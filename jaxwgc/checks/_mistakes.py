@@ -46,14 +46,22 @@ _MISTAKES = (
         advice="Take other params if the loss is flat at these",
     ),
     _Mistake(
+        symptom="the gradient is NaN or infinite for {gradient.not_finite}",
+        occurs=lambda m: m.gradient.not_finite != "" and math.isfinite(m.loss.padding),
+        advice=(
+            "Are the parts, their row weights and params finite? "
+            'jax.config.update("jax_debug_nans", True) finds the operation'
+        ),
+    ),
+    _Mistake(
         symptom=(
             "loss is a mean over the rows of a part: doubled rows have a gradient of "
             "equal size (Adam hides it)"
         ),
-        occurs=lambda m: m.loss.is_mean,
+        occurs=lambda m: m.gradient.needs_cause and m.loss.is_mean,
         advice=(
             "Return jnp.sum(row_weights * ...), divided by the total number of rows "
-            "for a mean"
+            "for a mean. If it is divided by the number of parts, pass whole_loss"
         ),
     ),
     _Mistake(
@@ -61,7 +69,9 @@ _MISTAKES = (
             "loss is not a sum over the rows of a part: the gradient of doubled rows "
             "is off by {loss.missed:.0%} of the gradients of both halves"
         ),
-        occurs=lambda m: not m.loss.is_sum and not m.loss.is_mean,
+        occurs=lambda m: (
+            m.gradient.needs_cause and not m.loss.is_sum and not m.loss.is_mean
+        ),
         advice=(
             "Rows must not interact (batch normalisation, a square root or logarithm "
             "of the total), and the loss must not draw random numbers (dropout)"
@@ -73,9 +83,12 @@ _MISTAKES = (
             "regulariser inside the loss, which is counted {gradient.total:g} times, "
             "once per part"
         ),
-        occurs=lambda m: m.loss.constant > 0,
+        occurs=lambda m: (
+            m.gradient.needs_cause and m.loss.constant > 0 and m.gradient.total != 1
+        ),
         advice=(
-            "Add its gradient after the aggregator, e.g. by optax.add_decayed_weights"
+            "Divide it by that number, or add its gradient after the aggregator, e.g. "
+            "by optax.add_decayed_weights. If it is divided already, pass whole_loss"
         ),
     ),
     _Mistake(

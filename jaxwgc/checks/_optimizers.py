@@ -131,6 +131,9 @@ class OptimizerProbe:
         draw = np.random.default_rng(0)
         zeros = jax.tree.map(np.zeros_like, gradients)
         size = norm(gradients) / np.sqrt(len(flat(gradients)) / len(weights))
+        # Small gradients, e.g. of a mean, would not reach the threshold of clipping.
+        if not 1 < size < np.inf:
+            size = 1.0
         total = jax.tree.map(
             lambda leaf: size * draw.uniform(1, 2, leaf.shape[1:]), gradients
         )

@@ -108,7 +108,12 @@ def concrete(value: ArrayLike, dtype: DTypeLike) -> np.ndarray | None:
 
 def gathered(array: Array) -> Array:
     """Replicates an array if it is sharded over a mesh with explicit axes."""
-    mesh = jax.typeof(array).sharding.mesh
+    return on_mesh_of(array, array)
+
+
+def on_mesh_of(other: Array, array: Array) -> Array:
+    """Replicates an array over the mesh of another one if that has explicit axes."""
+    mesh = jax.typeof(other).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return array
     return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec()))

@@ -168,11 +168,7 @@ class DelayModel(Model):
     """Base class of delay models, which simulate finish times.
 
     To write your own, define a frozen dataclass with `sample`, and with `init` if it
-    has a state. Equal models share compiled programs.
-
-    Attributes:
-      shares_programs: Whether `sample` computes with the fields without branching on
-        them, so that studies may compile one program for all values. False by default.
+    has a state. Studies compile a program for each object.
 
     Example:
       Seconds between half of a longest time and the whole of it, in proportion to the
@@ -194,6 +190,8 @@ class DelayModel(Model):
       True
     """
 
+    # Whether `sample` of a class of the library computes with its fields without
+    # branching on them: studies then compile one program for all values.
     shares_programs: ClassVar[bool] = False
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._bisection import first_time
+from jaxwgc._pytrees import ByIdentity
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
@@ -35,8 +36,6 @@ class WaitingRule:
     Attributes:
       code: Gradient code of the messages; None if it counts workers.
       tolerance: Allowed residual relative to the target; None if it counts workers.
-      shares_programs: Whether the methods compute with the fields without branching on
-        them, so that studies may compile one program for all values. False by default.
 
     Example:
       One second longer than the fastest worker:
@@ -55,6 +54,8 @@ class WaitingRule:
 
     code: GradientCode | None = None
     tolerance: float | None = None
+    # Whether the methods of a class of the library compute with its fields without
+    # branching on them: studies then compile one program for all values.
     shares_programs: ClassVar[bool] = False
 
     def is_over(self, times: Times, now: Scalar) -> Flag:
@@ -83,7 +84,7 @@ class WaitingRule:
         """
         if _validation.is_traced(self, times):
             return self._end(times)
-        return _compiled_end(self, times)
+        return _compiled_end(ByIdentity(self), times)
 
     def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
         """Returns the arrivals of a simulated round.
@@ -142,7 +143,7 @@ class WaitingRule:
 
 
 # A static argument keeps the precision of NumPy arrays in the rule.
-_compiled_end = jax.jit(lambda rule, times: rule._end(times), static_argnums=0)
+_compiled_end = jax.jit(lambda rule, times: rule.value._end(times), static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)

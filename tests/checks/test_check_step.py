@@ -10,7 +10,18 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, sketching, stragglers
-from tests.checks.regression import CODE, DATA, PARAMS, PARTS, X, Y, chain, errors, loss
+from tests.checks.regression import (
+    CODE,
+    DATA,
+    ONES,
+    PARAMS,
+    PARTS,
+    X,
+    Y,
+    chain,
+    errors,
+    loss,
+)
 
 # Fewer than three of six workers are never enough.
 PAIRS = codes.fractional_repetition(6, 1)
@@ -91,9 +102,68 @@ class TestNothingIsWrong:
         np.testing.assert_array_equal(report.num_answers, [4])
 
 
+def mean(params, part):
+    return loss(params, part) / part[1].sum()
+
+
+def regularised(params, part):
+    return loss(params, part) + 20 * params["b"] ** 2
+
+
+def centred(params, part):
+    (x, y), row_weights = part
+    return loss(params, ((x - x.mean(0), y), row_weights))
+
+
+class TestTheGradientOfTheDataIsNoProblem:
+    """A loss of any form is right if its decoded gradient is that on the data."""
+
+    data = tuple(leaf[:18] for leaf in DATA)
+    parts = jaxwgc.partition(data, 6)
+    averaged = jaxwgc.weighted(CODE, np.full(6, 1 / 6))
+
+    def assert_ok(self, report):
+        assert report.ok, report
+        np.testing.assert_allclose(report.gradient_ratio, 1, rtol=1e-4)
+        assert report.gradient_error < 1e-4
+
+    @pytest.mark.parametrize("penalty", [0, 20])
+    def test_with_weights_that_average_the_parts(self, penalty):
+        def penalised(params, part):
+            return mean(params, part) + penalty * params["b"] ** 2
+
+        def without_row_weights(params, rows):
+            return jnp.mean(errors(params, rows)) + penalty * params["b"] ** 2
+
+        for loss_of_part, parts in (
+            (penalised, self.parts),
+            (without_row_weights, self.parts[0]),
+        ):
+            self.assert_ok(check(loss_of_part, parts, self.data, self.averaged, ONES))
+
+    @pytest.mark.parametrize("loss_of_part", [mean, regularised, centred])
+    def test_with_one_part(self, loss_of_part):
+        parts = jaxwgc.partition(self.data, 1)
+        code = codes.uncoded(1, 1)
+        self.assert_ok(check(loss_of_part, parts, self.data, code, ONES))
+
+    def test_of_the_loss_that_training_should_minimise(self):
+        def divided(params, part):
+            return mean(params, part) / 6 + 20 * params["b"] ** 2 / 6
+
+        def minimised(params, rows):
+            return mean(params, rows) + 20 * params["b"] ** 2
+
+        options = {"parts": self.parts, "data": self.data, "params": ONES}
+        self.assert_ok(check(divided, whole_loss=minimised, **options))
+        # The mean is not divided by the number of parts here.
+        problem = problem_of(check(mean, whole_loss=mean, **options))
+        assert "loss is a mean over the rows of a part" in problem
+
+
 class TestLosses:
     def test_a_mean_over_the_rows_of_a_part(self):
-        report = check(lambda params, part: loss(params, part) / part[1].sum())
+        report = check(mean)
         assert "mean over the rows of a part" in problem_of(report)
         # 6 parts, up to what padding does.
         np.testing.assert_allclose(report.gradient_ratio, 6, rtol=0.1)
@@ -114,18 +184,23 @@ class TestLosses:
         assert "4 rows of weight 0 has no finite gradient" in problem
 
     def test_a_regulariser_inside(self):
-        """It is found even if it is small and has no gradient at the parameters."""
-        problem = problem_of(
-            loss=lambda params, part: loss(params, part) + 1e-6 * params["b"] ** 2
-        )
+        problem = problem_of(loss=regularised, params=ONES)
         assert "a regulariser inside the loss" in problem
         assert "counted 6 times" in problem
 
-    def test_rows_that_see_each_other(self):
-        def centred(params, part):
-            (x, y), row_weights = part
-            return loss(params, ((x - x.mean(0), y), row_weights))
+    @pytest.mark.parametrize("place", ["a part", "the data"])
+    def test_gradients_that_are_not_finite(self, place):
+        def divided(params, part):
+            is_data = len(part[1]) > 4
+            zero = 0.0 * params["b"]
+            is_wrong = is_data == (place == "the data")
+            return loss(params, part) + (zero / zero if is_wrong else zero)
 
+        problem = problem_of(loss=divided)
+        where = "the whole data" if place == "the data" else "6 of 6 parts"
+        assert problem.startswith(f"the gradient is NaN or infinite for {where}")
+
+    def test_rows_that_see_each_other(self):
         # Twice the same rows have the same mean.
         assert "Rows must not interact" in problem_of(loss=centred)
 
@@ -299,8 +374,8 @@ def sum_of_errors(params, rows):
     return jnp.sum(errors(params, rows))
 
 
-def check_batches(loss=sum_of_errors, batches=rows_of_step):
-    return jaxwgc.check_step(loss, CODE, PARAMS, batches=batches)
+def check_batches(loss=sum_of_errors, batches=rows_of_step, **options):
+    return jaxwgc.check_step(loss, CODE, PARAMS, batches=batches, **options)
 
 
 def test_batches_of_a_cluster_are_right():
@@ -309,8 +384,18 @@ def test_batches_of_a_cluster_are_right():
     assert abs(report.gradient_ratio - 1) < 1e-4
 
 
-def test_mean_over_the_rows_of_a_batch_is_named():
-    report = check_batches(lambda params, rows: jnp.mean(errors(params, rows)))
+def test_mean_over_the_rows_of_a_batch_may_have_any_factor():
+    """It may be divided by the number of parts, or not: only `whole_loss` tells."""
+    mean_of_batch = lambda params, rows: jnp.mean(errors(params, rows))  # noqa: E731
+    divided = lambda params, rows: mean_of_batch(params, rows) / 6  # noqa: E731
+    for loss_of_part, ratio in ((divided, 1), (mean_of_batch, 6)):
+        report = check_batches(loss_of_part)
+        assert report.ok, report
+        assert report.gradient_error < 1e-4
+        np.testing.assert_allclose(report.gradient_ratio, 6, rtol=1e-4)
+        report = check_batches(loss_of_part, whole_loss=mean_of_batch)
+        assert report.ok == (ratio == 1)
+        np.testing.assert_allclose(report.gradient_ratio, ratio, rtol=1e-4)
     assert "loss is a mean over the rows of a part" in problem_of(report)
 
 

@@ -1,5 +1,6 @@
 """Mistakes before the aggregator, measured through any optimizer behind it."""
 
+import jax
 import optax
 import pytest
 
@@ -28,3 +29,11 @@ def test_behind_the_aggregator(name):
         probe = OptimizerProbe(chain(BEHIND[name], before=before), CODE, ONES)
         for mistake, share in probe.measure(gradients)._asdict().items():
             assert share > 0.2 if mistake in expected else share < 1e-3
+
+
+def test_clipping_of_small_gradients():
+    """A threshold counts that the gradients of other steps may reach."""
+    gradients = jax.tree.map(lambda leaf: 1e-6 * leaf, PARTIAL(ONES, PARTS)[1])
+    clipping = [optax.clip_by_global_norm(1.0), optax.ema(0.9)]
+    probe = OptimizerProbe(chain(BEHIND["sgd"], before=clipping), CODE, ONES)
+    assert probe.measure(gradients).unequal > 0.2

@@ -529,6 +529,102 @@ class EndsAtNaN(stragglers.WaitingRule):
         return times.max() * jnp.nan
 
 
+@dataclasses.dataclass(frozen=True)
+class EndsBefore(stragglers.WaitingRule):
+    def ends(self, times):
+        return times.max() * 0 - 1
+
+
+class Slower(stragglers.bernoulli_slowdown):
+    """A law of the library with an `__init__` and an attribute of its own."""
+
+    def __init__(self, factor):
+        super().__init__(probability=0.0, slowdown=1.0)
+        object.__setattr__(self, "factor", factor)
+
+    def sample(self, key, state, loads):
+        times, state = super().sample(key, state, loads)
+        return self.factor * times, state
+
+
+class Later(stragglers.deadline):
+    """A rule of the library with another attribute."""
+
+    def ends(self, times):
+        return super().ends(times) + self.later
+
+
+def later(seconds):
+    rule = Later(1.5)
+    object.__setattr__(rule, "later", seconds)
+    return rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Times(stragglers.DelayModel):
+    """All objects are equal, and arrays have no hash."""
+
+    times: np.ndarray = dataclasses.field(compare=False)
+
+    def sample(self, key, state, loads):
+        return loads * jnp.asarray(self.times), state
+
+
+@dataclasses.dataclass(frozen=True)
+class EndsAt(stragglers.WaitingRule):
+    """Objects with 1 and 1.0 are equal."""
+
+    second: object
+    seconds: np.ndarray = dataclasses.field(compare=False)
+
+    def is_over(self, times, now):
+        return now >= self.seconds[0] + isinstance(self.second, float)
+
+
+@pytest.mark.parametrize("late", ["cancelled", "busy"])
+def test_classes_of_ones_own_compute_with_all_their_attributes(late):
+    delays = {
+        "1": Slower(1.0),
+        "5": Slower(5.0),
+        "2": Times(np.full(N, 2.0)),
+        "7": Times(np.full(N, 7.0)),
+        "3": stragglers.affine(Times(np.full(N, 3.0))),
+        "4": stragglers.affine(Times(np.full(N, 4.0))),
+    }
+    waiting = {
+        "all": fastest(N),
+        "0.25 s": EndsAt(1, np.array([0.25])),
+        "0.5 s": EndsAt(1, np.array([0.5])),
+        "1.5 s": EndsAt(1.0, np.array([0.5])),
+    }
+    # The first rounds, in which no worker is late. All take at least a second.
+    study = compare(
+        codes={"uncoded": codes.uncoded(N)},
+        delays=delays,
+        waiting=waiting,
+        late=late,
+        num_trials=4,
+        num_rounds=1,
+        keep_trials=True,
+    )
+    first = study.trials["time"][0, :, :, 0]
+    slowest = np.array([float(name) for name in delays])
+    np.testing.assert_allclose(first[:, 0], slowest, rtol=1e-5)
+    for place, end in enumerate([0.25, 0.5, 1.5], start=1):
+        np.testing.assert_allclose(first[:, place], np.minimum(slowest, end), rtol=1e-5)
+
+
+def test_rules_that_inherit_compute_with_their_attributes():
+    times = {"0": later(0.0), "2": later(2.0)}
+    study = compare(delays=[Times(np.full(N, 9.0))], waiting=times, num_trials=4)
+    np.testing.assert_allclose(study.time.mean[0, 0], [1.5, 3.5], rtol=1e-5)
+
+
+def test_eager_ends_of_equal_rules_differ():
+    ends = [EndsAt(1, np.array([end])).ends(np.arange(1.0, 7)) for end in (2.0, 3.0)]
+    np.testing.assert_allclose(ends, [2.0, 3.0], rtol=1e-5)
+
+
 # One code with one message per worker and one with several, for equal assignments.
 BINARY = CODES["cyclic"]
 PARTS = codes.multi_message(BINARY)
@@ -832,7 +928,12 @@ def compare(**changes):
         (
             {"waiting": {"nan": EndsAtNaN()}},
             ValueError,
-            r"waiting\['nan'\] must end rounds at a time .* at nan",
+            r"waiting\['nan'\] must end rounds at times of at least 0.* at nan",
+        ),
+        (
+            {"waiting": {"before": EndsBefore()}},
+            ValueError,
+            r"waiting\['before'\] must end rounds at times of at least 0.* at -1.0",
         ),
         ({"late": "lazy"}, ValueError, "late must be one of"),
         ({"decoder": {"coded": None}}, ValueError, r"names of codes \['uncoded'\]"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxwgc.sketching._conversions import on_mesh_of
 from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 
 # Number of rows in one sequential sum. Longer sums are split, to keep rounding small.
@@ -39,7 +40,11 @@ def _row_by_row(
     Sums are taken in two levels, which keeps rounding small for any number of rows.
     """
     size = max(_SUM_ROWS, num_buckets)
-    zeros = [jnp.zeros((num_buckets, array.shape[1]), array.dtype) for array in arrays]
+    # On a mesh with explicit axes, JAX rejects updates of arrays that are on no mesh.
+    zeros = [
+        on_mesh_of(array, jnp.zeros((num_buckets, array.shape[1]), array.dtype))
+        for array in arrays
+    ]
 
     def add_block(index: Index, totals: list[Array], num_used: int) -> list[Array]:
         def add_row(step: Array, sums: list[Array]) -> list[Array]:

@@ -240,5 +240,7 @@ def _number_array(leaf: Any) -> Any:
     if is_sparse(leaf):
         return _conversions.sparse_matrix("tree", leaf)
     if np.iscomplexobj(leaf):
-        return jnp.asarray(leaf)
-    return _conversions.gathered(_conversions.float_array("tree", leaf))
+        array = jnp.asarray(leaf)
+    else:
+        array = _conversions.float_array("tree", leaf)
+    return _conversions.gathered(array)

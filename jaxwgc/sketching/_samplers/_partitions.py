@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import is_kind
+from jaxwgc.sketching._conversions import gathered
 from jaxwgc.sketching._samplers._normalisation import distribution
 
 
@@ -53,7 +54,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
     """
     _validation.check_all_dense("data", data)
     _validation.check_dtypes("data", data, "numbers, bools or keys")
-    data = jax.tree.map(jnp.asarray, data)
+    data = jax.tree.map(lambda leaf: gathered(jnp.asarray(leaf)), data)
     num_rows = _validation.check_parts("data", data, "N")
     num_parts = _validation.check_up_to("num_parts", num_parts, num_rows=num_rows)
     parts = jax.tree.map(lambda leaf: _split(leaf, num_parts), data)

@@ -49,7 +49,7 @@ def spatial_order(points: ArrayLike) -> Array:
       score sampling", ICLR 2024, algorithm 2, which splits along coordinates in turn or
       along principal directions.
     """
-    points = _conversions.finite_array("points", points)
+    points = _conversions.gathered(_conversions.finite_array("points", points))
     _validation.check_shape("points", points, "(N, p)", ("any", "any"))
     return _order_of_tree(points)
 

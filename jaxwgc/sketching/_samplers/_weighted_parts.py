@@ -215,6 +215,8 @@ def weighted_parts(
                 f"row_weights, {shape}; got shape {np.shape(leaf)}"
             )
     _validation.check_drawn_from("parts", sample.indices, shape[0], "parts")
+    parts = jax.tree.map(lambda leaf: _conversions.gathered(jnp.asarray(leaf)), parts)
+    row_weights = _conversions.gathered(row_weights)
     return _weighted(sample, parts, row_weights, rescaling, scale)
 
 

@@ -123,7 +123,7 @@ def bless(
     _validation.check_number("step", step)
     if step <= 1:
         raise ValueError(f"step must be more than 1; got {step}")
-    points = _conversions.finite_array("data", data)
+    points = _conversions.gathered(_conversions.finite_array("data", data))
     _validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype = diagonal.dtype

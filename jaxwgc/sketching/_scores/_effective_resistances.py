@@ -91,14 +91,14 @@ def effective_resistances(
             )
     if weights is None:
         weights = np.ones(len(ends))
-    conductances = _conversions.float_array("weights", weights)
+    conductances = _conversions.gathered(_conversions.float_array("weights", weights))
     _validation.check_shape("weights", conductances, "(m,)", ends.shape[:1])
     values = _conversions.concrete(weights, conductances.dtype)
     if values is not None:
         is_valid = np.isfinite(values) & (values > 0)
         _validation.check_entries("weights", values, is_valid, "positive and finite")
     # The dtype of the given ends may be too narrow for the number of vertices.
-    vertices = jnp.asarray(ends).astype(jnp.int32)
+    vertices = _conversions.gathered(jnp.asarray(ends).astype(jnp.int32))
     return _resistances(vertices, conductances, num_vertices)
 
 

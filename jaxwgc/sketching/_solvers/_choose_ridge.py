@@ -102,7 +102,7 @@ def choose_ridge(
             "matrix must have at least four rows per column, or be an array on one "
             f"device; got {type(checked).__name__} of shape {checked.shape}"
         )
-    candidates = _conversions.finite_array("ridges", ridges)
+    candidates = _conversions.gathered(_conversions.finite_array("ridges", ridges))
     _validation.check_shape("ridges", candidates, "(num_ridges,)", ("any",))
     candidates = candidates.astype(checked.dtype)
     values = _conversions.concrete(ridges, candidates.dtype)

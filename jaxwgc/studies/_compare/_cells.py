@@ -57,7 +57,7 @@ def simulated(
     """Returns the trials of every cell.
 
     Raises:
-      ValueError: If a rule ends rounds at times that are NaN.
+      ValueError: If a rule ends rounds at times that are NaN or negative.
     """
     trials = {}
     code_names = list(inputs.codes)
@@ -68,11 +68,13 @@ def simulated(
             trials_of_rules = simulate(draws, group.loads, group.waiting, shown.advance)
             for (code, rule), index in group.places.items():
                 trials_of_cell = trials_of_rules[index]
-                if np.isnan(trials_of_cell.time).any():
+                is_valid = trials_of_cell.time >= 0
+                if not is_valid.all():
+                    end = trials_of_cell.time[~is_valid][0]
                     raise ValueError(
-                        f"waiting[{rule_names[rule]!r}] must end rounds at a time or "
-                        f"at infinity; with delays[{name!r}] and "
-                        f"codes[{code_names[code]!r}] a round ends at nan"
+                        f"waiting[{rule_names[rule]!r}] must end rounds at times of at "
+                        f"least 0, or at infinity; with delays[{name!r}] and "
+                        f"codes[{code_names[code]!r}] a round ends at {end}"
                     )
                 trials[code, place, rule] = trials_of_cell
     return trials

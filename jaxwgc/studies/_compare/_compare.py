@@ -62,9 +62,8 @@ def compare(
     `fastest`, `deadline` and `until_decodable`, and in the delay models
     `shifted_exponential`, `pareto`, `weibull`, `log_normal`, `bernoulli_slowdown` and
     `empirical`. Other rules and delay models, e.g. `relative_deadline`, `affine`,
-    `markov` and `unequal_speeds`, compile once for each value of their fields. Your own
-    must be frozen dataclasses or pytrees, and must not change: compiled programs ignore
-    later changes of attributes.
+    `markov`, `unequal_speeds` and your own, compile once for each object. An object
+    must not change: compiled programs ignore later changes of attributes.
 
     Rounds depend on each other if a delay model has a state (`markov`, `empirical`,
     `unequal_speeds`), or if late workers are busy. If this holds for one delay model,

@@ -1,6 +1,7 @@
 """Delay models and waiting rules as arguments of compiled programs.
 
-Models that differ only in numbers share a program.
+Models of the library that differ only in numbers share a program. Any other object has
+its own, since nothing tells what its methods compute with.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import numpy as np
 
 from jaxwgc import stragglers
 from jaxwgc._arrays import dtype_of
-from jaxwgc._pytrees import Static, register
+from jaxwgc._pytrees import ByIdentity, Static, register
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
@@ -33,20 +34,24 @@ class _Numbers:
 @register
 @dataclasses.dataclass(frozen=True)
 class _Constant:
-    """Delay model or rule that is not a pytree: each has its own program."""
+    """Delay model or rule with its own program."""
 
-    model: Static[Any]
+    model: Static[ByIdentity[Any]]
 
 
 def as_argument(model: Any) -> Any:
     """Returns a delay model or waiting rule as a pytree, for compiled functions."""
+    # Classes of the user may inherit from those of the library, with other attributes.
+    package, *_ = type(model).__module__.split(".")
+    if package != "jaxwgc":
+        return _Constant(ByIdentity(model))
     if model.shares_programs:
         fields = {}
         for field in dataclasses.fields(model):
             fields[field.name] = getattr(model, field.name)
         return _Numbers(type(model), fields)
     is_pytree = not jax.tree_util.all_leaves([model])
-    return model if is_pytree else _Constant(model)
+    return model if is_pytree else _Constant(ByIdentity(model))
 
 
 def from_argument(argument: Any) -> Any:
@@ -54,7 +59,7 @@ def from_argument(argument: Any) -> Any:
     if isinstance(argument, _Numbers):
         return argument.kind(**argument.fields)
     if isinstance(argument, _Constant):
-        return argument.model
+        return argument.model.value
     return argument
 
 

@@ -80,13 +80,9 @@ class Waiting:
 
     @property
     def identity(self) -> Hashable:
-        """Value that is equal for equal rounds."""
+        """Value that is equal for the same rule and code, while both exist."""
         code = None if self.code is None else id(self.code)
-        try:
-            hash(self.rule)
-        except TypeError:
-            return id(self.rule), self.late, code
-        return self.rule, self.late, code
+        return id(self.rule), self.late, code
 
 
 class Drawn(NamedTuple):
