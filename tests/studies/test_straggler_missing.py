@@ -46,6 +46,40 @@ def test_a_worker_that_stopped_responding_is_named_with_the_first_round():
     assert "missing since round 952  " in str(report)
 
 
+@pytest.mark.parametrize(
+    ("start", "kind", "sentence"),
+    [
+        (150, "missing since round 150", "no response since round 150."),
+        (0, "missing", "no response in 200 of 200 rounds."),
+    ],
+)
+def test_a_dead_worker_is_named_if_the_others_are_equally_fast(start, kind, sentence):
+    """Equal times look as if workers had waited, which says nothing of the dead one."""
+    times = 1 + 0.05 * np.random.default_rng(0).random((200, 8))
+    times[start:, 5] = np.nan
+    report = jaxwgc.straggler_report(times)
+    assert report.after_barrier
+    expected = ["unknown"] * 8
+    expected[5] = kind
+    assert report.kinds.tolist() == expected
+    assert report.advice.startswith(f"Check worker 5: {sentence}")
+    assert "the workers that responded are equally fast" in report.advice
+    assert f"\n5       {kind}  {200 - start}" in str(report)
+
+
+def test_a_worker_that_takes_part_in_no_more_waits_is_named():
+    waits = np.random.default_rng(0).random((200, 8))
+    waits[150:, 5] = np.nan
+    waits[170] = np.nan
+    report = jaxwgc.straggler_report(waits=waits)
+    expected = ["steady"] * 8
+    expected[5] = "missing since round 150"
+    assert report.kinds.tolist() == expected
+    assert report.advice.startswith("Check worker 5: no response since round 150. ")
+    assert report.missing_p_value[5] < 1e-6
+    assert "\n5       missing since round 150  " in str(report)
+
+
 def test_a_worker_that_stopped_is_named_if_all_lose_responses():
     """Before its end, it loses as many responses as others."""
     times = with_losses(0, 300, share=0.1)

@@ -20,7 +20,7 @@ from jaxwgc.studies._reports._inputs import (
 )
 from jaxwgc.studies._reports._kinds import kinds_of
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
-from jaxwgc.studies._reports._missing import missing_responses
+from jaxwgc.studies._reports._missing import kinds_with_missing, missing_responses
 from jaxwgc.studies._reports._references import reference_times
 from jaxwgc.studies._reports._statistics import (
     longest_times,
@@ -52,8 +52,8 @@ class StragglerReport(NamedTuple):
       kinds: `"steady"`, `"chronic"`, `"fast"`, `"intermittent"`, `"since round 151"`,
         `"fast since round 151"`, `"others faster since round 151"`,
         `"until round 151"`, `"fast until round 151"`, `"missing since round 151"` or,
-        for a worker that never responded, `"missing"`, str (workers,). `"unknown"` if
-        `after_barrier`.
+        for a worker that never responded, `"missing"`, str (workers,). `"unknown"` in
+        place of kinds of speed if `after_barrier`.
       slowdown: Median over rounds of the worker's time divided by that of the median
         worker of the round, (workers,). NaN without responses.
       slowdown_interval: Ends of the 95% interval of `slowdown`, (2, workers), from up
@@ -180,8 +180,7 @@ class StragglerReport(NamedTuple):
     def __str__(self) -> str:
         num_workers = len(self.names)
         if self.after_barrier:
-            size = f"{self.num_rounds} rounds of {num_workers} workers."
-            return "\n\n".join([textwrap.fill(self.advice, 80), size])
+            return self._text_after_barrier
         is_steady = self.kinds == "steady"
         order = np.lexsort((-self.time_lost, is_steady))
         if num_workers > _NUM_ROWS:
@@ -196,15 +195,41 @@ class StragglerReport(NamedTuple):
             f"worker: {self.median_time:.3g}. Time lost: {self.lost_share:.1%}."
         )
         advice = f"{self.advice} jaxwgc.plan compares waiting rules and codes."
-        num_missing = self.missing.sum()
-        if num_missing:
-            advice += f" Missing responses: {num_missing}, which no round waits for."
         table = aligned(rows)
-        # For example, "since round 12" or "from round 12".
-        if re.search(r" round \d", table + advice):
-            advice += " Rounds count from 0."
+        advice += self._notes_on(table + advice)
         paragraphs = [textwrap.fill(totals, 80), table, textwrap.fill(advice, 80)]
         return "\n\n".join(paragraphs)
+
+    @property
+    def _text_after_barrier(self) -> str:
+        """Advice, and a table of the workers with missing responses."""
+        advice = self.advice + self._notes_on(self.advice)
+        size = f"{self.num_rounds} rounds of {len(self.names)} workers."
+        paragraphs = [textwrap.fill(advice, 80), size]
+        most_missing_first = np.argsort(-self.missing, kind="stable")[:_NUM_ROWS]
+        rows = [
+            (
+                str(self.names[worker]),
+                str(self.kinds[worker]),
+                str(self.missing[worker]),
+            )
+            for worker in most_missing_first
+            if self.missing[worker]
+        ]
+        if rows:
+            paragraphs.append(aligned([("worker", "kind", "missing"), *rows]))
+        return "\n\n".join(paragraphs)
+
+    def _notes_on(self, text: str) -> str:
+        """Returns sentences on missing responses and on the rounds in a text."""
+        notes = ""
+        num_missing = self.missing.sum()
+        if num_missing:
+            notes += f" Missing responses: {num_missing}, which no round waits for."
+        # For example, "since round 12" or "from round 12".
+        if re.search(r" round \d", text):
+            notes += " Rounds count from 0."
+        return notes
 
     def _row(self, worker: int) -> tuple[str, ...]:
         """Returns the cells of a worker in the printed table."""
@@ -440,12 +465,9 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
     )
     missing = missing_responses((~np.isnan(table))[rounds])
     if after_barrier:
-        fields["kinds"] = np.full(num_workers, "unknown")
-    else:
-        starts = steps[rounds[missing.first_at_end]].astype(str)
-        fields["kinds"] = np.where(
-            missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
-        )
+        fields["kinds"] = np.where(means.num_responses > 0, "unknown", "missing")
+    first_missing = steps[rounds[missing.first_at_end]]
+    fields["kinds"] = kinds_with_missing(fields["kinds"], missing, first_missing, noun)
     slowdown = median_slowdowns(table, means._replace(medians=references))
     # The interval is that of sampled rounds, and may exclude the median of all rounds.
     low, high = fields["slowdown_interval"]
