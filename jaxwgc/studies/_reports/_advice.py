@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # Share of the round time that different stragglers cost in each round, above which the
 # advice is to wait for fewer workers. This saves some of the time.
 _WORTH_WAITING = 0.2
-# Share of missing responses of workers without many of them, above which the advice
-# mentions it.
+# Share of the responses of workers without many missing ones, and of the rounds with
+# one response, above which the advice mentions them.
 _MANY_MISSING = 0.05
 
 
@@ -74,6 +74,12 @@ def _about_missing(report: StragglerReport) -> list[str]:
     num_lost = int(np.isnan(report.round_medians).sum())
     if num_lost > MISSING * num_rounds:
         sentences.append(f"No worker responded in {num_lost} of {num_rounds} rounds.")
+    num_alone = int(np.sum(np.isfinite(report.times).sum(axis=1) == 1))
+    if num_alone > _MANY_MISSING * num_rounds:
+        sentences.append(
+            f"One worker responded alone in {num_alone} of {num_rounds} rounds, which "
+            "do not show how fast it is."
+        )
     is_other = ~stopped_responding(report) & ~misses_often(report)
     missing_of_others = report.missing[is_other] - num_lost
     num_others = len(missing_of_others)
@@ -141,9 +147,7 @@ def _of_rounds(report: StragglerReport, is_kept: np.ndarray) -> StragglerReport:
         round_medians=means.medians,
         round_time=means.longest,
         median_time=means.median,
-        slowdown=median_slowdowns(
-            times, means._replace(medians=reference_times(times, means))
-        ),
+        slowdown=median_slowdowns(times, reference_times(times, means)),
         last=means.last,
         lost_share=1 - means.median / means.longest,
     )

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 
 from jaxwgc import _tables, _validation
+from jaxwgc.studies._reports._levels import LEAST_RESPONSES
 
 
 class ReportTimes(NamedTuple):
@@ -119,3 +121,39 @@ def numbers_of_rounds(
             "one before. Leave steps out to number the rounds from 0"
         )
     return numbers.astype(np.int64)
+
+
+def check_rounds_are_shared(
+    argument: str, table: np.ndarray, names: np.ndarray
+) -> None:
+    """Raises ValueError if groups of workers take turns, so that they share no round.
+
+    Each worker of a log may count its own steps. A group that follows another one, as
+    if its workers were replaced, is no such case.
+
+    Args:
+      argument: Name of the table.
+      table: (rounds, workers), NaN for no response, with a response in each round.
+      names: Names of workers, str (workers,).
+    """
+    is_response = (~np.isnan(table)).astype(np.float32)
+    num_shared = is_response.T @ is_response
+    _, group_of_worker = scipy.sparse.csgraph.connected_components(num_shared > 0)
+    # All workers of a round are of one group.
+    group_of_round = group_of_worker[is_response.argmax(axis=1)]
+    groups, num_rounds = np.unique(group_of_round, return_counts=True)
+    # Few rounds may have few responses by chance.
+    groups = groups[num_rounds >= LEAST_RESPONSES]
+    turns = group_of_round[np.isin(group_of_round, groups)]
+    num_changes = np.count_nonzero(np.diff(turns))
+    if len(groups) < 2 or num_changes < len(groups):
+        return
+    one, other = (names[group_of_worker == group][0] for group in groups[:2])
+    raise ValueError(
+        f"{argument} must have several workers in each round; got {len(groups)} groups "
+        f"of workers that respond in turns, so that no round compares worker {one} "
+        f"with worker {other}. If each worker counts its own steps, number the times "
+        "of each from 0, with pandas by table['step'] = table.groupby('worker')."
+        "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
+        "reset_index(drop=True)) for a column per worker"
+    )

@@ -28,6 +28,7 @@ class MissingResponses(NamedTuple):
     Attributes:
       p_value: Significance of missing more responses than others, or all of the last
         ones, corrected for workers and tests, (workers,).
+      never_responds: Which workers never responded, bool (workers,).
       is_gone: Which workers responded, but not in the last rounds, by no chance, bool
         (workers,).
       first_at_end: First of these rounds, or the last round without any, int
@@ -35,6 +36,7 @@ class MissingResponses(NamedTuple):
     """
 
     p_value: np.ndarray
+    never_responds: np.ndarray
     is_gone: np.ndarray
     first_at_end: np.ndarray
 
@@ -58,6 +60,7 @@ def missing_responses(is_response: np.ndarray) -> MissingResponses:
     p_values = np.minimum(_p_values_of_counts(num_by_chance), p_end)
     return MissingResponses(
         p_value=np.minimum(p_values * num_tests, 1.0),
+        never_responds=never_responds,
         is_gone=is_gone,
         first_at_end=np.minimum(start, num_rounds - 1),
     )
@@ -86,7 +89,7 @@ def _p_values_of_counts(num_missing: np.ndarray) -> np.ndarray:
 def kinds_with_missing(
     kinds: np.ndarray, missing: MissingResponses, first_missing: np.ndarray, noun: str
 ) -> np.ndarray:
-    """Returns kinds with "missing since round 151" for workers that are gone.
+    """Returns kinds with "missing" and "missing since round 151" where they apply.
 
     Args:
       kinds: Kind of each worker, str (workers,).
@@ -95,7 +98,8 @@ def kinds_with_missing(
       noun: What is counted, "round" or "step".
     """
     kinds_of_gone = f"missing since {noun} " + first_missing.astype(str)
-    return np.where(missing.is_gone, kinds_of_gone, kinds)
+    with_gone = np.where(missing.is_gone, kinds_of_gone, kinds)
+    return np.where(missing.never_responds, "missing", with_gone)
 
 
 def stopped_responding(report: StragglerReport | WaitReport) -> np.ndarray:

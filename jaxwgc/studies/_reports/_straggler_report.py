@@ -14,6 +14,7 @@ from jaxwgc.studies._reports._barrier import is_after_barrier
 from jaxwgc.studies._reports._inputs import (
     ReportTimes,
     aligned_tables,
+    check_rounds_are_shared,
     numbers_of_rounds,
     report_times,
     without_waits,
@@ -387,8 +388,9 @@ def straggler_report(
 
     Raises:
       ValueError: If there are fewer than 2 rounds or workers, times that are not
-        positive, waits that are negative, or no response at all; if `names` or `steps`
-        have another length; if `steps` do not increase; if columns of a DataFrame are
+        positive, waits that are negative, or no response at all; if workers respond in
+        turns, so that no round compares them; if `names` or `steps` have another
+        length; if `steps` do not increase; if columns of a DataFrame are
         unknown or ambiguous.
       TypeError: If `times` or `waits` is not an array of real numbers, or `steps` are
         not integers.
@@ -449,13 +451,14 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
     noun = "step" if has_steps else "round"
     steps = numbers_of_rounds(worker_times.steps, num_rounds)
     rounds = np.flatnonzero(~np.isnan(means.medians))
-    sample = rounds[sampled_rounds(len(rounds))]
-    sampled_times = table[sample]
-    sampled_medians = means.medians[sample]
-    after_barrier = not before_collective and is_after_barrier(
-        sampled_times, sampled_medians
-    )
+    check_rounds_are_shared("times", table[rounds[sampled_rounds(len(rounds))]], labels)
     references = reference_times(table, means)
+    compared = np.flatnonzero(~np.isnan(references))
+    sample = compared[sampled_rounds(len(compared))]
+    sampled_times = table[sample]
+    after_barrier = not before_collective and is_after_barrier(
+        sampled_times, means.medians[sample]
+    )
     log_references = np.log(references[sample])
     fields = kinds_of(
         logs=np.log(sampled_times) - log_references[:, None],
@@ -464,11 +467,13 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
         noun=noun,
     )
     missing = missing_responses((~np.isnan(table))[rounds])
-    if after_barrier:
-        fields["kinds"] = np.where(means.num_responses > 0, "unknown", "missing")
-    first_missing = steps[rounds[missing.first_at_end]]
-    fields["kinds"] = kinds_with_missing(fields["kinds"], missing, first_missing, noun)
-    slowdown = median_slowdowns(table, means._replace(medians=references))
+    fields["kinds"] = kinds_with_missing(
+        np.full(num_workers, "unknown") if after_barrier else fields["kinds"],
+        missing,
+        first_missing=steps[rounds[missing.first_at_end]],
+        noun=noun,
+    )
+    slowdown = median_slowdowns(table, references)
     # The interval is that of sampled rounds, and may exclude the median of all rounds.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(

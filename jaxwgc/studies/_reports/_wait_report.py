@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 
 from jaxwgc.studies._reports import _figures
-from jaxwgc.studies._reports._inputs import waiting_times
+from jaxwgc.studies._reports._inputs import check_rounds_are_shared, waiting_times
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
 from jaxwgc.studies._reports._missing import (
     kinds_with_missing,
@@ -217,6 +217,7 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     if not len(rounds):
         raise ValueError("waits must have at least one number; got none")
     table = table[rounds]
+    check_rounds_are_shared("waits", table, labels)
     # A worker that does not take part is not last.
     filled = np.where(np.isnan(table), np.inf, table)
     ordered = np.sort(filled, axis=1)
@@ -237,10 +238,12 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     p_values = np.minimum(p_values * num_workers, 1)
     missing = missing_responses(takes_part)
     is_late = (p_values < FALSE_ALARMS) & ~missing.is_gone
-    kinds = np.where(is_late, "late", "steady").astype("<U7")
-    kinds[num_missing == num_rounds] = "missing"
-    first_missing = rounds[missing.first_at_end]
-    kinds = kinds_with_missing(kinds, missing, first_missing, noun="round")
+    kinds = kinds_with_missing(
+        np.where(is_late, "late", "steady"),
+        missing,
+        first_missing=rounds[missing.first_at_end],
+        noun="round",
+    )
     shortest_of_others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
     has_others = np.isfinite(shortest_of_others)
     saved = np.where(has_others, shortest_of_others - shortest[:, 0], 0)
