@@ -488,6 +488,13 @@ def test_names_that_are_numbers_are_an_axis():
         study.plot(y="speed")
 
 
+@pytest.mark.parametrize("names", [("1_000", "1e3"), ("1", "1.0"), ("1_2", "3")])
+def test_names_that_are_no_different_numbers_stay_names(names):
+    waiting = dict.fromkeys(names, fastest(6))
+    study = jaxwgc.compare([CODES["uncoded"]], [DELAYS["slow"]], waiting, KEY, 20)
+    assert [*study.to_dataframe().waiting] == [*names]
+
+
 def test_progress():
     calls = []
     jaxwgc.compare(

@@ -80,8 +80,8 @@ def compare(
         model as its name.
       waiting: Waiting rules, or functions of a code that return one, such as
         `stragglers.until_decodable`: a dict with names, or a list. Functions get codes
-        with the decoder of the study. Names that are numbers become a numeric axis of
-        figures, and a numeric column of DataFrames.
+        with the decoder of the study. Names that are different numbers become a
+        numeric axis of figures, and a numeric column of DataFrames.
       key: PRNG key of either kind.
       num_trials: Number of trials of each cell, at least 1. If rounds depend on each
         other, it is rounded up to a multiple of num_rounds.

@@ -95,7 +95,8 @@ class Comparison:
 
         Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
         the mean `error`, the ends of its interval, `error_low` and `error_high`, and
-        `error_standard_error`. Names that are numbers become a numeric column.
+        `error_standard_error`. Names that are different numbers become a numeric
+        column.
 
         Raises:
           ImportError: If pandas (extra `report`) is not installed.
@@ -134,9 +135,9 @@ class Comparison:
         upper limits of exact codes would be the longest bars. They are in the table.
 
         Args:
-          x: `"waiting"`, `"delays"` or `"codes"`. Names that are numbers become a
-            numeric axis. Alternatively a quantity, for curves such as error against
-            time.
+          x: `"waiting"`, `"delays"` or `"codes"`. Names that are different numbers
+            become a numeric axis. Alternatively a quantity, for curves such as error
+            against time.
           y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
             `"work"`.
           log: Whether the y-axis is logarithmic. Means of 0 are gaps.

@@ -80,9 +80,9 @@ def without_waits(times: Any, waits: Any) -> np.ndarray:
 
 def waiting_times(waits: Any) -> np.ndarray:
     """Checks waiting times (rounds, workers), and converts them to float64."""
-    table = _validation.concrete_array("waits", waits, "real numbers").astype(
-        np.float64
-    )
+    seconds = _tables.in_seconds(waits)
+    table = _validation.concrete_array("waits", seconds, "real numbers")
+    table = table.astype(np.float64)
     if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
             "waits must have shape (rounds, workers), with at least 2 rounds; got "

@@ -369,9 +369,10 @@ def straggler_report(
 
     Args:
       times: Times in any unit, (rounds, workers), NaN or infinity if there was no
-        response; e.g. `RayCluster.trace()`. Or (rounds, workers, parts), which are
-        summed over parts. Or a pandas DataFrame: with a column per worker, or with the
-        columns step, worker and seconds.
+        response; e.g. `RayCluster.trace()`. `timedelta64` becomes seconds. Or (rounds,
+        workers, parts), which are summed over parts. Or a pandas DataFrame: with a
+        column per worker, or with the columns, or levels of the index, step, worker and
+        seconds.
       waits: Time that each worker waits for the others, (rounds, workers), at least 0;
         NaN for a worker that did not take part. Or a DataFrame. If `times` are given
         too, they include the waits, which are subtracted.
@@ -390,8 +391,8 @@ def straggler_report(
       ValueError: If there are fewer than 2 rounds or workers, times that are not
         positive, waits that are negative, or no response at all; if workers respond in
         turns, so that no round compares them; if `names` or `steps` have another
-        length; if `steps` do not increase; if columns of a DataFrame are
-        unknown or ambiguous.
+        length; if `steps` do not increase; if columns of a DataFrame are unknown or
+        ambiguous.
       TypeError: If `times` or `waits` is not an array of real numbers, or `steps` are
         not integers.
 
