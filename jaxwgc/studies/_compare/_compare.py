@@ -227,12 +227,11 @@ class _Table(NamedTuple):
         for name, trials in quantities.items():
             if self.trials:
                 self.trials[name][cell] = trials
-            if num_rounds > 1:
-                clusters = trials.reshape(-1, num_rounds)
-                trials = clusters.mean(axis=1, dtype=np.float64)
+            clusters = trials.reshape(-1, num_rounds)
+            means = clusters.mean(axis=1, dtype=np.float64)
             if name == "time":
-                self.time_events[cell] = events_of(trials).number
-            summary = _summary(name, trials)
+                self.time_events[cell] = events_of(means).number
+            summary = _summary(name, means)
             for table, value in zip(self.summaries[name], summary, strict=True):
                 table[cell] = value
 

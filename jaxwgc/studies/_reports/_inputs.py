@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy
 
 from jaxwgc import _tables, _validation
 from jaxwgc.studies._reports._levels import LEAST_RESPONSES
@@ -136,11 +135,10 @@ def check_rounds_are_shared(
       table: (rounds, workers), NaN for no response, with a response in each round.
       names: Names of workers, str (workers,).
     """
-    is_response = (~np.isnan(table)).astype(np.float32)
-    num_shared = is_response.T @ is_response
-    _, group_of_worker = scipy.sparse.csgraph.connected_components(num_shared > 0)
+    is_response = ~np.isnan(table)
+    first_of_group = _first_of_groups(is_response)
     # All workers of a round are of one group.
-    group_of_round = group_of_worker[is_response.argmax(axis=1)]
+    group_of_round = first_of_group[is_response.argmax(axis=1)]
     groups, num_rounds = np.unique(group_of_round, return_counts=True)
     # Few rounds may have few responses by chance.
     groups = groups[num_rounds >= LEAST_RESPONSES]
@@ -148,7 +146,7 @@ def check_rounds_are_shared(
     num_changes = np.count_nonzero(np.diff(turns))
     if len(groups) < 2 or num_changes < len(groups):
         return
-    one, other = (names[group_of_worker == group][0] for group in groups[:2])
+    one, other = names[groups[:2]]
     raise ValueError(
         f"{argument} must have several workers in each round; got {len(groups)} groups "
         f"of workers that respond in turns, so that no round compares worker {one} "
@@ -157,3 +155,22 @@ def check_rounds_are_shared(
         "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
         "reset_index(drop=True)) for a column per worker"
     )
+
+
+def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
+    """Returns the first worker of the group of each worker, int (workers,).
+
+    Workers that respond in one round are of one group.
+
+    Args:
+      is_response: Whether there is a response, bool (rounds, workers).
+    """
+    responses = is_response.astype(np.float32)
+    is_together = responses.T @ responses > 0
+    while True:
+        # Workers of which both are together with a third one.
+        links = is_together.astype(np.float32)
+        is_linked = links @ links > 0
+        if np.array_equal(is_linked, is_together):
+            return is_together.argmax(axis=1)
+        is_together = is_linked
