@@ -217,7 +217,7 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     if not len(rounds):
         raise ValueError("waits must have at least one number; got none")
     table = table[rounds]
-    check_rounds_are_shared("waits", table, labels)
+    check_rounds_are_shared("waits", table[sampled_rounds(len(table))], labels)
     # A worker that does not take part is not last.
     filled = np.where(np.isnan(table), np.inf, table)
     ordered = np.sort(filled, axis=1)
