@@ -53,19 +53,41 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
+def in_seconds(times: Any) -> Any:
+    """Converts an array of timedelta64 to seconds; other values stay as they are."""
+    if getattr(getattr(times, "dtype", None), "kind", "") != "m":
+        return times
+    return np.asarray(times) / np.timedelta64(1, "s")
+
+
 def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
     """Returns the times of workers in a DataFrame; warns about skipped columns.
 
     If the columns are called "worker", as after `pivot(columns="worker")`, all of them
-    are workers.
+    are workers. Levels of a MultiIndex are read as columns.
 
     Args:
       frame: DataFrame with a row per time or a column per worker.
       waits: Whether these are waiting times.
 
     Raises:
-      ValueError: If columns are unknown or ambiguous, or a cell is no number.
+      ValueError: If columns are unknown or ambiguous, or have several levels, if levels
+        of the index have no names, or a cell is no number.
     """
+    if frame.columns.nlevels > 1:
+        raise ValueError(
+            "a table must have one level of column names; got "
+            f"{frame.columns.nlevels} levels. Select the times of all workers, e.g. "
+            "table['seconds']"
+        )
+    if frame.index.nlevels > 1:
+        if None in frame.index.names:
+            raise ValueError(
+                "all levels of a MultiIndex must have names; got "
+                f"{list(frame.index.names)}. Name them, e.g. by "
+                "table.rename_axis(['step', 'worker'])"
+            )
+        frame = frame.reset_index()
     columns_name = str(frame.columns.name or "")
     index_name = str(frame.index.name or "")
     if is_worker_name(index_name) or (columns_name and is_step_name(columns_name)):
@@ -214,6 +236,11 @@ def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
     """Returns which cells are neither numbers nor missing, or raises for the first."""
     if column.dtype.kind in "iuf":
         return np.zeros(len(column), bool)
+    if column.dtype.kind == "m":
+        raise ValueError(
+            f"column {column.name} must have numbers; got {column.dtype}. Convert it "
+            "to seconds by .dt.total_seconds()"
+        )
     is_missing = column.isna().to_numpy()
     is_number = np.array([_is_number(cell) for cell in column], bool)
     is_bad = ~(is_missing | is_number)

@@ -387,11 +387,12 @@ def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
 def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     """Checks measured times and converts them to float64; NaN becomes infinity.
 
-    Returns a copy only if necessary. A DataFrame becomes an array (rounds, workers).
+    Returns a copy only if necessary. A DataFrame becomes an array (rounds, workers),
+    and timedelta64 becomes seconds.
     """
     if _tables.is_frame(times):
         times = _tables.times_of_frame(times).times
-    table = concrete_array("times", times, "real numbers")
+    table = concrete_array("times", _tables.in_seconds(times), "real numbers")
     table = table.astype(np.float64, copy=False)
     if table.ndim not in (2, 3) or len(table) < least_rounds or table.size == 0:
         raise ValueError(

@@ -114,6 +114,37 @@ class TestMonteCarlo:
         assert [len(other) for other in others] == [256, 400, 777]
         np.testing.assert_array_equal(others[-1][:300], first)
 
+    @pytest.mark.parametrize(
+        "trial",
+        [
+            lambda key: jax.random.normal(jax.random.key(3)),
+            lambda key: np.random.default_rng(0).random(),
+            # The key is split, but not used.
+            lambda key: jax.random.normal(KEY, (len(jax.random.split(key, 3)),)),
+        ],
+    )
+    def test_a_trial_that_ignores_its_key_is_told(self, trial):
+        with pytest.warns(UserWarning, match="ignores its key, .* Draw all") as seen:
+            results = jaxwgc.monte_carlo(trial, KEY, 5)
+        assert seen[0].filename == __file__
+        assert np.ptp(results, axis=0).max() == 0
+        with pytest.warns(UserWarning, match="ignores its key"):
+            jax.eval_shape(lambda key: jaxwgc.monte_carlo(trial, key, 5), KEY)
+
+    def test_trials_may_be_equal_by_their_numbers(self):
+        """The error of an exact code is 0 in each trial, and depends on the key."""
+        code = codes.fractional_repetition(4, num_stragglers=1)
+
+        def error(key):
+            received = jnp.arange(4) != jax.random.randint(key, (), 0, 4)
+            return jaxwgc.decoding_error(code, received)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            errors = jaxwgc.monte_carlo(error, KEY, 20)
+            jaxwgc.monte_carlo(lambda key: 1.0, KEY, 1)
+        assert not errors.any()
+
     def test_progress(self):
         calls = []
         jaxwgc.monte_carlo(

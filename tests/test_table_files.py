@@ -482,6 +482,43 @@ def test_a_data_frame_is_taken_as_an_array(name):
     np.testing.assert_allclose(table, seconds, rtol=1e-15)
 
 
+@pytest.mark.parametrize("levels", [["iteration", "rank"], ["rank", "iteration"]])
+def test_levels_of_an_index_are_columns(levels):
+    frame = FRAMES["long"].set_index(levels)
+    table = jaxwgc.stragglers.empirical(frame).table[:, :, -1]
+    expected = np.where(np.isnan(TIMES), np.inf, TIMES)
+    np.testing.assert_allclose(table, expected, rtol=1e-15)
+    assert jaxwgc.straggler_report(frame).names.tolist() == ["2", "9", "10"]
+
+
+def test_levels_without_names_are_rejected_with_what_to_do():
+    frame = FRAMES["long"].set_index(["iteration", "rank"])
+    with pytest.raises(ValueError, match=r"got 2 levels. Select .* table\['seconds'\]"):
+        jaxwgc.straggler_report(frame.unstack())
+    with pytest.raises(ValueError, match=r"Name them, e.g. by table.rename_axis\("):
+        jaxwgc.straggler_report(frame.rename_axis([None, None]))
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_timedelta64_is_read_in_seconds(unit, tmp_path):
+    seconds = np.array([[3.0, 4.0], [5.0, np.nan], [6.0, 9.0]])
+    units_per_second = np.timedelta64(1, "s") // np.timedelta64(1, unit)
+    durations = (units_per_second * seconds).astype(f"timedelta64[{unit}]")
+    np.save(tmp_path / "a.npy", durations)
+    trace = read_trace(tmp_path / "a.npy", FileOptions())
+    report = jaxwgc.straggler_report(trace.times)
+    np.testing.assert_array_equal(report.times, seconds)
+    table = jaxwgc.stragglers.empirical(durations).table[:, :, -1]
+    np.testing.assert_array_equal(table, np.where(np.isnan(seconds), np.inf, seconds))
+    assert jaxwgc.straggler_report(waits=durations).mean_wait[0] == 14 / 3
+
+
+def test_timedelta64_in_a_data_frame_is_rejected_with_what_to_do():
+    frame = pandas.DataFrame({"rank2": [1, 2], "rank9": [3, 4]}).astype("m8[s]")
+    with pytest.raises(ValueError, match=r"rank2.*to seconds by .dt.total_seconds"):
+        jaxwgc.straggler_report(frame)
+
+
 def test_names_of_a_data_frame_can_be_replaced():
     report = jaxwgc.straggler_report(FRAMES["wide"], names=["a", "b", "c"])
     assert report.names.tolist() == ["a", "b", "c"]

@@ -127,9 +127,10 @@ class GradientCode:
           or complex128.
 
         Raises:
-          ValueError: If a shape is wrong, an entry is not finite, or an entry belongs
-            to a part that the worker does not hold. If the residual of a pattern
-            exceeds 1e-6 of the norm of the target, in float64.
+          ValueError: If a shape is wrong, an entry is not finite, an entry belongs to a
+            part that the worker does not hold, or a part with a target has no entry. If
+            the residual of a pattern exceeds 1e-6 of the norm of the target, in
+            float64.
           TypeError: If an argument has the wrong type or is traced.
 
         Example:
@@ -171,6 +172,14 @@ decoders=[LeastSquares])
             raise ValueError(
                 "encoding_matrix must be 0 where assignment is False; got others at "
                 f"{others.tolist()}"
+            )
+        is_lost = ~np.any(matrix != 0, axis=0) & (weights != 0)
+        if is_lost.any():
+            raise ValueError(
+                "encoding_matrix must have a nonzero entry in the column of each part, "
+                "since no message has the gradient of a part otherwise; got zeros for "
+                f"parts {np.flatnonzero(is_lost).tolist()}. Give them to workers, or "
+                "set their target to 0"
             )
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
             check_tolerance(matrix, weights, num_stragglers, check_patterns)

@@ -1,6 +1,7 @@
 """Monte Carlo studies: trials in batches, means and proportions with intervals."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,11 @@ from jaxwgc.studies._progress import Progress
 _DEFAULT_BATCH_SIZE = 256
 # Minimum number of nonnegative results at which intervals are clipped at 0.
 _NUM_OF_ONE_SIGN = 10
+_EQUAL_TRIALS = (
+    "trial ignores its key, so that all trials are equal and their intervals mean "
+    "nothing. Draw all random numbers of the trial from its key, by jax.random: "
+    "numbers from NumPy or from another key are drawn once"
+)
 _trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
 
@@ -37,8 +43,10 @@ def monte_carlo(
     power.) Calls with `devices` compile once each.
 
     Trial i uses the key fold_in(key, i), so that results do not depend on the batch
-    size, and a larger num_trials extends a study. Results move to the host after each
-    batch: the device holds at most one batch.
+    size, and a larger num_trials extends a study. If no result can depend on the key,
+    e.g. since the trial draws from NumPy or from a key of its own, all trials are equal
+    and a warning says so. Results move to the host after each batch: the device holds
+    at most one batch.
 
     Args:
       trial: `trial(key) -> pytree` of arrays; a pure function that supports vmap.
@@ -98,6 +106,8 @@ def monte_carlo(
         return batch
 
     def run_traced():
+        if num_trials > 1 and _ignores_key(trial, key):
+            warnings.warn(_EQUAL_TRIALS, stacklevel=3)
         numbers = jnp.arange(num_trials)[:, None]
         return in_batches(lambda some: batch_of(some[:, 0]), numbers, batch_size)
 
@@ -120,7 +130,30 @@ def monte_carlo(
                 return run_traced()
             batches.append(jax.device_get(batch))
             shown.update(min(start + at_once, num_trials))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_trials], *batches)
+    results = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves)[:num_trials], *batches
+    )
+    if num_trials > 1 and _begins_equal(results) and _ignores_key(trial, key):
+        warnings.warn(_EQUAL_TRIALS, stacklevel=2)
+    return results
+
+
+def _begins_equal(results: Any) -> bool:
+    """Returns whether the first two trials have equal results."""
+    leaves = jax.tree.leaves(results)
+    return all(np.array_equal(leaf[0], leaf[1]) for leaf in leaves)
+
+
+def _ignores_key(trial: Callable[[jax.Array], Any], key: jax.Array) -> bool:
+    """Returns whether no result of a trial can depend on its key."""
+    keys = jax.ShapeDtypeStruct((2, *key.shape), key.dtype)
+    # `jax.vmap` rejects this axis for a result that depends on the mapped argument.
+    with_one_result = jax.vmap(jax.jit(trial), out_axes=None)
+    try:
+        jax.eval_shape(with_one_result, keys)
+    except ValueError:
+        return False
+    return True
 
 
 def _mesh_of(devices: Sequence[Any]) -> Mesh:

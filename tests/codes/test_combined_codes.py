@@ -60,7 +60,14 @@ def test_multi_message_takes_the_part_that_was_taken_least_often(assignment):
     """Against the rule as the docstring has it, for any assignment."""
     num_workers, num_parts = assignment.shape
     matrix = assignment * np.arange(1.0, assignment.size + 1).reshape(assignment.shape)
-    code = codes.multi_message(from_matrix(matrix))
+    code = codes.multi_message(
+        jaxwgc.GradientCode(
+            encoding_matrix=matrix,
+            assignment=assignment,
+            target=np.ones(num_parts),
+            num_stragglers=0,
+        )
+    )
     num_messages = max(1, assignment.sum(1).max())
     assert code.messages_per_worker == num_messages
     turns = np.arange(1, num_messages + 1)
@@ -220,6 +227,25 @@ def test_partially_coded_rejects_codes_that_are_combined_already(code, message):
 def test_from_matrix_rejects_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         from_matrix(**{"encoding_matrix": ROWS, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("matrix", "lost"), [(np.zeros((3, 3)), "[0, 1, 2]"), ([[1, 0], [1, 0]], "[1]")]
+)
+def test_from_matrix_rejects_a_part_that_is_in_no_message(matrix, lost):
+    for assignment in (None, np.ones(np.shape(matrix), bool)):
+        with pytest.raises(
+            ValueError, match="encoding_matrix must .* in the column"
+        ) as seen:
+            from_matrix(matrix, assignment=assignment)
+        assert f"zeros for parts {lost}. Give them to workers" in str(seen.value)
+
+
+def test_from_matrix_takes_a_part_without_workers_if_its_target_is_zero():
+    code = from_matrix(
+        [[1, 0], [1, 0]], num_stragglers=1, target=[1, 0], check_patterns=2
+    )
+    assert code.parts_per_worker.tolist() == [1, 1]
 
 
 def test_from_matrix_rejects_a_complex_target_of_a_real_matrix():

@@ -180,7 +180,13 @@ class TestComponents:
         edges = GRAPHS[name]
         matrix, incident = incidence(edges, 6, 9, 4)
         target = [3.0, 0, 1, 2, 1e-9, 5] if is_weighted else np.ones(6)
-        code = jaxwgc.weighted(jaxwgc.GradientCode.from_matrix(matrix), target)
+        code = jaxwgc.GradientCode(
+            encoding_matrix=matrix,
+            assignment=matrix != 0,
+            target=np.ones(6),
+            num_stragglers=0,
+        )
+        code = jaxwgc.weighted(code, target)
         masks = every_pattern(9, 9) & (np.arange(9) < len(edges))
         weights = np.asarray(components_of(masks, incident, code.target))
         assert not weights[~masks].any()

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.stragglers import deadline, fastest, until_decodable
+from jaxwgc.studies._compare._intervals import summary_of_rounds
 from tests import oracles
 
 KEY = jax.random.key(7)
@@ -110,6 +112,9 @@ def test_means_are_those_of_numpy(study, errors, name, delay, wait):
         np.testing.assert_allclose(
             summary.mean[cell], expected.mean(), rtol=1e-5, atol=5 * spread + 1e-6
         )
+        if quantity == "time" and np.ptp(study.trials["time"][cell]) == 0:
+            assert np.isnan([summary.low[cell], summary.high[cell]]).all()
+            continue
         assert summary.low[cell] <= summary.mean[cell] + 1e-12
         assert summary.high[cell] >= summary.mean[cell] - 1e-12
         # The interval is about as wide as NumPy's spread says.
@@ -296,8 +301,9 @@ def test_clusters_of_dependent_rounds(late):
             is_dependent = delay is MARKOV or late == "busy"
             of_clusters = np.reshape(times, (3, num_rounds)).mean(axis=1)
             summary = jaxwgc.summarize(of_clusters if is_dependent else times)
-            np.testing.assert_allclose(study.time.low[cell], summary.low, rtol=1e-5)
-            np.testing.assert_allclose(study.time.high[cell], summary.high, rtol=1e-5)
+            for name in ("mean", "standard_error"):
+                result = getattr(study.time, name)[cell]
+                np.testing.assert_allclose(result, getattr(summary, name), rtol=1e-5)
 
 
 def by_hand(code, delay, wait, late, num_rounds):
@@ -424,8 +430,10 @@ def test_rounds_that_do_not_decode_wait_for_all():
 def test_the_table_has_a_row_for_each_code_and_rule(study):
     text = str(study)
     assert text.startswith("3,000 rounds per row")
-    assert text.count("\n\n") == len(DELAYS)
-    assert len(text.splitlines()) == 1 + 2 * (1 + 2 + len(CODES) * len(WAITING))
+    # The times of a deadline that always passes are equal, which a note explains.
+    assert text.count("\n\n") == len(DELAYS) + 1
+    assert len(text.splitlines()) == 3 + 2 * (1 + 2 + len(CODES) * len(WAITING))
+    assert "  2.5 *  " in text
     row = next(line for line in text.splitlines() if line.startswith("uncoded"))
     assert f"{study.time.mean[0, 0, 0]:.4g} ± " in row
     assert "0.3333 ± 0 " in row
@@ -486,6 +494,13 @@ def test_names_that_are_numbers_are_an_axis():
     assert axes.get_yscale() == "log"
     with pytest.raises(ValueError, match="y must be one of 'time'"):
         study.plot(y="speed")
+
+
+@pytest.mark.parametrize("names", [("1_000", "1e3"), ("1", "1.0"), ("1_2", "3")])
+def test_names_that_are_no_different_numbers_stay_names(names):
+    waiting = dict.fromkeys(names, fastest(6))
+    study = jaxwgc.compare([CODES["uncoded"]], [DELAYS["slow"]], waiting, KEY, 20)
+    assert [*study.to_dataframe().waiting] == [*names]
 
 
 def test_progress():
@@ -754,6 +769,63 @@ def test_intervals_of_rare_errors():
     limit = jaxwgc.summarize(trials[1] > 0).high
     np.testing.assert_allclose(study.error.high[0, 1, 0], limit / N, rtol=1e-5)
     assert study.error.high[0, 2, 0] == jaxwgc.summarize(trials[2]).high
+
+
+def test_rare_times_that_were_not_seen_have_no_interval():
+    """One of 4,000 rounds takes a thousand times as long, and 20 rounds are drawn."""
+    rare = RareLoss(1 / 4000, time=1000.0)
+    study = compare(delays=[rare], waiting=[fastest(N)], num_trials=20)
+    assert study.time.mean[0, 0, 0] == 1
+    assert np.isnan([study.time.low, study.time.high]).all()
+    assert study.time_events[0, 0, 0] == study.to_dataframe().time_events[0] == 0
+    text = str(study)
+    assert "  1 *  " in text
+    assert "\n\n* All rounds took equally long, or fewer than 10 in effect " in text
+
+
+def test_intervals_of_few_slow_rounds_are_those_of_a_poisson_variable():
+    study = compare(
+        delays=[RareLoss(0.004)],
+        waiting=[fastest(N)],
+        num_trials=1000,
+        keep_trials=True,
+    )
+    num_slow = np.count_nonzero(study.trials["time"] > 1)
+    assert 1 < num_slow < 9
+    assert study.time_events[0, 0, 0] == pytest.approx(num_slow, rel=0.05)
+    ends = [
+        stats.chi2.ppf(0.025, 2 * num_slow) / 2,
+        stats.chi2.ppf(0.975, 2 * num_slow + 2) / 2,
+    ]
+    # A slow round takes 8 seconds more than the others.
+    expected = 1 + 8 * np.array(ends) / 1000
+    result = [study.time.low[0, 0, 0], study.time.high[0, 0, 0]]
+    np.testing.assert_allclose(np.subtract(result, 1), expected - 1, rtol=0.05)
+    row = str(study).splitlines()[-3]
+    assert f" [{result[0]:.4g}, {result[1]:.4g}] *  " in row
+
+
+def test_intervals_of_times_hold_in_95_percent_of_studies():
+    """Five slow rounds are expected; Student's interval holds in 86% of studies."""
+    generator = np.random.default_rng(0)
+    for trials, mean in (
+        (1 + 999.0 * (generator.random((2000, 1000)) < 0.005), 1 + 999 * 0.005),
+        (1 - 0.9 * (generator.random((2000, 1000)) < 0.005), 1 - 0.9 * 0.005),
+        (generator.exponential(size=(2000, 20)), 1.0),
+        (generator.random((2000, 20)), 0.5),
+    ):
+        summaries = [summary_of_rounds(row) for row in trials]
+        holds = [summary.low <= mean <= summary.high for summary in summaries]
+        # The standard error of this share is 0.5%.
+        assert np.mean(holds) > 0.93
+
+
+def test_intervals_without_skewness_are_those_of_student():
+    trials = np.append(np.arange(20.0), 0.5)
+    trials -= trials.mean()
+    symmetric = np.concatenate([10 + trials, 10 - trials])
+    expected = jaxwgc.summarize(symmetric)
+    np.testing.assert_allclose(summary_of_rounds(symmetric), expected, rtol=1e-9)
 
 
 def test_equal_trials_have_an_end_in_tables_and_no_bar_in_figures():

@@ -46,6 +46,40 @@ def test_a_worker_that_stopped_responding_is_named_with_the_first_round():
     assert "missing since round 952  " in str(report)
 
 
+@pytest.mark.parametrize(
+    ("start", "kind", "sentence"),
+    [
+        (150, "missing since round 150", "no response since round 150."),
+        (0, "missing", "no response in 200 of 200 rounds."),
+    ],
+)
+def test_a_dead_worker_is_named_if_the_others_are_equally_fast(start, kind, sentence):
+    """Equal times look as if workers had waited, which says nothing of the dead one."""
+    times = 1 + 0.05 * np.random.default_rng(0).random((200, 8))
+    times[start:, 5] = np.nan
+    report = jaxwgc.straggler_report(times)
+    assert report.after_barrier
+    expected = ["unknown"] * 8
+    expected[5] = kind
+    assert report.kinds.tolist() == expected
+    assert report.advice.startswith(f"Check worker 5: {sentence}")
+    assert "the workers that responded are equally fast" in report.advice
+    assert f"\n5       {kind}  {200 - start}" in str(report)
+
+
+def test_a_worker_that_takes_part_in_no_more_waits_is_named():
+    waits = np.random.default_rng(0).random((200, 8))
+    waits[150:, 5] = np.nan
+    waits[170] = np.nan
+    report = jaxwgc.straggler_report(waits=waits)
+    expected = ["steady"] * 8
+    expected[5] = "missing since round 150"
+    assert report.kinds.tolist() == expected
+    assert report.advice.startswith("Check worker 5: no response since round 150. ")
+    assert report.missing_p_value[5] < 1e-6
+    assert "\n5       missing since round 150  " in str(report)
+
+
 def test_a_worker_that_stopped_is_named_if_all_lose_responses():
     """Before its end, it loses as many responses as others."""
     times = with_losses(0, 300, share=0.1)
@@ -142,6 +176,55 @@ def test_reports_of_short_traces_with_many_missing_responses():
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 assert jaxwgc.straggler_report(times).advice
+
+
+def in_own_rows(times):
+    """Each worker counts its own steps, as runs of a logger may: one time per row."""
+    num_rounds, num_workers = times.shape
+    own = np.full((num_rounds, num_workers, num_workers), np.nan)
+    own[:, range(num_workers), range(num_workers)] = times
+    return own.reshape(-1, num_workers)
+
+
+def test_workers_that_share_no_rounds_are_rejected():
+    times = trace(0, num_rounds=30)
+    times[:, 3] *= 1.6
+    for arguments in (
+        {"times": in_own_rows(times)},
+        {"waits": in_own_rows(times)},
+        {"times": in_own_rows(times), "before_collective": True},
+        # Workers 0 and 1 share rounds, and 2 to 7 do.
+        {"times": np.where(in_groups(range(60)), times.repeat(2, axis=0), np.nan)},
+    ):
+        with pytest.raises(
+            ValueError, match=r"must have several workers in each round"
+        ):
+            jaxwgc.straggler_report(**arguments)
+
+
+def in_groups(rounds):
+    """Returns responses: workers 0 and 1 in even rounds, 2 to 7 in odd ones."""
+    is_even = np.array(rounds)[:, None] % 2 == 0
+    return is_even == (np.arange(8) < 2)
+
+
+def test_workers_that_replace_all_others_share_no_rounds():
+    times = trace(0)
+    times[100:, :4] = np.nan
+    times[:100, 4:] = np.nan
+    report = jaxwgc.straggler_report(times)
+    assert report.kinds.tolist() == ["missing since round 100"] * 4 + ["steady"] * 4
+
+
+def test_a_worker_is_compared_in_rounds_with_others_only():
+    """It counts other steps, and shares a quarter of its rounds with the others."""
+    times = trace(0, num_rounds=100)
+    rounds = np.full((400, 8), np.nan)
+    rounds[0:300:3, 0] = 1.6 * times[:, 0]
+    rounds[0:400:4, 1:] = times[:, 1:]
+    report = jaxwgc.straggler_report(rounds)
+    assert report.slowdown[0] == pytest.approx(1.6, rel=0.06)
+    assert "One worker responded alone in 75 of 400 rounds" in report.advice
 
 
 def test_stalls_are_counted_per_response():

@@ -19,13 +19,16 @@ from jaxwgc.studies._compare._cells import (
 )
 from jaxwgc.studies._compare._comparison import QUANTITIES, Comparison
 from jaxwgc.studies._compare._inputs import checked_inputs
+from jaxwgc.studies._compare._intervals import (
+    events_of,
+    summary_of_errors,
+    summary_of_rounds,
+    summary_of_times,
+)
 from jaxwgc.studies._compare._trials import Schedule
-from jaxwgc.studies._monte_carlo import Summary, student_summary, summarize
+from jaxwgc.studies._monte_carlo import Summary, summarize
 from jaxwgc.studies._progress import Progress
 
-# Number of trials with an error, up to which Student's interval may be too short. It
-# assumes a normal distribution of the mean.
-_FEW_ERRORS = 10
 # Default number of trials per call of a compiled program. Their times need a few MB.
 _BATCH_SIZE = 4096
 
@@ -70,7 +73,12 @@ def compare(
     trials are consecutive rounds of independent clusters, each of which starts with
     idle workers: trial i is round i % num_rounds of cluster i // num_rounds. Intervals
     of delay models with dependent rounds are those of the means of clusters. For them,
-    choose num_trials of at least 20 * num_rounds: fewer clusters give wide intervals.
+    choose num_trials of at least 100 * num_rounds.
+
+    Rare rounds may decide a mean time, e.g. one in a thousand that takes a thousand
+    times as long. Intervals widen if few such rounds were seen, and the table marks the
+    time if they are fewer than 10 in effect (`Comparison.time_events`). Then simulate
+    more rounds. A rare round that was never seen is in no mean and in no interval.
 
     Args:
       codes: Gradient codes for equally many workers: a dict with names, or a list. A
@@ -79,8 +87,8 @@ def compare(
         model as its name.
       waiting: Waiting rules, or functions of a code that return one, such as
         `stragglers.until_decodable`: a dict with names, or a list. Functions get codes
-        with the decoder of the study. Names that are numbers become a numeric axis of
-        figures, and a numeric column of DataFrames.
+        with the decoder of the study. Names that are different numbers become a
+        numeric axis of figures, and a numeric column of DataFrames.
       key: PRNG key of either kind.
       num_trials: Number of trials of each cell, at least 1. If rounds depend on each
         other, it is rounded up to a multiple of num_rounds.
@@ -168,6 +176,7 @@ def compare(
         delays=tuple(inputs.delays),
         waiting=tuple(inputs.rules),
         num_trials=num_trials,
+        time_events=table.time_events,
         trials=table.trials,
         **table.summaries,
     )
@@ -178,11 +187,14 @@ class _Table(NamedTuple):
 
     Attributes:
       summaries: Arrays (codes, delays, waiting) of each quantity.
+      time_events: Effective numbers of rounds, or clusters, that decide the mean time,
+        (codes, delays, waiting).
       trials: Arrays (codes, delays, waiting, num_trials) of each quantity; empty if
         they are not kept.
     """
 
     summaries: dict[str, Summary]
+    time_events: np.ndarray
     trials: dict[str, np.ndarray]
 
     @classmethod
@@ -199,7 +211,7 @@ class _Table(NamedTuple):
             )
             if keep_trials:
                 trials[name] = np.empty((*shape, num_trials))
-        return cls(summaries=summaries, trials=trials)
+        return cls(summaries=summaries, time_events=np.empty(shape), trials=trials)
 
     def fill(
         self, cell: Cell, quantities: dict[str, np.ndarray], num_rounds: int
@@ -214,37 +226,23 @@ class _Table(NamedTuple):
         for name, trials in quantities.items():
             if self.trials:
                 self.trials[name][cell] = trials
-            summary = _summary(name, trials, num_rounds)
+            clusters = trials.reshape(-1, num_rounds)
+            means = clusters.mean(axis=1, dtype=np.float64)
+            if name == "time":
+                self.time_events[cell] = events_of(means).number
+            summary = _summary(name, means)
             for table, value in zip(self.summaries[name], summary, strict=True):
                 table[cell] = value
 
 
-def _summary(name: str, trials: np.ndarray, num_rounds: int) -> Summary:
-    """Returns mean and interval of trials, or of clusters of consecutive trials."""
-    if num_rounds > 1:
-        trials = trials.reshape(-1, num_rounds).mean(axis=1, dtype=np.float64)
+def _summary(name: str, trials: np.ndarray) -> Summary:
+    """Returns mean and interval of independent trials of a quantity."""
     # A mean of infinite times has no interval.
     with np.errstate(invalid="ignore"):
+        if name == "time":
+            return summary_of_times(trials)
         if name == "exact":
             return summarize(trials)
         if name == "error":
-            return _summary_of_errors(trials)
-        return student_summary(trials)
-
-
-def _summary_of_errors(trials: np.ndarray) -> Summary:
-    """Returns the mean of errors, with an interval that holds for few errors.
-
-    The mean error is the probability of an error times the mean size of errors. If few
-    trials have an error, the interval reaches at least to the upper limit of this
-    probability times the mean size. Without any error, the size is that of a round
-    without a gradient, 1.
-    """
-    summary = student_summary(trials)
-    is_error = trials > 0
-    num_errors = np.count_nonzero(is_error)
-    if num_errors > _FEW_ERRORS:
-        return summary
-    size = trials[is_error].mean() if num_errors else 1.0
-    upper_limit = size * summarize(is_error).high
-    return summary._replace(high=np.maximum(summary.high, upper_limit))
+            return summary_of_errors(trials)
+        return summary_of_rounds(trials)

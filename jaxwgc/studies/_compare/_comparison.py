@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.studies._compare import _figures
+from jaxwgc.studies._compare._intervals import FEW_EVENTS
 from jaxwgc.studies._monte_carlo import Summary
 from jaxwgc.studies._reports._text import aligned
 
@@ -24,7 +25,8 @@ class Comparison:
     """Result of `jaxwgc.compare`; `print` shows a table for each delay model.
 
     The table shows means ± half of the interval. If all trials of `error` or `exact`
-    are 0 or 1, it shows the end of the interval, e.g. "< 0.0012" or "> 0.9988".
+    are 0 or 1, it shows the end of the interval, e.g. "< 0.0012" or "> 0.9988". A time
+    with fewer than 10 `time_events` has its interval in brackets, and the mark *.
 
     Each quantity is a `Summary` with NumPy arrays (codes, delays, waiting): the mean,
     the ends of its 95% interval and its standard error, in float64.
@@ -35,7 +37,7 @@ class Comparison:
       waiting: Names of the waiting rules.
       num_trials: Number of simulated rounds per cell.
       time: Duration of a round, in the unit of the delay model; infinite if some rounds
-        never end.
+        never end. If all times are equal, the ends of its interval are NaN.
       error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
         part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
         residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
@@ -50,6 +52,11 @@ class Comparison:
       work: Work of all workers until the end of a round, in passes over the data: 1 if
         every part is processed once. If late workers are busy, the work that they begin
         in a round, since they complete it.
+      time_events: Effective number of rounds that decide the mean time, (codes, delays,
+        waiting); of clusters, if rounds depend on each other. It is k, if k of many
+        rounds differ from the others by equal amounts, and in general the number of
+        rounds over their squared skewness. 0 if all times are equal. If it is below 10,
+        other studies may have other means and intervals.
       trials: Trials of each quantity by name, float64 (codes, delays, waiting,
         num_trials). Empty unless `compare` has `keep_trials=True`.
 
@@ -88,6 +95,7 @@ class Comparison:
     exact: Summary
     messages: Summary
     work: Summary
+    time_events: np.ndarray
     trials: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_dataframe(self) -> "DataFrame":
@@ -95,7 +103,8 @@ class Comparison:
 
         Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
         the mean `error`, the ends of its interval, `error_low` and `error_high`, and
-        `error_standard_error`. Names that are numbers become a numeric column.
+        `error_standard_error`. The last column is `time_events`. Names that are
+        different numbers become a numeric column.
 
         Raises:
           ImportError: If pandas (extra `report`) is not installed.
@@ -119,6 +128,7 @@ class Comparison:
             columns[f"{quantity}_low"] = summary.low.ravel()
             columns[f"{quantity}_high"] = summary.high.ravel()
             columns[f"{quantity}_standard_error"] = summary.standard_error.ravel()
+        columns["time_events"] = self.time_events.ravel()
         return pandas.DataFrame(columns)
 
     def plot(
@@ -134,9 +144,9 @@ class Comparison:
         upper limits of exact codes would be the longest bars. They are in the table.
 
         Args:
-          x: `"waiting"`, `"delays"` or `"codes"`. Names that are numbers become a
-            numeric axis. Alternatively a quantity, for curves such as error against
-            time.
+          x: `"waiting"`, `"delays"` or `"codes"`. Names that are different numbers
+            become a numeric axis. Alternatively a quantity, for curves such as error
+            against time.
           y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
             `"work"`.
           log: Whether the y-axis is logarithmic. Means of 0 are gaps.
@@ -181,6 +191,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         noun = "round" if self.num_trials == 1 else "rounds"
+        has_few_events = (self.time_events < FEW_EVENTS) & np.isfinite(self.time.mean)
         paragraphs = [
             f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval, or "
             "its end if all rounds are 0 (<) or 1 (>)"
@@ -189,12 +200,21 @@ class Comparison:
             rows: list[tuple[str, ...]] = [("code", "waiting", *QUANTITIES)]
             for i, code in enumerate(self.codes):
                 for j, rule in enumerate(self.waiting):
-                    cells = [
-                        _cell(getattr(self, quantity), (i, place, j))
+                    cell = i, place, j
+                    cells = {
+                        quantity: _cell(getattr(self, quantity), cell)
                         for quantity in QUANTITIES
-                    ]
-                    rows.append((code, rule, *cells))
+                    }
+                    if has_few_events[cell]:
+                        cells["time"] = _cell_of_few_events(self.time, cell)
+                    rows.append((code, rule, *cells.values()))
             paragraphs.append(f"{delay}\n{aligned(rows)}")
+        if has_few_events.any():
+            paragraphs.append(
+                f"* All rounds took equally long, or fewer than {FEW_EVENTS} in effect "
+                "decide the mean. Rarer rounds, if there are any, are not in it: "
+                "simulate more."
+            )
         return "\n\n".join(paragraphs)
 
 
@@ -202,6 +222,14 @@ def _numbers_or_names(names: tuple[str, ...]) -> np.ndarray:
     """Returns names as numbers if all of them are numbers."""
     numbers = _figures.numbers_of(names)
     return np.array(names) if numbers is None else numbers
+
+
+def _cell_of_few_events(summary: Summary, place: tuple[int, int, int]) -> str:
+    """Returns a mean, its interval if there is one, and the mark "*"."""
+    low = summary.low[place]
+    high = summary.high[place]
+    interval = "" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]"
+    return f"{summary.mean[place]:.4g}{interval} *"
 
 
 def _cell(summary: Summary, place: tuple[int, int, int]) -> str:

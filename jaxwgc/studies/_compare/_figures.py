@@ -144,12 +144,18 @@ def _wrapped(title: str) -> str:
 
 
 def numbers_of(names: tuple[str, ...]) -> np.ndarray | None:
-    """Returns names as ints or floats, or None if one is not a finite number."""
+    """Returns names as ints or floats, or None if they are no finite numbers.
+
+    The result is also None if two names are one number, as "1" and "1.0".
+    """
+    # float("1_2") is 12.
+    if any("_" in name for name in names):
+        return None
     try:
         numbers = np.array([float(name) for name in names])
     except ValueError:
         return None
-    if not np.isfinite(numbers).all():
+    if not np.isfinite(numbers).all() or len(np.unique(numbers)) < len(names):
         return None
     is_whole = np.all(numbers == numbers.round())
     return numbers.astype(int) if is_whole else numbers

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxwgc.studies._reports._levels import FALSE_ALARMS, MARGIN
+from jaxwgc.studies._reports._levels import MARGIN
 from jaxwgc.studies._reports._lost_time import LastWorkers, last_workers
+from jaxwgc.studies._reports._missing import (
+    MISSING,
+    misses_often,
+    stopped_responding,
+    workers_to_check,
+)
 from jaxwgc.studies._reports._outliers import WORTH, about_outliers, outlying_rounds
 from jaxwgc.studies._reports._references import reference_times
 from jaxwgc.studies._reports._statistics import median_slowdowns, round_means
@@ -19,17 +25,14 @@ if TYPE_CHECKING:
 # Share of the round time that different stragglers cost in each round, above which the
 # advice is to wait for fewer workers. This saves some of the time.
 _WORTH_WAITING = 0.2
-# Share of missing responses above which the advice mentions them: of a worker, and of
-# all other workers.
-_MISSING = 0.01
+# Share of the responses of workers without many missing ones, and of the rounds with
+# one response, above which the advice mentions them.
 _MANY_MISSING = 0.05
 
 
 def advice_of(report: StragglerReport) -> str:
     """Returns recommended actions: workers to check, and what shortens rounds."""
-    sentences = []
-    if not report.after_barrier:
-        sentences += _about_missing(report)
+    sentences = _about_missing(report)
     num_about_missing = len(sentences)
     outliers = outlying_rounds(report)
     if len(outliers):
@@ -66,39 +69,26 @@ def _is_kind(report: StragglerReport, kind: str) -> np.ndarray:
 
 def _about_missing(report: StragglerReport) -> list[str]:
     """Names workers with significantly many missing responses, or says that all do."""
-    sentences = []
-    names = report.names
+    sentences = workers_to_check(report)
     num_rounds = report.num_rounds
-    is_gone = _is_kind(report, "missing since")
-    misses_many = report.missing > _MISSING * num_rounds
-    is_significant = report.missing_p_value < FALSE_ALARMS
-    never_responds = report.kinds == "missing"
-    is_often = ((is_significant & misses_many) | never_responds) & ~is_gone
-    if is_gone.any():
-        # The name of a kind ends with the first round without a response.
-        starts = [kind.split()[-1] for kind in report.kinds[is_gone]]
-        if len(set(starts)) == 1:
-            since = f"{report.noun} {starts[0]}"
-        else:
-            since = f"{report.noun}s {', '.join(starts)}"
-        sentences.append(
-            f"Check {workers_named(names[is_gone])}: no response since {since}."
-        )
-    if is_often.any():
-        at_most = "up to " if is_often.sum() > 1 else ""
-        sentences.append(
-            f"Check {workers_named(names[is_often])}: no response in "
-            f"{at_most}{report.missing[is_often].max()} of {num_rounds} rounds."
-        )
     num_lost = int(np.isnan(report.round_medians).sum())
-    if num_lost > _MISSING * num_rounds:
+    if num_lost > MISSING * num_rounds:
         sentences.append(f"No worker responded in {num_lost} of {num_rounds} rounds.")
-    missing_of_others = report.missing[~is_gone & ~is_often] - num_lost
+    num_alone = int(np.sum(np.isfinite(report.times).sum(axis=1) == 1))
+    if num_alone > _MANY_MISSING * num_rounds:
+        sentences.append(
+            f"One worker responded alone in {num_alone} of {num_rounds} rounds, which "
+            "do not show how fast it is."
+        )
+    is_other = ~stopped_responding(report) & ~misses_often(report)
+    missing_of_others = report.missing[is_other] - num_lost
     num_others = len(missing_of_others)
     num_expected = num_others * (num_rounds - num_lost)
     share = missing_of_others.sum() / max(num_expected, 1)
     if share > _MANY_MISSING:
-        workers = "the other workers" if num_others < len(names) else "all workers"
+        workers = (
+            "the other workers" if num_others < len(report.names) else "all workers"
+        )
         sentences.append(
             f"{share:.0%} of the responses of {workers} are missing, of each worker "
             "about as many as chance explains."
@@ -134,13 +124,14 @@ def _about_barrier(report: StragglerReport) -> str:
     longest = np.fmax.reduce(report.times, axis=1)
     shortest = np.fmin.reduce(report.times, axis=1)
     within = f"{np.nanmedian(1 - shortest / longest):.1%}"
+    workers = "workers that responded" if report.missing.any() else "workers"
     return (
         "These times seem to include the wait for the slowest worker, as after a "
-        "barrier or a collective operation: in each round, all workers took the "
+        f"barrier or a collective operation: in each round, all {workers} took the "
         f"same time (within {within}). They cannot show which worker is slow. "
         "Measure the times before the collective, or the times that each worker waits "
         "in it (waits=, on the command line --waits). If these are times before the "
-        "collective (before_collective=True, --before-collective), the workers are "
+        f"collective (before_collective=True, --before-collective), the {workers} are "
         "equally fast."
     )
 
@@ -156,9 +147,7 @@ def _of_rounds(report: StragglerReport, is_kept: np.ndarray) -> StragglerReport:
         round_medians=means.medians,
         round_time=means.longest,
         median_time=means.median,
-        slowdown=median_slowdowns(
-            times, means._replace(medians=reference_times(times, means))
-        ),
+        slowdown=median_slowdowns(times, reference_times(times, means)),
         last=means.last,
         lost_share=1 - means.median / means.longest,
     )

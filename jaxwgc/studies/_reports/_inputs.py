@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxwgc import _tables, _validation
+from jaxwgc.studies._reports._levels import LEAST_RESPONSES
 
 
 class ReportTimes(NamedTuple):
@@ -78,9 +79,9 @@ def without_waits(times: Any, waits: Any) -> np.ndarray:
 
 def waiting_times(waits: Any) -> np.ndarray:
     """Checks waiting times (rounds, workers), and converts them to float64."""
-    table = _validation.concrete_array("waits", waits, "real numbers").astype(
-        np.float64
-    )
+    seconds = _tables.in_seconds(waits)
+    table = _validation.concrete_array("waits", seconds, "real numbers")
+    table = table.astype(np.float64)
     if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
             "waits must have shape (rounds, workers), with at least 2 rounds; got "
@@ -119,3 +120,57 @@ def numbers_of_rounds(
             "one before. Leave steps out to number the rounds from 0"
         )
     return numbers.astype(np.int64)
+
+
+def check_rounds_are_shared(
+    argument: str, table: np.ndarray, names: np.ndarray
+) -> None:
+    """Raises ValueError if groups of workers take turns, so that they share no round.
+
+    Each worker of a log may count its own steps. A group that follows another one, as
+    if its workers were replaced, is no such case.
+
+    Args:
+      argument: Name of the table.
+      table: (rounds, workers), NaN for no response, with a response in each round.
+      names: Names of workers, str (workers,).
+    """
+    is_response = ~np.isnan(table)
+    first_of_group = _first_of_groups(is_response)
+    # All workers of a round are of one group.
+    group_of_round = first_of_group[is_response.argmax(axis=1)]
+    groups, num_rounds = np.unique(group_of_round, return_counts=True)
+    # Few rounds may have few responses by chance.
+    groups = groups[num_rounds >= LEAST_RESPONSES]
+    turns = group_of_round[np.isin(group_of_round, groups)]
+    num_changes = np.count_nonzero(np.diff(turns))
+    if len(groups) < 2 or num_changes < len(groups):
+        return
+    one, other = names[groups[:2]]
+    raise ValueError(
+        f"{argument} must have several workers in each round; got {len(groups)} groups "
+        f"of workers that respond in turns, so that no round compares worker {one} "
+        f"with worker {other}. If each worker counts its own steps, number the times "
+        "of each from 0, with pandas by table['step'] = table.groupby('worker')."
+        "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
+        "reset_index(drop=True)) for a column per worker"
+    )
+
+
+def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
+    """Returns the first worker of the group of each worker, int (workers,).
+
+    Workers that respond in one round are of one group.
+
+    Args:
+      is_response: Whether there is a response, bool (rounds, workers).
+    """
+    responses = is_response.astype(np.float32)
+    is_together = responses.T @ responses > 0
+    while True:
+        # Workers of which both are together with a third one.
+        links = is_together.astype(np.float32)
+        is_linked = links @ links > 0
+        if np.array_equal(is_linked, is_together):
+            return is_together.argmax(axis=1)
+        is_together = is_linked

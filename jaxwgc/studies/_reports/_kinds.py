@@ -56,7 +56,7 @@ def kinds_of(
     # Bonferroni's correction multiplies by the number of tests.
     p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
     p_change, p_chronic, p_fast, p_stalls = np.minimum(p_values, 1)
-    kinds = np.where(count > 0, "steady", "missing").astype(object)
+    kinds = np.full(logs.shape[1], "steady", dtype=object)
     kinds[p_stalls < FALSE_ALARMS] = "intermittent"
     kinds[p_fast < FALSE_ALARMS] = "fast"
     kinds[p_chronic < FALSE_ALARMS] = "chronic"

@@ -21,6 +21,9 @@ _TOLERANCE = 1e-4
 def reference_times(times: np.ndarray, means: RoundMeans) -> np.ndarray:
     """Returns the time of the median worker of each round, (rounds,).
 
+    A worker that responds alone in a round cannot be compared there, and the time is
+    NaN, unless all rounds are such.
+
     If more than a fifth of the responses are missing, the median of a round would be
     that of other workers in each round. Times are then modelled as a product of a round
     and a worker, by alternating medians (Tukey's median polish of logarithms): each
@@ -30,15 +33,18 @@ def reference_times(times: np.ndarray, means: RoundMeans) -> np.ndarray:
       times: (rounds, workers), NaN for no response.
       means: Means of these times.
     """
+    if not means.is_shared.any():
+        return means.medians
     has_response = ~np.isnan(means.medians)
     responds = means.num_responses > 0
     num_responses = means.num_responses[responds]
     share = 1 - num_responses.mean() / has_response.sum()
     if share <= _MANY_MISSING:
-        return means.medians
-    rounds = np.flatnonzero(has_response)
+        return np.where(means.is_shared, means.medians, np.nan)
+    rounds = np.flatnonzero(means.is_shared)
     slowdowns = _polished_slowdowns(times[rounds[sampled_rounds(len(rounds))]])
-    return round_means(times / slowdowns).medians
+    medians = round_means(times / slowdowns).medians
+    return np.where(means.is_shared, medians, np.nan)
 
 
 def _polished_slowdowns(times: np.ndarray) -> np.ndarray:
@@ -46,11 +52,10 @@ def _polished_slowdowns(times: np.ndarray) -> np.ndarray:
 
     The median worker has slowdown 1, and so has a worker without responses.
     """
-    means = round_means(times)
     slowdowns = np.ones(times.shape[1])
     for _ in range(_NUM_ITERATIONS):
         medians = round_means(times / slowdowns).medians
-        updated = median_slowdowns(times, means._replace(medians=medians))
+        updated = median_slowdowns(times, medians)
         ordered = np.sort(updated[~np.isnan(updated)])
         updated = np.nan_to_num(updated / ordered[(len(ordered) - 1) // 2], nan=1.0)
         change = np.max(np.abs(np.log(updated / slowdowns)))

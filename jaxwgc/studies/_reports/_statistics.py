@@ -23,6 +23,7 @@ class RoundMeans(NamedTuple):
       medians: Time of the median worker in each round, (rounds,). NaN for rounds
         without responses.
       num_responses: Number of responses of each worker, int (workers,).
+      is_shared: Rounds in which several workers respond, bool (rounds,).
       longest: Mean time of the last worker.
       mean: Mean time of a worker.
       median: Mean time of the median worker.
@@ -34,6 +35,7 @@ class RoundMeans(NamedTuple):
 
     medians: np.ndarray
     num_responses: np.ndarray
+    is_shared: np.ndarray
     longest: float
     mean: float
     median: float
@@ -66,6 +68,7 @@ def round_means(times: np.ndarray) -> RoundMeans:
     second = np.empty(num_rounds)
     medians = np.empty(num_rounds)
     means = np.empty(num_rounds)
+    is_shared = np.empty(num_rounds, dtype=bool)
     last_worker = np.empty(num_rounds, dtype=int)
     num_last = np.zeros(num_workers)
     num_responses = np.zeros(num_workers, dtype=int)
@@ -73,6 +76,7 @@ def round_means(times: np.ndarray) -> RoundMeans:
         block = times[rows]
         is_response = ~np.isnan(block)
         count = is_response.sum(axis=1)
+        is_shared[rows] = count > 1
         # NaNs come last. If two workers are in the middle, the faster one is the median
         # worker.
         ordered = np.sort(block, axis=1)
@@ -96,6 +100,7 @@ def round_means(times: np.ndarray) -> RoundMeans:
     return RoundMeans(
         medians=medians,
         num_responses=num_responses,
+        is_shared=is_shared,
         longest=mean_of(longest),
         mean=mean_of(means),
         median=mean_of(medians),
@@ -157,15 +162,16 @@ def longest_times(times: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return longest
 
 
-def median_slowdowns(times: np.ndarray, means: RoundMeans) -> np.ndarray:
+def median_slowdowns(times: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Returns median slowdowns: times divided by the times of the median worker.
 
     Args:
       times: (rounds, workers), NaN for no response.
-      means: Means of these times.
+      references: Time of the median worker in each round, (rounds,). NaN for rounds
+        that are left out.
 
     Returns:
-      (workers,), NaN without responses.
+      (workers,), NaN without responses in these rounds.
     """
     num_rounds, num_workers = times.shape
     slowdowns = np.full(num_workers, np.nan)
@@ -174,9 +180,9 @@ def median_slowdowns(times: np.ndarray, means: RoundMeans) -> np.ndarray:
         columns = times[:, start : start + _NUM_COLUMNS].T
         # Ratios beyond the range of floats are infinite.
         with np.errstate(over="ignore"):
-            ratios = np.divide(columns, means.medians, out=buffer[: len(columns)])
+            ratios = np.divide(columns, references, out=buffer[: len(columns)])
         for worker, row in enumerate(ratios, start):
-            count = means.num_responses[worker]
+            count = np.count_nonzero(~np.isnan(row))
             if count:
                 # NaNs come last.
                 middle = [(count - 1) // 2, count // 2]

@@ -14,13 +14,14 @@ from jaxwgc.studies._reports._barrier import is_after_barrier
 from jaxwgc.studies._reports._inputs import (
     ReportTimes,
     aligned_tables,
+    check_rounds_are_shared,
     numbers_of_rounds,
     report_times,
     without_waits,
 )
 from jaxwgc.studies._reports._kinds import kinds_of
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
-from jaxwgc.studies._reports._missing import missing_responses
+from jaxwgc.studies._reports._missing import kinds_with_missing, missing_responses
 from jaxwgc.studies._reports._references import reference_times
 from jaxwgc.studies._reports._statistics import (
     longest_times,
@@ -52,8 +53,8 @@ class StragglerReport(NamedTuple):
       kinds: `"steady"`, `"chronic"`, `"fast"`, `"intermittent"`, `"since round 151"`,
         `"fast since round 151"`, `"others faster since round 151"`,
         `"until round 151"`, `"fast until round 151"`, `"missing since round 151"` or,
-        for a worker that never responded, `"missing"`, str (workers,). `"unknown"` if
-        `after_barrier`.
+        for a worker that never responded, `"missing"`, str (workers,). `"unknown"` in
+        place of kinds of speed if `after_barrier`.
       slowdown: Median over rounds of the worker's time divided by that of the median
         worker of the round, (workers,). NaN without responses.
       slowdown_interval: Ends of the 95% interval of `slowdown`, (2, workers), from up
@@ -180,8 +181,7 @@ class StragglerReport(NamedTuple):
     def __str__(self) -> str:
         num_workers = len(self.names)
         if self.after_barrier:
-            size = f"{self.num_rounds} rounds of {num_workers} workers."
-            return "\n\n".join([textwrap.fill(self.advice, 80), size])
+            return self._text_after_barrier
         is_steady = self.kinds == "steady"
         order = np.lexsort((-self.time_lost, is_steady))
         if num_workers > _NUM_ROWS:
@@ -196,15 +196,41 @@ class StragglerReport(NamedTuple):
             f"worker: {self.median_time:.3g}. Time lost: {self.lost_share:.1%}."
         )
         advice = f"{self.advice} jaxwgc.plan compares waiting rules and codes."
-        num_missing = self.missing.sum()
-        if num_missing:
-            advice += f" Missing responses: {num_missing}, which no round waits for."
         table = aligned(rows)
-        # For example, "since round 12" or "from round 12".
-        if re.search(r" round \d", table + advice):
-            advice += " Rounds count from 0."
+        advice += self._notes_on(table + advice)
         paragraphs = [textwrap.fill(totals, 80), table, textwrap.fill(advice, 80)]
         return "\n\n".join(paragraphs)
+
+    @property
+    def _text_after_barrier(self) -> str:
+        """Advice, and a table of the workers with missing responses."""
+        advice = self.advice + self._notes_on(self.advice)
+        size = f"{self.num_rounds} rounds of {len(self.names)} workers."
+        paragraphs = [textwrap.fill(advice, 80), size]
+        most_missing_first = np.argsort(-self.missing, kind="stable")[:_NUM_ROWS]
+        rows = [
+            (
+                str(self.names[worker]),
+                str(self.kinds[worker]),
+                str(self.missing[worker]),
+            )
+            for worker in most_missing_first
+            if self.missing[worker]
+        ]
+        if rows:
+            paragraphs.append(aligned([("worker", "kind", "missing"), *rows]))
+        return "\n\n".join(paragraphs)
+
+    def _notes_on(self, text: str) -> str:
+        """Returns sentences on missing responses and on the rounds in a text."""
+        notes = ""
+        num_missing = self.missing.sum()
+        if num_missing:
+            notes += f" Missing responses: {num_missing}, which no round waits for."
+        # For example, "since round 12" or "from round 12".
+        if re.search(r" round \d", text):
+            notes += " Rounds count from 0."
+        return notes
 
     def _row(self, worker: int) -> tuple[str, ...]:
         """Returns the cells of a worker in the printed table."""
@@ -343,9 +369,10 @@ def straggler_report(
 
     Args:
       times: Times in any unit, (rounds, workers), NaN or infinity if there was no
-        response; e.g. `RayCluster.trace()`. Or (rounds, workers, parts), which are
-        summed over parts. Or a pandas DataFrame: with a column per worker, or with the
-        columns step, worker and seconds.
+        response; e.g. `RayCluster.trace()`. `timedelta64` becomes seconds. Or (rounds,
+        workers, parts), which are summed over parts. Or a pandas DataFrame: with a
+        column per worker, or with the columns, or levels of the index, step, worker and
+        seconds.
       waits: Time that each worker waits for the others, (rounds, workers), at least 0;
         NaN for a worker that did not take part. Or a DataFrame. If `times` are given
         too, they include the waits, which are subtracted.
@@ -362,9 +389,10 @@ def straggler_report(
 
     Raises:
       ValueError: If there are fewer than 2 rounds or workers, times that are not
-        positive, waits that are negative, or no response at all; if `names` or `steps`
-        have another length; if `steps` do not increase; if columns of a DataFrame are
-        unknown or ambiguous.
+        positive, waits that are negative, or no response at all; if workers respond in
+        turns, so that no round compares them; if `names` or `steps` have another
+        length; if `steps` do not increase; if columns of a DataFrame are unknown or
+        ambiguous.
       TypeError: If `times` or `waits` is not an array of real numbers, or `steps` are
         not integers.
 
@@ -424,13 +452,14 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
     noun = "step" if has_steps else "round"
     steps = numbers_of_rounds(worker_times.steps, num_rounds)
     rounds = np.flatnonzero(~np.isnan(means.medians))
-    sample = rounds[sampled_rounds(len(rounds))]
-    sampled_times = table[sample]
-    sampled_medians = means.medians[sample]
-    after_barrier = not before_collective and is_after_barrier(
-        sampled_times, sampled_medians
-    )
+    check_rounds_are_shared("times", table[rounds[sampled_rounds(len(rounds))]], labels)
     references = reference_times(table, means)
+    compared = np.flatnonzero(~np.isnan(references))
+    sample = compared[sampled_rounds(len(compared))]
+    sampled_times = table[sample]
+    after_barrier = not before_collective and is_after_barrier(
+        sampled_times, means.medians[sample]
+    )
     log_references = np.log(references[sample])
     fields = kinds_of(
         logs=np.log(sampled_times) - log_references[:, None],
@@ -439,14 +468,13 @@ def _report(worker_times: ReportTimes, before_collective: bool) -> StragglerRepo
         noun=noun,
     )
     missing = missing_responses((~np.isnan(table))[rounds])
-    if after_barrier:
-        fields["kinds"] = np.full(num_workers, "unknown")
-    else:
-        starts = steps[rounds[missing.first_at_end]].astype(str)
-        fields["kinds"] = np.where(
-            missing.is_gone, f"missing since {noun} " + starts, fields["kinds"]
-        )
-    slowdown = median_slowdowns(table, means._replace(medians=references))
+    fields["kinds"] = kinds_with_missing(
+        np.full(num_workers, "unknown") if after_barrier else fields["kinds"],
+        missing,
+        first_missing=steps[rounds[missing.first_at_end]],
+        noun=noun,
+    )
+    slowdown = median_slowdowns(table, references)
     # The interval is that of sampled rounds, and may exclude the median of all rounds.
     low, high = fields["slowdown_interval"]
     fields["slowdown_interval"] = np.array(

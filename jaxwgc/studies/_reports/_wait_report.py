@@ -8,8 +8,14 @@ import numpy as np
 import scipy
 
 from jaxwgc.studies._reports import _figures
-from jaxwgc.studies._reports._inputs import waiting_times
+from jaxwgc.studies._reports._inputs import check_rounds_are_shared, waiting_times
 from jaxwgc.studies._reports._levels import FALSE_ALARMS
+from jaxwgc.studies._reports._missing import (
+    kinds_with_missing,
+    missing_responses,
+    stopped_responding,
+    workers_to_check,
+)
 from jaxwgc.studies._reports._statistics import (
     batch_errors,
     batch_means,
@@ -41,7 +47,8 @@ class WaitReport(NamedTuple):
     Attributes:
       names: Name of each worker, str (workers,).
       kinds: `"late"` if the worker is last in significantly more rounds than an equal
-        share, `"steady"`, or `"missing"` if it took part in no round, str (workers,).
+        share, `"steady"`, `"missing since round 151"` or, if it took part in no round,
+        `"missing"`, str (workers,).
       last: Share of rounds in which the worker waits least, (workers,).
       last_p_value: Significance of `last`, corrected for the number of workers,
         (workers,).
@@ -50,6 +57,8 @@ class WaitReport(NamedTuple):
         the last of the others, (workers,).
       time_lost_error: Half of the width of its 95% interval, (workers,).
       missing: Number of rounds in which the worker did not take part, int (workers,).
+      missing_p_value: Significance of missing more rounds than other workers, or all of
+        the last ones; corrected for the number of tests, (workers,).
       num_rounds: Number of rounds.
       round_wait: Mean over rounds and workers of the time that a worker waits.
       time_saved: Mean time by which a round would be shorter if all workers of kind
@@ -82,6 +91,7 @@ class WaitReport(NamedTuple):
     time_lost: np.ndarray
     time_lost_error: np.ndarray
     missing: np.ndarray
+    missing_p_value: np.ndarray
     num_rounds: int
     round_wait: float
     time_saved: float
@@ -90,6 +100,11 @@ class WaitReport(NamedTuple):
     @property
     def advice(self) -> str:
         """Recommended action: workers to check, and the time that this saves."""
+        return " ".join([*workers_to_check(self), self._advice_on_late_workers])
+
+    @property
+    def _advice_on_late_workers(self) -> str:
+        """Names late workers, and the time that a round would be shorter."""
         is_late = self.kinds == "late"
         if not is_late.any():
             return self._advice_without_late_workers
@@ -120,9 +135,14 @@ class WaitReport(NamedTuple):
             f"worker waits {self.round_wait:.3g} per round."
         )
 
+    @property
+    def noun(self) -> str:
+        """Name of what is counted, "round"."""
+        return "round"
+
     def __str__(self) -> str:
         num_workers = len(self.names)
-        order = np.lexsort((-self.last, self.kinds != "late"))[:_NUM_ROWS]
+        order = np.lexsort((-self.last, self.kinds == "steady"))[:_NUM_ROWS]
         rows = [("worker", "kind", "last in", "mean wait", "time lost", "missing")]
         for worker in order:
             lost = f"{self.time_lost[worker]:.3g} ± {self.time_lost_error[worker]:.2g}"
@@ -141,10 +161,13 @@ class WaitReport(NamedTuple):
             f"{self.num_rounds} rounds of {num_workers} workers{shown}, waiting times. "
             f"Mean wait: {self.round_wait:.3g}."
         )
+        advice = self.advice
+        if stopped_responding(self).any():
+            advice += " Rounds count from 0."
         paragraphs = [
             textwrap.fill(totals, 80),
             aligned(rows),
-            textwrap.fill(self.advice, 80),
+            textwrap.fill(advice, 80),
         ]
         return "\n\n".join(paragraphs)
 
@@ -180,7 +203,7 @@ class WaitReport(NamedTuple):
             ),
             names=self.names,
             steps=np.arange(self.num_rounds),
-            noun="round",
+            noun=self.noun,
         )
 
 
@@ -189,10 +212,12 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     table = waiting_times(waits)
     num_rounds, num_workers = table.shape
     labels = worker_labels(names, table, argument="waits")
-    missing = np.isnan(table).sum(axis=0)
-    table = table[~np.isnan(table).all(axis=1)]
-    if not len(table):
+    num_missing = np.isnan(table).sum(axis=0)
+    rounds = np.flatnonzero(~np.isnan(table).all(axis=1))
+    if not len(rounds):
         raise ValueError("waits must have at least one number; got none")
+    table = table[rounds]
+    check_rounds_are_shared("waits", table[sampled_rounds(len(table))], labels)
     # A worker that does not take part is not last.
     filled = np.where(np.isnan(table), np.inf, table)
     ordered = np.sort(filled, axis=1)
@@ -208,12 +233,17 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     chances = 1 / takes_part.sum(axis=1)
     p_values = np.ones(num_workers)
     for worker in np.flatnonzero(takes_part.any(axis=0)):
-        rounds = takes_part[:, worker]
-        p_values[worker] = _p_value(turns[rounds, worker], chances[rounds])
+        is_here = takes_part[:, worker]
+        p_values[worker] = _p_value(turns[is_here, worker], chances[is_here])
     p_values = np.minimum(p_values * num_workers, 1)
-    is_late = p_values < FALSE_ALARMS
-    kinds = np.where(is_late, "late", "steady").astype("<U7")
-    kinds[missing == num_rounds] = "missing"
+    missing = missing_responses(takes_part)
+    is_late = (p_values < FALSE_ALARMS) & ~missing.is_gone
+    kinds = kinds_with_missing(
+        np.where(is_late, "late", "steady"),
+        missing,
+        first_missing=rounds[missing.first_at_end],
+        noun="round",
+    )
     shortest_of_others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
     has_others = np.isfinite(shortest_of_others)
     saved = np.where(has_others, shortest_of_others - shortest[:, 0], 0)
@@ -224,10 +254,11 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
         kinds=kinds,
         last=turns.mean(axis=0),
         last_p_value=p_values,
-        mean_wait=np.where(missing < num_rounds, means, np.nan),
+        mean_wait=np.where(num_missing < num_rounds, means, np.nan),
         time_lost=lost,
         time_lost_error=lost_error,
-        missing=missing,
+        missing=num_missing,
+        missing_p_value=missing.p_value,
         num_rounds=num_rounds,
         round_wait=float(np.nanmean(table)),
         time_saved=float(saved.mean()),
