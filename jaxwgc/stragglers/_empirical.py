@@ -86,6 +86,7 @@ def empirical(
     table = _validation.measured_times(times)
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
+    at_loads = (1.0,)
     if measured_at is None:
         worker_loads = _positive_loads(loads, num_workers=table.shape[1])
         if table.ndim == 2:
@@ -95,11 +96,13 @@ def empirical(
         else:
             part_times = table
             largest_load = np.max(worker_loads)
+            at_loads = ()
         # Seconds from the start to the end of the first, second, ... part.
         seconds = part_times.cumsum(-1)
         known_loads = np.linspace(0, largest_load, seconds.shape[2] + 1)[1:]
     else:
         known_loads = _increasing_loads(measured_at, table)
+        at_loads = tuple(known_loads.tolist())
         worker_loads = _positive_loads(loads, num_workers=table.shape[2])
         if np.any(worker_loads != 1):
             raise ValueError(f"loads must be 1 with measured_at; got {loads}")
@@ -120,6 +123,7 @@ def empirical(
         table=seconds,
         known=known_loads,
         slope=slope,
+        at_loads=at_loads,
         probability=0.0,
         stall=np.zeros_like(known_loads),
         begins_anew=measured_at is None,
@@ -189,6 +193,7 @@ class _Empirical(DelayOfParts):
     slope: np.ndarray
     probability: float
     stall: np.ndarray
+    at_loads: Static[tuple[float, ...]]
     begins_anew: Static[bool]
     resample: Static[str]
     replace: Static[bool]
@@ -232,6 +237,10 @@ class _Empirical(DelayOfParts):
         # The times of two loads are of different rounds, and may fall with the load. No
         # part ends later than the whole load.
         return jax.lax.cummin(times, axis=1, reverse=True), state
+
+    def measured_loads(self):
+        """Returns the loads of the measurement; none for times of parts."""
+        return self.at_loads
 
     def stopped(self, num_workers):
         """Returns the workers that do not respond in the last rounds of the trace."""

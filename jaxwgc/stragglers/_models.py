@@ -297,6 +297,14 @@ class DelayModel(Model):
         """
         return None
 
+    def measured_loads(self) -> tuple[float, ...]:
+        """Returns the loads at which whole times were measured, in increasing order.
+
+        With one load, times are taken to be proportional to the load. Empty for
+        parametric models, and for measured times of parts.
+        """
+        return ()
+
     def stopped(self, num_workers: int) -> dict[int, int]:
         """Returns the workers that do not respond any more at the end of a trace.
 

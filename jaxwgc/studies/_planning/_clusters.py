@@ -57,8 +57,13 @@ class Clusters(NamedTuple):
         key: jax.Array,
         shape: tuple[int, int],
         stalls: stragglers.Stalls | None,
+        overhead: float = 0.0,
     ) -> "Clusters":
-        """Draws times of `shape` (clusters, rounds) for the loads of all codes."""
+        """Draws times of `shape` (clusters, rounds) for the loads of all codes.
+
+        `overhead` is the share of the time at load 1 that does not depend on the load,
+        for a delay model with times that are proportional to the load.
+        """
         argument = as_argument(delay)
         keys = jax.random.split(key, shape)
         num_workers = codes[0].num_workers
@@ -74,7 +79,8 @@ class Clusters(NamedTuple):
             place = loads.identity
             if place in drawn:
                 continue
-            times, part_times = jax.device_get(draw(argument, keys, loads))
+            drawn_loads = loads.with_overhead(overhead)
+            times, part_times = jax.device_get(draw(argument, keys, drawn_loads))
             _check_times(times)
             check_part_times(type(delay).__name__, part_times, times)
             by_loads[place] = times

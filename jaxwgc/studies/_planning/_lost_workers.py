@@ -50,6 +50,10 @@ class WithLostWorkers(stragglers.DelayModel):
         times, state = delay.part_times(key, state, loads, shares)
         return times.at[np.array(self.lost)].set(jnp.inf), state
 
+    def measured_loads(self):
+        """Returns the loads at which the times of the cluster were measured."""
+        return from_argument(self.delay).measured_loads()
+
     def stalls(self, tail):
         """Returns the `Stalls` that the times of the cluster do not rule out."""
         return _stalls_of(self, tail)
@@ -96,6 +100,12 @@ class OtherWorkers(stragglers.DelayModel):
         share = self.num_workers / len(self.workers)
         all_loads = jnp.ones(self.num_workers, loads.dtype)
         return all_loads.at[np.array(self.workers)].set(loads * share)
+
+    def measured_loads(self):
+        """Returns the loads of the measurement, by the unit of the other workers."""
+        share = self.num_workers / len(self.workers)
+        loads = from_argument(self.delay).measured_loads()
+        return tuple(load / share for load in loads)
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times of the cluster do not rule out."""

@@ -42,6 +42,8 @@ class Plan(NamedTuple):
         since which it has not, or 0.
       without: Plan for the other workers, with all of the data; None if no worker is
         lost, or if codes, choices or waiting rules were given.
+      overheads: Choices in order, if a share of each time did not depend on the load,
+        by this share. Empty unless times were measured at one load.
 
     Example:
       With heavy-tailed times, a second copy of the work pays:
@@ -91,6 +93,7 @@ class Plan(NamedTuple):
     names: tuple[str, ...] = ()
     lost: Mapping[int, int] = MappingProxyType({})
     without: "Plan | None" = None
+    overheads: Mapping[float, tuple[Choice, ...]] = MappingProxyType({})
 
     @property
     def best(self) -> Choice:
@@ -183,14 +186,21 @@ class Plan(NamedTuple):
             num_workers=self.num_workers,
         )
         size = self.num_parameters * self.bytes_per_number
-        rounds = [choice.rounds for choice in self.choices]
+
+        def ranked(choices):
+            rounds = [choice.rounds for choice in choices]
+            return ranked_choices(choices, rounds, goal, size)
+
         without = self.without
         if without is not None:
             without = without.replan(
                 target=target, condition=condition, heterogeneity=heterogeneity
             )
         return self._replace(
-            choices=ranked_choices(self.choices, rounds, goal, size),
+            choices=ranked(self.choices),
+            overheads={
+                share: ranked(choices) for share, choices in self.overheads.items()
+            },
             without=without,
             **goal._asdict(),
         )

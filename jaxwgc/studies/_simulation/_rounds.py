@@ -106,6 +106,17 @@ class Loads(NamedTuple):
         """Returns the loads and parts of a code."""
         return cls(np.asarray(code.loads, dtype), np.asarray(code.part_shares, dtype))
 
+    def with_overhead(self, share: float) -> "Loads":
+        """Returns loads of which a share of an equal one does not depend on the load.
+
+        If times are proportional to these loads, this share of the time at load 1 is an
+        overhead, which comes before the parts.
+        """
+        loads = share + (1 - share) * self.loads
+        parts = share + (1 - share) * self.loads[:, None] * self.shares
+        whole = np.where(loads > 0, loads, 1)[:, None]
+        return Loads(loads=loads, shares=np.where(loads[:, None] > 0, parts / whole, 1))
+
     @property
     def identity(self) -> Hashable:
         """Value that is equal for equal loads and parts."""
