@@ -1,6 +1,7 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._candidates import BUSY, CANCELLED, Candidate
-from jaxwgc.studies._planning._choice import RoundStatistics
+from jaxwgc.studies._planning._choice import Choice, RoundStatistics
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judging import judge
@@ -23,7 +24,7 @@ from jaxwgc.studies._planning._lost_workers import (
     never_responding,
 )
 from jaxwgc.studies._planning._ranking import ranked_choices
-from jaxwgc.studies._planning._results import Plan
+from jaxwgc.studies._planning._results import Plan, best_by_code
 from jaxwgc.studies._planning._standard_candidates import (
     NamedCode,
     speeds_of,
@@ -237,37 +238,23 @@ def plan(
         )
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
 
-    def ranked(cases, *others):
-        """Returns the choices in order: of `cases`, and of other candidates."""
-        candidates = chosen
-        if candidates is None:
-            candidates = _candidates(compared, waiting, cases[0], late, exact)
-            if memory and not exact:
-                candidates += _storing(candidates, baseline.code)
-        candidates = [*candidates, *others]
-        with Progress(progress, len(cases) * len(candidates)) as shown:
-            judged = [judge(candidates, case, shown.advance) for case in cases]
-        # Statistics of each candidate in all cases.
-        rounds = list(zip(*judged, strict=True))
-        if exact:
-            is_exact = [_are_exact(statistics) for statistics in rounds]
-            candidates = list(itertools.compress(candidates, is_exact))
-            rounds = list(itertools.compress(rounds, is_exact))
-        if not candidates:
-            raise ValueError(
-                "exact must be False for these choices, of which none is exact in "
-                "every round; got exact=True"
-            )
-        return ranked_choices(candidates, rounds, goal, num_bytes)
-
     # Clusters without stalls, and with stalls if the trace does not rule them out.
     cases = [clusters_of(model, compared) for model in models]
-    ranking = ranked(cases)
+    candidates = chosen
+    if candidates is None:
+        candidates = _candidates(compared, waiting, cases[0], late, exact)
+        if memory and not exact:
+            candidates += _storing(candidates, baseline.code)
+    rank = functools.partial(
+        _ranked, exact=exact, goal=goal, num_bytes=num_bytes, progress=progress
+    )
+    ranking = rank(candidates, cases)
     rankings_with_overhead = {}
     if len(delay.measured_loads()) == 1:
+        best_of_codes = best_by_code(ranking)
         for overhead in _OVERHEADS:
             with_overhead = [clusters_of(model, compared, overhead) for model in models]
-            rankings_with_overhead[overhead] = ranked(with_overhead, ranking[0])
+            rankings_with_overhead[overhead] = rank(best_of_codes, with_overhead)
 
     lost = {worker: stopped.get(worker, 0) for worker in never_responding(cases[0])}
     remaining = [worker for worker in range(num_workers) if worker not in lost]
@@ -309,6 +296,41 @@ def plan(
         lost=lost,
         without=without,
     )
+
+
+def _ranked(
+    candidates: Sequence[Candidate],
+    cases: Sequence[Clusters],
+    *,
+    exact: bool,
+    goal: Goal,
+    num_bytes: float,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[Choice, ...]:
+    """Judges candidates, and returns them in order, without inexact ones if `exact`.
+
+    Args:
+      candidates: Candidates.
+      cases: Clusters without stalls and, if stalls are not ruled out, with them.
+      exact: Whether choices must be exact in every round.
+      goal: Target, and the problem to solve.
+      num_bytes: Bytes of a gradient.
+      progress: As in `plan`.
+    """
+    with Progress(progress, len(cases) * len(candidates)) as shown:
+        judged = [judge(candidates, case, shown.advance) for case in cases]
+    # Statistics of each candidate in all cases.
+    rounds = list(zip(*judged, strict=True))
+    if exact:
+        is_exact = [_are_exact(statistics) for statistics in rounds]
+        candidates = list(itertools.compress(candidates, is_exact))
+        rounds = list(itertools.compress(rounds, is_exact))
+    if not candidates:
+        raise ValueError(
+            "exact must be False for these choices, of which none is exact in "
+            "every round; got exact=True"
+        )
+    return ranked_choices(candidates, rounds, goal, num_bytes)
 
 
 def _are_exact(cases: Sequence[RoundStatistics]) -> bool:

@@ -283,22 +283,23 @@ def _share_of_time(share: float) -> str:
 
 
 def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:
-    """Says how the best choice compares with those of another ranking."""
+    """Says how the code of the best choice does in another ranking."""
     first = choices[0]
-    if first.code is best.code and first.wait == best.wait:
-        return "the choice would be the same"
-    (same,) = [
-        choice
-        for choice in choices
-        if choice.code is best.code and choice.wait == best.wait
-    ]
     if not math.isfinite(first.time.value):
         return "no choice would reach the target"
-    if not math.isfinite(same.time.value):
-        longer = "this choice would not reach the target"
+    if first.code is best.code and first.memory == best.memory:
+        _, phrase = first.wait.describe(first.code.num_workers)
+        return f"this code would still be the best, waiting {phrase}"
+    this_code = next(
+        choice
+        for choice in choices
+        if choice.code is best.code and choice.memory == best.memory
+    )
+    if math.isfinite(this_code.time.value):
+        time = f"take {_excess(this_code.time.value / first.time.value)}"
     else:
-        longer = f"this choice takes {_excess(same.time.value / first.time.value)}"
-    return f"{first} would be the best, and {longer}"
+        time = "not reach the target"
+    return f"the best would be {first}, and this code would {time}"
 
 
 def _extrapolated(plan: "Plan", loads: tuple[float, ...]) -> Iterator[str]:
