@@ -205,7 +205,7 @@ def _aggregator(
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, arrived, elapsed):
         if arrived is None:
-            arrivals, state = _draw(model, loads, state)
+            arrivals, state = _draw(code, model, loads, state)
             arrived = Arrived.of(code, arrivals)
             elapsed = arrivals.elapsed
         if method == "partials" and not options.memory:
@@ -240,11 +240,19 @@ def _key_of(state: CodedAggregateState) -> jax.Array:
 
 
 def _draw(
-    model: StragglerModel, loads: jax.Array, state: CodedAggregateState
+    code: GradientCode,
+    model: StragglerModel,
+    loads: jax.Array,
+    state: CodedAggregateState,
 ) -> tuple[Arrivals, CodedAggregateState]:
     """Returns arrivals drawn from the straggler model, and the next state."""
     next_key, round_key = jax.random.split(_key_of(state))
-    arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
+    if code.messages_per_worker == 1:
+        arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
+    else:
+        arrivals, stragglers = model.sample_parts(
+            round_key, state.stragglers, loads, code.part_shares
+        )
     return arrivals, state._replace(key=next_key, stragglers=stragglers)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import Array
+from jaxwgc._arrays import Array, array_module
 from jaxwgc._pytrees import Static, register
 from jaxwgc._validation import in_short
 from jaxwgc.codes._tolerance import check_tolerance
@@ -217,13 +217,34 @@ decoders=[LeastSquares])
         A load of 1 is 1 / n of the data, so that one part is a load of n / k. Loads of
         different codes can be compared: they are 1 without a code, and their mean is
         the mean number of copies of a part. Delay models, plans and measured times use
-        this unit. A worker with several messages processes its parts at constant speed,
-        in the time that its delay model gives for its load.
+        this unit.
 
         Returns:
           Float (num_workers,), `parts_per_worker * num_workers / num_parts`.
         """
         return self.parts_per_worker * self.num_workers / self.num_parts
+
+    @property
+    def part_shares(self) -> Array:
+        """Share of a worker's load that is done after each of its parts.
+
+        Parts of a worker are equal shares of its load, so that entry j - 1 of a worker
+        with p parts is min(j / p, 1). It is 1 for a worker without parts.
+
+        Returns:
+          Float (num_workers, largest number of parts of a worker); (num_workers,
+          num_parts) if the assignment is traced. (num_workers, 1), ones, for codes with
+          one message per worker, which is ready after all parts.
+        """
+        if self.messages_per_worker == 1:
+            return np.ones((self.num_workers, 1))
+        num_held = self.parts_per_worker
+        is_traced = _validation.is_traced(num_held)
+        longest = self.num_parts if is_traced else int(np.max(num_held))
+        counts = np.arange(1, max(longest, 1) + 1)
+        xp = array_module(num_held)
+        shares = counts / xp.maximum(num_held, 1)[:, None]
+        return xp.minimum(xp.where(num_held[:, None] > 0, shares, 1), 1)
 
     @property
     def segment_targets(self) -> Array:

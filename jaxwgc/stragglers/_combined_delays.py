@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
-from jaxwgc.stragglers._models import DelayModel, loads_of
+from jaxwgc.stragglers._models import DelayModel, DelayOfParts, loads_of
 
 
 @dataclasses.dataclass(frozen=True)
-class affine(DelayModel):
+class affine(DelayOfParts):
     """Finish times load * time + D, with D from `delay` at overhead + slope * load.
 
     With slope zero, the random term D does not depend on the load, e.g. if connections
@@ -60,12 +60,18 @@ class affine(DelayModel):
         """Returns the initial state of `delay`."""
         return self.delay.init(num_workers)
 
-    def sample(self, key, state, loads):
-        """Draws the times of a round, (num_workers,)."""
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts, (num_workers, parts): the overhead comes first."""
         loads = loads_of(loads)
+        loads_of_parts = loads[:, None] * jnp.asarray(shares, loads.dtype)
+        work_of_parts = self.overhead + self.slope * loads_of_parts
         work = self.overhead + self.slope * loads
-        times, state = self.delay.sample(key, state, work)
-        return self.time * loads + times, state
+        has_work = work[:, None] > 0
+        shares_of_work = jnp.where(
+            has_work, work_of_parts / jnp.where(has_work, work[:, None], 1), 1
+        )
+        times, state = self.delay.part_times(key, state, work, shares_of_work)
+        return self.time * loads_of_parts + times, state
 
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of times at a load, or None if `delay` has none."""
@@ -76,7 +82,7 @@ class affine(DelayModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class unequal_speeds(DelayModel):
+class unequal_speeds(DelayOfParts):
     """Workers of unequal speed: times of a delay model, divided by each worker's speed.
 
     Args:
@@ -121,18 +127,18 @@ class unequal_speeds(DelayModel):
         workers = jnp.full(num_workers, -1)
         return {"workers": workers, "delay": self.delay.init(num_workers)}
 
-    def sample(self, key, state, loads):
-        """Draws the times of a round, (num_workers,)."""
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts, (num_workers, parts)."""
         key, worker_key = jax.random.split(key)
         loads = loads_of(loads, state["workers"])
         workers = chosen_workers(worker_key, state["workers"], len(self.speeds))
-        times, delay_state = self.delay.sample(key, state["delay"], loads)
-        times = times / jnp.asarray(self.speeds, times.dtype)[workers]
-        return times, {"workers": workers, "delay": delay_state}
+        times, delay_state = self.delay.part_times(key, state["delay"], loads, shares)
+        speeds = jnp.asarray(self.speeds, times.dtype)[workers]
+        return times / speeds[:, None], {"workers": workers, "delay": delay_state}
 
 
 @dataclasses.dataclass(frozen=True)
-class markov(DelayModel):
+class markov(DelayOfParts):
     """Workers with slow spells: a two-state Markov chain with a delay model per state.
 
     The initial state has the stationary distribution of the chain: slow with
@@ -195,8 +201,8 @@ class markov(DelayModel):
             "slow": self.slow.init(num_workers),
         }
 
-    def sample(self, key, state, loads):
-        """Draws the times of a round, (num_workers,)."""
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts, (num_workers, parts), in the state of the round."""
         key, fast_key, slow_key = jax.random.split(key, 3)
         was_slow = state["is_slow"]
         loads = loads_of(loads, was_slow)
@@ -204,9 +210,13 @@ class markov(DelayModel):
         slow_probability = jnp.where(was_slow < 0, self.slow_share, transition)
         draws = jax.random.uniform(key, was_slow.shape, jnp.float32)
         is_slow = draws < slow_probability
-        fast_times, fast_state = self.fast.sample(fast_key, state["fast"], loads)
-        slow_times, slow_state = self.slow.sample(slow_key, state["slow"], loads)
-        times = jnp.where(is_slow, slow_times, fast_times)
+        fast_times, fast_state = self.fast.part_times(
+            fast_key, state["fast"], loads, shares
+        )
+        slow_times, slow_state = self.slow.part_times(
+            slow_key, state["slow"], loads, shares
+        )
+        times = jnp.where(is_slow[:, None], slow_times, fast_times)
         next_state = {
             "is_slow": is_slow.astype(was_slow.dtype),
             "fast": fast_state,

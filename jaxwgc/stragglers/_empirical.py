@@ -1,6 +1,7 @@
 """Resampling of measured delays."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc.stragglers._combined_delays import chosen_workers
 from jaxwgc.stragglers._missing_at_end import missing_at_end
-from jaxwgc.stragglers._models import DelayModel, Stalls, loads_of
+from jaxwgc.stragglers._models import DelayModel, DelayOfParts, Stalls, loads_of
 
 RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: an event that is not seen in m draws has a probability below 3 / m,
@@ -48,8 +49,9 @@ def empirical(
         `code.loads`: 1 without a code. Times are proportional to the load. For times
         of parts, parts are equal and together have the largest load.
       measured_at: Loads of the first axis of times, (loads,), increasing and at least
-        0. Times are linear between these loads, and proportional to the load below the
-        smallest one and beyond the largest one.
+        0. Times are linear between these loads. Beyond them, they continue on the lines
+        of the two smallest and of the two largest loads: slopes are differences of the
+        medians of a worker. With one load they are proportional.
       replace: Whether several simulated workers may use the history of one measured
         worker, if the trace has fewer workers than are simulated.
 
@@ -81,6 +83,7 @@ def empirical(
     table = _validation.measured_times(times)
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
+    at_loads = (1.0,)
     if measured_at is None:
         worker_loads = _positive_loads(loads, num_workers=table.shape[1])
         if table.ndim == 2:
@@ -90,30 +93,59 @@ def empirical(
         else:
             part_times = table
             largest_load = np.max(worker_loads)
+            at_loads = ()
         # Seconds from the start to the end of the first, second, ... part.
         seconds = part_times.cumsum(-1)
         known_loads = np.linspace(0, largest_load, seconds.shape[2] + 1)[1:]
     else:
         known_loads = _increasing_loads(measured_at, table)
+        at_loads = tuple(known_loads.tolist())
         worker_loads = _positive_loads(loads, num_workers=table.shape[2])
         if np.any(worker_loads != 1):
             raise ValueError(f"loads must be 1 with measured_at; got {loads}")
         # The last axis holds loads here, as it holds parts above.
         seconds = np.moveaxis(table, 0, -1).copy()
+    slope = np.zeros(seconds.shape[1])
     if known_loads[0] > 0:
-        # Zero load takes no time.
-        no_time = np.zeros_like(seconds[:, :, :1])
-        seconds = np.concatenate([no_time, seconds], axis=-1)
+        at_no_load = np.zeros_like(seconds[:, :, :1])
+        if measured_at is not None and len(known_loads) > 1:
+            first_slope = _slope(known_loads[:2], seconds[:, :, :2])
+            at_no_load = seconds[:, :, :1] - (first_slope * known_loads[0])[:, None]
+            at_no_load = np.maximum(at_no_load, 0)
+        seconds = np.concatenate([at_no_load, seconds], axis=-1)
         known_loads = np.concatenate([[0.0], known_loads])
+    if measured_at is not None:
+        slope = _slope(known_loads[-2:], seconds[:, :, -2:])
     return _Empirical(
         table=seconds,
         known=known_loads,
+        slope=slope,
+        at_loads=at_loads,
         probability=0.0,
-        stall=0.0,
+        stall=np.zeros_like(known_loads),
         begins_anew=measured_at is None,
         resample=resample,
         replace=replace,
     )
+
+
+def _slope(loads: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Returns the seconds per load of each worker, (num_workers,), at least 0.
+
+    The rounds of two loads are different ones, so that their medians are compared. A
+    worker that never responds at a load has the slope 0.
+
+    Args:
+      loads: Two loads.
+      seconds: Their times, (rounds, workers, 2).
+    """
+    known = np.where(np.isfinite(seconds), seconds, np.nan)
+    with warnings.catch_warnings():
+        # Of a worker that never responds.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        medians = np.nanmedian(known, axis=0)
+    rise = (medians[:, 1] - medians[:, 0]) / (loads[1] - loads[0])
+    return np.where(rise > 0, rise, 0)
 
 
 def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
@@ -146,17 +178,19 @@ def _positive_loads(loads: ArrayLike, num_workers: int) -> np.ndarray:
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Empirical(DelayModel):
+class _Empirical(DelayOfParts):
     """Delay model that resamples times (rounds, workers, n) measured at loads (n,).
 
-    Beyond the largest load a worker begins anew, or times are proportional. With
-    probability `probability`, a time is raised to at least `stall` times the load.
+    Beyond the largest load a worker begins anew, or takes `slope` seconds per load.
+    With probability `probability`, times are raised to at least `stall`, (n,).
     """
 
     table: np.ndarray
     known: np.ndarray
+    slope: np.ndarray
     probability: float
-    stall: float
+    stall: np.ndarray
+    at_loads: Static[tuple[float, ...]]
     begins_anew: Static[bool]
     resample: Static[str]
     replace: Static[bool]
@@ -177,24 +211,33 @@ class _Empirical(DelayModel):
             )
         return {"workers": unchosen, "rounds": unchosen}
 
-    def sample(self, key, state, loads):
-        """Draws the times of a round, (num_workers,)."""
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts, (num_workers, parts)."""
         loads = loads_of(loads, state["workers"])
+        loads_of_parts = loads[:, None] * jnp.asarray(shares, loads.dtype)
         rounds, workers, state = self._drawn(key, state)
         seconds = jnp.asarray(self.table, loads.dtype)[rounds, workers]
         known = jnp.asarray(self.known, loads.dtype)
         if _validation.is_traced(self.probability) or self.probability > 0:
             stall_key = jax.random.fold_in(key, 1)
             is_stalled = jax.random.bernoulli(stall_key, self.probability, loads.shape)
-            stalled = jnp.maximum(seconds, self.stall * known)
+            stalled = jnp.maximum(seconds, jnp.asarray(self.stall, loads.dtype))
             seconds = jnp.where(is_stalled[:, None], stalled, seconds)
-        multiple = loads / known[-1]
-        if not self.begins_anew:
-            times = _between(known, seconds, jnp.minimum(loads, known[-1]))
-            return jnp.maximum(multiple, 1) * times, state
-        num_passes = jnp.floor(multiple)
-        times = _between(known, seconds, loads - num_passes * known[-1])
-        return _share(num_passes, seconds[:, -1]) + times, state
+        if self.begins_anew:
+            num_passes = jnp.floor(loads_of_parts / known[-1])
+            in_pass = loads_of_parts - num_passes * known[-1]
+            times = _between(known, seconds, in_pass)
+            return _share(num_passes, seconds[:, -1:]) + times, state
+        times = _between(known, seconds, jnp.minimum(loads_of_parts, known[-1]))
+        slope = jnp.asarray(self.slope, loads.dtype)[workers]
+        times = times + slope[:, None] * jnp.maximum(loads_of_parts - known[-1], 0)
+        # The times of two loads are of different rounds, and may fall with the load. No
+        # part ends later than the whole load.
+        return jax.lax.cummin(times, axis=1, reverse=True), state
+
+    def measured_loads(self):
+        """Returns the loads of the measurement; none for times of parts."""
+        return self.at_loads
 
     def stopped(self, num_workers):
         """Returns the workers that do not respond in the last rounds of the trace."""
@@ -207,14 +250,20 @@ class _Empirical(DelayModel):
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""
-        times = self.table[..., -1]
-        is_finite = np.isfinite(times)
-        longest = np.max(times, where=is_finite, initial=0)
-        stall = float(tail * longest / self.known[-1])
-        probability = min(_RULE_OF_THREE / max(is_finite.sum(), 1), 1.0)
-        stalled = dataclasses.replace(self, probability=probability, stall=stall)
+        is_finite = np.isfinite(self.table)
+        longest = np.max(self.table, axis=(0, 1), where=is_finite, initial=0)
+        stall = tail * longest
+        num_times = is_finite[..., -1].sum()
+        probability = min(_RULE_OF_THREE / max(num_times, 1), 1.0)
+        if self.begins_anew:
+            time_at_load_1 = stall[-1] / self.known[-1]
+        else:
+            time_at_load_1 = np.interp(1.0, self.known, stall)
         return Stalls(
-            delay=stalled, probability=probability, time=stall, num_rounds=len(times)
+            delay=dataclasses.replace(self, probability=probability, stall=stall),
+            probability=probability,
+            time=float(time_at_load_1),
+            num_rounds=len(self.table),
         )
 
     def _drawn(self, key, state):
@@ -243,12 +292,11 @@ def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
 
 
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Interpolates times linearly between the measured loads, (num_workers,)."""
+    """Interpolates times linearly between measured loads, at (num_workers, parts)."""
     place = jnp.searchsorted(known, loads, side="right") - 1
     place = jnp.clip(place, 0, len(known) - 2)
-    workers = jnp.arange(len(loads))
-    low = seconds[workers, place]
-    high = seconds[workers, place + 1]
+    low = jnp.take_along_axis(seconds, place, axis=1)
+    high = jnp.take_along_axis(seconds, place + 1, axis=1)
     share = (loads - known[place]) / (known[place + 1] - known[place])
     # Interpolation between a finite and an infinite time gives an infinite time.
     is_finite = jnp.isfinite(low) & jnp.isfinite(high)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
 from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
-from jaxwgc.stragglers._models import DelayModel, loads_of
+from jaxwgc.stragglers._models import DelayModel, at_constant_speed, loads_of
 
 # Rules of the numbers in fields: keyword arguments of `_validation.check_number`, by
 # name of the field.
@@ -85,6 +85,11 @@ class IndependentDelay(DelayModel, Distribution):
         times = self.draw(key, loads.shape)
         # Zero load takes no time, even for a lost worker (infinite time at load 1).
         return jnp.where(loads == 0, 0, loads * times), state
+
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts, (num_workers, parts): speed is constant."""
+        times, state = self.sample(key, state, loads)
+        return at_constant_speed(times, jnp.asarray(shares, times.dtype)), state
 
     def law(self, load: float) -> Distribution:
         """Returns the distribution of the time at a load."""

@@ -10,14 +10,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc import _arrays, _validation
-from jaxwgc._arrays import is_kind
+from jaxwgc._arrays import Array, is_kind
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
 
 # Number of rounded quantities, each with an error of at most half a machine epsilon:
-# the finish time, the elapsed time, their ratio, and its product with the number of
-# parts.
+# the finish time of a worker and of a part, the share of the part, the elapsed time.
 _ROUNDINGS = 4
 
 
@@ -33,6 +32,9 @@ class Arrivals(NamedTuple):
         at its start, or after a response to an earlier round. None if all did.
       late: Workers with a response to an earlier round that arrived in this round, bool
         (num_workers,). None if there are none.
+      part_times: When each worker has finished its first, second, ... part,
+        (num_workers, parts), never decreasing; from then on its finish time. None if
+        workers take equal times for their parts.
 
     Example:
       Worker 1 has finished 4 of its 5 parts when the round ends after 2 seconds:
@@ -51,12 +53,13 @@ class Arrivals(NamedTuple):
     elapsed: jax.Array
     joined: jax.Array | None = None
     late: jax.Array | None = None
+    part_times: jax.Array | None = None
 
     def finished(self, parts: ArrayLike) -> jax.Array:
         """Returns how many parts each worker had finished when the round ended.
 
-        Workers compute their parts one by one, at constant speed. A worker has finished
-        its last part if and only if it was received.
+        Workers compute their parts one by one. A worker has finished its last part if
+        and only if it was received.
 
         Args:
           parts: Number of parts of each worker, int (num_workers,), e.g.
@@ -67,7 +70,8 @@ class Arrivals(NamedTuple):
 
         Raises:
           ValueError: If workers were busy with earlier rounds: workers with several
-            messages stop between parts.
+            messages stop between parts. If the round was drawn without times of parts,
+            by a delay model whose times are not in proportion to the load.
         """
         if self.joined is not None:
             raise ValueError(
@@ -76,17 +80,42 @@ class Arrivals(NamedTuple):
             )
         times = _arrays.promoted(self.times)
         elapsed = jnp.asarray(_arrays.promoted(self.elapsed))[..., None]
-        # Fraction of the work that is done. It is 1 if the time is zero, and 0 if it is
-        # infinite.
-        share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
-        share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
         # Rounding may make a finished part look slightly unfinished.
         epsilon = max(jnp.finfo(times.dtype).eps, jnp.finfo(elapsed.dtype).eps)
-        slack = _ROUNDINGS * epsilon
-        parts = jnp.asarray(parts)
-        done = jnp.minimum(jnp.floor(parts * share * (1 + slack)), parts - 1)
-        done = jnp.where(self.received, parts, jnp.maximum(done, 0))
-        return done.astype(jnp.int32)
+        latest = elapsed * (1 + _ROUNDINGS * epsilon)
+        if self.part_times is None:
+            parts = jnp.asarray(parts)
+            done = _parts_at_constant_speed(times, latest, parts)
+        else:
+            _check_are_of_parts(self.part_times, parts)
+            parts = jnp.asarray(parts)
+            done = (self.part_times <= latest[..., None]).sum(axis=-1)
+        done = jnp.clip(done, 0, parts - 1)
+        return jnp.where(self.received, parts, jnp.maximum(done, 0)).astype(jnp.int32)
+
+
+def _parts_at_constant_speed(
+    times: jax.Array, elapsed: jax.Array, parts: jax.Array
+) -> jax.Array:
+    """Returns how many equal parts each worker has finished, float (num_workers,)."""
+    # Fraction of the work that is done. It is 1 if the time is zero, and 0 if it is
+    # infinite.
+    share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
+    share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
+    return jnp.floor(parts * share)
+
+
+def _check_are_of_parts(part_times: jax.Array, parts: ArrayLike) -> None:
+    """Raises ValueError if a round was drawn without the times of parts."""
+    if _validation.is_traced(parts) or part_times.shape[-1] > 1:
+        return
+    most = int(np.max(np.asarray(parts)))
+    if most > 1:
+        raise ValueError(
+            f"arrivals must have the times of the {most} parts of a worker, because "
+            "they are not in proportion to the load; draw the round with "
+            "model.sample_parts(key, state, code.loads, code.part_shares)"
+        )
 
 
 class Model(abc.ABC):
@@ -142,6 +171,27 @@ class StragglerModel(Model):
         Returns:
           The `Arrivals`, and the next state.
         """
+
+    def sample_parts(
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: jax.Array
+    ) -> tuple[Arrivals, Any]:
+        """Draws the arrivals of one round of workers with several messages.
+
+        By default those of `sample`: without `part_times`, workers take equal times for
+        their parts.
+
+        Args:
+          key: PRNG key of either kind.
+          state: State from `init` or the previous round.
+          loads: Load of each worker, (num_workers,), e.g. `code.loads`.
+          shares: Share of the load after each part, (num_workers, parts), e.g.
+            `code.part_shares`.
+
+        Returns:
+          The `Arrivals`, and the next state.
+        """
+        del shares
+        return self.sample(key, state, loads)
 
     def warn_where_undecodable(
         self, code: GradientCode, decoder: DecoderLike = None
@@ -209,6 +259,34 @@ class DelayModel(Model):
           The times, and the next state.
         """
 
+    def part_times(
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Draws when each worker finishes each of its parts, in the round of `sample`.
+
+        By default, `sample` draws the times at the loads of the parts with the same
+        key. This is right if times with the same key never decrease with the load.
+
+        Args:
+          key: PRNG key of either kind.
+          state: State from `init` or the previous round.
+          loads: Load of each worker, (num_workers,), e.g. `code.loads`.
+          shares: Share of the load after each part, (num_workers, parts), increasing
+            to 1, e.g. `code.part_shares`.
+
+        Returns:
+          Times (num_workers, parts) that never decrease from part to part. The last is
+          the time that `sample` draws with the same key. And the next state.
+        """
+        _, next_state = self.sample(key, state, loads)
+
+        def at_share(share):
+            times, _ = self.sample(key, state, loads * share)
+            return times
+
+        times = jax.vmap(at_share, in_axes=1, out_axes=1)(jnp.asarray(shares))
+        return times, next_state
+
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of a worker's time at a load, or None if unknown.
 
@@ -216,6 +294,14 @@ class DelayModel(Model):
         gives the distribution of the f-th fastest worker.
         """
         return None
+
+    def measured_loads(self) -> tuple[float, ...]:
+        """Returns the loads at which whole times were measured, in increasing order.
+
+        With one load, times are taken to be proportional to the load. Empty for
+        parametric models, and for measured times of parts.
+        """
+        return ()
 
     def stopped(self, num_workers: int) -> dict[int, int]:
         """Returns the workers that do not respond any more at the end of a trace.
@@ -239,6 +325,20 @@ class DelayModel(Model):
           tail: Length of a stall, as a multiple of the longest measured time.
         """
         return None
+
+
+class DelayOfParts(DelayModel):
+    """Base class of delay models that are defined by the times of parts."""
+
+    def sample(self, key, state, loads):
+        """Draws the times of a round, (num_workers,)."""
+        one_part = np.ones((len(loads_of(loads)), 1))
+        times, state = self.part_times(key, state, loads, one_part)
+        return times[:, 0], state
+
+    @abc.abstractmethod
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts, (num_workers, parts)."""
 
 
 class Stalls(NamedTuple):
@@ -281,6 +381,49 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
         raise TypeError(
             f"{name} must return (arrivals, state), with elapsed real numbers (); got "
             f"{arrivals!r}"
+        )
+
+
+def at_constant_speed(times: Array, shares: Array) -> Array:
+    """Returns the times of parts at constant speed, (num_workers, parts).
+
+    Args:
+      times: Finish time of each worker, (num_workers,).
+      shares: Share of the load after each part, (num_workers, parts). A share of 0
+        takes no time, even for a lost worker.
+    """
+    xp = _arrays.array_module(times)
+    is_positive = shares > 0
+    scaled = times[:, None] * xp.where(is_positive, shares, 1)
+    return xp.where(is_positive, scaled, 0)
+
+
+def check_part_times(name: str, part_times: np.ndarray, times: np.ndarray) -> None:
+    """Raises ValueError if the times of parts do not fit those of the loads.
+
+    Args:
+      name: Name of the delay model.
+      part_times: (..., num_workers, parts).
+      times: Finish times by `sample` with the same keys, (..., num_workers).
+    """
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(part_times, axis=-1)
+        # Two infinite times have no difference.
+        falls = np.nanmin(steps, initial=0.0)
+        slack = _ROUNDINGS * np.finfo(part_times.dtype).eps * np.abs(times)
+        distance = np.abs(part_times[..., -1] - times)
+        is_off = distance > slack
+    if falls < -np.nanmax(slack, where=np.isfinite(slack), initial=0.0):
+        raise ValueError(
+            f"part_times of {name} must never decrease from part to part; got a part "
+            f"that ends {-falls:.6g} before the part ahead of it"
+        )
+    if is_off.any():
+        place = np.unravel_index(np.argmax(is_off), is_off.shape)
+        raise ValueError(
+            f"the last of part_times of {name} must be the time that sample draws with "
+            f"the same key; got {part_times[..., -1][place]:.6g} and "
+            f"{times[place]:.6g}"
         )
 
 

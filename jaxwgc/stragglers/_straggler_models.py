@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import _models
+from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._models import (
     Arrivals,
     DelayModel,
@@ -86,6 +88,14 @@ class delayed(StragglerModel):
 
     def sample(self, key, state, loads):
         """Draws finish times, and ends the round by the waiting rule."""
+        loads = loads_of(loads)
+        code = self.wait.code
+        # The rule of a code with several messages needs the times of its parts.
+        shares = np.ones((len(loads), 1)) if code is None else code.part_shares
+        return self.sample_parts(key, state, loads, shares)
+
+    def sample_parts(self, key, state, loads, shares):
+        """Draws finish times of parts, and ends the round by the waiting rule."""
         delay_key, wait_key = jax.random.split(key)
         loads = loads_of(loads)
         is_busy = self.late == "busy"
@@ -94,16 +104,18 @@ class delayed(StragglerModel):
         else:
             delay_state = state
             remaining = 0
-        times, delay_state = self.delay.sample(delay_key, delay_state, loads)
-        delay_name = type(self.delay).__name__
-        _validation.check_shape(
-            f"times of {delay_name}", times, "(num_workers,)", loads.shape
+        times, part_times, delay_state = self._draw(
+            delay_key, delay_state, loads, shares
         )
-        arrivals = self.wait.arrivals(wait_key, remaining + times)
+        code = self.wait.code
+        if code is not None and code.messages_per_worker > 1:
+            arrivals = self.wait.arrivals(wait_key, times, part_times)
+        else:
+            arrivals = self.wait.arrivals(wait_key, remaining + times)
         rule_name = type(self.wait).__name__
         _models.check_round(f"{rule_name}.arrivals", arrivals, len(loads))
         if not is_busy:
-            return arrivals, delay_state
+            return arrivals._replace(part_times=part_times), delay_state
         joined = remaining <= arrivals.elapsed
         arrivals = arrivals._replace(joined=joined, late=joined & (remaining > 0))
         response_times = jnp.where(joined, remaining + times, remaining)
@@ -112,6 +124,29 @@ class delayed(StragglerModel):
         is_free = arrivals.received | ~jnp.isfinite(remaining)
         remaining = jnp.where(is_free, 0, remaining).astype(jnp.result_type(float))
         return arrivals, (delay_state, remaining)
+
+    def _draw(
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None, Any]:
+        """Draws finish times, the times of parts, and the next state of the delays."""
+        delay_name = type(self.delay).__name__
+        if shares.shape[1] > 1:
+            part_times, state = self.delay.part_times(key, state, loads, shares)
+            _validation.check_shape(
+                f"part_times of {delay_name}",
+                part_times,
+                "(num_workers, parts)",
+                shares.shape,
+            )
+            return part_times[:, -1], part_times, state
+        times, state = self.delay.sample(key, state, loads)
+        _validation.check_shape(
+            f"times of {delay_name}", times, "(num_workers,)", loads.shape
+        )
+        if isinstance(self.delay, IndependentDelay):
+            # Times are in proportion to the load, whatever its parts.
+            return times, None, state
+        return times, times[:, None], state
 
     def warn_where_undecodable(
         self, code: GradientCode, decoder: DecoderLike = None

@@ -13,7 +13,7 @@ from jaxwgc._pytrees import register
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import Decoder, DecoderLike
-from jaxwgc.stragglers._models import Arrivals, times_of
+from jaxwgc.stragglers._models import Arrivals, at_constant_speed, times_of
 from jaxwgc.stragglers._waiting_rules import WaitingRule
 
 
@@ -28,8 +28,7 @@ def until_decodable(
     decode, it waits for all workers, forever if one of them never responds.
 
     Simultaneous responses are taken together. For a code with several messages per
-    worker, each message counts when it arrives: workers compute their parts one by one,
-    at constant speed.
+    worker, each message counts when the worker has finished the parts that it needs.
 
     A simulated round decodes as many masks as n has binary digits; a real round decodes
     one mask per response. This is a bisection, valid because more responses never
@@ -142,12 +141,25 @@ class UntilDecodable(WaitingRule):
         mask = (times <= now) & (times < jnp.inf)
         return mask.all() | self.code.decodes(mask, self.tolerance, self.decoder)
 
-    def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
+    def arrivals(
+        self, key: jax.Array, times: ArrayLike, part_times: ArrayLike | None = None
+    ) -> Arrivals:
         """Returns the arrivals of a round that ends once its messages decode."""
         times = times_of(times)
-        elapsed = jnp.asarray(self.ends(self._message_times(times)))
+        if self.code.required_parts is None:
+            part_times = None
+            message_times = times
+        else:
+            if part_times is None:
+                shares = jnp.asarray(self.code.part_shares, times.dtype)
+                part_times = at_constant_speed(times, shares)
+            part_times = jnp.asarray(part_times)
+            message_times = self._message_times(part_times)
+        elapsed = jnp.asarray(self.ends(message_times))
         received = (times <= elapsed) & jnp.isfinite(times)
-        return Arrivals(received=received, times=times, elapsed=elapsed)
+        return Arrivals(
+            received=received, times=times, elapsed=elapsed, part_times=part_times
+        )
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns a label and phrase: "decodable", "until the responses decode"."""
@@ -156,16 +168,13 @@ class UntilDecodable(WaitingRule):
         error = f"{self.tolerance**2:.0%}"
         return f"error {error}", f"until the decoding error is at most {error}"
 
-    def _message_times(self, times):
+    def _message_times(self, part_times):
         """Returns the arrival time of each message, (num_messages,)."""
-        if self.code.required_parts is None:
-            return times
-        required = jnp.asarray(self.code.required_parts, times.dtype)
-        parts = jnp.asarray(self.code.parts_per_worker, times.dtype)[:, None]
-        share = jnp.where(parts > 0, required / jnp.maximum(parts, 1), 1)
+        required = jnp.asarray(self.code.required_parts)
+        last_parts = jnp.clip(required - 1, 0, part_times.shape[1] - 1)
+        message_times = jnp.take_along_axis(part_times, last_parts, axis=1)
         # A message without required parts arrives at once, even from a lost worker.
-        message_times = jnp.where(share > 0, times[:, None] * share, 0)
-        return message_times.ravel()
+        return jnp.where(required > 0, message_times, 0).ravel()
 
     def _end(self, times):
         times = self._by_message(times_of(times))

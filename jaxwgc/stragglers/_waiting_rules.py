@@ -86,13 +86,19 @@ class WaitingRule:
             return self._end(times)
         return _compiled_end(ByIdentity(self), times)
 
-    def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
+    def arrivals(
+        self, key: jax.Array, times: ArrayLike, part_times: ArrayLike | None = None
+    ) -> Arrivals:
         """Returns the arrivals of a simulated round.
 
         Args:
           key: PRNG key of either kind, for ties.
           times: Response time of each worker, (num_workers,); infinity if never.
+          part_times: When each worker has finished each of its parts, (num_workers,
+            parts), for rules of codes with several messages per worker. Workers take
+            equal times for their parts by default.
         """
+        del part_times
         times = times_of(times)
         elapsed = jnp.asarray(self.ends(times))
         received = (times <= elapsed) & jnp.isfinite(times)
@@ -186,8 +192,11 @@ class fastest(WaitingRule):
         self._check_number(len(times))
         return times.__array_namespace__().sort(times)[self.num_required - 1]
 
-    def arrivals(self, key: jax.Array, times: ArrayLike) -> Arrivals:
+    def arrivals(
+        self, key: jax.Array, times: ArrayLike, part_times: ArrayLike | None = None
+    ) -> Arrivals:
         """Returns the arrivals of exactly f workers; the key resolves ties."""
+        del part_times
         times = times_of(times)
         self._check_number(len(times))
         first = fastest_workers(key, times, self.num_required)

@@ -106,15 +106,28 @@ class TestMeasuredAtLoads:
         delay = stragglers.empirical(seconds, measured_at=measured_at)
         return np.asarray(first_rounds(delay, KEYS, np.array([loads])))[:, 0]
 
-    def test_a_line_between_loads(self):
-        """Times are proportional to loads below the first and beyond the last."""
+    def test_lines_through_loads(self):
+        """Lines of the nearest two loads continue, by the medians of a worker."""
         base = self.rounds([0.0] * 3)
         assert np.all(np.diff(base) == self.unit)
-        for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 6.0)):
+        slope = np.median(self.seconds[0], axis=0)
+        for load in (0.0, 0.25, 0.75, 1.0):
+            times = self.rounds([load] * 3)
+            np.testing.assert_allclose(times, (1 + load) * base, rtol=1e-6)
+        for load in (1.5, 3.0):
+            times = self.rounds([load] * 3)
+            np.testing.assert_allclose(times, 2 * base + (load - 1) * slope, rtol=1e-6)
+        for load in (0.0, 0.1, 0.4):
             times = self.rounds([load] * 3, self.seconds[1:], self.loads[1:])
-            np.testing.assert_allclose(times, factor * base, rtol=1e-6)
-        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 6.0)):
-            np.testing.assert_allclose(self.rounds([load] * 3), factor * base)
+            at_no_load = np.maximum(1.5 * base - 0.5 * slope, 0)
+            expected = at_no_load + load / 0.5 * (1.5 * base - at_no_load)
+            np.testing.assert_allclose(times, expected, rtol=1e-5)
+
+    def test_times_at_one_load_are_proportional(self):
+        base = self.rounds([1.0] * 3, self.seconds[:1], [1.0])
+        for load in (0.0, 0.4):
+            times = self.rounds([load] * 3, self.seconds[:1], [1.0])
+            np.testing.assert_allclose(times, load * base, rtol=1e-6)
 
     def test_lost_answers(self):
         """NaN is a worker that never answers."""
@@ -128,17 +141,17 @@ class TestMeasuredAtLoads:
         times = self.rounds([0.0, 1.0, 2.0], np.full((1, 8, 3), np.nan), [1.0])
         np.testing.assert_array_equal(times, np.tile([0, np.inf, np.inf], (400, 1)))
 
-    def test_stalls_are_proportional_to_the_load(self):
-        """A stall at load 3 is measured at load 24."""
+    def test_stalls_are_multiples_of_the_longest_time_at_each_load(self):
         delay = stragglers.empirical(self.seconds, measured_at=self.loads)
         stalls = delay.stalls(3.0)
         assert stalls[1:] == (3 / 24, 3 * 24 * self.unit * 2, 8)
-        loads = np.array([0.5, 0.75, 2.0])
+        loads = np.array([0.0, 0.5, 0.75])
         calm = self.rounds(loads)
         stalled = np.asarray(first_rounds(stalls.delay, KEYS, loads[None]))[:, 0]
         is_stalled = calm != stalled
         assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
-        expected = np.broadcast_to(stalls.time * loads, calm.shape)[is_stalled]
+        longest = 24 * self.unit * (1 + loads)
+        expected = np.broadcast_to(3 * longest, calm.shape)[is_stalled]
         np.testing.assert_allclose(stalled[is_stalled], expected)
 
 

@@ -1,6 +1,6 @@
 """Cells of a comparison: simulated rounds, and the masks that they decode."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -10,33 +10,33 @@ from jaxwgc.studies._compare._inputs import Inputs
 from jaxwgc.studies._compare._trials import Draws, Schedule, Trials, simulate
 from jaxwgc.studies._progress import Progress
 from jaxwgc.studies._simulation._masks import DecodedMasks, decode_packed, distinct_rows
-from jaxwgc.studies._simulation._rounds import Waiting
+from jaxwgc.studies._simulation._rounds import Loads, Waiting
 
 # Index of code, delay model and waiting rule.
 Cell: TypeAlias = tuple[int, int, int]
 
 
 class Group(NamedTuple):
-    """Codes with equal loads, and their waiting rules.
+    """Codes with equal loads and parts, and their waiting rules.
 
     Attributes:
-      loads: Load of each worker, (num_workers,).
+      loads: Loads and parts of the workers.
       waiting: Distinct rules of these codes.
       places: Index of the rule in `waiting`, by the indices of code and rule.
     """
 
-    loads: np.ndarray
+    loads: Loads
     waiting: list[Waiting]
     places: dict[tuple[int, int], int]
 
 
 def groups_of_equal_loads(inputs: Inputs) -> list[Group]:
     """Returns the codes and rules that share drawn times."""
-    groups: dict[bytes, Group] = {}
+    groups: dict[Hashable, Group] = {}
     for place, code in enumerate(inputs.codes.values()):
-        loads = np.asarray(code.loads, np.float64)
+        loads = Loads.of(code, np.float64)
         empty = Group(loads=loads, waiting=[], places={})
-        group = groups.setdefault(loads.tobytes(), empty)
+        group = groups.setdefault(loads.identity, empty)
         known = {waiting.identity: at for at, waiting in enumerate(group.waiting)}
         for number, rules in enumerate(inputs.rules.values()):
             waiting = Waiting.of(code, rules[place], inputs.late)

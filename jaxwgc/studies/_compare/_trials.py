@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxwgc.stragglers import DelayModel
+from jaxwgc.stragglers import DelayModel, check_part_times
 from jaxwgc.studies._simulation._masks import distinct_rows
 from jaxwgc.studies._simulation._program_arguments import as_argument
 from jaxwgc.studies._simulation._rounds import (
     Drawn,
+    Loads,
     Rounds,
     Waiting,
     draw_times,
@@ -113,7 +114,7 @@ class Draws(NamedTuple):
 
 def simulate(
     draws: Draws,
-    loads: np.ndarray,
+    loads: Loads,
     waiting: list[Waiting],
     advance: Callable[[], None],
 ) -> list[Trials]:
@@ -121,7 +122,7 @@ def simulate(
 
     Args:
       draws: Delay model, key and arrangement of trials.
-      loads: Load of each worker, (num_workers,).
+      loads: Loads and parts of the workers.
       waiting: Waiting rules.
       advance: Called after each batch.
 
@@ -147,14 +148,17 @@ def simulate(
     return [Trials.joined(batches, num_trials) for batches in rounds_of_rules]
 
 
-def _draw(draws: Draws, numbers: np.ndarray, loads: np.ndarray) -> Drawn:
+def _draw(draws: Draws, numbers: np.ndarray, loads: Loads) -> Drawn:
     """Draws times; errors name the delay model of the study."""
     keys, delay_keys = _keys_of(draws.key, numbers)
     try:
-        times = draw_times(as_argument(draws.delay), delay_keys, loads)
+        times, part_times = draw_times(as_argument(draws.delay), delay_keys, loads)
+        check_part_times(
+            type(draws.delay).__name__, np.asarray(part_times), np.asarray(times)
+        )
     except (TypeError, ValueError) as error:
         raise ValueError(f"delays[{draws.name!r}] cannot be drawn: {error}") from error
-    return Drawn(keys=keys, times=times, loads=loads)
+    return Drawn(keys=keys, times=part_times, loads=loads.loads)
 
 
 @jax.jit

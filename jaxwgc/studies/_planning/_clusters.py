@@ -1,7 +1,7 @@
 """Simulated clusters: drawn times of consecutive rounds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,10 +10,12 @@ import numpy as np
 
 from jaxwgc import stragglers
 from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import check_part_times
 from jaxwgc.studies._simulation._program_arguments import as_argument
 from jaxwgc.studies._simulation._rounds import (
     FEW_TIMES,
     Drawn,
+    Loads,
     draw_few_times,
     draw_times,
 )
@@ -35,8 +37,8 @@ class Clusters(NamedTuple):
       has_stalls: Whether times have stalls that the trace does not rule out.
       has_state: Whether the rounds of a cluster depend on each other.
       key: PRNG key.
-      by_loads: Times (clusters, rounds, num_workers), by the bytes of the loads.
-      drawn: The same times without equal ones, so that their order is random.
+      by_loads: Finish times (clusters, rounds, num_workers), by loads and parts.
+      drawn: Times of parts without equal ones, so that their order is random.
     """
 
     delay: stragglers.DelayModel
@@ -44,8 +46,8 @@ class Clusters(NamedTuple):
     has_stalls: bool
     has_state: bool
     key: jax.Array
-    by_loads: dict[bytes, np.ndarray]
-    drawn: dict[bytes, Drawn]
+    by_loads: dict[Hashable, np.ndarray]
+    drawn: dict[Hashable, Drawn]
 
     @classmethod
     def of(
@@ -55,8 +57,13 @@ class Clusters(NamedTuple):
         key: jax.Array,
         shape: tuple[int, int],
         stalls: stragglers.Stalls | None,
+        overhead: float = 0.0,
     ) -> "Clusters":
-        """Draws times of `shape` (clusters, rounds) for the loads of all codes."""
+        """Draws times of `shape` (clusters, rounds) for the loads of all codes.
+
+        `overhead` is the share of the time at load 1 that does not depend on the load,
+        for a delay model with times that are proportional to the load.
+        """
         argument = as_argument(delay)
         keys = jax.random.split(key, shape)
         num_workers = codes[0].num_workers
@@ -68,15 +75,21 @@ class Clusters(NamedTuple):
         by_loads = {}
         drawn = {}
         for code in codes:
-            place = _place(code)
+            loads = Loads.of(code, np.float32)
+            place = loads.identity
             if place in drawn:
                 continue
-            loads = np.asarray(code.loads, np.float32)
-            times = np.asarray(draw(argument, keys, loads))
+            drawn_loads = loads.with_overhead(overhead)
+            times, part_times = jax.device_get(draw(argument, keys, drawn_loads))
             _check_times(times)
+            check_part_times(type(delay).__name__, part_times, times)
             by_loads[place] = times
-            different_times = (times * factors).astype(jnp.result_type(float))
-            drawn[place] = Drawn(keys=keys, times=different_times, loads=loads)
+            different_times = part_times * factors[..., None]
+            drawn[place] = Drawn(
+                keys=keys,
+                times=different_times.astype(jnp.result_type(float)),
+                loads=loads.loads,
+            )
         return cls(
             delay=delay,
             num_measured=math.inf if stalls is None else stalls.num_rounds,
@@ -107,15 +120,11 @@ class Clusters(NamedTuple):
 
     def times(self, code: GradientCode) -> np.ndarray:
         """Returns the times for the loads of a code, (clusters, rounds, workers)."""
-        return self.by_loads[_place(code)]
+        return self.by_loads[Loads.of(code, np.float32).identity]
 
     def drawn_for(self, code: GradientCode) -> Drawn:
         """Returns drawn times for the loads of a code, without equal times."""
-        return self.drawn[_place(code)]
-
-
-def _place(code: GradientCode) -> bytes:
-    return np.asarray(code.loads, np.float32).tobytes()
+        return self.drawn[Loads.of(code, np.float32).identity]
 
 
 def _check_times(times: np.ndarray) -> None:

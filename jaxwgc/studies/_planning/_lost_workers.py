@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,6 +44,16 @@ class WithLostWorkers(stragglers.DelayModel):
         times, state = from_argument(self.delay).sample(key, state, loads)
         return times.at[np.array(self.lost)].set(jnp.inf), state
 
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts of all workers, (num_workers, parts)."""
+        delay = from_argument(self.delay)
+        times, state = delay.part_times(key, state, loads, shares)
+        return times.at[np.array(self.lost)].set(jnp.inf), state
+
+    def measured_loads(self):
+        """Returns the loads at which the times of the cluster were measured."""
+        return from_argument(self.delay).measured_loads()
+
     def stalls(self, tail):
         """Returns the `Stalls` that the times of the cluster do not rule out."""
         return _stalls_of(self, tail)
@@ -72,12 +83,29 @@ class OtherWorkers(stragglers.DelayModel):
 
     def sample(self, key, state, loads):
         """Draws the times of the workers that remain, (len(workers),)."""
-        remaining = np.array(self.workers)
-        share = self.num_workers / len(remaining)
+        delay = from_argument(self.delay)
+        times, state = delay.sample(key, state, self._all_loads(loads))
+        return times[np.array(self.workers)], state
+
+    def part_times(self, key, state, loads, shares):
+        """Draws the times of parts of the workers that remain."""
+        delay = from_argument(self.delay)
+        all_shares = jnp.ones((self.num_workers, shares.shape[1]), loads.dtype)
+        all_shares = all_shares.at[np.array(self.workers)].set(shares)
+        times, state = delay.part_times(key, state, self._all_loads(loads), all_shares)
+        return times[np.array(self.workers)], state
+
+    def _all_loads(self, loads: jax.Array) -> jax.Array:
+        """Returns loads of all workers of the cluster, by its unit."""
+        share = self.num_workers / len(self.workers)
         all_loads = jnp.ones(self.num_workers, loads.dtype)
-        all_loads = all_loads.at[remaining].set(loads * share)
-        times, state = from_argument(self.delay).sample(key, state, all_loads)
-        return times[remaining], state
+        return all_loads.at[np.array(self.workers)].set(loads * share)
+
+    def measured_loads(self):
+        """Returns the loads of the measurement, by the unit of the other workers."""
+        share = self.num_workers / len(self.workers)
+        loads = from_argument(self.delay).measured_loads()
+        return tuple(load / share for load in loads)
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times of the cluster do not rule out."""

@@ -1,6 +1,8 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -12,7 +14,7 @@ from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode, uncoded
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies._planning._candidates import BUSY, CANCELLED, Candidate
-from jaxwgc.studies._planning._choice import RoundStatistics
+from jaxwgc.studies._planning._choice import Choice, RoundStatistics
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._convergence import Goal
 from jaxwgc.studies._planning._judging import judge
@@ -22,7 +24,7 @@ from jaxwgc.studies._planning._lost_workers import (
     never_responding,
 )
 from jaxwgc.studies._planning._ranking import ranked_choices
-from jaxwgc.studies._planning._results import Plan
+from jaxwgc.studies._planning._results import Plan, best_by_code
 from jaxwgc.studies._planning._standard_candidates import (
     NamedCode,
     speeds_of,
@@ -41,6 +43,9 @@ _NUM_CLUSTERS = 20
 _FEWEST_ROUNDS = 50
 # Default maximum of replication factors.
 _MOST_COPIES = 4
+# Shares of a time that may not depend on the load, for which the choices are ranked
+# again if times were measured at one load.
+_OVERHEADS = (0.5, 1.0)
 
 
 def plan(
@@ -98,6 +103,11 @@ def plan(
     than others, are a bias. A worker without responses in the last rounds of a trace is
     lost, and does not respond in the plan. There is then also a plan for the other
     workers (`without`), which have all of the data.
+
+    **Times and loads.** Times that were measured at one load are taken to be
+    proportional to the load. The plan also says what to choose if half of each time,
+    or all of it, did not depend on the load (`overheads`). Measure at two loads to
+    know: `stragglers.empirical(times, measured_at=loads)`.
 
     **Unseen stalls.** An event that a trace of m times does not show may have a
     probability of up to 3 / m (95%). So a trace is judged as it is, and with the
@@ -209,9 +219,9 @@ def plan(
     if stalls is not None and stalls.time > 0:
         models.append(stalls.delay)
 
-    def clusters_of(model, named_codes):
+    def clusters_of(model, named_codes, overhead=0.0):
         codes_of_clusters = [named.code for named in named_codes]
-        return Clusters.of(model, codes_of_clusters, key, shape, stalls)
+        return Clusters.of(model, codes_of_clusters, key, shape, stalls, overhead)
 
     baseline = NamedCode("uncoded", uncoded(num_workers))
     if chosen is not None:
@@ -227,6 +237,7 @@ def plan(
             uncoded_clusters.times(baseline.code), uncoded_clusters.num_measured
         )
         compared = [baseline, *standard_codes(num_workers, copies, speeds)]
+
     # Clusters without stalls, and with stalls if the trace does not rule them out.
     cases = [clusters_of(model, compared) for model in models]
     candidates = chosen
@@ -234,22 +245,16 @@ def plan(
         candidates = _candidates(compared, waiting, cases[0], late, exact)
         if memory and not exact:
             candidates += _storing(candidates, baseline.code)
-
-    with Progress(progress, len(cases) * len(candidates)) as shown:
-        judged = [judge(candidates, case, shown.advance) for case in cases]
-    # Statistics of each candidate in all cases.
-    rounds = list(zip(*judged, strict=True))
-    if exact:
-        exact_places = [
-            place for place, cases in enumerate(rounds) if _are_exact(cases)
-        ]
-        candidates = [candidates[place] for place in exact_places]
-        rounds = [rounds[place] for place in exact_places]
-        if not candidates:
-            raise ValueError(
-                "exact must be False for these choices, of which none is exact in "
-                "every round; got exact=True"
-            )
+    rank = functools.partial(
+        _ranked, exact=exact, goal=goal, num_bytes=num_bytes, progress=progress
+    )
+    ranking = rank(candidates, cases)
+    rankings_with_overhead = {}
+    if len(delay.measured_loads()) == 1:
+        best_of_codes = best_by_code(ranking)
+        for overhead in _OVERHEADS:
+            with_overhead = [clusters_of(model, compared, overhead) for model in models]
+            rankings_with_overhead[overhead] = rank(best_of_codes, with_overhead)
 
     lost = {worker: stopped.get(worker, 0) for worker in never_responding(cases[0])}
     remaining = [worker for worker in range(num_workers) if worker not in lost]
@@ -279,7 +284,8 @@ def plan(
             progress=progress,
         )
     return Plan(
-        choices=ranked_choices(candidates, rounds, goal, num_bytes),
+        choices=ranking,
+        overheads=rankings_with_overhead,
         **goal._asdict(),
         num_rounds=math.prod(shape),
         num_parameters=num_parameters,
@@ -290,6 +296,41 @@ def plan(
         lost=lost,
         without=without,
     )
+
+
+def _ranked(
+    candidates: Sequence[Candidate],
+    cases: Sequence[Clusters],
+    *,
+    exact: bool,
+    goal: Goal,
+    num_bytes: float,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[Choice, ...]:
+    """Judges candidates, and returns them in order, without inexact ones if `exact`.
+
+    Args:
+      candidates: Candidates.
+      cases: Clusters without stalls and, if stalls are not ruled out, with them.
+      exact: Whether choices must be exact in every round.
+      goal: Target, and the problem to solve.
+      num_bytes: Bytes of a gradient.
+      progress: As in `plan`.
+    """
+    with Progress(progress, len(cases) * len(candidates)) as shown:
+        judged = [judge(candidates, case, shown.advance) for case in cases]
+    # Statistics of each candidate in all cases.
+    rounds = list(zip(*judged, strict=True))
+    if exact:
+        is_exact = [_are_exact(statistics) for statistics in rounds]
+        candidates = list(itertools.compress(candidates, is_exact))
+        rounds = list(itertools.compress(rounds, is_exact))
+    if not candidates:
+        raise ValueError(
+            "exact must be False for these choices, of which none is exact in "
+            "every round; got exact=True"
+        )
+    return ranked_choices(candidates, rounds, goal, num_bytes)
 
 
 def _are_exact(cases: Sequence[RoundStatistics]) -> bool:

@@ -1,7 +1,7 @@
 """Result of a plan: ranked choices, and plans for other goals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 # Maximum number of rows of the table, besides the baseline.
 _NUM_ROWS = 12
+
+
+def best_by_code(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Returns the first choice of every code, with and without memory."""
+    best: dict[tuple[int, bool], Choice] = {}
+    for choice in choices:
+        best.setdefault((id(choice.code), choice.memory), choice)
+    return tuple(best.values())
 
 
 class Plan(NamedTuple):
@@ -42,6 +50,8 @@ class Plan(NamedTuple):
         since which it has not, or 0.
       without: Plan for the other workers, with all of the data; None if no worker is
         lost, or if codes, choices or waiting rules were given.
+      overheads: The choices of `by_code` in order, if a share of each time did not
+        depend on the load, by this share. Empty unless times were measured at one load.
 
     Example:
       With heavy-tailed times, a second copy of the work pays:
@@ -91,6 +101,7 @@ class Plan(NamedTuple):
     names: tuple[str, ...] = ()
     lost: Mapping[int, int] = MappingProxyType({})
     without: "Plan | None" = None
+    overheads: Mapping[float, tuple[Choice, ...]] = MappingProxyType({})
 
     @property
     def best(self) -> Choice:
@@ -120,10 +131,7 @@ class Plan(NamedTuple):
 
         Choices with memory are listed separately.
         """
-        best: dict[tuple[int, bool], Choice] = {}
-        for choice in self.choices:
-            best.setdefault((id(choice.code), choice.memory), choice)
-        return tuple(best.values())
+        return best_by_code(self.choices)
 
     @property
     def shown(self) -> tuple[Choice, ...]:
@@ -183,14 +191,21 @@ class Plan(NamedTuple):
             num_workers=self.num_workers,
         )
         size = self.num_parameters * self.bytes_per_number
-        rounds = [choice.rounds for choice in self.choices]
+
+        def ranked(choices):
+            rounds = [choice.rounds for choice in choices]
+            return ranked_choices(choices, rounds, goal, size)
+
         without = self.without
         if without is not None:
             without = without.replan(
                 target=target, condition=condition, heterogeneity=heterogeneity
             )
         return self._replace(
-            choices=ranked_choices(self.choices, rounds, goal, size),
+            choices=ranked(self.choices),
+            overheads={
+                share: ranked(choices) for share, choices in self.overheads.items()
+            },
             without=without,
             **goal._asdict(),
         )

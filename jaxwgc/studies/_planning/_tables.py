@@ -56,6 +56,7 @@ def _sentences(plan: "Plan") -> Iterator[str]:
         yield from _alternatives(plan)
         yield from _work_by_speed(plan)
         yield from _hidden_stalls(plan)
+        yield from _times_and_loads(plan)
     else:
         yield _closest(plan)
 
@@ -258,6 +259,60 @@ def _hidden_stalls(plan: "Plan") -> Iterator[str]:
         f"The trace does not rule out that {_stalled_times(plan.stalls)}, for a "
         f"time of {plan.stalls.time:.3g}. {judgement}"
     )
+
+
+def _times_and_loads(plan: "Plan") -> Iterator[str]:
+    """Yields sentences on what is assumed of times at other loads than measured."""
+    loads = plan.delay.measured_loads()
+    if len(loads) == 1:
+        cases = [
+            f"If {_share_of_time(share)} did not depend on the load, "
+            f"{_choice_with_overhead(plan.best, choices)}."
+            for share, choices in plan.overheads.items()
+        ]
+        yield " ".join(
+            ["Times were measured at one load, and are taken to be proportional to it."]
+            + cases
+        )
+    elif loads:
+        yield from _extrapolated(plan, loads)
+
+
+def _share_of_time(share: float) -> str:
+    return "all of each time" if share == 1 else f"{share:.0%} of each time"
+
+
+def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:
+    """Says how the code of the best choice does in another ranking."""
+    first = choices[0]
+    if not math.isfinite(first.time.value):
+        return "no choice would reach the target"
+    if first.code is best.code and first.memory == best.memory:
+        _, phrase = first.wait.describe(first.code.num_workers)
+        return f"this code would still be the best, waiting {phrase}"
+    this_code = next(
+        choice
+        for choice in choices
+        if choice.code is best.code and choice.memory == best.memory
+    )
+    if math.isfinite(this_code.time.value):
+        time = f"take {_excess(this_code.time.value / first.time.value)}"
+    else:
+        time = "not reach the target"
+    return f"the best would be {first}, and this code would {time}"
+
+
+def _extrapolated(plan: "Plan", loads: tuple[float, ...]) -> Iterator[str]:
+    """Yields a sentence on choices with loads beyond the largest measured one."""
+    names = []
+    for choice in plan.shown:
+        if np.max(np.asarray(choice.code.loads)) > loads[-1] * (1 + _SAME_TIME):
+            names.append(f"{choice.name} with {choice.replication:.2g} copies")
+    if names:
+        yield (
+            f"Extrapolated beyond the largest measured load, {loads[-1]:.3g}, on the "
+            f"line of the two largest loads: {', '.join(names)}."
+        )
 
 
 def _table(plan: "Plan") -> Iterator[str]:

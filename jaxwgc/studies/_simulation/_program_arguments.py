@@ -79,11 +79,15 @@ def signature(arguments: Any) -> Hashable:
 
 
 class DrawnTimes(stragglers.DelayModel):
-    """Delay model that returns its state as times.
+    """Delay model that returns its state as times of parts, (num_workers, parts).
 
     With it, `delayed` applies a waiting rule to times that were drawn before.
     """
 
     def sample(self, key, state, loads):
-        """Returns the state as times of the round."""
+        """Returns the finish times of the round."""
+        return state[:, -1], state
+
+    def part_times(self, key, state, loads, shares):
+        """Returns the times of parts of the round."""
         return state, state

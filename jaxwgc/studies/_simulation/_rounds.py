@@ -85,12 +85,47 @@ class Waiting:
         return id(self.rule), self.late, code
 
 
+class Loads(NamedTuple):
+    """Loads and parts of the workers of a code. Codes with equal ones share times.
+
+    Attributes:
+      loads: Load of each worker, (num_workers,).
+      shares: Share of the load after each part, (num_workers, parts); one part if
+        workers send one message.
+    """
+
+    loads: np.ndarray
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, code: GradientCode, dtype: type[np.floating]) -> "Loads":
+        """Returns the loads and parts of a code."""
+        return cls(np.asarray(code.loads, dtype), np.asarray(code.part_shares, dtype))
+
+    def with_overhead(self, share: float) -> "Loads":
+        """Returns loads of which a share of an equal one does not depend on the load.
+
+        If times are proportional to these loads, this share of the time at load 1 is an
+        overhead, which comes before the parts.
+        """
+        loads = share + (1 - share) * self.loads
+        parts = share + (1 - share) * self.loads[:, None] * self.shares
+        whole = np.where(loads > 0, loads, 1)[:, None]
+        return Loads(loads=loads, shares=np.where(loads[:, None] > 0, parts / whole, 1))
+
+    @property
+    def identity(self) -> Hashable:
+        """Value that is equal for equal loads and parts."""
+        return self.shares.shape, self.loads.tobytes(), self.shares.tobytes()
+
+
 class Drawn(NamedTuple):
     """Drawn times of the rounds of several clusters.
 
     Attributes:
       keys: PRNG keys of the rounds, (clusters, rounds).
-      times: Finish times, (clusters, rounds, num_workers).
+      times: When each worker has finished each of its parts, (clusters, rounds,
+        num_workers, parts). The last time is its finish time.
       loads: Load of each worker, (num_workers,).
     """
 
@@ -120,28 +155,36 @@ class Rounds(NamedTuple):
 FEW_TIMES = 100_000
 
 
-def _draw(delay: Any, keys: jax.Array, loads: jax.Array) -> jax.Array:
-    """Draws finish times of consecutive rounds, (clusters, rounds, num_workers).
+def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Array]:
+    """Draws finish times and times of parts of consecutive rounds.
 
     Args:
       delay: Delay model, from `as_argument`.
       keys: PRNG key of each round, (clusters, rounds).
-      loads: Load of each worker, (num_workers,).
+      loads: Loads and parts of the workers.
+
+    Returns:
+      Finish times, (clusters, rounds, num_workers), and times of parts, with another
+      axis of parts.
 
     Raises:
       TypeError: If the delay model does not return times of all workers and a state
         like that of `init`.
     """
     delay = from_argument(delay)
+    num_workers, num_parts = loads.shares.shape
 
     def run(keys):
         def step(state, key):
-            drawn = delay.sample(key, state, loads)
-            _check_drawn(drawn, state, len(loads))
-            times, state = drawn
-            return state, promoted(times)
+            drawn = delay.sample(key, state, loads.loads)
+            _check_drawn(drawn, state, num_workers)
+            times, next_state = drawn
+            part_times = times[:, None]
+            if num_parts > 1:
+                part_times, _ = delay.part_times(key, state, *loads)
+            return next_state, (promoted(times), promoted(part_times))
 
-        _, times = jax.lax.scan(step, delay.init(len(loads)), keys)
+        _, times = jax.lax.scan(step, delay.init(num_workers), keys)
         return times
 
     return jax.vmap(run)(keys)
@@ -276,7 +319,7 @@ def _ends(
       rules: Waiting rules without their codes, with an axis of rules.
       places: Index of the times and loads of each rule.
       keys: PRNG keys, (clusters, rounds).
-      times: Finish times, (number, clusters, rounds, num_workers).
+      times: Times of parts, (number, clusters, rounds, num_workers, parts).
       loads: Loads, (number, num_workers).
     """
     is_busy = late == "busy"
@@ -288,12 +331,15 @@ def _ends(
         model = delayed(DrawnTimes(), rule, late)
 
         def of_round(remaining, this_round):
-            key, times = this_round
-            state = (times, remaining) if is_busy else times
-            arrivals, state = model.sample(key, state, loads[place])
+            key, part_times = this_round
+            state = (part_times, remaining) if is_busy else part_times
+            # The shares are those of the times, which are drawn.
+            shares = jnp.ones_like(part_times)
+            arrivals, state = model.sample_parts(key, state, loads[place], shares)
             mask = arrivals.received
             if code is not None and code.messages_per_worker > 1:
                 mask = Arrived.of(code, arrivals).mask
+            times = part_times[:, -1]
             rounds = Rounds(
                 time=arrivals.elapsed,
                 work=_work(arrivals.elapsed, arrivals.joined, times, loads[place]),
