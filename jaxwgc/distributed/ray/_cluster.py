@@ -23,7 +23,7 @@ from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._launcher import Launcher
-from jaxwgc.distributed.ray._leaves import difference, finite_leaves
+from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
 from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
 from jaxwgc.distributed.ray._options import (
     Faults,
@@ -373,7 +373,8 @@ class RayCluster:
             It gets `Progress.metrics()`. If a callback raises, training ends with a
             checkpoint and this error.
           checkpoint: Folder. If it has a checkpoint, training continues from its
-            params, optimizer state, key and step, also under another code. Written
+            params, optimizer state, key and step, also under another code, with a
+            warning if the number of parts has changed. Written
             every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
             SIGTERM ends the run. Needs Orbax, which comes with the extra.
           checkpoint_every: Number of steps between checkpoints.
@@ -574,7 +575,8 @@ class RayCluster:
                     self._driver = None
                     raise
         if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
-            differs = difference(self._params_like, like)
+            before = by_name("params", self._params_like)
+            differs = difference(before, by_name("params", like))
             raise ValueError(
                 "params must keep their structure, shapes and dtypes; got "
                 f"{differs or jax.tree.structure(like)}"
