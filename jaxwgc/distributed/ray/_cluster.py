@@ -122,8 +122,9 @@ class RayCluster:
         `train` takes, and without correct_errors, which `verification` replaces.
       verification: `Verification`. By default, all messages are accepted.
       timeouts: `Timeouts`.
-      address: Address of a running Ray cluster, as `"host:6379"` or `"auto"`. None
-        starts one.
+      address: Address of a running Ray cluster, as `"host:6379"`. `"auto"` stands for
+        the environment variable RAY_ADDRESS, or the last `ray start` on this machine.
+        None starts a cluster.
       actor_options: Claims of a worker, and other options of Ray's actors, such as
         `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. A worker has as many threads as CPUs,
         at least one; JAX uses the CPU unless the worker claims an accelerator. Default:
@@ -328,6 +329,7 @@ class RayCluster:
           ValueError: If params have changed their structure, shapes or dtypes or are
             not finite, if parts are not alike, or if the cluster has too few resources.
           TypeError: If the loss returns no real scalar, or params are not floats.
+          ConnectionError: If no Ray responds at `address`, or it requires a token.
           RuntimeError: If a worker fails to start at the beginning, if the `with` block
             has not begun or is over, if no worker responds, or if a round cannot be
             decoded and `undecodable` is `"raise"`. If `batches` raises an error, with
