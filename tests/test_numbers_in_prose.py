@@ -1651,12 +1651,12 @@ CLAIMS = [
     ),
     Claim(
         HALBAWI,
-        "every pattern to $10^{-4}$ if a tenth of up to 200 workers may fail",
+        "were tried to $10^{-4}$ if a tenth of up to 200 workers may fail",
         lambda: is_decoded_to(1e-4, 0.1),
     ),
     Claim(
         HALBAWI,
-        "If a fifth of up to 200 workers may fail, it decodes to $10^{-3}$",
+        "If a fifth of up to 200 workers may fail, it decodes them to $10^{-3}$",
         lambda: is_decoded_to(1e-3, 0.1, 0.2),
     ),
     Claim(

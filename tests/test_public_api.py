@@ -133,3 +133,20 @@ def test_import_changes_nothing(tmp_path):
     later = {"scipy.linalg", "scipy.special", "jaxwgc.sketching", "jaxwgc.studies"}
     assert not later & {*modules}
     assert not is_started
+
+
+# What a random function evaluates, before its key.
+EVALUATED = {"code", "codes", "trial", "model", "delay", "delays", "waiting"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_key_comes_first_or_right_after_what_is_evaluated(name):
+    """As the page of the API says. Optional keys come later."""
+    parameters = inspect.signature(FUNCTIONS[name]).parameters
+    if "key" in parameters and parameters["key"].default is not None:
+        names = list(parameters)
+        before = set(names[: names.index("key")])
+        # A plan is for a delay and a number of workers.
+        if name.endswith(".plan"):
+            before.remove("num_workers")
+        assert before <= EVALUATED

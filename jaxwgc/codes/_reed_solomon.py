@@ -91,10 +91,12 @@ def reed_solomon(
     """Returns the balanced Reed-Solomon code over the n-th roots of unity.
 
     Every part goes to `replication` (d) workers, and every worker holds
-    num_parts * replication / num_workers parts. Any num_workers - replication + 1
-    responses give the exact gradient. Column j of the encoding matrix holds the values
-    of the polynomial ∏ₗ (1 - x / αₗ), l over the workers without part j. It vanishes at
-    these workers, and its constant term, which decoding interpolates at x = 0, is one.
+    num_parts * replication / num_workers parts. In exact arithmetic, any num_workers -
+    replication + 1 responses give the exact gradient. The rounding error depends on the
+    pattern of stragglers. There is no bound for every pattern, and `worst_pattern`
+    searches for a bad one. Column j of the encoding matrix holds the values of the
+    polynomial ∏ₗ (1 - x / αₗ), l over the workers without part j. It vanishes at these
+    workers, and its constant term, which decoding interpolates at x = 0, is one.
 
     In the published order of the evaluation points, the zeros of a column are
     neighbours on the circle, and the entries of B grow like a binomial coefficient.

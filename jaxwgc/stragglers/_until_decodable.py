@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc import _validation
@@ -146,6 +147,7 @@ class UntilDecodable(WaitingRule):
     ) -> Arrivals:
         """Returns the arrivals of a round that ends once its messages decode."""
         times = times_of(times)
+        self._check_one_per_worker(times)
         if self.code.required_parts is None:
             part_times = None
             message_times = times
@@ -187,13 +189,18 @@ class UntilDecodable(WaitingRule):
 
     def _by_message(self, times):
         """Converts times per worker to times per message; keeps times per message."""
-        num_workers = self.code.num_workers
-        num_messages = num_workers * self.code.messages_per_worker
-        if len(times) == num_messages:
+        num_messages = self.code.num_workers * self.code.messages_per_worker
+        if np.shape(times) == (num_messages,):
             return times
-        if len(times) != num_workers:
-            raise ValueError(
-                f"times must have shape (num_workers,) = ({num_workers},) to match the "
-                f"code; got {times.shape}"
-            )
+        self._check_one_per_worker(times)
         return times.repeat(self.code.messages_per_worker)
+
+    def _check_one_per_worker(self, times):
+        """Raises ValueError if times are of another number of workers."""
+        num_workers = self.code.num_workers
+        if np.shape(times) != (num_workers,):
+            raise ValueError(
+                f"times must have shape (num_workers,) = ({num_workers},), for the "
+                f"workers of the code of the waiting rule; got {np.shape(times)}. Give "
+                "until_decodable or coverage the code of these workers"
+            )

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +27,26 @@ PARAMS = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
 SAVED_STEPS = [3, 6]
 
 
-def compute(params, step, key):
-    """Returns a round of two workers with random messages."""
-    messages = np.random.default_rng(step).normal(size=(2, 1000)).astype(np.float32)
-    losses = np.ones(2)
-    return Round(messages, np.ones(2, bool), losses, 1.0, losses, None, {})
+def train(num_steps, folder, params=PARAMS, code=CODE, **options):
+    """Trains with checkpoints in a folder, and returns the state.
 
+    Each round has random messages of all workers.
+    """
+    num_workers = code.num_workers
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
 
-def train(num_steps, folder, **options):
-    """Trains with checkpoints in a folder, and returns the state."""
-    chain = optax.chain(jaxwgc.decode_aggregate(CODE), optax.adam(0.1))
+    def compute(params, step, key):
+        messages = np.random.default_rng(step).normal(size=(num_workers, size))
+        losses = np.ones(num_workers)
+        received = np.ones(num_workers, bool)
+        return Round(np.float32(messages), received, losses, 1.0, losses, None, {})
+
+    chain = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))
     return _training.train(
         compute,
-        CODE,
+        code,
         chain,
-        TrainingState(PARAMS, chain.init(PARAMS), jax.random.key(0), 0),
+        TrainingState(params, chain.init(params), jax.random.key(0), 0),
         num_steps,
         checkpoint=folder,
         checkpoint_every=3,
@@ -151,6 +157,41 @@ def test_step_is_damaged_twice(copied):
         flip_one_bit(folder, 6)
         state = train(6, folder, checkpoint_fallback=True)
         np.testing.assert_array_equal(state.params, params)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"a.b": jnp.ones(3), "a": {"b": jnp.zeros(3)}},
+        {"a": {"0": jnp.ones(3)}, "a.0": jnp.zeros(2), "a']['0": jnp.zeros(1)},
+        {"a/b": jnp.ones(3), "..": [jnp.zeros(2)], "": jnp.zeros(1)},
+        {"full": jnp.ones(3), "empty": jnp.zeros((0, 4))},
+    ],
+)
+def test_params_of_any_names_and_sizes_are_restored(tmp_path, params):
+    """Orbax joins names by dots, and saves no leaf of size zero."""
+    saved = train(3, tmp_path, params)
+    resumed = train(3, tmp_path, params)
+    assert resumed.step == 3
+    assert jax.tree.structure(resumed) == jax.tree.structure(saved)
+    leaves = jax.tree.leaves((saved.params, saved.optimizer_state))
+    resumed_leaves = jax.tree.leaves((resumed.params, resumed.optimizer_state))
+    for before, after in zip(leaves, resumed_leaves):
+        assert before.shape == after.shape
+        assert before.dtype == after.dtype
+        np.testing.assert_array_equal(before, after)
+
+
+def test_another_number_of_parts_is_a_warning(tmp_path):
+    """The number of workers may change without one."""
+    params = jnp.ones(3)
+    train(3, tmp_path, params, codes.uncoded(12))
+    match = "was trained with 12 parts.* now sums parts 0 to 3 instead of 0 to 11"
+    with pytest.warns(UserWarning, match=match):
+        assert train(6, tmp_path, params, codes.uncoded(4)).step == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train(9, tmp_path, params, codes.uncoded(2, num_parts=4)).step == 9
 
 
 def test_random_damage_is_never_restored(copied):

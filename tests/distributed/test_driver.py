@@ -184,11 +184,13 @@ def test_start_says_what_it_does(caplog):
     ("address", "line"),
     [
         (None, "starting Ray on this machine"),
-        ("auto", "connecting to Ray at auto"),
+        ("auto", "connecting to Ray at head:6379"),
     ],
 )
-def test_connection_is_announced(caplog, address, line):
+def test_connection_is_announced(monkeypatch, caplog, address, line):
     """Before Ray starts, which takes seconds."""
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(_session, "check_address", lambda address: None)
     caplog.set_level("INFO", "jaxwgc.distributed")
     seen = []
     ray = types.SimpleNamespace(

@@ -144,7 +144,9 @@ def test_params_must_be_finite_and_rounds_need_a_response(
 def test_params_keep_their_shapes(cluster):
     with pytest.raises(ValueError, match=r"float32\[5\], and now float32\[6\]$"):
         cluster.compute(jnp.zeros(6))
-    with pytest.raises(ValueError, match=r"got w = nothing, and now float32"):
+    with pytest.raises(
+        ValueError, match=r"got params\['w'\] = nothing, and now float32"
+    ):
         cluster.compute({"w": PARAMS})
 
 

@@ -73,6 +73,23 @@ def test_addresses_that_do_not_answer(monkeypatch):
             _session.check_address(address)
 
 
+def test_auto_is_the_ray_of_the_user_only(monkeypatch, tmp_path):
+    """Ray itself would join that of another program, and try for minutes to do so."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    match = r"(?s)got no RAY_ADDRESS and no file .*Run `ray start --head` before"
+    with pytest.raises(ConnectionError, match=match), _session.session("auto"):
+        pass
+    # As `ray start` writes it.
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:6379\n")
+    assert _session.address_of_ray_start() == "127.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert _session.address_of_ray_start() == "127.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6380")
+    assert _session.address_of_ray_start() == "head:6380"
+
+
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "nowhere", "host:port"])
 def test_bad_addresses(address):
     with pytest.raises(ValueError, match="address must be"):

@@ -1,5 +1,7 @@
 """Waiting rules: arguments that are rejected beyond those of the catalogue."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,3 +21,27 @@ def test_relative_deadline_rejects_a_factor_below_one():
 def test_fastest_rejects_times_of_too_few_workers():
     with pytest.raises(ValueError, match="num_required must be at most"):
         stragglers.fastest(4).ends(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [codes.fractional_repetition(4, 1), codes.replicated(2, num_parts=4, copies=2)],
+)
+def test_rules_of_a_code_reject_times_of_other_workers(code):
+    """A single time would be taken for that of all workers."""
+    n = code.num_workers
+    wait = stragglers.until_decodable(code)
+    match = (
+        rf"\(num_workers,\) = \({n},\), for .*the code of the waiting rule; got \({{}},"
+    )
+    for number in (1, n + 1, 2 * n):
+        times = jnp.ones(number)
+        with pytest.raises(ValueError, match=match.format(number)):
+            wait.arrivals(jax.random.key(0), times)
+        if number < 2 * n:
+            with pytest.raises(ValueError, match=match.format(number)):
+                wait.is_over(times, 2.0)
+    with pytest.raises(
+        ValueError, match=r"got \(\)\. Give until_decodable or coverage"
+    ):
+        wait.is_over(jnp.ones(()), 2.0)

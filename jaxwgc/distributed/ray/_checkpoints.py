@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,9 @@ from jaxwgc.distributed.ray._session import find_extra
 # Name of the checksum of the code, and start of the names of leaves that depend on the
 # code: those of `decode_aggregate`.
 _CODE = "code"
-_OF_CODE = "optimizer_state.0."
+_OF_CODE = "optimizer_state[0]"
+# Name of the number of parts, which are summed by the loss.
+_NUM_PARTS = "num_parts"
 # Name of the seconds of the slowest recent response. Timeouts continue from it.
 _SLOWEST = "slowest_response"
 # Name of the checksum of all other leaves. Orbax does not notice every change of stored
@@ -80,6 +83,7 @@ class Checkpoints:
         if newest is not None:
             step, leaves = newest
             self._check_alike(step, leaves, start)
+            self._compare_num_parts(step, int(leaves[_NUM_PARTS]))
             limit.resume(float(leaves[_SLOWEST]))
             self.state = _restored(leaves, start, code)
         self.run = self._run_of_folder()
@@ -91,7 +95,7 @@ class Checkpoints:
         ocp = find_extra("orbax.checkpoint")
         slowest = np.asarray(self._limit.slowest, np.float32)
         saved = {**_saved(state, self._code), _SLOWEST: slowest}
-        saved[_CHECKSUM] = _checksum(by_name(saved))
+        saved[_CHECKSUM] = _checksum(saved)
         # Orbax must not be interrupted while it saves, so interrupts are delayed.
         with uninterrupted():
             self._manager.save(state.step, args=ocp.args.StandardSave(saved))
@@ -141,7 +145,7 @@ class Checkpoints:
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
             )
             args = ocp.args.StandardRestore(like)
-            leaves = by_name(self._manager.restore(step, args=args))
+            leaves = self._manager.restore(step, args=args)
         except Exception as error:
             # Orbax and TensorStore raise exceptions of many classes for damaged files.
             reason = f"{type(error).__name__}: {line_of(str(error))}"
@@ -176,12 +180,25 @@ class Checkpoints:
         self, step: int, leaves: dict[str, Any], start: TrainingState
     ) -> None:
         """Raises ValueError if stored leaves are of other params, optimizer or key."""
-        now = _lasting(by_name(_saved(start, self._code)))
+        now = _lasting(_saved(start, self._code))
         differs = difference(_lasting(leaves), now)
         if differs:
             raise ValueError(
                 "checkpoint must be of the same params, optimizer and key; got step "
                 f"{step} in {self._folder}, with {differs}"
+            )
+
+    def _compare_num_parts(self, step: int, num_parts: int) -> None:
+        """Warns if stored params are of another number of parts, which is allowed."""
+        now = self._code.num_parts
+        if num_parts != now:
+            warnings.warn(
+                f"step {step} in {self._folder} was trained with {num_parts} parts, "
+                f"and the code now has {now}: the loss now sums parts 0 to {now - 1} "
+                f"instead of 0 to {num_parts - 1}. This is the same loss only if the "
+                "parts together contain the same data as before. If they do not, use a "
+                f"code with num_parts={num_parts}",
+                stacklevel=2,
             )
 
     def _run_of_folder(self) -> str:
@@ -228,13 +245,26 @@ def open_checkpoints(
         yield Checkpoints(folder, manager, start, code, limit, fallback=fallback)
 
 
-def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
-    """Returns the arrays that a checkpoint stores, including words of the key."""
+def _fields(state: TrainingState) -> dict[str, Any]:
+    """Returns the state as arrays: words of the key, and step."""
     return state._asdict() | {
         "key": jax.random.key_data(state.key),
         "step": np.asarray(state.step),
-        _CODE: np.asarray(code.checksum, np.uint32),
     }
+
+
+def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
+    """Returns the arrays that a checkpoint stores, by name.
+
+    Orbax joins the names of nested nodes by dots, so that `{"a.b": x}` and
+    `{"a": {"b": x}}` would have one name. It does not save leaves of size zero, which
+    contain nothing to restore.
+    """
+    leaves = {_CODE: np.asarray(code.checksum, np.uint32)}
+    leaves[_NUM_PARTS] = np.asarray(code.num_parts, np.uint32)
+    for name, tree in _fields(state).items():
+        leaves |= by_name(name, tree)
+    return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}
 
 
 def _checksum(leaves: dict[str, Any]) -> np.ndarray:
@@ -250,7 +280,7 @@ def _checksum(leaves: dict[str, Any]) -> np.ndarray:
 
 def _lasting(leaves: dict[str, Any]) -> dict[str, Any]:
     """Returns the leaves that must keep their shapes from run to run, by name."""
-    changing = (_CODE, _OF_CODE, _SLOWEST, "step")
+    changing = (_CODE, _OF_CODE, _NUM_PARTS, _SLOWEST, "step")
     return {
         name: leaf for name, leaf in leaves.items() if not name.startswith(changing)
     }
@@ -260,13 +290,15 @@ def _restored(
     leaves: dict[str, Any], start: TrainingState, code: GradientCode
 ) -> TrainingState:
     """Returns the state from stored leaves, with the structure of `start`."""
-    saved = _saved(start, code)
-    like = by_name(saved)
-    if leaves[_CODE] != like[_CODE]:
+    if leaves[_CODE] != code.checksum:
         leaves = _lasting(leaves) | {"step": leaves["step"]}
-    arrays = [jnp.asarray(leaves.get(name, leaf)) for name, leaf in like.items()]
-    fields = jax.tree.structure(saved).unflatten(arrays)
-    del fields[_CODE]
+    fields = {}
+    for field, tree in _fields(start).items():
+        arrays = [
+            jnp.asarray(leaves.get(name, leaf))
+            for name, leaf in by_name(field, tree).items()
+        ]
+        fields[field] = jax.tree.structure(tree).unflatten(arrays)
     if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
         implementation = jax.random.key_impl(start.key)
         fields["key"] = jax.random.wrap_key_data(fields["key"], impl=implementation)

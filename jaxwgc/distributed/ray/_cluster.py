@@ -23,7 +23,7 @@ from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._launcher import Launcher
-from jaxwgc.distributed.ray._leaves import difference, finite_leaves
+from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
 from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
 from jaxwgc.distributed.ray._options import (
     Faults,
@@ -122,8 +122,9 @@ class RayCluster:
         `train` takes, and without correct_errors, which `verification` replaces.
       verification: `Verification`. By default, all messages are accepted.
       timeouts: `Timeouts`.
-      address: Address of a running Ray cluster, as `"host:6379"` or `"auto"`. None
-        starts one.
+      address: Address of a running Ray cluster, as `"host:6379"`. `"auto"` stands for
+        the environment variable RAY_ADDRESS, or the last `ray start` on this machine.
+        None starts a cluster.
       actor_options: Claims of a worker, and other options of Ray's actors, such as
         `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. A worker has as many threads as CPUs,
         at least one; JAX uses the CPU unless the worker claims an accelerator. Default:
@@ -330,6 +331,7 @@ class RayCluster:
           ValueError: If params have changed their structure, shapes or dtypes or are
             not finite, if parts are not alike, or if the cluster has too few resources.
           TypeError: If the loss returns no real scalar, or params are not floats.
+          ConnectionError: If no Ray responds at `address`, or it requires a token.
           RuntimeError: If a worker fails to start at the beginning, if the `with` block
             has not begun or is over, if no worker responds, or if a round cannot be
             decoded and `undecodable` is `"raise"`. If `batches` raises an error, with
@@ -375,7 +377,8 @@ class RayCluster:
             It gets `Progress.metrics()`. If a callback raises, training ends with a
             checkpoint and this error.
           checkpoint: Folder. If it has a checkpoint, training continues from its
-            params, optimizer state, key and step, also under another code. Written
+            params, optimizer state, key and step, also under another code, with a
+            warning if the number of parts has changed. Written
             every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
             SIGTERM ends the run. Needs Orbax, which comes with the extra.
           checkpoint_every: Number of steps between checkpoints.
@@ -579,7 +582,8 @@ class RayCluster:
                     self._driver = None
                     raise
         if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
-            differs = difference(self._params_like, like)
+            before = by_name("params", self._params_like)
+            differs = difference(before, by_name("params", like))
             raise ValueError(
                 "params must keep their structure, shapes and dtypes; got "
                 f"{differs or jax.tree.structure(like)}"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError
-from jaxwgc.distributed.ray._leaves import difference
+from jaxwgc.distributed.ray._leaves import by_name, difference
 from jaxwgc.distributed.ray._messages import ArrayPool, sent
 
 # Kinds of arrays that parts and batches consist of.
@@ -195,7 +195,7 @@ class HostBatches(DataSource):
 
     def _check_alike(self, batch: Any, step: int, part: int) -> None:
         """Raises BatchValueError if a batch is not like the first one."""
-        differs = difference(self._like, batch)
+        differs = difference(by_name("batch", self._like), by_name("batch", batch))
         structure = jax.tree.structure(batch)
         if not differs and structure != jax.tree.structure(self._like):
             differs = f"{jax.tree.structure(self._like)}, and now {structure}"

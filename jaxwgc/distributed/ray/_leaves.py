@@ -8,25 +8,28 @@ import numpy as np
 from jaxwgc.distributed.ray._messages import is_finite
 
 
-def by_name(tree: Any) -> dict[str, Any]:
-    """Returns leaves by path; a checkpoint keeps names, but not the types of nodes."""
+def by_name(name: str, tree: Any) -> dict[str, Any]:
+    """Returns leaves by path, such as `params['a.b'][0]`; no two paths are equal.
+
+    Args:
+      name: Name of the tree, with which paths begin.
+      tree: Pytree.
+    """
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        name + jax.tree_util.keystr(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def difference(before: Any, now: Any) -> str:
-    """Describes the first leaf that differs, or returns an empty string."""
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Describes the first leaf by name that differs, or returns an empty string."""
 
     def shown(leaf):
         return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
 
-    first = by_name(before)
-    second = by_name(now)
-    for name in second | first:
-        shown_before = shown(first.get(name))
-        shown_now = shown(second.get(name))
+    for name in now | before:
+        shown_before = shown(before.get(name))
+        shown_now = shown(now.get(name))
         if shown_before != shown_now:
             return f"{name} = {shown_before}, and now {shown_now}"
     return ""

@@ -14,8 +14,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from jaxwgc.distributed.ray._errors import line_of
 from jaxwgc.distributed.ray._interrupts import is_main_thread
 
 log = logging.getLogger("jaxwgc.distributed")
@@ -120,19 +122,12 @@ def _connect(
     """Joins or starts Ray; returns the folder of a Ray that is started, or None."""
     folder = None
     thread = None
+    # `log_to_driver` shows the output of workers in the coordinator's process.
+    settings: dict[str, Any] = {"log_to_driver": True, "configure_logging": False}
     if address is None:
         log.info("starting Ray on this machine")
-    else:
-        log.info("connecting to Ray at %s", address)
-    # `log_to_driver` shows the output of workers in the coordinator's process.
-    settings: dict[str, Any] = {
-        "address": address,
-        "log_to_driver": True,
-        "configure_logging": False,
-    }
-    if address is None:
-        # `ray.init(address="auto")` does not find a Ray in its own folder. The folder
-        # of a killed process stays, because its owner is unknown.
+        # `ray.init()` of another program does not find a Ray in its own folder. The
+        # folder of a killed process stays, because its owner is unknown.
         temporary = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
@@ -151,7 +146,11 @@ def _connect(
             # thread lasts until Ray is shut down.
             thread = stack.enter_context(ThreadPoolExecutor(1))
     else:
+        if address == "auto":
+            address = address_of_ray_start()
+        log.info("connecting to Ray at %s", address)
         check_address(address)
+        settings["address"] = address
     stack.callback(ray.shutdown)
     handler = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
@@ -190,10 +189,34 @@ def _imported_for_loopback() -> RayModule:
     )
 
 
+def address_of_ray_start() -> str:
+    """Returns RAY_ADDRESS, or the address of the last `ray start` on this machine.
+
+    With `"auto"`, Ray itself would also join the Ray of another program, which ends
+    with that program and may not be reachable from here.
+
+    Raises:
+      ConnectionError: If there is no such address.
+    """
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    if address not in ("", "auto"):
+        return address
+    folder = os.environ.get("RAY_TMPDIR")
+    if folder is None and sys.platform == "linux":
+        folder = os.environ.get("TMPDIR")
+    # `ray start` writes this file, and `ray stop` removes it.
+    file = Path(folder or "/tmp", "ray", "ray_current_cluster")
+    if not file.exists():
+        raise ConnectionError(
+            "address='auto' needs RAY_ADDRESS, or a Ray that `ray start` has started "
+            f"on this machine; got no RAY_ADDRESS and no file {file}. Run `ray start "
+            "--head` before, or pass the address as 'host:port'"
+        )
+    return file.read_text().strip()
+
+
 def check_address(address: str) -> None:
     """Raises ConnectionError, within seconds, if no Ray responds there."""
-    if address in ("auto", "local"):
-        return
     if not re.fullmatch(r"[^/]+:\d+", address):
         raise ValueError(
             f"address must be host:port of Ray itself, or 'auto'; got {address!r}"
@@ -210,12 +233,23 @@ def check_address(address: str) -> None:
     ]
     try:
         subprocess.run(
-            command, capture_output=True, check=True, timeout=_SECONDS_TO_CONNECT
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SECONDS_TO_CONNECT,
         )
-    except subprocess.SubprocessError as error:
+    except subprocess.TimeoutExpired as error:
         raise ConnectionError(
             f"no Ray cluster responds at address {address!r} within "
             f"{_SECONDS_TO_CONNECT} seconds"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise ConnectionError(
+            f"Ray at address {address!r} must accept this program; got "
+            f"{line_of(error.stderr)!r}. If Ray requires a token, copy "
+            "~/.ray/auth_token from its head to this machine, and set "
+            "RAY_AUTH_MODE=token in the environment before the program starts"
         ) from error
 
 

@@ -25,11 +25,15 @@ class Point(NamedTuple):
 
 
 def moved_point(
-    x: Array, products: LineProducts, direction: Array, step: Array
+    x: Array,
+    products: LineProducts,
+    direction: Array,
+    step: Array,
+    required_gradient: Array | None,
 ) -> tuple[Point, Array]:
-    """Returns the point at x + step * direction, and its updated residual.
+    """Returns the point at x + step * direction, from the products at x.
 
-    Also returns whether ‖r‖² has lost its digits, as the small difference of large
+    Also returns whether its ‖r‖² has lost its digits, as the small difference of large
     numbers.
 
     Args:
@@ -37,13 +41,17 @@ def moved_point(
       products: `LineProducts` with A.
       direction: The direction of the products.
       step: The length of the step.
+      required_gradient: The required value of Aᵀr, or None for zero.
     """
     slope = jnp.sum(direction * products.gradient, axis=0)
     decrease = step * (2 * slope - step * products.curvature)
     squared = jnp.maximum(products.squared - decrease, 0)
+    gradient = products.gradient
+    if required_gradient is not None:
+        gradient = gradient - required_gradient
     point = Point(
         x=x + step * direction,
-        gradient=products.gradient - step * products.image,
+        gradient=gradient - step * products.image,
         squared=squared,
     )
     return point, products.squared > 100 * squared

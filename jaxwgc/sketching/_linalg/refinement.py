@@ -148,7 +148,13 @@ class Refinement(NamedTuple):
         products = self._line_products(trial, direction)
         curvature = products.curvature + damping * jnp.sum(direction**2, axis=0)
         alpha = step_length(state.cg, curvature)
-        point, is_lost = moved_point(trial, products, direction, alpha - state.alpha)
+        point, is_lost = moved_point(
+            trial,
+            products,
+            direction,
+            alpha - state.alpha,
+            self.required_gradient,
+        )
         s = product(factors.inverse.T, point.gradient)
         image = products.image + damping * direction
         change = weights * product(factors.inverse.T, image)
@@ -260,10 +266,9 @@ class Refinement(NamedTuple):
             image += self.root_ridge * ridge_direction
             squared += jnp.sum(ridge_solution**2, axis=0)
             curvature += jnp.sum(ridge_direction**2, axis=0)
-        gradient = scaled(scale, gradient)
-        if self.required_gradient is not None:
-            gradient -= self.required_gradient
-        return LineProducts(gradient, squared, scaled(scale, image), curvature)
+        return LineProducts(
+            scaled(scale, gradient), squared, scaled(scale, image), curvature
+        )
 
 
 def _target_norm(state: State) -> Array:
