@@ -173,7 +173,7 @@ class StragglerModel(Model):
         """
 
     def sample_parts(
-        self, key: jax.Array, state: Any, loads: jax.Array, shares: jax.Array
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[Arrivals, Any]:
         """Draws the arrivals of one round of workers with several messages.
 
@@ -260,7 +260,7 @@ class DelayModel(Model):
         """
 
     def part_times(
-        self, key: jax.Array, state: Any, loads: jax.Array, shares: jax.Array
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[jax.Array, Any]:
         """Draws when each worker finishes each of its parts, in the round of `sample`.
 
@@ -337,7 +337,9 @@ class DelayOfParts(DelayModel):
         return times[:, 0], state
 
     @abc.abstractmethod
-    def part_times(self, key, state, loads, shares):
+    def part_times(
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
+    ) -> tuple[jax.Array, Any]:
         """Draws the times of parts, (num_workers, parts)."""
 
 
@@ -384,7 +386,7 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
         )
 
 
-def at_constant_speed(times: Array, shares: Array) -> Array:
+def at_constant_speed(times: jax.Array, shares: jax.Array) -> jax.Array:
     """Returns the times of parts at constant speed, (num_workers, parts).
 
     Args:
@@ -392,10 +394,9 @@ def at_constant_speed(times: Array, shares: Array) -> Array:
       shares: Share of the load after each part, (num_workers, parts). A share of 0
         takes no time, even for a lost worker.
     """
-    xp = _arrays.array_module(times)
     is_positive = shares > 0
-    scaled = times[:, None] * xp.where(is_positive, shares, 1)
-    return xp.where(is_positive, scaled, 0)
+    scaled = times[:, None] * jnp.where(is_positive, shares, 1)
+    return jnp.where(is_positive, scaled, 0)
 
 
 def check_part_times(name: str, part_times: np.ndarray, times: np.ndarray) -> None:

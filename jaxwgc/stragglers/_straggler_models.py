@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import Array
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -126,7 +127,7 @@ class delayed(StragglerModel):
         return arrivals, (delay_state, remaining)
 
     def _draw(
-        self, key: jax.Array, state: Any, loads: jax.Array, shares: jax.Array
+        self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[jax.Array, jax.Array | None, Any]:
         """Draws finish times, the times of parts, and the next state of the delays."""
         delay_name = type(self.delay).__name__
