@@ -89,7 +89,17 @@ def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
 
 def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
     """Adds the arguments of `plan`."""
-    _add_arguments_of_file(plan, drawn="the plan")
+    _add_arguments_of_file(plan, drawn="the plan", is_optional=True)
+    plan.add_argument(
+        "--at",
+        nargs=2,
+        action="append",
+        metavar=("LOAD", "FILE"),
+        help=(
+            "times at a load, e.g. --at 1 times.csv --at 2 twice.csv, where workers "
+            "did twice the work; in place of one file, in the order of the loads"
+        ),
+    )
     plan.add_argument(
         "--before-collective",
         action="store_true",
@@ -116,10 +126,14 @@ def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_arguments_of_file(parser: argparse.ArgumentParser, drawn: str) -> None:
+def _add_arguments_of_file(
+    parser: argparse.ArgumentParser, drawn: str, *, is_optional: bool = False
+) -> None:
     """Adds the arguments on the file of times, and on what is printed."""
     parser.add_argument(
-        "file", help="times: .csv, .tsv, .txt, .jsonl, .ndjson, .npy or .npz"
+        "file",
+        nargs="?" if is_optional else None,
+        help="times: .csv, .tsv, .txt, .jsonl, .ndjson, .npy or .npz",
     )
     columns = parser.add_argument_group(
         "columns", "If the names of columns do not tell what they hold."
@@ -143,8 +157,8 @@ def _add_arguments_of_file(parser: argparse.ArgumentParser, drawn: str) -> None:
     parser.add_argument("--json", action="store_true", help="prints JSON")
 
 
-def _read(options: argparse.Namespace, *, waits: bool) -> Trace:
-    """Reads the file of times; prints notes about what was skipped."""
+def _read(options: argparse.Namespace, file: str, *, waits: bool) -> Trace:
+    """Reads a file of times; prints notes about what was skipped."""
     file_options = FileOptions(
         columns=ColumnOptions(
             step=options.step,
@@ -157,9 +171,9 @@ def _read(options: argparse.Namespace, *, waits: bool) -> Trace:
         skip_bad_rows=options.skip_bad_rows,
         waits=waits,
     )
-    trace = read_trace(options.file, file_options)
+    trace = read_trace(file, file_options)
     for note in trace.notes:
-        print(f"{options.file}: {note}", file=sys.stderr)
+        print(f"{file}: {note}", file=sys.stderr)
     return trace
 
 
@@ -167,7 +181,7 @@ def _report(options: argparse.Namespace) -> _Result:
     """Returns a report."""
     if options.memory and not options.plan:
         raise ValueError("--memory is an option of the plan: add --plan")
-    trace = _read(options, waits=options.waits)
+    trace = _read(options, options.file, waits=options.waits)
     if options.waits:
         report = jaxwgc.straggler_report(waits=trace.times, names=trace.workers)
     else:
@@ -208,18 +222,28 @@ def _advice(
 
 def _plan(options: argparse.Namespace) -> _Result:
     """Returns a plan."""
-    trace = _read(options, waits=False)
-    report = jaxwgc.straggler_report(
-        trace.times, names=trace.workers, before_collective=options.before_collective
-    )
-    if report.after_barrier:
+    if (options.file is None) == (options.at is None):
         raise ValueError(
-            "a plan needs the time of each worker before it waits for others; the "
-            "times of each step are equal, as after a barrier. If they are not, add "
-            "--before-collective"
+            "give one file of times, or one for each load: --at LOAD FILE --at LOAD "
+            "FILE; got both or neither"
         )
+    if options.at is None:
+        trace = _read_for_plan(options, options.file)
+        delay = jaxwgc.stragglers.empirical(trace.times)
+    else:
+        loads = np.array([_as_load(load) for load, _ in options.at])
+        # A comparison with NaN is false.
+        if not (loads[0] >= 0 and np.all(np.diff(loads) > 0)):
+            raise ValueError(
+                "--at must have increasing loads of at least 0, in the order of the "
+                f"loads; got {loads.tolist()}"
+            )
+        traces = [_read_for_plan(options, file) for _, file in options.at]
+        trace = traces[0]
+        times = _stacked(options, traces)
+        delay = jaxwgc.stragglers.empirical(times, measured_at=loads)
     plan = jaxwgc.plan(
-        jaxwgc.stragglers.empirical(trace.times),
+        delay,
         trace.times.shape[1],
         jax.random.key(0),
         names=trace.workers,
@@ -229,6 +253,58 @@ def _plan(options: argparse.Namespace) -> _Result:
         target=options.target,
     )
     return _Result(fields=plan.to_dict(), text=str(plan), draw=plan.plot)
+
+
+def _read_for_plan(options: argparse.Namespace, file: str) -> Trace:
+    """Reads a file of times before workers wait for each other."""
+    trace = _read(options, file, waits=False)
+    report = jaxwgc.straggler_report(
+        trace.times, names=trace.workers, before_collective=options.before_collective
+    )
+    if report.after_barrier:
+        raise ValueError(
+            "a plan needs the time of each worker before it waits for others; the "
+            f"times of each step in {file} are equal, as after a barrier. If they are "
+            "not, add --before-collective"
+        )
+    return trace
+
+
+def _as_load(text: str) -> float:
+    """Returns the load of `--at`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"--at must have a load, e.g. 2 for twice the work, and a file; got {text}"
+        ) from None
+
+
+def _stacked(options: argparse.Namespace, traces: list[Trace]) -> np.ndarray:
+    """Returns the times of equally many rounds at each load, for the same workers."""
+    first = traces[0]
+    num_rounds = min(len(trace.times) for trace in traces)
+    tables = []
+    for (_, file), trace in zip(options.at, traces, strict=True):
+        if trace.times.ndim != 2:
+            raise ValueError(
+                f"{file} must have times (steps, workers); got {trace.times.shape}"
+            )
+        are_same = trace.times.shape[1] == first.times.shape[1]
+        if first.workers is not None and trace.workers is not None:
+            are_same = sorted(first.workers) == sorted(trace.workers)
+        if not are_same:
+            raise ValueError(
+                f"{file} must have the {first.times.shape[1]} workers of "
+                f"{options.at[0][1]}; got {trace.workers or trace.times.shape[1]}"
+            )
+        times = trace.times
+        if first.workers is not None and trace.workers is not None:
+            times = times[:, [trace.workers.index(name) for name in first.workers]]
+        tables.append(times[:num_rounds])
+        if len(times) > num_rounds:
+            print(f"{file}: uses the first {num_rounds} rounds", file=sys.stderr)
+    return np.stack(tables)
 
 
 if __name__ == "__main__":

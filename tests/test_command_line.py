@@ -208,6 +208,70 @@ def test_a_plan_with_stored_messages_is_drawn(tmp_path, capsys):
     assert picture.stat().st_size > 1000
 
 
+@pytest.fixture
+def at_loads(tmp_path):
+    """Files of a load each: the same workers in another order, and more rounds."""
+    (tmp_path / "once.csv").write_text("step,host0,host1\n0,1,5\n1,2,6\n")
+    (tmp_path / "twice.csv").write_text("step,host1,host0\n0,8,3\n1,9,4\n2,9,4\n")
+    (tmp_path / "others.csv").write_text("step,host0,host2\n0,1,2\n1,1,2\n")
+    return tmp_path
+
+
+def test_a_plan_takes_a_file_for_each_load(at_loads, capsys, monkeypatch):
+    """`plan` itself, which is tested elsewhere, takes long."""
+    plans = []
+
+    def plan(delay, num_workers, key, *, names, **options):
+        plans.append((delay, num_workers, names))
+        return types.SimpleNamespace(to_dict=dict, plot=None)
+
+    monkeypatch.setattr(jaxwgc, "plan", plan)
+    once = str(at_loads / "once.csv")
+    twice = str(at_loads / "twice.csv")
+    options = ["--before-collective", "--at", "1", once, "--at", "2", twice]
+    main(["plan", *options])
+    assert "twice.csv: uses the first 2 rounds" in capsys.readouterr().err
+    ((delay, num_workers, names),) = plans
+    assert (num_workers, names) == (2, ["host0", "host1"])
+    assert delay.measured_loads() == (1.0, 2.0)
+    expected = jaxwgc.stragglers.empirical(
+        [[[1.0, 5.0], [2.0, 6.0]], [[3.0, 8.0], [4.0, 9.0]]], measured_at=[1.0, 2.0]
+    )
+    np.testing.assert_array_equal(delay.table, expected.table)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["once.csv", "--at", "1", "once.csv"], "give one file of times, or one for"),
+        ([], "give one file of times, or one for"),
+        (["--at", "one", "once.csv"], "--at must have a load"),
+        (
+            ["--at", "2", "once.csv", "--at", "1", "twice.csv"],
+            "--at must have increasing",
+        ),
+        (
+            ["--at", "1", "once.csv", "--at", "1", "twice.csv"],
+            "--at must have increasing",
+        ),
+        (
+            ["--at", "-1", "once.csv", "--at", "1", "twice.csv"],
+            "--at must have increasing",
+        ),
+        (
+            ["--at", "nan", "once.csv", "--at", "1", "twice.csv"],
+            "--at must have increasing",
+        ),
+        (["--at", "1", "once.csv", "--at", "2", "others.csv"], "others.csv must have"),
+    ],
+)
+def test_wrong_loads_of_files_are_told(options, message, at_loads, capsys, monkeypatch):
+    monkeypatch.chdir(at_loads)
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "--before-collective", *options])
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

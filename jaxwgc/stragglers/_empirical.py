@@ -139,13 +139,18 @@ def _slope(loads: np.ndarray, seconds: np.ndarray) -> np.ndarray:
       loads: Two loads.
       seconds: Their times, (rounds, workers, 2).
     """
-    known = np.where(np.isfinite(seconds), seconds, np.nan)
-    with warnings.catch_warnings():
-        # Of a worker that never responds.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        medians = np.nanmedian(known, axis=0)
+    medians = _median(seconds, axis=0)
     rise = (medians[:, 1] - medians[:, 0]) / (loads[1] - loads[0])
     return np.where(rise > 0, rise, 0)
+
+
+def _median(times: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Returns medians of the responses along axes; NaN if there are none."""
+    known = np.where(np.isfinite(times), times, np.nan)
+    with warnings.catch_warnings():
+        # It warns of medians without responses.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(known, axis=axis)
 
 
 def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
@@ -157,8 +162,17 @@ def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
     is_increasing = loads[0] >= 0 and np.all(np.diff(loads) > 0)
     if not is_increasing or table.ndim != 3 or len(table) != len(loads):
         raise ValueError(
-            "measured_at must be increasing, of shape (loads,), for times (loads, "
-            f"rounds, workers); got {loads} and times {table.shape}"
+            "measured_at must be increasing loads of at least 0, of shape "
+            "(loads,), for times (loads, rounds, workers); got "
+            f"{loads} and times {table.shape}"
+        )
+    medians = _median(table, axis=(1, 2))
+    if np.any(np.diff(medians) < 0):
+        warnings.warn(
+            "times fall with the load: their medians at the loads "
+            f"{loads.tolist()} are {medians.round(4).tolist()}. Parts then end no "
+            "later than the whole load. Check that the loads belong to these times",
+            stacklevel=3,
         )
     return loads
 

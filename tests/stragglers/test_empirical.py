@@ -155,6 +155,18 @@ class TestMeasuredAtLoads:
         np.testing.assert_allclose(stalled[is_stalled], expected)
 
 
+def test_times_that_fall_with_the_load_are_told():
+    """Parts then end no later than the whole load."""
+    times = np.array([[[1.0, 2.0]], [[4.0, 8.0]], [[3.0, 6.0]]])
+    medians = r"medians at the loads \[1.0, 2.0, 4.0\] are \[1.5, 6.0, 4.5\]"
+    with pytest.warns(UserWarning, match=medians):
+        delay = stragglers.empirical(times, measured_at=[1.0, 2.0, 4.0])
+    shares = np.array([[0.25, 0.5, 1.0]] * 2)
+    state = delay.init(2)
+    ends, _ = delay.part_times(jax.random.key(0), state, 4 * np.ones(2), shares)
+    np.testing.assert_allclose(ends, [[1.0, 3.0, 3.0], [2.0, 6.0, 6.0]])
+
+
 @pytest.mark.parametrize(
     ("times", "message"),
     [
@@ -185,6 +197,9 @@ def test_wrong_loads_of_measured_times_are_rejected(options, message):
     [
         ({"measured_at": [1.0, 2.0]}, "measured_at must be increasing"),
         ({"measured_at": [0, -1, 0]}, "measured_at must be increasing"),
+        ({"measured_at": [2.0, 1.0, 3.0]}, "measured_at must be increasing"),
+        ({"measured_at": [1.0, 1.0, 2.0]}, "measured_at must be increasing"),
+        ({"measured_at": [1.0, np.nan, 2.0]}, "measured_at must be finite"),
         (
             {"measured_at": [1.0, 2.0, 3.0], "loads": 2.0},
             "loads must be 1 with",
