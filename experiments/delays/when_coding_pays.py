@@ -68,8 +68,9 @@ LAWS: dict[str, Callable[[float, float], stragglers.DelayModel]] = {
 # "Sequential gradient coding for straggler mitigation", ICLR 2023): a call takes 1 s,
 # and 0.15 s more for the whole batch, of which a load of 1 is a 256th. Times have a
 # log-normal spread of 0.1, and 0.75% of the responses stall for 25 s.
+SERVERLESS_OVERHEAD = 1.0
 SERVERLESS_SLOPE = 0.15 / 256
-SERVERLESS = stalling(overhead=1.0, slope=SERVERLESS_SLOPE)
+SERVERLESS = stalling(SERVERLESS_OVERHEAD, SERVERLESS_SLOPE)
 
 
 def fixed_share(num_rounds: int, key: jax.Array) -> Study:
@@ -80,7 +81,7 @@ def fixed_share(num_rounds: int, key: jax.Array) -> Study:
             delay = law(share, 1 - share)
             cell = Once(step_times, delay, num_rounds, key)
             rows.append({"delays": name, "share": share, "": cell})
-    share = 1 / (1 + SERVERLESS_SLOPE)
+    share = SERVERLESS_OVERHEAD / (SERVERLESS_OVERHEAD + SERVERLESS_SLOPE)
     cell = Once(step_times, SERVERLESS, num_rounds, key)
     rows.append({"delays": "serverless", "share": share, "": cell})
     return timed(
@@ -89,7 +90,7 @@ def fixed_share(num_rounds: int, key: jax.Array) -> Study:
         "that does not depend on the load: waiting for all without a code; fractional "
         f"repetition, one message per worker; finished parts on request, {NUM_PARTS} "
         f"per worker; first {RESPONSES:.0%} of the workers without a code, which loses "
-        "the other parts",
+        "the other parts. Every round begins afresh",
         {
             "delays": "{delays}",
             "share": "{share:.4g}",
