@@ -35,7 +35,7 @@ import pytest
 
 import jaxwgc
 from experiments.codes import equal_load
-from experiments.delays import against_the_clock, straggler_reports
+from experiments.delays import against_the_clock, straggler_reports, when_coding_pays
 from experiments.paper import mnist
 from experiments.ray import language_model
 from jaxwgc.distributed import Timeouts
@@ -233,12 +233,53 @@ def largest_error_of_ratios(traces):
     return 100 * np.max(np.abs(relative - 1))
 
 
+# The delay model of the last panel of the figure of shares.
+STALLING = list(when_coding_pays.LAWS)[-1]
+
+
 def on_request(delays, numerator="request_2", denominator="all"):
     """Returns a ratio of two columns of `python -m experiments slow-workers`."""
     [row] = [
         row for row in results("slow_workers")["on_request"] if row["delays"] == delays
     ]
     return row["seconds"][numerator]["mean"] / row["seconds"][denominator]["mean"]
+
+
+def fixed_share(delays):
+    """Returns times by share and choice of `python -m experiments slow-workers`.
+
+    The share is that of the time which does not depend on the load. Codes have the best
+    number of copies.
+    """
+    times_by_share = {}
+    for row in results("slow_workers")["fixed_share"]:
+        if row["delays"] == delays:
+            seconds = {name: own["mean"] for name, own in row["seconds"].items()}
+            times_by_share[row["share"]] = {
+                "all": seconds["all"],
+                "code": min(seconds["code_2"], seconds["code_4"]),
+                "request": min(seconds["request_2"], seconds["request_4"]),
+                "first": seconds["first"],
+            }
+    return times_by_share
+
+
+def serverless(choice):
+    """Returns the time of a step of 256 cloud functions."""
+    [times] = fixed_share("serverless").values()
+    return times[choice]
+
+
+def code_pays_from(delays):
+    """Returns the least share from which codes are faster than waiting for all."""
+    slower = [
+        share
+        for share, times in fixed_share(delays).items()
+        if times["code"] >= times["all"]
+    ]
+    return min(
+        share for share in fixed_share(delays) if share > max(slower, default=-1)
+    )
 
 
 def milliseconds(code, fault):
@@ -678,6 +719,8 @@ QUOTED = [
         "and 0.63 times as long as waiting",
         lambda: on_request("`one_slow_seconds`"),
     ),
+    Quoted("README.md", "step takes 1.05 instead", lambda: serverless("code")),
+    Quoted("README.md", "instead of 23.9 seconds", lambda: serverless("all")),
     Quoted(
         "README.md",
         "instead of 220 seconds",
@@ -924,6 +967,27 @@ QUOTED = [
         "takes [238 on",
         lambda: milliseconds("on request, 2 copies", "calm"),
     ),
+    Quoted(SLOW, "share of 0.2 with", lambda: code_pays_from("1 + Exp(1)")),
+    Quoted(SLOW, "from 0.9 with", lambda: code_pays_from("spread of a tenth")),
+    Quoted(SLOW, "The first 90% of", lambda: 100 * when_coding_pays.RESPONSES),
+    Quoted(SLOW, "the first 90% of", lambda: 100 * when_coding_pays.RESPONSES),
+    Quoted(
+        SLOW,
+        "and 0.15 seconds more for the whole",
+        lambda: 256 * when_coding_pays.SERVERLESS_SLOPE,
+    ),
+    Quoted(SLOW, "A call takes 1 second", lambda: when_coding_pays.SERVERLESS_OVERHEAD),
+    Quoted(SLOW, "spread of 0.1, and", lambda: when_coding_pays.SPREAD),
+    Quoted(
+        SLOW,
+        "and 0.75% of the responses",
+        lambda: 100 * when_coding_pays.STALL_PROBABILITY,
+    ),
+    Quoted(SLOW, "stall for 25 seconds", lambda: when_coding_pays.STALL_TIME),
+    Quoted(SLOW, "takes 23.9 seconds", lambda: serverless("all")),
+    Quoted(SLOW, "copies 1.05, parts", lambda: serverless("code")),
+    Quoted(SLOW, "parts on request 1.08", lambda: serverless("request")),
+    Quoted(SLOW, "of the workers 1.14", lambda: serverless("first")),
     Quoted(SLOW, "on request take 0.78", lambda: min(on_request_over_published())),
     Quoted(SLOW, "to 0.83 of [its", lambda: max(on_request_over_published())),
     Quoted(
@@ -1389,6 +1453,8 @@ PARAMETERS = [
     Parameter(SKETCHING, "come back as 2020.3", REPORTED),
     Parameter(SKETCHING, "and 0.3 |", REPORTED),
     Parameter(SKETCHING, "± 0.2; values", "bound in tests/sketching"),
+    Parameter(SLOW, "up to a share of 0.8", "see CLAIMS"),
+    Parameter(SLOW, "up to a share of 0.6", "see CLAIMS"),
     Parameter(SLOW, "*97%* and", "name of a column"),
     Parameter(SLOW, "and *90%* of the first", "name of a column"),
     Parameter(WEIGHTS, "Intervals are 95% confidence", LEVEL),
@@ -1457,6 +1523,48 @@ CLAIMS = [
             row["law"].startswith("Pareto")
             and row["fastest in the trace: worst"] == "inf"
             for row in table("plan_simulated")
+        ),
+    ),
+    Claim(
+        SLOW,
+        "is faster than waiting for all at every share if workers stall for long",
+        lambda: code_pays_from(STALLING) == 0,
+    ),
+    Claim(
+        SLOW,
+        "always faster than waiting for all, and faster than one message per worker up "
+        "to a share of 0.8. At a share of 1, one message per worker is the fastest "
+        "choice.",
+        lambda: all(
+            times["request"] < times["all"]
+            and (times["request"] < times["code"] or share > 0.8)
+            and (times["code"] == min(times.values()) or share < 1)
+            for delays in when_coding_pays.LAWS
+            for share, times in fixed_share(delays).items()
+        ),
+    ),
+    Claim(
+        SLOW,
+        "are the fastest choice up to a share of 0.6",
+        lambda: all(
+            times["first"] == min(times.values())
+            for delays in when_coding_pays.LAWS
+            for share, times in fixed_share(delays).items()
+            if share <= 0.6
+        ),
+    ),
+    Claim(
+        SLOW,
+        "The right end of the last panel is this law",
+        lambda: (
+            fixed_share(STALLING)[1.0]
+            == pytest.approx(
+                {
+                    choice: serverless(choice)
+                    for choice in ("all", "code", "request", "first")
+                },
+                rel=0.005,
+            )
         ),
     ),
     Claim(

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Should you code?
 #
-# A code with one message per worker computes every part several times. This pays only
-# if the slowest workers are slow enough. `jaxwgc.plan` decides by measured times. Here
-# are two simulated clusters: workers that differ a little, and workers that stall.
+# A code with one message per worker computes every part several times. If times are
+# proportional to the load, this pays only if the slowest workers are slow enough.
+# `jaxwgc.plan` decides by measured times. Here are two simulated clusters: workers that
+# differ a little, and workers that stall.
 
 # %%
 import jax

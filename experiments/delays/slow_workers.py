@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 import jaxwgc
 from experiments.delays.traces import read_traces, simulated
+from experiments.delays.when_coding_pays import fixed_share
 from experiments.runner import figures
 from experiments.runner.study import Numbers, Once, Sections, Study, command, timed
 from jaxwgc import codes, stragglers
@@ -43,13 +44,15 @@ def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
     """Simulates slow workers that contribute: on request, by coverage, stale gradients.
 
     Args:
-        rounds: Simulated rounds of random delays; traces have the measured rounds.
+        rounds: Simulated rounds of random delays, a tenth of them for 256 workers;
+            traces have the measured rounds.
     """
     key = jax.random.key(seed)
     traces = read_traces()
     return {
         "on_request": functools.partial(on_request, traces, rounds, key),
         "blocks": functools.partial(blocks, rounds, key),
+        "fixed_share": functools.partial(fixed_share, rounds // 10, key),
     }
 
 

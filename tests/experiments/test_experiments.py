@@ -13,7 +13,7 @@ import pytest
 
 from experiments import benchmark
 from experiments.codes import equal_load, noise, partial_work
-from experiments.delays import models, planning, slow_workers
+from experiments.delays import models, planning, slow_workers, when_coding_pays
 from experiments.errors import learning, rounds
 from experiments.paper import mnist
 from experiments.runner import timing
@@ -155,6 +155,9 @@ DELAYS = {
     "delays.slow_workers.NUM_WORKERS": 4,
     "delays.slow_workers.PUBLISHED": {10: 2.41},
     "delays.slow_workers.read_traces": lambda: {"one_slow_seconds": TIMES},
+    "delays.when_coding_pays.LAWS": only(when_coding_pays.LAWS, "1 + Exp(1)"),
+    "delays.when_coding_pays.NUM_WORKERS": 4,
+    "delays.when_coding_pays.SHARES": (0.0, 1.0),
 }
 # All kinds are in the test of what a code can tell.
 FEW_KINDS = only(rounds.Rounds.kinds, "noise", "part of a codeword") | rounds.WORST
@@ -291,6 +294,18 @@ def check_slow_workers(numbers):
         assert seconds["bound"] < seconds["request_3"] < seconds["all"]
     mean = numbers["on_request"][0]["seconds"]["request_2"]["mean"]
     assert mean == pytest.approx(ready.mean(), rel=1e-5)
+    proportional, constant, _ = numbers["fixed_share"]
+    # The draws are equal, so that proportional times are the load times as long.
+    for copies in (2, 4):
+        name = f"code_{copies}"
+        assert proportional["seconds"][name]["mean"] == pytest.approx(
+            copies * constant["seconds"][name]["mean"], rel=1e-5
+        )
+    # Means of 1 + the slowest of n / d groups, of which each has the least of d times.
+    expected = {"all": 1 + 25 / 12, "code_2": 1 + 3 / 4, "code_4": 1 + 1 / 4}
+    for name, mean in expected.items():
+        seconds = constant["seconds"][name]
+        assert seconds["mean"] == pytest.approx(mean, abs=5 * seconds["standard_error"])
 
 
 CLAIMS = {
