@@ -64,10 +64,9 @@ LAWS: dict[str, Callable[[float, float], stragglers.DelayModel]] = {
     "1 + Exp(1)": exponential,
     f"spread of a tenth, {STALL_PROBABILITY:.2%} stall for {STALL_TIME:g}": stalling,
 }
-# A fit to published measurements of 256 cloud functions (Krishnan, Ebrahimi, Khisti,
-# "Sequential gradient coding for straggler mitigation", ICLR 2023): a call takes 1 s,
-# and 0.15 s more for the whole batch, of which a load of 1 is a 256th. Times have a
-# log-normal spread of 0.1, and 0.75% of the responses stall for 25 s.
+# A fit to published measurements of 256 cloud functions: a call takes 1 s, and 0.15 s
+# more for the whole batch, of which a load of 1 is a 256th. Times have a log-normal
+# spread of 0.1, and 0.75% of the responses stall for 25 s.
 SERVERLESS_OVERHEAD = 1.0
 SERVERLESS_SLOPE = 0.15 / 256
 SERVERLESS = stalling(SERVERLESS_OVERHEAD, SERVERLESS_SLOPE)
