@@ -257,6 +257,7 @@ def test_finished_parts_count():
         trials = {name: values[0, 0, rule] for name, values in study.trials.items()}
         np.testing.assert_array_equal(trials["messages"], decoding.mask.sum(axis=1))
         np.testing.assert_allclose(trials["error"], decoding.error / 8, atol=1e-6)
+        np.testing.assert_allclose(trials["work"], finished.sum(axis=1) / 8, atol=1e-6)
         assert np.any(trials["messages"] > 4)
     assert np.all(study.exact.mean[:, 0, 1] == 1)
     # Whole rounds of a code with one message per worker.

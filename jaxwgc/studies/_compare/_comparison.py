@@ -50,8 +50,9 @@ class Comparison:
         the norm of the target.
       messages: Number of messages of a round that arrive before it ends.
       work: Work of all workers until the end of a round, in passes over the data: 1 if
-        every part is processed once. If late workers are busy, the work that they begin
-        in a round, since they complete it.
+        every part is processed once. Workers with several messages count finished
+        parts, and cancelled workers with one message their share of the time. If late
+        workers are busy, the work that they begin in a round, since they complete it.
       time_events: Effective number of rounds that decide the mean time, (codes, delays,
         waiting); of clusters, if rounds depend on each other. It is k, if k of many
         rounds differ from the others by equal amounts, and in general the number of

@@ -13,7 +13,7 @@ from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.decoders import Decoder
-from jaxwgc.stragglers import UntilDecodable, WaitingRule, delayed
+from jaxwgc.stragglers import Arrivals, UntilDecodable, WaitingRule, delayed
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
     DrawnTimes,
@@ -336,13 +336,16 @@ def _ends(
             # The shares are those of the times, which are drawn.
             shares = jnp.ones_like(part_times)
             arrivals, state = model.sample_parts(key, state, loads[place], shares)
-            mask = arrivals.received
             if code is not None and code.messages_per_worker > 1:
                 mask = Arrived.of(code, arrivals).mask
-            times = part_times[:, -1]
+                work = _work_of_parts(code, arrivals, loads[place])
+            else:
+                mask = arrivals.received
+                times = part_times[:, -1]
+                work = _work(arrivals.elapsed, arrivals.joined, times, loads[place])
             rounds = Rounds(
                 time=arrivals.elapsed,
-                work=_work(arrivals.elapsed, arrivals.joined, times, loads[place]),
+                work=work,
                 num_late=0 if arrivals.late is None else arrivals.late.sum(),
                 masks=jnp.packbits(mask),
             )
@@ -389,10 +392,20 @@ def _searched_rounds(rule: WaitingRule, drawn: Drawn) -> Rounds:
     )
 
 
-def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> Array:
-    """Returns the work of rounds, in passes over the data.
+def _work_of_parts(
+    code: GradientCode, arrivals: Arrivals, loads: jax.Array
+) -> jax.Array:
+    """Returns the work of a round of finished parts, in passes over the data."""
+    parts = jnp.asarray(code.parts_per_worker)
+    share = arrivals.finished(parts) / jnp.maximum(parts, 1)
+    return (loads * share).sum() / len(loads)
 
-    Workers that are cancelled have done the work of the elapsed time. Busy workers that
+
+def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> Array:
+    """Returns the work of rounds of whole loads, in passes over the data.
+
+    Workers that are cancelled have done a share of the work that is their share of the
+    time, since nothing tells when the work of one message begins. Busy workers that
     join the round complete its work, unless they are lost.
 
     Args:
