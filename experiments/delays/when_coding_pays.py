@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
@@ -114,7 +115,7 @@ def step_times(
     """Returns times of rounds by choice, from the same draws."""
     uncoded = codes.uncoded(NUM_WORKERS)
     num_responses = math.ceil(RESPONSES * NUM_WORKERS)
-    choices = {
+    choices: dict[str, tuple[jaxwgc.GradientCode, stragglers.WaitingRule]] = {
         "all": (uncoded, stragglers.fastest(NUM_WORKERS)),
         "first": (uncoded, stragglers.fastest(num_responses)),
     }
@@ -127,12 +128,13 @@ def step_times(
     seconds = {}
     for name, (code, wait) in choices.items():
         model = stragglers.delayed(delay, wait)
-        seconds[name] = jaxwgc.summarize(ends(model, code.loads, keys))
+        loads = jnp.asarray(code.loads)
+        seconds[name] = jaxwgc.summarize(ends(model, loads, keys))
     return {"seconds": seconds}
 
 
 def ends(
-    model: stragglers.StragglerModel, loads: np.ndarray, keys: jax.Array
+    model: stragglers.StragglerModel, loads: jax.Array, keys: jax.Array
 ) -> np.ndarray:
     """Returns the ends of rounds, one per key."""
 
