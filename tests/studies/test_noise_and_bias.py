@@ -9,6 +9,7 @@ import jaxwgc
 from jaxwgc import codes, stragglers, studies
 from jaxwgc.studies._planning._clusters import Clusters
 from jaxwgc.studies._planning._noise_and_bias import moments_of_weights
+from jaxwgc.studies._simulation._rounds import Loads
 
 CODE = codes.uncoded(4)
 NUM_MEASURED = 30
@@ -23,7 +24,7 @@ def clusters_of(shape, *, has_stalls=False, has_state=False):
         has_stalls=has_stalls,
         has_state=has_state,
         key=jax.random.key(0),
-        by_loads={np.asarray(CODE.loads, np.float32).tobytes(): times},
+        by_loads={Loads.of(CODE, np.float32).identity: times},
         drawn={},
     )
 

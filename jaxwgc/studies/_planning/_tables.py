@@ -265,15 +265,16 @@ def _times_and_loads(plan: "Plan") -> Iterator[str]:
     """Yields sentences on what is assumed of times at other loads than measured."""
     loads = plan.delay.measured_loads()
     if len(loads) == 1:
-        cases = [
-            f"If {_share_of_time(share)} did not depend on the load, "
-            f"{_choice_with_overhead(plan.best, choices)}."
-            for share, choices in plan.overheads.items()
-        ]
-        yield " ".join(
-            ["Times were measured at one load, and are taken to be proportional to it."]
-            + cases
+        assumption = (
+            "Times were measured at one load, and are taken to be proportional to it."
         )
+        cases = []
+        for share, choices in plan.overheads.items():
+            outcome = _choice_with_overhead(plan.best, choices)
+            cases.append(
+                f"If {_share_of_time(share)} did not depend on the load, {outcome}."
+            )
+        yield " ".join([assumption, *cases])
     elif loads:
         yield from _extrapolated(plan, loads)
 
