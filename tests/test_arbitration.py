@@ -113,6 +113,20 @@ def test_disputes_of_several_workers_are_settled(claims, wrong, settled):
     assert result.settled == settled
 
 
+@pytest.mark.parametrize(
+    ("totals", "parts", "noise", "message"),
+    [
+        (np.ones((2, 3)), [0], np.nan, "noise must be a number"),
+        (np.ones((2, 3)), [0], -1.0, "noise must be at least 0"),
+        (np.ones((2, 3)), [], 1e-7, "parts at least one part; got .* 0 parts"),
+        (np.ones(3), [0], 1e-7, "totals must have shape .*; got totals \\(3,\\)"),
+    ],
+)
+def test_wrong_arguments_are_told(totals, parts, noise, message):
+    with pytest.raises(ValueError, match=message):
+        coding.arbitrate(totals, parts, None, None, noise)
+
+
 def test_rounding_of_large_sums_that_cancel_is_no_corruption():
     """Differences of large sums have their rounding errors, not those of the rest."""
     random = np.random.default_rng(0)

@@ -110,6 +110,7 @@ def check_step(
       weights; a sample without its weights; parts that are not from the data; gradients
       that are not finite. If the decoded gradient is that on the whole data, a mean, a
       regulariser and rows that interact are no problem.
+      Differences of the gradients of less than 2% count as rounding.
     - With an optimizer it also detects: transformations before the aggregator; rounds
       that cannot be decoded because the model waits for too few workers or for another
       code, or because a mask is inverted.

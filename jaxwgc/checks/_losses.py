@@ -171,13 +171,16 @@ def _least_squares(code: GradientCode, received: np.ndarray) -> coding.Decoding:
 
 
 def _gradients_on_data(
-    code: GradientCode, gradient_of: Callable[[Any], Any], layout: Layout
+    code: GradientCode,
+    gradient_of: Callable[[Any], Any],
+    layout: Layout,
+    is_whole_loss: bool,
 ) -> list[np.ndarray]:
     """Returns the gradient on the data, and that on rows with the weights of the code.
 
     Weights of the code may average the losses of the parts, or be weights of rows. The
-    second gradient is left out if it is equal to the first, or if the loss has no
-    row weights.
+    second gradient is left out if it is equal to the first, if the loss has no row
+    weights, or if it is a loss for the whole data, which says what is meant.
     """
     weights = layout.row_weights
     num_held = (~layout.is_padding).sum()
@@ -187,7 +190,7 @@ def _gradients_on_data(
     data, ones = layout.rows
     # Row weights of the user also apply to the whole data.
     weights_of_data = [weights]
-    if (target != 1).any():
+    if (target != 1).any() and not is_whole_loss:
         weights_of_data.append(weights * target[:, None])
     return [
         flat(gradient_of((data, of_rows[~layout.is_padding].astype(ones.dtype))))
@@ -221,7 +224,7 @@ def measure_decoded(
     is_sample = num_held < layout.num_rows
     total = _weighted_sum(target, gradients)
     whole = min(
-        _gradients_on_data(code, gradient_of, layout),
+        _gradients_on_data(code, gradient_of, layout, is_whole_loss),
         key=lambda gradient: np.linalg.norm(total - gradient),
     )
     scale = norm(gradients)

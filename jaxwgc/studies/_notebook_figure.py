@@ -2,7 +2,12 @@
 
 import io
 
-from matplotlib.figure import Figure
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        "matplotlib is needed to draw figures: in a checkout, pip install '.[plot]'"
+    ) from error
 
 
 class NotebookFigure(Figure):

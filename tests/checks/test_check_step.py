@@ -156,6 +156,10 @@ class TestTheGradientOfTheDataIsNoProblem:
 
         options = {"parts": self.parts, "data": self.data, "params": ONES}
         self.assert_ok(check(divided, whole_loss=minimised, **options))
+        # The loss for the whole data says what is meant: weights average no rows of it.
+        gradients = check(loss, whole_loss=loss, code=self.averaged, **options)
+        assert not gradients.ok
+        np.testing.assert_allclose(gradients.gradient_ratio, 1 / 6, rtol=1e-4)
         # The mean is not divided by the number of parts here.
         problem = problem_of(check(mean, whole_loss=mean, **options))
         assert "loss is a mean over the rows of a part" in problem

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxwgc import _validation
+
 # Bound of the rounding error of a sum or difference of honest copies, as a multiple of
 # the noise.
 _NOISE = 8.0
@@ -81,6 +83,10 @@ def arbitrate(
       An `Arbitration`. For two workers it needs at most ceil(log2(len(parts))) + 1
       exchanges.
 
+    Raises:
+      ValueError: If totals have another shape, there are no parts, or noise is not
+        finite and at least 0.
+
     Example:
       >>> import numpy as np
       >>> from jaxwgc.coding import arbitrate
@@ -101,7 +107,13 @@ def arbitrate(
       parallelized learning", 2019; Hofmeister, Maßny, Yaakobi, Bitar, "Byzantine-
       resilient gradient coding through local gradient computations", 2024.
     """
+    _validation.check_number("noise", noise, minimum=0, finite=True)
     totals = np.asarray(totals)
+    if totals.ndim != 2 or not len(parts):
+        raise ValueError(
+            "totals must have shape (num_disputed, num_columns), and parts at least "
+            f"one part; got totals {totals.shape} and {len(parts)} parts"
+        )
     totals = totals.astype(np.promote_types(totals.dtype, np.float64))
     wrong = ~np.isfinite(totals).all(1)
     totals = np.where(wrong[:, None], 0, totals)

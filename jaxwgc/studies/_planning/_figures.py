@@ -32,13 +32,13 @@ _INCHES_OF_ERRORS = 2.8
 
 def draw(plan: "Plan") -> "Figure":
     """Returns the figure of `Plan.plot`."""
-    from matplotlib.figure import Figure
+    from jaxwgc.studies._notebook_figure import NotebookFigure
 
     plan = plan.followed
     rows = [choice for choice in plan.shown if math.isfinite(choice.time.value)]
     height_of_times = 0.9 + _INCHES_PER_ROW * len(rows)
     heights = (height_of_times, _INCHES_OF_ERRORS)
-    figure = Figure((_INCHES, sum(heights)), layout="constrained")
+    figure = NotebookFigure((_INCHES, sum(heights)), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=heights)
     _draw_times(upper, plan, rows)
     _draw_errors(lower, plan)
