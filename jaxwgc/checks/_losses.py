@@ -233,7 +233,7 @@ def measure_decoded(
     if any_factor:
         expected = whole * (np.linalg.norm(total) / length)
     # Squares of the terms of the sum add up if the terms are independent.
-    norms_of_parts = np.array([norm(part) for part in _unstacked(gradients)])
+    norms_of_parts = _norms_of_parts(gradients)
     rounding = TOLERANCE * max(
         np.linalg.norm(expected), np.linalg.norm(target * norms_of_parts)
     )
@@ -276,12 +276,13 @@ def measure_decoded(
     )
 
 
-def _unstacked(gradients: Any) -> list[Any]:
-    """Returns the partial gradients of stacked ones, leaves (num_parts, ...)."""
-    num_parts = len(jax.tree.leaves(gradients)[0])
-    return [
-        jax.tree.map(operator.itemgetter(part), gradients) for part in range(num_parts)
-    ]
+def _norms_of_parts(gradients: Any) -> np.ndarray:
+    """Returns the norm of each partial gradient of stacked ones, (num_parts,)."""
+    by_leaf = []
+    for leaf in jax.tree.leaves(gradients):
+        rows = np.asarray(leaf).astype(complex).reshape(len(leaf), -1)
+        by_leaf.append(np.linalg.norm(rows, axis=1))
+    return np.linalg.norm(by_leaf, axis=0)
 
 
 def _not_finite(norms_of_parts: np.ndarray, whole: np.ndarray) -> str:

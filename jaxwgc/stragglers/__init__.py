@@ -22,8 +22,9 @@ from jaxwgc.stragglers._laws import (
 )
 from jaxwgc.stragglers._missing_at_end import missing_at_end as missing_at_end
 from jaxwgc.stragglers._models import Arrivals, DelayModel, Stalls, StragglerModel
-from jaxwgc.stragglers._models import check_part_times as check_part_times
+from jaxwgc.stragglers._models import DelayOfParts as DelayOfParts
 from jaxwgc.stragglers._models import check_round as check_round
+from jaxwgc.stragglers._part_times import check_part_times as check_part_times
 from jaxwgc.stragglers._straggler_models import bernoulli, delayed, fixed, uniform
 from jaxwgc.stragglers._until_decodable import UntilDecodable as UntilDecodable
 from jaxwgc.stragglers._until_decodable import coverage, until_decodable

@@ -12,7 +12,8 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
 from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
-from jaxwgc.stragglers._models import DelayModel, at_constant_speed, loads_of
+from jaxwgc.stragglers._models import DelayModel, loads_of
+from jaxwgc.stragglers._part_times import at_constant_speed
 
 # Rules of the numbers in fields: keyword arguments of `_validation.check_number`, by
 # name of the field.

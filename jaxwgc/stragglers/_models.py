@@ -14,10 +14,7 @@ from jaxwgc._arrays import Array, is_kind
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
-
-# Number of rounded quantities, each with an error of at most half a machine epsilon:
-# the finish time of a worker and of a part, the share of the part, the elapsed time.
-_ROUNDINGS = 4
+from jaxwgc.stragglers._part_times import finished_parts
 
 
 class Arrivals(NamedTuple):
@@ -80,42 +77,10 @@ class Arrivals(NamedTuple):
             )
         times = _arrays.promoted(self.times)
         elapsed = jnp.asarray(_arrays.promoted(self.elapsed))[..., None]
-        # Rounding may make a finished part look slightly unfinished.
-        epsilon = max(jnp.finfo(times.dtype).eps, jnp.finfo(elapsed.dtype).eps)
-        latest = elapsed * (1 + _ROUNDINGS * epsilon)
-        if self.part_times is None:
-            parts = jnp.asarray(parts)
-            done = _parts_at_constant_speed(times, latest, parts)
-        else:
-            _check_are_of_parts(self.part_times, parts)
-            parts = jnp.asarray(parts)
-            done = (self.part_times <= latest[..., None]).sum(axis=-1)
-        done = jnp.clip(done, 0, parts - 1)
-        return jnp.where(self.received, parts, jnp.maximum(done, 0)).astype(jnp.int32)
-
-
-def _parts_at_constant_speed(
-    times: jax.Array, elapsed: jax.Array, parts: jax.Array
-) -> jax.Array:
-    """Returns how many equal parts each worker has finished, float (num_workers,)."""
-    # Fraction of the work that is done. It is 1 if the time is zero, and 0 if it is
-    # infinite.
-    share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
-    share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
-    return jnp.floor(parts * share)
-
-
-def _check_are_of_parts(part_times: jax.Array, parts: ArrayLike) -> None:
-    """Raises ValueError if a round was drawn without the times of parts."""
-    if _validation.is_traced(parts) or part_times.shape[-1] > 1:
-        return
-    most = int(np.max(np.asarray(parts)))
-    if most > 1:
-        raise ValueError(
-            f"arrivals must have the times of the {most} parts of a worker, because "
-            "they are not in proportion to the load; draw the round with "
-            "model.sample_parts(key, state, code.loads, code.part_shares)"
-        )
+        finished = finished_parts(times, self.part_times, elapsed, parts)
+        parts = jnp.asarray(parts)
+        unfinished = jnp.clip(finished, 0, jnp.maximum(parts - 1, 0))
+        return jnp.where(self.received, parts, unfinished).astype(jnp.int32)
 
 
 class Model(abc.ABC):
@@ -383,48 +348,6 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
         raise TypeError(
             f"{name} must return (arrivals, state), with elapsed real numbers (); got "
             f"{arrivals!r}"
-        )
-
-
-def at_constant_speed(times: jax.Array, shares: jax.Array) -> jax.Array:
-    """Returns the times of parts at constant speed, (num_workers, parts).
-
-    Args:
-      times: Finish time of each worker, (num_workers,).
-      shares: Share of the load after each part, (num_workers, parts). A share of 0
-        takes no time, even for a lost worker.
-    """
-    is_positive = shares > 0
-    scaled = times[:, None] * jnp.where(is_positive, shares, 1)
-    return jnp.where(is_positive, scaled, 0)
-
-
-def check_part_times(name: str, part_times: np.ndarray, times: np.ndarray) -> None:
-    """Raises ValueError if the times of parts do not fit those of the loads.
-
-    Args:
-      name: Name of the delay model.
-      part_times: (..., num_workers, parts).
-      times: Finish times by `sample` with the same keys, (..., num_workers).
-    """
-    with np.errstate(invalid="ignore"):
-        steps = np.diff(part_times, axis=-1)
-        # Two infinite times have no difference.
-        falls = np.nanmin(steps, initial=0.0)
-        slack = _ROUNDINGS * np.finfo(part_times.dtype).eps * np.abs(times)
-        distance = np.abs(part_times[..., -1] - times)
-        is_off = distance > slack
-    if falls < -np.nanmax(slack, where=np.isfinite(slack), initial=0.0):
-        raise ValueError(
-            f"part_times of {name} must never decrease from part to part; got a part "
-            f"that ends {-falls:.6g} before the part ahead of it"
-        )
-    if is_off.any():
-        place = np.unravel_index(np.argmax(is_off), is_off.shape)
-        raise ValueError(
-            f"the last of part_times of {name} must be the time that sample draws with "
-            f"the same key; got {part_times[..., -1][place]:.6g} and "
-            f"{times[place]:.6g}"
         )
 
 

@@ -14,7 +14,8 @@ from jaxwgc._pytrees import register
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import Decoder, DecoderLike
-from jaxwgc.stragglers._models import Arrivals, at_constant_speed, times_of
+from jaxwgc.stragglers._models import Arrivals, times_of
+from jaxwgc.stragglers._part_times import at_constant_speed
 from jaxwgc.stragglers._waiting_rules import WaitingRule
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,7 +23,7 @@ def never_responding(clusters: Clusters) -> tuple[int, ...]:
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class WithLostWorkers(stragglers.DelayModel):
+class WithLostWorkers(stragglers.DelayOfParts):
     """Delay model of a cluster in which some workers never respond.
 
     Attributes:
@@ -38,11 +37,6 @@ class WithLostWorkers(stragglers.DelayModel):
     def init(self, num_workers):
         """Returns the state of the delay model of the cluster."""
         return from_argument(self.delay).init(num_workers)
-
-    def sample(self, key, state, loads):
-        """Draws the times of all workers, (num_workers,)."""
-        times, state = from_argument(self.delay).sample(key, state, loads)
-        return times.at[np.array(self.lost)].set(jnp.inf), state
 
     def part_times(self, key, state, loads, shares):
         """Draws the times of parts of all workers, (num_workers, parts)."""
@@ -61,7 +55,7 @@ class WithLostWorkers(stragglers.DelayModel):
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class OtherWorkers(stragglers.DelayModel):
+class OtherWorkers(stragglers.DelayOfParts):
     """Delay model of some workers of a cluster, which do all of its work.
 
     A load of 1 is an equal share of the work among them, and therefore more than 1 for
@@ -81,25 +75,17 @@ class OtherWorkers(stragglers.DelayModel):
         """Returns the state of the delay model of the cluster."""
         return from_argument(self.delay).init(self.num_workers)
 
-    def sample(self, key, state, loads):
-        """Draws the times of the workers that remain, (len(workers),)."""
-        delay = from_argument(self.delay)
-        times, state = delay.sample(key, state, self._all_loads(loads))
-        return times[np.array(self.workers)], state
-
     def part_times(self, key, state, loads, shares):
         """Draws the times of parts of the workers that remain."""
-        delay = from_argument(self.delay)
-        all_shares = jnp.ones((self.num_workers, shares.shape[1]), loads.dtype)
-        all_shares = all_shares.at[np.array(self.workers)].set(shares)
-        times, state = delay.part_times(key, state, self._all_loads(loads), all_shares)
-        return times[np.array(self.workers)], state
-
-    def _all_loads(self, loads: jax.Array) -> jax.Array:
-        """Returns loads of all workers of the cluster, by its unit."""
-        share = self.num_workers / len(self.workers)
+        remaining = np.array(self.workers)
+        share = self.num_workers / len(remaining)
         all_loads = jnp.ones(self.num_workers, loads.dtype)
-        return all_loads.at[np.array(self.workers)].set(loads * share)
+        all_loads = all_loads.at[remaining].set(loads * share)
+        all_shares = jnp.ones((self.num_workers, shares.shape[1]), loads.dtype)
+        all_shares = all_shares.at[remaining].set(shares)
+        delay = from_argument(self.delay)
+        times, state = delay.part_times(key, state, all_loads, all_shares)
+        return times[remaining], state
 
     def measured_loads(self):
         """Returns the loads of the measurement, by the unit of the other workers."""

@@ -13,7 +13,7 @@ from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.decoders import Decoder
-from jaxwgc.stragglers import Arrivals, UntilDecodable, WaitingRule, delayed
+from jaxwgc.stragglers import UntilDecodable, WaitingRule, delayed
 from jaxwgc.studies._simulation._program_arguments import (
     QUICKLY_COMPILED,
     DrawnTimes,
@@ -337,8 +337,9 @@ def _ends(
             shares = jnp.ones_like(part_times)
             arrivals, state = model.sample_parts(key, state, loads[place], shares)
             if code is not None and code.messages_per_worker > 1:
-                mask = Arrived.of(code, arrivals).mask
-                work = _work_of_parts(code, arrivals, loads[place])
+                finished = arrivals.finished(code.parts_per_worker)
+                mask = Arrived.of(code, finished=finished).mask
+                work = _work_of_parts(code, finished, loads[place])
             else:
                 mask = arrivals.received
                 times = part_times[:, -1]
@@ -393,11 +394,10 @@ def _searched_rounds(rule: WaitingRule, drawn: Drawn) -> Rounds:
 
 
 def _work_of_parts(
-    code: GradientCode, arrivals: Arrivals, loads: jax.Array
+    code: GradientCode, finished: jax.Array, loads: jax.Array
 ) -> jax.Array:
-    """Returns the work of a round of finished parts, in passes over the data."""
-    parts = jnp.asarray(code.parts_per_worker)
-    share = arrivals.finished(parts) / jnp.maximum(parts, 1)
+    """Returns the work of a round by its finished parts, in passes over the data."""
+    share = finished / jnp.maximum(code.parts_per_worker, 1)
     return (loads * share).sum() / len(loads)
 
 
