@@ -233,10 +233,10 @@ def _plan(options: argparse.Namespace) -> _Result:
     else:
         loads = np.array([_as_load(load) for load, _ in options.at])
         # A comparison with NaN is false.
-        if not (loads[0] >= 0 and np.all(np.diff(loads) > 0)):
+        if not (loads[0] >= 0 and loads[-1] > 0 and np.all(np.diff(loads) > 0)):
             raise ValueError(
-                "--at must have increasing loads of at least 0, in the order of the "
-                f"loads; got {loads.tolist()}"
+                "--at must have increasing loads of at least 0, the last above 0; got "
+                f"{loads.tolist()}"
             )
         traces = [_read_for_plan(options, file) for _, file in options.at]
         trace = traces[0]

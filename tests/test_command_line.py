@@ -246,6 +246,7 @@ def test_a_plan_takes_a_file_for_each_load(at_loads, capsys, monkeypatch):
         (["once.csv", "--at", "1", "once.csv"], "give one file of times, or one for"),
         ([], "give one file of times, or one for"),
         (["--at", "one", "once.csv"], "--at must have a load"),
+        (["--at", "0", "once.csv"], "--at must have increasing loads"),
         (
             ["--at", "2", "once.csv", "--at", "1", "twice.csv"],
             "--at must have increasing",

@@ -160,10 +160,11 @@ def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
     )
     loads = loads.astype(np.float64)
     is_increasing = loads[0] >= 0 and np.all(np.diff(loads) > 0)
+    is_increasing &= loads[-1] > 0
     if not is_increasing or table.ndim != 3 or len(table) != len(loads):
         raise ValueError(
-            "measured_at must be increasing loads of at least 0, of shape "
-            "(loads,), for times (loads, rounds, workers); got "
+            "measured_at must be increasing loads of at least 0, the last above 0, of "
+            "shape (loads,), for times (loads, rounds, workers); got "
             f"{loads} and times {table.shape}"
         )
     medians = _median(table, axis=(1, 2))

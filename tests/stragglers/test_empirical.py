@@ -211,6 +211,11 @@ def test_wrong_loads_at_which_times_were_measured_are_rejected(options, message)
         stragglers.empirical(np.ones((3, 1, 3)), **options)
 
 
+def test_times_at_no_load_alone_are_rejected():
+    with pytest.raises(ValueError, match=r"the last above 0, .* got \[0\.\]"):
+        stragglers.empirical(np.ones((1, 5, 3)), measured_at=[0.0])
+
+
 def test_a_trace_of_too_few_workers_is_rejected():
     with pytest.raises(ValueError, match="the trace must have at least 4"):
         stragglers.empirical(np.ones((2, 3))).init(4)

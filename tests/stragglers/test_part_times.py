@@ -128,6 +128,12 @@ class EndsElsewhere(SlowStart):
         return 2 * times[:, None] * jnp.asarray(shares), state
 
 
+class HasOnePart(SlowStart):
+    def part_times(self, key, state, loads, shares):
+        times, state = self.sample(key, state, loads)
+        return times[:, None], state
+
+
 class TakesLessForMore(SlowStart):
     def sample(self, key, state, loads):
         return 5.0 - loads, state
@@ -138,6 +144,7 @@ class TakesLessForMore(SlowStart):
     [
         (Falls(), "part_times of Falls must never decrease"),
         (TakesLessForMore(), "part_times of TakesLessForMore must never decrease"),
+        (HasOnePart(), r"part_times of HasOnePart must have shape .*; got \(3, 1\)"),
         (EndsElsewhere(), "last of part_times of EndsElsewhere must be the time that"),
     ],
 )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc._arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
@@ -182,6 +183,12 @@ def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Arr
             part_times = times[:, None]
             if num_parts > 1:
                 part_times, _ = delay.part_times(key, state, *loads)
+                _validation.check_shape(
+                    f"part_times of {type(delay).__name__}",
+                    part_times,
+                    "(num_workers, parts)",
+                    loads.shares.shape,
+                )
             return next_state, (promoted(times), promoted(part_times))
 
         _, times = jax.lax.scan(step, delay.init(num_workers), keys)
